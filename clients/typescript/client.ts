@@ -43,6 +43,117 @@ export interface Addition {
   environment?: Record<string, string> | null;
 }
 
+/** Represents the end of one incarnation of a worker. */
+export interface AgentExit {
+  result: string;
+  code: number | null;
+  signal: string | null;
+  forced: boolean;
+  at: string;
+  message: string;
+  worker: string;
+  incarnation: number;
+}
+
+/** Counts the sessions and keys of an agent. */
+export interface AgentMemory {
+  agent: string;
+  keys: number;
+  keys_bytes: number;
+  sessions: number;
+  turns: number;
+  messages: number;
+  size_bytes: number;
+}
+
+/**
+ * Represents the result of `agent.show`: an agent or server in full, or a team or workflow with its spec alone.
+ *
+ * `exits` are the last ends of incarnations, the newest first; `stderr` has the last lines of each worker.
+ */
+export interface AgentShown {
+  agent?: AgentStatus;
+  team?: TeamStatus;
+  workflow?: WorkflowStatus;
+  spec: Record<string, unknown>;
+  source: string;
+  exits?: Array<AgentExit>;
+  tool_calls?: ToolCallRate;
+  stderr?: Record<string, Array<string>>;
+}
+
+/**
+ * Represents an agent or MCP server in `status`; `tools` and `mcp` are for servers, `instances` for a range.
+ *
+ * `job` is the state of an agent of `type = "oneshot"`, and null for a service.
+ */
+export interface AgentStatus {
+  name: string;
+  kind: "agent" | "mcp";
+  state: string;
+  wanted: boolean;
+  degraded: boolean;
+  protocol: string;
+  workers: Array<WorkerStatus>;
+  queued?: number;
+  type?: "oneshot" | "service";
+  job?: "failed" | "idle" | "running" | "stopped" | "succeeded" | "waiting" | null;
+  title?: string;
+  description?: string;
+  labels?: Record<string, string>;
+  instances?: InstancesStatus;
+  warm?: Record<string, unknown> | null;
+  tools?: Array<string>;
+  mcp?: ServerStatus;
+}
+
+/** Represents the result of `agent.add_all`; `failures` has the agents that did not start, `changed` the keys that differ. */
+export interface AgentsAdded {
+  agents: Array<AgentStatus>;
+  failures: Record<string, Error>;
+  added: Array<string>;
+  changed: Record<string, Array<string>>;
+  unchanged: Array<string>;
+}
+
+/**
+ * Represents the agents and servers that a call was about, as they are after it.
+ *
+ * `names` are the names and ids of workers that the params chose.
+ */
+export interface AgentsChanged {
+  agents: Array<AgentStatus>;
+  names: Array<string>;
+}
+
+/** Counts the alerts since the daemon's start; suppressed ones exceeded the rate. */
+export interface AlertCounts {
+  sent?: number;
+  failed?: number;
+  suppressed?: number;
+}
+
+/** Lists audit records, the oldest first; `next` is the next `before`, or the next `since`. */
+export interface AuditPage {
+  records: Array<Record<string, unknown>>;
+  next: number | null;
+}
+
+/**
+ * Represents the result of `audit.verify`: the extent of the chain, and the first record that is wrong.
+ *
+ * `anchor` and `head` are positions, NUMBER:HASH.
+ */
+export interface AuditVerdict {
+  ok: boolean;
+  records: number;
+  first: number | null;
+  last: number | null;
+  anchor: string;
+  head: string;
+  wrong: WrongRecord | null;
+}
+
 /**
  * Limits a task. `timeout_s` and `max_tool_calls` can only tighten the agent's own limits.
  *
@@ -63,6 +174,17 @@ export interface Boundaries {
 export interface CallParamsWithoutName {
   arguments?: Record<string, unknown>;
   timeout_s?: number | null;
+}
+
+/** Represents a checkpoint without its data; `size_bytes` is the size of the data as JSON. `task` is null for a worker's. */
+export interface CheckpointRecord {
+  id: number;
+  agent: string;
+  worker: string | null;
+  task: string | null;
+  reason: string;
+  at: string;
+  size_bytes: number;
 }
 
 /**
@@ -88,6 +210,13 @@ export interface CheckpointRestoreParamsWithoutCheckpoint {
   timeout_s?: number | null;
 }
 
+/** Represents the result of `checkpoint.restore`: the worker's own copy, and whether it goes on with it at once. */
+export interface CheckpointRestored {
+  worker: string;
+  checkpoint: CheckpointRecord;
+  live: boolean;
+}
+
 /** Names an agent, for all its workers that are up, or a worker; each has `timeout_s` to respond. */
 export interface CheckpointSaveParams {
   name: string;
@@ -97,6 +226,77 @@ export interface CheckpointSaveParams {
 /** Names an agent, for all its workers that are up, or a worker; each has `timeout_s` to respond. */
 export interface CheckpointSaveParamsWithoutName {
   timeout_s?: number | null;
+}
+
+/** Represents a checkpoint with its data, which the agent decides. */
+export interface CheckpointShown {
+  id: number;
+  agent: string;
+  worker: string | null;
+  task: string | null;
+  reason: string;
+  at: string;
+  size_bytes: number;
+  data: unknown;
+}
+
+/** Lists checkpoints. */
+export interface Checkpoints {
+  checkpoints: Array<CheckpointRecord>;
+}
+
+/** Represents the result of `checkpoint.rm`: the removed numbers. */
+export interface CheckpointsRemoved {
+  removed: Array<number>;
+}
+
+/** Represents the daemon in `daemon.doctor`; `rights` are those of the caller. */
+export interface DaemonFound {
+  running: boolean;
+  pid: number;
+  version: string;
+  rights: "admin" | "operate" | "read";
+}
+
+/**
+ * Represents the daemon itself in `status`.
+ *
+ * `log_lost` counts entries of its own log, `journal_lost` lines of workers that are in the files and not
+ * in the system's journal. `http` is the address where MCP is served over HTTP.
+ */
+export interface DaemonStatus {
+  pid: number;
+  version: string;
+  uptime_s: number;
+  socket: string;
+  state_dir: string;
+  containment: string;
+  draining: boolean;
+  degraded: Array<string>;
+  config: string | null;
+  launcher_pid: number | null;
+  alerts?: AlertCounts;
+  log_level?: string;
+  log_lost?: number;
+  journal?: boolean;
+  journal_lost?: number;
+  http?: string | null;
+}
+
+/** Represents the result of `daemon.doctor`. */
+export interface Diagnosis {
+  daemon: DaemonFound;
+  findings: Array<Finding>;
+  promises: Array<Promise>;
+}
+
+/** Represents a result without any content, for a call whose end is all there is to tell. */
+export type Done = Record<string, unknown>;
+
+/** Represents the result of `daemon.emergency_stop`: the numbers of killed workers and cancelled tasks. */
+export interface EmergencyStopped {
+  workers: number;
+  tasks: number;
 }
 
 /** A refusal or a failure. */
@@ -115,11 +315,71 @@ export interface EventPublishParams {
   data?: unknown;
 }
 
+/** Lists events, the oldest first; `next` is the `since` for more of them, `newest` the last number of all. */
+export interface Events {
+  events: Array<Record<string, unknown>>;
+  next: number | null;
+  newest: number;
+}
+
+/**
+ * Counts ended tasks, or calls of a server, with durations from the start of the last attempt to the end.
+ *
+ * `tool_calls` counts the calls that a server received, in a task or not; `tool_calls_last_minute` those that workers
+ * of an agent made, as `max_tool_calls_per_minute` counts them.
+ */
+export interface ExecutorFigures {
+  total: number;
+  ok: number;
+  failed: number;
+  cancelled: number;
+  tool_calls: number;
+  tool_calls_last_minute?: number;
+  average_ms: number | null;
+  p50_ms: number | null;
+  p99_ms: number | null;
+}
+
+/** Represents the end of an incarnation. */
+export interface ExitRecord {
+  result: string;
+  code: number | null;
+  signal: string | null;
+  forced: boolean;
+  at: string;
+  message: string;
+}
+
+/** Represents the statistics of one agent, server, team or workflow. */
+export interface Figures {
+  runtime: RuntimeFigures;
+  process: ProcessFigures;
+  executor: ExecutorFigures;
+}
+
+/** Represents one finding of `daemon.doctor`, and the remedy that would improve it. */
+export interface Finding {
+  topic: string;
+  verdict: "broken" | "ok" | "warning";
+  found: string;
+  remedy: string;
+}
+
 /** Specifies a new team or workflow by its table in `spec`; or several by name in `specs`, all or none. */
 export interface GroupAddParams {
   name?: string | null;
   spec?: Record<string, unknown> | null;
   specs?: Record<string, Record<string, unknown>>;
+}
+
+/** Represents a health check of a worker; `healthy` is null until it has passed or failed. */
+export interface HealthRecord {
+  name: string;
+  healthy: boolean | null;
+  degraded: boolean;
+  failures: number;
+  at: string | null;
+  message: string;
 }
 
 /**
@@ -147,9 +407,57 @@ export interface HibernateParamsWithoutNames {
   force?: boolean;
 }
 
+/** Represents the range of the number of workers of an agent. */
+export interface InstancesStatus {
+  min: number;
+  max: number;
+}
+
+/** Represents a key in memory with its value; `corrupted` is there, and true, where the value was damaged. */
+export interface Item {
+  session: string;
+  key: string;
+  value: unknown;
+  corrupted?: boolean;
+}
+
+/** Lists keys in memory, the newest first. */
+export interface Items {
+  items: Array<Item>;
+}
+
 /** Sets the least severe level of the daemon's own log. */
 export interface LogLevelParams {
   level: "debug" | "error" | "info" | "warning";
+}
+
+/** Represents the result of `daemon.log_level`. */
+export interface LogLevelSet {
+  level: string;
+}
+
+/** Represents the result of `log.read`: lines in the order of their times. */
+export interface LogLines {
+  records: Array<LogRecord>;
+}
+
+/**
+ * Represents a line of a log, or a message; `bytes` is its base64 where it is not UTF-8.
+ *
+ * `stream` is stdout, stderr, log (messages of an agent's SDK) or corral (lines were lost). A piece of a line that is
+ * too long for one record has `partial`.
+ */
+export interface LogRecord {
+  agent: string;
+  at: string;
+  bytes?: string;
+  fields?: Record<string, unknown>;
+  level: string | null;
+  partial?: boolean;
+  stream: string;
+  task?: string;
+  text: string;
+  worker: string;
 }
 
 /** Selects the memory of an agent; of all agents when absent. */
@@ -157,11 +465,38 @@ export interface MemoryCleanupParams {
   agent?: string | null;
 }
 
+/** Counts the sessions in the daemon's memory, which are a cache of those in the store. */
+export interface MemoryPool {
+  sessions: number;
+  size_bytes: number;
+  limit_bytes: number;
+  hits: number;
+  misses: number;
+  evictions: number;
+}
+
 /** Stores a value under a key of an agent's memory: any JSON, for `ttl_s` seconds or without limit. */
 export interface MemoryPutParamsWithoutAgentKey {
   value: unknown;
   ttl_s?: number | null;
   session?: string;
+}
+
+/** Counts removed sessions and keys. */
+export interface MemoryRemoved {
+  sessions: number;
+  keys: number;
+}
+
+/** Represents the result of `memory.stats`. */
+export interface MemoryStatistics {
+  pool: MemoryPool;
+  agents: Array<AgentMemory>;
+}
+
+/** Represents a result that is a list of names. */
+export interface Names {
+  names: Array<string>;
 }
 
 /**
@@ -189,10 +524,48 @@ export interface NamesParamsWithoutNames {
   timeout_s?: number | null;
 }
 
+/** Represents a token with its text, which is shown once. */
+export interface NewToken {
+  name: string;
+  rights: "admin" | "operate" | "read";
+  agents?: Array<string> | null;
+  created_at?: string;
+  created_by?: string;
+  expires_at?: string | null;
+  last_used?: string | null;
+  expired?: boolean;
+  token: string;
+}
+
 /** Specifies the output: in words for the agent, and as a JSON Schema that the daemon enforces. */
 export interface OutputFormat {
   description?: string;
   schema?: Record<string, unknown> | boolean | null;
+}
+
+/** Counts workers with a process, the memory of their trees, and the processor time of all incarnations. */
+export interface ProcessFigures {
+  active: number;
+  memory_bytes: number;
+  cpu_ms: number;
+}
+
+/** Represents a guarantee in `daemon.doctor`; `why` names the exception, or what it rests on. */
+export interface Promise {
+  name: string;
+  holds: "except" | "no" | "yes";
+  why: string;
+}
+
+/** Lists MCP's objects of prompts, with their exposed names; `failures` has the servers that could not be asked. */
+export interface Prompts {
+  prompts: Array<Record<string, unknown>>;
+  failures: Record<string, Error>;
+}
+
+/** Represents the result of `event.publish`: the number of the event. */
+export interface Published {
+  seq: number;
 }
 
 /** Names a resource of an MCP server, by its own URI or `SERVER__URI`. */
@@ -207,6 +580,43 @@ export interface ReloadParams {
 }
 
 /**
+ * Represents the result of `daemon.reload`: the changes that were made, or of a dry run those that would be.
+ *
+ * `changed` has the effect on each agent and server, `keys` those that differ. Of the daemon-wide keys, `live` take
+ * effect now, `pending` at the next start. `renewed` are agents with the same configuration and changed sources.
+ */
+export interface Reloaded {
+  added: Array<string>;
+  removed: Array<string>;
+  changed: Record<string, "live" | "restart">;
+  pending: Array<string>;
+  live: Array<string>;
+  keys: Record<string, Array<string>>;
+  teams: Record<string, string>;
+  workflows: Record<string, string>;
+  schedules: Record<string, string>;
+  renewed: Array<string>;
+}
+
+/** Represents a result that names what was removed. */
+export interface Removed {
+  removed: Array<string>;
+}
+
+/** Lists MCP's objects of resources and of templates; `failures` has the servers that could not be asked. */
+export interface Resources {
+  resources: Array<Record<string, unknown>>;
+  templates: Array<Record<string, unknown>>;
+  failures: Record<string, Error>;
+}
+
+/** Names an ended task, and the new one in its place. */
+export interface Retried {
+  task: string;
+  by: string;
+}
+
+/**
  * Overrides the retry policy in `[tasks]` of the agent: the number of attempts, and the errors to retry on.
  *
  * `retry_on` as in the configuration: "worker-death", "any", "never", or names of errors.
@@ -215,6 +625,42 @@ export interface Retry {
   max_attempts?: number | null;
   retry_on?: Array<string> | string | null;
   retry_backoff_base_s?: number | null;
+}
+
+/** Represents a task that was not tried again, and why. */
+export interface RetryFailed {
+  task: string;
+  error: Error;
+}
+
+/**
+ * Represents a run of a schedule that has ended: its task, and how a command has exited.
+ *
+ * `incarnation` is the life of the worker in which it ran, as the logs number them; null for a task of a handler.
+ */
+export interface Run {
+  task: string;
+  state: string;
+  started_at?: string | null;
+  finished_at?: string | null;
+  duration_s?: number | null;
+  code?: number | null;
+  signal?: string | null;
+  incarnation?: number | null;
+  error?: string | null;
+}
+
+/**
+ * Counts incarnations that were started, workers that are up, and tasks that have ended (of a server: calls).
+ *
+ * `failed` are those that failed or timed out; `success_rate` is the share that succeeded of what was not cancelled.
+ */
+export interface RuntimeFigures {
+  spawned: number;
+  active: number;
+  executed: number;
+  failed: number;
+  success_rate: number | null;
 }
 
 /** Sets the number of workers of an agent. */
@@ -261,6 +707,86 @@ export interface ScheduleParams {
   at?: number | null;
 }
 
+/**
+ * Represents a schedule and the results of its runs.
+ *
+ * `next_at` is the time of the next run, null if there is none. `runs` counts tasks that were made, `skipped` runs
+ * that were due while the last one had not ended or that were missed without `catch_up`, `refused` runs whose task was
+ * refused, the last one because of `last_error`. `last_due_at` is the due time of the last run, `last_task` its task,
+ * `last_run` the last one that has ended. `source` is "store" for a schedule that was added at run time, else the
+ * configuration file. `command` is that of the job of its name, null for tasks of others.
+ */
+export interface ScheduleRecord {
+  name: string;
+  task: TaskParams;
+  every_s?: number | null;
+  cron?: string | null;
+  timezone?: string | null;
+  catch_up?: boolean;
+  overlap?: "queue" | "replace" | "skip";
+  start_at?: string | null;
+  paused?: boolean;
+  created_at?: string;
+  next_at?: string | null;
+  last_due_at?: string | null;
+  last_task?: string | null;
+  last_error?: Error | null;
+  runs?: number;
+  skipped?: number;
+  refused?: number;
+  at?: string | null;
+  source?: string;
+  command?: Array<string> | null;
+  last_run?: Run | null;
+}
+
+/** Represents a schedule with its next times and its last runs, the newest first. */
+export interface ScheduleShown {
+  name: string;
+  task: TaskParams;
+  every_s?: number | null;
+  cron?: string | null;
+  timezone?: string | null;
+  catch_up?: boolean;
+  overlap?: "queue" | "replace" | "skip";
+  start_at?: string | null;
+  paused?: boolean;
+  created_at?: string;
+  next_at?: string | null;
+  last_due_at?: string | null;
+  last_task?: string | null;
+  last_error?: Error | null;
+  runs?: number;
+  skipped?: number;
+  refused?: number;
+  at?: string | null;
+  source?: string;
+  command?: Array<string> | null;
+  last_run?: Run | null;
+  upcoming: Array<string>;
+  recent: Array<Run>;
+}
+
+/** Lists schedules. */
+export interface Schedules {
+  schedules: Array<ScheduleRecord>;
+}
+
+/**
+ * Represents a secret without its value; `source` is null for one that is named and found nowhere.
+ *
+ * `agents` are globs of those that may have it, all where there is none; `problem` is why it cannot be read. Those in
+ * a file of secrets have none of these keys.
+ */
+export interface Secret {
+  name: string;
+  source: "credentials" | "kept" | "secrets_file" | null;
+  agents?: Array<string>;
+  changed_at?: string;
+  problem?: string;
+  used_by: Array<string>;
+}
+
 /** Replaces the value of a secret, and the agents that it is for unless `agents` is absent. */
 export interface SecretRotateParamsWithoutName {
   secret: string;
@@ -268,11 +794,29 @@ export interface SecretRotateParamsWithoutName {
   restart?: boolean;
 }
 
+/** Represents the result of `secret.rotate`; `restarted` are ids of workers. */
+export interface SecretRotated {
+  name: string;
+  used_by: Array<string>;
+  restarted: Array<string>;
+}
+
 /** Sets a secret. The key of its value is one that logs and the audit mask. `agents` are globs; all without any. */
 export interface SecretSetParamsWithoutName {
   secret: string;
   agents?: Array<string>;
   replace?: boolean;
+}
+
+/** Names a secret, and the agents and servers that refer to it. */
+export interface SecretUse {
+  name: string;
+  used_by: Array<string>;
+}
+
+/** Lists secrets. */
+export interface Secrets {
+  secrets: Array<Secret>;
 }
 
 /** Selects agents, MCP servers or workers; `names` may be globs, `selector` requires labels. */
@@ -286,6 +830,65 @@ export interface SelectionParams {
 export interface SelectionParamsWithoutNames {
   all?: boolean;
   selector?: string | null;
+}
+
+/**
+ * Represents the part of an MCP server in `status` that agents do not have.
+ *
+ * `era` and `version` are those of the last negotiated protocol, null if there was none. `listed_at` is the time of
+ * its last listing, also by an earlier daemon. `calls`, `failures` and `retries` count since it was added or
+ * the daemon started. `warning` names a risk of its configuration, `stderr` has its last lines after it gave up.
+ */
+export interface ServerStatus {
+  era: string | null;
+  version: string | null;
+  listed_at: string | null;
+  prompts: number;
+  resources: number;
+  templates: number;
+  calls: number;
+  failures: number;
+  retries: number;
+  in_flight: number;
+  waiting: number;
+  warning?: string | null;
+  stderr?: Array<string>;
+}
+
+/** Lists MCP servers. */
+export interface Servers {
+  servers: Array<AgentStatus>;
+}
+
+/** Represents a session without its content; `stored_bytes` is its size in the store, after compression. */
+export interface Session {
+  agent: string;
+  session: string;
+  turns: number;
+  messages: number;
+  size_bytes: number;
+  stored_bytes: number;
+  created_at: string;
+  accessed_at: string;
+}
+
+/** Represents a session with its content. */
+export interface SessionShown {
+  agent: string;
+  session: string;
+  messages: number;
+  size_bytes: number;
+  created_at: string;
+  accessed_at: string;
+  turns: number;
+  history: Array<unknown>;
+  variables: Record<string, unknown>;
+  data: Record<string, unknown>;
+}
+
+/** Lists sessions, the last used first. */
+export interface Sessions {
+  sessions: Array<Session>;
 }
 
 /**
@@ -308,6 +911,183 @@ export interface SignalParams {
 export interface SignalParamsWithoutNames {
   signal: string;
   selector?: string | null;
+}
+
+/**
+ * Represents the result of `statistics.show`: counts since `since`, percentiles over the last `window` durations.
+ *
+ * `process` counts all agents and servers and corral's own processes; `overhead` has these alone, as `daemon`, `launcher`
+ * and `zygotes`. Memory is the resident memory (RSS), in which pages that processes share count for each.
+ */
+export interface Statistics {
+  since: string;
+  uptime_s: number;
+  window: number;
+  runtime: RuntimeFigures;
+  process: ProcessFigures;
+  executor: ExecutorFigures;
+  agents: Record<string, Figures>;
+  mcp_servers: Record<string, Figures>;
+  teams: Record<string, Figures>;
+  workflows: Record<string, Figures>;
+  overhead?: Record<string, ProcessFigures>;
+}
+
+/** Represents the result of `daemon.status`. */
+export interface Status {
+  daemon: DaemonStatus;
+  agents: Array<AgentStatus>;
+  mcp_servers: Array<AgentStatus>;
+  tasks: TaskCounts;
+  teams?: Array<TeamStatus>;
+  workflows?: Array<WorkflowStatus>;
+}
+
+/** Represents the result of `daemon.stop`: the process that ends. */
+export interface Stopping {
+  pid: number;
+}
+
+/**
+ * Represents one task of an agent, from its acknowledgement to its end.
+ *
+ * `attempt` counts from 1 once it has been dispatched, and only goes up after a failure; `delivery` counts every
+ * beginning of its handler, whatever ended the one before. `parent` is the task that delegated it, `depth` the
+ * number of its ancestors, `step` its part in the task of a team or workflow.
+ * `progress` is the last report of the worker, of `progress_total` (1 where it gave none).
+ * `after` are tasks that have to succeed first, `scheduled_at` is its earliest start, `schedule` the schedule that made it.
+ * A `durable` task is stored before it is acknowledged; another one never outlives the daemon.
+ * `retry_of` is the ended task that it replaces, `retried_by` the task that replaces it. `when_down` and
+ * `queue_timeout_s` are the task's own, null where `[tasks]` decides; at `deadline_at` it ends as timeout. `calls` are its tool calls,
+ * where they are asked for.
+ */
+export interface Task {
+  id: string;
+  agent: string;
+  worker?: string | null;
+  state?: "cancelled" | "failed" | "queued" | "running" | "succeeded" | "timeout";
+  priority?: number;
+  attempt?: number;
+  delivery?: number;
+  objective?: string;
+  input?: unknown;
+  context?: unknown;
+  boundaries?: Boundaries;
+  output?: unknown;
+  error?: Error | null;
+  progress?: number | null;
+  progress_total?: number | null;
+  progress_message?: string;
+  created_at?: string;
+  started_at?: string | null;
+  finished_at?: string | null;
+  duration_s?: number | null;
+  tool_calls?: number;
+  tokens_used?: number;
+  cost_cents?: number;
+  parent?: string | null;
+  children?: Array<string>;
+  reason?: string;
+  kind?: "job" | "task" | "team" | "workflow";
+  depth?: number;
+  step?: string;
+  required_capabilities?: Array<string>;
+  output_format?: OutputFormat | null;
+  idempotency_key?: string | null;
+  after?: Array<string>;
+  scheduled_at?: string | null;
+  schedule?: string | null;
+  sticky_key?: string | null;
+  session?: string | null;
+  durable?: boolean;
+  retry?: Retry | null;
+  retry_of?: string | null;
+  retried_by?: string | null;
+  when_down?: "queue" | "refuse" | null;
+  queue_timeout_s?: number | null;
+  deadline_at?: string | null;
+  calls?: Array<TaskCall> | null;
+}
+
+/**
+ * Represents a tool call of a task, in the beginning `delivery` of it.
+ *
+ * `outcome` is ok, error (the tool's own), cancelled, or the name of an error. `size_bytes` is that of the result;
+ * `result` is there with `record_tool_calls = "results"`, masked, and of a long one the beginning of its text.
+ */
+export interface TaskCall {
+  tool: string;
+  ok: boolean;
+  outcome: string;
+  at: string;
+  duration_s: number;
+  size_bytes?: number;
+  delivery?: number;
+  result?: unknown;
+}
+
+/** Counts tasks by state; ended ones since the daemon started. */
+export interface TaskCounts {
+  queued: number;
+  running: number;
+  succeeded: number;
+  failed: number;
+}
+
+/** Represents a task without the fields that may be long; see Task. */
+export interface TaskInShort {
+  id: string;
+  agent: string;
+  worker: string | null;
+  state: "cancelled" | "failed" | "queued" | "running" | "succeeded" | "timeout";
+  priority: number;
+  attempt: number;
+  delivery: number;
+  objective: string;
+  error: Error | null;
+  progress: number | null;
+  progress_total: number | null;
+  progress_message: string;
+  created_at: string;
+  started_at: string | null;
+  finished_at: string | null;
+  duration_s: number | null;
+  tool_calls: number;
+  tokens_used: number;
+  cost_cents: number;
+  parent: string | null;
+  reason: string;
+  kind: "job" | "task" | "team" | "workflow";
+  depth: number;
+  step: string;
+  required_capabilities: Array<string>;
+  idempotency_key: string | null;
+  scheduled_at: string | null;
+  schedule: string | null;
+  sticky_key: string | null;
+  session: string | null;
+  durable: boolean;
+  retry: Retry | null;
+  retry_of: string | null;
+  retried_by: string | null;
+  when_down: "queue" | "refuse" | null;
+  queue_timeout_s: number | null;
+  deadline_at: string | null;
+  calls: Array<TaskCall> | null;
+}
+
+/** Represents a task with the tasks that it delegated; `more` is the number of those that were left out. */
+export interface TaskNode {
+  task: TaskInShort;
+  children: Array<TaskNode>;
+  more: number;
+}
+
+/** Lists tasks, the newest first; `more` is the `before` of the next page, `skipped` the number that cannot be read. */
+export interface TaskPage {
+  tasks: Array<Task>;
+  more: string | null;
+  skipped: number;
 }
 
 /**
@@ -377,6 +1157,12 @@ export interface TaskParamsWithoutAgent {
   deadline_s?: number | null;
 }
 
+/** Represents the result of `task.discard`: the number of tasks that are dead letters no longer. */
+export interface TasksDiscarded {
+  discarded: number;
+  more: string | null;
+}
+
 /**
  * Selects ended tasks: one, several, or with `dead` the dead letters (of an agent), oldest first, at most `limit`.
  *
@@ -407,6 +1193,179 @@ export interface TasksParamsWithoutTasks {
   after?: string | null;
 }
 
+/** Represents the result of `task.retry`; `more` is the `after` for more dead letters. */
+export interface TasksRetried {
+  retried: Array<Retried>;
+  failed: Array<RetryFailed>;
+  more: string | null;
+}
+
+/** Represents a team with its spec; `source` is "store" if it was added at run time, else the configuration file. */
+export interface TeamShown {
+  team: TeamStatus;
+  spec: Record<string, unknown>;
+  source: string;
+}
+
+/** Represents a team in `status`; `running` counts its tasks that have not ended. `lead` is null without a lead. */
+export interface TeamStatus {
+  name: string;
+  kind?: "team";
+  mode: string;
+  lead: string | null;
+  members: Array<string>;
+  running: number;
+  title?: string;
+  description?: string;
+  labels?: Record<string, string>;
+}
+
+/** Lists teams. */
+export interface Teams {
+  teams: Array<TeamStatus>;
+}
+
+/** Specifies a new token: its rights, for agents that match one of the globs `agents` (all where it is null), for `expires_s` seconds or without end. */
+export interface TokenAddParams {
+  name: string;
+  rights: "admin" | "operate" | "read";
+  agents?: Array<string> | null;
+  expires_s?: number | null;
+}
+
+/** Lists tokens by name. */
+export interface TokenList {
+  tokens: Array<TokenRecord>;
+}
+
+/**
+ * Represents a token without its text: times in UTC, null for one that never was or never will be.
+ *
+ * `agents` are globs, null for all. `created_by` is the caller as the audit names it; `last_used` is exact to a minute. `expired` is true once `expires_at` is over.
+ */
+export interface TokenRecord {
+  name: string;
+  rights: "admin" | "operate" | "read";
+  agents?: Array<string> | null;
+  created_at?: string;
+  created_by?: string;
+  expires_at?: string | null;
+  last_used?: string | null;
+  expired?: boolean;
+}
+
+/** Names the tokens that are valid no more. */
+export interface TokenRemoved {
+  removed: Array<string>;
+}
+
+/** Names a token; its text before is valid for `overlap_s` seconds more. `expires_s` sets a new end, else it keeps its own. */
+export interface TokenRotateParamsWithoutName {
+  overlap_s?: number;
+  expires_s?: number | null;
+}
+
+/** Represents a tool of an MCP server: `name` is the exposed one, `tool` its own; schemas are the server's. */
+export interface Tool {
+  name: string;
+  server: string;
+  tool: string;
+  description: string;
+  input_schema: Record<string, unknown>;
+  annotations: Record<string, unknown>;
+  output_schema?: Record<string, unknown>;
+}
+
+/** Counts the tool calls of an agent within the last minute; `limit` is 0 where there is none. */
+export interface ToolCallRate {
+  last_minute: number;
+  limit: number;
+}
+
+/** Lists tools; `failures` has the servers that could not be asked. */
+export interface Tools {
+  tools: Array<Tool>;
+  failures: Record<string, Error>;
+}
+
+/** Represents a value in memory; null where there is none. */
+export interface Value {
+  value: unknown;
+}
+
+/** Describes the caller: its token or its process, its rights, its agents (globs, null for all), and the face it came through. */
+export interface Whoami {
+  name: string;
+  rights: "admin" | "operate" | "read";
+  agents?: Array<string> | null;
+  via?: "http" | "socket";
+  token?: string | null;
+}
+
+/**
+ * Represents a worker in `status`.
+ *
+ * `wanted` is true if it is to be up, which may hold for some workers of an agent only. `throttled` is true while
+ * cpu_limit_percent stops it; `throttled_s` is the sum of these times in this incarnation. `done` is true for a job
+ * from its success to the beginning of its next run. `restarts` counts starts after failures alone, `renewals` those
+ * after an end that was asked for: `restart`, `reload`, a rolling restart on changed sources.
+ */
+export interface WorkerStatus {
+  id: string;
+  pid: number | null;
+  state: string;
+  incarnation: number;
+  restarts: number;
+  uptime_s: number;
+  rss_bytes: number;
+  paused: boolean;
+  cpu_percent: number;
+  open_files: number;
+  task: string | null;
+  next_start_in_s: number | null;
+  last_exit: ExitRecord | null;
+  reason: string;
+  wanted?: boolean;
+  log_lost_lines?: number;
+  log_lost_bytes?: number;
+  log_trouble?: string | null;
+  throttled?: boolean;
+  throttled_s?: number;
+  health?: Array<HealthRecord>;
+  hibernated?: boolean;
+  done?: boolean;
+  renewals?: number;
+}
+
+/** Represents a workflow with its spec; `source` is as that of a team. */
+export interface WorkflowShown {
+  workflow: WorkflowStatus;
+  spec: Record<string, unknown>;
+  source: string;
+}
+
+/** Represents a workflow in `status`; `steps` are names, `running` counts its tasks that have not ended. */
+export interface WorkflowStatus {
+  name: string;
+  kind?: "workflow";
+  steps: Array<string>;
+  running: number;
+  title?: string;
+  description?: string;
+  labels?: Record<string, string>;
+}
+
+/** Lists workflows. */
+export interface Workflows {
+  workflows: Array<WorkflowStatus>;
+}
+
+/** Names an audit record that is not as it was written. */
+export interface WrongRecord {
+  id: number;
+  what: string;
+}
+
 /** A client of one daemon: each method is an operation of its OpenAPI document. */
 export class Corral extends Connection {
   /** Returns that the daemon lives */
@@ -429,13 +1388,13 @@ export class Corral extends Connection {
   }
 
   /** Adds an agent or an MCP server, which is kept until it is removed. */
-  addAgent(args: AddParams, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/agents", [], args, options) as Promise<unknown>;
+  addAgent(args: AddParams, options?: RequestOptions): Promise<AgentStatus> {
+    return this.request("POST", "/api/v1/agents", [], args, options) as Promise<AgentStatus>;
   }
 
   /** Stops agents and MCP servers and removes them, all or none; returns the removed names. */
-  removeAgentSelected(args: { name?: string; names?: Array<string>; selector?: string; cascade?: boolean } = {}, options?: RequestOptions): Promise<unknown> {
-    return this.request("DELETE", "/api/v1/agents", ["name","names","selector","cascade"], args, options) as Promise<unknown>;
+  removeAgentSelected(args: { name?: string; names?: Array<string>; selector?: string; cascade?: boolean } = {}, options?: RequestOptions): Promise<Removed> {
+    return this.request("DELETE", "/api/v1/agents", ["name","names","selector","cascade"], args, options) as Promise<Removed>;
   }
 
   /**
@@ -443,38 +1402,38 @@ export class Corral extends Connection {
    *
    * `added`, `changed` (with the keys) and `unchanged` are the names, also those of a dry run.
    */
-  addAgents(args: AddAllParams, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/agents/batch", [], args, options) as Promise<unknown>;
+  addAgents(args: AddAllParams, options?: RequestOptions): Promise<AgentsAdded> {
+    return this.request("POST", "/api/v1/agents/batch", [], args, options) as Promise<AgentsAdded>;
   }
 
   /** Saves a checkpoint of agents or workers, and ends their processes until a task, `wake` or `start` comes. */
-  hibernateAgentSelected(args: HibernateParams = {}, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/agents/hibernate", [], args, options) as Promise<unknown>;
+  hibernateAgentSelected(args: HibernateParams = {}, options?: RequestOptions): Promise<AgentsChanged> {
+    return this.request("POST", "/api/v1/agents/hibernate", [], args, options) as Promise<AgentsChanged>;
   }
 
   /** Freezes agents or workers with all their processes, until they are resumed, stopped or die. */
-  pauseAgentSelected(args: SelectionParams = {}, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/agents/pause", [], args, options) as Promise<unknown>;
+  pauseAgentSelected(args: SelectionParams = {}, options?: RequestOptions): Promise<AgentsChanged> {
+    return this.request("POST", "/api/v1/agents/pause", [], args, options) as Promise<AgentsChanged>;
   }
 
   /** Forgets failures: agents that are wanted and have given up start again. */
-  resetAgentSelected(args: NamesParams = {}, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/agents/reset", [], args, options) as Promise<unknown>;
+  resetAgentSelected(args: NamesParams = {}, options?: RequestOptions): Promise<AgentsChanged> {
+    return this.request("POST", "/api/v1/agents/reset", [], args, options) as Promise<AgentsChanged>;
   }
 
   /** Stops agents or workers, starts them again and waits until they are ready; leaves out jobs that neither run nor are named. */
-  restartAgentSelected(args: NamesParams = {}, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/agents/restart", [], args, options) as Promise<unknown>;
+  restartAgentSelected(args: NamesParams = {}, options?: RequestOptions): Promise<AgentsChanged> {
+    return this.request("POST", "/api/v1/agents/restart", [], args, options) as Promise<AgentsChanged>;
   }
 
   /** Lets paused agents or workers run again. */
-  resumeAgentSelected(args: SelectionParams = {}, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/agents/resume", [], args, options) as Promise<unknown>;
+  resumeAgentSelected(args: SelectionParams = {}, options?: RequestOptions): Promise<AgentsChanged> {
+    return this.request("POST", "/api/v1/agents/resume", [], args, options) as Promise<AgentsChanged>;
   }
 
   /** Sends a signal to the leader of each worker that runs. */
-  signalAgentSelected(args: SignalParams, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/agents/signal", [], args, options) as Promise<unknown>;
+  signalAgentSelected(args: SignalParams, options?: RequestOptions): Promise<Names> {
+    return this.request("POST", "/api/v1/agents/signal", [], args, options) as Promise<Names>;
   }
 
   /**
@@ -482,23 +1441,23 @@ export class Corral extends Connection {
    *
    * A choice that does not name them leaves out jobs that have succeeded, or that are not to start by themselves.
    */
-  startAgentSelected(args: NamesParams = {}, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/agents/start", [], args, options) as Promise<unknown>;
+  startAgentSelected(args: NamesParams = {}, options?: RequestOptions): Promise<AgentsChanged> {
+    return this.request("POST", "/api/v1/agents/start", [], args, options) as Promise<AgentsChanged>;
   }
 
   /** Stops agents or workers and waits until no process of them is left. */
-  stopAgentSelected(args: NamesParams = {}, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/agents/stop", [], args, options) as Promise<unknown>;
+  stopAgentSelected(args: NamesParams = {}, options?: RequestOptions): Promise<AgentsChanged> {
+    return this.request("POST", "/api/v1/agents/stop", [], args, options) as Promise<AgentsChanged>;
   }
 
   /** Starts hibernated agents or workers with their checkpoints, and waits until they are ready. */
-  wakeAgentSelected(args: NamesParams = {}, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/agents/wake", [], args, options) as Promise<unknown>;
+  wakeAgentSelected(args: NamesParams = {}, options?: RequestOptions): Promise<AgentsChanged> {
+    return this.request("POST", "/api/v1/agents/wake", [], args, options) as Promise<AgentsChanged>;
   }
 
   /** Runs a task and answers when it has ended; a caller that hangs up leaves it running. */
-  executeTask(args: { agent: string } & TaskParamsWithoutAgent, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/agents/{agent}/run", [], args, options) as Promise<unknown>;
+  executeTask(args: { agent: string } & TaskParamsWithoutAgent, options?: RequestOptions): Promise<Task> {
+    return this.request("POST", "/api/v1/agents/{agent}/run", [], args, options) as Promise<Task>;
   }
 
   /** Yields the events of `task.run`. */
@@ -507,8 +1466,8 @@ export class Corral extends Connection {
   }
 
   /** Stops agents and MCP servers and removes them, all or none; returns the removed names. */
-  removeAgent(args: { name: string; selector?: string; cascade?: boolean }, options?: RequestOptions): Promise<unknown> {
-    return this.request("DELETE", "/api/v1/agents/{name}", ["selector","cascade"], args, options) as Promise<unknown>;
+  removeAgent(args: { name: string; selector?: string; cascade?: boolean }, options?: RequestOptions): Promise<Removed> {
+    return this.request("DELETE", "/api/v1/agents/{name}", ["selector","cascade"], args, options) as Promise<Removed>;
   }
 
   /**
@@ -516,48 +1475,48 @@ export class Corral extends Connection {
    *
    * Of a team or workflow: its spec.
    */
-  showAgent(args: { name: string }, options?: RequestOptions): Promise<unknown> {
-    return this.request("GET", "/api/v1/agents/{name}", [], args, options) as Promise<unknown>;
+  showAgent(args: { name: string }, options?: RequestOptions): Promise<AgentShown> {
+    return this.request("GET", "/api/v1/agents/{name}", [], args, options) as Promise<AgentShown>;
   }
 
   /** Saves a checkpoint of one worker, or of each worker of an agent that is up. */
-  saveStateOfAgents(args: { name: string } & CheckpointSaveParamsWithoutName, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/agents/{name}/checkpoint", [], args, options) as Promise<unknown>;
+  saveStateOfAgents(args: { name: string } & CheckpointSaveParamsWithoutName, options?: RequestOptions): Promise<Checkpoints> {
+    return this.request("POST", "/api/v1/agents/{name}/checkpoint", [], args, options) as Promise<Checkpoints>;
   }
 
   /** Saves a checkpoint of agents or workers, and ends their processes until a task, `wake` or `start` comes. */
-  hibernateAgent(args: { name: string } & HibernateParamsWithoutNames, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/agents/{name}/hibernate", [], args, options) as Promise<unknown>;
+  hibernateAgent(args: { name: string } & HibernateParamsWithoutNames, options?: RequestOptions): Promise<AgentsChanged> {
+    return this.request("POST", "/api/v1/agents/{name}/hibernate", [], args, options) as Promise<AgentsChanged>;
   }
 
   /** Freezes agents or workers with all their processes, until they are resumed, stopped or die. */
-  pauseAgent(args: { name: string } & SelectionParamsWithoutNames, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/agents/{name}/pause", [], args, options) as Promise<unknown>;
+  pauseAgent(args: { name: string } & SelectionParamsWithoutNames, options?: RequestOptions): Promise<AgentsChanged> {
+    return this.request("POST", "/api/v1/agents/{name}/pause", [], args, options) as Promise<AgentsChanged>;
   }
 
   /** Forgets failures: agents that are wanted and have given up start again. */
-  resetAgent(args: { name: string } & NamesParamsWithoutNames, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/agents/{name}/reset", [], args, options) as Promise<unknown>;
+  resetAgent(args: { name: string } & NamesParamsWithoutNames, options?: RequestOptions): Promise<AgentsChanged> {
+    return this.request("POST", "/api/v1/agents/{name}/reset", [], args, options) as Promise<AgentsChanged>;
   }
 
   /** Stops agents or workers, starts them again and waits until they are ready; leaves out jobs that neither run nor are named. */
-  restartAgent(args: { name: string } & NamesParamsWithoutNames, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/agents/{name}/restart", [], args, options) as Promise<unknown>;
+  restartAgent(args: { name: string } & NamesParamsWithoutNames, options?: RequestOptions): Promise<AgentsChanged> {
+    return this.request("POST", "/api/v1/agents/{name}/restart", [], args, options) as Promise<AgentsChanged>;
   }
 
   /** Lets paused agents or workers run again. */
-  resumeAgent(args: { name: string } & SelectionParamsWithoutNames, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/agents/{name}/resume", [], args, options) as Promise<unknown>;
+  resumeAgent(args: { name: string } & SelectionParamsWithoutNames, options?: RequestOptions): Promise<AgentsChanged> {
+    return this.request("POST", "/api/v1/agents/{name}/resume", [], args, options) as Promise<AgentsChanged>;
   }
 
   /** Changes the number of workers of an agent. */
-  scaleAgent(args: { name: string } & ScaleParamsWithoutName, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/agents/{name}/scale", [], args, options) as Promise<unknown>;
+  scaleAgent(args: { name: string } & ScaleParamsWithoutName, options?: RequestOptions): Promise<AgentStatus> {
+    return this.request("POST", "/api/v1/agents/{name}/scale", [], args, options) as Promise<AgentStatus>;
   }
 
   /** Sends a signal to the leader of each worker that runs. */
-  signalAgent(args: { name: string } & SignalParamsWithoutNames, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/agents/{name}/signal", [], args, options) as Promise<unknown>;
+  signalAgent(args: { name: string } & SignalParamsWithoutNames, options?: RequestOptions): Promise<Names> {
+    return this.request("POST", "/api/v1/agents/{name}/signal", [], args, options) as Promise<Names>;
   }
 
   /**
@@ -565,43 +1524,43 @@ export class Corral extends Connection {
    *
    * A choice that does not name them leaves out jobs that have succeeded, or that are not to start by themselves.
    */
-  startAgent(args: { name: string } & NamesParamsWithoutNames, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/agents/{name}/start", [], args, options) as Promise<unknown>;
+  startAgent(args: { name: string } & NamesParamsWithoutNames, options?: RequestOptions): Promise<AgentsChanged> {
+    return this.request("POST", "/api/v1/agents/{name}/start", [], args, options) as Promise<AgentsChanged>;
   }
 
   /** Stops agents or workers and waits until no process of them is left. */
-  stopAgent(args: { name: string } & NamesParamsWithoutNames, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/agents/{name}/stop", [], args, options) as Promise<unknown>;
+  stopAgent(args: { name: string } & NamesParamsWithoutNames, options?: RequestOptions): Promise<AgentsChanged> {
+    return this.request("POST", "/api/v1/agents/{name}/stop", [], args, options) as Promise<AgentsChanged>;
   }
 
   /** Starts hibernated agents or workers with their checkpoints, and waits until they are ready. */
-  wakeAgent(args: { name: string } & NamesParamsWithoutNames, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/agents/{name}/wake", [], args, options) as Promise<unknown>;
+  wakeAgent(args: { name: string } & NamesParamsWithoutNames, options?: RequestOptions): Promise<AgentsChanged> {
+    return this.request("POST", "/api/v1/agents/{name}/wake", [], args, options) as Promise<AgentsChanged>;
   }
 
   /** Lists audit records, oldest first: the newest `n`, or those after `since`; `next` is the next `before`, or `since`. */
-  listAudit(args: { since?: number; before?: number; since_time?: number; until_time?: number; n?: number; actions?: Array<string>; name?: string } = {}, options?: RequestOptions): Promise<unknown> {
-    return this.request("GET", "/api/v1/audit", ["since","before","since_time","until_time","n","actions","name"], args, options) as Promise<unknown>;
+  listAudit(args: { since?: number; before?: number; since_time?: number; until_time?: number; n?: number; actions?: Array<string>; name?: string } = {}, options?: RequestOptions): Promise<AuditPage> {
+    return this.request("GET", "/api/v1/audit", ["since","before","since_time","until_time","n","actions","name"], args, options) as Promise<AuditPage>;
   }
 
   /** Verifies the whole chain of hashes; `wrong` is the first record that is not as it was written. */
-  verifyAudit(args: { head?: string } = {}, options?: RequestOptions): Promise<unknown> {
-    return this.request("GET", "/api/v1/audit/verify", ["head"], args, options) as Promise<unknown>;
+  verifyAudit(args: { head?: string } = {}, options?: RequestOptions): Promise<AuditVerdict> {
+    return this.request("GET", "/api/v1/audit/verify", ["head"], args, options) as Promise<AuditVerdict>;
   }
 
   /** Lists checkpoints without their data, newest first. */
-  listCheckpoints(args: { name?: string; limit?: number } = {}, options?: RequestOptions): Promise<unknown> {
-    return this.request("GET", "/api/v1/checkpoints", ["name","limit"], args, options) as Promise<unknown>;
+  listCheckpoints(args: { name?: string; limit?: number } = {}, options?: RequestOptions): Promise<Checkpoints> {
+    return this.request("GET", "/api/v1/checkpoints", ["name","limit"], args, options) as Promise<Checkpoints>;
   }
 
   /** Removes checkpoints, all or none; one that a worker is to begin with only with `force`. */
-  removeCheckpointsSelected(args: { checkpoints: Array<number>; force?: boolean }, options?: RequestOptions): Promise<unknown> {
-    return this.request("DELETE", "/api/v1/checkpoints", ["checkpoints","force"], args, options) as Promise<unknown>;
+  removeCheckpointsSelected(args: { checkpoints: Array<number>; force?: boolean }, options?: RequestOptions): Promise<CheckpointsRemoved> {
+    return this.request("DELETE", "/api/v1/checkpoints", ["checkpoints","force"], args, options) as Promise<CheckpointsRemoved>;
   }
 
   /** Saves a checkpoint of one worker, or of each worker of an agent that is up. */
-  saveState(args: CheckpointSaveParams, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/checkpoints", [], args, options) as Promise<unknown>;
+  saveState(args: CheckpointSaveParams, options?: RequestOptions): Promise<Checkpoints> {
+    return this.request("POST", "/api/v1/checkpoints", [], args, options) as Promise<Checkpoints>;
   }
 
   /**
@@ -609,18 +1568,18 @@ export class Corral extends Connection {
    *
    * `checkpoint` is the worker's own copy, `live` whether it goes on with it at once.
    */
-  restoreAgentDefault(args: CheckpointRestoreParams = {}, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/checkpoints/restore", [], args, options) as Promise<unknown>;
+  restoreAgentDefault(args: CheckpointRestoreParams = {}, options?: RequestOptions): Promise<CheckpointRestored> {
+    return this.request("POST", "/api/v1/checkpoints/restore", [], args, options) as Promise<CheckpointRestored>;
   }
 
   /** Removes checkpoints, all or none; one that a worker is to begin with only with `force`. */
-  removeCheckpoints(args: { checkpoint: number; force?: boolean }, options?: RequestOptions): Promise<unknown> {
-    return this.request("DELETE", "/api/v1/checkpoints/{checkpoint}", ["force"], args, options) as Promise<unknown>;
+  removeCheckpoints(args: { checkpoint: number; force?: boolean }, options?: RequestOptions): Promise<CheckpointsRemoved> {
+    return this.request("DELETE", "/api/v1/checkpoints/{checkpoint}", ["force"], args, options) as Promise<CheckpointsRemoved>;
   }
 
   /** Returns one checkpoint with its data. */
-  showCheckpoint(args: { checkpoint: number }, options?: RequestOptions): Promise<unknown> {
-    return this.request("GET", "/api/v1/checkpoints/{checkpoint}", [], args, options) as Promise<unknown>;
+  showCheckpoint(args: { checkpoint: number }, options?: RequestOptions): Promise<CheckpointShown> {
+    return this.request("GET", "/api/v1/checkpoints/{checkpoint}", [], args, options) as Promise<CheckpointShown>;
   }
 
   /**
@@ -628,23 +1587,23 @@ export class Corral extends Connection {
    *
    * `checkpoint` is the worker's own copy, `live` whether it goes on with it at once.
    */
-  restoreAgent(args: { checkpoint: number } & CheckpointRestoreParamsWithoutCheckpoint, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/checkpoints/{checkpoint}/restore", [], args, options) as Promise<unknown>;
+  restoreAgent(args: { checkpoint: number } & CheckpointRestoreParamsWithoutCheckpoint, options?: RequestOptions): Promise<CheckpointRestored> {
+    return this.request("POST", "/api/v1/checkpoints/{checkpoint}/restore", [], args, options) as Promise<CheckpointRestored>;
   }
 
   /** Checks the machine and the daemon: the features of the kernel, those in force, and the guarantees that hold. */
-  doctor(options?: RequestOptions): Promise<unknown> {
-    return this.request("GET", "/api/v1/doctor", [], {}, options) as Promise<unknown>;
+  doctor(options?: RequestOptions): Promise<Diagnosis> {
+    return this.request("GET", "/api/v1/doctor", [], {}, options) as Promise<Diagnosis>;
   }
 
   /** Kills every worker and server at once, cancels every task, and refuses work until `agent.start`. */
-  emergencyStop(options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/emergency-stop", [], {}, options) as Promise<unknown>;
+  emergencyStop(options?: RequestOptions): Promise<EmergencyStopped> {
+    return this.request("POST", "/api/v1/emergency-stop", [], {}, options) as Promise<EmergencyStopped>;
   }
 
   /** Lists stored events, oldest first; `next`, where it is not null, is the `since` for more of them. */
-  listEvents(args: { since?: number; since_time?: number; n?: number; types?: Array<string>; agent?: string; worker?: string; task?: string; until?: number } = {}, options?: RequestOptions): Promise<unknown> {
-    return this.request("GET", "/api/v1/events", ["since","since_time","n","types","agent","worker","task","until"], args, options) as Promise<unknown>;
+  listEvents(args: { since?: number; since_time?: number; n?: number; types?: Array<string>; agent?: string; worker?: string; task?: string; until?: number } = {}, options?: RequestOptions): Promise<Events> {
+    return this.request("GET", "/api/v1/events", ["since","since_time","n","types","agent","worker","task","until"], args, options) as Promise<Events>;
   }
 
   /** Yields the events of `event.follow`. */
@@ -653,18 +1612,18 @@ export class Corral extends Connection {
   }
 
   /** Publishes an event to the subscribers of its type; returns its number. */
-  publish(args: EventPublishParams, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/events", [], args, options) as Promise<unknown>;
+  publish(args: EventPublishParams, options?: RequestOptions): Promise<Published> {
+    return this.request("POST", "/api/v1/events", [], args, options) as Promise<Published>;
   }
 
   /** Sets the log level of the daemon, until a reload or its end; `daemon.status` shows it. */
-  setLogLevel(args: LogLevelParams, options?: RequestOptions): Promise<unknown> {
-    return this.request("PUT", "/api/v1/log-level", [], args, options) as Promise<unknown>;
+  setLogLevel(args: LogLevelParams, options?: RequestOptions): Promise<LogLevelSet> {
+    return this.request("PUT", "/api/v1/log-level", [], args, options) as Promise<LogLevelSet>;
   }
 
   /** Returns the last lines of the logs, merged by time, up to 8 MiB of JSON. */
-  readLogs(args: { names?: Array<string>; selector?: string; task?: string; n?: number; since?: number; stream?: "log" | "stderr" | "stdout"; until?: number; level?: "critical" | "debug" | "error" | "info" | "warning"; grep?: string; previous?: boolean; follow?: boolean } = {}, options?: RequestOptions): Promise<unknown> {
-    return this.request("GET", "/api/v1/logs", ["names","selector","task","n","since","stream","until","level","grep","previous","follow"], args, options) as Promise<unknown>;
+  readLogs(args: { names?: Array<string>; selector?: string; task?: string; n?: number; since?: number; stream?: "log" | "stderr" | "stdout"; until?: number; level?: "critical" | "debug" | "error" | "info" | "warning"; grep?: string; previous?: boolean; follow?: boolean } = {}, options?: RequestOptions): Promise<LogLines> {
+    return this.request("GET", "/api/v1/logs", ["names","selector","task","n","since","stream","until","level","grep","previous","follow"], args, options) as Promise<LogLines>;
   }
 
   /** Yields the events of `log.follow`. */
@@ -673,83 +1632,83 @@ export class Corral extends Connection {
   }
 
   /** Lists the prompts of all servers, by exposed name; a server that never listed anything is started first. */
-  listPrompts(options?: RequestOptions): Promise<unknown> {
-    return this.request("GET", "/api/v1/mcp/prompts", [], {}, options) as Promise<unknown>;
+  listPrompts(options?: RequestOptions): Promise<Prompts> {
+    return this.request("GET", "/api/v1/mcp/prompts", [], {}, options) as Promise<Prompts>;
   }
 
   /** Lists the resources of all servers and their templates; a server that never listed anything is started first. */
-  listResources(options?: RequestOptions): Promise<unknown> {
-    return this.request("GET", "/api/v1/mcp/resources", [], {}, options) as Promise<unknown>;
+  listResources(options?: RequestOptions): Promise<Resources> {
+    return this.request("GET", "/api/v1/mcp/resources", [], {}, options) as Promise<Resources>;
   }
 
   /** Reads a resource and returns MCP's result object. */
-  readResource(args: ReadParams, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/mcp/resources/read", [], args, options) as Promise<unknown>;
+  readResource(args: ReadParams, options?: RequestOptions): Promise<Record<string, unknown>> {
+    return this.request("POST", "/api/v1/mcp/resources/read", [], args, options) as Promise<Record<string, unknown>>;
   }
 
   /** Lists the MCP servers, with the tools that they listed last. */
-  listServers(options?: RequestOptions): Promise<unknown> {
-    return this.request("GET", "/api/v1/mcp/servers", [], {}, options) as Promise<unknown>;
+  listServers(options?: RequestOptions): Promise<Servers> {
+    return this.request("GET", "/api/v1/mcp/servers", [], {}, options) as Promise<Servers>;
   }
 
   /** Lists the tools of all servers, or of one; a server that never listed any is started first. */
-  listTools(args: { server?: string } = {}, options?: RequestOptions): Promise<unknown> {
-    return this.request("GET", "/api/v1/mcp/tools", ["server"], args, options) as Promise<unknown>;
+  listTools(args: { server?: string } = {}, options?: RequestOptions): Promise<Tools> {
+    return this.request("GET", "/api/v1/mcp/tools", ["server"], args, options) as Promise<Tools>;
   }
 
   /** Calls a tool and returns MCP's result object. */
-  callTool(args: { name: string } & CallParamsWithoutName, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/mcp/tools/{name}/call", [], args, options) as Promise<unknown>;
+  callTool(args: { name: string } & CallParamsWithoutName, options?: RequestOptions): Promise<Record<string, unknown>> {
+    return this.request("POST", "/api/v1/mcp/tools/{name}/call", [], args, options) as Promise<Record<string, unknown>>;
   }
 
   /** Returns the size of sessions and keys by agent, and the bytes of them in the daemon's memory. */
-  memoryStats(args: { agent?: string } = {}, options?: RequestOptions): Promise<unknown> {
-    return this.request("GET", "/api/v1/memory", ["agent"], args, options) as Promise<unknown>;
+  memoryStats(args: { agent?: string } = {}, options?: RequestOptions): Promise<MemoryStatistics> {
+    return this.request("GET", "/api/v1/memory", ["agent"], args, options) as Promise<MemoryStatistics>;
   }
 
   /** Removes at once the sessions and keys that have expired, of an agent or of all; returns how many of each. */
-  cleanUpMemory(args: MemoryCleanupParams = {}, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/memory/cleanup", [], args, options) as Promise<unknown>;
+  cleanUpMemory(args: MemoryCleanupParams = {}, options?: RequestOptions): Promise<MemoryRemoved> {
+    return this.request("POST", "/api/v1/memory/cleanup", [], args, options) as Promise<MemoryRemoved>;
   }
 
   /** Returns keys and values of an agent that contain a text, the newest first. */
-  searchMemory(args: { agent: string; query?: string; limit?: number; session?: string }, options?: RequestOptions): Promise<unknown> {
-    return this.request("GET", "/api/v1/memory/{agent}", ["query","limit","session"], args, options) as Promise<unknown>;
+  searchMemory(args: { agent: string; query?: string; limit?: number; session?: string }, options?: RequestOptions): Promise<Items> {
+    return this.request("GET", "/api/v1/memory/{agent}", ["query","limit","session"], args, options) as Promise<Items>;
   }
 
   /** Deletes a key of an agent. */
-  deleteMemory(args: { agent: string; key: string; session?: string }, options?: RequestOptions): Promise<unknown> {
-    return this.request("DELETE", "/api/v1/memory/{agent}/{key}", ["session"], args, options) as Promise<unknown>;
+  deleteMemory(args: { agent: string; key: string; session?: string }, options?: RequestOptions): Promise<Done> {
+    return this.request("DELETE", "/api/v1/memory/{agent}/{key}", ["session"], args, options) as Promise<Done>;
   }
 
   /** Returns the value under a key of an agent; null where there is none. */
-  getMemory(args: { agent: string; key: string; session?: string }, options?: RequestOptions): Promise<unknown> {
-    return this.request("GET", "/api/v1/memory/{agent}/{key}", ["session"], args, options) as Promise<unknown>;
+  getMemory(args: { agent: string; key: string; session?: string }, options?: RequestOptions): Promise<Value> {
+    return this.request("GET", "/api/v1/memory/{agent}/{key}", ["session"], args, options) as Promise<Value>;
   }
 
   /** Stores a value under a key of an agent; it is durable when this returns. */
-  putMemory(args: { agent: string; key: string } & MemoryPutParamsWithoutAgentKey, options?: RequestOptions): Promise<unknown> {
-    return this.request("PUT", "/api/v1/memory/{agent}/{key}", [], args, options) as Promise<unknown>;
+  putMemory(args: { agent: string; key: string } & MemoryPutParamsWithoutAgentKey, options?: RequestOptions): Promise<Done> {
+    return this.request("PUT", "/api/v1/memory/{agent}/{key}", [], args, options) as Promise<Done>;
   }
 
   /** Returns this table as an OpenRPC document (https://spec.open-rpc.org). */
-  discover(options?: RequestOptions): Promise<unknown> {
-    return this.request("GET", "/api/v1/openrpc", [], {}, options) as Promise<unknown>;
+  discover(options?: RequestOptions): Promise<Record<string, unknown>> {
+    return this.request("GET", "/api/v1/openrpc", [], {}, options) as Promise<Record<string, unknown>>;
   }
 
   /** Answers at once, so that a client knows that the daemon is up. */
-  ping(options?: RequestOptions): Promise<unknown> {
-    return this.request("GET", "/api/v1/ping", [], {}, options) as Promise<unknown>;
+  ping(options?: RequestOptions): Promise<Done> {
+    return this.request("GET", "/api/v1/ping", [], {}, options) as Promise<Done>;
   }
 
   /** Reads the configuration again, applies the changes and returns them; an invalid file changes nothing. */
-  reload(args: ReloadParams = {}, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/reload", [], args, options) as Promise<unknown>;
+  reload(args: ReloadParams = {}, options?: RequestOptions): Promise<Reloaded> {
+    return this.request("POST", "/api/v1/reload", [], args, options) as Promise<Reloaded>;
   }
 
   /** Runs a task and answers when it has ended; a caller that hangs up leaves it running. */
-  executeTaskDefault(args: TaskParams, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/run", [], args, options) as Promise<unknown>;
+  executeTaskDefault(args: TaskParams, options?: RequestOptions): Promise<Task> {
+    return this.request("POST", "/api/v1/run", [], args, options) as Promise<Task>;
   }
 
   /** Yields the events of `task.run`. */
@@ -758,163 +1717,163 @@ export class Corral extends Connection {
   }
 
   /** Adds a schedule, which submits a task at each of its times; it survives a restart of the daemon. */
-  addSchedule(args: ScheduleParams, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/schedules", [], args, options) as Promise<unknown>;
+  addSchedule(args: ScheduleParams, options?: RequestOptions): Promise<ScheduleRecord> {
+    return this.request("POST", "/api/v1/schedules", [], args, options) as Promise<ScheduleRecord>;
   }
 
   /** Lists all schedules, by name. */
-  listSchedules(options?: RequestOptions): Promise<unknown> {
-    return this.request("GET", "/api/v1/schedules", [], {}, options) as Promise<unknown>;
+  listSchedules(options?: RequestOptions): Promise<Schedules> {
+    return this.request("GET", "/api/v1/schedules", [], {}, options) as Promise<Schedules>;
   }
 
   /** Adds a schedule of a command, and a job of its name that runs the command. */
-  addCommandSchedule(args: ScheduleCommandParams, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/schedules/commands", [], args, options) as Promise<unknown>;
+  addCommandSchedule(args: ScheduleCommandParams, options?: RequestOptions): Promise<ScheduleRecord> {
+    return this.request("POST", "/api/v1/schedules/commands", [], args, options) as Promise<ScheduleRecord>;
   }
 
   /** Removes a schedule, and the job that was added with its command; the tasks that it submitted stay. */
-  removeSchedule(args: { name: string }, options?: RequestOptions): Promise<unknown> {
-    return this.request("DELETE", "/api/v1/schedules/{name}", [], args, options) as Promise<unknown>;
+  removeSchedule(args: { name: string }, options?: RequestOptions): Promise<Removed> {
+    return this.request("DELETE", "/api/v1/schedules/{name}", [], args, options) as Promise<Removed>;
   }
 
   /** Returns a schedule with its next times (`upcoming`) and its last runs (`recent`), the newest first. */
-  showSchedule(args: { name: string }, options?: RequestOptions): Promise<unknown> {
-    return this.request("GET", "/api/v1/schedules/{name}", [], args, options) as Promise<unknown>;
+  showSchedule(args: { name: string }, options?: RequestOptions): Promise<ScheduleShown> {
+    return this.request("GET", "/api/v1/schedules/{name}", [], args, options) as Promise<ScheduleShown>;
   }
 
   /** Pauses a schedule until it is resumed; the times meanwhile are skipped. */
-  pauseSchedule(args: { name: string }, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/schedules/{name}/pause", [], args, options) as Promise<unknown>;
+  pauseSchedule(args: { name: string }, options?: RequestOptions): Promise<ScheduleRecord> {
+    return this.request("POST", "/api/v1/schedules/{name}/pause", [], args, options) as Promise<ScheduleRecord>;
   }
 
   /** Resumes a paused schedule. */
-  resumeSchedule(args: { name: string }, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/schedules/{name}/resume", [], args, options) as Promise<unknown>;
+  resumeSchedule(args: { name: string }, options?: RequestOptions): Promise<ScheduleRecord> {
+    return this.request("POST", "/api/v1/schedules/{name}/resume", [], args, options) as Promise<ScheduleRecord>;
   }
 
   /** Submits the task of a schedule now, beside its times, and returns its record. */
-  runSchedule(args: { name: string }, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/schedules/{name}/run", [], args, options) as Promise<unknown>;
+  runSchedule(args: { name: string }, options?: RequestOptions): Promise<Task> {
+    return this.request("POST", "/api/v1/schedules/{name}/run", [], args, options) as Promise<Task>;
   }
 
   /** Returns the JSON Schema of the configuration file, of a table in it, of a task, or of an event. */
-  getSchemaDefault(args: { document?: "agent" | "config" | "event" | "server" | "task" | "team" | "workflow" } = {}, options?: RequestOptions): Promise<unknown> {
-    return this.request("GET", "/api/v1/schema", ["document"], args, options) as Promise<unknown>;
+  getSchemaDefault(args: { document?: "agent" | "config" | "event" | "server" | "task" | "team" | "workflow" } = {}, options?: RequestOptions): Promise<Record<string, unknown>> {
+    return this.request("GET", "/api/v1/schema", ["document"], args, options) as Promise<Record<string, unknown>>;
   }
 
   /** Returns the JSON Schema of the configuration file, of a table in it, of a task, or of an event. */
-  getSchema(args: { document: "agent" | "config" | "event" | "server" | "task" | "team" | "workflow" }, options?: RequestOptions): Promise<unknown> {
-    return this.request("GET", "/api/v1/schema/{document}", [], args, options) as Promise<unknown>;
+  getSchema(args: { document: "agent" | "config" | "event" | "server" | "task" | "team" | "workflow" }, options?: RequestOptions): Promise<Record<string, unknown>> {
+    return this.request("GET", "/api/v1/schema/{document}", [], args, options) as Promise<Record<string, unknown>>;
   }
 
   /** Returns the names of all secrets, their places, and the agents that they are for and that name them; no value. */
-  listSecrets(options?: RequestOptions): Promise<unknown> {
-    return this.request("GET", "/api/v1/secrets", [], {}, options) as Promise<unknown>;
+  listSecrets(options?: RequestOptions): Promise<Secrets> {
+    return this.request("GET", "/api/v1/secrets", [], {}, options) as Promise<Secrets>;
   }
 
   /** Removes a kept secret. One that agents name is refused without `force`. */
-  removeSecret(args: { name: string; force?: boolean }, options?: RequestOptions): Promise<unknown> {
-    return this.request("DELETE", "/api/v1/secrets/{name}", ["force"], args, options) as Promise<unknown>;
+  removeSecret(args: { name: string; force?: boolean }, options?: RequestOptions): Promise<SecretUse> {
+    return this.request("DELETE", "/api/v1/secrets/{name}", ["force"], args, options) as Promise<SecretUse>;
   }
 
   /** Keeps a secret for `${secret:NAME}`, of all agents or of those that match `agents`. Returns the agents that name it. */
-  setSecret(args: { name: string } & SecretSetParamsWithoutName, options?: RequestOptions): Promise<unknown> {
-    return this.request("PUT", "/api/v1/secrets/{name}", [], args, options) as Promise<unknown>;
+  setSecret(args: { name: string } & SecretSetParamsWithoutName, options?: RequestOptions): Promise<SecretUse> {
+    return this.request("PUT", "/api/v1/secrets/{name}", [], args, options) as Promise<SecretUse>;
   }
 
   /** Replaces the value of a kept secret; with `restart` the workers of agents that name it restart one after another. */
-  rotateSecret(args: { name: string } & SecretRotateParamsWithoutName, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/secrets/{name}/rotate", [], args, options) as Promise<unknown>;
+  rotateSecret(args: { name: string } & SecretRotateParamsWithoutName, options?: RequestOptions): Promise<SecretRotated> {
+    return this.request("POST", "/api/v1/secrets/{name}/rotate", [], args, options) as Promise<SecretRotated>;
   }
 
   /** Returns the names of the agents, MCP servers, teams, workflows and workers that the params choose. */
-  selectAgents(args: { names?: Array<string>; all?: boolean; selector?: string } = {}, options?: RequestOptions): Promise<unknown> {
-    return this.request("GET", "/api/v1/select", ["names","all","selector"], args, options) as Promise<unknown>;
+  selectAgents(args: { names?: Array<string>; all?: boolean; selector?: string } = {}, options?: RequestOptions): Promise<Names> {
+    return this.request("GET", "/api/v1/select", ["names","all","selector"], args, options) as Promise<Names>;
   }
 
   /** Lists sessions with turns, messages, sizes and last access, the last used first. */
-  listSessions(args: { agent?: string; limit?: number } = {}, options?: RequestOptions): Promise<unknown> {
-    return this.request("GET", "/api/v1/sessions", ["agent","limit"], args, options) as Promise<unknown>;
+  listSessions(args: { agent?: string; limit?: number } = {}, options?: RequestOptions): Promise<Sessions> {
+    return this.request("GET", "/api/v1/sessions", ["agent","limit"], args, options) as Promise<Sessions>;
   }
 
   /** Deletes a session of an agent with its keys, or all of them; refused while a task works on it. */
-  clearMemoryOfAgent(args: { agent: string; session?: string }, options?: RequestOptions): Promise<unknown> {
-    return this.request("DELETE", "/api/v1/sessions/{agent}", ["session"], args, options) as Promise<unknown>;
+  clearMemoryOfAgent(args: { agent: string; session?: string }, options?: RequestOptions): Promise<MemoryRemoved> {
+    return this.request("DELETE", "/api/v1/sessions/{agent}", ["session"], args, options) as Promise<MemoryRemoved>;
   }
 
   /** Lists sessions with turns, messages, sizes and last access, the last used first. */
-  listSessionsOfAgent(args: { agent: string; limit?: number }, options?: RequestOptions): Promise<unknown> {
-    return this.request("GET", "/api/v1/sessions/{agent}", ["limit"], args, options) as Promise<unknown>;
+  listSessionsOfAgent(args: { agent: string; limit?: number }, options?: RequestOptions): Promise<Sessions> {
+    return this.request("GET", "/api/v1/sessions/{agent}", ["limit"], args, options) as Promise<Sessions>;
   }
 
   /** Deletes a session of an agent with its keys, or all of them; refused while a task works on it. */
-  clearMemory(args: { agent: string; session: string }, options?: RequestOptions): Promise<unknown> {
-    return this.request("DELETE", "/api/v1/sessions/{agent}/{session}", [], args, options) as Promise<unknown>;
+  clearMemory(args: { agent: string; session: string }, options?: RequestOptions): Promise<MemoryRemoved> {
+    return this.request("DELETE", "/api/v1/sessions/{agent}/{session}", [], args, options) as Promise<MemoryRemoved>;
   }
 
   /** Returns a session: history, variables and data; counts as an access. */
-  showSession(args: { agent: string; session: string; last?: number }, options?: RequestOptions): Promise<unknown> {
-    return this.request("GET", "/api/v1/sessions/{agent}/{session}", ["last"], args, options) as Promise<unknown>;
+  showSession(args: { agent: string; session: string; last?: number }, options?: RequestOptions): Promise<SessionShown> {
+    return this.request("GET", "/api/v1/sessions/{agent}/{session}", ["last"], args, options) as Promise<SessionShown>;
   }
 
   /** Returns counts of processes, tasks and tool calls since the daemon started: in total, and of all names or of `names`. */
-  getStatistics(args: { names?: Array<string>; selector?: string } = {}, options?: RequestOptions): Promise<unknown> {
-    return this.request("GET", "/api/v1/statistics", ["names","selector"], args, options) as Promise<unknown>;
+  getStatistics(args: { names?: Array<string>; selector?: string } = {}, options?: RequestOptions): Promise<Statistics> {
+    return this.request("GET", "/api/v1/statistics", ["names","selector"], args, options) as Promise<Statistics>;
   }
 
   /** Returns the status of the daemon, of agents, MCP servers, teams and workflows, and task counts. */
-  status(args: { names?: Array<string>; selector?: string; failed?: boolean } = {}, options?: RequestOptions): Promise<unknown> {
-    return this.request("GET", "/api/v1/status", ["names","selector","failed"], args, options) as Promise<unknown>;
+  status(args: { names?: Array<string>; selector?: string; failed?: boolean } = {}, options?: RequestOptions): Promise<Status> {
+    return this.request("GET", "/api/v1/status", ["names","selector","failed"], args, options) as Promise<Status>;
   }
 
   /** Stops the daemon, as SIGTERM does: workers end in order, each within its grace period. Answers before that. */
-  stopDaemon(options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/stop", [], {}, options) as Promise<unknown>;
+  stopDaemon(options?: RequestOptions): Promise<Stopping> {
+    return this.request("POST", "/api/v1/stop", [], {}, options) as Promise<Stopping>;
   }
 
   /** Lists records of tasks, newest first; `more`, where it is not null, is the `before` for the rest; `skipped` cannot be read. */
-  listTasks(args: { agent?: string; state?: "cancelled" | "failed" | "queued" | "running" | "succeeded" | "timeout"; limit?: number; agents?: Array<string>; states?: Array<"cancelled" | "failed" | "queued" | "running" | "succeeded" | "timeout">; since?: number; until?: number; parent?: string; roots?: boolean; dead?: boolean; schedule?: string; session?: string; text?: string; before?: string } = {}, options?: RequestOptions): Promise<unknown> {
-    return this.request("GET", "/api/v1/tasks", ["agent","state","limit","agents","states","since","until","parent","roots","dead","schedule","session","text","before"], args, options) as Promise<unknown>;
+  listTasks(args: { agent?: string; state?: "cancelled" | "failed" | "queued" | "running" | "succeeded" | "timeout"; limit?: number; agents?: Array<string>; states?: Array<"cancelled" | "failed" | "queued" | "running" | "succeeded" | "timeout">; since?: number; until?: number; parent?: string; roots?: boolean; dead?: boolean; schedule?: string; session?: string; text?: string; before?: string } = {}, options?: RequestOptions): Promise<TaskPage> {
+    return this.request("GET", "/api/v1/tasks", ["agent","state","limit","agents","states","since","until","parent","roots","dead","schedule","session","text","before"], args, options) as Promise<TaskPage>;
   }
 
   /** Queues a task and answers with its record at once; it is durable by then. */
-  submitTask(args: TaskParams, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/tasks", [], args, options) as Promise<unknown>;
+  submitTask(args: TaskParams, options?: RequestOptions): Promise<Task> {
+    return this.request("POST", "/api/v1/tasks", [], args, options) as Promise<Task>;
   }
 
   /** Removes tasks from the dead letters; their records stay for as long as those of others: {discarded, more}. */
-  discardTasksSelected(args: TasksParams = {}, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/tasks/discard", [], args, options) as Promise<unknown>;
+  discardTasksSelected(args: TasksParams = {}, options?: RequestOptions): Promise<TasksDiscarded> {
+    return this.request("POST", "/api/v1/tasks/discard", [], args, options) as Promise<TasksDiscarded>;
   }
 
   /** Queues ended tasks once more, each as a new task: {retried: [{task, by}], failed: [{task, error}], more: the `after` of more dead letters}. */
-  retryTasksSelected(args: TasksParams = {}, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/tasks/retry", [], args, options) as Promise<unknown>;
+  retryTasksSelected(args: TasksParams = {}, options?: RequestOptions): Promise<TasksRetried> {
+    return this.request("POST", "/api/v1/tasks/retry", [], args, options) as Promise<TasksRetried>;
   }
 
   /** Cancels a task and those that it delegated. */
-  cancelTask(args: { task: string }, options?: RequestOptions): Promise<unknown> {
-    return this.request("DELETE", "/api/v1/tasks/{task}", [], args, options) as Promise<unknown>;
+  cancelTask(args: { task: string }, options?: RequestOptions): Promise<Task> {
+    return this.request("DELETE", "/api/v1/tasks/{task}", [], args, options) as Promise<Task>;
   }
 
   /** Returns the record of a task, with its tool calls where they are asked for. */
-  showTask(args: { task: string; calls?: boolean }, options?: RequestOptions): Promise<unknown> {
-    return this.request("GET", "/api/v1/tasks/{task}", ["calls"], args, options) as Promise<unknown>;
+  showTask(args: { task: string; calls?: boolean }, options?: RequestOptions): Promise<Task> {
+    return this.request("GET", "/api/v1/tasks/{task}", ["calls"], args, options) as Promise<Task>;
   }
 
   /** Cancels a task and those that it delegated. */
-  cancelTaskByPost(args: { task: string }, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/tasks/{task}/cancel", [], args, options) as Promise<unknown>;
+  cancelTaskByPost(args: { task: string }, options?: RequestOptions): Promise<Task> {
+    return this.request("POST", "/api/v1/tasks/{task}/cancel", [], args, options) as Promise<Task>;
   }
 
   /** Removes tasks from the dead letters; their records stay for as long as those of others: {discarded, more}. */
-  discardTasks(args: { task: string } & TasksParamsWithoutTasks, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/tasks/{task}/discard", [], args, options) as Promise<unknown>;
+  discardTasks(args: { task: string } & TasksParamsWithoutTasks, options?: RequestOptions): Promise<TasksDiscarded> {
+    return this.request("POST", "/api/v1/tasks/{task}/discard", [], args, options) as Promise<TasksDiscarded>;
   }
 
   /** Returns as `task.wait`; meanwhile sends the events of the task and those below it as `task.event` notifications {event}. */
-  followTask(args: { task: string; timeout_s?: number }, options?: RequestOptions): Promise<unknown> {
-    return this.request("GET", "/api/v1/tasks/{task}/follow", ["timeout_s"], args, options) as Promise<unknown>;
+  followTask(args: { task: string; timeout_s?: number }, options?: RequestOptions): Promise<Task> {
+    return this.request("GET", "/api/v1/tasks/{task}/follow", ["timeout_s"], args, options) as Promise<Task>;
   }
 
   /** Yields the events of `task.follow`. */
@@ -923,18 +1882,18 @@ export class Corral extends Connection {
   }
 
   /** Queues ended tasks once more, each as a new task: {retried: [{task, by}], failed: [{task, error}], more: the `after` of more dead letters}. */
-  retryTasks(args: { task: string } & TasksParamsWithoutTasks, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/tasks/{task}/retry", [], args, options) as Promise<unknown>;
+  retryTasks(args: { task: string } & TasksParamsWithoutTasks, options?: RequestOptions): Promise<TasksRetried> {
+    return this.request("POST", "/api/v1/tasks/{task}/retry", [], args, options) as Promise<TasksRetried>;
   }
 
   /** Returns a short record of a task with those it delegated: {task, children: [the same], more: number of children left out}. */
-  taskTree(args: { task: string; depth?: number; limit?: number }, options?: RequestOptions): Promise<unknown> {
-    return this.request("GET", "/api/v1/tasks/{task}/tree", ["depth","limit"], args, options) as Promise<unknown>;
+  taskTree(args: { task: string; depth?: number; limit?: number }, options?: RequestOptions): Promise<TaskNode> {
+    return this.request("GET", "/api/v1/tasks/{task}/tree", ["depth","limit"], args, options) as Promise<TaskNode>;
   }
 
   /** Answers with the record of a task when it has ended. */
-  waitTask(args: { task: string; timeout_s?: number }, options?: RequestOptions): Promise<unknown> {
-    return this.request("GET", "/api/v1/tasks/{task}/wait", ["timeout_s"], args, options) as Promise<unknown>;
+  waitTask(args: { task: string; timeout_s?: number }, options?: RequestOptions): Promise<Task> {
+    return this.request("GET", "/api/v1/tasks/{task}/wait", ["timeout_s"], args, options) as Promise<Task>;
   }
 
   /** Yields the events of `task.wait`. */
@@ -943,18 +1902,18 @@ export class Corral extends Connection {
   }
 
   /** Adds teams, which are kept until they are removed. */
-  addTeam(args: GroupAddParams = {}, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/teams", [], args, options) as Promise<unknown>;
+  addTeam(args: GroupAddParams = {}, options?: RequestOptions): Promise<Teams> {
+    return this.request("POST", "/api/v1/teams", [], args, options) as Promise<Teams>;
   }
 
   /** Lists the teams. */
-  listTeams(options?: RequestOptions): Promise<unknown> {
-    return this.request("GET", "/api/v1/teams", [], {}, options) as Promise<unknown>;
+  listTeams(options?: RequestOptions): Promise<Teams> {
+    return this.request("GET", "/api/v1/teams", [], {}, options) as Promise<Teams>;
   }
 
   /** Runs a task and answers when it has ended; a caller that hangs up leaves it running. */
-  executeTaskOfTeams(args: { agent: string } & TaskParamsWithoutAgent, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/teams/{agent}/run", [], args, options) as Promise<unknown>;
+  executeTaskOfTeams(args: { agent: string } & TaskParamsWithoutAgent, options?: RequestOptions): Promise<Task> {
+    return this.request("POST", "/api/v1/teams/{agent}/run", [], args, options) as Promise<Task>;
   }
 
   /** Yields the events of `task.run`. */
@@ -963,28 +1922,53 @@ export class Corral extends Connection {
   }
 
   /** Removes a team; its tasks that are under way go on. */
-  removeTeam(args: { name: string; cascade?: boolean }, options?: RequestOptions): Promise<unknown> {
-    return this.request("DELETE", "/api/v1/teams/{name}", ["cascade"], args, options) as Promise<unknown>;
+  removeTeam(args: { name: string; cascade?: boolean }, options?: RequestOptions): Promise<Removed> {
+    return this.request("DELETE", "/api/v1/teams/{name}", ["cascade"], args, options) as Promise<Removed>;
   }
 
   /** Returns one team in full, with its spec. */
-  showTeam(args: { name: string }, options?: RequestOptions): Promise<unknown> {
-    return this.request("GET", "/api/v1/teams/{name}", [], args, options) as Promise<unknown>;
+  showTeam(args: { name: string }, options?: RequestOptions): Promise<TeamShown> {
+    return this.request("GET", "/api/v1/teams/{name}", [], args, options) as Promise<TeamShown>;
+  }
+
+  /** Makes a token with rights, for some agents or all; the answer alone has its text. */
+  addToken(args: TokenAddParams, options?: RequestOptions): Promise<NewToken> {
+    return this.request("POST", "/api/v1/tokens", [], args, options) as Promise<NewToken>;
+  }
+
+  /** Lists the tokens with their rights, agents, ends and last use; without their texts, which are kept nowhere. */
+  listTokens(options?: RequestOptions): Promise<TokenList> {
+    return this.request("GET", "/api/v1/tokens", [], {}, options) as Promise<TokenList>;
+  }
+
+  /** Removes a token: its next request is refused. */
+  removeToken(args: { name: string }, options?: RequestOptions): Promise<TokenRemoved> {
+    return this.request("DELETE", "/api/v1/tokens/{name}", [], args, options) as Promise<TokenRemoved>;
+  }
+
+  /** Replaces the text of a token, and keeps its rights; the one before ends at once, or after `overlap_s`. */
+  rotateToken(args: { name: string } & TokenRotateParamsWithoutName, options?: RequestOptions): Promise<NewToken> {
+    return this.request("POST", "/api/v1/tokens/{name}/rotate", [], args, options) as Promise<NewToken>;
+  }
+
+  /** Returns the caller as this daemon knows it: name, rights and agents. */
+  whoami(options?: RequestOptions): Promise<Whoami> {
+    return this.request("GET", "/api/v1/whoami", [], {}, options) as Promise<Whoami>;
   }
 
   /** Adds workflows, which are kept until they are removed. */
-  addWorkflow(args: GroupAddParams = {}, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/workflows", [], args, options) as Promise<unknown>;
+  addWorkflow(args: GroupAddParams = {}, options?: RequestOptions): Promise<Workflows> {
+    return this.request("POST", "/api/v1/workflows", [], args, options) as Promise<Workflows>;
   }
 
   /** Lists the workflows. */
-  listWorkflows(options?: RequestOptions): Promise<unknown> {
-    return this.request("GET", "/api/v1/workflows", [], {}, options) as Promise<unknown>;
+  listWorkflows(options?: RequestOptions): Promise<Workflows> {
+    return this.request("GET", "/api/v1/workflows", [], {}, options) as Promise<Workflows>;
   }
 
   /** Runs a task and answers when it has ended; a caller that hangs up leaves it running. */
-  executeTaskOfWorkflows(args: { agent: string } & TaskParamsWithoutAgent, options?: RequestOptions): Promise<unknown> {
-    return this.request("POST", "/api/v1/workflows/{agent}/run", [], args, options) as Promise<unknown>;
+  executeTaskOfWorkflows(args: { agent: string } & TaskParamsWithoutAgent, options?: RequestOptions): Promise<Task> {
+    return this.request("POST", "/api/v1/workflows/{agent}/run", [], args, options) as Promise<Task>;
   }
 
   /** Yields the events of `task.run`. */
@@ -993,12 +1977,12 @@ export class Corral extends Connection {
   }
 
   /** Removes a workflow; its tasks that are under way go on. */
-  removeWorkflow(args: { name: string; cascade?: boolean }, options?: RequestOptions): Promise<unknown> {
-    return this.request("DELETE", "/api/v1/workflows/{name}", ["cascade"], args, options) as Promise<unknown>;
+  removeWorkflow(args: { name: string; cascade?: boolean }, options?: RequestOptions): Promise<Removed> {
+    return this.request("DELETE", "/api/v1/workflows/{name}", ["cascade"], args, options) as Promise<Removed>;
   }
 
   /** Returns one workflow in full, with its steps. */
-  showWorkflow(args: { name: string }, options?: RequestOptions): Promise<unknown> {
-    return this.request("GET", "/api/v1/workflows/{name}", [], args, options) as Promise<unknown>;
+  showWorkflow(args: { name: string }, options?: RequestOptions): Promise<WorkflowShown> {
+    return this.request("GET", "/api/v1/workflows/{name}", [], args, options) as Promise<WorkflowShown>;
   }
 }

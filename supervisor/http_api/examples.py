@@ -45,6 +45,8 @@ BODIES: Mapping[str, Mapping[str, object]] = {
     "task.run": {**_WORK, "agent": "crawler", "timeout_s": 60.0},
     "task.submit": {**_WORK, "agent": "crawler", "idempotency_key": "page-17"},
     "team.add": {"name": "readers", "spec": {"members": ["crawler", "writer"]}},
+    "token.add": {"name": "ci", "rights": "operate", "agents": ["web*"], "expires_s": 2592000.0},
+    "token.rotate": {"name": "ci", "overlap_s": 600.0},
     "workflow.add": {
         "name": "digest",
         "spec": {"steps": [{"name": "read", "agent": "crawler", "objective": "Read the page"}]},

@@ -33,7 +33,7 @@ TAGS = {
     "agent": "Agents and MCP servers as supervised processes.",
     "approval": "Requests of agents that wait for an answer.",
     "audit": "Records of changes and of their callers.",
-    "auth": "Tokens of this face, and the right of a caller.",
+    "auth": "The identity and the rights of a caller.",
     "checkpoint": "Saved states of workers.",
     "daemon": "The daemon itself.",
     "event": "Events, as they are kept and as they come.",
@@ -48,6 +48,7 @@ TAGS = {
     "statistics": "Numbers of the last minutes.",
     "task": "Tasks: run, submitted, followed, cancelled.",
     "team": "Teams.",
+    "token": "Tokens, with their rights and agents.",
     "workflow": "Workflows.",
 }
 
