@@ -22,6 +22,7 @@ from .http.mcp_face import McpFace
 from .http.mcp_request import ViewQuery
 from .http.server import HttpServer
 from .http.token_file import MIN_TOKEN, read_token
+from .http_api.documents import DocsFace, OpenApiFace
 from .mcp_gateway.view import Client, ClientTools
 
 MCP_PERMISSION: Permission = "operate"
@@ -71,7 +72,11 @@ def _authenticate_by(tokens: Tokens) -> Authenticate:
 
 def _faces(control: Control, is_stopping: Callable[[], bool]) -> list[Face]:
     """Returns all faces, in any order: the longest prefix decides."""
-    return [McpFace(_offer(control), version=__version__)]
+    return [
+        McpFace(_offer(control), version=__version__),
+        OpenApiFace(control.methods),
+        DocsFace(),
+    ]
 
 
 def _offer(control: Control) -> Callable[[ViewQuery, Caller, HttpClient], ClientTools]:

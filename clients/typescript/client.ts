@@ -110,7 +110,7 @@ export interface AgentStatus {
 /** Represents the result of `agent.add_all`; `failures` has the agents that did not start, `changed` the keys that differ. */
 export interface AgentsAdded {
   agents: Array<AgentStatus>;
-  failures: Record<string, Error>;
+  failures: Record<string, ErrorSchema>;
   added: Array<string>;
   changed: Record<string, Array<string>>;
   unchanged: Array<string>;
@@ -287,7 +287,7 @@ export interface DaemonStatus {
 export interface Diagnosis {
   daemon: DaemonFound;
   findings: Array<Finding>;
-  promises: Array<Promise>;
+  promises: Array<PromiseSchema>;
 }
 
 /** Represents a result without any content, for a call whose end is all there is to tell. */
@@ -300,7 +300,7 @@ export interface EmergencyStopped {
 }
 
 /** A refusal or a failure. */
-export interface Error {
+export interface ErrorSchema {
   error: {
     code: number;
     name: string;
@@ -551,7 +551,7 @@ export interface ProcessFigures {
 }
 
 /** Represents a guarantee in `daemon.doctor`; `why` names the exception, or what it rests on. */
-export interface Promise {
+export interface PromiseSchema {
   name: string;
   holds: "except" | "no" | "yes";
   why: string;
@@ -560,7 +560,7 @@ export interface Promise {
 /** Lists MCP's objects of prompts, with their exposed names; `failures` has the servers that could not be asked. */
 export interface Prompts {
   prompts: Array<Record<string, unknown>>;
-  failures: Record<string, Error>;
+  failures: Record<string, ErrorSchema>;
 }
 
 /** Represents the result of `event.publish`: the number of the event. */
@@ -607,7 +607,7 @@ export interface Removed {
 export interface Resources {
   resources: Array<Record<string, unknown>>;
   templates: Array<Record<string, unknown>>;
-  failures: Record<string, Error>;
+  failures: Record<string, ErrorSchema>;
 }
 
 /** Names an ended task, and the new one in its place. */
@@ -630,7 +630,7 @@ export interface Retry {
 /** Represents a task that was not tried again, and why. */
 export interface RetryFailed {
   task: string;
-  error: Error;
+  error: ErrorSchema;
 }
 
 /**
@@ -730,7 +730,7 @@ export interface ScheduleRecord {
   next_at?: string | null;
   last_due_at?: string | null;
   last_task?: string | null;
-  last_error?: Error | null;
+  last_error?: ErrorSchema | null;
   runs?: number;
   skipped?: number;
   refused?: number;
@@ -755,7 +755,7 @@ export interface ScheduleShown {
   next_at?: string | null;
   last_due_at?: string | null;
   last_task?: string | null;
-  last_error?: Error | null;
+  last_error?: ErrorSchema | null;
   runs?: number;
   skipped?: number;
   refused?: number;
@@ -974,7 +974,7 @@ export interface Task {
   context?: unknown;
   boundaries?: Boundaries;
   output?: unknown;
-  error?: Error | null;
+  error?: ErrorSchema | null;
   progress?: number | null;
   progress_total?: number | null;
   progress_message?: string;
@@ -1044,7 +1044,7 @@ export interface TaskInShort {
   attempt: number;
   delivery: number;
   objective: string;
-  error: Error | null;
+  error: ErrorSchema | null;
   progress: number | null;
   progress_total: number | null;
   progress_message: string;
@@ -1285,7 +1285,7 @@ export interface ToolCallRate {
 /** Lists tools; `failures` has the servers that could not be asked. */
 export interface Tools {
   tools: Array<Tool>;
-  failures: Record<string, Error>;
+  failures: Record<string, ErrorSchema>;
 }
 
 /** Represents a value in memory; null where there is none. */

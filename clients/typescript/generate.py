@@ -36,6 +36,11 @@ PLAIN = {
     "null": "null",
 }
 
+TAKEN = frozenset(
+    "Array AsyncGenerator Connection ConnectionOptions Corral CorralError Error Promise Record RequestOptions ServerEvent".split()
+)
+"""Names of types that client.ts has from elsewhere."""
+
 
 def document() -> dict[str, Any]:
     """The OpenAPI document as a client has it."""
@@ -51,7 +56,8 @@ def camel(name: str) -> str:
 
 def type_name(reference: str) -> str:
     """The type of a component: what is no identifier has underscores."""
-    return re.sub(r"\W", "_", reference.rpartition("/")[2])
+    name = re.sub(r"\W", "_", reference.rpartition("/")[2])
+    return f"{name}Schema" if name in TAKEN else name
 
 
 def key_of(name: str) -> str:
@@ -140,7 +146,7 @@ class Operation:
         self.in_path = [each for each in parameters if each["in"] == "path"]
         self.in_query = [each for each in parameters if each["in"] == "query"]
         body = described.get("requestBody", {}).get("content", {}).get("application/json")
-        self.body = type_name(body["schema"]["$ref"]) if body else None
+        self.body = body["schema"]["$ref"].rpartition("/")[2] if body else None
         required = {each["name"] for each in (*self.in_path, *self.in_query) if each["required"]}
         if self.body is not None:
             required |= set(schemas[self.body].get("required", ()))
@@ -160,7 +166,7 @@ class Operation:
             for each in (*self.in_path, *self.in_query)
         ]
         parts = [f"{{ {'; '.join(keys)} }}"] if keys else []
-        parts += [self.body] if self.body else []
+        parts += [type_name(self.body)] if self.body else []
         if not parts:
             return "options?: RequestOptions"
         optional = "" if self.is_required else " = {}"

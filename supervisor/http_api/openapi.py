@@ -82,7 +82,9 @@ def openapi(methods: Mapping[str, Method]) -> dict[str, object]:
         },
         "servers": [{"url": "/", "description": "The daemon that serves this document."}],
         "security": [{"bearer": []}],
-        "tags": [{"name": noun, "description": TAGS[noun]} for noun in nouns],
+        "tags": [
+            {"name": noun, "description": TAGS.get(noun, f"Methods `{noun}.*`.")} for noun in nouns
+        ],
         "paths": {**_beside(), **dict(sorted(paths.items()))},
         "components": {
             "schemas": dict(sorted({**components, "Error": _ERROR}.items())),
