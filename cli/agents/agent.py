@@ -38,6 +38,8 @@ OPTION_NAMES = {
     "capabilities": "capability",
     "environment": "env",
     "labels": "label",
+    "url": "webhook",
+    "headers": "header",
     "policy": "restart",
 }
 
@@ -330,6 +332,7 @@ def hibernate(
 Examples:
   corral add greeter -- python greeter.py
   corral add crawler --instances 4 --env API_KEY=secret -- ./crawl --depth 2
+  corral add translator --webhook https://example.org/translate
   corral add --file agents.toml
 
 Write the command after --, so that its options are not read as options of corral.""",
@@ -346,6 +349,21 @@ Write the command after --, so that its options are not read as options of corra
     "--protocol",
     type=click.Choice(("corral", "mcp", "none")),
     help="Protocol on stdin and stdout; default corral.",
+)
+@click.option(
+    "--webhook", "url", metavar="URL", help="Send the tasks to this address in place of a command."
+)
+@click.option(
+    "--header",
+    "headers",
+    multiple=True,
+    metavar="K=V",
+    help="Request header for --webhook, which may name a secret: ${secret:NAME}; repeatable.",
+)
+@click.option(
+    "--webhook-secret",
+    metavar="KEY",
+    help="Key that signs the requests, such as '${secret:NAME}'.",
 )
 @click.option(
     "--mcp", "is_server", is_flag=True, help="Add an MCP server, whose tools every agent may call."
@@ -411,22 +429,22 @@ def _request_of_options(options: Mapping[str, Any]) -> dict[str, object]:
     name = options["name"]
     if name is None:
         raise InvalidParams("cannot add: no NAME is given", key="name", value=None)
-    if bool(options["command"]) == bool(options["entrypoint"]):
-        reason = "write a command after --, or --entrypoint" + (
-            ", not both" if options["command"] else ""
-        )
+    ways = sum(bool(options[key]) for key in ("command", "entrypoint", "url"))
+    if ways != 1:
+        reason = "write one of: a command after --, --entrypoint, --webhook"
         raise InvalidParams(f'cannot add "{name}": {reason}', key="command", value=None)
     spec: dict[str, object] = {
         "process": {"working_directory": os.path.abspath(options["cwd"] or ".")}
     }
-    direct = ("entrypoint", "protocol", "instances", "python", "title", "description")
-    spec |= {key: options[key] for key in direct if options[key] is not None}
+    if options["url"] is not None:
+        spec["protocol"] = "webhook"
+    direct = ("entrypoint", "protocol", "instances", "python", "title", "description", "url")
+    spec |= {key: options[key] for key in (*direct, "webhook_secret") if options[key] is not None}
     lists = ("command", "capabilities")
     spec |= {key: list(options[key]) for key in lists if options[key]}
-    if options["labels"]:
-        spec["labels"] = dict(pair(name, "--label", each) for each in options["labels"])
-    if options["environment"]:
-        spec["environment"] = dict(pair(name, "--env", each) for each in options["environment"])
+    for key, option in (("labels", "--label"), ("environment", "--env"), ("headers", "--header")):
+        if options[key]:
+            spec[key] = dict(pair(name, option, each) for each in options[key])
     if options["memory"] is not None:
         memory = options["memory"]
         spec["resources"] = {"max_memory_bytes": int(memory) if memory.isdecimal() else memory}

@@ -121,7 +121,7 @@ def spec_of(spec: Spec, number: int) -> Spec:
 
 def has_range(spec: Spec) -> bool:
     """Returns True if the load decides the number of workers of an agent."""
-    takes_tasks = spec.kind == "agent" and spec.protocol == "corral"
+    takes_tasks = spec.kind == "agent" and spec.speaks == "corral"
     return takes_tasks and spec.instances.min < spec.instances.max
 
 

@@ -39,7 +39,7 @@ from .values import (
 
 KeyPath = tuple[str, ...]
 
-SECRET = frozenset({"env", "environment", "headers"})
+SECRET = frozenset({"env", "environment", "headers", "webhook_secret"})
 """Keys whose values are never repeated."""
 
 STORE = "store"

@@ -20,6 +20,7 @@ from .decoder import Document, KeyPath, written_keys
 from .job import Schedule, commands_of, decode_job, decode_schedule, job_task
 from .probe_spec import NO_ACTIONS, SIGNAL, Check, Readiness, check_table, readiness_table
 from .references import (
+    check_webhook,
     group_mistakes,
     requires_mistakes,
     schedule_mistakes,
@@ -65,11 +66,13 @@ ONLY_OF_AGENTS = frozenset({"entrypoint", "python", "capabilities", "tools", "co
     "warm",
     "preload",
     "min_spare",
+    "method",
+    "webhook_secret",
 }
 _S = TypeVar("_S", bound=Struct)
 _T = TypeVar("_T")
 ONLY_OF_SERVERS = frozenset(
-    {"url", "headers", "idle_timeout", "concurrency", "share", "spares", "max_calls_per_minute"}
+    {"idle_timeout", "concurrency", "share", "spares", "max_calls_per_minute"}
 ) | {"relays", "disabled"}
 
 
@@ -421,6 +424,8 @@ def _check_name(document: Document, path: KeyPath, name: str) -> None:
 def _check_program(document: Document, path: KeyPath, own: Mapping[str, object]) -> None:
     """Requires exactly one of command, entrypoint and url, and refuses keys that go with another of them."""
     command, entrypoint = own.get("command"), own.get("entrypoint")
+    if path[:2] != ("mcp", "servers"):
+        check_webhook(document, path, own)
     if "url" in own:
         if command:
             raise document.error(

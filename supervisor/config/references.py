@@ -117,7 +117,7 @@ def _why_no_member(
         near = get_close_matches(name, [*agents, *groups], 1)
         guess = f'; did you mean "{near[0]}"?' if near else ""
         return f"no agent, team or workflow has this name{guess}"
-    if agents[name].protocol != "corral":
+    if agents[name].speaks != "corral":
         return f'it speaks protocol "{agents[name].protocol}", which has no tasks'
     return None
 
@@ -183,13 +183,43 @@ def _why_no_tool(pattern: str, servers: Collection[str]) -> str | None:
     return f"matches no configured server{guess}"
 
 
+WEBHOOK_KEYS: Mapping[str, object] = {
+    "url": None,
+    "headers": {},
+    "method": "POST",
+    "webhook_secret": "",
+}
+"""Keys of an agent that is a webhook, with their defaults; an MCP server has the first two."""
+
+
+def check_webhook(document: Document, path: KeyPath, own: Mapping[str, object]) -> None:
+    """Requires a url of a webhook, which has no program of its own, and refuses its keys of any other agent.
+
+    Raises:
+        InvalidParams: a key is missing, or contradicts the protocol; `data` has key, value and reason.
+    """
+    if own.get("protocol") != "webhook":
+        for key, default in WEBHOOK_KEYS.items():
+            if own.get(key, default) != default:
+                value = None if key == "webhook_secret" else own[key]
+                reason = 'it goes with protocol = "webhook", or is a key of an MCP server'
+                raise document.error((*path, key), value, reason)
+        return
+    for key in ("command", "entrypoint", "python", "warm", "preload", "min_spare"):
+        if own.get(key):
+            reason = 'it contradicts protocol = "webhook": corral itself sends the tasks to url'
+            raise document.error((*path, key), own[key], reason)
+    if "url" not in own:
+        reason = 'it is missing: write the address of the service, "https://HOST/PATH"'
+        raise document.error((*path, "url"), None, reason)
+
+
 # --- unknown keys ---------------------------------------------------------------------------------
 
 _HINTS = {
     "args": "write the program and its arguments as one list: command",
     "env": "write environment",
     "cwd": "write working_directory in the section process",
-    "url": "only an MCP server has one: [mcp.servers.NAME]",
     "mcp_servers": "write each server as [mcp.servers.NAME]",
     "type": "leave it out: a command is spoken to over its pipes, a url over streamable HTTP",
     "mcpServers": "write each server as [mcp.servers.NAME]",

@@ -8,7 +8,7 @@ no log has a value. This module must not know which process gets which secret.
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -223,9 +223,9 @@ def read_text(path: str, *, is_private: bool = False, encoding: str = "utf-8") -
         raise ValueError("it is not UTF-8") from None
 
 
-def referred(values: Mapping[str, str]) -> set[str]:
+def referred(values: Iterable[str]) -> set[str]:
     """Returns the names of the secrets that values name."""
-    return {match[1] for value in values.values() for match in REFERENCE.finditer(value)}
+    return {match[1] for value in values for match in REFERENCE.finditer(value)}
 
 
 def _why(error: Exception) -> str:

@@ -58,6 +58,7 @@ from .values import (
     protocol_revision,
     retry_reasons,
     signal_name,
+    signing_key,
     variables,
     web_url,
     whole,
@@ -336,7 +337,7 @@ class Spec(Struct, frozen=True, kw_only=True):
 
     `command` is empty where `entrypoint` is set, and in a disabled `cortex`. `warm`, `preload` and `min_spare`
     mean something only where `entrypoint` is set; `remain` and `timeout` only where `type` is "oneshot". `tools` None
-    allows all.
+    allows all. `method` and `webhook_secret` mean something only where `protocol` is "webhook".
     `environment` is `[process] environment`, then the agent's own; `source` is the file of the table. `written` has
     the values in which variables were expanded, as they are in the file.
     """
@@ -359,7 +360,7 @@ class Spec(Struct, frozen=True, kw_only=True):
         ),
     ] = ()
     min_spare: Annotated[int, whole(0, 100)] = 0
-    protocol: Literal["corral", "mcp", "none"] = "corral"
+    protocol: Literal["corral", "mcp", "none", "webhook"] = "corral"
     type: Literal["service", "oneshot"] = "service"
     remain: bool = False
     timeout: Seconds = 0.0
@@ -382,6 +383,8 @@ class Spec(Struct, frozen=True, kw_only=True):
     ready: Ready | None = None
     url: Annotated[str, web_url] | None = None
     headers: Annotated[dict[str, str], http_headers] = {}
+    method: Literal["POST", "PUT"] = "POST"
+    webhook_secret: Annotated[str, signing_key] = ""
     idle_timeout: Seconds = 300.0
     concurrency: Literal["auto", "serial", "parallel"] = "auto"
     share: Annotated[Literal["all", "tenant", "agent"], _shares] = "all"
@@ -397,6 +400,16 @@ class Spec(Struct, frozen=True, kw_only=True):
     memory: Memory = Memory()
     recovery: Recovery = Recovery()
     written: dict[tuple[str, ...], object] = {}
+
+    @property
+    def speaks(self) -> Literal["corral", "mcp", "none"]:
+        """Returns the protocol on the pipes of its processes: that of a webhook is corral's own, which its worker speaks."""
+        return "corral" if self.protocol == "webhook" else self.protocol
+
+    @property
+    def expandable(self) -> tuple[str, ...]:
+        """Returns the values in which secrets are expanded."""
+        return (*self.environment.values(), *self.headers.values(), self.webhook_secret)
 
     @property
     def checks(self) -> tuple[Check, ...]:
@@ -448,7 +461,17 @@ DAEMON_WIDE: dict[str, frozenset[str]] = {
 # Keys that a running worker was started with; every other key of a Spec takes effect at once.
 RESTART_KEYS = frozenset(
     ("kind", "command", "entrypoint", "python", "protocol", "type", "config", "environment")
-) | {"disabled", "url", "headers", "relays", "share", "process", "resources"}
+) | {
+    "disabled",
+    "url",
+    "headers",
+    "method",
+    "webhook_secret",
+    "relays",
+    "share",
+    "process",
+    "resources",
+}
 # Keys of these two sections that the daemon itself holds, or needs only to start or end a worker.
 LIVE_IN_SECTIONS = {
     "process": frozenset({"spawn_timeout", "shutdown_grace_period", "stop_signal"}),

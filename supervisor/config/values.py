@@ -356,7 +356,7 @@ class RefusedVariable(RefusedKey):
 
 
 def web_url(raw: object) -> str:
-    """Accepts the address of a remote MCP server, without userinfo, which would end up in lists and logs."""
+    """Accepts the address of a remote MCP server or a webhook, without userinfo, which would end up in lists and logs."""
     words = 'write "https://HOST/PATH"'
     pattern = r"https?://[^\s/?#@]+(:[0-9]{1,5})?([/?][^\s#]*)?"
     if not isinstance(raw, str) or not re.fullmatch(pattern, raw):
@@ -382,6 +382,13 @@ def http_headers(raw: object) -> dict[str, str]:
         if not isinstance(value, str) or not re.fullmatch(r"[\t\x20-\x7e]*", value):
             raise RefusedVariable(name, value, "write a string of printable ASCII characters")
     return {name: str(value) for name, value in raw.items()}
+
+
+def signing_key(raw: object) -> str:
+    """Accepts the key of a signature, which is shown nowhere."""
+    if not isinstance(raw, str) or "\0" in raw:
+        raise Refused('write a string: "${secret:NAME}"', "...")
+    return raw
 
 
 def free_table(raw: object) -> dict[str, object]:

@@ -15,6 +15,8 @@ def awaited(spec: Spec) -> str:
         if spec.ready.way == "log":
             return f"no line of its log matched {target}"
         return f"no good answer from {spec.ready.way} {target}"
+    if spec.protocol == "webhook":
+        return "corral's own process for it has not started"
     if spec.protocol == "corral":
         return 'it did not answer "initialize" (a program that is no agent needs protocol = "none")'
     return "it did not answer as an MCP server"

@@ -48,7 +48,7 @@ def words_of_end(spec: Spec, cause: str, code: int | None, lines: Sequence[str])
         return cause  # its success
     words = last_words(lines)
     if code == 0 and spec.protocol != "none":
-        cause += f" before {_AWAITED[spec.protocol]}"
+        cause += f" before {_AWAITED[spec.speaks]}"
     text = f"{cause}: {words}" if words else cause
     hint = _hint(spec, code, words)
     return f"{text}; {hint}" if hint else text

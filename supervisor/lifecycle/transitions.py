@@ -404,7 +404,7 @@ def _starting_is_over(worker: Worker, now: float) -> Step:
 
 def _check_heart(worker: Worker, last_message_at: float, now: float) -> Step:
     timeout_s = worker.spec.monitoring.heartbeat_timeout
-    if worker.spec.protocol == "corral" and now >= last_message_at + timeout_s:
+    if worker.spec.speaks == "corral" and now >= last_message_at + timeout_s:
         return _abort(worker, f"sent no heartbeat for {timeout_s:g} s", now)
     if _idle_deadline(worker) <= now:
         return _shut_down(replace(worker, wanted=False), "stopped", "unused", now)
@@ -483,7 +483,7 @@ def _next_check(worker: Worker, last_message_at: float) -> float | None:
     if worker.paused_at is not None:
         return None
     checks = [_idle_deadline(worker)]
-    if worker.spec.protocol == "corral":
+    if worker.spec.speaks == "corral":
         checks.append(last_message_at + worker.spec.monitoring.heartbeat_timeout)
     soonest = min(checks)
     return None if soonest == float("inf") else soonest

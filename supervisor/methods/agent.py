@@ -63,6 +63,8 @@ async def _show(control: Control, params: NameParams, _caller: Caller) -> object
     for key in ("environment", "headers"):
         if (values := codec.as_object(spec.get(key))) is not None:
             spec[key] = dict.fromkeys(values, MASK)
+    if agent.spec.webhook_secret:
+        spec["webhook_secret"] = MASK
     if agent.spec.url is not None:
         spec["url"] = masked_address(agent.spec.url)
     exits = [

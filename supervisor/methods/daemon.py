@@ -207,7 +207,7 @@ async def _services(control: Control) -> "Services":
 
     agents = control.agents.agents.values()
     specs = [agent.spec for agent in agents]
-    values = [v for spec in specs for v in (*spec.environment.values(), *spec.headers.values())]
+    values = [value for spec in specs for value in spec.expandable]
     servers = [agent for agent in agents if agent.spec.kind == "mcp" and not agent.spec.disabled]
     ends = [
         (supervisor.id, supervisor.worker.last_exit)

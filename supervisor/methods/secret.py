@@ -19,7 +19,6 @@ from ..api.faces import faces
 from ..api.table import Caller, Control, method
 from ..config.secret_store import SecretStore
 from ..config.secrets import referred
-from ..config.spec import Spec
 from ..lifecycle.state_machine import UP
 
 
@@ -55,7 +54,9 @@ async def _list(control: Control, _params: NoParams, _caller: Caller) -> object:
     """Returns the names of all secrets, their places, and the agents that they are for and that name them; no value."""
     secrets = control.shared.host.secrets
     found = await asyncio.to_thread(secrets.listed)
-    named = {name for agent in control.agents.agents.values() for name in _named(agent.spec)}
+    named = {
+        name for agent in control.agents.agents.values() for name in referred(agent.spec.expandable)
+    }
     known = {str(each["name"]) for each in found}
     lost: list[dict[str, object]] = [
         {"name": each, "source": None} for each in sorted(named - known)
@@ -129,8 +130,4 @@ def _store(control: Control) -> SecretStore:
 def _users(control: Control, name: str) -> list[str]:
     """Returns the agents and servers whose specification names a secret, sorted."""
     agents = control.agents.agents.values()
-    return sorted(agent.spec.name for agent in agents if name in _named(agent.spec))
-
-
-def _named(spec: Spec) -> set[str]:
-    return {name for values in (spec.environment, spec.headers) for name in referred(values)}
+    return sorted(agent.spec.name for agent in agents if name in referred(agent.spec.expandable))

@@ -285,7 +285,7 @@ class WorkflowEngine:
         silent = [
             (agent, supervisor)
             for agent in agents
-            if agent.spec.protocol == "corral" and not agent.spec.capabilities
+            if agent.spec.speaks == "corral" and not agent.spec.capabilities
             for supervisor in agent.supervisors
             if not _has_announced(agent, supervisor.worker)
         ]

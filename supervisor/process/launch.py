@@ -28,6 +28,9 @@ from .parent import Launch
 URL, HEADERS = "CORRAL_MCP_URL", "CORRAL_MCP_HEADERS"
 """The variables that pass the address and the headers (a JSON object) to the process of a remote server."""
 
+WEBHOOK = "CORRAL_WEBHOOK_"
+"""The beginning of the variables that pass the same, the method and the signing key to the process of a webhook."""
+
 INSTANCE = "CORRAL_INSTANCE"
 """The variable that holds the number of a worker in its agent, from 0."""
 
@@ -98,7 +101,7 @@ async def _prepare(spec: Spec, host: Host, unit: str, argv: Sequence[str]) -> La
         (spec.process.user or spec.process.group or host.default_user) is not None
         or spec.process.read_paths is not None
         or spec.process.environment_file is not None
-        or any(map(is_reference, (*spec.environment.values(), *spec.headers.values())))
+        or any(map(is_reference, spec.expandable))
     )
     if may_take_long:
         return await asyncio.to_thread(launch_of, spec, host, unit, argv)
@@ -156,14 +159,19 @@ def secret_problems(specs: Iterable[Spec], secrets: Secrets) -> list[str]:
         problem
         for spec in specs
         if not spec.disabled
-        for what, values in (("variable", spec.environment), ("header", spec.headers))
+        for what, values in (
+            ("variable", spec.environment),
+            ("header", spec.headers),
+            ("key", {"webhook_secret": spec.webhook_secret}),
+        )
         for problem in secrets.problems(values, spec.name, what)
     ]
 
 
 def _argv(spec: Spec) -> tuple[str, ...]:
     if _is_remote(spec):
-        return (sys.executable, "-P", "-m", "corral.mcp.upstream.http_bridge")
+        module = "worker.webhook" if spec.protocol == "webhook" else "mcp.upstream.http_bridge"
+        return (sys.executable, "-P", "-m", f"corral.{module}")
     if spec.entrypoint is None:
         return spec.command
     return _module(spec, "", spec.entrypoint)
@@ -176,7 +184,7 @@ def _module(spec: Spec, name: str, argument: str) -> tuple[str, ...]:
 
 
 def _is_remote(spec: Spec) -> bool:
-    """Returns True if the process is corral's bridge to a remote server, not a command of its health checks."""
+    """Returns True if the process is corral's own, which speaks HTTP to a server or service, not a command of its health checks."""
     return spec.url is not None and not spec.command
 
 
@@ -202,8 +210,7 @@ def _environment(spec: Spec, host: Host, user: str | None) -> dict[str, str]:
         env |= _home_of(user)
     env |= host.secrets.expand(spec.environment, spec.name, "variable")
     if _is_remote(spec):
-        assert spec.url is not None, "a remote server has one"
-        env |= {URL: spec.url, HEADERS: _headers(spec, host)}
+        env |= _remote_variables(spec, host)
     if spec.entrypoint is not None and spec.python is not None:
         inherited = env.get("PYTHONPATH")
         env["PYTHONPATH"] = os.pathsep.join(
@@ -215,8 +222,22 @@ def _environment(spec: Spec, host: Host, user: str | None) -> dict[str, str]:
     return env
 
 
+def _remote_variables(spec: Spec, host: Host) -> dict[str, str]:
+    """Returns the variables that say where a remote server or a webhook is, and with which credentials."""
+    assert spec.url is not None, "what is remote has one"
+    if spec.protocol != "webhook":
+        return {URL: spec.url, HEADERS: _headers(spec, host)}
+    key = {"webhook_secret": spec.webhook_secret}
+    return {
+        f"{WEBHOOK}URL": spec.url,
+        f"{WEBHOOK}METHOD": spec.method,
+        f"{WEBHOOK}HEADERS": _headers(spec, host),
+        f"{WEBHOOK}SECRET": host.secrets.expand(key, spec.name, "key")["webhook_secret"],
+    }
+
+
 def _connect_ports(spec: Spec) -> tuple[int, ...] | None:
-    """Returns the ports that the process may connect to; the port of a remote server itself is always included."""
+    """Returns the ports that the process may connect to; the port of a remote server or webhook itself is always included."""
     ports = spec.process.connect_ports
     if ports is None or not _is_remote(spec):
         return ports

@@ -260,7 +260,7 @@ async def bring_up(life: Incarnation, owner: Owner, shared: Shared) -> state_mac
 async def _launch(life: Incarnation, owner: Owner, shared: Shared) -> Child:
     if life.is_abandoned:
         raise SpawnFailed(f'cannot start worker "{owner.id}": it was stopped first')
-    if owner.spec.protocol == "corral":
+    if owner.spec.speaks == "corral":
         life.checkpoint = await owner.load_checkpoint()
     if life.numbered is not None:
         await asyncio.shield(life.numbered)  # others wait for the same

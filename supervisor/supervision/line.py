@@ -409,4 +409,4 @@ def line_of(spec: Spec, hooks: Hooks) -> Line:
     """Creates the line for a new incarnation, by the protocol of the spec."""
     if spec.protocol == "none" and spec.ready is None:
         return _STILL
-    return _LINES[spec.protocol](spec, hooks)
+    return _LINES[spec.speaks](spec, hooks)

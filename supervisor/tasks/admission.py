@@ -157,7 +157,7 @@ class Admission:
         able = [
             agent
             for agent in self._registry.agents.values()
-            if agent.spec.protocol == "corral" and all(_offers(agent, each) for each in required)
+            if agent.spec.speaks == "corral" and all(_offers(agent, each) for each in required)
         ]
         if not able:
             raise _no_agent(required)
@@ -216,7 +216,7 @@ class Admission:
     def _check_agent(self, agent: Agent, when_down: WhenDown | None) -> None:
         spec = agent.spec
         name = spec.name
-        if spec.protocol != "corral":
+        if spec.speaks != "corral":
             raise Conflict(
                 f'cannot run a task on "{name}": it speaks protocol "{spec.protocol}", which has none',
                 agent=name,

@@ -47,11 +47,16 @@ class Succeeded(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """Represents a failure; `died`: by the death of the worker; `put_down`: because the worker was asked to stop."""
+    """Represents a failure.
+
+    `died`: by the death of the worker, or of the service behind a webhook (`remote`); `put_down`: because the worker
+    was asked to stop.
+    """
 
     error: CorralError
     died: bool
     put_down: bool
+    remote: bool = False
 
 
 class BrokenOff(NamedTuple):
@@ -287,6 +292,9 @@ class Attempt:
             error = InternalError(f'cannot read the end of task "{self._task.id}": {error!r}')
         else:
             error = of_agent(error)
+        is_remote = self._supervisor.spec.protocol == "webhook" and isinstance(error, WorkerFailed)
+        if is_remote and not channel.is_closed:
+            return Failed(error, died=True, put_down=False, remote=True)
         # An agent may return any error, as of a task that it delegated: that is not its own death.
         died = channel.is_closed and isinstance(error, WorkerFailed | Overloaded)
         return await self._failed(error, died=died)

@@ -410,7 +410,7 @@ class Executor:
         self._writer.publish("task.retried", task, reason=reason)
         self._writer.notify(entry)
         # The first retry of a task whose worker died needs no wait: the worker's own start is one.
-        if failed.put_down or (failed.died and task.attempt == 1):
+        if failed.put_down or (failed.died and not failed.remote and task.attempt == 1):
             self._scheduler.enqueue(entry)
             return
         delay_s = retry_delay_s(self._policy(task), task.attempt, random.random())
