@@ -23,8 +23,8 @@ from . import background, daemon
 from .config.references import tool_warnings
 from .config.secrets import Secrets
 from .config.sources import literal_warnings
-from .config.spec import Config
-from .http.admission import loopback
+from .config.spec import Config, Daemon
+from .http.admission import address_of
 from .installation import Paths, default_paths, read_config
 from .lifeline import Lifeline
 from .logs.daemon_log import STDERR, DaemonLog
@@ -218,8 +218,7 @@ def _locate(
                 reason="another socket was passed",
             )
         socket_path = passed
-    if written.http is not None:
-        loopback(written.http)
+    _check_http(written)
     paths = replace(
         defaults,
         config=None if path is None else path.absolute(),
@@ -230,6 +229,21 @@ def _locate(
     )
     absolute = replace(paths, socket=paths.socket.absolute(), state_dir=paths.state_dir.absolute())
     return absolute, config
+
+
+def _check_http(daemon: Daemon) -> None:
+    """Rejects an address that cannot be served.
+
+    Raises:
+        InvalidParams: others could read what is sent there, or the certificate is none.
+    """
+    has_tls = daemon.http_tls_cert is not None or daemon.http_tls_key is not None
+    if daemon.http is not None:
+        address_of(daemon.http, is_protected=has_tls or daemon.http_behind_proxy)
+    if has_tls:
+        from .http.tls import read_tls  # noqa: PLC0415  # ssl costs time: only who wants it pays
+
+        read_tls(daemon.http_tls_cert, daemon.http_tls_key)
 
 
 def _path(environ: Mapping[str, str], name: str) -> Path | None:

@@ -6,27 +6,35 @@ aiohttp is imported with this module, and this module only where `[daemon] http`
 import logging
 import os
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 
 from .. import __version__
 from ..mcp.protocol.caller import Caller
 from ..worker.contract.control_params import AttachParams
-from ..worker.contract.errors import InvalidParams, PermissionDenied
-from .access.scope import lesser
+from ..worker.contract.errors import CorralError, InvalidParams, PermissionDenied
+from .access.scope import is_in_scope, lesser
 from .access.tokens import Tokens
+from .agents.agent import Agent
 from .api.table import Control, Permission
 from .config.spec import Daemon
-from .http.admission import loopback
+from .http.admission import address_of
 from .http.face import Authenticate, Face, HttpClient
 from .http.mcp_face import McpFace
 from .http.mcp_request import ViewQuery
+from .http.probes import Health, Readiness, Ready
 from .http.server import HttpServer
+from .http.tls import read_tls
 from .http.token_file import MIN_TOKEN, read_token
 from .http_api.documents import DocsFace, OpenApiFace
+from .lifecycle.state_machine import UP
 from .mcp_gateway.view import Client, ClientTools
 
 MCP_PERMISSION: Permission = "operate"
 """The most that an MCP client may do, also with a token of an administrator: a model calls its tools."""
+
+MAX_DOWN = 200
+"""Number of names in the answer of `/readyz`."""
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +48,9 @@ async def open_web(
         CorralError: it cannot be served.
     """
     assert daemon.http is not None, "HTTP is wanted"
-    host, port = loopback(daemon.http)
+    tls = read_tls(daemon.http_tls_cert, daemon.http_tls_key)
+    is_protected = tls is not None or daemon.http_behind_proxy
+    host, port = address_of(daemon.http, is_protected=is_protected)
     token = read_token(Path(daemon.http_token_file or state_dir / "http.token"))
     control.tokens.fix("http.token", token, "admin")
     if key := os.environ.get("OS_SECURITY_KEY"):
@@ -51,10 +61,30 @@ async def open_web(
                 reason="too short",
             )
         control.tokens.fix("OS_SECURITY_KEY", key, "admin")
-    server = HttpServer(_faces(control, is_stopping), _authenticate_by(control.tokens))
+    server = HttpServer(
+        _faces(control, is_stopping),
+        _authenticate_by(control.tokens),
+        names=daemon.http_hosts,
+        is_behind_proxy=daemon.http_behind_proxy,
+        tls=tls,
+    )
     address = await server.open(host, port)
-    logger.info("serving HTTP", extra={"fields": {"address": f"http://{address}"}})
+    if tls is not None:
+        control.agents.membership.subscribe(lambda _: _renew_tls(server, daemon))
+    scheme = "http" if tls is None else "https"
+    logger.info("serving HTTP", extra={"fields": {"address": f"{scheme}://{address}"}})
     return server, address
+
+
+def _renew_tls(server: HttpServer, daemon: Daemon) -> None:
+    """Reads the certificate again, which may have been renewed; one that cannot be used leaves the old one in use."""
+    try:
+        tls = read_tls(daemon.http_tls_cert, daemon.http_tls_key)
+    except CorralError as error:
+        logger.error("%s", error.message)
+        return
+    assert tls is not None, "the keys themselves do not change while the daemon runs"
+    server.renew_tls(tls)
 
 
 def _authenticate_by(tokens: Tokens) -> Authenticate:
@@ -73,10 +103,27 @@ def _authenticate_by(tokens: Tokens) -> Authenticate:
 def _faces(control: Control, is_stopping: Callable[[], bool]) -> list[Face]:
     """Returns all faces, in any order: the longest prefix decides."""
     return [
+        Health(),
+        Ready(lambda client: _readiness(control, client, is_draining=is_stopping())),
         McpFace(_offer(control), version=__version__),
         OpenApiFace(control.methods),
         DocsFace(),
     ]
+
+
+def _readiness(control: Control, client: HttpClient, *, is_draining: bool) -> Readiness:
+    down = (
+        name
+        for name, agent in control.agents.agents.items()
+        if _is_down(agent) and is_in_scope(name, client.agents)
+    )
+    return Readiness(is_draining, list(islice(down, MAX_DOWN)))
+
+
+def _is_down(agent: Agent) -> bool:
+    """Returns whether a worker of it is wanted, and is neither up nor a job that has succeeded."""
+    workers = (supervisor.worker for supervisor in agent.supervisors)
+    return any(worker.wanted and worker.state not in UP and not worker.done for worker in workers)
 
 
 def _offer(control: Control) -> Callable[[ViewQuery, Caller, HttpClient], ClientTools]:

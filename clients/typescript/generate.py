@@ -37,7 +37,7 @@ PLAIN = {
 }
 
 TAKEN = frozenset(
-    "Array AsyncGenerator Connection ConnectionOptions Corral CorralError Error Promise Record RequestOptions ServerEvent".split()
+    ["Array", "AsyncGenerator", "Connection", "ConnectionOptions", "Corral", "CorralError", "Error", "Promise", "Record", "RequestOptions", "ServerEvent"]
 )
 """Names of types that client.ts has from elsewhere."""
 

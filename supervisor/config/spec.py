@@ -123,6 +123,16 @@ class Daemon(Struct, frozen=True, kw_only=True):
         | None
     ) = None
     http_token_file: Path | None = None
+    http_tls_cert: Path | None = None
+    http_tls_key: Path | None = None
+    http_behind_proxy: bool = False
+    http_hosts: Annotated[
+        tuple[str, ...],
+        each(
+            matching(r"[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,64}\]", "a name without a port"),
+            "names",
+        ),
+    ] = ()
     secrets_file: Path | None = None
     on_daemon_loss: Literal["kill"] = "kill"
     containment: Literal["auto", "launcher", "cgroup", "pidns"] = "auto"

@@ -110,17 +110,24 @@ def failure(
         all_headers["Retry-After"] = str(max(1, math.ceil(wait_s)))
     status = status_of(error) if status is None else status
     try:
-        return answer({"error": error.to_record()}, status, all_headers)
-    except InternalError as fault:
-        return answer({"error": fault.to_record()}, 500)
+        response = answer({"error": error.to_record()}, status, all_headers)
+    except InternalError:  # it quotes bytes that are no text
+        quoted = error.message.encode("ascii", "backslashreplace").decode()
+        record = {**error.to_record(), "message": quoted, "data": {}}
+        response = answer({"error": record}, status, all_headers)
+    if all_headers.get("Connection") == "close":
+        response.force_close()
+    return response
 
 
 async def read_body(request: web.BaseRequest) -> bytes:
     """Returns the body of a request, `b""` where it has none.
 
     Raises:
-        Refused: it is too long, or does not come in time, or the client expects something else than 100 Continue.
+        Refused: it is too long or compressed, or does not come in time, or the client expects something else than 100 Continue.
     """
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise Refused(415, InvalidRequest("cannot read the body: it has a Content-Encoding"))
     if "Expect" in request.headers:
         await _continue(request)
     try:

@@ -31,7 +31,7 @@ class HttpClient:
 
 
 ANONYMOUS = HttpClient("anonymous", "read", {"http": "anonymous"}, ())
-"""The client of an open face that sent no token, or a wrong one."""
+"""The client of an open face that sent no token, or a wrong one: it reaches no agent."""
 
 Authenticate = Callable[[str | None], HttpClient]
 """Returns the client of a bearer token, None where there is none; raises PermissionDenied."""

@@ -9,8 +9,8 @@ where HTTP is on.
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from typing import cast
+import ssl
+from collections.abc import Collection, Sequence
 
 from aiohttp import StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
@@ -23,9 +23,11 @@ from ...worker.contract.errors import (
     PermissionDenied,
     ShuttingDown,
 )
-from .admission import Admission, bracketed
+from .admission import Admission, bracketed, check_target
 from .answers import MAX_BODY_BYTES, Refused, failure, too_long
+from .connection import IDLE_S, Connection
 from .face import ANONYMOUS, Authenticate, Face, HttpClient
+from .listener import Listener
 
 MAX_CONNECTIONS = 512
 
@@ -38,7 +40,11 @@ class HttpServer:
     Args:
         faces: each with its own prefix.
         authenticate: returns the client of a token.
+        names: the only names that `Host` may have; see Admission.
+        is_behind_proxy: whether clients name the host of a proxy.
+        tls: for HTTPS; None for HTTP.
         max_connections: the number of connections at once.
+        idle_s: seconds that a connection may be without a request.
     """
 
     def __init__(
@@ -46,18 +52,25 @@ class HttpServer:
         faces: Sequence[Face],
         authenticate: Authenticate,
         *,
+        names: Collection[str] = (),
+        is_behind_proxy: bool = False,
+        tls: ssl.SSLContext | None = None,
         max_connections: int = MAX_CONNECTIONS,
+        idle_s: float = IDLE_S,
     ) -> None:
         self._faces = sorted(faces, key=lambda face: len(face.prefix), reverse=True)
         self._exact = {face.prefix: face for face in self._faces}
         assert len(self._exact) == len(self._faces), "two faces have the same prefix"
         self._authenticate = authenticate
+        self._names = names
+        self._is_behind_proxy = is_behind_proxy
         self._max_connections = max_connections
+        self._idle_s = idle_s
         self._known: set[asyncio.BaseProtocol] = set()
         self._loop = asyncio.get_running_loop()
         self._admission: Admission | None = None
         self._runner: web.ServerRunner | None = None
-        self._listening: asyncio.Server | None = None
+        self._listener = Listener(self._connection, self._make_room, tls=tls)
         self._is_closing = False
 
     # -- opening and closing
@@ -66,6 +79,7 @@ class HttpServer:
         """Listens, and returns the address: `HOST:PORT`.
 
         Raises:
+            InvalidParams: the host has no address.
             PermissionDenied: the address cannot be bound.
         """
         # There are few prefixes: an Application with its router would cost each request a tenth of its time.
@@ -78,17 +92,22 @@ class HttpServer:
         self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=1.0)
         await self._runner.setup()
         try:
-            place = "127.0.0.1" if host == "localhost" else host
-            self._listening = await self._loop.create_server(
-                self._connection, place, port, backlog=128, reuse_address=True
-            )
-        except OSError as error:
+            number = await self._listener.open(host, port)
+        except CorralError:
             await self._runner.cleanup()
-            text = f'cannot serve HTTP at "{host}:{port}": {error.strerror or error}'
-            raise PermissionDenied(text, key="daemon.http", value=f"{host}:{port}") from error
-        number = int(self._listening.sockets[0].getsockname()[1])
-        self._admission = Admission(host, number, self._authenticate)
+            raise
+        self._admission = Admission(
+            host,
+            number,
+            self._authenticate,
+            names=self._names,
+            is_behind_proxy=self._is_behind_proxy,
+        )
         return f"{bracketed(host)}:{number}"
+
+    def renew_tls(self, tls: ssl.SSLContext) -> None:
+        """Takes another certificate, for connections from now on."""
+        self._listener.tls = tls
 
     def _request(
         self,
@@ -108,30 +127,41 @@ class HttpServer:
             client_max_size=MAX_BODY_BYTES,
         )
 
-    def _connection(self) -> asyncio.BaseProtocol:
+    @property
+    def connections(self) -> int:
+        """Returns the number of connections."""
+        return len(self._server.connections)
+
+    @property
+    def _server(self) -> web.Server:
         server = None if self._runner is None else self._runner.server
         assert server is not None, "it listens"
-        connections = server.connections
+        return server
+
+    def _connection(self) -> Connection:
+        return Connection(self._server, self._idle_s)
+
+    def _make_room(self, opening: int) -> bool:
+        """Returns whether one more connection is accepted, if need be at the cost of one that never showed a token."""
+        connections = self._server.connections
         if len(self._known) > self._max_connections:
             self._known.intersection_update(connections)
-        if len(connections) >= self._max_connections:
-            # Any user of this machine can open connections and send nothing: a client with the token goes before them.
-            strangers = (
-                each
-                for each in connections
-                if each.transport is not None and each not in self._known
-            )
-            first = next(strangers, None)
-            if first is None:
-                return _RejectedConnection()
-            first.force_close()
-        return server()
+        if len(connections) + opening < self._max_connections:
+            return True
+        # Any program that reaches the address can open connections and send nothing: a client with a token goes before them.
+        strangers = (
+            each for each in connections if each.transport is not None and each not in self._known
+        )
+        first = next(strangers, None)
+        if first is None:
+            return False
+        first.force_close()
+        return True
 
     async def close(self) -> None:
         """Stops listening, and closes the faces and every connection."""
         self._is_closing = True
-        if self._listening is not None:
-            self._listening.close()
+        self._listener.close()
         await asyncio.gather(*(face.close() for face in self._faces))
         if self._runner is not None:
             await self._runner.cleanup()
@@ -140,6 +170,7 @@ class HttpServer:
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
+            check_target(request.raw_path)
             face = self._face(request.path)
             client = self._admit(request, is_open=face is not None and face.open)
             if self._is_closing:
@@ -197,10 +228,3 @@ class HttpServer:
             raise Refused(401, error, WWW_Authenticate='Bearer realm="corral"') from error
         self._known.add(request.protocol)
         return client
-
-
-class _RejectedConnection(asyncio.Protocol):
-    """Aborts a connection beyond the limit."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        cast("asyncio.Transport", transport).abort()  # of a TCP server, it is one

@@ -1,14 +1,12 @@
 """Reads the bearer token of the daemon's user from a file that its owner alone can read, and makes that file."""
 
 import contextlib
-import hmac
 import os
 import secrets
 import stat
 from pathlib import Path
 
 from ...worker.contract.errors import InvalidParams, PermissionDenied
-from .face import Authenticate, HttpClient
 
 TOKEN_BYTES = 32
 
@@ -68,17 +66,3 @@ def _make(path: Path) -> None:
             os.link(whole, path)
     finally:
         whole.unlink(missing_ok=True)
-
-
-def authenticate_by(token: str) -> Authenticate:
-    """Returns the function that knows one token, that of the daemon's user."""
-    expected = token.encode("ascii")
-    user = HttpClient("token file", "admin", {"http": "token file"})
-
-    def authenticate(sent: str | None) -> HttpClient:
-        raw = b"" if sent is None else sent.encode("utf-8", "surrogateescape")
-        if not hmac.compare_digest(raw, expected):
-            raise PermissionDenied("cannot serve the request without the bearer token")
-        return user
-
-    return authenticate

@@ -26,7 +26,7 @@ from corral.mcp.protocol.caller import Caller
 from corral.mcp.protocol.messages import META
 from corral.mcp.upstream import http_headers
 from corral.supervisor.http import mcp_headers
-from corral.supervisor.http.admission import loopback
+from corral.supervisor.http.admission import address_of
 from corral.supervisor.http.answers import MAX_BODY_BYTES
 from corral.supervisor.http.face import HttpClient
 from corral.supervisor.http.mcp_face import McpFace
@@ -34,7 +34,7 @@ from corral.supervisor.http.mcp_request import ViewQuery
 from corral.supervisor.http.mcp_session import HttpSession, Reply, RpcRequest
 from corral.supervisor.http.server import HttpServer
 from corral.supervisor.http.sse import MAX_BYTES, MAX_EVENTS, Stream, place_of
-from corral.supervisor.http.token_file import authenticate_by, read_token
+from corral.supervisor.http.token_file import read_token
 from corral.worker.contract.errors import InvalidParams, NotFound, Overloaded, PermissionDenied
 from daemon_process import BIN, DaemonProcess
 from fake_provider import REGIONAL, FakeProvider
@@ -51,6 +51,12 @@ META_2026: dict[str, object] = {
     META + "protocolVersion": "2026-07-28",
     META + "clientCapabilities": {},
 }
+
+
+def authenticate(sent: str | None) -> HttpClient:
+    if sent != TOKEN:
+        raise PermissionDenied("cannot serve the request")
+    return HttpClient("test", "admin")
 
 
 class Site:
@@ -117,7 +123,7 @@ async def site(**options: Any) -> AsyncGenerator[Site, None]:
         found = Site(http, FakeProvider())
         kept = {key: options.pop(key) for key in ("max_sessions",) if key in options}
         face = McpFace(found.offer, version="9", **kept)
-        found.web = HttpServer([face], authenticate_by(TOKEN), **options)
+        found.web = HttpServer([face], authenticate, **options)
         found.address = await found.web.open("127.0.0.1", 0)
         try:
             yield found
@@ -172,14 +178,14 @@ async def events(answer: aiohttp.ClientResponse) -> list[Event]:
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.4", "[::]", "example.com", "localhost.x"])
 def test_an_address_that_others_could_reach_is_refused_by_name(host: str) -> None:
     with pytest.raises(InvalidParams) as caught:
-        loopback(f"{host}:8080")
+        address_of(f"{host}:8080", is_protected=False)
     assert caught.value.data["key"] == "daemon.http"
     assert caught.value.data["value"] == f"{host}:8080"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "[::1]", "localhost"])
 def test_a_loopback_address_is_taken(host: str) -> None:
-    assert loopback(f"{host}:8080") == (host.strip("[]"), 8080)
+    assert address_of(f"{host}:8080", is_protected=False) == (host.strip("[]"), 8080)
 
 
 def test_the_token_is_made_once_with_256_bits_for_its_owner_alone(tmp_path: Path) -> None:
