@@ -26,6 +26,7 @@ from .http.probes import Health, Readiness, Ready
 from .http.server import HttpServer
 from .http.tls import read_tls
 from .http.token_file import MIN_TOKEN, read_token
+from .http_api.calls import ApiFace
 from .http_api.documents import DocsFace, OpenApiFace
 from .lifecycle.state_machine import UP
 from .mcp_gateway.view import Client, ClientTools
@@ -106,6 +107,7 @@ def _faces(control: Control, is_stopping: Callable[[], bool]) -> list[Face]:
         Health(),
         Ready(lambda client: _readiness(control, client, is_draining=is_stopping())),
         McpFace(_offer(control), version=__version__),
+        ApiFace(control),
         OpenApiFace(control.methods),
         DocsFace(),
     ]

@@ -47,8 +47,8 @@ supervisor.methods: worker.contract access agents api audit config events lifecy
 supervisor.mcp_gateway: worker.contract mcp.protocol api config supervision tasks worker_api
 supervisor.transport: worker.contract mcp.protocol mcp.endpoint api mcp_gateway supervision
 supervisor.http: worker.contract mcp.protocol mcp.upstream mcp.endpoint api
-supervisor.http_api: worker.contract api http
-supervisor.transport: worker.contract mcp.protocol mcp.endpoint access api mcp_gateway supervision
+supervisor.http_api: worker.contract api http supervision
+supervisor.http: worker.contract mcp.protocol mcp.upstream mcp.endpoint api
 supervisor: *
 cli: worker.contract worker.client cli.tools
 cli.agents: worker.contract cli supervisor.config
