@@ -53,6 +53,10 @@ class OneAnswer:
         """Refuses: MCP has a path of its own."""
         raise Conflict("cannot attach over HTTP: MCP is at /mcp")
 
+    def log_in(self, digest: bytes) -> None:
+        """Refuses: each request brings a token."""
+        raise Conflict("cannot log in over HTTP: each request brings its token")
+
 
 class ApiFace:
     """Serves the method table below /api/v1."""

@@ -104,6 +104,10 @@ class StreamCaller:
         """Refuses: MCP has a path of its own."""
         raise Conflict("cannot attach over HTTP: MCP is at /mcp")
 
+    def log_in(self, digest: bytes) -> None:
+        """Refuses: each request brings a token."""
+        raise Conflict("cannot log in over HTTP: each request brings its token")
+
     def wake(self, _task: object = None) -> None:
         """Lets `next` return."""
         self._stirred.set()
