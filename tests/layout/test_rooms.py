@@ -45,10 +45,9 @@ supervisor.worker_api: worker.contract mcp.protocol mcp.pool agents audit config
 supervisor.api: worker.contract mcp.pool access agents audit config events lifecycle logs process sessions supervision tasks worker_api
 supervisor.methods: worker.contract access agents api audit config events lifecycle logs process schema supervision worker_api
 supervisor.mcp_gateway: worker.contract mcp.protocol api config supervision tasks worker_api
-supervisor.transport: worker.contract mcp.protocol mcp.endpoint api mcp_gateway supervision
+supervisor.transport: worker.contract mcp.protocol mcp.endpoint access api mcp_gateway supervision
 supervisor.http: worker.contract mcp.protocol mcp.upstream mcp.endpoint api
 supervisor.http_api: worker.contract api http supervision
-supervisor.http: worker.contract mcp.protocol mcp.upstream mcp.endpoint api
 supervisor: *
 cli: worker.contract worker.client cli.tools
 cli.agents: worker.contract cli supervisor.config
