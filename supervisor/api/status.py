@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import msgspec
 from msgspec.structs import replace
 
 from ... import __version__
@@ -28,8 +27,7 @@ from ...worker.contract.records import (
 from ..agents.agent import Agent, has_range, is_at_risk
 from ..agents.agents import Agents
 from ..audit.log import Audit
-from ..config.loader import group_table
-from ..config.spec import Config, Group, Spec, kind_of_group
+from ..config.spec import Config, Group, Spec
 from ..config.team import Team
 from ..events.bus import rfc3339
 from ..lifecycle.health_check import Health
@@ -185,14 +183,6 @@ class StatusReport:
             )
         steps = [step.name for step in group.steps]
         return WorkflowStatus(name=group.name, steps=steps, running=running, **_described(group))
-
-    def group_shown(self, group: Group) -> dict[str, object]:
-        """Returns one team or workflow in full: its status, its spec and the source of that."""
-        return {
-            kind_of_group(group): msgspec.to_builtins(self.group_status(group)),
-            "spec": group_table(group),
-            "source": group.source,
-        }
 
     def agent_status(self, agent: Agent) -> AgentStatus:
         """Returns one agent or server in `status`."""

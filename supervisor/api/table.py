@@ -9,9 +9,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, overload
 
-from msgspec import Meta, Struct
+from msgspec import Raw, Struct
 
 from ...mcp.pool.pool import Pool
 from ...worker.contract import codec
@@ -41,6 +41,7 @@ from ..worker_api.pubsub import WorkerPubsub
 from ..worker_api.requests import convert
 from ..worker_api.tool_calls import ToolCalls
 from .faces import Faces
+from .results import Open, recorded_values
 from .statistics import Statistics
 from .status import DaemonFacts, StatusReport
 from .status_cache import StatusCache
@@ -144,45 +145,60 @@ class Method:
         return (self.serve.__doc__ or "").strip().partition("\n")[0]
 
 
-@dataclass(frozen=True)
-class Open:
-    """Describes a result that others shape, so that corral passes it on and no Struct can have its keys.
-
-    These are results of MCP servers, and documents whose form another specification defines.
-    """
-
-    title: str
-    description: str
-
-    @property
-    def type(self) -> Any:  # an annotated type, for which there is no other
-        """Returns its type as msgspec takes it, with title and description in its JSON Schema."""
-        return Annotated[dict[str, object], Meta(title=self.title, description=self.description)]
-
-
 METHODS: dict[str, Method] = {}
 """All methods by name, filled by the modules that `methods.all` imports."""
 
-Serve = Callable[["Control", Any, Caller], Awaitable[object]]  # each with its own params
+P = TypeVar("P", bound=Struct)
+R = TypeVar("R", bound=Struct)
+A = TypeVar("A")
+
+Serve: TypeAlias = Callable[["Control", P, Caller], Awaitable[A]]
+"""A function of the table, with its params and its answer."""
+
+
+@overload
+def method(
+    name: str,
+    permission: Permission,
+    params: type[P],
+    result: type[R],
+    *,
+    faces: Faces,
+    recorded: Recorded = ...,
+    recorded_keys: tuple[str, ...] = ...,
+) -> Callable[[Serve[P, R | Raw]], Serve[P, R | Raw]]: ...
+
+
+@overload
+def method(
+    name: str,
+    permission: Permission,
+    params: type[P],
+    result: Open,
+    *,
+    faces: Faces,
+    recorded: Recorded = ...,
+    recorded_keys: tuple[str, ...] = ...,
+) -> Callable[[Serve[P, dict[str, object]]], Serve[P, dict[str, object]]]: ...
 
 
 def method(
     name: str,
     permission: Permission,
     params: type[Struct],
-    result: "type[Struct] | Open",
+    result: type[Struct] | Open,
     *,
     faces: Faces,
     recorded: Recorded = "never",
     recorded_keys: tuple[str, ...] = (),
-) -> Callable[[Serve], Serve]:
+) -> Callable[[Any], Any]:  # the overloads say which functions
     """Returns a decorator that enters a function into the table.
 
-    The function returns an instance of `result`: a Struct, or the plain dict of an `Open` one.
+    The function returns an instance of `result`, or its encoded form; of an `Open` one, the plain dict.
     """
     shape = result.type if isinstance(result, Open) else result
 
-    def enter(serve: Serve) -> Serve:
+    def enter(serve: Callable[["Control", Any, Caller], Awaitable[object]]) -> object:
         METHODS[name] = Method(
             name, permission, params, serve, faces, shape, recorded, recorded_keys
         )
@@ -274,7 +290,7 @@ class Control:
         return self.optional_schedules
 
     async def call(self, name: str, params: Mapping[str, object], caller: Caller) -> object:
-        """Returns the result of a method, as plain values; logs the call at DEBUG.
+        """Returns the result of a method, a Struct, Raw or plain values; logs the call at DEBUG.
 
         Raises:
             CorralError: as `answer`.
@@ -289,7 +305,7 @@ class Control:
         return await log_outcome(logger, "call", facts, self.answer(name, params, caller))
 
     async def answer(self, name: str, params: Mapping[str, object], caller: Caller) -> object:
-        """Returns the result of a method, as plain values.
+        """Returns the result of a method, a Struct, Raw or plain values.
 
         Raises:
             MethodNotFound: there is no such method.
@@ -346,8 +362,7 @@ class Control:
         except Exception:  # a defect of ours: the record is kept all the same
             await self.audit.keep(record("InternalError"))
             raise
-        answer = codec.as_object(result) or {}
-        facts = {key: answer[key] for key in entry.recorded_keys if key in answer}
+        facts = recorded_values(result, entry.recorded_keys)
         await self.audit.keep(record("ok", **({"told": _bounded(facts)} if facts else {})))
         return result
 

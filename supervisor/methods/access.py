@@ -28,7 +28,7 @@ from ..api.table import Caller, Control, method
     recorded_keys=("rights", "agents", "expires_at"),
     faces=faces("POST /tokens", python="add_token", command="token add"),
 )
-async def _add(control: Control, params: TokenAddParams, caller: Caller) -> object:
+async def _add(control: Control, params: TokenAddParams, caller: Caller) -> NewToken:
     """Makes a token with rights, for some agents or all; the answer alone has its text."""
     return await control.tokens.add(
         params.name, params.rights, params.agents, params.expires_s, _named(caller.who)
@@ -42,7 +42,7 @@ async def _add(control: Control, params: TokenAddParams, caller: Caller) -> obje
     TokenList,
     faces=faces("GET /tokens", python="list_tokens", command="token list"),
 )
-async def _list(control: Control, _params: NoParams, _caller: Caller) -> object:
+async def _list(control: Control, _params: NoParams, _caller: Caller) -> TokenList:
     """Lists the tokens with their rights, agents, ends and last use; without their texts, which are kept nowhere."""
     return TokenList(control.tokens.list())
 
@@ -56,7 +56,7 @@ async def _list(control: Control, _params: NoParams, _caller: Caller) -> object:
     recorded_keys=("removed",),
     faces=faces("DELETE /tokens/{name}", python="remove_token", command="token rm"),
 )
-async def _remove(control: Control, params: TokenNameParams, _caller: Caller) -> object:
+async def _remove(control: Control, params: TokenNameParams, _caller: Caller) -> TokenRemoved:
     """Removes a token: its next request is refused."""
     await control.tokens.remove(params.name)
     return TokenRemoved([params.name])
@@ -71,7 +71,7 @@ async def _remove(control: Control, params: TokenNameParams, _caller: Caller) ->
     recorded_keys=("rights", "agents", "expires_at"),
     faces=faces("POST /tokens/{name}/rotate", python="rotate_token", command="token rotate"),
 )
-async def _rotate(control: Control, params: TokenRotateParams, _caller: Caller) -> object:
+async def _rotate(control: Control, params: TokenRotateParams, _caller: Caller) -> NewToken:
     """Replaces the text of a token, and keeps its rights; the one before ends at once, or after `overlap_s`."""
     return await control.tokens.rotate(params.name, params.overlap_s, params.expires_s)
 
@@ -86,7 +86,7 @@ async def _rotate(control: Control, params: TokenRotateParams, _caller: Caller) 
         reason="it restricts a connection of the socket; a request over HTTP brings its token with it",
     ),
 )
-async def _login(control: Control, params: LoginParams, caller: Caller) -> object:
+async def _login(control: Control, params: LoginParams, caller: Caller) -> Whoami:
     """Restricts this connection to the rights and agents of a token, for as long as that is valid; nothing is ever added."""
     if control.tokens.find(params.token) is None:
         raise PermissionDenied(
@@ -103,7 +103,7 @@ async def _login(control: Control, params: LoginParams, caller: Caller) -> objec
     Whoami,
     faces=faces("GET /whoami", python="whoami", command="whoami"),
 )
-async def _show(_control: Control, _params: NoParams, caller: Caller) -> object:
+async def _show(_control: Control, _params: NoParams, caller: Caller) -> Whoami:
     """Returns the caller as this daemon knows it: name, rights and agents."""
     return _whoami(caller)
 

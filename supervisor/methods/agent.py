@@ -4,7 +4,7 @@ import asyncio
 import signal as signals
 from collections.abc import Awaitable, Callable
 
-import msgspec
+from msgspec.structs import asdict
 
 from ...worker.contract import codec
 from ...worker.contract.control_params import (
@@ -19,21 +19,24 @@ from ...worker.contract.control_params import (
     SignalParams,
 )
 from ...worker.contract.control_results import (
+    AgentExit,
     AgentsAdded,
     AgentsChanged,
     AgentShown,
     Names,
     Removed,
+    ToolCallRate,
 )
 from ...worker.contract.errors import Conflict, CorralError, InvalidParams, Timeout
-from ...worker.contract.records import AgentStatus
+from ...worker.contract.records import AgentStatus, TeamStatus
 from ..agents.await_state import can_pause
 from ..agents.membership import Addition
 from ..api.faces import faces
+from ..api.results import error_records
 from ..api.status import exit_record
 from ..api.table import Caller, Control, method
 from ..config.labels import is_glob
-from ..config.loader import to_table
+from ..config.loader import group_table, to_table
 from ..config.secrets import MASK, masked_address
 from ..config.values import quoted
 from ..lifecycle.state_machine import UP
@@ -49,13 +52,16 @@ STDERR_LINES = 20
     AgentShown,
     faces=faces("GET /agents/{name}", python="show_agent", command="show"),
 )
-async def _show(control: Control, params: NameParams, _caller: Caller) -> object:
+async def _show(control: Control, params: NameParams, _caller: Caller) -> AgentShown:
     """Returns one agent in full: its spec (values of environment and headers hidden), last exits, the end of its stderr.
 
     Of a team or workflow: its spec.
     """
     if (group := control.agents.groups.by_name.get(params.name)) is not None:
-        return control.status.group_shown(group)
+        status = control.status.group_status(group)
+        if isinstance(status, TeamStatus):
+            return AgentShown(team=status, spec=group_table(group), source=group.source)
+        return AgentShown(workflow=status, spec=group_table(group), source=group.source)
     supervisors = control.agents.supervisors(params.name)
     name = params.name if params.name in control.agents.agents else supervisors[0].spec.name
     agent = control.agents.of(name)
@@ -68,24 +74,24 @@ async def _show(control: Control, params: NameParams, _caller: Caller) -> object
     if agent.spec.url is not None:
         spec["url"] = masked_address(agent.spec.url)
     exits = [
-        {"worker": supervisor.id, "incarnation": number, **msgspec.to_builtins(exit_record(last))}
+        AgentExit(worker=supervisor.id, incarnation=number, **asdict(exit_record(last)))
         for supervisor in supervisors
         for number, last in supervisor.exits
     ]
-    exits.sort(key=lambda each: str(each["at"]), reverse=True)
-    return {
-        "agent": msgspec.to_builtins(control.status.agent_status(agent)),
-        "spec": spec,
-        "source": agent.spec.source,
-        "exits": exits,
-        "tool_calls": {
-            "last_minute": control.statistics.calls_last_minute(agent.name),
-            "limit": agent.spec.resources.max_tool_calls_per_minute,
-        },
-        "stderr": {
+    exits.sort(key=lambda each: each.at, reverse=True)
+    return AgentShown(
+        agent=control.status.agent_status(agent),
+        spec=spec,
+        source=agent.spec.source,
+        exits=exits,
+        tool_calls=ToolCallRate(
+            last_minute=control.statistics.calls_last_minute(agent.name),
+            limit=agent.spec.resources.max_tool_calls_per_minute,
+        ),
+        stderr={
             supervisor.id: supervisor.log.tail("stderr", STDERR_LINES) for supervisor in supervisors
         },
-    }
+    )
 
 
 class _Selection:
@@ -131,7 +137,7 @@ class _Selection:
             or not self._given.isdisjoint((k.spec.name, k.id))
         ]
 
-    async def bounded(self, timeout_s: float | None, work: Awaitable[None]) -> object:
+    async def bounded(self, timeout_s: float | None, work: Awaitable[None]) -> AgentsChanged:
         """Awaits work and returns the status of the selection.
 
         Raises:
@@ -145,13 +151,13 @@ class _Selection:
             raise Timeout(text, names=self.names) from None
         return self.statuses()
 
-    def statuses(self) -> object:
+    def statuses(self) -> AgentsChanged:
         """Returns the status of its agents, and the names and worker ids that were chosen."""
         agents = dict.fromkeys(supervisor.spec.name for supervisor in self.supervisors)
         present = [self._control.agents.agents.get(name) for name in agents]
         statuses = [self._control.status.agent_status(each) for each in present if each is not None]
         names = list(agents) if self.all else self.names
-        return {"agents": msgspec.to_builtins(statuses), "names": names}
+        return AgentsChanged(agents=statuses, names=names)
 
 
 @method(
@@ -161,13 +167,14 @@ class _Selection:
     Names,
     faces=faces("GET /select", python="select_agents"),
 )
-async def _select(control: Control, params: SelectionParams, _caller: Caller) -> object:
+async def _select(control: Control, params: SelectionParams, _caller: Caller) -> Names:
     """Returns the names of the agents, MCP servers, teams, workflows and workers that the params choose."""
     if params.all and params.names:
         raise InvalidParams("cannot select: give names, or all", key="names", value=params.names)
     if params.all and params.selector is None:
-        return {"names": [*control.agents.agents, *control.agents.groups.by_name]}
-    return {"names": control.agents.registry.chosen(params.names, params.selector, groups=True)}
+        return Names(names=[*control.agents.agents, *control.agents.groups.by_name])
+    names = control.agents.registry.chosen(params.names, params.selector, groups=True)
+    return Names(names=names)
 
 
 def _is_missing(supervisor: WorkerSupervisor) -> bool:
@@ -185,7 +192,7 @@ def _is_missing(supervisor: WorkerSupervisor) -> bool:
         "POST /agents/{names}/start", "POST /agents/start", python="start_agent", command="start"
     ),
 )
-async def _start(control: Control, params: NamesParams, _caller: Caller) -> object:
+async def _start(control: Control, params: NamesParams, _caller: Caller) -> AgentsChanged:
     """Starts agents or workers and waits until they are ready, jobs until they have succeeded.
 
     A choice that does not name them leaves out jobs that have succeeded, or that are not to start by themselves.
@@ -209,7 +216,7 @@ async def _start(control: Control, params: NamesParams, _caller: Caller) -> obje
         "POST /agents/{names}/stop", "POST /agents/stop", python="stop_agent", command="stop"
     ),
 )
-async def _stop(control: Control, params: NamesParams, _caller: Caller) -> object:
+async def _stop(control: Control, params: NamesParams, _caller: Caller) -> AgentsChanged:
     """Stops agents or workers and waits until no process of them is left."""
     chosen = _Selection(control, params)
     control.hibernation.stopped(chosen.supervisors)
@@ -230,7 +237,7 @@ async def _stop(control: Control, params: NamesParams, _caller: Caller) -> objec
         command="restart",
     ),
 )
-async def _restart(control: Control, params: NamesParams, _caller: Caller) -> object:
+async def _restart(control: Control, params: NamesParams, _caller: Caller) -> AgentsChanged:
     """Stops agents or workers, starts them again and waits until they are ready; leaves out jobs that neither run nor are named."""
     chosen = _Selection(control, params)
     chosen.leave_out_jobs(lambda supervisor: supervisor.worker.tree)
@@ -248,7 +255,7 @@ async def _restart(control: Control, params: NamesParams, _caller: Caller) -> ob
         "POST /agents/{names}/reset", "POST /agents/reset", python="reset_agent", command="reset"
     ),
 )
-async def _reset(control: Control, params: NamesParams, _caller: Caller) -> object:
+async def _reset(control: Control, params: NamesParams, _caller: Caller) -> AgentsChanged:
     """Forgets failures: agents that are wanted and have given up start again."""
     chosen = _Selection(control, params)
     control.agents.operations.reset(chosen.supervisors)
@@ -265,7 +272,7 @@ async def _reset(control: Control, params: NamesParams, _caller: Caller) -> obje
         "POST /agents/{names}/pause", "POST /agents/pause", python="pause_agent", command="pause"
     ),
 )
-async def _pause(control: Control, params: SelectionParams, _caller: Caller) -> object:
+async def _pause(control: Control, params: SelectionParams, _caller: Caller) -> AgentsChanged:
     """Freezes agents or workers with all their processes, until they are resumed, stopped or die."""
     chosen = _Selection(control, params)
     chosen.pass_over(lambda supervisor: can_pause(supervisor.worker))
@@ -286,7 +293,7 @@ async def _pause(control: Control, params: SelectionParams, _caller: Caller) -> 
         command="resume",
     ),
 )
-async def _resume(control: Control, params: SelectionParams, _caller: Caller) -> object:
+async def _resume(control: Control, params: SelectionParams, _caller: Caller) -> AgentsChanged:
     """Lets paused agents or workers run again."""
     chosen = _Selection(control, params)
     control.agents.operations.resume(chosen.supervisors)
@@ -306,7 +313,7 @@ async def _resume(control: Control, params: SelectionParams, _caller: Caller) ->
         command="hibernate",
     ),
 )
-async def _hibernate(control: Control, params: HibernateParams, _caller: Caller) -> object:
+async def _hibernate(control: Control, params: HibernateParams, _caller: Caller) -> AgentsChanged:
     """Saves a checkpoint of agents or workers, and ends their processes until a task, `wake` or `start` comes."""
     chosen = _Selection(control, params)
     chosen.pass_over(
@@ -328,7 +335,7 @@ async def _hibernate(control: Control, params: HibernateParams, _caller: Caller)
         "POST /agents/{names}/wake", "POST /agents/wake", python="wake_agent", command="wake"
     ),
 )
-async def _wake(control: Control, params: NamesParams, _caller: Caller) -> object:
+async def _wake(control: Control, params: NamesParams, _caller: Caller) -> AgentsChanged:
     """Starts hibernated agents or workers with their checkpoints, and waits until they are ready."""
     chosen = _Selection(control, params)
     if params.all:
@@ -349,13 +356,13 @@ async def _wake(control: Control, params: NamesParams, _caller: Caller) -> objec
     recorded="or-refused",
     faces=faces("POST /agents", python="add_agent", command="add"),
 )
-async def _add(control: Control, params: AddParams, _caller: Caller) -> object:
+async def _add(control: Control, params: AddParams, _caller: Caller) -> AgentStatus:
     """Adds an agent or an MCP server, which is kept until it is removed."""
     addition = Addition(params.name, params.kind, params.spec, params.directory or "/")
     failures = await control.agents.membership.add([addition], start=params.start, wait=params.wait)
     for error in failures.values():
         raise error
-    return msgspec.to_builtins(control.status.agent_status(control.agents.of(params.name)))
+    return control.status.agent_status(control.agents.of(params.name))
 
 
 @method(
@@ -367,7 +374,7 @@ async def _add(control: Control, params: AddParams, _caller: Caller) -> object:
     recorded_keys=("failures",),
     faces=faces("POST /agents/batch", python="add_agents", command="add"),
 )
-async def _add_all(control: Control, params: AddAllParams, _caller: Caller) -> object:
+async def _add_all(control: Control, params: AddAllParams, _caller: Caller) -> AgentsAdded:
     """Adds several agents and MCP servers, all or none; `failures` has those that did not start.
 
     `added`, `changed` (with the keys) and `unchanged` are the names, also those of a dry run.
@@ -392,13 +399,13 @@ async def _add_all(control: Control, params: AddAllParams, _caller: Caller) -> o
         failures = await agents.membership.add(fresh, **how, replacing=changed)
     present = [agents.agents.get(each.name) for each in params.agents]
     statuses = [control.status.agent_status(agent) for agent in present if agent is not None]
-    return {
-        "agents": msgspec.to_builtins(statuses),
-        "failures": {name: error.to_record() for name, error in failures.items()},
-        "added": [each.name for each in fresh if each.name not in changed],
-        "changed": changed,
-        "unchanged": [name for name, keys in there.items() if not keys],
-    }
+    return AgentsAdded(
+        agents=statuses,
+        failures=error_records(failures),
+        added=[each.name for each in fresh if each.name not in changed],
+        changed=changed,
+        unchanged=[name for name, keys in there.items() if not keys],
+    )
 
 
 @method(
@@ -410,13 +417,14 @@ async def _add_all(control: Control, params: AddAllParams, _caller: Caller) -> o
     recorded_keys=("removed",),
     faces=faces("DELETE /agents/{names}", "DELETE /agents", python="remove_agent", command="rm"),
 )
-async def _rm(control: Control, params: RemoveParams, _caller: Caller) -> object:
+async def _rm(control: Control, params: RemoveParams, _caller: Caller) -> Removed:
     """Stops agents and MCP servers and removes them, all or none; returns the removed names."""
     names = params.names if params.name is None else [params.name, *params.names]
     if not names and params.selector is None:
         raise InvalidParams("cannot remove: give a name", key="names", value=[])
     names = control.agents.registry.chosen(names, params.selector, groups=True)
-    return {"removed": await control.agents.membership.remove(names, cascade=params.cascade)}
+    removed = await control.agents.membership.remove(names, cascade=params.cascade)
+    return Removed(removed=removed)
 
 
 @method(
@@ -427,10 +435,10 @@ async def _rm(control: Control, params: RemoveParams, _caller: Caller) -> object
     recorded="or-refused",
     faces=faces("POST /agents/{name}/scale", python="scale_agent", command="scale"),
 )
-async def _scale(control: Control, params: ScaleParams, _caller: Caller) -> object:
+async def _scale(control: Control, params: ScaleParams, _caller: Caller) -> AgentStatus:
     """Changes the number of workers of an agent."""
     agent = await control.agents.replicas.scale(params.name, params.instances, wait=params.wait)
-    return msgspec.to_builtins(control.status.agent_status(agent))
+    return control.status.agent_status(agent)
 
 
 @method(
@@ -446,7 +454,7 @@ async def _scale(control: Control, params: ScaleParams, _caller: Caller) -> obje
         command="signal",
     ),
 )
-async def _signal(control: Control, params: SignalParams, _caller: Caller) -> object:
+async def _signal(control: Control, params: SignalParams, _caller: Caller) -> Names:
     """Sends a signal to the leader of each worker that runs."""
     name = params.signal.upper()
     name = name if name.startswith("SIG") else f"SIG{name}"
@@ -475,4 +483,4 @@ async def _signal(control: Control, params: SignalParams, _caller: Caller) -> ob
             incarnation=supervisor.worker.incarnation,
             signal=name,
         )
-    return {"names": [supervisor.id for supervisor in running]}
+    return Names(names=[supervisor.id for supervisor in running])

@@ -17,10 +17,13 @@ from ...worker.contract.control_params import (
     StatusParams,
 )
 from ...worker.contract.control_results import (
+    DaemonFound,
     Diagnosis,
     Done,
     EmergencyStopped,
+    Finding,
     LogLevelSet,
+    Promise,
     Reloaded,
     Stopping,
 )
@@ -28,7 +31,8 @@ from ...worker.contract.errors import CorralError
 from ...worker.contract.records import Statistics, Status
 from ..api.faces import faces
 from ..api.openrpc import openrpc
-from ..api.table import Caller, Control, Open, method
+from ..api.results import Open
+from ..api.table import Caller, Control, method
 from ..config.secrets import is_reference
 from ..lifecycle.state_machine import UP, State
 from ..process.launch import secret_problems
@@ -45,9 +49,9 @@ FAILED = ("restart-limit", "exec-failed", "start-timeout")
 
 
 @method("daemon.ping", "read", NoParams, Done, faces=faces("GET /ping", python="ping"))
-async def _ping(_control: Control, _params: NoParams, _caller: Caller) -> object:
+async def _ping(_control: Control, _params: NoParams, _caller: Caller) -> Done:
     """Answers at once, so that a client knows that the daemon is up."""
-    return {}
+    return Done()
 
 
 @method(
@@ -59,14 +63,14 @@ async def _ping(_control: Control, _params: NoParams, _caller: Caller) -> object
     recorded_keys=("workers", "tasks"),
     faces=faces("POST /emergency-stop", python="emergency_stop", command="emergency-stop"),
 )
-async def _emergency_stop(control: Control, _params: NoParams, caller: Caller) -> object:
+async def _emergency_stop(control: Control, _params: NoParams, caller: Caller) -> EmergencyStopped:
     """Kills every worker and server at once, cancels every task, and refuses work until `agent.start`."""
     halted: list[str] = []
     killed = await control.agents.operations.halt(
         caller.name, lambda: halted.extend(control.tasks.halt())
     )
     await control.tasks.halted(halted)
-    return {"workers": killed, "tasks": len(halted)}
+    return EmergencyStopped(workers=killed, tasks=len(halted))
 
 
 @method(
@@ -77,11 +81,11 @@ async def _emergency_stop(control: Control, _params: NoParams, caller: Caller) -
     recorded="always",
     faces=faces("POST /stop", python="stop_daemon", command="daemon stop"),
 )
-async def _stop(_control: Control, _params: NoParams, _caller: Caller) -> object:
+async def _stop(_control: Control, _params: NoParams, _caller: Caller) -> Stopping:
     """Stops the daemon, as SIGTERM does: workers end in order, each within its grace period. Answers before that."""
     pid = os.getpid()
     os.kill(pid, signal.SIGTERM)  # the handler of the daemon is the one way to its end
-    return {"pid": pid}
+    return Stopping(pid=pid)
 
 
 @method(
@@ -93,12 +97,11 @@ async def _stop(_control: Control, _params: NoParams, _caller: Caller) -> object
     recorded_keys=("added", "removed", "changed", "live", "pending", "teams", "workflows"),
     faces=faces("POST /reload", python="reload", command="reload"),
 )
-async def _reload(control: Control, params: ReloadParams, _caller: Caller) -> object:
+async def _reload(control: Control, params: ReloadParams, _caller: Caller) -> Reloaded:
     """Reads the configuration again, applies the changes and returns them; an invalid file changes nothing."""
     config = control.daemon.read_config()
-    return msgspec.to_builtins(
-        await control.agents.membership.reload(config, dry_run=params.dry_run)
-    )
+    plan = await control.agents.membership.reload(config, dry_run=params.dry_run)
+    return msgspec.convert(plan, Reloaded, from_attributes=True)
 
 
 @method(
@@ -108,7 +111,7 @@ async def _reload(control: Control, params: ReloadParams, _caller: Caller) -> ob
     SCHEMA,
     faces=faces("GET /schema/{document}", "GET /schema", python="get_schema", command="schema"),
 )
-async def _schema(_control: Control, params: SchemaParams, _caller: Caller) -> object:
+async def _schema(_control: Control, params: SchemaParams, _caller: Caller) -> dict[str, object]:
     """Returns the JSON Schema of the configuration file, of a table in it, of a task, or of an event."""
     from ..schema.documents import schema_of  # noqa: PLC0415 - start-up time: few ask
 
@@ -123,14 +126,14 @@ async def _schema(_control: Control, params: SchemaParams, _caller: Caller) -> o
     recorded="always",
     faces=faces("PUT /log-level", python="set_log_level", command="log-level"),
 )
-async def _log_level(control: Control, params: LogLevelParams, _caller: Caller) -> object:
+async def _log_level(control: Control, params: LogLevelParams, _caller: Caller) -> LogLevelSet:
     """Sets the log level of the daemon, until a reload or its end; `daemon.status` shows it."""
     control.daemon.daemon_log.set_level(params.level)
-    return {"level": params.level}
+    return LogLevelSet(level=params.level)
 
 
 @method("rpc.discover", "read", NoParams, OPENRPC, faces=faces("GET /openrpc", python="discover"))
-async def _discover(control: Control, _params: NoParams, _caller: Caller) -> object:
+async def _discover(control: Control, _params: NoParams, _caller: Caller) -> dict[str, object]:
     """Returns this table as an OpenRPC document (https://spec.open-rpc.org)."""
     return openrpc(control.methods)
 
@@ -142,7 +145,7 @@ async def _discover(control: Control, _params: NoParams, _caller: Caller) -> obj
     Status,
     faces=faces("GET /status", python="status", command="status"),
 )
-async def _status(control: Control, params: StatusParams, _caller: Caller) -> object:
+async def _status(control: Control, params: StatusParams, _caller: Caller) -> Status | msgspec.Raw:
     """Returns the status of the daemon, of agents, MCP servers, teams and workflows, and task counts."""
     if params == StatusParams():
         return control.status_cache.status()
@@ -164,7 +167,7 @@ def _chosen(control: Control, params: StatusParams | StatisticsParams) -> list[s
     Diagnosis,
     faces=faces("GET /doctor", python="doctor", command="doctor"),
 )
-async def _doctor(control: Control, _params: NoParams, caller: Caller) -> object:
+async def _doctor(control: Control, _params: NoParams, caller: Caller) -> Diagnosis:
     """Checks the machine and the daemon: the features of the kernel, those in force, and the guarantees that hold."""
     from ..process import host_check, host_facts  # noqa: PLC0415 - start-up time: few ask
 
@@ -193,13 +196,15 @@ async def _doctor(control: Control, _params: NoParams, caller: Caller) -> object
         services=await _services(control),
         environ=os.environ,
     )
-    daemon = {
-        "running": True,
-        "pid": os.getpid(),
-        "version": __version__,
-        "rights": caller.permission,
-    }
-    return {"daemon": daemon, **host_check.report(facts)}
+    daemon = DaemonFound(
+        running=True, pid=os.getpid(), version=__version__, rights=caller.permission
+    )
+    found = host_check.report(facts)
+    return Diagnosis(
+        daemon=daemon,
+        findings=msgspec.convert(found["findings"], list[Finding]),
+        promises=msgspec.convert(found["promises"], list[Promise]),
+    )
 
 
 async def _services(control: Control) -> "Services":
@@ -241,6 +246,7 @@ async def _services(control: Control) -> "Services":
     Statistics,
     faces=faces("GET /statistics", python="get_statistics", command="stats"),
 )
-async def _show(control: Control, params: StatisticsParams, _caller: Caller) -> object:
+async def _show(control: Control, params: StatisticsParams, _caller: Caller) -> Statistics:
     """Returns counts of processes, tasks and tool calls since the daemon started: in total, and of all names or of `names`."""
-    return await control.statistics.shown(_chosen(control, params))
+    shown = await control.statistics.shown(_chosen(control, params))
+    return msgspec.convert(shown, Statistics)

@@ -1,8 +1,6 @@
 """Serves the methods `team.*` and `workflow.*` of the table: shows, adds and removes teams and workflows."""
 
-from collections.abc import Mapping
-
-import msgspec
+from collections.abc import Iterable, Mapping, Sequence
 
 from ...worker.contract.control_params import (
     GroupAddParams,
@@ -12,20 +10,28 @@ from ...worker.contract.control_params import (
 )
 from ...worker.contract.control_results import Removed, Teams, TeamShown, Workflows, WorkflowShown
 from ...worker.contract.errors import InvalidParams
+from ...worker.contract.records import TeamStatus, WorkflowStatus
 from ..api.faces import faces
 from ..api.table import Caller, Control, method
+from ..config.loader import group_table
+from ..config.spec import Group
 
 
-def _list(control: Control, kind: str) -> object:
-    found = control.agents.groups.all(kind)
-    return {f"{kind}s": [msgspec.to_builtins(control.status.group_status(each)) for each in found]}
+def _statuses(control: Control, groups: Iterable[Group]) -> list[TeamStatus | WorkflowStatus]:
+    return [control.status.group_status(each) for each in groups]
 
 
-def _show_group(control: Control, kind: str, name: str) -> object:
-    return control.status.group_shown(control.agents.groups.of(name, kind))
+def _teams(control: Control, groups: Iterable[Group]) -> Teams:
+    statuses = _statuses(control, groups)
+    return Teams(teams=[each for each in statuses if isinstance(each, TeamStatus)])
 
 
-async def _add_group(control: Control, kind: str, params: GroupAddParams) -> object:
+def _workflows(control: Control, groups: Iterable[Group]) -> Workflows:
+    statuses = _statuses(control, groups)
+    return Workflows(workflows=[each for each in statuses if isinstance(each, WorkflowStatus)])
+
+
+async def _add_groups(control: Control, kind: str, params: GroupAddParams) -> Sequence[Group]:
     tables: dict[str, Mapping[str, object]] = dict(params.specs)
     if params.name is not None and params.spec is not None:
         tables[params.name] = params.spec
@@ -33,15 +39,13 @@ async def _add_group(control: Control, kind: str, params: GroupAddParams) -> obj
         text = f"cannot add a {kind}: give name and spec, or specs"
         raise InvalidParams(text, key="name", value=params.name)
     _ = control.schedules  # refuses where the room of teams and workflows is not installed
-    added = await control.agents.groups.add(kind, tables)
-    return {f"{kind}s": [msgspec.to_builtins(control.status.group_status(each)) for each in added]}
+    return await control.agents.groups.add(kind, tables)
 
 
-async def _remove(control: Control, kind: str, params: GroupRemoveParams) -> object:
+async def _remove(control: Control, kind: str, params: GroupRemoveParams) -> Removed:
     control.agents.groups.of(params.name, kind)
-    return {
-        "removed": await control.agents.membership.remove([params.name], cascade=params.cascade)
-    }
+    removed = await control.agents.membership.remove([params.name], cascade=params.cascade)
+    return Removed(removed=removed)
 
 
 @method(
@@ -51,9 +55,9 @@ async def _remove(control: Control, kind: str, params: GroupRemoveParams) -> obj
     Teams,
     faces=faces("GET /teams", python="list_teams", command="team list"),
 )
-async def _team_list(control: Control, _params: NoParams, _caller: Caller) -> object:
+async def _team_list(control: Control, _params: NoParams, _caller: Caller) -> Teams:
     """Lists the teams."""
-    return _list(control, "team")
+    return _teams(control, control.agents.groups.all("team"))
 
 
 @method(
@@ -63,9 +67,12 @@ async def _team_list(control: Control, _params: NoParams, _caller: Caller) -> ob
     TeamShown,
     faces=faces("GET /teams/{name}", python="show_team", command="team show"),
 )
-async def _team_show(control: Control, params: NameParams, _caller: Caller) -> object:
+async def _team_show(control: Control, params: NameParams, _caller: Caller) -> TeamShown:
     """Returns one team in full, with its spec."""
-    return _show_group(control, "team", params.name)
+    group = control.agents.groups.of(params.name, "team")
+    status = control.status.group_status(group)
+    assert isinstance(status, TeamStatus), "it was looked for as one"
+    return TeamShown(team=status, spec=group_table(group), source=group.source)
 
 
 @method(
@@ -76,9 +83,9 @@ async def _team_show(control: Control, params: NameParams, _caller: Caller) -> o
     recorded="or-refused",
     faces=faces("POST /teams", python="add_team", command="team add"),
 )
-async def _team_add(control: Control, params: GroupAddParams, _caller: Caller) -> object:
+async def _team_add(control: Control, params: GroupAddParams, _caller: Caller) -> Teams:
     """Adds teams, which are kept until they are removed."""
-    return await _add_group(control, "team", params)
+    return _teams(control, await _add_groups(control, "team", params))
 
 
 @method(
@@ -90,7 +97,7 @@ async def _team_add(control: Control, params: GroupAddParams, _caller: Caller) -
     recorded_keys=("removed",),
     faces=faces("DELETE /teams/{name}", python="remove_team", command="team rm"),
 )
-async def _team_rm(control: Control, params: GroupRemoveParams, _caller: Caller) -> object:
+async def _team_rm(control: Control, params: GroupRemoveParams, _caller: Caller) -> Removed:
     """Removes a team; its tasks that are under way go on."""
     return await _remove(control, "team", params)
 
@@ -102,9 +109,9 @@ async def _team_rm(control: Control, params: GroupRemoveParams, _caller: Caller)
     Workflows,
     faces=faces("GET /workflows", python="list_workflows", command="workflow list"),
 )
-async def _workflow_list(control: Control, _params: NoParams, _caller: Caller) -> object:
+async def _workflow_list(control: Control, _params: NoParams, _caller: Caller) -> Workflows:
     """Lists the workflows."""
-    return _list(control, "workflow")
+    return _workflows(control, control.agents.groups.all("workflow"))
 
 
 @method(
@@ -114,9 +121,12 @@ async def _workflow_list(control: Control, _params: NoParams, _caller: Caller) -
     WorkflowShown,
     faces=faces("GET /workflows/{name}", python="show_workflow", command="workflow show"),
 )
-async def _workflow_show(control: Control, params: NameParams, _caller: Caller) -> object:
+async def _workflow_show(control: Control, params: NameParams, _caller: Caller) -> WorkflowShown:
     """Returns one workflow in full, with its steps."""
-    return _show_group(control, "workflow", params.name)
+    group = control.agents.groups.of(params.name, "workflow")
+    status = control.status.group_status(group)
+    assert isinstance(status, WorkflowStatus), "it was looked for as one"
+    return WorkflowShown(workflow=status, spec=group_table(group), source=group.source)
 
 
 @method(
@@ -127,9 +137,9 @@ async def _workflow_show(control: Control, params: NameParams, _caller: Caller) 
     recorded="or-refused",
     faces=faces("POST /workflows", python="add_workflow", command="workflow add"),
 )
-async def _workflow_add(control: Control, params: GroupAddParams, _caller: Caller) -> object:
+async def _workflow_add(control: Control, params: GroupAddParams, _caller: Caller) -> Workflows:
     """Adds workflows, which are kept until they are removed."""
-    return await _add_group(control, "workflow", params)
+    return _workflows(control, await _add_groups(control, "workflow", params))
 
 
 @method(
@@ -141,6 +151,6 @@ async def _workflow_add(control: Control, params: GroupAddParams, _caller: Calle
     recorded_keys=("removed",),
     faces=faces("DELETE /workflows/{name}", python="remove_workflow", command="workflow rm"),
 )
-async def _workflow_rm(control: Control, params: GroupRemoveParams, _caller: Caller) -> object:
+async def _workflow_rm(control: Control, params: GroupRemoveParams, _caller: Caller) -> Removed:
     """Removes a workflow; its tasks that are under way go on."""
     return await _remove(control, "workflow", params)

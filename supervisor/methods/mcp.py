@@ -14,11 +14,13 @@ from ...worker.contract.control_results import (
     Prompts,
     Resources,
     Servers,
+    Tool,
     Tools,
 )
 from ...worker.contract.errors import NotFound
 from ..api.faces import faces
-from ..api.table import Caller, Control, Open, method
+from ..api.results import Open, error_records
+from ..api.table import Caller, Control, method
 from ..worker_api.tool_calls import LISTING_S, caller_of
 
 TOOL_RESULT = Open(
@@ -37,12 +39,10 @@ RESOURCE_CONTENTS = Open(
     Servers,
     faces=faces("GET /mcp/servers", python="list_servers", command="mcp servers"),
 )
-async def _servers(control: Control, _params: NoParams, _caller: Caller) -> object:
+async def _servers(control: Control, _params: NoParams, _caller: Caller) -> Servers:
     """Lists the MCP servers, with the tools that they listed last."""
     servers = [a for a in control.agents.agents.values() if a.spec.kind == "mcp"]
-    return {
-        "servers": msgspec.to_builtins([control.status.agent_status(server) for server in servers])
-    }
+    return Servers(servers=[control.status.agent_status(server) for server in servers])
 
 
 @method(
@@ -52,7 +52,7 @@ async def _servers(control: Control, _params: NoParams, _caller: Caller) -> obje
     Tools,
     faces=faces("GET /mcp/tools", python="list_tools", command="mcp tools"),
 )
-async def _tools(control: Control, params: ToolsParams, _caller: Caller) -> object:
+async def _tools(control: Control, params: ToolsParams, _caller: Caller) -> Tools:
     """Lists the tools of all servers, or of one; a server that never listed any is started first."""
     known = sorted(control.pool.names())
     if params.server is not None and params.server not in known:
@@ -65,8 +65,8 @@ async def _tools(control: Control, params: ToolsParams, _caller: Caller) -> obje
     tools = control.pool.tools()
     if params.server is not None:
         tools = [tool for tool in tools if tool["server"] == params.server]
-    refusals = {name: error.to_record() for name, error in failures.items()}
-    return {"tools": tools, "failures": refusals}
+    found = msgspec.convert(tools, list[Tool])
+    return Tools(tools=found, failures=error_records(failures))
 
 
 @method(
@@ -77,7 +77,7 @@ async def _tools(control: Control, params: ToolsParams, _caller: Caller) -> obje
     recorded="by-itself",
     faces=faces("POST /mcp/tools/{name}/call", python="call_tool", command="mcp call"),
 )
-async def _call(control: Control, params: CallParams, caller: Caller) -> object:
+async def _call(control: Control, params: CallParams, caller: Caller) -> dict[str, object]:
     """Calls a tool and returns MCP's result object."""
     return await control.tool_calls.call(
         params.name,
@@ -102,10 +102,10 @@ async def _call(control: Control, params: CallParams, caller: Caller) -> object:
         reason="it turns a connection of the socket into one of MCP, which HTTP serves at /mcp",
     ),
 )
-async def _attach(_control: Control, params: AttachParams, caller: Caller) -> object:
+async def _attach(_control: Control, params: AttachParams, caller: Caller) -> Done:
     """Switches this connection to MCP, of either era, after the answer; the params narrow the tools that it offers."""
     caller.attach(params)
-    return {}
+    return Done()
 
 
 @method(
@@ -115,11 +115,11 @@ async def _attach(_control: Control, params: AttachParams, caller: Caller) -> ob
     Prompts,
     faces=faces("GET /mcp/prompts", python="list_prompts", command="mcp prompts"),
 )
-async def _prompts(control: Control, _params: NoParams, _caller: Caller) -> object:
+async def _prompts(control: Control, _params: NoParams, _caller: Caller) -> Prompts:
     """Lists the prompts of all servers, by exposed name; a server that never listed anything is started first."""
     failures = await control.pool.list_servers(patience_s=LISTING_S)
-    refusals = {name: error.to_record() for name, error in failures.items()}
-    return {"prompts": control.pool.offered("prompts"), "failures": refusals}
+    prompts = control.pool.offered("prompts")
+    return Prompts(prompts=prompts, failures=error_records(failures))
 
 
 @method(
@@ -129,14 +129,14 @@ async def _prompts(control: Control, _params: NoParams, _caller: Caller) -> obje
     Resources,
     faces=faces("GET /mcp/resources", python="list_resources", command="mcp resources"),
 )
-async def _resources(control: Control, _params: NoParams, _caller: Caller) -> object:
+async def _resources(control: Control, _params: NoParams, _caller: Caller) -> Resources:
     """Lists the resources of all servers and their templates; a server that never listed anything is started first."""
     failures = await control.pool.list_servers(patience_s=LISTING_S)
-    return {
-        "resources": control.pool.offered("resources"),
-        "templates": control.pool.offered("resourceTemplates"),
-        "failures": {name: error.to_record() for name, error in failures.items()},
-    }
+    return Resources(
+        resources=control.pool.offered("resources"),
+        templates=control.pool.offered("resourceTemplates"),
+        failures=error_records(failures),
+    )
 
 
 @method(
@@ -146,7 +146,7 @@ async def _resources(control: Control, _params: NoParams, _caller: Caller) -> ob
     RESOURCE_CONTENTS,
     faces=faces("POST /mcp/resources/read", python="read_resource", command="mcp read"),
 )
-async def _read(control: Control, params: ReadParams, caller: Caller) -> object:
+async def _read(control: Control, params: ReadParams, caller: Caller) -> dict[str, object]:
     """Reads a resource and returns MCP's result object."""
     whose = str(caller.who.get("agent") or f"uid {caller.who.get('uid')}")
     return await control.pool.request(

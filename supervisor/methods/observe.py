@@ -4,7 +4,9 @@ import contextlib
 import fnmatch
 import re
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, cast
+
+import msgspec
 
 from ...worker.contract import codec
 from ...worker.contract.control_params import (
@@ -19,6 +21,7 @@ from ...worker.contract.control_results import (
     AuditVerdict,
     Done,
     Events,
+    LogLine,
     LogLines,
     Position,
     Published,
@@ -55,7 +58,7 @@ def _wanted(params: EventParams) -> EventFilter:
     Events,
     faces=faces("GET /events", python="list_events", command="events"),
 )
-async def _list_events(control: Control, params: EventParams, _caller: Caller) -> object:
+async def _list_events(control: Control, params: EventParams, _caller: Caller) -> Events:
     """Lists stored events, oldest first; `next`, where it is not null, is the `since` for more of them."""
     event_history, newest = control.shared.event_history, control.shared.bus.newest
     wanted = _wanted(params)
@@ -66,7 +69,7 @@ async def _list_events(control: Control, params: EventParams, _caller: Caller) -
     start = await event_history.begin(wanted, newest=newest, since=params.since, n=n, until=until)
     found: list[dict[str, object]] = []
     size_bytes = 0
-    next_seq: object = None
+    next_seq: int | None = None
     is_gapless = params.since is not None and params.n is None
     # One more than is answered shows that there are more.
     rows = min(most + 1, SCAN_ROWS)
@@ -74,13 +77,13 @@ async def _list_events(control: Control, params: EventParams, _caller: Caller) -
     async for page in pages:
         for record in page.records:
             if len(found) >= most or size_bytes > ANSWER_BYTES:
-                next_seq = found[-1]["seq"] if found else start
+                next_seq = int(str(found[-1]["seq"])) if found else start
                 break
             found.append(record)
         size_bytes += page.size_bytes
         if next_seq is not None:
             break
-    return {"events": found, "next": next_seq, "newest": newest}
+    return Events(events=found, next=next_seq, newest=newest)
 
 
 @method(
@@ -97,7 +100,7 @@ async def _list_events(control: Control, params: EventParams, _caller: Caller) -
         resumption=Resumption("seq", "since"),
     ),
 )
-async def _follow_events(control: Control, params: EventParams, caller: Caller) -> object:
+async def _follow_events(control: Control, params: EventParams, caller: Caller) -> Position:
     """Sends stored events after `position`, then all new ones, as `event` notifications {events}."""
     wanted = _wanted(params)
     newest = control.shared.bus.newest
@@ -111,7 +114,7 @@ async def _follow_events(control: Control, params: EventParams, caller: Caller) 
         shared.bus, shared.event_history, wanted, params.types or ["*"], caller
     )
     caller.follow(follower.run(start, reports_expired=params.since is not None))
-    return {"position": start}
+    return Position(position=start)
 
 
 class Reader(Protocol):
@@ -196,9 +199,9 @@ class EventFollower:
     Published,
     faces=faces("POST /events", python="publish"),
 )
-async def _publish_event(control: Control, params: EventPublishParams, caller: Caller) -> object:
+async def _publish_event(control: Control, params: EventPublishParams, caller: Caller) -> Published:
     """Publishes an event to the subscribers of its type; returns its number."""
-    return {"seq": control.pubsub.publish_from(caller.who, params.type, params.data)}
+    return Published(seq=control.pubsub.publish_from(caller.who, params.type, params.data))
 
 
 LINES = 100
@@ -249,7 +252,7 @@ def _is_about(record: Record, name: str) -> bool:
     AuditPage,
     faces=faces("GET /audit", python="list_audit", command="audit list"),
 )
-async def _list(control: Control, params: AuditParams, _caller: Caller) -> object:
+async def _list(control: Control, params: AuditParams, _caller: Caller) -> AuditPage:
     """Lists audit records, oldest first: the newest `n`, or those after `since`; `next` is the next `before`, or `since`."""
     n = RECORDS if params.n is None else params.n
     if params.since is not None and params.before is not None:
@@ -257,7 +260,7 @@ async def _list(control: Control, params: AuditParams, _caller: Caller) -> objec
     records, next_place = await control.audit.page(
         n, _filter(params), after=params.since, before=params.before
     )
-    return {"records": records, "next": next_place}
+    return AuditPage(records=records, next=next_place)
 
 
 @method(
@@ -267,7 +270,7 @@ async def _list(control: Control, params: AuditParams, _caller: Caller) -> objec
     AuditVerdict,
     faces=faces("GET /audit/verify", python="verify_audit", command="audit verify"),
 )
-async def _verify(control: Control, params: VerifyParams, _caller: Caller) -> object:
+async def _verify(control: Control, params: VerifyParams, _caller: Caller) -> AuditVerdict:
     """Verifies the whole chain of hashes; `wrong` is the first record that is not as it was written."""
     expected = None
     if params.head is not None:
@@ -279,7 +282,7 @@ async def _verify(control: Control, params: VerifyParams, _caller: Caller) -> ob
                 key="head",
                 value=params.head,
             ) from None
-    return await control.audit.verify(expected)
+    return msgspec.convert(await control.audit.verify(expected), AuditVerdict)
 
 
 def _log_filter(control: Control, params: LogParams) -> LogFilter:
@@ -313,7 +316,7 @@ def _log_filter(control: Control, params: LogParams) -> LogFilter:
     LogLines,
     faces=faces("GET /logs", python="read_logs", command="logs"),
 )
-async def _read_log(control: Control, params: LogParams, _caller: Caller) -> object:
+async def _read_log(control: Control, params: LogParams, _caller: Caller) -> LogLines:
     """Returns the last lines of the logs, merged by time, up to 8 MiB of JSON."""
     found: list[LogRecord] = []
     size = 0
@@ -329,7 +332,8 @@ async def _read_log(control: Control, params: LogParams, _caller: Caller) -> obj
                     value=ANSWER_BYTES,
                 )
             found += joiner.join(batch)
-    return {"records": found + joiner.flush()}
+    found += joiner.flush()
+    return LogLines(records=cast("list[LogLine]", found))  # the shape that `logs.record` gives them
 
 
 @method(
@@ -339,7 +343,7 @@ async def _read_log(control: Control, params: LogParams, _caller: Caller) -> obj
     Done,
     faces=faces("GET /logs", python="follow_logs", command="logs", streams=True, only_streams=True),
 )
-async def _follow_log(control: Control, params: LogParams, caller: Caller) -> object:
+async def _follow_log(control: Control, params: LogParams, caller: Caller) -> Done:
     """Sends the last lines, then new ones, as `log` notifications {records}; without `follow` the last ones, then `log.end`."""
     if params.follow and (params.until is not None or params.previous):
         key = "previous" if params.previous else "until"
@@ -347,7 +351,7 @@ async def _follow_log(control: Control, params: LogParams, caller: Caller) -> ob
     lines = LINES_FOLLOWED if params.follow else LINES
     batches = await _batches(control, params, lines, follow=params.follow)
     caller.follow(_send_batches(caller, batches))
-    return {}
+    return Done()
 
 
 async def _batches(

@@ -1,6 +1,6 @@
 """Serves the methods `schedule.*` of the table."""
 
-import msgspec
+from msgspec.structs import asdict
 
 from ...worker.contract.control_params import (
     NoParams,
@@ -20,11 +20,6 @@ from ..api.table import Caller, Control, method
 from ..config.job import commands_of, job_task
 
 
-def _fields(record: ScheduleRecord) -> dict[str, object]:
-    fields: dict[str, object] = msgspec.to_builtins(record)
-    return fields
-
-
 @method(
     "schedule.add",
     "operate",
@@ -34,9 +29,9 @@ def _fields(record: ScheduleRecord) -> dict[str, object]:
     recorded_keys=("name",),
     faces=faces("POST /schedules", python="add_schedule", command="schedule add"),
 )
-async def _add(control: Control, params: ScheduleParams, _caller: Caller) -> object:
+async def _add(control: Control, params: ScheduleParams, _caller: Caller) -> ScheduleRecord:
     """Adds a schedule, which submits a task at each of its times; it survives a restart of the daemon."""
-    return _fields(await control.schedules.add(params))
+    return await control.schedules.add(params)
 
 
 @method(
@@ -48,7 +43,9 @@ async def _add(control: Control, params: ScheduleParams, _caller: Caller) -> obj
     recorded_keys=("name",),
     faces=faces("POST /schedules/commands", python="add_command_schedule", command="schedule add"),
 )
-async def _add_command(control: Control, params: ScheduleCommandParams, _caller: Caller) -> object:
+async def _add_command(
+    control: Control, params: ScheduleCommandParams, _caller: Caller
+) -> ScheduleRecord:
     """Adds a schedule of a command, and a job of its name that runs the command."""
     name, command = params.name, list(params.command)
     table = commands_of({name: {**params.spec, "command": command}})[name]
@@ -68,7 +65,7 @@ async def _add_command(control: Control, params: ScheduleCommandParams, _caller:
     addition = Addition(name, "agent", table, params.directory or "/")
     await membership.add([addition], start=False, wait=False)
     try:
-        return _fields(await control.schedules.add(asked, command=command))
+        return await control.schedules.add(asked, command=command)
     except BaseException:
         await membership.remove([name])
         raise
@@ -82,13 +79,13 @@ async def _add_command(control: Control, params: ScheduleCommandParams, _caller:
     recorded="always",
     faces=faces("DELETE /schedules/{name}", python="remove_schedule", command="schedule rm"),
 )
-async def _remove(control: Control, params: ScheduleNameParams, _caller: Caller) -> object:
+async def _remove(control: Control, params: ScheduleNameParams, _caller: Caller) -> Removed:
     """Removes a schedule, and the job that was added with its command; the tasks that it submitted stay."""
     removed = await control.schedules.remove(params.name)
     agent = control.agents.agents.get(params.name)
     if removed.command is not None and agent is not None and agent.added:
         await control.agents.membership.remove([params.name])
-    return {"removed": [params.name]}
+    return Removed(removed=[params.name])
 
 
 @method(
@@ -98,9 +95,9 @@ async def _remove(control: Control, params: ScheduleNameParams, _caller: Caller)
     Schedules,
     faces=faces("GET /schedules", python="list_schedules", command="schedules"),
 )
-async def _list(control: Control, _params: NoParams, _caller: Caller) -> object:
+async def _list(control: Control, _params: NoParams, _caller: Caller) -> Schedules:
     """Lists all schedules, by name."""
-    return {"schedules": [_fields(record) for record in control.schedules.list()]}
+    return Schedules(schedules=control.schedules.list())
 
 
 @method(
@@ -110,14 +107,14 @@ async def _list(control: Control, _params: NoParams, _caller: Caller) -> object:
     ScheduleShown,
     faces=faces("GET /schedules/{name}", python="show_schedule", command="schedule show"),
 )
-async def _show(control: Control, params: ScheduleNameParams, _caller: Caller) -> object:
+async def _show(control: Control, params: ScheduleNameParams, _caller: Caller) -> ScheduleShown:
     """Returns a schedule with its next times (`upcoming`) and its last runs (`recent`), the newest first."""
     record = control.schedules.show(params.name)
-    return {
-        **_fields(record),
-        "upcoming": control.schedules.upcoming(params.name),
-        "recent": msgspec.to_builtins(await control.schedules.recent(params.name)),
-    }
+    return ScheduleShown(
+        **asdict(record),
+        upcoming=list(control.schedules.upcoming(params.name)),
+        recent=list(await control.schedules.recent(params.name)),
+    )
 
 
 @method(
@@ -128,9 +125,9 @@ async def _show(control: Control, params: ScheduleNameParams, _caller: Caller) -
     recorded="always",
     faces=faces("POST /schedules/{name}/pause", python="pause_schedule", command="schedule pause"),
 )
-async def _pause(control: Control, params: ScheduleNameParams, _caller: Caller) -> object:
+async def _pause(control: Control, params: ScheduleNameParams, _caller: Caller) -> ScheduleRecord:
     """Pauses a schedule until it is resumed; the times meanwhile are skipped."""
-    return _fields(await control.schedules.pause(params.name))
+    return await control.schedules.pause(params.name)
 
 
 @method(
@@ -143,9 +140,9 @@ async def _pause(control: Control, params: ScheduleNameParams, _caller: Caller) 
         "POST /schedules/{name}/resume", python="resume_schedule", command="schedule resume"
     ),
 )
-async def _resume(control: Control, params: ScheduleNameParams, _caller: Caller) -> object:
+async def _resume(control: Control, params: ScheduleNameParams, _caller: Caller) -> ScheduleRecord:
     """Resumes a paused schedule."""
-    return _fields(await control.schedules.resume(params.name))
+    return await control.schedules.resume(params.name)
 
 
 @method(
@@ -155,6 +152,6 @@ async def _resume(control: Control, params: ScheduleNameParams, _caller: Caller)
     Task,
     faces=faces("POST /schedules/{name}/run", python="run_schedule", command="schedule run"),
 )
-async def _run_schedule(control: Control, params: ScheduleNameParams, _caller: Caller) -> object:
+async def _run_schedule(control: Control, params: ScheduleNameParams, _caller: Caller) -> Task:
     """Submits the task of a schedule now, beside its times, and returns its record."""
-    return msgspec.to_builtins(await control.schedules.run_now(params.name))
+    return await control.schedules.run_now(params.name)

@@ -3,6 +3,9 @@
 import asyncio
 from collections.abc import Sequence
 
+import msgspec
+from msgspec.structs import replace
+
 from ...worker.contract.control_params import (
     NoParams,
     SecretRemoveParams,
@@ -10,6 +13,7 @@ from ...worker.contract.control_params import (
     SecretSetParams,
 )
 from ...worker.contract.control_results import (
+    Secret,
     SecretRotated,
     Secrets,
     SecretUse,
@@ -31,7 +35,7 @@ from ..lifecycle.state_machine import UP
     recorded_keys=("used_by",),
     faces=faces("PUT /secrets/{name}", python="set_secret", command="secret set"),
 )
-async def _set(control: Control, params: SecretSetParams, _caller: Caller) -> object:
+async def _set(control: Control, params: SecretSetParams, _caller: Caller) -> SecretUse:
     """Keeps a secret for `${secret:NAME}`, of all agents or of those that match `agents`. Returns the agents that name it."""
     await asyncio.to_thread(
         _store(control).set,
@@ -40,7 +44,7 @@ async def _set(control: Control, params: SecretSetParams, _caller: Caller) -> ob
         tuple(params.agents),
         replace=params.replace,
     )
-    return {"name": params.name, "used_by": _users(control, params.name)}
+    return SecretUse(name=params.name, used_by=_users(control, params.name))
 
 
 @method(
@@ -50,7 +54,7 @@ async def _set(control: Control, params: SecretSetParams, _caller: Caller) -> ob
     Secrets,
     faces=faces("GET /secrets", python="list_secrets", command="secret list"),
 )
-async def _list(control: Control, _params: NoParams, _caller: Caller) -> object:
+async def _list(control: Control, _params: NoParams, _caller: Caller) -> Secrets:
     """Returns the names of all secrets, their places, and the agents that they are for and that name them; no value."""
     secrets = control.shared.host.secrets
     found = await asyncio.to_thread(secrets.listed)
@@ -58,14 +62,10 @@ async def _list(control: Control, _params: NoParams, _caller: Caller) -> object:
         name for agent in control.agents.agents.values() for name in referred(agent.spec.expandable)
     }
     known = {str(each["name"]) for each in found}
-    lost: list[dict[str, object]] = [
-        {"name": each, "source": None} for each in sorted(named - known)
-    ]
-    return {
-        "secrets": [
-            {**each, "used_by": _users(control, str(each["name"]))} for each in [*found, *lost]
-        ]
-    }
+    lost = [Secret(name=each, source=None, used_by=[]) for each in sorted(named - known)]
+    kept = [msgspec.convert({**each, "used_by": []}, Secret) for each in found]
+    users = {each.name: _users(control, each.name) for each in (*kept, *lost)}
+    return Secrets(secrets=[replace(each, used_by=users[each.name]) for each in (*kept, *lost)])
 
 
 @method(
@@ -76,7 +76,7 @@ async def _list(control: Control, _params: NoParams, _caller: Caller) -> object:
     recorded="or-refused",
     faces=faces("DELETE /secrets/{name}", python="remove_secret", command="secret rm"),
 )
-async def _remove(control: Control, params: SecretRemoveParams, _caller: Caller) -> object:
+async def _remove(control: Control, params: SecretRemoveParams, _caller: Caller) -> SecretUse:
     """Removes a kept secret. One that agents name is refused without `force`."""
     users = _users(control, params.name)
     if users and not params.force:
@@ -85,7 +85,7 @@ async def _remove(control: Control, params: SecretRemoveParams, _caller: Caller)
             f'cannot remove secret "{params.name}": {words}', name=params.name, used_by=users
         )
     await asyncio.to_thread(_store(control).remove, params.name)
-    return {"name": params.name, "used_by": users}
+    return SecretUse(name=params.name, used_by=users)
 
 
 @method(
@@ -97,13 +97,13 @@ async def _remove(control: Control, params: SecretRemoveParams, _caller: Caller)
     recorded_keys=("used_by", "restarted"),
     faces=faces("POST /secrets/{name}/rotate", python="rotate_secret", command="secret rotate"),
 )
-async def _rotate(control: Control, params: SecretRotateParams, _caller: Caller) -> object:
+async def _rotate(control: Control, params: SecretRotateParams, _caller: Caller) -> SecretRotated:
     """Replaces the value of a kept secret; with `restart` the workers of agents that name it restart one after another."""
     agents = None if params.agents is None else tuple(params.agents)
     await asyncio.to_thread(_store(control).rotate, params.name, params.secret, agents)
     users = _users(control, params.name)
     restarted = await _restarted(control, users) if params.restart else []
-    return {"name": params.name, "used_by": users, "restarted": restarted}
+    return SecretRotated(name=params.name, used_by=users, restarted=restarted)
 
 
 async def _restarted(control: Control, names: Sequence[str]) -> list[str]:

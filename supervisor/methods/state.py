@@ -4,8 +4,10 @@ The sessions and keys of an agent that was removed are still shown, until they a
 """
 
 import time
+from typing import Any
 
 import msgspec
+from msgspec.structs import asdict
 
 from ...worker.contract.control_params import (
     CheckpointIdParams,
@@ -28,9 +30,11 @@ from ...worker.contract.control_results import (
     CheckpointShown,
     CheckpointsRemoved,
     Done,
+    Item,
     Items,
     MemoryRemoved,
     MemoryStatistics,
+    Session,
     Sessions,
     SessionShown,
     Value,
@@ -49,9 +53,10 @@ from ..api.table import Caller, Control, method
         "GET /sessions", "GET /sessions/{agent}", python="list_sessions", command="memory list"
     ),
 )
-async def _sessions(control: Control, params: MemoryListParams, _caller: Caller) -> object:
+async def _sessions(control: Control, params: MemoryListParams, _caller: Caller) -> Sessions:
     """Lists sessions with turns, messages, sizes and last access, the last used first."""
-    return {"sessions": await control.memory.sessions(params.agent, params.limit)}
+    found = await control.memory.sessions(params.agent, params.limit)
+    return Sessions(sessions=msgspec.convert(found, list[Session]))
 
 
 @method(
@@ -61,9 +66,10 @@ async def _sessions(control: Control, params: MemoryListParams, _caller: Caller)
     SessionShown,
     faces=faces("GET /sessions/{agent}/{session}", python="show_session", command="memory show"),
 )
-async def _show(control: Control, params: MemoryShowParams, _caller: Caller) -> object:
+async def _show(control: Control, params: MemoryShowParams, _caller: Caller) -> SessionShown:
     """Returns a session: history, variables and data; counts as an access."""
-    return await control.memory.show(params.agent, params.session, params.last)
+    shown: dict[str, Any] = await control.memory.show(params.agent, params.session, params.last)
+    return SessionShown(**shown)  # its parts are encoded JSON, which nothing decodes on its way
 
 
 @method(
@@ -73,13 +79,13 @@ async def _show(control: Control, params: MemoryShowParams, _caller: Caller) -> 
     Done,
     faces=faces("PUT /memory/{agent}/{key}", python="put_memory", command="memory put"),
 )
-async def _put(control: Control, params: MemoryPutParams, _caller: Caller) -> object:
+async def _put(control: Control, params: MemoryPutParams, _caller: Caller) -> Done:
     """Stores a value under a key of an agent; it is durable when this returns."""
     agent = control.agents.of(params.agent).name
     await control.memory.key_values.put(
         agent, params.session, params.key, params.value, ttl_s=params.ttl_s
     )
-    return {}
+    return Done()
 
 
 @method(
@@ -89,10 +95,10 @@ async def _put(control: Control, params: MemoryPutParams, _caller: Caller) -> ob
     Value,
     faces=faces("GET /memory/{agent}/{key}", python="get_memory", command="memory get"),
 )
-async def _get(control: Control, params: MemoryKeyParams, _caller: Caller) -> object:
+async def _get(control: Control, params: MemoryKeyParams, _caller: Caller) -> Value:
     """Returns the value under a key of an agent; null where there is none."""
     key_values = control.memory.key_values
-    return {"value": await key_values.get(params.agent, params.session, params.key)}
+    return Value(value=await key_values.get(params.agent, params.session, params.key))
 
 
 @method(
@@ -102,12 +108,12 @@ async def _get(control: Control, params: MemoryKeyParams, _caller: Caller) -> ob
     Done,
     faces=faces("DELETE /memory/{agent}/{key}", python="delete_memory", command="memory rm"),
 )
-async def _delete(control: Control, params: MemoryKeyParams, _caller: Caller) -> object:
+async def _delete(control: Control, params: MemoryKeyParams, _caller: Caller) -> Done:
     """Deletes a key of an agent."""
     if not await control.memory.key_values.delete(params.agent, params.session, params.key):
         text = f'cannot find key "{params.key}" of agent "{params.agent}"'
         raise NotFound(text, agent=params.agent, key=params.key)
-    return {}
+    return Done()
 
 
 @method(
@@ -117,11 +123,11 @@ async def _delete(control: Control, params: MemoryKeyParams, _caller: Caller) ->
     Items,
     faces=faces("GET /memory/{agent}", python="search_memory", command="memory search"),
 )
-async def _search(control: Control, params: MemoryFindParams, _caller: Caller) -> object:
+async def _search(control: Control, params: MemoryFindParams, _caller: Caller) -> Items:
     """Returns keys and values of an agent that contain a text, the newest first."""
     key_values = control.memory.key_values
     items = await key_values.search(params.agent, params.session, params.query, params.limit)
-    return {"items": items}
+    return Items(items=msgspec.convert(items, list[Item]))
 
 
 @method(
@@ -136,9 +142,9 @@ async def _search(control: Control, params: MemoryFindParams, _caller: Caller) -
         command="memory clear",
     ),
 )
-async def _clear(control: Control, params: MemoryClearParams, _caller: Caller) -> object:
+async def _clear(control: Control, params: MemoryClearParams, _caller: Caller) -> MemoryRemoved:
     """Deletes a session of an agent with its keys, or all of them; refused while a task works on it."""
-    return await control.memory.clear(params.agent, params.session)
+    return MemoryRemoved(**await control.memory.clear(params.agent, params.session))
 
 
 @method(
@@ -148,9 +154,9 @@ async def _clear(control: Control, params: MemoryClearParams, _caller: Caller) -
     MemoryRemoved,
     faces=faces("POST /memory/cleanup", python="clean_up_memory", command="memory cleanup"),
 )
-async def _cleanup(control: Control, params: MemoryCleanupParams, _caller: Caller) -> object:
+async def _cleanup(control: Control, params: MemoryCleanupParams, _caller: Caller) -> MemoryRemoved:
     """Removes at once the sessions and keys that have expired, of an agent or of all; returns how many of each."""
-    return await control.memory.expire(time.time(), params.agent)
+    return MemoryRemoved(**await control.memory.expire(time.time(), params.agent))
 
 
 @method(
@@ -160,9 +166,9 @@ async def _cleanup(control: Control, params: MemoryCleanupParams, _caller: Calle
     MemoryStatistics,
     faces=faces("GET /memory", python="memory_stats", command="memory stats"),
 )
-async def _stats(control: Control, params: MemoryStatsParams, _caller: Caller) -> object:
+async def _stats(control: Control, params: MemoryStatsParams, _caller: Caller) -> MemoryStatistics:
     """Returns the size of sessions and keys by agent, and the bytes of them in the daemon's memory."""
-    return await control.memory.stats(params.agent)
+    return msgspec.convert(await control.memory.stats(params.agent), MemoryStatistics)
 
 
 @method(
@@ -177,10 +183,10 @@ async def _stats(control: Control, params: MemoryStatsParams, _caller: Caller) -
         command="checkpoint save",
     ),
 )
-async def _save(control: Control, params: CheckpointSaveParams, _caller: Caller) -> object:
+async def _save(control: Control, params: CheckpointSaveParams, _caller: Caller) -> Checkpoints:
     """Saves a checkpoint of one worker, or of each worker of an agent that is up."""
     saved = await control.hibernation.saver.save(params.name, params.timeout_s)
-    return {"checkpoints": msgspec.to_builtins(saved)}
+    return Checkpoints(checkpoints=saved)
 
 
 @method(
@@ -197,7 +203,9 @@ async def _save(control: Control, params: CheckpointSaveParams, _caller: Caller)
         command="checkpoint restore",
     ),
 )
-async def _restore(control: Control, params: CheckpointRestoreParams, _caller: Caller) -> object:
+async def _restore(
+    control: Control, params: CheckpointRestoreParams, _caller: Caller
+) -> CheckpointRestored:
     """Restores a checkpoint, also another worker's, in a worker; one that does not run begins with it.
 
     `checkpoint` is the worker's own copy, `live` whether it goes on with it at once.
@@ -209,7 +217,7 @@ async def _restore(control: Control, params: CheckpointRestoreParams, _caller: C
     supervisor, copy, is_live = await control.hibernation.restore(
         params.checkpoint, params.data if has_data else None, params.name, params.timeout_s
     )
-    return {"worker": supervisor.id, "checkpoint": msgspec.to_builtins(copy), "live": is_live}
+    return CheckpointRestored(worker=supervisor.id, checkpoint=copy, live=is_live)
 
 
 @method(
@@ -219,10 +227,10 @@ async def _restore(control: Control, params: CheckpointRestoreParams, _caller: C
     Checkpoints,
     faces=faces("GET /checkpoints", python="list_checkpoints", command="checkpoint list"),
 )
-async def _list(control: Control, params: CheckpointListParams, _caller: Caller) -> object:
+async def _list(control: Control, params: CheckpointListParams, _caller: Caller) -> Checkpoints:
     """Lists checkpoints without their data, newest first."""
     found = await control.shared.checkpoints.list(params.name, params.limit)
-    return {"checkpoints": msgspec.to_builtins(found)}
+    return Checkpoints(checkpoints=list(found))
 
 
 @method(
@@ -234,10 +242,12 @@ async def _list(control: Control, params: CheckpointListParams, _caller: Caller)
         "GET /checkpoints/{checkpoint}", python="show_checkpoint", command="checkpoint show"
     ),
 )
-async def _show_checkpoint(control: Control, params: CheckpointIdParams, _caller: Caller) -> object:
+async def _show_checkpoint(
+    control: Control, params: CheckpointIdParams, _caller: Caller
+) -> CheckpointShown:
     """Returns one checkpoint with its data."""
     record, data = await control.shared.checkpoints.find(params.checkpoint)
-    return {**msgspec.to_builtins(record), "data": data}
+    return CheckpointShown(**asdict(record), data=data)
 
 
 @method(
@@ -254,7 +264,9 @@ async def _show_checkpoint(control: Control, params: CheckpointIdParams, _caller
         command="checkpoint rm",
     ),
 )
-async def _rm(control: Control, params: CheckpointRemoveParams, _caller: Caller) -> object:
+async def _rm(
+    control: Control, params: CheckpointRemoveParams, _caller: Caller
+) -> CheckpointsRemoved:
     """Removes checkpoints, all or none; one that a worker is to begin with only with `force`."""
     removed = await control.hibernation.remove(params.checkpoints, force=params.force)
-    return {"removed": list(removed)}
+    return CheckpointsRemoved(removed=list(removed))

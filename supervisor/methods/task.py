@@ -16,6 +16,9 @@ from ...worker.contract.control_params import (
     TaskWaitParams,
 )
 from ...worker.contract.control_results import (
+    Retried,
+    RetryFailed,
+    TaskInShort,
     TaskNode,
     TaskPage,
     TasksDiscarded,
@@ -29,8 +32,9 @@ from ...worker.contract.errors import (
     NotFound,
     Timeout,
 )
-from ...worker.contract.records import ENDED, Boundaries, Error, Task, TaskParams
+from ...worker.contract.records import ENDED, Error, Task, TaskParams
 from ..api.faces import faces
+from ..api.results import error_record
 from ..api.table import Caller, Control, method
 from ..events.bus import Event
 
@@ -111,7 +115,7 @@ class ProgressSender:
         streams=True,
     ),
 )
-async def _run(control: Control, params: TaskParams, caller: Caller) -> object:
+async def _run(control: Control, params: TaskParams, caller: Caller) -> Task:
     """Runs a task and answers when it has ended; a caller that hangs up leaves it running."""
     task = await control.tasks.submit(params)
     return await _ended(control, task.id, caller)
@@ -124,9 +128,9 @@ async def _run(control: Control, params: TaskParams, caller: Caller) -> object:
     Task,
     faces=faces("POST /tasks", python="submit_task", command="run"),
 )
-async def _submit(control: Control, params: TaskParams, _caller: Caller) -> object:
+async def _submit(control: Control, params: TaskParams, _caller: Caller) -> Task:
     """Queues a task and answers with its record at once; it is durable by then."""
-    return msgspec.to_builtins(await control.tasks.submit(params))
+    return await control.tasks.submit(params)
 
 
 @method(
@@ -136,7 +140,7 @@ async def _submit(control: Control, params: TaskParams, _caller: Caller) -> obje
     Task,
     faces=faces("GET /tasks/{task}/wait", python="wait_task", command="task wait", streams=True),
 )
-async def _wait(control: Control, params: TaskWaitParams, caller: Caller) -> object:
+async def _wait(control: Control, params: TaskWaitParams, caller: Caller) -> Task:
     """Answers with the record of a task when it has ended."""
     try:
         async with asyncio.timeout(params.timeout_s):
@@ -170,7 +174,7 @@ def _late(params: TaskWaitParams) -> Timeout:
         "GET /tasks/{task}/follow", python="follow_task", command="task follow", streams=True
     ),
 )
-async def _follow(control: Control, params: TaskWaitParams, caller: Caller) -> object:
+async def _follow(control: Control, params: TaskWaitParams, caller: Caller) -> Task:
     """Returns as `task.wait`; meanwhile sends the events of the task and those below it as `task.event` notifications {event}."""
     followed = {params.task}
 
@@ -199,7 +203,7 @@ async def _follow(control: Control, params: TaskWaitParams, caller: Caller) -> o
         finally:
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
-    return msgspec.to_builtins(ended)
+    return ended
 
 
 async def _send_standing(control: Control, root: Task, followed: set[str], caller: Caller) -> None:
@@ -240,12 +244,12 @@ def _standing(task: Task) -> dict[str, object]:
     Task,
     faces=faces("GET /tasks/{task}", python="show_task", command="task show"),
 )
-async def _show_task(control: Control, params: TaskShowParams, _caller: Caller) -> object:
+async def _show_task(control: Control, params: TaskShowParams, _caller: Caller) -> Task:
     """Returns the record of a task, with its tool calls where they are asked for."""
     task = await control.tasks.show(params.task)
     if params.calls:
         task = replace(task, calls=await control.tool_calls.history.of(task.id))
-    return msgspec.to_builtins(task)
+    return task
 
 
 @method(
@@ -255,42 +259,33 @@ async def _show_task(control: Control, params: TaskShowParams, _caller: Caller) 
     TaskNode,
     faces=faces("GET /tasks/{task}/tree", python="task_tree", command="task show"),
 )
-async def _tree(control: Control, params: TaskTreeParams, _caller: Caller) -> object:
+async def _tree(control: Control, params: TaskTreeParams, _caller: Caller) -> TaskNode:
     """Returns a short record of a task with those it delegated: {task, children: [the same], more: number of children left out}."""
-    root: dict[str, object] = {}
-    level = [(root, await control.tasks.show(params.task))]
+    top = await control.tasks.show(params.task)
+    root = TaskNode(task=_in_short(top), children=[], more=0)
+    level = [(root, top)]
     left, depth = params.limit - 1, 0
     while level:
-        below: list[tuple[dict[str, object], Task]] = []
+        below: list[tuple[TaskNode, Task]] = []
         for node, task in level:
             found = await _children(control, task, max(left, 0) + 1)
             shown = found[: max(left, 0)] if depth < params.depth else []
-            nodes: list[dict[str, object]] = [{} for _ in shown]
-            node |= {"task": _in_short(task), "children": nodes}
-            node["more"] = len(found) - len(shown)
+            nodes = [TaskNode(task=_in_short(each), children=[], more=0) for each in shown]
+            node.children, node.more = nodes, len(found) - len(shown)
             left -= len(shown)
             below += zip(nodes, shown, strict=True)
         level, depth = below, depth + 1
     return root
 
 
-def _in_short(task: Task) -> dict[str, object]:
+def _in_short(task: Task) -> TaskInShort:
     """Returns a record without the fields that may be long."""
     short = replace(
         task,
         objective=task.objective[:SHORT_CHARS],
-        input=None,
-        context=None,
-        output=None,
-        boundaries=Boundaries(),
-        output_format=None,
-        children=[],
-        after=[],
         error=None if task.error is None else _error_in_short(task.error),
     )
-    fields: dict[str, object] = msgspec.to_builtins(short)
-    left_out = ("input", "context", "output", "boundaries", "output_format", "children", "after")
-    return {key: value for key, value in fields.items() if key not in left_out}
+    return msgspec.convert(short, TaskInShort, from_attributes=True)
 
 
 def _error_in_short(error: Error) -> Error:
@@ -318,14 +313,10 @@ async def _children(control: Control, task: Task, limit: int) -> list[Task]:
     TaskPage,
     faces=faces("GET /tasks", python="list_tasks", command="tasks"),
 )
-async def _list_tasks(control: Control, params: TaskListParams, _caller: Caller) -> object:
+async def _list_tasks(control: Control, params: TaskListParams, _caller: Caller) -> TaskPage:
     """Lists records of tasks, newest first; `more`, where it is not null, is the `before` for the rest; `skipped` cannot be read."""
     page = await control.tasks.list(params)
-    return {
-        "tasks": msgspec.to_builtins(page.tasks),
-        "more": page.more,
-        "skipped": page.skipped,
-    }
+    return TaskPage(tasks=page.tasks, more=page.more, skipped=page.skipped)
 
 
 @method(
@@ -340,9 +331,9 @@ async def _list_tasks(control: Control, params: TaskListParams, _caller: Caller)
         command="task cancel",
     ),
 )
-async def _cancel(control: Control, params: TaskIdParams, _caller: Caller) -> object:
+async def _cancel(control: Control, params: TaskIdParams, _caller: Caller) -> Task:
     """Cancels a task and those that it delegated."""
-    return msgspec.to_builtins(await control.tasks.cancel(params.task))
+    return await control.tasks.cancel(params.task)
 
 
 @method(
@@ -354,18 +345,18 @@ async def _cancel(control: Control, params: TaskIdParams, _caller: Caller) -> ob
         "POST /tasks/{tasks}/retry", "POST /tasks/retry", python="retry_tasks", command="task retry"
     ),
 )
-async def _retry(control: Control, params: TasksParams, _caller: Caller) -> object:
+async def _retry(control: Control, params: TasksParams, _caller: Caller) -> TasksRetried:
     """Queues ended tasks once more, each as a new task: {retried: [{task, by}], failed: [{task, error}], more: the `after` of more dead letters}."""
     ids, more = await _named(control, params)
-    queued: list[dict[str, object]] = []
-    failed: list[dict[str, object]] = []
+    queued: list[Retried] = []
+    failed: list[RetryFailed] = []
     for task_id in ids:
         try:
             task = await _retried(control, task_id)
-            queued.append({"task": task_id, "by": task.id})
+            queued.append(Retried(task=task_id, by=task.id))
         except CorralError as error:
-            failed.append({"task": task_id, "error": error.to_record()})
-    return {"retried": queued, "failed": failed, "more": more}
+            failed.append(RetryFailed(task=task_id, error=error_record(error)))
+    return TasksRetried(retried=queued, failed=failed, more=more)
 
 
 @method(
@@ -380,13 +371,13 @@ async def _retry(control: Control, params: TasksParams, _caller: Caller) -> obje
         command="task discard",
     ),
 )
-async def _discard(control: Control, params: TasksParams, _caller: Caller) -> object:
+async def _discard(control: Control, params: TasksParams, _caller: Caller) -> TasksDiscarded:
     """Removes tasks from the dead letters; their records stay for as long as those of others: {discarded, more}."""
     ids, more = await _named(control, params)
     if not params.dead:
         for task_id in ids:
             await control.tasks.show(task_id)
-    return {"discarded": await control.tasks.records.discard(ids), "more": more}
+    return TasksDiscarded(discarded=await control.tasks.records.discard(ids), more=more)
 
 
 async def _named(control: Control, params: TasksParams) -> tuple[list[str], str | None]:

@@ -603,7 +603,9 @@ def test_the_record_of_whoever_has_no_right_is_short(path: Path) -> None:
     run(path, test)
 
 
-def control(audit: Audit, serve: Serve, *, permission: Permission = "operate") -> Control:
+def control(
+    audit: Audit, serve: Serve[NoParams, object], *, permission: Permission = "operate"
+) -> Control:
     """A method table with one change, `test.change`, and nothing behind it."""
     entry = Method("test.change", permission, NoParams, serve, faces(), Done, recorded="always")
     rooms: dict[str, Any] = dict.fromkeys(

@@ -267,7 +267,7 @@ class TaskInShort(Struct, frozen=True, kw_only=True):
     calls: list[TaskCall] | None
 
 
-class TaskNode(Struct, frozen=True, kw_only=True):
+class TaskNode(Struct, kw_only=True):
     """Represents a task with the tasks that it delegated; `more` is the number of those that were left out."""
 
     task: TaskInShort
@@ -575,7 +575,7 @@ class AuditVerdict(Struct, frozen=True, kw_only=True):
     wrong: WrongRecord | None
 
 
-class LogRecord(TypedDict):
+class LogLine(TypedDict):
     """Represents a line of a log, or a message; `bytes` is its base64 where it is not UTF-8.
 
     `stream` is stdout, stderr, log (messages of an agent's SDK) or corral (lines were lost). A piece of a line that is
@@ -597,4 +597,4 @@ class LogRecord(TypedDict):
 class LogLines(Struct, frozen=True, kw_only=True):
     """Represents the result of `log.read`: lines in the order of their times."""
 
-    records: list[LogRecord]
+    records: list[LogLine]
