@@ -37,7 +37,19 @@ PLAIN = {
 }
 
 TAKEN = frozenset(
-    ["Array", "AsyncGenerator", "Connection", "ConnectionOptions", "Corral", "CorralError", "Error", "Promise", "Record", "RequestOptions", "ServerEvent"]
+    [
+        "Array",
+        "AsyncGenerator",
+        "Connection",
+        "ConnectionOptions",
+        "Corral",
+        "CorralError",
+        "Error",
+        "Promise",
+        "Record",
+        "RequestOptions",
+        "ServerEvent",
+    ]
 )
 """Names of types that client.ts has from elsewhere."""
 

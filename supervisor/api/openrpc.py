@@ -34,6 +34,14 @@ def openrpc(methods: Mapping[str, Method]) -> dict[str, object]:
                     for name, each in shape.get("properties", {}).items()
                 ],
                 "result": {"name": "result", "schema": result},
+                "examples": [
+                    {
+                        "name": entry.name,
+                        "params": [
+                            {"name": key, "value": value} for key, value in entry.example.items()
+                        ],
+                    }
+                ],
                 "x-permission": entry.permission,
                 "x-recorded": entry.recorded,
             }

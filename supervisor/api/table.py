@@ -40,6 +40,7 @@ from ..tasks.tasks import Tasks
 from ..worker_api.pubsub import WorkerPubsub
 from ..worker_api.requests import convert
 from ..worker_api.tool_calls import ToolCalls
+from .examples import EXAMPLES
 from .faces import Faces
 from .results import Open, recorded_values
 from .statistics import Statistics
@@ -143,6 +144,11 @@ class Method:
     def summary(self) -> str:
         """Returns the first line of its docstring."""
         return (self.serve.__doc__ or "").strip().partition("\n")[0]
+
+    @property
+    def example(self) -> Mapping[str, object]:
+        """Returns params that show its use; a method without any in `api.examples` has none to show."""
+        return EXAMPLES.get(self.name, {})
 
 
 METHODS: dict[str, Method] = {}
