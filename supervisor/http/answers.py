@@ -120,7 +120,7 @@ def failure(
     return response
 
 
-async def read_body(request: web.BaseRequest) -> bytes:
+async def read_body(request: web.BaseRequest, within_s: float = BODY_S) -> bytes:
     """Returns the body of a request, `b""` where it has none.
 
     Raises:
@@ -133,10 +133,11 @@ async def read_body(request: web.BaseRequest) -> bytes:
     try:
         # Nearly always all of it came with the headers, and nothing has to be waited for.
         is_here = request.content.is_eof()
-        async with asyncio.timeout(BODY_S) if not is_here else contextlib.nullcontext():
+        async with asyncio.timeout(within_s) if not is_here else contextlib.nullcontext():
             return await request.read()
     except TimeoutError as error:
-        raise Refused(408, Timeout("cannot wait longer for the body")) from error
+        late = Timeout("cannot wait longer for the body")
+        raise Refused(408, late, Connection="close") from error
     except web.HTTPRequestEntityTooLarge as error:
         raise too_long() from error
     except web.RequestPayloadError as error:

@@ -50,7 +50,7 @@ class Connection(web.RequestHandler):
             raise exc  # the client is gone
         if status >= 500:
             return super().handle_error(request, status, exc, message)
-        reason = (message or "it is no HTTP").splitlines()[0]
+        reason = (message or "it is no HTTP").splitlines()[0].rstrip(":")
         error = InvalidRequest(f"cannot parse the request: {reason[:MAX_REASON]}")
         response = failure(error, 431 if isinstance(exc, LineTooLong) else 400)
         response.force_close()

@@ -12,13 +12,14 @@ import logging
 import ssl
 from collections.abc import Collection, Sequence
 
-from aiohttp import StreamReader, web
+from aiohttp import HttpVersion10, HttpVersion11, StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
 
 from ...worker.contract.errors import (
     CorralError,
     InternalError,
+    InvalidRequest,
     NotFound,
     PermissionDenied,
     ShuttingDown,
@@ -30,6 +31,9 @@ from .face import ANONYMOUS, Authenticate, Face, HttpClient
 from .listener import Listener
 
 MAX_CONNECTIONS = 512
+
+VERSIONS = (HttpVersion11, HttpVersion10)
+"""Versions of HTTP that are served."""
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +121,8 @@ class HttpServer:
         writer: AbstractStreamWriter,
         task: "asyncio.Task[None]",
     ) -> web.BaseRequest:
+        if message.version not in VERSIONS:  # it may mean something else by all that follows
+            message = message._replace(version=HttpVersion11, path="")
         return web.BaseRequest(
             message,
             payload,
@@ -170,8 +176,7 @@ class HttpServer:
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
-            check_target(request.raw_path)
-            face = self._face(request.path)
+            face = self._face(request)
             client = self._admit(request, is_open=face is not None and face.open)
             if self._is_closing:
                 raise ShuttingDown("cannot serve HTTP: the daemon is stopping")
@@ -197,8 +202,17 @@ class HttpServer:
             raise ConnectionResetError("the answer had begun")
         return found
 
-    def _face(self, path: str) -> Face | None:
-        """Returns the face whose prefix is the longest that fits."""
+    def _face(self, request: web.BaseRequest) -> Face | None:
+        """Returns the face whose prefix is the longest that fits.
+
+        Raises:
+            Refused: the target is no plain path.
+        """
+        try:
+            check_target(request.raw_path)
+        except InvalidRequest as error:
+            raise Refused(400, error, Connection="close") from error
+        path = request.path
         found = self._exact.get(path)
         if found is not None:
             return found
@@ -219,7 +233,7 @@ class HttpServer:
         try:
             self._admission.check_place(hosts, origins)
         except PermissionDenied as error:
-            raise Refused(403, error) from error
+            raise Refused(403, error, Connection="close") from error
         try:
             client = self._admission.client(request.headers)
         except PermissionDenied as error:
