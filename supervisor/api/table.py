@@ -11,12 +11,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar, overload
 
+import msgspec
 from msgspec import Raw, Struct
 
 from ...mcp.pool.pool import Pool
 from ...worker.contract import codec
 from ...worker.contract.access import RIGHTS, Rights
-from ...worker.contract.control_params import AttachParams, ScheduleParams
+from ...worker.contract.control_params import ScheduleParams
 from ...worker.contract.errors import (
     CorralError,
     InvalidParams,
@@ -25,6 +26,7 @@ from ...worker.contract.errors import (
     PermissionDenied,
 )
 from ...worker.contract.records import Run, ScheduleRecord, Task
+from ..access.scope import Rule
 from ..access.tokens import Tokens
 from ..agents.agents import Agents
 from ..agents.hibernation import Hibernation
@@ -35,14 +37,15 @@ from ..config.secrets import MASK, masked
 from ..logs.daemon_log import log_outcome
 from ..sessions.sessions import Memory
 from ..supervision.shared import Shared, utc_now
-from ..supervision.worker_supervisor import WorkerSupervisor
 from ..tasks.tasks import Tasks
 from ..worker_api.pubsub import WorkerPubsub
 from ..worker_api.requests import convert
 from ..worker_api.tool_calls import ToolCalls
+from .caller import Caller as Caller
 from .examples import EXAMPLES
 from .faces import Faces
 from .results import Open, recorded_values
+from .scoping import Scope, ScopedCaller
 from .statistics import Statistics
 from .status import DaemonFacts, StatusReport
 from .status_cache import StatusCache
@@ -80,51 +83,6 @@ UNDONE = (InvalidParams, NotFound, PermissionDenied)
 writes, a start that was stopped meanwhile): each of those has a record of its own."""
 
 
-class Caller(Protocol):
-    """Represents a caller: its permission, and the way to send it notifications during a call."""
-
-    name: str
-    permission: Permission
-    who: Mapping[str, object]
-    """As the audit names it: `uid` and `pid` from the kernel, the `agent` of the worker that it descends from, the name of its `token`."""
-    agents: Sequence[str] | None
-    """Globs of the agents that it may know; None for all."""
-    supervisor: WorkerSupervisor | None
-    """Of the worker in whose tree it is, if that is known."""
-
-    def notify(self, method: str, params: Mapping[str, object]) -> None:
-        """Sends a notification."""
-        ...
-
-    async def drain(self) -> None:
-        """Waits while the caller reads too slowly.
-
-        Raises:
-            CorralError: it is gone.
-        """
-        ...
-
-    def follow(self, following: Awaitable[None]) -> None:
-        """Runs `following` after the call, until the caller hangs up."""
-        ...
-
-    def attach(self, view: AttachParams) -> None:
-        """Switches the connection to MCP.
-
-        Raises:
-            CorralError: it cannot, or there is no such profile.
-        """
-        ...
-
-    def log_in(self, digest: bytes) -> None:
-        """Restricts the connection to what the token of a digest permits.
-
-        Raises:
-            Conflict: it has logged in already, or is no connection.
-        """
-        ...
-
-
 @dataclass(frozen=True)
 class Method:
     """Represents one entry of the table."""
@@ -139,6 +97,8 @@ class Method:
     recorded: Recorded = "never"
     recorded_keys: tuple[str, ...] = ()
     """Keys of its result that go into the record."""
+    scope: Rule | None = None
+    """How it is restricted to the agents of a caller; None: it is refused to a caller that has some alone."""
 
     @property
     def summary(self) -> str:
@@ -172,6 +132,7 @@ def method(
     faces: Faces,
     recorded: Recorded = ...,
     recorded_keys: tuple[str, ...] = ...,
+    scope: Rule | None = ...,
 ) -> Callable[[Serve[P, R | Raw]], Serve[P, R | Raw]]: ...
 
 
@@ -185,6 +146,7 @@ def method(
     faces: Faces,
     recorded: Recorded = ...,
     recorded_keys: tuple[str, ...] = ...,
+    scope: Rule | None = ...,
 ) -> Callable[[Serve[P, dict[str, object]]], Serve[P, dict[str, object]]]: ...
 
 
@@ -197,6 +159,7 @@ def method(
     faces: Faces,
     recorded: Recorded = "never",
     recorded_keys: tuple[str, ...] = (),
+    scope: Rule | None = None,
 ) -> Callable[[Any], Any]:  # the overloads say which functions
     """Returns a decorator that enters a function into the table.
 
@@ -206,7 +169,7 @@ def method(
 
     def enter(serve: Callable[["Control", Any, Caller], Awaitable[object]]) -> object:
         METHODS[name] = Method(
-            name, permission, params, serve, faces, shape, recorded, recorded_keys
+            name, permission, params, serve, faces, shape, recorded, recorded_keys, scope
         )
         return serve
 
@@ -326,11 +289,42 @@ class Control:
         if entry.recorded in ("always", "or-refused") and not is_dry:
             return await self._change(entry, params, caller)
         try:
-            asked = _asked(entry, params, caller)
+            asked = await self._admitted(entry, params, caller)
         except CorralError as error:
             self.note_refused(name, params, caller, error)
             raise
-        return await entry.serve(self, asked, caller)
+        return await self._served(entry, asked, caller)
+
+    async def _admitted(
+        self, entry: Method, params: Mapping[str, object], caller: Caller
+    ) -> Struct:
+        """Returns the params as the method takes them, restricted to the agents of the caller."""
+        if RIGHTS.index(caller.permission) < RIGHTS.index(entry.permission):
+            raise PermissionDenied(
+                f'cannot call "{entry.name}": {caller.name} may only {caller.permission}',
+                method=entry.name,
+                needs=entry.permission,
+            )
+        asked = convert(params, entry.params, entry.name)
+        if caller.agents is None:
+            return asked
+        return await self._scope(caller.agents).restricted(entry.name, entry.scope, asked)
+
+    async def _served(self, entry: Method, asked: Struct, caller: Caller) -> object:
+        """Calls the handler; a caller with some agents alone learns nothing of others from its answer."""
+        if caller.agents is None:
+            return await entry.serve(self, asked, caller)
+        scope = self._scope(caller.agents)
+        if entry.scope is not None and entry.scope.sends:
+            caller = ScopedCaller(caller, caller.agents, entry.scope)
+        try:
+            return scope.result(entry.scope, await entry.serve(self, asked, caller))
+        except CorralError as error:
+            raise scope.error(error) from None
+
+    def _scope(self, globs: Sequence[str]) -> Scope:
+        registry, schedules = self.agents.registry, self.optional_schedules
+        return Scope(globs, registry, self.tasks, self.shared, schedules)
 
     async def _change(self, entry: Method, params: Mapping[str, object], caller: Caller) -> object:
         """Calls a method that the audit records: its record is durable before this returns or raises.
@@ -347,14 +341,16 @@ class Control:
             return {**entry_record, "at": at, "result": result, "duration_s": duration_s, **facts}
 
         try:
-            asked = _asked(entry, params, caller)
+            asked = await self._admitted(entry, params, caller)
+            if caller.agents is not None:  # the names that are left
+                names = self._resolved(codec.as_object(msgspec.to_builtins(asked)) or {})
             if entry.recorded == "or-refused":
                 await self.audit.require(f'call "{entry.name}"')
         except CorralError as error:
             self.note_refused(entry.name, params, caller, error)
             raise
         try:
-            result = await entry.serve(self, asked, caller)
+            result = await self._served(entry, asked, caller)
         except CorralError as error:
             entry_record = record(error.name, **_failure(error))
             if not isinstance(error, UNDONE) or self.audit.refuse(
@@ -402,16 +398,6 @@ class Control:
                 record["params"] = _bounded(_open_params(name, params), MAX_DENIED_BYTES)
             if self.audit.refuse(record, refusal_key(caller.who)):
                 self.audit.add(record)
-
-
-def _asked(entry: Method, params: Mapping[str, object], caller: Caller) -> Struct:
-    if RIGHTS.index(caller.permission) < RIGHTS.index(entry.permission):
-        raise PermissionDenied(
-            f'cannot call "{entry.name}": {caller.name} may only {caller.permission}',
-            method=entry.name,
-            needs=entry.permission,
-        )
-    return convert(params, entry.params, entry.name)
 
 
 # -- audit records of calls

@@ -14,6 +14,7 @@ from ...worker.contract.access import (
 )
 from ...worker.contract.control_params import NoParams
 from ...worker.contract.errors import PermissionDenied
+from ..access.scope import OPEN
 from ..access.tokens import digest_of
 from ..api.faces import faces
 from ..api.table import Caller, Control, method
@@ -81,6 +82,7 @@ async def _rotate(control: Control, params: TokenRotateParams, _caller: Caller) 
     "read",
     LoginParams,
     Whoami,
+    scope=OPEN,
     faces=faces(
         command="--token",
         reason="it restricts a connection of the socket; a request over HTTP brings its token with it",
@@ -101,6 +103,7 @@ async def _login(control: Control, params: LoginParams, caller: Caller) -> Whoam
     "read",
     NoParams,
     Whoami,
+    scope=OPEN,
     faces=faces("GET /whoami", python="whoami", command="whoami"),
 )
 async def _show(_control: Control, _params: NoParams, caller: Caller) -> Whoami:

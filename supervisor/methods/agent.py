@@ -29,6 +29,7 @@ from ...worker.contract.control_results import (
 )
 from ...worker.contract.errors import Conflict, CorralError, InvalidParams, Timeout
 from ...worker.contract.records import AgentStatus, TeamStatus
+from ..access.scope import ALL_NAMES, NAME, NAMES, NAMES_AND_GROUPS
 from ..agents.await_state import can_pause
 from ..agents.membership import Addition
 from ..api.faces import faces
@@ -50,6 +51,7 @@ STDERR_LINES = 20
     "read",
     NameParams,
     AgentShown,
+    scope=NAME,
     faces=faces("GET /agents/{name}", python="show_agent", command="show"),
 )
 async def _show(control: Control, params: NameParams, _caller: Caller) -> AgentShown:
@@ -165,6 +167,7 @@ class _Selection:
     "read",
     SelectionParams,
     Names,
+    scope=ALL_NAMES,
     faces=faces("GET /select", python="select_agents"),
 )
 async def _select(control: Control, params: SelectionParams, _caller: Caller) -> Names:
@@ -188,6 +191,7 @@ def _is_missing(supervisor: WorkerSupervisor) -> bool:
     NamesParams,
     AgentsChanged,
     recorded="or-refused",
+    scope=NAMES,
     faces=faces(
         "POST /agents/{names}/start", "POST /agents/start", python="start_agent", command="start"
     ),
@@ -212,6 +216,7 @@ async def _start(control: Control, params: NamesParams, _caller: Caller) -> Agen
     NamesParams,
     AgentsChanged,
     recorded="always",
+    scope=NAMES,
     faces=faces(
         "POST /agents/{names}/stop", "POST /agents/stop", python="stop_agent", command="stop"
     ),
@@ -230,6 +235,7 @@ async def _stop(control: Control, params: NamesParams, _caller: Caller) -> Agent
     NamesParams,
     AgentsChanged,
     recorded="or-refused",
+    scope=NAMES,
     faces=faces(
         "POST /agents/{names}/restart",
         "POST /agents/restart",
@@ -251,6 +257,7 @@ async def _restart(control: Control, params: NamesParams, _caller: Caller) -> Ag
     NamesParams,
     AgentsChanged,
     recorded="or-refused",
+    scope=NAMES,
     faces=faces(
         "POST /agents/{names}/reset", "POST /agents/reset", python="reset_agent", command="reset"
     ),
@@ -268,6 +275,7 @@ async def _reset(control: Control, params: NamesParams, _caller: Caller) -> Agen
     SelectionParams,
     AgentsChanged,
     recorded="always",
+    scope=NAMES,
     faces=faces(
         "POST /agents/{names}/pause", "POST /agents/pause", python="pause_agent", command="pause"
     ),
@@ -286,6 +294,7 @@ async def _pause(control: Control, params: SelectionParams, _caller: Caller) -> 
     SelectionParams,
     AgentsChanged,
     recorded="always",
+    scope=NAMES,
     faces=faces(
         "POST /agents/{names}/resume",
         "POST /agents/resume",
@@ -306,6 +315,7 @@ async def _resume(control: Control, params: SelectionParams, _caller: Caller) ->
     HibernateParams,
     AgentsChanged,
     recorded="always",
+    scope=NAMES,
     faces=faces(
         "POST /agents/{names}/hibernate",
         "POST /agents/hibernate",
@@ -331,6 +341,7 @@ async def _hibernate(control: Control, params: HibernateParams, _caller: Caller)
     NamesParams,
     AgentsChanged,
     recorded="or-refused",
+    scope=NAMES,
     faces=faces(
         "POST /agents/{names}/wake", "POST /agents/wake", python="wake_agent", command="wake"
     ),
@@ -415,6 +426,7 @@ async def _add_all(control: Control, params: AddAllParams, _caller: Caller) -> A
     Removed,
     recorded="always",
     recorded_keys=("removed",),
+    scope=NAMES_AND_GROUPS,
     faces=faces("DELETE /agents/{names}", "DELETE /agents", python="remove_agent", command="rm"),
 )
 async def _rm(control: Control, params: RemoveParams, _caller: Caller) -> Removed:
@@ -433,6 +445,7 @@ async def _rm(control: Control, params: RemoveParams, _caller: Caller) -> Remove
     ScaleParams,
     AgentStatus,
     recorded="or-refused",
+    scope=NAME,
     faces=faces("POST /agents/{name}/scale", python="scale_agent", command="scale"),
 )
 async def _scale(control: Control, params: ScaleParams, _caller: Caller) -> AgentStatus:
@@ -447,6 +460,7 @@ async def _scale(control: Control, params: ScaleParams, _caller: Caller) -> Agen
     SignalParams,
     Names,
     recorded="always",
+    scope=NAMES,
     faces=faces(
         "POST /agents/{names}/signal",
         "POST /agents/signal",

@@ -29,6 +29,7 @@ from ...worker.contract.control_results import (
 )
 from ...worker.contract.errors import CorralError
 from ...worker.contract.records import Statistics, Status
+from ..access.scope import ALL_NAMES, OPEN
 from ..api.faces import faces
 from ..api.openrpc import openrpc
 from ..api.results import Open
@@ -48,7 +49,7 @@ FAILED = ("restart-limit", "exec-failed", "start-timeout")
 """Ends after which a worker is not restarted."""
 
 
-@method("daemon.ping", "read", NoParams, Done, faces=faces("GET /ping", python="ping"))
+@method("daemon.ping", "read", NoParams, Done, scope=OPEN, faces=faces("GET /ping", python="ping"))
 async def _ping(_control: Control, _params: NoParams, _caller: Caller) -> Done:
     """Answers at once, so that a client knows that the daemon is up."""
     return Done()
@@ -109,6 +110,7 @@ async def _reload(control: Control, params: ReloadParams, _caller: Caller) -> Re
     "read",
     SchemaParams,
     SCHEMA,
+    scope=OPEN,
     faces=faces("GET /schema/{document}", "GET /schema", python="get_schema", command="schema"),
 )
 async def _schema(_control: Control, params: SchemaParams, _caller: Caller) -> dict[str, object]:
@@ -132,7 +134,14 @@ async def _log_level(control: Control, params: LogLevelParams, _caller: Caller) 
     return LogLevelSet(level=params.level)
 
 
-@method("rpc.discover", "read", NoParams, OPENRPC, faces=faces("GET /openrpc", python="discover"))
+@method(
+    "rpc.discover",
+    "read",
+    NoParams,
+    OPENRPC,
+    scope=OPEN,
+    faces=faces("GET /openrpc", python="discover"),
+)
 async def _discover(control: Control, _params: NoParams, _caller: Caller) -> dict[str, object]:
     """Returns this table as an OpenRPC document (https://spec.open-rpc.org)."""
     return openrpc(control.methods)
@@ -143,6 +152,7 @@ async def _discover(control: Control, _params: NoParams, _caller: Caller) -> dic
     "read",
     StatusParams,
     Status,
+    scope=ALL_NAMES,
     faces=faces("GET /status", python="status", command="status"),
 )
 async def _status(control: Control, params: StatusParams, _caller: Caller) -> Status | msgspec.Raw:
@@ -244,6 +254,7 @@ async def _services(control: Control) -> "Services":
     "read",
     StatisticsParams,
     Statistics,
+    scope=ALL_NAMES,
     faces=faces("GET /statistics", python="get_statistics", command="stats"),
 )
 async def _show(control: Control, params: StatisticsParams, _caller: Caller) -> Statistics:

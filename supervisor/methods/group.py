@@ -11,6 +11,7 @@ from ...worker.contract.control_params import (
 from ...worker.contract.control_results import Removed, Teams, TeamShown, Workflows, WorkflowShown
 from ...worker.contract.errors import InvalidParams
 from ...worker.contract.records import TeamStatus, WorkflowStatus
+from ..access.scope import NAME, Rule
 from ..api.faces import faces
 from ..api.table import Caller, Control, method
 from ..config.loader import group_table
@@ -53,6 +54,7 @@ async def _remove(control: Control, kind: str, params: GroupRemoveParams) -> Rem
     "read",
     NoParams,
     Teams,
+    scope=Rule(lists=(("teams", "name"),)),
     faces=faces("GET /teams", python="list_teams", command="team list"),
 )
 async def _team_list(control: Control, _params: NoParams, _caller: Caller) -> Teams:
@@ -65,6 +67,7 @@ async def _team_list(control: Control, _params: NoParams, _caller: Caller) -> Te
     "read",
     NameParams,
     TeamShown,
+    scope=NAME,
     faces=faces("GET /teams/{name}", python="show_team", command="team show"),
 )
 async def _team_show(control: Control, params: NameParams, _caller: Caller) -> TeamShown:
@@ -95,6 +98,7 @@ async def _team_add(control: Control, params: GroupAddParams, _caller: Caller) -
     Removed,
     recorded="always",
     recorded_keys=("removed",),
+    scope=NAME,
     faces=faces("DELETE /teams/{name}", python="remove_team", command="team rm"),
 )
 async def _team_rm(control: Control, params: GroupRemoveParams, _caller: Caller) -> Removed:
@@ -107,6 +111,7 @@ async def _team_rm(control: Control, params: GroupRemoveParams, _caller: Caller)
     "read",
     NoParams,
     Workflows,
+    scope=Rule(lists=(("workflows", "name"),)),
     faces=faces("GET /workflows", python="list_workflows", command="workflow list"),
 )
 async def _workflow_list(control: Control, _params: NoParams, _caller: Caller) -> Workflows:
@@ -119,6 +124,7 @@ async def _workflow_list(control: Control, _params: NoParams, _caller: Caller) -
     "read",
     NameParams,
     WorkflowShown,
+    scope=NAME,
     faces=faces("GET /workflows/{name}", python="show_workflow", command="workflow show"),
 )
 async def _workflow_show(control: Control, params: NameParams, _caller: Caller) -> WorkflowShown:
@@ -149,6 +155,7 @@ async def _workflow_add(control: Control, params: GroupAddParams, _caller: Calle
     Removed,
     recorded="always",
     recorded_keys=("removed",),
+    scope=NAME,
     faces=faces("DELETE /workflows/{name}", python="remove_workflow", command="workflow rm"),
 )
 async def _workflow_rm(control: Control, params: GroupRemoveParams, _caller: Caller) -> Removed:

@@ -18,6 +18,7 @@ from ...worker.contract.control_results import (
     Tools,
 )
 from ...worker.contract.errors import NotFound
+from ..access.scope import OPEN, Rule
 from ..api.faces import faces
 from ..api.results import Open, error_records
 from ..api.table import Caller, Control, method
@@ -37,6 +38,7 @@ RESOURCE_CONTENTS = Open(
     "read",
     NoParams,
     Servers,
+    scope=Rule(lists=(("servers", "name"),)),
     faces=faces("GET /mcp/servers", python="list_servers", command="mcp servers"),
 )
 async def _servers(control: Control, _params: NoParams, _caller: Caller) -> Servers:
@@ -97,6 +99,7 @@ async def _call(control: Control, params: CallParams, caller: Caller) -> dict[st
     "read",
     AttachParams,
     Done,
+    scope=OPEN,
     faces=faces(
         command="mcp serve",
         reason="it turns a connection of the socket into one of MCP, which HTTP serves at /mcp",

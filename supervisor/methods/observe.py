@@ -28,6 +28,7 @@ from ...worker.contract.control_results import (
 )
 from ...worker.contract.errors import InvalidParams, ResourceLimitExceeded
 from ...worker.contract.log_pieces import PieceJoiner
+from ..access.scope import LOGS, Rule
 from ..api.faces import Resumption, faces
 from ..api.table import Caller, Control, method
 from ..audit.hash_chain import Record, parse_position
@@ -56,6 +57,7 @@ def _wanted(params: EventParams) -> EventFilter:
     "read",
     EventParams,
     Events,
+    scope=Rule("agent", lists=(("events", "agent"),)),
     faces=faces("GET /events", python="list_events", command="events"),
 )
 async def _list_events(control: Control, params: EventParams, _caller: Caller) -> Events:
@@ -91,6 +93,7 @@ async def _list_events(control: Control, params: EventParams, _caller: Caller) -
     "read",
     EventParams,
     Position,
+    scope=Rule("agent", sends=(("event", "events", "agent"),)),
     faces=faces(
         "GET /events",
         python="events",
@@ -314,6 +317,7 @@ def _log_filter(control: Control, params: LogParams) -> LogFilter:
     "read",
     LogParams,
     LogLines,
+    scope=LOGS,
     faces=faces("GET /logs", python="read_logs", command="logs"),
 )
 async def _read_log(control: Control, params: LogParams, _caller: Caller) -> LogLines:
@@ -341,6 +345,7 @@ async def _read_log(control: Control, params: LogParams, _caller: Caller) -> Log
     "read",
     LogParams,
     Done,
+    scope=LOGS,
     faces=faces("GET /logs", python="follow_logs", command="logs", streams=True, only_streams=True),
 )
 async def _follow_log(control: Control, params: LogParams, caller: Caller) -> Done:

@@ -14,6 +14,7 @@ from ...worker.contract.control_results import (
     ScheduleShown,
 )
 from ...worker.contract.records import ScheduleRecord, Task
+from ..access.scope import SCHEDULE, Rule
 from ..agents.membership import Addition
 from ..api.faces import faces
 from ..api.table import Caller, Control, method
@@ -27,6 +28,7 @@ from ..config.job import commands_of, job_task
     ScheduleRecord,
     recorded="or-refused",
     recorded_keys=("name",),
+    scope=Rule("new schedule"),
     faces=faces("POST /schedules", python="add_schedule", command="schedule add"),
 )
 async def _add(control: Control, params: ScheduleParams, _caller: Caller) -> ScheduleRecord:
@@ -77,6 +79,7 @@ async def _add_command(
     ScheduleNameParams,
     Removed,
     recorded="always",
+    scope=SCHEDULE,
     faces=faces("DELETE /schedules/{name}", python="remove_schedule", command="schedule rm"),
 )
 async def _remove(control: Control, params: ScheduleNameParams, _caller: Caller) -> Removed:
@@ -93,6 +96,7 @@ async def _remove(control: Control, params: ScheduleNameParams, _caller: Caller)
     "read",
     NoParams,
     Schedules,
+    scope=Rule(lists=(("schedules", "task.agent"),)),
     faces=faces("GET /schedules", python="list_schedules", command="schedules"),
 )
 async def _list(control: Control, _params: NoParams, _caller: Caller) -> Schedules:
@@ -105,6 +109,7 @@ async def _list(control: Control, _params: NoParams, _caller: Caller) -> Schedul
     "read",
     ScheduleNameParams,
     ScheduleShown,
+    scope=SCHEDULE,
     faces=faces("GET /schedules/{name}", python="show_schedule", command="schedule show"),
 )
 async def _show(control: Control, params: ScheduleNameParams, _caller: Caller) -> ScheduleShown:
@@ -123,6 +128,7 @@ async def _show(control: Control, params: ScheduleNameParams, _caller: Caller) -
     ScheduleNameParams,
     ScheduleRecord,
     recorded="always",
+    scope=SCHEDULE,
     faces=faces("POST /schedules/{name}/pause", python="pause_schedule", command="schedule pause"),
 )
 async def _pause(control: Control, params: ScheduleNameParams, _caller: Caller) -> ScheduleRecord:
@@ -136,6 +142,7 @@ async def _pause(control: Control, params: ScheduleNameParams, _caller: Caller) 
     ScheduleNameParams,
     ScheduleRecord,
     recorded="or-refused",
+    scope=SCHEDULE,
     faces=faces(
         "POST /schedules/{name}/resume", python="resume_schedule", command="schedule resume"
     ),
@@ -150,6 +157,7 @@ async def _resume(control: Control, params: ScheduleNameParams, _caller: Caller)
     "operate",
     ScheduleNameParams,
     Task,
+    scope=SCHEDULE,
     faces=faces("POST /schedules/{name}/run", python="run_schedule", command="schedule run"),
 )
 async def _run_schedule(control: Control, params: ScheduleNameParams, _caller: Caller) -> Task:

@@ -40,6 +40,7 @@ from ...worker.contract.control_results import (
     Value,
 )
 from ...worker.contract.errors import InvalidParams, NotFound
+from ..access.scope import AGENT, CHECKPOINT, NAME, Rule
 from ..api.faces import faces
 from ..api.table import Caller, Control, method
 
@@ -49,6 +50,7 @@ from ..api.table import Caller, Control, method
     "read",
     MemoryListParams,
     Sessions,
+    scope=Rule("agent", lists=(("sessions", "agent"),)),
     faces=faces(
         "GET /sessions", "GET /sessions/{agent}", python="list_sessions", command="memory list"
     ),
@@ -64,6 +66,7 @@ async def _sessions(control: Control, params: MemoryListParams, _caller: Caller)
     "read",
     MemoryShowParams,
     SessionShown,
+    scope=AGENT,
     faces=faces("GET /sessions/{agent}/{session}", python="show_session", command="memory show"),
 )
 async def _show(control: Control, params: MemoryShowParams, _caller: Caller) -> SessionShown:
@@ -77,6 +80,7 @@ async def _show(control: Control, params: MemoryShowParams, _caller: Caller) -> 
     "operate",
     MemoryPutParams,
     Done,
+    scope=AGENT,
     faces=faces("PUT /memory/{agent}/{key}", python="put_memory", command="memory put"),
 )
 async def _put(control: Control, params: MemoryPutParams, _caller: Caller) -> Done:
@@ -93,6 +97,7 @@ async def _put(control: Control, params: MemoryPutParams, _caller: Caller) -> Do
     "read",
     MemoryKeyParams,
     Value,
+    scope=AGENT,
     faces=faces("GET /memory/{agent}/{key}", python="get_memory", command="memory get"),
 )
 async def _get(control: Control, params: MemoryKeyParams, _caller: Caller) -> Value:
@@ -106,6 +111,7 @@ async def _get(control: Control, params: MemoryKeyParams, _caller: Caller) -> Va
     "operate",
     MemoryKeyParams,
     Done,
+    scope=AGENT,
     faces=faces("DELETE /memory/{agent}/{key}", python="delete_memory", command="memory rm"),
 )
 async def _delete(control: Control, params: MemoryKeyParams, _caller: Caller) -> Done:
@@ -121,6 +127,7 @@ async def _delete(control: Control, params: MemoryKeyParams, _caller: Caller) ->
     "read",
     MemoryFindParams,
     Items,
+    scope=AGENT,
     faces=faces("GET /memory/{agent}", python="search_memory", command="memory search"),
 )
 async def _search(control: Control, params: MemoryFindParams, _caller: Caller) -> Items:
@@ -135,6 +142,7 @@ async def _search(control: Control, params: MemoryFindParams, _caller: Caller) -
     "operate",
     MemoryClearParams,
     MemoryRemoved,
+    scope=AGENT,
     faces=faces(
         "DELETE /sessions/{agent}/{session}",
         "DELETE /sessions/{agent}",
@@ -152,6 +160,7 @@ async def _clear(control: Control, params: MemoryClearParams, _caller: Caller) -
     "operate",
     MemoryCleanupParams,
     MemoryRemoved,
+    scope=AGENT,
     faces=faces("POST /memory/cleanup", python="clean_up_memory", command="memory cleanup"),
 )
 async def _cleanup(control: Control, params: MemoryCleanupParams, _caller: Caller) -> MemoryRemoved:
@@ -164,6 +173,7 @@ async def _cleanup(control: Control, params: MemoryCleanupParams, _caller: Calle
     "read",
     MemoryStatsParams,
     MemoryStatistics,
+    scope=Rule("agent", lists=(("agents", "agent"),)),
     faces=faces("GET /memory", python="memory_stats", command="memory stats"),
 )
 async def _stats(control: Control, params: MemoryStatsParams, _caller: Caller) -> MemoryStatistics:
@@ -176,6 +186,7 @@ async def _stats(control: Control, params: MemoryStatsParams, _caller: Caller) -
     "operate",
     CheckpointSaveParams,
     Checkpoints,
+    scope=NAME,
     faces=faces(
         "POST /checkpoints",
         "POST /agents/{name}/checkpoint",
@@ -196,6 +207,7 @@ async def _save(control: Control, params: CheckpointSaveParams, _caller: Caller)
     CheckpointRestored,
     recorded="or-refused",
     recorded_keys=("worker",),
+    scope=CHECKPOINT,
     faces=faces(
         "POST /checkpoints/{checkpoint}/restore",
         "POST /checkpoints/restore",
@@ -225,6 +237,7 @@ async def _restore(
     "read",
     CheckpointListParams,
     Checkpoints,
+    scope=Rule(lists=(("checkpoints", "agent"),)),
     faces=faces("GET /checkpoints", python="list_checkpoints", command="checkpoint list"),
 )
 async def _list(control: Control, params: CheckpointListParams, _caller: Caller) -> Checkpoints:
@@ -238,6 +251,7 @@ async def _list(control: Control, params: CheckpointListParams, _caller: Caller)
     "read",
     CheckpointIdParams,
     CheckpointShown,
+    scope=CHECKPOINT,
     faces=faces(
         "GET /checkpoints/{checkpoint}", python="show_checkpoint", command="checkpoint show"
     ),
@@ -257,6 +271,7 @@ async def _show_checkpoint(
     CheckpointsRemoved,
     recorded="always",
     recorded_keys=("removed",),
+    scope=CHECKPOINT,
     faces=faces(
         "DELETE /checkpoints/{checkpoints}",
         "DELETE /checkpoints",

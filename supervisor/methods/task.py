@@ -33,6 +33,7 @@ from ...worker.contract.errors import (
     Timeout,
 )
 from ...worker.contract.records import ENDED, Error, Task, TaskParams
+from ..access.scope import NEW_TASK, TASK, Rule
 from ..api.faces import faces
 from ..api.results import error_record
 from ..api.table import Caller, Control, method
@@ -105,6 +106,7 @@ class ProgressSender:
     "operate",
     TaskParams,
     Task,
+    scope=NEW_TASK,
     faces=faces(
         "POST /agents/{agent}/run",
         "POST /teams/{agent}/run",
@@ -126,6 +128,7 @@ async def _run(control: Control, params: TaskParams, caller: Caller) -> Task:
     "operate",
     TaskParams,
     Task,
+    scope=NEW_TASK,
     faces=faces("POST /tasks", python="submit_task", command="run"),
 )
 async def _submit(control: Control, params: TaskParams, _caller: Caller) -> Task:
@@ -138,6 +141,7 @@ async def _submit(control: Control, params: TaskParams, _caller: Caller) -> Task
     "read",
     TaskWaitParams,
     Task,
+    scope=TASK,
     faces=faces("GET /tasks/{task}/wait", python="wait_task", command="task wait", streams=True),
 )
 async def _wait(control: Control, params: TaskWaitParams, caller: Caller) -> Task:
@@ -170,6 +174,7 @@ def _late(params: TaskWaitParams) -> Timeout:
     "read",
     TaskWaitParams,
     Task,
+    scope=TASK,
     faces=faces(
         "GET /tasks/{task}/follow", python="follow_task", command="task follow", streams=True
     ),
@@ -242,6 +247,7 @@ def _standing(task: Task) -> dict[str, object]:
     "read",
     TaskShowParams,
     Task,
+    scope=TASK,
     faces=faces("GET /tasks/{task}", python="show_task", command="task show"),
 )
 async def _show_task(control: Control, params: TaskShowParams, _caller: Caller) -> Task:
@@ -257,6 +263,7 @@ async def _show_task(control: Control, params: TaskShowParams, _caller: Caller) 
     "read",
     TaskTreeParams,
     TaskNode,
+    scope=TASK,
     faces=faces("GET /tasks/{task}/tree", python="task_tree", command="task show"),
 )
 async def _tree(control: Control, params: TaskTreeParams, _caller: Caller) -> TaskNode:
@@ -311,6 +318,7 @@ async def _children(control: Control, task: Task, limit: int) -> list[Task]:
     "read",
     TaskListParams,
     TaskPage,
+    scope=Rule("agent", lists=(("tasks", "agent"),)),
     faces=faces("GET /tasks", python="list_tasks", command="tasks"),
 )
 async def _list_tasks(control: Control, params: TaskListParams, _caller: Caller) -> TaskPage:
@@ -324,6 +332,7 @@ async def _list_tasks(control: Control, params: TaskListParams, _caller: Caller)
     "operate",
     TaskIdParams,
     Task,
+    scope=TASK,
     faces=faces(
         "DELETE /tasks/{task}",
         "POST /tasks/{task}/cancel",
@@ -341,6 +350,7 @@ async def _cancel(control: Control, params: TaskIdParams, _caller: Caller) -> Ta
     "operate",
     TasksParams,
     TasksRetried,
+    scope=TASK,
     faces=faces(
         "POST /tasks/{tasks}/retry", "POST /tasks/retry", python="retry_tasks", command="task retry"
     ),
@@ -364,6 +374,7 @@ async def _retry(control: Control, params: TasksParams, _caller: Caller) -> Task
     "operate",
     TasksParams,
     TasksDiscarded,
+    scope=TASK,
     faces=faces(
         "POST /tasks/{tasks}/discard",
         "POST /tasks/discard",
