@@ -436,18 +436,13 @@ export interface LogLevelSet {
   level: string;
 }
 
-/** Represents the result of `log.read`: lines in the order of their times. */
-export interface LogLines {
-  records: Array<LogRecord>;
-}
-
 /**
  * Represents a line of a log, or a message; `bytes` is its base64 where it is not UTF-8.
  *
  * `stream` is stdout, stderr, log (messages of an agent's SDK) or corral (lines were lost). A piece of a line that is
  * too long for one record has `partial`.
  */
-export interface LogRecord {
+export interface LogLine {
   agent: string;
   at: string;
   bytes?: string;
@@ -458,6 +453,11 @@ export interface LogRecord {
   task?: string;
   text: string;
   worker: string;
+}
+
+/** Represents the result of `log.read`: lines in the order of their times. */
+export interface LogLines {
+  records: Array<LogLine>;
 }
 
 /** Selects the memory of an agent; of all agents when absent. */
