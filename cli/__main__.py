@@ -58,6 +58,7 @@ COMMANDS = {
     "log-level": "daemon.control",
     "emergency-stop": "daemon.control",
     "daemon": "daemon.control",
+    "call": "daemon.call",
     "secret": "daemon.secret",
     "token": "daemon.token",
     "whoami": "daemon.token",

@@ -111,6 +111,21 @@ class CancelArguments(Struct, frozen=True, forbid_unknown_fields=True):
     task: Annotated[str, Meta(description="Its id")]
 
 
+class MethodsArguments(Struct, frozen=True, forbid_unknown_fields=True):
+    """Holds the arguments of `corral__methods`."""
+
+    prefix: Annotated[
+        str, Meta(description="The beginning of their names, such as schedule; all when absent")
+    ] = ""
+
+
+class CallArguments(Struct, frozen=True, forbid_unknown_fields=True):
+    """Holds the arguments of `corral__call`."""
+
+    method: Annotated[str, Meta(description="Name of a method, as corral__methods lists them")]
+    params: Annotated[dict[str, object], Meta(description="Its params")] = {}
+
+
 # -- results
 
 
@@ -171,3 +186,25 @@ class Tasks(Struct, frozen=True):
     """Lists tasks, the newest first."""
 
     tasks: list[Summary]
+
+
+class MethodEntry(Struct, frozen=True, kw_only=True):
+    """Describes a method; a param with a question mark may be left out."""
+
+    name: str
+    summary: str
+    needs: str
+    params: list[str]
+    example: dict[str, object]
+
+
+class Methods(Struct, frozen=True):
+    """Lists methods, by name."""
+
+    methods: list[MethodEntry]
+
+
+class Called(Struct, frozen=True):
+    """Holds the result of a method."""
+
+    result: object

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import fields
 
 from ...mcp.protocol.messages import Progress
 from ...worker.contract import codec
@@ -25,12 +26,17 @@ from ..api.table import Control, Permission
 from ..supervision.worker_supervisor import WorkerSupervisor
 from ..worker_api.requests import convert
 from .shapes import (
+    CallArguments,
+    Called,
     CancelArguments,
     Entry,
     ListArguments,
     Listed,
     Logged,
     LogsArguments,
+    MethodEntry,
+    Methods,
+    MethodsArguments,
     OperationArguments,
     RunArguments,
     ShowArguments,
@@ -43,6 +49,9 @@ from .shapes import (
 
 PREFIX = "corral__"
 """The beginning of these tools' names; no server can have it."""
+
+CALL = f"{PREFIX}call"
+"""The tool that does what the others do: offered only where none of them is denied."""
 
 MAX_TEXT = 100_000
 """Characters of log in one answer: it goes into a model's context."""
@@ -358,6 +367,40 @@ async def _cancel(control: Control, asked: CancelArguments, caller: ToolCaller) 
     return answer._replace(is_error=False)
 
 
+NOT_CALLED = ("auth.", "mcp.")
+"""Beginnings of the names of methods that a client of MCP has in another way: its own requests, within its tools."""
+
+
+def _is_callable(name: str) -> bool:
+    """Returns whether a method has an answer for a client of MCP."""
+    return not name.startswith(NOT_CALLED) and not name.endswith(".follow")
+
+
+async def _methods(control: Control, asked: MethodsArguments, caller: ToolCaller) -> Answer:
+    held = RIGHTS.index(caller.permission)
+    found = [
+        MethodEntry(
+            name=name,
+            summary=entry.summary,
+            needs=entry.permission,
+            params=[each.name + ("" if each.required else "?") for each in fields(entry.params)],
+            example=dict(entry.example),
+        )
+        for name, entry in sorted(control.methods.items())
+        if name.startswith(asked.prefix)
+        and _is_callable(name)
+        and RIGHTS.index(entry.permission) <= held
+    ]
+    return Answer(Methods(found))
+
+
+async def _call_method(control: Control, asked: CallArguments, caller: ToolCaller) -> Answer:
+    if asked.method in control.methods and not _is_callable(asked.method):
+        words = f'cannot call "{asked.method}" through a tool: MCP has requests of its own for it'
+        raise Conflict(words, method=asked.method)
+    return Answer(Called(await _call(control, asked.method, asked.params, caller)))
+
+
 OWN_TOOLS: Mapping[str, OwnTool] = {
     tool.name: tool
     for tool in (
@@ -462,6 +505,26 @@ OWN_TOOLS: Mapping[str, OwnTool] = {
             _cancel,
             is_destructive=True,
             is_idempotent=True,
+        ),
+        OwnTool(
+            f"{PREFIX}methods",
+            "List methods",
+            "The methods of the daemon that corral__call may call: name, summary, params, an example.",
+            MethodsArguments,
+            Methods,
+            "read",
+            _methods,
+            is_read_only=True,
+        ),
+        OwnTool(
+            CALL,
+            "Call a method",
+            "Calls any method of the daemon, for all that no other of these tools does: schedules, memory, scaling, events.",
+            CallArguments,
+            Called,
+            "read",
+            _call_method,
+            is_destructive=True,
         ),
     )
 }

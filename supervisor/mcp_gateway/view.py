@@ -20,7 +20,7 @@ from ..config.spec import Config, Profile
 from ..supervision.worker_supervisor import WorkerSupervisor
 from ..tasks.backlog import Entry
 from ..worker_api.tool_calls import LISTING_S, access_of
-from .tools import OWN_TOOLS, PREFIX, OwnTool, ToolCaller
+from .tools import CALL, OWN_TOOLS, PREFIX, OwnTool, ToolCaller
 
 NOTHING = Access(())
 
@@ -132,12 +132,18 @@ class ClientTools:
         """Returns whether one of corral's own tools is offered; a profile's list of tools is about the pool alone."""
         profile = self._current_profile()
         of_profile = Access(None, profile.denied_tools, profile.read_only)
-        return (
-            profile.control
-            and tool.is_within(self._client.permission())
-            and self._own.admits(tool.name, is_read_only=tool.is_read_only)
-            and of_profile.admits(tool.name, is_read_only=tool.is_read_only)
-        )
+
+        def admits(name: str, own: Access) -> bool:
+            is_read_only = OWN_TOOLS[name].is_read_only
+            return all(each.admits(name, is_read_only=is_read_only) for each in (own, of_profile))
+
+        if not (profile.control and tool.is_within(self._client.permission())):
+            return False
+        if not admits(tool.name, self._own):
+            return False
+        # It could do what a denied tool does; those that `only` leaves out are not denied.
+        denying = Access(None, self._own.denied, self._own.read_only)
+        return tool.name != CALL or all(admits(name, denying) for name in OWN_TOOLS)
 
     async def listed(self, kind: Kind) -> list[dict[str, object]]:
         """Lists MCP's objects under exposed names, sorted; starts servers that never listed anything."""

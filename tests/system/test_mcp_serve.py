@@ -229,7 +229,16 @@ def test_every_own_tool_answers_what_its_schema_says(daemon: DaemonProcess) -> N
             "running",
         )
         assert check("corral__cancel", task=waiting["id"])["state"] == "cancelled"
+        listed = {each["name"]: each for each in check("corral__methods")["methods"]}
+        assert listed["task.submit"]["params"][:2] == ["objective", "agent?"]
+        assert not any(name.startswith("mcp.") for name in listed)
+        params = {"agent": "crew", "key": "word", "value": [1]}
+        check("corral__call", method="memory.put", params=params)
+        found = check("corral__call", method="memory.get", params={"agent": "crew", "key": "word"})
+        assert found["result"] == {"value": [1]}
         assert tried == OWN
+        for method in ("mcp.call", "event.follow", "auth.login", "no.method"):
+            assert called(editor, "corral__call", method=method)["isError"]
         failed = called(editor, "corral__run", agent="crew", objective="raise words")
         assert failed["isError"]
         assert "words" in text(failed)
@@ -372,7 +381,9 @@ def test_inside_an_agent_there_are_its_tools_and_its_tasks_limits(daemon: Daemon
     there, shown, *refusals = run(
         ("tools/list", {}), call("corral__list"), stop, echo, agent="steering"
     )
-    assert names(there["tools"]) == {tool.name for tool in OWN_TOOLS.values() if tool.is_read_only}
+    assert names(there["tools"]) == {
+        tool.name for tool in OWN_TOOLS.values() if tool.needs == "read"
+    }
     assert shown["structuredContent"]["entries"]
     for refused in refusals:
         assert refused["_meta"]["corral/error"]["name"] == "PermissionDenied"
@@ -467,3 +478,21 @@ def test_ten_sessions_are_small_and_share_one_server(daemon: DaemonProcess) -> N
         for session in sessions:
             session.__exit__(None, None, None)
     assert daemon.worker("odd-0")["restarts"] >= 0
+
+
+def test_any_method_is_called_only_within_the_rights_and_the_tools_of_a_client(
+    daemon: DaemonProcess,
+) -> None:
+    with serving(daemon.socket, "--deny", "corral__stop") as editor:
+        editor.initialize()
+        offered = names(editor.ask("list", "tools/list")["result"]["tools"])
+        assert "corral__methods" in offered
+        assert "corral__call" not in offered  # it could stop an agent, too
+        refused = called(editor, "corral__call", method="daemon.ping")
+        assert refused["isError"]
+        assert "not allowed" in text(refused)
+    with serving(daemon.socket, "--read-only") as editor:
+        editor.initialize()
+        offered = names(editor.ask("list", "tools/list")["result"]["tools"])
+        assert "corral__methods" in offered
+        assert "corral__call" not in offered
