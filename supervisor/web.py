@@ -28,6 +28,7 @@ from .http.tls import read_tls
 from .http.token_file import MIN_TOKEN, read_token
 from .http_api.calls import ApiFace
 from .http_api.documents import DocsFace, OpenApiFace
+from .http_api.runtime_routes import RuntimeFace
 from .lifecycle.state_machine import UP
 from .mcp_gateway.view import Client, ClientTools
 
@@ -108,6 +109,7 @@ def _faces(control: Control, is_stopping: Callable[[], bool]) -> list[Face]:
         Ready(lambda client: _readiness(control, client, is_draining=is_stopping())),
         McpFace(_offer(control), version=__version__),
         ApiFace(control),
+        RuntimeFace(control),
         OpenApiFace(control.methods),
         DocsFace(),
     ]

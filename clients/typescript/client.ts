@@ -66,17 +66,31 @@ export interface AgentMemory {
   size_bytes: number;
 }
 
+/** Represents the result of `agent.set`: `changed` are the keys whose values differ from before. */
+export interface AgentSet {
+  agent: AgentStatus;
+  changed: Array<string>;
+  etag: string;
+}
+
 /**
- * Represents the result of `agent.show`: an agent or server in full, or a team or workflow with its spec alone.
+ * Specifies changes to the table of an agent or server: each key of `spec` replaces that key, and null removes it.
  *
- * `exits` are the last ends of incarnations, the newest first; `stderr` has the last lines of each worker.
+ * A table within it is changed likewise. With `expected` the change is refused unless the agent has that `etag` still.
  */
+export interface AgentSetParamsWithoutName {
+  spec: Record<string, unknown>;
+  expected?: string | null;
+}
+
+/** Represents the result of `agent.show`; of a team or workflow its spec alone. `etag` stands for its whole table. */
 export interface AgentShown {
   agent?: AgentStatus;
   team?: TeamStatus;
   workflow?: WorkflowStatus;
   spec: Record<string, unknown>;
   source: string;
+  etag?: string;
   exits?: Array<AgentExit>;
   tool_calls?: ToolCallRate;
   stderr?: Record<string, Array<string>>;
@@ -105,6 +119,11 @@ export interface AgentStatus {
   warm?: Record<string, unknown> | null;
   tools?: Array<string>;
   mcp?: ServerStatus;
+}
+
+/** Represents the result of `agent.list`. */
+export interface Agents {
+  agents: Array<AgentStatus>;
 }
 
 /** Represents the result of `agent.add_all`; `failures` has the agents that did not start, `changed` the keys that differ. */
@@ -250,6 +269,12 @@ export interface CheckpointsRemoved {
   removed: Array<number>;
 }
 
+/** Represents the components of one kind: their number and their names. */
+export interface Counted {
+  count: number;
+  ids: Array<string>;
+}
+
 /** Represents the daemon in `daemon.doctor`; `rights` are those of the caller. */
 export interface DaemonFound {
   running: boolean;
@@ -365,7 +390,11 @@ export interface Finding {
   remedy: string;
 }
 
-/** Specifies a new team or workflow by its table in `spec`; or several by name in `specs`, all or none. */
+/**
+ * Specifies a new team or workflow by its table in `spec`; or several by name in `specs`, all or none.
+ *
+ * Without a name one is generated: `team-` or `workflow-` with 6 hexadecimal digits.
+ */
 export interface GroupAddParams {
   name?: string | null;
   spec?: Record<string, unknown> | null;
@@ -661,6 +690,14 @@ export interface RuntimeFigures {
   executed: number;
   failed: number;
   success_rate: number | null;
+}
+
+/** Represents the result of `runtime.stats`. */
+export interface RuntimeStatistics {
+  agents: Counted;
+  teams: Counted;
+  workflows: Counted;
+  databases: Counted;
 }
 
 /** Sets the number of workers of an agent. */
@@ -1392,9 +1429,14 @@ export class Corral extends Connection {
     return this.request("POST", "/api/v1/agents", [], args, options) as Promise<AgentStatus>;
   }
 
+  /** Lists the status of agents and MCP servers: of all, or of those that the params choose. */
+  listAgents(args: { names?: Array<string>; selector?: string; failed?: boolean } = {}, options?: RequestOptions): Promise<Agents> {
+    return this.request("GET", "/api/v1/agents", ["names","selector","failed"], args, options) as Promise<Agents>;
+  }
+
   /** Stops agents and MCP servers and removes them, all or none; returns the removed names. */
-  removeAgentSelected(args: { name?: string; names?: Array<string>; selector?: string; cascade?: boolean } = {}, options?: RequestOptions): Promise<Removed> {
-    return this.request("DELETE", "/api/v1/agents", ["name","names","selector","cascade"], args, options) as Promise<Removed>;
+  removeAgentSelected(args: { name?: string; names?: Array<string>; selector?: string; cascade?: boolean; expected?: string } = {}, options?: RequestOptions): Promise<Removed> {
+    return this.request("DELETE", "/api/v1/agents", ["name","names","selector","cascade","expected"], args, options) as Promise<Removed>;
   }
 
   /**
@@ -1466,8 +1508,13 @@ export class Corral extends Connection {
   }
 
   /** Stops agents and MCP servers and removes them, all or none; returns the removed names. */
-  removeAgent(args: { name: string; selector?: string; cascade?: boolean }, options?: RequestOptions): Promise<Removed> {
-    return this.request("DELETE", "/api/v1/agents/{name}", ["selector","cascade"], args, options) as Promise<Removed>;
+  removeAgent(args: { name: string; selector?: string; cascade?: boolean; expected?: string }, options?: RequestOptions): Promise<Removed> {
+    return this.request("DELETE", "/api/v1/agents/{name}", ["selector","cascade","expected"], args, options) as Promise<Removed>;
+  }
+
+  /** Changes keys of an agent or server that was added at run time; workers that need it restart one after another. */
+  setAgent(args: { name: string } & AgentSetParamsWithoutName, options?: RequestOptions): Promise<AgentSet> {
+    return this.request("PATCH", "/api/v1/agents/{name}", [], args, options) as Promise<AgentSet>;
   }
 
   /**
@@ -1714,6 +1761,11 @@ export class Corral extends Connection {
   /** Yields the events of `task.run`. */
   executeTaskDefaultStream(args: TaskParams, options?: RequestOptions): AsyncGenerator<ServerEvent> {
     return this.stream("POST", "/api/v1/run", [], args, options);
+  }
+
+  /** Returns the number and the names of agents, teams, workflows and databases; no store can be declared yet. */
+  getRuntimeStats(options?: RequestOptions): Promise<RuntimeStatistics> {
+    return this.request("GET", "/api/v1/runtime-stats", [], {}, options) as Promise<RuntimeStatistics>;
   }
 
   /** Adds a schedule, which submits a task at each of its times; it survives a restart of the daemon. */

@@ -6,13 +6,16 @@ are all taken or none.
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
+import msgspec
 from msgspec.structs import asdict, replace
 
+from ...worker.contract import codec
 from ...worker.contract.errors import Conflict, CorralError, NotFound
 from ..config.decoder import STORE
 from ..config.diff import Plan, plan
@@ -33,6 +36,8 @@ from .replicas import Replicas, seen_through
 from .startup import Startup, idle_count
 from .table import AgentTable, Entry
 from .tool_cache import ToolCache
+
+ETAG_DIGITS = 16
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +84,7 @@ class Membership:
         self._replicas = replicas
         self._tools = tools
         self._servers = servers
+        self._setting = asyncio.Lock()
         self._on_reload: list[Callable[[Config], None]] = []
 
     def subscribe(self, on_reload: Callable[[Config], None]) -> Callable[[], None]:
@@ -216,6 +222,54 @@ class Membership:
         finally:
             for supervisor in supervisors:
                 supervisor.has_room = False
+
+    # -- changing one
+
+    def etag(self, name: str) -> str:
+        """Returns what stands for the whole table of an agent or server: it changes with each key of it.
+
+        Raises:
+            NotFound: there is none of that name.
+        """
+        table = to_table(self._registry.of(name).spec, self._registry.config.defaults)
+        return hashlib.sha256(msgspec.json.encode(table, order="sorted")).hexdigest()[:ETAG_DIGITS]
+
+    def check_etag(self, name: str, expected: str) -> None:
+        """Refuses a table that has changed.
+
+        Raises:
+            NotFound: there is no agent or server of that name.
+            Conflict: its etag is another; `data["reason"]` is "stale".
+        """
+        if (etag := self.etag(name)) != expected:
+            words = f'cannot change "{name}": its etag is {etag}, and no longer {expected}'
+            raise Conflict(words, name=name, reason="stale", etag=etag, expected=expected)
+
+    async def change(
+        self, name: str, changes: Mapping[str, object], *, expected: str | None
+    ) -> list[str]:
+        """Replaces keys of the table of one that was added at run time, null removing them; returns those that differ.
+
+        One change after the other: none is made to a table that another has changed meanwhile.
+
+        Raises:
+            NotFound: there is none of that name.
+            Conflict: it is of the configuration file, or its etag is not the `expected` one.
+            InvalidParams: the new table is not valid.
+        """
+        async with self._setting:
+            agent = self._registry.of(name)
+            if expected is not None:
+                self.check_etag(name, expected)
+            if not agent.added:
+                words = f'cannot set "{name}": {agent.spec.source} has it; change it there, then corral reload'
+                raise Conflict(words, name=name, source=agent.spec.source, remedy="corral reload")
+            table = _patched(to_table(agent.spec, self._registry.config.defaults), changes)
+            addition = Addition(name, agent.spec.kind, table, "/")
+            keys = self.compared([addition])[name]
+            if keys:
+                await self.add([addition], start=False, wait=False, replacing=[name])
+            return list(keys)
 
     async def _keep_added(
         self,
@@ -500,3 +554,16 @@ class Membership:
         ]
         self._startup.start_within_limit(dict.fromkeys(idle))
         self._operations.renew_each(list(chosen), "its configuration has changed")
+
+
+def _patched(table: Mapping[str, object], changes: Mapping[str, object]) -> dict[str, object]:
+    """Returns a table with the changes of a merge patch (RFC 7396)."""
+    found = dict(table)
+    for key, value in changes.items():
+        if value is None:
+            found.pop(key, None)
+        elif (inner := codec.as_object(value)) is not None:
+            found[key] = _patched(codec.as_object(found.get(key)) or {}, inner)
+        else:
+            found[key] = value
+    return found

@@ -148,13 +148,18 @@ def _unquoted(tag: str) -> str:
     return tag.strip().removeprefix("W/").strip('"')
 
 
+def field_of(result: object, key: str) -> object:
+    """Returns a key of the result of a method, a Struct or an object; None where it has none."""
+    fields = codec.as_object(result)
+    return getattr(result, key, None) if fields is None else fields.get(key)
+
+
 def _answered(request: web.BaseRequest, match: Match, result: object) -> web.Response:
     status = success(match.method, match.route)
-    fields = codec.as_object(result) or {}
     headers: dict[str, str] = {}
     if status == 202:
-        headers["Location"] = f"{PREFIX}/tasks/{quote(str(fields.get('id')), safe='')}"
-    if isinstance(tag := fields.get("etag"), str):
+        headers["Location"] = f"{PREFIX}/tasks/{quote(str(field_of(result, 'id')), safe='')}"
+    if isinstance(tag := field_of(result, "etag"), str):
         headers["ETag"] = f'"{tag}"'
         given = request.headers.get("If-None-Match")
         tags = [] if given is None else [_unquoted(each) for each in given.split(",")]

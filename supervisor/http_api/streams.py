@@ -176,7 +176,7 @@ async def _performed(
     """Calls the method, and does what follows the call; returns the result of the call."""
     result = await control.call(method.name, params, caller)
     if caller.following is not None:
-        position = (codec.as_object(result) or {}).get("position")
+        position = getattr(result, "position", None)
         # An id without an event: a reader that loses its stream before the first one has a place, too.
         caller.put(b": corral\n\n" if position is None else f"id: {position}\n\n".encode())
         await caller.following

@@ -85,6 +85,7 @@ async def _show(control: Control, params: NameParams, _caller: Caller) -> AgentS
         agent=control.status.agent_status(agent),
         spec=spec,
         source=agent.spec.source,
+        etag=control.agents.membership.etag(name),
         exits=exits,
         tool_calls=ToolCallRate(
             last_minute=control.statistics.calls_last_minute(agent.name),
@@ -435,6 +436,11 @@ async def _rm(control: Control, params: RemoveParams, _caller: Caller) -> Remove
     if not names and params.selector is None:
         raise InvalidParams("cannot remove: give a name", key="names", value=[])
     names = control.agents.registry.chosen(names, params.selector, groups=True)
+    if params.expected is not None:
+        if len(names) != 1:
+            words = f"cannot remove {len(names)} agents by one etag: name one"
+            raise InvalidParams(words, key="expected", value=params.expected)
+        control.agents.membership.check_etag(names[0], params.expected)
     removed = await control.agents.membership.remove(names, cascade=params.cascade)
     return Removed(removed=removed)
 

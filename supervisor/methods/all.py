@@ -1,7 +1,7 @@
 """Assembles the method table: importing this enters every method into `api.table.METHODS`."""
 
 from ..api.table import METHODS
-from . import access, agent, daemon, group, mcp, observe, schedule, secret, state, task
+from . import access, agent, daemon, group, mcp, observe, runtime, schedule, secret, state, task
 
 __all__ = [
     "METHODS",
@@ -11,6 +11,7 @@ __all__ = [
     "group",
     "mcp",
     "observe",
+    "runtime",
     "schedule",
     "secret",
     "state",

@@ -1,5 +1,6 @@
 """Serves the methods `team.*` and `workflow.*` of the table: shows, adds and removes teams and workflows."""
 
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 
 from ...worker.contract.control_params import (
@@ -34,13 +35,21 @@ def _workflows(control: Control, groups: Iterable[Group]) -> Workflows:
 
 async def _add_groups(control: Control, kind: str, params: GroupAddParams) -> Sequence[Group]:
     tables: dict[str, Mapping[str, object]] = dict(params.specs)
-    if params.name is not None and params.spec is not None:
-        tables[params.name] = params.spec
-    if not tables or (params.name is None) != (params.spec is None):
-        text = f"cannot add a {kind}: give name and spec, or specs"
+    if params.spec is not None:
+        tables[params.name or _free_name(control, kind)] = params.spec
+    if not tables or (params.name is not None and params.spec is None):
+        text = f"cannot add a {kind}: give spec, or specs"
         raise InvalidParams(text, key="name", value=params.name)
     _ = control.schedules  # refuses where the room of teams and workflows is not installed
     return await control.agents.groups.add(kind, tables)
+
+
+def _free_name(control: Control, kind: str) -> str:
+    """Returns a name that nothing has."""
+    while True:
+        name = f"{kind}-{secrets.token_hex(3)}"
+        if name not in control.agents.agents and name not in control.agents.groups.by_name:
+            return name
 
 
 async def _remove(control: Control, kind: str, params: GroupRemoveParams) -> Removed:

@@ -29,8 +29,7 @@ def test_a_key_of_the_path_is_decoded_after_the_path_was_split(api: Api) -> None
     api.daemon.call("memory.put", agent="echo", key="a/b c", value=[1])
     assert api.ask("GET", "/memory/echo/a%2Fb%20c").json == {"value": [1]}
     assert api.ask("GET", "/memory/echo/a/b%20c").status == 404
-    answered = api.ask("GET", "/memory/echo/%FF")
-    assert (answered.status, answered.json["error"]["name"]) == (422, "InvalidParams")
+    assert api.ask("GET", "/memory/echo/%FF").status == 400
 
 
 def test_a_query_becomes_the_types_of_the_params(api: Api) -> None:

@@ -106,6 +106,21 @@ class NamesParams(Struct, frozen=True, forbid_unknown_fields=True):
     timeout_s: Seconds | None = None
 
 
+Etag = Annotated[str, Meta(min_length=1, max_length=100)]
+"""The `etag` of `agent.show`."""
+
+
+class AgentSetParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Specifies changes to the table of an agent or server: each key of `spec` replaces that key, and null removes it.
+
+    A table within it is changed likewise. With `expected` the change is refused unless the agent has that `etag` still.
+    """
+
+    name: str
+    spec: dict[str, object]
+    expected: Etag | None = None
+
+
 class AddParams(Struct, frozen=True, forbid_unknown_fields=True):
     """Specifies a new agent or server; `spec` has the shape of its table in the configuration file."""
 
@@ -147,17 +162,21 @@ class AddAllParams(Struct, frozen=True, forbid_unknown_fields=True):
 class RemoveParams(Struct, frozen=True, forbid_unknown_fields=True):
     """Selects agents, servers, teams or workflows to remove; with `cascade` also all that require them.
 
-    `names` may be globs, `selector` requires labels.
+    `names` may be globs, `selector` requires labels. With `expected` the one that is named has to have that `etag` still.
     """
 
     name: str | None = None
     names: list[str] = []
     selector: Selector | None = None
     cascade: bool = False
+    expected: Etag | None = None
 
 
 class GroupAddParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """Specifies a new team or workflow by its table in `spec`; or several by name in `specs`, all or none."""
+    """Specifies a new team or workflow by its table in `spec`; or several by name in `specs`, all or none.
+
+    Without a name one is generated: `team-` or `workflow-` with 6 hexadecimal digits.
+    """
 
     name: str | None = None
     spec: dict[str, object] | None = None

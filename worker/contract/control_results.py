@@ -154,16 +154,14 @@ class ToolCallRate(Struct, frozen=True, kw_only=True):
 
 
 class AgentShown(Struct, frozen=True, kw_only=True):
-    """Represents the result of `agent.show`: an agent or server in full, or a team or workflow with its spec alone.
-
-    `exits` are the last ends of incarnations, the newest first; `stderr` has the last lines of each worker.
-    """
+    """Represents the result of `agent.show`; of a team or workflow its spec alone. `etag` stands for its whole table."""
 
     agent: AgentStatus | UnsetType = UNSET
     team: TeamStatus | UnsetType = UNSET
     workflow: WorkflowStatus | UnsetType = UNSET
     spec: Table
     source: str
+    etag: str | UnsetType = UNSET
     exits: list[AgentExit] | UnsetType = UNSET
     tool_calls: ToolCallRate | UnsetType = UNSET
     stderr: dict[str, list[str]] | UnsetType = UNSET
