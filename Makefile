@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench start workers supervisors growth tasks million memory logs mcp sessions layout lines orphans chaos payments conformance operations systemd crewai format clean
+.PHONY: demo test check bench start workers supervisors growth tasks million memory logs mcp http sessions layout lines orphans chaos payments conformance openapi operations systemd crewai format clean
 .DELETE_ON_ERROR:
 
 # Hundreds of daemons and commands are started here: without bytecode each would compile what it imports, again and again.
@@ -54,6 +54,9 @@ logs: $(VENV)/.test
 mcp: $(VENV)/.test $(VENV)/.node
 	$(BIN)/python -P benchmarks/mcp.py $(ARGS)
 
+http: $(VENV)/.test
+	$(BIN)/python -P benchmarks/http_api.py $(ARGS)
+
 sessions: $(VENV)/.test $(VENV)/.node
 	$(BIN)/python -P benchmarks/sessions.py $(ARGS)
 
@@ -74,6 +77,9 @@ payments: $(VENV)/.test
 
 conformance: $(VENV)/.test $(VENV)/.node
 	$(BIN)/python -P tests/conformance/run.py $(ARGS)
+
+openapi: $(VENV)/.test
+	$(BIN)/python -P tests/http_api/all_operations.py $(ARGS)
 
 operations: $(VENV)/.test
 	CORRAL_OPERATIONS=1000 $(BIN)/python -P -m pytest -q -s tests/system/test_operations.py $(ARGS)

@@ -50,6 +50,7 @@ PARTS = [
     Part("memory"),
     Part("mcp", has_peers=True),
     Part("sessions"),
+    Part("http_api"),
     Part("sampler"),
 ]
 

@@ -324,8 +324,16 @@ export interface EmergencyStopped {
   tasks: number;
 }
 
-/** A refusal or a failure. */
+/** Represents an error in a record; the codes are those of `errors`. */
 export interface ErrorSchema {
+  code: number;
+  name: string;
+  message: string;
+  data?: Record<string, unknown>;
+}
+
+/** A refusal or a failure. */
+export interface ErrorAnswer {
   error: {
     code: number;
     name: string;
@@ -1406,16 +1414,24 @@ export interface WrongRecord {
 /** A client of one daemon: each method is an operation of its OpenAPI document. */
 export class Corral extends Connection {
   /** Returns that the daemon lives */
-  healthz(options?: RequestOptions): Promise<unknown> {
-    return this.request("GET", "/healthz", [], {}, options) as Promise<unknown>;
+  healthz(options?: RequestOptions): Promise<{
+    status: "ok";
+  }> {
+    return this.request("GET", "/healthz", [], {}, options) as Promise<{
+    status: "ok";
+  }>;
   }
 
   /** Returns whether all that is wanted is up */
   readyz(options?: RequestOptions): Promise<{
-    ready: boolean;
+    status: "ready" | "not ready";
+    draining: boolean;
+    down: Array<string>;
   }> {
     return this.request("GET", "/readyz", [], {}, options) as Promise<{
-    ready: boolean;
+    status: "ready" | "not ready";
+    draining: boolean;
+    down: Array<string>;
   }>;
   }
 

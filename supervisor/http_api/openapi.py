@@ -14,7 +14,6 @@ from ... import __version__
 from ..api.faces import Route
 from ..api.openrpc import any_value
 from ..api.table import Method
-from .examples import BODIES
 from .statuses import ERROR_STATUSES, MESSAGES, success
 
 BASE = "/api/v1"
@@ -87,7 +86,7 @@ def openapi(methods: Mapping[str, Method]) -> dict[str, object]:
         ],
         "paths": {**_beside(), **dict(sorted(paths.items()))},
         "components": {
-            "schemas": dict(sorted({**components, "Error": _ERROR}.items())),
+            "schemas": dict(sorted({**components, "ErrorAnswer": _ERROR}.items())),
             "responses": {str(status): _refusal(status) for status in sorted(MESSAGES)},
             "securitySchemes": {
                 "bearer": {
@@ -233,7 +232,8 @@ class _Operation:
             plain = _plain(schema)
             if plain.get("type") == "string":
                 plain.setdefault("minLength", 1)
-            yield {"name": one_of(key), "in": "path", "required": True, "schema": plain}
+            found: Schema = {"name": one_of(key), "in": "path", "required": True, "schema": plain}
+            yield found | self._example(key)
 
     def _left(self, params: Schema) -> dict[str, Schema]:
         """Returns the properties that the path does not hold, nor has one value of."""
@@ -253,7 +253,17 @@ class _Operation:
                 "in": "query",
                 "required": name in required,
                 "schema": _not_null(schema),
+                **self._example(name),
             }
+
+    def _example(self, key: str) -> Schema:
+        """Returns the example of a parameter: of a path one value, of a query all."""
+        value = self.method.example.get(key)
+        if value is None:
+            return {}
+        if key in self.route.keys and isinstance(value, list):
+            value = cast("list[object]", value)[0]
+        return {"example": value}
 
     def _headers(self, params: Schema) -> Iterator[Schema]:
         resumption = self.method.faces.resumption
@@ -277,8 +287,7 @@ class _Operation:
                 del shape["required"]
             components[name] = shape
         content: Schema = {"schema": {"$ref": f"#/components/schemas/{name}"}}
-        if (example := BODIES.get(self.method.name)) is not None:
-            content["example"] = {key: each for key, each in example.items() if key in left}
+        content["example"] = {key: each for key, each in self.method.example.items() if key in left}
         return {"required": bool(required), "content": {"application/json": content}}
 
 
@@ -332,7 +341,7 @@ def _add_stream(operation: Schema, method: Method) -> None:
 # -- errors, and what is not of the table
 
 _ERROR: Schema = {
-    "title": "Error",
+    "title": "ErrorAnswer",
     "description": "A refusal or a failure.",
     "type": "object",
     "properties": {
@@ -358,7 +367,7 @@ def _refusal(status: int) -> Schema:
         "description": ", ".join(names) or example.name,
         "content": {
             "application/json": {
-                "schema": {"$ref": "#/components/schemas/Error"},
+                "schema": {"$ref": "#/components/schemas/ErrorAnswer"},
                 "example": {"error": example.to_record()},
             }
         },
@@ -377,35 +386,50 @@ def _refusal(status: int) -> Schema:
 
 def _beside() -> dict[str, object]:
     """Returns the paths that no method is behind."""
-    ready: Schema = {
-        "type": "object",
-        "properties": {"ready": {"type": "boolean"}},
-        "required": ["ready"],
+    text: Schema = {"type": "string"}
+    lives = _object(status={"const": "ok"})
+    ready = _object(
+        status={"enum": ["ready", "not ready"]},
+        draining={"type": "boolean"},
+        down={"type": "array", "items": text, "description": "Names, at most 200."},
+    )
+    refusals: Schema = {
+        str(code): {"$ref": f"#/components/responses/{code}"} for code in (401, 403)
+    }
+    not_ready: Schema = {
+        "503": {"description": "Something is down, or the daemon stops.", **_json(ready)}
     }
     return {
-        "/healthz": {"get": _open_get("healthz", "Returns that the daemon lives", {}, {})},
+        "/healthz": {
+            "get": {**_get("healthz", "Returns that the daemon lives", lives), "security": []}
+        },
         "/readyz": {
-            "get": _open_get(
-                "readyz",
-                "Returns whether all that is wanted is up",
-                ready,
-                {"503": {"description": "Something is down, or the daemon stops.", **_json(ready)}},
+            "get": _get(
+                "readyz", "Returns whether all that is wanted is up", ready, refusals | not_ready
             )
         },
         "/openapi.json": {
-            "get": _open_get("openapi", "Returns this document", {"type": "object"}, {})
+            "get": {
+                **_get("openapi", "Returns this document", {"type": "object"}),
+                "security": [],
+            }
         },
     }
 
 
-def _open_get(name: str, summary: str, schema: Schema, more: Mapping[str, object]) -> Schema:
+def _get(
+    name: str, summary: str, schema: Schema, refusals: Mapping[str, object] | None = None
+) -> Schema:
     return {
         "operationId": name,
         "summary": summary,
         "tags": ["http"],
-        "security": [],
-        "responses": {"200": {"description": "So it is.", **_json(schema)}, **more},
+        "responses": {"200": {"description": "So it is.", **_json(schema)}, **(refusals or {})},
     }
+
+
+def _object(**properties: Schema) -> Schema:
+    return {"type": "object", "properties": properties, "required": [*properties]}
 
 
 def _json(schema: Schema) -> Schema:

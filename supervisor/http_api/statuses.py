@@ -62,6 +62,7 @@ MESSAGES: Mapping[int, CorralError] = {
     415: InvalidRequest('cannot read the body: its type is "text/plain"'),
     422: InvalidParams('cannot use "instances": -1 is less than 0', key="instances"),
     429: Overloaded("cannot queue the task: the queue is full", retry_after_s=1.0),
+    431: InvalidRequest("cannot parse the request: got more than 8190 bytes"),
     500: InternalError("cannot answer: a defect of corral, which its log has"),
     502: WorkerFailed('cannot finish the task: worker "crawler-1" died', worker="crawler-1"),
     503: ShuttingDown("cannot start anything: the daemon stops"),

@@ -103,14 +103,14 @@ class WorkerPubsub:
         ).seq
 
     def publish_from(self, who: Mapping[str, object], event_type: str, data: object) -> int:
-        """Publishes the event of a caller of the control socket and returns its number.
+        """Publishes the event of a caller of a control method and returns its number.
 
-        `who` has its `uid`, and the `agent` in whose tree it is, if any.
+        `who` has its `uid` on the socket and its name in `http` there, and the `agent` in whose tree it is, if any.
 
         Raises:
             InvalidParams, PermissionDenied, Overloaded: as for `publish`.
         """
-        sender = f"uid {who['uid']}"
+        sender = f"http {who['http']}" if "http" in who else f"uid {who['uid']}"
         line = self._checked(OUTSIDE, sender, event_type, data)
         agent = who.get("agent")
         return self._bus.relay(

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from node_packages import MODULES, npm_program
+from daemon_process import AGENTS, BOUND_S, DaemonProcess
+from node_packages import MODULES, NODE, npm_program
 
 FOLDER = Path(__file__).parents[2] / "clients" / "typescript"
 
@@ -32,3 +33,19 @@ def test_the_types_of_the_client_hold() -> None:
         npm_program("tsc", "--project", str(FOLDER)), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.skipif(not Path(NODE).exists(), reason="no node")
+def test_the_client_runs_a_task_and_follows_events_of_a_real_daemon(tmp_path: Path) -> None:
+    with DaemonProcess(tmp_path, 'daemon.http = "127.0.0.1:0"') as daemon:
+        address = f"http://{daemon.call('daemon.status')['daemon']['http']}"
+        token = (daemon.state_dir / "http.token").read_text().strip()
+        done = subprocess.run(
+            [NODE, str(FOLDER / "client_test.ts"), address, str(AGENTS)],
+            env={"CORRAL_TOKEN": token},
+            capture_output=True,
+            text=True,
+            timeout=BOUND_S,
+            check=False,
+        )
+    assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr

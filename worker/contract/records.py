@@ -14,8 +14,8 @@ Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
 
 Count = Annotated[int, Meta(ge=1, le=100_000)]
 
-Moment = Annotated[float, Meta(ge=-1e11, le=253_402_300_799)]
-"""Seconds of the Unix epoch, up to the end of the year 9999: later times do not compare as text."""
+Moment = Annotated[float, Meta(ge=-62_135_596_800, le=253_402_300_799)]
+"""Seconds of the Unix epoch, in the years 1 to 9999: later times do not compare as text, earlier ones have none."""
 
 Sequence = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 """The number of an event, as SQLite has it."""
