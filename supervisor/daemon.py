@@ -195,6 +195,7 @@ class _Daemon:
         self._store_fails = False
         self._lost_reported = 0
         self._http_address: str | None = None
+        self._http_note = ""
         self._reloading: set[asyncio.Task[None]] = set()
 
     def _make_alerts(self) -> Alerts:
@@ -366,6 +367,7 @@ class _Daemon:
             self.daemon_log,
             self.forwarding,
             lambda: self._http_address,
+            lambda: self._http_note,
         )
         status = StatusReport(
             self.shared, self.agents, self.tasks, self.pool, self.limits, self.audit, daemon
@@ -465,7 +467,7 @@ class _Daemon:
             return None
         from .web import open_web  # noqa: PLC0415  # aiohttp costs 16 MB: only who wants HTTP pays
 
-        web, self._http_address = await open_web(
+        web, self._http_address, self._http_note = await open_web(
             control, self.config.daemon, self.paths.state_dir, self._end.is_wanted.is_set
         )
         return web

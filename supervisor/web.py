@@ -18,7 +18,7 @@ from .access.tokens import Tokens
 from .agents.agent import Agent
 from .api.table import Control, Permission
 from .config.spec import Daemon
-from .http.admission import address_of
+from .http.admission import address_of, is_loopback
 from .http.face import Authenticate, Face, HttpClient
 from .http.mcp_face import McpFace
 from .http.mcp_request import ViewQuery
@@ -43,8 +43,8 @@ logger = logging.getLogger(__name__)
 
 async def open_web(
     control: Control, daemon: Daemon, state_dir: Path, is_stopping: Callable[[], bool]
-) -> tuple[HttpServer, str]:
-    """Serves HTTP at the address of `[daemon] http`; returns the server, and the address as it became: HOST:PORT.
+) -> tuple[HttpServer, str, str]:
+    """Serves HTTP at the address of `[daemon] http`; returns the server, the address as it became (HOST:PORT), and a line about it.
 
     Raises:
         CorralError: it cannot be served.
@@ -75,7 +75,13 @@ async def open_web(
         control.agents.membership.subscribe(lambda _: _renew_tls(server, daemon))
     scheme = "http" if tls is None else "https"
     logger.info("serving HTTP", extra={"fields": {"address": f"{scheme}://{address}"}})
-    return server, address
+    if tls is not None:
+        reach = "TLS"
+    elif is_loopback(host):
+        reach = "without TLS, for this machine alone"
+    else:
+        reach = "without TLS, for a proxy"
+    return server, address, f"{scheme}://{address}: tokens, {reach}"
 
 
 def _renew_tls(server: HttpServer, daemon: Daemon) -> None:

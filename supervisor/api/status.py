@@ -58,7 +58,9 @@ class DaemonFacts:
     daemon_log: DaemonLog
     forwarding: Forwarding
     http: Callable[[], str | None]
-    """Returns the address at which MCP is served over HTTP."""
+    """Returns the address at which HTTP is served."""
+    http_note: Callable[[], str]
+    """Returns the same in words, with its protection; empty without HTTP."""
 
 
 class StatusReport:

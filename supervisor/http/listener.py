@@ -51,7 +51,8 @@ class Listener:
         self._handshake_s = handshake_s
         self._loop = asyncio.get_running_loop()
         self._socket: socket.socket | None = None
-        self._opening: set[asyncio.Task[None]] = set()
+        self._opening: dict[asyncio.Task[None], None] = {}
+        """The oldest first."""
         self._resume: asyncio.TimerHandle | None = None
 
     async def open(self, host: str, port: int) -> int:
@@ -89,7 +90,7 @@ class Listener:
             self._loop.remove_reader(self._socket.fileno())
             self._socket.close()
             self._socket = None
-        for task in self._opening:
+        for task in list(self._opening):
             task.cancel()
 
     def _accept(self) -> None:
@@ -104,13 +105,22 @@ class Listener:
             except OSError as error:
                 self._pause(error)
                 return
-            if not self._admit(len(self._opening)):
+            if not (self._admit(len(self._opening)) or self._drop_handshake()):
                 accepted.close()
                 continue
             accepted.setblocking(False)
             task = self._loop.create_task(self._serve(accepted))
-            self._opening.add(task)
-            task.add_done_callback(self._opening.discard)
+            self._opening[task] = None
+            task.add_done_callback(lambda done: self._opening.pop(done, None))
+
+    def _drop_handshake(self) -> bool:
+        """Breaks off the oldest TLS handshake: those of honest clients take a few milliseconds."""
+        oldest = None if self.tls is None else next(iter(self._opening), None)
+        if oldest is None:
+            return False
+        del self._opening[oldest]
+        oldest.cancel()
+        return True
 
     def _pause(self, error: OSError) -> None:
         """Leaves connections in the kernel's queue for PAUSE_S; a loop that tried again at once would spin."""

@@ -245,7 +245,7 @@ async def _services(control: Control) -> "Services":
             for name, each in warmths
             if each is not None and each["state"] == "cold"
         ),
-        http=control.agents.config.daemon.http or "",
+        http=control.daemon.http_note(),
     )
 
 

@@ -281,8 +281,7 @@ def _services(services: Services | None) -> list[Finding]:
     if services.secrets and not services.secret_problems:
         text = f"{services.secrets} values name secrets, and all of them are there"
         found.append(Finding("secrets", "ok", text))
-    http = f"MCP over HTTP on {services.http}, with a token" if services.http else "no HTTP"
-    found.append(Finding("http", "ok", http))
+    found.append(Finding("http", "ok", services.http or "no HTTP"))
     return found
 
 

@@ -72,7 +72,7 @@ class Services:
 
     `secrets` is the number of values that name a secret, `secret_problems` their errors; `failed` are MCP servers that
     gave up, each with its reason, `cold` agents whose workers are not forks as they should be, each with the reason;
-    `http` is the address of the MCP endpoint, empty without one.
+    `http` is the address of HTTP and its protection, empty without it.
     """
 
     secrets: int = 0
