@@ -1,6 +1,6 @@
 """Supervises AI agents and MCP tool servers the way systemd supervises services.
 
-This package exports the API for programs: `AgentRuntime`, which drives a daemon or embeds one, and the errors that it
+This package exports the API for programs: `AgentRuntime`, which drives a daemon or embeds one, `Runtime`, which does the same without asyncio, and the errors that it
 raises. Each name is imported on first use. The API for agents is `corral.worker`.
 """
 
@@ -12,6 +12,7 @@ TYPE_CHECKING = (
     False  # as type checkers know it; importing typing takes milliseconds of every start
 )
 if TYPE_CHECKING:
+    from .worker.client.blocking import Runtime  # noqa: TID251 - it is relative
     from .worker.client.events import DaemonEvent, EventStream  # noqa: TID251 - it is relative
     from .worker.client.runtime import AgentRuntime  # noqa: TID251 - it is relative
     from .worker.client.tasks import Progress, TaskOptions, failure  # noqa: TID251 - it is relative
@@ -68,6 +69,7 @@ __all__ = [
     "ResourceLimitExceeded",
     "ResourceUsage",
     "Retry",
+    "Runtime",
     "ShuttingDown",
     "SpawnFailed",
     "Statistics",
@@ -85,6 +87,7 @@ __all__ = [
 
 _MODULES = {
     "worker.client.runtime": ("AgentRuntime",),
+    "worker.client.blocking": ("Runtime",),
     "worker.client.events": ("DaemonEvent", "EventStream"),
     "worker.client.usage": ("ResourceUsage",),
     "worker.client.tasks": ("Progress", "TaskOptions", "failure"),

@@ -7,6 +7,7 @@ because whether the call took effect is unknown. It must not know any method.
 """
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Self, TypeVar, cast
@@ -14,10 +15,10 @@ from typing import Self, TypeVar, cast
 import msgspec
 
 from ..contract.channel import Channel
-from ..contract.errors import InternalError, MethodNotFound, Unreachable
+from ..contract.errors import Conflict, InternalError, MethodNotFound, Unreachable
 from ..contract.jsonrpc import Foreign, Notification, Peer, Request
 from ..contract.misfit import misfit_of
-from .sync import connect
+from .sync import RETRY_FIRST_S, RETRY_LAST_S, connect
 
 MAX_CALLS = 1_000
 """Number of calls in flight over one connection; further calls wait."""
@@ -129,6 +130,27 @@ class Reconnecting:
         self._connection: Connection | None = None
         self._opening = asyncio.Lock()
         self._is_shut = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = os.getpid()
+
+    def check(self) -> None:
+        """Checks that this is the event loop, and the process, that began to use it.
+
+        Raises:
+            Conflict: it is another one.
+        """
+        if os.getpid() != self._pid:
+            text = "cannot use a runtime in a forked process: make one there, or fork before it is made"
+            raise Conflict(text, reason="forked", pid=self._pid)
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            text = (
+                "cannot use a runtime in a second event loop: it belongs to the loop that used it first;"
+                " make one in each loop, or one corral.Runtime, which all threads can use"
+            )
+            raise Conflict(text, reason="second-loop")
 
     async def open(self) -> Connection:
         """Returns the open connection; concurrent callers share one attempt to connect.
@@ -136,20 +158,40 @@ class Reconnecting:
         Raises:
             Unreachable: no daemon listens, or `shut` was called and the connection is closed.
         """
+        self.check()
         async with self._opening:
             if self._connection is None or self._connection.is_closed:
                 if self._is_shut:
-                    text = f'cannot reach the daemon at "{self.path}": the runtime is shut down'
+                    text = f'cannot reach the daemon at "{self.path}": the runtime is shut down; make another one'
                     raise Unreachable(text, socket=self.path, reason="closed")
                 self._connection = await Connection.open(
                     self.path, on_notification=self._on_notification
                 )
             return self._connection
 
+    async def open_within(self, patience_s: float) -> Connection:
+        """Returns the open connection; retries for `patience_s` seconds to reach a daemon that is starting.
+
+        Raises:
+            Unreachable: it did not listen in time; or waiting cannot help (reason too-long, not-ours).
+        """
+        loop = asyncio.get_running_loop()
+        give_up_at, pause_s = loop.time() + patience_s, RETRY_FIRST_S
+        while True:
+            try:
+                return await self.open()
+            except Unreachable as error:
+                hopeless = error.data.get("reason") in ("too-long", "not-ours")
+                if hopeless or loop.time() + pause_s > give_up_at:
+                    raise
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, RETRY_LAST_S)
+
     async def call(
         self, method: str, params: Mapping[str, object], *, timeout_s: float | None = None
     ) -> object:
         """Returns the result of `method`; see `Connection.call`."""
+        self.check()
         connection = self._connection
         if connection is None or connection.is_closed:
             connection = await self.open()

@@ -1,13 +1,18 @@
-"""Follows the events of a daemon from a program: in order, without gaps, at the pace of the reader."""
+"""Follows events, logs and tasks of a daemon from a program: in order, at the pace of the reader; events without gaps."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
-from typing import Self
+from contextlib import suppress
+from typing import Self, cast
 
 import msgspec
 
 from ..contract.codec import as_array, as_object
-from ..contract.errors import Unreachable
-from .async_ import Stream, decode_answer
+from ..contract.control_results import LogLine
+from ..contract.errors import Unreachable, from_wire
+from ..contract.log_pieces import PieceJoiner
+from ..contract.records import Task
+from .async_ import Connection, Stream, decode_answer
 
 
 class DaemonEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,13 +41,18 @@ class EventStream:
         self._stream: Stream | None = None
 
     async def __aenter__(self) -> Self:
-        await self._open()
+        await self.open()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _open(self) -> Stream:
+    async def open(self) -> Stream:
+        """Subscribes: events from then on are yielded.
+
+        Raises:
+            CorralError: the daemon refuses it, or cannot be reached.
+        """
         stream = await Stream.open(self._path)
         try:
             params = dict(self._filters)
@@ -66,11 +76,11 @@ class EventStream:
         """
         try:
             while True:
-                stream = self._stream or await self._open()
+                stream = self._stream or await self.open()
                 try:
                     async for notification in stream:
                         for record in as_array(notification.params.get("events")) or ():
-                            event = _event(as_object(record) or {})
+                            event = decode_event(as_object(record) or {})
                             self._since = max(self._since or 0, event.seq)
                             yield event
                 except Unreachable:
@@ -87,7 +97,119 @@ class EventStream:
             await stream.connection.close()
 
 
-def _event(record: Mapping[str, object]) -> DaemonEvent:
+class LogStream:
+    """Iterates over lines of logs: the last ones, then new ones as they come.
+
+    It ends where `follow` is false, or with the task that was asked for. It begins on the first step, or in an
+    `async with` on entering.
+    """
+
+    def __init__(self, path: str, params: Mapping[str, object]) -> None:
+        self._path = path
+        self._params = params
+        self._stream: Stream | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def open(self) -> Stream:
+        """Begins to follow.
+
+        Raises:
+            CorralError: the daemon refuses it, or cannot be reached.
+        """
+        stream = await Stream.open(self._path)
+        try:
+            await stream.connection.call("log.follow", self._params)
+        except BaseException:
+            await stream.connection.close()
+            raise
+        self._stream = stream
+        return stream
+
+    async def __aiter__(self) -> AsyncIterator[LogLine]:
+        """Yields the lines in order.
+
+        Raises:
+            Unreachable: the daemon is gone.
+            ResourceLimitExceeded: the pattern takes too long.
+        """
+        joiner = PieceJoiner()
+        try:
+            async for notification in self._stream or await self.open():
+                params = notification.params
+                is_end = notification.method == "log.end"
+                pieces = [as_object(each) or {} for each in as_array(params.get("records")) or ()]
+                for record in (*joiner.join(pieces), *(joiner.flush() if is_end else ())):
+                    yield cast("LogLine", record)  # decoded JSON of this very daemon
+                if is_end:
+                    if (error := as_object(params.get("error"))) is not None:
+                        raise from_wire(error)
+                    return
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        """Ends the stream and closes its connection."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            await stream.connection.close()
+
+
+class TaskStream:
+    """Iterates over the events of a task and the tasks below it, until it has ended; then `task` is its record.
+
+    The events begin with the present state of each, which has number 0.
+    """
+
+    def __init__(self, path: str, params: Mapping[str, object]) -> None:
+        self._path = path
+        self._params = params
+        self._connection: Connection | None = None
+        self.task: Task | None = None
+
+    async def __aiter__(self) -> AsyncIterator[DaemonEvent]:
+        """Yields the events in order.
+
+        Raises:
+            NotFound: there is no such task.
+            Timeout: it has not ended within `timeout_s`; it continues.
+            Unreachable: the daemon is gone.
+        """
+        stream = await Stream.open(self._path)
+        self._connection = stream.connection
+        asking = asyncio.ensure_future(_ask_and_close(stream.connection, self._params))
+        try:
+            with suppress(Unreachable):  # the stream ends with the answer
+                async for notification in stream:
+                    if notification.method == "task.event":
+                        yield decode_event(as_object(notification.params.get("event")) or {})
+            self.task = decode_answer(Task, await asking, "task.follow")
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+            await self.close()
+
+    async def close(self) -> None:
+        """Ends the stream; the task continues."""
+        if self._connection is not None:
+            await self._connection.close()
+
+
+async def _ask_and_close(connection: Connection, params: Mapping[str, object]) -> object:
+    try:
+        return await connection.call("task.follow", params)
+    finally:
+        await connection.close()
+
+
+def decode_event(record: Mapping[str, object]) -> DaemonEvent:
+    """Returns the record of an event; one without a number has number 0."""
+    record = {**record, "seq": record.get("seq") or 0}
     names = DaemonEvent.__struct_fields__
     common = {key: value for key, value in record.items() if key in names and key != "fields"}
     fields = {key: value for key, value in record.items() if key not in common}

@@ -8,24 +8,47 @@ run concurrently; after a restart of the daemon the next call opens a new connec
 import os
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from functools import partial
 from typing import Any, Literal, Self, Unpack
 
-import msgspec
+from msgspec import UNSET
 
+from ..contract.control_params import (
+    CheckpointRestoreParams,
+    EventParams,
+    LogParams,
+    TaskListParams,
+    TaskWaitParams,
+)
+from ..contract.control_results import (
+    AgentsChanged,
+    CheckpointRestored,
+    Checkpoints,
+    Names,
+    Removed,
+    TaskPage,
+    Teams,
+    Workflows,
+)
 from ..contract.errors import Conflict, CorralError, InvalidParams, NotFound
 from ..contract.records import (
     AgentStatus,
-    CheckpointRecord,
     Statistics,
     Status,
     Task,
     TaskParams,
     TaskState,
+    TeamStatus,
+    WorkflowStatus,
 )
+from .agent_source import AgentSource, located
 from .async_ import Reconnecting
 from .embedded import START_S, Config, Embedded
-from .events import EventStream
+from .events import EventStream, LogStream, TaskStream
+from .methods import Methods
+from .parameters import given
+from .subscription import Handler, Subscription
 from .sync import default_socket
 from .tasks import (
     OnProgress,
@@ -45,7 +68,7 @@ ANSWER_S = 60.0
 """Seconds to wait for answers that the daemon gives from memory or from its store."""
 
 
-class AgentRuntime:
+class AgentRuntime(Methods):
     """Drives one daemon; see `connect` and `start`.
 
     It belongs to the event loop in which it was made. Cancelling a call withdraws it at the daemon; a call that
@@ -56,19 +79,24 @@ class AgentRuntime:
         self.socket = socket
         self._embedded = embedded
         listeners = ProgressListeners()
-        self._connection = Reconnecting(socket, listeners.notify)
+        super().__init__(Reconnecting(socket, listeners.notify))
         self._tasks = TaskRunner(self._connection, listeners)
+        self._subscriptions: list[Subscription] = []
 
     @classmethod
-    async def connect(cls, socket: str | os.PathLike[str] | None = None) -> Self:
+    async def connect(
+        cls, socket: str | os.PathLike[str] | None = None, *, wait_s: float = 0.0
+    ) -> Self:
         """Connects to a running daemon; without `socket` it is found as the `corral` command finds it.
+
+        Waits up to `wait_s` seconds for a daemon that is just starting.
 
         Raises:
             Unreachable: no daemon listens there.
         """
         path = default_socket(os.environ, os.getuid()) if socket is None else os.fspath(socket)
         this = cls(path)
-        await this._connection.open()
+        await this._connection.open_within(wait_s)
         return this
 
     @classmethod
@@ -102,8 +130,11 @@ class AgentRuntime:
 
     async def shutdown(self) -> None:
         """Closes the connection, and ends the daemon if it is this program's own: workers get their grace period."""
+        self._connection.check()
         self._connection.shut()
         try:
+            for subscription in self._subscriptions:
+                await subscription.close()
             await self._tasks.settle()
             await self._connection.close()
         finally:
@@ -119,37 +150,44 @@ class AgentRuntime:
 
     async def spawn_agent(
         self,
-        name: str,
+        name: AgentSource,
         *,
         command: Sequence[str] | None = None,
         entrypoint: str | None = None,
+        agent: AgentSource | None = None,
         **spec: object,
     ) -> AgentStatus:
         """Adds an agent and starts it; returns when all its workers are Ready.
 
         Args:
-            name: the agent's name.
+            name: the agent's name; or the agent itself: a `corral.worker.Agent`, which is an attribute of a module,
+                "FILE.py:NAME", "MODULE:NAME", or its table with `name`. Its name is then that of the object, or
+                of the file.
             command: the command line of its workers; or
-            entrypoint: `module:attribute` of a Python agent.
+            entrypoint: `module:attribute` of a Python agent; or
+            agent: the agent itself, as for `name`.
             spec: the other keys of its table in the configuration, sections as mappings.
 
         Raises:
             Conflict: the name is taken.
-            InvalidParams: the spec is wrong; `data["key"]`.
+            InvalidParams: the spec is wrong, `data["key"]`; or no process could import the agent.
             SpawnFailed, Timeout: it did not become Ready; it is added nevertheless.
         """
-        return await self.add_agent(name, _spec(command, entrypoint, spec))
+        found, table = _named_spec(name, command, entrypoint, agent, spec)
+        return await self.add_agent(found, table)
 
     async def register_agent(
         self,
-        name: str,
+        name: AgentSource,
         *,
         command: Sequence[str] | None = None,
         entrypoint: str | None = None,
+        agent: AgentSource | None = None,
         **spec: object,
     ) -> AgentStatus:
         """Adds an agent without starting it; else as `spawn_agent`."""
-        return await self.add_agent(name, _spec(command, entrypoint, spec), start=False)
+        found, table = _named_spec(name, command, entrypoint, agent, spec)
+        return await self.add_agent(found, table, start=False)
 
     async def add_agent(
         self,
@@ -184,7 +222,7 @@ class AgentRuntime:
             Conflict: another one requires it.
         """
         params = {"name": name, "cascade": cascade}
-        return (await self._connection.ask(_Removed, "agent.rm", params)).removed
+        return (await self._connection.ask(Removed, "agent.rm", params)).removed
 
     async def start_agent(self, name: str, *, timeout_s: float | None = None) -> AgentStatus:
         """Starts an agent, or a worker, and waits until it is Ready.
@@ -202,8 +240,24 @@ class AgentRuntime:
         """Stops an agent, or a worker, and starts it again."""
         return await self._act("agent.restart", name, timeout_s=timeout_s)
 
+    async def reset_agent(self, name: str) -> AgentStatus:
+        """Forgets the failures of an agent: one that is wanted and has given up starts again."""
+        return await self._act("agent.reset", name)
+
+    async def pause_agent(self, name: str) -> AgentStatus:
+        """Freezes an agent, or a worker, with all its processes, until it is resumed, stopped or dies."""
+        return await self._act("agent.pause", name)
+
+    async def resume_agent(self, name: str) -> AgentStatus:
+        """Lets a paused agent, or worker, run again."""
+        return await self._act("agent.resume", name)
+
+    async def signal_agent(self, name: str, signal: str) -> None:
+        """Sends a signal, by name, to the leader of each worker of an agent, or to that of a worker."""
+        await self._connection.call("agent.signal", {"name": name, "signal": signal})
+
     async def _act(self, method: str, name: str, **more: object) -> AgentStatus:
-        answer = await self._connection.ask(_Named, method, {"names": [name], **more})
+        answer = await self._connection.ask(AgentsChanged, method, {"names": [name], **more})
         return answer.agents[0]
 
     async def agent_status(self, name: str) -> AgentStatus:
@@ -222,7 +276,7 @@ class AgentRuntime:
     async def run_agent(
         self,
         name: str,
-        objective: str,
+        objective: str = "",
         *,
         on_progress: OnProgress | None = None,
         **options: Unpack[TaskOptions],
@@ -248,7 +302,7 @@ class AgentRuntime:
     async def execute_task(
         self,
         agent: str | None,
-        objective: str,
+        objective: str = "",
         *,
         on_progress: OnProgress | None = None,
         **options: Unpack[TaskOptions],
@@ -289,7 +343,7 @@ class AgentRuntime:
         return await self._tasks.execute_all([task_params(each) for each in tasks], limit)
 
     async def submit_task(
-        self, agent: str | None, objective: str, **options: Unpack[TaskOptions]
+        self, agent: str | None, objective: str = "", **options: Unpack[TaskOptions]
     ) -> Task:
         """Submits a task and returns its record; it is stored by then, and runs whatever happens to this program.
 
@@ -333,40 +387,42 @@ class AgentRuntime:
     async def list_tasks(
         self, *, agent: str | None = None, state: TaskState | None = None, limit: int = 100
     ) -> list[Task]:
-        """Returns records of tasks, newest first."""
-        params = {"agent": agent, "state": state, "limit": limit}
-        return (await self._connection.ask(_Tasks, "task.list", params, timeout_s=ANSWER_S)).tasks
+        """Returns records of tasks, newest first; `list_task_page` has more conditions, and the next page."""
+        params = given(TaskListParams, agent=agent, state=state, limit=limit)
+        return (await self._connection.ask(TaskPage, "task.list", params, timeout_s=ANSWER_S)).tasks
 
     # -- teams and workflows
 
-    async def add_team(self, name: str, spec: Mapping[str, object]) -> None:
-        """Adds a team by its table in the configuration.
+    async def add_team(self, name: str, spec: Mapping[str, object]) -> TeamStatus:
+        """Adds a team by its table in the configuration, and returns its status.
 
         Raises:
             Conflict: the name is taken.
             InvalidParams: the table is wrong.
         """
-        await self._connection.call("team.add", {"name": name, "spec": dict(spec)})
+        params = {"name": name, "spec": dict(spec)}
+        return (await self._connection.ask(Teams, "team.add", params)).teams[0]
 
     async def remove_team(self, name: str, *, cascade: bool = False) -> list[str]:
         """Removes a team but not its members, with `cascade` also all that refer to it; returns the removed names."""
         return (
-            await self._connection.ask(_Removed, "team.rm", {"name": name, "cascade": cascade})
+            await self._connection.ask(Removed, "team.rm", {"name": name, "cascade": cascade})
         ).removed
 
-    async def add_workflow(self, name: str, spec: Mapping[str, object]) -> None:
-        """Adds a workflow by its table in the configuration.
+    async def add_workflow(self, name: str, spec: Mapping[str, object]) -> WorkflowStatus:
+        """Adds a workflow by its table in the configuration, and returns its status.
 
         Raises:
             Conflict: the name is taken.
             InvalidParams: the table is wrong.
         """
-        await self._connection.call("workflow.add", {"name": name, "spec": dict(spec)})
+        params = {"name": name, "spec": dict(spec)}
+        return (await self._connection.ask(Workflows, "workflow.add", params)).workflows[0]
 
     async def remove_workflow(self, name: str, *, cascade: bool = False) -> list[str]:
         """Removes a workflow, with `cascade` also all that refer to it; returns the removed names."""
         params = {"name": name, "cascade": cascade}
-        return (await self._connection.ask(_Removed, "workflow.rm", params)).removed
+        return (await self._connection.ask(Removed, "workflow.rm", params)).removed
 
     # -- state
 
@@ -378,7 +434,7 @@ class AgentRuntime:
                 then: `data["checkpoints"]` has the numbers.
         """
         params = {"name": name, "timeout_s": timeout_s}
-        saved = (await self._connection.ask(_Saved, "checkpoint.save", params)).checkpoints
+        saved = (await self._connection.ask(Checkpoints, "checkpoint.save", params)).checkpoints
         if len(saved) != 1:
             words = (
                 f'cannot tell which checkpoint of "{name}": it has {len(saved)} workers; name one'
@@ -386,22 +442,41 @@ class AgentRuntime:
             raise Conflict(words, name=name, checkpoints=[each.id for each in saved])
         return saved[0].id
 
-    async def restore_agent(self, checkpoint: int, name: str | None = None) -> str:
-        """Restores a worker from a checkpoint: the one that saved it, or `name`; returns the worker's id.
+    async def restore_agent(
+        self,
+        checkpoint: int | None = None,
+        name: str | None = None,
+        *,
+        data: object = UNSET,
+        timeout_s: float | None = None,
+    ) -> str:
+        """Restores a worker from a checkpoint, or from `data`: the one that saved it, or `name`; returns the worker's id.
 
         A worker that is not running restores it when it is started: this moves state to an agent with a new name,
-        by `register_agent`, `restore_agent` and `start_agent`.
+        by `register_agent`, `restore_agent` and `start_agent`. A running task may continue for `timeout_s`.
 
         Raises:
             NotFound: there is no such checkpoint, or no such worker.
             Corrupted: the stored checkpoint is damaged.
         """
-        params = {"checkpoint": checkpoint, "name": name}
-        return (await self._connection.ask(_Restored, "checkpoint.restore", params)).worker
+        params = given(
+            CheckpointRestoreParams,
+            checkpoint=checkpoint,
+            name=name,
+            data=data,
+            timeout_s=timeout_s,
+        )
+        return (await self._connection.ask(CheckpointRestored, "checkpoint.restore", params)).worker
 
-    async def hibernate_agent(self, name: str, *, timeout_s: float | None = None) -> AgentStatus:
-        """Saves an agent's state and ends its processes; its next task, or `wake_agent`, restores it."""
-        return await self._act("agent.hibernate", name, timeout_s=timeout_s)
+    async def hibernate_agent(
+        self, name: str, *, timeout_s: float | None = None, force: bool = False
+    ) -> AgentStatus:
+        """Saves an agent's state and ends its processes; its next task, or `wake_agent`, restores it.
+
+        With `force` also one that saves no state is ended.
+        """
+        more = {"force": True} if force else {}
+        return await self._act("agent.hibernate", name, timeout_s=timeout_s, **more)
 
     async def wake_agent(self, name: str, *, timeout_s: float | None = None) -> AgentStatus:
         """Starts a hibernated agent from its saved state."""
@@ -419,7 +494,7 @@ class AgentRuntime:
             InvalidParams: the selector is not valid.
         """
         params = {"names": list(names), "all": not names, "selector": selector}
-        return (await self._connection.ask(_Selected, "agent.select", params)).names
+        return (await self._connection.ask(Names, "agent.select", params)).names
 
     async def status(
         self,
@@ -443,13 +518,16 @@ class AgentRuntime:
         params |= {"failed": True} if failed else {}
         return await self._connection.ask(Status, "daemon.status", params, timeout_s=ANSWER_S)
 
-    async def get_statistics(self, names: Sequence[str] | None = None) -> Statistics:
-        """Returns counts and durations since the daemon started, in total and by agent and server (of `names`).
+    async def get_statistics(
+        self, names: Sequence[str] | None = None, *, selector: str | None = None
+    ) -> Statistics:
+        """Returns counts and durations since the daemon started, in total and by agent and server (chosen as in `status`).
 
         Raises:
             NotFound: a name is unknown.
         """
-        params = {} if names is None else {"names": list(names)}
+        params: dict[str, object] = {} if names is None else {"names": list(names)}
+        params |= {} if selector is None else {"selector": selector}
         return await self._connection.ask(Statistics, "statistics.show", params, timeout_s=ANSWER_S)
 
     async def get_resource_usage(self, name: str | None = None) -> ResourceUsage:
@@ -468,17 +546,81 @@ class AgentRuntime:
         types: Sequence[str] | None = None,
         *,
         since: int | None = None,
+        since_time: float | datetime | None = None,
+        n: int | None = None,
         agent: str | None = None,
+        worker: str | None = None,
         task: str | None = None,
-    ) -> "EventStream":
+    ) -> EventStream:
         """Follows events of `types` (globs such as "task.*") from now on, or after event number `since`.
 
         Returns an async iterator; in an `async with` it follows from entering, else from the first step on.
         """
-        params: dict[str, object] = {"types": None if types is None else list(types)}
-        params |= {"agent": agent, "task": task}
-        filters = {key: value for key, value in params.items() if value is not None}
+        filters = given(
+            EventParams,
+            types=types,
+            since_time=since_time,
+            n=n,
+            agent=agent,
+            worker=worker,
+            task=task,
+        )
         return EventStream(self.socket, filters, since)
+
+    def follow_logs(
+        self,
+        names: Sequence[str] | None = None,
+        *,
+        selector: str | None = None,
+        task: str | None = None,
+        n: int | None = None,
+        since: float | datetime | None = None,
+        stream: Literal["stdout", "stderr", "log"] | None = None,
+        until: float | datetime | None = None,
+        level: Literal["debug", "info", "warning", "error", "critical"] | None = None,
+        grep: str | None = None,
+        previous: bool = False,
+        follow: bool = True,
+    ) -> LogStream:
+        """Follows the logs of agents and servers: the last lines, then new ones; conditions as in `read_logs`."""
+        params = given(
+            LogParams,
+            names=names,
+            selector=selector,
+            task=task,
+            n=n,
+            since=since,
+            stream=stream,
+            until=until,
+            level=level,
+            grep=grep,
+            previous=previous,
+            follow=follow,
+        )
+        return LogStream(self.socket, params)
+
+    def follow_task(self, task: str, *, timeout_s: float | None = None) -> TaskStream:
+        """Follows the events of a task and of those that it delegates, until it has ended."""
+        return TaskStream(self.socket, given(TaskWaitParams, task=task, timeout_s=timeout_s))
+
+    async def subscribe(
+        self, types: str | Sequence[str], handler: Handler, *, since: int | None = None
+    ) -> Subscription:
+        """Calls `handler` with each event of `types` (globs) from now on, or after event number `since`.
+
+        It is called once at a time: a `def` in a thread, an `async def` in the loop. An error of it is logged. While the
+        daemon is away, the subscription waits for it, and goes on after the last event. `close` ends it, `shutdown` too.
+
+        Raises:
+            CorralError: the daemon refuses it, or cannot be reached.
+        """
+        self._connection.check()
+        globs = [types] if isinstance(types, str) else types
+        subscription = Subscription(self.events(globs, since=since), handler)
+        await subscription.open()
+        self._subscriptions = [each for each in self._subscriptions if not each.is_closed]
+        self._subscriptions.append(subscription)
+        return subscription
 
     async def call(
         self, method: str, *, timeout_s: float | None = None, **params: object
@@ -508,36 +650,17 @@ class _Embedding(AbstractAsyncContextManager[AgentRuntime]):
             await self._runtime.shutdown()
 
 
-class _Selected(msgspec.Struct):
-    names: list[str]
-
-
-class _Removed(msgspec.Struct):
-    removed: list[str]
-
-
-class _Named(msgspec.Struct):
-    agents: list[AgentStatus]
-
-
-class _Saved(msgspec.Struct):
-    checkpoints: list[CheckpointRecord]
-
-
-class _Restored(msgspec.Struct):
-    worker: str
-
-
-class _Tasks(msgspec.Struct):
-    tasks: list[Task]
-
-
-def _spec(
-    command: Sequence[str] | None, entrypoint: str | None, spec: Mapping[str, object]
-) -> dict[str, object]:
-    table = dict(spec)
-    if command is not None:
-        table["command"] = list(command)
-    if entrypoint is not None:
-        table["entrypoint"] = entrypoint
-    return table
+def _named_spec(
+    name: AgentSource,
+    command: Sequence[str] | None,
+    entrypoint: str | None,
+    agent: AgentSource | None,
+    spec: Mapping[str, object],
+) -> tuple[str, dict[str, object]]:
+    given_keys = {"command": None if command is None else list(command), "entrypoint": entrypoint}
+    table = {**spec, **{key: value for key, value in given_keys.items() if value is not None}}
+    if agent is None:
+        return located(name, table)
+    if not isinstance(name, str):
+        raise InvalidParams("cannot add an agent: give its name, or the agent alone", key="name")
+    return name, located(agent, table)[1]

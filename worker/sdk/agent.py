@@ -75,11 +75,23 @@ class Agent:
             raise InvalidParams(
                 f'cannot read capabilities "{capabilities}": give a list', key="capabilities"
             )
-        made_at = place_of_caller(sys._getframe(1))
+        frame = sys._getframe(1)
+        made_at = place_of_caller(frame)
+        self._file = frame.f_code.co_filename
         self._hooks = Hooks(name, tuple(capabilities), version, made_at)
 
     def __repr__(self) -> str:
         return f"Agent({self._hooks.name!r})"
+
+    @property
+    def name(self) -> str | None:
+        """Returns the name that it was given."""
+        return self._hooks.name
+
+    @property
+    def file(self) -> str:
+        """Returns the path of the file that made it."""
+        return self._file
 
     def task(self, handler: H) -> H:
         """Registers the handler, which receives a Task (`async def`) or a SyncTask (`def`).

@@ -1,0 +1,324 @@
+"""Writes the typed methods of `corral.AgentRuntime` and `corral.Runtime`, and their table in docs/reference/python.md.
+
+`python docs/reference/python.py` writes, from the table of methods, worker/client/methods.py; from that and
+worker/client/runtime.py, worker/client/blocking_methods.py; and the part of python.md below MARK. A method that
+worker/client/runtime.py defines by hand is not generated; FULL names a second method with all params of it.
+"""
+
+import ast
+import re
+import subprocess
+import sys
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import NODEFAULT, Struct, UnsetType
+
+from corral.supervisor.api.table import Method
+from corral.supervisor.methods.all import METHODS
+from corral.worker.contract import control_params, records
+
+ROOT = Path(__file__).parents[2]
+CLIENT = ROOT / "worker" / "client"
+PAGE = Path(__file__).with_name("python.md")
+MARK = "<!-- below: written by docs/reference/python.py; do not edit -->\n"
+
+FULL = {
+    "start_agent": "start_agents",
+    "stop_agent": "stop_agents",
+    "restart_agent": "restart_agents",
+    "reset_agent": "reset_agents",
+    "pause_agent": "pause_agents",
+    "resume_agent": "resume_agents",
+    "hibernate_agent": "hibernate_agents",
+    "wake_agent": "wake_agents",
+    "signal_agent": "signal_agents",
+    "remove_agent": "remove_agents",
+    "add_team": "add_teams",
+    "add_workflow": "add_workflows",
+    "save_state": "save_states",
+    "list_tasks": "list_task_page",
+}
+"""By the name of a method that is made by hand: the generated one with all params."""
+
+POSITIONAL = frozenset({"names", "specs", "data", "arguments", "query"})
+"""Optional params that need no keyword."""
+
+OWN = frozenset(
+    {"connect", "start", "shutdown", "events", "follow_logs", "follow_task", "subscribe"}
+)
+"""Methods of AgentRuntime that are no coroutines to be waited for: `Runtime` has its own."""
+
+
+def hand_made() -> dict[str, ast.AsyncFunctionDef | ast.FunctionDef]:
+    """Returns the public methods that runtime.py defines, by name."""
+    return {each.name: each for each in _methods(CLIENT / "runtime.py", "AgentRuntime")}
+
+
+def _methods(path: Path, name: str) -> Iterator[ast.AsyncFunctionDef | ast.FunctionDef]:
+    tree = ast.parse(path.read_text("utf-8"))
+    (found,) = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name]
+    for each in found.body:
+        is_method = isinstance(each, ast.AsyncFunctionDef | ast.FunctionDef)
+        if is_method and not each.name.startswith("_"):
+            yield each
+
+
+# -- the methods of AgentRuntime
+
+HEAD = '''\
+# written by docs/reference/python.py; do not edit
+# ruff: noqa: A002 - parameters have the names that the daemon has for them
+"""Defines a typed coroutine for each method of the daemon; `runtime.AgentRuntime` has these methods, and more.
+
+Each sends its params to the daemon and decodes the answer. It must not decide anything.
+"""
+
+%s
+
+class Methods:
+    """Calls the methods of a daemon over one connection.
+
+    Each raises the CorralError that the daemon answers.
+    """
+
+    def __init__(self, connection: Reconnecting) -> None:
+        self._connection = connection
+'''
+
+
+def methods_module() -> str:
+    """Returns the text of worker/client/methods.py."""
+    known = hand_made()
+    names: set[tuple[str, str]] = {(".async_", "Reconnecting")}
+    bodies: list[str] = []
+    for _, entry in sorted(METHODS.items()):
+        name = entry.faces.python
+        if name is None or entry.faces.only_streams:
+            continue
+        name = FULL.get(name, name) if name in known else name
+        if name not in known:
+            bodies.append(_method(name, entry, names))
+    return _formatted(HEAD % _imports(names) + "".join(bodies))
+
+
+def _method(name: str, entry: Method, names: set[tuple[str, str]]) -> str:
+    hints = typing.get_type_hints(entry.params, include_extras=True)
+    required: list[str] = []
+    optional: list[str] = []
+    keys: list[str] = []
+    for field in msgspec.structs.fields(entry.params):
+        written = _type(hints[field.name], names)
+        if field.required:
+            required.append(f"{field.name}: {written}")
+        elif field.name in POSITIONAL:
+            required.append(f"{field.name}: {_with_default(field, written)}")
+        else:
+            optional.append(f"{field.name}: {_with_default(field, written)}")
+        keys.append(field.name)
+    signature = ", ".join(["self", *required, *(["*"] if optional else []), *optional])
+    result = _result(entry.result, names)
+    arguments = "".join(f", {key}={key}" for key in keys)
+    lines = [line.strip() for line in (entry.serve.__doc__ or "").strip().splitlines()]
+    text = "\n        ".join(lines)
+    needs = f'Needs the right "{entry.permission}".'
+    names |= {(".parameters", "given"), (_module(entry.params), entry.params.__name__)}
+    return f'''
+    async def {name}({signature}) -> {result}:
+        """{text}
+
+        {needs}
+        """
+        params = given({entry.params.__name__}{arguments})
+        return await self._connection.ask({result}, "{entry.name}", params)
+'''
+
+
+def _with_default(field: msgspec.structs.FieldInfo, written: str) -> str:
+    if field.default is not NODEFAULT:
+        return f"{written} = {field.default!r}"
+    made: object = field.default_factory()
+    return f"{written} = ()" if made == [] else f"{written} | None = None"
+
+
+def _type(hint: Any, names: set[tuple[str, str]]) -> str:
+    """Returns the annotation of a parameter: what a caller may give for a type of the contract."""
+    if typing.get_origin(hint) is Annotated:
+        if hint == records.Moment:
+            names.add(("datetime", "datetime"))
+            return "float | datetime"
+        return _type(typing.get_args(hint)[0], names)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        parts = [_type(each, names) for each in typing.get_args(hint) if each is not UnsetType]
+        return " | ".join(sorted(parts, key=lambda part: part == "None"))
+    if typing.get_origin(hint) is Literal:
+        names.add(("typing", "Literal"))
+        return f"Literal[{', '.join(map(repr, typing.get_args(hint)))}]"
+    if typing.get_origin(hint) is list:
+        names.add(("collections.abc", "Sequence"))
+        return f"Sequence[{_type(typing.get_args(hint)[0], names)}]"
+    if typing.get_origin(hint) is dict:
+        names.add(("collections.abc", "Mapping"))
+        return f"Mapping[str, {_type(typing.get_args(hint)[1], names)}]"
+    if isinstance(hint, type) and issubclass(hint, Struct):
+        names |= {("collections.abc", "Mapping"), (_module(hint), hint.__name__)}
+        return f"{hint.__name__} | Mapping[str, object]"
+    return "None" if hint is types.NoneType else str(hint.__name__)
+
+
+def _result(hint: Any, names: set[tuple[str, str]]) -> str:
+    """Returns the annotation of a result; `object` for one that no Struct of the contract describes."""
+    if typing.get_origin(hint) in (list, dict):
+        inner = ", ".join(_result(each, names) for each in typing.get_args(hint))
+        return f"{typing.get_origin(hint).__name__}[{inner}]"
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return "object"
+    if isinstance(hint, type) and issubclass(hint, Struct):
+        module = _module(hint)
+        if module:
+            names.add((module, hint.__name__))
+            return hint.__name__
+        return "object"
+    return hint.__name__ if hint in (str, int, float, bool, object) else "object"
+
+
+def _module(of: type) -> str:
+    """Returns the module of a Struct as worker/client imports it; "" if it is none of the contract."""
+    prefix = control_params.__name__.rpartition(".")[0]
+    return (
+        f"..contract{of.__module__.removeprefix(prefix)}"
+        if of.__module__.startswith(prefix)
+        else ""
+    )
+
+
+def _imports(names: set[tuple[str, str]]) -> str:
+    return "".join(f"from {module} import {name}\n" for module, name in sorted(names))
+
+
+# -- the methods of Runtime
+
+BLOCKING_HEAD = '''\
+# written by docs/reference/python.py; do not edit
+# ruff: noqa: A002 - parameters have the names that the daemon has for them
+"""Defines each coroutine of `runtime.AgentRuntime` as a function that waits; `blocking.Runtime` has these methods.
+
+It must not decide anything.
+"""
+
+%s
+
+class BlockingMethods:
+    """Calls the coroutines of an AgentRuntime, and waits for them."""
+
+    def __init__(self, loop: LoopThread, runtime: AgentRuntime) -> None:
+        self._loop = loop
+        self._runtime = runtime
+'''
+
+
+def blocking_module() -> str:
+    """Returns the text of worker/client/blocking_methods.py, from methods.py and runtime.py as they are."""
+    sources = [(CLIENT / "methods.py", "Methods"), (CLIENT / "runtime.py", "AgentRuntime")]
+    imported = {(".loop_thread", "LoopThread"), (".runtime", "AgentRuntime")}
+    bodies: list[str] = []
+    known: dict[str, str] = {}
+    for path, name in sources:
+        tree = ast.parse(path.read_text("utf-8"))
+        for node in tree.body:
+            if isinstance(node, ast.ImportFrom):
+                module = "." * node.level + (node.module or "")
+                known |= {alias.name: module for alias in node.names}
+        for method in _methods(path, name):
+            if isinstance(method, ast.AsyncFunctionDef) and method.name not in OWN:
+                bodies.append(_blocking(method))
+    text = "".join(bodies)
+    for each in set(re.findall(r"[A-Za-z]+", _signatures(text))) & set(known):
+        imported.add((known[each], each))
+    names = "import os\n\n" if "os.PathLike" in text else ""
+    return _formatted(BLOCKING_HEAD % (names + _imports(imported)) + text)
+
+
+def _signatures(text: str) -> str:
+    tree = ast.parse("class X:\n" + text)
+    found: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            found += [ast.unparse(node.args), ast.unparse(node.returns or ast.Constant(None))]
+    return " ".join(found)
+
+
+def _blocking(method: ast.AsyncFunctionDef) -> str:
+    given = method.args
+    arguments = [each.arg for each in given.args[1:]]
+    arguments += [f"{each.arg}={each.arg}" for each in given.kwonlyargs]
+    arguments += [] if given.kwarg is None else [f"**{given.kwarg.arg}"]
+    returns = ast.unparse(method.returns or ast.Constant(None))
+    document = ast.get_docstring(method, clean=False) or ""
+    plain = ast.unparse(given)
+    return f'''
+    def {method.name}({plain}) -> {returns}:
+        """{document}"""
+        return self._loop.wait(self._runtime.{method.name}({", ".join(arguments)}))
+'''
+
+
+def _formatted(text: str) -> str:
+    """Returns the text as ruff formats it, with its imports in order."""
+    ruff = [sys.executable, "-m", "ruff"]
+    stdin = ["--stdin-filename", str(CLIENT / "methods.py"), "-"]
+    for command in (
+        ["check", "--fix", "--quiet", "--exit-zero", "--select=I"],
+        ["format", "--quiet"],
+    ):
+        done = subprocess.run(
+            [*ruff, *command, *stdin],
+            input=text,
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+        )
+        text = done.stdout
+    return text
+
+
+# -- the page
+
+
+def page() -> str:
+    """Returns the text of python.md: its upper part as it is, and the table of all methods."""
+    kept = PAGE.read_text("utf-8").partition(MARK)[0]
+    known = hand_made()
+    rows = ["| Python | method | needs | does |\n|---|---|---|---|\n"]
+    for name in sorted(METHODS):
+        entry = METHODS[name]
+        python = entry.faces.python
+        if python is not None:
+            both = [python, FULL[python]] if python in FULL and python in known else [python]
+            written = ", ".join(f"`{each}`" for each in both)
+            rows.append(f"| {written} | `{name}` | {entry.permission} | {_cell(entry.summary)} |\n")
+    return kept + MARK + "".join(rows)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def written() -> dict[Path, str]:
+    """Returns the text of each file that this writes, by path."""
+    return {
+        CLIENT / "methods.py": methods_module(),
+        CLIENT / "blocking_methods.py": blocking_module(),
+        PAGE: page(),
+    }
+
+
+if __name__ == "__main__":
+    (CLIENT / "methods.py").write_text(methods_module(), "utf-8")  # which the others read
+    for path, text in written().items():
+        path.write_text(text, "utf-8")

@@ -1,0 +1,194 @@
+"""Defines `corral.Runtime`: all methods of a daemon as functions that wait, for programs without asyncio.
+
+It is `runtime.AgentRuntime` on an event loop in a thread of its own: the same methods, results and errors. Any number
+of threads may use one; a call that waits holds up no other.
+"""
+
+import os
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Literal, Self
+
+from ..contract.control_results import LogLine
+from .blocking_methods import BlockingMethods
+from .embedded import START_S, Config
+from .events import DaemonEvent, EventStream, LogStream, TaskStream
+from .loop_thread import Followed, LoopThread
+from .runtime import AgentRuntime
+from .subscription import Handler, Subscription
+
+
+class Runtime(BlockingMethods):
+    """Drives one daemon; see `connect` and `start`. A `with` shuts it down.
+
+    KeyboardInterrupt ends a call as cancelling does in `AgentRuntime`. A program may end without `shutdown`: a daemon of
+    its own then ends with it at once.
+    """
+
+    run_team = BlockingMethods.run_agent
+    run_workflow = BlockingMethods.run_agent
+
+    @classmethod
+    def connect(cls, socket: str | os.PathLike[str] | None = None, *, wait_s: float = 0.0) -> Self:
+        """Connects to a running daemon; without `socket` it is found as the `corral` command finds it.
+
+        Waits up to `wait_s` seconds for a daemon that is just starting.
+
+        Raises:
+            Unreachable: no daemon listens there.
+            Conflict: the caller is a coroutine: use AgentRuntime.
+        """
+        loop = LoopThread()
+        try:
+            return cls(loop, loop.wait(AgentRuntime.connect(socket, wait_s=wait_s)))
+        except BaseException:
+            loop.close()
+            raise
+
+    @classmethod
+    def start(
+        cls,
+        config: Config | None = None,
+        state_dir: str | os.PathLike[str] | None = None,
+        *,
+        timeout_s: float = START_S,
+    ) -> Self:
+        """Starts a daemon of this program's own; nothing of it is left after `shutdown`, or the end of a `with`.
+
+        Arguments and errors are those of `AgentRuntime.start`.
+        """
+        loop = LoopThread()
+        try:
+            entering = AgentRuntime.start(config, state_dir, timeout_s=timeout_s)
+            return cls(loop, loop.wait(entering.__aenter__()))
+        except BaseException:
+            loop.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+
+    def shutdown(self) -> None:
+        """Closes the connection, and ends the daemon if it is this program's own; calls that wait raise Unreachable.
+
+        A second time it does nothing.
+        """
+        if self._loop.is_closed:
+            return
+        try:
+            self._loop.wait(self._runtime.shutdown())
+        finally:
+            self._loop.close()
+
+    @property
+    def socket(self) -> str:
+        """Returns the path of the daemon's socket."""
+        return self._runtime.socket
+
+    @property
+    def daemon_pid(self) -> int | None:
+        """Returns the pid of a daemon that is this program's own, else None."""
+        return self._runtime.daemon_pid
+
+    def events(
+        self,
+        types: Sequence[str] | None = None,
+        *,
+        since: int | None = None,
+        since_time: float | datetime | None = None,
+        n: int | None = None,
+        agent: str | None = None,
+        worker: str | None = None,
+        task: str | None = None,
+    ) -> Followed[DaemonEvent, EventStream]:
+        """Follows events of `types` (globs such as "task.*") from now on, or after event number `since`.
+
+        Returns an iterator; a `with` ends it.
+        """
+        stream = self._runtime.events(
+            types, since=since, since_time=since_time, n=n, agent=agent, worker=worker, task=task
+        )
+        self._loop.wait(stream.open())
+        return Followed(self._loop, stream, stream.__aiter__())
+
+    def follow_logs(
+        self,
+        names: Sequence[str] | None = None,
+        *,
+        selector: str | None = None,
+        task: str | None = None,
+        n: int | None = None,
+        since: float | datetime | None = None,
+        stream: Literal["stdout", "stderr", "log"] | None = None,
+        until: float | datetime | None = None,
+        level: Literal["debug", "info", "warning", "error", "critical"] | None = None,
+        grep: str | None = None,
+        previous: bool = False,
+        follow: bool = True,
+    ) -> Followed[LogLine, LogStream]:
+        """Follows the logs of agents and servers: the last lines, then new ones; conditions as in `read_logs`.
+
+        Returns an iterator; a `with` ends it.
+        """
+        lines = self._runtime.follow_logs(
+            names,
+            selector=selector,
+            task=task,
+            n=n,
+            since=since,
+            stream=stream,
+            until=until,
+            level=level,
+            grep=grep,
+            previous=previous,
+            follow=follow,
+        )
+        self._loop.wait(lines.open())
+        return Followed(self._loop, lines, lines.__aiter__())
+
+    def follow_task(
+        self, task: str, *, timeout_s: float | None = None
+    ) -> Followed[DaemonEvent, TaskStream]:
+        """Follows the events of a task and of those that it delegates, until it has ended: then `stream.task` is its record."""
+        stream = self._runtime.follow_task(task, timeout_s=timeout_s)
+        return Followed(self._loop, stream, stream.__aiter__())
+
+    def subscribe(
+        self, types: str | Sequence[str], handler: Handler, *, since: int | None = None
+    ) -> "BlockingSubscription":
+        """Calls `handler` with each event of `types` (globs) from now on, or after event number `since`.
+
+        It is called in a thread, once at a time, and may use this runtime; else as `AgentRuntime.subscribe`.
+
+        Raises:
+            CorralError: the daemon refuses it, or cannot be reached.
+        """
+        found = self._loop.wait(self._runtime.subscribe(types, handler, since=since))
+        return BlockingSubscription(self._loop, found)
+
+
+class BlockingSubscription:
+    """Holds one subscription; `close`, or a `with`, ends it."""
+
+    def __init__(self, loop: LoopThread, subscription: Subscription) -> None:
+        self._loop = loop
+        self._subscription = subscription
+
+    @property
+    def is_closed(self) -> bool:
+        """Returns True once it has ended, by `close` or since the daemon refuses it."""
+        return self._subscription.is_closed
+
+    def close(self) -> None:
+        """Ends the subscription; a handler that runs is not waited for."""
+        if not self._loop.is_closed:
+            self._loop.wait(self._subscription.close())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
