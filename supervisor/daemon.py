@@ -106,8 +106,9 @@ async def run(
         Conflict: another daemon has the socket.
         CorralError: something that it needs cannot be had.
     """
-    if config.daemon.group is not None:
-        group_id(config.daemon.group)
+    for key, group in (("group", config.daemon.group), ("readers", config.daemon.readers)):
+        if group is not None:
+            group_id(group, f"daemon.{key}")
     started = asyncio.get_running_loop().time()
     end = EndSignal(lifeline)
     os.umask(0o077)
@@ -393,7 +394,8 @@ class _Daemon:
             status_cache=status_cache,
             methods=METHODS,
         )
-        listener = Listener(control, lock, group=self.config.daemon.group)
+        groups = self.config.daemon
+        listener = Listener(control, lock, group=groups.group, readers=groups.readers)
         web = await self._open_web(control)
         listener.open()
         chores = self._chores(manager)

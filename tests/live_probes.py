@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from corral.worker.contract.errors import CorralError
+from corral.worker.contract.errors import CorralError, Overloaded
 from daemon_process import BOUND_S
 from live_keys import Json, Live, probe
 
@@ -25,6 +25,16 @@ def _restart(live: Live) -> None:
 
 
 # --- the daemon ----------------------------------------------------------------------------------
+
+
+@probe("daemon.max_changes_per_minute")
+def _changes(live: Live) -> None:
+    live.set("daemon.max_changes_per_minute", 1)
+    live.call("daemon.log_level", level="info")
+    with pytest.raises(Overloaded):
+        live.call("daemon.log_level", level="info")
+    live.set("daemon.max_changes_per_minute", 0)
+    live.call("daemon.log_level", level="info")
 
 
 @probe("daemon.log_level")

@@ -38,7 +38,7 @@ connection lives on. `notifications/cancelled` {requestId, reason} withdraws a r
 
 ## Methods of the control socket
 
-"Needs" is the right that the caller must have: the owner and root have admin, members of `[daemon] group` operate; a process
+"Needs" is the right that the caller must have: the owner and root have admin, members of `[daemon] group` operate, those of `readers` read; a process
 inside a worker's tree has none.
 """
 

@@ -23,9 +23,11 @@ from ...worker.contract.errors import (
     InvalidParams,
     MethodNotFound,
     NotFound,
+    Overloaded,
     PermissionDenied,
 )
 from ...worker.contract.records import Run, ScheduleRecord, Task
+from ..access.change_rate import ChangeRate
 from ..access.scope import Rule
 from ..access.tokens import Tokens
 from ..agents.agents import Agents
@@ -77,6 +79,9 @@ MAX_DENIED_NAMES = 5
 
 MAX_DENIED_BYTES = 512
 """Bytes of JSON in the record of a denied call, so that an unprivileged caller cannot flood the log."""
+
+UNLIMITED = frozenset({"daemon.emergency_stop", "daemon.reload", "daemon.stop"})
+"""Changes that are no part of max_changes_per_minute: an emergency, and the ways to another limit."""
 
 UNDONE = (InvalidParams, NotFound, PermissionDenied)
 """Errors after which a method has done nothing. Others may come after a part was done (a store that no longer takes
@@ -242,6 +247,7 @@ class Control:
     status: StatusReport
     status_cache: StatusCache
     methods: Mapping[str, Method]
+    change_rate: ChangeRate = field(default_factory=ChangeRate)
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
 
     @property
@@ -306,9 +312,25 @@ class Control:
                 needs=entry.permission,
             )
         asked = convert(params, entry.params, entry.name)
-        if caller.agents is None:
-            return asked
-        return await self._scope(caller.agents).restricted(entry.name, entry.scope, asked)
+        if caller.agents is not None:
+            asked = await self._scope(caller.agents).restricted(entry.name, entry.scope, asked)
+        return asked
+
+    def _check_rate(self, entry: Method, caller: Caller) -> None:
+        """Refuses a change beyond the number that a caller may make within a minute."""
+        limit = self.agents.config.daemon.max_changes_per_minute
+        if entry.name in UNLIMITED:
+            return
+        token = caller.who.get("token")  # an HTTP client chooses its other name itself
+        name = refusal_key(caller.who) if token is None else f"token {token}"
+        wait_s = self.change_rate.take(name, limit, self.loop.time())
+        if wait_s:
+            raise Overloaded(
+                f'cannot call "{entry.name}": {caller.name} has made {limit} changes within a minute',
+                limit="max_changes_per_minute",
+                value=limit,
+                retry_after_s=round(wait_s, 3),
+            )
 
     async def _served(self, entry: Method, asked: Struct, caller: Caller) -> object:
         """Calls the handler; a caller with some agents alone learns nothing of others from its answer."""
@@ -342,6 +364,7 @@ class Control:
 
         try:
             asked = await self._admitted(entry, params, caller)
+            self._check_rate(entry, caller)
             if caller.agents is not None:  # the names that are left
                 names = self._resolved(codec.as_object(msgspec.to_builtins(asked)) or {})
             if entry.recorded == "or-refused":

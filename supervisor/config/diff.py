@@ -23,6 +23,7 @@ LIVE = frozenset(
         "audit.retention",
         "daemon.journal",
         "daemon.log_level",
+        "daemon.max_changes_per_minute",
         "events.max_bytes",
         "events.max_publish_per_second",
         "events.retention",

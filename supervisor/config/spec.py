@@ -111,6 +111,8 @@ class Daemon(Struct, frozen=True, kw_only=True):
     socket: Path | None = None
     state_dir: Path | None = None
     group: Account | None = None
+    readers: Account | None = None
+    max_changes_per_minute: Annotated[int, whole(0, 1_000_000)] = 0
     log_level: Level = "info"
     log_format: Literal["text", "json"] = "text"
     journal: bool = False

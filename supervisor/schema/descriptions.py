@@ -5,6 +5,8 @@ DESCRIPTIONS: dict[str, str] = {
     "daemon.socket": "the control socket; by default /run/corral/corral.sock, or $XDG_RUNTIME_DIR/corral/corral.sock; path",
     "daemon.state_dir": "store and logs; by default /var/lib/corral, or $XDG_STATE_HOME/corral; path",
     "daemon.group": "its members may operate agents over the socket, which is then 0660; group",
+    "daemon.readers": "its members may read over the socket: status, logs, events, tasks (rights); group",
+    "daemon.max_changes_per_minute": "the number of changes that one caller (a user, an agent, a token) may make within a minute; further ones are refused as Overloaded (429 over HTTP) with the seconds to wait; 0 is no limit; 0 to 1000000",
     "daemon.log_level": "the lowest level in the daemon's own log; corral log-level sets another one until the next reload; debug, info, warning, error",
     "daemon.log_format": "the format of that log, where it does not go to the journal; text or json",
     "daemon.journal": "copies the output of workers to the system's journal, beside the log files; boolean",

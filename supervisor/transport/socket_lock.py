@@ -1,6 +1,6 @@
 """Locks the path of the control socket, so that one daemon has it, and the next one when that is dead.
 
-The socket file is 0600 (0660 with a group). A socket that the service manager bound there is taken as it is.
+The socket file is 0600 (0660 with a group, with an access list for two). A socket that the service manager bound there is taken as it is.
 """
 
 import contextlib
@@ -8,7 +8,8 @@ import fcntl
 import grp
 import os
 import socket
-from collections.abc import MutableMapping
+import struct
+from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 
 from ...worker.contract.errors import Conflict, InvalidParams, PermissionDenied
@@ -56,6 +57,13 @@ def inherited_socket(environ: MutableMapping[str, str], pid: int) -> socket.sock
         )
     sock.setblocking(False)
     return sock
+
+
+ACL = "system.posix_acl_access"
+ACL_VERSION = 2
+USER_OBJ, GROUP_OBJ, GROUP, MASK, OTHER = 0x01, 0x04, 0x08, 0x10, 0x20
+READ_WRITE = 6
+NO_ID = 0xFFFFFFFF
 
 
 class SocketLock:
@@ -106,11 +114,13 @@ class SocketLock:
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()  # no process listens there: we have the lock
 
-    def listen(self, group: str | None) -> socket.socket:
-        """Returns a listening socket at the path, of the mode that `group` asks for; or the inherited one as it is.
+    def listen(self, group: str | None, readers: str | None = None) -> socket.socket:
+        """Returns a listening socket at the path, of the mode that the groups ask for; or the inherited one as it is.
+
+        Both groups may connect: one has the file, two are in its access list (acl(5)). The peer's credentials decide its rights.
 
         Raises:
-            InvalidParams: the group does not exist any more.
+            InvalidParams: a group does not exist any more.
             PermissionDenied: it cannot be bound.
         """
         if self.inherited is not None:
@@ -119,9 +129,16 @@ class SocketLock:
         try:
             sock.bind(str(self.path))
             os.chmod(self.path, 0o600)
-            if group is not None:
-                os.chown(self.path, -1, group_id(group))
+            gids = [
+                group_id(each, f"daemon.{key}")
+                for key, each in (("group", group), ("readers", readers))
+                if each is not None
+            ]
+            if len(set(gids)) == 1:
+                os.chown(self.path, -1, gids[0])
                 os.chmod(self.path, 0o660)
+            elif gids:
+                os.setxattr(self.path, ACL, access_list(gids))
             sock.listen(BACKLOG)
         except OSError as error:
             sock.close()
@@ -159,8 +176,18 @@ def make_private_folder(folder: Path) -> None:
             )
 
 
-def group_id(name: str) -> int:
-    """Returns the id of the group whose members operate.
+def access_list(gids: Sequence[int]) -> bytes:
+    """Returns the access list, as the kernel has it, of a file for its owner and the members of groups: acl(5)."""
+    entries = [(USER_OBJ, NO_ID), (GROUP_OBJ, NO_ID), *((GROUP, gid) for gid in sorted(set(gids)))]
+    permissions = {USER_OBJ: READ_WRITE, GROUP: READ_WRITE, MASK: READ_WRITE}
+    return struct.pack("<I", ACL_VERSION) + b"".join(
+        struct.pack("<HHI", tag, permissions.get(tag, 0), number)
+        for tag, number in [*entries, (MASK, NO_ID), (OTHER, NO_ID)]
+    )
+
+
+def group_id(name: str, key: str = "daemon.group") -> int:
+    """Returns the id of a group whose members may connect; `key` is the one that names it.
 
     Raises:
         InvalidParams: it does not exist.
@@ -170,7 +197,7 @@ def group_id(name: str) -> int:
     except KeyError:
         raise InvalidParams(
             f'cannot give the socket to group "{name}": there is none',
-            key="daemon.group",
+            key=key,
             value=name,
             reason="unknown group",
         ) from None

@@ -98,10 +98,12 @@ class Listener:
         lock: SocketLock,
         *,
         group: str | None,
+        readers: str | None = None,
     ) -> None:
         self._control = control
         self._lock = lock
         self._group = group
+        self._readers = readers
         self._loop = control.loop
         self._socket: socket.socket | None = None
         self._reserve = Reserve(RESERVE)
@@ -117,10 +119,10 @@ class Listener:
         """Starts to listen.
 
         Raises:
-            InvalidParams: the group does not exist any more.
+            InvalidParams: a group does not exist any more.
             PermissionDenied: the socket cannot be bound.
         """
-        self._socket = self._lock.listen(self._group)
+        self._socket = self._lock.listen(self._group, self._readers)
         self._loop.add_reader(self._socket.fileno(), self._accept)
 
     def _accept(self) -> None:
@@ -216,12 +218,13 @@ class Listener:
             self._refill()
 
     def permission(self, identity: Identity) -> Permission | None:
-        """Returns the permission of a peer outside: the owner and root admin, the group's members operate."""
+        """Returns the permission of a peer outside: the owner and root admin, the group's members operate, those of `readers` read."""
         if identity.uid in (0, os.getuid()):
             return "admin"
-        return (
-            "operate" if self._group is not None and is_member(identity.uid, self._group) else None
-        )
+        if self._group is not None and is_member(identity.uid, self._group):
+            return "operate"
+        is_reader = self._readers is not None and is_member(identity.uid, self._readers)
+        return "read" if is_reader else None
 
     def granted(self, agent: str | None) -> Permission | None:
         """Returns the permission of a peer inside the tree of an agent's worker, by the spec as it is now."""

@@ -62,7 +62,7 @@ cli.convert: worker.contract cli cli.tools
 PURE = {
     "supervisor.config": "values expression decoder probe_spec team workflow spec loader diff",
     "supervisor.store": "sealed",
-    "supervisor.access": "scope",
+    "supervisor.access": "scope change_rate",
     "supervisor.lifecycle": "state_machine transitions restart_policy health_check start_failure",
     "supervisor.process": "limits",
     "supervisor.zygote": "policy",

@@ -267,6 +267,24 @@ REQUESTS: list[tuple[str, dict[str, object]]] = [
 
 
 @AS_ROOT
+@pytest.mark.parametrize("with_group", [False, True])
+def test_a_member_of_the_readers_reads_alone(place: Path, with_group: bool) -> None:
+    group = pwd.getpwuid(NOBODY).pw_gid
+    operator = pwd.getpwnam("daemon")
+    config = f'[daemon]\nreaders = "{grp.getgrgid(group).gr_name}"\n'
+    if with_group:
+        config += f'group = "{grp.getgrgid(operator.pw_gid).gr_name}"\n'
+    config += '[agents.plain]\ncommand = ["sleep", "1000"]\nprotocol = "none"\n'
+    with DaemonProcess(place, config) as daemon:
+        denied = PermissionDenied.code
+        answers = as_user(NOBODY, group, daemon.socket, REQUESTS)
+        assert answers == [None, denied, denied, denied, denied, denied]
+        of_group = as_user(operator.pw_uid, operator.pw_gid, daemon.socket, REQUESTS[:2])
+        assert of_group == ([None, None] if with_group else ["PermissionError"])
+        assert as_user(NOBODY - 1, NOBODY - 1, daemon.socket, REQUESTS[:1]) == ["PermissionError"]
+
+
+@AS_ROOT
 def test_a_member_of_the_group_operates_and_changes_nothing_that_runs(place: Path) -> None:
     group = pwd.getpwuid(NOBODY).pw_gid
     name = grp.getgrgid(group).gr_name

@@ -16,6 +16,7 @@ from corral.worker.contract.errors import (
     CorralError,
     InvalidParams,
     NotFound,
+    Overloaded,
     PermissionDenied,
 )
 from daemon_process import BOUND_S, DaemonProcess
@@ -213,3 +214,22 @@ def test_a_request_over_http_has_the_rights_of_its_token(
             assert status_over_http(address, token) == 401
         with pytest.raises(Conflict):
             daemon.call("token.add", name="OS_SECURITY_KEY", rights="read")
+
+
+def test_a_caller_makes_as_many_changes_in_a_minute_as_it_may(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    config = CONFIG.replace("[daemon]", "[daemon]\nmax_changes_per_minute = 2")
+    with DaemonProcess(tmp_path_factory.mktemp("rate"), config) as daemon:
+        token = daemon.call("token.add", name="ci", rights="operate")["token"]
+        daemon.call("agent.reset", names=["web"])
+        with pytest.raises(Overloaded) as caught:
+            daemon.call("agent.reset", names=["web"])
+        assert 0 < caught.value.data["retry_after_s"] <= 61  # type: ignore[operator]  # a number
+        with logged_in(daemon, token) as client:
+            for _ in range(2):
+                client.call("agent.reset", {"names": ["web"]}, timeout_s=BOUND_S)
+            with pytest.raises(Overloaded):
+                client.call("agent.reset", {"names": ["web"]}, timeout_s=BOUND_S)
+            assert client.call("daemon.status", {}, timeout_s=BOUND_S)
+        daemon.call("daemon.emergency_stop")
