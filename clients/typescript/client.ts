@@ -1440,6 +1440,137 @@ export class Corral extends Connection {
     return this.request("GET", "/openapi.json", [], {}, options) as Promise<Record<string, unknown>>;
   }
 
+  /** Adds an agent */
+  addRuntimeAgent(args: {
+    id: string;
+    name?: string;
+    description?: string;
+    template?: string;
+  }, options?: RequestOptions): Promise<{
+    message: string;
+    id: string;
+  }> {
+    return this.request("POST", "/runtime/agents", [], args, options) as Promise<{
+    message: string;
+    id: string;
+  }>;
+  }
+
+  /** Removes an agent */
+  removeRuntimeAgent(args: { id: string }, options?: RequestOptions): Promise<{
+    message: string;
+    id: string;
+  }> {
+    return this.request("DELETE", "/runtime/agents/{id}", [], args, options) as Promise<{
+    message: string;
+    id: string;
+  }>;
+  }
+
+  /** Adds a team */
+  addRuntimeTeam(args: {
+    id: string;
+    name?: string;
+    description?: string;
+    template?: string;
+  }, options?: RequestOptions): Promise<{
+    message: string;
+    id: string;
+  }> {
+    return this.request("POST", "/runtime/teams", [], args, options) as Promise<{
+    message: string;
+    id: string;
+  }>;
+  }
+
+  /** Removes a team */
+  removeRuntimeTeam(args: { id: string }, options?: RequestOptions): Promise<{
+    message: string;
+    id: string;
+  }> {
+    return this.request("DELETE", "/runtime/teams/{id}", [], args, options) as Promise<{
+    message: string;
+    id: string;
+  }>;
+  }
+
+  /** Adds a workflow */
+  addRuntimeWorkflow(args: {
+    id?: string;
+    name?: string;
+    description?: string;
+    template?: string;
+  } = {}, options?: RequestOptions): Promise<{
+    message: string;
+    id: string;
+  }> {
+    return this.request("POST", "/runtime/workflows", [], args, options) as Promise<{
+    message: string;
+    id: string;
+  }>;
+  }
+
+  /** Removes a workflow */
+  removeRuntimeWorkflow(args: { id: string }, options?: RequestOptions): Promise<{
+    message: string;
+    id: string;
+  }> {
+    return this.request("DELETE", "/runtime/workflows/{id}", [], args, options) as Promise<{
+    message: string;
+    id: string;
+  }>;
+  }
+
+  /** Reads the configuration again */
+  refreshRuntime(options?: RequestOptions): Promise<{
+    message: string;
+    changes: unknown;
+  }> {
+    return this.request("POST", "/runtime/refresh", [], {}, options) as Promise<{
+    message: string;
+    changes: unknown;
+  }>;
+  }
+
+  /** Returns the number and the names of each kind */
+  runtimeCounts(options?: RequestOptions): Promise<{
+    agents: {
+      count: number;
+      ids: Array<string>;
+    };
+    teams: {
+      count: number;
+      ids: Array<string>;
+    };
+    workflows: {
+      count: number;
+      ids: Array<string>;
+    };
+    databases: {
+      count: number;
+      ids: Array<string>;
+    };
+  }> {
+    return this.request("GET", "/runtime/stats", [], {}, options) as Promise<{
+    agents: {
+      count: number;
+      ids: Array<string>;
+    };
+    teams: {
+      count: number;
+      ids: Array<string>;
+    };
+    workflows: {
+      count: number;
+      ids: Array<string>;
+    };
+    databases: {
+      count: number;
+      ids: Array<string>;
+    };
+  }>;
+  }
+
   /** Adds an agent or an MCP server, which is kept until it is removed. */
   addAgent(args: AddParams, options?: RequestOptions): Promise<AgentStatus> {
     return this.request("POST", "/api/v1/agents", [], args, options) as Promise<AgentStatus>;

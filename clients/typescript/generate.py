@@ -158,10 +158,11 @@ class Operation:
         self.in_path = [each for each in parameters if each["in"] == "path"]
         self.in_query = [each for each in parameters if each["in"] == "query"]
         body = described.get("requestBody", {}).get("content", {}).get("application/json")
-        self.body = body["schema"]["$ref"].rpartition("/")[2] if body else None
+        self.body: Schema | None = body["schema"] if body else None
         required = {each["name"] for each in (*self.in_path, *self.in_query) if each["required"]}
         if self.body is not None:
-            required |= set(schemas[self.body].get("required", ()))
+            reference = str(self.body.get("$ref", "")).rpartition("/")[2]
+            required |= set(schemas.get(reference, self.body).get("required", ()))
         self.is_required = bool(required)
 
     @property
@@ -178,7 +179,7 @@ class Operation:
             for each in (*self.in_path, *self.in_query)
         ]
         parts = [f"{{ {'; '.join(keys)} }}"] if keys else []
-        parts += [type_name(self.body)] if self.body else []
+        parts += [type_of(self.body, 1)] if self.body else []
         if not parts:
             return "options?: RequestOptions"
         optional = "" if self.is_required else " = {}"

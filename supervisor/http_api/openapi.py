@@ -14,6 +14,7 @@ from ... import __version__
 from ..api.faces import Route
 from ..api.openrpc import any_value
 from ..api.table import Method
+from .other_paths import other_paths
 from .statuses import ERROR_STATUSES, MESSAGES, success
 
 BASE = "/api/v1"
@@ -84,7 +85,7 @@ def openapi(methods: Mapping[str, Method]) -> dict[str, object]:
         "tags": [
             {"name": noun, "description": TAGS.get(noun, f"Methods `{noun}.*`.")} for noun in nouns
         ],
-        "paths": {**_beside(), **dict(sorted(paths.items()))},
+        "paths": {**other_paths(), **dict(sorted(paths.items()))},
         "components": {
             "schemas": dict(sorted({**components, "ErrorAnswer": _ERROR}.items())),
             "responses": {str(status): _refusal(status) for status in sorted(MESSAGES)},
@@ -338,7 +339,7 @@ def _add_stream(operation: Schema, method: Method) -> None:
             parameters.append(_last_event_id(method.faces.resumption.key))
 
 
-# -- errors, and what is not of the table
+# -- errors
 
 _ERROR: Schema = {
     "title": "ErrorAnswer",
@@ -382,55 +383,3 @@ def _refusal(status: int) -> Schema:
             }
         }
     return answer
-
-
-def _beside() -> dict[str, object]:
-    """Returns the paths that no method is behind."""
-    text: Schema = {"type": "string"}
-    lives = _object(status={"const": "ok"})
-    ready = _object(
-        status={"enum": ["ready", "not ready"]},
-        draining={"type": "boolean"},
-        down={"type": "array", "items": text, "description": "Names, at most 200."},
-    )
-    refusals: Schema = {
-        str(code): {"$ref": f"#/components/responses/{code}"} for code in (401, 403)
-    }
-    not_ready: Schema = {
-        "503": {"description": "Something is down, or the daemon stops.", **_json(ready)}
-    }
-    return {
-        "/healthz": {
-            "get": {**_get("healthz", "Returns that the daemon lives", lives), "security": []}
-        },
-        "/readyz": {
-            "get": _get(
-                "readyz", "Returns whether all that is wanted is up", ready, refusals | not_ready
-            )
-        },
-        "/openapi.json": {
-            "get": {
-                **_get("openapi", "Returns this document", {"type": "object"}),
-                "security": [],
-            }
-        },
-    }
-
-
-def _get(
-    name: str, summary: str, schema: Schema, refusals: Mapping[str, object] | None = None
-) -> Schema:
-    return {
-        "operationId": name,
-        "summary": summary,
-        "tags": ["http"],
-        "responses": {"200": {"description": "So it is.", **_json(schema)}, **(refusals or {})},
-    }
-
-
-def _object(**properties: Schema) -> Schema:
-    return {"type": "object", "properties": properties, "required": [*properties]}
-
-
-def _json(schema: Schema) -> Schema:
-    return {"content": {"application/json": {"schema": schema}}}

@@ -45,6 +45,7 @@ EXCLUDED: Mapping[str, str] = {
     "stop_daemon": "the daemon would end, and with it the run",
     "emergency_stop": "every agent would be down, and most answers the same refusal",
     "reload": "it would restore the crew over and over, and restart what the run has changed",
+    "refresh_runtime": "it is a reload",
     "set_log_level": "a log at level debug makes the run three times as long",
 }
 """Operations that are not called, each with the reason."""
