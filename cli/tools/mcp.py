@@ -247,7 +247,14 @@ def serve(
     """Serve all tools over MCP on stdin and stdout. Corral's own tools are among them."""
     from .serve import serve  # noqa: PLC0415 - main has run it already, unless the line is unusual
 
-    return serve(session.given_socket, only=only, deny=deny, read_only=read_only, profile=profile)
+    return serve(
+        session.given_socket,
+        token=session.token,
+        only=only,
+        deny=deny,
+        read_only=read_only,
+        profile=profile,
+    )
 
 
 @mcp.command("prompts")

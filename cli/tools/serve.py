@@ -121,6 +121,7 @@ def handed_over(arguments: Sequence[str]) -> Callable[[], int] | None:
 def serve(
     socket_path: str | None,
     *,
+    token: str | None = None,
     only: Sequence[str] = (),
     deny: Sequence[str] = (),
     read_only: bool = False,
@@ -146,7 +147,7 @@ def serve(
             os.fstat(fd)
         except OSError:  # closed: the next file that is opened must not get this number
             os.open(os.devnull, os.O_RDWR)
-    relay = Relay(socket_path, attach)
+    relay = Relay(socket_path, attach, token or os.environ.get("CORRAL_TOKEN"))
     with suppress(BrokenPipeError):  # the client no longer reads: the same as EOF
         relay.run()
     return 0
@@ -234,12 +235,14 @@ class Relay:
     Args:
         path: of the control socket; None: the usual one.
         attach: the params of `mcp.attach`.
+        token: restricts the connection first.
     """
 
-    def __init__(self, path: str | None, attach: Mapping[str, object]) -> None:
+    def __init__(self, path: str | None, attach: Mapping[str, object], token: str | None) -> None:
+        self._token = token
         self._given_path = path
         self._path = ""
-        self._attach = attach
+        self._attachment = ("mcp.attach", attach)
         self._link: Link | None = None
         self._tried_at = 0.0
         self._try_at = 0.0
@@ -423,7 +426,8 @@ class Relay:
             return
         connection.setblocking(False)
         self._link = Link(connection, now + ATTACH_S)
-        self._link.ask("mcp.attach", self._attach)
+        first = ("auth.login", {"token": self._token}) if self._token else self._attachment
+        self._link.ask(*first)
 
     def _wait_longer(self, now: float) -> None:
         jitter = 0.5 + os.urandom(1)[0] / 510
@@ -509,12 +513,14 @@ class Relay:
         return True
 
     def _take_own_answer(self, link: Link, method: str, message: Mapping[str, object]) -> None:
-        if method == "mcp.attach":
+        if method in ("auth.login", "mcp.attach"):
             if message.get("error") is not None:
                 error = from_wire(message["error"])
                 if isinstance(error, HOPELESS) and not self._has_begun:
                     raise error
                 self._lose(error)
+            elif method == "auth.login":
+                link.ask(*self._attachment)
             elif self._initialize is not None and not self._has_asked("initialize"):
                 link.ask("initialize", self._initialize)
             else:

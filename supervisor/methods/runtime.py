@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from ...worker.contract.control_params import AgentSetParams, NoParams, StatusParams
 from ...worker.contract.runtime_results import Agents, AgentSet, Counted, RuntimeStatistics
-from ..access.scope import ALL_NAMES, NAME, OPEN, is_in_scope
+from ..access.scope import ALL_NAMES, OPEN, is_in_scope
 from ..api.faces import faces
 from ..api.table import Caller, Control, method
 
@@ -33,7 +33,6 @@ async def _list(control: Control, params: StatusParams, _caller: Caller) -> Agen
     AgentSet,
     recorded="or-refused",
     recorded_keys=("changed",),
-    scope=NAME,
     faces=faces("PATCH /agents/{name}", python="set_agent"),
 )
 async def _set(control: Control, params: AgentSetParams, _caller: Caller) -> AgentSet:

@@ -321,7 +321,8 @@ class Connection(Channel):
         if self._endpoint is not None and not self._listener.closing:
             return await self._endpoint.request(request.id, request.method, request.params, self)
         permission = self._granted()
-        if permission is None and request.method == "mcp.attach" and self._identity.agent:
+        is_agent = self._identity.agent is not None and self._digest is None
+        if permission is None and request.method == "mcp.attach" and is_agent:
             permission = "read"  # the tools of its agent are a worker's without any control
         if permission is None:
             if self._digest is not None and self._control.tokens.permitted(self._digest) is None:

@@ -54,6 +54,7 @@ every = "1h"
 CLOSED = {
     "agent.add": "its table may name other agents, secrets and rights",
     "agent.add_all": "likewise",
+    "agent.set": "likewise",
     "audit.list": "records are about all",
     "audit.verify": "likewise",
     "daemon.doctor": "it is about the machine",
