@@ -20,6 +20,7 @@ from .decoder import Document, KeyPath, written_keys
 from .job import Schedule, commands_of, decode_job, decode_schedule, job_task
 from .probe_spec import NO_ACTIONS, SIGNAL, Check, Readiness, check_table, readiness_table
 from .references import (
+    check_exposed,
     check_webhook,
     group_mistakes,
     requires_mistakes,
@@ -68,6 +69,9 @@ ONLY_OF_AGENTS = frozenset({"entrypoint", "python", "capabilities", "tools", "co
     "min_spare",
     "method",
     "webhook_secret",
+    "expose",
+    "input_schema",
+    "output_schema",
 }
 _S = TypeVar("_S", bound=Struct)
 _T = TypeVar("_T")
@@ -413,8 +417,8 @@ def _check_name(document: Document, path: KeyPath, name: str) -> None:
         reason = "a name has 1 to 48 letters, digits, _ and -, and starts with a letter"
     elif "__" in name:
         reason = '"__" stands between a server and its tool'
-    elif path[:2] == ("mcp", "servers") and name == "corral":
-        reason = "corral's own tools have this name"
+    elif path[:2] == ("mcp", "servers") and name in ("corral", "agent"):
+        reason = "corral's own tools and those of exposed agents begin with these names"
     elif re.search(r"-[0-9]+$", name):
         reason = "a name that ends in - and digits is that of a worker"
     if reason:
@@ -480,6 +484,7 @@ def _check_health(
     if own.get("hibernate_after") and protocol != "corral":
         reason = 'only protocol "corral" has checkpoints'
         raise document.error((*path, "hibernate_after"), own["hibernate_after"], reason)
+    check_exposed(document, path, own)
     if own.get("ready") is not None and protocol != "none":
         reason = f'it goes with protocol = "none": protocol "{protocol}" reports when it is ready'
         raise document.error((*path, "ready"), own["ready"].way, reason)

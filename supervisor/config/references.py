@@ -155,7 +155,7 @@ def tool_warnings(config: Config) -> list[str]:
     A server may be added at run time, so that this is no mistake.
     """
     servers = [s.name for s in config.agents.values() if s.kind == "mcp" and not s.disabled]
-    servers += ["corral", *([] if "cortex" in config.agents else ["cortex"])]
+    servers += ["corral", "agent", *([] if "cortex" in config.agents else ["cortex"])]
     lists: list[tuple[KeyPath, Iterable[str] | None]] = []
     for spec in config.agents.values():
         if spec.kind == "agent":
@@ -212,6 +212,20 @@ def check_webhook(document: Document, path: KeyPath, own: Mapping[str, object]) 
     if "url" not in own:
         reason = 'it is missing: write the address of the service, "https://HOST/PATH"'
         raise document.error((*path, "url"), None, reason)
+
+
+def check_exposed(document: Document, path: KeyPath, own: Mapping[str, object]) -> None:
+    """Refuses keys about the tasks of an agent that takes none.
+
+    Raises:
+        InvalidParams: such a key is there; `data` has key, value and reason.
+    """
+    if own.get("protocol", "corral") in ("corral", "webhook"):
+        return
+    for key in ("expose", "input_schema", "output_schema"):
+        if own.get(key):
+            reason = f'protocol = "{own["protocol"]}" has no tasks'
+            raise document.error((*path, key), own[key], reason)
 
 
 # --- unknown keys ---------------------------------------------------------------------------------

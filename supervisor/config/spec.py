@@ -51,6 +51,7 @@ from .values import (
     free_table,
     http_headers,
     is_table,
+    json_schema,
     matching,
     module_and_name,
     one_of,
@@ -360,6 +361,9 @@ class Spec(Struct, frozen=True, kw_only=True):
     title: Annotated[str, title_text] = ""
     description: Annotated[str, description_text] = ""
     labels: Annotated[dict[str, str], label_table] = {}
+    expose: bool = False
+    input_schema: Annotated[dict[str, object], json_schema] | None = None
+    output_schema: Annotated[dict[str, object], json_schema] | None = None
     command: Annotated[tuple[str, ...], argv] = ()
     entrypoint: Annotated[str, module_and_name] | None = None
     python: Path | None = None

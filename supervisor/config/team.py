@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from .decoder import Document, fields_of
 from .labels import description_text, label_table, title_text
-from .values import Rule, each, matching, whole
+from .values import Rule, each, json_schema, matching, whole
 
 MEMBERS_MAX = 1000
 """Number of members of one team."""
@@ -35,6 +35,8 @@ class Team(Struct, frozen=True, kw_only=True):
     title: Annotated[str, title_text] = ""
     description: Annotated[str, description_text] = ""
     labels: Annotated[dict[str, str], label_table] = {}
+    expose: bool = False
+    input_schema: Annotated[dict[str, object], json_schema] | None = None
     lead: Annotated[str, a_name] | None = None
     members: Annotated[tuple[str, ...], each(a_name, "names")]
     mode: Mode = "coordinate"
@@ -90,7 +92,16 @@ def team_table(team: Team) -> dict[str, object]:
     table: dict[str, object] = {} if team.lead is None else {"lead": team.lead}
     table["members"] = list(team.members)
     blank = Team(name=team.name, source=team.source, members=())
-    for key in ("title", "description", "labels", "mode", "routing", "max_parallel"):
+    for key in (
+        "title",
+        "description",
+        "labels",
+        "expose",
+        "input_schema",
+        "mode",
+        "routing",
+        "max_parallel",
+    ):
         if getattr(team, key) != getattr(blank, key):
             table[key] = getattr(team, key)
     return table

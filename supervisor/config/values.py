@@ -14,8 +14,11 @@ from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeGuard, cast
 from urllib.parse import urlsplit
 
+from ...mcp.pool.validation import Schema
+from ...worker.contract.codec import encode
 from ...worker.contract.errors import (
     Conflict,
+    InvalidParams,
     NotFound,
     Overloaded,
     PermissionDenied,
@@ -31,6 +34,7 @@ DAY_S = 86_400.0
 DURATION_MAX_S = 36_525 * DAY_S
 SIZE_MAX_BYTES = (1 << 63) - 1
 CONFIG_DEPTH_MAX = 32
+SCHEMA_BYTES_MAX = 64 * KIB
 PROTOCOL_VERSIONS = ("auto", "2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28")
 # Those that can ask a program to end; the ones that stop or continue it are not among them.
 # fmt: off
@@ -396,6 +400,18 @@ def free_table(raw: object) -> dict[str, object]:
     if not is_table(raw):
         raise Refused("write a table")
     return {name: _json_value(value, 1) for name, value in raw.items()}
+
+
+def json_schema(raw: object) -> dict[str, object]:
+    """Accepts a JSON Schema that values can be validated against here, at a bounded cost and without fetching anything."""
+    schema = free_table(raw)
+    if (size := len(encode(schema))) > SCHEMA_BYTES_MAX:
+        raise Refused(f"its {size} bytes are more than {SCHEMA_BYTES_MAX}", "...")
+    try:
+        Schema(schema)
+    except InvalidParams as error:
+        raise Refused(str(error.data["reason"]), "...") from error
+    return schema
 
 
 def _json_value(value: object, depth: int) -> object:

@@ -28,6 +28,7 @@ from .values import (
     free_table,
     is_list,
     is_table,
+    json_schema,
     matching,
     retry_reasons,
     whole,
@@ -142,6 +143,8 @@ class Workflow(Struct, frozen=True, kw_only=True):
     title: Annotated[str, title_text] = ""
     description: Annotated[str, description_text] = ""
     labels: Annotated[dict[str, str], label_table] = {}
+    expose: bool = False
+    input_schema: Annotated[dict[str, object], json_schema] | None = None
     steps: Annotated[tuple[Step, ...], _as_written]
     output: Annotated[object, json_value] = None
     timeout: PositiveSeconds | None = None
@@ -299,7 +302,7 @@ def workflow_table(workflow: Workflow) -> dict[str, object]:
     if workflow.timeout is not None:
         table["timeout"] = workflow.timeout
     blank = Workflow(name="", source="", steps=())
-    for key in ("title", "description", "labels", "max_parallel"):
+    for key in ("title", "description", "labels", "expose", "input_schema", "max_parallel"):
         if getattr(workflow, key) != getattr(blank, key):
             table[key] = getattr(workflow, key)
     if workflow.output is not None:

@@ -24,6 +24,7 @@ from ...worker.contract.records import ENDED, Task
 from ..api.openrpc import any_value
 from ..api.table import Control, Permission
 from ..supervision.worker_supervisor import WorkerSupervisor
+from ..worker_api import exposed
 from ..worker_api.requests import convert
 from .shapes import (
     CallArguments,
@@ -298,6 +299,19 @@ async def _run(control: Control, asked: RunArguments, caller: ToolCaller) -> Ans
             except (CorralError, TimeoutError):
                 pass  # it goes on, and no caller is left
         raise
+
+
+async def run_exposed(
+    control: Control, receiver: exposed.Receiver, order: exposed.Order, caller: ToolCaller
+) -> dict[str, object]:
+    """Runs a task on an exposed agent, team or workflow, and returns MCP's result.
+
+    Raises:
+        CorralError: it was not accepted.
+    """
+    asked = RunArguments(order.objective, agent=receiver.name, input=order.input)
+    answer = await _run(control, asked, caller)
+    return exposed.result_of(codec.as_object(answer.structured) or {})
 
 
 async def _logs(control: Control, asked: LogsArguments, caller: ToolCaller) -> Answer:

@@ -6,21 +6,24 @@ agent's spec grants. Patterns or a profile that the client gives only narrow tha
 each request: a reload counts from the next one on.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from ...mcp.protocol.caller import Caller
 from ...mcp.protocol.catalog import FULL, Access, Kind, concerns
 from ...worker.contract import codec
 from ...worker.contract.control_params import AttachParams
-from ...worker.contract.errors import InvalidParams, NotFound, PermissionDenied
+from ...worker.contract.errors import CorralError, InvalidParams, NotFound, PermissionDenied
 from ...worker.contract.mcp_info import INSTRUCTIONS
 from ..api.table import Control, Permission
 from ..config.spec import Config, Profile
+from ..events.bus import Event
 from ..supervision.worker_supervisor import WorkerSupervisor
 from ..tasks.backlog import Entry
+from ..worker_api import exposed
 from ..worker_api.tool_calls import LISTING_S, access_of
-from .tools import CALL, OWN_TOOLS, PREFIX, OwnTool, ToolCaller
+from .tools import CALL, OWN_TOOLS, PREFIX, OwnTool, ToolCaller, run_exposed
 
 NOTHING = Access(())
 
@@ -153,6 +156,7 @@ class ClientTools:
         found = pool.offered(kind, self.access)
         if kind == "tools":
             own = [tool.described() for tool in OWN_TOOLS.values() if self._may_use(tool)]
+            own += [exposed.described(each) for _, each in self._exposed()]
             found = sorted([*own, *found], key=lambda tool: str(tool["name"]))
         return found
 
@@ -161,6 +165,9 @@ class ClientTools:
         own = OWN_TOOLS.get(name)
         if own is not None:
             return own.described() if self._may_use(own) else None
+        if name.startswith(exposed.PREFIX):
+            found = (each for known, each in self._exposed() if known == name)
+            return next(map(exposed.described, found), None)
         return self._control.pool.tool(name, self.access)
 
     async def request(
@@ -183,6 +190,8 @@ class ClientTools:
             )
         if name.startswith(PREFIX):
             return await self._call_own(name, arguments, caller)
+        if name.startswith(exposed.PREFIX):
+            return await self._call_exposed(name, arguments, caller)
         more = {key: value for key, value in params.items() if key not in ("name", "arguments")}
         return await control.tool_calls.call(
             name,
@@ -209,6 +218,47 @@ class ClientTools:
         )
         return await tool.call(self._control, arguments, tool_caller)
 
+    def _exposed(self) -> Iterator[tuple[str, exposed.Receiver]]:
+        """Yields the exposed agents, teams and workflows that this client may call, with the names of their tools."""
+        client = self._client
+        registry = self._control.agents.registry
+        if "agent" in client.who:
+            if client.supervisor is not None:  # else no task is known that it could be delegated by
+                yield from exposed.tools(registry, self.access)
+            return
+        if (client.permission() or "read") == "read":
+            return
+        profile = self._current_profile()
+        access = Access(profile.tools, profile.denied_tools, profile.read_only, within=self._own)
+        globs = client.agents()
+        for name, receiver in exposed.tools(registry, access):
+            if globs is None or any(fnmatchcase(receiver.name, glob) for glob in globs):
+                yield name, receiver
+
+    async def _call_exposed(
+        self, name: str, arguments: Mapping[str, object], caller: Caller
+    ) -> dict[str, object]:
+        client, control = self._client, self._control
+        receiver = next((each for known, each in self._exposed() if known == name), None)
+        if receiver is None:
+            raise NotFound(f'cannot find tool "{name}"', tool=name, near=[])
+        try:
+            if client.supervisor is not None:
+                return await control.tool_calls.call_agent(
+                    client.supervisor, None, name, arguments, self.access
+                )
+            tool_caller = ToolCaller(
+                client.name,
+                client.permission() or "read",
+                client.who,
+                client.agents(),
+                caller.on_progress,
+            )
+            order = exposed.order_of(receiver, arguments)
+            return await run_exposed(control, receiver, order, tool_caller)
+        except CorralError as error:  # a model reads why the task was not accepted
+            return exposed.failed(error)
+
     async def subscribe(self, uri: str, on_updated: Callable[[str], None]) -> Callable[[], None]:
         """Calls `on_updated` with the URI whenever the resource changes; returns a function that ends that.
 
@@ -227,9 +277,16 @@ class ClientTools:
             on_change("prompts")
             on_change("resources")
 
+        def on_event(_event: Event) -> bool:
+            on_change("tools")
+            return False  # nothing is queued
+
+        changes = self._control.shared.bus.subscribe(exposed.CHANGES, where=on_event)
+
         def ended() -> None:
             end()
             unsubscribe()
+            changes.close()
 
         unsubscribe = self._control.agents.membership.subscribe(reloaded)
         return ended

@@ -149,6 +149,7 @@ _SCHEMAS: Mapping[Rule, Callable[[Schema], Schema]] = {
     values.web_url: _always({"type": "string", "pattern": "^https?://"}),
     values.http_headers: _always(STRINGS),
     values.signing_key: _always(TEXT),
+    values.json_schema: _always({"type": "object"}),
     values.free_table: _always({"type": "object"}),
     values.signal_name: _always({"enum": list(values.SIGNALS)}),
     values.protocol_revision: _always({"enum": list(values.PROTOCOL_VERSIONS)}),

@@ -32,7 +32,7 @@ from ..supervision.worker_supervisor import WorkerSupervisor
 from .availability import Down, is_expected, why_down
 from .backlog import Backlog, Entry
 from .boundaries import Limits, limits, normalised
-from .payload import RECORD_MARGIN_BYTES, check_format, words_bytes
+from .payload import RECORD_MARGIN_BYTES, check_format, check_input, words_bytes
 from .queue import Slot, preferred
 
 ENDS_KEPT = 1_000
@@ -174,6 +174,18 @@ class Admission:
         agent = able[0] if params.agent is not None else self._route(able, params)
         self._check_agent(agent, params.when_down)
         return agent.spec.name
+
+    def check_input(self, name: str, value: object) -> None:
+        """Returns if an input matches the `input_schema` of its agent, team or workflow, or there is none.
+
+        Raises:
+            InvalidParams: it does not; `data` has `key`, and `path`, `rule` and `reason` of the first fault.
+            ResourceLimitExceeded: the check takes too long.
+        """
+        agent = self._registry.agents.get(name)
+        found = self._agents.groups.by_name.get(name) if agent is None else agent.spec
+        if found is not None and found.input_schema is not None:
+            check_input(name, found.input_schema, value)
 
     def why_down(self, agent: Agent) -> Down | None:
         """Returns why an agent runs no task until it is started; None while it does, or will."""

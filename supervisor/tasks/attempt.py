@@ -34,7 +34,7 @@ from ..lifecycle.state_machine import ASKED_FOR, State
 from ..supervision.line import DRAIN_S
 from ..supervision.worker_supervisor import WorkerSupervisor
 from .boundaries import Limits
-from .payload import check_result
+from .payload import check_agent_output, check_result
 
 ALARMS_SLACK = 64
 """Number of cancelled alarms that are kept, beside as many as are set."""
@@ -343,6 +343,7 @@ class Attempt:
             raise WorkerFailed(text, worker=task.worker, result="exited") from error
         limit_bytes = self._supervisor.worker.spec.resources.max_output_size_bytes
         check_result(task, result.output, self._words, limit_bytes)
+        check_agent_output(task, self._supervisor.spec.output_schema, result.output)
         return result
 
 

@@ -6,6 +6,7 @@ refused when the task is submitted, or it holds.
 """
 
 import math
+from collections.abc import Mapping
 from functools import lru_cache
 
 import msgspec
@@ -91,6 +92,44 @@ def check_output(task: Task, output: object) -> None:
             f'cannot take the result of task "{task.id}": its output_format asks for something else:'
             f" {first['reason']}",
             limit="output_format",
+            **first,
+            errors=faults,
+            worker=task.worker,
+        )
+
+
+def check_input(name: str, schema: Mapping[str, object], value: object) -> None:
+    """Returns if the input of a task matches the `input_schema` of its agent.
+
+    Raises:
+        InvalidParams: it does not: `data` has `key`, and `path`, `rule` and `reason` of the first fault, `errors` has some more.
+        ResourceLimitExceeded: the check takes too long; `data` has `limit` and `value`.
+    """
+    if faults := _compiled(codec.encode(schema)).faults(value):
+        first = faults[0]
+        key = f"input.{first['path']}" if first["path"] else "input"
+        raise InvalidParams(
+            f'cannot run the task on "{name}": the input breaks its input_schema: {first["reason"]}',
+            key=key,
+            **first,
+            errors=faults,
+            agent=name,
+        )
+
+
+def check_agent_output(task: Task, schema: Mapping[str, object] | None, output: object) -> None:
+    """Returns if an output matches the `output_schema` of its agent, or there is none.
+
+    Raises:
+        TaskFailed: it does not: `data` has `path`, `rule` and `reason` of the first fault, `errors` has some more.
+        ResourceLimitExceeded: the check takes too long; `data` has `limit` and `value`.
+    """
+    if schema is not None and (faults := _compiled(codec.encode(schema)).faults(output)):
+        first = faults[0]
+        raise TaskFailed(
+            f'cannot take the result of task "{task.id}": it breaks the output_schema of "{task.agent}":'
+            f" {first['reason']}",
+            limit="output_schema",
             **first,
             errors=faults,
             worker=task.worker,

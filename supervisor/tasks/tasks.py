@@ -339,6 +339,7 @@ class Tasks:
             assert params.agent is not None, "the kind is that of a name"
             name = params.agent
             params = params if kind == "job" else self._composites.checked(params, name, kind)
+        self._admission.check_input(name, params.input)
         boundaries = params.boundaries
         if parent is not None:
             boundaries = within(boundaries, self.accounting.check_may_delegate(parent))

@@ -13,8 +13,9 @@ from ...mcp.pool.directory import SEPARATOR
 from ...mcp.pool.pool import Pool
 from ...mcp.protocol.caller import Caller
 from ...mcp.protocol.catalog import FULL, Access, concerns
-from ...worker.contract.errors import CorralError, Overloaded
-from ...worker.contract.worker_messages import WorkerCallParams
+from ...worker.contract import codec
+from ...worker.contract.errors import CorralError, NotFound, Overloaded, PermissionDenied
+from ...worker.contract.worker_messages import DelegateParams, WorkerCallParams
 from ..agents.agents import Agents
 from ..audit.hash_chain import digest
 from ..audit.log import REFUSALS, Audit, refusal_key
@@ -24,8 +25,10 @@ from ..events.bus import Bus, rfc3339
 from ..supervision.worker_supervisor import WorkerSupervisor
 from ..tasks.backlog import Entry
 from ..tasks.tasks import Tasks
+from . import exposed
 from .call_history import MAX_CALLS, CallHistory, Ended
 from .call_rate import CallRates
+from .delegation import Delegation
 
 LISTING_S = 10.0
 """Seconds that a list waits for servers that never listed anything; a change of the list is announced when they are up."""
@@ -117,7 +120,8 @@ class ToolCalls:
         access = access_of(supervisor.spec, _lists(self._entries(supervisor, task)))
         concerned = [name for name in self._pool.names() if concerns(access, name)]
         await self._pool.list_servers(concerned, patience_s=LISTING_S)
-        return self._pool.tools(access)
+        agents = exposed.tools(self._agents.registry, access)
+        return [*(exposed.listed(each) for _, each in agents), *self._pool.tools(access)]
 
     async def call_for(
         self, supervisor: WorkerSupervisor, call: WorkerCallParams
@@ -129,6 +133,9 @@ class ToolCalls:
             ResourceLimitExceeded: a task that the call is for may make no more.
             CorralError: as `Pool.request`.
         """
+        if call.name.startswith(exposed.PREFIX):
+            access = access_of(supervisor.spec)
+            return await self.call_agent(supervisor, call.task, call.name, call.arguments, access)
         entries = self._entries(supervisor, call.task)
         record = _ToolCall(call.name, self._who(supervisor), supervisor)
         self._charge(entries, record)
@@ -136,6 +143,37 @@ class ToolCalls:
         caller = caller_of(supervisor.id, supervisor.spec.name)
         sent = {"name": call.name, "arguments": call.arguments}
         return await self._call(record, sent, caller, access, None)
+
+    async def call_agent(
+        self,
+        supervisor: WorkerSupervisor,
+        task: str | None,
+        name: str,
+        arguments: Mapping[str, object],
+        access: Access,
+    ) -> dict[str, object]:
+        """Returns MCP's result of a call of an exposed agent from a worker's tree: it is delegated by the worker's task.
+
+        Raises:
+            NotFound: there is no such tool, or the worker does not run that task.
+            PermissionDenied: the worker, or a task of it, may not call it.
+            Conflict: the delegation would close a circle.
+            ResourceLimitExceeded: a task that the call is for may make no more.
+            CorralError: the task was not accepted.
+        """
+        entries = self._entries(supervisor, task)
+        self._charge(entries, _ToolCall(name, self._who(supervisor), supervisor))
+        for each in _lists(entries):
+            access = access if each is None else Access(tuple(each), within=access)
+        receiver = exposed.receiver_of(self._agents.registry, name)
+        if receiver is None:
+            raise NotFound(f'cannot find tool "{name}"', tool=name, near=[])
+        if not access.admits(name, is_read_only=False):
+            raise PermissionDenied(f'cannot call "{name}": it is not allowed', tool=name)
+        order = exposed.order_of(receiver, arguments)
+        asked = DelegateParams(order.objective, agent=receiver.name, input=order.input)
+        record = await Delegation(self._tasks, supervisor, task).one(asked)
+        return exposed.result_of(codec.as_object(record) or {})
 
     def forget_processes(self) -> None:
         """Forgets the users of workers' processes, after an agent was removed."""

@@ -24,7 +24,7 @@ mcp.endpoint: worker.contract mcp.protocol mcp.upstream
 mcp.cortex: worker.contract
 supervisor.linux:
 supervisor.launcher: linux
-supervisor.config: worker.contract
+supervisor.config: worker.contract mcp.pool
 supervisor.store: worker.contract
 supervisor.access: worker.contract store
 supervisor.lifecycle: worker.contract config
@@ -44,7 +44,7 @@ supervisor.orchestration: worker.contract config events lifecycle store supervis
 supervisor.worker_api: worker.contract mcp.protocol mcp.pool agents audit config events lifecycle sessions store supervision tasks
 supervisor.api: worker.contract mcp.pool access agents audit config events lifecycle logs process sessions supervision tasks worker_api
 supervisor.methods: worker.contract access agents api audit config events lifecycle logs process schema supervision worker_api
-supervisor.mcp_gateway: worker.contract mcp.protocol api config supervision tasks worker_api
+supervisor.mcp_gateway: worker.contract mcp.protocol api config events supervision tasks worker_api
 supervisor.transport: worker.contract mcp.protocol mcp.endpoint access api mcp_gateway supervision
 supervisor.http: worker.contract mcp.protocol mcp.upstream mcp.endpoint api
 supervisor.http_api: worker.contract api http supervision

@@ -19,6 +19,9 @@ AT_EACH_USE = (
     "it is read at each use, which cannot be seen from outside; the tests of its room show it"
 )
 SHOWN_ELSEWHERE: dict[str, str] = {
+    "expose": "test_exposed_agents.py::test_a_client_is_told_of_agents_that_come_change_and_go",
+    "input_schema": "test_exposed_agents.py::test_a_reload_changes_the_schemas_without_a_restart",
+    "output_schema": "test_exposed_agents.py::test_a_reload_changes_the_schemas_without_a_restart",
     "control": "test_rights.py::test_a_grant_is_taken_back_by_a_reload_without_a_restart",
     "daemon.journal": "test_daemon_log.py::test_a_reload_turns_the_copies_of_workers_lines_on_and_off",
 }
