@@ -200,7 +200,7 @@ class EventFollower:
     "operate",
     EventPublishParams,
     Published,
-    faces=faces("POST /events", python="publish"),
+    faces=faces("POST /events", python="publish", command="events publish"),
 )
 async def _publish_event(control: Control, params: EventPublishParams, caller: Caller) -> Published:
     """Publishes an event to the subscribers of its type; returns its number."""
