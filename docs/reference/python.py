@@ -45,7 +45,7 @@ FULL = {
 }
 """By the name of a method that is made by hand: the generated one with all params."""
 
-POSITIONAL = frozenset({"names", "specs", "data", "arguments", "query"})
+POSITIONAL = frozenset({"names", "specs", "data", "arguments", "query", "server"})
 """Optional params that need no keyword."""
 
 OWN = frozenset(

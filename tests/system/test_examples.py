@@ -2,11 +2,13 @@
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from daemon_process import DaemonProcess
+from daemon_process import BOUND_S, DaemonProcess
 from mcp_editor import serving
 from node_packages import NODE_FOLDER
 
@@ -89,3 +91,45 @@ def test_the_node_worker_lets_go_of_a_task_in_time_and_goes_on(
         task = daemon.call("task.run", agent="node", objective="again")
         assert task["output"] == {"said": "again", "attempt": 1}
         assert daemon.worker("node-0")["pid"] == before
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("runtime_example", "restarts: 1"),
+        ("dynamic_runtime_management", "removed: ['second']"),
+        ("multi_agent_runtime", "poet: 20 of 20 tasks succeeded"),
+        ("mcp_agent_example", "the first commit"),
+    ],
+)
+def test_a_program_with_a_daemon_of_its_own_runs_to_its_end(
+    tmp_path: Path, name: str, shown: str
+) -> None:
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@localhost"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "the first commit"], check=True)
+    done = subprocess.run(
+        [sys.executable, "-P", str(ROOT / "examples" / f"{name}.py"), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=2 * BOUND_S,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert shown in done.stdout
+
+
+def test_programs_that_use_either_runtime_are_typed(tmp_path: Path) -> None:
+    pytest.importorskip("mypy", reason="it comes with the extra `check`")
+    names = ["runtime_example", "dynamic_runtime_management", "multi_agent_runtime"]
+    files = [str(ROOT / "examples" / f"{name}.py") for name in [*names, "mcp_agent_example"]]
+    checker = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path)]
+    done = subprocess.run(
+        [*checker, "--config-file=", *files],
+        capture_output=True,
+        text=True,
+        timeout=4 * BOUND_S,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stdout

@@ -550,12 +550,12 @@ class BlockingMethods:
         """
         return self._loop.wait(self._runtime.list_servers())
 
-    def list_tools(self, *, server: str | None = None) -> Tools:
+    def list_tools(self, server: str | None = None) -> Tools:
         """Lists the tools of all servers, or of one; a server that never listed any is started first.
 
         Needs the right "read".
         """
-        return self._loop.wait(self._runtime.list_tools(server=server))
+        return self._loop.wait(self._runtime.list_tools(server))
 
     def clean_up_memory(self, *, agent: str | None = None) -> MemoryRemoved:
         """Removes at once the sessions and keys that have expired, of an agent or of all; returns how many of each.

@@ -612,7 +612,7 @@ class Methods:
         params = given(NoParams)
         return await self._connection.ask(Servers, "mcp.servers", params)
 
-    async def list_tools(self, *, server: str | None = None) -> Tools:
+    async def list_tools(self, server: str | None = None) -> Tools:
         """Lists the tools of all servers, or of one; a server that never listed any is started first.
 
         Needs the right "read".
