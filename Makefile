@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench start workers supervisors growth tasks million memory logs mcp http sessions layout lines orphans chaos payments conformance openapi operations systemd crewai format clean
+.PHONY: demo test check bench start workers supervisors growth tasks million memory logs mcp http sessions layout lines orphans chaos payments conformance openapi operations systemd crewai http-churn format clean
 .DELETE_ON_ERROR:
 
 # Hundreds of daemons and commands are started here: without bytecode each would compile what it imports, again and again.
@@ -86,6 +86,9 @@ operations: $(VENV)/.test
 
 systemd: $(VENV)/.test
 	CORRAL_KILLS=50 $(BIN)/python -P -m pytest -q tests/system/test_systemd.py $(ARGS)
+
+http-churn: $(VENV)/.test
+	CORRAL_CHURN=100 $(BIN)/python -P -m pytest -q -s tests/http_api/test_churn.py $(ARGS)
 
 # CrewAI needs an older mcp than the tests: it has an environment of its own (a minute, 1 GB).
 crewai: $(VENV)/.test

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("name", ["protocol", "cli"])
+@pytest.mark.parametrize("name", ["protocol", "cli", "http_routes"])
 def test_a_reference_page_is_the_one_that_its_script_writes(name: str) -> None:
     script = ROOT / "docs" / "reference" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, script)
