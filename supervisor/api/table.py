@@ -152,7 +152,7 @@ def method(
     recorded: Recorded = ...,
     recorded_keys: tuple[str, ...] = ...,
     scope: Rule | None = ...,
-) -> Callable[[Serve[P, dict[str, object]]], Serve[P, dict[str, object]]]: ...
+) -> Callable[[Serve[P, dict[str, object] | Raw]], Serve[P, dict[str, object] | Raw]]: ...
 
 
 def method(
