@@ -14,7 +14,7 @@ from ..mcp.protocol.caller import Caller
 from ..worker.contract.control_params import AttachParams
 from ..worker.contract.errors import CorralError, InvalidParams, PermissionDenied
 from .access.scope import is_in_scope, lesser
-from .access.tokens import Tokens
+from .access.tokens import Tokens, digest_of
 from .agents.agent import Agent
 from .api.table import Control, Permission
 from .config.spec import Daemon
@@ -99,11 +99,18 @@ def _authenticate_by(tokens: Tokens) -> Authenticate:
     """Returns the function that knows the tokens: each request brings one, and has its rights and its agents."""
 
     def authenticate(sent: str | None) -> HttpClient:
-        grant = None if sent is None else tokens.find(sent)
+        digest = b"" if sent is None else digest_of(sent)
+        grant = tokens.permitted(digest)
         if grant is None:
             raise PermissionDenied("cannot serve the request without a valid bearer token")
         who = {"http": grant.name, "token": grant.name}
-        return HttpClient(grant.name, grant.rights, who, grant.agents)
+        return HttpClient(
+            grant.name,
+            grant.rights,
+            who,
+            grant.agents,
+            lambda: tokens.permitted(digest) is not None,
+        )
 
     return authenticate
 

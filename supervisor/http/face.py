@@ -22,12 +22,14 @@ class HttpClient:
         permission: the highest that it has.
         who: its name in the audit.
         agents: the globs of the agents that it may reach; None for all.
+        is_valid: returns whether its token is valid still, for a stream that lasts.
     """
 
     name: str
     permission: Permission
     who: Mapping[str, object] = field(default_factory=dict[str, object])
     agents: tuple[str, ...] | None = None
+    is_valid: Callable[[], bool] = lambda: True
 
 
 ANONYMOUS = HttpClient("anonymous", "read", {"http": "anonymous"}, ())

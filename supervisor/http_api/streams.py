@@ -60,7 +60,8 @@ class StreamCaller:
         self.supervisor: WorkerSupervisor | None = None  # a worker is known by its process alone
         self.following: Awaitable[None] | None = None
         self.is_broken = False
-        """True if it does not read, and was sent more than can be held."""
+        """True if it does not read, and was sent more than can be held; or if its token is valid no more."""
+        self._is_valid = client.is_valid
         self._resumption = resumption
         self._waiting = bytearray()
         self._stirred = asyncio.Event()
@@ -73,7 +74,11 @@ class StreamCaller:
         return bool(self._waiting)
 
     def notify(self, method: str, params: Mapping[str, object]) -> None:
-        """Queues a notification as an event, or as one for each of its records."""
+        """Queues a notification as an event, or as one for each of its records; of a token that has ended, none."""
+        if not self._is_valid():
+            self.is_broken = True
+            self.wake()
+            return
         if self._resumption is None:
             self.put(event(method, params))
             return

@@ -257,3 +257,26 @@ def test_an_editor_with_a_token_has_its_tools_alone(daemon: DaemonProcess) -> No
     assert "corral__run" not in tools("--token", reader)
     assert tools("--token", "wrong") == set()
     daemon.call("token.rm", name="editor")
+
+
+def test_a_stream_over_http_ends_with_its_token(tmp_path_factory: pytest.TempPathFactory) -> None:
+    config = CONFIG.replace("[daemon]", '[daemon]\nhttp = "127.0.0.1:0"')
+    with DaemonProcess(tmp_path_factory.mktemp("stream"), config) as daemon:
+        host, _, port = daemon.call("daemon.status")["daemon"]["http"].rpartition(":")
+        token = daemon.call("token.add", name="dashboard", rights="read")["token"]
+        headers = {"Authorization": f"Bearer {token}", "Accept": "text/event-stream"}
+        with closing(http.client.HTTPConnection(host, int(port), timeout=BOUND_S)) as connection:
+            connection.request("GET", "/api/v1/events", headers=headers)
+            answer = connection.getresponse()
+            assert answer.status == 200
+            daemon.call("event.publish", type="custom.first", data="seen")
+            seen = b""
+            while b"custom.first" not in seen:
+                seen += answer.readline()
+            daemon.call("token.rm", name="dashboard")
+            daemon.call("event.publish", type="custom.second", data="hidden")
+            try:
+                rest = answer.read()
+            except (http.client.IncompleteRead, ConnectionError) as error:
+                rest = getattr(error, "partial", b"")
+            assert b"hidden" not in rest
