@@ -249,8 +249,8 @@ def test_a_worker_delegates_by_the_tools_that_it_may_call(daemon: DaemonProcess)
 
 
 def test_an_agent_that_calls_itself_is_refused(daemon: DaemonProcess) -> None:
-    arguments = {"objective": "again", "input": {}}
-    record = run(daemon, "caller", {"tool": "agent__caller", "arguments": arguments})
+    given: Any = {"tool": "agent__caller", "arguments": {"objective": "again", "input": {}}}
+    record = run(daemon, "caller", given)
     assert record["output"]["error"] == "Conflict"
 
 

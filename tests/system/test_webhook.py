@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from queue import Queue
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from corral.worker.contract.errors import (
     WorkerFailed,
     from_wire,
 )
+from corral.worker.webhook.delivery import retry_after_s
 from daemon_process import BOUND_S, DaemonProcess
 
 TOKEN, KEY = "hunter2-token", "hunter2-key"
@@ -388,6 +390,43 @@ def test_no_credential_is_anywhere_but_in_its_process(
     assert all(said)
     for value in (TOKEN, KEY, "hunter2-query"):
         assert [text for text in said if value in text] == []
+
+
+def test_a_command_adds_one_and_its_key_is_shown_nowhere(
+    daemon: DaemonProcess, service: Service
+) -> None:
+    url = f"http://127.0.0.1:{service.port}/added"
+    options = ("--webhook", url, "--header", "X-One=1", "--webhook-secret", "hunter2-plain")
+    added = daemon.corral("add", "added", *options)
+    assert added.returncode == 0, added.stderr
+    done = daemon.corral("run", "added", "answer 5")
+    assert (done.returncode, done.stdout.strip()) == (0, "5")
+    request = last_request(service)
+    assert (request.path, request.headers["x-one"]) == ("/added", "1")
+    assert "x-corral-signature" in request.headers
+    shown = daemon.corral("show", "added")
+    assert "hunter2" not in shown.stdout + shown.stderr
+    assert "hunter2" not in daemon.corral("--json", "audit", "-n", "1000").stdout
+    both = daemon.corral("add", "both", "--webhook", url, "--", "true")
+    assert both.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "after_s"),
+    [
+        ("7", 7.0),
+        ("0", 0.0),
+        ("", 1.0),
+        ("soon", 1.0),
+        ("-1", 1.0),
+        ("9" * 9, 86_400.0),
+        ("9" * 99, 1.0),
+        ("Thu, 01 Jan 2026 00:00:30 GMT", 30.0),
+        ("Wed, 31 Dec 2025 00:00:00 GMT", 0.0),
+    ],
+)
+def test_a_pause_is_a_number_of_seconds_or_a_date(value: str, after_s: float) -> None:
+    assert retry_after_s(value, datetime(2026, 1, 1, tzinfo=UTC)) == after_s
 
 
 @pytest.mark.parametrize(
