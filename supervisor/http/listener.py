@@ -54,6 +54,8 @@ class Listener:
         self._opening: dict[asyncio.Task[None], None] = {}
         """The oldest first."""
         self._resume: asyncio.TimerHandle | None = None
+        self._is_short = False
+        """Whether the last connection could not be accepted: it is logged once."""
 
     async def open(self, host: str, port: int) -> int:
         """Listens, and returns the port.
@@ -63,13 +65,12 @@ class Listener:
             PermissionDenied: the address cannot be bound.
         """
         place = "127.0.0.1" if host == "localhost" else host
-        facts = {"key": "daemon.http", "value": f"{host}:{port}"}
         try:
             found = await self._loop.getaddrinfo(place, port, type=socket.SOCK_STREAM)
             kind, address = found[0][0], found[0][4]
         except OSError as error:
             text = f'cannot serve HTTP at "{host}:{port}": the host has no address: {error.strerror or error}'
-            raise InvalidParams(text, **facts) from error
+            raise InvalidParams(text, key="daemon.http", value=f"{host}:{port}") from error
         is_any = place == "::" and socket.has_dualstack_ipv6()
         try:
             self._socket = socket.create_server(
@@ -77,7 +78,7 @@ class Listener:
             )
         except OSError as error:
             text = f'cannot serve HTTP at "{host}:{port}": {error.strerror or error}'
-            raise PermissionDenied(text, **facts) from error
+            raise PermissionDenied(text, key="daemon.http", value=f"{host}:{port}") from error
         self._socket.setblocking(False)
         self._loop.add_reader(self._socket.fileno(), self._accept)
         return int(self._socket.getsockname()[1])
@@ -105,6 +106,7 @@ class Listener:
             except OSError as error:
                 self._pause(error)
                 return
+            self._is_short = False
             if not (self._admit(len(self._opening)) or self._drop_handshake()):
                 accepted.close()
                 continue
@@ -126,7 +128,9 @@ class Listener:
         """Leaves connections in the kernel's queue for PAUSE_S; a loop that tried again at once would spin."""
         assert self._socket is not None, "it is read while it is open"
         self._loop.remove_reader(self._socket.fileno())
-        logger.warning("cannot accept a connection over HTTP: %s", error)
+        if not self._is_short:
+            self._is_short = True
+            logger.warning("cannot accept a connection over HTTP: %s", error)
         self._resume = self._loop.call_later(PAUSE_S, self._go_on)
 
     def _go_on(self) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import resource
+import socket
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any
 
@@ -31,11 +33,14 @@ Serve = Callable[[web.BaseRequest, HttpClient], Coroutine[Any, Any, web.StreamRe
 class FakeFace:
     """A face that is a function."""
 
-    def __init__(self, prefix: str, serve: Serve, *, is_open: bool = False) -> None:
+    def __init__(self, prefix: str, answer: Serve, *, is_open: bool = False) -> None:
         self.prefix = prefix
         self.open = is_open
-        self.serve = serve
+        self._answer = answer
         self.is_closed = False
+
+    async def serve(self, request: web.BaseRequest, client: HttpClient) -> web.StreamResponse:
+        return await self._answer(request, client)
 
     async def close(self) -> None:
         self.is_closed = True
@@ -222,3 +227,29 @@ def test_an_answer_that_has_begun_is_broken_off_and_not_answered_again() -> None
                     await found.read()
 
     run(test)
+
+
+def test_out_of_descriptors_a_connection_waits_until_there_are_some(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def test() -> None:
+        async with served(names("/a")) as (_, address):
+            host, port = address.split(":")
+            assert (await get(address, "/a"))[0] == 200  # all that is imported at first use is
+            limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+            with socket.socket() as client:
+                client.setblocking(False)
+                loop = asyncio.get_running_loop()
+                resource.setrlimit(resource.RLIMIT_NOFILE, (client.fileno() + 1, limits[1]))
+                try:
+                    await loop.sock_connect(client, (host, int(port)))
+                    while not caplog.records:
+                        await asyncio.sleep(0)
+                finally:
+                    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+                head = f"GET /a HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer secret\r\n\r\n"
+                await loop.sock_sendall(client, head.encode())
+                assert b" 200 " in await loop.sock_recv(client, 1000)
+
+    run(test)
+    assert len(caplog.records) == 1
