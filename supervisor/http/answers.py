@@ -113,7 +113,8 @@ def failure(
         response = answer({"error": error.to_record()}, status, all_headers)
     except InternalError:  # it quotes bytes that are no text
         quoted = error.message.encode("ascii", "backslashreplace").decode()
-        record = {**error.to_record(), "message": quoted, "data": {}}
+        record: dict[str, object] = {"code": error.code, "name": error.name, "message": quoted}
+        record["data"] = {}
         response = answer({"error": record}, status, all_headers)
     if all_headers.get("Connection") == "close":
         response.force_close()
