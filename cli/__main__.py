@@ -34,6 +34,7 @@ COMMANDS = {
     "hibernate": "agents.agent",
     "wake": "agents.agent",
     "scale": "agents.agent",
+    "expose": "agents.expose",
     "signal": "agents.agent",
     "checkpoint": "agents.checkpoint",
     "memory": "agents.memory",

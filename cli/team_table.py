@@ -32,6 +32,7 @@ def print_group(session: Session, found: Mapping[str, object]) -> None:
     for kind in ("team", "workflow"):
         if kind in found:
             print_groups(session, [inner(found, kind)])
+            print_service(session, inner(found, kind))
     for key, value in spec.items():
         if key != "steps" and value is not None:
             session.print(render.one_line(f"{key} = {toml_text(value)}"))
@@ -42,6 +43,14 @@ def print_group(session: Session, found: Mapping[str, object]) -> None:
             [_step_row(step) for step in steps],
             droppable=("ON FAILURE", "FOR EACH", "WHEN"),
         )
+
+
+def print_service(session: Session, entry: Mapping[str, object]) -> None:
+    """Prints where an agent, team or workflow is served over HTTP, if it is."""
+    if service := inner(entry, "service"):
+        place = word(service, "url") or f"{word(service, 'address')}: {word(service, 'reason')}"
+        by = ", by corral expose" if service.get("exposed") else ""
+        session.print(render.one_line(f"HTTP {word(service, 'state')} at {place}{by}"))
 
 
 def _step_row(step: Mapping[str, object]) -> list[str]:

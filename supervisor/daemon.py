@@ -52,6 +52,7 @@ from .process.launcher_client import Exit, Launcher
 from .process.sandbox import leftovers, remove_leftovers
 from .retention import expire
 from .service_manager import ServiceManager
+from .services.services import AgentServices
 from .sessions.sessions import Memory
 from .state_folder import check_state_folder, open_store
 from .store.incarnations import Incarnations
@@ -79,6 +80,7 @@ if HAS_ORCHESTRATION:
 
 if TYPE_CHECKING:
     from .http.server import HttpServer
+    from .services.services import Listen
     from .zygote.pool import ZygotePool
 
 BEAT_S = 1.0
@@ -358,7 +360,51 @@ class _Daemon:
         """Listens, starts what is to be started, and waits for the end."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        control, services = self._compose_control(started)
+        groups = self.config.daemon
+        listener = Listener(control, lock, group=groups.group, readers=groups.readers)
+        web = await self._open_web(control)
+        listener.open()
+        chores = [*self._chores(manager), loop.create_task(services.run())]
+        try:
+            self.shared.bus.publish(
+                "daemon.started",
+                generation=self.shared.generation,
+                version=__version__,
+                clean=self.shared.event_history.was_clean,
+            )
+            self._record_start()
+            if not self._end.is_wanted.is_set():
+                self.agents.boot()
+                self.hibernation.boot()
+                self.tasks.boot()
+            await services.open()
+            manager.notify("READY=1")
+            facts = {"pid": os.getpid(), "socket": str(self.paths.socket)}
+            logger.info("ready", extra={"fields": facts})
+            await self._end.is_wanted.wait()
+            self.audit.add(daemon_record("daemon.stop"))
+            manager.notify("STOPPING=1")
+            logger.info("stopping")
+            await self._drain()
+        finally:
+            for chore in chores:
+                chore.cancel()
+            await asyncio.gather(*chores, return_exceptions=True)
+            await services.close()
+            if web is not None:
+                await web.close()
+            await listener.close()
+
+    def _compose_control(self, started: float) -> tuple[Control, AgentServices]:
+        """Makes the method table, and the services over HTTP that it has."""
         config_path = None if self.paths.config is None else str(self.paths.config)
+        services = AgentServices(
+            self.agents,
+            self.shared,
+            lambda: self._service_opener(control),
+            self.config.daemon.http_token_file or str(self.paths.state_dir / "http.token"),
+        )
         daemon = DaemonFacts(
             started,
             str(self.paths.socket),
@@ -369,6 +415,7 @@ class _Daemon:
             self.forwarding,
             lambda: self._http_address,
             lambda: self._http_note,
+            services,
         )
         status = StatusReport(
             self.shared, self.agents, self.tasks, self.pool, self.limits, self.audit, daemon
@@ -392,40 +439,15 @@ class _Daemon:
             daemon=daemon,
             status=status,
             status_cache=status_cache,
+            services=services,
             methods=METHODS,
         )
-        groups = self.config.daemon
-        listener = Listener(control, lock, group=groups.group, readers=groups.readers)
-        web = await self._open_web(control)
-        listener.open()
-        chores = self._chores(manager)
-        try:
-            self.shared.bus.publish(
-                "daemon.started",
-                generation=self.shared.generation,
-                version=__version__,
-                clean=self.shared.event_history.was_clean,
-            )
-            self._record_start()
-            if not self._end.is_wanted.is_set():
-                self.agents.boot()
-                self.hibernation.boot()
-                self.tasks.boot()
-            manager.notify("READY=1")
-            facts = {"pid": os.getpid(), "socket": str(self.paths.socket)}
-            logger.info("ready", extra={"fields": facts})
-            await self._end.is_wanted.wait()
-            self.audit.add(daemon_record("daemon.stop"))
-            manager.notify("STOPPING=1")
-            logger.info("stopping")
-            await self._drain()
-        finally:
-            for chore in chores:
-                chore.cancel()
-            await asyncio.gather(*chores, return_exceptions=True)
-            if web is not None:
-                await web.close()
-            await listener.close()
+        return control, services
+
+    def _service_opener(self, control: Control) -> "Listen":
+        from .web import service_opener  # noqa: PLC0415  # aiohttp costs 16 MB: only who wants HTTP pays
+
+        return service_opener(control, self.config.daemon, self.paths.state_dir)
 
     def _chores(self, manager: ServiceManager) -> list[asyncio.Task[None]]:
         """Starts the tasks that run beside the serving, until they are cancelled."""

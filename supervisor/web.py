@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
+from weakref import WeakSet
 
 from .. import __version__
 from ..mcp.protocol.caller import Caller
@@ -17,7 +18,8 @@ from .access.scope import is_in_scope, lesser
 from .access.tokens import Tokens, digest_of
 from .agents.agent import Agent
 from .api.table import Control, Permission
-from .config.spec import Daemon
+from .config.spec import Config, Daemon
+from .config.values import HttpAuth
 from .http.admission import address_of, is_loopback
 from .http.face import Authenticate, Face, HttpClient
 from .http.mcp_face import McpFace
@@ -31,6 +33,8 @@ from .http_api.documents import DocsFace, OpenApiFace
 from .http_api.runtime_routes import RuntimeFace
 from .lifecycle.state_machine import UP
 from .mcp_gateway.view import Client, ClientTools
+from .services.listener import Listener as ServiceListener
+from .services.services import Listen
 
 MCP_PERMISSION: Permission = "operate"
 """The most that an MCP client may do, also with a token of an administrator: a model calls its tools."""
@@ -53,16 +57,7 @@ async def open_web(
     tls = read_tls(daemon.http_tls_cert, daemon.http_tls_key)
     is_protected = tls is not None or daemon.http_behind_proxy
     host, port = address_of(daemon.http, is_protected=is_protected)
-    token = read_token(Path(daemon.http_token_file or state_dir / "http.token"))
-    control.tokens.fix("http.token", token, "admin")
-    if key := os.environ.get("OS_SECURITY_KEY"):
-        if len(key) < MIN_TOKEN:
-            raise InvalidParams(
-                f"cannot use OS_SECURITY_KEY: it has {len(key)} characters of at least {MIN_TOKEN}",
-                key="OS_SECURITY_KEY",
-                reason="too short",
-            )
-        control.tokens.fix("OS_SECURITY_KEY", key, "admin")
+    _fix_tokens(control.tokens, daemon, state_dir)
     server = HttpServer(
         _faces(control, is_stopping),
         _authenticate_by(control.tokens),
@@ -82,6 +77,61 @@ async def open_web(
     else:
         reach = "without TLS, for a proxy"
     return server, address, f"{scheme}://{address}: tokens, {reach}"
+
+
+def _fix_tokens(tokens: Tokens, daemon: Daemon, state_dir: Path) -> None:
+    """Adds the tokens that are kept in the file and in the environment, once."""
+    if tokens.named("http.token") is not None:
+        return
+    token = read_token(Path(daemon.http_token_file or state_dir / "http.token"))
+    tokens.fix("http.token", token, "admin")
+    if key := os.environ.get("OS_SECURITY_KEY"):
+        if len(key) < MIN_TOKEN:
+            raise InvalidParams(
+                f"cannot use OS_SECURITY_KEY: it has {len(key)} characters of at least {MIN_TOKEN}",
+                key="OS_SECURITY_KEY",
+                reason="too short",
+            )
+        tokens.fix("OS_SECURITY_KEY", key, "admin")
+
+
+def service_opener(control: Control, daemon: Daemon, state_dir: Path) -> Listen:
+    """Returns what opens the service of one agent, team or workflow, by the rules of `[daemon] http`.
+
+    Raises:
+        CorralError: no service can be opened.
+    """
+    _fix_tokens(control.tokens, daemon, state_dir)
+    servers = WeakSet[HttpServer]()
+
+    def renew_tls(_: Config) -> None:
+        for server in servers:
+            _renew_tls(server, daemon)
+
+    if daemon.http_tls_cert is not None:
+        control.agents.membership.subscribe(renew_tls)
+
+    async def listen(name: str, address: str, auth: Callable[[], HttpAuth]) -> ServiceListener:
+        tls = read_tls(daemon.http_tls_cert, daemon.http_tls_key)
+
+        def make_server(faces: Sequence[Face]) -> HttpServer:
+            return HttpServer(
+                faces,
+                _authenticate_by(control.tokens),
+                names=daemon.http_hosts,
+                is_behind_proxy=daemon.http_behind_proxy,
+                tls=tls,
+            )
+
+        is_protected = tls is not None or daemon.http_behind_proxy
+        place = address_of(address, is_protected=is_protected)
+        scheme = "http" if tls is None else "https"
+        listener = ServiceListener(make_server, control, name, auth, scheme=scheme)
+        await listener.open(*place)
+        servers.add(listener.server)
+        return listener
+
+    return listen
 
 
 def _renew_tls(server: HttpServer, daemon: Daemon) -> None:

@@ -1,8 +1,10 @@
 """Probes of live keys about the life of workers, their logs, and what is kept: the others are in test_live_keys."""
 
+import json
 import os
 import signal
 from functools import partial
+from urllib.request import urlopen
 
 import pytest
 
@@ -326,3 +328,18 @@ def _calls_per_minute(live: Live) -> None:
 
 def _is_other(pid: int, worker: Json) -> bool:
     return worker["pid"] not in (None, pid)
+
+
+@probe("http")
+def _http(live: Live) -> None:
+    live.set("http", "127.0.0.1:0")
+    found = live.until(live.status, lambda entry: "url" in entry.get("service", {}))
+    assert found["service"]["state"] == "open"
+
+
+@probe("http_auth")
+def _http_auth(live: Live) -> None:
+    live.set("http_auth", "none", http="127.0.0.1:0")
+    found = live.until(live.status, lambda entry: "url" in entry.get("service", {}))
+    with urlopen(found["service"]["url"] + "/status", timeout=BOUND_S) as answer:
+        assert json.loads(answer.read())["name"] == "live"

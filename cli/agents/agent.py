@@ -26,7 +26,7 @@ from ..context import duration as a_duration
 from ..fields import toml_text
 from ..render import inner, inners, items, word
 from ..status_table import JOB_WORDS, print_entries, print_status
-from ..team_table import print_group
+from ..team_table import print_group, print_service
 
 TAIL_LINES = 20
 WILDCARDS = frozenset("*?[")
@@ -102,6 +102,7 @@ def _print_shown(session: Session, found: Mapping[str, object]) -> None:
         session.print(f"tool calls in the last minute: {word(made, 'last_minute')} of {limit}")
     if warm := inner(entry, "warm"):
         session.print(render.one_line(_warmth(warm)))
+    print_service(session, entry)
     _print_spec(session, inner(found, "spec"))
     if checks := [
         _check_row(session, worker, check)

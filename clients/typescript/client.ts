@@ -116,6 +116,7 @@ export interface AgentStatus {
   description?: string;
   labels?: Record<string, string>;
   instances?: InstancesStatus;
+  service?: ServiceStatus;
   warm?: Record<string, unknown> | null;
   tools?: Array<string>;
   mcp?: ServerStatus;
@@ -381,6 +382,23 @@ export interface ExitRecord {
   forced: boolean;
   at: string;
   message: string;
+}
+
+/**
+ * Gives the address where an agent, team or workflow is served over HTTP; null: nowhere.
+ *
+ * Without a token (`auth` "none") it is served on a loopback address only.
+ */
+export interface ExposeParamsWithoutName {
+  address: string | null;
+  auth?: "none" | "token";
+}
+
+/** Represents the result of `agent.expose`: the service, null without one, and the file with a token for it. */
+export interface Exposed {
+  name: string;
+  service: ServiceStatus | null;
+  token_file: string;
 }
 
 /** Represents the statistics of one agent, server, team or workflow. */
@@ -905,6 +923,20 @@ export interface Servers {
   servers: Array<AgentStatus>;
 }
 
+/**
+ * Represents an agent, team or workflow as an HTTP service; without a `url` it cannot listen, for `reason`.
+ *
+ * `exposed` is true where `corral expose` gave the address, not the configuration.
+ */
+export interface ServiceStatus {
+  address: string;
+  auth: "none" | "token";
+  state: "degraded" | "open";
+  url: string | null;
+  reason?: string;
+  exposed?: boolean;
+}
+
 /** Represents a session without its content; `stored_bytes` is its size in the store, after compression. */
 export interface Session {
   agent: string;
@@ -1263,6 +1295,7 @@ export interface TeamStatus {
   title?: string;
   description?: string;
   labels?: Record<string, string>;
+  service?: ServiceStatus;
 }
 
 /** Lists teams. */
@@ -1398,6 +1431,7 @@ export interface WorkflowStatus {
   title?: string;
   description?: string;
   labels?: Record<string, string>;
+  service?: ServiceStatus;
 }
 
 /** Lists workflows. */
@@ -1676,6 +1710,11 @@ export class Corral extends Connection {
   /** Saves a checkpoint of one worker, or of each worker of an agent that is up. */
   saveStateOfAgents(args: { name: string } & CheckpointSaveParamsWithoutName, options?: RequestOptions): Promise<Checkpoints> {
     return this.request("POST", "/api/v1/agents/{name}/checkpoint", [], args, options) as Promise<Checkpoints>;
+  }
+
+  /** Serves an agent, team or workflow alone over HTTP at an address, or no longer; kept until it is removed. */
+  exposeAgent(args: { name: string } & ExposeParamsWithoutName, options?: RequestOptions): Promise<Exposed> {
+    return this.request("POST", "/api/v1/agents/{name}/expose", [], args, options) as Promise<Exposed>;
   }
 
   /** Saves a checkpoint of agents or workers, and ends their processes until a task, `wake` or `start` comes. */

@@ -11,7 +11,7 @@ from ...worker.contract.errors import Conflict, CorralError, NotFound
 from ..config.decoder import STORE
 from ..config.diff import group_changes
 from ..config.loader import decode_group, group_table
-from ..config.references import check_groups
+from ..config.references import check_addresses, check_groups
 from ..config.spec import Group, Spec, kind_of_group
 from ..events.bus import Bus
 from .registry import Registry
@@ -38,6 +38,7 @@ class Groups:
         self._bus = bus
         self._table = table
         self._specs = registry.specs
+        self._registry = registry
 
     def of(self, name: str, kind: str) -> Group:
         """Returns the team or workflow (`kind`) of that name.
@@ -120,6 +121,8 @@ class Groups:
             for name, table in tables.items()
         }
         check_groups({**self.by_name, **added}, self._specs())
+        present = [*self._specs().values(), *self.by_name.values(), *added.values()]
+        check_addresses(present, self._registry.config.daemon)
         self.by_name |= (
             added  # before anything is awaited: the names are taken, and nobody they need goes
         )
@@ -183,14 +186,14 @@ class Groups:
             Conflict: the file gives a name to another kind that was added at run time.
             InvalidParams: a group that was added at run time names one that no longer exists.
         """
-        added = {n: e for n, e in self.by_name.items() if e.source == STORE and n not in wanted}
-        for name in [*wanted, *added]:
+        following = self.following(wanted)
+        for name in following:
             if name in agents:
                 text = (
                     f'cannot reload: an agent and a team or workflow would have the name "{name}"'
                 )
                 raise Conflict(text, name=name)
-        check_groups({**added, **wanted}, agents)
+        check_groups(following, agents)
         changes = group_changes(self.by_name, wanted)
         return {
             f"{kind}s": {
@@ -200,6 +203,11 @@ class Groups:
             }
             for kind in ("team", "workflow")
         }
+
+    def following(self, wanted: Mapping[str, Group]) -> dict[str, Group]:
+        """Returns the groups after the adoption of those of the file: `wanted`, and those added at run time."""
+        added = {n: e for n, e in self.by_name.items() if e.source == STORE and n not in wanted}
+        return {**added, **wanted}
 
     def follow(self, wanted: Mapping[str, Group]) -> None:
         """Adopts the groups of the file, and keeps those added at run time."""

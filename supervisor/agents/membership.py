@@ -20,7 +20,7 @@ from ...worker.contract.errors import Conflict, CorralError, NotFound
 from ..config.decoder import STORE
 from ..config.diff import Plan, plan
 from ..config.loader import decode_agent, to_table
-from ..config.references import check_requires
+from ..config.references import check_addresses, check_requires
 from ..config.sources import Variables
 from ..config.spec import Config, Spec, changed
 from ..lifecycle import state_machine
@@ -320,7 +320,10 @@ class Membership:
                 raise Conflict(f'cannot add "{name}": the name is there twice', name=name)
         specs = [self._decode(addition) for addition in additions]
         present = self._registry.specs()
-        check_requires({**present, **{spec.name: spec for spec in specs}})
+        wanted = {**present, **{spec.name: spec for spec in specs}}
+        check_requires(wanted)
+        groups = self._groups.by_name.values()
+        check_addresses([*groups, *wanted.values()], self._registry.config.daemon)
         for spec in specs:
             for required in spec.requires:
                 agent = self._agents.get(required)
@@ -450,6 +453,8 @@ class Membership:
         wanted = {**kept, **{n: s for n, s in config.agents.items() if not s.disabled}}
         check_requires(wanted)
         planned = replace(planned, **self._groups.planned(config.groups, wanted))
+        groups = self._groups.following(config.groups).values()
+        check_addresses([*groups, *wanted.values()], config.daemon)
         self._startup.check_may_start(())
         if dry_run:
             changed = await self._shared.zygotes.check_sources(kept, dry_run=True)

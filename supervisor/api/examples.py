@@ -30,6 +30,7 @@ EXAMPLES: Mapping[str, Mapping[str, object]] = {
     "agent.restart": {**_NAMES, "wait": False},
     "agent.resume": _NAMES,
     "agent.rm": _NAMES,
+    "agent.expose": {"name": "crawler", "address": "127.0.0.1:8000"},
     "agent.scale": {"name": "crawler", "instances": 4},
     "agent.select": {"selector": "team=red"},
     "agent.set": {"name": "crawler", "spec": {"title": "The crawler", "labels": {"team": "red"}}},

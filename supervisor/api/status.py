@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from ... import __version__
@@ -18,6 +19,7 @@ from ...worker.contract.records import (
     HealthRecord,
     InstancesStatus,
     ServerStatus,
+    ServiceStatus,
     Status,
     TaskCounts,
     TeamStatus,
@@ -39,6 +41,7 @@ from ..supervision.limit_enforcer import LimitEnforcer
 from ..supervision.shared import Shared
 from ..supervision.worker_supervisor import Unschedulable, WorkerSupervisor
 from ..tasks.tasks import Tasks
+from .services import Services
 
 LAST_WORDS = 5
 """Number of lines of stderr of a server that gave up, in `status`; `show` has more."""
@@ -61,6 +64,8 @@ class DaemonFacts:
     """Returns the address at which HTTP is served."""
     http_note: Callable[[], str]
     """Returns the same in words, with its protection; empty without HTTP."""
+    services: Services
+    """Those of agents, teams and workflows over HTTP."""
 
 
 class StatusReport:
@@ -93,6 +98,7 @@ class StatusReport:
         self._limits = limits
         self._audit = audit
         self._daemon = daemon
+        self._services = daemon.services
         self._loop = asyncio.get_running_loop()
 
     def status(self, names: list[str] | None, *, failed: bool = False) -> Status:
@@ -145,6 +151,7 @@ class StatusReport:
             degraded.append("audit")
         if agents.emergency_stop is not None:
             degraded.append("emergency-stop")
+        degraded += [f"service of {name}" for name in self._services.degraded]
         return Status(
             daemon=DaemonStatus(
                 pid=os.getpid(),
@@ -181,10 +188,18 @@ class StatusReport:
                 lead=group.lead,
                 members=list(group.members),
                 running=running,
+                service=self.service(group.name) or UNSET,
                 **_described(group),
             )
         steps = [step.name for step in group.steps]
-        return WorkflowStatus(name=group.name, steps=steps, running=running, **_described(group))
+        service = self.service(group.name) or UNSET
+        return WorkflowStatus(
+            name=group.name, steps=steps, running=running, service=service, **_described(group)
+        )
+
+    def service(self, name: str) -> ServiceStatus | None:
+        """Returns the service of an agent, team or workflow; None where it has none."""
+        return self._services.status(name)
 
     def agent_status(self, agent: Agent) -> AgentStatus:
         """Returns one agent or server in `status`."""
@@ -205,6 +220,7 @@ class StatusReport:
             queued=self._tasks.queued(agent.name),
             type=spec.type,
             job=agent.job,
+            service=self.service(agent.name) or UNSET,
             **_described(spec),
         )
         if spec.kind == "mcp":

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from ...worker.contract.records import ServiceStatus
 from ..agents.agent import Agent
 from ..agents.agents import Agents
 from ..config.spec import Spec
@@ -48,6 +49,7 @@ class _Entry:
     head: bytes = b""
     tail: bytes = b""
     queued: int = -1
+    service: ServiceStatus | None = None
 
 
 class StatusCache:
@@ -102,10 +104,11 @@ class StatusCache:
             entry.stale = set(entry.supervisors)
         queued = self._tasks.queued(agent.name)
         lives_by_itself = spec.kind == "mcp" or spec.entrypoint is not None
-        is_other = queued != entry.queued or spec is not entry.spec
+        service = self._report.service(agent.name)
+        is_other = queued != entry.queued or spec is not entry.spec or service is not entry.service
         if not (entry.stale or has_others or lives_by_itself or is_other):
             return
-        entry.spec, entry.queued = spec, queued
+        entry.spec, entry.queued, entry.service = spec, queued, service
         head, _, tail = _encode(self._report.agent_entry(agent, [])).partition(WORKERS)
         entry.head, entry.tail = head + WORKERS[:-1], b"]" + tail
         if not (entry.stale or has_others):

@@ -48,6 +48,7 @@ from .examples import EXAMPLES
 from .faces import Faces
 from .results import Open, recorded_values
 from .scoping import Scope, ScopedCaller
+from .services import Services
 from .statistics import Statistics
 from .status import DaemonFacts, StatusReport
 from .status_cache import StatusCache
@@ -246,6 +247,7 @@ class Control:
     daemon: DaemonFacts
     status: StatusReport
     status_cache: StatusCache
+    services: Services
     methods: Mapping[str, Method]
     change_rate: ChangeRate = field(default_factory=ChangeRate)
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)

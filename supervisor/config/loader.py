@@ -20,6 +20,7 @@ from .decoder import Document, KeyPath, written_keys
 from .job import Schedule, commands_of, decode_job, decode_schedule, job_task
 from .probe_spec import NO_ACTIONS, SIGNAL, Check, Readiness, check_table, readiness_table
 from .references import (
+    address_mistakes,
     check_exposed,
     check_webhook,
     group_mistakes,
@@ -59,20 +60,14 @@ from .workflow import decode_workflow, workflow_table
 CONFINING = ("read_paths", "write_paths", "connect_ports")
 """Keys that confine a process, which has to be isolated for that."""
 PROGRAM_KEYS = frozenset({"command", "entrypoint", "url"})
-ONLY_OF_AGENTS = frozenset({"entrypoint", "python", "capabilities", "tools", "config"}) | {
-    "hibernate_after",
-    "type",
-    "remain",
-    "timeout",
-    "warm",
-    "preload",
-    "min_spare",
-    "method",
-    "webhook_secret",
-    "expose",
-    "input_schema",
-    "output_schema",
-}
+ONLY_OF_AGENTS = frozenset(
+    (
+        *("entrypoint", "python", "capabilities", "tools", "config", "hibernate_after"),
+        *("http", "http_auth", "type", "remain", "timeout", "warm", "preload"),
+        *("min_spare", "method", "webhook_secret", "expose", "input_schema"),
+        *("output_schema"),
+    )
+)
 _S = TypeVar("_S", bound=Struct)
 _T = TypeVar("_T")
 ONLY_OF_SERVERS = frozenset(
@@ -113,8 +108,11 @@ def _decode(document: Document, top: Mapping[str, object]) -> Config:
     agents, broken = _agents(document, top, servers, defaults)
     groups = _groups(document, top, agents, broken)
     schedules = _schedules(document, top, agents, groups, broken)
+    daemon = section(("daemon",), Daemon(), top)
+    for mistake in address_mistakes(document, [*agents.values(), *groups.values()], daemon):
+        document.note(mistake)
     return Config(
-        daemon=section(("daemon",), Daemon(), top),
+        daemon=daemon,
         events=section(("events",), Events(), top),
         audit=section(("audit",), Audit(), top),
         process=defaults.process,

@@ -12,9 +12,9 @@ from graphlib import CycleError, TopologicalSorter
 from ...worker.contract.errors import InvalidParams
 from .decoder import Document, KeyPath
 from .job import Schedule
-from .spec import FIELDS, SECTIONS, Config, Group, Spec, kind_of_group
+from .spec import FIELDS, SECTIONS, Config, Daemon, Group, Spec, kind_of_group
 from .team import Team, circle
-from .values import dotted
+from .values import dotted, is_loopback, place_of
 
 
 def check_requires(agents: Mapping[str, Spec]) -> None:
@@ -147,6 +147,43 @@ def schedule_mistakes(
         if not task.objective and task.input is None and task.context is None:
             reason = "it is missing: write what the task is, here or as an input"
             yield document.error((*path, "objective"), None, reason)
+
+
+def check_addresses(served: Iterable[Spec | Group], daemon: Daemon) -> None:
+    """Refuses an HTTP address that two have, or that is open to others without a token.
+
+    Raises:
+        InvalidParams: as `decode`, without `line`; `data["other"]` is the key that has the address already.
+    """
+    for mistake in address_mistakes(None, served, daemon):
+        raise mistake
+
+
+def address_mistakes(
+    document: Document | None, served: Iterable[Spec | Group], daemon: Daemon
+) -> Iterator[InvalidParams]:
+    """Yields the mistakes in the HTTP addresses of agents, teams and workflows; `daemon` has one of its own."""
+    taken: dict[tuple[str, int], str] = {}
+    if daemon.http is not None:
+        taken[place_of(daemon.http)] = "daemon.http"
+    for each in served:
+        if each.http is None:
+            continue
+        path = _table_of(each)
+        on = document or Document(each.source, "")
+        if each.http_auth == "none" and (daemon.http_behind_proxy or not is_loopback(each.http)):
+            reason = "others could reach it without a token: it goes with a loopback address, and no daemon.http_behind_proxy"
+            yield on.error((*path, "http_auth"), each.http_auth, reason, part=None)
+        host, port = place_of(each.http)
+        key = dotted((*path, "http"))
+        other = taken.setdefault((host, port), key) if port else key  # 0 is any free one
+        if other != key:
+            reason = f"{other} has this address: two cannot listen at one"
+            yield on.error((*path, "http"), each.http, reason, part=None, other=other)
+
+
+def _table_of(each: Spec | Group) -> KeyPath:
+    return path_of(each) if isinstance(each, Spec) else (f"{kind_of_group(each)}s", each.name)
 
 
 def tool_warnings(config: Config) -> list[str]:

@@ -35,6 +35,8 @@ from .values import (
     Account,
     Available,
     Bytes,
+    HttpAddress,
+    HttpAuth,
     Level,
     Path,
     Paths,
@@ -55,7 +57,6 @@ from .values import (
     matching,
     module_and_name,
     one_of,
-    port_of,
     protocol_revision,
     retry_reasons,
     signal_name,
@@ -117,14 +118,7 @@ class Daemon(Struct, frozen=True, kw_only=True):
     log_level: Level = "info"
     log_format: Literal["text", "json"] = "text"
     journal: bool = False
-    http: (
-        Annotated[
-            str,
-            matching(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}", '"HOST:PORT"'),
-            port_of,
-        ]
-        | None
-    ) = None
+    http: HttpAddress | None = None
     http_token_file: Path | None = None
     http_tls_cert: Path | None = None
     http_tls_key: Path | None = None
@@ -393,6 +387,8 @@ class Spec(Struct, frozen=True, kw_only=True):
     autostart: bool = True
     hibernate_after: Seconds = 0.0
     control: Literal["none", "read", "operate", "admin"] = "none"
+    http: HttpAddress | None = None
+    http_auth: HttpAuth = "token"
     config: Annotated[dict[str, object], free_table] = {}
     environment: Annotated[dict[str, str], variables] = {}
     health: Checks | None = None

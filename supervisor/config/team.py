@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from .decoder import Document, fields_of
 from .labels import description_text, label_table, title_text
-from .values import Rule, each, json_schema, matching, whole
+from .values import HttpAddress, HttpAuth, Rule, each, json_schema, matching, whole
 
 MEMBERS_MAX = 1000
 """Number of members of one team."""
@@ -37,6 +37,8 @@ class Team(Struct, frozen=True, kw_only=True):
     labels: Annotated[dict[str, str], label_table] = {}
     expose: bool = False
     input_schema: Annotated[dict[str, object], json_schema] | None = None
+    http: HttpAddress | None = None
+    http_auth: HttpAuth = "token"
     lead: Annotated[str, a_name] | None = None
     members: Annotated[tuple[str, ...], each(a_name, "names")]
     mode: Mode = "coordinate"
@@ -98,6 +100,8 @@ def team_table(team: Team) -> dict[str, object]:
         "labels",
         "expose",
         "input_schema",
+        "http",
+        "http_auth",
         "mode",
         "routing",
         "max_parallel",

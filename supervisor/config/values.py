@@ -4,6 +4,7 @@ Durations become float seconds, sizes int bytes, lists tuples. A rule knows its 
 key, not the file, not the machine.
 """
 
+import ipaddress
 import json
 import math
 import re
@@ -451,12 +452,34 @@ def port_of(address: str) -> str:
     return address
 
 
+def place_of(address: str) -> tuple[str, int]:
+    """Returns host and port of HOST:PORT; every name of the loopback address that people write is one host."""
+    host, _, port = address.rpartition(":")
+    bare = host.strip("[]").lower()
+    return "127.0.0.1" if bare == "localhost" else bare, int(port)
+
+
+def is_loopback(address: str) -> bool:
+    """Returns whether programs of this machine alone can reach HOST:PORT."""
+    try:
+        return ipaddress.ip_address(place_of(address)[0]).is_loopback
+    except ValueError:  # a name
+        return False
+
+
 Seconds = Annotated[float, duration]
 PositiveSeconds = Annotated[Seconds, above_zero]
 Bytes = Annotated[int, size]
 Level = Literal["debug", "info", "warning", "error"]
 file_paths = each(file_path, "paths")
 Path = Annotated[str, file_path]
+HttpAddress = Annotated[
+    str,
+    matching(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}", '"HOST:PORT"'),
+    port_of,
+]
+HttpAuth = Literal["token", "none"]
+"""Whether a service over HTTP asks for a bearer token."""
 Paths = Annotated[tuple[str, ...], file_paths]
 Account = Annotated[
     str,

@@ -20,6 +20,8 @@ from .decoder import Document, KeyPath, fields_of
 from .expression import BadExpression, Use
 from .labels import description_text, label_table, title_text
 from .values import (
+    HttpAddress,
+    HttpAuth,
     PositiveSeconds,
     Refused,
     Rule,
@@ -145,6 +147,8 @@ class Workflow(Struct, frozen=True, kw_only=True):
     labels: Annotated[dict[str, str], label_table] = {}
     expose: bool = False
     input_schema: Annotated[dict[str, object], json_schema] | None = None
+    http: HttpAddress | None = None
+    http_auth: HttpAuth = "token"
     steps: Annotated[tuple[Step, ...], _as_written]
     output: Annotated[object, json_value] = None
     timeout: PositiveSeconds | None = None
@@ -302,7 +306,8 @@ def workflow_table(workflow: Workflow) -> dict[str, object]:
     if workflow.timeout is not None:
         table["timeout"] = workflow.timeout
     blank = Workflow(name="", source="", steps=())
-    for key in ("title", "description", "labels", "expose", "input_schema", "max_parallel"):
+    served = ("expose", "input_schema", "http", "http_auth")
+    for key in ("title", "description", "labels", *served, "max_parallel"):
         if getattr(workflow, key) != getattr(blank, key):
             table[key] = getattr(workflow, key)
     if workflow.output is not None:

@@ -72,6 +72,7 @@ class EventType(NamedTuple):
 DAEMON = "the daemon"
 AGENT = "agent"
 _GROUP = "agent: the name of the team or workflow"
+_SERVED = "agent: the name of the agent, team or workflow"
 WORKER = "agent, worker"
 LIFE = "agent, worker, incarnation"
 TASK = "agent; worker once it has one"
@@ -122,6 +123,11 @@ _TYPES = (
     EventType("agent.cold", "Its workers start as processes of their own from now on, although they were to be forks.", AGENT, (_REASON,)),
     EventType("agent.hibernated", "A worker has saved a checkpoint, and its process is ended until it is woken.", LIFE,
               (_SAVED,)),
+    EventType("agent.http_closed", "Its service over HTTP has left an address; requests under way are answered.", _SERVED,
+              (Field("address", "text", "where it was reached"),)),
+    EventType("agent.http_failed", "Its service over HTTP cannot listen at its address; it is tried again, and told once for each reason.",
+              _SERVED, (Field("address", "text", "the address"), _REASON)),
+    EventType("agent.http_opened", "It is served over HTTP.", _SERVED, (Field("address", "text", "where it is reached"),)),
     EventType("agent.paused", "A worker is frozen.", LIFE, shown=_ALL),
     EventType("agent.removed", "An agent or an MCP server was removed from the running set.", AGENT, shown=_ALL),
     EventType("agent.renewal", "The zygote of its workers is started anew; present workers are replaced one after the other.",

@@ -83,14 +83,23 @@ class Listener:
         self._loop.add_reader(self._socket.fileno(), self._accept)
         return int(self._socket.getsockname()[1])
 
-    def close(self) -> None:
-        """Stops listening; connections that were accepted stay."""
+    def stop(self) -> None:
+        """Stops listening; connections that were accepted stay, and so do those in the kernel's queue."""
+        if self._socket is not None:
+            self._accept()
+            self._leave()
+
+    def _leave(self) -> None:
         if self._resume is not None:
             self._resume.cancel()
         if self._socket is not None:
             self._loop.remove_reader(self._socket.fileno())
             self._socket.close()
             self._socket = None
+
+    def close(self) -> None:
+        """Stops listening; connections that were accepted stay."""
+        self._leave()
         for task in list(self._opening):
             task.cancel()
 

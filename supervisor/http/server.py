@@ -164,6 +164,10 @@ class HttpServer:
         first.force_close()
         return True
 
+    def stop_listening(self) -> None:
+        """Takes no more connections; those that there are, and those that wait to be accepted, go on."""
+        self._listener.stop()
+
     async def close(self) -> None:
         """Stops listening, and closes the faces and every connection."""
         self._is_closing = True

@@ -10,6 +10,7 @@ from ...worker.contract import codec
 from ...worker.contract.control_params import (
     AddAllParams,
     AddParams,
+    ExposeParams,
     HibernateParams,
     NameParams,
     NamesParams,
@@ -23,6 +24,7 @@ from ...worker.contract.control_results import (
     AgentsAdded,
     AgentsChanged,
     AgentShown,
+    Exposed,
     Names,
     Removed,
     ToolCallRate,
@@ -443,6 +445,23 @@ async def _rm(control: Control, params: RemoveParams, _caller: Caller) -> Remove
         control.agents.membership.check_etag(names[0], params.expected)
     removed = await control.agents.membership.remove(names, cascade=params.cascade)
     return Removed(removed=removed)
+
+
+@method(
+    "agent.expose",
+    "admin",
+    ExposeParams,
+    Exposed,
+    recorded="or-refused",
+    recorded_keys=("service",),
+    scope=NAME,
+    faces=faces("POST /agents/{name}/expose", python="expose_agent", command="expose"),
+)
+async def _expose(control: Control, params: ExposeParams, _caller: Caller) -> Exposed:
+    """Serves an agent, team or workflow alone over HTTP at an address, or no longer; kept until it is removed."""
+    service = await control.services.expose(params.name, params.address, params.auth)
+    token_file = control.services.token_file
+    return Exposed(name=params.name, service=service, token_file=token_file)
 
 
 @method(

@@ -254,6 +254,11 @@ async def _services(control: Control) -> "Services":
             if each is not None and each["state"] == "cold"
         ),
         http=control.daemon.http_note(),
+        degraded=tuple(
+            f"{name}: {service.reason}"
+            for name in control.services.degraded
+            if (service := control.services.status(name)) is not None
+        ),
     )
 
 

@@ -282,6 +282,8 @@ def _services(services: Services | None) -> list[Finding]:
         text = f"{services.secrets} values name secrets, and all of them are there"
         found.append(Finding("secrets", "ok", text))
     found.append(Finding("http", "ok", services.http or "no HTTP"))
+    advice = "end the program that has the address, or give another: corral expose NAME --port N"
+    found += [Finding("http", "warning", each, advice) for each in services.degraded]
     return found
 
 

@@ -73,6 +73,8 @@ class Services:
     `secrets` is the number of values that name a secret, `secret_problems` their errors; `failed` are MCP servers that
     gave up, each with its reason, `cold` agents whose workers are not forks as they should be, each with the reason;
     `http` is the address of HTTP and its protection, empty without it.
+    `http` is the address of the MCP endpoint, empty without one; `degraded` are services of agents over HTTP that
+    cannot listen at their address, each with the reason.
     """
 
     secrets: int = 0
@@ -82,6 +84,7 @@ class Services:
     failed: tuple[str, ...] = ()
     cold: tuple[str, ...] = ()
     http: str = ""
+    degraded: tuple[str, ...] = ()
 
 
 def look(

@@ -48,6 +48,7 @@ supervisor.mcp_gateway: worker.contract mcp.protocol api config events supervisi
 supervisor.transport: worker.contract mcp.protocol mcp.endpoint access api mcp_gateway supervision
 supervisor.http: worker.contract mcp.protocol mcp.upstream mcp.endpoint api
 supervisor.http_api: worker.contract api http supervision
+supervisor.services: worker.contract access agents api config events http lifecycle store supervision
 supervisor: *
 cli: worker.contract worker.client cli.tools
 cli.agents: worker.contract cli supervisor.config

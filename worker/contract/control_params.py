@@ -86,6 +86,19 @@ class NameParams(Struct, frozen=True, forbid_unknown_fields=True):
     name: str
 
 
+class ExposeParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Gives the address where an agent, team or workflow is served over HTTP; null: nowhere.
+
+    Without a token (`auth` "none") it is served on a loopback address only.
+    """
+
+    name: str
+    address: (
+        Annotated[str, Meta(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$")] | None
+    )
+    auth: Literal["token", "none"] = "token"
+
+
 class TaskShowParams(Struct, frozen=True, forbid_unknown_fields=True):
     """Names a task; with `calls` its record has its tool calls."""
 

@@ -17,6 +17,7 @@ from .records import (
     Retry,
     Run,
     ScheduleRecord,
+    ServiceStatus,
     Task,
     TaskCall,
     TaskKind,
@@ -175,6 +176,14 @@ class AgentsAdded(Struct, frozen=True, kw_only=True):
     added: list[str]
     changed: dict[str, list[str]]
     unchanged: list[str]
+
+
+class Exposed(Struct, frozen=True, kw_only=True):
+    """Represents the result of `agent.expose`: the service, null without one, and the file with a token for it."""
+
+    name: str
+    service: ServiceStatus | None
+    token_file: str
 
 
 class Removed(Struct, frozen=True, kw_only=True):

@@ -348,6 +348,20 @@ JobState = Literal["idle", "waiting", "running", "succeeded", "failed", "stopped
 """The state of a job: idle before its first run, waiting also for its next attempt."""
 
 
+class ServiceStatus(Struct, frozen=True, kw_only=True):
+    """Represents an agent, team or workflow as an HTTP service; without a `url` it cannot listen, for `reason`.
+
+    `exposed` is true where `corral expose` gave the address, not the configuration.
+    """
+
+    address: str
+    auth: Literal["token", "none"]
+    state: Literal["open", "degraded"]
+    url: str | None
+    reason: str = ""
+    exposed: bool = False
+
+
 class AgentStatus(Struct, frozen=True, kw_only=True):
     """Represents an agent or MCP server in `status`; `tools` and `mcp` are for servers, `instances` for a range.
 
@@ -368,6 +382,7 @@ class AgentStatus(Struct, frozen=True, kw_only=True):
     description: str = ""
     labels: dict[str, str] = {}
     instances: InstancesStatus | UnsetType = UNSET
+    service: ServiceStatus | UnsetType = UNSET
     warm: dict[str, object] | UnsetType | None = UNSET
     tools: list[str] | UnsetType = UNSET
     mcp: ServerStatus | UnsetType = UNSET
@@ -427,6 +442,7 @@ class TeamStatus(Struct, frozen=True, kw_only=True):
     title: str = ""
     description: str = ""
     labels: dict[str, str] = {}
+    service: ServiceStatus | UnsetType = UNSET
 
 
 class WorkflowStatus(Struct, frozen=True, kw_only=True):
@@ -439,6 +455,7 @@ class WorkflowStatus(Struct, frozen=True, kw_only=True):
     title: str = ""
     description: str = ""
     labels: dict[str, str] = {}
+    service: ServiceStatus | UnsetType = UNSET
 
 
 class Status(Struct, frozen=True, kw_only=True):

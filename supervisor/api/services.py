@@ -1,0 +1,29 @@
+"""Defines what the method table asks of the services over HTTP; the room `services` has them."""
+
+from typing import Literal, Protocol
+
+from ...worker.contract.records import ServiceStatus
+
+
+class Services(Protocol):
+    """Serves single agents, teams and workflows over HTTP."""
+
+    @property
+    def degraded(self) -> list[str]:
+        """Returns the names of those that cannot listen at their address."""
+        ...
+
+    @property
+    def token_file(self) -> str:
+        """Returns the path of the file with the token of the daemon's user."""
+        ...
+
+    def status(self, name: str) -> ServiceStatus | None:
+        """Returns the service of an agent, team or workflow; None where it has none."""
+        ...
+
+    async def expose(
+        self, name: str, address: str | None, auth: Literal["token", "none"]
+    ) -> ServiceStatus | None:
+        """Serves an agent, team or workflow at an address from now on; with None not at all."""
+        ...

@@ -1,0 +1,300 @@
+"""Answers the requests of one service: `POST /run`, `GET /health`, `GET /status` and `GET /openapi.json`.
+
+Each is a call of the method table about the agent of the service alone. It must not know sockets, nor how a
+task is run.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Annotated
+
+import msgspec
+from aiohttp import web
+from msgspec import Meta, Struct
+
+from ...worker.contract import codec
+from ...worker.contract.control_params import AttachParams
+from ...worker.contract.errors import (
+    CorralError,
+    InternalError,
+    InvalidParams,
+    InvalidRequest,
+    MethodNotFound,
+    NotFound,
+    ParseError,
+    from_wire,
+)
+from ...worker.contract.misfit import misfit_of
+from ...worker.contract.records import ENDED
+from ..access.scope import is_in_scope
+from ..api.table import Control, Permission
+from ..config.values import HttpAuth
+from ..http.answers import Refused, answer, read_body, status_of, write
+from ..http.face import ANONYMOUS, HttpClient
+from ..supervision.worker_supervisor import WorkerSupervisor
+from .health import reasons_of
+from .openapi import document
+
+MAX_PROGRESS = 100
+"""Number of messages about progress that wait for a slow reader: of more, the oldest are dropped."""
+
+DEFER_S = 0.25
+"""Seconds to wait for an error before a stream is begun."""
+
+PING_S = 15.0
+"""Seconds between comments on a silent stream: a proxy must not take it for dead, and a dead reader shows."""
+
+ROUTES = {"/run": "POST", "/status": "GET", "/openapi.json": "GET"}
+
+SSE_HEADERS = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+}
+
+
+class RunBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """Represents the body of `POST /run`; with `stream` the answer is a stream of events."""
+
+    input: object = None
+    objective: str = ""
+    context: object = None
+    session: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+    timeout_s: Annotated[float, Meta(gt=0)] | None = None
+    stream: bool = False
+
+
+class ServiceCaller:
+    """Represents the client of one request to the method table; `progress` holds the messages that wait for it."""
+
+    def __init__(self, client: HttpClient, permission: Permission) -> None:
+        self.supervisor: WorkerSupervisor | None = None
+        self.name = f"http {client.name}"
+        self.agents: Sequence[str] | None = None if client is ANONYMOUS else client.agents
+        self.permission: Permission = permission
+        self.who: Mapping[str, object] = client.who
+        self.progress: deque[Mapping[str, object]] = deque(maxlen=MAX_PROGRESS)
+        self.has_news = asyncio.Event()
+
+    def notify(self, method: str, params: Mapping[str, object]) -> None:
+        """Keeps a message about progress until it is sent."""
+        if method == "task.progress":
+            self.progress.append(params)
+            self.has_news.set()
+
+    async def drain(self) -> None:
+        """Returns at once: few messages wait."""
+
+    def follow(self, following: Awaitable[None]) -> None:
+        """Refuses to go on after the call: no method that is called here does."""
+        raise InternalError("cannot follow over this service")
+
+    def attach(self, view: AttachParams) -> None:
+        """Refuses MCP."""
+        raise InternalError("cannot speak MCP over this service")
+
+    def log_in(self, digest: bytes) -> None:
+        """Refuses: each request brings its token."""
+        raise InternalError("cannot log in over this service")
+
+
+class HealthFace:
+    """Answers `GET /health`, for all who reach the address."""
+
+    prefix = "/health"
+    open = True
+
+    def __init__(self, control: Control, name: str) -> None:
+        self._control = control
+        self._name = name
+
+    async def serve(self, request: web.BaseRequest, client: HttpClient) -> web.StreamResponse:
+        """Answers 200 where tasks can be done now, else 503 with the reasons."""
+        if request.path != self.prefix:
+            raise NotFound(f'cannot find "{request.path}"')
+        _check_verb(request, "GET")
+        reasons = reasons_of(self._control.agents, self._name)
+        state = "unavailable" if reasons else "ok"
+        found = {"name": self._name, "status": state, "reasons": reasons}
+        return answer(found, 503 if reasons else 200)
+
+    async def close(self) -> None:
+        """Returns at once: nothing is under way."""
+
+
+class ServiceFace:
+    """Answers all other requests of one service.
+
+    Args:
+        control: the method table.
+        name: of the agent, team or workflow.
+        auth: returns whether a token is asked for, as it is now.
+    """
+
+    prefix = "/"
+
+    def __init__(self, control: Control, name: str, auth: Callable[[], HttpAuth]) -> None:
+        self._control = control
+        self._name = name
+        self._auth = auth
+
+    @property
+    def open(self) -> bool:
+        """Returns whether it is served without a token."""
+        return self._auth() == "none"
+
+    async def close(self) -> None:
+        """Leaves what is under way to the server, which cancels it."""
+
+    async def serve(self, request: web.BaseRequest, client: HttpClient) -> web.StreamResponse:
+        """Answers one request.
+
+        Raises:
+            Refused: the request is not one of ROUTES.
+            CorralError: the method refuses it.
+        """
+        verb = ROUTES.get(request.path)
+        if verb is None:
+            known = sorted({*ROUTES, HealthFace.prefix})
+            text = f'cannot find "{request.path}"; there are {", ".join(known)}'
+            raise NotFound(text, known=known)
+        _check_verb(request, verb)
+        if request.path == "/openapi.json":
+            return answer(document(self._name, with_token=not self.open))
+        caller = self._caller(client)
+        if request.path == "/status":
+            return answer(await self._status(caller))
+        return await self._run(request, caller)
+
+    def _caller(self, client: HttpClient) -> ServiceCaller:
+        """Returns the caller of the method table.
+
+        Raises:
+            NotFound: the token is not for this agent.
+        """
+        if client is ANONYMOUS and self.open:
+            return ServiceCaller(client, "operate")
+        if not is_in_scope(self._name, client.agents):
+            raise NotFound(f'cannot find "{self._name}"', name=self._name)
+        return ServiceCaller(client, client.permission)
+
+    async def _status(self, caller: ServiceCaller) -> object:
+        found = await self._control.call("daemon.status", {"names": [self._name]}, caller)
+        status = codec.as_object(msgspec.to_builtins(found)) or {}
+        for key in ("agents", "teams", "workflows"):
+            if entries := codec.as_array(status.get(key)):
+                return entries[0]
+        raise NotFound(f'cannot find "{self._name}"', name=self._name)
+
+    # -- a task
+
+    async def _run(self, request: web.BaseRequest, caller: ServiceCaller) -> web.StreamResponse:
+        body = await _read_run(request)
+        params: dict[str, object] = {"agent": self._name, "objective": body.objective}
+        for key in ("input", "context", "session", "timeout_s"):
+            if (value := getattr(body, key)) is not None:
+                params[key] = value
+        if (idempotency_key := request.headers.get("Idempotency-Key")) is not None:
+            params["idempotency_key"] = idempotency_key
+        call = self._control.call("task.run", params, caller)
+        if body.stream or _wants_stream(request):
+            return await self._stream(request, call, caller)
+        status, found = _result(await call)
+        return answer(found, status)
+
+    async def _stream(
+        self, request: web.BaseRequest, call: Awaitable[object], caller: ServiceCaller
+    ) -> web.StreamResponse:
+        """Sends `progress` events, then one `result` or `error`; an error before all of them has its status."""
+        task = asyncio.ensure_future(call)
+        task.add_done_callback(lambda _: caller.has_news.set())
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DEFER_S):
+                    await caller.has_news.wait()
+            if task.done() and not caller.progress:
+                task.result()  # an error is answered with its status
+            response = web.StreamResponse(headers=SSE_HEADERS)
+            await response.prepare(request)
+            while not task.done() or caller.progress:
+                await self._send_progress(request, response, caller)
+            await write(request, response, _last_event(task))
+            with contextlib.suppress(ConnectionError):
+                await response.write_eof()
+            return response
+        finally:
+            task.cancel()  # the task itself goes on without its caller
+
+    async def _send_progress(
+        self, request: web.BaseRequest, response: web.StreamResponse, caller: ServiceCaller
+    ) -> None:
+        """Waits for news and sends the progress; after PING_S without any, a comment."""
+        try:
+            async with asyncio.timeout(PING_S):
+                await caller.has_news.wait()
+        except TimeoutError:
+            await write(request, response, b": ping\n\n")
+        caller.has_news.clear()
+        while caller.progress:
+            await write(request, response, _event("progress", caller.progress.popleft()))
+
+
+def _check_verb(request: web.BaseRequest, verb: str) -> None:
+    if request.method != verb and not (verb == "GET" and request.method == "HEAD"):
+        error = MethodNotFound(f'cannot serve {request.method} "{request.path}": it takes {verb}')
+        raise Refused(405, error, Allow=verb)
+
+
+def _wants_stream(request: web.BaseRequest) -> bool:
+    accept = ",".join(request.headers.getall("Accept", []))
+    return "text/event-stream" in accept.lower()
+
+
+async def _read_run(request: web.BaseRequest) -> RunBody:
+    """Reads the body of a run; an empty one is a task without any input.
+
+    Raises:
+        Refused: it is no JSON.
+        InvalidParams: it has another shape.
+    """
+    body = await read_body(request)
+    if not body:
+        return RunBody()
+    if request.content_type != "application/json" or "Content-Encoding" in request.headers:
+        raise Refused(415, InvalidRequest("cannot read the body: it is no plain application/json"))
+    try:
+        given = codec.decode(body)
+    except ValueError as error:
+        raise Refused(400, ParseError(f"cannot read the body as JSON: {error}")) from error
+    try:
+        return msgspec.convert(given, RunBody)
+    except msgspec.ValidationError as error:
+        found = misfit_of(error, given, RunBody)
+        facts = {"key": found.key, "value": found.shown, "reason": found.rule}
+        raise InvalidParams(f"cannot run: {found.words}", **facts) from error
+
+
+def _result(record: object) -> tuple[int, dict[str, object]]:
+    """Returns the status and the answer of a task that has ended."""
+    task = codec.as_object(msgspec.to_builtins(record)) or {}
+    assert task.get("state") in ENDED, "task.run answers when the task has ended"
+    found: dict[str, object] = {key: task.get(key) for key in ("state", "output")}
+    found = {"task": task.get("id"), **found}
+    if task["state"] == "succeeded":
+        return 200, found
+    error = from_wire(task.get("error"))
+    return status_of(error), {**found, "error": error.to_record()}
+
+
+def _last_event(task: "asyncio.Future[object]") -> bytes:
+    try:
+        status, found = _result(task.result())
+    except CorralError as error:
+        return _event("error", {"error": error.to_record()})
+    return _event("result" if status == 200 else "error", found)
+
+
+def _event(kind: str, data: object) -> bytes:
+    return f"event: {kind}\ndata: ".encode() + codec.encode(data) + b"\n\n"
