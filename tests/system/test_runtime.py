@@ -64,6 +64,9 @@ def test_agents_are_driven_without_asyncio(runtime: Runtime) -> None:
 def test_a_task_runs_on_its_input_alone(runtime: Runtime) -> None:
     task = runtime.execute_task("crew", input=7)
     assert (task.state, task.objective, task.input) == ("succeeded", "", 7)
+    (one,) = runtime.execute_tasks_parallel([{"agent": "crew", "input": 8}])
+    assert not isinstance(one, CorralError)
+    assert one.input == 8
 
 
 def test_thirty_two_threads_share_one_runtime(runtime: Runtime) -> None:
@@ -116,6 +119,21 @@ def test_a_handler_gets_each_event_once_over_a_restart_of_the_daemon(tmp_path: P
         subscription.close()
         assert subscription.is_closed
         assert seen == [0, 1, 2, 3, 4]
+
+
+def test_a_handler_that_is_a_coroutine_runs_in_the_loop(daemon: DaemonProcess) -> None:
+    async def test() -> None:
+        async with await AgentRuntime.connect(daemon.socket) as runtime:
+            seen: asyncio.Queue[DaemonEvent] = asyncio.Queue()
+            subscription = await runtime.subscribe(["build.*", "deploy.*"], seen.put)
+            await runtime.publish("deploy.done", {"a": 1})
+            async with asyncio.timeout(BOUND_S):
+                assert (await seen.get()).fields["data"] == {"a": 1}
+            await subscription.close()
+            await runtime.publish("deploy.done")
+            assert seen.empty()
+
+    asyncio.run(test())
 
 
 def test_a_handler_may_use_the_runtime(runtime: Runtime) -> None:

@@ -27,6 +27,7 @@ from ..contract.control_results import (
     Done,
     EmergencyStopped,
     Events,
+    Exposed,
     Items,
     LogLevelSet,
     LogLines,
@@ -105,6 +106,15 @@ class BlockingMethods:
                 agents, start=start, wait=wait, present=present, dry_run=dry_run
             )
         )
+
+    def expose_agent(
+        self, name: str, address: str | None, *, auth: Literal["token", "none"] = "token"
+    ) -> Exposed:
+        """Serves an agent, team or workflow alone over HTTP at an address, or no longer; kept until it is removed.
+
+        Needs the right "admin".
+        """
+        return self._loop.wait(self._runtime.expose_agent(name, address, auth=auth))
 
     def hibernate_agents(
         self,

@@ -98,7 +98,8 @@ async def _end() -> None:
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()
-    await asyncio.wait_for(asyncio.gather(*others, return_exceptions=True), END_S / 2)
+    if others:
+        await asyncio.wait(others, timeout=END_S / 2)
     await asyncio.get_running_loop().shutdown_asyncgens()
 
 

@@ -30,6 +30,7 @@ from ..contract.control_params import (
     CheckpointSaveParams,
     EventParams,
     EventPublishParams,
+    ExposeParams,
     GroupAddParams,
     HibernateParams,
     LogLevelParams,
@@ -78,6 +79,7 @@ from ..contract.control_results import (
     Done,
     EmergencyStopped,
     Events,
+    Exposed,
     Items,
     LogLevelSet,
     LogLines,
@@ -143,6 +145,16 @@ class Methods:
             AddAllParams, agents=agents, start=start, wait=wait, present=present, dry_run=dry_run
         )
         return await self._connection.ask(AgentsAdded, "agent.add_all", params)
+
+    async def expose_agent(
+        self, name: str, address: str | None, *, auth: Literal["token", "none"] = "token"
+    ) -> Exposed:
+        """Serves an agent, team or workflow alone over HTTP at an address, or no longer; kept until it is removed.
+
+        Needs the right "admin".
+        """
+        params = given(ExposeParams, name=name, address=address, auth=auth)
+        return await self._connection.ask(Exposed, "agent.expose", params)
 
     async def hibernate_agents(
         self,

@@ -203,7 +203,7 @@ def task_params(task: TaskParams | Mapping[str, object]) -> dict[str, object]:
         found = as_object(msgspec.to_builtins(task))
         assert found is not None, "a Struct becomes an object"
         return found
-    params = dict(task)
+    params: dict[str, object] = {"objective": "", **task}
     if isinstance(when := params.get("at"), datetime):
         params["at"] = when.timestamp()
     for key in ("boundaries", "output_format", "retry"):
