@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench start workers supervisors growth tasks million memory logs mcp http sessions layout lines orphans chaos payments conformance openapi operations systemd crewai http-churn format clean
+.PHONY: demo test check bench start workers supervisors growth tasks million memory logs mcp http sessions layout lines orphans chaos payments conformance openapi operations systemd crewai openapi-client http-churn format clean
 .DELETE_ON_ERROR:
 
 # Hundreds of daemons and commands are started here: without bytecode each would compile what it imports, again and again.
@@ -95,6 +95,12 @@ crewai: $(VENV)/.test
 	@test -x $(VENV)/crewai/bin/python || $(PYTHON) -m venv $(VENV)/crewai
 	$(VENV)/crewai/bin/python -m pip install --quiet --disable-pip-version-check crewai
 	CORRAL_CREWAI=$(abspath $(VENV))/crewai/bin/python $(BIN)/python -P -m pytest -q tests/system/test_frameworks.py -k crewai $(ARGS)
+
+# openapi-python-client needs an older typer than the tests: it has an environment of its own, too.
+openapi-client: $(VENV)/.test
+	@test -x $(VENV)/openapi-client/bin/python || $(PYTHON) -m venv $(VENV)/openapi-client
+	$(VENV)/openapi-client/bin/python -m pip install --quiet --disable-pip-version-check openapi-python-client
+	$(BIN)/python -P tests/http_api/generated_client.py $(VENV)/openapi-client
 
 format: $(VENV)/.check
 	$(BIN)/ruff format .

@@ -9,6 +9,7 @@ from ..context import Command, Session, admit_msgspec
 
 SHELLS = ("bash", "zsh", "fish")
 DOCUMENTS = ("config", "agent", "server", "team", "workflow", "task", "event")
+OPENAPI = "openapi"
 
 
 @click.command("version", cls=Command)
@@ -70,16 +71,26 @@ def completion(context: click.Context, shell: str) -> None:
 
 
 @click.command("schema", cls=Command)
-@click.argument("document", default="config", type=click.Choice(DOCUMENTS))
+@click.argument("document", default="config", type=click.Choice((*DOCUMENTS, OPENAPI)))
 @click.pass_obj
 def schema(session: Session, document: str) -> None:
     """Print the JSON Schema of the configuration.
 
     DOCUMENT is the whole file, a table in it, a task or an event. With it an editor checks and
     completes corral.toml: corral schema > corral.schema.json, and #:schema ./corral.schema.json
-    as the first line of the file.
+    as the first line of the file. openapi is the HTTP interface, as a daemon has it at /openapi.json.
     """
     admit_msgspec()
+    if document == OPENAPI:
+        from ...supervisor.http_api.openapi import (  # noqa: PLC0415 - start-up time: this document alone
+            openapi,
+        )
+        from ...supervisor.methods.all import (  # noqa: PLC0415 - start-up time: this document alone
+            METHODS,
+        )
+
+        session.print_json(openapi(METHODS))
+        return
     from ...supervisor.schema.documents import (  # noqa: PLC0415 - start-up time: this command alone
         schema_of,
     )

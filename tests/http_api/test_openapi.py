@@ -1,6 +1,7 @@
 """The OpenAPI document: valid, complete, and the same as the method table."""
 
 import re
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,7 @@ from corral.supervisor.http_api.openapi import BASE, openapi
 from corral.supervisor.http_api.statuses import ERROR_STATUSES, MESSAGES
 from corral.supervisor.methods.all import METHODS
 from corral.worker.contract.errors import CLASSES
+from daemon_process import BIN
 
 pytestmark = pytest.mark.core
 
@@ -113,3 +115,9 @@ def test_all_that_is_named_is_described(document: Document) -> None:
         assert set(operation["tags"]) <= tags
         assert operation["summary"]
         assert "401" in operation["responses"] or operation.get("security") == []
+
+
+def test_the_command_prints_the_document_without_a_daemon(document: Document) -> None:
+    command = [str(BIN / "corral"), "schema", "openapi"]
+    done = subprocess.run(command, capture_output=True, check=True)
+    assert msgspec.json.decode(done.stdout) == document

@@ -55,7 +55,7 @@ cli.agents: worker.contract cli supervisor.config
 cli.tasks: worker.contract worker.client cli
 cli.observe: worker.contract worker.client cli
 cli.tools: worker.contract worker.client cli
-cli.daemon: worker.contract supervisor.process cli supervisor.schema
+cli.daemon: worker.contract supervisor.process supervisor.http_api supervisor.methods cli supervisor.schema
 cli.convert: worker.contract cli cli.tools
 """
 """room: the rooms that it may import; a name without a dot is one of supervisor, or cli."""
