@@ -47,9 +47,11 @@ if TYPE_CHECKING:
         Task,
         TaskParams,
     )
+    from .worker.service.agent_service import AgentService  # noqa: TID251 - it is relative
 
 __all__ = [
     "AgentRuntime",
+    "AgentService",
     "AgentStatus",
     "Boundaries",
     "Cancelled",
@@ -88,6 +90,7 @@ __all__ = [
 _MODULES = {
     "worker.client.runtime": ("AgentRuntime",),
     "worker.client.blocking": ("Runtime",),
+    "worker.service.agent_service": ("AgentService",),
     "worker.client.events": ("DaemonEvent", "EventStream"),
     "worker.client.usage": ("ResourceUsage",),
     "worker.client.tasks": ("Progress", "TaskOptions", "failure"),

@@ -14,6 +14,7 @@ ROOMS = """
 worker.contract:
 worker.sdk: worker.contract
 worker.client: worker.contract
+worker.service: worker.contract worker.client
 worker.webhook: worker.contract worker.sdk
 worker.zygote: worker.sdk supervisor.linux supervisor.launcher
 worker: worker.contract worker.sdk
