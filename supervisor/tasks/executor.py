@@ -54,6 +54,9 @@ from .retry_policy import Attempted, Policy, policy_of, retries, retry_delay_s
 CLOSE_S = 10.0
 """Seconds that unfinished writes are waited for when the daemon stops."""
 
+MAX_PAUSE_S = 3600.0
+"""Seconds before the next attempt that an agent can ask for by `retry_after_s` of Overloaded, at most."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -414,6 +417,9 @@ class Executor:
             self._scheduler.enqueue(entry)
             return
         delay_s = retry_delay_s(self._policy(task), task.attempt, random.random())
+        asked_s = failed.error.data.get("retry_after_s")
+        if isinstance(failed.error, Overloaded) and isinstance(asked_s, int | float):
+            delay_s = max(delay_s, min(asked_s, MAX_PAUSE_S))
         self._loop.call_later(delay_s, self._scheduler.enqueue, entry)
 
     # -- ends

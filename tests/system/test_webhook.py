@@ -5,6 +5,7 @@ import http.server
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -65,6 +66,7 @@ class Request(NamedTuple):
     path: str
     headers: dict[str, str]
     body: bytes
+    at_s: float
 
     @property
     def task(self) -> Any:  # JSON, whose shape the test knows
@@ -87,7 +89,7 @@ class Service:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 headers = {name.lower(): value for name, value in self.headers.items()}
-                request = Request(self.command, self.path, headers, body)
+                request = Request(self.command, self.path, headers, body, time.monotonic())
                 service.requests.put(request)
                 service.act(self, request)
 
@@ -146,6 +148,8 @@ class Service:
                 to.close_connection = True
             case ["busy", "first"] if task["attempt"] == 1:
                 self.answer(to, 503, b"", Retry_After="0")
+            case ["later", "first"] if task["attempt"] == 1:
+                self.answer(to, 503, b"", Retry_After="1")
             case ["together"]:
                 self.at_once.wait(BOUND_S)
                 self.answer(to, 200, b'"both"')
@@ -267,6 +271,16 @@ def test_a_service_that_asks_for_a_pause_is_overloaded(daemon: DaemonProcess, st
 
 def test_an_overload_is_tried_again_where_the_configuration_says_so(daemon: DaemonProcess) -> None:
     assert run(daemon, "patient", "busy first")["output"] == 2
+
+
+def test_the_next_attempt_keeps_to_the_pause_that_the_service_asks_for(
+    daemon: DaemonProcess, service: Service
+) -> None:
+    while not service.requests.empty():
+        service.requests.get()
+    assert run(daemon, "patient", "later first")["output"] == 2
+    first, second = (service.requests.get(timeout=BOUND_S) for _ in range(2))
+    assert second.at_s - first.at_s >= 1
 
 
 @pytest.mark.parametrize("status", [400, 404, 500, 501])
