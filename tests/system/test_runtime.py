@@ -96,6 +96,26 @@ def test_events_logs_and_a_task_are_iterated_over(runtime: Runtime) -> None:
         assert next(lines)["agent"] == "crew"
 
 
+def test_a_thread_that_waits_for_an_event_is_released_by_a_close(runtime: Runtime) -> None:
+    events = runtime.events(["build.*"])
+    runtime.publish("build.done")
+    seen: list[str] = []
+    first = threading.Event()
+
+    def read() -> None:
+        for event in events:
+            seen.append(event.type)
+            first.set()
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    assert first.wait(BOUND_S)
+    events.close()
+    reading.join(BOUND_S)
+    assert not reading.is_alive()
+    assert seen == ["build.done"]
+
+
 def test_a_handler_gets_each_event_once_over_a_restart_of_the_daemon(tmp_path: Path) -> None:
     seen: list[object] = []
     all_seen = threading.Event()

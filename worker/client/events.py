@@ -39,6 +39,7 @@ class EventStream:
         self._filters = filters
         self._since = since
         self._stream: Stream | None = None
+        self._is_closed = False
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -65,7 +66,7 @@ class EventStream:
         except BaseException:
             await stream.connection.close()
             raise
-        self._stream = stream
+        self._stream, self._is_closed = stream, False
         return stream
 
     async def __aiter__(self) -> AsyncIterator[DaemonEvent]:
@@ -84,6 +85,8 @@ class EventStream:
                             self._since = max(self._since or 0, event.seq)
                             yield event
                 except Unreachable:
+                    if self._is_closed:
+                        return
                     self._stream = None
         except Unreachable as error:
             raise Unreachable(error.message, **{**error.data, "since": self._since}) from error
@@ -91,7 +94,8 @@ class EventStream:
             await self.close()
 
     async def close(self) -> None:
-        """Ends the subscription and closes its connection."""
+        """Ends the subscription and its iteration, and closes its connection."""
+        self._is_closed = True
         stream, self._stream = self._stream, None
         if stream is not None:
             await stream.connection.close()

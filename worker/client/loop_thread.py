@@ -165,7 +165,7 @@ class Followed(Generic[T, S_co]):
         return ()
 
     def close(self) -> None:
-        """Ends the stream: a thread that waits for the next item gets Unreachable."""
+        """Ends the stream: where a thread waits for the next item, the iteration ends, or raises Unreachable."""
         self._loop.wait(self.stream.close())
 
     def __enter__(self) -> Self:
