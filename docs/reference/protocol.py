@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from corral.supervisor.api.openrpc import openrpc
 from corral.supervisor.methods.all import METHODS
@@ -114,10 +114,11 @@ def _results(document: dict[str, Any]) -> list[str]:
     while waiting:
         schema = waiting.pop()
         if isinstance(schema, list):
-            waiting += schema
+            waiting += cast("list[Any]", schema)
         elif isinstance(schema, dict):
-            waiting += schema.values()
-            name = _name(schema)
+            fields = cast("dict[str, Any]", schema)
+            waiting += fields.values()
+            name = _name(fields)
             if name and name not in found:
                 found.add(name)
                 waiting.append(schemas[name])

@@ -23,7 +23,8 @@ each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
 @each_method
 def test_a_method_has_a_result_with_a_schema(method: Method) -> None:
-    is_struct = isinstance(method.result, type) and issubclass(method.result, msgspec.Struct)
+    result: object = method.result
+    is_struct = isinstance(result, type) and issubclass(result, msgspec.Struct)
     assert is_struct is (method.name not in OF_OTHERS)
     (schema,), schemas = components([method.result])
     shape = schemas[str(schema["$ref"]).rpartition("/")[2]] if "$ref" in schema else schema
