@@ -128,6 +128,8 @@ def _agents(call: Calls) -> None:
     call("agent.list")
     call("agent.set", name="plain", spec={"title": "Sleeps", "labels": {"team": "blue"}})
     call("runtime.stats")
+    assert call("agent.expose", name="crew", address="127.0.0.1:0")["name"] == "crew"
+    call("agent.expose", name="crew", address=None)
     call("agent.show", name="third")
     call("agent.rm", names=["plain", "second", "third"])
     call("secret.rm", name="KEY", force=True)
