@@ -89,7 +89,7 @@ class ClientTools:
     def access(self) -> Access:
         """Returns the part of the pool that this client may use now."""
         supervisor = self._client.supervisor
-        if supervisor is None:
+        if supervisor is None or "token" in self._client.who:
             base = self._access_outside()
         else:
             try:
@@ -111,7 +111,7 @@ class ClientTools:
     def _access_outside(self) -> Access:
         """Returns the part of the pool for a client of no known worker: calls need the right to operate, and no restriction to agents."""
         client = self._client
-        if "agent" not in client.who:
+        if "agent" not in client.who or "token" in client.who:
             may_call = (client.permission() or "read") != "read" and client.agents() is None
             return FULL if may_call else NOTHING
         return self._control.tool_calls.access_for(client.who)

@@ -186,7 +186,7 @@ def status_over_http(address: str, token: str | None) -> int:
         "Accept": "application/json, text/event-stream",
         **({} if token is None else {"Authorization": f"Bearer {token}"}),
     }
-    body = {"jsonrpc": "2.0", "id": 1, "method": "initialize"}
+    body: dict[str, object] = {"jsonrpc": "2.0", "id": 1, "method": "initialize"}
     body["params"] = {
         "protocolVersion": "2025-06-18",
         "capabilities": {},
