@@ -2,7 +2,7 @@
 
 import http.client
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,7 +82,7 @@ class Api:
     @contextmanager
     def stream(
         self, verb: str, path: str, body: object = None, **headers: str
-    ) -> Iterator[Iterator[Event]]:
+    ) -> Generator[Iterator[Event]]:
         """The events of one request."""
         sent = {"Authorization": f"Bearer {self.token}", "Accept": "text/event-stream"}
         sent |= {key.replace("_", "-"): value for key, value in headers.items()}
@@ -120,7 +120,7 @@ def segment(text: str) -> str:
 
 
 @contextmanager
-def serving(folder: Path, config: str = CONFIG, port: int = 0) -> Iterator[Api]:
+def serving(folder: Path, config: str = CONFIG, port: int = 0) -> Generator[Api]:
     """A daemon that serves HTTP."""
     with DaemonProcess(folder, config.replace("{port}", str(port))) as daemon:
         yield Api(daemon)

@@ -40,9 +40,11 @@ class VerbRefused(MethodNotFound):
 
 @dataclass
 class _Node:
-    literals: dict[str, "_Node"] = field(default_factory=dict)
+    literals: dict[str, "_Node"] = field(default_factory=dict[str, "_Node"])
     key: "_Node | None" = None
-    methods: dict[str, list[tuple[Method, Route]]] = field(default_factory=dict)
+    methods: dict[str, list[tuple[Method, Route]]] = field(
+        default_factory=dict[str, list[tuple[Method, Route]]]
+    )
 
 
 class Router:

@@ -83,7 +83,8 @@ class RuntimeFace:
             case [plural, text] if plural in KINDS and text:
                 _check_verb(request, "DELETE")
                 return await self._remove(KINDS[plural], unquote(text), caller)
-        raise NotFound(f'cannot find "{request.path}"', path=request.path)
+            case _:
+                raise NotFound(f'cannot find "{request.path}"', path=request.path)
 
     async def close(self) -> None:
         """Returns at once: a request that is under way ends with its connection."""

@@ -82,7 +82,9 @@ class StreamCaller:
         if self._resumption is None:
             self.put(event(method, params))
             return
-        records = next((found for each in params.values() if (found := codec.as_array(each))), [])
+        records: list[object] = []
+        for value in params.values():
+            records = records or codec.as_array(value) or []
         for record in records:
             number = (codec.as_object(record) or {}).get(self._resumption.field)
             self.put(event(method, record, number))

@@ -64,10 +64,11 @@ def params_for(method: Method, route: Route) -> dict[str, object]:
 def split(method: Method, route: Route, params: Mapping[str, object]) -> tuple[str, dict[str, Any]]:
     """The path of a request, and the params that it does not hold."""
     left = dict(params)
-    words = []
+    words: list[str] = []
     for word, is_key in route.segments:
         value: Any = left.pop(word) if is_key else word
-        words.append(segment(str(value[0] if isinstance(value, list) else value)))
+        one = str(value if isinstance(value, str | int) else value[0])
+        words.append(segment(one))
     return "/" + "/".join(words), left
 
 
@@ -79,11 +80,12 @@ def test_a_route_answers_as_the_socket_does(api: Api, method: Method, route: Rou
     path, left = split(method, route, params)
     in_query = route.verb in IN_QUERY
     texts = {k: str(v).lower() if isinstance(v, bool) else v for k, v in left.items()}
+    said: dict[str, object] = {}
     try:
         said = api.daemon.call(method.name, **params)
         expected: object = None
     except CorralError as refused:
-        said, expected = {}, (status_of(refused), refused.name, refused.data.get("key"))
+        expected = (status_of(refused), refused.name, refused.data.get("key"))
     answered = api.ask(
         route.verb, path, None if in_query else left, query=texts if in_query else None
     )

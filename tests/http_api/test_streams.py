@@ -25,7 +25,7 @@ def api(tmp_path: Path) -> Iterator[Api]:
 def publish(client: Client, numbers: range, size: int = 0) -> list[int]:
     """The sequence numbers of events with these numbers."""
     text = "x" * size
-    found = []
+    found: list[int] = []
     for number in numbers:
         params = {"type": TYPE, "data": {"number": number, "text": text}}
         answer: Any = client.call("event.publish", params, timeout_s=BOUND_S)
