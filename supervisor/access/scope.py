@@ -15,7 +15,7 @@ from ...worker.contract.access import RIGHTS, Rights
 
 def lesser(one: Rights, other: Rights) -> Rights:
     """Returns the one of two rights that permits less."""
-    return min(one, other, key=RIGHTS.index)
+    return one if RIGHTS.index(one) <= RIGHTS.index(other) else other
 
 
 def is_in_scope(name: str, globs: Sequence[str] | None) -> bool:

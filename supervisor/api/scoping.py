@@ -12,6 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ...worker.contract import codec
+from ...worker.contract.access import Rights
 from ...worker.contract.control_params import AttachParams
 from ...worker.contract.errors import CorralError, NotFound, PermissionDenied
 from ...worker.contract.records import ScheduleRecord, TaskParams
@@ -107,7 +108,7 @@ class Scope:
     # -- names
 
     def _named(self, rule: Rule, given: Any) -> Struct:  # Any: see `restricted`
-        names = list(getattr(given, "names", None) or [])
+        names: list[str] = list(getattr(given, "names", None) or [])
         if getattr(given, "name", None) is not None:
             names.insert(0, given.name)
         selector = getattr(given, "selector", None)
@@ -246,7 +247,7 @@ class ScopedCaller:
         self._globs = globs
         self._sends: Iterable[tuple[str, str, str]] = rule.sends
         self.name = caller.name
-        self.permission = caller.permission
+        self.permission: Rights = caller.permission
         self.who = caller.who
         self.agents: Sequence[str] | None = globs
         self.supervisor = caller.supervisor

@@ -34,5 +34,5 @@ def test_the_number_of_callers_in_memory_is_bounded() -> None:
     rate = ChangeRate()
     for number in range(MAX_CALLERS + 100):
         assert rate.take(f"caller {number}", 1, 0.0) == 0
-    assert len(rate._slots) == MAX_CALLERS
+    assert len(rate._slots) == MAX_CALLERS  # pyright: ignore[reportPrivateUsage]  # the bound itself
     assert rate.take(f"caller {MAX_CALLERS}", 1, 1.0) > 0

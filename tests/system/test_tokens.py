@@ -91,7 +91,8 @@ def test_a_token_restricts_a_connection_and_is_never_shown_again(daemon: DaemonP
     daemon.call("token.rm", name="reader")
     with pytest.raises(NotFound):
         daemon.call("token.rm", name="reader")
-    for wrong in ({"rights": "root"}, {"rights": "read", "agents": []}):
+    wrongs: list[dict[str, object]] = [{"rights": "root"}, {"rights": "read", "agents": []}]
+    for wrong in wrongs:
         with pytest.raises(InvalidParams):
             daemon.call("token.add", name="wrong", **wrong)
     shown = daemon.log.read_text() + json.dumps(daemon.call("audit.list"))
