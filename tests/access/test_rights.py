@@ -137,6 +137,8 @@ def value_of(type_: Any, key: str) -> object:  # Any: a type as msgspec takes it
         return value_of(inner[0], key)
     if type_ is TaskParams:
         return {"objective": "x", "agent": "secretary"}
+    if type(None) in inner:
+        return None
     if origin is Literal:
         return inner[0]
     if origin is list:
