@@ -259,6 +259,9 @@ def test_a_reload_moves_the_port_and_no_request_in_flight_fails(tmp_path: Path) 
             assert new.run(1)[0] == 200
             with pytest.raises(ConnectionRefusedError):
                 old.health()
+            assert (
+                new.run("wait", timeout_s=2.5)[0] == 504
+            )  # longer than any server waits at its end
             assert not slow.done()
             daemon.call("event.publish", type="gate.open", data=None)
             assert slow.result(BOUND_S)[0] == 200
