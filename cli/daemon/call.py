@@ -31,7 +31,7 @@ def call(
     params: str | None,
     timeout_s: float | None,
 ) -> None:
-    """Call a method of the daemon, and print its result as JSON.
+    """Call any method of the daemon, as JSON.
 
     METHOD is one of those in "corral call rpc.discover", such as daemon.status. VALUE is JSON, or a text where it is
     none; KEY=VALUE takes precedence over --params. The notifications of a follow method are printed as they come, one

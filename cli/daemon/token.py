@@ -8,7 +8,7 @@ from ..render import items, word
 
 complete_tokens = complete_names("token.list", "tokens")
 
-token = CommandGroup("token", help="Make, list, rotate and remove tokens for programs and people.")
+token = CommandGroup("token", help="Make, list, rotate and remove tokens.")
 
 of_expiry = click.option(
     "--expires",
@@ -103,7 +103,7 @@ def rotate(session: Session, name: str, overlap_s: float | None, expires_s: floa
 @click.command("whoami", cls=Command)
 @click.pass_obj
 def whoami(session: Session) -> None:
-    """Print the name, the rights and the agents of the caller."""
+    """Print the caller's name, rights and agents."""
     found = session.call("auth.whoami", {})
     if session.json:
         session.print_json(found)

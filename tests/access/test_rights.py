@@ -197,7 +197,7 @@ def test_a_method_is_restricted_to_the_agents_of_a_token_or_refused(
     elif rule.lists:
         assert not isinstance(found, CorralError)
         for key, path in rule.lists:
-            entries: Any = found[key]  # type: ignore[index]  # an object
+            entries: list[dict[str, object]] = found[key]  # type: ignore[index]  # an object
             assert all(each[path] == "mine" for each in entries)
     if not isinstance(found, CorralError) and name not in ("rpc.discover", "daemon.schema"):
         assert not any(each in json.dumps(found) for each in SECRETS)

@@ -23,6 +23,8 @@ async def run(task: Task) -> object:
                 print("line", line, flush=True)
         case "fail":
             raise ValueError("it fails")
+        case _:
+            pass
     return task.input
 
 
