@@ -24,6 +24,8 @@ from .streams import serve_stream
 
 JSON = "application/json"
 EVENTS = "text/event-stream"
+FORM = "application/x-www-form-urlencoded"
+"""The type that curl sends with `--data` unless told otherwise: its body is read as JSON, too."""
 
 KEY_HEADERS = {"Idempotency-Key": "idempotency_key", "If-Match": "expected"}
 """Headers that stand for a key of the params, of the methods that have it."""
@@ -113,7 +115,7 @@ def accepts(request: web.BaseRequest, wanted: str) -> bool:
 
 async def _params(request: web.BaseRequest, match: Match) -> dict[str, object]:
     body = await read_body(request)
-    check_type(request, body)
+    check_type(request, body, (JSON, FORM))
     params = params_of(request.method, match, request.rel_url.raw_query_string, body)
     fields = fields_of(match.method.params)
     for header, key in KEY_HEADERS.items():

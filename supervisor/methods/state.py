@@ -24,12 +24,13 @@ from ...worker.contract.control_params import (
     MemoryShowParams,
     MemoryStatsParams,
 )
-from ...worker.contract.control_results import (
+from ...worker.contract.control_results import Done
+from ...worker.contract.errors import InvalidParams, NotFound
+from ...worker.contract.state_results import (
     CheckpointRestored,
     Checkpoints,
     CheckpointShown,
     CheckpointsRemoved,
-    Done,
     Item,
     Items,
     MemoryRemoved,
@@ -39,7 +40,6 @@ from ...worker.contract.control_results import (
     SessionShown,
     Value,
 )
-from ...worker.contract.errors import InvalidParams, NotFound
 from ..access.scope import AGENT, CHECKPOINT, NAME, Rule
 from ..api.faces import faces
 from ..api.table import Caller, Control, method

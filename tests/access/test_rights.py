@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from corral.supervisor.methods.all import METHODS
 from corral.worker.client.sync import Client
+from corral.worker.contract import codec
 from corral.worker.contract.access import RIGHTS
 from corral.worker.contract.errors import (
     CorralError,
@@ -197,8 +198,8 @@ def test_a_method_is_restricted_to_the_agents_of_a_token_or_refused(
     elif rule.lists:
         assert not isinstance(found, CorralError)
         for key, path in rule.lists:
-            entries: list[dict[str, object]] = found[key]  # type: ignore[index]  # an object
-            assert all(each[path] == "mine" for each in entries)
+            entries = codec.as_array((codec.as_object(found) or {})[key]) or []
+            assert all((codec.as_object(each) or {})[path] == "mine" for each in entries)
     if not isinstance(found, CorralError) and name not in ("rpc.discover", "daemon.schema"):
         assert not any(each in json.dumps(found) for each in SECRETS)
 

@@ -69,7 +69,8 @@ def test_a_key_of_the_path_that_takes_a_list_has_one(api: Api) -> None:
         (b"{", "application/json", 400, "ParseError"),
         (b"[]", "application/json", 400, "InvalidRequest"),
         (b"{}", "text/plain", 415, "InvalidRequest"),
-        (b"objective=x", "application/x-www-form-urlencoded", 415, "InvalidRequest"),
+        (b"objective=x", "application/x-www-form-urlencoded", 400, "ParseError"),
+        (b"{}", "application/x-www-form-urlencoded", 422, "InvalidParams"),  # as curl sends it
         (b"{}", "application/json; charset=utf-8", 422, "InvalidParams"),
     ],
 )

@@ -20,19 +20,13 @@ from ..contract.control_results import (
     AgentShown,
     AuditPage,
     AuditVerdict,
-    Checkpoints,
-    CheckpointShown,
-    CheckpointsRemoved,
     Diagnosis,
     Done,
     EmergencyStopped,
     Events,
     Exposed,
-    Items,
     LogLevelSet,
     LogLines,
-    MemoryRemoved,
-    MemoryStatistics,
     Names,
     Prompts,
     Published,
@@ -45,8 +39,6 @@ from ..contract.control_results import (
     Secrets,
     SecretUse,
     Servers,
-    Sessions,
-    SessionShown,
     Stopping,
     TaskNode,
     TaskPage,
@@ -55,7 +47,6 @@ from ..contract.control_results import (
     Teams,
     TeamShown,
     Tools,
-    Value,
     Workflows,
     WorkflowShown,
 )
@@ -72,6 +63,17 @@ from ..contract.records import (
     WorkflowStatus,
 )
 from ..contract.runtime_results import Agents, AgentSet, RuntimeStatistics
+from ..contract.state_results import (
+    Checkpoints,
+    CheckpointShown,
+    CheckpointsRemoved,
+    Items,
+    MemoryRemoved,
+    MemoryStatistics,
+    Sessions,
+    SessionShown,
+    Value,
+)
 from .agent_source import AgentSource
 from .loop_thread import LoopThread
 from .runtime import AgentRuntime

@@ -72,19 +72,13 @@ from ..contract.control_results import (
     AgentShown,
     AuditPage,
     AuditVerdict,
-    Checkpoints,
-    CheckpointShown,
-    CheckpointsRemoved,
     Diagnosis,
     Done,
     EmergencyStopped,
     Events,
     Exposed,
-    Items,
     LogLevelSet,
     LogLines,
-    MemoryRemoved,
-    MemoryStatistics,
     Names,
     Prompts,
     Published,
@@ -97,8 +91,6 @@ from ..contract.control_results import (
     Secrets,
     SecretUse,
     Servers,
-    Sessions,
-    SessionShown,
     Stopping,
     TaskNode,
     TaskPage,
@@ -107,12 +99,22 @@ from ..contract.control_results import (
     Teams,
     TeamShown,
     Tools,
-    Value,
     Workflows,
     WorkflowShown,
 )
 from ..contract.records import AgentStatus, ScheduleRecord, Task, TaskParams
 from ..contract.runtime_results import Agents, AgentSet, RuntimeStatistics
+from ..contract.state_results import (
+    Checkpoints,
+    CheckpointShown,
+    CheckpointsRemoved,
+    Items,
+    MemoryRemoved,
+    MemoryStatistics,
+    Sessions,
+    SessionShown,
+    Value,
+)
 from .async_ import Reconnecting
 from .parameters import given
 

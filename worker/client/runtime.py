@@ -21,16 +21,7 @@ from ..contract.control_params import (
     TaskListParams,
     TaskWaitParams,
 )
-from ..contract.control_results import (
-    AgentsChanged,
-    CheckpointRestored,
-    Checkpoints,
-    Names,
-    Removed,
-    TaskPage,
-    Teams,
-    Workflows,
-)
+from ..contract.control_results import AgentsChanged, Names, Removed, TaskPage, Teams, Workflows
 from ..contract.errors import Conflict, CorralError, InvalidParams, NotFound
 from ..contract.records import (
     AgentStatus,
@@ -42,6 +33,7 @@ from ..contract.records import (
     TeamStatus,
     WorkflowStatus,
 )
+from ..contract.state_results import CheckpointRestored, Checkpoints
 from .agent_source import AgentSource, located
 from .async_ import Reconnecting
 from .embedded import START_S, Config, Embedded
