@@ -511,7 +511,7 @@ async def _signal(control: Control, params: SignalParams, _caller: Caller) -> Na
         raise Conflict(text, name=paused[0], reason="paused")
     running = [k for k in chosen.supervisors if k.worker.pid is not None]
     if not running:
-        words = f"cannot signal {', '.join(map(quoted, chosen.names))}: it has no process"
+        words = f"cannot signal {quoted(chosen.names)}: it has no process"
         raise Conflict(words, name=chosen.names[0])
     for supervisor in running:
         supervisor.signal(name, tree=False)

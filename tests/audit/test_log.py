@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from corral.supervisor.access.change_rate import ChangeRate
 from corral.supervisor.api.faces import faces
 from corral.supervisor.api.table import Control, Method, Permission, Serve
 from corral.supervisor.audit import hash_chain
@@ -494,6 +495,7 @@ FULL_DISK = """
 import asyncio, resource, signal, sys
 from pathlib import Path
 from corral.supervisor.audit.log import Audit
+from corral.supervisor.access.change_rate import ChangeRate
 from corral.supervisor.api.faces import faces
 from corral.supervisor.api.table import Control, Method, Permission, Serve
 from corral.supervisor.config.spec import Audit as Keys
@@ -612,11 +614,16 @@ def control(
         Control.__dataclass_fields__
     )  # the method asks for nothing
     rooms |= {"audit": audit, "methods": {entry.name: entry}, "loop": asyncio.get_running_loop()}
+    daemon = SimpleNamespace(max_changes_per_minute=0)
+    rooms |= {"agents": SimpleNamespace(config=SimpleNamespace(daemon=daemon))}
+    rooms |= {"change_rate": ChangeRate()}
     return Control(**rooms)
 
 
 def caller(permission: Permission = "operate") -> Any:  # as much of a Caller as is looked at
-    return SimpleNamespace(name="test", permission=permission, who={"uid": 7, "pid": 8})
+    return SimpleNamespace(
+        name="test", permission=permission, who={"uid": 7, "pid": 8}, agents=None
+    )
 
 
 async def stored(store: Store) -> list[object]:

@@ -1,5 +1,6 @@
 """Every route of the table answers as the socket does for the same params, and none with a defect."""
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from corral.supervisor.http.answers import status_of
 from corral.supervisor.http_api.request_params import IN_QUERY, fields_of, is_list
 from corral.supervisor.http_api.routes import Router
 from corral.supervisor.methods.all import METHODS
-from corral.worker.contract.errors import CorralError
+from corral.worker.contract.errors import Conflict, CorralError
 from http_api_client import Api, segment, serving
 
 pytestmark = pytest.mark.shell
@@ -58,6 +59,10 @@ def params_for(method: Method, route: Route) -> dict[str, object]:
             params[key] = "echo"
         elif value == ["crawler"]:
             params[key] = ["echo"]
+    if "signal" in params:
+        params["signal"] = (
+            "SIGWINCH"  # which is ignored: a worker that ends would not get the second
+        )
     return params
 
 
@@ -72,6 +77,15 @@ def split(method: Method, route: Route, params: Mapping[str, object]) -> tuple[s
     return "/" + "/".join(words), left
 
 
+def set_up(api: Api) -> None:
+    """Has the agent up, whatever was done to it before: stopped, paused, hibernated or scaled down."""
+    with contextlib.suppress(Conflict):  # it is not paused
+        api.daemon.call("agent.resume", names=["echo"])
+    if not api.daemon.call("agent.scale", name="echo", instances=1)["workers"]:
+        raise AssertionError("scaled to one, it has no worker")
+    api.daemon.call("agent.start", names=["echo"])
+
+
 @pytest.mark.parametrize(("method", "route"), ROUTES)
 def test_a_route_answers_as_the_socket_does(api: Api, method: Method, route: Route) -> None:
     params = params_for(method, route)
@@ -81,11 +95,13 @@ def test_a_route_answers_as_the_socket_does(api: Api, method: Method, route: Rou
     in_query = route.verb in IN_QUERY
     texts = {k: str(v).lower() if isinstance(v, bool) else v for k, v in left.items()}
     said: dict[str, object] = {}
+    set_up(api)
     try:
         said = api.daemon.call(method.name, **params)
         expected: object = None
     except CorralError as refused:
         expected = (status_of(refused), refused.name, refused.data.get("key"))
+    set_up(api)
     answered = api.ask(
         route.verb, path, None if in_query else left, query=texts if in_query else None
     )
@@ -96,6 +112,13 @@ def test_a_route_answers_as_the_socket_does(api: Api, method: Method, route: Rou
     else:
         assert answered.status in (200, 201, 202), answered
         assert set(answered.json) == set(said)
+
+
+def test_a_signal_for_an_agent_without_a_process_is_refused_by_its_name(api: Api) -> None:
+    api.daemon.call("agent.stop", names=["echo"])
+    answered = api.ask("POST", "/agents/echo/signal", {"signal": "HUP"})
+    assert answered.status == 409
+    assert answered.json["error"]["message"] == 'cannot signal "echo": it has no process'
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ BOUND_S = 100.0
 
 SPREAD = ("median", "min", "max")
 
-SHARES = ("%", "kB", "power")
+SHARES = ("%", "kB", "power", "files")
 """An idle program may use no tick at all, what one of many workers adds to the memory of a process
-is the difference of two readings, which pages given back between them can turn below zero, and a cost need not grow."""
+is the difference of two readings, which pages given back between them can turn below zero, a cost need not grow, and no file of aiohttp is to be there."""
 
 FOLDER = ROOT / "benchmarks"
 PROGRAMS = sorted(
