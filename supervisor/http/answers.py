@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from aiohttp import HttpVersion11, web
 
@@ -68,6 +68,12 @@ STALE = "stale"
 """`data["reason"]` of the Conflict of a change to something that has changed meanwhile."""
 
 
+JSON = "application/json"
+
+CURL_TYPE = "application/x-www-form-urlencoded"
+"""The type that curl gives the body of `--data` unless told otherwise: it is read as JSON, too."""
+
+
 class Refused(Exception):
     """Raised about a request that is answered with a status of its own."""
 
@@ -76,6 +82,20 @@ class Refused(Exception):
         self.status = status
         self.error = error
         self.headers = {key.replace("_", "-"): value for key, value in headers.items()}
+
+
+def check_type(
+    request: web.BaseRequest, body: bytes, types: Sequence[str] = (JSON, CURL_TYPE)
+) -> None:
+    """Refuses a body of another type; one without a type is JSON.
+
+    Raises:
+        Refused: it is of another type, or encoded.
+    """
+    given = request.headers.get("Content-Type", JSON).partition(";")[0].strip().lower()
+    if body and (given not in types or "Content-Encoding" in request.headers):
+        error = InvalidRequest(f"cannot read the body: it is no plain {types[0]}")
+        raise Refused(415, error, Accept=", ".join(types))
 
 
 def status_of(error: CorralError) -> int:

@@ -14,7 +14,7 @@ from ...worker.contract import codec
 from ...worker.contract.control_params import AttachParams
 from ...worker.contract.errors import Conflict, InvalidParams, InvalidRequest
 from ..api.table import Control, Permission
-from ..http.answers import Refused, answer, read_body
+from ..http.answers import JSON, Refused, answer, check_type, read_body
 from ..http.face import HttpClient
 from ..supervision.worker_supervisor import WorkerSupervisor
 from .request_params import fields_of, params_of, text_value
@@ -22,10 +22,7 @@ from .routes import PREFIX, Match, Router, VerbRefused
 from .statuses import success
 from .streams import serve_stream
 
-JSON = "application/json"
 EVENTS = "text/event-stream"
-FORM = "application/x-www-form-urlencoded"
-"""The type that curl sends with `--data` unless told otherwise: its body is read as JSON, too."""
 
 KEY_HEADERS = {"Idempotency-Key": "idempotency_key", "If-Match": "expected"}
 """Headers that stand for a key of the params, of the methods that have it."""
@@ -115,7 +112,7 @@ def accepts(request: web.BaseRequest, wanted: str) -> bool:
 
 async def _params(request: web.BaseRequest, match: Match) -> dict[str, object]:
     body = await read_body(request)
-    check_type(request, body, (JSON, FORM))
+    check_type(request, body)
     params = params_of(request.method, match, request.rel_url.raw_query_string, body)
     fields = fields_of(match.method.params)
     for header, key in KEY_HEADERS.items():
@@ -131,18 +128,6 @@ async def _params(request: web.BaseRequest, match: Match) -> dict[str, object]:
         params[resumption.key] = text_value(last, fields[resumption.key])
         params.pop("n", None)  # all that came since, and not the last of it
     return params
-
-
-def check_type(request: web.BaseRequest, body: bytes, types: tuple[str, ...] = (JSON,)) -> None:
-    """Refuses a body of another type.
-
-    Raises:
-        Refused: it is of another type, or encoded.
-    """
-    given = request.headers.get("Content-Type", JSON).partition(";")[0].strip().lower()
-    if body and (given not in types or "Content-Encoding" in request.headers):
-        error = InvalidRequest(f"cannot read the body: it is no plain {types[0]}")
-        raise Refused(415, error, Accept=", ".join(types))
 
 
 def _unquoted(tag: str) -> str:

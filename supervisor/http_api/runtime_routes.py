@@ -20,9 +20,9 @@ from ...worker.contract import codec
 from ...worker.contract.control_results import Workflows
 from ...worker.contract.errors import Conflict, InvalidParams, NotFound
 from ..api.table import Control
-from ..http.answers import Refused, answer, read_body
+from ..http.answers import Refused, answer, check_type, read_body
 from ..http.face import HttpClient
-from .calls import OneAnswer, check_type
+from .calls import OneAnswer
 from .form import JSON, TYPES, configuration
 from .routes import VerbRefused
 

@@ -44,10 +44,15 @@ async def _add_groups(control: Control, kind: str, params: GroupAddParams) -> Se
     return await control.agents.groups.add(kind, tables)
 
 
+def generated_name(kind: str) -> str:
+    """Returns `KIND-` with six hexadecimal digits, the first of them a letter: only a worker's id ends in digits alone."""
+    return f"{kind}-{secrets.choice('abcdef')}{secrets.token_hex(3)[1:]}"
+
+
 def _free_name(control: Control, kind: str) -> str:
     """Returns a name that nothing has."""
     while True:
-        name = f"{kind}-{secrets.token_hex(3)}"
+        name = generated_name(kind)
         if name not in control.agents.agents and name not in control.agents.groups.by_name:
             return name
 

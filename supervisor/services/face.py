@@ -20,7 +20,6 @@ from ...worker.contract.errors import (
     CorralError,
     InternalError,
     InvalidParams,
-    InvalidRequest,
     MethodNotFound,
     NotFound,
     ParseError,
@@ -31,7 +30,7 @@ from ...worker.contract.records import ENDED
 from ..access.scope import is_in_scope
 from ..api.table import Control, Permission
 from ..config.values import HttpAuth
-from ..http.answers import Refused, answer, read_body, status_of, write
+from ..http.answers import Refused, answer, check_type, read_body, status_of, write
 from ..http.face import ANONYMOUS, HttpClient
 from ..supervision.worker_supervisor import WorkerSupervisor
 from .health import reasons_of
@@ -262,8 +261,7 @@ async def _read_run(request: web.BaseRequest) -> RunBody:
     body = await read_body(request)
     if not body:
         return RunBody()
-    if request.content_type != "application/json" or "Content-Encoding" in request.headers:
-        raise Refused(415, InvalidRequest("cannot read the body: it is no plain application/json"))
+    check_type(request, body)
     try:
         given = codec.decode(body)
     except ValueError as error:

@@ -131,6 +131,7 @@ def test_a_failed_task_has_the_status_of_its_error(tmp_path: Path) -> None:
         ("POST", "/run", b'{"inptu": 1}', {}, 422),
         ("POST", "/run", b'{"timeout_s": -1}', {}, 422),
         ("POST", "/run", b"{}", {"Content-Type": "text/plain"}, 415),
+        ("POST", "/run", b"{", {"Content-Type": "application/x-www-form-urlencoded"}, 400),
         ("POST", "/run", b"{}", {"Authorization": "Bearer wrong"}, 401),
         ("POST", "/run", b"{}", {"Origin": "https://evil.example"}, 403),
         ("POST", "/run", b"{}", {"Host": "evil.example"}, 403),
