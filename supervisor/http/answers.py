@@ -9,26 +9,12 @@ from aiohttp import HttpVersion11, web
 
 from ...worker.contract import codec
 from ...worker.contract.errors import (
-    Cancelled,
     Conflict,
     CorralError,
     InternalError,
-    InvalidParams,
     InvalidRequest,
-    MethodNotFound,
-    NotFound,
-    NotInitialized,
-    Overloaded,
-    ParseError,
-    PermissionDenied,
     ResourceLimitExceeded,
-    ShuttingDown,
-    SpawnFailed,
-    TaskFailed,
     Timeout,
-    ToolFailed,
-    Unreachable,
-    WorkerFailed,
 )
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
@@ -38,31 +24,6 @@ BODY_S = 30.0
 
 STALL_S = 30.0
 """Seconds to wait for a client that does not read."""
-
-STATUS: dict[type[CorralError], int] = {
-    ParseError: 400,
-    InvalidRequest: 400,
-    MethodNotFound: 404,
-    InvalidParams: 422,
-    NotFound: 404,
-    Conflict: 409,
-    PermissionDenied: 403,
-    Timeout: 504,
-    ResourceLimitExceeded: 429,
-    Overloaded: 429,
-    NotInitialized: 409,
-    ShuttingDown: 503,
-    Unreachable: 503,
-    Cancelled: 409,
-    SpawnFailed: 502,
-    WorkerFailed: 502,
-    ToolFailed: 502,
-    TaskFailed: 502,
-}
-"""The status of each class of errors; others are defects of ours, or of the store: 500.
-
-A cancelled task is a state that its reader did not expect, as a Conflict is. 499 is no registered status.
-"""
 
 STALE = "stale"
 """`data["reason"]` of the Conflict of a change to something that has changed meanwhile."""
@@ -102,7 +63,7 @@ def status_of(error: CorralError) -> int:
     """Returns the status of an error."""
     if isinstance(error, Conflict) and error.data.get("reason") == STALE:
         return 412
-    return STATUS.get(type(error), 500)
+    return error.http_status
 
 
 def answer(

@@ -6,6 +6,7 @@ It must not know aiohttp: the OpenAPI document and the routes take the same tabl
 from collections.abc import Mapping
 
 from ...worker.contract.errors import (
+    CLASSES,
     Conflict,
     CorralError,
     InternalError,
@@ -21,28 +22,7 @@ from ...worker.contract.errors import (
 from ..api.faces import Route
 from ..api.table import Method
 
-ERROR_STATUSES: Mapping[str, int] = {
-    "ParseError": 400,
-    "InvalidRequest": 400,
-    "MethodNotFound": 404,
-    "NotFound": 404,
-    "PermissionDenied": 403,
-    "Conflict": 409,
-    "NotInitialized": 409,
-    "Cancelled": 409,
-    "InvalidParams": 422,
-    "ResourceLimitExceeded": 429,
-    "Overloaded": 429,
-    "InternalError": 500,
-    "Corrupted": 500,
-    "SpawnFailed": 502,
-    "WorkerFailed": 502,
-    "TaskFailed": 502,
-    "ToolFailed": 502,
-    "ShuttingDown": 503,
-    "Unreachable": 503,
-    "Timeout": 504,
-}
+ERROR_STATUSES: Mapping[str, int] = {cls.__name__: cls.http_status for cls in CLASSES.values()}
 """HTTP status of each class; one without a token or with an unknown one is 401."""
 
 MESSAGES: Mapping[int, CorralError] = {

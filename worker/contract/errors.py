@@ -1,4 +1,4 @@
-"""Defines the only table of errors: class, JSON-RPC code and exit status, for the daemon, the SDK and the CLI.
+"""Defines the only table of errors: class, JSON-RPC code, exit status and HTTP status, for the daemon, the SDK and the CLI.
 
 The codes from -32700 to -32600 are those of JSON-RPC 2.0, section 5.1; those from -33000 on are
 corral's own. A class exists only where a caller handles it differently. Standard library alone.
@@ -12,6 +12,7 @@ class CorralError(Exception):
 
     code: ClassVar[int]
     exit_status: ClassVar[int] = 1
+    http_status: ClassVar[int] = 500
 
     def __init__(self, message: str, /, **data: object) -> None:
         super().__init__(message)
@@ -45,6 +46,7 @@ class Unreachable(CorralError):
 
     code = -33000
     exit_status = 6
+    http_status = 503
 
 
 class ParseError(CorralError):
@@ -52,6 +54,7 @@ class ParseError(CorralError):
 
     code = -32700
     exit_status = 2
+    http_status = 400
 
 
 class InvalidRequest(CorralError):
@@ -59,6 +62,7 @@ class InvalidRequest(CorralError):
 
     code = -32600
     exit_status = 2
+    http_status = 400
 
 
 class MethodNotFound(CorralError):
@@ -66,6 +70,7 @@ class MethodNotFound(CorralError):
 
     code = -32601
     exit_status = 2
+    http_status = 404
 
 
 class InvalidParams(CorralError):
@@ -73,6 +78,7 @@ class InvalidParams(CorralError):
 
     code = -32602
     exit_status = 2
+    http_status = 422
 
 
 class InternalError(CorralError):
@@ -87,6 +93,7 @@ class NotFound(CorralError):
 
     code = -33001
     exit_status = 3
+    http_status = 404
 
 
 class Conflict(CorralError):
@@ -94,6 +101,7 @@ class Conflict(CorralError):
 
     code = -33002
     exit_status = 4
+    http_status = 409
 
 
 class PermissionDenied(CorralError):
@@ -101,6 +109,7 @@ class PermissionDenied(CorralError):
 
     code = -33003
     exit_status = 4
+    http_status = 403
 
 
 class Timeout(CorralError):
@@ -108,6 +117,7 @@ class Timeout(CorralError):
 
     code = -33004
     exit_status = 5
+    http_status = 504
 
 
 class ResourceLimitExceeded(CorralError):
@@ -115,6 +125,7 @@ class ResourceLimitExceeded(CorralError):
 
     code = -33005
     exit_status = 7
+    http_status = 429
 
 
 class NotInitialized(CorralError):
@@ -122,6 +133,7 @@ class NotInitialized(CorralError):
 
     code = -33006
     exit_status = 4
+    http_status = 409
 
 
 class ShuttingDown(CorralError):
@@ -129,18 +141,21 @@ class ShuttingDown(CorralError):
 
     code = -33007
     exit_status = 4
+    http_status = 503
 
 
 class SpawnFailed(CorralError):
     """Raised if a process could not be started, or did not become ready; `data` has `result`."""
 
     code = -33008
+    http_status = 502
 
 
 class WorkerFailed(CorralError):
     """Raised if the worker died while it was needed; `data` has `worker` and `result`."""
 
     code = -33009
+    http_status = 502
 
 
 class Cancelled(CorralError):
@@ -148,6 +163,7 @@ class Cancelled(CorralError):
 
     code = -33010
     exit_status = 8
+    http_status = 409  # a state that its reader did not expect; 499 is no registered status
 
 
 class Overloaded(CorralError):
@@ -155,18 +171,21 @@ class Overloaded(CorralError):
 
     code = -33011
     exit_status = 7
+    http_status = 429
 
 
 class ToolFailed(CorralError):
     """Raised if an MCP server failed while it ran the tool, or violated the protocol."""
 
     code = -33012
+    http_status = 502
 
 
 class TaskFailed(CorralError):
     """Raised if the task's handler raised an exception; `data` has `exception`."""
 
     code = -33013
+    http_status = 502
 
 
 class Corrupted(CorralError):
