@@ -19,13 +19,8 @@ from ...worker.contract.errors import Conflict, CorralError, InternalError
 from ..api.faces import Resumption
 from ..api.table import Control, Method, Permission
 from ..http.face import HttpClient
+from ..http.sse import SSE_HEADERS
 from ..supervision.worker_supervisor import WorkerSupervisor
-
-HEADERS = {
-    "Content-Type": "text/event-stream",
-    "Cache-Control": "no-cache, no-transform",
-    "X-Accel-Buffering": "no",
-}
 
 DEFER_S = 0.25
 """Seconds to wait for a failure or a notification before the answer begins."""
@@ -156,7 +151,7 @@ async def serve_stream(
         first = await caller.next(DEFER_S)
         if call.done() and not first:
             call.result()  # raises its error, with the status of it
-        response = web.StreamResponse(headers=HEADERS)
+        response = web.StreamResponse(headers=SSE_HEADERS)
         await response.prepare(request)
         await response.write(first or b": corral\n\n")
         while not call.done() or caller.is_waiting:

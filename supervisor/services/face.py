@@ -32,6 +32,7 @@ from ..api.table import Control, Permission
 from ..config.values import HttpAuth
 from ..http.answers import Refused, answer, check_type, read_body, status_of, write
 from ..http.face import ANONYMOUS, HttpClient
+from ..http.sse import PING, PING_S, SSE_HEADERS
 from ..supervision.worker_supervisor import WorkerSupervisor
 from .health import reasons_of
 from .openapi import document
@@ -42,16 +43,7 @@ MAX_PROGRESS = 100
 DEFER_S = 0.25
 """Seconds to wait for an error before a stream is begun."""
 
-PING_S = 15.0
-"""Seconds between comments on a silent stream: a proxy must not take it for dead, and a dead reader shows."""
-
 ROUTES = {"/run": "POST", "/status": "GET", "/openapi.json": "GET"}
-
-SSE_HEADERS = {
-    "Content-Type": "text/event-stream",
-    "Cache-Control": "no-cache, no-transform",
-    "X-Accel-Buffering": "no",
-}
 
 
 class RunBody(Struct, frozen=True, forbid_unknown_fields=True):
@@ -234,7 +226,7 @@ class ServiceFace:
             async with asyncio.timeout(PING_S):
                 await caller.has_news.wait()
         except TimeoutError:
-            await write(request, response, b": ping\n\n")
+            await write(request, response, PING)
         caller.has_news.clear()
         while caller.progress:
             await write(request, response, _event("progress", caller.progress.popleft()))
