@@ -59,7 +59,7 @@ class Rule:
 
 
 OPEN = Rule()
-"""For a method that shows nothing of an agent."""
+"""Permits a method whose params and result have nothing of an agent."""
 
 NAMES = Rule("names")
 NAMES_AND_GROUPS = Rule("names", groups=True)

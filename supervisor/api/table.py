@@ -104,7 +104,7 @@ class Method:
     recorded_keys: tuple[str, ...] = ()
     """Keys of its result that go into the record."""
     scope: Rule | None = None
-    """How it is restricted to the agents of a caller; None: it is refused to a caller that has some alone."""
+    """Rule that restricts it to the agents of a caller; without one it is refused to a caller whose token names agents."""
 
     @property
     def summary(self) -> str:

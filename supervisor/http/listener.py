@@ -45,7 +45,7 @@ class Listener:
         handshake_s: float = HANDSHAKE_S,
     ) -> None:
         self.tls = tls
-        """For connections from now on; None for none."""
+        """TLS context of connections that open from now on; None where HTTP is plain."""
         self._protocol = protocol
         self._admit = admit
         self._handshake_s = handshake_s
