@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench start workers supervisors growth tasks million memory logs mcp http sessions layout lines orphans chaos payments conformance openapi operations systemd crewai openapi-client http-churn format clean
+.PHONY: demo test check bench start workers supervisors growth tasks million backup memory logs mcp http sessions deploy deploys layout lines orphans chaos changes payments conformance openapi operations systemd crewai openapi-client http-churn format clean
 .DELETE_ON_ERROR:
 
 # Hundreds of daemons and commands are started here: without bytecode each would compile what it imports, again and again.
@@ -45,6 +45,9 @@ tasks: $(VENV)/.test
 million: $(VENV)/.test
 	$(BIN)/python -P benchmarks/million.py $(ARGS)
 
+backup: $(VENV)/.test
+	$(BIN)/python -P benchmarks/backup.py $(ARGS)
+
 memory: $(VENV)/.test
 	$(BIN)/python -P benchmarks/memory.py $(ARGS)
 
@@ -69,8 +72,17 @@ lines: $(VENV)/.test
 orphans: $(VENV)/.test
 	$(BIN)/python -P tests/chaos/orphans.py $(ARGS)
 
+changes: $(VENV)/.test
+	$(BIN)/python -P tests/chaos/changes.py $(ARGS)
+
 chaos: $(VENV)/.test
 	$(BIN)/python -P tests/chaos/chaos.py $(ARGS)
+
+deploy: $(VENV)/.test
+	$(BIN)/python -P benchmarks/deploy.py $(ARGS)
+
+deploys: $(VENV)/.test
+	$(BIN)/python -P tests/chaos/deploys.py $(ARGS)
 
 payments: $(VENV)/.test
 	$(BIN)/python -P tests/chaos/payments.py $(ARGS)

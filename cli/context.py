@@ -15,7 +15,7 @@ import click
 from ..worker.contract.errors import CorralError, InvalidParams
 from . import render
 from .console import ANSWER_S, Session
-from .render import duration_s
+from .render import duration_s, inner, inners, items
 
 __all__ = [
     "ANSWER_S",
@@ -132,12 +132,55 @@ def pair(name: str, option: str, text: str) -> tuple[str, str]:
     return key, value
 
 
+def typed_pairs(
+    refusal: str, option: str, pairs: Iterable[str], schemas: Callable[[], Mapping[str, object]]
+) -> dict[str, object]:
+    """Parses `K=V` and `K:=JSON`; the JSON Schema of K decides about a V that could be JSON, and is asked for only then.
+
+    Raises:
+        InvalidParams: one is neither; `refusal` begins its message, and `option` is its key.
+    """
+    found: dict[str, object] = {}
+    doubtful: dict[str, object] = {}
+    for text in pairs:
+        key, equals, value = text.partition("=")
+        if not equals or key in ("", ":"):
+            raise InvalidParams(f"{refusal}: {text!r} is not KEY=VALUE", key=option, value=text)
+        if key.endswith(":"):
+            found[key[:-1]] = json_value(value, key[:-1])
+            continue
+        found[key] = value
+        try:
+            parsed = json_value(value if value[:1] != "@" and value != "-" else '""', key)
+        except InvalidParams:
+            continue  # text, whatever the schema says: the daemon reports the error
+        if not isinstance(parsed, str):
+            doubtful[key] = parsed
+    known = schemas() if doubtful else dict[str, object]()
+    for key, parsed in doubtful.items():
+        if not _takes_text(inner(known, key)):
+            found[key] = parsed
+    return found
+
+
+def _takes_text(schema: Mapping[str, object]) -> bool:
+    """Returns True if a value may be text; one without a type is taken as JSON."""
+    kinds = items(schema, "type") or [schema.get("type")]
+    choices = [*inners(schema, "anyOf"), *inners(schema, "oneOf")]
+    options = items(schema, "enum")
+    return (
+        "string" in kinds
+        or any(_takes_text(each) for each in choices)
+        or any(isinstance(each, str) for each in options)
+    )
+
+
 class CommandGroup(click.Group):
     """A group of commands that takes the global options too.
 
     Args:
         table: commands that are imported when they are used: name -> module below this package, whose
-            attribute of the same name (`_` for `-`) is the command.
+            attribute of the same name (`_` for `-`, `_` after a word of Python's) is the command.
     """
 
     command_class = Command
@@ -162,7 +205,7 @@ class CommandGroup(click.Group):
         if module is None:
             return super().get_command(ctx, cmd_name)
         attribute = cmd_name.replace("-", "_")
-        attribute += "_" if iskeyword(attribute) else ""
+        attribute += "_" if iskeyword(attribute) or attribute == "set" else ""
         found = getattr(import_module(f".{module}", __package__), attribute)
         return cast("click.Command", found)  # each name in the table is one: a test looks
 
@@ -207,6 +250,7 @@ OTHER_WORDS = {
     **dict.fromkeys(("ps", "ls", "list", "lst"), ("status", "servers", "list")),
     **dict.fromkeys(("get", "status"), ("status", "servers", "show")),
     **dict.fromkeys(("statistics", "metrics"), ("stats",)),
+    **dict.fromkeys(("quotas", "limits"), ("quota",)),
     **dict.fromkeys(("describe", "inspect", "info"), ("show",)),
     **dict.fromkeys(("remove", "delete", "del", "rm"), ("rm", "clear", "cancel")),
     **dict.fromkeys(("kill", "abort", "terminate"), ("signal", "cancel")),

@@ -93,6 +93,8 @@ def _rows(entry: Mapping[str, object]) -> Iterator[list[str]]:
         reason = f"{len(workers)} of {word(between, 'min')} to {word(between, 'max')} workers"
     if workers and entry.get("degraded"):
         reason += ", degraded"
+    if (revision := entry.get("overridden")) is not None:
+        reason += f", set by revision {revision}"
     shown = " ".join(_exit_words(inner(worker, "last_exit")) for worker in workers)
     reason = ", ".join(filter(None, (reason, _warmth(entry, shown))))
     counts = [
@@ -155,6 +157,8 @@ def _reason(entry: Mapping[str, object], worker: Mapping[str, object], state: st
         parts.append(f"cannot write its log: {trouble}")
     if len(items(entry, "workers")) == 1 and (warmth := _warmth(entry, ": ".join(parts))):
         parts.append(warmth)
+    if len(items(entry, "workers")) == 1 and (revision := entry.get("overridden")) is not None:
+        parts.append(f"set by revision {revision}")
     if not parts and (tools := items(entry, "tools")):
         parts.append(f"{len(tools)} tools")
     return ": ".join(parts)
@@ -193,11 +197,17 @@ def _why_down(
     if next_start_s is not None:
         yield f"next start in {duration(next_start_s)}"
     elif entry.get("wanted") is False and state == "Initial":
-        yield "starts at its first call" if entry.get("kind") == "mcp" else "not started"
+        at_first = "call" if entry.get("kind") == "mcp" else "connection"
+        waits = entry.get("kind") == "mcp" or any(_is_on_demand(e) for e in inners(entry, "listen"))
+        yield f"starts at its first {at_first}" if waits else "not started"
     if reason and reason not in ended:
         yield reason
     if ended:
         yield ended
+
+
+def _is_on_demand(listen: Mapping[str, object]) -> bool:
+    return listen.get("state") == "on-demand"
 
 
 def _exit_words(last_exit: Mapping[str, object]) -> str:

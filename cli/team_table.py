@@ -33,6 +33,8 @@ def print_group(session: Session, found: Mapping[str, object]) -> None:
         if kind in found:
             print_groups(session, [inner(found, kind)])
             print_service(session, inner(found, kind))
+            if (revision := inner(found, kind).get("overridden")) is not None:
+                session.print(f"set by revision {revision}, not as in the file")
     for key, value in spec.items():
         if key != "steps" and value is not None:
             session.print(render.one_line(f"{key} = {toml_text(value)}"))
@@ -51,6 +53,16 @@ def print_service(session: Session, entry: Mapping[str, object]) -> None:
         place = word(service, "url") or f"{word(service, 'address')}: {word(service, 'reason')}"
         by = ", by corral expose" if service.get("exposed") else ""
         session.print(render.one_line(f"HTTP {word(service, 'state')} at {place}{by}"))
+
+
+def print_listen(session: Session, entry: Mapping[str, object]) -> None:
+    """Prints the addresses at which the daemon listens for an agent."""
+    for each in inners(entry, "listen"):
+        place = word(each, "bound") or word(each, "address")
+        name = word(each, "name")
+        named = f" ({name})" if name and name != entry.get("name") else ""
+        reason = f": {word(each, 'reason')}" if word(each, "reason") else ""
+        session.print(render.one_line(f"listen {word(each, 'state')} at {place}{named}{reason}"))
 
 
 def _step_row(step: Mapping[str, object]) -> list[str]:

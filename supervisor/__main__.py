@@ -21,7 +21,6 @@ from .. import __version__
 from ..worker.contract.errors import CorralError, InvalidParams
 from . import background, daemon
 from .config.references import tool_warnings
-from .config.secrets import Secrets
 from .config.sources import literal_warnings
 from .config.spec import Config, Daemon
 from .http.admission import address_of
@@ -30,6 +29,7 @@ from .lifeline import Lifeline
 from .logs.daemon_log import STDERR, DaemonLog
 from .logs.journald import is_stream_to_journal
 from .process.launch import secret_problems
+from .secrets.secrets import Secrets
 from .state_folder import check_state_folder
 from .transport.socket_lock import inherited_socket
 

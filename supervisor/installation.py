@@ -14,14 +14,17 @@ from typing import TYPE_CHECKING
 
 from ..worker.contract.errors import InvalidParams, NotFound, PermissionDenied
 from .config.loader import decode, decode_agent
-from .config.secrets import Secrets
 from .config.sources import Variables
 from .config.spec import Config, Process, Spec, kind_of_group
+from .deployment.folders import MarkedFolders
+from .deployment.installer import INSTALLED
+from .deployment.integrity import Integrity
 from .events.bus import Bus
 from .logs.store import LogStore
 from .process.launch import Host
 from .process.launcher_client import Exit, Launcher
 from .process.sandbox import make_temporary_root
+from .secrets.secrets import Secrets
 from .state_folder import make_sdk_folder, preparing
 
 if TYPE_CHECKING:
@@ -119,6 +122,7 @@ def make_host(config: Config, paths: Paths, launcher: Launcher) -> Host:
         containment=lambda: launcher.containment,
         secrets=Secrets.of(config.daemon.secrets_file, os.environ, paths.state_dir),
         socket=paths.socket,
+        integrity=Integrity(MarkedFolders(paths.state_dir / INSTALLED)),
     )
 
 

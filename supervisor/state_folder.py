@@ -25,7 +25,10 @@ from .store.store import Store
 STORE = "corral.db"
 LOG_OF_STORE = f"{STORE}-wal"
 
-FOLDERS = ("cortex", "logs", "logs/.alive", "sdk", "tmp")
+FOLDERS = (
+    *("backup", "cache", "cortex", "environments", "installed", "logs", "logs/.alive"),
+    *("packages", "sdk", "tmp"),
+)
 """The folders in the state folder; a link to a folder is one, too."""
 
 LINK = "sdk/corral"

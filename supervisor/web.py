@@ -12,14 +12,14 @@ from weakref import WeakSet
 
 from .. import __version__
 from ..mcp.protocol.caller import Caller
-from ..worker.contract.control_params import AttachParams
 from ..worker.contract.errors import CorralError, InvalidParams, PermissionDenied
+from ..worker.control.params import AttachParams
 from .access.scope import is_in_scope, lesser
 from .access.tokens import Tokens, digest_of
 from .agents.agent import Agent
 from .api.table import Control, Permission
 from .config.spec import Config, Daemon
-from .config.values import HttpAuth
+from .decoding.values import HttpAuth
 from .http.admission import address_of, is_loopback
 from .http.face import Authenticate, Face, HttpClient
 from .http.mcp_face import McpFace
@@ -67,7 +67,7 @@ async def open_web(
     )
     address = await server.open(host, port)
     if tls is not None:
-        control.agents.membership.subscribe(lambda _: _renew_tls(server, daemon))
+        control.agents.reload.subscribe(lambda _: _renew_tls(server, daemon))
     scheme = "http" if tls is None else "https"
     logger.info("serving HTTP", extra={"fields": {"address": f"{scheme}://{address}"}})
     if tls is not None:
@@ -109,7 +109,7 @@ def service_opener(control: Control, daemon: Daemon, state_dir: Path) -> Listen:
             _renew_tls(server, daemon)
 
     if daemon.http_tls_cert is not None:
-        control.agents.membership.subscribe(renew_tls)
+        control.agents.reload.subscribe(renew_tls)
 
     async def listen(name: str, address: str, auth: Callable[[], HttpAuth]) -> ServiceListener:
         tls = read_tls(daemon.http_tls_cert, daemon.http_tls_key)

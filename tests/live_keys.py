@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from corral.supervisor.config import diff
-from corral.supervisor.config.values import is_list, is_table
+from corral.supervisor.decoding.values import is_list, is_table
 from corral.worker.contract.errors import CorralError
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
@@ -32,9 +32,14 @@ BASE: dict[str, Json] = {
     "process": {"working_directory": str(AGENTS)},
     "recovery": {"restart_backoff_base": "1ms"},
     "tasks": {"retry_backoff_base": "1ms"},
+    "templates": {"named": {"params": {"name": {"default": "x"}}, "description": "${param.name}"}},
     "agents": {
         "live": {"entrypoint": "live_agent:agent", "warm": False},
         "plain": {"command": ["sleep", "600"], "protocol": "none"},
+        "served": {
+            "command": [sys.executable, f"{AGENTS}/socket_server.py"],
+            **{"protocol": "none", "listen": "127.0.0.1:0", "autostart": False},
+        },
     },
 }
 SERVER = {"command": [sys.executable, "-I", f"{AGENTS}/mcp_state.py"]}

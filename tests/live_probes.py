@@ -26,6 +26,17 @@ def _restart(live: Live) -> None:
         live.ready("plain-0")
 
 
+# --- templates -----------------------------------------------------------------------------------
+
+
+@probe("template", "params")
+def _template(live: Live) -> None:
+    live.set("template", "named", of="plain")
+    assert live.call("agent.show", name="plain")["template"]["spec"]["description"] == "x"
+    live.set("params", {"name": "y"}, of="plain", template="named")
+    assert live.call("agent.show", name="plain")["template"]["spec"]["description"] == "y"
+
+
 # --- the daemon ----------------------------------------------------------------------------------
 
 

@@ -13,11 +13,11 @@ from msgspec.structs import replace
 
 from corral.supervisor.agents.agent import Agent
 from corral.supervisor.agents.agents import Agents
-from corral.supervisor.agents.hibernation import Hibernation
 from corral.supervisor.config.spec import Audit as AuditSection
 from corral.supervisor.config.spec import Config, Daemon, Defaults, Events, Process, Resources, Spec
 from corral.supervisor.config.spec import Tasks as Section
 from corral.supervisor.events.bus import rfc3339
+from corral.supervisor.hibernation.hibernation import Hibernation
 from corral.supervisor.lifecycle.state_machine import State, Worker
 from corral.supervisor.store.store import Statement, Store
 from corral.supervisor.supervision import worker_supervisor

@@ -15,7 +15,7 @@ async def answer(task: Task) -> object:
     config = task.config
     return {
         "agent": task.agent,
-        "name": config.get("name", task.agent),
+        "name": config.get("name") or task.agent,
         "description": config.get("description", ""),
         "objective": task.objective,
         "input": task.input,

@@ -1,47 +1,31 @@
 """Implements `corral status`, `show` and the commands that change the running set: agents and MCP servers alike."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
 
 from ...worker.contract.codec import as_array, as_object
-from ...worker.contract.errors import InvalidParams, from_wire
+from ...worker.contract.errors import InvalidParams
 from .. import render
 from ..context import (
-    AddCommand,
     Command,
     Session,
-    admit_msgspec,
     complete_agents,
     complete_named,
-    pair,
     selecting,
     selection,
-    text_document,
     waiting_s,
 )
 from ..context import duration as a_duration
 from ..fields import toml_text
 from ..render import inner, inners, items, word
 from ..status_table import JOB_WORDS, print_entries, print_status
-from ..team_table import print_group, print_service
+from ..team_table import print_group, print_listen, print_service
 
 TAIL_LINES = 20
 WILDCARDS = frozenset("*?[")
 EXITS_SHOWN = 5
-FILE_OPTIONS = frozenset({"path", "name", "command", "no_start", "no_wait"})
-"""Options of `add` that may stand beside `--file`, and the command, which is refused in other words."""
-OPTION_NAMES = {
-    "is_server": "mcp",
-    "capabilities": "capability",
-    "environment": "env",
-    "labels": "label",
-    "url": "webhook",
-    "headers": "header",
-    "policy": "restart",
-}
 
 # --- status and show --------------------------------------------------------------------------------------
 
@@ -95,6 +79,8 @@ def _print_shown(session: Session, found: Mapping[str, object]) -> None:
     words = {True: "yes", False: "no"}
     values = {key: entry.get(key) for key in keys}
     facts = [f"{k} {words[v] if isinstance(v, bool) else v}" for k, v in values.items()]
+    if (revision := entry.get("overridden")) is not None:
+        facts.append(f"set by revision {revision}, not as in the file")
     session.print(render.one_line(", ".join(facts)))
     made = inner(found, "tool_calls")
     if made.get("limit") or made.get("last_minute"):
@@ -103,7 +89,14 @@ def _print_shown(session: Session, found: Mapping[str, object]) -> None:
     if warm := inner(entry, "warm"):
         session.print(render.one_line(_warmth(warm)))
     print_service(session, entry)
+    print_listen(session, entry)
     _print_spec(session, inner(found, "spec"))
+    if template := inner(found, "template"):
+        source = word(template, "source", "which is no longer there")
+        session.print(
+            "\n" + render.one_line(f"with the template {word(template, 'name')} ({source}):")
+        )
+        _print_spec(session, inner(template, "spec"))
     if checks := [
         _check_row(session, worker, check)
         for worker in inners(entry, "workers")
@@ -324,208 +317,6 @@ def hibernate(
 
 
 # --- changing the set -----------------------------------------------------------------------------
-
-
-@click.command(
-    "add",
-    cls=AddCommand,
-    epilog="""\b
-Examples:
-  corral add greeter -- python greeter.py
-  corral add crawler --instances 4 --env API_KEY=secret -- ./crawl --depth 2
-  corral add translator --webhook https://example.org/translate
-  corral add --file agents.toml
-
-Write the command after --, so that its options are not read as options of corral.""",
-)
-@click.argument("name", required=False, metavar="[NAME]")
-@click.argument("command", nargs=-1, metavar="[-- CMD...]", type=click.UNPROCESSED)
-@click.option(
-    "--file",
-    "path",
-    metavar="F",
-    help="Add the [agents.NAME] and [mcp.servers.NAME] tables of a TOML file, all of them or NAME.",
-)
-@click.option(
-    "--protocol",
-    type=click.Choice(("corral", "mcp", "none")),
-    help="Protocol on stdin and stdout; default corral.",
-)
-@click.option(
-    "--webhook", "url", metavar="URL", help="Send the tasks to this address in place of a command."
-)
-@click.option(
-    "--header",
-    "headers",
-    multiple=True,
-    metavar="K=V",
-    help="Request header for --webhook, which may name a secret: ${secret:NAME}; repeatable.",
-)
-@click.option(
-    "--webhook-secret",
-    metavar="KEY",
-    help="Key that signs the requests, such as '${secret:NAME}'.",
-)
-@click.option(
-    "--mcp", "is_server", is_flag=True, help="Add an MCP server, whose tools every agent may call."
-)
-@click.option(
-    "--entrypoint",
-    metavar="M:A",
-    help="Run this Python agent (module:attribute) in place of a command.",
-)
-@click.option("--python", metavar="PATH", help="Python interpreter for --entrypoint.")
-@click.option(
-    "--instances", type=click.IntRange(0), metavar="N", help="Number of workers; default 1."
-)
-@click.option(
-    "--capability",
-    "capabilities",
-    multiple=True,
-    metavar="WORD",
-    help="Capability that the agent offers; repeatable.",
-)
-@click.option(
-    "--env", "environment", multiple=True, metavar="K=V", help="Environment variable; repeatable."
-)
-@click.option(
-    "--label", "labels", multiple=True, metavar="K=V", help="Label for selectors; repeatable."
-)
-@click.option("--title", metavar="TEXT", help="Name for people.")
-@click.option("--description", metavar="TEXT", help="Description for people and models.")
-@click.option("--cwd", metavar="DIR", help="Working directory; default is the current one.")
-@click.option(
-    "--memory", metavar="SIZE", help='Memory limit of the process tree, such as "512MiB".'
-)
-@click.option(
-    "--restart",
-    "policy",
-    type=click.Choice(("always", "on-failure", "never")),
-    help="When to restart an exited worker; default on-failure.",
-)
-@click.option("--no-start", is_flag=True, help="Add it without starting it.")
-@click.option(
-    "--no-wait", is_flag=True, help="Return at once instead of waiting until it is ready."
-)
-@click.pass_obj
-def add(session: Session, /, **options: Any) -> None:  # Any: the values of the options above
-    """Add an agent or an MCP server. A restart of the daemon keeps it."""
-    how = {"start": not options["no_start"], "wait": not options["no_wait"]}
-    if options["path"] is None:
-        found = session.call("agent.add", _request_of_options(options) | how, timeout_s=None)
-        entries, failures = [found], dict[str, object]()
-    else:
-        request = {"agents": _requests_of_file(options), **how}
-        found = session.call("agent.add_all", request, timeout_s=None)
-        entries, failures = inners(found, "agents"), inner(found, "failures")
-    for entry in () if session.json else entries:
-        session.print(render.one_line(f"added {word(entry, 'name')} ({word(entry, 'state', '-')})"))
-    for failure in failures.values():  # it was added all the same
-        raise from_wire(failure)
-    if session.json:
-        session.print_json(entries if options["path"] is not None else entries[0])
-
-
-def _request_of_options(options: Mapping[str, Any]) -> dict[str, object]:
-    name = options["name"]
-    if name is None:
-        raise InvalidParams("cannot add: no NAME is given", key="name", value=None)
-    ways = sum(bool(options[key]) for key in ("command", "entrypoint", "url"))
-    if ways != 1:
-        reason = "write one of: a command after --, --entrypoint, --webhook"
-        raise InvalidParams(f'cannot add "{name}": {reason}', key="command", value=None)
-    spec: dict[str, object] = {
-        "process": {"working_directory": os.path.abspath(options["cwd"] or ".")}
-    }
-    if options["url"] is not None:
-        spec["protocol"] = "webhook"
-    direct = ("entrypoint", "protocol", "instances", "python", "title", "description", "url")
-    spec |= {key: options[key] for key in (*direct, "webhook_secret") if options[key] is not None}
-    lists = ("command", "capabilities")
-    spec |= {key: list(options[key]) for key in lists if options[key]}
-    for key, option in (("labels", "--label"), ("environment", "--env"), ("headers", "--header")):
-        if options[key]:
-            spec[key] = dict(pair(name, option, each) for each in options[key])
-    if options["memory"] is not None:
-        memory = options["memory"]
-        spec["resources"] = {"max_memory_bytes": int(memory) if memory.isdecimal() else memory}
-    if options["policy"] is not None:
-        spec["recovery"] = {"restart": options["policy"]}
-    return {
-        "name": name,
-        "kind": "mcp" if options["is_server"] else "agent",
-        "spec": spec,
-        "directory": os.getcwd(),
-    }
-
-
-def _requests_of_file(options: Mapping[str, Any]) -> list[dict[str, object]]:
-    """Returns the agents and servers of `--file`, or the one that is named."""
-    path, wanted = options["path"], options["name"]
-    extra = [
-        key
-        for key, value in options.items()
-        if value not in (None, False, ()) and key not in FILE_OPTIONS
-    ]
-    if options["command"] or extra:
-        key = f"--{OPTION_NAMES.get(extra[0], extra[0])}" if extra else "command"
-        raise InvalidParams(
-            f"cannot add from {path!r}: {key} stands beside --file", key=key, value=None
-        )
-    document, folders, environment = _tables_of(path)
-    mcp = inner(document, "mcp")
-    tables = [("agent", name, table) for name, table in inner(document, "agents").items()]
-    tables += [("mcp", name, table) for name, table in inner(mcp, "servers").items()]
-    unknown = [key for key in document if key not in ("agents", "mcp")]
-    unknown += [f"mcp.{key}" for key in mcp if key != "servers"]
-    if unknown:
-        words = f"cannot add from {path!r}: [{unknown[0]}] is no [agents.NAME] and no [mcp.servers.NAME]"
-        raise InvalidParams(words, file=path, key=unknown[0], reason="not an agent or server")
-    chosen = [each for each in tables if wanted in (None, each[1])]
-    if not chosen:
-        words = f"cannot add from {path!r}: it has no {wanted or 'agents and no servers'}"
-        raise InvalidParams(words, file=path, key=wanted, reason="not in the file")
-    return [
-        {
-            "name": name,
-            "kind": kind,
-            "spec": _placed(render.as_record(table)),
-            "directory": folders(kind, name),
-            "environment": environment,
-        }
-        for kind, name, table in chosen
-    ]
-
-
-def _tables_of(
-    path: str,
-) -> tuple[dict[str, Any], Callable[[str, str], str], dict[str, str]]:  # Any: TOML
-    """Returns the tables of a file and of those that it includes, the folder of each agent, and the values of variables.
-
-    The variables are those of this command's environment and of `.env` beside the file.
-    """
-    admit_msgspec()
-    from ...supervisor.config import decoder, sources  # noqa: PLC0415 - start-up time: only --file
-
-    folder = os.path.dirname(os.path.abspath(path))
-    document = decoder.Document(path, text_document(path), folder)
-    known = sources.Variables.beside(folder, os.environ)
-    tables = sources.merged(document, known, expands=False)
-    document.check()
-
-    def folder_of(kind: str, name: str) -> str:
-        key = ("agents", name) if kind == "agent" else ("mcp", "servers", name)
-        return document.part_of(key).directory
-
-    return tables, folder_of, known.used_by(tables)
-
-
-def _placed(table: dict[str, object]) -> dict[str, object]:
-    """Sets the current directory as the default of the working directory."""
-    process = as_object(table.get("process", {}))
-    if process is None:
-        return table  # the daemon reports the error
-    return {**table, "process": {"working_directory": os.getcwd(), **process}}
 
 
 @click.command("rm", cls=Command)

@@ -67,6 +67,7 @@ def save(session: Session, name: str, timeout_s: float | None) -> None:
     metavar="D",
     help="Wait at most this long for the worker.",
 )
+@click.option("--no-start", is_flag=True, help="Do not start an agent that is brought back.")
 @click.pass_obj
 def restore(
     session: Session,
@@ -74,10 +75,12 @@ def restore(
     name: str | None,
     given: str | None,
     timeout_s: float | None,
+    no_start: bool,
 ) -> None:
     """Continue a worker from a checkpoint.
 
-    ID alone restores the worker that saved it, NAME another one. With --input, give NAME and no ID.
+    ID alone restores the worker that saved it, NAME another one. Where there is no such agent, it is added with the table
+    that it had then, and started. With --input, give NAME and no ID.
     """
     params: dict[str, object] = {}
     if given is not None:
@@ -90,6 +93,8 @@ def restore(
             params["name"] = name
     if timeout_s is not None:
         params["timeout_s"] = timeout_s
+    if no_start:
+        params["start"] = False
     found = session.call("checkpoint.restore", params, timeout_s=waiting_s(timeout_s))
     if session.json:
         session.print_json(found)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from .. import toml_text
+from ...worker.contract import toml_text
 from ..tools.import_convert import allowed_name, looks_secret
 
 Table = dict[str, object]

@@ -157,11 +157,11 @@ def converted(form: str, texts: dict[str, str]) -> Draft:
 
 
 def _with_services(texts: dict[str, str]) -> dict[str, str]:
-    """Returns the units by file name, with the services beside the timers."""
+    """Returns the units by file name, with the services beside timers and sockets."""
     units = {os.path.basename(path): text for path, text in texts.items()}
     for path in texts:
         beside = os.path.splitext(path)[0] + ".service"
-        if path.endswith(".timer") and os.path.exists(beside):
+        if path.endswith((".timer", ".socket")) and os.path.exists(beside):
             units.setdefault(os.path.basename(beside), read_text(beside, MAX_FILE_BYTES))
     return units
 

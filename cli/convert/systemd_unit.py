@@ -1,4 +1,4 @@
-"""Converts units of systemd: services, and timers with the service beside them."""
+"""Converts units of systemd: services, and timers and sockets with the service beside them."""
 
 import re
 import shlex
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from .calendar_event import crons
 from .draft import Draft, Entry, Reference, expanded
 from .quantities import local_zone, seconds_of, size_of
+from .systemd_socket import convert_socket
 
 Unit = Mapping[str, Sequence[tuple[str, str]]]
 """Settings by section, in their order; a key may occur several times."""
@@ -117,8 +118,10 @@ def convert(units: Mapping[str, str], source: str) -> Draft:
     for name, unit in parsed.items():
         if name.endswith(".timer"):
             _convert_timer(draft, name, unit, parsed)
+        elif name.endswith(".socket"):
+            convert_socket(draft, name, unit)
         elif not name.endswith(".service"):
-            draft.note(name, "only .service and .timer have an equivalent")
+            draft.note(name, "only .service, .socket and .timer have an equivalent")
     for name, unit in parsed.items():
         entry = draft.named(name.removesuffix(".service"))
         if entry is not None:

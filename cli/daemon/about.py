@@ -8,7 +8,7 @@ from ...worker.contract.errors import InvalidParams
 from ..context import Command, Session, admit_msgspec
 
 SHELLS = ("bash", "zsh", "fish")
-DOCUMENTS = ("config", "agent", "server", "team", "workflow", "task", "event")
+DOCUMENTS = ("config", "agent", "server", "template", "team", "workflow", "task", "event")
 OPENAPI = "openapi"
 
 

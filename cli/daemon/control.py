@@ -40,6 +40,10 @@ def print_changes(session: Session, found: render.Record) -> None:
         for name, effect in inner(found, kind).items():
             lines.append(f"{signs.get(str(effect), '~')} {name}: {kind[:-1]}, {effect}")
     lines += [f"~ {key}: takes effect at once" for key in items(found, "live")]
+    lines += [
+        f"~ {name}: the file has changed it, and wins over what was set"
+        for name in items(found, "overrides_ended")
+    ]
     lines += [f"! {key}: takes effect when corrald starts" for key in items(found, "pending")]
     for line in lines or ["nothing has changed"]:
         session.print(render.one_line(line))

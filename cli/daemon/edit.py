@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import click
 
+from ...supervisor.linux.durable import sync_folder
 from ...worker.contract.errors import (
     Cancelled,
     Conflict,
@@ -234,11 +235,7 @@ def save(original: Original, content: bytes, copy: str) -> None:
         reason = (error.strerror or "").lower()
         words = f'cannot save "{original.path}": {reason}; your text is in "{copy}"'
         raise PermissionDenied(words, file=original.path, copy=copy) from error
-    parent = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)
+    sync_folder(folder)
 
 
 def _reload(session: Session) -> None:

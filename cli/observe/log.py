@@ -63,6 +63,11 @@ Examples:
     help="Print the output of the previous incarnation of each worker.",
 )
 @click.option("--task", metavar="ID", help="Print only lines of this task, of all its attempts.")
+@click.option(
+    "--after",
+    metavar="POSITION",
+    help="Print all lines after this: the `position` of an answer, or of a broken -f.",
+)
 @click.option("--utc", is_flag=True, help="Print times in UTC, in full, also on a terminal.")
 @click.option("--no-time", is_flag=True, help="Print no times.")
 @click.pass_obj
@@ -76,6 +81,7 @@ def logs(
     since: str | None,
     until: str | None,
     previous: bool,
+    after: str | None,
     utc: bool,
     no_time: bool,
     **only: str | None,
@@ -97,6 +103,8 @@ def logs(
         params["until"] = moment(until, "--until", now)
     if previous:
         params["previous"] = True
+    if after is not None:
+        params["after"] = after
     if count is not None or (since is None and only["task"] is None):
         shown = LINES_BEFORE_FOLLOWING if follow else LINES_SHOWN
         params["n"] = shown if count is None else count
@@ -116,10 +124,10 @@ def _follow(
     """Writes records as they arrive, until the daemon ends the stream.
 
     Raises:
-        Unreachable: the daemon is gone; `since` in its data is the time of the last record that was written.
+        Unreachable: the daemon is gone; `after` in its data is the position behind what was written, `since` its time.
     """
     connection.call("log.follow", params, timeout_s=ANSWER_S)
-    last = ""
+    last = after = ""
     joiner = PieceJoiner()
     try:
         for notification in connection.notifications():
@@ -127,6 +135,7 @@ def _follow(
                 records = inners(notification.params, "records")
                 write(joiner.join(records))
                 last = word(records[-1], "at") if records else last
+                after = word(notification.params, "position") or after
             elif notification.method == "log.end":
                 write(joiner.flush())
                 if "error" in notification.params:
@@ -136,5 +145,5 @@ def _follow(
         write(joiner.flush())
         if not last:
             raise
-        words = f"{error.message}; --since {last} goes on"
-        raise Unreachable(words, **{**error.data, "since": last}) from error
+        words = f"{error.message}; --after {after} goes on"
+        raise Unreachable(words, **{**error.data, "since": last, "after": after}) from error

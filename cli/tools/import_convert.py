@@ -13,10 +13,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
+from ...worker.contract import toml_text
 from ...worker.contract.codec import as_array, as_object
 from ...worker.contract.errors import InvalidParams
 from ...worker.contract.literal import literal_table
-from .. import toml_text
 from .import_files import Section, Surroundings, Table, refuse
 
 
@@ -65,11 +65,10 @@ _HTTP = ("http", "streamable-http", "streamableHttp", "streamable_http", "remote
 
 def allowed_name(name: str, prefix: str = "mcp") -> str:
     """Returns the name if corral allows it, else the nearest allowed one: always the same for the same name."""
-    fits = _NAME.fullmatch(name) and "__" not in name and not re.search(r"-[0-9]+$", name)
+    fits = _NAME.fullmatch(name) and "__" not in name
     if fits and name != "corral":
         return name
     near = re.sub(r"_{2,}", "_", re.sub(r"[^A-Za-z0-9_-]+", "-", name)).strip("-_")
-    near = re.sub(r"-([0-9]+)$", r"\1", near)
     if not near or not near[0].isalpha():
         near = f"{prefix}-{near}" if near and not near.isdecimal() else f"{prefix}{near}"
     if near == "corral":

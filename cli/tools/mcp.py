@@ -1,7 +1,7 @@
 """Implements `corral mcp …`: lists servers and their tools, prompts and resources, calls tools, adds and removes servers."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import click
@@ -16,6 +16,7 @@ from ..context import (
     duration,
     json_value,
     pair,
+    typed_pairs,
     waiting_s,
 )
 from ..render import inner, inners, items, number, word
@@ -128,7 +129,12 @@ def call(
     if arguments is not None and pairs:
         words = f'cannot call "{name}": {pairs[0]!r} stands beside --args'
         raise InvalidParams(words, key="--args", value=pairs[0])
-    given: object = _arguments_of_pairs(session, name, pairs)
+    given: object = typed_pairs(
+        f'cannot call "{name}"',
+        "arguments",
+        pairs,
+        lambda: inner(_schema(session, name), "properties"),
+    )
     if arguments is not None:
         given = json_value(arguments, "--args")
     if not isinstance(given, dict):
@@ -154,51 +160,12 @@ def call(
     return 0
 
 
-def _arguments_of_pairs(session: Session, name: str, pairs: Sequence[str]) -> dict[str, object]:
-    """Parses pairs to arguments; the schema of the tool decides about a text that could be JSON."""
-    found: dict[str, object] = {}
-    doubtful: dict[str, object] = {}
-    for text in pairs:
-        key, equals, value = text.partition("=")
-        if not equals or key in ("", ":"):
-            words = f'cannot call "{name}": {text!r} is not KEY=VALUE'
-            raise InvalidParams(words, key="arguments", value=text)
-        if key.endswith(":"):
-            found[key[:-1]] = json_value(value, key[:-1])
-            continue
-        found[key] = value
-        try:
-            parsed = json_value(value if value[:1] != "@" and value != "-" else '""', key)
-        except InvalidParams:
-            continue  # text, whatever the schema says: the daemon reports the error
-        if not isinstance(parsed, str):
-            doubtful[key] = parsed
-    if doubtful:
-        schema = _schema(session, name)
-        for key, parsed in doubtful.items():
-            if not _takes_text(inner(inner(schema, "properties"), key)):
-                found[key] = parsed
-    return found
-
-
 def _schema(session: Session, name: str) -> dict[str, object]:
     """Returns the input schema of a tool by its exposed or short name; empty if there is none."""
     tools = inners(session.call("mcp.tools", {}, timeout_s=None), "tools")
     named = [t for t in tools if word(t, "name") == name]
     named = named or [t for t in tools if word(t, "tool") == name]
     return inner(named[0], "input_schema") if named else {}
-
-
-def _takes_text(schema: Mapping[str, object]) -> bool:
-    """Returns True if a property may be text; one without a type is taken as JSON."""
-    kinds = items(schema, "type") or [schema.get("type")]
-    choices = [*inners(schema, "anyOf"), *inners(schema, "oneOf")]
-    options = items(schema, "enum")
-    return (
-        "string" in kinds
-        or any(_takes_text(each) for each in choices)
-        or any(isinstance(each, str) for each in options)
-    )
 
 
 def _texts(result: Mapping[str, object]) -> Iterable[str]:

@@ -28,7 +28,10 @@ the statuses of errors are in [HTTP](http.md), commands to try in [use corral ov
   the notification and JSON as data, and last `result` with the result, or `error`. A call that fails at once has the status of its error.
   A silent stream has a comment every 15 seconds. A reader that is slow is waited for, and what it follows is read from the store later.
 - **Last-Event-ID.** Each event of `GET /events` has its number as `id`. A reader that comes back with the last one it has seen gets all that were stored since, each
-  once, also from a daemon that was restarted. Logs have no such numbers: a reader that comes back gives `since`.
+  once, also from a daemon that was restarted. Each event of `GET /logs` has as `id` the `position` behind its lines, a text of at most 1,500 characters that says
+  nothing to a client: a reader that comes back with it, or gives it as `after`, gets all lines behind it, each once, also from a daemon that was
+  restarted and where files were rotated and compressed meanwhile. Lines whose files are gone are reported by a line of the stream `corral` with
+  `skipped_lines` (null where nobody has counted them). A text that is no position is refused with 422.
 
 | route | method | needs | answer | does |
 |---|---|---|---|---|
@@ -52,7 +55,7 @@ any keys of [the configuration](configuration.md).
 | `POST /runtime/refresh` | `daemon.reload` | `{"message": "Runtime refreshed successfully", "changes"}` |
 | `GET /runtime/stats` | `runtime.stats` | `{"agents": {"count", "ids"}, "teams", "workflows", "databases"}` |
 
-A name that is taken and a missing `id` are 400, an unknown one is 404. An agent without `command`, `entrypoint` and `url` is of the template `default`: it answers each task
+A name that is taken and a missing `id` are 400, an unknown one is 404. An agent without `command`, `entrypoint` and `url` is of the [template](configuration.md#templatesname) `default`, or of the one that `template` and `params` give. The built-in `default` answers each task
 with its name, its description, the objective and the input. A team without members and a workflow without steps give their tasks to an agent `default`, which
 is added with the first of them and stays.
 """

@@ -20,7 +20,7 @@ from msgspec import NODEFAULT, Struct, UnsetType
 
 from corral.supervisor.api.table import Method
 from corral.supervisor.methods.all import METHODS
-from corral.worker.contract import control_params, records
+from corral.worker.contract import records
 
 ROOT = Path(__file__).parents[2]
 CLIENT = ROOT / "worker" / "client"
@@ -188,12 +188,11 @@ def _result(hint: Any, names: set[tuple[str, str]]) -> str:
 
 def _module(of: type) -> str:
     """Returns the module of a Struct as worker/client imports it; "" if it is none of the contract."""
-    prefix = control_params.__name__.rpartition(".")[0]
-    return (
-        f"..contract{of.__module__.removeprefix(prefix)}"
-        if of.__module__.startswith(prefix)
-        else ""
-    )
+    for room in ("contract", "control"):
+        prefix = f"corral.worker.{room}."
+        if of.__module__.startswith(prefix):
+            return f"..{room}.{of.__module__.removeprefix(prefix)}"
+    return ""
 
 
 def _imports(names: set[tuple[str, str]]) -> str:

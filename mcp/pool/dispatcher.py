@@ -14,7 +14,7 @@ from ...worker.contract.errors import CorralError, Overloaded, SpawnFailed, Time
 from ..upstream.session import Session
 from .backend import Backend, Process
 from .gate import MAX_WAITING, Gate
-from .placement import Allowance, Decision, Grow, Phase, Place, Renew, Use, allow, choose
+from .placement import Allowance, Decision, Grow, Phase, Place, Renew, Use, allow, choose, gained
 
 REST_S = 0.1
 """Seconds without a call after which a process counts as idle: noting every short pause would cost more than a call."""
@@ -85,6 +85,11 @@ class Slot:
             self._rest = None
             self.process.note(is_busy=False)
 
+    @property
+    def is_watched(self) -> bool:
+        """Returns whether its process counts as busy, until it is noted as idle."""
+        return self._rest is not None
+
     def close(self) -> None:
         """Cancels the timer: nothing is noted after this."""
         if self._rest is not None:
@@ -117,11 +122,14 @@ class Dispatcher:
         self.calls = 0
         self.failures = 0
         self.retries = 0
+        self.refused = 0
         self.allowance: Allowance | None = None
         self.is_refusing = False
         self.refreshed_at = float("-inf")
         self.waiting: deque[_Turn] = deque()
         self._slots: list[Slot] = []
+        self._leaving: list[Slot] = []
+        """Slots of processes that were replaced, and have calls to finish."""
         self._processes: Sequence[Process] = ()
 
     @property
@@ -134,15 +142,15 @@ class Dispatcher:
                 known.get(id(process)) or Slot(process, Gate(self.backend.name))
                 for process in processes
             ]
-            for slot in known.values():
-                if slot not in self._slots:
-                    slot.close()
+            gone = [slot for slot in known.values() if slot not in self._slots]
+            # Its process is idle when its calls have ended, and may be waited for.
+            self._leaving = [slot for slot in (*self._leaving, *gone) if slot.is_watched]
             self._processes = processes
         return self._slots
 
     def close(self) -> None:
         """Closes the slots: nothing is noted after this."""
-        for slot in self._slots:
+        for slot in (*self._slots, *self._leaving):
             slot.close()
 
     def wake(self) -> None:
@@ -281,6 +289,15 @@ class Dispatcher:
         limit = self.backend.max_calls_per_minute
         self.allowance, wait_s = allow(self.allowance, limit, now)
         return wait_s
+
+    @property
+    def used(self) -> int:
+        """Returns the number of requests that count towards `max_calls_per_minute` now."""
+        limit = self.backend.max_calls_per_minute
+        if self.allowance is None or not limit:
+            return 0
+        now = asyncio.get_running_loop().time()
+        return round(limit - gained(self.allowance, limit, now))
 
     async def acquire(
         self,

@@ -151,10 +151,13 @@ def allow(allowance: Allowance | None, per_minute: int, now: float) -> tuple[All
 
     After a pause the calls of a whole minute are permitted at once, then as many as the bucket has gained since.
     """
-    rate = per_minute / MINUTE_S
-    calls = float(per_minute)
-    if allowance is not None:
-        calls = min(calls, allowance.calls + max(0.0, now - allowance.at) * rate)
+    calls = float(per_minute) if allowance is None else gained(allowance, per_minute, now)
     if calls >= 1.0:
         return Allowance(calls - 1.0, now), 0.0
-    return Allowance(calls, now), (1.0 - calls) / rate
+    return Allowance(calls, now), (1.0 - calls) * MINUTE_S / per_minute
+
+
+def gained(allowance: Allowance, per_minute: int, now: float) -> float:
+    """Returns the number of calls that are permitted now."""
+    since_s = max(0.0, now - allowance.at)
+    return min(float(per_minute), allowance.calls + since_s * per_minute / MINUTE_S)

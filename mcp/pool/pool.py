@@ -51,6 +51,9 @@ class Stats(msgspec.Struct, frozen=True):
     retries: int = 0
     in_flight: int = 0
     waiting: int = 0
+    refused: int = 0
+    used: int = 0
+    """Number of calls that count towards `max_calls_per_minute` now; those that exceeded it are `refused`."""
 
 
 class Target(NamedTuple):
@@ -129,7 +132,7 @@ class Pool:
         entry = self._entries.get(name)
         if entry is not None:
             entry.changed()
-            self._subscribers.renew(name)
+            self._subscribers.renew(name, entry.backend.processes)
 
     def updated(self, name: str, number: int, uri: str) -> None:
         """Takes note of a changed resource, reported by the process of this number, from 0."""
@@ -167,6 +170,8 @@ class Pool:
             entry.retries,
             sum(slot.in_flight for slot in slots),
             sum(slot.gate.waiting for slot in slots) + len(entry.waiting),
+            entry.refused,
+            entry.used,
         )
 
     # -- lists
@@ -436,6 +441,7 @@ class Pool:
         if not wait_s:
             entry.is_refusing = False
             return
+        entry.refused += 1
         name, limit = entry.backend.name, entry.backend.max_calls_per_minute
         if not entry.is_refusing:
             entry.is_refusing = True

@@ -6,7 +6,7 @@ process it is made again, and its callers are notified, because a change may hav
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Protocol, TypeAlias
 
 from ...worker.contract.errors import CorralError, Overloaded
@@ -155,20 +155,34 @@ class Subscribers:
             ):
                 subscription.notify()
 
-    def renew(self, server: str) -> None:
-        """Subscribes again at processes of a server that are in a new incarnation."""
+    def renew(self, server: str, present: Sequence[Holder]) -> None:
+        """Subscribes again at processes of a server that are in a new incarnation, or have been replaced by `present` ones."""
         if not self._subscriptions:
             return
         for key, subscription in list(self._subscriptions.items()):
             holder = subscription.holder
-            if (
-                key[0] == server
-                and holder is not None
-                and holder.session is not None
-                and holder.life != subscription.life
-            ):
+            if key[0] != server or holder is None:
+                continue
+            if not any(holder is each for each in present):
+                subscription.holder = None  # once
+                self._start(self._move(subscription))
+            elif holder.session is not None and holder.life != subscription.life:
                 subscription.life = holder.life  # once for each incarnation
                 self._start(self._subscribe_again(subscription))
+
+    async def _move(self, subscription: _Subscription) -> None:
+        """Subscribes at another process, and lets go of the replaced one, which may end then."""
+        async with subscription.changing:
+            subscription.release()
+            if self._subscriptions.get(subscription.key) is not subscription:
+                return
+            try:
+                await self._open(subscription)
+            except CorralError as error:
+                _warn_of(subscription, error)
+                return
+        subscription.notify()
+        self._leave(subscription)  # its last listener may have gone meanwhile
 
     async def _subscribe_again(self, subscription: _Subscription) -> None:
         session = None if subscription.holder is None else subscription.holder.session
@@ -178,9 +192,7 @@ class Subscribers:
             async with subscription.changing:
                 await session.request(SUBSCRIBE, {"uri": subscription.uri})
         except CorralError as error:
-            logger.warning(
-                'changes of "%s" are not reported any more: %s', subscription.uri[:200], error
-            )
+            _warn_of(subscription, error)
             return
         subscription.notify()
 
@@ -200,3 +212,8 @@ class Subscribers:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _warn_of(subscription: _Subscription, error: CorralError) -> None:
+    uri = subscription.uri[:200]
+    logger.warning('changes of "%s" are not reported any more: %s', uri, error)

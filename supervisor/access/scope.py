@@ -4,13 +4,13 @@ None in place of the globs means that nothing is restricted, and no glob that no
 nothing here says which of the two it is.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
 from ...worker.contract import codec
-from ...worker.contract.access import RIGHTS, Rights
+from ...worker.control.access import RIGHTS, Rights
 
 
 def lesser(one: Rights, other: Rights) -> Rights:
@@ -21,6 +21,11 @@ def lesser(one: Rights, other: Rights) -> Rights:
 def is_in_scope(name: str, globs: Sequence[str] | None) -> bool:
     """Returns whether a caller with these globs may know an agent, server, team or workflow."""
     return globs is None or any(fnmatchcase(name, glob) for glob in globs)
+
+
+def knows(globs: Sequence[str] | None) -> Callable[[str], bool] | None:
+    """Returns the filter of names for a list that is cut into pages; None where nothing is restricted."""
+    return None if globs is None else lambda name: is_in_scope(name, globs)
 
 
 Target = Literal[

@@ -18,13 +18,13 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
-from ...worker.contract.access import NewToken, Rights, TokenRecord
 from ...worker.contract.errors import (
     Conflict,
     Corrupted,
     NotFound,
     ResourceLimitExceeded,
 )
+from ...worker.control.access import NewToken, Rights, TokenRecord
 from ..store.sealed import seal, unseal
 from ..store.store import LAST_MOMENT, Store
 

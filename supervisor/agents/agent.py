@@ -18,6 +18,18 @@ from ..lifecycle.state_machine import UP, State, Worker
 from ..process.instance_spec import spec_of_instance
 from ..supervision.worker_supervisor import WorkerSupervisor
 
+
+@dataclass(frozen=True)
+class Rolling:
+    """Describes a change of workers that is under way: revisions, new workers in place, former ones left, and what it waits for."""
+
+    ready: int
+    left: int
+    reason: str
+    before: int | None = None
+    after: int | None = None
+
+
 LEAST_ADVANCED = (State.TERMINATED, State.SHUTTING_DOWN, State.INITIAL, State.STARTING)
 
 
@@ -36,11 +48,38 @@ class Agent:
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     candidates: "WorkerHeap | None" = None
     """Workers for its next task; None before its first worker that takes tasks."""
+    target: Spec | None = None
+    """The spec that is about to be in force: its workers are being brought up. None: no change is under way."""
+    incoming: dict[int, WorkerSupervisor] = field(default_factory=dict[int, WorkerSupervisor])
+    """New workers that are not in their places yet, by the number of the worker that each is to replace."""
+    outgoing: list[WorkerSupervisor] = field(default_factory=list[WorkerSupervisor])
+    """Workers that were replaced, or never got their places, and have not ended yet."""
+    rolling: "Rolling | None" = None
+    """The change of its workers that is under way."""
 
     @property
     def name(self) -> str:
         """Returns the agent's name."""
         return self.spec.name
+
+    @property
+    def intended(self) -> Spec:
+        """Returns the spec that a further change is compared with: that of the change under way, else that in force."""
+        return self.target or self.spec
+
+    @property
+    def beside(self) -> list[WorkerSupervisor]:
+        """Returns the workers that have no place: those that come, and those that finish their tasks."""
+        return [*self.incoming.values(), *self.outgoing]
+
+    @property
+    def lives(self) -> list[WorkerSupervisor]:
+        """Returns all that may have processes: its workers, and those beside them with the same ids."""
+        return (
+            [*self.supervisors, *self.beside]
+            if self.incoming or self.outgoing
+            else self.supervisors
+        )
 
     def note(self, supervisor: WorkerSupervisor) -> None:
         """Notes that one of its workers may be able to begin a task, or no longer."""

@@ -1,7 +1,8 @@
 """Composes the running set of one daemon, and offers it to the rooms above.
 
-Begin reading here: `registry` finds agents by name, `membership` adds and removes them, `replicas` changes their
-number of workers, `operations` starts and stops workers, `startup` knows the order and the limit.
+Begin reading here: `registry` finds agents by name, `membership` adds and removes them, `reload` follows the file,
+`replicas` changes their number of workers, `operations` starts and stops workers, `startup` knows the order and the
+limit.
 """
 
 import logging
@@ -10,16 +11,21 @@ from collections.abc import Iterable, Sequence
 from ...mcp.pool.pool import Pool
 from ...worker.contract.errors import NotFound, Timeout
 from ..config.spec import Config, Spec
+from ..lifecycle.cordon import Unschedulable
+from ..overrides.overrides import Overrides
 from ..process.parent import Exit
+from ..revisions.revisions import Revisions
 from ..supervision.shared import Shared
-from ..supervision.worker_supervisor import Service, Unschedulable, WorkerSupervisor
+from ..supervision.worker_supervisor import Service, WorkerSupervisor
 from .agent import Agent
+from .changes import SpecChanges
 from .emergency_stop import EmergencyStopSwitch
 from .groups import Groups
 from .mcp_server import McpServers, ServerControl
 from .membership import Membership
 from .operations import Operations
 from .registry import Registry
+from .reload import Reload
 from .replicas import Replicas
 from .startup import Startup
 from .table import AgentTable, EmergencyStop
@@ -33,26 +39,31 @@ class Agents:
 
     def __init__(self, shared: Shared, config: Config, service: Service, pool: Pool) -> None:
         table, bus = AgentTable(shared.store), shared.bus
+        self.revisions = revisions = Revisions(shared.store, bus)
         tools = ToolCache(shared.store, bus, pool)
         self.shared = shared
         self.registry = registry = Registry(config)
         self.agents = registry.agents
-        self.groups = Groups(bus, table, registry)
+        self.overrides = overrides = Overrides(revisions, config)
+        self.groups = Groups(bus, revisions, overrides, registry)
         self.emergency = EmergencyStopSwitch(table, bus)
         self.startup = Startup(registry, self.emergency, bus)
         self.operations = Operations(shared, registry, self.startup, self.emergency)
         self.replicas = Replicas(
-            shared, service, registry, table, self.startup, self.operations, tools
+            shared, service, registry, revisions, self.startup, self.operations, tools
         )
         self._control = ServerControl(
             registry, self.emergency, self.startup, self.operations, self.replicas
         )
         self.servers = McpServers(pool, tools, self._control)
+        self.changes = changes = SpecChanges(shared, registry, self.startup, self.operations, tools)
         self.membership = Membership(
             shared,
             service,
             registry,
             table,
+            revisions,
+            overrides,
             self.groups,
             self.emergency,
             self.startup,
@@ -60,6 +71,19 @@ class Agents:
             self.replicas,
             tools,
             self.servers,
+            changes,
+        )
+        self.reload = Reload(
+            shared,
+            registry,
+            self.groups,
+            self.emergency,
+            self.startup,
+            self.replicas,
+            self.membership,
+            changes,
+            revisions,
+            overrides,
         )
 
     @property
@@ -151,10 +175,10 @@ class Agents:
         """Stops everything, dependents before the agents that they require."""
         self.registry.draining = True
         try:
-            await self.operations.stop(self.all_supervisors())
+            await self.operations.stop(self.registry.lives())
         except Timeout as error:  # what the kernel cannot end must not keep the others
             logger.error("%s", error)
-        await self.replicas.close(self.all_supervisors())
+        await self.replicas.close(self.registry.lives())
         await self.replicas.settle()
         await self.shared.removals.finish()
         await self.shared.incarnations.release_unused()

@@ -8,14 +8,17 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 
 from ...worker.contract.errors import Conflict, CorralError, NotFound
-from ..config.decoder import STORE
 from ..config.diff import group_changes
 from ..config.loader import decode_group, group_table
 from ..config.references import check_addresses, check_groups
 from ..config.spec import Group, Spec, kind_of_group
+from ..decoding.decoder import STORE
 from ..events.bus import Bus
+from ..overrides.overrides import Overrides
+from ..revisions.record import Cause, Draft
+from ..revisions.revisions import Revisions
 from .registry import Registry
-from .table import AgentTable, Entry
+from .table import Entry
 
 ADDED = {"team": "team.added", "workflow": "workflow.added"}
 CHANGED = {"team": "team.changed", "workflow": "workflow.changed"}
@@ -27,16 +30,20 @@ class Groups:
 
     Args:
         bus: receives events about additions and removals.
-        table: their entries in the store.
+        revisions: their tables in the store.
+        overrides: which tables of the file are overridden.
         registry: the existing agents and servers; gets these names, too.
     """
 
-    def __init__(self, bus: Bus, table: AgentTable, registry: Registry) -> None:
+    def __init__(
+        self, bus: Bus, revisions: Revisions, overrides: Overrides, registry: Registry
+    ) -> None:
         self.by_name = registry.groups
         self.under_way = Counter[str]()
         """How many tasks of each are being performed."""
         self._bus = bus
-        self._table = table
+        self._revisions = revisions
+        self._overrides = overrides
         self._specs = registry.specs
         self._registry = registry
 
@@ -103,7 +110,9 @@ class Groups:
 
     # -- at run time
 
-    async def add(self, kind: str, tables: Mapping[str, Mapping[str, object]]) -> list[Group]:
+    async def add(
+        self, kind: str, tables: Mapping[str, Mapping[str, object]], cause: Cause
+    ) -> list[Group]:
         """Adds teams or workflows (`kind`), all or none; they are in the store before this returns.
 
         Raises:
@@ -120,6 +129,7 @@ class Groups:
             name: decode_group(name, table, kind=kind, source=STORE)
             for name, table in tables.items()
         }
+        self._registry.check_worker_ids((), added)
         check_groups({**self.by_name, **added}, self._specs())
         present = [*self._specs().values(), *self.by_name.values(), *added.values()]
         check_addresses(present, self._registry.config.daemon)
@@ -127,8 +137,11 @@ class Groups:
             added  # before anything is awaited: the names are taken, and nobody they need goes
         )
         try:
-            await self._table.add(
-                Entry(each.name, kind_of_group(each), group_table(each)) for each in added.values()
+            await self._revisions.record_all(
+                [
+                    Draft(each.name, kind_of_group(each), group_table(each), cause, is_settled=True)
+                    for each in added.values()
+                ]
             )
         except CorralError:
             for name in added:
@@ -137,6 +150,44 @@ class Groups:
         for name in added:
             self._bus.publish(ADDED[kind], agent=name)
         return list(added.values())
+
+    async def change(
+        self, group: Group, table: Mapping[str, object], cause: Cause, *, dry_run: bool = False
+    ) -> list[str]:
+        """Replaces the table of one; returns the keys that differ. Of one of the file it is in force until the file's changes.
+
+        Raises:
+            Conflict: the file has changed it meanwhile.
+            InvalidParams: the table is not valid, or names one that does not exist.
+            Overloaded: the store takes nothing now; nothing is changed.
+        """
+        name, kind = group.name, kind_of_group(group)
+        base = None
+        if group.source == STORE:
+            new = decode_group(name, table, kind=kind, source=STORE)
+        else:
+            new, base = self._overrides.group(group, table)
+        is_stored = new.source == STORE or base is not None
+        before, after = group_table(group), group_table(new)
+        keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+        wanted = {**self.by_name, name: new}
+        check_groups(wanted, self._specs())
+        check_addresses([*self._specs().values(), *wanted.values()], self._registry.config.daemon)
+        if dry_run or not keys:
+            return keys
+        self.by_name[name] = new  # before anything is awaited: nobody that it needs goes
+        try:
+            draft = Draft(name, kind, after, cause, is_stored, base, is_settled=True)
+            number = (await self._revisions.record_all([draft]))[0]
+        except CorralError:
+            self.by_name[name] = group
+            raise
+        if self.by_name.get(name) is not new:
+            words = f'cannot set "{name}": the configuration file has changed it meanwhile'
+            raise Conflict(words, name=name, reason="stale")
+        self._overrides.note(draft, number)
+        self._bus.publish(CHANGED[kind], agent=name)
+        return keys
 
     def users(self, names: Collection[str]) -> list[str]:
         """Returns the groups that need one of `names`, directly or through others, without `names` themselves."""

@@ -200,8 +200,11 @@ class McpServer:
     @property
     def max_processes(self) -> int:
         """Returns the maximum number of processes."""
-        spec = self._agent.spec
-        return max(spec.instances.maximum + spec.spares, len(self._agent.supervisors))
+        spec, present = self._agent.spec, len(self._agent.supervisors)
+        most = spec.instances.maximum + spec.spares
+        if most > present and (bound := self._control.registry.workers_max(spec.name)) is not None:
+            most = min(most, bound)
+        return max(most, present)
 
     @property
     def request_timeout_s(self) -> float:
@@ -282,6 +285,15 @@ class McpServers:
         for supervisor in agent.supervisors:
             self._tools.attach(agent, supervisor)
         self._pool.add(McpServer(agent, self._control))
+
+    def attach(self, agent: Agent, supervisor: WorkerSupervisor) -> None:
+        """Connects a worker that is to replace another one; it is called when it has its place."""
+        self._tools.attach(agent, supervisor)
+
+    def relist(self, agent: Agent) -> None:
+        """Offers what the processes of a server offer that have their places now, after some were replaced."""
+        self._tools.relist(agent)
+        self._pool.changed(agent.name)
 
     def remove(self, name: str) -> None:
         """Removes a server, and what it offered with it."""

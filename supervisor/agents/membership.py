@@ -1,4 +1,4 @@
-"""Changes the running set: loads, adds and removes agents and servers, and follows the configuration file.
+"""Changes the running set: loads, adds, changes and removes agents and servers.
 
 Guarantees one change after the other per agent, each in the store before it is answered; several agents at once
 are all taken or none.
@@ -8,25 +8,26 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
-from msgspec.structs import asdict, replace
 
-from ...worker.contract import codec
-from ...worker.contract.errors import Conflict, CorralError, NotFound
-from ..config.decoder import STORE
-from ..config.diff import Plan, plan
-from ..config.loader import decode_agent, to_table
+from ...worker.contract.errors import Conflict, CorralError
+from ..config.loader import decode_agent, expanded_table, group_table, to_table
 from ..config.references import check_addresses, check_requires
 from ..config.sources import Variables
-from ..config.spec import Config, Spec, changed
-from ..lifecycle import state_machine
+from ..config.spec import BUILT_IN, Spec, changed, kind_of_group
+from ..config.template_spec import merge
+from ..decoding.decoder import STORE
+from ..overrides.overrides import Override, Overrides
+from ..revisions.decision import InForce
+from ..revisions.record import Cause, Draft, Kind
+from ..revisions.revisions import Revisions
 from ..supervision.shared import Shared
 from ..supervision.worker_supervisor import Service, WorkerSupervisor
-from .agent import Agent, processes_of, spec_of
+from .agent import Agent, processes_of
+from .changes import SpecChanges
 from .emergency_stop import EmergencyStopSwitch
 from .groups import Groups
 from .mcp_server import McpServers
@@ -45,7 +46,8 @@ logger = logging.getLogger(__name__)
 class Addition(NamedTuple):
     """Represents an agent or server to be added: its table as in the configuration, and the folder of relative paths.
 
-    `environment` has the values of its variables; None expands nothing.
+    `environment` has the values of its variables; None expands nothing. `overrides` means that it is of the file, whose
+    table this one overrides.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Addition(NamedTuple):
     table: Mapping[str, object]
     directory: str
     environment: Mapping[str, str] | None = None
+    overrides: bool = False
 
 
 class Membership:
@@ -64,6 +67,8 @@ class Membership:
         service: Service,
         registry: Registry,
         table: AgentTable,
+        revisions: Revisions,
+        overrides: Overrides,
         groups: Groups,
         emergency: EmergencyStopSwitch,
         startup: Startup,
@@ -71,12 +76,15 @@ class Membership:
         replicas: Replicas,
         tools: ToolCache,
         servers: McpServers,
+        changes: SpecChanges,
     ) -> None:
         self._shared = shared
         self._service = service
         self._registry = registry
         self._agents = registry.agents
         self._table = table
+        self._revisions = revisions
+        self._overrides = overrides
         self._groups = groups
         self._emergency = emergency
         self._startup = startup
@@ -84,17 +92,8 @@ class Membership:
         self._replicas = replicas
         self._tools = tools
         self._servers = servers
+        self._changes = changes
         self._setting = asyncio.Lock()
-        self._on_reload: list[Callable[[Config], None]] = []
-
-    def subscribe(self, on_reload: Callable[[Config], None]) -> Callable[[], None]:
-        """Subscribes `on_reload` to each reloaded configuration in force; returns the function that unsubscribes."""
-        self._on_reload.append(on_reload)
-        return partial(self._unsubscribe, on_reload)
-
-    def _unsubscribe(self, on_reload: Callable[[Config], None]) -> None:
-        with contextlib.suppress(ValueError):  # again is harmless
-            self._on_reload.remove(on_reload)
 
     # -- from the file and an earlier daemon
 
@@ -103,18 +102,65 @@ class Membership:
         await self._shared.incarnations.load()
         await self._emergency.load()
         await self._tools.load()
+        entries = await self._table.entries()
+        bases = {entry.name: entry.base for entry in entries}
+        self._load_overrides(entries)
+        entries = [each for each in entries if each.base is None]
         for spec in self._registry.config.agents.values():
             if not spec.disabled:
-                self._insert(spec)
-        entries = await self._table.entries()
+                self.insert(spec)
         for entry in entries:
             if entry.kind in ("agent", "mcp"):
                 self._load_added(entry)
         for spec in built_in:
             if spec.name not in self._agents and spec.name not in self._registry.config.agents:
-                self._insert(spec)
+                self.insert(spec)
         groups = [entry for entry in entries if entry.kind in ("team", "workflow")]
         self._groups.load(self._registry.config.groups, groups)
+        await self._revisions.load(self._in_force(entries), self._left_out(entries))
+        self._overrides.begin()
+        present = {*self._agents, *self._groups.by_name}
+        await self._revisions.remove([n for n, base in bases.items() if base and n not in present])
+
+    def _load_overrides(self, entries: Iterable[Entry]) -> None:
+        """Lays the overrides of the store over the configuration; of what is refused the file's own table is in force."""
+        added: list[Spec] = []
+        for each in entries:
+            if each.base is None and each.kind in ("agent", "mcp"):
+                with contextlib.suppress(CorralError):  # said when it is loaded
+                    added.append(self._decode(addition_of(each)))
+        found = [Override(e.name, e.kind, e.table, e.base) for e in entries if e.base is not None]
+        for name, error in self._overrides.load(found, added).items():
+            logger.error("%s", error)
+            self._shared.bus.publish("config.refused", agent=name, reason=error.message)
+        self._registry.config = self._overrides.in_force()
+
+    def _in_force(self, entries: Iterable[Entry]) -> list[InForce]:
+        """Returns the tables of all that there is, those of the store as it has them; not what is built in."""
+        defaults, found = self._registry.config.defaults, list[InForce]()
+        stored = {entry.name: entry for entry in entries}
+        for agent in self._agents.values():
+            if agent.added:
+                entry = stored[agent.name]
+                found.append(InForce(entry.name, entry.kind, entry.table, True))
+            elif (override := self._overrides.loaded.get(agent.name)) is not None:
+                found.append(InForce(*override[:3], True, override.base))
+            elif agent.spec.source != BUILT_IN:
+                table = to_table(agent.spec, defaults)
+                found.append(InForce(agent.name, agent.spec.kind, table, False))
+        for group in self._groups.by_name.values():
+            if (override := self._overrides.loaded.get(group.name)) is not None:
+                found.append(InForce(*override[:3], True, override.base))
+                continue
+            is_stored = group.source == STORE
+            kept = stored[group.name].table if is_stored else group_table(group)
+            found.append(InForce(group.name, kind_of_group(group), kept, is_stored))
+        return found
+
+    def _left_out(self, entries: Iterable[Entry]) -> list[str]:
+        """Returns the names in the store whose tables could not be put in force."""
+        present = {*self._agents, *self._groups.by_name}
+        return [entry.name for entry in entries if entry.name not in present]
 
     def _load_added(self, entry: Entry) -> None:
         name = entry.name
@@ -125,14 +171,17 @@ class Membership:
                 reason="the configuration file names it too, and wins",
             )
             return
-        kind: Literal["agent", "mcp"] = "mcp" if entry.kind == "mcp" else "agent"
         try:
-            self._insert(self._decode(Addition(name, kind, entry.table, "/")), added=True)
+            spec = self._decode(addition_of(entry))
+            self._registry.check_worker_ids([spec], self._registry.config.groups)
+            self.insert(spec, added=True)
         except CorralError as error:
             logger.error("%s", error)
             self._shared.bus.publish("config.refused", agent=name, reason=error.message)
 
     def _decode(self, addition: Addition) -> Spec:
+        if addition.overrides:
+            return self._overrides.spec(addition.name, addition.table)
         environment = addition.environment
         return decode_agent(
             addition.name,
@@ -142,9 +191,12 @@ class Membership:
             source=STORE,
             directory=addition.directory,
             variables=None if environment is None else Variables(environment, {}),
+            templates=self._registry.config.templates,
+            stores=self._registry.config.stores,
         )
 
-    def _insert(self, spec: Spec, *, added: bool = False) -> Agent:
+    def insert(self, spec: Spec, *, added: bool = False) -> Agent:
+        """Puts an agent or server among the others, with its workers; none is started."""
         agent = Agent(spec, added=added, held=self._emergency.in_force is not None)
         self._agents[spec.name] = agent
         for number in range(processes_of(spec)):
@@ -168,7 +220,7 @@ class Membership:
             agent = self._agents.get(addition.name)
             if agent is None:
                 continue
-            keys = tuple(changed(agent.spec, self._decode(addition)))
+            keys = tuple(changed(agent.intended, self._decode(addition)))
             if keys and (not agent.added or agent.spec.kind != addition.kind):
                 source = agent.spec.source if not agent.added else f"the {agent.spec.kind} there"
                 words = f'cannot add "{agent.name}": {source} has this name'
@@ -186,11 +238,14 @@ class Membership:
         *,
         start: bool,
         wait: bool,
+        cause: Cause,
         replacing: Collection[str] = (),
+        share: float = 1.0,
     ) -> dict[str, CorralError]:
         """Adds agents and servers at run time, all or none; they are in the store before this returns.
 
-        An existing one named in `replacing` gets its new table, as at a reload.
+        An existing one named in `replacing` gets its new table, as at a reload; with a `share` below 1 that part of its
+        workers, until the rest is asked for.
         Returns by name why started ones did not come up; they are added all the same.
 
         Raises:
@@ -206,16 +261,13 @@ class Membership:
         specs = [spec for spec in checked if spec.name not in self._agents]
         needs = {spec.name: processes_of(spec) if start else 0 for spec in specs}
         self._startup.check_capacity(sum(needs.values()) + self._idle_required(specs, start))
-        entries = [
-            Entry(spec.name, spec.kind, to_table(spec, self._registry.config.defaults))
-            for spec in checked
-        ]
-        agents = [self._insert(spec, added=True) for spec in specs]  # so that the names are taken
+        drafts = [self.draft(spec, cause) for spec in checked]
+        agents = [self.insert(spec, added=True) for spec in specs]  # so that the names are taken
         supervisors = [supervisor for agent in agents for supervisor in agent.supervisors]
         for supervisor in supervisors:
             supervisor.has_room = start  # also while others are added
         try:
-            await self._keep_added(agents, supervisors, entries, changes)
+            await self._keep_added(agents, supervisors, drafts, changes, share)
             for spec in changes:
                 await self._replicas.rescale(spec.name, spec.instances.minimum)
             return await self._start_added(agents, wait) if start else {}
@@ -223,22 +275,63 @@ class Membership:
             for supervisor in supervisors:
                 supervisor.has_room = False
 
+    def draft(self, spec: Spec, cause: Cause) -> Draft:
+        """Returns the revision of a spec that is to be in force, with what the store keeps of it.
+
+        It is settled at once where no worker has to be replaced before.
+        """
+        is_settled = not self._changes.has_to_roll(spec)
+        if spec.source == STORE:
+            table = to_table(spec, self._registry.config.defaults)
+            return Draft(spec.name, spec.kind, table, cause, is_settled=is_settled)
+        table, base = self._overrides.draft_of(spec)
+        return Draft(spec.name, spec.kind, table, cause, base is not None, base, is_settled)
+
     # -- changing one
 
-    def etag(self, name: str) -> str:
-        """Returns what stands for the whole table of an agent or server: it changes with each key of it.
+    def kind_of(self, name: str) -> Kind:
+        """Returns the kind of an agent, server, team or workflow.
 
         Raises:
             NotFound: there is none of that name.
         """
-        table = to_table(self._registry.of(name).spec, self._registry.config.defaults)
-        return hashlib.sha256(msgspec.json.encode(table, order="sorted")).hexdigest()[:ETAG_DIGITS]
+        group = self._groups.by_name.get(name)
+        return self._registry.of(name).spec.kind if group is None else kind_of_group(group)
+
+    def is_of_file(self, name: str) -> bool:
+        """Returns whether an agent or server is of the configuration file, or built in."""
+        agent = self._agents.get(name)
+        return agent is not None and not agent.added
+
+    def table(self, name: str) -> dict[str, object]:
+        """Returns the table of an agent, server, team or workflow.
+
+        Raises:
+            NotFound: there is none of that name.
+        """
+        if (group := self._groups.by_name.get(name)) is not None:
+            return group_table(group)
+        return to_table(self._registry.of(name).intended, self._registry.config.defaults)
+
+    def etag(self, name: str) -> str:
+        """Returns what stands for the whole table of a name: it changes with each key of it.
+
+        Raises:
+            NotFound: there is none of that name.
+        """
+        table = self.table(name)
+        agent = self._agents.get(name)
+        if agent is not None and agent.intended.template is not None:
+            # The keys of a template may change while the table stays.
+            table = {"": expanded_table(agent.intended, self._registry.config.defaults), **table}
+        encoded = msgspec.json.encode(table, order="sorted")
+        return hashlib.sha256(encoded).hexdigest()[:ETAG_DIGITS]
 
     def check_etag(self, name: str, expected: str) -> None:
         """Refuses a table that has changed.
 
         Raises:
-            NotFound: there is no agent or server of that name.
+            NotFound: there is nothing of that name.
             Conflict: its etag is another; `data["reason"]` is "stale".
         """
         if (etag := self.etag(name)) != expected:
@@ -246,37 +339,77 @@ class Membership:
             raise Conflict(words, name=name, reason="stale", etag=etag, expected=expected)
 
     async def change(
-        self, name: str, changes: Mapping[str, object], *, expected: str | None
+        self,
+        name: str,
+        changes: Mapping[str, object],
+        cause: Cause,
+        *,
+        expected: str | None = None,
+        dry_run: bool = False,
     ) -> list[str]:
-        """Replaces keys of the table of one that was added at run time, null removing them; returns those that differ.
+        """Replaces keys of the table of an agent, server, team or workflow, null removing them; returns those that differ.
 
-        One change after the other: none is made to a table that another has changed meanwhile.
+        Of one of the file, the table is in force until the file's own changes. One change after the other: none is made
+        to a table that another has changed meanwhile.
 
         Raises:
-            NotFound: there is none of that name.
-            Conflict: it is of the configuration file, or its etag is not the `expected` one.
+            NotFound: there is nothing of that name.
+            Conflict: it is built in, or its etag is not the `expected` one.
             InvalidParams: the new table is not valid.
         """
         async with self._setting:
-            agent = self._registry.of(name)
-            if expected is not None:
-                self.check_etag(name, expected)
-            if not agent.added:
-                words = f'cannot set "{name}": {agent.spec.source} has it; change it there, then corral reload'
-                raise Conflict(words, name=name, source=agent.spec.source, remedy="corral reload")
-            table = _patched(to_table(agent.spec, self._registry.config.defaults), changes)
-            addition = Addition(name, agent.spec.kind, table, "/")
-            keys = self.compared([addition])[name]
-            if keys:
-                await self.add([addition], start=False, wait=False, replacing=[name])
-            return list(keys)
+            if self.is_of_file(name):
+                table = self._overrides.table(self._agents[name].intended)
+            else:
+                table = self.table(name)
+            table = merge(table, changes)
+            return await self._replace(name, table, cause, expected, dry_run)
+
+    async def replace(
+        self,
+        name: str,
+        table: Mapping[str, object],
+        cause: Cause,
+        *,
+        expected: str | None = None,
+        dry_run: bool = False,
+    ) -> list[str]:
+        """Replaces the whole table of an agent, server, team or workflow, as `change` replaces keys of it."""
+        async with self._setting:
+            return await self._replace(name, table, cause, expected, dry_run)
+
+    async def _replace(
+        self,
+        name: str,
+        table: Mapping[str, object],
+        cause: Cause,
+        expected: str | None,
+        dry_run: bool,
+    ) -> list[str]:
+        if expected is not None:
+            self.check_etag(name, expected)
+        group = self._groups.by_name.get(name)
+        if group is not None:
+            return await self._groups.change(group, table, cause, dry_run=dry_run)
+        agent = self._registry.of(name)
+        if agent.spec.source == BUILT_IN:
+            words = f'cannot set "{name}": it is built in'
+            raise Conflict(words, name=name, source=BUILT_IN)
+        addition = Addition(name, agent.spec.kind, table, "/", overrides=not agent.added)
+        keys = tuple(changed(agent.intended, self._decode(addition)))
+        if keys and dry_run:
+            self.check([addition], replacing=[name])
+        elif keys:
+            await self.add([addition], start=False, wait=False, cause=cause, replacing=[name])
+        return list(keys)
 
     async def _keep_added(
         self,
         agents: Sequence[Agent],
         supervisors: Sequence[WorkerSupervisor],
-        entries: Iterable[Entry],
-        changes: Iterable[Spec],
+        drafts: Sequence[Draft],
+        changes: Sequence[Spec],
+        share: float,
     ) -> None:
         async with contextlib.AsyncExitStack() as stack:
             for agent in agents:  # which nobody else knows yet: none is waited for
@@ -287,26 +420,23 @@ class Membership:
                     await stack.enter_async_context(
                         self._registry.changing(self._registry.of(spec.name))
                     )
-                await seen_through(self._keep(entries, changes))
+                await seen_through(self._keep(drafts, changes, share))
             except CorralError:
                 await self._forget(agents)
                 raise
 
-    async def _keep(self, entries: Iterable[Entry], changes: Iterable[Spec]) -> None:
-        await self._table.add(entries)
-        self._change_added(changes)
-
-    def _change_added(self, specs: Iterable[Spec]) -> None:
-        """Gives agents that were added at run time what was added under their names once more."""
-        keys = {spec.name: changed(self._agents[spec.name].spec, spec) for spec in specs}
-        for spec in specs:
-            self._change(self._agents[spec.name], spec)
-            self._agents[spec.name].added = True
-        self._renew_changed(name for name, kinds in keys.items() if "restart" in kinds.values())
-        self._start_changed(keys)
-        for name, kinds in keys.items():
-            effect = "restart" if "restart" in kinds.values() else "live"
-            self._shared.bus.publish("agent.changed", agent=name, effect=effect, keys=list(kinds))
+    async def _keep(self, drafts: Sequence[Draft], changes: Sequence[Spec], share: float) -> None:
+        numbers = await self._revisions.record_all(drafts)
+        for draft, number in zip(drafts, numbers, strict=True):
+            if draft.is_stored and draft.base is None:
+                continue
+            if self._revisions.head(draft.name).last != number:
+                words = (
+                    f'cannot set "{draft.name}": the configuration file has changed it meanwhile'
+                )
+                raise Conflict(words, name=draft.name, reason="stale")
+            self._overrides.note(draft, number)
+        self._changes.apply_added(changes, share)
 
     def _checked(self, additions: Sequence[Addition], replacing: Collection[str]) -> list[Spec]:
         for n, addition in enumerate(additions):
@@ -319,6 +449,7 @@ class Membership:
             if any(name == each.name for each in additions[:n]):
                 raise Conflict(f'cannot add "{name}": the name is there twice', name=name)
         specs = [self._decode(addition) for addition in additions]
+        self._registry.check_worker_ids(specs)
         present = self._registry.specs()
         wanted = {**present, **{spec.name: spec for spec in specs}}
         check_requires(wanted)
@@ -376,8 +507,8 @@ class Membership:
             groups += self._groups.users({*chosen, *groups})
         self._check_not_required({*chosen, *groups})
         if chosen:
-            return await self._remove(list(chosen.values()), groups)
-        await self._table.remove(groups)
+            return await self.take_out(list(chosen.values()), groups)
+        await self._revisions.remove(groups)
         self._groups.forget(groups)
         return groups
 
@@ -401,7 +532,13 @@ class Membership:
                     required_by=others,
                 )
 
-    async def _remove(self, agents: Iterable[Agent], groups: Sequence[str] = ()) -> list[str]:
+    async def take_out(self, agents: Iterable[Agent], groups: Sequence[str] = ()) -> list[str]:
+        """Stops and removes agents and groups, also if others require them by now; returns the removed names.
+
+        Raises:
+            NotFound: another call has removed all of the agents.
+            Conflict: an agent that came meanwhile requires one of them.
+        """
         async with contextlib.AsyncExitStack() as stack:
             for agent in sorted(agents, key=lambda each: each.name):  # in one order for all
                 await stack.enter_async_context(agent.changing)
@@ -415,7 +552,7 @@ class Membership:
             self._check_not_required({*names, *groups})  # the file may have come to name one
 
             async def forget() -> None:
-                await self._table.remove([*names, *groups])
+                await self._revisions.remove([*names, *groups])
                 self._groups.forget(groups)
                 await self._forget(present)
 
@@ -423,9 +560,10 @@ class Membership:
             return [*names, *groups]
 
     async def _forget(self, agents: Sequence[Agent]) -> None:
-        supervisors = [supervisor for agent in agents for supervisor in agent.supervisors]
+        supervisors = [supervisor for agent in agents for supervisor in agent.lives]
         for agent in agents:  # before anything is awaited: the caller may hang up
             del self._agents[agent.name]
+            agent.incoming, agent.outgoing = {}, []
             if agent.spec.kind == "mcp":
                 self._servers.remove(agent.name)
             else:
@@ -436,139 +574,7 @@ class Membership:
             self._shared.bus.publish("agent.removed", agent=agent.name)
         await self._replicas.close(supervisors)
 
-    # -- the file
 
-    async def reload(self, config: Config, *, dry_run: bool) -> Plan:
-        """Adopts a new configuration; touches only changed agents, and waits for none.
-
-        Raises:
-            InvalidParams: an agent that was added at run time requires one that no longer exists.
-        """
-        specs = self._registry.specs()
-        from_file = frozenset(
-            n for n, spec in specs.items() if spec.source not in (STORE, "built-in")
-        )
-        planned = plan(specs, from_file, self._registry.config, config)
-        kept = {name: spec for name, spec in specs.items() if name not in planned.removed}
-        wanted = {**kept, **{n: s for n, s in config.agents.items() if not s.disabled}}
-        check_requires(wanted)
-        planned = replace(planned, **self._groups.planned(config.groups, wanted))
-        groups = self._groups.following(config.groups).values()
-        check_addresses([*groups, *wanted.values()], config.daemon)
-        self._startup.check_may_start(())
-        if dry_run:
-            changed = await self._shared.zygotes.check_sources(kept, dry_run=True)
-            return replace(planned, renewed=tuple(changed))
-        self._registry.config = config
-        for listener in list(self._on_reload):
-            listener(config)
-        if planned.is_empty:
-            return replace(planned, renewed=await self._read_anew())
-        # Nothing is awaited until all is as the plan found it.
-        self._groups.follow(config.groups)
-        added = [self._insert(config.agents[name]) for name in planned.added]
-        for name in planned.changed:
-            self._change(self._agents[name], config.agents[name])
-        self._renew_changed(n for n, effect in planned.changed.items() if effect == "restart")
-        self._start_changed(planned.keys)
-        leaving = [self._agents[name] for name in planned.removed]
-        self._start_from_file(added)
-        self._startup.fill_room()
-        for name in planned.changed:
-            await self._replicas.rescale(name, config.agents[name].instances.minimum)
-        if leaving:
-            with contextlib.suppress(NotFound):  # a concurrent call removes them, too
-                await self._remove(leaving)
-            self._start_from_file([self._insert(spec) for spec in self._come_back(planned.removed)])
-        fields = {k: v for k, v in asdict(planned).items() if k not in ("keys", "renewed")}
-        self._shared.bus.publish("config.reloaded", **fields)
-        for name, effect in planned.changed.items():
-            keys = planned.keys[name]
-            self._shared.bus.publish("agent.changed", agent=name, effect=effect, keys=keys)
-        return replace(planned, renewed=await self._read_anew())
-
-    async def _read_anew(self) -> tuple[str, ...]:
-        return tuple(await self._shared.zygotes.check_sources(list(self._agents)))
-
-    def _start_from_file(self, agents: Iterable[Agent]) -> None:
-        if self._emergency.in_force is None and not self._registry.draining:
-            self._startup.start_within_limit(
-                supervisor
-                for agent in agents
-                if agent.spec.autostart
-                for supervisor in agent.supervisors
-            )
-
-    def _come_back(self, names: Iterable[str]) -> list[Spec]:
-        """Returns the removed agents that the file names again: it was reloaded while they ended."""
-        specs = [
-            self._registry.config.agents[name]
-            for name in names
-            if name in self._registry.config.agents
-        ]
-        return [spec for spec in specs if not spec.disabled and spec.name not in self._agents]
-
-    def _change(self, agent: Agent, spec: Spec) -> None:
-        before, agent.spec = agent.spec, spec
-        agent.added = False
-        for number, supervisor in enumerate(agent.supervisors):
-            supervisor.reconfigure(spec_of(spec, number))
-        self._shared.zygotes.note(agent)
-        if spec.kind == "mcp":
-            self._tools.reconfigure(agent, before)
-
-    def _start_changed(self, keys: Mapping[str, Collection[str]]) -> None:
-        """Starts workers that the changed keys free: they require others than before, or are to start by themselves."""
-        chosen: list[WorkerSupervisor] = []
-        for name, changes in keys.items():
-            agent = self._agents[name]
-            is_new = "autostart" in changes and agent.spec.autostart and not agent.held
-            for supervisor in agent.supervisors:
-                worker = supervisor.worker
-                is_freed = "requires" in changes and worker.waits and supervisor.job.is_waiting
-                if is_freed or (is_new and not worker.wanted):
-                    chosen.append(supervisor)
-        self._startup.start_by_itself(chosen)
-
-    def _renew_changed(self, names: Iterable[str]) -> None:
-        """Replaces workers for a new configuration in the order of dependencies, within the limits.
-
-        One that waits for its start, or is about to end, takes the new configuration with its next life. The success of a
-        job was that of another command: it runs again.
-        """
-        names = tuple(names)
-        outdated = {k for name in names for k in self._agents[name].supervisors if k.worker.done}
-        for supervisor in outdated:
-            supervisor.send(state_machine.Stop(reason="its configuration has changed"))
-        wanted = [
-            supervisor
-            for name in names
-            for supervisor in self._agents[name].supervisors
-            if supervisor.worker.wanted
-            or (
-                (supervisor in outdated and supervisor.spec.autostart)
-                and not (supervisor.worker.waits or supervisor.job.is_to_end)
-            )
-            if supervisor not in self._registry.leaving
-        ]
-        chosen = {supervisor: None for supervisor in wanted if supervisor.takes_room}
-        idle = [
-            supervisor
-            for supervisor in [*self._startup.needed(chosen), *wanted]
-            if supervisor not in chosen
-        ]
-        self._startup.start_within_limit(dict.fromkeys(idle))
-        self._operations.renew_each(list(chosen), "its configuration has changed")
-
-
-def _patched(table: Mapping[str, object], changes: Mapping[str, object]) -> dict[str, object]:
-    """Returns a table with the changes of a merge patch (RFC 7396)."""
-    found = dict(table)
-    for key, value in changes.items():
-        if value is None:
-            found.pop(key, None)
-        elif (inner := codec.as_object(value)) is not None:
-            found[key] = _patched(codec.as_object(found.get(key)) or {}, inner)
-        else:
-            found[key] = value
-    return found
+def addition_of(entry: Entry) -> Addition:
+    """Returns what the store has about an agent or server that was added at run time."""
+    return Addition(entry.name, "mcp" if entry.kind == "mcp" else "agent", entry.table, "/")

@@ -77,6 +77,7 @@ class Operations:
         Raises:
             Timeout: a process survives SIGKILL; the killing goes on.
         """
+        supervisors = self._registry.with_beside(supervisors)
         chosen, using = set(supervisors), users(supervisors)
         wholly = {
             name
@@ -279,7 +280,7 @@ class Operations:
         emergency_stop = self._emergency.engage(by)
         self._startup.forget_waiting()
         stop_tasks()
-        supervisors = self._registry.all_supervisors()
+        supervisors = self._registry.lives()
         killed = sum(supervisor.worker.tree for supervisor in supervisors)
         for agent in self._registry.agents.values():
             agent.held = True

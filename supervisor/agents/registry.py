@@ -8,10 +8,11 @@ from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 
 from ...worker.contract.errors import InvalidParams, NotFound
 from ..config.labels import chosen, is_glob
+from ..config.references import check_worker_ids, workers_max
 from ..config.spec import Config, Group, Spec, kind_of_group
 from ..process.parent import Exit
 from ..supervision.worker_supervisor import WorkerSupervisor
-from .agent import Agent, has_range
+from .agent import Agent, has_range, processes_of
 
 
 class Registry:
@@ -31,8 +32,8 @@ class Registry:
     # -- look-up
 
     def specs(self) -> dict[str, Spec]:
-        """Returns the specs of all agents and servers by name."""
-        return {name: agent.spec for name, agent in self.agents.items()}
+        """Returns the specs of all agents and servers by name; of one that is being changed, the one to come."""
+        return {name: agent.intended for name, agent in self.agents.items()}
 
     def of(self, name: str) -> Agent:
         """Returns the agent or server of that name.
@@ -53,6 +54,22 @@ class Registry:
             return NotFound(text, name=name, kind=kind)
         known = sorted({*self.agents, *self.groups})
         return NotFound(f'cannot find {what} "{name}"', name=name, known=known)
+
+    def workers_max(self, name: str) -> int | None:
+        """Returns how many workers an agent may have until the id of one is the name of another; None without a bound."""
+        return workers_max(name, [*self.agents, *self.groups])
+
+    def check_worker_ids(self, specs: Iterable[Spec], names: Iterable[str] = ()) -> None:
+        """Refuses specs that are to come, and other names, if one of all names is then the id of a worker as well.
+
+        Raises:
+            Conflict: one is.
+        """
+        workers = {name: len(agent.supervisors) for name, agent in self.agents.items()}
+        workers |= {spec.name: processes_of(spec) for spec in specs}
+        known = {*workers, *self.groups, *names}
+        if any(name[-1:].isdecimal() for name in known):  # of most sets none does
+            check_worker_ids(workers, known, "add")
 
     def supervisors(self, name: str) -> list[WorkerSupervisor]:
         """Returns all supervisors of an agent, or the one of a worker id.
@@ -79,6 +96,20 @@ class Registry:
     def all_supervisors(self) -> list[WorkerSupervisor]:
         """Returns every supervisor, in the order of the configuration."""
         return [supervisor for agent in self.agents.values() for supervisor in agent.supervisors]
+
+    def lives(self) -> list[WorkerSupervisor]:
+        """Returns every supervisor that may have a process: those that come or finish beside others, too."""
+        return [supervisor for agent in self.agents.values() for supervisor in agent.lives]
+
+    def with_beside(self, supervisors: Iterable[WorkerSupervisor]) -> list[WorkerSupervisor]:
+        """Returns supervisors, and those beside them with the same worker ids."""
+        found = dict.fromkeys(supervisors)
+        for name in {supervisor.spec.name for supervisor in found}:
+            agent = self.agents.get(name)
+            beside = () if agent is None else agent.beside
+            ids = {each.id for each in found} if beside else ()
+            found |= dict.fromkeys(each for each in beside if each.id in ids)
+        return list(found)
 
     def selected(self, names: Sequence[str], everything: bool) -> list[WorkerSupervisor]:
         """Returns the supervisors that a command names, each once.
@@ -136,21 +167,28 @@ class Registry:
 
     def active(self) -> int:
         """Counts the workers and servers that have, or are about to have, processes."""
-        return len([each for each in self.all_supervisors() if each.takes_room])
+        return len([each for each in self.lives() if each.takes_room])
 
     # -- reports of the launcher
 
     def exited(self, report: Exit) -> None:
         """Passes the death of a leader to its supervisor."""
-        supervisor = self.supervisor(report.unit.rpartition("#")[0])
-        if supervisor is not None:
+        for supervisor in self._lives_of(report.unit):
             supervisor.exited(report)
 
     def emptied(self, unit: str) -> None:
         """Passes the end of a process tree to its supervisor."""
-        supervisor = self.supervisor(unit.rpartition("#")[0])
-        if supervisor is not None:
+        for supervisor in self._lives_of(unit):
             supervisor.emptied(unit)
+
+    def _lives_of(self, unit: str) -> list[WorkerSupervisor]:
+        """Returns the supervisors of the worker that a unit is of; each knows its own units."""
+        worker_id = unit.rpartition("#")[0]
+        supervisor = self.supervisor(worker_id)
+        found = [] if supervisor is None else [supervisor]
+        agent = self.agents.get(worker_id.rpartition("-")[0])
+        beside = () if agent is None or not (agent.incoming or agent.outgoing) else agent.beside
+        return [*found, *(each for each in beside if each.id == worker_id)]
 
     # -- changes of the set
 

@@ -7,18 +7,17 @@ right.
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
 
-from msgspec.structs import replace
-
-from ...worker.contract.errors import CorralError, ResourceLimitExceeded
+from ...worker.contract.errors import Conflict, CorralError, ResourceLimitExceeded
 from ..config.loader import to_table
-from ..config.spec import Scale, Spec
+from ..config.spec import Spec, rescaled
+from ..revisions.record import Cause
+from ..revisions.revisions import Revisions
 from ..supervision.shared import Shared
 from ..supervision.worker_supervisor import Service, WorkerSupervisor
 from .agent import Agent, check_range, has_range, spec_of
 from .operations import Operations
 from .registry import Registry
 from .startup import Startup
-from .table import AgentTable
 from .tool_cache import ToolCache
 
 
@@ -30,7 +29,7 @@ class Replicas:
         shared: Shared,
         service: Service,
         registry: Registry,
-        table: AgentTable,
+        revisions: Revisions,
         startup: Startup,
         operations: Operations,
         tools: ToolCache,
@@ -38,7 +37,7 @@ class Replicas:
         self._shared = shared
         self._service = service
         self._registry = registry
-        self._table = table
+        self._revisions = revisions
         self._startup = startup
         self._operations = operations
         self._tools = tools
@@ -50,9 +49,17 @@ class Replicas:
         self._on_scaled.append(on_scaled)
 
     async def scale(
-        self, name: str, instances: int, *, wait: bool, reason: str = "requested by a caller"
+        self,
+        name: str,
+        instances: int,
+        *,
+        wait: bool,
+        reason: str = "requested by a caller",
+        cause: Cause | None = None,
     ) -> Agent:
         """Gives an agent more or fewer workers; those with the highest numbers are removed first.
+
+        With a `cause` the number is part of the table of one that was added at run time, and makes a revision of it.
 
         Raises:
             InvalidParams: it has a range, and that is neither in it nor 0.
@@ -66,13 +73,16 @@ class Replicas:
             before = max(0, len(agent.supervisors) - spares)
             more = instances - before
             if more > 0:
+                self._check_ids(agent, instances + spares)
                 await self._grow(agent, instances + spares - len(agent.supervisors), wait)
             elif more < 0:
                 await self._shrink(agent, instances + spares)
-            is_kept = agent.added and not has_range(agent.spec)
-            if is_kept and instances > 0:  # of the file's agents the file says how many
-                agent.spec = replace(agent.spec, instances=Scale(instances, instances))
-                await self._table.change(name, to_table(agent.spec, self._registry.config.defaults))
+            is_kept = agent.added and not has_range(agent.spec)  # of the file's, the file says it
+            is_other = 0 < instances != agent.spec.instances.minimum
+            if is_kept and is_other and cause is not None:
+                agent.spec = rescaled(agent.spec, instances)
+                table = to_table(agent.spec, self._registry.config.defaults)
+                await self._revisions.record(name, agent.spec.kind, table, cause, is_settled=True)
             self._publish_scaled(name, instances, before, reason)
             for notify in self._on_scaled:
                 notify(agent)
@@ -96,6 +106,7 @@ class Replicas:
             if leaving:
                 await self._shrink(agent, instances)
             else:
+                instances = min(instances, self._bounded(agent, instances))
                 await self._grow(agent, instances - before, wait=False)
             self._publish_scaled(agent.name, instances, before, reason)
         return True
@@ -115,9 +126,36 @@ class Replicas:
             self._startup.check_may_start(())
             self._startup.check_capacity(1)
             before = len(agent.supervisors)
-            if before < agent.spec.instances.maximum + agent.spec.spares:
+            most = agent.spec.instances.maximum + agent.spec.spares
+            free = self._registry.workers_max(agent.name)
+            if before < (most if free is None else min(most, free)):
                 self._append(agent, 1)
                 self._publish_scaled(agent.name, before + 1, before, "a call found no free process")
+
+    def _check_ids(self, agent: Agent, number: int) -> None:
+        """Refuses a number of workers with which the id of one were the name of another agent, server, team or workflow.
+
+        Raises:
+            Conflict: it is such a number; `data` has the `name`, and the `max` that is possible.
+        """
+        most = self._registry.workers_max(agent.name)
+        if most is not None and number > most:
+            name = f"{agent.name}-{most}"
+            words = f'cannot scale "{agent.name}" to {number}: "{name}" is a name of its own, and no worker'
+            raise Conflict(words, name=name, agent=agent.name, max=most, value=number)
+
+    def _bounded(self, agent: Agent, number: int) -> int:
+        """Returns as many of that number of workers as names of others leave.
+
+        Raises:
+            Conflict: they leave no more than there are.
+        """
+        most = self._registry.workers_max(agent.name)
+        if most is None or number <= most:
+            return number
+        if most <= len(agent.supervisors):
+            self._check_ids(agent, number)
+        return most
 
     def _append(self, agent: Agent, more: int) -> list[WorkerSupervisor]:
         first = len(agent.supervisors)
@@ -159,6 +197,8 @@ class Replicas:
         if agent is None:
             return
         spec = agent.spec
+        if agent.target is not None:
+            return  # the number of workers is part of the change, which ends with this
         most = spec.instances.maximum
         if instances + spec.spares <= len(agent.supervisors) <= most + spec.spares:
             return  # calls or tasks may have asked for more than the least

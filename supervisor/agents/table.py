@@ -1,21 +1,19 @@
-"""Stores what was added to the running set at run time, and the emergency stop, so that the next daemon has both.
+"""Reads what was added to the running set at run time; reads and stores the emergency stop, for the next daemon.
 
-Each change is one transaction, durable when its call returns. The module does not know what a table means.
+The room `revisions` writes the tables. The module does not know what one means.
 """
 
-import time
-from collections.abc import Iterable, Mapping
-from typing import Literal
+from collections.abc import Mapping
 
 import msgspec
 
 from ...worker.contract import codec
-from ..store.store import Statement, Store
+from ..revisions.record import Kind
+from ..store.store import Store
 
 EMERGENCY_STOP_KEY = "emergency_stop"
 """Key of the emergency stop in the table `meta`."""
 
-Kind = Literal["agent", "mcp", "team", "workflow"]
 KINDS: Mapping[str, Kind] = {"mcp": "mcp", "team": "team", "workflow": "workflow"}
 """Kinds as the store spells them; every other word is an agent."""
 
@@ -26,6 +24,8 @@ class Entry(msgspec.Struct, frozen=True):
     name: str
     kind: Kind
     table: Mapping[str, object]
+    base: str | None = None
+    """Fingerprint of the table of the file that it overrides."""
 
 
 class EmergencyStop(msgspec.Struct, frozen=True):
@@ -36,7 +36,7 @@ class EmergencyStop(msgspec.Struct, frozen=True):
 
 
 class AgentTable:
-    """Reads and writes the table `agent`, and the emergency stop in `meta`.
+    """Reads the table `agent`; reads and writes the emergency stop in `meta`.
 
     Every method that writes raises Overloaded when the store takes nothing now; then nothing is changed.
     """
@@ -47,38 +47,17 @@ class AgentTable:
     async def entries(self) -> list[Entry]:
         """Returns what was added at run time, oldest first."""
         rows = await self._store.read(
-            "SELECT name, kind, table_json FROM agent ORDER BY created_at"
+            "SELECT name, kind, table_json, base FROM agent ORDER BY created_at"
         )
         return [
-            Entry(str(name), KINDS.get(str(kind), "agent"), _table(text))
-            for name, kind, text in rows
-        ]
-
-    async def add(self, entries: Iterable[Entry]) -> None:
-        """Inserts or replaces all entries, or none."""
-        now = time.time()
-        await self._store.write(
-            *(
-                (
-                    "INSERT OR REPLACE INTO agent (name, kind, table_json, created_at)"
-                    " VALUES (?, ?, ?, ?)",
-                    (entry.name, entry.kind, _text(entry.table), now),
-                )
-                for entry in entries
+            Entry(
+                str(name),
+                KINDS.get(str(kind), "agent"),
+                _table(text),
+                None if base is None else str(base),
             )
-        )
-
-    async def change(self, name: str, table: Mapping[str, object]) -> None:
-        """Replaces the table of an entry that is there."""
-        await self._store.write(
-            ("UPDATE agent SET table_json = ? WHERE name = ?", (_text(table), name))
-        )
-
-    async def remove(self, names: Iterable[str]) -> None:
-        """Deletes the entries of these names, all or none."""
-        statements: list[Statement] = [("DELETE FROM agent WHERE name = ?", (n,)) for n in names]
-        if statements:
-            await self._store.write(*statements)
+            for name, kind, text, base in rows
+        ]
 
     async def emergency_stop(self) -> EmergencyStop | None:
         """Returns the emergency stop, if one is in force."""
@@ -95,10 +74,6 @@ class AgentTable:
     async def clear_emergency_stop(self) -> None:
         """Deletes the emergency stop."""
         await self._store.write(("DELETE FROM meta WHERE key = ?", (EMERGENCY_STOP_KEY,)))
-
-
-def _text(table: Mapping[str, object]) -> str:
-    return codec.encode(dict(table)).decode()
 
 
 def _table(text: object) -> dict[str, object]:

@@ -16,7 +16,9 @@ from ...worker.contract import codec
 from ...worker.contract.errors import CorralError
 from ..config.spec import Spec
 from ..events.bus import Bus
+from ..lifecycle.state_machine import UP
 from ..store.store import Statement, Store
+from ..supervision.line import McpLine
 from ..supervision.worker_supervisor import WorkerSupervisor
 from .agent import Agent, is_at_risk
 
@@ -89,6 +91,16 @@ class ToolCache:
             self._drop(agent.name)
         self._pool.listed(agent.name)
 
+    def relist(self, agent: Agent) -> None:
+        """Takes the catalog of the processes that have their places now, after some were replaced."""
+        for supervisor in agent.supervisors:
+            line = None if supervisor.life is None else supervisor.life.line
+            if supervisor.worker.state in UP and isinstance(line, McpLine):
+                self._listed(agent, supervisor, line.session.catalogue)
+                return
+        agent.catalogue = self.of(agent.spec)
+        self._pool.listed(agent.name)
+
     def forget(self, name: str) -> None:
         """Drops the catalog of a server that was removed."""
         self._drop(name)
@@ -100,6 +112,8 @@ class ToolCache:
 
     def _listed(self, agent: Agent, supervisor: WorkerSupervisor, catalogue: Catalogue) -> None:
         """Takes the catalog that a worker has listed; publishes an event if the tools are others than before."""
+        if supervisor not in agent.supervisors:
+            return  # it has no place yet, or no longer
         earlier = agent.catalogue
         agent.catalogue = catalogue
         self._keep(agent.spec, catalogue)

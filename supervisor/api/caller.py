@@ -1,10 +1,11 @@
 """Defines the caller of a method: its permission, its agents, its name in the audit, and the way back to it."""
 
 from collections.abc import Awaitable, Mapping, Sequence
+from pwd import getpwuid
 from typing import Protocol
 
-from ...worker.contract.access import Rights
-from ...worker.contract.control_params import AttachParams
+from ...worker.control.access import Rights
+from ...worker.control.params import AttachParams
 from ..supervision.worker_supervisor import WorkerSupervisor
 
 
@@ -51,3 +52,19 @@ class Caller(Protocol):
             Conflict: it has logged in already, or is no connection.
         """
         ...
+
+
+def made_by(caller: Caller) -> str:
+    """Returns a caller as revisions name it: its token, the agent that it descends from, else the user of its process."""
+    who = caller.who
+    if isinstance(token := who.get("token"), str):
+        return f"token {token}"
+    if isinstance(agent := who.get("agent"), str):
+        return f"agent {agent}"
+    uid = who.get("uid")
+    if not isinstance(uid, int):
+        return caller.name
+    try:
+        return getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"

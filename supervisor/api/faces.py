@@ -46,10 +46,15 @@ class Route:
 
 @dataclass(frozen=True)
 class Resumption:
-    """Describes how a reader of a stream goes on where it was: `field` of each record is sent as the event's id, and comes back as `key`."""
+    """Describes how a reader of a stream goes on where it was.
+
+    `field` is sent as the event's id, and comes back as `key`: of each record, which is an event of its own; with
+    `of_all` of the notification, which is one event.
+    """
 
     field: str
     key: str
+    of_all: bool = False
 
 
 @dataclass(frozen=True)

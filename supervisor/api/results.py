@@ -3,15 +3,18 @@
 It must not know a method.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar, cast
 
 import msgspec
-from msgspec import UNSET, Meta
+from msgspec import UNSET, Meta, Struct
 
+from ...worker.contract import codec
 from ...worker.contract.errors import CorralError
 from ...worker.contract.records import Error
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,3 +47,32 @@ def error_record(error: CorralError) -> Error:
 def error_records(errors: Mapping[str, CorralError]) -> dict[str, Error]:
     """Returns errors by name as results have them."""
     return {name: error_record(error) for name, error in errors.items()}
+
+
+def as_result(found: object, type_: type[T]) -> T:
+    """Returns what a room answers as a result of the table, to which no key is unknown.
+
+    Raises:
+        AssertionError: the room answers with a key that the result does not have: clients would never see it.
+    """
+    result = msgspec.convert(found, type_)
+    _check_keys(found, result)
+    return result
+
+
+def _check_keys(found: object, result: object) -> None:
+    entries, keys = codec.as_array(found), codec.as_object(found)
+    if entries is not None:
+        results = cast("Sequence[object]", result) if entries else ()
+        for each, converted in zip(entries, results, strict=True):
+            _check_keys(each, converted)
+    elif keys is not None and isinstance(result, Struct):
+        names = dict(zip(result.__struct_encode_fields__, result.__struct_fields__, strict=True))
+        assert keys.keys() <= names.keys(), f"{type(result).__name__}: {keys.keys() - names}"
+        for key, value in keys.items():
+            if isinstance(value, list | dict):
+                _check_keys(cast("object", value), getattr(result, names[key]))
+    elif keys is not None and found is not result:
+        results_by_key = codec.as_object(result) or {}
+        for key, value in keys.items():
+            _check_keys(value, results_by_key[key])

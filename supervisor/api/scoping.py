@@ -12,10 +12,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ...worker.contract import codec
-from ...worker.contract.access import Rights
-from ...worker.contract.control_params import AttachParams
 from ...worker.contract.errors import CorralError, NotFound, PermissionDenied
 from ...worker.contract.records import ScheduleRecord, TaskParams
+from ...worker.control.access import Rights
+from ...worker.control.params import AttachParams
 from ..access.scope import Rule, as_glob, is_in_scope, kept, without_names
 from ..agents.registry import Registry
 from ..config.labels import chosen, is_glob

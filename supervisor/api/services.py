@@ -1,8 +1,22 @@
-"""Defines what the method table asks of the services over HTTP; the room `services` has them."""
+"""Defines what the method table asks of the services over HTTP, and of listening sockets; `services` and `activation` have them."""
 
 from typing import Literal, Protocol
 
-from ...worker.contract.records import ServiceStatus
+from ...worker.contract.records import ListenStatus, ServiceStatus
+from ..agents.agent import Agent
+
+
+class Activation(Protocol):
+    """Listens for agents, and starts them by connections."""
+
+    @property
+    def degraded(self) -> list[str]:
+        """Returns the names of agents that lack an address."""
+        ...
+
+    def status(self, agent: Agent) -> list[ListenStatus]:
+        """Returns the addresses of an agent, in the order of its spec."""
+        ...
 
 
 class Services(Protocol):

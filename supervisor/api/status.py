@@ -18,6 +18,7 @@ from ...worker.contract.records import (
     ExitRecord,
     HealthRecord,
     InstancesStatus,
+    RollingStatus,
     ServerStatus,
     ServiceStatus,
     Status,
@@ -32,6 +33,7 @@ from ..audit.log import Audit
 from ..config.spec import Config, Group, Spec
 from ..config.team import Team
 from ..events.bus import rfc3339
+from ..lifecycle.cordon import Unschedulable
 from ..lifecycle.health_check import Health
 from ..lifecycle.state_machine import ASKED_FOR, LastExit, State
 from ..logs.daemon_log import DaemonLog
@@ -39,9 +41,9 @@ from ..logs.forwarder import Forwarding
 from ..process.launch import why_cold
 from ..supervision.limit_enforcer import LimitEnforcer
 from ..supervision.shared import Shared
-from ..supervision.worker_supervisor import Unschedulable, WorkerSupervisor
+from ..supervision.worker_supervisor import WorkerSupervisor
 from ..tasks.tasks import Tasks
-from .services import Services
+from .services import Activation, Services
 
 LAST_WORDS = 5
 """Number of lines of stderr of a server that gave up, in `status`; `show` has more."""
@@ -66,6 +68,7 @@ class DaemonFacts:
     """Returns the same in words, with its protection; empty without HTTP."""
     services: Services
     """Those of agents, teams and workflows over HTTP."""
+    activation: Activation
 
 
 class StatusReport:
@@ -152,6 +155,7 @@ class StatusReport:
         if agents.emergency_stop is not None:
             degraded.append("emergency-stop")
         degraded += [f"service of {name}" for name in self._services.degraded]
+        degraded += [f"listen of {name}" for name in self._daemon.activation.degraded]
         return Status(
             daemon=DaemonStatus(
                 pid=os.getpid(),
@@ -188,13 +192,21 @@ class StatusReport:
                 lead=group.lead,
                 members=list(group.members),
                 running=running,
+                capabilities=list(group.capabilities),
                 service=self.service(group.name) or UNSET,
+                overridden=self._agents.overrides.revision(group.name) or UNSET,
                 **_described(group),
             )
         steps = [step.name for step in group.steps]
         service = self.service(group.name) or UNSET
         return WorkflowStatus(
-            name=group.name, steps=steps, running=running, service=service, **_described(group)
+            name=group.name,
+            steps=steps,
+            running=running,
+            capabilities=list(group.capabilities),
+            service=service,
+            overridden=self._agents.overrides.revision(group.name) or UNSET,
+            **_described(group),
         )
 
     def service(self, name: str) -> ServiceStatus | None:
@@ -221,6 +233,8 @@ class StatusReport:
             type=spec.type,
             job=agent.job,
             service=self.service(agent.name) or UNSET,
+            listen=self._daemon.activation.status(agent) or UNSET,
+            overridden=self._agents.overrides.revision(agent.name) or UNSET,
             **_described(spec),
         )
         if spec.kind == "mcp":
@@ -228,6 +242,18 @@ class StatusReport:
             status = replace(status, tools=tools, mcp=self.server_status(agent))
         else:
             status = replace(status, warm=self.warmth(spec))
+        if agent.rolling is not None:
+            now = agent.rolling
+            rolling = RollingStatus(
+                before=now.before,
+                after=now.after,
+                ready=now.ready,
+                left=now.left,
+                reason=now.reason,
+            )
+            status = replace(status, rolling=rolling)
+        if agent.beside:
+            status = replace(status, beside=[self.worker_status(each) for each in agent.beside])
         if has_range(spec):
             between = InstancesStatus(spec.instances.minimum, spec.instances.maximum)
             status = replace(status, instances=between)

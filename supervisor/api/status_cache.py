@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 import msgspec
 
 from ...worker.contract.records import ServiceStatus
-from ..agents.agent import Agent
+from ..agents.agent import Agent, Rolling
 from ..agents.agents import Agents
 from ..config.spec import Spec
+from ..lifecycle.cordon import Unschedulable
 from ..lifecycle.state_machine import State
 from ..logs.store import LogStore
-from ..supervision.worker_supervisor import Unschedulable, WorkerSupervisor
+from ..supervision.worker_supervisor import WorkerSupervisor
 from ..tasks.tasks import Tasks
 from .status import StatusReport
 
@@ -50,6 +51,9 @@ class _Entry:
     tail: bytes = b""
     queued: int = -1
     service: ServiceStatus | None = None
+    rolling: Rolling | None = None
+    is_wide: bool = False
+    """It has workers without a place."""
 
 
 class StatusCache:
@@ -103,12 +107,14 @@ class StatusCache:
             entry.parts = [b""] * (PARTS * len(entry.supervisors))
             entry.stale = set(entry.supervisors)
         queued = self._tasks.queued(agent.name)
-        lives_by_itself = spec.kind == "mcp" or spec.entrypoint is not None
+        lives_by_itself = spec.kind == "mcp" or spec.entrypoint is not None or bool(spec.listen)
         service = self._report.service(agent.name)
         is_other = queued != entry.queued or spec is not entry.spec or service is not entry.service
-        if not (entry.stale or has_others or lives_by_itself or is_other):
+        is_other = is_other or agent.rolling is not entry.rolling or bool(agent.beside)
+        if not (entry.stale or has_others or lives_by_itself or is_other or entry.is_wide):
             return
         entry.spec, entry.queued, entry.service = spec, queued, service
+        entry.rolling, entry.is_wide = agent.rolling, bool(agent.beside)
         head, _, tail = _encode(self._report.agent_entry(agent, [])).partition(WORKERS)
         entry.head, entry.tail = head + WORKERS[:-1], b"]" + tail
         if not (entry.stale or has_others):

@@ -16,8 +16,6 @@ from msgspec import Raw, Struct
 
 from ...mcp.pool.pool import Pool
 from ...worker.contract import codec
-from ...worker.contract.access import RIGHTS, Rights
-from ...worker.contract.control_params import ScheduleParams
 from ...worker.contract.errors import (
     CorralError,
     InvalidParams,
@@ -27,17 +25,23 @@ from ...worker.contract.errors import (
     PermissionDenied,
 )
 from ...worker.contract.records import Run, ScheduleRecord, Task
+from ...worker.control.access import RIGHTS, Rights
+from ...worker.control.params import ScheduleParams
 from ..access.change_rate import ChangeRate
 from ..access.scope import Rule
 from ..access.tokens import Tokens
 from ..agents.agents import Agents
-from ..agents.hibernation import Hibernation
 from ..audit.hash_chain import digest
 from ..audit.log import Audit, refusal_key
+from ..backup.backups import Backups
 from ..config.labels import is_glob
-from ..config.secrets import MASK, masked
+from ..deployment.deployments import Deployments
+from ..hibernation.hibernation import Hibernation
 from ..logs.daemon_log import log_outcome
+from ..packages.store import Packages
+from ..secrets.secrets import MASK, masked
 from ..sessions.sessions import Memory
+from ..stores.stores import Stores
 from ..supervision.shared import Shared, utc_now
 from ..tasks.tasks import Tasks
 from ..worker_api.pubsub import WorkerPubsub
@@ -46,6 +50,7 @@ from ..worker_api.tool_calls import ToolCalls
 from .caller import Caller as Caller
 from .examples import EXAMPLES
 from .faces import Faces
+from .quotas import Quotas
 from .results import Open, recorded_values
 from .scoping import Scope, ScopedCaller
 from .services import Services
@@ -242,12 +247,17 @@ class Control:
     tool_calls: ToolCalls
     pubsub: WorkerPubsub
     audit: Audit
+    packages: Packages
     tokens: Tokens
     statistics: Statistics
+    quotas: Quotas
+    stores: Stores
     daemon: DaemonFacts
     status: StatusReport
     status_cache: StatusCache
+    backups: Backups
     services: Services
+    deployments: Deployments
     methods: Mapping[str, Method]
     change_rate: ChangeRate = field(default_factory=ChangeRate)
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)

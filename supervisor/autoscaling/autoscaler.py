@@ -14,8 +14,9 @@ from ...worker.contract.errors import CorralError, NotFound, ShuttingDown
 from ..agents.agent import Agent, has_range
 from ..agents.agents import Agents
 from ..config.spec import Config
+from ..lifecycle.cordon import Unschedulable
 from ..lifecycle.state_machine import UP, State, Worker
-from ..supervision.worker_supervisor import Unschedulable, WorkerSupervisor
+from ..supervision.worker_supervisor import WorkerSupervisor
 from ..tasks.dispatcher import Dispatcher
 from . import policy
 from .policy import Bounds, Decision, Load, Scaling

@@ -1,11 +1,10 @@
-"""Defines a configuration as pure values: decodes TOML or one table, checks it, and compares two of them.
+"""Defines a configuration as pure values: decodes a file or one table, checks it, and compares two of them.
 
 Guarantees that every value of a `Spec` passed its rule, that names, requirements and memberships hold over
 the whole set, and that an error names file, line, key, value and reason, without a secret.
 
 Must not know the machine: a program, a user or a folder may come or go after the file was read, so that is
-checked where it is used. Only three modules do I/O: `secrets` and `secret_store` read and write the files of
-secrets, `sources` reads `.env` and the files that the main file includes.
+checked where it is used. Only `sources` does I/O: it reads `.env` and the files that the main file includes.
 
-Begin with `spec`, the sections and keys, then `decoder`, the one mechanism that reads them, and `loader`.
+Begin with `spec`, the sections and keys, then `loader`; `decoding` has the mechanism that reads them.
 """

@@ -10,7 +10,7 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from .decoder import STORE
+from ..decoding.decoder import STORE
 from .job import Schedule
 from .spec import DAEMON_WIDE, Config, Group, Spec, changed
 
@@ -19,6 +19,9 @@ Effect = Literal["live", "restart"]
 LIVE = frozenset(
     {
         "audit.arguments",
+        "packages.require_signature",
+        "packages.trusted_keys",
+        "packages.max_bytes",
         "audit.max_bytes",
         "audit.retention",
         "daemon.journal",
@@ -31,6 +34,7 @@ LIVE = frozenset(
         "memory.cleanup_interval",
         "memory.max_pool_bytes",
         "process.max_concurrent_processes",
+        "stores",
         "tasks.best_max_load_percent",
         "tasks.best_min_success_percent",
         "tasks.capability_routing",
@@ -45,7 +49,8 @@ class Plan(Struct, frozen=True):
     """Lists the names to add, remove and change; `keys` are those that made a change.
 
     Of the daemon-wide keys, `live` take effect now, `pending` at the next start. Teams, workflows and schedules are
-    added, removed or changed. `renewed` are agents with the same configuration and changed sources.
+    added, removed or changed. `renewed` are agents with the same configuration and changed sources. `overrides_ended`
+    are names whose table was set, and is the file's own again, which has changed.
     """
 
     added: tuple[str, ...] = ()
@@ -58,6 +63,7 @@ class Plan(Struct, frozen=True):
     workflows: dict[str, str] = {}
     schedules: dict[str, str] = {}
     renewed: tuple[str, ...] = ()
+    overrides_ended: tuple[str, ...] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -65,7 +71,13 @@ class Plan(Struct, frozen=True):
         return self == Plan()
 
 
-def plan(running: Mapping[str, Spec], from_file: frozenset[str], old: Config, new: Config) -> Plan:
+def plan(
+    running: Mapping[str, Spec],
+    from_file: frozenset[str],
+    old: Config,
+    new: Config,
+    derived: Mapping[str, Spec] | None = None,
+) -> Plan:
     """Returns the changes that make the running set that of the new file.
 
     Args:
@@ -73,8 +85,10 @@ def plan(running: Mapping[str, Spec], from_file: frozenset[str], old: Config, ne
         from_file: those of them that the old file brought.
         old: the configuration in force.
         new: the configuration that was read.
+        derived: those added at run time whose templates have changed, as they become.
     """
     wanted = {name: spec for name, spec in new.agents.items() if not spec.disabled}
+    wanted |= derived or {}
     effects: dict[str, Effect] = {}
     keys: dict[str, tuple[str, ...]] = {}
     for name, spec in wanted.items():
@@ -124,6 +138,7 @@ def _pending(old: Config, new: Config) -> tuple[str, ...]:
 def _daemon_wide(config: Config) -> dict[str, object]:
     """Returns the daemon-wide keys, by their full names."""
     sections = {"daemon": config.daemon, "events": config.events, "audit": config.audit}
+    sections["packages"] = config.packages
     values = {
         f"{section}.{key}": value
         for section, struct in sections.items()
@@ -136,4 +151,5 @@ def _daemon_wide(config: Config) -> dict[str, object]:
     values["memory.cleanup_interval"] = config.defaults.memory.cleanup_interval
     values["memory.max_pool_bytes"] = config.defaults.memory.max_pool_bytes
     values["mcp.profiles"] = config.profiles
+    values["stores"] = config.stores
     return values

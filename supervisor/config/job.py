@@ -12,9 +12,8 @@ from typing import Annotated, Any, Literal
 from msgspec import Struct
 
 from ...worker.contract.records import Boundaries, Overlap, Retry, TaskParams
-from .decoder import Document, KeyPath, fields_of
-from .team import a_name
-from .values import (
+from ..decoding.decoder import Document, KeyPath, fields_of
+from ..decoding.values import (
     PositiveSeconds,
     Refused,
     is_table,
@@ -22,9 +21,10 @@ from .values import (
     retry_reasons,
     whole,
 )
+from .team import a_name
 from .workflow import json_value
 
-OF_SERVICES = ("ready", "health", "hibernate_after")
+OF_SERVICES = ("ready", "health", "hibernate_after", "listen", "rolling", "smoke")
 """Keys for a process that stays: a job is done when it has ended."""
 
 

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from msgspec import Struct
 
 from ...worker.contract.errors import InvalidParams, NotFound
-from .values import Refused, RefusedKey, is_table
+from ..decoding.values import Refused, RefusedKey, is_table
 
 LABELS_MAX = 100
 """Number of labels of one agent, server, team or workflow."""

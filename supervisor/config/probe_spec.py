@@ -1,4 +1,4 @@
-"""Decodes health checks and readiness: the tables of `health`, `ready` and `[recovery.actions]`.
+"""Decodes health checks, readiness and smoke tasks: the tables of `health`, `ready`, `smoke` and `[recovery.actions]`.
 
 A table names one way to probe (`exec`, `http`, `tcp`, `mcp`, `log`), its interval, timeout and threshold. That an
 action exists, and that the way fits the protocol, is checked by `loader`, which knows both.
@@ -10,14 +10,15 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from .decoder import Field, Fields, decode_key, fields_of
-from .values import (
+from ..decoding.decoder import Field, Fields, decode_key, fields_of
+from ..decoding.values import (
     PositiveSeconds,
     Refused,
     RefusedKey,
     Seconds,
     argv,
     differs,
+    free_table,
     is_list,
     is_table,
     matching,
@@ -39,6 +40,9 @@ TIMEOUT_S = 5.0
 
 PATTERN_MAX = 1000
 """Characters of the regular expression of `ready.log`."""
+
+SMOKE_TIMEOUT_S = 60.0
+"""Seconds for a smoke task, where nothing else is written."""
 
 Way = Literal["exec", "http", "tcp", "mcp", "log", "worker"]
 """Ways to probe; `worker` is a function of the agent, which the worker announces and no table names."""
@@ -134,6 +138,14 @@ class Readiness(Struct, frozen=True, kw_only=True):
     timeout: PositiveSeconds = TIMEOUT_S
 
 
+class SmokeTask(Struct, frozen=True, kw_only=True):
+    """Represents the task that a new worker has to finish before workers of its spec get others; `input` is any JSON."""
+
+    objective: Annotated[str, matching(r"(?s).{1,10000}", "1 to 10000 characters")]
+    input: object = None
+    timeout: PositiveSeconds = SMOKE_TIMEOUT_S
+
+
 _WAYS: dict[str, Field] = {
     "exec": Field((argv,)),
     "http": Field((http_url,)),
@@ -141,6 +153,7 @@ _WAYS: dict[str, Field] = {
     "mcp": Field((_yes,)),
     "log": Field((pattern,)),
 }
+SMOKE_KEYS = fields_of(SmokeTask, without={"input"})
 CHECK_KEYS = fields_of(Check, without={"way", "target"})
 READY_KEYS = fields_of(Readiness, without={"way", "target"})
 _HEALTH_WAYS = ("exec", "http", "tcp", "mcp")
@@ -184,6 +197,20 @@ def readiness(raw: object) -> Readiness:
     return Readiness(way=way, target=target, **rest)
 
 
+def smoke_task(raw: object) -> SmokeTask:
+    """Decodes `smoke`: one table."""
+    example = 'write a table: smoke = { objective = "ping" }'
+    if not is_table(raw):
+        raise Refused(example)
+    for key, value in raw.items():
+        if key != "input" and key not in SMOKE_KEYS:
+            raise RefusedKey(key, value, f"unknown key; known are {quoted([*SMOKE_KEYS, 'input'])}")
+    if "objective" not in raw:
+        raise Refused(f"it needs an objective: {example}")
+    read = {key: decode_key(key, raw[key], SMOKE_KEYS) for key in raw if key != "input"}
+    return SmokeTask(input=free_table({"input": raw.get("input")})["input"], **read)
+
+
 # Any: a table of values of several types, each of which passed its own rule.
 def _asked(
     raw: object, ways: tuple[str, ...], keys: Fields, example: str
@@ -220,6 +247,13 @@ def actions(raw: object) -> dict[str, tuple[str, ...]]:
     return {name: decode_key(name, value, {name: command}) for name, value in raw.items()}
 
 
+def written(value: Check | Readiness | SmokeTask) -> dict[str, object]:
+    """Returns the smallest table from which an equal value is made."""
+    if isinstance(value, Check):
+        return check_table(value)
+    return readiness_table(value) if isinstance(value, Readiness) else smoke_table(value)
+
+
 def check_table(check: Check) -> dict[str, object]:
     """Returns the smallest table from which `checks` makes an equal Check."""
     table: dict[str, object] = {}
@@ -242,6 +276,16 @@ def readiness_table(ready: Readiness) -> dict[str, object]:
     return table
 
 
+def smoke_table(smoke: SmokeTask) -> dict[str, object]:
+    """Returns the smallest table from which `smoke_task` makes an equal SmokeTask."""
+    table: dict[str, object] = {"objective": smoke.objective}
+    if smoke.input is not None:
+        table["input"] = smoke.input
+    if smoke.timeout != SMOKE_TIMEOUT_S:
+        table["timeout"] = _number(smoke.timeout)
+    return table
+
+
 def _written(way: str, target: tuple[str, ...]) -> object:
     return list(target) if way == "exec" else True if way == "mcp" else target[0]
 
@@ -252,4 +296,5 @@ def _number(value: object) -> object:
 
 Checks = Annotated[tuple[Check, ...], checks]
 Ready = Annotated[Readiness, readiness]
+SmokeOf = Annotated[SmokeTask, smoke_task]
 Actions = Annotated[dict[str, tuple[str, ...]], actions]

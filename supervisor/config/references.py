@@ -4,17 +4,49 @@ A table alone cannot tell whether a name exists. A name whose own table is refus
 mistake is told where it is. A key that nothing would read is refused by name: a setting that is accepted has its effect.
 """
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from graphlib import CycleError, TopologicalSorter
 
-from ...worker.contract.errors import InvalidParams
-from .decoder import Document, KeyPath
+from ...worker.contract.errors import Conflict, InvalidParams
+from ..decoding.decoder import Document, KeyPath
+from ..decoding.values import dotted, is_loopback, place_of
 from .job import Schedule
 from .spec import FIELDS, SECTIONS, Config, Daemon, Group, Spec, kind_of_group
 from .team import Team, circle
-from .values import dotted, is_loopback, place_of
+
+_WORKER_ID = re.compile(r"(.+)-(0|[1-9][0-9]{0,8})")
+
+
+def workers_max(name: str, names: Iterable[str]) -> int | None:
+    """Returns how many workers an agent may have until the id of one is among `names`; None without a bound."""
+    found = (_WORKER_ID.fullmatch(each) for each in names)
+    return min((int(match[2]) for match in found if match and match[1] == name), default=None)
+
+
+def shared_ids(workers: Mapping[str, int], names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yields each of `names` that is also the id of a worker, with the agent of that; `workers` are the numbers of them."""
+    for name in names:
+        match = _WORKER_ID.fullmatch(name)
+        if match and int(match[2]) < workers.get(match[1], 0):
+            yield name, match[1]
+
+
+def check_worker_ids(workers: Mapping[str, int], names: Iterable[str], verb: str) -> None:
+    """Refuses names that are also ids of workers, so that each word is one or the other.
+
+    Raises:
+        Conflict: one is; `data` has `name`, `agent` and `workers`.
+    """
+    for name, agent in shared_ids(workers, names):
+        number = workers[agent]
+        words = (
+            f'cannot {verb}: "{name}" would be a name and also the id of a worker of "{agent}", which has'
+            f" {number} workers; take another name, or fewer workers"
+        )
+        raise Conflict(words, name=name, agent=agent, workers=number)
 
 
 def check_requires(agents: Mapping[str, Spec]) -> None:
@@ -167,10 +199,18 @@ def address_mistakes(
     if daemon.http is not None:
         taken[place_of(daemon.http)] = "daemon.http"
     for each in served:
-        if each.http is None:
-            continue
         path = _table_of(each)
         on = document or Document(each.source, "")
+        if isinstance(each, Spec):
+            key = dotted((*path, "listen"))
+            for listen in each.listen:
+                place = listen.place
+                is_free = listen.path is None and not place[1]
+                if not is_free and (other := taken.setdefault(place, key)) != key:
+                    reason = f"{other} has this address: two cannot listen at one"
+                    yield on.error((*path, "listen"), listen.address, reason, other=other)
+        if each.http is None:
+            continue
         if each.http_auth == "none" and (daemon.http_behind_proxy or not is_loopback(each.http)):
             reason = "others could reach it without a token: it goes with a loopback address, and no daemon.http_behind_proxy"
             yield on.error((*path, "http_auth"), each.http_auth, reason, part=None)
@@ -242,10 +282,11 @@ def check_webhook(document: Document, path: KeyPath, own: Mapping[str, object]) 
                 reason = 'it goes with protocol = "webhook", or is a key of an MCP server'
                 raise document.error((*path, key), value, reason)
         return
-    for key in ("command", "entrypoint", "python", "warm", "preload", "min_spare"):
+    for key in ("command", "entrypoint", "python", "warm", "preload", "min_spare", "listen"):
         if own.get(key):
             reason = 'it contradicts protocol = "webhook": corral itself sends the tasks to url'
-            raise document.error((*path, key), own[key], reason)
+            value = None if key == "listen" else own[key]
+            raise document.error((*path, key), value, reason)
     if "url" not in own:
         reason = 'it is missing: write the address of the service, "https://HOST/PATH"'
         raise document.error((*path, "url"), None, reason)

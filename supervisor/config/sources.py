@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ...worker.contract.errors import InvalidParams
-from .decoder import Document, Expanded, Field, KeyPath, Part
-from .secrets import read_text
+from ..decoding.decoder import Document, Expanded, Field, KeyPath, Part
+from ..decoding.values import Matching, Refused, each, is_list, is_table
+from ..secrets.secrets import read_text
 from .spec import Spec
-from .values import Matching, Refused, each, is_list, is_table
 
 # --- variables ------------------------------------------------------------------------------------
 
@@ -30,6 +30,8 @@ _LATER = r"\$\{(?:instance|secret:[^}]*|port:[^}]*)\}"
 _REFERENCE = re.compile(
     rf"\$\$|{_LATER}|\$\{{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}}]*))?\}}|\$\{{[^}}]*\}}?"
 )
+_TO_ESCAPE = re.compile(rf"{_LATER}|\$\$|\$\{{")
+_ESCAPED = {"$$": "$$$$", "${": "$${"}
 _LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*")
 
 
@@ -181,6 +183,11 @@ def expand(
     return value
 
 
+def literal(text: str) -> str:
+    """Returns a text in which what would be expanded is escaped, but for what a worker's start expands."""
+    return _TO_ESCAPE.sub(lambda found: _ESCAPED.get(found[0], found[0]), text)
+
+
 def _texts(value: object) -> Iterator[str]:
     if isinstance(value, str):
         yield value
@@ -205,13 +212,15 @@ NAMED: tuple[KeyPath, ...] = (
     ("teams",),
     ("workflows",),
     ("schedules",),
+    ("templates",),
+    ("stores",),
     ("mcp", "servers"),
     ("mcp", "profiles"),
 )
 """Tables of tables with names, which may be in any file."""
 
-WITH_EXPRESSIONS = "workflows"
-"""Table whose strings have `${…}` of their own, and no variables."""
+WITH_EXPRESSIONS = frozenset({"workflows", "templates"})
+"""Tables whose strings have `${…}` of their own: those of workflows have no variables, those of templates are expanded later."""
 
 _patterns = Field((each(Matching(r"[^\x00]+", "the path of a file"), "paths"),))
 
@@ -226,6 +235,17 @@ def merged(document: Document, variables: Variables, *, expands: bool = True) ->
     """
     reading = _Reading(document, variables, expands=expands)
     return reading.tables(document.main, document.main.tables())
+
+
+def files_of(document: Document, variables: Variables) -> list[str]:
+    """Returns the paths of the document's file and of all that it includes, without links; mistakes are noted.
+
+    Raises:
+        InvalidParams: the main file is no TOML.
+    """
+    reading = _Reading(document, variables, expands=False)
+    reading.tables(document.main, document.main.tables())
+    return sorted(reading.seen)
 
 
 def expanded(
@@ -248,11 +268,11 @@ class _Reading:
         self._expands = expands
         self._document = document
         self._variables = variables
-        self._seen: set[str] = set()
+        self.seen: set[str] = set()
 
     def tables(self, part: Part, raw: dict[str, object]) -> dict[str, object]:
         """Returns the main file's tables with those of the included files."""
-        self._seen.add(os.path.realpath(part.source))
+        self.seen.add(os.path.realpath(part.source))
         top = {key: value for key, value in raw.items() if key != "include"}
         top = self._expanded(part, top)
         self._include(part, raw.get("include", []), top, [part.source])
@@ -261,7 +281,7 @@ class _Reading:
     def _expanded(self, part: Part, top: Mapping[str, object]) -> dict[str, object]:
         return {
             key: value
-            if key == WITH_EXPRESSIONS or not (self._expands or key == "include")
+            if key in WITH_EXPRESSIONS or not (self._expands or key == "include")
             else expanded(self._document, (key,), value, self._variables, part)
             for key, value in top.items()
         }
@@ -293,11 +313,11 @@ class _Reading:
         real = os.path.realpath(path)
         if real in map(os.path.realpath, chain):
             raise refused(f"it closes a circle: {' includes '.join([*chain, path])}")
-        if real in self._seen:
+        if real in self.seen:
             return
-        if len(chain) >= DEPTH_MAX or len(self._seen) >= FILES_MAX:
+        if len(chain) >= DEPTH_MAX or len(self.seen) >= FILES_MAX:
             raise refused(f"write at most {DEPTH_MAX} levels and {FILES_MAX} files")
-        self._seen.add(real)
+        self.seen.add(real)
         try:
             with open(path, encoding="utf-8") as file:
                 text = file.read()
@@ -324,7 +344,7 @@ class _Reading:
                 if path not in NAMED:
                     reason = (
                         f'write it in "{document.source}": an included file has agents,'
-                        " servers, teams, workflows, schedules and profiles alone"
+                        " servers, templates, stores, teams, workflows, schedules and profiles alone"
                     )
                     raise document.error(path, None, reason, part=part)
                 if not is_table(tables):

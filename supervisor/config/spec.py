@@ -18,15 +18,11 @@ from typing import (
     Literal,
 )
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
-from .decoder import Field, fields_of
-from .job import Schedule
-from .labels import description_text, label_table, title_text
-from .probe_spec import TIMEOUT_S, Actions, Check, Checks, Ready, http_url
-from .team import Team
-from .values import (
+from ..decoding.decoder import Field, fields_of
+from ..decoding.values import (
     DAY_S,
     GIB,
     KIB,
@@ -48,6 +44,7 @@ from .values import (
     argv,
     at_least,
     between,
+    boolean,
     duration,
     each,
     free_table,
@@ -66,6 +63,13 @@ from .values import (
     whole,
     whole_seconds,
 )
+from ..stores.declared import DeclaredStore
+from .job import Schedule
+from .labels import description_text, label_table, title_text
+from .listen import ListenAddress, listen_addresses
+from .probe_spec import TIMEOUT_S, Actions, Check, Checks, Ready, SmokeOf, http_url
+from .team import Team, a_name
+from .template_spec import BUILT_IN_TEMPLATES, Template
 from .workflow import Workflow
 
 # --- the sections ---------------------------------------------------------------------------------
@@ -153,6 +157,7 @@ class Process(Struct, frozen=True, kw_only=True):
     max_concurrent_processes: Annotated[int, whole(1, 100_000)] = 100
     spawn_timeout: PositiveSeconds = 30.0
     shutdown_grace_period: Seconds = 10.0
+    drain_timeout: Seconds = 60.0
     enable_isolation: bool = True
     isolation: Annotated[Literal["none", "basic", "strict", "container"], _isolations] = "basic"
     read_paths: Paths | None = None
@@ -285,6 +290,17 @@ class Audit(Struct, frozen=True, kw_only=True):
     arguments: Literal["hash", "keep"] = "hash"
 
 
+class Packages(Struct, frozen=True, kw_only=True):
+    """`[packages]`: which packages are taken."""
+
+    require_signature: bool = False
+    trusted_keys: Annotated[
+        tuple[str, ...],
+        each(matching(r"ed25519:[A-Za-z0-9+/]{43}=", '"ed25519:..."'), "public keys"),
+    ] = ()
+    max_bytes: Annotated[Bytes, between(KIB, GIB)] = 256 * MIB
+
+
 class Recovery(Struct, frozen=True, kw_only=True):
     """`[recovery]`: whether and when a worker that ended is started again."""
 
@@ -346,7 +362,9 @@ class Spec(Struct, frozen=True, kw_only=True):
     mean something only where `entrypoint` is set; `remain` and `timeout` only where `type` is "oneshot". `tools` None
     allows all. `method` and `webhook_secret` mean something only where `protocol` is "webhook".
     `environment` is `[process] environment`, then the agent's own; `source` is the file of the table. `written` has
-    the values in which variables were expanded, as they are in the file.
+    the values in which variables were expanded, as they are in the file; `written_secrets` those of environment and
+    headers, which no command shows. `own` has the keys that the table of an agent with a `template` has itself; its
+    `params` are those that it gives. `store_urls` has the addresses of its `stores`, with references to secrets.
     """
 
     name: str
@@ -385,12 +403,16 @@ class Spec(Struct, frozen=True, kw_only=True):
         tuple[str, ...], each(matching(r"[^\x00-\x1f\x7f]+", "a name"), "names")
     ] = ()
     autostart: bool = True
+    rolling: Annotated[bool, boolean] | None = None
+    smoke: SmokeOf | None = None
     hibernate_after: Seconds = 0.0
     control: Literal["none", "read", "operate", "admin"] = "none"
     http: HttpAddress | None = None
     http_auth: HttpAuth = "token"
+    listen: Annotated[tuple[ListenAddress, ...], listen_addresses] = ()
     config: Annotated[dict[str, object], free_table] = {}
     environment: Annotated[dict[str, str], variables] = {}
+    stores: Annotated[tuple[str, ...], each(a_name, "names")] = ()
     health: Checks | None = None
     ready: Ready | None = None
     url: Annotated[str, web_url] | None = None
@@ -404,6 +426,8 @@ class Spec(Struct, frozen=True, kw_only=True):
     max_calls_per_minute: Annotated[int, whole(0, 1_000_000)] = 0
     relays: Annotated[tuple[Relay, ...], each(one_of(RELAYS), "names")] = ()
     disabled: bool = False
+    template: Annotated[str, a_name] | None = None
+    params: Annotated[dict[str, object], free_table] = {}
     process: Process = Process()
     resources: Resources = Resources()
     mcp: Mcp = Mcp()
@@ -412,6 +436,9 @@ class Spec(Struct, frozen=True, kw_only=True):
     memory: Memory = Memory()
     recovery: Recovery = Recovery()
     written: dict[tuple[str, ...], object] = {}
+    written_secrets: dict[tuple[str, ...], str] = {}
+    own: dict[str, object] = {}
+    store_urls: dict[str, str] = {}
 
     @property
     def speaks(self) -> Literal["corral", "mcp", "none"]:
@@ -421,7 +448,8 @@ class Spec(Struct, frozen=True, kw_only=True):
     @property
     def expandable(self) -> tuple[str, ...]:
         """Returns the values in which secrets are expanded."""
-        return (*self.environment.values(), *self.headers.values(), self.webhook_secret)
+        tables = (self.environment, self.headers, self.store_urls)
+        return (*(value for table in tables for value in table.values()), self.webhook_secret)
 
     @property
     def checks(self) -> tuple[Check, ...]:
@@ -448,18 +476,22 @@ class Config(Struct, frozen=True, kw_only=True):
     """Holds a whole configuration file; `process` is `defaults.process`.
 
     `agents` holds agents and MCP servers, `groups` teams and workflows: all names are of one namespace. The job of a
-    schedule with a command is among the agents.
+    schedule with a command is among the agents. `values` are the variables with which it was decoded.
     """
 
     daemon: Daemon
     events: Events
     audit: Audit
+    packages: Packages = Packages()
     process: Process
     agents: dict[str, Spec]
     defaults: Defaults
     profiles: dict[str, Profile] = {}
     groups: dict[str, Group] = {}
     schedules: dict[str, Schedule] = {}
+    stores: dict[str, DeclaredStore] = {}
+    templates: dict[str, Template] = field(default_factory=lambda: dict(BUILT_IN_TEMPLATES))
+    values: dict[str, str] = {}
 
 
 # Keys of a section that count for the whole daemon: refused in an agent's table, no change of a Spec.
@@ -479,14 +511,18 @@ RESTART_KEYS = frozenset(
     "headers",
     "method",
     "webhook_secret",
+    "listen",
     "relays",
     "share",
+    "stores",
     "process",
     "resources",
 }
 # Keys of these two sections that the daemon itself holds, or needs only to start or end a worker.
 LIVE_IN_SECTIONS = {
-    "process": frozenset({"spawn_timeout", "shutdown_grace_period", "stop_signal"}),
+    "process": frozenset(
+        {"spawn_timeout", "shutdown_grace_period", "drain_timeout", "stop_signal"}
+    ),
     "resources": frozenset({"max_task_duration", "max_tool_calls_per_task"})
     | {"max_output_size_bytes", "max_concurrent_requests", "max_tokens_per_minute"}
     | {"max_tool_calls_per_minute"},
@@ -495,9 +531,19 @@ LIVE_IN_SECTIONS = {
 # --- public ---------------------------------------------------------------------------------------
 
 
+BUILT_IN = "built-in"
+"""Source of the specs that are there without configuration."""
+
+
 def kind_of_group(group: Group) -> Literal["team", "workflow"]:
     """Returns "team" or "workflow"."""
     return "team" if isinstance(group, Team) else "workflow"
+
+
+def rescaled(spec: Spec, instances: int) -> Spec:
+    """Returns a spec with another number of workers, which is a key of its own from then on."""
+    own = {} if spec.template is None else {**spec.own, "instances": instances}
+    return replace(spec, instances=Scale(instances, instances), own=own)
 
 
 def changed(old: Spec, new: Spec) -> dict[str, Literal["live", "restart"]]:
@@ -506,6 +552,8 @@ def changed(old: Spec, new: Spec) -> dict[str, Literal["live", "restart"]]:
     for key in ("kind", *FIELDS[Spec]):
         if not _same(getattr(old, key), getattr(new, key)):
             kinds[key] = "restart" if key in RESTART_KEYS else "live"
+    if old.store_urls != new.store_urls:
+        kinds["stores"] = "restart"
     for name, section in SECTIONS.items():
         before, after = getattr(old, name), getattr(new, name)
         for key in FIELDS[section]:
@@ -517,6 +565,8 @@ def changed(old: Spec, new: Spec) -> dict[str, Literal["live", "restart"]]:
             settled = new.protocol == "mcp" and key == "protocol_version"
             is_live = key in LIVE_IN_SECTIONS.get(name, ()) or name not in RESTART_KEYS
             kinds[f"{name}.{key}"] = "live" if is_live and not settled else "restart"
+    if not kinds and not _same(old.own, new.own):
+        kinds["template"] = "live"  # the same agent, of which another part is its own
     return kinds
 
 
@@ -533,10 +583,15 @@ def _same(before: object, after: object) -> bool:
 SECTIONS: dict[str, type[Struct]] = {
     name: type(getattr(Defaults(), name)) for name in Defaults.__struct_fields__
 }
-_STRUCTS: tuple[type[Struct], ...] = (Daemon, Events, Audit, Profile, Spec, *SECTIONS.values())
+_STRUCTS: tuple[type[Struct], ...] = (
+    *(Daemon, Events, Audit, Packages, Profile, Spec),
+    *SECTIONS.values(),
+)
+COMPUTED = ("written", "written_secrets", "own", "store_urls")
 FIELDS: dict[type[Struct], dict[str, Field]] = {
     cls: fields_of(
-        cls, without={"name", "kind", "source", "written", *SECTIONS} if cls is Spec else ()
+        cls,
+        without={"name", "kind", "source", *COMPUTED, *SECTIONS} if cls is Spec else (),
     )
     for cls in _STRUCTS
 }

@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 
 from msgspec import Struct
 
-from .decoder import Document, fields_of
+from ..decoding.decoder import Document, fields_of
+from ..decoding.values import HttpAddress, HttpAuth, Rule, each, json_schema, matching, whole
 from .labels import description_text, label_table, title_text
-from .values import HttpAddress, HttpAuth, Rule, each, json_schema, matching, whole
 
 MEMBERS_MAX = 1000
 """Number of members of one team."""
@@ -21,6 +21,9 @@ Routing = Literal["least-load", "round-robin", "sticky", "best"]
 
 NAME = r"[A-Za-z][A-Za-z0-9_-]{0,47}"
 a_name: Rule = matching(NAME, "the name of an agent, a team or a workflow")
+capability_words: Rule = each(
+    matching(r"[^\x00-\x1f\x7f]{1,200}", "1 to 200 characters"), "strings"
+)
 
 
 class Team(Struct, frozen=True, kw_only=True):
@@ -37,6 +40,7 @@ class Team(Struct, frozen=True, kw_only=True):
     labels: Annotated[dict[str, str], label_table] = {}
     expose: bool = False
     input_schema: Annotated[dict[str, object], json_schema] | None = None
+    capabilities: Annotated[tuple[str, ...], capability_words] = ()
     http: HttpAddress | None = None
     http_auth: HttpAuth = "token"
     lead: Annotated[str, a_name] | None = None
@@ -100,14 +104,16 @@ def team_table(team: Team) -> dict[str, object]:
         "labels",
         "expose",
         "input_schema",
+        "capabilities",
         "http",
         "http_auth",
         "mode",
         "routing",
         "max_parallel",
     ):
-        if getattr(team, key) != getattr(blank, key):
-            table[key] = getattr(team, key)
+        value = getattr(team, key)
+        if value != getattr(blank, key):
+            table[key] = list(value) if isinstance(value, tuple) else value
     return table
 
 

@@ -15,11 +15,10 @@ from ...worker.contract.records import (
     OutputFormat,
     Retry,
 )
-from . import expression
-from .decoder import Document, KeyPath, fields_of
-from .expression import BadExpression, Use
-from .labels import description_text, label_table, title_text
-from .values import (
+from ..decoding import expression
+from ..decoding.decoder import Document, KeyPath, fields_of
+from ..decoding.expression import BadExpression, Use
+from ..decoding.values import (
     HttpAddress,
     HttpAuth,
     PositiveSeconds,
@@ -35,6 +34,7 @@ from .values import (
     retry_reasons,
     whole,
 )
+from .labels import description_text, label_table, title_text
 
 STEPS_MAX = 500
 """Number of steps of one workflow."""
@@ -147,6 +147,7 @@ class Workflow(Struct, frozen=True, kw_only=True):
     labels: Annotated[dict[str, str], label_table] = {}
     expose: bool = False
     input_schema: Annotated[dict[str, object], json_schema] | None = None
+    capabilities: Annotated[tuple[str, ...], _words] = ()
     http: HttpAddress | None = None
     http_auth: HttpAuth = "token"
     steps: Annotated[tuple[Step, ...], _as_written]
@@ -310,6 +311,8 @@ def workflow_table(workflow: Workflow) -> dict[str, object]:
     for key in ("title", "description", "labels", *served, "max_parallel"):
         if getattr(workflow, key) != getattr(blank, key):
             table[key] = getattr(workflow, key)
+    if workflow.capabilities:
+        table["capabilities"] = list(workflow.capabilities)
     if workflow.output is not None:
         table["output"] = workflow.output
     table["steps"] = [_step_table(step) for step in workflow.steps]

@@ -16,13 +16,16 @@ RESERVED = frozenset(
         "config",
         "corral",
         "daemon",
+        "deployment",
         "events",
         "health",
         "limit",
         "log",
         "mcp",
         "memory",
+        "revision",
         "schedule",
+        "store",
         "task",
         "team",
         "tenant",
@@ -71,7 +74,9 @@ class EventType(NamedTuple):
 
 DAEMON = "the daemon"
 AGENT = "agent"
+_REVISION = Field("revision", "number or null", "the number of its revision")
 _GROUP = "agent: the name of the team or workflow"
+_NAMED = "agent: the name of the agent, server, team or workflow"
 _SERVED = "agent: the name of the agent, team or workflow"
 WORKER = "agent, worker"
 LIFE = "agent, worker, incarnation"
@@ -114,6 +119,7 @@ _PART = (
 )
 
 _TYPES = (
+    EventType("agent.activated", "A connection to an address of its `listen` starts it.", AGENT, shown=_ALL),
     EventType("agent.added", "An agent or an MCP server was added to the running set.", AGENT,
               (Field("kind", "text", "`agent` or `mcp`"),), shown=frozenset({"kind"})),
     EventType("agent.changed", "A reload has changed its configuration.", AGENT, (
@@ -121,13 +127,20 @@ _TYPES = (
         Field("keys", "list of text", "the keys that have changed"),
     )),
     EventType("agent.cold", "Its workers start as processes of their own from now on, although they were to be forks.", AGENT, (_REASON,)),
+    EventType("agent.draining", "A worker finishes its tasks, and is started anew in its place for a changed configuration: another one cannot run beside it.",
+              "agent, worker", (_REVISION, _REASON)),
     EventType("agent.hibernated", "A worker has saved a checkpoint, and its process is ended until it is woken.", LIFE,
               (_SAVED,)),
+    EventType("agent.holding", "A part of its workers was replaced; the rest waits to be asked for.", AGENT, (
+        _REVISION, Field("workers", "list of text", "the ids of the new workers"),
+    )),
     EventType("agent.http_closed", "Its service over HTTP has left an address; requests under way are answered.", _SERVED,
               (Field("address", "text", "where it was reached"),)),
     EventType("agent.http_failed", "Its service over HTTP cannot listen at its address; it is tried again, and told once for each reason.",
               _SERVED, (Field("address", "text", "the address"), _REASON)),
     EventType("agent.http_opened", "It is served over HTTP.", _SERVED, (Field("address", "text", "where it is reached"),)),
+    EventType("agent.listen_failed", "An address of its `listen` could not be had; it is tried again, and told once for each reason.",
+              _SERVED, (Field("address", "text", "the address"), _REASON)),
     EventType("agent.paused", "A worker is frozen.", LIFE, shown=_ALL),
     EventType("agent.removed", "An agent or an MCP server was removed from the running set.", AGENT, shown=_ALL),
     EventType("agent.renewal", "The zygote of its workers is started anew; present workers are replaced one after the other.",
@@ -135,6 +148,14 @@ _TYPES = (
         Field("ok", "boolean", "whether it could be imported; if not, the workers go on as they are"),
         Field("reason", "text", "the change; or why it could not be imported"),
     )),
+    EventType("agent.rolled", "A changed configuration is in force: its new workers have their places.", AGENT,
+              (_REVISION, Field("reason", "text", "empty, or why it needed no new worker"))),
+    EventType("agent.rolling", "Its workers are being replaced for a changed configuration.", AGENT, (_REVISION,)),
+    EventType("agent.switched", "New workers have their places: tasks and calls go to them, and the former ones finish theirs.", AGENT, (
+        _REVISION, Field("workers", "list of text", "the ids of the workers"),
+    )),
+    EventType("agent.taken_back", "A changed configuration has not come up, or was given up: the former one is in force.", AGENT,
+              (_REVISION, _REASON)),
     EventType("agent.tasks_failing", "So many of its tasks have failed within a window; again after each further window.",
               AGENT, (
         Field("failures", "count", "alert_task_failures"),
@@ -221,6 +242,14 @@ _TYPES = (
     ), stored="no"),
     EventType(SKIPPED, "For one reader, not part of the stream: it read too slowly, and events were left out.",
               DAEMON, (Field("count", "count", "number of events left out"),), stored="no"),
+    EventType("deployment.state", "A deployment of a package has taken a step.", AGENT, (
+        Field("deployment", "number", "its number"),
+        Field("package", "text", "the name of the package"),
+        Field("version", "text", "the version"),
+        Field("state", "text", "`installing`, `rolling`, `canary`, `current` or `failed`"),
+        Field("step", "text", "the next thing that is done, such as `resolve`, or empty at the end"),
+        _REASON,
+    )),
     EventType("health.degraded", "A check has failed too often, or the worker gave up.", LIFE,
               (_CHECK, Field("failures", "count or null", "number in a row"), _MESSAGE)),
     EventType("health.failed", "A check has failed.", LIFE, (_CHECK, _FAILURES, _MESSAGE),
@@ -302,6 +331,18 @@ _TYPES = (
         Field("dropped", "count", "number of removed messages"),
         Field("size_bytes", "bytes", "of what is left"),
     )),
+    EventType("revision.recorded", "An agent, server, team or workflow was given another table, as a new revision.", _NAMED, (
+        Field("revision", "number", "its number, which grows by name"),
+        Field("state", "text", "`rolling`: its workers are brought up; `current`: it is in force at once"),
+        Field("how", "text", "`file`, `add`, `set`, `reload`, `rollback` or `deploy`"),
+        Field("by", "text", "the caller: a token, an agent or a user; `file` where the file says so"),
+        Field("why", "text", "the words of the caller"),
+    )),
+    EventType("revision.settled", "A revision is in force after its workers have come up, or it was given up.", _NAMED, (
+        Field("revision", "number", "its number"),
+        Field("state", "text", "`current` or `failed`"),
+        _REASON,
+    )),
     EventType("schedule.added", "A schedule was added.", _WHOSE, (
         _SCHEDULE,
         Field("next_at", "text or null", "when it runs next"),
@@ -323,6 +364,14 @@ _TYPES = (
         Field("next_at", "text or null", "when it runs next"),
     )),
     EventType("schedule.skipped", "A run was due and is skipped.", _WHOSE, (_SCHEDULE, _REASON)),
+    EventType("store.down", "A [declared store](configuration.md#storesname) cannot be reached; agents that use it run on.", DAEMON, (
+        Field("name", "string", "its name"),
+        _REASON,
+    )),
+    EventType("store.up", "A store that was down can be reached again.", DAEMON, (
+        Field("name", "string", "its name"),
+        Field("reason", "string", "why it was down"),
+    )),
     EventType("task.corrupted", "A record in the store cannot be read, and was passed over.",
               "the daemon, or the agent of the task", (
         Field("task", "text", "the task's id"), _REASON)),

@@ -70,7 +70,7 @@ logger = logging.getLogger(__name__)
 
 
 class EventFilter:
-    """Selects events by type, agent, worker, task and time; None is all.
+    """Selects events by type, agent, worker, task and time, and by a filter of agents; None is all.
 
     Raises:
         InvalidParams: too many globs, or one that is too long.
@@ -83,12 +83,15 @@ class EventFilter:
         worker: str | None = None,
         task: str | None = None,
         since_s: float | None = None,
+        knows: Callable[[str], bool] | None = None,
     ) -> None:
         self._types = Types(types or ["*"])
         self._agent = agent
         self._worker = worker
+        self._knows = knows
         self.task = task
         self.is_all = types in (None, [], ["*"]) and {agent, worker, task, since_s} == {None}
+        self.is_all = self.is_all and knows is None
         """Whether every event is wanted."""
         self.since_at = None if since_s is None else rfc3339(max(since_s, 0.0))
 
@@ -102,6 +105,7 @@ class EventFilter:
         return (
             (self._agent is None or agent == self._agent)
             and (self._worker is None or worker == self._worker)
+            and (self._knows is None or (agent is not None and self._knows(str(agent))))
             and (self.since_at is None or str(at) >= self.since_at)
             and self._types.match(str(event_type))
         )

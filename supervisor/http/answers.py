@@ -110,6 +110,8 @@ async def read_body(request: web.BaseRequest, within_s: float = BODY_S) -> bytes
     """
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise Refused(415, InvalidRequest("cannot read the body: it has a Content-Encoding"))
+    if (request.content_length or 0) > MAX_BODY_BYTES:  # before any of it is kept
+        raise too_long()
     if "Expect" in request.headers:
         await _continue(request)
     try:
@@ -139,8 +141,6 @@ async def _continue(request: web.BaseRequest) -> None:
     if request.headers["Expect"].lower() != "100-continue":
         error = InvalidRequest("cannot do what the client expects")
         raise Refused(417, error)
-    if (request.content_length or 0) > MAX_BODY_BYTES:
-        raise too_long()
     if request.version >= HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # the answer itself has not begun

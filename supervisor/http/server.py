@@ -38,6 +38,13 @@ VERSIONS = (HttpVersion11, HttpVersion10)
 logger = logging.getLogger(__name__)
 
 
+class _Request(web.BaseRequest):
+    """Represents a request whose answer does not tell the versions of libraries, as aiohttp would by itself."""
+
+    async def _prepare_hook(self, response: web.StreamResponse) -> None:
+        response.headers.pop("Server", None)
+
+
 class HttpServer:
     """Serves faces over HTTP.
 
@@ -123,7 +130,7 @@ class HttpServer:
     ) -> web.BaseRequest:
         if message.version not in VERSIONS:  # it may mean something else by all that follows
             message = message._replace(version=HttpVersion11, path="")
-        return web.BaseRequest(
+        return _Request(
             message,
             payload,
             protocol,

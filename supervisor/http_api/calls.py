@@ -11,8 +11,8 @@ from urllib.parse import quote
 from aiohttp import web
 
 from ...worker.contract import codec
-from ...worker.contract.control_params import AttachParams
 from ...worker.contract.errors import Conflict, InvalidParams, InvalidRequest
+from ...worker.control.params import AttachParams
 from ..api.table import Control, Permission
 from ..http.answers import JSON, Refused, answer, check_type, read_body
 from ..http.face import HttpClient

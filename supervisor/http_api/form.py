@@ -3,8 +3,7 @@
 This module must not know HTTP's server or the daemon.
 """
 
-from email.parser import BytesParser
-from email.policy import HTTP
+import re
 from urllib.parse import parse_qs
 
 from ...worker.contract import codec
@@ -20,6 +19,21 @@ MAX_FORM_BYTES = 1024 * 1024
 """Bytes of a form, which is parsed in one turn of the loop."""
 
 MAX_FIELDS = 100
+
+MAX_HEAD_BYTES = 4096
+"""Bytes of the headers of one part of a multipart form."""
+
+BOUNDARY = re.compile(
+    r""";\s*boundary=(?:"([\w'()+,./:=? -]{0,69}[\w'()+,./:=?-])"|([\w'+.-]{1,70})(?=\s*(?:;|$)))""",
+    re.IGNORECASE | re.ASCII,
+)
+"""The boundary in a Content-Type, within quotes or not."""
+
+PARAM = re.compile(r';\s*([\w*-]+)=("([^"]*)"|[^;\s"]*)', re.ASCII)
+"""A parameter of a Content-Disposition: its name, its value as it is, its value within quotes."""
+
+PLAIN = ("7bit", "8bit", "binary")
+"""Encodings of a part that leave it as it is."""
 
 
 def configuration(body: bytes, content_type: str, field: str) -> dict[str, object]:
@@ -73,10 +87,39 @@ def _of_form(body: bytes, field: str) -> bytes | None:
 
 
 def _of_multipart(body: bytes, content_type: str, field: str) -> bytes | None:
-    head = f"Content-Type: {content_type}\r\n\r\n".encode("utf-8", "replace")
-    message = BytesParser(policy=HTTP).parsebytes(head + body)
-    for part in message.iter_parts():
-        if part.get_param("name", header="content-disposition") == field:
-            content = part.get_payload(decode=True)
-            return content if isinstance(content, bytes) else None
-    return None
+    # Not by `email`, whose headers take seconds, and whose parts within parts exhaust the stack, where that is intended.
+    found = BOUNDARY.search(content_type)
+    if found is None:
+        raise InvalidRequest("cannot read the form: its type has no proper boundary")
+    mark = b"\r\n--" + (found[1] or found[2]).encode()
+    _, *parts = (b"\r\n" + body).split(mark, MAX_FIELDS + 1)
+    fields: dict[str, bytes] = {}
+    for number, part in enumerate(parts):
+        if part.startswith(b"--"):
+            return fields.get(field)
+        if number == MAX_FIELDS:
+            words = f"cannot take a form of more than {MAX_FIELDS} parts"
+            raise ResourceLimitExceeded(words, limit="form parts", value=MAX_FIELDS)
+        head, is_whole, content = part.partition(b"\r\n\r\n")
+        if not is_whole or len(head) > MAX_HEAD_BYTES:
+            words = (
+                f"cannot read the form: a part has no end of its head within {MAX_HEAD_BYTES} bytes"
+            )
+            raise InvalidRequest(words)
+        fields.setdefault(_name_of(head.decode("utf-8", "replace")), content)
+    raise InvalidRequest("cannot read the form: it ends before its last boundary")
+
+
+def _name_of(head: str) -> str:
+    """Returns the name of a part, empty where it has none."""
+    name = ""
+    for line in head.split("\r\n"):
+        key, _, value = line.partition(":")
+        word = value.strip().lower()
+        if key.lower() == "content-transfer-encoding" and word not in PLAIN:
+            raise InvalidRequest(f'cannot read the form: a part is encoded as "{word[:40]}"')
+        if key.lower() == "content-disposition":
+            for each in PARAM.finditer(value):
+                if each[1].lower() == "name":
+                    name = each[2] if each[3] is None else each[3]
+    return name

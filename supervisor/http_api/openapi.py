@@ -11,7 +11,7 @@ from typing import cast
 import msgspec
 
 from ... import __version__
-from ..api.faces import Route
+from ..api.faces import Resumption, Route
 from ..api.openrpc import any_value
 from ..api.table import Method
 from .other_paths import other_paths
@@ -269,7 +269,7 @@ class _Operation:
     def _headers(self, params: Schema) -> Iterator[Schema]:
         resumption = self.method.faces.resumption
         if resumption is not None:
-            yield _last_event_id(resumption.key)
+            yield _last_event_id(resumption)
         for header, key in KEY_HEADERS.items():
             if key in _properties(params):
                 schema = {"description": f"Stands for `{key}`.", **_plain(_properties(params)[key])}
@@ -311,12 +311,13 @@ def _plain(schema: Schema) -> Schema:
     return {key: each for key, each in _not_null(schema).items() if key != "default"}
 
 
-def _last_event_id(key: str) -> Schema:
+def _last_event_id(resumption: Resumption) -> Schema:
+    pattern = "^[A-Za-z0-9_-]+$" if resumption.of_all else "^[0-9]+$"
     return {
         "name": "Last-Event-ID",
         "in": "header",
-        "description": f"Of a stream: continues after it, as `{key}` does.",
-        "schema": {"type": "string", "pattern": "^[0-9]+$"},
+        "description": f"Of a stream: continues after it, as `{resumption.key}` does.",
+        "schema": {"type": "string", "pattern": pattern},
     }
 
 
@@ -336,7 +337,7 @@ def _add_stream(operation: Schema, method: Method) -> None:
     if method.faces.resumption is not None:
         parameters = cast("list[Schema]", operation.setdefault("parameters", []))
         if all(each["name"] != "Last-Event-ID" for each in parameters):
-            parameters.append(_last_event_id(method.faces.resumption.key))
+            parameters.append(_last_event_id(method.faces.resumption))
 
 
 # -- errors

@@ -6,7 +6,7 @@
     GET    /runtime/stats
 
 A configuration is `id`, `name` (our `title`), `description`, and any keys of ours. Without a program, members or steps it takes the template
-`default`: an agent that answers. A duplicate and a missing id are 400, as clients of that runtime expect.
+`default`: the one of the configuration, else a built-in agent that answers. `template` and `params` name another. A duplicate and a missing id are 400, as clients of that runtime expect.
 """
 
 import contextlib
@@ -17,9 +17,10 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from ...worker.contract import codec
-from ...worker.contract.control_results import Workflows
-from ...worker.contract.errors import Conflict, InvalidParams, NotFound
+from ...worker.contract.errors import Conflict, InvalidParams, NotFound, ResourceLimitExceeded
+from ...worker.control.results import Workflows
 from ..api.table import Control
+from ..config.template_spec import Template
 from ..http.answers import Refused, answer, check_type, read_body
 from ..http.face import HttpClient
 from .calls import OneAnswer
@@ -30,8 +31,6 @@ PREFIX = "/runtime"
 
 DEFAULT = "default"
 """The built-in template; the agent of this name works for teams and workflows without any of their own."""
-
-DEFAULT_ENTRYPOINT = "corral.worker.default_agent:agent"
 
 PROGRAM = ("command", "entrypoint", "url")
 
@@ -94,7 +93,10 @@ class RuntimeFace:
     ) -> web.StreamResponse:
         body = await read_body(request)
         check_type(request, body, TYPES)
-        given = configuration(body, request.headers.get("Content-Type", JSON), kind.field)
+        try:
+            given = configuration(body, request.headers.get("Content-Type", JSON), kind.field)
+        except ResourceLimitExceeded as too_much:
+            raise Refused(413, too_much) from too_much
         name = given.pop("id", None)
         if (name is None and kind.noun != "workflow") or (name is not None and not _is_text(name)):
             error = InvalidParams(
@@ -103,7 +105,7 @@ class RuntimeFace:
             )
             raise Refused(400, error)
         try:
-            spec = _spec(kind, given)
+            spec = _spec(kind, given, self._control.agents.config.templates)
             if kind.noun != "agent" and DEFAULT in _needs(spec):
                 await self._add_default(caller)
             params = {"spec": spec} if name is None else {"name": name, "spec": spec}
@@ -117,7 +119,8 @@ class RuntimeFace:
 
     async def _add_default(self, caller: OneAnswer) -> None:
         """Adds the agent that works for teams and workflows without any of their own, unless it is there."""
-        spec = _spec(KINDS["agents"], {"description": "Answers with what it was asked."})
+        given = {"description": "Answers with what it was asked."}
+        spec = _spec(KINDS["agents"], given, self._control.agents.config.templates)
         with contextlib.suppress(Conflict):
             await self._control.call("agent.add", {"name": DEFAULT, "spec": spec}, caller)
 
@@ -128,7 +131,10 @@ class RuntimeFace:
                 found is None or found.spec.kind != "agent"
             ):  # the method would take a glob, or a team
                 raise NotFound(f'cannot find agent "{name}"', name=name)
-            await self._control.call("agent.rm", {"name": name}, caller)
+            try:
+                await self._control.call("agent.rm", {"name": name}, caller)
+            except NotFound as error:  # it is there, and out of the scope of the token
+                raise NotFound(f'cannot find agent "{name}"', name=name) from error
         else:
             await self._control.call(f"{kind.noun}.rm", {"name": name}, caller)
         return answer({"message": f"{kind.word} {name} removed successfully", "id": name})
@@ -144,25 +150,33 @@ def _check_verb(request: web.BaseRequest, verb: str) -> None:
         raise Refused(405, refused, Allow=verb)
 
 
-def _spec(kind: Kind, given: Mapping[str, object]) -> dict[str, object]:
-    """Returns the table of a configuration, with what the template gives it.
+def _spec(
+    kind: Kind, given: Mapping[str, object], templates: Mapping[str, Template]
+) -> dict[str, object]:
+    """Returns the table of a configuration, with the template that it has where it has no program.
+
+    A template that declares the parameters `name` and `description` gets those of the configuration.
 
     Raises:
-        InvalidParams: there is no such template.
+        InvalidParams: a team or workflow has a template.
     """
     spec = dict(given)
     title = spec.pop("name", None)
-    template = spec.pop("template", DEFAULT)
-    if template != DEFAULT:
-        words = f'cannot find template {template!r}: "{DEFAULT}" is the one there is'
-        raise InvalidParams(words, key="template", value=template)
+    if kind.noun != "agent" and spec.pop("template", DEFAULT) != DEFAULT:
+        words = f"cannot add a {kind.noun}: templates are of agents and servers"
+        raise InvalidParams(words, key="template", value=given["template"])
     if _is_text(title):
         spec.setdefault("title", title)
     if kind.noun == "agent":
         if not any(spec.get(key) for key in PROGRAM):
-            spec["entrypoint"] = DEFAULT_ENTRYPOINT
-            config = {"name": title, "description": spec.get("description")}
-            spec.setdefault("config", {key: value for key, value in config.items() if value})
+            spec.setdefault("template", DEFAULT)
+        template = templates.get(str(spec.get("template")))
+        params = codec.as_object(spec.get("params", {}))
+        if template is not None and params is not None:
+            texts = {"name": title, "description": spec.get("description")}
+            known = {k: v for k, v in texts.items() if _is_text(v) and k in template.params}
+            if known := known | params:
+                spec["params"] = known
     elif kind.noun == "team" and not spec.get("members"):
         spec |= {"members": [DEFAULT], "mode": "route"}
     elif kind.noun == "workflow" and not spec.get("steps"):

@@ -2,7 +2,7 @@
 
 The format is that of https://html.spec.whatwg.org/multipage/server-sent-events.html. A call that fails before its first
 notification is answered with the error and its status, as without a stream; later the last event is `error`. Where the table
-says how a reader goes on (`faces.resumption`), each record is an event of its own with its id. A reader that is slow
+says how a reader goes on (`faces.resumption`), each record is an event of its own, or each notification, with its id. A reader that is slow
 makes the sender wait in `drain`, as on the socket: nothing is held for it beyond MAX_BYTES.
 """
 
@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Mapping, Sequence
 from aiohttp import web
 
 from ...worker.contract import codec
-from ...worker.contract.control_params import AttachParams
 from ...worker.contract.errors import Conflict, CorralError, InternalError
+from ...worker.control.params import AttachParams
 from ..api.faces import Resumption
 from ..api.table import Control, Method, Permission
 from ..http.face import HttpClient
@@ -76,6 +76,9 @@ class StreamCaller:
             return
         if self._resumption is None:
             self.put(event(method, params))
+            return
+        if self._resumption.of_all:
+            self.put(event(method, params, params.get(self._resumption.field)))
             return
         records: list[object] = []
         for value in params.values():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import grp
 import itertools
 import json
@@ -36,9 +37,10 @@ if TYPE_CHECKING:
         scope_signals: bool
         scope_limits: bool
         identity: tuple[int, int, list[int]] | None
+        sockets: int
 
     class Spawn(Confinement):
-        """Holds a spawn request of the daemon; its three descriptors travel beside it."""
+        """Holds a spawn request of the daemon; its three descriptors, and its sockets, travel beside it."""
 
         seq: int
         unit: str
@@ -244,11 +246,15 @@ class ChildSetup:
     def _close_files(self) -> None:
         for target, fd in enumerate(self.fds):
             os.dup2(fd, target)
-        os.closerange(3, self.report)
+        os.closerange(len(self.fds), self.report)
         os.closerange(self.report + 1, 2**31 - 1)
 
     def _execute(self) -> None:
         argv, env = self.spawn["argv"], self.spawn["env"]
+        if self.spawn.get("sockets"):
+            env["LISTEN_PID"] = str(
+                os.getpid()
+            )  # sd_listen_fds(3): only this process, not what it forks
         name = argv[0] if argv else ""
         path = env.get("PATH", os.defpath)
         # An empty entry of PATH means the working directory (execvp(3)).
@@ -378,6 +384,15 @@ def decode_failure(report: bytes) -> tuple[str, int, str, dict[str, str]]:
     return stage, int(number), message, json.loads(data)
 
 
+def out_of_the_way(fds: list[int], report: int) -> tuple[list[int], int]:
+    """Returns the same descriptors and the report, duplicated where a later dup2 to 0, 1, 2… would overwrite them."""
+    free = len(fds)
+    moved = [fd if fd >= free else fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, free) for fd in fds]
+    if report < free:
+        report = fcntl.fcntl(report, fcntl.F_DUPFD_CLOEXEC, free)
+    return moved, report
+
+
 def become(
     spawn: Spawn, fds: list[int], report: int, launcher: int, altered: list[int]
 ) -> NoReturn:
@@ -385,6 +400,7 @@ def become(
     stage = "user"
     try:
         signal.set_wakeup_fd(-1)
+        fds, report = out_of_the_way(fds, report)
         for signum in altered:
             set_handler(signum, SIG_DFL)
         pthread_sigmask(signal.SIG_SETMASK, ())

@@ -68,7 +68,7 @@ class MainLoop:
     """
 
     DESCRIPTORS: tuple[int, ...] = (3,)
-    """Numbers of descriptors that may come with a spawn request."""
+    """Numbers of descriptors that may come with a spawn request, beside its listening sockets."""
 
     def __init__(
         self, channel: Channel, daemon: int, wake: int, become: Become, trees: Trees
@@ -182,7 +182,8 @@ class MainLoop:
         seq, key = message["seq"], message["unit"]
         stage, group = "descriptors", None
         try:
-            if len(fds) not in self.DESCRIPTORS or "argv" not in message:
+            own = len(fds) - message.get("sockets", 0)
+            if own not in self.DESCRIPTORS or "argv" not in message:
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             if key in self.trees.units:
                 raise OSError(errno.EEXIST, "this unit lives already")

@@ -272,7 +272,7 @@ class RawSpawner:
         landlocked = ("read_paths", "write_paths", "connect_ports")
         scoped = spawn.get("scope_signals", False)
         identity = spawn.get("identity")
-        if spawn["nice"]:
+        if spawn["nice"] or spawn.get("sockets"):  # LISTEN_PID is known after the fork alone
             raise Unplanned
         if identity is None and (spawn["user"], spawn["group"]) != (None, None):
             raise Unplanned

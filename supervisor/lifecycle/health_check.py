@@ -115,13 +115,17 @@ class Answer(Struct, frozen=True):
     awake_since: float = 0.0
 
 
+class Hurry(Struct, frozen=True):
+    """Requests the first run of an incarnation at once."""
+
+
 class Acted(Struct, frozen=True):
     """Reports that the recovery of a run has ended, with or without success."""
 
     run: int
 
 
-Event = Up | Down | Configure | Tick | Answer | Acted
+Event = Up | Down | Configure | Tick | Hurry | Answer | Acted
 
 
 # -- actions
@@ -221,6 +225,11 @@ def _tick(health: Health, _: Tick, now: float) -> Step:
     return asking, [Ask(run)]
 
 
+def _hurry(health: Health, _: Hurry, now: float) -> Step:
+    is_first = health.phase is Phase.WAITING and not health.at
+    return (replace(health, deadline=now) if is_first else health), []
+
+
 def _answer(health: Health, event: Answer, now: float) -> Step:
     if health.phase is not Phase.ASKING or event.run != health.run:
         return health, []  # of an earlier life, or reported twice
@@ -283,6 +292,7 @@ _HANDLERS: dict[type[Event], Callable[[Health, Any, float], Step]] = {  # each b
     Down: _down,
     Configure: _configure,
     Tick: _tick,
+    Hurry: _hurry,
     Answer: _answer,
     Acted: _acted,
 }

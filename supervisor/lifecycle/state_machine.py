@@ -77,7 +77,7 @@ class Worker(Struct, frozen=True):
 
     `tree` means that processes of it may exist, `exited` that the leader of this incarnation is dead;
     `deadline` is when the next Tick is due; `resume_at` when it starts again once its tree is empty
-    (None: it rests). `waits` means that it is wanted, but must not start before the event Start. While
+    (None: it rests). `drain_until` is how long its end waits for connections that it serves. `waits` means that it is wanted, but must not start before the event Start. While
     it is ShuttingDown, `cause` is the result that its end will be called and `left` the state from
     which the end began. `paused_at` is since when it is frozen, `paused_s` the sum of the earlier pauses of
     this incarnation, `resumed_at` the end of the last one; `backoff` what `resume_at` or, in Initial, the
@@ -98,6 +98,7 @@ class Worker(Struct, frozen=True):
     idle_at: float | None = None
     stage: Stage | None = None
     kill_at: float = 0.0
+    drain_until: float = 0.0
     cause: str = ""
     left: State = State.INITIAL
     reason: str = ""
@@ -137,10 +138,11 @@ class Want(Struct, frozen=True):
 
 
 class Stop(Struct, frozen=True):
-    """Requests a stop; `result` becomes the result of the end."""
+    """Requests a stop; `result` becomes the result of the end. With `drains` another worker has taken its place."""
 
     result: str = "stopped"
     reason: str = "asked to stop"
+    drains: bool = False
 
 
 class Restart(Struct, frozen=True):
@@ -233,9 +235,14 @@ class Emptied(Struct, frozen=True):
 
 
 class Tick(Struct, frozen=True):
-    """Reports that the deadline may have come. `last_message_at`: time of its last message, or when the daemon last woke up."""
+    """Reports that the deadline may have come.
+
+    `last_message_at` is the time of its last message, or when the daemon last woke up. `serves` is true while it has
+    connections that came in at the addresses of `listen`.
+    """
 
     last_message_at: float = 0.0
+    serves: bool = False
 
 
 Event = (

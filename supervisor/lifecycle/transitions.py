@@ -16,7 +16,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from ..config.spec import Spec
-from . import job
+from . import drain, job
 from .readiness import awaited
 from .restart_policy import Again, History, after_life, backoff_s, decide
 from .state_machine import (
@@ -136,7 +136,7 @@ def _stop(worker: Worker, event: Stop, now: float) -> Step:
         return _move(done, State.TERMINATED, event.reason)
     if worker.state in (State.TERMINATED, State.SHUTTING_DOWN):
         return unwanted, []
-    return _shut_down(unwanted, event.result, event.reason, now)
+    return _shut_down(unwanted, event.result, event.reason, now, event.drains)
 
 
 def _restart(worker: Worker, event: Restart, now: float) -> Step:
@@ -145,7 +145,7 @@ def _restart(worker: Worker, event: Restart, now: float) -> Step:
     wanted = replace(worker, wanted=True, waits=False)
     if worker.state is State.SHUTTING_DOWN:
         return _at_once(wanted, now), []
-    return _shut_down(wanted, "stopped", event.reason, now)
+    return _shut_down(wanted, "stopped", event.reason, now, True)
 
 
 def _replace(worker: Worker, event: Replace, now: float) -> Step:
@@ -387,6 +387,8 @@ def _tick(worker: Worker, event: Tick, now: float) -> Step:
     if worker.state in UP:
         last_message_at = max(event.last_message_at, worker.ready_at or 0.0, worker.resumed_at)
         return _check_heart(worker, last_message_at, now)
+    if event.serves and drain.goes_on(worker, now):
+        return drain.put_off(worker, now), []
     return _escalate(worker, now)
 
 
@@ -496,7 +498,7 @@ def _idle_deadline(worker: Worker) -> float:
     return worker.idle_at + timeout_s
 
 
-def _shut_down(worker: Worker, cause: str, reason: str, now: float) -> Step:
+def _shut_down(worker: Worker, cause: str, reason: str, now: float, replaced: bool = False) -> Step:
     grace_s = worker.spec.process.shutdown_grace_period
     if worker.pid is None:
         return _kill(worker, cause, reason, now)  # no process runs yet that could end itself
@@ -508,6 +510,7 @@ def _shut_down(worker: Worker, cause: str, reason: str, now: float) -> Step:
         left=worker.state,
         deadline=now + grace_s / 2,
         kill_at=now + grace_s,
+        drain_until=drain.until(worker, now, replaced=replaced),
     )
     after, actions = _move(asked, State.SHUTTING_DOWN, reason)
     return after, [*actions, *thawed, Ask(grace_s)]
@@ -546,6 +549,7 @@ def _awake(worker: Worker, now: float) -> Step:
 
 
 def _unwanted(worker: Worker) -> Worker:
+    worker = replace(worker, drain_until=0.0)
     return replace(worker, wanted=False, waits=False, resume_at=None, backoff=None, done=False)
 
 

@@ -7,5 +7,5 @@ or refused by name, never held in part.
 It holds mechanism only. It knows no worker, no configuration and no policy, and imports the standard library alone,
 since it is a part of the launcher, which runs with `python -I -S`.
 
-Begin with `kernel` (processes, /proc, signals), then `cgroup`.
+Begin with `kernel` (processes, /proc, signals), then `cgroup`. `sock_diag` and `durable` are not of the launcher.
 """

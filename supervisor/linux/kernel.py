@@ -40,6 +40,17 @@ _prctl.argtypes = (ctypes.c_int,) + (ctypes.c_ulong,) * 4
 _prctl.restype = ctypes.c_int
 
 
+def sync_file_system(path: str | os.PathLike[str]) -> None:
+    """Writes what the file system of a folder has in memory to the disk, see syncfs(2)."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if _libc.syncfs(fd) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), os.fspath(path))
+    finally:
+        os.close(fd)
+
+
 def prctl(option: int, value: int, detail: int = 0) -> None:
     """Sets one attribute of this process by the system call of the same name."""
     if _prctl(option, value, detail, 0, 0) != 0:

@@ -112,6 +112,10 @@ class LogSource(Protocol):
         """Returns inodes of files that were compressed and are gone -> those of the compressed ones."""
         ...
 
+    def newest(self) -> str:
+        """Returns the present time as records have it: not before that of any line that is written."""
+        ...
+
     def find_writer(self, agent: str, worker: str) -> WriterState | None:
         """Returns the writer of a worker, if it has one at present."""
         ...
@@ -148,6 +152,10 @@ class LogFilter:
             each is not None
             for each in (self.level, self.pattern, self.stream, self.since, self.until, self.task)
         )
+
+    def is_of(self, agent: str, worker: str) -> bool:
+        """Returns whether the log of a worker is selected."""
+        return not self.names or not self.names.isdisjoint((agent, worker))
 
     def select(self, records: Iterable[Record]) -> list[Record]:
         """Returns the records that are selected; those of the stream `corral`, which report lost lines, always are.

@@ -9,10 +9,13 @@ left, and reports the lines that the count has jumped by as missed. Nothing here
 import asyncio
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, Self, TypeVar, cast
 
 from .file_format import (
+    CAPTURED,
+    NOTIFIED,
     File,
     FoundFile,
     LogFilter,
@@ -27,10 +30,11 @@ from .file_format import (
     opened,
     opened_by_head,
     opened_by_inode,
+    time_of,
     timestamp,
 )
-from .record import LineDecoder, ended_lines
-from .seek import find_last, first_from, lines_after, lines_without, previous_span
+from .record import LineDecoder, Place, ended_lines
+from .seek import Position, find_last, first_from, lines_after, lines_without, previous_span
 
 PIECE_BYTES = 256 * 1024
 """Bytes of a line; longer ones come in pieces, marked `partial`, which `PieceJoiner` joins for those that want them whole."""
@@ -69,12 +73,12 @@ class Room(NamedTuple):
     piece_bytes: int
 
     @classmethod
-    def of(cls, cursors: int) -> Self:
-        """Returns the share of each of so many cursors."""
+    def of(cls, cursors: int, *, in_parts: bool = False) -> Self:
+        """Returns the share of each of so many cursors; with `in_parts` nothing is held of a line."""
         count = max(cursors, 1)
         return cls(
             max(SHORTEST_BLOCK_BYTES, min(BLOCK_BYTES, BLOCKS_BYTES // count)),
-            max(SHORTEST_PIECE_BYTES, min(PIECE_BYTES, PIECES_BYTES // count)),
+            1 if in_parts else max(SHORTEST_PIECE_BYTES, min(PIECE_BYTES, PIECES_BYTES // count)),
         )
 
 
@@ -91,12 +95,15 @@ class Cursor:
         """Whether to stop where the end was at the last rewind."""
         self.count = 0
         """How many of the lines that were asked for are between the place of the last rewind and its end."""
+        self.is_at_end = False
+        """Whether the last `upto` has read to the end of what there is."""
         self.line: int | None = None if passed is None else passed[0]
         """How many lines the writer had written up to here, if that is known."""
         self._source = source
         self._directory = source.directory / agent
         self._end = (b"", 0)  # the time of the first line of the last file, and an offset in it
         self._line_at_end: int | None = None
+        self._last_number: int | None = None  # of the last file at the last rewind
         self._inode = 0
         self._head = b""  # none: before the first file
         # The number that its writer has given the file; None of one that it does not know.
@@ -105,6 +112,10 @@ class Cursor:
         self._path: Path | None = None
         self._decoder = LineDecoder(agent, worker)
         self._broken = False  # the file has more than can be read
+        self._owed: str | None = (
+            None  # why lines before this place are gone, until that is reported
+        )
+        self._kept: Iterator[Record] | None = None  # what was given back
 
     def forget(self) -> None:
         """Forgets the writer's count of lines, which begins anew."""
@@ -119,18 +130,10 @@ class Cursor:
         """
         source = self._source
         writer = self._writer()
-        # Only now, before another reader runs, all this belongs together: files, their ends, the writer's count.
-        files = self._readable(files)
-        ends = _line_ends(writer)
-        for entry in files:
-            entry.number = number_of(writer, entry.inode)
+        files, ends = self._surveyed(files, writer)
         if not files:
-            self._settle(None, 0, writer.lines if writer else self.line)
-            self._number = writer.files[-1].number if writer and writer.files else self._number
-            self._end, self._line_at_end = (b"", 0), self.line
             return True
-        with files[-1].opened(source):  # from now on it is known by its head
-            end = (len(files) - 1, files[-1].size)
+        end = (len(files) - 1, files[-1].size)
         first, last = (0, 0), end
         if wanted.previous:
             is_running = self.worker in wanted.running
@@ -171,6 +174,60 @@ class Cursor:
         self.count = count
         return reaches_back
 
+    async def resume(self, files: list[FoundFile], place: Place | None, key: str) -> None:
+        """Moves to a place behind which a reader goes on; without one, to the first line of that time or later.
+
+        The next step reports lines that are gone since.
+        """
+        source = self._source
+        files, ends = self._surveyed(files, self._writer())
+        if place is not None or key > source.newest():
+            self._owed = "they were rotated away before they were read"
+        self._decoder.at = key
+        if not files:
+            return
+        end = (len(files) - 1, files[-1].size)
+        position = _place_in(files, source, place) if place else None
+        if place is None:
+            position = first_from(files, source, key.encode())
+            is_first = position == (0, 0) and files[0].head >= key.encode()
+            if is_first and files[0].head[28:29] in (CAPTURED, NOTIFIED):
+                # It begins in the middle of an incarnation.
+                self._owed = "they were rotated away before they were read"
+        elif position is not None:
+            self._owed = None
+        else:
+            later = (i for i, each in enumerate(files) if each.head > place[0])
+            index = next(later, None)
+            position = end if index is None else (index, 0)
+        entry = files[position[0]]
+        line = ends.get(entry.inode)
+        self._end, self._line_at_end = (files[-1].head, end[1]), ends.get(files[-1].inode)
+        if line is not None and entry.size - position[1] <= COUNTED_BYTES:
+            line -= await _stepwise(lines_after(entry, source, position[1]), source.turn)
+        with entry.opened(source):
+            self._settle(entry, position[1], line if line is None or line >= 0 else None)
+        if place is not None and self._owed is None:
+            self._decoder.restore(place)
+
+    def _surveyed(
+        self, files: list[FoundFile], writer: WriterState | None
+    ) -> tuple[list[FoundFile], dict[int, int]]:
+        """Returns the files as they are now, and the writer's lines at their ends; without files, there is no place."""
+        # Only now, before another reader runs, all this belongs together: files, their ends, the writer's count.
+        files = self._readable(files)
+        for entry in files:
+            entry.number = number_of(writer, entry.inode)
+        if not files:
+            self._settle(None, 0, writer.lines if writer else self.line)
+            self._number = writer.files[-1].number if writer and writer.files else self._number
+            self._end, self._line_at_end = (b"", 0), self.line
+        else:
+            self._last_number = files[-1].number
+            with files[-1].opened(self._source):  # from now on it is known by its head
+                pass
+        return files, _line_ends(writer)
+
     def _readable(self, files: list[FoundFile]) -> list[FoundFile]:
         """Returns the files as they are now, without those that have no line or cannot be read."""
         found = [entry.refresh() for entry in files]  # every one: they are measured, too
@@ -206,11 +263,41 @@ class Cursor:
         while (records := self.step(room)) is not None:
             yield from records
 
+    def keep(self, records: Iterator[Record]) -> None:
+        """Takes back records, for the next step."""
+        self._kept = records
+
+    def upto(self, horizon: str, room: Room) -> Iterator[Record]:
+        """Yields what was written up to a time, and keeps what is later.
+
+        A line that is later than any can be is from before the clock was set back: it does not wait for its time.
+        """
+        self.is_at_end = False
+        is_timely = True
+        while is_timely or self.is_bounded:  # without an end, a block at a time
+            records = self.step(room)
+            if records is None:
+                self.is_at_end = True
+                return
+            for record in records:
+                if time_of(record) > horizon:
+                    if time_of(record) <= self._source.newest():
+                        self.keep(chain((record,), records))
+                        return
+                    is_timely = False
+                yield record
+
     def step(self, room: Room, stream: str | None = None) -> Iterator[Record] | None:
         """Reads the next block; returns its records, which may be none, or None at the end of what there is.
 
         The records are to be taken before the next step. With `stream` a block in which none can be of it is passed over.
         """
+        if self._kept is not None:
+            kept, self._kept = self._kept, None
+            return kept
+        if self._owed is not None:
+            reason, self._owed = self._owed, None
+            return iter((self._gap_record(None, reason),))
         block_bytes = room.block_bytes
         while True:
             size = block_bytes
@@ -234,6 +321,7 @@ class Cursor:
                 return iter((self._gap_record(None, "the file cannot be read here"),))
             if not end:
                 return self._leave(is_gone=False)
+            self._decoder.move(self._head, self._offset)
             self._offset += end
             passed = lines_without(data[:end], stream)
             lines: list[bytes] = []
@@ -328,6 +416,8 @@ class Cursor:
         """Returns whether a file was there at the last rewind."""
         if self._line_at_end is None or file.first_line < self._line_at_end:
             return True
+        if self._last_number is not None and 0 < file.number <= self._last_number:
+            return True  # in the one before there are only parts of a line
         # An earlier daemon may have written to it, its writer nothing yet, or only parts of a line.
         with opened_by_inode(self._directory, self.worker, file.inode) as found:
             return found is not None and found.head == self._end[0]
@@ -383,6 +473,7 @@ class Cursor:
     def _gap_record(self, skipped: int | None, reason: str) -> Record:
         count = f"{skipped} lines" if skipped else "parts of a line" if skipped == 0 else "lines"
         text = f"corral: {count} skipped: {reason}"
+        self._decoder.move(self._head, self._offset)
         shown = {"level": "warning", "text": text, "skipped_lines": skipped}
         return self._decoder.record("corral", shown)
 
@@ -395,6 +486,17 @@ def _line_ends(writer: WriterState | None) -> dict[int, int]:
     return {
         file.inode: end for file, end in zip(writer.files, [*firsts, writer.lines], strict=True)
     }
+
+
+def _place_in(files: list[FoundFile], source: LogSource, place: Place) -> Position | None:
+    """Returns where a place is; None where its file is gone, or is another now."""
+    head, offset, _ = place
+    for index in range(len(files) - 1, -1, -1):
+        with files[index].opened(source) as file:
+            if file is not None and file.head == head:
+                begins = offset == 0 or file.pread(1, offset - 1) == b"\n"
+                return (index, offset) if begins else None
+    return None
 
 
 async def _stepwise(search: Search[T], turn: asyncio.Lock) -> T:

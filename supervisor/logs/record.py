@@ -1,10 +1,11 @@
 """Decodes the lines of a worker's files into records, and joins the parts of long ones, within a limit.
 
 A line that is longer than the limit comes in pieces, each of them a record with `partial`, but for the last. Pieces of text end
-at a whole character. Nothing here reads a file.
+at a whole character. Each record knows its place in the files, so that a reader can come back to it. Nothing here reads a file.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeAlias
 
 from .file_format import (
     CAPTURED,
@@ -28,6 +29,21 @@ _LONGEST_CHARACTER = 4
 """Bytes of the longest character in UTF-8."""
 
 
+Rests: TypeAlias = tuple[tuple[bytes, bytes], ...]
+"""Streams with the beginning of a character, of which the rest is in the next part of the line."""
+
+Place: TypeAlias = tuple[bytes, int, Rests]
+"""A place in the files of one worker: the time of the first line of a file, an offset in it, and what is before it."""
+
+
+class PlacedRecord(Record):
+    """Holds a record with the place behind it."""
+
+    __slots__ = ("place",)
+
+    place: Place
+
+
 class LineDecoder:
     """Turns stored lines of one worker into records, and holds the parts of those that have not ended."""
 
@@ -36,6 +52,8 @@ class LineDecoder:
         """The time of the last line."""
         self._origin = {"agent": agent, "worker": worker}
         self._parts: dict[tuple[bytes, bytes], bytearray] = {}
+        self._head = b""
+        self._offset = 0
 
     @property
     def is_inside(self) -> bool:
@@ -46,12 +64,19 @@ class LineDecoder:
         """Forgets the parts of lines that have not ended."""
         self._parts.clear()
 
+    def move(self, head: bytes, offset: int) -> None:
+        """Notes where the next lines begin."""
+        self._head, self._offset = head, offset
+
+    def restore(self, place: Place) -> None:
+        """Takes the beginnings of characters that were before a place."""
+        self._parts = {(CAPTURED, stream): bytearray(rest) for stream, rest in place[2]}
+
     def flush(self) -> Iterator[Record]:
         """Yields what is there of lines that have not ended, and forgets them: their rest is lost."""
-        for (kind, stream), parts in self._parts.items():
-            if parts:
+        for kind, stream in [*self._parts]:
+            if parts := self._parts.pop((kind, stream)):
                 yield self._piece(kind, stream, bytes(parts))
-        self._parts.clear()
 
     def records(self, lines: Iterable[bytes], piece_bytes: int) -> Iterator[Record]:
         """Yields the records of these lines; lines longer than `piece_bytes` come in pieces."""
@@ -59,12 +84,14 @@ class LineDecoder:
             kind, stream, tag = line[28:29], line[31:37], line[38:40]
             text = line[PREFIX_BYTES:]
             if not _is_ours(line):
+                self._offset += len(line) + 1
                 yield self.record("stderr", text_fields(line))
                 continue
             self.at = line[:HEAD_BYTES].decode("ascii", "replace")
             if kind == OWN:
                 yield from self.flush()  # the rest of these lines was lost: they are not continued
-            elif tag == b"P " or self._parts:
+            self._offset += len(line) + 1
+            if kind != OWN and (tag == b"P " or self._parts):
                 key = (CAPTURED if kind in _CAPTURED else NOTIFIED, stream)
                 parts = self._parts.setdefault(key, bytearray())
                 parts += text
@@ -82,7 +109,17 @@ class LineDecoder:
 
     def record(self, stream: str, shown: Mapping[str, object]) -> Record:
         """Returns a record at the time of the last line."""
-        return {"at": self.at, **self._origin, "stream": stream, "level": None, **shown}
+        fields = {"at": self.at, **self._origin, "stream": stream, "level": None, **shown}
+        record = PlacedRecord(fields)
+        record.place = (self._head, self._offset, self._rests() if self._parts else ())
+        return record
+
+    def _rests(self) -> Rests:
+        return tuple(
+            (stream, bytes(parts))
+            for (kind, stream), parts in self._parts.items()
+            if kind == CAPTURED and 0 < len(parts) < _LONGEST_CHARACTER
+        )
 
     def _piece(self, kind: bytes, stream: bytes, text: bytes) -> Record:
         name = stream.decode("ascii", "replace") if kind == CAPTURED else "log"

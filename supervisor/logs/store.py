@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Collection, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from weakref import WeakSet
 
@@ -18,9 +19,13 @@ from ...worker.contract.log_pieces import PieceJoiner
 from .capture import LogFolder, LogWriter
 from .compression import COMPRESS_AFTER_S, Compressor
 from .file_format import LogFilter, Record, known_names, workers
-from .merging import batches_of, merged
+from .merging import LogPosition, batches_of, merged
 from .reader import Cursor, Room
+from .record import Place
 from .rotating_file import LogLimits
+
+_NEVER = "~"
+"""Later than any time of a record."""
 
 RELEASED_KEPT = 256
 """Number of writers of ended workers that are remembered while there are readers."""
@@ -144,29 +149,40 @@ class LogStore:
         return found + joiner.flush()
 
     async def history(
-        self, wanted: LogFilter, n: int | None = None
+        self, wanted: LogFilter, n: int | None = None, position: LogPosition | None = None
     ) -> AsyncGenerator[list[Record], None]:
         """Yields the present contents of the files, merged by time, in batches; the last `n` records if given.
 
         Names are agents or workers, running or not; none means all. The last `n` cost no more in a long
-        log than in a short one, unless they have to be looked for.
+        log than in a short one, unless they have to be looked for. `position` is where a reader goes on, if it was
+        given, and is moved with each batch, which may be empty.
 
         Raises:
             ResourceLimitExceeded: the pattern takes too long.
         """
         with self._reading():
-            cursors = await self._cursors(wanted, n)
-            async for batch in merged(cursors, wanted, n, self.turn):
+            horizon = self._begin_round(position) if position else _NEVER
+            cursors = await self._cursors(wanted, n, position)
+            async for batch in merged(
+                cursors, wanted, n, self.turn, horizon=horizon, position=position
+            ):
                 yield batch
+            if position is not None:
+                position.end_round()
 
     async def follow(
-        self, wanted: LogFilter, n: int | None = 10, follower: "Follower | None" = None
+        self,
+        wanted: LogFilter,
+        n: int | None = 10,
+        follower: "Follower | None" = None,
+        position: LogPosition | None = None,
     ) -> AsyncGenerator[list[Record], None]:
         """Yields `history`, then all that is written from then on, without gap or repeat, without end.
 
         Workers that appear later are followed too. A caller that takes the batches so slowly that a file is
         rotated away before it was read gets a record of the stream `corral` with `skipped_lines`.
-        Close it with `contextlib.aclosing`; a `follower` of the caller's own shows more, and can end it.
+        Close it with `contextlib.aclosing`; a `follower` of the caller's own shows more, and can end it. `position` is as
+        in `history`. Lines are in the order of their times: none comes before an earlier one of another worker.
 
         Raises:
             ResourceLimitExceeded: the pattern takes too long.
@@ -175,8 +191,11 @@ class LogStore:
         # Of a worker whose files were removed the writer does not begin at 0.
         passed = {key: _passed(writer) for key, writer in (self._released | self._writers).items()}
         with self._reading(follower):
-            cursors = await self._cursors(wanted, n)
-            async for batch in merged(cursors, wanted, n, self.turn):
+            horizon = self._begin_round(position)
+            cursors = await self._cursors(wanted, n, position)
+            async for batch in merged(
+                cursors, wanted, n, self.turn, horizon=horizon, position=position
+            ):
                 yield batch
             by_worker = {(cursor.agent, cursor.worker): cursor for cursor in cursors}
             for cursor in cursors:
@@ -184,22 +203,36 @@ class LogStore:
             behind: set[tuple[str, str]] = set(by_worker)
             follower.placed.set()
             while not (follower.is_to_end and not behind):
+                if position is not None:
+                    position.end_round()
                 behind |= await follower.changed(wait=not behind)
-                room = Room.of(len(behind))
+                horizon = self._begin_round(position)  # all that was written until now is noted
+                room = Room.of(len(behind), in_parts=position is not None)
                 fresh: list[Iterator[Record]] = []
                 for key in sorted(behind):
                     if key not in by_worker:  # no file when this began: start before its first
                         by_worker[key] = self._cursor(*key, passed.get(key, (0, 0)))
                     async with self.turn:
-                        records = by_worker[key].step(room)
-                        if records is None:
+                        records = by_worker[key].upto(horizon, room)
+                        first = next(records, None)
+                        if first is not None:
+                            fresh.append(chain((first,), records))
+                        elif by_worker[key].is_at_end:
                             behind.discard(key)
-                        else:
-                            fresh.append(records)
                         await asyncio.sleep(0)
                 # One round: the followed ones go on when the reader has taken all of it.
-                async for batch in batches_of(fresh, wanted, self.turn):
+                async for batch in batches_of(fresh, wanted, self.turn, position):
                     yield batch
+
+    def newest(self) -> str:
+        """Returns the present time as records have it: not before that of any line that is written."""
+        return self._folder.stamp(b"9").decode()  # no kind of line is above it
+
+    def _begin_round(self, position: LogPosition | None) -> str:
+        horizon = self.newest()
+        if position is not None:
+            position.begin_round(horizon)
+        return horizon
 
     @contextmanager
     def _reading(self, follower: "Follower | None" = None) -> Generator[None, None, None]:
@@ -243,15 +276,26 @@ class LogStore:
         self._cursors_held.add(cursor)
         return cursor
 
-    async def _cursors(self, wanted: LogFilter, n: int | None) -> list[Cursor]:
+    async def _cursors(
+        self, wanted: LogFilter, n: int | None, position: LogPosition | None
+    ) -> list[Cursor]:
         """Returns a cursor at the right place of every worker that has files."""
         cursors: list[Cursor] = []
+        left: dict[tuple[str, str], Place] = {}
+        if position is not None and position.is_given:
+            left = {key: place for key, place in position.places.items() if wanted.is_of(*key)}
+            position.places = OrderedDict(left)
         for agent, worker, files in workers(self.directory, wanted.names):
             cursor = self._cursor(agent, worker)
-            if n is None or not wanted.is_rare:
+            if position is not None and position.is_given:
+                await cursor.resume(files, left.pop((agent, worker), None), position.at)
+            elif n is None or not wanted.is_rare:
                 await cursor.rewind(files, wanted, n)
             cursors.append(cursor)
             await asyncio.sleep(0)
+        for (agent, worker), place in left.items():  # their files are gone
+            cursors.append(self._cursor(agent, worker))
+            await cursors[-1].resume([], place, position.at if position else "")
         return cursors
 
 
@@ -283,7 +327,7 @@ class Follower:
 
     def note_written(self, agent: str, worker: str) -> None:
         """Notes that a worker's log has grown."""
-        if not self._wanted.names or not self._wanted.names.isdisjoint((agent, worker)):
+        if self._wanted.is_of(agent, worker):
             self._changed.add((agent, worker))
             self._ready.set()
 

@@ -17,10 +17,10 @@ from msgspec.structs import fields
 
 from ...mcp.protocol.messages import Progress
 from ...worker.contract import codec
-from ...worker.contract.access import RIGHTS
-from ...worker.contract.control_params import AttachParams
 from ...worker.contract.errors import Conflict, CorralError, Overloaded, PermissionDenied, Timeout
 from ...worker.contract.records import ENDED, Task
+from ...worker.control.access import RIGHTS
+from ...worker.control.params import AttachParams
 from ..api.openrpc import any_value
 from ..api.table import Control, Permission
 from ..supervision.worker_supervisor import WorkerSupervisor

@@ -13,9 +13,9 @@ from fnmatch import fnmatchcase
 from ...mcp.protocol.caller import Caller
 from ...mcp.protocol.catalog import FULL, Access, Kind, concerns
 from ...worker.contract import codec
-from ...worker.contract.control_params import AttachParams
 from ...worker.contract.errors import CorralError, InvalidParams, NotFound, PermissionDenied
 from ...worker.contract.mcp_info import INSTRUCTIONS
+from ...worker.control.params import AttachParams
 from ..api.table import Control, Permission
 from ..config.spec import Config, Profile
 from ..events.bus import Event
@@ -288,5 +288,5 @@ class ClientTools:
             unsubscribe()
             changes.close()
 
-        unsubscribe = self._control.agents.membership.subscribe(reloaded)
+        unsubscribe = self._control.agents.reload.subscribe(reloaded)
         return ended

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from ...worker.contract.access import (
+from ...worker.contract.errors import PermissionDenied
+from ...worker.control.access import (
     LoginParams,
     NewToken,
     TokenAddParams,
@@ -12,8 +13,7 @@ from ...worker.contract.access import (
     TokenRotateParams,
     Whoami,
 )
-from ...worker.contract.control_params import NoParams
-from ...worker.contract.errors import PermissionDenied
+from ...worker.control.params import NoParams
 from ..access.scope import OPEN
 from ..access.tokens import digest_of
 from ..api.faces import faces

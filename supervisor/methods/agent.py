@@ -2,12 +2,15 @@
 
 import asyncio
 import signal as signals
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
+from msgspec import UNSET, UnsetType
 from msgspec.structs import asdict
 
 from ...worker.contract import codec
-from ...worker.contract.control_params import (
+from ...worker.contract.errors import Conflict, CorralError, InvalidParams, Timeout
+from ...worker.contract.records import AgentStatus, TeamStatus
+from ...worker.control.params import (
     AddAllParams,
     AddParams,
     ExposeParams,
@@ -19,7 +22,7 @@ from ...worker.contract.control_params import (
     SelectionParams,
     SignalParams,
 )
-from ...worker.contract.control_results import (
+from ...worker.control.results import (
     AgentExit,
     AgentsAdded,
     AgentsChanged,
@@ -29,21 +32,24 @@ from ...worker.contract.control_results import (
     Removed,
     ToolCallRate,
 )
-from ...worker.contract.errors import Conflict, CorralError, InvalidParams, Timeout
-from ...worker.contract.records import AgentStatus, TeamStatus
+from ...worker.control.template_results import TemplateUse
 from ..access.scope import ALL_NAMES, NAME, NAMES, NAMES_AND_GROUPS
 from ..agents.await_state import can_pause
 from ..agents.membership import Addition
+from ..api.caller import made_by
 from ..api.faces import faces
 from ..api.results import error_records
 from ..api.status import exit_record
 from ..api.table import Caller, Control, method
 from ..config.labels import is_glob
-from ..config.loader import group_table, to_table
-from ..config.secrets import MASK, masked_address
-from ..config.values import quoted
+from ..config.loader import expanded_table, group_table, to_table
+from ..config.spec import Spec
+from ..decoding.values import quoted
+from ..lifecycle.cordon import Unschedulable
 from ..lifecycle.state_machine import UP
-from ..supervision.worker_supervisor import Unschedulable, WorkerSupervisor
+from ..revisions.record import Cause
+from ..secrets.secrets import MASK, masked, masked_address
+from ..supervision.worker_supervisor import WorkerSupervisor
 
 STDERR_LINES = 20
 
@@ -59,6 +65,8 @@ STDERR_LINES = 20
 async def _show(control: Control, params: NameParams, _caller: Caller) -> AgentShown:
     """Returns one agent in full: its spec (values of environment and headers hidden), last exits, the end of its stderr.
 
+    While a change is rolled out, the spec is the new one; `agent.rolling` says how far that is.
+
     Of a team or workflow: its spec.
     """
     if (group := control.agents.groups.by_name.get(params.name)) is not None:
@@ -69,14 +77,7 @@ async def _show(control: Control, params: NameParams, _caller: Caller) -> AgentS
     supervisors = control.agents.supervisors(params.name)
     name = params.name if params.name in control.agents.agents else supervisors[0].spec.name
     agent = control.agents.of(name)
-    spec = to_table(agent.spec, control.agents.config.defaults)
-    for key in ("environment", "headers"):
-        if (values := codec.as_object(spec.get(key))) is not None:
-            spec[key] = dict.fromkeys(values, MASK)
-    if agent.spec.webhook_secret:
-        spec["webhook_secret"] = MASK
-    if agent.spec.url is not None:
-        spec["url"] = masked_address(agent.spec.url)
+    spec = masked_table(to_table(agent.intended, control.agents.config.defaults))
     exits = [
         AgentExit(worker=supervisor.id, incarnation=number, **asdict(exit_record(last)))
         for supervisor in supervisors
@@ -86,8 +87,9 @@ async def _show(control: Control, params: NameParams, _caller: Caller) -> AgentS
     return AgentShown(
         agent=control.status.agent_status(agent),
         spec=spec,
-        source=agent.spec.source,
+        source=agent.intended.source,
         etag=control.agents.membership.etag(name),
+        template=_template_use(control, agent.intended),
         exits=exits,
         tool_calls=ToolCallRate(
             last_minute=control.statistics.calls_last_minute(agent.name),
@@ -96,6 +98,37 @@ async def _show(control: Control, params: NameParams, _caller: Caller) -> AgentS
         stderr={
             supervisor.id: supervisor.log.tail("stderr", STDERR_LINES) for supervisor in supervisors
         },
+    )
+
+
+def masked_table(table: Mapping[str, object]) -> dict[str, object]:
+    """Returns the table of an agent without the values of environments, headers and keys."""
+    found = dict(table)
+    for key, value in table.items():
+        if key in ("environment", "headers"):
+            found[key] = dict.fromkeys(codec.as_object(value) or {}, MASK)
+        elif key == "process":
+            found[key] = masked_table(codec.as_object(value) or {})
+        elif key == "params":
+            found[key] = masked(value)
+        elif key == "webhook_secret":
+            found[key] = MASK
+        elif key == "url":
+            found[key] = masked_address(str(value))
+    return found
+
+
+def _template_use(control: Control, spec: Spec) -> TemplateUse | UnsetType:
+    if spec.template is None:
+        return UNSET
+    config = control.agents.config
+    template = config.templates.get(spec.template)
+    params = spec.params if template is None else template.values(spec.params)
+    return TemplateUse(
+        name=spec.template,
+        source=None if template is None else template.source,
+        params=codec.as_object(masked(params)) or {},
+        spec=masked_table(expanded_table(spec, config.defaults)),
     )
 
 
@@ -370,10 +403,13 @@ async def _wake(control: Control, params: NamesParams, _caller: Caller) -> Agent
     recorded="or-refused",
     faces=faces("POST /agents", python="add_agent", command="add"),
 )
-async def _add(control: Control, params: AddParams, _caller: Caller) -> AgentStatus:
+async def _add(control: Control, params: AddParams, caller: Caller) -> AgentStatus:
     """Adds an agent or an MCP server, which is kept until it is removed."""
     addition = Addition(params.name, params.kind, params.spec, params.directory or "/")
-    failures = await control.agents.membership.add([addition], start=params.start, wait=params.wait)
+    cause = Cause("add", made_by(caller))
+    failures = await control.agents.membership.add(
+        [addition], start=params.start, wait=params.wait, cause=cause
+    )
     for error in failures.values():
         raise error
     return control.status.agent_status(control.agents.of(params.name))
@@ -388,7 +424,7 @@ async def _add(control: Control, params: AddParams, _caller: Caller) -> AgentSta
     recorded_keys=("failures",),
     faces=faces("POST /agents/batch", python="add_agents", command="add"),
 )
-async def _add_all(control: Control, params: AddAllParams, _caller: Caller) -> AgentsAdded:
+async def _add_all(control: Control, params: AddAllParams, caller: Caller) -> AgentsAdded:
     """Adds several agents and MCP servers, all or none; `failures` has those that did not start.
 
     `added`, `changed` (with the keys) and `unchanged` are the names, also those of a dry run.
@@ -409,8 +445,10 @@ async def _add_all(control: Control, params: AddAllParams, _caller: Caller) -> A
     if params.dry_run:
         agents.membership.check(fresh, replacing=changed)
     elif fresh:
-        how = {"start": params.start, "wait": params.wait}
-        failures = await agents.membership.add(fresh, **how, replacing=changed)
+        cause = Cause("add", made_by(caller))
+        failures = await agents.membership.add(
+            fresh, start=params.start, wait=params.wait, cause=cause, replacing=changed
+        )
     present = [agents.agents.get(each.name) for each in params.agents]
     statuses = [control.status.agent_status(agent) for agent in present if agent is not None]
     return AgentsAdded(
@@ -473,9 +511,12 @@ async def _expose(control: Control, params: ExposeParams, _caller: Caller) -> Ex
     scope=NAME,
     faces=faces("POST /agents/{name}/scale", python="scale_agent", command="scale"),
 )
-async def _scale(control: Control, params: ScaleParams, _caller: Caller) -> AgentStatus:
+async def _scale(control: Control, params: ScaleParams, caller: Caller) -> AgentStatus:
     """Changes the number of workers of an agent."""
-    agent = await control.agents.replicas.scale(params.name, params.instances, wait=params.wait)
+    cause = Cause("set", made_by(caller), "scaled")
+    agent = await control.agents.replicas.scale(
+        params.name, params.instances, wait=params.wait, cause=cause
+    )
     return control.status.agent_status(agent)
 
 

@@ -1,16 +1,35 @@
 """Assembles the method table: importing this enters every method into `api.table.METHODS`."""
 
 from ..api.table import METHODS
-from . import access, agent, daemon, group, mcp, observe, runtime, schedule, secret, state, task
+from ..package_methods import deployment, package
+from . import (
+    access,
+    agent,
+    backup,
+    daemon,
+    group,
+    mcp,
+    observe,
+    revision,
+    runtime,
+    schedule,
+    secret,
+    state,
+    task,
+)
 
 __all__ = [
     "METHODS",
     "access",
     "agent",
+    "backup",
     "daemon",
+    "deployment",
     "group",
     "mcp",
     "observe",
+    "package",
+    "revision",
     "runtime",
     "schedule",
     "secret",

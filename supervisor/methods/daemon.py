@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,9 @@ import msgspec
 
 from ... import __version__
 from ...worker.contract import codec
-from ...worker.contract.control_params import (
+from ...worker.contract.errors import CorralError
+from ...worker.contract.records import Statistics, Status
+from ...worker.control.params import (
     LogLevelParams,
     NoParams,
     ReloadParams,
@@ -18,7 +21,7 @@ from ...worker.contract.control_params import (
     StatisticsParams,
     StatusParams,
 )
-from ...worker.contract.control_results import (
+from ...worker.control.results import (
     DaemonFound,
     Diagnosis,
     Done,
@@ -26,19 +29,20 @@ from ...worker.contract.control_results import (
     Finding,
     LogLevelSet,
     Promise,
+    QuotaList,
     Reloaded,
     Stopping,
 )
-from ...worker.contract.errors import CorralError
-from ...worker.contract.records import Statistics, Status
+from ...worker.control.template_results import Template, TemplateParam, Templates
 from ..access.scope import ALL_NAMES, OPEN
+from ..api.caller import made_by
 from ..api.faces import faces
 from ..api.openrpc import openrpc
-from ..api.results import Open
+from ..api.results import Open, as_result
 from ..api.table import Caller, Control, Method, method
-from ..config.secrets import is_reference
 from ..lifecycle.state_machine import UP, State
 from ..process.launch import secret_problems
+from ..secrets.secrets import is_reference
 
 if TYPE_CHECKING:
     from ..process.host_facts import Services
@@ -100,10 +104,10 @@ async def _stop(_control: Control, _params: NoParams, _caller: Caller) -> Stoppi
     recorded_keys=("added", "removed", "changed", "live", "pending", "teams", "workflows"),
     faces=faces("POST /reload", python="reload", command="reload"),
 )
-async def _reload(control: Control, params: ReloadParams, _caller: Caller) -> Reloaded:
+async def _reload(control: Control, params: ReloadParams, caller: Caller) -> Reloaded:
     """Reads the configuration again, applies the changes and returns them; an invalid file changes nothing."""
     config = control.daemon.read_config()
-    plan = await control.agents.membership.reload(config, dry_run=params.dry_run)
+    plan = await control.agents.reload.adopt(config, dry_run=params.dry_run, by=made_by(caller))
     return msgspec.convert(plan, Reloaded, from_attributes=True)
 
 
@@ -120,6 +124,37 @@ async def _schema(_control: Control, params: SchemaParams, _caller: Caller) -> d
     from ..schema.documents import schema_of  # noqa: PLC0415 - start-up time: few ask
 
     return schema_of(params.document)
+
+
+@method(
+    "template.list",
+    "read",
+    NoParams,
+    Templates,
+    faces=faces("GET /templates", python="list_templates", command="templates"),
+)
+async def _templates(control: Control, _params: NoParams, _caller: Caller) -> Templates:
+    """Returns the templates of the configuration, with their parameters and the agents and servers that have them."""
+    users: dict[str, list[str]] = {}
+    for agent in control.agents.agents.values():
+        if agent.spec.template is not None:
+            users.setdefault(agent.spec.template, []).append(agent.name)
+    return Templates(
+        templates=[
+            Template(
+                name=each.name,
+                source=each.source,
+                base=each.base,
+                description=each.description,
+                params=[
+                    TemplateParam(name=name, schema=schema, required="default" not in schema)
+                    for name, schema in each.params.items()
+                ],
+                used_by=sorted(users.get(each.name, [])),
+            )
+            for each in control.agents.config.templates.values()
+        ]
+    )
 
 
 @method(
@@ -220,8 +255,8 @@ async def _doctor(control: Control, _params: NoParams, caller: Caller) -> Diagno
     found = host_check.report(facts)
     return Diagnosis(
         daemon=daemon,
-        findings=msgspec.convert(found["findings"], list[Finding]),
-        promises=msgspec.convert(found["promises"], list[Promise]),
+        findings=as_result(found["findings"], list[Finding]),
+        promises=as_result(found["promises"], list[Promise]),
     )
 
 
@@ -273,4 +308,18 @@ async def _services(control: Control) -> "Services":
 async def _show(control: Control, params: StatisticsParams, _caller: Caller) -> Statistics:
     """Returns counts of processes, tasks and tool calls since the daemon started: in total, and of all names or of `names`."""
     shown = await control.statistics.shown(_chosen(control, params))
-    return msgspec.convert(shown, Statistics)
+    return as_result(shown, Statistics)
+
+
+@method(
+    "quota.list",
+    "read",
+    StatisticsParams,
+    QuotaList,
+    scope=ALL_NAMES,
+    faces=faces("GET /quotas", python="list_quotas", command="quota"),
+)
+async def _quotas(control: Control, params: StatisticsParams, _caller: Caller) -> QuotaList:
+    """Lists the limits that the daemon holds, what is used of each, and how often it has refused something."""
+    found = control.quotas.shown(_chosen(control, params), time.monotonic())
+    return QuotaList(quotas=found)

@@ -3,20 +3,17 @@
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 
-from ...worker.contract.control_params import (
-    GroupAddParams,
-    GroupRemoveParams,
-    NameParams,
-    NoParams,
-)
-from ...worker.contract.control_results import Removed, Teams, TeamShown, Workflows, WorkflowShown
 from ...worker.contract.errors import InvalidParams
 from ...worker.contract.records import TeamStatus, WorkflowStatus
+from ...worker.control.params import GroupAddParams, GroupRemoveParams, NameParams, NoParams
+from ...worker.control.results import Removed, Teams, TeamShown, Workflows, WorkflowShown
 from ..access.scope import NAME, Rule
+from ..api.caller import made_by
 from ..api.faces import faces
 from ..api.table import Caller, Control, method
 from ..config.loader import group_table
 from ..config.spec import Group
+from ..revisions.record import Cause
 
 
 def _statuses(control: Control, groups: Iterable[Group]) -> list[TeamStatus | WorkflowStatus]:
@@ -33,7 +30,9 @@ def _workflows(control: Control, groups: Iterable[Group]) -> Workflows:
     return Workflows(workflows=[each for each in statuses if isinstance(each, WorkflowStatus)])
 
 
-async def _add_groups(control: Control, kind: str, params: GroupAddParams) -> Sequence[Group]:
+async def _add_groups(
+    control: Control, kind: str, params: GroupAddParams, caller: Caller
+) -> Sequence[Group]:
     tables: dict[str, Mapping[str, object]] = dict(params.specs)
     if params.spec is not None:
         tables[params.name or _free_name(control, kind)] = params.spec
@@ -41,7 +40,7 @@ async def _add_groups(control: Control, kind: str, params: GroupAddParams) -> Se
         text = f"cannot add a {kind}: give spec, or specs"
         raise InvalidParams(text, key="name", value=params.name)
     _ = control.schedules  # refuses where the room of teams and workflows is not installed
-    return await control.agents.groups.add(kind, tables)
+    return await control.agents.groups.add(kind, tables, Cause("add", made_by(caller)))
 
 
 def generated_name(kind: str) -> str:
@@ -100,9 +99,9 @@ async def _team_show(control: Control, params: NameParams, _caller: Caller) -> T
     recorded="or-refused",
     faces=faces("POST /teams", python="add_team", command="team add"),
 )
-async def _team_add(control: Control, params: GroupAddParams, _caller: Caller) -> Teams:
+async def _team_add(control: Control, params: GroupAddParams, caller: Caller) -> Teams:
     """Adds teams, which are kept until they are removed."""
-    return _teams(control, await _add_groups(control, "team", params))
+    return _teams(control, await _add_groups(control, "team", params, caller))
 
 
 @method(
@@ -157,9 +156,9 @@ async def _workflow_show(control: Control, params: NameParams, _caller: Caller) 
     recorded="or-refused",
     faces=faces("POST /workflows", python="add_workflow", command="workflow add"),
 )
-async def _workflow_add(control: Control, params: GroupAddParams, _caller: Caller) -> Workflows:
+async def _workflow_add(control: Control, params: GroupAddParams, caller: Caller) -> Workflows:
     """Adds workflows, which are kept until they are removed."""
-    return _workflows(control, await _add_groups(control, "workflow", params))
+    return _workflows(control, await _add_groups(control, "workflow", params, caller))
 
 
 @method(

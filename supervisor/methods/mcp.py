@@ -2,22 +2,9 @@
 
 import msgspec
 
-from ...worker.contract.control_params import (
-    AttachParams,
-    CallParams,
-    NoParams,
-    ReadParams,
-    ToolsParams,
-)
-from ...worker.contract.control_results import (
-    Done,
-    Prompts,
-    Resources,
-    Servers,
-    Tool,
-    Tools,
-)
 from ...worker.contract.errors import NotFound
+from ...worker.control.params import AttachParams, CallParams, NoParams, ReadParams, ToolsParams
+from ...worker.control.results import Done, Prompts, Resources, Servers, Tool, Tools
 from ..access.scope import OPEN, Rule
 from ..api.faces import faces
 from ..api.results import Open, error_records

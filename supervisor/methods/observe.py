@@ -6,30 +6,29 @@ import re
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Protocol, cast
 
-import msgspec
-
 from ...worker.contract import codec
-from ...worker.contract.control_params import (
+from ...worker.contract.errors import InvalidParams, ResourceLimitExceeded
+from ...worker.contract.log_pieces import PieceJoiner
+from ...worker.control.params import (
     AuditParams,
     EventParams,
     EventPublishParams,
     LogParams,
     VerifyParams,
 )
-from ...worker.contract.control_results import (
+from ...worker.control.results import (
     AuditPage,
     AuditVerdict,
-    Done,
     Events,
     LogLine,
     LogLines,
+    LogPlace,
     Position,
     Published,
 )
-from ...worker.contract.errors import InvalidParams, ResourceLimitExceeded
-from ...worker.contract.log_pieces import PieceJoiner
-from ..access.scope import LOGS, Rule
+from ..access.scope import LOGS, Rule, knows
 from ..api.faces import Resumption, faces
+from ..api.results import as_result
 from ..api.table import Caller, Control, method
 from ..audit.hash_chain import Record, parse_position
 from ..audit.log import stamp
@@ -38,6 +37,7 @@ from ..events.catalog import SKIPPED
 from ..events.history import PAGE_BYTES, SCAN_ROWS, EventFilter, EventHistory, Page
 from ..logs.file_format import LogFilter
 from ..logs.file_format import Record as LogRecord
+from ..logs.merging import LogPosition
 from ..logs.regex import Pattern
 from .task_log import lines_of_task
 
@@ -48,8 +48,11 @@ ANSWER_EVENTS = 1_000
 """Number of events in one answer, unless `n` asks for more."""
 
 
-def _wanted(params: EventParams) -> EventFilter:
-    return EventFilter(params.types, params.agent, params.worker, params.task, params.since_time)
+def _wanted(params: EventParams, caller: Caller) -> EventFilter:
+    only = knows(caller.agents)
+    return EventFilter(
+        params.types, params.agent, params.worker, params.task, params.since_time, only
+    )
 
 
 @method(
@@ -60,10 +63,10 @@ def _wanted(params: EventParams) -> EventFilter:
     scope=Rule("agent", lists=(("events", "agent"),)),
     faces=faces("GET /events", python="list_events", command="events"),
 )
-async def _list_events(control: Control, params: EventParams, _caller: Caller) -> Events:
+async def _list_events(control: Control, params: EventParams, caller: Caller) -> Events:
     """Lists stored events, oldest first; `next`, where it is not null, is the `since` for more of them."""
     event_history, newest = control.shared.event_history, control.shared.bus.newest
-    wanted = _wanted(params)
+    wanted = _wanted(params, caller)
     until = newest if params.until is None else min(params.until, newest)
     most = ANSWER_EVENTS if params.n is None else params.n
     n = ANSWER_EVENTS if params.since is None and params.since_time is None else None
@@ -105,7 +108,7 @@ async def _list_events(control: Control, params: EventParams, _caller: Caller) -
 )
 async def _follow_events(control: Control, params: EventParams, caller: Caller) -> Position:
     """Sends stored events after `position`, then all new ones, as `event` notifications {events}."""
-    wanted = _wanted(params)
+    wanted = _wanted(params, caller)
     newest = control.shared.bus.newest
     has_past = params.since is not None or params.since_time is not None or params.n is not None
     n = params.n if has_past else 0
@@ -285,7 +288,7 @@ async def _verify(control: Control, params: VerifyParams, _caller: Caller) -> Au
                 key="head",
                 value=params.head,
             ) from None
-    return msgspec.convert(await control.audit.verify(expected), AuditVerdict)
+    return as_result(await control.audit.verify(expected), AuditVerdict)
 
 
 def _log_filter(control: Control, params: LogParams) -> LogFilter:
@@ -325,7 +328,8 @@ async def _read_log(control: Control, params: LogParams, _caller: Caller) -> Log
     found: list[LogRecord] = []
     size = 0
     joiner = PieceJoiner()
-    batches = await _batches(control, params, LINES, follow=False)
+    position = _position(params)
+    batches = await _batches(control, params, LINES, position, follow=False)
     async with control.shared.logs.answering, contextlib.aclosing(batches):
         async for batch in batches:
             size += len(codec.encode(batch))
@@ -337,35 +341,69 @@ async def _read_log(control: Control, params: LogParams, _caller: Caller) -> Log
                 )
             found += joiner.join(batch)
     found += joiner.flush()
-    return LogLines(records=cast("list[LogLine]", found))  # the shape that `logs.record` gives them
+    records = cast("list[LogLine]", found)  # the shape that `logs.record` gives them
+    return LogLines(records=records, position=None if position is None else position.text())
 
 
 @method(
     "log.follow",
     "read",
     LogParams,
-    Done,
+    LogPlace,
     scope=LOGS,
-    faces=faces("GET /logs", python="follow_logs", command="logs", streams=True, only_streams=True),
+    faces=faces(
+        "GET /logs",
+        python="follow_logs",
+        command="logs",
+        streams=True,
+        only_streams=True,
+        resumption=Resumption("position", "after", of_all=True),
+    ),
 )
-async def _follow_log(control: Control, params: LogParams, caller: Caller) -> Done:
-    """Sends the last lines, then new ones, as `log` notifications {records}; without `follow` the last ones, then `log.end`."""
+async def _follow_log(control: Control, params: LogParams, caller: Caller) -> LogPlace:
+    """Sends the last lines, then new ones, as `log` notifications {records, position}; without `follow` the last ones, then `log.end`."""
     if params.follow and (params.until is not None or params.previous):
         key = "previous" if params.previous else "until"
         raise InvalidParams(f'cannot follow a log with "{key}": that is over', key=key)
     lines = LINES_FOLLOWED if params.follow else LINES
-    batches = await _batches(control, params, lines, follow=params.follow)
-    caller.follow(_send_batches(caller, batches))
-    return Done()
+    position = _position(params)
+    batches = await _batches(control, params, lines, position, follow=params.follow)
+    begin = None
+    if position is not None:
+        position.begin_round(control.shared.logs.newest())
+        begin = position.text() if params.after is None else params.after
+    caller.follow(_send_batches(caller, batches, position))
+    return LogPlace(position=begin)
+
+
+def _position(params: LogParams) -> LogPosition | None:
+    """Returns the position that is moved with what is read; None where nobody can go on from it."""
+    if params.after is None:
+        has_end = params.until is not None or params.previous
+        return None if has_end else LogPosition()
+    if params.previous:
+        raise InvalidParams('cannot go on after a position in "previous" ones', key="after")
+    try:
+        return LogPosition.parse(params.after)
+    except ValueError:
+        raise InvalidParams(
+            "cannot go on after that: take the position of an answer as it is", key="after"
+        ) from None
 
 
 async def _batches(
-    control: Control, params: LogParams, lines: int, *, follow: bool
+    control: Control,
+    params: LogParams,
+    lines: int,
+    position: LogPosition | None,
+    *,
+    follow: bool,
 ) -> AsyncGenerator[list[LogRecord], None]:
     """Returns the records that are asked for; of a task or since a time all, else the last `lines` unless `n` says how many."""
     wanted = _log_filter(control, params)
     is_all = params.since is not None or params.task is not None
     n = lines if params.n is None and not is_all else params.n
+    n = None if params.after is not None else n
     if params.task is not None:
         if params.names or params.selector or params.previous:
             raise InvalidParams(
@@ -374,17 +412,22 @@ async def _batches(
                 value=params.task,
             )
         task = await control.tasks.show(params.task)
-        return lines_of_task(control.shared, task, wanted, n, follow=follow)
+        return lines_of_task(control.shared, task, wanted, n, position, follow=follow)
     logs = control.shared.logs
-    return logs.follow(wanted, n) if follow else logs.history(wanted, n)
+    if follow:
+        return logs.follow(wanted, n, position=position)
+    return logs.history(wanted, n, position)
 
 
-async def _send_batches(caller: Caller, batches: AsyncGenerator[list[LogRecord], None]) -> None:
+async def _send_batches(
+    caller: Caller, batches: AsyncGenerator[list[LogRecord], None], position: LogPosition | None
+) -> None:
     end: dict[str, object] = {}
     try:
         async with contextlib.aclosing(batches):
             async for batch in batches:
-                caller.notify("log", {"records": batch})
+                place = None if position is None else position.text()
+                caller.notify("log", {"records": batch, "position": place})
                 batch.clear()  # it is encoded: while its reader takes its time, nothing is held twice
                 await caller.drain()
     except ResourceLimitExceeded as error:  # of the pattern

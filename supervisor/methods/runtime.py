@@ -1,12 +1,23 @@
-"""Serves the methods `agent.list`, `agent.set` and `runtime.stats`: shows all that runs, and changes the table of one agent."""
+"""Serves the methods `agent.list`, `agent.set`, `runtime.stats` and `store.list`: shows all that runs, and changes the table of one agent."""
 
 from collections.abc import Iterable
 
-from ...worker.contract.control_params import AgentSetParams, NoParams, StatusParams
-from ...worker.contract.runtime_results import Agents, AgentSet, Counted, RuntimeStatistics
+from msgspec import UNSET
+
+from ...worker.control.params import AgentSetParams, NoParams, StatusParams
+from ...worker.control.runtime_results import (
+    Agents,
+    AgentSet,
+    Counted,
+    RuntimeStatistics,
+    Store,
+    Stores,
+)
 from ..access.scope import ALL_NAMES, OPEN, is_in_scope
+from ..api.caller import made_by
 from ..api.faces import faces
 from ..api.table import Caller, Control, method
+from ..revisions.record import Cause
 
 
 @method(
@@ -33,17 +44,21 @@ async def _list(control: Control, params: StatusParams, _caller: Caller) -> Agen
     AgentSet,
     recorded="or-refused",
     recorded_keys=("changed",),
-    faces=faces("PATCH /agents/{name}", python="set_agent"),
+    faces=faces("PATCH /agents/{name}", python="set_agent", command="set"),
 )
-async def _set(control: Control, params: AgentSetParams, _caller: Caller) -> AgentSet:
-    """Changes keys of an agent or server that was added at run time; workers that need it restart one after another."""
+async def _set(control: Control, params: AgentSetParams, caller: Caller) -> AgentSet:
+    """Changes keys of an agent, server, team or workflow; each change is a revision."""
     membership = control.agents.membership
-    changed = await membership.change(params.name, params.spec, expected=params.expected)
-    agent = control.agents.of(params.name)
+    cause = Cause("set", made_by(caller), params.why)
+    changed = await membership.change(
+        params.name, params.spec, cause, expected=params.expected, dry_run=params.dry_run
+    )
+    agent = control.agents.agents.get(params.name)
     return AgentSet(
-        agent=control.status.agent_status(agent),
+        agent=UNSET if agent is None else control.status.agent_status(agent),
         changed=changed,
         etag=membership.etag(params.name),
+        revision=control.agents.revisions.head(params.name).last,
     )
 
 
@@ -56,16 +71,47 @@ async def _set(control: Control, params: AgentSetParams, _caller: Caller) -> Age
     faces=faces("GET /runtime-stats", python="get_runtime_stats"),
 )
 async def _stats(control: Control, _params: NoParams, caller: Caller) -> RuntimeStatistics:
-    """Returns the number and the names of agents, teams, workflows and databases; no store can be declared yet."""
+    """Returns the number and the names of agents, teams, workflows, and databases: the declared stores that agents use."""
 
     def counted(names: Iterable[str]) -> Counted:
         known = [name for name in names if is_in_scope(name, caller.agents)]
         return Counted(count=len(known), ids=known)
 
     agents, groups = control.agents.agents.values(), control.agents.groups
+    used = [
+        store
+        for store, users in control.stores.used_by().items()
+        if any(is_in_scope(name, caller.agents) for name in users)
+    ]
     return RuntimeStatistics(
         agents=counted(each.name for each in agents if each.spec.kind == "agent"),
         teams=counted(each.name for each in groups.all("team")),
         workflows=counted(each.name for each in groups.all("workflow")),
-        databases=counted(()),
+        databases=Counted(count=len(used), ids=used),
     )
+
+
+@method(
+    "store.list",
+    "read",
+    NoParams,
+    Stores,
+    scope=OPEN,
+    faces=faces("GET /stores", python="list_stores", command="stores"),
+)
+async def _stores(control: Control, _params: NoParams, caller: Caller) -> Stores:
+    """Probes the declared stores that agents use, and lists all, each with its state and its users."""
+    found: list[Store] = []
+    for each in await control.stores.listed():
+        users = [name for name in each.used_by if is_in_scope(name, caller.agents)]
+        if users or caller.agents is None:
+            store = Store(
+                name=each.name,
+                kind=each.kind,
+                url=each.url,
+                state=each.state,
+                reason=each.reason,
+                used_by=users,
+            )
+            found.append(store)
+    return Stores(stores=found)

@@ -2,23 +2,21 @@
 
 from msgspec.structs import asdict
 
-from ...worker.contract.control_params import (
+from ...worker.contract.records import ScheduleRecord, Task
+from ...worker.control.params import (
     NoParams,
     ScheduleCommandParams,
     ScheduleNameParams,
     ScheduleParams,
 )
-from ...worker.contract.control_results import (
-    Removed,
-    Schedules,
-    ScheduleShown,
-)
-from ...worker.contract.records import ScheduleRecord, Task
+from ...worker.control.results import Removed, Schedules, ScheduleShown
 from ..access.scope import SCHEDULE, Rule
 from ..agents.membership import Addition
+from ..api.caller import made_by
 from ..api.faces import faces
 from ..api.table import Caller, Control, method
 from ..config.job import commands_of, job_task
+from ..revisions.record import Cause
 
 
 @method(
@@ -46,7 +44,7 @@ async def _add(control: Control, params: ScheduleParams, _caller: Caller) -> Sch
     faces=faces("POST /schedules/commands", python="add_command_schedule", command="schedule add"),
 )
 async def _add_command(
-    control: Control, params: ScheduleCommandParams, _caller: Caller
+    control: Control, params: ScheduleCommandParams, caller: Caller
 ) -> ScheduleRecord:
     """Adds a schedule of a command, and a job of its name that runs the command."""
     name, command = params.name, list(params.command)
@@ -65,7 +63,8 @@ async def _add_command(
     control.schedules.check_free(name)
     membership = control.agents.membership
     addition = Addition(name, "agent", table, params.directory or "/")
-    await membership.add([addition], start=False, wait=False)
+    cause = Cause("add", made_by(caller))
+    await membership.add([addition], start=False, wait=False, cause=cause)
     try:
         return await control.schedules.add(asked, command=command)
     except BaseException:

@@ -3,27 +3,22 @@
 import asyncio
 from collections.abc import Sequence
 
-import msgspec
 from msgspec.structs import replace
 
-from ...worker.contract.control_params import (
+from ...worker.contract.errors import Conflict
+from ...worker.control.params import (
     NoParams,
     SecretRemoveParams,
     SecretRotateParams,
     SecretSetParams,
 )
-from ...worker.contract.control_results import (
-    Secret,
-    SecretRotated,
-    Secrets,
-    SecretUse,
-)
-from ...worker.contract.errors import Conflict
+from ...worker.control.results import Secret, SecretRotated, Secrets, SecretUse
 from ..api.faces import faces
+from ..api.results import as_result
 from ..api.table import Caller, Control, method
-from ..config.secret_store import SecretStore
-from ..config.secrets import referred
 from ..lifecycle.state_machine import UP
+from ..secrets.secrets import referred
+from ..secrets.store import SecretStore
 
 
 @method(
@@ -63,7 +58,7 @@ async def _list(control: Control, _params: NoParams, _caller: Caller) -> Secrets
     }
     known = {str(each["name"]) for each in found}
     lost = [Secret(name=each, source=None, used_by=[]) for each in sorted(named - known)]
-    kept = [msgspec.convert({**each, "used_by": []}, Secret) for each in found]
+    kept = [as_result({**each, "used_by": []}, Secret) for each in found]
     users = {each.name: _users(control, each.name) for each in (*kept, *lost)}
     return Secrets(secrets=[replace(each, used_by=users[each.name]) for each in (*kept, *lost)])
 

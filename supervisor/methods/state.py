@@ -3,13 +3,16 @@
 The sessions and keys of an agent that was removed are still shown, until they are cleared.
 """
 
+import asyncio
+import os
 import time
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 from msgspec.structs import asdict
 
-from ...worker.contract.control_params import (
+from ...worker.contract.errors import InvalidParams, NotFound, PermissionDenied
+from ...worker.control.params import (
     CheckpointIdParams,
     CheckpointListParams,
     CheckpointRemoveParams,
@@ -24,9 +27,8 @@ from ...worker.contract.control_params import (
     MemoryShowParams,
     MemoryStatsParams,
 )
-from ...worker.contract.control_results import Done
-from ...worker.contract.errors import InvalidParams, NotFound
-from ...worker.contract.state_results import (
+from ...worker.control.results import Done
+from ...worker.control.state_results import (
     CheckpointRestored,
     Checkpoints,
     CheckpointShown,
@@ -40,9 +42,13 @@ from ...worker.contract.state_results import (
     SessionShown,
     Value,
 )
-from ..access.scope import AGENT, CHECKPOINT, NAME, Rule
+from ..access.scope import AGENT, CHECKPOINT, NAME, Rule, knows
+from ..agents.membership import Addition
+from ..api.caller import made_by
 from ..api.faces import faces
+from ..api.results import as_result
 from ..api.table import Caller, Control, method
+from ..revisions.record import Cause
 
 
 @method(
@@ -55,10 +61,10 @@ from ..api.table import Caller, Control, method
         "GET /sessions", "GET /sessions/{agent}", python="list_sessions", command="memory list"
     ),
 )
-async def _sessions(control: Control, params: MemoryListParams, _caller: Caller) -> Sessions:
+async def _sessions(control: Control, params: MemoryListParams, caller: Caller) -> Sessions:
     """Lists sessions with turns, messages, sizes and last access, the last used first."""
-    found = await control.memory.sessions(params.agent, params.limit)
-    return Sessions(sessions=msgspec.convert(found, list[Session]))
+    found = await control.memory.sessions(params.agent, params.limit, knows(caller.agents))
+    return Sessions(sessions=as_result(found, list[Session]))
 
 
 @method(
@@ -134,7 +140,7 @@ async def _search(control: Control, params: MemoryFindParams, _caller: Caller) -
     """Returns keys and values of an agent that contain a text, the newest first."""
     key_values = control.memory.key_values
     items = await key_values.search(params.agent, params.session, params.query, params.limit)
-    return Items(items=msgspec.convert(items, list[Item]))
+    return Items(items=as_result(items, list[Item]))
 
 
 @method(
@@ -178,7 +184,7 @@ async def _cleanup(control: Control, params: MemoryCleanupParams, _caller: Calle
 )
 async def _stats(control: Control, params: MemoryStatsParams, _caller: Caller) -> MemoryStatistics:
     """Returns the size of sessions and keys by agent, and the bytes of them in the daemon's memory."""
-    return msgspec.convert(await control.memory.stats(params.agent), MemoryStatistics)
+    return as_result(await control.memory.stats(params.agent), MemoryStatistics)
 
 
 @method(
@@ -206,7 +212,7 @@ async def _save(control: Control, params: CheckpointSaveParams, _caller: Caller)
     CheckpointRestoreParams,
     CheckpointRestored,
     recorded="or-refused",
-    recorded_keys=("worker",),
+    recorded_keys=("worker", "added"),
     scope=CHECKPOINT,
     faces=faces(
         "POST /checkpoints/{checkpoint}/restore",
@@ -216,20 +222,79 @@ async def _save(control: Control, params: CheckpointSaveParams, _caller: Caller)
     ),
 )
 async def _restore(
-    control: Control, params: CheckpointRestoreParams, _caller: Caller
+    control: Control, params: CheckpointRestoreParams, caller: Caller
 ) -> CheckpointRestored:
     """Restores a checkpoint, also another worker's, in a worker; one that does not run begins with it.
 
-    `checkpoint` is the worker's own copy, `live` whether it goes on with it at once.
+    `checkpoint` is the worker's own copy, `live` whether it goes on with it at once. A removed agent is brought back.
     """
     has_data = not isinstance(params.data, msgspec.UnsetType)
     if has_data == (params.checkpoint is not None):
         text = "cannot restore: give a checkpoint, or data"
         raise InvalidParams(text, key="checkpoint")
-    supervisor, copy, is_live = await control.hibernation.restore(
-        params.checkpoint, params.data if has_data else None, params.name, params.timeout_s
+    name, added = params.name, None
+    if params.checkpoint is not None:
+        added = await _brought_back(control, params.checkpoint, name, caller)
+        name = name if added is None else added.worker
+    try:
+        supervisor, copy, is_live = await control.hibernation.restore(
+            params.checkpoint, params.data if has_data else None, name, params.timeout_s
+        )
+    except BaseException:
+        if added is not None:
+            await asyncio.shield(control.agents.membership.remove([added.agent]))
+        raise
+    if added is not None and params.start:
+        async with asyncio.timeout(params.timeout_s):
+            await control.agents.operations.start([supervisor], wait=True)
+        is_live = True
+    agent = supervisor.spec.name
+    return CheckpointRestored(
+        agent=agent, worker=supervisor.id, checkpoint=copy, live=is_live, added=added is not None
     )
-    return CheckpointRestored(worker=supervisor.id, checkpoint=copy, live=is_live)
+
+
+class _BroughtBack(NamedTuple):
+    """Represents an agent that was added for a checkpoint, and the worker that the checkpoint is for."""
+
+    agent: str
+    worker: str
+
+
+async def _brought_back(
+    control: Control, checkpoint: int, name: str | None, caller: Caller
+) -> _BroughtBack | None:
+    """Adds the agent of a checkpoint again, under `name` or its own; returns None where it, or its worker, is there."""
+    agents = control.agents
+    record, _ = await control.shared.checkpoints.find(checkpoint)
+    agent = name or record.agent
+    is_there = agent in agents.agents or agents.registry.supervisor(agent) is not None
+    if is_there or record.task is not None or record.worker is None:
+        return None
+    if name == record.worker:
+        agent = record.agent
+    if caller.permission != "admin" or caller.agents is not None:
+        words = f'cannot restore checkpoint {checkpoint}: there is no agent "{agent}", and {caller.name} may add none'
+        raise PermissionDenied(words, name=agent, needs="admin")
+    number = await control.shared.checkpoints.revision_of(checkpoint)
+    found = None
+    if number is not None:
+        found = await agents.revisions.find(record.agent, number)
+    else:  # it was saved by an earlier version
+        last = agents.revisions.head(record.agent).last
+        found = await agents.revisions.before(record.agent, last + 1)
+    if found is None:
+        words = (
+            f'cannot restore checkpoint {checkpoint}: no revision of agent "{record.agent}" is kept'
+        )
+        raise NotFound(words, name=record.agent, checkpoint=checkpoint)
+    cause = Cause("add", made_by(caller), f"restored from checkpoint {checkpoint}")
+    kind: Literal["agent", "mcp"] = "mcp" if found.kind == "mcp" else "agent"
+    # The table of the file has its variables as they were written.
+    environment = None if found.is_stored else dict(os.environ)
+    addition = Addition(agent, kind, found.table, "/", environment)
+    await agents.membership.add([addition], start=False, wait=False, cause=cause)
+    return _BroughtBack(agent, f"{agent}-{record.worker.rpartition('-')[2]}")
 
 
 @method(
@@ -240,9 +305,10 @@ async def _restore(
     scope=Rule(lists=(("checkpoints", "agent"),)),
     faces=faces("GET /checkpoints", python="list_checkpoints", command="checkpoint list"),
 )
-async def _list(control: Control, params: CheckpointListParams, _caller: Caller) -> Checkpoints:
+async def _list(control: Control, params: CheckpointListParams, caller: Caller) -> Checkpoints:
     """Lists checkpoints without their data, newest first."""
-    found = await control.shared.checkpoints.list(params.name, params.limit)
+    checkpoints = control.shared.checkpoints
+    found = await checkpoints.list(params.name, params.limit, knows(caller.agents))
     return Checkpoints(checkpoints=list(found))
 
 

@@ -7,23 +7,6 @@ from itertools import islice
 import msgspec
 from msgspec.structs import replace
 
-from ...worker.contract.control_params import (
-    TaskIdParams,
-    TaskListParams,
-    TaskShowParams,
-    TasksParams,
-    TaskTreeParams,
-    TaskWaitParams,
-)
-from ...worker.contract.control_results import (
-    Retried,
-    RetryFailed,
-    TaskInShort,
-    TaskNode,
-    TaskPage,
-    TasksDiscarded,
-    TasksRetried,
-)
 from ...worker.contract.errors import (
     Conflict,
     CorralError,
@@ -33,7 +16,24 @@ from ...worker.contract.errors import (
     Timeout,
 )
 from ...worker.contract.records import ENDED, Error, Task, TaskParams
-from ..access.scope import NEW_TASK, TASK, Rule
+from ...worker.control.params import (
+    TaskIdParams,
+    TaskListParams,
+    TaskShowParams,
+    TasksParams,
+    TaskTreeParams,
+    TaskWaitParams,
+)
+from ...worker.control.results import (
+    Retried,
+    RetryFailed,
+    TaskInShort,
+    TaskNode,
+    TaskPage,
+    TasksDiscarded,
+    TasksRetried,
+)
+from ..access.scope import NEW_TASK, TASK, Rule, knows
 from ..api.faces import faces
 from ..api.results import error_record
 from ..api.table import Caller, Control, method
@@ -321,9 +321,9 @@ async def _children(control: Control, task: Task, limit: int) -> list[Task]:
     scope=Rule("agent", lists=(("tasks", "agent"),)),
     faces=faces("GET /tasks", python="list_tasks", command="tasks"),
 )
-async def _list_tasks(control: Control, params: TaskListParams, _caller: Caller) -> TaskPage:
+async def _list_tasks(control: Control, params: TaskListParams, caller: Caller) -> TaskPage:
     """Lists records of tasks, newest first; `more`, where it is not null, is the `before` for the rest; `skipped` cannot be read."""
-    page = await control.tasks.list(params)
+    page = await control.tasks.list(params, knows(caller.agents))
     return TaskPage(tasks=page.tasks, more=page.more, skipped=page.skipped)
 
 

@@ -15,6 +15,7 @@ from ...worker.contract.records import ENDED, Task
 from ..events.bus import Event
 from ..events.history import EventFilter, EventHistory
 from ..logs.file_format import LogFilter, Record, rfc3339_seconds
+from ..logs.merging import LogPosition
 from ..logs.store import Follower
 from ..supervision.shared import Shared
 from ..supervision.task_moments import Moments, TaskMoments
@@ -104,7 +105,13 @@ class TaskLog:
 
 
 async def lines_of_task(
-    shared: Shared, task: Task, wanted: LogFilter, n: int | None, *, follow: bool
+    shared: Shared,
+    task: Task,
+    wanted: LogFilter,
+    n: int | None,
+    position: LogPosition | None,
+    *,
+    follow: bool,
 ) -> AsyncGenerator[list[Record]]:
     """Yields the lines of a task that are wanted, in batches; with `follow` until it has ended.
 
@@ -125,11 +132,11 @@ async def lines_of_task(
         if follow and not log.has_ended:
             follower = Follower(wanted)
             log.on_end(follower.end)
-            batches = shared.logs.follow(wanted, n, follower)
+            batches = shared.logs.follow(wanted, n, follower, position)
         else:
             if wanted.until is None and task.finished_at is not None:
                 wanted = replace(wanted, until=_seconds(task.finished_at) + LATE_S)
-            batches = shared.logs.history(wanted, n)
+            batches = shared.logs.history(wanted, n, position)
         async with aclosing(batches):
             async for batch in batches:
                 yield batch

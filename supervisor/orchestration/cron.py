@@ -10,7 +10,7 @@ from math import floor
 from msgspec import Struct
 
 from ..config import job
-from ..config.values import Refused
+from ..decoding.values import Refused
 
 LATE_S = 60.0
 """Seconds after which a run was missed: the daemon was down, or the clock was set."""

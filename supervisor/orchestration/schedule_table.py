@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from ...worker.contract.records import ScheduleRecord
-from ..config.decoder import STORE
+from ..decoding.decoder import STORE
 from ..store.store import Row, Statement, Store
 from .cron import Times, check
 

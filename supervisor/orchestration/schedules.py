@@ -16,7 +16,6 @@ from secrets import token_hex
 import msgspec
 from msgspec.structs import replace
 
-from ...worker.contract.control_params import ScheduleParams, TaskListParams
 from ...worker.contract.errors import (
     Conflict,
     CorralError,
@@ -28,10 +27,11 @@ from ...worker.contract.errors import (
     ShuttingDown,
 )
 from ...worker.contract.records import Error, Run, ScheduleRecord, Task, TaskParams
+from ...worker.control.params import ScheduleParams, TaskListParams
 from ..agents.agents import Agents
 from ..config.job import Schedule, job_task
 from ..config.spec import Config
-from ..config.values import Refused
+from ..decoding.values import Refused
 from ..events.bus import Bus
 from ..store.store import Store
 from ..tasks.boundaries import normalised

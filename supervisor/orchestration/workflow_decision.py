@@ -19,9 +19,9 @@ from ...worker.contract.errors import (
     from_wire,
 )
 from ...worker.contract.records import Boundaries, Error, Task, TaskParams, TaskState
-from ..config import expression
-from ..config.expression import BadExpression
 from ..config.workflow import BRANCHES_MAX, Step, Workflow, in_order
+from ..decoding import expression
+from ..decoding.expression import BadExpression
 
 
 class Branch(Struct, frozen=True):

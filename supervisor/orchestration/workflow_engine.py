@@ -417,8 +417,9 @@ class WorkflowEngine:
 
     def _is_able(self, name: str, required: list[str]) -> bool:
         agent = self._agents.agents.get(name)
-        if agent is None:  # a team or workflow has none of its own
-            return not required
+        if agent is None:
+            offered = self._offered(name)
+            return all(each in offered for each in required)
         return all(has_capability(agent.spec, _announced(agent), each) for each in required)
 
     def _takes_tasks(self, name: str) -> bool:
@@ -431,11 +432,17 @@ class WorkflowEngine:
             return Candidate(name, 1, 0, success_rate=rate)
         return self._tasks.candidate(name)
 
+    def _offered(self, name: str) -> tuple[str, ...]:
+        """Returns the capabilities of a team or workflow; none where it is gone."""
+        group = self._agents.groups.by_name.get(name)
+        return () if group is None else group.capabilities
+
     def _described(self, name: str) -> dict[str, object]:
         """Returns the description of a member that its lead is given."""
         agent = self._agents.agents.get(name)
         if agent is None:
-            return {"name": name, "kind": self.kind(name), "capabilities": []}
+            offered = self._offered(name)
+            return {"name": name, "kind": self.kind(name), "capabilities": list(offered)}
         offered = agent.spec.capabilities or _announced(agent)
         return {"name": name, "kind": "agent", "capabilities": list(offered)}
 

@@ -1,7 +1,8 @@
-"""Runs a short command through the launcher, as a unit of its own: for health checks, recoveries and alerts.
+"""Runs a command through the launcher, as a unit of its own: for health checks, recoveries, alerts and installations.
 
 The command has the user, environment, limits and isolation of a spec and a timeout, and ends with its whole tree:
-processes that it leaves behind are killed. The end of its output is kept, the rest is read and dropped. The caller
+processes that it leaves behind are killed. The end of its output is kept; all of it goes to the caller that asks for
+it, else the rest is read and dropped. The caller
 bounds how many run at a time. The module knows neither agents nor the purpose of a command.
 """
 
@@ -10,7 +11,7 @@ import contextlib
 import itertools
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from msgspec import Struct
@@ -87,6 +88,7 @@ class Commands:
         timeout_s: float,
         environment: Mapping[str, str] | None = None,
         stdin: bytes | None = None,
+        on_output: Callable[[bytes], None] | None = None,
     ) -> Outcome:
         """Runs a command, and returns how it ended once no process of it is left; never raises for its failures.
 
@@ -97,6 +99,7 @@ class Commands:
             timeout_s: seconds from the start until it is killed.
             environment: variables that override those of the spec.
             stdin: at most INPUT_BYTES; None is /dev/null.
+            on_output: called with each piece of what it prints, of both streams.
         """
         assert stdin is None or len(stdin) <= INPUT_BYTES, "the caller bounds it"
         key = f"{unit}#{self._generation}.{next(self._numbers)}"
@@ -107,7 +110,7 @@ class Commands:
         launch: Launch | None = None
         try:
             launch = await prepare(own, self._host, key)
-            return await self._run(launch, running, timeout_s, stdin)
+            return await self._run(launch, running, timeout_s, stdin, on_output)
         except CorralError as error:
             return Outcome(problem=error.message)
         finally:
@@ -132,7 +135,12 @@ class Commands:
         return {each.pid: each.agent for each in self._running.values() if each.pid is not None}
 
     async def _run(
-        self, launch: Launch, running: _Running, timeout_s: float, stdin: bytes | None
+        self,
+        launch: Launch,
+        running: _Running,
+        timeout_s: float,
+        stdin: bytes | None,
+        on_output: Callable[[bytes], None] | None,
     ) -> Outcome:
         pipes: _Pipes | None = None
         problem = ""
@@ -141,7 +149,7 @@ class Commands:
                 async with asyncio.timeout(timeout_s):
                     child = await self._launcher.spawn(launch, pipe_stdin=stdin is not None)
                     running.pid = child.pid
-                    pipes = _Pipes(child, stdin)
+                    pipes = _Pipes(child, stdin, on_output)
                     await asyncio.shield(running.exit)
             except TimeoutError:
                 problem = f"not done within {timeout_s:g} s"
@@ -177,8 +185,11 @@ def _code_and_signal(exit_: asyncio.Future[Exit]) -> tuple[int | None, str | Non
 class _Pipes:
     """Holds the pipes of one command: writes its input at once, keeps the end of its output."""
 
-    def __init__(self, child: Child, stdin: bytes | None) -> None:
+    def __init__(
+        self, child: Child, stdin: bytes | None, on_output: Callable[[bytes], None] | None
+    ) -> None:
         self.ended = asyncio.Event()
+        self._on_output = on_output
         self._tail = b""
         self._loop = asyncio.get_running_loop()
         self._open: set[int] = set()
@@ -210,6 +221,8 @@ class _Pipes:
             chunk = b""
         if chunk:
             self._tail = (self._tail + chunk)[-OUTPUT_BYTES:]
+            if self._on_output is not None:
+                self._on_output(chunk)
         else:
             self._close(fd)
 

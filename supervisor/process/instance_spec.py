@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from msgspec.structs import replace
 
 from ..config.spec import Spec
-from ..config.values import differs, of_instance
+from ..decoding.values import differs, of_instance
 
 
 def instance_of(unit: str) -> int | None:

@@ -12,14 +12,16 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import msgspec
 
 from ...worker.contract.errors import SpawnFailed
-from ..config.secrets import Secrets, is_reference, read_text
 from ..config.spec import Spec
 from ..launcher.child_setup import Refused, identity_of
+from ..secrets.secrets import Secrets, is_reference, read_text
+from ..stores.declared import variable_of
 from . import sandbox
 from .containment import Containment
 from .instance_spec import instance_of, varies_at_import
@@ -38,11 +40,23 @@ HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 PORTS = {"http": 80, "https": 443}
 
 
+class Integrity(Protocol):
+    """Finds out whether the files of an installed package are as they were installed."""
+
+    def covers(self, folder: str) -> bool:
+        """Returns whether a working directory is that of an installed package."""
+        ...
+
+    def problem(self, folder: str) -> str:
+        """Returns which file has changed, "" if none has; blocks."""
+        ...
+
+
 @dataclass(frozen=True)
 class Host:
     """Holds the facts of the host that apply to every process, determined once at the daemon's start.
 
-    `environ` is the daemon's own environment, from which a spec inherits names; `sdk_path` a folder that holds nothing but
+    `integrity` looks at installed packages before each start; `environ` is the daemon's own environment, from which a spec inherits names; `sdk_path` a folder that holds nothing but
     `corral/`; `default_user` the user for agents of a root daemon whose spec names none; every isolated worker has a
     temporary folder of its own in `temporary_root`; `containment` is known once the launcher runs; `socket` is the path of
     the control socket.
@@ -56,6 +70,7 @@ class Host:
     containment: Callable[[], Containment] = Containment
     secrets: Secrets = field(default_factory=Secrets)
     socket: Path | None = None
+    integrity: Integrity | None = None
 
 
 async def prepare(spec: Spec, host: Host, unit: str) -> Launch:
@@ -90,6 +105,8 @@ def why_cold(spec: Spec) -> str | None:
         return "warm = false"
     if varies_at_import(spec):
         return "its environment has ${instance} or ${port:N}, which imports could not share"
+    if spec.listen:
+        return "listen hands each worker descriptors at its exec"
     if spec.process.read_paths is not None:
         # Landlock cannot be widened again: a zygote that sees its children in /proc shows the agent all processes.
         return "read_paths keeps a zygote from seeing its workers in /proc"
@@ -97,6 +114,11 @@ def why_cold(spec: Spec) -> str | None:
 
 
 async def _prepare(spec: Spec, host: Host, unit: str, argv: Sequence[str]) -> Launch:
+    folder, integrity = spec.process.working_directory, host.integrity
+    if integrity is not None and integrity.covers(folder):
+        problem = await asyncio.to_thread(integrity.problem, folder)
+        if problem:
+            raise _corrupted(spec, problem)
     may_take_long = (
         (spec.process.user or spec.process.group or host.default_user) is not None
         or spec.process.read_paths is not None
@@ -106,6 +128,17 @@ async def _prepare(spec: Spec, host: Host, unit: str, argv: Sequence[str]) -> La
     if may_take_long:
         return await asyncio.to_thread(launch_of, spec, host, unit, argv)
     return launch_of(spec, host, unit, argv)
+
+
+def _corrupted(spec: Spec, problem: str) -> SpawnFailed:
+    words = f"{problem}; deploy the package again"
+    return SpawnFailed(
+        f'cannot start "{spec.name}": {words}',
+        result="exec-failed",
+        agent=spec.name,
+        reason="corrupted",
+        retryable=False,
+    )
 
 
 def launch_of(spec: Spec, host: Host, unit: str, argv: Sequence[str] | None = None) -> Launch:
@@ -153,6 +186,15 @@ def launch_of(spec: Spec, host: Host, unit: str, argv: Sequence[str] | None = No
     )
 
 
+def with_sockets(launch: Launch, names: Sequence[str]) -> Launch:
+    """Returns the Launch of a process that inherits listening sockets of these names, as sd_listen_fds(3) has it.
+
+    LISTEN_PID is added by the parent, in the new process.
+    """
+    env = {**launch.env, "LISTEN_FDS": str(len(names)), "LISTEN_FDNAMES": ":".join(names)}
+    return msgspec.structs.replace(launch, env=env, sockets=len(names))
+
+
 def secret_problems(specs: Iterable[Spec], secrets: Secrets) -> list[str]:
     """Returns one line for each value of the specs that names an unavailable secret."""
     return [
@@ -162,6 +204,7 @@ def secret_problems(specs: Iterable[Spec], secrets: Secrets) -> list[str]:
         for what, values in (
             ("variable", spec.environment),
             ("header", spec.headers),
+            ("store", spec.store_urls),
             ("key", {"webhook_secret": spec.webhook_secret}),
         )
         for problem in secrets.problems(values, spec.name, what)
@@ -208,6 +251,8 @@ def _environment(spec: Spec, host: Host, user: str | None) -> dict[str, str]:
         env |= read_environment_file(Path(process.environment_file))
     if user is not None:
         env |= _home_of(user)
+    for name, url in host.secrets.expand(spec.store_urls, spec.name, "store").items():
+        env[variable_of(name)] = url
     env |= host.secrets.expand(spec.environment, spec.name, "variable")
     if _is_remote(spec):
         env |= _remote_variables(spec, host)

@@ -8,7 +8,7 @@ The messages, in both directions JSON objects over SOCK_SEQPACKET (see `launcher
 
     → spawn {seq, unit, argv, env, cwd, umask, nice, user, group, identity, no_new_privs, limits,
         memory_bytes, cpu_percent, processes, temporary, read_paths, write_paths, connect_ports, scope_signals,
-        scope_limits} + 3 descriptors
+        scope_limits, sockets} + 3 descriptors, and the listening sockets
     → signal {unit, signal, scope: leader|tree}    → kill {unit}    → freeze {unit}    → thaw {unit}
     → ping {seq}    → list {seq}
     ← spawned {seq, unit, pid, starttime}
@@ -24,7 +24,6 @@ import asyncio
 import contextlib
 import errno
 import logging
-import os
 import secrets
 import sys
 from collections.abc import Callable, Sequence
@@ -38,7 +37,7 @@ from ..linux import kernel, pid_namespace
 from ..linux.cgroup import Groups
 from . import containment, orphans
 from .containment import Containment, Subtree, Wanted
-from .launcher_link import Link
+from .launcher_link import Link, close_all
 from .parent import Child, Exit, Launch, ParentClient, Scope, failed
 
 __all__ = ["Child", "Exit", "Launch", "Launcher", "Listed", "Scope"]
@@ -164,11 +163,13 @@ class Launcher(ParentClient):
         pipe_stdin: bool = True,
         pipe_stdout: bool = True,
         stdin_fd: int | None = None,
+        sockets: Sequence[int] = (),
     ) -> Child:
         """Starts a process, and returns when its exec has been confirmed.
 
-        Without a pipe the child has /dev/null there, or as its stdin `stdin_fd`, which is closed here in any case.  A
-        spawn that is cancelled leaves no process, and no callback follows it.
+        Without a pipe the child has /dev/null there, or as its stdin `stdin_fd`.  It inherits `sockets` as descriptors 3,
+        4…: as many as `launch` says.  All of these are closed here in any case.  A spawn that is cancelled leaves no
+        process, and no callback follows it.
 
         Raises:
             SpawnFailed: `data` has the `stage` that failed, its `errno`, and `retryable`; and where a program is not in
@@ -181,11 +182,10 @@ class Launcher(ParentClient):
                 raise ShuttingDown(f'cannot start "{launch.unit}": the launcher is closing')
             assert self._channel is not None, "it is there while the launcher is ready"
         except BaseException:
-            if stdin_fd is not None:
-                os.close(stdin_fd)
+            close_all([*([] if stdin_fd is None else [stdin_fd]), *sockets])
             raise
         stdin = pipe_stdin if stdin_fd is None else stdin_fd
-        return await self._spawn(launch, stdin=stdin, pipe_stdout=pipe_stdout)
+        return await self._spawn(launch, stdin=stdin, pipe_stdout=pipe_stdout, more=sockets)
 
     async def listed(self) -> list[Listed]:
         """Returns all units with their processes, as the launcher finds them now.

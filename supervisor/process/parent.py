@@ -33,7 +33,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     `memory_bytes`, `cpu_percent` and `processes` limit the whole tree, where the unit's cgroup has that controller (see
     `Launcher.containment`); 0 is no limit.  `identity` holds uid, gid and supplementary groups of `user` and `group`;
     None leaves the lookup to the new process.  `temporary` is the path of a temporary folder made for the process alone.
-    The paths and ports are those that Landlock leaves accessible; None leaves all.
+    The paths and ports are those that Landlock leaves accessible; None leaves all.  `sockets` counts the listening sockets
+    that it inherits as descriptors 3, 4…; its environment has LISTEN_FDS and LISTEN_FDNAMES, its parent adds LISTEN_PID.
     """
 
     unit: str
@@ -56,6 +57,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     connect_ports: Sequence[int] | None = None
     scope_signals: bool = False
     scope_limits: bool = False
+    sockets: int = 0
 
 
 class Child(msgspec.Struct, frozen=True, kw_only=True):

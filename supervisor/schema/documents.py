@@ -9,16 +9,28 @@ from msgspec import Struct
 from ...worker.contract.records import TaskParams
 from ..config.job import TIMES, WORK
 from ..config.loader import ONLY_OF_AGENTS, ONLY_OF_SERVERS
-from ..config.spec import DAEMON_WIDE, FIELDS, SECTIONS, Audit, Daemon, Events, Mcp, Profile, Spec
+from ..config.spec import (
+    DAEMON_WIDE,
+    FIELDS,
+    SECTIONS,
+    Audit,
+    Daemon,
+    Events,
+    Mcp,
+    Packages,
+    Profile,
+    Spec,
+)
 from ..config.team import TEAM_KEYS
 from ..config.workflow import STEP_KEYS, WORKFLOW_KEYS
 from ..events.catalog import CATALOGUE
+from ..stores.declared import STORE_KEYS
 from .descriptions import DESCRIPTIONS
 from .rules import VARIABLE, Schema, of_field, or_variable
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
-Document = Literal["config", "agent", "server", "team", "workflow", "task", "event"]
+Document = Literal["config", "agent", "server", "template", "team", "workflow", "task", "event"]
 
 
 def schema_of(document: Document) -> Schema:
@@ -56,12 +68,26 @@ def _spec(foreign: Collection[str], programs: Collection[str]) -> Schema:
 
 
 def _agent() -> Schema:
-    return _spec(ONLY_OF_SERVERS, ("command", "entrypoint"))
+    return _spec(ONLY_OF_SERVERS, ("command", "entrypoint", "template"))
 
 
 def _server() -> Schema:
-    table = _spec(ONLY_OF_AGENTS, ("command", "url"))
+    table = _spec(ONLY_OF_AGENTS, ("command", "url", "template"))
     table["anyOf"].append({"properties": {"disabled": {"const": True}}, "required": ["disabled"]})
+    return table
+
+
+def _template() -> Schema:
+    """Returns the schema of a template: keys of agents and servers, and the parameters that it declares."""
+    table = _table(Spec, "agents")
+    table["properties"] |= _sections() | {
+        "template": {"type": "string", "description": "the template that it begins with"},
+        "params": {
+            "type": "object",
+            "additionalProperties": {"type": "object"},
+            "description": "its parameters, each a JSON Schema; one without a default has to be given",
+        },
+    }
     return table
 
 
@@ -88,6 +114,11 @@ def _schedule() -> Schema:
     return table
 
 
+def _store() -> Schema:
+    keys = {key: or_variable(of_field(field)) for key, field in STORE_KEYS.items()}
+    return {**_keys(STORE_KEYS, "stores", keys), "required": list(STORE_KEYS)}
+
+
 def _named(name: str) -> Schema:
     return {"type": "object", "additionalProperties": {"$ref": f"#/$defs/{name}"}}
 
@@ -107,14 +138,18 @@ def _config() -> Schema:
         "daemon": _table(Daemon, "daemon"),
         "events": _table(Events, "events"),
         "audit": _table(Audit, "audit"),
+        "packages": _table(Packages, "packages"),
         **{name: _table(struct, name) for name, struct in SECTIONS.items()},
         "mcp": mcp,
+        "templates": _named("template"),
         "agents": _named("agent"),
+        "stores": {"type": "object", "additionalProperties": _store()},
         "teams": _named("team"),
         "workflows": _named("workflow"),
         "schedules": {"type": "object", "additionalProperties": _schedule()},
     }
-    parts = {"agent": _agent(), "server": _server(), "team": _team(), "workflow": _workflow()}
+    parts = {"agent": _agent(), "server": _server(), "template": _template()}
+    parts |= {"team": _team(), "workflow": _workflow()}
     return {
         "$schema": DIALECT,
         "title": "The configuration of corral",
@@ -179,6 +214,7 @@ _SCHEMAS: Mapping[Document, Callable[[], Schema]] = {
     "config": _config,
     "agent": _part("A table [agents.NAME]", _agent),
     "server": _part("A table [mcp.servers.NAME]", _server),
+    "template": _part("A table [templates.NAME]", _template),
     "team": _part("A table [teams.NAME]", _team),
     "workflow": _part("A table [workflows.NAME]", _workflow),
     "task": _task,

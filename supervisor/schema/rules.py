@@ -3,9 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..config import job, labels, probe_spec, spec, values, workflow
-from ..config.decoder import Field
-from ..config.values import Available, Between, Each, Matching, OneOf, Rule, Whole
+from ..config import job, labels, listen, probe_spec, spec, workflow
+from ..decoding import values
+from ..decoding.decoder import Field
+from ..decoding.values import Available, Between, Each, Matching, OneOf, Rule, Whole
+from ..stores import declared
 
 Schema = dict[str, Any]  # Any: JSON
 
@@ -56,6 +58,27 @@ _RETRY = _object(
         "retry_backoff_base": DURATION,
     }
 )
+_ADDRESS: Schema = {
+    "anyOf": [
+        TEXT,
+        {
+            **_object(
+                {
+                    "address": TEXT,
+                    "name": {"type": "string", "pattern": f"^{listen.NAME}$"},
+                    "mode": {"type": "string", "pattern": f"^{listen.MODE}$"},
+                }
+            ),
+            "required": ["address"],
+        },
+    ]
+}
+_LISTEN: Schema = {
+    "anyOf": [
+        *_ADDRESS["anyOf"],
+        {"type": "array", "items": _ADDRESS, "maxItems": listen.ADDRESSES_MAX},
+    ]
+}
 _FORMAT = _object({"description": TEXT, "schema": {"type": "object"}})
 
 
@@ -133,6 +156,10 @@ def _readiness(_found: Schema) -> Schema:
     return _check({"log": TEXT, "http": TEXT, "tcp": TEXT, "exec": ARGV}, probe_spec.READY_KEYS)
 
 
+def _smoke(_found: Schema) -> Schema:
+    return {**_check({"input": {}}, probe_spec.SMOKE_KEYS), "required": ["objective"]}
+
+
 _SCHEMAS: Mapping[Rule, Callable[[Schema], Schema]] = {
     values.duration: _always(DURATION),
     values.above_zero: _above_zero,
@@ -162,11 +189,14 @@ _SCHEMAS: Mapping[Rule, Callable[[Schema], Schema]] = {
     labels.label_table: _always(STRINGS),
     labels.title_text: _always(TEXT),
     labels.description_text: _always(TEXT),
+    listen.listen_addresses: _always(_LISTEN),
     probe_spec.http_url: _always({"type": "string", "pattern": "^https?://"}),
     probe_spec.checks: _checks,
     probe_spec.readiness: _readiness,
+    probe_spec.smoke_task: _smoke,
     probe_spec.recovery_name: _always(TEXT),
     probe_spec.actions: _always({"type": "object", "additionalProperties": ARGV}),
+    declared.store_url: _always(TEXT),
     spec.scale: _always(_SCALE),
     workflow.json_value: _always({}),
     workflow.template_text: _always(TEXT),

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 import msgspec
 
 from ..config.spec import Group, Spec
-from ..config.values import HttpAuth
+from ..decoding.values import HttpAuth
 from ..store.store import Store
 
 KEY = "exposures"

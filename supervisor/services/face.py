@@ -15,7 +15,6 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from ...worker.contract import codec
-from ...worker.contract.control_params import AttachParams
 from ...worker.contract.errors import (
     CorralError,
     InternalError,
@@ -27,9 +26,10 @@ from ...worker.contract.errors import (
 )
 from ...worker.contract.misfit import misfit_of
 from ...worker.contract.records import ENDED
+from ...worker.control.params import AttachParams
 from ..access.scope import is_in_scope
 from ..api.table import Control, Permission
-from ..config.values import HttpAuth
+from ..decoding.values import HttpAuth
 from ..http.answers import Refused, answer, check_type, read_body, status_of, write
 from ..http.face import ANONYMOUS, HttpClient
 from ..http.sse import PING, PING_S, SSE_HEADERS

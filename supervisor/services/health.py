@@ -10,8 +10,9 @@ from ..agents.agent import Agent
 from ..agents.agents import Agents
 from ..config.spec import Group
 from ..config.team import Team
+from ..lifecycle.cordon import Unschedulable
 from ..lifecycle.state_machine import UP
-from ..supervision.worker_supervisor import Unschedulable, WorkerSupervisor
+from ..supervision.worker_supervisor import WorkerSupervisor
 
 
 def reasons_of(agents: Agents, name: str) -> list[str]:

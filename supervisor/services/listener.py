@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from aiohttp import web
 
 from ..api.table import Control
-from ..config.values import HttpAuth
+from ..decoding.values import HttpAuth
 from ..http.face import Face, HttpClient
 from ..http.server import HttpServer
 from .face import HealthFace, ServiceFace

@@ -18,7 +18,7 @@ from ...worker.contract.records import ServiceStatus
 from ..agents.agents import Agents
 from ..config.references import check_addresses
 from ..config.spec import Group, Spec
-from ..config.values import HttpAuth
+from ..decoding.values import HttpAuth, place_of
 from ..events.bus import Subscription
 from ..supervision.shared import Shared
 from .exposures import Exposure, Exposures
@@ -26,6 +26,9 @@ from .exposures import Exposure, Exposures
 RETRY_S = 1.0
 RETRY_MAX_S = 30.0
 """Seconds between two attempts to listen at an address."""
+
+ANY = frozenset({"0.0.0.0", "::"})
+"""Hosts that stand for every address of the machine."""
 
 CHANGES = (
     *("agent.added", "agent.changed", "agent.removed"),
@@ -180,19 +183,21 @@ class AgentServices:
 
     async def _open(self, service: _Service) -> None:
         try:
-            if self._listen is None:
-                self._listen = self._prepare()
-            service.listener = await self._listen(
-                service.name, service.address, lambda: service.auth
-            )
+            listener = await self._listener(service)
         except CorralError as error:
             self._fail(service, error)
             return
-        service.error, service.failures = None, 0
-        self._bus.publish("agent.http_opened", agent=service.name, address=service.listener.url)
-        logger.info(
-            "serving", extra={"fields": {"agent": service.name, "url": service.listener.url}}
-        )
+        self._begin(service, listener)
+
+    async def _listener(self, service: _Service) -> Listening:
+        if self._listen is None:
+            self._listen = self._prepare()
+        return await self._listen(service.name, service.address, lambda: service.auth)
+
+    def _begin(self, service: _Service, listener: Listening) -> None:
+        service.listener, service.error, service.failures = listener, None, 0
+        self._bus.publish("agent.http_opened", agent=service.name, address=listener.url)
+        logger.info("serving", extra={"fields": {"agent": service.name, "url": listener.url}})
 
     def _fail(self, service: _Service, error: CorralError) -> None:
         """Notes that an address cannot be had, and when it is tried again; tells of it where the reason is new."""
@@ -209,6 +214,10 @@ class AgentServices:
             logger.warning("%s", error.message)
 
     async def _leave(self, service: _Service) -> None:
+        self._end(service)
+        await asyncio.sleep(0)  # it does not listen any more: another may take the address
+
+    def _end(self, service: _Service) -> None:
         del self._services[service.name]
         self._statuses.pop(service.name, None)
         if service.timer is not None:
@@ -220,7 +229,6 @@ class AgentServices:
         self._leaving[task] = listener
         task.add_done_callback(self._leaving.pop)
         self._bus.publish("agent.http_closed", agent=service.name, address=listener.url)
-        await asyncio.sleep(0)  # it does not listen any more: another may take the address
 
     def _note(self, service: _Service) -> None:
         """Keeps the status of a service, the same object while nothing in it changes."""
@@ -255,6 +263,9 @@ class AgentServices:
         before, wanted = self._exposures.of(entry), Exposure(address, auth)
         if address is not None:
             self._check(entry, wanted)
+            if not self._holds(name, address):
+                await self._move(entry, address, wanted)
+                return self.status(name)
         await self._exposures.set(entry, wanted)
         await self._follow()
         service = self._services.get(name)
@@ -265,6 +276,40 @@ class AgentServices:
         if isinstance(service.error, InvalidParams):
             raise service.error
         raise Conflict(service.error.message, name=name, address=address)
+
+    def _holds(self, name: str, address: str) -> bool:
+        """Returns whether the service of a name has to leave its own address before it can have this one."""
+        service = self._services.get(name)
+        if service is None:
+            return False
+        (host, port), (other, _) = place_of(address), place_of(service.address)
+        listener = service.listener
+        is_port = listener is not None and listener.url.endswith(f":{port}")
+        return address == service.address or (
+            is_port and (host == other or bool({host, other} & ANY))
+        )
+
+    async def _move(self, entry: Spec | Group, address: str, wanted: Exposure) -> None:
+        """Opens the new address before the old one is left, so that a refusal changes nothing."""
+        async with self._changing:
+            new = _Service(entry.name, address, wanted.auth)
+            try:
+                listener = await self._listener(new)
+            except InvalidParams:
+                raise
+            except CorralError as error:
+                raise Conflict(error.message, name=entry.name, address=address) from error
+            try:
+                await self._exposures.set(entry, wanted)
+            except BaseException:
+                await asyncio.shield(listener.close())
+                raise
+            old = self._services.get(entry.name)
+            if old is not None:
+                self._end(old)
+            self._services[entry.name] = new
+            self._begin(new, listener)
+            self._note(new)
 
     def _check(self, entry: Spec | Group, wanted: Exposure) -> None:
         address = str(wanted.address)

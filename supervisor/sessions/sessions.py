@@ -30,6 +30,7 @@ from ...worker.contract.worker_messages import MemoryDelta
 from ..config import spec
 from ..config.spec import Config, Spec
 from ..events.bus import Bus, rfc3339
+from ..store.names import names_in, one_of
 from ..store.store import Row, Statement, Store, moment_of, number_of
 from .key_value import KeyValues
 from .session import SessionState, Turn, read
@@ -354,14 +355,20 @@ class Memory:
 
     # -- for clients
 
-    async def sessions(self, agent: str | None, limit: int) -> list[dict[str, object]]:
-        """Lists sessions, the most recently used first."""
+    async def sessions(
+        self, agent: str | None, limit: int, knows: Callable[[str], bool] | None = None
+    ) -> list[dict[str, object]]:
+        """Lists sessions of an agent, or of all that pass `knows`, the most recently used first."""
+        agents = [] if agent is None else [agent]
+        if agent is None and knows is not None:
+            agents = await names_in(self._store, "session", knows)
+        is_all = agent is None and knows is None
         rows = await self._store.read(
             "SELECT agent, session, turns, messages, size_bytes, COALESCE(LENGTH(value), 0) +"
             " (SELECT COALESCE(SUM(LENGTH(value)), 0) FROM session_turn WHERE session_id = session.id),"
-            " created_at, accessed_at FROM session WHERE ? IS NULL OR agent = ?"
+            f" created_at, accessed_at FROM session WHERE {'TRUE' if is_all else one_of('agent', agents)}"
             " ORDER BY accessed_at DESC LIMIT ?",
-            (agent, agent, min(limit, LIST_MAX)),
+            (*agents, min(limit, LIST_MAX)),
         )
         return [_listed(row) for row in rows]
 

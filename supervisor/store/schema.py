@@ -129,6 +129,34 @@ MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE access_token (name TEXT PRIMARY KEY, record BLOB NOT NULL, used_at REAL)
     """,
+    # The history of what agents, servers, teams and workflows were; which table of the file an entry overrides; the
+    # revision with which a checkpoint was saved.
+    """
+    CREATE TABLE revision (
+        name TEXT NOT NULL, number INTEGER NOT NULL, kind TEXT NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL,
+        how TEXT NOT NULL, made_by TEXT NOT NULL, why TEXT NOT NULL, package TEXT, of_number INTEGER,
+        table_json TEXT NOT NULL, is_stored INTEGER NOT NULL, base TEXT, at REAL NOT NULL, settled_at REAL,
+        PRIMARY KEY (name, number)
+    );
+    CREATE INDEX revision_open ON revision (state, name) WHERE state IN ('current', 'rolling');
+    ALTER TABLE agent ADD COLUMN base TEXT;
+    ALTER TABLE checkpoint ADD COLUMN revision INTEGER
+    """,
+    # Packages that were added; their archives are files beside the store.
+    """
+    CREATE TABLE package (
+        name TEXT NOT NULL, version TEXT NOT NULL, digest TEXT NOT NULL UNIQUE, record BLOB NOT NULL,
+        PRIMARY KEY (name, version)
+    )
+    """,
+    # Deployments of packages: a sealed record each, and the lock of what was installed.
+    """
+    CREATE TABLE deployment (
+        number INTEGER PRIMARY KEY, agent TEXT NOT NULL, digest TEXT NOT NULL, record BLOB NOT NULL, lock TEXT
+    );
+    CREATE INDEX deployment_agent ON deployment (agent, number);
+    CREATE INDEX deployment_digest ON deployment (digest, number) WHERE lock IS NOT NULL
+    """,
 )
 
 

@@ -17,6 +17,7 @@ from ...worker.contract.errors import Conflict, Corrupted, NotFound, ResourceLim
 from ...worker.contract.records import CheckpointRecord
 from ..config.spec import Recovery
 from ..events.bus import Bus, rfc3339
+from ..store.names import names_in, one_of
 from ..store.sealed import seal, unseal
 from ..store.store import Row, Statement, Store, moment_of, number_of
 
@@ -79,9 +80,10 @@ class Checkpoints:
         blob = await _beside(len(text), lambda: seal(text, compress=True))
         at = time.time()
         insertion = (
-            "INSERT INTO checkpoint (agent, worker, task, reason, at, size_bytes, data)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (agent, worker, task, reason, at, len(text), blob),
+            "INSERT INTO checkpoint (agent, worker, task, reason, at, size_bytes, data, revision)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?,"
+            " (SELECT number FROM revision WHERE name = ? AND state = 'current'))",
+            (agent, worker, task, reason, at, len(text), blob, agent),
         )
         most = self._recovery_of(agent).max_checkpoints
         rotation = _rotation(worker, task, reason, most)
@@ -177,12 +179,28 @@ class Checkpoints:
             raise _not_found(number)
         return _record_of(rows[0]), await _opened(rows[0])
 
-    async def list(self, name: str | None, limit: int) -> list[CheckpointRecord]:
-        """Checkpoints without their data, newest first; of an agent, a worker or a task where `name` is given."""
-        where = (
-            "" if name is None else "WHERE agent = ? OR (worker = ? AND task IS NULL) OR task = ?"
-        )
-        values = () if name is None else (name, name, name)
+    async def revision_of(self, number: int) -> int | None:
+        """Returns the number of the revision of the agent with which a checkpoint was saved; None where there was none."""
+        rows = await self._store.read("SELECT revision FROM checkpoint WHERE id = ?", (number,))
+        return None if not rows or rows[0][0] is None else number_of(rows[0][0])
+
+    async def list(
+        self, name: str | None, limit: int, knows: Callable[[str], bool] | None = None
+    ) -> list[CheckpointRecord]:
+        """Checkpoints without their data, newest first; of an agent, a worker or a task where `name` is given.
+
+        With `knows` only those of agents that pass.
+        """
+        conditions: Sequence[str] = ()
+        values: Sequence[str] = ()
+        if name is not None:
+            conditions = ("(agent = ? OR (worker = ? AND task IS NULL) OR task = ?)",)
+            values = (name, name, name)
+        if knows is not None:
+            agents = await names_in(self._store, "checkpoint", knows)
+            conditions = (*conditions, one_of("agent", agents))
+            values = (*values, *agents)
+        where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
         rows = await self._store.read(
             f"SELECT {_RECORD} FROM checkpoint {where} ORDER BY id DESC LIMIT ?", (*values, limit)
         )

@@ -51,6 +51,9 @@ class ColdStarts:
     def note(self, agent: object) -> None:
         """Does nothing: no zygote follows its agent."""
 
+    def restore(self, spec: Spec) -> None:
+        """Does nothing: nothing is loaded before a start."""
+
     def forget(self, name: str) -> None:
         """Forgets an agent that was removed."""
         self._cold.discard(name)

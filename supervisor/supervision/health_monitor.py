@@ -85,6 +85,10 @@ class Subject(Protocol):
         """Sends a signal."""
         ...
 
+    def publish_change(self) -> None:
+        """Notifies listeners of a possible change of the worker."""
+        ...
+
 
 class Surroundings(Struct, frozen=True):
     """Holds the collaborators of the checks of all workers; `awake_since` is when the daemon last woke from a stall."""
@@ -108,6 +112,7 @@ class HealthMonitor:
         "_asking",
         "_gave_up",
         "_healths",
+        "_in_hurry",
         "_incarnation",
         "_loop",
         "_recovering",
@@ -125,6 +130,7 @@ class HealthMonitor:
         self._asking: dict[str, asyncio.Task[None]] = _NONE
         self._recovering: dict[str, asyncio.Task[None]] = _NONE
         self._gave_up = False
+        self._in_hurry = False
         self._spec: Spec | None = None
         self._announced: tuple[Check, ...] = ()
         self._incarnation: int | None = None  # the one that may be asked now
@@ -140,6 +146,19 @@ class HealthMonitor:
         """Returns True if the worker is wanted, and has given up or fails a check for too long."""
         is_ill = self._gave_up or any(each.degraded for each in self._healths.values())
         return is_ill and self._subject.worker.wanted
+
+    def hurry(self, *, is_due: bool = True) -> None:
+        """Runs checks as soon as the worker is up, from now on or (with `is_due` false) no longer: others wait for the results."""
+        self._in_hurry = is_due
+        self._hurry()
+
+    def _hurry(self) -> None:
+        """Runs the checks now whose `start_delay` nobody has written."""
+        slow = {
+            each.name for each in self._subject.spec.health or () if each.start_delay is not None
+        }
+        for name in [each for each in self._healths if self._in_hurry and each not in slow]:
+            self._send(name, health_check.Hurry())
 
     def changed(self) -> None:
         """Notes a possible change of the worker: its state, incarnation or spec."""
@@ -160,6 +179,8 @@ class HealthMonitor:
         event = health_check.Down() if incarnation is None else health_check.Up(incarnation)
         for name in list(self._healths):
             self._send(name, event)
+        if incarnation is not None:
+            self._hurry()
 
     def _announced_now(self, worker: Worker) -> tuple[Check, ...]:
         """Returns the checks that the worker has announced; until it is up again those of its last life."""
@@ -306,7 +327,11 @@ class HealthMonitor:
         message = finding.message[:MESSAGE_CHARS]
         at, awake_since = self._around.wall_clock(), self._around.awake_since()
         del self._asking[name]
+        was_healthy = self._healths[name].healthy if name in self._healths else None
         self._send(name, health_check.Answer(run, finding.is_good, message, at, awake_since))
+        found = self._healths.get(name)
+        if found is not None and found.healthy != was_healthy:
+            self._subject.publish_change()  # a change of the spec waits for it
 
     async def _ask_worker(self, check: Check) -> Finding:
         """Runs a check of the agent's own in the worker."""

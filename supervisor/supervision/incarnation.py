@@ -22,7 +22,7 @@ from ..lifecycle.state_machine import State, Worker
 from ..logs.capture import LogWriter, StreamName
 from ..logs.capture_pipe import PRESENT_READS, Capture
 from ..process import limits
-from ..process.launch import prepare
+from ..process.launch import prepare, with_sockets
 from ..process.limits import Excess
 from ..process.parent import Child, Exit, Launch, Parent
 from ..process.sandbox import Removals
@@ -288,12 +288,27 @@ async def _launch(life: Incarnation, owner: Owner, shared: Shared) -> Child:
 
 async def _spawn(life: Incarnation, spec: Spec, launch: Launch, shared: Shared) -> Child:
     pipe_stdin = spec.protocol != "none"
+    if spec.listen:
+        sockets = shared.sockets.hand_out(spec, life.unit)
+        launch = with_sockets(launch, [each.name or spec.name for each in spec.listen])
+        try:
+            return await shared.launcher.spawn(launch, pipe_stdin=pipe_stdin, sockets=sockets)
+        except BaseException:
+            shared.sockets.ended(life.unit)
+            raise
     if spec.entrypoint is None:
         return await shared.launcher.spawn(launch, pipe_stdin=pipe_stdin)
     life.parent, child, life.temporary = await shared.zygotes.spawn(
         spec, launch, pipe_stdin=pipe_stdin
     )
     return child
+
+
+def is_serving(life: Incarnation | None, worker: Worker, shared: Shared, now: float) -> bool:
+    """Returns whether it has connections to finish; asked only where its end waits for them."""
+    if life is None or worker.drain_until <= now:
+        return False
+    return shared.sockets.is_serving(life.unit, life.parent.roots(life.unit))
 
 
 def _capture(life: Incarnation, owner: Owner, fd: int, name: StreamName) -> Capture:

@@ -17,6 +17,7 @@ from ..config.spec import Spec
 from ..events.bus import Bus
 from ..events.history import EventHistory
 from ..lifecycle.state_machine import Worker
+from ..listening.sockets import ListenSockets
 from ..logs.store import LogStore
 from ..process.launch import Host
 from ..process.launcher_client import Launcher
@@ -82,6 +83,11 @@ class HasWorkers(Protocol):
         """Returns the supervisors of its workers."""
         ...
 
+    @property
+    def lives(self) -> Sequence[HasWorker]:
+        """Returns all that may have processes: its workers, and those beside them."""
+        ...
+
 
 class Zygotes(Protocol):
     """Starts workers, as forks of an agent's zygote where there is one: the port of the optional room `zygote`."""
@@ -110,6 +116,10 @@ class Zygotes(Protocol):
 
     def note(self, agent: HasWorkers) -> None:
         """Takes note of a change of an agent, or of its workers."""
+        ...
+
+    def restore(self, spec: Spec) -> None:
+        """Loads what the next worker of a spec is forked from, after another spec of the agent was taken back."""
         ...
 
     def forget(self, name: str) -> None:
@@ -166,6 +176,7 @@ class Shared:
     start_gate: StartGate = field(default_factory=lambda: StartGate(PREPARED_STARTS))
     removals: Removals = field(default_factory=Removals)
     task_moments: TaskMoments = field(default_factory=TaskMoments)
+    sockets: ListenSockets = field(default_factory=ListenSockets)
 
     @functools.cached_property
     def surroundings(self) -> Surroundings:

@@ -6,11 +6,12 @@ recognised by their unit and dropped. Nothing here decides when to start, stop o
 """
 
 import asyncio
-import enum
 import functools
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Protocol
+
+from msgspec.structs import replace
 
 from ...mcp.protocol.catalog import Catalogue
 from ...mcp.protocol.messages import Era
@@ -22,13 +23,14 @@ from ...worker.contract.jsonrpc import Notification, Request
 from ..config.probe_spec import Readiness
 from ..config.spec import Spec
 from ..lifecycle import start_failure, state_machine, transitions
+from ..lifecycle.cordon import HANDS_NOTHING_OVER, TAKES_NOTHING_NEW, Unschedulable
 from ..lifecycle.state_machine import UP, LastExit, State, Worker
 from ..logs.capture import Fields, LogStream, LogWriter
 from ..logs.file_format import severity
 from ..logs.rotating_file import LogLimits
 from ..process.parent import Exit
 from .health_monitor import HealthMonitor
-from .incarnation import Incarnation, bring_up
+from .incarnation import Incarnation, bring_up, is_serving
 from .job import Job
 from .line import CorralLine, Log, McpLine, line_of
 from .probes import Finding
@@ -55,23 +57,6 @@ NO_EVENTS: frozenset[asyncio.Event] = frozenset()
 NO_CLEANUPS: frozenset[asyncio.Future[list[object]]] = frozenset()
 NO_CORDONS: frozenset["Unschedulable"] = frozenset()
 NOTHING_RUNS: dict[str, float] = {}  # nothing is ever put into it
-
-
-class Unschedulable(enum.StrEnum):
-    """Names a reason why a worker gets no new task (Kubernetes: cordon). Several may hold at once, each of its own owner."""
-
-    HIBERNATING = "hibernating"
-    """Its state is being saved or replaced: an assigned task is not handed over either."""
-    OUTDATED = "outdated"
-    """A fork of a newer zygote is about to replace it: an assigned task is not handed over either."""
-    SURPLUS = "surplus"
-    """The agent is scaled down: it finishes its tasks, then it is removed."""
-    HIBERNATED = "hibernated"
-    """Its process was ended after it had saved a checkpoint; a task, `wake` or `start` brings it back."""
-
-
-HANDS_NOTHING_OVER = frozenset({Unschedulable.HIBERNATING, Unschedulable.OUTDATED})
-"""Reasons for which a worker is not handed a task that was assigned to it before."""
 
 
 class Service(Protocol):
@@ -282,6 +267,8 @@ class WorkerSupervisor:
     def _step(self, event: state_machine.Event) -> None:
         before = self.worker
         self.worker, actions = transitions.step(before, event, self._loop.time())
+        if self.worker.incarnation != before.incarnation:
+            actions = self._number(actions)
         self.spec = self.worker.spec
         if self.worker.last_exit is not None and self.worker.last_exit is not before.last_exit:
             earlier = self.exits
@@ -297,6 +284,13 @@ class WorkerSupervisor:
                 publish_transition(self.shared.bus, self.worker, action, number)
             else:
                 self._perform(action)
+
+    def _number(self, actions: list[state_machine.Action]) -> list[state_machine.Action]:
+        """Gives a beginning life the next number of its worker id, which another supervisor may have used."""
+        number = max(self.worker.incarnation, self.shared.incarnations.last(self.id) + 1)
+        self.worker = replace(self.worker, incarnation=number)
+        spawn = state_machine.Spawn(number)
+        return [spawn if isinstance(each, state_machine.Spawn) else each for each in actions]
 
     async def until(self, done: Callable[[Worker], bool]) -> Worker:
         """Waits until `done` holds for the worker, and returns it. The caller bounds the time."""
@@ -329,7 +323,8 @@ class WorkerSupervisor:
             return
         self._timer = None
         floor = max(self._excused_to, self.shared.stall_clock.floor())
-        self.send(state_machine.Tick(max(self._last_message_at, floor)))
+        serves = is_serving(self.life, self.worker, self.shared, now)
+        self.send(state_machine.Tick(max(self._last_message_at, floor), serves))
         # A timer may fire a hair before its time: then the deadline still stands, and is armed again.
 
     @property
@@ -366,6 +361,14 @@ class WorkerSupervisor:
         """Notes how it ended under an earlier daemon, a job as `done`; before its first event here."""
         self.worker = transitions.rested(self.worker, last, done=done)
 
+    def succeed(self, former: "WorkerSupervisor") -> None:
+        """Takes the place of another supervisor of this worker id, with what is counted over all its lives."""
+        counted, own = former.worker, self.worker
+        renewals, last = counted.renewals + 1, own.last_exit or counted.last_exit
+        restarts = counted.restarts + own.restarts
+        self.worker = replace(own, restarts=restarts, renewals=renewals, last_exit=last)
+        self.exits = (*self.exits, *former.exits)[:EXITS_KEPT]
+
     # -- tasks
 
     def cordon(self, reason: Unschedulable) -> None:
@@ -399,7 +402,7 @@ class WorkerSupervisor:
     @property
     def is_schedulable(self) -> bool:
         """Returns whether the worker may be assigned another task, as far as its slots allow."""
-        return Unschedulable.SURPLUS not in self._cordons and self.takes_tasks
+        return self._cordons.isdisjoint(TAKES_NOTHING_NEW) and self.takes_tasks
 
     def begin(self, task_id: str) -> None:
         """Notes that the worker got a task."""
@@ -576,9 +579,8 @@ class WorkerSupervisor:
         """
         line = self.life.line if self.life is not None else None
         if not isinstance(line, CorralLine) or line.channel is None:
-            raise WorkerFailed(
-                f'cannot reach worker "{self.id}": it is not running', worker=self.id
-            )
+            words = f'cannot reach worker "{self.id}": it is not running'
+            raise WorkerFailed(words, worker=self.id)
         return line.channel
 
     @property

@@ -7,6 +7,7 @@ else; must not know how a task is queued or executed.
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -356,6 +357,8 @@ class Budgets:
         self._unsaved: dict[str, float] = {}  # by agent: from which entry on
         self._flush: asyncio.TimerHandle | None = None
         self._swept_at = 0.0
+        self.held = Counter[tuple[str, str]]()
+        """Number of times that a budget was used up, by agent and key."""
         self._loop = asyncio.get_running_loop()
 
     async def load(self) -> None:
@@ -390,6 +393,7 @@ class Budgets:
             self._save_soon(agent)
         found = None if spec is None or before is not None else self._excess(spec)
         if found is not None:
+            self.held[agent, found.key] += 1
             self._bus.publish(
                 found.event, agent=agent, worker=None, incarnation=None, store=True, **found.facts
             )
@@ -405,6 +409,11 @@ class Budgets:
         if spec.name not in self._timers:  # the usage of an earlier daemon, or a new limit
             self._await_room(spec.name)
         return f"it waits: {found.message}"
+
+    def used(self, agent: str) -> tuple[int, float]:
+        """Returns the tokens that an agent has used within the last minute, and its cents of the last day."""
+        tokens = self._tokens.get(agent, NO_TOKENS).used(self._loop.time())
+        return int(tokens), round(self._costs.get(agent, NO_COST).used(self._clock()), 6)
 
     def _excess(self, spec: Spec) -> Excess | None:
         """Returns the limit that is reached."""

@@ -6,7 +6,7 @@ A refusal names its reason and, for a full queue, the seconds after which to ret
 import asyncio
 import secrets
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 
 from msgspec.structs import replace
@@ -68,6 +68,8 @@ class Admission:
         self._ids = _Ids()
         self._began = self._loop.time()
         self._ends: deque[tuple[float, str]] = deque(maxlen=ENDS_KEPT)
+        self.refused = Counter[str]()
+        """Number of tasks for which a queue had no place, by agent, or by the key of the queue of all."""
 
     def check(self, params: TaskParams) -> tuple[TaskParams, TaskKind, list[Agent]]:
         """Returns the normalised params of a task, its kind, and the agents that it may be for: none for a group.
@@ -77,6 +79,8 @@ class Admission:
             CorralError: as `check_open` and `_candidates`.
         """
         self.check_open()
+        if params.agent is None:
+            params = self._for_group(params)
         kind = self.kind(params.agent)
         if kind == "job" and not params.objective:
             params = job_of(self._registry.of(params.agent or "").spec, params)
@@ -154,14 +158,36 @@ class Admission:
             raise InvalidParams(
                 "cannot choose an agent for the task: give agent or capability", key="agent"
             )
-        able = [
+        able = self._able(required)
+        if not able:
+            raise _no_agent(required)
+        return able
+
+    def _for_group(self, params: TaskParams) -> TaskParams:
+        """Returns params that name the team or workflow with the capabilities, where no agent offers them all.
+
+        Of several it is the one that succeeded most often of late, then the first in the configuration.
+        """
+        required = [*filter(None, [params.capability]), *params.required_capabilities]
+        if not required or self._able(required):
+            return params
+        groups = [
+            group.name
+            for group in self._agents.groups.by_name.values()
+            if all(each in group.capabilities for each in required)
+        ]
+        if not groups:
+            return params
+        name = max(groups, key=lambda each: self._success_rate(each) or 0.0)
+        return replace(params, agent=name, capability=None, required_capabilities=[])
+
+    def _able(self, required: Sequence[str]) -> list[Agent]:
+        """Returns the agents that offer all of these capabilities."""
+        return [
             agent
             for agent in self._registry.agents.values()
             if agent.spec.speaks == "corral" and all(_offers(agent, each) for each in required)
         ]
-        if not able:
-            raise _no_agent(required)
-        return able
 
     def choose(self, able: Sequence[Agent], params: TaskParams) -> str:
         """Returns the agent that is given the task: the least loaded, or that of its sticky key or session.
@@ -241,6 +267,7 @@ class Admission:
     def _check_room(self, agent: Agent) -> None:
         name, limit = agent.name, agent.spec.tasks.max_queue_size
         if self._backlog.queued(name) >= limit:
+            self.refused[name] += 1
             raise Overloaded(
                 f'cannot queue a task for "{name}": {limit} are waiting',
                 limit="max_queue_size",
@@ -255,6 +282,7 @@ class Admission:
         waiting = backlog.totals["queued"] + backlog.composite
         if waiting >= section.max_total_queue_size:
             limit = section.max_total_queue_size
+            self.refused["max_total_queue_size"] += 1
             raise Overloaded(
                 f"cannot queue a task: {waiting} are waiting for all agents together",
                 limit="max_total_queue_size",
@@ -263,6 +291,7 @@ class Admission:
             )
         queued_bytes = backlog.queued_bytes
         if queued_bytes + size_bytes > section.max_total_queue_bytes:
+            self.refused["max_total_queue_bytes"] += 1
             raise Overloaded(
                 f"cannot queue a task of {size_bytes} bytes: those that wait take {queued_bytes}",
                 limit="max_total_queue_bytes",

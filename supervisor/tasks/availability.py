@@ -10,8 +10,8 @@ from msgspec import Struct
 
 from ...worker.contract.errors import Conflict
 from ..agents.agent import Agent
+from ..lifecycle.cordon import Unschedulable
 from ..lifecycle.state_machine import ASKED_FOR, State, Worker
-from ..supervision.worker_supervisor import Unschedulable
 
 
 class Down(Struct, frozen=True):

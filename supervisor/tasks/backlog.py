@@ -10,9 +10,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ...worker.contract.errors import Cancelled, CorralError
 from ...worker.contract.records import Task, TaskState
+from ..supervision.worker_supervisor import WorkerSupervisor
 from .attempt import Attempt
 from .boundaries import Limits
 from .queue import TaskQueue, rank
@@ -27,6 +29,15 @@ NAMED_MAX = 3
 """Number of tasks that the reason of a waiting one names."""
 
 Progress = Callable[[Task], None]
+
+
+class Origin(NamedTuple):
+    """Represents the origin of a task: its parent, the step of a workflow, the schedule, the task that it repeats."""
+
+    parent: Task | None
+    step: str
+    schedule: str | None
+    retry_of: str | None
 
 
 @dataclass(slots=True, eq=False)
@@ -67,6 +78,8 @@ class Entry:
     children_cost_cents: float = 0.0
     listeners: list[Progress] = field(default_factory=list[Progress])
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    only: WorkerSupervisor | None = None
+    """The worker that it is for, which may have no place among those of its agent."""
 
     @property
     def is_begun(self) -> bool:

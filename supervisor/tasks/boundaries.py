@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from ...worker.contract.errors import InvalidParams, ResourceLimitExceeded
 from ...worker.contract.records import Boundaries, OutputFormat, Task, TaskParams
 from ..config.spec import Resources, Tasks
-from ..config.values import Refused, above_zero, duration, retry_reasons
+from ..decoding.values import Refused, above_zero, duration, retry_reasons
 
 MAX_OBJECTIVE_CHARS = 65_536
 """Characters of an objective: data belongs into the input."""

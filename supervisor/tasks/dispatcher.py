@@ -11,11 +11,11 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
-from ...worker.contract.errors import Timeout
+from ...worker.contract.errors import Timeout, WorkerFailed
 from ...worker.contract.records import Task
 from ..agents.agent import Agent
 from ..agents.agents import Agents
-from ..agents.hibernation import Hibernation
+from ..hibernation.hibernation import Hibernation
 from ..lifecycle.state_machine import UP, State
 from ..supervision.worker_supervisor import WorkerSupervisor
 from .accounting import Budgets
@@ -124,6 +124,9 @@ class Dispatcher:
     def begin_at_once(self, entry: Entry) -> bool:
         """Begins a new task that does not have to wait, before it is accepted; returns False if it has to."""
         task = entry.task
+        if entry.only is not None:
+            self._executor.begin(entry, entry.only)
+            return True
         if task.kind == "job":
             return self._jobs.begin_at_once(entry)
         if task.kind != "task":
@@ -166,6 +169,9 @@ class Dispatcher:
         task = entry.task
         if entry.is_begun or entry.is_ending:
             return  # it was cancelled while it waited for its next attempt
+        if entry.only is not None:
+            self._executor.end_soon(entry, "failed", not_begun(entry.only, task))
+            return
         if task.kind != "task":
             if self._early is not None:
                 self._early.append(entry)
@@ -403,3 +409,9 @@ def _is_in_vain(task: Task, agent: Agent, down: Down) -> bool:
     if not down.was_up or waits_when_down(agent, task.when_down):
         return False
     return down.result != "stopped" or task.delivery == 0
+
+
+def not_begun(supervisor: WorkerSupervisor, task: Task) -> WorkerFailed:
+    """Returns why a task for one worker alone was not executed by it."""
+    words = f'cannot run task "{task.id}": worker "{supervisor.id}" has not taken it'
+    return WorkerFailed(words, worker=supervisor.id)

@@ -18,9 +18,9 @@ from typing import Protocol, TypeAlias
 import msgspec
 from msgspec.structs import replace
 
-from ...worker.contract.control_params import TaskListParams
 from ...worker.contract.errors import CorralError, Corrupted, NotFound, Overloaded
 from ...worker.contract.records import Error, Task, TaskState
+from ...worker.control.params import TaskListParams
 from ..events.bus import rfc3339
 from ..store.batch import Batches, Writing
 from ..store.store import Statement
@@ -179,8 +179,15 @@ class RecordWriter:
                 return self.backlog.find(stored.id) or stored
         return None
 
-    async def list(self, wanted: TaskListParams) -> Page:
-        """Returns records, newest first; fewer than the limit where they would not fit into one message."""
+    async def list(
+        self, wanted: TaskListParams, knows: Callable[[str], bool] | None = None
+    ) -> Page:
+        """Returns records of agents that pass `knows`, newest first; fewer than the limit if one message has no room."""
+        if knows is not None and not wanted.agents and wanted.agent is None:
+            agents = await self._agents(knows)
+            if not agents:
+                return Page([], None, 0)
+            wanted = replace(wanted, agents=agents)
         page = await self.records.page(wanted)
         states = {*wanted.states, *([wanted.state] if wanted.state is not None else [])}
         found: list[tuple[Place, Task]] = []
@@ -196,6 +203,12 @@ class RecordWriter:
             more = cursor_of(found[-1][0])
         places = tuple(place for place, _ in found)
         return page._replace(tasks=[task for _, task in found], more=more, places=places)
+
+    async def _agents(self, knows: Callable[[str], bool]) -> Sequence[str]:
+        """Returns the agents that have tasks, in the store or not, and pass."""
+        others = {entry.task.agent for entry in self.backlog.volatile.values()}
+        others |= {task.agent for task, _ in self.volatile}
+        return sorted({*await self.records.agents(knows), *filter(knows, others)})
 
     def _volatile_page(self, wanted: TaskListParams, page: Page) -> Iterator[tuple[Place, Task]]:
         """Yields the tasks of a page that are in no store, newest first, as many as it holds."""

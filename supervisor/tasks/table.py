@@ -15,9 +15,10 @@ from typing import NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from ...worker.contract.control_params import TaskListParams, TasksParams
 from ...worker.contract.errors import Corrupted, InvalidParams
 from ...worker.contract.records import ENDED, Boundaries, Task
+from ...worker.control.params import TaskListParams, TasksParams
+from ..store.names import names_in
 from ..store.store import Row, Statement, Store
 
 LIST_BYTES = 8 * 1024 * 1024
@@ -285,20 +286,15 @@ class Records:
         `retention` is for agents that `of_agent` does not name, those that are gone among them.
         """
         removed = 0
-        for agent in await self._agents():
+        for agent in await self.agents(lambda _: True):
             kept = of_agent.get(agent, retention)
             removed += await self._remove(agent, now - kept.results_s, is_dead_letter=False)
             removed += await self._remove(agent, now - kept.dead_letters_s, is_dead_letter=True)
         return removed
 
-    async def _agents(self) -> list[str]:
-        """Returns the agents that have tasks, each found by one step in the index."""
-        rows = await self._store.read(
-            "WITH RECURSIVE each(agent) AS (SELECT MIN(agent) FROM task UNION ALL"
-            " SELECT (SELECT MIN(agent) FROM task WHERE agent > each.agent) FROM each"
-            " WHERE each.agent IS NOT NULL) SELECT agent FROM each WHERE agent IS NOT NULL"
-        )
-        return [str(agent) for (agent,) in rows]
+    async def agents(self, is_wanted: Callable[[str], bool]) -> list[str]:
+        """Returns the wanted ones of the agents that have records."""
+        return await names_in(self._store, "task", is_wanted)
 
     async def _remove(self, agent: str, before: float, *, is_dead_letter: bool) -> int:
         """Removes ended tasks of an agent that ended before a time: they began before it, too, which an index knows."""

@@ -10,14 +10,13 @@ worker in `dispatcher`; `executor` runs it, `record_writer` writes it.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
 
-from ...worker.contract.control_params import TaskListParams
 from ...worker.contract.errors import (
     Cancelled,
     Conflict,
@@ -30,15 +29,17 @@ from ...worker.contract.errors import (
     WorkerFailed,
 )
 from ...worker.contract.records import ENDED, Task, TaskKind, TaskParams
+from ...worker.control.params import TaskListParams
 from ..agents.agent import Agent
 from ..agents.agents import Agents
-from ..agents.hibernation import Hibernation
+from ..hibernation.hibernation import Hibernation
 from ..store.batch import Writing
 from ..supervision.shared import Shared
+from ..supervision.worker_supervisor import WorkerSupervisor
 from .accounting import Accounting, Budgets
 from .admission import Admission, limits_of
 from .attempt import given_up
-from .backlog import Backlog, Entry, Progress, dependency_failed, waiting_reason
+from .backlog import Backlog, Entry, Origin, Progress, dependency_failed, waiting_reason
 from .boundaries import normalised, within
 from .composite import CompositeRunner, WorkflowEngine
 from .dispatcher import Dispatcher, Jobs
@@ -118,6 +119,11 @@ class Tasks:
         self._arriving = WeakValueDictionary[str, asyncio.Lock]()
         self._end_waiters: list[asyncio.Future[None]] = []
         self._loop = asyncio.get_running_loop()
+
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """Returns how many tasks found a full queue, by agent, or by the key of the queue of all agents."""
+        return self._admission.refused
 
     def bind_jobs(self, runner: Callable[[RecordWriter, Executor], Jobs]) -> None:
         """Connects the runner of jobs, made with the writer of records and the executor; before the first task."""
@@ -204,10 +210,12 @@ class Tasks:
         step: str = "",
         schedule: str | None = None,
         retry_of: str | None = None,
+        only: WorkerSupervisor | None = None,
     ) -> Task:
         """Returns the acknowledged task as it was accepted: if it is durable, it is in the store.
 
         With an idempotency key that was given before it is the task of then, in whatever state it is by now.
+        With `only` it begins on that worker at once, whatever else that runs, and on no other one.
 
         Raises:
             InvalidParams: a param is malformed or contradicts another; `data` has `key`.
@@ -219,16 +227,8 @@ class Tasks:
         params, kind, able = self._admission.check(params)
         if parent is not None:
             able = self._of_team(parent, params, able)
-        take = partial(
-            self._take,
-            params,
-            kind,
-            able,
-            parent=parent,
-            step=step,
-            schedule=schedule,
-            retry_of=retry_of,
-        )
+        origin = Origin(parent, step, schedule, retry_of)
+        take = partial(self._take, params, kind, able, origin, only)
         key = params.idempotency_key
         if key is None:
             return await take()
@@ -327,12 +327,10 @@ class Tasks:
         params: TaskParams,
         kind: TaskKind,
         able: list[Agent],
-        *,
-        parent: Task | None,
-        step: str,
-        schedule: str | None,
-        retry_of: str | None,
+        origin: Origin,
+        only: WorkerSupervisor | None,
     ) -> Task:
+        parent = origin.parent
         if kind == "task":
             name = self._admission.choose(able, params)
         else:
@@ -349,10 +347,11 @@ class Tasks:
             boundaries,
             kind=kind,
             parent=parent,
-            step=step,
-            schedule=schedule,
-            retry_of=retry_of,
+            step=origin.step,
+            schedule=origin.schedule,
+            retry_of=origin.retry_of,
         )
+        entry.only = only
         if entry.task.after:
             await self._block(entry, is_new=True)
         try:
@@ -483,9 +482,11 @@ class Tasks:
         """
         return await self._writer.show(task_id)
 
-    async def list(self, wanted: TaskListParams) -> Page:
-        """Returns records, newest first; fewer than the limit where they would not fit into one message."""
-        return await self._writer.list(wanted)
+    async def list(
+        self, wanted: TaskListParams, knows: Callable[[str], bool] | None = None
+    ) -> Page:
+        """Returns records of agents that pass `knows`, newest first; fewer than the limit if one message has no room."""
+        return await self._writer.list(wanted, knows)
 
     async def wait(self, task_id: str, *, listener: Progress | None = None) -> Task:
         """Returns the record of a task when it has ended; `listener` is called with its record at each change.

@@ -17,7 +17,6 @@ from ... import __version__
 from ...mcp.endpoint.server import McpEndpoint
 from ...mcp.protocol.caller import Caller
 from ...worker.contract.channel import Channel
-from ...worker.contract.control_params import AttachParams
 from ...worker.contract.errors import (
     Conflict,
     CorralError,
@@ -27,6 +26,7 @@ from ...worker.contract.errors import (
     ShuttingDown,
 )
 from ...worker.contract.jsonrpc import Notification, Peer, Request
+from ...worker.control.params import AttachParams
 from ..access.scope import lesser
 from ..api.table import Control, Permission
 from ..mcp_gateway.view import Client, ClientTools
@@ -235,7 +235,7 @@ class Listener:
         """Returns the supervisor of the worker with this pid."""
         if leader is None:
             return None
-        supervisors = self._control.agents.all_supervisors()
+        supervisors = self._control.agents.registry.lives()
         return next(
             (supervisor for supervisor in supervisors if supervisor.worker.pid == leader), None
         )
@@ -244,7 +244,7 @@ class Listener:
         """Identifies the peer of a connection."""
         leaders = {
             supervisor.worker.pid: supervisor.spec.name
-            for supervisor in self._control.agents.all_supervisors()
+            for supervisor in self._control.agents.registry.lives()
             if supervisor.worker.pid is not None
         } | self._control.shared.probes.commands.leaders()
         self._spare.spend()  # /proc can be read also when there are no other descriptors

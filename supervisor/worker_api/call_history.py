@@ -11,8 +11,8 @@ from msgspec import Struct
 
 from ...worker.contract import codec
 from ...worker.contract.records import TaskCall
-from ..config.secrets import masked, masked_address
 from ..events.bus import rfc3339
+from ..secrets.secrets import masked, masked_address
 from ..store.store import Store, moment_of, number_of
 
 FLUSH_S = 0.08

@@ -1,6 +1,6 @@
 """Counts the tool calls of each agent within the last minute, and decides whether one more is within its limit."""
 
-from collections import deque
+from collections import Counter, deque
 
 MINUTE_S = 60.0
 
@@ -13,6 +13,8 @@ class CallRates:
 
     def __init__(self) -> None:
         self._slots: dict[str, deque[tuple[float, int]]] = {}
+        self.refused = Counter[str]()
+        """Number of calls that exceeded the limit, by agent."""
 
     def take(self, agent: str, limit: int, now: float) -> float:
         """Counts a call and returns 0; returns the seconds to wait, and counts nothing, where it exceeds a limit.
@@ -21,6 +23,7 @@ class CallRates:
         """
         slots = self._current(agent, now)
         if limit and sum(count for _, count in slots) >= limit:
+            self.refused[agent] += 1
             return self._wait_s(slots, limit, now)
         begin = now - now % SLOT_S
         if slots and slots[-1][0] == begin:

@@ -31,7 +31,7 @@ from ...worker.contract.worker_messages import (
     WorkerLogParams,
     WorkerToolsParams,
 )
-from ..agents.hibernation import Hibernation
+from ..hibernation.hibernation import Hibernation
 from ..sessions.sessions import Memory
 from ..supervision.checkpoints import Checkpoints, Reason
 from ..supervision.worker_changes import WorkerChanges

@@ -19,9 +19,9 @@ from ...worker.contract.worker_messages import DelegateParams, WorkerCallParams
 from ..agents.agents import Agents
 from ..audit.hash_chain import digest
 from ..audit.log import REFUSALS, Audit, refusal_key
-from ..config.secrets import masked
 from ..config.spec import Spec
 from ..events.bus import Bus, rfc3339
+from ..secrets.secrets import masked
 from ..supervision.worker_supervisor import WorkerSupervisor
 from ..tasks.backlog import Entry
 from ..tasks.tasks import Tasks

@@ -31,6 +31,9 @@ from .spares import Reserve, substance
 CHECK_S = 5.0
 """Seconds after which a zygote without an answer counts as one without changed sources."""
 
+REMADE_MAX = 2
+"""Number of loads that one start may cause: two starts of different specs do not cause them for ever."""
+
 CLOSE_S = 10.0
 """Seconds to wait for the end of zygotes; the launcher kills those that are left."""
 
@@ -86,22 +89,32 @@ class ZygotePool:
         record = self._record(spec)
         self._feed(record, policy.Wanted())
         record.reserve.delay()
+        recipe: Launch | None = None
         with contextlib.suppress(CorralError):  # the start itself reports it
             recipe = await self._recipe(spec)
-            if record.recipe is not None and record.recipe != recipe:
-                record.spec, record.recipe = spec, recipe
-                self._feed(record, policy.Remade())
-        if record.state.phase is not Phase.LOADING:
-            return  # as a rule
         stopped = self._loop.create_task(doomed.wait())
+        remade = 0
         try:
-            while record.state.phase is Phase.LOADING and not doomed.is_set():
+            while not doomed.is_set():
+                # Also after a load: it may have begun before its recipe was known, for a spec that is no longer wanted.
+                is_other = None not in (recipe, record.recipe) and record.recipe != recipe
+                if is_other and remade < REMADE_MAX:
+                    remade += 1
+                    record.spec, record.recipe = spec, recipe
+                    self._feed(record, policy.Remade())
+                if record.state.phase is not Phase.LOADING:
+                    return  # as a rule at once
                 record.changed.clear()
                 change = self._loop.create_task(record.changed.wait())
                 await asyncio.wait({change, stopped}, return_when=asyncio.FIRST_COMPLETED)
                 change.cancel()
         finally:
             stopped.cancel()
+
+    def restore(self, spec: Spec) -> None:
+        """Loads what the next worker of a spec is forked from, after another spec of the agent was taken back."""
+        if spec.name in self._records:
+            self._begin(self.prepared(spec, asyncio.Event()))
 
     async def spawn(
         self, spec: Spec, launch: Launch, *, pipe_stdin: bool
@@ -157,7 +170,7 @@ class ZygotePool:
         record = self._records.get(spec.name)
         if record is None and not is_warm(spec):
             return
-        is_needed = any(each.worker.wanted or each.worker.tree for each in agent.supervisors)
+        is_needed = any(each.worker.wanted or each.worker.tree for each in agent.lives)
         if record is None:
             if not is_needed:
                 return

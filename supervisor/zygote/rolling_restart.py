@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 from ..agents.agents import Agents
 from ..lifecycle import state_machine
+from ..lifecycle.cordon import Unschedulable
 from ..lifecycle.state_machine import UP, State
-from ..supervision.worker_supervisor import Unschedulable, WorkerSupervisor
+from ..supervision.worker_supervisor import WorkerSupervisor
 from .agent_record import Order
 from .policy import Aged, turn
 from .pool import ZygotePool
@@ -32,7 +33,7 @@ class RollingRestart:
         self._zygotes = zygotes
         self._rounds: dict[str, Round] = {}
         self._looking: set[str] = set()
-        self._last_seen: dict[str, tuple[bool, bool, bool]] = {}
+        self._last_seen: dict[WorkerSupervisor, tuple[bool, bool, bool]] = {}
         zygotes.subscribe(self.look)
 
     def changed(self, supervisor: WorkerSupervisor) -> None:
@@ -43,12 +44,12 @@ class RollingRestart:
         name = worker.spec.name
         seen = (worker.wanted, worker.tree, worker.state in UP)
         if (
-            self._last_seen.get(worker.id) != seen
+            self._last_seen.get(supervisor) != seen
         ):  # each task causes two changes without effect here
             if worker.wanted or worker.tree:
-                self._last_seen[worker.id] = seen
+                self._last_seen[supervisor] = seen
             else:
-                self._last_seen.pop(worker.id, None)
+                self._last_seen.pop(supervisor, None)
             agent = self._agents.agents.get(name)
             if agent is not None:
                 self._zygotes.note(agent)
@@ -70,6 +71,8 @@ class RollingRestart:
         """Runs one step; returns True if a worker was replaced."""
         agent, order = self._agents.agents.get(name), self._zygotes.order(name)
         round_ = self._rounds.get(name)
+        if agent is not None and agent.target is not None:
+            return False  # its workers are being replaced already; the last of them looks again
         if agent is None or order is None:
             self._rounds.pop(name, None)
             self._withhold(() if agent is None else agent.supervisors, frozenset())

@@ -14,7 +14,6 @@ from msgspec import Struct
 from corral.supervisor.methods.all import METHODS
 from corral.worker.client.sync import Client
 from corral.worker.contract import codec
-from corral.worker.contract.access import RIGHTS
 from corral.worker.contract.errors import (
     CorralError,
     InvalidParams,
@@ -22,6 +21,7 @@ from corral.worker.contract.errors import (
     PermissionDenied,
 )
 from corral.worker.contract.records import TaskParams
+from corral.worker.control.access import RIGHTS
 from daemon_process import BOUND_S, DaemonProcess
 
 pytestmark = pytest.mark.shell
@@ -55,26 +55,40 @@ every = "1h"
 CLOSED = {
     "agent.add": "its table may name other agents, secrets and rights",
     "agent.add_all": "likewise",
+    "agent.rollback": "likewise",
     "agent.set": "likewise",
     "audit.list": "records are about all",
     "audit.verify": "likewise",
+    "backup.discard": "a backup has all",
+    "backup.make": "likewise",
+    "backup.read": "likewise",
     "daemon.doctor": "it is about the machine",
     "daemon.emergency_stop": "it stops all",
+    "daemon.import": "an export has all",
     "daemon.log_level": "it is about the daemon",
     "daemon.reload": "likewise",
     "daemon.stop": "likewise",
+    "deployment.create": "packages are of all",
+    "deployment.show": "likewise",
     "event.publish": "any agent may read it",
     "mcp.call": "tools are of servers that all share",
     "mcp.prompts": "likewise",
     "mcp.read": "likewise",
     "mcp.resources": "likewise",
     "mcp.tools": "likewise",
+    "package.add": "packages are of all",
+    "package.list": "likewise",
+    "package.rm": "likewise",
+    "package.show": "likewise",
+    "package.upload": "likewise",
+    "package.verify": "likewise",
     "schedule.add_command": "it adds a job",
     "secret.list": "secrets are of all",
     "secret.rm": "likewise",
     "secret.rotate": "likewise",
     "secret.set": "likewise",
     "team.add": "its members may be other agents",
+    "template.list": "agents are added by them, which such a caller cannot",
     "token.add": "it would widen the scope",
     "token.list": "likewise",
     "token.rm": "likewise",

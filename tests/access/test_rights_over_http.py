@@ -12,7 +12,7 @@ import pytest
 
 from corral.supervisor.api.faces import Route
 from corral.supervisor.methods.all import METHODS
-from corral.worker.contract.access import RIGHTS
+from corral.worker.control.access import RIGHTS
 from daemon_process import BOUND_S, DaemonProcess
 
 pytestmark = pytest.mark.shell

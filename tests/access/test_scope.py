@@ -5,7 +5,7 @@ import string
 from fnmatch import fnmatchcase
 
 from corral.supervisor.access.scope import as_glob, is_in_scope, kept, lesser, without_names
-from corral.worker.contract.access import RIGHTS
+from corral.worker.control.access import RIGHTS
 
 SEED = 20261123
 LIVES = 2000

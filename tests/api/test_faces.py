@@ -12,8 +12,8 @@ from corral.supervisor.api.examples import EXAMPLES
 from corral.supervisor.api.openrpc import components, openrpc, results_of
 from corral.supervisor.api.table import Method
 from corral.supervisor.methods.all import METHODS
-from corral.worker.contract.control_results import TaskInShort
 from corral.worker.contract.records import Task
+from corral.worker.control.results import TaskInShort
 
 OF_OTHERS = {"daemon.schema", "rpc.discover", "mcp.call", "mcp.read"}
 """Methods whose result is a document of another specification, or one that an MCP server has made."""

@@ -28,8 +28,6 @@ from corral.supervisor.config.spec import Audit as Keys
 from corral.supervisor.store import schema
 from corral.supervisor.store.schema import MIGRATIONS
 from corral.supervisor.store.store import Store
-from corral.worker.contract.control_params import NoParams
-from corral.worker.contract.control_results import Done
 from corral.worker.contract.errors import (
     Conflict,
     CorralError,
@@ -37,6 +35,8 @@ from corral.worker.contract.errors import (
     PermissionDenied,
     ResourceLimitExceeded,
 )
+from corral.worker.control.params import NoParams
+from corral.worker.control.results import Done
 
 pytestmark = pytest.mark.shell
 

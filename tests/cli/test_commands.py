@@ -399,7 +399,16 @@ def test_an_option_of_the_command_that_is_added_brings_up_the_dashes(
 
 def test_the_list_of_commands_has_headings(world: World) -> None:
     found = re.findall(r"^(\w+):$", world.corral("--help").stdout, re.MULTILINE)
-    assert found == ["Options", "Agents", "Tasks", "Observe", "Tools", "Convert", "Daemon"]
+    assert found == [
+        "Options",
+        "Agents",
+        "Tasks",
+        "Packages",
+        "Observe",
+        "Tools",
+        "Convert",
+        "Daemon",
+    ]
 
 
 GROUPS = [name for name, command in commands() if isinstance(command, click.Group)]

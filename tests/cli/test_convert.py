@@ -332,6 +332,35 @@ def test_units_of_systemd_are_converted_with_the_service_of_a_timer() -> None:
     assert expected | {"app@: WatchdogSec=30", "app@: Type notify"} <= noted(draft)
 
 
+SOCKET = """[Socket]
+ListenStream=8080
+ListenStream=[::1]:8081
+ListenStream=/run/web.sock
+ListenDatagram=9000
+FileDescriptorName=web
+SocketMode=0660
+[Install]
+WantedBy=sockets.target
+"""
+
+
+def test_the_addresses_of_a_socket_unit_are_those_of_its_service() -> None:
+    service = "[Service]\nExecStart=/usr/bin/web\n"
+    units = {"web.socket": SOCKET, "web.service": service, "each.service": service}
+    units |= {"each.socket": "[Socket]\nListenStream=1\nAccept=yes\n"}
+    units |= {"other.socket": "[Socket]\nListenStream=2\nService=each.service\n"}
+    draft = converted("systemd", units)
+    tables = read(draft)
+    assert tables["agents"]["web"]["listen"] == [
+        {"address": "[::]:8080", "name": "web"},
+        {"address": "[::1]:8081", "name": "web"},
+        {"address": "unix:/run/web.sock", "name": "web", "mode": "0660"},
+    ]
+    assert tables["agents"]["web"]["autostart"] is False
+    assert tables["agents"]["each"]["listen"] == ["[::]:2"]
+    assert {"web.socket: ListenDatagram=9000", "each.socket"} <= noted(draft)
+
+
 CRONTAB = """\
 SHELL=/bin/bash
 MAILTO=me@example.org

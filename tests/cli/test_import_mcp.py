@@ -418,7 +418,7 @@ def test_corral_itself_is_known_by_its_command_line(line: str, is_so: bool) -> N
         ("io.github.me/tool", "io-github-me-tool"),
         ("My Server", "My-Server"),
         ("a__b", "a_b"),
-        ("files-2", "files2"),
+        ("files-2", "files-2"),
         ("42", "mcp42"),
         ("9lives", "mcp-9lives"),
         ("@scope/x_", "scope-x"),

@@ -11,7 +11,7 @@ from corral import AgentRuntime, Runtime
 from corral.supervisor.methods.all import METHODS
 from corral.worker.client.parameters import given
 from corral.worker.client.tasks import TaskOptions
-from corral.worker.contract.control_params import ScheduleParams, TaskListParams
+from corral.worker.control.params import ScheduleParams, TaskListParams
 
 ROOT = Path(__file__).parents[2]
 

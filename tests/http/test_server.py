@@ -253,3 +253,27 @@ def test_out_of_descriptors_a_connection_waits_until_there_are_some(
 
     run(test)
     assert len(caplog.records) == 1
+
+
+def test_no_answer_tells_the_versions_of_libraries() -> None:
+    async def serve(_request: web.BaseRequest, _client: HttpClient) -> web.StreamResponse:
+        return answer({})
+
+    async def test() -> None:
+        async with served(FakeFace("/a", serve)) as (_server, address):
+            host, _, port = address.rpartition(":")
+            for request in (
+                b"GET /a HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer secret\r\n",
+                b"GET /a HTTP/1.1\r\nHost: localhost\r\n",
+                b"GET / HTTP/9.9\r\nHost: localhost\r\n",
+                b"nonsense\r\n",
+            ):
+                reader, writer = await asyncio.open_connection(host, int(port))
+                writer.write(request + b"Connection: close\r\n\r\n")
+                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                assert head.startswith(b"http/1.")
+                assert b"server:" not in head
+                assert b"aiohttp" not in head
+                writer.close()
+
+    run(test)

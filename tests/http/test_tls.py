@@ -1,7 +1,6 @@
 """HTTPS of a real daemon: where others may reach it, with which certificate, and one that was renewed."""
 
 import http.client
-import shutil
 import socket
 import ssl
 import subprocess
@@ -14,21 +13,9 @@ from corral.supervisor.http.listener import HANDSHAKE_S
 from corral.supervisor.http.tls import read_tls
 from corral.worker.contract.errors import InvalidParams
 from daemon_process import BIN, BOUND_S, DaemonProcess
+from tls_files import certificate
 
 pytestmark = pytest.mark.shell
-
-
-def certificate(folder: Path, name: str) -> tuple[Path, Path]:
-    """Makes a certificate of "localhost", signed by itself, and its key."""
-    if shutil.which("openssl") is None:
-        pytest.skip("nothing to make a certificate with")
-    cert, key = folder / f"{name}.cert", folder / f"{name}.key"
-    words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -noenc -days 2"
-    more = ["-subj", f"/O={name}/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-    files = ["-keyout", str(key), "-out", str(cert)]
-    subprocess.run(["openssl", *words.split(), *more, *files], capture_output=True, check=True)
-    key.chmod(0o600)
-    return cert, key
 
 
 def config(cert: Path, key: Path) -> str:

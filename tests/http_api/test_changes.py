@@ -65,11 +65,9 @@ def test_a_change_survives_the_daemon(api: Api, path: str) -> None:
     api.__init__(api.daemon)  # type: ignore[misc]  # the address is another
 
 
-def test_an_invalid_table_and_an_agent_of_the_file_are_refused(api: Api, path: str) -> None:
+def test_an_invalid_table_and_an_unknown_name_are_refused(api: Api, path: str) -> None:
     wrong = api.ask("PATCH", path, {"spec": {"instances": "many"}})
     assert (wrong.status, wrong.json["error"]["name"]) == (422, "InvalidParams")
-    filed = api.ask("PATCH", "/agents/echo", {"spec": {"title": "x"}})
-    assert (filed.status, filed.json["error"]["data"]["remedy"]) == (409, "corral reload")
     assert api.ask("PATCH", "/agents/nobody", {"spec": {}}).status == 404
 
 
@@ -84,3 +82,10 @@ def test_teams_and_workflows_without_a_name_get_one(api: Api) -> None:
     name = team.json["teams"][0]["name"]
     assert (team.status, name[:5], len(name)) == (201, "team-", 11)
     assert api.ask("DELETE", f"/teams/{name}").status == 200
+
+
+def test_an_agent_of_the_file_is_set_and_rolled_back(api: Api) -> None:
+    filed = api.ask("PATCH", "/agents/echo", {"spec": {"title": "x"}})
+    assert (filed.status, filed.json["agent"]["overridden"]) == (200, filed.json["revision"])
+    assert api.ask("POST", "/agents/echo/rollback", {}).status == 200
+    assert "overridden" not in api.ask("GET", "/agents/echo").json["agent"]

@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import httpx
@@ -154,3 +155,109 @@ def test_without_the_token_nothing_is_done(api: Api) -> None:
     answered = api.ask("POST", "/agents", {"id": "x"}, below="/runtime", Authorization="Bearer no")
     assert answered.status == 401
     assert api.ask("GET", "/agents/x").status == 404
+
+
+def part(name: str, content: str, more: str = "") -> str:
+    return f'--b0\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n{content}\r\n'
+
+
+WANTED = part("agent_config", '{"id": "hostile", "command": ["sleep", "9"], "protocol": "none"}')
+END = "--b0--\r\n"
+FORM = "multipart/form-data; boundary=b0"
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "status", "words"),
+    [
+        ("multipart/form-data", WANTED + END, 400, "no proper boundary"),
+        ("multipart/form-data; boundary=", WANTED + END, 400, "no proper boundary"),
+        (f"multipart/form-data; boundary={'b' * 4000}", WANTED + END, 400, "no proper boundary"),
+        ("multipart/form-data; boundary=other", WANTED + END, 400, "last boundary"),
+        (FORM, "", 400, "last boundary"),
+        (FORM, WANTED, 400, "last boundary"),
+        (FORM, WANTED[:-20], 400, "last boundary"),
+        (FORM, "--b0\r\nContent-Disp", 400, "end of its head"),
+        (FORM, part("x" * 5000, "") + WANTED + END, 400, "end of its head"),
+        (FORM, part("agent_config", "{") + END, 400, "as JSON"),
+        (FORM, part("agent_config", "[" * 100_000) + END, 400, "as JSON"),
+        (FORM, part("other", "{}") + END, 400, "no field"),
+        (FORM, part("other", "{}", '; filename="; name=agent_config"') + END, 400, "no field"),
+        (
+            FORM,
+            part("agent_config", "", "\r\nContent-Transfer-Encoding: base64") + END,
+            400,
+            "base64",
+        ),
+        (FORM, part("f", "") * 10_000 + WANTED + END, 413, "100 parts"),
+        (FORM, part("f", "x" * 1_100_000) + WANTED + END, 413, "1048576 bytes"),
+        (
+            FORM,
+            "".join(
+                f"--b{n}\r\nContent-Type: multipart/mixed; boundary=b{n + 1}\r\n\r\n"
+                for n in range(10_000)
+            ),
+            400,
+            "last boundary",
+        ),
+    ],
+)
+def test_a_hostile_form_is_refused_with_its_reason_and_adds_nothing(
+    api: Api, kind: str, body: str, status: int, words: str
+) -> None:
+    answered = api.ask("POST", "/agents", raw=body.encode(), below="/runtime", Content_Type=kind)
+    error = answered.json["error"]
+    assert (answered.status, words in error["message"]) == (status, True), answered
+    assert api.ask("GET", "/agents/hostile").status == 404
+
+
+def test_a_form_has_as_many_parts_as_it_may(api: Api) -> None:
+    body = (part("f", "") * 99 + WANTED + END).encode()
+    kind = 'multipart/form-data; charset=utf-8; boundary="b0"'
+    answered = api.ask("POST", "/agents", raw=body, below="/runtime", Content_Type=kind)
+    assert answered.status == 200, answered
+    assert api.ask("DELETE", "/agents/hostile", below="/runtime").status == 200
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_a_file_of_100_megabytes_is_refused_without_being_kept(api: Api, is_chunked: bool) -> None:
+    size, block = 100 * 1024 * 1024, 1024 * 1024
+    head = part("agent_config", "", '; filename="big"')[:-2].encode().ljust(block, b"x")
+    with closing(api.connection()) as connection:
+        connection.putrequest("POST", "/runtime/agents")
+        connection.putheader("Authorization", f"Bearer {api.token}")
+        connection.putheader("Content-Type", FORM)
+        if is_chunked:
+            connection.putheader("Transfer-Encoding", "chunked")
+        else:
+            connection.putheader("Content-Length", str(size))
+        connection.endheaders()
+        for _ in range(17 if is_chunked else 1):  # the answer does not wait for the rest
+            connection.send(b"%x\r\n%s\r\n" % (block, head) if is_chunked else head)
+        answered = connection.getresponse()
+        error = json.loads(answered.read())["error"]
+    assert (answered.status, error["name"]) == (413, "ResourceLimitExceeded")
+    assert api.ask("GET", "/agents/echo").status == 200
+
+
+def test_a_token_for_some_agents_learns_nothing_of_others_by_these_routes(api: Api) -> None:
+    config: dict[str, object] = {"command": ["sleep", "9"], "protocol": "none"}
+    for name in ("mine", "theirs"):
+        assert api.ask("POST", "/agents", {"id": name, **config}, below="/runtime").status == 200
+    made = api.daemon.call("token.add", name="scoped", rights="admin", agents=["mine"])
+    bearer = f"Bearer {made['token']}"
+
+    def ask(verb: str, path: str, body: object = None) -> tuple[int, Any]:
+        answered = api.ask(verb, path, body, below="/runtime", Authorization=bearer)
+        return answered.status, answered.json
+
+    assert ask("GET", "/stats")[1]["agents"]["ids"] == ["mine"]
+    for plural in ("agents", "teams", "workflows"):
+        for name in ("theirs", "mine", "new"):
+            status, said = ask("POST", f"/{plural}", {"id": name, "command": ["true"]})
+            assert (status, said["error"]["name"]) == (403, "PermissionDenied")
+    assert ask("POST", "/refresh")[0] == 403
+    there, gone = (ask("DELETE", f"/agents/{name}") for name in ("theirs", "nobody"))
+    assert (there[0], str(there).replace("theirs", "nobody")) == (404, str(gone))
+    assert ask("DELETE", "/agents/mine")[0] == 200
+    assert api.ask("DELETE", "/agents/theirs", below="/runtime").status == 200
+    api.daemon.call("token.rm", name="scoped")

@@ -98,6 +98,55 @@ def test_events_go_on_after_a_restart_without_loss_or_doubles(api: Api, end: str
     assert len({seq for seq, _ in seen}) == len(seen)
 
 
+def lines(events: Iterator[Event], until: str) -> list[tuple[str | None, str, str]]:
+    """The id of the event, the time and the text of all lines up to one that ends so, with all of its event."""
+    found: list[tuple[str | None, str, str]] = []
+    for each in events:
+        records: list[Any] = each.data["records"] if each.name == "log" else []
+        found += [(each.id, str(record["at"]), str(record["text"])) for record in records]
+        if any(str(record["text"]) == until for record in records):
+            return found
+    raise AssertionError("the stream has ended")
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_logs_go_on_after_a_restart_without_loss_or_doubles(api: Api, end: str) -> None:
+    def printed(count: int) -> None:
+        run = {"agent": "echo", "objective": "print", "input": count}
+        assert api.daemon.call("task.run", **run)["state"] == "succeeded"
+
+    with api.stream("GET", "/logs?names=echo&n=0") as events:
+        place = next(events)  # the id alone: where it begins
+        assert (place.name, place.data) == ("", None)
+    printed(1)
+    with api.stream("GET", "/logs?names=echo", Last_Event_ID=str(place.id)) as events:
+        printed(900)
+        seen = lines(events, "line 100")
+    getattr(api.daemon, end)()
+    api.daemon.start()
+    printed(951)
+    again = Api(api.daemon)
+    before, last = len(seen), str(seen[-1][0])
+    with again.stream("GET", "/logs?names=echo&n=3", Last_Event_ID=last) as events:
+        seen += lines(events, "line 950")
+    stored = api.daemon.call("log.read", names=["echo"], since=0)["records"]
+    assert [(at, text) for _, at, text in seen] == [(r["at"], r["text"]) for r in stored]
+    # The same in one answer: the position of an answer, and of an event.
+    answered = again.ask("GET", "/logs", query={"names": "echo", "after": last}).json
+    after = [(record["at"], record["text"]) for record in answered["records"]]
+    assert after == [(at, text) for _, at, text in seen[before:]]
+    rest = again.ask("GET", "/logs", query={"names": "echo", "after": answered["position"]}).json
+    assert rest["records"] == []
+
+
+@pytest.mark.parametrize("wrong", ["x", "AAAA", "1-2"])
+def test_a_position_that_is_none_is_refused(api: Api, wrong: str) -> None:
+    answered = api.ask("GET", "/logs", Accept="text/event-stream", Last_Event_ID=wrong)
+    assert (answered.status, answered.json["error"]["data"]["key"]) == (422, "after")
+    answered = api.ask("GET", "/logs", query={"after": wrong})
+    assert (answered.status, answered.json["error"]["data"]["key"]) == (422, "after")
+
+
 def test_a_reader_that_loses_its_stream_before_an_event_goes_on_from_its_beginning(
     api: Api,
 ) -> None:

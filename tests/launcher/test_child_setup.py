@@ -1,10 +1,12 @@
 """The stages between fork and exec, each in a real new process."""
 
 import errno
+import fcntl
 import json
 import os
 import pwd
 import select
+import socket
 import stat
 import sys
 from collections.abc import Iterator, Sequence
@@ -228,3 +230,46 @@ def test_ports_are_held_against_ways_that_landlock_does_not_see() -> None:
     )
     printed, _ = born([sys.executable, "-I", "-S", "-c", program], connect_ports=[])
     assert json.loads(printed) == [errno.EACCES, errno.EPROTONOSUPPORT]
+
+
+INHERITED = """
+import os, json
+count = int(os.environ["LISTEN_FDS"])
+inodes = [os.fstat(3 + n).st_ino for n in range(count)]
+with os.scandir("/proc/self/fd") as found:
+    names = sorted(int(each.name) for each in found)
+print(json.dumps([int(os.environ["LISTEN_PID"]) == os.getpid(), inodes, names]))
+"""
+
+
+def test_sockets_are_inherited_in_order_whatever_their_numbers_were() -> None:
+    count = 10
+    (reading, writing), (text_, report) = os.pipe(), os.pipe()
+    null = os.open(os.devnull, os.O_RDWR)
+    sockets = [socket.socket() for _ in range(count)]
+    wanted = [os.fstat(each.fileno()).st_ino for each in sockets]
+    spawn: Any = {
+        **{"seq": 1, "unit": "a-0#1", "argv": [sys.executable, "-I", "-S", "-c", INHERITED]},
+        **{"env": {"LISTEN_FDS": str(count)}, "cwd": "/", "umask": 0o077, "nice": 0},
+        **{"user": None, "group": None, "no_new_privs": True, "limits": {"NOFILE": 20}},
+        "sockets": count,
+    }
+    launcher = os.getpid()
+    pid = os.fork()
+    if pid == 0:  # low and in disorder: each would overwrite another; and the report is among them
+        high = [fcntl.fcntl(each.fileno(), fcntl.F_DUPFD, 100) for each in sockets]
+        own = [fcntl.fcntl(fd, fcntl.F_DUPFD, 100) for fd in (null, writing, null, report)]
+        fds = [os.dup2(fd, 3 + count - 1 - n) for n, fd in enumerate(high[:-1])]
+        fds.append(os.dup2(high[-1], 20))
+        child_setup.become(spawn, [*own[:3], *fds], os.dup2(own[3], 3), launcher, [])
+    for fd in (null, writing, report):
+        os.close(fd)
+    said = [_all(fd) for fd in (reading, text_)]
+    os.waitpid(pid, 0)
+    for each in sockets:
+        each.close()
+    assert said[1] == b""
+    is_own_pid, inodes, names = json.loads(said[0])
+    assert is_own_pid
+    assert inodes == wanted
+    assert set(names) - {3 + count} == set(range(3 + count)), "nothing else; and scandir's own"

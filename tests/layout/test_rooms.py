@@ -12,8 +12,9 @@ FOLDERS = ("cli", "mcp", "supervisor", "worker")
 
 ROOMS = """
 worker.contract:
+worker.control: worker.contract
 worker.sdk: worker.contract
-worker.client: worker.contract
+worker.client: worker.contract worker.control
 worker.service: worker.contract worker.client
 worker.webhook: worker.contract worker.sdk
 worker.zygote: worker.sdk supervisor.linux supervisor.launcher
@@ -25,51 +26,71 @@ mcp.endpoint: worker.contract mcp.protocol mcp.upstream
 mcp.cortex: worker.contract
 supervisor.linux:
 supervisor.launcher: linux
-supervisor.config: worker.contract mcp.pool
+supervisor.decoding: worker.contract mcp.pool
+supervisor.secrets: worker.contract linux
+supervisor.stores: worker.contract decoding secrets
+supervisor.config: worker.contract decoding mcp.pool secrets stores
 supervisor.store: worker.contract
-supervisor.access: worker.contract store
+supervisor.access: worker.contract worker.control store
 supervisor.lifecycle: worker.contract config
 supervisor.events: worker.contract config store
-supervisor.schema: worker.contract config events
+supervisor.schema: worker.contract config decoding events stores
 supervisor.audit: worker.contract config store
-supervisor.process: worker.contract config launcher linux
+supervisor.backup: worker.contract worker.control audit config decoding linux secrets store
+supervisor.process: worker.contract config decoding launcher linux secrets stores
 supervisor.logs: worker.contract config events
+supervisor.packages: worker.contract config decoding linux secrets store
+supervisor.deployment: worker.contract worker.control agents config decoding events launcher lifecycle linux logs packages process revisions rollout store supervision
 supervisor.sessions: worker.contract config events store
-supervisor.supervision: worker.contract mcp.protocol mcp.upstream config events lifecycle linux logs process store
-supervisor.agents: worker.contract mcp.protocol mcp.upstream mcp.pool config events lifecycle process store supervision
+supervisor.listening: worker.contract config linux
+supervisor.supervision: worker.contract mcp.protocol mcp.upstream config events lifecycle linux listening logs process store
+supervisor.revisions: worker.contract events store
+supervisor.overrides: worker.contract config decoding revisions
+supervisor.agents: worker.contract mcp.protocol mcp.upstream mcp.pool config decoding events lifecycle overrides process revisions store supervision
+supervisor.hibernation: worker.contract lifecycle events supervision agents
 supervisor.zygote: worker.contract agents config events launcher lifecycle linux logs process supervision
-supervisor.tasks: worker.contract mcp.pool config events lifecycle process store supervision agents
+supervisor.tasks: worker.contract worker.control mcp.pool config decoding events lifecycle process store supervision agents hibernation
+supervisor.activation: worker.contract agents lifecycle supervision
+supervisor.rollout: worker.contract agents config lifecycle supervision tasks
 supervisor.autoscaling: worker.contract agents config lifecycle supervision tasks
 supervisor.jobs: worker.contract agents config events lifecycle store supervision tasks
-supervisor.orchestration: worker.contract config events lifecycle store supervision agents tasks
-supervisor.worker_api: worker.contract mcp.protocol mcp.pool agents audit config events lifecycle sessions store supervision tasks
-supervisor.api: worker.contract mcp.pool access agents audit config events lifecycle logs process sessions supervision tasks worker_api
-supervisor.methods: worker.contract access agents api audit config events lifecycle logs process schema supervision worker_api
-supervisor.mcp_gateway: worker.contract mcp.protocol api config events supervision tasks worker_api
-supervisor.transport: worker.contract mcp.protocol mcp.endpoint access api mcp_gateway supervision
+supervisor.orchestration: worker.contract worker.control config decoding events lifecycle store supervision agents tasks
+supervisor.worker_api: worker.contract mcp.protocol mcp.pool agents audit config events lifecycle secrets sessions store supervision hibernation tasks
+supervisor.package_methods: worker.contract worker.control access api events packages supervision
+supervisor.api: worker.contract worker.control mcp.pool access agents audit backup config deployment events lifecycle logs packages process secrets sessions stores supervision hibernation tasks worker_api
+supervisor.methods: worker.contract worker.control access agents api audit backup config decoding events lifecycle logs overrides package_methods process revisions schema secrets store supervision worker_api
+supervisor.mcp_gateway: worker.contract worker.control mcp.protocol api config events supervision tasks worker_api
+supervisor.transport: worker.contract worker.control mcp.protocol mcp.endpoint access api mcp_gateway supervision
 supervisor.http: worker.contract mcp.protocol mcp.upstream mcp.endpoint api
-supervisor.http_api: worker.contract api http supervision
-supervisor.services: worker.contract access agents api config events http lifecycle store supervision
+supervisor.http_api: worker.contract worker.control api config http supervision
+supervisor.services: worker.contract worker.control access agents api config decoding events http lifecycle store supervision
 supervisor: *
 cli: worker.contract worker.client cli.tools
-cli.agents: worker.contract cli supervisor.config
+cli.agents: worker.contract cli supervisor.config supervisor.decoding
 cli.tasks: worker.contract worker.client cli
+cli.packages: worker.contract cli supervisor.packages
 cli.observe: worker.contract worker.client cli
 cli.tools: worker.contract worker.client cli
-cli.daemon: worker.contract supervisor.process supervisor.http_api supervisor.methods cli supervisor.schema
+cli.daemon: worker.contract supervisor.backup supervisor.linux supervisor.process supervisor.http_api supervisor.methods cli supervisor.schema
 cli.convert: worker.contract cli cli.tools
 """
 """room: the rooms that it may import; a name without a dot is one of supervisor, or cli."""
 
 PURE = {
-    "supervisor.config": "values expression decoder probe_spec team workflow spec loader diff",
+    "supervisor.decoding": "values expression decoder",
+    "supervisor.config": "probe_spec team workflow spec sections program_rules template_spec templates loader diff",
     "supervisor.store": "sealed",
     "supervisor.access": "scope change_rate",
+    "supervisor.backup": "export",
     "supervisor.lifecycle": "state_machine transitions restart_policy health_check start_failure",
     "supervisor.process": "limits",
+    "supervisor.packages": "manifest",
     "supervisor.zygote": "policy",
     "supervisor.sessions": "session",
     "supervisor.tasks": "boundaries retry_policy queue",
+    "supervisor.rollout": "policy",
+    "supervisor.revisions": "decision",
+    "supervisor.activation": "policy",
     "supervisor.autoscaling": "policy",
     "supervisor.orchestration": "cron workflow_decision",
     "mcp.upstream": "liveness",

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from corral.supervisor.config.values import Refused
+from corral.supervisor.decoding.values import Refused
 from corral.supervisor.orchestration.cron import (
     JUMP_S,
     LATE_S,

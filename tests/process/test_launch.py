@@ -10,7 +10,6 @@ import pytest
 from msgspec.structs import replace
 
 from corral.supervisor.config.loader import decode
-from corral.supervisor.config.secrets import MAX_BYTES, Secrets
 from corral.supervisor.config.spec import Spec
 from corral.supervisor.launcher import child_setup
 from corral.supervisor.process.launch import (
@@ -21,6 +20,7 @@ from corral.supervisor.process.launch import (
     read_environment_file,
     secret_problems,
 )
+from corral.supervisor.secrets.secrets import MAX_BYTES, Secrets
 from corral.worker.contract.errors import InvalidParams, SpawnFailed
 
 pytestmark = pytest.mark.shell

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
+from corral.cli.daemon.init import TEMPLATES, planned
 from corral.supervisor.config.spec import FIELDS
 from corral.supervisor.config.team import TEAM_KEYS
 from corral.supervisor.config.workflow import STEP_KEYS, WORKFLOW_KEYS
@@ -18,7 +20,9 @@ from corral.supervisor.schema.rules import of_field
 pytestmark = pytest.mark.core
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = sorted((ROOT / "examples").rglob("*.toml"))
+EXAMPLES = sorted(
+    path for path in (ROOT / "examples").rglob("*.toml") if path.name != "package.toml"
+)
 AGENT = '[agents.a]\ncommand = ["x"]\n'
 
 
@@ -45,6 +49,9 @@ def test_every_example_is_valid(path: Path) -> None:
         f"{AGENT}protocol = 'none'\nready = {{ log = 'up' }}\n",
         f"{AGENT}resources = {{ cpu_limit_percent = 80.0, max_memory_bytes = '1.5GiB' }}\n",
         "[mcp.servers.s]\nurl = 'https://h/mcp'\nheaders = { A = 'b' }\n[mcp.profiles.p]\nread_only = true\n",
+        "[templates.t]\nparams.n = { type = 'integer' }\ncommand = ['x', '${param.n}']\ninstances = '${param.n}'\n"
+        "process.nice = '${param.n}'\nidle_timeout = 5\n[agents.a]\ntemplate = 't'\nparams.n = 3\n"
+        "[mcp.servers.s]\ntemplate = 't'\n",
         "[mcp.servers.cortex]\ndisabled = true\n",
         "[tasks]\nretry_on = ['worker-death', 'Timeout']\n[recovery.actions]\nx = ['y']\n",
         "[teams.t]\nlead = 'a'\nmembers = ['b']\n[[workflows.w.steps]]\nname = 'x'\nagent = 'a'\nfor_each = '${input}'\n",
@@ -79,6 +86,10 @@ def test_a_right_file_is_valid(text: str) -> None:
         f"{AGENT}[agents.a.resource]\n",
         "[mcp.servers.s]\ncommand = ['x']\nshare = 'tenant'",
         "[mcp.servers.s]\nargs = ['x']",
+        "[templates.t]\nnicer = 1",
+        "[templates.t]\nparams.n = 'integer'",
+        "[templates.t]\ninstances = '2'",
+        "[agents.a]\ntemplate = 3",
         "[teams.t]\nlead = 'a'",
         "[workflows.w]\nsteps = []",
         "[[workflows.w.steps]]\nname = 'x'\npriority = 11",
@@ -86,6 +97,15 @@ def test_a_right_file_is_valid(text: str) -> None:
 )
 def test_a_wrong_file_is_not_valid(text: str) -> None:
     assert not is_valid("config", text)
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_new_file_is_valid_also_with_the_keys_that_are_comments(template: str) -> None:
+    text = next(iter(planned("/srv", template, "hello", ["sleep", "1"]).values()))
+    assert is_valid("config", text)
+    uncommented = re.sub(r"^# (?=\w+ = )", "", text, flags=re.M)
+    assert uncommented != text
+    assert is_valid("config", re.sub(r"^url = .*$", "", uncommented, flags=re.M))
 
 
 def test_every_rule_of_every_key_has_a_schema() -> None:

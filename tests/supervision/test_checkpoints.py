@@ -94,6 +94,27 @@ async def test_what_was_saved_last_is_found(desk: Desk) -> None:
 
 
 @on_a_desk
+async def test_a_list_for_some_agents_is_cut_after_the_others_are_left_out(desk: Desk) -> None:
+    workers = ("a-0", "b-0", "c-0")
+    made = [
+        (await desk.save(n, f"{worker}:{n}", worker), worker[0])
+        for n in range(20)
+        for worker in workers
+    ]
+    wanted = [number for number, agent in reversed(made) if agent != "b"]
+
+    async def listed(name: str | None, limit: int, names: str) -> list[int]:
+        found = await desk.checkpoints.list(name, limit, lambda agent: agent in names)
+        return [each.id for each in found]
+
+    assert await listed(None, 25, "ac") == wanted[:25]
+    assert await listed(None, 100, "ac") == wanted
+    assert await listed("a-0:7", 100, "ac") == [made[21][0]]
+    assert await listed("b-0:7", 100, "ac") == []
+    assert await listed(None, 100, "") == []
+
+
+@on_a_desk
 async def test_a_row_from_before_there_were_envelopes_is_read(desk: Desk) -> None:
     old = "INSERT INTO checkpoint (agent, worker, task, at, data) VALUES ('a', 'a-0', 't', 1, ?)"
     await desk.store.write((old, (b'{"n":1}',)))

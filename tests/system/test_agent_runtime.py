@@ -235,7 +235,7 @@ def test_a_new_agent_goes_on_where_the_old_one_stood(daemon: DaemonProcess) -> N
             await runtime.run_agent("old", "write", input="dear diary")
             saved = await runtime.save_state("old")
             await runtime.register_agent("new", entrypoint=diarist, process=PLACE)
-            assert await runtime.restore_agent(saved, "new") == "new-0"
+            assert await runtime.restore_agent(saved, "new") == "new"
             await runtime.start_agent("new")
             assert (await read_by(runtime, "new")) == ["dear diary"]
             asleep = await runtime.hibernate_agent("new")
@@ -249,6 +249,15 @@ def test_a_new_agent_goes_on_where_the_old_one_stood(daemon: DaemonProcess) -> N
                 await runtime.save_state("many")
             assert len(caught.value.data["checkpoints"]) == 2  # type: ignore[arg-type]  # a list
             for name in ("old", "new", "many"):
+                await runtime.remove_agent(name)
+            assert await runtime.restore_agent(saved) == "old"
+            assert await read_by(runtime, "old") == ["dear diary"]
+            assert await runtime.restore_agent(saved, "third", start=False) == "third"
+            third = [each for each in (await runtime.list_agents()).agents if each.name == "third"]
+            assert third[0].workers[0].pid is None
+            await runtime.start_agent("third")
+            assert await read_by(runtime, "third") == ["dear diary"]
+            for name in ("old", "third"):
                 await runtime.remove_agent(name)
 
     run(test)

@@ -2,17 +2,20 @@
 
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPConnection
+from contextlib import closing
+from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from corral.worker.contract.errors import CorralError
+from corral.worker.contract.errors import Conflict, CorralError, InvalidParams
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
+from tls_files import certificate
 
 Json = Any  # Any: the shape of each answer is the test's affair
 
@@ -261,8 +264,8 @@ def test_a_reload_moves_the_port_and_no_request_in_flight_fails(tmp_path: Path) 
             with pytest.raises(ConnectionRefusedError):
                 old.health()
             assert (
-                new.run("wait", timeout_s=2.5)[0] == 504
-            )  # longer than any server waits at its end
+                new.run("wait", timeout_s=4)[0] == 504
+            )  # longer than LEAVE_S, and the two seconds that a server takes to close
             assert not slow.done()
             daemon.call("event.publish", type="gate.open", data=None)
             assert slow.result(BOUND_S)[0] == 200
@@ -380,6 +383,83 @@ def test_expose_is_refused_where_it_could_not_be_served(tmp_path: Path) -> None:
             assert refused.value.name == error, address
         after = daemon.call("agent.show", name="one")["agent"]["service"]
         assert (before, after["state"], after["exposed"]) == ("open", "open", False)
+
+
+def test_an_expose_that_is_refused_leaves_the_old_address_open_all_the_time(tmp_path: Path) -> None:
+    port = free_port()
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        DaemonProcess(tmp_path, BASE + agent("one", port)) as daemon,
+    ):
+        is_over = threading.Event()
+        service = Service(daemon, port)
+
+        def connect() -> int:
+            count = 0
+            while not is_over.is_set():
+                with socket.create_connection(("127.0.0.1", port), timeout=BOUND_S):
+                    count += 1
+            return count
+
+        with ThreadPoolExecutor(2) as pool:
+            clients = [pool.submit(connect) for _ in range(2)]
+            try:
+                for _ in range(20):
+                    with pytest.raises(Conflict):
+                        daemon.call(
+                            "agent.expose",
+                            name="one",
+                            address=f"127.0.0.1:{taken.getsockname()[1]}",
+                        )
+            finally:
+                is_over.set()
+            assert all(each.result(BOUND_S) for each in clients)
+        shown = daemon.call("agent.show", name="one")["agent"]["service"]
+        assert (shown["address"], shown["exposed"]) == (f"127.0.0.1:{port}", False)
+        assert daemon.call("event.list", types=["agent.http_closed"])["events"] == []
+        assert service.ask("GET", "/status")[0] == 200
+        new = daemon.call("agent.expose", name="one", address="127.0.0.1:0")["service"]["url"]
+        assert Service(daemon, int(new.rpartition(":")[2])).ask("GET", "/status")[0] == 200
+        with pytest.raises(ConnectionRefusedError):
+            service.health()
+        # Two spellings of one address: the old listener has to go first.
+        there = new.rpartition(":")[2]
+        daemon.call("agent.expose", name="one", address=f"localhost:{there}")
+        assert Service(daemon, int(there)).ask("GET", "/status")[0] == 200
+
+
+def test_a_service_that_others_reach_speaks_tls_as_the_daemon_does(tmp_path: Path) -> None:
+    with DaemonProcess(tmp_path, BASE + agent("one", free_port())) as daemon:
+        with pytest.raises(InvalidParams) as refused:
+            daemon.call("agent.expose", name="one", address="0.0.0.0:0")
+        assert "http_tls_cert" in refused.value.message
+    folder = tmp_path / "tls"
+    folder.mkdir()
+    cert, key = certificate(folder, "one")
+    secure = f'[daemon]\nhttp_tls_cert = "{cert}"\nhttp_tls_key = "{key}"\n'
+    secure += 'http_hosts = ["corral.example.org"]\n'
+    with DaemonProcess(folder, secure + BASE + agent("one", free_port())) as daemon:
+        url = daemon.call("agent.expose", name="one", address="0.0.0.0:0")["service"]["url"]
+        assert url.startswith("https://0.0.0.0:")
+        port = int(url.rpartition(":")[2])
+        token = (daemon.state_dir / "http.token").read_text().strip()
+        context = ssl.create_default_context(cafile=str(cert))
+        connection = HTTPSConnection("localhost", port, context=context, timeout=BOUND_S)
+        with closing(connection):
+            for host, bearer, status in (
+                ("corral.example.org", token, 200),
+                ("corral.example.org", "wrong", 401),
+                ("example.org", token, 403),
+            ):
+                headers = {"Host": host, "Authorization": f"Bearer {bearer}"}
+                connection.request("GET", "/status", headers=headers)
+                answer = connection.getresponse()
+                answer.read()
+                assert answer.status == status, (host, bearer)
+        with socket.create_connection(("127.0.0.1", port), timeout=BOUND_S) as plain:
+            plain.sendall(b"GET /health HTTP/1.1\r\nHost: corral.example.org\r\n\r\n")
+            plain.shutdown(socket.SHUT_WR)
+            assert not plain.recv(100).startswith(b"HTTP")
 
 
 def test_a_service_without_a_token_reaches_its_own_agent_alone(tmp_path: Path) -> None:

@@ -120,6 +120,7 @@ def test_every_method_that_may_do_something_says_whether_it_is_recorded() -> Non
     assert silent == {
         "audit.list",
         "audit.verify",
+        "backup.read",  # its making is recorded,
         "checkpoint.save",  # what runs goes on as it was,
         "event.publish",  # an event is a record of its own,
         "mcp.read",  # looking changes nothing,
@@ -127,6 +128,7 @@ def test_every_method_that_may_do_something_says_whether_it_is_recorded() -> Non
         "memory.clear",  # and what is remembered is no part of the running set: its events tell
         "memory.delete",
         "memory.put",
+        "package.upload",  # so is what the parts become: package.add
         "schedule.run",  # a task is a record of its own, too
         "secret.list",  # it has no value
         "token.list",

@@ -349,7 +349,10 @@ def test_what_is_done_by_hand_is_an_event(tmp_path: Path) -> None:
         daemon.call("agent.resume", names=["plain-0"])
         daemon.call("agent.reset", names=["plain-1"])
         daemon.config.write_text(PLAIN + "process.nice = 5\n")
-        daemon.call("daemon.reload")
+        with daemon.client() as client:
+            events = follow(client, types=["revision.settled"])
+            daemon.call("daemon.reload")
+            next(events)
         found = daemon.call("event.list", since=begun, agent="plain")["events"]
         told: dict[str, Record] = {}
         for each in found:
@@ -357,7 +360,8 @@ def test_what_is_done_by_hand_is_an_event(tmp_path: Path) -> None:
                 told.setdefault(each["type"], each)  # the reload scales it back
         assert list(told) == [
             *("agent.signalled", "agent.scaled", "agent.paused", "agent.resumed"),
-            *("agent.reset", "agent.changed"),
+            *("agent.reset", "agent.rolling", "revision.recorded", "agent.changed"),
+            *("agent.switched", "agent.rolled", "revision.settled"),
         ]
         assert told["agent.signalled"]["signal"] == "SIGURG"
         assert (told["agent.scaled"]["before"], told["agent.scaled"]["instances"]) == (1, 2)

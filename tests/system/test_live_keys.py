@@ -4,6 +4,7 @@ The keys are those of the table itself (`spec.changed`, `diff.LIVE`): a new live
 """
 
 import copy
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,17 +13,20 @@ import pytest
 import live_probes
 from corral.supervisor.config import diff, spec
 from corral.worker.contract.errors import CorralError
-from daemon_process import DaemonProcess
+from daemon_process import BOUND_S, DaemonProcess
 from live_keys import BASE, PROBES, Json, Live, Probe, inline, probe
 
 AT_EACH_USE = (
     "it is read at each use, which cannot be seen from outside; the tests of its room show it"
 )
 SHOWN_ELSEWHERE: dict[str, str] = {
+    "rolling": "test_rolling.py::test_a_worker_that_may_not_have_another_beside_it_finishes_first_and_is_started_anew",
+    "smoke": "test_rolling.py::test_the_smoke_task_decides_whether_a_version_gets_others",
     "expose": "test_exposed_agents.py::test_a_client_is_told_of_agents_that_come_change_and_go",
     "input_schema": "test_exposed_agents.py::test_a_reload_changes_the_schemas_without_a_restart",
     "output_schema": "test_exposed_agents.py::test_a_reload_changes_the_schemas_without_a_restart",
     "control": "test_rights.py::test_a_grant_is_taken_back_by_a_reload_without_a_restart",
+    "stores": "test_stores.py::test_a_reload_rolls_the_workers_of_a_store_whose_address_has_changed",
     "daemon.journal": "test_daemon_log.py::test_a_reload_turns_the_copies_of_workers_lines_on_and_off",
 }
 """Live key -> the test that changes it under a running daemon."""
@@ -39,6 +43,9 @@ NOT_SEEN: dict[str, str] = {
     "memory.max_pool_bytes": AT_EACH_USE,
     "monitoring.max_log_buffer_size": AT_EACH_USE,
     "monitoring.metrics_interval": AT_EACH_USE,
+    "packages.max_bytes": AT_EACH_USE,
+    "packages.require_signature": AT_EACH_USE,
+    "packages.trusted_keys": AT_EACH_USE,
     "recovery.checkpoint_retention": "a worker that is to begin with a checkpoint keeps it longer",
     "remain": "it is read when a job ends, and when it is asked for again",
     "tasks.record_tool_calls": AT_EACH_USE,
@@ -177,6 +184,22 @@ def _stop(live: Live) -> None:
     live.call("agent.stop", names=["plain"], all=False)
     assert live.worker("plain-0")["last_exit"]["signal"] == "SIGHUP"
     live.call("agent.start", names=["plain"], all=False)
+
+
+@probe("process.drain_timeout")
+def _drain(live: Live) -> None:
+    live.call("agent.start", names=["served"])
+    (listen,) = live.status("served")["listen"]
+    host, _, port = listen["bound"].rpartition(":")
+    with socket.create_connection((host, int(port)), BOUND_S) as client:
+        client.sendall(b"0\n")
+        assert client.recv(100)
+        client.sendall(b"1000\n")  # longer than its default, and than any test
+        short = {"drain_timeout": "100ms", "shutdown_grace_period": "100ms"}
+        live.set("process.drain_timeout", "100ms", of="served", process=short)
+        live.call("agent.restart", names=["served"])
+    assert live.worker("served-0")["last_exit"]["forced"]
+    live.call("agent.stop", names=["served"])
 
 
 # --- limits of tasks -----------------------------------------------------------------------------

@@ -1,13 +1,17 @@
 """Every method of the table on a real daemon, with its result held against its schema: nothing wrong, nothing left out."""
 
+import base64
 import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 from corral.supervisor.methods.all import METHODS
+from corral.supervisor.packages.builder import build, scaffold
 from corral.worker.client.sync import Client
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
@@ -73,6 +77,7 @@ def test_every_method_returns_what_its_schema_says_and_nothing_else(daemon: Daem
         _agents(call)
         _tasks(call)
         _groups_and_schedules(call)
+        _packages(call)
         _state(call)
         _records(call)
         _servers(call)
@@ -127,7 +132,14 @@ def _agents(call: Calls) -> None:
     call("agent.signal", name="plain", signal="CONT")
     call("agent.list")
     call("agent.set", name="plain", spec={"title": "Sleeps", "labels": {"team": "blue"}})
+    assert call("revision.list", name="plain")["revisions"][0]["how"] == "set"
+    assert call("revision.diff", name="plain")["changes"][0]["key"] == "labels.team"
+    assert call("agent.rollback", name="plain", dry_run=True)["revision"] is None
+    assert call("agent.rollback", name="plain", revision=1)["of"] == 1
+    assert call("revision.show", name="plain")["revision"]["of"] == 1
     call("runtime.stats")
+    for name in ("quota.list", "store.list", "template.list"):
+        call(name)
     assert call("agent.expose", name="crew", address="127.0.0.1:0")["name"] == "crew"
     call("agent.expose", name="crew", address=None)
     call("agent.show", name="third")
@@ -171,9 +183,34 @@ def _groups_and_schedules(call: Calls) -> None:
     call("schedule.pause", name="later")
     call("schedule.resume", name="later")
     call("schedule.list")
+    call("daemon.export")
+    made = call("backup.make")
+    assert call("backup.read", id=made["id"])["offset"] == 0
+    call("backup.discard", id=made["id"])
+    call("daemon.import", teams={"imported": {"mode": "route", "members": ["ann"]}})
+    call("team.rm", name="imported")
     assert call("schedule.show", name="later")["upcoming"]
     call("schedule.rm", name="command")
     call("schedule.rm", name="later")
+
+
+def _packages(call: Calls) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder)
+        scaffold(path / "greeter", "greeter")
+        data = Path(build(path / "greeter", path / "x.corral").path).read_bytes()
+    sent = call("package.upload", data=base64.b64encode(data).decode())
+    call("package.add", upload=sent["upload"])
+    call("package.list")
+    number = call("deployment.create", package="greeter")["deployment"]
+    for verb in ("promote", "abort"):
+        call("deployment.create", package="greeter", canary_percent=50)
+        call(f"deployment.{verb}", name="greeter")
+    call("deployment.list")
+    call("deployment.show", deployment=number)
+    call("agent.rm", names=["greeter"])
+    for name in ("show", "verify", "rm"):
+        call(f"package.{name}", package="greeter@0.1.0")
 
 
 def _state(call: Calls) -> None:

@@ -174,8 +174,8 @@ def test_workers_that_require_each_other_are_renewed_in_order(tmp_path: Path) ->
         daemon.await_worker("after-0", lambda w: w["incarnation"] == 2 and w["state"] == "Ready")
         events = daemon.call("event.list", types=["worker.state"])["events"]
         seen = {(e["agent"], e["to"], e["incarnation"]): e["seq"] for e in events}
-        assert seen["after", "Terminated", 1] < seen["first", "ShuttingDown", 1]
         assert seen["first", "Ready", 2] < seen["after", "Starting", 2]
+        assert seen["after", "Ready", 2] < seen["after", "ShuttingDown", 1]
 
 
 def test_what_the_file_names_again_while_it_ends_comes_back(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from msgspec.structs import replace
 from corral.supervisor.store.store import Store
 from corral.supervisor.tasks import table as room
 from corral.supervisor.tasks.table import Records, Retention
-from corral.worker.contract.control_params import TaskListParams, TasksParams
 from corral.worker.contract.errors import Conflict, Corrupted, InvalidParams
 from corral.worker.contract.records import Boundaries, Task
+from corral.worker.control.params import TaskListParams, TasksParams
 
 pytestmark = pytest.mark.shell
 

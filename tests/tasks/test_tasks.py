@@ -20,7 +20,6 @@ from corral.supervisor.store.store import Statement
 from corral.supervisor.tasks import dispatcher, record_writer
 from corral.supervisor.tasks.backlog import Dependencies, Entry
 from corral.supervisor.tasks.boundaries import Limits
-from corral.worker.contract.control_params import ScheduleParams
 from corral.worker.contract.errors import (
     Conflict,
     CorralError,
@@ -31,6 +30,7 @@ from corral.worker.contract.errors import (
     from_wire,
 )
 from corral.worker.contract.records import Task, TaskParams
+from corral.worker.control.params import ScheduleParams
 from task_harness import BOUND_S, RETRY_S, TaskHarness, full, task_harness
 from worker_peer import on_loop
 

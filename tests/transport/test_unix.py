@@ -39,7 +39,8 @@ class Table:
             name: SimpleNamespace(spec=SimpleNamespace(control=control))
             for name, control in grants.values()
         }
-        self.agents = SimpleNamespace(all_supervisors=lambda: workers, agents=specs)
+        registry = SimpleNamespace(lives=lambda: workers)
+        self.agents = SimpleNamespace(registry=registry, agents=specs)
         no_commands = SimpleNamespace(leaders=dict)
         self.shared = SimpleNamespace(probes=SimpleNamespace(commands=no_commands))
 

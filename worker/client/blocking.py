@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal, Self
 
-from ..contract.control_results import LogLine
+from ..control.results import LogLine
 from .blocking_methods import BlockingMethods
 from .embedded import START_S, Config
 from .events import DaemonEvent, EventStream, LogStream, TaskStream
@@ -128,6 +128,7 @@ class Runtime(BlockingMethods):
         grep: str | None = None,
         previous: bool = False,
         follow: bool = True,
+        after: str | None = None,
     ) -> Followed[LogLine, LogStream]:
         """Follows the logs of agents and servers: the last lines, then new ones; conditions as in `read_logs`.
 
@@ -145,6 +146,7 @@ class Runtime(BlockingMethods):
             grep=grep,
             previous=previous,
             follow=follow,
+            after=after,
         )
         self._loop.wait(lines.open())
         return Followed(self._loop, lines, lines.__aiter__())

@@ -12,9 +12,24 @@ from typing import Literal, Unpack
 
 from msgspec import UNSET
 
-from ..contract.access import NewToken, TokenList, TokenRemoved, Whoami
-from ..contract.control_params import Addition
-from ..contract.control_results import (
+from ..contract.errors import CorralError
+from ..contract.records import (
+    AgentStatus,
+    ScheduleRecord,
+    Statistics,
+    Status,
+    Task,
+    TaskParams,
+    TaskState,
+    TeamStatus,
+    WorkflowStatus,
+)
+from ..control.access import NewToken, TokenList, TokenRemoved, Whoami
+from ..control.backup import BackupMade, BackupPiece, Exported, Imported
+from ..control.deployments import Deployment, Deployments
+from ..control.packages import PackageDetails, PackageRecord, PackageRecords, PackageUpload
+from ..control.params import Addition
+from ..control.results import (
     AgentsAdded,
     AgentsChanged,
     AgentShown,
@@ -30,6 +45,7 @@ from ..contract.control_results import (
     Names,
     Prompts,
     Published,
+    QuotaList,
     Reloaded,
     Removed,
     Resources,
@@ -50,20 +66,9 @@ from ..contract.control_results import (
     Workflows,
     WorkflowShown,
 )
-from ..contract.errors import CorralError
-from ..contract.records import (
-    AgentStatus,
-    ScheduleRecord,
-    Statistics,
-    Status,
-    Task,
-    TaskParams,
-    TaskState,
-    TeamStatus,
-    WorkflowStatus,
-)
-from ..contract.runtime_results import Agents, AgentSet, RuntimeStatistics
-from ..contract.state_results import (
+from ..control.revisions import RevisionDiff, Revisions, RevisionShown, RolledBack
+from ..control.runtime_results import Agents, AgentSet, RuntimeStatistics, Stores
+from ..control.state_results import (
     Checkpoints,
     CheckpointShown,
     CheckpointsRemoved,
@@ -74,6 +79,7 @@ from ..contract.state_results import (
     SessionShown,
     Value,
 )
+from ..control.template_results import Templates
 from .agent_source import AgentSource
 from .loop_thread import LoopThread
 from .runtime import AgentRuntime
@@ -224,6 +230,25 @@ class BlockingMethods:
             )
         )
 
+    def rollback_agent(
+        self,
+        name: str,
+        *,
+        revision: int | None = None,
+        why: str = "",
+        expected: str | None = None,
+        dry_run: bool = False,
+    ) -> RolledBack:
+        """Puts the table of an earlier revision in force again, as a new revision; also of a server, team or workflow.
+
+        Needs the right "admin".
+        """
+        return self._loop.wait(
+            self._runtime.rollback_agent(
+                name, revision=revision, why=why, expected=expected, dry_run=dry_run
+            )
+        )
+
     def scale_agent(self, name: str, instances: int, *, wait: bool = True) -> AgentStatus:
         """Changes the number of workers of an agent.
 
@@ -232,16 +257,26 @@ class BlockingMethods:
         return self._loop.wait(self._runtime.scale_agent(name, instances, wait=wait))
 
     def set_agent(
-        self, name: str, spec: Mapping[str, object], *, expected: str | None = None
+        self,
+        name: str,
+        spec: Mapping[str, object],
+        *,
+        expected: str | None = None,
+        why: str = "",
+        dry_run: bool = False,
     ) -> AgentSet:
-        """Changes keys of an agent or server that was added at run time; workers that need it restart one after another.
+        """Changes keys of an agent, server, team or workflow; each change is a revision.
 
         Needs the right "admin".
         """
-        return self._loop.wait(self._runtime.set_agent(name, spec, expected=expected))
+        return self._loop.wait(
+            self._runtime.set_agent(name, spec, expected=expected, why=why, dry_run=dry_run)
+        )
 
     def show_agent(self, name: str) -> AgentShown:
         """Returns one agent in full: its spec (values of environment and headers hidden), last exits, the end of its stderr.
+
+        While a change is rolled out, the spec is the new one; `agent.rolling` says how far that is.
 
         Of a team or workflow: its spec.
 
@@ -365,6 +400,29 @@ class BlockingMethods:
         """
         return self._loop.wait(self._runtime.whoami())
 
+    def discard_backup(self, id: str) -> Done:
+        """Removes an archive from the state folder.
+
+        Needs the right "admin".
+        """
+        return self._loop.wait(self._runtime.discard_backup(id))
+
+    def make_backup(self, *, logs: bool = False, secrets: bool = True) -> BackupMade:
+        """Makes an archive of the state folder and the configuration, in which is all that was acknowledged before.
+
+        It holds secrets in plain text, unless `secrets` is false. `backup.read` hands it out.
+
+        Needs the right "admin".
+        """
+        return self._loop.wait(self._runtime.make_backup(logs=logs, secrets=secrets))
+
+    def read_backup(self, id: str, *, offset: int = 0) -> BackupPiece:
+        """Returns a part of an archive, from `offset` on.
+
+        Needs the right "admin".
+        """
+        return self._loop.wait(self._runtime.read_backup(id, offset=offset))
+
     def list_checkpoints(self, *, name: str | None = None, limit: int = 100) -> Checkpoints:
         """Lists checkpoints without their data, newest first.
 
@@ -409,6 +467,46 @@ class BlockingMethods:
         """
         return self._loop.wait(self._runtime.emergency_stop())
 
+    def export(
+        self, names: Sequence[str] | None = None, *, selector: str | None = None
+    ) -> Exported:
+        """Returns agents, servers, teams, workflows and schedules as TOML, which `corral add --file` takes.
+
+        Secrets are named. Plain values of environments and headers are in it for a caller with the right admin alone.
+
+        Needs the right "read".
+        """
+        return self._loop.wait(self._runtime.export(names, selector=selector))
+
+    def import_tables(
+        self,
+        *,
+        agents: Sequence[Addition | Mapping[str, object]] = (),
+        teams: Mapping[str, Mapping[str, object]] | None = None,
+        workflows: Mapping[str, Mapping[str, object]] | None = None,
+        schedules: Mapping[str, Mapping[str, object]] | None = None,
+        start: bool = True,
+        wait: bool = True,
+        directory: str | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> Imported:
+        """Adds agents, servers, teams, workflows and schedules, all or none; `failures` has the agents that did not start.
+
+        Needs the right "admin".
+        """
+        return self._loop.wait(
+            self._runtime.import_tables(
+                agents=agents,
+                teams=teams,
+                workflows=workflows,
+                schedules=schedules,
+                start=start,
+                wait=wait,
+                directory=directory,
+                environment=environment,
+            )
+        )
+
     def set_log_level(self, level: Literal["debug", "info", "warning", "error"]) -> LogLevelSet:
         """Sets the log level of the daemon, until a reload or its end; `daemon.status` shows it.
 
@@ -434,7 +532,7 @@ class BlockingMethods:
         self,
         *,
         document: Literal[
-            "config", "agent", "server", "team", "workflow", "task", "event"
+            "config", "agent", "server", "template", "team", "workflow", "task", "event"
         ] = "config",
     ) -> object:
         """Returns the JSON Schema of the configuration file, of a table in it, of a task, or of an event.
@@ -449,6 +547,63 @@ class BlockingMethods:
         Needs the right "admin".
         """
         return self._loop.wait(self._runtime.stop_daemon())
+
+    def abort_deployment(self, name: str) -> Deployment:
+        """Takes back a canary, or gives up a deployment that is under way; answers when the former version is whole again.
+
+        Needs the right "admin".
+        """
+        return self._loop.wait(self._runtime.abort_deployment(name))
+
+    def deploy(
+        self,
+        package: str,
+        *,
+        agent: str | None = None,
+        settings: Mapping[str, object] | None = None,
+        canary_percent: int | None = None,
+        promote_after_s: float | None = None,
+        timeout_s: float | None = None,
+        why: str = "",
+    ) -> Deployment:
+        """Deploys a version of a package as an agent; answers when it serves, its canary does, or it has failed.
+
+        Meanwhile each step is sent as a `deployment.event` notification {event}. A caller that hangs up leaves it under way.
+
+        Needs the right "admin".
+        """
+        return self._loop.wait(
+            self._runtime.deploy(
+                package,
+                agent=agent,
+                settings=settings,
+                canary_percent=canary_percent,
+                promote_after_s=promote_after_s,
+                timeout_s=timeout_s,
+                why=why,
+            )
+        )
+
+    def list_deployments(self, *, name: str | None = None, limit: int = 50) -> Deployments:
+        """Lists the deployments of one agent or of all, the newest first.
+
+        Needs the right "read".
+        """
+        return self._loop.wait(self._runtime.list_deployments(name=name, limit=limit))
+
+    def promote_deployment(self, name: str) -> Deployment:
+        """Gives the rest of an agent's workers the version of its canary; answers when all have it, or it has failed.
+
+        Needs the right "admin".
+        """
+        return self._loop.wait(self._runtime.promote_deployment(name))
+
+    def show_deployment(self, deployment: int) -> Deployment:
+        """Returns one deployment in full.
+
+        Needs the right "read".
+        """
+        return self._loop.wait(self._runtime.show_deployment(deployment))
 
     def list_events(
         self,
@@ -500,6 +655,7 @@ class BlockingMethods:
         grep: str | None = None,
         previous: bool = False,
         follow: bool = True,
+        after: str | None = None,
     ) -> LogLines:
         """Returns the last lines of the logs, merged by time, up to 8 MiB of JSON.
 
@@ -518,6 +674,7 @@ class BlockingMethods:
                 grep=grep,
                 previous=previous,
                 follow=follow,
+                after=after,
             )
         )
 
@@ -640,6 +797,84 @@ class BlockingMethods:
         """
         return self._loop.wait(self._runtime.memory_stats(agent=agent))
 
+    def add_package(
+        self, data: str | None = None, *, upload: str | None = None, sha256: str | None = None
+    ) -> PackageRecord:
+        """Verifies an uploaded package and keeps it. The same content twice is one package; other content needs another version.
+
+        Needs the right "admin".
+        """
+        return self._loop.wait(self._runtime.add_package(data, upload=upload, sha256=sha256))
+
+    def list_packages(self, *, name: str | None = None) -> PackageRecords:
+        """Returns the packages, by name and version.
+
+        Needs the right "read".
+        """
+        return self._loop.wait(self._runtime.list_packages(name=name))
+
+    def remove_package(self, package: str) -> PackageRecord:
+        """Removes a package; one that an agent uses, or can come back to, is refused.
+
+        Needs the right "admin".
+        """
+        return self._loop.wait(self._runtime.remove_package(package))
+
+    def show_package(self, package: str) -> PackageDetails:
+        """Returns a package with its needs, its dependencies and the keys of its agent.
+
+        Needs the right "read".
+        """
+        return self._loop.wait(self._runtime.show_package(package))
+
+    def upload_package(
+        self, data: str, *, offset: int = 0, upload: str | None = None
+    ) -> PackageUpload:
+        """Takes the next bytes of a package; `package.add` adds it once all have arrived. An upload without calls for ten minutes may go.
+
+        Needs the right "admin".
+        """
+        return self._loop.wait(self._runtime.upload_package(data, offset=offset, upload=upload))
+
+    def verify_package(self, package: str) -> PackageRecord:
+        """Verifies each byte of a package, and its signature; a changed byte is Corrupted.
+
+        Needs the right "read".
+        """
+        return self._loop.wait(self._runtime.verify_package(package))
+
+    def list_quotas(
+        self, names: Sequence[str] | None = None, *, selector: str | None = None
+    ) -> QuotaList:
+        """Lists the limits that the daemon holds, what is used of each, and how often it has refused something.
+
+        Needs the right "read".
+        """
+        return self._loop.wait(self._runtime.list_quotas(names, selector=selector))
+
+    def diff_revisions(
+        self, name: str, *, before: int | None = None, after: int | None = None
+    ) -> RevisionDiff:
+        """Compares two revisions key by key; values of environment, headers and secrets are hidden.
+
+        Needs the right "read".
+        """
+        return self._loop.wait(self._runtime.diff_revisions(name, before=before, after=after))
+
+    def list_revisions(self, name: str, *, limit: int = 50) -> Revisions:
+        """Lists the revisions of an agent, server, team or workflow, the newest first.
+
+        Needs the right "read".
+        """
+        return self._loop.wait(self._runtime.list_revisions(name, limit=limit))
+
+    def show_revision(self, name: str, *, revision: int | None = None) -> RevisionShown:
+        """Returns one revision with its table; values of environment, headers and secrets are hidden.
+
+        Needs the right "read".
+        """
+        return self._loop.wait(self._runtime.show_revision(name, revision=revision))
+
     def discover(self) -> object:
         """Returns this table as an OpenRPC document (https://spec.open-rpc.org).
 
@@ -648,7 +883,7 @@ class BlockingMethods:
         return self._loop.wait(self._runtime.discover())
 
     def get_runtime_stats(self) -> RuntimeStatistics:
-        """Returns the number and the names of agents, teams, workflows and databases; no store can be declared yet.
+        """Returns the number and the names of agents, teams, workflows, and databases: the declared stores that agents use.
 
         Needs the right "read".
         """
@@ -798,6 +1033,13 @@ class BlockingMethods:
             self._runtime.set_secret(name, secret, agents=agents, replace=replace)
         )
 
+    def list_stores(self) -> Stores:
+        """Probes the declared stores that agents use, and lists all, each with its state and its users.
+
+        Needs the right "read".
+        """
+        return self._loop.wait(self._runtime.list_stores())
+
     def discard_tasks(
         self,
         *,
@@ -929,6 +1171,13 @@ class BlockingMethods:
         Needs the right "read".
         """
         return self._loop.wait(self._runtime.show_team(name))
+
+    def list_templates(self) -> Templates:
+        """Returns the templates of the configuration, with their parameters and the agents and servers that have them.
+
+        Needs the right "read".
+        """
+        return self._loop.wait(self._runtime.list_templates())
 
     def add_token(
         self,
@@ -1257,20 +1506,24 @@ class BlockingMethods:
         checkpoint: int | None = None,
         name: str | None = None,
         *,
+        start: bool = True,
         data: object = UNSET,
         timeout_s: float | None = None,
     ) -> str:
-        """Restores a worker from a checkpoint, or from `data`: the one that saved it, or `name`; returns the worker's id.
+        """Restores a worker from a checkpoint, or from `data`: the one that saved it, or `name`; returns the agent's name.
 
-        A worker that is not running restores it when it is started: this moves state to an agent with a new name,
-        by `register_agent`, `restore_agent` and `start_agent`. A running task may continue for `timeout_s`.
+        Where there is no agent of that name, that of the checkpoint is added under it, with the table that it had when the
+        checkpoint was saved, and runs, unless `start` is False. A worker that is there and does not run restores it when it is
+        started. A running task may continue for `timeout_s`.
 
         Raises:
             NotFound: there is no such checkpoint, or no such worker.
             Corrupted: the stored checkpoint is damaged.
         """
         return self._loop.wait(
-            self._runtime.restore_agent(checkpoint, name, data=data, timeout_s=timeout_s)
+            self._runtime.restore_agent(
+                checkpoint, name, start=start, data=data, timeout_s=timeout_s
+            )
         )
 
     def hibernate_agent(

@@ -8,10 +8,10 @@ from typing import Self, cast
 import msgspec
 
 from ..contract.codec import as_array, as_object
-from ..contract.control_results import LogLine
 from ..contract.errors import Unreachable, from_wire
 from ..contract.log_pieces import PieceJoiner
 from ..contract.records import Task
+from ..control.results import LogLine
 from .async_ import Connection, Stream, decode_answer
 
 
@@ -109,6 +109,8 @@ class LogStream:
     """
 
     def __init__(self, path: str, params: Mapping[str, object]) -> None:
+        self.position: str | None = None
+        """The `after` with which another stream goes on behind the lines that this one has yielded."""
         self._path = path
         self._params = params
         self._stream: Stream | None = None
@@ -128,7 +130,8 @@ class LogStream:
         """
         stream = await Stream.open(self._path)
         try:
-            await stream.connection.call("log.follow", self._params)
+            answer = await stream.connection.call("log.follow", self._params)
+            self._move(as_object(answer) or {})
         except BaseException:
             await stream.connection.close()
             raise
@@ -150,10 +153,15 @@ class LogStream:
                 pieces = [as_object(each) or {} for each in as_array(params.get("records")) or ()]
                 for record in (*joiner.join(pieces), *(joiner.flush() if is_end else ())):
                     yield cast("LogLine", record)  # decoded JSON of this very daemon
+                self._move(params)
                 if is_end:
                     if (error := as_object(params.get("error"))) is not None:
                         raise from_wire(error)
                     return
+        except Unreachable:
+            for record in joiner.flush():
+                yield cast("LogLine", record)
+            raise
         finally:
             await self.close()
 
@@ -162,6 +170,11 @@ class LogStream:
         stream, self._stream = self._stream, None
         if stream is not None:
             await stream.connection.close()
+
+    def _move(self, params: Mapping[str, object]) -> None:
+        position = params.get("position")
+        if isinstance(position, str):
+            self.position = position
 
 
 class TaskStream:

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Literal
 
-from ..contract.access import (
+from ..contract.records import AgentStatus, ScheduleRecord, Task, TaskParams
+from ..control.access import (
     NewToken,
     TokenAddParams,
     TokenList,
@@ -18,7 +19,36 @@ from ..contract.access import (
     TokenRotateParams,
     Whoami,
 )
-from ..contract.control_params import (
+from ..control.backup import (
+    BackupDiscardParams,
+    BackupMade,
+    BackupParams,
+    BackupPiece,
+    BackupReadParams,
+    Exported,
+    ExportParams,
+    Imported,
+    ImportParams,
+)
+from ..control.deployments import (
+    CanaryParams,
+    Deployment,
+    DeploymentParams,
+    Deployments,
+    DeploymentsParams,
+    DeployParams,
+)
+from ..control.packages import (
+    PackageAddParams,
+    PackageDetails,
+    PackageListParams,
+    PackageParams,
+    PackageRecord,
+    PackageRecords,
+    PackageUpload,
+    PackageUploadParams,
+)
+from ..control.params import (
     AddAllParams,
     Addition,
     AgentSetParams,
@@ -59,6 +89,7 @@ from ..contract.control_params import (
     SecretSetParams,
     SelectionParams,
     SignalParams,
+    StatisticsParams,
     StatusParams,
     TaskListParams,
     TasksParams,
@@ -66,7 +97,7 @@ from ..contract.control_params import (
     ToolsParams,
     VerifyParams,
 )
-from ..contract.control_results import (
+from ..control.results import (
     AgentsAdded,
     AgentsChanged,
     AgentShown,
@@ -82,6 +113,7 @@ from ..contract.control_results import (
     Names,
     Prompts,
     Published,
+    QuotaList,
     Reloaded,
     Removed,
     Resources,
@@ -102,9 +134,18 @@ from ..contract.control_results import (
     Workflows,
     WorkflowShown,
 )
-from ..contract.records import AgentStatus, ScheduleRecord, Task, TaskParams
-from ..contract.runtime_results import Agents, AgentSet, RuntimeStatistics
-from ..contract.state_results import (
+from ..control.revisions import (
+    RevisionDiff,
+    RevisionDiffParams,
+    RevisionListParams,
+    Revisions,
+    RevisionShown,
+    RevisionShowParams,
+    RollbackParams,
+    RolledBack,
+)
+from ..control.runtime_results import Agents, AgentSet, RuntimeStatistics, Stores
+from ..control.state_results import (
     Checkpoints,
     CheckpointShown,
     CheckpointsRemoved,
@@ -115,6 +156,7 @@ from ..contract.state_results import (
     SessionShown,
     Value,
 )
+from ..control.template_results import Templates
 from .async_ import Reconnecting
 from .parameters import given
 
@@ -268,6 +310,29 @@ class Methods:
         )
         return await self._connection.ask(Removed, "agent.rm", params)
 
+    async def rollback_agent(
+        self,
+        name: str,
+        *,
+        revision: int | None = None,
+        why: str = "",
+        expected: str | None = None,
+        dry_run: bool = False,
+    ) -> RolledBack:
+        """Puts the table of an earlier revision in force again, as a new revision; also of a server, team or workflow.
+
+        Needs the right "admin".
+        """
+        params = given(
+            RollbackParams,
+            name=name,
+            revision=revision,
+            why=why,
+            expected=expected,
+            dry_run=dry_run,
+        )
+        return await self._connection.ask(RolledBack, "agent.rollback", params)
+
     async def scale_agent(self, name: str, instances: int, *, wait: bool = True) -> AgentStatus:
         """Changes the number of workers of an agent.
 
@@ -277,17 +342,27 @@ class Methods:
         return await self._connection.ask(AgentStatus, "agent.scale", params)
 
     async def set_agent(
-        self, name: str, spec: Mapping[str, object], *, expected: str | None = None
+        self,
+        name: str,
+        spec: Mapping[str, object],
+        *,
+        expected: str | None = None,
+        why: str = "",
+        dry_run: bool = False,
     ) -> AgentSet:
-        """Changes keys of an agent or server that was added at run time; workers that need it restart one after another.
+        """Changes keys of an agent, server, team or workflow; each change is a revision.
 
         Needs the right "admin".
         """
-        params = given(AgentSetParams, name=name, spec=spec, expected=expected)
+        params = given(
+            AgentSetParams, name=name, spec=spec, expected=expected, why=why, dry_run=dry_run
+        )
         return await self._connection.ask(AgentSet, "agent.set", params)
 
     async def show_agent(self, name: str) -> AgentShown:
         """Returns one agent in full: its spec (values of environment and headers hidden), last exits, the end of its stderr.
+
+        While a change is rolled out, the spec is the new one; `agent.rolling` says how far that is.
 
         Of a team or workflow: its spec.
 
@@ -410,6 +485,32 @@ class Methods:
         params = given(NoParams)
         return await self._connection.ask(Whoami, "auth.whoami", params)
 
+    async def discard_backup(self, id: str) -> Done:
+        """Removes an archive from the state folder.
+
+        Needs the right "admin".
+        """
+        params = given(BackupDiscardParams, id=id)
+        return await self._connection.ask(Done, "backup.discard", params)
+
+    async def make_backup(self, *, logs: bool = False, secrets: bool = True) -> BackupMade:
+        """Makes an archive of the state folder and the configuration, in which is all that was acknowledged before.
+
+        It holds secrets in plain text, unless `secrets` is false. `backup.read` hands it out.
+
+        Needs the right "admin".
+        """
+        params = given(BackupParams, logs=logs, secrets=secrets)
+        return await self._connection.ask(BackupMade, "backup.make", params)
+
+    async def read_backup(self, id: str, *, offset: int = 0) -> BackupPiece:
+        """Returns a part of an archive, from `offset` on.
+
+        Needs the right "admin".
+        """
+        params = given(BackupReadParams, id=id, offset=offset)
+        return await self._connection.ask(BackupPiece, "backup.read", params)
+
     async def list_checkpoints(self, *, name: str | None = None, limit: int = 100) -> Checkpoints:
         """Lists checkpoints without their data, newest first.
 
@@ -460,6 +561,47 @@ class Methods:
         params = given(NoParams)
         return await self._connection.ask(EmergencyStopped, "daemon.emergency_stop", params)
 
+    async def export(
+        self, names: Sequence[str] | None = None, *, selector: str | None = None
+    ) -> Exported:
+        """Returns agents, servers, teams, workflows and schedules as TOML, which `corral add --file` takes.
+
+        Secrets are named. Plain values of environments and headers are in it for a caller with the right admin alone.
+
+        Needs the right "read".
+        """
+        params = given(ExportParams, names=names, selector=selector)
+        return await self._connection.ask(Exported, "daemon.export", params)
+
+    async def import_tables(
+        self,
+        *,
+        agents: Sequence[Addition | Mapping[str, object]] = (),
+        teams: Mapping[str, Mapping[str, object]] | None = None,
+        workflows: Mapping[str, Mapping[str, object]] | None = None,
+        schedules: Mapping[str, Mapping[str, object]] | None = None,
+        start: bool = True,
+        wait: bool = True,
+        directory: str | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> Imported:
+        """Adds agents, servers, teams, workflows and schedules, all or none; `failures` has the agents that did not start.
+
+        Needs the right "admin".
+        """
+        params = given(
+            ImportParams,
+            agents=agents,
+            teams=teams,
+            workflows=workflows,
+            schedules=schedules,
+            start=start,
+            wait=wait,
+            directory=directory,
+            environment=environment,
+        )
+        return await self._connection.ask(Imported, "daemon.import", params)
+
     async def set_log_level(
         self, level: Literal["debug", "info", "warning", "error"]
     ) -> LogLevelSet:
@@ -490,7 +632,7 @@ class Methods:
         self,
         *,
         document: Literal[
-            "config", "agent", "server", "team", "workflow", "task", "event"
+            "config", "agent", "server", "template", "team", "workflow", "task", "event"
         ] = "config",
     ) -> object:
         """Returns the JSON Schema of the configuration file, of a table in it, of a task, or of an event.
@@ -507,6 +649,67 @@ class Methods:
         """
         params = given(NoParams)
         return await self._connection.ask(Stopping, "daemon.stop", params)
+
+    async def abort_deployment(self, name: str) -> Deployment:
+        """Takes back a canary, or gives up a deployment that is under way; answers when the former version is whole again.
+
+        Needs the right "admin".
+        """
+        params = given(CanaryParams, name=name)
+        return await self._connection.ask(Deployment, "deployment.abort", params)
+
+    async def deploy(
+        self,
+        package: str,
+        *,
+        agent: str | None = None,
+        settings: Mapping[str, object] | None = None,
+        canary_percent: int | None = None,
+        promote_after_s: float | None = None,
+        timeout_s: float | None = None,
+        why: str = "",
+    ) -> Deployment:
+        """Deploys a version of a package as an agent; answers when it serves, its canary does, or it has failed.
+
+        Meanwhile each step is sent as a `deployment.event` notification {event}. A caller that hangs up leaves it under way.
+
+        Needs the right "admin".
+        """
+        params = given(
+            DeployParams,
+            package=package,
+            agent=agent,
+            settings=settings,
+            canary_percent=canary_percent,
+            promote_after_s=promote_after_s,
+            timeout_s=timeout_s,
+            why=why,
+        )
+        return await self._connection.ask(Deployment, "deployment.create", params)
+
+    async def list_deployments(self, *, name: str | None = None, limit: int = 50) -> Deployments:
+        """Lists the deployments of one agent or of all, the newest first.
+
+        Needs the right "read".
+        """
+        params = given(DeploymentsParams, name=name, limit=limit)
+        return await self._connection.ask(Deployments, "deployment.list", params)
+
+    async def promote_deployment(self, name: str) -> Deployment:
+        """Gives the rest of an agent's workers the version of its canary; answers when all have it, or it has failed.
+
+        Needs the right "admin".
+        """
+        params = given(CanaryParams, name=name)
+        return await self._connection.ask(Deployment, "deployment.promote", params)
+
+    async def show_deployment(self, deployment: int) -> Deployment:
+        """Returns one deployment in full.
+
+        Needs the right "read".
+        """
+        params = given(DeploymentParams, deployment=deployment)
+        return await self._connection.ask(Deployment, "deployment.show", params)
 
     async def list_events(
         self,
@@ -559,6 +762,7 @@ class Methods:
         grep: str | None = None,
         previous: bool = False,
         follow: bool = True,
+        after: str | None = None,
     ) -> LogLines:
         """Returns the last lines of the logs, merged by time, up to 8 MiB of JSON.
 
@@ -577,6 +781,7 @@ class Methods:
             grep=grep,
             previous=previous,
             follow=follow,
+            after=after,
         )
         return await self._connection.ask(LogLines, "log.read", params)
 
@@ -714,6 +919,94 @@ class Methods:
         params = given(MemoryStatsParams, agent=agent)
         return await self._connection.ask(MemoryStatistics, "memory.stats", params)
 
+    async def add_package(
+        self, data: str | None = None, *, upload: str | None = None, sha256: str | None = None
+    ) -> PackageRecord:
+        """Verifies an uploaded package and keeps it. The same content twice is one package; other content needs another version.
+
+        Needs the right "admin".
+        """
+        params = given(PackageAddParams, upload=upload, data=data, sha256=sha256)
+        return await self._connection.ask(PackageRecord, "package.add", params)
+
+    async def list_packages(self, *, name: str | None = None) -> PackageRecords:
+        """Returns the packages, by name and version.
+
+        Needs the right "read".
+        """
+        params = given(PackageListParams, name=name)
+        return await self._connection.ask(PackageRecords, "package.list", params)
+
+    async def remove_package(self, package: str) -> PackageRecord:
+        """Removes a package; one that an agent uses, or can come back to, is refused.
+
+        Needs the right "admin".
+        """
+        params = given(PackageParams, package=package)
+        return await self._connection.ask(PackageRecord, "package.rm", params)
+
+    async def show_package(self, package: str) -> PackageDetails:
+        """Returns a package with its needs, its dependencies and the keys of its agent.
+
+        Needs the right "read".
+        """
+        params = given(PackageParams, package=package)
+        return await self._connection.ask(PackageDetails, "package.show", params)
+
+    async def upload_package(
+        self, data: str, *, offset: int = 0, upload: str | None = None
+    ) -> PackageUpload:
+        """Takes the next bytes of a package; `package.add` adds it once all have arrived. An upload without calls for ten minutes may go.
+
+        Needs the right "admin".
+        """
+        params = given(PackageUploadParams, data=data, offset=offset, upload=upload)
+        return await self._connection.ask(PackageUpload, "package.upload", params)
+
+    async def verify_package(self, package: str) -> PackageRecord:
+        """Verifies each byte of a package, and its signature; a changed byte is Corrupted.
+
+        Needs the right "read".
+        """
+        params = given(PackageParams, package=package)
+        return await self._connection.ask(PackageRecord, "package.verify", params)
+
+    async def list_quotas(
+        self, names: Sequence[str] | None = None, *, selector: str | None = None
+    ) -> QuotaList:
+        """Lists the limits that the daemon holds, what is used of each, and how often it has refused something.
+
+        Needs the right "read".
+        """
+        params = given(StatisticsParams, names=names, selector=selector)
+        return await self._connection.ask(QuotaList, "quota.list", params)
+
+    async def diff_revisions(
+        self, name: str, *, before: int | None = None, after: int | None = None
+    ) -> RevisionDiff:
+        """Compares two revisions key by key; values of environment, headers and secrets are hidden.
+
+        Needs the right "read".
+        """
+        params = given(RevisionDiffParams, name=name, before=before, after=after)
+        return await self._connection.ask(RevisionDiff, "revision.diff", params)
+
+    async def list_revisions(self, name: str, *, limit: int = 50) -> Revisions:
+        """Lists the revisions of an agent, server, team or workflow, the newest first.
+
+        Needs the right "read".
+        """
+        params = given(RevisionListParams, name=name, limit=limit)
+        return await self._connection.ask(Revisions, "revision.list", params)
+
+    async def show_revision(self, name: str, *, revision: int | None = None) -> RevisionShown:
+        """Returns one revision with its table; values of environment, headers and secrets are hidden.
+
+        Needs the right "read".
+        """
+        params = given(RevisionShowParams, name=name, revision=revision)
+        return await self._connection.ask(RevisionShown, "revision.show", params)
+
     async def discover(self) -> object:
         """Returns this table as an OpenRPC document (https://spec.open-rpc.org).
 
@@ -723,7 +1016,7 @@ class Methods:
         return await self._connection.ask(object, "rpc.discover", params)
 
     async def get_runtime_stats(self) -> RuntimeStatistics:
-        """Returns the number and the names of agents, teams, workflows and databases; no store can be declared yet.
+        """Returns the number and the names of agents, teams, workflows, and databases: the declared stores that agents use.
 
         Needs the right "read".
         """
@@ -880,6 +1173,14 @@ class Methods:
         params = given(SecretSetParams, name=name, secret=secret, agents=agents, replace=replace)
         return await self._connection.ask(SecretUse, "secret.set", params)
 
+    async def list_stores(self) -> Stores:
+        """Probes the declared stores that agents use, and lists all, each with its state and its users.
+
+        Needs the right "read".
+        """
+        params = given(NoParams)
+        return await self._connection.ask(Stores, "store.list", params)
+
     async def discard_tasks(
         self,
         *,
@@ -1015,6 +1316,14 @@ class Methods:
         """
         params = given(NameParams, name=name)
         return await self._connection.ask(TeamShown, "team.show", params)
+
+    async def list_templates(self) -> Templates:
+        """Returns the templates of the configuration, with their parameters and the agents and servers that have them.
+
+        Needs the right "read".
+        """
+        params = given(NoParams)
+        return await self._connection.ask(Templates, "template.list", params)
 
     async def add_token(
         self,

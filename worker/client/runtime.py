@@ -14,14 +14,6 @@ from typing import Any, Literal, Self, Unpack
 
 from msgspec import UNSET
 
-from ..contract.control_params import (
-    CheckpointRestoreParams,
-    EventParams,
-    LogParams,
-    TaskListParams,
-    TaskWaitParams,
-)
-from ..contract.control_results import AgentsChanged, Names, Removed, TaskPage, Teams, Workflows
 from ..contract.errors import Conflict, CorralError, InvalidParams, NotFound
 from ..contract.records import (
     AgentStatus,
@@ -33,7 +25,15 @@ from ..contract.records import (
     TeamStatus,
     WorkflowStatus,
 )
-from ..contract.state_results import CheckpointRestored, Checkpoints
+from ..control.params import (
+    CheckpointRestoreParams,
+    EventParams,
+    LogParams,
+    TaskListParams,
+    TaskWaitParams,
+)
+from ..control.results import AgentsChanged, Names, Removed, TaskPage, Teams, Workflows
+from ..control.state_results import CheckpointRestored, Checkpoints
 from .agent_source import AgentSource, located
 from .async_ import Reconnecting
 from .embedded import START_S, Config, Embedded
@@ -439,13 +439,15 @@ class AgentRuntime(Methods):
         checkpoint: int | None = None,
         name: str | None = None,
         *,
+        start: bool = True,
         data: object = UNSET,
         timeout_s: float | None = None,
     ) -> str:
-        """Restores a worker from a checkpoint, or from `data`: the one that saved it, or `name`; returns the worker's id.
+        """Restores a worker from a checkpoint, or from `data`: the one that saved it, or `name`; returns the agent's name.
 
-        A worker that is not running restores it when it is started: this moves state to an agent with a new name,
-        by `register_agent`, `restore_agent` and `start_agent`. A running task may continue for `timeout_s`.
+        Where there is no agent of that name, that of the checkpoint is added under it, with the table that it had when the
+        checkpoint was saved, and runs, unless `start` is False. A worker that is there and does not run restores it when it is
+        started. A running task may continue for `timeout_s`.
 
         Raises:
             NotFound: there is no such checkpoint, or no such worker.
@@ -457,8 +459,9 @@ class AgentRuntime(Methods):
             name=name,
             data=data,
             timeout_s=timeout_s,
+            start=start,
         )
-        return (await self._connection.ask(CheckpointRestored, "checkpoint.restore", params)).worker
+        return (await self._connection.ask(CheckpointRestored, "checkpoint.restore", params)).agent
 
     async def hibernate_agent(
         self, name: str, *, timeout_s: float | None = None, force: bool = False
@@ -573,8 +576,12 @@ class AgentRuntime(Methods):
         grep: str | None = None,
         previous: bool = False,
         follow: bool = True,
+        after: str | None = None,
     ) -> LogStream:
-        """Follows the logs of agents and servers: the last lines, then new ones; conditions as in `read_logs`."""
+        """Follows the logs of agents and servers: the last lines, then new ones; conditions as in `read_logs`.
+
+        With `after`, a `position` of the stream or of `read_logs`, all lines behind it, also those of a daemon before this one.
+        """
         params = given(
             LogParams,
             names=names,
@@ -588,6 +595,7 @@ class AgentRuntime(Methods):
             grep=grep,
             previous=previous,
             follow=follow,
+            after=after,
         )
         return LogStream(self.socket, params)
 

@@ -3,7 +3,7 @@
 Guarantees that all sides agree on error codes, JSON shapes and framing, that a peer's mistake never raises, and that
 every queue and message is bounded. It must not know any side: no method is called and no process started here.
 
-Begin with `errors` and `records`; then `jsonrpc` (the protocol without I/O) and `channel` (asyncio). `control_params`
-and `worker_messages` list the messages of the two protocols. `errors`, `codec`, `jsonrpc` and `channel` need the
-standard library alone, because workers run in environments without msgspec.
+Begin with `errors` and `records`; then `jsonrpc` (the protocol without I/O) and `channel` (asyncio). `worker_messages`
+lists the messages of workers; those of the daemon's methods are in the room `control`. `errors`, `codec`, `jsonrpc` and
+`channel` need the standard library alone, because workers run in environments without msgspec.
 """

@@ -314,6 +314,20 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
     renewals: int = 0
 
 
+class RollingStatus(Struct, frozen=True, kw_only=True, rename={"before": "from", "after": "to"}):
+    """Represents a change of workers that is under way.
+
+    `from` and `to` are the numbers of the revisions, null where they are not numbered. `ready` counts the new workers that
+    have their places, `left` the others to be replaced; `reason` says what is waited for.
+    """
+
+    before: int | None = None
+    after: int | None = None
+    ready: int
+    left: int
+    reason: str
+
+
 class ServerStatus(Struct, frozen=True, kw_only=True):
     """Represents the part of an MCP server in `status` that agents do not have.
 
@@ -362,10 +376,26 @@ class ServiceStatus(Struct, frozen=True, kw_only=True):
     exposed: bool = False
 
 
+class ListenStatus(Struct, frozen=True, kw_only=True):
+    """Represents an address at which the daemon listens for an agent, as `listen` says.
+
+    In the state "on-demand" the next connection starts it; in "closed" connections are refused, where `reason` is not
+    empty because the address could not be had. `bound` has the port that the kernel chose for port 0.
+    """
+
+    address: str
+    name: str
+    state: Literal["open", "on-demand", "closed"]
+    bound: str | None = None
+    reason: str = ""
+
+
 class AgentStatus(Struct, frozen=True, kw_only=True):
     """Represents an agent or MCP server in `status`; `tools` and `mcp` are for servers, `instances` for a range.
 
-    `job` is the state of an agent of `type = "oneshot"`, and null for a service.
+    `job` is the state of an agent of `type = "oneshot"`, and null for a service. `rolling` is there while a change replaces
+    its workers; `beside` has the workers without a place: new ones that come, and former ones that finish. `overridden` is the
+    number of the revision whose table is in force instead of the file's.
     """
 
     name: str
@@ -383,9 +413,13 @@ class AgentStatus(Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
     instances: InstancesStatus | UnsetType = UNSET
     service: ServiceStatus | UnsetType = UNSET
+    listen: list[ListenStatus] | UnsetType = UNSET
     warm: dict[str, object] | UnsetType | None = UNSET
     tools: list[str] | UnsetType = UNSET
     mcp: ServerStatus | UnsetType = UNSET
+    rolling: RollingStatus | UnsetType = UNSET
+    beside: list[WorkerStatus] | UnsetType = UNSET
+    overridden: int | UnsetType = UNSET
 
 
 class AlertCounts(Struct, frozen=True, kw_only=True):
@@ -442,7 +476,9 @@ class TeamStatus(Struct, frozen=True, kw_only=True):
     title: str = ""
     description: str = ""
     labels: dict[str, str] = {}
+    capabilities: list[str] = []
     service: ServiceStatus | UnsetType = UNSET
+    overridden: int | UnsetType = UNSET
 
 
 class WorkflowStatus(Struct, frozen=True, kw_only=True):
@@ -455,7 +491,9 @@ class WorkflowStatus(Struct, frozen=True, kw_only=True):
     title: str = ""
     description: str = ""
     labels: dict[str, str] = {}
+    capabilities: list[str] = []
     service: ServiceStatus | UnsetType = UNSET
+    overridden: int | UnsetType = UNSET
 
 
 class Status(Struct, frozen=True, kw_only=True):

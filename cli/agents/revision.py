@@ -1,0 +1,205 @@
+"""Implements `corral set`, `history`, `diff` and `rollback`: changes of tables, and the way back."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, cast
+
+import click
+
+from ...worker.contract.errors import InvalidParams
+from .. import render
+from ..context import Command, Session, complete_named
+from ..fields import toml_text
+from ..render import inner, inners, items, word
+
+DRY_RUN = click.option(
+    "--dry-run", is_flag=True, help="Print what would change, and change nothing."
+)
+WHY = click.option(
+    "--why", default="", metavar="TEXT", help="The reason of the change, kept with it."
+)
+
+
+@click.command("set", cls=Command)
+@click.argument("name", metavar="NAME", shell_complete=complete_named)
+@click.argument("assignments", nargs=-1, metavar="KEY=VALUE...")
+@click.option(
+    "--unset", multiple=True, metavar="KEY", help="Remove KEY: its default applies again."
+)
+@WHY
+@DRY_RUN
+@click.pass_obj
+def set_(
+    session: Session,
+    name: str,
+    assignments: tuple[str, ...],
+    unset: tuple[str, ...],
+    why: str,
+    dry_run: bool,
+) -> None:
+    """Change keys of an agent, server, team or workflow.
+
+    A KEY may have dots: tasks.max_attempts=5, environment.MODEL=x, labels.team=red. VALUE is read as TOML where it is
+    TOML, else it is a text. KEY= removes the key, as --unset does. Each change is a revision.
+    """
+    spec: dict[str, Any] = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            reason = f"{text!r} is not KEY=VALUE"
+            raise InvalidParams(f'cannot set "{name}": {reason}', key=text, reason=reason)
+        _put(spec, key, _value(value) if value else None)
+    for key in unset:
+        _put(spec, key, None)
+    if not spec:
+        reason = "give KEY=VALUE, or --unset KEY"
+        raise InvalidParams(f'cannot set "{name}": {reason}', key="spec", reason=reason)
+    params = {"name": name, "spec": spec, "why": why, "dry_run": dry_run}
+    found = session.call("agent.set", params)
+    if session.json:
+        session.print_json(found)
+        return
+    _print_changed(session, name, found, dry_run)
+
+
+@click.command("history", cls=Command)
+@click.argument("name", metavar="NAME", shell_complete=complete_named)
+@click.argument("revision", required=False, type=click.IntRange(1), metavar="[REV]")
+@click.option(
+    "-n",
+    "count",
+    type=click.IntRange(1, 1000),
+    default=20,
+    show_default=True,
+    metavar="N",
+    help="How many, the newest first.",
+)
+@click.pass_obj
+def history(session: Session, name: str, revision: int | None, count: int) -> None:
+    """List the revisions of a name, or print one in full.
+
+    The name is that of an agent, server, team or workflow. With REV its table is printed.
+    """
+    if revision is not None:
+        shown = session.call("revision.show", {"name": name, "revision": revision})
+        if session.json:
+            session.print_json(shown)
+            return
+        _print_table(session, inner(shown, "spec"), "")
+        return
+    found = session.call("revision.list", {"name": name, "limit": count})
+    if session.json:
+        session.print_json(found)
+        return
+    rows = [_row(session, each) for each in inners(found, "revisions")]
+    session.print_table(("REV", "STATE", "AT", "HOW", "BY", "WHY"), rows, droppable=("BY", "AT"))
+
+
+@click.command("diff", cls=Command)
+@click.argument("name", metavar="NAME", shell_complete=complete_named)
+@click.argument("before", required=False, type=click.IntRange(1), metavar="[A]")
+@click.argument("after", required=False, type=click.IntRange(1), metavar="[B]")
+@click.pass_obj
+def diff(session: Session, name: str, before: int | None, after: int | None) -> None:
+    """Compare two revisions key by key.
+
+    A is compared with B, which is the current one unless it is given. Without numbers the current one is compared
+    with the one before it. Values of environment, headers and secrets are hidden.
+    """
+    found = session.call("revision.diff", {"name": name, "before": before, "after": after})
+    if session.json:
+        session.print_json(found)
+        return
+    session.print(render.one_line(f"--- {name} {word(found, 'before', 'nothing')}"))
+    session.print(render.one_line(f"+++ {name} {word(found, 'after')}"))
+    for each in inners(found, "changes"):
+        for sign, side, colour in (("-", "before", "31"), ("+", "after", "32")):
+            if each.get(side) is not None:
+                line = f"{sign}{word(each, 'key')} = {toml_text(each[side])}"
+                session.print(session.styled(render.one_line(line), colour))
+
+
+@click.command("rollback", cls=Command)
+@click.argument("name", metavar="NAME", shell_complete=complete_named)
+@click.argument("revision", required=False, type=click.IntRange(1), metavar="[REV]")
+@WHY
+@DRY_RUN
+@click.pass_obj
+def rollback(session: Session, name: str, revision: int | None, why: str, dry_run: bool) -> None:
+    """Put the table of an earlier revision in force again.
+
+    It is that of REV, or of the one that was current before. It is a change like `corral set`, and makes a new
+    revision.
+    """
+    params = {"name": name, "revision": revision, "why": why, "dry_run": dry_run}
+    found = session.call("agent.rollback", params)
+    if session.json:
+        session.print_json(found)
+        return
+    _print_changed(session, name, found, dry_run, f" to revision {word(found, 'of')}")
+
+
+def _print_changed(
+    session: Session, name: str, found: Mapping[str, object], dry_run: bool, to: str = ""
+) -> None:
+    keys = ", ".join(str(each) for each in items(found, "changed"))
+    if not keys:
+        session.print(render.one_line(f"{name} is so already"))
+        return
+    done = "would change" if dry_run else "changed"
+    number = "" if dry_run else f", as revision {word(found, 'revision')}"
+    session.print(render.one_line(f"{name} {done}{to}: {keys}{number}"))
+
+
+def _row(session: Session, each: Mapping[str, object]) -> list[str]:
+    how = word(each, "how")
+    if each.get("of"):
+        how = f"{how} to {word(each, 'of')}"
+    if each.get("package"):
+        how = f"{how} {word(each, 'package')}"
+    reason = word(each, "reason") if word(each, "state") == "failed" else word(each, "why")
+    cells = [
+        word(each, "revision"),
+        word(each, "state"),
+        render.at(word(each, "at")),
+        how,
+        word(each, "by"),
+        reason,
+    ]
+    return render.one_lines(cells)
+
+
+def _print_table(session: Session, table: Mapping[str, object], above: str) -> None:
+    for key, value in table.items():
+        within = render.as_record(value)
+        if within:
+            _print_table(session, within, f"{above}{key}.")
+        else:
+            session.print(render.one_line(f"{above}{key} = {toml_text(value)}"))
+
+
+def _put(spec: dict[str, Any], key: str, value: object) -> None:
+    """Puts a value under a key with dots into a merge patch."""
+    *above, last = key.split(".")
+    for part in above:
+        inside: object = spec.setdefault(part, {})
+        if not isinstance(inside, dict):
+            reason = f'"{part}" is given as a value, too'
+            raise InvalidParams(f'cannot set "{key}": {reason}', key=key, reason=reason)
+        spec = cast("dict[str, Any]", inside)  # such are all tables in it
+    spec[last] = value
+
+
+def _value(text: str) -> object:
+    """Returns a value in TOML, or the text itself."""
+    import tomllib  # noqa: PLC0415 - start-up time: only this command reads TOML
+
+    try:
+        found = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    try:
+        json.dumps(found, allow_nan=False)
+    except (TypeError, ValueError):  # a date or an infinite number, which are texts here
+        return text
+    return found["value"] if len(found) == 1 else text

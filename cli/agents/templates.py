@@ -1,0 +1,55 @@
+"""Implements `corral templates`: lists the templates of the configuration."""
+
+import json
+from collections.abc import Mapping
+
+import click
+
+from ...worker.contract.errors import NotFound
+from .. import render
+from ..context import Command, Session
+from ..render import inner, inners, items, word
+
+
+@click.command("templates", cls=Command)
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.pass_obj
+def templates(session: Session, names: tuple[str, ...]) -> None:
+    """List templates with their parameters.
+
+    An agent takes one by template = "NAME" in its table, or by corral add X --template NAME --set K=V.
+    """
+    found = inners(session.call("template.list", {}), "templates")
+    known = [word(each, "name") for each in found]
+    for name in names:
+        if name not in known:
+            raise NotFound(f'cannot find template "{name}"', name=name, known=known)
+    chosen = [each for each in found if not names or word(each, "name") in names]
+    if session.json:
+        session.print_json({"templates": chosen})
+        return
+    rows = [
+        (
+            word(each, "name"),
+            " ".join(_param(param) for param in inners(each, "params")) or "-",
+            ", ".join(map(str, items(each, "used_by"))) or "-",
+            word(each, "source", "-"),
+            word(each, "description", "-"),
+        )
+        for each in chosen
+    ]
+    session.print_table(
+        ("TEMPLATE", "PARAMS", "USED BY", "SOURCE", "DESCRIPTION"),
+        [tuple(map(render.one_line, row)) for row in rows],
+        droppable=("DESCRIPTION", "SOURCE"),
+    )
+
+
+def _param(param: Mapping[str, object]) -> str:
+    """Returns NAME, or NAME=DEFAULT."""
+    schema = inner(param, "schema")
+    if param.get("required"):
+        return word(param, "name")
+    default = schema.get("default")
+    text = default if isinstance(default, str) else json.dumps(default)
+    return f"{word(param, 'name')}={text}"

@@ -1,0 +1,206 @@
+"""Implements `corral export`, `backup` and `restore`."""
+
+import errno
+import os
+from base64 import b64decode
+from collections.abc import Callable
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ...supervisor.linux.durable import sync_folder
+from ...worker.contract.errors import Conflict, CorralError, Corrupted, InvalidParams
+from .. import render
+from ..context import Command, Session, admit_msgspec, complete_named, selecting, selection
+from ..new_file import write_new
+from ..render import inner, items, number, word
+
+if TYPE_CHECKING:
+    from ...supervisor.backup.archive import Manifest
+
+
+@click.command("export", cls=Command)
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_named)
+@selecting
+@click.option("-o", "--output", metavar="FILE", help="Write a new file in place of stdout.")
+@click.pass_obj
+def export(
+    session: Session, names: tuple[str, ...], selector: tuple[str, ...], output: str | None
+) -> None:
+    """Print the running set as a configuration file.
+
+    It has agents, MCP servers, teams, workflows and schedules. `corral add --file` takes the text, and so does corrald as its configuration file. Secrets are in it by
+    name only.
+    """
+    found = session.call("daemon.export", selection(names, selector))
+    text = word(found, "toml")
+    if output is not None:
+        write_new(output, text)
+        for key, words in (
+            ("secrets", "set these secrets first"),
+            ("hidden", "set these variables first"),
+        ):
+            if needed := [str(each) for each in items(found, key)]:
+                session.note(render.one_line(f"{words}: {', '.join(needed)}"))
+    if session.json:
+        session.print_json(found)
+    elif output is not None:
+        session.print(render.one_line(f"exported {len(items(found, 'names'))} to {output}"))
+    else:
+        session.print(text.removesuffix("\n"))
+
+
+@click.command("backup", cls=Command)
+@click.argument("file", metavar="FILE", type=click.Path())
+@click.option("--logs", is_flag=True, help="Include the logs of agents and servers.")
+@click.option(
+    "--no-secrets", is_flag=True, help="Leave out kept secrets, tokens of HTTP and .env files."
+)
+@click.pass_obj
+def backup(session: Session, file: str, logs: bool, no_secrets: bool) -> None:
+    """Write an archive of the whole state.
+
+    The daemon goes on meanwhile. All that was acknowledged before is in it. FILE is new, and readable by its owner alone: it has secrets in plain
+    text.
+    """
+    if os.path.lexists(file):
+        raise Conflict(f'cannot write "{file}": it is there already', file=file)
+    request = {"logs": logs, "secrets": not no_secrets}
+    with session.connect() as client:
+        found = render.as_record(client.call("backup.make", request, timeout_s=None))
+        try:
+            _fetch(client.call, found, file)
+        finally:
+            with suppress(CorralError):  # it is forgotten anyway
+                client.call("backup.discard", {"id": found["id"]})
+    if session.json:
+        session.print_json(found)
+        return
+    files, size = int(number(found, "files") or 0), int(number(found, "size") or 0)
+    content = render.size(number(found, "content_bytes") or 0)
+    session.print(
+        render.one_line(f"wrote {file}: {files} files, {content}, {render.size(size)} compressed")
+    )
+    for path, reason in inner(found, "left").items():
+        session.note(render.one_line(f"left out {path}: {reason}"))
+
+
+def _fetch(
+    call: Callable[..., Any], found: render.Record, file: str
+) -> None:  # Any: a result of the table
+    """Writes the archive to a new file, which is there when it is whole and on disk.
+
+    Raises:
+        InvalidParams: it cannot be written.
+        Corrupted: the archive that came is not the one that was made.
+    """
+    part = f"{file}.part-{os.getpid()}"
+    try:
+        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with open(fd, "wb") as target:
+                digest, offset, is_last = sha256(), 0, False
+                while not is_last:
+                    piece = render.as_record(
+                        call("backup.read", {"id": found["id"], "offset": offset}, timeout_s=60.0)
+                    )
+                    data = b64decode(word(piece, "data"))
+                    digest.update(data)
+                    target.write(data)
+                    offset += len(data)
+                    is_last = piece["last"] is True
+                target.flush()
+                os.fsync(fd)
+            if digest.hexdigest() != word(found, "sha256"):
+                raise Corrupted(f'cannot write "{file}": it is not what was made', file=file)
+            os.link(part, file)  # never over another file
+        finally:
+            os.unlink(part)
+        sync_folder(os.path.dirname(os.path.abspath(file)))
+    except FileExistsError as error:
+        raise Conflict(f'cannot write "{file}": it is there already', file=file) from error
+    except OSError as error:
+        why = "disk-full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "unwritable"
+        words = f'cannot write "{file}": {(error.strerror or "").lower()}; nothing of it is left'
+        raise InvalidParams(words, file=file, reason=why) from error
+
+
+@click.command("restore", cls=Command)
+@click.argument("file", metavar="FILE", type=click.Path())
+@click.option("--check", is_flag=True, help="Read and check the whole archive, and change nothing.")
+@click.option("--replace", is_flag=True, help="Replace a state that is there, and keep it beside.")
+@click.option("--state-dir", metavar="DIR", help="State folder; by default that of corrald.")
+@click.option("--config", metavar="PATH", help="Configuration file; by default that of corrald.")
+@click.pass_obj
+def restore(
+    session: Session,
+    file: str,
+    check: bool,
+    replace: bool,
+    state_dir: str | None,
+    config: str | None,
+) -> None:
+    """Restore an archive of `corral backup`.
+
+    The state takes effect when corrald starts the next time. It may run meanwhile: then restart it.
+    """
+    admit_msgspec()
+    from ...supervisor.backup import restore as restoring  # noqa: PLC0415 - start-up time
+    from ...supervisor.backup import staging  # noqa: PLC0415 - start-up time
+    from ...supervisor.process import host_facts  # noqa: PLC0415 - start-up time
+
+    if check:
+        found = staging.check(Path(file))
+        _print_restored(session, "checked", found.manifest, found.audit_records)
+        return
+    state = state_dir or os.environ.get("CORRAL_STATE_DIR")
+    folder = Path(state or host_facts.default_state_dir(os.environ, os.getuid()))
+    place = Path(config or os.environ.get("CORRAL_CONFIG") or _default_config())
+    done = restoring.restore(Path(file), folder.absolute(), place.absolute(), replace=replace)
+    _print_restored(session, "restored", done.manifest, done.audit_records, str(folder))
+    if session.json:
+        return
+    for path in done.config:
+        session.print(render.one_line(f"wrote {path}"))
+    for path in done.kept:
+        session.print(render.one_line(f"kept {path}"))
+    for path in done.elsewhere:
+        session.note(
+            render.one_line(f"{path} is in the archive below elsewhere/: put it there yourself")
+        )
+    session.print(render.one_line(f'start or restart corrald with the state folder "{folder}"'))
+
+
+def _default_config() -> str:
+    if os.getuid() == 0:
+        return "/etc/corral/corral.toml"
+    home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    return f"{home}/corral/corral.toml"
+
+
+def _print_restored(
+    session: Session, verb: str, manifest: "Manifest", audit_records: int, state_dir: str = ""
+) -> None:
+    facts: dict[str, object] = {
+        "version": manifest.version,
+        "store_version": manifest.store_version,
+        "generation": manifest.generation,
+        "created_at": manifest.created_at,
+        "files": len(manifest.files),
+        "content_bytes": manifest.size,
+        "audit_records": audit_records,
+        "has_secrets": manifest.has_secrets,
+        "has_logs": manifest.has_logs,
+        "from_state_dir": manifest.state_dir,
+    }
+    if session.json:
+        session.print_json({**facts, "state_dir": state_dir or None})
+        return
+    of = f"backup of {manifest.created_at} by corral {manifest.version}"
+    what = (
+        f"{len(manifest.files)} files, {render.size(manifest.size)}, {audit_records} audit records"
+    )
+    session.print(render.one_line(f"{verb} the {of}: {what}"))

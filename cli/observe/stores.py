@@ -1,0 +1,32 @@
+"""Implements `corral stores`: the declared databases and knowledge, and whether they can be reached."""
+
+import click
+
+from ..context import Command, Session
+from ..render import items, word
+
+
+@click.command("stores", cls=Command)
+@click.pass_obj
+def stores(session: Session) -> None:
+    """List stores and the agents that use them."""
+    found = session.call("store.list", {})
+    nothing = "there are no stores; declare one with [stores.NAME] in the configuration"
+    records = session.records(found, "stores", nothing)
+    if not records:
+        return
+    session.print_table(
+        ("NAME", "KIND", "STATE", "URL", "USED BY", "REASON"),
+        [
+            [
+                word(record, "name"),
+                word(record, "kind"),
+                word(record, "state"),
+                word(record, "url"),
+                " ".join(map(str, items(record, "used_by"))),
+                word(record, "reason"),
+            ]
+            for record in records
+        ],
+        droppable=("URL",),
+    )

@@ -1,0 +1,272 @@
+"""Implements `corral package`: makes, builds and signs packages, and adds them to the daemon."""
+
+import base64
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+from ...worker.contract.errors import InvalidParams, NotFound, Unreachable
+from .. import render
+from ..context import Command, CommandGroup, Session, admit_msgspec, complete_names
+from ..render import items, word
+
+CHUNK_BYTES = 1024 * 1024
+"""Bytes of a package in one call."""
+
+DOWNLOAD_MAX_BYTES = 1024 * 1024 * 1024
+DOWNLOAD_S = 60.0
+"""Seconds that a server may be silent."""
+
+package = CommandGroup("package", help="Build, sign, add, verify and remove packages.")
+of_package = click.argument(
+    "name", metavar="NAME[@VERSION]", shell_complete=complete_names("package.list", "packages")
+)
+
+
+@package.command("new", cls=Command)
+@click.argument("name", metavar="NAME")
+@click.argument("folder", metavar="[FOLDER]", required=False)
+@click.pass_obj
+def new(session: Session, name: str, folder: str | None) -> None:
+    """Make a folder with a package that works."""
+    admit_msgspec()
+    from ...supervisor.packages.builder import scaffold  # noqa: PLC0415  # msgspec is admitted first
+
+    path = Path(folder or name)
+    files = list(scaffold(path, name))
+    if session.json:
+        session.print_json({"folder": str(path), "files": files})
+        return
+    session.print(render.one_line(f"made {path}: {', '.join(files)}"))
+    session.note(f"corral package build {path}")
+
+
+@package.command("build", cls=Command)
+@click.argument("folder", metavar="FOLDER")
+@click.option("-o", "--output", metavar="FILE", help="Write it there, not to NAME-VERSION.corral.")
+@click.option("--sign", "key", metavar="KEY", help="Sign it with this secret key.")
+@click.option(
+    "--with-secrets", is_flag=True, help="Take files that look like secrets, such as .env."
+)
+@click.pass_obj
+def build(
+    session: Session, folder: str, output: str | None, key: str | None, with_secrets: bool
+) -> None:
+    """Build a package of a folder. The same files make the same bytes; no daemon is needed."""
+    admit_msgspec()
+    from ...supervisor.packages.builder import build as built  # noqa: PLC0415  # likewise
+    from ...supervisor.packages.builder import describe  # noqa: PLC0415  # likewise
+    from ...supervisor.packages.signature import read_secret  # noqa: PLC0415  # likewise
+
+    secret = None if key is None else read_secret(Path(key))
+    try:
+        found = built(
+            Path(folder),
+            None if output is None else Path(output),
+            secret=secret,
+            with_secrets=with_secrets,
+        )
+    except OSError as error:
+        where = error.filename or output or folder
+        words = f'cannot build a package: "{where}": {(error.strerror or "").lower()}'
+        raise InvalidParams(words, path=str(where)) from error
+    facts = describe(found)
+    if session.json:
+        session.print_json(facts)
+        return
+    signed = f", signed by {found.signer}" if found.signer else ""
+    size = render.size(found.size)
+    files = len(found.manifest.files)
+    session.print(render.one_line(f"built {found.path}: {files} files, {size}{signed}"))
+    session.print(render.one_line(f"digest {found.digest}"))
+
+
+@package.command("keygen", cls=Command)
+@click.argument("path", metavar="FILE")
+@click.pass_obj
+def keygen(session: Session, path: str) -> None:
+    """Make a key to sign packages with. FILE is the secret one; the public one is printed."""
+    admit_msgspec()
+    from ...supervisor.packages.signature import generate  # noqa: PLC0415  # likewise
+
+    try:
+        public = generate(Path(path))
+    except OSError as error:
+        words = f'cannot write a key to "{path}": {(error.strerror or "").lower()}'
+        raise InvalidParams(words, path=path) from error
+    if session.json:
+        session.print_json({"path": path, "public_key": public})
+        return
+    session.print(public)
+    session.note('[packages] trusted_keys = ["..."] takes it, with require_signature = true')
+
+
+@package.command("add", cls=Command)
+@click.argument("source", metavar="FILE|URL")
+@click.option("--sha256", metavar="HEX", help="Refuse the file unless this is its SHA-256.")
+@click.pass_obj
+def add(session: Session, source: str, sha256: str | None) -> None:
+    """Add a package to the daemon. This command reads the file or address, not the daemon."""
+    offset = 0
+    upload: object = None
+    whole = hashlib.sha256()
+    for data in _chunks(source):
+        whole.update(data)
+        text = base64.b64encode(data).decode()
+        params = {"data": text, "offset": offset, **({"upload": upload} if upload else {})}
+        upload = session.call("package.upload", params, timeout_s=None)["upload"]
+        offset += len(data)
+    if upload is None:
+        raise InvalidParams(f'cannot add "{source}": it is empty', path=source)
+    params = {"upload": upload, "sha256": (sha256 or whole.hexdigest()).lower()}
+    found = session.call("package.add", params, timeout_s=None)
+    if session.json:
+        session.print_json(found)
+        return
+    words = f"added {word(found, 'name')}@{word(found, 'version')}: {word(found, 'digest')}"
+    session.print(render.one_line(words))
+
+
+def _chunks(source: str) -> Iterator[bytes]:
+    """Yields the bytes of a file or an address, in chunks that are full but for the last.
+
+    Raises:
+        NotFound, InvalidParams: the file cannot be read.
+        Unreachable: the address does not answer.
+    """
+    if "://" in source:
+        yield from _download(source)
+        return
+    try:
+        with open(source, "rb") as file:
+            while data := file.read(CHUNK_BYTES):
+                yield data
+    except FileNotFoundError as error:
+        raise NotFound(f'cannot add "{source}": there is no such file', path=source) from error
+    except OSError as error:
+        words = f'cannot add "{source}": {(error.strerror or "").lower()}'
+        raise InvalidParams(words, path=source) from error
+
+
+def _download(url: str) -> Iterator[bytes]:
+    import urllib.error  # noqa: PLC0415  # start-up time: only for an address
+    import urllib.request  # noqa: PLC0415  # likewise
+
+    if not url.startswith(("https://", "http://")):
+        raise InvalidParams(f'cannot add "{url}": write https://...', url=url)
+    done = 0
+    try:
+        with urllib.request.urlopen(url, timeout=DOWNLOAD_S) as answer:
+            while data := _full(answer):
+                done += len(data)
+                if done > DOWNLOAD_MAX_BYTES:
+                    words = f'cannot add "{url}": it is larger than {DOWNLOAD_MAX_BYTES} bytes'
+                    raise InvalidParams(words, url=url)
+                yield data
+    except (urllib.error.URLError, OSError) as error:
+        reason = getattr(error, "reason", error)
+        raise Unreachable(f'cannot read "{url}": {reason}', url=url) from error
+
+
+def _full(answer: IO[bytes]) -> bytes:
+    data = b""
+    while len(data) < CHUNK_BYTES and (more := answer.read(CHUNK_BYTES - len(data))):
+        data += more
+    return data
+
+
+@package.command("list", cls=Command)
+@click.argument("name", metavar="[NAME]", required=False)
+@click.pass_obj
+def list_(session: Session, name: str | None) -> None:
+    """List the packages of the daemon."""
+    found = session.call("package.list", {"name": name})
+    records = session.records(
+        found, "packages", 'there are no packages; "corral package add" adds one'
+    )
+    if not records:
+        return
+    session.print_table(
+        ("NAME", "VERSION", "FILES", "SIZE", "SIGNED BY", "ADDED", "USED BY"),
+        [
+            [
+                word(each, "name"),
+                word(each, "version"),
+                str(each.get("files")),
+                _size(each),
+                word(each, "signer", "nobody"),
+                session.at(word(each, "added_at")),
+                " ".join(map(str, items(each, "used_by"))),
+            ]
+            for each in records
+        ],
+        droppable=("ADDED",),
+    )
+
+
+@package.command("show", cls=Command)
+@of_package
+@click.pass_obj
+def show(session: Session, name: str) -> None:
+    """Show a package: its agent, its needs and its dependencies."""
+    session.print_json(session.call("package.show", {"package": name}))
+
+
+@package.command("verify", cls=Command)
+@of_package
+@click.pass_obj
+def verify(session: Session, name: str) -> None:
+    """Verify each byte of a package, and its signature. NAME may also be a .corral file, which needs no daemon."""
+    if name.endswith(".corral") or os.sep in name:
+        found = _verified(name)
+    else:
+        found = session.call("package.verify", {"package": name}, timeout_s=None)
+    if session.json:
+        session.print_json(found)
+        return
+    signer = word(found, "signer", "")
+    words = f"{word(found, 'name')}@{word(found, 'version')} is whole"
+    session.print(
+        render.one_line(f"{words}, signed by {signer}" if signer else f"{words}, not signed")
+    )
+
+
+def _verified(path: str) -> dict[str, object]:
+    admit_msgspec()
+    from ...supervisor.packages.archive import opened  # noqa: PLC0415  # likewise
+    from ...supervisor.packages.package import read_package  # noqa: PLC0415  # likewise
+
+    try:
+        with opened(Path(path)) as file:
+            found = read_package(file)
+    except FileNotFoundError as error:
+        raise NotFound(f'cannot verify "{path}": there is no such file', path=path) from error
+    except OSError as error:
+        words = f'cannot verify "{path}": {(error.strerror or "").lower()}'
+        raise InvalidParams(words, path=path) from error
+    facts: dict[str, Any] = {
+        "name": found.spec.name,
+        "version": found.spec.version,
+    }  # Any: plain values
+    return {**facts, "digest": found.digest, "signer": found.signer or None}
+
+
+@package.command("rm", cls=Command)
+@of_package
+@click.pass_obj
+def remove(session: Session, name: str) -> None:
+    """Remove a package. One that an agent uses, or can come back to, is refused."""
+    found = session.call("package.rm", {"package": name})
+    if session.json:
+        session.print_json(found)
+        return
+    session.print(render.one_line(f"removed {word(found, 'name')}@{word(found, 'version')}"))
+
+
+def _size(record: dict[str, object]) -> str:
+    size = record.get("size_bytes")
+    return render.size(size if isinstance(size, int) else None)

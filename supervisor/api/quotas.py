@@ -1,0 +1,126 @@
+"""Reports the limits that the daemon itself holds, with the usage and the refusals of each.
+
+A limit that is off has no entry. Counts of refusals are since the start of the daemon. Holds and changes no limit.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from ...mcp.pool.pool import Pool
+from ...worker.control.results import Quota
+from ..agents.agent import Agent
+from ..agents.agents import Agents
+from ..tasks.accounting import DAY_S, TOKENS_S
+from ..tasks.backlog import Backlog
+from ..tasks.tasks import Tasks
+from ..worker_api.call_rate import MINUTE_S, CallRates
+
+
+class Quotas:
+    """Reads the limits of one daemon, and what is used of them."""
+
+    def __init__(
+        self, agents: Agents, tasks: Tasks, backlog: Backlog, rates: CallRates, pool: Pool
+    ) -> None:
+        self._agents = agents
+        self._tasks = tasks
+        self._backlog = backlog
+        self._rates = rates
+        self._pool = pool
+
+    def shown(self, names: Sequence[str] | None, now: float) -> list[Quota]:
+        """Returns the limits of agents and servers; without names also those of the whole daemon, first.
+
+        Args:
+            names: of agents and servers; others have none. None: all.
+            now: seconds of the monotonic clock.
+
+        Raises:
+            NotFound: there is no agent, server, team or workflow of a name.
+        """
+        groups = self._agents.groups.by_name
+        if names is None:
+            chosen = list(self._agents.agents.values())
+        else:
+            chosen = [self._agents.of(each) for each in names if each not in groups]
+        found = list(self._whole()) if names is None else []
+        for agent in sorted(chosen, key=lambda each: each.name):
+            server = agent.spec.kind == "mcp"
+            found += self._of_server(agent) if server else self._of_agent(agent, now)
+        return [each for each in found if each.limit]
+
+    def _whole(self) -> Iterator[Quota]:
+        config, backlog = self._agents.config, self._backlog
+        section, refused = config.defaults.tasks, self._tasks.refused
+        yield Quota(
+            name=None,
+            key="process.max_concurrent_processes",
+            limit=config.process.max_concurrent_processes,
+            used=self._agents.registry.active(),
+        )
+        yield Quota(
+            name=None,
+            key="tasks.max_total_queue_size",
+            limit=section.max_total_queue_size,
+            used=backlog.totals["queued"] + backlog.composite,
+            refused=refused.get("max_total_queue_size", 0),
+        )
+        yield Quota(
+            name=None,
+            key="tasks.max_total_queue_bytes",
+            limit=section.max_total_queue_bytes,
+            used=backlog.queued_bytes,
+            refused=refused.get("max_total_queue_bytes", 0),
+        )
+
+    def _of_agent(self, agent: Agent, now: float) -> Iterator[Quota]:
+        spec, name = agent.spec, agent.name
+        tokens, cents = self._tasks.budgets.used(name)
+        held = self._tasks.budgets.held
+        yield Quota(
+            name=name,
+            key="tasks.max_queue_size",
+            limit=spec.tasks.max_queue_size,
+            used=self._backlog.queued(name),
+            refused=self._tasks.refused.get(name, 0),
+        )
+        yield Quota(
+            name=name,
+            key="resources.max_concurrent_requests",
+            limit=spec.resources.max_concurrent_requests * len(agent.supervisors),
+            used=sum(len(supervisor.running) for supervisor in agent.supervisors),
+        )
+        yield Quota(
+            name=name,
+            key="resources.max_tokens_per_minute",
+            limit=spec.resources.max_tokens_per_minute,
+            used=tokens,
+            window_s=TOKENS_S,
+            refused=held[name, "max_tokens_per_minute"],
+        )
+        yield Quota(
+            name=name,
+            key="resources.max_tool_calls_per_minute",
+            limit=spec.resources.max_tool_calls_per_minute,
+            used=self._rates.last_minute(name, now),
+            window_s=MINUTE_S,
+            refused=self._rates.refused[name],
+        )
+        yield Quota(
+            name=name,
+            key="tasks.max_cost_cents_per_day",
+            limit=spec.tasks.max_cost_cents_per_day,
+            used=cents,
+            window_s=DAY_S,
+            refused=held[name, "max_cost_cents_per_day"],
+        )
+
+    def _of_server(self, agent: Agent) -> Iterator[Quota]:
+        stats = self._pool.stats(agent.name)
+        yield Quota(
+            name=agent.name,
+            key="max_calls_per_minute",
+            limit=agent.spec.max_calls_per_minute,
+            used=stats.used,
+            window_s=MINUTE_S,
+            refused=stats.refused,
+        )

@@ -1,0 +1,153 @@
+"""Serves the methods `revision.*` and `agent.rollback`: the history of tables, and the way back."""
+
+from collections.abc import Mapping
+
+from ...worker.contract.errors import Conflict
+from ...worker.control import revisions as shapes
+from ...worker.control.revisions import (
+    KeyChange,
+    RevisionDiff,
+    RevisionDiffParams,
+    RevisionListParams,
+    RevisionShown,
+    RevisionShowParams,
+    RollbackParams,
+    RolledBack,
+)
+from ..access.scope import NAME
+from ..api.caller import made_by
+from ..api.faces import faces
+from ..api.table import Caller, Control, method
+from ..events.bus import rfc3339
+from ..overrides.overrides import in_file_form
+from ..revisions.difference import Difference, differences
+from ..revisions.record import Cause, Revision
+from .agent import masked_table
+
+
+@method(
+    "revision.list",
+    "read",
+    RevisionListParams,
+    shapes.Revisions,
+    scope=NAME,
+    faces=faces("GET /agents/{name}/revisions", python="list_revisions", command="history"),
+)
+async def _list(control: Control, params: RevisionListParams, _caller: Caller) -> shapes.Revisions:
+    """Lists the revisions of an agent, server, team or workflow, the newest first."""
+    found = await control.agents.revisions.list(params.name, params.limit)
+    return shapes.Revisions(revisions=[_shape(each) for each in found])
+
+
+@method(
+    "revision.show",
+    "read",
+    RevisionShowParams,
+    RevisionShown,
+    scope=NAME,
+    faces=faces("GET /agents/{name}/revision", python="show_revision", command="history"),
+)
+async def _show(control: Control, params: RevisionShowParams, _caller: Caller) -> RevisionShown:
+    """Returns one revision with its table; values of environment, headers and secrets are hidden."""
+    found = await _chosen(control, params.name, params.revision)
+    return RevisionShown(revision=_shape(found), spec=masked_table(found.table))
+
+
+@method(
+    "revision.diff",
+    "read",
+    RevisionDiffParams,
+    RevisionDiff,
+    scope=NAME,
+    faces=faces("GET /agents/{name}/diff", python="diff_revisions", command="diff"),
+)
+async def _diff(control: Control, params: RevisionDiffParams, _caller: Caller) -> RevisionDiff:
+    """Compares two revisions key by key; values of environment, headers and secrets are hidden."""
+    after = await _chosen(control, params.name, params.after)
+    if params.before is None:
+        before = await control.agents.revisions.before(params.name, after.number)
+    else:
+        before = await control.agents.revisions.find(params.name, params.before)
+    table: Mapping[str, object] = {} if before is None else before.table
+    return RevisionDiff(
+        name=params.name,
+        before=None if before is None else before.number,
+        after=after.number,
+        changes=_hidden(differences(table, after.table), table, after.table),
+    )
+
+
+@method(
+    "agent.rollback",
+    "admin",
+    RollbackParams,
+    RolledBack,
+    recorded="or-refused",
+    recorded_keys=("revision", "of", "changed"),
+    faces=faces("POST /agents/{name}/rollback", python="rollback_agent", command="rollback"),
+)
+async def _rollback(control: Control, params: RollbackParams, caller: Caller) -> RolledBack:
+    """Puts the table of an earlier revision in force again, as a new revision; also of a server, team or workflow."""
+    membership, revisions = control.agents.membership, control.agents.revisions
+    membership.etag(params.name)  # refuses a name that is not there
+    if params.revision is None:
+        chosen = await revisions.former(params.name)
+    else:
+        chosen = await revisions.find(params.name, params.revision)
+    kind = membership.kind_of(params.name)
+    if chosen.kind != kind:
+        words = f'cannot roll back "{params.name}": revision {chosen.number} was of kind {chosen.kind}, it is {kind}'
+        raise Conflict(words, name=params.name, revision=chosen.number, kind=chosen.kind)
+    cause = Cause("rollback", made_by(caller), params.why, chosen.cause.package, chosen.number)
+    table = in_file_form(chosen) if membership.is_of_file(params.name) else chosen.table
+    changed = await membership.replace(
+        params.name, table, cause, expected=params.expected, dry_run=params.dry_run
+    )
+    is_new = bool(changed) and not params.dry_run
+    return RolledBack(
+        name=params.name,
+        revision=revisions.head(params.name).last if is_new else None,
+        of=chosen.number,
+        changed=changed,
+        etag=membership.etag(params.name),
+    )
+
+
+async def _chosen(control: Control, name: str, number: int | None) -> Revision:
+    """Returns the revision of a number, or the newest that is, or was last, in force."""
+    revisions = control.agents.revisions
+    if number is None:
+        number = revisions.head(name).current
+    if number is None:
+        return (await revisions.list(name, 1))[0]
+    return await revisions.find(name, number)
+
+
+def _hidden(
+    found: list[Difference], before: Mapping[str, object], after: Mapping[str, object]
+) -> list[KeyChange]:
+    """Returns differences as they may be shown: compared as they are, with the values of the masked tables."""
+    shown = differences(masked_table(before), {}), differences(masked_table(after), {})
+    one, other = ({each.key: each.before for each in flat} for flat in shown)
+    return [
+        KeyChange(key=each.key, before=one.get(each.key), after=other.get(each.key))
+        for each in found
+    ]
+
+
+def _shape(found: Revision) -> shapes.Revision:
+    cause = found.cause
+    return shapes.Revision(
+        name=found.name,
+        revision=found.number,
+        kind=found.kind,
+        state=found.state,
+        reason=found.reason,
+        how=cause.how,
+        by=cause.by,
+        why=cause.why,
+        package=cause.package,
+        of=cause.of,
+        at=rfc3339(found.at),
+        settled_at=None if found.settled_at is None else rfc3339(found.settled_at),
+    )

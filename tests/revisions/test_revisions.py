@@ -1,0 +1,285 @@
+"""The history of tables: numbers grow, one revision is current, and it is the table in force in the store; real SQLite."""
+
+import asyncio
+import sqlite3
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from corral.supervisor.events.bus import Bus
+from corral.supervisor.revisions.decision import DAEMON_ENDED, InForce
+from corral.supervisor.revisions.record import Cause, Draft, Revision
+from corral.supervisor.revisions.revisions import Revisions
+from corral.supervisor.revisions.table import MAX_REVISIONS
+from corral.supervisor.store.store import Store
+from corral.worker.contract.errors import NotFound
+
+pytestmark = pytest.mark.shell
+
+BOUND_S = 60.0
+SET = Cause("set", "root", "because")
+
+
+def open_revisions(path: Path) -> tuple[Store, Revisions, list[tuple[str, dict[str, Any]]]]:
+    store = Store.open(path)
+    told: list[tuple[str, dict[str, Any]]] = []
+    bus = Bus(1, lambda event: told.append((event.type, dict(event.fields))))
+    return store, Revisions(store, bus), told
+
+
+def run(path: Path, test: Callable[[Revisions], Awaitable[None]]) -> list[tuple[str, Any]]:
+    """Runs a test with a store, closes it, and returns the published events."""
+
+    async def bounded() -> list[tuple[str, Any]]:
+        store, revisions, told = open_revisions(path)
+        try:
+            async with asyncio.timeout(BOUND_S):
+                await test(revisions)
+        finally:
+            await store.close()
+        return told
+
+    return uvloop.run(bounded())
+
+
+def in_force(path: Path) -> dict[str, tuple[str, str | None]]:
+    """Returns the tables with which the next daemon begins, as the store has them."""
+    with sqlite3.connect(path) as database:
+        return {
+            name: (table, base)
+            for name, table, base in database.execute("SELECT name, table_json, base FROM agent")
+        }
+
+
+def states(found: list[Revision]) -> list[tuple[int, str]]:
+    return [(each.number, each.state) for each in found]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store.db"
+
+
+def test_a_settled_revision_is_current_and_its_table_is_in_force(path: Path) -> None:
+    async def test(revisions: Revisions) -> None:
+        await revisions.load([])
+        assert await revisions.record("a", "agent", {"n": 1}, SET, is_settled=True) == 1
+        assert await revisions.record("a", "agent", {"n": 2}, SET, is_settled=True) == 2
+        found = await revisions.list("a", 10)
+        assert states(found) == [(2, "current"), (1, "superseded")]
+        assert (found[0].cause, found[0].table) == (SET, {"n": 2})
+
+    told = run(path, test)
+    assert in_force(path) == {"a": ('{"n":2}', None)}
+    assert [type_ for type_, _ in told] == ["revision.recorded"] * 2
+
+
+def test_a_rolling_revision_is_in_force_when_it_has_settled_and_not_before(path: Path) -> None:
+    async def test(revisions: Revisions) -> None:
+        await revisions.load([])
+        await revisions.record("a", "agent", {"n": 1}, SET, is_settled=True)
+        assert await revisions.record("a", "agent", {"n": 2}, SET) == 2
+        assert revisions.head("a").rolling == 2
+        assert in_force(path)["a"][0] == '{"n":1}'
+        assert await revisions.settle("a", 2, True)
+        assert in_force(path)["a"][0] == '{"n":2}'
+        assert not await revisions.settle("a", 2, False, "late")
+        await revisions.record("a", "agent", {"n": 3}, SET)
+        assert await revisions.settle("a", 3, False, "exited")
+        found = await revisions.list("a", 10)
+        assert states(found) == [(3, "failed"), (2, "current"), (1, "superseded")]
+        assert found[0].reason == "exited"
+
+    run(path, test)
+    assert in_force(path)["a"][0] == '{"n":2}'
+
+
+def test_a_change_gives_up_the_one_that_is_still_rolling(path: Path) -> None:
+    async def test(revisions: Revisions) -> None:
+        await revisions.load([])
+        await revisions.record("a", "agent", {"n": 1}, SET)
+        await revisions.record("a", "agent", {"n": 2}, SET)
+        assert not await revisions.settle("a", 1, True)
+        assert await revisions.settle("a", 2, True)
+        assert states(await revisions.list("a", 10)) == [(2, "current"), (1, "failed")]
+
+    told = run(path, test)
+    assert ("revision.settled", 1) in [(type_, fields["revision"]) for type_, fields in told]
+
+
+def test_a_table_of_the_file_is_not_kept_in_the_store_and_ends_an_override(path: Path) -> None:
+    async def test(revisions: Revisions) -> None:
+        await revisions.load([InForce("a", "agent", {"n": 1}, False)])
+        await revisions.record("a", "agent", {"n": 2}, SET, base="of the file", is_settled=True)
+        assert in_force(path) == {"a": ('{"n":2}', "of the file")}
+        await revisions.record("a", "agent", {"n": 1}, SET, is_stored=False, is_settled=True)
+
+    run(path, test)
+    assert in_force(path) == {}
+
+
+def test_a_removed_name_keeps_its_history_and_counts_on(path: Path) -> None:
+    async def test(revisions: Revisions) -> None:
+        await revisions.load([])
+        await revisions.record("a", "agent", {"n": 1}, SET, is_settled=True)
+        await revisions.remove(["a"])
+        assert states(await revisions.list("a", 10)) == [(1, "superseded")]
+        assert await revisions.record("a", "agent", {"n": 1}, SET, is_settled=True) == 2
+        await revisions.remove(["a"])
+
+    async def later(revisions: Revisions) -> None:
+        await revisions.load([])
+        assert await revisions.record("a", "agent", {"n": 1}, SET, is_settled=True) == 3
+        with pytest.raises(NotFound):
+            await revisions.find("a", 9)
+
+    run(path, test)
+    assert in_force(path) == {}
+    run(path, later)
+
+
+@pytest.mark.parametrize("has_changed", [False, True])
+def test_a_start_settles_what_was_rolling_by_the_table_in_force(
+    path: Path, has_changed: bool
+) -> None:
+    async def test(revisions: Revisions) -> None:
+        await revisions.load([InForce("a", "agent", {"n": 1}, False)])
+        cause = Cause("reload", "file")
+        await revisions.record("a", "agent", {"n": 2}, cause, is_stored=False)
+
+    async def later(revisions: Revisions) -> None:
+        await revisions.load([InForce("a", "agent", {"n": 2 if has_changed else 1}, False)])
+        found = await revisions.list("a", 10)
+        if has_changed:
+            assert states(found) == [(2, "current"), (1, "superseded")]
+        else:
+            assert states(found) == [(2, "failed"), (1, "current")]
+            assert found[0].reason == DAEMON_ENDED
+        assert revisions.head("a").current == (2 if has_changed else 1)
+
+    run(path, test)
+    run(path, later)
+
+
+def test_a_file_that_changed_while_no_daemon_ran_makes_a_revision(path: Path) -> None:
+    async def test(revisions: Revisions, n: int) -> None:
+        await revisions.load([InForce("a", "agent", {"n": n}, False)])
+
+    for n in (1, 1, 2):
+        run(path, lambda revisions, n=n: test(revisions, n))  # type: ignore[misc]  # n is bound
+
+    async def look(revisions: Revisions) -> None:
+        await revisions.load([])
+        found = await revisions.list("a", 10)
+        assert states(found) == [(2, "superseded"), (1, "superseded")]
+        assert found[0].cause.how == "file"
+
+    run(path, look)
+
+
+def test_retention_keeps_the_newest_the_last_good_one_and_those_of_checkpoints(path: Path) -> None:
+    async def test(revisions: Revisions) -> None:
+        await revisions.load([])
+        await revisions.record("a", "agent", {"n": 0}, SET, is_settled=True)
+        await revisions.record("a", "agent", {"n": 1}, SET, is_settled=True)
+        for n in range(2, MAX_REVISIONS + 10):
+            number = await revisions.record("a", "agent", {"n": n}, SET)
+            await revisions.settle("a", number, False, "exited")
+        await revisions.record("gone", "agent", {}, SET, is_settled=True)
+        await revisions.remove(["gone"])
+        await revisions.expire(0.0)
+        found = [each.number for each in await revisions.list("a", 1000)]
+        assert len(found) == MAX_REVISIONS + 2
+        assert found[-2:] == [2, 1], "the current one, and the last that was"
+        assert len(await revisions.list("gone", 10)) == 1
+        await revisions.expire(2.0**40)
+        with pytest.raises(NotFound):
+            await revisions.list("gone", 10)
+        assert await revisions.record("gone", "agent", {}, SET) == 2
+        assert len(await revisions.list("a", 1000)) == len(found)
+
+    run(path, test)
+
+
+Step = tuple[str, str, int]
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["set", "roll", "succeed", "fail", "remove", "end", "both"]),
+        st.sampled_from("ab"),
+        st.integers(1, 4),
+    ),
+    max_size=30,
+)
+
+
+@settings(max_examples=60, deadline=None, print_blob=True)
+@given(STEPS)
+def test_after_any_changes_the_current_revision_is_the_table_in_force(steps: list[Step]) -> None:
+    async def live(path: Path) -> None:
+        store, revisions, _ = open_revisions(path)
+        await revisions.load([])
+        wanted: dict[str, int] = {}
+        rolling: dict[str, tuple[int, int]] = {}
+        last = {"a": 0, "b": 0}
+        for what, name, n in steps:
+            match what:
+                case "set" | "roll":
+                    number = await revisions.record(
+                        name, "agent", {"n": n}, SET, is_settled=what == "set"
+                    )
+                    assert number > last[name]
+                    last[name] = number
+                    rolling.pop(name, None)
+                    if what == "set":
+                        wanted[name] = n
+                    else:
+                        rolling[name] = (number, n)
+                case "both":
+                    drafts = [Draft(each, "agent", {"n": n}, SET, is_settled=True) for each in "ab"]
+                    numbers = await asyncio.gather(
+                        revisions.record_all(drafts), revisions.record_all(drafts)
+                    )
+                    assert all(one < other for one, other in zip(*numbers, strict=True))
+                    last = dict(zip("ab", numbers[1], strict=True))
+                    wanted, rolling = {"a": n, "b": n}, {}
+                case "succeed" | "fail":
+                    number, n = rolling.pop(name, (0, 0))
+                    has_ended = await revisions.settle(name, number, what == "succeed", "x")
+                    assert has_ended == (number > 0)
+                    if number and what == "succeed":
+                        wanted[name] = n
+                case "remove":
+                    await revisions.remove([name])
+                    wanted.pop(name, None)
+                    rolling.pop(name, None)
+                case _:  # the daemon ends, and another begins with what the store has
+                    await store.close()
+                    store, revisions, _ = open_revisions(path)
+                    tables = {each: {"n": n} for each, n in wanted.items()}
+                    await revisions.load(
+                        [InForce(each, "agent", table, True) for each, table in tables.items()]
+                    )
+                    rolling = {}
+        for name in "ab":
+            head = revisions.head(name)
+            found = await revisions.list(name, 100) if head.last else []
+            assert [each.number for each in found] == list(range(head.last, 0, -1))
+            current = [each for each in found if each.state == "current"]
+            assert [each.table for each in current] == (
+                [{"n": wanted[name]}] if name in wanted else []
+            )
+            assert head.current == (current[0].number if current else None)
+            assert [each.number for each in found if each.state == "rolling"] == (
+                [rolling[name][0]] if name in rolling else []
+            )
+        await store.close()
+        assert in_force(path) == {n: (f'{{"n":{each}}}', None) for n, each in wanted.items()}
+
+    with tempfile.TemporaryDirectory() as folder:
+        uvloop.run(live(Path(folder) / "store.db"))

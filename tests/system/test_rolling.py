@@ -1,0 +1,293 @@
+"""A change of a spec under a running daemon: new workers beside the former ones, which finish what they have; a bad one is taken back."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from corral.worker.contract.errors import CorralError
+from daemon_process import AGENTS, BOUND_S, DaemonProcess
+
+Json = Any  # Any: the shape of each answer is the test's affair
+
+AGENT = f"""
+[process]
+working_directory = "{AGENTS}"
+[recovery]
+restart_backoff_base = "1ms"
+[agents.one]
+entrypoint = "rolled_agent:agent"
+warm = false
+environment = {{ VERSION = "one" }}
+"""
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[DaemonProcess]:
+    with DaemonProcess(tmp_path, AGENT) as process:
+        process.await_worker("one-0", lambda w: w["state"] == "Ready")
+        yield process
+
+
+def rewrite(daemon: DaemonProcess, text: str) -> Json:
+    daemon.config.write_text(text)
+    return daemon.call("daemon.reload")
+
+
+def version(name: str, text: str = AGENT) -> str:
+    return text.replace('VERSION = "one"', f'VERSION = "{name}"')
+
+
+def more(text: str, keys: str) -> str:
+    return text.replace("warm = false", f"warm = false\n{keys}")
+
+
+class Watch:
+    """The events of a daemon from now on."""
+
+    def __init__(self, daemon: DaemonProcess, *types: str) -> None:
+        self._client = daemon.client()
+        self._client.call("event.follow", {"types": list(types)}, timeout_s=BOUND_S)
+        self._events = self._client.notifications()
+        self._waiting: list[Json] = []
+        self.seen: list[Json] = []
+
+    def next(self, kind: str) -> Json:
+        """The next event of a type."""
+        while True:
+            event = self.any()
+            if event["type"] == kind:
+                return event
+
+    def any(self) -> Json:
+        """The next event."""
+        while not self._waiting:
+            events: Json = next(self._events).params["events"]
+            self._waiting += events
+        self.seen.append(self._waiting.pop(0))
+        return self.seen[-1]
+
+    def __enter__(self) -> "Watch":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+
+def settled(daemon: DaemonProcess, text: str) -> Json:
+    """Changes the file, and returns the event that ends the change."""
+    with Watch(daemon, "agent.rolled", "agent.taken_back") as watch:
+        rewrite(daemon, text)
+        return watch.any()
+
+
+def run(daemon: DaemonProcess, objective: str = "version", **params: object) -> Json:
+    return daemon.call("task.run", agent="one", objective=objective, **params)
+
+
+def begun(daemon: DaemonProcess, gate: Path) -> Json:
+    """A task that holds until the file is there, once it has begun."""
+    with Watch(daemon, "task.progress") as watch:
+        task = daemon.call("task.submit", agent="one", objective="hold", input=str(gate))
+        watch.next("task.progress")
+    return task
+
+
+def test_a_task_goes_on_in_its_worker_while_new_ones_are_run_by_the_new_one(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    before = daemon.worker("one-0")
+    task = begun(daemon, gate)
+    assert settled(daemon, version("two"))["type"] == "agent.rolled"
+    after = daemon.worker("one-0")
+    assert after["pid"] != before["pid"]
+    assert after["incarnation"] > before["incarnation"]
+    assert after["restarts"] == 0
+    assert run(daemon)["output"]["version"] == "two"
+    with Watch(daemon, "worker.state") as watch:
+        gate.touch()
+        ended = daemon.call("task.wait", task=task["id"], timeout_s=BOUND_S)
+        assert ended["output"] == {"version": "one", "pid": before["pid"], "delivery": 1}
+        while watch.next("worker.state")["to"] != "Terminated":
+            pass
+        assert watch.seen[-1]["incarnation"] == before["incarnation"]
+    assert not Path(f"/proc/{before['pid']}").exists()
+    assert daemon.worker("one-0")["pid"] == after["pid"]
+
+
+@pytest.mark.parametrize("bad", ["bad-import", "bad-exit", "bad-health"])
+def test_a_version_that_does_not_come_up_is_taken_back_and_never_gets_a_task(
+    daemon: DaemonProcess, bad: str
+) -> None:
+    before = daemon.worker("one-0")
+    event = settled(daemon, version(bad))
+    assert event["type"] == "agent.taken_back"
+    assert event["reason"]
+    assert daemon.worker("one-0")["pid"] == before["pid"]
+    assert run(daemon)["output"] == {"version": "one", "pid": before["pid"], "delivery": 1}
+
+
+def test_the_zygote_of_the_former_version_is_there_again_after_a_bad_one(tmp_path: Path) -> None:
+    warm = AGENT.replace("warm = false", "warm = true")
+    with DaemonProcess(tmp_path, warm) as daemon:
+        daemon.await_worker("one-0", lambda w: w["state"] == "Ready")
+        with Watch(daemon, "agent.warm", "agent.renewal", "agent.taken_back") as watch:
+            rewrite(daemon, version("bad-import", warm))
+            watch.next("agent.taken_back")
+            assert watch.any()["type"] in ("agent.warm", "agent.renewal")
+        zygote = daemon.call("agent.show", name="one")["agent"]["warm"]
+        assert zygote["state"] in ("warm", "renewing"), (
+            "its workers may be forks of the earlier one still"
+        )
+        assert zygote["reason"] is None
+        assert run(daemon)["output"]["version"] == "one"
+
+
+def test_the_next_good_version_takes_effect_after_a_bad_one(daemon: DaemonProcess) -> None:
+    assert settled(daemon, version("bad-exit"))["type"] == "agent.taken_back"
+    assert settled(daemon, version("two"))["type"] == "agent.rolled"
+    assert run(daemon)["output"]["version"] == "two"
+
+
+@pytest.mark.parametrize(
+    ("name", "end"), [("two", "agent.rolled"), ("bad-smoke", "agent.taken_back")]
+)
+def test_the_smoke_task_decides_whether_a_version_gets_others(
+    daemon: DaemonProcess, name: str, end: str
+) -> None:
+    smoke = 'smoke = { objective = "smoke", input = 1, timeout = 20 }'
+    assert settled(daemon, more(version(name), smoke))["type"] == end
+    tasks = daemon.call("task.list", agent="one")["tasks"]
+    assert [task["objective"] for task in tasks] == ["smoke"]
+    assert run(daemon)["output"]["version"] == ("two" if end == "agent.rolled" else "one")
+
+
+def test_a_worker_that_may_not_have_another_beside_it_finishes_first_and_is_started_anew(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    before = daemon.worker("one-0")
+    task = begun(daemon, gate)
+    with Watch(daemon, "agent.draining", "agent.rolled") as watch:
+        rewrite(daemon, more(version("two"), "rolling = false"))
+        assert watch.next("agent.draining")["worker"] == "one-0"
+        waiting = daemon.call("task.submit", agent="one", objective="version")
+        gate.touch()
+        ended = daemon.call("task.wait", task=task["id"], timeout_s=BOUND_S)
+        assert ended["output"] == {"version": "one", "pid": before["pid"], "delivery": 1}
+        watch.next("agent.rolled")
+    ended = daemon.call("task.wait", task=waiting["id"], timeout_s=BOUND_S)
+    assert ended["output"]["version"] == "two"
+
+
+def test_what_is_started_anew_in_its_place_and_fails_is_the_former_one_again(
+    daemon: DaemonProcess,
+) -> None:
+    event = settled(daemon, more(version("bad-exit"), "rolling = false"))
+    assert event["type"] == "agent.taken_back"
+    assert run(daemon)["output"]["version"] == "one"
+
+
+def test_without_room_for_another_process_a_worker_is_started_anew_in_its_place(
+    tmp_path: Path,
+) -> None:
+    text = AGENT.replace("[process]", "[process]\nmax_concurrent_processes = 1")
+    with DaemonProcess(tmp_path, text) as daemon:
+        daemon.await_worker("one-0", lambda w: w["state"] == "Ready")
+        with Watch(daemon, "agent.draining", "agent.rolled") as watch:
+            rewrite(daemon, version("two", text))
+            assert "room" in watch.next("agent.draining")["reason"]
+            watch.next("agent.rolled")
+        assert run(daemon)["output"]["version"] == "two"
+
+
+def test_of_two_changes_the_newest_wins(daemon: DaemonProcess, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    smoke = f'smoke = {{ objective = "hold", input = {json.dumps(str(gate))} }}'
+    with Watch(daemon, "task.progress", "agent.rolled", "agent.taken_back") as watch:
+        rewrite(daemon, more(version("two"), smoke))
+        watch.next("task.progress")  # its smoke task runs, and would hold for a minute
+        rewrite(daemon, version("three"))
+        assert watch.next("agent.taken_back")["reason"]
+        watch.next("agent.rolled")
+    assert run(daemon)["output"]["version"] == "three"
+
+
+def test_a_stop_ends_new_and_former_workers_alike(daemon: DaemonProcess, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    pids = {daemon.worker("one-0")["pid"]}
+    begun(daemon, gate)
+    assert settled(daemon, version("two"))["type"] == "agent.rolled"
+    pids.add(daemon.worker("one-0")["pid"])
+    daemon.call("agent.stop", names=["one"])
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    gate.touch()
+    daemon.call("agent.start", names=["one"])
+    assert run(daemon)["output"]["version"] == "two"
+
+
+def test_workers_that_finish_are_shown_with_their_incarnation(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    before = daemon.worker("one-0")
+    task = begun(daemon, gate)
+    settled(daemon, version("two"))
+    entry = daemon.call("daemon.status", names=["one"])["agents"][0]
+    (finishing,) = entry["beside"]
+    assert finishing["id"] == "one-0"
+    assert finishing["incarnation"] == before["incarnation"]
+    assert finishing["pid"] == before["pid"]
+    assert finishing["task"] == task["id"]
+    gate.touch()
+    daemon.call("task.wait", task=task["id"], timeout_s=BOUND_S)
+
+
+def test_a_removal_waits_for_the_workers_that_finish(daemon: DaemonProcess, tmp_path: Path) -> None:
+    table = {"entrypoint": "rolled_agent:agent", "warm": False, "environment": {"VERSION": "one"}}
+    daemon.call("agent.add", name="late", spec=table)
+    daemon.await_worker("late-0", lambda w: w["state"] == "Ready")
+    pid = daemon.worker("late-0")["pid"]
+    with Watch(daemon, "task.progress", "agent.rolled") as watch:
+        daemon.call("task.submit", agent="late", objective="hold", input=str(tmp_path / "gate"))
+        watch.next("task.progress")
+        daemon.call("agent.set", name="late", spec={"environment": {"VERSION": "two"}})
+        watch.next("agent.rolled")
+    daemon.call("agent.rm", names=["late"])
+    assert not Path(f"/proc/{pid}").exists()
+    with pytest.raises(CorralError):
+        daemon.call("agent.show", name="late")
+
+
+def test_a_service_is_replaced_beside_the_former_one(tmp_path: Path) -> None:
+    loop = "import time, os\nprint('up', flush=True)\ntime.sleep(600)"
+    text = f'[agents.plain]\nprotocol = "none"\ncommand = ["{sys.executable}", "-c", {json.dumps(loop)}, "1"]\n'
+    with DaemonProcess(tmp_path, text) as daemon:
+        before = daemon.await_worker("plain-0", lambda w: w["state"] == "Ready")
+        assert settled(daemon, text.replace('"1"', '"2"'))["type"] == "agent.rolled"
+        after = daemon.worker("plain-0")
+        assert after["pid"] not in (None, before["pid"])
+        broken = text.replace("time.sleep(600)", "raise SystemExit(3)")
+        event = settled(daemon, broken)
+        assert event["type"] == "agent.taken_back"
+        assert "rolling = false" in event["reason"]
+        assert daemon.worker("plain-0")["pid"] == after["pid"]
+        os.kill(after["pid"], 0)
+
+
+def test_a_call_of_a_server_goes_on_in_its_process_while_others_meet_the_new_one(
+    tmp_path: Path,
+) -> None:
+    server = f'[mcp.servers.state]\ncommand = ["{sys.executable}", "-I", "{AGENTS}/mcp_state.py"]\n'
+    with DaemonProcess(tmp_path, server) as daemon:
+        daemon.call("mcp.call", name="state__get", arguments={})
+        before = daemon.worker("state-0")
+        changed = server + 'environment = { VERSION = "two" }\n'
+        assert settled(daemon, changed)["type"] == "agent.rolled"
+        daemon.call("mcp.call", name="state__get", arguments={})
+        assert daemon.worker("state-0")["pid"] != before["pid"]

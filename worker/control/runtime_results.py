@@ -1,0 +1,61 @@
+"""Defines the results of `agent.list`, `agent.set`, `runtime.stats` and `store.list`, which show and change what runs as a whole.
+
+Keys may be added to a result, never changed or removed. Knows no method.
+"""
+
+from typing import Literal
+
+from msgspec import UNSET, Struct, UnsetType
+
+from ..contract.records import AgentStatus
+
+
+class Agents(Struct, frozen=True, kw_only=True):
+    """Represents the result of `agent.list`."""
+
+    agents: list[AgentStatus]
+
+
+class AgentSet(Struct, frozen=True, kw_only=True):
+    """Represents the result of `agent.set`: `changed` are the keys whose values differ from before.
+
+    A team or workflow has no `agent`. `revision` is the number of its last revision.
+    """
+
+    agent: AgentStatus | UnsetType = UNSET
+    changed: list[str]
+    etag: str
+    revision: int
+
+
+class Counted(Struct, frozen=True, kw_only=True):
+    """Represents the components of one kind: their number and their names."""
+
+    count: int
+    ids: list[str]
+
+
+class RuntimeStatistics(Struct, frozen=True, kw_only=True):
+    """Represents the result of `runtime.stats`."""
+
+    agents: Counted
+    teams: Counted
+    workflows: Counted
+    databases: Counted
+
+
+class Store(Struct, frozen=True, kw_only=True):
+    """Represents a declared store: `url` without userinfo, query and secrets; `reason` tells why it is down or unknown."""
+
+    name: str
+    kind: Literal["sqlite", "postgres", "redis", "http", "files"]
+    url: str
+    state: Literal["up", "down", "unused", "unknown"]
+    reason: str
+    used_by: list[str]
+
+
+class Stores(Struct, frozen=True, kw_only=True):
+    """Represents the result of `store.list`."""
+
+    stores: list[Store]
