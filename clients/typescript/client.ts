@@ -66,21 +66,29 @@ export interface AgentMemory {
   size_bytes: number;
 }
 
-/** Represents the result of `agent.set`: `changed` are the keys whose values differ from before. */
+/**
+ * Represents the result of `agent.set`: `changed` are the keys whose values differ from before.
+ *
+ * A team or workflow has no `agent`. `revision` is the number of its last revision.
+ */
 export interface AgentSet {
-  agent: AgentStatus;
+  agent?: AgentStatus;
   changed: Array<string>;
   etag: string;
+  revision: number;
 }
 
 /**
  * Specifies changes to the table of an agent or server: each key of `spec` replaces that key, and null removes it.
  *
- * A table within it is changed likewise. With `expected` the change is refused unless the agent has that `etag` still.
+ * A table within it is changed likewise. With `expected` the change is refused unless the agent has that `etag` still. `why` is
+ * kept with the revision. `dry_run` returns the keys that would differ, and changes nothing.
  */
 export interface AgentSetParamsWithoutName {
   spec: Record<string, unknown>;
   expected?: string | null;
+  why?: string;
+  dry_run?: boolean;
 }
 
 /** Represents the result of `agent.show`; of a team or workflow its spec alone. `etag` stands for its whole table. */
@@ -91,6 +99,7 @@ export interface AgentShown {
   spec: Record<string, unknown>;
   source: string;
   etag?: string;
+  template?: TemplateUse;
   exits?: Array<AgentExit>;
   tool_calls?: ToolCallRate;
   stderr?: Record<string, Array<string>>;
@@ -99,7 +108,9 @@ export interface AgentShown {
 /**
  * Represents an agent or MCP server in `status`; `tools` and `mcp` are for servers, `instances` for a range.
  *
- * `job` is the state of an agent of `type = "oneshot"`, and null for a service.
+ * `job` is the state of an agent of `type = "oneshot"`, and null for a service. `rolling` is there while a change replaces
+ * its workers; `beside` has the workers without a place: new ones that come, and former ones that finish. `overridden` is the
+ * number of the revision whose table is in force instead of the file's.
  */
 export interface AgentStatus {
   name: string;
@@ -117,9 +128,13 @@ export interface AgentStatus {
   labels?: Record<string, string>;
   instances?: InstancesStatus;
   service?: ServiceStatus;
+  listen?: Array<ListenStatus>;
   warm?: Record<string, unknown> | null;
   tools?: Array<string>;
   mcp?: ServerStatus;
+  rolling?: RollingStatus;
+  beside?: Array<WorkerStatus>;
+  overridden?: number;
 }
 
 /** Represents the result of `agent.list`. */
@@ -175,6 +190,36 @@ export interface AuditVerdict {
 }
 
 /**
+ * Represents an archive that `backup.read` hands out, until it is discarded or no call was about it for 10 minutes.
+ *
+ * `size` and `sha256` are those of the archive, `content_bytes` the size of what is in it. `left` has the entries of the
+ * state folder that are not in it, with the reasons, but for those that are made anew by each daemon.
+ */
+export interface BackupMade {
+  id: string;
+  size: number;
+  sha256: string;
+  files: number;
+  content_bytes: number;
+  created_at: string;
+  left: Record<string, string>;
+  duration_s: number;
+}
+
+/** Specifies a backup: with the logs or without, with the secrets in plain text or without. */
+export interface BackupParams {
+  logs?: boolean;
+  secrets?: boolean;
+}
+
+/** Represents a part of an archive: `data` is base64. `last` is true at the end. */
+export interface BackupPiece {
+  data: string;
+  offset: number;
+  last: boolean;
+}
+
+/**
  * Limits a task. `timeout_s` and `max_tool_calls` can only tighten the agent's own limits.
  *
  * `timeout` is another way to write `timeout_s`: seconds, or "30s". A record has `timeout_s` alone.
@@ -210,29 +255,41 @@ export interface CheckpointRecord {
 /**
  * Selects a checkpoint, or `data`, and the worker (or agent of one worker) to restore.
  *
- * Without `name` it is the worker that saved it. A running task may continue as with HibernateParams.
+ * Without `name` it is the worker that saved it. A running task may continue as with HibernateParams. Where there is no
+ * agent of the name, the checkpoint's own is added under it, with the table that it had then, and started unless `start`
+ * is false.
  */
 export interface CheckpointRestoreParams {
   checkpoint?: number | null;
   name?: string | null;
   data?: unknown;
   timeout_s?: number | null;
+  start?: boolean;
 }
 
 /**
  * Selects a checkpoint, or `data`, and the worker (or agent of one worker) to restore.
  *
- * Without `name` it is the worker that saved it. A running task may continue as with HibernateParams.
+ * Without `name` it is the worker that saved it. A running task may continue as with HibernateParams. Where there is no
+ * agent of the name, the checkpoint's own is added under it, with the table that it had then, and started unless `start`
+ * is false.
  */
 export interface CheckpointRestoreParamsWithoutCheckpoint {
   name?: string | null;
   data?: unknown;
   timeout_s?: number | null;
+  start?: boolean;
 }
 
-/** Represents the result of `checkpoint.restore`: the worker's own copy, and whether it goes on with it at once. */
+/**
+ * Represents the result of `checkpoint.restore`: the worker's own copy, and whether it goes on with it at once.
+ *
+ * `added` says that there was no such agent, and that it was brought back with the table that it had.
+ */
 export interface CheckpointRestored {
+  agent: string;
   worker: string;
+  added: boolean;
   checkpoint: CheckpointRecord;
   live: boolean;
 }
@@ -309,6 +366,66 @@ export interface DaemonStatus {
   http?: string | null;
 }
 
+/**
+ * Asks for a version of a package as an agent.
+ *
+ * `package` is NAME or NAME@VERSION, the newest version without one; `agent` defaults to the name of the package. `settings`
+ * are keys of the agent that override those of the package; null removes one. They are kept for the next versions.
+ * `canary_percent` of the workers get the version first; the rest after `promote_after_s` seconds without a failure, or
+ * when a promotion is asked for.
+ */
+export interface DeployParams {
+  package: string;
+  agent?: string | null;
+  settings?: Record<string, unknown>;
+  canary_percent?: number | null;
+  promote_after_s?: number | null;
+  timeout_s?: number | null;
+  why?: string;
+}
+
+/**
+ * Represents one deployment: a version of a package as an agent.
+ *
+ * `deployment` is its number, `revision` that of the agent, None if it got none; `first` where there was no agent of the
+ * name before. `step` is what is being done, "" at the
+ * end. `error` has the reason of one that failed. `folder` is where its files are.
+ */
+export interface Deployment {
+  deployment: number;
+  agent: string;
+  package: string;
+  version: string;
+  digest: string;
+  state: "canary" | "current" | "failed" | "installing" | "rolling" | "superseded";
+  step?: string;
+  first?: boolean;
+  revision?: number | null;
+  canary_percent?: number | null;
+  promote_after_s?: number | null;
+  settings?: Record<string, unknown>;
+  checks?: Array<DeploymentCheck>;
+  error?: ErrorSchema | null;
+  by?: string;
+  why?: string;
+  environment?: string;
+  folder?: string;
+  created_at?: string;
+  finished_at?: string | null;
+}
+
+/** Represents one thing that a version had to prove: package, needs, install, ready. */
+export interface DeploymentCheck {
+  name: string;
+  state: "failed" | "passed" | "skipped";
+  message?: string;
+}
+
+/** Lists deployments, the newest first. */
+export interface Deployments {
+  deployments: Array<Deployment>;
+}
+
 /** Represents the result of `daemon.doctor`. */
 export interface Diagnosis {
   daemon: DaemonFound;
@@ -382,6 +499,19 @@ export interface ExitRecord {
   forced: boolean;
   at: string;
   message: string;
+}
+
+/**
+ * Represents an export: `toml` is its text, `names` what is in it, in order.
+ *
+ * `secrets` are the names of the secrets that it refers to. `hidden` are the variables that stand for values which the
+ * caller may not see.
+ */
+export interface Exported {
+  toml: string;
+  names: Array<string>;
+  secrets: Array<string>;
+  hidden: Array<string>;
 }
 
 /**
@@ -462,6 +592,32 @@ export interface HibernateParamsWithoutNames {
   force?: boolean;
 }
 
+/**
+ * Specifies agents, servers, teams, workflows and schedules to add: all are added, or none.
+ *
+ * The tables have the shape of those of the configuration file. `environment` has the values of `${NAME}` in those of
+ * teams and schedules; without it nothing is expanded. Relative paths of schedules are relative to `directory`.
+ */
+export interface ImportParams {
+  agents?: Array<Addition>;
+  teams?: Record<string, Record<string, unknown>>;
+  workflows?: Record<string, Record<string, unknown>>;
+  schedules?: Record<string, Record<string, unknown>>;
+  start?: boolean;
+  wait?: boolean;
+  directory?: string | null;
+  environment?: Record<string, string> | null;
+}
+
+/** Represents what was added, by kind; `failures` has the agents that did not start, which are added all the same. */
+export interface Imported {
+  agents: Array<string>;
+  teams: Array<string>;
+  workflows: Array<string>;
+  schedules: Array<string>;
+  failures: Record<string, ErrorSchema>;
+}
+
 /** Represents the range of the number of workers of an agent. */
 export interface InstancesStatus {
   min: number;
@@ -479,6 +635,27 @@ export interface Item {
 /** Lists keys in memory, the newest first. */
 export interface Items {
   items: Array<Item>;
+}
+
+/** Represents one key that differs, such as `tasks.max_attempts`; a value is null where the table has no such key. */
+export interface KeyChange {
+  key: string;
+  before: unknown;
+  after: unknown;
+}
+
+/**
+ * Represents an address at which the daemon listens for an agent, as `listen` says.
+ *
+ * In the state "on-demand" the next connection starts it; in "closed" connections are refused, where `reason` is not
+ * empty because the address could not be had. `bound` has the port that the kernel chose for port 0.
+ */
+export interface ListenStatus {
+  address: string;
+  name: string;
+  state: "closed" | "on-demand" | "open";
+  bound?: string | null;
+  reason?: string;
 }
 
 /** Sets the least severe level of the daemon's own log. */
@@ -510,9 +687,14 @@ export interface LogLine {
   worker: string;
 }
 
-/** Represents the result of `log.read`: lines in the order of their times. */
+/**
+ * Represents the result of `log.read`: lines in the order of their times.
+ *
+ * `position` is the `after` for what is written later; null of lines that are no end (`until`, `previous`).
+ */
 export interface LogLines {
   records: Array<LogLine>;
+  position?: string | null;
 }
 
 /** Selects the memory of an agent; of all agents when absent. */
@@ -598,6 +780,62 @@ export interface OutputFormat {
   schema?: Record<string, unknown> | boolean | null;
 }
 
+/** Names the upload to add, or gives a small package as a whole, in base64; `sha256` is that of the whole file. */
+export interface PackageAddParams {
+  upload?: string | null;
+  data?: string | null;
+  sha256?: string | null;
+}
+
+/** Represents a package with its package.toml: `agent` has the keys of its agent, as they are written. */
+export interface PackageDetails {
+  package: PackageRecord;
+  agent: Record<string, unknown>;
+  requires_runtime: Record<string, unknown>;
+  dependencies: Record<string, Array<string>>;
+  needs: Record<string, Array<Record<string, unknown>>>;
+  install: string | null;
+  has_lock: boolean;
+}
+
+/**
+ * Represents a package that is stored. `digest` identifies its content; sizes are bytes, that of the archive and of all files.
+ *
+ * `signer` is the public key that signed it, null without a signature; `used_by` are agents of which a version that can
+ * come back is of this package.
+ */
+export interface PackageRecord {
+  name: string;
+  version: string;
+  digest: string;
+  description: string;
+  size_bytes: number;
+  content_bytes: number;
+  files: number;
+  signer: string | null;
+  added_at: string;
+  added_by: string;
+  used_by: Array<string>;
+}
+
+/** Holds packages, by name and version, the highest first. */
+export interface PackageRecords {
+  packages: Array<PackageRecord>;
+}
+
+/** Represents a package of which `offset` bytes have arrived. */
+export interface PackageUpload {
+  upload: string;
+  offset: number;
+}
+
+/** Gives the next bytes of a package in base64, which begin at `offset`; without `upload` a new one begins. */
+export interface PackageUploadParams {
+  data: string;
+  offset?: number;
+  upload?: string | null;
+}
+
 /** Counts workers with a process, the memory of their trees, and the processor time of all incarnations. */
 export interface ProcessFigures {
   active: number;
@@ -623,6 +861,27 @@ export interface Published {
   seq: number;
 }
 
+/**
+ * Represents a limit that the daemon holds, and what is used of it.
+ *
+ * `name` is of an agent or server, null for a limit of all together. `window_s` is the time in seconds that usage counts,
+ * null where it counts for as long as it lasts. `refused` counts what was refused, or the times that a budget was used up,
+ * since the start of the daemon.
+ */
+export interface Quota {
+  name: string | null;
+  key: string;
+  limit: number;
+  used: number;
+  window_s?: number | null;
+  refused?: number;
+}
+
+/** Represents the result of `quota.list`. */
+export interface QuotaList {
+  quotas: Array<Quota>;
+}
+
 /** Names a resource of an MCP server, by its own URI or `SERVER__URI`. */
 export interface ReadParams {
   uri: string;
@@ -638,7 +897,8 @@ export interface ReloadParams {
  * Represents the result of `daemon.reload`: the changes that were made, or of a dry run those that would be.
  *
  * `changed` has the effect on each agent and server, `keys` those that differ. Of the daemon-wide keys, `live` take
- * effect now, `pending` at the next start. `renewed` are agents with the same configuration and changed sources.
+ * effect now, `pending` at the next start. `renewed` are agents with the same configuration and changed sources. `overrides_ended`
+ * are names that `agent.set` had changed, and whose table in the file has changed now.
  */
 export interface Reloaded {
   added: Array<string>;
@@ -651,6 +911,7 @@ export interface Reloaded {
   workflows: Record<string, string>;
   schedules: Record<string, string>;
   renewed: Array<string>;
+  overrides_ended?: Array<string>;
 }
 
 /** Represents a result that names what was removed. */
@@ -686,6 +947,87 @@ export interface Retry {
 export interface RetryFailed {
   task: string;
   error: ErrorSchema;
+}
+
+/**
+ * Represents one revision without its table.
+ *
+ * `reason` says why it failed, or that its name was removed; `by` is a token, an agent, a user, or `file`; `of` is the
+ * revision that a rollback brought back. Times are RFC 3339, UTC; `settled_at` is null while it is rolling.
+ */
+export interface Revision {
+  name: string;
+  revision: number;
+  kind: "agent" | "mcp" | "team" | "workflow";
+  state: "current" | "failed" | "rolling" | "superseded";
+  reason: string;
+  how: "add" | "deploy" | "file" | "reload" | "rollback" | "set";
+  by: string;
+  why: string;
+  package: string | null;
+  of: number | null;
+  at: string;
+  settled_at: string | null;
+}
+
+/** Represents the result of `revision.diff`; `before` is null where there was no revision before. */
+export interface RevisionDiff {
+  name: string;
+  before: number | null;
+  after: number;
+  changes: Array<KeyChange>;
+}
+
+/** Represents the result of `revision.show`. */
+export interface RevisionShown {
+  revision: Revision;
+  spec: Record<string, unknown>;
+}
+
+/** Represents the result of `revision.list`, the newest first. */
+export interface Revisions {
+  revisions: Array<Revision>;
+}
+
+/**
+ * Names the revision whose table is to be in force again; without a number the one that was current before.
+ *
+ * With `expected` it is refused unless the present table has that `etag` still. `dry_run` returns the keys that would
+ * differ, and changes nothing.
+ */
+export interface RollbackParamsWithoutName {
+  revision?: number | null;
+  why?: string;
+  expected?: string | null;
+  dry_run?: boolean;
+}
+
+/**
+ * Represents the result of `agent.rollback`.
+ *
+ * `revision` is the new revision, null where nothing had to change; `of` is the one whose table is in force again;
+ * `changed` are the keys whose values differ from before.
+ */
+export interface RolledBack {
+  name: string;
+  revision: number | null;
+  of: number;
+  changed: Array<string>;
+  etag: string;
+}
+
+/**
+ * Represents a change of workers that is under way.
+ *
+ * `from` and `to` are the numbers of the revisions, null where they are not numbered. `ready` counts the new workers that
+ * have their places, `left` the others to be replaced; `reason` says what is waited for.
+ */
+export interface RollingStatus {
+  from?: number | null;
+  to?: number | null;
+  ready: number;
+  left: number;
+  reason: string;
 }
 
 /**
@@ -1025,6 +1367,21 @@ export interface Stopping {
   pid: number;
 }
 
+/** Represents a declared store: `url` without userinfo, query and secrets; `reason` tells why it is down or unknown. */
+export interface Store {
+  name: string;
+  kind: "files" | "http" | "postgres" | "redis" | "sqlite";
+  url: string;
+  state: "down" | "unknown" | "unused" | "up";
+  reason: string;
+  used_by: Array<string>;
+}
+
+/** Represents the result of `store.list`. */
+export interface Stores {
+  stores: Array<Store>;
+}
+
 /**
  * Represents one task of an agent, from its acknowledgement to its end.
  *
@@ -1295,12 +1652,44 @@ export interface TeamStatus {
   title?: string;
   description?: string;
   labels?: Record<string, string>;
+  capabilities?: Array<string>;
   service?: ServiceStatus;
+  overridden?: number;
 }
 
 /** Lists teams. */
 export interface Teams {
   teams: Array<TeamStatus>;
+}
+
+/** Represents a template: its file, the template that it begins with, its parameters, and the agents that have it. */
+export interface Template {
+  name: string;
+  source: string;
+  base: string | null;
+  description: string;
+  params: Array<TemplateParam>;
+  used_by: Array<string>;
+}
+
+/** Represents a parameter of a template: its JSON Schema, and whether it has to be given. */
+export interface TemplateParam {
+  name: string;
+  schema: Record<string, unknown>;
+  required: boolean;
+}
+
+/** Represents the template of an agent: `params` with their defaults, and `spec`, what both make together. */
+export interface TemplateUse {
+  name: string;
+  source: string | null;
+  params: Record<string, unknown>;
+  spec: Record<string, unknown>;
+}
+
+/** Represents the result of `template.list`. */
+export interface Templates {
+  templates: Array<Template>;
 }
 
 /** Specifies a new token: its rights, for agents that match one of the globs `agents` (all where it is null), for `expires_s` seconds or without end. */
@@ -1431,7 +1820,9 @@ export interface WorkflowStatus {
   title?: string;
   description?: string;
   labels?: Record<string, string>;
+  capabilities?: Array<string>;
   service?: ServiceStatus;
+  overridden?: number;
 }
 
 /** Lists workflows. */
@@ -1693,13 +2084,15 @@ export class Corral extends Connection {
     return this.request("DELETE", "/api/v1/agents/{name}", ["selector","cascade","expected"], args, options) as Promise<Removed>;
   }
 
-  /** Changes keys of an agent or server that was added at run time; workers that need it restart one after another. */
+  /** Changes keys of an agent, server, team or workflow; each change is a revision. */
   setAgent(args: { name: string } & AgentSetParamsWithoutName, options?: RequestOptions): Promise<AgentSet> {
     return this.request("PATCH", "/api/v1/agents/{name}", [], args, options) as Promise<AgentSet>;
   }
 
   /**
    * Returns one agent in full: its spec (values of environment and headers hidden), last exits, the end of its stderr.
+   *
+   * While a change is rolled out, the spec is the new one; `agent.rolling` says how far that is.
    *
    * Of a team or workflow: its spec.
    */
@@ -1710,6 +2103,11 @@ export class Corral extends Connection {
   /** Saves a checkpoint of one worker, or of each worker of an agent that is up. */
   saveStateOfAgents(args: { name: string } & CheckpointSaveParamsWithoutName, options?: RequestOptions): Promise<Checkpoints> {
     return this.request("POST", "/api/v1/agents/{name}/checkpoint", [], args, options) as Promise<Checkpoints>;
+  }
+
+  /** Compares two revisions key by key; values of environment, headers and secrets are hidden. */
+  diffRevisions(args: { name: string; before?: number; after?: number }, options?: RequestOptions): Promise<RevisionDiff> {
+    return this.request("GET", "/api/v1/agents/{name}/diff", ["before","after"], args, options) as Promise<RevisionDiff>;
   }
 
   /** Serves an agent, team or workflow alone over HTTP at an address, or no longer; kept until it is removed. */
@@ -1740,6 +2138,21 @@ export class Corral extends Connection {
   /** Lets paused agents or workers run again. */
   resumeAgent(args: { name: string } & SelectionParamsWithoutNames, options?: RequestOptions): Promise<AgentsChanged> {
     return this.request("POST", "/api/v1/agents/{name}/resume", [], args, options) as Promise<AgentsChanged>;
+  }
+
+  /** Returns one revision with its table; values of environment, headers and secrets are hidden. */
+  showRevision(args: { name: string; revision?: number }, options?: RequestOptions): Promise<RevisionShown> {
+    return this.request("GET", "/api/v1/agents/{name}/revision", ["revision"], args, options) as Promise<RevisionShown>;
+  }
+
+  /** Lists the revisions of an agent, server, team or workflow, the newest first. */
+  listRevisions(args: { name: string; limit?: number }, options?: RequestOptions): Promise<Revisions> {
+    return this.request("GET", "/api/v1/agents/{name}/revisions", ["limit"], args, options) as Promise<Revisions>;
+  }
+
+  /** Puts the table of an earlier revision in force again, as a new revision; also of a server, team or workflow. */
+  rollbackAgent(args: { name: string } & RollbackParamsWithoutName, options?: RequestOptions): Promise<RolledBack> {
+    return this.request("POST", "/api/v1/agents/{name}/rollback", [], args, options) as Promise<RolledBack>;
   }
 
   /** Changes the number of workers of an agent. */
@@ -1781,6 +2194,25 @@ export class Corral extends Connection {
     return this.request("GET", "/api/v1/audit/verify", ["head"], args, options) as Promise<AuditVerdict>;
   }
 
+  /**
+   * Makes an archive of the state folder and the configuration, in which is all that was acknowledged before.
+   *
+   * It holds secrets in plain text, unless `secrets` is false. `backup.read` hands it out.
+   */
+  makeBackup(args: BackupParams = {}, options?: RequestOptions): Promise<BackupMade> {
+    return this.request("POST", "/api/v1/backups", [], args, options) as Promise<BackupMade>;
+  }
+
+  /** Removes an archive from the state folder. */
+  discardBackup(args: { id: string }, options?: RequestOptions): Promise<Done> {
+    return this.request("DELETE", "/api/v1/backups/{id}", [], args, options) as Promise<Done>;
+  }
+
+  /** Returns a part of an archive, from `offset` on. */
+  readBackup(args: { id: string; offset?: number }, options?: RequestOptions): Promise<BackupPiece> {
+    return this.request("GET", "/api/v1/backups/{id}", ["offset"], args, options) as Promise<BackupPiece>;
+  }
+
   /** Lists checkpoints without their data, newest first. */
   listCheckpoints(args: { name?: string; limit?: number } = {}, options?: RequestOptions): Promise<Checkpoints> {
     return this.request("GET", "/api/v1/checkpoints", ["name","limit"], args, options) as Promise<Checkpoints>;
@@ -1799,7 +2231,7 @@ export class Corral extends Connection {
   /**
    * Restores a checkpoint, also another worker's, in a worker; one that does not run begins with it.
    *
-   * `checkpoint` is the worker's own copy, `live` whether it goes on with it at once.
+   * `checkpoint` is the worker's own copy, `live` whether it goes on with it at once. A removed agent is brought back.
    */
   restoreAgentDefault(args: CheckpointRestoreParams = {}, options?: RequestOptions): Promise<CheckpointRestored> {
     return this.request("POST", "/api/v1/checkpoints/restore", [], args, options) as Promise<CheckpointRestored>;
@@ -1818,10 +2250,44 @@ export class Corral extends Connection {
   /**
    * Restores a checkpoint, also another worker's, in a worker; one that does not run begins with it.
    *
-   * `checkpoint` is the worker's own copy, `live` whether it goes on with it at once.
+   * `checkpoint` is the worker's own copy, `live` whether it goes on with it at once. A removed agent is brought back.
    */
   restoreAgent(args: { checkpoint: number } & CheckpointRestoreParamsWithoutCheckpoint, options?: RequestOptions): Promise<CheckpointRestored> {
     return this.request("POST", "/api/v1/checkpoints/{checkpoint}/restore", [], args, options) as Promise<CheckpointRestored>;
+  }
+
+  /**
+   * Deploys a version of a package as an agent; answers when it serves, its canary does, or it has failed.
+   *
+   * Meanwhile each step is sent as a `deployment.event` notification {event}. A caller that hangs up leaves it under way.
+   */
+  deploy(args: DeployParams, options?: RequestOptions): Promise<Deployment> {
+    return this.request("POST", "/api/v1/deployments", [], args, options) as Promise<Deployment>;
+  }
+
+  /** Yields the events of `deployment.create`. */
+  deployStream(args: DeployParams, options?: RequestOptions): AsyncGenerator<ServerEvent> {
+    return this.stream("POST", "/api/v1/deployments", [], args, options);
+  }
+
+  /** Lists the deployments of one agent or of all, the newest first. */
+  listDeployments(args: { name?: string; limit?: number } = {}, options?: RequestOptions): Promise<Deployments> {
+    return this.request("GET", "/api/v1/deployments", ["name","limit"], args, options) as Promise<Deployments>;
+  }
+
+  /** Returns one deployment in full. */
+  showDeployment(args: { deployment: number }, options?: RequestOptions): Promise<Deployment> {
+    return this.request("GET", "/api/v1/deployments/{deployment}", [], args, options) as Promise<Deployment>;
+  }
+
+  /** Takes back a canary, or gives up a deployment that is under way; answers when the former version is whole again. */
+  abortDeployment(args: { name: string }, options?: RequestOptions): Promise<Deployment> {
+    return this.request("POST", "/api/v1/deployments/{name}/abort", [], args, options) as Promise<Deployment>;
+  }
+
+  /** Gives the rest of an agent's workers the version of its canary; answers when all have it, or it has failed. */
+  promoteDeployment(args: { name: string }, options?: RequestOptions): Promise<Deployment> {
+    return this.request("POST", "/api/v1/deployments/{name}/promote", [], args, options) as Promise<Deployment>;
   }
 
   /** Checks the machine and the daemon: the features of the kernel, those in force, and the guarantees that hold. */
@@ -1849,19 +2315,33 @@ export class Corral extends Connection {
     return this.request("POST", "/api/v1/events", [], args, options) as Promise<Published>;
   }
 
+  /**
+   * Returns agents, servers, teams, workflows and schedules as TOML, which `corral add --file` takes.
+   *
+   * Secrets are named. Plain values of environments and headers are in it for a caller with the right admin alone.
+   */
+  export(args: { names?: Array<string>; selector?: string } = {}, options?: RequestOptions): Promise<Exported> {
+    return this.request("GET", "/api/v1/export", ["names","selector"], args, options) as Promise<Exported>;
+  }
+
+  /** Adds agents, servers, teams, workflows and schedules, all or none; `failures` has the agents that did not start. */
+  importTables(args: ImportParams = {}, options?: RequestOptions): Promise<Imported> {
+    return this.request("POST", "/api/v1/import", [], args, options) as Promise<Imported>;
+  }
+
   /** Sets the log level of the daemon, until a reload or its end; `daemon.status` shows it. */
   setLogLevel(args: LogLevelParams, options?: RequestOptions): Promise<LogLevelSet> {
     return this.request("PUT", "/api/v1/log-level", [], args, options) as Promise<LogLevelSet>;
   }
 
   /** Returns the last lines of the logs, merged by time, up to 8 MiB of JSON. */
-  readLogs(args: { names?: Array<string>; selector?: string; task?: string; n?: number; since?: number; stream?: "log" | "stderr" | "stdout"; until?: number; level?: "critical" | "debug" | "error" | "info" | "warning"; grep?: string; previous?: boolean; follow?: boolean } = {}, options?: RequestOptions): Promise<LogLines> {
-    return this.request("GET", "/api/v1/logs", ["names","selector","task","n","since","stream","until","level","grep","previous","follow"], args, options) as Promise<LogLines>;
+  readLogs(args: { names?: Array<string>; selector?: string; task?: string; n?: number; since?: number; stream?: "log" | "stderr" | "stdout"; until?: number; level?: "critical" | "debug" | "error" | "info" | "warning"; grep?: string; previous?: boolean; follow?: boolean; after?: string } = {}, options?: RequestOptions): Promise<LogLines> {
+    return this.request("GET", "/api/v1/logs", ["names","selector","task","n","since","stream","until","level","grep","previous","follow","after"], args, options) as Promise<LogLines>;
   }
 
   /** Yields the events of `log.follow`. */
-  followLogs(args: { names?: Array<string>; selector?: string; task?: string; n?: number; since?: number; stream?: "log" | "stderr" | "stdout"; until?: number; level?: "critical" | "debug" | "error" | "info" | "warning"; grep?: string; previous?: boolean; follow?: boolean } = {}, options?: RequestOptions): AsyncGenerator<ServerEvent> {
-    return this.stream("GET", "/api/v1/logs", ["names","selector","task","n","since","stream","until","level","grep","previous","follow"], args, options);
+  followLogs(args: { names?: Array<string>; selector?: string; task?: string; n?: number; since?: number; stream?: "log" | "stderr" | "stdout"; until?: number; level?: "critical" | "debug" | "error" | "info" | "warning"; grep?: string; previous?: boolean; follow?: boolean; after?: string } = {}, options?: RequestOptions): AsyncGenerator<ServerEvent> {
+    return this.stream("GET", "/api/v1/logs", ["names","selector","task","n","since","stream","until","level","grep","previous","follow","after"], args, options);
   }
 
   /** Lists the prompts of all servers, by exposed name; a server that never listed anything is started first. */
@@ -1929,9 +2409,44 @@ export class Corral extends Connection {
     return this.request("GET", "/api/v1/openrpc", [], {}, options) as Promise<Record<string, unknown>>;
   }
 
+  /** Verifies an uploaded package and keeps it. The same content twice is one package; other content needs another version. */
+  addPackage(args: PackageAddParams = {}, options?: RequestOptions): Promise<PackageRecord> {
+    return this.request("POST", "/api/v1/packages", [], args, options) as Promise<PackageRecord>;
+  }
+
+  /** Returns the packages, by name and version. */
+  listPackages(args: { name?: string } = {}, options?: RequestOptions): Promise<PackageRecords> {
+    return this.request("GET", "/api/v1/packages", ["name"], args, options) as Promise<PackageRecords>;
+  }
+
+  /** Takes the next bytes of a package; `package.add` adds it once all have arrived. An upload without calls for ten minutes may go. */
+  uploadPackage(args: PackageUploadParams, options?: RequestOptions): Promise<PackageUpload> {
+    return this.request("POST", "/api/v1/packages/uploads", [], args, options) as Promise<PackageUpload>;
+  }
+
+  /** Removes a package; one that an agent uses, or can come back to, is refused. */
+  removePackage(args: { package: string }, options?: RequestOptions): Promise<PackageRecord> {
+    return this.request("DELETE", "/api/v1/packages/{package}", [], args, options) as Promise<PackageRecord>;
+  }
+
+  /** Returns a package with its needs, its dependencies and the keys of its agent. */
+  showPackage(args: { package: string }, options?: RequestOptions): Promise<PackageDetails> {
+    return this.request("GET", "/api/v1/packages/{package}", [], args, options) as Promise<PackageDetails>;
+  }
+
+  /** Verifies each byte of a package, and its signature; a changed byte is Corrupted. */
+  verifyPackage(args: { package: string }, options?: RequestOptions): Promise<PackageRecord> {
+    return this.request("POST", "/api/v1/packages/{package}/verify", [], args, options) as Promise<PackageRecord>;
+  }
+
   /** Answers at once, so that a client knows that the daemon is up. */
   ping(options?: RequestOptions): Promise<Done> {
     return this.request("GET", "/api/v1/ping", [], {}, options) as Promise<Done>;
+  }
+
+  /** Lists the limits that the daemon holds, what is used of each, and how often it has refused something. */
+  listQuotas(args: { names?: Array<string>; selector?: string } = {}, options?: RequestOptions): Promise<QuotaList> {
+    return this.request("GET", "/api/v1/quotas", ["names","selector"], args, options) as Promise<QuotaList>;
   }
 
   /** Reads the configuration again, applies the changes and returns them; an invalid file changes nothing. */
@@ -1949,7 +2464,7 @@ export class Corral extends Connection {
     return this.stream("POST", "/api/v1/run", [], args, options);
   }
 
-  /** Returns the number and the names of agents, teams, workflows and databases; no store can be declared yet. */
+  /** Returns the number and the names of agents, teams, workflows, and databases: the declared stores that agents use. */
   getRuntimeStats(options?: RequestOptions): Promise<RuntimeStatistics> {
     return this.request("GET", "/api/v1/runtime-stats", [], {}, options) as Promise<RuntimeStatistics>;
   }
@@ -1995,12 +2510,12 @@ export class Corral extends Connection {
   }
 
   /** Returns the JSON Schema of the configuration file, of a table in it, of a task, or of an event. */
-  getSchemaDefault(args: { document?: "agent" | "config" | "event" | "server" | "task" | "team" | "workflow" } = {}, options?: RequestOptions): Promise<Record<string, unknown>> {
+  getSchemaDefault(args: { document?: "agent" | "config" | "event" | "server" | "task" | "team" | "template" | "workflow" } = {}, options?: RequestOptions): Promise<Record<string, unknown>> {
     return this.request("GET", "/api/v1/schema", ["document"], args, options) as Promise<Record<string, unknown>>;
   }
 
   /** Returns the JSON Schema of the configuration file, of a table in it, of a task, or of an event. */
-  getSchema(args: { document: "agent" | "config" | "event" | "server" | "task" | "team" | "workflow" }, options?: RequestOptions): Promise<Record<string, unknown>> {
+  getSchema(args: { document: "agent" | "config" | "event" | "server" | "task" | "team" | "template" | "workflow" }, options?: RequestOptions): Promise<Record<string, unknown>> {
     return this.request("GET", "/api/v1/schema/{document}", [], args, options) as Promise<Record<string, unknown>>;
   }
 
@@ -2067,6 +2582,11 @@ export class Corral extends Connection {
   /** Stops the daemon, as SIGTERM does: workers end in order, each within its grace period. Answers before that. */
   stopDaemon(options?: RequestOptions): Promise<Stopping> {
     return this.request("POST", "/api/v1/stop", [], {}, options) as Promise<Stopping>;
+  }
+
+  /** Probes the declared stores that agents use, and lists all, each with its state and its users. */
+  listStores(options?: RequestOptions): Promise<Stores> {
+    return this.request("GET", "/api/v1/stores", [], {}, options) as Promise<Stores>;
   }
 
   /** Lists records of tasks, newest first; `more`, where it is not null, is the `before` for the rest; `skipped` cannot be read. */
@@ -2167,6 +2687,11 @@ export class Corral extends Connection {
   /** Returns one team in full, with its spec. */
   showTeam(args: { name: string }, options?: RequestOptions): Promise<TeamShown> {
     return this.request("GET", "/api/v1/teams/{name}", [], args, options) as Promise<TeamShown>;
+  }
+
+  /** Returns the templates of the configuration, with their parameters and the agents and servers that have them. */
+  listTemplates(options?: RequestOptions): Promise<Templates> {
+    return this.request("GET", "/api/v1/templates", [], {}, options) as Promise<Templates>;
   }
 
   /** Makes a token with rights, for some agents or all; the answer alone has its text. */
