@@ -90,8 +90,8 @@ def main() -> None:
             (folder / name / "empty.py").write_text(AGENT)
             with Daemon(folder / name, CONFIG) as daemon:
                 daemon.await_ready()  # compiles what Python compiles, and makes the store
-        few_ids = _filled(folder / "few/state/corral.db", FEW)
-        ids = _filled(folder / "many/state/corral.db", count)
+        few_ids = filled(folder / "few/state/corral.db", FEW)
+        ids = filled(folder / "many/state/corral.db", count)
         file_bytes = sum(path.stat().st_size for path in (folder / "many/state").glob("corral.db*"))
         parts = [
             lambda: _looked_at(folder / "few", "_few", few_ids, calls),
@@ -108,7 +108,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--records", metavar="N", type=int, help="in place of a million")
 
 
-def _filled(path: Path, count: int) -> list[str]:
+def filled(path: Path, count: int) -> list[str]:
     """Writes the records; returns some of their ids."""
     chance = random.Random(0)
     now = time.time()

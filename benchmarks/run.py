@@ -45,11 +45,13 @@ PARTS = [
     Part("rpc"),
     Part("tasks", has_peers=True),
     Part("million"),
+    Part("backup"),
     Part("growth"),
     Part("logs", has_peers=True),
     Part("memory"),
     Part("mcp", has_peers=True),
     Part("sessions"),
+    Part("deploy"),
     Part("http_api"),
     Part("sampler"),
 ]
