@@ -117,6 +117,8 @@ def test_a_value_is_asked_for_without_an_echo(daemon: DaemonProcess) -> None:
 
 
 def test_nothing_shows_a_value(daemon: DaemonProcess) -> None:
+    daemon.call("secret.set", name="SHOWN", secret=OLD)
+    daemon.call("secret.rotate", name="SHOWN", secret=NEW)
     with pytest.raises(InvalidParams) as caught:
         daemon.call("secret.set", name="A", value=WRONG)  # a mistyped key
     assert WRONG not in caught.value.message
