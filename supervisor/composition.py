@@ -17,7 +17,6 @@ from .activation.activation import SocketActivation
 from .agents.agent import Agent
 from .agents.agents import Agents
 from .api.quotas import Quotas
-from .api.statistics import Statistics
 from .api.status import DaemonFacts, StatusReport
 from .api.status_cache import StatusCache
 from .api.table import Control
@@ -45,6 +44,7 @@ from .logs.daemon_log import DaemonLog
 from .logs.forwarder import Forwarding
 from .logs.store import LogStore
 from .methods.all import METHODS
+from .metrics.statistics import Statistics
 from .packages.store import Packages
 from .process.command import Commands
 from .process.launcher_client import Exit, Launcher

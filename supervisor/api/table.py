@@ -38,6 +38,7 @@ from ..config.labels import is_glob
 from ..deployment.deployments import Deployments
 from ..hibernation.hibernation import Hibernation
 from ..logs.daemon_log import log_outcome
+from ..metrics.statistics import Statistics
 from ..packages.store import Packages
 from ..secrets.secrets import MASK, masked
 from ..sessions.sessions import Memory
@@ -54,7 +55,6 @@ from .quotas import Quotas
 from .results import Open, recorded_values
 from .scoping import Scope, ScopedCaller
 from .services import Services
-from .statistics import Statistics
 from .status import DaemonFacts, StatusReport
 from .status_cache import StatusCache
 

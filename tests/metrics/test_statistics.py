@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from corral.supervisor.api.statistics import WINDOW, Count, Window
+from corral.supervisor.metrics.statistics import WINDOW, Count, Window
 
 pytestmark = pytest.mark.core
 
