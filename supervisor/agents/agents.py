@@ -161,7 +161,10 @@ class Agents:
         await self.membership.load(built_in)
 
     def boot(self) -> None:
-        """Starts what starts by itself, as far as the process limit goes and no emergency stop is in force."""
+        """Starts what starts by itself, as far as the process limit goes and no emergency stop is in force.
+
+        Changes that an earlier daemon had not finished go on from there.
+        """
         if self.emergency.in_force is None:
             self.startup.start_within_limit(
                 supervisor
@@ -170,6 +173,7 @@ class Agents:
                 for supervisor in agent.supervisors
                 if not supervisor.is_cordoned(Unschedulable.HIBERNATED)
             )
+        self.membership.resume()
 
     async def drain(self) -> None:
         """Stops everything, dependents before the agents that they require."""

@@ -26,10 +26,12 @@ CHANGED = "its configuration has changed"
 class Rolls(Protocol):
     """Replaces the workers of agents and servers whose spec has changed: the port of the room `rollout`."""
 
-    def roll(self, agent: Agent, spec: Spec, *, added: bool, share: float = 1.0) -> None:
+    def roll(
+        self, agent: Agent, spec: Spec, *, added: bool, share: float = 1.0, resumed: bool = False
+    ) -> None:
         """Begins to replace the workers, with a `share` below 1 that part of them, and then holds. The spec is in force when they are up.
 
-        A change that is under way is given up.
+        A change that is under way is given up. One that is `resumed` first waits for the start of the former workers.
         """
         ...
 
@@ -109,6 +111,16 @@ class SpecChanges:
                 renewed.append(spec.name)
         self._renew_changed(renewed)
         self._start_changed(keys)
+
+    def resume(self, specs: Sequence[Spec]) -> None:
+        """Takes up changes that an earlier daemon had not finished: the former workers, which are being started, come first."""
+        by_name = {spec.name: spec for spec in specs}
+        for spec in (by_name[name] for wave in waves(specs) for name in sorted(wave)):
+            if self.has_to_roll(spec):
+                agent, is_added = self._agents[spec.name], spec.source == STORE
+                self._rolls.roll(agent, spec, added=is_added, resumed=True)
+            else:
+                self.apply_added([spec])
 
     def has_to_roll(self, spec: Spec) -> bool:
         """Returns True if the workers of an agent have to be replaced before the spec is in force."""

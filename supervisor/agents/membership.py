@@ -20,9 +20,9 @@ from ..config.sources import Variables
 from ..config.spec import BUILT_IN, Spec, changed, kind_of_group
 from ..config.template_spec import merge
 from ..decoding.decoder import STORE
-from ..overrides.overrides import Override, Overrides
+from ..overrides.overrides import Override, Overrides, base_of, in_file_form
 from ..revisions.decision import InForce
-from ..revisions.record import Cause, Draft, Kind
+from ..revisions.record import Cause, Draft, Kind, Revision
 from ..revisions.revisions import Revisions
 from ..supervision.shared import Shared
 from ..supervision.worker_supervisor import Service, WorkerSupervisor
@@ -94,6 +94,7 @@ class Membership:
         self._servers = servers
         self._changes = changes
         self._setting = asyncio.Lock()
+        self._unfinished: list[Spec] = []
 
     # -- from the file and an earlier daemon
 
@@ -117,10 +118,36 @@ class Membership:
                 self.insert(spec)
         groups = [entry for entry in entries if entry.kind in ("team", "workflow")]
         self._groups.load(self._registry.config.groups, groups)
-        await self._revisions.load(self._in_force(entries), self._left_out(entries))
+        unfinished = await self._revisions.load(self._in_force(entries), self._left_out(entries))
         self._overrides.begin()
         present = {*self._agents, *self._groups.by_name}
         await self._revisions.remove([n for n, base in bases.items() if base and n not in present])
+        for revision in unfinished:
+            await self._load_unfinished(revision)
+
+    async def _load_unfinished(self, revision: Revision) -> None:
+        """Keeps a change that an earlier daemon had not finished for `resume`; one that does not fit any more has failed."""
+        name, is_of_file = revision.name, self.is_of_file(revision.name)
+        table = in_file_form(revision) if is_of_file else revision.table
+        kind = self._registry.of(name).spec.kind
+        try:
+            if revision.base is not None and revision.base != base_of(self._overrides.file, name):
+                words = f'cannot set "{name}": the configuration file has changed it meanwhile'
+                raise Conflict(words, name=name, reason="stale")
+            addition = Addition(name, kind, table, "/", overrides=is_of_file)
+            [spec] = self._checked([addition], [name])
+        except CorralError as error:
+            await self._revisions.settle(name, revision.number, False, error.message)
+            return
+        self._overrides.note(revision, revision.number)
+        self._unfinished.append(spec)
+
+    def resume(self) -> None:
+        """Takes up the changes that an earlier daemon had not finished, beside the workers that are being started."""
+        specs, self._unfinished = self._unfinished, []
+        for spec in specs:
+            logger.info("the change of %s, which the daemon had not finished, goes on", spec.name)
+        self._changes.resume(specs)
 
     def _load_overrides(self, entries: Iterable[Entry]) -> None:
         """Lays the overrides of the store over the configuration; of what is refused the file's own table is in force."""

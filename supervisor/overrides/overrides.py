@@ -94,8 +94,8 @@ class Overrides:
 
     # -- changes
 
-    def note(self, draft: Draft, number: int) -> None:
-        """Takes note of the number of a revision, which is an override if its draft has a base."""
+    def note(self, draft: Draft | Revision, number: int) -> None:
+        """Takes note of the number of a revision, which is an override if it has a base."""
         head = self._revisions.head(draft.name)
         made = self._made.get(draft.name, {})
         kept = {n: each for n, each in made.items() if n in (head.current, head.rolling)}

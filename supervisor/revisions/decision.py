@@ -12,6 +12,9 @@ from .record import Cause, Draft, Head, Kind, Revision
 DAEMON_ENDED = "the daemon ended"
 """Text of the reason of a revision that had not come up when the daemon ended."""
 
+RESUMES_MAX = 2
+"""Number of daemons that take up one revision again: a table that ends its daemon must not do so for ever."""
+
 REMOVED = "removed"
 """Text of the reason of the last revision of a name that was removed."""
 
@@ -33,9 +36,11 @@ class Alignment(NamedTuple):
     """Describes what becomes of the open revisions of a name at the start of a daemon.
 
     `current` is the number that is current then, unless `draft` has to be written; `succeeded` is the one that was rolling.
+    `resumed` was rolling, too, and goes on: its workers are brought up again.
     """
 
     current: int | None = None
+    resumed: Revision | None = None
     succeeded: Revision | None = None
     failed: tuple[Revision, ...] = ()
     draft: Draft | None = None
@@ -80,12 +85,24 @@ def aligned(opened: Sequence[Revision], present: InForce | None) -> Alignment:
     fits = next((each for each in rolling if _is_same(each, present)), None)
     failed = tuple(each for each in rolling if each is not fits)
     if fits is not None:
-        return Alignment(fits.number, fits, failed)
+        return Alignment(fits.number, succeeded=fits, failed=failed)
     if current is not None and _is_same(current, present):
-        return Alignment(current.number, None, failed)
+        resumed = next((each for each in rolling if is_resumed(each)), None)
+        failed = tuple(each for each in failed if each is not resumed)
+        return Alignment(current.number, resumed, failed=failed)
     cause = Cause("add", "") if present.is_stored else Cause("file", BY_FILE)
     name, kind, table, is_stored, base = present
-    return Alignment(None, None, failed, Draft(name, kind, table, cause, is_stored, base, True))
+    draft = Draft(name, kind, table, cause, is_stored, base, is_settled=True)
+    return Alignment(failed=failed, draft=draft)
+
+
+def is_resumed(rolling: Revision) -> bool:
+    """Returns whether a revision that was rolling when a daemon ended is taken up by the next one.
+
+    That is one that a caller was told of. One of the file is in force at the start, without a roll; a deployment that had
+    not proved itself is not tried again.
+    """
+    return rolling.cause.how in ("add", "set", "rollback") and rolling.resumes < RESUMES_MAX
 
 
 def _is_same(revision: Revision, present: InForce) -> bool:

@@ -54,6 +54,8 @@ class Revision(Struct, frozen=True, kw_only=True):
     base: str | None
     at: float
     settled_at: float | None
+    resumes: int = 0
+    """Number of daemons that have taken it up again, after the one that began it."""
 
 
 class Head(Struct, frozen=True):

@@ -26,7 +26,7 @@ from .decision import (
     taken_back,
 )
 from .record import Cause, Draft, Head, Kind, Revision
-from .table import RevisionTable, ending, expiry, failure, insertion, removal, success
+from .table import RevisionTable, ending, expiry, failure, insertion, removal, resumption, success
 
 
 class Recording(NamedTuple):
@@ -52,12 +52,14 @@ class Revisions:
 
     # -- the start of a daemon
 
-    async def load(self, in_force: Iterable[InForce], untouched: Collection[str] = ()) -> None:
+    async def load(
+        self, in_force: Iterable[InForce], untouched: Collection[str] = ()
+    ) -> list[Revision]:
         """Reads the heads, and makes the current revision of each name the table `in_force`.
 
-        A revision that is still rolling is current where its table is the one in force, else it has failed. Where no
-        revision has the table in force, a new one is written: the file was changed while no daemon ran. `untouched` are
-        names whose tables the store has, and which could not be put in force.
+        A revision that is still rolling is current where its table is the one in force; else it goes on rolling, and is
+        returned, or has failed. Where no revision has the table in force, a new one is written: the file was changed while
+        no daemon ran. `untouched` are names whose tables the store has, and which could not be put in force.
         """
         self._heads = await self._table.heads()
         opened: dict[str, list[Revision]] = {}
@@ -66,7 +68,7 @@ class Revisions:
                 opened.setdefault(revision.name, []).append(revision)
         present = {each.name: each for each in in_force}
         now, statements = time.time(), list[Statement]()
-        news: list[Revision | Draft] = []
+        news, resumed = list[Revision | Draft](), list[Revision]()
         for name in dict.fromkeys([*present, *opened]):
             end = aligned(opened.get(name, []), present.get(name))
             for revision in end.failed:
@@ -75,6 +77,9 @@ class Revisions:
             if end.succeeded is not None:
                 statements += success(name, end.succeeded.number, now)
                 news.append(replace(end.succeeded, state="current"))
+            if end.resumed is not None:
+                statements.append(resumption(name, end.resumed.number))
+                resumed.append(end.resumed)
             if end.draft is not None:
                 statements += insertion(end.draft, self._head(name).last + 1, now)
                 news.append(end.draft)
@@ -88,12 +93,13 @@ class Revisions:
                 self._publish_settled(each.name, each.number, each.state, each.reason)
             elif self._head(each.name).last > 1:  # of the first one the addition tells
                 self._publish_recorded(each, self._head(each.name).last)
+        return resumed
 
     def _aligned_head(self, name: str, end: Alignment) -> Head:
         head = self._head(name)
         if end.draft is not None:
             return recorded(head, head.last + 1, is_settled=True)
-        return Head(head.last, end.current)
+        return Head(head.last, end.current, None if end.resumed is None else end.resumed.number)
 
     # -- changes
 

@@ -11,7 +11,7 @@ from ..store.store import Row, Statement, Store, moment_of, number_of
 from .decision import REMOVED, given_up
 from .record import Cause, Draft, Head, How, Kind, Revision, State
 
-_COLUMNS = "name, number, kind, state, reason, how, made_by, why, package, of_number, table_json, is_stored, base, at, settled_at"
+_COLUMNS = "name, number, kind, state, reason, how, made_by, why, package, of_number, table_json, is_stored, base, at, settled_at, resumes"
 MAX_REVISIONS = 50
 """Number of revisions that are kept of a name."""
 
@@ -76,7 +76,7 @@ def insertion(draft: Draft, number: int, now: float) -> list[Statement]:
         *(draft.name, number, draft.kind, state, ""),
         *(cause.how, cause.by, cause.why, cause.package, cause.of),
         *(_text(draft.table), int(draft.is_stored), draft.base, now),
-        now if draft.is_settled else None,
+        *(now if draft.is_settled else None, 0),
     )
     marks = ", ".join("?" * len(row))
     inserted: Statement = (f"INSERT INTO revision ({_COLUMNS}) VALUES ({marks})", row)
@@ -109,6 +109,14 @@ def failure(name: str, number: int, reason: str, now: float) -> list[Statement]:
         " WHERE name = ? AND number = ? AND state = 'rolling'"
     )
     return [(sql, (reason, now, name, number))]
+
+
+def resumption(name: str, number: int) -> Statement:
+    """Returns the statement that counts a daemon which takes up a rolling revision again."""
+    return (
+        "UPDATE revision SET resumes = resumes + 1 WHERE name = ? AND number = ?",
+        (name, number),
+    )
 
 
 def ending(names: Iterable[str], now: float) -> list[Statement]:
@@ -195,6 +203,7 @@ def _revision(row: Row) -> Revision:
         base,
         at,
         end,
+        resumes,
     ) = row
     return Revision(
         name=str(name),
@@ -214,6 +223,7 @@ def _revision(row: Row) -> Revision:
         base=None if base is None else str(base),
         at=moment_of(at),
         settled_at=None if end is None else moment_of(end),
+        resumes=number_of(resumes),
     )
 
 

@@ -19,6 +19,8 @@ from msgspec import Struct
 class Former(enum.StrEnum):
     """Represents the worker of a slot before the change."""
 
+    COMING = "coming"
+    """It is being started, and the change waits until it is up, or has failed."""
     SERVING = "serving"
     """It is up."""
     DRAINING = "draining"
@@ -148,6 +150,8 @@ def decide(view: View) -> tuple[Action, ...]:
     """Returns what is to be done now; nothing where the change waits for its workers."""
     if view.has_failed:
         return (TakeBack(),)
+    if any(slot.former is Former.COMING for slot in view.slots):
+        return ()
     chosen = part(view.slots, view.share)
     if all(slot.new is New.SERVING for slot in chosen):
         return (Hold(),) if chosen and view.share < 1.0 else (Finish(),)

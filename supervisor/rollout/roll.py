@@ -5,7 +5,7 @@ spec in force. It is looked at again after each change of a worker, and acts onl
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from ..agents.agent import Agent, Rolling, spec_of
@@ -18,6 +18,9 @@ from ..lifecycle.state_machine import ASKED_FOR, UP, LastExit, State
 from ..supervision.worker_supervisor import WorkerSupervisor
 from . import policy
 from .policy import Former, New, Slot, Smoke, View
+
+FIRST = (State.INITIAL, State.STARTING)
+"""States of a worker before it is up."""
 
 SPAWN_TRIES = 3
 """Number of starts that fail for a lack of resources, and are tried again, before the change is taken back."""
@@ -32,7 +35,8 @@ Try = Callable[[WorkerSupervisor, Spec], Awaitable[str]]
 class Roll:
     """Replaces the workers of one agent.
 
-    `former` is the spec before, `was_added` whether that was added at run time. `share` below 1 is the part of the
+    `former` is the spec before, `was_added` whether that was added at run time. With `is_resumed` its workers are being
+    started for the first time, and are waited for. `share` below 1 is the part of the
     workers that is replaced until the rest is asked for. `settle` is called once with "" or why it was taken back.
     """
 
@@ -45,6 +49,7 @@ class Roll:
     settle: Callable[["Roll", str], None]
     was_added: bool = False
     is_return: bool = False
+    is_resumed: bool = False
     before: int | None = None
     after: int | None = None
     why_revoked: str = ""
@@ -115,6 +120,8 @@ class Roll:
 
     def _former(self, supervisor: WorkerSupervisor) -> Former:
         worker = supervisor.worker
+        if self.is_resumed and worker.wanted and worker.state in FIRST and worker.last_exit is None:
+            return Former.COMING
         if not worker.wanted or worker.waits or supervisor.job.is_to_end:
             return Former.GONE
         if supervisor in self.agents.registry.leaving:
@@ -155,17 +162,21 @@ class Roll:
         states = [slot.new for slot in view.slots]
         left = sum(slot.is_pending or slot.former is Former.DRAINING for slot in view.slots)
         left += sum(s.new in (New.COMING, New.SOUND) for s in view.slots)
+        left += sum(s.former is Former.COMING for s in view.slots)
         ready = states.count(New.SERVING)
-        self.agent.rolling = Rolling(ready, left, self._words(states), self.before, self.after)
+        self.agent.rolling = Rolling(ready, left, self._words(view.slots), self.before, self.after)
         return view
 
-    def _words(self, states: list[New]) -> str:
+    def _words(self, slots: Sequence[Slot]) -> str:
+        states = [slot.new for slot in slots]
         if self.is_holding:
             return "holds: the rest waits to be asked for"
         if self.smoke is Smoke.RUNNING:
             return "waits for the smoke task"
         if New.COMING in states:
             return "waits for new workers to be up and healthy"
+        if any(slot.former is Former.COMING for slot in slots):
+            return "waits for the start of the former workers"
         return "waits for former workers to finish"
 
     def _perform(self, action: policy.Action) -> None:

@@ -84,7 +84,13 @@ class Rollouts:
     # -- beginning
 
     def begin(
-        self, agent: Agent, spec: Spec, *, share: float = 1.0, added: bool | None = None
+        self,
+        agent: Agent,
+        spec: Spec,
+        *,
+        share: float = 1.0,
+        added: bool | None = None,
+        resumed: bool = False,
     ) -> Rollout:
         """Begins to replace the workers of an agent or server by those of `spec`, and returns at once.
 
@@ -99,6 +105,7 @@ class Rollouts:
                 several), then the change holds until `proceed` or `take_back`. The share of workers is the share of tasks.
                 An agent with one worker holds with that one replaced.
             added: whether the spec was added at run time; None: as the present one.
+            resumed: an earlier daemon had begun it, and the former workers are being started: they are waited for.
         """
         former, head = agent.spec, self._revisions.head(agent.name)
         self.forgo(agent)
@@ -111,6 +118,7 @@ class Rollouts:
             self._attempt,
             self._settle,
             was_added=agent.added,
+            is_resumed=resumed,
             before=head.current,
             after=head.rolling,
         )
@@ -125,9 +133,11 @@ class Rollouts:
             self._start(roll)
         return handle
 
-    def roll(self, agent: Agent, spec: Spec, *, added: bool, share: float = 1.0) -> None:
+    def roll(
+        self, agent: Agent, spec: Spec, *, added: bool, share: float = 1.0, resumed: bool = False
+    ) -> None:
         """Begins a change, as `begin`, for a caller that does not wait for its end."""
-        self.begin(agent, spec, share=share, added=added)
+        self.begin(agent, spec, share=share, added=added, resumed=resumed)
 
     def _is_behind(self, agent: Agent, spec: Spec) -> bool:
         """Returns True if an agent that it requires is being changed."""

@@ -157,6 +157,10 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX deployment_agent ON deployment (agent, number);
     CREATE INDEX deployment_digest ON deployment (digest, number) WHERE lock IS NOT NULL
     """,
+    # The number of daemons that have taken up a revision which an earlier one had not finished.
+    """
+    ALTER TABLE revision ADD COLUMN resumes INTEGER NOT NULL DEFAULT 0
+    """,
 )
 
 

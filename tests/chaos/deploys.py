@@ -110,6 +110,7 @@ def interrupted(
     site.daemon.kill()
     asking.join(2 * BOUND_S)
     site.daemon.start()
+    _until(lambda: _check_at_rest(site))
     seen = {_answered(site)["version"] for _ in range(3 * WORKERS)}
     if len(seen) != 1 or not seen <= {this.before, this.after}:
         verdict.wrong.append(
@@ -127,6 +128,12 @@ def interrupted(
     verdict.served["old" if serving == this.before else "new"] += 1
     _check_left(site, verdict)
     return serving
+
+
+def _check_at_rest(site: Site) -> None:
+    """Fails while a rollback that the kill has interrupted, and the new daemon has taken up again, is under way."""
+    newest = site.daemon.call("revision.list", name="kit", limit=1)["revisions"][0]
+    assert newest["state"] != "rolling", newest
 
 
 def _answered(site: Site) -> Any:  # what the handler returns

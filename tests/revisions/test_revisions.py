@@ -11,10 +11,11 @@ import pytest
 import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from corral.supervisor.events.bus import Bus
-from corral.supervisor.revisions.decision import DAEMON_ENDED, InForce
-from corral.supervisor.revisions.record import Cause, Draft, Revision
+from corral.supervisor.revisions.decision import DAEMON_ENDED, RESUMES_MAX, InForce, aligned
+from corral.supervisor.revisions.record import Cause, Draft, Head, How, Revision
 from corral.supervisor.revisions.revisions import Revisions
 from corral.supervisor.revisions.table import MAX_REVISIONS
 from corral.supervisor.store.store import Store
@@ -165,6 +166,80 @@ def test_a_start_settles_what_was_rolling_by_the_table_in_force(
 
     run(path, test)
     run(path, later)
+
+
+@pytest.mark.parametrize("how", ["add", "set", "rollback"])
+def test_what_was_acknowledged_and_rolling_goes_on_in_the_next_daemons_but_not_for_ever(
+    path: Path, how: How
+) -> None:
+    async def test(revisions: Revisions) -> None:
+        await revisions.load([])
+        await revisions.record("a", "agent", {"n": 1}, SET, is_settled=True)
+        await revisions.record("a", "agent", {"n": 2}, Cause(how, "root"))
+
+    async def later(revisions: Revisions, is_resumed: bool) -> None:
+        resumed = await revisions.load([InForce("a", "agent", {"n": 1}, True)])
+        assert [each.number for each in resumed] == [2] * is_resumed
+        state = "rolling" if is_resumed else "failed"
+        assert states(await revisions.list("a", 10)) == [(2, state), (1, "current")]
+        assert revisions.head("a") == Head(2, 1, 2 if is_resumed else None)
+
+    run(path, test)
+    for daemon in range(RESUMES_MAX + 2):
+        run(path, lambda each, n=daemon: later(each, n < RESUMES_MAX))  # type: ignore[misc]  # n is bound
+    assert in_force(path) == {"a": ('{"n":1}', None)}
+
+
+OPEN = Revision(
+    name="a",
+    number=2,
+    kind="agent",
+    state="rolling",
+    reason="",
+    cause=SET,
+    table={"n": 2},
+    is_stored=True,
+    base=None,
+    at=0.0,
+    settled_at=None,
+)
+
+
+@pytest.mark.parametrize(
+    ("rolling", "present", "current", "resumed", "failed"),
+    [
+        (OPEN, InForce("a", "agent", {"n": 1}, True), 1, 2, []),
+        (OPEN, InForce("a", "agent", {"n": 2}, True), 2, None, []),  # it had come up
+        (OPEN, InForce("a", "agent", {"n": 3}, True), None, None, [2]),  # another one is in force
+        (OPEN, InForce("a", "agent", {"n": 1}, False), None, None, [2]),  # the file names it now
+        (OPEN, None, None, None, [2]),  # it was removed
+        (
+            replace(OPEN, cause=Cause("deploy", "root")),
+            InForce("a", "agent", {"n": 1}, True),
+            *(1, None, [2]),
+        ),
+        (
+            replace(OPEN, cause=Cause("reload", "file")),
+            InForce("a", "agent", {"n": 1}, True),
+            *(1, None, [2]),
+        ),
+        (replace(OPEN, resumes=2), InForce("a", "agent", {"n": 1}, True), 1, None, [2]),
+        (replace(OPEN, base="f"), InForce("a", "agent", {"n": 1}, True), 1, 2, []),  # an override
+    ],
+)
+def test_a_start_decides_what_becomes_of_a_rolling_revision(
+    rolling: Revision,
+    present: InForce | None,
+    current: int | None,
+    resumed: int | None,
+    failed: list[int],
+) -> None:
+    before = replace(OPEN, number=1, state="current", table={"n": 1})
+    found = aligned([before, rolling], present)
+    assert found.current == current
+    assert (None if found.resumed is None else found.resumed.number) == resumed
+    assert [each.number for each in found.failed] == failed
+    assert (found.draft is not None) == (current is None and present is not None)
 
 
 def test_a_file_that_changed_while_no_daemon_ran_makes_a_revision(path: Path) -> None:

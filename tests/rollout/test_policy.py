@@ -93,6 +93,14 @@ def test_a_worker_that_is_not_up_is_started_anew_after_those_that_serve() -> Non
     assert decide(view(*downs)) == (Replace(0), Replace(1))
 
 
+def test_a_change_that_goes_on_after_a_start_waits_for_the_former_workers_and_not_for_failed_ones() -> (
+    None
+):
+    assert decide(view(Slot(0, Former.COMING), Slot(1), room=5)) == ()
+    assert decide(view(Slot(0, Former.COMING), is_revoked=True)) == (TakeBack(),)
+    assert decide(view(Slot(0), Slot(1), room=5)) == (Begin(0), Begin(1))
+
+
 def test_a_share_holds_until_the_rest_is_asked_for() -> None:
     slots = tuple(map(Slot, range(4)))
     assert decide(view(*slots, room=9, share=0.5)) == (Begin(0), Begin(1))

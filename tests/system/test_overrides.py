@@ -230,15 +230,29 @@ def test_a_set_under_load_rolls_and_one_that_fails_leaves_what_was_in_force(tmp_
         assert (version(daemon), overridden(daemon, "one")) == ("two", 3)
 
 
-def test_a_daemon_that_is_killed_during_the_change_begins_with_the_former_table(
-    tmp_path: Path,
+@pytest.mark.parametrize("has_file_changed", [False, True])
+def test_a_change_goes_on_in_the_next_daemon_unless_the_file_has_changed_meanwhile(
+    tmp_path: Path, has_file_changed: bool
 ) -> None:
+    gate = tmp_path / "gate"
     slow = ROLLED + 'smoke = { objective = "hold", input = "%s", timeout = 60 }\n'
-    with DaemonProcess(tmp_path, slow % (tmp_path / "gate")) as daemon:
+    with DaemonProcess(tmp_path, slow % gate) as daemon:
         daemon.await_worker("one-0", lambda w: w["state"] == "Ready")
         daemon.call("agent.set", name="one", spec={"environment": {"VERSION": "two"}})
         assert newest(daemon, "one")[:2] == (2, "rolling")
+        if has_file_changed:
+            daemon.config.write_text(slow % gate + 'title = "by hand"\n')
+            restart(daemon)
+            assert newest(daemon, "one") == (3, "current", "file")
+            assert title(daemon, "one") == "by hand"
+            return
         restart(daemon)
-        assert newest(daemon, "one") == (2, "failed", "set")
+        assert newest(daemon, "one") == (2, "rolling", "set")
         daemon.await_worker("one-0", lambda w: w["state"] == "Ready")
-        assert (version(daemon), overridden(daemon, "one")) == ("one", None)
+        assert version(daemon) == "one", "the former one serves until the smoke task has succeeded"
+        with daemon.client() as client:
+            client.call("event.follow", {"types": ["revision.settled"]}, timeout_s=BOUND_S)
+            gate.touch()
+            next(client.notifications())
+        assert newest(daemon, "one") == (2, "current", "set")
+        assert (version(daemon), overridden(daemon, "one")) == ("two", 2)
