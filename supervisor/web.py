@@ -33,6 +33,7 @@ from .http_api.documents import DocsFace, OpenApiFace
 from .http_api.runtime_routes import RuntimeFace
 from .lifecycle.state_machine import UP
 from .mcp_gateway.view import Client, ClientTools
+from .prometheus.face import MetricsFace
 from .services.listener import Listener as ServiceListener
 from .services.services import Listen
 
@@ -175,6 +176,7 @@ def _faces(control: Control, is_stopping: Callable[[], bool]) -> list[Face]:
         RuntimeFace(control),
         OpenApiFace(control.methods),
         DocsFace(),
+        MetricsFace(control),
     ]
 
 

@@ -98,7 +98,7 @@ class StatusReport:
         self._agents = agents
         self._tasks = tasks
         self._pool = pool
-        self._limits = limits
+        self.limits = limits
         self._audit = audit
         self._daemon = daemon
         self._services = daemon.services
@@ -295,8 +295,8 @@ class StatusReport:
         worker = supervisor.worker
         now = self._loop.time()
         life = supervisor.life
-        sample = self._limits.sample(supervisor)
-        throttling = self._limits.throttling(supervisor)
+        sample = self.limits.sample(supervisor)
+        throttling = self.limits.throttling(supervisor)
         next_start = worker.deadline if worker.state is State.INITIAL else None
         return WorkerStatus(
             id=worker.id,

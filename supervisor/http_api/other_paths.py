@@ -45,8 +45,21 @@ def other_paths() -> dict[str, object]:
                 "security": [],
             }
         },
+        "/metrics": {"get": _metrics()},
         **_runtime(),
     }
+
+
+def _metrics() -> Schema:
+    """Returns the operation of a scrape, whose text depends on `Accept`."""
+    found = _get("metrics", "Returns the figures for Prometheus", {})
+    kinds = ("text/plain", "application/openmetrics-text")
+    content: Schema = {each: {"schema": {"type": "string"}} for each in kinds}
+    found["responses"] = {
+        "200": {"description": "The figures of this moment.", "content": content},
+        **_refusals(401, 403),
+    }
+    return found
 
 
 def _get(

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
+from weakref import WeakKeyDictionary
 
 from ...worker.contract.records import Task
 from ..agents.agent import Agent
@@ -103,6 +104,10 @@ class Count:
     failed: int = 0
     cancelled: int = 0
     tool_calls: int = 0
+    tokens: int = 0
+    cost_cents: float = 0.0
+    restarts: int = 0
+    """Number of starts after failures; unlike `worker.restarts` it never goes back."""
     window: Window = field(default_factory=Window)
     recent: deque[tuple[float, bool]] = field(default_factory=lambda: deque(maxlen=RECENT_ENDS))
     """Times, in monotonic seconds, of the last ends, and whether each succeeded."""
@@ -149,6 +154,16 @@ class Usage:
         self.cpu_s += other.cpu_s
 
 
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Names the counters of an agent, server, team or workflow; `agent` is None for the last two."""
+
+    name: str
+    kind: str
+    agent: Agent | None
+    count: Count
+
+
 class Statistics:
     """Counts for one daemon.
 
@@ -173,7 +188,9 @@ class Statistics:
         self._agents = agents
         self._limits = limits
         self._kind_of = kind_of
-        self._since_s = time.time()
+        self.since_s = time.time()
+        """When counting began, in seconds of the Unix epoch."""
+        self._restarts: WeakKeyDictionary[WorkerSupervisor, int] = WeakKeyDictionary()
         self._total = Count()
         self._counts: dict[str, Count] = {}
         self._lives: dict[WorkerSupervisor, Incarnation] = {}
@@ -194,8 +211,13 @@ class Statistics:
         if known is None and life is not None and supervisor.worker.pid is not None:
             self._lives[supervisor] = life
             self._total.spawned += 1
+            again = supervisor.worker.restarts - self._restarts.get(supervisor, 0)
+            if supervisor.worker.restarts or again:
+                self._restarts[supervisor] = supervisor.worker.restarts
+            self._total.restarts += max(again, 0)
             if (count := self._count(supervisor.spec.name)) is not None:
                 count.spawned += 1
+                count.restarts += max(again, 0)
 
     def started(self, task: Task) -> None:
         """Notes the begin of an attempt, from which its duration counts."""
@@ -210,9 +232,11 @@ class Statistics:
         elif task.duration_s is not None:  # it began under an earlier daemon
             duration_ms = task.duration_s * 1000
         outcome = OUTCOMES.get(task.state, "failed")
-        self._total.end(outcome, duration_ms)
-        if (count := self._count(task.agent)) is not None:
-            count.end(outcome, duration_ms)
+        count = self._count(task.agent)
+        for each in (self._total,) if count is None else (self._total, count):
+            each.end(outcome, duration_ms)
+            each.tokens += task.tokens_used
+            each.cost_cents += task.cost_cents
 
     def called(self, agent: str | None, server: str, outcome: str, duration_s: float) -> None:
         """Counts a tool call by a worker of `agent`, or by a client (None), that has reached a server."""
@@ -268,6 +292,19 @@ class Statistics:
 
     # -- reporting
 
+    def counted(self) -> list[Counted]:
+        """Returns the counters of all agents, servers, teams and workflows, in any order; they go on counting."""
+        found: list[Counted] = []
+        for name in self._known():
+            agent = self._agents.agents.get(name)
+            kind = str(self._kind_of(name)) if agent is None else agent.spec.kind
+            found.append(Counted(name, kind, agent, self._count(name) or Count()))
+        return found
+
+    def overhead(self) -> dict[str, dict[str, float]]:
+        """Returns `active`, `memory_bytes` and `cpu_ms` of each part of corral itself."""
+        return self._overhead.figures()
+
     async def shown(self, names: Iterable[str] | None = None) -> dict[str, object]:
         """Returns all counters, or beside the totals those of `names`, as `statistics.show` answers.
 
@@ -308,8 +345,8 @@ class Statistics:
             if number % AT_ONCE == AT_ONCE - 1:
                 await asyncio.sleep(0)
         return {
-            "since": rfc3339(self._since_s),
-            "uptime_s": round(at_s - self._since_s, 3),
+            "since": rfc3339(self.since_s),
+            "uptime_s": round(at_s - self.since_s, 3),
             "window": WINDOW,
             **entries[-1].record,
             **groups,

@@ -185,6 +185,10 @@ class Backlog:
         """Returns the number of tasks that wait for a worker of an agent."""
         return self._counts.get((agent, "queued"), 0)
 
+    def running(self, agent: str) -> int:
+        """Returns the number of tasks of an agent that run."""
+        return self._counts.get((agent, "running"), 0)
+
     # -- the queues of agents
 
     def enqueue(self, entry: Entry) -> None:

@@ -465,6 +465,10 @@ class Tasks:
         """Returns the number of tasks that wait for a worker of an agent."""
         return self._backlog.queued(agent)
 
+    def running(self, agent: str) -> int:
+        """Returns the number of tasks of an agent that run."""
+        return self._backlog.running(agent)
+
     def kind(self, name: str) -> TaskKind:
         """Returns the kind of a task for this name: "team" or "workflow" where it is that of one, else "task"."""
         return self._admission.kind(name)

@@ -1,0 +1,235 @@
+"""Names the figures of a scrape by the conventions of Prometheus: base units, `_total` for counters, bounded labels.
+
+A counter begins at 0 with the daemon, and that of an agent with the agent. prometheus_client is imported with this module,
+and this module with the first scrape.
+"""
+
+import platform
+from collections.abc import Callable, Iterator
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    InfoMetricFamily,
+    SummaryMetricFamily,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from .snapshot import AgentFigures, Snapshot
+
+Of = Callable[[AgentFigures], float]
+
+
+def encoded(snapshot: Snapshot, accept: str) -> tuple[bytes, str]:
+    """Returns the text of a snapshot in the format that `Accept` asks for, and its content type."""
+    encoder, content_type = choose_encoder(accept)
+    return encoder(_Figures(snapshot)), content_type
+
+
+class _Figures(Collector):
+    """Collects the metrics of one snapshot."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields each metric with all of its samples."""
+        snapshot = self._snapshot
+        yield InfoMetricFamily(
+            "corral_build",
+            "Version of the daemon.",
+            {"version": snapshot.version, "python": platform.python_version()},
+        )
+        yield from _of_daemon(snapshot)
+        yield from _of_workers(snapshot)
+        yield from _of_tasks([each for each in snapshot.agents if each.kind != "mcp"])
+        yield from _of_servers([each for each in snapshot.agents if each.kind == "mcp"])
+
+
+def _of_daemon(snapshot: Snapshot) -> Iterator[Metric]:
+    if snapshot.parts is None:
+        return
+    yield GaugeMetricFamily(
+        "corral_start_time_seconds",
+        "When the daemon began to count, in Unix time.",
+        snapshot.started_s,
+    )
+    yield GaugeMetricFamily(
+        "corral_draining", "1 while the daemon takes no new work.", float(snapshot.is_draining)
+    )
+    degraded = GaugeMetricFamily(
+        "corral_degraded",
+        "1 for each part of the daemon that does not work as it should.",
+        labels=["part"],
+    )
+    for part in snapshot.degraded:
+        degraded.add_metric([part], 1)
+    yield degraded
+    cpu = CounterMetricFamily(
+        "corral_process_cpu_seconds", "Processor time of corral's own processes.", labels=["part"]
+    )
+    memory = GaugeMetricFamily(
+        "corral_process_resident_memory_bytes",
+        "Resident memory of corral's own processes.",
+        labels=["part"],
+    )
+    count = GaugeMetricFamily(
+        "corral_processes", "Number of corral's own processes.", labels=["part"]
+    )
+    for part, figures in snapshot.parts.items():
+        cpu.add_metric([part], figures.cpu_s)
+        memory.add_metric([part], figures.memory_bytes)
+        count.add_metric([part], figures.processes)
+    yield from (cpu, memory, count)
+    alerts = CounterMetricFamily("corral_alerts", "Alerts by their result.", labels=["result"])
+    for result, number in snapshot.alerts.items():
+        alerts.add_metric([result], number)
+    yield alerts
+
+
+def _of_workers(snapshot: Snapshot) -> Iterator[Metric]:
+    """Yields what agents and MCP servers have in common: `agent` is the name of either, `kind` agent or mcp."""
+    found = [each for each in snapshot.agents if each.kind in ("agent", "mcp")]
+    states = GaugeMetricFamily(
+        "corral_agent_workers",
+        "Number of workers in each state; a state without workers has no series.",
+        labels=["agent", "kind", "state"],
+    )
+    for each in found:
+        for state, number in each.states.items():
+            states.add_metric([each.name, each.kind, state], number)
+    yield states
+    gauges: list[tuple[str, str, Of]] = [
+        ("wanted_workers", "Number of workers that are to be up.", lambda each: each.wanted),
+        (
+            "memory_bytes",
+            "Resident memory of all workers with their processes, by the last sample.",
+            lambda each: each.memory_bytes,
+        ),
+        (
+            "open_files",
+            "Open files of all workers, by the last sample.",
+            lambda each: each.open_files,
+        ),
+    ]
+    for name, text, of in gauges:
+        gauge = GaugeMetricFamily(f"corral_agent_{name}", text, labels=["agent", "kind"])
+        for each in found:
+            gauge.add_metric([each.name, each.kind], of(each))
+        yield gauge
+    counters: list[tuple[str, str, Of]] = [
+        (
+            "corral_agent_cpu_seconds",
+            "Processor time of all workers there were, with their processes, by the last sample.",
+            lambda each: each.cpu_s,
+        ),
+        (
+            "corral_worker_starts",
+            "Processes of workers that were started.",
+            lambda each: each.starts,
+        ),
+        ("corral_restarts", "Starts of workers after failures.", lambda each: each.restarts),
+    ]
+    for name, text, of in counters:
+        counter = CounterMetricFamily(name, text, labels=["agent", "kind"])
+        for each in found:
+            counter.add_metric([each.name, each.kind], of(each))
+        yield counter
+    lost = GaugeMetricFamily(
+        "corral_log_lost_lines",
+        "Log lines of the workers there are that could not be written.",
+        labels=["agent", "kind"],
+    )
+    for each in found:
+        if each.lost_lines:
+            lost.add_metric([each.name, each.kind], each.lost_lines)
+    yield lost
+    memory = GaugeMetricFamily(
+        "corral_worker_memory_bytes",
+        "Resident memory of a worker with its processes, by the last sample.",
+        labels=["agent", "worker"],
+    )
+    cpu = GaugeMetricFamily(
+        "corral_worker_cpu_ratio",
+        "Share of one processor that a worker uses, over the last second or more.",
+        labels=["agent", "worker"],
+    )
+    for worker in snapshot.workers:
+        memory.add_metric([worker.agent, worker.worker], worker.memory_bytes)
+        cpu.add_metric([worker.agent, worker.worker], worker.cpu_ratio)
+    yield from (memory, cpu)
+
+
+def _of_tasks(found: list[AgentFigures]) -> Iterator[Metric]:
+    """Yields the tasks of agents, teams and workflows: `agent` is the name of any of them."""
+    gauges: list[tuple[str, str, Of]] = [
+        ("corral_queue_depth", "Number of tasks that wait.", lambda each: each.queued),
+        ("corral_tasks_running", "Number of tasks that run.", lambda each: each.running),
+    ]
+    for name, text, of in gauges:
+        gauge = GaugeMetricFamily(name, text, labels=["agent"])
+        for each in found:
+            gauge.add_metric([each.name], of(each))
+        yield gauge
+    tasks = CounterMetricFamily(
+        "corral_tasks", "Tasks that have ended, by outcome.", labels=["agent", "outcome"]
+    )
+    durations = SummaryMetricFamily(
+        "corral_task_duration_seconds",
+        "Time from the begin of a task's last attempt to its end.",
+        labels=["agent"],
+    )
+    for each in found:
+        _add_outcomes(tasks, each)
+        durations.add_metric([each.name], each.ended, each.ended_s)
+    yield from (tasks, durations)
+    counters: list[tuple[str, str, Of]] = [
+        ("corral_tokens", "Tokens that tasks have reported.", lambda each: each.tokens),
+        ("corral_cost_cents", "Cents that tasks have reported.", lambda each: each.cost_cents),
+        ("corral_tool_calls", "Tool calls of an agent's workers.", lambda each: each.tool_calls),
+    ]
+    for name, text, of in counters:
+        counter = CounterMetricFamily(name, text, labels=["agent"])
+        for each in found:
+            counter.add_metric([each.name], of(each))
+        yield counter
+
+
+def _of_servers(found: list[AgentFigures]) -> Iterator[Metric]:
+    calls = CounterMetricFamily(
+        "corral_mcp_tool_calls",
+        "Tool calls that have reached a server, by outcome.",
+        labels=["server", "outcome"],
+    )
+    durations = SummaryMetricFamily(
+        "corral_mcp_tool_call_duration_seconds", "Time that tool calls took.", labels=["server"]
+    )
+    for each in found:
+        _add_outcomes(calls, each)
+        durations.add_metric([each.name], each.ended, each.ended_s)
+    yield from (calls, durations)
+    gauges: list[tuple[str, str, Of]] = [
+        ("in_flight", "Number of requests that a server works on.", lambda each: each.in_flight),
+        ("waiting", "Number of requests that wait for a server.", lambda each: each.waiting),
+    ]
+    for name, text, of in gauges:
+        gauge = GaugeMetricFamily(f"corral_mcp_calls_{name}", text, labels=["server"])
+        for each in found:
+            gauge.add_metric([each.name], of(each))
+        yield gauge
+    counters: list[tuple[str, str, Of]] = [
+        ("corral_mcp_retries", "Requests that were sent once more.", lambda each: each.retries),
+        ("corral_mcp_refused", "Requests beyond max_calls_per_minute.", lambda each: each.refused),
+    ]
+    for name, text, of in counters:
+        counter = CounterMetricFamily(name, text, labels=["server"])
+        for each in found:
+            counter.add_metric([each.name], of(each))
+        yield counter
+
+
+def _add_outcomes(counter: CounterMetricFamily, each: AgentFigures) -> None:
+    for outcome in ("ok", "failed", "cancelled"):
+        counter.add_metric([each.name, outcome], getattr(each, outcome))

@@ -1,0 +1,58 @@
+"""Answers `GET /metrics`, in the text format of Prometheus or as OpenMetrics, whichever `Accept` prefers.
+
+A token with the right `read` is enough; one with some agents sees their series alone. Scrapes are answered one after
+the other, so that many scrapers cost no more at a time than one.
+"""
+
+import asyncio
+
+from aiohttp import web
+
+from ...worker.contract.errors import MethodNotFound, NotFound
+from ..api.table import Control
+from ..http.answers import Refused
+from ..http.face import HttpClient
+from . import snapshot
+
+
+class MetricsFace:
+    """Serves the figures of one daemon.
+
+    Args:
+        control: reaches the rooms that count.
+    """
+
+    prefix = "/metrics"
+    open = False
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._scraping = asyncio.Lock()
+
+    async def serve(self, request: web.BaseRequest, client: HttpClient) -> web.StreamResponse:
+        """Answers with the figures of this moment.
+
+        Raises:
+            NotFound: the path goes on.
+            Refused: it is not a GET.
+        """
+        if request.path != self.prefix:
+            raise NotFound(f'cannot find "{request.path}"', path=request.path)
+        if request.method not in ("GET", "HEAD"):
+            error = MethodNotFound(f'cannot serve {request.method} of "{request.path}"')
+            raise Refused(405, error, Allow="GET, HEAD")
+        accept = request.headers.get("Accept", "")
+        async with self._scraping:
+            figures = await snapshot.take(self._control, client.agents)
+            body, content_type = await asyncio.to_thread(_exposition, figures, accept)
+        headers = {"Content-Type": content_type, "Cache-Control": "no-store"}
+        return web.Response(body=body, headers=headers)
+
+    async def close(self) -> None:
+        """Returns at once."""
+
+
+def _exposition(figures: snapshot.Snapshot, accept: str) -> tuple[bytes, str]:
+    from .exposition import encoded  # noqa: PLC0415  # 17 ms, which the loop does not wait for
+
+    return encoded(figures, accept)
