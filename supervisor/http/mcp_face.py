@@ -10,7 +10,7 @@ This module must not know the pool or the daemon: it serves the tools that it is
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import cast
 
 from aiohttp import web
@@ -39,7 +39,8 @@ from ...worker.contract.errors import (
     ParseError,
 )
 from .answers import Refused as HttpRefused
-from .answers import read_body, write
+from .answers import read_body
+from .event_sender import GREETING, send
 from .face import HttpClient
 from .mcp_headers import LAST_EVENT
 from .mcp_request import (
@@ -62,7 +63,7 @@ from .mcp_session import (
     failure,
     read_request,
 )
-from .sse import SSE_HEADERS, Stream, place_of
+from .sse import Stream, place_of
 from .token_file import TOKEN_BYTES
 
 PATH = "/mcp"
@@ -344,7 +345,7 @@ class McpFace:
         stream = None if place is None else session.streams.get(place[0])
         if place is None or stream is None:
             raise Refused(400, NotFound(f"cannot go on after event {last!r}: it is not kept"))
-        return await self._stream(request, stream, after=place[1], greeting=b": corral\n\n")
+        return await self._stream(request, stream, after=place[1], greeting=GREETING)
 
     # -- streams
 
@@ -356,18 +357,19 @@ class McpFace:
         after: int | None = None,
         greeting: bytes = b"",
     ) -> web.StreamResponse:
-        response = web.StreamResponse(headers=SSE_HEADERS)
-        await response.prepare(request)
-        if greeting:  # so that its headers are sent
-            await write(request, response, greeting)
-        async with contextlib.aclosing(stream.read(after)) as events:
-            async for data in events:
-                await write(request, response, data)
-        if stream.is_broken and request.transport is not None:
-            request.transport.abort()
-        with contextlib.suppress(ConnectionError):
-            await response.write_eof()
-        return response
+        return await send(request, _chunks(stream, after, greeting))
+
+
+async def _chunks(
+    stream: Stream, after: int | None, greeting: bytes
+) -> AsyncGenerator[bytes, None]:
+    if greeting:  # so that its headers are sent
+        yield greeting
+    async with contextlib.aclosing(stream.read(after)) as events:
+        async for data in events:
+            yield data
+    if stream.is_broken:
+        raise ConnectionResetError("the client does not read")
 
 
 # -- answers

@@ -5,8 +5,6 @@ task is run.
 """
 
 import asyncio
-import contextlib
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated
 
@@ -30,18 +28,12 @@ from ...worker.control.params import AttachParams
 from ..access.scope import is_in_scope
 from ..api.table import Control, Permission
 from ..decoding.values import HttpAuth
-from ..http.answers import Refused, answer, check_type, read_body, status_of, write
+from ..http.answers import Refused, answer, check_type, read_body, status_of
+from ..http.event_sender import Outbox, event, send_call
 from ..http.face import ANONYMOUS, HttpClient
-from ..http.sse import PING, PING_S, SSE_HEADERS
 from ..supervision.worker_supervisor import WorkerSupervisor
 from .health import reasons_of
 from .openapi import document
-
-MAX_PROGRESS = 100
-"""Number of messages about progress that wait for a slow reader: of more, the oldest are dropped."""
-
-DEFER_S = 0.25
-"""Seconds to wait for an error before a stream is begun."""
 
 ROUTES = {"/run": "POST", "/status": "GET", "/openapi.json": "GET"}
 
@@ -58,7 +50,7 @@ class RunBody(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ServiceCaller:
-    """Represents the client of one request to the method table; `progress` holds the messages that wait for it."""
+    """Represents the client of one request to the method table; `outbox` holds the progress that waits for it."""
 
     def __init__(self, client: HttpClient, permission: Permission) -> None:
         self.supervisor: WorkerSupervisor | None = None
@@ -66,14 +58,12 @@ class ServiceCaller:
         self.agents: Sequence[str] | None = None if client is ANONYMOUS else client.agents
         self.permission: Permission = permission
         self.who: Mapping[str, object] = client.who
-        self.progress: deque[Mapping[str, object]] = deque(maxlen=MAX_PROGRESS)
-        self.has_news = asyncio.Event()
+        self.outbox = Outbox()
 
     def notify(self, method: str, params: Mapping[str, object]) -> None:
         """Keeps a message about progress until it is sent."""
         if method == "task.progress":
-            self.progress.append(params)
-            self.has_news.set()
+            self.outbox.put(event("progress", params))
 
     async def drain(self) -> None:
         """Returns at once: few messages wait."""
@@ -191,45 +181,9 @@ class ServiceFace:
             params["idempotency_key"] = idempotency_key
         call = self._control.call("task.run", params, caller)
         if body.stream or _wants_stream(request):
-            return await self._stream(request, call, caller)
+            return await send_call(request, caller.outbox, call, _last_event)
         status, found = _result(await call)
         return answer(found, status)
-
-    async def _stream(
-        self, request: web.BaseRequest, call: Awaitable[object], caller: ServiceCaller
-    ) -> web.StreamResponse:
-        """Sends `progress` events, then one `result` or `error`; an error before all of them has its status."""
-        task = asyncio.ensure_future(call)
-        task.add_done_callback(lambda _: caller.has_news.set())
-        try:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(DEFER_S):
-                    await caller.has_news.wait()
-            if task.done() and not caller.progress:
-                task.result()  # an error is answered with its status
-            response = web.StreamResponse(headers=SSE_HEADERS)
-            await response.prepare(request)
-            while not task.done() or caller.progress:
-                await self._send_progress(request, response, caller)
-            await write(request, response, _last_event(task))
-            with contextlib.suppress(ConnectionError):
-                await response.write_eof()
-            return response
-        finally:
-            task.cancel()  # the task itself goes on without its caller
-
-    async def _send_progress(
-        self, request: web.BaseRequest, response: web.StreamResponse, caller: ServiceCaller
-    ) -> None:
-        """Waits for news and sends the progress; after PING_S without any, a comment."""
-        try:
-            async with asyncio.timeout(PING_S):
-                await caller.has_news.wait()
-        except TimeoutError:
-            await write(request, response, PING)
-        caller.has_news.clear()
-        while caller.progress:
-            await write(request, response, _event("progress", caller.progress.popleft()))
 
 
 def _check_verb(request: web.BaseRequest, verb: str) -> None:
@@ -282,9 +236,5 @@ def _last_event(task: "asyncio.Future[object]") -> bytes:
     try:
         status, found = _result(task.result())
     except CorralError as error:
-        return _event("error", {"error": error.to_record()})
-    return _event("result" if status == 200 else "error", found)
-
-
-def _event(kind: str, data: object) -> bytes:
-    return f"event: {kind}\ndata: ".encode() + codec.encode(data) + b"\n\n"
+        return event("error", {"error": error.to_record()})
+    return event("result" if status == 200 else "error", found)
