@@ -86,8 +86,9 @@ MAX_DENIED_NAMES = 5
 MAX_DENIED_BYTES = 512
 """Bytes of JSON in the record of a denied call, so that an unprivileged caller cannot flood the log."""
 
-UNLIMITED = frozenset({"daemon.emergency_stop", "daemon.reload", "daemon.stop"})
-"""Changes that are no part of max_changes_per_minute: an emergency, and the ways to another limit."""
+UNLIMITED = frozenset({"daemon.emergency_stop", "daemon.reload", "daemon.stop", "package.upload"})
+"""Changes that are no part of max_changes_per_minute: an emergency, the ways to another limit, and the parts of a package,
+whose `package.add` counts."""
 
 UNDONE = (InvalidParams, NotFound, PermissionDenied)
 """Errors after which a method has done nothing. Others may come after a part was done (a store that no longer takes

@@ -75,7 +75,8 @@ class LogPosition:
 
     Since no two writes have the same time, the time alone is exact for workers without a place: lines are given to a reader by
     their time, up to a horizon before which nothing more can be written. A place is exact also where a write
-    was given in part, and where the clock was set back. As text it holds as many places as fit into POSITION_BYTES.
+    was given in part, and where the clock was set back. As text it holds as many places as fit into POSITION_BYTES, of the workers that
+    moved last. Of the others a lost line is not reported: files that were rotated away leave no trace of the time before them.
     """
 
     def __init__(self, at: str = "", places: Iterable[tuple[tuple[str, str], Place]] = ()) -> None:

@@ -182,9 +182,10 @@ async def _cleanup(control: Control, params: MemoryCleanupParams, _caller: Calle
     scope=Rule("agent", lists=(("agents", "agent"),)),
     faces=faces("GET /memory", python="memory_stats", command="memory stats"),
 )
-async def _stats(control: Control, params: MemoryStatsParams, _caller: Caller) -> MemoryStatistics:
+async def _stats(control: Control, params: MemoryStatsParams, caller: Caller) -> MemoryStatistics:
     """Returns the size of sessions and keys by agent, and the bytes of them in the daemon's memory."""
-    return as_result(await control.memory.stats(params.agent), MemoryStatistics)
+    found = await control.memory.stats(params.agent, knows(caller.agents))
+    return as_result(found, MemoryStatistics)
 
 
 @method(

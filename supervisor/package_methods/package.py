@@ -30,6 +30,8 @@ from ..supervision.shared import utc_now
     "admin",
     PackageUploadParams,
     PackageUpload,
+    recorded="always",
+    recorded_keys=("upload", "offset"),
     faces=faces("POST /packages/uploads", python="upload_package", command="package add"),
 )
 async def _upload(control: Control, params: PackageUploadParams, _caller: Caller) -> PackageUpload:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from ...worker.contract import codec
 from ...worker.contract.errors import Corrupted, InvalidParams, ResourceLimitExceeded
 from ..config import spec
+from ..store.names import one_of
 from ..store.store import Row, Store, number_of
 
 MAX_VALUE_BYTES = 1024 * 1024
@@ -99,15 +100,16 @@ class KeyValues:
             items.append(item)
         return items
 
-    async def usage(self, agent: str | None) -> list[tuple[str, int, int]]:
-        """Returns keys and bytes of each agent that has any, or of one, without those whose time is over."""
+    async def usage(self, agents: list[str] | None) -> list[tuple[str, int, int]]:
+        """Returns keys and bytes of each agent that has any, or of some agents, without those whose time is over."""
         rows = await self._store.read(
             "SELECT agent, keys - COALESCE(gone, 0), size_bytes - COALESCE(gone_bytes, 0) FROM memory_usage"
             " LEFT JOIN (SELECT agent AS whose, COUNT(*) AS gone,"
             " SUM(LENGTH(CAST(key AS BLOB)) + LENGTH(value)) AS gone_bytes"
             " FROM memory WHERE expires_at <= ? GROUP BY agent) ON whose = agent"
-            " WHERE keys > COALESCE(gone, 0) AND (? IS NULL OR agent = ?) ORDER BY agent LIMIT ?",
-            (time.time(), agent, agent, USAGE_MAX),
+            f" WHERE keys > COALESCE(gone, 0) AND {'TRUE' if agents is None else one_of('agent', agents)}"
+            " ORDER BY agent LIMIT ?",
+            (time.time(), *(agents or ()), USAGE_MAX),
         )
         return [(str(name), number_of(keys), number_of(size)) for name, keys, size in rows]
 

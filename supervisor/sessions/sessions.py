@@ -359,18 +359,23 @@ class Memory:
         self, agent: str | None, limit: int, knows: Callable[[str], bool] | None = None
     ) -> list[dict[str, object]]:
         """Lists sessions of an agent, or of all that pass `knows`, the most recently used first."""
-        agents = [] if agent is None else [agent]
-        if agent is None and knows is not None:
-            agents = await names_in(self._store, "session", knows)
-        is_all = agent is None and knows is None
+        chosen = await self._chosen("session", agent, knows)
         rows = await self._store.read(
             "SELECT agent, session, turns, messages, size_bytes, COALESCE(LENGTH(value), 0) +"
             " (SELECT COALESCE(SUM(LENGTH(value)), 0) FROM session_turn WHERE session_id = session.id),"
-            f" created_at, accessed_at FROM session WHERE {'TRUE' if is_all else one_of('agent', agents)}"
+            f" created_at, accessed_at FROM session WHERE {'TRUE' if chosen is None else one_of('agent', chosen)}"
             " ORDER BY accessed_at DESC LIMIT ?",
-            (*agents, min(limit, LIST_MAX)),
+            (*(chosen or ()), min(limit, LIST_MAX)),
         )
         return [_listed(row) for row in rows]
+
+    async def _chosen(
+        self, table: str, agent: str | None, knows: Callable[[str], bool] | None
+    ) -> list[str] | None:
+        """Returns the agents that a list is about; None for all."""
+        if agent is not None:
+            return [agent]
+        return None if knows is None else await names_in(self._store, table, knows)
 
     async def show(self, agent: str, session: str, last: int | None) -> dict[str, object]:
         """Returns a session with its content, of its history at most the `last` messages; that counts as an access.
@@ -424,18 +429,27 @@ class Memory:
         )
         return {"sessions": sessions, "keys": keys.removed}
 
-    async def stats(self, agent: str | None) -> dict[str, object]:
-        """Returns the number and size of sessions and keys, by agent, and the state of the pool."""
+    async def stats(
+        self, agent: str | None, knows: Callable[[str], bool] | None = None
+    ) -> dict[str, object]:
+        """Returns the number and size of sessions and keys, by agent, and the state of the pool.
+
+        They are of one agent, or of all that pass `knows`; of very many, of the first in the order of names.
+        """
+        chosen = await self._chosen("session", agent, knows)
         rows = await self._store.read(
             "SELECT agent, COUNT(*), SUM(turns), SUM(messages), SUM(size_bytes) FROM session"
-            " WHERE ? IS NULL OR agent = ? GROUP BY agent ORDER BY agent LIMIT ?",
-            (agent, agent, LIST_MAX),
+            f" WHERE {'TRUE' if chosen is None else one_of('agent', chosen)}"
+            " GROUP BY agent ORDER BY agent LIMIT ?",
+            (*(chosen or ()), LIST_MAX),
         )
         agents: dict[str, dict[str, object]] = {}
         for name, *counts in rows:
             keys = ("sessions", "turns", "messages", "size_bytes")
             agents[str(name)] = dict(zip(keys, counts, strict=True))
-        for name, count, size in await self.key_values.usage(agent):
+        for name, count, size in await self.key_values.usage(
+            await self._chosen("memory_usage", agent, knows)
+        ):
             nothing: dict[str, object] = {"sessions": 0, "turns": 0, "messages": 0, "size_bytes": 0}
             agents.setdefault(name, nothing).update(keys=count, keys_bytes=size)
         pool = self.pool

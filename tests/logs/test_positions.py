@@ -1,8 +1,9 @@
 """Positions of readers: cut anywhere, also by a new daemon, they go on without a line lost, doubled or missed in silence."""
 
+import asyncio
 import base64
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from contextlib import aclosing
 from pathlib import Path
 
@@ -278,6 +279,46 @@ def test_a_clock_that_is_set_back_costs_a_reader_nothing(tmp_path: Path) -> None
 
     run(test)
     assert reader.judge(life.lines, gaps=False) == 0
+
+
+def test_lines_that_are_written_while_others_are_merged_are_given_once(tmp_path: Path) -> None:
+    """Positions of few places: a reader goes on by the time alone, so none may be given before an earlier one."""
+    now_ns = 1_700_000_000_000_000_000
+
+    def clock() -> int:
+        nonlocal now_ns
+        now_ns += 1_000
+        return now_ns
+
+    logs = LogStore(tmp_path, clock)
+    workers = [f"{'crew' * 30}-{number}" for number in range(20)]
+    writers = [writer_of(logs, worker, max_file_bytes=2**24) for worker in workers]
+    streams = [writer.stream("stdout") for writer in writers]
+    written: list[str] = []
+
+    def write() -> None:
+        for stream in reversed(streams):  # the reader comes from the other side
+            written.append(str(len(written)))
+            stream.write(f"{written[-1]}\n".encode())
+
+    async def test() -> None:
+        write()
+        got: list[object] = []
+        position = LogPosition()
+        for _ in range(30):
+            follower = Follower(LogFilter())
+            async with aclosing(logs.follow(LogFilter(), None, follower, position)) as batches:
+                reading = asyncio.ensure_future(anext(batches))
+                while not reading.done():
+                    write()
+                    await asyncio.sleep(0)
+                got += texts(reading.result())
+                position = LogPosition.parse(position.text())
+        logs.close()
+        got += texts([r async for b in logs.history(LogFilter(), None, position) for r in b])
+        assert Counter(got) == Counter(written)
+
+    run(test)
 
 
 def test_a_reader_that_wants_little_of_much_has_its_position_moved(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from corral.supervisor.config import spec
 from corral.supervisor.config.loader import decode
 from corral.supervisor.events.bus import Bus
+from corral.supervisor.sessions.key_value import USAGE_MAX
 from corral.supervisor.sessions.sessions import ROWS_MAX, SINCE_BYTES, Memory
 from corral.supervisor.store.schema import APPLICATION_ID, MIGRATIONS
 from corral.supervisor.store.store import Store
@@ -424,7 +425,7 @@ async def test_how_many_keys_there_are_is_counted_anew_where_that_is_damaged(
         await here.memory.stats("a")
         if not isinstance(value, int) or value < 0:
             await key_values.put("a", "", "two", 2, ttl_s=None)
-            assert [count for _, count, _ in await key_values.usage("a")] == [2]
+            assert [count for _, count, _ in await key_values.usage(["a"])] == [2]
         with pytest.raises(ResourceLimitExceeded):
             await key_values.put("a", "", "three", 3, ttl_s=None)
 
@@ -525,7 +526,7 @@ async def test_the_keys_of_an_agent_have_no_more_bytes_than_they_may(tmp_path: P
         here.rules(max_keys_bytes=KIB)
         await key_values.put("a", "", "k", "x" * (2 * KIB - 20), ttl_s=None)  # less always does
         await key_values.put("a", "", "k", "", ttl_s=None)
-        assert await key_values.usage("a") == [("a", 1, 3)]
+        assert await key_values.usage(["a"]) == [("a", 1, 3)]
 
 
 @on_loop
@@ -577,3 +578,18 @@ async def test_keys_of_a_store_from_before_there_were_limits_are_counted_and_fou
     async with room(tmp_path) as here:
         assert await here.memory.key_values.get("a", "", "ü") == "text"
         assert await here.memory.key_values.usage(None) == [("a", 1, 8)]
+
+
+@on_loop
+async def test_statistics_of_some_agents_are_chosen_before_the_list_is_cut(tmp_path: Path) -> None:
+    async with room(tmp_path) as here:
+        await here.turn("s")
+        await here.memory.key_values.put("z", "", "one", 1, ttl_s=None)
+        others = (
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
+            " INSERT INTO memory_usage SELECT 'b' || i, 1, 1 FROM n"
+        )
+        await here.store.write((others, (USAGE_MAX + 1,)))
+        for wanted in ({"z"}, {"a"}, {"a", "z"}, {"none"}):
+            stats: Any = await here.memory.stats(None, wanted.__contains__)
+            assert {each["agent"] for each in stats["agents"]} == wanted - {"none"}

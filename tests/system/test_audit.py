@@ -128,7 +128,6 @@ def test_every_method_that_may_do_something_says_whether_it_is_recorded() -> Non
         "memory.clear",  # and what is remembered is no part of the running set: its events tell
         "memory.delete",
         "memory.put",
-        "package.upload",  # so is what the parts become: package.add
         "schedule.run",  # a task is a record of its own, too
         "secret.list",  # it has no value
         "token.list",
