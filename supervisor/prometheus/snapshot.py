@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from ... import __version__
 from ..access.scope import is_in_scope
 from ..agents.agent import Agent
-from ..api.statistics import Count, Counted
 from ..api.table import Control
 from ..lifecycle.state_machine import State
+from ..metrics.statistics import Count, Counted
 
 AT_ONCE = 50
 """Number of workers whose figures are copied in one turn of the loop: less than a millisecond."""

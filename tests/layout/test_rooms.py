@@ -64,7 +64,7 @@ supervisor.mcp_gateway: worker.contract worker.control mcp.protocol api config e
 supervisor.transport: worker.contract worker.control mcp.protocol mcp.endpoint access api mcp_gateway supervision
 supervisor.http: worker.contract mcp.protocol mcp.upstream mcp.endpoint api
 supervisor.http_api: worker.contract worker.control api config http supervision
-supervisor.prometheus: worker.contract access agents api http lifecycle
+supervisor.prometheus: worker.contract access agents api http lifecycle metrics
 supervisor.services: worker.contract worker.control access agents api config decoding events http lifecycle store supervision
 supervisor: *
 cli: worker.contract worker.client cli.tools
