@@ -36,6 +36,7 @@ from ..context import (
 )
 from ..render import inner, inners, number, word
 from . import run_options
+from .part_printer import Mode, PartPrinter
 from .run_options import add_run_options, complete_addressees, complete_tasks
 from .wait import ENDED, RECONNECT_S, STATES, TaskProgress, TaskWait, has_ended, share
 
@@ -64,9 +65,15 @@ Examples:
 @click.option(
     "--logs", is_flag=True, help="Print what the task prints and logs, on stderr, while it runs."
 )
+@click.option(
+    "--stream",
+    "mode",
+    type=click.Choice(("text", "json", "off")),
+    help="Print streamed text as it comes, all parts as JSON lines, or none; default text, with --json off.",
+)
 @click.pass_obj
 def run(
-    session: Session, /, logs: bool, **options: Any
+    session: Session, /, logs: bool, mode: Mode | None, **options: Any
 ) -> int:  # Any: the values of the options above
     """Run a task, show its progress and print its result.
 
@@ -88,13 +95,23 @@ def run(
         if options["detach"] or options["at"] is not None:
             _print_submitted(session, record)
             return 0
+        mode = mode or ("off" if session.json else "text")
         with TaskProgress(session) as progress, _lines(session, progress, record, logs):
-            wait = TaskWait(session, connection, word(record, "id"), progress.show)
+            printer = PartPrinter(session, progress, mode)
+            task, is_streamed = word(record, "id"), mode != "off"
+            wait = TaskWait(session, connection, task, printer.show, is_streamed=is_streamed)
             try:
                 record = record if has_ended(record) else wait.until_ended(None)
             except KeyboardInterrupt:
                 progress.print("cancelling the task; press Ctrl-C again to exit at once")
                 record = wait.cancel()
+            finally:
+                printer.end_line()
+    if mode == "json":
+        session.print_json(record)
+        return 0 if (error := _error(record)) is None else error.exit_status
+    if printer.has_printed(record.get("output")):
+        record = {**record, "output": None}
     return _print_result(session, record)
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from ...worker.client.sync import Client, await_daemon
-from ...worker.contract.errors import Conflict, ShuttingDown, Unreachable
+from ...worker.contract.errors import Conflict, InvalidParams, ShuttingDown, Unreachable
 from ...worker.contract.jsonrpc import Notification
 from .. import render
 from ..context import ANSWER_S, Session, waiting_s
@@ -41,8 +41,11 @@ class TaskWait:
         task: str,
         on_notification: Callable[[Notification], None],
         method: str = "task.wait",
+        *,
+        is_streamed: bool = False,
     ) -> None:
         self._method = method
+        self._more = {"stream": True} if is_streamed else {}
         self._session = session
         self._connection = connection
         self._task = task
@@ -59,7 +62,7 @@ class TaskWait:
         give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
         lost_at: float | None = None
         while True:
-            params: dict[str, object] = {"task": self._task}
+            params: dict[str, object] = {"task": self._task, **self._more}
             left_s = None if give_up_at is None else max(give_up_at - time.monotonic(), 0.001)
             if left_s is not None:
                 params["timeout_s"] = left_s
@@ -70,6 +73,11 @@ class TaskWait:
                     self._connection = await_daemon(self._session.socket, patience_s=patience_s)
                 asked_at = time.monotonic()
                 return self._call(self._method, params, waiting_s(left_s))
+            except InvalidParams as error:
+                if not self._more or error.data.get("key") != "stream":
+                    raise
+                self._more = {}  # the daemon is older than this command
+                continue
             except (Unreachable, ShuttingDown) as error:
                 self._connection.close()
                 now = time.monotonic()

@@ -1558,17 +1558,34 @@ export interface TaskParams {
   deadline_s?: number | null;
 }
 
-/**
- * Specifies a new task: for an agent, team or workflow by name, or for any agent with a capability.
- *
- * Its agent must have all `required_capabilities`; `allowed_tools` is the same key of `boundaries`.
- * With an `idempotency_key` the same task is queued once, however often it is sent. It starts after the tasks in
- * `after` have succeeded, and not before `at`. Tasks with the same `sticky_key` go to the same worker; those of one
- * `session` share its memory and run one after the other. Without `durable` it is faster, and lost with the daemon.
- * `timeout_s` bounds each run of its handler, `queue_timeout_s` its wait for the first, `deadline_s` the whole, from when it came (or
- * from `at`). `when_down` says whether it waits for an agent that is down, instead of `[tasks]`.
- */
-export interface TaskParamsWithoutAgent {
+/** Specifies a new task; `stream` sends what it streams as `task.part` notifications. */
+export interface TaskRunParams {
+  objective: string;
+  agent?: string | null;
+  capability?: string | null;
+  input?: unknown;
+  context?: unknown;
+  priority?: number | null;
+  timeout_s?: number | null;
+  boundaries?: Boundaries;
+  required_capabilities?: Array<string>;
+  allowed_tools?: Array<string> | null;
+  output_format?: OutputFormat | null;
+  idempotency_key?: string | null;
+  after?: Array<string>;
+  at?: number | null;
+  sticky_key?: string | null;
+  session?: string | null;
+  durable?: boolean;
+  retry?: Retry | null;
+  when_down?: "queue" | "refuse" | null;
+  queue_timeout_s?: number | null;
+  deadline_s?: number | null;
+  stream?: boolean;
+}
+
+/** Specifies a new task; `stream` sends what it streams as `task.part` notifications. */
+export interface TaskRunParamsWithoutAgent {
   objective: string;
   capability?: string | null;
   input?: unknown;
@@ -1589,6 +1606,7 @@ export interface TaskParamsWithoutAgent {
   when_down?: "queue" | "refuse" | null;
   queue_timeout_s?: number | null;
   deadline_s?: number | null;
+  stream?: boolean;
 }
 
 /** Represents the result of `task.discard`: the number of tasks that are dead letters no longer. */
@@ -2070,12 +2088,12 @@ export class Corral extends Connection {
   }
 
   /** Runs a task and answers when it has ended; a caller that hangs up leaves it running. */
-  executeTask(args: { agent: string } & TaskParamsWithoutAgent, options?: RequestOptions): Promise<Task> {
+  executeTask(args: { agent: string } & TaskRunParamsWithoutAgent, options?: RequestOptions): Promise<Task> {
     return this.request("POST", "/api/v1/agents/{agent}/run", [], args, options) as Promise<Task>;
   }
 
   /** Yields the events of `task.run`. */
-  executeTaskStream(args: { agent: string } & TaskParamsWithoutAgent, options?: RequestOptions): AsyncGenerator<ServerEvent> {
+  executeTaskStream(args: { agent: string } & TaskRunParamsWithoutAgent, options?: RequestOptions): AsyncGenerator<ServerEvent> {
     return this.stream("POST", "/api/v1/agents/{agent}/run", [], args, options);
   }
 
@@ -2455,12 +2473,12 @@ export class Corral extends Connection {
   }
 
   /** Runs a task and answers when it has ended; a caller that hangs up leaves it running. */
-  executeTaskDefault(args: TaskParams, options?: RequestOptions): Promise<Task> {
+  executeTaskDefault(args: TaskRunParams, options?: RequestOptions): Promise<Task> {
     return this.request("POST", "/api/v1/run", [], args, options) as Promise<Task>;
   }
 
   /** Yields the events of `task.run`. */
-  executeTaskDefaultStream(args: TaskParams, options?: RequestOptions): AsyncGenerator<ServerEvent> {
+  executeTaskDefaultStream(args: TaskRunParams, options?: RequestOptions): AsyncGenerator<ServerEvent> {
     return this.stream("POST", "/api/v1/run", [], args, options);
   }
 
@@ -2650,13 +2668,13 @@ export class Corral extends Connection {
   }
 
   /** Answers with the record of a task when it has ended. */
-  waitTask(args: { task: string; timeout_s?: number }, options?: RequestOptions): Promise<Task> {
-    return this.request("GET", "/api/v1/tasks/{task}/wait", ["timeout_s"], args, options) as Promise<Task>;
+  waitTask(args: { task: string; timeout_s?: number; stream?: boolean }, options?: RequestOptions): Promise<Task> {
+    return this.request("GET", "/api/v1/tasks/{task}/wait", ["timeout_s","stream"], args, options) as Promise<Task>;
   }
 
   /** Yields the events of `task.wait`. */
-  waitTaskStream(args: { task: string; timeout_s?: number }, options?: RequestOptions): AsyncGenerator<ServerEvent> {
-    return this.stream("GET", "/api/v1/tasks/{task}/wait", ["timeout_s"], args, options);
+  waitTaskStream(args: { task: string; timeout_s?: number; stream?: boolean }, options?: RequestOptions): AsyncGenerator<ServerEvent> {
+    return this.stream("GET", "/api/v1/tasks/{task}/wait", ["timeout_s","stream"], args, options);
   }
 
   /** Adds teams, which are kept until they are removed. */
@@ -2670,12 +2688,12 @@ export class Corral extends Connection {
   }
 
   /** Runs a task and answers when it has ended; a caller that hangs up leaves it running. */
-  executeTaskOfTeams(args: { agent: string } & TaskParamsWithoutAgent, options?: RequestOptions): Promise<Task> {
+  executeTaskOfTeams(args: { agent: string } & TaskRunParamsWithoutAgent, options?: RequestOptions): Promise<Task> {
     return this.request("POST", "/api/v1/teams/{agent}/run", [], args, options) as Promise<Task>;
   }
 
   /** Yields the events of `task.run`. */
-  executeTaskOfTeamsStream(args: { agent: string } & TaskParamsWithoutAgent, options?: RequestOptions): AsyncGenerator<ServerEvent> {
+  executeTaskOfTeamsStream(args: { agent: string } & TaskRunParamsWithoutAgent, options?: RequestOptions): AsyncGenerator<ServerEvent> {
     return this.stream("POST", "/api/v1/teams/{agent}/run", [], args, options);
   }
 
@@ -2730,12 +2748,12 @@ export class Corral extends Connection {
   }
 
   /** Runs a task and answers when it has ended; a caller that hangs up leaves it running. */
-  executeTaskOfWorkflows(args: { agent: string } & TaskParamsWithoutAgent, options?: RequestOptions): Promise<Task> {
+  executeTaskOfWorkflows(args: { agent: string } & TaskRunParamsWithoutAgent, options?: RequestOptions): Promise<Task> {
     return this.request("POST", "/api/v1/workflows/{agent}/run", [], args, options) as Promise<Task>;
   }
 
   /** Yields the events of `task.run`. */
-  executeTaskOfWorkflowsStream(args: { agent: string } & TaskParamsWithoutAgent, options?: RequestOptions): AsyncGenerator<ServerEvent> {
+  executeTaskOfWorkflowsStream(args: { agent: string } & TaskRunParamsWithoutAgent, options?: RequestOptions): AsyncGenerator<ServerEvent> {
     return this.stream("POST", "/api/v1/workflows/{agent}/run", [], args, options);
   }
 

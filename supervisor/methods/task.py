@@ -17,8 +17,10 @@ from ...worker.contract.errors import (
 )
 from ...worker.contract.records import ENDED, Error, Task, TaskParams
 from ...worker.control.params import (
+    TaskFollowParams,
     TaskIdParams,
     TaskListParams,
+    TaskRunParams,
     TaskShowParams,
     TasksParams,
     TaskTreeParams,
@@ -38,6 +40,7 @@ from ..api.faces import faces
 from ..api.results import error_record
 from ..api.table import Caller, Control, method
 from ..events.bus import Event
+from ..streaming.sender import PartSender
 
 FOLLOWED = ("task.queued", "task.started", "task.progress", "task.retried", "task.ended")
 """Event types of a task, and of those below it, that `task.follow` sends."""
@@ -104,7 +107,7 @@ class ProgressSender:
 @method(
     "task.run",
     "operate",
-    TaskParams,
+    TaskRunParams,
     Task,
     scope=NEW_TASK,
     faces=faces(
@@ -117,10 +120,10 @@ class ProgressSender:
         streams=True,
     ),
 )
-async def _run(control: Control, params: TaskParams, caller: Caller) -> Task:
+async def _run(control: Control, params: TaskRunParams, caller: Caller) -> Task:
     """Runs a task and answers when it has ended; a caller that hangs up leaves it running."""
     task = await control.tasks.submit(params)
-    return await _ended(control, task.id, caller)
+    return await _ended(control, task.id, caller, params.stream)
 
 
 @method(
@@ -148,21 +151,28 @@ async def _wait(control: Control, params: TaskWaitParams, caller: Caller) -> Tas
     """Answers with the record of a task when it has ended."""
     try:
         async with asyncio.timeout(params.timeout_s):
-            return await _ended(control, params.task, caller)
+            return await _ended(control, params.task, caller, params.stream)
     except TimeoutError:
         raise _late(params) from None
 
 
-async def _ended(control: Control, task_id: str, caller: Caller) -> Task:
-    """Returns the record of a task when it has ended; meanwhile sends its progress to the caller."""
+async def _ended(control: Control, task_id: str, caller: Caller, stream: bool) -> Task:
+    """Returns the record of a task when it has ended; meanwhile sends its progress, and what it streams, to the caller."""
     listener = ProgressSender(control, caller)
+    buffer = control.tasks.parts(task_id) if stream else None
+    sender = None if buffer is None else PartSender(buffer, caller)
     try:
-        return await control.tasks.wait(task_id, listener=listener)
+        task = await control.tasks.wait(task_id, listener=listener)
+        if sender is not None:
+            await sender.finish()
+        return task
     finally:
         listener.close()
+        if sender is not None:
+            await sender.close()
 
 
-def _late(params: TaskWaitParams) -> Timeout:
+def _late(params: TaskWaitParams | TaskFollowParams) -> Timeout:
     return Timeout(
         f'cannot wait longer than {params.timeout_s:g} s for task "{params.task}": it goes on',
         task=params.task,
@@ -172,14 +182,14 @@ def _late(params: TaskWaitParams) -> Timeout:
 @method(
     "task.follow",
     "read",
-    TaskWaitParams,
+    TaskFollowParams,
     Task,
     scope=TASK,
     faces=faces(
         "GET /tasks/{task}/follow", python="follow_task", command="task follow", streams=True
     ),
 )
-async def _follow(control: Control, params: TaskWaitParams, caller: Caller) -> Task:
+async def _follow(control: Control, params: TaskFollowParams, caller: Caller) -> Task:
     """Returns as `task.wait`; meanwhile sends the events of the task and those below it as `task.event` notifications {event}."""
     followed = {params.task}
 

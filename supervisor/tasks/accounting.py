@@ -27,6 +27,7 @@ from ..config.spec import Spec
 from ..events.bus import Bus
 from ..process.limits import Excess
 from ..store.store import Store
+from ..streaming.buffer import PartBuffer, PartBuffers
 from ..supervision.worker_supervisor import WorkerSupervisor
 from .admission import wanted_workers
 from .backlog import Entry
@@ -69,6 +70,7 @@ class Accounting:
         self._backlog = writer.backlog
         self._agents = agents
         self._budgets = budgets
+        self.part_buffers = PartBuffers()
 
     def task_of(self, supervisor: WorkerSupervisor, task_id: str | None) -> Entry | None:
         """Returns the running task of a worker that a message is about; None where it is about none.
@@ -105,6 +107,19 @@ class Accounting:
             message=message,
         )
         self._writer.notify(entry)
+
+    def record_part(self, entry: Entry, part: object, size: int) -> None:
+        """Keeps a part of `size` bytes that a task streams for its readers."""
+        self.record_heartbeat(entry)
+        (entry.parts or self.parts(entry)).put(part, size)
+
+    def parts(self, entry: Entry) -> PartBuffer:
+        """Returns the buffer of what a task streams."""
+        if entry.parts is None:
+            task = entry.task
+            entry.parts = PartBuffer(task.id, self.part_buffers)
+            entry.parts.begin(task.attempt, task.delivery)
+        return entry.parts
 
     def record_heartbeat(self, entry: Entry) -> None:
         """Restarts the stall_timeout of a task, whose handler has shown a sign of life."""

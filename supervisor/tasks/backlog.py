@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from ...worker.contract.errors import Cancelled, CorralError
 from ...worker.contract.records import Task, TaskState
+from ..streaming.buffer import PartBuffer
 from ..supervision.worker_supervisor import WorkerSupervisor
 from .attempt import Attempt
 from .boundaries import Limits
@@ -78,6 +79,8 @@ class Entry:
     children_cost_cents: float = 0.0
     listeners: list[Progress] = field(default_factory=list[Progress])
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    parts: PartBuffer | None = None
+    """There from when it streams something, or a reader waits for that."""
     only: WorkerSupervisor | None = None
     """The worker that it is for, which may have no place among those of its agent."""
 

@@ -179,6 +179,8 @@ class Executor:
             started, entry.limits, entry.size_bytes, supervisor, entry.stop, self._alarms
         )
         attempt.is_again = task.started_at is not None
+        if entry.parts is not None:
+            entry.parts.begin(started.attempt, started.delivery)
         written = self._writer.save(entry, started)
         if written is None and not attempt.is_again and task.session is None:
             attempt.try_at_once()  # while the worker reads it, the rest is done

@@ -332,6 +332,8 @@ class RecordWriter:
             self.volatile.put(ended, entry.created)
         self.counts[ended.state] += 1
         self._on_end(entry)
+        if entry.parts is not None:
+            entry.parts.close()
         entry.ended.set()
         if entry.listeners:
             self.notify(entry)

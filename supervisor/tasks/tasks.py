@@ -34,6 +34,7 @@ from ..agents.agent import Agent
 from ..agents.agents import Agents
 from ..hibernation.hibernation import Hibernation
 from ..store.batch import Writing
+from ..streaming.buffer import PartBuffer
 from ..supervision.shared import Shared
 from ..supervision.worker_supervisor import WorkerSupervisor
 from .accounting import Accounting, Budgets
@@ -511,6 +512,13 @@ class Tasks:
             if listener is not None:
                 entry.listeners.remove(listener)
         return _ended(entry)
+
+    def parts(self, task_id: str) -> PartBuffer | None:
+        """Returns what a task streams; None for one that ended a while ago."""
+        entry, accounting = self._backlog.find(task_id), self.accounting
+        return (
+            accounting.part_buffers.of_ended(task_id) if entry is None else accounting.parts(entry)
+        )
 
     async def next_end(self) -> None:
         """Waits until any task ends, so that a full queue may have room."""

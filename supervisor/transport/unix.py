@@ -30,6 +30,7 @@ from ...worker.control.params import AttachParams
 from ..access.scope import lesser
 from ..api.table import Control, Permission
 from ..mcp_gateway.view import Client, ClientTools
+from ..streaming.sender import METHOD as PART
 from ..supervision.worker_supervisor import WorkerSupervisor
 from .peer import Identity, identify, is_member
 from .socket_lock import SocketLock
@@ -380,6 +381,8 @@ class Connection(Channel):
         if self._digest is not None and self._control.tokens.permitted(self._digest) is None:
             self.close(PermissionDenied("cannot go on: the token is valid no more", reason="token"))
             return
+        if method == PART:  # a reader of parts that is slow is told what it lost
+            self.wait_patiently()
         super().notify(method, params)
 
     # -- as an MCP client

@@ -16,6 +16,7 @@ from ...worker.contract.errors import (
 )
 from ...worker.contract.jsonrpc import Notification, Request
 from ...worker.contract.misfit import misfit_of
+from ...worker.contract.parts import size_of
 from ...worker.contract.worker_messages import (
     BeatParams,
     CheckpointParams,
@@ -25,6 +26,7 @@ from ...worker.contract.worker_messages import (
     MemorySearchParams,
     ProgressParams,
     PublishParams,
+    StreamParams,
     SubscribeParams,
     UsageParams,
     WorkerCallParams,
@@ -120,7 +122,9 @@ class WorkerApi:
     def handle_notification(self, supervisor: WorkerSupervisor, notification: Notification) -> None:
         """Takes a notification of a worker; one that is malformed goes to its log."""
         try:
-            if notification.method == "progress":
+            if notification.method == "stream":
+                self._stream(supervisor, notification.params)
+            elif notification.method == "progress":
                 self._progress(supervisor, notification.params)
             elif notification.method == "log":
                 self._log(supervisor, notification.params)
@@ -238,6 +242,14 @@ class WorkerApi:
             self._tasks.accounting.record_progress(
                 entry, asked.progress, asked.total, asked.message
             )
+
+    def _stream(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> None:
+        asked = convert(params, StreamParams, "stream")
+        if asked.task is not None and asked.task not in supervisor.running:
+            return  # of a task that has just ended: many may be under way
+        entry = self._tasks.accounting.task_of(supervisor, asked.task)
+        if entry is not None:
+            self._tasks.accounting.record_part(entry, asked.part, size_of(asked.part))
 
     def _beat(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> None:
         entry = self._tasks.accounting.task_of(

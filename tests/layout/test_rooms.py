@@ -43,13 +43,14 @@ supervisor.packages: worker.contract config decoding linux secrets store
 supervisor.deployment: worker.contract worker.control agents config decoding events launcher lifecycle linux logs packages process revisions rollout store supervision
 supervisor.sessions: worker.contract config events store
 supervisor.listening: worker.contract config linux
+supervisor.streaming: worker.contract
 supervisor.supervision: worker.contract mcp.protocol mcp.upstream config events lifecycle linux listening logs process store
 supervisor.revisions: worker.contract events store
 supervisor.overrides: worker.contract config decoding revisions
 supervisor.agents: worker.contract mcp.protocol mcp.upstream mcp.pool config decoding events lifecycle overrides process revisions store supervision
 supervisor.hibernation: worker.contract lifecycle events supervision agents
 supervisor.zygote: worker.contract agents config events launcher lifecycle linux logs process supervision
-supervisor.tasks: worker.contract worker.control mcp.pool config decoding events lifecycle process store supervision agents hibernation
+supervisor.tasks: worker.contract worker.control mcp.pool config decoding events lifecycle process store streaming supervision agents hibernation
 supervisor.activation: worker.contract agents lifecycle supervision
 supervisor.rollout: worker.contract agents config lifecycle supervision tasks
 supervisor.autoscaling: worker.contract agents config lifecycle supervision tasks
@@ -59,9 +60,9 @@ supervisor.worker_api: worker.contract mcp.protocol mcp.pool agents audit config
 supervisor.metrics: worker.contract agents events lifecycle process supervision worker_api
 supervisor.package_methods: worker.contract worker.control access api events packages supervision
 supervisor.api: worker.contract worker.control mcp.pool access agents audit backup config deployment events lifecycle logs metrics packages process secrets sessions stores supervision hibernation tasks worker_api
-supervisor.methods: worker.contract worker.control access agents api audit backup config decoding events lifecycle logs overrides package_methods process revisions schema secrets store supervision worker_api
+supervisor.methods: worker.contract worker.control access agents api audit backup config decoding events lifecycle logs overrides package_methods process revisions schema secrets store streaming supervision worker_api
 supervisor.mcp_gateway: worker.contract worker.control mcp.protocol api config events supervision tasks worker_api
-supervisor.transport: worker.contract worker.control mcp.protocol mcp.endpoint access api mcp_gateway supervision
+supervisor.transport: worker.contract worker.control mcp.protocol mcp.endpoint access api mcp_gateway streaming supervision
 supervisor.http: worker.contract mcp.protocol mcp.upstream mcp.endpoint api
 supervisor.http_api: worker.contract worker.control api config http supervision
 supervisor.prometheus: worker.contract access agents api http lifecycle metrics

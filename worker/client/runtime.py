@@ -29,8 +29,8 @@ from ..control.params import (
     CheckpointRestoreParams,
     EventParams,
     LogParams,
+    TaskFollowParams,
     TaskListParams,
-    TaskWaitParams,
 )
 from ..control.results import AgentsChanged, Names, Removed, TaskPage, Teams, Workflows
 from ..control.state_results import CheckpointRestored, Checkpoints
@@ -601,7 +601,7 @@ class AgentRuntime(Methods):
 
     def follow_task(self, task: str, *, timeout_s: float | None = None) -> TaskStream:
         """Follows the events of a task and of those that it delegates, until it has ended."""
-        return TaskStream(self.socket, given(TaskWaitParams, task=task, timeout_s=timeout_s))
+        return TaskStream(self.socket, given(TaskFollowParams, task=task, timeout_s=timeout_s))
 
     async def subscribe(
         self, types: str | Sequence[str], handler: Handler, *, since: int | None = None

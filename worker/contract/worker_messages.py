@@ -111,6 +111,13 @@ class ProgressParams(Struct, frozen=True):
     message: str = ""
 
 
+class StreamParams(Struct, frozen=True):
+    """`stream` of a worker: a part of the output of a running task, any JSON value; a string is text."""
+
+    part: object
+    task: str | None = None
+
+
 class BeatParams(Struct, frozen=True):
     """`heartbeat` of a worker; with `task`, of the handler that runs it."""
 

@@ -324,7 +324,21 @@ class TaskTreeParams(Struct, frozen=True, forbid_unknown_fields=True):
     limit: Annotated[int, Meta(ge=1, le=10_000)] = 1000
 
 
+class TaskRunParams(TaskParams, frozen=True, forbid_unknown_fields=True):
+    """Specifies a new task; `stream` sends what it streams as `task.part` notifications."""
+
+    stream: bool = False
+
+
 class TaskWaitParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Names a task and the limit of the wait for its end; `stream` sends what it streams as `task.part` notifications."""
+
+    task: str
+    timeout_s: Seconds | None = None
+    stream: bool = False
+
+
+class TaskFollowParams(Struct, frozen=True, forbid_unknown_fields=True):
     """Names a task and the limit of the wait for its end; none when absent."""
 
     task: str

@@ -16,7 +16,15 @@ Importing it takes a few milliseconds: `run` imports asyncio. It must not know t
 
 import os
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Mapping,
+)
 from contextlib import contextmanager
 from typing import Any, TypeVar, overload
 
@@ -46,7 +54,11 @@ MIN_INTERVAL_S = 0.01
 MAX_TYPES = 64
 """Number of globs that one worker can subscribe to."""
 
-Handler = Callable[[Task], Awaitable[object]] | Callable[[SyncTask], object]
+Handler = (
+    Callable[[Task], Awaitable[object]]
+    | Callable[[Task], AsyncIterator[object]]
+    | Callable[[SyncTask], object]
+)
 H = TypeVar("H", bound=Handler)
 OnStart = TypeVar("OnStart", bound=Callable[[Start], object])
 OnEvent = TypeVar("OnEvent", bound=Callable[[Event], object])
@@ -97,7 +109,8 @@ class Agent:
         """Registers the handler, which receives a Task (`async def`) or a SyncTask (`def`).
 
         Its return value is the task's output and must be JSON; an exception is the task's error, with the
-        traceback in the log.
+        traceback in the log. A generator (`yield`) streams each value; its output is what a `def` returns, else the
+        values together.
         """
         _once(self._hooks.task, "task")
         self._hooks.task = handler

@@ -12,6 +12,8 @@ from typing import Any, TypeVar, cast
 
 from ..contract import codec
 from ..contract.errors import InvalidParams, NotFound
+from ..contract.parts import size_of
+from .generators import handler_of
 from .results import Json
 from .runtime import is_async
 from .session import Memory
@@ -64,8 +66,8 @@ async def _run(hooks: Hooks, request: dict[str, Json], config: Json, calls: "_An
         await _call(hooks.on_start, start)
     try:
         memory = Memory(request.pop("memory", None) or {}, codec.encode)
-        handler = hooks.task
-        assert handler is not None, "the caller has checked it"
+        assert hooks.task is not None, "the caller has checked it"
+        handler = handler_of(hooks.task)
         if is_async(handler):
             work = handler(Task(start, request, calls, memory))
             output = await cast("Awaitable[object]", work)
@@ -137,6 +139,10 @@ class _Answers:
 
     async def drain(self) -> None:
         """Returns at once."""
+
+    async def stream(self, task: str, part: object, /) -> None:
+        """Checks a part, and drops it."""
+        size_of(part)
 
     def start(self, coroutine: Coroutine[Any, Any, T], what: str, /) -> Awaitable[T]:
         """Runs a coroutine in the background."""

@@ -36,6 +36,8 @@ from ..contract.errors import (
     Unreachable,
 )
 from ..contract.jsonrpc import MAX_MESSAGE_BYTES, Foreign, Notification, Peer, Request
+from ..contract.parts import size_of
+from .generators import handler_of
 from .health import HealthFunctions
 from .results import Json
 from .session import Memory
@@ -155,7 +157,8 @@ class Worker:
         self._hooks = hooks
         self._loop = loop
         self._thread = threading.get_ident()
-        self._has_async_handler = hooks.task is not None and is_async(hooks.task)
+        self._handler = None if hooks.task is None else handler_of(hooks.task)
+        self._has_async_handler = self._handler is not None and is_async(self._handler)
         self._phase = _Phase.WAITING
         self._start: Start | None = None
         self._early: dict[str, Json] | None = None  # the params of a `configure` before it is Ready
@@ -379,7 +382,7 @@ class Worker:
 
     async def _run_task(self, params: dict[str, Json]) -> object:
         start = self._ready("run a task")
-        handler = self._hooks.task
+        handler = self._handler
         if handler is None:
             raise MethodNotFound("cannot run a task: the agent has no task handler")
         limit = start.limits.get("max_concurrent_requests", 1)
@@ -432,6 +435,15 @@ class Worker:
 
     async def drain(self) -> None:
         """Waits while the daemon reads too slowly."""
+        await self._channel.drain()
+
+    async def stream(self, task: str, part: object, /) -> None:
+        """Sends a part of the output of a task; see Task.stream."""
+        size_of(part)
+        self.notify("stream", {"task": task, "part": part})
+        await asyncio.sleep(
+            0
+        )  # it is sent, and so are heartbeats, where a handler waits for nothing else
         await self._channel.drain()
 
     def start(self, coroutine: Coroutine[Any, Any, T], what: str, /) -> asyncio.Task[T]:

@@ -76,6 +76,10 @@ class Calls(Protocol):
         """Waits while the daemon reads too slowly."""
         ...
 
+    async def stream(self, task: str, part: object, /) -> None:
+        """Sends a part of the output of a task; see Task.stream."""
+        ...
+
     def start(self, coroutine: Coroutine[Any, Any, T], what: str, /) -> Awaitable[T]:
         """Runs a coroutine whether or not the result is awaited; logs its failure."""
         ...
@@ -321,6 +325,19 @@ class Task(TaskRequest):
         self._calls.notify("progress", params)
         await self._calls.drain()
 
+    async def stream(self, part: Json) -> None:
+        """Streams a part of the output to those who wait for the task: a text, or any JSON value.
+
+        Readers get the parts in order; text may reach them in larger pieces. Parts are not stored, and the output remains
+        what the handler returns. A slow reader is no hindrance: it loses parts, and is told how many. It counts as a
+        heartbeat of the handler, as `progress` does.
+
+        Raises:
+            ResourceLimitExceeded: the part is larger than 64 KiB of JSON.
+            InvalidParams: JSON cannot express it.
+        """
+        await self._calls.stream(self.id, part)
+
     async def remember(
         self, key: str, value: Json, *, ttl_s: float | None = None, session: str | None = None
     ) -> None:
@@ -434,6 +451,7 @@ class SyncTask(TaskRequest):
     delegate = _blocking(Task.delegate)
     delegate_all = _blocking(Task.delegate_all)
     progress = _blocking(Task.progress)
+    stream = _blocking(Task.stream)
     remember = _blocking(Task.remember)
     recall = _blocking(Task.recall)
     forget = _blocking(Task.forget)

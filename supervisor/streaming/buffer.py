@@ -1,0 +1,167 @@
+"""Keeps the last parts of each task for readers at different places.
+
+Decides which parts are dropped, how text is merged, and what a reader that fell behind is told. Knows no task, reader
+or transport; readers wait for `stirred`.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+TASK_BYTES = 256 * 1024
+"""Bytes of parts that one task keeps."""
+
+TOTAL_BYTES = 32 * 1024 * 1024
+"""Bytes of parts that all running tasks keep together; beyond it each keeps its newest one alone."""
+
+ENDED_BYTES = 4 * 1024 * 1024
+"""Bytes of parts that are kept of tasks that have ended, the last ones: a reader may come a moment after the end."""
+
+MERGED_BYTES = 32 * 1024
+"""Bytes of text that one message has, beyond which no further part is merged into it."""
+
+OVERHEAD_BYTES = 64
+"""Bytes that a part takes beside its JSON."""
+
+COMPACT_PARTS = 1024
+"""Number of dropped parts after which the list of a buffer is cut."""
+
+
+@dataclass(slots=True, eq=False)
+class Cursor:
+    """Holds the place of one reader: the last part that it has read of a beginning of the task."""
+
+    delivery: int = 0
+    number: int = 0
+    has_read: bool = False
+    """Whether it has read a part of this beginning, or of an earlier one without having been told of its end."""
+
+
+class PartBuffers:
+    """Holds what the buffers of one daemon share: their size together, and the last ones of tasks that have ended."""
+
+    def __init__(self) -> None:
+        self.size_bytes = 0
+        """Of the parts of running tasks."""
+        self._ended: dict[str, PartBuffer] = {}
+        self._ended_bytes = 0
+
+    def of_ended(self, task: str) -> "PartBuffer | None":
+        """Returns the parts of a task that ended a short while ago."""
+        return self._ended.get(task)
+
+    def keep(self, buffer: "PartBuffer") -> None:
+        """Takes the buffer of a task that has ended; the oldest ones make room."""
+        if not buffer.last or buffer.task in self._ended:
+            return
+        self._ended[buffer.task] = buffer
+        self._ended_bytes += buffer.size_bytes
+        while self._ended_bytes > ENDED_BYTES:
+            oldest = self._ended.pop(next(iter(self._ended)))
+            self._ended_bytes -= oldest.size_bytes
+
+
+class PartBuffer:
+    """Holds the last parts of one task. The parts of a beginning are numbered from 1.
+
+    Args:
+        task: its id.
+        shared: the sizes of all buffers together.
+    """
+
+    def __init__(self, task: str, shared: PartBuffers) -> None:
+        self.task = task
+        self.last = 0
+        """Number of the newest part."""
+        self.size_bytes = 0
+        self.stirred = asyncio.Event()
+        """Set for an instant when there is a part, or a new beginning, or the end."""
+        self.closed = asyncio.Event()
+        self._attempt = 0
+        self._delivery = 0
+        self._shared = shared
+        self._parts: list[tuple[object, int]] = []
+        self._start = 0
+        """Index of the oldest part that is kept."""
+
+    def begin(self, attempt: int, delivery: int) -> None:
+        """Notes that the task begins, anew where it has begun before: the parts until then are void."""
+        if delivery == self._delivery:
+            return
+        self._attempt, self._delivery = attempt, delivery
+        self._shared.size_bytes -= self.size_bytes
+        self.last = self.size_bytes = self._start = 0
+        self._parts = []
+        self._stir()
+
+    def put(self, part: object, size: int) -> None:
+        """Appends a part of `size` bytes; the oldest ones make room for it."""
+        size += OVERHEAD_BYTES
+        shared = self._shared
+        self._parts.append((part, size))
+        self.last += 1
+        self.size_bytes += size
+        shared.size_bytes += size
+        while self.size_bytes > TASK_BYTES or (
+            shared.size_bytes > TOTAL_BYTES and self.size_bytes > size
+        ):
+            dropped = self._parts[self._start][1]
+            self._parts[self._start] = ("", 0)
+            self._start += 1
+            self.size_bytes -= dropped
+            shared.size_bytes -= dropped
+        if self._start >= COMPACT_PARTS:
+            del self._parts[: self._start]
+            self._start = 0
+        self._stir()
+
+    def close(self) -> None:
+        """Ends the stream: there will be no further part."""
+        if not self.closed.is_set():
+            self._shared.size_bytes -= self.size_bytes
+            self._shared.keep(self)
+            self.closed.set()
+            self._stir()
+
+    def read(self, cursor: Cursor) -> dict[str, object] | None:
+        """Returns the next message for a reader, and moves its cursor; None if it has read everything.
+
+        The message is {task, attempt, delivery, number, part, lost}: `number` is that of the newest part in it, `lost` the
+        number of parts before it that the reader has lost. Number 0 with the part "" says that the task begins anew.
+        """
+        if cursor.delivery != self._delivery:
+            cursor.delivery, cursor.number = self._delivery, 0
+            if cursor.has_read:
+                cursor.has_read = False
+                return self._message(0, "", 0)
+        if cursor.number >= self.last:
+            return None
+        oldest = self.last - (len(self._parts) - self._start)
+        lost = max(0, oldest - cursor.number)
+        index = self._start + cursor.number + lost - oldest
+        part, size = self._parts[index]
+        number = cursor.number + lost + 1
+        if isinstance(part, str) and number < self.last:
+            texts = [part]
+            for more, more_size in self._parts[index + 1 :]:
+                size += more_size
+                if not isinstance(more, str) or size > MERGED_BYTES:
+                    break
+                texts.append(more)
+            number += len(texts) - 1
+            part = "".join(texts)
+        cursor.number, cursor.has_read = number, True
+        return self._message(number, part, lost)
+
+    def _message(self, number: int, part: object, lost: int) -> dict[str, object]:
+        return {
+            "task": self.task,
+            "attempt": self._attempt,
+            "delivery": self._delivery,
+            "number": number,
+            "part": part,
+            "lost": lost,
+        }
+
+    def _stir(self) -> None:
+        self.stirred.set()
+        self.stirred.clear()

@@ -1,0 +1,180 @@
+"""What an agent streams reaches those who wait for its task: on the socket, by the command, in Python and over HTTP."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from corral.worker.contract.jsonrpc import Notification
+from corral.worker.contract.parts import MAX_PART_BYTES
+from daemon_process import AGENTS, BOUND_S, DaemonProcess
+
+CREW = f"""
+[daemon]
+http = "127.0.0.1:0"
+
+[agents.streams]
+entrypoint = "streaming_agent:agent"
+instances = 2
+process.working_directory = "{AGENTS}"
+
+[agents.texts]
+entrypoint = "streaming_agent:texts"
+process.working_directory = "{AGENTS}"
+
+[agents.steps]
+entrypoint = "streaming_agent:steps"
+process.working_directory = "{AGENTS}"
+"""
+
+Message = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
+    with DaemonProcess(tmp_path_factory.mktemp("streaming"), CREW) as process:
+        process.call("agent.start", names=["streams", "texts", "steps"])
+        yield process
+
+
+def streamed(
+    daemon: DaemonProcess, agent: str, objective: str, **params: object
+) -> tuple[list[Message], Any]:
+    """The messages about parts, and the record of the task."""
+    found: list[Message] = []
+
+    def hear(notification: Notification) -> None:
+        if notification.method == "task.part":
+            found.append(notification.params)
+
+    asked = {"agent": agent, "objective": objective, "stream": True, **params}
+    with daemon.client() as client:
+        record = client.call("task.run", asked, timeout_s=BOUND_S, on_notification=hear)
+    return found, record
+
+
+def parts_of(messages: list[Message]) -> list[object]:
+    return [each["part"] for each in messages]
+
+
+def test_parts_come_in_order_and_before_the_result(daemon: DaemonProcess) -> None:
+    messages, record = streamed(daemon, "streams", "values 500")
+    assert parts_of(messages) == [{"number": number} for number in range(500)]
+    assert [each["number"] for each in messages] == [*range(1, 501)]
+    assert {(each["task"], each["attempt"], each["lost"]) for each in messages} == {
+        (record["id"], 1, 0)
+    }
+    assert record["output"] == 500
+
+
+def test_a_generator_streams_and_its_output_is_the_whole(daemon: DaemonProcess) -> None:
+    messages, record = streamed(daemon, "texts", "one two three")
+    assert "".join(map(str, parts_of(messages))) == record["output"] == "one two three "
+    messages, record = streamed(daemon, "steps", "nothing")
+    assert parts_of(messages) == record["output"] == [{"step": 0}, {"step": 1}, {"step": 2}]
+    messages, record = streamed(daemon, "steps", "it")
+    assert (len(messages), record["output"]) == (3, "it is done")
+
+
+def test_a_caller_that_does_not_ask_gets_no_parts(daemon: DaemonProcess) -> None:
+    messages, record = streamed(daemon, "streams", "words a b", stream=False)
+    assert (messages, record["output"]) == ([], "the end")
+
+
+def test_every_reader_gets_all_parts_whenever_it_comes(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    task = daemon.call("task.submit", agent="streams", objective="gate", input=str(gate))["id"]
+    for _ in range(2):
+        with daemon.client() as client:
+            request = {"task": task, "stream": True}
+            found: list[Message] = []
+
+            def hear(notification: Notification, found: list[Message] = found) -> None:
+                if notification.method == "task.part":
+                    found.append(notification.params)
+                    gate.touch()
+
+            client.call("task.wait", request, timeout_s=BOUND_S, on_notification=hear)
+            assert "".join(map(str, parts_of(found))) == "beforeafter"  # also after its end
+
+
+def test_a_second_attempt_tells_that_it_begins_anew(daemon: DaemonProcess, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    found: list[Message] = []
+
+    def hear(notification: Notification) -> None:
+        if notification.method == "task.part":
+            found.append(notification.params)
+            gate.touch()
+
+    with daemon.client() as client:
+        params = {"agent": "streams", "objective": "die", "input": str(gate), "stream": True}
+        record: Any = client.call("task.run", params, timeout_s=BOUND_S, on_notification=hear)
+    assert record["attempt"] == 2
+    assert [(each["attempt"], each["number"], each["part"]) for each in found] == [
+        (1, 1, "attempt 1"),
+        (2, 0, ""),
+        (2, 1, "attempt 2"),
+    ]
+
+
+def test_a_part_that_is_too_large_or_no_json_is_refused_in_the_worker(
+    daemon: DaemonProcess,
+) -> None:
+    messages, record = streamed(daemon, "streams", f"large {MAX_PART_BYTES}")
+    assert (messages, record["error"]["name"]) == ([], "ResourceLimitExceeded")
+    assert record["error"]["data"]["limit"] == "part"
+    messages, record = streamed(daemon, "streams", f"large {MAX_PART_BYTES - 2}")
+    assert [len(str(each)) for each in parts_of(messages)] == [MAX_PART_BYTES - 2]
+    messages, record = streamed(daemon, "streams", "odd")
+    assert (messages, record["error"]["name"]) == ([], "InvalidParams")
+
+
+def test_a_reader_that_does_not_read_holds_up_nobody_and_is_told_what_it_lost(
+    daemon: DaemonProcess,
+) -> None:
+    objective = "flood 2000"  # 20 MB: more than the buffers of a socket
+    with daemon.client() as idle:
+        task = daemon.call("task.submit", agent="streams", objective=objective)["id"]
+        asked = idle._peer.request("task.wait", {"task": task, "stream": True}, deadline=None)  # pyright: ignore[reportPrivateUsage]  a client that sends, and does not read
+        idle._send()  # pyright: ignore[reportPrivateUsage]
+        record = daemon.call("task.wait", task=task)
+        assert record["output"] == "flooded"
+        found: list[Message] = []
+        answer = idle._wait(asked, lambda each: found.append(each.params))  # pyright: ignore[reportPrivateUsage]
+        parts = [each for each in found if "part" in each]
+        assert answer.result is not None
+    assert parts[-1]["number"] == 2000
+    lost = sum(each["lost"] for each in parts)
+    assert lost > 0
+    assert sum(len(each["part"]) for each in parts) // 10_000 + lost == 2000
+
+
+# -- the command
+
+
+def test_run_prints_text_as_it_comes_and_the_result_only_if_it_is_another(
+    daemon: DaemonProcess,
+) -> None:
+    done = daemon.corral("run", "texts", "one two")
+    assert (done.returncode, done.stdout) == (0, "one two \n")
+    done = daemon.corral("run", "streams", "words a b")
+    assert (done.returncode, done.stdout) == (0, "ab\nthe end\n")
+    done = daemon.corral("run", "steps", "it")
+    assert done.stdout == "it is done\n"
+    assert '{"step":0}\n{"step":1}\n{"step":2}\n' in done.stderr
+    done = daemon.corral("run", "streams", "words a b", "--stream", "off")
+    assert done.stdout == "the end\n"
+
+
+def test_run_prints_json_lines_or_one_document(daemon: DaemonProcess) -> None:
+    done = daemon.corral("run", "streams", "words a b", "--stream", "json")
+    *parts, last = [json.loads(line) for line in done.stdout.splitlines()]
+    assert "".join(each["part"] for each in parts) == "ab"
+    assert last["output"] == "the end"
+    done = daemon.corral("run", "streams", "words a b", "--json")
+    assert json.loads(done.stdout)["output"] == "the end"
