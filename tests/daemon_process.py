@@ -13,7 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import forked
 from corral.worker.client.sync import Client
+from forked import Forked, interpreter, is_usual
 
 BOUND_S = 30.0
 """Every wait of a system test ends after this long, by failing."""
@@ -48,7 +50,7 @@ class DaemonProcess:
         self.log = folder / "daemon.log"
         self._arguments = arguments
         self._environ = dict(environ or {})
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | Forked | None = None
         self.start()
 
     def start(self) -> None:
@@ -64,21 +66,22 @@ class DaemonProcess:
                 "NOTIFY_SOCKET": str(address),
                 **self._environ,
             }
-            with self.log.open("ab") as log:
-                self.process = subprocess.Popen(
-                    [
-                        *self._prefix,
-                        str(BIN / "corrald"),
-                        f"--config={self.config}",
-                        f"--socket={self.socket}",
-                        f"--state-dir={self.state_dir}",
-                        *self._arguments,
-                    ],
-                    env=environ,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                )
+            command = [
+                *self._prefix,
+                str(BIN / "corrald"),
+                f"--config={self.config}",
+                f"--socket={self.socket}",
+                f"--state-dir={self.state_dir}",
+                *self._arguments,
+            ]
+            with self.log.open("ab") as log, open(os.devnull, "rb") as nothing:
+                if self._prefix or not is_usual(environ):
+                    self.process = subprocess.Popen(
+                        command, env=environ, stdin=nothing, stdout=log, stderr=log
+                    )
+                else:
+                    corrald = interpreter("corral.supervisor.__main__")
+                    self.process = corrald.start(command, environ, nothing, log, log)
             said = notified.recv(256)
         assert said == b"READY=1", (said, self.log.read_text())
         address.unlink()
@@ -118,15 +121,7 @@ class DaemonProcess:
 
     def corral(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """Runs the command against this daemon."""
-        return subprocess.run(
-            [str(BIN / "corral"), "--socket", str(self.socket), *arguments],
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            capture_output=True,
-            text=True,
-            timeout=BOUND_S,
-            check=False,
-        )
+        return run_corral(Path.cwd(), "--socket", str(self.socket), *arguments, stdin=stdin)
 
     def stop(self) -> int:
         """SIGTERM, and the exit status."""
@@ -159,12 +154,18 @@ class DaemonProcess:
                 raise
 
 
-def run_corral(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def run_corral(
+    folder: Path, *words: str, stdin: str | None = None
+) -> subprocess.CompletedProcess[str]:
     """Runs the command in a folder, without a terminal."""
+    command = [str(BIN / "corral"), *words]
+    if is_usual(os.environ):
+        return forked.run_corral(command, os.environ, str(folder), stdin, BOUND_S)
     return subprocess.run(
-        [str(BIN / "corral"), *words],
+        command,
         cwd=folder,
-        stdin=subprocess.DEVNULL,
+        input=stdin,
+        stdin=subprocess.DEVNULL if stdin is None else None,
         capture_output=True,
         text=True,
         timeout=BOUND_S,

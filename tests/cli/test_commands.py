@@ -25,6 +25,7 @@ from corral.worker.contract.errors import (
     SpawnFailed,
     Unreachable,
 )
+from forked import run_corral
 from scripted_daemon import BOUND_S, SILENCE, Caller, Script, ScriptedDaemon
 
 pytestmark = pytest.mark.shell
@@ -138,17 +139,8 @@ class World:
     def corral(
         self, *arguments: str, stdin: str = "", environment: Mapping[str, str] | None = None
     ) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [*CORRAL, *arguments],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            timeout=BOUND_S,
-            check=False,
-            cwd=self.folder,
-            env=self.environment | dict(environment or {}),
-        )
+        environ = self.environment | dict(environment or {})
+        return run_corral(["corral", *arguments], environ, str(self.folder), stdin, BOUND_S)
 
     def begin(
         self, *arguments: str, stdout: int | IO[str] = subprocess.PIPE

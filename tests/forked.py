@@ -1,0 +1,202 @@
+"""Forks of an interpreter that has imported a program once: importing is most of what a short life costs, and no test's subject.
+
+What runs is a process of its own as any other, with its own pid, descriptors, environment and exit status; only exec(2) and
+the imports are left out. Where these are the subject, a test starts the program itself, by subprocess.
+"""
+
+import array
+import atexit
+import contextlib
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from functools import cache
+from tempfile import TemporaryFile
+from typing import IO
+
+LENGTH = struct.Struct("=I")
+STATUS = struct.Struct("=i")
+SEEN_AT_EXEC = ("PYTHON", "LD_")
+"""Beginnings of the names of variables that are read when a process begins."""
+
+ENVIRON = dict(os.environ)
+"""The environment of the interpreters: this one, before any test changes it."""
+
+
+class Forked:
+    """A process of such an interpreter, with the methods of `subprocess.Popen` that the tests use."""
+
+    def __init__(self, told: socket.socket) -> None:
+        self._told = told
+        (self.pid,) = STATUS.unpack(told.recv(STATUS.size, socket.MSG_WAITALL))
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """The exit status, as of subprocess; None while it runs."""
+        if self.returncode is None and select.select([self._told], [], [], 0)[0]:
+            self._end()
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit status, as soon as it has ended."""
+        if self.returncode is None:
+            if not select.select([self._told], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired("a forked program", timeout or 0.0)
+            self._end()
+        assert self.returncode is not None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Sends a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Ends it by SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+    def _end(self) -> None:
+        (self.returncode,) = STATUS.unpack(self._told.recv(STATUS.size, socket.MSG_WAITALL))
+        self._told.close()
+
+
+class Interpreter:
+    """One that has imported modules, and runs in forks the `main` of the first."""
+
+    def __init__(self, *modules: str) -> None:
+        self._asked, theirs = socket.socketpair()
+        self._asking = threading.Lock()
+        command = [sys.executable, "-P", __file__, str(theirs.fileno()), *modules]
+        with theirs:
+            # It ends when nobody can ask it any more.
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[theirs.fileno()], cwd="/", env=ENVIRON
+            )  # fmt: skip
+        atexit.register(self._stop)
+
+    def _stop(self) -> None:
+        self._asked.close()
+        self._process.wait()
+
+    def start(
+        self,
+        argv: Sequence[str],
+        environ: Mapping[str, str],
+        stdin: IO[bytes] | IO[str] | int,
+        stdout: IO[bytes] | IO[str] | int,
+        stderr: IO[bytes] | IO[str] | int,
+        cwd: str | None = None,
+    ) -> Forked:
+        """Begins a process, with these three descriptors and no other."""
+        request = json.dumps([list(argv), dict(environ), cwd or os.getcwd()]).encode()
+        told, theirs = socket.socketpair()
+        with theirs:
+            passed = [each if isinstance(each, int) else each.fileno() for each in (stdin, stdout, stderr)]  # fmt: skip
+            fds = array.array("i", [*passed, theirs.fileno()])
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)
+            with self._asking:
+                self._asked.sendmsg([LENGTH.pack(len(request))], [rights])
+                self._asked.sendall(request)
+        return Forked(told)
+
+
+def run_corral(
+    argv: Sequence[str], environ: Mapping[str, str], cwd: str, stdin: str | None, timeout_s: float
+) -> "subprocess.CompletedProcess[str]":
+    """Runs the command `corral` without a terminal, as `subprocess.run` would."""
+    with TemporaryFile() as given, TemporaryFile() as out, TemporaryFile() as err:
+        given.write((stdin or "").encode())
+        given.seek(0)
+        fork = interpreter("corral.cli.__main__", "corral.cli.context", "click").start(
+            argv, environ, given, out, err, cwd
+        )
+        try:
+            status = fork.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            fork.kill()
+            raise
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(
+            list(argv), status, out.read().decode(), err.read().decode()
+        )
+
+
+@cache
+def interpreter(*modules: str) -> Interpreter:
+    """The one of this process for these modules."""
+    return Interpreter(*modules)
+
+
+def is_usual(environ: Mapping[str, str]) -> bool:
+    """Whether a process with this environment begins as an interpreter of these does."""
+    return _seen(environ) == _seen(ENVIRON)
+
+
+def _seen(environ: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environ.items() if name.startswith(SEEN_AT_EXEC)}
+
+
+# --- in the interpreter ---------------------------------------------------------------------------
+
+
+def serve(asked: socket.socket) -> None:
+    """Forks at every request, and tells the exit statuses; returns in each fork."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for those who run the tests
+    running: dict[int, tuple[int, socket.socket]] = {}
+    watched = select.poll()
+    watched.register(asked, select.POLLIN)
+    while True:
+        for fd, _ in watched.poll():
+            if fd in running:
+                pid, told = running.pop(fd)
+                watched.unregister(fd)
+                os.close(fd)
+                told.setblocking(False)
+                ended = STATUS.pack(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+                with contextlib.suppress(OSError):  # nobody asks
+                    told.send(ended)
+                told.close()
+                continue
+            header, fds, *_ = socket.recv_fds(asked, LENGTH.size, 4)
+            if not header:
+                sys.exit()
+            request = asked.recv(LENGTH.unpack(header)[0], socket.MSG_WAITALL)
+            *standard, answer = fds
+            pid = os.fork()
+            if pid == 0:
+                for number, each in enumerate(standard):
+                    os.dup2(each, number)
+                os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+                argv, environ, cwd = json.loads(request)
+                sys.argv[:] = argv
+                os.environ.clear()
+                os.environ.update(environ)
+                time.tzset()
+                os.chdir(cwd)
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                return
+            for each in standard:
+                os.close(each)
+            told = socket.socket(fileno=answer)
+            told.send(STATUS.pack(pid))
+            pidfd = os.pidfd_open(pid)
+            running[pidfd] = (pid, told)
+            watched.register(pidfd, select.POLLIN)
+
+
+if __name__ == "__main__":
+    program, *_ = [importlib.import_module(name) for name in sys.argv[2:]]
+    gc.freeze()  # else a collection in a fork would copy every page
+    serve(socket.socket(fileno=int(sys.argv[1])))
+    program.main()
