@@ -510,6 +510,29 @@ def selecting(command: Callable[..., Any]) -> Callable[..., Any]:  # Any: as cli
     )(command)
 
 
+WAIT = click.option(
+    "--wait", is_flag=True, help="Wait until the change is in force, or taken back (exit 1)."
+)
+WAIT_S = click.option(
+    "--timeout", "timeout_s", type=duration, metavar="D", help="Wait at most this long (exit 5)."
+)
+
+
+def waiting(wait: bool, timeout_s: float | None) -> dict[str, object]:
+    """Returns the params of a change that may be waited for; a time limit alone asks for it, too."""
+    if timeout_s is not None:
+        return {"wait": True, "timeout_s": timeout_s}
+    return {"wait": True} if wait else {}
+
+
+def limit_s(params: Mapping[str, object]) -> float | None:
+    """Returns the seconds to wait for the answer to such a change."""
+    if not params.get("wait"):
+        return ANSWER_S
+    timeout_s = params.get("timeout_s")
+    return waiting_s(timeout_s if isinstance(timeout_s, float) else None)
+
+
 def waiting_s(timeout_s: float | None) -> float | None:
     """Returns the seconds to wait for an answer that the daemon itself bounds by `timeout_s`."""
     return None if timeout_s is None else timeout_s + ANSWER_S

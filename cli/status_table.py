@@ -96,7 +96,7 @@ def _rows(entry: Mapping[str, object]) -> Iterator[list[str]]:
     if (revision := entry.get("overridden")) is not None:
         reason += f", set by revision {revision}"
     shown = " ".join(_exit_words(inner(worker, "last_exit")) for worker in workers)
-    reason = ", ".join(filter(None, (reason, _warmth(entry, shown))))
+    reason = ", ".join(filter(None, (reason, _warmth(entry, shown), _change(entry))))
     counts = [
         str(sum(int(number(worker, key) or 0) for worker in workers)) if workers else ""
         for key in ("restarts", "renewals")
@@ -159,6 +159,8 @@ def _reason(entry: Mapping[str, object], worker: Mapping[str, object], state: st
         parts.append(warmth)
     if len(items(entry, "workers")) == 1 and (revision := entry.get("overridden")) is not None:
         parts.append(f"set by revision {revision}")
+    if len(items(entry, "workers")) == 1 and (change := _change(entry)):
+        parts.append(change)
     if not parts and (tools := items(entry, "tools")):
         parts.append(f"{len(tools)} tools")
     return ": ".join(parts)
@@ -178,6 +180,22 @@ def _warmth(entry: Mapping[str, object], shown: str) -> str:
     if state in ("loading", "renewing"):
         return f"{state} its zygote"
     return f"not renewed: {reason}" if reason else ""
+
+
+def _change(entry: Mapping[str, object]) -> str:
+    """Returns the change of workers that is under way, or why the last one was taken back; empty if there is none."""
+    if rolling := inner(entry, "rolling"):
+        ready, left = int(number(rolling, "ready") or 0), int(number(rolling, "left") or 0)
+        between = (
+            f" {word(rolling, 'from', '-')} to {word(rolling, 'to')}" if word(rolling, "to") else ""
+        )
+        return f"rolls{between}, {ready} of {ready + left} ready: {word(rolling, 'reason')}"
+    last = inner(entry, "taken_back")
+    if not last:
+        return ""
+    return " ".join(
+        filter(None, ("change", word(last, "revision"), f"was taken back: {word(last, 'reason')}"))
+    )
 
 
 def _why_degraded(worker: Mapping[str, object]) -> Iterator[str]:

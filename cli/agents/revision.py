@@ -8,7 +8,7 @@ import click
 
 from ...worker.contract.errors import InvalidParams
 from .. import render
-from ..context import Command, Session, complete_named
+from ..context import WAIT, WAIT_S, Command, Session, complete_named, limit_s, waiting
 from ..fields import toml_text
 from ..render import inner, inners, items, word
 
@@ -27,6 +27,8 @@ WHY = click.option(
     "--unset", multiple=True, metavar="KEY", help="Remove KEY: its default applies again."
 )
 @WHY
+@WAIT
+@WAIT_S
 @DRY_RUN
 @click.pass_obj
 def set_(
@@ -35,6 +37,8 @@ def set_(
     assignments: tuple[str, ...],
     unset: tuple[str, ...],
     why: str,
+    wait: bool,
+    timeout_s: float | None,
     dry_run: bool,
 ) -> None:
     """Change keys of an agent, server, team or workflow.
@@ -55,7 +59,8 @@ def set_(
         reason = "give KEY=VALUE, or --unset KEY"
         raise InvalidParams(f'cannot set "{name}": {reason}', key="spec", reason=reason)
     params = {"name": name, "spec": spec, "why": why, "dry_run": dry_run}
-    found = session.call("agent.set", params)
+    params |= waiting(wait, timeout_s)
+    found = session.call("agent.set", params, timeout_s=limit_s(params))
     if session.json:
         session.print_json(found)
         return
@@ -121,18 +126,32 @@ def diff(session: Session, name: str, before: int | None, after: int | None) -> 
 
 @click.command("rollback", cls=Command)
 @click.argument("name", metavar="NAME", shell_complete=complete_named)
-@click.argument("revision", required=False, type=click.IntRange(1), metavar="[REV]")
+@click.argument("revision", required=False, metavar="[REV|VERSION]")
 @WHY
+@WAIT
+@WAIT_S
 @DRY_RUN
 @click.pass_obj
-def rollback(session: Session, name: str, revision: int | None, why: str, dry_run: bool) -> None:
+def rollback(
+    session: Session,
+    name: str,
+    revision: str | None,
+    why: str,
+    wait: bool,
+    timeout_s: float | None,
+    dry_run: bool,
+) -> None:
     """Put the table of an earlier revision in force again.
 
-    It is that of REV, or of the one that was current before. It is a change like `corral set`, and makes a new
-    revision.
+    It is that of REV, a number, or of the last one with this VERSION of its package, such as 1.2.0; else of the one that
+    was current before. It is a change like `corral set`, and makes a new revision.
     """
-    params = {"name": name, "revision": revision, "why": why, "dry_run": dry_run}
-    found = session.call("agent.rollback", params)
+    params: dict[str, object] = {"name": name, "why": why, "dry_run": dry_run}
+    if revision is not None:
+        is_number = revision.isdecimal()
+        params |= {"revision": int(revision)} if is_number else {"version": revision}
+    params |= waiting(wait, timeout_s)
+    found = session.call("agent.rollback", params, timeout_s=limit_s(params))
     if session.json:
         session.print_json(found)
         return
@@ -149,6 +168,8 @@ def _print_changed(
     done = "would change" if dry_run else "changed"
     number = "" if dry_run else f", as revision {word(found, 'revision')}"
     session.print(render.one_line(f"{name} {done}{to}: {keys}{number}"))
+    if found.get("rolling"):
+        session.note(f"it is rolling: corral status {name}")
 
 
 def _row(session: Session, each: Mapping[str, object]) -> list[str]:

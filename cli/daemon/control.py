@@ -8,7 +8,16 @@ import click
 
 from ...worker.contract.errors import Timeout
 from .. import render
-from ..context import Command, CommandGroup, Session, duration
+from ..context import (
+    WAIT,
+    WAIT_S,
+    Command,
+    CommandGroup,
+    Session,
+    duration,
+    limit_s,
+    waiting,
+)
 from ..render import inner, items, number, word
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -16,10 +25,13 @@ LEVELS = ("debug", "info", "warning", "error")
 
 @click.command("reload", cls=Command)
 @click.option("--dry-run", is_flag=True, help="Print the changes without making them.")
+@WAIT
+@WAIT_S
 @click.pass_obj
-def reload(session: Session, dry_run: bool) -> None:
+def reload(session: Session, dry_run: bool, wait: bool, timeout_s: float | None) -> None:
     """Read the configuration again, and apply its changes."""
-    found = session.call("daemon.reload", {"dry_run": dry_run})
+    params = {"dry_run": dry_run, **waiting(wait, timeout_s)}
+    found = session.call("daemon.reload", params, timeout_s=limit_s(params))
     if session.json:
         session.print_json(found)
         return
@@ -31,7 +43,9 @@ def print_changes(session: Session, found: render.Record) -> None:
     lines = [f"+ {name}" for name in items(found, "added")]
     lines += [f"- {name}" for name in items(found, "removed")]
     effects = {"live": "takes effect at once", "restart": "restarts"}
-    for name, how in inner(found, "changed").items():
+    rolling = items(found, "rolling")
+    for name, effect in inner(found, "changed").items():
+        how = "rolls" if name in rolling else effect
         keys = ", ".join(map(str, items(inner(found, "keys"), name)))
         lines.append(f"~ {name}: {effects.get(str(how), how)}" + (f": {keys}" if keys else ""))
     lines += [f"~ {name}: renewed, its sources have changed" for name in items(found, "renewed")]

@@ -69,26 +69,31 @@ export interface AgentMemory {
 /**
  * Represents the result of `agent.set`: `changed` are the keys whose values differ from before.
  *
- * A team or workflow has no `agent`. `revision` is the number of its last revision.
+ * A team or workflow has no `agent`. `revision` is the number of its last revision; while `rolling`, new workers are brought up,
+ * and the former table is in force.
  */
 export interface AgentSet {
   agent?: AgentStatus;
   changed: Array<string>;
   etag: string;
   revision: number;
+  rolling?: boolean;
 }
 
 /**
  * Specifies changes to the table of an agent or server: each key of `spec` replaces that key, and null removes it.
  *
  * A table within it is changed likewise. With `expected` the change is refused unless the agent has that `etag` still. `why` is
- * kept with the revision. `dry_run` returns the keys that would differ, and changes nothing.
+ * kept with the revision. `dry_run` returns the keys that would differ, and changes nothing. With `wait` the call waits until the
+ * change is in force or taken back, at most `timeout_s`.
  */
 export interface AgentSetParamsWithoutName {
   spec: Record<string, unknown>;
   expected?: string | null;
   why?: string;
   dry_run?: boolean;
+  wait?: boolean;
+  timeout_s?: number | null;
 }
 
 /** Represents the result of `agent.show`; of a team or workflow its spec alone. `etag` stands for its whole table. */
@@ -109,7 +114,7 @@ export interface AgentShown {
  * Represents an agent or MCP server in `status`; `tools` and `mcp` are for servers, `instances` for a range.
  *
  * `job` is the state of an agent of `type = "oneshot"`, and null for a service. `rolling` is there while a change replaces
- * its workers; `beside` has the workers without a place: new ones that come, and former ones that finish. `overridden` is the
+ * its workers, `taken_back` after one that did not come up, until the next one; `beside` has the workers without a place: new ones that come, and former ones that finish. `overridden` is the
  * number of the revision whose table is in force instead of the file's.
  */
 export interface AgentStatus {
@@ -133,6 +138,7 @@ export interface AgentStatus {
   tools?: Array<string>;
   mcp?: ServerStatus;
   rolling?: RollingStatus;
+  taken_back?: TakenBack;
   beside?: Array<WorkerStatus>;
   overridden?: number;
 }
@@ -888,15 +894,22 @@ export interface ReadParams {
   timeout_s?: number | null;
 }
 
-/** Selects a dry run, which only reports the changes. */
+/**
+ * Selects a dry run, which only reports the changes.
+ *
+ * With `wait` the call waits until each change is in force or taken back, at most `timeout_s`.
+ */
 export interface ReloadParams {
   dry_run?: boolean;
+  wait?: boolean;
+  timeout_s?: number | null;
 }
 
 /**
  * Represents the result of `daemon.reload`: the changes that were made, or of a dry run those that would be.
  *
- * `changed` has the effect on each agent and server, `keys` those that differ. Of the daemon-wide keys, `live` take
+ * `changed` has the effect on each agent and server, `keys` those that differ; `rolling` are those whose workers are replaced
+ * by new ones, and whose former tables are in force until then. Of the daemon-wide keys, `live` take
  * effect now, `pending` at the next start. `renewed` are agents with the same configuration and changed sources. `overrides_ended`
  * are names that `agent.set` had changed, and whose table in the file has changed now.
  */
@@ -912,6 +925,7 @@ export interface Reloaded {
   schedules: Record<string, string>;
   renewed: Array<string>;
   overrides_ended?: Array<string>;
+  rolling?: Array<string>;
 }
 
 /** Represents a result that names what was removed. */
@@ -992,21 +1006,26 @@ export interface Revisions {
 /**
  * Names the revision whose table is to be in force again; without a number the one that was current before.
  *
- * With `expected` it is refused unless the present table has that `etag` still. `dry_run` returns the keys that would
- * differ, and changes nothing.
+ * `version` names it by the version of its package instead. With `expected` it is refused unless the present table has that
+ * `etag` still. `dry_run` returns the keys that would differ, and changes nothing. With `wait` the call waits until the change is
+ * in force or taken back, at most `timeout_s`.
  */
 export interface RollbackParamsWithoutName {
   revision?: number | null;
+  version?: string | null;
   why?: string;
   expected?: string | null;
   dry_run?: boolean;
+  wait?: boolean;
+  timeout_s?: number | null;
 }
 
 /**
  * Represents the result of `agent.rollback`.
  *
  * `revision` is the new revision, null where nothing had to change; `of` is the one whose table is in force again;
- * `changed` are the keys whose values differ from before.
+ * `changed` are the keys whose values differ from before. While `rolling`, new workers are brought up, and the former table is
+ * in force.
  */
 export interface RolledBack {
   name: string;
@@ -1014,6 +1033,7 @@ export interface RolledBack {
   of: number;
   changed: Array<string>;
   etag: string;
+  rolling?: boolean;
 }
 
 /**
@@ -1380,6 +1400,13 @@ export interface Store {
 /** Represents the result of `store.list`. */
 export interface Stores {
   stores: Array<Store>;
+}
+
+/** Represents the last change of workers where it was taken back: its revision, null where it has no number, and why. */
+export interface TakenBack {
+  revision?: number | null;
+  reason: string;
+  at: string;
 }
 
 /**

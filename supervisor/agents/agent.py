@@ -30,6 +30,15 @@ class Rolling:
     after: int | None = None
 
 
+@dataclass(frozen=True)
+class Refused:
+    """Describes the last change of workers, which was taken back; `at` is in seconds since 1970."""
+
+    revision: int | None
+    reason: str
+    at: float
+
+
 LEAST_ADVANCED = (State.TERMINATED, State.SHUTTING_DOWN, State.INITIAL, State.STARTING)
 
 
@@ -56,6 +65,8 @@ class Agent:
     """Workers that were replaced, or never got their places, and have not ended yet."""
     rolling: "Rolling | None" = None
     """The change of its workers that is under way."""
+    taken_back: "Refused | None" = None
+    """The last change of its workers, if that was taken back."""
 
     @property
     def name(self) -> str:

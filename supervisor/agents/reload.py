@@ -103,6 +103,8 @@ class Reload:
         }
         check_worker_ids(counts, [*wanted, *(group.name for group in groups)], "reload")
         self._startup.check_may_start(())
+        rolling = tuple(n for n in planned.changed if self._changes.has_to_roll(present[n]))
+        planned = replace(planned, rolling=rolling)
         if dry_run:
             changed = await self._shared.zygotes.check_sources(kept, dry_run=True)
             return replace(planned, renewed=tuple(changed))
@@ -113,6 +115,7 @@ class Reload:
             return replace(planned, renewed=await self._read_anew())
         # Nothing is awaited until all is as the plan found it.
         recording = self._record(config, planned, present, Cause("reload", by))
+        planned = replace(planned, revisions=recording.by_name)
         self._groups.follow(config.groups)
         added = [self._membership.insert(config.agents[name]) for name in planned.added]
         changes = [present[name] for name in planned.changed]
@@ -134,7 +137,7 @@ class Reload:
         fields = {
             k: v
             for k, v in asdict(planned).items()
-            if k not in ("keys", "renewed", "overrides_ended")
+            if k not in ("keys", "renewed", "overrides_ended", "rolling", "revisions")
         }
         self._shared.bus.publish("config.reloaded", **fields)
         self._changes.publish(planned.changed, planned.keys)

@@ -22,6 +22,7 @@ from ...worker.contract.records import (
     ServerStatus,
     ServiceStatus,
     Status,
+    TakenBack,
     TaskCounts,
     TeamStatus,
     WorkerStatus,
@@ -252,6 +253,10 @@ class StatusReport:
                 reason=now.reason,
             )
             status = replace(status, rolling=rolling)
+        if agent.taken_back is not None:
+            last = agent.taken_back
+            taken_back = TakenBack(revision=last.revision, reason=last.reason, at=rfc3339(last.at))
+            status = replace(status, taken_back=taken_back)
         if agent.beside:
             status = replace(status, beside=[self.worker_status(each) for each in agent.beside])
         if has_range(spec):

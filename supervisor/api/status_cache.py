@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from ...worker.contract.records import ServiceStatus
-from ..agents.agent import Agent, Rolling
+from ..agents.agent import Agent, Refused, Rolling
 from ..agents.agents import Agents
 from ..config.spec import Spec
 from ..lifecycle.cordon import Unschedulable
@@ -52,6 +52,7 @@ class _Entry:
     queued: int = -1
     service: ServiceStatus | None = None
     rolling: Rolling | None = None
+    taken_back: Refused | None = None
     is_wide: bool = False
     """It has workers without a place."""
 
@@ -111,10 +112,12 @@ class StatusCache:
         service = self._report.service(agent.name)
         is_other = queued != entry.queued or spec is not entry.spec or service is not entry.service
         is_other = is_other or agent.rolling is not entry.rolling or bool(agent.beside)
+        is_other = is_other or agent.taken_back is not entry.taken_back
         if not (entry.stale or has_others or lives_by_itself or is_other or entry.is_wide):
             return
         entry.spec, entry.queued, entry.service = spec, queued, service
         entry.rolling, entry.is_wide = agent.rolling, bool(agent.beside)
+        entry.taken_back = agent.taken_back
         head, _, tail = _encode(self._report.agent_entry(agent, [])).partition(WORKERS)
         entry.head, entry.tail = head + WORKERS[:-1], b"]" + tail
         if not (entry.stale or has_others):

@@ -50,7 +50,8 @@ class Plan(Struct, frozen=True):
 
     Of the daemon-wide keys, `live` take effect now, `pending` at the next start. Teams, workflows and schedules are
     added, removed or changed. `renewed` are agents with the same configuration and changed sources. `overrides_ended`
-    are names whose table was set, and is the file's own again, which has changed.
+    are names whose table was set, and is the file's own again, which has changed. `rolling` are those of `changed` whose
+    workers are replaced by new ones, `revisions` the numbers of what was changed.
     """
 
     added: tuple[str, ...] = ()
@@ -64,6 +65,8 @@ class Plan(Struct, frozen=True):
     schedules: dict[str, str] = {}
     renewed: tuple[str, ...] = ()
     overrides_ended: tuple[str, ...] = ()
+    rolling: tuple[str, ...] = ()
+    revisions: dict[str, int] = {}
 
     @property
     def is_empty(self) -> bool:

@@ -108,6 +108,8 @@ async def _reload(control: Control, params: ReloadParams, caller: Caller) -> Rel
     """Reads the configuration again, applies the changes and returns them; an invalid file changes nothing."""
     config = control.daemon.read_config()
     plan = await control.agents.reload.adopt(config, dry_run=params.dry_run, by=made_by(caller))
+    if params.wait and not params.dry_run:
+        await control.agents.revisions.until_settled(plan.revisions, params.timeout_s)
     return msgspec.convert(plan, Reloaded, from_attributes=True)
 
 

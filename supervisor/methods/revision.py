@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from ...worker.contract.errors import Conflict
+from ...worker.contract.errors import Conflict, InvalidParams, NotFound
 from ...worker.control import revisions as shapes
 from ...worker.control.revisions import (
     KeyChange,
@@ -22,6 +22,7 @@ from ..events.bus import rfc3339
 from ..overrides.overrides import in_file_form
 from ..revisions.difference import Difference, differences
 from ..revisions.record import Cause, Revision
+from ..revisions.table import MAX_REVISIONS
 from .agent import masked_table
 
 
@@ -90,10 +91,7 @@ async def _rollback(control: Control, params: RollbackParams, caller: Caller) ->
     """Puts the table of an earlier revision in force again, as a new revision; also of a server, team or workflow."""
     membership, revisions = control.agents.membership, control.agents.revisions
     membership.etag(params.name)  # refuses a name that is not there
-    if params.revision is None:
-        chosen = await revisions.former(params.name)
-    else:
-        chosen = await revisions.find(params.name, params.revision)
+    chosen = await _of_rollback(control, params)
     kind = membership.kind_of(params.name)
     if chosen.kind != kind:
         words = f'cannot roll back "{params.name}": revision {chosen.number} was of kind {chosen.kind}, it is {kind}'
@@ -103,14 +101,52 @@ async def _rollback(control: Control, params: RollbackParams, caller: Caller) ->
     changed = await membership.replace(
         params.name, table, cause, expected=params.expected, dry_run=params.dry_run
     )
-    is_new = bool(changed) and not params.dry_run
+    number = revisions.head(params.name).last
+    if params.wait and not params.dry_run:
+        await revisions.until_settled({params.name: number}, params.timeout_s)
     return RolledBack(
         name=params.name,
-        revision=revisions.head(params.name).last if is_new else None,
+        revision=number if changed and not params.dry_run else None,
         of=chosen.number,
         changed=changed,
         etag=membership.etag(params.name),
+        rolling=revisions.head(params.name).rolling == number,
     )
+
+
+async def _of_rollback(control: Control, params: RollbackParams) -> Revision:
+    """Returns the revision that is to be in force again: by its number, by the version of its package, or the last one before."""
+    revisions, name = control.agents.revisions, params.name
+    if params.version is not None and params.revision is not None:
+        words = f'cannot roll back "{name}": give a revision or a version, not both'
+        raise InvalidParams(words, key="version", value=params.version)
+    if params.revision is not None:
+        return await revisions.find(name, params.revision)
+    if params.version is None:
+        return await revisions.former(name)
+    found = await revisions.list(name, MAX_REVISIONS)
+    good = [
+        each for each in found if each.cause.package and each.state in ("current", "superseded")
+    ]
+    versions = [(each.cause.package or "").rpartition("@")[2] for each in good]
+    chosen = next((n for n, each in enumerate(versions) if _is_same(each, params.version)), None)
+    if chosen is None:
+        known = ", ".join(dict.fromkeys(versions)) or "none"
+        words = f'cannot roll back "{name}" to version "{params.version}": it had {known}'
+        raise NotFound(
+            words, name=name, version=params.version, versions=[*dict.fromkeys(versions)]
+        )
+    return good[chosen]
+
+
+def _is_same(version: str, asked: str) -> bool:
+    """Returns whether two versions are equal as PEP 440 has it: 1.0 is 1.0.0."""
+    from packaging.version import InvalidVersion, Version  # noqa: PLC0415  # only who has packages pays
+
+    try:
+        return Version(version) == Version(asked)
+    except InvalidVersion:
+        return False
 
 
 async def _chosen(control: Control, name: str, number: int | None) -> Revision:

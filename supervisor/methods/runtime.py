@@ -53,12 +53,17 @@ async def _set(control: Control, params: AgentSetParams, caller: Caller) -> Agen
     changed = await membership.change(
         params.name, params.spec, cause, expected=params.expected, dry_run=params.dry_run
     )
+    revisions = control.agents.revisions
+    number = revisions.head(params.name).last
+    if params.wait and not params.dry_run:
+        await revisions.until_settled({params.name: number}, params.timeout_s)
     agent = control.agents.agents.get(params.name)
     return AgentSet(
         agent=UNSET if agent is None else control.status.agent_status(agent),
         changed=changed,
         etag=membership.etag(params.name),
-        revision=control.agents.revisions.head(params.name).last,
+        revision=number,
+        rolling=revisions.head(params.name).rolling == number,
     )
 
 

@@ -4,11 +4,12 @@ Links are followed to files inside the folder, and stored as those files; everyt
 refused, and so are files that look like secrets. Empty folders are left out.
 """
 
+import contextlib
 import hashlib
 import os
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -17,7 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from ...worker.contract.errors import Conflict, InvalidParams, NotFound
-from .archive import CHUNK, write_archive
+from .archive import CHUNK, Unpacked, opened, write_archive
 from .manifest import (
     CONTENT_MAX_BYTES,
     FILES_MAX,
@@ -30,7 +31,7 @@ from .manifest import (
     path_problem,
     too_large,
 )
-from .package import check_agreement
+from .package import check_agreement, read_package
 from .signature import public_text, sign
 from .spec import MAX_BYTES, PackageSpec, decode_package
 
@@ -108,6 +109,41 @@ def build(
     def open_file(entry: FileEntry) -> BinaryIO:
         return _open(sources[entry.path].file)
 
+    size = _write(path, manifest, open_file, signature)
+    signer = "" if secret is None else public_text(secret)
+    return Built(spec, manifest, digest_of(encoded), str(path), size, signer)
+
+
+def resigned(source: Path, secret: bytes, target: Path | None = None) -> Built:
+    """Signs a package that is built already, in place of a signature that it has; every byte of it is verified before.
+
+    The result is that of `build` with the same key. `target` is the archive to write, `source` itself unless it is given.
+
+    Raises:
+        InvalidParams, ResourceLimitExceeded: it is no package; `data["reason"]`.
+        OSError: it cannot be read or written.
+    """
+    path = target or source
+    with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
+        files = Unpacked(Path(folder))
+        with opened(source) as file, contextlib.closing(files):
+            found = read_package(file, files)
+        signature = sign(secret, found.manifest.encode())
+
+        def open_file(entry: FileEntry) -> BinaryIO:
+            return (Path(folder) / entry.path).open("rb")
+
+        size = _write(path, found.manifest, open_file, signature)
+    return Built(found.spec, found.manifest, found.digest, str(path), size, public_text(secret))
+
+
+def _write(
+    path: Path,
+    manifest: Manifest,
+    open_file: Callable[[FileEntry], BinaryIO],
+    signature: bytes,
+) -> int:
+    """Writes an archive, or nothing; returns its size in bytes."""
     handle, temporary = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -120,8 +156,7 @@ def build(
     except BaseException:
         os.unlink(temporary)
         raise
-    signer = "" if secret is None else public_text(secret)
-    return Built(spec, manifest, digest_of(encoded), str(path), size, signer)
+    return size
 
 
 def read_spec(folder: Path) -> PackageSpec:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from ...worker.contract.errors import NotFound
+from ...worker.contract.errors import NotFound, Timeout, WorkerFailed
 from ..events.bus import Bus
 from ..store.store import Statement, Store
 from .decision import (
@@ -30,9 +30,10 @@ from .table import RevisionTable, ending, expiry, failure, insertion, removal, r
 
 
 class Recording(NamedTuple):
-    """Holds the numbers of revisions that are being written, and the end of the writing."""
+    """Holds the numbers of revisions that are being written, also by name, and the end of the writing."""
 
     numbers: list[int]
+    by_name: dict[str, int]
     written: asyncio.Future[list[int]]
 
 
@@ -49,6 +50,8 @@ class Revisions:
         self._bus = bus
         self._table = RevisionTable(store)
         self._heads: dict[str, Head] = {}
+        self._ends: dict[tuple[str, int], asyncio.Event] = {}
+        """Ends of rolling revisions that are waited for."""
 
     # -- the start of a daemon
 
@@ -151,7 +154,8 @@ class Revisions:
                 self._publish_recorded(draft, number)
 
         written.add_done_callback(ended)
-        return Recording(numbers, written)
+        by_name = {draft.name: number for draft, number in zip(drafts, numbers, strict=True)}
+        return Recording(numbers, by_name, written)
 
     async def _commit(self, statements: Sequence[Statement], committed: Callable[[], None]) -> None:
         """Writes in one commit; calls `committed` after it, also where the caller was cancelled meanwhile."""
@@ -182,15 +186,62 @@ class Revisions:
                 is_ended, self._heads[name] = True, after
                 self._publish_settled(name, number, "current" if succeeded else "failed", reason)
 
-        await self._commit(end, committed)
+        try:
+            await self._commit(end, committed)
+        finally:
+            self._note_end(name, number)
         return is_ended
+
+    def is_rolling(self, name: str) -> bool:
+        """Returns whether the last revision of a name is rolling."""
+        head = self._head(name)
+        return head.rolling is not None and head.rolling == head.last
+
+    async def until_settled(self, numbers: Mapping[str, int], timeout_s: float | None) -> None:
+        """Waits until revisions, by name, are rolling no more; without a limit as long as their workers take.
+
+        Raises:
+            WorkerFailed: one was taken back; `data["taken_back"]` has the reasons by name.
+            Timeout: one is rolling still, and goes on.
+        """
+        failed: dict[str, str] = {}
+        try:
+            async with asyncio.timeout(timeout_s):
+                for name, number in numbers.items():
+                    if reason := await self._end(name, number):
+                        failed[name] = reason
+        except TimeoutError:
+            rolling = [
+                name for name, number in numbers.items() if self._head(name).rolling == number
+            ]
+            words = f"cannot see the end of the change of {', '.join(rolling)} within {timeout_s:g} s: it goes on"
+            raise Timeout(words, names=rolling, limit=timeout_s) from None
+        if failed:
+            words = "; ".join(
+                f'cannot change "{name}": {reason}' for name, reason in failed.items()
+            )
+            raise WorkerFailed(words, taken_back=failed)
+
+    async def _end(self, name: str, number: int) -> str:
+        """Waits until a revision is rolling no more; returns why it has failed, "" if it has not."""
+        if self._head(name).rolling == number:
+            await self._ends.setdefault((name, number), asyncio.Event()).wait()
+        found = await self._table.find(name, number)
+        if found is None or found.state in ("current", "superseded"):
+            return ""
+        if found.state == "failed":
+            return found.reason
+        last = self._head(name).last
+        return given_up(last) if last > number else "the store does not take its end"
 
     async def remove(self, names: Sequence[str]) -> None:
         """Deletes the tables in force of names from the store; their revisions stay, until retention ends them."""
 
         def committed() -> None:
             for name in names:
-                self._heads[name] = removed(self._head(name))
+                before, self._heads[name] = self._head(name), removed(self._head(name))
+                if before.rolling is not None:
+                    self._note_end(name, before.rolling)
 
         if names:
             await self._commit(removal(names, time.time()), committed)
@@ -265,7 +316,12 @@ class Revisions:
             why=draft.cause.why,
         )
 
+    def _note_end(self, name: str, number: int) -> None:
+        if (end := self._ends.pop((name, number), None)) is not None:
+            end.set()
+
     def _publish_settled(self, name: str, number: int, state: str, reason: str) -> None:
+        self._note_end(name, number)
         self._bus.publish(
             "revision.settled", agent=name, revision=number, state=state, reason=reason
         )

@@ -6,11 +6,12 @@ which are being changed begin after those.
 
 import asyncio
 import logging
+import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 
 from ...worker.contract.errors import Conflict, CorralError
-from ..agents.agent import Agent
+from ..agents.agent import Agent, Refused
 from ..agents.agents import Agents
 from ..config.spec import Spec
 from ..lifecycle import state_machine
@@ -264,7 +265,10 @@ class Rollouts:
         is_stopped = reason == STOPPED
         succeeded = not reason or is_stopped
         is_superseded = reason == SUPERSEDED
-        if not succeeded and not is_superseded:
+        if succeeded:
+            agent.taken_back = None
+        elif not is_superseded:
+            agent.taken_back = Refused(roll.after, reason, time.time())
             self._restore(roll, reason)
         self._agents.shared.bus.publish(
             "agent.rolled" if succeeded else "agent.taken_back",
@@ -284,6 +288,7 @@ class Rollouts:
 
     def in_force(self, agent: Agent) -> None:
         """Takes note that the newest revision of an agent is in force, without a new worker."""
+        agent.taken_back = None
         number = self._revisions.head(agent.name).rolling
         if number is not None:
             self._keep(self._record(agent.name, number, True, ""))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from corral.supervisor.packages.archive import opened
-from corral.supervisor.packages.builder import build, collect, scaffold
+from corral.supervisor.packages.builder import build, collect, resigned, scaffold
 from corral.supervisor.packages.package import read_package, unpack
 from corral.supervisor.packages.signature import generate, read_secret
 from corral.worker.contract.errors import Conflict, InvalidParams, NotFound, PermissionDenied
@@ -199,6 +199,16 @@ def test_a_signature_names_its_key_and_does_not_change_the_digest(
     again = build(folder, tmp_path / "again.corral", secret=secret)
     assert Path(signed.path).read_bytes() == Path(again.path).read_bytes()
     assert plain.digest == signed.digest
+    late = resigned(Path(plain.path), secret, tmp_path / "late.corral")
+    assert (late.digest, late.signer) == (plain.digest, public)
+    assert Path(late.path).read_bytes() == Path(signed.path).read_bytes(), (
+        "as if built with the key"
+    )
+    generate(tmp_path / "second")
+    resigned(tmp_path / "late.corral", read_secret(tmp_path / "second"))
+    with opened(tmp_path / "late.corral") as file:
+        assert read_package(file).signer not in ("", public), "in place of the former signature"
+    assert not [each for each in tmp_path.iterdir() if each.name.startswith(".")]
     with opened(tmp_path / "signed.corral") as file:
         assert read_package(file).signer == public == signed.signer
     (tmp_path / "k").chmod(0o644)

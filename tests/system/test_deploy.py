@@ -234,11 +234,10 @@ def test_an_older_version_comes_back_with_the_dependencies_that_it_had(tmp_path:
         assert site.deploy("kit@1.0")["state"] == "current"
         assert site.deploy("kit@1.1")["state"] == "current"
         assert site.ask()["alpha"] == "2.0"
-        with site.daemon.client() as client:
-            client.call("event.follow", {"types": ["agent.rolled"]}, timeout_s=30.0)
-            done = site.daemon.corral("rollback", "kit")
-            assert done.returncode == 0, done.stderr
-            next(client.notifications())
+        unknown = site.daemon.corral("rollback", "kit", "2.0")
+        assert (unknown.returncode, "it had 1.1, 1.0" in unknown.stderr) == (3, True)
+        done = site.daemon.corral("rollback", "kit", "1.0.0", "--wait")
+        assert done.returncode == 0, done.stderr
         answer = site.ask()
         assert (answer["version"], answer["alpha"]) == ("1.0", "1.0")
         states = {

@@ -148,10 +148,37 @@ def test_the_zygote_of_the_former_version_is_there_again_after_a_bad_one(tmp_pat
         assert run(daemon)["output"]["version"] == "one"
 
 
-def test_the_next_good_version_takes_effect_after_a_bad_one(daemon: DaemonProcess) -> None:
-    assert settled(daemon, version("bad-exit"))["type"] == "agent.taken_back"
-    assert settled(daemon, version("two"))["type"] == "agent.rolled"
+def test_a_caller_that_waits_is_told_whether_a_change_is_in_force_or_why_it_was_taken_back(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    daemon.config.write_text(version("bad-exit"))
+    refused = daemon.corral("reload", "--wait", "--json")
+    assert refused.returncode == 1
+    error = json.loads(refused.stdout)["error"]
+    assert (error["name"], list(error["data"]["taken_back"])) == ("WorkerFailed", ["one"])
+    shown = daemon.call("daemon.status")["agents"][0]["taken_back"]
+    assert (shown["revision"], shown["reason"]) == (2, error["data"]["taken_back"]["one"])
+    assert f"change 2 was taken back: {shown['reason']}" in daemon.corral("status").stdout
+    smoke = {"objective": "hold", "input": str(gate)}
+    spec = {"environment": {"VERSION": "two"}, "smoke": smoke}
+    found = daemon.call("agent.set", name="one", spec=spec)
+    assert (found["revision"], found["rolling"]) == (3, True)
+    late = daemon.corral("set", "one", "environment.VERSION=two", "--timeout", "1ms")
+    assert late.returncode == 5, "nothing differs, and what is rolling is waited for"
+    assert "rolls 1 to 3, 0 of 1 ready" in daemon.corral("status", "one").stdout
+    gate.touch()
+    done = daemon.corral("set", "one", "environment.VERSION=two", "--wait")
+    assert (done.returncode, done.stdout) == (0, "one is so already\n")
     assert run(daemon)["output"]["version"] == "two"
+    found = daemon.call("agent.rollback", name="one", revision=1, wait=True)
+    assert (found["revision"], found["of"], found["rolling"]) == (4, 1, False)
+    assert run(daemon)["output"]["version"] == "one"
+    assert "taken_back" not in daemon.call("daemon.status")["agents"][0]
+    daemon.config.write_text(version("three"))
+    assert daemon.corral("reload", "--dry-run").stdout.startswith("~ one: rolls: environment")
+    assert daemon.call("daemon.reload", wait=True)["rolling"] == ["one"]
+    assert run(daemon)["output"]["version"] == "three"
 
 
 @pytest.mark.parametrize(

@@ -235,9 +235,12 @@ class BlockingMethods:
         name: str,
         *,
         revision: int | None = None,
+        version: str | None = None,
         why: str = "",
         expected: str | None = None,
         dry_run: bool = False,
+        wait: bool = False,
+        timeout_s: float | None = None,
     ) -> RolledBack:
         """Puts the table of an earlier revision in force again, as a new revision; also of a server, team or workflow.
 
@@ -245,7 +248,14 @@ class BlockingMethods:
         """
         return self._loop.wait(
             self._runtime.rollback_agent(
-                name, revision=revision, why=why, expected=expected, dry_run=dry_run
+                name,
+                revision=revision,
+                version=version,
+                why=why,
+                expected=expected,
+                dry_run=dry_run,
+                wait=wait,
+                timeout_s=timeout_s,
             )
         )
 
@@ -264,13 +274,23 @@ class BlockingMethods:
         expected: str | None = None,
         why: str = "",
         dry_run: bool = False,
+        wait: bool = False,
+        timeout_s: float | None = None,
     ) -> AgentSet:
         """Changes keys of an agent, server, team or workflow; each change is a revision.
 
         Needs the right "admin".
         """
         return self._loop.wait(
-            self._runtime.set_agent(name, spec, expected=expected, why=why, dry_run=dry_run)
+            self._runtime.set_agent(
+                name,
+                spec,
+                expected=expected,
+                why=why,
+                dry_run=dry_run,
+                wait=wait,
+                timeout_s=timeout_s,
+            )
         )
 
     def show_agent(self, name: str) -> AgentShown:
@@ -521,12 +541,16 @@ class BlockingMethods:
         """
         return self._loop.wait(self._runtime.ping())
 
-    def reload(self, *, dry_run: bool = False) -> Reloaded:
+    def reload(
+        self, *, dry_run: bool = False, wait: bool = False, timeout_s: float | None = None
+    ) -> Reloaded:
         """Reads the configuration again, applies the changes and returns them; an invalid file changes nothing.
 
         Needs the right "admin".
         """
-        return self._loop.wait(self._runtime.reload(dry_run=dry_run))
+        return self._loop.wait(
+            self._runtime.reload(dry_run=dry_run, wait=wait, timeout_s=timeout_s)
+        )
 
     def get_schema(
         self,

@@ -315,9 +315,12 @@ class Methods:
         name: str,
         *,
         revision: int | None = None,
+        version: str | None = None,
         why: str = "",
         expected: str | None = None,
         dry_run: bool = False,
+        wait: bool = False,
+        timeout_s: float | None = None,
     ) -> RolledBack:
         """Puts the table of an earlier revision in force again, as a new revision; also of a server, team or workflow.
 
@@ -327,9 +330,12 @@ class Methods:
             RollbackParams,
             name=name,
             revision=revision,
+            version=version,
             why=why,
             expected=expected,
             dry_run=dry_run,
+            wait=wait,
+            timeout_s=timeout_s,
         )
         return await self._connection.ask(RolledBack, "agent.rollback", params)
 
@@ -349,13 +355,22 @@ class Methods:
         expected: str | None = None,
         why: str = "",
         dry_run: bool = False,
+        wait: bool = False,
+        timeout_s: float | None = None,
     ) -> AgentSet:
         """Changes keys of an agent, server, team or workflow; each change is a revision.
 
         Needs the right "admin".
         """
         params = given(
-            AgentSetParams, name=name, spec=spec, expected=expected, why=why, dry_run=dry_run
+            AgentSetParams,
+            name=name,
+            spec=spec,
+            expected=expected,
+            why=why,
+            dry_run=dry_run,
+            wait=wait,
+            timeout_s=timeout_s,
         )
         return await self._connection.ask(AgentSet, "agent.set", params)
 
@@ -620,12 +635,14 @@ class Methods:
         params = given(NoParams)
         return await self._connection.ask(Done, "daemon.ping", params)
 
-    async def reload(self, *, dry_run: bool = False) -> Reloaded:
+    async def reload(
+        self, *, dry_run: bool = False, wait: bool = False, timeout_s: float | None = None
+    ) -> Reloaded:
         """Reads the configuration again, applies the changes and returns them; an invalid file changes nothing.
 
         Needs the right "admin".
         """
-        params = given(ReloadParams, dry_run=dry_run)
+        params = given(ReloadParams, dry_run=dry_run, wait=wait, timeout_s=timeout_s)
         return await self._connection.ask(Reloaded, "daemon.reload", params)
 
     async def get_schema(

@@ -328,6 +328,14 @@ class RollingStatus(Struct, frozen=True, kw_only=True, rename={"before": "from",
     reason: str
 
 
+class TakenBack(Struct, frozen=True, kw_only=True):
+    """Represents the last change of workers where it was taken back: its revision, null where it has no number, and why."""
+
+    revision: int | None = None
+    reason: str
+    at: str
+
+
 class ServerStatus(Struct, frozen=True, kw_only=True):
     """Represents the part of an MCP server in `status` that agents do not have.
 
@@ -394,7 +402,7 @@ class AgentStatus(Struct, frozen=True, kw_only=True):
     """Represents an agent or MCP server in `status`; `tools` and `mcp` are for servers, `instances` for a range.
 
     `job` is the state of an agent of `type = "oneshot"`, and null for a service. `rolling` is there while a change replaces
-    its workers; `beside` has the workers without a place: new ones that come, and former ones that finish. `overridden` is the
+    its workers, `taken_back` after one that did not come up, until the next one; `beside` has the workers without a place: new ones that come, and former ones that finish. `overridden` is the
     number of the revision whose table is in force instead of the file's.
     """
 
@@ -418,6 +426,7 @@ class AgentStatus(Struct, frozen=True, kw_only=True):
     tools: list[str] | UnsetType = UNSET
     mcp: ServerStatus | UnsetType = UNSET
     rolling: RollingStatus | UnsetType = UNSET
+    taken_back: TakenBack | UnsetType = UNSET
     beside: list[WorkerStatus] | UnsetType = UNSET
     overridden: int | UnsetType = UNSET
 

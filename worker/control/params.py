@@ -16,9 +16,14 @@ class NoParams(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ReloadParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """Selects a dry run, which only reports the changes."""
+    """Selects a dry run, which only reports the changes.
+
+    With `wait` the call waits until each change is in force or taken back, at most `timeout_s`.
+    """
 
     dry_run: bool = False
+    wait: bool = False
+    timeout_s: Seconds | None = None
 
 
 class LogLevelParams(Struct, frozen=True, forbid_unknown_fields=True):
@@ -129,7 +134,8 @@ class AgentSetParams(Struct, frozen=True, forbid_unknown_fields=True):
     """Specifies changes to the table of an agent or server: each key of `spec` replaces that key, and null removes it.
 
     A table within it is changed likewise. With `expected` the change is refused unless the agent has that `etag` still. `why` is
-    kept with the revision. `dry_run` returns the keys that would differ, and changes nothing.
+    kept with the revision. `dry_run` returns the keys that would differ, and changes nothing. With `wait` the call waits until the
+    change is in force or taken back, at most `timeout_s`.
     """
 
     name: str
@@ -137,6 +143,8 @@ class AgentSetParams(Struct, frozen=True, forbid_unknown_fields=True):
     expected: Etag | None = None
     why: Annotated[str, Meta(max_length=1000)] = ""
     dry_run: bool = False
+    wait: bool = False
+    timeout_s: Seconds | None = None
 
 
 class AddParams(Struct, frozen=True, forbid_unknown_fields=True):

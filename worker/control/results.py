@@ -65,7 +65,8 @@ class Stopping(Struct, frozen=True, kw_only=True):
 class Reloaded(Struct, frozen=True, kw_only=True):
     """Represents the result of `daemon.reload`: the changes that were made, or of a dry run those that would be.
 
-    `changed` has the effect on each agent and server, `keys` those that differ. Of the daemon-wide keys, `live` take
+    `changed` has the effect on each agent and server, `keys` those that differ; `rolling` are those whose workers are replaced
+    by new ones, and whose former tables are in force until then. Of the daemon-wide keys, `live` take
     effect now, `pending` at the next start. `renewed` are agents with the same configuration and changed sources. `overrides_ended`
     are names that `agent.set` had changed, and whose table in the file has changed now.
     """
@@ -81,6 +82,7 @@ class Reloaded(Struct, frozen=True, kw_only=True):
     schedules: dict[str, str]
     renewed: list[str]
     overrides_ended: list[str] = []
+    rolling: list[str] = []
 
 
 class LogLevelSet(Struct, frozen=True, kw_only=True):

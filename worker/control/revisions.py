@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from ..contract.records import Seconds
 from .params import Etag
 from .results import Table
 
@@ -42,15 +43,19 @@ class RevisionDiffParams(Struct, frozen=True, forbid_unknown_fields=True):
 class RollbackParams(Struct, frozen=True, forbid_unknown_fields=True):
     """Names the revision whose table is to be in force again; without a number the one that was current before.
 
-    With `expected` it is refused unless the present table has that `etag` still. `dry_run` returns the keys that would
-    differ, and changes nothing.
+    `version` names it by the version of its package instead. With `expected` it is refused unless the present table has that
+    `etag` still. `dry_run` returns the keys that would differ, and changes nothing. With `wait` the call waits until the change is
+    in force or taken back, at most `timeout_s`.
     """
 
     name: str
     revision: Number | None = None
+    version: Annotated[str, Meta(max_length=100)] | None = None
     why: Why = ""
     expected: Etag | None = None
     dry_run: bool = False
+    wait: bool = False
+    timeout_s: Seconds | None = None
 
 
 class Revision(Struct, frozen=True, kw_only=True):
@@ -108,7 +113,8 @@ class RolledBack(Struct, frozen=True, kw_only=True):
     """Represents the result of `agent.rollback`.
 
     `revision` is the new revision, null where nothing had to change; `of` is the one whose table is in force again;
-    `changed` are the keys whose values differ from before.
+    `changed` are the keys whose values differ from before. While `rolling`, new workers are brought up, and the former table is
+    in force.
     """
 
     name: str
@@ -116,3 +122,4 @@ class RolledBack(Struct, frozen=True, kw_only=True):
     of: int
     changed: list[str]
     etag: str
+    rolling: bool = False

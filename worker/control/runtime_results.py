@@ -19,13 +19,15 @@ class Agents(Struct, frozen=True, kw_only=True):
 class AgentSet(Struct, frozen=True, kw_only=True):
     """Represents the result of `agent.set`: `changed` are the keys whose values differ from before.
 
-    A team or workflow has no `agent`. `revision` is the number of its last revision.
+    A team or workflow has no `agent`. `revision` is the number of its last revision; while `rolling`, new workers are brought up,
+    and the former table is in force.
     """
 
     agent: AgentStatus | UnsetType = UNSET
     changed: list[str]
     etag: str
     revision: int
+    rolling: bool = False
 
 
 class Counted(Struct, frozen=True, kw_only=True):
