@@ -19,6 +19,7 @@ from .agents.agents import Agents
 from .api.quotas import Quotas
 from .api.status import DaemonFacts, StatusReport
 from .api.status_cache import StatusCache
+from .api.status_feed import StatusFeed
 from .api.table import Control
 from .audit.log import Audit
 from .autoscaling.autoscaler import Autoscaler
@@ -325,7 +326,14 @@ class Rooms:
         )
         status_cache = StatusCache(status, self.agents, self.tasks, self.shared.logs)
         self.service.changes.subscribe(status_cache.note, load=True)
-        self.limits.subscribe(status_cache.note)
+        status_feed = StatusFeed(status, self.agents, self.shared.bus)
+        self.service.changes.subscribe(status_feed.note, load=True)
+
+        def sampled(supervisor: WorkerSupervisor) -> None:
+            status_cache.note(supervisor)
+            status_feed.note(supervisor)
+
+        self.limits.subscribe(sampled)
         control = Control(
             shared=self.shared,
             agents=self.agents,
@@ -345,6 +353,7 @@ class Rooms:
             daemon=daemon,
             status=status,
             status_cache=status_cache,
+            status_feed=status_feed,
             backups=Backups(self.paths.state_dir),
             services=services,
             deployments=self.deployments,

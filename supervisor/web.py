@@ -19,6 +19,8 @@ from .access.tokens import Tokens, digest_of
 from .agents.agent import Agent
 from .api.table import Control, Permission
 from .config.spec import Config, Daemon
+from .dashboard.face import BrowserSessions, DashboardFace, PageFace
+from .dashboard.sessions import Sessions
 from .decoding.values import HttpAuth
 from .http.admission import address_of, is_loopback
 from .http.face import Authenticate, Face, HttpClient
@@ -59,9 +61,11 @@ async def open_web(
     is_protected = tls is not None or daemon.http_behind_proxy
     host, port = address_of(daemon.http, is_protected=is_protected)
     _fix_tokens(control.tokens, daemon, state_dir)
+    browsers = BrowserSessions(Sessions(), _client_by(control.tokens), control.loop.time)
     server = HttpServer(
-        _faces(control, is_stopping),
+        [*_faces(control, is_stopping), *_dashboard(control.tokens, browsers)],
         _authenticate_by(control.tokens),
+        browser_client=browsers.client,
         names=daemon.http_hosts,
         is_behind_proxy=daemon.http_behind_proxy,
         tls=tls,
@@ -148,9 +152,14 @@ def _renew_tls(server: HttpServer, daemon: Daemon) -> None:
 
 def _authenticate_by(tokens: Tokens) -> Authenticate:
     """Returns the function that knows the tokens: each request brings one, and has its rights and its agents."""
+    client_of = _client_by(tokens)
+    return lambda sent: client_of(b"" if sent is None else digest_of(sent))
 
-    def authenticate(sent: str | None) -> HttpClient:
-        digest = b"" if sent is None else digest_of(sent)
+
+def _client_by(tokens: Tokens) -> Callable[[bytes], HttpClient]:
+    """Returns the function that knows the tokens by their digests."""
+
+    def client_of(digest: bytes) -> HttpClient:
         grant = tokens.permitted(digest)
         if grant is None:
             raise PermissionDenied("cannot serve the request without a valid bearer token")
@@ -163,7 +172,11 @@ def _authenticate_by(tokens: Tokens) -> Authenticate:
             lambda: tokens.permitted(digest) is not None,
         )
 
-    return authenticate
+    return client_of
+
+
+def _dashboard(tokens: Tokens, browsers: BrowserSessions) -> list[Face]:
+    return [PageFace(), DashboardFace(browsers, _authenticate_by(tokens), digest_of)]
 
 
 def _faces(control: Control, is_stopping: Callable[[], bool]) -> list[Face]:

@@ -2624,6 +2624,11 @@ export class Corral extends Connection {
     return this.request("GET", "/api/v1/status", ["names","selector","failed"], args, options) as Promise<Status>;
   }
 
+  /** Yields the events of `daemon.follow`. */
+  followStatus(args: { names?: Array<string>; selector?: string; failed?: boolean } = {}, options?: RequestOptions): AsyncGenerator<ServerEvent> {
+    return this.stream("GET", "/api/v1/status", ["names","selector","failed"], args, options);
+  }
+
   /** Stops the daemon, as SIGTERM does: workers end in order, each within its grace period. Answers before that. */
   stopDaemon(options?: RequestOptions): Promise<Stopping> {
     return this.request("POST", "/api/v1/stop", [], {}, options) as Promise<Stopping>;

@@ -49,7 +49,16 @@ POSITIONAL = frozenset({"names", "specs", "data", "arguments", "query", "server"
 """Optional params that need no keyword."""
 
 OWN = frozenset(
-    {"connect", "start", "shutdown", "events", "follow_logs", "follow_task", "subscribe"}
+    {
+        "connect",
+        "start",
+        "shutdown",
+        "events",
+        "follow_logs",
+        "follow_status",
+        "follow_task",
+        "subscribe",
+    }
 )
 """Methods of AgentRuntime that are no coroutines to be waited for: `Runtime` has its own."""
 

@@ -55,6 +55,7 @@ EXAMPLES: Mapping[str, Mapping[str, object]] = {
     "daemon.doctor": {},
     "daemon.emergency_stop": {},
     "daemon.export": {"names": ["crawl*"]},
+    "daemon.follow": {},
     "daemon.import": {"agents": [{"name": "crawler", "spec": _SPEC}], "start": False},
     "daemon.log_level": {"level": "debug"},
     "daemon.ping": {},

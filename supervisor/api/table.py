@@ -57,6 +57,7 @@ from .scoping import Scope, ScopedCaller
 from .services import Services
 from .status import DaemonFacts, StatusReport
 from .status_cache import StatusCache
+from .status_feed import StatusFeed
 
 Permission = Rights
 
@@ -256,6 +257,7 @@ class Control:
     daemon: DaemonFacts
     status: StatusReport
     status_cache: StatusCache
+    status_feed: StatusFeed
     backups: Backups
     services: Services
     deployments: Deployments

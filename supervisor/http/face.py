@@ -39,6 +39,13 @@ Authenticate = Callable[[str | None], HttpClient]
 """Returns the client of a bearer token, None where there is none; raises PermissionDenied."""
 
 
+FOREIGN = "origin"
+"""`data["reason"]` of the PermissionDenied of a session that another page uses."""
+
+BrowserClient = Callable[["web.BaseRequest"], HttpClient | None]
+"""Returns the client of the session of a browser, None where the request has none; raises PermissionDenied."""
+
+
 class Face(Protocol):
     """Serves all requests below one prefix of the path; the longest prefix that fits decides."""
 

@@ -27,7 +27,7 @@ from ...worker.contract.errors import (
 from .admission import Admission, bracketed, check_target
 from .answers import MAX_BODY_BYTES, Refused, failure, too_long
 from .connection import IDLE_S, Connection
-from .face import ANONYMOUS, Authenticate, Face, HttpClient
+from .face import ANONYMOUS, FOREIGN, Authenticate, BrowserClient, Face, HttpClient
 from .listener import Listener
 
 MAX_CONNECTIONS = 512
@@ -51,6 +51,7 @@ class HttpServer:
     Args:
         faces: each with its own prefix.
         authenticate: returns the client of a token.
+        browser_client: returns the client of a browser's session, of a request without a token; None: there are no sessions.
         names: the only names that `Host` may have; see Admission.
         is_behind_proxy: whether clients name the host of a proxy.
         tls: for HTTPS; None for HTTP.
@@ -63,6 +64,7 @@ class HttpServer:
         faces: Sequence[Face],
         authenticate: Authenticate,
         *,
+        browser_client: BrowserClient | None = None,
         names: Collection[str] = (),
         is_behind_proxy: bool = False,
         tls: ssl.SSLContext | None = None,
@@ -73,6 +75,7 @@ class HttpServer:
         self._exact = {face.prefix: face for face in self._faces}
         assert len(self._exact) == len(self._faces), "two faces have the same prefix"
         self._authenticate = authenticate
+        self._browser_client = browser_client
         self._names = names
         self._is_behind_proxy = is_behind_proxy
         self._max_connections = max_connections
@@ -237,7 +240,7 @@ class HttpServer:
         """Returns the client of a request.
 
         Raises:
-            Refused: it names another host or origin, or has no right token.
+            Refused: it names another host or origin, is of another page's session, or has no right token.
         """
         assert self._admission is not None, "it listens"
         hosts, origins = (request.headers.getall(name, []) for name in ("Host", "Origin"))
@@ -246,10 +249,15 @@ class HttpServer:
         except PermissionDenied as error:
             raise Refused(403, error, Connection="close") from error
         try:
-            client = self._admission.client(request.headers)
+            client = None
+            if self._browser_client is not None and "Authorization" not in request.headers:
+                client = self._browser_client(request)
+            client = client or self._admission.client(request.headers)
         except PermissionDenied as error:
             if is_open:
                 return ANONYMOUS
+            if error.data.get("reason") == FOREIGN:
+                raise Refused(403, error) from error
             raise Refused(401, error, WWW_Authenticate='Bearer realm="corral"') from error
         self._known.add(request.protocol)
         return client

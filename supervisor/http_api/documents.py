@@ -20,7 +20,12 @@ from .openapi import openapi
 
 PAGE = Path(__file__).parent / "page"
 
-TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+TYPES = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+}
 
 POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 """Content-Security-Policy: all of the page comes from this daemon, and its forms are sent by its script alone."""
@@ -56,7 +61,7 @@ class OpenApiFace:
             NotFound: the path goes on.
             Refused: it is not a GET.
         """
-        _check(request, request.path == self.prefix)
+        check_read(request, request.path == self.prefix)
         if self._body is None:
             self._body = codec.encode(openapi(self._methods))
         return _answer(request, self._body, "application/json")
@@ -79,20 +84,27 @@ class DocsFace:
             Refused: it is not a GET.
         """
         name = request.path.removeprefix(self.prefix).removeprefix("/") or "index.html"
-        _check(request, name in _files())
-        return _answer(request, _files()[name], TYPES[Path(name).suffix])
+        check_read(request, name in files_of(PAGE))
+        return file_answer(request, files_of(PAGE), name, HEADERS)
 
     async def close(self) -> None:
         """Returns at once."""
 
 
 @cache
-def _files() -> dict[str, bytes]:
-    """Returns the files of the page by name: 15 kB, read at the first request."""
-    return {path.name: path.read_bytes() for path in PAGE.iterdir() if path.suffix in TYPES}
+def files_of(page: Path) -> dict[str, bytes]:
+    """Returns the files of a page by their path below its folder, which are read at the first request."""
+    found = (path for path in page.rglob("*") if path.suffix in TYPES)
+    return {path.relative_to(page).as_posix(): path.read_bytes() for path in found}
 
 
-def _check(request: web.BaseRequest, is_there: bool) -> None:
+def check_read(request: web.BaseRequest, is_there: bool) -> None:
+    """Rejects a request for something that is not there, or that is no GET.
+
+    Raises:
+        NotFound: it is not there.
+        Refused: it is not a GET.
+    """
     if not is_there:
         raise NotFound(f'cannot find "{request.path}"', path=request.path)
     if request.method not in ("GET", "HEAD"):
@@ -100,9 +112,21 @@ def _check(request: web.BaseRequest, is_there: bool) -> None:
         raise Refused(405, error, Allow="GET, HEAD")
 
 
-def _answer(request: web.BaseRequest, body: bytes, content_type: str) -> web.Response:
+def file_answer(
+    request: web.BaseRequest, files: Mapping[str, bytes], name: str, headers: Mapping[str, str]
+) -> web.Response:
+    """Returns the answer with a file of a page: nothing but a status where the browser has it."""
+    return _answer(request, files[name], TYPES[Path(name).suffix], headers)
+
+
+def _answer(
+    request: web.BaseRequest,
+    body: bytes,
+    content_type: str,
+    common: Mapping[str, str] = HEADERS,
+) -> web.Response:
     tag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
-    headers = {**HEADERS, "ETag": tag}
+    headers = {**common, "ETag": tag}
     given = request.headers.get("If-None-Match", "")
     if given == "*" or tag in (each.strip().removeprefix("W/") for each in given.split(",")):
         return web.Response(status=304, headers=headers)

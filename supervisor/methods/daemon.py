@@ -34,7 +34,7 @@ from ...worker.control.results import (
     Stopping,
 )
 from ...worker.control.template_results import Template, TemplateParam, Templates
-from ..access.scope import ALL_NAMES, OPEN
+from ..access.scope import ALL_NAMES, OPEN, is_in_scope
 from ..api.caller import made_by
 from ..api.faces import faces
 from ..api.openrpc import openrpc
@@ -206,6 +206,29 @@ async def _status(control: Control, params: StatusParams, _caller: Caller) -> St
         return control.status_cache.status()
     names = _chosen(control, params)
     return control.status.status(names, failed=params.failed)
+
+
+@method(
+    "daemon.follow",
+    "read",
+    NoParams,
+    Done,
+    scope=OPEN,
+    faces=faces(
+        "GET /status", python="follow_status", command="call", streams=True, only_streams=True
+    ),
+)
+async def _follow(control: Control, _params: NoParams, caller: Caller) -> Done:
+    """Sends the status as a `status` notification {status}, then what changes in it and all events as `status.change` {change}."""
+
+    def whole() -> Status | msgspec.Raw:
+        if caller.agents is None:
+            return control.status_cache.status()
+        known = [*control.agents.agents, *control.agents.groups.by_name]
+        return control.status.status([each for each in known if is_in_scope(each, caller.agents)])
+
+    caller.follow(control.status_feed.run(caller, whole))
+    return Done()
 
 
 def _chosen(control: Control, params: StatusParams | StatisticsParams) -> list[str] | None:

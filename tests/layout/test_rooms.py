@@ -66,6 +66,7 @@ supervisor.transport: worker.contract worker.control mcp.protocol mcp.endpoint a
 supervisor.http: worker.contract mcp.protocol mcp.upstream mcp.endpoint api
 supervisor.http_api: worker.contract worker.control api config http supervision
 supervisor.prometheus: worker.contract access agents api http lifecycle metrics
+supervisor.dashboard: worker.contract http http_api
 supervisor.services: worker.contract worker.control access agents api config decoding events http lifecycle store supervision
 supervisor: *
 cli: worker.contract worker.client cli.tools

@@ -82,7 +82,7 @@ def test_every_method_returns_what_its_schema_says_and_nothing_else(daemon: Daem
         _records(call)
         _servers(call)
         _rights(call)
-    for name in ("mcp.attach", "event.follow", "log.follow"):
+    for name in ("mcp.attach", "daemon.follow", "event.follow", "log.follow"):
         with daemon.client() as client:
             last = Calls(client)
             last(name)

@@ -5,14 +5,14 @@ of threads may use one; a call that waits holds up no other.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Literal, Self
 
 from ..control.results import LogLine
 from .blocking_methods import BlockingMethods
 from .embedded import START_S, Config
-from .events import DaemonEvent, EventStream, LogStream, TaskStream
+from .events import DaemonEvent, EventStream, LogStream, StatusStream, TaskStream
 from .loop_thread import Followed, LoopThread
 from .runtime import AgentRuntime
 from .subscription import Handler, Subscription
@@ -150,6 +150,12 @@ class Runtime(BlockingMethods):
         )
         self._loop.wait(lines.open())
         return Followed(self._loop, lines, lines.__aiter__())
+
+    def follow_status(self) -> Followed[Mapping[str, object], StatusStream]:
+        """Follows the status: first the whole of it, then what changes in it, with all events."""
+        stream = self._runtime.follow_status()
+        self._loop.wait(stream.open())
+        return Followed(self._loop, stream, stream.__aiter__())
 
     def follow_task(
         self, task: str, *, timeout_s: float | None = None

@@ -177,6 +177,47 @@ class LogStream:
             self.position = position
 
 
+class StatusStream:
+    """Iterates over the status of a daemon: first the whole, as a key `status`, then what has changed, as a key `change`."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._stream: Stream | None = None
+
+    async def open(self) -> Stream:
+        """Begins to follow.
+
+        Raises:
+            CorralError: the daemon refuses it, or cannot be reached.
+        """
+        stream = await Stream.open(self._path)
+        try:
+            await stream.connection.call("daemon.follow", {})
+        except BaseException:
+            await stream.connection.close()
+            raise
+        self._stream = stream
+        return stream
+
+    async def __aiter__(self) -> AsyncIterator[Mapping[str, object]]:
+        """Yields the notifications in order.
+
+        Raises:
+            Unreachable: the daemon is gone.
+        """
+        try:
+            async for notification in self._stream or await self.open():
+                yield notification.params
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        """Ends the stream and closes its connection."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            await stream.connection.close()
+
+
 class TaskStream:
     """Iterates over the events of a task and the tasks below it, until it has ended; then `task` is its record.
 

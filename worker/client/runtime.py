@@ -37,7 +37,7 @@ from ..control.state_results import CheckpointRestored, Checkpoints
 from .agent_source import AgentSource, located
 from .async_ import Reconnecting
 from .embedded import START_S, Config, Embedded
-from .events import EventStream, LogStream, TaskStream
+from .events import EventStream, LogStream, StatusStream, TaskStream
 from .methods import Methods
 from .parameters import given
 from .subscription import Handler, Subscription
@@ -598,6 +598,10 @@ class AgentRuntime(Methods):
             after=after,
         )
         return LogStream(self.socket, params)
+
+    def follow_status(self) -> StatusStream:
+        """Follows the status: first the whole of it, then what changes in it, with all events."""
+        return StatusStream(self.socket)
 
     def follow_task(self, task: str, *, timeout_s: float | None = None) -> TaskStream:
         """Follows the events of a task and of those that it delegates, until it has ended."""

@@ -1,0 +1,33 @@
+// Says in a line what an event tells.
+
+import { duration } from "./format.js";
+
+const COMMON = new Set(["seq", "at", "type", "agent", "worker", "incarnation"]);
+
+/** Returns the line. */
+export function eventText(event) {
+  const reason = event.reason || event.message || "";
+  const because = reason ? `: ${reason}` : "";
+  switch (event.type) {
+    case "worker.state": return `${event.from} → ${event.to}${because}`;
+    case "task.queued": return `task ${event.task} queued`;
+    case "task.started": return `task ${event.task} started, attempt ${event.attempt}`;
+    case "task.retried": return `task ${event.task} is tried again after attempt ${event.attempt}${because}`;
+    case "task.ended": return `task ${event.task} ${event.state}${event.duration_s == null ? "" : ` after ${duration(event.duration_s)}`}${because}`;
+    case "task.progress": return `task ${event.task}: ${event.progress}${event.total == null ? "" : ` of ${event.total}`}${because}`;
+    case "mcp.call": return `called ${event.tool}: ${event.outcome} after ${duration(event.duration_s)}`;
+    default: return `${event.type} ${fieldText(event)}`.trim();
+  }
+}
+
+/** Returns the fields that only this type has, as short text. */
+export function fieldText(event) {
+  return Object.entries(event).filter(([key, value]) => !COMMON.has(key) && value != null && value !== "")
+    .map(([key, value]) => `${key}=${typeof value === "string" ? value : JSON.stringify(value)}`).join(" ");
+}
+
+/** Returns the address of what an event is about, or null. */
+export function eventTarget(event) {
+  if (event.task) return `#/tasks/${encodeURIComponent(event.task)}`;
+  return event.agent ? `#/agents/${encodeURIComponent(event.agent)}` : null;
+}

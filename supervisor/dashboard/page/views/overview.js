@@ -1,0 +1,150 @@
+// Shows what is wrong first, then the totals, the queue, and what happened last.
+
+import { verbButton } from "../parts/actions.js";
+import { get } from "../parts/api.js";
+import { spark } from "../parts/chart.js";
+import { badge, h, keyed, setAttribute, setText } from "../parts/dom.js";
+import { eventText, eventTarget } from "../parts/event_text.js";
+import { ago, clock, count, cut, duration, percent, plural, size } from "../parts/format.js";
+import { entriesOf, model, onEvents, points, problemOf, totals } from "../parts/model.js";
+
+const MOST_PROBLEMS = 12;
+const MOST_ROWS = 10;
+
+const TILES = [
+  { key: "agents", label: "Agents up", text: (sums) => [count(sums.agentsUp), `of ${count(sums.agents)}`] },
+  { key: "workers", label: "Workers up", text: (sums) => [count(sums.up), `of ${count(sums.workers)}`] },
+  { key: "servers", label: "MCP servers up", text: (sums) => [count(sums.serversUp), `of ${count(sums.servers)}`] },
+  { key: "running", label: "Tasks running", text: () => [count(model.tasks.running)], series: "running" },
+  { key: "queued", label: "Tasks queued", text: () => [count(model.tasks.queued)], series: "queued" },
+  { key: "ended", label: "Succeeded", text: () => [count(model.tasks.succeeded), rate("ended")], series: "ended" },
+  { key: "failed", label: "Failed", text: () => [count(model.tasks.failed)], series: "failed", level: () => (model.tasks.failed ? "bad" : null) },
+  { key: "cpu", label: "CPU of workers", text: (sums) => [percent(sums.cpu)], series: "cpu" },
+  { key: "memory", label: "Memory of workers", text: (sums) => [size(sums.memory)], series: "memory" },
+];
+
+function rate(key) {
+  const value = points("", key).at(-1);
+  return value == null ? "" : `${count(value)} ended/min`;
+}
+
+/** Returns the view. */
+export function overviewView() {
+  const verdict = h("div", { className: "verdict" }, h("h1", { id: "verdict" }), h("span", { className: "muted" }));
+  const problems = h("ul", { className: "list", "aria-labelledby": "verdict" });
+  const problemsPanel = h("section", { className: "panel", "aria-labelledby": "verdict" }, problems);
+  const tiles = h("dl", { className: "tiles" }, TILES.map(makeTile));
+  const queue = h("ul", { className: "list" });
+  const failed = h("ul", { className: "list" });
+  const recent = h("ul", { className: "list" });
+  const element = h("div", { className: "stack" }, verdict, problemsPanel, tiles,
+    h("div", { className: "grid" },
+      panel("Longest queues", "#/agents", queue), panel("Failed last", "#/tasks?state=failed", failed)),
+    panel("Happened last", "#/events", recent));
+  let failures = null;
+  let isAsking = false;
+
+  async function askFailures() {
+    if (isAsking) return;
+    isAsking = true;
+    try {
+      failures = (await get(["tasks"], { states: ["failed", "timeout"], limit: MOST_ROWS })).tasks;
+      update();
+    } catch { /* the stream says that the daemon is away */ } finally { isAsking = false; }
+  }
+  const end = onEvents((events, skipped) => {
+    if (skipped || events.some((event) => event.type === "task.ended" && event.state !== "succeeded")) askFailures();
+  });
+  askFailures();
+  let past = [];
+  get(["events"], { n: 30 }).then((found) => { past = found.events; update(); }, () => {});
+
+  function update() {
+    if (!model.daemon) { setText(verdict.firstChild, "Connecting"); problemsPanel.hidden = true; return; }
+    const sums = totals();
+    const wrong = wrongs();
+    const bad = wrong.filter((each) => each.level === "bad").length;
+    setAttribute(verdict, "data-level", bad ? "bad" : wrong.length ? "warn" : null);
+    setText(verdict.firstChild, wrong.length ? `${plural(wrong.length, "thing")} ${wrong.length === 1 ? "is" : "are"} not as wanted` : "All is as wanted");
+    setText(verdict.lastChild, `corrald ${model.daemon.version}, up ${duration(model.daemon.uptime_s + (performance.now() - model.receivedAt) / 1000)}`);
+    problemsPanel.hidden = wrong.length === 0;
+    const rows = wrong.slice(0, MOST_PROBLEMS);
+    if (wrong.length > MOST_PROBLEMS) rows.push({ name: "", level: "more", text: `and ${wrong.length - MOST_PROBLEMS} more`, href: "#/agents?show=problems" });
+    keyed(problems, rows, (each) => `${each.name}\n${each.level}\n${each.text}`, makeProblem);
+    TILES.forEach((tile, n) => {
+      const cell = tiles.children[n];
+      const [main, more] = tile.text(sums);
+      setText(cell.value, main);
+      setText(cell.more, more ? ` ${more}` : "");
+      setAttribute(cell, "data-level", tile.level?.() ?? null);
+      if (cell.chart) cell.chart.set(points("", tile.series));
+    });
+    const queues = entriesOf("agent").filter((entry) => entry.queued > 0).sort((a, b) => b.queued - a.queued).slice(0, MOST_ROWS);
+    fillList(queue, queues, (each) => each.name, (each) => h("li", {}, h("a", { className: "grow", href: `#/agents/${each.name}` }, each.name), h("span", { className: "number" })),
+      (row, each) => setText(row.lastChild, `${count(each.queued)} queued, ${count(each.figures.running)} running`), "No task waits.");
+    fillList(failed, failures ?? [], (each) => each.id, makeFailure, null, failures ? "No task has failed." : "Asking");
+    const known = new Set(model.events.map((event) => event.seq));
+    const happened = [...past.filter((event) => !known.has(event.seq)), ...model.events].filter(isNews).slice(-MOST_ROWS).reverse();
+    fillList(recent, happened, (each) => each.seq, makeEvent, null, "Nothing has happened yet.");
+  }
+  return { element, update, close: end };
+}
+
+const NOISE = /^task\.(queued|started|progress)$|^mcp\.call$/;
+
+function isNews(event) {
+  if (event.type === "worker.state") return event.to === "Terminated" || event.to === "Ready";
+  return !NOISE.test(event.type) && !(event.type === "task.ended" && event.state === "succeeded");
+}
+
+function wrongs() {
+  const found = model.daemon.degraded.map((part) => ({ name: "corrald", level: "bad", text: part === "emergency-stop" ? "emergency stop: nothing starts until an agent is started" : `degraded: ${part}` }));
+  if (model.daemon.draining) found.push({ name: "corrald", level: "warn", text: "is stopping" });
+  for (const entry of model.entries.values()) {
+    if (entry.kind !== "agent" && entry.kind !== "mcp") continue;
+    const problem = problemOf(entry);
+    if (problem && problem.level !== "note") found.push({ ...problem, name: entry.name, entry });
+  }
+  const order = { bad: 0, warn: 1 };
+  return found.sort((a, b) => order[a.level] - order[b.level] || (b.at ?? "").localeCompare(a.at ?? "") || a.name.localeCompare(b.name));
+}
+
+function makeProblem({ name, level, text, at, href, entry }) {
+  if (level === "more") return h("li", {}, h("a", { href }, text));
+  const target = entry ? `#/${entry.kind === "mcp" ? "servers" : "agents"}/${name}` : null;
+  const button = entry ? verbButton(level === "bad" ? "reset" : "restart", name, { small: true }) : null;
+  return h("li", {}, badge(level === "bad" ? "Failed" : "degraded"), target ? h("a", { className: "name", href: target }, name) : h("span", { className: "name" }, name),
+    h("span", { className: "grow wrap", title: text }, cut(text, 400)), at ? h("span", { className: "when" }, clock(at)) : null, button);
+}
+
+function makeTile({ label, series }) {
+  const value = h("span");
+  const more = h("small");
+  const chart = series ? spark(160, 26, `${label}, the last minutes`) : null;
+  const cell = h("div", { className: "tile" }, h("dt", {}, label), h("dd", {}, value, more, chart ? h("span", { className: "chart" }, chart.element) : null));
+  return Object.assign(cell, { value, more, chart });
+}
+
+function makeFailure(task) {
+  return h("li", {}, badge(task.state), h("a", { className: "name", href: `#/tasks/${encodeURIComponent(task.id)}` }, task.agent),
+    h("span", { className: "grow", title: task.error?.message ?? "" }, task.error?.message ?? task.objective), h("span", { className: "when", title: ago(task.finished_at) }, clock(task.finished_at)));
+}
+
+function makeEvent(event) {
+  const target = eventTarget(event);
+  return h("li", {}, h("span", { className: "when" }, clock(event.at)), target ? h("a", { className: "name", href: target }, event.worker ?? event.agent) : h("span", { className: "name" }, "corrald"),
+    h("span", { className: "grow", title: eventText(event) }, eventText(event)));
+}
+
+function fillList(list, items, keyOf, make, update, empty) {
+  if (!items.length) {
+    if (list.dataset.empty !== empty) { list.known?.clear(); list.replaceChildren(h("li", { className: "muted" }, empty)); list.dataset.empty = empty; }
+    return;
+  }
+  if (list.dataset.empty) { list.replaceChildren(); list.known?.clear(); delete list.dataset.empty; }
+  keyed(list, items, keyOf, make, update);
+}
+
+function panel(title, href, list) {
+  return h("section", { className: "panel", "aria-label": title }, h("div", { className: "title" }, h("h2", {}, title), h("a", { className: "right", href, "aria-label": `All of: ${title}` }, "all")), list);
+}
