@@ -59,7 +59,7 @@ ROOM = 0.4
 """Of the whole, what a disk takes that is to be full in the middle."""
 
 HOLD = 0.8
-"""Of its lines, what a worker prints while the disk is full; the rest comes when there is room."""
+"""Of its lines, what a worker prints while the disk is full, or before the last kill; the rest comes afterwards."""
 
 CONFIG = """
 [process]
@@ -112,7 +112,7 @@ class Course:
     @property
     def hold(self) -> int:
         """Before which line the workers wait."""
-        return int(self.count * HOLD) if self.full_disk else 0
+        return int(self.count * HOLD) if self.full_disk or self.kills or self.daemon_kills else 0
 
     @property
     def stored_bytes(self) -> int:
@@ -297,7 +297,7 @@ class _Run:
 
     def _flood(self) -> None:
         """Starts the workers, and kills as decided before, until all of them have printed all."""
-        is_held = self._course.full_disk
+        is_held = self._course.hold > 0
         client = self._begin()
         moved_s, before = time.monotonic(), -1
         try:
@@ -309,7 +309,10 @@ class _Run:
                 if total > before:
                     moved_s, before = time.monotonic(), total
                 assert time.monotonic() < moved_s + STILL_S, f"nothing moves: {workers}"
-                if is_held and total >= ROOM * self._course.total:
+                if is_held and not self._course.full_disk and not self._due:
+                    self._let_go()
+                    is_held = False
+                if self._course.full_disk and is_held and total >= ROOM * self._course.total:
                     self._leave_no_room()
                     if all(
                         lives and lives[-1].done >= self._course.hold for lives in done.values()
@@ -358,7 +361,7 @@ class _Run:
         self._chance.shuffle(victims)
         total = course.total
         # Not near the end, where a kill comes too late for a short run.
-        moments = sorted(self._chance.uniform(0.02, 0.8) * total for _ in victims)
+        moments = sorted(self._chance.uniform(0.02, 0.75) * total for _ in victims)
         return [(int(moment), victim) for moment, victim in zip(moments, victims, strict=True)]
 
     def _kill(self, victim: str, status: Any) -> None:
@@ -388,9 +391,11 @@ class _Run:
 
     def _make_room(self) -> None:
         (self._folder / "state" / "logs" / "ballast").unlink()
-        self._go = os.open(
-            self._folder / "go", os.O_RDWR
-        )  # held: who comes later does not wait either
+        self._let_go()
+
+    def _let_go(self) -> None:
+        # Held: a worker that comes later does not wait either.
+        self._go = os.open(self._folder / "go", os.O_RDWR)
 
     def _lives(self, worker: str) -> list[Life]:
         return lives_of(self._folder / "account" / worker)

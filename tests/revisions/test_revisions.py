@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import tempfile
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def run(path: Path, test: Callable[[Revisions], Awaitable[None]]) -> list[tuple[
 
 def in_force(path: Path) -> dict[str, tuple[str, str | None]]:
     """Returns the tables with which the next daemon begins, as the store has them."""
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database:
         return {
             name: (table, base)
             for name, table, base in database.execute("SELECT name, table_json, base FROM agent")

@@ -191,8 +191,10 @@ def test_a_tree_that_uses_too_much_of_the_processors_is_held_back_and_goes_on(
 
 
 def test_the_end_of_being_held_back_is_told_once(tmp_path: Path) -> None:
-    with DaemonProcess(tmp_path, program("hog", "burst", "0.3", cpu_limit_percent=20)) as daemon:
+    with DaemonProcess(tmp_path, program("hog", "burst", cpu_limit_percent=5)) as daemon:
         start(daemon, "hog")
+        await_event(daemon, "limit.cpu", throttled=True)
+        daemon.call("agent.signal", names=["hog"], signal="SIGUSR1")
         ended = await_event(daemon, "limit.cpu", throttled=False)
         assert ended["throttled_s"] > 0.0
         events = daemon.call("event.list", types=["limit.cpu"])["events"]

@@ -193,7 +193,9 @@ def test_a_program_that_forgets_the_shutdown_ends_all_the_same() -> None:
         print(runtime.daemon_pid)
         """
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    # On a busy machine asyncio, being debugged, names what was slow.
+    said = [line for line in done.stderr.splitlines() if not line.startswith("Executing ")]
+    assert (done.returncode, said) == (0, [])
 
 
 def test_ctrl_c_ends_the_call_that_waits_and_cancels_its_task(daemon: DaemonProcess) -> None:
