@@ -23,6 +23,9 @@ OPTION_NAMES = {
     "params": "set",
 }
 
+OF_FILE = ("stores", "templates")
+"""Tables with names that only the configuration file of a daemon can have, as `mcp.profiles`; an export has them."""
+
 GROUPS = ("teams", "workflows", "schedules")
 """Tables with names that are no agents or servers."""
 
@@ -35,7 +38,10 @@ def add_file(session: Session, options: Mapping[str, Any], how: Mapping[str, boo
     Raises:
         InvalidParams: the file cannot be read, or has none of the wanted tables.
     """
-    request = _request(options)
+    request, left_out = _request(options)
+    if left_out:
+        words = f"left out, since only a configuration file has them: {', '.join(left_out)}"
+        session.note(render.one_line(words))
     if not any(request[key] for key in GROUPS):
         found = session.call("agent.add_all", {"agents": request["agents"], **how}, timeout_s=None)
         return inners(found, "agents"), inner(found, "failures")
@@ -48,8 +54,8 @@ def add_file(session: Session, options: Mapping[str, Any], how: Mapping[str, boo
     return added, inner(found, "failures")
 
 
-def _request(options: Mapping[str, Any]) -> dict[str, object]:
-    """Returns the params of `daemon.import` for the file, or for the one table that is named."""
+def _request(options: Mapping[str, Any]) -> tuple[dict[str, object], list[str]]:
+    """Returns the params of `daemon.import` for the file, or for the one table that is named, and the tables left out."""
     path, wanted = options["path"], options["name"]
     extra = [
         key
@@ -66,8 +72,10 @@ def _request(options: Mapping[str, Any]) -> dict[str, object]:
     tables = [("agent", name, table) for name, table in inner(document, "agents").items()]
     tables += [("mcp", name, table) for name, table in inner(mcp, "servers").items()]
     groups = {key: inner(document, key) for key in GROUPS}
-    unknown = [key for key in document if key not in ("agents", "mcp", *GROUPS)]
-    unknown += [f"mcp.{key}" for key in mcp if key != "servers"]
+    unknown = [key for key in document if key not in ("agents", "mcp", *GROUPS, *OF_FILE)]
+    unknown += [f"mcp.{key}" for key in mcp if key not in ("servers", "profiles")]
+    left_out = [f"{key}.{name}" for key in OF_FILE for name in inner(document, key)]
+    left_out += [f"mcp.profiles.{name}" for name in inner(mcp, "profiles")]
     if unknown:
         words = f"cannot add from {path!r}: [{unknown[0]}] is a table of corral.toml only; add takes agents, mcp.servers, {', '.join(GROUPS)}"
         raise InvalidParams(words, file=path, key=unknown[0], reason="cannot be added")
@@ -90,7 +98,8 @@ def _request(options: Mapping[str, Any]) -> dict[str, object]:
         for kind, name, table in chosen
     ]
     folder = os.path.dirname(os.path.abspath(path))
-    return {"agents": agents, **named, "directory": folder, "environment": environment}
+    request = {"agents": agents, **named, "directory": folder, "environment": environment}
+    return request, left_out if wanted is None else []
 
 
 def _tables_of(

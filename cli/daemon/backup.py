@@ -32,7 +32,7 @@ def export(
 ) -> None:
     """Print the running set as a configuration file.
 
-    It has agents, MCP servers, teams, workflows and schedules. `corral add --file` takes the text, and so does corrald as its configuration file. Secrets are in it by
+    It has agents, MCP servers, teams, workflows and schedules, and the stores, templates and profiles of the file. `corral add --file` takes the text, and so does corrald as its configuration file. Secrets are in it by
     name only.
     """
     found = session.call("daemon.export", selection(names, selector))

@@ -16,9 +16,12 @@ from ...worker.contract import codec, toml_text
 from ...worker.contract.records import Boundaries, Retry, ScheduleRecord, TaskParams
 from ..config.loader import expanded_table, group_table
 from ..config.sources import literal
-from ..config.spec import Defaults, Group, Spec, kind_of_group
+from ..config.spec import Defaults, Group, Profile, Spec, kind_of_group
+from ..config.template_spec import Template
+from ..config.templates import template_table
 from ..decoding.decoder import STORE
 from ..secrets.secrets import REFERENCE, masked_address
+from ..stores.declared import DeclaredStore
 
 Table = dict[str, object]
 
@@ -53,10 +56,20 @@ class Export:
     hidden: list[str]
 
 
+@dataclass(frozen=True)
+class FileTables:
+    """Holds the tables that only a configuration file has, and that others refer to by name."""
+
+    stores: Iterable[DeclaredStore] = ()
+    templates: Iterable[Template] = ()
+    profiles: Mapping[str, Profile] = field(default_factory=dict[str, Profile])
+
+
 def export(
     specs: Iterable[Spec],
     groups: Iterable[Group],
     schedules: Iterable[ScheduleRecord],
+    file: FileTables = FileTables(),
     *,
     shows_values: bool,
 ) -> Export:
@@ -66,13 +79,15 @@ def export(
         specs: agents and servers; built-in servers are left out.
         groups: teams and workflows.
         schedules: with those that have a command, whose jobs are among the `specs`.
+        file: stores, templates and profiles; those that are built in are left out.
         shows_values: whether plain values of environments and headers stand in the text. If not, a variable of the
             environment stands for each, which is to be set where the text is added.
     """
     chosen = list(schedules)
     commands = {each.name for each in chosen if each.command is not None}
     by_name = {each.name: each for each in specs if each.source != BUILT_IN}
-    items = [
+    items = list(_file_items(file, shows_values))
+    items += [
         _agent(each, shows_values)
         for each in sorted(by_name.values(), key=lambda spec: (spec.kind, spec.name))
         if each.name not in commands
@@ -116,6 +131,42 @@ def _one_line(text: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f]+", " ", text)
 
 
+# --- stores, templates, profiles ------------------------------------------------------------------
+
+
+def _file_items(file: FileTables, shows_values: bool) -> Iterator[Item]:
+    for store in sorted(file.stores, key=lambda each: each.name):
+        hidden: list[str] = []
+        url = literal(store.url)
+        if not shows_values and store.shown != store.url and not REFERENCE.fullmatch(url):
+            url = _hidden(store.name, "url", hidden)
+        table: Table = {"kind": store.kind, "url": url}
+        yield Item(("stores", store.name), table, "[stores]", hidden=hidden)
+    for template in sorted(file.templates, key=lambda each: each.name):
+        if template.source != BUILT_IN:
+            yield _template(template, shows_values)
+    for name, profile in sorted(file.profiles.items()):
+        yield Item(("mcp", "profiles", name), _used(profile, Profile()), "[mcp.profiles]")
+
+
+def _template(template: Template, shows_values: bool) -> Item:
+    """Returns the table of a template; for a caller that may not see values, without those of environments and headers."""
+    hidden: list[str] = []
+    table = template_table(template)
+    if (params := table.get("params")) is not None:
+        table["params"] = _literals(params)
+    for key in _SECRETS:
+        values = codec.as_object(table.get(key))
+        if values is not None and not shows_values:
+            table[key] = {
+                n: each
+                if REFERENCE.fullmatch(str(each)) or _VARIABLE.fullmatch(str(each))
+                else _hidden(template.name, n, hidden)
+                for n, each in values.items()
+            }
+    return Item(("templates", template.name), table, template.source, hidden=hidden)
+
+
 # --- agents and servers ---------------------------------------------------------------------------
 
 
@@ -134,7 +185,7 @@ def _spec_table(spec: Spec, shows_values: bool, hidden: list[str]) -> Table:
         written = spec.written_secrets.get(path, literal(value))
         if shows_values or REFERENCE.fullmatch(written) or _VARIABLE.fullmatch(written):
             return written
-        return _hidden(spec, path[-1], hidden)
+        return _hidden(spec.name, path[-1], hidden)
 
     table: Table = {}
     for key, value in plain.items():
@@ -145,7 +196,9 @@ def _spec_table(spec: Spec, shows_values: bool, hidden: list[str]) -> Table:
             table[key] = shown((key,), str(value))
         elif key == "url" and not shows_values and ("url",) not in spec.written:
             url = str(value)
-            table[key] = literal(url) if masked_address(url) == url else _hidden(spec, key, hidden)
+            table[key] = (
+                literal(url) if masked_address(url) == url else _hidden(spec.name, key, hidden)
+            )
         else:
             table[key] = _literals(value)
     for path, value in spec.written.items():
@@ -159,9 +212,9 @@ def _spec_table(spec: Spec, shows_values: bool, hidden: list[str]) -> Table:
     return table
 
 
-def _hidden(spec: Spec, key: str, hidden: list[str]) -> str:
+def _hidden(of: str, key: str, hidden: list[str]) -> str:
     """Returns the variable for a value that is not shown: no two values have the same."""
-    name = _NO_NAME.sub("_", f"{spec.name}_{key}").upper()
+    name = _NO_NAME.sub("_", f"{of}_{key}").upper()
     hidden.append(name)
     return f"${{{name}}}"
 

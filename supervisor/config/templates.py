@@ -278,6 +278,27 @@ def _refers(value: object) -> bool:
 # --- expanding ------------------------------------------------------------------------------------
 
 
+def template_table(template: Template) -> dict[str, object]:
+    """Returns the table from which a file in any folder makes an equal template, with its texts as they are written."""
+    layer = template.layers[-1]
+    params = {name: dict(schema) for name, schema in template.params.items()}
+    head: dict[str, object] = {} if template.base is None else {"template": template.base}
+    if params:
+        head["params"] = params
+    return head | _as_read(_anchored(layer.body, layer.directory))
+
+
+def _as_read(table: Mapping[str, object]) -> dict[str, object]:
+    def text(value: object) -> object:
+        if isinstance(value, Text):
+            return value.written
+        if is_table(value):
+            return _as_read(value)
+        return [text(each) for each in value] if is_list(value) else as_written(value)
+
+    return {key: text(value) for key, value in table.items()}
+
+
 class Derived(NamedTuple):
     """Represents the table of an agent that has a template: the whole, and what of it is its own."""
 

@@ -28,10 +28,12 @@ from ..api.caller import made_by
 from ..api.faces import faces
 from ..api.results import error_records
 from ..api.table import Caller, Control, method
-from ..backup.export import export
+from ..backup.export import FileTables, export
 from ..backup.snapshot import Source
 from ..config.job import Schedule, commands_of, decode_schedule
 from ..config.sources import DOTENV, Variables, expanded, files_of
+from ..config.spec import Config, Spec
+from ..config.template_spec import Template
 from ..decoding.decoder import STORE, Document
 from ..revisions.record import Cause
 from ..store.schema import MIGRATIONS
@@ -48,7 +50,8 @@ from ..store.schema import MIGRATIONS
 async def _export(control: Control, params: ExportParams, caller: Caller) -> Exported:
     """Returns agents, servers, teams, workflows and schedules as TOML, which `corral add --file` takes.
 
-    Secrets are named. Plain values of environments and headers are in it for a caller with the right admin alone.
+    Before them stand the stores, templates and profiles of the configuration file, which `corrald` takes with the rest; where names are chosen, those
+    stores and templates that they use. Secrets are named. Plain values of environments and headers are in it for a caller with the right admin alone.
     """
     agents, groups = control.agents.agents, control.agents.groups.by_name
     optional = control.optional_schedules
@@ -61,9 +64,28 @@ async def _export(control: Control, params: ExportParams, caller: Caller) -> Exp
         [each for each in specs if wanted is None or each.name in wanted | jobs],
         [each for each in groups.values() if wanted is None or each.name in wanted],
         chosen,
+        _file_tables(
+            control.agents.config,
+            None if wanted is None else [e for e in specs if e.name in wanted],
+        ),
         shows_values=caller.permission == "admin",
     )
     return Exported(toml=found.toml, names=found.names, secrets=found.secrets, hidden=found.hidden)
+
+
+def _file_tables(config: Config, users: Sequence[Spec] | None) -> FileTables:
+    """Returns the tables of the file that others refer to: all, or those that the `users` have."""
+    if users is None:
+        return FileTables(config.stores.values(), config.templates.values(), config.profiles)
+    names, stores = {each.template for each in users}, {n for each in users for n in each.stores}
+    pending = [each for each in map(config.templates.get, names - {None}) if each is not None]
+    templates: dict[str, Template] = {}
+    while pending:
+        template = pending.pop()
+        templates[template.name] = template
+        if template.base is not None and template.base not in templates:
+            pending.append(config.templates[template.base])
+    return FileTables([config.stores[name] for name in stores], templates.values())
 
 
 def _wanted(

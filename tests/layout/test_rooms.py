@@ -36,7 +36,7 @@ supervisor.lifecycle: worker.contract config
 supervisor.events: worker.contract config store
 supervisor.schema: worker.contract config decoding events stores
 supervisor.audit: worker.contract config store
-supervisor.backup: worker.contract worker.control audit config decoding linux secrets store
+supervisor.backup: worker.contract worker.control audit config decoding linux secrets store stores
 supervisor.process: worker.contract config decoding launcher linux secrets stores
 supervisor.logs: worker.contract config events
 supervisor.packages: worker.contract config decoding linux secrets store

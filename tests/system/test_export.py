@@ -38,6 +38,32 @@ objective = "all"
 input = {{ depth = 2 }}
 """
 
+MORE = """
+[stores.main]
+kind = "postgres"
+url = "postgres://one:${secret:key}@127.0.0.1:1/db"
+[stores.notes]
+kind = "files"
+url = "notes"
+[templates.base]
+params.n = { type = "integer", default = 3 }
+command = ["sleep", "${param.n}"]
+protocol = "none"
+environment = { TOKEN = "${EXPORT_TOKEN}", PRICE = "$$5 for ${param.n}" }
+[templates.wide]
+template = "base"
+params.who = { type = "string" }
+description = "for ${param.who}"
+process = { working_directory = "sub" }
+[agents.made]
+template = "wide"
+params = { who = "me" }
+stores = ["main"]
+autostart = false
+[mcp.profiles.narrow]
+tools = ["time__*"]
+"""
+
 TEAM = {"mode": "broadcast", "members": ["crew"]}
 FLOW = {"steps": [{"name": "one", "agent": "crew", "objective": "${input.what}"}]}
 
@@ -100,13 +126,47 @@ def test_an_export_that_is_added_to_an_empty_daemon_is_exported_as_the_same_text
 
 
 def test_an_export_is_a_configuration_file_that_corrald_takes(
-    daemon: DaemonProcess, tmp_path: Path
+    daemon: DaemonProcess, empty: DaemonProcess, tmp_path: Path
 ) -> None:
+    daemon.config.write_text(CONFIG + MORE)
+    daemon.call("daemon.reload")
     folder = tmp_path / "three"
     folder.mkdir()
     text = daemon.corral("export").stdout
-    with DaemonProcess(folder, text, environ={"EXPORT_TOKEN": "x"}) as other:
+    assert (
+        text.index("[stores.main]") < text.index("[templates.base]") < text.index("[agents.made]")
+    )
+    with DaemonProcess(folder, text, environ={"EXPORT_TOKEN": "a secret token"}) as other:
         assert without_comments(other.corral("export").stdout) == without_comments(text)
+        for method in ("template.list", "store.list"):
+            one, two = (shown(each.call(method)) for each in (daemon, other))
+            assert one == two, method
+        spec = {"template": "wide", "params": {"who": "you"}}
+        added = [add_made(each, spec) for each in (daemon, other)]
+        assert added[0] == added[1]
+        assert added[0]["command"] == ["sleep", "3"]
+    (tmp_path / "export.toml").write_text(text)
+    refused = empty.corral("add", "--no-start", "--file", str(tmp_path / "export.toml"))
+    assert refused.returncode == 2, "its store is not there"
+    assert (
+        "stores.main, stores.notes, templates.base, templates.wide, mcp.profiles.narrow"
+        in refused.stderr
+    )
+    chosen = daemon.call("daemon.export", names=["made"])
+    assert chosen["names"] == ["main", "base", "wide", "made"]
+    assert chosen["secrets"] == ["key"]
+
+
+def shown(found: Any) -> Any:
+    """What is told of templates or stores, but for their file."""
+    [listed] = found.values()
+    return [{k: v for k, v in each.items() if k not in ("source", "used_by")} for each in listed]
+
+
+def add_made(daemon: DaemonProcess, spec: dict[str, object]) -> Any:
+    """The table that the template makes of an agent that is added."""
+    daemon.call("agent.add", name="yours", spec=spec, start=False)
+    return daemon.call("agent.show", name="yours")["template"]["spec"]
 
 
 def test_names_and_labels_choose_what_is_exported_with_its_schedules(daemon: DaemonProcess) -> None:

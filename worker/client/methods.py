@@ -581,7 +581,8 @@ class Methods:
     ) -> Exported:
         """Returns agents, servers, teams, workflows and schedules as TOML, which `corral add --file` takes.
 
-        Secrets are named. Plain values of environments and headers are in it for a caller with the right admin alone.
+        Before them stand the stores, templates and profiles of the configuration file, which `corrald` takes with the rest; where names are chosen, those
+        stores and templates that they use. Secrets are named. Plain values of environments and headers are in it for a caller with the right admin alone.
 
         Needs the right "read".
         """
