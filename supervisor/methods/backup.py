@@ -77,8 +77,9 @@ def _file_tables(config: Config, users: Sequence[Spec] | None) -> FileTables:
     """Returns the tables of the file that others refer to: all, or those that the `users` have."""
     if users is None:
         return FileTables(config.stores.values(), config.templates.values(), config.profiles)
-    names, stores = {each.template for each in users}, {n for each in users for n in each.stores}
-    pending = [each for each in map(config.templates.get, names - {None}) if each is not None]
+    names = {each.template for each in users if each.template is not None}
+    stores = {name for each in users for name in each.stores}
+    pending = [config.templates[name] for name in names if name in config.templates]
     templates: dict[str, Template] = {}
     while pending:
         template = pending.pop()

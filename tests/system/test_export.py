@@ -141,7 +141,7 @@ def test_an_export_is_a_configuration_file_that_corrald_takes(
         for method in ("template.list", "store.list"):
             one, two = (shown(each.call(method)) for each in (daemon, other))
             assert one == two, method
-        spec = {"template": "wide", "params": {"who": "you"}}
+        spec: dict[str, object] = {"template": "wide", "params": {"who": "you"}}
         added = [add_made(each, spec) for each in (daemon, other)]
         assert added[0] == added[1]
         assert added[0]["command"] == ["sleep", "3"]
