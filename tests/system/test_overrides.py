@@ -6,7 +6,7 @@ from typing import Any  # Any: the shape of an answer is the test's affair
 
 import pytest
 
-from corral.worker.contract.errors import CorralError, InvalidParams
+from corral.worker.contract.errors import InvalidParams, NotFound
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
 pytestmark = pytest.mark.shell
@@ -92,23 +92,90 @@ def test_what_is_set_is_in_force_until_the_file_changes_that_table(tmp_path: Pat
         assert newest(daemon) == (3, "current", "reload")
 
 
-def test_a_rollback_to_the_file_ends_it_and_one_to_the_override_brings_it_back(
-    tmp_path: Path,
-) -> None:
-    with DaemonProcess(tmp_path, A) as daemon:
-        own = daemon.call("agent.show", name="a")["etag"]
-        etag = daemon.call("agent.set", name="a", spec={"title": "Set"})["etag"]
-        assert daemon.call("agent.rollback", name="a")["etag"] == own
-        assert overridden(daemon) is None
-        restart(daemon)
-        assert (title(daemon), overridden(daemon)) == ("", None)
-        assert newest(daemon) == (3, "current", "rollback")
-        assert daemon.call("agent.rollback", name="a", revision=2)["etag"] == etag
-        assert (title(daemon), overridden(daemon)) == ("Set", 4)
-        restart(daemon)
-        assert (title(daemon), overridden(daemon)) == ("Set", 4)
-        daemon.call("agent.set", name="a", spec={"title": None})
-        assert overridden(daemon) is None, "the table means what the file says"
+KINDS = """
+[templates.plain]
+params.seconds = {{ type = "integer", default = 1000 }}
+command = ["sleep", "${{param.seconds}}"]
+protocol = "none"
+autostart = false
+description = "{text}"
+"""
+KIND = {
+    "a": """
+[agents.a]
+command = ["sleep", "1000"]
+protocol = "none"
+autostart = false
+""",
+    "s": """
+[mcp.servers.s]
+command = ["sleep", "1000"]
+""",
+    "t": """
+[agents.t]
+template = "plain"
+params = { seconds = 5 }
+""",
+}
+
+Step = tuple[str, str, tuple[str | None, bool, str]]
+
+STEPS: list[Step] = [
+    ("start", "one", ("one", False, "file")),
+    ("set", "S", ("S", True, "set")),
+    ("reload", "one", ("S", True, "set")),  # another table of the file has changed
+    ("restart", "one", ("S", True, "set")),
+    ("rollback", "", ("one", False, "rollback")),
+    ("restart", "one", ("one", False, "rollback")),
+    ("rollback", "2", ("S", True, "rollback")),
+    ("restart", "one", ("S", True, "rollback")),
+    ("reload", "two", ("two", False, "reload")),
+    ("set", "S", ("S", True, "set")),
+    ("template", "other", ("S", True, "set")),  # for the agent that has it, a reload
+    ("set", "two", ("two", False, "set")),  # the table means what the file says
+    ("set", "S", ("S", True, "set")),
+    ("restart", "three", ("three", False, "file")),  # the file has changed while no daemon ran
+    ("set", "S", ("S", True, "set")),
+    ("reload", "", (None, False, "set")),
+    ("reload", "three", ("three", False, "reload")),
+    ("set", "S", ("S", True, "set")),
+    ("restart", "", (None, False, "set")),
+    ("restart", "three", ("three", False, "file")),
+]
+"""Each step, the title in the file (or in a set), and then the title in force, whether it is set, how it came."""
+
+
+def test_what_is_in_force_after_each_change_of_the_file_and_of_what_is_set(tmp_path: Path) -> None:
+    text, written = "first", "one"
+
+    def config() -> str:
+        tables = [f'{table}title = "{written}"\n' for table in KIND.values() if written]
+        return KINDS.format(text=text) + "".join(tables) + OTHER + f'title = "{step}"\n'
+
+    step = 0
+    with DaemonProcess(tmp_path, config()) as daemon:
+        last = dict.fromkeys(KIND, 0)
+        for step, (action, value, expected) in enumerate(STEPS):
+            if action in ("reload", "restart", "template"):
+                text, written = (value, written) if action == "template" else (text, value)
+                daemon.config.write_text(config())
+                restart(daemon) if action == "restart" else daemon.call("daemon.reload")
+            for name in KIND:
+                if action == "set":
+                    daemon.call("agent.set", name=name, spec={"title": value})
+                elif action == "rollback":
+                    params = {"revision": int(value)} if value else {}
+                    daemon.call("agent.rollback", name=name, **params)
+                revision, _, how = newest(daemon, name)
+                assert revision >= last[name], "numbers only grow"
+                last[name] = revision
+                if expected[0] is None:
+                    with pytest.raises(NotFound):
+                        daemon.call("agent.show", name=name)
+                else:
+                    how = "set" if (action, name, how) == ("template", "t", "reload") else how
+                    found = title(daemon, name), overridden(daemon, name) is not None, how
+                    assert found == expected, (step, action, name)
 
 
 def test_a_team_of_the_file_is_set_and_comes_back(tmp_path: Path) -> None:
@@ -126,23 +193,6 @@ def test_a_team_of_the_file_is_set_and_comes_back(tmp_path: Path) -> None:
         daemon.call("agent.set", name="duo", spec={"members": ["m"]})
         daemon.call("agent.rollback", name="duo")
         assert overridden(daemon, "duo") is None
-
-
-@pytest.mark.parametrize("is_running", [True, False])
-def test_an_agent_that_the_file_names_no_more_goes_with_what_was_set(
-    tmp_path: Path, is_running: bool
-) -> None:
-    with DaemonProcess(tmp_path, A + OTHER) as daemon:
-        daemon.call("agent.set", name="a", spec={"title": "Set"})
-        daemon.config.write_text(OTHER)
-        if is_running:
-            assert daemon.call("daemon.reload")["removed"] == ["a"]
-        restart(daemon)
-        with pytest.raises(CorralError):
-            daemon.call("agent.show", name="a")
-        daemon.config.write_text(A + OTHER)
-        restart(daemon)
-        assert (title(daemon), overridden(daemon)) == ("", None)
 
 
 def test_what_no_longer_fits_the_file_is_refused_at_a_reload_and_ends_at_a_start(
