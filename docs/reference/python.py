@@ -57,6 +57,8 @@ OWN = frozenset(
         "follow_logs",
         "follow_status",
         "follow_task",
+        "run_agent_stream",
+        "stream_task",
         "subscribe",
     }
 )

@@ -13,7 +13,7 @@ TYPE_CHECKING = (
 )
 if TYPE_CHECKING:
     from .worker.client.blocking import Runtime  # noqa: TID251 - it is relative
-    from .worker.client.events import DaemonEvent, EventStream  # noqa: TID251 - it is relative
+    from .worker.client.events import DaemonEvent, EventStream, Part  # noqa: TID251 - it is relative
     from .worker.client.runtime import AgentRuntime  # noqa: TID251 - it is relative
     from .worker.client.tasks import Progress, TaskOptions, failure  # noqa: TID251 - it is relative
     from .worker.client.usage import ResourceUsage  # noqa: TID251 - it is relative
@@ -66,6 +66,7 @@ __all__ = [
     "NotInitialized",
     "OutputFormat",
     "Overloaded",
+    "Part",
     "PermissionDenied",
     "Progress",
     "ResourceLimitExceeded",
@@ -91,7 +92,7 @@ _MODULES = {
     "worker.client.runtime": ("AgentRuntime",),
     "worker.client.blocking": ("Runtime",),
     "worker.service.agent_service": ("AgentService",),
-    "worker.client.events": ("DaemonEvent", "EventStream"),
+    "worker.client.events": ("DaemonEvent", "EventStream", "Part"),
     "worker.client.usage": ("ResourceUsage",),
     "worker.client.tasks": ("Progress", "TaskOptions", "failure"),
     "worker.contract.records": (

@@ -63,7 +63,7 @@ class Faces:
 
     `routes` is empty where HTTP cannot have it, for the reason in `reason`. With `streams` its routes serve requests that
     accept `text/event-stream`: its notifications are sent as they come, and its result last. `only_streams` leaves
-    requests for JSON to another method with the same route.
+    requests for JSON to another method with the same route. With `parts` such a request asks for what the task streams, too.
     """
 
     routes: tuple[Route, ...] = ()
@@ -71,6 +71,7 @@ class Faces:
     command: str = "call"
     streams: bool = False
     only_streams: bool = False
+    parts: bool = False
     resumption: Resumption | None = None
     reason: str = ""
 
@@ -81,9 +82,10 @@ def faces(
     command: str = "call",
     streams: bool = False,
     only_streams: bool = False,
+    parts: bool = False,
     resumption: Resumption | None = None,
     reason: str = "",
 ) -> Faces:
     """Returns the faces of a method; each route is written "VERB /PATH"."""
     parsed = tuple(Route.parse(text) for text in routes)
-    return Faces(parsed, python, command, streams, only_streams, resumption, reason)
+    return Faces(parsed, python, command, streams, only_streams, parts, resumption, reason)

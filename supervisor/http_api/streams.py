@@ -92,6 +92,8 @@ async def serve_stream(
         ConnectionError: the client does not read, or is gone.
     """
     caller = StreamCaller(client, method.faces.resumption)
+    if method.faces.parts:
+        params = {"stream": True, **params}
     call = _performed(control, method, params, caller)
     return await send_call(request, caller.outbox, call, _ending)
 

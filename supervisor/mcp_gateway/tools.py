@@ -57,6 +57,12 @@ CALL = f"{PREFIX}call"
 MAX_TEXT = 100_000
 """Characters of log in one answer: it goes into a model's context."""
 
+MAX_PART_CHARS = 4_000
+"""Characters of what is streamed in one message of progress; the answer has all of it."""
+
+TINY = 1e-9
+"""Number by which progress grows with a part: next to nothing, so that the progress of the task is still seen."""
+
 MAX_OBJECTIVE = 200
 """Characters of an objective in a list of tasks."""
 
@@ -102,7 +108,10 @@ class ToolCaller:
         self._last = -1.0
 
     def notify(self, method: str, params: Mapping[str, object]) -> None:
-        """Reports progress; MCP requires that it grows, so a smaller value than the last is dropped."""
+        """Reports progress, and what is streamed; MCP requires that it grows, so a smaller value than the last is dropped."""
+        if self._on_progress is not None and method == "task.part":
+            self._last = round(max(self._last, 0.0) + TINY, 9)
+            self._on_progress(Progress(self._last, None, _part_text(params)))
         if method != "task.progress" or self._on_progress is None:
             return
         progress, total, message = (params.get(key) for key in ("progress", "total", "message"))
@@ -112,6 +121,11 @@ class ToolCaller:
             of = float(total) if isinstance(total, int | float) else None
             text = str(message) if message else f"{params.get('task')}: {params.get('state')}"
             self._on_progress(Progress(reached, of, text))
+
+    @property
+    def wants_parts(self) -> bool:
+        """Returns whether the client has asked for progress."""
+        return self._on_progress is not None
 
     async def drain(self) -> None:
         """Returns at once: progress is short, and the transport bounds it."""
@@ -127,6 +141,16 @@ class ToolCaller:
     def log_in(self, digest: bytes) -> None:
         """Refuses: the client of the tool has logged in."""
         raise Conflict("cannot log in through a tool")
+
+
+def _part_text(params: Mapping[str, object]) -> str:
+    """Returns the message of progress for a part."""
+    part, lost = params.get("part"), params.get("lost")
+    if params.get("number") == 0:
+        return f"attempt {params.get('attempt')} begins anew"
+    text = part if isinstance(part, str) else codec.encode(part).decode()
+    text = text if len(text) <= MAX_PART_CHARS else f"{text[:MAX_PART_CHARS]}…"
+    return f"({lost} parts were lost) {text}" if lost else text
 
 
 @dataclass(frozen=True)
@@ -287,7 +311,7 @@ async def _run(control: Control, asked: RunArguments, caller: ToolCaller) -> Ans
         return _task_answer(record)
     task = {"task": record["id"]}
     try:
-        waited = {**task, "timeout_s": asked.wait_s}
+        waited = {**task, "timeout_s": asked.wait_s, "stream": caller.wants_parts}
         return _task_answer(await _call(control, "task.wait", waited, caller))
     except Timeout:
         return _task_answer(await _call(control, "task.show", task, caller))

@@ -118,6 +118,7 @@ class ProgressSender:
         python="execute_task",
         command="run",
         streams=True,
+        parts=True,
     ),
 )
 async def _run(control: Control, params: TaskRunParams, caller: Caller) -> Task:
@@ -145,7 +146,13 @@ async def _submit(control: Control, params: TaskParams, _caller: Caller) -> Task
     TaskWaitParams,
     Task,
     scope=TASK,
-    faces=faces("GET /tasks/{task}/wait", python="wait_task", command="task wait", streams=True),
+    faces=faces(
+        "GET /tasks/{task}/wait",
+        python="wait_task",
+        command="task wait",
+        streams=True,
+        parts=True,
+    ),
 )
 async def _wait(control: Control, params: TaskWaitParams, caller: Caller) -> Task:
     """Answers with the record of a task when it has ended."""

@@ -35,6 +35,9 @@ from ..supervision.worker_supervisor import WorkerSupervisor
 from .health import reasons_of
 from .openapi import document
 
+EVENTS = {"task.progress": "progress", "task.part": "part"}
+"""Names of the events of a stream, by notification."""
+
 ROUTES = {"/run": "POST", "/status": "GET", "/openapi.json": "GET"}
 
 
@@ -61,12 +64,13 @@ class ServiceCaller:
         self.outbox = Outbox()
 
     def notify(self, method: str, params: Mapping[str, object]) -> None:
-        """Keeps a message about progress until it is sent."""
-        if method == "task.progress":
-            self.outbox.put(event("progress", params))
+        """Keeps a message about progress, or a part of the output, until it is sent."""
+        if method in EVENTS:
+            self.outbox.put(event(EVENTS[method], params))
 
     async def drain(self) -> None:
-        """Returns at once: few messages wait."""
+        """Waits while the client reads too slowly."""
+        await self.outbox.drain()
 
     def follow(self, following: Awaitable[None]) -> None:
         """Refuses to go on after the call: no method that is called here does."""
@@ -179,8 +183,11 @@ class ServiceFace:
                 params[key] = value
         if (idempotency_key := request.headers.get("Idempotency-Key")) is not None:
             params["idempotency_key"] = idempotency_key
+        is_streamed = body.stream or _wants_stream(request)
+        if is_streamed:
+            params["stream"] = True
         call = self._control.call("task.run", params, caller)
-        if body.stream or _wants_stream(request):
+        if is_streamed:
             return await send_call(request, caller.outbox, call, _last_event)
         status, found = _result(await call)
         return answer(found, status)

@@ -1,15 +1,20 @@
 """What an agent streams reaches those who wait for its task: on the socket, by the command, in Python and over HTTP."""
 
+import asyncio
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from corral import AgentRuntime, InvalidParams, Part, Runtime
 from corral.worker.contract.jsonrpc import Notification
 from corral.worker.contract.parts import MAX_PART_BYTES
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
+from http_api_client import Api, events_of
+from mcp_editor import serving
 
 CREW = f"""
 [daemon]
@@ -22,6 +27,7 @@ process.working_directory = "{AGENTS}"
 
 [agents.texts]
 entrypoint = "streaming_agent:texts"
+http = "127.0.0.1:0"
 process.working_directory = "{AGENTS}"
 
 [agents.steps]
@@ -166,7 +172,8 @@ def test_run_prints_text_as_it_comes_and_the_result_only_if_it_is_another(
     assert (done.returncode, done.stdout) == (0, "ab\nthe end\n")
     done = daemon.corral("run", "steps", "it")
     assert done.stdout == "it is done\n"
-    assert '{"step":0}\n{"step":1}\n{"step":2}\n' in done.stderr
+    values = [line for line in done.stderr.splitlines() if line.startswith("{")]
+    assert values == ['{"step":0}', '{"step":1}', '{"step":2}']
     done = daemon.corral("run", "streams", "words a b", "--stream", "off")
     assert done.stdout == "the end\n"
 
@@ -178,3 +185,97 @@ def test_run_prints_json_lines_or_one_document(daemon: DaemonProcess) -> None:
     assert last["output"] == "the end"
     done = daemon.corral("run", "streams", "words a b", "--json")
     assert json.loads(done.stdout)["output"] == "the end"
+
+
+# -- Python
+
+
+def test_a_program_reads_parts_and_then_the_output(daemon: DaemonProcess) -> None:
+    async def main() -> None:
+        runtime = await AgentRuntime.connect(str(daemon.socket))
+        stream = runtime.run_agent_stream("texts", "one two")
+        assert "".join([str(part) async for part in stream]) == stream.output == "one two "
+        again = runtime.run_agent_stream("streams", "values 3")
+        assert [part.value async for part in again] == [{"number": each} for each in range(3)]
+        with pytest.raises(InvalidParams):
+            [part async for part in runtime.run_agent_stream("streams", "odd")]
+        await runtime.shutdown()
+
+    asyncio.run(main())
+
+
+def test_to_leave_a_stream_early_cancels_its_task(daemon: DaemonProcess, tmp_path: Path) -> None:
+    async def main() -> str:
+        runtime = await AgentRuntime.connect(str(daemon.socket))
+        never = str(tmp_path / "never")
+        task = ""
+        async with runtime.run_agent_stream("streams", "gate", input=never) as stream:
+            async for part in stream:
+                task = part.task
+                break
+        await runtime.shutdown()
+        return task
+
+    task = asyncio.run(main())
+    assert daemon.call("task.wait", task=task)["state"] == "cancelled"
+
+
+def test_a_blocking_program_reads_parts(daemon: DaemonProcess, tmp_path: Path) -> None:
+    with Runtime.connect(str(daemon.socket)) as runtime:
+        with runtime.run_agent_stream("texts", "one two") as parts:
+            found = list(parts)
+        assert all(isinstance(part, Part) for part in found)
+        assert "".join(map(str, found)) == parts.stream.output == "one two "
+        gate = tmp_path / "gate"
+        task = runtime.submit_task("streams", "gate", input=str(gate))
+        seen: list[str] = []
+        for part in runtime.stream_task(task.id):
+            seen.append(str(part))
+            gate.touch()
+        assert "".join(seen) == "beforeafter"
+
+
+# -- HTTP
+
+
+def test_a_request_for_events_gets_parts(daemon: DaemonProcess) -> None:
+    api = Api(daemon)
+    with api.stream("POST", "/agents/texts/run", {"objective": "one two"}) as events:
+        found = list(events)
+    parts = [each.data for each in found if each.name == "task.part"]
+    assert "".join(each["part"] for each in parts) == "one two "
+    assert (found[-1].name, found[-1].data["output"]) == ("result", "one two ")
+    body = {"objective": "words a b", "stream": False}
+    with api.stream("POST", "/agents/streams/run", body) as events:
+        assert "task.part" not in {each.name for each in events}
+
+
+def test_a_service_sends_part_events(daemon: DaemonProcess) -> None:
+    api = Api(daemon)
+    api.address = daemon.call("daemon.status", names=["texts"])["agents"][0]["service"]["url"]
+    api.address = api.address.removeprefix("http://")
+    with closing(api.connection()) as connection:
+        head = {"Authorization": f"Bearer {api.token}", "Content-Type": "application/json"}
+        body = json.dumps({"objective": "one two", "stream": True})
+        connection.request("POST", "/run", body, head)
+        found = list(events_of(connection.getresponse()))
+    parts = [each.data["part"] for each in found if each.name == "part"]
+    assert "".join(parts) == "one two "
+    assert found[-1].data["output"] == "one two "
+
+
+def test_an_mcp_client_with_a_token_gets_parts_as_progress(daemon: DaemonProcess) -> None:
+    with serving(daemon.socket) as editor:
+        editor.initialize()
+        arguments = {"agent": "texts", "objective": "one two"}
+        name, token = "corral__run", {"progressToken": "t"}
+        answer = editor.ask(1, "tools/call", name=name, arguments=arguments, _meta=token)
+        assert answer["result"]["structuredContent"]["output"] == "one two "
+        told = [each["params"] for each in editor.heard if "progress" in each["method"]]
+        assert {each["progressToken"] for each in told} == {"t"}
+        steps = [each["progress"] for each in told]
+        assert steps == sorted(set(steps))
+        assert "one two " in "".join(str(each.get("message")) for each in told)
+        editor.heard.clear()
+        editor.ask(2, "tools/call", name=name, arguments=arguments)
+        assert not [each for each in editor.heard if "progress" in each["method"]]

@@ -7,15 +7,24 @@ of threads may use one; a call that waits holds up no other.
 import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Literal, Self
+from typing import Literal, Self, Unpack
 
 from ..control.results import LogLine
 from .blocking_methods import BlockingMethods
 from .embedded import START_S, Config
-from .events import DaemonEvent, EventStream, LogStream, StatusStream, TaskStream
+from .events import (
+    DaemonEvent,
+    EventStream,
+    LogStream,
+    Part,
+    PartStream,
+    StatusStream,
+    TaskStream,
+)
 from .loop_thread import Followed, LoopThread
 from .runtime import AgentRuntime
 from .subscription import Handler, Subscription
+from .tasks import TaskOptions
 
 
 class Runtime(BlockingMethods):
@@ -162,6 +171,23 @@ class Runtime(BlockingMethods):
     ) -> Followed[DaemonEvent, TaskStream]:
         """Follows the events of a task and of those that it delegates, until it has ended: then `stream.task` is its record."""
         stream = self._runtime.follow_task(task, timeout_s=timeout_s)
+        return Followed(self._loop, stream, stream.__aiter__())
+
+    def run_agent_stream(
+        self, name: str, objective: str = "", **options: Unpack[TaskOptions]
+    ) -> Followed[Part, PartStream]:
+        """Runs a task as `run_agent`, and returns an iterator over what it streams; `stream.output` is then its result.
+
+        A `with` cancels the task where it is left early.
+        """
+        stream = self._runtime.run_agent_stream(name, objective, **options)
+        return Followed(self._loop, stream, stream.__aiter__())
+
+    def stream_task(
+        self, task: str, *, timeout_s: float | None = None
+    ) -> Followed[Part, PartStream]:
+        """Returns an iterator over what a task streams, until it has ended: then `stream.task` is its record."""
+        stream = self._runtime.stream_task(task, timeout_s=timeout_s)
         return Followed(self._loop, stream, stream.__aiter__())
 
     def subscribe(

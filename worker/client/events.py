@@ -1,4 +1,4 @@
-"""Follows events, logs and tasks of a daemon from a program: in order, at the pace of the reader; events without gaps."""
+"""Follows events, logs, tasks and what they stream of a daemon from a program: in order, at the pace of the reader; events without gaps."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -7,12 +7,13 @@ from typing import Self, cast
 
 import msgspec
 
-from ..contract.codec import as_array, as_object
+from ..contract.codec import as_array, as_object, encode
 from ..contract.errors import Unreachable, from_wire
 from ..contract.log_pieces import PieceJoiner
 from ..contract.records import Task
 from ..control.results import LogLine
 from .async_ import Connection, Stream, decode_answer
+from .tasks import TaskRunner, failure
 
 
 class DaemonEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -240,7 +241,9 @@ class TaskStream:
         """
         stream = await Stream.open(self._path)
         self._connection = stream.connection
-        asking = asyncio.ensure_future(_ask_and_close(stream.connection, self._params))
+        asking = asyncio.ensure_future(
+            _ask_and_close(stream.connection, "task.follow", self._params)
+        )
         try:
             with suppress(Unreachable):  # the stream ends with the answer
                 async for notification in stream:
@@ -258,9 +261,105 @@ class TaskStream:
             await self._connection.close()
 
 
-async def _ask_and_close(connection: Connection, params: Mapping[str, object]) -> object:
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """Represents a part that a task streams; `print(part, end="")` prints its text.
+
+    `number` is that of the newest part in it, since text is merged, and `lost` the number of parts before it that came
+    too fast for the reader. Number 0 says that `attempt` begins anew, so that earlier parts are void.
+    """
+
+    task: str
+    attempt: int
+    delivery: int
+    number: int
+    value: object = msgspec.field(name="part")
+    lost: int = 0
+
+    @property
+    def is_new_beginning(self) -> bool:
+        """Returns True if the task begins anew."""
+        return self.number == 0
+
+    def __str__(self) -> str:
+        return self.value if isinstance(self.value, str) else encode(self.value).decode()
+
+
+class PartStream:
+    """Iterates over what a task streams, until it has ended; then `task` is its record, and `output` its result.
+
+    A task that it runs itself is cancelled when the iteration is left before, and its failure is raised at the end.
+    """
+
+    def __init__(
+        self, path: str, params: Mapping[str, object], runner: TaskRunner | None = None
+    ) -> None:
+        self._path = path
+        self._params = params
+        self._runner = runner
+        self._connection: Connection | None = None
+        self._running: str | None = None  # its id, while it is to be cancelled with the iteration
+        self.task: Task | None = None
+
+    @property
+    def output(self) -> object:
+        """Returns the output of the task; None before it has ended."""
+        return None if self.task is None else self.task.output
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def __aiter__(self) -> AsyncIterator[Part]:
+        """Yields the parts in order.
+
+        Raises:
+            CorralError: the task was refused, or has failed: of the class that its record names.
+            NotFound: there is no such task.
+            Timeout: it has not ended within `timeout_s`; it continues.
+            Unreachable: the daemon is gone; `data["task"]` names a task that it has accepted.
+        """
+        params = {**self._params, "stream": True}
+        if self._runner is not None:
+            self._running = (await self._runner.submit(self._params)).id
+            params = {"task": self._running, "stream": True}
+        try:
+            stream = await Stream.open(self._path)
+            self._connection = stream.connection
+            asking = asyncio.ensure_future(_ask_and_close(stream.connection, "task.wait", params))
+            try:
+                with suppress(Unreachable):  # the stream ends with the answer
+                    async for notification in stream:
+                        if notification.method == "task.part":
+                            yield decode_answer(Part, notification.params, "task.part")
+                self.task = decode_answer(Task, await asking, "task.wait")
+                self._running = None
+            finally:
+                asking.cancel()
+                await asyncio.gather(asking, return_exceptions=True)
+        except Unreachable as error:
+            self._running = None  # it continues when the daemon is back
+            raise Unreachable(error.message, **{**error.data, "task": params["task"]}) from error
+        finally:
+            await self.close()
+        if self._runner is not None and (failed := failure(self.task)) is not None:
+            raise failed
+
+    async def close(self) -> None:
+        """Ends the stream; a task that it runs itself is cancelled."""
+        task, self._running = self._running, None
+        if self._runner is not None and task is not None:
+            self._runner.cancel_later(task)
+        if self._connection is not None:
+            await self._connection.close()
+
+
+async def _ask_and_close(
+    connection: Connection, method: str, params: Mapping[str, object]
+) -> object:
     try:
-        return await connection.call("task.follow", params)
+        return await connection.call(method, params)
     finally:
         await connection.close()
 

@@ -31,13 +31,14 @@ from ..control.params import (
     LogParams,
     TaskFollowParams,
     TaskListParams,
+    TaskWaitParams,
 )
 from ..control.results import AgentsChanged, Names, Removed, TaskPage, Teams, Workflows
 from ..control.state_results import CheckpointRestored, Checkpoints
 from .agent_source import AgentSource, located
 from .async_ import Reconnecting
 from .embedded import START_S, Config, Embedded
-from .events import EventStream, LogStream, StatusStream, TaskStream
+from .events import EventStream, LogStream, PartStream, StatusStream, TaskStream
 from .methods import Methods
 from .parameters import given
 from .subscription import Handler, Subscription
@@ -290,6 +291,19 @@ class AgentRuntime(Methods):
 
     run_team = run_agent
     run_workflow = run_agent
+
+    def run_agent_stream(
+        self, name: str, objective: str = "", **options: Unpack[TaskOptions]
+    ) -> PartStream:
+        """Runs a task as `run_agent`, and iterates over what it streams: `async for part in runtime.run_agent_stream(…)`.
+
+        `output` of the stream is then its result. To leave the iteration early cancels the task.
+        """
+        return PartStream(self.socket, submit_params(name, objective, options), self._tasks)
+
+    def stream_task(self, task: str, *, timeout_s: float | None = None) -> PartStream:
+        """Iterates over what a task streams, until it has ended; it is not cancelled by leaving."""
+        return PartStream(self.socket, given(TaskWaitParams, task=task, timeout_s=timeout_s))
 
     async def execute_task(
         self,

@@ -127,19 +127,27 @@ class TaskRunner:
         self, params: Mapping[str, object], on_progress: OnProgress | None = None
     ) -> Task:
         """Submits a task and returns its record when it has ended; see `AgentRuntime.execute_task`."""
-        submitting = asyncio.ensure_future(self._connection.ask(Task, "task.submit", params))
-        try:
-            task = await asyncio.shield(submitting)
-        except asyncio.CancelledError:
-            self._finish_later(self._cancel_submitted(submitting))
-            raise
+        task = await self.submit(params)
         try:
             return await self.wait(task.id, on_progress=on_progress)
         except asyncio.CancelledError:
-            self._finish_later(self._cancel(task.id))
+            self.cancel_later(task.id)
             raise
         except Unreachable as error:
             raise Unreachable(error.message, **{**error.data, "task": task.id}) from error
+
+    async def submit(self, params: Mapping[str, object]) -> Task:
+        """Submits a task and returns its record; a caller that is cancelled meanwhile cancels the task."""
+        submitting = asyncio.ensure_future(self._connection.ask(Task, "task.submit", params))
+        try:
+            return await asyncio.shield(submitting)
+        except asyncio.CancelledError:
+            self._finish_later(self._cancel_submitted(submitting))
+            raise
+
+    def cancel_later(self, task: str) -> None:
+        """Cancels a task in the background; `settle` waits for it."""
+        self._finish_later(self._cancel(task))
 
     async def execute_all(
         self, tasks: Iterable[Mapping[str, object]], max_parallel: int
