@@ -57,6 +57,7 @@ COMMANDS = {
     "logs": "observe.log",
     "events": "observe.event",
     "quota": "observe.quota",
+    "cost": "observe.cost",
     "stores": "observe.stores",
     "stats": "observe.statistics",
     "top": "observe.statistics",

@@ -49,6 +49,7 @@ from .metrics.statistics import Statistics
 from .packages.store import Packages
 from .process.command import Commands
 from .process.launcher_client import Exit, Launcher
+from .reports.costs import CostSums
 from .rollout.rollouts import Rollouts
 from .rollout.smoke import smoke_of
 from .services.services import AgentServices
@@ -121,16 +122,19 @@ class Rooms:
         call_rates = CallRates()
         self.statistics = Statistics(shared, self.agents, self.limits, self._composite, call_rates)
         task_failures = TaskFailures(shared.bus, lambda: self.agents.config, self._spec_of)
+        self.costs = CostSums(shared.store)
         self.tasks = Tasks(
             shared,
             self.agents,
             backlog,
             self.hibernation,
             self.memory,
-            observers=[self.statistics, task_failures],
+            observers=[self.statistics, task_failures, self.costs],
             on_waiting=lambda name: self.autoscaler.check_soon(name),
             success_rate=self.statistics.recent_success_rate,
+            limits=self.limits,
         )
+        self.limits.subscribe(self.tasks.note_sample)
         self.tasks.bind_jobs(lambda writer, executor: JobRunner(writer, self.agents, executor))
         self.stores = self._make_stores()
         self.quotas = Quotas(self.agents, self.tasks, backlog, call_rates, self.pool)
@@ -346,6 +350,7 @@ class Rooms:
             pubsub=self.pubsub,
             audit=self.audit,
             packages=self.packages,
+            costs=self.costs,
             tokens=self.tokens,
             statistics=self.statistics,
             quotas=self.quotas,

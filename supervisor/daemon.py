@@ -186,6 +186,7 @@ class _Daemon:
                     self._rooms.memory,
                     self._rooms.shared.checkpoints,
                     self._rooms.tool_calls.history,
+                    self._rooms.costs,
                     self._rooms.agents.revisions,
                     lambda: self._rooms.agents.config,
                     lambda: [agent.spec for agent in self._rooms.agents.agents.values()],
@@ -244,6 +245,7 @@ class _Daemon:
         await self._rooms.service.close()
         await self._rooms.tasks.close()
         self._rooms.tool_calls.history.flush()
+        self._rooms.costs.flush()
 
     def _on_hangup(self) -> None:
         task = asyncio.get_running_loop().create_task(self._reload())

@@ -11,6 +11,7 @@ from .audit.log import Audit
 from .config.spec import Config, Spec, Tasks
 from .events.history import EventHistory
 from .logs.store import LogStore
+from .reports.costs import CostSums
 from .revisions.revisions import Revisions
 from .sessions.sessions import Memory
 from .store.store import Store
@@ -35,6 +36,7 @@ async def expire(
     memory: Memory,
     checkpoints: Checkpoints,
     call_history: CallHistory,
+    costs: CostSums,
     revisions: Revisions,
     config: Callable[[], Config],
     specs: Callable[[], Iterable[Spec]],
@@ -71,6 +73,7 @@ async def expire(
             await records.expire(now, _retention(kept.defaults.tasks), of_agent)
             await checkpoints.expire(now)
             await call_history.expire()
+            await costs.expire()
             await revisions.expire(now - kept.defaults.recovery.checkpoint_retention)
         except CorralError as error:
             logger.warning("%s", error)

@@ -333,6 +333,35 @@ export interface CheckpointsRemoved {
   removed: Array<number>;
 }
 
+/**
+ * Represents what tasks have used. Tokens and cents are what their agents have reported.
+ *
+ * `name` is the agent or tenant, null for all; `at` is when the day or hour begins. `failed` are those of `tasks` that
+ * neither succeeded nor were cancelled. `cpu_ms` is the processor time of their workers.
+ */
+export interface Cost {
+  name: string | null;
+  session: string | null;
+  at: string | null;
+  tasks: number;
+  failed: number;
+  tokens: number;
+  cost_cents: number;
+  cpu_ms: number;
+}
+
+/**
+ * Represents the result of `cost.list`: the most expensive first, days and hours in order; `total` is of all that were selected.
+ *
+ * `since` is the beginning of the first hour that counts.
+ */
+export interface Costs {
+  by: "agent" | "day" | "hour" | "session" | "tenant";
+  since: string | null;
+  costs: Array<Cost>;
+  total: Cost;
+}
+
 /** Represents the components of one kind: their number and their names. */
 export interface Counted {
   count: number;
@@ -1420,7 +1449,7 @@ export interface TakenBack {
  * A `durable` task is stored before it is acknowledged; another one never outlives the daemon.
  * `retry_of` is the ended task that it replaces, `retried_by` the task that replaces it. `when_down` and
  * `queue_timeout_s` are the task's own, null where `[tasks]` decides; at `deadline_at` it ends as timeout. `calls` are its tool calls,
- * where they are asked for.
+ * where they are asked for. `peak_memory_bytes` and `cpu_ms` are what its workers have used while it ran, null where that was not measured.
  */
 export interface Task {
   id: string;
@@ -1468,6 +1497,8 @@ export interface Task {
   queue_timeout_s?: number | null;
   deadline_at?: string | null;
   calls?: Array<TaskCall> | null;
+  peak_memory_bytes?: number | null;
+  cpu_ms?: number | null;
 }
 
 /**
@@ -1535,6 +1566,8 @@ export interface TaskInShort {
   queue_timeout_s: number | null;
   deadline_at: string | null;
   calls: Array<TaskCall> | null;
+  peak_memory_bytes: number | null;
+  cpu_ms: number | null;
 }
 
 /** Represents a task with the tasks that it delegated; `more` is the number of those that were left out. */
@@ -2299,6 +2332,11 @@ export class Corral extends Connection {
    */
   restoreAgent(args: { checkpoint: number } & CheckpointRestoreParamsWithoutCheckpoint, options?: RequestOptions): Promise<CheckpointRestored> {
     return this.request("POST", "/api/v1/checkpoints/{checkpoint}/restore", [], args, options) as Promise<CheckpointRestored>;
+  }
+
+  /** Returns what ended tasks have used, summed by agent, session, tenant, day or hour; also of agents that were removed. */
+  listCosts(args: { by?: "agent" | "day" | "hour" | "session" | "tenant"; since?: number; until?: number; agent?: string; limit?: number } = {}, options?: RequestOptions): Promise<Costs> {
+    return this.request("GET", "/api/v1/costs", ["by","since","until","agent","limit"], args, options) as Promise<Costs>;
   }
 
   /**

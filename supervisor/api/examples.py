@@ -52,6 +52,7 @@ EXAMPLES: Mapping[str, Mapping[str, object]] = {
     "checkpoint.rm": {"checkpoints": [7]},
     "checkpoint.save": {"name": "crawler", "timeout_s": 10.0},
     "checkpoint.show": {"checkpoint": 7},
+    "cost.list": {"by": "day", "agent": "crawler"},
     "daemon.doctor": {},
     "daemon.emergency_stop": {},
     "daemon.export": {"names": ["crawl*"]},

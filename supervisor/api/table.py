@@ -40,6 +40,7 @@ from ..hibernation.hibernation import Hibernation
 from ..logs.daemon_log import log_outcome
 from ..metrics.statistics import Statistics
 from ..packages.store import Packages
+from ..reports.costs import CostSums
 from ..secrets.secrets import MASK, masked
 from ..sessions.sessions import Memory
 from ..stores.stores import Stores
@@ -250,6 +251,7 @@ class Control:
     pubsub: WorkerPubsub
     audit: Audit
     packages: Packages
+    costs: CostSums
     tokens: Tokens
     statistics: Statistics
     quotas: Quotas

@@ -39,7 +39,7 @@ from ..logs.file_format import LogFilter
 from ..logs.file_format import Record as LogRecord
 from ..logs.merging import LogPosition
 from ..logs.regex import Pattern
-from .task_log import lines_of_task
+from ..reports.task_lines import lines_of_task
 
 ANSWER_BYTES = 8 * 1024 * 1024
 """Bytes of JSON in one answer: `next` of events says where to go on, longer logs have to be followed."""

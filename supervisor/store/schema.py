@@ -157,6 +157,13 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX deployment_agent ON deployment (agent, number);
     CREATE INDEX deployment_digest ON deployment (digest, number) WHERE lock IS NOT NULL
     """,
+    # The usage of ended tasks, by the hour of their end.
+    """
+    CREATE TABLE cost (
+        hour INTEGER NOT NULL, agent TEXT NOT NULL, session TEXT NOT NULL, tasks INTEGER NOT NULL, failed INTEGER NOT NULL,
+        tokens INTEGER NOT NULL, cost_cents REAL NOT NULL, cpu_ms REAL NOT NULL, PRIMARY KEY (hour, agent, session)
+    ) WITHOUT ROWID
+    """,
     # The number of daemons that have taken up a revision which an earlier one had not finished.
     """
     ALTER TABLE revision ADD COLUMN resumes INTEGER NOT NULL DEFAULT 0

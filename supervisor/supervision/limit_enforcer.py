@@ -62,12 +62,12 @@ class LimitEnforcer:
         self._launcher = launcher
         self._bus = bus
         self._metrics = Sampler(self._sampled)
-        self._on_sample: Callable[[WorkerSupervisor], None] = _ignore
+        self._on_sample: list[Callable[[WorkerSupervisor], None]] = []
         self._monitors: dict[WorkerSupervisor, LimitMonitor] = {}
 
     def subscribe(self, on_sample: Callable[[WorkerSupervisor], None]) -> None:
         """Calls `on_sample` from now on when the result of `sample` for a worker has changed."""
-        self._on_sample = on_sample
+        self._on_sample.append(on_sample)
 
     async def run(self) -> None:
         """Holds them until it is cancelled."""
@@ -103,7 +103,8 @@ class LimitEnforcer:
 
     def _sampled(self, judge: Judge) -> None:
         if isinstance(judge, LimitMonitor):
-            self._on_sample(judge.supervisor)
+            for on_sample in self._on_sample:
+                on_sample(judge.supervisor)
 
     def sample(self, supervisor: WorkerSupervisor) -> Sample:
         """Returns the last sample of the usage of a worker."""
@@ -403,10 +404,6 @@ class LossReporter:
             store=True,
             **facts,
         )
-
-
-def _ignore(_: object) -> None:
-    return
 
 
 def _is_needed(asked: Resources, contained: Containment) -> bool:

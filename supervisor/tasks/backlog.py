@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from ...worker.contract.errors import Cancelled, CorralError
 from ...worker.contract.records import Task, TaskState
+from ..process.task_usage import Meter
 from ..streaming.buffer import PartBuffer
 from ..supervision.worker_supervisor import WorkerSupervisor
 from .attempt import Attempt
@@ -81,6 +82,12 @@ class Entry:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     parts: PartBuffer | None = None
     """There from when it streams something, or a reader waits for that."""
+    meter: Meter | None = None
+    """Measures the attempt that runs."""
+    cpu_ns: int = 0
+    """Processor time of the attempts that have ended."""
+    peak_memory_bytes: int = 0
+    """The most memory that an attempt was seen to use."""
     only: WorkerSupervisor | None = None
     """The worker that it is for, which may have no place among those of its agent."""
 

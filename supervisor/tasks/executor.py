@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Coroutine, Iterable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Protocol
 
 from msgspec.structs import replace
@@ -30,9 +31,12 @@ from ...worker.contract.records import Task, TaskState
 from ...worker.contract.worker_messages import TaskResult
 from ..agents.agents import Agents
 from ..events.bus import rfc3339
+from ..process.task_usage import Meters, peak_bytes
 from ..store.batch import Writing
 from ..store.store import Statement
 from ..supervision.checkpoints import Checkpoints
+from ..supervision.incarnation import Incarnation
+from ..supervision.limit_enforcer import LimitEnforcer
 from ..supervision.worker_supervisor import WorkerSupervisor
 from .accounting import Accounting
 from .attempt import (
@@ -113,6 +117,7 @@ class Executor:
         checkpoints: the last one of a task is sent with its next attempt.
         sessions: the state of sessions; None: there are none.
         observers: are called at each start of an attempt.
+        limits: has the samples of what workers use; None: tasks are not measured.
     """
 
     def __init__(
@@ -123,7 +128,10 @@ class Executor:
         checkpoints: Checkpoints,
         sessions: Sessions | None,
         observers: Sequence[TaskObserver],
+        limits: LimitEnforcer | None = None,
     ) -> None:
+        self._limits = limits
+        self._meters = Meters()
         self._writer = writer
         self._backlog = writer.backlog
         self._registry = agents.registry
@@ -208,8 +216,10 @@ class Executor:
         written: Writing | None,
     ) -> None:
         place = _Place(self._scheduler, supervisor, started)
+        self._begin_meter(entry, supervisor)
         try:
             outcome = await self._outcome(entry, attempt, started, written)
+            self._end_meter(entry, supervisor)
             if isinstance(outcome, BrokenOff):
                 await self._break_off(entry, attempt, outcome, place)
                 return
@@ -240,6 +250,39 @@ class Executor:
             await self.end(entry, "failed", defect)
         finally:
             place.release()
+
+    def _begin_meter(self, entry: Entry, supervisor: WorkerSupervisor) -> None:
+        """Begins to measure what the worker uses for a task."""
+        pid, life, limits = supervisor.worker.pid, supervisor.life, self._limits
+        if limits is not None and pid is not None and life is not None:
+            entry.meter = self._meters.begin(
+                life.unit,
+                pid,
+                partial(_peak_of, life, pid),
+                limits.sample(supervisor).rss_bytes,
+                limits.cpu_s(supervisor),
+            )
+
+    def _end_meter(self, entry: Entry, supervisor: WorkerSupervisor) -> None:
+        """Adds what an attempt has used to its task."""
+        meter, limits = entry.meter, self._limits
+        if meter is None or limits is None:
+            return
+        self._meters.end(meter, limits.sample(supervisor).rss_bytes, limits.cpu_s(supervisor))
+        entry.cpu_ns += meter.cpu_ns
+        if meter.most_bytes > entry.peak_memory_bytes:
+            entry.peak_memory_bytes = meter.most_bytes
+        entry.meter = None
+
+    def note_sample(self, supervisor: WorkerSupervisor) -> None:
+        """Takes a new sample of what a worker uses, for the tasks that it runs."""
+        if self._limits is None or not supervisor.running:
+            return
+        rss_bytes = self._limits.sample(supervisor).rss_bytes
+        for task_id in supervisor.running:
+            entry = self._backlog.find(task_id)
+            if entry is not None and entry.meter is not None:
+                entry.meter.note(rss_bytes)
 
     def _is_alone(self, task: Task) -> bool:
         """Returns True if neither a write nor another task gains anything from its worker being free sooner."""
@@ -546,6 +589,11 @@ class _Place:
             self._is_held = False
             self.end_lines()
             self._scheduler.release(self._supervisor, self._task)
+
+
+def _peak_of(life: Incarnation, pid: int) -> int | None:
+    """Returns the most memory that an incarnation has used so far, in bytes."""
+    return peak_bytes(pid, life.parent.cgroup_of(life.unit))
 
 
 def _is_unseen(entry: Entry) -> bool:

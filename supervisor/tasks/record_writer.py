@@ -398,6 +398,8 @@ def _ending(entry: Entry, state: TaskState, output: object, error: CorralError |
         error=None if error is None else _recorded(error, entry),
         finished_at=now,
         duration_s=None if task.started_at is None else seconds_between(task.started_at, now),
+        cpu_ms=round(entry.cpu_ns / 1e6, 3) if entry.cpu_ns else None,
+        peak_memory_bytes=entry.peak_memory_bytes or None,
         reason="",
     )
 

@@ -35,6 +35,7 @@ from ..agents.agents import Agents
 from ..hibernation.hibernation import Hibernation
 from ..store.batch import Writing
 from ..streaming.buffer import PartBuffer
+from ..supervision.limit_enforcer import LimitEnforcer
 from ..supervision.shared import Shared
 from ..supervision.worker_supervisor import WorkerSupervisor
 from .accounting import Accounting, Budgets
@@ -68,6 +69,7 @@ class Tasks:
         observers: are called with each start of an attempt and each end of a task.
         on_waiting: called with the name of an agent for which tasks wait, after each attempt to dispatch them.
         success_rate: returns the share of its last tasks in which an agent, team or workflow succeeded, None without any.
+        limits: has the samples of what workers use; None: tasks are not measured.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Tasks:
         observers: Sequence[TaskObserver],
         on_waiting: Callable[[str], None],
         success_rate: Callable[[str], float | None] = lambda _: None,
+        limits: LimitEnforcer | None = None,
     ) -> None:
         self.success_rate = success_rate
         self._agents = agents
@@ -104,8 +107,9 @@ class Tasks:
         )
         self.accounting = Accounting(writer, agents, self.budgets)
         self._executor = Executor(
-            writer, agents, self.accounting, shared.checkpoints, sessions, observers
+            writer, agents, self.accounting, shared.checkpoints, sessions, observers, limits
         )
+        self.note_sample = self._executor.note_sample
         self._composites = CompositeRunner(writer, agents, self._executor)
         self.dispatcher = Dispatcher(
             writer,

@@ -58,9 +58,10 @@ supervisor.jobs: worker.contract agents config events lifecycle store supervisio
 supervisor.orchestration: worker.contract worker.control config decoding events lifecycle store supervision agents tasks
 supervisor.worker_api: worker.contract mcp.protocol mcp.pool agents audit config events lifecycle secrets sessions store supervision hibernation tasks
 supervisor.metrics: worker.contract agents events lifecycle process supervision worker_api
+supervisor.reports: worker.contract worker.control events logs store supervision
 supervisor.package_methods: worker.contract worker.control access api events packages supervision
-supervisor.api: worker.contract worker.control mcp.pool access agents audit backup config deployment events lifecycle logs metrics packages process secrets sessions stores supervision hibernation tasks worker_api
-supervisor.methods: worker.contract worker.control access agents api audit backup config decoding events lifecycle logs overrides package_methods process revisions schema secrets store streaming supervision worker_api
+supervisor.api: worker.contract worker.control mcp.pool access agents audit backup config deployment events lifecycle logs metrics packages process secrets sessions stores supervision hibernation tasks worker_api reports
+supervisor.methods: worker.contract worker.control access agents api audit backup config decoding events lifecycle logs overrides package_methods process revisions schema secrets store streaming supervision worker_api reports
 supervisor.mcp_gateway: worker.contract worker.control mcp.protocol api config events supervision tasks worker_api
 supervisor.transport: worker.contract worker.control mcp.protocol mcp.endpoint access api mcp_gateway streaming supervision
 supervisor.http: worker.contract mcp.protocol mcp.upstream mcp.endpoint api

@@ -162,6 +162,7 @@ def _tasks(call: Calls) -> None:
     retried = call("task.retry", tasks=[failed["id"], ended["id"]])
     assert (len(retried["retried"]), len(retried["failed"])) == (1, 1)
     call("task.discard", dead=True)
+    assert call("cost.list", by="session")["total"]["tasks"] >= 1
 
 
 def _groups_and_schedules(call: Calls) -> None:

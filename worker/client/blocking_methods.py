@@ -29,6 +29,7 @@ from ..control.backup import BackupMade, BackupPiece, Exported, Imported
 from ..control.deployments import Deployment, Deployments
 from ..control.packages import PackageDetails, PackageRecord, PackageRecords, PackageUpload
 from ..control.params import Addition
+from ..control.reports import Costs
 from ..control.results import (
     AgentsAdded,
     AgentsChanged,
@@ -472,6 +473,23 @@ class BlockingMethods:
         Needs the right "read".
         """
         return self._loop.wait(self._runtime.show_checkpoint(checkpoint))
+
+    def list_costs(
+        self,
+        *,
+        by: Literal["agent", "session", "tenant", "day", "hour"] = "agent",
+        since: float | datetime | None = None,
+        until: float | datetime | None = None,
+        agent: str | None = None,
+        limit: int = 1000,
+    ) -> Costs:
+        """Returns what ended tasks have used, summed by agent, session, tenant, day or hour; also of agents that were removed.
+
+        Needs the right "read".
+        """
+        return self._loop.wait(
+            self._runtime.list_costs(by=by, since=since, until=until, agent=agent, limit=limit)
+        )
 
     def doctor(self) -> Diagnosis:
         """Checks the machine and the daemon: the features of the kernel, those in force, and the guarantees that hold.

@@ -97,6 +97,7 @@ from ..control.params import (
     ToolsParams,
     VerifyParams,
 )
+from ..control.reports import CostParams, Costs
 from ..control.results import (
     AgentsAdded,
     AgentsChanged,
@@ -559,6 +560,22 @@ class Methods:
         """
         params = given(CheckpointIdParams, checkpoint=checkpoint)
         return await self._connection.ask(CheckpointShown, "checkpoint.show", params)
+
+    async def list_costs(
+        self,
+        *,
+        by: Literal["agent", "session", "tenant", "day", "hour"] = "agent",
+        since: float | datetime | None = None,
+        until: float | datetime | None = None,
+        agent: str | None = None,
+        limit: int = 1000,
+    ) -> Costs:
+        """Returns what ended tasks have used, summed by agent, session, tenant, day or hour; also of agents that were removed.
+
+        Needs the right "read".
+        """
+        params = given(CostParams, by=by, since=since, until=until, agent=agent, limit=limit)
+        return await self._connection.ask(Costs, "cost.list", params)
 
     async def doctor(self) -> Diagnosis:
         """Checks the machine and the daemon: the features of the kernel, those in force, and the guarantees that hold.

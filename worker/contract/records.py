@@ -107,7 +107,7 @@ class Task(Struct, frozen=True, kw_only=True):
     A `durable` task is stored before it is acknowledged; another one never outlives the daemon.
     `retry_of` is the ended task that it replaces, `retried_by` the task that replaces it. `when_down` and
     `queue_timeout_s` are the task's own, null where `[tasks]` decides; at `deadline_at` it ends as timeout. `calls` are its tool calls,
-    where they are asked for.
+    where they are asked for. `peak_memory_bytes` and `cpu_ms` are what its workers have used while it ran, null where that was not measured.
     """
 
     id: str
@@ -155,6 +155,8 @@ class Task(Struct, frozen=True, kw_only=True):
     queue_timeout_s: float | None = None
     deadline_at: str | None = None
     calls: list[TaskCall] | None = None
+    peak_memory_bytes: int | None = None
+    cpu_ms: float | None = None
 
 
 class TaskParams(Struct, frozen=True, forbid_unknown_fields=True):

@@ -299,6 +299,8 @@ class TaskInShort(Struct, frozen=True, kw_only=True):
     queue_timeout_s: float | None
     deadline_at: str | None
     calls: list[TaskCall] | None
+    peak_memory_bytes: int | None
+    cpu_ms: float | None
 
 
 class TaskNode(Struct, kw_only=True):

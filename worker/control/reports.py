@@ -1,0 +1,98 @@
+"""Defines the params and results of `cost.list` and `task.log`: the cost of tasks, and the steps of one. Knows no method."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from ..contract.records import Moment
+
+CostGroup = Literal["agent", "session", "tenant", "day", "hour"]
+"""By what cost is summed; days and hours are those of UTC."""
+
+
+class CostParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Selects cost by the hour in which tasks ended, in seconds of the Unix epoch, and by agent; `limit` sums are returned at most.
+
+    Older than a week, cost is known by day and agent only.
+    """
+
+    by: CostGroup = "agent"
+    since: Moment | None = None
+    until: Moment | None = None
+    agent: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 1_000
+
+
+class Cost(Struct, frozen=True, kw_only=True):
+    """Represents what tasks have used. Tokens and cents are what their agents have reported.
+
+    `name` is the agent or tenant, null for all; `at` is when the day or hour begins. `failed` are those of `tasks` that
+    neither succeeded nor were cancelled. `cpu_ms` is the processor time of their workers.
+    """
+
+    name: str | None
+    session: str | None
+    at: str | None
+    tasks: int
+    failed: int
+    tokens: int
+    cost_cents: float
+    cpu_ms: float
+
+
+class Costs(Struct, frozen=True, kw_only=True):
+    """Represents the result of `cost.list`: the most expensive first, days and hours in order; `total` is of all that were selected.
+
+    `since` is the beginning of the first hour that counts.
+    """
+
+    by: CostGroup
+    since: str | None
+    costs: list[Cost]
+    total: Cost
+
+
+TaskStep = Literal["queued", "started", "progress", "log", "call", "delegated", "retried", "ended"]
+"""The kind of an entry in the log of a task."""
+
+
+class TaskLogParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Names a task. With `follow` entries are sent as they come, until it has ended; `lines` log lines are returned at most, the last."""
+
+    task: str
+    follow: bool = False
+    lines: Annotated[int, Meta(ge=0, le=10_000)] = 1_000
+
+
+class TaskLogEntry(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Represents one moment of a task.
+
+    `after_s` is the time since the task came, `duration_s` that which a call, an attempt or a delegated task took. `name` is the
+    tool, or the agent that a task was delegated to; `task` is the delegated one. `outcome` is that of a call, or the state in which a
+    task ended. `memory_bytes` is the peak of an attempt, or what the worker used.
+    """
+
+    at: str
+    step: TaskStep
+    after_s: float
+    text: str = ""
+    attempt: int | None = None
+    worker: str | None = None
+    level: str | None = None
+    name: str | None = None
+    task: str | None = None
+    outcome: str | None = None
+    duration_s: float | None = None
+    memory_bytes: int | None = None
+    cpu_ms: float | None = None
+    tool_calls: int | None = None
+    tokens_used: int | None = None
+    cost_cents: float | None = None
+
+
+class TaskLog(Struct, frozen=True, kw_only=True):
+    """Represents the result of `task.log`: the entries in order of time, none with `follow`, which has sent them."""
+
+    task: str
+    state: str
+    entries: list[TaskLogEntry]
