@@ -38,6 +38,7 @@ class Slot:
         "process",
         "rested_at",
         "sharer",
+        "watching",
     )
 
     def __init__(self, process: Process, gate: Gate) -> None:
@@ -45,6 +46,8 @@ class Slot:
         self.gate = gate
         self.in_flight = 0
         """Number of calls that run or wait here, and of subscriptions."""
+        self.watching = 0
+        """Number of subscriptions: they move to the next process, so that one which is held need not wait for them."""
         self.sharer: str | None = None
         self.leased_in = -1
         self.rested_at = 0.0
@@ -68,6 +71,8 @@ class Slot:
         if self.in_flight and process.life != self._noted_in and process.session is not None:
             self._noted_in = process.life
             process.note(is_busy=True)
+            if self._rest is None:  # it was held, with subscriptions alone
+                self._rest = self._loop.call_later(REST_S, self._check_idle)
 
     def release(self) -> None:
         """Counts the end of a request or subscription."""
@@ -78,7 +83,9 @@ class Slot:
     def _check_idle(self) -> None:
         """Checks for idleness, with one timer for any number of calls: consecutive calls keep the process busy."""
         now = self._loop.time()
-        due = now + REST_S if self.in_flight else self.rested_at + REST_S
+        is_held = self.watching > 0 and self.process.phase is Phase.HELD
+        is_busy = self.in_flight > (self.watching if is_held else 0)
+        due = now + REST_S if is_busy else self.rested_at + REST_S
         if due > now:
             self._rest = self._loop.call_at(due, self._check_idle)
         else:
@@ -177,7 +184,7 @@ class Dispatcher:
     def pick(self, sharer: str | None, is_shared: bool) -> Slot | None:
         """Takes a process that is available at once and returns it; None if the request has to wait for one."""
         slots = self.slots
-        if sharer is None and len(slots) == 1:
+        if sharer is None and len(slots) == 1 and slots[0].process.phase is not Phase.HELD:
             slots[0].take()
             return slots[0]
         decision = self._decide(slots, sharer, is_shared)

@@ -23,7 +23,8 @@ class Phase(IntEnum):
     UP = 0  # a call can be sent
     COMING = 1  # it is being started, or waits for its next start
     DOWN = 2  # it is started by a call
-    LOST = 3  # it cannot be called: it has failed for good, is paused, or is being removed
+    HELD = 3  # it finishes its calls and is replaced in its place: others wait for that
+    LOST = 4  # it cannot be called: it has failed for good, is paused, or is being removed
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -45,7 +46,7 @@ class Place(msgspec.Struct, frozen=True):
     @property
     def owner(self) -> str | None:
         """Returns the sharer that has calls there or was served by this incarnation; None if it is unleased."""
-        is_marked = self.phase is Phase.UP and self.life == self.leased_in
+        is_marked = self.phase in (Phase.UP, Phase.HELD) and self.life == self.leased_in
         return self.sharer if self.load > 0 or is_marked else None
 
 
@@ -100,9 +101,9 @@ def choose(
 
 def _least_loaded(places: Sequence[Place], spares: int) -> Decision:
     """Chooses among the processes not in reserve; those that are up come first, so that a spare replaces one that is down."""
-    usable = [n for n, place in enumerate(places) if place.phase is not Phase.LOST]
+    usable = _usable(places)
     if not usable:
-        return Use(0)  # its own error states the cause
+        return _nothing(places)
     usable.sort(key=lambda n: places[n].phase)  # stable: by number within a phase
     active = usable[: max(1, len(places) - spares)]
     number = min(active, key=lambda n: _cost(places[n]))
@@ -124,10 +125,12 @@ def _cost(place: Place) -> tuple[int, int]:
 
 def _leased(places: Sequence[Place], sharer: str, maximum: int) -> Decision:
     """Prefers the sharer's process, then an unleased one, then a new one, then the least recently used lease."""
-    usable = [n for n, place in enumerate(places) if place.phase is not Phase.LOST]
+    usable = _usable(places)
     own = [n for n in usable if places[n].owner == sharer]
     if own:
         return Use(min(own, key=lambda n: places[n].load))
+    if any(place.phase is Phase.HELD and place.owner == sharer for place in places):
+        return Wait()
     fresh = [n for n in usable if places[n].owner is None]
     if fresh:
         return Use(min(fresh, key=lambda n: places[n].phase))
@@ -136,7 +139,17 @@ def _leased(places: Sequence[Place], sharer: str, maximum: int) -> Decision:
     idle = [n for n in usable if places[n].load == 0]
     if idle:
         return Renew(min(idle, key=lambda n: places[n].rested_at))
-    return Wait() if usable else Use(0)  # its own error states the cause
+    return Wait() if usable else _nothing(places)
+
+
+def _usable(places: Sequence[Place]) -> list[int]:
+    return [n for n, place in enumerate(places) if place.phase not in (Phase.HELD, Phase.LOST)]
+
+
+def _nothing(places: Sequence[Place]) -> Decision:
+    """Decides where no process can take a call now: one that is held is waited for."""
+    is_held = any(place.phase is Phase.HELD for place in places)
+    return Wait() if is_held else Use(0)  # its own error states the cause
 
 
 class Allowance(msgspec.Struct, frozen=True):

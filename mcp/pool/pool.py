@@ -540,7 +540,10 @@ class Pool:
         entry = self._entry(server)
         slot = entry.pick(sharer, True) or await entry.wait(sharer, True, None)
 
+        slot.watching += 1
+
         def release() -> None:
+            slot.watching -= 1
             entry.release(slot)
 
         try:

@@ -70,10 +70,13 @@ class ServerProcess:
         worker = self.supervisor.worker
         if worker.paused_at is not None or _has_given_up(worker):
             return Phase.LOST
+        is_held = not self.supervisor.is_open_to_calls
         if worker.state in UP:
-            return Phase.UP
+            return Phase.HELD if is_held else Phase.UP
         if self._control.registry.is_to_go(self.supervisor):
             return Phase.LOST
+        if is_held:
+            return Phase.HELD
         is_coming = worker.wanted and not (
             worker.state is State.TERMINATED and worker.resume_at is None
         )

@@ -383,6 +383,11 @@ class WorkerSupervisor:
         """Returns whether the worker is given no new task for this reason."""
         return reason in self._cordons
 
+    @property
+    def is_open_to_calls(self) -> bool:
+        """Returns whether a server's worker gets new calls: not while it is replaced in its place."""
+        return self._cordons.isdisjoint(TAKES_NOTHING_NEW)
+
     def publish_change(self) -> None:
         """Notifies listeners of a possible change of the worker."""
         self.service.changes.publish(self)

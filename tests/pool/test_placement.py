@@ -22,6 +22,7 @@ from corral.mcp.pool.placement import (
 pytestmark = pytest.mark.core
 
 UP, COMING, DOWN, LOST = Phase.UP, Phase.COMING, Phase.DOWN, Phase.LOST
+HELD = Phase.HELD
 
 LIVES = 200
 EVENTS = 300
@@ -49,6 +50,9 @@ def owned(by: str, load: int = 0, rested_at: float = 0.0) -> Place:
         ([Place(LOST), Place(UP, load=5)], 0, Use(1)),
         ([Place(LOST), Place(LOST)], 0, Use(0)),
         ([], 0, Use(0)),
+        ([Place(HELD)], 0, Wait()),
+        ([Place(HELD), Place(LOST)], 0, Wait()),
+        ([Place(HELD), Place(UP, load=5, is_free=False)], 0, Use(1)),
         ([Place(UP), Place(DOWN)], 0, Use(0)),
         ([Place(UP, load=1), Place(DOWN)], 0, Use(0, also=1)),
         ([Place(UP, load=1, is_free=False), Place(DOWN)], 0, Use(1)),

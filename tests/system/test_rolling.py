@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -318,3 +319,39 @@ def test_a_call_of_a_server_goes_on_in_its_process_while_others_meet_the_new_one
         assert settled(daemon, changed)["type"] == "agent.rolled"
         daemon.call("mcp.call", name="state__get", arguments={})
         assert daemon.worker("state-0")["pid"] != before["pid"]
+
+
+def test_calls_of_a_server_that_is_replaced_in_its_place_wait_for_the_new_process(
+    tmp_path: Path,
+) -> None:
+    server = f"""[mcp.servers.state]
+command = ["{sys.executable}", "-I", "{AGENTS}/mcp_state.py"]
+concurrency = "parallel"
+rolling = false
+"""
+    with DaemonProcess(tmp_path, server) as daemon, ThreadPoolExecutor(4) as pool:
+
+        def call(tool: str, **arguments: object) -> str:
+            found = daemon.call("mcp.call", name=f"state__{tool}", arguments=arguments)
+            return str(found["content"][0]["text"])
+
+        before = call("pid")
+        finished = pool.submit(call, "meet", folder=str(tmp_path), name="here", other="there")
+        with Watch(daemon, "agent.draining", "agent.rolled", "agent.taken_back") as watch:
+            daemon.await_worker("state-0", lambda w: w["state"] == "Busy")
+            rewrite(daemon, server + 'environment = { VERSION = "two" }\n')
+            watch.next("agent.draining")
+            held = [pool.submit(call, "pid") for _ in range(3)]
+            assert not any(each.done() for each in held)
+            (tmp_path / "there").touch()
+            assert watch.any()["type"] == "agent.rolled"
+            assert finished.result(BOUND_S) == "met"
+        after = {each.result(BOUND_S) for each in held}
+        assert after == {str(daemon.worker("state-0")["pid"])}
+        assert after != {before}
+        bad = server.replace('"]', '", "--dies"]')
+        with Watch(daemon, "agent.rolled", "agent.taken_back") as watch:
+            rewrite(daemon, bad)
+            assert call("pid") != ""
+            assert watch.any()["type"] == "agent.taken_back"
+        assert call("pid") == str(daemon.worker("state-0")["pid"])
