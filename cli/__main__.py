@@ -61,6 +61,7 @@ COMMANDS = {
     "stores": "observe.stores",
     "stats": "observe.statistics",
     "top": "observe.statistics",
+    "metrics": "observe.metrics",
     "audit": "observe.audit",
     "mcp": "tools.mcp",
     "import": "convert.import_file",

@@ -45,7 +45,9 @@ from .logs.daemon_log import DaemonLog
 from .logs.forwarder import Forwarding
 from .logs.store import LogStore
 from .methods.all import METHODS
+from .metrics.collector import Collector
 from .metrics.statistics import Statistics
+from .metrics.view import MetricsView
 from .packages.store import Packages
 from .process.command import Commands
 from .process.launcher_client import Exit, Launcher
@@ -120,7 +122,14 @@ class Rooms:
         self.successes = Successes(shared.store, self.agents, boot_id())
         self.limits = LimitEnforcer(shared.launcher, shared.bus)
         call_rates = CallRates()
-        self.statistics = Statistics(shared, self.agents, self.limits, self._composite, call_rates)
+        self.statistics = Statistics(
+            shared,
+            self.agents,
+            self.limits,
+            self._composite,
+            call_rates,
+            lambda name: self.tasks.budgets.used(name),
+        )
         task_failures = TaskFailures(shared.bus, lambda: self.agents.config, self._spec_of)
         self.costs = CostSums(shared.store)
         self.tasks = Tasks(
@@ -133,9 +142,14 @@ class Rooms:
             on_waiting=lambda name: self.autoscaler.check_soon(name),
             success_rate=self.statistics.recent_success_rate,
             limits=self.limits,
+            on_usage=self.statistics.used,
         )
         self.limits.subscribe(self.tasks.note_sample)
         self.tasks.bind_jobs(lambda writer, executor: JobRunner(writer, self.agents, executor))
+        self.collector = Collector(
+            self.statistics, self.limits, self.agents, self.tasks, shared.store, paths.state_dir
+        )
+        self.metrics = MetricsView(self.collector, self.statistics, self.agents)
         self.stores = self._make_stores()
         self.quotas = Quotas(self.agents, self.tasks, backlog, call_rates, self.pool)
         self.schedules = self._make_schedules() if HAS_ORCHESTRATION else None
@@ -161,6 +175,7 @@ class Rooms:
         self._subscribe()
         self.alerts = self._make_alerts()
         self.agents.reload.subscribe(self.autoscaler.reloaded)
+        self.agents.reload.subscribe(lambda _: self.collector.reloaded())
 
     def _make_stores(self) -> Stores:
         return Stores(
@@ -326,7 +341,14 @@ class Rooms:
             self.activation,
         )
         status = StatusReport(
-            self.shared, self.agents, self.tasks, self.pool, self.limits, self.audit, daemon
+            self.shared,
+            self.agents,
+            self.tasks,
+            self.pool,
+            self.limits,
+            self.audit,
+            self.statistics,
+            daemon,
         )
         status_cache = StatusCache(status, self.agents, self.tasks, self.shared.logs)
         self.service.changes.subscribe(status_cache.note, load=True)
@@ -353,6 +375,7 @@ class Rooms:
             costs=self.costs,
             tokens=self.tokens,
             statistics=self.statistics,
+            metrics=self.metrics,
             quotas=self.quotas,
             stores=self.stores,
             daemon=daemon,

@@ -188,6 +188,7 @@ class _Daemon:
                     self._rooms.tool_calls.history,
                     self._rooms.costs,
                     self._rooms.agents.revisions,
+                    self._rooms.metrics,
                     lambda: self._rooms.agents.config,
                     lambda: [agent.spec for agent in self._rooms.agents.agents.values()],
                     self._reloaded,
@@ -204,6 +205,7 @@ class _Daemon:
             loop.create_task(self._rooms.autoscaler.run()),
             loop.create_task(self._rooms.activation.run()),
             loop.create_task(self._rooms.stores.run()),
+            loop.create_task(self._rooms.collector.run()),
         ]
         if self._rooms.schedules is not None:
             chores.append(loop.create_task(self._rooms.schedules.run()))
@@ -246,6 +248,7 @@ class _Daemon:
         await self._rooms.tasks.close()
         self._rooms.tool_calls.history.flush()
         self._rooms.costs.flush()
+        await self._rooms.collector.close()
 
     def _on_hangup(self) -> None:
         task = asyncio.get_running_loop().create_task(self._reload())

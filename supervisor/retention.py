@@ -11,6 +11,7 @@ from .audit.log import Audit
 from .config.spec import Config, Spec, Tasks
 from .events.history import EventHistory
 from .logs.store import LogStore
+from .metrics.view import MetricsView
 from .reports.costs import CostSums
 from .revisions.revisions import Revisions
 from .sessions.sessions import Memory
@@ -38,6 +39,7 @@ async def expire(
     call_history: CallHistory,
     costs: CostSums,
     revisions: Revisions,
+    metrics: MetricsView,
     config: Callable[[], Config],
     specs: Callable[[], Iterable[Spec]],
     reloaded: asyncio.Event,
@@ -75,6 +77,7 @@ async def expire(
             await call_history.expire()
             await costs.expire()
             await revisions.expire(now - kept.defaults.recovery.checkpoint_retention)
+            await metrics.expire(now)
         except CorralError as error:
             logger.warning("%s", error)
         except Exception:

@@ -114,8 +114,14 @@ export interface AgentShown {
  * Represents an agent or MCP server in `status`; `tools` and `mcp` are for servers, `instances` for a range.
  *
  * `job` is the state of an agent of `type = "oneshot"`, and null for a service. `rolling` is there while a change replaces
+ * <<<<<<< HEAD
  * its workers, `taken_back` after one that did not come up, until the next one; `beside` has the workers without a place: new ones that come, and former ones that finish. `overridden` is the
  * number of the revision whose table is in force instead of the file's.
+ * =======
+ * its workers; `beside` has the workers without a place: new ones that come, and former ones that finish. `overridden` is the
+ * number of the revision whose table is in force instead of the file's. `health_score` is from 0 to 100, by failed tasks,
+ * restarts, failed checks, met limits and hangs of the last minutes.
+ * >>>>>>> 0ee05a1 (metrics: keep a history, health scores and rankings)
  */
 export interface AgentStatus {
   name: string;
@@ -126,6 +132,7 @@ export interface AgentStatus {
   protocol: string;
   workers: Array<WorkerStatus>;
   queued?: number;
+  health_score?: number;
   type?: "oneshot" | "service";
   job?: "failed" | "idle" | "running" | "stopped" | "succeeded" | "waiting" | null;
   title?: string;
@@ -512,7 +519,8 @@ export interface Events {
  * Counts ended tasks, or calls of a server, with durations from the start of the last attempt to the end.
  *
  * `tool_calls` counts the calls that a server received, in a task or not; `tool_calls_last_minute` those that workers
- * of an agent made, as `max_tool_calls_per_minute` counts them.
+ * of an agent made, as `max_tool_calls_per_minute` counts them. `tokens` and `cost_cents` are what its tasks reported;
+ * `tokens_last_minute` and `cost_cents_today` (the last 24 hours) count as the limits do.
  */
 export interface ExecutorFigures {
   total: number;
@@ -524,6 +532,10 @@ export interface ExecutorFigures {
   average_ms: number | null;
   p50_ms: number | null;
   p99_ms: number | null;
+  tokens?: number;
+  cost_cents?: number;
+  tokens_last_minute?: number;
+  cost_cents_today?: number;
 }
 
 /** Represents the end of an incarnation. */
@@ -766,6 +778,96 @@ export interface MemoryStatistics {
   agents: Array<AgentMemory>;
 }
 
+/** Counts the calls of a method, with the time that each waited for what it asked for; percentiles are within 4.5 %. */
+export interface MethodFigures {
+  count: number;
+  average_ms: number;
+  p50_ms: number;
+  p99_ms: number;
+}
+
+/**
+ * Represents what happened to an agent, a server or the daemon in one step, which began at `at`.
+ *
+ * `span_s` is the time in it for which figures were collected. Counters (`executed`, `tokens`, `restarts` …) are of this
+ * step alone; `up`, `processes`, `memory_bytes`, `open_files`, `queued` and `running` are those of its end. Durations are
+ * at most 4.5 % from the exact ones. `error_rate` is the share that failed of what was not cancelled. `storage` has the
+ * bytes on disk by part, of the daemon alone.
+ */
+export interface MetricPoint {
+  at: string;
+  span_s: number;
+  up: number;
+  processes: number;
+  memory_bytes: number;
+  memory_peak_bytes: number;
+  cpu_percent: number;
+  cpu_ms: number;
+  open_files: number;
+  queued: number;
+  queued_peak: number;
+  running: number;
+  restarts: number;
+  executed: number;
+  ok: number;
+  failed: number;
+  cancelled: number;
+  executions_per_minute: number;
+  error_rate: number | null;
+  average_ms: number | null;
+  p50_ms: number | null;
+  p90_ms: number | null;
+  p99_ms: number | null;
+  tool_calls: number;
+  tokens: number;
+  cost_cents: number;
+  failed_checks: number;
+  limit_hits: number;
+  hung: number;
+  storage?: Record<string, number>;
+}
+
+/**
+ * Represents a part of the history: one point for each step in which figures were collected, oldest first.
+ *
+ * `agent` is null for the daemon. A step without a point is a gap: the daemon did not run, metrics were off, or the
+ * subject was not there. `resolution_s` is the time between two rows of the store that the points are made of.
+ */
+export interface MetricsHistory {
+  agent: string | null;
+  since: string;
+  until: string;
+  step_s: number;
+  resolution_s: number;
+  points: Array<MetricPoint>;
+}
+
+/** Represents the figures of the last step, which ended at `at`, null before the first one; without `enabled` there are none. */
+export interface MetricsLatest {
+  enabled: boolean;
+  at: string | null;
+  step_s: number;
+  daemon: SubjectMetrics | null;
+  agents: Array<SubjectMetrics>;
+  mcp_servers: Array<SubjectMetrics>;
+}
+
+/**
+ * Ranks agents and servers by what they did since `since`.
+ *
+ * `best` and `worst` are by the share of tasks that succeeded, `slowest` by the average duration, `expensive` by cost and
+ * then tokens; each has only those to which it applies. `problems` are as `[metrics] problem_…` says.
+ */
+export interface MetricsTop {
+  since: string;
+  until: string;
+  best: Array<Ranked>;
+  worst: Array<Ranked>;
+  slowest: Array<Ranked>;
+  expensive: Array<Ranked>;
+  problems: Array<Problem>;
+}
+
 /** Represents a result that is a list of names. */
 export interface Names {
   names: Array<string>;
@@ -871,6 +973,15 @@ export interface PackageUploadParams {
   upload?: string | null;
 }
 
+/** Represents an agent or server that is a problem, with the reasons as text. */
+export interface Problem {
+  name: string;
+  kind: string;
+  health_score: number;
+  reasons: Array<string>;
+  total: MetricPoint;
+}
+
 /** Counts workers with a process, the memory of their trees, and the processor time of all incarnations. */
 export interface ProcessFigures {
   active: number;
@@ -915,6 +1026,14 @@ export interface Quota {
 /** Represents the result of `quota.list`. */
 export interface QuotaList {
   quotas: Array<Quota>;
+}
+
+/** Represents an agent or server in a ranking; `total` is of the whole time, which began at its `at`. */
+export interface Ranked {
+  name: string;
+  kind: string;
+  health_score: number;
+  total: MetricPoint;
 }
 
 /** Names a resource of an MCP server, by its own URI or `SERVER__URI`. */
@@ -1100,6 +1219,7 @@ export interface Run {
  * Counts incarnations that were started, workers that are up, and tasks that have ended (of a server: calls).
  *
  * `failed` are those that failed or timed out; `success_rate` is the share that succeeded of what was not cancelled.
+ * `restarts` counts starts after failures alone. `health_score` is from 0 to 100, null where there is no process.
  */
 export interface RuntimeFigures {
   spawned: number;
@@ -1107,6 +1227,8 @@ export interface RuntimeFigures {
   executed: number;
   failed: number;
   success_rate: number | null;
+  restarts?: number;
+  health_score?: number | null;
 }
 
 /** Represents the result of `runtime.stats`. */
@@ -1385,7 +1507,8 @@ export interface SignalParamsWithoutNames {
  * Represents the result of `statistics.show`: counts since `since`, percentiles over the last `window` durations.
  *
  * `process` counts all agents and servers and corral's own processes; `overhead` has these alone, as `daemon`, `launcher`
- * and `zygotes`. Memory is the resident memory (RSS), in which pages that processes share count for each.
+ * and `zygotes`. Memory is the resident memory (RSS), in which pages that processes share count for each. `methods` are
+ * those of the method table that were called.
  */
 export interface Statistics {
   since: string;
@@ -1399,6 +1522,7 @@ export interface Statistics {
   teams: Record<string, Figures>;
   workflows: Record<string, Figures>;
   overhead?: Record<string, ProcessFigures>;
+  methods?: Record<string, MethodFigures>;
 }
 
 /** Represents the result of `daemon.status`. */
@@ -1429,6 +1553,19 @@ export interface Store {
 /** Represents the result of `store.list`. */
 export interface Stores {
   stores: Array<Store>;
+}
+
+/**
+ * Represents the present figures of an agent, a server or the daemon.
+ *
+ * `total` counts since the daemon's start, or since the agent was added; `last_minute` the steps of the last minute.
+ */
+export interface SubjectMetrics {
+  name: string | null;
+  kind: string;
+  health_score: number | null;
+  total: MetricPoint;
+  last_minute: MetricPoint;
 }
 
 /** Represents the last change of workers where it was taken back: its revision, null where it has no number, and why. */
@@ -2485,6 +2622,21 @@ export class Corral extends Connection {
   /** Stores a value under a key of an agent; it is durable when this returns. */
   putMemory(args: { agent: string; key: string } & MemoryPutParamsWithoutAgentKey, options?: RequestOptions): Promise<Done> {
     return this.request("PUT", "/api/v1/memory/{agent}/{key}", [], args, options) as Promise<Done>;
+  }
+
+  /** Returns what an agent, a server or the daemon did and used over time, in steps. */
+  getMetricsHistory(args: { agent?: string; since?: number; until?: number; step_s?: number } = {}, options?: RequestOptions): Promise<MetricsHistory> {
+    return this.request("GET", "/api/v1/metrics/history", ["agent","since","until","step_s"], args, options) as Promise<MetricsHistory>;
+  }
+
+  /** Returns the present figures: those since the daemon's start, and those of the last minute. */
+  getLatestMetrics(args: { names?: Array<string>; selector?: string } = {}, options?: RequestOptions): Promise<MetricsLatest> {
+    return this.request("GET", "/api/v1/metrics/latest", ["names","selector"], args, options) as Promise<MetricsLatest>;
+  }
+
+  /** Ranks agents and servers by success, duration and cost, and names those that are a problem. */
+  getMetricsTop(args: { names?: Array<string>; selector?: string; since?: number; limit?: number } = {}, options?: RequestOptions): Promise<MetricsTop> {
+    return this.request("GET", "/api/v1/metrics/top", ["names","selector","since","limit"], args, options) as Promise<MetricsTop>;
   }
 
   /** Returns this table as an OpenRPC document (https://spec.open-rpc.org). */

@@ -39,6 +39,7 @@ from ..lifecycle.health_check import Health
 from ..lifecycle.state_machine import ASKED_FOR, LastExit, State
 from ..logs.daemon_log import DaemonLog
 from ..logs.forwarder import Forwarding
+from ..metrics.statistics import Statistics
 from ..process.launch import why_cold
 from ..supervision.limit_enforcer import LimitEnforcer
 from ..supervision.shared import Shared
@@ -82,6 +83,7 @@ class StatusReport:
         pool: for the counts of tool calls.
         limits: for the resources that each worker uses.
         audit: for whether it is behind.
+        statistics: for the health of agents.
         daemon: the facts about the daemon itself.
     """
 
@@ -93,6 +95,7 @@ class StatusReport:
         pool: Pool,
         limits: LimitEnforcer,
         audit: Audit,
+        statistics: Statistics,
         daemon: DaemonFacts,
     ) -> None:
         self._shared = shared
@@ -101,6 +104,7 @@ class StatusReport:
         self._pool = pool
         self.limits = limits
         self._audit = audit
+        self._statistics = statistics
         self._daemon = daemon
         self._services = daemon.services
         self._loop = asyncio.get_running_loop()
@@ -231,6 +235,7 @@ class StatusReport:
             protocol=spec.protocol,
             workers=workers,
             queued=self._tasks.queued(agent.name),
+            health_score=self.health_score(agent),
             type=spec.type,
             job=agent.job,
             service=self.service(agent.name) or UNSET,
@@ -263,6 +268,10 @@ class StatusReport:
             between = InstancesStatus(spec.instances.minimum, spec.instances.maximum)
             status = replace(status, instances=between)
         return status
+
+    def health_score(self, agent: Agent) -> int:
+        """Returns the health of an agent or server, from 0 to 100."""
+        return self._statistics.health_score(agent)
 
     def warmth(self, spec: Spec) -> dict[str, object] | None:
         """Returns how an agent's workers start: as forks, or cold and why; None where no fork, or no worker, is wanted."""

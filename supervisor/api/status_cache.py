@@ -50,6 +50,7 @@ class _Entry:
     head: bytes = b""
     tail: bytes = b""
     queued: int = -1
+    health_score: int = -1
     service: ServiceStatus | None = None
     rolling: Rolling | None = None
     taken_back: Refused | None = None
@@ -111,11 +112,14 @@ class StatusCache:
         lives_by_itself = spec.kind == "mcp" or spec.entrypoint is not None or bool(spec.listen)
         service = self._report.service(agent.name)
         is_other = queued != entry.queued or spec is not entry.spec or service is not entry.service
+        health_score = self._report.health_score(agent)
+        is_other = is_other or health_score != entry.health_score
         is_other = is_other or agent.rolling is not entry.rolling or bool(agent.beside)
         is_other = is_other or agent.taken_back is not entry.taken_back
         if not (entry.stale or has_others or lives_by_itself or is_other or entry.is_wide):
             return
         entry.spec, entry.queued, entry.service = spec, queued, service
+        entry.health_score = health_score
         entry.rolling, entry.is_wide = agent.rolling, bool(agent.beside)
         entry.taken_back = agent.taken_back
         head, _, tail = _encode(self._report.agent_entry(agent, [])).partition(WORKERS)

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar, overload
 
 import msgspec
@@ -39,6 +40,7 @@ from ..deployment.deployments import Deployments
 from ..hibernation.hibernation import Hibernation
 from ..logs.daemon_log import log_outcome
 from ..metrics.statistics import Statistics
+from ..metrics.view import MetricsView
 from ..packages.store import Packages
 from ..reports.costs import CostSums
 from ..secrets.secrets import MASK, masked
@@ -254,6 +256,7 @@ class Control:
     costs: CostSums
     tokens: Tokens
     statistics: Statistics
+    metrics: MetricsView
     quotas: Quotas
     stores: Stores
     daemon: DaemonFacts
@@ -287,14 +290,19 @@ class Control:
         Raises:
             CorralError: as `answer`.
         """
-        if not logger.isEnabledFor(logging.DEBUG):
-            return await self.answer(name, params, caller)
-        facts = {
-            "caller": caller.name,
-            "method": name,
-            "params": masked(_open_params(name, params)),
-        }
-        return await log_outcome(logger, "call", facts, self.answer(name, params, caller))
+        begun = perf_counter()  # the loop's own time is in milliseconds
+        try:
+            if not logger.isEnabledFor(logging.DEBUG):
+                return await self.answer(name, params, caller)
+            facts = {
+                "caller": caller.name,
+                "method": name,
+                "params": masked(_open_params(name, params)),
+            }
+            return await log_outcome(logger, "call", facts, self.answer(name, params, caller))
+        finally:
+            if name in self.methods:  # others may have any name
+                self.statistics.served(name, perf_counter() - begun)
 
     async def answer(self, name: str, params: Mapping[str, object], caller: Caller) -> object:
         """Returns the result of a method, a Struct, Raw or plain values.

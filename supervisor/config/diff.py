@@ -31,6 +31,12 @@ LIVE = frozenset(
         "events.max_publish_per_second",
         "events.retention",
         "mcp.profiles",
+        "metrics.health_window",
+        "metrics.problem_average",
+        "metrics.problem_average_tasks",
+        "metrics.problem_error_percent",
+        "metrics.problem_error_tasks",
+        "metrics.retention",
         "memory.cleanup_interval",
         "memory.max_pool_bytes",
         "process.max_concurrent_processes",
@@ -141,7 +147,7 @@ def _pending(old: Config, new: Config) -> tuple[str, ...]:
 def _daemon_wide(config: Config) -> dict[str, object]:
     """Returns the daemon-wide keys, by their full names."""
     sections = {"daemon": config.daemon, "events": config.events, "audit": config.audit}
-    sections["packages"] = config.packages
+    sections |= {"packages": config.packages, "metrics": config.metrics}
     values = {
         f"{section}.{key}": value
         for section, struct in sections.items()

@@ -336,16 +336,8 @@ _HINTS = {
 """Words for the same thing elsewhere: in editors, in Docker, in supervisord."""
 
 
-UNAVAILABLE = {
-    "enable_metrics": "this version exports no metrics: leave it out; corral stats and corral top show figures",
-}
-"""Reasons for refusing keys that nothing reads, by key."""
-
-
 def why_unknown(key: str, known: Collection[str]) -> str:
     """Returns the reason for refusing a key, with the nearest key that there is, or the one that means it."""
-    if key in UNAVAILABLE:
-        return f"not available: {UNAVAILABLE[key]}"
     elsewhere = {key: name for name, section in SECTIONS.items() for key in FIELDS[section]}
     if key in _HINTS and key not in known:
         return f"unknown key; {_HINTS[key]}"

@@ -234,6 +234,7 @@ class Monitoring(Struct, frozen=True, kw_only=True):
     heartbeat_interval: PositiveSeconds = 5.0
     heartbeat_timeout: PositiveSeconds = 30.0
     stall_timeout: Seconds = 0.0
+    enable_metrics: bool = True
     metrics_interval: PositiveSeconds = 5.0
     enable_log_aggregation: bool = True
     agent_log_level: Level = "info"
@@ -288,6 +289,32 @@ class Audit(Struct, frozen=True, kw_only=True):
     retention: PositiveSeconds = 90 * DAY_S
     max_bytes: Annotated[Bytes, at_least(64 * KIB)] = 256 * MIB
     arguments: Literal["hash", "keep"] = "hash"
+
+
+class Retention(Struct, frozen=True):
+    """Holds how long rows of the history are kept, in seconds: those of each sample, of each minute, and of each hour."""
+
+    raw: float = DAY_S
+    minute: float = 7 * DAY_S
+    hour: float = 90 * DAY_S
+
+
+def retention_table(raw: object) -> Retention:
+    """Decodes the retention of the history; what is left out is as by default."""
+    if not is_table(raw) or set(raw) - set(Retention.__struct_fields__):
+        raise Refused('write a table such as { raw = "1d", minute = "7d", hour = "90d" }')
+    return Retention(**{key: duration(value) for key, value in raw.items()})
+
+
+class Metrics(Struct, frozen=True, kw_only=True):
+    """`[metrics]`: how long the history of metrics is kept, and which agents are problems."""
+
+    retention: Annotated[Retention, retention_table] = Retention()
+    health_window: PositiveSeconds = 900.0
+    problem_error_percent: Annotated[int, whole(0, 100)] = 15
+    problem_error_tasks: Annotated[int, whole(1, 1_000_000)] = 5
+    problem_average: PositiveSeconds = 10.0
+    problem_average_tasks: Annotated[int, whole(1, 1_000_000)] = 3
 
 
 class Packages(Struct, frozen=True, kw_only=True):
@@ -483,6 +510,7 @@ class Config(Struct, frozen=True, kw_only=True):
     events: Events
     audit: Audit
     packages: Packages = Packages()
+    metrics: Metrics = Metrics()
     process: Process
     agents: dict[str, Spec]
     defaults: Defaults
@@ -584,7 +612,7 @@ SECTIONS: dict[str, type[Struct]] = {
     name: type(getattr(Defaults(), name)) for name in Defaults.__struct_fields__
 }
 _STRUCTS: tuple[type[Struct], ...] = (
-    *(Daemon, Events, Audit, Packages, Profile, Spec),
+    *(Daemon, Events, Audit, Packages, Metrics, Profile, Spec),
     *SECTIONS.values(),
 )
 COMPUTED = ("written", "written_secrets", "own", "store_urls")

@@ -1,9 +1,17 @@
-"""Serves the methods `agent.list`, `agent.set`, `runtime.stats` and `store.list`: shows all that runs, and changes the table of one agent."""
+"""Serves the methods `agent.list`, `agent.set`, `runtime.stats`, `store.list` and `metrics.*`: shows all that runs, and changes the table of one agent."""
 
 from collections.abc import Iterable
 
 from msgspec import UNSET
 
+from ...worker.control.metrics import (
+    MetricsHistory,
+    MetricsHistoryParams,
+    MetricsLatest,
+    MetricsLatestParams,
+    MetricsTop,
+    MetricsTopParams,
+)
 from ...worker.control.params import AgentSetParams, NoParams, StatusParams
 from ...worker.control.runtime_results import (
     Agents,
@@ -13,7 +21,7 @@ from ...worker.control.runtime_results import (
     Store,
     Stores,
 )
-from ..access.scope import ALL_NAMES, OPEN, is_in_scope
+from ..access.scope import AGENT, ALL_NAMES, OPEN, is_in_scope
 from ..api.caller import made_by
 from ..api.faces import faces
 from ..api.table import Caller, Control, method
@@ -120,3 +128,53 @@ async def _stores(control: Control, _params: NoParams, caller: Caller) -> Stores
             )
             found.append(store)
     return Stores(stores=found)
+
+
+@method(
+    "metrics.history",
+    "read",
+    MetricsHistoryParams,
+    MetricsHistory,
+    scope=AGENT,
+    faces=faces("GET /metrics/history", python="get_metrics_history", command="metrics"),
+)
+async def _history(
+    control: Control, params: MetricsHistoryParams, _caller: Caller
+) -> MetricsHistory:
+    """Returns what an agent, a server or the daemon did and used over time, in steps."""
+    return await control.metrics.history(params.agent, params.since, params.until, params.step_s)
+
+
+@method(
+    "metrics.top",
+    "read",
+    MetricsTopParams,
+    MetricsTop,
+    scope=ALL_NAMES,
+    faces=faces("GET /metrics/top", python="get_metrics_top", command="metrics"),
+)
+async def _top(control: Control, params: MetricsTopParams, _caller: Caller) -> MetricsTop:
+    """Ranks agents and servers by success, duration and cost, and names those that are a problem."""
+    names = _names(control, params.names, params.selector)
+    return await control.metrics.top(names, params.since, params.limit)
+
+
+@method(
+    "metrics.latest",
+    "read",
+    MetricsLatestParams,
+    MetricsLatest,
+    scope=ALL_NAMES,
+    faces=faces("GET /metrics/latest", python="get_latest_metrics", command="metrics"),
+)
+async def _latest(control: Control, params: MetricsLatestParams, _caller: Caller) -> MetricsLatest:
+    """Returns the present figures: those since the daemon's start, and those of the last minute."""
+    return await control.metrics.latest(_names(control, params.names, params.selector))
+
+
+def _names(control: Control, names: list[str] | None, selector: str | None) -> list[str] | None:
+    """Returns the agents and servers that the params choose, without teams and workflows; None for all."""
+    if names is None and selector is None:
+        return None
+    chosen = control.agents.registry.chosen(names or [], selector, groups=True)
+    return [name for name in chosen if name in control.agents.agents]

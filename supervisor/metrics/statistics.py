@@ -1,4 +1,4 @@
-"""Counts processes, tasks and tool calls since the daemon started, as they happen.
+"""Counts processes, tasks, tool calls, tokens and incidents since the daemon started, as they happen.
 
 Every figure is exact. A counter moves at the event itself, in a time that does not depend on how many agents
 there are, and nothing is sampled until a request comes. Percentiles are those of the last WINDOW tasks, or calls
@@ -11,20 +11,22 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Literal, NamedTuple
-from weakref import WeakKeyDictionary
 
 from ...worker.contract.records import Task
 from ..agents.agent import Agent
 from ..agents.agents import Agents
-from ..events.bus import rfc3339
-from ..lifecycle.state_machine import UP
+from ..events.bus import Event, rfc3339
+from ..lifecycle.state_machine import UP, State, Worker
 from ..process.usage import read_process
 from ..supervision.incarnation import Incarnation
 from ..supervision.limit_enforcer import LimitEnforcer
 from ..supervision.shared import Shared
 from ..supervision.worker_supervisor import WorkerSupervisor
 from ..worker_api.call_rate import CallRates
+from .health import FULL, health_score
+from .histogram import Buckets, bucket_of, quantile_ms
 from .overhead import Overhead
 
 WINDOW = 10_000
@@ -38,6 +40,12 @@ RECENT_S = 3600.0
 
 AT_ONCE = 4
 """Number of windows that are sorted before the loop has its turn: a few milliseconds."""
+
+INCIDENTS = 100
+"""Number of the last incidents of which the health of an agent is made."""
+
+Incident = Literal["restarts", "failed_checks", "limit_hits", "hung"]
+"""What lowers the health of an agent beside its failed tasks; each is counted in the field of its name."""
 
 Outcome = Literal["ok", "failed", "cancelled"]
 
@@ -108,9 +116,19 @@ class Count:
     cost_cents: float = 0.0
     restarts: int = 0
     """Number of starts after failures; unlike `worker.restarts` it never goes back."""
+    failed_checks: int = 0
+    limit_hits: int = 0
+    hung: int = 0
+    durations: Buckets = field(default_factory=Buckets)
     window: Window = field(default_factory=Window)
     recent: deque[tuple[float, bool]] = field(default_factory=lambda: deque(maxlen=RECENT_ENDS))
     """Times, in monotonic seconds, of the last ends, and whether each succeeded."""
+    failed_at: float = -inf
+    """Time, in monotonic seconds, of the last failed task or incident."""
+    incidents: deque[tuple[float, Incident]] | None = None
+    """Times, in monotonic seconds, of the last incidents; None before the first."""
+    restarts_seen: dict[str, int] = field(default_factory=dict[str, int])
+    """Restarts of workers that have any, by worker id, as they were seen last."""
 
     def end(self, outcome: Outcome, duration_ms: float | None) -> None:
         """Counts one more task, or call, that has ended; without a duration it had not begun."""
@@ -118,12 +136,23 @@ class Count:
             self.ok += 1
         elif outcome == "failed":
             self.failed += 1
+            self.failed_at = time.monotonic()
         else:
             self.cancelled += 1
         if outcome != "cancelled":
             self.recent.append((time.monotonic(), outcome == "ok"))
         if duration_ms is not None:
             self.window.add(duration_ms)
+            bucket = bucket_of(duration_ms)
+            self.durations[bucket] = self.durations.get(bucket, 0) + 1
+
+    def note(self, incident: Incident, number: int = 1) -> None:
+        """Counts incidents of this moment."""
+        setattr(self, incident, getattr(self, incident) + number)
+        if self.incidents is None:
+            self.incidents = deque(maxlen=INCIDENTS)
+        self.failed_at = time.monotonic()
+        self.incidents.extend([(self.failed_at, incident)] * number)
 
     @property
     def ended(self) -> int:
@@ -135,6 +164,31 @@ class Count:
         """Returns the share that succeeded of those that were not cancelled."""
         judged = self.ok + self.failed
         return round(self.ok / judged, 6) if judged else None
+
+
+@dataclass(slots=True, eq=False)
+class MethodCount:
+    """Counts the calls of one method of the table."""
+
+    count: int = 0
+    total_ms: float = 0.0
+    durations: Buckets = field(default_factory=Buckets)
+
+    def add(self, duration_ms: float) -> None:
+        """Counts a call."""
+        self.count += 1
+        self.total_ms += duration_ms
+        bucket = bucket_of(duration_ms)
+        self.durations[bucket] = self.durations.get(bucket, 0) + 1
+
+    def record(self) -> dict[str, float]:
+        """Returns the figures of this moment."""
+        return {
+            "count": self.count,
+            "average_ms": round(self.total_ms / self.count, 3),
+            "p50_ms": quantile_ms(self.durations, 50) or 0.0,
+            "p99_ms": quantile_ms(self.durations, 99) or 0.0,
+        }
 
 
 @dataclass(slots=True)
@@ -173,6 +227,7 @@ class Statistics:
         limits: knows what each tree uses.
         kind_of: "team" or "workflow" for the name of one, else None.
         rates: counts tool calls by the minute.
+        usage_of: returns the tokens of an agent within the last minute, and its cents of the last day.
     """
 
     def __init__(
@@ -182,7 +237,9 @@ class Statistics:
         limits: LimitEnforcer,
         kind_of: Callable[[str], str | None],
         rates: CallRates,
+        usage_of: Callable[[str], tuple[int, float]] = lambda _: (0, 0.0),
     ) -> None:
+        self._usage_of_budget = usage_of
         self._overhead = Overhead(shared.launcher, shared.zygotes)
         self._rates = rates
         self._agents = agents
@@ -190,34 +247,38 @@ class Statistics:
         self._kind_of = kind_of
         self.since_s = time.time()
         """When counting began, in seconds of the Unix epoch."""
-        self._restarts: WeakKeyDictionary[WorkerSupervisor, int] = WeakKeyDictionary()
         self._total = Count()
         self._counts: dict[str, Count] = {}
         self._lives: dict[WorkerSupervisor, Incarnation] = {}
         self._begun: dict[str, float] = {}
+        self._methods: dict[str, MethodCount] = {}
+        # Nothing is queued: an event is counted the moment it is published.
+        self._incidents = shared.bus.subscribe(("limit.*", "health.failed"), where=self._noted)
 
     # -- counting
 
     def changed(self, supervisor: WorkerSupervisor) -> None:
         """Counts a worker's start and end; subscribed to every change of one, before `LimitEnforcer`."""
         known, life = self._lives.get(supervisor), supervisor.life
+        count = self._counts.get(supervisor.spec.name)
+        if supervisor.worker.restarts or (count is not None and count.restarts_seen):
+            self._note_restarts(supervisor)
         if known is not None and (life is not known or supervisor.worker.pid is None):
             del self._lives[supervisor]
             used_s = max(known.used_s, self._limits.cpu_s(supervisor))
             self._total.cpu_s += used_s
             if (count := self._count(supervisor.spec.name)) is not None:
                 count.cpu_s += used_s
+                last = supervisor.worker.last_exit
+                if last is not None and last.result == "hung":
+                    count.note("hung")
+                    self._total.hung += 1
             known = None
         if known is None and life is not None and supervisor.worker.pid is not None:
             self._lives[supervisor] = life
             self._total.spawned += 1
-            again = supervisor.worker.restarts - self._restarts.get(supervisor, 0)
-            if supervisor.worker.restarts or again:
-                self._restarts[supervisor] = supervisor.worker.restarts
-            self._total.restarts += max(again, 0)
             if (count := self._count(supervisor.spec.name)) is not None:
                 count.spawned += 1
-                count.restarts += max(again, 0)
 
     def started(self, task: Task) -> None:
         """Notes the begin of an attempt, from which its duration counts."""
@@ -235,8 +296,6 @@ class Statistics:
         count = self._count(task.agent)
         for each in (self._total,) if count is None else (self._total, count):
             each.end(outcome, duration_ms)
-            each.tokens += task.tokens_used
-            each.cost_cents += task.cost_cents
 
     def called(self, agent: str | None, server: str, outcome: str, duration_s: float) -> None:
         """Counts a tool call by a worker of `agent`, or by a client (None), that has reached a server."""
@@ -252,6 +311,46 @@ class Statistics:
                 ended = "ok" if outcome == "ok" else "cancelled"
             count.end(ended, duration_s * 1000)
 
+    def used(self, agent: str, tokens: int, cost_cents: float) -> None:
+        """Counts tokens and cents that a task of an agent has used."""
+        for count in (self._total, self._count(agent)):
+            if count is not None:
+                count.tokens += tokens
+                count.cost_cents += cost_cents
+
+    def served(self, method: str, duration_s: float) -> None:
+        """Counts a call of a method of the table, with the time that it waited for what it asked for."""
+        count = self._methods.get(method)
+        if count is None:
+            count = self._methods[method] = MethodCount()
+        count.add(duration_s * 1000)
+
+    def _note_restarts(self, supervisor: WorkerSupervisor) -> None:
+        """Counts restarts of a worker that has its place; one beside it has the same id."""
+        name, now = supervisor.spec.name, supervisor.worker.restarts
+        if self._agents.registry.supervisor(supervisor.id) is not supervisor:
+            return
+        count = self._count(name)
+        if count is None:
+            return
+        new = now - count.restarts_seen.get(supervisor.id, 0)
+        if new > 0:
+            count.note("restarts", new)
+            self._total.restarts += new
+        if new:
+            count.restarts_seen[supervisor.id] = now
+
+    def _noted(self, event: Event) -> bool:
+        """Counts a limit that was met, or a check that failed; returns False, since it is done with the event."""
+        throttles = event.type != "limit.cpu" or event.fields.get("throttled") is True
+        if event.agent is None or event.type == "limit.processes" or not throttles:
+            return False
+        incident: Incident = "failed_checks" if event.type == "health.failed" else "limit_hits"
+        if (count := self._count(event.agent)) is not None:
+            count.note(incident)
+        self._total.note(incident)
+        return False
+
     def recent_success_rate(self, name: str) -> float | None:
         """Returns the share that succeeded of the last RECENT_ENDS within RECENT_S; None without any."""
         count = self._counts.get(name)
@@ -259,9 +358,40 @@ class Statistics:
         ends = [] if count is None else [ok for at, ok in count.recent if at > since]
         return sum(ends) / len(ends) if ends else None
 
+    def health_score(self, agent: Agent) -> int:
+        """Returns the health of an agent or server, from 0 to 100."""
+        if any(_has_given_up(supervisor.worker) for supervisor in agent.supervisors):
+            return 0
+        count = self.find(agent.name)
+        since = time.monotonic() - self._agents.config.metrics.health_window
+        if count is None or count.failed_at <= since:
+            return FULL  # as with most of thousands
+        return health_score(count.recent, count.incidents or (), since=since)
+
     def calls_last_minute(self, name: str) -> int:
         """Returns the number of tool calls that workers of an agent made within the last minute."""
         return self._rates.last_minute(name, time.monotonic())
+
+    @property
+    def uptime_s(self) -> float:
+        """Returns the seconds for which it has counted."""
+        return time.time() - self.since_s
+
+    @property
+    def total(self) -> Count:
+        """Returns the counters of all."""
+        return self._total
+
+    def find(self, name: str) -> Count | None:
+        """Returns the counters of an agent, server, team or workflow; None while nothing was counted."""
+        count = self._counts.get(name)
+        agent = self._agents.agents.get(name)
+        return None if count is None or (agent is not None and count.agent is not agent) else count
+
+    @property
+    def methods(self) -> Mapping[str, "MethodCount"]:
+        """Returns the calls of each method of the table that was called."""
+        return self._methods
 
     def _count(self, name: str) -> Count | None:
         """Returns the counters behind a name; None where it is not in use."""
@@ -323,23 +453,29 @@ class Statistics:
         }
         entries: list[CountedEntry] = []
         total = Usage()
+        tokens, cents = 0, 0.0
         at_s, now = time.time(), time.monotonic()
         for name in sorted(self._known()):  # all at one moment, so that it adds up
             agent = self._agents.agents.get(name)
             present = Usage() if agent is None else self._usage_of(agent)
             total.add(present)
+            used = self._usage_of_budget(name)
+            tokens, cents = tokens + used[0], cents + used[1]
             if chosen is None or name in chosen:
                 kind = str(self._kind_of(name)) if agent is None else agent.spec.kind
                 key = "mcp_servers" if kind == "mcp" else f"{kind}s"
                 calls = self._rates.last_minute(name, now)
-                entries.append(CountedEntry.of(self._count(name) or Count(), present, calls))
+                score = None if agent is None else self.health_score(agent)
+                count = self._count(name) or Count()
+                entries.append(CountedEntry.of(count, present, calls, score, used))
                 groups[key][name] = entries[-1].record
         overhead = self._overhead.figures()
         for part in overhead.values():
             total.add(
                 Usage(0, int(part["active"]), int(part["memory_bytes"]), part["cpu_ms"] / 1000)
             )
-        entries.append(CountedEntry.of(self._total, total, self._rates.total(now)))
+        all_calls, all_used = self._rates.total(now), (tokens, round(cents, 6))
+        entries.append(CountedEntry.of(self._total, total, all_calls, None, all_used))
         for number, each in enumerate(entries):
             each.finish()
             if number % AT_ONCE == AT_ONCE - 1:
@@ -351,6 +487,7 @@ class Statistics:
             **entries[-1].record,
             **groups,
             "overhead": overhead,
+            "methods": {name: each.record() for name, each in sorted(self._methods.items())},
         }
 
     def _known(self) -> set[str]:
@@ -371,6 +508,15 @@ class Statistics:
         return present
 
 
+GIVEN_UP = frozenset({"restart-limit", "exec-failed", "start-timeout"})
+"""Results of ends after which a worker is not started again."""
+
+
+def _has_given_up(worker: Worker) -> bool:
+    last = worker.last_exit
+    return worker.state is State.TERMINATED and last is not None and last.result in GIVEN_UP
+
+
 class CountedEntry(NamedTuple):
     """Holds the record of one name, or of all; `finish` puts the percentiles in."""
 
@@ -378,7 +524,14 @@ class CountedEntry(NamedTuple):
     figures: Figures
 
     @classmethod
-    def of(cls, count: Count, present: Usage, calls_last_minute: int) -> "CountedEntry":
+    def of(
+        cls,
+        count: Count,
+        present: Usage,
+        calls_last_minute: int,
+        health: int | None,
+        used: tuple[int, float],
+    ) -> "CountedEntry":
         """Returns the figures of this moment."""
         record: dict[str, dict[str, object]] = {
             "runtime": {
@@ -387,6 +540,8 @@ class CountedEntry(NamedTuple):
                 "executed": count.ended,
                 "failed": count.failed,
                 "success_rate": count.success_rate,
+                "restarts": count.restarts,
+                "health_score": health,
             },
             "process": {
                 "active": present.processes,
@@ -400,6 +555,10 @@ class CountedEntry(NamedTuple):
                 "cancelled": count.cancelled,
                 "tool_calls": count.tool_calls,
                 "tool_calls_last_minute": calls_last_minute,
+                "tokens": count.tokens,
+                "cost_cents": round(count.cost_cents, 6),
+                "tokens_last_minute": used[0],
+                "cost_cents_today": used[1],
             },
         }
         return cls(record, count.window.figures())

@@ -51,6 +51,7 @@ def _object(properties: Mapping[str, Schema]) -> Schema:
     return {"type": "object", "properties": dict(properties), "additionalProperties": False}
 
 
+_RETENTION = _object(dict.fromkeys(spec.Retention.__struct_fields__, DURATION))
 _RETRY = _object(
     {
         "max_attempts": {"type": "integer", "minimum": 1, "maximum": 1000},
@@ -198,6 +199,7 @@ _SCHEMAS: Mapping[Rule, Callable[[Schema], Schema]] = {
     probe_spec.actions: _always({"type": "object", "additionalProperties": ARGV}),
     declared.store_url: _always(TEXT),
     spec.scale: _always(_SCALE),
+    spec.retention_table: _always(_RETENTION),
     workflow.json_value: _always({}),
     workflow.template_text: _always(TEXT),
     workflow.retry_table: _always(_RETRY),

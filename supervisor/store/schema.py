@@ -168,6 +168,13 @@ MIGRATIONS: tuple[str, ...] = (
     """
     ALTER TABLE revision ADD COLUMN resumes INTEGER NOT NULL DEFAULT 0
     """,
+    # The history of metrics: what each subject did in each step, each minute and each hour, in the order of time.
+    """
+    CREATE TABLE metric (
+        tier INTEGER NOT NULL, at INTEGER NOT NULL, subject TEXT NOT NULL, value BLOB NOT NULL,
+        PRIMARY KEY (tier, at, subject)
+    ) WITHOUT ROWID
+    """,
 )
 
 

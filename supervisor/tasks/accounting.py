@@ -63,14 +63,22 @@ class Accounting:
         writer: finds tasks, and publishes their progress.
         agents: their limits and workers.
         budgets: is charged with the usage; None: agents have none.
+        on_usage: called with the agent, the tokens and the cents of each usage.
     """
 
-    def __init__(self, writer: RecordWriter, agents: Agents, budgets: "Budgets | None") -> None:
+    def __init__(
+        self,
+        writer: RecordWriter,
+        agents: Agents,
+        budgets: "Budgets | None",
+        on_usage: Callable[[str, int, float], None] = lambda *_: None,
+    ) -> None:
         self._writer = writer
         self._backlog = writer.backlog
         self._agents = agents
         self._budgets = budgets
         self.part_buffers = PartBuffers()
+        self._on_usage = on_usage
 
     def task_of(self, supervisor: WorkerSupervisor, task_id: str | None) -> Entry | None:
         """Returns the running task of a worker that a message is about; None where it is about none.
@@ -136,6 +144,7 @@ class Accounting:
         )
         if self._budgets is not None:
             self._budgets.charge(task.agent, tokens, cost_cents)
+        self._on_usage(task.agent, tokens, cost_cents)
         each: Entry | None = entry
         while each is not None:
             if each is not entry:
@@ -400,7 +409,7 @@ class Budgets:
         """Counts tokens and cents of an agent; `holds` may give a reason from then on."""
         spec = self._spec(agent)
         before = None if spec is None else self._excess(spec)
-        if tokens and spec is not None and spec.resources.max_tokens_per_minute:
+        if tokens and spec is not None:
             past = self._tokens.get(agent, NO_TOKENS)
             self._tokens[agent] = past.plus(tokens, self._loop.time())
         if cost_cents:

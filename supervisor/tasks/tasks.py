@@ -70,6 +70,7 @@ class Tasks:
         on_waiting: called with the name of an agent for which tasks wait, after each attempt to dispatch them.
         success_rate: returns the share of its last tasks in which an agent, team or workflow succeeded, None without any.
         limits: has the samples of what workers use; None: tasks are not measured.
+        on_usage: called with the agent, the tokens and the cents of each usage of a task.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Tasks:
         on_waiting: Callable[[str], None],
         success_rate: Callable[[str], float | None] = lambda _: None,
         limits: LimitEnforcer | None = None,
+        on_usage: Callable[[str, int, float], None] = lambda *_: None,
     ) -> None:
         self.success_rate = success_rate
         self._agents = agents
@@ -105,7 +107,7 @@ class Tasks:
             lambda name: None if (agent := agents.agents.get(name)) is None else agent.spec,
             on_free=lambda name: self.dispatcher.dispatch(name),
         )
-        self.accounting = Accounting(writer, agents, self.budgets)
+        self.accounting = Accounting(writer, agents, self.budgets, on_usage)
         self._executor = Executor(
             writer, agents, self.accounting, shared.checkpoints, sessions, observers, limits
         )

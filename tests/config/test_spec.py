@@ -526,7 +526,7 @@ def test_a_file_of_mistakes_lists_a_hundred_of_them() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[monitoring]\nenable_metrics = true", ["not available", "corral stats"]),
+        ("[metrics]\nretention = '1d'", ['{ raw = "1d"']),
         (f"{SERVER}share = 'tenant'", ["not available", '"agent"']),
         (f"{AGENT}cron = '* * * * *'", ["[schedules.NAME]"]),
         (f"{AGENT}timeout = 60", ["max_task_duration", "resources"]),

@@ -57,7 +57,7 @@ supervisor.autoscaling: worker.contract agents config lifecycle supervision task
 supervisor.jobs: worker.contract agents config events lifecycle store supervision tasks
 supervisor.orchestration: worker.contract worker.control config decoding events lifecycle store supervision agents tasks
 supervisor.worker_api: worker.contract mcp.protocol mcp.pool agents audit config events lifecycle secrets sessions store supervision hibernation tasks
-supervisor.metrics: worker.contract agents events lifecycle process supervision worker_api
+supervisor.metrics: worker.contract worker.control agents config events lifecycle process store supervision tasks worker_api
 supervisor.reports: worker.contract worker.control events logs store supervision
 supervisor.package_methods: worker.contract worker.control access api events packages supervision
 supervisor.api: worker.contract worker.control mcp.pool access agents audit backup config deployment events lifecycle logs metrics packages process secrets sessions stores supervision hibernation tasks worker_api reports
@@ -93,6 +93,7 @@ PURE = {
     "supervisor.zygote": "policy",
     "supervisor.sessions": "session",
     "supervisor.tasks": "boundaries retry_policy queue",
+    "supervisor.metrics": "histogram step rollup series health ranking",
     "supervisor.rollout": "policy",
     "supervisor.revisions": "decision",
     "supervisor.activation": "policy",

@@ -65,7 +65,8 @@ def test_a_right_file_is_valid(text: str) -> None:
     "text",
     [
         "agent = 1",
-        "[monitoring]\nenable_metrics = true",
+        "[monitoring]\nenable_metrics = 1",
+        "[metrics]\nretention = { day = '1d' }",
         "[daemon]\nlog_level = 'loud'",
         "[process]\nisolation = 'strict'",
         "[resources]\nmax_memory_bytes = '2 gigs'",

@@ -27,6 +27,7 @@ SHOWN_ELSEWHERE: dict[str, str] = {
     "output_schema": "test_exposed_agents.py::test_a_reload_changes_the_schemas_without_a_restart",
     "control": "test_rights.py::test_a_grant_is_taken_back_by_a_reload_without_a_restart",
     "stores": "test_stores.py::test_a_reload_rolls_the_workers_of_a_store_whose_address_has_changed",
+    "monitoring.enable_metrics": "test_metrics.py::test_collecting_is_stopped_and_begun_again_by_a_reload",
     "daemon.journal": "test_daemon_log.py::test_a_reload_turns_the_copies_of_workers_lines_on_and_off",
 }
 """Live key -> the test that changes it under a running daemon."""
@@ -41,6 +42,12 @@ NOT_SEEN: dict[str, str] = {
     "memory.cleanup_interval": AT_EACH_USE,
     "memory.compression": AT_EACH_USE,
     "memory.max_pool_bytes": AT_EACH_USE,
+    "metrics.health_window": AT_EACH_USE,
+    "metrics.problem_average": AT_EACH_USE,
+    "metrics.problem_average_tasks": AT_EACH_USE,
+    "metrics.problem_error_percent": AT_EACH_USE,
+    "metrics.problem_error_tasks": AT_EACH_USE,
+    "metrics.retention": AT_EACH_USE,
     "monitoring.max_log_buffer_size": AT_EACH_USE,
     "monitoring.metrics_interval": AT_EACH_USE,
     "packages.max_bytes": AT_EACH_USE,

@@ -108,6 +108,10 @@ def _daemon(call: Calls) -> None:
     call("daemon.reload")
     call("rpc.discover")
     call("statistics.show")
+    assert call("metrics.latest")["daemon"]["total"]["up"] >= 1
+    assert call("metrics.history")["points"]
+    call("metrics.history", agent="ann", step_s=60.0)
+    call("metrics.top")
 
 
 def _agents(call: Calls) -> None:

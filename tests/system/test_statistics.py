@@ -75,9 +75,12 @@ def test_every_task_that_ends_is_counted_once_with_what_became_of_it(
         "cancelled": 1,
         "tool_calls": 0,
         "tool_calls_last_minute": 0,
+        "tokens": 0,
+        "tokens_last_minute": 0,
     }
     assert difference(before, after, "executor") == told
     assert difference(before, after, "runtime") == {
+        "restarts": 0,
         "spawned": 0,
         "active": 0,
         "executed": 46,

@@ -27,6 +27,7 @@ from ..contract.records import (
 from ..control.access import NewToken, TokenList, TokenRemoved, Whoami
 from ..control.backup import BackupMade, BackupPiece, Exported, Imported
 from ..control.deployments import Deployment, Deployments
+from ..control.metrics import MetricsHistory, MetricsLatest, MetricsTop
 from ..control.packages import PackageDetails, PackageRecord, PackageRecords, PackageUpload
 from ..control.params import Addition
 from ..control.reports import Costs
@@ -839,6 +840,47 @@ class BlockingMethods:
         Needs the right "read".
         """
         return self._loop.wait(self._runtime.memory_stats(agent=agent))
+
+    def get_metrics_history(
+        self,
+        *,
+        agent: str | None = None,
+        since: float | datetime | None = None,
+        until: float | datetime | None = None,
+        step_s: float | None = None,
+    ) -> MetricsHistory:
+        """Returns what an agent, a server or the daemon did and used over time, in steps.
+
+        Needs the right "read".
+        """
+        return self._loop.wait(
+            self._runtime.get_metrics_history(agent=agent, since=since, until=until, step_s=step_s)
+        )
+
+    def get_latest_metrics(
+        self, names: Sequence[str] | None = None, *, selector: str | None = None
+    ) -> MetricsLatest:
+        """Returns the present figures: those since the daemon's start, and those of the last minute.
+
+        Needs the right "read".
+        """
+        return self._loop.wait(self._runtime.get_latest_metrics(names, selector=selector))
+
+    def get_metrics_top(
+        self,
+        names: Sequence[str] | None = None,
+        *,
+        selector: str | None = None,
+        since: float | datetime | None = None,
+        limit: int = 5,
+    ) -> MetricsTop:
+        """Ranks agents and servers by success, duration and cost, and names those that are a problem.
+
+        Needs the right "read".
+        """
+        return self._loop.wait(
+            self._runtime.get_metrics_top(names, selector=selector, since=since, limit=limit)
+        )
 
     def add_package(
         self, data: str | None = None, *, upload: str | None = None, sha256: str | None = None

@@ -38,6 +38,14 @@ from ..control.deployments import (
     DeploymentsParams,
     DeployParams,
 )
+from ..control.metrics import (
+    MetricsHistory,
+    MetricsHistoryParams,
+    MetricsLatest,
+    MetricsLatestParams,
+    MetricsTop,
+    MetricsTopParams,
+)
 from ..control.packages import (
     PackageAddParams,
     PackageDetails,
@@ -953,6 +961,46 @@ class Methods:
         """
         params = given(MemoryStatsParams, agent=agent)
         return await self._connection.ask(MemoryStatistics, "memory.stats", params)
+
+    async def get_metrics_history(
+        self,
+        *,
+        agent: str | None = None,
+        since: float | datetime | None = None,
+        until: float | datetime | None = None,
+        step_s: float | None = None,
+    ) -> MetricsHistory:
+        """Returns what an agent, a server or the daemon did and used over time, in steps.
+
+        Needs the right "read".
+        """
+        params = given(MetricsHistoryParams, agent=agent, since=since, until=until, step_s=step_s)
+        return await self._connection.ask(MetricsHistory, "metrics.history", params)
+
+    async def get_latest_metrics(
+        self, names: Sequence[str] | None = None, *, selector: str | None = None
+    ) -> MetricsLatest:
+        """Returns the present figures: those since the daemon's start, and those of the last minute.
+
+        Needs the right "read".
+        """
+        params = given(MetricsLatestParams, names=names, selector=selector)
+        return await self._connection.ask(MetricsLatest, "metrics.latest", params)
+
+    async def get_metrics_top(
+        self,
+        names: Sequence[str] | None = None,
+        *,
+        selector: str | None = None,
+        since: float | datetime | None = None,
+        limit: int = 5,
+    ) -> MetricsTop:
+        """Ranks agents and servers by success, duration and cost, and names those that are a problem.
+
+        Needs the right "read".
+        """
+        params = given(MetricsTopParams, names=names, selector=selector, since=since, limit=limit)
+        return await self._connection.ask(MetricsTop, "metrics.top", params)
 
     async def add_package(
         self, data: str | None = None, *, upload: str | None = None, sha256: str | None = None

@@ -403,9 +403,15 @@ class ListenStatus(Struct, frozen=True, kw_only=True):
 class AgentStatus(Struct, frozen=True, kw_only=True):
     """Represents an agent or MCP server in `status`; `tools` and `mcp` are for servers, `instances` for a range.
 
-    `job` is the state of an agent of `type = "oneshot"`, and null for a service. `rolling` is there while a change replaces
-    its workers, `taken_back` after one that did not come up, until the next one; `beside` has the workers without a place: new ones that come, and former ones that finish. `overridden` is the
-    number of the revision whose table is in force instead of the file's.
+        `job` is the state of an agent of `type = "oneshot"`, and null for a service. `rolling` is there while a change replaces
+    <<<<<<< HEAD
+        its workers, `taken_back` after one that did not come up, until the next one; `beside` has the workers without a place: new ones that come, and former ones that finish. `overridden` is the
+        number of the revision whose table is in force instead of the file's.
+    =======
+        its workers; `beside` has the workers without a place: new ones that come, and former ones that finish. `overridden` is the
+        number of the revision whose table is in force instead of the file's. `health_score` is from 0 to 100, by failed tasks,
+        restarts, failed checks, met limits and hangs of the last minutes.
+    >>>>>>> 0ee05a1 (metrics: keep a history, health scores and rankings)
     """
 
     name: str
@@ -416,6 +422,7 @@ class AgentStatus(Struct, frozen=True, kw_only=True):
     protocol: str
     workers: list[WorkerStatus]
     queued: int = 0
+    health_score: int = 100
     type: Literal["service", "oneshot"] = "service"
     job: JobState | None = None
     title: str = ""
@@ -522,6 +529,7 @@ class RuntimeFigures(Struct, frozen=True, kw_only=True):
     """Counts incarnations that were started, workers that are up, and tasks that have ended (of a server: calls).
 
     `failed` are those that failed or timed out; `success_rate` is the share that succeeded of what was not cancelled.
+    `restarts` counts starts after failures alone. `health_score` is from 0 to 100, null where there is no process.
     """
 
     spawned: int
@@ -529,6 +537,8 @@ class RuntimeFigures(Struct, frozen=True, kw_only=True):
     executed: int
     failed: int
     success_rate: float | None
+    restarts: int = 0
+    health_score: int | None = None
 
 
 class ProcessFigures(Struct, frozen=True, kw_only=True):
@@ -543,7 +553,8 @@ class ExecutorFigures(Struct, frozen=True, kw_only=True):
     """Counts ended tasks, or calls of a server, with durations from the start of the last attempt to the end.
 
     `tool_calls` counts the calls that a server received, in a task or not; `tool_calls_last_minute` those that workers
-    of an agent made, as `max_tool_calls_per_minute` counts them.
+    of an agent made, as `max_tool_calls_per_minute` counts them. `tokens` and `cost_cents` are what its tasks reported;
+    `tokens_last_minute` and `cost_cents_today` (the last 24 hours) count as the limits do.
     """
 
     total: int
@@ -555,6 +566,19 @@ class ExecutorFigures(Struct, frozen=True, kw_only=True):
     average_ms: float | None
     p50_ms: float | None
     p99_ms: float | None
+    tokens: int = 0
+    cost_cents: float = 0.0
+    tokens_last_minute: int = 0
+    cost_cents_today: float = 0.0
+
+
+class MethodFigures(Struct, frozen=True, kw_only=True):
+    """Counts the calls of a method, with the time that each waited for what it asked for; percentiles are within 4.5 %."""
+
+    count: int
+    average_ms: float
+    p50_ms: float
+    p99_ms: float
 
 
 class Figures(Struct, frozen=True, kw_only=True):
@@ -569,7 +593,8 @@ class Statistics(Struct, frozen=True, kw_only=True):
     """Represents the result of `statistics.show`: counts since `since`, percentiles over the last `window` durations.
 
     `process` counts all agents and servers and corral's own processes; `overhead` has these alone, as `daemon`, `launcher`
-    and `zygotes`. Memory is the resident memory (RSS), in which pages that processes share count for each.
+    and `zygotes`. Memory is the resident memory (RSS), in which pages that processes share count for each. `methods` are
+    those of the method table that were called.
     """
 
     since: str
@@ -583,3 +608,4 @@ class Statistics(Struct, frozen=True, kw_only=True):
     teams: dict[str, Figures]
     workflows: dict[str, Figures]
     overhead: dict[str, ProcessFigures] = {}
+    methods: dict[str, MethodFigures] = {}

@@ -1,0 +1,218 @@
+"""Implements `corral metrics`: the history of an agent, a server or the daemon, the present figures, and rankings."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from .. import render
+from ..context import (
+    Command,
+    Session,
+    complete_agents,
+    duration,
+    moment,
+)
+from ..render import Record, inners, number, word
+
+HEADER = (
+    *("TIME", "RUN/MIN", "DONE", "FAILED", "ERRORS", "P50", "P99", "CPU%", "MEMORY", "RUNNING"),
+    *("QUEUED", "CALLS", "TOKENS", "CENTS", "RESTARTS"),
+)
+
+RANKED_HEADER = ("", "NAME", "HEALTH", "DONE", "FAILED", "ERRORS", "AVERAGE", "TOKENS", "CENTS")
+
+RANKINGS = ("best", "worst", "slowest", "expensive")
+
+ROWS = 24
+"""Number of rows of the table, where no step is asked for."""
+
+BARS = "▁▂▃▄▅▆▇█"
+
+SPARKS = (
+    ("runs/min", "executions_per_minute", ""),
+    ("failed", "failed", ""),
+    ("p99", "p99_ms", "ms"),
+    ("cpu", "cpu_percent", "%"),
+    ("memory", "memory_bytes", "bytes"),
+    ("queued", "queued_peak", ""),
+)
+"""Label, key and unit of each line of bars."""
+
+
+@click.command("metrics", cls=Command)
+@click.argument("name", required=False, metavar="[NAME]", shell_complete=complete_agents)
+@click.option("--since", default="1h", metavar="T", help="Begin here; default 1h ago.")
+@click.option("--until", metavar="T", help="End here; default now.")
+@click.option("--step", type=duration, metavar="D", help="Time between two rows.")
+@click.option("--top", is_flag=True, help="Rank agents, and name problems.")
+@click.option("--now", "latest", is_flag=True, help="Show the last minute of each agent.")
+@click.pass_obj
+def metrics(session: Session, /, **options: Any) -> None:  # Any: the values of the options above
+    """Show what an agent or the daemon did over time."""
+    now = time.time()
+    name: str | None = options["name"]
+    if options["top"] and options["latest"]:
+        raise click.UsageError("--top and --now exclude each other")
+    since = moment(options["since"], "--since", now)
+    if options["latest"]:
+        _show_latest(session, {} if name is None else {"names": [name]})
+        return
+    params: dict[str, object] = {"since": since}
+    if options["top"]:
+        _show_top(session, {**params, **({} if name is None else {"names": [name]})})
+        return
+    if name is not None:
+        params["agent"] = name
+    if options["until"] is not None:
+        params["until"] = moment(options["until"], "--until", now)
+    if options["step"] is not None:
+        params["step_s"] = options["step"]
+    elif not session.json:  # as many rows as a screen has
+        until = params.get("until", now)
+        length_s = float(str(until)) - since
+        params["step_s"] = max(1.0, length_s / ROWS)
+    _show_history(session, session.call("metrics.history", params))
+
+
+def _show_history(session: Session, document: Record) -> None:
+    if session.json:
+        session.print_json(document)
+        return
+    points = inners(document, "points")
+    if not points:
+        session.print("no metrics of this time")
+        return
+    session.print_table(
+        HEADER,
+        [_row(session, each) for each in points],
+        droppable=("CENTS", "TOKENS", "CALLS", "RESTARTS", "DONE", "QUEUED", "P50", "RUNNING"),
+        right=HEADER[1:],
+    )
+    step_s = number(document, "step_s") or 1.0
+    for label, key, unit in SPARKS:
+        values = _on_axis(points, key, step_s)
+        known = [each for each in values if each is not None]
+        if any(known):
+            ends = f"{_amount(min(known), unit)} to {_amount(max(known), unit)}"
+            session.print(f"{label:>9} {_bars(values)} {ends}")
+
+
+def _row(session: Session, point: Record) -> list[str]:
+    return [
+        session.at(word(point, "at")),
+        f"{number(point, 'executions_per_minute') or 0:.4g}",
+        word(point, "executed"),
+        word(point, "failed"),
+        _share(point),
+        _milliseconds(point, "p50_ms"),
+        _milliseconds(point, "p99_ms"),
+        f"{number(point, 'cpu_percent') or 0:.1f}",
+        render.size(number(point, "memory_bytes")),
+        word(point, "running"),
+        word(point, "queued"),
+        word(point, "tool_calls"),
+        word(point, "tokens"),
+        f"{number(point, 'cost_cents') or 0:.6g}",
+        word(point, "restarts"),
+    ]
+
+
+def _share(point: Record) -> str:
+    rate = number(point, "error_rate")
+    return "-" if rate is None else f"{rate:.1%}"
+
+
+def _milliseconds(record: Record, key: str) -> str:
+    found = number(record, key)
+    if found is not None and found < 9.95:
+        return f"{found:.1f}ms"
+    return render.duration(None if found is None else found / 1000)
+
+
+def _on_axis(points: Sequence[Record], key: str, step_s: float) -> list[float | None]:
+    """Returns the values of a key, one for each step; None for a step without a point."""
+    from datetime import datetime  # noqa: PLC0415 - start-up time: only for this command
+
+    places = [datetime.fromisoformat(word(each, "at")).timestamp() for each in points]
+    count = round((places[-1] - places[0]) / step_s) + 1
+    values: list[float | None] = [None] * count
+    for place, point in zip(places, points, strict=True):
+        values[min(count - 1, round((place - places[0]) / step_s))] = number(point, key)
+    return values
+
+
+def _bars(values: list[float | None]) -> str:
+    """Returns a line of bars from 0 to the highest value; a step without a value is blank."""
+    highest = max((each for each in values if each is not None), default=0.0) or 1.0
+    return "".join(
+        " " if each is None else BARS[min(len(BARS) - 1, int(each / highest * len(BARS)))]
+        for each in values
+    )
+
+
+def _amount(value: float, unit: str) -> str:
+    return render.size(value) if unit == "bytes" else f"{value:.4g}{unit}"
+
+
+def _show_latest(session: Session, params: Record) -> None:
+    document = session.call("metrics.latest", dict(params))
+    if session.json:
+        session.print_json(document)
+        return
+    if document.get("enabled") is not True:
+        session.print("metrics are off: enable_metrics = false")
+        return
+    found = [*inners(document, "agents"), *inners(document, "mcp_servers")]
+    daemon = render.as_record(document.get("daemon"))
+    header = ("NAME", "HEALTH", *HEADER[1:])
+    rows = [_present(session, each) for each in [*found, *([daemon] if daemon else [])]]
+    session.print_table(
+        header,
+        rows,
+        droppable=("CENTS", "TOKENS", "CALLS", "RESTARTS", "DONE", "QUEUED", "P50", "RUNNING"),
+        right=header[1:],
+    )
+
+
+def _present(session: Session, found: Record) -> list[str]:
+    point = render.as_record(found.get("last_minute"))
+    return [
+        word(found, "name", "(all)"),
+        word(found, "health_score", "-"),
+        *_row(session, point)[1:],
+    ]
+
+
+def _show_top(session: Session, params: Record) -> None:
+    document = session.call("metrics.top", dict(params))
+    if session.json:
+        session.print_json(document)
+        return
+    rows = [
+        [kind if not place else "", *_ranked(each)]
+        for kind in RANKINGS
+        for place, each in enumerate(inners(document, kind))
+    ]
+    if not rows:
+        session.print("nothing ran in this time")
+        return
+    session.print_table(RANKED_HEADER, rows, droppable=("CENTS", "TOKENS"), right=RANKED_HEADER[2:])
+    for each in inners(document, "problems"):
+        reasons = "; ".join(str(reason) for reason in render.items(each, "reasons"))
+        session.print(f"problem: {word(each, 'name')}: {reasons}")
+
+
+def _ranked(found: Record) -> list[str]:
+    point = render.as_record(found.get("total"))
+    return [
+        word(found, "name"),
+        word(found, "health_score"),
+        word(point, "executed"),
+        word(point, "failed"),
+        _share(point),
+        _milliseconds(point, "average_ms"),
+        word(point, "tokens"),
+        f"{number(point, 'cost_cents') or 0:.6g}",
+    ]

@@ -1,0 +1,205 @@
+"""Defines what the history keeps of one subject in one step of time, and how steps are added.
+
+A counter has what came in this step. A gauge has its value at the end of the step, a peak the highest. Pure values.
+"""
+
+from collections.abc import Iterable
+
+import msgspec
+from msgspec import Struct
+
+from .histogram import Buckets, difference
+from .histogram import merged as merged_buckets
+
+DAEMON = ""
+"""The subject that stands for the whole daemon; each other one is the name of an agent or MCP server."""
+
+
+class Step(Struct, frozen=True, array_like=True):
+    """Holds the figures of one subject in one step. New fields are appended: the store has it as an array.
+
+    `begins` is true in the first step of a daemon: gauges of earlier steps hold no longer. `storage` has bytes by part.
+    """
+
+    span_ms: int = 0
+    begins: bool = False
+    ok: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    tool_calls: int = 0
+    tokens: int = 0
+    cost_cents: float = 0.0
+    cpu_ms: float = 0.0
+    restarts: int = 0
+    failed_checks: int = 0
+    limit_hits: int = 0
+    hung: int = 0
+    duration_ms: float = 0.0
+    durations: Buckets = {}
+    up: int = 0
+    processes: int = 0
+    memory_bytes: int = 0
+    open_files: int = 0
+    queued: int = 0
+    running: int = 0
+    memory_peak_bytes: int = 0
+    queued_peak: int = 0
+    storage: dict[str, int] | None = None
+
+    @property
+    def executed(self) -> int:
+        """Returns the number of tasks, or of calls of a server, that ended."""
+        return self.ok + self.failed + self.cancelled
+
+    @property
+    def timed(self) -> int:
+        """Returns the number of durations."""
+        return sum(self.durations.values())
+
+    @property
+    def error_rate(self) -> float | None:
+        """Returns the share that failed of those that were not cancelled; None without any."""
+        judged = self.ok + self.failed
+        return self.failed / judged if judged else None
+
+    @property
+    def average_ms(self) -> float | None:
+        """Returns the average duration; None without any."""
+        return self.duration_ms / self.timed if self.durations else None
+
+    def gauges_alone(self) -> "Step":
+        """Returns a step of the same gauges in which nothing happened."""
+        return Step(
+            up=self.up,
+            processes=self.processes,
+            memory_bytes=self.memory_bytes,
+            open_files=self.open_files,
+            queued=self.queued,
+            running=self.running,
+            memory_peak_bytes=self.memory_bytes,
+            queued_peak=self.queued,
+        )
+
+
+def added(earlier: Step, later: Step) -> Step:
+    """Returns two steps of one subject, the later one after the earlier, as one."""
+    return Step(
+        span_ms=earlier.span_ms + later.span_ms,
+        begins=earlier.begins or later.begins,
+        ok=earlier.ok + later.ok,
+        failed=earlier.failed + later.failed,
+        cancelled=earlier.cancelled + later.cancelled,
+        tool_calls=earlier.tool_calls + later.tool_calls,
+        tokens=earlier.tokens + later.tokens,
+        cost_cents=round(earlier.cost_cents + later.cost_cents, 6),
+        cpu_ms=round(earlier.cpu_ms + later.cpu_ms, 3),
+        restarts=earlier.restarts + later.restarts,
+        failed_checks=earlier.failed_checks + later.failed_checks,
+        limit_hits=earlier.limit_hits + later.limit_hits,
+        hung=earlier.hung + later.hung,
+        duration_ms=round(earlier.duration_ms + later.duration_ms, 3),
+        durations=_sum_of(earlier.durations, later.durations),
+        up=later.up,
+        processes=later.processes,
+        memory_bytes=later.memory_bytes,
+        open_files=later.open_files,
+        queued=later.queued,
+        running=later.running,
+        memory_peak_bytes=max(earlier.memory_peak_bytes, later.memory_peak_bytes),
+        queued_peak=max(earlier.queued_peak, later.queued_peak),
+        storage=earlier.storage if later.storage is None else later.storage,
+    )
+
+
+def gained(later: Step, earlier: Step, span_ms: int, *, begins: bool = False) -> Step:
+    """Returns what came between two readings of a subject, whose counters are those since the daemon's start."""
+    return Step(
+        span_ms=span_ms,
+        begins=begins,
+        ok=_more(later.ok, earlier.ok),
+        failed=_more(later.failed, earlier.failed),
+        cancelled=_more(later.cancelled, earlier.cancelled),
+        tool_calls=_more(later.tool_calls, earlier.tool_calls),
+        tokens=_more(later.tokens, earlier.tokens),
+        cost_cents=round(max(0.0, later.cost_cents - earlier.cost_cents), 6),
+        cpu_ms=round(max(0.0, later.cpu_ms - earlier.cpu_ms), 3),
+        restarts=_more(later.restarts, earlier.restarts),
+        failed_checks=_more(later.failed_checks, earlier.failed_checks),
+        limit_hits=_more(later.limit_hits, earlier.limit_hits),
+        hung=_more(later.hung, earlier.hung),
+        duration_ms=round(max(0.0, later.duration_ms - earlier.duration_ms), 3),
+        durations=difference(later.durations, earlier.durations),
+        up=later.up,
+        processes=later.processes,
+        memory_bytes=later.memory_bytes,
+        open_files=later.open_files,
+        queued=later.queued,
+        running=later.running,
+        memory_peak_bytes=later.memory_bytes,
+        queued_peak=later.queued,
+        storage=later.storage,
+    )
+
+
+def _more(later: int, earlier: int) -> int:
+    """Returns the difference of a counter; the whole of one that has begun anew."""
+    return later - earlier if later >= earlier else later
+
+
+CPU_LEAST_MS = 50.0
+"""Milliseconds of processor time that are worth a row; less is gathered until it is as much."""
+
+MEMORY_LEAST_BYTES = 1024 * 1024
+"""Bytes by which the memory has to change, at least, to be worth a row."""
+
+MEMORY_LEAST_SHARE = 16
+"""Number of such parts of the memory of which one has to change."""
+
+
+def is_worth_a_row(step: Step, before: Step) -> bool:
+    """Returns whether a step says something that its gauges before do not; an idle worker has none for hours."""
+    return bool(
+        step.executed
+        or step.tool_calls
+        or step.tokens
+        or step.restarts
+        or step.failed_checks
+        or step.limit_hits
+        or step.hung
+        or step.cost_cents
+        or step.cpu_ms >= CPU_LEAST_MS
+        or step.up != before.up
+        or step.processes != before.processes
+        or step.queued != before.queued
+        or step.running != before.running
+        or abs(step.memory_bytes - before.memory_bytes)
+        > max(MEMORY_LEAST_BYTES, before.memory_bytes // MEMORY_LEAST_SHARE)
+    )
+
+
+def total(steps: Iterable[Step]) -> Step:
+    """Returns steps of one subject, in the order of time, as one."""
+    found: Step | None = None
+    for each in steps:
+        found = each if found is None else added(found, each)
+    return Step() if found is None else found
+
+
+def _sum_of(one: Buckets, other: Buckets) -> Buckets:
+    if not one or not other:
+        return one or other
+    return merged_buckets((one, other))
+
+
+encoded = msgspec.msgpack.Encoder().encode
+"""Encodes a step for the store."""
+
+_decode = msgspec.msgpack.Decoder(Step).decode
+
+
+def decoded(value: object) -> Step | None:
+    """Returns a step of the store; None where a byte of it is damaged."""
+    try:
+        return _decode(value) if isinstance(value, bytes) else None
+    except msgspec.MsgspecError:
+        return None
