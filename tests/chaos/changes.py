@@ -1,21 +1,22 @@
-"""Changes an agent, a server and a service again and again under load, and counts what failed, was cut, or was done twice.
+"""Changes an agent, a server and two services again and again under load, and counts what failed, was cut, or was done twice.
 
 `python tests/chaos/changes.py [CHANGES] [SEED]`: prints one line of JSON; the exit status is 1 where a count is not 0.
-Each task writes a line with its id when it begins; one that began twice was doubled, or cut and begun again.
+One of the services has a socket that the daemon holds (`listen`), and gets a request on a new connection again and again. Each task writes a line with its id when it begins; one that began twice was doubled, or cut and begun again.
 """
 
 import json
 import random
+import socket
 import sys
 import tempfile
 import threading
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from corral.worker.client.sync import Client
 from corral.worker.contract.errors import CorralError
 from daemon_process import AGENTS, DaemonProcess
 
@@ -38,6 +39,12 @@ environment = {{ VERSION = "{agent}" }}
 [agents.plain]
 protocol = "none"
 command = ["sleep", "{sleep}"]
+[agents.site]
+protocol = "none"
+command = ["{python}", "{folder}/socket_server.py"]
+ready = {{ log = "serving" }}
+listen = "{socket}"
+environment = {{ VERSION = "{site}" }}
 [mcp.servers.state]
 command = ["{python}", "-I", "{folder}/mcp_state.py"]
 environment = {{ VERSION = "{server}" }}
@@ -47,14 +54,15 @@ environment = {{ VERSION = "{server}" }}
 class Load:
     """Tasks and tool calls that go on until `end`, with their outcomes."""
 
-    def __init__(self, daemon: DaemonProcess, seed: int) -> None:
+    def __init__(self, daemon: DaemonProcess, seed: int, address: str) -> None:
         self._daemon = daemon
+        self._address = address
         self._chance = random.Random(seed)
         self._is_over = threading.Event()
         self._lock = threading.Lock()
         self.counts: Counter[str] = Counter()
         self.failures: list[str] = []
-        loops = [self._run_tasks] * 6 + [self._call_tools] * 2
+        loops = [self._run_tasks] * 6 + [self._call_tools] * 2 + [self._ask] * 2
         self._threads = [threading.Thread(target=loop) for loop in loops]
         for thread in self._threads:
             thread.start()
@@ -89,6 +97,20 @@ class Load:
                     self._note("calls")
                 self._is_over.wait(0.01)
 
+    def _ask(self) -> None:
+        while not self._is_over.is_set():
+            try:
+                with socket.socket(socket.AF_UNIX) as client:
+                    client.settimeout(SETTLE_S)
+                    client.connect(self._address)
+                    client.sendall(b"0.02\n")
+                    answer = client.recv(4096)
+            except OSError as error:
+                self._note("failed_requests", repr(error))
+            else:
+                self._note(*(("requests",) if answer else ("failed_requests", "no answer")))
+            self._is_over.wait(0.01)
+
     def _note(self, what: str, reason: str = "") -> None:
         with self._lock:
             self.counts[what] += 1
@@ -102,31 +124,32 @@ class Load:
             thread.join()
 
 
-def settled(daemon: DaemonProcess, since: int, names: set[str]) -> list[Any]:
-    """The events that end the changes of these names, after a sequence number."""
-    end = time.monotonic() + SETTLE_S
-    while True:
-        events: list[Any] = daemon.call("event.list", types=ENDS, since=since)["events"]
-        if names <= {event["agent"] for event in events}:
-            return events
-        assert time.monotonic() < end, (names, events)
-        time.sleep(0.05)
+def end_of(client: Client, name: str) -> str:
+    """The type of the next event that ends a change of this name; `client` follows them."""
+    for notification in client.notifications(SETTLE_S):
+        events: Any = notification.params["events"]
+        for event in events:
+            if event["agent"] == name:
+                return str(event["type"])
+    raise AssertionError("notifications end by an error")
 
 
 def played(folder: Path, changes: int, seed: int) -> dict[str, Any]:
     """Makes so many changes under load; returns the counts."""
     chance = random.Random(seed)
-    now = {"agent": "0", "server": "0", "sleep": "600", "warm": "false"}
-    fixed = {"folder": AGENTS, "python": sys.executable}
+    now = {"agent": "0", "server": "0", "sleep": "600", "warm": "false", "site": "0"}
+    address = str(folder / "site.sock")
+    fixed = {"folder": AGENTS, "python": sys.executable, "socket": f"unix:{address}"}
     ends: Counter[str] = Counter()
-    with DaemonProcess(folder, TEXT.format(**now, **fixed)) as daemon:
+    with DaemonProcess(folder, TEXT.format(**now, **fixed)) as daemon, daemon.client() as client:
+        client.call("event.follow", {"types": ENDS}, timeout_s=SETTLE_S)
         for number in range(2):
             daemon.await_worker(f"crew-{number}", lambda w: w["state"] == "Ready")
         daemon.call("mcp.call", name="state__get", arguments={})
-        load = Load(daemon, seed)
+        load = Load(daemon, seed, address)
         try:
             for number in range(1, changes + 1):
-                kind = chance.choice(["agent", "server", "sleep", "bad", "warm"])
+                kind = chance.choice(["agent", "server", "sleep", "bad", "warm", "site"])
                 before = dict(now)
                 if kind == "bad":
                     now["agent"] = chance.choice(["bad-exit", "bad-import", "bad-health"])
@@ -134,12 +157,10 @@ def played(folder: Path, changes: int, seed: int) -> dict[str, Any]:
                     now |= {"warm": chance.choice(["true", "false"]), "agent": str(number)}
                 else:
                     now[kind] = str(600 + number)
-                name = {"server": "state", "sleep": "plain"}.get(kind, "crew")
-                ended: list[Any] = daemon.call("event.list", types=ENDS)["events"]
-                since = ended[-1]["seq"] if ended else 0
+                name = {"server": "state", "sleep": "plain", "site": "site"}.get(kind, "crew")
                 daemon.config.write_text(TEXT.format(**now, **fixed))
                 daemon.call("daemon.reload")
-                (end,) = {e["type"] for e in settled(daemon, since, {name})}
+                end = end_of(client, name)
                 ends[f"{kind}: {end}"] += 1
                 expected = "agent.taken_back" if kind == "bad" else "agent.rolled"
                 load.counts["wrong_ends"] += end != expected
@@ -157,7 +178,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         found = played(Path(folder), changes, seed)
     print(json.dumps(found))
-    bad = ("failed_tasks", "doubled_tasks", "failed_calls", "wrong_ends")
+    bad = ("failed_tasks", "doubled_tasks", "failed_calls", "failed_requests", "wrong_ends")
     return int(any(found.get(key) for key in bad))
 
 

@@ -306,6 +306,17 @@ def test_a_stream_starts_with_what_came_before_the_answer(tmp_path: Path) -> Non
     assert caught.value.data["reason"] == "closed"
 
 
+def test_a_wait_for_a_notification_has_a_limit_after_which_the_connection_is_usable(
+    tmp_path: Path,
+) -> None:
+    with ScriptedDaemon(tmp_path / "s", {"m": notifying}), Client(str(tmp_path / "s")) as client:
+        client.call("m", on_notification=lambda _: None)
+        with pytest.raises(Timeout):
+            next(client.notifications(0.01))
+        client.call("m")
+        assert next(client.notifications(BOUND_S)).params["n"] == 0
+
+
 def test_a_request_of_the_daemon_is_refused_and_disturbs_nothing(tmp_path: Path) -> None:
     scripts = {
         "m": raw(b'{"jsonrpc":"2.0","id":"d","method":"x"}\n' + ANSWER + b"\n", hang_up=False)

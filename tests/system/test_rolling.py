@@ -53,7 +53,7 @@ class Watch:
     def __init__(self, daemon: DaemonProcess, *types: str) -> None:
         self._client = daemon.client()
         self._client.call("event.follow", {"types": list(types)}, timeout_s=BOUND_S)
-        self._events = self._client.notifications()
+        self._events = self._client.notifications(BOUND_S)
         self._waiting: list[Json] = []
         self.seen: list[Json] = []
 

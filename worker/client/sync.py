@@ -16,7 +16,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from types import TracebackType
 
-from ..contract.errors import InvalidRequest, MethodNotFound, Overloaded, Unreachable
+from ..contract.errors import (
+    InvalidRequest,
+    MethodNotFound,
+    Overloaded,
+    Timeout,
+    Unreachable,
+)
 from ..contract.jsonrpc import Event, Foreign, Id, Notification, Peer, Request, Response
 
 SOCKET_PATH_BYTES_MAX = 107
@@ -128,20 +134,25 @@ class Client:
             raise response.error
         return response.result
 
-    def notifications(self) -> Iterator[Notification]:
-        """Yields the notifications of a `….follow` method in order of arrival.
+    def notifications(self, timeout_s: float | None = None) -> Iterator[Notification]:
+        """Yields the notifications of a `….follow` method in order of arrival; each is waited for `timeout_s` at most.
 
         Raises:
             Unreachable: the connection ended, reason `closed`.
+            Timeout: none has come in that time; the connection stays usable.
         """
         while True:
-            while self._notifications:
-                yield self._notifications.popleft()
-            for event in self._receive():
-                if isinstance(event, Notification):
-                    self._keep(event)
-                else:
-                    self._refuse(event)
+            until = None if timeout_s is None else time.monotonic() + timeout_s
+            while not self._notifications:
+                if until is not None and time.monotonic() >= until:
+                    text = f"cannot wait for a notification longer than {timeout_s:g} s"
+                    raise Timeout(text, timeout_s=timeout_s)
+                for event in self._receive(until):
+                    if isinstance(event, Notification):
+                        self._keep(event)
+                    else:
+                        self._refuse(event)
+            yield self._notifications.popleft()
 
     def _wait(self, request_id: Id, on_notification: Callable[[Notification], None]) -> Response:
         """Reads until the response to `request_id`; notifications in the same read are delivered too."""
@@ -171,8 +182,8 @@ class Client:
             error = InvalidRequest(event.reason)
             raise _unreachable(self.path, "foreign", "the listener is not corrald") from error
 
-    def _receive(self) -> list[Event]:
-        """Returns the next events, including those of requests whose deadline has passed.
+    def _receive(self, until: float | None = None) -> list[Event]:
+        """Returns the next events, including those of requests whose deadline has passed; none after `until`.
 
         Raises:
             Unreachable: the daemon closed the connection, or it broke.
@@ -181,7 +192,8 @@ class Client:
         if ended := self._peer.expire(now):
             self._send()
             return list(ended)
-        deadline = self._peer.deadline
+        ends = [each for each in (self._peer.deadline, until) if each is not None]
+        deadline = min(ends, default=None)
         try:
             self._socket.settimeout(None if deadline is None else max(deadline - now, 0.001))
             data = self._socket.recv(RECEIVE_BYTES)
