@@ -60,7 +60,7 @@ COMMANDS = {
     "cost": "observe.cost",
     "stores": "observe.stores",
     "stats": "observe.statistics",
-    "top": "observe.statistics",
+    "top": "observe.top",
     "metrics": "observe.metrics",
     "audit": "observe.audit",
     "mcp": "tools.mcp",

@@ -74,7 +74,8 @@ cli: worker.contract worker.client cli.tools
 cli.agents: worker.contract cli supervisor.config supervisor.decoding
 cli.tasks: worker.contract worker.client cli
 cli.packages: worker.contract cli supervisor.packages
-cli.observe: worker.contract worker.client cli
+cli.observe: worker.contract worker.client cli cli.screen
+cli.screen: worker.contract worker.client cli
 cli.tools: worker.contract worker.client cli
 cli.daemon: worker.contract supervisor.backup supervisor.linux supervisor.process supervisor.http_api supervisor.methods cli supervisor.schema
 cli.convert: worker.contract cli cli.tools

@@ -1,9 +1,6 @@
 """The statistics of a running daemon: each figure against what was done, by the control socket and the command."""
 
 import json
-import os
-import pty
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -196,36 +193,6 @@ def test_top_tells_who_does_what_in_the_order_that_was_asked_for(daemon: DaemonP
     daemon.call("task.cancel", task=task["id"])
     assert daemon.corral("top", "--once").stdout.count("\n") == 3 + len(names)
     assert daemon.corral("top", "--interval", "1ms").returncode == 2
-
-
-def test_top_refreshes_a_terminal_in_place_and_ends_clean_on_ctrl_c(
-    daemon: DaemonProcess,
-) -> None:
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        [str(BIN / "corral"), "--socket", str(daemon.socket), "top", "--interval", "100ms"],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "COLUMNS": "80", "TERM": "xterm"},
-    ) as top:
-        os.close(theirs)
-        seen = b""
-        while seen.count(b"\x1b[H") < 3:
-            seen += os.read(ours, 65_536)
-        top.send_signal(signal.SIGINT)
-        while True:
-            try:
-                if not os.read(ours, 65_536):
-                    break
-            except OSError:  # EIO: nobody has the other end open any more
-                break
-        assert top.wait(BOUND_S) == 0
-        assert top.stderr is not None
-        assert top.stderr.read() == b""
-    os.close(ours)
-    assert seen.count(b"\x1b[2J") == 1
-    assert b"crew" in seen
 
 
 def test_top_ends_when_the_daemon_does(tmp_path: Path) -> None:

@@ -1,0 +1,178 @@
+"""Implements `corral top`: a screen on a terminal; samples as lines or JSON for a pipe, a dumb terminal, and a count."""
+
+import os
+import sys
+import time
+from typing import Any
+
+import click
+
+from ...worker.client.sync import Client
+from .. import render
+from ..context import (
+    ANSWER_S,
+    Command,
+    Session,
+    admit_msgspec,
+    complete_agents,
+    duration,
+    selecting,
+    selection,
+)
+from ..render import Record, inner, inners, number, word
+from ..screen.samples import ORDERS, Order, milliseconds, overhead_line, sample
+
+HEADER = (
+    *("NAME", "STATE", "WORKERS", "CPU%", "MEMORY", "RUNNING", "QUEUED", "OK", "FAILED"),
+    *("CALLS", "P50", "RESTARTS"),
+)
+
+INTERVAL_LEAST_S = 0.1
+
+CLEAR = "\x1b[H\x1b[2J"
+HOME, REST_OF_LINE, REST_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
+"""Control sequences of ECMA-48: the new frame overwrites the old one, which avoids flicker."""
+
+LINES = 24
+"""Number of lines of a terminal that does not report it."""
+
+DUMB = frozenset({"", "dumb", "unknown"})
+"""Values of TERM of a terminal that cannot move its cursor."""
+
+
+@click.command("top", cls=Command)
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_agents)
+@click.option(
+    "--interval",
+    type=duration,
+    default="2s",
+    metavar="D",
+    help="Time between two samples; default 2s.",
+)
+@click.option(
+    "-n", "count", type=click.IntRange(1), metavar="COUNT", help="Exit after this many samples."
+)
+@click.option("--once", is_flag=True, help="Print one sample and exit, like -n 1.")
+@click.option(
+    "--sort", type=click.Choice(list(ORDERS)), default="cpu", help="Column to sort by; default cpu."
+)
+@selecting
+@click.pass_obj
+def top(session: Session, /, **options: Any) -> None:  # Any: the values of the options above
+    """Watch and control agents and MCP servers on a screen.
+
+    On a terminal ? lists the keys, and q ends it. Elsewhere, and with --json, -n or --once, it prints samples.
+    """
+    interval_s: float = options["interval"]
+    if interval_s < INTERVAL_LEAST_S:
+        raise click.BadParameter(f"it is less than {INTERVAL_LEAST_S:g}s", param_hint="--interval")
+    left: int | None = 1 if options["once"] else options["count"]
+    params = selection(options["names"], options["selector"])
+    if left is None and not session.json and _has_screen(session):
+        admit_msgspec()  # the screen speaks over the client of asyncio, which needs it
+        from ..screen.screen import show  # noqa: PLC0415 - start-up time: asyncio and curses
+
+        if show(session, params, interval_s, options["sort"]):
+            return
+    is_first = True
+    try:
+        with session.connect() as connection:
+            while True:
+                frame = _sample(connection, params, ORDERS[options["sort"]])
+                _write(session, frame, is_first=is_first, is_only=left == 1 and is_first)
+                is_first = False
+                left = None if left is None else left - 1
+                if left == 0:
+                    return
+                time.sleep(interval_s)
+    except KeyboardInterrupt:
+        return
+
+
+def _is_dumb() -> bool:
+    return os.environ.get("TERM", "") in DUMB
+
+
+def _has_screen(session: Session) -> bool:
+    """Returns whether there is a terminal that shows a screen and has keys."""
+    return session.is_terminal and sys.stdin.isatty() and not _is_dumb()
+
+
+def _sample(connection: Client, params: Record, order: Order) -> dict[str, object]:
+    status = render.as_record(connection.call("daemon.status", params, timeout_s=ANSWER_S))
+    found = render.as_record(connection.call("statistics.show", params, timeout_s=ANSWER_S))
+    return sample(status, found, order, _now())
+
+
+def _now() -> str:
+    seconds = time.time()
+    day = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return f"{day}.{int(seconds % 1 * 1000):03d}Z"
+
+
+def _write(session: Session, frame: dict[str, object], *, is_first: bool, is_only: bool) -> None:
+    if session.json:
+        session.print_ndjson([frame])
+        return
+    lines = _lines(session, frame)
+    if not session.is_terminal or _is_dumb():
+        session.print("\n".join([*([] if is_first else [""]), *lines]))
+    elif is_only:
+        session.print("\n".join(lines))
+    else:
+        room = _height() - 1
+        if len(lines) > room:
+            lines[room - 1 :] = [f"… and {len(lines) - room + 1} more"]
+        over = CLEAR if is_first else HOME
+        session.stdout.write(over + "".join(f"{line}{REST_OF_LINE}\n" for line in lines))
+        session.stdout.write(REST_OF_SCREEN)
+    session.stdout.flush()
+
+
+def _height() -> int:
+    try:
+        return os.get_terminal_size().lines or LINES
+    except OSError:
+        return LINES
+
+
+def _lines(session: Session, frame: Record) -> list[str]:
+    tasks, process = inner(frame, "tasks"), inner(frame, "process")
+    head = (
+        f"{session.at(word(frame, 'at'))}  up {render.duration(number(frame, 'uptime_s'))}  "
+        f"{word(process, 'active')} processes, {render.size(number(process, 'memory_bytes'))}  "
+        f"tasks: {word(tasks, 'running')} running, {word(tasks, 'queued')} queued, "
+        f"{word(tasks, 'succeeded')} succeeded, {word(tasks, 'failed')} failed"
+    )
+    paint = {key: render.COLOURS[value] for key, value in render.STATE_COLOURS.items()}
+    table = render.table(
+        HEADER,
+        [[render.one_line(cell) for cell in _top_row(row)] for row in inners(frame, "agents")],
+        width=session.width,
+        droppable=("RESTARTS", "P50", "CALLS", "QUEUED", "WORKERS", "STATE"),
+        right=HEADER[2:],
+        paint=paint if session.colours else None,
+    )
+    if session.colours:
+        table[0] = render.styled(table[0], render.COLOURS["bold"])
+    heads = [head, overhead_line(frame)]
+    width = session.width
+    return [*(each if width is None else render.cut(each, width) for each in heads), *table]
+
+
+def _top_row(row: Record) -> list[str]:
+    up, workers = word(row, "up", "-"), word(row, "workers")
+    return [
+        word(row, "name"),
+        word(row, "state"),
+        f"{up}/{workers}",
+        f"{number(row, 'cpu_percent') or 0:.1f}",
+        render.size(number(row, "memory_bytes")),
+        word(row, "running"),
+        word(row, "queued"),
+        word(row, "ok", "-"),
+        word(row, "failed", "-"),
+        word(row, "tool_calls", "-"),
+        milliseconds(row, "p50_ms"),
+        word(row, "restarts"),
+    ]
