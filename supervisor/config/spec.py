@@ -546,14 +546,14 @@ RESTART_KEYS = frozenset(
     "process",
     "resources",
 }
-# Keys of these two sections that the daemon itself holds, or needs only to start or end a worker.
+# Keys of these two sections that the daemon or a cgroup holds, or that are needed only to start or end a worker.
 LIVE_IN_SECTIONS = {
     "process": frozenset(
         {"spawn_timeout", "shutdown_grace_period", "drain_timeout", "stop_signal"}
     ),
     "resources": frozenset({"max_task_duration", "max_tool_calls_per_task"})
     | {"max_output_size_bytes", "max_concurrent_requests", "max_tokens_per_minute"}
-    | {"max_tool_calls_per_minute"},
+    | {"max_tool_calls_per_minute", "max_memory_bytes", "cpu_limit_percent"},
 }
 
 # --- public ---------------------------------------------------------------------------------------

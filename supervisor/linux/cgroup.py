@@ -82,6 +82,17 @@ def limits(memory_bytes: int, cpu_percent: int, processes: int) -> list[tuple[st
     return found
 
 
+def relimit(path: str, memory_bytes: int, cpu_percent: int) -> None:
+    """Changes limits of a living group, as far as it has the controllers; 0 is no limit. It may block while the kernel reclaims memory.
+
+    Raises:
+        OSError: the kernel refuses a limit.
+    """
+    none = {"memory.max": "max", "memory.swap.max": "max", "cpu.max": f"max {CPU_PERIOD_US}"}
+    for name, value in (none | dict(limits(memory_bytes, cpu_percent, 0))).items():
+        _write_if_present(path, name, value)
+
+
 def name_of(pid: int | str) -> str:
     """Returns the group of a process as /proc/PID/cgroup names it; "" if the process or version 2 is absent."""
     for line in os.fsdecode(read_proc(f"/proc/{pid}/cgroup")).split("\n"):

@@ -38,7 +38,7 @@ DESCRIPTIONS: dict[str, str] = {
     "process.user": "the user of the process; name or number, as a string",
     "process.group": "its group; name or number, as a string",
     "process.start_concurrency": "processes that are being started at the same time, in the whole daemon; 1 to 10000",
-    "resources.max_memory_bytes": "memory of the whole process tree; pages that are shared count in shares; size, 0 is off",
+    "resources.max_memory_bytes": "memory of the whole process tree; pages that are shared count in shares. A worker that uses more than a new limit is ended; size, 0 is off",
     "resources.cpu_limit_percent": "80 is 0.8 of one core, 200 is two; whole process tree. It is slowed down, not ended, and corral status says throttled; 0 to 1000000, 0 is off",
     "resources.max_cpu_seconds": "processor time of each process (RLIMIT_CPU), and of the whole process tree; whole seconds, 0 is off",
     "resources.max_file_descriptors": "of each process (RLIMIT_NOFILE); 8 or more",

@@ -64,6 +64,8 @@ class LimitEnforcer:
         self._metrics = Sampler(self._sampled)
         self._on_sample: list[Callable[[WorkerSupervisor], None]] = []
         self._monitors: dict[WorkerSupervisor, LimitMonitor] = {}
+        self._in_kernel: dict[WorkerSupervisor, _InKernel] = {}
+        """The limits that the cgroups of workers have."""
 
     def subscribe(self, on_sample: Callable[[WorkerSupervisor], None]) -> None:
         """Calls `on_sample` from now on when the result of `sample` for a worker has changed."""
@@ -83,7 +85,18 @@ class LimitEnforcer:
             self._metrics.forget(monitor.life.unit)
             monitor = None
         if worker.pid is None or life is None:
+            self._in_kernel.pop(supervisor, None)
             return
+        if (
+            self._launcher.containment.memory == "cgroup"
+            or self._launcher.containment.cpu == "cgroup"
+        ):
+            self._relimit(supervisor, life)
+        if monitor is not None and monitor.is_outdated:
+            del self._monitors[supervisor]
+            monitor.release()
+            self._metrics.forget(life.unit)
+            monitor = None
         if monitor is None:
             self._watch(supervisor, life)
             return
@@ -100,6 +113,25 @@ class LimitEnforcer:
         monitor = LimitMonitor(supervisor, life, tree, self._launcher.containment, self._bus)
         self._monitors[supervisor] = monitor
         self._metrics.watch(unit, tree, monitor)
+
+    def _relimit(self, supervisor: WorkerSupervisor, life: Incarnation) -> None:
+        """Gives the cgroup of a worker the limits of its spec, where they have changed since its start."""
+        asked = supervisor.spec.resources
+        limit = _InKernel(life, asked.max_memory_bytes, asked.cpu_limit_percent)
+        before, self._in_kernel[supervisor] = self._in_kernel.get(supervisor), limit
+        path = life.parent.cgroup_of(life.unit)
+        if before is None or before.life is not life or before == limit or path is None:
+            return
+        loop = asyncio.get_running_loop()
+        writing = loop.run_in_executor(
+            None, cgroup.relimit, str(path), limit.memory_bytes, limit.cpu_percent
+        )
+
+        def written(done: asyncio.Future[None]) -> None:
+            if not done.cancelled() and (error := done.exception()) is not None:
+                logger.warning("cannot change the limits of %s: %s", supervisor.id, error)
+
+        writing.add_done_callback(written)
 
     def _sampled(self, judge: Judge) -> None:
         if isinstance(judge, LimitMonitor):
@@ -124,6 +156,14 @@ class LimitEnforcer:
         return NOT_THROTTLED if monitor is None else monitor.throttling
 
 
+class _InKernel(NamedTuple):
+    """Represents the limits of one incarnation that its cgroup holds."""
+
+    life: Incarnation
+    memory_bytes: int
+    cpu_percent: int
+
+
 class _Roots:
     """Locates the processes of a unit; a closure or a partial takes six times as much memory."""
 
@@ -141,7 +181,7 @@ NOT_THROTTLED = Throttling()
 
 
 class LimitMonitor:
-    """Holds one incarnation of one worker to the limits that it was started with."""
+    """Holds one incarnation of one worker to its limits."""
 
     # There may be thousands.
     __slots__ = (
@@ -187,6 +227,13 @@ class LimitMonitor:
         self._stirred: asyncio.Event | None = None
         self._held_at = 0.0
         self._full = NO_TABLES
+
+    @property
+    def is_outdated(self) -> bool:
+        """Returns whether a limit that changes while the worker runs is another one now."""
+        asked, now = self.resources, self.supervisor.spec.resources
+        before = (asked.max_memory_bytes, asked.cpu_limit_percent)
+        return before != (now.max_memory_bytes, now.cpu_limit_percent)
 
     @property
     def _samples_memory(self) -> bool:

@@ -247,6 +247,22 @@ def test_a_limit_without_its_controller_or_of_zero_is_not_written(lookalike: Pat
     assert contents(folder) == {}
 
 
+def test_the_limits_of_a_living_group_change_and_go(lookalike: Path) -> None:
+    folder = lookalike / "a-0#1"
+    (folder / "memory.swap.max").unlink()  # a kernel without swap
+    cgroup.relimit(str(folder), 1 << 20, 0)
+    assert contents(folder) == {
+        "memory.max": "1048576",
+        "memory.oom.group": "1",
+        "cpu.max": "max 100000",
+    }
+    for path in folder.iterdir():
+        path.write_text("")
+    cgroup.relimit(str(folder), 0, 150)
+    assert contents(folder) == {"memory.max": "max", "cpu.max": "150000 100000"}
+    cgroup.relimit(str(lookalike / "gone"), 1, 1)
+
+
 def test_kills_for_memory_are_counted(tmp_path: Path) -> None:
     assert cgroup.oom_kills(str(tmp_path)) == 0
     (tmp_path / "memory.events").write_text("low 0\nhigh 0\nmax 9\noom 2\noom_kill 3\n")

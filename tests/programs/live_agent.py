@@ -24,6 +24,9 @@ async def run(task: Task) -> Any:
     if word == "wait":
         await task.progress(0.5, "waits")
         await asyncio.sleep(given or 3600)
+    if word == "spin":
+        while time.process_time() < given:
+            pass
     if word == "big":
         return "x" * int(given)
     if word == "use":

@@ -218,6 +218,29 @@ def _duration(live: Live) -> None:
     assert live.run("wait") == "Timeout"
 
 
+@probe("resources.max_memory_bytes")
+def _memory(live: Live) -> None:
+    pid = live.worker()["pid"]
+    live.set("resources.max_memory_bytes", "64KiB")
+    live.until(live.worker, lambda w: (w["last_exit"] or {}).get("result") == "oom")
+    live.reset()
+    assert live.ready()["pid"] != pid
+
+
+@probe("resources.cpu_limit_percent")
+def _cpu(live: Live) -> None:
+    live.run("spin", 1.0)
+    assert live.worker()["throttled_s"] == 0
+    pid = live.worker()["pid"]
+    live.set("resources.cpu_limit_percent", 25)
+    spinning = live.submit("spin", 30.0)
+    live.until(live.worker, lambda w: w["throttled_s"] > 0)
+    live.reset()
+    live.until(live.worker, lambda w: not w["throttled"])
+    live.cancel(spinning)
+    assert live.worker()["pid"] == pid
+
+
 @probe("resources.max_tool_calls_per_task")
 def _tool_calls(live: Live) -> None:
     assert live.run("call", 2)["state"] == "succeeded"
