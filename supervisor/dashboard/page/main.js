@@ -7,14 +7,22 @@ import { listen, KEYS } from "./parts/keys.js";
 import { model, onChange, problemOf, startSampling } from "./parts/model.js";
 import * as stream from "./parts/stream.js";
 import * as theme from "./parts/theme.js";
+import { agentView } from "./views/agent.js";
 import { agentsView, serversView } from "./views/agents.js";
+import { eventsView } from "./views/events.js";
+import { groupsView } from "./views/groups.js";
 import { loginView } from "./views/login.js";
 import { overviewView } from "./views/overview.js";
+import { taskView } from "./views/task.js";
+import { tasksView } from "./views/tasks.js";
 
 const VIEWS = [
   { path: "", label: "Overview", view: overviewView },
-  { path: "agents", label: "Agents", view: agentsView },
-  { path: "servers", label: "MCP servers", view: serversView },
+  { path: "agents", label: "Agents", view: agentsView, inner: agentView },
+  { path: "servers", label: "MCP servers", view: serversView, inner: agentView },
+  { path: "tasks", label: "Tasks", view: tasksView, inner: taskView },
+  { path: "groups", label: "Teams and workflows", view: groupsView },
+  { path: "events", label: "Events", view: eventsView },
 ];
 
 const main = document.getElementById("main");
@@ -31,12 +39,21 @@ function place() {
 
 function route() {
   if (!isIn) return;
+  if (!model.daemon) {
+    mount({ element: h("p", { className: "muted" }, "Connecting"), isWaiting: true });
+    return;
+  }
   const { parts, query } = place();
   const found = VIEWS.find((each) => each.path === parts[0]) ?? VIEWS[0];
   const inner = parts.slice(1).filter(Boolean);
   for (const link of nav.children) setAttribute(link, "aria-current", link.path === found.path ? "page" : null);
   mount((found.inner && inner.length ? found.inner : found.view)({ parts: inner, query }));
   document.title = `${inner[0] ?? found.label} · corral`;
+}
+
+/** Views are made with the status at hand: the first one waits for it. */
+function begin() {
+  if (shown?.isWaiting && model.daemon) route();
 }
 
 function mount(view) {
@@ -49,7 +66,8 @@ function mount(view) {
 
 function frame() {
   if (!isIn) return;
-  const link = document.getElementById("link");
+  begin();
+  const link = document.getElementById("live");
   setAttribute(link, "data-live", model.isLive ? "yes" : "no");
   setText(link, model.isLive ? "live" : "not connected");
   shown?.update?.();

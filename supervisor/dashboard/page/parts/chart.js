@@ -24,7 +24,7 @@ export function spark(width = 96, height = 22, label = "") {
   };
 }
 
-const TICKS_S = [1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 43200, 86400, 172800, 604800];
+const TICKS_S = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 43200, 86400, 172800, 604800];
 
 /** Returns times (ms) between two, at round distances, at most `most` of them. */
 export function ticks(fromMs, toMs, most) {
@@ -34,13 +34,14 @@ export function ticks(fromMs, toMs, most) {
   return found;
 }
 
-/** Draws spans of time in lanes: `lanes` are [{label, spans: [{from, to, kind, title}]}], times in ms. */
-export function lanes({ lanes: rows, from, to, label, tickText, laneHeight = 22, onClick }) {
+/** Draws spans of time in lanes: `lanes` are [{label, spans: [{from, to, kind, title}]}], times in ms; ticks are round from `base` on. */
+export function lanes({ lanes: rows, from, to, label, tickText, base = 0, laneHeight = 22, onClick }) {
   const width = 1000;
   const place = (ms) => ((Math.min(Math.max(ms, from), to) - from) / Math.max(1, to - from)) * width;
   const height = rows.length * laneHeight + 20;
   const chart = s("svg", { class: "lanes", viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", height, role: "img", "aria-label": label });
-  for (const at of ticks(from, to, 8)) chart.append(s("line", { class: "tick", x1: place(at), x2: place(at), y1: 0, y2: height - 18 }));
+  const marks = ticks(from - base, to - base, 8).map((at) => at + base);
+  for (const at of marks) chart.append(s("line", { class: "tick", x1: place(at), x2: place(at), y1: 0, y2: height - 18 }));
   rows.forEach((row, n) => {
     for (const span of row.spans) {
       const x = place(span.from);
@@ -51,6 +52,6 @@ export function lanes({ lanes: rows, from, to, label, tickText, laneHeight = 22,
       chart.append(bar);
     }
   });
-  const axis = ticks(from, to, 8).map((at) => ({ at, share: (at - from) / Math.max(1, to - from), text: tickText(at) }));
+  const axis = marks.map((at) => ({ at, share: (at - from) / Math.max(1, to - from), text: tickText(at) }));
   return { chart, axis, height };
 }

@@ -15,9 +15,8 @@ export function virtualTable({ columns, label, keyOf, open, order, empty = "Noth
   const head = h("div", { className: "vhead", role: "row" });
   const body = h("div", { className: "vbody", role: "rowgroup" });
   const note = h("p", { className: "empty" }, empty);
-  const scroller = h("div", { className: "vscroll", role: "presentation" }, body);
-  const element = h("div", { className: "vtable", role: "table", "aria-label": label },
-    h("div", { role: "rowgroup", className: "vheadgroup" }, head), scroller, note);
+  const scroller = h("div", { className: "vscroll", role: "presentation" }, h("div", { role: "rowgroup", className: "vheadgroup" }, head), body);
+  const element = h("div", { className: "vtable", role: "table", "aria-label": label }, scroller, note);
   element.style.setProperty("--columns", columns.map((column) => column.width ?? "1fr").join(" "));
   element.style.setProperty("--columns-phone", columns.filter((column) => !column.low).map((column) => column.phone ?? column.width ?? "1fr").join(" "));
   element.style.setProperty("--row", `${rowHeight}px`);
@@ -52,7 +51,7 @@ export function virtualTable({ columns, label, keyOf, open, order, empty = "Noth
     setAttribute(element, "aria-rowcount", state.sorted.length + 1);
     body.style.height = `${state.sorted.length * rowHeight}px`;
     note.hidden = state.sorted.length > 0;
-    scroller.hidden = state.sorted.length === 0;
+    element.classList.toggle("none", state.sorted.length === 0);
     draw(true);
   }
 
@@ -96,7 +95,7 @@ export function virtualTable({ columns, label, keyOf, open, order, empty = "Noth
   }
 
   function makeRow() {
-    const row = h("div", { className: open ? "vrow link" : "vrow", role: "row" });
+    const row = h("div", { className: open ? "vrow opens" : "vrow", role: "row" });
     row.cells = columns.map((column) => {
       const cell = h("div", { className: classes(column), role: "cell" });
       row.append(cell);
@@ -116,8 +115,9 @@ export function virtualTable({ columns, label, keyOf, open, order, empty = "Noth
     const next = Math.max(0, Math.min(state.sorted.length - 1, state.focus + step));
     state.focus = next;
     const top = next * rowHeight;
+    const room = scroller.clientHeight - head.offsetHeight;
     if (top < scroller.scrollTop) scroller.scrollTop = top;
-    else if (top + rowHeight > scroller.scrollTop + scroller.clientHeight) scroller.scrollTop = top + rowHeight - scroller.clientHeight;
+    else if (top + rowHeight > scroller.scrollTop + room) scroller.scrollTop = top + rowHeight - room;
     draw(true);
     pool.get(keyOf(state.sorted[next]))?.focus({ preventScroll: true });
   }

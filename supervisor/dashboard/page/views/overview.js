@@ -57,7 +57,7 @@ export function overviewView() {
   });
   askFailures();
   let past = [];
-  get(["events"], { n: 30 }).then((found) => { past = found.events; update(); }, () => {});
+  get(["events"], { n: 60, types: NEWS }).then((found) => { past = found.events; update(); }, () => {});
 
   function update() {
     if (!model.daemon) { setText(verdict.firstChild, "Connecting"); problemsPanel.hidden = true; return; }
@@ -90,11 +90,12 @@ export function overviewView() {
   return { element, update, close: end };
 }
 
-const NOISE = /^task\.(queued|started|progress)$|^mcp\.call$/;
+const NEWS = ["worker.state", "agent.*", "config.*", "daemon.*", "health.*", "limit.*", "deployment.*", "revision.*", "store.*"];
+const NOISE = /^(task|mcp|workflow|checkpoint|memory)\./;
 
 function isNews(event) {
   if (event.type === "worker.state") return event.to === "Terminated" || event.to === "Ready";
-  return !NOISE.test(event.type) && !(event.type === "task.ended" && event.state === "succeeded");
+  return !NOISE.test(event.type) || (event.type === "task.ended" && event.state !== "succeeded");
 }
 
 function wrongs() {
