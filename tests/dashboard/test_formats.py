@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from corral.cli import render
-from corral.cli.observe.statistics import _milliseconds
+from corral.cli.screen.samples import milliseconds
 from corral.supervisor.dashboard.face import PAGE
 from node_packages import NODE
 
@@ -40,7 +40,7 @@ def test_the_page_formats_quantities_as_the_command_does() -> None:
         wanted = [
             render.duration(value),
             render.size(value),
-            _milliseconds({"x": value}, "x"),
+            milliseconds({"x": value}, "x"),
             f"{value:.0f}%",
         ]
         assert found == wanted, value
