@@ -41,6 +41,9 @@ AT_ONCE = 100
 EARLY = 4
 """Number of such parts of the interval of which one may lie between a step and its time."""
 
+EARLY_MS = 50
+"""Milliseconds by which a timer may be early: no step is labelled further ahead."""
+
 RECENT_MS = 60_000
 """Milliseconds of the steps that make the figures of the last minute."""
 
@@ -77,7 +80,7 @@ class _Subject:
         """The reading up to which rows are written."""
         self.count: Count | None = None
         self.mark: tuple[object, ...] = ()
-        """What has to differ, so that a subject without processes is read again."""
+        """Figures of which one has to differ, so that a subject without processes is read again."""
         self.recent: deque[tuple[int, Step]] = deque()
 
 
@@ -194,6 +197,11 @@ class Collector:
     def _interval_ms(self) -> int:
         return max(1, round(self.interval_s * 1000))
 
+    @property
+    def last_ms(self) -> int:
+        """Returns the time of the last step; 0 before the first."""
+        return self._before_ms or 0
+
     def snapshot(self) -> Snapshot:
         """Returns the last readings; without any where nothing is collected."""
         if self._before_ms is None:
@@ -295,7 +303,7 @@ class Collector:
         )
 
     def _level_of_daemon(self, sums: Step) -> Step:
-        """Returns the reading of the whole: what all agents and servers use, and corral's own processes."""
+        """Returns the reading of the whole: the sums of all agents and servers, and corral's own processes."""
         own = self._statistics.overhead().values()
         ended_ms = sum(count.cpu_s for count in self._ended()) * 1000
         totals = self._tasks.totals()
@@ -354,8 +362,11 @@ def wait_until_next(now: float, interval_s: float) -> float:
 def label_ms(now: float, interval_ms: int) -> int:
     """Returns the time of a step in milliseconds: a multiple of the interval where one is near, so that steps are even."""
     now_ms = round(now * 1000)
-    nearest = round(now_ms / interval_ms) * interval_ms
-    return nearest if abs(nearest - now_ms) <= interval_ms / EARLY else now_ms
+    late_ms = now_ms % interval_ms
+    early_ms = interval_ms - late_ms
+    if early_ms <= min(EARLY_MS, interval_ms // EARLY):
+        return now_ms + early_ms
+    return now_ms - late_ms if late_ms <= interval_ms // EARLY else now_ms
 
 
 def _counted(count: Count) -> Step:

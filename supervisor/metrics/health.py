@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 FULL = 100
 
 ERRORS_MOST = 60
-"""Points that failed tasks take at most: all of at least ERRORS_LEAST."""
+"""Number of points that failed tasks take at most: all of at least ERRORS_LEAST."""
 
 ERRORS_LEAST = 5
 """Number of tasks by which the failed ones are divided at least, so that one failure alone takes few points."""
@@ -16,7 +16,7 @@ POINTS: Mapping[str, tuple[int, int]] = {
     "limit_hits": (5, 20),
     "hung": (20, 40),
 }
-"""Points that each incident of a kind takes, and all of the kind at most."""
+"""Numbers of points: of each incident of a kind, and of all of the kind at most."""
 
 
 def health_score(

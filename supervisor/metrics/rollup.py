@@ -1,7 +1,7 @@
 """Rolls steps up to minutes, and minutes to hours. Pure: times are arguments, in milliseconds since 1970.
 
 A step belongs to the minute in which it ended. The minute is complete when a step of another one comes, and the hour
-likewise; what is not complete yet is read by `partial`.
+likewise; `partial` returns the one that is not complete yet.
 """
 
 from collections.abc import Iterable, Mapping

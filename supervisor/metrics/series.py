@@ -75,6 +75,26 @@ def chosen_range(
     return Range(tier, since_ms - since_ms % step_ms, until_ms, step_ms)
 
 
+RANKED_ROWS = 200_000
+"""Number of rows, about, of which a ranking is made."""
+
+
+def ranking_tier(
+    since_ms: int,
+    until_ms: int,
+    subjects: int,
+    *,
+    interval_ms: int,
+    retention_ms: Mapping[Tier, int],
+) -> Tier:
+    """Returns the finest tier that is still there and has at most RANKED_ROWS rows of so many subjects."""
+    for tier in Tier:
+        rows = (until_ms - since_ms) // PERIOD_MS.get(tier, interval_ms) * subjects
+        if since_ms >= until_ms - retention_ms[tier] and rows <= RANKED_ROWS:
+            return tier
+    return Tier.HOUR
+
+
 def points(
     chosen: Range,
     subject: str,

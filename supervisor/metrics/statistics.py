@@ -45,7 +45,7 @@ INCIDENTS = 100
 """Number of the last incidents of which the health of an agent is made."""
 
 Incident = Literal["restarts", "failed_checks", "limit_hits", "hung"]
-"""What lowers the health of an agent beside its failed tasks; each is counted in the field of its name."""
+"""Kinds of events that lower the health of an agent beside its failed tasks; each is counted in the field of its name."""
 
 Outcome = Literal["ok", "failed", "cancelled"]
 

@@ -13,7 +13,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 """Part -> the files and folders of it. The sessions and keys of agents are in the store, and their size is added to `memory`."""
 
 ENTRIES_MAX = 500_000
-"""Number of entries of one part that are looked at; what is beyond is not counted."""
+"""Number of entries of one part that are looked at; further ones are not counted."""
 
 
 def storage_bytes(state_dir: Path) -> dict[str, int]:

@@ -22,7 +22,7 @@ from .collector import RECENT_MS, Collector, Reading
 from .histogram import quantile_ms
 from .ranking import problems, ranking
 from .rollup import PERIOD_MS, Row, Tier
-from .series import POINTS_MAX, Point, Range, chosen_range, points
+from .series import POINTS_MAX, Point, Range, chosen_range, points, ranking_tier
 from .statistics import Statistics
 from .step import DAEMON, Step, total
 from .table import by_subject
@@ -34,9 +34,6 @@ ROWS_PER_POINT = 60
 
 LOOKS = 1_000
 """Number of steps before a range that are searched for the last row of a subject."""
-
-TOP_ROWS = 200_000
-"""Number of rows, about, of which a ranking is made; of a longer time a coarser tier is taken."""
 
 
 class MetricsView:
@@ -75,7 +72,7 @@ class MetricsView:
             Overloaded, Conflict: the store cannot be read.
         """
         now_ms = int(self._clock() * 1000)
-        until_ms = now_ms + 1 if until is None else int(until * 1000)
+        until_ms = max(now_ms, self.collector.last_ms) + 1 if until is None else int(until * 1000)
         since_ms = max(0, until_ms - HOUR_MS if since is None else int(since * 1000))
         chosen = self._range(
             since_ms, until_ms, None if step_s is None else max(1, round(step_s * 1000)), now_ms
@@ -148,23 +145,23 @@ class MetricsView:
             InvalidParams: the beginning is not before the present.
             Overloaded, Conflict: the store cannot be read.
         """
-        now_ms = int(self._clock() * 1000) + 1
+        now_ms = max(int(self._clock() * 1000), self.collector.last_ms) + 1
         since_ms = max(0, now_ms - HOUR_MS if since is None else int(since * 1000))
         known = [*self._agents.agents] if names is None else names
-        per_row_ms = max(1, (now_ms - since_ms) * max(1, len(known)) // TOP_ROWS)
-        chosen = self._range(since_ms, now_ms, None, now_ms)
-        if per_row_ms > self._interval_ms or chosen.tier is not Tier.RAW:
-            step_ms = PERIOD_MS[Tier.MINUTE]
-            if per_row_ms > step_ms or chosen.tier is Tier.HOUR:
-                step_ms = HOUR_MS
-            chosen = self._range(since_ms, now_ms, step_ms, now_ms)
-        rows = await self.collector.table.of_all(chosen.tier, chosen.since_ms, now_ms)
-        if chosen.tier is not Tier.RAW:
-            begin_ms, partial = self.collector.roll_up.partial(chosen.tier)
-            if begin_ms >= chosen.since_ms:
-                rows += [Row(chosen.tier, begin_ms, *each) for each in partial.items()]
+        tier = ranking_tier(
+            since_ms,
+            now_ms,
+            max(1, len(known)),
+            interval_ms=self._interval_ms,
+            retention_ms=self.retention_ms,
+        )
+        rows = await self.collector.table.of_all(tier, since_ms, now_ms)
+        if tier is not Tier.RAW:
+            begin_ms, partial = self.collector.roll_up.partial(tier)
+            if begin_ms >= since_ms or not rows:
+                rows += [Row(tier, begin_ms, *each) for each in partial.items()]
         steps = await asyncio.to_thread(_totals, rows)
-        return self._ranked(known, steps, chosen.since_ms, now_ms, limit)
+        return self._ranked(known, steps, since_ms, now_ms, limit)
 
     def _ranked(
         self, known: list[str], steps: Mapping[str, Step], since_ms: int, now_ms: int, limit: int

@@ -168,7 +168,7 @@ MIGRATIONS: tuple[str, ...] = (
     """
     ALTER TABLE revision ADD COLUMN resumes INTEGER NOT NULL DEFAULT 0
     """,
-    # The history of metrics: what each subject did in each step, each minute and each hour, in the order of time.
+    # The history of metrics: a row for each subject and step, minute or hour, in the order of time.
     """
     CREATE TABLE metric (
         tier INTEGER NOT NULL, at INTEGER NOT NULL, subject TEXT NOT NULL, value BLOB NOT NULL,

@@ -12,7 +12,7 @@ from corral.supervisor.metrics.health import health_score
 from corral.supervisor.metrics.histogram import bucket_of, difference, merged, quantile_ms, upper_ms
 from corral.supervisor.metrics.ranking import problems, ranking
 from corral.supervisor.metrics.rollup import PERIOD_MS, RollUp, Row, Tier
-from corral.supervisor.metrics.series import POINTS, Range, chosen_range, points
+from corral.supervisor.metrics.series import POINTS, Range, chosen_range, points, ranking_tier
 from corral.supervisor.metrics.step import (
     DAEMON,
     Step,
@@ -199,6 +199,25 @@ def test_the_finest_tier_that_fits_and_is_still_there_is_taken(
         assert back_ms <= given_ms * POINTS
 
 
+@pytest.mark.parametrize(
+    ("back_ms", "subjects", "tier"),
+    [
+        (HOUR_MS, 200, Tier.RAW),
+        (HOUR_MS, 1_000, Tier.MINUTE),
+        (2 * DAY_MS, 1, Tier.MINUTE),
+        (7 * DAY_MS, 100, Tier.HOUR),
+        (NOW_MS, 1_000, Tier.HOUR),
+    ],
+)
+def test_a_ranking_of_many_or_of_a_long_time_is_made_of_coarser_rows(
+    back_ms: int, subjects: int, tier: Tier
+) -> None:
+    found = ranking_tier(
+        NOW_MS - back_ms, NOW_MS, subjects, interval_ms=STEP_MS, retention_ms=RETENTION_MS
+    )
+    assert found is tier
+
+
 def test_a_range_without_end_or_with_too_many_points_is_refused() -> None:
     with pytest.raises(InvalidParams):
         chosen(NOW_MS, NOW_MS)
@@ -241,7 +260,9 @@ def test_points_of_several_steps_add_up_and_know_for_how_long_was_collected() ->
 def test_steps_are_labelled_evenly_though_timers_are_not_exact() -> None:
     assert label_ms(100.004, STEP_MS) == 100_000
     assert label_ms(99.998, STEP_MS) == 100_000
+    assert label_ms(101.2, STEP_MS) == 100_000
     assert label_ms(102.4, STEP_MS) == 102_400
+    assert label_ms(99.9, STEP_MS) == 99_900, "a step is not of the future"
     assert wait_until_next(99.998, 5.0) == pytest.approx(5.002)
     assert wait_until_next(101.0, 5.0) == pytest.approx(4.0)
 

@@ -1,0 +1,230 @@
+"""The history of metrics of a running daemon, against what was done: over a restart, a kill, a reload, and by the command."""
+
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from corral.worker.contract.errors import InvalidParams, NotFound
+from daemon_process import BOUND_S, DaemonProcess
+
+AGENT = """
+import os
+from corral.worker import Agent
+
+agent = Agent("spender")
+
+@agent.task
+async def run(task):
+    task.usage(tokens=7, cost_cents=0.5)
+    if task.input == "fail":
+        raise ValueError("no")
+    if task.input == "die":
+        os._exit(3)
+    return "done"
+"""
+
+CONFIG = """
+[monitoring]
+metrics_interval = "200ms"
+[recovery]
+restart_backoff_base = "1ms"
+[tasks]
+retry_on = "never"
+[agents.spender]
+entrypoint = "spender:agent"
+[agents.idle]
+command = ["sleep", "1000"]
+protocol = "none"
+[agents.asleep]
+command = ["sleep", "1000"]
+protocol = "none"
+autostart = false
+[agents.hidden]
+command = ["sleep", "1000"]
+protocol = "none"
+monitoring.enable_metrics = false
+[agents.gone]
+command = ["/nowhere/program"]
+protocol = "none"
+"""
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
+    folder = tmp_path_factory.mktemp("metrics")
+    (folder / "spender.py").write_text(AGENT)
+    with DaemonProcess(folder, CONFIG) as process:
+        process.await_worker("spender-0", lambda w: w["state"] == "Ready")
+        yield process
+
+
+def until(look: Callable[[], Any], is_so: Callable[[Any], bool]) -> Any:
+    """What is looked at, once it is so; a step of the history sends no event."""
+    end = time.monotonic() + BOUND_S
+    while not is_so(found := look()):
+        assert time.monotonic() < end, found
+        time.sleep(0.02)
+    return found
+
+
+def history(
+    daemon: DaemonProcess, agent: str | None = "spender", **params: object
+) -> list[dict[str, Any]]:
+    named = {} if agent is None else {"agent": agent}
+    return list(daemon.call("metrics.history", **named, **params)["points"])
+
+
+def summed(points: list[Any]) -> dict[str, float]:
+    keys = ("ok", "failed", "executed", "tokens", "cost_cents", "restarts")
+    return {key: sum(point[key] for point in points) for key in keys}
+
+
+def run(daemon: DaemonProcess, count: int, given: object = None) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        list(
+            threads.map(
+                lambda _: daemon.call("task.run", agent="spender", objective="do", input=given),
+                range(count),
+            )
+        )
+
+
+def test_the_history_has_what_was_done_also_over_a_stop_and_a_kill(daemon: DaemonProcess) -> None:
+    run(daemon, 30)
+    run(daemon, 6, "fail")
+    done = {"ok": 30, "failed": 6, "executed": 36, "tokens": 252, "cost_cents": 18.0, "restarts": 0}
+    until(lambda: summed(history(daemon)), lambda found: found == done)
+    assert summed(history(daemon, step_s=1)) == done
+    assert summed(history(daemon, step_s=3600)) == done
+    assert summed(history(daemon, None))["executed"] == 36
+    run(daemon, 4)
+    assert daemon.stop() == 0
+    done |= {"ok": 34, "executed": 40, "tokens": 280, "cost_cents": 20.0}
+    daemon.start()
+    daemon.await_worker("spender-0", lambda w: w["state"] == "Ready")
+    assert summed(history(daemon)) == done, "what came since the last step is kept by a stop"
+    run(daemon, 2)
+    done |= {"ok": 36, "executed": 42, "tokens": 294, "cost_cents": 21.0}
+    until(lambda: summed(history(daemon)), lambda found: found == done)
+    daemon.kill()
+    daemon.start()
+    daemon.await_worker("spender-0", lambda w: w["state"] == "Ready")
+    for step_s in (1, 60, 3600):
+        assert summed(history(daemon, step_s=step_s)) == done, "a restart is no jump"
+
+
+def test_an_idle_agent_has_points_without_rows_and_one_that_is_left_out_has_none(
+    daemon: DaemonProcess,
+) -> None:
+    def rows(name: str) -> int:
+        with sqlite3.connect(f"file:{daemon.state_dir}/corral.db?mode=ro", uri=True) as store:
+            found = store.execute("SELECT count(*) FROM metric WHERE subject = ?", (name,))
+            return int(found.fetchone()[0])
+
+    def points() -> list[Any]:
+        return history(daemon, "idle", step_s=0.2, since=time.time() - 600)
+
+    count = len(until(points, lambda found: len(found) > 3 and found[-1]["up"] == 1))
+    before, asleep = rows("idle"), rows("asleep")
+    until(points, lambda found: len(found) > count + 5)
+    assert rows("idle") == before
+    assert rows("asleep") == asleep
+    assert points()[-1]["processes"] == 1
+    assert history(daemon, "asleep")[-1]["processes"] == 0
+    assert history(daemon, "hidden") == []
+    assert rows("hidden") == 0
+    with pytest.raises(NotFound):
+        history(daemon, "nobody")
+    with pytest.raises(InvalidParams):
+        history(daemon, "idle", since=10.0, until=5.0)
+
+
+def test_restarts_and_failures_lower_the_health_and_a_worker_that_gave_up_has_none(
+    daemon: DaemonProcess,
+) -> None:
+    def scores() -> dict[str, int]:
+        status = daemon.call("daemon.status")
+        return {each["name"]: each["health_score"] for each in status["agents"]}
+
+    before = scores()["spender"]
+    restarts = summed(history(daemon))["restarts"]
+    found = daemon.call("task.run", agent="spender", objective="do", input="die")
+    assert found["state"] == "failed"
+    daemon.await_worker("spender-0", lambda w: w["restarts"] == 1 and w["state"] == "Ready")
+    after = scores()
+    assert after["spender"] < before - 10
+    assert (after["idle"], after["gone"]) == (100, 0)
+    until(lambda: summed(history(daemon))["restarts"], lambda now: now == restarts + 1)
+    shown = daemon.call("statistics.show")["agents"]["spender"]["runtime"]
+    assert (shown["restarts"], shown["health_score"]) == (1, after["spender"])
+
+
+def test_the_present_figures_are_those_of_statistics(daemon: DaemonProcess) -> None:
+    run(daemon, 5)
+    total = daemon.call("statistics.show")["agents"]["spender"]["executor"]
+
+    def present() -> Any:
+        found = daemon.call("metrics.latest", names=["spender"])
+        return found["agents"][0]["total"]
+
+    until(present, lambda found: found["executed"] == total["total"])
+    assert {key: present()[key] for key in ("ok", "failed", "tokens", "cost_cents")} == {
+        key: total[key] for key in ("ok", "failed", "tokens", "cost_cents")
+    }
+    assert total["tokens_last_minute"] >= 35
+    found = daemon.call("metrics.latest")
+    assert found["daemon"]["total"]["memory_bytes"] > present()["memory_bytes"]
+    assert found["daemon"]["last_minute"]["executions_per_minute"] > 0
+    methods = daemon.call("statistics.show")["methods"]
+    assert methods["task.run"]["count"] >= 5
+    assert methods["task.run"]["p99_ms"] >= methods["task.run"]["p50_ms"] > 0
+
+
+def test_problems_are_named_with_the_reason(daemon: DaemonProcess) -> None:
+    run(daemon, 9, "fail")
+    top = until(
+        lambda: daemon.call("metrics.top", since=0),
+        lambda found: any(each["name"] == "spender" for each in found["problems"]),
+    )
+    assert [each["name"] for each in top["worst"]] == ["spender"]
+    assert [each["name"] for each in top["problems"]] == ["spender"]
+    assert "failed" in top["problems"][0]["reasons"][0]
+    whole = summed(history(daemon, since=0))
+    assert top["expensive"][0]["total"]["cost_cents"] == whole["cost_cents"]
+
+
+def test_the_command_shows_tables_bars_and_documents(daemon: DaemonProcess) -> None:
+    lines = daemon.corral("metrics", "spender", "--since", "1h").stdout.splitlines()
+    assert lines[0].split()[:3] == ["TIME", "RUN/MIN", "DONE"]
+    assert any(line.lstrip().startswith("runs/min") and "█" in line for line in lines)
+    document = json.loads(daemon.corral("metrics", "spender", "--json").stdout)
+    assert document["agent"] == "spender"
+    assert summed(document["points"]) == summed(history(daemon))
+    assert "problem: spender" in daemon.corral("metrics", "--top").stdout
+    assert "(all)" in daemon.corral("metrics", "--now").stdout
+    assert "no metrics" in daemon.corral("metrics", "hidden").stdout
+    assert daemon.corral("metrics", "nobody").returncode == 3
+    assert daemon.corral("metrics", "--since", "x").returncode == 2
+
+
+def test_collecting_is_stopped_and_begun_again_by_a_reload(daemon: DaemonProcess) -> None:
+    before = summed(history(daemon))
+    off = CONFIG.replace('metrics_interval = "200ms"', "enable_metrics = false")
+    daemon.config.write_text(off)
+    assert "monitoring.enable_metrics" in daemon.call("daemon.reload")["keys"]["spender"]
+    assert not daemon.call("metrics.latest")["enabled"]
+    run(daemon, 3)
+    assert "metrics are off" in daemon.corral("metrics", "--now").stdout
+    daemon.config.write_text(CONFIG)
+    daemon.call("daemon.reload")
+    until(lambda: daemon.call("metrics.latest")["agents"], bool)
+    run(daemon, 2)
+    until(
+        lambda: summed(history(daemon))["executed"],
+        lambda found: found == before["executed"] + 2,
+    )
