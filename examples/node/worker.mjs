@@ -30,6 +30,10 @@ class Task {
   async delegate(agent, objective, input = null) {
     return (await ask("task/delegate", { agent, objective, input, task: this.id })).output;
   }
+  /** Sends a part of the output, text or a JSON value, to those who wait for the task. */
+  stream(part) {
+    notify("stream", { task: this.id, part });
+  }
   /** Reports how far the work is, from 0 to 1. */
   progress(done, message = "") {
     notify("progress", { task: this.id, progress: done, message });
@@ -89,6 +93,7 @@ async function run(task) {
     const { setTimeout: sleep } = await import("node:timers/promises");
     await sleep(task.input.wait_s * 1000, null, { signal: task.signal });
   }
+  task.stream(`stored ${id}\n`);
   console.error(`stored ${id}`); // stderr is the log
   return { said: task.objective, attempt: task.attempt };
 }

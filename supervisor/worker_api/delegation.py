@@ -15,7 +15,8 @@ from ...worker.contract import codec
 from ...worker.contract.errors import CorralError, InvalidParams, NotFound, ResourceLimitExceeded
 from ...worker.contract.jsonrpc import MAX_MESSAGE_BYTES
 from ...worker.contract.records import Task, TaskParams
-from ...worker.contract.worker_messages import DelegateAllParams, DelegateParams
+from ...worker.contract.worker_messages import DelegateAllParams, DelegateParams, PartsParams
+from ..streaming.buffer import Cursor
 from ..supervision.worker_supervisor import WorkerSupervisor
 from ..tasks.backlog import Entry
 from ..tasks.tasks import Tasks
@@ -61,6 +62,8 @@ class Delegation:
             CorralError: it was not accepted.
         """
         params = TaskParams(**{name: getattr(asked, name) for name in _FIELDS})
+        if not asked.wait:
+            return msgspec.to_builtins(await self._submitted(params))
         return msgspec.to_builtins(await self._ended(params))
 
     async def all(self, asked: DelegateAllParams) -> dict[str, object]:
@@ -90,7 +93,8 @@ class Delegation:
             except CorralError as error:
                 results[index] = {"error": error.to_record()}
 
-    async def _ended(self, params: TaskParams) -> Task:
+    async def _submitted(self, params: TaskParams) -> Task:
+        """Returns the record of the child; of the task that had its idempotency key already, where there is one."""
         try:
             child = await self._tasks.submit(params, parent=self._parent)
         except NotFound as error:
@@ -100,6 +104,10 @@ class Delegation:
                 raise
             words = f'{error.message}; did you mean "{near[0]}"?'
             raise NotFound(words, **{**error.data, "near": near}) from error
+        return child
+
+    async def _ended(self, params: TaskParams) -> Task:
+        child = await self._submitted(params)
         entry = self._entry
         if entry is not None and child.parent != entry.task.id:
             return await self._others(child, entry)
@@ -136,3 +144,39 @@ class Delegation:
             )
         self._room -= size
         return record
+
+
+async def child_of(tasks: Tasks, supervisor: WorkerSupervisor, task: str) -> Task:
+    """Returns the record of a task that a running task of the worker has delegated.
+
+    Raises:
+        NotFound: there is none.
+    """
+    child = await tasks.show(task)
+    if child.parent not in supervisor.running:
+        text = f'cannot find task "{task}" below a task of worker "{supervisor.id}"'
+        raise NotFound(text, task=task)
+    return child
+
+
+async def parts_of(
+    tasks: Tasks, supervisor: WorkerSupervisor, asked: PartsParams
+) -> dict[str, object]:
+    """Returns what a child has streamed, or its record when it has ended and nothing more is to be read.
+
+    Raises:
+        NotFound: the worker has delegated no such task.
+    """
+    child = await child_of(tasks, supervisor, asked.task)
+    buffer = tasks.parts(child.id)
+    cursor = Cursor(asked.delivery, asked.number, asked.number > 0)
+    while buffer is not None:
+        found: list[object] = []
+        while (message := buffer.read(cursor)) is not None:
+            found.append(message)
+        if found:
+            return {"parts": found, "record": None}
+        if buffer.closed.is_set():
+            break
+        await buffer.stirred.wait()
+    return {"parts": [], "record": msgspec.to_builtins(await tasks.wait(child.id))}

@@ -20,10 +20,12 @@ from ...worker.contract.parts import size_of
 from ...worker.contract.worker_messages import (
     BeatParams,
     CheckpointParams,
+    ChildParams,
     DelegateAllParams,
     DelegateParams,
     MemoryParams,
     MemorySearchParams,
+    PartsParams,
     ProgressParams,
     PublishParams,
     StreamParams,
@@ -40,7 +42,7 @@ from ..supervision.worker_changes import WorkerChanges
 from ..supervision.worker_supervisor import WorkerSupervisor
 from ..tasks.backlog import Entry
 from ..tasks.tasks import Tasks
-from .delegation import Delegation
+from .delegation import Delegation, child_of, parts_of
 from .pubsub import WorkerPubsub
 from .tool_calls import ToolCalls
 
@@ -83,6 +85,8 @@ class WorkerApi:
             "tools/call": self._call_tool,
             "task/delegate": self._delegate,
             "task/delegate_all": self._delegate_all,
+            "task/parts": self._parts,
+            "task/cancel": self._cancel_child,
             "memory/put": self._put,
             "memory/get": self._get,
             "memory/delete": self._delete,
@@ -175,6 +179,17 @@ class WorkerApi:
     ) -> object:
         asked = convert(params, DelegateAllParams, "task/delegate_all")
         return await Delegation(self._tasks, supervisor, asked.task).all(asked)
+
+    async def _parts(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
+        return await parts_of(self._tasks, supervisor, convert(params, PartsParams, "task/parts"))
+
+    async def _cancel_child(
+        self, supervisor: WorkerSupervisor, params: Mapping[str, object]
+    ) -> object:
+        asked = convert(params, ChildParams, "task/cancel")
+        child = await child_of(self._tasks, supervisor, asked.task)
+        reason = "the worker that delegated it no longer waits"
+        return msgspec.to_builtins(await self._tasks.cancel(child.id, reason))
 
     # -- memory and checkpoints
 

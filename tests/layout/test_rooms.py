@@ -56,7 +56,7 @@ supervisor.rollout: worker.contract agents config lifecycle supervision tasks
 supervisor.autoscaling: worker.contract agents config lifecycle supervision tasks
 supervisor.jobs: worker.contract agents config events lifecycle store supervision tasks
 supervisor.orchestration: worker.contract worker.control config decoding events lifecycle store supervision agents tasks
-supervisor.worker_api: worker.contract mcp.protocol mcp.pool agents audit config events lifecycle secrets sessions store supervision hibernation tasks
+supervisor.worker_api: worker.contract mcp.protocol mcp.pool agents audit config events lifecycle secrets sessions store streaming supervision hibernation tasks
 supervisor.metrics: worker.contract worker.control agents config events lifecycle process store supervision tasks worker_api
 supervisor.reports: worker.contract worker.control events logs store supervision
 supervisor.package_methods: worker.contract worker.control access api events packages supervision

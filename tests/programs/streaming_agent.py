@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Generator
 from corral.worker import Agent, SyncTask, Task
 
 agent = Agent("streams")
+others = Agent("others")
 texts = Agent("texts")
 steps = Agent("steps")
 
@@ -21,6 +22,7 @@ async def until(path: object) -> None:
             await asyncio.sleep(0.005)
 
 
+@others.task
 @agent.task
 async def run(task: Task) -> object:
     word, _, rest = task.objective.partition(" ")
@@ -47,6 +49,16 @@ async def run(task: Task) -> object:
             await until(task.input)
             os._exit(3)
         return "lived"
+    if word == "relay":
+        stream = task.delegate_stream("texts", rest)
+        async for part in stream:
+            await task.stream(part.value)
+        assert stream.result is not None
+        return stream.result.output
+    if word == "leave":
+        async with task.delegate_stream("others", "gate", input=task.input) as stream:
+            async for part in stream:
+                return part.value
     if word == "large":
         await task.stream("y" * int(rest))
         return "not refused"
@@ -66,7 +78,12 @@ async def write(task: Task) -> AsyncIterator[str]:
 
 
 @steps.task
-def work(task: SyncTask) -> Generator[dict[str, int], None, str | None]:
+def work(task: SyncTask) -> Generator[dict[str, int], None, object]:
+    word, _, rest = task.objective.partition(" ")
+    if word == "relay":
+        stream = task.delegate_stream("texts", rest)
+        found = "".join(str(part.value) for part in stream)
+        return [found, stream.result.output if stream.result else None]
     for number in range(3):
         yield {"step": number}
     return f"{task.objective} is done" if task.objective != "nothing" else None

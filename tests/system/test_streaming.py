@@ -30,6 +30,10 @@ entrypoint = "streaming_agent:texts"
 http = "127.0.0.1:0"
 process.working_directory = "{AGENTS}"
 
+[agents.others]
+entrypoint = "streaming_agent:others"
+process.working_directory = "{AGENTS}"
+
 [agents.steps]
 entrypoint = "streaming_agent:steps"
 process.working_directory = "{AGENTS}"
@@ -41,7 +45,7 @@ Message = dict[str, Any]
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
     with DaemonProcess(tmp_path_factory.mktemp("streaming"), CREW) as process:
-        process.call("agent.start", names=["streams", "texts", "steps"])
+        process.call("agent.start", names=["*"])
         yield process
 
 
@@ -158,6 +162,27 @@ def test_a_reader_that_does_not_read_holds_up_nobody_and_is_told_what_it_lost(
     lost = sum(each["lost"] for each in parts)
     assert lost > 0
     assert sum(len(each["part"]) for each in parts) // 10_000 + lost == 2000
+
+
+# -- delegation
+
+
+def test_a_lead_reads_what_its_delegate_streams(daemon: DaemonProcess) -> None:
+    messages, record = streamed(daemon, "streams", "relay one two")
+    assert "".join(map(str, parts_of(messages))) == record["output"] == "one two "
+    assert streamed(daemon, "steps", "relay one two")[1]["output"] == ["one two "] * 2
+    failed = streamed(daemon, "streams", "relay ")[1]  # texts refuses an empty objective
+    assert (failed["state"], failed["error"]["name"]) == ("failed", "InvalidParams")
+
+
+def test_a_lead_that_stops_reading_cancels_its_delegate(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    never = str(tmp_path / "never")
+    _, record = streamed(daemon, "streams", "leave", input=never)
+    assert record["output"] == "before"
+    (child,) = record["children"]
+    assert daemon.call("task.wait", task=child)["state"] == "cancelled"
 
 
 # -- the command

@@ -24,6 +24,7 @@ from corral.worker.contract.errors import (
     WorkerFailed,
     from_wire,
 )
+from corral.worker.contract.jsonrpc import Notification
 from corral.worker.webhook.delivery import retry_after_s
 from daemon_process import BOUND_S, DaemonProcess
 
@@ -134,6 +135,14 @@ class Service:
             case ["hang"]:
                 to.connection.settimeout(BOUND_S)
                 self.ends.put("closed" if to.connection.recv(1) == b"" else "sent more")
+                to.close_connection = True
+            case ["stream", kind, text]:
+                to.send_response(200)
+                to.send_header("Content-Type", kind)
+                to.end_headers()
+                for each in text.encode().decode("unicode_escape").split("|"):
+                    to.wfile.write(each.encode())
+                    to.wfile.flush()
                 to.close_connection = True
             case ["flood"]:
                 to.send_response(200)
@@ -307,6 +316,32 @@ def test_the_output_is_held_to_its_size(daemon: DaemonProcess) -> None:
     error = failure(daemon, "hook", f"answer {json.dumps('x' * 2000)}")
     assert isinstance(error, ResourceLimitExceeded)
     assert error.data["limit"] == "max_output_size_bytes"
+
+
+@pytest.mark.parametrize(
+    ("answered", "parts", "output"),
+    [
+        (r"text/event-stream data:a\n\n|data:b|c\n\ndata:[DONE]\n\n", "abc", "abc"),
+        (r'text/event-stream data:a\n\nevent:result\ndata:{"output":1}\n\n', "a", 1),
+        (r"text/plain one|two", "onetwo", "onetwo"),
+        (r'application/x-ndjson {"a":1}\n{"a"|:2}', [{"a": 1}, {"a": 2}], [{"a": 1}, {"a": 2}]),
+    ],
+    ids=["events", "result", "text", "lines"],
+)
+def test_a_response_in_parts_is_streamed(
+    daemon: DaemonProcess, answered: str, parts: object, output: object
+) -> None:
+    found: list[Any] = []
+
+    def hear(notification: Notification) -> None:
+        if notification.method == "task.part":
+            found.append(notification.params["part"])
+
+    with daemon.client() as client:
+        asked = {"agent": "wide", "objective": f"stream {answered}", "stream": True}
+        record: Any = client.call("task.run", asked, timeout_s=BOUND_S, on_notification=hear)
+    assert record["output"] == output
+    assert (found if isinstance(parts, list) else "".join(found)) == parts
 
 
 def test_a_body_without_end_is_not_read_to_its_end(daemon: DaemonProcess, service: Service) -> None:

@@ -29,9 +29,10 @@ class WorkerCallParams(Struct, frozen=True):
 
 
 class DelegateParams(TaskParams, frozen=True, forbid_unknown_fields=True):
-    """`task/delegate` of a worker for its `task`; answered with the child's record when it has ended."""
+    """`task/delegate` of a worker for its `task`; answered with the child's record when it has ended, or at once without `wait`."""
 
     task: str | None = None
+    wait: bool = True
 
 
 class DelegateAllParams(Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,6 +45,23 @@ class DelegateAllParams(Struct, frozen=True, forbid_unknown_fields=True):
     tasks: Annotated[list[TaskParams], Meta(min_length=1, max_length=100_000)]
     max_parallel: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     task: str | None = None
+
+
+class PartsParams(Struct, frozen=True):
+    """`task/parts` of a worker: what a task that it delegated has streamed behind part `number` of `delivery`.
+
+    Answered with `{"parts": […], "record": null}` as soon as there is something, else with the record when it has ended.
+    """
+
+    task: str
+    delivery: Annotated[int, Meta(ge=0)] = 0
+    number: Annotated[int, Meta(ge=0)] = 0
+
+
+class ChildParams(Struct, frozen=True):
+    """`task/cancel` of a worker: a task that it delegated."""
+
+    task: str
 
 
 class MemoryParams(Struct, frozen=True):

@@ -93,6 +93,7 @@ class _Answers:
         self._tools = tools
         self._agents = agents
         self._stored: dict[str, Json] = {}
+        self._last: dict[str, object] = {}
         self._background: set[asyncio.Task[Any]] = set()
 
     async def request(self, method: str, params: Mapping[str, Any], /) -> object:
@@ -106,7 +107,10 @@ class _Answers:
             text = found if isinstance(found, str) else codec.encode(found).decode()
             return {"content": [{"type": "text", "text": text}], "structuredContent": found}
         if method == "task/delegate":
-            return await self._delegated(params)
+            self._last = await self._delegated(params)
+            return self._last
+        if method == "task/parts":  # it has ended by now
+            return {"parts": [], "record": self._last}
         if method == "task/delegate_all":
             return {"results": [await self._delegated(each) for each in params["tasks"]]}
         key = params.get("key")

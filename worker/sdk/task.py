@@ -288,6 +288,22 @@ class Task(TaskRequest):
         )
         return delegated(await self._calls.request("task/delegate", params))
 
+    def delegate_stream(
+        self, agent: str | None = None, objective: str = "", **options: Json
+    ) -> "DelegateStream":
+        """Delegates work as `delegate`, and reads what the other handler streams: `async for part in …`.
+
+        `result` of the stream is then its Result; the errors of `delegate` are raised by the iteration. Close it
+        (`async with`) to leave early: that cancels the other task.
+
+        Args:
+            agent: the name; or omit it and give `capability`.
+            objective: the objective, in words.
+            options: those of `delegate`.
+        """
+        params = _with({"task": self.id, "objective": objective}, agent=agent, **options)
+        return DelegateStream(self._calls, params)
+
     async def delegate_all(
         self, tasks: Iterable[Mapping[str, Json]], *, max_parallel: int | None = None
     ) -> list[Result | CorralError]:
@@ -461,9 +477,118 @@ class SyncTask(TaskRequest):
     beat = _on_loop(Task.beat)
     log = _on_loop(Task.log)
 
+    def delegate_stream(
+        self, agent: str | None = None, objective: str = "", **options: Json
+    ) -> "SyncDelegateStream":
+        """Delegates work and reads what the other handler streams: `for part in …`; see Task.delegate_stream."""
+        stream = self._task.delegate_stream(agent, objective, **options)
+        return SyncDelegateStream(stream, self._bridge)
+
     def publish(self, type: str, data: Json = None) -> None:  # noqa: A002  its wire name
         """Publishes an event, and returns when the daemon has accepted it; see Task.publish."""
         self._bridge.wait(_awaited(lambda: self._task.publish(type, data)))
+
+
+class StreamedPart(NamedTuple):
+    """Represents a part that the handler of a delegated task has streamed."""
+
+    value: Json
+    """A text, in pieces of any length, or another JSON value."""
+    attempt: int
+    is_new_beginning: bool
+    """True if that attempt begins anew, so that earlier parts are void; `value` is "" then."""
+    lost: int
+    """Number of parts before it that came too fast to be read."""
+
+
+class DelegateStream:
+    """Iterates over what a delegated task streams, until it has ended; then `result` is its Result."""
+
+    def __init__(self, calls: Calls, params: Mapping[str, object]) -> None:
+        self.result: Result | None = None
+        self._calls = calls
+        self._params = params
+        self._id: str | None = None  # while it is to be cancelled with the iteration
+        self._parts: list[dict[str, Json]] = []
+        self._place: dict[str, Json] = {}
+
+    def __aiter__(self) -> "DelegateStream":
+        return self
+
+    async def __anext__(self) -> StreamedPart:
+        if self.result is not None:
+            raise StopAsyncIteration
+        if not self._place:
+            record = object_of(
+                await self._calls.request("task/delegate", {**self._params, "wait": False})
+            )
+            self._id = str(record.get("id"))
+            self._place = {"task": self._id}
+        if not self._parts:
+            answer = object_of(await self._calls.request("task/parts", self._place))
+            self._parts = objects_of(answer, "parts")[::-1]
+            if not self._parts:
+                self._id = None
+                self.result = delegated(answer.get("record"))
+                raise StopAsyncIteration
+        found = self._parts.pop()
+        number = found.get("number", 0)
+        self._place |= {"delivery": found.get("delivery", 0), "number": number}
+        return StreamedPart(
+            found.get("part"), found.get("attempt", 0), number == 0, found.get("lost", 0)
+        )
+
+    async def __aenter__(self) -> "DelegateStream":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Cancels the other task, unless it has ended."""
+        task, self._id = self._id, None
+        if task is not None:
+            await self._calls.request("task/cancel", {"task": task})
+
+
+class SyncDelegateStream:
+    """Iterates over what a delegated task streams, in a `def` handler; see DelegateStream."""
+
+    def __init__(self, stream: DelegateStream, bridge: Bridge) -> None:
+        self._stream = stream
+        self._bridge = bridge
+
+    @property
+    def result(self) -> Result | None:
+        """Returns the Result of the other task; None until the iteration has ended."""
+        return self._stream.result
+
+    def __iter__(self) -> "SyncDelegateStream":
+        return self
+
+    def __next__(self) -> StreamedPart:
+        found = self._bridge.wait(_next_of(self._stream))
+        if found is None:
+            raise StopIteration
+        return found
+
+    def __enter__(self) -> "SyncDelegateStream":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Cancels the other task, unless it has ended."""
+        self._bridge.wait(self._stream.close())
+
+
+async def _next_of(stream: DelegateStream) -> StreamedPart | None:
+    """Returns the next part, None at the end: a coroutine must not raise StopIteration."""
+    try:
+        return await stream.__anext__()
+    except StopAsyncIteration:
+        return None
 
 
 def session_of(params: Mapping[str, Json]) -> str | None:

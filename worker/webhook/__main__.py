@@ -24,7 +24,7 @@ from ..contract.jsonrpc import MAX_MESSAGE_BYTES
 from ..sdk.agent import Agent
 from ..sdk.results import Json
 from ..sdk.task import Start, Task
-from . import delivery
+from . import delivery, streamed_response
 
 URL_VARIABLE = "CORRAL_WEBHOOK_URL"
 METHOD_VARIABLE = "CORRAL_WEBHOOK_METHOD"
@@ -121,6 +121,9 @@ class Sender:
             ) as response:
                 status = response.status
                 if 200 <= status < 300:
+                    if kind := streamed_response.KINDS.get(response.content_type):
+                        reader = streamed_response.StreamedResponse(kind, target.address)
+                        return await _streamed(response, task, reader)
                     return delivery.answer_of(await _whole(response, task.id), target.address)
                 head = await _head(response)
                 now = datetime.now(UTC)
@@ -150,6 +153,18 @@ async def _whole(response: aiohttp.ClientResponse, task: str) -> bytes:
                 text, limit="max_output_size_bytes", value=MAX_MESSAGE_BYTES
             )
     return bytes(chunks)
+
+
+async def _streamed(
+    response: aiohttp.ClientResponse, task: Task, reader: streamed_response.StreamedResponse
+) -> delivery.Answer:
+    """Streams the parts of a body as they come, and returns the answer that they end with."""
+    async for chunk in response.content.iter_any():
+        for part in reader.feed(chunk):
+            await task.stream(part)
+    for part in reader.finish():
+        await task.stream(part)
+    return reader.answer()
 
 
 async def _head(response: aiohttp.ClientResponse) -> bytes:
