@@ -401,6 +401,30 @@ def _show_tree(session: Session, task_id: str) -> None:
         left += [(child, depth + 1) for child in reversed(inners(node, "children"))]
 
 
+@task.command("log")
+@click.argument("task_id", metavar="ID", shell_complete=complete_tasks)
+@click.option("-f", "--follow", is_flag=True, help="Go on until the task has ended.")
+@click.option(
+    "-n",
+    "count",
+    type=click.IntRange(0, 5_000),
+    metavar="N",
+    default=1_000,
+    help="Number of log lines, counted from the last; default 1000.",
+)
+@click.option("--utc", is_flag=True, help="Print times in UTC, in full, also on a terminal.")
+@click.pass_obj
+def log(session: Session, task_id: str, follow: bool, count: int, utc: bool) -> int:
+    """Print what a task has done, in order of time.
+
+    These are its attempts, progress, log lines, tool calls and delegated tasks, with their
+    times, and what the task has used at its end. With -f the exit code is 1 if it fails.
+    """
+    from .task_log import print_log  # noqa: PLC0415 - start-up time: only for this command
+
+    return print_log(session, task_id, count, follow=follow, utc=utc)
+
+
 @task.command("cancel")
 @click.argument("task_ids", metavar="ID…", nargs=-1, required=True, shell_complete=complete_tasks)
 @click.pass_obj

@@ -1707,6 +1707,39 @@ export interface TaskInShort {
   cpu_ms: number | null;
 }
 
+/** Represents the result of `task.log`: the entries in order of time, none with `follow`, which has sent them. */
+export interface TaskLog {
+  task: string;
+  state: string;
+  entries: Array<TaskLogEntry>;
+}
+
+/**
+ * Represents one moment of a task.
+ *
+ * `after_s` is the time since the task came, `duration_s` that which a call, an attempt or a delegated task took. `name` is the
+ * tool, or the agent that a task was delegated to; `task` is the delegated one. `outcome` is that of a call, or the state in which a
+ * task ended. `memory_bytes` is the peak of an attempt, or what the worker used.
+ */
+export interface TaskLogEntry {
+  at: string;
+  step: "call" | "delegated" | "ended" | "log" | "progress" | "queued" | "retried" | "started";
+  after_s: number;
+  text?: string;
+  attempt?: number | null;
+  worker?: string | null;
+  level?: string | null;
+  name?: string | null;
+  task?: string | null;
+  outcome?: string | null;
+  duration_s?: number | null;
+  memory_bytes?: number | null;
+  cpu_ms?: number | null;
+  tool_calls?: number | null;
+  tokens_used?: number | null;
+  cost_cents?: number | null;
+}
+
 /** Represents a task with the tasks that it delegated; `more` is the number of those that were left out. */
 export interface TaskNode {
   task: TaskInShort;
@@ -2877,6 +2910,20 @@ export class Corral extends Connection {
   /** Yields the events of `task.follow`. */
   followTaskStream(args: { task: string; timeout_s?: number }, options?: RequestOptions): AsyncGenerator<ServerEvent> {
     return this.stream("GET", "/api/v1/tasks/{task}/follow", ["timeout_s"], args, options);
+  }
+
+  /**
+   * Returns what a task has done in order of time: attempts, progress, log lines, tool calls, delegated tasks.
+   *
+   * With `follow` they are sent as `task.log` notifications {entries}, until it has ended.
+   */
+  taskLog(args: { task: string; follow?: boolean; lines?: number }, options?: RequestOptions): Promise<TaskLog> {
+    return this.request("GET", "/api/v1/tasks/{task}/log", ["follow","lines"], args, options) as Promise<TaskLog>;
+  }
+
+  /** Yields the events of `task.log`. */
+  taskLogStream(args: { task: string; follow?: boolean; lines?: number }, options?: RequestOptions): AsyncGenerator<ServerEvent> {
+    return this.stream("GET", "/api/v1/tasks/{task}/log", ["follow","lines"], args, options);
   }
 
   /** Queues ended tasks once more, each as a new task: {retried: [{task, by}], failed: [{task, error}], more: the `after` of more dead letters}. */

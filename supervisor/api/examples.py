@@ -122,6 +122,7 @@ EXAMPLES: Mapping[str, Mapping[str, object]] = {
     "task.cancel": {"task": _TASK},
     "task.discard": _DEAD,
     "task.follow": {"task": _TASK},
+    "task.log": {"task": _TASK, "lines": 100},
     "task.list": {**_AGENT, "state": "failed", "limit": 20},
     "task.retry": _DEAD,
     "task.run": {**_WORK, **_AGENT, "timeout_s": 60.0},

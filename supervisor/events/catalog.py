@@ -390,7 +390,8 @@ _TYPES = (
         Field("progress", "number", "the part that is done"),
         Field("total", "number or null", "the whole; null is 1"),
         Field("message", "text", "as text"),
-    ), stored="no"),
+        Field("memory_bytes", "count or null", "the most memory of its worker so far"),
+    ), stored="of durable tasks, one a second"),
     EventType("task.queued", "A task was accepted.", TASK, (
         *_TASK,
         Field("priority", "number", "1 to 10"),

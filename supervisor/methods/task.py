@@ -235,7 +235,7 @@ async def _send_standing(control: Control, root: Task, followed: set[str], calle
         below: list[Task] = []
         for task in level:
             caller.notify("task.event", {"event": _standing(task)})
-            for child in await _children(control, task, MOST_FOLLOWED - len(followed)):
+            for child in await children_of(control, task, MOST_FOLLOWED - len(followed)):
                 if child.state not in ENDED and child.id not in followed:
                     followed.add(child.id)
                     below.append(child)
@@ -292,7 +292,7 @@ async def _tree(control: Control, params: TaskTreeParams, _caller: Caller) -> Ta
     while level:
         below: list[tuple[TaskNode, Task]] = []
         for node, task in level:
-            found = await _children(control, task, max(left, 0) + 1)
+            found = await children_of(control, task, max(left, 0) + 1)
             shown = found[: max(left, 0)] if depth < params.depth else []
             nodes = [TaskNode(task=_in_short(each), children=[], more=0) for each in shown]
             node.children, node.more = nodes, len(found) - len(shown)
@@ -316,7 +316,7 @@ def _error_in_short(error: Error) -> Error:
     return Error(error.code, error.name, error.message[:SHORT_CHARS])
 
 
-async def _children(control: Control, task: Task, limit: int) -> list[Task]:
+async def children_of(control: Control, task: Task, limit: int) -> list[Task]:
     """Returns the tasks that a task delegated, in that order, without those that have expired or cannot be read."""
     stored = {each.id: each for each in await control.tasks.records.children(task.id, limit)}
     found: list[Task] = []

@@ -38,6 +38,12 @@ from .record_writer import RecordWriter
 MESSAGE_CHARS = 1_000
 """Number of characters of a progress message that are kept."""
 
+PROGRESS_S = 1.0
+"""Seconds between two reports of progress that are stored; all others are published alone."""
+
+PROGRESS_KEPT = 1_000
+"""Number of reports of progress of one task that are stored."""
+
 TOKENS_S = 60.0
 """Seconds that used tokens count against `max_tokens_per_minute`."""
 
@@ -77,6 +83,7 @@ class Accounting:
         self._backlog = writer.backlog
         self._agents = agents
         self._budgets = budgets
+        self._loop = asyncio.get_running_loop()
         self.part_buffers = PartBuffers()
         self._on_usage = on_usage
 
@@ -106,13 +113,19 @@ class Accounting:
         entry.task = replace(
             entry.task, progress=fraction, progress_total=total, progress_message=message
         )
+        now = self._loop.time()
+        is_kept = now >= entry.progress_due and entry.progress_kept < PROGRESS_KEPT
+        if is_kept:
+            entry.progress_due = now + PROGRESS_S
+            entry.progress_kept += 1
         self._writer.publish(
             "task.progress",
             entry.task,
-            store=False,
+            store=is_kept,
             progress=fraction,
             total=total,
             message=message,
+            memory_bytes=None if entry.meter is None else entry.meter.most_bytes or None,
         )
         self._writer.notify(entry)
 

@@ -82,6 +82,10 @@ class Entry:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     parts: PartBuffer | None = None
     """There from when it streams something, or a reader waits for that."""
+    progress_due: float = 0.0
+    """When the next report of progress is stored, on the loop's clock."""
+    progress_kept: int = 0
+    """Number of those that are."""
     meter: Meter | None = None
     """Measures the attempt that runs."""
     cpu_ns: int = 0

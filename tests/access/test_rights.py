@@ -267,7 +267,7 @@ def test_the_task_of_another_agent_is_not_there(
 ) -> None:
     client = clients["scoped"]
     task = daemon.call("task.submit", agent="squad", objective="x", when_down="queue")["id"]
-    for name in ("task.show", "task.cancel", "task.wait", "task.tree", "task.follow"):
+    for name in ("task.show", "task.cancel", "task.wait", "task.tree", "task.follow", "task.log"):
         with pytest.raises(NotFound):
             client.call(name, {"task": task}, timeout_s=BOUND_S)
     with pytest.raises(NotFound):

@@ -55,6 +55,7 @@ class Stream:
             progress=0.5,
             total=None,
             message="",
+            memory_bytes=None,
         ).seq
 
     async def read(self, since: int, wanted: EventFilter | None = None) -> list[Record]:

@@ -161,6 +161,7 @@ def _tasks(call: Calls) -> None:
     call("task.follow", task=failed["id"])
     call("task.show", task=ended["id"], calls=True)
     assert call("task.tree", task=failed["id"])["task"]["error"]["name"]
+    assert call("task.log", task=failed["id"])["entries"][-1]["outcome"] == "failed"
     assert call("task.tree", task=call("task.run", agent="duo", objective="echo")["id"])["children"]
     call("task.list", agent="crew")
     retried = call("task.retry", tasks=[failed["id"], ended["id"]])

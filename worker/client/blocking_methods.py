@@ -30,7 +30,7 @@ from ..control.deployments import Deployment, Deployments
 from ..control.metrics import MetricsHistory, MetricsLatest, MetricsTop
 from ..control.packages import PackageDetails, PackageRecord, PackageRecords, PackageUpload
 from ..control.params import Addition
-from ..control.reports import Costs
+from ..control.reports import Costs, TaskLog
 from ..control.results import (
     AgentsAdded,
     AgentsChanged,
@@ -1195,6 +1195,15 @@ class BlockingMethods:
                 before=before,
             )
         )
+
+    def task_log(self, task: str, *, follow: bool = False, lines: int = 1000) -> TaskLog:
+        """Returns what a task has done in order of time: attempts, progress, log lines, tool calls, delegated tasks.
+
+        With `follow` they are sent as `task.log` notifications {entries}, until it has ended.
+
+        Needs the right "read".
+        """
+        return self._loop.wait(self._runtime.task_log(task, follow=follow, lines=lines))
 
     def retry_tasks(
         self,

@@ -105,7 +105,7 @@ from ..control.params import (
     ToolsParams,
     VerifyParams,
 )
-from ..control.reports import CostParams, Costs
+from ..control.reports import CostParams, Costs, TaskLog, TaskLogParams
 from ..control.results import (
     AgentsAdded,
     AgentsChanged,
@@ -1334,6 +1334,16 @@ class Methods:
             before=before,
         )
         return await self._connection.ask(TaskPage, "task.list", params)
+
+    async def task_log(self, task: str, *, follow: bool = False, lines: int = 1000) -> TaskLog:
+        """Returns what a task has done in order of time: attempts, progress, log lines, tool calls, delegated tasks.
+
+        With `follow` they are sent as `task.log` notifications {entries}, until it has ended.
+
+        Needs the right "read".
+        """
+        params = given(TaskLogParams, task=task, follow=follow, lines=lines)
+        return await self._connection.ask(TaskLog, "task.log", params)
 
     async def retry_tasks(
         self,

@@ -61,7 +61,7 @@ class TaskLogParams(Struct, frozen=True, forbid_unknown_fields=True):
 
     task: str
     follow: bool = False
-    lines: Annotated[int, Meta(ge=0, le=10_000)] = 1_000
+    lines: Annotated[int, Meta(ge=0, le=5_000)] = 1_000
 
 
 class TaskLogEntry(Struct, frozen=True, kw_only=True, omit_defaults=True):
