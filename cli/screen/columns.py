@@ -92,19 +92,18 @@ HEALTH_COLOURS = {"ok": "green", "degraded": "yellow", "failed": "red"}
 
 
 def health(row: Record, _now: float = 0.0) -> Cell:
-    """Returns the health of an agent or server: its score, of which 100 is the best, or a word."""
-    score = number(row, "health_score")
-    if score is not None:
+    """Returns the health of an agent or server: a word where it is not up or not as it should be, else its score of 0 to 100."""
+    score, found = number(row, "health_score"), word(row, "health", "-")
+    if score is not None and found == "ok":
         return f"{score:.0f}", "green" if score >= 90 else "yellow" if score >= 50 else "red"
-    found = word(row, "health", "-")
     return found, HEALTH_COLOURS.get(found, "")
 
 
 def _health_order(row: Record) -> float:
-    score = number(row, "health_score")
-    words = ("failed", "degraded", "ok")
-    found = word(row, "health")
-    return score if score is not None else 50.0 * words.index(found) if found in words else 101.0
+    score, found = number(row, "health_score"), word(row, "health")
+    if found in ("failed", "degraded"):
+        return -2.0 if found == "failed" else -1.0
+    return 101.0 if found != "ok" else 100.0 if score is None else score
 
 
 def _cpu(row: Record, _now: float) -> Cell:
@@ -123,11 +122,11 @@ def _history(row: Record, _now: float) -> Cell:
     return sparkline([float(str(each)) for each in render.items(row, "history")]), "blue"
 
 
-def sparkline(values: Sequence[float]) -> str:
-    """Returns bars for the last HISTORY_SHOWN values, from 0 to the largest of them, or to FULL_LEAST if that is more."""
+def sparkline(values: Sequence[float], full: float = FULL_LEAST) -> str:
+    """Returns bars for the last HISTORY_SHOWN values, from 0 to the largest of them, or to `full` if that is more."""
     shown = values[-HISTORY_SHOWN:]
-    most = max((FULL_LEAST, *shown))
-    steps = [round(each / most * (len(BARS) - 1)) for each in shown]
+    most = max((full, *shown))
+    steps = [round(each / most * (len(BARS) - 1)) if most > 0 else 0 for each in shown]
     return "".join(BARS[min(max(step, 0), len(BARS) - 1)] for step in steps)
 
 

@@ -7,6 +7,7 @@ shows log lines or tasks has one of its own, which ends with the view.
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from ...worker.client.async_ import Connection
@@ -24,6 +25,9 @@ EVENTS = ["worker.state", "agent.removed", "agent.paused", "agent.resumed"]
 
 LINES_FIRST = 200
 """Number of past log lines of an agent that are shown at first."""
+
+HISTORY_STEP_S = 180.0
+"""Seconds in each bar of the last hour of an agent."""
 
 RETRY_FIRST_S, RETRY_LAST_S = 0.1, 1.0
 """Seconds between two attempts to reach a daemon that is away."""
@@ -155,6 +159,7 @@ class Feed:
         if (before.page, view.page) not in (("tasks", "task"), ("task", "tasks")):
             self._snapshot.take_tasks([])
         self._snapshot.lines.clear()
+        self._snapshot.points = []
         if _tasks_of(view) is not None:
             self._following = group.create_task(self._follow(view))
 
@@ -180,6 +185,7 @@ class Feed:
                 async with await self._open(notified) as connection:
                     params = _tasks_of(view) or {}
                     if view.page == "agent":
+                        await self._read_history(connection, view.agent)
                         of_agent = {"types": ["task.*"], "agent": view.agent}
                         await connection.call("event.follow", of_agent, timeout_s=ANSWER_S)
                         lines = {"names": [view.agent], **place}
@@ -192,6 +198,13 @@ class Feed:
             except CorralError:
                 pass  # it has gone, as the list of agents says, or the agent has
             await asyncio.sleep(RETRY_LAST_S)
+
+    async def _read_history(self, connection: Connection, name: str) -> None:
+        with suppress(CorralError):  # of an older daemon, or of an agent that has gone
+            asked = {"agent": name, "step_s": HISTORY_STEP_S}
+            found = await connection.call("metrics.history", asked, timeout_s=ANSWER_S)
+            self._snapshot.points = [*inners(render.as_record(found), "points")]
+            self._changed()
 
     # -- actions
 

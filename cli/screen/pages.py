@@ -13,7 +13,18 @@ from ..fields import field_lines
 from ..local_time import brief, line_time, local
 from ..log_lines import LOUD
 from ..render import Record, inner, number, word
-from .columns import AGENTS, DESCENDING, TASKS, WORKERS, Column, fitted, gap, health, ordered
+from .columns import (
+    AGENTS,
+    DESCENDING,
+    TASKS,
+    WORKERS,
+    Column,
+    fitted,
+    gap,
+    health,
+    ordered,
+    sparkline,
+)
 from .samples import milliseconds
 from .snapshot import Snapshot
 from .view import KEYS_TO_ACT, KEYS_TO_READ, Shown, Sort, View, settled
@@ -289,6 +300,8 @@ def _agent(view: View, snapshot: Snapshot, width: int, room: int, now: float) ->
     if not row:
         return Drawn([[(f' there is no agent or server "{view.agent}" any more', "grey")]], view)
     head = [_cut_line(line, width) for line in _agent_head(row, entry)]
+    if snapshot.points:
+        head.append(_cut_line(_last_hour(snapshot.points), width))
     workers: list[Record] = [*snapshot.workers_of(view.agent)]
     tasks: list[Record] = [each for each in snapshot.tasks if word(each, "agent") == view.agent]
     left = max(room - len(head) - 3, 3)  # beside the headers of the two tables and of the lines
@@ -336,6 +349,24 @@ def _agent_head(row: Record, entry: Record) -> list[Line]:
     words += [f"{key}={value}" for key, value in inner(entry, "labels").items()]
     about = render.one_line("  ".join(each for each in words if each))
     return [*lines, [(about, "grey")]] if about else lines
+
+
+PAST = (
+    ("runs/min", "executions_per_minute"),
+    ("p99", "p99_ms"),
+    ("cpu", "cpu_percent"),
+    ("mem", "memory_bytes"),
+    ("queued", "queued_peak"),
+)
+"""Labels and keys of the bars of the last hour."""
+
+
+def _last_hour(points: Sequence[Record]) -> Line:
+    line: Line = [("last hour", "grey")]
+    for label, key in PAST:
+        values = [number(point, key) or 0.0 for point in points]
+        line += [(f"  {label} ", ""), (sparkline(values, 0.0), "blue")]
+    return line
 
 
 def _log_line(record: Record, now: float) -> Line:

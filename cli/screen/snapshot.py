@@ -44,6 +44,8 @@ class Snapshot:
         """The reason why the daemon is not reached; empty while it is."""
         self.tasks: list[dict[str, object]] = []
         self.lines: deque[dict[str, object]] = deque(maxlen=LINES_KEPT)
+        self.points: list[Record] = []
+        """The history of the agent that is shown, as `metrics.history` has it."""
         self._entries: dict[str, dict[str, object]] = {}
         self._figures: dict[str, dict[str, object]] = {}
         self._workers: dict[str, tuple[str, dict[str, object]]] = {}
