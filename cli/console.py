@@ -118,11 +118,14 @@ class Session:
         shown = render.visible(text, keep_colours=self.colours) if self.is_terminal else text
         self.stdout.write(shown if shown.endswith(end) else shown + end)
 
-    def at(self, stamp: str, *, is_brief: bool = True) -> str:
-        """Returns a time for people: local on a terminal, as it was sent elsewhere; `-` for none."""
+    def at(self, stamp: str, *, is_brief: bool = True, in_note: bool = False) -> str:
+        """Returns a time for people: local on a terminal, as it was sent elsewhere; `-` for none.
+
+        With `in_note` the terminal is that of stderr.
+        """
         if not stamp:
             return "-"
-        if not self.is_terminal:
+        if not (sys.stderr.isatty() if in_note else self.is_terminal):
             return render.at(stamp)
         from .local_time import brief, local  # noqa: PLC0415 - start-up time: only where times are shown
 

@@ -65,7 +65,7 @@ NO_RENEWALS = ("", "0", "-")
 
 def print_entries(session: Session, entries: Iterable[Mapping[str, object]]) -> None:
     """Prints agents and servers with their workers, as a table."""
-    rows = [row for entry in entries for row in _rows(entry)]
+    rows = [row for entry in entries for row in _rows(session, entry)]
     header = HEADER
     if all(row[RENEWALS_AT] in NO_RENEWALS for row in rows):  # as of most daemons: no column
         header = HEADER[:RENEWALS_AT] + HEADER[RENEWALS_AT + 1 :]
@@ -78,7 +78,7 @@ def print_entries(session: Session, entries: Iterable[Mapping[str, object]]) -> 
     )
 
 
-def _rows(entry: Mapping[str, object]) -> Iterator[list[str]]:
+def _rows(session: Session, entry: Mapping[str, object]) -> Iterator[list[str]]:
     """Yields one line for an agent of one worker; for others, and with autoscaling, one for the whole and one per worker."""
     name, kind = word(entry, "name"), word(entry, "kind", "agent")
     state = JOB_WORDS.get(word(entry, "job"), word(entry, "state", "-"))
@@ -86,7 +86,7 @@ def _rows(entry: Mapping[str, object]) -> Iterator[list[str]]:
     workers = inners(entry, "workers")
     between = inner(entry, "instances")
     if len(workers) == 1 and not between:
-        yield [name, kind, *_cells(entry, workers[0])]
+        yield [name, kind, *_cells(session, entry, workers[0])]
         return
     reason = f"{len(workers)} workers" if workers else "scaled to 0"
     if workers and between:
@@ -103,7 +103,7 @@ def _rows(entry: Mapping[str, object]) -> Iterator[list[str]]:
     ]
     yield [name, kind, state, "", "", *counts, "", "", reason]
     for worker in workers:
-        yield [f"  {word(worker, 'id')}", kind, *_cells(entry, worker)]
+        yield [f"  {word(worker, 'id')}", kind, *_cells(session, entry, worker)]
 
 
 def _job_word(entry: Mapping[str, object], worker: Mapping[str, object]) -> str:
@@ -118,7 +118,9 @@ def _job_word(entry: Mapping[str, object], worker: Mapping[str, object]) -> str:
     return "Running" if state == "Starting" and worker.get("pid") is not None else ""
 
 
-def _cells(entry: Mapping[str, object], worker: Mapping[str, object]) -> list[str]:
+def _cells(
+    session: Session, entry: Mapping[str, object], worker: Mapping[str, object]
+) -> list[str]:
     state = word(worker, "state", "-")
     is_alive = worker.get("pid") is not None
     cpu = number(worker, "cpu_percent")
@@ -130,11 +132,13 @@ def _cells(entry: Mapping[str, object], worker: Mapping[str, object]) -> list[st
         word(worker, "renewals", "-"),
         size(number(worker, "rss_bytes")) if is_alive else "-",
         f"{cpu:.0f}%" if is_alive and cpu is not None else "-",
-        _reason(entry, worker, state),
+        _reason(session, entry, worker, state),
     ]
 
 
-def _reason(entry: Mapping[str, object], worker: Mapping[str, object], state: str) -> str:
+def _reason(
+    session: Session, entry: Mapping[str, object], worker: Mapping[str, object], state: str
+) -> str:
     """Returns the last column: the task of a busy worker, or the reason why another one is not up."""
     parts: list[str] = []
     if worker.get("paused"):
@@ -144,7 +148,7 @@ def _reason(entry: Mapping[str, object], worker: Mapping[str, object], state: st
     if task := word(worker, "task"):
         parts.append(task)
     if worker.get("done"):
-        parts.append(f"succeeded {render.at(word(inner(worker, 'last_exit'), 'at'))}")
+        parts.append(f"succeeded {session.at(word(inner(worker, 'last_exit'), 'at'))}")
     elif _job_word(entry, worker) == "Running":
         pass
     elif state in DOWN:

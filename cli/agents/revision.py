@@ -182,7 +182,7 @@ def _row(session: Session, each: Mapping[str, object]) -> list[str]:
     cells = [
         word(each, "revision"),
         word(each, "state"),
-        render.at(word(each, "at")),
+        session.at(word(each, "at")),
         how,
         word(each, "by"),
         reason,

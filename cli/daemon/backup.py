@@ -199,7 +199,8 @@ def _print_restored(
     if session.json:
         session.print_json({**facts, "state_dir": state_dir or None})
         return
-    of = f"backup of {manifest.created_at} by corral {manifest.version}"
+    made_at = session.at(manifest.created_at, is_brief=False)
+    of = f"backup of {made_at} by corral {manifest.version}"
     what = (
         f"{len(manifest.files)} files, {render.size(manifest.size)}, {audit_records} audit records"
     )

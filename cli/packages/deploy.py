@@ -122,7 +122,11 @@ def _show_step(session: Session, notification: Notification) -> None:
     if session.json:
         session.print_ndjson([event])
         return
-    parts = (render.at(word(event, "at")), word(event, "agent"), word(event, "version"))
+    parts = (
+        session.at(word(event, "at"), in_note=True),
+        word(event, "agent"),
+        word(event, "version"),
+    )
     words = (word(event, "state"), word(event, "step"))
     line = "  ".join(part for part in (*parts, *words) if part)
     print(render.one_line(line), file=sys.stderr, flush=True)
@@ -172,13 +176,13 @@ def deployments(session: Session, name: str | None, limit: int) -> None:
     if session.json:
         session.print_json(found)
         return
-    rows = [_row(each) for each in inners(found, "deployments")]
+    rows = [_row(session, each) for each in inners(found, "deployments")]
     session.print_table(
         HEADER, rows, droppable=("BY", "AT", "REVISION"), right=("DEPLOYMENT", "REVISION")
     )
 
 
-def _row(record: Record) -> list[str]:
+def _row(session: Session, record: Record) -> list[str]:
     share = number(record, "canary_percent")
     state = word(record, "state")
     return [
@@ -188,16 +192,19 @@ def _row(record: Record) -> list[str]:
         word(record, "version"),
         f"{state} {share:g}%" if state == "canary" and share is not None else state,
         word(record, "revision", "-"),
-        render.at(word(record, "created_at")),
+        session.at(word(record, "created_at")),
         word(record, "by", "-"),
     ]
 
 
 def _print_full(session: Session, record: Record) -> None:
     keys = ("deployment", "agent", "package", "version", "state", "revision", "digest", "why")
-    for key in (*keys, "folder", "environment", "created_at", "finished_at"):
+    for key in (*keys, "folder", "environment"):
         if word(record, key):
             session.print(render.one_line(f"{key:12} {word(record, key)}"))
+    for key in ("created_at", "finished_at"):
+        if word(record, key):
+            session.print(f"{key:12} {session.at(word(record, key), is_brief=False)}")
     for check in inners(record, "checks"):
         words = f"{word(check, 'name'):12} {word(check, 'state')}  {word(check, 'message')}"
         session.print(render.one_line(f"check {words.rstrip()}"))

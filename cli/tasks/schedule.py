@@ -45,7 +45,7 @@ def _row(session: Session, record: Mapping[str, object]) -> list[str]:
     return [
         word(record, "name"),
         _whom(task),
-        _when(record),
+        _when(session, record),
         following,
         _last(record),
         *counts,
@@ -73,12 +73,12 @@ def _whom(task: Mapping[str, object]) -> str:
     return word(task, "agent") or f"any {word(task, 'capability')}"
 
 
-def _when(record: Mapping[str, object]) -> str:
+def _when(session: Session, record: Mapping[str, object]) -> str:
     every_s = number(record, "every_s")
     if every_s is not None:
         return f"every {render.duration(every_s)}"
     if record.get("at") is not None:
-        return f"at {word(record, 'at')}"
+        return f"at {session.at(word(record, 'at'))}"
     zone = word(record, "timezone")
     return word(record, "cron") + (f" {zone}" if zone else "")
 

@@ -122,7 +122,8 @@ def _print_submitted(session: Session, record: Mapping[str, object]) -> None:
     session.print(render.one_line(word(record, "id")))
     if record.get("scheduled_at") is not None:
         session.note(
-            f"begins at {word(record, 'scheduled_at')}; corral task wait {word(record, 'id')}"
+            f"begins at {session.at(word(record, 'scheduled_at'), in_note=True)}; "
+            f"corral task wait {word(record, 'id')}"
         )
 
 
@@ -144,7 +145,7 @@ def _add_schedule(session: Session, params: Mapping[str, object]) -> None:
         return
     session.print(render.one_line(word(record, "name")))
     due = word(record, "next_at")
-    session.note(f"runs next at {session.at(due) if due else 'no time at all'}")
+    session.note(f"runs next at {session.at(due, in_note=True) if due else 'no time at all'}")
 
 
 def _submit(
@@ -483,7 +484,7 @@ def follow(session: Session, task_id: str, timeout_s: float | None) -> int:
         if session.json:
             session.print_ndjson([event])
         else:
-            print(render.one_line(_event_line(event)), file=sys.stderr, flush=True)
+            print(render.one_line(_event_line(session, event)), file=sys.stderr, flush=True)
 
     with session.connect() as connection:
         following = TaskWait(session, connection, task_id, show_event, "task.follow")
@@ -495,7 +496,7 @@ def follow(session: Session, task_id: str, timeout_s: float | None) -> int:
     return 0 if error is None else error.exit_status
 
 
-def _event_line(event: Mapping[str, object]) -> str:
+def _event_line(session: Session, event: Mapping[str, object]) -> str:
     kind = word(event, "type").removeprefix("task.")
     if kind == "ended":
         kind = word(event, "state")
@@ -503,7 +504,7 @@ def _event_line(event: Mapping[str, object]) -> str:
         kind = share(event)
     place = word(event, "worker") or word(event, "agent")
     words = word(event, "message") or word(event, "reason")
-    parts = (render.at(word(event, "at")), word(event, "task"), place, kind, words)
+    parts = (session.at(word(event, "at"), in_note=True), word(event, "task"), place, kind, words)
     return "  ".join(part for part in parts if part)
 
 
