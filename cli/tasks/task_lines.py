@@ -5,13 +5,13 @@ import threading
 from functools import partial
 from types import TracebackType
 
-from ...worker.client.sync import Client
-from ...worker.contract.errors import CorralError
+from ...worker.client.sync import Client, await_daemon
+from ...worker.contract.errors import CorralError, Unreachable
 from ...worker.contract.log_pieces import PieceJoiner
 from ..context import ANSWER_S, Session
 from ..log_lines import LogWriter
-from ..render import inners
-from .wait import TaskProgress
+from ..render import inners, word
+from .wait import RECONNECT_S, TaskProgress
 
 LAST_LINES_S = 5.0
 """Seconds that the last lines may take after the end of the task, before its result is printed."""
@@ -23,6 +23,8 @@ class TaskLines:
     def __init__(self, session: Session, progress: TaskProgress, task: str) -> None:
         self._progress = progress
         self._task = task
+        self._token = session.token
+        self._after = ""
         self._writer = LogWriter(session, stream=sys.stderr)
         self._connection = session.connect()
         # A daemon thread: a second Ctrl-C ends the command at once.
@@ -44,19 +46,45 @@ class TaskLines:
 
     def _run(self) -> None:
         try:
-            self._follow(self._connection)
+            while not self._follow(self._connection):
+                self._connection.close()
+                self._connection = self._reconnected()
         except CorralError as error:
             self._progress.print(f"no more lines of the task are shown: {error.message}")
         finally:
             self._connection.close()
 
-    def _follow(self, connection: Client) -> None:
+    def _reconnected(self) -> Client:
+        """Returns a connection that goes on behind the last line, once the daemon is back.
+
+        Raises:
+            CorralError: it does not come back in time, or without the task.
+        """
+        connection = await_daemon(self._connection.path, patience_s=RECONNECT_S)
+        try:
+            if self._token is not None:
+                connection.call("auth.login", {"token": self._token}, timeout_s=ANSWER_S)
+            params = {"task": self._task, **({"after": self._after} if self._after else {})}
+            connection.call("log.follow", params, timeout_s=ANSWER_S)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _follow(self, connection: Client) -> bool:
+        """Prints lines; returns True at the end of the task, False if the daemon is lost before."""
         joiner = PieceJoiner()
-        for notification in connection.notifications():
-            records = joiner.flush() if notification.method == "log.end" else []
-            if notification.method == "log":
-                records = joiner.join(inners(notification.params, "records"))
-            if records:
+        try:
+            for notification in connection.notifications():
+                records = joiner.flush() if notification.method == "log.end" else []
+                if notification.method == "log":
+                    records = joiner.join(inners(notification.params, "records"))
+                    self._after = word(notification.params, "position") or self._after
+                if records:
+                    self._progress.above(partial(self._writer.write, records))
+                if notification.method == "log.end":
+                    return True
+        except Unreachable:
+            if records := joiner.flush():
                 self._progress.above(partial(self._writer.write, records))
-            if notification.method == "log.end":
-                return
+        return False

@@ -905,6 +905,39 @@ def test_run_outlives_a_daemon_that_dies_and_comes_back(world: World) -> None:
     assert len(world.daemon.asked("task.submit")) == 1
 
 
+def test_the_lines_of_a_task_go_on_behind_the_last_one_when_the_daemon_is_back(
+    world: World,
+) -> None:
+    def told(text: str, end: bool) -> Script:
+        def follow(caller: Caller, params: dict[str, object]) -> object:
+            line = {
+                "at": "2026-01-31T12:00:00Z",
+                "agent": "echo",
+                "worker": "echo-0",
+                "stream": "log",
+                "text": text,
+            }
+            caller.notify("log", {"records": [line], "position": "p-1"})
+            if end:
+                caller.notify("log.end", {})
+            return {}
+
+        return follow
+
+    world.script(task_submit=QUEUED, task_wait=silent, log_follow=told("before", end=False))
+    with world.begin("run", "echo", "x", "--logs") as process:
+        assert process.stderr is not None
+        assert "before" in process.stderr.readline()
+        world.daemon.die()
+        back_scripts = {"task.wait": TASK, "log.follow": told("behind", end=True)}
+        with ScriptedDaemon(world.path, back_scripts) as back:
+            stdout, stderr = process.communicate(timeout=BOUND_S)
+            back.wait_until(lambda: bool(back.asked("log.follow")))
+    assert (process.returncode, json.loads(stdout)) == (0, TASK["output"])
+    assert back.asked("log.follow") == [{"task": "t-1", "after": "p-1"}]
+    assert ("before" in stderr, "behind" in stderr) == (False, True)
+
+
 def test_run_asks_again_while_the_daemon_drains(world: World) -> None:
     def drain(caller: Caller, params: dict[str, object]) -> object:
         if len(world.daemon.asked("task.wait")) < 3:
