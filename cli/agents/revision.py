@@ -12,6 +12,9 @@ from ..context import WAIT, WAIT_S, Command, Session, complete_named, limit_s, w
 from ..fields import toml_text
 from ..render import inner, inners, items, word
 
+OF_TEXTS = ("environment", "headers", "labels")
+"""Tables whose values are texts, also where they look like numbers."""
+
 DRY_RUN = click.option(
     "--dry-run", is_flag=True, help="Print what would change, and change nothing."
 )
@@ -52,7 +55,9 @@ def set_(
         if not (key and equals):
             reason = f"{text!r} is not KEY=VALUE"
             raise InvalidParams(f'cannot set "{name}": {reason}', key=text, reason=reason)
-        _put(spec, key, _value(value) if value else None)
+        found: object = _value(value) if value else None
+        is_text = key.partition(".")[0] in OF_TEXTS and isinstance(found, int | float)
+        _put(spec, key, value if is_text else found)
     for key in unset:
         _put(spec, key, None)
     if not spec:

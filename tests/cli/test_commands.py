@@ -663,6 +663,22 @@ def test_a_verb_speaks_of_the_worker_that_was_named(world: World) -> None:
     assert done.stdout.splitlines() == ["stopped echo-1 (Terminated)", "stopped plain (Terminated)"]
 
 
+def test_set_sends_values_of_toml_and_texts_where_the_table_has_texts(world: World) -> None:
+    world.script(agent_set={"changed": ["environment"], "etag": "e", "revision": 3})
+    words = "environment.PORT=80 labels.on=true tasks.max_attempts=5 title=Set config.deep=true"
+    done = world.corral("set", "a", *words.split(), "--timeout", "5s")
+    assert done.stdout == "a changed: environment, as revision 3\n"
+    [asked] = world.daemon.asked("agent.set")
+    assert asked["spec"] == {
+        "environment": {"PORT": "80"},
+        "labels": {"on": "true"},
+        "tasks": {"max_attempts": 5},
+        "title": "Set",
+        "config": {"deep": True},
+    }
+    assert (asked["wait"], asked["timeout_s"]) == (True, 5.0)
+
+
 def test_add_sends_a_table_as_the_configuration_has_it(world: World) -> None:
     world.script(agent_add=entry("a", "Ready"))
     assert world.corral("add", "a", "--", "prog", "--json", "-x").returncode == 0

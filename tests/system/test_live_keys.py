@@ -222,7 +222,7 @@ def _duration(live: Live) -> None:
 def _memory(live: Live) -> None:
     pid = live.worker()["pid"]
     live.set("resources.max_memory_bytes", "64KiB")
-    live.until(live.worker, lambda w: (w["last_exit"] or {}).get("result") == "oom")
+    live.until(live.worker, lambda w: w["last_exit"] and w["last_exit"]["result"] == "oom")
     live.reset()
     assert live.ready()["pid"] != pid
 
