@@ -253,14 +253,20 @@ class Dispatcher:
             raise
         return slot
 
-    async def _wait_for_change(self, sharer: str | None, deadline: float) -> None:
+    def _none_free(self) -> Overloaded:
         name = self.backend.name
+        if all(slot.process.phase is not Phase.HELD for slot in self.slots):
+            return all_in_use(name)
+        text = f'cannot call MCP server "{name}": its process is being replaced'
+        return Overloaded(text, server=name, limit="replaced", retry_after_s=BUSY_RETRY_S)
+
+    async def _wait_for_change(self, sharer: str | None, deadline: float) -> None:
         if len(self.waiting) >= MAX_WAITING:
-            raise all_in_use(name)
+            raise self._none_free()
         turn = _Turn(asyncio.get_running_loop().create_future(), sharer)
         self.waiting.append(turn)
         try:
-            await within(deadline, turn.ready, lambda: all_in_use(name))
+            await within(deadline, turn.ready, self._none_free)
         except BaseException:
             if turn.ready.done() and not turn.ready.cancelled():
                 self.wake()  # it became ready in the same instant

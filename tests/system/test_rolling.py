@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from corral.worker.contract.errors import CorralError
+from corral.worker.contract.errors import CorralError, Overloaded
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
 Json = Any  # Any: the shape of each answer is the test's affair
@@ -342,6 +342,9 @@ rolling = false
             rewrite(daemon, server + 'environment = { VERSION = "two" }\n')
             watch.next("agent.draining")
             held = [pool.submit(call, "pid") for _ in range(3)]
+            with pytest.raises(Overloaded) as late:
+                daemon.call("mcp.call", name="state__pid", arguments={}, timeout_s=0.05)
+            assert late.value.data["limit"] == "replaced"
             assert not any(each.done() for each in held)
             (tmp_path / "there").touch()
             assert watch.any()["type"] == "agent.rolled"
