@@ -45,6 +45,7 @@ COMMANDS = {
     "memory": "agents.memory",
     "run": "tasks.task",
     "try": "tasks.trial",
+    "bench": "tasks.bench",
     "tasks": "tasks.task",
     "task": "tasks.task",
     "team": "tasks.team",

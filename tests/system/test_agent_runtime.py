@@ -275,7 +275,9 @@ def test_statistics_and_resources_are_typed_records(daemon: DaemonProcess) -> No
             assert (used.processes, list(used.parts)) == (1, ["crew-0"])
             assert used.cpu_ms is not None
             assert used.cpu_ms > 0
+            assert used.limits["tasks.max_queue_size"] == 10_000
             whole = await runtime.get_resource_usage()
+            assert whole.tokens >= used.tokens
             assert {"crew", "cortex"} <= set(whole.parts)
             with pytest.raises(NotFound):
                 await runtime.get_resource_usage("nobody")

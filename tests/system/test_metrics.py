@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from corral.cli.tasks.bench import Ended, report
 from corral.worker.contract.errors import InvalidParams, NotFound
 from daemon_process import BOUND_S, DaemonProcess
 
@@ -210,6 +211,33 @@ def test_the_command_shows_tables_bars_and_documents(daemon: DaemonProcess) -> N
     assert "no metrics" in daemon.corral("metrics", "hidden").stdout
     assert daemon.corral("metrics", "nobody").returncode == 3
     assert daemon.corral("metrics", "--since", "x").returncode == 2
+
+
+def test_a_bench_counts_each_task_and_names_errors(daemon: DaemonProcess) -> None:
+    done = daemon.corral("bench", "spender", "--tasks", "20", "--parallel", "4", "--json")
+    document = json.loads(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert (document["tasks"], document["ok"], document["failed"]) == (20, 20, 0)
+    latency = document["latency_ms"]
+    assert 0 < latency["min"] <= latency["p50"] <= latency["p99"] <= latency["max"]
+    assert document["run_ms"]["average"] <= latency["average"]
+    failing = daemon.corral("bench", "spender", "--tasks", "3", "--input", "fail")
+    assert failing.returncode == 1
+    assert "3 TaskFailed" in failing.stdout
+    missing = daemon.corral("bench", "nobody", "--tasks", "50", "--parallel", "5")
+    assert (missing.returncode, missing.stdout) == (3, "")
+    assert daemon.corral("bench", "spender", "--tasks", "0").returncode == 2
+
+
+def test_the_figures_of_a_bench_are_those_of_the_definition() -> None:
+    ended = [Ended(n / 1000, n / 2000) for n in range(1, 101)]
+    found = report([*ended, Ended(0.5, error="Overloaded"), Ended(0.5, 0.1, "TaskFailed")], 2.0)
+    assert found["throughput_per_s"] == 51.0
+    assert found["errors"] == {"Overloaded": 1, "TaskFailed": 1}
+    assert found["latency_ms"]["p50"] == 51.0
+    assert found["latency_ms"]["p99"] == 500.0
+    assert found["run_ms"]["max"] == 100.0
+    assert report([], 1.0)["latency_ms"] is None
 
 
 def test_collecting_is_stopped_and_begun_again_by_a_reload(daemon: DaemonProcess) -> None:

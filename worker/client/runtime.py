@@ -547,7 +547,7 @@ class AgentRuntime(Methods):
         """
         names = None if name is None else [name]
         status, statistics = await self.status(names), await self.get_statistics(names)
-        found = resource_usage(status, statistics)
+        found = resource_usage(status, statistics, await self.list_quotas(names))
         return found if name is None else next(iter(found.parts.values()))
 
     def events(
