@@ -10,8 +10,9 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from .. import __version__
 from ..mcp.pool.pool import Pool
-from ..worker.contract.errors import CorralError
+from ..worker.contract.errors import CorralError, InvalidParams
 from .access.tokens import Tokens
 from .activation.activation import SocketActivation
 from .agents.agent import Agent
@@ -70,6 +71,7 @@ from .supervision.task_failures import TaskFailures
 from .supervision.worker_supervisor import WorkerSupervisor
 from .tasks.backlog import Backlog
 from .tasks.tasks import Tasks
+from .telemetry.tracing import Tracer
 from .worker_api.call_history import CallHistory
 from .worker_api.call_rate import CallRates
 from .worker_api.pubsub import WorkerPubsub
@@ -99,6 +101,7 @@ class Rooms:
         forwarding: Forwarding,
         audit: Audit,
         zygotes: "ZygotePool | None",
+        tracer: Tracer | None,
     ) -> None:
         self.config = config
         self._zygotes = zygotes
@@ -138,11 +141,17 @@ class Rooms:
             backlog,
             self.hibernation,
             self.memory,
-            observers=[self.statistics, task_failures, self.costs],
+            observers=[
+                self.statistics,
+                task_failures,
+                self.costs,
+                *([] if tracer is None else [tracer]),
+            ],
             on_waiting=lambda name: self.autoscaler.check_soon(name),
             success_rate=self.statistics.recent_success_rate,
             limits=self.limits,
             on_usage=self.statistics.used,
+            tracing=tracer,
         )
         self.limits.subscribe(self.tasks.note_sample)
         self.tasks.bind_jobs(lambda writer, executor: JobRunner(writer, self.agents, executor))
@@ -162,6 +171,7 @@ class Rooms:
             self.statistics.called,
             call_rates,
             CallHistory(shared.store),
+            tracer,
         )
         self.service.bind(self.tasks, self.tool_calls, self.memory, self.hibernation)
         self.autoscaler = Autoscaler(self.agents, self.tasks.dispatcher)
@@ -293,7 +303,8 @@ class Rooms:
             probes=Probes(Commands(launcher, host, store.generation)),
             starting=asyncio.Semaphore(config.process.start_concurrency),
         )
-        this = cls(config, paths, shared, daemon_log, forwarding, audit, zygotes)
+        tracer = _tracer(config, shared, stack)
+        this = cls(config, paths, shared, daemon_log, forwarding, audit, zygotes, tracer)
         stack.callback(this.activation.close)
         await launcher.start()
         stack.push_async_callback(launcher.close)
@@ -432,6 +443,35 @@ class Rooms:
         self.shared.bus.publish(
             "limit.calls", agent=server, limit=limit, wait_s=round(wait_s, 3), reason=reason
         )
+
+
+def _tracer(config: Config, shared: Shared, stack: contextlib.AsyncExitStack) -> Tracer | None:
+    """Makes what exports the spans, if that is wanted; `stack` ends it.
+
+    Raises:
+        InvalidParams: the extra `otel` is not installed.
+    """
+    address = config.telemetry.otlp
+    if address is None:
+        return None
+    try:
+        from .telemetry.exporter import Exporter  # noqa: PLC0415  # 0.4 s and 20 MB: only who wants traces pays
+    except ImportError as error:
+        raise InvalidParams(
+            f'cannot export to [telemetry] otlp: {error.name} is not installed; install "corral[otel]"',
+            key="telemetry.otlp",
+            extra="otel",
+        ) from error
+
+    def report(is_dropping: bool, dropped: int) -> None:
+        if is_dropping:
+            logger.warning("cannot export all spans to %s: the others are dropped", address)
+        what = "daemon.degraded" if is_dropping else "daemon.recovered"
+        shared.bus.publish(what, part="telemetry", stalled_s=0.0, lost=dropped)
+
+    exporter = Exporter(address, __version__, shared.generation, report)
+    stack.push_async_callback(exporter.close)
+    return Tracer(exporter.emit, config.telemetry.sampling)
 
 
 def _user(agent: Agent) -> User:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from ...worker.contract.errors import InvalidParams
+from ...worker.contract.trace_context import of_environment
 from ..context import complete_names, duration, duration_s, json_value, moment
 
 DAY_S = 86_400.0
@@ -242,7 +243,9 @@ def schedule(options: Mapping[str, Any]) -> dict[str, object]:
     if options["detach"]:
         words = "cannot use --detach with a schedule: the command does not wait for its tasks"
         raise InvalidParams(words, key="--detach")
-    params = times(options) | {"task": task({**options, "at": None})}
+    work = task({**options, "at": None})
+    work.pop("traceparent", None)  # its runs are no part of what this shell does
+    params = times(options) | {"task": work}
     return params if options["name"] is None else {**params, "name": options["name"]}
 
 
@@ -295,6 +298,7 @@ def task(options: Mapping[str, Any]) -> dict[str, object]:
         "boundaries": _boundaries(options),
         "output_format": _output_format(options),
         "retry": _retry(options),
+        "traceparent": of_environment(),
     }
     return params | {key: value for key, value in chosen.items() if value is not None}
 

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from ...worker.contract.errors import InvalidParams, NotFound
+from ...worker.contract.trace_context import of_environment
 from .. import render
 from ..context import (
     AddCommand,
@@ -144,6 +145,8 @@ def call(
     params: dict[str, object] = {"name": name, "arguments": given}
     if timeout_s is not None:
         params["timeout_s"] = timeout_s
+    if (traceparent := of_environment()) is not None:
+        params["traceparent"] = traceparent
     result = session.call("mcp.call", params, timeout_s=waiting_s(timeout_s))
     if session.json:
         session.print_json(result)

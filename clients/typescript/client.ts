@@ -248,10 +248,15 @@ export interface Boundaries {
   max_cost_cents?: number | null;
 }
 
-/** Specifies a tool call, by the exposed name `SERVER__TOOL` or a short name that only one server has. */
+/**
+ * Specifies a tool call, by the exposed name `SERVER__TOOL` or a short name that only one server has.
+ *
+ * `traceparent` is the trace context of the caller (W3C).
+ */
 export interface CallParamsWithoutName {
   arguments?: Record<string, unknown>;
   timeout_s?: number | null;
+  traceparent?: string | null;
 }
 
 /** Represents a checkpoint without its data; `size_bytes` is the size of the data as JSON. `task` is null for a worker's. */
@@ -1587,6 +1592,7 @@ export interface TakenBack {
  * `retry_of` is the ended task that it replaces, `retried_by` the task that replaces it. `when_down` and
  * `queue_timeout_s` are the task's own, null where `[tasks]` decides; at `deadline_at` it ends as timeout. `calls` are its tool calls,
  * where they are asked for. `peak_memory_bytes` and `cpu_ms` are what its workers have used while it ran, null where that was not measured.
+ * `traceparent` names the span above it, of the caller or of the task that delegated it.
  */
 export interface Task {
   id: string;
@@ -1636,6 +1642,7 @@ export interface Task {
   calls?: Array<TaskCall> | null;
   peak_memory_bytes?: number | null;
   cpu_ms?: number | null;
+  traceparent?: string | null;
 }
 
 /**
@@ -1762,7 +1769,8 @@ export interface TaskPage {
  * `after` have succeeded, and not before `at`. Tasks with the same `sticky_key` go to the same worker; those of one
  * `session` share its memory and run one after the other. Without `durable` it is faster, and lost with the daemon.
  * `timeout_s` bounds each run of its handler, `queue_timeout_s` its wait for the first, `deadline_s` the whole, from when it came (or
- * from `at`). `when_down` says whether it waits for an agent that is down, instead of `[tasks]`.
+ * from `at`). `when_down` says whether it waits for an agent that is down, instead of `[tasks]`. `traceparent` is the trace context
+ * of the caller (W3C).
  */
 export interface TaskParams {
   objective: string;
@@ -1786,6 +1794,7 @@ export interface TaskParams {
   when_down?: "queue" | "refuse" | null;
   queue_timeout_s?: number | null;
   deadline_s?: number | null;
+  traceparent?: string | null;
 }
 
 /** Specifies a new task; `stream` sends what it streams as `task.part` notifications. */
@@ -1811,6 +1820,7 @@ export interface TaskRunParams {
   when_down?: "queue" | "refuse" | null;
   queue_timeout_s?: number | null;
   deadline_s?: number | null;
+  traceparent?: string | null;
   stream?: boolean;
 }
 
@@ -1836,6 +1846,7 @@ export interface TaskRunParamsWithoutAgent {
   when_down?: "queue" | "refuse" | null;
   queue_timeout_s?: number | null;
   deadline_s?: number | null;
+  traceparent?: string | null;
   stream?: boolean;
 }
 

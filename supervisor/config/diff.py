@@ -148,6 +148,7 @@ def _daemon_wide(config: Config) -> dict[str, object]:
     """Returns the daemon-wide keys, by their full names."""
     sections = {"daemon": config.daemon, "events": config.events, "audit": config.audit}
     sections |= {"packages": config.packages, "metrics": config.metrics}
+    sections["telemetry"] = config.telemetry
     values = {
         f"{section}.{key}": value
         for section, struct in sections.items()

@@ -62,6 +62,7 @@ from .spec import (
     Profile,
     Scale,
     Spec,
+    Telemetry,
     kind_of_group,
 )
 from .team import Team, decode_team, team_table
@@ -110,6 +111,7 @@ def _decode(document: Document, top: Mapping[str, object], variables: Variables)
         "audit",
         "packages",
         "metrics",
+        "telemetry",
         "agents",
         *GROUPS,
         "schedules",
@@ -148,6 +150,7 @@ def _decode(document: Document, top: Mapping[str, object], variables: Variables)
         audit=section(("audit",), Audit(), top),
         packages=section(("packages",), Packages(), top),
         metrics=section(("metrics",), Metrics(), top),
+        telemetry=section(("telemetry",), Telemetry(), top),
         process=defaults.process,
         agents=agents,
         defaults=defaults,

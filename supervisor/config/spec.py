@@ -328,6 +328,13 @@ class Packages(Struct, frozen=True, kw_only=True):
     max_bytes: Annotated[Bytes, between(KIB, GIB)] = 256 * MIB
 
 
+class Telemetry(Struct, frozen=True, kw_only=True):
+    """`[telemetry]`: where traces are sent."""
+
+    otlp: Annotated[str, http_url] | None = None
+    sampling: Annotated[float, between(0, 1)] = 1.0
+
+
 class Recovery(Struct, frozen=True, kw_only=True):
     """`[recovery]`: whether and when a worker that ended is started again."""
 
@@ -511,6 +518,7 @@ class Config(Struct, frozen=True, kw_only=True):
     audit: Audit
     packages: Packages = Packages()
     metrics: Metrics = Metrics()
+    telemetry: Telemetry = Telemetry()
     process: Process
     agents: dict[str, Spec]
     defaults: Defaults
@@ -612,7 +620,7 @@ SECTIONS: dict[str, type[Struct]] = {
     name: type(getattr(Defaults(), name)) for name in Defaults.__struct_fields__
 }
 _STRUCTS: tuple[type[Struct], ...] = (
-    *(Daemon, Events, Audit, Packages, Metrics, Profile, Spec),
+    *(Daemon, Events, Audit, Packages, Metrics, Telemetry, Profile, Spec),
     *SECTIONS.values(),
 )
 COMPUTED = ("written", "written_secrets", "own", "store_urls")

@@ -109,12 +109,12 @@ _SAVED = Field(
     "the checkpoint that its next incarnation begins with; null: it saved none",
 )
 _PART = (
-    Field("part", "text", "`store` or `journal`"),
+    Field("part", "text", "`store`, `journal` or `telemetry`"),
     Field("stalled_s", "seconds", "age of the oldest waiting write"),
     Field(
         "lost",
         "count",
-        "number of posted records (events among them) or lines lost since the last such event",
+        "number of posted records (events among them), lines or spans lost since the last such event",
     ),
 )
 

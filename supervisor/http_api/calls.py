@@ -12,6 +12,7 @@ from aiohttp import web
 
 from ...worker.contract import codec
 from ...worker.contract.errors import Conflict, InvalidParams, InvalidRequest
+from ...worker.contract.trace_context import KEY, valid
 from ...worker.control.params import AttachParams
 from ..api.table import Control, Permission
 from ..http.answers import JSON, Refused, answer, check_type, read_body
@@ -123,6 +124,10 @@ async def _params(request: web.BaseRequest, match: Match) -> dict[str, object]:
         if params.setdefault(key, value) != value:
             words = f'cannot call "{match.method.name}": {header} and "{key}" differ'
             raise InvalidParams(words, key=key, header=header, method=match.method.name)
+    if KEY in fields and (above := valid(request.headers.get(KEY))) is not None:
+        params.setdefault(
+            KEY, above
+        )  # one that is not valid is ignored, as its specification asks for
     last, resumption = request.headers.get("Last-Event-ID"), match.method.faces.resumption
     if last and resumption is not None:
         params[resumption.key] = text_value(last, fields[resumption.key])

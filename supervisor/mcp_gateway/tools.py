@@ -19,6 +19,7 @@ from ...mcp.protocol.messages import Progress
 from ...worker.contract import codec
 from ...worker.contract.errors import Conflict, CorralError, Overloaded, PermissionDenied, Timeout
 from ...worker.contract.records import ENDED, Task
+from ...worker.contract.trace_context import KEY
 from ...worker.control.access import RIGHTS
 from ...worker.control.params import AttachParams
 from ..api.openrpc import any_value
@@ -89,6 +90,7 @@ class ToolCaller:
         who: as the audit names it.
         agents: globs of those that it may know; None for all.
         on_progress: takes the progress of a task that the call waits for.
+        traceparent: the trace context of the client.
     """
 
     def __init__(
@@ -98,7 +100,9 @@ class ToolCaller:
         who: Mapping[str, object],
         agents: Sequence[str] | None,
         on_progress: Callable[[Progress], None] | None,
+        traceparent: str | None = None,
     ) -> None:
+        self.traceparent = traceparent
         self.name = name
         self.agents = agents
         self.permission: Permission = permission
@@ -306,6 +310,8 @@ async def _run(control: Control, asked: RunArguments, caller: ToolCaller) -> Ans
     given = msgspec.to_builtins(asked)
     own = ("detach", "wait_s")
     params = {key: value for key, value in given.items() if value is not None and key not in own}
+    if caller.traceparent is not None:
+        params[KEY] = caller.traceparent
     record = await _call(control, "task.submit", params, caller)
     if asked.detach:
         return _task_answer(record)

@@ -15,6 +15,7 @@ from ...mcp.protocol.catalog import FULL, Access, Kind, concerns
 from ...worker.contract import codec
 from ...worker.contract.errors import CorralError, InvalidParams, NotFound, PermissionDenied
 from ...worker.contract.mcp_info import INSTRUCTIONS
+from ...worker.contract.trace_context import KEY, valid
 from ...worker.control.params import AttachParams
 from ..api.table import Control, Permission
 from ..config.spec import Config, Profile
@@ -188,10 +189,11 @@ class ClientTools:
             raise InvalidParams(
                 f'cannot call "{name}": its arguments are no object', key="arguments"
             )
+        traceparent = valid((codec.as_object(params.get("_meta")) or {}).get(KEY))
         if name.startswith(PREFIX):
-            return await self._call_own(name, arguments, caller)
+            return await self._call_own(name, arguments, caller, traceparent)
         if name.startswith(exposed.PREFIX):
-            return await self._call_exposed(name, arguments, caller)
+            return await self._call_exposed(name, arguments, caller, traceparent)
         more = {key: value for key, value in params.items() if key not in ("name", "arguments")}
         return await control.tool_calls.call(
             name,
@@ -204,7 +206,11 @@ class ClientTools:
         )
 
     async def _call_own(
-        self, name: str, arguments: Mapping[str, object], caller: Caller
+        self,
+        name: str,
+        arguments: Mapping[str, object],
+        caller: Caller,
+        traceparent: str | None,
     ) -> dict[str, object]:
         tool = OWN_TOOLS.get(name)
         permission = self._client.permission()
@@ -214,7 +220,12 @@ class ClientTools:
             raise PermissionDenied(f'cannot call "{name}": it is not allowed', tool=name)
         client = self._client
         tool_caller = ToolCaller(
-            client.name, permission, client.who, client.agents(), caller.on_progress
+            client.name,
+            permission,
+            client.who,
+            client.agents(),
+            caller.on_progress,
+            traceparent,
         )
         return await tool.call(self._control, arguments, tool_caller)
 
@@ -236,7 +247,11 @@ class ClientTools:
                 yield name, receiver
 
     async def _call_exposed(
-        self, name: str, arguments: Mapping[str, object], caller: Caller
+        self,
+        name: str,
+        arguments: Mapping[str, object],
+        caller: Caller,
+        traceparent: str | None,
     ) -> dict[str, object]:
         client, control = self._client, self._control
         receiver = next((each for known, each in self._exposed() if known == name), None)
@@ -253,6 +268,7 @@ class ClientTools:
                 client.who,
                 client.agents(),
                 caller.on_progress,
+                traceparent,
             )
             order = exposed.order_of(receiver, arguments)
             return await run_exposed(control, receiver, order, tool_caller)

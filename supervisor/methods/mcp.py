@@ -3,6 +3,7 @@
 import msgspec
 
 from ...worker.contract.errors import NotFound
+from ...worker.contract.trace_context import KEY
 from ...worker.control.params import AttachParams, CallParams, NoParams, ReadParams, ToolsParams
 from ...worker.control.results import Done, Prompts, Resources, Servers, Tool, Tools
 from ..access.scope import OPEN, Rule
@@ -77,6 +78,7 @@ async def _call(control: Control, params: CallParams, caller: Caller) -> dict[st
         who=caller.who,
         access=control.tool_calls.access_for(caller.who),
         timeout_s=params.timeout_s,
+        more=None if params.traceparent is None else {"_meta": {KEY: params.traceparent}},
         supervisor=caller.supervisor,
     )
 

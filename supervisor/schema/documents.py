@@ -21,6 +21,7 @@ from ..config.spec import (
     Packages,
     Profile,
     Spec,
+    Telemetry,
 )
 from ..config.team import TEAM_KEYS
 from ..config.workflow import STEP_KEYS, WORKFLOW_KEYS
@@ -141,6 +142,7 @@ def _config() -> Schema:
         "audit": _table(Audit, "audit"),
         "packages": _table(Packages, "packages"),
         "metrics": _table(Metrics, "metrics"),
+        "telemetry": _table(Telemetry, "telemetry"),
         **{name: _table(struct, name) for name, struct in SECTIONS.items()},
         "mcp": mcp,
         "templates": _named("template"),

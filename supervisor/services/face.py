@@ -24,6 +24,7 @@ from ...worker.contract.errors import (
 )
 from ...worker.contract.misfit import misfit_of
 from ...worker.contract.records import ENDED
+from ...worker.contract.trace_context import KEY, valid
 from ...worker.control.params import AttachParams
 from ..access.scope import is_in_scope
 from ..api.table import Control, Permission
@@ -186,6 +187,8 @@ class ServiceFace:
         is_streamed = body.stream or _wants_stream(request)
         if is_streamed:
             params["stream"] = True
+        if (above := valid(request.headers.get(KEY))) is not None:
+            params[KEY] = above
         call = self._control.call("task.run", params, caller)
         if is_streamed:
             return await send_call(request, caller.outbox, call, _last_event)

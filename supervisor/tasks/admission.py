@@ -21,6 +21,7 @@ from ...worker.contract.errors import (
 )
 from ...worker.contract.jsonrpc import MAX_MESSAGE_BYTES
 from ...worker.contract.records import Boundaries, Task, TaskKind, TaskParams, WhenDown
+from ...worker.contract.trace_context import valid
 from ..agents.agent import Agent, has_place
 from ..agents.agents import Agents
 from ..config.job import job_task
@@ -361,6 +362,7 @@ class Admission:
             step=step,
             schedule=schedule,
             retry_of=retry_of,
+            traceparent=valid(params.traceparent),
         )
         size = words_bytes(task)
         _check_size(name, size, agent)

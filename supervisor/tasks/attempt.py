@@ -79,6 +79,7 @@ class Attempt:
         supervisor: of the worker.
         stop: ends with the reason when the task is cancelled, or has used more than it may.
         alarms: those of all attempts.
+        traceparent: names its span, for the worker.
     """
 
     def __init__(
@@ -89,8 +90,10 @@ class Attempt:
         supervisor: WorkerSupervisor,
         stop: asyncio.Future[CorralError],
         alarms: "Alarms",
+        traceparent: str | None = None,
     ) -> None:
         self._task = task
+        self._traceparent = traceparent
         self._limits = limits
         self._words = words
         self._supervisor = supervisor
@@ -212,6 +215,8 @@ class Attempt:
         }
         if task.output_format is not None:
             params["output_format"] = msgspec.to_builtins(task.output_format)
+        if self._traceparent is not None:
+            params["traceparent"] = self._traceparent
         return params
 
     async def _until_over(self, call: Call) -> Timeout | None:

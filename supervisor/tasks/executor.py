@@ -38,6 +38,7 @@ from ..supervision.checkpoints import Checkpoints
 from ..supervision.incarnation import Incarnation
 from ..supervision.limit_enforcer import LimitEnforcer
 from ..supervision.worker_supervisor import WorkerSupervisor
+from ..telemetry.tracing import Tracing
 from .accounting import Accounting
 from .attempt import (
     Alarms,
@@ -117,6 +118,7 @@ class Executor:
         checkpoints: the last one of a task is sent with its next attempt.
         sessions: the state of sessions; None: there are none.
         observers: are called at each start of an attempt.
+        tracing: names the span of each attempt.
         limits: has the samples of what workers use; None: tasks are not measured.
     """
 
@@ -128,6 +130,7 @@ class Executor:
         checkpoints: Checkpoints,
         sessions: Sessions | None,
         observers: Sequence[TaskObserver],
+        tracing: Tracing,
         limits: LimitEnforcer | None = None,
     ) -> None:
         self._limits = limits
@@ -139,6 +142,7 @@ class Executor:
         self._checkpoints = checkpoints
         self._sessions = sessions
         self._observers = observers
+        self._tracing = tracing
         self._scheduler: Scheduler
         self._running: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
@@ -184,7 +188,13 @@ class Executor:
             reason="",
         )
         attempt = Attempt(
-            started, entry.limits, entry.size_bytes, supervisor, entry.stop, self._alarms
+            started,
+            entry.limits,
+            entry.size_bytes,
+            supervisor,
+            entry.stop,
+            self._alarms,
+            self._tracing.of_attempt(started),
         )
         attempt.is_again = task.started_at is not None
         if entry.parts is not None:
@@ -455,6 +465,7 @@ class Executor:
             await written
         if entry.is_begun:
             return  # it was stopped meanwhile
+        self._tracing.retried(task, failed.error)
         self._writer.publish("task.retried", task, reason=reason)
         self._writer.notify(entry)
         # The first retry of a task whose worker died needs no wait: the worker's own start is one.

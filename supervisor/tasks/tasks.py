@@ -38,6 +38,7 @@ from ..streaming.buffer import PartBuffer
 from ..supervision.limit_enforcer import LimitEnforcer
 from ..supervision.shared import Shared
 from ..supervision.worker_supervisor import WorkerSupervisor
+from ..telemetry.tracing import Tracing
 from .accounting import Accounting, Budgets
 from .admission import Admission, limits_of
 from .attempt import given_up
@@ -71,6 +72,7 @@ class Tasks:
         success_rate: returns the share of its last tasks in which an agent, team or workflow succeeded, None without any.
         limits: has the samples of what workers use; None: tasks are not measured.
         on_usage: called with the agent, the tokens and the cents of each usage of a task.
+        tracing: passes the context of traces on; None: of callers alone.
     """
 
     def __init__(
@@ -85,7 +87,9 @@ class Tasks:
         success_rate: Callable[[str], float | None] = lambda _: None,
         limits: LimitEnforcer | None = None,
         on_usage: Callable[[str, int, float], None] = lambda *_: None,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing or Tracing()
         self.success_rate = success_rate
         self._agents = agents
         self._backlog = backlog
@@ -109,7 +113,14 @@ class Tasks:
         )
         self.accounting = Accounting(writer, agents, self.budgets, on_usage)
         self._executor = Executor(
-            writer, agents, self.accounting, shared.checkpoints, sessions, observers, limits
+            writer,
+            agents,
+            self.accounting,
+            shared.checkpoints,
+            sessions,
+            observers,
+            self._tracing,
+            limits,
         )
         self.note_sample = self._executor.note_sample
         self._composites = CompositeRunner(writer, agents, self._executor)
@@ -234,6 +245,8 @@ class Tasks:
         params, kind, able = self._admission.check(params)
         if parent is not None:
             able = self._of_team(parent, params, able)
+            if params.traceparent is None and (above := self._tracing.of_attempt(parent)):
+                params = replace(params, traceparent=above)
         origin = Origin(parent, step, schedule, retry_of)
         take = partial(self._take, params, kind, able, origin, only)
         key = params.idempotency_key

@@ -15,6 +15,7 @@ from ...mcp.protocol.caller import Caller
 from ...mcp.protocol.catalog import FULL, Access, concerns
 from ...worker.contract import codec
 from ...worker.contract.errors import CorralError, NotFound, Overloaded, PermissionDenied
+from ...worker.contract.trace_context import KEY, valid
 from ...worker.contract.worker_messages import DelegateParams, WorkerCallParams
 from ..agents.agents import Agents
 from ..audit.hash_chain import digest
@@ -25,6 +26,8 @@ from ..secrets.secrets import masked
 from ..supervision.worker_supervisor import WorkerSupervisor
 from ..tasks.backlog import Entry
 from ..tasks.tasks import Tasks
+from ..telemetry.tracing import ToolCall as TracedCall
+from ..telemetry.tracing import Tracing
 from . import exposed
 from .call_history import MAX_CALLS, CallHistory, Ended
 from .call_rate import CallRates
@@ -82,6 +85,7 @@ class ToolCalls:
         on_call: takes each call that was made: the agent (None: a client), the server, the outcome, seconds.
         rates: the numbers of calls of each agent within the last minute.
         history: keeps the calls of tasks with their records.
+        tracing: makes the span of each call.
     """
 
     def __init__(
@@ -94,7 +98,9 @@ class ToolCalls:
         on_call: Callable[[str | None, str, str, float], None],
         rates: CallRates,
         history: CallHistory,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing or Tracing()
         self._bus = bus
         self._agents = agents
         self._tasks = tasks
@@ -199,6 +205,7 @@ class ToolCalls:
         """
         if len(entries) == 1:
             record.task, record.delivery = entries[0].task.id, entries[0].task.delivery
+            record.above = self._tracing.of_attempt(entries[0].task)
         try:
             if record.supervisor is not None:
                 self._check_rate(record.supervisor.spec)
@@ -290,6 +297,11 @@ class ToolCalls:
         access: Access,
         timeout_s: float | None,
     ) -> dict[str, object]:
+        meta = codec.as_object(params.get("_meta")) if "_meta" in params else None
+        above = record.above if meta is None else valid(meta.get(KEY)) or record.above
+        own = self._tracing.of_call(above)
+        if own is not None:
+            params = {**params, "_meta": {**(meta or {}), KEY: own}}
         outcome = "cancelled"
         has_reached = True
         result: dict[str, object] | None = None
@@ -313,6 +325,8 @@ class ToolCalls:
             raise
         finally:
             self._note(record, caller, outcome, params["arguments"], has_reached=has_reached)
+            if own is not None:
+                self._tracing.called(above, own, record.ended(outcome))
             if record.task is not None and record.supervisor is not None:
                 self._keep(record, record.supervisor.spec, outcome, result)
 
@@ -426,7 +440,7 @@ class _ToolCall:
     """Holds the facts of a tool call before its outcome."""
 
     __slots__ = (
-        *("at_s", "delivery", "duration_s", "number", "server", "started"),
+        *("above", "at_s", "delivery", "duration_s", "number", "server", "started"),
         *("supervisor", "task", "tool", "who"),
     )
 
@@ -438,12 +452,19 @@ class _ToolCall:
         self.who = who
         self.task: str | None = None
         self.delivery = 0
+        self.above: str | None = None
+        """Traceparent of the attempt that it is made in."""
         self.number = 0
         """Number of this call among those of its task."""
         self.supervisor = supervisor
         self.at_s = time.time()
         self.started = time.monotonic()
         self.duration_s = 0.0
+
+    def ended(self, outcome: str) -> TracedCall:
+        """Returns it as its span shows it."""
+        tool, server = self.tool[:MAX_TOOL_NAME], self.server[:MAX_TOOL_NAME]
+        return TracedCall(tool, server, self.task, self.at_s, self.duration_s, outcome)
 
 
 def _lists(entries: Iterable[Entry]) -> list[tuple[str, ...] | None]:

@@ -48,15 +48,16 @@ supervisor.supervision: worker.contract mcp.protocol mcp.upstream config events 
 supervisor.revisions: worker.contract events store
 supervisor.overrides: worker.contract config decoding revisions
 supervisor.agents: worker.contract mcp.protocol mcp.upstream mcp.pool config decoding events lifecycle overrides process revisions store supervision
+supervisor.telemetry: worker.contract
 supervisor.hibernation: worker.contract lifecycle events supervision agents
 supervisor.zygote: worker.contract agents config events launcher lifecycle linux logs process supervision
-supervisor.tasks: worker.contract worker.control mcp.pool config decoding events lifecycle process store streaming supervision agents hibernation
+supervisor.tasks: worker.contract worker.control mcp.pool config decoding events lifecycle process store streaming supervision telemetry agents hibernation
 supervisor.activation: worker.contract agents lifecycle supervision
 supervisor.rollout: worker.contract agents config lifecycle supervision tasks
 supervisor.autoscaling: worker.contract agents config lifecycle supervision tasks
 supervisor.jobs: worker.contract agents config events lifecycle store supervision tasks
 supervisor.orchestration: worker.contract worker.control config decoding events lifecycle store supervision agents tasks
-supervisor.worker_api: worker.contract mcp.protocol mcp.pool agents audit config events lifecycle secrets sessions store streaming supervision hibernation tasks
+supervisor.worker_api: worker.contract mcp.protocol mcp.pool agents audit config events lifecycle secrets sessions store streaming supervision telemetry hibernation tasks
 supervisor.metrics: worker.contract worker.control agents config events lifecycle process store supervision tasks worker_api
 supervisor.reports: worker.contract worker.control events logs store supervision
 supervisor.package_methods: worker.contract worker.control access api events packages supervision

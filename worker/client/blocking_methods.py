@@ -728,12 +728,15 @@ class BlockingMethods:
         arguments: Mapping[str, object] | None = None,
         *,
         timeout_s: float | None = None,
+        traceparent: str | None = None,
     ) -> object:
         """Calls a tool and returns MCP's result object.
 
         Needs the right "operate".
         """
-        return self._loop.wait(self._runtime.call_tool(name, arguments, timeout_s=timeout_s))
+        return self._loop.wait(
+            self._runtime.call_tool(name, arguments, timeout_s=timeout_s, traceparent=traceparent)
+        )
 
     def list_prompts(self) -> Prompts:
         """Lists the prompts of all servers, by exposed name; a server that never listed anything is started first.

@@ -834,12 +834,15 @@ class Methods:
         arguments: Mapping[str, object] | None = None,
         *,
         timeout_s: float | None = None,
+        traceparent: str | None = None,
     ) -> object:
         """Calls a tool and returns MCP's result object.
 
         Needs the right "operate".
         """
-        params = given(CallParams, name=name, arguments=arguments, timeout_s=timeout_s)
+        params = given(
+            CallParams, name=name, arguments=arguments, timeout_s=timeout_s, traceparent=traceparent
+        )
         return await self._connection.ask(object, "mcp.call", params)
 
     async def list_prompts(self) -> Prompts:

@@ -67,6 +67,7 @@ class TaskOptions(TypedDict, total=False):
     when_down: WhenDown
     queue_timeout_s: float
     deadline_s: float
+    traceparent: str
 
 
 OnProgress = Callable[[Progress], None]

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from .trace_context import PATTERN
+
 Priority = Annotated[int, Meta(ge=1, le=10)]
 
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
@@ -55,6 +57,10 @@ class Boundaries(Struct, frozen=True, forbid_unknown_fields=True):
     timeout: Seconds | str | None = None
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
     max_cost_cents: Annotated[float, Meta(gt=0)] | None = None
+
+
+Traceparent = Annotated[str, Meta(pattern=PATTERN)]
+"""A trace context of W3C."""
 
 
 class OutputFormat(Struct, frozen=True, forbid_unknown_fields=True):
@@ -108,6 +114,7 @@ class Task(Struct, frozen=True, kw_only=True):
     `retry_of` is the ended task that it replaces, `retried_by` the task that replaces it. `when_down` and
     `queue_timeout_s` are the task's own, null where `[tasks]` decides; at `deadline_at` it ends as timeout. `calls` are its tool calls,
     where they are asked for. `peak_memory_bytes` and `cpu_ms` are what its workers have used while it ran, null where that was not measured.
+    `traceparent` names the span above it, of the caller or of the task that delegated it.
     """
 
     id: str
@@ -157,6 +164,7 @@ class Task(Struct, frozen=True, kw_only=True):
     calls: list[TaskCall] | None = None
     peak_memory_bytes: int | None = None
     cpu_ms: float | None = None
+    traceparent: str | None = None
 
 
 class TaskParams(Struct, frozen=True, forbid_unknown_fields=True):
@@ -167,7 +175,8 @@ class TaskParams(Struct, frozen=True, forbid_unknown_fields=True):
     `after` have succeeded, and not before `at`. Tasks with the same `sticky_key` go to the same worker; those of one
     `session` share its memory and run one after the other. Without `durable` it is faster, and lost with the daemon.
     `timeout_s` bounds each run of its handler, `queue_timeout_s` its wait for the first, `deadline_s` the whole, from when it came (or
-    from `at`). `when_down` says whether it waits for an agent that is down, instead of `[tasks]`.
+    from `at`). `when_down` says whether it waits for an agent that is down, instead of `[tasks]`. `traceparent` is the trace context
+    of the caller (W3C).
     """
 
     objective: str
@@ -191,6 +200,7 @@ class TaskParams(Struct, frozen=True, forbid_unknown_fields=True):
     when_down: WhenDown | None = None
     queue_timeout_s: Seconds | None = None
     deadline_s: Seconds | None = None
+    traceparent: Traceparent | None = None
 
 
 Overlap = Literal["skip", "queue", "replace"]

@@ -8,7 +8,17 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from ..contract.records import Count, Key, Moment, Overlap, Seconds, Sequence, TaskParams, TaskState
+from ..contract.records import (
+    Count,
+    Key,
+    Moment,
+    Overlap,
+    Seconds,
+    Sequence,
+    TaskParams,
+    TaskState,
+    Traceparent,
+)
 
 
 class NoParams(Struct, frozen=True, forbid_unknown_fields=True):
@@ -565,11 +575,15 @@ class ToolsParams(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CallParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """Specifies a tool call, by the exposed name `SERVER__TOOL` or a short name that only one server has."""
+    """Specifies a tool call, by the exposed name `SERVER__TOOL` or a short name that only one server has.
+
+    `traceparent` is the trace context of the caller (W3C).
+    """
 
     name: str
     arguments: dict[str, object] = {}
     timeout_s: Seconds | None = None
+    traceparent: Traceparent | None = None
 
 
 class ReadParams(Struct, frozen=True, forbid_unknown_fields=True):

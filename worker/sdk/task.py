@@ -132,6 +132,7 @@ class TaskRequest:
         checkpoint: the last checkpoint that an earlier attempt of this task saved, or None.
         session: id of the session that this task is a turn of, or None.
         memory: state of that session: history, variables and data; see Memory.
+        traceparent: the W3C trace context of this attempt, for clients and frameworks that trace, or None.
         agent: name of this agent.
         worker: id of this worker.
         config: the agent's `[agents.NAME.config]` table.
@@ -154,6 +155,8 @@ class TaskRequest:
         self.checkpoint: Json = params.get("checkpoint")
         self.session = session_of(params)
         self.memory = memory
+        traceparent = params.get("traceparent")
+        self.traceparent = traceparent if isinstance(traceparent, str) else None
         self.agent = start.agent
         self.worker = start.worker
         self.config = start.config

@@ -66,6 +66,8 @@ def headers_of(task: TaskRequest, body: bytes, secret: str, unix_s: int) -> dict
         "Idempotency-Key": task.id,
         TIMESTAMP: str(unix_s),
     }
+    if task.traceparent is not None:
+        headers["traceparent"] = task.traceparent
     if secret:
         headers[SIGNATURE] = signature(secret, str(unix_s), body)
     return headers
