@@ -471,7 +471,7 @@ def _tracer(config: Config, shared: Shared, stack: contextlib.AsyncExitStack) ->
 
     exporter = Exporter(address, __version__, shared.generation, report)
     stack.push_async_callback(exporter.close)
-    return Tracer(exporter.emit, config.telemetry.sampling)
+    return Tracer(exporter.emit, config.telemetry.sampling_percent / 100)
 
 
 def _user(agent: Agent) -> User:

@@ -332,7 +332,7 @@ class Telemetry(Struct, frozen=True, kw_only=True):
     """`[telemetry]`: where traces are sent."""
 
     otlp: Annotated[str, http_url] | None = None
-    sampling: Annotated[float, between(0, 1)] = 1.0
+    sampling_percent: Annotated[int, whole(0, 100)] = 100
 
 
 class Recovery(Struct, frozen=True, kw_only=True):

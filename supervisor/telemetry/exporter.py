@@ -1,7 +1,7 @@
 """Exports spans over OTLP/HTTP by the SDK of OpenTelemetry, in a thread of its own.
 
-Spans wait in a bounded queue; what finds no room there, and what a collector does not take, is dropped and counted. That
-it begins and ends is told once each. This module alone imports opentelemetry, and it is imported only where `[telemetry] otlp` is set.
+Spans wait in a bounded queue; those that find no room there, and those that a collector does not take, are dropped and counted. The
+begin and the end of that are told once each. This module alone imports opentelemetry, and it is imported only where `[telemetry] otlp` is set.
 """
 
 import asyncio

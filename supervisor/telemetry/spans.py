@@ -1,7 +1,7 @@
 """Decides the spans of a task and of a tool call, with their ids, names and attributes: values in, values out.
 
-A task is one span, with its wait for the first attempt and each attempt as children. What an attempt begins (a tool call, a
-delegated task) is a child of the attempt. Names and attributes are those of OpenTelemetry's semantic conventions
+A task is one span, with its wait for the first attempt and each attempt as children. A tool call or a delegated
+task is a child of the attempt that began it. Names and attributes are those of OpenTelemetry's semantic conventions
 for generative AI and MCP; those that they do not have begin with `corral.`.
 """
 
