@@ -329,7 +329,7 @@ class Packages(Struct, frozen=True, kw_only=True):
 
 
 class Telemetry(Struct, frozen=True, kw_only=True):
-    """`[telemetry]`: where traces are sent."""
+    """`[telemetry]`: the collector of traces."""
 
     otlp: Annotated[str, http_url] | None = None
     sampling_percent: Annotated[int, whole(0, 100)] = 100
