@@ -5,6 +5,7 @@ or transport; readers wait for `stirred`.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 TASK_BYTES = 256 * 1024
@@ -76,6 +77,8 @@ class PartBuffer:
         self.stirred = asyncio.Event()
         """Set for an instant when there is a part, or a new beginning, or the end."""
         self.closed = asyncio.Event()
+        self.starts: list[Callable[[], None]] = []
+        """Called at the first part: until then a reader costs nothing more."""
         self._attempt = 0
         self._delivery = 0
         self._shared = shared
@@ -109,6 +112,10 @@ class PartBuffer:
             self._start += 1
             self.size_bytes -= dropped
             shared.size_bytes -= dropped
+        if self.starts:
+            starts, self.starts = self.starts, []
+            for start in starts:
+                start()
         if self._start >= COMPACT_PARTS:
             del self._parts[: self._start]
             self._start = 0

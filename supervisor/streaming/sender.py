@@ -40,17 +40,28 @@ class PartSender:
         self._buffer = buffer
         self._receiver = receiver
         self._pace_s = pace_s
-        self._sending = asyncio.ensure_future(self._send())
+        self._sending: asyncio.Task[None] | None = None
+        if buffer.last:
+            self._start()
+        else:
+            buffer.starts.append(self._start)
 
     async def finish(self) -> None:
         """Waits until all parts of a task that has ended are sent, or its receiver is gone."""
-        with suppress(CorralError):
-            await self._sending
+        if self._sending is not None:
+            with suppress(CorralError):
+                await self._sending
 
     async def close(self) -> None:
         """Stops sending."""
-        self._sending.cancel()
-        await asyncio.gather(self._sending, return_exceptions=True)
+        if self._sending is not None:
+            self._sending.cancel()
+            await asyncio.gather(self._sending, return_exceptions=True)
+        elif self._start in self._buffer.starts:
+            self._buffer.starts.remove(self._start)
+
+    def _start(self) -> None:
+        self._sending = asyncio.get_running_loop().create_task(self._send())
 
     async def _send(self) -> None:
         buffer, cursor = self._buffer, Cursor()

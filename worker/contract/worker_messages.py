@@ -48,7 +48,7 @@ class DelegateAllParams(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PartsParams(Struct, frozen=True):
-    """`task/parts` of a worker: what a task that it delegated has streamed behind part `number` of `delivery`.
+    """`task/parts` of a worker: the parts that a task which it delegated has streamed after `number` of `delivery`.
 
     Answered with `{"parts": […], "record": null}` as soon as there is something, else with the record when it has ended.
     """
