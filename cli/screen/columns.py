@@ -197,8 +197,11 @@ def _created(row: Record, now: float) -> Cell:
 
 
 def _objective(row: Record, _now: float) -> Cell:
-    error = word(inner(row, "error"), "message")
-    return (error, "red") if error else (word(row, "objective"), "")
+    objective, message = word(row, "objective"), word(inner(row, "error"), "message")
+    if not message:
+        return objective, ""
+    cause = message.partition('": ')[2] if message.startswith("cannot ") else ""
+    return ": ".join(filter(None, (objective, cause or message))), "red"
 
 
 TASKS = (

@@ -92,7 +92,8 @@ class Terminal:
         self._window: curses.window | None = None
 
     def __enter__(self) -> Self:
-        locale.setlocale(locale.LC_ALL, "")
+        with suppress(locale.Error):  # of a name that this machine does not have: it stays C
+            locale.setlocale(locale.LC_ALL, "")
         self._is_utf8 = codecs.lookup(locale.nl_langinfo(locale.CODESET)).name == "utf-8"
         window = self._window = curses.initscr()
         try:
