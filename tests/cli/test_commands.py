@@ -510,7 +510,9 @@ def test_a_command_imports_only_what_it_needs(world: World, words: str) -> None:
     assert not [name for name in ours if name.startswith(("corral.supervisor", "corral.mcp"))]
     cli = {name for name in ours if name.startswith("corral.cli.")}
     # Modules at the top are shared; these are parts of one command.
-    parts = {f"corral.cli.tasks.{name}" for name in ("call_table", "run_options", "wait")}
+    parts = {
+        f"corral.cli.tasks.{name}" for name in ("call_table", "part_printer", "run_options", "wait")
+    }
     commands = {name for name in cli if name.count(".") == 3} - parts
     assert len(commands) == (0 if is_plain else 1), "a command is in one module"
     assert ("corral.cli.status_fast" in cli) == is_plain
@@ -917,7 +919,7 @@ def test_run_outlives_a_daemon_that_dies_and_comes_back(world: World) -> None:
         with ScriptedDaemon(world.path, {"task.wait": TASK}) as back:
             stdout, _ = process.communicate(timeout=BOUND_S)
         assert (process.returncode, json.loads(stdout)) == (0, TASK["output"])
-    assert back.calls == [("task.wait", {"task": "t-1"})]
+    assert back.calls == [("task.wait", {"task": "t-1", "stream": True})]
     assert len(world.daemon.asked("task.submit")) == 1
 
 
