@@ -218,6 +218,10 @@ class Counted:
     count: Count
 
 
+NOTHING = Count()
+"""The counters of all to which nothing has happened; it is not to be changed."""
+
+
 class Statistics:
     """Counts for one daemon.
 
@@ -428,7 +432,7 @@ class Statistics:
         for name in self._known():
             agent = self._agents.agents.get(name)
             kind = str(self._kind_of(name)) if agent is None else agent.spec.kind
-            found.append(Counted(name, kind, agent, self._count(name) or Count()))
+            found.append(Counted(name, kind, agent, self.find(name) or NOTHING))
         return found
 
     def overhead(self) -> dict[str, dict[str, float]]:

@@ -5,19 +5,23 @@ and this module with the first scrape.
 """
 
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
+    HistogramMetricFamily,
     InfoMetricFamily,
-    SummaryMetricFamily,
 )
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from ..metrics.histogram import PER_DOUBLING, upper_ms
 from .snapshot import AgentFigures, Snapshot
+
+BOUNDS = range(10 * PER_DOUBLING, 33 * PER_DOUBLING, 2 * PER_DOUBLING)
+"""Buckets at whose upper ends a histogram is cut: 1 ms, and four times as much from each to the next, up to 72 minutes."""
 
 Of = Callable[[AgentFigures], float]
 
@@ -83,6 +87,14 @@ def _of_daemon(snapshot: Snapshot) -> Iterator[Metric]:
         memory.add_metric([part], figures.memory_bytes)
         count.add_metric([part], figures.processes)
     yield from (cpu, memory, count)
+    methods = HistogramMetricFamily(
+        "corral_method_duration_seconds",
+        "Time from a call of a method of the daemon to its answer.",
+        labels=["method"],
+    )
+    for method, (durations, total_s) in snapshot.methods.items():
+        _add_durations(methods, [method], durations, total_s)
+    yield methods
     alerts = CounterMetricFamily("corral_alerts", "Alerts by their result.", labels=["result"])
     for result, number in snapshot.alerts.items():
         alerts.add_metric([result], number)
@@ -101,6 +113,15 @@ def _of_workers(snapshot: Snapshot) -> Iterator[Metric]:
         for state, number in each.states.items():
             states.add_metric([each.name, each.kind, state], number)
     yield states
+    health = GaugeMetricFamily(
+        "corral_agent_health_score",
+        "0 to 100, as in corral status: how well an agent has done lately.",
+        labels=["agent", "kind"],
+    )
+    for each in found:
+        if each.health is not None:
+            health.add_metric([each.name, each.kind], each.health)
+    yield health
     gauges: list[tuple[str, str, Of]] = [
         ("wanted_workers", "Number of workers that are to be up.", lambda each: each.wanted),
         (
@@ -176,14 +197,14 @@ def _of_tasks(found: list[AgentFigures]) -> Iterator[Metric]:
     tasks = CounterMetricFamily(
         "corral_tasks", "Tasks that have ended, by outcome.", labels=["agent", "outcome"]
     )
-    durations = SummaryMetricFamily(
+    durations = HistogramMetricFamily(
         "corral_task_duration_seconds",
         "Time from the begin of a task's last attempt to its end.",
         labels=["agent"],
     )
     for each in found:
         _add_outcomes(tasks, each)
-        durations.add_metric([each.name], each.ended, each.ended_s)
+        _add_durations(durations, [each.name], each.durations, each.ended_s)
     yield from (tasks, durations)
     counters: list[tuple[str, str, Of]] = [
         ("corral_tokens", "Tokens that tasks have reported.", lambda each: each.tokens),
@@ -203,12 +224,12 @@ def _of_servers(found: list[AgentFigures]) -> Iterator[Metric]:
         "Tool calls that have reached a server, by outcome.",
         labels=["server", "outcome"],
     )
-    durations = SummaryMetricFamily(
+    durations = HistogramMetricFamily(
         "corral_mcp_tool_call_duration_seconds", "Time that tool calls took.", labels=["server"]
     )
     for each in found:
         _add_outcomes(calls, each)
-        durations.add_metric([each.name], each.ended, each.ended_s)
+        _add_durations(durations, [each.name], each.durations, each.ended_s)
     yield from (calls, durations)
     gauges: list[tuple[str, str, Of]] = [
         ("in_flight", "Number of requests that a server works on.", lambda each: each.in_flight),
@@ -228,6 +249,26 @@ def _of_servers(found: list[AgentFigures]) -> Iterator[Metric]:
         for each in found:
             counter.add_metric([each.name], of(each))
         yield counter
+
+
+def _add_durations(
+    histogram: HistogramMetricFamily,
+    labels: list[str],
+    durations: Mapping[int, int],
+    total_s: float,
+) -> None:
+    """Adds durations in few buckets, which are sums of those in which they were counted; nothing before the first."""
+    if not durations:
+        return
+    count = 0
+    buckets: list[tuple[str, float]] = []
+    left = sorted(durations.items(), reverse=True)
+    for bound in BOUNDS:
+        while left and left[-1][0] <= bound:
+            count += left.pop()[1]
+        buckets.append((f"{upper_ms(bound) / 1000:.6g}", count))
+    buckets.append(("+Inf", count + sum(number for _, number in left)))
+    histogram.add_metric(labels, buckets, total_s)
 
 
 def _add_outcomes(counter: CounterMetricFamily, each: AgentFigures) -> None:

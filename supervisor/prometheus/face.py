@@ -33,7 +33,7 @@ class MetricsFace:
         """Answers with the figures of this moment.
 
         Raises:
-            NotFound: the path goes on.
+            NotFound: the path goes on, or `enable_metrics` is false.
             Refused: it is not a GET.
         """
         if request.path != self.prefix:
@@ -41,6 +41,8 @@ class MetricsFace:
         if request.method not in ("GET", "HEAD"):
             error = MethodNotFound(f'cannot serve {request.method} of "{request.path}"')
             raise Refused(405, error, Allow="GET, HEAD")
+        if not self._control.agents.config.defaults.monitoring.enable_metrics:
+            raise NotFound("cannot serve metrics: enable_metrics is false", key="enable_metrics")
         accept = request.headers.get("Accept", "")
         async with self._scraping:
             figures = await snapshot.take(self._control, client.agents)

@@ -60,8 +60,8 @@ class AgentFigures:
     ok: int = 0
     failed: int = 0
     cancelled: int = 0
-    ended: int = 0
-    """Number of durations in `ended_s`."""
+    durations: Counter[int] = field(default_factory=Counter[int])
+    """Numbers of durations by bucket."""
     ended_s: float = 0.0
     tokens: int = 0
     cost_cents: float = 0.0
@@ -70,11 +70,13 @@ class AgentFigures:
     waiting: int = 0
     retries: int = 0
     refused: int = 0
+    health: int | None = None
+    """The score of one agent or server, 0 to 100."""
 
     def add(self, other: "AgentFigures") -> None:
         """Adds the figures of another."""
         for key in self.__slots__:
-            if key not in ("name", "kind"):
+            if key not in ("name", "kind", "health"):
                 setattr(self, key, getattr(self, key) + getattr(other, key))
 
 
@@ -100,11 +102,20 @@ class Snapshot:
     degraded: Sequence[str] = ()
     is_draining: bool = False
     alerts: dict[str, int] = field(default_factory=dict[str, int])
+    methods: dict[str, tuple[dict[int, int], float]] = field(
+        default_factory=dict[str, tuple[dict[int, int], float]]
+    )
+    """Of each method that was called the durations by bucket, and their sum in seconds."""
 
 
 async def take(control: Control, globs: Sequence[str] | None) -> Snapshot:
     """Returns the figures of all agents that pass `globs`; of the daemon too, where they are None."""
-    found = [each for each in control.statistics.counted() if is_in_scope(each.name, globs)]
+    found = [
+        each
+        for each in control.statistics.counted()
+        if is_in_scope(each.name, globs)
+        and (each.agent is None or each.agent.spec.monitoring.enable_metrics)
+    ]
     found.sort(key=lambda each: each.name)
     snapshot = Snapshot([], [], started_s=control.statistics.since_s)
     seen = 0
@@ -135,6 +146,10 @@ async def take(control: Control, globs: Sequence[str] | None) -> Snapshot:
                 "failed": counts.failed,
                 "suppressed": counts.suppressed,
             }
+        snapshot.methods = {
+            name: (dict(each.durations), each.total_ms / 1000)
+            for name, each in sorted(control.statistics.methods.items())
+        }
         snapshot.parts = {
             name: PartFigures(int(part["active"]), int(part["memory_bytes"]), part["cpu_ms"] / 1000)
             for name, part in control.statistics.overhead().items()
@@ -168,13 +183,14 @@ def _figures(control: Control, counted: Counted) -> AgentFigures:
         ok=count.ok,
         failed=count.failed,
         cancelled=count.cancelled,
-        ended=count.window.count,
+        durations=Counter(count.durations),
         ended_s=count.window.total_ms / 1000,
         tokens=count.tokens,
         cost_cents=count.cost_cents,
         tool_calls=count.tool_calls,
     )
     if counted.agent is not None:
+        figures.health = control.statistics.health_score(counted.agent)
         _add_workers(control, figures, counted.agent)
     return figures
 

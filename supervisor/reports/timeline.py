@@ -55,7 +55,7 @@ class Timeline:
             found += self.of_child(child)
         if task.state in ENDED and task.finished_at is not None:
             found.append(self.end())
-        return sorted(found, key=lambda each: (each.at.rstrip("Z"), ORDER.index(each.step)))
+        return sorted(found, key=_place)
 
     def of_event(self, event: Mapping[str, object]) -> TaskLogEntry | None:
         """Returns the entry of a stored event of the task; None where its record tells the same."""
@@ -187,6 +187,11 @@ class Timeline:
             tokens_used=tokens_used,
             cost_cents=cost_cents,
         )
+
+
+def _place(entry: TaskLogEntry) -> tuple[bool, str, int]:
+    """Returns the place of an entry; the end is last: its time has milliseconds, that of the last line is exact."""
+    return (entry.step == "ended", entry.at.rstrip("Z"), ORDER.index(entry.step))
 
 
 def _text(event: Mapping[str, object]) -> str:

@@ -8,6 +8,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
+from corral.supervisor.metrics.histogram import bucket_of
 from corral.supervisor.prometheus.exposition import encoded
 from corral.supervisor.prometheus.snapshot import (
     OTHERS,
@@ -24,7 +25,9 @@ MONITORING = Path(__file__).parents[2] / "examples" / "monitoring"
 
 
 def snapshot() -> Snapshot:
-    agent = AgentFigures("crew", "agent", wanted=2, ok=7, failed=2, cancelled=1, ended=9)
+    agent = AgentFigures("crew", "agent", wanted=2, ok=7, failed=2, cancelled=1)
+    for duration_ms in (0.5, 3.0, 3.0, 60_000.0, 1e12):
+        agent.durations[bucket_of(duration_ms)] += 1
     agent.ended_s = 4.5
     agent.states.update({"Idle": 1, "Busy": 1})
     server = AgentFigures("time", "mcp", ok=3, tool_calls=3)
@@ -52,6 +55,14 @@ def test_the_text_has_every_figure_under_its_name() -> None:
     assert value("corral_tasks_total", agent="crew", outcome="ok") == 7
     assert value("corral_tasks_total", agent="crew", outcome="cancelled") == 1
     assert value("corral_task_duration_seconds_sum", agent="crew") == 4.5
+    durations = {
+        labels: number
+        for (name, labels), number in found.items()
+        if name == "corral_task_duration_seconds_bucket" and ("agent", "crew") in labels
+    }
+    counts = {float(dict(labels)["le"]): number for labels, number in durations.items()}
+    assert [counts[each] for each in sorted(counts)] == [1, *[3] * 7, *[4] * 4, 5]
+    assert sorted(counts)[:2] == [0.001024, 0.004096]
     assert value("corral_agent_workers", agent="crew", kind="agent", state="Busy") == 1
     assert value("corral_worker_memory_bytes", agent="crew", worker="crew-0") == 5_000_000
     assert value("corral_mcp_tool_calls_total", server="time", outcome="ok") == 3

@@ -48,6 +48,7 @@ def test_all_steps_stand_in_order_of_time_whatever_tells_them() -> None:
         duration_s=1.5,
     )
     lines = [{"at": f"{DAY}:01.30000005Z", "worker": "a-0", "stream": "stdout", "text": "x" * 2000}]
+    lines.append({"at": f"{DAY}:09.50000007Z", "worker": "a-0", "level": "error", "text": "last"})
     found = Timeline(TASK).history(events, calls, [child], lines)
     assert [(each.step, each.after_s) for each in found] == [
         ("queued", 0.0),
@@ -59,6 +60,7 @@ def test_all_steps_stand_in_order_of_time_whatever_tells_them() -> None:
         ("call", 3.0),
         ("delegated", 4.0),
         ("delegated", 6.0),
+        ("log", 9.5),
         ("ended", 9.5),
     ]
     progress, line, end = found[2], found[3], found[-1]
