@@ -471,7 +471,7 @@ def _tracer(config: Config, shared: Shared, stack: contextlib.AsyncExitStack) ->
 
     exporter = Exporter(address, __version__, shared.generation, report)
     stack.push_async_callback(exporter.close)
-    return Tracer(exporter.emit, config.telemetry.sampling_percent / 100)
+    return Tracer(exporter.emit, config.telemetry.max_traces_per_second)
 
 
 def _user(agent: Agent) -> User:

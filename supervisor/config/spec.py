@@ -332,7 +332,7 @@ class Telemetry(Struct, frozen=True, kw_only=True):
     """`[telemetry]`: the collector of traces."""
 
     otlp: Annotated[str, http_url] | None = None
-    sampling_percent: Annotated[int, whole(0, 100)] = 100
+    max_traces_per_second: Annotated[int, whole(0, 100_000)] = 100
 
 
 class Recovery(Struct, frozen=True, kw_only=True):

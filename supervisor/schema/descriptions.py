@@ -111,7 +111,7 @@ DESCRIPTIONS: dict[str, str] = {
     "metrics.problem_average": "an agent whose tasks take longer on average is a problem; duration, above 0",
     "metrics.problem_average_tasks": "the number of tasks from which on that is judged; 1 or more",
     "telemetry.otlp": "the collector of OpenTelemetry, such as http://127.0.0.1:4318: spans are sent to /v1/traces below it, by OTLP over HTTP; an address",
-    "telemetry.sampling_percent": "how many of the traces that begin here are sent; one that a caller began is sent as that says; 0 to 100",
+    "telemetry.max_traces_per_second": "how many traces that begin here are recorded in a second, whatever else is done; one that a caller began is recorded as that says; 0 to 100000, 0 is no limit",
     "packages.require_signature": "take and deploy packages only that a key of trusted_keys has signed; boolean",
     "packages.trusted_keys": "public keys, as corral package keygen prints them; list of \"ed25519:...\"",
     "packages.max_bytes": "the largest package; size, 1 KiB to 1 GiB",

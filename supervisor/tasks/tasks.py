@@ -245,8 +245,10 @@ class Tasks:
         params, kind, able = self._admission.check(params)
         if parent is not None:
             able = self._of_team(parent, params, able)
-            if params.traceparent is None and (above := self._tracing.of_attempt(parent)):
-                params = replace(params, traceparent=above)
+        if params.traceparent is None:
+            tracing = self._tracing
+            above = tracing.of_root() if parent is None else tracing.of_attempt(parent)
+            params = params if above is None else replace(params, traceparent=above)
         origin = Origin(parent, step, schedule, retry_of)
         take = partial(self._take, params, kind, able, origin, only)
         key = params.idempotency_key

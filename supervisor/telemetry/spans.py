@@ -41,31 +41,29 @@ class Span(NamedTuple):
     message: str = ""
 
 
-def task_context(task: Task, sampling: float = 1.0) -> TraceContext:
+def task_context(task: Task) -> TraceContext:
     """Returns the context of a task's span.
 
-    Its trace is that of its caller, else its own; of these a fraction `sampling` is recorded.
+    Its trace is that of its caller, else its own.
     """
     above = parse(task.traceparent)
     found = _digest(task.id, task.created_at)
     if above is not None:
         return TraceContext(above.trace, found[:16], above.flags)
-    trace = _digest("trace", task.id, task.created_at)
-    is_sampled = int(trace[:8], 16) < sampling * 2**32
-    return TraceContext(trace, found[:16], int(is_sampled))
+    return TraceContext(_digest("trace", task.id, task.created_at), found[:16])
 
 
-def attempt_context(task: Task, sampling: float = 1.0) -> TraceContext:
+def attempt_context(task: Task) -> TraceContext:
     """Returns the context of the attempt that is under way; of a team or workflow that of the task, since it has none."""
-    context = task_context(task, sampling)
+    context = task_context(task)
     if not task.delivery or task.kind not in ("task", "job"):
         return context
     return context._replace(span=_digest(task.id, task.created_at, str(task.delivery))[:16])
 
 
-def task_spans(task: Task, sampling: float = 1.0) -> list[Span]:
+def task_spans(task: Task) -> list[Span]:
     """Returns the spans of a task that has ended: its own, and that of its last attempt, or of its wait for one."""
-    context = task_context(task, sampling)
+    context = task_context(task)
     if not context.is_sampled:
         return []
     above = parse(task.traceparent)
@@ -107,25 +105,23 @@ def task_spans(task: Task, sampling: float = 1.0) -> list[Span]:
         return [own, _wait(task, context, end_ns)]
     if task.kind not in ("task", "job"):
         return [own]
-    return [own, _attempt(task, context, sampling, end_ns, (error, message))]
+    return [own, _attempt(task, context, end_ns, (error, message))]
 
 
-def wait_span(task: Task, sampling: float = 1.0) -> Span | None:
+def wait_span(task: Task) -> Span | None:
     """Returns the span of a task's wait for its first attempt, which begins; None of a later one."""
-    context = task_context(task, sampling)
+    context = task_context(task)
     if not context.is_sampled or task.delivery > 1 or task.started_at is None:
         return None
     return _wait(task, context, unix_ns(task.started_at))
 
 
-def failed_attempt(
-    task: Task, now_ns: int, error: str, message: str, sampling: float = 1.0
-) -> Span | None:
+def failed_attempt(task: Task, now_ns: int, error: str, message: str) -> Span | None:
     """Returns the span of an attempt that another one follows."""
-    context = task_context(task, sampling)
+    context = task_context(task)
     if not context.is_sampled or task.started_at is None:
         return None
-    return _attempt(task, context, sampling, now_ns, (error, message[:MESSAGE_CHARS]))
+    return _attempt(task, context, now_ns, (error, message[:MESSAGE_CHARS]))
 
 
 def tool_span(
@@ -165,9 +161,7 @@ def _wait(task: Task, context: TraceContext, end_ns: int) -> Span:
     return Span("queue", own, context.span, "internal", min(start_ns, end_ns), end_ns, attributes)
 
 
-def _attempt(
-    task: Task, context: TraceContext, sampling: float, end_ns: int, error: tuple[str, str]
-) -> Span:
+def _attempt(task: Task, context: TraceContext, end_ns: int, error: tuple[str, str]) -> Span:
     assert task.started_at is not None, "the attempt has begun"
     attributes: dict[str, str | int | float | bool] = {
         "corral.task.id": task.id,
@@ -176,7 +170,7 @@ def _attempt(
     }
     if task.worker is not None:
         attributes["gen_ai.agent.id"] = task.worker
-    own = attempt_context(task, sampling)
+    own = attempt_context(task)
     start_ns = min(unix_ns(task.started_at), end_ns)
     name = f"attempt {task.attempt}"
     return Span(name, own, context.span, "internal", start_ns, end_ns, attributes, *error)

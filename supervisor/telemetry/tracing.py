@@ -34,6 +34,10 @@ class Tracing:
         """Returns the traceparent for what the running attempt of a task begins."""
         return task.traceparent
 
+    def of_root(self) -> str | None:
+        """Returns the traceparent for a task whose caller gave none; None where its trace is its own."""
+        return None
+
     def of_call(self, above: str | None) -> str | None:
         """Returns the traceparent for a tool call below another one."""
         return above
@@ -50,42 +54,61 @@ class Tracer(Tracing):
 
     Args:
         emit: takes each span.
-        sampling: the fraction of the traces that begin here which are recorded.
+        traces_per_second: the number of traces that begin here and are recorded, as many at once; 0 is no limit.
+        clock: returns seconds.
     """
 
-    def __init__(self, emit: Callable[[Span], None], sampling: float = 1.0) -> None:
+    def __init__(
+        self,
+        emit: Callable[[Span], None],
+        traces_per_second: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._emit = emit
-        self._sampling = sampling
+        self._rate = traces_per_second
+        self._clock = clock
+        self._tokens = float(traces_per_second)
+        self._at_s = clock()
+
+    def of_root(self) -> str | None:
+        """Returns the context of a trace that is not recorded where too many have begun; None else."""
+        if not self._rate:
+            return None
+        now_s = self._clock()
+        self._tokens = min(self._tokens + (now_s - self._at_s) * self._rate, float(self._rate))
+        self._at_s = now_s
+        if self._tokens >= 1:
+            self._tokens -= 1
+            return None
+        return str(TraceContext(secrets.token_hex(16), secrets.token_hex(8), 0))
 
     def of_attempt(self, task: Task) -> str | None:
         """Returns the traceparent of the running attempt of a task."""
-        return str(spans.attempt_context(task, self._sampling))
+        return str(spans.attempt_context(task))
 
     def of_call(self, above: str | None) -> str | None:
         """Returns a new traceparent, in the trace of the one above, or in a new one."""
-        parent = parse(above)
-        span = secrets.token_hex(8)
+        above = above or self.of_root()
+        parent, span = parse(above), secrets.token_hex(8)
         if parent is not None:
             return str(parent._replace(span=span))
-        trace = secrets.token_hex(16)
-        is_sampled = int(trace[:8], 16) < self._sampling * 2**32
-        return str(TraceContext(trace, span, int(is_sampled)))
+        return str(TraceContext(secrets.token_hex(16), span))
 
     def started(self, task: Task) -> None:
         """Records the wait for the first attempt."""
-        if (span := spans.wait_span(task, self._sampling)) is not None:
+        if (span := spans.wait_span(task)) is not None:
             self._emit(span)
 
     def retried(self, task: Task, error: CorralError) -> None:
         """Records an attempt that another one follows."""
         now_ns = time.time_ns()
-        span = spans.failed_attempt(task, now_ns, error.name, error.message, self._sampling)
+        span = spans.failed_attempt(task, now_ns, error.name, error.message)
         if span is not None:
             self._emit(span)
 
     def ended(self, task: Task) -> None:
         """Records a task with its last attempt."""
-        for span in spans.task_spans(task, self._sampling):
+        for span in spans.task_spans(task):
             self._emit(span)
 
     def called(self, above: str | None, own: str | None, call: ToolCall) -> None:

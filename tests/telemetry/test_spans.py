@@ -11,8 +11,9 @@ from corral.supervisor.telemetry.spans import (
     task_spans,
     wait_span,
 )
+from corral.supervisor.telemetry.tracing import Tracer
 from corral.worker.contract.records import Error, Task
-from corral.worker.contract.trace_context import TraceContext, of_environment, parse, valid
+from corral.worker.contract.trace_context import of_environment, parse, valid
 
 GIVEN = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
@@ -88,14 +89,28 @@ def test_what_a_team_begins_is_a_child_of_its_task() -> None:
     assert [each.name for each in task_spans(workflow)] == ["invoke_workflow echo"]
 
 
-def test_a_trace_is_recorded_as_its_caller_says_and_else_as_sampling_says() -> None:
+def test_a_trace_that_its_caller_does_not_record_has_no_spans() -> None:
     unrecorded = replace(TASK, traceparent=GIVEN[:-2] + "00")
     assert task_spans(unrecorded) == []
     assert wait_span(unrecorded) is None
     assert failed_attempt(unrecorded, 0, "", "") is None
-    assert task_spans(TASK, 0.0)
-    own = [replace(TASK, id=f"{n:012x}", traceparent=None) for n in range(1000)]
-    recorded = [task for task in own if task_spans(task, 0.25)]
-    assert 150 < len(recorded) < 350
-    assert all(task_context(task, 0.25).is_sampled for task in recorded)
-    assert isinstance(task_context(own[0]), TraceContext)
+
+
+def test_no_more_traces_begin_in_a_second_than_are_wanted() -> None:
+    now_s = 0.0
+    tracer = Tracer(lambda _: None, 10, lambda: now_s)
+
+    def recorded(count: int) -> int:
+        contexts = [tracer.of_root() for _ in range(count)]
+        assert all(found is None or found.endswith("-00") for found in contexts)
+        return contexts.count(None)
+
+    assert recorded(50) == 10
+    now_s = 0.5
+    assert recorded(50) == 5
+    now_s = 100.0
+    assert recorded(50) == 10
+    call = tracer.of_call(None)
+    assert call is not None
+    assert call.endswith("-00")
+    assert str(tracer.of_call(GIVEN)).endswith("-01")  # what callers began is not counted
