@@ -34,7 +34,7 @@ from ..decoding.values import Refused, is_list, is_table, json_schema, quoted
 from .program_rules import PROGRAM_KEYS, check_daemon_wide
 from .references import why_unknown, why_unknown_in_spec
 from .sections import table_at, table_in
-from .sources import Variables, expanded
+from .sources import Variables, expanded, literal
 from .spec import FIELDS, SECTIONS, Defaults, Spec
 from .team import a_name
 from .template_spec import BUILT_IN_TEMPLATES, Layer, Reference, Template, Templates, Text, merge
@@ -285,7 +285,11 @@ def template_table(template: Template) -> dict[str, object]:
     head: dict[str, object] = {} if template.base is None else {"template": template.base}
     if params:
         head["params"] = params
-    return head | _as_read(_anchored(layer.body, layer.directory))
+    table = head | _as_read(_anchored(layer.body, layer.directory))
+    process = table.get("process", {})
+    if template.base is None and is_table(process):  # else the one that it begins with has it
+        table["process"] = {"working_directory": literal(template.directory), **process}
+    return table
 
 
 def _as_read(table: Mapping[str, object]) -> dict[str, object]:

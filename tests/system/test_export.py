@@ -141,10 +141,13 @@ def test_an_export_is_a_configuration_file_that_corrald_takes(
         for method in ("template.list", "store.list"):
             one, two = (shown(each.call(method)) for each in (daemon, other))
             assert one == two, method
-        spec: dict[str, object] = {"template": "wide", "params": {"who": "you"}}
-        added = [add_made(each, spec) for each in (daemon, other)]
-        assert added[0] == added[1]
-        assert added[0]["command"] == ["sleep", "3"]
+        for template in ("wide", "base"):
+            one, two = (made_of(each, template) for each in (daemon, other))
+            assert one == two, template
+        assert (one["command"], one["process"]) == (
+            ["sleep", "3"],
+            {"working_directory": str(daemon.folder)},
+        )
     (tmp_path / "export.toml").write_text(text)
     refused = empty.corral("add", "--no-start", "--file", str(tmp_path / "export.toml"))
     assert refused.returncode == 2, "its store is not there"
@@ -163,10 +166,12 @@ def shown(found: Any) -> Any:
     return [{k: v for k, v in each.items() if k not in ("source", "used_by")} for each in listed]
 
 
-def add_made(daemon: DaemonProcess, spec: dict[str, object]) -> Any:
-    """The table that the template makes of an agent that is added."""
-    daemon.call("agent.add", name="yours", spec=spec, start=False)
-    return daemon.call("agent.show", name="yours")["template"]["spec"]
+def made_of(daemon: DaemonProcess, template: str) -> Any:
+    """The table that a template makes of an agent that is added."""
+    params = {"who": "you"} if template == "wide" else {}
+    spec = {"template": template, "params": params}
+    daemon.call("agent.add", name=f"{template}-2", spec=spec, start=False)
+    return daemon.call("agent.show", name=f"{template}-2")["template"]["spec"]
 
 
 def test_names_and_labels_choose_what_is_exported_with_its_schedules(daemon: DaemonProcess) -> None:
