@@ -226,6 +226,8 @@ class Revisions:
         """Waits until a revision is rolling no more; returns why it has failed, "" if it has not."""
         if self._head(name).rolling == number:
             await self._ends.setdefault((name, number), asyncio.Event()).wait()
+        if self._head(name).current == number:
+            return ""
         found = await self._table.find(name, number)
         if found is None or found.state in ("current", "superseded"):
             return ""

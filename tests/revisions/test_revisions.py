@@ -20,7 +20,7 @@ from corral.supervisor.revisions.record import Cause, Draft, Head, How, Revision
 from corral.supervisor.revisions.revisions import Revisions
 from corral.supervisor.revisions.table import MAX_REVISIONS
 from corral.supervisor.store.store import Store
-from corral.worker.contract.errors import NotFound
+from corral.worker.contract.errors import NotFound, Timeout, WorkerFailed
 
 pytestmark = pytest.mark.shell
 
@@ -167,6 +167,39 @@ def test_a_start_settles_what_was_rolling_by_the_table_in_force(
 
     run(path, test)
     run(path, later)
+
+
+def test_a_caller_that_waits_for_a_revision_is_told_of_its_end_whatever_ends_it(path: Path) -> None:
+    async def test(revisions: Revisions) -> None:
+        await revisions.load([])
+
+        async def end_of(number: int, ending: Awaitable[object]) -> dict[str, str]:
+            waiting = asyncio.ensure_future(revisions.until_settled({"a": number}, BOUND_S))
+            await asyncio.sleep(0)  # it waits now
+            await ending
+            try:
+                await waiting
+            except WorkerFailed as error:
+                reasons: Any = error.data["taken_back"]
+                return {**reasons}
+            return {}
+
+        async def begun() -> int:
+            return await revisions.record("a", "agent", {}, SET)
+
+        assert await end_of(1, revisions.record("a", "agent", {}, SET, is_settled=True)) == {}
+        number = await begun()
+        assert await end_of(number, revisions.settle("a", number, True)) == {}
+        number = await begun()
+        assert await end_of(number, revisions.settle("a", number, False, "bad")) == {"a": "bad"}
+        number = await begun()
+        [reason] = (await end_of(number, begun())).values()
+        assert str(number + 1) in reason, "a newer one has taken its place"
+        with pytest.raises(Timeout):
+            await revisions.until_settled({"a": number + 1}, 0.01)
+        assert await end_of(number + 1, revisions.remove(["a"])) == {"a": "removed"}
+
+    run(path, test)
 
 
 @pytest.mark.parametrize("how", ["add", "set", "rollback"])
