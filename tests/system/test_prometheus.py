@@ -120,3 +120,18 @@ def test_rules_and_dashboard_name_only_metrics_that_a_scrape_has(daemon: DaemonP
     named = {name for expression in asked for name in METRIC.findall(expression)}
     assert len(named) > 15
     assert named <= known, named - known
+
+
+def test_metrics_that_are_switched_off_are_not_there_at_once(daemon: DaemonProcess) -> None:
+    token = (daemon.state_dir / "http.token").read_text().strip()
+    daemon.config.write_text(f"[monitoring]\nenable_metrics = false\n{CONFIG}")
+    daemon.call("daemon.reload")
+    assert get(daemon, token)[0] == 404
+    own = CONFIG.replace("[agents.broken]", "[agents.broken]\nmonitoring.enable_metrics = false")
+    daemon.config.write_text(own)
+    daemon.call("daemon.reload")
+    found = scrape(daemon)
+    assert {dict(labels).get("agent") for _, labels in found} >= {"crew"}
+    assert "broken" not in {dict(labels).get("agent") for _, labels in found}
+    daemon.config.write_text(CONFIG)
+    daemon.call("daemon.reload")
