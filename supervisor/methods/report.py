@@ -101,8 +101,8 @@ async def _task_log(control: Control, params: TaskLogParams, caller: Caller) -> 
                     await caller.drain()
 
         async def send_lines() -> None:
-            wanted = LogFilter()
-            batches = lines_of_task(shared, task, wanted, None, position, follow=True)
+            place = LogPosition.parse(position.text())  # as a reader that comes back with it
+            batches = lines_of_task(shared, task, LogFilter(), None, place, follow=True)
             joiner = PieceJoiner()
             async with contextlib.aclosing(batches):
                 async for batch in batches:

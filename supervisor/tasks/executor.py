@@ -174,6 +174,7 @@ class Executor:
         if entry.timer is not None:
             entry.cancel_timer()
         entry.stop = self._loop.create_future()
+        entry.progress_due = 0.0
         entry.limits = limits(task.boundaries, supervisor.worker.spec.resources)
         now = time.time()
         started = replace(
