@@ -4,15 +4,12 @@ The text is on stdout as it comes, also in a pipe; the result is printed after i
 """
 
 from collections.abc import Mapping
-from typing import Literal
 
 from ...worker.contract.jsonrpc import MAX_MESSAGE_BYTES, Notification
 from .. import render
 from ..context import Session
 from ..render import number, word
-from .wait import TaskProgress
-
-Mode = Literal["text", "json", "off"]
+from .wait import Mode, TaskProgress
 
 
 class PartPrinter:

@@ -36,9 +36,8 @@ from ..context import (
 )
 from ..render import inner, inners, number, word
 from . import run_options
-from .part_printer import Mode, PartPrinter
 from .run_options import add_run_options, complete_addressees, complete_tasks
-from .wait import ENDED, RECONNECT_S, STATES, TaskProgress, TaskWait, has_ended, share
+from .wait import ENDED, RECONNECT_S, STATES, Mode, TaskProgress, TaskWait, has_ended, share
 
 TREE_TASKS = 200
 """Number of delegated tasks that `task show` prints."""
@@ -95,6 +94,8 @@ def run(
         if options["detach"] or options["at"] is not None:
             _print_submitted(session, record)
             return 0
+        from .part_printer import PartPrinter  # noqa: PLC0415 - start-up time: only where a task is waited for
+
         mode = mode or ("off" if session.json else "text")
         with TaskProgress(session) as progress, _lines(session, progress, record, logs):
             printer = PartPrinter(session, progress, mode)

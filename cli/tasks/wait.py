@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 from ...worker.client.sync import Client, await_daemon
 from ...worker.contract.errors import Conflict, InvalidParams, ShuttingDown, Unreachable
@@ -26,6 +27,9 @@ SERVED_S = 1.0
 
 PROGRESS_LINE_S = 1.0
 """Seconds between two lines about the same state, on a stderr that is no terminal."""
+
+Mode = Literal["text", "json", "off"]
+"""How `run` prints what a task streams."""
 
 STATES = ("queued", "running", "succeeded", "failed", "cancelled", "timeout")
 ENDED = frozenset(STATES[2:])

@@ -20,6 +20,8 @@ pytestmark = pytest.mark.contract
 OTHER_NAMES = {
     ("select_agents", "all"): "all are chosen without names",
     ("events", "until"): "a follower ignores it",
+    ("execute_task", "stream"): "run_agent_stream",
+    ("wait_task", "stream"): "stream_task",
 }
 """Params that a method made by hand takes in another way, or not."""
 
