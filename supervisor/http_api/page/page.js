@@ -88,6 +88,9 @@ function requestOf(path, verb, fields, body, stream) {
 
 const MAX_SHOWN = 200000;
 
+/** Number of lines of a body that are shown at once. */
+const MAX_ROWS = 24;
+
 async function showAnswer(output, response, since) {
   const head = `${response.status} ${response.statusText}, ${Math.round(performance.now() - since)} ms\n\n`;
   if (!(response.headers.get("content-type") ?? "").startsWith("text/event-stream")) {
@@ -108,11 +111,18 @@ async function showAnswer(output, response, since) {
   }
 }
 
+/** Returns a paragraph; what stands between backticks is code. */
+function paragraph(text) {
+  return make("p", {}, ...text.split("`").map((part, index) => (index % 2 ? make("code", {}, part) : part)));
+}
+
 /** Returns the form that sends the operation. */
 function tryForm(path, verb, operation) {
   const { fields, table } = parameterForm(operation);
   const content = operation.requestBody?.content?.["application/json"];
-  const body = content ? make("textarea", { ariaLabel: "body", spellcheck: false, value: JSON.stringify(content.example ?? {}, null, 2) }) : null;
+  const example = JSON.stringify(content?.example ?? {}, null, 2);
+  const rows = Math.min(example.split("\n").length + 1, MAX_ROWS);
+  const body = content ? make("textarea", { ariaLabel: "body", spellcheck: false, rows, value: example }) : null;
   const output = make("pre", { hidden: true });
   const streams = Object.values(operation.responses).some((each) => each.content?.["text/event-stream"]);
   const stream = streams ? make("input", { type: "checkbox" }) : null;
@@ -164,7 +174,7 @@ function operationElement(spec, path, verb, operation) {
     if (details.childElementCount > 1) return;
     const body = resolve(spec, operation.requestBody?.content?.["application/json"]?.schema);
     details.append(make("div", {},
-      ...(operation.description ?? "").split("\n\n").map((text) => make("p", {}, text)),
+      ...(operation.description ?? "").split("\n\n").map(paragraph),
       make("p", { className: "muted" }, [operation["x-method"], `operation ${operation.operationId}`, rights].filter(Boolean).join(", ")),
       tryForm(path, verb, operation),
       body ? make("details", {}, make("summary", {}, "Body"), make("pre", {}, typeText(body))) : null,
@@ -176,7 +186,7 @@ function operationElement(spec, path, verb, operation) {
 function schemaElement(name, schema) {
   return make("details", { className: "schema", id: `schema-${name}` },
     make("summary", {}, make("code", {}, name)),
-    make("div", {}, make("p", {}, schema.description ?? ""), make("pre", {}, typeText(schema))));
+    make("div", {}, paragraph(schema.description ?? ""), make("pre", {}, typeText(schema))));
 }
 
 function show(spec) {
@@ -189,7 +199,7 @@ function show(spec) {
     }
   }
   const schemas = Object.entries(spec.components.schemas).map(([name, schema]) => schemaElement(name, schema));
-  byId("main").replaceChildren(make("p", {}, spec.info.description),
+  byId("main").replaceChildren(paragraph(spec.info.description),
     ...sections.values(), make("section", {}, make("h2", {}, "Schemas"), ...schemas));
   byId("main").ariaBusy = "false";
 }
