@@ -1,5 +1,6 @@
 """An agent that works with the tools of real MCP servers: git, and corral's own memory. It works without a network.
 
+pip install mcp-server-git
 python examples/mcp_agent_example.py [REPOSITORY]
 """
 
@@ -25,6 +26,8 @@ async def keep(task: Task) -> str:
 async def main(repository: str) -> None:
     """Starts the server and the agent, and has the agent work."""
     git = Path(sys.executable).with_name("mcp-server-git")  # beside this Python
+    if not git.exists():
+        sys.exit(f"cannot start {git}: pip install mcp-server-git")
     config = {"mcp": {"servers": {"git": {"command": [git]}}}}
     async with AgentRuntime.start(config) as runtime:
         tools = ["git__*", "cortex__*"]
