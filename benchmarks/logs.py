@@ -76,7 +76,7 @@ class Size:
 
 
 WHOLE = Size(rounds=5, megabytes=(200, 500), kept_bytes=1_000_000_000, reads=20)
-QUICK = Size(rounds=1, megabytes=(20,), kept_bytes=50_000_000, reads=3)
+QUICK = Size(rounds=1, megabytes=(4,), kept_bytes=10_000_000, reads=2, workers=(1, 5))
 
 CORRAL = "corral"
 

@@ -24,7 +24,7 @@ from corral.worker.client.sync import Client
 
 AGENTS = bench.ROOT / "tests" / "programs"
 
-FRAMEWORKS, FRAMEWORKS_QUICK = ("pydantic_ai", "langgraph", "mcp"), ("mcp",)
+FRAMEWORKS, FRAMEWORKS_QUICK = ("pydantic_ai", "langgraph", "mcp"), ("none",)
 PRELOAD = {"mcp": ["jsonschema", "anyio._backends._asyncio"]}
 """What a framework imports at its first use only: in the zygote it is there once, in each fork it would be a copy of its own."""
 ROUNDS, ROUNDS_QUICK = 5, 1

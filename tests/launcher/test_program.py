@@ -508,10 +508,7 @@ for _ in range(200_000):
     assert with_token(token) == []
 
 
-@pytest.mark.parametrize("attempt", range(3))
-def test_three_storms_of_forks_are_ended_while_a_neighbour_lives(
-    wire: Wire, token: str, attempt: int
-) -> None:
+def test_three_storms_of_forks_are_ended_while_a_neighbour_lives(wire: Wire, token: str) -> None:
     # Each process forks until there are 3^5 of them in as many sessions, without environment or TERM.
     code = """
 import os, signal
