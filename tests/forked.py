@@ -6,7 +6,6 @@ the imports are left out. Where these are the subject, a test starts the program
 
 import array
 import atexit
-import contextlib
 import gc
 import importlib
 import json
@@ -20,8 +19,8 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from functools import cache
-from tempfile import TemporaryFile
 from typing import IO
 
 LENGTH = struct.Struct("=I")
@@ -41,16 +40,19 @@ class Forked:
         (self.pid,) = STATUS.unpack(told.recv(STATUS.size, socket.MSG_WAITALL))
         self.returncode: int | None = None
 
+    def __del__(self) -> None:
+        self._told.close()
+
     def poll(self) -> int | None:
         """The exit status, as of subprocess; None while it runs."""
-        if self.returncode is None and select.select([self._told], [], [], 0)[0]:
+        if self.returncode is None and _ready(0, self._told):
             self._end()
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
         """The exit status, as soon as it has ended."""
         if self.returncode is None:
-            if not select.select([self._told], [], [], timeout)[0]:
+            if not _ready(timeout, self._told):
                 raise subprocess.TimeoutExpired("a forked program", timeout or 0.0)
             self._end()
         assert self.returncode is not None
@@ -113,29 +115,64 @@ class Interpreter:
 def run_corral(
     argv: Sequence[str], environ: Mapping[str, str], cwd: str, stdin: str | None, timeout_s: float
 ) -> "subprocess.CompletedProcess[str]":
-    """Runs the command `corral` without a terminal, as `subprocess.run` would."""
-    with TemporaryFile() as given, TemporaryFile() as out, TemporaryFile() as err:
-        given.write((stdin or "").encode())
-        given.seek(0)
-        fork = interpreter("corral.cli.__main__", "corral.cli.context", "click").start(
-            argv, environ, given, out, err, cwd
-        )
-        try:
-            status = fork.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            fork.kill()
-            raise
-        out.seek(0)
-        err.seek(0)
-        return subprocess.CompletedProcess(
-            list(argv), status, out.read().decode(), err.read().decode()
-        )
+    """Runs the command `corral` without a terminal, as `subprocess.run` would; without a stdin it reads nothing."""
+    corral = interpreter("corral.cli.__main__", "corral.cli.context", "click")
+    with ExitStack() as ours, ExitStack() as theirs:
+
+        def pipe() -> tuple[IO[bytes], IO[bytes]]:
+            reading, writing = os.pipe()
+            return open(reading, "rb", buffering=0), open(writing, "wb", buffering=0)
+
+        given, giving = pipe()
+        out, to_out = pipe()
+        err, to_err = pipe()
+        for each in (giving, out, err):
+            ours.enter_context(each)
+        for each in (given, to_out, to_err):
+            theirs.enter_context(each)
+        fork = corral.start(argv, environ, given, to_out, to_err, cwd)
+        theirs.close()
+        said: dict[IO[bytes], bytes] = {out: b"", err: b""}
+        rest = memoryview((stdin or "").encode())
+        deadline = time.monotonic() + timeout_s
+        while reading := [each for each in said if not each.closed]:
+            pipes = reading if giving.closed else [*reading, giving]
+            found = _ready(max(deadline - time.monotonic(), 0), *pipes)
+            if not found:
+                fork.kill()
+                raise subprocess.TimeoutExpired(list(argv), timeout_s)
+            if giving in found:
+                try:
+                    rest = rest[giving.write(rest[: select.PIPE_BUF]) or 0 :]
+                except BrokenPipeError:
+                    rest = rest[:0]
+                if not rest:
+                    giving.close()
+            for each in said.keys() & found:
+                data = each.read(2**16)
+                said[each] += data
+                if not data:
+                    each.close()
+        status = fork.wait(max(deadline - time.monotonic(), 1))
+    texts = [said[each].decode().replace("\r\n", "\n") for each in (out, err)]
+    return subprocess.CompletedProcess(list(argv), status, *texts)
 
 
 @cache
 def interpreter(*modules: str) -> Interpreter:
     """The one of this process for these modules."""
     return Interpreter(*modules)
+
+
+def _ready(timeout_s: float | None, *files: IO[bytes] | socket.socket) -> set[object]:
+    """Those that can be read, or written to, or whose other end is closed; none after the timeout."""
+    watched = select.poll()  # select(2) takes no descriptor above 1023
+    by_fd = {each.fileno(): each for each in files}
+    for fd, each in by_fd.items():
+        is_given = isinstance(each, socket.socket) or each.readable()
+        watched.register(fd, select.POLLIN if is_given else select.POLLOUT)
+    found = watched.poll(None if timeout_s is None else timeout_s * 1000)
+    return {by_fd[fd] for fd, _ in found}
 
 
 def is_usual(environ: Mapping[str, str]) -> bool:
@@ -164,7 +201,7 @@ def serve(asked: socket.socket) -> None:
                 os.close(fd)
                 told.setblocking(False)
                 ended = STATUS.pack(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-                with contextlib.suppress(OSError):  # nobody asks
+                with suppress(OSError):  # nobody asks
                     told.send(ended)
                 told.close()
                 continue

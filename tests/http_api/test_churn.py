@@ -11,7 +11,7 @@ from http_api_client import Api, serving
 
 pytestmark = pytest.mark.shell
 
-COUNT = int(os.environ.get("CORRAL_CHURN", "20"))
+COUNT = int(os.environ.get("CORRAL_CHURN", "6"))
 """Number of components of each kind."""
 
 THREADS = 3

@@ -88,6 +88,7 @@ def burst() -> None:
         is_over = True
 
     signal.signal(signal.SIGUSR1, end)
+    print("begins", flush=True)
     while not is_over:
         pass
     rest()

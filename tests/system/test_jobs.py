@@ -96,6 +96,7 @@ def test_what_requires_jobs_starts_when_all_have_succeeded(daemon: DaemonProcess
     await_job(daemon, "quick", "succeeded")
     await_job(daemon, "default", "succeeded")
     daemon.await_worker("svc-0", lambda worker: worker["reason"] == "waits for slow")
+    daemon.await_worker("slow-0", lambda worker: worker["pid"] is not None)
     assert job(daemon, "slow")["job"] == "running"
     table = daemon.corral("status").stdout
     assert [line.split()[2] for line in table.splitlines() if line.startswith("slow")] == [
