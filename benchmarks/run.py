@@ -54,6 +54,7 @@ PARTS = [
     Part("deploy"),
     Part("http_api"),
     Part("sampler"),
+    Part("metrics"),
 ]
 
 AIMS_MARK = "aims"

@@ -53,11 +53,16 @@ logger = logging.getLogger(__name__)
 class Reading(Struct, frozen=True):
     """Holds what was read last of a subject.
 
-    `level` has its counters since the daemon's start and its gauges; `recent` what came within the last RECENT_MS.
+    `level` has its counters since the daemon's start and its gauges; `recent` the steps that ended lately, with their times.
     """
 
     level: Step
-    recent: Step
+    recent: tuple[tuple[int, Step], ...]
+
+    def last_minute(self, now_ms: int) -> Step:
+        """Returns what came within RECENT_MS before a time, and the present gauges."""
+        steps = [step for at_ms, step in self.recent if at_ms > now_ms - RECENT_MS]
+        return total((*steps, self.level.gauges_alone()))
 
 
 class Snapshot(Struct, frozen=True):
@@ -206,10 +211,8 @@ class Collector:
         """Returns the last readings; without any where nothing is collected."""
         if self._before_ms is None:
             return Snapshot(0, 0, {})
-        since_ms = self._before_ms - RECENT_MS
         readings = {
-            name: Reading(each.level, total(step for at, step in each.recent if at > since_ms))
-            for name, each in self._subjects.items()
+            name: Reading(each.level, tuple(each.recent)) for name, each in self._subjects.items()
         }
         return Snapshot(self._before_ms, self._interval_ms, readings)
 

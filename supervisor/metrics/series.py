@@ -14,7 +14,7 @@ from .step import DAEMON, Step, added
 POINTS = 720
 """Number of points that are returned at most where no step is asked for."""
 
-POINTS_MAX = 10_000
+POINTS_MAX = 5_000
 """Number of points that are returned at most."""
 
 

@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 
 from ..store.store import ROWS_AT_ONCE, Store, number_of
+from ..store.store import Row as StoredRow
 from .rollup import PERIOD_MS, Row, Tier
 from .step import DAEMON, Step, decoded, encoded
 
@@ -127,10 +128,7 @@ class MetricTable:
                 " AND at < ? ORDER BY at, subject LIMIT ?",
                 (int(tier), place, name, until_ms, READ_ROWS),
             )
-            for at, subject, value in rows:
-                step = decoded(value)
-                if step is not None:
-                    found.append(Row(tier, number_of(at), str(subject), step))
+            found += await asyncio.to_thread(_decoded_rows, tier, rows)
             if len(rows) < READ_ROWS:
                 return found
             place, name = number_of(rows[-1][0]), f"{rows[-1][1]}\x00"
@@ -150,26 +148,32 @@ class MetricTable:
         minutes = await self.of_all(Tier.MINUTE, after_hour, last_ms)
         return minutes, await self.of_all(Tier.RAW, after_minute, last_ms)
 
-    async def expire(self, before_ms: Mapping[Tier, int]) -> int:
-        """Removes the rows of each tier before its time, a few at a time; returns how many there were."""
+    async def expire(
+        self,
+        before_ms: Mapping[Tier, int],
+        *,
+        rows_max: int = RAW_ROWS_MAX,
+        at_once: int = EXPIRE_ROWS,
+    ) -> int:
+        """Removes the rows of each tier before its time, and raw ones beyond `rows_max`; returns how many there were."""
         removed = 0
         for tier, bound_ms in before_ms.items():
-            removed += await self._remove(tier, bound_ms)
+            removed += await self._remove(tier, bound_ms, at_once)
         rows = await self._store.read("SELECT count(*) FROM metric WHERE tier = 0")
-        over = number_of(rows[0][0]) - RAW_ROWS_MAX
+        over = number_of(rows[0][0]) - rows_max
         if over > 0:
             rows = await self._store.read(
-                "SELECT at FROM metric WHERE tier = 0 ORDER BY at LIMIT 1 OFFSET ?", (over,)
+                "SELECT at FROM metric WHERE tier = 0 ORDER BY at LIMIT 1 OFFSET ?", (over - 1,)
             )
-            removed += await self._remove(Tier.RAW, number_of(rows[0][0]))
+            removed += await self._remove(Tier.RAW, number_of(rows[0][0]) + 1, at_once)
         return removed
 
-    async def _remove(self, tier: Tier, before_ms: int) -> int:
+    async def _remove(self, tier: Tier, before_ms: int, at_once: int) -> int:
         removed = 0
         while True:
             rows = await self._store.read(
                 "SELECT at FROM metric WHERE tier = ? AND at < ? ORDER BY at LIMIT 1 OFFSET ?",
-                (int(tier), before_ms, EXPIRE_ROWS),
+                (int(tier), before_ms, at_once),
             )
             until_ms = min(before_ms, number_of(rows[0][0]) + 1) if rows else before_ms
             gone = await self._store.write(
@@ -179,6 +183,12 @@ class MetricTable:
             if not rows:
                 return removed
             await asyncio.sleep(0.02)
+
+
+def _decoded_rows(tier: Tier, rows: Sequence[StoredRow]) -> list[Row]:
+    """Returns rows as values; takes tens of milliseconds of a full read."""
+    found = ((number_of(at), str(name), decoded(value)) for at, name, value in rows)
+    return [Row(tier, at, name, step) for at, name, step in found if step is not None]
 
 
 def by_subject(rows: Iterable[Row]) -> dict[str, list[Row]]:

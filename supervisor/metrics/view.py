@@ -18,7 +18,7 @@ from ...worker.control.metrics import (
 )
 from ..agents.agents import Agents
 from ..events.bus import rfc3339
-from .collector import RECENT_MS, Collector, Reading
+from .collector import RECENT_MS, Collector, Reading, Snapshot
 from .histogram import quantile_ms
 from .ranking import problems, ranking
 from .rollup import PERIOD_MS, Row, Tier
@@ -87,14 +87,16 @@ class MetricsView:
             )
             if not own and before is None and name not in self._agents.agents:
                 raise self._agents.unknown("agent or MCP server", name)
-        found = points(chosen, subject, daemon, own, before)
+        found = await asyncio.to_thread(
+            lambda: [point_of(each) for each in points(chosen, subject, daemon, own, before)]
+        )
         return MetricsHistory(
             agent=name,
             since=rfc3339(chosen.since_ms / 1000),
             until=rfc3339(until_ms / 1000),
             step_s=chosen.step_ms / 1000,
             resolution_s=PERIOD_MS.get(chosen.tier, self._interval_ms) / 1000,
-            points=[point_of(each) for each in found],
+            points=found,
         )
 
     def _range(self, since_ms: int, until_ms: int, step_ms: int | None, now_ms: int) -> Range:
@@ -207,43 +209,56 @@ class MetricsView:
                 agents=[],
                 mcp_servers=[],
             )
-        at_ms = snapshot.at_ms
         known = [*self._agents.agents] if names is None else names
-        found: dict[str, list[SubjectMetrics]] = {"agent": [], "mcp": []}
-        for name in known:
-            if name in snapshot.readings and name in self._agents.agents:
-                kind = self._agents.agents[name].spec.kind
-                found[kind].append(self._present(name, snapshot.readings[name], at_ms))
-        daemon = None
-        if names is None:
-            daemon = self._present(None, snapshot.readings[DAEMON], at_ms)
-        return MetricsLatest(
-            enabled=True,
-            at=rfc3339(at_ms / 1000),
-            step_s=snapshot.span_ms / 1000,
-            daemon=daemon,
-            agents=found["agent"],
-            mcp_servers=found["mcp"],
-        )
-
-    def _present(self, name: str | None, reading: Reading, at_ms: int) -> SubjectMetrics:
+        described = {
+            name: self._described(name)
+            for name in known
+            if name in snapshot.readings and name in self._agents.agents
+        }
         lifetime_ms = int(self.statistics.uptime_s * 1000)
-        level, recent = reading.level, reading.recent
-        gauges = level.gauges_alone()
-        span_ms = min(RECENT_MS, max(1, lifetime_ms))
-        last = total((recent, gauges)) if recent.span_ms else gauges
-        described = {"kind": "daemon", "health_score": None}
-        return SubjectMetrics(
-            name=name,
-            total=point_of(Point(at_ms - lifetime_ms, lifetime_ms, level)),
-            last_minute=point_of(Point(at_ms - span_ms, span_ms, last)),
-            **(described if name is None else self._described(name)),
+        return await asyncio.to_thread(
+            _latest, snapshot, described, lifetime_ms, with_daemon=names is None
         )
 
     # Any: each value has the type of its key in the results.
     def _described(self, name: str) -> dict[str, Any]:
         agent = self._agents.agents[name]
         return {"kind": agent.spec.kind, "health_score": self.statistics.health_score(agent)}
+
+
+def _latest(
+    snapshot: Snapshot,
+    described: Mapping[str, dict[str, Any]],
+    lifetime_ms: int,
+    *,
+    with_daemon: bool,
+) -> MetricsLatest:
+    """Returns the figures of a snapshot; with a thousand busy agents it takes tens of milliseconds."""
+    at_ms, readings = snapshot.at_ms, snapshot.readings
+    span_ms = min(RECENT_MS, max(1, lifetime_ms))
+
+    def present(name: str | None, reading: Reading, facts: Mapping[str, Any]) -> SubjectMetrics:
+        return SubjectMetrics(
+            name=name,
+            total=point_of(Point(at_ms - lifetime_ms, lifetime_ms, reading.level)),
+            last_minute=point_of(Point(at_ms - span_ms, span_ms, reading.last_minute(at_ms))),
+            **facts,
+        )
+
+    found: dict[str, list[SubjectMetrics]] = {"agent": [], "mcp": []}
+    for name, facts in described.items():
+        found[facts["kind"]].append(present(name, readings[name], facts))
+    daemon = None
+    if with_daemon:
+        daemon = present(None, readings[DAEMON], {"kind": "daemon", "health_score": None})
+    return MetricsLatest(
+        enabled=True,
+        at=rfc3339(at_ms / 1000),
+        step_s=snapshot.span_ms / 1000,
+        daemon=daemon,
+        agents=found["agent"],
+        mcp_servers=found["mcp"],
+    )
 
 
 def point_of(point: Point) -> MetricPoint:
