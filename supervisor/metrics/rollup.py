@@ -62,8 +62,10 @@ class RollUp:
         if tier is Tier.MINUTE:
             return self._minute_ms or 0, self._minutes
         minute_ms = self._minute_ms or 0
-        hour_ms = minute_ms - minute_ms % PERIOD_MS[Tier.HOUR]
-        found = dict(self._hours) if hour_ms == self._hour_ms else {}
+        hour_ms = self._hour_ms
+        if hour_ms is None:
+            hour_ms = minute_ms - minute_ms % PERIOD_MS[Tier.HOUR]
+        found = dict(self._hours)
         for subject, step in self._minutes.items():
             _add(found, subject, step)
         return hour_ms, found

@@ -118,7 +118,9 @@ class MetricTable:
             return None
         return next(step for at, name, step in kept if at == found and name == subject)
 
-    async def of_all(self, tier: Tier, since_ms: int, until_ms: int) -> list[Row]:
+    async def of_all(
+        self, tier: Tier, since_ms: int, until_ms: int, *, at_once: int = READ_ROWS
+    ) -> list[Row]:
         """Returns the rows of all subjects from `since_ms` on and before `until_ms`, by time."""
         found: list[Row] = []
         place, name = since_ms, ""
@@ -126,10 +128,10 @@ class MetricTable:
             rows = await self._store.read(
                 "SELECT at, subject, value FROM metric WHERE tier = ? AND (at, subject) >= (?, ?)"
                 " AND at < ? ORDER BY at, subject LIMIT ?",
-                (int(tier), place, name, until_ms, READ_ROWS),
+                (int(tier), place, name, until_ms, at_once),
             )
             found += await asyncio.to_thread(_decoded_rows, tier, rows)
-            if len(rows) < READ_ROWS:
+            if len(rows) < at_once:
                 return found
             place, name = number_of(rows[-1][0]), f"{rows[-1][1]}\x00"
 

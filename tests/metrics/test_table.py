@@ -65,8 +65,9 @@ def test_rows_of_a_subject_and_of_all_are_those_that_were_written(tmp_path: Path
             for since, until in ((0, 150), (10, 20), (7, 8), (149, 150), (150, 200), (20, 20)):
                 since_ms, until_ms = BEGIN_MS + since * STEP_MS, BEGIN_MS + until * STEP_MS
                 inside = [row for row in raw if since_ms <= row.at_ms < until_ms]
-                found = await table.of_all(Tier.RAW, since_ms, until_ms)
-                assert found == sorted(inside, key=lambda row: row[:3])
+                for at_once in (1_000, 3):
+                    found = await table.of_all(Tier.RAW, since_ms, until_ms, at_once=at_once)
+                    assert found == sorted(inside, key=lambda row: row[:3])
                 for name in (DAEMON, *NAMES, "nobody"):
                     own = [(row.at_ms, row.step) for row in inside if row.subject == name]
                     assert await table.of_subject(Tier.RAW, name, since_ms, until_ms, 999) == own
