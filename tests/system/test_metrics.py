@@ -86,13 +86,11 @@ def summed(points: list[Any]) -> dict[str, float]:
 
 
 def run(daemon: DaemonProcess, count: int, given: object = None) -> None:
+    def one(_: int) -> object:
+        return daemon.call("task.run", agent="spender", objective="do", input=given)
+
     with ThreadPoolExecutor(4) as threads:
-        list(
-            threads.map(
-                lambda _: daemon.call("task.run", agent="spender", objective="do", input=given),
-                range(count),
-            )
-        )
+        list(threads.map(one, range(count)))
 
 
 def test_the_history_has_what_was_done_also_over_a_stop_and_a_kill(daemon: DaemonProcess) -> None:
