@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from importlib.util import find_spec
 from typing import Any
 
 import click
@@ -95,7 +96,8 @@ def _is_dumb() -> bool:
 
 def _has_screen(session: Session) -> bool:
     """Returns whether there is a terminal that shows a screen and has keys."""
-    return session.is_terminal and sys.stdin.isatty() and not _is_dumb()
+    has_keys = session.is_terminal and sys.stdin.isatty() and not _is_dumb()
+    return has_keys and find_spec("_curses") is not None  # which some builds of Python leave out
 
 
 def _sample(connection: Client, params: Record, order: Order) -> dict[str, object]:

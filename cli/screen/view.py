@@ -56,11 +56,15 @@ class Sort:
 
 @dataclass(frozen=True)
 class Place:
-    """Holds the selected entry of a page, and the index of the first one that is shown."""
+    """Holds the selected entry of a page, and the index of the first one that is shown.
+
+    An entry that the user has chosen stays selected where it moves; else the first line is.
+    """
 
     selected: str = ""
     index: int = 0
     first: int = 0
+    is_chosen: bool = False
 
 
 @dataclass(frozen=True)
@@ -178,7 +182,9 @@ def _moved(view: View, key: str, shown: Shown) -> View:
         return replace(view, mode="filter")
     if key in ("enter", "right") and view.page in LISTS and view.place(view.page).selected:
         page = LISTS[view.page]
-        return replace(view, page=page, places={**view.places, page: Place()})
+        chosen = replace(view.place(view.page), is_chosen=True)
+        places = {**view.places, view.page: chosen, page: Place()}
+        return replace(view, page=page, places=places)
     if key in ("<", ">", "i"):
         return _sorted_anew(view, key, shown)
     count = len(shown.ids)
@@ -201,22 +207,25 @@ def selected(view: View, index: int, shown: Shown) -> View:
     is_list = view.page in LISTS  # the other pages have no selection, and scroll
     index = min(max(index, 0), max(len(shown.ids) - (1 if is_list else shown.room), 0))
     name = shown.ids[index] if shown.ids else ""
-    place = Place(name, index, view.place(view.page).first if is_list else index)
+    first = view.place(view.page).first if is_list else index
+    place = Place(name, index, first, is_chosen=index > 0)
     return settled(replace(view, places={**view.places, view.page: place}), shown)
 
 
 def settled(view: View, shown: Shown) -> View:
-    """Returns the view with its selection on an entry that there is, and in sight; the selected entry stays selected where it moves."""
+    """Returns the view with its selection on an entry that there is, and in sight."""
     place, count = view.place(view.page), len(shown.ids)
     index = place.index
-    if not (index < count and shown.ids[index] == place.selected):
+    if view.page in LISTS and not place.is_chosen:
+        index = 0
+    elif not (index < count and shown.ids[index] == place.selected):
         try:
             index = shown.ids.index(place.selected)
         except ValueError:  # it has gone: the one that takes its place
             index = min(index, max(count - 1, 0))
     first = min(max(place.first, index - shown.room + 1), index, max(count - shown.room, 0))
     name = shown.ids[index] if shown.ids else ""
-    found = Place(name, index, max(first, 0))
+    found = Place(name, index, max(first, 0), place.is_chosen)
     return view if found == place else replace(view, places={**view.places, view.page: found})
 
 

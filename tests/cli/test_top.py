@@ -109,6 +109,21 @@ def test_a_selected_line_stays_selected_where_lines_move_come_and_go() -> None:
     assert drawn(page.view, snapshot_of(), (80, 24), NOW).view.agent == ""
 
 
+def test_until_a_line_is_chosen_the_first_one_is_selected_whatever_it_is() -> None:
+    crew, other = agent("crew", worker("c", cpu_percent=9)), agent("other", worker("o"))
+    page = drawn(View(), snapshot_of(crew, other), (80, 24), NOW)
+    assert page.view.agent == "crew"
+    crew, other = agent("crew", worker("c")), agent("other", worker("o", cpu_percent=9))
+    page = drawn(page.view, snapshot_of(crew, other), (80, 24), NOW)
+    assert page.view.agent == "other"
+    detail = pressed(page.view, "enter", page.shown)[0]
+    back = pressed(detail, "escape", page.shown)[0]
+    page = drawn(
+        back, snapshot_of(agent("crew", worker("c", cpu_percent=20)), other), (80, 24), NOW
+    )
+    assert (page.view.agent, page.view.place("agents").index) == ("other", 1)
+
+
 def test_any_keys_in_any_order_leave_a_page_that_can_be_drawn() -> None:
     seed = 20261123
     chance = random.Random(seed)
