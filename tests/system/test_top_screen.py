@@ -86,7 +86,7 @@ def test_what_happens_is_on_the_screen_at_once_and_not_with_the_next_sample(
 
 def test_an_agent_is_stopped_and_started_once_it_is_confirmed(daemon: DaemonProcess) -> None:
     with top(daemon, "other", "--interval", "200ms") as screen:
-        screen.wait_for(lambda text: "Idle" in line_of(text, "other"))
+        screen.wait_for(lambda text: {"Ready", "Idle"} & {*line_of(text, "other")})
         screen.press("xn")
         screen.wait_text("? keys")
         screen.press("x")
