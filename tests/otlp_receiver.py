@@ -45,7 +45,7 @@ class Receiver:
             def do_POST(self) -> None:
                 receiver.take(self)
 
-            def log_message(self, *_: object) -> None:
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base's own
                 """Says nothing."""
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
