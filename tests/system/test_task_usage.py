@@ -110,6 +110,7 @@ def test_the_log_of_a_task_has_all_of_its_steps_also_while_it_is_followed(
         )
     assert answer == {"task": task, "state": "succeeded", "entries": []}
     followed = sorted(sent, key=lambda each: each["after_s"])
+    found: list[Any] = []
     for _ in range(1000):  # a tool call is stored within 100 ms
         found = daemon.call("task.log", task=task)["entries"]
         if any(each["step"] == "call" for each in found):
