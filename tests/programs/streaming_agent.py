@@ -62,6 +62,10 @@ async def run(task: Task) -> object:
     if word == "large":
         await task.stream("y" * int(rest))
         return "not refused"
+    if word == "unchecked":  # as a worker in another language may
+        for params in ({"part": "y" * int(rest)}, {}, {"part": 1, "task": "no such"}):
+            task._calls.notify("stream", {"task": task.id, **params})  # pyright: ignore[reportPrivateUsage]  it bypasses the SDK's checks
+        await task.stream("good")
     if word == "odd":
         await task.stream({1j})
     if word == "rate":

@@ -144,6 +144,13 @@ def test_a_part_that_is_too_large_or_no_json_is_refused_in_the_worker(
     assert (messages, record["error"]["name"]) == ([], "InvalidParams")
 
 
+def test_the_daemon_refuses_what_another_worker_streams_beyond_the_limit(
+    daemon: DaemonProcess,
+) -> None:
+    messages, record = streamed(daemon, "streams", f"unchecked {MAX_PART_BYTES}")
+    assert (parts_of(messages), record["state"]) == (["good"], "succeeded")
+
+
 def test_a_reader_that_does_not_read_holds_up_nobody_and_is_told_what_it_lost(
     daemon: DaemonProcess,
 ) -> None:
@@ -182,7 +189,9 @@ def test_a_lead_that_stops_reading_cancels_its_delegate(
     _, record = streamed(daemon, "streams", "leave", input=never)
     assert record["output"] == "before"
     (child,) = record["children"]
-    assert daemon.call("task.wait", task=child)["state"] == "cancelled"
+    ended = daemon.call("task.wait", task=child)
+    assert ended["state"] == "cancelled"
+    assert "no longer waits" in ended["error"]["data"]["reason"]  # not since its parent has ended
 
 
 # -- the command
