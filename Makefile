@@ -14,7 +14,7 @@ demo: $(VENV)/.demo
 	@$(BIN)/python -P examples/crew/demo.py $(if $(REPO),--repo "$(REPO)") $(if $(KEEP),--keep)
 
 test: $(VENV)/.test $(VENV)/.node
-	$(BIN)/python -P -m pytest -q -n 4 --dist loadscope $(ARGS)
+	$(BIN)/python -P -m pytest -q -n 6 --dist loadscope $(ARGS)
 
 check: $(VENV)/.check
 	$(BIN)/ruff format --check .

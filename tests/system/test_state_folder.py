@@ -319,7 +319,9 @@ def test_a_store_that_is_cut_off_foreign_or_newer_is_left_as_it_is(used: Folder)
     refused(used.start(state), "corral.db")
     shutil.copy(used.original / "corral.db", state)
     mended = used.start(state)
-    assert (mended.is_ready, mended.status, mended.lines) == (True, 0, [])
+    # A busy machine stalls the daemon, which says so.
+    lines = [line for line in mended.lines if " stalled for " not in line]
+    assert (mended.is_ready, mended.status, lines) == (True, 0, [])
     assert rows(state, "SELECT count(*) FROM task") == [(1,)]
 
 
