@@ -1,9 +1,11 @@
 """What a task is said to have used: never more than its worker used in that time."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -115,3 +117,12 @@ def test_the_kernel_tells_the_time_and_the_peak_of_a_real_process(
     assert 64 * MIB < meter.most_bytes < 200 * MIB
     assert 0 < meter.cpu_ns <= used_ns
     worker.stdin.close()
+
+
+def test_a_control_group_tells_the_peak_of_all_its_processes(tmp_path: Path) -> None:
+    own = peak_bytes(os.getpid(), tmp_path)
+    assert own is not None
+    assert own > MIB, "without the kernel's file it is that of the process"
+    (tmp_path / "memory.peak").write_text("123456\n")
+    assert peak_bytes(os.getpid(), tmp_path) == 123456
+    assert peak_bytes(2**22 + 1, None) is None
