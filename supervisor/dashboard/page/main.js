@@ -4,7 +4,7 @@ import { get, logOut, session } from "./parts/api.js";
 import { show } from "./parts/dialog.js";
 import { h, setAttribute, setText } from "./parts/dom.js";
 import { listen, KEYS } from "./parts/keys.js";
-import { model, onChange, problemOf, startSampling } from "./parts/model.js";
+import { model, onChange, problemOf, seed, startSampling } from "./parts/model.js";
 import * as stream from "./parts/stream.js";
 import * as theme from "./parts/theme.js";
 import { agentView } from "./views/agent.js";
@@ -90,6 +90,7 @@ async function enter() {
   document.getElementById("header").hidden = false;
   document.getElementById("logout").title = `${who.name}, ${who.rights}`;
   stream.start();
+  get(["metrics", "history"], { since: (Date.now() / 1000 - 900).toFixed(0) }).then(({ points }) => seed(points), () => { /* of this page alone: the token is for some agents, or metrics are off */ });
   route();
 }
 

@@ -79,7 +79,7 @@ export function spansOf(life, worker, from, to) {
     if (end > from && state) spans.push({ from: start, to: end, kind: state, title: `${worker.id} ${state}, ${duration((end - start) / 1000)}${reason ? `: ${reason}` : ""}` });
   };
   if (!life.length) { add(from, to, worker.state, worker.reason); return spans; }
-  add(from, life[0].at, life[0].from, "");
+  if (life[0].from !== "Initial") add(from, life[0].at, life[0].from, "");
   life.forEach((each, n) => add(each.at, life[n + 1]?.at ?? to, each.state, each.reason));
   return spans;
 }

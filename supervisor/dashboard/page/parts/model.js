@@ -224,6 +224,13 @@ export function points(name, key) {
   return model.series.get(`${name}\n${key}`) ?? [];
 }
 
+/** Puts points of the daemon's own history before those of this page. */
+export function seed(history) {
+  const keys = { cpu: (each) => each.cpu_percent, memory: (each) => each.memory_bytes, queued: (each) => each.queued, running: (each) => each.running, ended: (each) => each.executions_per_minute, failed: (each) => (each.span_s ? (each.failed * 60) / each.span_s : 0) };
+  for (const [key, valueOf] of Object.entries(keys)) model.series.set(`\n${key}`, history.slice(-MOST_POINTS).map(valueOf));
+  changed();
+}
+
 /** Begins to take points. */
 export function startSampling() {
   setInterval(sample, POINT_MS);

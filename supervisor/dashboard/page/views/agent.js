@@ -10,6 +10,7 @@ import { logs } from "../parts/logs.js";
 import { may, model, points, problemOf, uptime } from "../parts/model.js";
 import { virtualTable } from "../parts/table.js";
 import { stateOf } from "./agents.js";
+import { metricsTab } from "./metrics.js";
 import { eventTable } from "./events.js";
 import { taskTable } from "./tasks.js";
 
@@ -19,6 +20,7 @@ const TABS = {
   workers: { label: "Workers", make: workersTab },
   tools: { label: "Tools", make: toolsTab, kind: "mcp" },
   tasks: { label: "Tasks", make: (name) => taskTable({ agent: name }), kind: "agent" },
+  metrics: { label: "Metrics", make: metricsTab },
   logs: { label: "Logs", make: (name) => logs({ names: name }, `Log of ${name}`) },
   events: { label: "Events", make: (name) => eventTable({ agent: name }) },
   revisions: { label: "Revisions", make: revisionsTab },

@@ -1,10 +1,16 @@
 // Lists agents, or MCP servers: sorted and filtered, with their present load.
 
+import { get } from "../parts/api.js";
 import { spark } from "../parts/chart.js";
-import { badge, h, setBadge, setText } from "../parts/dom.js";
+import { badge, h, setAttribute, setBadge, setText } from "../parts/dom.js";
 import { count, percent, plural, size } from "../parts/format.js";
 import { entriesOf, model, points, problemOf } from "../parts/model.js";
 import { virtualTable } from "../parts/table.js";
+
+const SCORES_MS = 15000;
+
+/** Health scores by name, as `metrics.latest` has them. */
+const scores = new Map();
 
 const SHOWS = [
   ["all", "All", () => true],
@@ -36,6 +42,7 @@ function columnsOf(kind) {
     isAgent
       ? { key: "running", label: "Running", align: "right", width: "72px", low: true, sort: (each) => each.figures.running, text: (each) => count(each.figures.running) }
       : { key: "calls", label: "Calls", align: "right", width: "72px", low: true, sort: (each) => each.mcp?.calls ?? 0, text: (each) => count(each.mcp?.calls ?? 0) },
+    { key: "health", label: "Health", title: "Health score of the last hour, of 100", align: "right", width: "62px", low: true, sort: (each) => scores.get(each.name) ?? 101, text: (each) => String(scores.get(each.name) ?? "-") },
     { key: "cpu", label: "CPU", align: "right", width: "58px", phone: "52px", sort: (each) => each.figures.cpu, text: (each) => (each.figures.up ? percent(each.figures.cpu) : "-") },
     { key: "spark", label: "", title: "CPU, the last minutes", width: "96px", low: true, render: renderSpark },
     { key: "memory", label: "Memory", align: "right", width: "72px", low: true, sort: (each) => each.figures.memory, text: (each) => (each.figures.up ? size(each.figures.memory) : "-") },
@@ -56,6 +63,7 @@ function renderState(cell, entry) {
   if (!cell.badge) cell.append((cell.badge = badge("")));
   const state = stateOf(entry);
   setBadge(cell.badge, entry.degraded && state !== "Terminated" ? "degraded" : entry.figures.paused ? "paused" : state);
+  if (state === "Initial" && !entry.wanted) setAttribute(cell.badge, "data-state", "off");
 }
 
 function renderSpark(cell, entry) {
@@ -86,6 +94,17 @@ function listView(kind, title, query) {
   const element = h("div", { className: "stack" }, h("div", { className: "bar" }, h("h1", {}, title), filter, chips, number), table.element);
   let drawn = -1;
 
+  async function askScores() {
+    try {
+      const { agents, mcp_servers: servers } = await get(["metrics", "latest"]);
+      for (const each of [...agents, ...servers]) scores.set(each.name, each.health_score);
+      drawn = -1;
+      update();
+    } catch { /* metrics are off, or the daemon is away: there is no score */ }
+  }
+  askScores();
+  const timer = setInterval(() => { if (!document.hidden) askScores(); }, SCORES_MS);
+
   function update() {
     const words = filter.value.toLowerCase();
     const key = `${model.version} ${words} ${shown}`;
@@ -98,7 +117,7 @@ function listView(kind, title, query) {
     setText(number, rows.length === all.length ? plural(all.length, kind === "mcp" ? "server" : "agent") : `${count(rows.length)} of ${count(all.length)}`);
     table.set(rows);
   }
-  return { element, update };
+  return { element, update, close: () => clearInterval(timer) };
 }
 
 function textOf(entry) {
