@@ -53,6 +53,7 @@ PARTS = [
     Part("sessions"),
     Part("deploy"),
     Part("http_api"),
+    Part("dashboard"),
     Part("sampler"),
     Part("metrics"),
 ]

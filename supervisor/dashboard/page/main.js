@@ -119,7 +119,7 @@ function showKeys() {
 
 listen({ help: showKeys, theme: theme.flip, places: VIEWS.map((each) => each.path) });
 session.addEventListener("ended", () => { if (isIn) leave("The session is over."); });
-addEventListener("hashchange", () => { route(); main.focus(); });
+addEventListener("hashchange", () => { route(); main.focus({ preventScroll: true }); });
 onChange(frame);
 startSampling();
 enter();

@@ -224,9 +224,9 @@ export function points(name, key) {
   return model.series.get(`${name}\n${key}`) ?? [];
 }
 
-/** Puts points of the daemon's own history before those of this page. */
+/** Puts points of the daemon's history before those of this page; its CPU and memory have corral's own processes, too, and are left out. */
 export function seed(history) {
-  const keys = { cpu: (each) => each.cpu_percent, memory: (each) => each.memory_bytes, queued: (each) => each.queued, running: (each) => each.running, ended: (each) => each.executions_per_minute, failed: (each) => (each.span_s ? (each.failed * 60) / each.span_s : 0) };
+  const keys = { queued: (each) => each.queued, running: (each) => each.running, ended: (each) => each.executions_per_minute, failed: (each) => (each.span_s ? (each.failed * 60) / each.span_s : 0) };
   for (const [key, valueOf] of Object.entries(keys)) model.series.set(`\n${key}`, history.slice(-MOST_POINTS).map(valueOf));
   changed();
 }

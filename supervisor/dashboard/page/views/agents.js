@@ -64,6 +64,7 @@ function renderState(cell, entry) {
   const state = stateOf(entry);
   setBadge(cell.badge, entry.degraded && state !== "Terminated" ? "degraded" : entry.figures.paused ? "paused" : state);
   if (state === "Initial" && !entry.wanted) setAttribute(cell.badge, "data-state", "off");
+  else if (problemOf(entry)?.level === "bad") setAttribute(cell.badge, "data-state", "bad");
 }
 
 function renderSpark(cell, entry) {

@@ -34,10 +34,11 @@ export function overviewView() {
   const problems = h("ul", { className: "list", "aria-labelledby": "verdict" });
   const problemsPanel = h("section", { className: "panel", "aria-labelledby": "verdict" }, problems);
   const tiles = h("dl", { className: "tiles" }, TILES.map(makeTile));
+  const hint = h("p", { className: "panel empty" }, "Nothing to run yet: ", h("code", {}, "corral add NAME -- COMMAND"), ", or agents in the configuration.");
   const queue = h("ul", { className: "list" });
   const failed = h("ul", { className: "list" });
   const recent = h("ul", { className: "list" });
-  const element = h("div", { className: "stack" }, verdict, problemsPanel, tiles,
+  const element = h("div", { className: "stack" }, verdict, problemsPanel, hint, tiles,
     h("div", { className: "grid" },
       panel("Longest queues", "#/agents", queue), panel("Failed last", "#/tasks?state=failed", failed)),
     panel("Happened last", "#/events", recent));
@@ -60,7 +61,7 @@ export function overviewView() {
   get(["events"], { n: 60, types: NEWS }).then((found) => { past = found.events; update(); }, () => {});
 
   function update() {
-    if (!model.daemon) { setText(verdict.firstChild, "Connecting"); problemsPanel.hidden = true; return; }
+    if (!model.daemon) { setText(verdict.firstChild, "Connecting"); problemsPanel.hidden = hint.hidden = true; return; }
     const sums = totals();
     const wrong = wrongs();
     const bad = wrong.filter((each) => each.level === "bad").length;
@@ -68,6 +69,7 @@ export function overviewView() {
     setText(verdict.firstChild, wrong.length ? `${plural(wrong.length, "thing")} ${wrong.length === 1 ? "is" : "are"} not as wanted` : "All is as wanted");
     setText(verdict.lastChild, `corrald ${model.daemon.version}, up ${duration(model.daemon.uptime_s + (performance.now() - model.receivedAt) / 1000)}`);
     problemsPanel.hidden = wrong.length === 0;
+    hint.hidden = sums.agents > 0;
     const rows = wrong.slice(0, MOST_PROBLEMS);
     if (wrong.length > MOST_PROBLEMS) rows.push({ name: "", level: "more", text: `and ${wrong.length - MOST_PROBLEMS} more`, href: "#/agents?show=problems" });
     keyed(problems, rows, (each) => `${each.name}\n${each.level}\n${each.text}`, makeProblem);
@@ -114,7 +116,8 @@ function makeProblem({ name, level, text, at, href, entry }) {
   if (level === "more") return h("li", {}, h("a", { href }, text));
   const target = entry ? `#/${entry.kind === "mcp" ? "servers" : "agents"}/${name}` : null;
   const button = entry ? verbButton(level === "bad" ? "reset" : "restart", name, { small: true }) : null;
-  return h("li", {}, badge(level === "bad" ? "Failed" : "degraded"), target ? h("a", { className: "name", href: target }, name) : h("span", { className: "name" }, name),
+  const mark = h("span", { className: "badge", "data-state": level }, level === "bad" ? "Failed" : entry && !entry.degraded ? "restarts" : "degraded");
+  return h("li", {}, mark, target ? h("a", { className: "name", href: target }, name) : h("span", { className: "name" }, name),
     h("span", { className: "grow wrap", title: text }, cut(text, 400)), at ? h("span", { className: "when" }, clock(at)) : null, button);
 }
 
