@@ -18,7 +18,7 @@ from ..supervision.worker_supervisor import WorkerSupervisor
 from .caller import Caller
 from .status import StatusReport
 
-REST_S = 0.05
+REST_S = 0.02
 """Seconds between two notifications, at least."""
 
 REST_RATIO = 20.0
