@@ -300,7 +300,7 @@ class Retention(Struct, frozen=True):
 
 
 def retention_table(raw: object) -> Retention:
-    """Decodes the retention of the history; what is left out is as by default."""
+    """Decodes the retention of the history; keys that are left out are as by default."""
     if not is_table(raw) or set(raw) - set(Retention.__struct_fields__):
         raise Refused('write a table such as { raw = "1d", minute = "7d", hour = "90d" }')
     return Retention(**{key: duration(value) for key, value in raw.items()})

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from daemon_process import AGENTS, BIN, DaemonProcess
+from daemon_process import AGENTS, BIN, BOUND_S, DaemonProcess
 from otlp_receiver import Received, Receiver
 
 pytestmark = pytest.mark.shell
@@ -204,3 +204,21 @@ def test_without_telemetry_a_context_is_passed_on_and_nothing_is_imported(tmp_pa
     code = "import sys, corral.supervisor.composition; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "opentelemetry" not in done.stdout
+
+
+def test_a_daemon_without_the_extra_refuses_to_start_and_names_it(tmp_path: Path) -> None:
+    hiding = tmp_path / "opentelemetry"
+    hiding.mkdir()
+    (hiding / "__init__.py").touch()
+    config = tmp_path / "corral.toml"
+    config.write_text('[telemetry]\notlp = "http://127.0.0.1:9"\n')
+    state = [f"--socket={tmp_path / 'c.sock'}", f"--state-dir={tmp_path / 'state'}"]
+    done = subprocess.run(
+        [str(BIN / "corrald"), f"--config={config}", *state],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=BOUND_S,
+    )
+    assert done.returncode == 2
+    assert "corral[otel]" in done.stderr
