@@ -53,7 +53,7 @@ PERSON = re.compile(r"\b(?:he|him|his|himself|whoever|somebody)\b", re.IGNORECAS
 """Words for people, said of a process, a client or a caller."""
 
 METAPHORS = _words(
-    "midwife nursery crew crews bench benched keeper keepers diary chronicle visit visits glance outlook "
+    "midwife nursery crew crews benched keeper keepers diary chronicle visit visits glance outlook "
     "testimony brood ears ear warden nest kin shelf family families board steering cradle turnstile "
     "notebook errand timetable conductor ensemble ensembles roster staffing offspring lineage offering "
     "waitlist doom tell tells told hear hears heard hearing say says said"
