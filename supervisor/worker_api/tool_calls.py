@@ -188,14 +188,25 @@ class ToolCalls:
     def _entries(self, supervisor: WorkerSupervisor, task: str | None) -> Sequence[Entry]:
         """Returns the tasks that a request is for: the one that it names, else all that the worker runs.
 
-        A request that names none is bound by the limits of each.
+        A request that names none is bound by the limits of each that has not ended: one that was cancelled
+        is over before its worker lets go of it.
 
         Raises:
-            NotFound: the worker does not run that task.
+            NotFound: the worker does not run that task, or all that it runs have ended.
         """
         named = (task,) if task is not None else tuple(supervisor.running)
-        found = [self._tasks.accounting.task_of(supervisor, each) for each in named]
-        return [entry for entry in found if entry is not None]
+        found: list[Entry] = []
+        ended: NotFound | None = None
+        for each in named:
+            try:
+                entry = self._tasks.accounting.task_of(supervisor, each)
+            except NotFound as error:
+                ended = error
+            else:
+                found += [] if entry is None else [entry]
+        if ended is not None and not found:
+            raise ended
+        return found
 
     def _charge(self, entries: Sequence[Entry], record: "_ToolCall") -> None:
         """Counts a call for the tasks that it is made for.

@@ -119,6 +119,7 @@ def test_a_call_that_names_no_task_is_bound_by_each_that_the_worker_runs(
         assert asked(daemon, "tools/call", call("odd__methods"))["code"] == code
     finally:
         daemon.call("task.cancel", task=held)
+        daemon.call("task.wait", task=held)
     assert "content" in asked(daemon, "tools/call", call("odd__methods"))
 
 
