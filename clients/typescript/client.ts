@@ -1712,6 +1712,7 @@ export interface TaskInShort {
   calls: Array<TaskCall> | null;
   peak_memory_bytes: number | null;
   cpu_ms: number | null;
+  traceparent: string | null;
 }
 
 /** Represents the result of `task.log`: the entries in order of time, none with `follow`, which has sent them. */

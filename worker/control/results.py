@@ -301,6 +301,7 @@ class TaskInShort(Struct, frozen=True, kw_only=True):
     calls: list[TaskCall] | None
     peak_memory_bytes: int | None
     cpu_ms: float | None
+    traceparent: str | None
 
 
 class TaskNode(Struct, kw_only=True):
