@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench start workers supervisors growth tasks million backup memory logs mcp http sessions deploy deploys layout lines orphans chaos changes payments conformance openapi operations systemd crewai openapi-client http-churn format clean
+.PHONY: demo test check bench start workers supervisors growth tasks million backup memory logs mcp http dashboard sessions deploy deploys layout lines orphans chaos changes payments conformance openapi operations systemd crewai openapi-client http-churn format clean
 .DELETE_ON_ERROR:
 
 # Hundreds of daemons and commands are started here: without bytecode each would compile what it imports, again and again.
@@ -59,6 +59,9 @@ mcp: $(VENV)/.test $(VENV)/.node
 
 http: $(VENV)/.test
 	$(BIN)/python -P benchmarks/http_api.py $(ARGS)
+
+dashboard: $(VENV)/.test $(VENV)/.node
+	$(BIN)/python -P benchmarks/dashboard.py $(ARGS)
 
 sessions: $(VENV)/.test $(VENV)/.node
 	$(BIN)/python -P benchmarks/sessions.py $(ARGS)
