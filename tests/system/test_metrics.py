@@ -239,12 +239,19 @@ def test_the_figures_of_a_bench_are_those_of_the_definition() -> None:
 
 
 def test_collecting_is_stopped_and_begun_again_by_a_reload(daemon: DaemonProcess) -> None:
+    def at() -> str:
+        return str(daemon.call("metrics.latest")["at"])
+
+    first = at()
+    second = until(at, lambda found: found != first)
+    until(at, lambda found: found not in (first, second))  # all before is in the store
     before = summed(history(daemon))
     off = CONFIG.replace('metrics_interval = "200ms"', "enable_metrics = false")
     daemon.config.write_text(off)
     assert "monitoring.enable_metrics" in daemon.call("daemon.reload")["keys"]["spender"]
     assert not daemon.call("metrics.latest")["enabled"]
     run(daemon, 3)
+    assert summed(history(daemon)) == before
     assert "metrics are off" in daemon.corral("metrics", "--now").stdout
     daemon.config.write_text(CONFIG)
     daemon.call("daemon.reload")
