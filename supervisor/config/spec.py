@@ -332,7 +332,7 @@ class Telemetry(Struct, frozen=True, kw_only=True):
     """`[telemetry]`: the collector of traces."""
 
     otlp: Annotated[str, http_url] | None = None
-    max_traces_per_second: Annotated[int, whole(0, 100_000)] = 100
+    max_traces_per_second: Annotated[int, whole(0, 100_000)] = 20
 
 
 class Recovery(Struct, frozen=True, kw_only=True):
