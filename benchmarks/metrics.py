@@ -16,7 +16,7 @@ import bench
 from bench import BOUND_S, Daemon, Measure
 
 from corral.worker.client.sync import Client
-from tasks import Flood
+from tasks import Flood  # pyright: ignore  # tests/tasks has the same name
 
 ROUNDS, ROUNDS_QUICK = 4, 1
 TASKS, TASKS_QUICK = 6_000, 100
@@ -125,7 +125,7 @@ def _tasks(where: Path, count: int) -> Toggled:
 
     def measure(daemon: Daemon, _client: Client) -> Mapping[str, float]:
         begun, before_s = time.perf_counter(), _used_s(daemon)
-        flood = Flood(daemon.socket, "echo", durable=False)
+        flood: Callable[[int], object] = Flood(daemon.socket, "echo", durable=False)  # pyright: ignore  # likewise
         for _ in range(0, count, AT_ONCE):
             flood(AT_ONCE)
         passed_s, used_s = time.perf_counter() - begun, _used_s(daemon) - before_s

@@ -152,7 +152,8 @@ class Count:
         if self.incidents is None:
             self.incidents = deque(maxlen=INCIDENTS)
         self.failed_at = time.monotonic()
-        self.incidents.extend([(self.failed_at, incident)] * number)
+        entry: tuple[float, Incident] = (self.failed_at, incident)
+        self.incidents.extend([entry] * number)
 
     @property
     def ended(self) -> int:
