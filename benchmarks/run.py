@@ -56,6 +56,7 @@ PARTS = [
     Part("dashboard"),
     Part("sampler"),
     Part("metrics"),
+    Part("streaming"),
 ]
 
 AIMS_MARK = "aims"

@@ -202,8 +202,7 @@ def main() -> None:
                 lambda: asyncio.run(_short(path, size["short"], is_asked=True)),
             ]
             rounds = bench.interleaved(size["rounds"], parts)
-    question = "What does it cost that an agent streams?"
-    bench.report(question, MEASURES, rounds, machine, options)
+    bench.report("streaming", MEASURES, rounds, machine, options)
 
 
 if __name__ == "__main__":
