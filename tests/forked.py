@@ -76,19 +76,28 @@ class Interpreter:
     """One that has imported modules, and runs in forks the `main` of the first."""
 
     def __init__(self, *modules: str) -> None:
-        self._asked, theirs = socket.socketpair()
+        self._modules = modules
         self._asking = threading.Lock()
-        command = [sys.executable, "-P", __file__, str(theirs.fileno()), *modules]
-        with theirs:
-            # It ends when nobody can ask it any more.
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[theirs.fileno()], cwd="/", env=ENVIRON
-            )  # fmt: skip
+        self._asked = self._begun()
         atexit.register(self._stop)
 
+    def _begun(self) -> socket.socket:
+        """Begins the interpreter, which ends when nobody can ask it any more.
+
+        It is no child of this process: the room `process` takes all children for its own, and kills them with a launcher.
+        """
+        asked, theirs = socket.socketpair()
+        command = [sys.executable, "-P", __file__, str(theirs.fileno()), *self._modules]
+        with theirs:
+            subprocess.run(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[theirs.fileno()], cwd="/", env=ENVIRON, check=True
+            )  # fmt: skip
+        return asked
+
     def _stop(self) -> None:
-        self._asked.close()
-        self._process.wait()
+        with self._asked:
+            self._asked.shutdown(socket.SHUT_WR)
+            self._asked.recv(1)  # until it has ended
 
     def start(
         self,
@@ -107,7 +116,12 @@ class Interpreter:
             fds = array.array("i", [*passed, theirs.fileno()])
             rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)
             with self._asking:
-                self._asked.sendmsg([LENGTH.pack(len(request))], [rights])
+                try:
+                    self._asked.sendmsg([LENGTH.pack(len(request))], [rights])
+                except BrokenPipeError:  # it was killed, as a process that became ours can be
+                    self._asked.close()
+                    self._asked = self._begun()
+                    self._asked.sendmsg([LENGTH.pack(len(request))], [rights])
                 self._asked.sendall(request)
         return Forked(told)
 
@@ -226,13 +240,16 @@ def serve(asked: socket.socket) -> None:
             for each in standard:
                 os.close(each)
             told = socket.socket(fileno=answer)
-            told.send(STATUS.pack(pid))
+            with suppress(OSError):  # nobody asks
+                told.send(STATUS.pack(pid))
             pidfd = os.pidfd_open(pid)
             running[pidfd] = (pid, told)
             watched.register(pidfd, select.POLLIN)
 
 
 if __name__ == "__main__":
+    if os.fork():  # so that it is nobody's child
+        os._exit(0)
     program, *_ = [importlib.import_module(name) for name in sys.argv[2:]]
     gc.freeze()  # else a collection in a fork would copy every page
     serve(socket.socket(fileno=int(sys.argv[1])))

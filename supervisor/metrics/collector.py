@@ -165,15 +165,18 @@ class Collector:
                     await self._reloaded.wait()
 
     async def close(self) -> None:
-        """Keeps what came since the last step."""
-        await self._turn()
+        """Keeps what came since the last step, with a time of its own: the row of that step stays."""
+        await self._turn(is_last=True)
 
-    async def _turn(self) -> None:
+    async def _turn(self, *, is_last: bool = False) -> None:
         if not self.is_enabled:
             return
         async with self._turning:
+            at_ms = label_ms(self._clock(), self._interval_ms)
+            if is_last and at_ms == self._before_ms:
+                at_ms += 1
             try:
-                await self.step(label_ms(self._clock(), self._interval_ms))
+                await self.step(at_ms)
             except CorralError as error:
                 if not self.lost:
                     logger.warning("cannot keep metrics: %s", error)

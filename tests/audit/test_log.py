@@ -616,7 +616,7 @@ def control(
     rooms |= {"audit": audit, "methods": {entry.name: entry}, "loop": asyncio.get_running_loop()}
     daemon = SimpleNamespace(max_changes_per_minute=0)
     rooms |= {"agents": SimpleNamespace(config=SimpleNamespace(daemon=daemon))}
-    rooms |= {"change_rate": ChangeRate()}
+    rooms |= {"change_rate": ChangeRate(), "statistics": SimpleNamespace(served=lambda *_: None)}
     return Control(**rooms)
 
 

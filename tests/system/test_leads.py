@@ -23,6 +23,7 @@ async def run(task):
     if task.input == "bad" or task.objective == f"{task.agent} fails" or task.objective == "all fail":
         raise ValueError("as it was asked")
     if task.input == "wait" and not Path("go").exists():
+        await task.progress(0.5, "waits")
         await asyncio.Event().wait()
     if task.agent == "writer":
         return [part.get("output", "-") for part in task.input]
@@ -133,7 +134,7 @@ def test_parts_that_have_ended_are_not_run_again_after_a_kill_of_the_daemon(
     with daemon.client() as client:
         client.call("event.follow", {"types": ["task.*"]}, timeout_s=BOUND_S)
         task = daemon.call("task.submit", agent="plain", objective="read", input=["once", "wait"])
-        missing = {("task.ended", "reader"), ("task.started", "checker")}
+        missing = {("task.ended", "reader"), ("task.progress", "checker")}
         for notification in client.notifications():
             events: Any = notification.params["events"]
             missing -= {(each["type"], each["agent"]) for each in events}

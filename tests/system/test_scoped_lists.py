@@ -119,7 +119,8 @@ def test_a_scoped_token_lists_as_many_sessions_as_it_asks_for(
     tasks: tuple[DaemonProcess, list[Any]], scoped: Client
 ) -> None:
     page = ask(scoped, "memory.sessions", limit=N)["sessions"]
-    assert (len(page), {each["agent"] for each in page}) == (N, {"web-a", "web-b"})
+    assert len(page) == N
+    assert {each["agent"] for each in page} <= {"web-a", "web-b"}
     whole = ask(scoped, "memory.sessions", limit=3 * EACH)["sessions"]
     named = {(each["agent"], each["session"]) for each in whole}
     assert len(whole) == len(named) == 2 * EACH
