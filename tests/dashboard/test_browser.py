@@ -68,6 +68,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
     with serving(tmp_path_factory.mktemp("browser"), CONFIG) as api:
         daemon = api.daemon
         daemon.await_worker("broken-0", lambda worker: worker["state"] == "Terminated")
+        for each in ("echo-0", "echo-1"):
+            daemon.await_worker(each, lambda worker: worker["state"] in ("Ready", "Idle"))
         status = json.loads(daemon.corral("--json", "status").stdout)
         top = json.loads(daemon.corral("--json", "top", "--once").stdout)
         reader = daemon.call("token.add", name="reader", rights="read")["token"]
