@@ -37,7 +37,7 @@ INTO = (
 FOLD = (
     "INSERT INTO cost (hour, agent, session, tasks, failed, tokens, cost_cents, cpu_ms)"
     " SELECT hour - hour % 24, agent, '', SUM(tasks), SUM(failed), SUM(tokens), SUM(cost_cents), SUM(cpu_ms)"
-    " FROM cost WHERE hour < ?1 AND (session <> '' OR hour % 24 <> 0) GROUP BY hour / 24, agent"
+    " FROM cost WHERE hour < ? AND (session <> '' OR hour % 24 <> 0) GROUP BY hour / 24, agent"
     " ON CONFLICT (hour, agent, session) DO UPDATE SET"
     " tasks = tasks + excluded.tasks, failed = failed + excluded.failed, tokens = tokens + excluded.tokens,"
     " cost_cents = cost_cents + excluded.cost_cents, cpu_ms = cpu_ms + excluded.cpu_ms"
