@@ -286,7 +286,9 @@ def _request_timeout(live: Live) -> None:
 @probe("events.retention", "audit.retention")
 def _records(live: Live) -> None:
     def first() -> int:
-        return int(live.call("event.list", n=1000)["events"][0]["seq"])
+        found = live.call("event.list", n=1000)
+        events = found["events"]
+        return int(events[0]["seq"] if events else found["newest"] + 1)
 
     before = first()
     live.set("events.retention", "1ms")

@@ -95,7 +95,7 @@ def drawn(
         page = Drawn(_help(snapshot, width), view)
     else:
         page = _PAGES[view.page](view, snapshot, width, body, now)
-    page.shown = replace(page.shown, may_act=snapshot.rights != "read")
+    page.shown = replace(page.shown, may_act=snapshot.may_act)
     lines = page.lines[:body]
     lines += [[] for _ in range(body - len(lines))]
     head = [_totals(snapshot, width, now), _title(page.view, snapshot, width)]
@@ -183,12 +183,11 @@ def _keys_of(page: Drawn, width: int) -> list[str]:
 
 
 def _help(snapshot: Snapshot, width: int) -> list[Line]:
-    may_act = snapshot.rights != "read"
-    rows = [*KEYS_TO_READ, *(KEYS_TO_ACT if may_act else ())]
+    rows = [*KEYS_TO_READ, *(KEYS_TO_ACT if snapshot.may_act else ())]
     lines: list[Line] = [[], [(" Keys", "bold")]]
     for keys, text in rows:
         lines.append([(f"  {keys:<20}", "green"), (text, "")])
-    if not may_act:
+    if snapshot.rights == "read":
         lines += [
             [],
             [("  This token may read only: there are no keys that change anything.", "grey")],

@@ -40,6 +40,7 @@ class Snapshot:
         self.statistics: Record = {}
         self.at = ""
         self.rights = ""
+        """The rights of the caller; empty until the daemon has said them."""
         self.trouble = ""
         """The reason why the daemon is not reached; empty while it is."""
         self.tasks: list[dict[str, object]] = []
@@ -54,6 +55,11 @@ class Snapshot:
         self._stale: set[str] = set()
 
     # -- agents and servers
+
+    @property
+    def may_act(self) -> bool:
+        """Returns whether the caller may change something; False until the daemon has said so."""
+        return self.rights not in ("", "read")
 
     def take_sample(self, status: Record, statistics: Record, at: str) -> None:
         """Takes the answers of `daemon.status` and `statistics.show`."""

@@ -50,6 +50,7 @@ def statistics_of(*agents: dict[str, Any]) -> dict[str, Any]:
 
 def snapshot_of(*agents: dict[str, Any]) -> Snapshot:
     snapshot = Snapshot()
+    snapshot.rights = "admin"
     snapshot.take_sample(status_of(*agents), statistics_of(*agents), "2026-01-31T12:00:00Z")
     return snapshot
 

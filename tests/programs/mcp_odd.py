@@ -153,7 +153,8 @@ class Odd:
     def serve(self) -> None:
         self.crash_at("start")
         if self.options.orphan:
-            subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"])
+            orphan = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+            subprocess.Popen(orphan, stdin=subprocess.PIPE)  # ours has the client's messages
         for line in sys.stdin.buffer:
             self.hear(json.loads(line))
             if self.delayed and not select.select([0], [], [], 0)[0]:
