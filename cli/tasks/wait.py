@@ -29,7 +29,7 @@ PROGRESS_LINE_S = 1.0
 """Seconds between two lines about the same state, on a stderr that is no terminal."""
 
 Mode = Literal["text", "json", "off"]
-"""How `run` prints what a task streams."""
+"""Names the ways in which `run` prints what a task streams."""
 
 STATES = ("queued", "running", "succeeded", "failed", "cancelled", "timeout")
 ENDED = frozenset(STATES[2:])

@@ -5,7 +5,7 @@ and this module with the first scrape.
 """
 
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -24,6 +24,9 @@ BOUNDS = range(10 * PER_DOUBLING, 33 * PER_DOUBLING, 2 * PER_DOUBLING)
 """Buckets at whose upper ends a histogram is cut: 1 ms, and four times as much from each to the next, up to 72 minutes."""
 
 Of = Callable[[AgentFigures], float]
+
+Row = tuple[str, str, Of]
+"""The name of a metric, its text, and where its figure is."""
 
 
 def encoded(snapshot: Snapshot, accept: str) -> tuple[bytes, str]:
@@ -122,25 +125,25 @@ def _of_workers(snapshot: Snapshot) -> Iterator[Metric]:
         if each.health is not None:
             health.add_metric([each.name, each.kind], each.health)
     yield health
-    gauges: list[tuple[str, str, Of]] = [
-        ("wanted_workers", "Number of workers that are to be up.", lambda each: each.wanted),
+    gauges: list[Row] = [
         (
-            "memory_bytes",
+            "corral_agent_wanted_workers",
+            "Number of workers that are to be up.",
+            lambda each: each.wanted,
+        ),
+        (
+            "corral_agent_memory_bytes",
             "Resident memory of all workers with their processes, by the last sample.",
             lambda each: each.memory_bytes,
         ),
         (
-            "open_files",
+            "corral_agent_open_files",
             "Open files of all workers, by the last sample.",
             lambda each: each.open_files,
         ),
     ]
-    for name, text, of in gauges:
-        gauge = GaugeMetricFamily(f"corral_agent_{name}", text, labels=["agent", "kind"])
-        for each in found:
-            gauge.add_metric([each.name, each.kind], of(each))
-        yield gauge
-    counters: list[tuple[str, str, Of]] = [
+    yield from _figures(GaugeMetricFamily, gauges, found, ["agent", "kind"])
+    counters: list[Row] = [
         (
             "corral_agent_cpu_seconds",
             "Processor time of all workers there were, with their processes, by the last sample.",
@@ -153,11 +156,7 @@ def _of_workers(snapshot: Snapshot) -> Iterator[Metric]:
         ),
         ("corral_restarts", "Starts of workers after failures.", lambda each: each.restarts),
     ]
-    for name, text, of in counters:
-        counter = CounterMetricFamily(name, text, labels=["agent", "kind"])
-        for each in found:
-            counter.add_metric([each.name, each.kind], of(each))
-        yield counter
+    yield from _figures(CounterMetricFamily, counters, found, ["agent", "kind"])
     lost = GaugeMetricFamily(
         "corral_log_lost_lines",
         "Log lines of the workers there are that could not be written.",
@@ -167,6 +166,10 @@ def _of_workers(snapshot: Snapshot) -> Iterator[Metric]:
         if each.lost_lines:
             lost.add_metric([each.name, each.kind], each.lost_lines)
     yield lost
+    yield from _of_each_worker(snapshot)
+
+
+def _of_each_worker(snapshot: Snapshot) -> Iterator[Metric]:
     memory = GaugeMetricFamily(
         "corral_worker_memory_bytes",
         "Resident memory of a worker with its processes, by the last sample.",
@@ -185,15 +188,11 @@ def _of_workers(snapshot: Snapshot) -> Iterator[Metric]:
 
 def _of_tasks(found: list[AgentFigures]) -> Iterator[Metric]:
     """Yields the tasks of agents, teams and workflows: `agent` is the name of any of them."""
-    gauges: list[tuple[str, str, Of]] = [
+    gauges: list[Row] = [
         ("corral_queue_depth", "Number of tasks that wait.", lambda each: each.queued),
         ("corral_tasks_running", "Number of tasks that run.", lambda each: each.running),
     ]
-    for name, text, of in gauges:
-        gauge = GaugeMetricFamily(name, text, labels=["agent"])
-        for each in found:
-            gauge.add_metric([each.name], of(each))
-        yield gauge
+    yield from _figures(GaugeMetricFamily, gauges, found, ["agent"])
     tasks = CounterMetricFamily(
         "corral_tasks", "Tasks that have ended, by outcome.", labels=["agent", "outcome"]
     )
@@ -206,16 +205,12 @@ def _of_tasks(found: list[AgentFigures]) -> Iterator[Metric]:
         _add_outcomes(tasks, each)
         _add_durations(durations, [each.name], each.durations, each.ended_s)
     yield from (tasks, durations)
-    counters: list[tuple[str, str, Of]] = [
+    counters: list[Row] = [
         ("corral_tokens", "Tokens that tasks have reported.", lambda each: each.tokens),
         ("corral_cost_cents", "Cents that tasks have reported.", lambda each: each.cost_cents),
         ("corral_tool_calls", "Tool calls of an agent's workers.", lambda each: each.tool_calls),
     ]
-    for name, text, of in counters:
-        counter = CounterMetricFamily(name, text, labels=["agent"])
-        for each in found:
-            counter.add_metric([each.name], of(each))
-        yield counter
+    yield from _figures(CounterMetricFamily, counters, found, ["agent"])
 
 
 def _of_servers(found: list[AgentFigures]) -> Iterator[Metric]:
@@ -231,24 +226,38 @@ def _of_servers(found: list[AgentFigures]) -> Iterator[Metric]:
         _add_outcomes(calls, each)
         _add_durations(durations, [each.name], each.durations, each.ended_s)
     yield from (calls, durations)
-    gauges: list[tuple[str, str, Of]] = [
-        ("in_flight", "Number of requests that a server works on.", lambda each: each.in_flight),
-        ("waiting", "Number of requests that wait for a server.", lambda each: each.waiting),
+    gauges: list[Row] = [
+        (
+            "corral_mcp_calls_in_flight",
+            "Number of requests that a server works on.",
+            lambda each: each.in_flight,
+        ),
+        (
+            "corral_mcp_calls_waiting",
+            "Number of requests that wait for a server.",
+            lambda each: each.waiting,
+        ),
     ]
-    for name, text, of in gauges:
-        gauge = GaugeMetricFamily(f"corral_mcp_calls_{name}", text, labels=["server"])
-        for each in found:
-            gauge.add_metric([each.name], of(each))
-        yield gauge
-    counters: list[tuple[str, str, Of]] = [
+    yield from _figures(GaugeMetricFamily, gauges, found, ["server"])
+    counters: list[Row] = [
         ("corral_mcp_retries", "Requests that were sent once more.", lambda each: each.retries),
         ("corral_mcp_refused", "Requests beyond max_calls_per_minute.", lambda each: each.refused),
     ]
-    for name, text, of in counters:
-        counter = CounterMetricFamily(name, text, labels=["server"])
+    yield from _figures(CounterMetricFamily, counters, found, ["server"])
+
+
+def _figures(
+    make: type[GaugeMetricFamily] | type[CounterMetricFamily],
+    rows: Iterable[Row],
+    found: Iterable[AgentFigures],
+    labels: list[str],
+) -> Iterator[Metric]:
+    """Yields a metric for each row, with a figure of each found; `labels` are those of its name, and of its kind if two."""
+    for name, text, of in rows:
+        metric = make(name, text, labels=labels)
         for each in found:
-            counter.add_metric([each.name], of(each))
-        yield counter
+            metric.add_metric([each.name, each.kind][: len(labels)], of(each))
+        yield metric
 
 
 def _add_durations(
