@@ -29,6 +29,9 @@ supervisor.launcher: linux
 supervisor.decoding: worker.contract mcp.pool
 supervisor.secrets: worker.contract linux
 supervisor.stores: worker.contract decoding secrets
+supervisor.cluster: worker.contract decoding
+supervisor.engine: worker.contract cluster
+supervisor.nodes: worker.contract cluster engine
 supervisor.config: worker.contract decoding mcp.pool secrets stores
 supervisor.store: worker.contract
 supervisor.access: worker.contract worker.control store
@@ -86,6 +89,7 @@ cli.convert: worker.contract cli cli.tools
 PURE = {
     "supervisor.decoding": "values expression decoder",
     "supervisor.config": "probe_spec team workflow spec sections program_rules template_spec templates loader diff",
+    "supervisor.cluster": "settings lease placement fencing",
     "supervisor.store": "sealed",
     "supervisor.access": "scope change_rate",
     "supervisor.backup": "export",

@@ -1,0 +1,136 @@
+"""Names, shapes and decodes what goes between the engine and a server with JetStream, and receives pulled tasks."""
+
+import asyncio
+import base64
+import contextlib
+import json
+import ssl
+from collections.abc import Awaitable
+from typing import Any
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from ...worker.contract.errors import CorralError
+from .interface import APPEND_WINDOW_S, TlsFiles
+
+KEYS, TASKS = "corral-keys", "corral-tasks"
+
+MARKER_S = 60
+"""Seconds that the mark of a deleted or expired key stays, for watches that lost their connection."""
+
+SECOND = 1_000_000_000
+"""Nanoseconds of a second."""
+
+Json = dict[str, Any]  # Any: answers of the server, read key by key
+
+
+class ApiError(Exception):
+    """Reports that the server refuses a request, with its code."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+def dotted(name: str) -> str:
+    """Returns a name with dots in place of slashes."""
+    return name.replace("/", ".")
+
+
+def key_subject(key: str) -> str:
+    """Returns the subject of a key."""
+    return f"corral.keys.{dotted(key)}"
+
+
+def keys_config(replicas: int) -> Json:
+    """Returns the configuration of the stream of keys."""
+    return {
+        "name": KEYS,
+        "subjects": ["corral.keys.>"],
+        "retention": "limits",
+        "storage": "file",
+        "discard": "new",
+        "max_msgs_per_subject": 1,
+        "num_replicas": replicas,
+        "allow_msg_ttl": True,
+        "subject_delete_marker_ttl": MARKER_S * SECOND,
+        "allow_rollup_hdrs": True,
+        "duplicate_window": SECOND,
+    }
+
+
+def tasks_config(replicas: int) -> Json:
+    """Returns the configuration of the stream of tasks."""
+    return {
+        "name": TASKS,
+        "subjects": ["corral.tasks.>"],
+        "retention": "workqueue",
+        "storage": "file",
+        "discard": "new",
+        "num_replicas": replicas,
+        "duplicate_window": int(APPEND_WINDOW_S * SECOND),
+    }
+
+
+def answer_of(message: Msg) -> Json:
+    """Returns the answer of the server.
+
+    Raises:
+        ApiError: it refuses.
+    """
+    found: Json = json.loads(message.data)
+    if error := found.get("error"):
+        raise ApiError(error.get("err_code", error["code"]), error["description"])
+    return found
+
+
+def bytes_of(text: str | None) -> bytes:
+    """Returns the bytes of a base64 text."""
+    return base64.b64decode(text or "")
+
+
+def is_mark(headers: bytes) -> bool:
+    """Returns whether the headers are those of the mark of an ended key."""
+    return b"KV-Operation:" in headers or b"Nats-Marker-Reason:" in headers
+
+
+async def quietly(work: Awaitable[object]) -> None:
+    """Waits briefly for work on a connection that may be gone."""
+    with contextlib.suppress(TimeoutError, nats.errors.Error, OSError, CorralError):
+        async with asyncio.timeout(1.0):
+            await work
+
+
+def tls_context(files: TlsFiles) -> ssl.SSLContext:
+    """Returns a context that trusts the certificates, and shows the own one."""
+    context = ssl.create_default_context(cafile=files.ca)
+    if files.certificate is not None:
+        context.load_cert_chain(files.certificate, files.key)
+    return context
+
+
+class PullInbox:
+    """Receives the answer to one request for a task at a time: it has the subject of the task, not that of the request."""
+
+    def __init__(self, subject: str) -> None:
+        self.subject = subject
+        self.queue: asyncio.Queue[Msg] = asyncio.Queue()
+        self._subscription: Any = None  # Any: a class that the library does not export
+
+    @classmethod
+    async def open(cls, client: Client) -> "PullInbox":
+        """Opens the subscription."""
+        inbox = cls(client.new_inbox())
+        untyped: Any = client  # Any: the library's types are partial
+        inbox._subscription = await untyped.subscribe(inbox.subject, cb=inbox._receive)
+        return inbox
+
+    async def _receive(self, message: Msg) -> None:
+        self.queue.put_nowait(message)
+
+    async def close(self) -> None:
+        """Ends the subscription."""
+        await self._subscription.unsubscribe()

@@ -1,0 +1,179 @@
+"""Holds the scripts that Redis runs as one step each, and the names of its keys.
+
+`{corral}` puts all keys into one slot. A revision is the server's time in microseconds, or one more than the last where
+that is greater: it grows even after a server lost the end of its file. Leases end by a sorted set that each script and
+each watch sweeps, and not by Redis' own expiry, whose notices a watch would miss while it reconnects.
+"""
+
+from typing import Any
+
+PREFIX = "{corral}:"
+KEYS, NAMES, ENDS, REVISION, CHANGES = (
+    PREFIX + name for name in ("keys", "names", "ends", "revision", "changes")
+)
+
+CHANGES_MAX = 10_000
+"""Number of changes that Redis keeps for watches that lost their connection; after more, a watch begins anew."""
+
+INLINE_BYTES = 1024
+"""Bytes of a value that is sent with its change; a larger one is fetched by each watch."""
+
+_COMMON = f"""
+local function next_revision()
+  local now = redis.call('TIME')
+  local revision = now[1] * 1000000 + now[2]
+  local last = tonumber(redis.call('GET', '{REVISION}') or '0')
+  if revision <= last then revision = last + 1 end
+  local text = string.format('%.0f', revision)
+  redis.call('SET', '{REVISION}', text)
+  return text
+end
+local function note(key, revision, value)
+  if value and #value <= {INLINE_BYTES} then
+    redis.call('XADD', '{CHANGES}', 'MAXLEN', '~', {CHANGES_MAX}, '*', 'k', key, 'r', revision, 'v', value)
+  elseif value then
+    redis.call('XADD', '{CHANGES}', 'MAXLEN', '~', {CHANGES_MAX}, '*', 'k', key, 'r', revision, 'f', '1')
+  else
+    redis.call('XADD', '{CHANGES}', 'MAXLEN', '~', {CHANGES_MAX}, '*', 'k', key, 'r', revision)
+  end
+end
+local function remove(key)
+  redis.call('HDEL', '{KEYS}', key)
+  redis.call('ZREM', '{NAMES}', key)
+  redis.call('ZREM', '{ENDS}', key)
+  note(key, next_revision(), nil)
+end
+local function now_ms()
+  local now = redis.call('TIME')
+  return now[1] * 1000 + math.floor(now[2] / 1000)
+end
+local function sweep()
+  local over = redis.call('ZRANGEBYSCORE', '{ENDS}', '-inf', now_ms(), 'LIMIT', 0, 1000)
+  for _, key in ipairs(over) do remove(key) end
+  return #over
+end
+local function present(key)
+  local found = redis.call('HGET', '{KEYS}', key)
+  if not found then return nil, nil end
+  local at = string.find(found, ' ', 1, true)
+  return string.sub(found, 1, at - 1), string.sub(found, at + 1)
+end
+"""
+
+GET = (
+    _COMMON
+    + """
+sweep()
+local revision, value = present(ARGV[1])
+if not revision then return false end
+return {revision, value}
+"""
+)
+"""KEY: returns {revision, value}, or nil."""
+
+PUT = (
+    _COMMON
+    + f"""
+sweep()
+local revision = present(ARGV[1]) or '0'
+if revision ~= ARGV[3] then return {{0, revision}} end
+revision = next_revision()
+redis.call('HSET', '{KEYS}', ARGV[1], revision .. ' ' .. ARGV[2])
+redis.call('ZADD', '{NAMES}', 0, ARGV[1])
+if ARGV[4] == '' then
+  redis.call('ZREM', '{ENDS}', ARGV[1])
+else
+  redis.call('ZADD', '{ENDS}', now_ms() + tonumber(ARGV[4]) * 1000, ARGV[1])
+end
+note(ARGV[1], revision, ARGV[2])
+return {{1, revision}}
+"""
+)
+"""KEY VALUE REVISION SECONDS|"": returns {1, revision}, or {0, present revision}."""
+
+DELETE = (
+    _COMMON
+    + """
+sweep()
+local revision = present(ARGV[1]) or '0'
+if revision ~= ARGV[2] or revision == '0' then return {0, revision} end
+remove(ARGV[1])
+return {1, revision}
+"""
+)
+"""KEY REVISION: returns {1, revision}, or {0, present revision}."""
+
+SNAPSHOT = (
+    _COMMON
+    + f"""
+sweep()
+local names = redis.call('ZRANGEBYLEX', '{NAMES}', '[' .. ARGV[1], '[' .. ARGV[1] .. '0')
+local found = {{}}
+for _, key in ipairs(names) do
+  if key == ARGV[1] or string.sub(key, 1, #ARGV[1] + 1) == ARGV[1] .. '/' then
+    local revision, value = present(key)
+    table.insert(found, {{key, revision, value}})
+  end
+end
+local last = redis.call('XREVRANGE', '{CHANGES}', '+', '-', 'COUNT', 1)
+return {{last[1] and last[1][1] or '0-0', found}}
+"""
+)
+"""PREFIX: returns {id of the last change, {{key, revision, value}, ...}}. "0" follows "/" in the order of bytes."""
+
+SWEEP = (
+    _COMMON
+    + f"""
+local count = sweep()
+local first = redis.call('XRANGE', '{CHANGES}', '-', '+', 'COUNT', 1)
+return {{count, first[1] and first[1][1] or '0-0'}}
+"""
+)
+"""Ends leases; returns {how many, id of the first change that is kept}."""
+
+APPEND = """
+if not redis.call('SET', KEYS[2], '1', 'NX', 'PX', ARGV[3]) then return 0 end
+redis.call('XADD', KEYS[1], '*', 'i', ARGV[1], 'p', ARGV[2], 'n', '0')
+return 1
+"""
+"""QUEUE MARK: ID PAYLOAD WINDOW_MS: returns 1, or 0 for the same id again."""
+
+SETTLE = """
+if ARGV[1] == 'done' then
+  redis.call('XACK', KEYS[1], 'corral', ARGV[2])
+  return redis.call('XDEL', KEYS[1], ARGV[2])
+end
+local pending = redis.call('XPENDING', KEYS[1], 'corral', ARGV[2], ARGV[2], 1)
+if not pending[1] or pending[1][2] ~= ARGV[3] then return 0 end
+if ARGV[1] == 'working' then
+  redis.call('XCLAIM', KEYS[1], 'corral', ARGV[3], 0, ARGV[2], 'JUSTID')
+  return 1
+end
+local entry = redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2])[1]
+redis.call('XACK', KEYS[1], 'corral', ARGV[2])
+redis.call('XDEL', KEYS[1], ARGV[2])
+if entry then
+  local f = entry[2]
+  redis.call('XADD', KEYS[1], '*', f[1], f[2], f[3], f[4], f[5], tostring(tonumber(f[6]) + pending[1][4]))
+end
+return 1
+"""
+"""QUEUE: OUTCOME ENTRY CONSUMER: returns 0 where the task is no longer this consumer's."""
+
+
+def stream(queue: str) -> str:
+    """Returns the name of the stream of a queue."""
+    return f"{PREFIX}tasks:{queue}"
+
+
+def entries(answer: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    """Returns the entries of the one stream that was read, which the library has in one of two shapes."""
+    # Any: the library gives one of two shapes
+    streams: Any = getattr(answer, "values", None)
+    return list(answer[0][1] if streams is None else next(iter(streams()))[0])
+
+
+def position(entry: bytes) -> tuple[int, int]:
+    """Returns the id of a change as numbers."""
+    milliseconds, _, number = entry.partition(b"-")
+    return int(milliseconds), int(number)
