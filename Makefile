@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench start workers supervisors growth tasks million backup memory logs mcp http dashboard sessions deploy deploys layout lines orphans chaos changes payments conformance openapi operations systemd crewai openapi-client http-churn format clean
+.PHONY: demo test check bench start workers supervisors growth tasks million backup memory logs mcp http dashboard sessions engines engine-chaos cluster-simulation deploy isolation tenants flood deploys layout lines orphans chaos changes payments conformance openapi operations systemd cgroup-tier crewai openapi-client http-churn format clean
 .DELETE_ON_ERROR:
 
 # Hundreds of daemons and commands are started here: without bytecode each would compile what it imports, again and again.
@@ -66,6 +66,15 @@ dashboard: $(VENV)/.test $(VENV)/.node
 sessions: $(VENV)/.test $(VENV)/.node
 	$(BIN)/python -P benchmarks/sessions.py $(ARGS)
 
+engines: $(VENV)/.test
+	$(BIN)/python -P benchmarks/engines.py $(ARGS)
+
+engine-chaos: $(VENV)/.test
+	$(BIN)/python -P tests/chaos/engines.py $(ARGS)
+
+cluster-simulation: $(VENV)/.test
+	$(BIN)/python -P benchmarks/cluster_simulation.py $(ARGS)
+
 layout: $(VENV)/.test
 	$(BIN)/python -P benchmarks/layout.py $(ARGS)
 
@@ -81,8 +90,20 @@ changes: $(VENV)/.test
 chaos: $(VENV)/.test
 	$(BIN)/python -P tests/chaos/chaos.py $(ARGS)
 
+# Start and memory of a worker in each level of isolation.
+isolation: $(VENV)/.test
+	$(BIN)/python -P benchmarks/isolation.py $(ARGS)
+
+# A thousand tenants with one hibernated agent each.
+tenants: $(VENV)/.test
+	$(BIN)/python -P benchmarks/tenants.py $(ARGS)
+
 deploy: $(VENV)/.test
 	$(BIN)/python -P benchmarks/deploy.py $(ARGS)
+
+# One tenant floods, and another's tasks are measured; --limited gives the first one limits.
+flood: $(VENV)/.test
+	$(BIN)/python -P benchmarks/flood.py $(ARGS)
 
 deploys: $(VENV)/.test
 	$(BIN)/python -P tests/chaos/deploys.py $(ARGS)
@@ -101,6 +122,9 @@ operations: $(VENV)/.test
 
 systemd: $(VENV)/.test
 	CORRAL_KILLS=50 $(BIN)/python -P -m pytest -q tests/system/test_systemd.py $(ARGS)
+
+cgroup-tier: $(VENV)/.test
+	$(BIN)/python -P tests/cgroup_tier/run.py $(ARGS)
 
 http-churn: $(VENV)/.test
 	CORRAL_CHURN=100 $(BIN)/python -P -m pytest -q -s tests/http_api/test_churn.py $(ARGS)

@@ -88,7 +88,9 @@ def row(measure: Measure, rounds: Rounds) -> dict[str, Any]:  # Any: JSON
             (statistics.median(mine), statistics.median(base))
             for mine, base in zip(taken, rounds[measure.against], strict=True)
         ]
-        found["ratio"] = spread([mine / base for mine, base in pairs])
+        # Processor time of a quick run may be less than a tick of its clock.
+        ratios = [mine / base for mine, base in pairs if base]
+        found["ratio"] = spread(ratios) if ratios else None
         found["over"] = spread([mine - base for mine, base in pairs])
     return found
 

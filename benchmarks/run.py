@@ -42,6 +42,8 @@ PARTS = [
     Part("supervisors", has_peers=True),
     Part("idle"),
     Part("warm"),
+    Part("isolation"),
+    Part("tenants"),
     Part("rpc"),
     Part("tasks", has_peers=True),
     Part("million"),
@@ -57,6 +59,9 @@ PARTS = [
     Part("sampler"),
     Part("metrics"),
     Part("streaming"),
+    Part("flood"),
+    Part("engines"),
+    Part("cluster_simulation"),
 ]
 
 AIMS_MARK = "aims"

@@ -28,6 +28,7 @@ class Session:
         self._environ = environ
         self.given_socket: str | None = None
         self.token: str | None = environ.get("CORRAL_TOKEN") or None
+        self.tenant: str | None = environ.get("CORRAL_TENANT") or None
         self.connect_timeout_s: float | None = None
         self.json = False
         self.no_color = False
@@ -40,12 +41,20 @@ class Session:
             self.given_socket = value
         elif name == "token" and isinstance(value, str):
             self.token = value
+        elif name == "tenant" and isinstance(value, str):
+            self.tenant = value
         elif name == "connect_timeout" and isinstance(value, float):
             self.connect_timeout_s = value
         elif name == "json" and value:
             self.json = True
         elif name == "no_color" and value:
             self.no_color = True
+
+    @property
+    def login(self) -> dict[str, object]:
+        """Returns the params of `auth.login`; none where nothing restricts the connection."""
+        given = {"token": self.token, "tenant": self.tenant}
+        return {key: value for key, value in given.items() if value is not None}
 
     @property
     def socket(self) -> str:
@@ -77,11 +86,12 @@ class Session:
             return 80
 
     def connect(self) -> "Client":
-        """Returns a connection to the daemon, which a token restricts if one is given; waits for one that is about to listen.
+        """Returns a connection to the daemon, which a token and a tenant restrict if given; waits for one that is about to listen.
 
         Raises:
             Unreachable: no daemon answers.
             PermissionDenied: the token is wrong.
+            NotFound: there is no such tenant.
         """
         from .connecting import connected, patience_of  # noqa: PLC0415 - start-up time: status_fast connects by itself
 
@@ -92,9 +102,9 @@ class Session:
         connection = connected(
             lambda: self.socket, patience_of(self.connect_timeout_s, self._environ), note
         )
-        if self.token is not None:
+        if login := self.login:
             try:
-                connection.call("auth.login", {"token": self.token}, timeout_s=ANSWER_S)
+                connection.call("auth.login", login, timeout_s=ANSWER_S)
             except BaseException:
                 connection.close()
                 raise

@@ -55,7 +55,7 @@ COMPLETION_S = 1.0
 
 
 def global_options() -> list[click.Parameter]:
-    """Returns --socket, --token, --connect-timeout, --json and --no-color, which stand before the command or after it."""
+    """Returns --socket, --token, --tenant, --connect-timeout, --json and --no-color, which stand before the command or after it."""
 
     def keep(context: click.Context, parameter: click.Parameter, value: object) -> None:
         session_of(context).set_option(parameter.name or "", value)
@@ -72,6 +72,12 @@ def global_options() -> list[click.Parameter]:
             ["--token"],
             metavar="TOKEN",
             help="Call with the rights of this token; better $CORRAL_TOKEN, which other users cannot see.",
+            **common,
+        ),
+        click.Option(
+            ["--tenant"],
+            metavar="NAME",
+            help="Call as this tenant, whose names may be short; default $CORRAL_TENANT.",
             **common,
         ),
         click.Option(
@@ -237,8 +243,8 @@ class CommandGroup(click.Group):
         return None
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Prints the help and exits 2 if no command is given."""
-        if not args and not ctx.resilient_parsing:
+        """Prints the help and exits 2 if no command is given, unless the group does something without one."""
+        if not args and not self.invoke_without_command and not ctx.resilient_parsing:
             if session_of(ctx).json:  # given before the noun: `corral --json task`
                 raise click.UsageError("Missing command", ctx)
             print(ctx.get_help(), file=sys.stderr)

@@ -38,12 +38,13 @@ def print_status(session: Session, found: Mapping[str, object], *, all_of_it: bo
 
 
 def _daemon_line(session: Session, daemon: Mapping[str, object]) -> str:
-    parts = [
-        f"corrald {word(daemon, 'version')}",
-        f"pid {word(daemon, 'pid', '-')}",
-        f"up {duration(number(daemon, 'uptime_s'))}",
-        f"containment {word(daemon, 'containment', '-')}",
-    ]
+    parts = [f"corrald {word(daemon, 'version')}"]
+    if daemon.get("pid") != 0:  # a tenant is not told of the daemon
+        parts += [
+            f"pid {word(daemon, 'pid', '-')}",
+            f"up {duration(number(daemon, 'uptime_s'))}",
+            f"containment {word(daemon, 'containment', '-')}",
+        ]
     line = render.one_line(", ".join(parts))
     if daemon.get("draining"):
         line += ", " + session.styled("draining", "yellow")

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from .. import __version__
@@ -22,11 +22,13 @@ from .api.status import DaemonFacts, StatusReport
 from .api.status_cache import StatusCache
 from .api.status_feed import StatusFeed
 from .api.table import Control
-from .audit.log import Audit
+from .approvals.approvals import Approvals
+from .audit.log import Audit, now
 from .autoscaling.autoscaler import Autoscaler
 from .backup.backups import Backups
 from .config.spec import Config, Recovery, Spec, kind_of_group
 from .deployment.compose import make_deployments
+from .egress.proxy import EgressProxy
 from .events.bus import Bus
 from .events.history import EventHistory
 from .hibernation.hibernation import Hibernation
@@ -39,6 +41,7 @@ from .installation import (
     read_config,
     zygote_pool,
 )
+from .interactive.execs import Execs
 from .jobs.runner import JobRunner
 from .jobs.successes import Successes
 from .lifecycle.state_machine import UP
@@ -52,10 +55,13 @@ from .metrics.view import MetricsView
 from .packages.store import Packages
 from .process.command import Commands
 from .process.launcher_client import Exit, Launcher
+from .quotas.turns import CallTurns
 from .reports.costs import CostSums
 from .rollout.rollouts import Rollouts
 from .rollout.smoke import smoke_of
 from .services.services import AgentServices
+from .sessions.expiry import Expiry
+from .sessions.listing import Listing
 from .sessions.sessions import Memory
 from .store.incarnations import Incarnations
 from .store.store import Store
@@ -72,6 +78,9 @@ from .supervision.worker_supervisor import WorkerSupervisor
 from .tasks.backlog import Backlog
 from .tasks.tasks import Tasks
 from .telemetry.tracing import Tracer
+from .tenancy.slices import limits_in_kernel
+from .tenant_removal.removal import take_up
+from .tenant_rooms import TenantRooms
 from .worker_api.call_history import CallHistory
 from .worker_api.call_rate import CallRates
 from .worker_api.pubsub import WorkerPubsub
@@ -110,20 +119,36 @@ class Rooms:
         self.audit = audit
         self.paths = paths
         self.shared = shared
+        self.execs = Execs(shared.launcher, shared.host, shared.generation)
+        self.egress = EgressProxy(
+            shared.launcher, shared.host, shared.generation, self._note_refused_host
+        )
         self.pubsub = WorkerPubsub(shared.bus, lambda: self.agents.config.events)
-        self.service = WorkerApi(shared.checkpoints, self.pubsub)
+        self.turns = CallTurns(asyncio.get_running_loop())
+        self.limits = LimitEnforcer(shared.launcher, shared.bus)
+        rooms = TenantRooms(shared, paths.state_dir, lambda: self.agents.config, self.limits)
+        self.tenant_rooms, self.tenants = rooms, rooms.tenants
+        self.service = WorkerApi(shared.checkpoints, self.pubsub, self.turns, rooms.disk_use)
         self.pool = Pool(on_refused=self._note_refused)
-        self.agents = Agents(shared, config, self.service, self.pool)
-        self.memory = Memory(shared.store, shared.bus, lambda: self.agents.config, self._spec_of)
+        self.agents = Agents(shared, config, self.service, self.pool, rooms.tenants, rooms.gate)
+        self.memory = Memory(
+            shared.store,
+            shared.bus,
+            lambda: self.agents.config,
+            self._spec_of,
+            lambda: self.tenants.all(),
+        )
+        self.memory_expiry = Expiry(shared.store, self.memory)
         backlog = Backlog()
         self.hibernation = Hibernation(self.agents, shared.checkpoints, backlog.queued)
         self.activation = SocketActivation(self.agents, shared)
-        self.tokens = Tokens(shared.store)
+        self.tokens = Tokens(
+            shared.store, is_tenant=lambda name: self.tenants.find(name) is not None
+        )
         self.packages = Packages(
             shared.store, paths.state_dir / "packages", lambda: self.agents.config.packages
         )
         self.successes = Successes(shared.store, self.agents, boot_id())
-        self.limits = LimitEnforcer(shared.launcher, shared.bus)
         call_rates = CallRates()
         self.statistics = Statistics(
             shared,
@@ -135,6 +160,7 @@ class Rooms:
         )
         task_failures = TaskFailures(shared.bus, lambda: self.agents.config, self._spec_of)
         self.costs = CostSums(shared.store)
+        self.approvals = Approvals(shared.store, shared.bus)
         self.tasks = Tasks(
             shared,
             self.agents,
@@ -145,6 +171,7 @@ class Rooms:
                 self.statistics,
                 task_failures,
                 self.costs,
+                self.approvals,
                 *([] if tracer is None else [tracer]),
             ],
             on_waiting=lambda name: self.autoscaler.check_soon(name),
@@ -152,6 +179,8 @@ class Rooms:
             limits=self.limits,
             on_usage=self.statistics.used,
             tracing=tracer,
+            tenants=rooms.task_limits,
+            turns=self.turns,
         )
         self.limits.subscribe(self.tasks.note_sample)
         self.tasks.bind_jobs(lambda writer, executor: JobRunner(writer, self.agents, executor))
@@ -160,7 +189,16 @@ class Rooms:
         )
         self.metrics = MetricsView(self.collector, self.statistics, self.agents)
         self.stores = self._make_stores()
-        self.quotas = Quotas(self.agents, self.tasks, backlog, call_rates, self.pool)
+        self.quotas = Quotas(
+            self.agents,
+            self.tasks,
+            backlog,
+            call_rates,
+            self.pool,
+            rooms.tenants,
+            rooms.task_limits,
+            rooms.measured,
+        )
         self.schedules = self._make_schedules() if HAS_ORCHESTRATION else None
         self.tool_calls = ToolCalls(
             shared.bus,
@@ -173,7 +211,9 @@ class Rooms:
             CallHistory(shared.store),
             tracer,
         )
-        self.service.bind(self.tasks, self.tool_calls, self.memory, self.hibernation)
+        self.service.bind(
+            self.tasks, self.tool_calls, self.memory, self.hibernation, self.approvals
+        )
         self.autoscaler = Autoscaler(self.agents, self.tasks.dispatcher)
         attempt = smoke_of(self.tasks)
         self.rollouts = Rollouts(self.agents, attempt)
@@ -186,6 +226,7 @@ class Rooms:
         self.alerts = self._make_alerts()
         self.agents.reload.subscribe(self.autoscaler.reloaded)
         self.agents.reload.subscribe(lambda _: self.collector.reloaded())
+        rooms.bind(self.agents, self.tasks)
 
     def _make_stores(self) -> Stores:
         return Stores(
@@ -221,6 +262,7 @@ class Rooms:
         changes = self.service.changes
         changes.subscribe(self.statistics.changed)  # before the limits forget what it used
         changes.subscribe(self.limits.changed)
+        self.tenant_rooms.subscribe(changes)
         changes.subscribe(self.agents.servers.changed)
         changes.subscribe(self.autoscaler.changed, load=True)
         if self._zygotes is not None:
@@ -277,13 +319,20 @@ class Rooms:
             on_exit=exited,
             on_empty=emptied,
             on_lost=lambda: _note_loss(bus),
+            on_network=lambda unit, sandbox, fd: this.egress.open(unit, sandbox, fd),
             sole_parent=True,
             state_dir=paths.state_dir,
             tier="auto" if tier == "pidns" else tier,
             pid_namespace=tier == "pidns",
         )
         ordinary_user = os.getuid() != 0 and "INVOCATION_ID" not in os.environ
-        host = make_host(config, paths, launcher)
+        host = make_host(
+            config,
+            paths,
+            launcher,
+            lambda spec: this.tenant_rooms.accounts.floor(spec),
+            lambda name: limits_in_kernel(this.tenants.find(name)),
+        )
         zygotes = zygote_pool(
             launcher, host, bus, logs, store.generation, on_exit=exited, on_empty=emptied
         )
@@ -306,16 +355,23 @@ class Rooms:
         tracer = _tracer(config, shared, stack)
         this = cls(config, paths, shared, daemon_log, forwarding, audit, zygotes, tracer)
         stack.callback(this.activation.close)
+        stack.push_async_callback(this.tenant_rooms.trees.close)
         await launcher.start()
         stack.push_async_callback(launcher.close)
+        stack.push_async_callback(this.egress.end)
         if zygotes is not None:
             stack.push_async_callback(zygotes.close)
+        await this.tenants.load()
+        await take_up(store, this.tenants, paths.state_dir)
+        await this.tenant_rooms.accounts.prepare()
         await this.agents.load(built_in(config, paths, ordinary_user, host.default_user))
         await this.hibernation.load()
         await this.successes.load()
         await this.tokens.load()
         await this.deployments.load()
         await this.packages.load()
+        await this.approvals.load()
+        stack.callback(this.approvals.close)
         await this.tasks.load()
         if this.schedules is not None:
             await this.schedules.load(config)
@@ -378,16 +434,23 @@ class Rooms:
             tasks=self.tasks,
             optional_schedules=self.schedules,
             memory=self.memory,
+            memory_expiry=self.memory_expiry,
+            memory_listing=Listing(self.shared.store, self.memory),
             pool=self.pool,
             tool_calls=self.tool_calls,
             pubsub=self.pubsub,
             audit=self.audit,
             packages=self.packages,
+            disk_use=self.tenant_rooms.disk_use,
             costs=self.costs,
+            approvals=self.approvals,
             tokens=self.tokens,
+            tenants=self.tenants,
+            accounts=self.tenant_rooms.accounts,
             statistics=self.statistics,
             metrics=self.metrics,
             quotas=self.quotas,
+            turns=self.turns,
             stores=self.stores,
             daemon=daemon,
             status=status,
@@ -396,6 +459,7 @@ class Rooms:
             backups=Backups(self.paths.state_dir),
             services=services,
             deployments=self.deployments,
+            execs=self.execs,
             methods=METHODS,
         )
         return control, services
@@ -428,6 +492,7 @@ class Rooms:
         if self._zygotes is not None and self._zygotes.exited(report):
             return
         self.shared.probes.commands.exited(report)
+        self.execs.exited(report)
         self.agents.exited(report)
 
     def emptied(self, unit: str) -> None:
@@ -435,8 +500,16 @@ class Rooms:
         if self._zygotes is not None and self._zygotes.emptied(unit):
             return
         self.shared.probes.commands.emptied(unit)
+        self.execs.emptied(unit)
+        self.egress.close(unit)
         self.agents.emptied(unit)
         self.activation.ended(unit)
+
+    def _note_refused_host(self, facts: Mapping[str, object]) -> None:
+        agent = str(facts["agent"])
+        who = {"agent": agent}
+        record = {"at": now(), "action": "network.connect", "who": who, "names": [agent], **facts}
+        self.audit.add({**record, "result": "AccessDenied"})
 
     def _note_refused(self, server: str, limit: int, wait_s: float) -> None:
         reason = f"max_calls_per_minute = {limit} is used up"

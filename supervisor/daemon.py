@@ -30,7 +30,7 @@ from .installation import (
 )
 from .lifeline import Lifeline
 from .logs.daemon_log import DaemonLog
-from .process.sandbox import leftovers, remove_leftovers
+from .process.sandbox import leftovers, remove_containers, remove_leftovers
 from .retention import expire
 from .service_manager import ServiceManager
 from .state_folder import check_state_folder, open_store
@@ -174,6 +174,7 @@ class _Daemon:
         """Starts the tasks that run beside the serving, until they are cancelled."""
         loop = asyncio.get_running_loop()
         left = leftovers(self._rooms.shared.host.temporary_root)
+        containers = leftovers(self._rooms.shared.host.containers_root)
         chores = [
             loop.create_task(self._beat(manager)),
             loop.create_task(self._rooms.daemon_log.keep_up()),
@@ -183,12 +184,13 @@ class _Daemon:
                     self._rooms.shared.logs,
                     self._rooms.shared.event_history,
                     self._rooms.audit,
-                    self._rooms.memory,
+                    self._rooms.memory_expiry,
                     self._rooms.shared.checkpoints,
                     self._rooms.tool_calls.history,
                     self._rooms.costs,
                     self._rooms.agents.revisions,
                     self._rooms.metrics,
+                    self._rooms.approvals,
                     lambda: self._rooms.agents.config,
                     lambda: [agent.spec for agent in self._rooms.agents.agents.values()],
                     self._reloaded,
@@ -199,8 +201,11 @@ class _Daemon:
             ),
             loop.create_task(self._rooms.alerts.run()),
             loop.create_task(asyncio.to_thread(remove_leftovers, left)),
+            loop.create_task(asyncio.to_thread(remove_containers, containers)),
             loop.create_task(self._rooms.deployments.clean()),
             loop.create_task(self._rooms.limits.run()),
+            loop.create_task(self._rooms.tenant_rooms.slices.run()),
+            loop.create_task(self._rooms.tenant_rooms.disk.run()),
             loop.create_task(self._rooms.hibernation.run()),
             loop.create_task(self._rooms.autoscaler.run()),
             loop.create_task(self._rooms.activation.run()),

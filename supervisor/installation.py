@@ -21,7 +21,8 @@ from .deployment.installer import INSTALLED
 from .deployment.integrity import Integrity
 from .events.bus import Bus
 from .logs.store import LogStore
-from .process.launch import Host
+from .process.containment import state_number
+from .process.launch import Floor, Host
 from .process.launcher_client import Exit, Launcher
 from .process.sandbox import make_temporary_root
 from .secrets.secrets import Secrets
@@ -105,14 +106,22 @@ def raise_descriptor_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def make_host(config: Config, paths: Paths, launcher: Launcher) -> Host:
-    """Returns the facts of this machine that workers are started with.
+def make_host(
+    config: Config,
+    paths: Paths,
+    launcher: Launcher,
+    floor: Floor,
+    tenant_limits: Callable[[str], tuple[int, int, int]],
+) -> Host:
+    """Returns the facts of this machine that workers are started with; `floor` and `tenant_limits` are called at each start.
 
     Raises:
         CorralError: a part of the state folder cannot be made.
     """
     with preparing(paths.state_dir):
         temporary_root = make_temporary_root(paths.state_dir)
+        containers_root = paths.state_dir / "containers"
+        containers_root.mkdir(mode=0o711, exist_ok=True)
     return Host(
         environ=dict(os.environ),
         sdk_path=make_sdk_folder(paths.state_dir),
@@ -122,7 +131,11 @@ def make_host(config: Config, paths: Paths, launcher: Launcher) -> Host:
         containment=lambda: launcher.containment,
         secrets=Secrets.of(config.daemon.secrets_file, os.environ, paths.state_dir),
         socket=paths.socket,
+        containers_root=containers_root,
+        state=f"{state_number(paths.state_dir):08x}",
         integrity=Integrity(MarkedFolders(paths.state_dir / INSTALLED)),
+        floor=floor,
+        tenant_limits=tenant_limits,
     )
 
 

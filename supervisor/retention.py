@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from ..worker.contract.errors import CorralError
+from .approvals.approvals import Approvals
 from .audit.log import Audit
 from .config.spec import Config, Spec, Tasks
 from .events.history import EventHistory
@@ -14,7 +15,7 @@ from .logs.store import LogStore
 from .metrics.view import MetricsView
 from .reports.costs import CostSums
 from .revisions.revisions import Revisions
-from .sessions.sessions import Memory
+from .sessions.expiry import Expiry
 from .store.store import Store
 from .supervision.checkpoints import Checkpoints
 from .tasks.table import Records, Retention
@@ -22,6 +23,9 @@ from .worker_api.call_history import CallHistory
 
 EXPIRY_S = 3600.0
 """Seconds between two runs."""
+
+RETRY_S = 1.0
+"""Seconds after which a run that the store refused is tried again, at the earliest."""
 
 JUMP_S = 600.0
 """Seconds between the wall clock and the monotonic one that mean a jump: it was set, or the machine was suspended."""
@@ -34,17 +38,18 @@ async def expire(
     logs: LogStore,
     event_history: EventHistory,
     audit: Audit,
-    memory: Memory,
+    memory: Expiry,
     checkpoints: Checkpoints,
     call_history: CallHistory,
     costs: CostSums,
     revisions: Revisions,
     metrics: MetricsView,
+    approvals: Approvals,
     config: Callable[[], Config],
     specs: Callable[[], Iterable[Spec]],
     reloaded: asyncio.Event,
 ) -> None:
-    """Removes expired records, at once, every hour, and when the configuration was `reloaded`; memory every `cleanup_interval`.
+    """Removes expired records, at once, every hour, and when the configuration was `reloaded`; memory at the interval of each pool.
 
     The retention of an agent's tasks is in its spec; for agents that are gone, that of all applies.
     """
@@ -59,13 +64,14 @@ async def expire(
             offset_s += jumped_s
             await asyncio.sleep(EXPIRY_S)
             continue
-        is_due = reloaded.is_set() or time.monotonic() >= due_at
+        is_changed = reloaded.is_set()
+        is_due = is_changed or time.monotonic() >= due_at
         reloaded.clear()
         kept = config()
         try:
-            await memory.expire(now)
+            await memory.expire_due(now, every=is_changed)
             if not is_due:
-                await _until(reloaded, min(due_at - time.monotonic(), _interval_s(kept)))
+                await _until(reloaded, min(due_at - time.monotonic(), memory.due_in_s))
                 continue
             due_at = time.monotonic() + EXPIRY_S
             await logs.expire(now - kept.events.retention)
@@ -78,15 +84,12 @@ async def expire(
             await costs.expire()
             await revisions.expire(now - kept.defaults.recovery.checkpoint_retention)
             await metrics.expire(now)
+            await approvals.expire(now)
         except CorralError as error:
             logger.warning("%s", error)
         except Exception:
             logger.exception("cannot remove what has expired; tried again in an hour")
-        await _until(reloaded, min(EXPIRY_S, _interval_s(kept)))
-
-
-def _interval_s(config: Config) -> float:
-    return config.defaults.memory.cleanup_interval
+        await _until(reloaded, min(EXPIRY_S, max(memory.due_in_s, RETRY_S)))
 
 
 async def _until(reloaded: asyncio.Event, bound_s: float) -> None:

@@ -26,8 +26,17 @@ STORE = "corral.db"
 LOG_OF_STORE = f"{STORE}-wal"
 
 FOLDERS = (
-    *("backup", "cache", "cortex", "environments", "installed", "logs", "logs/.alive"),
-    *("packages", "sdk", "tmp"),
+    *(
+        "backup",
+        "cache",
+        "containers",
+        "cortex",
+        "environments",
+        "installed",
+        "logs",
+        "logs/.alive",
+    ),
+    *("packages", "sdk", "tenants", "tmp"),
 )
 """The folders in the state folder; a link to a folder is one, too."""
 

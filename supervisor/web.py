@@ -6,6 +6,7 @@ aiohttp is imported with this module, and this module only where `[daemon] http`
 import logging
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from weakref import WeakSet
@@ -14,16 +15,17 @@ from .. import __version__
 from ..mcp.protocol.caller import Caller
 from ..worker.contract.errors import CorralError, InvalidParams, PermissionDenied
 from ..worker.control.params import AttachParams
-from .access.scope import is_in_scope, lesser
+from .access.scope import bound, is_in_scope, lesser
 from .access.tokens import Tokens, digest_of
 from .agents.agent import Agent
+from .api.caller import narrowed
 from .api.table import Control, Permission
 from .config.spec import Config, Daemon
 from .dashboard.face import BrowserSessions, DashboardFace, PageFace
 from .dashboard.sessions import Sessions
 from .decoding.values import HttpAuth
 from .http.admission import address_of, is_loopback
-from .http.face import Authenticate, Face, HttpClient
+from .http.face import Authenticate, Bind, Face, HttpClient
 from .http.mcp_face import McpFace
 from .http.mcp_request import ViewQuery
 from .http.probes import Health, Readiness, Ready
@@ -38,6 +40,7 @@ from .mcp_gateway.view import Client, ClientTools
 from .prometheus.face import MetricsFace
 from .services.listener import Listener as ServiceListener
 from .services.services import Listen
+from .tenancy.tenants import Tenants
 
 MCP_PERMISSION: Permission = "operate"
 """The most that an MCP client may do, also with a token of an administrator: a model calls its tools."""
@@ -65,6 +68,7 @@ async def open_web(
     server = HttpServer(
         [*_faces(control, is_stopping), *_dashboard(control.tokens, browsers)],
         _authenticate_by(control.tokens),
+        bind=_bind_by(control.tenants),
         browser_client=browsers.client,
         names=daemon.http_hosts,
         is_behind_proxy=daemon.http_behind_proxy,
@@ -123,6 +127,7 @@ def service_opener(control: Control, daemon: Daemon, state_dir: Path) -> Listen:
             return HttpServer(
                 faces,
                 _authenticate_by(control.tokens),
+                bind=_bind_by(control.tenants),
                 names=daemon.http_hosts,
                 is_behind_proxy=daemon.http_behind_proxy,
                 tls=tls,
@@ -164,15 +169,34 @@ def _client_by(tokens: Tokens) -> Callable[[bytes], HttpClient]:
         if grant is None:
             raise PermissionDenied("cannot serve the request without a valid bearer token")
         who = {"http": grant.name, "token": grant.name}
-        return HttpClient(
+        client = HttpClient(
             grant.name,
             grant.rights,
             who,
             grant.agents,
             lambda: tokens.permitted(digest) is not None,
         )
+        return _of_tenant(client, grant.tenant) if grant.tenant else client
 
     return client_of
+
+
+def _of_tenant(client: HttpClient, tenant: str) -> HttpClient:
+    """Returns a client that is bound to a tenant."""
+    globs = bound(client.agents, tenant)
+    assert globs is not None, "those of a tenant are never all"
+    who = {**client.who, "tenant": tenant}
+    return replace(client, agents=tuple(globs), tenant=tenant, who=who)
+
+
+def _bind_by(tenants: Tenants) -> Bind:
+    """Returns the function that binds a client to the tenant that its request names."""
+
+    def bind(client: HttpClient, wanted: str) -> HttpClient:
+        tenant = narrowed(tenants, client.tenant, wanted)
+        return client if tenant == client.tenant else _of_tenant(client, tenant)
+
+    return bind
 
 
 def _dashboard(tokens: Tokens, browsers: BrowserSessions) -> list[Face]:
@@ -220,10 +244,12 @@ def _offer(control: Control) -> Callable[[ViewQuery, Caller, HttpClient], Client
 
         def agents() -> Sequence[str] | None:
             grant = tokens.named(name)
-            return () if grant is None else grant.agents
+            return () if grant is None else bound(grant.agents, client.tenant)
 
-        who = {"http": caller.name, "token": name}
-        gateway_client = Client(caller.name, caller.sharer, who, permission, agents=agents)
+        who = {**client.who, "http": caller.name}
+        gateway_client = Client(
+            caller.name, caller.sharer, who, permission, agents=agents, tenant=client.tenant
+        )
         view = AttachParams(
             only=None if query.only is None else list(query.only),
             deny=list(query.deny),

@@ -17,7 +17,11 @@ Json = Any  # Any: the shape of each answer is the probe's affair
 
 def inline(value: Json) -> str:
     if is_table(value):
-        return "{" + ", ".join(f"{key} = {inline(each)}" for key, each in value.items()) + "}"
+        return (
+            "{"
+            + ", ".join(f"{json.dumps(key)} = {inline(each)}" for key, each in value.items())
+            + "}"
+        )
     if is_list(value):
         return "[" + ", ".join(map(inline, value)) + "]"
     return json.dumps(value)

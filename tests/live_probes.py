@@ -10,7 +10,7 @@ import pytest
 
 from corral.worker.contract.errors import CorralError, Overloaded
 from daemon_process import BOUND_S
-from live_keys import Json, Live, probe
+from live_keys import BASE, Json, Live, probe
 
 # --- recovery ------------------------------------------------------------------------------------
 
@@ -356,3 +356,18 @@ def _http_auth(live: Live) -> None:
     found = live.until(live.status, lambda entry: "url" in entry.get("service", {}))
     with urlopen(found["service"]["url"] + "/status", timeout=BOUND_S) as answer:
         assert json.loads(answer.read())["name"] == "live"
+
+
+@probe("tenants", "tiers")
+def _tenants(live: Live) -> None:
+    agent = {"acme/plain": {**BASE["agents"]["plain"], "autostart": False}}
+    one = {**BASE["agents"], **agent}
+    for tables, most in (
+        ({"tenants": {"acme": {"max_agents": 1}}}, 1),
+        ({"tenants": {"acme": {"max_agents": 2}}}, 2),
+        ({"tiers": {"free": {"max_agents": 3}}, "tenants": {"acme": {"tier": "free"}}}, 3),
+        ({"tiers": {"free": {"max_agents": 4}}, "tenants": {"acme": {"tier": "free"}}}, 4),
+    ):
+        live.write({**BASE, **tables, "agents": one})
+        found = live.call("quota.list", names=["acme/plain"])["quotas"]
+        assert (found[0]["tenant"], found[0]["limit"], found[0]["used"]) == ("acme", most, 1)

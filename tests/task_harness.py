@@ -233,6 +233,7 @@ class TaskHarness:
             of=self._of,
             emergency=SimpleNamespace(in_force=None),
             groups=SimpleNamespace(by_name={}),
+            tenants=SimpleNamespace(check_active=_nothing),
         )
         set_of_agents.registry = set_of_agents
         shared = SimpleNamespace(
@@ -388,7 +389,7 @@ async def task_harness(
         await store.close()
 
 
-def _nothing(_: str) -> None:
+def _nothing(*_: str) -> None:
     pass
 
 

@@ -143,7 +143,9 @@ def _request_of_options(session: Session, options: Mapping[str, Any]) -> dict[st
         raise InvalidParams(f'cannot add "{name}": --set: {reason}', key="params", reason=reason)
     spec: dict[str, object] = {}
     if options["template"] is None or options["cwd"] is not None:
-        spec["process"] = {"working_directory": os.path.abspath(options["cwd"] or ".")}
+        # "." is relative to `directory`, in whose place a tenant has its own folder.
+        folder = "." if options["cwd"] is None else os.path.abspath(options["cwd"])
+        spec["process"] = {"working_directory": folder}
     if options["params"]:
         template = str(options["template"])
         spec["params"] = typed_pairs(

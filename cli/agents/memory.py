@@ -4,11 +4,21 @@ from collections.abc import Mapping
 
 import click
 
+from ...worker.contract import codec
 from .. import render
 from ..context import CommandGroup, Session, complete_agents, duration, json_value
 from ..render import inner, inners, number, word
 
 memory = CommandGroup("memory", help="Show and change sessions and stored values of agents.")
+
+AGENTS_SHOWN = 5
+"""Number of agents of a pool that the table names."""
+
+
+def duration_or_never(text: str) -> float | None:
+    """Returns seconds of a duration, None for "never"."""
+    return None if text == "never" else duration(text)
+
 
 _session = click.option(
     "--session",
@@ -32,9 +42,19 @@ def list_(session: Session, agent: str | None, limit: int) -> None:
     if not records:
         return
     session.print_table(
-        ("AGENT", "SESSION", "TURNS", "MESSAGES", "SIZE", "STORED", "CREATED", "LAST ACCESS"),
+        (
+            "AGENT",
+            "SESSION",
+            "TURNS",
+            "MESSAGES",
+            "SIZE",
+            "STORED",
+            "CREATED",
+            "LAST ACCESS",
+            "EXPIRES",
+        ),
         [_row(session, record) for record in records],
-        droppable=("CREATED", "STORED", "MESSAGES"),
+        droppable=("CREATED", "STORED", "MESSAGES", "EXPIRES"),
         right=("TURNS", "MESSAGES", "SIZE", "STORED"),
     )
 
@@ -42,7 +62,7 @@ def list_(session: Session, agent: str | None, limit: int) -> None:
 def _row(session: Session, record: Mapping[str, object]) -> list[str]:
     cells = [word(record, key) for key in ("agent", "session", "turns", "messages")]
     sizes = [render.size(number(record, key)) for key in ("size_bytes", "stored_bytes")]
-    times = [session.at(word(record, key)) for key in ("created_at", "accessed_at")]
+    times = [session.at(word(record, key)) for key in ("created_at", "accessed_at", "expires_at")]
     return [*cells, *sizes, *times]
 
 
@@ -59,7 +79,16 @@ def show(session: Session, agent: str, of: str, last: int | None) -> None:
     if session.json:
         session.print_json(record)
         return
-    keys = ("agent", "session", "turns", "messages", "size_bytes", "created_at", "accessed_at")
+    keys = (
+        "agent",
+        "session",
+        "turns",
+        "messages",
+        "size_bytes",
+        "created_at",
+        "accessed_at",
+        "expires_at",
+    )
     session.print_fields({key: record.get(key) for key in keys})
     for part in ("variables", "data"):
         if values := inner(record, part):
@@ -179,6 +208,52 @@ def cleanup(session: Session, agent: str | None) -> None:
     session.print(f"removed {sessions} expired sessions and {keys} expired keys")
 
 
+@memory.command("expire")
+@click.argument("agent", metavar="AGENT", shell_complete=complete_agents)
+@click.argument("of", metavar="SESSION")
+@click.argument("after", metavar="D|never", type=duration_or_never)
+@click.pass_obj
+def expire(session: Session, agent: str, of: str, after: float | None) -> None:
+    """Set the time from now on after which a session is gone."""
+    params = {"agent": agent, "session": of, "ttl_s": after}
+    found = session.call("memory.expire", params)
+    if session.json:
+        session.print_json(found)
+        return
+    session.print(f"{agent}: {of} is gone after {session.at(word(found, 'expires_at'))}")
+
+
+@memory.command("pools")
+@click.pass_obj
+def pools(session: Session) -> None:
+    """Show the memory pools with their sizes and their agents."""
+    found = session.call("memory.pools", {})
+    records = session.records(found, "pools", "there are no memory pools")
+    if not records:
+        return
+    session.print_table(
+        ("POOL", "USED", "OF", "FULL", "OVERFLOW", "SESSIONS", "KEYS", "AGENTS"),
+        [_pool_row(record) for record in records],
+        droppable=("KEYS", "SESSIONS", "OVERFLOW"),
+        right=("USED", "OF", "FULL", "SESSIONS", "KEYS"),
+    )
+
+
+def _pool_row(record: Mapping[str, object]) -> list[str]:
+    used, most = number(record, "used_bytes"), number(record, "max_bytes")
+    agents = [str(each) for each in codec.as_array(record.get("agents")) or []]
+    shown = ", ".join(agents[:AGENTS_SHOWN])
+    more = f" and {len(agents) - AGENTS_SHOWN} more" if len(agents) > AGENTS_SHOWN else ""
+    return [
+        word(record, "name"),
+        render.size(used),
+        render.size(most),
+        f"{100 * (used or 0) / most:.0f}%" if most else "-",
+        *(word(record, key) for key in ("overflow", "sessions", "keys")),
+        shown + more,
+    ]
+
+
 @memory.command("stats")
 @click.argument("agent", metavar="[AGENT]", required=False, shell_complete=complete_agents)
 @click.pass_obj
@@ -188,18 +263,18 @@ def stats(session: Session, agent: str | None) -> None:
     if session.json:
         session.print_json(found)
         return
-    names = ("agent", "sessions", "turns", "messages")
+    names = ("agent", "pool", "sessions", "turns", "messages")
     rows = [
         [
-            *(word(record, key) for key in names),
+            *(word(record, key, "-") for key in names),
             render.size(number(record, "size_bytes")),
             word(record, "keys"),
             render.size(number(record, "keys_bytes")),
         ]
         for record in inners(found, "agents")
     ]
-    header = ("AGENT", "SESSIONS", "TURNS", "MESSAGES", "SIZE", "KEYS", "KEYS SIZE")
-    session.print_table(header, rows, droppable=("MESSAGES", "TURNS"), right=header[1:])
+    header = ("AGENT", "POOL", "SESSIONS", "TURNS", "MESSAGES", "SIZE", "KEYS", "KEYS SIZE")
+    session.print_table(header, rows, droppable=("POOL", "MESSAGES", "TURNS"), right=header[2:])
     pool = inner(found, "pool")
     held = [render.size(number(pool, key)) for key in ("size_bytes", "limit_bytes")]
     counts = ", ".join(f"{word(pool, key)} {key}" for key in ("hits", "misses", "evictions"))

@@ -1,6 +1,5 @@
 """Implements `corral set`, `history`, `diff` and `rollback`: changes of tables, and the way back."""
 
-import json
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -8,6 +7,7 @@ import click
 
 from ...worker.contract.errors import InvalidParams
 from .. import render
+from ..assignments import assigned, toml_value
 from ..context import WAIT, WAIT_S, Command, Session, complete_named, limit_s, waiting
 from ..fields import toml_text
 from ..render import inner, inners, items, word
@@ -51,11 +51,8 @@ def set_(
     """
     spec: dict[str, Any] = {}
     for text in assignments:
-        key, equals, value = text.partition("=")
-        if not (key and equals):
-            reason = f"{text!r} is not KEY=VALUE"
-            raise InvalidParams(f'cannot set "{name}": {reason}', key=text, reason=reason)
-        found: object = _value(value) if value else None
+        key, value = assigned(f'"{name}"', text)
+        found = toml_value(value) if value else None
         is_text = key.partition(".")[0] in OF_TEXTS and isinstance(found, int | float)
         _put(spec, key, value if is_text else found)
     for key in unset:
@@ -214,18 +211,3 @@ def _put(spec: dict[str, Any], key: str, value: object) -> None:
             raise InvalidParams(f'cannot set "{key}": {reason}', key=key, reason=reason)
         spec = cast("dict[str, Any]", inside)  # such are all tables in it
     spec[last] = value
-
-
-def _value(text: str) -> object:
-    """Returns a value in TOML, or the text itself."""
-    import tomllib  # noqa: PLC0415 - start-up time: only this command reads TOML
-
-    try:
-        found = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        return text
-    try:
-        json.dumps(found, allow_nan=False)
-    except (TypeError, ValueError):  # a date or an infinite number, which are texts here
-        return text
-    return found["value"] if len(found) == 1 else text

@@ -35,10 +35,6 @@ Records = list[dict[str, object]]
 class _Events(CommandGroup):
     """Shows events if no command follows."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Accepts a command line without a command, unlike other groups."""
-        return click.Group.parse_args(self, ctx, args)
-
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:

@@ -21,6 +21,8 @@ HEADER = (
     *("QUEUED", "CALLS", "TOKENS", "CENTS", "RESTARTS"),
 )
 
+TENANT_HEADER = ("TENANT", "AGENTS", "DONE", "FAILED", "ERRORS", "AVERAGE", "TOKENS", "CENTS")
+
 RANKED_HEADER = ("", "NAME", "HEALTH", "DONE", "FAILED", "ERRORS", "AVERAGE", "TOKENS", "CENTS")
 
 RANKINGS = ("best", "worst", "slowest", "expensive")
@@ -199,9 +201,30 @@ def _show_top(session: Session, params: Record) -> None:
         session.print("nothing ran in this time")
         return
     session.print_table(RANKED_HEADER, rows, droppable=("CENTS", "TOKENS"), right=RANKED_HEADER[2:])
+    if tenants := inners(document, "tenants"):
+        session.print_table(
+            TENANT_HEADER,
+            [_of_tenant(each) for each in tenants],
+            droppable=("CENTS", "TOKENS"),
+            right=TENANT_HEADER[1:],
+        )
     for each in inners(document, "problems"):
         reasons = "; ".join(str(reason) for reason in render.items(each, "reasons"))
         session.print(f"problem: {word(each, 'name')}: {reasons}")
+
+
+def _of_tenant(found: Record) -> list[str]:
+    point = render.as_record(found.get("total"))
+    return [
+        word(found, "name", "(owner)"),
+        word(found, "agents"),
+        word(point, "executed"),
+        word(point, "failed"),
+        _share(point),
+        _milliseconds(point, "average_ms"),
+        word(point, "tokens"),
+        f"{number(point, 'cost_cents') or 0:.6g}",
+    ]
 
 
 def _ranked(found: Record) -> list[str]:

@@ -20,7 +20,8 @@ def quota(session: Session, names: tuple[str, ...], selector: tuple[str, ...]) -
 
     These are the limits of queues, calls, tokens and cost that the daemon holds; those of
     processes are in status. A limit that is off is left out. REFUSED counts since the start
-    of the daemon.
+    of the daemon. The limits of a tenant, whose name ends with a slash, stand before those
+    of its agents.
     """
     document = session.call("quota.list", selection(names, selector))
     if session.json:
@@ -38,7 +39,7 @@ def _row(found: Record) -> list[str]:
     key = word(found, "key")
     window_s = number(found, "window_s")
     return [
-        word(found, "name", "(all)"),
+        f"{word(found, 'tenant')}/" if found.get("tenant") else word(found, "name", "(all)"),
         key,
         _amount(key, number(found, "limit")),
         _amount(key, number(found, "used")),

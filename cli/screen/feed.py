@@ -38,7 +38,7 @@ class Feed:
 
     Args:
         path: of the control socket.
-        token: restricts each connection, unless it is None.
+        login: restricts each connection, unless it is empty.
         params: the names and labels that the command was given.
         interval_s: seconds between two calls of the status.
         snapshot: is filled.
@@ -48,14 +48,14 @@ class Feed:
     def __init__(
         self,
         path: str,
-        token: str | None,
+        login: Record,
         params: Record,
         interval_s: float,
         snapshot: Snapshot,
         changed: Callable[[], None],
     ) -> None:
         self._path = path
-        self._token = token
+        self._login = login
         self._params = params
         self._interval_s = interval_s
         self._snapshot = snapshot
@@ -138,9 +138,9 @@ class Feed:
 
     async def _open(self, on_notification: Callable[[Notification], None]) -> Connection:
         connection = await Connection.open(self._path, on_notification=on_notification)
-        if self._token is not None:
+        if self._login:
             try:
-                await connection.call("auth.login", {"token": self._token}, timeout_s=ANSWER_S)
+                await connection.call("auth.login", self._login, timeout_s=ANSWER_S)
             except BaseException:
                 await connection.close()
                 raise

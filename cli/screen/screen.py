@@ -43,7 +43,7 @@ def show(session: Session, params: Record, interval_s: float, order: str) -> boo
     is_descending = DEFAULT_SORTS["agents"].is_descending and order != "name"
     view = View(sorts={"agents": Sort(SORTS[order], is_descending)})
     with Terminal(has_colours=session.colours) as terminal:
-        screen = Screen(terminal, session.socket, session.token, params, interval_s, view)
+        screen = Screen(terminal, session.socket, session.login, params, interval_s, view)
         ended_by = asyncio.run(screen.run())
     if ended_by is not None:
         signal.signal(ended_by, signal.SIG_DFL)
@@ -58,7 +58,7 @@ class Screen:
         self,
         terminal: Terminal,
         path: str,
-        token: str | None,
+        login: dict[str, object],
         params: Record,
         interval_s: float,
         view: View,
@@ -74,7 +74,7 @@ class Screen:
         self._has_keys = asyncio.Event()
         self._message = ""
         self._message_until = 0.0
-        self._feed = Feed(path, token, params, interval_s, self._snapshot, self._changed.set)
+        self._feed = Feed(path, login, params, interval_s, self._snapshot, self._changed.set)
 
     async def run(self) -> int | None:
         """Runs until the user quits; returns the signal that has ended it, if one has."""

@@ -23,7 +23,7 @@ class TaskLines:
     def __init__(self, session: Session, progress: TaskProgress, task: str) -> None:
         self._progress = progress
         self._task = task
-        self._token = session.token
+        self._login = session.login
         self._after = ""
         self._writer = LogWriter(session, stream=sys.stderr)
         self._connection = session.connect()
@@ -62,8 +62,8 @@ class TaskLines:
         """
         connection = await_daemon(self._connection.path, patience_s=RECONNECT_S)
         try:
-            if self._token is not None:
-                connection.call("auth.login", {"token": self._token}, timeout_s=ANSWER_S)
+            if self._login:
+                connection.call("auth.login", self._login, timeout_s=ANSWER_S)
             params = {"task": self._task, **({"after": self._after} if self._after else {})}
             connection.call("log.follow", params, timeout_s=ANSWER_S)
         except BaseException:

@@ -219,7 +219,7 @@ def serve(
 
     return serve(
         session.given_socket,
-        token=session.token,
+        login=session.login,
         only=only,
         deny=deny,
         read_only=read_only,
@@ -339,7 +339,7 @@ Write the command after --, or give --url in place of a command.""",
 )
 @click.option(
     "--share",
-    type=click.Choice(("all", "agent")),
+    type=click.Choice(("all", "tenant", "agent")),
     help="Scope in which callers share one process of the server.",
 )
 @click.option(

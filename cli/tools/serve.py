@@ -121,7 +121,7 @@ def handed_over(arguments: Sequence[str]) -> Callable[[], int] | None:
 def serve(
     socket_path: str | None,
     *,
-    token: str | None = None,
+    login: Mapping[str, object] | None = None,
     only: Sequence[str] = (),
     deny: Sequence[str] = (),
     read_only: bool = False,
@@ -147,10 +147,16 @@ def serve(
             os.fstat(fd)
         except OSError:  # closed: the next file that is opened must not get this number
             os.open(os.devnull, os.O_RDWR)
-    relay = Relay(socket_path, attach, token or os.environ.get("CORRAL_TOKEN"))
+    relay = Relay(socket_path, attach, login_of(os.environ) if login is None else login)
     with suppress(BrokenPipeError):  # the client no longer reads: the same as EOF
         relay.run()
     return 0
+
+
+def login_of(environ: Mapping[str, str]) -> dict[str, object]:
+    """Returns the params of `auth.login` that the environment gives; none where it restricts nothing."""
+    given = {"token": environ.get("CORRAL_TOKEN"), "tenant": environ.get("CORRAL_TENANT")}
+    return {key: value for key, value in given.items() if value}
 
 
 class TruncatedLine(NamedTuple):
@@ -235,11 +241,13 @@ class Relay:
     Args:
         path: of the control socket; None: the usual one.
         attach: the params of `mcp.attach`.
-        token: restricts the connection first.
+        login: restricts the connection first, unless it is empty.
     """
 
-    def __init__(self, path: str | None, attach: Mapping[str, object], token: str | None) -> None:
-        self._token = token
+    def __init__(
+        self, path: str | None, attach: Mapping[str, object], login: Mapping[str, object]
+    ) -> None:
+        self._login = login
         self._given_path = path
         self._path = ""
         self._attachment = ("mcp.attach", attach)
@@ -426,7 +434,7 @@ class Relay:
             return
         connection.setblocking(False)
         self._link = Link(connection, now + ATTACH_S)
-        first = ("auth.login", {"token": self._token}) if self._token else self._attachment
+        first = ("auth.login", self._login) if self._login else self._attachment
         self._link.ask(*first)
 
     def _wait_longer(self, now: float) -> None:

@@ -55,9 +55,10 @@ export interface AgentExit {
   incarnation: number;
 }
 
-/** Counts the sessions and keys of an agent. */
+/** Counts the sessions and keys of an agent; `pool` is the memory pool that it is in. */
 export interface AgentMemory {
   agent: string;
+  pool: string | null;
   keys: number;
   keys_bytes: number;
   sessions: number;
@@ -114,14 +115,9 @@ export interface AgentShown {
  * Represents an agent or MCP server in `status`; `tools` and `mcp` are for servers, `instances` for a range.
  *
  * `job` is the state of an agent of `type = "oneshot"`, and null for a service. `rolling` is there while a change replaces
- * <<<<<<< HEAD
  * its workers, `taken_back` after one that did not come up, until the next one; `beside` has the workers without a place: new ones that come, and former ones that finish. `overridden` is the
- * number of the revision whose table is in force instead of the file's.
- * =======
- * its workers; `beside` has the workers without a place: new ones that come, and former ones that finish. `overridden` is the
  * number of the revision whose table is in force instead of the file's. `health_score` is from 0 to 100, by failed tasks,
  * restarts, failed checks, met limits and hangs of the last minutes.
- * >>>>>>> 0ee05a1 (metrics: keep a history, health scores and rankings)
  */
 export interface AgentStatus {
   name: string;
@@ -179,6 +175,47 @@ export interface AlertCounts {
   sent?: number;
   failed?: number;
   suppressed?: number;
+}
+
+/**
+ * Represents a question of a task: open, or ended by an answer, by its time limit, or with its task.
+ *
+ * `options` are the answers that are permitted; empty: any text. `detail` is what the question is about, any JSON value.
+ * An expired one has its `default` as `answer`, null where it has none. `answered_by` names the caller.
+ */
+export interface Approval {
+  id: number;
+  agent: string;
+  worker?: string | null;
+  task: string;
+  key: string;
+  kind?: "permission" | "question";
+  question: string;
+  options?: Array<string>;
+  detail?: unknown;
+  default?: string | null;
+  state?: "answered" | "expired" | "open" | "withdrawn";
+  answer?: string | null;
+  answered_by?: string | null;
+  asked_at?: string;
+  expires_at?: string;
+  ended_at?: string | null;
+}
+
+/**
+ * Answers a question: one of its options, in any case; any text where it has none.
+ *
+ * "allow" means the option of consent, whichever word it has: allow, yes, approve or ok; "deny" that of refusal: deny,
+ * no, reject or refuse.
+ */
+export interface ApprovalAnswerParamsWithoutApproval {
+  answer: string;
+}
+
+/** Lists questions; `more` says whether there are others beyond the limit. */
+export interface Approvals {
+  approvals: Array<Approval>;
+  more?: boolean;
 }
 
 /** Lists audit records, the oldest first; `next` is the next `before`, or the next `since`. */
@@ -696,6 +733,13 @@ export interface KeyChange {
   after: unknown;
 }
 
+/** Describes one layer that keeps the processes of a tenant apart; `detail` has the value, or the reason for its lack. */
+export interface Layer {
+  name: string;
+  in_force: boolean;
+  detail?: string;
+}
+
 /**
  * Represents an address at which the daemon listens for an agent, as `listen` says.
  *
@@ -749,19 +793,50 @@ export interface LogLines {
   position?: string | null;
 }
 
-/** Selects the memory of an agent; of all agents when absent. */
-export interface MemoryCleanupParams {
-  agent?: string | null;
-}
-
 /** Counts the sessions in the daemon's memory, which are a cache of those in the store. */
-export interface MemoryPool {
+export interface MemoryCache {
   sessions: number;
   size_bytes: number;
   limit_bytes: number;
   hits: number;
   misses: number;
   evictions: number;
+}
+
+/** Selects the memory of an agent; of all agents when absent. */
+export interface MemoryCleanupParams {
+  agent?: string | null;
+}
+
+/** Selects a session of an agent, and sets its end: `ttl_s` seconds from now, or none of its own when absent. */
+export interface MemoryExpireParamsWithoutAgentSession {
+  ttl_s?: number | null;
+}
+
+/**
+ * Represents a memory pool: its limit, and the sessions and keys of its agents, without expired ones.
+ *
+ * `used_bytes` is the sum of `size_bytes`, of the sessions, and `keys_bytes`. `retention_s` null is that of each agent.
+ * `agents` and `tenants` are those that the caller may know; the numbers are of all.
+ */
+export interface MemoryPool {
+  name: string;
+  max_bytes: number;
+  overflow: "evict" | "refuse" | "trim";
+  retention_s: number | null;
+  cleanup_interval_s: number;
+  used_bytes: number;
+  sessions: number;
+  size_bytes: number;
+  keys: number;
+  keys_bytes: number;
+  agents: Array<string>;
+  tenants: Array<string>;
+}
+
+/** Lists memory pools, in the order of the configuration. */
+export interface MemoryPools {
+  pools: Array<MemoryPool>;
 }
 
 /** Stores a value under a key of an agent's memory: any JSON, for `ttl_s` seconds or without limit. */
@@ -779,7 +854,7 @@ export interface MemoryRemoved {
 
 /** Represents the result of `memory.stats`. */
 export interface MemoryStatistics {
-  pool: MemoryPool;
+  pool: MemoryCache;
   agents: Array<AgentMemory>;
 }
 
@@ -861,7 +936,8 @@ export interface MetricsLatest {
  * Ranks agents and servers by what they did since `since`.
  *
  * `best` and `worst` are by the share of tasks that succeeded, `slowest` by the average duration, `expensive` by cost and
- * then tokens; each has only those to which it applies. `problems` are as `[metrics] problem_…` says.
+ * then tokens; each has only those to which it applies. `problems` are as `[metrics] problem_…` says. `tenants` has the sums by tenant, the
+ * most expensive first, and is empty where no agent has a tenant.
  */
 export interface MetricsTop {
   since: string;
@@ -871,6 +947,7 @@ export interface MetricsTop {
   slowest: Array<Ranked>;
   expensive: Array<Ranked>;
   problems: Array<Problem>;
+  tenants: Array<TenantMetrics>;
 }
 
 /** Represents a result that is a list of names. */
@@ -913,6 +990,7 @@ export interface NewToken {
   expires_at?: string | null;
   last_used?: string | null;
   expired?: boolean;
+  tenant?: string | null;
   token: string;
 }
 
@@ -1015,7 +1093,7 @@ export interface Published {
 /**
  * Represents a limit that the daemon holds, and what is used of it.
  *
- * `name` is of an agent or server, null for a limit of all together. `window_s` is the time in seconds that usage counts,
+ * `name` is of an agent or server, null for a limit of all together or of all that a tenant has. `window_s` is the time in seconds that usage counts,
  * null where it counts for as long as it lasts. `refused` counts what was refused, or the times that a budget was used up,
  * since the start of the daemon.
  */
@@ -1026,6 +1104,7 @@ export interface Quota {
   used: number;
   window_s?: number | null;
   refused?: number;
+  tenant?: string | null;
 }
 
 /** Represents the result of `quota.list`. */
@@ -1455,7 +1534,11 @@ export interface ServiceStatus {
   exposed?: boolean;
 }
 
-/** Represents a session without its content; `stored_bytes` is its size in the store, after compression. */
+/**
+ * Represents a session without its content; `stored_bytes` is its size in the store, after compression.
+ *
+ * `expires_at` is the time after which it is gone, unless it is used before: the end of its retention, or of its own time.
+ */
 export interface Session {
   agent: string;
   session: string;
@@ -1465,6 +1548,14 @@ export interface Session {
   stored_bytes: number;
   created_at: string;
   accessed_at: string;
+  expires_at: string;
+}
+
+/** Represents the time after which a session is gone, unless it is used before. */
+export interface SessionExpiry {
+  agent: string;
+  session: string;
+  expires_at: string;
 }
 
 /** Represents a session with its content. */
@@ -1475,6 +1566,7 @@ export interface SessionShown {
   size_bytes: number;
   created_at: string;
   accessed_at: string;
+  expires_at: string;
   turns: number;
   history: Array<unknown>;
   variables: Record<string, unknown>;
@@ -1952,12 +2044,100 @@ export interface Templates {
   templates: Array<Template>;
 }
 
-/** Specifies a new token: its rights, for agents that match one of the globs `agents` (all where it is null), for `expires_s` seconds or without end. */
+/** Specifies a tenant by its table in `spec`, with the keys of `[tenants.NAME]`; with `new` it must not be there yet. */
+export interface TenantAddParamsWithoutName {
+  spec?: Record<string, unknown>;
+  new?: boolean;
+}
+
+/** Represents a tenant that is there now: `created` is true if it was not before, `restarted` names agents that had given up. */
+export interface TenantAdded {
+  tenant: TenantRecord;
+  created: boolean;
+  restarted?: Array<string>;
+}
+
+/** Represents a tenant that was changed, with the keys that differ. */
+export interface TenantChanged {
+  tenant: TenantRecord;
+  keys?: Array<string>;
+}
+
+/** Represents the sum of the agents and servers of a tenant, or with null of the owner; peaks are sums of peaks. */
+export interface TenantMetrics {
+  name: string | null;
+  agents: number;
+  total: MetricPoint;
+}
+
+/**
+ * Represents a tenant.
+ *
+ * `runtime_id` is the same for as long as the tenant is there, and never comes again. `uid` is null where its processes have
+ * no user of their own. `limits` are those in force, with the defaults of the tier, by key; a key that is absent is no limit.
+ * `folder` is the folder of its agents. `agents`, `servers` and `workers` are counts, of workers those that have a process.
+ * `source` is the file that has its table, or `store`.
+ */
+export interface TenantRecord {
+  name: string;
+  runtime_id: string;
+  source: string;
+  suspended?: boolean;
+  tier?: string | null;
+  user?: string | null;
+  uid?: number | null;
+  pool?: string | null;
+  folder?: string | null;
+  created_at?: string | null;
+  limits?: Record<string, number>;
+  agents?: number;
+  servers?: number;
+  workers?: number;
+}
+
+/** Names the tenant that is gone, with the counts of what was erased, by kind. */
+export interface TenantRemoved {
+  removed: Array<string>;
+  erased?: Record<string, number>;
+}
+
+/** Gives new values to keys of the table of a tenant; null takes a key out. */
+export interface TenantSetParamsWithoutName {
+  spec: Record<string, unknown>;
+}
+
+/** Represents a tenant in full: the names of all that it has, and the layers between its processes and others'. */
+export interface TenantShown {
+  tenant: TenantRecord;
+  spec?: Record<string, unknown>;
+  agents?: Array<string>;
+  servers?: Array<string>;
+  groups?: Array<string>;
+  layers?: Array<Layer>;
+}
+
+/** Represents a tenant that was suspended or resumed, with the workers that were stopped or started for it. */
+export interface TenantSwitched {
+  tenant: TenantRecord;
+  workers?: Array<string>;
+}
+
+/** Lists tenants by name. */
+export interface Tenants {
+  tenants: Array<TenantRecord>;
+}
+
+/**
+ * Specifies a new token: its rights, for agents that match one of the globs `agents` (all where it is null), for `expires_s` seconds or without end.
+ *
+ * With `tenant` it is one of that tenant, `TENANT/NAME`, and its agents are those of the tenant.
+ */
 export interface TokenAddParams {
   name: string;
   rights: "admin" | "operate" | "read";
   agents?: Array<string> | null;
   expires_s?: number | null;
+  tenant?: string | null;
 }
 
 /** Lists tokens by name. */
@@ -1968,7 +2148,7 @@ export interface TokenList {
 /**
  * Represents a token without its text: times in UTC, null for one that never was or never will be.
  *
- * `agents` are globs, null for all. `created_by` is the caller as the audit names it; `last_used` is exact to a minute. `expired` is true once `expires_at` is over.
+ * `agents` are globs, null for all. `tenant` is null for a token of the owner. `created_by` is the caller as the audit names it; `last_used` is exact to a minute. `expired` is true once `expires_at` is over.
  */
 export interface TokenRecord {
   name: string;
@@ -1979,6 +2159,7 @@ export interface TokenRecord {
   expires_at?: string | null;
   last_used?: string | null;
   expired?: boolean;
+  tenant?: string | null;
 }
 
 /** Names the tokens that are valid no more. */
@@ -2020,13 +2201,14 @@ export interface Value {
   value: unknown;
 }
 
-/** Describes the caller: its token or its process, its rights, its agents (globs, null for all), and the face it came through. */
+/** Describes the caller: its token or its process, its rights, its agents (globs, null for all), its tenant, and the face it came through. */
 export interface Whoami {
   name: string;
   rights: "admin" | "operate" | "read";
   agents?: Array<string> | null;
   via?: "http" | "socket";
   token?: string | null;
+  tenant?: string | null;
 }
 
 /**
@@ -2444,6 +2626,21 @@ export class Corral extends Connection {
     return this.request("POST", "/api/v1/agents/{name}/wake", [], args, options) as Promise<AgentsChanged>;
   }
 
+  /** Lists the open questions of tasks, the oldest first; with `ended` those that have ended, the newest first. */
+  listApprovals(args: { agent?: string; task?: string; ended?: boolean; limit?: number } = {}, options?: RequestOptions): Promise<Approvals> {
+    return this.request("GET", "/api/v1/approvals", ["agent","task","ended","limit"], args, options) as Promise<Approvals>;
+  }
+
+  /** Returns a question of a task, with its answer where it has one. */
+  showApproval(args: { approval: number }, options?: RequestOptions): Promise<Approval> {
+    return this.request("GET", "/api/v1/approvals/{approval}", [], args, options) as Promise<Approval>;
+  }
+
+  /** Answers an open question of a task, which goes on with the answer; the first answer counts. */
+  answerApproval(args: { approval: number } & ApprovalAnswerParamsWithoutApproval, options?: RequestOptions): Promise<Approval> {
+    return this.request("POST", "/api/v1/approvals/{approval}/answer", [], args, options) as Promise<Approval>;
+  }
+
   /** Lists audit records, oldest first: the newest `n`, or those after `since`; `next` is the next `before`, or `since`. */
   listAudit(args: { since?: number; before?: number; since_time?: number; until_time?: number; n?: number; actions?: Array<string>; name?: string } = {}, options?: RequestOptions): Promise<AuditPage> {
     return this.request("GET", "/api/v1/audit", ["since","before","since_time","until_time","n","actions","name"], args, options) as Promise<AuditPage>;
@@ -2639,7 +2836,7 @@ export class Corral extends Connection {
     return this.request("POST", "/api/v1/mcp/tools/{name}/call", [], args, options) as Promise<Record<string, unknown>>;
   }
 
-  /** Returns the size of sessions and keys by agent, and the bytes of them in the daemon's memory. */
+  /** Returns the size of sessions and keys by agent, without expired ones, and the bytes of them in the daemon's memory. */
   memoryStats(args: { agent?: string } = {}, options?: RequestOptions): Promise<MemoryStatistics> {
     return this.request("GET", "/api/v1/memory", ["agent"], args, options) as Promise<MemoryStatistics>;
   }
@@ -2647,6 +2844,11 @@ export class Corral extends Connection {
   /** Removes at once the sessions and keys that have expired, of an agent or of all; returns how many of each. */
   cleanUpMemory(args: MemoryCleanupParams = {}, options?: RequestOptions): Promise<MemoryRemoved> {
     return this.request("POST", "/api/v1/memory/cleanup", [], args, options) as Promise<MemoryRemoved>;
+  }
+
+  /** Lists the memory pools: their limits, the size of their sessions and keys, and the agents in them. */
+  memoryPools(options?: RequestOptions): Promise<MemoryPools> {
+    return this.request("GET", "/api/v1/memory/pools", [], {}, options) as Promise<MemoryPools>;
   }
 
   /** Returns keys and values of an agent that contain a text, the newest first. */
@@ -2849,6 +3051,11 @@ export class Corral extends Connection {
     return this.request("GET", "/api/v1/sessions/{agent}/{session}", ["last"], args, options) as Promise<SessionShown>;
   }
 
+  /** Sets the time after which a session is gone, from now on; without `ttl_s` only `retention` counts. */
+  expireSession(args: { agent: string; session: string } & MemoryExpireParamsWithoutAgentSession, options?: RequestOptions): Promise<SessionExpiry> {
+    return this.request("POST", "/api/v1/sessions/{agent}/{session}/expire", [], args, options) as Promise<SessionExpiry>;
+  }
+
   /** Returns counts of processes, tasks and tool calls since the daemon started: in total, and of all names or of `names`. */
   getStatistics(args: { names?: Array<string>; selector?: string } = {}, options?: RequestOptions): Promise<Statistics> {
     return this.request("GET", "/api/v1/statistics", ["names","selector"], args, options) as Promise<Statistics>;
@@ -2993,7 +3200,63 @@ export class Corral extends Connection {
     return this.request("GET", "/api/v1/templates", [], {}, options) as Promise<Templates>;
   }
 
-  /** Makes a token with rights, for some agents or all; the answer alone has its text. */
+  /**
+   * Returns one tenant in full: its table, the names of what it has, and the layers that keep it apart.
+   *
+   * A caller that is bound to a tenant names its own, or none.
+   */
+  showTenantDefault(args: { name?: string } = {}, options?: RequestOptions): Promise<TenantShown> {
+    return this.request("GET", "/api/v1/tenant", ["name"], args, options) as Promise<TenantShown>;
+  }
+
+  /** Lists the tenants with their limits and counts; a tenant is told of itself alone. */
+  listTenants(options?: RequestOptions): Promise<Tenants> {
+    return this.request("GET", "/api/v1/tenants", [], {}, options) as Promise<Tenants>;
+  }
+
+  /**
+   * Adds a tenant, or returns the one that is there, whose agents that have given up start again.
+   *
+   * A tenant that is there with other values of the given keys is a Conflict, and so is any with `new`.
+   */
+  addTenant(args: { name: string } & TenantAddParamsWithoutName, options?: RequestOptions): Promise<TenantAdded> {
+    return this.request("PUT", "/api/v1/tenants/{name}", [], args, options) as Promise<TenantAdded>;
+  }
+
+  /**
+   * Ends all of a tenant, then erases what there is of it; the audit alone keeps its records.
+   *
+   * A tenant that the configuration file has is a Conflict: its tables go first.
+   */
+  removeTenant(args: { name: string }, options?: RequestOptions): Promise<TenantRemoved> {
+    return this.request("DELETE", "/api/v1/tenants/{name}", [], args, options) as Promise<TenantRemoved>;
+  }
+
+  /** Changes keys of the table of a tenant at once; a key that is null is as the file or the tier has it again. */
+  setTenant(args: { name: string } & TenantSetParamsWithoutName, options?: RequestOptions): Promise<TenantChanged> {
+    return this.request("PATCH", "/api/v1/tenants/{name}", [], args, options) as Promise<TenantChanged>;
+  }
+
+  /**
+   * Returns one tenant in full: its table, the names of what it has, and the layers that keep it apart.
+   *
+   * A caller that is bound to a tenant names its own, or none.
+   */
+  showTenant(args: { name: string }, options?: RequestOptions): Promise<TenantShown> {
+    return this.request("GET", "/api/v1/tenants/{name}", [], args, options) as Promise<TenantShown>;
+  }
+
+  /** Starts the agents of a suspended tenant that start by themselves, and takes its tasks again; again is harmless. */
+  resumeTenant(args: { name: string }, options?: RequestOptions): Promise<TenantSwitched> {
+    return this.request("POST", "/api/v1/tenants/{name}/resume", [], args, options) as Promise<TenantSwitched>;
+  }
+
+  /** Stops all agents and servers of a tenant, and refuses its tasks and starts until it is resumed; again is harmless. */
+  suspendTenant(args: { name: string }, options?: RequestOptions): Promise<TenantSwitched> {
+    return this.request("POST", "/api/v1/tenants/{name}/suspend", [], args, options) as Promise<TenantSwitched>;
+  }
+
+  /** Makes a token with rights, for some agents or all, of the owner or of a tenant; the answer alone has its text. */
   addToken(args: TokenAddParams, options?: RequestOptions): Promise<NewToken> {
     return this.request("POST", "/api/v1/tokens", [], args, options) as Promise<NewToken>;
   }

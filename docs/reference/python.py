@@ -54,6 +54,7 @@ OWN = frozenset(
         "start",
         "shutdown",
         "events",
+        "exec_command",
         "follow_logs",
         "follow_status",
         "follow_task",

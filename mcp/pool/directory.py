@@ -6,10 +6,13 @@ hint reveals them.
 
 import difflib
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 from ...worker.contract.errors import Conflict, NotFound, PermissionDenied
+from ...worker.contract.names import local_name, tenant_of
 from ..protocol.catalog import (
     FULL,
+    KINDS,
     Access,
     Catalogue,
     Kind,
@@ -20,6 +23,7 @@ from ..protocol.catalog import (
     template_matches,
 )
 from ..protocol.messages import Tool
+from .placement import Share
 
 MAX_NEAR = 3
 """Number of names suggested for one that does not exist."""
@@ -32,96 +36,137 @@ Entry = Mapping[str, object]
 EMPTY = Catalogue()
 
 
+class _View:
+    """Holds the entries that one tenant sees, by exposed name: those of `servers`, by the name that each has there."""
+
+    def __init__(
+        self,
+        servers: Mapping[str, str],
+        catalogues: Mapping[str, Catalogue],
+        denied: Mapping[str, Sequence[str]],
+    ) -> None:
+        self.servers = servers
+        self.names = {full: shown for shown, full in servers.items()}
+        self._catalogues = catalogues
+        self._denied = denied
+
+    @cached_property
+    def tools(self) -> dict[str, tuple[str, Tool]]:
+        """Returns all tools, each with the full name of its server; if two have the same (truncated) name, the first one counts."""
+        tools: dict[str, tuple[str, Tool]] = {}
+        for shown, server in self.servers.items():
+            catalogue = self._catalogues[server]
+            for exposed, tool in exposed_tools(
+                shown, catalogue.tools, self._denied[server]
+            ).items():
+                tools.setdefault(exposed, (server, tool))
+        return tools
+
+    @cached_property
+    def prompts(self) -> dict[str, tuple[str, Entry]]:
+        """Returns all prompts; if two have the same name, the first one counts."""
+        prompts: dict[str, tuple[str, Entry]] = {}
+        for shown, server in self.servers.items():
+            for exposed, prompt in exposed_prompts(shown, self._catalogues[server].prompts).items():
+                prompts.setdefault(exposed, (server, prompt))
+        return prompts
+
+    @cached_property
+    def resources(self) -> dict[str, tuple[str, Entry]]:
+        """Returns all resources by URI, each with the name of its server in this view."""
+        listed = {shown: self._catalogues[full].resources for shown, full in self.servers.items()}
+        return exposed_uris(listed, "uri")
+
+    @cached_property
+    def templates(self) -> dict[str, tuple[str, Entry]]:
+        """Returns all resource templates by URI template, each with the name of its server in this view."""
+        listed = {shown: self._catalogues[full].templates for shown, full in self.servers.items()}
+        return exposed_uris(listed, "uriTemplate")
+
+    def of(self, shown: str) -> Catalogue:
+        """Returns the catalogue of a server, by its name in this view."""
+        return self._catalogues[self.servers[shown]]
+
+
 class Directory:
-    """Holds the catalogues of the servers, in the order in which they were added."""
+    """Holds the catalogues of the servers, in the order in which they were added, and who may see which.
+
+    A tenant sees its own servers, under their short names, and those of the owner that give each sharer a process of
+    its own. The owner sees its own. An access without a tenant (`FULL`) sees all, under their full names.
+    """
 
     def __init__(self) -> None:
         self._catalogues: dict[str, Catalogue] = {}
         self._denied: dict[str, Sequence[str]] = {}
-        self._tools: dict[str, tuple[str, Tool]] | None = None
-        self._prompts: dict[str, tuple[str, Entry]] | None = None
-        self._resources: dict[str, tuple[str, Entry]] | None = None
-        self._templates: dict[str, tuple[str, Entry]] | None = None
+        self._shares: dict[str, Share] = {}
+        self._views: dict[str | None, _View] = {}
 
-    def put(self, server: str, catalogue: Catalogue, denied: Sequence[str] = ()) -> list[Kind]:
-        """Sets the catalogue of a server and its patterns of hidden tools; returns the kinds that changed."""
+    def put(
+        self,
+        server: str,
+        catalogue: Catalogue,
+        denied: Sequence[str] = (),
+        share: Share = "all",
+    ) -> list[Kind]:
+        """Sets the catalogue of a server, its patterns of hidden tools and its share; returns the kinds that changed."""
         before = self._catalogues.get(server, EMPTY)
         kinds = before.differs(catalogue)
         if tuple(self._denied.get(server, ())) != tuple(denied) and "tools" not in kinds:
             kinds.append("tools")
+        if self._shares.get(server, share) != share:
+            kinds = list(KINDS)
         self._catalogues[server] = catalogue
         self._denied[server] = tuple(denied)
-        self._forget()
+        self._shares[server] = share
+        self._views.clear()
         return kinds
 
     def drop(self, server: str) -> list[Kind]:
         """Removes a server; returns the kinds of its entries."""
         self._denied.pop(server, None)
-        self._forget()
+        self._shares.pop(server, None)
+        self._views.clear()
         return self._catalogues.pop(server, EMPTY).differs(EMPTY)
 
     def of(self, server: str) -> Catalogue:
         """Returns the catalogue of a server."""
         return self._catalogues.get(server, EMPTY)
 
-    def _forget(self) -> None:
-        self._tools = self._prompts = self._resources = self._templates = None
+    def view(self, access: Access) -> _View:
+        """Returns the entries in the view of an access."""
+        tenant = access.view
+        view = self._views.get(tenant)
+        if view is None:
+            servers: dict[str, str] = {}
+            own_first = sorted(self._catalogues, key=lambda server: tenant_of(server) != tenant)
+            for full in own_first if tenant else self._catalogues:
+                shown = name_seen(full, self._shares[full], tenant)
+                if shown is not None:
+                    servers.setdefault(shown, full)
+            view = self._views[tenant] = _View(servers, self._catalogues, self._denied)
+        return view
 
-    # -- entries by exposed name
-
-    @property
-    def tools(self) -> dict[str, tuple[str, Tool]]:
-        """Returns all tools; if two have the same (truncated) name, the first one counts."""
-        if self._tools is None:
-            self._tools = {}
-            for server, catalogue in self._catalogues.items():
-                found = exposed_tools(server, catalogue.tools, self._denied[server])
-                for exposed, tool in found.items():
-                    self._tools.setdefault(exposed, (server, tool))
-        return self._tools
-
-    @property
-    def prompts(self) -> dict[str, tuple[str, Entry]]:
-        """Returns all prompts; if two have the same name, the first one counts."""
-        if self._prompts is None:
-            self._prompts = {}
-            for server, catalogue in self._catalogues.items():
-                for exposed, prompt in exposed_prompts(server, catalogue.prompts).items():
-                    self._prompts.setdefault(exposed, (server, prompt))
-        return self._prompts
-
-    @property
-    def resources(self) -> dict[str, tuple[str, Entry]]:
-        """Returns all resources by URI."""
-        if self._resources is None:
-            listed = {name: each.resources for name, each in self._catalogues.items()}
-            self._resources = exposed_uris(listed, "uri")
-        return self._resources
-
-    @property
-    def templates(self) -> dict[str, tuple[str, Entry]]:
-        """Returns all resource templates by URI template."""
-        if self._templates is None:
-            listed = {name: each.templates for name, each in self._catalogues.items()}
-            self._templates = exposed_uris(listed, "uriTemplate")
-        return self._templates
+    def name_in_view(self, server: str, access: Access) -> str | None:
+        """Returns the name of a server in the view of an access; None where that does not see it."""
+        return self.view(access).names.get(server)
 
     def offered(self, kind: Kind, access: Access = FULL) -> list[dict[str, object]]:
         """Returns MCP's objects of one kind within an access, sorted by name."""
+        view = self.view(access)
         if kind == "tools":
             return [
                 {**tool_object(tool), "name": exposed}
-                for exposed, (_, tool) in sorted(self.tools.items())
+                for exposed, (_, tool) in sorted(view.tools.items())
                 if admits(access, exposed, tool.is_read_only)
             ]
         if kind == "prompts":
             return [
                 {**prompt, "name": exposed}
-                for exposed, (_, prompt) in sorted(self.prompts.items())
+                for exposed, (_, prompt) in sorted(view.prompts.items())
                 if admits(access, exposed, True)
             ]
         key = "uri" if kind == "resources" else "uriTemplate"
-        known = self.resources if kind == "resources" else self.templates
+        known = view.resources if kind == "resources" else view.templates
         return [
             {**entry, key: uri}
             for uri, (server, entry) in sorted(known.items())
@@ -132,16 +177,16 @@ class Directory:
         """Returns the tools as records for control clients and agents, sorted by exposed name."""
         return [
             tool_record(exposed, server, tool)
-            for exposed, (server, tool) in sorted(self.tools.items())
+            for exposed, (server, tool) in sorted(self.view(access).tools.items())
             if admits(access, exposed, tool.is_read_only)
         ]
 
     # -- names to entries
 
-    def server_in(self, name: str) -> str | None:
+    def server_in(self, name: str, access: Access = FULL) -> str | None:
         """Returns the server that an exposed name or URI begins with, if there is one."""
-        server, separator, _ = name.partition(SEPARATOR)
-        return server if separator and server in self._catalogues else None
+        shown, separator, _ = name.partition(SEPARATOR)
+        return self.view(access).servers.get(shown) if separator else None
 
     def tool(self, name: str, access: Access) -> tuple[str, Tool]:
         """Returns the server and the tool of a name: an exposed one, or a tool's own name that only one server has.
@@ -151,9 +196,10 @@ class Directory:
             Conflict: several servers have it; `data["candidates"]` has the exposed names.
             PermissionDenied: it is not allowed.
         """
-        flags = {exposed: tool.is_read_only for exposed, (_, tool) in self.tools.items()}
-        own = {exposed: tool.name for exposed, (_, tool) in self.tools.items()}
-        return self.tools[_choose("tool", name, own, flags, access)]
+        tools = self.view(access).tools
+        flags = {exposed: tool.is_read_only for exposed, (_, tool) in tools.items()}
+        own = {exposed: tool.name for exposed, (_, tool) in tools.items()}
+        return tools[_choose("tool", name, own, flags, access)]
 
     def prompt(self, name: str, access: Access) -> tuple[str, str]:
         """Returns the server of a prompt and its own name there.
@@ -161,9 +207,10 @@ class Directory:
         Raises:
             NotFound, Conflict, PermissionDenied: as for `tool`.
         """
-        own = {exposed: str(prompt["name"]) for exposed, (_, prompt) in self.prompts.items()}
+        prompts = self.view(access).prompts
+        own = {exposed: str(prompt["name"]) for exposed, (_, prompt) in prompts.items()}
         exposed = _choose("prompt", name, own, dict.fromkeys(own, True), access)
-        return self.prompts[exposed][0], own[exposed]
+        return prompts[exposed][0], own[exposed]
 
     def resource(self, uri: str, access: Access) -> tuple[str, str]:
         """Returns the server of a resource and its own URI there.
@@ -174,16 +221,22 @@ class Directory:
         Raises:
             NotFound, Conflict, PermissionDenied: as for `tool`.
         """
-        for known, key in ((self.resources, "uri"), (self.templates, "uriTemplate")):
+        view = self.view(access)
+        shown, own = self._resource(uri, access, view)
+        return view.servers[shown], own
+
+    def _resource(self, uri: str, access: Access, view: _View) -> tuple[str, str]:
+        for known, key in ((view.resources, "uri"), (view.templates, "uriTemplate")):
             found = known.get(uri)
             if found is not None:
                 return _admitted_uri(access, found[0], str(found[1][key]), uri)
-        server = self.server_in(uri)
-        if server is not None:
-            return _admitted_uri(access, server, uri.partition(SEPARATOR)[2], uri)
-        listing = [name for name in self._catalogues if self._lists(name, uri)]
-        fitting = listing or [name for name in self._catalogues if self._fits(name, uri)]
-        having = fitting or [name for name in self._catalogues if _has_resources(self.of(name))]
+        named, separator, rest = uri.partition(SEPARATOR)
+        if separator and named in view.servers:
+            return _admitted_uri(access, named, rest, uri)
+        servers = view.servers
+        listing = [name for name in servers if _lists(view.of(name), uri)]
+        fitting = listing or [name for name in servers if _fits(view.of(name), uri)]
+        having = fitting or [name for name in servers if _has_resources(view.of(name))]
         allowed = [name for name in having if _admits_uri(access, name, uri)]
         if len(allowed) == 1 and (fitting or len(having) == 1):
             return allowed[0], uri
@@ -197,12 +250,29 @@ class Directory:
         near = difflib.get_close_matches(uri, visible, MAX_NEAR)
         raise NotFound(f'cannot find resource "{uri}"', uri=uri, near=near)
 
-    def _lists(self, server: str, uri: str) -> bool:
-        return any(each.get("uri") == uri for each in self.of(server).resources)
 
-    def _fits(self, server: str, uri: str) -> bool:
-        templates = (each.get("uriTemplate") for each in self.of(server).templates)
-        return any(isinstance(each, str) and template_matches(each, uri) for each in templates)
+def name_seen(server: str, share: Share, tenant: str | None) -> str | None:
+    """Returns the name under which a tenant sees a server, None where it does not; the one place that decides it.
+
+    Args:
+        server: its full name.
+        share: the unit that has processes of its own.
+        tenant: "" for the owner; None for a view of all servers.
+    """
+    if tenant is None:
+        return server
+    if tenant_of(server) == tenant:
+        return local_name(server)
+    return server if not tenant_of(server) and share != "all" else None
+
+
+def _lists(catalogue: Catalogue, uri: str) -> bool:
+    return any(each.get("uri") == uri for each in catalogue.resources)
+
+
+def _fits(catalogue: Catalogue, uri: str) -> bool:
+    templates = (each.get("uriTemplate") for each in catalogue.templates)
+    return any(isinstance(each, str) and template_matches(each, uri) for each in templates)
 
 
 def may_admit(access: Access, exposed: str) -> bool:

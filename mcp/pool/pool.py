@@ -25,6 +25,7 @@ from ...worker.contract.errors import (
     Timeout,
     ToolFailed,
 )
+from ...worker.contract.names import qualified
 from ..protocol.caller import NOBODY, Caller
 from ..protocol.catalog import FULL, KINDS, Access, Catalogue, Kind, admits, concerns
 from ..protocol.messages import CALL, COMPLETE, GET_PROMPT, READ, Tool
@@ -98,7 +99,7 @@ class Pool:
         if backend.name in self._entries:
             raise Conflict(f'cannot add MCP server "{backend.name}": the name is taken')
         self._entries[backend.name] = Dispatcher(backend)
-        self._directory.put(backend.name, backend.catalogue, backend.denied_tools)
+        self._directory.put(backend.name, backend.catalogue, backend.denied_tools, backend.share)
         known = backend.catalogue.is_known
         self._notify(self._directory.of(backend.name).differs(Catalogue()) if known else KINDS)
 
@@ -123,7 +124,8 @@ class Pool:
         if entry is not None:
             backend = entry.backend
             earlier = self._directory.of(name)
-            self._notify(self._directory.put(name, backend.catalogue, backend.denied_tools))
+            facts = (backend.catalogue, backend.denied_tools, backend.share)
+            self._notify(self._directory.put(name, *facts))
             if earlier is not backend.catalogue:
                 self._validators.forget(earlier.tools)
 
@@ -145,6 +147,12 @@ class Pool:
         for entry in self._entries.values():
             if entry.backend.share == "agent":
                 entry.end(sharer)
+
+    def end_tenant(self, tenant: str) -> None:
+        """Ends the processes that this tenant has alone; a later call starts them again."""
+        for entry in self._entries.values():
+            if entry.backend.share == "tenant":
+                entry.end(tenant)
 
     async def close(self) -> None:
         """Ends timers and subscriptions."""
@@ -175,6 +183,11 @@ class Pool:
         )
 
     # -- lists
+
+    def concerned(self, access: Access) -> list[str]:
+        """Returns the servers that an access sees, and of which it admits any tool."""
+        seen = self._directory.view(access).names
+        return sorted(full for full, shown in seen.items() if concerns(access, shown))
 
     def tools(self, access: Access = FULL) -> list[dict[str, object]]:
         """Returns the records of known and allowed tools, sorted by exposed name; starts no server."""
@@ -311,7 +324,7 @@ class Pool:
     ) -> Target:
         """Resolves a request, after starting the servers without a known catalogue that it could concern."""
         name = _name_in(method, params)
-        server = self._directory.server_in(name)
+        server = self._directory.server_in(name, access)
         if server is not None:
             if method == CALL and not may_admit(access, name):
                 raise not_allowed(name)
@@ -321,8 +334,9 @@ class Pool:
         try:
             return self._target(method, name, params, access)
         except NotFound:
-            unknown = [each for each in self._entries if not self._directory.of(each).is_known]
-            asked = [each for each in unknown if concerns(access, each)]
+            view = self._directory.view(access)
+            unknown = [each for each in view.names if not self._directory.of(each).is_known]
+            asked = [each for each in unknown if concerns(access, view.names[each])]
             # A server that cannot be started does not take part in the resolution.
             if asked:
                 await within(deadline, self.list_servers(asked), lambda: _not_in_time(name))
@@ -400,7 +414,9 @@ class Pool:
         if timeout_s is not None:
             deadline = asyncio.get_running_loop().time() + timeout_s
         name = params.get("name")
-        found = self._directory.tools.get(name) if method == CALL and type(name) is str else None
+        found = None
+        if method == CALL and type(name) is str:
+            found = self._directory.view(access).tools.get(name)
         if found is not None and (
             access is FULL or admits(access, str(name), found[1].is_read_only)
         ):
@@ -588,7 +604,7 @@ def _sharer(share: Share, caller: Caller) -> str | None:
     """Returns the sharer of a caller's processes; None where all callers share them."""
     if share == "all":
         return None
-    return caller.tenant if share == "tenant" else caller.sharer
+    return caller.tenant if share == "tenant" else qualified(caller.sharer, caller.tenant)
 
 
 def _not_in_time(name: str) -> Timeout:

@@ -62,13 +62,23 @@ class Access(msgspec.Struct, frozen=True):
     """Limits the tools that a caller may list and call, by exposed name.
 
     `allowed` None allows all and `()` none; `denied` takes precedence; with `read_only` only tools marked
-    `readOnlyHint` are allowed. `within` is a second access that has to admit a name as well: a task's.
+    `readOnlyHint` are allowed. `within` is a second access that has to admit a name as well: a task's. `tenant` is the
+    view that names are of: the servers that this tenant may use, "" for the owner's own; None leaves that to `within`,
+    and where no access says it, all servers are seen, under their full names.
     """
 
     allowed: tuple[str, ...] | None = None
     denied: tuple[str, ...] = ()
     read_only: bool = False
     within: "Access | None" = None
+    tenant: str | None = None
+
+    @property
+    def view(self) -> str | None:
+        """Returns the tenant whose view it is; "" is the owner's, None that of all servers."""
+        if self.tenant is not None or self.within is None:
+            return self.tenant
+        return self.within.view
 
     def admits(self, exposed: str, *, is_read_only: bool) -> bool:
         """Returns True if a tool of this exposed name may be listed and called."""
@@ -83,6 +93,9 @@ class Access(msgspec.Struct, frozen=True):
 FULL = Access()
 """Access to all entries."""
 
+OWNERS = Access(tenant="")
+"""Access to all entries of the owner's servers."""
+
 
 @lru_cache(maxsize=8192)
 def admits(access: Access, exposed: str, is_read_only: bool) -> bool:
@@ -91,7 +104,10 @@ def admits(access: Access, exposed: str, is_read_only: bool) -> bool:
 
 
 def concerns(access: Access, server: str) -> bool:
-    """Returns True if any tool of a server could be admitted: a server without one is not started for a list or a name."""
+    """Returns True if any tool of a server could be admitted: a server without one is not started for a list or a name.
+
+    `server` is its name in the view of the access.
+    """
     patterns = access.allowed
     # An exposed name that is too long has a hash in place of its end, and of a long server name's.
     beginning = f"{server}__"[: MAX_EXPOSED_CHARACTERS - HASH_CHARACTERS - 1]

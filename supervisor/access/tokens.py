@@ -2,7 +2,7 @@
 
 The text of a token exists in the answer to the call that made it, and nowhere else. A look-up finds the digest of
 what was sent, and compares it in constant time. A removed, replaced or expired token is none from the next
-look-up on. Times are seconds of the Unix epoch, since an end has to survive the daemon.
+look-up on. A token of a tenant has its full name, and is none while there is no such tenant. Times are seconds of the Unix epoch, since an end has to survive the daemon.
 """
 
 import hmac
@@ -24,9 +24,11 @@ from ...worker.contract.errors import (
     NotFound,
     ResourceLimitExceeded,
 )
+from ...worker.contract.names import tenant_of
 from ...worker.control.access import NewToken, Rights, TokenRecord
 from ..store.sealed import seal, unseal
 from ..store.store import LAST_MOMENT, Store
+from .scope import bound
 
 PREFIX = "corral_"
 """Beginning of a token's text, by which scanners of repositories know one."""
@@ -48,13 +50,23 @@ logger = logging.getLogger(__name__)
 class Grant(Struct, frozen=True, kw_only=True):
     """Represents what a token permits.
 
-    `agents` are globs of the agents that its holder may know; None for all.
+    `agents` are globs of the agents that its holder may know; None for all, or for all of its tenant.
     """
 
     name: str
     rights: Rights
     agents: tuple[str, ...] | None = None
     expires_at: float | None = None
+
+    @property
+    def tenant(self) -> str:
+        """Returns the tenant that it belongs to; "" for the owner's view."""
+        return tenant_of(self.name)
+
+    @property
+    def globs(self) -> Sequence[str] | None:
+        """Returns the globs of the agents that its holder may know, those of its tenant alone where it has one; None for all."""
+        return bound(self.agents, self.tenant)
 
 
 class Kept(Struct, frozen=True, kw_only=True):
@@ -82,11 +94,18 @@ class Tokens:
     Args:
         store: keeps them.
         clock: returns the Unix time.
+        is_tenant: returns whether there is a tenant of a name.
     """
 
-    def __init__(self, store: Store, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Callable[[], float] = time.time,
+        is_tenant: Callable[[str], bool] = lambda _: False,
+    ) -> None:
         self._store = store
         self._clock = clock
+        self._is_tenant = is_tenant
         self._kept: dict[str, Kept] = {}
         self._fixed: list[Entry] = []
         self._ended: set[str] = set()  # not valid, though the store may still have them
@@ -122,7 +141,7 @@ class Tokens:
         entries = [entry for entry in self._entries.values() if entry.grant.name == name]
         now = self._clock()
         valid = (entry.grant for entry in entries if entry.until is None or now < entry.until)
-        return next(valid, None)
+        return next((grant for grant in valid if self._is_owned(grant)), None)
 
     def find(self, token: str) -> Grant | None:
         """Returns what a token permits now; None if it is none, or is valid no more."""
@@ -134,7 +153,7 @@ class Tokens:
         if entry is None or not hmac.compare_digest(entry.digest, digest):
             return None
         now = self._clock()
-        if entry.until is not None and now >= entry.until:
+        if (entry.until is not None and now >= entry.until) or not self._is_owned(entry.grant):
             return None
         self._note_use(entry.grant.name, now)
         return entry.grant
@@ -224,12 +243,17 @@ class Tokens:
         self._used.pop(name, None)
         self._index()
 
-    def list(self) -> list[TokenRecord]:
-        """Returns all kept tokens, by name."""
+    def list(self, tenant: str | None = None) -> list[TokenRecord]:
+        """Returns the kept tokens by name: all, or those of one tenant."""
         now = self._clock()
-        return [self._record(self._kept[name], now) for name in sorted(self._kept)]
+        names = sorted(n for n in self._kept if tenant is None or tenant_of(n) == tenant)
+        return [self._record(self._kept[name], now) for name in names]
 
     # -- helpers
+
+    def _is_owned(self, grant: Grant) -> bool:
+        """Returns whether the tenant of a token is there; that of the owner always is."""
+        return not grant.tenant or self._is_tenant(grant.tenant)
 
     def _of(self, name: str) -> Kept:
         kept = self._kept.get(name)
@@ -269,6 +293,7 @@ class Tokens:
             name=grant.name,
             rights=grant.rights,
             agents=None if grant.agents is None else list(grant.agents),
+            tenant=grant.tenant or None,
             created_at=_stamp(kept.created_at),
             created_by=kept.created_by,
             expires_at=None if grant.expires_at is None else _stamp(grant.expires_at),
@@ -305,4 +330,5 @@ def _stamp(moment: float) -> str:
 
 
 def _not_found(name: str, known: Iterable[str]) -> NotFound:
-    return NotFound(f'cannot find token "{name}"', name=name, known=sorted(known))
+    own = sorted(each for each in known if tenant_of(each) == tenant_of(name))
+    return NotFound(f'cannot find token "{name}"', name=name, known=own)

@@ -14,9 +14,11 @@ from ..config.spec import Config, Spec
 from ..lifecycle.cordon import Unschedulable
 from ..overrides.overrides import Overrides
 from ..process.parent import Exit
+from ..quotas.room import TenantGate, TenantRoom
 from ..revisions.revisions import Revisions
 from ..supervision.shared import Shared
 from ..supervision.worker_supervisor import Service, WorkerSupervisor
+from ..tenancy.tenants import Tenants
 from .agent import Agent
 from .changes import SpecChanges
 from .emergency_stop import EmergencyStopSwitch
@@ -37,17 +39,27 @@ logger = logging.getLogger(__name__)
 class Agents:
     """Holds the agents and MCP servers of one daemon by name, and offers the operations on them."""
 
-    def __init__(self, shared: Shared, config: Config, service: Service, pool: Pool) -> None:
+    def __init__(
+        self,
+        shared: Shared,
+        config: Config,
+        service: Service,
+        pool: Pool,
+        tenants: Tenants,
+        gate: TenantGate | None = None,
+    ) -> None:
         table, bus = AgentTable(shared.store), shared.bus
         self.revisions = revisions = Revisions(shared.store, bus)
         tools = ToolCache(shared.store, bus, pool)
         self.shared = shared
+        self.tenants = tenants
         self.registry = registry = Registry(config)
         self.agents = registry.agents
         self.overrides = overrides = Overrides(revisions, config)
-        self.groups = Groups(bus, revisions, overrides, registry)
+        self.groups = Groups(bus, revisions, overrides, registry, tenants)
         self.emergency = EmergencyStopSwitch(table, bus)
-        self.startup = Startup(registry, self.emergency, bus)
+        room = TenantRoom(registry, gate)
+        self.startup = Startup(registry, self.emergency, bus, tenants, room)
         self.operations = Operations(shared, registry, self.startup, self.emergency)
         self.replicas = Replicas(
             shared, service, registry, revisions, self.startup, self.operations, tools
@@ -67,11 +79,13 @@ class Agents:
             self.groups,
             self.emergency,
             self.startup,
+            room,
             self.operations,
             self.replicas,
             tools,
             self.servers,
             changes,
+            tenants,
         )
         self.reload = Reload(
             shared,
@@ -79,11 +93,13 @@ class Agents:
             self.groups,
             self.emergency,
             self.startup,
+            room,
             self.replicas,
             self.membership,
             changes,
             revisions,
             overrides,
+            tenants,
         )
 
     @property

@@ -17,6 +17,7 @@ from ..events.bus import Bus
 from ..overrides.overrides import Overrides
 from ..revisions.record import Cause, Draft
 from ..revisions.revisions import Revisions
+from ..tenancy.tenants import Tenants
 from .registry import Registry
 from .table import Entry
 
@@ -33,10 +34,16 @@ class Groups:
         revisions: their tables in the store.
         overrides: which tables of the file are overridden.
         registry: the existing agents and servers; gets these names, too.
+        tenants: those that a name may belong to.
     """
 
     def __init__(
-        self, bus: Bus, revisions: Revisions, overrides: Overrides, registry: Registry
+        self,
+        bus: Bus,
+        revisions: Revisions,
+        overrides: Overrides,
+        registry: Registry,
+        tenants: Tenants,
     ) -> None:
         self.by_name = registry.groups
         self.under_way = Counter[str]()
@@ -46,6 +53,7 @@ class Groups:
         self._overrides = overrides
         self._specs = registry.specs
         self._registry = registry
+        self._tenants = tenants
 
     def of(self, name: str, kind: str) -> Group:
         """Returns the team or workflow (`kind`) of that name.
@@ -87,6 +95,7 @@ class Groups:
                 self._bus.publish("config.shadowed", agent=entry.name, reason=reason)
                 continue
             try:
+                self._tenants.check_known(entry.name)
                 waiting[entry.name] = decode_group(
                     entry.name, entry.table, kind=entry.kind, source=STORE
                 )
@@ -117,10 +126,12 @@ class Groups:
 
         Raises:
             Conflict: a name is taken.
+            NotFound: there is no tenant of a name.
             InvalidParams: a table is not valid, or names one that does not exist.
             Overloaded: the store takes nothing now.
         """
         for name in tables:
+            self._tenants.check_known(name)
             self.check_free(name, "add")
             if (taken := self._specs().get(name)) is not None:
                 has = "MCP server" if taken.kind == "mcp" else "agent"

@@ -149,7 +149,7 @@ class ServerProcess:
     def end(self) -> None:
         """Ends it, without waiting; a later call starts it again."""
         self.supervisor.job.cancel()
-        self.supervisor.send(Stop(reason="the agent that had it alone was removed"))
+        self.supervisor.send(Stop(reason="the agent or the tenant that had it alone was removed"))
 
     def note(self, *, is_busy: bool) -> None:
         """Takes note that it has work, or has none left."""
@@ -306,6 +306,10 @@ class McpServers:
     def end_of(self, agent: str) -> None:
         """Ends the processes that a removed agent had alone: its state in them is not for another of its name."""
         self._pool.end(agent)
+
+    def end_of_tenant(self, tenant: str) -> None:
+        """Ends the processes that a tenant had alone, of which no agent is left; "" is the owner."""
+        self._pool.end_tenant(tenant)
 
     def changed(self, supervisor: WorkerSupervisor) -> None:
         """Wakes the calls that wait for a server's worker, which has changed its state."""

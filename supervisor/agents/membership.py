@@ -8,12 +8,14 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
 
 from ...worker.contract.errors import Conflict, CorralError
+from ...worker.contract.names import tenant_of
 from ..config.loader import decode_agent, expanded_table, group_table, to_table
 from ..config.references import check_addresses, check_requires
 from ..config.sources import Variables
@@ -21,11 +23,13 @@ from ..config.spec import BUILT_IN, Spec, changed, kind_of_group
 from ..config.template_spec import merge
 from ..decoding.decoder import STORE
 from ..overrides.overrides import Override, Overrides, base_of, in_file_form
+from ..quotas.room import TenantRoom
 from ..revisions.decision import InForce
 from ..revisions.record import Cause, Draft, Kind, Revision
 from ..revisions.revisions import Revisions
 from ..supervision.shared import Shared
 from ..supervision.worker_supervisor import Service, WorkerSupervisor
+from ..tenancy.tenants import Tenants
 from .agent import Agent, processes_of
 from .changes import SpecChanges
 from .emergency_stop import EmergencyStopSwitch
@@ -34,7 +38,7 @@ from .mcp_server import McpServers
 from .operations import Operations
 from .registry import Registry, was_removed
 from .replicas import Replicas, seen_through
-from .startup import Startup, idle_count
+from .startup import Startup, idle_counts
 from .table import AgentTable, Entry
 from .tool_cache import ToolCache
 
@@ -72,11 +76,13 @@ class Membership:
         groups: Groups,
         emergency: EmergencyStopSwitch,
         startup: Startup,
+        room: TenantRoom,
         operations: Operations,
         replicas: Replicas,
         tools: ToolCache,
         servers: McpServers,
         changes: SpecChanges,
+        tenants: Tenants,
     ) -> None:
         self._shared = shared
         self._service = service
@@ -88,11 +94,13 @@ class Membership:
         self._groups = groups
         self._emergency = emergency
         self._startup = startup
+        self._room = room
         self._operations = operations
         self._replicas = replicas
         self._tools = tools
         self._servers = servers
         self._changes = changes
+        self._tenants = tenants
         self._setting = asyncio.Lock()
         self._unfinished: list[Spec] = []
 
@@ -199,6 +207,7 @@ class Membership:
             )
             return
         try:
+            self._tenants.check_known(name)
             spec = self._decode(addition_of(entry))
             self._registry.check_worker_ids([spec], self._registry.config.groups)
             self.insert(spec, added=True)
@@ -220,6 +229,7 @@ class Membership:
             variables=None if environment is None else Variables(environment, {}),
             templates=self._registry.config.templates,
             stores=self._registry.config.stores,
+            pools=self._registry.config.pools,
         )
 
     def insert(self, spec: Spec, *, added: bool = False) -> Agent:
@@ -277,17 +287,22 @@ class Membership:
 
         Raises:
             Conflict: a name is taken, twice there, or an emergency stop is in force and they are to start.
+            NotFound, PermissionDenied: there is no such tenant, or it is suspended.
             InvalidParams: a table is not valid, or requires one that does not exist.
             ResourceLimitExceeded: there is no room for their workers.
         """
         self._startup.check_may_start(())
         if start:
             self._emergency.check("start anything")
+        for addition in additions:
+            self._tenants.check_known(addition.name)
+            self._tenants.check_active(addition.name, "add")
         checked = self._checked(additions, replacing)
         changes = [spec for spec in checked if spec.name in self._agents]
         specs = [spec for spec in checked if spec.name not in self._agents]
-        needs = {spec.name: processes_of(spec) if start else 0 for spec in specs}
-        self._startup.check_capacity(sum(needs.values()) + self._idle_required(specs, start))
+        if start:
+            needs = Counter({spec.name: processes_of(spec) for spec in specs})
+            self._startup.check_capacity(needs + self._idle_required(specs))
         drafts = [self.draft(spec, cause) for spec in checked]
         agents = [self.insert(spec, added=True) for spec in specs]  # so that the names are taken
         supervisors = [supervisor for agent in agents for supervisor in agent.supervisors]
@@ -468,6 +483,7 @@ class Membership:
     def _checked(self, additions: Sequence[Addition], replacing: Collection[str]) -> list[Spec]:
         for n, addition in enumerate(additions):
             name = addition.name
+            self._tenants.check_known(name)
             if name in self._agents and name not in replacing:
                 has = "MCP server" if self._agents[name].spec.kind == "mcp" else "agent"
                 text = f'cannot add "{name}": the name is taken by an {has}'
@@ -476,6 +492,7 @@ class Membership:
             if any(name == each.name for each in additions[:n]):
                 raise Conflict(f'cannot add "{name}": the name is there twice', name=name)
         specs = [self._decode(addition) for addition in additions]
+        self._room.check_names(spec.name for spec in specs)
         self._registry.check_worker_ids(specs)
         present = self._registry.specs()
         wanted = {**present, **{spec.name: spec for spec in specs}}
@@ -492,12 +509,12 @@ class Membership:
                     )
         return specs
 
-    def _idle_required(self, specs: Iterable[Spec], start: bool) -> int:
+    def _idle_required(self, specs: Iterable[Spec]) -> Counter[str]:
         names = {name for spec in specs for name in spec.requires if name in self._agents}
         supervisors = [
             supervisor for name in names for supervisor in self._agents[name].supervisors
         ]
-        return idle_count(self._startup.needed(supervisors)) if start else 0
+        return idle_counts(self._startup.needed(supervisors))
 
     async def _start_added(self, agents: Iterable[Agent], wait: bool) -> dict[str, CorralError]:
         failures: dict[str, CorralError] = {}
@@ -595,6 +612,9 @@ class Membership:
                 self._servers.remove(agent.name)
             else:
                 self._servers.end_of(agent.name)
+        kept = {tenant_of(name) for name, each in self._agents.items() if each.spec.kind == "agent"}
+        for tenant in {tenant_of(agent.name) for agent in agents} - kept:
+            self._servers.end_of_tenant(tenant)
         for agent in agents:
             self._shared.zygotes.forget(agent.name)
             self._service.removed(agent.name)

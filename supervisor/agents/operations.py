@@ -25,7 +25,7 @@ from .await_state import (
 )
 from .emergency_stop import EmergencyStopSwitch
 from .registry import Registry
-from .startup import Startup, idle_count
+from .startup import Startup, idle_counts
 
 STOP_MARGIN_S = 30.0
 """Seconds beyond the grace period after which a stop has failed: the kernel cannot end a process."""
@@ -230,7 +230,7 @@ class Operations:
         """
         self._startup.check_may_start(())
         needed = self._startup.needed(k for k in supervisors if k.worker.wanted and rests(k.worker))
-        self._startup.check_capacity(idle_count(needed))
+        self._startup.check_capacity(idle_counts(needed))
         self._startup.begin(needed)
         for supervisor in supervisors:
             self._shared.bus.publish(

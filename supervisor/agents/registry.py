@@ -4,9 +4,10 @@ Finds agents and workers, routes the launcher's reports to them, counts processe
 """
 
 import contextlib
-from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Collection, Generator, Iterable, Sequence
 
 from ...worker.contract.errors import InvalidParams, NotFound
+from ...worker.contract.names import qualified
 from ..config.labels import chosen, is_glob
 from ..config.references import check_worker_ids, workers_max
 from ..config.spec import Config, Group, Spec, kind_of_group
@@ -30,6 +31,11 @@ class Registry:
         self.draining = False
 
     # -- look-up
+
+    @property
+    def names(self) -> Collection[str]:
+        """Returns the names of all agents and servers."""
+        return self.agents.keys()
 
     def specs(self) -> dict[str, Spec]:
         """Returns the specs of all agents and servers by name; of one that is being changed, the one to come."""
@@ -165,9 +171,22 @@ class Registry:
         found = filter(None, map(self.agents.get, agent.spec.requires))  # one may be gone by now
         return [supervisor for each in found for supervisor in each.supervisors]
 
-    def active(self) -> int:
-        """Counts the workers and servers that have, or are about to have, processes."""
-        return len([each for each in self.lives() if each.takes_room])
+    def active(self, tenant: str | None = None) -> int:
+        """Counts the workers and servers that have, or are about to have, processes: all, or those of a tenant."""
+        if tenant is None:
+            return len([each for each in self.lives() if each.takes_room])
+        start = qualified("", tenant)
+        return sum(
+            each.takes_room
+            for name, agent in self.agents.items()
+            if name.startswith(start)
+            for each in agent.lives
+        )
+
+    def counted(self, tenant: str) -> int:
+        """Counts what `max_agents` of a tenant limits: its agents and servers, or its active workers if they are more."""
+        start = qualified("", tenant)
+        return max(sum(name.startswith(start) for name in self.agents), self.active(tenant))
 
     # -- reports of the launcher
 

@@ -17,10 +17,12 @@ from ..config.references import check_addresses, check_requires, check_worker_id
 from ..config.spec import BUILT_IN, Config, Spec, kind_of_group
 from ..decoding.decoder import STORE
 from ..overrides.overrides import Overrides
+from ..quotas.room import TenantRoom
 from ..revisions.decision import BY_FILE
 from ..revisions.record import Cause, Draft
 from ..revisions.revisions import Recording, Revisions
 from ..supervision.shared import Shared
+from ..tenancy.tenants import Tenants
 from .agent import Agent, processes_of
 from .changes import SpecChanges
 from .emergency_stop import EmergencyStopSwitch
@@ -43,11 +45,13 @@ class Reload:
         groups: Groups,
         emergency: EmergencyStopSwitch,
         startup: Startup,
+        room: TenantRoom,
         replicas: Replicas,
         membership: Membership,
         changes: SpecChanges,
         revisions: Revisions,
         overrides: Overrides,
+        tenants: Tenants,
     ) -> None:
         self._shared = shared
         self._registry = registry
@@ -55,9 +59,11 @@ class Reload:
         self._groups = groups
         self._emergency = emergency
         self._startup = startup
+        self._room = room
         self._replicas = replicas
         self._membership = membership
         self._changes = changes
+        self._tenants = tenants
         self._revisions = revisions
         self._overrides = overrides
         self._on_reload: list[Callable[[Config], None]] = []
@@ -79,7 +85,10 @@ class Reload:
                 gone or does not fit it any more, or a store of it is gone; or a table that overrides the file's does not
                 fit the rest of it.
             Conflict: a name would be the id of a worker, too.
+            ResourceLimitExceeded: a tenant would have more agents than its limit.
         """
+        if not dry_run:
+            await self._tenants.prepare(config.tenants)
         file, (config, ended) = config, self._overrides.overlaid(config)
         specs = self._registry.specs()
         from_file = frozenset(
@@ -91,6 +100,7 @@ class Reload:
         kept = {name: spec for name, spec in specs.items() if name not in planned.removed}
         present = {n: s for n, s in config.agents.items() if not s.disabled} | derived
         wanted = {**kept, **present}
+        self._room.check_names(planned.added, going=planned.removed, config=config)
         check_requires(wanted)
         planned = replace(planned, **self._groups.planned(config.groups, wanted))
         groups = self._groups.following(config.groups).values()
@@ -177,7 +187,7 @@ class Reload:
             logger.warning("cannot record the revisions of a reload: %s", error)
 
     def _derived(self, config: Config) -> dict[str, Spec]:
-        """Returns the agents that were added at run time and have a template or a store that has changed, as they become."""
+        """Returns the agents that were added at run time and have a template, a store or a pool that has changed, as they become."""
         before = self._registry.config
         return {
             agent.name: decode_agent(
@@ -189,6 +199,7 @@ class Reload:
                 directory="/",
                 templates=config.templates,
                 stores=config.stores,
+                pools=config.pools,
             )
             for agent in self._agents.values()
             if agent.added
@@ -219,8 +230,10 @@ class Reload:
 
 
 def _is_affected(spec: Spec, before: Config, after: Config) -> bool:
-    """Returns whether the template or a store of an agent differs between two configurations."""
+    """Returns whether the template or a store of an agent differs between two configurations, or its pool is gone."""
     template = spec.template
     if template is not None and after.templates.get(template) != before.templates.get(template):
+        return True
+    if spec.memory.pool is not None and spec.memory.pool not in after.pools:
         return True
     return any(after.stores.get(name) != before.stores.get(name) for name in spec.stores)

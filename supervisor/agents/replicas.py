@@ -124,7 +124,7 @@ class Replicas:
         """
         async with self._registry.changing(agent):
             self._startup.check_may_start(())
-            self._startup.check_capacity(1)
+            self._startup.check_capacity({agent.name: 1})
             before = len(agent.supervisors)
             most = agent.spec.instances.maximum + agent.spec.spares
             free = self._registry.workers_max(agent.name)
@@ -169,7 +169,7 @@ class Replicas:
     async def _grow(self, agent: Agent, more: int, wait: bool) -> None:
         wanted = agent.wanted or not (agent.supervisors or agent.held)
         if wanted:
-            self._startup.check_capacity(more)
+            self._startup.check_capacity({agent.name: more})
         first = len(agent.supervisors)
         new = self._append(agent, more)
         if wanted:

@@ -7,6 +7,7 @@ here until there is some.
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
@@ -17,11 +18,14 @@ from ...worker.contract.errors import (
     ResourceLimitExceeded,
     ShuttingDown,
 )
+from ...worker.contract.names import tenant_of
 from ..events.bus import Bus
 from ..lifecycle import job, state_machine
 from ..lifecycle.start_failure import RUNS_TO_ITS_END
 from ..lifecycle.state_machine import ASKED_FOR, LastExit, State, Worker
+from ..quotas.room import TenantRoom
 from ..supervision.worker_supervisor import WorkerSupervisor
+from ..tenancy.tenants import Tenants
 from .agent import Agent, not_up
 from .await_state import has_settled, is_down, is_repeated, needs_a_start, rests
 from .emergency_stop import EmergencyStopSwitch
@@ -36,21 +40,30 @@ logger = logging.getLogger(__name__)
 class Startup:
     """Starts the workers of one daemon."""
 
-    def __init__(self, registry: Registry, emergency: EmergencyStopSwitch, bus: Bus) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        emergency: EmergencyStopSwitch,
+        bus: Bus,
+        tenants: Tenants,
+        room: TenantRoom,
+    ) -> None:
+        self._room = room
         self._registry = registry
+        self._tenants = tenants
         self._emergency = emergency
         self._bus = bus
         self._no_room: list[WorkerSupervisor] = []
 
     # -- may it start
 
-    def check_capacity(self, more: int) -> None:
-        """Refuses to start more processes than the daemon may have.
+    def check_capacity(self, wanted: Mapping[str, int]) -> None:
+        """Refuses to start more workers than the daemon, or a tenant, may have; `wanted` has their number by agent.
 
         Raises:
             ResourceLimitExceeded: with `limit` and `value`.
         """
-        limit = self._limit
+        limit, more = self._limit, sum(wanted.values())
         active = self._registry.active() if more else 0
         if active + more > limit:
             raise ResourceLimitExceeded(
@@ -59,16 +72,18 @@ class Startup:
                 limit="max_concurrent_processes",
                 value=active + more,
             )
+        self._room.check(wanted)
 
     def check_may_start(self, supervisors: Iterable[WorkerSupervisor]) -> None:
-        """Refuses to start anything while the daemon stops, and workers that come or go.
+        """Refuses to start anything while the daemon stops, workers that come or go, and those of suspended tenants.
 
         Raises:
-            ShuttingDown, Conflict, NotFound: it is so.
+            ShuttingDown, Conflict, NotFound, PermissionDenied: it is so.
         """
         if self._registry.draining:
             raise ShuttingDown("cannot start anything: the daemon is stopping")
         for supervisor in supervisors:
+            self._tenants.check_active(supervisor.spec.name, "start")
             if self._registry.supervisor(supervisor.id) is not supervisor:
                 raise NotFound(
                     f'cannot start "{supervisor.id}": it was removed', name=supervisor.id
@@ -100,7 +115,7 @@ class Startup:
         needed = self.needed(supervisors, anew=anew)
         chosen = set(supervisors)
         self.check_may_start(each for each in needed if each not in chosen)
-        self.check_capacity(idle_count(needed))
+        self.check_capacity(idle_counts(needed))
         return needed
 
     def needed(
@@ -189,12 +204,14 @@ class Startup:
         limit = self._limit
         taken = self._registry.active()
         for supervisor in supervisors:
-            if job.stays(supervisor.worker):
+            if job.stays(supervisor.worker) or self._is_suspended(supervisor):
                 continue
             needed = self.needed([supervisor])
-            more = idle_count(needed)
-            if taken + more > limit:
+            wanted = idle_counts(needed)
+            reason = self._room.why_full(wanted)
+            if taken + wanted.total() > limit:
                 reason = f"max_concurrent_processes = {limit} is reached"
+            if reason:
                 supervisor.send(state_machine.Want(reason))
                 self._no_room.append(supervisor)
                 self._bus.publish(
@@ -204,18 +221,29 @@ class Startup:
                     reason=reason,
                 )
             else:
-                taken += more
+                taken += wanted.total()
                 self.begin(needed)
 
     def fill_room(self) -> None:
         """Starts what found no room before, as far as there is some now."""
         registry = self._registry
-        while self._no_room and not registry.draining and self._emergency.in_force is None:
-            supervisor = self._no_room[0]
-            if supervisor.worker.waits and not supervisor.takes_room:
+        if not self._no_room or registry.draining or self._emergency.in_force is not None:
+            return
+        full = set[str]()
+        for supervisor in tuple(self._no_room):
+            tenant = tenant_of(supervisor.spec.name)
+            if self._is_suspended(supervisor):
+                self._no_room.remove(supervisor)
+            elif tenant in full:
+                continue
+            elif supervisor.worker.waits and not supervisor.takes_room:
                 needed = self.needed([supervisor])
-                if registry.active() + idle_count(needed) > self._limit:
+                wanted = idle_counts(needed)
+                if registry.active() + wanted.total() > self._limit:
                     return
+                if self._room.why_full(wanted):
+                    full.add(tenant)  # others may have room
+                    continue
                 self._no_room.remove(supervisor)
                 self.begin(needed)
             else:  # it was started, stopped or removed
@@ -241,6 +269,9 @@ class Startup:
                 supervisor.job.cancel()
                 supervisor.send(state_machine.Start())
             supervisor.has_room = False  # it has taken it
+
+    def _is_suspended(self, supervisor: WorkerSupervisor) -> bool:
+        return self._tenants.is_suspended(tenant_of(supervisor.spec.name))
 
     @property
     def _limit(self) -> int:
@@ -308,9 +339,9 @@ async def _first(waits: Iterable[Coroutine[None, None, object]]) -> None:
             each.cancel()
 
 
-def idle_count(supervisors: Iterable[WorkerSupervisor]) -> int:
-    """Counts the workers that have no process, and would take room if they were started."""
-    return len([each for each in supervisors if not each.takes_room])
+def idle_counts(supervisors: Iterable[WorkerSupervisor]) -> Counter[str]:
+    """Counts, by agent, the workers that have no process, and would take room if they were started."""
+    return Counter(each.spec.name for each in supervisors if not each.takes_room)
 
 
 def waits_for(agents: Iterable[Agent]) -> str:

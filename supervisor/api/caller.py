@@ -1,12 +1,15 @@
-"""Defines the caller of a method: its permission, its agents, its name in the audit, and the way back to it."""
+"""Defines the caller of a method: its permission, its tenant and agents, its name in the audit, and the way back to it."""
 
+import secrets
 from collections.abc import Awaitable, Mapping, Sequence
 from pwd import getpwuid
 from typing import Protocol
 
+from ...worker.contract.errors import NotFound
 from ...worker.control.access import Rights
 from ...worker.control.params import AttachParams
 from ..supervision.worker_supervisor import WorkerSupervisor
+from ..tenancy.tenants import Tenants
 
 
 class Caller(Protocol):
@@ -15,9 +18,11 @@ class Caller(Protocol):
     name: str
     permission: Rights
     who: Mapping[str, object]
-    """As the audit names it: `uid` and `pid` from the kernel, the `agent` of the worker that it descends from, the name of its `token`."""
+    """As the audit names it: `uid` and `pid` from the kernel, the `agent` of the worker that it descends from, the name of its `token`, its `tenant`."""
     agents: Sequence[str] | None
-    """Globs of the agents that it may know; None for all."""
+    """Globs of the agents that it may know, those of its tenant alone where it has one; None for all."""
+    tenant: str
+    """Tenant that it is bound to; "" for the owner's view."""
     supervisor: WorkerSupervisor | None
     """Of the worker in whose tree it is, if that is known."""
 
@@ -45,13 +50,31 @@ class Caller(Protocol):
         """
         ...
 
-    def log_in(self, digest: bytes) -> None:
-        """Restricts the connection to what the token of a digest permits.
+    def log_in(self, digest: bytes | None, tenant: str) -> None:
+        """Restricts the connection to what the token of a digest permits, None for no token, and to a tenant, "" for none.
 
         Raises:
             Conflict: it has logged in already, or is no connection.
         """
         ...
+
+
+def narrowed(tenants: Tenants, present: str, wanted: str) -> str:
+    """Returns the tenant of a caller that is bound to `present` and asks for `wanted`, "" for none.
+
+    Raises:
+        NotFound: there is no such tenant, or it is not that of the caller.
+    """
+    if not wanted or wanted == present:
+        return present
+    if present:
+        raise NotFound(f'cannot find tenant "{wanted}"', name=wanted, known=[])
+    return tenants.of(wanted).name
+
+
+def generated_name(kind: str) -> str:
+    """Returns `KIND-` with six hexadecimal digits, the first of them a letter: only a worker's id ends in digits alone."""
+    return f"{kind}-{secrets.choice('abcdef')}{secrets.token_hex(3)[1:]}"
 
 
 def made_by(caller: Caller) -> str:

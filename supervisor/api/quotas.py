@@ -3,24 +3,39 @@
 A limit that is off has no entry. Counts of refusals are since the start of the daemon. Holds and changes no limit.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ...mcp.pool.pool import Pool
+from ...worker.contract.names import tenant_of
 from ...worker.control.results import Quota
 from ..agents.agent import Agent
 from ..agents.agents import Agents
-from ..tasks.accounting import DAY_S, TOKENS_S
+from ..quotas.spending import DAY_S, MINUTE_S
+from ..quotas.task_limits import TaskLimits
+from ..tasks.accounting import tenant_key
 from ..tasks.backlog import Backlog
 from ..tasks.tasks import Tasks
-from ..worker_api.call_rate import MINUTE_S, CallRates
+from ..tenancy.tenants import Tenants
+from ..worker_api.call_rate import CallRates
 
 
 class Quotas:
     """Reads the limits of one daemon, and what is used of them."""
 
     def __init__(
-        self, agents: Agents, tasks: Tasks, backlog: Backlog, rates: CallRates, pool: Pool
+        self,
+        agents: Agents,
+        tasks: Tasks,
+        backlog: Backlog,
+        rates: CallRates,
+        pool: Pool,
+        tenants: Tenants,
+        limits: TaskLimits,
+        measured: Callable[[str], Mapping[str, float]],
     ) -> None:
+        self._measured = measured
+        self._tenants = tenants
+        self._limits = limits
         self._agents = agents
         self._tasks = tasks
         self._backlog = backlog
@@ -28,7 +43,9 @@ class Quotas:
         self._pool = pool
 
     def shown(self, names: Sequence[str] | None, now: float) -> list[Quota]:
-        """Returns the limits of agents and servers; without names also those of the whole daemon, first.
+        """Returns the limits of agents and servers, and before them those of their tenants.
+
+        Without names it has those of all tenants and, first, those of the whole daemon.
 
         Args:
             names: of agents and servers; others have none. None: all.
@@ -43,6 +60,9 @@ class Quotas:
         else:
             chosen = [self._agents.of(each) for each in names if each not in groups]
         found = list(self._whole()) if names is None else []
+        asked = sorted({tenant_of(each.name) for each in chosen})
+        for tenant in asked if names is not None else sorted(self._tenants.all()):
+            found += self._of_tenant(tenant, now)
         for agent in sorted(chosen, key=lambda each: each.name):
             server = agent.spec.kind == "mcp"
             found += self._of_server(agent) if server else self._of_agent(agent, now)
@@ -72,6 +92,31 @@ class Quotas:
             refused=refused.get("max_total_queue_bytes", 0),
         )
 
+    def _of_tenant(self, name: str, now: float) -> Iterator[Quota]:
+        tenant = self._tenants.find(name)
+        if tenant is None:
+            return
+        tokens, cents = self._tasks.budgets.used(tenant_key(name))
+        held, refused = self._tasks.budgets.held, self._limits.refusals.counts
+        used: dict[str, tuple[float, float | None]] = {
+            "max_agents": (self._agents.registry.counted(name), None),
+            **{key: (amount, None) for key, amount in self._measured(name).items()},
+            "max_queue_size": (self._backlog.waiting(name), None),
+            "max_tasks_per_minute": (self._limits.submitted(name, now), MINUTE_S),
+            "max_tokens_per_minute": (tokens, MINUTE_S),
+            "max_cost_cents_per_day": (cents, DAY_S),
+        }
+        for key, (amount, window_s) in used.items():
+            yield Quota(
+                name=None,
+                tenant=name,
+                key=f"tenants.{key}",
+                limit=getattr(tenant, key),
+                used=amount,
+                window_s=window_s,
+                refused=held[tenant_key(name), key] or refused[name, key],
+            )
+
     def _of_agent(self, agent: Agent, now: float) -> Iterator[Quota]:
         spec, name = agent.spec, agent.name
         tokens, cents = self._tasks.budgets.used(name)
@@ -94,7 +139,7 @@ class Quotas:
             key="resources.max_tokens_per_minute",
             limit=spec.resources.max_tokens_per_minute,
             used=tokens,
-            window_s=TOKENS_S,
+            window_s=MINUTE_S,
             refused=held[name, "max_tokens_per_minute"],
         )
         yield Quota(

@@ -1,9 +1,11 @@
-"""Defines what the method table asks of the services over HTTP, and of listening sockets; `services` and `activation` have them."""
+"""Defines what the method table asks of rooms above it: services over HTTP, listening sockets, commands beside workers."""
 
-from typing import Literal, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple, Protocol
 
 from ...worker.contract.records import ListenStatus, ServiceStatus
 from ..agents.agent import Agent
+from ..supervision.worker_supervisor import WorkerSupervisor
 
 
 class Activation(Protocol):
@@ -40,4 +42,89 @@ class Services(Protocol):
         self, name: str, address: str | None, auth: Literal["token", "none"]
     ) -> ServiceStatus | None:
         """Serves an agent, team or workflow at an address from now on; with None not at all."""
+        ...
+
+
+class ExecRequest(NamedTuple):
+    """Describes a command: its program, what differs from the worker's environment and folder, and its streams.
+
+    `size` is that of a terminal, rows and columns; None for pipes. Without `has_input` its stdin is /dev/null.
+    """
+
+    argv: Sequence[str]
+    environment: Mapping[str, str]
+    folder: str | None
+    size: tuple[int, int] | None
+    has_input: bool
+
+
+class Reader(Protocol):
+    """Receives notifications."""
+
+    def notify(self, method: str, params: Mapping[str, object]) -> None:
+        """Sends a notification."""
+        ...
+
+    async def drain(self) -> None:
+        """Waits while it reads too slowly.
+
+        Raises:
+            CorralError: it is gone.
+        """
+        ...
+
+
+class RunningCommand(Protocol):
+    """Represents a command that an operator runs beside a worker."""
+
+    unit: str
+    worker: str
+    pid: int | None
+
+    @property
+    def outcome(self) -> str:
+        """Returns how it ended, in a few words."""
+        ...
+
+    @property
+    def record(self) -> dict[str, object]:
+        """Returns its end, as the last notification tells it."""
+        ...
+
+    async def run(self, reader: Reader) -> None:
+        """Sends its output to the reader until it has ended; a cancelled one is killed."""
+        ...
+
+    async def write(self, data: bytes, *, end: bool) -> None:
+        """Writes to its stdin, and returns once it is taken."""
+        ...
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Sets the size of its terminal."""
+        ...
+
+    def signal(self, signum: int) -> None:
+        """Signals it."""
+        ...
+
+
+class Execs(Protocol):
+    """Runs commands of operators beside workers; `interactive` has them."""
+
+    async def start(
+        self, supervisor: WorkerSupervisor, wanted: ExecRequest, owner: object
+    ) -> RunningCommand:
+        """Starts a command beside a worker; `owner` alone may write to it."""
+        ...
+
+    def of(self, unit: str, owner: object) -> RunningCommand:
+        """Returns a running command of an owner; raises NotFound."""
+        ...
+
+    def forget(self, unit: str) -> None:
+        """Forgets a command that has ended."""
+        ...
+
+    def leaders(self) -> dict[int, str]:
+        """Returns the pids of all running commands with the names of their agents."""
         ...

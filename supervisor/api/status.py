@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -46,6 +46,7 @@ from ..supervision.shared import Shared
 from ..supervision.worker_supervisor import WorkerSupervisor
 from ..tasks.tasks import Tasks
 from .services import Activation, Services
+from .tenant_view import own_daemon
 
 LAST_WORDS = 5
 """Number of lines of stderr of a server that gave up, in `status`; `show` has more."""
@@ -143,6 +144,26 @@ class StatusReport:
             mcp_servers=[entry for entry in entries if entry.kind == "mcp"],
             teams=[each for each in statuses if isinstance(each, TeamStatus)],
             workflows=[each for each in statuses if isinstance(each, WorkflowStatus)],
+        )
+
+    def own(self, names: list[str], *, failed: bool = False) -> Status:
+        """Returns the status of `names` as their tenant may know it: without the figures of the daemon and of others.
+
+        Raises:
+            NotFound: a name is not in use.
+        """
+        found = self.status(names, failed=failed)
+        return replace(found, daemon=own_daemon(found.daemon), tasks=self.counts(names))
+
+    def counts(self, names: Iterable[str]) -> TaskCounts:
+        """Returns the counts of the tasks of some agents alone."""
+        agents = [self._agents.agents[name] for name in names if name in self._agents.agents]
+        counts = [each for each in (self._statistics.find(one.name) for one in agents) if each]
+        return TaskCounts(
+            queued=sum(self._tasks.queued(each.name) for each in agents),
+            running=sum(len(one.running) for each in agents for one in each.supervisors),
+            succeeded=sum(each.ok for each in counts),
+            failed=sum(each.failed for each in counts),
         )
 
     def frame(self) -> Status:

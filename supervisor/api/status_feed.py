@@ -8,6 +8,9 @@ import asyncio
 from collections.abc import Callable, Iterable
 from itertools import islice
 
+from msgspec.structs import replace
+
+from ...worker.contract.names import SEPARATOR
 from ...worker.contract.records import AgentStatus
 from ..access.scope import knows
 from ..agents.agent import Agent
@@ -17,6 +20,7 @@ from ..events.catalog import SKIPPED
 from ..supervision.worker_supervisor import WorkerSupervisor
 from .caller import Caller
 from .status import StatusReport
+from .tenant_view import own_daemon
 
 REST_S = 0.02
 """Seconds between two notifications, at least."""
@@ -83,7 +87,7 @@ class _Reader:
         name = event.agent
         if self._knows is not None and (name is None or not self._knows(name)):
             return False
-        if name is not None:
+        if name is not None and not name.endswith(SEPARATOR):  # else it is of a whole tenant
             self._names[name] = None
         self._has_events = True
         self._stirred.set()
@@ -114,6 +118,10 @@ class _Reader:
             skipped, events = count, events[1:]
         skipped += max(0, len(events) - MOST_EVENTS)
         frame = self._report.frame()
+        if self._caller.tenant:
+            names = list(filter(self._knows, self._agents.agents))
+            own = self._report.counts(names)
+            frame = replace(frame, daemon=own_daemon(frame.daemon), tasks=own)
         due = self._due()
         places: dict[str, list[str]] = {}
         entries = [self._entry(agent, due[name], places) for name, agent in self._present(due)]

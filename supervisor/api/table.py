@@ -29,9 +29,10 @@ from ...worker.contract.records import Run, ScheduleRecord, Task
 from ...worker.control.access import RIGHTS, Rights
 from ...worker.control.params import ScheduleParams
 from ..access.change_rate import ChangeRate
-from ..access.scope import Rule
+from ..access.scope import Rule, bound
 from ..access.tokens import Tokens
 from ..agents.agents import Agents
+from ..approvals.approvals import Approvals
 from ..audit.hash_chain import digest
 from ..audit.log import Audit, refusal_key
 from ..backup.backups import Backups
@@ -42,12 +43,18 @@ from ..logs.daemon_log import log_outcome
 from ..metrics.statistics import Statistics
 from ..metrics.view import MetricsView
 from ..packages.store import Packages
+from ..quotas.disk_use import DiskUse
+from ..quotas.turns import CallTurns
 from ..reports.costs import CostSums
 from ..secrets.secrets import MASK, masked
+from ..sessions.expiry import Expiry
+from ..sessions.listing import Listing
 from ..sessions.sessions import Memory
 from ..stores.stores import Stores
 from ..supervision.shared import Shared, utc_now
 from ..tasks.tasks import Tasks
+from ..tenancy.accounts import Accounts
+from ..tenancy.tenants import Tenants
 from ..worker_api.pubsub import WorkerPubsub
 from ..worker_api.requests import convert
 from ..worker_api.tool_calls import ToolCalls
@@ -57,7 +64,7 @@ from .faces import Faces
 from .quotas import Quotas
 from .results import Open, recorded_values
 from .scoping import Scope, ScopedCaller
-from .services import Services
+from .services import Execs, Services
 from .status import DaemonFacts, StatusReport
 from .status_cache import StatusCache
 from .status_feed import StatusFeed
@@ -115,6 +122,8 @@ class Method:
     """Keys of its result that go into the record."""
     scope: Rule | None = None
     """Rule that restricts it to the agents of a caller; without one it is refused to a caller whose token names agents."""
+    tenant: Rule | None = None
+    """Rule that restricts it to a tenant; without one it is refused to a caller that is bound to a tenant."""
 
     @property
     def summary(self) -> str:
@@ -149,6 +158,7 @@ def method(
     recorded: Recorded = ...,
     recorded_keys: tuple[str, ...] = ...,
     scope: Rule | None = ...,
+    tenant: Rule | Literal["scope"] | None = ...,
 ) -> Callable[[Serve[P, R | Raw]], Serve[P, R | Raw]]: ...
 
 
@@ -163,6 +173,7 @@ def method(
     recorded: Recorded = ...,
     recorded_keys: tuple[str, ...] = ...,
     scope: Rule | None = ...,
+    tenant: Rule | Literal["scope"] | None = ...,
 ) -> Callable[[Serve[P, dict[str, object] | Raw]], Serve[P, dict[str, object] | Raw]]: ...
 
 
@@ -176,16 +187,18 @@ def method(
     recorded: Recorded = "never",
     recorded_keys: tuple[str, ...] = (),
     scope: Rule | None = None,
+    tenant: Rule | Literal["scope"] | None = "scope",
 ) -> Callable[[Any], Any]:  # the overloads say which functions
-    """Returns a decorator that enters a function into the table.
+    """Returns a decorator that enters a function into the table. Its rule for a tenant is that of `scope` unless it has one of its own.
 
     The function returns an instance of `result`, or its encoded form; of an `Open` one, the plain dict.
     """
     shape = result.type if isinstance(result, Open) else result
+    own = scope if tenant == "scope" else tenant
 
     def enter(serve: Callable[["Control", Any, Caller], Awaitable[object]]) -> object:
         METHODS[name] = Method(
-            name, permission, params, serve, faces, shape, recorded, recorded_keys, scope
+            name, permission, params, serve, faces, shape, recorded, recorded_keys, scope, own
         )
         return serve
 
@@ -248,16 +261,22 @@ class Control:
     tasks: Tasks
     optional_schedules: Schedules | None
     memory: Memory
+    memory_expiry: Expiry
+    memory_listing: Listing
     pool: Pool
     tool_calls: ToolCalls
     pubsub: WorkerPubsub
     audit: Audit
     packages: Packages
     costs: CostSums
+    approvals: Approvals
     tokens: Tokens
+    tenants: Tenants
+    accounts: Accounts
     statistics: Statistics
     metrics: MetricsView
     quotas: Quotas
+    turns: CallTurns
     stores: Stores
     daemon: DaemonFacts
     status: StatusReport
@@ -266,6 +285,8 @@ class Control:
     backups: Backups
     services: Services
     deployments: Deployments
+    disk_use: DiskUse
+    execs: Execs
     methods: Mapping[str, Method]
     change_rate: ChangeRate = field(default_factory=ChangeRate)
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
@@ -291,6 +312,8 @@ class Control:
             CorralError: as `answer`.
         """
         begun = perf_counter()  # the loop's own time is in milliseconds
+        if not self.turns.is_next(caller.tenant):
+            await self.turns.wait(caller.tenant)
         try:
             if not logger.isEnabledFor(logging.DEBUG):
                 return await self.answer(name, params, caller)
@@ -329,7 +352,9 @@ class Control:
     async def _admitted(
         self, entry: Method, params: Mapping[str, object], caller: Caller
     ) -> Struct:
-        """Returns the params as the method takes them, restricted to the agents of the caller."""
+        """Returns the params as the method takes them, restricted to the tenant and the agents of the caller."""
+        if caller.tenant:
+            self._check_tenant(entry, caller.tenant)
         if RIGHTS.index(caller.permission) < RIGHTS.index(entry.permission):
             raise PermissionDenied(
                 f'cannot call "{entry.name}": {caller.name} may only {caller.permission}',
@@ -338,8 +363,21 @@ class Control:
             )
         asked = convert(params, entry.params, entry.name)
         if caller.agents is not None:
-            asked = await self._scope(caller.agents).restricted(entry.name, entry.scope, asked)
+            scope = self._scope(caller.agents, caller.tenant)
+            asked = await scope.restricted(entry.name, _rule(entry, caller), asked)
         return asked
+
+    def _check_tenant(self, entry: Method, tenant: str) -> None:
+        """Refuses a tenant that is not there, and the changes of one that is suspended."""
+        if self.tenants.find(tenant) is None:
+            raise NotFound(f'cannot find tenant "{tenant}"', name=tenant, known=[])
+        if entry.permission != "read" and self.tenants.is_suspended(tenant):
+            raise PermissionDenied(
+                f'cannot call "{entry.name}": tenant "{tenant}" is suspended',
+                method=entry.name,
+                tenant=tenant,
+                reason="suspended",
+            )
 
     def _check_rate(self, entry: Method, caller: Caller) -> None:
         """Refuses a change beyond the number that a caller may make within a minute."""
@@ -358,20 +396,31 @@ class Control:
             )
 
     async def _served(self, entry: Method, asked: Struct, caller: Caller) -> object:
-        """Calls the handler; a caller with some agents alone learns nothing of others from its answer."""
+        """Calls the handler; a caller with a tenant or some agents alone learns nothing of others from its answer."""
         if caller.agents is None:
             return await entry.serve(self, asked, caller)
-        scope = self._scope(caller.agents)
-        if entry.scope is not None and entry.scope.sends:
-            caller = ScopedCaller(caller, caller.agents, entry.scope)
+        scope, rule = self._scope(caller.agents, caller.tenant), _rule(entry, caller)
+        if rule is not None and rule.sends:
+            caller = ScopedCaller(caller, caller.agents, rule)
         try:
-            return scope.result(entry.scope, await entry.serve(self, asked, caller))
+            return scope.result(rule, await entry.serve(self, asked, caller))
         except CorralError as error:
             raise scope.error(error) from None
 
-    def _scope(self, globs: Sequence[str]) -> Scope:
+    def _scope(self, globs: Sequence[str], tenant: str) -> Scope:
         registry, schedules = self.agents.registry, self.optional_schedules
-        return Scope(globs, registry, self.tasks, self.shared, schedules)
+        folder = str(self.accounts.folder(tenant)) if tenant else ""
+        return Scope(
+            globs,
+            tenant,
+            registry,
+            self.tasks,
+            self.shared,
+            schedules,
+            self.approvals,
+            self.deployments,
+            folder,
+        )
 
     async def _change(self, entry: Method, params: Mapping[str, object], caller: Caller) -> object:
         """Calls a method that the audit records: its record is durable before this returns or raises.
@@ -446,6 +495,12 @@ class Control:
                 record["params"] = _bounded(_open_params(name, params), MAX_DENIED_BYTES)
             if self.audit.refuse(record, refusal_key(caller.who)):
                 self.audit.add(record)
+
+
+def _rule(entry: Method, caller: Caller) -> Rule | None:
+    """Returns the rule that restricts a call; that of a caller bound to a tenant, whose token names agents, is the narrower one."""
+    is_whole = caller.agents == bound(None, caller.tenant)
+    return entry.tenant if caller.tenant and (is_whole or entry.scope is not None) else entry.scope
 
 
 # -- audit records of calls

@@ -20,6 +20,7 @@ from ..config.spec import Defaults, Group, Profile, Spec, kind_of_group
 from ..config.template_spec import Template
 from ..config.templates import template_table
 from ..decoding.decoder import STORE
+from ..memory_pools.declared import DeclaredPool
 from ..secrets.secrets import REFERENCE, masked_address
 from ..stores.declared import DeclaredStore
 
@@ -63,6 +64,7 @@ class FileTables:
     stores: Iterable[DeclaredStore] = ()
     templates: Iterable[Template] = ()
     profiles: Mapping[str, Profile] = field(default_factory=dict[str, Profile])
+    pools: Iterable[DeclaredPool] = ()
 
 
 def export(
@@ -79,7 +81,7 @@ def export(
         specs: agents and servers; built-in servers are left out.
         groups: teams and workflows.
         schedules: with those that have a command, whose jobs are among the `specs`.
-        file: stores, templates and profiles; those that are built in are left out.
+        file: stores, templates, profiles and memory pools; those that are built in are left out.
         shows_values: whether plain values of environments and headers stand in the text. If not, a variable of the
             environment stands for each, which is to be set where the text is added.
     """
@@ -145,6 +147,9 @@ def _file_items(file: FileTables, shows_values: bool) -> Iterator[Item]:
     for template in sorted(file.templates, key=lambda each: each.name):
         if template.source != BUILT_IN:
             yield _template(template, shows_values)
+    for pool in sorted(file.pools, key=lambda each: each.name):
+        least = DeclaredPool(name=pool.name, max_bytes=0)
+        yield Item(("pools", pool.name), _used(pool, least), "[pools]")
     for name, profile in sorted(file.profiles.items()):
         yield Item(("mcp", "profiles", name), _used(profile, Profile()), "[mcp.profiles]")
 

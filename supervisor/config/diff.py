@@ -22,6 +22,7 @@ LIVE = frozenset(
         "packages.require_signature",
         "packages.trusted_keys",
         "packages.max_bytes",
+        "pools",
         "audit.max_bytes",
         "audit.retention",
         "daemon.journal",
@@ -41,6 +42,8 @@ LIVE = frozenset(
         "memory.max_pool_bytes",
         "process.max_concurrent_processes",
         "stores",
+        "tenants",
+        "tiers",
         "tasks.best_max_load_percent",
         "tasks.best_min_success_percent",
         "tasks.capability_routing",
@@ -162,4 +165,7 @@ def _daemon_wide(config: Config) -> dict[str, object]:
     values["memory.max_pool_bytes"] = config.defaults.memory.max_pool_bytes
     values["mcp.profiles"] = config.profiles
     values["stores"] = config.stores
+    values["pools"] = config.pools
+    values["tenants"] = config.tenants
+    values["tiers"] = config.tiers
     return values

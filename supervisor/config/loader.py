@@ -7,13 +7,13 @@ This module must not know the machine: whether a program, a user or a folder exi
 where it is used, because it can change after the configuration was read.
 """
 
-import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from ...worker.contract.names import local_name, tenant_of
 from ..decoding.decoder import Document, KeyPath, written_keys, written_secrets
 from ..decoding.values import (
     Refused,
@@ -21,8 +21,11 @@ from ..decoding.values import (
     is_list,
     is_table,
 )
+from ..memory_pools.declared import DeclaredPool, check_pool, decode_pools
 from ..stores.declared import DeclaredStore
 from ..stores.tables import decode_stores, urls_of
+from ..tenants.naming import why_no_name
+from ..tenants.tenant import Tenant, decode_tenants, decode_tiers
 from .job import Schedule, commands_of, decode_job, decode_schedule, job_task
 from .listen import ListenAddress
 from .probe_spec import Check, Readiness, SmokeTask, written
@@ -35,7 +38,9 @@ from .program_rules import (
 )
 from .references import (
     address_mistakes,
+    check_tenants,
     group_mistakes,
+    of_same_tenant,
     path_of,
     requires_mistakes,
     schedule_mistakes,
@@ -117,6 +122,9 @@ def _decode(document: Document, top: Mapping[str, object], variables: Variables)
         "schedules",
         "templates",
         "stores",
+        "pools",
+        "tenants",
+        "tiers",
     ]
     for key, value in top.items():
         if key not in known:
@@ -133,11 +141,17 @@ def _decode(document: Document, top: Mapping[str, object], variables: Variables)
     resolved = {name: section((name,), base(), sections) for name, base in SECTIONS.items()}
     defaults = replace(Defaults(), **resolved)
     templates = decode_templates(document, top, variables)
+    tier_tables = table_in(document, ("tiers",), top)
+    tiers = decode_tiers(document, tier_tables)
+    tenant_tables = table_in(document, ("tenants",), top)
+    tenants = decode_tenants(document, tenant_tables, tiers, tier_tables)
+    check_tenants(document, top, mcp, tenant_tables)
     agents, broken = _agents(document, top, servers, defaults, templates)
     stores, refused = decode_stores(document, table_in(document, ("stores",), top))
     for name, spec in agents.items():
         with document.collecting():
             agents[name] = _with_stores(document, spec, stores, refused)
+    pools = _pools(document, top, defaults, agents, tenants)
     groups = _groups(document, top, agents, broken)
     schedules = _schedules(document, top, agents, groups, broken)
     _check_worker_ids(document, agents, groups)
@@ -160,7 +174,10 @@ def _decode(document: Document, top: Mapping[str, object], variables: Variables)
         groups=groups,
         schedules=schedules,
         stores=stores,
+        pools=pools,
         templates=templates,
+        tenants=tenants,
+        tiers=tiers,
         values={**variables.dotenv, **variables.environ},
     )
 
@@ -210,12 +227,13 @@ def decode_agent(
     variables: Variables | None = None,
     templates: Templates = BUILT_IN_TEMPLATES,
     stores: Mapping[str, DeclaredStore] | None = None,
+    pools: Collection[str] | None = None,
     keeps_written: bool = False,
 ) -> Spec:
     """Decodes one agent or server from a table of the same shape as `[agents.NAME]` or `[mcp.servers.NAME]`.
 
     With `variables` the Spec has what they are now; without them nothing is expanded. With `keeps_written` it knows how
-    values were written, too. Without `stores` their names are not checked, and the Spec has no addresses of them. The
+    values were written, too. Without `stores` and `pools` their names are not checked, and the Spec has no addresses of stores. The
     names in `requires` are checked by `check_requires`, for the whole set.
 
     Raises:
@@ -231,6 +249,9 @@ def decode_agent(
     spec = _alone(document, lambda: _agent(document, name, raw, kind, defaults, templates))
     if stores is not None:
         spec = _with_stores(document, spec, stores)
+    if pools is not None:
+        key = (*path_of(spec), "memory", "pool")
+        check_pool(document, key, spec.memory.pool, pools, tenant_of(spec.name))
     return spec if keeps_written else replace(spec, written={}, written_secrets={})  # as it became
 
 
@@ -295,7 +316,8 @@ def to_table(spec: Spec, defaults: Defaults | None = None) -> dict[str, object]:
         table["environment"] = own
     for name in SECTIONS:
         skip = DAEMON_WIDE.get(name, frozenset()) | {"environment"}
-        if section := _differences(getattr(spec, name), getattr(base, name), skip=skip):
+        section = _differences(getattr(spec, name), getattr(base, name), skip=skip)
+        if section := {key: each for key, each in section.items() if each is not None}:
             table[name] = section
     for path, value in spec.written.items():
         *above, key = path
@@ -308,6 +330,29 @@ def to_table(spec: Spec, defaults: Defaults | None = None) -> dict[str, object]:
 def expanded_table(spec: Spec, defaults: Defaults | None = None) -> dict[str, object]:
     """Returns the table that `to_table` returns, with the keys of its template in place of the template."""
     return to_table(replace(spec, template=None, params={}, own={}), defaults)
+
+
+def _pools(
+    document: Document,
+    top: Mapping[str, object],
+    defaults: Defaults,
+    agents: Mapping[str, Spec],
+    tenants: Mapping[str, Tenant],
+) -> dict[str, DeclaredPool]:
+    """Returns the memory pools; names of pools that there are not, or that another has, are noted."""
+    found, broken = decode_pools(document, table_in(document, ("pools",), top))
+    known = {*found, *broken}
+    with document.collecting():
+        check_pool(document, ("memory", "pool"), defaults.memory.pool, known)
+    for name, tenant in tenants.items():
+        with document.collecting():
+            check_pool(document, ("tenants", name, "pool"), tenant.pool, known, name)
+    for spec in agents.values():
+        if spec.memory.pool != defaults.memory.pool:
+            with document.collecting():
+                path = (*path_of(spec), "memory", "pool")
+                check_pool(document, path, spec.memory.pool, known, tenant_of(spec.name))
+    return found
 
 
 def _with_stores(
@@ -357,19 +402,26 @@ def _agent(
             check_program(document, path, own)
     process: Process = sections.get("process", defaults.process)
     own["environment"] = process.environment | own.get("environment", {})
-    folder = process.working_directory or document.part_of(path).directory
+    folder = process.working_directory
+    if not folder and not tenant_of(name):  # that of a tenant is known when it is started
+        folder = document.part_of(path).directory
     sections["process"] = replace(process, working_directory=folder, environment={})
     for key in SECTIONS:
         sections.setdefault(key, getattr(defaults, key))
+    if tenant_of(name) and "pool" not in table_at(
+        document, (*path, "memory"), table.get("memory", {})
+    ):
+        sections["memory"] = replace(sections["memory"], pool=None)  # that of its tenant
     if document.failures == before:
         check_health(document, path, own, sections["recovery"])
     document.stop_after(before)
     blank = Spec(name=name, kind=kind, source=document.part_of(path).source)
     if has is not None:
         given = {"template": has.template, "params": has.params, "own": has.own}
-        return replace(blank, **own, **sections, **given)
+        return of_same_tenant(document, path, replace(blank, **own, **sections, **given))
     spec = replace(blank, **own, **sections, written=written_keys(table))
-    return replace(spec, written_secrets=written_secrets(table))
+    spec = replace(spec, written_secrets=written_secrets(table))
+    return of_same_tenant(document, path, spec)
 
 
 def _own_keys(
@@ -399,18 +451,9 @@ def _own_keys(
     return own, sections
 
 
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,47}")
-
-
 def _check_name(document: Document, path: KeyPath, name: str) -> None:
-    reason = ""
-    if "/" in name:
-        reason = '"/" is reserved for tenants'
-    elif not _NAME.fullmatch(name):
-        reason = "a name has 1 to 48 letters, digits, _ and -, and starts with a letter"
-    elif "__" in name:
-        reason = '"__" stands between a server and its tool'
-    elif path[:2] == ("mcp", "servers") and name in ("corral", "agent"):
+    reason = why_no_name(name)
+    if not reason and path[:2] == ("mcp", "servers") and local_name(name) in ("corral", "agent"):
         reason = "corral's own tools and those of exposed agents begin with these names"
     if reason:
         raise document.error(path, name, reason)
@@ -468,7 +511,9 @@ def _schedules(
     for name, raw in table_in(document, ("schedules",), top).items():
         with document.collecting():
             _check_name(document, ("schedules", name), name)
-            schedule = decode_schedule(document, name, table_at(document, ("schedules", name), raw))
+            table = table_at(document, ("schedules", name), raw)
+            here = ("schedules", name)
+            schedule = of_same_tenant(document, here, decode_schedule(document, name, table))
             receiver = agents.get(schedule.task.agent or "")
             if receiver is not None and receiver.type == "oneshot" and not schedule.task.objective:
                 words = job_task(receiver.name, receiver.command).objective
@@ -481,9 +526,9 @@ def _schedules(
 
 def _group(document: Document, section: str, name: str, table: object) -> Group:
     _check_name(document, (section, name), name)
-    if name == "cortex":
+    if local_name(name) == "cortex":
         raise document.error((section, name), name, "the built-in memory server has this name")
-    return GROUPS[section](document, name, table)
+    return of_same_tenant(document, (section, name), GROUPS[section](document, name, table))
 
 
 def _differences(new: Struct, base: Struct, *, skip: frozenset[str]) -> dict[str, object]:

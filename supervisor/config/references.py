@@ -9,13 +9,22 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from graphlib import CycleError, TopologicalSorter
+from typing import TypeVar
+
+from msgspec.structs import replace
 
 from ...worker.contract.errors import Conflict, InvalidParams
+from ...worker.contract.names import tenant_of
 from ..decoding.decoder import Document, KeyPath
-from ..decoding.values import dotted, is_loopback, place_of
+from ..decoding.values import Refused, dotted, is_loopback, is_table, place_of
+from ..tenants.naming import own_name, own_names
 from .job import Schedule
 from .spec import FIELDS, SECTIONS, Config, Daemon, Group, Spec, kind_of_group
 from .team import Team, circle
+from .workflow import Workflow
+
+OWNED = ("agents", "teams", "workflows", "schedules", "stores", "pools")
+"""Tables whose names may be a tenant's, beside `mcp.servers`."""
 
 _WORKER_ID = re.compile(r"(.+)-(0|[1-9][0-9]{0,8})")
 
@@ -47,6 +56,78 @@ def check_worker_ids(workers: Mapping[str, int], names: Iterable[str], verb: str
             f" {number} workers; take another name, or fewer workers"
         )
         raise Conflict(words, name=name, agent=agent, workers=number)
+
+
+def check_tenants(
+    document: Document,
+    top: Mapping[str, object],
+    mcp: Mapping[str, object],
+    tenants: Collection[str],
+) -> None:
+    """Notes the names of a tenant that the file does not declare."""
+    for above, tables in (((), top), (("mcp",), mcp)):
+        for section in OWNED if not above else ("servers",):
+            table = tables.get(section)
+            for name in table if is_table(table) else ():
+                tenant = tenant_of(name)
+                if tenant and tenant not in tenants:
+                    near = get_close_matches(tenant, tenants, 1)
+                    guess = f'; did you mean "{near[0]}"?' if near else ""
+                    reason = f"no tenant has this name: write [tenants.{tenant}]{guess}"
+                    document.note(document.error((*above, section, name), tenant, reason))
+
+
+_N = TypeVar("_N", Spec, Team, Workflow, Group, Schedule)
+
+
+def of_same_tenant(document: Document, path: KeyPath, table: _N) -> _N:
+    """Returns what a table became, with the full names of all that it refers to.
+
+    Raises:
+        InvalidParams: it refers to what another tenant has.
+    """
+    tenant = tenant_of(table.name)
+    key: KeyPath = ()
+    try:
+        for each, names in _references(table):
+            key = each
+            own_names(names, tenant)
+    except Refused as refused:
+        raise document.error((*path, *key), refused.item, refused.reason) from None
+    return table if not tenant else _qualified(table, tenant)
+
+
+def _references(table: Spec | Group | Schedule) -> list[tuple[KeyPath, Collection[str]]]:
+    """Returns the names that a table refers to, by key."""
+    if isinstance(table, Spec):
+        pool = [] if table.memory.pool is None else [table.memory.pool]
+        return [
+            (("requires",), table.requires),
+            (("stores",), table.stores),
+            (("memory", "pool"), pool),
+        ]
+    if isinstance(table, Schedule):
+        return [(("agent",), [table.task.agent] if table.task.agent else [])]
+    return [(key, (name,)) for key, name in _members(table)]
+
+
+def _qualified(table: _N, tenant: str) -> _N:
+    def full(name: str | None) -> str | None:
+        return None if name is None else own_name(name, tenant)
+
+    if isinstance(table, Spec):
+        return replace(
+            table,
+            requires=own_names(table.requires, tenant),
+            stores=own_names(table.stores, tenant),
+            memory=replace(table.memory, pool=full(table.memory.pool)),
+        )
+    if isinstance(table, Schedule):
+        return replace(table, task=replace(table.task, agent=full(table.task.agent)))
+    if isinstance(table, Team):
+        return replace(table, lead=full(table.lead), members=own_names(table.members, tenant))
+    steps = tuple(replace(step, agent=full(step.agent)) for step in table.steps)
+    return replace(table, steps=steps)
 
 
 def check_requires(agents: Mapping[str, Spec]) -> None:

@@ -16,7 +16,17 @@ from .spec import FIELDS, Monitoring, Process, Recovery
 
 _S = TypeVar("_S", bound=Struct)
 
-NAMED = ("agents", "servers", "teams", "workflows", "templates", "stores")
+NAMED = (
+    "agents",
+    "servers",
+    "teams",
+    "workflows",
+    "templates",
+    "stores",
+    "pools",
+    "tenants",
+    "tiers",
+)
 """Names of tables of tables."""
 
 CONFINING = ("read_paths", "write_paths", "connect_ports")
@@ -89,6 +99,38 @@ def _isolation(
     return {"enable_isolation": level != "none"}
 
 
+def _check_network(
+    document: Document, path: KeyPath, table: Mapping[str, object], section: Process
+) -> None:
+    """Refuses a network that the level of isolation cannot hold, and hosts that no proxy looks at."""
+    if section.network != "host" and section.isolation in ("none", "basic"):
+        guilty, other = ("network", "isolation") if "network" in table else ("isolation", "network")
+        value = getattr(section, guilty)
+        reason = f'network = "{section.network}" needs isolation = "strict" or "container"'
+        raise document.error((*path, guilty), value, f"it contradicts {other}: {reason}")
+    if section.allowed_hosts and section.network != "proxy" and "allowed_hosts" in table:
+        hosts = table["allowed_hosts"]
+        raise document.error((*path, "allowed_hosts"), hosts, 'it needs network = "proxy"')
+
+
+def _check_image(
+    document: Document, path: KeyPath, table: Mapping[str, object], section: Process
+) -> None:
+    """Refuses a container without an image, and keys of containers elsewhere."""
+    if section.isolation == "container":
+        if not section.image and "isolation" in table:
+            raise document.error((*path, "isolation"), "container", 'it needs "image"')
+        if section.connect_ports is not None and "connect_ports" in table:
+            reason = "it contradicts isolation: a container has no list of ports"
+            raise document.error((*path, "connect_ports"), table["connect_ports"], reason)
+        return
+    for key in ("image", "runtime"):
+        if key in table and getattr(section, key) != getattr(
+            Process(), key
+        ):  # the default is no wish
+            raise document.error((*path, key), table[key], 'it needs isolation = "container"')
+
+
 def _ordered(document: Document, path: KeyPath, table: Mapping[str, object], section: _S) -> _S:
     """Adapts keys that bound one another: the written one counts, two that contradict are refused."""
     if isinstance(section, Process) and section.isolation == "none":
@@ -97,6 +139,9 @@ def _ordered(document: Document, path: KeyPath, table: Mapping[str, object], sec
                 switch = "isolation" if "isolation" in table else "enable_isolation"
                 guilty, other = (key, switch) if key in table else (switch, key)
                 raise document.error((*path, guilty), table[guilty], f"it contradicts {other}")
+    if isinstance(section, Process):
+        _check_network(document, path, table, section)
+        _check_image(document, path, table, section)
     if isinstance(section, Recovery):
         base, most = section.restart_backoff_base, section.restart_backoff_max
         if base <= most:

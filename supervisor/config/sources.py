@@ -214,6 +214,9 @@ NAMED: tuple[KeyPath, ...] = (
     ("schedules",),
     ("templates",),
     ("stores",),
+    ("pools",),
+    ("tenants",),
+    ("tiers",),
     ("mcp", "servers"),
     ("mcp", "profiles"),
 )
@@ -344,7 +347,7 @@ class _Reading:
                 if path not in NAMED:
                     reason = (
                         f'write it in "{document.source}": an included file has agents,'
-                        " servers, templates, stores, teams, workflows, schedules and profiles alone"
+                        " servers, templates, stores, tenants, tiers, teams, workflows, schedules and profiles alone"
                     )
                     raise document.error(path, None, reason, part=part)
                 if not is_table(tables):

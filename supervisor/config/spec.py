@@ -29,7 +29,6 @@ from ..decoding.values import (
     MIB,
     SIZE_MAX_BYTES,
     Account,
-    Available,
     Bytes,
     HttpAddress,
     HttpAuth,
@@ -63,7 +62,10 @@ from ..decoding.values import (
     whole,
     whole_seconds,
 )
+from ..memory_pools.declared import DeclaredPool, a_pool
 from ..stores.declared import DeclaredStore
+from ..tenants.tenant import Limits, Tenant
+from ..tenants.uids import uid_range
 from .job import Schedule
 from .labels import description_text, label_table, title_text
 from .listen import ListenAddress, listen_addresses
@@ -135,16 +137,13 @@ class Daemon(Struct, frozen=True, kw_only=True):
         ),
     ] = ()
     secrets_file: Path | None = None
+    tenant_uids: Annotated[str, uid_range] | None = None
     on_daemon_loss: Literal["kill"] = "kill"
     containment: Literal["auto", "launcher", "cgroup", "pidns"] = "auto"
 
 
-_isolations = Available(
-    tuple((level, 'write "none" or "basic"') for level in ("strict", "container"))
-)
-_shares = Available(
-    (("tenant", 'there are no tenants; write "all", or "agent" for each agent alone'),)
-)
+ALLOWED_HOST = r"(?:(?:\*\.)?[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\])(?::[1-9][0-9]{0,4})?"
+"""A name, a wildcard for all below a name, or an address, and a port: 443 and 80 unless it is written."""
 
 
 class Process(Struct, frozen=True, kw_only=True):
@@ -159,10 +158,29 @@ class Process(Struct, frozen=True, kw_only=True):
     shutdown_grace_period: Seconds = 10.0
     drain_timeout: Seconds = 60.0
     enable_isolation: bool = True
-    isolation: Annotated[Literal["none", "basic", "strict", "container"], _isolations] = "basic"
+    isolation: Literal["none", "basic", "strict", "container"] = "basic"
     read_paths: Paths | None = None
     write_paths: Paths | None = None
     connect_ports: Annotated[tuple[int, ...], each(whole(1, 65_535), "ports")] | None = None
+    network: Literal["host", "none", "proxy"] = "host"
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        each(
+            matching(ALLOWED_HOST, 'a host such as "api.example.com:443" or "*.example.org"'),
+            "hosts",
+        ),
+    ] = ()
+    image: (
+        Annotated[
+            str,
+            matching(
+                r"[A-Za-z0-9/][A-Za-z0-9_./:@+-]{0,511}",
+                "the name of an image, a folder, or docker-archive:PATH",
+            ),
+        ]
+        | None
+    ) = None
+    runtime: Literal["auto", "podman", "docker", "runc"] = "auto"
     working_directory: Path = ""
     environment: Annotated[dict[str, str], variables] = {}
     inherit_environment: VariableNames = INHERITED
@@ -368,6 +386,7 @@ class Memory(Struct, frozen=True, kw_only=True):
     max_keys: Annotated[int, whole(1, 10_000_000)] = 100_000
     max_keys_bytes: Annotated[Bytes, at_least(KIB)] = 256 * MIB
     cleanup_interval: PositiveSeconds = 3600.0
+    pool: Annotated[str, a_pool] | None = None
 
 
 class Defaults(Struct, frozen=True, kw_only=True):
@@ -455,7 +474,7 @@ class Spec(Struct, frozen=True, kw_only=True):
     webhook_secret: Annotated[str, signing_key] = ""
     idle_timeout: Seconds = 300.0
     concurrency: Literal["auto", "serial", "parallel"] = "auto"
-    share: Annotated[Literal["all", "tenant", "agent"], _shares] = "all"
+    share: Literal["all", "tenant", "agent"] = "all"
     spares: Annotated[int, whole(0, 100)] = 0
     max_calls_per_minute: Annotated[int, whole(0, 1_000_000)] = 0
     relays: Annotated[tuple[Relay, ...], each(one_of(RELAYS), "names")] = ()
@@ -526,6 +545,9 @@ class Config(Struct, frozen=True, kw_only=True):
     groups: dict[str, Group] = {}
     schedules: dict[str, Schedule] = {}
     stores: dict[str, DeclaredStore] = {}
+    pools: dict[str, DeclaredPool] = {}
+    tenants: dict[str, Tenant] = {}
+    tiers: dict[str, Limits] = {}
     templates: dict[str, Template] = field(default_factory=lambda: dict(BUILT_IN_TEMPLATES))
     values: dict[str, str] = {}
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from msgspec import Struct
 
+from ...worker.contract.names import FULL
 from ..decoding.decoder import Document, fields_of
 from ..decoding.values import HttpAddress, HttpAuth, Rule, each, json_schema, matching, whole
 from .labels import description_text, label_table, title_text
@@ -19,8 +20,7 @@ MEMBERS_MAX = 1000
 Mode = Literal["coordinate", "broadcast", "route"]
 Routing = Literal["least-load", "round-robin", "sticky", "best"]
 
-NAME = r"[A-Za-z][A-Za-z0-9_-]{0,47}"
-a_name: Rule = matching(NAME, "the name of an agent, a team or a workflow")
+a_name: Rule = matching(FULL, "the name of an agent, a team or a workflow")
 capability_words: Rule = each(
     matching(r"[^\x00-\x1f\x7f]{1,200}", "1 to 200 characters"), "strings"
 )

@@ -35,6 +35,7 @@ from ..decoding.values import (
     whole,
 )
 from .labels import description_text, label_table, title_text
+from .team import a_name
 
 STEPS_MAX = 500
 """Number of steps of one workflow."""
@@ -115,7 +116,7 @@ class Step(Struct, frozen=True, kw_only=True):
     """
 
     name: Annotated[str, _a_name]
-    agent: Annotated[str, _a_name] | None = None
+    agent: Annotated[str, a_name] | None = None
     capability: (
         Annotated[str, matching(r"[^\x00-\x1f\x7f]{1,200}", "1 to 200 characters")] | None
     ) = None

@@ -25,12 +25,17 @@ def make_deployments(
 ) -> Deployments:
     """Returns the deployments; `attempt` runs the smoke task of a first version."""
     host = shared.host
+
+    def folder_of(tenant: str) -> str:
+        return str(state_dir / "tenants" / tenant)
+
     return Deployments(
         Records(shared.store, shared.bus),
         Installer(shared.probes.commands, host, shared.logs, state_dir, satisfies),
         PackageSource(packages),
-        RunningSet(agents, rollouts, attempt, host),
+        RunningSet(agents, rollouts, attempt, host, folder_of),
         host.environ.get("PATH", os.defpath),
+        folder_of,
     )
 
 

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -19,14 +20,18 @@ from ...worker.contract.errors import (
     CorralError,
     Corrupted,
     InternalError,
+    InvalidParams,
     NotFound,
     Timeout,
     WorkerFailed,
 )
+from ...worker.contract.names import SEPARATOR, tenant_of
 from ...worker.control.deployments import Deployment, DeploymentCheck, DeployParams
 from ..config.spec import Spec
+from ..config.template_spec import merge
 from ..supervision.shared import utc_now
-from .folders import remove
+from ..tenants.allowed import check_table
+from .folders import OF_TENANT, remove
 from .installer import Installer
 from .needs import missing, words
 from .plan import UNFINISHED, Package, agent_table, kept_settings
@@ -55,11 +60,19 @@ class Deployments:
         packages: has the packages.
         agents: brings versions in force.
         path: the PATH of the daemon, which the commands of packages see.
+        folder_of: returns the folder of a tenant.
     """
 
     def __init__(
-        self, records: Records, installer: Installer, packages: Packages, agents: Agents, path: str
+        self,
+        records: Records,
+        installer: Installer,
+        packages: Packages,
+        agents: Agents,
+        path: str,
+        folder_of: Callable[[str], str],
     ) -> None:
+        self._folder_of = folder_of
         self._records = records
         self._installer = installer
         self._packages = packages
@@ -118,10 +131,12 @@ class Deployments:
         """
         return self._shown(self._records.of(number))
 
-    def users_of(self, digest: str) -> list[str]:
-        """Returns the agents of which a version of these bytes serves, can come back, or is under way."""
+    def users_of(self, package: str, digest: str) -> list[str]:
+        """Returns the agents of which a version of a package with these bytes serves, can come back, or is under way."""
         kept = {record.deployment for record in self._kept()}
-        found = self._records.where(lambda r: r.digest == digest and r.deployment in kept)
+        found = self._records.where(
+            lambda r: (r.package, r.digest) == (package, digest) and r.deployment in kept
+        )
         return sorted({record.agent for record in found})
 
     def _kept(self) -> list[Deployment]:
@@ -155,13 +170,17 @@ class Deployments:
         Raises:
             NotFound, Corrupted: there is no such package, or a byte of it has changed.
             InvalidParams: the settings do not make an agent.
+            PermissionDenied: the package of a tenant, or its settings, have a key that is not for tenants.
             Conflict: a deployment of this agent is under way, or its name is taken.
         """
         package = await self._packages.find(params.package)
         name = params.agent or package.name
+        self._check_owner(package.name, name)
         self._check_free(name)
         last = next((each for each in self.listed(name) if each.state == "current"), None)
         settings = kept_settings({} if last is None else last.settings, params.settings)
+        if tenant := tenant_of(package.name):
+            check_table("agent", name, merge(package.table, settings), self._folder_of(tenant))
         number = self._records.next_number()
         folder = str(self._installer.files_of(_folder_name(name, number)))
         spec = self._agents.decode(name, agent_table(package, settings, folder, "", self._path))
@@ -187,6 +206,30 @@ class Deployments:
         self._running[name] = task
         task.add_done_callback(functools.partial(self._ended, name))
         return await asyncio.shield(task)
+
+    def _check_owner(self, package: str, name: str) -> None:
+        """Refuses to deploy the package of a tenant as an agent of another owner, whose rights it would have.
+
+        Raises:
+            InvalidParams: it is so.
+        """
+        tenant = tenant_of(package)
+        if tenant and tenant_of(name) != tenant:
+            reason = f'its package is one of the tenant "{tenant}": deploy it as {tenant}/NAME'
+            raise InvalidParams(
+                f'cannot deploy "{name}": {reason}', key="agent", value=name, reason=reason
+            )
+
+    async def forget(self, tenant: str) -> None:
+        """Gives up the deployments of a tenant that is removed, and drops their records; its rows and files are erased with it."""
+        tasks: list[asyncio.Future[Deployment] | asyncio.Future[None]] = []
+        for held in (self._running, self._canaries):
+            tasks += [task for name, task in held.items() if tenant_of(name) == tenant]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        self._records.forget(tenant)
 
     def _check_free(self, name: str) -> None:
         if name in self._running or name in self._canaries:
@@ -232,7 +275,7 @@ class Deployments:
             NotFound: something that is not optional.
         """
         commands = [need.name for need in package.needs if need.kind == "commands"]
-        lacking = missing(package.needs, self._agents.facts(commands))
+        lacking = missing(package.needs, self._agents.facts(commands, tenant_of(record.agent)))
         required = [need for need in lacking if not need.is_optional]
         if not required:
             self._records.check(record, "needs", "passed", words(lacking))
@@ -248,10 +291,12 @@ class Deployments:
         """Installs a version, and returns the table of its agent."""
         dependencies = package.dependencies
         if not dependencies.lock:
-            dependencies = replace(dependencies, lock=await self._records.lock_of(package.digest))
+            dependencies = replace(
+                dependencies, lock=await self._records.lock_of(package.digest, tenant_of(spec.name))
+            )
 
         def unpack(target: Path) -> None:
-            self._packages.unpack(package.digest, target)
+            self._packages.unpack(package, target)
 
         def on_step(step: str) -> None:
             self._records.note(replace(self._records.of(number), step=step))
@@ -406,4 +451,4 @@ def _was_aborted(record: Deployment) -> Cancelled:
 
 
 def _folder_name(agent: str, number: int) -> str:
-    return f"{agent}-{number}"
+    return f"{agent.replace(SEPARATOR, OF_TENANT)}-{number}"

@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary
 from msgspec import Struct
 
 from ...worker.contract.errors import SpawnFailed
-from .folders import MarkedFolders, Owner, remove
+from .folders import OF_TENANT, MarkedFolders, Owner, remove
 from .runner import Place, Runner, failure
 from .steps import LOCK_NAME, Tool, create, environment_key, install
 
@@ -24,6 +24,7 @@ class Setting(Struct, frozen=True):
     variables: dict[str, str]
     cache: Path
     readable: tuple[str, ...] = ()
+    tenant: str = ""
 
     def place(self, folder: Path, *readable: str) -> Place:
         """Returns the place of a command that works in `folder` and fills it."""
@@ -60,6 +61,8 @@ class Environments:
             Timeout, ResourceLimitExceeded: a bound of the installation was met.
         """
         key = environment_key(lock, python, str(setting.owner.uid))
+        if setting.tenant:
+            key = f"{setting.tenant}{OF_TENANT}{key}"
         turn = self._building.setdefault(key, asyncio.Lock())
         async with turn:
             if not self.folders.is_whole(key):

@@ -20,6 +20,8 @@ from ..process.launch import Host
 from ..process.sandbox import remove_temporary
 
 MARKER = ".whole"
+OF_TENANT = "+"
+"""Ends the name of a tenant that a folder belongs to, at the beginning of the folder's name."""
 REMOVAL_S = 60.0
 """Seconds that the removal of one folder may take: the next start removes the rest."""
 
@@ -40,8 +42,11 @@ class Owner(Struct, frozen=True):
         """Returns the user of a spec.
 
         Raises:
-            SpawnFailed: there is no such user.
+            SpawnFailed: there is no such user, or its tenant may start nothing.
         """
+        spec, identity = host.floor(spec)
+        if identity is not None:
+            return cls(identity[0], identity[1])
         try:
             uid, gid, _ = identity_of(spec.process.user or host.default_user, spec.process.group)
         except Refused as error:
@@ -103,7 +108,9 @@ class MarkedFolders:
         """Makes a folder that is not whole; one of this name before it is removed."""
         path = self.root / name
         remove(path)
-        path.mkdir(mode=0o711 if os.getuid() == 0 else 0o700)
+        path.mkdir(mode=0o700)
+        if os.getuid() == 0:
+            path.chmod(0o711)  # whatever the umask: its user passes through it
         return path
 
     def finish(self, name: str) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from ...worker.contract.errors import Conflict, NotFound, SpawnFailed
+from ...worker.contract.names import tenant_of
 from ..config.spec import Spec
 from ..decoding.values import MIB
 from ..logs.rotating_file import LogLimits
@@ -22,7 +23,7 @@ from ..logs.store import LogStore
 from ..process.command import Commands
 from ..process.launch import Host
 from .environments import Environments, Setting
-from .folders import MarkedFolders, Owner, remove
+from .folders import OF_TENANT, MarkedFolders, Owner, remove
 from .integrity import FILES, files_in, note_sums
 from .runner import Limits, Place, Runner, failure
 from .steps import (
@@ -31,6 +32,7 @@ from .steps import (
     Dependencies,
     Tool,
     find_python,
+    lent_variables,
     lock_of_report,
     npm_install,
     passed_variables,
@@ -123,7 +125,7 @@ class Installer:
         stream = writer.stream("stdout")
         try:
             runner = Runner(self._commands, spec, limits, stream.write)
-            setting = self._setting(spec)
+            setting = await asyncio.to_thread(self._setting, spec)
             found = Installation(str(self.files_of(name)))
             if dependencies.uses_python:
                 found = await self._provide_python(runner, setting, dependencies, found, on_step)
@@ -134,12 +136,14 @@ class Installer:
             self._logs.release(writer)
 
     def _setting(self, spec: Spec) -> Setting:
-        owner = Owner.of(spec, self._host)
-        cache = self._cache / str(owner.uid)
+        owner, tenant = Owner.of(spec, self._host), tenant_of(spec.name)
+        cache = self._cache / (f"{tenant}{OF_TENANT}{owner.uid}" if tenant else str(owner.uid))
         if not cache.is_dir():
             cache.mkdir(mode=0o700)
             owner.give(cache)
         environ = passed_variables(self._host.environ)
+        if tenant:
+            environ = lent_variables(environ)
         caches = {
             "UV_CACHE_DIR": str(cache / "uv"),
             "PIP_CACHE_DIR": str(cache / "pip"),
@@ -147,7 +151,7 @@ class Installer:
         }
         folders = environ.get("UV_FIND_LINKS", "").replace(",", " ").split()
         readable = (*folders, *environ.get("PIP_FIND_LINKS", "").split())
-        return Setting(self._tool, owner, caches | environ, cache, readable)
+        return Setting(self._tool, owner, caches | environ, cache, readable, tenant)
 
     async def _provide_python(
         self,

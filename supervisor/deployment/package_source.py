@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...worker.contract.names import tenant_of
 from ..packages.spec import Need as WrittenNeed
 from ..packages.store import Packages, Stored
 from .needs import Need, NeedKind
@@ -20,9 +21,9 @@ class PackageSource:
         """Returns a version; see `ports.Packages`."""
         return described(await self._store.find(reference))
 
-    def unpack(self, digest: str, target: Path) -> None:
+    def unpack(self, package: Package, target: Path) -> None:
         """Writes the files of a package; see `ports.Packages`."""
-        self._store.unpack(digest, target)
+        self._store.unpack(package.digest, target, tenant_of(package.name))
 
 
 def described(found: Stored) -> Package:
@@ -43,7 +44,7 @@ def described(found: Stored) -> Package:
     needs += [Need("commands", name) for name in spec.requires_runtime.commands]
     uses_python = "entrypoint" in table or bool(spec.dependencies.python) or bool(found.lock)
     return Package(
-        spec.name,
+        found.name,
         spec.version,
         found.digest,
         table,

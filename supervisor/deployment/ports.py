@@ -32,7 +32,7 @@ class Packages(Protocol):
         """
         ...
 
-    def unpack(self, digest: str, target: Path) -> None:
+    def unpack(self, package: Package, target: Path) -> None:
         """Writes the files of a package into a folder; blocks.
 
         Raises:
@@ -93,6 +93,6 @@ class Agents(Protocol):
         """Returns the working directories and interpreters of all specs that are in force or are to be."""
         ...
 
-    def facts(self, commands: Collection[str]) -> Facts:
-        """Returns the names of what there is on this machine; of `commands` those in PATH."""
+    def facts(self, commands: Collection[str], tenant: str) -> Facts:
+        """Returns the local names of what an owner has on this machine; of `commands` those in PATH."""
         ...

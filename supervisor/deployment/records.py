@@ -10,6 +10,7 @@ import msgspec
 from msgspec.structs import replace
 
 from ...worker.contract.errors import CorralError, Corrupted, NotFound
+from ...worker.contract.names import tenant_of
 from ...worker.contract.records import Error
 from ...worker.control.deployments import CheckState, Deployment, DeploymentCheck
 from ..events.bus import Bus
@@ -74,14 +75,26 @@ class Records:
             raise NotFound(f"cannot find deployment {number}", deployment=number)
         return record
 
-    async def lock_of(self, digest: str) -> str:
-        """Returns the lock of the last version with these bytes that was installed; "" if there is none."""
+    async def lock_of(self, digest: str, tenant: str = "") -> str:
+        """Returns the lock of the last version with these bytes that an owner has installed; "" if there is none.
+
+        A lock is written by programs of the packages in it: that of one owner is no other's.
+        """
         rows = await self._store.read(
             "SELECT lock FROM deployment WHERE digest = ? AND lock IS NOT NULL"
+            " AND substr(agent, 1, instr(agent, '/')) = ?"
             " ORDER BY number DESC LIMIT 1",
-            (digest,),
+            (digest, f"{tenant}/" if tenant else ""),
         )
         return str(rows[0][0]) if rows else ""
+
+    def forget(self, tenant: str) -> None:
+        """Drops the records of a tenant."""
+        self._records = {
+            number: record
+            for number, record in self._records.items()
+            if tenant_of(record.agent) != tenant
+        }
 
     async def put(self, record: Deployment, *, lock: str = "") -> Deployment:
         """Keeps a record, durably, and publishes it; the oldest of its agent go beyond the bound.

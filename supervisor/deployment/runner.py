@@ -14,6 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ...worker.contract.errors import CorralError, ResourceLimitExceeded, SpawnFailed, Timeout
+from ...worker.contract.names import tenant_of
 from ..config.spec import Process, Spec
 from ..decoding.values import GIB, MIB
 from ..process.command import Commands, Outcome
@@ -55,11 +56,15 @@ class Place(Struct, frozen=True):
 def installing_spec(spec: Spec, place: Place) -> Spec:
     """Returns the spec of an agent's installation: the agent's user and isolation, with other paths and limits.
 
-    Its environment, with secrets in it, is not for programs of strangers. Limits that suit the agent, such as its memory,
-    are raised to what an installer needs.
+        Its environment, with secrets in it, is not for programs of strangers. Limits that suit the agent, such as its memory,
+        are raised to what an installer needs, and its network is the host's: packages come from hosts that the agent need not reach.
+    That of a tenant stays as it is.
     """
     process = spec.process
     read, write, ports = process.read_paths, process.write_paths, process.connect_ports
+    is_of_tenant = bool(tenant_of(spec.name))
+    if process.isolation == "strict" or is_of_tenant:  # without a list it sees nothing more
+        read, write = read or (), write or ()
     return replace(
         spec,
         entrypoint=None,
@@ -69,6 +74,8 @@ def installing_spec(spec: Spec, place: Place) -> Spec:
             working_directory=str(place.cwd),
             read_paths=None if read is None else (*read, *place.readable, *place.writable),
             write_paths=None if write is None else (*write, *place.writable),
+            network=process.network if is_of_tenant else "host",
+            allowed_hosts=process.allowed_hosts if is_of_tenant else (),
             connect_ports=None if ports is None else tuple(dict.fromkeys((*ports, *PORTS))),
             inherit_environment=INHERITED,
             environment_file=None,

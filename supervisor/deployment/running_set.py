@@ -5,9 +5,10 @@ Guarantees that workers of the first version get no task before they are up, hea
 
 import asyncio
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from ...worker.contract.errors import Conflict, SpawnFailed, WorkerFailed
+from ...worker.contract.names import local_name, tenant_of
 from ..agents.agents import Agents
 from ..agents.membership import Addition
 from ..config.loader import decode_agent
@@ -27,11 +28,23 @@ LOOK_S = 0.05
 """Seconds between two looks at the health checks of a first version, whose success is no event, and at finishing workers."""
 
 
+LENT = ("tenant", "agent")
+"""Shares of the owner's servers that a tenant's agents may have."""
+
+
 class RunningSet:
     """Brings versions of packages in force in the running set of one daemon."""
 
-    def __init__(self, agents: Agents, rollouts: Rollouts, attempt: Try, host: Host) -> None:
+    def __init__(
+        self,
+        agents: Agents,
+        rollouts: Rollouts,
+        attempt: Try,
+        host: Host,
+        folder_of: Callable[[str], str],
+    ) -> None:
         self._agents = agents
+        self._folder_of = folder_of
         self._rollouts = rollouts
         self._attempt = attempt
         self._host = host
@@ -63,12 +76,17 @@ class RunningSet:
             kind="agent",
             defaults=self._agents.config.defaults,
             source=STORE,
-            directory="/",
+            directory=self._directory(name),
         )
+
+    def _directory(self, name: str) -> str:
+        """Returns the folder that relative paths of a table are relative to."""
+        tenant = tenant_of(name)
+        return self._folder_of(tenant) if tenant else "/"
 
     async def roll(self, name: str, table: Mapping[str, object], change: Change) -> int | None:
         """Changes an agent, or adds it; see `ports.Agents`."""
-        addition = Addition(name, "agent", table, "/")
+        addition = Addition(name, "agent", table, self._directory(name))
         cause = Cause("deploy", change.by, change.why, change.package)
         if name not in self._agents.agents:
             await self._add(addition, cause)
@@ -188,16 +206,22 @@ class RunningSet:
                     found.add(spec.environment.get("VIRTUAL_ENV", ""))
         return found
 
-    def facts(self, commands: Collection[str]) -> Facts:
-        """Returns the names of what there is, of `commands` those in PATH; see `ports.Agents`."""
-        specs = [agent.spec for agent in self._agents.agents.values()]
-        secrets = self._host.secrets.listed()
+    def facts(self, commands: Collection[str], tenant: str) -> Facts:
+        """Returns the local names of what an owner has, of `commands` those in PATH; see `ports.Agents`."""
+        every = [agent.spec for agent in self._agents.agents.values()]
+        specs = [spec for spec in every if tenant_of(spec.name) == tenant]
+        shared = {
+            spec.name
+            for spec in every
+            if spec.kind == "mcp" and not tenant_of(spec.name) and spec.share in LENT
+        }
+        secrets = [str(each["name"]) for each in self._host.secrets.listed()]
         path = self._host.environ.get("PATH")
         return Facts(
-            mcp={spec.name for spec in specs if spec.kind == "mcp"},
-            agents={spec.name for spec in specs if spec.kind == "agent"},
+            mcp={local_name(spec.name) for spec in specs if spec.kind == "mcp"} | shared,
+            agents={local_name(spec.name) for spec in specs if spec.kind == "agent"},
             capabilities={each for spec in specs for each in spec.capabilities},
-            secrets={str(each["name"]) for each in secrets},
+            secrets={local_name(name) for name in secrets if tenant_of(name) == tenant},
             commands={each for each in commands if shutil.which(each, path=path)},
         )
 

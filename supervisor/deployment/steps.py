@@ -22,6 +22,13 @@ KEY_DIGITS = 32
 PASSED = ("UV_*", "PIP_*", "SSL_CERT_FILE", "SSL_CERT_DIR", "*_PROXY", "*_proxy", "npm_config_*")
 """Variables of the daemon's environment that an installation sees: indexes, their credentials, proxies, certificates."""
 
+LENT = (
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "*_PROXY", "*_proxy"),
+    *("UV_OFFLINE", "UV_NO_INDEX", "UV_FIND_LINKS", "UV_INDEX_URL", "UV_DEFAULT_INDEX"),
+    *("PIP_NO_INDEX", "PIP_FIND_LINKS", "PIP_INDEX_URL", "npm_config_registry"),
+)
+"""Variables among them that the installation of a tenant sees, where no credentials are in them."""
+
 KEPT = ("UV_PYTHON", "UV_PROJECT*", "UV_SYSTEM_PYTHON", "UV_TARGET", "UV_PREFIX", "PIP_TARGET")
 """Variables among them that would send an installation to another place, and do not pass."""
 
@@ -65,6 +72,15 @@ def passed_variables(environ: Mapping[str, str]) -> dict[str, str]:
         for name, value in environ.items()
         if any(fnmatchcase(name, pattern) for pattern in PASSED)
         and not any(fnmatchcase(name, pattern) for pattern in KEPT)
+    }
+
+
+def lent_variables(variables: Mapping[str, str]) -> dict[str, str]:
+    """Returns those of the variables that the programs of a tenant may see: without an address that has credentials, or another secret."""
+    return {
+        name: value
+        for name, value in variables.items()
+        if any(fnmatchcase(name, pattern) for pattern in LENT) and "@" not in value
     }
 
 

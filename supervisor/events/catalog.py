@@ -11,6 +11,7 @@ from typing import NamedTuple
 RESERVED = frozenset(
     {
         "agent",
+        "approval",
         "audit",
         "checkpoint",
         "config",
@@ -94,7 +95,12 @@ _TASK = (
     Field("task", "text", "the task's id"),
     Field("attempt", "count", "number of the attempt, from 1; 0 before the first"),
 )
+_QUESTION = (
+    Field("approval", "number", "the question's number"),
+    Field("task", "text", "the task's id"),
+)
 _SESSION = Field("session", "text", "its name")
+_TENANT = Field("tenant", "text", "its name")
 _SCHEDULE = Field("schedule", "text", "its name")
 _WHOSE = "agent, unless the task is for a capability"
 _EXCESS = (
@@ -183,6 +189,23 @@ _TYPES = (
     )),
     EventType("agent.woken", "A hibernated worker is started: by `wake`, by `start`, or because a task waits for it.",
               LIFE, (_SAVED,)),
+    EventType("approval.answered", "A person has answered a question of a task.", TASK, (
+        *_QUESTION,
+        Field("answer", "text", "one of the options, or any text"),
+        Field("by", "text", "the caller who has answered"),
+    )),
+    EventType("approval.asked", "A task asks a question, and waits for the answer.", TASK, (
+        *_QUESTION,
+        Field("kind", "text", "`question` or `permission`"),
+        Field("question", "text", "its first 1,000 characters"),
+        Field("options", "list of text", "the answers that are permitted; none: any text"),
+        Field("expires_at", "time", "when it ends without an answer"),
+    )),
+    EventType("approval.expired", "Nobody has answered a question in time.", TASK, (
+        *_QUESTION,
+        Field("answer", "text or null", "the default of the question"),
+    )),
+    EventType("approval.withdrawn", "The task of a question has ended before the answer.", TASK, _QUESTION),
     EventType("checkpoint.corrupted", "A checkpoint in the store is damaged, and was passed over for an earlier one.",
               "agent; worker where one saved it", (
         Field("checkpoint", "number", "its number"),
@@ -289,6 +312,15 @@ _TYPES = (
         Field("wait_s", "seconds", "until the next call is taken"),
         _REASON,
     )),
+    EventType("limit.tenant", "A limit of a tenant was reached or refused something; the first of a minute, per limit.",
+              "agent if there is one", (
+        Field("tenant", "text", "its name"),
+        Field("key", "text", "the limit in `[tenants.NAME]`, or `max_total_queue_size`"),
+        Field("limit", "count", "its value"),
+        Field("used", "count", "the usage"),
+        Field("refused", "count", "number of refusals since the last such event"),
+        _REASON,
+    )),
     EventType("limit.tokens", "max_tokens_per_minute is used up: the agent takes no task for now.",
               AGENT, _EXCESS),
     EventType("limit.worker_processes", "A worker can start no more processes.", LIFE, _EXCESS),
@@ -318,13 +350,21 @@ _TYPES = (
     )),
     EventType("memory.corrupted", "A session in the store is damaged; its tasks fail.", AGENT, (
         _SESSION, _REASON)),
-    EventType("memory.evicted", "The least recently used session was removed for a new one (`max_sessions`).",
-              AGENT, (_SESSION,)),
-    EventType("memory.expired", "Sessions unused for `retention`, and keys whose time was over, were removed.", AGENT, (
+    EventType("memory.evicted", "The least recently used session was removed for a new one (`max_sessions`), or for a "
+              "write in its memory pool (`max_bytes`).", AGENT, (
+        _SESSION,
+        Field("pool", "text or null", "the memory pool; null for `max_sessions`"),
+    )),
+    EventType("memory.expired", "Sessions unused for `retention`, and sessions and keys whose time was over, were removed.", AGENT, (
         Field("sessions", "count", "number of sessions"),
         Field("keys", "count", "number of keys"),
     )),
-    EventType("memory.trimmed", "The oldest messages of a session were removed for new ones (`max_session_bytes`).",
+    EventType("memory.keys_evicted", "The keys that were changed longest ago were removed for a write in their memory pool.",
+              AGENT, (
+        Field("keys", "count", "number of keys"),
+        Field("pool", "text", "the memory pool"),
+    )),
+    EventType("memory.trimmed", "The oldest messages of a session were removed for new ones (`max_session_bytes`, or `max_bytes` of its pool).",
               AGENT, (
         _SESSION,
         Field("task", "text", "the id of the task"),
@@ -405,6 +445,13 @@ _TYPES = (
     EventType("team.added", "A team was added.", _GROUP, shown=_ALL),
     EventType("team.changed", "A reload has changed its definition.", _GROUP),
     EventType("team.removed", "It is gone.", _GROUP, shown=_ALL),
+    EventType("tenant.added", "A tenant was added at run time.", DAEMON, (_TENANT,)),
+    EventType("tenant.changed", "Keys of the table of a tenant have other values.", DAEMON, (
+        _TENANT, Field("keys", "list of text", "the keys that have changed"),
+    )),
+    EventType("tenant.removed", "A tenant is gone, with all that there was of it.", DAEMON, (_TENANT,), stored="no"),
+    EventType("tenant.resumed", "A suspended tenant may work again.", DAEMON, (_TENANT,)),
+    EventType("tenant.suspended", "A tenant may not work: its processes are stopped, and its tasks refused.", DAEMON, (_TENANT,)),
     EventType("workflow.added", "A workflow was added.", _GROUP, shown=_ALL),
     EventType("workflow.changed", "A reload has changed its definition.", _GROUP),
     EventType("workflow.removed", "It is gone.", _GROUP, shown=_ALL),

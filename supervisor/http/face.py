@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from ...worker.contract.errors import NotFound
 from ..api.table import Permission
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ class HttpClient:
         permission: the highest that it has.
         who: its name in the audit.
         agents: the globs of the agents that it may reach; None for all.
+        tenant: that it is bound to; "" for none.
         is_valid: returns whether its token is valid still, for a stream that lasts.
     """
 
@@ -30,6 +32,12 @@ class HttpClient:
     who: Mapping[str, object] = field(default_factory=dict[str, object])
     agents: tuple[str, ...] | None = None
     is_valid: Callable[[], bool] = lambda: True
+    tenant: str = ""
+
+    @property
+    def owner(self) -> str:
+        """Returns what the sessions of this client belong to: its token, and its tenant."""
+        return f"{self.name} {self.tenant}"
 
 
 ANONYMOUS = HttpClient("anonymous", "read", {"http": "anonymous"}, ())
@@ -37,6 +45,23 @@ ANONYMOUS = HttpClient("anonymous", "read", {"http": "anonymous"}, ())
 
 Authenticate = Callable[[str | None], HttpClient]
 """Returns the client of a bearer token, None where there is none; raises PermissionDenied."""
+
+Bind = Callable[[HttpClient, str], HttpClient]
+"""Returns a client as it is when it is bound to a tenant; raises NotFound."""
+
+
+def refuse_tenants(client: HttpClient, tenant: str) -> HttpClient:
+    """Refuses to bind a client: there are no tenants.
+
+    Raises:
+        NotFound: always.
+    """
+    raise NotFound(f'cannot find tenant "{tenant}"', name=tenant, known=[])
+
+
+TENANT_HEADER = "Corral-Tenant"
+TENANT_KEY = "tenant"
+"""Key of a query that stands for the header."""
 
 
 FOREIGN = "origin"

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from ...worker.contract.errors import InvalidParams, PermissionDenied
 
-ACCEPTS_PER_TURN = 64
+ACCEPTS_PER_TURN = 4
 """Number of connections that are accepted before the loop does something else."""
 
 BACKLOG = 128

@@ -259,7 +259,7 @@ class McpFace:
             client_tools = self._offer(view_query(request), caller, client)
         except CorralError as error:
             raise Refused(400, error, request_id=rpc.id) from error
-        session = HttpSession(session_id, client_tools, caller, self._version, owner=client.name)
+        session = HttpSession(session_id, client_tools, caller, self._version, owner=client.owner)
         reply = Reply(None)
         await reply.answer(session.endpoint, rpc)
         if "error" in reply.answers[0]:
@@ -273,7 +273,7 @@ class McpFace:
             error = InvalidRequest(f"cannot serve the request without {http_headers.SESSION}")
             raise Refused(400, error)
         session = self._sessions.find(session_id)
-        if session is None or session.owner != client.name:
+        if session is None or session.owner != client.owner:
             raise Refused(404, NotFound("cannot find the session: it has ended"))
         version = request.headers.get(http_headers.VERSION, "").strip()
         if version and version not in LEGACY_VERSIONS:

@@ -11,6 +11,7 @@ from ...mcp.protocol.messages import CALL, META
 from ...worker.contract.codec import as_object
 from ...worker.contract.errors import InvalidParams
 from . import mcp_headers
+from .face import TENANT_KEY
 from .mcp_session import RpcRequest
 
 MAX_ACCEPT_CHARACTERS = 8190
@@ -81,7 +82,7 @@ def view_query(request: web.BaseRequest) -> ViewQuery:
     """
     query = request.query
     known = {"only", "deny", "read_only", "profile"}
-    if unknown := sorted(query.keys() - known):
+    if unknown := sorted(query.keys() - known - {TENANT_KEY}):
         raise InvalidParams(
             f'cannot serve "?{unknown[0]}=": there is no such parameter',
             key=unknown[0],

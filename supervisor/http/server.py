@@ -27,7 +27,18 @@ from ...worker.contract.errors import (
 from .admission import Admission, bracketed, check_target
 from .answers import MAX_BODY_BYTES, Refused, failure, too_long
 from .connection import IDLE_S, Connection
-from .face import ANONYMOUS, FOREIGN, Authenticate, BrowserClient, Face, HttpClient
+from .face import (
+    ANONYMOUS,
+    FOREIGN,
+    TENANT_HEADER,
+    TENANT_KEY,
+    Authenticate,
+    Bind,
+    BrowserClient,
+    Face,
+    HttpClient,
+    refuse_tenants,
+)
 from .listener import Listener
 
 MAX_CONNECTIONS = 512
@@ -51,6 +62,7 @@ class HttpServer:
     Args:
         faces: each with its own prefix.
         authenticate: returns the client of a token.
+        bind: returns a client as it is when it is bound to the tenant that its request names.
         browser_client: returns the client of a browser's session, of a request without a token; None: there are no sessions.
         names: the only names that `Host` may have; see Admission.
         is_behind_proxy: whether clients name the host of a proxy.
@@ -64,6 +76,7 @@ class HttpServer:
         faces: Sequence[Face],
         authenticate: Authenticate,
         *,
+        bind: Bind = refuse_tenants,
         browser_client: BrowserClient | None = None,
         names: Collection[str] = (),
         is_behind_proxy: bool = False,
@@ -75,6 +88,7 @@ class HttpServer:
         self._exact = {face.prefix: face for face in self._faces}
         assert len(self._exact) == len(self._faces), "two faces have the same prefix"
         self._authenticate = authenticate
+        self._bind = bind
         self._browser_client = browser_client
         self._names = names
         self._is_behind_proxy = is_behind_proxy
@@ -241,6 +255,7 @@ class HttpServer:
 
         Raises:
             Refused: it names another host or origin, is of another page's session, or has no right token.
+            NotFound: it names a tenant that is not there, or not that of its token.
         """
         assert self._admission is not None, "it listens"
         hosts, origins = (request.headers.getall(name, []) for name in ("Host", "Origin"))
@@ -260,4 +275,7 @@ class HttpServer:
                 raise Refused(403, error) from error
             raise Refused(401, error, WWW_Authenticate='Bearer realm="corral"') from error
         self._known.add(request.protocol)
-        return client
+        tenant = request.headers.get(TENANT_HEADER)
+        if tenant is None and TENANT_KEY in request.rel_url.raw_query_string:
+            tenant = request.query.get(TENANT_KEY)
+        return client if tenant is None else self._bind(client, tenant)

@@ -37,6 +37,7 @@ class OneAnswer:
         self.permission: Permission = client.permission
         self.who: Mapping[str, object] = client.who
         self.agents: Sequence[str] | None = client.agents
+        self.tenant = client.tenant
         self.supervisor: WorkerSupervisor | None = None  # a worker is known by its process alone
 
     def notify(self, method: str, params: Mapping[str, object]) -> None:
@@ -53,7 +54,7 @@ class OneAnswer:
         """Refuses: MCP has a path of its own."""
         raise Conflict("cannot attach over HTTP: MCP is at /mcp")
 
-    def log_in(self, digest: bytes) -> None:
+    def log_in(self, digest: bytes | None, tenant: str) -> None:
         """Refuses: each request brings a token."""
         raise Conflict("cannot log in over HTTP: each request brings its token")
 

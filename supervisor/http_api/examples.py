@@ -28,6 +28,7 @@ BODIES: Mapping[str, Mapping[str, object]] = {
     "agent.start": {**_NAMES, "timeout_s": 30.0},
     "agent.stop": {**_NAMES, "timeout_s": 30.0},
     "agent.wake": _NAMES,
+    "approval.answer": {"approval": 7, "answer": "allow"},
     "checkpoint.restore": {"checkpoint": 7, "name": "crawler-1"},
     "checkpoint.save": {"name": "crawler", "timeout_s": 10.0},
     "daemon.log_level": {"level": "debug"},
@@ -46,6 +47,8 @@ BODIES: Mapping[str, Mapping[str, object]] = {
     "task.run": {**_WORK, "agent": "crawler", "timeout_s": 60.0},
     "task.submit": {**_WORK, "agent": "crawler", "idempotency_key": "page-17"},
     "team.add": {"name": "readers", "spec": {"members": ["crawler", "writer"]}},
+    "tenant.add": {"name": "acme", "spec": {"tier": "free", "max_agents": 5}},
+    "tenant.set": {"name": "acme", "spec": {"max_agents": 10}},
     "token.add": {"name": "ci", "rights": "operate", "agents": ["web*"], "expires_s": 2592000.0},
     "token.rotate": {"name": "ci", "overlap_s": 600.0},
     "workflow.add": {

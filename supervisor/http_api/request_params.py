@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from ...worker.contract import codec
 from ...worker.contract.errors import InvalidParams, InvalidRequest, ParseError
+from ..http.face import TENANT_KEY
 from .routes import Match
 
 MAX_QUERY_FIELDS = 1000
@@ -33,6 +34,8 @@ def params_of(verb: str, match: Match, query: str, body: bytes) -> dict[str, obj
     """
     fields = fields_of(match.method.params)
     name = match.method.name
+    if verb not in IN_QUERY and query.partition("=")[0] == TENANT_KEY and "&" not in query:
+        query = ""  # it binds the client, for any method
     if verb in IN_QUERY:
         if body:
             words = f'cannot call "{name}": {verb} has its params in the query, and no body'
@@ -93,6 +96,8 @@ def _of_query(name: str, query: str, fields: Mapping[str, Any]) -> dict[str, obj
         ) from None
     texts: dict[str, list[str]] = {}
     for key, text in pairs:
+        if key == TENANT_KEY and key not in fields:  # it binds the client, for any method
+            continue
         texts.setdefault(key, []).append(text)
     given: dict[str, object] = {}
     for key, values in texts.items():

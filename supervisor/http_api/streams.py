@@ -36,6 +36,7 @@ class StreamCaller:
         self.permission: Permission = client.permission
         self.who: Mapping[str, object] = client.who
         self.agents: Sequence[str] | None = client.agents
+        self.tenant = client.tenant
         self.supervisor: WorkerSupervisor | None = None  # a worker is known by its process alone
         self.following: Awaitable[None] | None = None
         self.outbox = Outbox()
@@ -73,7 +74,7 @@ class StreamCaller:
         """Refuses: MCP has a path of its own."""
         raise Conflict("cannot attach over HTTP: MCP is at /mcp")
 
-    def log_in(self, digest: bytes) -> None:
+    def log_in(self, digest: bytes | None, tenant: str) -> None:
         """Refuses: each request brings a token."""
         raise Conflict("cannot log in over HTTP: each request brings its token")
 

@@ -35,9 +35,22 @@ if TYPE_CHECKING:
         write_paths: list[str] | None
         connect_ports: list[int] | None
         scope_signals: bool
+        scope_sockets: bool
         scope_limits: bool
         identity: tuple[int, int, list[int]] | None
         sockets: int
+        terminal: bool
+        sandbox: Sandbox | None
+
+    class Sandbox(TypedDict):
+        """Holds how a leader contains its program, see `isolation.levels.Sandbox`."""
+
+        kind: str
+        arguments: list[str]
+        filter: str
+        listen: int
+        agent: str
+        hosts: list[str]
 
     class Spawn(Confinement):
         """Holds a spawn request of the daemon; its three descriptors, and its sockets, travel beside it."""
@@ -61,8 +74,15 @@ if not TYPE_CHECKING:
     from _signal import SIG_DFL, pthread_sigmask
     from _signal import signal as set_handler
 
+TIOCSCTTY = 0x540E
+"""Number of the ioctl that makes a terminal that of this session, see ioctl_tty(2)."""
 PAGE_BYTES = 4096
 """Bytes that fit into any pipe, see pipe(7)."""
+ARGUMENTS, FILTER, STATUS = SANDBOX_WORDS = ("@arguments", "@filter", "@status")
+"""Words of a sandbox's command line that stand for the numbers of descriptors: its arguments, the seccomp filter, the
+report."""
+INNER_PID = "2"
+"""Pid that a program has in a pid namespace of bubblewrap, whose own process is the first."""
 OOM_SCORE_ADDED = 200
 """Number of points by which the kernel's OOM killer prefers a worker to the daemon, see proc(5), oom_score_adj."""
 
@@ -85,6 +105,10 @@ class ChildSetup:
         self.report = report
         self.launcher = launcher
         self.identity = self._look_up_identity()
+        sandbox = spawn.get("sandbox")
+        self.port = sandbox["listen"] if sandbox is not None else 0
+        # The daemon takes the socket of a new network there.
+        self.handover = fds.pop() if self.port else -1
 
     def _look_up_identity(self) -> tuple[str, int, int, list[int]] | None:
         """Returns name, uid, gid and groups to change to; looks them up here, in the child, since NSS may be slow."""
@@ -111,6 +135,18 @@ class ChildSetup:
 
     def _enter_session(self) -> None:
         os.setsid()
+
+    def _enter_network(self) -> None:
+        """Enters a network of its own with a loopback, and hands a socket that listens there to the daemon."""
+        if not self.port:
+            return
+        from ..linux import network_namespace  # noqa: PLC0415 - seldom asked for
+
+        try:
+            network_namespace.enter(self.handover, self.port)
+        except network_namespace.Refused as refused:
+            text = f"cannot hold network: {refused}"
+            raise Refused(refused.errno, text, key="process.network") from None
 
     def _set_limits(self) -> None:
         # The address space comes last: after it, this interpreter may have no room for the others.
@@ -219,6 +255,7 @@ class ChildSetup:
                 write_paths=paths[1],
                 connect_ports=ports,
                 scope_signals=scope_signals,
+                scope_sockets=spawn.get("scope_sockets", False),
                 temporary=spawn.get("temporary"),
             )
             if ports is not None:
@@ -248,13 +285,33 @@ class ChildSetup:
             os.dup2(fd, target)
         os.closerange(len(self.fds), self.report)
         os.closerange(self.report + 1, 2**31 - 1)
+        if self.spawn.get("terminal"):
+            fcntl.ioctl(0, TIOCSCTTY, 0)  # it leads a session by now, which has none
+
+    def _sandbox_words(self, argv: list[str]) -> list[str]:
+        """Opens the descriptors that a sandbox takes, and returns its command line with their numbers."""
+        sandbox = self.spawn.get("sandbox")
+        if sandbox is None:
+            return argv
+        first = len(self.fds)
+        numbers = {word: str(first + at) for at, word in enumerate(SANDBOX_WORDS)}
+        arguments = [numbers.get(word, word) for word in sandbox["arguments"]]
+        text = b"".join(os.fsencode(word) + b"\0" for word in arguments)
+        for data in (text, bytes.fromhex(sandbox["filter"])):
+            fd = os.memfd_create("corral-sandbox", 0)  # the next free number
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
+            os.lseek(fd, 0, os.SEEK_SET)
+        os.dup2(self.report, first + 2)  # it stays open: the sandbox reports, too
+        end = argv.index("--")
+        return [*(numbers.get(word, word) for word in argv[:end]), *argv[end:]]
 
     def _execute(self) -> None:
         argv, env = self.spawn["argv"], self.spawn["env"]
-        if self.spawn.get("sockets"):
-            env["LISTEN_PID"] = str(
-                os.getpid()
-            )  # sd_listen_fds(3): only this process, not what it forks
+        if self.spawn.get("sockets"):  # sd_listen_fds(3): only this process, not what it forks
+            env["LISTEN_PID"] = INNER_PID if self.spawn.get("sandbox") else str(os.getpid())
+        argv = self._sandbox_words(argv)
         name = argv[0] if argv else ""
         path = env.get("PATH", os.defpath)
         # An empty entry of PATH means the working directory (execvp(3)).
@@ -284,6 +341,7 @@ class ChildSetup:
     STAGES = (
         ("cgroup", _join_cgroup),
         ("session", _enter_session),
+        ("network", _enter_network),
         ("oom-score", _raise_oom_score),
         ("temporary", _make_temporary),
         ("limits", _set_limits),
@@ -384,9 +442,12 @@ def decode_failure(report: bytes) -> tuple[str, int, str, dict[str, str]]:
     return stage, int(number), message, json.loads(data)
 
 
-def out_of_the_way(fds: list[int], report: int) -> tuple[list[int], int]:
-    """Returns the same descriptors and the report, duplicated where a later dup2 to 0, 1, 2… would overwrite them."""
-    free = len(fds)
+def out_of_the_way(fds: list[int], report: int, more: int = 0) -> tuple[list[int], int]:
+    """Returns the same descriptors and the report, duplicated where a later dup2 to 0, 1, 2… would overwrite them.
+
+    `more` is the number of descriptors that are opened behind them.
+    """
+    free = len(fds) + more
     moved = [fd if fd >= free else fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, free) for fd in fds]
     if report < free:
         report = fcntl.fcntl(report, fcntl.F_DUPFD_CLOEXEC, free)
@@ -400,7 +461,7 @@ def become(
     stage = "user"
     try:
         signal.set_wakeup_fd(-1)
-        fds, report = out_of_the_way(fds, report)
+        fds, report = out_of_the_way(fds, report, len(SANDBOX_WORDS) if spawn.get("sandbox") else 0)
         for signum in altered:
             set_handler(signum, SIG_DFL)
         pthread_sigmask(signal.SIG_SETMASK, ())

@@ -28,6 +28,7 @@ from .child_setup import PAGE_BYTES, decode_failure, quoted
 from .process_tree import KILL_AGAIN_S, Trees, Unit
 from .protocol import Channel, receive
 from .raw_spawn import EVERY_SIGNAL, FAILED_LATE
+from .sandboxes import LOOK_S, Sandboxes, status_of
 from .tree_signals import ENDING, apply_freeze, signal_tree
 
 TYPE_CHECKING = False  # importing typing would cost 10 ms and 1.5 MB
@@ -93,6 +94,7 @@ class MainLoop:
         self.abandoned: set[str] = set()  # groups to be removed as soon as they are empty
         self.listeners: dict[int, Callable[[], None]] = {}
         self.raw_spawner: RawSpawner | None = None  # where new processes may follow a plan
+        self.sandboxes = Sandboxes()
         # The request, its descriptors and the signals since then, until the exec is confirmed: a failed plan needs them.
         self.planned: dict[Unit, tuple[Any, list[int], set[tuple[int, str]]]] = {}
 
@@ -130,6 +132,9 @@ class MainLoop:
             due.append(self.roots_due_s)
         if self.refreezing:
             due.append(now + STOP_AGAIN_S)
+        if self.sandboxes.pending:
+            due.append(now + LOOK_S)
+        due += [ended[3] for ended in self.sandboxes.ended.values()]
         if not self.is_settled or self.abandoned:
             due.append(now + KILL_AGAIN_S[1])
         return max(0.0, min(due) - now) * 1000 + 1 if due else None
@@ -182,7 +187,7 @@ class MainLoop:
         seq, key = message["seq"], message["unit"]
         stage, group = "descriptors", None
         try:
-            own = len(fds) - message.get("sockets", 0)
+            own = len(fds) - message.get("sockets", 0) - _handovers(message)
             if own not in self.DESCRIPTORS or "argv" not in message:
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             if key in self.trees.units:
@@ -190,7 +195,9 @@ class MainLoop:
             report, report_in = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             stage = "cgroup"
             try:
-                group = message["cgroup"] = self._make_group(message)
+                joined = message.get("join_cgroup")
+                group = self._make_group(message) if joined is None else None
+                message["cgroup"] = group if joined is None else joined
                 self.abandoned.discard(group or "")
                 stage = "fork"
                 message["env"][MARK] = key
@@ -219,6 +226,8 @@ class MainLoop:
             self.survey_due_s = time.monotonic() + SURVEY_S
         self.trees.units[key] = self.trees.leaders[pid] = self.reports[report] = unit
         self.poller.register(report, select.POLLIN)
+        if message.get("sandbox") is not None:
+            self.sandboxes.add(unit)
         if is_planned:
             self.planned[unit] = message, fds[:], set()
             fds.clear()  # they are kept until it is confirmed
@@ -270,7 +279,10 @@ class MainLoop:
         if self.trees.groups is None:
             return None
         names = ("memory_bytes", "cpu_percent", "processes")
-        return self.trees.groups.make(message["unit"], *(message[name] for name in names))
+        memory_bytes, cpu_percent, processes = (message[name] for name in names)
+        return self.trees.groups.make(
+            message["unit"], memory_bytes, cpu_percent, processes, message.get("tenant_limits")
+        )
 
     def _abandon(self, group: str | None) -> None:
         if group is not None:
@@ -292,32 +304,71 @@ class MainLoop:
 
     def _confirm(self, unit: Unit) -> None:
         """Reads the report of a new process: the end of the file means success, anything else is a failure."""
-        failure = os.read(unit.report, PAGE_BYTES)
-        self.poller.unregister(unit.report)
-        del self.reports[unit.report]
-        os.close(unit.report)
-        unit.report = -1
+        try:
+            failure = os.read(unit.report, PAGE_BYTES)
+        except BlockingIOError:  # a dead leader's child has yet to close it
+            failure = b""
+        if unit in self.sandboxes.pending:
+            self._note_report(unit, failure)
+            return
+        self._close_report(unit)
         if unit in self.planned:
             if failure:
                 self._respawn(unit, failure)
                 return
             for fd in self.planned.pop(unit)[1]:
                 os.close(fd)
-        if not failure:
-            starttime = unit.starttime
-            self.channel.send(
-                op="spawned", seq=unit.seq, unit=unit.key, pid=unit.pid, starttime=starttime
-            )
+        if failure:
+            self._fail(unit, *decode_failure(failure))
+        else:
+            self._send_spawned(unit)
+
+    def _note_report(self, unit: Unit, written: bytes) -> None:
+        """Takes what the leader of a sandbox writes; the end of the file means that it has ended or failed."""
+        if written and self.sandboxes.note(unit, written):
             return
-        del self.trees.leaders[unit.pid]
+        if not written and self.sandboxes.has_run(unit):  # and has ended before it was seen
+            self.sandboxes.pending.discard(unit)
+            self._close_report(unit)
+            self._send_spawned(unit)
+            return
+        self._close_report(unit)
+        if written:
+            self._fail(unit, *decode_failure(written))
+            return
+        text = f"cannot start {quoted(unit.key)}: its sandbox ended before the program ran"
+        self._fail(unit, "sandbox", errno.EPERM, text, {})
+
+    def _close_report(self, unit: Unit) -> None:
+        os.close(self._take_report(unit))
+
+    def _take_report(self, unit: Unit) -> int:
+        self.poller.unregister(unit.report)
+        del self.reports[unit.report]
+        report, unit.report = unit.report, -1
+        return report
+
+    def _send_spawned(self, unit: Unit) -> None:
+        self.channel.send(
+            op="spawned",
+            seq=unit.seq,
+            unit=unit.key,
+            pid=unit.pid,
+            starttime=unit.starttime,
+            inner=unit.inner,
+        )
+
+    def _fail(self, unit: Unit, stage: str, number: int, text: str, data: dict[str, str]) -> None:
+        self.trees.leaders.pop(unit.pid, None)
         self._forget(unit)
         self.trees.failed.add(unit.pid)
-        self._refuse(unit.seq, unit.key, *decode_failure(failure))
+        self._refuse(unit.seq, unit.key, stage, number, text, data)
 
     def _forget(self, unit: Unit) -> None:
         del self.trees.units[unit.key]
         for marked in (self.ended, self.killed, self.refreezing, self.frozen):
             marked.discard(unit)
+        self.sandboxes.forget(unit)
         self._abandon(unit.group)
 
     def _reap(self) -> None:
@@ -339,12 +390,17 @@ class MainLoop:
         unit = self.trees.leaders.get(pid)
         if unit is not None and unit.report >= 0:
             self._confirm(unit)  # its only writer is dead, so the report is complete
+            while unit in self.sandboxes.pending:
+                self._confirm(unit)
         # Unless it has been started again meanwhile, perhaps with the same pid.
         if unit is not None and self.trees.leaders.get(pid) is unit:
             del self.trees.leaders[pid]
             unit.is_alive = False
             self.ended.add(unit)
-            self.dead.append((unit, status, usage))
+            if not unit.is_sandboxed or not self.sandboxes.hold(unit, status, usage):
+                self.dead.append((unit, status, usage))
+        if (held := self.sandboxes.release(pid)) is not None:
+            self.dead.append((held[0], held[1], usage))
         self.trees.orphans.pop(pid, None)
         self.trees.failed.discard(pid)
 
@@ -358,6 +414,12 @@ class MainLoop:
 
     def _tidy(self) -> None:
         """Performs the work due after deaths or by time: messages, rounds of SIGKILL and SIGSTOP, surveys."""
+        for unit in self.sandboxes.running() if self.sandboxes.pending else ():
+            self.sandboxes.reports[unit] = self._take_report(unit)
+            self._send_spawned(unit)
+        for ended in self.sandboxes.overdue() if self.sandboxes.ended else ():
+            self.dead.append(ended[:3])
+            self.is_settled = False
         # Not the groups of units that become empty below: their replacements are more urgent.
         self.abandoned = {group for group in self.abandoned if not cgroup.remove(group)}
         if not self.is_settled:
@@ -388,19 +450,19 @@ class MainLoop:
         """
         while self.dead:
             unit, status, usage = self.dead[0]
-            oom_kills = 0 if unit.group is None else cgroup.oom_kills(unit.group)
+            oom = None if unit.group is None else cgroup.oom(unit.group)
             self.dead.popleft()  # not before all has been read
             self.channel.send(
                 op="exited",
                 unit=unit.key,
                 pid=unit.pid,
-                status=status,
+                status=status_of(unit, status) if unit.is_sandboxed else status,
                 rusage={
                     "utime_s": usage.ru_utime,
                     "stime_s": usage.ru_stime,
                     "maxrss_bytes": usage.ru_maxrss * 1024,
                 },
-                oom_kills=oom_kills,
+                oom=oom,
             )
 
     def _settle(self) -> None:
@@ -413,6 +475,8 @@ class MainLoop:
             if not all(unit.is_alive for unit in orphan.candidates) or not orphan.candidates:
                 kill_below(orphan.pid)
         for unit in [unit for unit in self.ended if trees.is_empty(unit)]:
+            if self.sandboxes.is_held(unit):
+                continue
             self._forget(unit)
             self.channel.send(op="emptied", unit=unit.key)
         for unit in self.killed:
@@ -452,6 +516,9 @@ class MainLoop:
             apply_freeze(self.trees, unit)
         if scope == "tree":
             signal_tree(self.trees, unit, signum)
+        elif unit.inner_fd >= 0:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                signal.pidfd_send_signal(unit.inner_fd, signum)
         elif unit.is_alive:
             signal_child(unit.pid, signum)
 
@@ -527,6 +594,12 @@ class MainLoop:
                 except BlockingIOError:
                     pass  # by the next daemon; or ours has not closed everything yet, dying
             time.sleep(KILL_AGAIN_S[0])
+
+
+def _handovers(message: Any) -> int:  # Any: JSON
+    """Returns the number of descriptors by which a new process hands something to the daemon."""
+    sandbox = message.get("sandbox")
+    return 1 if sandbox is not None and sandbox["listen"] else 0
 
 
 def is_dead(pids: list[int]) -> bool:

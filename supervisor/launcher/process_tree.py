@@ -31,8 +31,12 @@ class Unit:
     __slots__ = (
         "again_s",
         "group",
+        "init",
+        "inner",
+        "inner_fd",
         "is_alive",
         "is_frozen",
+        "is_sandboxed",
         "is_scattered",
         "key",
         "pause_s",
@@ -56,6 +60,10 @@ class Unit:
         self.is_scattered = False  # since it was frozen: some of it is in other process groups
         self.again_s = 0.0  # when it is being killed: the next round
         self.pause_s = KILL_AGAIN_S[0]
+        self.is_sandboxed = False  # the leader is bubblewrap, and its program is inside
+        self.init = 0  # the first process of the sandbox
+        self.inner = 0  # the program, which init has started
+        self.inner_fd = -1  # a pidfd of the program
 
 
 class Orphan:
@@ -165,7 +173,7 @@ class Trees:
         """
         pid = process.pid
         if self.groups is not None and (unit := self.units.get(self.groups.unit_of(pid))):
-            return unit
+            return self._guest(pid) or unit
         for process_tree in (self.now, self.before):
             starttime, seen = process_tree.processes.get(pid, (0, None))
             if seen is not None and starttime == process.starttime and self.has(seen):
@@ -182,6 +190,14 @@ class Trees:
             if state == self.state and seq == unit.seq & 0xFFFFFFFF:
                 return unit
         return self.units.get(mark(pid))
+
+    def _guest(self, pid: int) -> Unit | None:
+        """Returns the unit of a process that is in the cgroup of another unit, which its own unit joined."""
+        guests = [unit for unit in self.units.values() if unit.group is None]
+        if not guests:
+            return None
+        state, seq = brand(pid, is_nested=self.is_nested)
+        return next((u for u in guests if state == self.state and seq == u.seq & 0xFFFFFFFF), None)
 
     def has(self, unit: Unit) -> bool:
         """Returns True if the unit has not become empty yet."""

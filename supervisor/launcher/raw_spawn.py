@@ -274,6 +274,8 @@ class RawSpawner:
         identity = spawn.get("identity")
         if spawn["nice"] or spawn.get("sockets"):  # LISTEN_PID is known after the fork alone
             raise Unplanned
+        if spawn.get("terminal") or spawn.get("sandbox") is not None:
+            raise Unplanned
         if identity is None and (spawn["user"], spawn["group"]) != (None, None):
             raise Unplanned
         if any(spawn.get(name) is not None for name in landlocked):
@@ -312,7 +314,8 @@ class RawSpawner:
         if spawn["no_new_privs"]:
             plan.step(PRCTL, PR_SET_NO_NEW_PRIVS, 1, otherwise=late)
         if scoped:
-            rules = plan.put(struct.pack("=3Q", 0, 0, landlock.SCOPE_SIGNAL))
+            sockets = landlock.SCOPE_ABSTRACT_SOCKET if spawn.get("scope_sockets", False) else 0
+            rules = plan.put(struct.pack("=3Q", 0, 0, landlock.SCOPE_SIGNAL | sockets))
             opened = (FIRST_FREE, 0)
             plan.step(landlock.SYS_CREATE_RULESET, rules, 24, 0, expected=opened, otherwise=late)
             plan.step(landlock.SYS_RESTRICT_SELF, FIRST_FREE, 0, otherwise=late)
@@ -451,6 +454,7 @@ class RawSpawner:
             if begin >= end or is_kernels or any(begin <= address < end for address in kept):
                 continue
             if _libc.madvise(begin, end - begin, advice):
-                number = ctypes.get_errno()
+                # A part that was given back since it was listed is ENOMEM, after all that is there was advised.
+                number = 0 if ctypes.get_errno() == errno.ENOMEM else ctypes.get_errno()
         if number and advice == MADV_DOFORK:
             raise OSError(number, os.strerror(number))

@@ -12,6 +12,7 @@ import signal
 from ..linux import cgroup
 from ..linux.kernel import Process, signal_child, signal_other
 from .process_tree import Trees, Unit
+from .sandboxes import BY_THE_KERNEL
 
 STOP_ROUNDS = 10
 """Number of looks at one tree that is being stopped before others are served."""
@@ -50,7 +51,7 @@ def signal_tree(trees: Trees, unit: Unit, signum: int) -> None:
 
 
 def _signal_all(trees: Trees, unit: Unit, members: list[Process], signum: int) -> None:
-    if unit.is_alive:
+    if unit.is_alive and (not unit.inner or signum in BY_THE_KERNEL):
         signal_child(-unit.pid, signum)
         if unit.report >= 0:
             signal_child(unit.pid, signum)  # perhaps not yet in a session of its own

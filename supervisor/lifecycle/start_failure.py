@@ -11,6 +11,7 @@ import re
 import shlex
 from collections.abc import Sequence
 
+from ...worker.contract.names import tenant_of
 from ..config.spec import Spec
 
 SDK_PREFIX = "corral: "
@@ -119,7 +120,10 @@ def _module_hint(spec: Spec, module: str) -> str:
         return ""
     own = spec.entrypoint.partition(":")[0].partition(".")[0]
     if module == own:
-        return f"no {own}.py in working_directory = {json.dumps(spec.process.working_directory)}"
+        folder, tenant = spec.process.working_directory, tenant_of(spec.name)
+        if not folder and tenant:
+            return f'no {own}.py in the folder of tenant "{tenant}", where its agents work: set working_directory'
+        return f"no {own}.py in working_directory = {json.dumps(folder)}"
     if spec.python is None:
         return 'it runs with the Python of corral; another one: python = "/PATH/venv/bin/python"'
     return f"install it for python = {json.dumps(spec.python)}"

@@ -1,6 +1,6 @@
 """Makes, limits, freezes, kills and removes control groups of version 2: cgroups(7), the kernel's cgroup-v2.rst.
 
-Each unit has one group.  A process that leaves its session, its parents and its environment is still in its group,
+Each unit has one group, and those of a tenant's units are below one of the tenant's, its slice.  A process that leaves its session, its parents and its environment is still in its group,
 which can be killed and frozen as a whole.  A group that is gone counts as an empty one, not as an error.  The choice of
 the parent folder is made by `process.containment`.  Standard library alone: it is part of the launcher.
 """
@@ -14,10 +14,20 @@ import os
 
 from .kernel import RETRYABLE, read_proc
 
+TYPE_CHECKING = False  # importing typing would cost 10 ms and 1.5 MB
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 CPU_PERIOD_US = 100_000
 """Microseconds of a quota's period, the kernel's default: the quota is processor time of all processes per period."""
 CPU_QUOTA_US = 1000
 """Microseconds of the smallest quota that the kernel accepts."""
+
+
+SLICE = "tenant-"
+"""The beginning of a slice's folder; the rest is the name of the tenant.  A unit's folder has a "#"."""
+MAKE_TRIES = 100
+"""Number of attempts to make a group in a slice that is removed, as empty, at the same moment."""
 
 
 class Groups:
@@ -34,37 +44,106 @@ class Groups:
         """Returns the folder of a unit's group, whether it exists or not."""
         return folder_of(self.path, unit)
 
-    def make(self, unit: str, memory_bytes: int, cpu_percent: int, processes: int) -> str:
+    def make(
+        self,
+        unit: str,
+        memory_bytes: int,
+        cpu_percent: int,
+        processes: int,
+        tenant_limits: Sequence[int] | None = None,
+    ) -> str:
         """Makes a unit's group with its limits, as far as the controllers are delegated, and returns its folder.
 
-        A limit of 0 is no limit; `cpu_percent` is in percent of one core.
+        A limit of 0 is no limit; `cpu_percent` is in percent of one core.  `tenant_limits` has the same three of the
+        unit's tenant, all its units together.
 
         Raises:
             OSError: the kernel refuses the group or a limit; nothing of it remains.
         """
         path = self.of(unit)
-        with contextlib.suppress(FileExistsError):  # of a start that failed a moment ago
-            os.mkdir(path)
+        slice_of_it = slice_around(path)
+        if slice_of_it:
+            self._make_in_slice(path, slice_of_it, tenant_limits or (0, 0, 0))
+        else:
+            with contextlib.suppress(FileExistsError):  # of a start that failed a moment ago
+                os.mkdir(path)
         try:
-            for name, value in limits(memory_bytes, cpu_percent, processes):
-                if name.partition(".")[0] in self.controllers and os.path.exists(f"{path}/{name}"):
-                    write(path, name, value)
+            self._limit(path, limits(memory_bytes, cpu_percent, processes))
+            if slice_of_it and "memory" in self.controllers:
+                # Its tenant's limit can have the kernel choose one of its processes: then all of it ends.
+                _write_if_present(path, "memory.oom.group", "1")
         except OSError:
             remove(path)
             raise
         return path
+
+    def _make_in_slice(self, path: str, folder: str, tenant_limits: Sequence[int]) -> None:
+        """Makes a unit's group, and the slice first where it is missing: the last unit that ends removes it."""
+        for _ in range(MAKE_TRIES):
+            try:
+                if self._make_slice(folder):
+                    self._limit(folder, slice_limits(*tenant_limits))
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(path)
+                return
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                with contextlib.suppress(OSError):
+                    os.rmdir(folder)
+                if error.errno != errno.ENODEV:  # removed while it was written
+                    raise
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), folder)
+
+    def _make_slice(self, folder: str) -> bool:
+        """Makes a slice whose units may have limits; returns False where it exists already."""
+        is_new = True
+        try:
+            os.mkdir(folder)
+        except FileExistsError:
+            is_new = False
+        missing = self.controllers.difference(read(folder, "cgroup.subtree_control").split())
+        for controller in sorted(missing):
+            write(folder, "cgroup.subtree_control", f"+{controller}")
+        return is_new
+
+    def _limit(self, path: str, files: list[tuple[str, str]]) -> None:
+        for name, value in files:
+            if name.partition(".")[0] in self.controllers and os.path.exists(f"{path}/{name}"):
+                write(path, name, value)
 
     def unit_of(self, pid: int) -> str:
         """Returns the unit whose group, or a group below it, holds a process, a zombie included; "" if none does."""
         name = name_of(pid)
         if not name.startswith(self.name):
             return ""
-        return name[len(self.name) :].partition("/")[0].replace(":", "/")
+        first, _, rest = name[len(self.name) :].partition("/")
+        if not is_slice(first):
+            return first
+        unit = rest.partition("/")[0]
+        return f"{first.removeprefix(SLICE)}/{unit}" if unit else ""
 
 
 def folder_of(path: str, unit: str) -> str:
-    """Returns the folder of a unit's group below the parent group's folder `path`."""
-    return f"{path}/{unit.replace('/', ':')}"  # agents' names have neither
+    """Returns the folder of a unit's group below the parent group's folder `path`: in the slice of its tenant, if it has one."""
+    tenant, slash, local = unit.partition("/")
+    return f"{slice_of(path, tenant)}/{local}" if slash else f"{path}/{unit}"
+
+
+def slice_of(path: str, tenant: str) -> str:
+    """Returns the folder of a tenant's slice below the parent group's folder `path`, whether it exists or not."""
+    return f"{path}/{SLICE}{tenant}"
+
+
+def is_slice(name: str) -> bool:
+    """Returns True if a folder's name is that of a slice."""
+    return name.startswith(SLICE) and "#" not in name
+
+
+def slice_around(path: str) -> str:
+    """Returns the folder of the slice that a unit's folder is in; "" if it is in none."""
+    folder = os.path.dirname(path)
+    return folder if is_slice(os.path.basename(folder)) else ""
 
 
 def limits(memory_bytes: int, cpu_percent: int, processes: int) -> list[tuple[str, str]]:
@@ -91,6 +170,31 @@ def relimit(path: str, memory_bytes: int, cpu_percent: int) -> None:
     none = {"memory.max": "max", "memory.swap.max": "max", "cpu.max": f"max {CPU_PERIOD_US}"}
     for name, value in (none | dict(limits(memory_bytes, cpu_percent, 0))).items():
         _write_if_present(path, name, value)
+
+
+def slice_limits(memory_bytes: int, cpu_percent: int, processes: int) -> list[tuple[str, str]]:
+    """Returns the controller files that set these limits of a slice, each with its content; 0 is no limit.
+
+    When its memory is used up, the kernel ends one unit of the tenant, not all.
+    """
+    none = {"memory.max": "max", "memory.swap.max": "max", "cpu.max": f"max {CPU_PERIOD_US}"}
+    wanted = none | {"pids.max": "max"} | dict(limits(memory_bytes, cpu_percent, processes))
+    return [(name, value) for name, value in wanted.items() if name != "memory.oom.group"]
+
+
+def relimit_slice(path: str, memory_bytes: int, cpu_percent: int, processes: int) -> None:
+    """Changes the limits of a slice that differ, as far as it has the controllers. It may block while the kernel reclaims memory.
+
+    Raises:
+        OSError: the kernel refuses a limit.
+    """
+    for name, value in slice_limits(memory_bytes, cpu_percent, processes):
+        try:
+            is_so = read(path, name).strip() == value
+        except FileNotFoundError:
+            continue
+        if not is_so:
+            _write_if_present(path, name, value)
 
 
 def name_of(pid: int | str) -> str:
@@ -152,13 +256,35 @@ def processes(path: str) -> set[int]:
     return {int(pid) for pid in read(path, "cgroup.procs").split()}
 
 
-def oom_kills(path: str) -> int:
-    """Returns the number of processes that the kernel killed because the group exceeded its memory limit."""
-    for line in read(path, "memory.events").split("\n"):
-        name, _, count = line.partition(" ")
-        if name == "oom_kill":
+def figure(path: str, name: str, key: str) -> int:
+    """Returns one figure of a file of `key figure` lines; 0 if the group, the file or the line is absent."""
+    for line in read(path, name).split("\n"):
+        word, _, count = line.partition(" ")
+        if word == key:
             return int(count)
     return 0
+
+
+def oom(path: str) -> dict[str, int | str]:
+    """Returns what the kernel's OOM killer did to a unit: `kills` is the number of its processes that were killed.
+
+    `of` says whose memory was used up: the `unit`'s, its `tenant`'s, or `above`: the machine's, or that of a group above
+    ours. `limit_bytes` is that limit and `peak_bytes` the most that was used of it; 0 where it is not known.
+    """
+    kills = figure(path, "memory.events", "oom_kill")
+    found: dict[str, int | str] = {"kills": kills, "of": "", "limit_bytes": 0, "peak_bytes": 0}
+    if not kills:
+        return found
+    # Each limit that is hit counts as `oom` in its own group and those above, a kill in the group of the killed one.
+    if figure(path, "memory.events", "oom"):
+        group, of = path, "unit"
+    elif figure(os.path.dirname(path), "memory.events.local", "oom"):
+        group, of = os.path.dirname(path), "tenant"
+    else:
+        return found | {"of": "above"}
+    limit, peak = read(group, "memory.max").strip(), read(group, "memory.peak").strip()
+    limit_bytes = int(limit) if limit.isdecimal() else 0
+    return found | {"of": of, "limit_bytes": limit_bytes, "peak_bytes": int(peak or 0)}
 
 
 def below(path: str) -> list[str]:
@@ -177,7 +303,19 @@ def below(path: str) -> list[str]:
 
 
 def remove(path: str) -> bool:
-    """Removes the group and those below it, however deep; returns False if a process is still in one."""
+    """Removes the group and those below it, however deep; returns False if a process is still in one.
+
+    A slice goes with its last unit.
+    """
+    if not _remove(path):
+        return False
+    if slice_of_it := slice_around(path):
+        with contextlib.suppress(OSError):  # there are others in it
+            os.rmdir(slice_of_it)
+    return True
+
+
+def _remove(path: str) -> bool:
     with contextlib.suppress(OSError):  # as a rule there are none below it
         os.rmdir(path)
         return True

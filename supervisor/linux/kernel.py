@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import resource
 import signal
+import sys
 from collections.abc import Iterator
 
 MARK = "CORRAL_WORKER"
@@ -29,6 +31,11 @@ RETRYABLE = frozenset(
 
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 15, 36, 38
 PR_GET_CHILD_SUBREAPER = 37
+
+PF_FORKNOEXEC = 0x40
+"""Flag of a process that was forked and has made no exec, see the kernel's include/linux/sched.h."""
+PIDFD_GET_INFO, PIDFD_INFO_EXIT, PIDFD_INFO_BYTES = 0xC040FF0B, 1 << 3, 64
+"""ioctl(2) of a pidfd, the bit of its mask that asks for an exit status, and the bytes of its first form."""
 
 OWN_CHILDREN = "/proc/thread-self/children"  # which is all, in a process of one thread
 HAS_CHILDREN_FILE = os.path.exists(OWN_CHILDREN)
@@ -61,7 +68,7 @@ def prctl(option: int, value: int, detail: int = 0) -> None:
 class Process:
     """Holds the fields of /proc/PID/stat; pid and starttime together identify a process."""
 
-    __slots__ = ("group", "parent", "pid", "session", "starttime", "state", "threads")
+    __slots__ = ("flags", "group", "parent", "pid", "session", "starttime", "state", "threads")
 
     def __init__(self, pid: int, line: bytes) -> None:
         fields = line[line.rindex(b")") + 2 :].split(None, 20)
@@ -70,6 +77,7 @@ class Process:
         self.parent = int(fields[1])
         self.group = int(fields[2])
         self.session = int(fields[3])
+        self.flags = fields[6]
         self.threads = int(fields[17])
         self.starttime = int(fields[19])
 
@@ -77,6 +85,11 @@ class Process:
     def is_dead(self) -> bool:
         """Returns True for a zombie.  A process of which only the main thread has ended still runs."""
         return self.state in b"ZX" and self.threads < 2
+
+    @property
+    def has_executed(self) -> bool:
+        """Returns True once it has made an exec since it was forked."""
+        return not int(self.flags) & PF_FORKNOEXEC
 
 
 def read_proc(path: str) -> bytes:
@@ -176,6 +189,20 @@ def brand(pid: int, *, is_nested: bool = False) -> tuple[int, int]:
             if limit.isdigit() and int(limit) >> BRAND_BITS + 32:
                 return int(limit) >> 32 & (1 << BRAND_BITS) - 1, int(limit) & 0xFFFFFFFF
     return -1, -1
+
+
+def exit_status(pidfd: int) -> int | None:
+    """Returns the wait status of a process that has been reaped, child or not; None before Linux 6.15."""
+    info = bytearray(PIDFD_INFO_BYTES)
+    info[:8] = PIDFD_INFO_EXIT.to_bytes(8, sys.byteorder)
+    try:
+        fcntl.ioctl(pidfd, PIDFD_GET_INFO, info)
+    except OSError:
+        return None
+    mask = int.from_bytes(info[:8], sys.byteorder)
+    if not mask & PIDFD_INFO_EXIT:
+        return None
+    return int.from_bytes(info[60:64], sys.byteorder, signed=True)
 
 
 def signal_other(process: Process, signum: int) -> None:

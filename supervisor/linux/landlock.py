@@ -25,7 +25,7 @@ FS_EXECUTE, FS_WRITE_FILE, FS_READ_FILE, FS_READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1
 FS_MAKE_AND_REMOVE = 0b1_1111_1111 << 4  # REMOVE_DIR to MAKE_SYM
 FS_REFER, FS_TRUNCATE, FS_IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
 NET_CONNECT_TCP = 1 << 1
-SCOPE_SIGNAL = 1 << 1
+SCOPE_ABSTRACT_SOCKET, SCOPE_SIGNAL = 1 << 0, 1 << 1
 
 READ = FS_EXECUTE | FS_READ_FILE | FS_READ_DIR
 WRITE = FS_WRITE_FILE | FS_MAKE_AND_REMOVE | FS_REFER | FS_TRUNCATE
@@ -68,13 +68,14 @@ def restrict(
     write_paths: Iterable[str] | None = None,
     connect_ports: Iterable[int] | None = None,
     scope_signals: bool = False,
+    scope_sockets: bool = False,
     temporary: str | None = None,
     version: int | None = None,
 ) -> None:
     """Restricts this thread and all that it starts to these paths and ports; None restricts nothing.
 
     A writable path is readable too, and `temporary` is both.  A path that begins with "-" is skipped where it cannot
-    be reached, as in systemd.exec(5).  no_new_privs has to be set before.  `version` is the kernel's unless given.
+    be reached, as in systemd.exec(5).  `scope_sockets` keeps it from abstract sockets of others, beside another key.  no_new_privs has to be set before.  `version` is the kernel's unless given.
 
     Raises:
         Impossible: the kernel cannot hold it, or a path is not there.
@@ -99,7 +100,8 @@ def restrict(
     fields = (files, NET_CONNECT_TCP if asked["connect_ports"] else 0)
     attributes = struct.pack("=QQ", *fields)
     if version >= NEEDED_ABI["scope_signals"]:
-        attributes += struct.pack("=Q", SCOPE_SIGNAL if scope_signals else 0)
+        scopes = SCOPE_SIGNAL if scope_signals else 0
+        attributes += struct.pack("=Q", scopes | (SCOPE_ABSTRACT_SOCKET if scope_sockets else 0))
     elif version < NEEDED_ABI["connect_ports"]:
         attributes = attributes[:8]
     ruleset = system_call(SYS_CREATE_RULESET, attributes, len(attributes), 0)

@@ -102,6 +102,7 @@ def ours(first: int, inner: Iterable[int], *, deep: bool = False) -> dict[int, i
     """
     wanted = set(inner)
     found: dict[int, int] = {}
+    depth = len(_numbers(first)) - 1
     for _ in range(2):  # the kernel may skip a child while another is being reaped
         process = look_up(first)
         if process is None:
@@ -110,14 +111,21 @@ def ours(first: int, inner: Iterable[int], *, deep: bool = False) -> dict[int, i
         for pid in reversed(pids):  # the newest, which are asked for most, come last
             if not wanted - found.keys():
                 return found
-            pid_there = _inner(pid)
+            pid_there = _inner(pid, depth)
             if pid_there in wanted:
                 found[pid_there] = pid
     return found
 
 
-def _inner(pid: int) -> int:
+def _inner(pid: int, depth: int) -> int:
+    """Returns the pid in the namespace at a depth: a process in a sandbox has one more below it."""
+    numbers = _numbers(pid)
+    return numbers[depth] if 0 <= depth < len(numbers) else 0
+
+
+def _numbers(pid: int) -> list[int]:
+    """Returns the pids of a process in each namespace from ours on, the outermost first."""
     for line in read_proc(f"/proc/{pid}/status").split(b"\n"):
         if line.startswith(b"NSpid:"):
-            return int(line.split()[-1])
-    return 0
+            return [int(number) for number in line.split()[1:]]
+    return []

@@ -114,18 +114,18 @@ def limits_program(machine: str) -> bytes:
     steps: list[bytes] = []
     for architecture, call in calls:
         body = [
-            _load(ARGUMENTS),
-            _instruction(EQUAL, 0, then=5),  # of itself
-            _load(ARGUMENTS + 8 * 2),
-            _instruction(EQUAL, 0, otherwise=2),
-            _load(ARGUMENTS + 8 * 2 + 4),
-            _instruction(EQUAL, 0, then=1),  # no new limit: it only asks
-            _instruction(RETURN, ERRNO | errno.EPERM),
-            _instruction(RETURN, ALLOW),
+            load(ARGUMENTS),
+            instruction(EQUAL, 0, then=5),  # of itself
+            load(ARGUMENTS + 8 * 2),
+            instruction(EQUAL, 0, otherwise=2),
+            load(ARGUMENTS + 8 * 2 + 4),
+            instruction(EQUAL, 0, then=1),  # no new limit: it only asks
+            instruction(RETURN, ERRNO | errno.EPERM),
+            instruction(RETURN, ALLOW),
         ]
-        steps += [_load(ARCHITECTURE), _instruction(EQUAL, architecture, otherwise=2 + len(body))]
-        steps += [_load(CALL), _instruction(EQUAL, call, otherwise=len(body)), *body]
-    return b"".join([*steps, _instruction(RETURN, ALLOW)])
+        steps += [load(ARCHITECTURE), instruction(EQUAL, architecture, otherwise=2 + len(body))]
+        steps += [load(CALL), instruction(EQUAL, call, otherwise=len(body)), *body]
+    return b"".join([*steps, instruction(RETURN, ALLOW)])
 
 
 def _install(program: bytes) -> None:
@@ -140,10 +140,10 @@ def _filter(machine: str) -> Iterator[bytes]:
         architecture, (socket, sendto, sendmsg, sendmmsg) = CALLS[machine]
     except KeyError:
         raise Unknown(machine) from None
-    yield _load(ARCHITECTURE)
-    yield _instruction(EQUAL, architecture, then=1)
-    yield _instruction(RETURN, ERRNO | errno.EPERM)
-    yield _load(CALL)
+    yield load(ARCHITECTURE)
+    yield instruction(EQUAL, architecture, then=1)
+    yield instruction(RETURN, ERRNO | errno.EPERM)
+    yield load(CALL)
     yield from _refuse(AT_LEAST, X32, errno.EPERM)
     yield from _refuse(EQUAL, IO_URING_SETUP, errno.ENOSYS)
     yield from _judge(socket, 0, EQUAL, (AF_SMC,), errno.EAFNOSUPPORT)
@@ -151,30 +151,31 @@ def _filter(machine: str) -> Iterator[bytes]:
     yield from _judge(sendto, 3, ANY_BIT, (MSG_FASTOPEN,), errno.EOPNOTSUPP)
     yield from _judge(sendmsg, 2, ANY_BIT, (MSG_FASTOPEN,), errno.EOPNOTSUPP)
     yield from _judge(sendmmsg, 3, ANY_BIT, (MSG_FASTOPEN,), errno.EOPNOTSUPP)
-    yield _instruction(RETURN, ALLOW)
+    yield instruction(RETURN, ALLOW)
 
 
 def _judge(
     call: int, argument: int, test: int, values: tuple[int, ...], number: int
 ) -> Iterator[bytes]:
     """Returns instructions that refuse a call if its argument passes the test with one of the values."""
-    body = [_load(ARGUMENTS + 8 * argument)]
+    body = [load(ARGUMENTS + 8 * argument)]
     for value in values:
         body += _refuse(test, value, number)
-    body.append(_load(CALL))
-    yield _instruction(EQUAL, call, otherwise=len(body))
+    body.append(load(CALL))
+    yield instruction(EQUAL, call, otherwise=len(body))
     yield from body
 
 
 def _refuse(test: int, value: int, number: int) -> Iterator[bytes]:
-    yield _instruction(test, value, otherwise=1)
-    yield _instruction(RETURN, ERRNO | number)
+    yield instruction(test, value, otherwise=1)
+    yield instruction(RETURN, ERRNO | number)
 
 
-def _load(offset: int) -> bytes:
-    return _instruction(LOAD, offset)
+def load(offset: int) -> bytes:
+    """Encodes the instruction that loads 32 bits of seccomp_data."""
+    return instruction(LOAD, offset)
 
 
-def _instruction(code: int, value: int, *, then: int = 0, otherwise: int = 0) -> bytes:
+def instruction(code: int, value: int, *, then: int = 0, otherwise: int = 0) -> bytes:
     """Encodes a struct sock_filter; `then` and `otherwise` are numbers of instructions to skip."""
     return struct.pack("=HBBI", code, then, otherwise, value)

@@ -16,8 +16,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...worker.contract.names import local_name, qualified, tenant_of
 from . import bgzf
-from .file_format import names
+from .file_format import agents, names
 
 COMPRESS_AFTER_S = 5.0
 """Seconds since the last write to a rotated file: under a flood it would be gone before."""
@@ -117,7 +118,7 @@ class Compressor:
             return None
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         source = os.open(plain[0].path, flags)
-        temporary = plain[0].path.with_name(f".{worker}.log.{status.st_ino}.tmp")
+        temporary = plain[0].path.with_name(f".{local_name(worker)}.log.{status.st_ino}.tmp")
         target = -1
         try:
             temporary.unlink(missing_ok=True)
@@ -176,11 +177,11 @@ class Compressor:
 
     def _sweep_folders(self) -> Iterator[None]:
         with suppress(OSError):
-            for agent in sorted(os.listdir(self._directory)):
+            for agent in sorted(agents(self._directory)):
                 for left in (self._directory / agent).glob(".*.tmp"):
                     if self._job is None or left != self._job.temporary:
                         left.unlink(missing_ok=True)
                 for name in names(self._directory / agent):
                     if name.number > KEPT_PLAIN and not name.is_compressed:
-                        self.rotated(agent, name.worker, 0)
+                        self.rotated(agent, qualified(name.worker, tenant_of(agent)), 0)
                 yield

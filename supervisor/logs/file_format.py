@@ -32,6 +32,7 @@ from typing import Protocol, TypeAlias, TypeVar, cast
 
 import msgspec
 
+from ...worker.contract.names import is_tenant_name, local_name, qualified, tenant_of
 from . import bgzf
 from .bgzf import Archive
 from .regex import Pattern
@@ -239,8 +240,10 @@ class FoundFile:
 
     def _is_same(self, file: "OpenFile", source: LogSource) -> bool:
         # Between two turns of a reader it may have been rotated away, and its number given to a new file.
-        match = _NAME.fullmatch(self.path.name)
-        writer = source.find_writer(self.path.parent.name, match[1] if match else "")
+        directory, match = self.path.parent, _NAME.fullmatch(self.path.name)
+        agent = str(directory.relative_to(source.directory))
+        worker = qualified(match[1], tenant_of(agent)) if match else ""
+        writer = source.find_writer(agent, worker)
         number = number_of(writer, file.inode)
         return number == self.number and (
             number is not None or file.modified_ns == self._modified_ns
@@ -274,14 +277,20 @@ class FileName:
 
 
 def names(directory: Path, worker: str | None = None) -> list[FileName]:
-    """Returns the names of log files in an agent's folder, of one worker or of all, oldest first."""
-    beginning = "" if worker is None else f"{worker}.log"
+    """Returns the names of log files in an agent's folder, of one worker or of all, oldest first.
+
+    Of all workers they have the ids without the tenant, which stands in the folder's path.
+    """
+    local = None if worker is None else local_name(worker)
+    beginning = "" if local is None else f"{local}.log"
     found: list[FileName] = []
     for name in _listed(directory, files=True):
         match = _NAME.fullmatch(name) if name.startswith(beginning) and name[0] != "." else None
-        if match and worker in (None, match[1]):
+        if match and local in (None, match[1]):
             found.append(
-                FileName(directory / name, match[1], int(match[2] or 0), match[3] is not None)
+                FileName(
+                    directory / name, worker or match[1], int(match[2] or 0), match[3] is not None
+                )
             )
     found.sort(key=lambda name: name.number, reverse=True)
     return found
@@ -301,11 +310,18 @@ def _distinct(found: Iterable[FileName]) -> list[Path]:
     return list(by_number.values())
 
 
+def agents(directory: Path) -> list[str]:
+    """Returns the names of all folders of agents: those of a tenant's agents are in a folder of the tenant."""
+    found = _listed(directory)
+    tenants = [name for name in found if is_tenant_name(name)]
+    return found + [qualified(name, each) for each in tenants for name in _listed(directory / each)]
+
+
 def known_names(directory: Path) -> set[str]:
     """Returns the agents and workers that have files."""
     found: set[str] = set()
-    for agent in _listed(directory):
-        own = {name.worker for name in names(directory / agent)}
+    for agent in agents(directory):
+        own = {qualified(name.worker, tenant_of(agent)) for name in names(directory / agent)}
         found |= own | {agent} if own else own
     return found
 
@@ -323,11 +339,12 @@ def workers(directory: Path, wanted: frozenset[str]) -> Iterator[tuple[str, str,
 
     A caller's name is only compared, it never becomes a path.
     """
-    for agent in sorted(_listed(directory)):
+    for agent in sorted(agents(directory)):
         found: dict[str, list[FileName]] = {}
         for name in names(directory / agent):
-            if not wanted or agent in wanted or name.worker in wanted:
-                found.setdefault(name.worker, []).append(name)
+            worker = qualified(name.worker, tenant_of(agent))
+            if not wanted or agent in wanted or worker in wanted:
+                found.setdefault(worker, []).append(name)
         # Of all at once: between two turns of a reader names may come to mean other files.
         entries = [(worker, files_at(_distinct(own))) for worker, own in sorted(found.items())]
         yield from ((agent, worker, each) for worker, each in entries if each)
@@ -456,7 +473,11 @@ def opened_by_inode(
     path = _find(directory, inode)
     match = None if path is None else _NAME.fullmatch(path.name)
     # Where ours was deleted, its number may have gone to a file of another worker.
-    file = None if path is None or (match and match[1] != worker) else _open_inode(path, inode)
+    file = (
+        None
+        if path is None or (match and match[1] != local_name(worker))
+        else _open_inode(path, inode)
+    )
     try:
         yield file
     finally:

@@ -220,7 +220,8 @@ class Cursor:
             entry.number = number_of(writer, entry.inode)
         if not files:
             self._settle(None, 0, writer.lines if writer else self.line)
-            self._number = writer.files[-1].number if writer and writer.files else self._number
+            if writer is not None and writer.files:  # the last may be empty, and is yet to be read
+                self._number = writer.files[-1].previous
             self._end, self._line_at_end = (b"", 0), self.line
         else:
             self._last_number = files[-1].number

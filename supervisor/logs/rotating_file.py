@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from ...worker.contract.names import local_name
 from ..config.spec import Monitoring
 from . import bgzf
 from .file_format import LINE_LIMIT_BYTES, File, duplicates, inodes, last_line, names
@@ -165,7 +166,7 @@ class RotatingFile:
 
     @property
     def _path(self) -> Path:
-        return self._directory / self._agent / f"{self._worker}.log"
+        return self._directory / self._agent / f"{local_name(self._worker)}.log"
 
     def open(self, lines: int, limits: LogLimits) -> tuple[int, bytes] | None:
         """Opens the present file, after `lines` lines were written, and cuts off a torn line at its end.
@@ -176,7 +177,7 @@ class RotatingFile:
         fd = -1
         path = self._path
         try:
-            for folder in (self._directory, path.parent):  # those above are the user's
+            for folder in (self._directory, path.parent.parent, path.parent):  # above: the user's
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             # open(2) or write(2) would block on a FIFO of this name.
             flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC

@@ -16,6 +16,7 @@ from pathlib import Path
 from weakref import WeakSet
 
 from ...worker.contract.log_pieces import PieceJoiner
+from ...worker.contract.names import tenant_of
 from .capture import LogFolder, LogWriter
 from .compression import COMPRESS_AFTER_S, Compressor
 from .file_format import LogFilter, Record, known_names, workers
@@ -120,6 +121,8 @@ class LogStore:
                         for file in files:
                             file.path.unlink(missing_ok=True)
                         (self.directory / agent).rmdir()  # the last of them; else that is refused
+                        if tenant := tenant_of(agent):
+                            (self.directory / tenant).rmdir()
             await asyncio.sleep(0)
 
     def names(self) -> set[str]:

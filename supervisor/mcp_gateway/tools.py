@@ -91,6 +91,7 @@ class ToolCaller:
         agents: globs of those that it may know; None for all.
         on_progress: takes the progress of a task that the call waits for.
         traceparent: the trace context of the client.
+        tenant: that it is bound to; "" for none.
     """
 
     def __init__(
@@ -101,7 +102,9 @@ class ToolCaller:
         agents: Sequence[str] | None,
         on_progress: Callable[[Progress], None] | None,
         traceparent: str | None = None,
+        tenant: str = "",
     ) -> None:
+        self.tenant = tenant
         self.traceparent = traceparent
         self.name = name
         self.agents = agents
@@ -142,7 +145,7 @@ class ToolCaller:
         """Refuses: this is MCP already."""
         raise Conflict("cannot attach through a tool")
 
-    def log_in(self, digest: bytes) -> None:
+    def log_in(self, digest: bytes | None, tenant: str) -> None:
         """Refuses: the client of the tool has logged in."""
         raise Conflict("cannot log in through a tool")
 

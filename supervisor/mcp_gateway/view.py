@@ -7,23 +7,23 @@ each request: a reload counts from the next one on.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from dataclasses import dataclass, replace
 
 from ...mcp.protocol.caller import Caller
-from ...mcp.protocol.catalog import FULL, Access, Kind, concerns
+from ...mcp.protocol.catalog import FULL, OWNERS, Access, Kind
 from ...worker.contract import codec
 from ...worker.contract.errors import CorralError, InvalidParams, NotFound, PermissionDenied
 from ...worker.contract.mcp_info import INSTRUCTIONS
 from ...worker.contract.trace_context import KEY, valid
 from ...worker.control.params import AttachParams
+from ..access.scope import bound, is_in_scope
 from ..api.table import Control, Permission
 from ..config.spec import Config, Profile
 from ..events.bus import Event
 from ..supervision.worker_supervisor import WorkerSupervisor
 from ..tasks.backlog import Entry
 from ..worker_api import exposed
-from ..worker_api.tool_calls import LISTING_S, access_of
+from ..worker_api.tool_calls import LISTING_S, access_of, tenants_access
 from .tools import CALL, OWN_TOOLS, PREFIX, OwnTool, ToolCaller, run_exposed
 
 NOTHING = Access(())
@@ -40,6 +40,7 @@ class Client:
         permission: for corral's own tools, as it is now; None for nothing.
         supervisor: of the worker in whose tree it is, if that is known.
         agents: globs of the agents that it may know, as they are now; None for all.
+        tenant: that it is bound to; "" for none.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Client:
     permission: Callable[[], Permission | None]
     supervisor: WorkerSupervisor | None = None
     agents: Callable[[], Sequence[str] | None] = lambda: None
+    tenant: str = ""
 
 
 class ClientTools:
@@ -113,8 +115,12 @@ class ClientTools:
         """Returns the part of the pool for a client of no known worker: calls need the right to operate, and no restriction to agents."""
         client = self._client
         if "agent" not in client.who or "token" in client.who:
-            may_call = (client.permission() or "read") != "read" and client.agents() is None
-            return FULL if may_call else NOTHING
+            if (client.permission() or "read") == "read":
+                return NOTHING
+            if client.tenant:
+                is_whole = client.agents() == bound(None, client.tenant)
+                return tenants_access(client.tenant) if is_whole else NOTHING
+            return OWNERS if client.agents() is None else NOTHING
         return self._control.tool_calls.access_for(client.who)
 
     def _entries(self, supervisor: WorkerSupervisor) -> list[Entry]:
@@ -152,8 +158,7 @@ class ClientTools:
     async def listed(self, kind: Kind) -> list[dict[str, object]]:
         """Lists MCP's objects under exposed names, sorted; starts servers that never listed anything."""
         pool, access = self._control.pool, self.access
-        concerned = [name for name in pool.names() if concerns(access, name)]
-        await pool.list_servers(concerned, patience_s=LISTING_S)
+        await pool.list_servers(pool.concerned(access), patience_s=LISTING_S)
         found = pool.offered(kind, self.access)
         if kind == "tools":
             own = [tool.described() for tool in OWN_TOOLS.values() if self._may_use(tool)]
@@ -180,6 +185,8 @@ class ClientTools:
             CorralError: it could not be had.
         """
         control = self._control
+        if caller.tenant != self._client.tenant:
+            caller = replace(caller, tenant=self._client.tenant)
         if method != "tools/call":
             control.agents.check_may_call(f'call "{method}"')
             return await control.pool.request(method, params, access=self.access, caller=caller)
@@ -226,6 +233,7 @@ class ClientTools:
             client.agents(),
             caller.on_progress,
             traceparent,
+            client.tenant,
         )
         return await tool.call(self._control, arguments, tool_caller)
 
@@ -243,7 +251,7 @@ class ClientTools:
         access = Access(profile.tools, profile.denied_tools, profile.read_only, within=self._own)
         globs = client.agents()
         for name, receiver in exposed.tools(registry, access):
-            if globs is None or any(fnmatchcase(receiver.name, glob) for glob in globs):
+            if is_in_scope(receiver.name, globs):
                 yield name, receiver
 
     async def _call_exposed(
@@ -269,6 +277,7 @@ class ClientTools:
                 client.agents(),
                 caller.on_progress,
                 traceparent,
+                client.tenant,
             )
             order = exposed.order_of(receiver, arguments)
             return await run_exposed(control, receiver, order, tool_caller)
@@ -281,7 +290,8 @@ class ClientTools:
         Raises:
             CorralError: there is no such resource, or its server has no subscriptions.
         """
-        caller = Caller(name=self._client.name, sharer=self._client.sharer)
+        client = self._client
+        caller = Caller(name=client.name, sharer=client.sharer, tenant=client.tenant)
         return await self._control.pool.subscribe(uri, on_updated, self.access, caller=caller)
 
     def watch(self, on_change: Callable[[Kind], None]) -> Callable[[], None]:

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from ...worker.contract.errors import PermissionDenied
+from ...worker.contract.errors import InvalidParams, NotFound, PermissionDenied
+from ...worker.contract.names import qualified, tenant_of
 from ...worker.control.access import (
     LoginParams,
     NewToken,
@@ -14,8 +15,9 @@ from ...worker.control.access import (
     Whoami,
 )
 from ...worker.control.params import NoParams
-from ..access.scope import OPEN
+from ..access.scope import OPEN, OWN_TOKEN, own_globs
 from ..access.tokens import digest_of
+from ..api.caller import narrowed
 from ..api.faces import faces
 from ..api.table import Caller, Control, method
 
@@ -27,12 +29,23 @@ from ..api.table import Caller, Control, method
     NewToken,
     recorded="or-refused",
     recorded_keys=("rights", "agents", "expires_at"),
+    tenant=OWN_TOKEN,
     faces=faces("POST /tokens", python="add_token", command="token add"),
 )
 async def _add(control: Control, params: TokenAddParams, caller: Caller) -> NewToken:
-    """Makes a token with rights, for some agents or all; the answer alone has its text."""
+    """Makes a token with rights, for some agents or all, of the owner or of a tenant; the answer alone has its text."""
+    tenant = params.tenant or tenant_of(params.name) or caller.tenant
+    name = qualified(params.name, tenant)
+    if tenant_of(name) != tenant or caller.tenant not in ("", tenant):
+        raise NotFound(f'cannot find tenant "{tenant}"', name=tenant, known=[])
+    if tenant:
+        control.tenants.of(tenant)
     return await control.tokens.add(
-        params.name, params.rights, params.agents, params.expires_s, _named(caller.who)
+        name,
+        params.rights,
+        own_globs(params.agents, tenant) if tenant else params.agents,
+        params.expires_s,
+        _named(caller.who),
     )
 
 
@@ -41,11 +54,12 @@ async def _add(control: Control, params: TokenAddParams, caller: Caller) -> NewT
     "admin",
     NoParams,
     TokenList,
+    tenant=OPEN,
     faces=faces("GET /tokens", python="list_tokens", command="token list"),
 )
-async def _list(control: Control, _params: NoParams, _caller: Caller) -> TokenList:
+async def _list(control: Control, _params: NoParams, caller: Caller) -> TokenList:
     """Lists the tokens with their rights, agents, ends and last use; without their texts, which are kept nowhere."""
-    return TokenList(control.tokens.list())
+    return TokenList(control.tokens.list(caller.tenant or None))
 
 
 @method(
@@ -55,6 +69,7 @@ async def _list(control: Control, _params: NoParams, _caller: Caller) -> TokenLi
     TokenRemoved,
     recorded="always",
     recorded_keys=("removed",),
+    tenant=OWN_TOKEN,
     faces=faces("DELETE /tokens/{name}", python="remove_token", command="token rm"),
 )
 async def _remove(control: Control, params: TokenNameParams, _caller: Caller) -> TokenRemoved:
@@ -70,6 +85,7 @@ async def _remove(control: Control, params: TokenNameParams, _caller: Caller) ->
     NewToken,
     recorded="or-refused",
     recorded_keys=("rights", "agents", "expires_at"),
+    tenant=OWN_TOKEN,
     faces=faces("POST /tokens/{name}/rotate", python="rotate_token", command="token rotate"),
 )
 async def _rotate(control: Control, params: TokenRotateParams, _caller: Caller) -> NewToken:
@@ -85,16 +101,23 @@ async def _rotate(control: Control, params: TokenRotateParams, _caller: Caller) 
     scope=OPEN,
     faces=faces(
         command="--token",
-        reason="it restricts a connection of the socket; a request over HTTP brings its token with it",
+        reason="it restricts a connection of the socket; a request over HTTP brings its token and its tenant with it",
     ),
 )
 async def _login(control: Control, params: LoginParams, caller: Caller) -> Whoami:
-    """Restricts this connection to the rights and agents of a token, for as long as that is valid; nothing is ever added."""
-    if control.tokens.find(params.token) is None:
-        raise PermissionDenied(
-            "cannot log in: the token is wrong, or valid no more", reason="token"
-        )
-    caller.log_in(digest_of(params.token))
+    """Restricts this connection to the rights and agents of a token, for as long as that is valid, and to a tenant; nothing is ever added."""
+    if params.token is None and params.tenant is None:
+        raise InvalidParams("cannot log in: give a token, a tenant, or both", key="token")
+    tenant, digest = params.tenant or "", None
+    if params.token is not None:
+        grant, digest = control.tokens.find(params.token), digest_of(params.token)
+        if grant is None or (caller.tenant and grant.tenant not in ("", caller.tenant)):
+            raise PermissionDenied(
+                "cannot log in: the token is wrong, or valid no more", reason="token"
+            )
+        tenant = narrowed(control.tenants, grant.tenant, tenant)
+    tenant = narrowed(control.tenants, caller.tenant, tenant)
+    caller.log_in(digest, tenant)
     return _whoami(caller)
 
 
@@ -117,6 +140,7 @@ def _whoami(caller: Caller) -> Whoami:
         name=str(token or caller.name),
         rights=caller.permission,
         agents=None if caller.agents is None else list(caller.agents),
+        tenant=caller.tenant or None,
         via="http" if "http" in caller.who else "socket",
         token=None if token is None else str(token),
     )

@@ -9,6 +9,7 @@ from msgspec.structs import asdict
 
 from ...worker.contract import codec
 from ...worker.contract.errors import Conflict, CorralError, InvalidParams, Timeout
+from ...worker.contract.names import tenant_of
 from ...worker.contract.records import AgentStatus, TeamStatus
 from ...worker.control.params import (
     AddAllParams,
@@ -33,7 +34,7 @@ from ...worker.control.results import (
     ToolCallRate,
 )
 from ...worker.control.template_results import TemplateUse
-from ..access.scope import ALL_NAMES, NAME, NAMES, NAMES_AND_GROUPS
+from ..access.scope import ALL_NAMES, NAME, NAMES, NAMES_AND_GROUPS, NEW_AGENT
 from ..agents.await_state import can_pause
 from ..agents.membership import Addition
 from ..api.caller import made_by
@@ -165,6 +166,16 @@ class _Selection:
             self.names = kept
             self.supervisors = self._control.agents.selected(kept, everything=False)
 
+    def leave_out_suspended(self) -> None:
+        """Leaves out agents of suspended tenants that were not named themselves."""
+        is_suspended = self._control.tenants.is_suspended
+        self.supervisors = [
+            k
+            for k in self.supervisors
+            if not is_suspended(tenant_of(k.spec.name))
+            or not self._given.isdisjoint((k.spec.name, k.id))
+        ]
+
     def leave_out_jobs(self, is_kept: Callable[[WorkerSupervisor], bool]) -> None:
         """Leaves out the jobs that were not named themselves, but for those that `is_kept` returns True for."""
         self.supervisors = [
@@ -238,6 +249,7 @@ async def _start(control: Control, params: NamesParams, _caller: Caller) -> Agen
     A choice that does not name them leaves out jobs that have succeeded, or that are not to start by themselves.
     """
     chosen = _Selection(control, params)
+    chosen.leave_out_suspended()
     chosen.leave_out_jobs(_is_missing)
     operations = control.agents.operations
     operations.unhold(chosen.names, chosen.all)
@@ -282,6 +294,7 @@ async def _stop(control: Control, params: NamesParams, _caller: Caller) -> Agent
 async def _restart(control: Control, params: NamesParams, _caller: Caller) -> AgentsChanged:
     """Stops agents or workers, starts them again and waits until they are ready; leaves out jobs that neither run nor are named."""
     chosen = _Selection(control, params)
+    chosen.leave_out_suspended()
     chosen.leave_out_jobs(lambda supervisor: supervisor.worker.tree)
     restarting = control.agents.operations.restart(chosen.supervisors, wait=params.wait)
     return await chosen.bounded(params.timeout_s, restarting)
@@ -401,6 +414,7 @@ async def _wake(control: Control, params: NamesParams, _caller: Caller) -> Agent
     AddParams,
     AgentStatus,
     recorded="or-refused",
+    tenant=NEW_AGENT,
     faces=faces("POST /agents", python="add_agent", command="add"),
 )
 async def _add(control: Control, params: AddParams, caller: Caller) -> AgentStatus:
@@ -422,6 +436,7 @@ async def _add(control: Control, params: AddParams, caller: Caller) -> AgentStat
     AgentsAdded,
     recorded="or-refused",
     recorded_keys=("failures",),
+    tenant=NEW_AGENT,
     faces=faces("POST /agents/batch", python="add_agents", command="add"),
 )
 async def _add_all(control: Control, params: AddAllParams, caller: Caller) -> AgentsAdded:
@@ -493,6 +508,7 @@ async def _rm(control: Control, params: RemoveParams, _caller: Caller) -> Remove
     recorded="or-refused",
     recorded_keys=("service",),
     scope=NAME,
+    tenant=None,
     faces=faces("POST /agents/{name}/expose", python="expose_agent", command="expose"),
 )
 async def _expose(control: Control, params: ExposeParams, _caller: Caller) -> Exposed:

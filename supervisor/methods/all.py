@@ -1,7 +1,10 @@
 """Assembles the method table: importing this enters every method into `api.table.METHODS`."""
 
 from ..api.table import METHODS
+from ..approval_methods import approval
+from ..interactive import methods as interactive
 from ..package_methods import deployment, package
+from ..tenant_methods import removal, tenant
 from . import (
     access,
     agent,
@@ -23,13 +26,16 @@ __all__ = [
     "METHODS",
     "access",
     "agent",
+    "approval",
     "backup",
     "daemon",
     "deployment",
     "group",
+    "interactive",
     "mcp",
     "observe",
     "package",
+    "removal",
     "report",
     "revision",
     "runtime",
@@ -37,4 +43,5 @@ __all__ = [
     "secret",
     "state",
     "task",
+    "tenant",
 ]

@@ -76,7 +76,12 @@ async def _export(control: Control, params: ExportParams, caller: Caller) -> Exp
 def _file_tables(config: Config, users: Sequence[Spec] | None) -> FileTables:
     """Returns the tables of the file that others refer to: all, or those that the `users` have."""
     if users is None:
-        return FileTables(config.stores.values(), config.templates.values(), config.profiles)
+        return FileTables(
+            config.stores.values(),
+            config.templates.values(),
+            config.profiles,
+            config.pools.values(),
+        )
     names = {each.template for each in users if each.template is not None}
     stores = {name for each in users for name in each.stores}
     pending = [config.templates[name] for name in names if name in config.templates]
@@ -86,7 +91,12 @@ def _file_tables(config: Config, users: Sequence[Spec] | None) -> FileTables:
         templates[template.name] = template
         if template.base is not None and template.base not in templates:
             pending.append(config.templates[template.base])
-    return FileTables([config.stores[name] for name in stores], templates.values())
+    pools = {each.memory.pool for each in users}
+    return FileTables(
+        [config.stores[name] for name in stores],
+        templates.values(),
+        pools=[each for name, each in config.pools.items() if name in pools],
+    )
 
 
 def _wanted(

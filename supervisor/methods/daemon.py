@@ -40,6 +40,7 @@ from ..api.faces import faces
 from ..api.openrpc import openrpc
 from ..api.results import Open, as_result
 from ..api.table import Caller, Control, Method, method
+from ..api.tenant_view import own_statistics
 from ..lifecycle.state_machine import UP, State
 from ..process.launch import secret_problems
 from ..secrets.secrets import is_reference
@@ -200,11 +201,13 @@ def _encoded(entries: tuple[Method, ...]) -> bytes:
     scope=ALL_NAMES,
     faces=faces("GET /status", python="status", command="status"),
 )
-async def _status(control: Control, params: StatusParams, _caller: Caller) -> Status | msgspec.Raw:
+async def _status(control: Control, params: StatusParams, caller: Caller) -> Status | msgspec.Raw:
     """Returns the status of the daemon, of agents, MCP servers, teams and workflows, and task counts."""
     if params == StatusParams():
         return control.status_cache.status()
     names = _chosen(control, params)
+    if caller.tenant:
+        return control.status.own(names or [], failed=params.failed)
     return control.status.status(names, failed=params.failed)
 
 
@@ -225,7 +228,8 @@ async def _follow(control: Control, _params: NoParams, caller: Caller) -> Done:
         if caller.agents is None:
             return control.status_cache.status()
         known = [*control.agents.agents, *control.agents.groups.by_name]
-        return control.status.status([each for each in known if is_in_scope(each, caller.agents)])
+        own = [each for each in known if is_in_scope(each, caller.agents)]
+        return control.status.own(own) if caller.tenant else control.status.status(own)
 
     caller.follow(control.status_feed.run(caller, whole))
     return Done()
@@ -319,6 +323,20 @@ async def _services(control: Control) -> "Services":
             for name in control.services.degraded
             if (service := control.services.status(name)) is not None
         ),
+        tenants=len(control.tenants.all()),
+        sharing=_sharing(control),
+    )
+
+
+def _sharing(control: Control) -> tuple[str, ...]:
+    """Returns why the processes of tenants have a user that they share, with the tenants of each reason."""
+    by_reason: dict[str, list[str]] = {}
+    for name in control.tenants.all():
+        if reason := control.accounts.why_shared(name):
+            by_reason.setdefault(reason, []).append(name)
+    return tuple(
+        f"{len(names)} tenants share a user, {names[0]} among them: {reason}"
+        for reason, names in by_reason.items()
     )
 
 
@@ -330,10 +348,10 @@ async def _services(control: Control) -> "Services":
     scope=ALL_NAMES,
     faces=faces("GET /statistics", python="get_statistics", command="stats"),
 )
-async def _show(control: Control, params: StatisticsParams, _caller: Caller) -> Statistics:
+async def _show(control: Control, params: StatisticsParams, caller: Caller) -> Statistics:
     """Returns counts of processes, tasks and tool calls since the daemon started: in total, and of all names or of `names`."""
-    shown = await control.statistics.shown(_chosen(control, params))
-    return as_result(shown, Statistics)
+    shown = as_result(await control.statistics.shown(_chosen(control, params)), Statistics)
+    return own_statistics(shown) if caller.tenant else shown
 
 
 @method(

@@ -1,14 +1,14 @@
 """Serves the methods `team.*` and `workflow.*` of the table: shows, adds and removes teams and workflows."""
 
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 
 from ...worker.contract.errors import InvalidParams
+from ...worker.contract.names import qualified
 from ...worker.contract.records import TeamStatus, WorkflowStatus
 from ...worker.control.params import GroupAddParams, GroupRemoveParams, NameParams, NoParams
 from ...worker.control.results import Removed, Teams, TeamShown, Workflows, WorkflowShown
-from ..access.scope import NAME, Rule
-from ..api.caller import made_by
+from ..access.scope import NAME, NEW_TEAM, NEW_WORKFLOW, Rule
+from ..api.caller import generated_name, made_by
 from ..api.faces import faces
 from ..api.table import Caller, Control, method
 from ..config.loader import group_table
@@ -35,7 +35,7 @@ async def _add_groups(
 ) -> Sequence[Group]:
     tables: dict[str, Mapping[str, object]] = dict(params.specs)
     if params.spec is not None:
-        tables[params.name or _free_name(control, kind)] = params.spec
+        tables[params.name or _free_name(control, kind, caller.tenant)] = params.spec
     if not tables or (params.name is not None and params.spec is None):
         text = f"cannot add a {kind}: give spec, or specs"
         raise InvalidParams(text, key="name", value=params.name)
@@ -43,15 +43,10 @@ async def _add_groups(
     return await control.agents.groups.add(kind, tables, Cause("add", made_by(caller)))
 
 
-def generated_name(kind: str) -> str:
-    """Returns `KIND-` with six hexadecimal digits, the first of them a letter: only a worker's id ends in digits alone."""
-    return f"{kind}-{secrets.choice('abcdef')}{secrets.token_hex(3)[1:]}"
-
-
-def _free_name(control: Control, kind: str) -> str:
-    """Returns a name that nothing has."""
+def _free_name(control: Control, kind: str, tenant: str) -> str:
+    """Returns a name of a tenant, "" for the owner, that nothing has."""
     while True:
-        name = generated_name(kind)
+        name = qualified(generated_name(kind), tenant)
         if name not in control.agents.agents and name not in control.agents.groups.by_name:
             return name
 
@@ -97,6 +92,7 @@ async def _team_show(control: Control, params: NameParams, _caller: Caller) -> T
     GroupAddParams,
     Teams,
     recorded="or-refused",
+    tenant=NEW_TEAM,
     faces=faces("POST /teams", python="add_team", command="team add"),
 )
 async def _team_add(control: Control, params: GroupAddParams, caller: Caller) -> Teams:
@@ -154,6 +150,7 @@ async def _workflow_show(control: Control, params: NameParams, _caller: Caller) 
     GroupAddParams,
     Workflows,
     recorded="or-refused",
+    tenant=NEW_WORKFLOW,
     faces=faces("POST /workflows", python="add_workflow", command="workflow add"),
 )
 async def _workflow_add(control: Control, params: GroupAddParams, caller: Caller) -> Workflows:

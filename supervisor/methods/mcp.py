@@ -3,10 +3,11 @@
 import msgspec
 
 from ...worker.contract.errors import NotFound
+from ...worker.contract.names import qualified
 from ...worker.contract.trace_context import KEY
 from ...worker.control.params import AttachParams, CallParams, NoParams, ReadParams, ToolsParams
 from ...worker.control.results import Done, Prompts, Resources, Servers, Tool, Tools
-from ..access.scope import OPEN, Rule
+from ..access.scope import OPEN, TOOL, Rule
 from ..api.faces import faces
 from ..api.results import Open, error_records
 from ..api.table import Caller, Control, method
@@ -40,21 +41,26 @@ async def _servers(control: Control, _params: NoParams, _caller: Caller) -> Serv
     "read",
     ToolsParams,
     Tools,
+    tenant=TOOL,
     faces=faces("GET /mcp/tools", python="list_tools", command="mcp tools"),
 )
-async def _tools(control: Control, params: ToolsParams, _caller: Caller) -> Tools:
+async def _tools(control: Control, params: ToolsParams, caller: Caller) -> Tools:
     """Lists the tools of all servers, or of one; a server that never listed any is started first."""
-    known = sorted(control.pool.names())
-    if params.server is not None and params.server not in known:
+    access = control.tool_calls.access_for(caller.who if caller.tenant else {})
+    known = sorted(control.pool.concerned(access))
+    server = params.server
+    if server is not None and caller.tenant and qualified(server, caller.tenant) in known:
+        server = qualified(server, caller.tenant)
+    if server is not None and server not in known:
         text = f'cannot find MCP server "{params.server}"'
         raise NotFound(text, name=params.server, known=known)
-    chosen, patience_s = (None, LISTING_S) if params.server is None else ([params.server], None)
+    chosen, patience_s = (known, LISTING_S) if server is None else ([server], None)
     failures = await control.pool.list_servers(chosen, patience_s=patience_s)
-    if params.server is not None and params.server in failures:
-        raise failures[params.server]
-    tools = control.pool.tools()
-    if params.server is not None:
-        tools = [tool for tool in tools if tool["server"] == params.server]
+    if server is not None and server in failures:
+        raise failures[server]
+    tools = control.pool.tools(access)
+    if server is not None:
+        tools = [tool for tool in tools if tool["server"] in (server, params.server)]
     found = msgspec.convert(tools, list[Tool])
     return Tools(tools=found, failures=error_records(failures))
 
@@ -65,6 +71,7 @@ async def _tools(control: Control, params: ToolsParams, _caller: Caller) -> Tool
     CallParams,
     TOOL_RESULT,
     recorded="by-itself",
+    tenant=TOOL,
     faces=faces("POST /mcp/tools/{name}/call", python="call_tool", command="mcp call"),
 )
 async def _call(control: Control, params: CallParams, caller: Caller) -> dict[str, object]:
@@ -73,7 +80,9 @@ async def _call(control: Control, params: CallParams, caller: Caller) -> dict[st
         params.name,
         params.arguments,
         caller=caller_of(
-            caller.name, str(caller.who.get("agent") or f"uid {caller.who.get('uid')}")
+            caller.name,
+            str(caller.who.get("agent") or f"uid {caller.who.get('uid')}"),
+            str(caller.who.get("tenant", "")),
         ),
         who=caller.who,
         access=control.tool_calls.access_for(caller.who),
@@ -105,12 +114,14 @@ async def _attach(_control: Control, params: AttachParams, caller: Caller) -> Do
     "read",
     NoParams,
     Prompts,
+    tenant=TOOL,
     faces=faces("GET /mcp/prompts", python="list_prompts", command="mcp prompts"),
 )
-async def _prompts(control: Control, _params: NoParams, _caller: Caller) -> Prompts:
+async def _prompts(control: Control, _params: NoParams, caller: Caller) -> Prompts:
     """Lists the prompts of all servers, by exposed name; a server that never listed anything is started first."""
-    failures = await control.pool.list_servers(patience_s=LISTING_S)
-    prompts = control.pool.offered("prompts")
+    access = control.tool_calls.access_for(caller.who if caller.tenant else {})
+    failures = await control.pool.list_servers(control.pool.concerned(access), patience_s=LISTING_S)
+    prompts = control.pool.offered("prompts", access)
     return Prompts(prompts=prompts, failures=error_records(failures))
 
 
@@ -119,14 +130,16 @@ async def _prompts(control: Control, _params: NoParams, _caller: Caller) -> Prom
     "read",
     NoParams,
     Resources,
+    tenant=TOOL,
     faces=faces("GET /mcp/resources", python="list_resources", command="mcp resources"),
 )
-async def _resources(control: Control, _params: NoParams, _caller: Caller) -> Resources:
+async def _resources(control: Control, _params: NoParams, caller: Caller) -> Resources:
     """Lists the resources of all servers and their templates; a server that never listed anything is started first."""
-    failures = await control.pool.list_servers(patience_s=LISTING_S)
+    access = control.tool_calls.access_for(caller.who if caller.tenant else {})
+    failures = await control.pool.list_servers(control.pool.concerned(access), patience_s=LISTING_S)
     return Resources(
-        resources=control.pool.offered("resources"),
-        templates=control.pool.offered("resourceTemplates"),
+        resources=control.pool.offered("resources", access),
+        templates=control.pool.offered("resourceTemplates", access),
         failures=error_records(failures),
     )
 
@@ -136,6 +149,7 @@ async def _resources(control: Control, _params: NoParams, _caller: Caller) -> Re
     "operate",
     ReadParams,
     RESOURCE_CONTENTS,
+    tenant=TOOL,
     faces=faces("POST /mcp/resources/read", python="read_resource", command="mcp read"),
 )
 async def _read(control: Control, params: ReadParams, caller: Caller) -> dict[str, object]:
@@ -145,6 +159,6 @@ async def _read(control: Control, params: ReadParams, caller: Caller) -> dict[st
         "resources/read",
         {"uri": params.uri},
         access=control.tool_calls.access_for(caller.who),
-        caller=caller_of(caller.name, whose),
+        caller=caller_of(caller.name, whose, str(caller.who.get("tenant", ""))),
         timeout_s=params.timeout_s,
     )

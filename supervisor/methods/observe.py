@@ -9,6 +9,7 @@ from typing import Protocol, cast
 from ...worker.contract import codec
 from ...worker.contract.errors import InvalidParams, ResourceLimitExceeded
 from ...worker.contract.log_pieces import PieceJoiner
+from ...worker.contract.names import tenant_of
 from ...worker.control.params import (
     AuditParams,
     EventParams,
@@ -26,7 +27,7 @@ from ...worker.control.results import (
     Position,
     Published,
 )
-from ..access.scope import LOGS, Rule, knows
+from ..access.scope import LOGS, OPEN, Rule, knows
 from ..api.faces import Resumption, faces
 from ..api.results import as_result
 from ..api.table import Caller, Control, method
@@ -203,6 +204,7 @@ class EventFollower:
     "operate",
     EventPublishParams,
     Published,
+    tenant=OPEN,
     faces=faces("POST /events", python="publish", command="events publish"),
 )
 async def _publish_event(control: Control, params: EventPublishParams, caller: Caller) -> Published:
@@ -220,7 +222,7 @@ RECORDS = 100
 """Number of records on a page, unless `n` asks for more."""
 
 
-def _filter(params: AuditParams) -> Callable[[Record], bool]:
+def _filter(params: AuditParams, tenant: str) -> Callable[[Record], bool]:
     actions = [re.compile(fnmatch.translate(glob)) for glob in params.actions or ()]
     since = None if params.since_time is None else stamp(params.since_time)
     until = None if params.until_time is None else stamp(params.until_time)
@@ -232,9 +234,19 @@ def _filter(params: AuditParams) -> Callable[[Record], bool]:
             and (until is None or at < until)
             and (not actions or any(each.match(action) for each in actions))
             and (params.name is None or _is_about(record, params.name))
+            and (not tenant or _is_of(record, tenant))
         )
 
     return is_wanted
+
+
+def _is_of(record: Record, tenant: str) -> bool:
+    """Returns whether a record is one of a tenant: of its callers and agents, or about nothing but what is its own."""
+    who = codec.as_object(record.get("who")) or {}
+    if who.get("tenant") == tenant or tenant_of(str(who.get("agent") or "")) == tenant:
+        return True
+    names = codec.as_array(record.get("names")) or []
+    return bool(names) and all(tenant_of(str(each)) == tenant for each in names)
 
 
 def _is_about(record: Record, name: str) -> bool:
@@ -256,15 +268,16 @@ def _is_about(record: Record, name: str) -> bool:
     "operate",
     AuditParams,
     AuditPage,
+    tenant=OPEN,
     faces=faces("GET /audit", python="list_audit", command="audit list"),
 )
-async def _list(control: Control, params: AuditParams, _caller: Caller) -> AuditPage:
+async def _list(control: Control, params: AuditParams, caller: Caller) -> AuditPage:
     """Lists audit records, oldest first: the newest `n`, or those after `since`; `next` is the next `before`, or `since`."""
     n = RECORDS if params.n is None else params.n
     if params.since is not None and params.before is not None:
         raise InvalidParams("cannot list from both ends: give since or before", key="before")
     records, next_place = await control.audit.page(
-        n, _filter(params), after=params.since, before=params.before
+        n, _filter(params, caller.tenant), after=params.since, before=params.before
     )
     return AuditPage(records=records, next=next_place)
 

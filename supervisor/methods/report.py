@@ -46,6 +46,7 @@ LAST_LINES_S = 5.0
     CostParams,
     Costs,
     scope=Rule("agent"),
+    tenant=Rule("agent", lists_all=True),
     faces=faces("GET /costs", python="list_costs", command="cost"),
 )
 async def _costs(control: Control, params: CostParams, caller: Caller) -> Costs:

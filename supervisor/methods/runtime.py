@@ -21,7 +21,7 @@ from ...worker.control.runtime_results import (
     Store,
     Stores,
 )
-from ..access.scope import AGENT, ALL_NAMES, OPEN, is_in_scope
+from ..access.scope import AGENT, ALL_NAMES, OPEN, TABLE, is_in_scope
 from ..api.caller import made_by
 from ..api.faces import faces
 from ..api.table import Caller, Control, method
@@ -52,6 +52,7 @@ async def _list(control: Control, params: StatusParams, _caller: Caller) -> Agen
     AgentSet,
     recorded="or-refused",
     recorded_keys=("changed",),
+    tenant=TABLE,
     faces=faces("PATCH /agents/{name}", python="set_agent", command="set"),
 )
 async def _set(control: Control, params: AgentSetParams, caller: Caller) -> AgentSet:

@@ -1,7 +1,8 @@
 """Serves the methods `schedule.*` of the table."""
 
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
+from ...worker.contract.names import qualified
 from ...worker.contract.records import ScheduleRecord, Task
 from ...worker.control.params import (
     NoParams,
@@ -12,7 +13,7 @@ from ...worker.control.params import (
 from ...worker.control.results import Removed, Schedules, ScheduleShown
 from ..access.scope import SCHEDULE, Rule
 from ..agents.membership import Addition
-from ..api.caller import made_by
+from ..api.caller import generated_name, made_by
 from ..api.faces import faces
 from ..api.table import Caller, Control, method
 from ..config.job import commands_of, job_task
@@ -29,8 +30,11 @@ from ..revisions.record import Cause
     scope=Rule("new schedule"),
     faces=faces("POST /schedules", python="add_schedule", command="schedule add"),
 )
-async def _add(control: Control, params: ScheduleParams, _caller: Caller) -> ScheduleRecord:
+async def _add(control: Control, params: ScheduleParams, caller: Caller) -> ScheduleRecord:
     """Adds a schedule, which submits a task at each of its times; it survives a restart of the daemon."""
+    if caller.tenant and params.name is None:
+        name = qualified(generated_name("schedule"), caller.tenant)
+        params = replace(params, name=name)
     return await control.schedules.add(params)
 
 
@@ -96,6 +100,7 @@ async def _remove(control: Control, params: ScheduleNameParams, _caller: Caller)
     NoParams,
     Schedules,
     scope=Rule(lists=(("schedules", "task.agent"),)),
+    tenant=Rule(lists=(("schedules", "name"),)),
     faces=faces("GET /schedules", python="list_schedules", command="schedules"),
 )
 async def _list(control: Control, _params: NoParams, _caller: Caller) -> Schedules:

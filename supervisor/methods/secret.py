@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from ...worker.contract.errors import Conflict
+from ...worker.contract.names import qualified, tenant_of
 from ...worker.control.params import (
     NoParams,
     SecretRemoveParams,
@@ -13,6 +14,8 @@ from ...worker.control.params import (
     SecretSetParams,
 )
 from ...worker.control.results import Secret, SecretRotated, Secrets, SecretUse
+from ..access.scope import OPEN, OWN_SECRET, own_globs
+from ..agents.agent import Agent
 from ..api.faces import faces
 from ..api.results import as_result
 from ..api.table import Caller, Control, method
@@ -28,15 +31,17 @@ from ..secrets.store import SecretStore
     SecretUse,
     recorded="or-refused",
     recorded_keys=("used_by",),
+    tenant=OWN_SECRET,
     faces=faces("PUT /secrets/{name}", python="set_secret", command="secret set"),
 )
 async def _set(control: Control, params: SecretSetParams, _caller: Caller) -> SecretUse:
     """Keeps a secret for `${secret:NAME}`, of all agents or of those that match `agents`. Returns the agents that name it."""
+    _check_tenant(control, params.name)
     await asyncio.to_thread(
         _store(control).set,
         params.name,
         params.secret,
-        tuple(params.agents),
+        tuple(own_globs(params.agents, tenant_of(params.name)) or ()),
         replace=params.replace,
     )
     return SecretUse(name=params.name, used_by=_users(control, params.name))
@@ -47,14 +52,20 @@ async def _set(control: Control, params: SecretSetParams, _caller: Caller) -> Se
     "admin",
     NoParams,
     Secrets,
+    tenant=OPEN,
     faces=faces("GET /secrets", python="list_secrets", command="secret list"),
 )
-async def _list(control: Control, _params: NoParams, _caller: Caller) -> Secrets:
+async def _list(control: Control, _params: NoParams, caller: Caller) -> Secrets:
     """Returns the names of all secrets, their places, and the agents that they are for and that name them; no value."""
     secrets = control.shared.host.secrets
     found = await asyncio.to_thread(secrets.listed)
+    if caller.tenant:
+        found = [each for each in found if tenant_of(str(each["name"])) == caller.tenant]
     named = {
-        name for agent in control.agents.agents.values() for name in referred(agent.spec.expandable)
+        name
+        for agent in control.agents.agents.values()
+        for name in _named_by(agent)
+        if caller.tenant in ("", tenant_of(name))
     }
     known = {str(each["name"]) for each in found}
     lost = [Secret(name=each, source=None, used_by=[]) for each in sorted(named - known)]
@@ -69,6 +80,7 @@ async def _list(control: Control, _params: NoParams, _caller: Caller) -> Secrets
     SecretRemoveParams,
     SecretUse,
     recorded="or-refused",
+    tenant=OWN_SECRET,
     faces=faces("DELETE /secrets/{name}", python="remove_secret", command="secret rm"),
 )
 async def _remove(control: Control, params: SecretRemoveParams, _caller: Caller) -> SecretUse:
@@ -90,11 +102,13 @@ async def _remove(control: Control, params: SecretRemoveParams, _caller: Caller)
     SecretRotated,
     recorded="or-refused",
     recorded_keys=("used_by", "restarted"),
+    tenant=OWN_SECRET,
     faces=faces("POST /secrets/{name}/rotate", python="rotate_secret", command="secret rotate"),
 )
 async def _rotate(control: Control, params: SecretRotateParams, _caller: Caller) -> SecretRotated:
     """Replaces the value of a kept secret; with `restart` the workers of agents that name it restart one after another."""
-    agents = None if params.agents is None else tuple(params.agents)
+    globs = own_globs(params.agents, tenant_of(params.name))
+    agents = None if globs is None else tuple(globs)
     await asyncio.to_thread(_store(control).rotate, params.name, params.secret, agents)
     users = _users(control, params.name)
     restarted = await _restarted(control, users) if params.restart else []
@@ -116,6 +130,12 @@ async def _restarted(control: Control, names: Sequence[str]) -> list[str]:
     return found
 
 
+def _check_tenant(control: Control, name: str) -> None:
+    """Refuses the name of a secret of a tenant that is not there."""
+    if tenant := tenant_of(name):
+        control.tenants.of(tenant)
+
+
 def _store(control: Control) -> SecretStore:
     store = control.shared.host.secrets.store
     assert store is not None, "a daemon has a state folder"
@@ -125,4 +145,10 @@ def _store(control: Control) -> SecretStore:
 def _users(control: Control, name: str) -> list[str]:
     """Returns the agents and servers whose specification names a secret, sorted."""
     agents = control.agents.agents.values()
-    return sorted(agent.spec.name for agent in agents if name in referred(agent.spec.expandable))
+    return sorted(agent.spec.name for agent in agents if name in _named_by(agent))
+
+
+def _named_by(agent: Agent) -> set[str]:
+    """Returns the full names of the secrets that the specification of an agent names: a tenant's are its own."""
+    tenant = tenant_of(agent.spec.name)
+    return {qualified(name, tenant) for name in referred(agent.spec.expandable)}

@@ -20,12 +20,14 @@ from ...worker.control.params import (
     CheckpointSaveParams,
     MemoryCleanupParams,
     MemoryClearParams,
+    MemoryExpireParams,
     MemoryFindParams,
     MemoryKeyParams,
     MemoryListParams,
     MemoryPutParams,
     MemoryShowParams,
     MemoryStatsParams,
+    NoParams,
 )
 from ...worker.control.results import Done
 from ...worker.control.state_results import (
@@ -35,14 +37,17 @@ from ...worker.control.state_results import (
     CheckpointsRemoved,
     Item,
     Items,
+    MemoryPool,
+    MemoryPools,
     MemoryRemoved,
     MemoryStatistics,
     Session,
+    SessionExpiry,
     Sessions,
     SessionShown,
     Value,
 )
-from ..access.scope import AGENT, CHECKPOINT, NAME, Rule, knows
+from ..access.scope import AGENT, CHECKPOINT, NAME, OPEN, Rule, knows
 from ..agents.membership import Addition
 from ..api.caller import made_by
 from ..api.faces import faces
@@ -63,7 +68,7 @@ from ..revisions.record import Cause
 )
 async def _sessions(control: Control, params: MemoryListParams, caller: Caller) -> Sessions:
     """Lists sessions with turns, messages, sizes and last access, the last used first."""
-    found = await control.memory.sessions(params.agent, params.limit, knows(caller.agents))
+    found = await control.memory_listing.sessions(params.agent, params.limit, knows(caller.agents))
     return Sessions(sessions=as_result(found, list[Session]))
 
 
@@ -171,7 +176,40 @@ async def _clear(control: Control, params: MemoryClearParams, _caller: Caller) -
 )
 async def _cleanup(control: Control, params: MemoryCleanupParams, _caller: Caller) -> MemoryRemoved:
     """Removes at once the sessions and keys that have expired, of an agent or of all; returns how many of each."""
-    return MemoryRemoved(**await control.memory.expire(time.time(), params.agent))
+    return MemoryRemoved(**await control.memory_expiry.expire(time.time(), params.agent))
+
+
+@method(
+    "memory.expire",
+    "operate",
+    MemoryExpireParams,
+    SessionExpiry,
+    scope=AGENT,
+    faces=faces(
+        "POST /sessions/{agent}/{session}/expire",
+        python="expire_session",
+        command="memory expire",
+    ),
+)
+async def _expire(control: Control, params: MemoryExpireParams, _caller: Caller) -> SessionExpiry:
+    """Sets the time after which a session is gone, from now on; without `ttl_s` only `retention` counts."""
+    agent, session = params.agent, params.session
+    at = await control.memory.expire_session(agent, session, params.ttl_s)
+    return SessionExpiry(agent=agent, session=session, expires_at=at)
+
+
+@method(
+    "memory.pools",
+    "read",
+    NoParams,
+    MemoryPools,
+    scope=OPEN,
+    faces=faces("GET /memory/pools", python="memory_pools", command="memory pools"),
+)
+async def _pools(control: Control, _params: NoParams, caller: Caller) -> MemoryPools:
+    """Lists the memory pools: their limits, the size of their sessions and keys, and the agents in them."""
+    found = await control.memory_listing.pools(control.agents.agents, knows(caller.agents))
+    return MemoryPools(pools=as_result(found, list[MemoryPool]))
 
 
 @method(
@@ -183,8 +221,8 @@ async def _cleanup(control: Control, params: MemoryCleanupParams, _caller: Calle
     faces=faces("GET /memory", python="memory_stats", command="memory stats"),
 )
 async def _stats(control: Control, params: MemoryStatsParams, caller: Caller) -> MemoryStatistics:
-    """Returns the size of sessions and keys by agent, and the bytes of them in the daemon's memory."""
-    found = await control.memory.stats(params.agent, knows(caller.agents))
+    """Returns the size of sessions and keys by agent, without expired ones, and the bytes of them in the daemon's memory."""
+    found = await control.memory_listing.stats(params.agent, knows(caller.agents))
     return as_result(found, MemoryStatistics)
 
 

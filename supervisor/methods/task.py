@@ -15,6 +15,7 @@ from ...worker.contract.errors import (
     NotFound,
     Timeout,
 )
+from ...worker.contract.names import tenant_of
 from ...worker.contract.records import ENDED, Error, Task, TaskParams
 from ...worker.control.params import (
     TaskFollowParams,
@@ -123,7 +124,7 @@ class ProgressSender:
 )
 async def _run(control: Control, params: TaskRunParams, caller: Caller) -> Task:
     """Runs a task and answers when it has ended; a caller that hangs up leaves it running."""
-    task = await control.tasks.submit(params)
+    task = await control.tasks.submit(params, tenant=caller.tenant)
     return await _ended(control, task.id, caller, params.stream)
 
 
@@ -135,9 +136,9 @@ async def _run(control: Control, params: TaskRunParams, caller: Caller) -> Task:
     scope=NEW_TASK,
     faces=faces("POST /tasks", python="submit_task", command="run"),
 )
-async def _submit(control: Control, params: TaskParams, _caller: Caller) -> Task:
+async def _submit(control: Control, params: TaskParams, caller: Caller) -> Task:
     """Queues a task and answers with its record at once; it is durable by then."""
-    return await control.tasks.submit(params)
+    return await control.tasks.submit(params, tenant=caller.tenant)
 
 
 @method(
@@ -450,4 +451,6 @@ async def _retried(control: Control, task_id: str) -> Task:
         when_down=old.when_down,
         queue_timeout_s=old.queue_timeout_s,
     )
-    return await control.tasks.submit(params, schedule=old.schedule, retry_of=task_id)
+    return await control.tasks.submit(
+        params, schedule=old.schedule, retry_of=task_id, tenant=tenant_of(old.agent)
+    )

@@ -17,6 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ...worker.contract.errors import CorralError
+from ...worker.contract.names import tenant_of
 from ..agents.agent import Agent
 from ..agents.agents import Agents
 from ..lifecycle.state_machine import UP
@@ -163,6 +164,11 @@ class Collector:
                     self._subjects.clear()
                     self._before_ms = None
                     await self._reloaded.wait()
+
+    def forget(self, tenant: str) -> None:
+        """Forgets the subjects of a tenant that is removed: no row of them follows."""
+        for name in [each for each in self._subjects if tenant_of(each) == tenant]:
+            del self._subjects[name]
 
     async def close(self) -> None:
         """Keeps what came since the last step, with a time of its own: the row of that step stays."""
@@ -351,8 +357,7 @@ class Collector:
                 found = await asyncio.to_thread(storage_bytes, self._state_dir)
                 with contextlib.suppress(CorralError):
                     rows = await self._store.read(
-                        "SELECT (SELECT COALESCE(SUM(size_bytes), 0) FROM session)"
-                        " + (SELECT COALESCE(SUM(size_bytes), 0) FROM memory_usage)"
+                        "SELECT COALESCE(SUM(size_bytes + session_bytes), 0) FROM memory_usage"
                     )
                     found["memory"] += max(0, number_of(rows[0][0]))
                 self._storage = found

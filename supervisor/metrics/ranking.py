@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
+from ...worker.contract.names import tenant_of
 from ..config.spec import Metrics
-from .step import Step
+from .step import Step, beside
 
 
 class Ranking(NamedTuple):
@@ -32,6 +33,17 @@ def ranking(steps: Mapping[str, Step], limit: int) -> Ranking:
         slowest=first(averages, lambda name: (-averages[name],)),
         expensive=first(paid, lambda name: (-steps[name].cost_cents, -steps[name].tokens)),
     )
+
+
+def by_tenant(steps: Mapping[str, Step]) -> dict[str, Step]:
+    """Returns the sums of subjects by tenant, "" for the owner, the most expensive first; empty without any tenant."""
+    found: dict[str, Step] = {}
+    for name, step in steps.items():
+        tenant = tenant_of(name)
+        found[tenant] = beside(found[tenant], step) if tenant in found else step
+    if not any(found):
+        return {}
+    return dict(sorted(found.items(), key=lambda it: (-it[1].cost_cents, -it[1].executed, it[0])))
 
 
 def problems(step: Step, asked: Metrics) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from .histogram import Buckets, difference
 from .histogram import merged as merged_buckets
@@ -108,6 +109,25 @@ def added(earlier: Step, later: Step) -> Step:
         memory_peak_bytes=max(earlier.memory_peak_bytes, later.memory_peak_bytes),
         queued_peak=max(earlier.queued_peak, later.queued_peak),
         storage=earlier.storage if later.storage is None else later.storage,
+    )
+
+
+def beside(one: Step, other: Step) -> Step:
+    """Returns the steps of two subjects over the same time as one: counters and gauges are added.
+
+    The peak of a sum is at most the sum of the peaks, which it has.
+    """
+    return replace(
+        added(one, other),
+        span_ms=max(one.span_ms, other.span_ms),
+        up=one.up + other.up,
+        processes=one.processes + other.processes,
+        memory_bytes=one.memory_bytes + other.memory_bytes,
+        open_files=one.open_files + other.open_files,
+        queued=one.queued + other.queued,
+        running=one.running + other.running,
+        memory_peak_bytes=one.memory_peak_bytes + other.memory_peak_bytes,
+        queued_peak=one.queued_peak + other.queued_peak,
     )
 
 

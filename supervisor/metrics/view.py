@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec import UNSET
 
+from ...worker.contract.names import tenant_of
 from ...worker.control.metrics import (
     MetricPoint,
     MetricsHistory,
@@ -15,12 +16,13 @@ from ...worker.control.metrics import (
     Problem,
     Ranked,
     SubjectMetrics,
+    TenantMetrics,
 )
 from ..agents.agents import Agents
 from ..events.bus import rfc3339
 from .collector import RECENT_MS, Collector, Reading, Snapshot
 from .histogram import quantile_ms
-from .ranking import problems, ranking
+from .ranking import by_tenant, problems, ranking
 from .rollup import PERIOD_MS, Row, Tier
 from .series import POINTS_MAX, Point, Range, chosen_range, points, ranking_tier
 from .statistics import Statistics
@@ -58,6 +60,10 @@ class MetricsView:
         self.statistics = statistics
         self._agents = agents
         self._clock = clock
+
+    def forget(self, tenant: str) -> None:
+        """Forgets what is not complete yet of the agents of a tenant that is removed: no row of them follows."""
+        self.collector.forget(tenant)
 
     # -- history
 
@@ -190,6 +196,14 @@ class MetricsView:
                 Problem(name=name, total=point(name), reasons=each, **self._described(name))
                 for name, each in reasons.items()
                 if each
+            ],
+            tenants=[
+                TenantMetrics(
+                    name=tenant or None,
+                    agents=sum(tenant_of(name) == tenant for name in known),
+                    total=point_of(Point(since_ms, whole.span_ms, step)),
+                )
+                for tenant, step in by_tenant(own).items()
             ],
         )
 

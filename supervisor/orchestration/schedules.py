@@ -26,6 +26,7 @@ from ...worker.contract.errors import (
     ResourceLimitExceeded,
     ShuttingDown,
 )
+from ...worker.contract.names import tenant_of
 from ...worker.contract.records import Error, Run, ScheduleRecord, Task, TaskParams
 from ...worker.control.params import ScheduleParams, TaskListParams
 from ..agents.agents import Agents
@@ -379,7 +380,7 @@ class Schedules:
             CorralError: the task is not accepted.
         """
         entry = self._of(name)
-        task = await self._tasks.submit(entry.record.task, schedule=name)
+        task = await self._tasks.submit(entry.record.task, schedule=name, tenant=tenant_of(name))
         entry.record = replace(entry.record, last_task=task.id, runs=entry.record.runs + 1)
         await self._note(entry)
         return task
@@ -481,9 +482,11 @@ class Schedules:
         if entry.is_loaded and record.task.capability is not None and due.run is not None:
             # Routing may choose another agent than before, where the key means nothing.
             task = await self._tasks.records.find_by_key(key, None, since=due.run)
-        if task is None:
+        if task is None or tenant_of(task.agent) != tenant_of(record.name):  # another's key
             params = replace(record.task, idempotency_key=key)
-            task = await self._tasks.submit(params, schedule=record.name)
+            task = await self._tasks.submit(
+                params, schedule=record.name, tenant=tenant_of(record.name)
+            )
         entry.is_loaded = False
         entry.record = replace(entry.record, last_task=task.id, runs=entry.record.runs + 1)
 

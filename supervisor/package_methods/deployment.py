@@ -2,6 +2,7 @@
 
 import asyncio
 
+from ...worker.contract.names import tenant_of
 from ...worker.control.deployments import (
     CanaryParams,
     Deployment,
@@ -10,7 +11,7 @@ from ...worker.control.deployments import (
     DeploymentsParams,
     DeployParams,
 )
-from ..access.scope import NAME, Rule
+from ..access.scope import DEPLOYMENT, NAME, NEW_DEPLOYMENT, Rule
 from ..api.caller import made_by
 from ..api.faces import faces
 from ..api.table import Caller, Control, method
@@ -26,6 +27,7 @@ FOLLOWED = ("deployment.state",)
     Deployment,
     recorded="or-refused",
     recorded_keys=("deployment", "agent", "version", "state"),
+    tenant=NEW_DEPLOYMENT,
     faces=faces("POST /deployments", python="deploy", command="deploy", streams=True),
 )
 async def _create(control: Control, params: DeployParams, caller: Caller) -> Deployment:
@@ -34,6 +36,7 @@ async def _create(control: Control, params: DeployParams, caller: Caller) -> Dep
     Meanwhile each step is sent as a `deployment.event` notification {event}. A caller that hangs up leaves it under way.
     """
     name = params.agent or params.package.partition("@")[0]
+    control.disk_use.check(tenant_of(name), name, "deploy")
 
     def is_ours(event: Event) -> bool:
         return event.agent == name
@@ -73,6 +76,7 @@ async def _deployments(control: Control, params: DeploymentsParams, _caller: Cal
     "read",
     DeploymentParams,
     Deployment,
+    tenant=DEPLOYMENT,
     faces=faces("GET /deployments/{deployment}", python="show_deployment", command="deployments"),
 )
 async def _deployment(control: Control, params: DeploymentParams, _caller: Caller) -> Deployment:

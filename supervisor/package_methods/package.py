@@ -18,6 +18,7 @@ from ...worker.control.packages import (
     PackageUpload,
     PackageUploadParams,
 )
+from ..access.scope import OPEN, OWN_PACKAGE, OWN_PACKAGES
 from ..api.caller import made_by
 from ..api.faces import faces
 from ..api.table import Caller, Control, method
@@ -32,11 +33,15 @@ from ..supervision.shared import utc_now
     PackageUpload,
     recorded="always",
     recorded_keys=("upload", "offset"),
+    tenant=OPEN,
     faces=faces("POST /packages/uploads", python="upload_package", command="package add"),
 )
-async def _upload(control: Control, params: PackageUploadParams, _caller: Caller) -> PackageUpload:
+async def _upload(control: Control, params: PackageUploadParams, caller: Caller) -> PackageUpload:
     """Takes the next bytes of a package; `package.add` adds it once all have arrived. An upload without calls for ten minutes may go."""
-    upload, offset = await control.packages.upload(params.upload, params.offset, params.data)
+    control.disk_use.check(caller.tenant, "package", "upload")
+    upload, offset = await control.packages.upload(
+        params.upload, params.offset, params.data, caller.tenant
+    )
     return PackageUpload(upload=upload, offset=offset)
 
 
@@ -47,6 +52,7 @@ async def _upload(control: Control, params: PackageUploadParams, _caller: Caller
     PackageRecord,
     recorded="or-refused",
     recorded_keys=("name", "version", "digest", "signer"),
+    tenant=OPEN,
     faces=faces("POST /packages", python="add_package", command="package add"),
 )
 async def _add(control: Control, params: PackageAddParams, caller: Caller) -> PackageRecord:
@@ -54,10 +60,13 @@ async def _add(control: Control, params: PackageAddParams, caller: Caller) -> Pa
     upload = params.upload
     if (upload is None) == (params.data is None):
         raise InvalidParams("cannot add a package: give either upload or data", key="upload")
+    control.disk_use.check(caller.tenant, "package", "add")
     if params.data is not None:
-        upload, _ = await control.packages.upload(None, 0, params.data)
+        upload, _ = await control.packages.upload(None, 0, params.data, caller.tenant)
     assert upload is not None, "it was given, or made"
-    found = await control.packages.add(upload, params.sha256, made_by(caller), utc_now())
+    found = await control.packages.add(
+        upload, params.sha256, made_by(caller), utc_now(), caller.tenant
+    )
     return _record(control, found)
 
 
@@ -66,6 +75,7 @@ async def _add(control: Control, params: PackageAddParams, caller: Caller) -> Pa
     "read",
     PackageListParams,
     PackageRecords,
+    tenant=OWN_PACKAGES,
     faces=faces("GET /packages", python="list_packages", command="package list"),
 )
 async def _list(control: Control, params: PackageListParams, _caller: Caller) -> PackageRecords:
@@ -79,6 +89,7 @@ async def _list(control: Control, params: PackageListParams, _caller: Caller) ->
     "read",
     PackageParams,
     PackageDetails,
+    tenant=OWN_PACKAGE,
     faces=faces("GET /packages/{package}", python="show_package", command="package show"),
 )
 async def _show(control: Control, params: PackageParams, _caller: Caller) -> PackageDetails:
@@ -107,6 +118,7 @@ async def _show(control: Control, params: PackageParams, _caller: Caller) -> Pac
     "read",
     PackageParams,
     PackageRecord,
+    tenant=OWN_PACKAGE,
     faces=faces(
         "POST /packages/{package}/verify", python="verify_package", command="package verify"
     ),
@@ -123,6 +135,7 @@ async def _verify(control: Control, params: PackageParams, _caller: Caller) -> P
     PackageRecord,
     recorded="or-refused",
     recorded_keys=("name", "version", "digest"),
+    tenant=OWN_PACKAGE,
     faces=faces("DELETE /packages/{package}", python="remove_package", command="package rm"),
 )
 async def _remove(control: Control, params: PackageParams, _caller: Caller) -> PackageRecord:
@@ -132,7 +145,7 @@ async def _remove(control: Control, params: PackageParams, _caller: Caller) -> P
 
 def _record(control: Control, found: Stored) -> PackageRecord:
     return PackageRecord(
-        name=found.spec.name,
+        name=found.name,
         version=found.spec.version,
         digest=found.digest,
         description=found.spec.description,
@@ -142,5 +155,5 @@ def _record(control: Control, found: Stored) -> PackageRecord:
         signer=found.signer or None,
         added_at=found.added_at,
         added_by=found.added_by,
-        used_by=list(control.packages.users(found.digest)),
+        used_by=list(control.packages.users(found.name, found.digest)),
     )

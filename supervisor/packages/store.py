@@ -1,7 +1,8 @@
 """Keeps the packages of a daemon: the archives in a folder by digest, their records in the store.
 
 An archive is verified whole before its record is written, and only a record makes it a package. So a daemon that is killed
-at any moment leaves a file without a record at most, which the next start removes.
+at any moment leaves a file without a record at most, which the next start removes. A tenant has packages of its own: their names
+are TENANT/NAME, their archives lie in a folder of it, and no two owners share one.
 """
 
 import asyncio
@@ -31,6 +32,7 @@ from ...worker.contract.errors import (
     PermissionDenied,
     ResourceLimitExceeded,
 )
+from ...worker.contract.names import qualified
 from ..config.spec import Packages as Settings
 from ..linux.durable import sync_folder
 from ..store.sealed import seal, unseal
@@ -40,12 +42,16 @@ from .package import Package, read_package, unpack
 from .spec import PackageSpec
 
 UPLOADS_MAX = 4
-"""Number of uploads at a time."""
+"""Number of uploads of one owner at a time."""
 
 IDLE_S = 600.0
 """Seconds after which an upload that got no bytes gives way to another."""
 
 PACKAGES_MAX = 10_000
+"""Number of packages of the owner."""
+
+TENANT_PACKAGES_MAX = 1000
+"""Number of packages of a tenant."""
 
 T = TypeVar("T")
 
@@ -64,16 +70,23 @@ class Stored(Struct, frozen=True, kw_only=True):
     lock: str
     added_at: str
     added_by: str
+    tenant: str = ""
+
+    @property
+    def name(self) -> str:
+        """Returns its full name."""
+        return qualified(self.spec.name, self.tenant)
 
     @property
     def reference(self) -> str:
-        """Returns NAME@VERSION."""
-        return f"{self.spec.name}@{self.spec.version}"
+        """Returns NAME@VERSION, with its full name."""
+        return f"{self.name}@{self.spec.version}"
 
 
 class _Upload:
-    def __init__(self, path: Path, now: float) -> None:
+    def __init__(self, path: Path, tenant: str, now: float) -> None:
         self.path = path
+        self.tenant = tenant
         self.size = 0
         self.at = now
         self.is_busy = False
@@ -86,7 +99,7 @@ class Packages:
         store: keeps the records.
         folder: has the archives.
         settings: returns the keys of `[packages]` that are in force.
-        users: returns the agents that use the package of a digest.
+        users: returns the agents that use the package of a full name and a digest.
         clock: returns seconds that never go back.
     """
 
@@ -95,7 +108,7 @@ class Packages:
         store: Store,
         folder: Path,
         settings: Callable[[], Settings],
-        users: Callable[[str], Sequence[str]] = lambda _: (),
+        users: Callable[[str, str], Sequence[str]] = lambda _name, _digest: (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
@@ -110,8 +123,7 @@ class Packages:
     async def load(self) -> None:
         """Reads the records, and removes the files of an earlier daemon that have none."""
         rows = await self._store.read(
-            "SELECT name, version, record FROM package ORDER BY name, version LIMIT ?",
-            (PACKAGES_MAX,),
+            "SELECT name, version, record FROM package ORDER BY name, version"
         )
         for name, version, blob in rows:
             try:
@@ -122,18 +134,21 @@ class Packages:
                     "cannot use package %s@%s: its record is damaged: %s", name, version, error
                 )
         if len(self._kept) == len(rows):  # a damaged record does not cost its archive
-            await asyncio.to_thread(self._sweep, {each.digest for each in self._kept.values()})
+            kept = {self._path(each.digest, each.tenant) for each in self._kept.values()}
+            await asyncio.to_thread(self._sweep, kept)
 
-    def _sweep(self, digests: set[str]) -> None:
+    def _sweep(self, kept: set[Path]) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for path in self._folder.iterdir():
-            if path.name.removesuffix(".corral") not in digests:
+        for path in self._folder.rglob("*"):
+            if path not in kept and not path.is_dir():
                 path.unlink()
 
     # -- uploading
 
-    async def upload(self, upload: str | None, offset: int, data: str) -> tuple[str, int]:
-        """Appends bytes in base64 to an upload, or to a new one; returns its id and the bytes that it has.
+    async def upload(
+        self, upload: str | None, offset: int, data: str, tenant: str = ""
+    ) -> tuple[str, int]:
+        """Appends bytes in base64 to an upload of an owner, or to a new one; returns its id and the bytes that it has.
 
         A repeated chunk, whose answer was lost, is answered as the first time.
 
@@ -144,8 +159,8 @@ class Packages:
             ResourceLimitExceeded: it is larger than `packages.max_bytes`.
         """
         content = _decoded(data)
-        key = self._begin() if upload is None else upload
-        found = self._of(key)
+        key = self._begin(tenant) if upload is None else upload
+        found = self._of(key, tenant)
         try:
             if found.is_busy:
                 raise Conflict("cannot upload: another call is writing to this upload", upload=key)
@@ -168,21 +183,21 @@ class Packages:
         found.at = self._clock()
         return key, found.size
 
-    def _begin(self) -> str:
+    def _begin(self, tenant: str) -> str:
         now = self._clock()
         for key, each in list(self._uploads.items()):
             if now - each.at > IDLE_S and not each.is_busy:
                 self._drop(key)
-        if len(self._uploads) >= UPLOADS_MAX:
+        if sum(each.tenant == tenant for each in self._uploads.values()) >= UPLOADS_MAX:
             words = f"cannot upload: {UPLOADS_MAX} packages are being uploaded"
             raise Overloaded(words, limit=UPLOADS_MAX, retry_after_s=10.0)
         key = secrets.token_hex(16)
-        self._uploads[key] = _Upload(self._folder / f"upload-{key}.part", now)
+        self._uploads[key] = _Upload(self._folder / tenant / f"upload-{key}.part", tenant, now)
         return key
 
-    def _of(self, key: str) -> _Upload:
+    def _of(self, key: str, tenant: str) -> _Upload:
         found = self._uploads.get(key)
-        if found is None:
+        if found is None or found.tenant != tenant:
             raise NotFound("cannot find this upload: it was added, or waited too long", upload=key)
         return found
 
@@ -197,8 +212,8 @@ class Packages:
 
     # -- adding and removing
 
-    async def add(self, key: str, sha256: str | None, by: str, at: str) -> Stored:
-        """Verifies an upload and keeps it as a package; returns the one that is there, if it has the same content.
+    async def add(self, key: str, sha256: str | None, by: str, at: str, tenant: str = "") -> Stored:
+        """Verifies an upload of an owner and keeps it as a package; returns the one that is there, if it has the same content.
 
         The upload is gone afterwards, whatever happened.
 
@@ -209,7 +224,7 @@ class Packages:
             Conflict: there is another package of this name and version.
             Overloaded: the store takes no write.
         """
-        found = self._of(key)
+        found = self._of(key, tenant)
         if found.is_busy:
             raise Conflict("cannot add: another call is writing to this upload", upload=key)
         found.is_busy = True
@@ -230,8 +245,9 @@ class Packages:
                     lock=package.lock,
                     added_at=at,
                     added_by=by,
+                    tenant=found.tenant,
                 )
-                before = self._kept.get((package.spec.name, package.spec.version))
+                before = self._kept.get((record.name, package.spec.version))
                 return (
                     await self._keep(found.path, record)
                     if before is None
@@ -241,16 +257,19 @@ class Packages:
             await asyncio.to_thread(self._drop, key)
 
     async def _keep(self, path: Path, record: Stored) -> Stored:
-        if len(self._kept) >= PACKAGES_MAX:
-            words = f"cannot add a package: there are {PACKAGES_MAX}"
-            raise ResourceLimitExceeded(words, limit=PACKAGES_MAX, value=len(self._kept))
-        target = self._path(record.digest)
+        limit = TENANT_PACKAGES_MAX if record.tenant else PACKAGES_MAX
+        count = sum(each.tenant == record.tenant for each in self._kept.values())
+        if count >= limit:
+            words = f"cannot add a package: there are {limit}"
+            raise ResourceLimitExceeded(words, limit=limit, value=count)
+        target = self._path(record.digest, record.tenant)
         await asyncio.to_thread(_place, path, target)
         sealed = seal(msgspec.json.encode(record), compress=True)
-        key = record.spec.name, record.spec.version
+        key = record.name, record.spec.version
         statement = "INSERT INTO package (name, version, digest, record) VALUES (?, ?, ?, ?)"
+        digest = qualified(record.digest, record.tenant)  # each owner has a content once
         try:
-            await self._store.write((statement, (*key, record.digest, sealed)))
+            await self._store.write((statement, (*key, digest, sealed)))
         except (CorralError, sqlite3.Error):
             await asyncio.to_thread(target.unlink, missing_ok=True)
             raise
@@ -285,14 +304,21 @@ class Packages:
     async def _remove(self, reference: str) -> Stored:
         async with self._turn:
             found = self.of(reference)
-            if users := list(self.users(found.digest)):
+            if users := list(self.users(found.name, found.digest)):
                 words = f"cannot remove the package {found.reference}: {', '.join(users)} can come back to it"
                 raise Conflict(words, package=found.reference, used_by=users)
-            key = found.spec.name, found.spec.version
+            key = found.name, found.spec.version
             await self._store.write(("DELETE FROM package WHERE name = ? AND version = ?", key))
             del self._kept[key]
-            await asyncio.to_thread(self._path(found.digest).unlink, missing_ok=True)
+            path = self._path(found.digest, found.tenant)
+            await asyncio.to_thread(path.unlink, missing_ok=True)
             return found
+
+    def forget(self, tenant: str) -> None:
+        """Drops the packages and the uploads of a tenant that is removed; its rows and files are erased with it."""
+        self._kept = {key: each for key, each in self._kept.items() if each.tenant != tenant}
+        for key in [key for key, each in self._uploads.items() if each.tenant == tenant]:
+            self._drop(key)
 
     # -- reading
 
@@ -318,8 +344,7 @@ class Packages:
         finals = [each for each in found if not _is_preview(each.spec.version)]
         chosen = next(iter(finals or found), None)
         if chosen is None:
-            words = f'cannot find a package "{reference}"; corral package list shows all'
-            raise NotFound(words, package=reference)
+            raise no_package(reference)
         return chosen
 
     async def find(self, reference: str) -> Stored:
@@ -331,18 +356,18 @@ class Packages:
             PermissionDenied: a signature is required meanwhile, and its key is not trusted.
         """
         found = self.of(reference)
-        package = await asyncio.to_thread(self._checked, found.digest)
+        package = await asyncio.to_thread(self._checked, found.digest, found.tenant)
         self._check_signature(package)
         return found
 
-    def unpack(self, digest: str, target: Path) -> None:
-        """Writes the files of a package into an empty folder, and verifies them meanwhile; blocks.
+    def unpack(self, digest: str, target: Path, tenant: str = "") -> None:
+        """Writes the files of a package of an owner into an empty folder, and verifies them meanwhile; blocks.
 
         Raises:
             Corrupted: a byte has changed.
             OSError: a file cannot be written.
         """
-        path = self._path(digest)
+        path = self._path(digest, tenant)
         try:
             with opened(path) as file:
                 package = unpack(file, target)
@@ -379,8 +404,8 @@ class Packages:
             if not is_same:
                 raise _corrupted(installed, digest, "its content has changed")
 
-    def _checked(self, digest: str) -> Package:
-        path = self._path(digest)
+    def _checked(self, digest: str, tenant: str) -> Package:
+        path = self._path(digest, tenant)
         try:
             with opened(path) as file:
                 package = read_package(file)
@@ -390,8 +415,14 @@ class Packages:
             raise _corrupted(path, digest, "it is another package")
         return package
 
-    def _path(self, digest: str) -> Path:
-        return self._folder / f"{digest}.corral"
+    def _path(self, digest: str, tenant: str = "") -> Path:
+        return self._folder / tenant / f"{digest}.corral"
+
+
+def no_package(reference: str) -> NotFound:
+    """Returns the error of a reference that names no package."""
+    words = f'cannot find a package "{reference}"; corral package list shows all'
+    return NotFound(words, package=reference)
 
 
 async def _finished(work: Coroutine[object, object, T]) -> T:

@@ -21,7 +21,7 @@ from ...worker.contract.errors import CorralError
 from ..config.spec import Spec
 from .launch import Host, prepare
 from .launcher_client import Child, Exit, Launch, Launcher
-from .sandbox import remove_temporary
+from .sandbox import remove_containers, remove_temporary
 
 OUTPUT_BYTES = 4 * 1024
 """Bytes kept of a command's output: its end."""
@@ -117,6 +117,8 @@ class Commands:
             del self._running[key]
             if launch is not None and launch.temporary is not None:
                 await asyncio.to_thread(remove_temporary, launch.temporary)
+            if launch is not None and launch.container is not None:
+                await asyncio.to_thread(remove_containers, [launch.container])
 
     def exited(self, report: Exit) -> None:
         """Takes the exit of a leader; those of other units are ignored."""

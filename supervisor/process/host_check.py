@@ -28,6 +28,10 @@ SUBTREE_REMEDY = (
     "cgroup v2 on Linux 5.14 or newer, Delegate=yes, and the unit's own group in ReadWritePaths="
 )
 
+ENGINE_REMEDY = (
+    "install podman (apt install podman, dnf install podman); as root runc suffices for folders"
+)
+
 Verdict = Literal["ok", "warning", "broken"]
 
 
@@ -126,7 +130,30 @@ def _isolation(facts: Facts) -> list[Finding]:
         )
         advice = "" if has else f"a kernel with Landlock {needed} (and `landlock` among its lsm=)"
         found.append(Finding(f"isolation.{part}", "ok" if has else "warning", text, advice))
-    return found
+    return [*found, _strict(facts), _container(facts)]
+
+
+def _strict(facts: Facts) -> Finding:
+    """Returns whether this machine gives the level strict, and the time that a sandbox adds to a start."""
+    trial = facts.strict
+    if trial.problem:
+        text = f"this machine does not give strict: {trial.problem}"
+        return Finding("isolation.strict", "warning", text, trial.advice)
+    text = f"strict by bubblewrap: a sandbox is made in {trial.took_s * 1000:.0f} ms, and every start is cold"
+    return Finding("isolation.strict", "ok", text)
+
+
+def _container(facts: Facts) -> Finding:
+    """Returns which engines give the level container here."""
+    trial, topic = facts.container, "isolation.container"
+    if trial.working:
+        return Finding(topic, "ok", f"container by {'; '.join(trial.working)}")
+    if trial.unasked:
+        text = f"container perhaps by {', '.join(trial.unasked)}, which a running daemon asks"
+        return Finding(topic, "ok", text)
+    reasons = "; ".join(trial.problems) or "no engine was found"
+    text = f"this machine does not give container: {reasons}"
+    return Finding(topic, "warning", text, ENGINE_REMEDY)
 
 
 def _user(facts: Facts) -> Finding:
@@ -281,6 +308,10 @@ def _services(services: Services | None) -> list[Finding]:
     if services.secrets and not services.secret_problems:
         text = f"{services.secrets} values name secrets, and all of them are there"
         found.append(Finding("secrets", "ok", text))
+    advice = 'corrald as root, with [daemon] tenant_uids = "1900000000-1900065535" or a user of each tenant'
+    found += [Finding("tenants", "warning", each, advice) for each in services.sharing]
+    if services.tenants and not services.sharing:
+        found.append(Finding("tenants", "ok", f"{services.tenants}, each with a user of its own"))
     found.append(Finding("http", "ok", services.http or "no HTTP"))
     advice = "end the program that has the address, or give another: corral expose NAME --port N"
     found += [Finding("http", "warning", each, advice) for each in services.degraded]

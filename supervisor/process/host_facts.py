@@ -12,11 +12,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..containers import engines
+from ..isolation import availability
 from ..linux import cgroup, kernel, landlock
 
 AGENT_USER = "corral-agent"
 CONTROLLERS = ("memory", "cpu", "pids")
 CAP_SYS_PTRACE = 19
+
+
+NO_TRIAL = availability.Trial()
+"""Result of a trial that was not made."""
+NO_ENGINES = engines.Trial()
+"""Result of engines that were not tried."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,8 @@ class Facts:
     journal_problem: str = ""
     unplanned: str = ""
     services: "Services | None" = None
+    strict: availability.Trial = NO_TRIAL
+    container: engines.Trial = NO_ENGINES
 
 
 @dataclass(frozen=True)
@@ -74,7 +84,8 @@ class Services:
     gave up, each with its reason, `cold` agents whose workers are not forks as they should be, each with the reason;
     `http` is the address of HTTP and its protection, empty without it.
     `http` is the address of the MCP endpoint, empty without one; `degraded` are services of agents over HTTP that
-    cannot listen at their address, each with the reason.
+    cannot listen at their address, each with the reason. `tenants` is the number of tenants, `sharing` why the
+    processes of some have the user of others, each with the reason.
     """
 
     secrets: int = 0
@@ -85,6 +96,8 @@ class Services:
     cold: tuple[str, ...] = ()
     http: str = ""
     degraded: tuple[str, ...] = ()
+    tenants: int = 0
+    sharing: tuple[str, ...] = ()
 
 
 def look(
@@ -128,6 +141,8 @@ def look(
         journal_problem=journal_problem,
         unplanned=unplanned,
         services=services,
+        strict=availability.tried(environ),
+        container=engines.tried(environ, may_leave_traces=is_daemon),
     )
 
 

@@ -5,6 +5,7 @@ by name. It reads secrets, the environment file and the user database, and start
 """
 
 import asyncio
+import errno
 import os
 import pwd
 import re
@@ -18,7 +19,13 @@ from urllib.parse import urlsplit
 import msgspec
 
 from ...worker.contract.errors import SpawnFailed
+from ...worker.contract.names import tenant_of
 from ..config.spec import Spec
+from ..containers.launching import Unheld, contained
+from ..isolation import availability
+from ..isolation.bubblewrap import wrapped
+from ..isolation.levels import PROXY_PORT, Facts
+from ..isolation.mounts import visible
 from ..launcher.child_setup import Refused, identity_of
 from ..secrets.secrets import Secrets, is_reference, read_text
 from ..stores.declared import variable_of
@@ -40,6 +47,12 @@ HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 PORTS = {"http": 80, "https": 443}
 
 
+Identity = tuple[int, int, Sequence[int]]
+"""uid, gid and supplementary groups."""
+
+Floor = Callable[[Spec], tuple[Spec, Identity | None]]
+
+
 class Integrity(Protocol):
     """Finds out whether the files of an installed package are as they were installed."""
 
@@ -52,6 +65,11 @@ class Integrity(Protocol):
         ...
 
 
+def no_limits(_tenant: str) -> tuple[int, int, int]:
+    """Returns the limits of a tenant that has none."""
+    return 0, 0, 0
+
+
 @dataclass(frozen=True)
 class Host:
     """Holds the facts of the host that apply to every process, determined once at the daemon's start.
@@ -59,7 +77,10 @@ class Host:
     `integrity` looks at installed packages before each start; `environ` is the daemon's own environment, from which a spec inherits names; `sdk_path` a folder that holds nothing but
     `corral/`; `default_user` the user for agents of a root daemon whose spec names none; every isolated worker has a
     temporary folder of its own in `temporary_root`; `containment` is known once the launcher runs; `socket` is the path of
-    the control socket.
+    the control socket. `floor` returns the spec that a process of a tenant is started with, and its identity.
+    `tenant_limits` returns the bytes of memory, the percent of one core and the number of processes
+    that all workers of a tenant may use together; 0 is no limit. `containers_root` has the folders of containers, and `state`
+    is the mark in their names.
     """
 
     environ: Mapping[str, str]
@@ -71,6 +92,10 @@ class Host:
     secrets: Secrets = field(default_factory=Secrets)
     socket: Path | None = None
     integrity: Integrity | None = None
+    containers_root: Path = Path("/nonexistent")
+    state: str = ""
+    floor: Floor = lambda spec: (spec, None)
+    tenant_limits: Callable[[str], tuple[int, int, int]] = no_limits
 
 
 async def prepare(spec: Spec, host: Host, unit: str) -> Launch:
@@ -80,6 +105,11 @@ async def prepare(spec: Spec, host: Host, unit: str) -> Launch:
         SpawnFailed: as `launch_of`.
     """
     return await _prepare(spec, host, unit, _argv(spec))
+
+
+def with_program(launch: Launch, program: Sequence[str]) -> tuple[str, ...]:
+    """Returns the command line that runs another program in a sandbox of the same kind, which shows the same files."""
+    return (*launch.argv[: launch.argv.index("--") + 1], *program)
 
 
 async def prepare_zygote(spec: Spec, host: Host, unit: str, *, anew: bool = False) -> Launch:
@@ -103,10 +133,14 @@ def why_cold(spec: Spec) -> str | None:
     """Returns why the spec of an agent with an entrypoint rules out forks; None if it allows them."""
     if not spec.warm:
         return "warm = false"
+    if tenant_of(spec.name):
+        return "a tenant's agent may read its own folder alone, where a zygote would not see its workers in /proc"
     if varies_at_import(spec):
         return "its environment has ${instance} or ${port:N}, which imports could not share"
     if spec.listen:
         return "listen hands each worker descriptors at its exec"
+    if spec.process.isolation in ("strict", "container"):
+        return f'isolation = "{spec.process.isolation}" gives each worker namespaces of its own'
     if spec.process.read_paths is not None:
         # Landlock cannot be widened again: a zygote that sees its children in /proc shows the agent all processes.
         return "read_paths keeps a zygote from seeing its workers in /proc"
@@ -114,6 +148,9 @@ def why_cold(spec: Spec) -> str | None:
 
 
 async def _prepare(spec: Spec, host: Host, unit: str, argv: Sequence[str]) -> Launch:
+    identity: Identity | None = None
+    if is_of_tenant := bool(tenant_of(spec.name)):
+        spec, identity = await asyncio.to_thread(host.floor, spec)
     folder, integrity = spec.process.working_directory, host.integrity
     if integrity is not None and integrity.covers(folder):
         problem = await asyncio.to_thread(integrity.problem, folder)
@@ -122,12 +159,21 @@ async def _prepare(spec: Spec, host: Host, unit: str, argv: Sequence[str]) -> La
     may_take_long = (
         (spec.process.user or spec.process.group or host.default_user) is not None
         or spec.process.read_paths is not None
+        or spec.process.isolation in ("strict", "container")
         or spec.process.environment_file is not None
         or any(map(is_reference, spec.expandable))
     )
     if may_take_long:
-        return await asyncio.to_thread(launch_of, spec, host, unit, argv)
-    return launch_of(spec, host, unit, argv)
+        launch = await asyncio.to_thread(launch_of, spec, host, unit, argv, identity)
+    else:
+        launch = launch_of(spec, host, unit, argv, identity)
+    if not is_of_tenant:
+        return launch
+    env = {name: value for name, value in launch.env.items() if name != "CORRAL_SOCKET"}
+    scoped = launch.scope_signals  # the same version of Landlock holds both
+    if launch.container is not None and os.getuid() == 0:  # else it costs no_new_privs
+        scoped = sandbox.scopes_signals()
+    return msgspec.structs.replace(launch, env=env, scope_signals=scoped, scope_sockets=scoped)
 
 
 def _corrupted(spec: Spec, problem: str) -> SpawnFailed:
@@ -141,13 +187,22 @@ def _corrupted(spec: Spec, problem: str) -> SpawnFailed:
     )
 
 
-def launch_of(spec: Spec, host: Host, unit: str, argv: Sequence[str] | None = None) -> Launch:
+def launch_of(
+    spec: Spec,
+    host: Host,
+    unit: str,
+    argv: Sequence[str] | None = None,
+    identity: Identity | None = None,
+) -> Launch:
     """Computes the Launch of one incarnation, `unit`, of a worker; `argv` replaces its own program.
+
+    `identity` is that of a user who is a number alone; None looks up the user of the spec.
 
     Raises:
         SpawnFailed: the spec has a key that cannot be enforced here, or its secrets or its environment file cannot be read.
     """
     process = spec.process
+    tenant = tenant_of(spec.name)
     user = process.user or host.default_user
     is_isolated = process.isolation != "none"
     argv = _argv(spec) if argv is None else argv
@@ -162,7 +217,7 @@ def launch_of(spec: Spec, host: Host, unit: str, argv: Sequence[str] | None = No
         read_paths = sandbox.readable(read_paths, argv, env, process.working_directory, sdk)
     if write_paths is not None:
         write_paths = sandbox.writable(write_paths)
-    return Launch(
+    launch = Launch(
         unit=unit,
         argv=argv,
         env=env,
@@ -171,18 +226,136 @@ def launch_of(spec: Spec, host: Host, unit: str, argv: Sequence[str] | None = No
         nice=process.nice,
         user=user,
         group=process.group,
-        identity=_identity(user, process.group),
+        identity=identity or _identity(user, process.group),
         no_new_privs=is_isolated,
         limits=_limits(spec, host, user),
         memory_bytes=spec.resources.max_memory_bytes,
         cpu_percent=spec.resources.cpu_limit_percent,
         processes=spec.resources.max_processes,
+        tenant_limits=host.tenant_limits(tenant) if tenant else None,
         temporary=temporary,
         read_paths=read_paths,
         write_paths=write_paths,
         connect_ports=_connect_ports(spec),
         scope_signals=is_isolated and sandbox.scopes_signals(),
         scope_limits=is_isolated and sandbox.scopes_limits(),
+    )
+    if process.isolation == "container":
+        return _contained(launch, spec, host)
+    return _strict(launch, spec, host) if process.isolation == "strict" else launch
+
+
+def _contained(launch: Launch, spec: Spec, host: Host) -> Launch:
+    """Returns the Launch of the monitor of a container, which runs the program of another Launch.
+
+    The monitor and its engine run as the daemon, the program inside as the user of the spec.
+
+    Raises:
+        SpawnFailed: no engine runs the image here, or it cannot hold a key.
+    """
+    if launch.identity is None and (launch.user, launch.group) != (None, None):
+        try:  # it must not be root in place of a user who is not there
+            identity_of(launch.user, launch.group)
+        except Refused as refused:
+            raise _cannot_hold(spec, "user", f"user: {refused}") from None
+    try:
+        found = contained(
+            spec,
+            unit=launch.unit,
+            argv=launch.argv,
+            env=launch.env,
+            limits=launch.limits,
+            identity=launch.identity or (os.getuid(), os.getgid(), ()),
+            sdk=[str(host.sdk_path), *sandbox.sdk_folders(host.sdk_path)],
+            socket=None if host.socket is None else str(host.socket),
+            root=host.containers_root,
+            state=host.state,
+            environ=host.environ,
+        )
+    except Unheld as unheld:
+        raise _cannot_hold(spec, unheld.key, str(unheld)) from None
+    return msgspec.structs.replace(
+        launch,
+        argv=found.argv,
+        env=found.env,
+        cwd="/",
+        umask=0o022,  # of the folders in which an engine mounts; the program has its own
+        user=None,
+        group=None,
+        identity=None,
+        no_new_privs=False,  # an engine of an ordinary user needs newuidmap; the program inside gains none
+        limits={"CORE": 0},
+        temporary=None,
+        read_paths=None,
+        write_paths=None,
+        scope_signals=False,
+        scope_limits=False,
+        container=found.folder,
+    )
+
+
+def _strict(launch: Launch, spec: Spec, host: Host) -> Launch:
+    """Returns the Launch of a program inside bubblewrap, whose mounts take the place of Landlock's paths.
+
+    Raises:
+        SpawnFailed: this machine has no bubblewrap, a listed path does not exist, or no filter is known for it.
+    """
+    process, env = spec.process, dict(launch.env)
+    for key, paths in (("read_paths", process.read_paths), ("write_paths", process.write_paths)):
+        for path in paths or ():
+            if not path.startswith("-") and not os.path.lexists(path):
+                raise _cannot_hold(spec, key, f'{key} "{path}": it does not exist', errno.ENOENT)
+    try:
+        bwrap = availability.bubblewrap(host.environ)
+        program_filter = availability.strict_filter()
+    except availability.Missing as missing:
+        raise _cannot_hold(spec, "isolation", f'isolation "strict": {missing}') from None
+    reachable: list[str] = []
+    if spec.control == "none":
+        env.pop("CORRAL_SOCKET", None)
+    elif host.socket is not None:
+        reachable.append(f"-{host.socket}")
+    sdk = sandbox.sdk_folders(host.sdk_path)
+    needed = sandbox.readable(process.read_paths or (), launch.argv, env, launch.cwd, sdk)
+    needed += sandbox.named(launch.argv, env, launch.cwd)
+    mounted = visible([*needed, *reachable, f"-{launch.cwd}", f"-{host.sdk_path}"])
+    facts = Facts(
+        unit=launch.unit,
+        argv=tuple(launch.argv),
+        env=env,
+        cwd=launch.cwd,
+        mounts=(*mounted, *visible(process.write_paths or (), is_writable=True)),
+        hidden=() if host.temporary_root is None else (str(host.temporary_root.parent),),
+        temporary=launch.temporary,
+        network=process.network,
+        agent=spec.name,
+        hosts=process.allowed_hosts,
+        memory_bytes=launch.memory_bytes,
+    )
+    ports = launch.connect_ports
+    if ports is not None and process.network == "proxy":
+        ports = (*ports, PROXY_PORT)
+    found = wrapped(facts, bwrap=bwrap, filter_hex=program_filter)
+    return msgspec.structs.replace(
+        launch,
+        argv=found.argv,
+        env=found.env,
+        sandbox=found.sandbox,
+        connect_ports=ports,
+        scope_sockets=launch.scope_signals,  # the same version of Landlock holds both
+        read_paths=None,
+        write_paths=None,
+    )
+
+
+def _cannot_hold(spec: Spec, key: str, why: str, number: int = errno.EOPNOTSUPP) -> SpawnFailed:
+    return SpawnFailed(
+        f'cannot start "{spec.name}": cannot hold {why}',
+        result="exec-failed",
+        agent=spec.name,
+        key=f"process.{key}",
+        errno=number,
+        retryable=False,
     )
 
 

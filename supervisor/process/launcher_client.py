@@ -7,13 +7,13 @@ the loop.  It knows processes, not agents.
 The messages, in both directions JSON objects over SOCK_SEQPACKET (see `launcher.protocol`):
 
     → spawn {seq, unit, argv, env, cwd, umask, nice, user, group, identity, no_new_privs, limits,
-        memory_bytes, cpu_percent, processes, temporary, read_paths, write_paths, connect_ports, scope_signals,
-        scope_limits, sockets} + 3 descriptors, and the listening sockets
+        memory_bytes, cpu_percent, processes, temporary, read_paths, write_paths, connect_ports, scope_signals, scope_sockets,
+        scope_limits, sockets, sandbox} + 3 descriptors, and the listening sockets
     → signal {unit, signal, scope: leader|tree}    → kill {unit}    → freeze {unit}    → thaw {unit}
     → ping {seq}    → list {seq}
-    ← spawned {seq, unit, pid, starttime}
+    ← spawned {seq, unit, pid, starttime, inner}: inner is the pid of the program in a sandbox, else 0
     ← failed {seq, unit, stage, errno, message, retryable, data}
-    ← exited {unit, pid, status, rusage {utime_s, stime_s, maxrss_bytes}, oom_kills}
+    ← exited {unit, pid, status, rusage {utime_s, stime_s, maxrss_bytes}, oom}
     ← emptied {unit}    ← roots {unit, pids}: its escaped processes, whenever they change
     ← moved {pid}, refused {errno, message}: at the start, where a PID namespace was requested
     ← unplanned {reason}: at the start, where plans of system calls do not work (see `launcher.raw_spawn`)
@@ -25,6 +25,7 @@ import contextlib
 import errno
 import logging
 import secrets
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,11 +34,13 @@ from typing import Any
 import msgspec
 
 from ...worker.contract.errors import ShuttingDown, SpawnFailed, Timeout
-from ..linux import kernel, pid_namespace
+from ..isolation.levels import Sandbox
+from ..linux import cgroup, kernel, pid_namespace
 from ..linux.cgroup import Groups
 from . import containment, orphans
 from .containment import Containment, Subtree, Wanted
 from .launcher_link import Link, close_all
+from .limits import oom_of
 from .parent import Child, Exit, Launch, ParentClient, Scope, failed
 
 __all__ = ["Child", "Exit", "Launch", "Launcher", "Listed", "Scope"]
@@ -69,7 +72,7 @@ class Launcher(ParentClient):
 
     `on_exit` and `on_empty` are called from the loop for every unit that `spawn` returned: the exit once and then, when
     no process of the unit is left, empty once.  `on_lost` is called when the launcher has died and its units have been
-    reported; a new launcher starts by itself.
+    reported; a new launcher starts by itself.  `on_network` takes the listening socket of a worker's own network.
 
     A dead launcher's processes are reparented to this process.  Where other parts of it have children too, only those
     are killed that are known to be the launcher's: by pid, session, mark or parents.  `sole_parent` promises that there
@@ -82,6 +85,7 @@ class Launcher(ParentClient):
         on_exit: Callable[[Exit], None],
         on_empty: Callable[[str], None],
         on_lost: Callable[[], None] | None = None,
+        on_network: Callable[[str, Sandbox, int], None] | None = None,
         python: str = sys.executable,
         sole_parent: bool = False,
         silence_s: float = SILENCE_S,
@@ -91,6 +95,7 @@ class Launcher(ParentClient):
     ) -> None:
         super().__init__("the launcher", on_exit=on_exit, on_empty=on_empty)
         self._on_lost = on_lost
+        self._on_network = on_network
         self._python = python
         self._sole_parent = sole_parent
         self._silence_s = silence_s
@@ -107,6 +112,7 @@ class Launcher(ParentClient):
         self.unplanned = ""
         """The launcher's reason for spawning without plans (see `launcher.raw_spawn`); empty where it uses them."""
         self._lists: dict[int, asyncio.Future[list[Listed]]] = {}
+        self._guests: dict[str, tuple[str, ...]] = {}
         self._pid = 0
         self._link: Link | None = None
         self._supervisor: asyncio.Task[None] | None = None
@@ -133,6 +139,12 @@ class Launcher(ParentClient):
         if self._subtree is None or unit not in self._units:
             return None
         return self._subtree.unit(unit)
+
+    def slice_of(self, tenant: str) -> Path | None:
+        """Returns the folder of the group above a tenant's units, whether it exists or not; None without cgroups."""
+        if self._subtree is None:
+            return None
+        return Path(cgroup.slice_of(str(self._subtree.path), tenant))
 
     async def start(self) -> None:
         """Kills processes that an earlier daemon left, starts the launcher, and returns when it answers.
@@ -185,7 +197,55 @@ class Launcher(ParentClient):
             close_all([*([] if stdin_fd is None else [stdin_fd]), *sockets])
             raise
         stdin = pipe_stdin if stdin_fd is None else stdin_fd
-        return await self._spawn(launch, stdin=stdin, pipe_stdout=pipe_stdout, more=sockets)
+        if launch.sandbox is None or not launch.sandbox.listen:
+            return await self._spawn(launch, stdin=stdin, pipe_stdout=pipe_stdout, more=sockets)
+        ours, theirs = socket.socketpair()
+        with ours:
+            more = (*sockets, theirs.detach())
+            child = await self._spawn(launch, stdin=stdin, pipe_stdout=pipe_stdout, more=more)
+            # The program runs, so that its network has been handed over.
+            _data, fds, _flags, _address = socket.recv_fds(ours, 1, 1, socket.MSG_DONTWAIT)
+        if self._on_network is None or launch.unit not in self._units:
+            close_all(fds)
+        else:
+            self._on_network(launch.unit, launch.sandbox, *fds)
+        return child
+
+    async def spawn_guest(self, launch: Launch, host: str, fds: Sequence[int]) -> int:
+        """Starts a process that counts as one of the unit `host`, until it ends; returns its pid.
+
+        Its stdin, stdout and stderr are `fds`, which are closed here in any case. `host` may be of a zygote. The caller
+        kills the guest when its host ends.
+
+        Raises:
+            SpawnFailed, ShuttingDown: as `spawn`.
+        """
+        if not self._ready.is_set() or self._closing.is_set():
+            close_all(fds)
+            raise ShuttingDown(f'cannot start "{launch.unit}": the launcher is not ready')
+        self._guests[host] = (*self._guests.get(host, ()), launch.unit)
+        try:
+            return await self._spawn_at(launch, fds)
+        except BaseException:
+            self._forget_guest(launch.unit)
+            raise
+
+    def guest_roots(self, host: str) -> tuple[int, ...]:
+        """Returns the processes below which all guests of a unit are."""
+        guests = self._guests.get(host)
+        return () if guests is None else tuple(pid for each in guests for pid in self.roots(each))
+
+    def _forget_guest(self, unit: str) -> None:
+        for host, guests in list(self._guests.items()):
+            if unit in guests:
+                self._guests[host] = tuple(each for each in guests if each != unit)
+                if not self._guests[host]:
+                    del self._guests[host]
+
+    def _forget(self, key: str) -> None:
+        if self._guests:
+            self._forget_guest(key)
+        super()._forget(key)
 
     async def listed(self) -> list[Listed]:
         """Returns all units with their processes, as the launcher finds them now.
@@ -342,16 +402,19 @@ class Launcher(ParentClient):
                 self.unplanned = message["reason"]
             case "spawned":
                 (pid,) = self._ours([message["pid"]]) or (0,)  # 0: it has ended already
-                self._on_spawned(message["unit"], pid, message["starttime"])
+                inner = message["inner"] and self._ours([message["inner"]], deep=True)
+                starttime = message["starttime"]
+                self._on_spawned(message["unit"], pid, starttime, inner[0] if inner else 0)
             case "failed":
                 facts = {key: message[key] for key in ("unit", "stage", "errno", "retryable")}
                 text, data = message["message"], message["data"]
                 error = SpawnFailed(text, result="exec-failed", **facts, **data)
                 self._on_failed(message["unit"], error)
             case "exited":
-                facts = {key: message[key] for key in ("unit", "status", "oom_kills")}
+                facts = {key: message[key] for key in ("unit", "status")}
                 pid = self._units[message["unit"]].pid
-                self._on_exited(Exit(pid=pid, **facts, **message["rusage"]))
+                oom = oom_of(message["oom"])
+                self._on_exited(Exit(pid=pid, oom=oom, **facts, **message["rusage"]))
             case "roots":
                 self._units[message["unit"]].strays = self._ours(message["pids"])
             case "emptied":

@@ -9,6 +9,8 @@ the usage of the tree is taken out. Empty, the tree is frozen until there is eno
 noticed late is a debt, which the next freeze pays, so that the share holds over seconds however late the looks come.
 """
 
+from collections.abc import Mapping
+
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -42,6 +44,23 @@ EVENTS = {
     "max_cost_cents_per_day": "limit.cost",
 }
 """The type of the event for each key of `[resources]` or `[tasks]`."""
+
+
+class Oom(Struct, frozen=True, kw_only=True):
+    """Reports what the kernel's OOM killer did to a unit, see `cgroup.oom`; `kills` is 0 where that is not known."""
+
+    kills: int = 0
+    of: str = ""
+    limit_bytes: int = 0
+    peak_bytes: int = 0
+
+
+NO_OOM = Oom()
+
+
+def oom_of(report: Mapping[str, int | str] | None) -> Oom:
+    """Returns the figures of `cgroup.oom`; one for all where nothing was killed."""
+    return Oom(**report) if report and report["kills"] else NO_OOM  # type: ignore[arg-type] # its keys are the fields
 
 
 class Excess(Struct, frozen=True):
@@ -113,18 +132,25 @@ def processes(threads: int, resources: Resources) -> Excess | None:
     return Excess("max_processes", limit, threads, text)
 
 
+def refused_forks(refused: int, resources: Resources) -> Excess | None:
+    """Returns the excess if the kernel has refused forks of a tree since the last look."""
+    limit = resources.max_processes
+    if not limit or not refused:
+        return None
+    text = f"{refused} forks were refused: its process tree had {limit} of max_processes = {limit} processes and threads"
+    return Excess("max_processes", limit, limit, text)
+
+
 def at_end(
-    code: int | None, signal: str | None, cpu_s: float, oom_kills: int, resources: Resources
+    code: int | None, signal: str | None, cpu_s: float, oom: Oom, resources: Resources
 ) -> Excess | None:
     """Returns the limit that ended a leader, as far as its exit shows; None for any other end.
 
-    `cpu_s` is the processor time of the leader and the children that it reaped, `oom_kills` the number of processes of the
-    tree that the kernel's OOM killer has ended.
+    `cpu_s` is the processor time of the leader and the children that it reaped, `oom` what the kernel's OOM killer did to
+    the tree.
     """
-    if oom_kills and code != 0:
-        limit = resources.max_memory_bytes
-        text = f"the kernel ended {oom_kills} of its processes: max_memory_bytes = {_mib(limit)}"
-        return Excess("max_memory_bytes", limit, None, text, "oom")
+    if oom.kills and code != 0:
+        return _out_of_memory(oom)
     limit = resources.max_cpu_seconds
     was_killed = signal == "SIGKILL" and limit and cpu_s > TICKS_ARE_TRUE * (limit + CPU_MARGIN_S)
     if signal == "SIGXCPU" or was_killed:
@@ -135,6 +161,18 @@ def at_end(
         text = f"killed by SIGXFSZ, writing a file: max_file_size_bytes = {limit}"
         return Excess("max_file_size_bytes", limit, None, text, "file-size")
     return None
+
+
+def _out_of_memory(oom: Oom) -> Excess:
+    text = f"the kernel ended {oom.kills} of its processes: "
+    if oom.of == "above":
+        text += "the memory of the machine, or of a control group above the daemon's, is used up"
+        return Excess("max_memory_bytes", 0, None, text, "oom")
+    whose = "all processes of its tenant use" if oom.of == "tenant" else "its process tree uses"
+    limit = f"max_memory_bytes = {_mib(oom.limit_bytes)}"
+    text += f"{whose} {_mib(oom.peak_bytes)} of {limit}" if oom.peak_bytes else limit
+    text += " of the tenant" if oom.of == "tenant" else ""
+    return Excess("max_memory_bytes", oom.limit_bytes, oom.peak_bytes or None, text, "oom")
 
 
 def look_in_s(

@@ -17,9 +17,13 @@ from typing import Literal, Protocol, TypeVar
 import msgspec
 
 from ...worker.contract.errors import Overloaded, SpawnFailed
+from ..isolation.levels import Sandbox
 from ..linux import kernel
 from .launcher_link import PING_S, Channel, close_all
+from .limits import NO_OOM, Oom
 
+STDERR_BYTES, REASON_CHARS = 4096, 300
+"""Bytes of what a sandbox has written that are looked at, and characters of them in an error."""
 QUEUE_MESSAGES = 1024
 """Number of messages that a parent has not read yet, beyond which `spawn` and `signal` are refused."""
 
@@ -31,10 +35,15 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     """Describes a process to start: `unit` names this incarnation of the worker, and is never used again.
 
     `memory_bytes`, `cpu_percent` and `processes` limit the whole tree, where the unit's cgroup has that controller (see
-    `Launcher.containment`); 0 is no limit.  `identity` holds uid, gid and supplementary groups of `user` and `group`;
+    `Launcher.containment`); 0 is no limit.  `tenant_limits` has the same three of its tenant, for all its units together;
+    None where it has no tenant.  `identity` holds uid, gid and supplementary groups of `user` and `group`;
     None leaves the lookup to the new process.  `temporary` is the path of a temporary folder made for the process alone.
     The paths and ports are those that Landlock leaves accessible; None leaves all.  `sockets` counts the listening sockets
     that it inherits as descriptors 3, 4…; its environment has LISTEN_FDS and LISTEN_FDNAMES, its parent adds LISTEN_PID.
+    `container` is the folder of the container that the process leads, see `containers.files`.
+    `join_cgroup` is the folder of another unit's cgroup, which it joins in place of one of its own.  `terminal` makes its stdin
+    the controlling terminal of its session.
+    With `sandbox` the command is one that runs the program inside a sandbox, and leads the unit.
     """
 
     unit: str
@@ -51,18 +60,25 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int = 0
     cpu_percent: int = 0
     processes: int = 0
+    tenant_limits: tuple[int, int, int] | None = None
     temporary: str | None = None
     read_paths: Sequence[str] | None = None
     write_paths: Sequence[str] | None = None
     connect_ports: Sequence[int] | None = None
     scope_signals: bool = False
+    scope_sockets: bool = False
     scope_limits: bool = False
     sockets: int = 0
+    container: str | None = None
+    join_cgroup: str | None = None
+    terminal: bool = False
+    sandbox: Sandbox | None = None
 
 
 class Child(msgspec.Struct, frozen=True, kw_only=True):
     """Represents a running process; the descriptors are the daemon's ends of its pipes, non-blocking.
 
+    `pid` is that of the program, also where a sandbox leads the unit; 0 if that has ended already.
     The caller has to close them. `stdin_fd` and `stdout_fd` are None where the child has no pipe there.
     """
 
@@ -77,8 +93,7 @@ class Child(msgspec.Struct, frozen=True, kw_only=True):
 class Exit(msgspec.Struct, frozen=True, kw_only=True):
     """Reports the end of a unit's leader: its wait status and its resource usage.
 
-    With `lost` its parent died, for the reason `cause`, and it was killed with it: the status is SIGKILL.  `oom_kills`
-    counts the processes of its cgroup that the kernel killed for their memory, as far as that is known.
+    With `lost` its parent died, for the reason `cause`, and it was killed with it: the status is SIGKILL.
     """
 
     unit: str
@@ -89,7 +104,7 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
     maxrss_bytes: int = 0
     lost: bool = False
     cause: str = ""
-    oom_kills: int = 0
+    oom: Oom = NO_OOM
 
 
 class Parent(Protocol):
@@ -247,13 +262,7 @@ class ParentClient:
         given = [*more] if isinstance(stdin, bool) else [stdin, *more]
         ours: list[int] = []
         try:
-            if self._channel is None:
-                raise failed(launch.unit, "parent", errno.EAGAIN, f"{self._name} is gone")
-            if launch.unit in self._units:
-                raise failed(launch.unit, "unit", errno.EEXIST, "this unit lives already")
-            if len(self._channel) >= QUEUE_MESSAGES:
-                raise failed(launch.unit, "queue", errno.EAGAIN, "too many starts wait already")
-            request = self._request(launch)
+            channel, request = self._admitted(launch)
             try:
                 theirs = _pipes(ours, stdin, pipe_stdout)
             except OSError as error:
@@ -263,7 +272,7 @@ class ParentClient:
             close_all([*ours, *given])
             raise
         try:
-            self._channel.send(request, given)
+            channel.send(request, given)
         except OSError as error:
             close_all(ours)
             raise _of_pipes(launch.unit, error) from error
@@ -271,25 +280,45 @@ class ParentClient:
             unit or self._unit(launch.unit), launch, ours, stdin, pipe_stdout
         )
 
+    async def _spawn_at(self, launch: Launch, fds: Sequence[int]) -> int:
+        """Starts a process with these three as its stdin, stdout and stderr, which are closed here in any case; returns its pid.
+
+        Raises:
+            SpawnFailed: it did not start.
+        """
+        try:
+            channel, request = self._admitted(launch)
+        except BaseException:
+            close_all(fds)
+            raise
+        try:
+            channel.send(request, fds)
+        except OSError as error:
+            raise _of_pipes(launch.unit, error) from error
+        pid, _starttime = await self._answered(self._unit(launch.unit), launch, [])
+        return pid
+
+    def _admitted(self, launch: Launch) -> tuple[Channel, dict[str, object]]:
+        """Returns the channel and the request of a start.
+
+        Raises:
+            SpawnFailed: the parent is gone, or takes no more.
+        """
+        if self._channel is None:
+            raise failed(launch.unit, "parent", errno.EAGAIN, f"{self._name} is gone")
+        if launch.unit in self._units:
+            raise failed(launch.unit, "unit", errno.EEXIST, "this unit lives already")
+        if len(self._channel) >= QUEUE_MESSAGES:
+            raise failed(launch.unit, "queue", errno.EAGAIN, "too many starts wait already")
+        return self._channel, self._request(launch)
+
     def _unit(self, key: str) -> Unit:
         return Unit(key, asyncio.get_running_loop().create_future())
 
     async def _spawned(
         self, unit: Unit, launch: Launch, ours: list[int], stdin: bool | int, pipe_stdout: bool
     ) -> Child:
-        assert unit.answer is not None, "a unit is spawned once"
-        self._units[launch.unit] = unit
-        self._idle.clear()
-        try:
-            pid, starttime = await unit.answer
-        except BaseException as error:
-            close_all(ours)
-            if isinstance(error, asyncio.CancelledError):
-                unit.is_silent = True
-                self.kill(launch.unit)
-            raise
-        finally:
-            unit.answer = None  # there may be thousands that live on
+        pid, starttime = await self._answered(unit, launch, ours)
         return Child(
             unit=launch.unit,
             pid=pid,
@@ -299,6 +328,24 @@ class ParentClient:
             stderr_fd=ours[0],
         )
 
+    async def _answered(self, unit: Unit, launch: Launch, ours: list[int]) -> tuple[int, int]:
+        """Waits until the program runs; returns pid and start time. A failure closes `ours`."""
+        assert unit.answer is not None, "a unit is spawned once"
+        self._units[launch.unit] = unit
+        self._idle.clear()
+        try:
+            return await unit.answer
+        except BaseException as error:
+            if ours and isinstance(error, SpawnFailed) and error.data.get("stage") == "sandbox":
+                _explain(error, ours[-1])
+            close_all(ours)
+            if isinstance(error, asyncio.CancelledError):
+                unit.is_silent = True
+                self.kill(launch.unit)
+            raise
+        finally:
+            unit.answer = None  # there may be thousands that live on
+
     def _request(self, launch: Launch) -> dict[str, object]:
         return {
             "op": "spawn",
@@ -307,6 +354,7 @@ class ParentClient:
             "argv": list(launch.argv),
             "env": dict(launch.env),
             "limits": dict(launch.limits),
+            "sandbox": None if launch.sandbox is None else msgspec.structs.asdict(launch.sandbox),
         }
 
     def _ask(self, unit: str, op: str, **facts: object) -> None:
@@ -323,12 +371,12 @@ class ParentClient:
 
     # --- messages from the parent --------------------------------------------------------------
 
-    def _on_spawned(self, key: str, pid: int, starttime: int) -> None:
+    def _on_spawned(self, key: str, pid: int, starttime: int, inner: int = 0) -> None:
         unit = self._units[key]
         unit.stage = Stage.RUNNING
         unit.pid = pid
         if unit.answer is not None and not unit.answer.done():
-            unit.answer.set_result((pid, starttime))
+            unit.answer.set_result((inner or pid, starttime))
 
     def _on_failed(self, key: str, error: SpawnFailed) -> None:
         unit = self._units[key]
@@ -393,6 +441,16 @@ def failed(unit: str, stage: str, number: int, reason: str) -> SpawnFailed:
         errno=number,
         retryable=number in kernel.RETRYABLE,
     )
+
+
+def _explain(error: SpawnFailed, stderr_fd: int) -> None:
+    """Adds the last line that a sandbox has written to the reason of a failed start."""
+    with contextlib.suppress(OSError):
+        text = os.read(stderr_fd, STDERR_BYTES).decode("utf-8", "replace")
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        if lines:
+            error.message = f"{error.message}: {lines[-1][:REASON_CHARS]}"
+            error.args = (error.message,)
 
 
 def _of_pipes(unit: str, error: OSError) -> SpawnFailed:

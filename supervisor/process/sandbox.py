@@ -17,6 +17,7 @@ from functools import cache
 from glob import escape, glob
 from pathlib import Path
 
+from ..containers import files as container_files
 from ..linux import landlock, seccomp
 
 REMOVAL_S = 5.0
@@ -112,19 +113,46 @@ def _distribution() -> tuple[str, ...]:
     return tuple(glob("/etc/python3*"))
 
 
+def named(argv: Sequence[str], env: Mapping[str, str], folder: str) -> list[str]:
+    """Returns the paths by which a program, its interpreters and its file arguments are named, links unresolved.
+
+    A file system of its own needs the links, too. The paths are prefixed with "-".
+    """
+    found: list[str] = []
+    for program in _programs(argv, env, folder):
+        found += [program, _home_of_environment(program)]
+    found += _file_arguments(argv, folder)
+    return [f"-{path}" for path in dict.fromkeys(found) if path]
+
+
 def _program(argv: Sequence[str], env: Mapping[str, str], folder: str) -> list[str]:
     """Returns the files of the program, its interpreters and their installations, and its file arguments."""
     found: list[str] = []
+    for program in _programs(argv, env, folder):
+        found.append(os.path.realpath(program))
+        found += _installations(program)
+    return [*found, *map(os.path.realpath, _file_arguments(argv, folder))]
+
+
+def _programs(argv: Sequence[str], env: Mapping[str, str], folder: str) -> Iterator[str]:
+    """Yields the path of the program, of its interpreter, and of that one's."""
     words = list(argv)
     for _ in range(4):  # a script's interpreter may be a script again, which the kernel bounds too
         program = _in_path(words[0], env, folder) if words else None
         if program is None:
-            break
-        found.append(os.path.realpath(program))
-        found += _installations(program)
+            return
+        yield program
         words = _interpreter(program)
-    arguments = (os.path.join(folder, word) for word in argv[1:])
-    return [*found, *(os.path.realpath(path) for path in arguments if _is_file(path))]
+
+
+def _file_arguments(argv: Sequence[str], folder: str) -> list[str]:
+    paths = (os.path.join(folder, word) for word in argv[1:])
+    return [path for path in paths if _is_file(path)]
+
+
+def _home_of_environment(program: str) -> str:
+    """Returns the `home` of the virtual environment that a program lies in, as it is written; "" without one."""
+    return _written_home(os.path.dirname(os.path.dirname(program)))
 
 
 def _is_file(path: str) -> bool:
@@ -188,12 +216,17 @@ def _is_installation(prefix: str) -> bool:
 
 def _base_of(prefix: str) -> str | None:
     """Returns the base installation of a virtual environment: the folder above the `home` of its pyvenv.cfg."""
+    home = _written_home(prefix)
+    return os.path.dirname(os.path.realpath(home)) if home else None
+
+
+def _written_home(prefix: str) -> str:
     with contextlib.suppress(OSError, UnicodeError):
         for line in Path(prefix, "pyvenv.cfg").read_text("utf-8").splitlines():
             key, _, value = line.partition("=")
             if key.strip().lower() == "home":
-                return os.path.dirname(os.path.realpath(value.strip()))
-    return None
+                return value.strip()
+    return ""
 
 
 def _is_home(path: str) -> bool:
@@ -217,7 +250,7 @@ def make_temporary_root(state_dir: Path) -> Path:
 
 def temporary_of(root: Path, unit: str) -> str:
     """Returns the path of the temporary folder of one incarnation, which no other incarnation ever uses."""
-    return f"{root}/{unit.replace('#', '.')}"
+    return f"{root}/{unit.replace('#', '.').replace('/', '+')}"  # flat, and no : as in PATH
 
 
 def leftovers(root: Path | None) -> list[str]:
@@ -255,6 +288,13 @@ def remove_empty(paths: Sequence[str]) -> list[str]:
         except OSError:
             left.append(path)
     return left
+
+
+def remove_containers(folders: Sequence[str]) -> None:
+    """Removes containers and then their folders, see `containers.files`."""
+    for folder in folders:
+        container_files.remove(folder)
+        remove_temporary(folder)
 
 
 def remove_leftovers(paths: Sequence[str], bound_s: float = REMOVAL_S) -> None:
@@ -378,6 +418,10 @@ class Removals:
         self._waiting.append(path)
         if self._timer is None:
             self._timer = self._loop.call_later(DELAY_S, self._begin)
+
+    def add_container(self, folder: str) -> None:
+        """Removes the container of a folder, where it is still there, and then the folder."""
+        self._do(asyncio.to_thread(remove_containers, [folder]))
 
     async def finish(self) -> None:
         """Waits until every added folder is removed or has failed to be; each removal is bounded."""

@@ -126,6 +126,14 @@ class CostSums:
                 self._sums[key] = [a + b for a, b in zip(new, values, strict=True)]
             raise
 
+    async def settle(self) -> None:
+        """Writes the sums so far: none that has come until now is written later.
+
+        Raises:
+            Overloaded, Conflict, ShuttingDown: as `Store.write`.
+        """
+        await self._write()
+
     async def listed(self, params: CostParams, knows: Callable[[str], bool] | None) -> Costs:
         """Returns the sums that are asked for, the most expensive first, or in order of time; of agents that pass `knows`.
 

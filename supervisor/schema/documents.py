@@ -25,8 +25,11 @@ from ..config.spec import (
 )
 from ..config.team import TEAM_KEYS
 from ..config.workflow import STEP_KEYS, WORKFLOW_KEYS
+from ..decoding.decoder import Field
 from ..events.catalog import CATALOGUE
+from ..memory_pools.declared import POOL_KEYS
 from ..stores.declared import STORE_KEYS
+from ..tenants.tenant import TENANT_KEYS, TIER_KEYS
 from .descriptions import DESCRIPTIONS
 from .rules import VARIABLE, Schema, of_field, or_variable
 
@@ -121,6 +124,16 @@ def _store() -> Schema:
     return {**_keys(STORE_KEYS, "stores", keys), "required": list(STORE_KEYS)}
 
 
+def _pool() -> Schema:
+    keys = {key: or_variable(of_field(field)) for key, field in POOL_KEYS.items()}
+    return {**_keys(POOL_KEYS, "pools", keys), "required": ["max_bytes"]}
+
+
+def _tables(fields: Mapping[str, Field], section: str) -> Schema:
+    keys = {key: or_variable(of_field(field)) for key, field in fields.items()}
+    return {"type": "object", "additionalProperties": _keys(fields, section, keys)}
+
+
 def _named(name: str) -> Schema:
     return {"type": "object", "additionalProperties": {"$ref": f"#/$defs/{name}"}}
 
@@ -148,6 +161,9 @@ def _config() -> Schema:
         "templates": _named("template"),
         "agents": _named("agent"),
         "stores": {"type": "object", "additionalProperties": _store()},
+        "pools": {"type": "object", "additionalProperties": _pool()},
+        "tenants": _tables(TENANT_KEYS, "tenants"),
+        "tiers": _tables(TIER_KEYS, "tenants"),
         "teams": _named("team"),
         "workflows": _named("workflow"),
         "schedules": {"type": "object", "additionalProperties": _schedule()},

@@ -8,6 +8,7 @@ from ..decoding import values
 from ..decoding.decoder import Field
 from ..decoding.values import Available, Between, Each, Matching, OneOf, Rule, Whole
 from ..stores import declared
+from ..tenants import uids
 
 Schema = dict[str, Any]  # Any: JSON
 
@@ -183,6 +184,7 @@ _SCHEMAS: Mapping[Rule, Callable[[Schema], Schema]] = {
     values.protocol_revision: _always({"enum": list(values.PROTOCOL_VERSIONS)}),
     values.port_of: _same,
     values.retry_reasons: _always(_RETRY_REASONS),
+    uids.uid_range: _always({"type": "string", "pattern": f"^{uids.RANGE.pattern}$"}),
     job.interval: _same,
     job.cron_expression: _always(TEXT),
     job.date_and_time: _always(TEXT),

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ...worker.contract import codec
 from ...worker.contract.errors import SpawnFailed
+from ...worker.contract.names import qualified, tenant_of
 from .store import FOLDER, SecretStore
 
 REFERENCE = re.compile(r"\$\{secret:([A-Za-z_][A-Za-z0-9_.-]*)\}")
@@ -133,13 +134,17 @@ class Secrets:
             raise here.error(f'secrets_file "{self.file}": {_why(error)}') from None
 
     def _secret(self, name: str, stored: Mapping[str, str], here: "_Place") -> str:
+        """Returns the value of a secret; the name that a tenant's agent or server gives is one of the tenant, which are all kept."""
+        tenant = tenant_of(here.owner)
+        name = qualified(name, tenant)
         value = self._kept(name, here)
-        if value is None:
+        if value is None and not tenant:
             value = stored.get(name)
-        if value is None and self.folder is not None:
+        if value is None and not tenant and self.folder is not None:
             value = self._credential(name, here)
         if value is None:
-            raise here.error(f'there is no secret "{name}"; {self._places}', secret=name)
+            places = f'"corral secret set {name}" keeps one' if tenant else self._places
+            raise here.error(f'there is no secret "{name}"; {places}', secret=name)
         if "\0" in value:
             raise here.error(f'the secret "{name}" has a NUL', secret=name)
         return value

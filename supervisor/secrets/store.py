@@ -17,12 +17,17 @@ import msgspec
 from msgspec import Struct
 
 from ...worker.contract.errors import Conflict, InvalidParams, NotFound, Overloaded
+from ...worker.contract.names import SEPARATOR, TENANT
 from ..linux.durable import sync_folder
 
 FOLDER = "secrets.d"
 """Name of the folder in the state folder."""
 
-NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")
+NAME = re.compile(rf"(?:{TENANT}/)?[A-Za-z_][A-Za-z0-9_.-]{{0,99}}")
+"""Name of a secret of the owner, or the full one of a tenant's."""
+
+JOINT = "+"
+"""Stands for the `/` of a full name in the name of its file, which is in no name."""
 
 MAX_VALUE_BYTES = 64 * 1024
 """Bytes of a value: the kernel takes 128 KiB for one variable of an environment."""
@@ -64,7 +69,7 @@ class SecretStore:
         if not NAME.fullmatch(name):
             return None
         try:
-            fd = os.open(self.folder / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             return None
         with open(fd, "rb") as file:
@@ -83,7 +88,8 @@ class SecretStore:
             found = os.listdir(self.folder)
         except FileNotFoundError:
             return []
-        return sorted(each for each in found if NAME.fullmatch(each))
+        names = (each.replace(JOINT, SEPARATOR) for each in found if SEPARATOR not in each)
+        return sorted(each for each in names if NAME.fullmatch(each))
 
     def set(self, name: str, value: str, agents: tuple[str, ...], *, replace: bool) -> None:
         """Keeps a secret; on disk when this returns.
@@ -98,7 +104,7 @@ class SecretStore:
             raise InvalidParams(f'cannot set secret "{name}": {words}', key="name", value=name)
         if problem := _problem(value):
             raise InvalidParams(f'cannot set secret "{name}": {problem}', key="secret", name=name)
-        if not replace and (self.folder / name).exists():
+        if not replace and self._path(name).exists():
             words = f'it is there already; "corral secret rotate {name}" or --replace changes it'
             raise Conflict(f'cannot set secret "{name}": {words}', name=name)
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -138,7 +144,7 @@ class SecretStore:
         if name not in self.names():
             raise NotFound(f'cannot find secret "{name}"', name=name)
         try:
-            os.unlink(self.folder / name)
+            os.unlink(self._path(name))
             sync_folder(self.folder)
         except OSError as error:
             raise _refused(name, error) from None
@@ -152,11 +158,14 @@ class SecretStore:
                 file.write(msgspec.json.encode(secret))
                 file.flush()
                 os.fsync(fd)
-            os.replace(path, self.folder / name)
+            os.replace(path, self._path(name))
         except BaseException:
             os.unlink(path)
             raise
         sync_folder(self.folder)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / name.replace(SEPARATOR, JOINT)
 
     def _remove_leftovers(self) -> None:
         """Removes what a write left that was killed: only one daemon has this folder, and it writes one at a time."""

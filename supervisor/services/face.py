@@ -60,6 +60,7 @@ class ServiceCaller:
         self.supervisor: WorkerSupervisor | None = None
         self.name = f"http {client.name}"
         self.agents: Sequence[str] | None = None if client is ANONYMOUS else client.agents
+        self.tenant = "" if client is ANONYMOUS else client.tenant
         self.permission: Permission = permission
         self.who: Mapping[str, object] = client.who
         self.outbox = Outbox()
@@ -81,7 +82,7 @@ class ServiceCaller:
         """Refuses MCP."""
         raise InternalError("cannot speak MCP over this service")
 
-    def log_in(self, digest: bytes) -> None:
+    def log_in(self, digest: bytes | None, tenant: str) -> None:
         """Refuses: each request brings its token."""
         raise InternalError("cannot log in over this service")
 

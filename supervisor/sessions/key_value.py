@@ -7,22 +7,21 @@ hold exactly. A value carries a checksum, so that a damaged one is noticed.
 import sqlite3
 import time
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 from ...worker.contract import codec
 from ...worker.contract.errors import Corrupted, InvalidParams, ResourceLimitExceeded
 from ..config import spec
-from ..store.names import one_of
-from ..store.store import Row, Store, number_of
+from ..memory_pools.overflow import Entry
+from ..store.store import Row, Store
+from .pooling import Claim
+from .rows import OF_AGENTS, count_keys, names, remove_keys, usage_of
 
 MAX_VALUE_BYTES = 1024 * 1024
 """Bytes of the largest value, as JSON."""
 
 FOUND_BYTES = 8 * 1024 * 1024
 """Bytes of the values that a search returns at most: half a message."""
-
-USAGE_MAX = 10_000
-"""Number of agents in a report."""
 
 
 class KeyValues:
@@ -31,11 +30,21 @@ class KeyValues:
     Args:
         store: the daemon's store.
         rules: returns the limits of an agent.
+        claim: returns the claim on the pool of an agent, for one write; None where it has no pool.
+        on_written: publishes the sessions and keys that gave way to a write.
     """
 
-    def __init__(self, store: Store, rules: Callable[[str], spec.Memory]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        rules: Callable[[str], spec.Memory],
+        claim: Callable[[str], Claim | None],
+        on_written: Callable[[Claim], None],
+    ) -> None:
         self._store = store
         self._rules = rules
+        self._claim = claim
+        self._on_written = on_written
 
     async def put(
         self, agent: str, session: str, key: str, value: object, *, ttl_s: float | None
@@ -44,7 +53,7 @@ class KeyValues:
 
         Raises:
             InvalidParams: the value is too large.
-            ResourceLimitExceeded: the agent has as many keys or bytes as it may.
+            ResourceLimitExceeded: the agent has as many keys or bytes as it may, or its pool is full.
         """
         blob = codec.encode(value)
         if len(blob) > MAX_VALUE_BYTES:
@@ -53,8 +62,10 @@ class KeyValues:
                 key="value",
                 limit=MAX_VALUE_BYTES,
             )
-        rules = self._rules(agent)
-        await self._store.write(_Put(agent, session, key, blob, ttl_s, rules))
+        rules, claim = self._rules(agent), self._claim(agent)
+        await self._store.write(_Put(agent, session, key, blob, ttl_s, rules, claim))
+        if claim is not None:
+            self._on_written(claim)
 
     async def get(self, agent: str, session: str, key: str) -> object:
         """Returns the value of a key, None where there is none.
@@ -100,30 +111,17 @@ class KeyValues:
             items.append(item)
         return items
 
-    async def usage(self, agents: list[str] | None) -> list[tuple[str, int, int]]:
-        """Returns keys and bytes of each agent that has any, or of some agents, without those whose time is over."""
-        rows = await self._store.read(
-            "SELECT agent, keys - COALESCE(gone, 0), size_bytes - COALESCE(gone_bytes, 0) FROM memory_usage"
-            " LEFT JOIN (SELECT agent AS whose, COUNT(*) AS gone,"
-            " SUM(LENGTH(CAST(key AS BLOB)) + LENGTH(value)) AS gone_bytes"
-            " FROM memory WHERE expires_at <= ? GROUP BY agent) ON whose = agent"
-            f" WHERE keys > COALESCE(gone, 0) AND {'TRUE' if agents is None else one_of('agent', agents)}"
-            " ORDER BY agent LIMIT ?",
-            (time.time(), *(agents or ()), USAGE_MAX),
-        )
-        return [(str(name), number_of(keys), number_of(size)) for name, keys, size in rows]
-
     def clear_keys(self, agent: str, session: str | None) -> "ClearKeys":
         """Returns a step that removes the keys of a session, or all of an agent, as part of a larger change."""
         return ClearKeys(agent, session)
 
-    async def expire(self, now: float, agent: str | None) -> dict[str, int]:
-        """Removes keys whose time is over, of all agents or of one; returns how many, by agent.
+    async def expire(self, now: float, agents: Sequence[str] | None) -> dict[str, int]:
+        """Removes keys whose time is over, of all agents or of some; returns how many, by agent.
 
         Raises:
             Overloaded: the store takes nothing now.
         """
-        step = _Expire(now, agent)
+        step = _Expire(now, agents)
         await self._store.write(step)
         return step.gone
 
@@ -151,6 +149,7 @@ class _Put(_Change):
         blob: bytes,
         ttl_s: float | None,
         rules: spec.Memory,
+        claim: Claim | None,
     ) -> None:
         self._agent = agent
         self._where = (agent, session, key)
@@ -158,6 +157,7 @@ class _Put(_Change):
         self._at = time.time()
         self._expires_at = None if ttl_s is None else self._at + ttl_s
         self._rules = rules
+        self._claim = claim
 
     @property
     def size_bytes(self) -> int:
@@ -168,7 +168,7 @@ class _Put(_Change):
         """Stores the value.
 
         Raises:
-            ResourceLimitExceeded: the agent has as many keys or bytes as it may.
+            ResourceLimitExceeded: the agent has as many keys or bytes as it may, or its pool is full.
         """
         found = connection.execute(
             "SELECT LENGTH(CAST(key AS BLOB)) + LENGTH(value) FROM memory"
@@ -179,7 +179,7 @@ class _Put(_Change):
         more_keys, more_bytes = int(found is None), size - (0 if found is None else found[0])
         if self._exceeded(connection, more_keys, more_bytes) is not None:
             # Keys whose time is over make room at once.
-            _remove(connection, "agent = ? AND expires_at < ?", (self._agent, self._at))
+            remove_keys(connection, "agent = ? AND expires_at < ?", (self._agent, self._at))
             if limit := self._exceeded(connection, more_keys, more_bytes):
                 raise self._refusal(*limit)
         connection.execute(
@@ -188,19 +188,17 @@ class _Put(_Change):
             " updated_at = excluded.updated_at, expires_at = excluded.expires_at, crc = excluded.crc",
             (*self._where, self._blob, self._at, self._expires_at, zlib.crc32(self._blob)),
         )
-        _count(connection, self._agent, more_keys, more_bytes)
+        count_keys(connection, self._agent, more_keys, more_bytes)
+        if self._claim is not None and more_bytes > 0:
+            written = Entry(*self._where, size)
+            self._claim.settle(connection, written, more_bytes, self._at, has_history=False)
         return 1
 
     def _exceeded(
         self, connection: sqlite3.Connection, more_keys: int, more_bytes: int
     ) -> tuple[str, int] | None:
         """Returns the limit that would be exceeded, and its value; a smaller value than before exceeds none."""
-        found = connection.execute(
-            "SELECT keys, size_bytes FROM memory_usage WHERE agent = ?", (self._agent,)
-        ).fetchone()
-        keys, size = map(number_of, found or (0, 0))
-        if min(keys, size) < 0:  # damaged: they are counted again
-            keys, size = _counted(connection, self._agent)
+        keys, size, _ = usage_of(connection, self._agent)
         if more_keys > 0 and keys + more_keys > self._rules.max_keys:
             return "max_keys", self._rules.max_keys
         if more_bytes > 0 and size + more_bytes > self._rules.max_keys_bytes:
@@ -220,7 +218,7 @@ class _Delete(_Change):
     def run(self, connection: sqlite3.Connection) -> int:
         """Removes the key."""
         condition = "agent = ? AND session = ? AND key = ?"
-        return sum(_remove(connection, condition, self._where).values())
+        return sum(remove_keys(connection, condition, self._where).values())
 
 
 class ClearKeys(_Change):
@@ -233,58 +231,24 @@ class ClearKeys(_Change):
     def run(self, connection: sqlite3.Connection) -> int:
         """Removes the keys."""
         condition = "agent = ? AND (? IS NULL OR session = ?)"
-        self.removed = sum(_remove(connection, condition, self._where).values())
+        self.removed = sum(remove_keys(connection, condition, self._where).values())
         return self.removed
 
 
 class _Expire(_Change):
-    def __init__(self, now: float, agent: str | None) -> None:
-        self._where = (now, agent, agent)
+    def __init__(self, now: float, agents: Sequence[str] | None) -> None:
+        self._now = now
+        self._agents = agents
         self.gone: dict[str, int] = {}
 
     def run(self, connection: sqlite3.Connection) -> int:
         """Removes the keys."""
-        condition = "expires_at <= ? AND (? IS NULL OR agent = ?)"
-        self.gone = _remove(connection, condition, self._where)
+        if self._agents is None:
+            self.gone = remove_keys(connection, "expires_at <= ?", (self._now,))
+        else:
+            condition = f"expires_at <= ? AND {OF_AGENTS}"
+            self.gone = remove_keys(connection, condition, (self._now, names(self._agents)))
         return sum(self.gone.values())
-
-
-def _remove(
-    connection: sqlite3.Connection, condition: str, values: Iterable[object]
-) -> dict[str, int]:
-    """Deletes keys and updates the counts; returns how many, by agent. `condition` is one of those above."""
-    gone: dict[str, list[int]] = {}
-    rows = connection.execute(
-        f"DELETE FROM memory WHERE {condition}"
-        " RETURNING agent, LENGTH(CAST(key AS BLOB)) + LENGTH(value)",
-        tuple(values),
-    )
-    for agent, size in rows:
-        gone.setdefault(agent, []).append(size)
-    for agent, sizes in gone.items():
-        _count(connection, agent, -len(sizes), -sum(sizes))
-    return {agent: len(sizes) for agent, sizes in gone.items()}
-
-
-def _count(connection: sqlite3.Connection, agent: str, keys: int, size_bytes: int) -> None:
-    connection.execute(
-        "INSERT INTO memory_usage (agent, keys, size_bytes) VALUES (?, ?, ?) ON CONFLICT DO UPDATE"
-        " SET keys = keys + excluded.keys, size_bytes = size_bytes + excluded.size_bytes",
-        (agent, keys, size_bytes),
-    )
-
-
-def _counted(connection: sqlite3.Connection, agent: str) -> tuple[int, int]:
-    """Counts an agent's keys and their bytes anew, and stores the counts."""
-    keys, size = connection.execute(
-        "SELECT COUNT(*), COALESCE(SUM(LENGTH(CAST(key AS BLOB)) + LENGTH(value)), 0) FROM memory"
-        " WHERE agent = ?",
-        (agent,),
-    ).fetchone()
-    connection.execute(
-        "UPDATE memory_usage SET keys = ?, size_bytes = ? WHERE agent = ?", (keys, size, agent)
-    )
-    return keys, size
 
 
 def _value(row: Row, agent: str, session: str, key: str) -> object:

@@ -208,6 +208,17 @@ class SessionState:
             )
         return msgspec.structs.replace(turn, drop=drop) if drop else turn
 
+    def trimmed(self, turn: Turn, goal_bytes: int) -> Turn | None:
+        """Returns a turn that drops as many of the oldest messages as `goal_bytes` asks for; None where that is too few."""
+        sizes = array("Q") if turn.anew else self._sizes
+        new = [_message_bytes(each) for each in turn.messages]
+        drop, count = turn.drop, len(sizes) + len(new)
+        _, size_bytes = self.after(turn)
+        while drop < count - 1 and size_bytes > goal_bytes:
+            size_bytes -= sizes[drop] if drop < len(sizes) else new[drop - len(sizes)]
+            drop += 1
+        return None if size_bytes > goal_bytes else msgspec.structs.replace(turn, drop=drop)
+
     def _forget(self, count: int) -> None:
         """Drops the oldest messages."""
         if not count:

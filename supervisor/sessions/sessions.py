@@ -2,20 +2,20 @@
 
 The store has everything. A session is a row, a record of the whole as of the last compaction, and a record of each turn
 since; all are sealed, so that any later change of them is noticed. A turn is
-written in the same group as the end of its task: both are durable, or neither. The pool of contents in the daemon's
-memory is a cache of bounded size; of a session that a task works on, the sizes are known even when its content has
-left the pool, so that a turn can be held to the limits without reading.
+written in the same group as the end of its task: both are durable, or neither. The contents in the daemon's
+memory are a cache of bounded size; of a session that a task works on, the sizes are known even when its content has
+left it, so that a turn can be held to the limits without reading.
 
 The queue guarantees that the tasks of one session run one after the other.
 """
 
 import asyncio
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import msgspec
+from msgspec import UNSET
 
 from ...worker.contract.errors import (
     Conflict,
@@ -30,121 +30,34 @@ from ...worker.contract.worker_messages import MemoryDelta
 from ..config import spec
 from ..config.spec import Config, Spec
 from ..events.bus import Bus, rfc3339
-from ..store.names import names_in, one_of
-from ..store.store import Row, Statement, Store, moment_of, number_of
+from ..store.store import Statement, Store, moment_of, number_of
+from ..tenants.tenant import Tenant
+from .cache import ContentCache, HeldSession
 from .key_value import KeyValues
-from .session import SessionState, Turn, read
+from .pooling import Bounds, Claim, Membership, Name
+from .session import SessionState, read
 from .table import (
     SELECT,
     AppendTurn,
     Compact,
-    Expire,
-    Name,
     Remove,
     SessionRow,
     accessed,
+    ending,
     named,
     record_of,
     stored,
 )
 
-ROWS_MAX = 256
-"""Number of turns that are stored one by one before a compaction."""
-
-SINCE_BYTES = 1024 * 1024
-"""Bytes of turns that are stored one by one, beside the content: each may store the history as a whole."""
-
 INLINE_BYTES = 64 * 1024
 """Bytes of a session that is decoded on the loop; a longer one in a thread, as it takes milliseconds."""
-
-LIST_MAX = 10_000
-"""Number of sessions that a list has at most."""
-
-
-class _Session:
-    """Represents a session that is in memory, with or without its content."""
-
-    __slots__ = (
-        "accessed_at",
-        "created_at",
-        "is_stored",
-        "rows",
-        "since_bytes",
-        "state",
-    )
-
-    def __init__(
-        self,
-        state: SessionState,
-        created_at: float,
-        *,
-        is_stored: bool,
-        rows: int = 0,
-        since_bytes: int = 0,
-    ) -> None:
-        self.state = state
-        self.created_at = created_at
-        self.accessed_at = created_at
-        self.is_stored = is_stored
-        self.rows = rows
-        self.since_bytes = since_bytes
-
-    @property
-    def needs_compaction(self) -> bool:
-        """Returns whether its turns are to be compacted: reading them takes long, or much memory."""
-        most = SINCE_BYTES + self.state.size_bytes
-        return self.rows >= ROWS_MAX or self.since_bytes > most
 
 
 class _Pending(NamedTuple):
     """Represents a turn that is being stored."""
 
-    session: _Session
-    turn: Turn
+    session: HeldSession
     step: AppendTurn
-
-
-class Pool:
-    """Caches the contents of sessions, and evicts the least recently used first."""
-
-    def __init__(self) -> None:
-        self.limit_bytes = 0
-        self.size_bytes = 0
-        self.hits = 0
-        self.misses = 0
-        self.evictions = 0
-        self._sessions: OrderedDict[Name, tuple[_Session, int]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._sessions)
-
-    def get(self, name: Name) -> _Session | None:
-        """Returns a session whose content is here, now the most recently used."""
-        found = self._sessions.get(name)
-        if found is None:
-            return None
-        self._sessions.move_to_end(name)
-        return found[0]
-
-    def put(self, name: Name, session: _Session) -> None:
-        """Adds a content, or notes its new size; evicts contents beyond the limit, this one too if need be."""
-        self.remove(name, drop_content=False)
-        size = session.state.footprint_bytes
-        if not size:
-            return
-        self._sessions[name] = (session, size)
-        self.size_bytes += size
-        while self._sessions and self.size_bytes > self.limit_bytes:
-            self.remove(next(iter(self._sessions)))
-            self.evictions += 1
-
-    def remove(self, name: Name, *, drop_content: bool = True) -> None:
-        """Drops a content, if it is here."""
-        found = self._sessions.pop(name, None)
-        if found is not None:
-            self.size_bytes -= found[1]
-            if drop_content:
-                found[0].state.drop_content()
 
 
 class Memory:
@@ -155,6 +68,7 @@ class Memory:
         bus: publishes evictions, expiries and damage.
         config: returns the configuration in force.
         spec_of: returns the spec of an agent; None of one that was removed, whose memory stays.
+        tenants: returns the tenants by name.
     """
 
     def __init__(
@@ -163,20 +77,67 @@ class Memory:
         bus: Bus,
         config: Callable[[], Config],
         spec_of: Callable[[str], Spec | None],
+        tenants: Callable[[], Mapping[str, Tenant]],
     ) -> None:
-        self.pool = Pool()
-        self.key_values = KeyValues(store, self._rules)
+        self.cache = ContentCache()
+        self.key_values = KeyValues(store, self._rules, self._claim, self._publish_claim)
         self._store = store
         self._bus = bus
         self._config = config
         self._spec_of = spec_of
-        self._in_use: dict[Name, _Session] = {}  # given to running tasks
+        self._tenants = tenants
+        self._bounds = Bounds()
+        self._in_use: dict[Name, HeldSession] = {}  # given to running tasks
         self._users: dict[Name, str] = {}
         self._pending: dict[str, _Pending] = {}
 
     def _rules(self, agent: str) -> spec.Memory:
         found = self._spec_of(agent)
         return self._config().defaults.memory if found is None else found.memory
+
+    # -- pools
+
+    @property
+    def membership(self) -> Membership:
+        """Returns the pools of all agents, as they are now."""
+        return Membership(self._config(), self._tenants(), self._spec_of)
+
+    def _claim(self, agent: str) -> Claim | None:
+        """Returns the claim of one write on the pool of its agent; None where it has none."""
+        membership = self.membership
+        pool = membership.of(agent)
+        if pool is None:
+            return None
+        spared = frozenset(self._in_use.keys() | self._users.keys())
+        return Claim(pool, membership, spared, self._bounds)
+
+    def _publish_claim(self, claim: Claim) -> None:
+        """Publishes what gave way to a write in its pool."""
+        keys: dict[str, int] = {}
+        for entry in claim.evicted:
+            if entry.key is not None:
+                keys[entry.agent] = keys.get(entry.agent, 0) + 1
+                continue
+            self.cache.remove((entry.agent, entry.session))
+            session, pool = entry.session, claim.pool.name
+            self._bus.publish("memory.evicted", agent=entry.agent, session=session, pool=pool)
+        for agent, count in keys.items():
+            self._bus.publish("memory.keys_evicted", agent=agent, keys=count, pool=claim.pool.name)
+        sessions: dict[str, int] = {}
+        for entry in claim.expired:
+            self.cache.remove((entry.agent, entry.session))
+            sessions[entry.agent] = sessions.get(entry.agent, 0) + 1
+        self.publish_expired(sessions, claim.expired_keys)
+
+    def publish_expired(self, sessions: Mapping[str, int], keys: Mapping[str, int]) -> None:
+        """Publishes how many sessions and keys have expired, by agent."""
+        for agent in sorted({*sessions, *keys}):
+            self._bus.publish(
+                "memory.expired",
+                agent=agent,
+                sessions=sessions.get(agent, 0),
+                keys=keys.get(agent, 0),
+            )
 
     # -- for the tasks
 
@@ -201,19 +162,24 @@ class Memory:
             Overloaded: the store cannot be read now.
         """
         name = (agent, session)
-        found = self.pool.get(name)
+        found = self.cache.get(name)
         if found is None:
-            self.pool.misses += 1
+            self.cache.misses += 1
             found = await self._load(name)
-            if found is None:
-                await self._check_room(name)
-                found = _Session(SessionState(), time.time(), is_stored=False)
         else:
-            self.pool.hits += 1
+            self.cache.hits += 1
+        if found is not None and found.is_over(time.time()):
+            await self._store.write(Remove(agent, (session,)))
+            self.cache.remove(name)
+            self.publish_expired({agent: 1}, {})
+            found = None
+        if found is None:
+            await self._check_room(name)
+            found = HeldSession(SessionState(), time.time(), is_stored=False)
         content = found.state.as_json()
         self._in_use[name] = found
         self._note_access(name, found)
-        self._pool(name, found)
+        self._hold(name, found)
         return {"session": session, **content}
 
     def keep(self, task: Task, answer: object) -> tuple[Statement, ...]:
@@ -233,8 +199,9 @@ class Memory:
                 **named(name),
             )
         rules = self._rules(name[0])
+        delta = _delta(task, answer)
         turn = session.state.plan(
-            _delta(task, answer),
+            delta,
             limit_bytes=rules.max_session_bytes,
             trims=rules.overflow == "trim",
             named=named(name),
@@ -247,9 +214,11 @@ class Memory:
             is_stored=session.is_stored,
             compress=rules.compression,
             max_sessions=rules.max_sessions if rules.session_overflow == "evict" else None,
-            spared=self._spared(name[0]),
+            spared=self.spared(name[0]),
+            ttl_s=delta.ttl_s,
+            claim=self._claim(name[0]),
         )
-        self._pending[task.id] = _Pending(session, turn, step)
+        self._pending[task.id] = _Pending(session, step)
         return (step,)
 
     def kept(self, task: Task) -> None:
@@ -257,19 +226,24 @@ class Memory:
         pending = self._pending.pop(task.id, None)
         if pending is None or task.session is None:
             return
-        name, (session, turn, step) = (task.agent, task.session), pending
+        name, (session, step) = (task.agent, task.session), pending
+        turn = step.turn
+        if step.claim is not None:
+            self._publish_claim(step.claim)
         for evicted in step.evicted:
-            self.pool.remove((task.agent, evicted))
-            self._bus.publish("memory.evicted", agent=task.agent, session=evicted)
+            self.cache.remove((task.agent, evicted))
+            self._bus.publish("memory.evicted", agent=task.agent, session=evicted, pool=None)
         if step.was_stored is not session.is_stored:  # it was removed meanwhile
-            self.pool.remove(name)
+            self.cache.remove(name)
             return
         session.state.apply(turn)
         session.is_stored = True
         session.accessed_at = step.at
+        if step.expires_at is not UNSET:
+            session.expires_at = step.expires_at
         session.rows += 1
         session.since_bytes += step.size_bytes
-        self._pool(name, session)
+        self._hold(name, session)
         if turn.drop:
             self._bus.publish(
                 "memory.trimmed",
@@ -287,13 +261,13 @@ class Memory:
         """Notes that the turn of a task was not stored: the session is read from the store before the next."""
         self._pending.pop(task.id, None)
         if task.session is not None:
-            self.pool.remove((task.agent, task.session))
+            self.cache.remove((task.agent, task.session))
 
-    def _pool(self, name: Name, session: _Session) -> None:
-        self.pool.limit_bytes = self._config().defaults.memory.max_pool_bytes
-        self.pool.put(name, session)
+    def _hold(self, name: Name, session: HeldSession) -> None:
+        self.cache.limit_bytes = self._config().defaults.memory.max_pool_bytes
+        self.cache.put(name, session)
 
-    def _note_access(self, name: Name, session: _Session) -> None:
+    def _note_access(self, name: Name, session: HeldSession) -> None:
         session.accessed_at = time.time()
         if session.is_stored:
             self._store.post(accessed(name, session.accessed_at))
@@ -320,7 +294,7 @@ class Memory:
                 **named(name),
             )
 
-    async def _load(self, name: Name) -> _Session | None:
+    async def _load(self, name: Name) -> HeldSession | None:
         """Reads a session from the store.
 
         Raises:
@@ -345,37 +319,16 @@ class Memory:
                 reason=str(error.data.get("reason")),
             )
             raise
-        return _Session(
+        return HeldSession(
             state,
             head.created_at,
             is_stored=True,
+            expires_at=head.expires_at,
             rows=len(whole.since),
             since_bytes=sum(map(len, whole.since)),
         )
 
     # -- for clients
-
-    async def sessions(
-        self, agent: str | None, limit: int, knows: Callable[[str], bool] | None = None
-    ) -> list[dict[str, object]]:
-        """Lists sessions of an agent, or of all that pass `knows`, the most recently used first."""
-        chosen = await self._chosen("session", agent, knows)
-        rows = await self._store.read(
-            "SELECT agent, session, turns, messages, size_bytes, COALESCE(LENGTH(value), 0) +"
-            " (SELECT COALESCE(SUM(LENGTH(value)), 0) FROM session_turn WHERE session_id = session.id),"
-            f" created_at, accessed_at FROM session WHERE {'TRUE' if chosen is None else one_of('agent', chosen)}"
-            " ORDER BY accessed_at DESC LIMIT ?",
-            (*(chosen or ()), min(limit, LIST_MAX)),
-        )
-        return [_listed(row) for row in rows]
-
-    async def _chosen(
-        self, table: str, agent: str | None, knows: Callable[[str], bool] | None
-    ) -> list[str] | None:
-        """Returns the agents that a list is about; None for all."""
-        if agent is not None:
-            return [agent]
-        return None if knows is None else await names_in(self._store, table, knows)
 
     async def show(self, agent: str, session: str, last: int | None) -> dict[str, object]:
         """Returns a session with its content, of its history at most the `last` messages; that counts as an access.
@@ -385,8 +338,8 @@ class Memory:
             Corrupted: a record was changed since it was stored.
         """
         name = (agent, session)
-        found = self.pool.get(name) or await self._load(name)
-        if found is None or not found.is_stored:
+        found = self.cache.get(name) or await self._load(name)
+        if found is None or not found.is_stored or found.is_over(time.time()):
             text = f'cannot find session "{session}" of agent "{agent}"'
             raise NotFound(text, **named(name))
         self._note_access(name, found)
@@ -398,6 +351,7 @@ class Memory:
             "size_bytes": state.size_bytes,
             "created_at": rfc3339(found.created_at),
             "accessed_at": rfc3339(found.accessed_at),
+            "expires_at": rfc3339(self.ends_at(agent, found.accessed_at, found.expires_at)),
             **state.as_json(last),
         }
 
@@ -419,7 +373,7 @@ class Memory:
         step = Remove(agent, () if session is None else (session,))
         keys = self.key_values.clear_keys(agent, session)
         await self._store.write(step, keys)
-        self._forget(agent, step.removed)
+        self.forget(agent, step.removed)
         if session is not None and not step.removed and not keys.removed:
             text = f'cannot find session "{session}" of agent "{agent}"'
             raise NotFound(text, **named((agent, session)))
@@ -429,87 +383,63 @@ class Memory:
         )
         return {"sessions": sessions, "keys": keys.removed}
 
-    async def stats(
-        self, agent: str | None, knows: Callable[[str], bool] | None = None
-    ) -> dict[str, object]:
-        """Returns the number and size of sessions and keys, by agent, and the state of the pool.
-
-        They are of one agent, or of all that pass `knows`; of very many, of the first in the order of names.
-        """
-        chosen = await self._chosen("session", agent, knows)
-        rows = await self._store.read(
-            "SELECT agent, COUNT(*), SUM(turns), SUM(messages), SUM(size_bytes) FROM session"
-            f" WHERE {'TRUE' if chosen is None else one_of('agent', chosen)}"
-            " GROUP BY agent ORDER BY agent LIMIT ?",
-            (*(chosen or ()), LIST_MAX),
-        )
-        agents: dict[str, dict[str, object]] = {}
-        for name, *counts in rows:
-            keys = ("sessions", "turns", "messages", "size_bytes")
-            agents[str(name)] = dict(zip(keys, counts, strict=True))
-        for name, count, size in await self.key_values.usage(
-            await self._chosen("memory_usage", agent, knows)
-        ):
-            nothing: dict[str, object] = {"sessions": 0, "turns": 0, "messages": 0, "size_bytes": 0}
-            agents.setdefault(name, nothing).update(keys=count, keys_bytes=size)
-        pool = self.pool
-        return {
-            "pool": {
-                "sessions": len(pool),
-                "size_bytes": pool.size_bytes,
-                "limit_bytes": self._config().defaults.memory.max_pool_bytes,
-                "hits": pool.hits,
-                "misses": pool.misses,
-                "evictions": pool.evictions,
-            },
-            "agents": [
-                {"agent": name, "keys": 0, "keys_bytes": 0, **facts}
-                for name, facts in sorted(agents.items())
-            ],
-        }
-
-    # -- retention
-
-    async def expire(self, now: float, only: str | None = None) -> dict[str, int]:
-        """Removes sessions unused for longer than their agent's retention, and keys whose time is over.
-
-        Args:
-            now: seconds since 1970.
-            only: the agent; None for all.
-
-        Returns:
-            The numbers of removed `sessions` and `keys`.
+    async def expire_session(self, agent: str, session: str, ttl_s: float | None) -> str:
+        """Sets the end of a session to `ttl_s` seconds from now, or to none; returns the time at which it will be gone.
 
         Raises:
+            NotFound: there is no such session.
             Overloaded: the store takes nothing now.
         """
-        rows = await self._store.read("SELECT DISTINCT agent FROM session")
-        sessions: dict[str, int] = {}
-        for agent in sorted({str(each) for (each,) in rows if only in (None, str(each))}):
-            before = now - self._rules(agent).retention
-            step = Expire(agent, before, self._spared(agent))
-            await self._store.write(step)
-            self._forget(agent, step.removed)
-            if step.removed:
-                sessions[agent] = len(step.removed)
-        keys = await self.key_values.expire(now, only)
-        for agent in sorted({*sessions, *keys}):
-            self._bus.publish(
-                "memory.expired",
-                agent=agent,
-                sessions=sessions.get(agent, 0),
-                keys=keys.get(agent, 0),
-            )
-        return {"sessions": sum(sessions.values()), "keys": sum(keys.values())}
+        name, now = (agent, session), time.time()
+        expires_at = None if ttl_s is None else now + ttl_s
+        (found,) = await self._store.write(ending(name, expires_at, now))
+        if not found:
+            text = f'cannot find session "{session}" of agent "{agent}"'
+            raise NotFound(text, **named(name))
+        for held in (self._in_use.get(name), self.cache.get(name)):
+            if held is not None:
+                held.expires_at = expires_at
+        ((accessed_at,),) = await self._store.read(
+            "SELECT COALESCE(MAX(accessed_at), ?) FROM session WHERE agent = ? AND session = ?",
+            (now, *name),
+        )
+        return rfc3339(self.ends_at(agent, moment_of(accessed_at), expires_at))
 
-    def _spared(self, agent: str) -> frozenset[str]:
+    def retention_s(self, agent: str) -> float:
+        """Returns how long a session of an agent is kept after its last use: that of its pool, if it has one."""
+        pool = self.membership.of(agent)
+        if pool is not None and pool.retention:
+            return pool.retention
+        return self._rules(agent).retention
+
+    def ends_at(self, agent: str, accessed_at: float, expires_at: float | None) -> float:
+        """Returns the time at which a session will be gone, unless it is used before."""
+        unused_at = accessed_at + self.retention_s(agent)
+        return unused_at if expires_at is None else min(unused_at, expires_at)
+
+    # -- for the other modules of this room
+
+    def cache_state(self) -> dict[str, int]:
+        """Returns the numbers of the cache of contents."""
+        cache = self.cache
+        return {
+            "sessions": len(cache),
+            "size_bytes": cache.size_bytes,
+            "limit_bytes": self._config().defaults.memory.max_pool_bytes,
+            "hits": cache.hits,
+            "misses": cache.misses,
+            "evictions": cache.evictions,
+        }
+
+    def spared(self, agent: str) -> frozenset[str]:
         """Returns the sessions of an agent that tasks work on, or are about to, while they are read."""
         used = self._in_use.keys() | self._users.keys()
         return frozenset(session for name, session in used if name == agent)
 
-    def _forget(self, agent: str, sessions: Iterable[str]) -> None:
+    def forget(self, agent: str, sessions: Iterable[str]) -> None:
+        """Drops the contents of sessions that were removed."""
         for session in sessions:
-            self.pool.remove((agent, session))
+            self.cache.remove((agent, session))
 
 
 def _delta(task: Task, answer: object) -> MemoryDelta:
@@ -520,11 +450,3 @@ def _delta(task: Task, answer: object) -> MemoryDelta:
     except msgspec.ValidationError as error:
         text = f'cannot read the memory that task "{task.id}" answered: {misfit_of(error, answer, MemoryDelta).words}'
         raise WorkerFailed(text, worker=task.worker, result="exited") from error
-
-
-def _listed(row: Row) -> dict[str, object]:
-    keys = ("agent", "session", "turns", "messages", "size_bytes", "stored_bytes")
-    listed: dict[str, object] = dict(zip(keys, row, strict=False))
-    for key, at in zip(("created_at", "accessed_at"), row[6:], strict=True):
-        listed[key] = rfc3339(moment_of(at))
-    return listed

@@ -7,21 +7,23 @@ a group of the store: it runs on the writer's thread, inside a transaction, and 
 import logging
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+
+from msgspec import UNSET, UnsetType
 
 from ...worker.contract.errors import CorralError, Corrupted
+from ..memory_pools.overflow import Entry
 from ..store.sealed import seal
 from ..store.store import Row, Statement, moment_of, number_of
+from .pooling import Claim, Name
+from .rows import remove_session
 from .session import SessionState, StoredSession, Turn, encoded, read
-
-Name = tuple[str, str]
-"""The names of the agent and of the session, which is unique within the agent."""
 
 logger = logging.getLogger(__name__)
 
 SELECT = (
-    "SELECT 0, value, turns, messages, created_at FROM session WHERE agent = ? AND session = ?"
-    " UNION ALL SELECT session_turn.id, session_turn.value, 0, 0, 0.0 FROM session"
+    "SELECT 0, value, turns, messages, created_at, expires_at FROM session WHERE agent = ? AND session = ?"
+    " UNION ALL SELECT session_turn.id, session_turn.value, 0, 0, 0.0, NULL FROM session"
     " JOIN session_turn ON session_turn.session_id = session.id WHERE agent = ? AND session = ?"
     " ORDER BY 1"
 )
@@ -32,12 +34,19 @@ class SessionRow:
     """Represents the first row of `SELECT`."""
 
     def __init__(
-        self, _: object, value: object, turns: object, messages: object, created_at: object
+        self,
+        _: object,
+        value: object,
+        turns: object,
+        messages: object,
+        created_at: object,
+        expires_at: object,
     ) -> None:
         self.value = None if value is None else _blob(value)
         self.turns = number_of(turns)
         self.messages = number_of(messages)
         self.created_at = moment_of(created_at)
+        self.expires_at = None if expires_at is None else moment_of(expires_at)
 
 
 def stored(head: SessionRow, rows: Sequence[Row]) -> StoredSession:
@@ -61,19 +70,30 @@ class AppendTurn:
         compress: bool,
         max_sessions: int | None,
         spared: frozenset[str],
+        ttl_s: float | UnsetType | None = UNSET,
+        claim: Claim | None = None,
     ) -> None:
         self.at = time.time()
         self.evicted: tuple[str, ...] = ()
         self.was_stored = is_stored
+        self.turn = turn
+        """The turn that was written; it drops more messages than the planned one where the pool is full."""
+        self.claim = claim
         self._name = name
-        self._turn = turn
+        self._state = state
+        self._planned = turn
+        self._ttl_s = ttl_s
         self._blob = encoded(turn)
         self._is_sealed = False
         self._compress = compress
         self._created_at = created_at
         self._max_sessions = max_sessions
         self._spared = spared
-        self._messages, self._content_bytes = state.after(turn)
+
+    @property
+    def expires_at(self) -> float | UnsetType | None:
+        """Returns the end that the turn gives to its session, None for no end; UNSET where it leaves that as it is."""
+        return self._ttl_s if self._ttl_s in (None, UNSET) else self.at + self._ttl_s
 
     @property
     def size_bytes(self) -> int:
@@ -91,21 +111,26 @@ class AppendTurn:
 
         Raises:
             Corrupted: the session in the store has other turns than those before this one.
+            ResourceLimitExceeded: its memory pool is full.
         """
         agent, session = self._name
         self.evicted = ()
-        turns = self._turn.turn
+        self.turn = self._planned
+        turns = self.turn.turn
+        state = self._state
+        messages, content_bytes = state.after(self.turn)
+        before_bytes = state.size_bytes
         found = connection.execute(
             "UPDATE session SET accessed_at = ?, turns = ?, messages = ?, size_bytes = ?"
             " WHERE agent = ? AND session = ? AND turns = ? RETURNING id",
-            (self.at, turns, self._messages, self._content_bytes, agent, session, turns - 1),
+            (self.at, turns, messages, content_bytes, agent, session, turns - 1),
         ).fetchone()
         self.was_stored = found is not None
         if found is None:
             self._check_gone(connection)
             # A session that was removed while the task ran begins again with this turn.
-            alone = SessionState()
-            alone.apply(self._turn)
+            state, before_bytes = SessionState(), 0
+            messages, content_bytes = state.after(self.turn)
             found = connection.execute(
                 "INSERT INTO session (agent, session, created_at, accessed_at, turns, messages, size_bytes)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING id",
@@ -115,15 +140,50 @@ class AppendTurn:
                     self._created_at,
                     self.at,
                     turns,
-                    alone.messages,
-                    alone.size_bytes,
+                    messages,
+                    content_bytes,
                 ),
             ).fetchone()
             self._make_room(connection)
+        blob = self._blob
+        if self.claim is not None and content_bytes > before_bytes:
+            written = Entry(agent, session, size_bytes=content_bytes)
+            excess_bytes = self.claim.settle(
+                connection, written, content_bytes - before_bytes, self.at, has_history=True
+            )
+            if excess_bytes:
+                blob = self._trim(connection, self.claim, state, written, excess_bytes)
         connection.execute(
-            "INSERT INTO session_turn (session_id, value) VALUES (?, ?)", (found[0], self._blob)
+            "INSERT INTO session_turn (session_id, value) VALUES (?, ?)", (found[0], blob)
         )
+        if self.expires_at is not UNSET:
+            connection.execute(
+                "UPDATE session SET expires_at = ? WHERE id = ?", (self.expires_at, found[0])
+            )
         return 1
+
+    def _trim(
+        self,
+        connection: sqlite3.Connection,
+        claim: Claim,
+        state: SessionState,
+        written: Entry,
+        excess_bytes: int,
+    ) -> bytes:
+        """Drops the oldest messages until the pool fits; returns the record of the turn.
+
+        Raises:
+            ResourceLimitExceeded: that is not enough.
+        """
+        trimmed = state.trimmed(self.turn, written.size_bytes - excess_bytes)
+        if trimmed is None:
+            raise claim.refusal(written, claim.pool.max_bytes + excess_bytes)
+        self.turn = trimmed
+        connection.execute(
+            "UPDATE session SET messages = ?, size_bytes = ? WHERE agent = ? AND session = ?",
+            (*state.after(trimmed), *self._name),
+        )
+        return seal(encoded(trimmed), compress=self._compress)
 
     def _check_gone(self, connection: sqlite3.Connection) -> None:
         """Refuses a session that is in the store with another number of turns: its row was damaged.
@@ -136,7 +196,7 @@ class AppendTurn:
         ).fetchone()
         if found is not None:
             record = record_of(self._name)
-            text = f"cannot write {record}: it has {found[0]!r} turns, not {self._turn.turn - 1}"
+            text = f"cannot write {record}: it has {found[0]!r} turns, not {self._planned.turn - 1}"
             raise Corrupted(text, record=record, reason="missing", **named(self._name))
 
     def _make_room(self, connection: sqlite3.Connection) -> None:
@@ -156,7 +216,8 @@ class AppendTurn:
             (agent, excess + len(spared)),
         )
         self.evicted = tuple([each for (each,) in oldest if each not in spared][:excess])
-        _delete(connection, agent, self.evicted)
+        for each in self.evicted:
+            remove_session(connection, agent, each)
 
 
 class Compact:
@@ -210,19 +271,21 @@ class Remove:
         found = connection.execute("SELECT session FROM session WHERE agent = ?", (self._agent,))
         there = [str(each) for (each,) in found]
         self.removed = tuple(each for each in there if not self._sessions or each in self._sessions)
-        _delete(connection, self._agent, self.removed)
+        for each in self.removed:
+            remove_session(connection, self._agent, each)
         return len(self.removed)
 
 
 class Expire:
-    """Removes the sessions of an agent that were last used before a time, except those in use."""
+    """Removes the sessions of an agent whose time is over, or that were last used before a time, except those in use."""
 
     size_bytes = 0
     count = 1
 
-    def __init__(self, agent: str, before: float, spared: frozenset[str]) -> None:
+    def __init__(self, agent: str, now: float, before: float, spared: frozenset[str]) -> None:
         self.removed: tuple[str, ...] = ()
         self._agent = agent
+        self._now = now
         self._before = before
         self._spared = spared
 
@@ -232,21 +295,13 @@ class Expire:
     def run(self, connection: sqlite3.Connection) -> int:
         """Removes the sessions."""
         old = connection.execute(
-            "SELECT session FROM session WHERE agent = ? AND accessed_at < ?",
-            (self._agent, self._before),
+            "SELECT session FROM session WHERE agent = ? AND (accessed_at < ? OR expires_at <= ?)",
+            (self._agent, self._before, self._now),
         )
         self.removed = tuple(each for (each,) in old if each not in self._spared)
-        _delete(connection, self._agent, self.removed)
+        for each in self.removed:
+            remove_session(connection, self._agent, each)
         return len(self.removed)
-
-
-def _delete(connection: sqlite3.Connection, agent: str, sessions: Iterable[str]) -> None:
-    for session in sessions:
-        found = connection.execute(
-            "DELETE FROM session WHERE agent = ? AND session = ? RETURNING id", (agent, session)
-        ).fetchone()
-        if found is not None:
-            connection.execute("DELETE FROM session_turn WHERE session_id = ?", found)
 
 
 def accessed(name: Name, at: float) -> Statement:
@@ -255,6 +310,12 @@ def accessed(name: Name, at: float) -> Statement:
         "UPDATE session SET accessed_at = MAX(accessed_at, ?) WHERE agent = ? AND session = ?",
         (at, *name),
     )
+
+
+def ending(name: Name, expires_at: float | None, now: float) -> Statement:
+    """Returns the statement that sets the end of a session that is there, None for no end of its own."""
+    sql = "UPDATE session SET expires_at = ? WHERE agent = ? AND session = ?"
+    return (f"{sql} AND (expires_at IS NULL OR expires_at > ?)", (expires_at, *name, now))
 
 
 def named(name: Name) -> Mapping[str, str]:

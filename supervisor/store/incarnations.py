@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import msgspec
 
 from ...worker.contract.errors import CorralError
+from ...worker.contract.names import tenant_of
 from .store import Statement, Store, number_of
 
 AHEAD_S = 0.05
@@ -65,6 +66,14 @@ class Incarnations:
                 self._timer.cancel()
             self._timer = loop.call_soon(self._write)  # with all that are started together
         return self._answer
+
+    async def forget(self, tenant: str) -> None:
+        """Writes nothing more of the workers of a tenant that is removed; in this daemon their numbers go on."""
+        if self._writing is not None:
+            await asyncio.wait([self._writing])  # its reservations are known then
+        for numbers in (self._reserved, self._asked):
+            for worker in [each for each in numbers if tenant_of(each) == tenant]:
+                del numbers[worker]
 
     async def release_unused(self) -> None:
         """Frees unused reserved numbers for the next daemon, once no incarnation is to begin any more."""

@@ -8,11 +8,13 @@ import errno
 import fcntl
 import os
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
 from ...worker.contract.errors import Conflict, CorralError, Overloaded, PermissionDenied
+from . import views
 
 BUSY_TIMEOUT_S = 5.0
 """Seconds to wait for a foreign lock (a backup tool)."""
@@ -175,6 +177,43 @@ MIGRATIONS: tuple[str, ...] = (
         PRIMARY KEY (tier, at, subject)
     ) WITHOUT ROWID
     """,
+    # Tenants that were added or changed at run time: a sealed record each.
+    """
+    CREATE TABLE tenant (name TEXT PRIMARY KEY, record BLOB NOT NULL)
+    """,
+    # Questions of tasks that persons answer: a sealed record each.
+    """
+    CREATE TABLE approval (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, task TEXT NOT NULL, key TEXT NOT NULL, agent TEXT NOT NULL, state TEXT NOT NULL,
+        record BLOB NOT NULL, expires_at REAL NOT NULL, ended_at REAL, UNIQUE (task, key)
+    );
+    CREATE INDEX approval_state ON approval (state, ended_at)
+    """,
+    # The counts of an agent have its sessions, too, which triggers hold equal to the rows; the end of a session.
+    """
+    ALTER TABLE session ADD COLUMN expires_at REAL;
+    CREATE INDEX session_expires ON session (expires_at) WHERE expires_at IS NOT NULL;
+    CREATE INDEX memory_expires ON memory (expires_at) WHERE expires_at IS NOT NULL;
+    ALTER TABLE memory_usage ADD COLUMN sessions INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE memory_usage ADD COLUMN session_bytes INTEGER NOT NULL DEFAULT 0;
+    INSERT INTO memory_usage (agent, keys, size_bytes, sessions, session_bytes)
+        SELECT agent, 0, 0, COUNT(*), SUM(size_bytes) FROM session WHERE TRUE GROUP BY agent
+        ON CONFLICT (agent) DO UPDATE SET sessions = excluded.sessions, session_bytes = excluded.session_bytes;
+    CREATE TRIGGER session_added AFTER INSERT ON session BEGIN
+        INSERT INTO memory_usage (agent, keys, size_bytes, sessions, session_bytes)
+            VALUES (NEW.agent, 0, 0, 1, NEW.size_bytes) ON CONFLICT (agent) DO UPDATE
+            SET sessions = sessions + 1, session_bytes = session_bytes + NEW.size_bytes;
+    END;
+    CREATE TRIGGER session_resized AFTER UPDATE OF size_bytes ON session
+        WHEN NEW.size_bytes IS NOT OLD.size_bytes BEGIN
+        UPDATE memory_usage SET session_bytes = session_bytes + NEW.size_bytes - OLD.size_bytes
+            WHERE agent = NEW.agent;
+    END;
+    CREATE TRIGGER session_removed AFTER DELETE ON session BEGIN
+        UPDATE memory_usage SET sessions = sessions - 1, session_bytes = session_bytes - OLD.size_bytes
+            WHERE agent = OLD.agent;
+    END
+    """,
 )
 
 
@@ -264,11 +303,15 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> int:
     connection.execute("PRAGMA journal_size_limit = 67108864")
     connection.execute("BEGIN IMMEDIATE")
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    is_shown = version == len(MIGRATIONS) and views.are_current(connection)
+    if not is_shown:
+        views.drop(connection)
     for number, script in enumerate(MIGRATIONS[version:], version + 1):
-        # Not executescript(): it would commit first.
-        for statement in script.split(";"):
+        for statement in statements(script):  # not executescript(): it would commit first
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {number}")
+    if not is_shown:
+        views.create(connection)
     connection.execute(
         "INSERT INTO meta (key, value) VALUES ('generation', 1)"
         " ON CONFLICT (key) DO UPDATE SET value = value + 1"
@@ -276,6 +319,16 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> int:
     generation = _integer(connection, "SELECT value FROM meta WHERE key = 'generation'")
     connection.execute("COMMIT")
     return generation
+
+
+def statements(script: str) -> Iterator[str]:
+    """Yields the statements of a script; those of a trigger's body belong to the trigger."""
+    whole = ""
+    for part in script.split(";"):
+        whole += f"{part};"
+        if sqlite3.complete_statement(whole):
+            yield whole
+            whole = ""
 
 
 def _integer(connection: sqlite3.Connection, sql: str) -> int:

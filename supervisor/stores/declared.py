@@ -7,6 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct
 
+from ...worker.contract.names import local_name
 from ..decoding.decoder import fields_of
 from ..decoding.values import Refused
 from ..secrets.secrets import BEGINNING, REFERENCE
@@ -65,8 +66,8 @@ class Place(NamedTuple):
 
 
 def variable_of(name: str) -> str:
-    """Returns the variable that passes the address of a store: CORRAL_STORE_MAIN_DB of "main-db"."""
-    return VARIABLE + name.upper().replace("-", "_")
+    """Returns the variable that passes the address of a store: CORRAL_STORE_MAIN_DB of "main-db" and of "acme/main-db"."""
+    return VARIABLE + local_name(name).upper().replace("-", "_")
 
 
 def checked(kind: Kind, url: str) -> None:

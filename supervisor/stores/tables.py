@@ -5,11 +5,12 @@ from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from pathlib import PurePosixPath
 
+from ...worker.contract.names import FULL, tenant_of
 from ..decoding.decoder import Document
 from ..decoding.values import Refused
 from .declared import KINDS, STORE_KEYS, DeclaredStore, checked, is_relative, variable_of
 
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,47}")
+_NAME = re.compile(FULL)
 
 
 def decode_stores(
@@ -17,13 +18,13 @@ def decode_stores(
 ) -> tuple[dict[str, DeclaredStore], set[str]]:
     """Returns the stores of a file, and the names of those whose tables are refused, which are noted."""
     found: dict[str, DeclaredStore] = {}
-    names: dict[str, str] = {}
+    names: dict[tuple[str, str], str] = {}
     for name, table in tables.items():
         with document.collecting():
             if not _NAME.fullmatch(name):
                 reason = "a name has 1 to 48 letters, digits, _ and -, and starts with a letter"
                 raise document.error(("stores", name), name, reason)
-            if (other := names.setdefault(variable_of(name), name)) != name:
+            if (other := names.setdefault((tenant_of(name), variable_of(name)), name)) != name:
                 reason = f'the store "{other}" has the same variable, {variable_of(name)}'
                 raise document.error(("stores", name), name, reason)
             found[name] = _store(document, name, table)

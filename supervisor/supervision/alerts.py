@@ -171,7 +171,7 @@ class Alerts:
         process = defaults.process
         folder = process.working_directory or self._directory
         return Spec(
-            name="daemon/alert",  # no agent has such a name, and what it may do
+            name="corrald.alert",  # no agent has such a name, and what it may do
             kind="agent",
             source="built-in",
             command=argv,

@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 
 from ...worker.contract.errors import CorralError, Overloaded, SpawnFailed, Timeout, WorkerFailed
 from ..config.spec import Resources, Spec
+from ..containers.files import failure_of
 from ..lifecycle import state_machine
 from ..lifecycle.start_failure import shell_hint
 from ..lifecycle.state_machine import State, Worker
@@ -104,6 +105,7 @@ class Incarnation:
     abandoned: asyncio.Event | None = None
     early: tuple[Exit | None, ...] = ()
     temporary: str | None = None
+    container: str | None = None
     proc_fd: int | None = None
     checkpoint: Mapping[str, object] | None = None
     numbered: asyncio.Future[None] | None = None
@@ -179,11 +181,13 @@ class Incarnation:
             capture.catch_up()
         code, name = _code_and_signal(report.status)
         self.used_s = report.utime_s + report.stime_s
-        excess = limits.at_end(code, name, self.used_s, report.oom_kills, asked)
+        excess = limits.at_end(code, name, self.used_s, report.oom, asked)
         if excess is not None:
             cause = excess.message
         elif report.lost:
             cause = report.cause
+        elif self.container is not None and (failure := failure_of(self.container)):
+            cause = failure
         else:
             cause = f"killed by {name}" if name is not None else f"exited with status {code}"
         return Death(code, name, cause, excess)
@@ -211,6 +215,9 @@ class Incarnation:
         if self.temporary is not None:
             removals.add(self.temporary)
             self.temporary = None
+        if self.container is not None:
+            removals.add_container(self.container)
+            self.container = None
 
 
 async def bring_up(life: Incarnation, owner: Owner, shared: Shared) -> state_machine.Event | None:
@@ -267,7 +274,7 @@ async def _launch(life: Incarnation, owner: Owner, shared: Shared) -> Child:
         life.numbered = None
     owner.log.note_life()  # not before its turn: a thousand files would keep the first process waiting
     launch = await prepare(owner.spec, shared.host, life.unit)
-    life.temporary = launch.temporary
+    life.temporary, life.container = launch.temporary, launch.container
     try:
         child = await _spawn(life, owner.spec, launch, shared)
     except BaseException:

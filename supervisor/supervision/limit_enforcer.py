@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...worker.contract.errors import Overloaded
+from ...worker.contract.names import tenant_of
 from ..config.spec import Resources
 from ..events.bus import Bus
 from ..lifecycle.state_machine import Replace, State
@@ -106,10 +107,15 @@ class LimitEnforcer:
 
     def _watch(self, supervisor: WorkerSupervisor, life: Incarnation) -> None:
         unit = life.unit
-        if not _is_needed(supervisor.spec.resources, self._launcher.containment):
+        is_of_tenant = bool(tenant_of(supervisor.spec.name))  # whose sums need each tree
+        contained = self._launcher.containment
+        if not is_of_tenant and not _is_needed(supervisor.spec.resources, contained):
             return
         parent = life.parent
-        tree = Tree(_Roots(parent, unit), parent.cgroup_of(unit))
+        # An engine gives a container a cgroup of its own, which is not below that of the unit.
+        is_contained = supervisor.spec.process.isolation == "container"
+        folder = None if is_contained else parent.cgroup_of(unit)
+        tree = Tree(_Roots(parent, unit, self._launcher), folder)
         monitor = LimitMonitor(supervisor, life, tree, self._launcher.containment, self._bus)
         self._monitors[supervisor] = monitor
         self._metrics.watch(unit, tree, monitor)
@@ -145,6 +151,11 @@ class LimitEnforcer:
             return Sample()
         return self._metrics.of(monitor.life.unit)
 
+    def tree(self, supervisor: WorkerSupervisor) -> Tree | None:
+        """Returns the process tree of a worker that runs; None of one that is not watched."""
+        monitor = self._monitors.get(supervisor)
+        return None if monitor is None else monitor.tree
+
     def cpu_s(self, supervisor: WorkerSupervisor) -> float:
         """Returns the CPU seconds of a worker's tree in this incarnation, at the last sample; 0.0 without samples."""
         monitor = self._monitors.get(supervisor)
@@ -167,14 +178,15 @@ class _InKernel(NamedTuple):
 class _Roots:
     """Locates the processes of a unit; a closure or a partial takes six times as much memory."""
 
-    __slots__ = ("_parent", "_unit")
+    __slots__ = ("_launcher", "_parent", "_unit")
 
-    def __init__(self, parent: Parent, unit: str) -> None:
+    def __init__(self, parent: Parent, unit: str, launcher: Launcher) -> None:
         self._parent = parent
         self._unit = unit
+        self._launcher = launcher
 
     def __call__(self) -> Sequence[int]:
-        return self._parent.roots(self._unit)
+        return self._parent.roots(self._unit) + self._launcher.guest_roots(self._unit)
 
 
 NOT_THROTTLED = Throttling()
@@ -194,6 +206,7 @@ class LimitMonitor:
         "_is_over",
         "_is_released",
         "_loop",
+        "_refused",
         "_stirred",
         "_used_bytes",
         "life",
@@ -227,6 +240,7 @@ class LimitMonitor:
         self._stirred: asyncio.Event | None = None
         self._held_at = 0.0
         self._full = NO_TABLES
+        self._refused = 0  # forks, told and untold
 
     @property
     def is_outdated(self) -> bool:
@@ -259,14 +273,18 @@ class LimitMonitor:
         if over is not None:
             self._end(over)
             return
+        refused = self._refused_forks()
+        self._refused += refused
         files = self.tree.most_files
         for full, used in ((limits.file_descriptors, files), (limits.processes, usage.threads)):
             found = full(used, self.resources)
             name = full.__name__
+            if full is limits.processes:
+                found = found or limits.refused_forks(refused, self.resources)
             if found is not None and name not in self._full:
                 self._full |= {name}
                 publish(self._bus, found.event, self.supervisor.worker, **found.facts)
-            elif full(int(used / BELOW), self.resources) is None:
+            elif found is None and full(int(used / BELOW), self.resources) is None:
                 self._full = self._full - {name} or NO_TABLES
 
     def is_fine(self, usage: Usage) -> bool:
@@ -278,12 +296,20 @@ class LimitMonitor:
             or (self._samples_memory and limits.memory(usage.rss_bytes, asked) is not None)
             or limits.file_descriptors(self.tree.most_files, asked) is not None
             or limits.processes(usage.threads, asked) is not None
+            or self._refused_forks()
         ):
             return self._is_over  # then it ends already
         self._used_bytes = usage.rss_bytes
         if self._stirred is not None:
             self._stirred.set()
         return True
+
+    def _refused_forks(self) -> int:
+        """Returns how many forks the kernel has refused the tree since the last time that it was told."""
+        if not self.resources.max_processes or self._contained.processes != "cgroup":
+            return 0
+        path = self.life.parent.cgroup_of(self.life.unit)
+        return 0 if path is None else cgroup.figure(str(path), "pids.events", "max") - self._refused
 
     def wait_s(self) -> float:
         """Returns the seconds to the next sample, without regard to memory that is taken meanwhile."""
@@ -465,8 +491,4 @@ def _is_needed(asked: Resources, contained: Containment) -> bool:
 
 
 def _throttled_s(path: Path) -> float:
-    for line in cgroup.read(str(path), "cpu.stat").split("\n"):
-        name, _, value = line.partition(" ")
-        if name == "throttled_usec":
-            return int(value) / 1e6
-    return 0.0
+    return cgroup.figure(str(path), "cpu.stat", "throttled_usec") / 1e6

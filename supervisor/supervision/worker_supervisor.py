@@ -450,7 +450,10 @@ class WorkerSupervisor:
         excess = death.excess
         text = f'cannot go on with worker "{self.id}": {death.cause}'
         error = WorkerFailed(text, worker=self.id, **death.facts)
-        if excess is not None and self.worker.state is not State.SHUTTING_DOWN:
+        if (
+            excess is not None
+            and (excess.key == "max_memory_bytes" or self.worker.state is not State.SHUTTING_DOWN)
+        ):  # a kill at the end of its grace looks like one for processor time; the kernel's OOM killer counts its own
             publish(self.shared.bus, excess.event, self.worker, **excess.facts)
         message = death.cause
         if self.worker.state not in UP:

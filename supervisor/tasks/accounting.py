@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from ...worker.contract.errors import (
@@ -21,11 +20,14 @@ from ...worker.contract.errors import (
     NotFound,
     ResourceLimitExceeded,
 )
+from ...worker.contract.names import SEPARATOR, tenant_of
 from ...worker.contract.records import Task
 from ..agents.agents import Agents
 from ..config.spec import Spec
 from ..events.bus import Bus
 from ..process.limits import Excess
+from ..quotas.spending import DAY_S, NO_COST, NO_TOKENS, Spending
+from ..quotas.task_limits import TaskLimits
 from ..store.store import Store
 from ..streaming.buffer import PartBuffer, PartBuffers
 from ..supervision.worker_supervisor import WorkerSupervisor
@@ -44,12 +46,6 @@ PROGRESS_S = 1.0
 PROGRESS_KEPT = 1_000
 """Number of reports of progress of one task that are stored."""
 
-TOKENS_S = 60.0
-"""Seconds that used tokens count against `max_tokens_per_minute`."""
-
-DAY_S = 86_400.0
-"""Seconds that cost counts against `max_cost_cents_per_day`."""
-
 FLUSH_S = 0.1
 """Seconds that cost is gathered before it is written."""
 
@@ -58,6 +54,9 @@ LOOK_S = 60.0
 
 SWEEP_S = 3_600.0
 """Seconds between two removals of cost that counts no more."""
+
+NO_BUDGET = (0, 0)
+"""Tokens of a minute and cents of a day that are without limit."""
 
 Key = Literal["max_tokens_per_minute", "max_cost_cents_per_day"]
 
@@ -313,65 +312,20 @@ def _stop_overspent(entry: Entry) -> None:
         entry.stop.set_result(over)
 
 
-class Spending(Struct, frozen=True):
-    """Holds the amounts used within a window of time, the oldest first, in steps.
-
-    Each entry counts until its step has left the window, so that none is forgotten too early. `now` may go
-    back: an amount added then counts to the newest entry.
-    """
-
-    window_s: float
-    step_s: float
-    entries: tuple[tuple[float, float], ...] = ()
-
-    def plus(self, amount: float, now: float) -> "Spending":
-        """Returns it with this amount, and without the entries that count no more."""
-        kept = [(at, count) for at, count in self.entries if self._counts(at, now)]
-        if kept and kept[-1][0] > now - self.step_s:
-            at, count = kept.pop()
-            return replace(self, entries=(*kept, (at, count + amount)))
-        return replace(self, entries=(*kept, (now, amount)))
-
-    def used(self, now: float) -> float:
-        """Returns the amount used within the window."""
-        return sum(count for at, count in self.entries if self._counts(at, now))
-
-    def wait_s(self, limit: float, now: float) -> float:
-        """Returns the seconds until less than `limit` is counted; 0 when that is so now."""
-        left = self.used(now)
-        for at, count in self.entries:
-            if left < limit:
-                break
-            if self._counts(at, now):
-                left -= count
-                if left < limit:
-                    return at + self.step_s + self.window_s - now
-        return 0.0
-
-    def _counts(self, at: float, now: float) -> bool:
-        return at + self.step_s + self.window_s > now
-
-
-NO_TOKENS = Spending(TOKENS_S, 1.0)
-"""The tokens of a minute, by the monotonic clock."""
-
-NO_COST = Spending(DAY_S, 300.0)
-"""The cents of a day, by the wall clock: they count in the next daemon too."""
-
-
 class Budgets:
-    """Limits the tokens of a minute and the cost of a day of each agent.
+    """Limits the tokens of a minute and the cost of a day of each agent, and of all agents of a tenant together.
 
-    An agent that has used up `max_tokens_per_minute` or `max_cost_cents_per_day` is given no task until enough of it
-    is past; running tasks go on. Costs are kept in the store, so that a day outlives the daemon: after a crash
-    the last FLUSH_S may be missing.
+    An agent that has used up `max_tokens_per_minute` or `max_cost_cents_per_day`, or whose tenant has, is given no task
+    until enough of it is past; running tasks go on. Costs are kept in the store, so that a day outlives the daemon: after
+    a crash the last FLUSH_S may be missing. The sums of a tenant stand under its name with a slash.
 
     Args:
         store: keeps the costs.
         bus: publishes a budget that is used up.
         spec_of: the spec of an agent as it is now, None where there is none of the name.
-        on_free: called with the name of an agent that may be given tasks again.
+        on_free: called with the name of an agent, or of a tenant with a slash, that may be given tasks again.
         clock: seconds of the Unix epoch.
+        tenants: has the budgets of tenants; None: there are no tenants.
     """
 
     def __init__(
@@ -382,10 +336,12 @@ class Budgets:
         *,
         on_free: Callable[[str], None],
         clock: Callable[[], float] = time.time,
+        tenants: TaskLimits | None = None,
     ) -> None:
         self._store = store
         self._bus = bus
         self._spec = spec_of
+        self._tenants = tenants
         self._on_free = on_free
         self._clock = clock
         self._tokens: dict[str, Spending] = {}
@@ -420,76 +376,105 @@ class Budgets:
 
     def charge(self, agent: str, tokens: int, cost_cents: float) -> None:
         """Counts tokens and cents of an agent; `holds` may give a reason from then on."""
-        spec = self._spec(agent)
-        before = None if spec is None else self._excess(spec)
-        if tokens and spec is not None:
-            past = self._tokens.get(agent, NO_TOKENS)
-            self._tokens[agent] = past.plus(tokens, self._loop.time())
-        if cost_cents:
-            self._costs[agent] = self._costs.get(agent, NO_COST).plus(cost_cents, self._clock())
-            self._save_soon(agent)
-        found = None if spec is None or before is not None else self._excess(spec)
+        found = self._charge(agent, tokens, cost_cents)
         if found is not None:
             self.held[agent, found.key] += 1
             self._bus.publish(
                 found.event, agent=agent, worker=None, incarnation=None, store=True, **found.facts
             )
             self._await_room(agent)
+        tenant = tenant_of(agent)
+        found = self._charge(tenant_key(tenant), tokens, cost_cents) if tenant else None
+        if found is not None:
+            self.held[tenant_key(tenant), found.key] += 1
+            if self._tenants is not None:
+                used = found.used or 0.0
+                text = f'the tenant "{tenant}" has used {used:g} of {found.key} = {found.limit}'
+                self._tenants.refusals.note(tenant, found.key, found.limit, used, text, agent=agent)
+            self._await_room(tenant_key(tenant))
+
+    def _charge(self, name: str, tokens: int, cost_cents: float) -> Excess | None:
+        """Counts tokens and cents of an agent or tenant; returns the limit that is reached by them."""
+        limits = self._limits(name)
+        before = None if limits is None else self._excess(name, *limits)
+        if tokens and limits is not None:
+            past = self._tokens.get(name, NO_TOKENS)
+            self._tokens[name] = past.plus(tokens, self._loop.time())
+        if cost_cents:
+            self._costs[name] = self._costs.get(name, NO_COST).plus(cost_cents, self._clock())
+            self._save_soon(name)
+        return None if limits is None or before is not None else self._excess(name, *limits)
+
+    def _limits(self, name: str) -> tuple[int, int] | None:
+        """Returns the tokens of a minute and the cents of a day of an agent or tenant, 0 for no limit; None if it is gone."""
+        if name.endswith(SEPARATOR):
+            return None if self._tenants is None else self._tenants.budget(name[:-1])
+        spec = self._spec(name)
+        if spec is None:
+            return None
+        return spec.resources.max_tokens_per_minute, spec.tasks.max_cost_cents_per_day
 
     def holds(self, spec: Spec) -> str | None:
         """Returns why an agent of this spec is given no task now; None when it is."""
-        if spec.name not in self._tokens and spec.name not in self._costs:
+        name, tenant = spec.name, tenant_of(spec.name)
+        own = spec.resources.max_tokens_per_minute, spec.tasks.max_cost_cents_per_day
+        found = self._held(name, own) if own != NO_BUDGET else None
+        if found is not None:
+            return f"it waits: {found.message}"
+        limits = self._tenants.budget(tenant) if tenant and self._tenants else NO_BUDGET
+        found = self._held(tenant_key(tenant), limits) if limits != NO_BUDGET else None
+        return None if found is None else f'it waits: of its tenant "{tenant}", {found.message}'
+
+    def _held(self, name: str, limits: tuple[int, int]) -> Excess | None:
+        if name not in self._tokens and name not in self._costs:
             return None
-        found = self._excess(spec)
-        if found is None:
-            return None
-        if spec.name not in self._timers:  # the usage of an earlier daemon, or a new limit
-            self._await_room(spec.name)
-        return f"it waits: {found.message}"
+        found = self._excess(name, *limits)
+        if found is not None and name not in self._timers:
+            self._await_room(name)  # the usage of an earlier daemon, or a new limit
+        return found
 
     def used(self, agent: str) -> tuple[int, float]:
-        """Returns the tokens that an agent has used within the last minute, and its cents of the last day."""
+        """Returns the tokens that an agent, or a tenant with a slash, has used within the last minute, and its cents of the last day."""
         tokens = self._tokens.get(agent, NO_TOKENS).used(self._loop.time())
         return int(tokens), round(self._costs.get(agent, NO_COST).used(self._clock()), 6)
 
-    def _excess(self, spec: Spec) -> Excess | None:
+    def _excess(self, name: str, tokens: int, cents: int) -> Excess | None:
         """Returns the limit that is reached."""
-        tokens, cents = spec.resources.max_tokens_per_minute, spec.tasks.max_cost_cents_per_day
-        if tokens and spec.name in self._tokens:
-            used = self._tokens[spec.name].used(self._loop.time())
+        if tokens and name in self._tokens:
+            used = self._tokens[name].used(self._loop.time())
             if used >= tokens:
                 return _excess("max_tokens_per_minute", tokens, int(used))
-        if cents and spec.name in self._costs:
-            used = self._costs[spec.name].used(self._clock())
+        if cents and name in self._costs:
+            used = self._costs[name].used(self._clock())
             if used >= cents * (1 - 1e-9):  # sums of floats
                 return _excess("max_cost_cents_per_day", cents, round(used, 6))
         return None
 
     # -- the wait until an agent may go on
 
-    def _await_room(self, agent: str) -> None:
-        if agent in self._timers:
+    def _await_room(self, name: str) -> None:
+        if name in self._timers:
             return  # one timer, however much is reported
-        spec = self._spec(agent)
-        if spec is None:
+        limits = self._limits(name)
+        if limits is None:
             return  # it was removed meanwhile
         wait_s = 0.0
-        tokens, cents = spec.resources.max_tokens_per_minute, spec.tasks.max_cost_cents_per_day
-        if tokens and agent in self._tokens:
-            wait_s = self._tokens[agent].wait_s(tokens, self._loop.time())
-        if cents and agent in self._costs:
-            wait_s = max(wait_s, self._costs[agent].wait_s(cents, self._clock()))
-        self._timers[agent] = self._loop.call_later(min(wait_s, LOOK_S), self._look, agent)
+        tokens, cents = limits
+        if tokens and name in self._tokens:
+            wait_s = self._tokens[name].wait_s(tokens, self._loop.time())
+        if cents and name in self._costs:
+            wait_s = max(wait_s, self._costs[name].wait_s(cents, self._clock()))
+        self._timers[name] = self._loop.call_later(min(wait_s, LOOK_S), self._look, name)
 
-    def _look(self, agent: str) -> None:
-        del self._timers[agent]
-        spec = self._spec(agent)
-        if spec is None:
-            self._tokens.pop(agent, None)
-        elif self._excess(spec) is None:
-            self._on_free(agent)
+    def _look(self, name: str) -> None:
+        del self._timers[name]
+        limits = self._limits(name)
+        if limits is None:
+            self._tokens.pop(name, None)
+        elif self._excess(name, *limits) is None:
+            self._on_free(name)
         else:
-            self._await_room(agent)
+            self._await_room(name)
 
     def look_again(self) -> None:
         """Checks every held agent at once: limits have changed."""
@@ -523,6 +508,15 @@ class Budgets:
         self._unsaved.clear()
         self._remove_old(self._clock())
 
+    def forget(self, tenant: str) -> None:
+        """Forgets what the agents of a tenant that is removed have used: no row of it follows."""
+        self.save()
+        for sums in (self._tokens, self._costs):
+            for name in [each for each in sums if tenant_of(each) == tenant]:
+                del sums[name]
+        for pair in [pair for pair in self.held if tenant_of(pair[0]) == tenant]:
+            del self.held[pair]
+
     def _remove_old(self, now: float) -> None:
         if now < self._swept_at + SWEEP_S:
             return
@@ -542,3 +536,8 @@ class Budgets:
 
 def _excess(key: Key, limit: int, used: float) -> Excess:
     return Excess(key, limit, used, f"it has used {used:g} of {key} = {limit}")
+
+
+def tenant_key(tenant: str) -> str:
+    """Returns the name under which the sums of a tenant stand: no agent can have it."""
+    return f"{tenant}{SEPARATOR}"

@@ -20,6 +20,7 @@ from ...worker.contract.errors import (
     ShuttingDown,
 )
 from ...worker.contract.jsonrpc import MAX_MESSAGE_BYTES
+from ...worker.contract.names import qualified, tenant_of
 from ...worker.contract.records import Boundaries, Task, TaskKind, TaskParams, WhenDown
 from ...worker.contract.trace_context import valid
 from ..agents.agent import Agent, has_place
@@ -29,10 +30,12 @@ from ..config.spec import Spec, kind_of_group
 from ..config.spec import Tasks as TasksSection
 from ..config.team import Candidate, Thresholds, best
 from ..events.bus import rfc3339
+from ..quotas.fair_share import has_room
+from ..quotas.task_limits import TaskLimits
 from ..supervision.worker_supervisor import WorkerSupervisor
 from .availability import Down, is_expected, why_down
 from .backlog import Backlog, Entry
-from .boundaries import Limits, limits, normalised
+from .boundaries import Limits, capped, limits, normalised
 from .payload import RECORD_MARGIN_BYTES, check_format, check_input, words_bytes
 from .queue import Slot, preferred
 
@@ -56,11 +59,18 @@ class Admission:
     Args:
         agents: those that may be given tasks.
         backlog: the tasks that have not ended.
+        success_rate: of the last tasks of an agent, None without any.
+        tenants: holds tenants to their limits; None: there are no tenants.
     """
 
     def __init__(
-        self, agents: Agents, backlog: Backlog, success_rate: Callable[[str], float | None]
+        self,
+        agents: Agents,
+        backlog: Backlog,
+        success_rate: Callable[[str], float | None],
+        tenants: TaskLimits | None = None,
     ) -> None:
+        self._tenants = tenants
         self._success_rate = success_rate
         self._agents = agents
         self._registry = agents.registry
@@ -72,16 +82,25 @@ class Admission:
         self.refused = Counter[str]()
         """Number of tasks for which a queue had no place, by agent, or by the key of the queue of all."""
 
-    def check(self, params: TaskParams) -> tuple[TaskParams, TaskKind, list[Agent]]:
+    def check(
+        self, params: TaskParams, tenant: str = ""
+    ) -> tuple[TaskParams, TaskKind, list[Agent]]:
         """Returns the normalised params of a task, its kind, and the agents that it may be for: none for a group.
+
+        A capability is looked for among the agents and groups of `tenant` alone, "" for the owner's. The names that a
+        tenant gives are its own.
 
         Raises:
             InvalidParams: a param is malformed, or contradicts another.
+            PermissionDenied: its tenant is suspended.
             CorralError: as `check_open` and `_candidates`.
         """
         self.check_open()
         if params.agent is None:
-            params = self._for_group(params)
+            params = self._for_group(params, tenant)
+        elif tenant:
+            params = self._own(params, params.agent, tenant)
+        self._agents.tenants.check_active(params.agent or qualified("", tenant), "give a task to")
         kind = self.kind(params.agent)
         if kind == "job" and not params.objective:
             params = job_of(self._registry.of(params.agent or "").spec, params)
@@ -90,7 +109,7 @@ class Admission:
             check_format(params.output_format)
         if kind == "job":
             self._check_job(params)
-        return params, kind, self._candidates(params) if kind == "task" else []
+        return params, kind, self._candidates(params, tenant) if kind == "task" else []
 
     def check_open(self) -> None:
         """Returns while the daemon accepts tasks.
@@ -130,7 +149,7 @@ class Admission:
                 raise InvalidParams(text, key=key, agent=agent.name)
         self._check_room(agent)
 
-    def _candidates(self, params: TaskParams) -> list[Agent]:
+    def _candidates(self, params: TaskParams, tenant: str) -> list[Agent]:
         """Returns the agents that a task may be for: the named one, or those that offer the capabilities.
 
         Raises:
@@ -159,35 +178,51 @@ class Admission:
             raise InvalidParams(
                 "cannot choose an agent for the task: give agent or capability", key="agent"
             )
-        able = self._able(required)
+        able = self._able(required, tenant)
         if not able:
             raise _no_agent(required)
         return able
 
-    def _for_group(self, params: TaskParams) -> TaskParams:
+    def _own(self, params: TaskParams, name: str, tenant: str) -> TaskParams:
+        """Returns params with the full name of what a tenant gives a task to.
+
+        Raises:
+            NotFound: the tenant has none of the name, even where another tenant has.
+        """
+        full = qualified(name, tenant)
+        names = [*self._registry.agents, *self._registry.groups]
+        if tenant_of(full) != tenant or full not in names:
+            known = sorted(each for each in names if tenant_of(each) == tenant)
+            raise NotFound(f'cannot find agent "{name}"', name=name, known=known)
+        return params if full == name else replace(params, agent=full)
+
+    def _for_group(self, params: TaskParams, tenant: str) -> TaskParams:
         """Returns params that name the team or workflow with the capabilities, where no agent offers them all.
 
         Of several it is the one that succeeded most often of late, then the first in the configuration.
         """
         required = [*filter(None, [params.capability]), *params.required_capabilities]
-        if not required or self._able(required):
+        if not required or self._able(required, tenant):
             return params
         groups = [
             group.name
             for group in self._agents.groups.by_name.values()
-            if all(each in group.capabilities for each in required)
+            if tenant_of(group.name) == tenant
+            and all(each in group.capabilities for each in required)
         ]
         if not groups:
             return params
         name = max(groups, key=lambda each: self._success_rate(each) or 0.0)
         return replace(params, agent=name, capability=None, required_capabilities=[])
 
-    def _able(self, required: Sequence[str]) -> list[Agent]:
-        """Returns the agents that offer all of these capabilities."""
+    def _able(self, required: Sequence[str], tenant: str) -> list[Agent]:
+        """Returns the agents of a tenant that offer all of these capabilities."""
         return [
             agent
             for agent in self._registry.agents.values()
-            if agent.spec.speaks == "corral" and all(_offers(agent, each) for each in required)
+            if agent.spec.speaks == "corral"
+            and tenant_of(agent.name) == tenant
+            and all(_offers(agent, each) for each in required)
         ]
 
     def choose(self, able: Sequence[Agent], params: TaskParams) -> str:
@@ -277,10 +312,64 @@ class Admission:
                 retry_after_s=self._retry_after_s(limit, name),
             )
 
-    def _check_totals(self, size_bytes: int) -> None:
+    def check_tenant(self, name: str, *, is_step: bool) -> None:
+        """Returns if the tenant of an agent, team or workflow may submit one more task.
+
+        A step does not count against the limit of a minute: the task of its team or workflow did.
+
+        Raises:
+            Overloaded: one of its limits is reached.
+        """
+        tenant = tenant_of(name)
+        if self._tenants is None or not tenant:
+            return
+        waiting, now = self._backlog.waiting(tenant), self._loop.time()
+        self._tenants.check(
+            tenant,
+            name,
+            waiting,
+            None if is_step else now,
+            retry_after_s=lambda: self._retry_after_s(waiting, None),
+        )
+
+    def note_taken(self, name: str) -> None:
+        """Counts a task that `check_tenant` let pass against the limit of a minute."""
+        tenant = tenant_of(name)
+        if self._tenants is not None and tenant:
+            self._tenants.note(tenant, self._loop.time())
+
+    def longest_s(self, name: str) -> float:
+        """Returns the seconds of the longest task that the tenant of a name may have; 0 without a limit."""
+        return 0.0 if self._tenants is None else self._tenants.longest_s(tenant_of(name))
+
+    def _check_share(self, tenant: str, waiting: int, limit: int) -> None:
+        """Refuses a task that would take the places of the queue that are left to other tenants, or to the owner."""
+        if self._tenants is None or not self._tenants.has_tenants:
+            return
+        own = self._backlog.waiting(tenant)
+        if has_room(limit, waiting, own):
+            return
+        self.refused["max_total_queue_size"] += 1
+        whose = f'of the tenant "{tenant}"' if tenant else "of the owner"
+        text = f"{own} {whose} wait, {waiting} of {limit} in all"
+        if tenant:
+            key = "max_total_queue_size"
+            self._tenants.refusals.note(tenant, key, limit, own, text, agent=None)
+        raise Overloaded(
+            f"cannot queue a task: {text}; the rest is left to others",
+            limit="max_total_queue_size",
+            value=limit,
+            used=own,
+            tenant=tenant or None,
+            retry_after_s=self._retry_after_s(own, None),
+        )
+
+    def _check_totals(self, size_bytes: int, tenant: str) -> None:
         section = self._registry.config.defaults.tasks
         backlog = self._backlog
         waiting = backlog.totals["queued"] + backlog.composite
+        if waiting < section.max_total_queue_size:
+            self._check_share(tenant, waiting, section.max_total_queue_size)
         if waiting >= section.max_total_queue_size:
             limit = section.max_total_queue_size
             self.refused["max_total_queue_size"] += 1
@@ -366,11 +455,11 @@ class Admission:
         )
         size = words_bytes(task)
         _check_size(name, size, agent)
-        self._check_totals(size)
+        self._check_totals(size, tenant_of(name))
         return Entry(
             task,
             now,
-            limits_of(task, agent),
+            limits_of(task, agent, self.longest_s(name)),
             self._loop.time(),
             size_bytes=size,
             due=params.at,
@@ -397,12 +486,13 @@ class _Ids:
         return self._digits[self._next - 12 : self._next]
 
 
-def limits_of(task: Task, agent: Agent | None) -> Limits:
-    """Returns the limits in force for a task; those of a team's or workflow's task are its own alone."""
+def limits_of(task: Task, agent: Agent | None, longest_s: float = 0.0) -> Limits:
+    """Returns the limits in force for a task; those of a team's or workflow's task are its own and its tenant's alone."""
     if agent is not None:
-        return limits(task.boundaries, agent.spec.resources)
+        return limits(task.boundaries, agent.spec.resources, longest_s)
     allowed = task.boundaries.allowed_tools
-    return Limits(task.boundaries.timeout_s or 0.0, 0, None if allowed is None else tuple(allowed))
+    timeout_s = capped(task.boundaries.timeout_s or 0.0, longest_s)
+    return Limits(timeout_s, 0, None if allowed is None else tuple(allowed))
 
 
 def free_slots(agent: Agent) -> list[Slot]:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import heapq
 import math
-from collections.abc import Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -107,6 +107,10 @@ class Attempt:
         self._call: Call | None = None
         self._channel: Channel | None = None
         self._answer = _Answer(loop=self._loop)
+        self._questions = 0
+        self._asked_at = 0.0
+        self._asked_s = 0.0  # in which a question was open, up to the last answer
+        self._all_answered: asyncio.Event | None = None  # there while a question is open
 
     @property
     def is_handed_over(self) -> bool:
@@ -116,6 +120,24 @@ class Attempt:
     def beat(self) -> None:
         """Restarts stall_timeout: the handler has shown a sign of life."""
         self._beat_at = self._loop.time()
+
+    @contextlib.contextmanager
+    def question(self) -> Iterator[None]:
+        """Stops both clocks while a question of the task is open: a person takes the time that it takes."""
+        if not self._questions:
+            self._asked_at = self._loop.time()
+            self._all_answered = asyncio.Event()
+        self._questions += 1
+        try:
+            yield
+        finally:
+            self._questions -= 1
+            if not self._questions:
+                self._asked_s += self._loop.time() - self._asked_at
+                self.beat()
+                assert self._all_answered is not None, "it is there while a question is open"
+                self._all_answered.set()
+                self._all_answered = None
 
     async def outcome(self, more: Mapping[str, object]) -> Outcome:
         """Returns the outcome; `more` is sent to the worker too: the checkpoint of an earlier attempt, the session."""
@@ -222,14 +244,14 @@ class Attempt:
     async def _until_over(self, call: Call) -> Timeout | None:
         """Waits for the answer, a cancel, the timeout (which is returned), or a stall of the handler.
 
-        Neither clock runs while the worker is paused.
+        Neither clock runs while the worker is paused, or a question of the task is open.
         """
         limit_s = self._limits.timeout_s
         stall_s = self._supervisor.worker.spec.monitoring.stall_timeout
         self._beat_at = self._loop.time()
         begun = self._beat_at - self._supervisor.worker.frozen_s(self._beat_at)
         while True:
-            due = begun + limit_s + self._supervisor.worker.frozen_s(self._loop.time())
+            due = begun + limit_s + self._still_s(self._loop.time())
             if stall_s > 0:
                 due = min(due, self._alive_at() + stall_s)
             if await self._is_ended_before(due, call):
@@ -237,8 +259,11 @@ class Attempt:
             if self._is_paused:
                 await self._until_resumed({call.answer, self._stop})
                 continue
+            if self._all_answered is not None:
+                await _first_of({call.answer, self._stop}, self._all_answered.wait())
+                continue
             now = self._loop.time()
-            if now >= begun + limit_s + self._supervisor.worker.frozen_s(now):
+            if now >= begun + limit_s + self._still_s(now):
                 text = f'cannot finish task "{self._task.id}" within {limit_s:g} s'
                 worker = self._task.worker
                 return Timeout(text, limit="timeout_s", value=limit_s, worker=worker)
@@ -273,14 +298,14 @@ class Attempt:
         worker = self._supervisor.worker
         return worker.paused_at is not None and worker.incarnation == self._incarnation
 
+    def _still_s(self, now: float) -> float:
+        """Returns the seconds up to `now` in which the clocks stood still."""
+        asked_s = now - self._asked_at if self._questions else 0.0
+        return self._supervisor.worker.frozen_s(now) + self._asked_s + asked_s
+
     async def _until_resumed(self, ends: set[asyncio.Future[Any]]) -> None:
         """Waits for the end of the pause, or for one of `ends`."""
-        resumed = asyncio.ensure_future(self._supervisor.until(lambda _: not self._is_paused))
-        try:
-            await asyncio.wait({*ends, resumed}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            resumed.cancel()
-            await asyncio.gather(resumed, return_exceptions=True)
+        await _first_of(ends, self._supervisor.until(lambda _: not self._is_paused))
 
     def _alive_at(self) -> float:
         resumed_at = self._supervisor.worker.resumed_at
@@ -350,6 +375,16 @@ class Attempt:
         check_result(task, result.output, self._words, limit_bytes)
         check_agent_output(task, self._supervisor.spec.output_schema, result.output)
         return result
+
+
+async def _first_of(ends: set[asyncio.Future[Any]], other: Coroutine[Any, Any, object]) -> None:
+    """Waits for one of `ends`, or for `other`, which is cancelled where it is not the first."""
+    waiting = asyncio.ensure_future(other)
+    try:
+        await asyncio.wait({*ends, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
 
 
 class _Answer(asyncio.Future[object]):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ...worker.contract.errors import Cancelled, CorralError
+from ...worker.contract.names import tenant_of
 from ...worker.contract.records import Task, TaskState
 from ..process.task_usage import Meter
 from ..streaming.buffer import PartBuffer
@@ -119,6 +120,8 @@ class Backlog:
         """By agent, from its first task on that had to wait."""
         self.totals = Counter[TaskState]()
         """Number of tasks by state."""
+        self._waiting = Counter[str]()
+        """Number of queued tasks by tenant."""
         self.volatile: dict[str, Entry] = {}
         """Those that are not durable, in the order in which they came."""
         self.composite = 0
@@ -174,6 +177,7 @@ class Backlog:
         self.totals[task.state] += step
         if task.state == "queued":
             self.queued_bytes += step * entry.size_bytes
+            self._waiting[tenant_of(task.agent)] += step
         counted = self._counts[task.agent, task.state] + step
         if counted:
             self._counts[task.agent, task.state] = counted
@@ -198,6 +202,10 @@ class Backlog:
     def queued(self, agent: str) -> int:
         """Returns the number of tasks that wait for a worker of an agent."""
         return self._counts.get((agent, "queued"), 0)
+
+    def waiting(self, tenant: str) -> int:
+        """Returns the number of tasks of a tenant that wait, "" for the owner; those of teams and workflows among them."""
+        return self._waiting[tenant]
 
     def running(self, agent: str) -> int:
         """Returns the number of tasks of an agent that run."""

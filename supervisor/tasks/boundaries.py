@@ -321,16 +321,20 @@ class Limits(Struct, frozen=True):
     allowed_tools: tuple[str, ...] | None
 
 
-def limits(boundaries: Boundaries, resources: Resources) -> Limits:
-    """Returns the limits in force for a task."""
-    timeout_s = resources.max_task_duration
-    if boundaries.timeout_s is not None:
-        timeout_s = min(timeout_s, boundaries.timeout_s) if timeout_s else boundaries.timeout_s
+def limits(boundaries: Boundaries, resources: Resources, longest_s: float = 0.0) -> Limits:
+    """Returns the limits in force for a task; `longest_s` is the longest of its tenant, 0 without one."""
+    timeout_s = capped(resources.max_task_duration, longest_s)
+    timeout_s = capped(timeout_s, boundaries.timeout_s or 0.0)
     calls = resources.max_tool_calls_per_task
     if boundaries.max_tool_calls is not None:
         calls = min(calls, boundaries.max_tool_calls)
     allowed = boundaries.allowed_tools
     return Limits(timeout_s, calls, None if allowed is None else tuple(allowed))
+
+
+def capped(timeout_s: float, other_s: float) -> float:
+    """Returns the shorter of two durations in seconds, of which 0 is none."""
+    return min(timeout_s, other_s) if timeout_s and other_s else timeout_s or other_s
 
 
 # -- whether a delegated task can ever run

@@ -12,6 +12,7 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from ...worker.contract.errors import Timeout, WorkerFailed
+from ...worker.contract.names import tenant_of
 from ...worker.contract.records import Task
 from ..agents.agent import Agent
 from ..agents.agents import Agents
@@ -307,6 +308,11 @@ class Dispatcher:
             if queue.waiting:
                 self._on_waiting(name)
 
+    def dispatch_all(self, tenant: str) -> None:
+        """Gives waiting tasks to the free workers of all agents of a tenant."""
+        for name in [each for each in self._backlog.queues if tenant_of(each) == tenant]:
+            self.dispatch(name)
+
     def _is_stopped(self, name: str) -> bool:
         """Returns True while the daemon stops or the store refuses writes; in that case `_go_on` dispatches."""
         if self._held_until and self._loop.time() < self._held_until:
@@ -315,11 +321,7 @@ class Dispatcher:
         return self._registry.draining
 
     def _is_over_budget(self, agent: Agent) -> bool:
-        spec = agent.spec
-        has_budget = spec.resources.max_tokens_per_minute or spec.tasks.max_cost_cents_per_day
-        if self._budgets is None or not has_budget:
-            return False
-        return self._budgets.holds(spec) is not None
+        return self._budgets is not None and self._budgets.holds(agent.spec) is not None
 
     def _next(self, agent: Agent, queue: TaskQueue) -> tuple[Entry, WorkerSupervisor] | None:
         """Returns the next task and its worker; all workers are compared only where the rule needs that."""

@@ -9,7 +9,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Protocol
@@ -24,6 +24,7 @@ from ...worker.contract.errors import (
     InternalError,
     NotFound,
     Overloaded,
+    ResourceLimitExceeded,
     Timeout,
     WorkerFailed,
 )
@@ -120,6 +121,7 @@ class Executor:
         observers: are called at each start of an attempt.
         tracing: names the span of each attempt.
         limits: has the samples of what workers use; None: tasks are not measured.
+        longest_s: returns the seconds of the longest task that the tenant of an agent may have; 0 is no limit.
     """
 
     def __init__(
@@ -132,7 +134,9 @@ class Executor:
         observers: Sequence[TaskObserver],
         tracing: Tracing,
         limits: LimitEnforcer | None = None,
+        longest_s: Callable[[str], float] = lambda _: 0.0,
     ) -> None:
+        self._longest_s = longest_s
         self._limits = limits
         self._meters = Meters()
         self._writer = writer
@@ -175,7 +179,9 @@ class Executor:
             entry.cancel_timer()
         entry.stop = self._loop.create_future()
         entry.progress_due = 0.0
-        entry.limits = limits(task.boundaries, supervisor.worker.spec.resources)
+        entry.limits = limits(
+            task.boundaries, supervisor.worker.spec.resources, self._longest_s(task.agent)
+        )
         now = time.time()
         started = replace(
             task,
@@ -401,7 +407,7 @@ class Executor:
                 more=statements,
                 on_written=lambda: sessions.kept(task),
             )
-        except (Conflict, Corrupted) as error:
+        except (Conflict, Corrupted, ResourceLimitExceeded) as error:
             refusal = error
         finally:
             if not is_kept:

@@ -259,7 +259,7 @@ class RecordWriter:
 
         Raises:
             Overloaded: the store does not take it, and the daemon is stopping.
-            Conflict, Corrupted: the store never takes it, with what is to be written with it: it has not ended.
+            Conflict, Corrupted, ResourceLimitExceeded: the store never takes it, with what is to be written with it: it has not ended.
         """
         if entry.is_ending:
             return False

@@ -10,7 +10,7 @@ worker in `dispatcher`; `executor` runs it, `record_writer` writes it.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from weakref import WeakValueDictionary
@@ -28,11 +28,14 @@ from ...worker.contract.errors import (
     ShuttingDown,
     WorkerFailed,
 )
+from ...worker.contract.names import SEPARATOR, qualified, tenant_of
 from ...worker.contract.records import ENDED, Task, TaskKind, TaskParams
 from ...worker.control.params import TaskListParams
 from ..agents.agent import Agent
 from ..agents.agents import Agents
 from ..hibernation.hibernation import Hibernation
+from ..quotas.task_limits import TaskLimits
+from ..quotas.turns import CallTurns
 from ..store.batch import Writing
 from ..streaming.buffer import PartBuffer
 from ..supervision.limit_enforcer import LimitEnforcer
@@ -73,6 +76,8 @@ class Tasks:
         limits: has the samples of what workers use; None: tasks are not measured.
         on_usage: called with the agent, the tokens and the cents of each usage of a task.
         tracing: passes the context of traces on; None: of callers alone.
+        tenants: holds tenants to their limits; None: there are no tenants.
+        turns: bounds how many tasks of a tenant are written at once; None: nothing does.
     """
 
     def __init__(
@@ -88,7 +93,10 @@ class Tasks:
         limits: LimitEnforcer | None = None,
         on_usage: Callable[[str, int, float], None] = lambda *_: None,
         tracing: Tracing | None = None,
+        tenants: TaskLimits | None = None,
+        turns: CallTurns | None = None,
     ) -> None:
+        self._turns = turns
         self._tracing = tracing or Tracing()
         self.success_rate = success_rate
         self._agents = agents
@@ -103,13 +111,14 @@ class Tasks:
             observers=observers,
         )
         self.records: Records = writer.records
-        self._admission = Admission(agents, backlog, success_rate)
+        self._admission = Admission(agents, backlog, success_rate, tenants)
         self.candidate = self._admission.candidate
         self.budgets = Budgets(
             shared.store,
             shared.bus,
             lambda name: None if (agent := agents.agents.get(name)) is None else agent.spec,
-            on_free=lambda name: self.dispatcher.dispatch(name),
+            on_free=self._freed,
+            tenants=tenants,
         )
         self.accounting = Accounting(writer, agents, self.budgets, on_usage)
         self._executor = Executor(
@@ -121,6 +130,7 @@ class Tasks:
             observers,
             self._tracing,
             limits,
+            self._admission.longest_s,
         )
         self.note_sample = self._executor.note_sample
         self._composites = CompositeRunner(writer, agents, self._executor)
@@ -152,6 +162,13 @@ class Tasks:
         self._workflows = workflows
         self._composites.bind(workflows)
 
+    def _freed(self, name: str) -> None:
+        """Dispatches the tasks of an agent, or of a tenant with a slash, that has used up its budget no more."""
+        if name.endswith(SEPARATOR):
+            self.dispatcher.dispatch_all(name[:-1])
+        else:
+            self.dispatcher.dispatch(name)
+
     # -- from an earlier daemon
 
     async def load(self) -> None:
@@ -166,7 +183,8 @@ class Tasks:
             if task.scheduled_at is not None:
                 due = datetime.fromisoformat(task.scheduled_at).timestamp()
             since = here - max(0.0, now - max(created, due or created))
-            entry = Entry(task, created, limits_of(task, agent), since, words_bytes(task), due)
+            held_to = limits_of(task, agent, self._admission.longest_s(task.agent))
+            entry = Entry(task, created, held_to, since, words_bytes(task), due)
             self._backlog.add(entry)
             self._executor.watch(entry)
             entries.append(entry)
@@ -229,10 +247,12 @@ class Tasks:
         schedule: str | None = None,
         retry_of: str | None = None,
         only: WorkerSupervisor | None = None,
+        tenant: str = "",
     ) -> Task:
         """Returns the acknowledged task as it was accepted: if it is durable, it is in the store.
 
         With an idempotency key that was given before it is the task of then, in whatever state it is by now.
+        Of a task with a `parent` the tenant is that of the parent, else `tenant`: it reaches what is the tenant's alone.
         With `only` it begins on that worker at once, whatever else that runs, and on no other one.
 
         Raises:
@@ -242,7 +262,8 @@ class Tasks:
             Overloaded: the queue is full; `data` has `retry_after_s`.
             ShuttingDown: the daemon is stopping.
         """
-        params, kind, able = self._admission.check(params)
+        tenant = tenant if parent is None else tenant_of(parent.agent)
+        params, kind, able = self._admission.check(params, tenant)
         if parent is not None:
             able = self._of_team(parent, params, able)
         if params.traceparent is None:
@@ -252,15 +273,27 @@ class Tasks:
         origin = Origin(parent, step, schedule, retry_of)
         take = partial(self._take, params, kind, able, origin, only)
         key = params.idempotency_key
+        whose = tenant_of(params.agent or qualified("", tenant))
         if key is None:
-            return await take()
+            return await self._paced(whose, take)
         if not step:
             self.accounting.check_is_no_step(key)
         lock = self._arriving.setdefault(key, asyncio.Lock())
         async with lock:  # of two that come at once the second sees the first
             names = [agent.name for agent in able] or [str(params.agent)]
             known = await self._writer.known(names, key)
-            return await take() if known is None else await self._known(known, params, parent)
+            return (
+                await self._paced(whose, take)
+                if known is None
+                else await self._known(known, params, parent)
+            )
+
+    async def _paced(self, tenant: str, take: Callable[[], Awaitable[Task]]) -> Task:
+        """Takes a task at once, or while several tenants call, when few others of its tenant are being written."""
+        if self._turns is None or not self._turns.is_contended:
+            return await take()
+        async with self._turns.submitting(tenant):
+            return await take()
 
     async def note_refused(
         self, params: TaskParams, error: CorralError, *, parent: Task, step: str
@@ -360,6 +393,7 @@ class Tasks:
             name = params.agent
             params = params if kind == "job" else self._composites.checked(params, name, kind)
         self._admission.check_input(name, params.input)
+        self._admission.check_tenant(name, is_step=bool(origin.step))
         boundaries = params.boundaries
         if parent is not None:
             boundaries = within(boundaries, self.accounting.check_may_delegate(parent))
@@ -373,6 +407,8 @@ class Tasks:
             schedule=origin.schedule,
             retry_of=origin.retry_of,
         )
+        if not origin.step:
+            self._admission.note_taken(name)
         entry.only = only
         if entry.task.after:
             await self._block(entry, is_new=True)
@@ -570,6 +606,17 @@ class Tasks:
     def abandon(self, agent: str) -> None:
         """Ends the tasks that still wait for an agent that was removed."""
         self.dispatcher.abandon(agent)
+
+    async def cancel_all(self, tenant: str) -> None:
+        """Cancels every task of a tenant, and waits until their ends are written.
+
+        Raises:
+            Overloaded: the store does not take them now; it will, as soon as it can.
+        """
+        entries = [entry for entry in self._backlog if tenant_of(entry.task.agent) == tenant]
+        self._executor.stop_each(entries, f"the tenant {tenant} is removed")
+        await self.halted([entry.task.id for entry in entries])
+        self.budgets.forget(tenant)
 
     def halt(self) -> tuple[str, ...]:
         """Cancels every task, for which `halted` then waits, and returns their ids; none of them begins after this."""

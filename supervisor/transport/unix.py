@@ -26,8 +26,9 @@ from ...worker.contract.errors import (
     ShuttingDown,
 )
 from ...worker.contract.jsonrpc import Notification, Peer, Request
+from ...worker.contract.names import tenant_of
 from ...worker.control.params import AttachParams
-from ..access.scope import lesser
+from ..access.scope import bound, lesser
 from ..api.table import Control, Permission
 from ..mcp_gateway.view import Client, ClientTools
 from ..streaming.sender import METHOD as PART
@@ -40,7 +41,7 @@ MAX_CONNECTIONS = 4096
 MAX_REQUESTS = 1000
 """Number of requests in flight on one connection."""
 
-ACCEPTS_PER_TURN = 64
+ACCEPTS_PER_TURN = 4
 """Number of connections that are accepted before the loop does something else."""
 
 RESERVE = 4
@@ -229,8 +230,18 @@ class Listener:
 
     def granted(self, agent: str | None) -> Permission | None:
         """Returns the permission of a peer inside the tree of an agent's worker, by the spec as it is now."""
-        found = None if agent is None else self._control.agents.agents.get(agent)
+        if agent is None or tenant_of(agent):  # a tenant's agent has none, whatever its spec says
+            return None
+        found = self._control.agents.agents.get(agent)
         return None if found is None or found.spec.control == "none" else found.spec.control
+
+    def tenant(self, identity: Identity) -> str:
+        """Returns the tenant that a peer is bound to, "" for none: that of the agent in whose tree it is, else that whose account it has."""
+        if identity.is_inside:
+            return tenant_of(identity.agent or "")
+        if identity.uid in (0, os.getuid()):
+            return ""
+        return self._control.tenants.with_uid(identity.uid)
 
     def supervisor(self, leader: int | None) -> WorkerSupervisor | None:
         """Returns the supervisor of the worker with this pid."""
@@ -247,7 +258,8 @@ class Listener:
             supervisor.worker.pid: supervisor.spec.name
             for supervisor in self._control.agents.registry.lives()
             if supervisor.worker.pid is not None
-        } | self._control.shared.probes.commands.leaders()
+        }
+        leaders |= self._control.shared.probes.commands.leaders() | self._control.execs.leaders()
         self._spare.spend()  # /proc can be read also when there are no other descriptors
         try:
             return identify(sock, leaders)
@@ -287,7 +299,10 @@ class Connection(Channel):
         self.permission: Permission = "read"
         self.who: Mapping[str, object] = {}
         self.agents: Sequence[str] | None = None
+        self.tenant = ""
+        self._bound = ""
         self._digest: bytes | None = None
+        self._has_logged_in = False
         self._control = control
         self._listener = listener
         self._identity = Identity(0, 0, is_inside=True, agent=None)
@@ -307,6 +322,9 @@ class Connection(Channel):
             self._outside = self._listener.permission(self._identity)
         else:
             self.supervisor = self._listener.supervisor(self._identity.leader)
+        self._bound = self.tenant = self._listener.tenant(self._identity)
+        if self.tenant:
+            self.who = {**self.who, "tenant": self.tenant}
         if self._listener.is_full:
             self._refusal = Overloaded(
                 f"cannot take a connection beyond {MAX_CONNECTIONS}", retry_after_s=1.0
@@ -341,6 +359,7 @@ class Connection(Channel):
         if self._listener.closing:
             raise ShuttingDown(f'cannot call "{request.method}": the daemon is stopping')
         self.permission = permission
+        self.tenant = self._bound
         self.agents = self._agents()
         return await self._control.call(request.method, request.params, self)
 
@@ -356,25 +375,31 @@ class Connection(Channel):
         return None if own is None or grant is None else lesser(own, grant.rights)
 
     def _agents(self) -> Sequence[str] | None:
-        """Returns the globs of the agents that it may know; None for all."""
+        """Returns the globs of the agents that it may know, of its tenant alone where it has one; None for all."""
         if self._digest is None:
-            return None
+            return bound(None, self._bound)
         grant = self._control.tokens.permitted(self._digest)
-        return () if grant is None else grant.agents
+        return () if grant is None else bound(grant.agents, self._bound)
 
-    def log_in(self, digest: bytes) -> None:
-        """Restricts the connection to what the token of a digest permits, at each call as it is then.
+    def log_in(self, digest: bytes | None, tenant: str) -> None:
+        """Restricts the connection to what the token of a digest permits, at each call as it is then, and to a tenant.
 
         Raises:
             Conflict: it has logged in already.
         """
-        grant = self._control.tokens.permitted(digest)
-        if self._digest is not None or grant is None:
+        grant = None if digest is None else self._control.tokens.permitted(digest)
+        if self._has_logged_in or (digest is not None and grant is None):
             raise Conflict("cannot log in: this connection has logged in already")
-        self._digest = digest
-        self.permission, self.agents = lesser(self.permission, grant.rights), grant.agents
-        self.who = {**self.who, "token": grant.name}
-        self.name = f'token "{grant.name}" of {self.name}'
+        self._has_logged_in = True
+        self._digest, self._bound = digest, tenant
+        self.tenant, self.agents = tenant, self._agents()
+        if tenant:
+            self.who = {**self.who, "tenant": tenant}
+            self.name = f'tenant "{tenant}" of {self.name}'
+        if grant is not None:
+            self.permission = lesser(self.permission, grant.rights)
+            self.who = {**self.who, "token": grant.name}
+            self.name = f'token "{grant.name}" of {self.name}'
 
     def notify(self, method: str, params: Mapping[str, object] | None = None) -> None:
         """Sends a notification; a connection whose token is valid no more ends instead."""
@@ -394,7 +419,15 @@ class Connection(Channel):
             NotFound: there is no such profile.
         """
         sharer = self._identity.agent or f"client {self._token}"
-        client = Client(self.name, sharer, self.who, self._granted, self.supervisor, self._agents)
+        client = Client(
+            self.name,
+            sharer,
+            self.who,
+            self._granted,
+            self.supervisor,
+            self._agents,
+            self._bound,
+        )
         client_tools = ClientTools(self._control, client, view)
         caller = Caller(name=self.name, sharer=sharer)
         self._endpoint = McpEndpoint(
@@ -430,11 +463,13 @@ class Connection(Channel):
         task = asyncio.get_running_loop().create_task(run())
         self._following.add(task)
         task.add_done_callback(self._following.discard)
+        if self.is_closed:
+            self._loop.call_soon(task.cancel)  # after its first step: it has to clean up
 
     def _closed(self, _: object) -> None:
         if self._endpoint is not None:
             self._endpoint.close()
             self._endpoint = None  # it holds this connection, as the way back to its client
         for task in self._following:
-            task.cancel()
+            self._loop.call_soon(task.cancel)  # as in `follow`
         self._listener.forget(self)

@@ -14,6 +14,7 @@ import msgspec
 from ...worker.contract import codec
 from ...worker.contract.errors import CorralError, InvalidParams, NotFound, ResourceLimitExceeded
 from ...worker.contract.jsonrpc import MAX_MESSAGE_BYTES
+from ...worker.contract.names import tenant_of
 from ...worker.contract.records import Task, TaskParams
 from ...worker.contract.worker_messages import DelegateAllParams, DelegateParams, PartsParams
 from ..streaming.buffer import Cursor
@@ -48,6 +49,7 @@ class Delegation:
                 key="task",
             )
         self._tasks = tasks
+        self._tenant = tenant_of(supervisor.spec.name)
         self._entry = tasks.accounting.task_of(supervisor, task)
         self._room = ANSWER_BYTES
 
@@ -96,7 +98,7 @@ class Delegation:
     async def _submitted(self, params: TaskParams) -> Task:
         """Returns the record of the child; of the task that had its idempotency key already, where there is one."""
         try:
-            child = await self._tasks.submit(params, parent=self._parent)
+            child = await self._tasks.submit(params, parent=self._parent, tenant=self._tenant)
         except NotFound as error:
             known = codec.as_array(error.data.get("known")) or []
             near = get_close_matches(params.agent or "", [str(each) for each in known], 1)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from ...mcp.protocol.catalog import Access, exposed_names
 from ...worker.contract import codec
 from ...worker.contract.errors import CorralError, InvalidParams, Timeout, from_wire
+from ...worker.contract.names import tenant_of
 from ...worker.contract.records import ENDED
 from ..agents.registry import Registry
 from ..config.spec import Group, Spec, kind_of_group
@@ -43,18 +44,21 @@ def tools(registry: Registry, access: Access) -> Iterator[tuple[str, Receiver]]:
     """Yields the exposed receivers that a caller may call, with the names of their tools."""
     specs = (agent.spec for agent in registry.agents.values())
     for receiver in (*specs, *registry.groups.values()):
+        if access.view is not None and tenant_of(receiver.name) != access.view:
+            continue
         if receiver.expose and access.admits(name := tool_name(receiver), is_read_only=False):
             yield name, receiver
 
 
-def receiver_of(registry: Registry, name: str) -> Receiver | None:
-    """Returns the receiver whose tool has this name; None if there is none."""
+def receiver_of(registry: Registry, name: str, view: str | None) -> Receiver | None:
+    """Returns the receiver whose tool has this name in the view of a tenant; None if there is none."""
     found: Receiver | None = registry.groups.get(name.removeprefix(PREFIX))
     if (agent := registry.agents.get(name.removeprefix(PREFIX))) is not None:
         found = agent.spec
-    if found is not None and found.expose and tool_name(found) == name:
+    is_seen = found is not None and (view is None or tenant_of(found.name) == view)
+    if found is not None and is_seen and found.expose and tool_name(found) == name:
         return found
-    offered = tools(registry, Access())  # a name that is too long ends in a hash
+    offered = tools(registry, Access(tenant=view))  # a name that is too long ends in a hash
     return next((receiver for each, receiver in offered if each == name), None)
 
 

@@ -3,7 +3,7 @@
 Any worker may publish under a type of its own choosing, as fast as the configuration lets it, and may
 subscribe to types. It receives the events of agents and clients, the daemon's events about its own agent, and of
 those about others only the fields that the catalogue shows to all, since reasons, tasks and tool calls
-are theirs. An agent that may read the control socket (`control` of its spec) receives everything.
+are theirs. The events of a tenant are for its own workers alone, and these receive no others. An agent that may read the control socket (`control` of its spec) receives everything.
 
 A subscription belongs to one incarnation and ends with it. Its queue is bounded: when a worker reads too
 slowly the oldest events are dropped, and it receives their number.
@@ -18,6 +18,7 @@ import msgspec
 
 from ...worker.contract import codec
 from ...worker.contract.errors import CorralError, InvalidParams, Overloaded, PermissionDenied
+from ...worker.contract.names import SEPARATOR, tenant_of
 from ..config.spec import Events
 from ..events.bus import Bus, Event, Subscription
 from ..events.catalog import CATALOGUE, SKIPPED, TYPE_CHARS, is_reserved, is_type
@@ -105,14 +106,17 @@ class WorkerPubsub:
     def publish_from(self, who: Mapping[str, object], event_type: str, data: object) -> int:
         """Publishes the event of a caller of a control method and returns its number.
 
-        `who` has its `uid` on the socket and its name in `http` there, and the `agent` in whose tree it is, if any.
+        `who` has its `uid` on the socket and its name in `http` there, the `agent` in whose tree it is, if any, and its
+        `tenant`: the event is one of the tenant then. The callers of a tenant have the rate of one worker together.
 
         Raises:
             InvalidParams, PermissionDenied, Overloaded: as for `publish`.
         """
         sender = f"http {who['http']}" if "http" in who else f"uid {who['uid']}"
-        line = self._checked(OUTSIDE, sender, event_type, data)
-        agent = who.get("agent")
+        tenant = who.get("tenant")
+        publisher = (OUTSIDE, tenant) if tenant else OUTSIDE
+        line = self._checked(publisher, sender, event_type, data)
+        agent = who.get("agent") or (f"{tenant}{SEPARATOR}" if tenant else None)
         return self._bus.relay(
             event_type,
             _shared(data, line),
@@ -222,6 +226,9 @@ def _nested(data: object) -> object:
 def _shown(supervisor: WorkerSupervisor, event: Event) -> object:
     """Returns the data of an event as a worker may see it; None where it may not see it at all."""
     known = CATALOGUE.get(event.type)
+    tenant = tenant_of(supervisor.spec.name)
+    if tenant != tenant_of(event.agent or "") and (tenant or supervisor.spec.control == "none"):
+        return None
     if known is None:
         return event.fields
     if event.agent == supervisor.spec.name or supervisor.spec.control != "none":

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
+from ...worker.contract.approvals import AskParams
 from ...worker.contract.errors import (
     CorralError,
     InvalidParams,
@@ -16,6 +17,7 @@ from ...worker.contract.errors import (
 )
 from ...worker.contract.jsonrpc import Notification, Request
 from ...worker.contract.misfit import misfit_of
+from ...worker.contract.names import tenant_of
 from ...worker.contract.parts import size_of
 from ...worker.contract.worker_messages import (
     BeatParams,
@@ -35,7 +37,10 @@ from ...worker.contract.worker_messages import (
     WorkerLogParams,
     WorkerToolsParams,
 )
+from ..approvals.approvals import Approvals
 from ..hibernation.hibernation import Hibernation
+from ..quotas.disk_use import DiskUse
+from ..quotas.turns import CallTurns
 from ..sessions.sessions import Memory
 from ..supervision.checkpoints import Checkpoints, Reason
 from ..supervision.worker_changes import WorkerChanges
@@ -68,6 +73,10 @@ def convert(params: Mapping[str, object], type_: type[T], method: str) -> T:
         raise InvalidParams(text, method=method, **facts) from error
 
 
+KEPT = frozenset({"memory/put", "checkpoint/put"})
+"""Requests that keep something: refused while the tenant of the worker keeps too much."""
+
+
 class WorkerApi:
     """Serves every worker of one daemon."""
 
@@ -75,8 +84,17 @@ class WorkerApi:
     _tool_calls: ToolCalls
     _memory: Memory
     _hibernation: Hibernation
+    _approvals: Approvals
 
-    def __init__(self, checkpoints: Checkpoints, pubsub: WorkerPubsub) -> None:
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        pubsub: WorkerPubsub,
+        turns: CallTurns | None = None,
+        disk: DiskUse | None = None,
+    ) -> None:
+        self._turns = turns
+        self._disk = disk
         self.changes = WorkerChanges[WorkerSupervisor]()
         self._checkpoints = checkpoints
         self._pubsub = pubsub
@@ -86,6 +104,7 @@ class WorkerApi:
             "task/delegate": self._delegate,
             "task/delegate_all": self._delegate_all,
             "task/parts": self._parts,
+            "task/ask": self._ask,
             "task/cancel": self._cancel_child,
             "memory/put": self._put,
             "memory/get": self._get,
@@ -102,12 +121,14 @@ class WorkerApi:
         tool_calls: ToolCalls,
         memory: Memory,
         hibernation: Hibernation,
+        approvals: Approvals,
     ) -> None:
         """Completes the circle before the first worker starts: agents and tasks are made with this object as an argument."""
         self._tasks = tasks
         self._tool_calls = tool_calls
         self._memory = memory
         self._hibernation = hibernation
+        self._approvals = approvals
 
     # -- the supervisors' side
 
@@ -121,7 +142,23 @@ class WorkerApi:
         method = self._methods.get(request.method)
         if method is None:
             raise MethodNotFound(f'cannot call "{request.method}": workers have no such method')
-        return method(supervisor, request.params)
+        tenant = tenant_of(supervisor.spec.name)
+        if tenant and request.method in KEPT and self._disk is not None:
+            self._disk.check(tenant, supervisor.spec.name, f"serve {request.method} of")
+        if self._turns is None or self._turns.is_next(tenant):
+            return method(supervisor, request.params)
+        return self._in_turn(self._turns, tenant, method, supervisor, request.params)
+
+    async def _in_turn(
+        self,
+        turns: CallTurns,
+        tenant: str,
+        method: Handler,
+        supervisor: WorkerSupervisor,
+        params: Mapping[str, object],
+    ) -> object:
+        await turns.wait(tenant)
+        return await method(supervisor, params)
 
     def handle_notification(self, supervisor: WorkerSupervisor, notification: Notification) -> None:
         """Takes a notification of a worker; one that is malformed goes to its log."""
@@ -190,6 +227,18 @@ class WorkerApi:
         child = await child_of(self._tasks, supervisor, asked.task)
         reason = "the worker that delegated it no longer waits"
         return msgspec.to_builtins(await self._tasks.cancel(child.id, reason))
+
+    async def _ask(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
+        asked = convert(params, AskParams, "task/ask")
+        entry = self._tasks.accounting.task_of(supervisor, asked.task)
+        if entry is None or entry.attempt is None:
+            text = (
+                f'cannot ask for worker "{supervisor.id}": the request names no task that it runs'
+            )
+            raise InvalidParams(text, key="task")
+        with entry.attempt.question():
+            found = await self._approvals.ask(entry.task, supervisor.id, asked)
+        return msgspec.to_builtins(found)
 
     # -- memory and checkpoints
 

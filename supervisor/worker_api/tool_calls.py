@@ -12,9 +12,10 @@ from functools import lru_cache
 from ...mcp.pool.directory import SEPARATOR
 from ...mcp.pool.pool import Pool
 from ...mcp.protocol.caller import Caller
-from ...mcp.protocol.catalog import FULL, Access, concerns
+from ...mcp.protocol.catalog import FULL, Access
 from ...worker.contract import codec
 from ...worker.contract.errors import CorralError, NotFound, Overloaded, PermissionDenied
+from ...worker.contract.names import tenant_of
 from ...worker.contract.trace_context import KEY, valid
 from ...worker.contract.worker_messages import DelegateParams, WorkerCallParams
 from ..agents.agents import Agents
@@ -54,23 +55,32 @@ REFUSED = frozenset(error.__name__ for error in REFUSALS)
 def access_of(spec: Spec, tasks: Iterable[Sequence[str] | None] = ()) -> Access:
     """Returns the tools that an agent may see and call; with the lists of tasks, only those that each list allows as well."""
     lists = tuple([tuple(each) for each in tasks if each is not None])
-    return _access(spec.tools, spec.denied_tools, lists)
+    return _access(spec.tools, spec.denied_tools, lists, tenant_of(spec.name))
 
 
 @lru_cache(1024)
 def _access(
-    allowed: tuple[str, ...] | None, denied: tuple[str, ...], lists: tuple[tuple[str, ...], ...]
+    allowed: tuple[str, ...] | None,
+    denied: tuple[str, ...],
+    lists: tuple[tuple[str, ...], ...],
+    tenant: str,
 ) -> Access:
     within: Access | None = None
     for each in lists:
         within = Access(each, within=within)
-    return Access(allowed, denied, within=within)
+    return Access(allowed, denied, within=within, tenant=tenant)
 
 
 @lru_cache(1024)
-def caller_of(name: str, sharer: str) -> Caller:
-    """Returns a caller for the pool: `name` is for errors, `sharer` owns the processes that it shares."""
-    return Caller(name=name, sharer=sharer)
+def tenants_access(tenant: str) -> Access:
+    """Returns the access to all tools that a tenant may use; "" is the owner."""
+    return Access(tenant=tenant)
+
+
+@lru_cache(1024)
+def caller_of(name: str, sharer: str, tenant: str = "") -> Caller:
+    """Returns a caller for the pool: `name` is for errors, `sharer` and `tenant` own the processes that they share."""
+    return Caller(name=name, sharer=sharer, tenant=tenant)
 
 
 class ToolCalls:
@@ -124,8 +134,7 @@ class ToolCalls:
             NotFound: the worker does not run that task.
         """
         access = access_of(supervisor.spec, _lists(self._entries(supervisor, task)))
-        concerned = [name for name in self._pool.names() if concerns(access, name)]
-        await self._pool.list_servers(concerned, patience_s=LISTING_S)
+        await self._pool.list_servers(self._pool.concerned(access), patience_s=LISTING_S)
         agents = exposed.tools(self._agents.registry, access)
         return [*(exposed.listed(each) for _, each in agents), *self._pool.tools(access)]
 
@@ -146,7 +155,8 @@ class ToolCalls:
         record = _ToolCall(call.name, self._who(supervisor), supervisor)
         self._charge(entries, record)
         access = access_of(supervisor.spec, _lists(entries))
-        caller = caller_of(supervisor.id, supervisor.spec.name)
+        name = supervisor.spec.name
+        caller = caller_of(supervisor.id, name, tenant_of(name))
         sent = {"name": call.name, "arguments": call.arguments}
         return await self._call(record, sent, caller, access, None)
 
@@ -171,7 +181,7 @@ class ToolCalls:
         self._charge(entries, _ToolCall(name, self._who(supervisor), supervisor))
         for each in _lists(entries):
             access = access if each is None else Access(tuple(each), within=access)
-        receiver = exposed.receiver_of(self._agents.registry, name)
+        receiver = exposed.receiver_of(self._agents.registry, name, access.view)
         if receiver is None:
             raise NotFound(f'cannot find tool "{name}"', tool=name, near=[])
         if not access.admits(name, is_read_only=False):
@@ -257,9 +267,10 @@ class ToolCalls:
         )
 
     def access_for(self, who: Mapping[str, object]) -> Access:
-        """Returns the tools that a client of the control socket may see and call: all, or inside an agent's tree those of the agent."""
+        """Returns the tools that a client of the control socket may see and call: all, those of its tenant, or inside an agent's tree those of the agent."""
         if "agent" not in who:
-            return FULL
+            tenant = str(who.get("tenant", ""))
+            return tenants_access(tenant) if tenant else FULL
         agent = self._agents.agents.get(str(who["agent"]))
         return Access(()) if agent is None else access_of(agent.spec)
 

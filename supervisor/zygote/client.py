@@ -27,6 +27,7 @@ from ..logs.capture import LogWriter
 from ..logs.capture_pipe import Capture
 from ..process.launcher_client import Launcher
 from ..process.launcher_link import PING_S, Channel, Heartbeat
+from ..process.limits import oom_of
 from ..process.parent import Child, Exit, Launch, ParentClient, Scope, Stage, Unit, failed
 from ..process.sandbox import remove_temporary
 from .fork_processes import ForkCgroups, ForkPids
@@ -433,7 +434,7 @@ class Zygote(ParentClient):
             unit=unit.key,
             pid=unit.pid,
             status=message.status,
-            oom_kills=0 if unit.group is None else cgroup.oom_kills(unit.group),
+            oom=oom_of(None if unit.group is None else cgroup.oom(unit.group)),
             **msgspec.structs.asdict(message.rusage),
         )
 

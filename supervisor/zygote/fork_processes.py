@@ -33,7 +33,7 @@ class ForkCgroups:
             return []
         limits = launch.memory_bytes, launch.cpu_percent, launch.processes
         try:
-            unit.group = self._groups.make(launch.unit, *limits)
+            unit.group = self._groups.make(launch.unit, *limits, launch.tenant_limits)
             self._abandoned.discard(unit.group)
             return [os.open(f"{unit.group}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)]
         except OSError as error:

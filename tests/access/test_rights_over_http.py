@@ -59,7 +59,8 @@ def status(
 ) -> int:
     """The status of a request that does nothing: its body has an unknown key, its path an unknown name."""
     words = [
-        ("1" if "checkpoint" in key else value) if is_key else key for key, is_key in route.segments
+        ("1" if key.removesuffix("s") in ("checkpoint", "approval") else value) if is_key else key
+        for key, is_key in route.segments
     ]
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     headers["Accept"] = "text/event-stream" if streams else "application/json"

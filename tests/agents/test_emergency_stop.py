@@ -16,8 +16,10 @@ from corral.supervisor.agents.operations import Operations
 from corral.supervisor.agents.registry import Registry
 from corral.supervisor.agents.startup import Startup
 from corral.supervisor.agents.table import AgentTable
+from corral.supervisor.quotas.room import TenantRoom
 from corral.supervisor.store import schema
 from corral.supervisor.store.store import Store
+from corral.supervisor.tenancy.tenants import Tenants
 from corral.worker.contract.errors import Overloaded
 
 pytestmark = pytest.mark.shell
@@ -41,7 +43,8 @@ def test_an_emergency_stop_is_in_force_and_answered_while_the_disk_hangs(
         config: Any = None
         registry = Registry(config)
         switch = EmergencyStopSwitch(AgentTable(store), shared.bus)
-        startup = Startup(registry, switch, shared.bus)
+        tenants = Tenants(store, lambda: config)
+        startup = Startup(registry, switch, shared.bus, tenants, TenantRoom(registry, None))
         operations = Operations(shared, registry, startup, switch)
         stopped: list[str] = []
         with closing(sqlite3.connect(path, isolation_level=None)) as held:

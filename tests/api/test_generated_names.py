@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from corral.supervisor.methods.group import generated_name
+from corral.supervisor.api.caller import generated_name
 
 pytestmark = pytest.mark.core
 

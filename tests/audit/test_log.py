@@ -25,6 +25,7 @@ from corral.supervisor.audit import log as audit_module
 from corral.supervisor.audit.hash_chain import ROW_BYTES, Position, parse_position
 from corral.supervisor.audit.log import Audit
 from corral.supervisor.config.spec import Audit as Keys
+from corral.supervisor.quotas.turns import CallTurns
 from corral.supervisor.store import schema
 from corral.supervisor.store.schema import MIGRATIONS
 from corral.supervisor.store.store import Store
@@ -619,6 +620,7 @@ def control(
     )  # the method asks for nothing
     rooms |= {"audit": audit, "methods": {entry.name: entry}, "loop": asyncio.get_running_loop()}
     daemon = SimpleNamespace(max_changes_per_minute=0)
+    rooms |= {"turns": CallTurns(asyncio.get_running_loop())}
     rooms |= {"agents": SimpleNamespace(config=SimpleNamespace(daemon=daemon))}
     rooms |= {"change_rate": ChangeRate(), "statistics": SimpleNamespace(served=lasted)}
     return Control(**rooms)
@@ -626,7 +628,7 @@ def control(
 
 def caller(permission: Permission = "operate") -> Any:  # as much of a Caller as is looked at
     return SimpleNamespace(
-        name="test", permission=permission, who={"uid": 7, "pid": 8}, agents=None
+        name="test", permission=permission, who={"uid": 7, "pid": 8}, agents=None, tenant=""
     )
 
 

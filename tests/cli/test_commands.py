@@ -693,7 +693,7 @@ def test_add_sends_a_table_as_the_configuration_has_it(world: World) -> None:
     world.corral("add", "c", "--entrypoint", "m:agent", "--memory", "1048576", "--no-wait")
     here = str(world.folder)
     first: dict[str, object] = {
-        "process": {"working_directory": here},
+        "process": {"working_directory": "."},
         "command": ["prog", "--json", "-x"],
     }
     second: dict[str, object] = {
@@ -707,7 +707,7 @@ def test_add_sends_a_table_as_the_configuration_has_it(world: World) -> None:
         "recovery": {"restart": "never"},
     }
     third: dict[str, object] = {
-        "process": {"working_directory": here},
+        "process": {"working_directory": "."},
         "entrypoint": "m:agent",
         "resources": {"max_memory_bytes": 1_048_576},
     }

@@ -101,6 +101,26 @@ await page.fill("main input[type=search]", "line 29");
 await page.waitForFunction(() => document.querySelectorAll("mark").length === 1);
 found.logRows = await page.$$eval(".vrow", (all) => all.length);
 
+// -- questions of tasks are answered; one stays open for the views below
+const submit = (objective, input) => page.evaluate(([objective, input]) => fetch("/api/v1/tasks", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ agent: "questions", objective, input }) }).then((answer) => answer.json()), [objective, input]);
+await go(page, "", ".tile");
+const deploy = await submit("Deploy it?", { options: ["yes", "no"] });
+await page.click('button[aria-label="yes: Deploy it?"]');
+await page.waitForFunction(() => !document.querySelector(".question"));
+const name = await submit("Which name?");
+await page.fill('input[aria-label="Answer to: Which name?"]', "corral");
+found.questions = await page.$$eval(".question", (all) => all.map((each) => each.textContent));
+await page.click(".question button");
+await page.waitForFunction(() => !document.querySelector(".question"));
+found.answers = await page.evaluate(async (tasks) => Promise.all(tasks.map(async (id) => {
+  for (;;) {
+    const task = await (await fetch(`/api/v1/tasks/${id}`)).json();
+    if (task.finished_at) return task.output;
+  }
+})), [deploy.id, name.id]);
+await submit("Still open?");
+await page.waitForSelector(".question");
+
 // -- a table of ten thousand rows has few elements
 found.rows = await page.evaluate(async () => {
   const { virtualTable } = await import("/dashboard/parts/table.js");
@@ -137,7 +157,7 @@ await logIn(reader, process.env.READ_TOKEN);
 found.readerButtons = [];
 for (const view of ["", "agents/echo", "agents/echo/revisions", `tasks/${found.task.id}`, "groups"]) {
   await go(reader, view, "main > *:not(.muted)");
-  found.readerButtons.push(...await reader.$$eval("main button", (all) => all.map((each) => each.getAttribute("aria-label") ?? each.textContent).filter((text) => /^(Run|Start|Stop|Restart|Pause|Resume|Reset|Scale|Cancel|Try|Roll)\b/.test(text))));
+  found.readerButtons.push(...await reader.$$eval("main button", (all) => all.map((each) => each.getAttribute("aria-label") ?? each.textContent).filter((text) => /^(Answer|Run|Start|Stop|Restart|Pause|Resume|Reset|Scale|Cancel|Try|Roll)\b/.test(text))));
 }
 
 // -- the end of the session shows the login

@@ -39,6 +39,10 @@ instances = 2
 command = ["python", "{AGENTS / "http_agent.py"}"]
 autostart = false
 
+[agents.questions]
+entrypoint = "questions_agent:agent"
+process.working_directory = "{AGENTS}"
+
 [agents.broken]
 command = ["no-such-program-at-all"]
 protocol = "none"
@@ -68,7 +72,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
     with serving(tmp_path_factory.mktemp("browser"), CONFIG) as api:
         daemon = api.daemon
         daemon.await_worker("broken-0", lambda worker: worker["state"] == "Terminated")
-        for each in ("echo-0", "echo-1"):
+        for each in ("echo-0", "echo-1", "questions-0"):
             daemon.await_worker(each, lambda worker: worker["state"] in ("Ready", "Idle"))
         status = json.loads(daemon.corral("--json", "status").stdout)
         top = json.loads(daemon.corral("--json", "top", "--once").stdout)
@@ -127,6 +131,12 @@ def test_nothing_is_stopped_without_confirmation(seen: Seen) -> None:
 
 def test_a_log_is_followed_and_searched(seen: Seen) -> None:
     assert seen.found["logRows"] == 1
+
+
+def test_questions_of_tasks_are_answered_by_a_button_or_a_text(seen: Seen) -> None:
+    [question] = seen.found["questions"]
+    assert question.startswith("questionsWhich name?")
+    assert seen.found["answers"] == ["yes", "corral"]
 
 
 def test_ten_thousand_rows_have_few_elements(seen: Seen) -> None:

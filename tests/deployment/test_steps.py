@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from corral.supervisor.deployment.steps import (
     environment_key,
     last_lines,
+    lent_variables,
     lock_of_report,
     passed_variables,
 )
@@ -58,3 +59,20 @@ def test_the_report_of_pip_becomes_a_lock_with_hashes() -> None:
 
 def test_the_last_lines_of_an_output_leave_out_blank_ones() -> None:
     assert last_lines("a\n\nb\n \nc\n", 2) == "b\nc"
+
+
+def test_an_installation_of_a_tenant_sees_no_credentials() -> None:
+    variables = {
+        "UV_FIND_LINKS": "/wheels",
+        "UV_INDEX_URL": "https://user:word@index.example/simple",
+        "UV_INDEX_MINE_PASSWORD": "word",
+        "UV_PUBLISH_TOKEN": "word",
+        "PIP_INDEX_URL": "https://index.example/simple",
+        "npm_config_//registry.example/:_authToken": "word",
+        "HTTPS_PROXY": "http://proxy:3128",
+    }
+    assert lent_variables(variables) == {
+        "UV_FIND_LINKS": "/wheels",
+        "PIP_INDEX_URL": "https://index.example/simple",
+        "HTTPS_PROXY": "http://proxy:3128",
+    }

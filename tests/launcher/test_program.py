@@ -754,6 +754,7 @@ print(*(name for name in sys.modules if name.partition(".")[0] not in sys.stdlib
         "linux": ("cgroup", "kernel", "landlock", "seccomp"),
         "launcher": (
             *("child_setup", "main_loop", "process_tree", "protocol", "raw_spawn", "tree_signals"),
+            "sandboxes",
         ),
     }
     expected = {"corral", "corral.supervisor"}

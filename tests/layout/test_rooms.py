@@ -26,47 +26,60 @@ mcp.endpoint: worker.contract mcp.protocol mcp.upstream
 mcp.cortex: worker.contract
 supervisor.linux:
 supervisor.launcher: linux
+supervisor.isolation: linux
 supervisor.decoding: worker.contract mcp.pool
 supervisor.secrets: worker.contract linux
 supervisor.stores: worker.contract decoding secrets
+supervisor.tenants: worker.contract decoding
 supervisor.cluster: worker.contract decoding
 supervisor.engine: worker.contract cluster
 supervisor.nodes: worker.contract cluster engine
-supervisor.config: worker.contract decoding mcp.pool secrets stores
+supervisor.memory_pools: worker.contract decoding tenants
+supervisor.config: worker.contract decoding mcp.pool memory_pools secrets stores tenants
 supervisor.store: worker.contract
 supervisor.access: worker.contract worker.control store
 supervisor.lifecycle: worker.contract config
 supervisor.events: worker.contract config store
-supervisor.schema: worker.contract config decoding events stores
+supervisor.tenancy: worker.contract config decoding linux store tenants
+supervisor.quotas: worker.contract config events tenancy tenants
+supervisor.schema: worker.contract config decoding events memory_pools stores tenants
 supervisor.audit: worker.contract config store
-supervisor.backup: worker.contract worker.control audit config decoding linux secrets store stores
-supervisor.process: worker.contract config decoding launcher linux secrets stores
+supervisor.backup: worker.contract worker.control audit config decoding linux memory_pools secrets store stores
+supervisor.containers: config
+supervisor.process: worker.contract config containers decoding isolation launcher linux secrets stores
+supervisor.egress: worker.contract isolation launcher process
 supervisor.logs: worker.contract config events
 supervisor.packages: worker.contract config decoding linux secrets store
-supervisor.deployment: worker.contract worker.control agents config decoding events launcher lifecycle linux logs packages process revisions rollout store supervision
-supervisor.sessions: worker.contract config events store
+supervisor.deployment: worker.contract worker.control agents config decoding events launcher lifecycle linux logs packages process revisions rollout store supervision tenants
+supervisor.sessions: worker.contract config events memory_pools store tenants
 supervisor.listening: worker.contract config linux
 supervisor.streaming: worker.contract
-supervisor.supervision: worker.contract mcp.protocol mcp.upstream config events lifecycle linux listening logs process store
+supervisor.supervision: worker.contract mcp.protocol mcp.upstream config containers events lifecycle linux listening logs process store
+supervisor.tenant_trees: worker.contract lifecycle process quotas store supervision tenancy tenants
 supervisor.revisions: worker.contract events store
 supervisor.overrides: worker.contract config decoding revisions
-supervisor.agents: worker.contract mcp.protocol mcp.upstream mcp.pool config decoding events lifecycle overrides process revisions store supervision
+supervisor.agents: worker.contract mcp.protocol mcp.upstream mcp.pool config decoding events lifecycle overrides process quotas revisions store supervision tenancy
 supervisor.telemetry: worker.contract
 supervisor.hibernation: worker.contract lifecycle events supervision agents
 supervisor.zygote: worker.contract agents config events launcher lifecycle linux logs process supervision
-supervisor.tasks: worker.contract worker.control mcp.pool config decoding events lifecycle process store streaming supervision telemetry agents hibernation
+supervisor.tasks: worker.contract worker.control mcp.pool config decoding events lifecycle process quotas store streaming supervision telemetry agents hibernation
 supervisor.activation: worker.contract agents lifecycle supervision
 supervisor.rollout: worker.contract agents config lifecycle supervision tasks
 supervisor.autoscaling: worker.contract agents config lifecycle supervision tasks
 supervisor.jobs: worker.contract agents config events lifecycle store supervision tasks
 supervisor.orchestration: worker.contract worker.control config decoding events lifecycle store supervision agents tasks
-supervisor.worker_api: worker.contract mcp.protocol mcp.pool agents audit config events lifecycle secrets sessions store streaming supervision telemetry hibernation tasks
+supervisor.approvals: worker.contract events store
+supervisor.worker_api: worker.contract mcp.protocol mcp.pool agents audit config events lifecycle quotas secrets sessions store streaming supervision telemetry hibernation tasks approvals
 supervisor.metrics: worker.contract worker.control agents config events lifecycle process store supervision tasks worker_api
 supervisor.reports: worker.contract worker.control events logs store supervision
 supervisor.package_methods: worker.contract worker.control access api events packages supervision
-supervisor.api: worker.contract worker.control mcp.pool access agents audit backup config deployment events lifecycle logs metrics packages process secrets sessions stores supervision hibernation tasks worker_api reports
-supervisor.methods: worker.contract worker.control access agents api audit backup config decoding events lifecycle logs overrides package_methods process revisions schema secrets store streaming supervision worker_api reports
-supervisor.mcp_gateway: worker.contract worker.control mcp.protocol api config events supervision tasks worker_api
+supervisor.api: worker.contract worker.control mcp.pool access agents audit backup config deployment events lifecycle logs metrics packages process quotas secrets sessions stores supervision hibernation tasks worker_api reports tenancy tenants approvals
+supervisor.tenant_methods: worker.contract worker.control access agents api config decoding lifecycle memory_pools process supervision tenant_removal tenants
+supervisor.tenant_removal: worker.contract process store tenancy
+supervisor.interactive: worker.contract worker.control access api config containers process supervision
+supervisor.methods: worker.contract worker.control access agents api audit backup config decoding events interactive lifecycle logs overrides package_methods process revisions schema secrets store streaming supervision tenant_methods worker_api reports approval_methods
+supervisor.approval_methods: worker.contract worker.control access api
+supervisor.mcp_gateway: worker.contract worker.control mcp.protocol access api config events supervision tasks worker_api
 supervisor.transport: worker.contract worker.control mcp.protocol mcp.endpoint access api mcp_gateway streaming supervision
 supervisor.http: worker.contract mcp.protocol mcp.upstream mcp.endpoint api
 supervisor.http_api: worker.contract worker.control api config http supervision
@@ -75,13 +88,13 @@ supervisor.dashboard: worker.contract http http_api
 supervisor.services: worker.contract worker.control access agents api config decoding events http lifecycle store supervision
 supervisor: *
 cli: worker.contract worker.client cli.tools
-cli.agents: worker.contract cli supervisor.config supervisor.decoding
+cli.agents: worker.contract worker.client cli supervisor.config supervisor.decoding
 cli.tasks: worker.contract worker.client cli
 cli.packages: worker.contract cli supervisor.packages
 cli.observe: worker.contract worker.client cli cli.screen
 cli.screen: worker.contract worker.client cli
 cli.tools: worker.contract worker.client cli
-cli.daemon: worker.contract supervisor.backup supervisor.linux supervisor.process supervisor.http_api supervisor.methods cli supervisor.schema
+cli.daemon: worker.contract supervisor.backup supervisor.cluster supervisor.decoding supervisor.engine supervisor.linux supervisor.process supervisor.http_api supervisor.methods cli supervisor.schema
 cli.convert: worker.contract cli cli.tools
 """
 """room: the rooms that it may import; a name without a dot is one of supervisor, or cli."""
@@ -89,12 +102,19 @@ cli.convert: worker.contract cli cli.tools
 PURE = {
     "supervisor.decoding": "values expression decoder",
     "supervisor.config": "probe_spec team workflow spec sections program_rules template_spec templates loader diff",
+    "supervisor.tenants": "tenant naming uids",
+    "supervisor.tenancy": "floor",
+    "supervisor.quotas": "spending fair_share task_limits",
+    "supervisor.tenant_trees": "sums",
+    "supervisor.memory_pools": "declared",
     "supervisor.cluster": "settings lease placement fencing",
     "supervisor.store": "sealed",
     "supervisor.access": "scope change_rate",
     "supervisor.backup": "export",
     "supervisor.lifecycle": "state_machine transitions restart_policy health_check start_failure",
     "supervisor.process": "limits",
+    "supervisor.isolation": "levels bubblewrap",
+    "supervisor.egress": "rules",
     "supervisor.packages": "manifest",
     "supervisor.zygote": "policy",
     "supervisor.sessions": "session",

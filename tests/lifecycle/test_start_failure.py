@@ -65,6 +65,7 @@ def _spec(text: str) -> Spec:
 AGENT = _spec('command = ["a"]')
 NONE = _spec('command = ["a"]\nprotocol = "none"')
 ENTRY = _spec('entrypoint = "mod:agent"')
+OF_TENANT = replace(ENTRY, name="acme/a", process=replace(ENTRY.process, working_directory=""))
 
 
 @pytest.mark.parametrize(
@@ -78,6 +79,7 @@ ENTRY = _spec('entrypoint = "mod:agent"')
         (replace(AGENT, environment={"X_API_KEY": "1"}), 1, "KeyError: 'X_API_KEY'", ""),
         (AGENT, 1, "port 80: EADDR_IN_USE", ""),
         (ENTRY, 1, "ModuleNotFoundError: No module named 'mod'", "working_directory"),
+        (OF_TENANT, 1, "ModuleNotFoundError: No module named 'mod'", 'folder of tenant "acme"'),
         (ENTRY, 1, "ModuleNotFoundError: No module named 'zod'", "python = "),
         (replace(ENTRY, python="/bin/sh"), 2, "Illegal option -P", "no Python interpreter"),
         (replace(ENTRY, python="/v/bin/python3.12"), 2, "odd", ""),

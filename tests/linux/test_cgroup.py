@@ -83,6 +83,42 @@ def test_everything_that_a_unit_forks_is_in_its_group(
     assert cgroup.is_populated(str(subtree.unit("b-0#1")))
 
 
+def test_units_of_a_tenant_are_in_its_slice_which_goes_with_the_last_of_them(
+    wire: Wire, subtree: containment.Subtree, token: str
+) -> None:
+    pids = wire.tree("acme/a-0#1", token, 1, 1)
+    other, _line = wire.start("acme/b-0#1", ["sh", "-c", "echo; exec sleep 1000"])
+    mine, _line = wire.start("tenant-acme-0#1", ["sh", "-c", "echo; exec sleep 1000"])
+    folder = Path(cgroup.slice_of(str(subtree.path), "acme"))
+    assert subtree.unit("acme/a-0#1") == folder / "a-0#1"
+    assert sorted(cgroup.processes(str(folder / "a-0#1"))) == sorted(pids)
+    assert {subtree.groups.unit_of(pid) for pid in pids} == {"acme/a-0#1"}
+    assert subtree.groups.unit_of(other) == "acme/b-0#1"
+    assert subtree.groups.unit_of(mine) == "tenant-acme-0#1"
+    wire.send(op="kill", unit="acme/a-0#1")
+    wire.hear("emptied", unit="acme/a-0#1")
+    wait_until_gone(folder / "a-0#1")
+    assert cgroup.below(str(folder)) == [str(folder / "b-0#1")]
+    wire.send(op="kill", unit="acme/b-0#1")
+    wait_until_gone(folder)
+    assert cgroup.is_populated(str(subtree.unit("tenant-acme-0#1")))
+
+
+def test_a_slice_that_is_removed_in_the_same_moment_is_made_again(
+    subtree: containment.Subtree,
+) -> None:
+    groups = subtree.groups
+    code = (
+        "import sys; from corral.supervisor.linux import cgroup; groups = cgroup.Groups(*sys.argv[1:3])\n"
+        "for _ in range(10000): assert cgroup.remove(groups.make('acme/b-0#1', 0, 0, 0, (0, 0, 0)))"
+    )
+    with subprocess.Popen([sys.executable, "-P", "-c", code, groups.path, groups.name]) as other:
+        while other.poll() is None:
+            assert cgroup.remove(groups.make("acme/a-0#1", 0, 0, 0, (0, 0, 0)))
+    assert other.returncode == 0
+    assert cgroup.below(groups.path) == []
+
+
 def test_a_start_that_fails_leaves_no_group(wire: Wire, subtree: containment.Subtree) -> None:
     for stage, program, cwd in (
         ("exec", "/no/such/program", "/"),
@@ -236,6 +272,35 @@ def test_limits_are_written_as_the_kernel_reads_them(lookalike: Path) -> None:
     }
 
 
+def test_a_slice_is_made_with_its_limits_and_given_others(tmp_path: Path) -> None:
+    slice_, unit = tmp_path / "tenant-acme", tmp_path / "tenant-acme" / "a-0#1"
+    (tmp_path / "cgroup.subtree_control").write_text("cpu memory pids\n")
+    unit.mkdir(parents=True)
+    names = ("memory.max", "memory.swap.max", "memory.oom.group", "pids.max", "cpu.max")
+    for folder in (slice_, unit):
+        for name in (*names, "cgroup.subtree_control"):
+            (folder / name).touch()
+    groups = cgroup.Groups(str(tmp_path), "/corral")
+    groups.make("acme/a-0#1", 0, 0, 0, (1 << 20, 50, 7))
+    assert (slice_ / "cgroup.subtree_control").read_text().startswith("+")
+    assert (slice_ / "memory.max").read_text() == "", "it was there, with its limits"
+    assert (unit / "memory.oom.group").read_text() == "1"
+    cgroup.relimit_slice(str(slice_), 1 << 20, 50, 7)
+    told = {name: (slice_ / name).read_text() for name in names}
+    assert told == {
+        "memory.max": "1048576",
+        "memory.swap.max": "0",
+        "memory.oom.group": "",
+        "pids.max": "7",
+        "cpu.max": "50000 100000",
+    }
+    for name in names:
+        (slice_ / name).write_text("")
+    cgroup.relimit_slice(str(slice_), 0, 0, 0)
+    assert {(slice_ / name).read_text() for name in ("memory.max", "pids.max")} == {"max"}
+    cgroup.relimit_slice(str(tmp_path / "gone"), 1, 1, 1)
+
+
 def test_a_limit_without_its_controller_or_of_zero_is_not_written(lookalike: Path) -> None:
     (lookalike / "cgroup.subtree_control").write_text("pids\n")
     (lookalike / "a-0#1" / "memory.swap.max").unlink()  # a kernel without swap
@@ -263,10 +328,30 @@ def test_the_limits_of_a_living_group_change_and_go(lookalike: Path) -> None:
     cgroup.relimit(str(lookalike / "gone"), 1, 1)
 
 
-def test_kills_for_memory_are_counted(tmp_path: Path) -> None:
-    assert cgroup.oom_kills(str(tmp_path)) == 0
-    (tmp_path / "memory.events").write_text("low 0\nhigh 0\nmax 9\noom 2\noom_kill 3\n")
-    assert cgroup.oom_kills(str(tmp_path)) == 3
+@pytest.mark.parametrize(
+    ("own", "of_tenant", "of", "limit", "peak"),
+    [
+        (2, 0, "unit", 1000, 990),
+        (2, 5, "unit", 1000, 990),
+        (0, 5, "tenant", 5000, 4990),
+        (0, 0, "above", 0, 0),
+    ],
+)
+def test_kills_for_memory_are_counted_and_whose_limit_it_was(
+    tmp_path: Path, own: int, of_tenant: int, of: str, limit: int, peak: int
+) -> None:
+    unit = tmp_path / "unit"
+    unit.mkdir()
+    (unit / "memory.events").write_text(f"low 0\nhigh 0\nmax 9\noom {own}\noom_kill 0\n")
+    assert cgroup.oom(str(unit))["kills"] == 0
+    (unit / "memory.events").write_text(f"low 0\nhigh 0\nmax 9\noom {own}\noom_kill 3\n")
+    (tmp_path / "memory.events.local").write_text(f"oom {of_tenant}\noom_kill 0\n")
+    for folder, limit_bytes in ((unit, 1000), (tmp_path, 5000)):
+        (folder / "memory.max").write_text(f"{limit_bytes}\n")
+        (folder / "memory.peak").write_text(f"{limit_bytes - 10}\n")
+    told = {"kills": 3, "of": of, "limit_bytes": limit, "peak_bytes": peak}
+    assert cgroup.oom(str(unit)) == told
+    assert cgroup.oom(str(tmp_path / "gone"))["kills"] == 0
 
 
 # --- which subtree is ours ---

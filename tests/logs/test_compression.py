@@ -128,7 +128,7 @@ def test_files_of_an_earlier_daemon_are_compressed_and_what_it_left_half_done_is
     (folder / ".echo-0.log.123.tmp").write_bytes(b"half")
     again = store_of(tmp_path)
     compress_files(again, 1)
-    assert not list(folder.glob(".*123*"))
+    assert not list(folder.glob(".echo-0.log.123*"))
     assert read(again) == before
     again.close()
     assert not list(folder.glob(".*"))

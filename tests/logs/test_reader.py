@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -227,6 +228,35 @@ def test_a_follower_goes_on_after_others_truncated_the_file(logs: LogStore) -> N
             assert texts(await taken(batches, 1)) == ["four"]
             stream.write(b"five\n")
             assert texts(await taken(batches, 1)) == ["five"]
+
+    run(test)
+
+
+@pytest.mark.parametrize("count", [1, 100], ids=["one file", "many files"])
+def test_a_follower_that_begins_at_an_empty_file_sees_what_is_written_to_it(
+    logs: LogStore, count: int
+) -> None:
+    async def test() -> None:
+        stream = writer_of(logs, max_file_bytes=1_000, max_files=50).stream("stdout")
+        usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, usual[1]))  # as if the disk were full
+        try:
+            stream.write(b"lost\n")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+        assert (logs.directory / "echo" / "echo-0.log").stat().st_size == 0
+        async with aclosing(logs.follow(LogFilter(), n=1_000)) as batches:
+            first = asyncio.ensure_future(anext(batches))
+            for _ in range(1_000):
+                await asyncio.sleep(0)
+            assert not first.done()
+            stream.write("".join(f"{number}\n" for number in range(count)).encode())
+            seen = await first
+            while seen[-1]["text"] != str(count - 1):
+                seen += await anext(batches)
+        assert [each for each in texts(seen) if str(each).isdigit()] == list(map(str, range(count)))
+        assert [each["lost_lines"] for each in seen if "lost_lines" in each] == [1]
+        assert not any("skipped_lines" in each for each in seen)
 
     run(test)
 

@@ -10,7 +10,7 @@ from corral.supervisor.config.spec import Metrics
 from corral.supervisor.metrics.collector import label_ms, wait_until_next
 from corral.supervisor.metrics.health import health_score
 from corral.supervisor.metrics.histogram import bucket_of, difference, merged, quantile_ms, upper_ms
-from corral.supervisor.metrics.ranking import problems, ranking
+from corral.supervisor.metrics.ranking import by_tenant, problems, ranking
 from corral.supervisor.metrics.rollup import PERIOD_MS, RollUp, Row, Tier
 from corral.supervisor.metrics.series import POINTS, Range, chosen_range, points, ranking_tier
 from corral.supervisor.metrics.step import (
@@ -304,6 +304,22 @@ def test_rankings_have_only_those_to_which_they_apply_and_equals_by_name() -> No
     assert not problems(Step(ok=17, failed=3), asked), "15 % is not more than 15 %"
     assert problems(Step(ok=16, failed=4), asked)
     assert not problems(Step(ok=2, duration_ms=60_000, durations={slow: 2}), asked)
+
+
+def test_tenants_have_the_sums_of_their_agents_and_the_owner_too() -> None:
+    steps = {
+        "own": Step(ok=1, up=1, cost_cents=1.0),
+        "acme/a": Step(span_ms=5, ok=2, failed=1, up=1, memory_bytes=7, cost_cents=2.5),
+        "acme/b": Step(span_ms=9, ok=3, up=2, memory_bytes=5, memory_peak_bytes=8, queued=4),
+        "bee/c": Step(ok=9),
+    }
+    found = by_tenant(steps)
+    assert list(found) == ["acme", "", "bee"]
+    acme = found["acme"]
+    assert (acme.span_ms, acme.ok, acme.failed, acme.cost_cents) == (9, 5, 1, 2.5)
+    assert (acme.up, acme.memory_bytes, acme.memory_peak_bytes, acme.queued) == (3, 12, 8, 4)
+    assert found[""] == steps["own"]
+    assert by_tenant({"own": steps["own"]}) == {}
 
 
 def test_two_steps_added_have_the_later_gauges_and_the_higher_peaks() -> None:

@@ -37,7 +37,7 @@ class Rig:
         self.now = 0.0
         self.folder = folder
         self.packages = Packages(
-            store, folder, lambda: self.settings, lambda _: self.used, lambda: self.now
+            store, folder, lambda: self.settings, lambda _name, _digest: self.used, lambda: self.now
         )
 
     async def add(self, data: bytes, sha256: str | None = None) -> str:

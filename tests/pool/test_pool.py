@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from corral.mcp.pool.backend import Concurrency
-from corral.mcp.pool.directory import Directory, near_names
+from corral.mcp.pool.directory import Directory, name_seen, near_names
 from corral.mcp.pool.gate import Gate
 from corral.mcp.pool.placement import Phase, Share
 from corral.mcp.pool.pool import Pool, may_overlap
@@ -20,6 +20,7 @@ from corral.mcp.pool.retry import UNSENT_RETRIES, may_retry
 from corral.mcp.protocol.caller import NOBODY, Caller
 from corral.mcp.protocol.catalog import (
     FULL,
+    KINDS,
     MAX_EXPOSED_CHARACTERS,
     Access,
     Catalogue,
@@ -1285,19 +1286,64 @@ def test_the_end_of_a_sharer_ends_his_processes_and_no_other() -> None:
         pool = pool_of(own, common, tenants)
         for who in ("a", "b"):
             for name in ("t", "u", "v"):
-                await pool.call(name, {}, caller=Caller(sharer=who, tenant="a"))
-        pool.end("a")
+                await pool.call(name, {}, caller=Caller(sharer=f"t/{who}", tenant="t"))
+        pool.end("t/a")
         pool.end("nobody")
         assert [process.ends for process in own.processes] == [1, 0]
         assert [process.ends for process in (*common.processes, *tenants.processes)] == [0, 0]
+        pool.end_tenant("other")
+        assert [process.ends for process in tenants.processes] == [0]
+        pool.end_tenant("t")
+        assert [process.ends for process in (*common.processes, *tenants.processes)] == [0, 1]
         await pool.call("t", {}, caller=Caller(sharer="c"))
-        pool.end("a")
+        pool.end("t/a")
         assert [process.ends for process in own.processes] == [1, 0], "it is c's now"
         own.processes[0].is_lost = True
         pool.end("c")
         assert [process.ends for process in own.processes] == [2, 0], "also while it is paused"
 
     run(test())
+
+
+@pytest.mark.parametrize(
+    ("server", "share", "tenant", "shown"),
+    [
+        ("s", "all", None, "s"),
+        ("acme/s", "all", None, "acme/s"),
+        ("s", "all", "", "s"),
+        ("s", "agent", "", "s"),
+        ("acme/s", "all", "", None),
+        ("acme/s", "agent", "", None),
+        ("acme/s", "all", "acme", "s"),
+        ("acme/s", "tenant", "acme", "s"),
+        ("s", "all", "acme", None),
+        ("s", "tenant", "acme", "s"),
+        ("s", "agent", "acme", "s"),
+        ("bee/s", "all", "acme", None),
+        ("bee/s", "tenant", "acme", None),
+        ("bee/s", "agent", "acme", None),
+    ],
+)
+def test_a_server_is_seen_by_its_tenant_and_where_it_is_given_to_each(
+    server: str, share: Share, tenant: str | None, shown: str | None
+) -> None:
+    assert name_seen(server, share, tenant) == shown
+
+
+def test_a_view_is_kept_through_narrower_accesses_and_follows_a_change_of_share() -> None:
+    directory = Directory()
+    tools = Catalogue(tools=(tool("t"),), listed_at=1.0)
+    directory.put("s", tools, share="agent")
+    directory.put("acme/s", tools)
+    narrow = Access(("*",), within=Access(tenant="acme"))
+    for access in (narrow, Access(tenant="acme")):
+        assert [each["server"] for each in directory.records(access)] == ["acme/s"]
+    bee = Access(("s__*",), within=Access(tenant="bee"))
+    assert [each["server"] for each in directory.records(bee)] == ["s"]
+    assert directory.put("s", tools, share="all") == list(KINDS)
+    assert directory.records(bee) == []
+    assert directory.drop("acme/s") == ["tools"]
+    assert directory.records(narrow) == []
 
 
 def test_tenants_share_by_tenant() -> None:

@@ -666,7 +666,7 @@ def test_the_group_of_a_unit_is_told_while_it_lives(tier: str) -> None:
                 assert (folder / "cgroup.procs").read_text() == f"{child.pid}\n"
             daemon.launcher.kill("a-0#1")
             await daemon.until(lambda: "a-0#1" in daemon.empty)
-            assert daemon.exits["a-0#1"].oom_kills == 0
+            assert daemon.exits["a-0#1"].oom.kills == 0
             assert daemon.launcher.cgroup_of("a-0#1") is None
 
     run(main())

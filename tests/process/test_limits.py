@@ -95,12 +95,32 @@ def test_a_limit_of_0_is_none(judge: Callable[[float, Resources], Excess | None]
 def test_an_end_by_the_kernel_is_called_after_its_limit(
     code: int | None, signal: str | None, cpu_s: float, oom_kills: int, result: str | None
 ) -> None:
-    found = limits.at_end(code, signal, cpu_s, oom_kills, LIMITS)
+    oom = limits.Oom(kills=oom_kills, of="unit", limit_bytes=1 << 20, peak_bytes=1 << 20)
+    found = limits.at_end(code, signal, cpu_s, oom, LIMITS)
     assert (found.result if found else None) == result
 
 
 def test_a_kill_of_a_program_without_a_limit_says_nothing_of_limits() -> None:
-    assert limits.at_end(None, "SIGKILL", 1e6, 0, NONE) is None
+    assert limits.at_end(None, "SIGKILL", 1e6, limits.NO_OOM, NONE) is None
+
+
+@pytest.mark.parametrize(
+    ("of", "limit_bytes", "peak_bytes", "used", "words"),
+    [
+        ("unit", 52428800, 52420608, 52420608, ("50.0 MiB of max_memory_bytes = 50.0 MiB",)),
+        ("unit", 52428800, 0, None, ("max_memory_bytes = 50.0 MiB",)),  # before Linux 5.19
+        ("tenant", 104857600, 104857600, 104857600, ("100.0 MiB of max_memory_bytes", "tenant")),
+        ("above", 0, 0, None, ("machine",)),
+    ],
+)
+def test_a_kill_for_memory_says_whose_memory_was_used_up_and_how_much(
+    of: str, limit_bytes: int, peak_bytes: int, used: int | None, words: tuple[str, ...]
+) -> None:
+    oom = limits.Oom(kills=2, of=of, limit_bytes=limit_bytes, peak_bytes=peak_bytes)
+    found = limits.at_end(None, "SIGKILL", 0.0, oom, NONE)
+    assert found is not None
+    assert (found.result, found.limit, found.used) == ("oom", limit_bytes, used)
+    assert all(word in found.message for word in words)
 
 
 @pytest.mark.parametrize("cpu_s", [0.0, 5.0, 9.0, 10.5])

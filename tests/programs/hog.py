@@ -140,6 +140,26 @@ def fork_until_refused(count: str) -> None:
     rest()
 
 
+def flare(count: str) -> None:
+    """Rests for a second, starts children until fork says EAGAIN, and ends them at once."""
+    print("begins", flush=True)
+    time.sleep(1.0)
+    children: list[int] = []
+    try:
+        for _ in range(int(count)):
+            if (pid := os.fork()) == 0:
+                rest()
+            children.append(pid)
+    except OSError as error:
+        print(error.errno, flush=True)
+    for pid in children:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    while True:
+        time.sleep(0.01)
+        sum(range(1000))
+
+
 def write(path: str, mib: str) -> None:
     """Writes a file that is too large; Python ignores SIGXFSZ, other programs do not."""
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
@@ -181,6 +201,7 @@ HOW: dict[str, Callable[..., None]] = {
     "open-files": open_files,
     "bomb": bomb,
     "fork-until-refused": fork_until_refused,
+    "flare": flare,
     "write": write,
     "reserve": reserve,
     "limits": limits,

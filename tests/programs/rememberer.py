@@ -35,6 +35,8 @@ def act(task: Task | SyncTask) -> object:
         memory.add("user", object())
     elif word == "fill":
         memory.add("user", "x" * int(rest))
+    elif word == "end":
+        memory.expires_in(None if rest == "never" else float(rest))
     elif word == "look":
         return {
             "session": task.session,

@@ -68,6 +68,8 @@ async def test_only_what_a_handler_changed_travels_back(kind: str) -> None:
             "history": [{"role": "user", "content": "c"}, {"role": "user", "content": "b"}]
         }
         assert await changed(peer, "look", memory) is None
+        assert await changed(peer, "end 60", memory) == {"ttl_s": 60.0}
+        assert await changed(peer, "end never", memory) == {"ttl_s": None}
 
 
 @on_loop

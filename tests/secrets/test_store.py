@@ -75,7 +75,7 @@ def test_a_write_that_was_killed_leaves_the_secret_before_it(tmp_path: Path) -> 
     assert sorted(os.listdir(tmp_path)) == ["A", "B"], "the next write removes it"
 
 
-@pytest.mark.parametrize("name", ["", "1A", "a/b", "..", ".new-x", "A B", "x" * 101])
+@pytest.mark.parametrize("name", ["", "1A", "A/b", "a/b/c", "..", ".new-x", "A B", "x" * 101])
 def test_a_name_that_no_reference_has_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(InvalidParams):
         SecretStore(tmp_path).set(name, VALUE, (), replace=False)

@@ -1,24 +1,16 @@
 """What agents remember, with a real store: limits, the pool, what expires, and what was damaged."""
 
-import asyncio
 import json
 import sqlite3
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import asynccontextmanager, closing, suppress
-from functools import wraps
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
-from corral.supervisor.config import spec
-from corral.supervisor.config.loader import decode
-from corral.supervisor.events.bus import Bus
-from corral.supervisor.sessions.key_value import USAGE_MAX
-from corral.supervisor.sessions.sessions import ROWS_MAX, SINCE_BYTES, Memory
+from corral.supervisor.sessions.cache import ROWS_MAX, SINCE_BYTES
+from corral.supervisor.sessions.listing import LIST_MAX
 from corral.supervisor.store.schema import APPLICATION_ID, MIGRATIONS
-from corral.supervisor.store.store import Store
 from corral.worker.contract import codec
 from corral.worker.contract.errors import (
     Conflict,
@@ -28,104 +20,11 @@ from corral.worker.contract.errors import (
     ResourceLimitExceeded,
     WorkerFailed,
 )
-from corral.worker.contract.records import Task
+from memory_room import on_loop, room, told
 
 pytestmark = pytest.mark.shell
 
-BOUND_S = 60.0
 KIB = 1024
-
-
-def on_loop(test: Callable[..., Coroutine[object, object, None]]) -> Callable[..., None]:
-    @wraps(test)
-    def wrapper(*args: object, **kwargs: object) -> None:
-        async def bounded() -> None:
-            async with asyncio.timeout(BOUND_S):
-                await test(*args, **kwargs)
-
-        asyncio.run(bounded())
-
-    return wrapper
-
-
-class Room:
-    """Memory as a daemon has it, and tasks that use it."""
-
-    def __init__(self, path: Path, **rules: object) -> None:
-        self.path = path
-        self.store = Store.open(path)
-        self.bus = Bus(1)
-        self.events = self.bus.subscribe(["memory.*"])
-        self.config = decode("", source="none", directory="/")
-        self.rules(**rules)
-        self.memory = Memory(self.store, self.bus, lambda: self.config, lambda _: None)
-        self._number = 0
-
-    def rules(self, **rules: Any) -> None:
-        """What `[memory]` says."""
-        memory = replace(spec.Memory(), **rules)
-        self.config = replace(self.config, defaults=replace(self.config.defaults, memory=memory))
-
-    def begun(self, session: str, agent: str = "a") -> Task:
-        self._number += 1
-        task = Task(id=f"t{self._number}", agent=agent, session=session)
-        self.memory.started(task)
-        return task
-
-    async def recalled(self, session: str, agent: str = "a") -> Any:  # JSON of the test's own
-        return json.loads(codec.encode(await self.memory.recall(agent, session)))
-
-    async def finish(self, task: Task, said: object) -> None:
-        """The end of a task that succeeded, as the queue writes it down."""
-        try:
-            await self.store.write(*self.memory.keep(task, said))
-            self.memory.kept(task)
-        finally:
-            self.memory.ended(task)
-
-    async def turn(self, session: str, text: str = "hello", agent: str = "a") -> Any:
-        """A whole task; what it was given."""
-        task = self.begun(session, agent)
-        given = await self.recalled(session, agent)
-        await self.finish(task, {"append": [{"role": "user", "content": text}]})
-        return given
-
-    async def seen(self, session: str, agent: str = "a") -> list[str]:
-        """What a task of the session would be given."""
-        given = await self.recalled(session, agent)
-        self.memory.ended(self.begun(session, agent))
-        return [message["content"] for message in given["history"]]
-
-    def rows(self, sql: str, *values: object) -> list[Any]:
-        with closing(sqlite3.connect(self.path)) as other:
-            return other.execute(sql, values).fetchall()
-
-    def damage(self, table: str, column: str = "value") -> None:
-        """Flips a byte of every value in a table."""
-        with closing(sqlite3.connect(self.path, isolation_level=None)) as other:
-            for number, blob in other.execute(f"SELECT rowid, {column} FROM {table}").fetchall():
-                if blob is not None:
-                    flipped = blob[:-2] + bytes([blob[-2] ^ 1]) + blob[-1:]
-                    other.execute(
-                        f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (flipped, number)
-                    )
-
-
-@asynccontextmanager
-async def room(folder: Path, **rules: object) -> AsyncGenerator[Room, None]:
-    made = Room(folder / "corral.db", **rules)
-    try:
-        yield made
-    finally:
-        await made.store.close()
-
-
-async def told(room: Room, event_type: str) -> dict[str, object]:
-    """The fields of the next event of a type."""
-    while True:
-        for event in await room.events.next_batch():
-            if event.type == event_type:
-                return {"agent": event.agent, **event.fields}
 
 
 # -- sessions
@@ -207,7 +106,7 @@ async def test_histories_that_are_changed_as_a_whole_do_not_pile_up_in_the_store
             message = {"role": "user", "content": str(number) * 256 * KIB}
             await here.finish(task, {"history": [message], "data": {"set": {str(number): 1}}})
         await here.store.write(("SELECT 1", ()))  # after what was posted before
-        (listed,) = await here.memory.sessions("a", 10)
+        (listed,) = await here.listing.sessions("a", 10)
         assert int(str(listed["stored_bytes"])) < 2 * SINCE_BYTES
         given = await here.recalled("s")
         assert (len(given["history"]), len(given["data"])) == (1, 12)
@@ -221,7 +120,7 @@ async def test_what_is_put_together_is_compressed_where_that_is_wanted(tmp_path:
         async with room(folder, compression=compression) as here:
             for _ in range(ROWS_MAX + 1):
                 await here.turn("s", "the same words again and again")
-            (listed,) = await here.memory.sessions("a", 10)
+            (listed,) = await here.listing.sessions("a", 10)
             sizes[compression] = int(str(listed["stored_bytes"]))
     assert sizes[True] * 4 < sizes[False]
 
@@ -233,12 +132,12 @@ async def test_the_pool_holds_no_more_than_it_may_and_the_store_has_the_rest(
     async with room(tmp_path, max_pool_bytes=20 * KIB) as here:
         for name in "abcdef":
             await here.turn(name, name * 4 * KIB)
-            assert here.memory.pool.size_bytes <= 20 * KIB
-        assert 0 < len(here.memory.pool) < 6
+            assert here.memory.cache.size_bytes <= 20 * KIB
+        assert 0 < len(here.memory.cache) < 6
         for name in "abcdef":
             assert await here.seen(name) == [name * 4 * KIB]
-            assert here.memory.pool.size_bytes <= 20 * KIB
-        assert here.memory.pool.misses > 6
+            assert here.memory.cache.size_bytes <= 20 * KIB
+        assert here.memory.cache.misses > 6
 
 
 @on_loop
@@ -289,7 +188,7 @@ async def test_the_session_that_was_used_least_recently_gives_way_to_a_new_one(
         await here.seen("a")  # reading is an access
         await here.turn("d")
         assert (await told(here, "memory.evicted"))["session"] == "b"
-        there = {each["session"] for each in await here.memory.sessions("a", 10)}
+        there = {each["session"] for each in await here.listing.sessions("a", 10)}
         assert there == {"a", "c", "d"}
         assert await here.seen("b") == []
 
@@ -313,7 +212,7 @@ async def test_a_session_whose_task_has_just_begun_is_neither_evicted_nor_expire
         await here.turn("a", "one")
         task = here.begun("a")
         await here.turn("b")
-        await here.memory.expire(4_000_000_000.0)
+        await here.expiry.expire(4_000_000_000.0)
         await here.recalled("a")
         await here.finish(task, {"append": [{"content": "two"}]})
         assert await here.seen("a") == ["one", "two"]
@@ -359,9 +258,9 @@ async def test_sessions_that_nobody_used_for_long_are_forgotten(tmp_path: Path) 
         await here.recalled("busy")
         await here.store.write(("UPDATE session SET accessed_at = 1000 WHERE session = 'busy'", ()))
         (accessed,) = here.rows("SELECT accessed_at FROM session WHERE session = 'read'")[0]
-        await here.memory.expire(accessed + 99)
+        await here.expiry.expire(accessed + 99)
         assert await told(here, "memory.expired") == {"agent": "a", "sessions": 1, "keys": 0}
-        there = {each["session"] for each in await here.memory.sessions(None, 10)}
+        there = {each["session"] for each in await here.listing.sessions(None, 10)}
         assert there == {"read", "busy"}
         assert here.rows("SELECT COUNT(*) FROM session_turn") == [(2,)]
 
@@ -405,11 +304,11 @@ async def test_a_damaged_number_or_time_of_a_session_is_no_defect_of_the_daemon(
             await here.store.write(
                 (f"UPDATE session SET {column} = ? WHERE session = 's'", (value,))
             )
-            listed = await here.memory.sessions("a", 10)
+            listed = await here.listing.sessions("a", 10)
             assert {each["session"] for each in listed} == {"s", "whole"}
             with suppress(Corrupted):
                 await here.memory.show("a", "s", None)
-            await here.memory.stats("a")
+            await here.listing.stats("a")
         assert await here.seen("whole") == ["hello"]
 
 
@@ -422,10 +321,10 @@ async def test_how_many_keys_there_are_is_counted_anew_where_that_is_damaged(
         key_values = here.memory.key_values
         await key_values.put("a", "", "one", 1, ttl_s=None)
         await here.store.write(("UPDATE memory_usage SET keys = ?", (value,)))
-        await here.memory.stats("a")
+        await here.listing.stats("a")
         if not isinstance(value, int) or value < 0:
             await key_values.put("a", "", "two", 2, ttl_s=None)
-            assert [count for _, count, _ in await key_values.usage(["a"])] == [2]
+            assert [count for _, count, _ in await here.usage("a")] == [2]
         with pytest.raises(ResourceLimitExceeded):
             await key_values.put("a", "", "three", 3, ttl_s=None)
 
@@ -454,7 +353,7 @@ async def test_a_session_is_shown_and_listed_and_counted(tmp_path: Path) -> None
         shown = await here.memory.show("a", "s", 2)
         assert (shown["turns"], shown["messages"]) == (3, 3)
         assert [m["content"] for m in json.loads(codec.encode(shown))["history"]] == ["1", "2"]
-        (listed,) = await here.memory.sessions("a", 10)
+        (listed,) = await here.listing.sessions("a", 10)
         assert {key: listed[key] for key in ("agent", "session", "turns", "messages")} == {
             "agent": "a",
             "session": "s",
@@ -462,10 +361,11 @@ async def test_a_session_is_shown_and_listed_and_counted(tmp_path: Path) -> None
             "messages": 3,
         }
         assert listed["size_bytes"] == shown["size_bytes"]
-        stats = await here.memory.stats(None)
+        stats = await here.listing.stats(None)
         assert stats["agents"] == [
             {
                 "agent": "a",
+                "pool": None,
                 "sessions": 1,
                 "turns": 3,
                 "messages": 3,
@@ -526,7 +426,7 @@ async def test_the_keys_of_an_agent_have_no_more_bytes_than_they_may(tmp_path: P
         here.rules(max_keys_bytes=KIB)
         await key_values.put("a", "", "k", "x" * (2 * KIB - 20), ttl_s=None)  # less always does
         await key_values.put("a", "", "k", "", ttl_s=None)
-        assert await key_values.usage(["a"]) == [("a", 1, 3)]
+        assert await here.usage("a") == [("a", 1, 3)]
 
 
 @on_loop
@@ -538,9 +438,9 @@ async def test_keys_whose_time_is_over_make_room_and_are_never_found(tmp_path: P
         assert await key_values.search("a", None, "brief", 10) == []
         await key_values.put("a", "", "next", 2, ttl_s=1e-9)
         assert here.rows("SELECT key FROM memory") == [("next",)]
-        await here.memory.expire(4_000_000_000.0)
+        await here.expiry.expire(4_000_000_000.0)
         assert here.rows("SELECT key FROM memory") == []
-        assert await key_values.usage(None) == []
+        assert await here.usage() == []
 
 
 @on_loop
@@ -577,7 +477,7 @@ async def test_keys_of_a_store_from_before_there_were_limits_are_counted_and_fou
         old.execute("PRAGMA user_version = 3")
     async with room(tmp_path) as here:
         assert await here.memory.key_values.get("a", "", "ü") == "text"
-        assert await here.memory.key_values.usage(None) == [("a", 1, 8)]
+        assert await here.usage() == [("a", 1, 8)]
 
 
 @on_loop
@@ -587,9 +487,9 @@ async def test_statistics_of_some_agents_are_chosen_before_the_list_is_cut(tmp_p
         await here.memory.key_values.put("z", "", "one", 1, ttl_s=None)
         others = (
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
-            " INSERT INTO memory_usage SELECT 'b' || i, 1, 1 FROM n"
+            " INSERT INTO memory_usage SELECT 'b' || i, 1, 1, 0, 0 FROM n"
         )
-        await here.store.write((others, (USAGE_MAX + 1,)))
+        await here.store.write((others, (LIST_MAX + 1,)))
         for wanted in ({"z"}, {"a"}, {"a", "z"}, {"none"}):
-            stats: Any = await here.memory.stats(None, wanted.__contains__)
+            stats: Any = await here.listing.stats(None, wanted.__contains__)
             assert {each["agent"] for each in stats["agents"]} == wanted - {"none"}

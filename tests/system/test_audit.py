@@ -118,6 +118,7 @@ def test_every_method_that_may_do_something_says_whether_it_is_recorded() -> Non
         if entry.permission != "read" and entry.recorded == "never"
     }
     assert silent == {
+        "agent.exec_input",  # its agent.exec is recorded, and what is typed may be a secret,
         "audit.list",
         "audit.verify",
         "backup.read",  # its making is recorded,
@@ -127,6 +128,7 @@ def test_every_method_that_may_do_something_says_whether_it_is_recorded() -> Non
         "memory.cleanup",  # what has expired is gone already,
         "memory.clear",  # and what is remembered is no part of the running set: its events tell
         "memory.delete",
+        "memory.expire",
         "memory.put",
         "schedule.run",  # a task is a record of its own, too
         "secret.list",  # it has no value

@@ -79,9 +79,13 @@ def test_what_took_time_or_memory_took_some(record: Any) -> None:
 
 
 def test_a_ratio_is_to_a_row_of_the_same_report_and_unit(record: Any) -> None:
-    units = {row["name"]: row["unit"] for row in record["rows"]}
-    assert len(units) == len(record["rows"])
+    rows = {row["name"]: row for row in record["rows"]}
+    assert len(rows) == len(record["rows"])
     for row in record["rows"]:
-        assert (row["ratio"] is None) == (row["over"] is None) == (row["against"] is None)
-        if row["against"] is not None:
-            assert units[row["against"]] == row["unit"]
+        assert (row["over"] is None) == (row["against"] is None)
+        if row["against"] is None:
+            assert row["ratio"] is None
+            continue
+        base = rows[row["against"]]
+        assert base["unit"] == row["unit"]
+        assert row["ratio"] is not None or base["min"] == 0  # there is no ratio to nothing

@@ -343,6 +343,8 @@ def test_a_worker_of_several_tasks_has_to_say_for_which_it_delegates(daemon: Dae
         assert (answer["code"], answer["data"]["key"]) == (InvalidParams.code, "task")
     finally:
         daemon.call("task.cancel", task=held)
+    # A cancelled task counts until the worker has let go of it.
+    daemon.await_worker("raw-0", lambda worker: worker["state"] in ("Ready", "Idle"))
     assert succeeded(run(daemon, "task/delegate", asked, agent="raw"))["state"] == "succeeded"
 
 

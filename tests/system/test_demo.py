@@ -337,7 +337,9 @@ def test_of_a_shallow_clone_what_has_no_parent_is_named_and_not_counted(
     shallow = stage.folder / "shallow"
     repository.git("clone", "--quiet", "--depth=1", repository.path.as_uri(), str(shallow))
     run = stage.demo("--repo", shallow)
-    assert run.status == 0, run.output + run.errors
+    # Its only commit may be read before a historian can be killed in the middle of it.
+    was_quick = "no historian was killed in the middle of its task" in run.output
+    assert run.status == (1 if was_quick else 0), run.output + run.errors
     assert (run.report["commits"], run.report["merges"], len(run.report["unread"])) == (0, 0, 1)
     assert run.report["newest"] == run.report["oldest"]
     assert run.report["documents"]["read"]

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from corral import __version__
+from corral.supervisor.containers import engines
+from corral.supervisor.isolation.availability import Trial
 from corral.supervisor.process import host_check
 from corral.supervisor.process.host_check import Finding, Promise
 from corral.supervisor.process.host_facts import Containment, Facts, Services
@@ -20,6 +22,7 @@ from daemon_process import BIN, BOUND_S, DaemonProcess
 TOPICS = {
     "containment", "containment.kill", "containment.freeze", "containment.memory", "containment.cpu",
     "containment.processes", "isolation", "isolation.paths", "isolation.ports", "isolation.signals",
+    "isolation.strict", "isolation.container",
     "user", "descriptors", "pids", "state", "socket",
 }  # fmt: skip
 PROMISES = {
@@ -151,6 +154,7 @@ BEST = Facts(
     socket_problem="",
     reads_others=True,
     oom_score_adj=-200,
+    container=engines.Trial(working=("runc (folders)",)),
 )
 
 
@@ -188,6 +192,9 @@ LACKS: list[tuple[dict[str, Any], set[str], set[str]]] = [
     ({"landlock_abi": 5}, {"isolation.signals"}, {"a bad worker hurts nobody else"}),
     ({"landlock_abi": 0}, {"isolation.paths", "isolation.ports", "isolation.signals"}, {"a bad worker hurts nobody else"}),
     ({"isolation": "none"}, {"isolation"}, set()),
+    ({"strict": Trial(problem="there is no bwrap in PATH", advice="install it")}, {"isolation.strict"}, set()),
+    ({"container": engines.Trial(problems=("podman: not installed",))}, {"isolation.container"}, set()),
+    ({"container": engines.Trial(unasked=("/usr/bin/podman",))}, set(), set()),
     ({"descriptors": (256, 256)}, {"descriptors"}, set()),
     ({"descriptors": (1024, resource.RLIM_INFINITY)}, set(), set()),
     ({"pids": 1000}, {"pids"}, set()),
@@ -221,6 +228,24 @@ def test_a_running_daemon_tells_of_servers_secrets_and_http() -> None:
     assert (found["secrets"].verdict, found["secrets"].found) == ("warning", "cannot expand x")
     assert found["servers"].remedy
     assert found["secrets"].remedy
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root gives tenants users of their own")
+def test_tenants_that_share_a_user_are_told_with_the_remedy(tmp_path: Path) -> None:
+    text = "[tenants.acme]\n[tenants.globex]\n[daemon]\n"
+    with DaemonProcess(tmp_path, text) as daemon:
+        found = {each["topic"]: each for each in daemon.call("daemon.doctor")["findings"]}
+        assert found["tenants"]["verdict"] == "warning"
+        assert "2 tenants share a user" in found["tenants"]["found"]
+        assert "tenant_uids" in found["tenants"]["remedy"]
+        daemon.stop()
+        daemon.config.write_text(text + 'tenant_uids = "1900000000-1900000001"\n')
+        daemon.start()
+        found = {each["topic"]: each for each in daemon.call("daemon.doctor")["findings"]}
+        assert (found["tenants"]["verdict"], found["tenants"]["found"]) == (
+            "ok",
+            "2, each with a user of its own",
+        )
 
 
 def test_what_nobody_would_find_again_is_told_from_what_the_next_start_ends() -> None:

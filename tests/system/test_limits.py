@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def test_a_tree_that_takes_more_memory_than_it_may_is_killed_as_oom(
         assert ended(daemon, "hog-0")["last_exit"]["result"] == "oom"
         event = await_event(daemon, "limit.memory", worker="hog-0")
         assert (event["key"], event["limit"]) == ("max_memory_bytes", 100 * MIB)
-        assert event.get("used", 200 * MIB) > 100 * MIB
+        assert event["used"] > 90 * MIB
         after = daemon.worker("neighbour-0")
         assert (after["pid"], after["state"]) == (before["pid"], "Ready")
 
@@ -230,10 +231,12 @@ def test_a_worker_that_is_held_back_is_not_hung_for_that(tmp_path: Path) -> None
     )
     with DaemonProcess(tmp_path, config) as daemon:
         start(daemon, "slow")
-        with daemon.client() as client:
-            said = lines(client, "slow")
-            assert len([next(said) for _ in range(4)]) == 4
         slow = daemon.worker("slow-0")
+        with daemon.client() as client:
+            for _ in islice(lines(client, "slow"), 200):
+                slow = daemon.worker("slow-0")
+                if slow["throttled_s"] > 3.0:  # longer than its timeout
+                    break
         assert slow["throttled_s"] > 3.0
         assert (slow["incarnation"], slow["restarts"], slow["last_exit"]) == (1, 0, None)
 

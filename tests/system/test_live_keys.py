@@ -27,6 +27,8 @@ SHOWN_ELSEWHERE: dict[str, str] = {
     "output_schema": "test_exposed_agents.py::test_a_reload_changes_the_schemas_without_a_restart",
     "control": "test_rights.py::test_a_grant_is_taken_back_by_a_reload_without_a_restart",
     "stores": "test_stores.py::test_a_reload_rolls_the_workers_of_a_store_whose_address_has_changed",
+    "memory.pool": "test_memory.py::test_a_reload_changes_a_pool_and_the_agents_in_it",
+    "pools": "test_memory.py::test_a_reload_changes_a_pool_and_the_agents_in_it",
     "monitoring.enable_metrics": "test_metrics.py::test_collecting_is_stopped_and_begun_again_by_a_reload",
     "daemon.journal": "test_daemon_log.py::test_a_reload_turns_the_copies_of_workers_lines_on_and_off",
 }

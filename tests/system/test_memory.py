@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from corral.worker.contract.errors import Conflict, Corrupted, NotFound
+from corral.worker.contract.errors import Conflict, Corrupted, NotFound, ResourceLimitExceeded
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
 CREW = f"""
@@ -158,6 +158,8 @@ def test_who_may_only_read_cannot_have_an_agent_forget_or_remember(daemon: Daemo
         "memory.get": "read",
         "memory.search": "read",
         "memory.stats": "read",
+        "memory.pools": "read",
+        "memory.expire": "operate",
         "memory.put": "operate",
         "memory.delete": "operate",
         "memory.cleanup": "operate",
@@ -244,3 +246,133 @@ def test_what_has_expired_is_neither_counted_nor_kept_beyond_a_cleanup(tmp_path:
         (event,) = next(expired).params["events"]
         assert (event["agent"], event["keys"]) == ("keen", 1)
         assert daemon.call("memory.stats")["agents"][0]["keys"] == 1
+
+
+POOLS = f"""
+[pools.small]
+max_bytes = "64KiB"
+overflow = "refuse"
+
+[tenants.acme]
+pool = "small"
+
+[agents.keen]
+entrypoint = "rememberer:agent"
+instances = 2
+process.working_directory = "{AGENTS}"
+memory.pool = "small"
+
+[agents."acme/brief"]
+entrypoint = "rememberer:agent"
+process.working_directory = "{AGENTS}"
+
+[agents.still]
+command = ["sleep", "1000"]
+protocol = "none"
+autostart = false
+"""
+
+
+def pools(daemon: DaemonProcess) -> dict[str, Any]:
+    return {each["name"]: each for each in daemon.call("memory.pools")["pools"]}
+
+
+def test_a_pool_bounds_agents_of_several_owners_and_fails_the_task_that_is_too_much(
+    tmp_path: Path,
+) -> None:
+    with DaemonProcess(tmp_path, POOLS) as daemon:
+        daemon.call("agent.start", all=False, names=["keen", "acme/brief"])
+        assert run(daemon, "a", "fill 30000")["state"] == "succeeded"
+        assert run(daemon, "b", "fill 30000", "acme/brief")["state"] == "succeeded"
+        for agent, session in (("keen", "c"), ("acme/brief", "b")):
+            refused = run(daemon, session, "fill 9000", agent)
+            assert refused["error"]["name"] == "ResourceLimitExceeded"
+            assert refused["error"]["data"]["pool"] == "small"
+        with pytest.raises(ResourceLimitExceeded):
+            daemon.call("memory.put", agent="keen", key="k", value="x" * 9000)
+        daemon.call("memory.put", agent="still", key="k", value="x" * 90_000)  # in no pool
+        small = pools(daemon)["small"]
+        assert (small["agents"], small["tenants"]) == (["acme/brief", "keen"], ["acme"])
+        assert 60_000 < small["used_bytes"] < 64 * 1024
+        printed = daemon.corral("memory", "pools").stdout
+        assert "small" in printed
+        assert "acme/brief, keen" in printed
+        assert "92%" in printed
+
+
+def test_a_reload_changes_a_pool_and_the_agents_in_it(tmp_path: Path) -> None:
+    with DaemonProcess(tmp_path, POOLS) as daemon:
+
+        def put(size: int) -> None:
+            daemon.call("memory.put", agent="still", key="k", value="x" * size)
+
+        put(90_000)
+        text = POOLS.replace("autostart = false", 'autostart = false\nmemory.pool = "small"')
+        daemon.config.write_text(text)
+        assert daemon.call("daemon.reload")["changed"] == {"still": "live"}
+        assert pools(daemon)["small"]["used_bytes"] == 90_003
+        with pytest.raises(ResourceLimitExceeded):
+            put(90_001)
+        daemon.config.write_text(text.replace("64KiB", "1MiB"))
+        assert daemon.call("daemon.reload")["live"] == ["pools"]
+        put(90_001)
+        for command in ("add", "set"):
+            refused = daemon.corral(
+                "tenant", command, "acme" if command == "set" else "new", "pool=nowhere"
+            )
+            assert (refused.returncode, "no pool has this name" in refused.stderr) == (2, True)
+        daemon.config.write_text(text.replace("[pools.small]", "[pools.other]"))
+        done = daemon.corral("reload")
+        assert (done.returncode, "no pool has this name" in done.stderr) == (2, True)
+
+
+def test_the_sum_of_a_pool_is_right_after_the_death_of_the_daemon_amid_writes(
+    tmp_path: Path,
+) -> None:
+    config = POOLS.replace('"refuse"', '"evict"')
+    with DaemonProcess(tmp_path, config) as daemon:
+        for round_ in range(3):
+            daemon.call("agent.start", all=False, names=["keen", "acme/brief"])
+            for number in range(12):
+                agent = ("keen", "acme/brief")[number % 2]
+                size = 3000 + 1000 * (number % 5)
+                run(daemon, f"s{number % 5}", f"fill {size}", agent)
+                key, value = f"k{number % 3}", "x" * size
+                daemon.call(
+                    "memory.put", agent="still" if number % 2 else agent, key=key, value=value
+                )
+            for number in range(6):  # those are under way
+                params = {"agent": "keen", "objective": "fill 9000", "session": f"u{number}"}
+                daemon.call("task.submit", **params)
+            daemon.kill()
+            with closing(sqlite3.connect(daemon.state_dir / "corral.db")) as store:
+                (direct,) = store.execute(
+                    "SELECT (SELECT COALESCE(SUM(size_bytes), 0) FROM session WHERE agent <> 'still') +"
+                    " (SELECT COALESCE(SUM(LENGTH(CAST(key AS BLOB)) + LENGTH(value)), 0) FROM memory"
+                    " WHERE agent <> 'still')"
+                ).fetchone()
+            # The tasks that were under way go on: they are not to change what is compared.
+            daemon.config.write_text(
+                config.replace("instances = 2", "instances = 2\nautostart = false")
+            )
+            daemon.start()
+            found = pools(daemon)["small"]
+            assert found["used_bytes"] == direct <= 64 * 1024, round_
+            assert found["sessions"] > 0
+
+
+def test_a_handler_or_a_person_ends_a_session(tmp_path: Path) -> None:
+    with DaemonProcess(tmp_path, CREW) as daemon:
+        daemon.call("agent.start", all=False, names=["keen"])
+        run(daemon, "s", "say one")
+        kept = daemon.call("memory.show", agent="keen", session="s")["expires_at"]
+        run(daemon, "s", "end 3600")
+        (listed,) = daemon.call("memory.sessions")["sessions"]
+        assert listed["expires_at"] < kept
+        assert "is gone after" in daemon.corral("memory", "expire", "keen", "s", "never").stdout
+        assert daemon.call("memory.show", agent="keen", session="s")["expires_at"] > kept
+        assert daemon.corral("memory", "expire", "keen", "nobody", "1h").returncode == 3
+        assert daemon.corral("memory", "expire", "keen", "s", "1ms").returncode == 0
+        while daemon.call("memory.sessions")["sessions"]:
+            pass  # until its time is over
+        assert seen(daemon, "s")["history"] == []

@@ -33,6 +33,9 @@ autostart = false
 entrypoint = "crew_agent:agent"
 process.working_directory = "{AGENTS}"
 tasks.max_attempts = 1
+[agents.asks]
+entrypoint = "questions_agent:agent"
+process.working_directory = "{AGENTS}"
 [mcp.servers.odd]
 command = ["{sys.executable}", "-I", "{AGENTS / "mcp_odd.py"}", "--declares=tools", "--declares=prompts", "--declares=resources"]
 [teams.duo]
@@ -76,9 +79,11 @@ def test_every_method_returns_what_its_schema_says_and_nothing_else(daemon: Daem
         _daemon(call)
         _agents(call)
         _tasks(call)
+        _approvals(call, daemon)
         _groups_and_schedules(call)
         _packages(call)
         _state(call)
+        _tenants(call)
         _records(call)
         _servers(call)
         _rights(call)
@@ -134,6 +139,8 @@ def _agents(call: Calls) -> None:
     call("agent.add_all", agents=others)
     assert call("agent.add_all", agents=others, present="keep", dry_run=True)["unchanged"]
     call("agent.signal", name="plain", signal="CONT")
+    run = call("agent.exec", name="plain", argv=["cat"], stdin=True)["exec"]
+    assert call("agent.exec_input", exec=run, data="aGk=", end=True)["written"] == 2
     call("agent.list")
     call("agent.set", name="plain", spec={"title": "Sleeps", "labels": {"team": "blue"}})
     assert call("revision.list", name="plain")["revisions"][0]["how"] == "set"
@@ -168,6 +175,18 @@ def _tasks(call: Calls) -> None:
     assert (len(retried["retried"]), len(retried["failed"])) == (1, 1)
     call("task.discard", dead=True)
     assert call("cost.list", by="session")["total"]["tasks"] >= 1
+
+
+def _approvals(call: Calls, daemon: DaemonProcess) -> None:
+    with daemon.client() as client:
+        client.call("event.follow", {"types": ["approval.asked"]}, timeout_s=BOUND_S)
+        task = call("task.submit", agent="asks", objective="Go on?")["id"]
+        number = (
+            next(client.notifications()) and call("approval.list", task=task)["approvals"][0]["id"]
+        )
+    call("approval.show", approval=number)
+    call("approval.answer", approval=number, answer="yes")
+    call("task.wait", task=task)
 
 
 def _groups_and_schedules(call: Calls) -> None:
@@ -229,12 +248,24 @@ def _state(call: Calls) -> None:
     assert call("memory.stats")["agents"]
     call("memory.delete", agent="ann", key="a")
     call("memory.cleanup")
+    call("memory.expire", agent="crew", session="talk", ttl_s=3600)
+    call("memory.pools")
     call("memory.clear", agent="crew")
     (saved, *_) = call("checkpoint.save", name="ann-0")["checkpoints"]
     call("checkpoint.list")
     call("checkpoint.show", checkpoint=saved["id"])
     call("checkpoint.restore", checkpoint=saved["id"])
     call("checkpoint.rm", checkpoints=[saved["id"]], force=True)
+
+
+def _tenants(call: Calls) -> None:
+    assert call("tenant.add", name="acme", spec={"max_agents": 5})["created"]
+    assert call("tenant.list")["tenants"][0]["name"] == "acme"
+    assert call("tenant.set", name="acme", spec={"max_agents": 6})["keys"] == ["max_agents"]
+    assert call("tenant.show", name="acme")["spec"] == {"max_agents": 6}
+    call("tenant.suspend", name="acme")
+    call("tenant.resume", name="acme")
+    assert call("tenant.rm", name="acme")["removed"] == ["acme"]
 
 
 def _records(call: Calls) -> None:

@@ -8,8 +8,9 @@ import pytest
 
 from corral.supervisor.config.spec import Resources, Spec, Tasks
 from corral.supervisor.events.bus import Bus, Event
+from corral.supervisor.quotas.spending import NO_COST, Spending
 from corral.supervisor.store.store import Store
-from corral.supervisor.tasks.accounting import NO_COST, Budgets, Spending
+from corral.supervisor.tasks.accounting import Budgets
 from worker_peer import on_loop
 
 pytestmark = pytest.mark.shell

@@ -43,6 +43,7 @@ class Table:
         self.agents = SimpleNamespace(registry=registry, agents=specs)
         no_commands = SimpleNamespace(leaders=dict)
         self.shared = SimpleNamespace(probes=SimpleNamespace(commands=no_commands))
+        self.execs = SimpleNamespace(leaders=dict)
 
     def note_refused(self, *_: object) -> None:
         """What is refused is recorded elsewhere."""

@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 from typing import Self, TypeVar, cast
 
 import msgspec
@@ -26,7 +27,25 @@ MAX_CALLS = 1_000
 WAITING_MAX = 1_000
 """Number of unread notifications of a `Stream` at which it stops reading, until half of them are consumed."""
 
+LOGIN_S = 30.0
+"""Seconds that the daemon may take to check a token."""
+
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Represents the daemon at `path`, and the `token` and the `tenant` that restrict each connection to it."""
+
+    path: str
+    token: str | None = None
+    tenant: str | None = None
+
+    @property
+    def login(self) -> dict[str, object]:
+        """Returns the params of `auth.login`; none where nothing restricts a connection."""
+        given = {"token": self.token, "tenant": self.tenant}
+        return {key: value for key, value in given.items() if value is not None}
 
 
 class Connection:
@@ -42,13 +61,20 @@ class Connection:
 
     @classmethod
     async def open(
-        cls, path: str, *, on_notification: Callable[[Notification], None] | None = None
+        cls,
+        daemon: str | Endpoint,
+        *,
+        on_notification: Callable[[Notification], None] | None = None,
     ) -> Self:
-        """Connects to the socket at `path`; without `on_notification` notifications are dropped.
+        """Connects to a daemon, or to that at a path; without `on_notification` notifications are dropped.
 
         Raises:
             Unreachable: no daemon listens there; `data["reason"]` as for `sync.Client`.
+            PermissionDenied: the token is wrong.
+            NotFound: there is no such tenant.
         """
+        endpoint = Endpoint(daemon) if isinstance(daemon, str) else daemon
+        path = endpoint.path
         loop = asyncio.get_running_loop()
         # In a thread, because connect() blocks while the daemon's accept queue is full.
         made = await asyncio.to_thread(connect, path)
@@ -61,7 +87,14 @@ class Connection:
         except BaseException:
             made.close()
             raise
-        return cls(path, channel)
+        connection = cls(path, channel)
+        if login := endpoint.login:
+            try:
+                await connection.call("auth.login", login, timeout_s=LOGIN_S)
+            except BaseException:
+                await connection.close()
+                raise
+        return connection
 
     @property
     def is_closed(self) -> bool:
@@ -124,8 +157,9 @@ class Connection:
 class Reconnecting:
     """Holds at most one connection to a daemon; a call that finds it closed opens a new one first."""
 
-    def __init__(self, path: str, on_notification: Callable[[Notification], None]) -> None:
-        self.path = path
+    def __init__(self, endpoint: Endpoint, on_notification: Callable[[Notification], None]) -> None:
+        self.path = endpoint.path
+        self._endpoint = endpoint
         self._on_notification = on_notification
         self._connection: Connection | None = None
         self._opening = asyncio.Lock()
@@ -165,7 +199,7 @@ class Reconnecting:
                     text = f'cannot reach the daemon at "{self.path}": the runtime is shut down; make another one'
                     raise Unreachable(text, socket=self.path, reason="closed")
                 self._connection = await Connection.open(
-                    self.path, on_notification=self._on_notification
+                    self._endpoint, on_notification=self._on_notification
                 )
             return self._connection
 
@@ -238,13 +272,13 @@ class Stream:
         connection.bind(self._take)
 
     @classmethod
-    async def open(cls, path: str) -> Self:
+    async def open(cls, daemon: str | Endpoint) -> Self:
         """Opens a connection to be read as a stream.
 
         Raises:
             Unreachable: no daemon listens there.
         """
-        return cls(await Connection.open(path))
+        return cls(await Connection.open(daemon))
 
     def _take(self, notification: Notification) -> None:
         self._waiting.append(notification)

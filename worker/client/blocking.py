@@ -15,6 +15,8 @@ from .embedded import START_S, Config
 from .events import (
     DaemonEvent,
     EventStream,
+    ExecOutput,
+    ExecStream,
     LogStream,
     Part,
     PartStream,
@@ -25,6 +27,26 @@ from .loop_thread import Followed, LoopThread
 from .runtime import AgentRuntime
 from .subscription import Handler, Subscription
 from .tasks import TaskOptions
+
+
+class FollowedExec(Followed[ExecOutput, ExecStream]):
+    """Iterates over the output of a command; `stream.code` has its exit code at the end."""
+
+    def write(self, data: bytes) -> None:
+        """Writes to its stdin, and returns once it is taken."""
+        self._loop.wait(self.stream.write(data))
+
+    def end_input(self) -> None:
+        """Ends its input."""
+        self._loop.wait(self.stream.end_input())
+
+    def send_signal(self, signal: str) -> None:
+        """Sends a signal, by name."""
+        self._loop.wait(self.stream.send_signal(signal))
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Sets the size of its terminal."""
+        self._loop.wait(self.stream.resize(rows, columns))
 
 
 class Runtime(BlockingMethods):
@@ -38,18 +60,29 @@ class Runtime(BlockingMethods):
     run_workflow = BlockingMethods.run_agent
 
     @classmethod
-    def connect(cls, socket: str | os.PathLike[str] | None = None, *, wait_s: float = 0.0) -> Self:
+    def connect(
+        cls,
+        socket: str | os.PathLike[str] | None = None,
+        *,
+        wait_s: float = 0.0,
+        token: str | None = None,
+        tenant: str | None = None,
+    ) -> Self:
         """Connects to a running daemon; without `socket` it is found as the `corral` command finds it.
 
-        Waits up to `wait_s` seconds for a daemon that is just starting.
+        Waits up to `wait_s` seconds for a daemon that is just starting. A token restricts the connection to its rights, and
+        a tenant to the agents of that tenant, whose names may be short then.
 
         Raises:
             Unreachable: no daemon listens there.
+            PermissionDenied: the token is wrong.
+            NotFound: there is no such tenant.
             Conflict: the caller is a coroutine: use AgentRuntime.
         """
         loop = LoopThread()
         try:
-            return cls(loop, loop.wait(AgentRuntime.connect(socket, wait_s=wait_s)))
+            connecting = AgentRuntime.connect(socket, wait_s=wait_s, token=token, tenant=tenant)
+            return cls(loop, loop.wait(connecting))
         except BaseException:
             loop.close()
             raise
@@ -122,6 +155,35 @@ class Runtime(BlockingMethods):
         )
         self._loop.wait(stream.open())
         return Followed(self._loop, stream, stream.__aiter__())
+
+    def exec_command(
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        tty: bool = False,
+        stdin: bool = False,
+        rows: int = 24,
+        columns: int = 80,
+        environment: Mapping[str, str] | None = None,
+        working_directory: str | None = None,
+    ) -> FollowedExec:
+        """Runs a command in the isolation of a worker: of `name`, a worker's id or an agent's name.
+
+        Returns an iterator of its output; a `with` ends it.
+        """
+        stream = self._runtime.exec_command(
+            name,
+            argv,
+            tty=tty,
+            stdin=stdin,
+            rows=rows,
+            columns=columns,
+            environment=environment,
+            working_directory=working_directory,
+        )
+        self._loop.wait(stream.open())
+        return FollowedExec(self._loop, stream, stream.__aiter__())
 
     def follow_logs(
         self,

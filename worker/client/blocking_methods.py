@@ -12,6 +12,7 @@ from typing import Literal, Unpack
 
 from msgspec import UNSET
 
+from ..contract.approvals import Approval
 from ..contract.errors import CorralError
 from ..contract.records import (
     AgentStatus,
@@ -25,6 +26,7 @@ from ..contract.records import (
     WorkflowStatus,
 )
 from ..control.access import NewToken, TokenList, TokenRemoved, Whoami
+from ..control.approvals import Approvals
 from ..control.backup import BackupMade, BackupPiece, Exported, Imported
 from ..control.deployments import Deployment, Deployments
 from ..control.metrics import MetricsHistory, MetricsLatest, MetricsTop
@@ -75,13 +77,23 @@ from ..control.state_results import (
     CheckpointShown,
     CheckpointsRemoved,
     Items,
+    MemoryPools,
     MemoryRemoved,
     MemoryStatistics,
+    SessionExpiry,
     Sessions,
     SessionShown,
     Value,
 )
 from ..control.template_results import Templates
+from ..control.tenants import (
+    TenantAdded,
+    TenantChanged,
+    TenantRemoved,
+    Tenants,
+    TenantShown,
+    TenantSwitched,
+)
 from .agent_source import AgentSource
 from .loop_thread import LoopThread
 from .runtime import AgentRuntime
@@ -380,6 +392,36 @@ class BlockingMethods:
                 names, all=all, selector=selector, wait=wait, timeout_s=timeout_s
             )
         )
+
+    def answer_approval(self, approval: int, answer: str) -> Approval:
+        """Answers an open question of a task, which goes on with the answer; the first answer counts.
+
+        Needs the right "operate".
+        """
+        return self._loop.wait(self._runtime.answer_approval(approval, answer))
+
+    def list_approvals(
+        self,
+        *,
+        agent: str | None = None,
+        task: str | None = None,
+        ended: bool = False,
+        limit: int = 1000,
+    ) -> Approvals:
+        """Lists the open questions of tasks, the oldest first; with `ended` those that have ended, the newest first.
+
+        Needs the right "read".
+        """
+        return self._loop.wait(
+            self._runtime.list_approvals(agent=agent, task=task, ended=ended, limit=limit)
+        )
+
+    def show_approval(self, approval: int) -> Approval:
+        """Returns a question of a task, with its answer where it has one.
+
+        Needs the right "read".
+        """
+        return self._loop.wait(self._runtime.show_approval(approval))
 
     def list_audit(
         self,
@@ -794,12 +836,28 @@ class BlockingMethods:
         """
         return self._loop.wait(self._runtime.delete_memory(agent, key, session=session))
 
+    def expire_session(
+        self, agent: str, session: str, *, ttl_s: float | None = None
+    ) -> SessionExpiry:
+        """Sets the time after which a session is gone, from now on; without `ttl_s` only `retention` counts.
+
+        Needs the right "operate".
+        """
+        return self._loop.wait(self._runtime.expire_session(agent, session, ttl_s=ttl_s))
+
     def get_memory(self, agent: str, key: str, *, session: str = "") -> Value:
         """Returns the value under a key of an agent; null where there is none.
 
         Needs the right "read".
         """
         return self._loop.wait(self._runtime.get_memory(agent, key, session=session))
+
+    def memory_pools(self) -> MemoryPools:
+        """Lists the memory pools: their limits, the size of their sessions and keys, and the agents in them.
+
+        Needs the right "read".
+        """
+        return self._loop.wait(self._runtime.memory_pools())
 
     def put_memory(
         self, agent: str, key: str, value: object, *, ttl_s: float | None = None, session: str = ""
@@ -838,7 +896,7 @@ class BlockingMethods:
         return self._loop.wait(self._runtime.show_session(agent, session, last=last))
 
     def memory_stats(self, *, agent: str | None = None) -> MemoryStatistics:
-        """Returns the size of sessions and keys by agent, and the bytes of them in the daemon's memory.
+        """Returns the size of sessions and keys by agent, without expired ones, and the bytes of them in the daemon's memory.
 
         Needs the right "read".
         """
@@ -1276,6 +1334,63 @@ class BlockingMethods:
         """
         return self._loop.wait(self._runtime.list_templates())
 
+    def add_tenant(
+        self, name: str, *, spec: Mapping[str, object] | None = None, new: bool = False
+    ) -> TenantAdded:
+        """Adds a tenant, or returns the one that is there, whose agents that have given up start again.
+
+        A tenant that is there with other values of the given keys is a Conflict, and so is any with `new`.
+
+        Needs the right "admin".
+        """
+        return self._loop.wait(self._runtime.add_tenant(name, spec=spec, new=new))
+
+    def list_tenants(self) -> Tenants:
+        """Lists the tenants with their limits and counts; a tenant is told of itself alone.
+
+        Needs the right "read".
+        """
+        return self._loop.wait(self._runtime.list_tenants())
+
+    def resume_tenant(self, name: str) -> TenantSwitched:
+        """Starts the agents of a suspended tenant that start by themselves, and takes its tasks again; again is harmless.
+
+        Needs the right "admin".
+        """
+        return self._loop.wait(self._runtime.resume_tenant(name))
+
+    def remove_tenant(self, name: str) -> TenantRemoved:
+        """Ends all of a tenant, then erases what there is of it; the audit alone keeps its records.
+
+        A tenant that the configuration file has is a Conflict: its tables go first.
+
+        Needs the right "admin".
+        """
+        return self._loop.wait(self._runtime.remove_tenant(name))
+
+    def set_tenant(self, name: str, spec: Mapping[str, object]) -> TenantChanged:
+        """Changes keys of the table of a tenant at once; a key that is null is as the file or the tier has it again.
+
+        Needs the right "admin".
+        """
+        return self._loop.wait(self._runtime.set_tenant(name, spec))
+
+    def show_tenant(self, *, name: str | None = None) -> TenantShown:
+        """Returns one tenant in full: its table, the names of what it has, and the layers that keep it apart.
+
+        A caller that is bound to a tenant names its own, or none.
+
+        Needs the right "read".
+        """
+        return self._loop.wait(self._runtime.show_tenant(name=name))
+
+    def suspend_tenant(self, name: str) -> TenantSwitched:
+        """Stops all agents and servers of a tenant, and refuses its tasks and starts until it is resumed; again is harmless.
+
+        Needs the right "admin".
+        """
+        return self._loop.wait(self._runtime.suspend_tenant(name))
+
     def add_token(
         self,
         name: str,
@@ -1283,13 +1398,14 @@ class BlockingMethods:
         *,
         agents: Sequence[str] | None = None,
         expires_s: float | None = None,
+        tenant: str | None = None,
     ) -> NewToken:
-        """Makes a token with rights, for some agents or all; the answer alone has its text.
+        """Makes a token with rights, for some agents or all, of the owner or of a tenant; the answer alone has its text.
 
         Needs the right "admin".
         """
         return self._loop.wait(
-            self._runtime.add_token(name, rights, agents=agents, expires_s=expires_s)
+            self._runtime.add_token(name, rights, agents=agents, expires_s=expires_s, tenant=tenant)
         )
 
     def list_tokens(self) -> TokenList:

@@ -1,18 +1,19 @@
-"""Follows events, logs, tasks and what they stream of a daemon from a program: in order, at the pace of the reader; events without gaps."""
+"""Follows events, logs, tasks and commands of a daemon from a program: in order, at the pace of the reader; events without gaps."""
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from typing import Self, cast
+from typing import Literal, Self, cast
 
 import msgspec
 
 from ..contract.codec import as_array, as_object, encode
-from ..contract.errors import Unreachable, from_wire
+from ..contract.errors import Conflict, Unreachable, from_wire
 from ..contract.log_pieces import PieceJoiner
 from ..contract.records import Task
 from ..control.results import LogLine
-from .async_ import Connection, Stream, decode_answer
+from .async_ import Connection, Endpoint, Stream, decode_answer
 from .tasks import TaskRunner, failure
 
 
@@ -28,19 +29,15 @@ class DaemonEvent(msgspec.Struct, frozen=True, kw_only=True):
     fields: dict[str, object] = {}
 
 
-class EventStream:
-    """Iterates over the events of a daemon, in order and without gaps.
+class _CallStream:
+    """Holds the connection of one call whose notifications follow: an `async with` begins on entering, and closes it.
 
-    A slow reader delays nobody: unread events stay in the store. When the connection breaks, iteration continues
-    at the same position as long as the daemon can be reached.
+    A subclass begins in `open`, which `_begin` serves.
     """
 
-    def __init__(self, path: str, filters: Mapping[str, object], since: int | None) -> None:
-        self._path = path
-        self._filters = filters
-        self._since = since
+    def __init__(self, daemon: str | Endpoint) -> None:
+        self._daemon = daemon
         self._stream: Stream | None = None
-        self._is_closed = False
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -50,23 +47,55 @@ class EventStream:
         await self.close()
 
     async def open(self) -> Stream:
+        """Makes the call."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """Ends the stream, and closes its connection."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            await stream.connection.close()
+
+    async def _begin(
+        self, method: str, params: Mapping[str, object]
+    ) -> tuple[Stream, dict[str, object]]:
+        """Returns the stream of a call, with its answer; a failure leaves no connection."""
+        stream = await Stream.open(self._daemon)
+        try:
+            return stream, as_object(await stream.connection.call(method, params)) or {}
+        except BaseException:
+            await stream.connection.close()
+            raise
+
+
+class EventStream(_CallStream):
+    """Iterates over the events of a daemon, in order and without gaps.
+
+    A slow reader delays nobody: unread events stay in the store. When the connection breaks, iteration continues
+    at the same position as long as the daemon can be reached.
+    """
+
+    def __init__(
+        self, daemon: str | Endpoint, filters: Mapping[str, object], since: int | None
+    ) -> None:
+        super().__init__(daemon)
+        self._filters = filters
+        self._since = since
+        self._is_closed = False
+
+    async def open(self) -> Stream:
         """Subscribes: events from then on are yielded.
 
         Raises:
             CorralError: the daemon refuses it, or cannot be reached.
         """
-        stream = await Stream.open(self._path)
-        try:
-            params = dict(self._filters)
-            if self._since is not None:
-                params["since"] = self._since
-            started = as_object(await stream.connection.call("event.follow", params)) or {}
-            position = started.get("position")
-            if isinstance(position, int):
-                self._since = position
-        except BaseException:
-            await stream.connection.close()
-            raise
+        params = dict(self._filters)
+        if self._since is not None:
+            params["since"] = self._since
+        stream, started = await self._begin("event.follow", params)
+        position = started.get("position")
+        if isinstance(position, int):
+            self._since = position
         self._stream, self._is_closed = stream, False
         return stream
 
@@ -97,31 +126,21 @@ class EventStream:
     async def close(self) -> None:
         """Ends the subscription and its iteration, and closes its connection."""
         self._is_closed = True
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            await stream.connection.close()
+        await super().close()
 
 
-class LogStream:
+class LogStream(_CallStream):
     """Iterates over lines of logs: the last ones, then new ones as they come.
 
     It ends where `follow` is false, or with the task that was asked for. It begins on the first step, or in an
     `async with` on entering.
     """
 
-    def __init__(self, path: str, params: Mapping[str, object]) -> None:
+    def __init__(self, daemon: str | Endpoint, params: Mapping[str, object]) -> None:
+        super().__init__(daemon)
         self.position: str | None = None
         """The `after` with which another stream goes on behind the lines that this one has yielded."""
-        self._path = path
         self._params = params
-        self._stream: Stream | None = None
-
-    async def __aenter__(self) -> Self:
-        await self.open()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
 
     async def open(self) -> Stream:
         """Begins to follow.
@@ -129,15 +148,9 @@ class LogStream:
         Raises:
             CorralError: the daemon refuses it, or cannot be reached.
         """
-        stream = await Stream.open(self._path)
-        try:
-            answer = await stream.connection.call("log.follow", self._params)
-            self._move(as_object(answer) or {})
-        except BaseException:
-            await stream.connection.close()
-            raise
-        self._stream = stream
-        return stream
+        self._stream, answer = await self._begin("log.follow", self._params)
+        self._move(answer)
+        return self._stream
 
     async def __aiter__(self) -> AsyncIterator[LogLine]:
         """Yields the lines in order.
@@ -166,24 +179,14 @@ class LogStream:
         finally:
             await self.close()
 
-    async def close(self) -> None:
-        """Ends the stream and closes its connection."""
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            await stream.connection.close()
-
     def _move(self, params: Mapping[str, object]) -> None:
         position = params.get("position")
         if isinstance(position, str):
             self.position = position
 
 
-class StatusStream:
+class StatusStream(_CallStream):
     """Iterates over the status of a daemon: first the whole, as a key `status`, then what has changed, as a key `change`."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._stream: Stream | None = None
 
     async def open(self) -> Stream:
         """Begins to follow.
@@ -191,14 +194,8 @@ class StatusStream:
         Raises:
             CorralError: the daemon refuses it, or cannot be reached.
         """
-        stream = await Stream.open(self._path)
-        try:
-            await stream.connection.call("daemon.follow", {})
-        except BaseException:
-            await stream.connection.close()
-            raise
-        self._stream = stream
-        return stream
+        self._stream, _ = await self._begin("daemon.follow", {})
+        return self._stream
 
     async def __aiter__(self) -> AsyncIterator[Mapping[str, object]]:
         """Yields the notifications in order.
@@ -212,12 +209,6 @@ class StatusStream:
         finally:
             await self.close()
 
-    async def close(self) -> None:
-        """Ends the stream and closes its connection."""
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            await stream.connection.close()
-
 
 class TaskStream:
     """Iterates over the events of a task and the tasks below it, until it has ended; then `task` is its record.
@@ -225,8 +216,8 @@ class TaskStream:
     The events begin with the present state of each, which has number 0.
     """
 
-    def __init__(self, path: str, params: Mapping[str, object]) -> None:
-        self._path = path
+    def __init__(self, daemon: str | Endpoint, params: Mapping[str, object]) -> None:
+        self._daemon = daemon
         self._params = params
         self._connection: Connection | None = None
         self.task: Task | None = None
@@ -239,7 +230,7 @@ class TaskStream:
             Timeout: it has not ended within `timeout_s`; it continues.
             Unreachable: the daemon is gone.
         """
-        stream = await Stream.open(self._path)
+        stream = await Stream.open(self._daemon)
         self._connection = stream.connection
         asking = asyncio.ensure_future(
             _ask_and_close(stream.connection, "task.follow", self._params)
@@ -291,9 +282,9 @@ class PartStream:
     """
 
     def __init__(
-        self, path: str, params: Mapping[str, object], runner: TaskRunner | None = None
+        self, daemon: str | Endpoint, params: Mapping[str, object], runner: TaskRunner | None = None
     ) -> None:
-        self._path = path
+        self._daemon = daemon
         self._params = params
         self._runner = runner
         self._connection: Connection | None = None
@@ -325,7 +316,7 @@ class PartStream:
             self._running = (await self._runner.submit(self._params)).id
             params = {"task": self._running, "stream": True}
         try:
-            stream = await Stream.open(self._path)
+            stream = await Stream.open(self._daemon)
             self._connection = stream.connection
             asking = asyncio.ensure_future(_ask_and_close(stream.connection, "task.wait", params))
             try:
@@ -353,6 +344,90 @@ class PartStream:
             self._runner.cancel_later(task)
         if self._connection is not None:
             await self._connection.close()
+
+
+class ExecOutput(msgspec.Struct, frozen=True, kw_only=True):
+    """Represents a piece of output; with a terminal all of it is `stdout`."""
+
+    stream: Literal["stdout", "stderr"]
+    data: bytes
+
+
+class ExecStream(_CallStream):
+    """Iterates over the output of a command, until it has ended; then `code` or `signal` says how.
+
+    It begins on the first step, or in an `async with` on entering; the command ends when that is left.
+    """
+
+    def __init__(self, daemon: str | Endpoint, params: Mapping[str, object]) -> None:
+        super().__init__(daemon)
+        self.exec: str | None = None
+        self.worker: str | None = None
+        self.pid: int | None = None
+        self.code: int | None = None
+        self.signal: str | None = None
+        self.reason = ""
+        """Why the daemon ended it; empty where it ended by itself."""
+        self._params = params
+
+    async def open(self) -> Stream:
+        """Starts the command.
+
+        Raises:
+            Conflict: the worker has no process now, or is frozen.
+            SpawnFailed: the command cannot be started.
+            CorralError: the daemon refuses it, or cannot be reached.
+        """
+        self._stream, started = await self._begin("agent.exec", self._params)
+        self.exec, self.worker = str(started["exec"]), str(started["worker"])
+        self.pid = cast("int", started["pid"])  # the daemon's own answer
+        return self._stream
+
+    async def __aiter__(self) -> AsyncIterator[ExecOutput]:
+        """Yields the output in order, of each stream.
+
+        Raises:
+            Unreachable: the daemon is gone, and the command with it.
+        """
+        try:
+            async for notification in self._stream or await self.open():
+                params = notification.params
+                if notification.method == "exec.end":
+                    self.code = cast("int | None", params["code"])  # of this very daemon
+                    self.signal = cast("str | None", params["signal"])
+                    self.reason = str(params["reason"])
+                    return
+                name = cast('Literal["stdout", "stderr"]', params["stream"])
+                yield ExecOutput(stream=name, data=base64.b64decode(str(params["data"])))
+        finally:
+            await self.close()
+
+    async def write(self, data: bytes) -> None:
+        """Writes to its stdin, and returns once it is taken; needs `stdin` or `tty`.
+
+        Raises:
+            CorralError: it reads no more input, or has ended.
+        """
+        for start in range(0, len(data), 32 * 1024):
+            piece = data[start : start + 32 * 1024]
+            await self._send(data=base64.b64encode(piece).decode())
+
+    async def end_input(self) -> None:
+        """Ends its input: it reads the end of the file."""
+        await self._send(end=True)
+
+    async def send_signal(self, signal: str) -> None:
+        """Sends a signal, by name; KILL reaches all of its processes."""
+        await self._send(signal=signal)
+
+    async def resize(self, rows: int, columns: int) -> None:
+        """Sets the size of its terminal."""
+        await self._send(rows=rows, columns=columns)
+
+    async def _send(self, **params: object) -> None:
+        if self._stream is None:
+            raise Conflict("cannot write to the command: it does not run", reason="ended")
+        await self._stream.connection.call("agent.exec_input", {"exec": self.exec, **params})
 
 
 async def _ask_and_close(

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Literal
 
+from ..contract.approvals import Approval
 from ..contract.records import AgentStatus, ScheduleRecord, Task, TaskParams
 from ..control.access import (
     NewToken,
@@ -19,6 +20,7 @@ from ..control.access import (
     TokenRotateParams,
     Whoami,
 )
+from ..control.approvals import ApprovalAnswerParams, ApprovalListParams, ApprovalParams, Approvals
 from ..control.backup import (
     BackupDiscardParams,
     BackupMade,
@@ -75,6 +77,7 @@ from ..control.params import (
     LogParams,
     MemoryCleanupParams,
     MemoryClearParams,
+    MemoryExpireParams,
     MemoryFindParams,
     MemoryKeyParams,
     MemoryListParams,
@@ -159,13 +162,27 @@ from ..control.state_results import (
     CheckpointShown,
     CheckpointsRemoved,
     Items,
+    MemoryPools,
     MemoryRemoved,
     MemoryStatistics,
+    SessionExpiry,
     Sessions,
     SessionShown,
     Value,
 )
 from ..control.template_results import Templates
+from ..control.tenants import (
+    TenantAdded,
+    TenantAddParams,
+    TenantChanged,
+    TenantNameParams,
+    TenantRemoved,
+    Tenants,
+    TenantSetParams,
+    TenantShown,
+    TenantShowParams,
+    TenantSwitched,
+)
 from .async_ import Reconnecting
 from .parameters import given
 
@@ -465,6 +482,37 @@ class Methods:
             NamesParams, names=names, all=all, selector=selector, wait=wait, timeout_s=timeout_s
         )
         return await self._connection.ask(AgentsChanged, "agent.wake", params)
+
+    async def answer_approval(self, approval: int, answer: str) -> Approval:
+        """Answers an open question of a task, which goes on with the answer; the first answer counts.
+
+        Needs the right "operate".
+        """
+        params = given(ApprovalAnswerParams, approval=approval, answer=answer)
+        return await self._connection.ask(Approval, "approval.answer", params)
+
+    async def list_approvals(
+        self,
+        *,
+        agent: str | None = None,
+        task: str | None = None,
+        ended: bool = False,
+        limit: int = 1000,
+    ) -> Approvals:
+        """Lists the open questions of tasks, the oldest first; with `ended` those that have ended, the newest first.
+
+        Needs the right "read".
+        """
+        params = given(ApprovalListParams, agent=agent, task=task, ended=ended, limit=limit)
+        return await self._connection.ask(Approvals, "approval.list", params)
+
+    async def show_approval(self, approval: int) -> Approval:
+        """Returns a question of a task, with its answer where it has one.
+
+        Needs the right "read".
+        """
+        params = given(ApprovalParams, approval=approval)
+        return await self._connection.ask(Approval, "approval.show", params)
 
     async def list_audit(
         self,
@@ -909,6 +957,16 @@ class Methods:
         params = given(MemoryKeyParams, agent=agent, key=key, session=session)
         return await self._connection.ask(Done, "memory.delete", params)
 
+    async def expire_session(
+        self, agent: str, session: str, *, ttl_s: float | None = None
+    ) -> SessionExpiry:
+        """Sets the time after which a session is gone, from now on; without `ttl_s` only `retention` counts.
+
+        Needs the right "operate".
+        """
+        params = given(MemoryExpireParams, agent=agent, session=session, ttl_s=ttl_s)
+        return await self._connection.ask(SessionExpiry, "memory.expire", params)
+
     async def get_memory(self, agent: str, key: str, *, session: str = "") -> Value:
         """Returns the value under a key of an agent; null where there is none.
 
@@ -916,6 +974,14 @@ class Methods:
         """
         params = given(MemoryKeyParams, agent=agent, key=key, session=session)
         return await self._connection.ask(Value, "memory.get", params)
+
+    async def memory_pools(self) -> MemoryPools:
+        """Lists the memory pools: their limits, the size of their sessions and keys, and the agents in them.
+
+        Needs the right "read".
+        """
+        params = given(NoParams)
+        return await self._connection.ask(MemoryPools, "memory.pools", params)
 
     async def put_memory(
         self, agent: str, key: str, value: object, *, ttl_s: float | None = None, session: str = ""
@@ -958,7 +1024,7 @@ class Methods:
         return await self._connection.ask(SessionShown, "memory.show", params)
 
     async def memory_stats(self, *, agent: str | None = None) -> MemoryStatistics:
-        """Returns the size of sessions and keys by agent, and the bytes of them in the daemon's memory.
+        """Returns the size of sessions and keys by agent, without expired ones, and the bytes of them in the daemon's memory.
 
         Needs the right "read".
         """
@@ -1421,6 +1487,70 @@ class Methods:
         params = given(NoParams)
         return await self._connection.ask(Templates, "template.list", params)
 
+    async def add_tenant(
+        self, name: str, *, spec: Mapping[str, object] | None = None, new: bool = False
+    ) -> TenantAdded:
+        """Adds a tenant, or returns the one that is there, whose agents that have given up start again.
+
+        A tenant that is there with other values of the given keys is a Conflict, and so is any with `new`.
+
+        Needs the right "admin".
+        """
+        params = given(TenantAddParams, name=name, spec=spec, new=new)
+        return await self._connection.ask(TenantAdded, "tenant.add", params)
+
+    async def list_tenants(self) -> Tenants:
+        """Lists the tenants with their limits and counts; a tenant is told of itself alone.
+
+        Needs the right "read".
+        """
+        params = given(NoParams)
+        return await self._connection.ask(Tenants, "tenant.list", params)
+
+    async def resume_tenant(self, name: str) -> TenantSwitched:
+        """Starts the agents of a suspended tenant that start by themselves, and takes its tasks again; again is harmless.
+
+        Needs the right "admin".
+        """
+        params = given(TenantNameParams, name=name)
+        return await self._connection.ask(TenantSwitched, "tenant.resume", params)
+
+    async def remove_tenant(self, name: str) -> TenantRemoved:
+        """Ends all of a tenant, then erases what there is of it; the audit alone keeps its records.
+
+        A tenant that the configuration file has is a Conflict: its tables go first.
+
+        Needs the right "admin".
+        """
+        params = given(TenantNameParams, name=name)
+        return await self._connection.ask(TenantRemoved, "tenant.rm", params)
+
+    async def set_tenant(self, name: str, spec: Mapping[str, object]) -> TenantChanged:
+        """Changes keys of the table of a tenant at once; a key that is null is as the file or the tier has it again.
+
+        Needs the right "admin".
+        """
+        params = given(TenantSetParams, name=name, spec=spec)
+        return await self._connection.ask(TenantChanged, "tenant.set", params)
+
+    async def show_tenant(self, *, name: str | None = None) -> TenantShown:
+        """Returns one tenant in full: its table, the names of what it has, and the layers that keep it apart.
+
+        A caller that is bound to a tenant names its own, or none.
+
+        Needs the right "read".
+        """
+        params = given(TenantShowParams, name=name)
+        return await self._connection.ask(TenantShown, "tenant.show", params)
+
+    async def suspend_tenant(self, name: str) -> TenantSwitched:
+        """Stops all agents and servers of a tenant, and refuses its tasks and starts until it is resumed; again is harmless.
+
+        Needs the right "admin".
+        """
+        params = given(TenantNameParams, name=name)
+        return await self._connection.ask(TenantSwitched, "tenant.suspend", params)
+
     async def add_token(
         self,
         name: str,
@@ -1428,12 +1558,20 @@ class Methods:
         *,
         agents: Sequence[str] | None = None,
         expires_s: float | None = None,
+        tenant: str | None = None,
     ) -> NewToken:
-        """Makes a token with rights, for some agents or all; the answer alone has its text.
+        """Makes a token with rights, for some agents or all, of the owner or of a tenant; the answer alone has its text.
 
         Needs the right "admin".
         """
-        params = given(TokenAddParams, name=name, rights=rights, agents=agents, expires_s=expires_s)
+        params = given(
+            TokenAddParams,
+            name=name,
+            rights=rights,
+            agents=agents,
+            expires_s=expires_s,
+            tenant=tenant,
+        )
         return await self._connection.ask(NewToken, "token.add", params)
 
     async def list_tokens(self) -> TokenList:

@@ -28,6 +28,7 @@ from ..contract.records import (
 from ..control.params import (
     CheckpointRestoreParams,
     EventParams,
+    ExecParams,
     LogParams,
     TaskFollowParams,
     TaskListParams,
@@ -36,9 +37,9 @@ from ..control.params import (
 from ..control.results import AgentsChanged, Names, Removed, TaskPage, Teams, Workflows
 from ..control.state_results import CheckpointRestored, Checkpoints
 from .agent_source import AgentSource, located
-from .async_ import Reconnecting
+from .async_ import Endpoint, Reconnecting
 from .embedded import START_S, Config, Embedded
-from .events import EventStream, LogStream, PartStream, StatusStream, TaskStream
+from .events import EventStream, ExecStream, LogStream, PartStream, StatusStream, TaskStream
 from .methods import Methods
 from .parameters import given
 from .subscription import Handler, Subscription
@@ -68,27 +69,36 @@ class AgentRuntime(Methods):
     changes something may have taken effect by then.
     """
 
-    def __init__(self, socket: str, embedded: Embedded | None = None) -> None:
-        self.socket = socket
+    def __init__(self, socket: str | Endpoint, embedded: Embedded | None = None) -> None:
+        self._daemon = Endpoint(socket) if isinstance(socket, str) else socket
+        self.socket = self._daemon.path
         self._embedded = embedded
         listeners = ProgressListeners()
-        super().__init__(Reconnecting(socket, listeners.notify))
+        super().__init__(Reconnecting(self._daemon, listeners.notify))
         self._tasks = TaskRunner(self._connection, listeners)
         self._subscriptions: list[Subscription] = []
 
     @classmethod
     async def connect(
-        cls, socket: str | os.PathLike[str] | None = None, *, wait_s: float = 0.0
+        cls,
+        socket: str | os.PathLike[str] | None = None,
+        *,
+        wait_s: float = 0.0,
+        token: str | None = None,
+        tenant: str | None = None,
     ) -> Self:
         """Connects to a running daemon; without `socket` it is found as the `corral` command finds it.
 
-        Waits up to `wait_s` seconds for a daemon that is just starting.
+        Waits up to `wait_s` seconds for a daemon that is just starting. A token restricts the connection to its rights, and
+        a tenant to the agents of that tenant, whose names may be short then.
 
         Raises:
             Unreachable: no daemon listens there.
+            PermissionDenied: the token is wrong.
+            NotFound: there is no such tenant.
         """
         path = default_socket(os.environ, os.getuid()) if socket is None else os.fspath(socket)
-        this = cls(path)
+        this = cls(Endpoint(path, token, tenant))
         await this._connection.open_within(wait_s)
         return this
 
@@ -299,11 +309,11 @@ class AgentRuntime(Methods):
 
         `output` of the stream is then its result. To leave the iteration early cancels the task.
         """
-        return PartStream(self.socket, submit_params(name, objective, options), self._tasks)
+        return PartStream(self._daemon, submit_params(name, objective, options), self._tasks)
 
     def stream_task(self, task: str, *, timeout_s: float | None = None) -> PartStream:
         """Iterates over what a task streams, until it has ended; it is not cancelled by leaving."""
-        return PartStream(self.socket, given(TaskWaitParams, task=task, timeout_s=timeout_s))
+        return PartStream(self._daemon, given(TaskWaitParams, task=task, timeout_s=timeout_s))
 
     async def execute_task(
         self,
@@ -574,7 +584,7 @@ class AgentRuntime(Methods):
             worker=worker,
             task=task,
         )
-        return EventStream(self.socket, filters, since)
+        return EventStream(self._daemon, filters, since)
 
     def follow_logs(
         self,
@@ -611,15 +621,45 @@ class AgentRuntime(Methods):
             follow=follow,
             after=after,
         )
-        return LogStream(self.socket, params)
+        return LogStream(self._daemon, params)
+
+    def exec_command(
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        tty: bool = False,
+        stdin: bool = False,
+        rows: int = 24,
+        columns: int = 80,
+        environment: Mapping[str, str] | None = None,
+        working_directory: str | None = None,
+    ) -> ExecStream:
+        """Runs a command in the isolation of a worker: of `name`, a worker's id or an agent's name.
+
+        Returns an async iterator of its output; in an `async with` it starts on entering, else with the first step. It
+        ends when that is left.
+        """
+        params = given(
+            ExecParams,
+            name=name,
+            argv=list(argv),
+            tty=tty,
+            stdin=stdin,
+            rows=rows,
+            columns=columns,
+            environment=environment,
+            working_directory=working_directory,
+        )
+        return ExecStream(self._daemon, params)
 
     def follow_status(self) -> StatusStream:
         """Follows the status: first the whole of it, then what changes in it, with all events."""
-        return StatusStream(self.socket)
+        return StatusStream(self._daemon)
 
     def follow_task(self, task: str, *, timeout_s: float | None = None) -> TaskStream:
         """Follows the events of a task and of those that it delegates, until it has ended."""
-        return TaskStream(self.socket, given(TaskFollowParams, task=task, timeout_s=timeout_s))
+        return TaskStream(self._daemon, given(TaskFollowParams, task=task, timeout_s=timeout_s))
 
     async def subscribe(
         self, types: str | Sequence[str], handler: Handler, *, since: int | None = None

@@ -154,6 +154,42 @@ class Client:
                         self._refuse(event)
             yield self._notifications.popleft()
 
+    # -- many calls at once, for a caller that waits for other descriptors too
+
+    def fileno(self) -> int:
+        """Returns the descriptor that is readable when `arrived` has something."""
+        return self._socket.fileno()
+
+    def ask(self, method: str, params: Params | None = None) -> Id:
+        """Sends a request, whose response `arrived` returns under this id.
+
+        Raises:
+            Unreachable: the connection broke.
+        """
+        request_id = self._peer.request(method, params, deadline=None)
+        self._send()
+        return request_id
+
+    def kept(self) -> list[Notification | Response]:
+        """Returns the notifications that arrived during earlier calls."""
+        found: list[Notification | Response] = list(self._notifications)
+        self._notifications.clear()
+        return found
+
+    def arrived(self) -> list[Notification | Response]:
+        """Reads once, and returns the notifications and responses in it, in order; waits where nothing has arrived.
+
+        Raises:
+            Unreachable: the connection ended, reason `closed`.
+        """
+        found: list[Notification | Response] = []
+        for event in self._receive():
+            if isinstance(event, Notification | Response):
+                found.append(event)
+            else:
+                self._refuse(event)
+        return found
+
     def _wait(self, request_id: Id, on_notification: Callable[[Notification], None]) -> Response:
         """Reads until the response to `request_id`; notifications in the same read are delivered too."""
         answer: Response | None = None

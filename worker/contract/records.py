@@ -413,15 +413,10 @@ class ListenStatus(Struct, frozen=True, kw_only=True):
 class AgentStatus(Struct, frozen=True, kw_only=True):
     """Represents an agent or MCP server in `status`; `tools` and `mcp` are for servers, `instances` for a range.
 
-        `job` is the state of an agent of `type = "oneshot"`, and null for a service. `rolling` is there while a change replaces
-    <<<<<<< HEAD
-        its workers, `taken_back` after one that did not come up, until the next one; `beside` has the workers without a place: new ones that come, and former ones that finish. `overridden` is the
-        number of the revision whose table is in force instead of the file's.
-    =======
-        its workers; `beside` has the workers without a place: new ones that come, and former ones that finish. `overridden` is the
-        number of the revision whose table is in force instead of the file's. `health_score` is from 0 to 100, by failed tasks,
-        restarts, failed checks, met limits and hangs of the last minutes.
-    >>>>>>> 0ee05a1 (metrics: keep a history, health scores and rankings)
+    `job` is the state of an agent of `type = "oneshot"`, and null for a service. `rolling` is there while a change replaces
+    its workers, `taken_back` after one that did not come up, until the next one; `beside` has the workers without a place: new ones that come, and former ones that finish. `overridden` is the
+    number of the revision whose table is in force instead of the file's. `health_score` is from 0 to 100, by failed tasks,
+    restarts, failed checks, met limits and hangs of the last minutes.
     """
 
     name: str

@@ -6,7 +6,7 @@ daemon; the two delegations take the params of a control method, and refuse unkn
 
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from .records import Seconds, TaskParams
 
@@ -91,13 +91,15 @@ class MemoryChanges(Struct, frozen=True):
 class MemoryDelta(Struct, frozen=True):
     """Represents the changes of a task to its session: the `memory` in the response to `task/run`.
 
-    `append` are new messages; `history` is the whole history before them, where earlier messages were changed.
+    `append` are new messages; `history` is the whole history before them, where earlier messages were changed. With
+    `ttl_s` the session ends so many seconds after this task, and with null only when it is unused for long.
     """
 
     append: list[dict[str, object]] = []
     history: list[dict[str, object]] | None = None
     variables: MemoryChanges = MemoryChanges()
     data: MemoryChanges = MemoryChanges()
+    ttl_s: Seconds | UnsetType | None = UNSET
 
 
 class CheckpointParams(Struct, frozen=True):

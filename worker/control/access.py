@@ -7,12 +7,15 @@ from typing import Annotated, Literal, get_args
 
 from msgspec import Meta, Struct
 
+from ..contract.names import FULL, TENANT
+
 Rights = Literal["read", "operate", "admin"]
 
 RIGHTS: tuple[Rights, ...] = get_args(Rights)
 """Each includes those before it."""
 
-TokenName = Annotated[str, Meta(pattern="^[A-Za-z][A-Za-z0-9_-]{0,47}$")]
+TokenName = Annotated[str, Meta(pattern=f"^{FULL}$")]
+TenantName = Annotated[str, Meta(pattern=f"^{TENANT}$")]
 Globs = Annotated[
     list[Annotated[str, Meta(min_length=1, max_length=100)]], Meta(min_length=1, max_length=100)
 ]
@@ -21,12 +24,16 @@ Overlap = Annotated[float, Meta(ge=0, le=2_592_000)]
 
 
 class TokenAddParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """Specifies a new token: its rights, for agents that match one of the globs `agents` (all where it is null), for `expires_s` seconds or without end."""
+    """Specifies a new token: its rights, for agents that match one of the globs `agents` (all where it is null), for `expires_s` seconds or without end.
+
+    With `tenant` it is one of that tenant, `TENANT/NAME`, and its agents are those of the tenant.
+    """
 
     name: TokenName
     rights: Rights
     agents: Globs | None = None
     expires_s: Lifetime | None = None
+    tenant: TenantName | None = None
 
 
 class TokenNameParams(Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,15 +51,16 @@ class TokenRotateParams(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LoginParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """Gives the token that restricts this connection."""
+    """Gives the token, the tenant, or both, that restrict this connection."""
 
-    token: Annotated[str, Meta(min_length=1, max_length=4096)]
+    token: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
+    tenant: TenantName | None = None
 
 
 class TokenRecord(Struct, frozen=True, kw_only=True):
     """Represents a token without its text: times in UTC, null for one that never was or never will be.
 
-    `agents` are globs, null for all. `created_by` is the caller as the audit names it; `last_used` is exact to a minute. `expired` is true once `expires_at` is over.
+    `agents` are globs, null for all. `tenant` is null for a token of the owner. `created_by` is the caller as the audit names it; `last_used` is exact to a minute. `expired` is true once `expires_at` is over.
     """
 
     name: str
@@ -63,6 +71,7 @@ class TokenRecord(Struct, frozen=True, kw_only=True):
     expires_at: str | None = None
     last_used: str | None = None
     expired: bool = False
+    tenant: str | None = None
 
 
 class NewToken(TokenRecord, frozen=True, kw_only=True):
@@ -84,10 +93,11 @@ class TokenRemoved(Struct, frozen=True):
 
 
 class Whoami(Struct, frozen=True, kw_only=True):
-    """Describes the caller: its token or its process, its rights, its agents (globs, null for all), and the face it came through."""
+    """Describes the caller: its token or its process, its rights, its agents (globs, null for all), its tenant, and the face it came through."""
 
     name: str
     rights: Rights
     agents: list[str] | None = None
     via: Literal["socket", "http"] = "socket"
     token: str | None = None
+    tenant: str | None = None

@@ -136,11 +136,20 @@ class Problem(Struct, frozen=True, kw_only=True):
     total: MetricPoint
 
 
+class TenantMetrics(Struct, frozen=True, kw_only=True):
+    """Represents the sum of the agents and servers of a tenant, or with null of the owner; peaks are sums of peaks."""
+
+    name: str | None
+    agents: int
+    total: MetricPoint
+
+
 class MetricsTop(Struct, frozen=True, kw_only=True):
     """Ranks agents and servers by what they did since `since`.
 
     `best` and `worst` are by the share of tasks that succeeded, `slowest` by the average duration, `expensive` by cost and
-    then tokens; each has only those to which it applies. `problems` are as `[metrics] problem_…` says.
+    then tokens; each has only those to which it applies. `problems` are as `[metrics] problem_…` says. `tenants` has the sums by tenant, the
+    most expensive first, and is empty where no agent has a tenant.
     """
 
     since: str
@@ -150,3 +159,4 @@ class MetricsTop(Struct, frozen=True, kw_only=True):
     slowest: list[Ranked]
     expensive: list[Ranked]
     problems: list[Problem]
+    tenants: list[TenantMetrics]

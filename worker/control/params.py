@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from ..contract.names import FULL
 from ..contract.records import (
     Count,
     Key,
@@ -312,6 +313,40 @@ class SignalParams(Struct, frozen=True, forbid_unknown_fields=True):
     selector: Selector | None = None
 
 
+Rows = Annotated[int, Meta(ge=1, le=10_000)]
+
+
+class ExecParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Specifies a command to run in the isolation of a worker: of `name`, a worker's id or an agent's name.
+
+    With `tty` it has a terminal of `rows` and `columns`, without `stdin` no input. `environment` and
+    `working_directory` replace what the worker has.
+    """
+
+    name: str
+    argv: Annotated[list[str], Meta(min_length=1, max_length=10_000)]
+    tty: bool = False
+    stdin: bool = False
+    rows: Rows = 24
+    columns: Rows = 80
+    environment: dict[str, str] = {}
+    working_directory: str | None = None
+
+
+class ExecInputParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Writes `data` (base64, at most 64 KiB of it) to a running command, and with `end` ends its input.
+
+    `signal` is the name of a signal for it, `rows` and `columns` are the new size of its terminal.
+    """
+
+    exec: str
+    data: Annotated[str, Meta(max_length=65_536)] = ""
+    end: bool = False
+    signal: str | None = None
+    rows: Rows | None = None
+    columns: Rows | None = None
+
+
 class TaskIdParams(Struct, frozen=True, forbid_unknown_fields=True):
     """Names a task."""
 
@@ -444,13 +479,21 @@ class MemoryCleanupParams(Struct, frozen=True, forbid_unknown_fields=True):
     agent: AgentName | None = None
 
 
+class MemoryExpireParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Selects a session of an agent, and sets its end: `ttl_s` seconds from now, or none of its own when absent."""
+
+    agent: AgentName
+    session: Key
+    ttl_s: Seconds | None = None
+
+
 class MemoryStatsParams(Struct, frozen=True, forbid_unknown_fields=True):
     """Selects the memory of an agent; of all agents when absent."""
 
     agent: AgentName | None = None
 
 
-ScheduleName = Annotated[str, Meta(pattern="^[A-Za-z][A-Za-z0-9_-]{0,47}$")]
+ScheduleName = Annotated[str, Meta(pattern=f"^{FULL}$")]
 ScheduleEvery = Annotated[float, Meta(ge=1, le=31_536_000)]
 Cron = Annotated[str, Meta(min_length=1, max_length=200)]
 Timezone = Annotated[str, Meta(min_length=1, max_length=64)]

@@ -128,7 +128,7 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
 class Quota(Struct, frozen=True, kw_only=True):
     """Represents a limit that the daemon holds, and what is used of it.
 
-    `name` is of an agent or server, null for a limit of all together. `window_s` is the time in seconds that usage counts,
+    `name` is of an agent or server, null for a limit of all together or of all that a tenant has. `window_s` is the time in seconds that usage counts,
     null where it counts for as long as it lasts. `refused` counts what was refused, or the times that a budget was used up,
     since the start of the daemon.
     """
@@ -139,6 +139,8 @@ class Quota(Struct, frozen=True, kw_only=True):
     used: float
     window_s: float | None = None
     refused: int = 0
+    tenant: str | None = None
+    """The tenant that the limit is of; null for a limit of an agent, or of all together."""
 
 
 class QuotaList(Struct, frozen=True, kw_only=True):
@@ -211,6 +213,24 @@ class Exposed(Struct, frozen=True, kw_only=True):
     name: str
     service: ServiceStatus | None
     token_file: str
+
+
+class ExecStarted(Struct, frozen=True, kw_only=True):
+    """Represents the result of `agent.exec`: the command, by which input is sent to it, the worker that it runs in, its pid.
+
+    Its output follows as `exec.output` notifications {exec, stream, data}, `data` in base64; last comes `exec.end` {exec,
+    worker, code, signal, reason}.
+    """
+
+    exec: str
+    worker: str
+    pid: int
+
+
+class ExecInput(Struct, frozen=True, kw_only=True):
+    """Represents the result of `agent.exec_input`: the number of bytes that were written."""
+
+    written: int
 
 
 class Removed(Struct, frozen=True, kw_only=True):

@@ -1,6 +1,6 @@
 """Defines the results of the methods `memory.*` and `checkpoint.*`; see `results`."""
 
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -22,7 +22,10 @@ AuditRecord: TypeAlias = Annotated[
 
 
 class Session(Struct, frozen=True, kw_only=True):
-    """Represents a session without its content; `stored_bytes` is its size in the store, after compression."""
+    """Represents a session without its content; `stored_bytes` is its size in the store, after compression.
+
+    `expires_at` is the time after which it is gone, unless it is used before: the end of its retention, or of its own time.
+    """
 
     agent: str
     session: str
@@ -32,6 +35,7 @@ class Session(Struct, frozen=True, kw_only=True):
     stored_bytes: int
     created_at: str
     accessed_at: str
+    expires_at: str
 
 
 class Sessions(Struct, frozen=True, kw_only=True):
@@ -49,10 +53,19 @@ class SessionShown(Struct, frozen=True, kw_only=True):
     size_bytes: int
     created_at: str
     accessed_at: str
+    expires_at: str
     turns: int
     history: list[object]
     variables: dict[str, object]
     data: dict[str, object]
+
+
+class SessionExpiry(Struct, frozen=True, kw_only=True):
+    """Represents the time after which a session is gone, unless it is used before."""
+
+    agent: str
+    session: str
+    expires_at: str
 
 
 class Value(Struct, frozen=True, kw_only=True):
@@ -84,6 +97,33 @@ class MemoryRemoved(Struct, frozen=True, kw_only=True):
 
 
 class MemoryPool(Struct, frozen=True, kw_only=True):
+    """Represents a memory pool: its limit, and the sessions and keys of its agents, without expired ones.
+
+    `used_bytes` is the sum of `size_bytes`, of the sessions, and `keys_bytes`. `retention_s` null is that of each agent.
+    `agents` and `tenants` are those that the caller may know; the numbers are of all.
+    """
+
+    name: str
+    max_bytes: int
+    overflow: Literal["evict", "refuse", "trim"]
+    retention_s: float | None
+    cleanup_interval_s: float
+    used_bytes: int
+    sessions: int
+    size_bytes: int
+    keys: int
+    keys_bytes: int
+    agents: list[str]
+    tenants: list[str]
+
+
+class MemoryPools(Struct, frozen=True, kw_only=True):
+    """Lists memory pools, in the order of the configuration."""
+
+    pools: list[MemoryPool]
+
+
+class MemoryCache(Struct, frozen=True, kw_only=True):
     """Counts the sessions in the daemon's memory, which are a cache of those in the store."""
 
     sessions: int
@@ -95,9 +135,10 @@ class MemoryPool(Struct, frozen=True, kw_only=True):
 
 
 class AgentMemory(Struct, frozen=True, kw_only=True):
-    """Counts the sessions and keys of an agent."""
+    """Counts the sessions and keys of an agent; `pool` is the memory pool that it is in."""
 
     agent: str
+    pool: str | None
     keys: int
     keys_bytes: int
     sessions: int
@@ -109,7 +150,7 @@ class AgentMemory(Struct, frozen=True, kw_only=True):
 class MemoryStatistics(Struct, frozen=True, kw_only=True):
     """Represents the result of `memory.stats`."""
 
-    pool: MemoryPool
+    pool: MemoryCache
     agents: list[AgentMemory]
 
 

@@ -278,6 +278,7 @@ class Agent:
         memory: Mapping[str, object] | None = None,
         tools: Mapping[str, object] | None = None,
         agents: Mapping[str, object] | None = None,
+        answers: Mapping[str, object] | None = None,
     ) -> Json:
         """Runs the handler once without a daemon, on_start before it and on_shutdown after it, and returns its output.
 
@@ -290,6 +291,7 @@ class Agent:
             config: the agent's `[agents.NAME.config]` table.
             tools: by name the result of a tool, or a function of its arguments.
             agents: by name the output of another agent, or a function of the delegated task.
+            answers: by question the answer of a person, or a function of what is asked.
 
         Raises:
             InvalidParams: the agent has no handler, or a hook takes other arguments.
@@ -300,7 +302,7 @@ class Agent:
 
         request: dict[str, Json] = {"task": "test", "objective": objective, "input": input}
         request |= {"context": context, "session": session, "memory": memory}
-        return offline.run(self._hooks, request, config, tools or {}, agents or {})
+        return offline.run(self._hooks, request, config, tools or {}, agents or {}, answers or {})
 
     def run(self) -> None:
         """Serves the daemon until `shutdown`; prints how to run the agent if corral did not start it.

@@ -28,7 +28,12 @@ Answers = Mapping[str, object]
 
 
 def run(
-    hooks: Hooks, request: dict[str, Json], config: Json, tools: Answers, agents: Answers
+    hooks: Hooks,
+    request: dict[str, Json],
+    config: Json,
+    tools: Answers,
+    agents: Answers,
+    answers: Answers,
 ) -> Json:
     """Returns the output of the handler as a caller would get it, in a loop and a thread of its own.
 
@@ -45,7 +50,9 @@ def run(
 
     def work() -> None:
         try:
-            found.append(asyncio.run(_run(hooks, request, config, _Answers(tools, agents))))
+            found.append(
+                asyncio.run(_run(hooks, request, config, _Answers(tools, agents, answers)))
+            )
         except BaseException as error:  # raised again for the caller, below
             failed.append(error)
 
@@ -89,7 +96,8 @@ async def _call(hook: Callable[..., object], *args: object) -> object:
 class _Answers:
     """Answers the calls of a task in place of the daemon."""
 
-    def __init__(self, tools: Answers, agents: Answers) -> None:
+    def __init__(self, tools: Answers, agents: Answers, answers: Answers) -> None:
+        self._answers = answers
         self._tools = tools
         self._agents = agents
         self._stored: dict[str, Json] = {}
@@ -113,6 +121,8 @@ class _Answers:
             return {"parts": [], "record": self._last}
         if method == "task/delegate_all":
             return {"results": [await self._delegated(each) for each in params["tasks"]]}
+        if method == "task/ask":
+            return await self._answered(params)
         key = params.get("key")
         if method == "memory/put":
             self._stored[str(key)] = params.get("value")
@@ -124,6 +134,10 @@ class _Answers:
             items = [{"key": k, "value": v} for k, v in self._stored.items()]
             return {"items": [each for each in items if params["query"] in str(each)]}
         return {"id": 1, "seq": 1}
+
+    async def _answered(self, params: Mapping[str, Any]) -> dict[str, object]:
+        found = await self._answer("answer", str(params["question"]), self._answers, params)
+        return {"id": 1, "state": "answered", "answer": found}
 
     async def _delegated(self, task: Mapping[str, Any]) -> dict[str, object]:
         output = await self._answer("agent", str(task.get("agent")), self._agents, task)

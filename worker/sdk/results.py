@@ -5,7 +5,7 @@ It is imported together with the agent, so it must stay cheap: no asyncio, no js
 
 from typing import Any, NamedTuple, cast
 
-from ..contract.errors import CorralError, InternalError, TaskFailed, from_wire
+from ..contract.errors import CorralError, InternalError, TaskFailed, Timeout, from_wire
 
 Json = Any  # a JSON value of the agent's own: only its author knows the shape
 
@@ -77,6 +77,20 @@ def tool_result(answer: object) -> ToolResult:
     fields = object_of(answer)
     content = objects_of(fields, "content") if "content" in fields else []
     return ToolResult(content, fields.get("structuredContent"), fields.get("isError") is True)
+
+
+def answer_of(answer: object) -> str:
+    """Decodes the response to `task/ask`.
+
+    Raises:
+        Timeout: nobody has answered in time, and the question has no default.
+    """
+    record = object_of(answer)
+    found = record.get("answer")
+    if isinstance(found, str):
+        return found
+    text = f"cannot get an answer to question {record.get('id')}: it is {record.get('state')}"
+    raise Timeout(text, approval=record.get("id"), state=record.get("state"))
 
 
 def delegated(answer: object) -> Result:

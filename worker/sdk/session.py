@@ -30,6 +30,8 @@ class Memory:
         self.turns: int = given.get("turns") or 0
         self._given = given
         self._encode = encode
+        self._ttl_s: float | None = None
+        self._is_expiry_set = False
 
     # Each is created at its first use: most tasks have no session.
 
@@ -78,6 +80,20 @@ class Memory:
         """Adds a message to the history."""
         self._history.add({**more, "role": role, "content": content})
 
+    def expires_in(self, seconds: float | None) -> None:
+        """Ends the session so many seconds after this task; None for no end but that of `retention`.
+
+        A later task that does not set it anew leaves the end as it is.
+
+        Raises:
+            ValueError: the seconds are not above 0, or no number.
+        """
+        if seconds is not None:
+            if isinstance(seconds, bool) or not 0 < seconds < float("inf"):
+                raise ValueError(f"a session ends in more than 0 seconds, not in {seconds!r:.100}")
+            seconds = float(seconds)
+        self._ttl_s, self._is_expiry_set = seconds, True
+
     def delta(self) -> dict[str, object]:
         """Returns the changes, for the response to `task/run`; empty if there are none.
 
@@ -89,6 +105,8 @@ class Memory:
         for key, values in (("variables", self._variables), ("data", self._data)):
             if changes := values.delta():
                 found[key] = changes
+        if self._is_expiry_set:
+            found["ttl_s"] = self._ttl_s
         return found
 
 

@@ -14,6 +14,7 @@ from .results import (
     Json,
     Result,
     ToolResult,
+    answer_of,
     delegated,
     object_of,
     objects_of,
@@ -331,6 +332,46 @@ class Task(TaskRequest):
         answer = await self._calls.request("task/delegate_all", params)
         return [result_or_error(each) for each in objects_of(answer, "results")]
 
+    async def ask(
+        self,
+        question: str,
+        options: Sequence[str] = (),
+        *,
+        timeout_s: float | None = None,
+        default: str | None = None,
+        detail: Json = None,
+        key: str | None = None,
+    ) -> str:
+        """Asks a person, and waits for the answer; `corral approvals` lists open questions and answers them.
+
+        The question is stored: it outlives this worker and the daemon, and the task gets the answer when it asks again.
+        The limits of time of the task do not count the wait, but `deadline_s` does.
+
+        Args:
+            question: in words, at most 4,000 characters.
+            options: the answers that are permitted, at most 20; none: any text.
+            timeout_s: seconds until the question expires; 24 hours by default.
+            default: the answer once it has expired.
+            detail: its subject, any JSON value up to 64 KiB.
+            key: by which this task knows its question again; by default its words.
+
+        Returns:
+            One of the options, or any text.
+
+        Raises:
+            Timeout: the question has expired, and has no default.
+            InvalidParams: the default is none of the options.
+            ResourceLimitExceeded: too many questions are open.
+        """
+        params = _with(
+            {"task": self.id, "question": question, "options": list(options)},
+            timeout_s=timeout_s,
+            default=default,
+            detail=detail,
+            key=key,
+        )
+        return answer_of(await self._calls.request("task/ask", params))
+
     async def progress(self, done: float, message: str = "", *, total: float | None = None) -> None:
         """Reports progress: a fraction of 1, or of `total` if given.
 
@@ -469,6 +510,7 @@ class SyncTask(TaskRequest):
     tools = _blocking(Task.tools)
     delegate = _blocking(Task.delegate)
     delegate_all = _blocking(Task.delegate_all)
+    ask = _blocking(Task.ask)
     progress = _blocking(Task.progress)
     stream = _blocking(Task.stream)
     remember = _blocking(Task.remember)

@@ -14,7 +14,8 @@ const VERBS = {
   reset: { done: "reset", text: "Its failures are forgotten. If it is wanted, it starts again." },
 };
 
-async function attempt(doing, done) {
+/** Awaits what `doing` sends, and notes `done` or the error; returns the result, or null. */
+export async function attempt(doing, done) {
   try {
     const result = await doing();
     notice(done);

@@ -7,6 +7,7 @@ import { badge, h, keyed, setAttribute, setText } from "../parts/dom.js";
 import { eventText, eventTarget } from "../parts/event_text.js";
 import { ago, clock, count, cut, duration, percent, plural, size } from "../parts/format.js";
 import { entriesOf, model, onEvents, points, problemOf, totals } from "../parts/model.js";
+import { questionsPanel } from "../parts/questions.js";
 
 const MOST_PROBLEMS = 12;
 const MOST_ROWS = 10;
@@ -38,7 +39,8 @@ export function overviewView() {
   const queue = h("ul", { className: "list" });
   const failed = h("ul", { className: "list" });
   const recent = h("ul", { className: "list" });
-  const element = h("div", { className: "stack" }, verdict, problemsPanel, hint, tiles,
+  const questions = questionsPanel();
+  const element = h("div", { className: "stack" }, verdict, problemsPanel, questions.element, hint, tiles,
     h("div", { className: "grid" },
       panel("Longest queues", "#/agents", queue), panel("Failed last", "#/tasks?state=failed", failed)),
     panel("Happened last", "#/events", recent));
@@ -82,14 +84,14 @@ export function overviewView() {
       if (cell.chart) cell.chart.set(points("", tile.series));
     });
     const queues = entriesOf("agent").filter((entry) => entry.queued > 0).sort((a, b) => b.queued - a.queued).slice(0, MOST_ROWS);
-    fillList(queue, queues, (each) => each.name, (each) => h("li", {}, h("a", { className: "grow", href: `#/agents/${each.name}` }, each.name), h("span", { className: "number" })),
+    fillList(queue, queues, (each) => each.name, (each) => h("li", {}, h("a", { className: "grow", href: `#/agents/${encodeURIComponent(each.name)}` }, each.name), h("span", { className: "number" })),
       (row, each) => setText(row.lastChild, `${count(each.queued)} queued, ${count(each.figures.running)} running`), "No task waits.");
     fillList(failed, failures ?? [], (each) => each.id, makeFailure, null, failures ? "No task has failed." : "Asking");
     const known = new Set(model.events.map((event) => event.seq));
     const happened = [...past.filter((event) => !known.has(event.seq)), ...model.events].filter(isNews).slice(-MOST_ROWS).reverse();
     fillList(recent, happened, (each) => each.seq, makeEvent, null, "Nothing has happened yet.");
   }
-  return { element, update, close: end };
+  return { element, update, close: () => { end(); questions.close(); } };
 }
 
 const NEWS = ["worker.state", "agent.*", "config.*", "daemon.*", "health.*", "limit.*", "deployment.*", "revision.*", "store.*"];
@@ -114,7 +116,7 @@ function wrongs() {
 
 function makeProblem({ name, level, text, at, href, entry }) {
   if (level === "more") return h("li", {}, h("a", { href }, text));
-  const target = entry ? `#/${entry.kind === "mcp" ? "servers" : "agents"}/${name}` : null;
+  const target = entry ? `#/${entry.kind === "mcp" ? "servers" : "agents"}/${encodeURIComponent(name)}` : null;
   const button = entry ? verbButton(level === "bad" ? "reset" : "restart", name, { small: true }) : null;
   const mark = h("span", { className: "badge", "data-state": level }, level === "bad" ? "Failed" : entry && !entry.degraded ? "restarts" : "degraded");
   return h("li", {}, mark, target ? h("a", { className: "name", href: target }, name) : h("span", { className: "name" }, name),

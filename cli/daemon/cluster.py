@@ -1,0 +1,164 @@
+"""Implements `corral cluster`: starts an engine on this machine for a first try, and checks one that is there."""
+
+import asyncio
+import os
+import signal
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from ...worker.contract.errors import SpawnFailed
+from .. import render
+from ..context import Command, CommandGroup, Session, admit_msgspec
+
+if TYPE_CHECKING:
+    from ...supervisor.cluster.settings import ClusterSettings
+    from ...supervisor.engine.interface import Engine
+    from ...supervisor.engine.local_servers import LocalServers
+
+LOOK_S = 0.5
+"""Seconds between two looks at the servers."""
+
+ROUNDS = 20
+"""Number of times that each operation is measured."""
+
+END_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+
+cluster = CommandGroup("cluster", help="Start and check the engine of a cluster.")
+
+
+@cluster.command("dev", cls=Command)
+@click.option(
+    "--engine", type=click.Choice(["nats", "redis"]), default="nats", help="Which engine to start."
+)
+@click.option(
+    "--servers",
+    type=click.IntRange(1, 3),
+    default=1,
+    help="Number of servers: 1 or 3; Redis has 1.",
+)
+@click.option(
+    "--folder", metavar="DIR", help="Keep its store and logs there; without it they go at the end."
+)
+@click.option("--sync", is_flag=True, help="Write to the disk before each confirmation.")
+@click.pass_obj
+def dev(
+    session: Session, engine: Literal["nats", "redis"], servers: int, folder: str | None, sync: bool
+) -> None:
+    """Run an engine on this machine until Ctrl-C.
+
+    It listens on the loopback address alone, and ends with this command, however that ends. It is for a first try and for tests:
+    one disk has all.
+    """
+    from ...supervisor.engine.local_servers import LocalServers  # noqa: PLC0415  # only for this command
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
+    fsync: Literal["always", "usual"] = "always" if sync else "usual"
+    if folder is not None:
+        with LocalServers(engine, servers, Path(folder).absolute(), fsync=fsync) as running:
+            _serve(session, running)
+        return
+    with (
+        tempfile.TemporaryDirectory(prefix="corral-cluster-") as place,
+        LocalServers(engine, servers, Path(place), fsync=fsync) as running,
+    ):
+        _serve(session, running)
+
+
+def _serve(session: Session, running: "LocalServers") -> None:
+    """Prints where the servers are, and waits for a signal.
+
+    Raises:
+        SpawnFailed: a server ended by itself.
+    """
+    pids = {number: process.pid for number, process in running.processes.items()}
+    if session.json:
+        session.print_json(
+            {
+                "engine": running.kind,
+                "url": running.url,
+                "folder": str(running.folder),
+                "pids": list(pids.values()),
+            }
+        )
+    else:
+        session.print(f'[cluster]\nengine = "{running.kind}"\nurl = "{running.url}"')
+        many = "1 server" if running.count == 1 else f"{running.count} servers"
+        session.note(f"{many} in {running.folder}; Ctrl-C ends them")
+    while signal.sigtimedwait(END_SIGNALS, LOOK_S) is None:
+        for number, process in running.processes.items():
+            if (status := process.poll()) is not None:
+                log = running.folder / f"{running.kind}-{number}" / "log"
+                raise SpawnFailed(
+                    f"cannot go on: {running.kind} server {number} ended with {status}; see {log}",
+                    result="exit",
+                    status=status,
+                )
+
+
+@cluster.command("check", cls=Command)
+@click.argument("url", metavar="URL")
+@click.pass_obj
+def check(session: Session, url: str) -> None:
+    """Try the engine at URL, and print what it cannot promise.
+
+    URL is the value of `[cluster] url`. A token is taken from $CORRAL_ENGINE_TOKEN. Keys and queues of the try are removed.
+    """
+    admit_msgspec()
+    operations, weaknesses = asyncio.run(_check(_settings(url)))
+    if session.json:
+        session.print_json({"operations_ms": operations, "weaknesses": list(weaknesses)})
+        return
+    rows = [[name, f"{ms:.2f} ms"] for name, ms in operations.items()]
+    session.print_table(("OPERATION", "MEDIAN"), rows)
+    for line in weaknesses:
+        session.print(render.one_line(f"! {line}"))
+
+
+def _settings(url: str) -> "ClusterSettings":
+    """Decodes the address as `[cluster]` would have it."""
+    from ...supervisor.cluster.settings import decode_cluster  # noqa: PLC0415  # only for this command
+    from ...supervisor.decoding.decoder import Document  # noqa: PLC0415
+
+    scheme = url.partition(":")[0]
+    table: dict[str, object] = {"url": url, "engine": "redis" if "redis" in scheme else "nats"}
+    if token := os.environ.get("CORRAL_ENGINE_TOKEN"):
+        table["token"] = token
+    return decode_cluster(Document("the command line", ""), table)
+
+
+async def _check(settings: "ClusterSettings") -> tuple[dict[str, float], tuple[str, ...]]:
+    """Returns the median time of operations in milliseconds, and what the engine cannot promise."""
+    from ...supervisor.engine.connection import open_engine  # noqa: PLC0415  # only for this command
+
+    engine = await open_engine(settings, start_s=5.0)
+    try:
+        return await _tried(engine), await engine.weaknesses()
+    finally:
+        await engine.close()
+
+
+async def _tried(engine: "Engine") -> dict[str, float]:
+    """Measures operations on a key and a queue of this process, and removes the key."""
+    name = f"check/{os.getpid()}-{time.time_ns()}"
+    times: dict[str, list[float]] = {"put": [], "get": [], "append": [], "take and settle": []}
+    revision = 0
+    for number in range(ROUNDS):
+        began = time.perf_counter()
+        revision = await engine.put(name, b"x", revision=revision, ttl_s=60)
+        times["put"].append(time.perf_counter() - began)
+        began = time.perf_counter()
+        await engine.get(name)
+        times["get"].append(time.perf_counter() - began)
+        began = time.perf_counter()
+        await engine.append("check", f"{name}/{number}", b"x")
+        times["append"].append(time.perf_counter() - began)
+        began = time.perf_counter()
+        if taken := await engine.take("check", 2.0):
+            await engine.settle(taken, "done")
+        times["take and settle"].append(time.perf_counter() - began)
+    await engine.delete(name, revision=revision)
+    return {key: sorted(found)[len(found) // 2] * 1000 for key, found in times.items()}

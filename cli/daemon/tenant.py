@@ -1,0 +1,187 @@
+"""Implements `corral tenant`: adds, shows, lists, changes, suspends, resumes and removes tenants."""
+
+import json
+
+import click
+
+from ...worker.contract.errors import InvalidParams
+from .. import render
+from ..assignments import assigned, toml_value
+from ..context import Command, CommandGroup, Session, complete_names
+from ..fields import toml_text
+from ..render import inner, inners, items, word
+
+complete_tenants = complete_names("tenant.list", "tenants")
+
+tenant = CommandGroup("tenant", help="Add, list, change, suspend and remove tenants.")
+
+of_name = click.argument("name", metavar="NAME", shell_complete=complete_tenants)
+
+
+@tenant.command("add", cls=Command)
+@click.argument("name", metavar="NAME")
+@click.argument("assignments", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--new", is_flag=True, help="Refuse a name that is there already.")
+@click.pass_obj
+def add(session: Session, name: str, assignments: tuple[str, ...], new: bool) -> None:
+    """Add a tenant with limits, or get the one of the name.
+
+    A KEY is one of [tenants.NAME]: tier=free, max_agents=5, max_memory_bytes=2GiB. Agents of a tenant that is there
+    start again if they have given up.
+    """
+    found = session.call(
+        "tenant.add", {"name": name, "spec": _table(name, assignments), "new": new}
+    )
+    if session.json:
+        session.print_json(found)
+        return
+    session.print(render.one_line(f"{'added' if found.get('created') else 'there is'} {name}"))
+    if restarted := " ".join(map(str, items(found, "restarted"))):
+        session.note(f"started again: {restarted}")
+
+
+@tenant.command("list", cls=Command)
+@click.pass_obj
+def list_(session: Session) -> None:
+    """List the tenants."""
+    found = session.call("tenant.list", {})
+    records = session.records(
+        found, "tenants", 'there are no tenants; "corral tenant add NAME" makes one'
+    )
+    if not records:
+        return
+    session.print_table(
+        ("NAME", "STATE", "TIER", "AGENTS", "SERVERS", "WORKERS", "UID", "SOURCE"),
+        [
+            [
+                word(record, "name"),
+                _state(record),
+                word(record, "tier", "-") or "-",
+                word(record, "agents"),
+                word(record, "servers"),
+                word(record, "workers"),
+                word(record, "uid", "-") or "-",
+                word(record, "source"),
+            ]
+            for record in records
+        ],
+        droppable=("SOURCE", "SERVERS"),
+    )
+
+
+@tenant.command("show", cls=Command)
+@click.argument("name", metavar="[NAME]", required=False, shell_complete=complete_tenants)
+@click.pass_obj
+def show(session: Session, name: str | None) -> None:
+    """Show a tenant with its limits, its agents and its layers.
+
+    A tenant sees itself alone, and needs no NAME.
+    """
+    found = session.call("tenant.show", {} if name is None else {"name": name})
+    if session.json:
+        session.print_json(found)
+        return
+    record = inner(found, "tenant")
+    session.print(
+        render.one_line(f"{word(record, 'name')}: {_state(record)}, from {word(record, 'source')}")
+    )
+    for key in ("runtime_id", "tier", "user", "uid", "pool", "folder", "created_at"):
+        if record.get(key) is not None:
+            session.print(render.one_line(f"  {key}: {word(record, key)}"))
+    for key, value in inner(record, "limits").items():
+        session.print(render.one_line(f"  {key} = {toml_text(value)}"))
+    for key in ("agents", "servers", "groups"):
+        if names := " ".join(map(str, items(found, key))):
+            session.print(render.one_line(f"  {key}: {names}"))
+    for layer in inners(found, "layers"):
+        mark = "yes" if layer.get("in_force") else "no"
+        detail = f" ({word(layer, 'detail')})" if layer.get("detail") else ""
+        session.print(render.one_line(f"  {word(layer, 'name')}: {mark}{detail}"))
+
+
+@tenant.command("set", cls=Command)
+@of_name
+@click.argument("assignments", nargs=-1, metavar="KEY=VALUE...")
+@click.pass_obj
+def set_(session: Session, name: str, assignments: tuple[str, ...]) -> None:
+    """Change keys of a tenant at once; KEY= takes a key out."""
+    spec = _table(name, assignments)
+    if not spec:
+        raise InvalidParams(f'cannot set tenant "{name}": give KEY=VALUE', key="spec")
+    found = session.call("tenant.set", {"name": name, "spec": spec})
+    if session.json:
+        session.print_json(found)
+        return
+    keys = " ".join(map(str, items(found, "keys")))
+    session.print(render.one_line(f"changed {name}: {keys}" if keys else f"{name} is unchanged"))
+
+
+@tenant.command("suspend", cls=Command)
+@of_name
+@click.pass_obj
+def suspend(session: Session, name: str) -> None:
+    """Stop all of a tenant, and refuse its tasks until it is resumed."""
+    _print_switched(session, session.call("tenant.suspend", {"name": name}), "stopped")
+
+
+@tenant.command("resume", cls=Command)
+@of_name
+@click.pass_obj
+def resume(session: Session, name: str) -> None:
+    """Start the agents of a suspended tenant, and take its tasks again."""
+    _print_switched(session, session.call("tenant.resume", {"name": name}), "started")
+
+
+@tenant.command("rm", cls=Command)
+@of_name
+@click.pass_obj
+def remove(session: Session, name: str) -> None:
+    """End all of a tenant, and erase what there is of it.
+
+    The audit alone keeps its records.
+    """
+    found = session.call("tenant.rm", {"name": name}, timeout_s=None)
+    if session.json:
+        session.print_json(found)
+        return
+    session.print(render.one_line(f"removed {name}"))
+    counts = ", ".join(f"{value} {key}" for key, value in inner(found, "erased").items())
+    if counts:
+        session.note(f"erased: {counts}")
+
+
+def _print_switched(session: Session, found: dict[str, object], verb: str) -> None:
+    if session.json:
+        session.print_json(found)
+        return
+    record = inner(found, "tenant")
+    session.print(render.one_line(f"{word(record, 'name')}: {_state(record)}"))
+    if workers := " ".join(map(str, items(found, "workers"))):
+        session.note(f"{verb}: {workers}")
+
+
+def _state(record: dict[str, object]) -> str:
+    return "suspended" if record.get("suspended") else "active"
+
+
+def _table(name: str, assignments: tuple[str, ...]) -> dict[str, object]:
+    """Returns the table of KEY=VALUE words; a value is read as JSON or TOML where it is that, else it is a text.
+
+    Raises:
+        InvalidParams: a word is not KEY=VALUE.
+    """
+    found: dict[str, object] = {}
+    for text in assignments:
+        key, value = assigned(f'tenant "{name}"', text)
+        found[key] = _value(value) if value else None
+    return found
+
+
+def _value(text: str) -> object:
+    found = toml_value(text)
+    if found != text:
+        return found
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

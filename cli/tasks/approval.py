@@ -1,0 +1,130 @@
+"""Implements `corral approvals`: lists the questions of tasks, and answers them."""
+
+from collections.abc import Iterable, Mapping
+
+import click
+
+from .. import render
+from ..context import CommandGroup, Session, complete_names
+from ..render import word
+
+HEADER = ("ID", "AGENT", "TASK", "QUESTION", "ANSWERS", "EXPIRES")
+ENDED = ("ID", "AGENT", "TASK", "QUESTION", "STATE", "ANSWER", "BY", "ENDED")
+
+complete_open = complete_names("approval.list", "approvals")
+
+
+@click.group(
+    "approvals",
+    cls=CommandGroup,
+    invoke_without_command=True,
+    epilog="""\b
+Examples:
+  corral approvals
+  corral approvals allow 7
+  corral approvals answer 8 "the second one"
+""",
+)
+@click.pass_context
+def approvals(context: click.Context) -> None:
+    """List the questions of tasks, and answer them.
+
+    A handler asks with task.ask(QUESTION, OPTIONS), and waits. Without a command it lists the open questions.
+    """
+    if context.invoked_subcommand is None:
+        context.invoke(list_, agent=None, task=None, ended=False)
+
+
+@approvals.command("list")
+@click.option("--agent", metavar="NAME", help="Only those of this agent.")
+@click.option("--task", metavar="ID", help="Only those of this task.")
+@click.option("--ended", is_flag=True, help="Those that have ended, the newest first.")
+@click.pass_obj
+def list_(session: Session, agent: str | None, task: str | None, ended: bool) -> None:
+    """List the open questions, the oldest first."""
+    given: dict[str, object] = {"agent": agent, "task": task}
+    params = {key: value for key, value in given.items() if value is not None}
+    found = session.call("approval.list", {**params, **({"ended": True} if ended else {})})
+    records = session.records(found, "approvals", "no task waits for an answer")
+    if not records:
+        return
+    row = _ended_row if ended else _row
+    session.print_table(
+        ENDED if ended else HEADER,
+        [row(session, record) for record in records],
+        droppable=("TASK", "EXPIRES", "ENDED", "BY"),
+        right=("ID",),
+    )
+    if render.as_record(found).get("more") is True:
+        session.note("there are more; --agent or --task selects some")
+
+
+def _row(session: Session, record: Mapping[str, object]) -> list[str]:
+    cells = [word(record, key) for key in ("id", "agent", "task", "question")]
+    options = ", ".join(str(each) for each in render.items(record, "options"))
+    return [*cells, options or "any text", session.at(word(record, "expires_at"))]
+
+
+def _ended_row(session: Session, record: Mapping[str, object]) -> list[str]:
+    keys = ("id", "agent", "task", "question", "state", "answer", "answered_by")
+    return [*(word(record, key) for key in keys), session.at(word(record, "ended_at"))]
+
+
+@approvals.command("show")
+@click.argument("number", metavar="ID", type=click.IntRange(1), shell_complete=complete_open)
+@click.pass_obj
+def show(session: Session, number: int) -> None:
+    """Show a question, with what it is about."""
+    found = render.as_record(session.call("approval.show", {"approval": number}))
+    if session.json:
+        session.print_json(found)
+        return
+    session.print_fields({key: value for key, value in found.items() if key != "detail"})
+    if found.get("detail") is not None:
+        session.print(session.styled("detail", "bold"))
+        session.print_foreign(render.output_text(found["detail"]))
+
+
+def _answer(session: Session, numbers: Iterable[int], answer: str) -> None:
+    for number in numbers:
+        found = session.call("approval.answer", {"approval": number, "answer": answer})
+        if session.json:
+            session.print_json(found)
+            continue
+        record = render.as_record(found)
+        line = f'answered {number} of {word(record, "agent")} with "{word(record, "answer")}"'
+        session.print(render.one_line(line))
+
+
+@approvals.command("allow")
+@click.argument("numbers", metavar="ID…", nargs=-1, required=True, type=click.IntRange(1))
+@click.pass_obj
+def allow(session: Session, numbers: tuple[int, ...]) -> None:
+    """Answer with the word of consent.
+
+    It is the option allow, yes, approve or ok, whichever the question has.
+    """
+    _answer(session, numbers, "allow")
+
+
+@approvals.command("deny")
+@click.argument("numbers", metavar="ID…", nargs=-1, required=True, type=click.IntRange(1))
+@click.pass_obj
+def deny(session: Session, numbers: tuple[int, ...]) -> None:
+    """Answer with the word of refusal.
+
+    It is the option deny, no, reject or refuse, whichever the question has.
+    """
+    _answer(session, numbers, "deny")
+
+
+@approvals.command("answer")
+@click.argument("number", metavar="ID", type=click.IntRange(1), shell_complete=complete_open)
+@click.argument("answer", metavar="ANSWER")
+@click.pass_obj
+def answer(session: Session, number: int, answer: str) -> None:
+    """Answer with an option, or with any text.
+
+    A question without options takes any text.
+    """
+    _answer(session, (number,), answer)

@@ -1,0 +1,59 @@
+"""Counts amounts within a window of time: the tokens and tasks of a minute, the cents of a day."""
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+MINUTE_S = 60.0
+"""Seconds that a task or a token counts against a limit per minute."""
+
+DAY_S = 86_400.0
+"""Seconds that cost counts against `max_cost_cents_per_day`."""
+
+
+class Spending(Struct, frozen=True):
+    """Holds the amounts used within a window of time, the oldest first, in steps.
+
+    Each entry counts until its step has left the window, so that none is forgotten too early. `now` may go
+    back: an amount added then counts to the newest entry.
+    """
+
+    window_s: float
+    step_s: float
+    entries: tuple[tuple[float, float], ...] = ()
+
+    def plus(self, amount: float, now: float) -> "Spending":
+        """Returns it with this amount, and without the entries that count no more."""
+        kept = [(at, count) for at, count in self.entries if self._counts(at, now)]
+        if kept and kept[-1][0] > now - self.step_s:
+            at, count = kept.pop()
+            return replace(self, entries=(*kept, (at, count + amount)))
+        return replace(self, entries=(*kept, (now, amount)))
+
+    def used(self, now: float) -> float:
+        """Returns the amount used within the window."""
+        return sum(count for at, count in self.entries if self._counts(at, now))
+
+    def wait_s(self, limit: float, now: float) -> float:
+        """Returns the seconds until less than `limit` is counted; 0 when that is so now."""
+        left = self.used(now)
+        for at, count in self.entries:
+            if left < limit:
+                break
+            if self._counts(at, now):
+                left -= count
+                if left < limit:
+                    return at + self.step_s + self.window_s - now
+        return 0.0
+
+    def _counts(self, at: float, now: float) -> bool:
+        return at + self.step_s + self.window_s > now
+
+
+NO_TOKENS = Spending(MINUTE_S, 1.0)
+"""The tokens of a minute, by the monotonic clock."""
+
+NO_COST = Spending(DAY_S, 300.0)
+"""The cents of a day, by the wall clock: they count in the next daemon too."""
+
+NO_TASKS = Spending(MINUTE_S, 1.0)
+"""The tasks of a minute, by the monotonic clock."""
