@@ -5,6 +5,7 @@ with the proxy, and in a container of each engine that runs here, whose image is
 PSS of each worker and of the processes that hold its sandbox or its container.
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ import bench
 from bench import BOUND_S, Daemon, Measure, memory_mb
 
 from container_images import python_rootfs, why_not
+from corral.supervisor.isolation import availability
 from corral.worker.client.sync import Client
 
 AGENTS = bench.ROOT / "tests" / "programs"
@@ -35,6 +37,8 @@ WORDS = {
     "offline": 'strict, network = "none"',
     "proxied": 'strict, network = "proxy"',
 }
+SANDBOXED = ("strict", "offline", "proxied")
+"""Levels that need bubblewrap."""
 ENGINES = ("runc", "podman")
 """Engines that run a folder as an image."""
 ROUNDS, ROUNDS_QUICK = 9, 1
@@ -46,10 +50,10 @@ MANY, MANY_QUICK = 10, 2
 Found = dict[str, list[float]]
 
 
-def levels(image: Path, engines: Sequence[str]) -> dict[str, str]:
-    """The keys of each level, a container of each engine among them."""
+def levels(image: Path, names: Sequence[str]) -> dict[str, str]:
+    """The keys of each of these levels and engines."""
     contained = 'process.isolation = "container"\nprocess.image = "{}"\nprocess.runtime = "{}"'
-    return {**LEVELS, **{engine: contained.format(image, engine) for engine in engines}}
+    return {name: LEVELS.get(name) or contained.format(image, name) for name in names}
 
 
 def config(many: int, keys_of: Mapping[str, str]) -> str:
@@ -97,18 +101,19 @@ def main() -> None:
     machine = bench.Machine()
     quick = options.quick
     starts, many = (STARTS_QUICK, MANY_QUICK) if quick else (STARTS, MANY)
-    reasons = {engine: why_not(engine) for engine in ENGINES}
-    engines = [engine for engine, reason in reasons.items() if not reason]
+    sandbox = availability.tried(os.environ).problem
+    reasons = {**dict.fromkeys(SANDBOXED, sandbox), **{each: why_not(each) for each in ENGINES}}
+    given = [name for name in (*LEVELS, *ENGINES) if not reasons.get(name)]
     with bench.folder() as folder:
         folder.chmod(0o755)  # an image is read by the user of the agent
-        image = python_rootfs(folder) if engines else folder
-        keys_of = levels(image, engines)
+        image = python_rootfs(folder) if any(name in ENGINES for name in given) else folder
+        keys_of = levels(image, given)
         with Daemon(folder / "farm", config(many, keys_of)) as daemon:
             farm = Farm(daemon)
             parts = [_part(farm, name, starts, many) for name in keys_of]
             taken = bench.interleaved(ROUNDS_QUICK if quick else ROUNDS, parts)
-    notes = [f"{engine}: {reason}" for engine, reason in reasons.items() if reason]
-    bench.report("isolation", _measures(many, engines), taken, machine, options, notes)
+    notes = [f"{name}: {reason}" for name, reason in reasons.items() if reason]
+    bench.report("isolation", _measures(many, given), taken, machine, options, notes)
 
 
 def _tree(pid: int) -> list[int]:
@@ -134,8 +139,8 @@ def _part(farm: Farm, name: str, starts: int, many: int) -> Callable[[], Found]:
     return measured
 
 
-def _measures(many: int, engines: Sequence[str]) -> list[Measure]:
-    words_of = {**WORDS, **{engine: f"container by {engine}" for engine in engines}}
+def _measures(many: int, names: Sequence[str]) -> list[Measure]:
+    words_of = {name: WORDS.get(name, f"container by {name}") for name in names}
     found: list[Measure] = []
     for suffix, what, unit in (
         ("", "a cold start until Ready", "ms"),
