@@ -84,6 +84,8 @@ COMMANDS = {
     "token": "daemon.token",
     "whoami": "daemon.token",
     "cluster": "daemon.cluster",
+    "nodes": "daemon.node",
+    "node": "daemon.node",
     "doctor": "daemon.doctor",
     "install-service": "daemon.service",
     "uninstall-service": "daemon.service",

@@ -92,6 +92,7 @@ if HAS_ORCHESTRATION:
     from .orchestration.workflow_engine import WorkflowEngine
 
 if TYPE_CHECKING:
+    from .cluster_node.node import ClusterNode
     from .services.services import Listen
     from .zygote.pool import ZygotePool
 
@@ -119,6 +120,7 @@ class Rooms:
         self.audit = audit
         self.paths = paths
         self.shared = shared
+        self.cluster = _cluster(config, shared)
         self.execs = Execs(shared.launcher, shared.host, shared.generation)
         self.egress = EgressProxy(
             shared.launcher, shared.host, shared.generation, self._note_refused_host
@@ -406,6 +408,7 @@ class Rooms:
             http_note,
             services,
             self.activation,
+            self.cluster,
         )
         status = StatusReport(
             self.shared,
@@ -461,6 +464,7 @@ class Rooms:
             deployments=self.deployments,
             execs=self.execs,
             methods=METHODS,
+            optional_cluster=self.cluster,
         )
         return control, services
 
@@ -516,6 +520,19 @@ class Rooms:
         self.shared.bus.publish(
             "limit.calls", agent=server, limit=limit, wait_s=round(wait_s, 3), reason=reason
         )
+
+
+def _cluster(config: Config, shared: Shared) -> "ClusterNode | None":
+    """Makes this daemon's part of its cluster, if it is to join one.
+
+    Raises:
+        InvalidParams: the client of the engine is not installed, or the host's name cannot be that of a node.
+    """
+    if config.cluster is None:
+        return None
+    from .cluster_node.compose import make_node  # noqa: PLC0415  # only who wants a cluster pays
+
+    return make_node(config.cluster, shared)
 
 
 def _tracer(config: Config, shared: Shared, stack: contextlib.AsyncExitStack) -> Tracer | None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from ...worker.contract.records import ListenStatus, ServiceStatus
+from ...worker.control.nodes import Node
 from ..agents.agent import Agent
 from ..supervision.worker_supervisor import WorkerSupervisor
 
@@ -42,6 +43,32 @@ class Services(Protocol):
         self, name: str, address: str | None, auth: Literal["token", "none"]
     ) -> ServiceStatus | None:
         """Serves an agent, team or workflow at an address from now on; with None not at all."""
+        ...
+
+
+class Cluster(Protocol):
+    """Represents the cluster that the daemon has joined."""
+
+    @property
+    def name(self) -> str:
+        """Returns the name of this node."""
+        ...
+
+    @property
+    def degraded(self) -> list[str]:
+        """Returns ["cluster"] where this node has no lease that it can rely on."""
+        ...
+
+    async def nodes(self) -> list[Node]:
+        """Returns the nodes that have a lease, by name."""
+        ...
+
+    async def drain(self, node: str, by: str) -> Node:
+        """Requests that a node gives its replicas away; raises NotFound."""
+        ...
+
+    async def resume(self, node: str) -> Node:
+        """Lets a node get replicas again; raises NotFound."""
         ...
 
 

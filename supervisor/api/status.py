@@ -45,7 +45,7 @@ from ..supervision.limit_enforcer import LimitEnforcer
 from ..supervision.shared import Shared
 from ..supervision.worker_supervisor import WorkerSupervisor
 from ..tasks.tasks import Tasks
-from .services import Activation, Services
+from .services import Activation, Cluster, Services
 from .tenant_view import own_daemon
 
 LAST_WORDS = 5
@@ -72,6 +72,7 @@ class DaemonFacts:
     services: Services
     """Those of agents, teams and workflows over HTTP."""
     activation: Activation
+    cluster: Cluster | None = None
 
 
 class StatusReport:
@@ -181,6 +182,8 @@ class StatusReport:
         if agents.emergency_stop is not None:
             degraded.append("emergency-stop")
         degraded += [f"service of {name}" for name in self._services.degraded]
+        if self._daemon.cluster is not None:
+            degraded += self._daemon.cluster.degraded
         degraded += [f"listen of {name}" for name in self._daemon.activation.degraded]
         return Status(
             daemon=DaemonStatus(

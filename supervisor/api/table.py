@@ -64,7 +64,7 @@ from .faces import Faces
 from .quotas import Quotas
 from .results import Open, recorded_values
 from .scoping import Scope, ScopedCaller
-from .services import Execs, Services
+from .services import Cluster, Execs, Services
 from .status import DaemonFacts, StatusReport
 from .status_cache import StatusCache
 from .status_feed import StatusFeed
@@ -288,6 +288,7 @@ class Control:
     disk_use: DiskUse
     execs: Execs
     methods: Mapping[str, Method]
+    optional_cluster: Cluster | None = None
     change_rate: ChangeRate = field(default_factory=ChangeRate)
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
 
@@ -304,6 +305,20 @@ class Control:
                 room="orchestration",
             )
         return self.optional_schedules
+
+    @property
+    def cluster(self) -> Cluster:
+        """Returns the cluster that the daemon has joined.
+
+        Raises:
+            NotFound: it is in none.
+        """
+        if self.optional_cluster is None:
+            raise NotFound(
+                "cannot find a cluster: the daemon has joined none; write [cluster] in its configuration",
+                key="cluster",
+            )
+        return self.optional_cluster
 
     async def call(self, name: str, params: Mapping[str, object], caller: Caller) -> object:
         """Returns the result of a method, a Struct, Raw or plain values; logs the call at DEBUG.

@@ -5,17 +5,13 @@ nodes decide alike from the same facts, since ties fall by a hash of agent and n
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Literal
+from typing import Literal
 from zlib import crc32
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ..decoding.values import whole
-from .settings import node_labels
-
-REPLICAS_MAX = 10_000
-"""Number of replicas that an agent may have over all nodes."""
+from .settings import Placement as Placement
 
 
 class Node(Struct, frozen=True):
@@ -26,14 +22,6 @@ class Node(Struct, frozen=True):
     load: int = 0
     labels: dict[str, str] = {}
     state: Literal["ready", "cordoned", "draining", "gone"] = "ready"
-
-
-class Placement(Struct, frozen=True, kw_only=True):
-    """Holds `[agents.NAME.placement]`: the labels that a node must have, and over what replicas are spread."""
-
-    labels: Annotated[dict[str, str], node_labels] = {}
-    spread: Literal["none", "node"] = "none"
-    replicas: Annotated[int, whole(1, REPLICAS_MAX)] = 1
 
 
 class Refusal(Struct, frozen=True):

@@ -9,10 +9,20 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ...worker.contract.names import LOCAL
 from ..decoding.decoder import Document, Fields, fields_of
-from ..decoding.values import Path, Refused, is_table, matching, whole
+from ..decoding.values import (
+    Path,
+    PositiveSeconds,
+    Refused,
+    duration,
+    is_table,
+    matching,
+    whole,
+    whole_seconds,
+)
 
 EngineKind = Literal["nats", "redis"]
 
@@ -27,6 +37,18 @@ CAPACITY_MAX = 1_000_000
 
 LABELS_MAX = 32
 """Number of labels of a node."""
+
+REPLICAS_MAX = 10_000
+"""Number of replicas that an agent may have over all nodes."""
+
+LEASE_MIN_S, LEASE_MAX_S = 2, 3600
+"""Seconds of the shortest and of the longest lease."""
+
+BEFORE_END_S = 1.25
+"""Seconds before the end of its lease at which a node stops its workers, see `lease.Timing`."""
+
+BEATS_MIN = 1.5
+"""Number of beats that have to fit before a node without an answer stops its workers; 0.5 s of the shortest lease of 2 s."""
 
 NODE = LOCAL
 """Pattern of the name of a node."""
@@ -64,8 +86,37 @@ def hidden(raw: object) -> str:
     return raw
 
 
+class Placement(Struct, frozen=True, kw_only=True):
+    """Holds `[agents.NAME.placement]`: the labels that a node must have, and over what replicas are spread."""
+
+    labels: Annotated[dict[str, str], node_labels] = {}
+    spread: Literal["none", "node"] = "none"
+    replicas: Annotated[int, whole(1, REPLICAS_MAX)] = 1
+
+
+def placement_table(raw: object) -> Placement:
+    """Accepts a table of a placement: { labels = { zone = "a" }, spread = "node", replicas = 3 }."""
+    known = Placement.__struct_fields__
+    if not is_table(raw) or not set(raw) <= set(known):
+        raise Refused(f"write a table with {', '.join(known)}, such as {{ replicas = 3 }}")
+    found = Placement(
+        labels=node_labels(raw.get("labels", {})),
+        replicas=whole(1, REPLICAS_MAX)(raw.get("replicas", 1)),
+    )
+    match raw.get("spread", "none"):
+        case "none":
+            return found
+        case "node":
+            return replace(found, spread="node")
+        case other:
+            raise Refused('spread is "none" or "node"', other)
+
+
 class ClusterSettings(Struct, frozen=True, kw_only=True):
-    """Holds `[cluster]`. `node` "" is the host's name; `token` may be `${secret:NAME}`; paths are absolute."""
+    """Holds `[cluster]`. `node` "" is the host's name; `token` may be `${secret:NAME}`; paths are absolute.
+
+    `lease` and `beat` are seconds: how long a node counts as alive after its last beat, and between two beats.
+    """
 
     engine: EngineKind
     url: Annotated[str, addresses]
@@ -76,6 +127,8 @@ class ClusterSettings(Struct, frozen=True, kw_only=True):
     tls_ca: Path | None = None
     tls_certificate: Path | None = None
     tls_key: Path | None = None
+    lease: Annotated[int, duration, whole_seconds] = 3
+    beat: PositiveSeconds = 0.5
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -109,6 +162,12 @@ def decode_cluster(document: Document, table: Mapping[str, object]) -> ClusterSe
         given = "tls_certificate" if found.tls_key is None else "tls_key"
         other = "tls_key" if found.tls_key is None else "tls_certificate"
         raise document.error(("cluster", other), None, f"it is missing: {given} needs it")
+    if not LEASE_MIN_S <= found.lease <= LEASE_MAX_S:
+        reason = f"write {LEASE_MIN_S} s to {LEASE_MAX_S} s"
+        raise document.error(("cluster", "lease"), found.lease, reason)
+    if found.beat * BEATS_MIN > found.lease - BEFORE_END_S:
+        reason = f"{BEATS_MIN} beats have to fit into lease less {BEFORE_END_S} s"
+        raise document.error(("cluster", "beat"), found.beat, reason)
     return found
 
 

@@ -144,7 +144,8 @@ def _live(old: Config, new: Config) -> tuple[str, ...]:
 
 def _pending(old: Config, new: Config) -> tuple[str, ...]:
     before, after = _daemon_wide(old), _daemon_wide(new)
-    return tuple(key for key in before if key not in LIVE and before[key] != after[key])
+    keys = dict.fromkeys([*before, *after])  # those of `[cluster]` may be missing
+    return tuple(key for key in keys if key not in LIVE and before.get(key) != after.get(key))
 
 
 def _daemon_wide(config: Config) -> dict[str, object]:
@@ -161,6 +162,8 @@ def _daemon_wide(config: Config) -> dict[str, object]:
         values[f"process.{key}"] = getattr(config.process, key)
     for key in sorted(DAEMON_WIDE["tasks"]):
         values[f"tasks.{key}"] = getattr(config.defaults.tasks, key)
+    if config.cluster is not None:
+        values |= {f"cluster.{key}": value for key, value in asdict(config.cluster).items()}
     values["memory.cleanup_interval"] = config.defaults.memory.cleanup_interval
     values["memory.max_pool_bytes"] = config.defaults.memory.max_pool_bytes
     values["mcp.profiles"] = config.profiles

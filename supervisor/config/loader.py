@@ -11,9 +11,10 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from ...worker.contract.names import local_name, tenant_of
+from ..cluster.settings import ClusterSettings, Placement, decode_cluster
 from ..decoding.decoder import Document, KeyPath, written_keys, written_secrets
 from ..decoding.values import (
     Refused,
@@ -82,6 +83,7 @@ ONLY_OF_AGENTS = frozenset(
         *("min_spare", "method", "webhook_secret", "expose", "input_schema"),
         "output_schema",
         "stores",
+        "placement",
     )
 )
 LEVELS_MAX = 100
@@ -117,6 +119,7 @@ def _decode(document: Document, top: Mapping[str, object], variables: Variables)
         "packages",
         "metrics",
         "telemetry",
+        "cluster",
         "agents",
         *GROUPS,
         "schedules",
@@ -155,6 +158,10 @@ def _decode(document: Document, top: Mapping[str, object], variables: Variables)
     groups = _groups(document, top, agents, broken)
     schedules = _schedules(document, top, agents, groups, broken)
     _check_worker_ids(document, agents, groups)
+    for name, spec in agents.items():
+        if spec.placement is not None:
+            reason = "not available"
+            document.note(document.error(("agents", name, "placement"), None, reason))
     daemon = section(("daemon",), Daemon(), top)
     for mistake in address_mistakes(document, [*agents.values(), *groups.values()], daemon):
         document.note(mistake)
@@ -165,6 +172,7 @@ def _decode(document: Document, top: Mapping[str, object], variables: Variables)
         packages=section(("packages",), Packages(), top),
         metrics=section(("metrics",), Metrics(), top),
         telemetry=section(("telemetry",), Telemetry(), top),
+        cluster=_cluster(document, top),
         process=defaults.process,
         agents=agents,
         defaults=defaults,
@@ -180,6 +188,15 @@ def _decode(document: Document, top: Mapping[str, object], variables: Variables)
         tiers=tiers,
         values={**variables.dotenv, **variables.environ},
     )
+
+
+def _cluster(document: Document, top: Mapping[str, object]) -> ClusterSettings | None:
+    """Returns `[cluster]`; None where there is no such table, or it is refused."""
+    if "cluster" not in top:
+        return None
+    with document.collecting():
+        return decode_cluster(document, table_at(document, ("cluster",), top["cluster"]))
+    return None
 
 
 def _agents(
@@ -544,6 +561,8 @@ def _plain(value: object) -> object:
         return written(value)
     if isinstance(value, ListenAddress):
         return value.plain
+    if isinstance(value, Placement):
+        return {key: _plain(each) for key, each in asdict(value).items() if each}
     if isinstance(value, Scale):
         return value.min if value.min == value.max else {"min": value.min, "max": value.max}
     if isinstance(value, float) and value.is_integer():

@@ -21,6 +21,7 @@ from typing import (
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from ..cluster.settings import ClusterSettings, Placement, placement_table
 from ..decoding.decoder import Field, fields_of
 from ..decoding.values import (
     DAY_S,
@@ -441,6 +442,7 @@ class Spec(Struct, frozen=True, kw_only=True):
         ),
     ] = ()
     min_spare: Annotated[int, whole(0, 100)] = 0
+    placement: Annotated[Placement, placement_table] | None = None
     protocol: Literal["corral", "mcp", "none", "webhook"] = "corral"
     type: Literal["service", "oneshot"] = "service"
     remain: bool = False
@@ -538,6 +540,7 @@ class Config(Struct, frozen=True, kw_only=True):
     packages: Packages = Packages()
     metrics: Metrics = Metrics()
     telemetry: Telemetry = Telemetry()
+    cluster: ClusterSettings | None = None
     process: Process
     agents: dict[str, Spec]
     defaults: Defaults

@@ -24,6 +24,7 @@ RESERVED = frozenset(
         "log",
         "mcp",
         "memory",
+        "node",
         "revision",
         "schedule",
         "store",
@@ -370,6 +371,18 @@ _TYPES = (
         Field("task", "text", "the id of the task"),
         Field("dropped", "count", "number of removed messages"),
         Field("size_bytes", "bytes", "of what is left"),
+    )),
+    EventType("node.cordoned", "Beats of this node are not confirmed: nothing placed starts until they are.", DAEMON, (
+        Field("node", "text", "the name of this node"),
+    )),
+    EventType("node.joined", "This node holds its lease in the cluster, and may run placed agents.", DAEMON, (
+        Field("node", "text", "the name of this node"),
+        Field("token", "number", "the revision at which the lease was taken"),
+    )),
+    EventType("node.stopped", "This node has no lease any more: its placed agents are stopped, local ones go on.", DAEMON, (
+        Field("node", "text", "the name of this node"),
+        _REASON,
+        Field("ran", "boolean", "whether it ran any placed agent"),
     )),
     EventType("revision.recorded", "An agent, server, team or workflow was given another table, as a new revision.", _NAMED, (
         Field("revision", "number", "its number, which grows by name"),

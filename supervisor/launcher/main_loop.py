@@ -25,6 +25,7 @@ from ..linux.kernel import (
     signal_child,
 )
 from .child_setup import PAGE_BYTES, decode_failure, quoted
+from .lease import LeaseTimer
 from .process_tree import KILL_AGAIN_S, Trees, Unit
 from .protocol import Channel, receive
 from .raw_spawn import EVERY_SIGNAL, FAILED_LATE
@@ -95,6 +96,7 @@ class MainLoop:
         self.listeners: dict[int, Callable[[], None]] = {}
         self.raw_spawner: RawSpawner | None = None  # where new processes may follow a plan
         self.sandboxes = Sandboxes()
+        self.lease = LeaseTimer()
         # The request, its descriptors and the signals since then, until the exec is confirmed: a failed plan needs them.
         self.planned: dict[Unit, tuple[Any, list[int], set[tuple[int, str]]]] = {}
 
@@ -180,6 +182,8 @@ class MainLoop:
                     self.channel.send(op="pong", seq=message["seq"])
             case "list":
                 self._send_units(message["seq"])
+            case "lease":
+                self._set_lease(message["token"], message["kill_at"])
             case other:
                 raise AssertionError(f"the daemon is of our version, yet asks for {other!r}")
 
@@ -192,6 +196,10 @@ class MainLoop:
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             if key in self.trees.units:
                 raise OSError(errno.EEXIST, "this unit lives already")
+            lease = message.get("lease", 0)
+            if lease and not self.lease.holds(lease):
+                stage = "lease"
+                raise OSError(errno.EAGAIN, "the lease of this node has ended")
             report, report_in = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             stage = "cgroup"
             try:
@@ -207,7 +215,7 @@ class MainLoop:
                 pid, is_planned = self._fork(message, fds, report_in, may_plan)
                 self.trees.note_forked(pid)
                 try:
-                    unit = Unit(key, pid, seq, report, group)
+                    unit = Unit(key, pid, seq, report, group, lease)
                 except OSError:  # it cannot be looked at: a failed start, not one without an answer
                     self.trees.failed.add(pid)
                     signal_child(pid, signal.SIGKILL)
@@ -530,6 +538,21 @@ class MainLoop:
             self.frozen.discard(unit)
             self.refreezing.discard(unit)
             self.killed.add(unit)
+
+    def _set_lease(self, token: int, kill_at_s: float) -> None:
+        """Sets when the units of a lease are killed unless this is called again; those of other leases are killed now."""
+        fd = self.lease.set(token, kill_at_s)
+        if fd not in self.listeners:
+            self.listeners[fd] = self._end_leases
+            self.poller.register(fd, select.POLLIN)
+        self._end_leases()
+
+    def _end_leases(self) -> None:
+        """Kills the units whose lease is over."""
+        self.lease.drain()
+        for unit in list(self.trees.units.values()):
+            if unit.lease and not self.lease.holds(unit.lease):
+                self._kill(unit.key)
 
     def _set_frozen(self, key: str, is_frozen: bool) -> None:
         unit = self.trees.units.get(key)

@@ -39,6 +39,7 @@ class Unit:
         "is_sandboxed",
         "is_scattered",
         "key",
+        "lease",
         "pause_s",
         "pid",
         "report",
@@ -46,8 +47,11 @@ class Unit:
         "starttime",
     )
 
-    def __init__(self, key: str, pid: int, seq: int, report: int, group: str | None) -> None:
+    def __init__(
+        self, key: str, pid: int, seq: int, report: int, group: str | None, lease: int = 0
+    ) -> None:
         self.key = key
+        self.lease = lease  # the token of the lease that it ends with; 0 for none
         self.pid = pid
         self.seq = seq
         self.report = report  # the read end of its failure report; -1 once the exec is confirmed

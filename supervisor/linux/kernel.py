@@ -65,6 +65,22 @@ def prctl(option: int, value: int, detail: int = 0) -> None:
         raise OSError(number, os.strerror(number))
 
 
+def timer_descriptor(clock: int) -> int:
+    """Returns a descriptor that becomes readable at a time of a clock, see timerfd_create(2)."""
+    fd: int = _libc.timerfd_create(clock, os.O_NONBLOCK | os.O_CLOEXEC)
+    if fd < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return fd
+
+
+def set_timer(fd: int, flags: int, spec: ctypes.Structure) -> None:
+    """Sets the time of such a descriptor, see timerfd_settime(2); `spec` is an itimerspec."""
+    if _libc.timerfd_settime(fd, flags, ctypes.byref(spec), None) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
 class Process:
     """Holds the fields of /proc/PID/stat; pid and starttime together identify a process."""
 

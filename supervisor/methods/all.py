@@ -2,6 +2,7 @@
 
 from ..api.table import METHODS
 from ..approval_methods import approval
+from ..cluster_methods import node
 from ..interactive import methods as interactive
 from ..package_methods import deployment, package
 from ..tenant_methods import removal, tenant
@@ -33,6 +34,7 @@ __all__ = [
     "group",
     "interactive",
     "mcp",
+    "node",
     "observe",
     "package",
     "removal",

@@ -31,6 +31,7 @@ class Observer:
     Args:
         engine: the engine.
         on_over: called once with the name of a node whose agents may start elsewhere.
+        on_change: called after a node came, went, or described itself anew; not for a mere beat.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Observer:
         engine: Engine,
         on_over: Callable[[str], None],
         *,
+        on_change: Callable[[], None] = lambda: None,
         timing: Timing = TIMING,
         clock: Callable[[], float] = boot_clock,
     ) -> None:
@@ -46,11 +48,29 @@ class Observer:
         self._timing = timing
         self._clock = clock
         self._known: dict[str, Observed] = {}
+        self._on_change = on_change
+        self._began_at: float | None = None
+        self.records: dict[str, NodeRecord] = {}
+        """The nodes that have a lease, as they described themselves last."""
+
+    def may_run(self, name: str) -> bool:
+        """Returns whether workers of a node may still run: it has a lease, or had one a moment ago.
+
+        A node that was never seen had none when this began to look: it is over a whole lease later.
+        """
+        if name in self._known:
+            return True
+        if self._began_at is None:
+            return True
+        unseen = Observed(0, self._began_at, is_gone=True)
+        return not is_over(unseen, self._clock(), self._timing)
 
     async def run(self) -> None:
         """Follows until it is cancelled."""
         watch = await self._engine.watch(NODES)
         try:
+            await watch.synced()
+            self._began_at = self._clock()
             while True:
                 await self._wait(watch)
                 now = self._clock()
@@ -74,7 +94,13 @@ class Observer:
     def _take(self, change: Change) -> None:
         name = name_of(change.key)
         known = self._known.get(name)
+        before = self.records.get(name)
         if change.value is not None:
             self._known[name] = observed(known, change.revision, self._clock())
+            if (found := decoded(change.value)) is not None:
+                self.records[name] = found
         elif known is not None:
             self._known[name] = vanished(known)
+            self.records.pop(name, None)
+        if self.records.get(name) != before:
+            self._on_change()

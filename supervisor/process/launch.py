@@ -135,6 +135,8 @@ def why_cold(spec: Spec) -> str | None:
         return "warm = false"
     if tenant_of(spec.name):
         return "a tenant's agent may read its own folder alone, where a zygote would not see its workers in /proc"
+    if spec.placement is not None:
+        return "placement ends each worker with the lease of its node"
     if varies_at_import(spec):
         return "its environment has ${instance} or ${port:N}, which imports could not share"
     if spec.listen:

@@ -8,9 +8,10 @@ The messages, in both directions JSON objects over SOCK_SEQPACKET (see `launcher
 
     → spawn {seq, unit, argv, env, cwd, umask, nice, user, group, identity, no_new_privs, limits,
         memory_bytes, cpu_percent, processes, temporary, read_paths, write_paths, connect_ports, scope_signals, scope_sockets,
-        scope_limits, sockets, sandbox} + 3 descriptors, and the listening sockets
+        scope_limits, sockets, sandbox, lease} + 3 descriptors, and the listening sockets
     → signal {unit, signal, scope: leader|tree}    → kill {unit}    → freeze {unit}    → thaw {unit}
     → ping {seq}    → list {seq}
+    → lease {token, kill_at}: kills the units of this lease at that time of CLOCK_BOOTTIME, and those of others now
     ← spawned {seq, unit, pid, starttime, inner}: inner is the pid of the program in a sandbox, else 0
     ← failed {seq, unit, stage, errno, message, retryable, data}
     ← exited {unit, pid, status, rusage {utime_s, stime_s, maxrss_bytes}, oom}
@@ -113,6 +114,7 @@ class Launcher(ParentClient):
         """The launcher's reason for spawning without plans (see `launcher.raw_spawn`); empty where it uses them."""
         self._lists: dict[int, asyncio.Future[list[Listed]]] = {}
         self._guests: dict[str, tuple[str, ...]] = {}
+        self._lease: tuple[int, float] | None = None
         self._pid = 0
         self._link: Link | None = None
         self._supervisor: asyncio.Task[None] | None = None
@@ -210,6 +212,19 @@ class Launcher(ParentClient):
         else:
             self._on_network(launch.unit, launch.sandbox, *fds)
         return child
+
+    def set_lease(self, token: int, kill_at_s: float) -> None:
+        """Sets the time of CLOCK_BOOTTIME at which the launcher kills the units of this lease, unless it is set again.
+
+        Units of other leases are killed at once.  A unit whose lease is not in force is not started.
+        """
+        self._lease = token, kill_at_s
+        self._send_lease()
+
+    def _send_lease(self) -> None:
+        if self._lease is not None and self._channel is not None:
+            token, kill_at_s = self._lease
+            self._channel.send({"op": "lease", "token": token, "kill_at": kill_at_s})
 
     async def spawn_guest(self, launch: Launch, host: str, fds: Sequence[int]) -> int:
         """Starts a process that counts as one of the unit `host`, until it ends; returns its pid.
@@ -321,6 +336,7 @@ class Launcher(ParentClient):
         except OSError as error:
             raise failed("launcher", "launcher", error.errno or 0, str(error.strerror)) from error
         self._link, self._pid, self._channel = link, link.pid, link.channel
+        self._send_lease()
         ended = asyncio.create_task(link.ended.wait())
         ready = asyncio.create_task(self._ready.wait())
         try:

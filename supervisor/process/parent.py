@@ -43,6 +43,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     `container` is the folder of the container that the process leads, see `containers.files`.
     `join_cgroup` is the folder of another unit's cgroup, which it joins in place of one of its own.  `terminal` makes its stdin
     the controlling terminal of its session.
+    `lease` is the token of the cluster's lease that it ends with, at the latest; 0 for none.
     With `sandbox` the command is one that runs the program inside a sandbox, and leads the unit.
     """
 
@@ -73,6 +74,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     join_cgroup: str | None = None
     terminal: bool = False
     sandbox: Sandbox | None = None
+    lease: int = 0
 
 
 class Child(msgspec.Struct, frozen=True, kw_only=True):

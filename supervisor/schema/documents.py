@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Struct
 
 from ...worker.contract.records import TaskParams
+from ..cluster.settings import CLUSTER_KEYS
 from ..config.job import TIMES, WORK
 from ..config.loader import ONLY_OF_AGENTS, ONLY_OF_SERVERS
 from ..config.spec import (
@@ -124,6 +125,11 @@ def _store() -> Schema:
     return {**_keys(STORE_KEYS, "stores", keys), "required": list(STORE_KEYS)}
 
 
+def _cluster() -> Schema:
+    keys = {key: or_variable(of_field(field)) for key, field in CLUSTER_KEYS.items()}
+    return {**_keys(CLUSTER_KEYS, "cluster", keys), "required": ["engine", "url"]}
+
+
 def _pool() -> Schema:
     keys = {key: or_variable(of_field(field)) for key, field in POOL_KEYS.items()}
     return {**_keys(POOL_KEYS, "pools", keys), "required": ["max_bytes"]}
@@ -156,6 +162,7 @@ def _config() -> Schema:
         "packages": _table(Packages, "packages"),
         "metrics": _table(Metrics, "metrics"),
         "telemetry": _table(Telemetry, "telemetry"),
+        "cluster": _cluster(),
         **{name: _table(struct, name) for name, struct in SECTIONS.items()},
         "mcp": mcp,
         "templates": _named("template"),

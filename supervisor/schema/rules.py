@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..cluster import settings
 from ..config import job, labels, listen, probe_spec, spec, workflow
 from ..decoding import values
 from ..decoding.decoder import Field
@@ -81,6 +82,13 @@ _LISTEN: Schema = {
         {"type": "array", "items": _ADDRESS, "maxItems": listen.ADDRESSES_MAX},
     ]
 }
+_PLACEMENT = _object(
+    {
+        "labels": STRINGS,
+        "spread": {"enum": ["none", "node"]},
+        "replicas": {"type": "integer", "minimum": 1, "maximum": settings.REPLICAS_MAX},
+    }
+)
 _FORMAT = _object({"description": TEXT, "schema": {"type": "object"}})
 
 
@@ -200,6 +208,10 @@ _SCHEMAS: Mapping[Rule, Callable[[Schema], Schema]] = {
     probe_spec.recovery_name: _always(TEXT),
     probe_spec.actions: _always({"type": "object", "additionalProperties": ARGV}),
     declared.store_url: _always(TEXT),
+    settings.addresses: _always(TEXT),
+    settings.hidden: _always(TEXT),
+    settings.node_labels: _always(STRINGS),
+    settings.placement_table: _always(_PLACEMENT),
     spec.scale: _always(_SCALE),
     spec.retention_table: _always(_RETENTION),
     workflow.json_value: _always({}),

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from msgspec.structs import replace
+
 from ...worker.contract.errors import CorralError, Overloaded, SpawnFailed, Timeout, WorkerFailed
 from ..config.spec import Resources, Spec
 from ..containers.files import failure_of
@@ -274,6 +276,8 @@ async def _launch(life: Incarnation, owner: Owner, shared: Shared) -> Child:
         life.numbered = None
     owner.log.note_life()  # not before its turn: a thousand files would keep the first process waiting
     launch = await prepare(owner.spec, shared.host, life.unit)
+    if owner.spec.placement is not None:
+        launch = replace(launch, lease=shared.placements.lease(owner.spec.name))
     life.temporary, life.container = launch.temporary, launch.container
     try:
         child = await _spawn(life, owner.spec, launch, shared)

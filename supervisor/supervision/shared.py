@@ -16,6 +16,7 @@ from typing import Protocol
 from ..config.spec import Spec
 from ..events.bus import Bus
 from ..events.history import EventHistory
+from ..lifecycle.placements import Placements
 from ..lifecycle.state_machine import Worker
 from ..listening.sockets import ListenSockets
 from ..logs.store import LogStore
@@ -177,6 +178,7 @@ class Shared:
     removals: Removals = field(default_factory=Removals)
     task_moments: TaskMoments = field(default_factory=TaskMoments)
     sockets: ListenSockets = field(default_factory=ListenSockets)
+    placements: Placements = field(default_factory=Placements)
 
     @functools.cached_property
     def surroundings(self) -> Surroundings:

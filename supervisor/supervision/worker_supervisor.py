@@ -114,7 +114,9 @@ class _LineHooks:
 
     def initial(self) -> Mapping[str, object]:
         life = self._supervisor.life
-        return (life.checkpoint if life is not None else None) or {}
+        found = (life.checkpoint if life is not None else None) or {}
+        hold = self._supervisor.shared.placements.find(self._supervisor.spec.name)
+        return found if hold is None else {**found, "fencing_token": hold.fencing_token}
 
     def serve(self, request: Request) -> Awaitable[object]:
         return self._supervisor.service.serve(self._supervisor, request)

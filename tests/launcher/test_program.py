@@ -755,6 +755,7 @@ print(*(name for name in sys.modules if name.partition(".")[0] not in sys.stdlib
         "launcher": (
             *("child_setup", "main_loop", "process_tree", "protocol", "raw_spawn", "tree_signals"),
             "sandboxes",
+            "lease",
         ),
     }
     expected = {"corral", "corral.supervisor"}

@@ -35,14 +35,14 @@ supervisor.cluster: worker.contract decoding
 supervisor.engine: worker.contract cluster
 supervisor.nodes: worker.contract cluster engine
 supervisor.memory_pools: worker.contract decoding tenants
-supervisor.config: worker.contract decoding mcp.pool memory_pools secrets stores tenants
+supervisor.config: worker.contract cluster decoding mcp.pool memory_pools secrets stores tenants
 supervisor.store: worker.contract
 supervisor.access: worker.contract worker.control store
 supervisor.lifecycle: worker.contract config
 supervisor.events: worker.contract config store
 supervisor.tenancy: worker.contract config decoding linux store tenants
 supervisor.quotas: worker.contract config events tenancy tenants
-supervisor.schema: worker.contract config decoding events memory_pools stores tenants
+supervisor.schema: worker.contract cluster config decoding events memory_pools stores tenants
 supervisor.audit: worker.contract config store
 supervisor.backup: worker.contract worker.control audit config decoding linux memory_pools secrets store stores
 supervisor.containers: config
@@ -77,8 +77,10 @@ supervisor.api: worker.contract worker.control mcp.pool access agents audit back
 supervisor.tenant_methods: worker.contract worker.control access agents api config decoding lifecycle memory_pools process supervision tenant_removal tenants
 supervisor.tenant_removal: worker.contract process store tenancy
 supervisor.interactive: worker.contract worker.control access api config containers process supervision
-supervisor.methods: worker.contract worker.control access agents api audit backup config decoding events interactive lifecycle logs overrides package_methods process revisions schema secrets store streaming supervision tenant_methods worker_api reports approval_methods
+supervisor.methods: worker.contract worker.control access agents api audit backup config decoding events interactive lifecycle logs overrides package_methods process revisions schema secrets store streaming supervision tenant_methods worker_api reports approval_methods cluster_methods
 supervisor.approval_methods: worker.contract worker.control access api
+supervisor.cluster_methods: worker.control api
+supervisor.cluster_node: worker.contract worker.control cluster decoding engine events lifecycle nodes process supervision
 supervisor.mcp_gateway: worker.contract worker.control mcp.protocol access api config events supervision tasks worker_api
 supervisor.transport: worker.contract worker.control mcp.protocol mcp.endpoint access api mcp_gateway streaming supervision
 supervisor.http: worker.contract mcp.protocol mcp.upstream mcp.endpoint api

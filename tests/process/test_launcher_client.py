@@ -670,3 +670,65 @@ def test_the_group_of_a_unit_is_told_while_it_lives(tier: str) -> None:
             assert daemon.launcher.cgroup_of("a-0#1") is None
 
     run(main())
+
+
+# --- the lease of a cluster -------------------------------------------------------------------------
+
+
+def test_units_of_a_lease_end_at_its_deadline_also_while_the_daemon_is_frozen() -> None:
+    """The deadline is set by a process that is stopped (SIGSTOP) before it; others go on."""
+    program = (
+        "import asyncio, os, sys, time\n"
+        "from corral.supervisor.process.launcher_client import Launch, Launcher\n"
+        "async def main():\n"
+        "    launcher = Launcher(on_exit=lambda _: None, on_empty=lambda _: None)\n"
+        "    await launcher.start()\n"
+        "    now = time.clock_gettime(time.CLOCK_BOOTTIME)\n"
+        "    launcher.set_lease(7, now + 1.0)\n"
+        "    env = {'PATH': os.defpath}\n"
+        "    script = 'setsid sleep 1000 & exec sleep 1000'\n"
+        "    leased = await launcher.spawn(Launch(unit='a-0#1', argv=['sh', '-c', script], env=env, cwd='/', lease=7))\n"
+        "    local = await launcher.spawn(Launch(unit='b-0#1', argv=['sleep', '1000'], env=env, cwd='/'))\n"
+        "    print(leased.pid, local.pid, launcher.pid, now + 1.0, flush=True)\n"
+        "    await asyncio.sleep(1000)\n"
+        "asyncio.run(main())\n"
+    )
+    daemon = subprocess.Popen(
+        [sys.executable, "-P", "-c", program], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert daemon.stdout is not None, "it is a pipe"
+        leased, local, launcher, kill_at = daemon.stdout.readline().split()
+        daemon.send_signal(signal.SIGSTOP)
+        fd = os.pidfd_open(int(leased))
+        assert select.select([fd], [], [], BOUND_S)[0], "it goes on beyond its lease"
+        os.close(fd)
+        assert time.clock_gettime(time.CLOCK_BOOTTIME) >= float(kill_at)
+        children = Path(f"/proc/{launcher}/task/{launcher}/children")
+        end = time.monotonic() + BOUND_S
+        while children.read_text().split() != [local]:  # what escaped dies with it
+            assert time.monotonic() < end, children.read_text()
+    finally:
+        daemon.kill()
+        daemon.wait()
+        assert daemon.stdout is not None, "it is a pipe"
+        daemon.stdout.close()
+
+
+def test_a_unit_starts_only_under_the_lease_in_force_and_ends_with_another() -> None:
+    async def main() -> None:
+        async with Daemon() as daemon:
+            launcher = daemon.launcher
+            with pytest.raises(SpawnFailed) as before:
+                await daemon.spawn("a-0#1", SLEEP, lease=7)
+            assert (before.value.data["stage"], before.value.data["retryable"]) == ("lease", True)
+            later = time.clock_gettime(time.CLOCK_BOOTTIME) + 1000
+            launcher.set_lease(7, later)
+            await daemon.spawn("a-0#2", SLEEP, lease=7)
+            with pytest.raises(SpawnFailed):
+                await daemon.spawn("b-0#1", SLEEP, lease=6)
+            launcher.set_lease(8, later)
+            await daemon.until(lambda: "a-0#2" in daemon.empty)
+            assert daemon.exits["a-0#2"].status == signal.SIGKILL
+
+    run(main())

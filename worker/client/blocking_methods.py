@@ -30,6 +30,7 @@ from ..control.approvals import Approvals
 from ..control.backup import BackupMade, BackupPiece, Exported, Imported
 from ..control.deployments import Deployment, Deployments
 from ..control.metrics import MetricsHistory, MetricsLatest, MetricsTop
+from ..control.nodes import Node, Nodes
 from ..control.packages import PackageDetails, PackageRecord, PackageRecords, PackageUpload
 from ..control.params import Addition
 from ..control.reports import Costs, TaskLog
@@ -942,6 +943,27 @@ class BlockingMethods:
         return self._loop.wait(
             self._runtime.get_metrics_top(names, selector=selector, since=since, limit=limit)
         )
+
+    def drain_node(self, name: str) -> Node:
+        """Requests that a node gives its replicas to other nodes, and gets no new ones, until `node.resume`; also over its restarts.
+
+        Needs the right "admin".
+        """
+        return self._loop.wait(self._runtime.drain_node(name))
+
+    def list_nodes(self) -> Nodes:
+        """Lists the nodes of the cluster that have a lease now; NotFound where the daemon is in none.
+
+        Needs the right "read".
+        """
+        return self._loop.wait(self._runtime.list_nodes())
+
+    def resume_node(self, name: str) -> Node:
+        """Lets a node that was drained get replicas again.
+
+        Needs the right "admin".
+        """
+        return self._loop.wait(self._runtime.resume_node(name))
 
     def add_package(
         self, data: str | None = None, *, upload: str | None = None, sha256: str | None = None

@@ -48,6 +48,7 @@ from ..control.metrics import (
     MetricsTop,
     MetricsTopParams,
 )
+from ..control.nodes import Node, NodeParams, Nodes
 from ..control.packages import (
     PackageAddParams,
     PackageDetails,
@@ -1070,6 +1071,30 @@ class Methods:
         """
         params = given(MetricsTopParams, names=names, selector=selector, since=since, limit=limit)
         return await self._connection.ask(MetricsTop, "metrics.top", params)
+
+    async def drain_node(self, name: str) -> Node:
+        """Requests that a node gives its replicas to other nodes, and gets no new ones, until `node.resume`; also over its restarts.
+
+        Needs the right "admin".
+        """
+        params = given(NodeParams, name=name)
+        return await self._connection.ask(Node, "node.drain", params)
+
+    async def list_nodes(self) -> Nodes:
+        """Lists the nodes of the cluster that have a lease now; NotFound where the daemon is in none.
+
+        Needs the right "read".
+        """
+        params = given(NoParams)
+        return await self._connection.ask(Nodes, "node.list", params)
+
+    async def resume_node(self, name: str) -> Node:
+        """Lets a node that was drained get replicas again.
+
+        Needs the right "admin".
+        """
+        params = given(NodeParams, name=name)
+        return await self._connection.ask(Node, "node.resume", params)
 
     async def add_package(
         self, data: str | None = None, *, upload: str | None = None, sha256: str | None = None

@@ -1,0 +1,210 @@
+"""Joins a cluster, and keeps this node's part of it up until the daemon ends.
+
+The engine is looked for again and again: a daemon whose engine is away runs its local agents, and says that it is degraded.
+"""
+
+import asyncio
+import contextlib
+import logging
+import uuid
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from ...worker.contract.errors import Conflict, InvalidParams, NotFound, Timeout
+from ...worker.control.nodes import Node
+from ..cluster.lease import Lease, Timing
+from ..cluster.settings import ClusterSettings
+from ..engine.connection import open_engine
+from ..engine.interface import Change, Engine, Watch
+from ..nodes.membership import Membership
+from ..nodes.observer import nodes_now
+from ..nodes.record import NodeRecord
+from ..supervision.shared import Shared, utc_now
+from .lease_holder import PART, LeaseHolder
+from .state import STATE, Drained, decoded, drained_key, encoded, kind_and_name
+
+AGAIN_S = 1.0
+"""Seconds between two attempts to reach an engine at the start."""
+
+ANSWER_S = 5.0
+"""Seconds that a question about all nodes may take."""
+
+LEAVE_S = 2.0
+"""Seconds that the end of the daemon waits for the engine."""
+
+logger = logging.getLogger(__name__)
+
+
+class ClusterNode:
+    """Represents this daemon in its cluster.
+
+    Args:
+        settings: `[cluster]`.
+        name: of this node.
+        version: of corral.
+        shared: the launcher, the events, and the rights to run placed agents.
+        token: returns the token of the engine, with its secret in place.
+    """
+
+    def __init__(
+        self,
+        settings: ClusterSettings,
+        name: str,
+        version: str,
+        shared: Shared,
+        token: Callable[[], str],
+    ) -> None:
+        self.name = name
+        self.settings = settings
+        self.timing = Timing(lease_s=float(settings.lease), beat_s=settings.beat)
+        self._version = version
+        self._token = token
+        self._incarnation = uuid.uuid4().hex
+        self._engine: Engine | None = None
+        self._is_drained = False
+        self._membership: Membership | None = None
+        self.holder = LeaseHolder(name, shared.launcher, shared.bus, shared.placements, self._lease)
+
+    # -- for status
+
+    @property
+    def degraded(self) -> list[str]:
+        """Returns the word for it where the node has no lease that it can rely on."""
+        return [PART] if self.holder.is_degraded else []
+
+    # -- for methods
+
+    async def nodes(self) -> list[Node]:
+        """Returns the nodes that have a lease, and those that are drained, by name.
+
+        Raises:
+            Timeout: the engine does not answer.
+        """
+        engine = self._reached("list the nodes")
+        try:
+            records = {each.name: each for each in await nodes_now(engine, ANSWER_S)}
+        except TimeoutError:
+            raise self._no_answer("list the nodes") from None
+        return [
+            Node(
+                name=name,
+                state=record.state,
+                version=record.version,
+                labels=record.labels,
+                capacity=record.capacity,
+                load=record.load,
+                here=name == self.name,
+            )
+            for name, record in sorted(records.items())
+        ]
+
+    async def drain(self, node: str, by: str) -> Node:
+        """Requests that a node gives its replicas away, and gets no new ones, until `resume`.
+
+        Raises:
+            NotFound: no node of that name has a lease.
+            Timeout: the engine does not answer.
+        """
+        return await self._set_drained(node, Drained(by=by, at=utc_now()))
+
+    async def resume(self, node: str) -> Node:
+        """Lets a node get replicas again.
+
+        Raises:
+            NotFound: no node of that name has a lease.
+            Timeout: the engine does not answer.
+        """
+        return await self._set_drained(node, None)
+
+    async def _set_drained(self, node: str, wanted: Drained | None) -> Node:
+        found = {each.name: each for each in await self.nodes()}
+        if node not in found:
+            raise NotFound(f'cannot find node "{node}"', name=node, known=sorted(found))
+        engine, key = self._reached(f'drain node "{node}"'), drained_key(node)
+        while True:
+            entry = await engine.get(key)
+            try:
+                if wanted is not None and entry is None:
+                    await engine.put(key, encoded(wanted), revision=0)
+                elif wanted is None and entry is not None:
+                    await engine.delete(key, revision=entry.revision)
+            except Conflict:
+                continue  # another one has just done the same, or the opposite
+            state = "ready" if wanted is None else "draining"
+            return replace(found[node], state=state)
+
+    def _reached(self, what: str) -> Engine:
+        if self._engine is None:
+            raise self._no_answer(what)
+        return self._engine
+
+    def _no_answer(self, what: str) -> Timeout:
+        return Timeout(
+            f"cannot {what}: the engine at {self.settings.shown} does not answer",
+            engine=self.settings.engine,
+            url=self.settings.shown,
+            uncertain=False,
+        )
+
+    # -- its life
+
+    async def run(self) -> None:
+        """Joins, and keeps the lease until it is cancelled; the workers of the cluster have to be stopped by then."""
+        engine = await self._open()
+        self._engine = engine
+        try:
+            membership = Membership(engine, self._record, self.holder, timing=self.timing)
+            self._membership = membership
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(membership.run())
+                    group.create_task(self._follow(engine))
+            finally:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LEAVE_S):
+                        await membership.leave()
+        finally:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LEAVE_S):
+                    await engine.close()
+
+    async def _open(self) -> Engine:
+        """Connects to the engine, however long that takes."""
+        while True:
+            try:
+                return await open_engine(self.settings, token=self._token())
+            except (InvalidParams, Timeout) as error:
+                if not self.holder.is_degraded:
+                    logger.warning("this node is not in its cluster yet: %s", error)
+                self.holder.note_engine(is_there=False)
+                await asyncio.sleep(AGAIN_S)
+
+    async def _follow(self, engine: Engine) -> None:
+        """Follows what the engine keeps about the cluster."""
+        watch: Watch = await engine.watch(STATE)
+        try:
+            while True:
+                self._take(await watch.next())
+        finally:
+            await watch.close()
+
+    def _take(self, change: Change) -> None:
+        kind, name = kind_and_name(change.key)
+        if kind == "drained" and name == self.name:
+            self._is_drained = (
+                change.value is not None and decoded(change.value, Drained) is not None
+            )
+
+    def _lease(self) -> Lease:
+        return Lease() if self._membership is None else self._membership.lease
+
+    def _record(self) -> NodeRecord:
+        return NodeRecord(
+            name=self.name,
+            incarnation=self._incarnation,
+            version=self._version,
+            labels=self.settings.labels,
+            capacity=self.settings.capacity,
+            state="draining" if self._is_drained else "ready",
+        )

@@ -1,0 +1,87 @@
+"""Daemons that are nodes of one cluster, on a real engine, for tests."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from corral.supervisor.engine.local_servers import LocalServers, program_of
+from corral.worker.contract.errors import CorralError, InvalidParams
+from daemon_process import BOUND_S, DaemonProcess
+
+LOOK_S = 0.02
+"""Seconds between two looks at something that no event tells."""
+
+
+def engine_or_skip(kind: str) -> None:
+    """Skips the test where the engine or its client is not installed."""
+    try:
+        program_of(kind)
+        __import__(kind)
+    except (InvalidParams, ImportError) as error:
+        pytest.skip(str(error))
+
+
+def cluster_table(servers: LocalServers, node: str, **keys: object) -> str:
+    """Returns `[cluster]` of a node."""
+    lines = [f'engine = "{servers.kind}"', f'url = "{servers.url}"', f'node = "{node}"']
+    lines += [f"{key} = {value!r}" for key, value in keys.items()]
+    return "\n".join(("[cluster]", *lines, ""))
+
+
+class Cluster:
+    """Holds an engine, and its nodes by name."""
+
+    def __init__(self, folder: Path, servers: LocalServers, stack: ExitStack) -> None:
+        self.folder = folder
+        self.servers = servers
+        self.nodes: dict[str, DaemonProcess] = {}
+        self._stack = stack
+
+    def add(self, name: str, config: str = "", **keys: object) -> DaemonProcess:
+        """Starts one more node, and waits until it has a lease."""
+        folder = self.folder / name
+        folder.mkdir()
+        table = cluster_table(self.servers, name, **keys)
+        node = self._stack.enter_context(DaemonProcess(folder, f"{table}\n{config}"))
+        self.nodes[name] = node
+        self.until(lambda: name in names(node))
+        return node
+
+    def until(self, is_so: Callable[[], object], bound_s: float = 2 * BOUND_S) -> Any:
+        """Returns what `is_so` returns once it is true; a refused call counts as false."""
+        end = time.monotonic() + bound_s
+        last: object = None
+        while time.monotonic() < end:
+            try:
+                last = is_so()
+            except CorralError as error:
+                last = error
+            else:
+                if last:
+                    return last
+            time.sleep(LOOK_S)
+        logs = "\n".join(f"{n}: {each.log.read_text()[-3000:]}" for n, each in self.nodes.items())
+        raise AssertionError(f"it never was so; the last answer: {last!r}\n{logs}")
+
+
+@contextmanager
+def cluster_of(
+    folder: Path, kind: Any, nodes: Sequence[str] = (), config: str = ""
+) -> Iterator[Cluster]:
+    """Starts an engine of one server, and nodes with the same configuration."""
+    engine_or_skip(kind)
+    (folder / "engine").mkdir()
+    with LocalServers(kind, 1, folder / "engine") as servers, ExitStack() as stack:
+        found = Cluster(folder, servers, stack)
+        for name in nodes:
+            found.add(name, config)
+        yield found
+
+
+def names(node: DaemonProcess) -> list[str]:
+    """Returns the nodes of which a node knows."""
+    return [each["name"] for each in node.call("node.list")["nodes"]]
