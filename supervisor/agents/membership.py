@@ -457,6 +457,7 @@ class Membership:
             for agent in agents:  # which nobody else knows yet: none is waited for
                 await stack.enter_async_context(agent.changing)
             stack.enter_context(self._registry.excluded(supervisors))
+            stack.enter_context(self._registry.writing(changes))
             try:
                 for spec in sorted(changes, key=lambda each: each.name):  # in one order for all
                     await stack.enter_async_context(
@@ -502,7 +503,9 @@ class Membership:
         for spec in specs:
             for required in spec.requires:
                 agent = self._agents.get(required)
-                if agent is not None and self._registry.leaving.intersection(agent.supervisors):
+                leaving = () if agent is None else agent.supervisors
+                is_going = required in self._registry.going
+                if is_going or self._registry.leaving.intersection(leaving):
                     raise Conflict(
                         f'cannot add "{spec.name}": it requires "{required}", which is being removed',
                         name=spec.name,
@@ -557,17 +560,21 @@ class Membership:
         return groups
 
     def _all_required(self, agent: Agent) -> set[str]:
-        found = set(agent.spec.requires)
-        for name in agent.spec.requires:
+        found = self._registry.requirements(agent)
+        for name in tuple(found):
             found |= self._all_required(self._agents[name])
         return found
 
     def _check_not_required(self, names: Collection[str]) -> None:
         self._groups.check_not_needed(names)
         for agent in self._agents.values():
-            needed = [name for name in agent.spec.requires if name in names]
+            needed = sorted(self._registry.requirements(agent).intersection(names))
             if needed and agent.name not in names:
-                by = [a.name for a in self._agents.values() if needed[0] in a.spec.requires]
+                by = [
+                    each.name
+                    for each in self._agents.values()
+                    if needed[0] in self._registry.requirements(each)
+                ]
                 others = [name for name in by if name not in names]
                 raise Conflict(
                     f'cannot remove "{needed[0]}": it is required by {", ".join(others)}; --cascade'
@@ -591,6 +598,7 @@ class Membership:
                 raise was_removed(next(iter(agents)).name)
             supervisors = [supervisor for agent in present for supervisor in agent.supervisors]
             stack.enter_context(self._registry.excluded(supervisors))
+            stack.enter_context(self._registry.removing([agent.name for agent in present]))
             await self._operations.stop(supervisors)
             names = [agent.name for agent in present]
             self._check_not_required({*names, *groups})  # the file may have come to name one

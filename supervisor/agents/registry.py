@@ -20,7 +20,8 @@ class Registry:
     """Holds what one daemon runs, by name.
 
     `groups` are the teams and workflows. `leaving` are workers that are being added or removed: nothing starts
-    them meanwhile. `draining` is set when the daemon begins to stop.
+    them meanwhile. `going` are names of agents that are being removed: nothing may come to require them. `coming` are specs that
+    are being written to the store, and not in force yet. `draining` is set when the daemon begins to stop.
     """
 
     def __init__(self, config: Config) -> None:
@@ -28,6 +29,8 @@ class Registry:
         self.agents: dict[str, Agent] = {}
         self.groups: dict[str, Group] = {}
         self.leaving: set[WorkerSupervisor] = set()
+        self.going: set[str] = set()
+        self.coming: list[Spec] = []
         self.draining = False
 
     # -- look-up
@@ -171,6 +174,11 @@ class Registry:
         found = filter(None, map(self.agents.get, agent.spec.requires))  # one may be gone by now
         return [supervisor for each in found for supervisor in each.supervisors]
 
+    def requirements(self, agent: Agent) -> set[str]:
+        """Returns the names that an agent requires: by its spec in force, and by those that are to be in force."""
+        coming = (spec.requires for spec in self.coming if spec.name == agent.name)
+        return {*agent.spec.requires, *agent.intended.requires}.union(*coming)
+
     def active(self, tenant: str | None = None) -> int:
         """Counts the workers and servers that have, or are about to have, processes: all, or those of a tenant."""
         if tenant is None:
@@ -230,6 +238,24 @@ class Registry:
             if self.agents.get(agent.name) is not agent:
                 raise was_removed(agent.name)
             yield
+
+    @contextlib.contextmanager
+    def removing(self, names: Collection[str]) -> Generator[None, None, None]:
+        """Keeps others from coming to require agents that are being removed."""
+        self.going.update(names)
+        try:
+            yield
+        finally:
+            self.going.difference_update(names)
+
+    @contextlib.contextmanager
+    def writing(self, specs: Sequence[Spec]) -> Generator[None, None, None]:
+        """Keeps what specs require from being removed while they are written to the store."""
+        self.coming += specs
+        try:
+            yield
+        finally:
+            self.coming = [each for each in self.coming if not any(each is spec for spec in specs)]
 
     @contextlib.contextmanager
     def excluded(self, supervisors: Sequence[WorkerSupervisor]) -> Generator[None, None, None]:

@@ -188,8 +188,9 @@ class Replicas:
             await self._operations.stop(leaving)
             # All of them before anything is awaited: the caller may be cancelled, and a worker's number is its index.
             del agent.supervisors[instances:]
+            coming = [agent.incoming.pop(n) for n in list(agent.incoming) if n >= instances]
             agent.held = held
-            await self.close(leaving)
+            await self.close([*leaving, *coming])
 
     async def rescale(self, name: str, instances: int) -> None:
         """Scales an agent to what its spec says, if it has fewer workers than the least, or more than the most."""

@@ -22,17 +22,20 @@ from ...worker.contract.names import tenant_of
 from ..events.bus import Bus
 from ..lifecycle import job, state_machine
 from ..lifecycle.start_failure import RUNS_TO_ITS_END
-from ..lifecycle.state_machine import ASKED_FOR, LastExit, State, Worker
+from ..lifecycle.state_machine import ASKED_FOR, UP, LastExit, State, Worker
 from ..quotas.room import TenantRoom
 from ..supervision.worker_supervisor import WorkerSupervisor
 from ..tenancy.tenants import Tenants
 from .agent import Agent, not_up
-from .await_state import has_settled, is_down, is_repeated, needs_a_start, rests
+from .await_state import has_ended, has_settled, is_down, is_repeated, needs_a_start, rests
 from .emergency_stop import EmergencyStopSwitch
 from .registry import Registry
 
 Exits: TypeAlias = Mapping[str, LastExit | None]
 """Last exits by worker id."""
+
+ENDING = "waits for the end of a former process of it"
+"""Reason of a worker whose start waits for another one of its id."""
 
 logger = logging.getLogger(__name__)
 
@@ -262,9 +265,10 @@ class Startup:
             agent = agents[supervisor.spec.name]
             agent.held = False
             missing = [agents[n] for n in agent.spec.requires if not agents[n].is_satisfied]
-            if missing:
-                waiting = self._until_required(agent, supervisor)
-                supervisor.start_after(waiting, waits_for(missing))
+            ending = ending_beside(agent, supervisor)
+            if missing or ending:
+                waiting = self._until_may_begin(agent, supervisor, ending)
+                supervisor.start_after(waiting, ENDING if ending else waits_for(missing))
             else:
                 supervisor.job.cancel()
                 supervisor.send(state_machine.Start())
@@ -313,6 +317,13 @@ class Startup:
             changes = supervisor.until(lambda worker: done(worker) or not worker.waits)
             await _first([*(each.until(is_down) for each in required), changes])
 
+    async def _until_may_begin(
+        self, agent: Agent, waiting: WorkerSupervisor, ending: Iterable[WorkerSupervisor]
+    ) -> None:
+        for each in ending:
+            await each.until(has_ended(each.worker.incarnation))
+        await self._until_required(agent, waiting)
+
     async def _until_required(self, agent: Agent, waiting: WorkerSupervisor) -> None:
         """Waits until all that an agent requires is up; says in the status of `waiting` which of them does not come up."""
 
@@ -337,6 +348,17 @@ async def _first(waits: Iterable[Coroutine[None, None, object]]) -> None:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for each in tasks:
             each.cancel()
+
+
+def ending_beside(agent: Agent, supervisor: WorkerSupervisor) -> list[WorkerSupervisor]:
+    """Returns what has the same worker id and must end before a worker starts: no change asks for both at a time.
+
+    One that finishes its tasks may go on, unless the spec permits none beside.
+    """
+    if not agent.outgoing or supervisor.worker.state in (State.STARTING, *UP):
+        return []
+    same = [k for k in agent.outgoing if k.id == supervisor.id and k.worker.tree]
+    return [k for k in same if not k.worker.wanted or agent.spec.rolling is False]
 
 
 def idle_counts(supervisors: Iterable[WorkerSupervisor]) -> Counter[str]:

@@ -182,6 +182,8 @@ def _concerned(slots: Sequence[Slot]) -> tuple[Slot, ...]:
 
 def _begun(view: View, chosen: Sequence[Slot]) -> tuple[Action, ...]:
     """Returns the workers to be brought up now: first in place of those that serve, then in place of those that do not."""
+    if not view.beside and view.leaving:
+        return ()  # one of an earlier change would run beside them
     ready = tuple(
         Replace(slot.number)
         for slot in chosen

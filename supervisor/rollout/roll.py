@@ -25,6 +25,9 @@ FIRST = (State.INITIAL, State.STARTING)
 SPAWN_TRIES = 3
 """Number of starts that fail for a lack of resources, and are tried again, before the change is taken back."""
 
+REMOVED = "its agent has fewer workers now"
+"""Reason of the end of a new worker whose place is removed during the change."""
+
 IN_PLACE_HINT = "if it owns a port or a file, rolling = false ends the former worker first"
 
 Try = Callable[[WorkerSupervisor, Spec], Awaitable[str]]
@@ -90,6 +93,8 @@ class Roll:
         )
 
     def _slot(self, number: int, supervisor: WorkerSupervisor) -> Slot:
+        if supervisor in self.agents.registry.leaving:
+            return Slot(number, Former.GONE)
         tasks = work_of(supervisor)
         incoming = self.agent.incoming.get(number)
         if incoming is not None:
@@ -123,8 +128,6 @@ class Roll:
         if self.is_resumed and worker.wanted and worker.state in FIRST and worker.last_exit is None:
             return Former.COMING
         if not worker.wanted or worker.waits or supervisor.job.is_to_end:
-            return Former.GONE
-        if supervisor in self.agents.registry.leaving:
             return Former.GONE
         if supervisor.is_cordoned(Unschedulable.OUTGOING):
             return Former.DRAINING
@@ -233,15 +236,23 @@ class Roll:
     def _try(self, number: int) -> None:
         supervisor = self.agent.incoming.get(number) or self.agent.supervisors[number]
         self.smoke = Smoke.RUNNING
-        self.trying = asyncio.get_running_loop().create_task(self._smoke(supervisor))
+        self.trying = asyncio.get_running_loop().create_task(self._smoke(number, supervisor))
 
-    async def _smoke(self, supervisor: WorkerSupervisor) -> None:
+    async def _smoke(self, number: int, supervisor: WorkerSupervisor) -> None:
         reason = await self.attempt(supervisor, self.spec)
-        self.smoke = Smoke.FAILED if reason else Smoke.PASSED
-        if reason:
+        if reason and self._is_removed(number):
+            self.smoke = Smoke.DUE  # it says nothing about the spec: another worker is tried
+        elif reason:
+            self.smoke = Smoke.FAILED
             self.why_failed = self.why_failed or f"its smoke task has failed: {reason}"
+        else:
+            self.smoke = Smoke.PASSED
         self.trying = None
         self.look()
+
+    def _is_removed(self, number: int) -> bool:
+        places = self.agent.supervisors
+        return number >= len(places) or places[number] in self.agents.registry.leaving
 
     def _switch(self, numbers: tuple[int, ...]) -> None:
         """Gives new workers their places: not an instant is awaited in between, so that no task meets both specs."""
@@ -285,6 +296,7 @@ class Roll:
 
     def _finish(self) -> None:
         agent = self.agent
+        self._discard_incoming(REMOVED)
         before, agent.spec = agent.spec, self.spec
         for number, supervisor in enumerate(agent.supervisors):
             supervisor.reconfigure(spec_of(self.spec, number))

@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import signal
 import sys
+import time
 from pathlib import Path
 
 from corral.worker import Agent, Task
@@ -12,6 +14,10 @@ if VERSION == "bad-import":
     raise ImportError("this version cannot be imported")
 if VERSION == "bad-exit":
     sys.exit("this version does not start")
+if VERSION == "slow-end":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    Path(os.environ["BEGUN"]).write_text("")
+    time.sleep(600)  # it says nothing, and ends at the end of the grace period
 
 agent = Agent("rolled")
 

@@ -85,6 +85,14 @@ def test_a_spec_that_permits_none_beside_is_replaced_one_after_the_other_whateve
     assert decide(view(*slots, beside=False, room=9)) == (Drain(0, NOT_BESIDE),)
 
 
+def test_a_spec_that_permits_none_beside_waits_until_those_of_an_earlier_change_have_ended() -> (
+    None
+):
+    for slot in (Slot(0), Slot(0, Former.DOWN), Slot(0, Former.DRAINING)):
+        assert decide(view(slot, beside=False, room=9, leaving=1)) == ()
+        assert decide(view(slot, beside=False, room=9)) != ()
+
+
 def test_a_worker_that_is_not_up_is_started_anew_after_those_that_serve() -> None:
     assert decide(view(Slot(0, Former.DOWN), Slot(1), room=2)) == (Begin(1),)
     served = Slot(1, Former.GONE, New.SERVING)

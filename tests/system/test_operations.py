@@ -23,12 +23,13 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor.lifecycle.state_machine import TRANSITIONS, UP, State
+from corral.supervisor.lifecycle.state_machine import UP
 from corral.supervisor.linux.kernel import MARK
 from corral.worker.client.sync import Client
 from corral.worker.contract.errors import CorralError, Unreachable
 from corral.worker.contract.records import ENDED
 from daemon_process import AGENTS, BOUND_S, DaemonProcess, check_status, children, marked
+from worker_lives import TYPES, check_lives
 
 OPERATIONS = int(os.environ.get("CORRAL_OPERATIONS", "300"))
 SEED = int(os.environ.get("CORRAL_SEED", "0")) or random.randrange(1, 1_000_000)
@@ -72,6 +73,7 @@ process.max_concurrent_processes = 20
 [agents.crew]
 command = [{RAW}, "garbage"]
 instances = 2
+environment = {{ OF = "crew" }}
 {QUICK}
 [agents.deaf]
 command = [{RAW}, "deaf"]
@@ -85,6 +87,11 @@ command = [{RAW}, "exit"]
 [agents.plain]
 command = ["sleep", "600"]
 protocol = "none"
+{QUICK}
+[agents.lone]
+command = [{RAW}, "garbage"]
+environment = {{ OF = "lone" }}
+rolling = false
 {QUICK}
 [agents.after]
 command = [{RAW}, "garbage"]
@@ -104,7 +111,10 @@ process.working_directory = "{{FOLDER}}"
 """
 ).replace("{base}", "20")
 
-NAMES = ("crew", "deaf", "litter", "exits", "plain", "after", "odd", "warm")
+NAMES = ("crew", "deaf", "litter", "exits", "plain", "lone", "after", "odd", "warm")
+ALONE = ("lone",)
+"""Names of agents that permit no two of their workers at a time."""
+
 ADDED = ("one", "two", "three", "four")
 """Names that come and go."""
 
@@ -239,6 +249,9 @@ class Person:
             text = text.replace("instances = 2", "instances = 3")
         if self.random.random() < 0.2:
             text = text.replace('"sleep", "600"', f'"sleep", "60{self.random.randrange(10)}"')
+        for name in ("crew", "lone"):
+            if self.random.random() < 0.3:
+                text = text.replace(f'OF = "{name}"', f'OF = "{self.random.randrange(1000)}"')
         if self.random.random() < 0.5:
             ranges = ["1", "3", "{ min = 0, max = 2 }", "{ min = 2, max = 5 }"]
             text = text.replace(f"instances = {RANGE}", f"instances = {self.random.choice(ranges)}")
@@ -277,8 +290,7 @@ class World:
         self.moves: list[dict[str, Any]] = []
         self._ended = threading.Event()
         self._stream = daemon.client()
-        types = ["worker.state", "agent.removed", "agent.scaled"]
-        self._stream.call("event.follow", {"since": 0, "types": types}, timeout_s=BOUND_S)
+        self._stream.call("event.follow", {"since": 0, "types": TYPES}, timeout_s=BOUND_S)
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
@@ -308,21 +320,28 @@ class World:
 
     # -- at rest
 
+    def entries(self) -> list[Any]:
+        status = self.daemon.call("daemon.status")
+        return [*status["agents"], *status["mcp_servers"]]
+
     def workers(self) -> dict[str, Any]:
         """Every worker's status, by its id."""
-        status = self.daemon.call("daemon.status")
-        entries = (*status["agents"], *status["mcp_servers"])
-        return {worker["id"]: worker for entry in entries for worker in entry["workers"]}
+        return {worker["id"]: worker for entry in self.entries() for worker in entry["workers"]}
 
     def come_to_rest(self) -> dict[str, Any]:
         """Resumes all, and waits until nothing more is on its way."""
         end = time.monotonic() + REST_S
         while time.monotonic() < end:
             self.daemon.call("agent.resume", all=True)
-            workers = self.workers()
-            if all(is_at_rest(worker) for worker in workers.values()) and self.is_warmed():
+            entries = self.entries()
+            workers = {worker["id"]: worker for entry in entries for worker in entry["workers"]}
+            is_quiet = not any("rolling" in entry or "beside" in entry for entry in entries)
+            is_quiet = is_quiet and all(map(is_at_rest, workers.values()))
+            if is_quiet and self.is_warmed():
                 return workers
             time.sleep(0.05)
+        changing = [e for e in self.entries() if "rolling" in e or "beside" in e]
+        assert not changing, f"no rest: {changing}"
         restless = [worker for worker in self.workers().values() if not is_at_rest(worker)]
         raise AssertionError(f"no rest: {restless}, {self.warm()}")
 
@@ -363,7 +382,7 @@ class World:
         assert set(leaders) <= {pid for pid, _ in lives}, (lives, workers)
         self.look_at_forks()
         check_status(self.daemon)
-        self.look_at_moves(workers)
+        check_lives(list(self.moves), ALONE)
         assert "Traceback" not in self.daemon.log.read_text()
 
     def look_at_forks(self) -> None:
@@ -381,29 +400,6 @@ class World:
             if is_told or time.monotonic() > end:
                 assert is_told, (entry, found)
                 return
-
-    def look_at_moves(self, workers: dict[str, Any]) -> None:
-        """Every worker went from each state to a legal next one, and its lives are counted upwards."""
-        states: dict[str, str] = {}
-        numbers: dict[str, int] = {}
-        for event in list(self.moves):
-            if event["type"] == "agent.removed":
-                for worker in [w for w in states if w.rpartition("-")[0] == event["agent"]]:
-                    del states[worker]
-                continue
-            if event["type"] == "agent.scaled":
-                for worker in [w for w in states if w.rpartition("-")[0] == event["agent"]]:
-                    if int(worker.rpartition("-")[2]) >= event["instances"]:
-                        del states[worker]
-                continue
-            worker, old, new = event["worker"], State(event["from"]), State(event["to"])
-            story = [e for e in self.moves if worker == e["worker"] or e["agent"] == event["agent"]]
-            if states.get(worker, State.INITIAL) != old:
-                raise AssertionError("\n".join(map(str, story)))
-            assert new in TRANSITIONS[old], event
-            earlier, number = numbers.get(worker, 0), event["incarnation"]
-            assert number > earlier if new is State.STARTING else number == earlier, event
-            states[worker], numbers[worker] = new, max(number, earlier)
 
 
 def is_at_rest(worker: dict[str, Any]) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from corral.worker.contract.errors import CorralError, Overloaded
+from corral.worker.contract.errors import Conflict, CorralError, Overloaded
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
 Json = Any  # Any: the shape of each answer is the test's affair
@@ -18,6 +18,7 @@ Json = Any  # Any: the shape of each answer is the test's affair
 AGENT = f"""
 [process]
 working_directory = "{AGENTS}"
+shutdown_grace_period = "2s"
 [recovery]
 restart_backoff_base = "1ms"
 [agents.one]
@@ -211,6 +212,91 @@ def test_a_worker_that_may_not_have_another_beside_it_finishes_first_and_is_star
         watch.next("agent.rolled")
     ended = daemon.call("task.wait", task=waiting["id"], timeout_s=BOUND_S)
     assert ended["output"]["version"] == "two"
+
+
+def test_a_worker_that_may_not_have_another_beside_it_waits_for_those_of_earlier_changes(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    task = begun(daemon, gate)
+    first = daemon.worker("one-0")["incarnation"]
+    assert settled(daemon, version("two"))["type"] == "agent.rolled"
+    with Watch(daemon, "worker.state", "agent.rolled") as watch:
+        rewrite(daemon, more(version("three"), "rolling = false"))
+        assert run(daemon)["output"]["version"] == "two", "it serves until the other has ended"
+        gate.touch()
+        ended = daemon.call("task.wait", task=task["id"], timeout_s=BOUND_S)
+        assert ended["output"]["version"] == "one"
+        watch.next("agent.rolled")
+    moves = [(e.get("incarnation"), e.get("to")) for e in watch.seen]
+    newest = daemon.worker("one-0")["incarnation"]
+    assert moves.index((first, "Terminated")) < moves.index((newest, "Starting"))
+    assert run(daemon)["output"]["version"] == "three"
+
+
+def test_a_start_waits_for_the_end_of_a_new_worker_that_a_stop_has_met(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "begun")
+    begins = f", BEGUN = {json.dumps(str(tmp_path / 'begun'))} }}"
+    with Watch(daemon, "worker.state") as watch:
+        rewrite(daemon, version("slow-end").replace(" }", begins))
+        while watch.next("worker.state")["to"] != "Starting":
+            pass
+        second = watch.seen[-1]["incarnation"]
+        (tmp_path / "begun").read_text()
+        daemon.call("agent.stop", names=["one"], wait=False)
+        rewrite(daemon, more(version("three"), "rolling = false"))
+        daemon.call("agent.start", names=["one"])
+        newest = daemon.worker("one-0")["incarnation"]
+        while watch.next("worker.state")["to"] != "Ready":
+            pass
+    moves = [(e.get("incarnation"), e.get("to")) for e in watch.seen]
+    assert moves.index((second, "Terminated")) < moves.index((newest, "Starting"))
+    assert run(daemon)["output"]["version"] == "three"
+
+
+def test_workers_that_a_scaling_takes_away_during_a_change_leave_nothing_of_it(
+    tmp_path: Path,
+) -> None:
+    text, gate = more(AGENT, "instances = 2"), tmp_path / "gate"
+    smoke = f'smoke = {{ objective = "hold", input = {json.dumps(str(gate))} }}'
+    with DaemonProcess(tmp_path, text) as daemon:
+        for number in range(2):
+            daemon.await_worker(f"one-{number}", lambda w: w["state"] == "Ready")
+        with Watch(daemon, "task.progress", "agent.rolled", "agent.taken_back") as watch:
+            rewrite(daemon, version("two", more(text, smoke)))
+            watch.next("task.progress")  # the smoke task holds, on the first of both
+            daemon.call("agent.scale", name="one", instances=1)
+            gate.touch()
+            end = watch.any()
+            while end["type"] == "task.progress":
+                end = watch.any()
+            assert end["type"] == "agent.rolled", end
+        daemon.call("agent.scale", name="one", instances=2)
+        assert settled(daemon, version("three", text))["type"] == "agent.rolled"
+        assert {run(daemon)["output"]["version"] for _ in range(4)} == {"three"}
+        assert daemon.worker("one-1")["state"] in ("Ready", "Idle")
+
+
+def test_what_the_coming_configuration_requires_is_not_removed(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    ground = {"entrypoint": "rolled_agent:agent", "warm": False}
+    daemon.call("agent.add", name="ground", spec=ground)
+    daemon.call("agent.add", name="late", spec=ground)
+    gate = tmp_path / "gate"
+    smoke = {"objective": "hold", "input": str(gate)}
+    changes = {"environment": {"VERSION": "two"}, "requires": ["ground"], "smoke": smoke}
+    with Watch(daemon, "task.progress", "agent.rolled") as watch:
+        daemon.call("agent.set", name="late", spec=changes)
+        watch.next("task.progress")
+        with pytest.raises(Conflict):
+            daemon.call("agent.rm", names=["ground"])
+        gate.touch()
+        watch.next("agent.rolled")
+    daemon.call("agent.rm", names=["ground"], cascade=True)
+    assert [a["name"] for a in daemon.call("daemon.status")["agents"]] == ["one"]
 
 
 def test_what_is_started_anew_in_its_place_and_fails_is_the_former_one_again(

@@ -7,7 +7,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -244,6 +244,33 @@ def test_what_is_being_removed_is_not_started_for_another_that_requires_it(
     assert daemon.worker("after-0")["state"] == "Terminated"
     daemon.call("agent.scale", name="slow", instances=1)
     daemon.call("agent.start", names=["after"])
+
+
+@pytest.mark.parametrize("first", ["rm", "add"])
+def test_what_is_removed_and_what_comes_to_require_it_meet_in_the_store(
+    daemon: DaemonProcess, first: str
+) -> None:
+    daemon.call("agent.add_all", agents=many(("none", raw()), ("other", raw())), start=False)
+    daemon.call("agent.scale", name="none", instances=0)
+    calls: dict[str, tuple[str, dict[str, object]]] = {
+        "rm": ("agent.rm", {"names": ["none"]}),
+        "add": ("agent.set", {"name": "other", "spec": {"requires": ["none"]}}),
+    }
+    order = [first, *(each for each in calls if each != first)]
+    path = daemon.state_dir / "corral.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as held, ThreadPoolExecutor() as pool:
+        held.execute("BEGIN IMMEDIATE")
+        asked: list[Future[Any]] = []
+        for each in order:
+            method, params = calls[each]
+            asked.append(pool.submit(daemon.call, method, **params))
+            for _ in range(20):  # by then it waits for the store
+                daemon.call("rpc.discover")
+        held.execute("ROLLBACK")
+        assert isinstance(asked[1].exception(BOUND_S), Conflict)
+        assert asked[0].exception(BOUND_S) is None
+    daemon.call("agent.start", all=True)
+    assert ("none" in names(daemon)) == (first == "add")
 
 
 @pytest.mark.parametrize("verb", ["start", "reset"])

@@ -16,7 +16,8 @@ import pytest
 from corral.worker.contract.errors import Conflict, CorralError, NotFound
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
-NAME = "zanzibar"
+NAME = f"zanzibar{os.getpid()}"
+"""A word that no other process of the machine has."""
 """A name that stands nowhere else."""
 
 CONFIG = f"""
