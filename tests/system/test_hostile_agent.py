@@ -13,9 +13,10 @@ import pytest
 import container_images
 from daemon_process import AGENTS, DaemonProcess
 from hostile_table import LEVELS, ROWS, cell
+from tenant_uids import RANGE
 
 SYSTEM_PYTHON = "/usr/bin/python3"
-UIDS = '[daemon]\ntenant_uids = "1900200000-1900200009"\n'
+UIDS = f'[daemon]\ntenant_uids = "{RANGE}"\n'
 
 CONFIG = """
 [tenants.acme]

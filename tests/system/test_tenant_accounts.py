@@ -12,8 +12,7 @@ import pytest
 
 from corral.worker.contract.errors import ResourceLimitExceeded
 from daemon_process import DaemonProcess
-
-FIRST = 1_900_000_000
+from tenant_uids import FIRST
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root may change to another uid")
 

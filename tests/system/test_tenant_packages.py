@@ -22,6 +22,7 @@ from corral.worker.contract.errors import (
 )
 from daemon_process import BOUND_S, DaemonProcess
 from package_site import Site, package
+from tenant_uids import RANGE
 
 CONFIG = """
 [tenants.acme]
@@ -53,7 +54,7 @@ def daemon() -> Iterator[DaemonProcess]:
     folder.chmod(0o711)
     config = CONFIG
     if os.getuid() == 0:
-        config = f'[daemon]\ntenant_uids = "1900200000-1900200009"\n{CONFIG}'
+        config = f'[daemon]\ntenant_uids = "{RANGE}"\n{CONFIG}'
     try:
         with DaemonProcess(folder, config) as running:
             yield running

@@ -15,6 +15,7 @@ import pytest
 
 from corral.worker.contract.errors import Conflict, CorralError, NotFound
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
+from tenant_uids import RANGE
 
 NAME = f"zanzibar{os.getpid()}"
 """A word that no other process of the machine has."""
@@ -49,7 +50,7 @@ def daemon() -> Iterator[DaemonProcess]:
     folder.chmod(0o711)
     config = CONFIG
     if os.getuid() == 0 and os.access("/usr/bin/python3", os.X_OK):
-        config = f'[daemon]\ntenant_uids = "1900100000-1900100009"\n{CONFIG}'
+        config = f'[daemon]\ntenant_uids = "{RANGE}"\n{CONFIG}'
     try:
         with DaemonProcess(folder, config) as running:
             yield running
