@@ -12,7 +12,7 @@ from ...worker.contract.errors import Conflict, NotFound, ResourceLimitExceeded
 from ..api.services import ExecRequest
 from ..config.spec import Spec
 from ..containers.files import entering, has_started, record_of
-from ..process.launch import Host, prepare, with_program
+from ..process.launch import Host, inside, prepare
 from ..process.launcher_client import Launcher
 from ..process.parent import Exit, Launch
 from ..supervision.incarnation import Incarnation
@@ -126,20 +126,13 @@ class Execs:
     # -- starting
 
     async def _launch(self, spec: Spec, life: Incarnation, wanted: ExecRequest) -> Launch:
-        """Returns the Launch of a command, in the isolation of its worker.
-
-        At level strict it gets a sandbox of its own, of the same kind: with the same files and limits, and without the
-        processes of the worker. Files that its arguments name are shown only if the worker sees them.
-        """
+        """Returns the Launch of a command, in the isolation of its worker."""
         if life.container is not None:
             return _in_container(life, life.container, wanted)
         launch = await prepare(spec, self._host, life.unit)
         if launch.sandbox is None:
             return _beside(launch, life, wanted)
-        argv = wanted.argv
-        if wanted.folder is not None:
-            argv = ("/bin/sh", "-c", 'cd "$0" && exec "$@"', wanted.folder, *argv)
-        return _beside(launch, life, wanted._replace(argv=with_program(launch, argv), folder=None))
+        return _beside(inside(launch, launch.sandbox, life.unit), life, wanted)
 
     @staticmethod
     def _life(supervisor: WorkerSupervisor) -> Incarnation:

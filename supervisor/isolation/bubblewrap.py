@@ -66,6 +66,16 @@ def wrapped(facts: Facts, *, bwrap: str, filter_hex: str) -> Wrapped:
     )
 
 
+def joining(sandbox: Sandbox, unit: str) -> tuple[dict[str, str], Sandbox]:
+    """Returns the environment inside, and how another program runs in the sandbox of a living unit that was `wrapped`."""
+    at = (
+        sandbox.arguments.index("--chdir") + 2
+    )  # before it are paths and options, behind it the variables alone
+    words = sandbox.arguments[at:]
+    env = dict(zip(words[1::3], words[2::3], strict=True))
+    return env, Sandbox(kind="join", unit=unit, filter=sandbox.filter)
+
+
 def _environment(facts: Facts) -> Iterator[str]:
     """Yields the variables as arguments: bubblewrap itself must not obey those of the dynamic loader."""
     env = dict(facts.env)

@@ -62,15 +62,18 @@ class Sandbox(Struct, frozen=True, kw_only=True):
     that one's first child, and ending signals go to what is inside. `arguments` are those of ARGUMENTS, `filter` is the
     seccomp filter of FILTER, in hexadecimal.
     `agent` and `hosts` are for the proxy: the name of the agent, and the hosts that it may reach.
+    "join" leads a program in the sandbox of another unit, `unit`: it joins the namespaces of that one's program, and its own
+    gets the filter.
     `listen` is the port at which the launcher listens in a new network before the leader starts; 0 for none.
     """
 
-    kind: Literal["bwrap"]
+    kind: Literal["bwrap", "join"]
     arguments: tuple[str, ...] = ()
     filter: str = ""
     listen: int = 0
     agent: str = ""
     hosts: tuple[str, ...] = ()
+    unit: str = ""
 
 
 class Wrapped(Struct, frozen=True, kw_only=True):

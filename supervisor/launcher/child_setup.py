@@ -51,6 +51,9 @@ if TYPE_CHECKING:
         listen: int
         agent: str
         hosts: list[str]
+        unit: str
+        pid: int
+        pidfd: int
 
     class Spawn(Confinement):
         """Holds a spawn request of the daemon; its three descriptors, and its sockets, travel beside it."""
@@ -107,6 +110,7 @@ class ChildSetup:
         self.identity = self._look_up_identity()
         sandbox = spawn.get("sandbox")
         self.port = sandbox["listen"] if sandbox is not None else 0
+        self.joined = sandbox if sandbox is not None and sandbox["kind"] == "join" else None
         # The daemon takes the socket of a new network there.
         self.handover = fds.pop() if self.port else -1
 
@@ -137,7 +141,15 @@ class ChildSetup:
         os.setsid()
 
     def _enter_network(self) -> None:
-        """Enters a network of its own with a loopback, and hands a socket that listens there to the daemon."""
+        """Enters a network of its own with a loopback, and hands a socket that listens there to the daemon; or joins one."""
+        if self.joined is not None:
+            from ..linux import joining  # noqa: PLC0415 - seldom asked for
+            from . import sandbox_entry  # noqa: PLC0415 - likewise
+
+            try:
+                sandbox_entry.join_network(self.joined["pid"], self.joined["pidfd"])
+            except joining.Refused as refused:
+                raise self._not_joined(refused) from None
         if not self.port:
             return
         from ..linux import network_namespace  # noqa: PLC0415 - seldom asked for
@@ -220,6 +232,24 @@ class ChildSetup:
         if os.getppid() != self.launcher:
             os._exit(125)  # the launcher died before PDEATHSIG was set
 
+    def _join_sandbox(self) -> None:
+        """Continues inside the sandbox of another unit."""
+        if self.joined is None:
+            return
+        from ..linux import joining  # noqa: PLC0415 - seldom asked for
+        from . import sandbox_entry  # noqa: PLC0415 - likewise
+
+        pid, pidfd = self.joined["pid"], self.joined["pidfd"]
+        try:
+            sandbox_entry.enter(pid, pidfd, self.report, self.launcher)
+        except joining.Refused as refused:
+            raise self._not_joined(refused) from None
+
+    def _not_joined(self, refused: Exception) -> Refused:
+        assert self.joined is not None, "it was to be joined"
+        text = f"cannot join the sandbox of {quoted(self.joined['unit'])}: {refused}"
+        return Refused(getattr(refused, "errno", errno.EPERM), text)
+
     def _change_folder(self) -> None:
         cwd = self.spawn["cwd"]
         try:
@@ -245,7 +275,8 @@ class ChildSetup:
         spawn = self.spawn
         paths = spawn.get("read_paths"), spawn.get("write_paths")
         ports, scope_signals = spawn.get("connect_ports"), spawn.get("scope_signals", False)
-        if paths == (None, None) and ports is None and not scope_signals:
+        scopes = (scope_signals, spawn.get("scope_sockets", False))
+        if paths == (None, None) and ports is None and not any(scopes):
             self._scope_limits()
             return
         self._make_room()
@@ -274,6 +305,10 @@ class ChildSetup:
         if self.spawn.get("scope_limits", False):
             seccomp.only_own_limits()
 
+    def _filter_calls(self) -> None:
+        if self.joined is not None:  # the first process of another sandbox does it itself
+            seccomp.install(bytes.fromhex(self.joined["filter"]))
+
     def _make_room(self) -> None:
         # The few descriptors that Landlock takes have to fit below the limit: those of the launcher are closed first.
         kept = sorted({0, 1, 2, self.report, *self.fds})
@@ -291,7 +326,7 @@ class ChildSetup:
     def _sandbox_words(self, argv: list[str]) -> list[str]:
         """Opens the descriptors that a sandbox takes, and returns its command line with their numbers."""
         sandbox = self.spawn.get("sandbox")
-        if sandbox is None:
+        if sandbox is None or self.joined is not None:
             return argv
         first = len(self.fds)
         numbers = {word: str(first + at) for at, word in enumerate(SANDBOX_WORDS)}
@@ -336,8 +371,8 @@ class ChildSetup:
         raise Refused(errno.ENOENT, text, search_path=path)
 
     # The order is a contract.  The cgroup comes first, since what is forked or counted from then on
-    # must be inside; the OOM score and the folder before the user, who may no more; Landlock after
-    # no_new_privs, which it needs.
+    # must be inside; the OOM score and the folder before the user, who may no more; another's sandbox with no more rights
+    # than that user has; Landlock after no_new_privs, which it needs.
     STAGES = (
         ("cgroup", _join_cgroup),
         ("session", _enter_session),
@@ -348,10 +383,12 @@ class ChildSetup:
         ("nice", _set_nice),
         ("user", _change_user),
         ("parent", _die_with_parent),
+        ("sandbox", _join_sandbox),
         ("chdir", _change_folder),
         ("umask", _set_umask),
         ("no-new-privs", _set_no_new_privs),
         ("landlock", _restrict),
+        ("seccomp", _filter_calls),
         ("files", _close_files),
         ("exec", _execute),
     )

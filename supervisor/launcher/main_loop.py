@@ -29,7 +29,7 @@ from .lease import LeaseTimer
 from .process_tree import KILL_AGAIN_S, Trees, Unit
 from .protocol import Channel, receive
 from .raw_spawn import EVERY_SIGNAL, FAILED_LATE
-from .sandboxes import LOOK_S, Sandboxes, status_of
+from .sandboxes import LOOK_S, Sandboxes, host_of, status_of
 from .tree_signals import ENDING, apply_freeze, signal_tree
 
 TYPE_CHECKING = False  # importing typing would cost 10 ms and 1.5 MB
@@ -200,6 +200,9 @@ class MainLoop:
             if lease and not self.lease.holds(lease):
                 stage = "lease"
                 raise OSError(errno.EAGAIN, "the lease of this node has ended")
+            stage = "sandbox"
+            host = host_of(message.get("sandbox"), self.trees.units)
+            stage = "descriptors"
             report, report_in = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             stage = "cgroup"
             try:
@@ -216,6 +219,7 @@ class MainLoop:
                 self.trees.note_forked(pid)
                 try:
                     unit = Unit(key, pid, seq, report, group, lease)
+                    unit.host = host
                 except OSError:  # it cannot be looked at: a failed start, not one without an answer
                     self.trees.failed.add(pid)
                     signal_child(pid, signal.SIGKILL)
@@ -493,8 +497,10 @@ class MainLoop:
         # A process that escaped from a stopped parent, or was forked unnoticed, has to be stopped too.
         self.refreezing |= self.frozen
         self.are_roots_sent = False
-        # A process in a group that is not below a child of the launcher dies without a notification.
-        self.is_settled = all(unit.group is None or trees.roots(unit) for unit in self.ended)
+        # A process in a group or a sandbox that is not below a child of the launcher dies without a notification.
+        self.is_settled = all(
+            (unit.group is None and unit.host is None) or trees.roots(unit) for unit in self.ended
+        )
 
     def _send_roots(self) -> None:
         """Sends the escaped processes if they have changed, at most every ROOTS_S, and never into a queue."""

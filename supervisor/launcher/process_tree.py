@@ -14,6 +14,7 @@ from ..linux.kernel import (
     OWN_CHILDREN,
     Process,
     brand,
+    children,
     children_by_parent,
     look_up,
     mark,
@@ -31,6 +32,7 @@ class Unit:
     __slots__ = (
         "again_s",
         "group",
+        "host",
         "init",
         "inner",
         "inner_fd",
@@ -68,6 +70,7 @@ class Unit:
         self.init = 0  # the first process of the sandbox
         self.inner = 0  # the program, which init has started
         self.inner_fd = -1  # a pidfd of the program
+        self.host: Unit | None = None  # whose sandbox it is in, where it has none of its own
 
 
 class Orphan:
@@ -229,7 +232,19 @@ class Trees:
             self.now.processes[process.pid] = (process.starttime, unit)
             if process.session != unit.pid:
                 self.now.sessions[process.session] = unit
-        return found
+        return found + self.escaped_inside(unit)
+
+    def escaped_inside(self, unit: Unit) -> list[Process]:
+        """Returns the living processes of a unit in the sandbox of another whose parents have died.
+
+        They are children of the first process there, and no orphans of the launcher; their brand is that of their unit.
+        """
+        if unit.host is None or not self.has(unit.host):
+            return []  # the kernel has killed all inside
+        below = children(first) if (first := look_up(unit.host.init)) is not None else []
+        state_and_seq = (self.state, unit.seq & 0xFFFFFFFF)
+        roots = [pid for pid in below if brand(pid, is_nested=self.is_nested) == state_and_seq]
+        return [process for root in roots for process in walk(root)]
 
     def survey(self) -> None:
         """Notes the unit of every process; a process that two surveys did not see is forgotten."""
@@ -249,4 +264,6 @@ class Trees:
             for orphan in self.orphans.values()
         ):
             return False
-        return unit.group is None or not cgroup.is_populated(unit.group)
+        if unit.group is not None and cgroup.is_populated(unit.group):
+            return False
+        return not self.escaped_inside(unit)

@@ -3,12 +3,14 @@
 A leader such as bubblewrap starts the first process of a pid namespace, which starts the program. The leader writes when it
 has made the namespace; that the program runs is seen in /proc, since nothing else tells an exec of a grandchild. Its
 status is the kernel's where that has it (Linux 6.15), else the leader's exit code, in which 128 and more is a signal.
-Standard library alone: it is part of the launcher.
+The leader of a program in the sandbox of another unit reports the same, with the program itself in place of a first
+process. Standard library alone: it is part of the launcher.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -20,6 +22,7 @@ from .process_tree import Unit
 TYPE_CHECKING = False  # importing typing would cost 10 ms and 1.5 MB
 if TYPE_CHECKING:
     import resource
+    from typing import Any
 
     Ended = tuple[Unit, int, resource.struct_rusage, float]
 
@@ -89,7 +92,7 @@ class Sandboxes:
 
     def hold(self, unit: Unit, status: int, usage: resource.struct_rusage) -> bool:
         """Keeps the exit of a leader until the first process of its sandbox is reaped, too; returns False for no need."""
-        init = look_up(unit.init) if unit.init else None
+        init = look_up(unit.init) if unit.init and unit.host is None else None
         if init is None:
             return False
         self.ended[unit.init] = (unit, status, usage, time.monotonic() + INIT_S)
@@ -110,6 +113,21 @@ class Sandboxes:
         return unit.init in self.ended
 
 
+def host_of(sandbox: Any, units: dict[str, Unit]) -> Unit | None:  # Any: JSON
+    """Returns the unit whose sandbox a request asks to join, and adds to the request how; None if it asks for none.
+
+    Raises:
+        OSError: that unit has no program now.
+    """
+    if sandbox is None or sandbox["kind"] != "join":
+        return None
+    host = units.get(sandbox["unit"])
+    if host is None or host.inner_fd < 0 or not host.is_alive:
+        raise OSError(errno.ESRCH, "the sandbox that it is to join has no program")
+    sandbox["pid"], sandbox["pidfd"] = host.inner, host.inner_fd
+    return host
+
+
 def status_of(unit: Unit, status: int) -> int:
     """Returns the wait status of the program, from that of its leader."""
     if not os.WIFEXITED(status):
@@ -123,5 +141,7 @@ def status_of(unit: Unit, status: int) -> int:
 
 def _program(unit: Unit) -> Process | None:
     init = look_up(unit.init) if unit.init else None
+    if unit.host is not None:
+        return init  # in the sandbox of another unit, which has its own first process
     first = children(init) if init is not None else []
     return look_up(first[0]) if first else None

@@ -75,7 +75,7 @@ def restrict(
     """Restricts this thread and all that it starts to these paths and ports; None restricts nothing.
 
     A writable path is readable too, and `temporary` is both.  A path that begins with "-" is skipped where it cannot
-    be reached, as in systemd.exec(5).  `scope_sockets` keeps it from abstract sockets of others, beside another key.  no_new_privs has to be set before.  `version` is the kernel's unless given.
+    be reached, as in systemd.exec(5).  `scope_sockets` keeps it from abstract sockets of others.  no_new_privs has to be set before.  `version` is the kernel's unless given.
 
     Raises:
         Impossible: the kernel cannot hold it, or a path is not there.
@@ -87,7 +87,7 @@ def restrict(
         "connect_ports": connect_ports is not None,
         "scope_signals": scope_signals,
     }
-    if not any(asked.values()):
+    if not any(asked.values()) and not scope_sockets:
         return
     version = abi() if version is None else version
     _check(asked, version)

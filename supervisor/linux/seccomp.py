@@ -71,7 +71,7 @@ def only_plain_connects() -> None:
         Unknown: there is no filter for this architecture.
         OSError: the kernel has no seccomp.
     """
-    _install(b"".join(_filter(os.uname().machine)))
+    install(b"".join(_filter(os.uname().machine)))
 
 
 def only_own_limits() -> None:
@@ -83,7 +83,7 @@ def only_own_limits() -> None:
         Unknown: there is no filter for this architecture.
         OSError: the kernel has no seccomp.
     """
-    _install(limits_program(os.uname().machine))
+    install(limits_program(os.uname().machine))
 
 
 def can_scope_limits() -> bool:
@@ -128,8 +128,12 @@ def limits_program(machine: str) -> bytes:
     return b"".join([*steps, instruction(RETURN, ALLOW)])
 
 
-def _install(program: bytes) -> None:
-    """Installs a filter, without the slower branches that kernels before 5.16 give a filtered process otherwise."""
+def install(program: bytes) -> None:
+    """Installs a filter, without the slower branches that kernels before 5.16 give a filtered process otherwise.
+
+    Raises:
+        OSError: the kernel has no seccomp, or no_new_privs is not set.
+    """
     instructions = ctypes.create_string_buffer(program)
     encoded = header(program, ctypes.addressof(instructions))
     system_call(SECCOMP[os.uname().machine], SET_MODE_FILTER, SPEC_ALLOW, encoded)

@@ -23,8 +23,8 @@ from ...worker.contract.names import tenant_of
 from ..config.spec import Spec
 from ..containers.launching import Unheld, contained
 from ..isolation import availability
-from ..isolation.bubblewrap import wrapped
-from ..isolation.levels import PROXY_PORT, Facts
+from ..isolation.bubblewrap import joining, wrapped
+from ..isolation.levels import PROXY_PORT, Facts, Sandbox
 from ..isolation.mounts import visible
 from ..launcher.child_setup import Refused, identity_of
 from ..secrets.secrets import Secrets, is_reference, read_text
@@ -107,9 +107,15 @@ async def prepare(spec: Spec, host: Host, unit: str) -> Launch:
     return await _prepare(spec, host, unit, _argv(spec))
 
 
-def with_program(launch: Launch, program: Sequence[str]) -> tuple[str, ...]:
-    """Returns the command line that runs another program in a sandbox of the same kind, which shows the same files."""
-    return (*launch.argv[: launch.argv.index("--") + 1], *program)
+def inside(launch: Launch, sandbox: Sandbox, unit: str) -> Launch:
+    """Returns the Launch of another program in the sandbox of a living unit, from the Launch of its own.
+
+    It sees the processes of that unit alone, and may signal them, as they may each other.
+    """
+    env, joined = joining(sandbox, unit)
+    return msgspec.structs.replace(
+        launch, env=env, temporary=None, scope_signals=False, sandbox=joined
+    )
 
 
 async def prepare_zygote(spec: Spec, host: Host, unit: str, *, anew: bool = False) -> Launch:

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from corral import AgentRuntime, Runtime
-from corral.supervisor.isolation.availability import Missing, bubblewrap
 from corral.supervisor.linux import landlock
 from corral.worker.client.sync import Client
 from corral.worker.contract.errors import (
@@ -360,39 +359,6 @@ def test_a_command_has_no_rights_but_those_of_its_agent(daemon: DaemonProcess) -
         run = Running(client, "plain", str(BIN / "corral"), "status")
         assert run.end()["code"] == 4
         assert b'"control" of agent "plain" grants none' in run.output["stderr"]
-
-
-def test_a_command_in_a_strict_worker_has_a_sandbox_of_the_same_kind(tmp_path: Path) -> None:
-    try:
-        bubblewrap(os.environ)
-    except Missing as missing:
-        pytest.skip(f"no strict isolation here: {missing}")
-    config = """
-[agents.web]
-command = ["sleep", "1000000"]
-protocol = "none"
-process.isolation = "strict"
-process.network = "none"
-"""
-    script = (
-        'ls -d /root /etc/passwd "$0"; cat /proc/net/dev | tail -n +3 | wc -l;'
-        " grep -E 'Seccomp:|CapEff' /proc/self/status; pwd; kill -TERM $$"
-    )
-    with DaemonProcess(tmp_path, config) as daemon:
-        daemon.call("agent.start", names=["web"])
-        with daemon.client() as client:
-            argv = ("sh", "-c", script, str(Path(__file__)))  # which the worker does not see
-            run = Running(client, "web", *argv, working_directory="/usr")
-            assert run.end()["signal"] == "SIGTERM"
-        links, capabilities, seccomp, folder = run.output["stdout"].decode().splitlines()
-        assert (links, folder) == ("1", "/usr")
-        assert int(capabilities.split()[1], 16) == 0
-        assert seccomp.split()[1] == "2"
-        client = daemon.client()
-        run = Running(client, "web", "sleep", "1000")
-        client.close()
-        await_dead(run.pid)
-        assert daemon.worker("web-0")["state"] == "Ready"
 
 
 # -- the command
