@@ -120,7 +120,6 @@ class Rooms:
         self.audit = audit
         self.paths = paths
         self.shared = shared
-        self.cluster = _cluster(config, shared)
         self.execs = Execs(shared.launcher, shared.host, shared.generation)
         self.egress = EgressProxy(
             shared.launcher, shared.host, shared.generation, self._note_refused_host
@@ -133,6 +132,7 @@ class Rooms:
         self.service = WorkerApi(shared.checkpoints, self.pubsub, self.turns, rooms.disk_use)
         self.pool = Pool(on_refused=self._note_refused)
         self.agents = Agents(shared, config, self.service, self.pool, rooms.tenants, rooms.gate)
+        self.cluster = _cluster(config, shared, self.agents)
         self.memory = Memory(
             shared.store,
             shared.bus,
@@ -522,7 +522,7 @@ class Rooms:
         )
 
 
-def _cluster(config: Config, shared: Shared) -> "ClusterNode | None":
+def _cluster(config: Config, shared: Shared, agents: Agents) -> "ClusterNode | None":
     """Makes this daemon's part of its cluster, if it is to join one.
 
     Raises:
@@ -532,7 +532,7 @@ def _cluster(config: Config, shared: Shared) -> "ClusterNode | None":
         return None
     from .cluster_node.compose import make_node  # noqa: PLC0415  # only who wants a cluster pays
 
-    return make_node(config.cluster, shared)
+    return make_node(config.cluster, shared, agents)
 
 
 def _tracer(config: Config, shared: Shared, stack: contextlib.AsyncExitStack) -> Tracer | None:

@@ -50,7 +50,7 @@ its log. Any valid message counts as a heartbeat. "→" is sent to the worker, "
 
 | | method | means |
 |---|---|---|
-| → | `initialize` {protocolVersion: "1", agent, worker, incarnation, heartbeat_interval_s, limits, config, checkpoint?} → {protocolVersion, name, version, capabilities, health?: [{name, interval_s, timeout_s?, threshold?, recovers?}]} | the answer makes it Ready; another protocolVersion ends the start as exec-failed; `checkpoint` is its saved state, if it is to continue from that |
+| → | `initialize` {protocolVersion: "1", agent, worker, incarnation, heartbeat_interval_s, limits, config, checkpoint?, fencing_token?} → {protocolVersion, name, version, capabilities, health?: [{name, interval_s, timeout_s?, threshold?, recovers?}]} | the answer makes it Ready; another protocolVersion ends the start as exec-failed; `checkpoint` is its saved state, if it is to continue from that; `fencing_token` is an integer that grows with every node that runs a placed agent |
 | → | `checkpoint/save` → {data} | the state of the agent to save; null is nothing |
 | → | `checkpoint/restore` {data} → {} | continue from that state |
 | → | `health/check` {name} → {ok, message} | runs a check that the answer to `initialize` has named |

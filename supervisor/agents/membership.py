@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from ...worker.contract.errors import Conflict, CorralError
+from ...worker.contract.errors import Conflict, CorralError, InvalidParams
 from ...worker.contract.names import tenant_of
 from ..config.loader import decode_agent, expanded_table, group_table, to_table
 from ..config.references import check_addresses, check_requires
@@ -493,6 +493,12 @@ class Membership:
             if any(name == each.name for each in additions[:n]):
                 raise Conflict(f'cannot add "{name}": the name is there twice', name=name)
         specs = [self._decode(addition) for addition in additions]
+        for spec in specs:
+            if spec.placement is not None:
+                reason = "a placed agent stands in the configuration file of a node"
+                raise InvalidParams(
+                    f'cannot set "{spec.name}": {reason}', key="placement", reason=reason
+                )
         self._room.check_names(spec.name for spec in specs)
         self._registry.check_worker_ids(specs)
         present = self._registry.specs()
@@ -547,6 +553,10 @@ class Membership:
         """
         groups = [name for name in dict.fromkeys(names) if name in self._groups.by_name]
         chosen = {name: self._registry.of(name) for name in names if name not in groups}
+        for agent in chosen.values():
+            if agent.spec.placement is not None:
+                reason = "the cluster places it: take it out of the configuration file"
+                raise Conflict(f'cannot remove "{agent.name}": {reason}', name=agent.name)
         if cascade:
             for agent in self._agents.values():
                 if not chosen.keys().isdisjoint(self._all_required(agent)):

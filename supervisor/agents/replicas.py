@@ -68,6 +68,9 @@ class Replicas:
         agent = self._registry.of(name)
         async with self._registry.changing(agent):
             self._startup.check_may_start(())
+            if cause is not None and agent.spec.placement is not None:
+                reason = "the cluster places it: write placement.replicas in the configuration file"
+                raise Conflict(f'cannot scale "{name}": {reason}', name=name)
             check_range(agent.spec, instances)
             spares = agent.spec.spares if instances > 0 else 0
             before = max(0, len(agent.supervisors) - spares)

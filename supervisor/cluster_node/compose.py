@@ -5,13 +5,14 @@ import socket
 
 from ... import __version__
 from ...worker.contract.errors import InvalidParams
+from ..agents.agents import Agents
 from ..cluster.settings import ClusterSettings, node_name
 from ..decoding.values import Refused
 from ..supervision.shared import Shared
 from .node import ClusterNode
 
 
-def make_node(settings: ClusterSettings, shared: Shared) -> ClusterNode:
+def make_node(settings: ClusterSettings, shared: Shared, agents: Agents) -> ClusterNode:
     """Makes the node; nothing runs yet.
 
     Raises:
@@ -35,4 +36,4 @@ def make_node(settings: ClusterSettings, shared: Shared) -> ClusterNode:
     def token() -> str:
         return shared.host.secrets.expand({"token": settings.token}, "cluster", "key")["token"]
 
-    return ClusterNode(settings, name, __version__, shared, token)
+    return ClusterNode(settings, name, __version__, shared, token, agents)

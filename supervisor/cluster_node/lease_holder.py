@@ -33,6 +33,7 @@ class LeaseHolder:
         bus: takes the events.
         placements: the rights to run placed agents.
         lease: returns the lease as it is now.
+        agents: the placed agents of this node.
     """
 
     def __init__(
@@ -42,19 +43,16 @@ class LeaseHolder:
         bus: Bus,
         placements: Placements,
         lease: Callable[[], Lease],
+        agents: PlacedAgents,
     ) -> None:
         self._node = node
         self._launcher = launcher
         self._bus = bus
         self._placements = placements
         self._lease = lease
-        self._agents: PlacedAgents | None = None
+        self._agents = agents
         self._is_degraded = False
         self.may_start = False
-
-    def bind(self, agents: PlacedAgents) -> None:
-        """Connects the placed agents."""
-        self._agents = agents
 
     @property
     def is_degraded(self) -> bool:
@@ -70,8 +68,7 @@ class LeaseHolder:
         self.may_start = True
         self._bus.publish("node.joined", node=self._node, token=token)
         self.note_engine(is_there=True)
-        if self._agents is not None:
-            self._agents.permit(token)
+        self._agents.permit(token)
 
     def cordon(self) -> None:
         """Forbids new starts; workers that run go on."""
@@ -84,8 +81,7 @@ class LeaseHolder:
         was_held, self.may_start = bool(self._placements.clear()), False
         self._bus.publish("node.stopped", node=self._node, reason=reason, ran=was_held)
         self.note_engine(is_there=False)
-        if self._agents is not None:
-            self._agents.stop(reason)
+        self._agents.stop(reason)
 
     def note_engine(self, *, is_there: bool) -> None:
         """Notes whether the node can rely on the engine, and publishes the change."""

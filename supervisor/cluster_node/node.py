@@ -11,18 +11,23 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from ...worker.contract.errors import Conflict, InvalidParams, NotFound, Timeout
+from ...worker.contract.errors import Conflict, CorralError, InvalidParams, NotFound, Timeout
 from ...worker.control.nodes import Node
+from ..agents.agents import Agents
 from ..cluster.lease import Lease, Timing
 from ..cluster.settings import ClusterSettings
 from ..engine.connection import open_engine
-from ..engine.interface import Change, Engine, Watch
+from ..engine.interface import Engine, Watch
 from ..nodes.membership import Membership
 from ..nodes.observer import nodes_now
 from ..nodes.record import NodeRecord
 from ..supervision.shared import Shared, utc_now
 from .lease_holder import PART, LeaseHolder
-from .state import STATE, Drained, decoded, drained_key, encoded, kind_and_name
+from .placed_agents import PlacedAgents
+from .placer import Placer
+from .specs import SpecPublisher
+from .state import STATE, Drained, drained_key, encoded
+from .view import ClusterView
 
 AGAIN_S = 1.0
 """Seconds between two attempts to reach an engine at the start."""
@@ -45,6 +50,7 @@ class ClusterNode:
         version: of corral.
         shared: the launcher, the events, and the rights to run placed agents.
         token: returns the token of the engine, with its secret in place.
+        agents: the running set.
     """
 
     def __init__(
@@ -54,6 +60,7 @@ class ClusterNode:
         version: str,
         shared: Shared,
         token: Callable[[], str],
+        agents: Agents,
     ) -> None:
         self.name = name
         self.settings = settings
@@ -62,9 +69,22 @@ class ClusterNode:
         self._token = token
         self._incarnation = uuid.uuid4().hex
         self._engine: Engine | None = None
-        self._is_drained = False
+        self.view = ClusterView()
         self._membership: Membership | None = None
-        self.holder = LeaseHolder(name, shared.launcher, shared.bus, shared.placements, self._lease)
+        self.placed = PlacedAgents(name, self.view, agents, shared)
+        self.holder = LeaseHolder(
+            name, shared.launcher, shared.bus, shared.placements, self._lease, self.placed
+        )
+        self._specs = SpecPublisher(name, agents.config, shared.bus)
+        agents.reload.subscribe(self._specs.reloaded)
+        self._placer = Placer(
+            name,
+            self._incarnation,
+            self.view,
+            shared.bus,
+            self.timing,
+            lambda: self.holder.may_start,
+        )
 
     # -- for status
 
@@ -160,7 +180,14 @@ class ClusterNode:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(membership.run())
                     group.create_task(self._follow(engine))
+                    group.create_task(self.placed.run(engine))
+                    group.create_task(self._specs.run(engine))
+                    group.create_task(self._placer.run(engine))
             finally:
+                with contextlib.suppress(TimeoutError, CorralError):
+                    async with asyncio.timeout(LEAVE_S):
+                        await self.placed.release(engine)
+                        await self._placer.leave(engine)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LEAVE_S):
                         await membership.leave()
@@ -184,17 +211,13 @@ class ClusterNode:
         """Follows what the engine keeps about the cluster."""
         watch: Watch = await engine.watch(STATE)
         try:
+            await watch.synced()
             while True:
-                self._take(await watch.next())
+                if not watch.unread:
+                    self.view.synced.set()
+                self.view.take(await watch.next())
         finally:
             await watch.close()
-
-    def _take(self, change: Change) -> None:
-        kind, name = kind_and_name(change.key)
-        if kind == "drained" and name == self.name:
-            self._is_drained = (
-                change.value is not None and decoded(change.value, Drained) is not None
-            )
 
     def _lease(self) -> Lease:
         return Lease() if self._membership is None else self._membership.lease
@@ -206,5 +229,6 @@ class ClusterNode:
             version=self._version,
             labels=self.settings.labels,
             capacity=self.settings.capacity,
-            state="draining" if self._is_drained else "ready",
+            load=self.placed.load,
+            state="draining" if self.name in self.view.drained else "ready",
         )

@@ -21,15 +21,55 @@ class Drained(Struct, frozen=True, kw_only=True):
     at: str
 
 
+class PlacedSpec(Struct, frozen=True, kw_only=True):
+    """Represents a placed agent: its whole table, the folder of its relative paths, and the node that published it."""
+
+    table: dict[str, object]
+    directory: str
+    by: str = ""
+
+
+class Assignment(Struct, frozen=True, kw_only=True):
+    """Represents where one replica is: on `node`, which has claimed it under `lease`, 0 before.
+
+    With `to` the node has to end it, and to pass it on to that node, "" for none. `node` "" is a replica that waits for a
+    place. The revision of a claim is the fencing token of the replica.
+    """
+
+    node: str
+    lease: int = 0
+    to: str | None = None
+
+
+ReplicaName = tuple[str, int]
+"""The agent and the number of a replica."""
+
+
 def drained_key(node: str) -> str:
     """Returns the key of the wish to drain a node."""
     return f"{STATE}/drained/{node}"
+
+
+def spec_key(agent: str) -> str:
+    """Returns the key of a placed agent."""
+    return f"{STATE}/specs/{agent}"
+
+
+def assignment_key(replica: ReplicaName) -> str:
+    """Returns the key of the assignment of a replica."""
+    return f"{STATE}/placed/{replica[0]}/{replica[1]}"
 
 
 def kind_and_name(key: str) -> tuple[str, str]:
     """Returns the kind of a key below `state`, and the rest of it."""
     _, kind, name = key.split("/", 2)
     return kind, name
+
+
+def replica_of(name: str) -> ReplicaName | None:
+    """Returns the replica of the rest of a key; None where it is none."""
+    agent, _, number = name.rpartition("/")
+    return (agent, int(number)) if agent and number.isdecimal() else None
 
 
 def encoded(value: Struct) -> bytes:

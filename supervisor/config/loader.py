@@ -158,10 +158,7 @@ def _decode(document: Document, top: Mapping[str, object], variables: Variables)
     groups = _groups(document, top, agents, broken)
     schedules = _schedules(document, top, agents, groups, broken)
     _check_worker_ids(document, agents, groups)
-    for name, spec in agents.items():
-        if spec.placement is not None:
-            reason = "not available"
-            document.note(document.error(("agents", name, "placement"), None, reason))
+    placed = _placed(document, agents, groups, "cluster" in top)
     daemon = section(("daemon",), Daemon(), top)
     for mistake in address_mistakes(document, [*agents.values(), *groups.values()], daemon):
         document.note(mistake)
@@ -175,6 +172,7 @@ def _decode(document: Document, top: Mapping[str, object], variables: Variables)
         cluster=_cluster(document, top),
         process=defaults.process,
         agents=agents,
+        placed=placed,
         defaults=defaults,
         profiles={
             name: section(("mcp", "profiles", name), Profile(), profiles) for name in profiles
@@ -197,6 +195,35 @@ def _cluster(document: Document, top: Mapping[str, object]) -> ClusterSettings |
     with document.collecting():
         return decode_cluster(document, table_at(document, ("cluster",), top["cluster"]))
     return None
+
+
+def _placed(
+    document: Document,
+    agents: dict[str, Spec],
+    groups: Mapping[str, Group],
+    is_clustered: bool,
+) -> dict[str, Spec]:
+    """Takes the placed agents out of the others; notes those that stand where they cannot."""
+    placed = {name: agents.pop(name) for name in [*agents] if agents[name].placement is not None}
+    for name, spec in placed.items():
+        reason = "" if is_clustered else "there is no [cluster] whose nodes could run it"
+        if spec.requires:
+            reason = "a placed agent may be on another node than those that it requires"
+        if spec.type == "oneshot":
+            reason = "a job is not placed"
+        if tenant_of(name):
+            reason = "a tenant's agent is not placed"
+        if reason:
+            document.note(document.error(("agents", name, "placement"), None, reason))
+    for spec in agents.values():
+        if found := [name for name in spec.requires if name in placed]:
+            reason = f"{found[0]} has a placement: it may be on another node"
+            document.note(document.error((*path_of(spec), "requires"), [*spec.requires], reason))
+    for group in groups.values():
+        if found := [name for name in group.needs if name in placed]:
+            reason = f"{found[0]} has a placement: members are of one daemon"
+            document.note(document.error((f"{kind_of_group(group)}s", group.name), None, reason))
+    return placed
 
 
 def _agents(

@@ -531,7 +531,7 @@ class Config(Struct, frozen=True, kw_only=True):
     """Holds a whole configuration file; `process` is `defaults.process`.
 
     `agents` holds agents and MCP servers, `groups` teams and workflows: all names are of one namespace. The job of a
-    schedule with a command is among the agents. `values` are the variables with which it was decoded.
+    schedule with a command is among the agents. `placed` holds the agents that the cluster places, which are in no other table. `values` are the variables with which it was decoded.
     """
 
     daemon: Daemon
@@ -543,6 +543,7 @@ class Config(Struct, frozen=True, kw_only=True):
     cluster: ClusterSettings | None = None
     process: Process
     agents: dict[str, Spec]
+    placed: dict[str, Spec] = {}
     defaults: Defaults
     profiles: dict[str, Profile] = {}
     groups: dict[str, Group] = {}

@@ -90,6 +90,11 @@ class Watch(Protocol):
         """Returns once the present keys were all received."""
         ...
 
+    @property
+    def unread(self) -> int:
+        """Returns how many changes the reader has not taken."""
+        ...
+
     def entries(self) -> dict[str, Entry]:
         """Returns the keys as they are known now."""
         ...

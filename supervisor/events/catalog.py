@@ -190,6 +190,8 @@ _TYPES = (
     )),
     EventType("agent.woken", "A hibernated worker is started: by `wake`, by `start`, or because a task waits for it.",
               LIFE, (_SAVED,)),
+    EventType("agent.unplaced", "A replica of a placed agent has no node. Only the node that places tells it.",
+              AGENT, (_REASON,)),
     EventType("approval.answered", "A person has answered a question of a task.", TASK, (
         *_QUESTION,
         Field("answer", "text", "one of the options, or any text"),
@@ -378,6 +380,9 @@ _TYPES = (
     EventType("node.joined", "This node holds its lease in the cluster, and may run placed agents.", DAEMON, (
         Field("node", "text", "the name of this node"),
         Field("token", "number", "the revision at which the lease was taken"),
+    )),
+    EventType("node.over", "Another node has no lease any more: its replicas get other nodes. Only the node that places tells it.", DAEMON, (
+        Field("node", "text", "the name of that node"),
     )),
     EventType("node.stopped", "This node has no lease any more: its placed agents are stopped, local ones go on.", DAEMON, (
         Field("node", "text", "the name of this node"),

@@ -50,8 +50,13 @@ class Observer:
         self._known: dict[str, Observed] = {}
         self._on_change = on_change
         self._began_at: float | None = None
+        self._beginning = asyncio.Event()
         self.records: dict[str, NodeRecord] = {}
         """The nodes that have a lease, as they described themselves last."""
+
+    async def began(self) -> None:
+        """Returns once all nodes with a lease are known."""
+        await self._beginning.wait()
 
     def may_run(self, name: str) -> bool:
         """Returns whether workers of a node may still run: it has a lease, or had one a moment ago.
@@ -70,7 +75,10 @@ class Observer:
         watch = await self._engine.watch(NODES)
         try:
             await watch.synced()
+            while watch.unread:
+                self._take(await watch.next())
             self._began_at = self._clock()
+            self._beginning.set()
             while True:
                 await self._wait(watch)
                 now = self._clock()

@@ -169,7 +169,7 @@ DESCRIPTIONS: dict[str, str] = {
     "agents.warm": "with entrypoint: its modules are imported once, and workers are forks of that process: warm agents. Where that is not safe, workers import by themselves (start cold), with a warning; boolean",
     "agents.preload": "modules that are imported before the entrypoint's own module; names of modules",
     "agents.min_spare": "forks that are made ahead, and wait for the next start; 0 to 100",
-    "agents.placement": "the agent is run by nodes of the cluster that have all labels: 1 to 10000 replicas (1 by default) over all nodes, which spread = \"node\" puts on different nodes as far as there are; not available yet; table: labels, spread, replicas",
+    "agents.placement": "the agent is run by nodes of the cluster that have all labels: 1 to 10000 replicas (1 by default) over all nodes, which spread = \"node\" puts on different nodes as far as there are, see run on many machines; needs [cluster]; table: labels, spread, replicas",
     "agents.protocol": "the protocol on stdin and stdout; always mcp for MCP servers. none: any program, Ready once it has lived for 1 s; webhook: each task is an HTTP request to url, see webhook agents; corral, mcp, none, webhook",
     "agents.type": "oneshot: a job, a command that runs to its end; exit status 0 is its success, and protocol = \"none\" its default; service, oneshot",
     "agents.remain": "with type = \"oneshot\": its success stays, so that it does not run again when a dependent or the daemon starts; boolean",

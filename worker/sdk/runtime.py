@@ -514,6 +514,7 @@ def _start_of(params: dict[str, Json]) -> Start:
         limits=params.get("limits") or {},
         config=params.get("config") or {},
         checkpoint=params.get("checkpoint"),
+        fencing_token=params.get("fencing_token"),
     )
 
 

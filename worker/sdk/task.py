@@ -49,6 +49,9 @@ class Start(NamedTuple):
     """The agent's `[agents.NAME.config]` table, with keys of its own."""
     checkpoint: Json
     """The state that the checkpoint hook returned before the worker was hibernated, or None."""
+    fencing_token: int | None = None
+    """Of a placed agent: an integer that grows with every node that runs it. Storage that keeps the newest one that it has
+    seen refuses what an agent that was replaced still writes."""
 
 
 class Event(NamedTuple):
@@ -161,6 +164,7 @@ class TaskRequest:
         self.agent = start.agent
         self.worker = start.worker
         self.config = start.config
+        self.fencing_token = start.fencing_token
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id} attempt {self.attempt}: {self.objective!r}>"

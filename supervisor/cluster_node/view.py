@@ -1,0 +1,93 @@
+"""Keeps what the engine has about placed agents and drained nodes, as this node knows it now."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Generic, NamedTuple, TypeVar
+
+from msgspec import Struct
+
+from ..engine.interface import Change
+from .state import Assignment, Drained, PlacedSpec, ReplicaName, decoded, kind_and_name, replica_of
+
+_S = TypeVar("_S", bound=Struct)
+
+
+class Known(NamedTuple, Generic[_S]):
+    """Represents a value with its revision."""
+
+    value: _S
+    revision: int
+
+
+class ClusterView:
+    """Holds the newest state of each key; `subscribe` tells of changes."""
+
+    def __init__(self) -> None:
+        self.specs: dict[str, Known[PlacedSpec]] = {}
+        self.assignments: dict[ReplicaName, Known[Assignment]] = {}
+        self.drained: set[str] = set()
+        self.synced = asyncio.Event()
+        """Set once all that the engine has was seen."""
+        self._listeners: list[Callable[[], None]] = []
+
+    def subscribe(self, listener: Callable[[], None]) -> None:
+        """Calls `listener` after each change."""
+        self._listeners.append(listener)
+
+    def take(self, change: Change) -> None:
+        """Takes a change of the engine."""
+        kind, name = kind_and_name(change.key)
+        value, revision = change.value, change.revision
+        if kind == "drained":
+            present = value is not None and decoded(value, Drained) is not None
+            (self.drained.add if present else self.drained.discard)(name)
+        elif kind == "specs":
+            _put(self.specs, name, value, revision, PlacedSpec)
+        elif kind == "placed" and (replica := replica_of(name)) is not None:
+            _put(self.assignments, replica, value, revision, Assignment)
+        for listener in self._listeners:
+            listener()
+
+    def put(self, replica: ReplicaName, assignment: Assignment | None, revision: int) -> None:
+        """Notes a write of this node, of which the watch will tell later."""
+        known = self.assignments.get(replica)
+        if known is not None and known.revision > revision:
+            return
+        if assignment is None:
+            self.assignments.pop(replica, None)
+        else:
+            self.assignments[replica] = Known(assignment, revision)
+
+    def placed(self, agent: str) -> dict[int, str]:
+        """Returns the node of each replica of an agent that has one; that to which it goes, where it is on its way."""
+        return {
+            number: known.value.node if known.value.to is None else known.value.to
+            for (name, number), known in self.assignments.items()
+            if name == agent and known.value.node
+        }
+
+    def nodes_of(self, agent: str) -> list[str]:
+        """Returns the nodes that run replicas of an agent under a lease, by name."""
+        return sorted(
+            {
+                known.value.node
+                for (name, _), known in self.assignments.items()
+                if name == agent and known.value.lease
+            }
+        )
+
+
+_K = TypeVar("_K")
+
+
+def _put(
+    table: dict[_K, Known[_S]], key: _K, value: bytes | None, revision: int, kind: type[_S]
+) -> None:
+    known = table.get(key)
+    if known is not None and revision < known.revision:
+        return  # this node has written since
+    found = None if value is None else decoded(value, kind)
+    if found is None:
+        table.pop(key, None)
+    else:
+        table[key] = Known(found, revision)

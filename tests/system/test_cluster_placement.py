@@ -1,0 +1,154 @@
+"""Agents are placed on nodes, one at a time, and start elsewhere when their node dies, is drained, or is frozen."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster_of_daemons import Cluster, cluster_of
+from corral.worker.contract.errors import Conflict, InvalidParams
+from daemon_process import AGENTS, DaemonProcess
+
+pytestmark = pytest.mark.shell
+
+
+def placed(folder: Path, name: str = "single", placement: str = "{}") -> str:
+    """Returns the table of a placed agent that keeps a journal in `folder`."""
+    return f"""
+[agents.{name}]
+command = ["{sys.executable}", "{AGENTS / "placed_agent.py"}"]
+placement = {placement}
+[agents.{name}.config]
+folder = "{folder}"
+[agents.{name}.process]
+shutdown_grace_period = "2s"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (found := tmp_path / "journal").mkdir()
+    return found
+
+
+def journal(folder: Path, word: str) -> list[list[str]]:
+    path = folder / "journal"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [line.split() for line in lines if line.split()[0] == word]
+
+
+def workers(node: DaemonProcess, name: str = "single") -> list[Any]:
+    """Returns the workers of an agent that are up on a node."""
+    status = node.call("daemon.status")
+    found = [each for each in status["agents"] if each["name"] == name]
+    return [w for each in found for w in each["workers"] if w["pid"] is not None]
+
+
+def homes(cluster: Cluster, name: str = "single") -> list[str]:
+    """Returns the nodes that run an agent, once for each of its workers; nodes that cannot answer have none."""
+    found: list[str] = []
+    for node, daemon in cluster.nodes.items():
+        try:
+            found += [node] * len(workers(daemon, name))
+        except OSError:
+            continue
+    return found
+
+
+def home(cluster: Cluster, lives: int, folder: Path) -> str:
+    """Returns the node of a singleton once it has begun so many lives."""
+    cluster.until(lambda: sum(each[1] == "single" for each in journal(folder, "alone")) >= lives)
+    return str(cluster.until(lambda: homes(cluster))[0])
+
+
+@pytest.mark.parametrize("kind", ["nats", "redis"])
+def test_an_agent_of_a_killed_node_starts_elsewhere_once_with_a_greater_token(
+    tmp_path: Path, folder: Path, kind: str
+) -> None:
+    with cluster_of(tmp_path, kind, ["one", "two", "three"], placed(folder)) as cluster:
+        first = home(cluster, 1, folder)
+        assert homes(cluster) == [first]
+        cluster.nodes.pop(first).kill()
+        second = home(cluster, 2, folder)
+        assert second != first
+        lives = journal(folder, "alone")
+        assert len(lives) == 2
+        assert journal(folder, "twice") == []
+        assert int(lives[1][2]) > int(lives[0][2])
+
+
+def test_a_drained_node_passes_its_agent_on_and_replicas_spread(
+    tmp_path: Path, folder: Path
+) -> None:
+    with cluster_of(tmp_path, "nats", ["one", "two"]) as cluster:
+        many = placed(folder, "many", '{ replicas = 4, spread = "node" }')
+        file = cluster.nodes["one"].config
+        file.write_text(file.read_text() + placed(folder) + many)
+        cluster.nodes["one"].call("daemon.reload")
+        first = home(cluster, 1, folder)
+        cluster.until(lambda: sorted(homes(cluster, "many")) == ["one", "one", "two", "two"])
+        other = "two" if first == "one" else "one"
+        cluster.nodes[other].call("node.drain", name=first)
+        cluster.until(lambda: homes(cluster) == [other])
+        cluster.until(lambda: homes(cluster, "many") == [other] * 4)
+        assert [each for each in journal(folder, "twice") if each[1] == "single"] == []
+        cluster.nodes[other].call("node.resume", name=first)
+        third = cluster.add("three")
+        assert workers(third) == []  # nothing moves to even out load
+
+
+def test_a_frozen_node_runs_nothing_beyond_its_lease_and_comes_back_without_harm(
+    tmp_path: Path, folder: Path
+) -> None:
+    with cluster_of(tmp_path, "nats", ["one", "two"], placed(folder)) as cluster:
+        first = home(cluster, 1, folder)
+        frozen = cluster.nodes.pop(first)
+        os.kill(frozen.pid, signal.SIGSTOP)  # its launcher goes on
+        try:
+            second = home(cluster, 2, folder)
+        finally:
+            os.kill(frozen.pid, signal.SIGCONT)
+        cluster.nodes[first] = frozen
+        cluster.until(lambda: first in [n["name"] for n in frozen.call("node.list")["nodes"]])
+        assert homes(cluster) == [second]
+        assert journal(folder, "twice") == []
+
+
+def test_a_node_without_its_engine_stops_placed_agents_and_runs_them_again(
+    tmp_path: Path, folder: Path
+) -> None:
+    with cluster_of(tmp_path, "nats", ["one"], placed(folder)) as cluster:
+        home(cluster, 1, folder)
+        cluster.servers.kill(0)
+        cluster.until(lambda: homes(cluster) == [])
+        cluster.servers.start(0)
+        home(cluster, 2, folder)
+        assert journal(folder, "twice") == []
+
+
+def test_labels_choose_nodes_and_a_reload_adds_changes_and_removes(
+    tmp_path: Path, folder: Path
+) -> None:
+    with cluster_of(tmp_path, "nats") as cluster:
+        one = cluster.add("one")
+        two = cluster.add("two", 'labels = { zone = "b" }\n')
+        table = one.config.read_text()
+        one.config.write_text(table + placed(folder, placement='{ labels = { zone = "b" } }'))
+        one.call("daemon.reload")
+        cluster.until(lambda: homes(cluster) == ["two"])
+        with pytest.raises(Conflict):
+            two.call("agent.rm", name="single")
+        with pytest.raises(Conflict):
+            two.call("agent.scale", name="single", instances=2)
+        spec = {"command": ["true"], "placement": {}}
+        with pytest.raises(InvalidParams):
+            two.call("agent.add", name="other", spec=spec)
+        one.config.write_text(table)
+        one.call("daemon.reload")
+        cluster.until(lambda: homes(cluster) == [])
+        cluster.until(
+            lambda: "single" not in [a["name"] for a in two.call("daemon.status")["agents"]]
+        )
