@@ -59,6 +59,7 @@ PARTS = [
     Part("sampler"),
     Part("metrics"),
     Part("streaming"),
+    Part("telemetry"),
     Part("flood"),
     Part("engines"),
     Part("cluster_simulation"),

@@ -10,9 +10,8 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from .. import __version__
 from ..mcp.pool.pool import Pool
-from ..worker.contract.errors import CorralError, InvalidParams
+from ..worker.contract.errors import CorralError
 from .access.tokens import Tokens
 from .activation.activation import SocketActivation
 from .agents.agent import Agent
@@ -31,6 +30,7 @@ from .deployment.compose import make_deployments
 from .egress.proxy import EgressProxy
 from .events.bus import Bus
 from .events.history import EventHistory
+from .exports import Exports
 from .hibernation.hibernation import Hibernation
 from .installation import (
     HAS_ORCHESTRATION,
@@ -112,8 +112,10 @@ class Rooms:
         audit: Audit,
         zygotes: "ZygotePool | None",
         tracer: Tracer | None,
+        exports: Exports,
     ) -> None:
         self.config = config
+        self.exports = exports
         self._zygotes = zygotes
         self.daemon_log = daemon_log
         self.forwarding = forwarding
@@ -354,8 +356,10 @@ class Rooms:
             probes=Probes(Commands(launcher, host, store.generation)),
             starting=asyncio.Semaphore(config.process.start_concurrency),
         )
-        tracer = _tracer(config, shared, stack)
-        this = cls(config, paths, shared, daemon_log, forwarding, audit, zygotes, tracer)
+        exports = Exports(config.telemetry, store.generation, bus)
+        await exports.follow(logs, stack)
+        tracer = exports.tracer(stack)
+        this = cls(config, paths, shared, daemon_log, forwarding, audit, zygotes, tracer, exports)
         stack.callback(this.activation.close)
         stack.push_async_callback(this.tenant_rooms.trees.close)
         await launcher.start()
@@ -533,35 +537,6 @@ def _cluster(config: Config, shared: Shared, agents: Agents) -> "ClusterNode | N
     from .cluster_node.compose import make_node  # noqa: PLC0415  # only who wants a cluster pays
 
     return make_node(config.cluster, shared, agents)
-
-
-def _tracer(config: Config, shared: Shared, stack: contextlib.AsyncExitStack) -> Tracer | None:
-    """Makes what exports the spans, if that is wanted; `stack` ends it.
-
-    Raises:
-        InvalidParams: the extra `otel` is not installed.
-    """
-    address = config.telemetry.otlp
-    if address is None:
-        return None
-    try:
-        from .telemetry.exporter import Exporter  # noqa: PLC0415  # 0.4 s and 20 MB: only who wants traces pays
-    except ImportError as error:
-        raise InvalidParams(
-            f'cannot export to [telemetry] otlp: {error.name} is not installed; install "corral[otel]"',
-            key="telemetry.otlp",
-            extra="otel",
-        ) from error
-
-    def report(is_dropping: bool, dropped: int) -> None:
-        if is_dropping:
-            logger.warning("cannot export all spans to %s: the others are dropped", address)
-        what = "daemon.degraded" if is_dropping else "daemon.recovered"
-        shared.bus.publish(what, part="telemetry", stalled_s=0.0, lost=dropped)
-
-    exporter = Exporter(address, __version__, shared.generation, report)
-    stack.push_async_callback(exporter.close)
-    return Tracer(exporter.emit, config.telemetry.max_traces_per_second)
 
 
 def _user(agent: Agent) -> User:

@@ -139,6 +139,8 @@ class _Daemon:
         web = await self._open_web(control)
         listener.open()
         chores = [*self._chores(manager), loop.create_task(services.run())]
+        if (figures := self._rooms.exports.figures(control)) is not None:
+            chores.append(loop.create_task(figures))
         try:
             self._rooms.shared.bus.publish(
                 "daemon.started",

@@ -6,6 +6,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
@@ -28,11 +32,23 @@ class Received(NamedTuple):
     attributes: dict[str, Any]
 
 
+class Line(NamedTuple):
+    """A log record as it arrived."""
+
+    body: str | bytes
+    severity: int
+    time_ns: int
+    attributes: dict[str, Any]
+
+
 class Receiver:
-    """Listens on a port of loopback, and keeps the spans; `status` is its answer, None to answer nothing until the end."""
+    """Listens on a port of loopback, and keeps what it is sent; `status` is its answer, None to answer nothing until the end."""
 
     def __init__(self) -> None:
         self.spans: list[Received] = []
+        self.lines: list[Line] = []
+        self.metrics: dict[str, Any] = {}
+        """Name of a metric -> the newest message about it."""
         self.requests = 0
         self.status: int | None = 200
         self._changed = threading.Condition()
@@ -61,10 +77,8 @@ class Receiver:
             self._ending.wait(BOUND_S)
             return
         if self.status == 200:
-            assert handler.path == "/v1/traces"
-            found = [*_decoded(ExportTraceServiceRequest.FromString(body))]
             with self._changed:
-                self.spans += found
+                self._keep(handler.path, body)
                 self._changed.notify_all()
         answer = ExportTraceServiceResponse().SerializeToString()
         handler.send_response(self.status)
@@ -73,10 +87,24 @@ class Receiver:
         handler.end_headers()
         handler.wfile.write(answer)
 
+    def _keep(self, path: str, body: bytes) -> None:
+        match path:
+            case "/v1/traces":
+                self.spans += _decoded(ExportTraceServiceRequest.FromString(body))
+            case "/v1/logs":
+                self.lines += _lines(ExportLogsServiceRequest.FromString(body))
+            case "/v1/metrics":
+                for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics:
+                    _check(resource.resource)
+                    for scope in resource.scope_metrics:
+                        self.metrics |= {each.name: each for each in scope.metrics}
+            case _:
+                raise AssertionError(path)
+
     def until(self, is_enough: Callable[[Self], object]) -> list[Received]:
         """Waits until it has enough; returns all spans."""
         with self._changed:
-            assert self._changed.wait_for(lambda: is_enough(self), BOUND_S), self.spans
+            assert self._changed.wait_for(lambda: is_enough(self), BOUND_S), vars(self)
             return list(self.spans)
 
     def __enter__(self) -> Self:
@@ -97,15 +125,9 @@ class Receiver:
 def _decoded(request: ExportTraceServiceRequest) -> list[Received]:
     found: list[Received] = []
     for resource in request.resource_spans:
-        named = {each.key: each.value.string_value for each in resource.resource.attributes}
-        assert named["service.name"] == "corral"
+        _check(resource.resource)
         for scope in resource.scope_spans:
             for span in scope.spans:
-                attributes: dict[str, Any] = {}
-                for each in span.attributes:
-                    kind = each.value.WhichOneof("value")
-                    assert kind is not None
-                    attributes[each.key] = getattr(each.value, kind)
                 found.append(
                     Received(
                         span.name,
@@ -116,7 +138,34 @@ def _decoded(request: ExportTraceServiceRequest) -> list[Received]:
                         span.start_time_unix_nano,
                         span.end_time_unix_nano,
                         span.status.code == 2,
-                        attributes,
+                        attributes_of(span),
                     )
                 )
     return found
+
+
+def attributes_of(message: Any) -> dict[str, Any]:  # Any: a message of protobuf
+    """The attributes of a span, a line or a point."""
+    return {each.key: _value(each.value) for each in message.attributes}
+
+
+def _value(value: Any) -> Any:  # Any: a message of protobuf
+    kind = value.WhichOneof("value")
+    assert kind is not None
+    return getattr(value, kind)
+
+
+def _lines(request: ExportLogsServiceRequest) -> list[Line]:
+    found: list[Line] = []
+    for resource in request.resource_logs:
+        _check(resource.resource)
+        for scope in resource.scope_logs:
+            for each in scope.log_records:
+                number = int(each.severity_number)
+                body = _value(each.body)
+                found.append(Line(body, number, each.time_unix_nano, attributes_of(each)))
+    return found
+
+
+def _check(resource: Any) -> None:  # Any: a message of protobuf
+    assert attributes_of(resource)["service.name"] == "corral"

@@ -348,9 +348,13 @@ class Packages(Struct, frozen=True, kw_only=True):
 
 
 class Telemetry(Struct, frozen=True, kw_only=True):
-    """`[telemetry]`: the collector of traces."""
+    """`[telemetry]`: the collector of traces, figures and log lines."""
 
     otlp: Annotated[str, http_url] | None = None
+    traces: bool = True
+    metrics: bool = False
+    metrics_interval: PositiveSeconds = 60.0
+    logs: bool = False
     max_traces_per_second: Annotated[int, whole(0, 100_000)] = 20
 
 

@@ -35,6 +35,11 @@ def encoded(snapshot: Snapshot, accept: str) -> tuple[bytes, str]:
     return encoder(_Figures(snapshot)), content_type
 
 
+def metrics(snapshot: Snapshot) -> Iterator[Metric]:
+    """Yields the metrics of a snapshot with their samples."""
+    return _Figures(snapshot).collect()
+
+
 class _Figures(Collector):
     """Collects the metrics of one snapshot."""
 

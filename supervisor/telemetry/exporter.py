@@ -1,21 +1,19 @@
 """Exports spans over OTLP/HTTP by the SDK of OpenTelemetry, in a thread of its own.
 
 Spans wait in a bounded queue; those that find no room there, and those that a collector does not take, are dropped and counted. The
-begin and the end of that are told once each. This module alone imports opentelemetry, and it is imported only where `[telemetry] otlp` is set.
+begin and the end of that are told once each. It is imported only where `[telemetry] otlp` is set.
 """
 
 import asyncio
-import logging
 import threading
 from collections.abc import Callable, Sequence
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
+from .otlp import TIMEOUT_S, Origin
 from .spans import Kind, Span
 
 QUEUE_SPANS = 8192
@@ -26,9 +24,6 @@ BATCH_SPANS = 512
 
 DELAY_MS = 1000
 """Milliseconds that a span waits for others."""
-
-TIMEOUT_S = 5.0
-"""Seconds within which a collector has to take a batch, tries of the SDK included."""
 
 CLOSE_S = 2.0
 """Seconds that the end of the daemon waits for a collector."""
@@ -63,15 +58,12 @@ class _Deferred(ReadableSpan):
 class _Counted(SpanExporter):
     """Sends batches, and counts what was taken and what was not; belongs to the thread that sends."""
 
-    def __init__(
-        self, inner: SpanExporter, resource: Resource, scope: InstrumentationScope
-    ) -> None:
+    def __init__(self, inner: SpanExporter, origin: Origin) -> None:
         self.taken = 0
         self.refused = 0
         self.on_batch: Callable[[bool], None] = lambda _: None
         self._inner = inner
-        self._resource = resource
-        self._scope = scope
+        self._origin = origin
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Sends one batch."""
@@ -108,13 +100,13 @@ class _Counted(SpanExporter):
                 trace, int(span.context.span, 16), is_remote=False, trace_flags=flags
             ),
             parent=parent,
-            resource=self._resource,
+            resource=self._origin.resource,
             attributes=attributes,
             kind=KINDS[span.kind],
             status=status,
             start_time=span.start_ns,
             end_time=span.end_ns,
-            instrumentation_scope=self._scope,
+            instrumentation_scope=self._origin.scope,
         )
 
 
@@ -122,24 +114,13 @@ class Exporter:
     """Takes the spans of one daemon.
 
     Args:
-        address: of the collector, without `/v1/traces`.
-        version: of corral.
-        generation: number of this life of the daemon.
+        origin: names the daemon and its collector.
         report: called on the loop when spans begin and cease to be dropped.
     """
 
-    def __init__(self, address: str, version: str, generation: int, report: Report) -> None:
-        # Each refused batch would be a line of its log: it is told once, by `report`.
-        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
-        resource = Resource.create(
-            {
-                "service.name": "corral",
-                "service.version": version,
-                "service.instance.id": str(generation),
-            }
-        )
-        inner = OTLPSpanExporter(endpoint=f"{address.rstrip('/')}/v1/traces", timeout=TIMEOUT_S)
-        self._counted = _Counted(inner, resource, InstrumentationScope("corral", version))
+    def __init__(self, origin: Origin, report: Report) -> None:
+        inner = OTLPSpanExporter(endpoint=origin.endpoint("traces"), timeout=TIMEOUT_S)
+        self._counted = _Counted(inner, origin)
         self._counted.on_batch = self._note_batch
         self._processor = BatchSpanProcessor(
             self._counted,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ...worker.contract.errors import CorralError
 from ...worker.contract.records import Task
-from ...worker.contract.trace_context import TraceContext, parse
+from ...worker.contract.trace_context import TraceContext, is_silent, parse
 from . import spans
 from .spans import Span
 
@@ -80,10 +80,13 @@ class Tracer(Tracing):
         if self._tokens >= 1:
             self._tokens -= 1
             return None
-        return str(TraceContext(secrets.token_hex(16), secrets.token_hex(8), 0))
+        digits = secrets.token_hex(24)
+        return str(TraceContext(digits[:32], digits[32:], 0))
 
     def of_attempt(self, task: Task) -> str | None:
-        """Returns the traceparent of the running attempt of a task."""
+        """Returns the traceparent of the running attempt of a task; in a trace that is not recorded the one above."""
+        if is_silent(task.traceparent):
+            return task.traceparent
         return str(spans.attempt_context(task))
 
     def of_call(self, above: str | None) -> str | None:
@@ -96,11 +99,15 @@ class Tracer(Tracing):
 
     def started(self, task: Task) -> None:
         """Records the wait for the first attempt."""
+        if is_silent(task.traceparent):
+            return
         if (span := spans.wait_span(task)) is not None:
             self._emit(span)
 
     def retried(self, task: Task, error: CorralError) -> None:
         """Records an attempt that another one follows."""
+        if is_silent(task.traceparent):
+            return
         now_ns = time.time_ns()
         span = spans.failed_attempt(task, now_ns, error.name, error.message)
         if span is not None:
@@ -108,6 +115,8 @@ class Tracer(Tracing):
 
     def ended(self, task: Task) -> None:
         """Records a task with its last attempt."""
+        if is_silent(task.traceparent):
+            return
         for span in spans.task_spans(task):
             self._emit(span)
 

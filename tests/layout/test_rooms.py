@@ -59,7 +59,7 @@ supervisor.tenant_trees: worker.contract lifecycle process quotas store supervis
 supervisor.revisions: worker.contract events store
 supervisor.overrides: worker.contract config decoding revisions
 supervisor.agents: worker.contract mcp.protocol mcp.upstream mcp.pool config decoding events lifecycle overrides process quotas revisions store supervision tenancy
-supervisor.telemetry: worker.contract
+supervisor.telemetry: worker.contract logs
 supervisor.hibernation: worker.contract lifecycle events supervision agents
 supervisor.zygote: worker.contract agents config events launcher lifecycle linux logs process supervision
 supervisor.tasks: worker.contract worker.control mcp.pool config decoding events lifecycle process quotas store streaming supervision telemetry agents hibernation

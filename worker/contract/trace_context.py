@@ -48,6 +48,11 @@ def parse(value: object) -> TraceContext | None:
     return TraceContext(trace, span, int(flags, 16))
 
 
+def is_silent(traceparent: str | None) -> bool:
+    """Returns whether a valid traceparent says that its trace is not recorded; the cheapest question about one."""
+    return traceparent is not None and traceparent[-1] in "02468ace"
+
+
 def valid(value: object) -> str | None:
     """Returns a traceparent as it is; None if it is none."""
     found = parse(value)
