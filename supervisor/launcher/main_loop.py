@@ -220,6 +220,7 @@ class MainLoop:
                 try:
                     unit = Unit(key, pid, seq, report, group, lease)
                     unit.host = host
+                    unit.is_contained = message.get("container") is not None
                 except OSError:  # it cannot be looked at: a failed start, not one without an answer
                     self.trees.failed.add(pid)
                     signal_child(pid, signal.SIGKILL)

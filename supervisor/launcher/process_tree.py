@@ -37,6 +37,7 @@ class Unit:
         "inner",
         "inner_fd",
         "is_alive",
+        "is_contained",
         "is_frozen",
         "is_sandboxed",
         "is_scattered",
@@ -62,6 +63,7 @@ class Unit:
         assert process is not None, "a child that is not yet reaped is in /proc"
         self.starttime = process.starttime
         self.is_alive = True
+        self.is_contained = False  # the leader runs a container
         self.is_frozen = False
         self.is_scattered = False  # since it was frozen: some of it is in other process groups
         self.again_s = 0.0  # when it is being killed: the next round

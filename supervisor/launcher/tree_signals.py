@@ -21,8 +21,11 @@ ENDING = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP
 
 
 def apply_freeze(trees: Trees, unit: Unit) -> bool:
-    """Freezes or thaws a unit; returns False if it needs another look, since a fork may have raced."""
-    if unit.group is not None:
+    """Freezes or thaws a unit; returns False if it needs another look, since a fork may have raced.
+
+    A container is in a group of its engine, so that its processes are stopped one by one.
+    """
+    if unit.group is not None and not unit.is_contained:
         cgroup.freeze(unit.group, unit.is_frozen)
         return True
     if unit.is_frozen:

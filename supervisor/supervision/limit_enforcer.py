@@ -12,6 +12,8 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from ...worker.contract.errors import Overloaded
 from ...worker.contract.names import tenant_of
 from ..config.spec import Resources
@@ -108,15 +110,16 @@ class LimitEnforcer:
     def _watch(self, supervisor: WorkerSupervisor, life: Incarnation) -> None:
         unit = life.unit
         is_of_tenant = bool(tenant_of(supervisor.spec.name))  # whose sums need each tree
-        contained = self._launcher.containment
+        contained, parent = self._launcher.containment, life.parent
+        folder = parent.cgroup_of(unit)
+        if supervisor.spec.process.isolation == "container":
+            # An engine gives a container a cgroup of its own, which is not below that of the unit.
+            folder = None
+            contained = replace(contained, memory="sampled", cpu="sampled")
         if not is_of_tenant and not _is_needed(supervisor.spec.resources, contained):
             return
-        parent = life.parent
-        # An engine gives a container a cgroup of its own, which is not below that of the unit.
-        is_contained = supervisor.spec.process.isolation == "container"
-        folder = None if is_contained else parent.cgroup_of(unit)
         tree = Tree(_Roots(parent, unit, self._launcher), folder)
-        monitor = LimitMonitor(supervisor, life, tree, self._launcher.containment, self._bus)
+        monitor = LimitMonitor(supervisor, life, tree, contained, self._bus)
         self._monitors[supervisor] = monitor
         self._metrics.watch(unit, tree, monitor)
 

@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 from container_images import python_rootfs, rootfs, skip_without, why_not
+from corral.supervisor.linux import kernel
 from corral.supervisor.process.containment import state_number
 from corral.worker.contract.errors import CorralError, SpawnFailed
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
+from strict_agent import until
 
 ENGINES = ("runc", "podman")
 
@@ -252,6 +254,38 @@ def test_memory_of_a_container_is_held(tmp_path: Path, engine: str, image: Path)
             daemon.call("agent.start", names=["web"])
         found = ended(daemon, "web")
         assert "memory" in found["result"] or "memory" in found["message"], found
+
+
+def inside(daemon: DaemonProcess, name: str) -> kernel.Process | None:
+    """The program in a container: the last one below the monitor, once it is a shell."""
+    below = list(kernel.walk(daemon.worker(f"{name}-0")["pid"]))
+    words = Path(f"/proc/{below[-1].pid}/cmdline").read_bytes() if below else b""
+    return below[-1] if words.startswith(b"sh") else None
+
+
+def test_a_pause_and_a_limit_of_processor_time_reach_into_a_container(
+    tmp_path: Path, engine: str, image: Path
+) -> None:
+    """An engine's container is in a control group of its own, beside that of its worker."""
+    busy = '["sh", "-c", "while :; do :; done"]'
+    config = agent("free", engine, image, busy)
+    config += agent("held", engine, image, busy, "resources.cpu_limit_percent = 2")
+    with DaemonProcess(tmp_path, config) as daemon:
+
+        def is_in(name: str, states: bytes) -> bool:
+            process = inside(daemon, name)
+            return process is not None and process.state in states
+
+        daemon.call("agent.start", names=["free", "held"])
+        for states in (b"RS", b"T", b"RS", b"T"):
+            until(lambda states=states: is_in("held", states))
+        daemon.call("agent.pause", names=["free"])
+        until(lambda: is_in("free", b"T"))
+        daemon.call("agent.resume", names=["free"])
+        until(lambda: is_in("free", b"RS"))
+        daemon.call("agent.pause", names=["free", "held"])
+        until(lambda: is_in("held", b"T"))
+    assert not processes(str(tmp_path))
 
 
 def test_an_operator_runs_a_command_in_the_container(
