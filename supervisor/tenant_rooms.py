@@ -54,9 +54,6 @@ class TenantRooms:
         )
         self.slices = Slices(self.tenants, shared.launcher, refusals.note)
         self.gate = TenantGate(self.tenants, refusals, self.trees.processes, self.disk_use.files)
-        self.disk.on_over = lambda tenant, limit, used: self.trees.end_all(
-            tenant, over_disk(tenant, limit, used)
-        )
 
     def subscribe(self, changes: WorkerChanges[WorkerSupervisor]) -> None:
         """Follows the changes of workers."""
@@ -73,6 +70,9 @@ class TenantRooms:
             tasks.budgets.look_again()
             agents.startup.fill_room()
 
+        self.disk.on_over = lambda tenant, limit, used: self.trees.hold_all(
+            tenant, over_disk(tenant, limit, used), agents.startup.hold_until_room
+        )
         self.disk.on_room = agents.startup.fill_room
         self.tenants.subscribe(changed)
         agents.reload.subscribe(lambda _: self.slices.reloaded())

@@ -227,6 +227,19 @@ class Startup:
                 taken += wanted.total()
                 self.begin(needed)
 
+    def hold_until_room(self, supervisor: WorkerSupervisor, result: str, reason: str) -> None:
+        """Kills a worker that leaves its tenant no room; one that is ever restarted starts again as soon as there is some."""
+        policy = supervisor.spec.recovery
+        if not policy.enable_auto_restart or policy.restart == "never":
+            supervisor.send(state_machine.Replace(result, reason))
+            return
+        is_wanted = supervisor.worker.wanted
+        supervisor.send(state_machine.Halt(reason, result))
+        if is_wanted:
+            supervisor.send(state_machine.Want(reason))
+            if supervisor not in self._no_room:
+                self._no_room.append(supervisor)
+
     def fill_room(self) -> None:
         """Starts what found no room before, as far as there is some now."""
         registry = self._registry
@@ -237,8 +250,8 @@ class Startup:
             tenant = tenant_of(supervisor.spec.name)
             if self._is_suspended(supervisor):
                 self._no_room.remove(supervisor)
-            elif tenant in full:
-                continue
+            elif tenant in full or (supervisor.worker.waits and supervisor.worker.tree):
+                continue  # it is ending, or its tenant has no room
             elif supervisor.worker.waits and not supervisor.takes_room:
                 needed = self.needed([supervisor])
                 wanted = idle_counts(needed)

@@ -165,9 +165,10 @@ class Hang(Struct, frozen=True):
 
 
 class Halt(Struct, frozen=True):
-    """Requests an emergency stop: it is killed without grace in any state, and not wanted any more."""
+    """Requests a kill without grace in any state, after which it is not wanted any more; `result` becomes that of the end."""
 
     reason: str
+    result: str = "stopped"
 
 
 class Pause(Struct, frozen=True):

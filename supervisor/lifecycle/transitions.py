@@ -167,7 +167,7 @@ def _halt(worker: Worker, event: Halt, now: float) -> Step:
         return _stop(worker, Stop(reason=event.reason), now)
     if worker.state is State.SHUTTING_DOWN:
         return _escalate(replace(_unwanted(worker), stage=Stage.SIGNALLED), now)
-    return _kill(_unwanted(worker), "stopped", event.reason, now)
+    return _kill(_unwanted(worker), event.result, event.reason, now)
 
 
 def _pause(worker: Worker, _: Pause, now: float) -> Step:

@@ -88,12 +88,19 @@ class TenantTrees:
         for tenant in tuple(self._running):
             self._consider(tenant)
 
-    def end_all(self, tenant: str, over: Over) -> None:
-        """Ends all workers of a tenant that has passed a limit, since it is not known which one did."""
-        found = self._tenants.find(tenant)
+    def hold_all(
+        self, tenant: str, over: Over, hold: Callable[[WorkerSupervisor, str, str], None]
+    ) -> None:
+        """Ends all workers of a tenant that has passed a limit, since it is not known which one did, until there is room.
+
+        Args:
+            tenant: its name.
+            over: the limit.
+            hold: ends one with a result and a reason, and starts it again as soon as there is room.
+        """
         for supervisor in tuple(self._running.get(tenant, ())):
-            if found is not None:
-                self._end(found, supervisor, over)
+            if self._may_end(tenant, supervisor, over):
+                hold(supervisor, over.result, over.reason)
 
     async def close(self) -> None:
         """Ends all watches."""
@@ -125,6 +132,8 @@ class TenantTrees:
         found, contained = self._tenants.find(tenant), self._containment()
         if found is None:
             return None
+        if any(each.spec.process.isolation == "container" for each in self._running[tenant]):
+            contained = Containment()  # an engine's container is not below the group of the tenant
         asked = replace(
             found,
             max_memory_bytes=found.max_memory_bytes if contained.memory == "sampled" else 0,
@@ -191,14 +200,19 @@ class TenantTrees:
         return asked.max_memory_bytes - sum(resident.values())
 
     def _end(self, asked: Tenant, supervisor: WorkerSupervisor, over: Over) -> None:
+        if self._may_end(asked.name, supervisor, over):
+            supervisor.send(Replace(over.result, over.reason))
+
+    def _may_end(self, tenant: str, supervisor: WorkerSupervisor, over: Over) -> bool:
+        """Publishes the refusal, and returns whether a worker is yet to be ended; one that is ending has lost its grace."""
         if supervisor.life is None or supervisor.worker.pid is None:
-            return  # it has ended meanwhile
+            return False  # it has ended meanwhile
         name = supervisor.spec.name
-        self._refusals.note(asked.name, over.key, over.limit, over.used, over.reason, agent=name)
+        self._refusals.note(tenant, over.key, over.limit, over.used, over.reason, agent=name)
         if supervisor.worker.state is State.SHUTTING_DOWN:
             supervisor.life.parent.kill(supervisor.life.unit)
-        else:
-            supervisor.send(Replace(over.result, over.reason))
+            return False
+        return True
 
     def _note_held(self, asked: Tenant, share: "_CpuShare") -> None:
         limit = asked.cpu_limit_percent

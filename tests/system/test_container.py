@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -278,7 +279,7 @@ def test_a_pause_and_a_limit_of_processor_time_reach_into_a_container(
 
         daemon.call("agent.start", names=["free", "held"])
         for states in (b"RS", b"T", b"RS", b"T"):
-            until(lambda states=states: is_in("held", states))
+            until(partial(is_in, "held", states))
         daemon.call("agent.pause", names=["free"])
         until(lambda: is_in("free", b"T"))
         daemon.call("agent.resume", names=["free"])

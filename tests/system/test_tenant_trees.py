@@ -41,7 +41,6 @@ instances = 2
 command = ["/bin/sh", "-c", "dd if=/dev/zero of=$HOME/big bs=1M count=3 2>&1; exec sleep 600"]
 protocol = "none"
 autostart = false
-recovery.restart = "never"
 [agents."acme/quiet"]
 command = ["sleep", "600"]
 protocol = "none"
@@ -142,7 +141,12 @@ def test_files_beyond_the_limit_end_their_writers_until_there_is_room(
     with pytest.raises(ResourceLimitExceeded) as refused:
         start(daemon, "acme/quiet")
     assert refused.value.data["limit"] == "max_disk_bytes"
+    waiting = daemon.await_worker("acme/writer-0", lambda w: w["state"] == "Terminated")
+    assert (waiting["pid"], waiting["restarts"], waiting["incarnation"]) == (None, 0, 1)
     (daemon.state_dir / "tenants" / "acme" / "big").unlink()
+    again = daemon.await_worker("acme/writer-0", lambda w: w["incarnation"] == 2)
+    assert again["restarts"] == 0
+    (daemon.state_dir / "tenants" / "acme" / "big").unlink(missing_ok=True)
     deadline = time.monotonic() + BOUND_S
     while not daemon.worker("acme/quiet-0")["pid"]:
         assert time.monotonic() < deadline
