@@ -383,6 +383,24 @@ export interface CheckpointsRemoved {
 }
 
 /**
+ * Represents the result of `agent.run_command`: the worker that it ran in, its exit code or signal, and its output.
+ *
+ * `reason` says why it was killed. `stdout` and `stderr` are their first part as text; `stdout_bytes` and `stderr_bytes` are
+ * the lengths of the whole. Bytes that are no UTF-8 are replaced by U+FFFD.
+ */
+export interface CommandRun {
+  exec: string;
+  worker: string;
+  code: number | null;
+  signal: string | null;
+  reason: string;
+  stdout: string;
+  stderr: string;
+  stdout_bytes: number;
+  stderr_bytes: number;
+}
+
+/**
  * Represents what tasks have used. Tokens and cents are what their agents have reported.
  *
  * `name` is the agent or tenant, null for all; `at` is when the day or hour begins. `failed` are those of `tasks` that
@@ -994,6 +1012,27 @@ export interface NewToken {
   token: string;
 }
 
+/**
+ * Represents a node of the cluster that has a lease now.
+ *
+ * `load` is the number of replicas of placed agents that it runs, `capacity` how many it takes. `here` is true for the
+ * node that answers. One that is `draining` gives its replicas away, and gets none; a `cordoned` one gets none.
+ */
+export interface Node {
+  name: string;
+  state: "cordoned" | "draining" | "ready";
+  version: string;
+  labels?: Record<string, string>;
+  capacity: number;
+  load: number;
+  here?: boolean;
+}
+
+/** Lists the nodes of the cluster, by name. */
+export interface Nodes {
+  nodes: Array<Node>;
+}
+
 /** Specifies the output: in words for the agent, and as a JSON Schema that the daemon enforces. */
 export interface OutputFormat {
   description?: string;
@@ -1297,6 +1336,21 @@ export interface Run {
   signal?: string | null;
   incarnation?: number | null;
   error?: string | null;
+}
+
+/**
+ * Specifies a command to run in the isolation of a worker to its end: of `name`, a worker's id or an agent's name.
+ *
+ * It reads `stdin`, then the end of its input. It is killed after `timeout_s`. `max_output_bytes` of its stdout and of its
+ * stderr are kept. `environment` and `working_directory` replace what the worker has.
+ */
+export interface RunCommandParamsWithoutName {
+  argv: Array<string>;
+  stdin?: string;
+  environment?: Record<string, string>;
+  working_directory?: string | null;
+  timeout_s?: number;
+  max_output_bytes?: number;
 }
 
 /**
@@ -2552,6 +2606,15 @@ export class Corral extends Connection {
     return this.request("GET", "/api/v1/agents/{name}/diff", ["before","after"], args, options) as Promise<RevisionDiff>;
   }
 
+  /**
+   * Runs a command as `agent.exec` does, without a terminal, and answers once it has ended.
+   *
+   * The command is killed after `timeout_s`, or when its worker ends; the answer has what it printed until then.
+   */
+  runCommand(args: { name: string } & RunCommandParamsWithoutName, options?: RequestOptions): Promise<CommandRun> {
+    return this.request("POST", "/api/v1/agents/{name}/exec", [], args, options) as Promise<CommandRun>;
+  }
+
   /** Serves an agent, team or workflow alone over HTTP at an address, or no longer; kept until it is removed. */
   exposeAgent(args: { name: string } & ExposeParamsWithoutName, options?: RequestOptions): Promise<Exposed> {
     return this.request("POST", "/api/v1/agents/{name}/expose", [], args, options) as Promise<Exposed>;
@@ -2884,6 +2947,21 @@ export class Corral extends Connection {
   /** Ranks agents and servers by success, duration and cost, and names those that are a problem. */
   getMetricsTop(args: { names?: Array<string>; selector?: string; since?: number; limit?: number } = {}, options?: RequestOptions): Promise<MetricsTop> {
     return this.request("GET", "/api/v1/metrics/top", ["names","selector","since","limit"], args, options) as Promise<MetricsTop>;
+  }
+
+  /** Lists the nodes of the cluster that have a lease now; NotFound where the daemon is in none. */
+  listNodes(options?: RequestOptions): Promise<Nodes> {
+    return this.request("GET", "/api/v1/nodes", [], {}, options) as Promise<Nodes>;
+  }
+
+  /** Requests that a node gives its replicas to other nodes, and gets no new ones, until `node.resume`; also over its restarts. */
+  drainNode(args: { name: string }, options?: RequestOptions): Promise<Node> {
+    return this.request("POST", "/api/v1/nodes/{name}/drain", [], args, options) as Promise<Node>;
+  }
+
+  /** Lets a node that was drained get replicas again. */
+  resumeNode(args: { name: string }, options?: RequestOptions): Promise<Node> {
+    return this.request("POST", "/api/v1/nodes/{name}/resume", [], args, options) as Promise<Node>;
   }
 
   /** Returns this table as an OpenRPC document (https://spec.open-rpc.org). */

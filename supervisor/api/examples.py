@@ -77,6 +77,7 @@ EXAMPLES: Mapping[str, Mapping[str, object]] = {
     "deployment.promote": {"name": "crawler"},
     "deployment.show": {"deployment": 3},
     "agent.exec": {"name": "crawler-0", "argv": ["ls", "-l"]},
+    "agent.run_command": {"name": "crawler", "argv": ["sort"], "stdin": "b\na\n"},
     "agent.exec_input": {"exec": "crawler-0.exec#7.1", "data": "bHMK"},
     "event.follow": {"types": ["task.*"], "n": 10},
     "event.list": {"types": ["task.*"], "n": 10},

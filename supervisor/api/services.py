@@ -134,6 +134,10 @@ class RunningCommand(Protocol):
         """Signals it."""
         ...
 
+    def end(self, reason: str) -> None:
+        """Kills it with all of its processes, for a reason that its end names."""
+        ...
+
 
 class Execs(Protocol):
     """Runs commands of operators beside workers; `interactive` has them."""

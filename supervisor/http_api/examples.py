@@ -23,6 +23,7 @@ BODIES: Mapping[str, Mapping[str, object]] = {
     "agent.restart": {**_NAMES, "wait": False},
     "agent.resume": _NAMES,
     "agent.expose": {"name": "crawler", "address": "127.0.0.1:8000"},
+    "agent.run_command": {"name": "crawler", "argv": ["sort"], "stdin": "b\na\n"},
     "agent.scale": {"name": "crawler", "instances": 4},
     "agent.signal": {**_NAMES, "signal": "SIGUSR1"},
     "agent.start": {**_NAMES, "timeout_s": 30.0},

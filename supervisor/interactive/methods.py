@@ -1,15 +1,21 @@
-"""Serves the methods `agent.exec` and `agent.exec_input` of the table: runs commands of an operator beside workers."""
+"""Serves the methods of the table that run commands of an operator beside workers: with a connection, or to their end."""
 
+import asyncio
 import base64
 import binascii
+import codecs
+import contextlib
 import signal as signals
+from collections.abc import Mapping
 
-from ...worker.contract.errors import InvalidParams
-from ...worker.control.params import ExecInputParams, ExecParams
-from ...worker.control.results import ExecInput, ExecStarted
+import msgspec
+
+from ...worker.contract.errors import Conflict, InvalidParams
+from ...worker.control.params import ExecInputParams, ExecParams, RunCommandParams
+from ...worker.control.results import CommandRun, ExecInput, ExecStarted
 from ..access.scope import NAME, OPEN
 from ..api.faces import faces
-from ..api.services import ExecRequest, RunningCommand
+from ..api.services import ExecRequest, Reader, RunningCommand
 from ..api.table import Caller, Control, method
 from ..supervision.shared import utc_now
 from ..supervision.worker_supervisor import WorkerSupervisor
@@ -73,9 +79,93 @@ async def _exec_input(control: Control, params: ExecInputParams, caller: Caller)
     return ExecInput(written=len(data))
 
 
-async def _run(control: Control, command: RunningCommand, caller: Caller) -> None:
+class _Output:
+    """Keeps the first part of the output of a command, and counts the rest.
+
+    Args:
+        limit: number of bytes of stdout, and of stderr, that are kept.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._kept = {"stdout": bytearray(), "stderr": bytearray()}
+        self.size = {"stdout": 0, "stderr": 0}
+
+    def notify(self, _method: str, params: Mapping[str, object]) -> None:
+        stream, data = str(params["stream"]), base64.b64decode(str(params["data"]))
+        self.size[stream] += len(data)
+        kept = self._kept[stream]
+        kept += data[: self._limit - len(kept)]
+
+    async def drain(self) -> None:
+        """Returns at once: it takes all output."""
+
+    def text(self, stream: str) -> str:
+        """Returns what was kept; a character that the limit has cut is left out."""
+        kept = bytes(self._kept[stream])
+        if len(kept) == self.size[stream]:
+            return kept.decode("utf-8", "replace")
+        return codecs.getincrementaldecoder("utf-8")("replace").decode(kept)
+
+
+@method(
+    "agent.run_command",
+    "admin",
+    RunCommandParams,
+    CommandRun,
+    recorded="or-refused",
+    recorded_keys=("exec", "worker"),
+    scope=NAME,
+    faces=faces("POST /agents/{name}/exec", python="run_command", command="exec"),
+)
+async def _run_command(control: Control, params: RunCommandParams, caller: Caller) -> CommandRun:
+    """Runs a command as `agent.exec` does, without a terminal, and answers once it has ended.
+
+    The command is killed after `timeout_s`, or when its worker ends; the answer has what it printed until then.
+    """
+    supervisor = _chosen(control, params.name)
+    wanted = ExecRequest(
+        params.argv, params.environment, params.working_directory, None, bool(params.stdin)
+    )
+    command = await control.execs.start(supervisor, wanted, caller)
+    output = _Output(params.max_output_bytes)
+    loop = asyncio.get_running_loop()
+    ends = loop.call_later(
+        params.timeout_s, command.end, f"it did not end within {params.timeout_s:g} s"
+    )
+    feeds = loop.create_task(_feed(command, params.stdin.encode()))
     try:
-        await command.run(caller)
+        await _run_to_end(control, command, output, caller)
+    finally:
+        ends.cancel()
+        feeds.cancel()
+        await asyncio.gather(feeds, return_exceptions=True)
+    printed = {
+        "stdout": output.text("stdout"),
+        "stderr": output.text("stderr"),
+        "stdout_bytes": output.size["stdout"],
+        "stderr_bytes": output.size["stderr"],
+    }
+    return msgspec.convert({**command.record, **printed}, CommandRun)
+
+
+async def _feed(command: RunningCommand, data: bytes) -> None:
+    if data:
+        with contextlib.suppress(Conflict):  # it reads no more, as head(1) does
+            await command.write(data, end=True)
+
+
+async def _run(control: Control, command: RunningCommand, caller: Caller) -> None:
+    await _run_to_end(control, command, caller, caller)
+    caller.notify(END, command.record)
+
+
+async def _run_to_end(
+    control: Control, command: RunningCommand, reader: Reader, caller: Caller
+) -> None:
+    """Runs a command until it has ended, and records its end."""
+    try:
+        await command.run(reader)
     finally:
         control.execs.forget(command.unit)
         control.audit.add(
@@ -88,7 +178,6 @@ async def _run(control: Control, command: RunningCommand, caller: Caller) -> Non
                 "result": command.outcome,
             }
         )
-    caller.notify(END, command.record)
 
 
 def _chosen(control: Control, name: str) -> WorkerSupervisor:

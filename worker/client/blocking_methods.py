@@ -40,6 +40,7 @@ from ..control.results import (
     AgentShown,
     AuditPage,
     AuditVerdict,
+    CommandRun,
     Diagnosis,
     Done,
     EmergencyStopped,
@@ -271,6 +272,35 @@ class BlockingMethods:
                 dry_run=dry_run,
                 wait=wait,
                 timeout_s=timeout_s,
+            )
+        )
+
+    def run_command(
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        stdin: str = "",
+        environment: Mapping[str, str] | None = None,
+        working_directory: str | None = None,
+        timeout_s: float = 60.0,
+        max_output_bytes: int = 1048576,
+    ) -> CommandRun:
+        """Runs a command as `agent.exec` does, without a terminal, and answers once it has ended.
+
+        The command is killed after `timeout_s`, or when its worker ends; the answer has what it printed until then.
+
+        Needs the right "admin".
+        """
+        return self._loop.wait(
+            self._runtime.run_command(
+                name,
+                argv,
+                stdin=stdin,
+                environment=environment,
+                working_directory=working_directory,
+                timeout_s=timeout_s,
+                max_output_bytes=max_output_bytes,
             )
         )
 

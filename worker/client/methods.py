@@ -91,6 +91,7 @@ from ..control.params import (
     ReadParams,
     ReloadParams,
     RemoveParams,
+    RunCommandParams,
     ScaleParams,
     ScheduleCommandParams,
     ScheduleNameParams,
@@ -116,6 +117,7 @@ from ..control.results import (
     AgentShown,
     AuditPage,
     AuditVerdict,
+    CommandRun,
     Diagnosis,
     Done,
     EmergencyStopped,
@@ -365,6 +367,35 @@ class Methods:
             timeout_s=timeout_s,
         )
         return await self._connection.ask(RolledBack, "agent.rollback", params)
+
+    async def run_command(
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        stdin: str = "",
+        environment: Mapping[str, str] | None = None,
+        working_directory: str | None = None,
+        timeout_s: float = 60.0,
+        max_output_bytes: int = 1048576,
+    ) -> CommandRun:
+        """Runs a command as `agent.exec` does, without a terminal, and answers once it has ended.
+
+        The command is killed after `timeout_s`, or when its worker ends; the answer has what it printed until then.
+
+        Needs the right "admin".
+        """
+        params = given(
+            RunCommandParams,
+            name=name,
+            argv=argv,
+            stdin=stdin,
+            environment=environment,
+            working_directory=working_directory,
+            timeout_s=timeout_s,
+            max_output_bytes=max_output_bytes,
+        )
+        return await self._connection.ask(CommandRun, "agent.run_command", params)
 
     async def scale_agent(self, name: str, instances: int, *, wait: bool = True) -> AgentStatus:
         """Changes the number of workers of an agent.

@@ -333,6 +333,22 @@ class ExecParams(Struct, frozen=True, forbid_unknown_fields=True):
     working_directory: str | None = None
 
 
+class RunCommandParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Specifies a command to run in the isolation of a worker to its end: of `name`, a worker's id or an agent's name.
+
+    It reads `stdin`, then the end of its input. It is killed after `timeout_s`. `max_output_bytes` of its stdout and of its
+    stderr are kept. `environment` and `working_directory` replace what the worker has.
+    """
+
+    name: str
+    argv: Annotated[list[str], Meta(min_length=1, max_length=10_000)]
+    stdin: Annotated[str, Meta(max_length=1_048_576)] = ""
+    environment: dict[str, str] = {}
+    working_directory: str | None = None
+    timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 60.0
+    max_output_bytes: Annotated[int, Meta(ge=0, le=4_194_304)] = 1_048_576
+
+
 class ExecInputParams(Struct, frozen=True, forbid_unknown_fields=True):
     """Writes `data` (base64, at most 64 KiB of it) to a running command, and with `end` ends its input.
 

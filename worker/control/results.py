@@ -227,6 +227,24 @@ class ExecStarted(Struct, frozen=True, kw_only=True):
     pid: int
 
 
+class CommandRun(Struct, frozen=True, kw_only=True):
+    """Represents the result of `agent.run_command`: the worker that it ran in, its exit code or signal, and its output.
+
+    `reason` says why it was killed. `stdout` and `stderr` are their first part as text; `stdout_bytes` and `stderr_bytes` are
+    the lengths of the whole. Bytes that are no UTF-8 are replaced by U+FFFD.
+    """
+
+    exec: str
+    worker: str
+    code: int | None
+    signal: str | None
+    reason: str
+    stdout: str
+    stderr: str
+    stdout_bytes: int
+    stderr_bytes: int
+
+
 class ExecInput(Struct, frozen=True, kw_only=True):
     """Represents the result of `agent.exec_input`: the number of bytes that were written."""
 
