@@ -7,6 +7,7 @@ protocol. The working directory is searched last: a file there never shadows a p
 import os
 import sys
 
+from .adapters.recognition import adapt
 from .sdk.bytecode import imports_as_written
 from .sdk.entrypoint import load, log_unloadable
 from .sdk.stdio import take_stdio
@@ -23,7 +24,7 @@ def main(arguments: list[str]) -> int:
     sys.path.append(os.getcwd())
     try:
         with imports_as_written():
-            agent = load(entrypoint)
+            agent = load(entrypoint, adapt)
     except BaseException as error:  # the agent's module may raise anything, SystemExit included
         log_unloadable(f'entrypoint "{entrypoint}"', error)
         return 1

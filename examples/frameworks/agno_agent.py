@@ -1,4 +1,4 @@
-"""agno: corral's tools as agno functions, the session as messages, tokens reported, in a handler without async.
+"""agno: an ordinary agent, which knows nothing of corral.
 
 `OfflineModel` stands for a real one, such as `Claude(id="claude-sonnet-4-5")`: it needs no key.
 """
@@ -8,38 +8,39 @@ import os
 
 os.environ.setdefault("AGNO_TELEMETRY", "false")  # before the import: it would call home
 
-from agno.agent import Agent as Thinker
+from agno.agent import Agent
+from agno.metrics import MessageMetrics
 from agno.models.base import Model
-from agno.models.message import Message
 from agno.models.response import ModelResponse
-from agno.tools.function import Function
-
-from corral.worker import Agent
-
-agent = Agent("agno")
 
 
 class OfflineModel(Model):
     """Stores each request in the memory server, then says so."""
 
-    def invoke(self, messages, *args, **kwargs):
+    def answer(self, messages):
+        """Returns what it says next."""
+        usage = MessageMetrics(input_tokens=10, output_tokens=5, total_tokens=15)
         last = messages[-1]
         if last.role == "user":
             arguments = json.dumps({"content": last.content})
             function = {"name": "cortex__cortex_store", "arguments": arguments}
             call = {"id": "1", "type": "function", "function": function}
-            return ModelResponse(role="assistant", tool_calls=[call])
+            return ModelResponse(role="assistant", tool_calls=[call], response_usage=usage)
         turns = sum(each.role == "user" for each in messages)
-        return ModelResponse(role="assistant", content=f"stored, in turn {turns}")
+        text = f"stored, in turn {turns}"
+        return ModelResponse(role="assistant", content=text, response_usage=usage)
+
+    def invoke(self, messages, *args, **kwargs):
+        return self.answer(messages)
 
     async def ainvoke(self, messages, *args, **kwargs):
-        return self.invoke(messages)
+        return self.answer(messages)
 
-    def invoke_stream(self, *args, **kwargs):
-        raise NotImplementedError
+    def invoke_stream(self, messages, *args, **kwargs):
+        yield self.answer(messages)
 
-    def ainvoke_stream(self, *args, **kwargs):
-        raise NotImplementedError
+    async def ainvoke_stream(self, messages, *args, **kwargs):
+        yield self.answer(messages)
 
     def _parse_provider_response(self, response, **kwargs):
         return response
@@ -48,30 +49,4 @@ class OfflineModel(Model):
         return response
 
 
-def native_tools(task):
-    """Returns the tools that this agent may call, as agno functions."""
-
-    def tool(about):
-        def call(**arguments):
-            return task.tool(about["name"], arguments).text
-
-        return Function(
-            name=about["name"],
-            description=about["description"],
-            parameters=about["input_schema"],
-            entrypoint=call,
-            skip_entrypoint_processing=True,
-        )
-
-    return [tool(each) for each in task.tools()]
-
-
-@agent.task
-def run(task):
-    thinker = Thinker(model=OfflineModel(id="offline"), tools=native_tools(task), telemetry=False)
-    before = [Message(**each) for each in task.memory.history]
-    found = thinker.run([*before, Message(role="user", content=task.objective)])
-    task.memory.add("user", task.objective)
-    task.memory.add("assistant", found.content)
-    task.usage(tokens=found.metrics.total_tokens if found.metrics else 0)
-    return found.content
+agent = Agent(model=OfflineModel(id="offline"), telemetry=False)

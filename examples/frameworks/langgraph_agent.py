@@ -1,18 +1,14 @@
-"""LangGraph: corral's tools as LangChain tools, the session as messages, tokens reported.
+"""LangGraph: an ordinary graph. It knows nothing of corral; a parameter `tools` gets the tools of the pool.
 
-`OfflineModel` stands for a real one, such as `ChatAnthropic(model="claude-sonnet-4-5")`: it needs no key.
+`OfflineModel` stands for a real one, such as `ChatAnthropic(model="claude-sonnet-4-5")`: it needs no key. A graph
+without such tools is named as it is: `entrypoint = "my_module:graph"`, compiled or not.
 """
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, HumanMessage, convert_to_messages
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
-from langchain_core.tools import StructuredTool
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
-
-from corral.worker import Agent
-
-agent = Agent("langgraph")
 
 
 class OfflineModel(BaseChatModel):
@@ -38,42 +34,17 @@ class OfflineModel(BaseChatModel):
         return ChatResult(generations=[ChatGeneration(message=message)])
 
 
-async def native_tools(task):
-    """Returns the tools that this agent may call, as LangChain tools."""
-
-    def tool(about):
-        async def call(**arguments):
-            return (await task.tool(about["name"], arguments)).text
-
-        return StructuredTool.from_function(
-            coroutine=call,
-            name=about["name"],
-            description=about["description"],
-            args_schema=about["input_schema"],
-        )
-
-    return [tool(each) for each in await task.tools()]
-
-
-@agent.task
-async def run(task):
-    tools = await native_tools(task)
+def graph(tools):
+    """Returns a graph of a model and its tools."""
     model = OfflineModel().bind_tools(tools)
 
     async def think(state):
         return {"messages": [await model.ainvoke(state["messages"])]}
 
-    graph = StateGraph(MessagesState)
-    graph.add_node("think", think)
-    graph.add_node("tools", ToolNode(tools))
-    graph.add_edge(START, "think")
-    graph.add_conditional_edges("think", tools_condition, {"tools": "tools", END: END})
-    graph.add_edge("tools", "think")
-
-    messages = [*convert_to_messages(task.memory.history), HumanMessage(task.objective)]
-    end = await graph.compile().ainvoke({"messages": messages})
-    new = end["messages"][len(messages) :]
-    task.usage(tokens=sum(m.usage_metadata["total_tokens"] for m in new if m.type == "ai"))
-    task.memory.add("user", task.objective)
-    task.memory.add("assistant", new[-1].content)
-    return new[-1].content
+    made = StateGraph(MessagesState)
+    made.add_node("think", think)
+    made.add_node("tools", ToolNode(tools))
+    made.add_edge(START, "think")
+    made.add_conditional_edges("think", tools_condition, {"tools": "tools", END: END})
+    made.add_edge("tools", "think")
+    return made.compile()

@@ -1,4 +1,4 @@
-"""OpenAI Agents SDK: corral's tools as function tools, the session as input items, tokens reported.
+"""OpenAI Agents SDK: an ordinary agent, which knows nothing of corral.
 
 `OfflineModel` stands for a real one, such as the name "gpt-5": it needs no key.
 """
@@ -6,75 +6,79 @@
 import json
 
 from openai.types.responses import (
+    Response,
+    ResponseCompletedEvent,
     ResponseFunctionToolCall,
     ResponseOutputMessage,
     ResponseOutputText,
+    ResponseTextDeltaEvent,
+    ResponseUsage,
 )
+from openai.types.responses.response_usage import InputTokensDetails, OutputTokensDetails
 
-from agents import Agent as Thinker
-from agents import FunctionTool, Model, ModelResponse, Runner, Usage, set_tracing_disabled
-from corral.worker import Agent
+from agents import Agent, Model, ModelResponse, Usage, set_tracing_disabled
 
 set_tracing_disabled(True)  # it would send traces to OpenAI
-
-agent = Agent("openai-agents")
 
 
 class OfflineModel(Model):
     """Stores each request in the memory server, then says so."""
 
-    async def get_response(self, system_instructions, input, *args, **kwargs):  # noqa: A002  its name
-        last = input[-1]
+    def answer(self, items):
+        """Returns what it says next."""
+        last = items[-1]
         if last.get("role") == "user":
-            said = ResponseFunctionToolCall(
+            return ResponseFunctionToolCall(
                 type="function_call",
                 call_id="1",
                 name="cortex__cortex_store",
                 arguments=json.dumps({"content": last["content"]}),
             )
-        else:
-            turns = sum(each.get("role") == "user" for each in input)
-            text = ResponseOutputText(
-                type="output_text", text=f"stored, in turn {turns}", annotations=[]
-            )
-            said = ResponseOutputMessage(
-                type="message", id="1", role="assistant", status="completed", content=[text]
-            )
-        usage = Usage(requests=1, input_tokens=10, output_tokens=5, total_tokens=15)
-        return ModelResponse(output=[said], usage=usage, response_id=None)
-
-    def stream_response(self, *args, **kwargs):
-        raise NotImplementedError
-
-
-async def native_tools(task):
-    """Returns the tools that this agent may call, as function tools."""
-
-    def tool(about):
-        async def call(context, arguments):
-            return (await task.tool(about["name"], json.loads(arguments))).text
-
-        return FunctionTool(
-            name=about["name"],
-            description=about["description"],
-            params_json_schema=about["input_schema"],
-            on_invoke_tool=call,
-            strict_json_schema=False,
+        turns = sum(each.get("role") == "user" for each in items)
+        text = ResponseOutputText(
+            type="output_text", text=f"stored, in turn {turns}", annotations=[]
+        )
+        return ResponseOutputMessage(
+            type="message", id="1", role="assistant", status="completed", content=[text]
         )
 
-    return [tool(each) for each in await task.tools()]
+    async def get_response(self, system_instructions, input, *args, **kwargs):  # noqa: A002  its name
+        usage = Usage(requests=1, input_tokens=10, output_tokens=5, total_tokens=15)
+        return ModelResponse(output=[self.answer(input)], usage=usage, response_id=None)
+
+    async def stream_response(self, system_instructions, input, *args, **kwargs):  # noqa: A002
+        said = self.answer(input)
+        if said.type == "message":
+            yield ResponseTextDeltaEvent(
+                type="response.output_text.delta",
+                item_id="1",
+                output_index=0,
+                content_index=0,
+                sequence_number=0,
+                delta=said.content[0].text,
+                logprobs=[],
+            )
+        usage = ResponseUsage(
+            input_tokens=10,
+            output_tokens=5,
+            total_tokens=15,
+            input_tokens_details=InputTokensDetails(cached_tokens=0, cache_write_tokens=0),
+            output_tokens_details=OutputTokensDetails(reasoning_tokens=0),
+        )
+        response = Response(
+            id="1",
+            created_at=0,
+            model="offline",
+            object="response",
+            output=[said],
+            parallel_tool_calls=False,
+            tool_choice="auto",
+            tools=[],
+            usage=usage,
+        )
+        yield ResponseCompletedEvent(
+            type="response.completed", response=response, sequence_number=1
+        )
 
 
-@agent.task
-async def run(task):
-    thinker = Thinker(
-        name="thinker",
-        instructions="Be brief.",
-        model=OfflineModel(),
-        tools=await native_tools(task),
-    )
-    before = task.memory.data.get("items", [])
-    result = await Runner.run(thinker, [*before, {"role": "user", "content": task.objective}])
-    task.memory.data["items"] = result.to_input_list()
-    task.usage(tokens=result.context_wrapper.usage.total_tokens)
-    return result.final_output
+agent = Agent(name="thinker", instructions="Be brief.", model=OfflineModel())

@@ -11,7 +11,7 @@ import pytest
 
 from corral import InvalidParams
 from corral.worker import Agent
-from corral.worker.client.agent_source import AgentObject, located
+from corral.worker.client.agent_source import located
 
 pytestmark = pytest.mark.core
 
@@ -81,6 +81,17 @@ def test_an_object_in_a_package_begins_in_the_folder_above_the_package(folder: P
     assert place(located(found.heron, {})[1]) == ("birds.large.herons:heron", str(folder))
 
 
+def test_a_function_and_an_object_of_a_framework_are_found_by_their_module(folder: Path) -> None:
+    (folder / "thinkers.py").write_text(
+        "class StateGraph:\n    pass\n\n\nStateGraph.__module__ = 'langgraph.graph.state'\ngraph = StateGraph()\n\n\n"
+        "def answer(question):\n    return question\n"
+    )
+    found = import_module("thinkers")
+    for attribute in ("graph", "answer"):
+        name, table = located(getattr(found, attribute), {})
+        assert (name, *place(table)) == (attribute, f"thinkers:{attribute}", str(folder))
+
+
 def test_a_working_directory_of_the_caller_stays(folder: Path) -> None:
     found = module(folder, "herons")
     _, table = located(found.heron, {"process": {"working_directory": "/srv", "user": "x"}})
@@ -102,8 +113,9 @@ def test_what_no_process_could_import_is_refused(folder: Path) -> None:
     for source in (
         local,
         found.made_inside(),
-        cast("AgentObject", lambda: None),
-        cast("AgentObject", found.run),
+        lambda: None,
+        found.heron.run,
+        object(),
         "missing.py:agent",
         "herons.py",
         {"command": ["true"]},

@@ -14,11 +14,12 @@ ROOMS = """
 worker.contract:
 worker.control: worker.contract
 worker.sdk: worker.contract
-worker.client: worker.contract worker.control
+worker.adapters: worker.contract worker.sdk
+worker.client: worker.contract worker.control worker.adapters worker.sdk
 worker.service: worker.contract worker.client
 worker.webhook: worker.contract worker.sdk
-worker.zygote: worker.sdk supervisor.linux supervisor.launcher
-worker: worker.contract worker.sdk
+worker.zygote: worker.adapters worker.sdk supervisor.linux supervisor.launcher
+worker: worker.contract worker.sdk worker.adapters
 mcp.protocol: worker.contract
 mcp.upstream: worker.contract mcp.protocol
 mcp.pool: worker.contract mcp.protocol mcp.upstream

@@ -10,34 +10,18 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
 
+from ..adapters.recognition import kind_of
 from ..contract.codec import as_object
 from ..contract.errors import InvalidParams
+from ..sdk.agent import Agent
 
 GUARD = 'put the part of it that runs below `if __name__ == "__main__":`, since the agent\'s process imports it'
 
 
-class AgentObject(Protocol):
-    """Represents a `corral.worker.Agent`."""
-
-    @property
-    def name(self) -> str | None:
-        """Returns its name."""
-        ...
-
-    @property
-    def file(self) -> str:
-        """Returns the file that made it."""
-        ...
-
-    def run(self) -> None:
-        """Serves the daemon."""
-        ...
-
-
-AgentSource = str | os.PathLike[str] | Mapping[str, object] | AgentObject
-"""The name of an agent whose program is given beside it; `FILE.py:NAME`; `MODULE:NAME`; a table with `name`; an object."""
+AgentSource = str | os.PathLike[str] | Mapping[str, object] | object
+"""The name of an agent whose program is given beside it; `FILE.py:NAME`; `MODULE:NAME`; a table with `name`; an object:
+a `corral.worker.Agent`, a function, or an object of a framework that `corral.adapters.wrap` takes."""
 
 
 def located(source: AgentSource, spec: Mapping[str, object]) -> tuple[str, dict[str, object]]:
@@ -68,10 +52,16 @@ def located(source: AgentSource, spec: Mapping[str, object]) -> tuple[str, dict[
     return file.stem, _table(file, file.stem, attribute, spec)
 
 
-def _of_object(agent: AgentObject, spec: Mapping[str, object]) -> tuple[str, dict[str, object]]:
-    made_in = getattr(agent, "file", None)
-    if not isinstance(made_in, str) or not callable(getattr(agent, "run", None)):
-        raise _unusable(agent, "give an agent of corral.worker.Agent, its entrypoint or its table")
+def _of_object(agent: object, spec: Mapping[str, object]) -> tuple[str, dict[str, object]]:
+    given: str | None = None
+    made_in: str | None = None
+    if isinstance(agent, Agent):
+        given, made_in = agent.name, agent.file
+    elif kind_of(agent) is not None:
+        made_in = _file_of(agent)
+    else:
+        reason = "give a corral.worker.Agent, an object of a framework, a function, an entrypoint or a table"
+        raise _unusable(agent, reason)
     found = _attribute_of(agent, made_in)
     if found is None:
         reason = "it is no attribute of a module: make it at the top of a file, not in a function"
@@ -90,16 +80,26 @@ def _of_object(agent: AgentObject, spec: Mapping[str, object]) -> tuple[str, dic
         raise _unusable(
             agent, f'"{path.name}" cannot be imported: rename it, with letters, digits and _'
         )
-    return agent.name or attribute, _table(path, name, attribute, spec)
+    return given or attribute, _table(path, name, attribute, spec)
 
 
-def _attribute_of(agent: object, made_in: str) -> tuple[ModuleType, str] | None:
-    """Returns the module that has the agent as an attribute, the one that made it first, and the attribute's name."""
+def _file_of(found: object) -> str | None:
+    """Returns the file of a function; None for an object, which does not know where it was made."""
+    return getattr(getattr(found, "__code__", None), "co_filename", None)
+
+
+def _attribute_of(agent: object, made_in: str | None) -> tuple[ModuleType, str] | None:
+    """Returns the module that has the agent as an attribute, the one that made it first, and the attribute's name.
+
+    Where it is unknown which one made it, a module comes before the program itself, which its process would not run.
+    """
     found: list[tuple[bool, ModuleType, str]] = []
     for module in [*sys.modules.values()]:
         for attribute, value in [*getattr(module, "__dict__", {}).items()]:
             if value is agent:
                 is_other = getattr(module, "__file__", None) != made_in
+                if made_in is None:
+                    is_other = module.__name__ == "__main__"
                 found.append((is_other, module, attribute))
     if not found:
         return None

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from types import ModuleType
 
 from .agent import Agent, loading_entrypoint
@@ -20,13 +21,17 @@ ALIAS = "entrypoint {}"
 """Name in sys.modules of a module whose own name belongs to another: no import statement can name it."""
 
 
-def load(entrypoint: str) -> Agent:
+def load(entrypoint: str, adapt: Callable[[object], Agent | None]) -> Agent:
     """Imports the agent that MODULE:AGENT names; Agent.run does nothing during the import.
+
+    Args:
+        entrypoint: MODULE:AGENT.
+        adapt: returns the agent that runs an object which is no Agent, or None.
 
     Raises:
         BaseException: any exception of the module.
         AttributeError: the module has no such name.
-        TypeError: the name is not an Agent.
+        TypeError: the name is neither an Agent nor an object that `adapt` knows.
     """
     module_name, _, path = entrypoint.partition(":")
     with loading_entrypoint():
@@ -37,10 +42,13 @@ def load(entrypoint: str) -> Agent:
             found = getattr(found, name)
         except AttributeError:
             raise AttributeError(_lacks(module, module_name, path)) from None
-    if not isinstance(found, Agent):
-        text = f"{path} is of type {type(found).__name__}, not an Agent"
+    if isinstance(found, Agent):
+        return found
+    adapted = adapt(found)
+    if adapted is None:
+        text = f"{path} is of type {type(found).__name__}, not an Agent, an object of a framework or a function"
         raise TypeError(f"{text}; {_offer(module, module_name)}")
-    return found
+    return adapted
 
 
 def _import(name: str) -> ModuleType:

@@ -107,8 +107,9 @@ class _Answers:
     async def request(self, method: str, params: Mapping[str, Any], /) -> object:
         """Returns the answer to a request."""
         if method == "tools/list":
-            schema: dict[str, object] = {}
-            return {"tools": [{"name": name, "inputSchema": schema} for name in self._tools]}
+            schema = {"type": "object", "properties": {}}
+            facts = {"description": "", "input_schema": schema, "annotations": {}}
+            return {"tools": [{"name": name, **facts} for name in self._tools]}
         if method == "tools/call":
             name = params["name"]
             found = await self._answer("tool", name, self._tools, params.get("arguments") or {})

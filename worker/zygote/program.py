@@ -49,6 +49,7 @@ from ...supervisor.linux.kernel import (
     PR_SET_NAME,
     prctl,
 )
+from ..adapters.recognition import adapt
 from ..sdk.agent import Agent, loading_entrypoint
 from ..sdk.entrypoint import load, log_unloadable
 from ..sdk.stdio import Pipes, exit_now, ready_streams
@@ -218,7 +219,7 @@ class Zygote:
                         importlib.import_module(name)
                     self.inspection.look(name)
                 what = f'entrypoint "{entrypoint}"'
-                agent = load(entrypoint)
+                agent = load(entrypoint, adapt)
             self.inspection.look(entrypoint.partition(":")[0])
         except BaseException as error:  # an author's module may raise anything, SystemExit included
             raise Unloadable(what, error) from error
