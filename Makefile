@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench start workers supervisors growth tasks million backup memory logs mcp http dashboard sessions engines engine-chaos cluster-simulation deploy isolation tenants flood deploys layout lines orphans chaos changes payments conformance openapi operations systemd cgroup-tier crewai openapi-client http-churn format clean
+.PHONY: demo test check bench start workers supervisors growth tasks million backup memory logs mcp http dashboard sessions engines engine-chaos cluster-chaos cluster-simulation deploy isolation tenants flood deploys layout lines orphans chaos changes payments conformance openapi operations systemd cgroup-tier crewai openapi-client http-churn format clean
 .DELETE_ON_ERROR:
 
 # Hundreds of daemons and commands are started here: without bytecode each would compile what it imports, again and again.
@@ -71,6 +71,9 @@ engines: $(VENV)/.test
 
 engine-chaos: $(VENV)/.test
 	$(BIN)/python -P tests/chaos/engines.py $(ARGS)
+
+cluster-chaos: $(VENV)/.test
+	$(BIN)/python -P tests/chaos/cluster.py $(ARGS)
 
 cluster-simulation: $(VENV)/.test
 	$(BIN)/python -P benchmarks/cluster_simulation.py $(ARGS)

@@ -187,6 +187,8 @@ class Rooms:
             turns=self.turns,
         )
         self.limits.subscribe(self.tasks.note_sample)
+        if self.cluster is not None:
+            self.cluster.tasks.bind(self.tasks)
         self.tasks.bind_jobs(lambda writer, executor: JobRunner(writer, self.agents, executor))
         self.collector = Collector(
             self.statistics, self.limits, self.agents, self.tasks, shared.store, paths.state_dir

@@ -82,6 +82,12 @@ def cluster_of(
         yield found
 
 
+def until_all_answer(cluster: Cluster) -> None:
+    """Waits until all nodes have a lease, and every node knows of all."""
+    everyone = sorted(cluster.nodes)
+    cluster.until(lambda: all(names(node) == everyone for node in cluster.nodes.values()))
+
+
 def names(node: DaemonProcess) -> list[str]:
     """Returns the nodes of which a node knows."""
     return [each["name"] for each in node.call("node.list")["nodes"]]

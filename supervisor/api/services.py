@@ -1,7 +1,9 @@
 """Defines what the method table asks of rooms above it: services over HTTP, listening sockets, commands beside workers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
+
+from msgspec import Struct
 
 from ...worker.contract.records import ListenStatus, ServiceStatus
 from ...worker.control.nodes import Node
@@ -61,6 +63,10 @@ class Cluster(Protocol):
 
     async def nodes(self) -> list[Node]:
         """Returns the nodes that have a lease, by name."""
+        ...
+
+    def placed_call(self, method: str, asked: Struct) -> Awaitable[object] | None:
+        """Returns the answer to a call about a task of a placed agent; None for other calls, as the answer where it is none."""
         ...
 
     async def drain(self, node: str, by: str) -> Node:

@@ -412,6 +412,10 @@ class Control:
 
     async def _served(self, entry: Method, asked: Struct, caller: Caller) -> object:
         """Calls the handler; a caller with a tenant or some agents alone learns nothing of others from its answer."""
+        if self.optional_cluster is not None:
+            placed = self.optional_cluster.placed_call(entry.name, asked)
+            if placed is not None and (answer := await placed) is not None:
+                return answer
         if caller.agents is None:
             return await entry.serve(self, asked, caller)
         scope, rule = self._scope(caller.agents, caller.tenant), _rule(entry, caller)

@@ -7,23 +7,27 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from ...worker.contract.errors import Conflict, CorralError, InvalidParams, NotFound, Timeout
+from ...worker.contract.records import ENDED, Task, TaskParams
 from ...worker.control.nodes import Node
+from ...worker.control.params import TaskShowParams, TaskWaitParams
 from ..agents.agents import Agents
 from ..cluster.lease import Lease, Timing
 from ..cluster.settings import ClusterSettings
 from ..engine.connection import open_engine
 from ..engine.interface import Engine, Watch
-from ..nodes.membership import Membership
+from ..nodes.membership import Membership, boot_clock
 from ..nodes.observer import nodes_now
 from ..nodes.record import NodeRecord
 from ..supervision.shared import Shared, utc_now
 from .lease_holder import PART, LeaseHolder
 from .placed_agents import PlacedAgents
+from .placed_tasks import PlacedTasks
 from .placer import Placer
 from .specs import SpecPublisher
 from .state import STATE, Drained, drained_key, encoded
@@ -71,7 +75,10 @@ class ClusterNode:
         self._engine: Engine | None = None
         self.view = ClusterView()
         self._membership: Membership | None = None
-        self.placed = PlacedAgents(name, self.view, agents, shared)
+        self.tasks = PlacedTasks(
+            name, self.view, agents, shared.placements, shared.bus, self._holds_lease
+        )
+        self.placed = PlacedAgents(name, self.view, agents, shared, self.tasks)
         self.holder = LeaseHolder(
             name, shared.launcher, shared.bus, shared.placements, self._lease, self.placed
         )
@@ -167,6 +174,41 @@ class ClusterNode:
             uncertain=False,
         )
 
+    def placed_call(self, method: str, asked: Struct) -> Awaitable[object] | None:
+        """Returns the answer to a call about a task of a placed agent, which the engine keeps; None for other calls."""
+        if isinstance(asked, TaskParams):
+            if not self.tasks.is_placed(asked.agent):
+                return None
+            return self._run(asked) if method == "task.run" else self._submit(asked)
+        if isinstance(asked, TaskShowParams) and method == "task.show":
+            return self._show(asked.task, None)
+        if isinstance(asked, TaskWaitParams) and method == "task.wait":
+            return self._show(asked.task, asked)
+        return None
+
+    async def _submit(self, asked: TaskParams) -> Task:
+        given = {key: getattr(asked, key) for key in TaskParams.__struct_fields__}
+        params = TaskParams(**given)  # without the keys of a caller that waits
+        return await self.tasks.submit(self._reached("take a task of a placed agent"), params)
+
+    async def _run(self, asked: TaskParams) -> Task:
+        task = await self._submit(asked)
+        return await self.tasks.wait(self._reached("wait for a task"), task.id)
+
+    async def _show(self, task_id: str, wait: TaskWaitParams | None) -> Task | None:
+        """Returns the record of a task that the engine keeps; None for one of this daemon alone."""
+        if self._engine is None:
+            return None
+        found = await self.tasks.find(self._engine, task_id)
+        if wait is None or found is None or found.state in ENDED:
+            return found
+        try:
+            async with asyncio.timeout(wait.timeout_s):
+                return await self.tasks.wait(self._engine, task_id)
+        except TimeoutError:
+            text = f'cannot wait longer than {wait.timeout_s:g} s for task "{task_id}": it goes on'
+            raise Timeout(text, task=task_id) from None
+
     # -- its life
 
     async def run(self) -> None:
@@ -183,7 +225,9 @@ class ClusterNode:
                     group.create_task(self.placed.run(engine))
                     group.create_task(self._specs.run(engine))
                     group.create_task(self._placer.run(engine))
+                    group.create_task(self.tasks.hear(engine))
             finally:
+                await self.tasks.close()
                 with contextlib.suppress(TimeoutError, CorralError):
                     async with asyncio.timeout(LEAVE_S):
                         await self.placed.release(engine)
@@ -218,6 +262,12 @@ class ClusterNode:
                 self.view.take(await watch.next())
         finally:
             await watch.close()
+
+    def _holds_lease(self) -> bool:
+        """Returns whether the lease holds at this moment, also where nothing has looked at the clock yet."""
+        lease = self._lease()
+        is_held = lease.phase in ("held", "doubtful")
+        return is_held and boot_clock() < lease.good_at + self.timing.stop_after_s
 
     def _lease(self) -> Lease:
         return Lease() if self._membership is None else self._membership.lease

@@ -18,6 +18,7 @@ from ..decoding.values import Refused
 from ..engine.interface import Engine
 from ..lifecycle.placements import Hold, Placements
 from ..supervision.shared import Shared
+from .placed_tasks import PlacedTasks
 from .state import Assignment, PlacedSpec, ReplicaName, assignment_key, encoded
 from .view import ClusterView
 
@@ -35,10 +36,14 @@ class PlacedAgents:
         view: the placed agents of the cluster.
         agents: the running set.
         shared: the rights to run placed agents, and the events.
+        tasks: takes the tasks of agents that run here.
     """
 
-    def __init__(self, node: str, view: ClusterView, agents: Agents, shared: Shared) -> None:
+    def __init__(
+        self, node: str, view: ClusterView, agents: Agents, shared: Shared, tasks: PlacedTasks
+    ) -> None:
         self._node = node
+        self._tasks = tasks
         self._view = view
         self._agents = agents
         self._placements: Placements = shared.placements
@@ -113,8 +118,9 @@ class PlacedAgents:
             wanted.setdefault(name, []).append(token)
         for agent in list(self._agents.agents.values()):
             if agent.spec.placement is not None and self._must_end(agent.name, wanted):
-                self._placements.drop(agent.name)
+                await self._tasks.end(agent.name)
                 await self._agents.membership.take_out([agent])
+                self._placements.drop(agent.name)
                 self._published.pop(agent.name, None)
         for replica in leaving:
             await self._shrunk(replica[0], wanted)
@@ -122,7 +128,7 @@ class PlacedAgents:
             await self._pass_on(engine, replica, known.value.to or "")
         for name, tokens in wanted.items():
             if self._lease == lease:
-                await self._started(name, tokens, lease)
+                await self._started(engine, name, tokens, lease)
         return is_done
 
     def _must_end(self, name: str, wanted: Mapping[str, object]) -> bool:
@@ -176,7 +182,7 @@ class PlacedAgents:
         except Conflict:
             return  # the watch brings the newer state
 
-    async def _started(self, name: str, tokens: list[int], lease: int) -> None:
+    async def _started(self, engine: Engine, name: str, tokens: list[int], lease: int) -> None:
         """Starts the workers of an agent, as many as it has replicas here."""
         known = self._view.specs.get(name)
         if known is None:
@@ -205,6 +211,7 @@ class PlacedAgents:
                 logger.error("%s", error)
         else:
             self._refused.pop(name, None)
+            self._tasks.begin(name, engine)
 
 
 def decoded_spec(name: str, placed: PlacedSpec) -> Spec:

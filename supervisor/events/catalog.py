@@ -455,6 +455,10 @@ _TYPES = (
         Field("priority", "number", "1 to 10"),
         Field("parent", "text or null", "the task that delegated it"),
     ), stored=_DURABLE),
+    EventType("task.late", "The end of a task of a placed agent was not stored.", TASK, (
+        Field("task", "text", "the task's id"),
+        _REASON,
+    )),
     EventType("task.retried", "An attempt has failed, and another will be made.", TASK,
               (*_TASK, _REASON), stored=_DURABLE),
     EventType("task.started", "The task was given to a worker, or the daemon performs it.", TASK, (*_TASK, Field(

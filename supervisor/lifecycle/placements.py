@@ -21,6 +21,8 @@ class Placements:
 
     def __init__(self) -> None:
         self._held: dict[str, Hold] = {}
+        self.epoch = 0
+        """Number of times that all rights were lost."""
 
     def put(self, agent: str, hold: Hold) -> None:
         """Permits an agent."""
@@ -32,6 +34,7 @@ class Placements:
 
     def clear(self) -> int:
         """Forbids new processes of all, and returns how many there were."""
+        self.epoch += 1
         count = len(self._held)
         self._held.clear()
         return count

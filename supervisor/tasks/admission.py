@@ -34,7 +34,7 @@ from ..quotas.fair_share import has_room
 from ..quotas.task_limits import TaskLimits
 from ..supervision.worker_supervisor import WorkerSupervisor
 from .availability import Down, is_expected, why_down
-from .backlog import Backlog, Entry
+from .backlog import Backlog, Entry, Origin
 from .boundaries import Limits, capped, limits, normalised
 from .payload import RECORD_MARGIN_BYTES, check_format, check_input, words_bytes
 from .queue import Slot, preferred
@@ -414,8 +414,9 @@ class Admission:
         step: str = "",
         schedule: str | None = None,
         retry_of: str | None = None,
+        origin: Origin | None = None,
     ) -> Entry:
-        """Returns a new task.
+        """Returns a new task; `origin` is that of one that the cluster has accepted.
 
         Raises:
             ResourceLimitExceeded: no message could hold its record.
@@ -425,7 +426,8 @@ class Admission:
         section = self._registry.config.defaults.tasks if agent is None else agent.spec.tasks
         now = time.time()
         task = Task(
-            id=self._ids.next(),
+            id=(origin.id if origin is not None else "") or self._ids.next(),
+            delivery=0 if origin is None else origin.deliveries,
             agent=name,
             kind=kind,
             priority=params.priority or section.default_priority,

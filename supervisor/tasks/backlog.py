@@ -35,12 +35,17 @@ Progress = Callable[[Task], None]
 
 
 class Origin(NamedTuple):
-    """Represents the origin of a task: its parent, the step of a workflow, the schedule, the task that it repeats."""
+    """Represents the origin of a task: its parent, the step of a workflow, the schedule, the task that it repeats.
+
+    One that the cluster has accepted has its `id` already, and has begun so often before: `deliveries`.
+    """
 
     parent: Task | None
     step: str
     schedule: str | None
     retry_of: str | None
+    id: str = ""
+    deliveries: int = 0
 
 
 @dataclass(slots=True, eq=False)

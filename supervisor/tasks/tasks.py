@@ -248,11 +248,14 @@ class Tasks:
         retry_of: str | None = None,
         only: WorkerSupervisor | None = None,
         tenant: str = "",
+        task_id: str = "",
+        deliveries: int = 0,
     ) -> Task:
         """Returns the acknowledged task as it was accepted: if it is durable, it is in the store.
 
         With an idempotency key that was given before it is the task of then, in whatever state it is by now.
         Of a task with a `parent` the tenant is that of the parent, else `tenant`: it reaches what is the tenant's alone.
+        One that the cluster has accepted has its `task_id` already, and has begun `deliveries` times elsewhere.
         With `only` it begins on that worker at once, whatever else that runs, and on no other one.
 
         Raises:
@@ -270,7 +273,7 @@ class Tasks:
             tracing = self._tracing
             above = tracing.of_root() if parent is None else tracing.of_attempt(parent)
             params = params if above is None else replace(params, traceparent=above)
-        origin = Origin(parent, step, schedule, retry_of)
+        origin = Origin(parent, step, schedule, retry_of, task_id, deliveries)
         take = partial(self._take, params, kind, able, origin, only)
         key = params.idempotency_key
         whose = tenant_of(params.agent or qualified("", tenant))
@@ -406,6 +409,7 @@ class Tasks:
             step=origin.step,
             schedule=origin.schedule,
             retry_of=origin.retry_of,
+            origin=origin,
         )
         if not origin.step:
             self._admission.note_taken(name)

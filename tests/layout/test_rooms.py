@@ -81,7 +81,7 @@ supervisor.interactive: worker.contract worker.control access api config contain
 supervisor.methods: worker.contract worker.control access agents api audit backup config decoding events interactive lifecycle logs overrides package_methods process revisions schema secrets store streaming supervision tenant_methods worker_api reports approval_methods cluster_methods
 supervisor.approval_methods: worker.contract worker.control access api
 supervisor.cluster_methods: worker.control api
-supervisor.cluster_node: worker.contract worker.control agents cluster config decoding engine events lifecycle nodes process supervision
+supervisor.cluster_node: worker.contract worker.control agents cluster config decoding engine events lifecycle nodes process supervision tasks
 supervisor.mcp_gateway: worker.contract worker.control mcp.protocol access api config events supervision tasks worker_api
 supervisor.transport: worker.contract worker.control mcp.protocol mcp.endpoint access api mcp_gateway streaming supervision
 supervisor.http: worker.contract mcp.protocol mcp.upstream mcp.endpoint api

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import time
 from pathlib import Path
 
 from corral.worker import Agent, Start, SyncTask
@@ -27,12 +28,13 @@ def begin(start: Start) -> None:
 def handle(task: SyncTask) -> object:
     folder = Path(str(task.config["folder"]))
     note(folder, "ran", task.id, str(task.fencing_token), str(task.input))
+    time.sleep({"slow": 0.5, "brief": 0.1}.get(task.objective, 0.0))
     return {"token": task.fencing_token, "pid": os.getpid(), "input": task.input}
 
 
 def note(folder: Path, *words: str) -> None:
     with (folder / "journal").open("a") as journal:
-        journal.write(" ".join(words) + "\n")
+        journal.write(" ".join((*words, f"{time.monotonic():.3f}")) + "\n")
 
 
 if __name__ == "__main__":

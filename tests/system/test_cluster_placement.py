@@ -129,6 +129,39 @@ def test_a_node_without_its_engine_stops_placed_agents_and_runs_them_again(
         assert journal(folder, "twice") == []
 
 
+@pytest.mark.parametrize("kind", ["nats", "redis"])
+def test_tasks_of_a_placed_agent_are_accepted_by_any_node_and_end_once_when_a_node_dies(
+    tmp_path: Path, folder: Path, kind: str
+) -> None:
+    with cluster_of(tmp_path, kind, ["one", "two"], placed(folder)) as cluster:
+        first = home(cluster, 1, folder)
+        other = cluster.nodes["two" if first == "one" else "one"]
+        done = other.call("task.run", agent="single", objective="x", input=7)
+        assert (done["state"], done["output"]["input"]) == ("succeeded", 7)
+        assert done["output"]["token"] == int(journal(folder, "alone")[0][2])
+        shown = cluster.nodes[first].call("task.show", task=done["id"])
+        assert shown["output"] == done["output"]
+        slow = [
+            other.call(
+                "task.submit", agent="single", objective="slow", input=n, idempotency_key=f"k{n}"
+            )
+            for n in range(5)
+        ]
+        cluster.until(lambda: any(line[1] == slow[0]["id"] for line in journal(folder, "ran")))
+        cluster.nodes.pop(first).kill()
+        ended = [other.call("task.wait", task=each["id"]) for each in slow]
+        assert [each["state"] for each in ended] == ["succeeded"] * 5
+        assert sorted(each["output"]["input"] for each in ended) == list(range(5))
+        again = other.call(
+            "task.run", agent="single", objective="slow", input=0, idempotency_key="k0"
+        )
+        assert (again["id"], again["output"]) == (slow[0]["id"], ended[0]["output"])
+        runs = [line[1] for line in journal(folder, "ran")]
+        assert runs.count(slow[0]["id"]) == 2  # it had begun on the node that died
+        with pytest.raises(InvalidParams):
+            other.call("task.run", agent="single", objective="x", after=[slow[0]["id"]])
+
+
 def test_labels_choose_nodes_and_a_reload_adds_changes_and_removes(
     tmp_path: Path, folder: Path
 ) -> None:

@@ -1,0 +1,411 @@
+"""Keeps the tasks of placed agents on the engine: stored before they are acknowledged, taken by a node that runs the agent, ended once.
+
+Guarantees that an acknowledged task is delivered until its end is stored, and that its end is stored once, by a record
+that is made at revision 0 and has the fencing token of its writer. A task may run twice: its node died, or lost its lease. A node that
+has no lease writes no end; one that comes back late finds the record made, and what it says is dropped and counted.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import msgspec
+from msgspec import Struct
+
+from ...worker.contract.errors import (
+    Conflict,
+    CorralError,
+    InvalidParams,
+    ResourceLimitExceeded,
+    Timeout,
+)
+from ...worker.contract.records import Error, Task, TaskParams
+from ..agents.agents import Agents
+from ..engine.interface import REDELIVERY_S, VALUE_BYTES_MAX, Engine, Taken
+from ..events.bus import Bus
+from ..lifecycle.placements import Placements
+from ..tasks.boundaries import normalised
+from ..tasks.tasks import Tasks
+from .view import ClusterView
+
+RESULTS = "results"
+"""The prefix of the ends of tasks."""
+
+RESULT_S = 7 * 86_400
+"""Seconds that the end of a task is kept on the engine."""
+
+ENDED = "ended"
+"""The prefix of the subjects on which a node hears that a task that it waits for has ended."""
+
+WAIT_S = 2.0
+"""Seconds that one request for a task waits; and between two looks for an end of which no message came."""
+
+MARK = "x"
+"""The first character of the ids of these tasks; those of a daemon alone have none but hexadecimal digits."""
+
+ACCEPTED_MAX = 10_000
+"""Number of tasks accepted here of which the record is remembered until they are begun."""
+
+WORKING_S = REDELIVERY_S / 4
+"""Seconds between two reports that a task is being worked on."""
+
+AGAIN_S = 0.5
+"""Seconds until what has failed is tried again."""
+
+FINAL_ERRORS = frozenset({"TaskFailed", "InvalidParams", "ResourceLimitExceeded", "ToolFailed"})
+"""Names of errors of a task that are its own, whatever becomes of its node."""
+
+logger = logging.getLogger(__name__)
+
+
+class StoredTask(Struct, frozen=True, kw_only=True):
+    """Represents an accepted task on the engine. `origin` is the node that waits for its end."""
+
+    id: str
+    params: TaskParams
+    created_at: str
+    origin: str
+
+
+class StoredEnd(Struct, frozen=True, kw_only=True):
+    """Represents the end of a task: its record, the node that wrote it, and the fencing token under which it did."""
+
+    task: Task
+    node: str
+    token: int
+
+
+class Counts(Struct):
+    """Counts since the start of the daemon: accepted and ended here, delivered again, and ends that came too late."""
+
+    accepted: int = 0
+    ended: int = 0
+    again: int = 0
+    late: int = 0
+
+
+def queue_of(agent: str) -> str:
+    """Returns the queue of the tasks of an agent."""
+    return f"tasks/{agent}"
+
+
+def result_key(task_id: str) -> str:
+    """Returns the key of the end of a task."""
+    return f"{RESULTS}/{task_id}"
+
+
+class PlacedTasks:
+    """Accepts tasks for placed agents, and runs those of the agents that this node holds.
+
+    Args:
+        node: the name of this node.
+        view: the placed agents of the cluster.
+        agents: the running set.
+        placements: the rights of this node to run placed agents.
+        bus: takes the events.
+        holds_lease: returns whether the lease of this node holds at this moment, by its own clock.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        view: ClusterView,
+        agents: Agents,
+        placements: Placements,
+        bus: Bus,
+        holds_lease: Callable[[], bool],
+    ) -> None:
+        self._node = node
+        self._view = view
+        self._agents = agents
+        self._placements = placements
+        self._bus = bus
+        self._holds_lease = holds_lease
+        self._tasks: Tasks | None = None
+        self._waiters: dict[str, list[asyncio.Future[None]]] = {}
+        self._accepted: OrderedDict[str, Task] = OrderedDict()
+        self._takers: dict[str, asyncio.Task[None]] = {}
+        self._leaving: set[str] = set()
+        self._running: set[asyncio.Task[None]] = set()
+        self.counts = Counts()
+
+    def bind(self, tasks: Tasks) -> None:
+        """Connects the tasks of this daemon, which run the taken ones."""
+        self._tasks = tasks
+
+    def is_placed(self, agent: str | None) -> bool:
+        """Returns whether the tasks of an agent are kept by the engine."""
+        return agent is not None and agent in self._view.specs
+
+    # -- for callers
+
+    async def submit(self, engine: Engine, params: TaskParams) -> Task:
+        """Returns the record of a task as it was accepted: it is on the engine by then.
+
+        With an idempotency key that was given before, it is that task.
+
+        Raises:
+            InvalidParams: a param is malformed.
+            ResourceLimitExceeded: the task is too large.
+            Timeout: the engine did not answer; send it again with its idempotency key.
+        """
+        assert params.agent is not None, "its tasks are those of an agent"
+        params = normalised(params)
+        for key in ("after", "at"):
+            if getattr(params, key):
+                reason = "a task of a placed agent waits for nothing but a worker"
+                raise InvalidParams(
+                    f'cannot take a task with {key} for "{params.agent}": {reason}',
+                    key=key,
+                    reason=reason,
+                )
+        task_id = _id_of(params)
+        if params.idempotency_key is not None and (end := await self._end(engine, task_id)):
+            return end.task
+        at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        stored = StoredTask(id=task_id, params=params, created_at=at, origin=self._node)
+        payload = msgspec.json.encode(stored)
+        if len(payload) > VALUE_BYTES_MAX:
+            raise ResourceLimitExceeded(
+                f'cannot take a task of {len(payload)} bytes for "{params.agent}": the engine takes {VALUE_BYTES_MAX}',
+                limit=VALUE_BYTES_MAX,
+                value=len(payload),
+            )
+        await engine.append(queue_of(stored.params.agent or ""), task_id, payload)
+        self.counts.accepted += 1
+        task = _queued(stored)
+        self._accepted[task_id] = task
+        if len(self._accepted) > ACCEPTED_MAX:
+            self._accepted.popitem(last=False)
+        return task
+
+    async def find(self, engine: Engine, task_id: str) -> Task | None:
+        """Returns the record of a task: one that runs here, one that has ended, or one that was accepted here; else None."""
+        if not task_id.startswith(MARK):
+            return None
+        assert self._tasks is not None, "it is bound before the node joins"
+        if (here := self._tasks.find(task_id)) is not None:
+            return here
+        end = await self._end(engine, task_id)
+        return self._accepted.get(task_id) if end is None else end.task
+
+    async def wait(self, engine: Engine, task_id: str) -> Task:
+        """Returns the record of a task when it has ended."""
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        self._waiters.setdefault(task_id, []).append(waiter)
+        try:
+            while True:
+                with contextlib.suppress(Timeout):  # it will be back
+                    if (end := await self._end(engine, task_id)) is not None:
+                        return end.task
+                await asyncio.wait([waiter], timeout=WAIT_S)
+        finally:
+            waiters = self._waiters[task_id]
+            waiters.remove(waiter)
+            if not waiters:
+                del self._waiters[task_id]
+
+    async def _end(self, engine: Engine, task_id: str) -> StoredEnd | None:
+        entry = await engine.get(result_key(task_id))
+        return None if entry is None else msgspec.json.decode(entry.value, type=StoredEnd)
+
+    # -- on the node that runs the agent
+
+    def begin(self, agent: str, engine: Engine) -> None:
+        """Takes tasks of an agent from now on."""
+        if agent not in self._takers:
+            self._leaving.discard(agent)
+            self._takers[agent] = asyncio.create_task(self._take_always(agent, engine))
+
+    async def end(self, agent: str) -> None:
+        """Takes no more tasks of an agent; those that run are delivered again unless they end by themselves."""
+        self._leaving.add(agent)
+        taker = self._takers.pop(agent, None)
+        if taker is not None:
+            taker.cancel()
+            await asyncio.wait([taker])
+
+    async def hear(self, engine: Engine) -> None:
+        """Hears of the ends of tasks that this node waits for, until it is cancelled."""
+        inbox = await engine.subscribe(f"{ENDED}/{self._node}")
+        try:
+            while True:
+                message = await inbox.next()
+                for waiter in self._waiters.get(message.payload.decode(), []):
+                    if not waiter.done():
+                        waiter.set_result(None)
+        finally:
+            await inbox.close()
+
+    async def _take_always(self, agent: str, engine: Engine) -> None:
+        """Takes tasks as workers are free; those that run go on when this is cancelled."""
+        own: set[asyncio.Task[None]] = set()
+        while True:
+            if len(own) >= self._room(agent):
+                await asyncio.wait(own, return_when=asyncio.FIRST_COMPLETED)
+                continue
+            try:
+                taken = await engine.take(queue_of(agent), WAIT_S)
+            except CorralError as error:
+                logger.info("cannot take tasks of %s: %s", agent, error)
+                await asyncio.sleep(AGAIN_S)
+                continue
+            if taken is None:
+                continue
+            each = asyncio.create_task(self._run(agent, engine, taken))
+            for tasks in (own, self._running):
+                tasks.add(each)
+                each.add_done_callback(tasks.discard)
+            each.add_done_callback(_log_failure)
+
+    async def close(self) -> None:
+        """Ends the takers, and lets go of the tasks that run: they are delivered again."""
+        tasks = [*self._takers.values(), *self._running]
+        for each in tasks:
+            each.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _room(self, agent: str) -> int:
+        found = self._agents.agents.get(agent)
+        if found is None:
+            return 1
+        return max(1, len(found.supervisors) * found.spec.resources.max_concurrent_requests)
+
+    async def _run(self, agent: str, engine: Engine, taken: Taken) -> None:
+        """Runs one delivery of a task, and stores its end."""
+        if taken.delivery > 1:
+            self.counts.again += 1
+        working = asyncio.create_task(self._report(engine, taken))
+        epoch = self._placements.epoch
+        try:
+            stored = msgspec.json.decode(taken.payload, type=StoredTask)
+            is_known = taken.delivery > 1 or stored.params.idempotency_key is not None
+            if is_known and await self._end(engine, stored.id) is not None:
+                await engine.settle(taken, "done")
+                return
+            ended = await self._performed(stored, taken.delivery)
+            if epoch != self._placements.epoch or not self._holds_lease():
+                if ended is not None:
+                    self._note_late(agent, stored.id, "this node has lost its lease meanwhile")
+            elif ended is not None and await self._keep_end(agent, engine, stored, ended):
+                await engine.settle(taken, "done")
+            else:
+                await asyncio.sleep(AGAIN_S)
+                await engine.settle(taken, "again")
+        except CorralError as error:  # it is delivered again when its time is over
+            logger.info("cannot report on task %s: %s", taken.id, error)
+        except msgspec.MsgspecError as error:
+            logger.error("task %s cannot be read, and is dropped: %s", taken.id, error)
+            await engine.settle(taken, "done")
+        finally:
+            working.cancel()
+            await asyncio.wait([working])
+
+    async def _report(self, engine: Engine, taken: Taken) -> None:
+        """Reports that the task is worked on, as long as this node holds its lease."""
+        while True:
+            await asyncio.sleep(WORKING_S)
+            if self._holds_lease():
+                with contextlib.suppress(CorralError):
+                    await engine.settle(taken, "working")
+
+    async def _performed(self, stored: StoredTask, delivery: int) -> Task | None:
+        """Runs a task on a worker here, and returns its end; None where it has to be delivered again."""
+        assert self._tasks is not None, "it is bound before the node joins"
+        params = msgspec.structs.replace(
+            stored.params, idempotency_key=None, durable=False, when_down="queue"
+        )
+        try:
+            begun = self._tasks.find(stored.id)
+            if begun is None:
+                await self._tasks.submit(params, task_id=stored.id, deliveries=delivery - 1)
+            ended = await self._tasks.wait(stored.id)
+        except CorralError as error:
+            if error.name not in FINAL_ERRORS:
+                logger.info("task %s is delivered again: %s", stored.id, error)
+                return None
+            failure = Error(error.code, error.name, error.message, error.data)
+            return msgspec.structs.replace(_queued(stored), state="failed", error=failure)
+        is_own = ended.state == "succeeded" or (
+            ended.error is not None and ended.error.name in FINAL_ERRORS
+        )
+        agent = stored.params.agent or ""
+        if not is_own and (agent in self._leaving or self._placements.find(agent) is None):
+            return None  # it has ended because its agent did
+        return msgspec.structs.replace(
+            ended, durable=True, idempotency_key=stored.params.idempotency_key
+        )
+
+    def _note_late(self, agent: str, task_id: str, reason: str) -> None:
+        self.counts.late += 1
+        self._bus.publish("task.late", agent=agent, task=task_id, reason=reason)
+
+    async def _keep_end(self, agent: str, engine: Engine, stored: StoredTask, ended: Task) -> bool:
+        """Stores the end of a task, once; returns whether the engine has an end of it."""
+        hold = self._placements.find(agent)
+        if hold is None:
+            return False
+        end = StoredEnd(task=ended, node=self._node, token=hold.fencing_token)
+        value = msgspec.json.encode(end)
+        if len(value) > VALUE_BYTES_MAX:
+            text = f"its record has {len(value)} bytes, and the engine takes {VALUE_BYTES_MAX}"
+            failure = Error(
+                -33005,
+                "ResourceLimitExceeded",
+                f'cannot keep the output of task "{ended.id}": {text}',
+                {},
+            )
+            short = msgspec.structs.replace(
+                ended, state="failed", output=None, input=None, context=None, error=failure
+            )
+            value = msgspec.json.encode(msgspec.structs.replace(end, task=short))
+        try:
+            await engine.put(result_key(stored.id), value, revision=0, ttl_s=RESULT_S)
+        except Conflict:
+            known = await self._end(engine, stored.id)
+            if known is None or known.node != self._node or known.token != end.token:
+                self._note_late(agent, stored.id, "another end is stored")
+        else:
+            self.counts.ended += 1
+        await engine.publish(f"{ENDED}/{stored.origin}", stored.id.encode())
+        return True
+
+
+def _id_of(params: TaskParams) -> str:
+    """Returns a new id; that of its key where it has one, the same on every node."""
+    if params.idempotency_key is None:
+        return f"{MARK}{secrets.token_hex(8)}"
+    words = f"{params.agent}\0{params.idempotency_key}".encode()
+    return f"{MARK}{hashlib.sha256(words).hexdigest()[:16]}"
+
+
+def _queued(stored: StoredTask) -> Task:
+    """Returns the record of a task that no node has begun."""
+    params = stored.params
+    assert params.agent is not None, "as above"
+    return Task(
+        id=stored.id,
+        agent=params.agent,
+        priority=params.priority or 5,
+        objective=params.objective,
+        input=params.input,
+        context=params.context,
+        boundaries=params.boundaries,
+        output_format=params.output_format,
+        idempotency_key=params.idempotency_key,
+        session=params.session,
+        created_at=stored.created_at,
+        traceparent=params.traceparent,
+    )
+
+
+def _log_failure(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("a placed task failed in corral", exc_info=error)

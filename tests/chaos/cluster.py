@@ -1,0 +1,347 @@
+"""Hurts a cluster of real daemons for a while, and counts: `python -P tests/chaos/cluster.py --seconds 600 --seed 7`.
+
+Three nodes run agents of which one copy may run at a time, and take tasks. Nodes are killed, frozen beyond their lease, and
+restarted at random, from the seed, and so are the servers of the engine. Prints a line of JSON for each setup; exits 1 if an accepted task is
+lost, if an agent ran twice at a time, or if a fencing token went back. An engine that is not installed is left out.
+
+It does not rely on corral for what ran: each life of an agent holds a lock of the kernel, and notes lives and runs in a journal.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # `python -P` leaves it out
+from cluster_of_daemons import Cluster, until_all_answer
+from corral.supervisor.cluster.settings import ClusterSettings
+from corral.supervisor.engine.connection import open_engine
+from corral.supervisor.engine.local_servers import Fsync, LocalServers, program_of
+from corral.worker.contract.errors import CorralError, InvalidParams
+from daemon_process import AGENTS, DaemonProcess
+
+Setup = tuple[Literal["nats", "redis"], int, Fsync]
+
+SETUPS: tuple[Setup, ...] = (
+    ("nats", 1, "usual"),
+    ("nats", 3, "usual"),
+    ("redis", 1, "usual"),
+    ("redis", 1, "always"),
+)
+
+SINGLETONS = 4
+"""Number of agents of which one copy may run at a time."""
+
+SETTLE_S = 90.0
+"""Seconds after the last hurt within which every accepted task has to end."""
+
+CALL_S = 4.0
+"""Seconds that a call of a node may take: a frozen one answers nothing."""
+
+PAUSE_S = 0.05
+"""Seconds between two tasks."""
+
+
+class Load:
+    """Submits tasks to nodes at random, each again under its key until one of them has acknowledged it."""
+
+    def __init__(self, cluster: Cluster, seed: int) -> None:
+        self._cluster = cluster
+        self._rng = random.Random(seed)
+        self._stop = threading.Event()
+        self.accepted: dict[str, str] = {}
+        self.unanswered = 0
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Ends it."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        number = 0
+        while not self._stop.is_set():
+            key, agent = f"key-{number}", f"single{number % SINGLETONS}"
+            number += 1
+            while not self._stop.is_set():
+                node = self._rng.choice(list(self._cluster.nodes.values()))
+                params = {
+                    "agent": agent,
+                    "objective": "brief",
+                    "input": number,
+                    "idempotency_key": key,
+                }
+                try:
+                    with node.client() as client:
+                        task: Any = client.call("task.submit", params, timeout_s=CALL_S)
+                except (CorralError, OSError):
+                    self.unanswered += 1
+                    self._stop.wait(0.05)
+                    continue
+                self.accepted[task["id"]] = agent
+                break
+            self._stop.wait(PAUSE_S)
+
+
+class Hurt:
+    """Hurts nodes and servers at random."""
+
+    def __init__(self, cluster: Cluster, seed: int, lease_s: float) -> None:
+        self._cluster = cluster
+        self._rng = random.Random(seed)
+        self._lease_s = lease_s
+        self.counts: Counter[str] = Counter()
+
+    def run(self, seconds: float) -> None:
+        """Hurts one after the other until the time is over, and all are well again."""
+        ways = [self._kill_node, self._kill_node, self._freeze_node, self._stop_node]
+        ways += [self._kill_server, self._freeze_server]
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            time.sleep(self._rng.uniform(1.0, 2.0 * self._lease_s))
+            way = self._rng.choice(ways)
+            self.counts[way.__name__.strip("_")] += 1
+            way()
+
+    def _node(self) -> DaemonProcess:
+        return self._rng.choice(list(self._cluster.nodes.values()))
+
+    def _kill_node(self) -> None:
+        node = self._node()
+        node.kill()
+        time.sleep(self._rng.choice([0.0, self._rng.uniform(0.0, 2 * self._lease_s)]))
+        node.start()
+
+    def _stop_node(self) -> None:
+        node = self._node()
+        node.stop()
+        node.start()
+
+    def _freeze_node(self) -> None:
+        node = self._node()
+        assert node.process is not None, "it runs"
+        node.process.send_signal(signal.SIGSTOP)
+        time.sleep(self._lease_s + self._rng.uniform(0.0, 4.0))
+        node.process.send_signal(signal.SIGCONT)
+
+    def _kill_server(self) -> None:
+        servers = self._cluster.servers
+        number = self._rng.randrange(servers.count)
+        servers.kill(number)
+        time.sleep(self._rng.uniform(0.0, 1.5 * self._lease_s))
+        servers.start(number)
+        servers.wait(number)
+
+    def _freeze_server(self) -> None:
+        servers = self._cluster.servers
+        number = self._rng.randrange(servers.count)
+        servers.signal(number, signal.SIGSTOP)
+        time.sleep(self._rng.uniform(0.2, self._lease_s))
+        servers.signal(number, signal.SIGCONT)
+
+
+def life(setup: Setup, folder: Path, seconds: float, seed: int) -> dict[str, object]:
+    """Lives one life, and returns its counts."""
+    kind, count, fsync = setup
+    lease_s, beat_s = (10.0, 1.0) if count > 1 else (3.0, 0.5)
+    (folder / "engine").mkdir()
+    (notes := folder / "notes").mkdir()
+    with (
+        LocalServers(kind, count, folder / "engine", fsync=fsync) as servers,
+        ExitStack() as stack,
+    ):
+        cluster = Cluster(folder, servers, stack)
+        for name in ("one", "two", "three"):
+            cluster.add(name, agents(notes), lease=int(lease_s), beat=beat_s)
+        load = Load(cluster, seed)
+        hurt = Hurt(cluster, seed, lease_s)
+        try:
+            hurt.run(seconds)
+        finally:
+            load.finish()
+        until_all_answer(cluster)
+        ends = asyncio.run(ends_of(servers, load.accepted))
+        late = sum(len(late_of(node)) for node in cluster.nodes.values())
+    lines = [line.split() for line in (notes / "journal").read_text().splitlines()]
+    return {
+        "engine": kind,
+        "servers": count,
+        "fsync": fsync,
+        "seconds": round(seconds),
+        "hurts": dict(hurt.counts),
+        "accepted": len(load.accepted),
+        "unanswered": load.unanswered,
+        "ended": len(ends),
+        "lost": len(load.accepted.keys() - ends.keys()),
+        "failed": sum(end["task"]["state"] != "succeeded" for end in ends.values()),
+        "run_more_than_once": again(lines),
+        "lives": sum(line[0] == "alone" for line in lines),
+        "twice_at_a_time": sum(line[0] == "twice" for line in lines),
+        "tokens_back": tokens_back(lines),
+        "foreign_ends": foreign(lines, ends),
+        "late_ends_refused": late,
+    }
+
+
+def agents(notes: Path) -> str:
+    """Returns the tables of the singletons."""
+    return "".join(
+        f"""
+[agents.single{number}]
+command = ["{sys.executable}", "{AGENTS / "placed_agent.py"}"]
+placement = {{}}
+[agents.single{number}.config]
+folder = "{notes}"
+[agents.single{number}.process]
+shutdown_grace_period = "2s"
+[agents.single{number}.recovery]
+max_restart_attempts = 1000
+"""
+        for number in range(SINGLETONS)
+    )
+
+
+async def ends_of(servers: LocalServers, accepted: dict[str, str]) -> dict[str, Any]:
+    """Returns the ends that the engine has of accepted tasks, waiting for those that are missing."""
+    engine = await open_engine(ClusterSettings(engine=servers.kind, url=servers.url))
+    ends: dict[str, Any] = {}
+    deadline = time.monotonic() + SETTLE_S
+    try:
+        while True:
+            for task in accepted.keys() - ends.keys():
+                if (entry := await engine.get(f"results/{task}")) is not None:
+                    ends[task] = json.loads(entry.value)
+            if len(ends) == len(accepted) or time.monotonic() > deadline:
+                return ends
+            await asyncio.sleep(0.2)
+    finally:
+        await engine.close()
+
+
+def late_of(node: DaemonProcess) -> list[Any]:
+    """Returns the events of ends that were refused on a node."""
+    found: list[Any] = node.call("event.list", types=["task.late"], n=10_000)["events"]
+    return found
+
+
+def again(lines: Sequence[Sequence[str]]) -> int:
+    """Returns the number of tasks that began more than once."""
+    runs = Counter(line[1] for line in lines if line[0] == "ran")
+    return sum(count > 1 for count in runs.values())
+
+
+def tokens_back(lines: Sequence[Sequence[str]]) -> int:
+    """Returns how often a life began with a token that is not above that of an earlier life on another node."""
+    newest: dict[str, int] = {}
+    back = 0
+    for line in lines:
+        if line[0] == "alone":
+            token = int(line[2])
+            back += token < newest.get(line[1], 0)
+            newest[line[1]] = max(token, newest.get(line[1], 0))
+    return back
+
+
+def foreign(lines: Sequence[Sequence[str]], ends: dict[str, Any]) -> int:
+    """Returns the number of succeeded ends whose token is that of no run of the task."""
+    runs = {(line[1], line[2]) for line in lines if line[0] == "ran"}
+    good = [end for end in ends.values() if end["task"]["state"] == "succeeded"]
+    return sum((end["task"]["id"], str(end["task"]["output"]["token"])) not in runs for end in good)
+
+
+def failover(folder: Path, setup: Setup, rounds: int) -> list[float]:
+    """Returns the seconds from the kill of the node that runs an agent to its next life, of each round, in order of size."""
+    kind, count, fsync = setup
+    (folder / "engine").mkdir()
+    (notes := folder / "notes").mkdir()
+    found: list[float] = []
+    with (
+        LocalServers(kind, count, folder / "engine", fsync=fsync) as servers,
+        ExitStack() as stack,
+    ):
+        cluster = Cluster(folder, servers, stack)
+        for name in ("one", "two", "three"):
+            cluster.add(name, agents(notes))
+        for _ in range(rounds):
+            found.append(_one_failover(cluster, notes))
+    return sorted(round(each, 2) for each in found)
+
+
+def _one_failover(cluster: Cluster, notes: Path) -> float:
+    before = cluster.until(lambda: _lives(notes, 0))
+    holder = cluster.until(lambda: _holder(cluster, int(before[-1][3])))
+    time.sleep(random.uniform(0.0, 1.0))  # anywhere between two beats
+    at = time.monotonic()
+    holder.kill()
+    after = cluster.until(lambda: _lives(notes, len(before)))
+    holder.start()
+    until_all_answer(cluster)
+    return float(after[-1][4]) - at
+
+
+def _lives(notes: Path, more_than: int) -> list[list[str]]:
+    """Returns the lives of the first agent once there are more than so many."""
+    path = notes / "journal"
+    lines = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+    lives = [line for line in lines if line[0] == "alone" and line[1] == "single0"]
+    return lives if len(lives) > more_than else []
+
+
+def _holder(cluster: Cluster, pid: int) -> DaemonProcess | None:
+    """Returns the node of which a process is a worker."""
+    for node in cluster.nodes.values():
+        for agent in node.call("daemon.status")["agents"]:
+            if any(worker["pid"] == pid for worker in agent["workers"]):
+                return node
+    return None
+
+
+def is_good(found: dict[str, object]) -> bool:
+    """Returns whether nothing happened that must not."""
+    return not any(found[key] for key in ("lost", "twice_at_a_time", "tokens_back", "foreign_ends"))
+
+
+def main() -> int:
+    """Lives one life for each setup; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=120.0, help="for each setup")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", type=int, help="number of one setup, from 0")
+    parser.add_argument(
+        "--failover", type=int, default=0, help="rounds that are timed, in place of a life"
+    )
+    options = parser.parse_args()
+    failed = 0
+    for number, setup in enumerate(SETUPS):
+        if options.only not in (None, number):
+            continue
+        try:
+            program_of(setup[0])
+            __import__(setup[0])
+        except (InvalidParams, ImportError) as error:
+            print(error, file=sys.stderr)
+            continue
+        with tempfile.TemporaryDirectory(prefix="corral-cluster-") as folder:
+            if options.failover:
+                seconds = failover(Path(folder), setup, options.failover)
+                print(json.dumps({"engine": setup[0], "failover_s": seconds}), flush=True)
+                continue
+            found = life(setup, Path(folder), options.seconds, options.seed)
+        print(json.dumps(found), flush=True)
+        failed += not is_good(found)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
