@@ -225,7 +225,7 @@ class ClusterNode:
                     group.create_task(self.placed.run(engine))
                     group.create_task(self._specs.run(engine))
                     group.create_task(self._placer.run(engine))
-                    group.create_task(self.tasks.hear(engine))
+                    group.create_task(self.tasks.follow_ends(engine))
             finally:
                 await self.tasks.close()
                 with contextlib.suppress(TimeoutError, CorralError):

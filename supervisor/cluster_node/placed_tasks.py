@@ -231,8 +231,8 @@ class PlacedTasks:
             taker.cancel()
             await asyncio.wait([taker])
 
-    async def hear(self, engine: Engine) -> None:
-        """Hears of the ends of tasks that this node waits for, until it is cancelled."""
+    async def follow_ends(self, engine: Engine) -> None:
+        """Wakes those who wait here for a task when a node has ended it, until it is cancelled."""
         inbox = await engine.subscribe(f"{ENDED}/{self._node}")
         try:
             while True:
