@@ -3304,7 +3304,7 @@ export class Corral extends Connection {
   /**
    * Ends all of a tenant, then erases what there is of it; the audit alone keeps its records.
    *
-   * A tenant that the configuration file has is a Conflict: its tables go first.
+   * A tenant that the configuration file has is a Conflict: its tables go first. So is one whose removal is under way.
    */
   removeTenant(args: { name: string }, options?: RequestOptions): Promise<TenantRemoved> {
     return this.request("DELETE", "/api/v1/tenants/{name}", [], args, options) as Promise<TenantRemoved>;

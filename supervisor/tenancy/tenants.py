@@ -5,12 +5,13 @@ has a uid of its own. The keys that were set at run time win over those of the f
 the store has a table of it.
 """
 
+import contextlib
 import logging
 import os
 import pwd
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 
@@ -69,6 +70,23 @@ class Tenants:
         self._found: dict[str, Tenant] = {}
         self._known_config: Config | None = None
         self._on_change: list[Callable[[str], None]] = []
+        self._removals: set[str] = set()
+
+    @contextlib.contextmanager
+    def removal(self, name: str) -> Generator[None]:
+        """Marks the removal of a tenant as under way: a second one could erase a tenant that is added after the first.
+
+        Raises:
+            Conflict: another one is.
+        """
+        if name in self._removals:
+            words = "its removal is under way"
+            raise Conflict(f'cannot remove tenant "{name}": {words}', name=name, reason="removing")
+        self._removals.add(name)
+        try:
+            yield
+        finally:
+            self._removals.discard(name)
 
     async def load(self) -> None:
         """Reads the records; a damaged one is logged, and its tenant suspended so that no limit of it is exceeded."""

@@ -24,13 +24,14 @@ from ..tenant_removal.removal import erase
 async def _remove(control: Control, params: TenantNameParams, _caller: Caller) -> TenantRemoved:
     """Ends all of a tenant, then erases what there is of it; the audit alone keeps its records.
 
-    A tenant that the configuration file has is a Conflict: its tables go first.
+    A tenant that the configuration file has is a Conflict: its tables go first. So is one whose removal is under way.
     """
     name, tenants = params.name, control.tenants
     _check(control, name)
-    await tenants.keep(name, replace(tenants.kept(name), removing=True))
-    await _forget(control, name)
-    erased = await erase(control.shared.store, tenants, Path(control.daemon.state_dir), name)
+    with tenants.removal(name):
+        await tenants.keep(name, replace(tenants.kept(name), removing=True))
+        await _forget(control, name)
+        erased = await erase(control.shared.store, tenants, Path(control.daemon.state_dir), name)
     control.shared.bus.publish("tenant.removed", tenant=name, store=False)
     return TenantRemoved(removed=[name], erased=erased)
 

@@ -37,10 +37,9 @@ def run(api: Api, *argv: str, **params: object) -> Any:  # JSON
 
 
 def test_a_command_over_http_is_answered_with_its_end_and_its_output(api: Api) -> None:
-    found = run(
-        *(api, "sh", "-c", "cat; echo $COLOUR $A >&2; pwd; exit 7"),
-        **{"stdin": "ä\n", "environment": {"A": "b"}, "working_directory": "/"},
-    )
+    script = "cat; echo $COLOUR $A >&2; pwd; exit 7"
+    more: dict[str, Any] = {"environment": {"A": "b"}, "working_directory": "/"}
+    found = run(api, "sh", "-c", script, stdin="ä\n", **more)
     assert (found["code"], found["signal"], found["reason"]) == (7, None, "")
     assert (found["stdout"], found["stderr"]) == ("ä\n/\n", "green b\n")
     assert (found["stdout_bytes"], found["stderr_bytes"]) == (5, 8)
@@ -89,8 +88,8 @@ def test_what_cannot_run_is_refused_by_name(api: Api) -> None:
 
 def test_it_needs_the_right_admin_and_is_recorded(api: Api) -> None:
     operating = api.daemon.call("token.add", name="op", rights="operate")["token"]
-    headers = {"Authorization": f"Bearer {operating}"}
-    answer = api.ask("POST", "/agents/plain/exec", {"argv": ["true"]}, **headers)
+    bearer = f"Bearer {operating}"
+    answer = api.ask("POST", "/agents/plain/exec", {"argv": ["true"]}, Authorization=bearer)
     assert answer.status == 403
     unit = run(api, "sh", "-c", "exit 3")["exec"]
     records = api.daemon.call("audit.list", n=20)["records"]

@@ -92,6 +92,25 @@ def test_a_worker_sees_nothing_but_the_system_and_what_is_listed(tmp_path: Path)
     assert "home" not in found["root"]
 
 
+def test_no_descriptor_of_the_sandboxs_reports_is_within_reach(tmp_path: Path) -> None:
+    """The first process inside is of the same user, and bubblewrap reports the end of the program to the launcher."""
+    before = """
+import os
+def files(pid):
+    found = {}
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            found[fd] = os.readlink(f"/proc/{pid}/fd/{fd}").partition(":")[0]
+        except OSError:
+            pass
+    return found
+"""
+    found = seen(tmp_path, "[files(1), files('self')]", "", before)
+    for of_one in found:
+        piped = {fd for fd, what in of_one.items() if what == "pipe"}
+        assert piped <= {"1", "2"}, found
+
+
 def test_only_write_paths_and_tmp_can_be_written(tmp_path: Path) -> None:
     places = ["/", "/usr", "/etc", "/dev", str(tmp_path), f"{tmp_path}/out", "/tmp", "/dev/shm"]
     before = """

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sqlite3
 import tempfile
 import threading
@@ -202,6 +203,27 @@ def test_nothing_is_left_of_a_tenant_that_is_removed(daemon: DaemonProcess) -> N
         daemon.call("tenant.show", name=NAME)
     daemon.call("tenant.add", name="next")
     assert daemon.call("tenant.show", name="next")["tenant"]["uid"] == uid, "its uid is free again"
+
+
+def test_a_second_removal_is_refused_while_the_first_is_under_way(daemon: DaemonProcess) -> None:
+    """It could erase a tenant that is added once the first one has ended."""
+    daemon.call("tenant.add", name=NAME, spec={})
+    daemon.call("agent.add", name=f"{NAME}/a", spec=STUBBORN)
+    ended: list[Any] = []
+    first = threading.Thread(target=lambda: ended.append(daemon.call("tenant.rm", name=NAME)))
+    first.start()
+
+    until(lambda: daemon.worker(f"{NAME}/a-0")["state"] == "ShuttingDown")
+    with pytest.raises(Conflict) as refused:
+        daemon.call("tenant.rm", name=NAME)
+    assert refused.value.data["reason"] == "removing"
+    os.killpg(daemon.worker(f"{NAME}/a-0")["pid"], signal.SIGKILL)
+    first.join(BOUND_S)
+    assert ended, "the first removal has ended"
+    assert ended[0]["removed"] == [NAME]
+    with pytest.raises(NotFound):
+        daemon.call("tenant.rm", name=NAME)
+    assert daemon.call("tenant.add", name=NAME, spec={})["created"]
 
 
 def test_a_removal_that_was_killed_is_finished_by_the_next_daemon(daemon: DaemonProcess) -> None:

@@ -1414,7 +1414,7 @@ class BlockingMethods:
     def remove_tenant(self, name: str) -> TenantRemoved:
         """Ends all of a tenant, then erases what there is of it; the audit alone keeps its records.
 
-        A tenant that the configuration file has is a Conflict: its tables go first.
+        A tenant that the configuration file has is a Conflict: its tables go first. So is one whose removal is under way.
 
         Needs the right "admin".
         """
