@@ -10,6 +10,7 @@ import subprocess
 import termios
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -97,6 +98,15 @@ class ScreenTerminal:
         while select.select([self._ours], [], [], 0)[0]:
             self._read(give_up_at)
         return self.process.returncode
+
+    def wait_full(self) -> None:
+        """Waits until the command sleeps in a write, as the terminal takes no more."""
+        give_up_at = time.monotonic() + BOUND_S
+        waits, status = select.poll(), Path(f"/proc/{self.process.pid}/status")
+        waits.register(self._theirs, select.POLLOUT)
+        while waits.poll(0) or "\nState:\tS" not in status.read_text():
+            assert time.monotonic() < give_up_at, "it writes no page"
+            time.sleep(0.01)
 
     def _set_size(self, columns: int, lines: int) -> None:
         size = struct.pack("HHHH", lines, columns, 0, 0)

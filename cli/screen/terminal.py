@@ -73,6 +73,21 @@ class Click:
     lines: int = 0
 
 
+def _opened() -> curses.window:
+    """Opens the screen, so that curses leaves SIGTSTP alone.
+
+    A curses that finds the default action ignores the signal in each update: Ctrl-Z would be lost then. It looks once, at its
+    start. A Ctrl-Z that comes meanwhile stops the process at the end.
+    """
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTSTP])
+    before = signal.signal(signal.SIGTSTP, lambda *_: None)
+    try:
+        return curses.initscr()
+    finally:
+        signal.signal(signal.SIGTSTP, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
 def is_usable() -> bool:
     """Returns whether the database of terminals knows this one, and it can move its cursor."""
     try:
@@ -95,7 +110,7 @@ class Terminal:
         with suppress(locale.Error):  # of a name that this machine does not have: it stays C
             locale.setlocale(locale.LC_ALL, "")
         self._is_utf8 = codecs.lookup(locale.nl_langinfo(locale.CODESET)).name == "utf-8"
-        window = self._window = curses.initscr()
+        window = self._window = _opened()
         try:
             curses.noecho()
             curses.cbreak()
