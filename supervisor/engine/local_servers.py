@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Literal
 
 from ...worker.contract.errors import InvalidParams, SpawnFailed
+from .local_ports import reserve
 
-START_S = 10.0
+START_S = 30.0
 """Seconds until a server accepts connections."""
 
 STOP_S = 5.0
@@ -46,15 +47,6 @@ def program_of(kind: str) -> str:
             f"cannot start {kind}: {reason}", key="engine", value=kind, reason=reason
         )
     return found
-
-
-def free_ports(count: int) -> list[int]:
-    """Returns ports that nothing listens on now."""
-    sockets = [socket.create_server((HOST, 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 class LocalServers:
@@ -96,8 +88,10 @@ class LocalServers:
         self.token = token
         self._host = host
         self._before = before
-        self.ports = list(ports) or free_ports(count)
-        self._routes = free_ports(count) if count > 1 else []
+        number = (0 if ports else count) + (count if count > 1 else 0)
+        found, self._held = reserve(number)
+        self.ports = list(ports) or found[:count]
+        self._routes = found[-count:] if count > 1 else []
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
 
     @property
@@ -191,6 +185,8 @@ class LocalServers:
                 process.kill()
                 process.wait()
         self.processes.clear()
+        for each in self._held:
+            each.close()
 
     def _nats(self, number: int, place: Path) -> list[str]:
         sync = "sync_interval: always" if self._fsync == "always" else ""

@@ -119,7 +119,7 @@ class RedisEngine:
         client: Wire = _REDIS.from_url(
             address,
             socket_timeout=None,  # an own bound for each operation: a default of seconds breaks blocking reads
-            socket_connect_timeout=1.0,
+            socket_connect_timeout=timeout_s,  # no shorter than an operation: under load a connection takes seconds
             retry=Retry(NoBackoff(), 0),
             max_connections=4096,
             **options,

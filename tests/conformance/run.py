@@ -13,7 +13,6 @@ import contextlib
 import json
 import os
 import re
-import socket
 import sys
 import tempfile
 from collections.abc import AsyncGenerator, Sequence
@@ -27,6 +26,7 @@ from aiohttp import web
 sys.path.append(str(Path(__file__).parents[1]))  # `python -P` leaves out where the harness is
 
 from daemon_process import DaemonProcess
+from free_ports import free_port
 from node_packages import MODULES, NODE
 
 SUITE = MODULES / "@modelcontextprotocol" / "conformance"
@@ -248,9 +248,7 @@ async def run_server(
     revision: str, era: str, scenarios: Sequence[str], folder: Path, verbose: bool
 ) -> list[Row]:
     """The scenarios for servers, against a daemon of their own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     config = CONFIG.format(
         port=port,
         server=SERVER,

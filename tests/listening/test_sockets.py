@@ -13,6 +13,7 @@ from corral.supervisor.config.listen import ListenAddress
 from corral.supervisor.config.spec import Spec
 from corral.supervisor.listening.sockets import ListenSockets
 from corral.worker.contract.errors import Conflict, InvalidParams, SpawnFailed
+from free_ports import free_port
 
 pytestmark = pytest.mark.shell
 
@@ -48,12 +49,6 @@ def is_refused(address: str) -> bool:
 
 def inode(fd: int) -> int:
     return os.fstat(fd).st_ino
-
-
-def free_port() -> int:
-    with socket.socket() as asked:
-        asked.bind(("127.0.0.1", 0))
-        return int(asked.getsockname()[1])
 
 
 def test_every_life_is_handed_the_same_socket(sockets: ListenSockets, tmp_path: Path) -> None:

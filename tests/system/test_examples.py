@@ -1,7 +1,6 @@
 """Runs the examples with a real daemon; tests/docs runs what README and docs show."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from daemon_process import BOUND_S, DaemonProcess
+from free_ports import free_port
 from mcp_editor import serving
 from node_packages import NODE_FOLDER
 
@@ -33,8 +33,7 @@ def test_an_example_runs_under_its_own_configuration(
 
 
 def test_the_jobs_and_timers_of_the_example_run(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = str(listener.getsockname()[1])
+    port = str(free_port())
     folder = ROOT / "examples" / "jobs"
     config = (folder / "corral.toml").read_text("utf-8").replace("8766", port)
     config += f'process.working_directory = "{folder}"\n'.replace("process.", "[process]\n", 1)
@@ -49,8 +48,7 @@ def test_the_jobs_and_timers_of_the_example_run(tmp_path: Path) -> None:
 
 
 def test_the_plain_service_is_replaced_when_it_hangs(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = str(listener.getsockname()[1])
+    port = str(free_port())
     config = (ROOT / "examples" / "web" / "corral.toml").read_text("utf-8").replace("8765", port)
     with DaemonProcess(tmp_path, config) as daemon:
         assert daemon.corral("start", "web").returncode == 0

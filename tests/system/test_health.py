@@ -17,18 +17,13 @@ import pytest
 from corral.worker.client.sync import Client
 from corral.worker.contract.errors import SpawnFailed, Timeout
 from daemon_process import AGENTS, BIN, BOUND_S, DaemonProcess
+from free_ports import free_port
 
 SERVER = AGENTS / "health_server.py"
 SILENT = AGENTS / "mcp_silent.py"
 OFFICIAL = AGENTS / "mcp_official.py"
 ECHO = AGENTS / "mcp_odd.py"
 Event = dict[str, Any]  # read freely
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 class Watch:

@@ -16,16 +16,11 @@ from typing import Any
 import pytest
 
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
+from free_ports import free_port
 
 pytestmark = pytest.mark.shell
 
 SERVER = AGENTS / "socket_server.py"
-
-
-def free_port() -> int:
-    with socket.socket() as asked:
-        asked.bind(("127.0.0.1", 0))
-        return int(asked.getsockname()[1])
 
 
 def agent(name: str, listen: object, mode: str = "", more: str = "") -> str:

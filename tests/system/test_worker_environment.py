@@ -1,8 +1,6 @@
 """What a worker's environment holds: the socket, its name and number; and what differs between the workers of one agent."""
 
 import json
-import os
-import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 import pytest
 
 from daemon_process import BIN, DaemonProcess
+from free_ports import free_port, free_ports
 
 pytestmark = pytest.mark.shell
 
@@ -94,15 +93,11 @@ command = ["python", "{programs}/mcp_odd.py"]
 
 
 def two_free_ports() -> int:
-    """The first of two ports of which both are free now."""
-    for port in range(20_000 + os.getpid() % 20_000, 64_000, 2):
-        try:
-            for each in (port, port + 1):
-                socket.create_server(("127.0.0.1", each)).close()
-        except OSError:
-            continue
-        return port
-    raise AssertionError("no two ports are free")
+    """The first of two ports, one after the other."""
+    first, second = free_ports(2)
+    while second != first + 1:
+        first, second = second, free_port()
+    return first
 
 
 @pytest.fixture(scope="module")
