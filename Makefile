@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench start workers supervisors growth tasks million backup memory logs mcp http dashboard sessions engines engine-chaos cluster-chaos cluster-simulation deploy isolation tenants flood deploys layout lines orphans chaos changes payments conformance openapi operations systemd cgroup-tier crewai openapi-client http-churn format clean
+.PHONY: hostile demo test check bench start workers supervisors growth tasks million backup memory logs mcp http dashboard sessions engines engine-chaos cluster-chaos cluster-simulation deploy isolation tenants flood deploys layout lines orphans chaos changes payments conformance openapi operations systemd cgroup-tier crewai openapi-client http-churn format clean
 .DELETE_ON_ERROR:
 
 # Hundreds of daemons and commands are started here: without bytecode each would compile what it imports, again and again.
@@ -96,6 +96,10 @@ chaos: $(VENV)/.test
 # Start and memory of a worker in each level of isolation.
 isolation: $(VENV)/.test
 	$(BIN)/python -P benchmarks/isolation.py $(ARGS)
+
+# Every attempt of a hostile agent on every level of isolation; writes the table of docs/explanation/hostile-agent.md.
+hostile: $(VENV)/.test
+	cd tests && $(abspath $(BIN))/python -P -c 'import sys; sys.path.insert(0, "."); import hostile_scene; hostile_scene.main()'
 
 # A thousand tenants with one hibernated agent each.
 tenants: $(VENV)/.test

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-LEVELS = ("one-uid", "own-uid", "strict", "container")
+LEVELS = ("none", "one-uid", "own-uid", "strict", "container")
 PAGE = Path(__file__).parents[1] / "docs" / "explanation" / "hostile-agent.md"
 
 
@@ -17,6 +17,8 @@ def _rows() -> dict[str, dict[str, str]]:
 
 
 ROWS = _rows()
+NOT_MEANT = "may"
+"""The cell of an attempt that an agent of the owner may make."""
 
 
 def cell(name: str, level: str) -> str:
