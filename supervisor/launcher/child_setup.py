@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from signal import signal as set_handler
     from typing import NoReturn, TypedDict
 
+    from ..linux.network_namespace import MapWriter
+
     class Confinement(TypedDict, total=False):
         """Holds the optional fields of a request: placement and restrictions, see `process.parent.Launch`."""
 
@@ -111,6 +113,7 @@ class ChildSetup:
         sandbox = spawn.get("sandbox")
         self.port = sandbox["listen"] if sandbox is not None else 0
         self.joined = sandbox if sandbox is not None and sandbox["kind"] == "join" else None
+        self.map_writer: MapWriter | None = None
         # The daemon takes the socket of a new network there.
         self.handover = fds.pop() if self.port else -1
 
@@ -143,13 +146,9 @@ class ChildSetup:
     def _enter_network(self) -> None:
         """Enters a network of its own with a loopback, and hands a socket that listens there to the daemon; or joins one."""
         if self.joined is not None:
-            from ..linux import joining  # noqa: PLC0415 - seldom asked for
-            from . import sandbox_entry  # noqa: PLC0415 - likewise
+            from . import sandbox_entry  # noqa: PLC0415 - seldom asked for
 
-            try:
-                sandbox_entry.join_network(self.joined["pid"], self.joined["pidfd"])
-            except joining.Refused as refused:
-                raise self._not_joined(refused) from None
+            sandbox_entry.join_network(self.joined["pid"], self.joined["pidfd"])
         if not self.port:
             return
         from ..linux import network_namespace  # noqa: PLC0415 - seldom asked for
@@ -157,8 +156,25 @@ class ChildSetup:
         try:
             network_namespace.enter(self.handover, self.port)
         except network_namespace.Refused as refused:
-            text = f"cannot hold network: {refused}"
-            raise Refused(refused.errno, text, key="process.network") from None
+            if refused.errno != errno.EPERM or os.geteuid() != 0 or not self._is_to_be_another:
+                raise _no_network(refused) from None
+            assert self.identity is not None, "it is to be another user"
+            self.map_writer = network_namespace.MapWriter(*self.identity[1:3])
+
+    @property
+    def _is_to_be_another(self) -> bool:
+        return self.identity is not None and self.identity[1] != 0
+
+    def _enter_network_as_user(self) -> None:
+        """Enters the network as the user of the program, where root lacks the capability."""
+        if self.map_writer is None:
+            return
+        from ..linux import network_namespace  # noqa: PLC0415 - seldom asked for
+
+        try:
+            network_namespace.enter(self.handover, self.port, self.map_writer)
+        except network_namespace.Refused as refused:
+            raise _no_network(refused) from None
 
     def _set_limits(self) -> None:
         # The address space comes last: after it, this interpreter may have no room for the others.
@@ -382,6 +398,7 @@ class ChildSetup:
         ("limits", _set_limits),
         ("nice", _set_nice),
         ("user", _change_user),
+        ("user-network", _enter_network_as_user),
         ("parent", _die_with_parent),
         ("sandbox", _join_sandbox),
         ("chdir", _change_folder),
@@ -392,6 +409,11 @@ class ChildSetup:
         ("files", _close_files),
         ("exec", _execute),
     )
+
+
+def _no_network(refused: Exception) -> Refused:
+    number = getattr(refused, "errno", errno.EPERM)
+    return Refused(number, f"cannot hold network: {refused}", key="process.network")
 
 
 def identity_of(user: str | None, group: str | None) -> tuple[int, int, list[int]]:

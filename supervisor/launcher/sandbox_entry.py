@@ -30,14 +30,10 @@ LEADER_GONE = 125
 def join_network(pid: int, pidfd: int) -> None:
     """Joins the network of the process alone, where this one may: a network that root has made no other user can join.
 
-    Raises:
-        joining.Refused: the process is gone, or may not be looked at.
+    Where it may not, as root without capabilities, `enter` joins the network with the user namespace, or says why not.
     """
-    network = joining.differing(pid) & joining.NETWORK
-    with contextlib.suppress(
-        joining.Refused
-    ):  # with its user namespace it may, or else that says why not
-        joining.join(pidfd, network)
+    with contextlib.suppress(joining.Refused):
+        joining.join(pidfd, joining.differing(pid) & joining.NETWORK)
 
 
 def enter(pid: int, pidfd: int, report: int, launcher: int) -> None:

@@ -7,11 +7,15 @@ not in. Standard library alone: the launcher loads it only on request.
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import socket
 import struct
 
+from .kernel import prctl
+
+PR_SET_KEEPCAPS, CAP_DAC_OVERRIDE, CAPABILITY_VERSION = 8, 1, 0x20080522
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 BACKLOG = 128
@@ -26,10 +30,65 @@ class Refused(Exception):
         self.errno = number
 
 
-def enter(handover: int, port: int) -> None:
+class MapWriter:
+    """Writes the maps of a user namespace for a process that has become another user, and cannot open its own files in /proc.
+
+    Such a process is not dumpable, so that its files are root's: proc(5). The writer is a child of it that becomes the same
+    user and keeps CAP_DAC_OVERRIDE alone. It is made while this process is still root.
+    """
+
+    def __init__(self, uid: int, gid: int) -> None:
+        asked, self._asks = os.pipe2(os.O_CLOEXEC)
+        process = os.getpid()
+        self._pid = os.fork()
+        if self._pid == 0:
+            code = 1
+            try:
+                os.close(self._asks)  # its end is the end of the wait below
+                prctl(PR_SET_KEEPCAPS, 1)
+                os.setgroups([])
+                os.setresgid(gid, gid, gid)
+                os.setresuid(uid, uid, uid)
+                word = 1 << CAP_DAC_OVERRIDE
+                header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0)
+                sets = (ctypes.c_uint32 * 6)(word, word, 0, 0, 0, 0)
+                if ctypes.CDLL(None).capset(header, sets) == 0 and os.read(asked, 1):
+                    _write_maps(str(process), uid, gid)
+                    code = 0
+            finally:
+                os._exit(code)
+        os.close(asked)
+
+    def write(self) -> None:
+        """Writes the maps of this process, which is in its new user namespace.
+
+        Raises:
+            OSError: the kernel refuses them.
+        """
+        os.write(self._asks, b"m")
+        os.close(self._asks)
+        if os.waitpid(self._pid, 0)[1] != 0:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+def _write_maps(process: str, uid: int, gid: int) -> None:
+    for name, value in (
+        ("setgroups", b"deny"),
+        ("uid_map", b"%d %d 1" % (uid, uid)),
+        ("gid_map", b"%d %d 1" % (gid, gid)),
+    ):
+        fd = os.open(f"/proc/{process}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, value)  # no codec: its module may be out of this user's reach
+        finally:
+            os.close(fd)
+
+
+def enter(handover: int, port: int, writer: MapWriter | None = None) -> None:
     """Moves this process to a new network, and sends a socket that listens at `port` of its loopback over `handover`.
 
-    Root needs no user namespace for it; another user gets one, in which it has its own number.
+    Root needs no user namespace for it; another user gets one, in which it has its own number. `writer` writes the maps of
+    that for a process that was root before.
 
     Raises:
         Refused: the kernel refuses a step.
@@ -42,16 +101,10 @@ def enter(handover: int, port: int) -> None:
     step = "user namespace"
     try:
         if uid != 0:
-            for name, value in (
-                ("setgroups", b"deny"),
-                ("uid_map", b"%d %d 1" % (uid, uid)),
-                ("gid_map", b"%d %d 1" % (gid, gid)),
-            ):
-                fd = os.open(f"/proc/self/{name}", os.O_WRONLY | os.O_CLOEXEC)
-                try:
-                    os.write(fd, value)  # no codec: its module may be out of this user's reach
-                finally:
-                    os.close(fd)
+            if writer is not None:
+                writer.write()
+            else:
+                _write_maps("self", uid, gid)
         step = "loopback"
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
             asked = struct.pack("16sh22x", LOOPBACK, 0)

@@ -556,6 +556,31 @@ def test_a_strict_agent_runs_under_the_unit_with_its_own_processes_and_files(box
     assert "No such file or directory" in "\n".join(lines[2:])
     (agent,) = answer(box, "status", "inside")["agents"]
     assert agent["workers"][0]["state"] in ("Starting", "Ready")
+    script = "readlink /proc/self/ns/pid; grep -c CapBnd:.*0000000000000000 /proc/self/status"
+    words = box.run("corral", "exec", "inside", "--", "sh", "-c", script).stdout.split()
+    assert words == [lines[0], "1"]
+
+
+PROXIED = """
+[agents.proxied]
+command = ["sleep", "1000000"]
+protocol = "none"
+process.working_directory = "/var/empty"
+process.isolation = "strict"
+process.network = "proxy"
+process.allowed_hosts = ["example.org"]
+"""
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+def test_a_strict_agent_behind_the_proxy_runs_under_the_unit_too(box: Box) -> None:
+    box.write("/var/empty/none", "")
+    start(box, PROXIED)
+    box.run("corral", "start", "proxied")
+    script = "readlink /proc/self/ns/net; tail -n +3 /proc/net/dev | wc -l"
+    network, count = box.run("corral", "exec", "proxied", "--", "sh", "-c", script).stdout.split()
+    assert network != box.run("readlink", "/proc/self/ns/net").stdout.strip()
+    assert count == "1"
 
 
 TENANT = f"""
