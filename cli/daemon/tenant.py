@@ -133,21 +133,24 @@ def resume(session: Session, name: str) -> None:
 
 
 @tenant.command("rm", cls=Command)
-@of_name
+@click.argument(
+    "names", metavar="NAME...", nargs=-1, required=True, shell_complete=complete_tenants
+)
 @click.pass_obj
-def remove(session: Session, name: str) -> None:
-    """End all of a tenant, and erase what there is of it.
+def remove(session: Session, names: tuple[str, ...]) -> None:
+    """End all of tenants, and erase what there is of them.
 
-    The audit alone keeps its records.
+    The audit alone keeps its records. The first tenant that cannot be removed ends the command; those before it are gone. With --json each has a line.
     """
-    found = session.call("tenant.rm", {"name": name}, timeout_s=None)
-    if session.json:
-        session.print_json(found)
-        return
-    session.print(render.one_line(f"removed {name}"))
-    counts = ", ".join(f"{value} {key}" for key, value in inner(found, "erased").items())
-    if counts:
-        session.note(f"erased: {counts}")
+    for name in names:
+        found = session.call("tenant.rm", {"name": name}, timeout_s=None)
+        if session.json:
+            session.print_json(found)
+            continue
+        session.print(render.one_line(f"removed {name}"))
+        counts = ", ".join(f"{value} {key}" for key, value in inner(found, "erased").items())
+        if counts:
+            session.note(f"erased: {counts}")
 
 
 def _print_switched(session: Session, found: dict[str, object], verb: str) -> None:

@@ -48,25 +48,32 @@ class Quotas:
         Without names it has those of all tenants and, first, those of the whole daemon.
 
         Args:
-            names: of agents and servers; others have none. None: all.
+            names: of agents and servers, or of tenants with all that is theirs; others have none. None: all.
             now: seconds of the monotonic clock.
 
         Raises:
-            NotFound: there is no agent, server, team or workflow of a name.
+            NotFound: there is no agent, server, team, workflow or tenant of a name.
         """
-        groups = self._agents.groups.by_name
         if names is None:
-            chosen = list(self._agents.agents.values())
+            tenants, chosen = set(self._tenants.all()), list(self._agents.agents.values())
         else:
-            chosen = [self._agents.of(each) for each in names if each not in groups]
+            tenants, chosen = self._chosen(names)
         found = list(self._whole()) if names is None else []
-        asked = sorted({tenant_of(each.name) for each in chosen})
-        for tenant in asked if names is not None else sorted(self._tenants.all()):
+        for tenant in sorted(tenants):
             found += self._of_tenant(tenant, now)
         for agent in sorted(chosen, key=lambda each: each.name):
             server = agent.spec.kind == "mcp"
             found += self._of_server(agent) if server else self._of_agent(agent, now)
         return [each for each in found if each.limit]
+
+    def _chosen(self, names: Sequence[str]) -> tuple[set[str], list[Agent]]:
+        """Returns the tenants and the agents that names stand for; an agent comes before a tenant of its name."""
+        agents, groups = self._agents.agents, self._agents.groups.by_name
+        left = [each for each in names if each not in groups]
+        whole = {each for each in left if each not in agents and self._tenants.find(each)}
+        chosen = [self._agents.of(each) for each in left if each not in whole]
+        chosen += [each for each in agents.values() if tenant_of(each.name) in whole]
+        return {*whole, *(tenant_of(each.name) for each in chosen)}, chosen
 
     def _whole(self) -> Iterator[Quota]:
         config, backlog = self._agents.config, self._backlog

@@ -25,6 +25,7 @@ CASES = [
     ("scale out", "N is missing"),
     ("run greeter hi --priority 99", "--priority 99: write a whole number from 1 to 10"),
     ("run greeter hi --priority", "--priority needs a value"),
+    ("tenant add t --max-agents 1", "--max-agents is no option; keys are written max_agents=VALUE"),
     ("run greeter hi --prioritty 3", "--prioritty is no option; did you mean --priority?"),
     ("run greeter hi --timeout abc", '--timeout: "abc" is no duration'),
     ("tasks --state odd", "--state odd: write "),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from corral.worker.contract.errors import (
+    NotFound,
     Overloaded,
     ResourceLimitExceeded,
 )
@@ -88,6 +89,15 @@ def test_one_task_more_than_those_of_a_minute_is_refused_and_others_are_not(
     assert [(each["agent"], each["used"]) for each in told] == [("acme/live", 2)]
     limited(daemon, max_tasks_per_minute=3)
     daemon.call("task.run", agent="acme/live", **NOTHING)
+
+
+def test_the_name_of_a_tenant_stands_for_all_that_is_its(daemon: DaemonProcess) -> None:
+    limited(daemon, max_agents=7)
+    found = daemon.call("quota.list", names=["acme"])["quotas"]
+    assert {each["tenant"] for each in found if each["name"] is None} == {"acme"}
+    assert {each["name"] for each in found} == {None, "acme/live", "acme/second"}
+    with pytest.raises(NotFound):
+        daemon.call("quota.list", names=["nobody"])
 
 
 def test_a_key_that_is_known_costs_no_task_of_the_minute(daemon: DaemonProcess) -> None:
