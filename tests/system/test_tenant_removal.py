@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from corral.supervisor.process.containment import state_number
 from corral.worker.contract.errors import Conflict, CorralError, NotFound
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 from tenant_uids import RANGE
@@ -124,6 +125,33 @@ def processes_with(word: str) -> list[int]:
     return found
 
 
+def groups_with(word: str) -> list[str]:
+    """The control groups of version 2 whose path has a word."""
+    roots = [Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup")]
+    root = next(each for each in roots if each.is_dir())
+    return [path for path, _, _ in os.walk(root) if word in path]
+
+
+def leave_traps(folder: Path, outside: Path) -> None:
+    """Puts what a hostile agent may leave for its removal into a folder: ways out of it, and what is hard to remove."""
+    outside.mkdir()
+    (outside / "kept").write_text("kept")
+    (folder / "link").symlink_to(outside)
+    (folder / "to-a-file").symlink_to(outside / "kept")
+    (folder / "to-all").symlink_to("/")
+    (folder / "set-uid").write_bytes(b"#!/bin/sh\n")
+    (folder / "set-uid").chmod(0o6755)
+    os.mkfifo(folder / "fifo")
+    (folder / "locked").mkdir()
+    (folder / "locked" / "link").symlink_to(outside)
+    (folder / "locked").chmod(0)
+    deep = folder
+    for _ in range(30):
+        deep /= "d" * 100
+        deep.mkdir()
+    (folder / os.fsdecode(b"\xff\n")).touch()
+
+
 def settled(daemon: DaemonProcess, agent: str, objective: str, **more: object) -> Any:
     task = daemon.call("task.submit", agent=agent, objective=objective, **more)
     return daemon.call("task.wait", task=task["id"])
@@ -177,12 +205,20 @@ def test_nothing_is_left_of_a_tenant_that_is_removed(daemon: DaemonProcess) -> N
     assert kinds | {"schedule", "tenant", "incarnation"} <= rows_with(store, NAME).keys()
     assert processes_with(f"{NAME}/")
     assert files_with(daemon.state_dir, NAME)
-    uid = daemon.call("tenant.show", name=NAME)["tenant"]["uid"]
+    tenant = daemon.call("tenant.show", name=NAME)["tenant"]
+    uid = tenant["uid"]
+    had_groups = bool(groups_with(NAME))
+    outside = daemon.folder / "outside"
+    leave_traps(Path(tenant["folder"]), outside)
     owner = rows_of(store, "live")
 
     found = daemon.call("tenant.rm", name=NAME)
     assert found["removed"] == [NAME]
     assert found["erased"]["rows"] > 0
+    assert (outside / "kept").read_text() == "kept"
+    until(lambda: groups_with(NAME) == [])
+    if groups_with(f"corral-{state_number(daemon.state_dir):08x}"):
+        assert had_groups, "the test has looked where the groups are"
 
     assert [each["name"] for each in daemon.call("secret.list")["secrets"]] == []
     assert [each["name"] for each in daemon.call("token.list")["tokens"]] == []
