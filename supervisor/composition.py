@@ -45,6 +45,8 @@ from .interactive.execs import Execs
 from .jobs.runner import JobRunner
 from .jobs.successes import Successes
 from .lifecycle.state_machine import UP
+from .logins.logins import Logins
+from .logins.steps import Steps
 from .logs.daemon_log import DaemonLog
 from .logs.forwarder import Forwarding
 from .logs.store import LogStore
@@ -52,6 +54,7 @@ from .methods.all import METHODS
 from .metrics.collector import Collector
 from .metrics.statistics import Statistics
 from .metrics.view import MetricsView
+from .oauth.token_store import TokenStore
 from .packages.store import Packages
 from .process.command import Commands
 from .process.launcher_client import Exit, Launcher
@@ -113,6 +116,7 @@ class Rooms:
         zygotes: "ZygotePool | None",
         tracer: Tracer | None,
         exports: Exports,
+        logins: Logins,
     ) -> None:
         self.config = config
         self.exports = exports
@@ -120,6 +124,7 @@ class Rooms:
         self.daemon_log = daemon_log
         self.forwarding = forwarding
         self.audit = audit
+        self.logins = logins
         self.paths = paths
         self.shared = shared
         self.execs = Execs(shared.launcher, shared.host, shared.generation)
@@ -342,6 +347,12 @@ class Rooms:
         zygotes = zygote_pool(
             launcher, host, bus, logs, store.generation, on_exit=exited, on_empty=emptied
         )
+        commands = Commands(launcher, host, store.generation)
+        logins = Logins(
+            TokenStore(paths.state_dir, host.environ.get("CREDENTIALS_DIRECTORY")),
+            Steps(commands, host),
+            bus.publish,
+        )
         shared = Shared(
             launcher=launcher,
             zygotes=ColdStarts(launcher, bus) if zygotes is None else zygotes,
@@ -355,13 +366,16 @@ class Rooms:
             host=host,
             stall_clock=StallClock(),
             alert_counts=Counts(),
-            probes=Probes(Commands(launcher, host, store.generation)),
+            probes=Probes(commands),
+            tokens=logins,
             starting=asyncio.Semaphore(config.process.start_concurrency),
         )
         exports = Exports(config.telemetry, store.generation, bus)
         await exports.follow(logs, stack)
         tracer = exports.tracer(stack)
-        this = cls(config, paths, shared, daemon_log, forwarding, audit, zygotes, tracer, exports)
+        this = cls(
+            config, paths, shared, daemon_log, forwarding, audit, zygotes, tracer, exports, logins
+        )
         stack.callback(this.activation.close)
         stack.push_async_callback(this.tenant_rooms.trees.close)
         await launcher.start()
@@ -453,6 +467,7 @@ class Rooms:
             disk_use=self.tenant_rooms.disk_use,
             costs=self.costs,
             approvals=self.approvals,
+            logins=self.logins,
             tokens=self.tokens,
             tenants=self.tenants,
             accounts=self.tenant_rooms.accounts,

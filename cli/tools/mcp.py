@@ -24,7 +24,12 @@ from ..render import inner, inners, items, number, word
 
 mcp = CommandGroup(
     "mcp",
-    table={"import": "tools.import_servers"},
+    table={
+        "import": "tools.import_servers",
+        "login": "tools.login",
+        "logins": "tools.login",
+        "logout": "tools.login",
+    },
     help="Manage MCP servers, and list and call their tools.",
 )
 

@@ -38,6 +38,7 @@ PROGRESS = "notifications/progress"
 READ = "resources/read"
 SET_LEVEL = "logging/setLevel"
 SUBSCRIBE = "resources/subscribe"
+TOKEN = "corral/token"
 UNSUBSCRIBE = "resources/unsubscribe"
 UPDATED = "notifications/resources/updated"
 

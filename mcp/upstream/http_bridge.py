@@ -4,7 +4,7 @@ The daemon starts `python -m corral.mcp.upstream.http_bridge` for a server with 
 life cycle of local ones: a crash, a limit and a restart have the same effects. It implements the client side of the
 transport of every revision, and must not know messages beyond the needs of the transport: ids, `initialize`,
 cancellation, and the tools with arguments in headers. When the server has dropped the session, the process ends with the
-reason on stderr, and its supervisor restarts it. OAuth is not supported: put a token into a header.
+reason on stderr, and its supervisor restarts it. Access tokens come over stdin, from the client: see `http_token`.
 
 The address is in CORRAL_MCP_URL and the headers, a JSON object, in CORRAL_MCP_HEADERS; neither is ever printed.
 """
@@ -27,6 +27,7 @@ from ...worker.contract.errors import (
     CorralError,
     InternalError,
     Overloaded,
+    PermissionDenied,
     ToolFailed,
 )
 from ...worker.contract.jsonrpc import CANCELLED, MAX_MESSAGE_BYTES
@@ -34,6 +35,7 @@ from ..protocol import messages
 from ..protocol.sse import Event, EventStream
 from . import http_headers
 from .http_client import CONNECT_S, RETRY_S, STREAM_TYPE, HttpClient, head_of, whole_body
+from .http_token import TokenSource, asks, is_challenge
 
 URL_VARIABLE = "CORRAL_MCP_URL"
 HEADERS_VARIABLE = "CORRAL_MCP_HEADERS"
@@ -55,6 +57,9 @@ MAX_RESUMES = 5
 """Number of resumptions in a row without an event after which the response counts as lost."""
 
 MAX_IN_FLIGHT = 1000
+
+MAX_CHALLENGES = 2
+"""Number of tokens that are tried for one request after the first was refused: another one, and one with more scopes."""
 
 Id = str | int
 NO_MARKS: Mapping[http_headers.Path, str] = MappingProxyType({})
@@ -81,6 +86,7 @@ class HttpBridge:
         url: address of the MCP endpoint.
         headers: headers of every request; those of the protocol take precedence.
         write: writes one line to the client, and waits while the client does not read.
+        asks_tokens: whether the client has access tokens for requests, see `http_token`.
         listen_s: seconds that the first request waits for the stream of unsolicited messages.
     """
 
@@ -90,6 +96,7 @@ class HttpBridge:
         headers: Mapping[str, str],
         write: Callable[[bytes], Awaitable[None]],
         *,
+        asks_tokens: bool = False,
         listen_s: float = LISTEN_S,
     ) -> None:
         self._server = HttpClient(url, headers)
@@ -101,6 +108,8 @@ class HttpBridge:
         self._version: str | None = None
         self._marks: dict[str, dict[http_headers.Path, str]] = {}
         self._is_old = False
+        self._is_proven = False
+        self._tokens = TokenSource(write, is_off=not asks_tokens)
         self._group: asyncio.TaskGroup
 
     async def run(self, reader: asyncio.StreamReader) -> None:
@@ -124,7 +133,7 @@ class HttpBridge:
             return
         with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError, CorralError):
             async with asyncio.timeout(GOODBYE_S):
-                (await self._server.send("DELETE", None, self._legacy_headers())).close()
+                (await self._send("DELETE", None, self._legacy_headers())).close()
 
     # -- from stdin to the server
 
@@ -137,7 +146,8 @@ class HttpBridge:
         method, number = message.get("method"), message.get("id")
         params = as_object(message.get("params")) or {}
         if not isinstance(method, str):
-            self._start(self._post(line))  # an answer to the server
+            if not self._tokens.take(message):
+                self._start(self._post(line))  # an answer to the server
         elif isinstance(number, str | int):
             if len(self._pending) >= MAX_IN_FLIGHT:
                 text = f"cannot send the request: {MAX_IN_FLIGHT} wait for their answers"
@@ -181,7 +191,7 @@ class HttpBridge:
     async def _post(self, line: bytes) -> None:
         """Posts a message without a response; a failure is logged."""
         try:
-            async with await self._server.send("POST", line, self._legacy_headers()) as response:
+            async with await self._send("POST", line, self._legacy_headers()) as response:
                 if response.status >= http.HTTPStatus.BAD_REQUEST:
                     body = await head_of(response)
                     if self._session_id is not None and _is_forgotten(response.status, body):
@@ -196,6 +206,8 @@ class HttpBridge:
             await self._ask(number, pending, line)
         except CorralError as error:
             await self._fail(number, error)
+            if self._is_proven and isinstance(error, PermissionDenied):
+                self._end_without_token(error)
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is one
             reason = self._server.masked(str(error)) or type(error).__name__
             text = f"cannot reach {self._server.address}: {reason}"
@@ -219,10 +231,11 @@ class HttpBridge:
             headers = http_headers.request_headers(
                 pending.modern_version, pending.method, pending.params, marks
             )
-        async with await self._server.send("POST", line, headers) as response:
+        async with await self._send("POST", line, headers) as response:
             if response.status >= http.HTTPStatus.BAD_REQUEST:
                 await self._refused(number, pending, response, line)
                 return
+            self._is_proven = True
             if pending.method == messages.INITIALIZE:
                 self._session_id = _session_id(response)
             if self._is_old:
@@ -260,6 +273,36 @@ class HttpBridge:
 
     # -- what is sent
 
+    async def _send(
+        self, method: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> aiohttp.ClientResponse:
+        """Sends a request with an access token where there is one, and again with another one when the server wants that.
+
+        Raises:
+            CorralError: there is no token that the server takes.
+        """
+        for challenges in range(MAX_CHALLENGES + 1):
+            token = await self._tokens.current()
+            self._server.hide(token)
+            own = {"Authorization": f"Bearer {token}"} if token else {}
+            response = await self._server.send(method, body, {**headers, **own})
+            header = ", ".join(response.headers.getall("WWW-Authenticate", []))
+            is_asked = not self._tokens.is_off and is_challenge(response.status, header)
+            if not is_asked or challenges == MAX_CHALLENGES:
+                break
+            response.close()
+            await self._tokens.renew(token, response.status, header)
+        return response
+
+    def _end_without_token(self, error: PermissionDenied) -> None:
+        """Ends the process when no request can succeed any more: the next one starts with the reason.
+
+        Raises:
+            Lost: the token is gone, rather than too weak for one request.
+        """
+        if error.data.get("reason") == "needs-login":
+            raise Lost("the server wants another login")
+
     def _legacy_headers(self) -> dict[str, str]:
         headers: dict[str, str] = {}
         if self._session_id is not None:
@@ -287,8 +330,8 @@ class HttpBridge:
 
     async def _pass_on(self, value: object, raw: bytes | None) -> None:
         message = as_object(value)
-        if message is None:
-            return
+        if message is None or message.get("method") == messages.TOKEN:
+            return  # a server has no token to ask for
         number = message.get("id")
         pending = None
         if "method" not in message and isinstance(number, str | int):
@@ -381,7 +424,7 @@ class HttpBridge:
         headers = self._legacy_headers()
         if last_id:
             headers["Last-Event-ID"] = last_id
-        return await self._server.send("GET", None, headers)
+        return await self._send("GET", None, headers)
 
     async def _listen(self, listening: asyncio.Event) -> None:
         """Keeps the stream of a legacy server's unsolicited messages open; many servers have none."""
@@ -419,7 +462,7 @@ class HttpBridge:
         async with asyncio.timeout(CONNECT_S):
             if not await opened:
                 return False
-        async with await self._server.send("POST", line, {}) as answer:
+        async with await self._send("POST", line, {}) as answer:
             if answer.status >= http.HTTPStatus.BAD_REQUEST:
                 raise self._server.error_of(answer, await head_of(answer))
         return True
@@ -521,7 +564,7 @@ async def serve(url: URL, headers: Mapping[str, str], read_fd: int, write_fd: in
 
     status = 0
     try:
-        await HttpBridge(url, headers, write).run(reader)
+        await HttpBridge(url, headers, write, asks_tokens=asks(os.environ)).run(reader)
     except* Lost as losses:
         _log(f"cannot go on: {losses.exceptions[0]}")
         status = 1

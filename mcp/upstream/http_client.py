@@ -47,6 +47,7 @@ class HttpClient:
         self.address = url.origin()
         """Scheme, host and port."""
         self._headers = dict(headers)
+        self._hidden = ""
         self._http: aiohttp.ClientSession
 
     async def __aenter__(self) -> Self:
@@ -123,9 +124,13 @@ class HttpClient:
         words = "".join(one if one.isprintable() else " " for one in text[:200])
         return f"{reason}: {self.masked(words)}"
 
+    def hide(self, text: str) -> None:
+        """Masks a text from now on, in place of the one before."""
+        self._hidden = text
+
     def masked(self, text: str) -> str:
         """Masks the values of the own headers in a text, in case the server repeats them, and the query."""
-        for value in self._headers.values():
+        for value in (*self._headers.values(), self._hidden):
             for secret in (value, value.partition(" ")[2]):
                 if len(secret) >= 4:
                     text = text.replace(secret, "…")

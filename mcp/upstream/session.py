@@ -14,7 +14,7 @@ import asyncio
 import enum
 import logging
 import select
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from ...worker.contract.channel import Channel
 from ...worker.contract.codec import as_array
@@ -24,6 +24,7 @@ from ...worker.contract.errors import (
     MethodNotFound,
     NotFound,
     Overloaded,
+    PermissionDenied,
     ResourceLimitExceeded,
     Timeout,
     ToolFailed,
@@ -87,6 +88,8 @@ class Session:
         on_updated: takes the URI of a changed resource that is subscribed to, or below one that is.
         on_notification: takes `notifications/message`, the server's own log.
         on_closed: called once when the connection has ended, with the error if this side closed it.
+        authorize: answers the `corral/token` requests of the process that connects a remote server; see `http_token`.
+            A server without one cannot ask.
     """
 
     def __init__(
@@ -106,6 +109,7 @@ class Session:
         on_updated: Callable[[str], None] = _ignore,
         on_notification: Callable[[Notification], None] = _ignore,
         on_closed: Callable[[CorralError | None], None] = _ignore,
+        authorize: Callable[[Mapping[str, object]], Awaitable[object]] | None = None,
     ) -> None:
         self.name = name
         self.liveness = Liveness(PROVES_SILENT * request_timeout_s)
@@ -120,6 +124,8 @@ class Session:
         self._on_updated = on_updated
         self._on_notification = on_notification
         self._on_closed = on_closed
+        self._authorize = authorize
+        self._unauthorized: CorralError | None = None
         self._state = _State.NEW
         self._opened: Opened | None = None
         self._modern_version: str | None = None
@@ -274,7 +280,7 @@ class Session:
                     return await self._initialize()
                 return await self._discover(timeout_s=self._probe_s if is_probe else None)
             except CorralError as error:
-                if self._channel.is_closed:
+                if self._channel.is_closed or isinstance(error, PermissionDenied):
                     raise
                 logger.debug("%s refused the %s era: %s", self._channel.name, era, error)
                 refusals.append(error)
@@ -507,6 +513,10 @@ class Session:
             if self._state is _State.OPEN:
                 self._channel.close()  # it has closed its stdin but lives on, and is useless
             return ToolFailed(text, **facts, lost=True, sent=is_sent)
+        if isinstance(error, PermissionDenied) and self._unauthorized is not None:
+            # Its own words: a server may send this code as well.
+            own = self._unauthorized
+            return PermissionDenied(own.message, **{**own.data, **facts})
         if isinstance(error, Timeout):
             if timeout_s is None:
                 return error  # the connection was closed with it: see open()
@@ -526,7 +536,21 @@ class Session:
 
     async def _answer(self, request: Request) -> object:
         """Serves the requests of a server: a ping, and those that the one caller in flight can answer."""
-        return {} if request.method == messages.PING else await self._flights.ask(request)
+        if request.method == messages.PING:
+            return {}
+        if request.method == messages.TOKEN and self._authorize is not None:
+            return await self._token(request.params)
+        return await self._flights.ask(request)
+
+    async def _token(self, params: Mapping[str, object]) -> object:
+        assert self._authorize is not None, "the caller has looked"
+        try:
+            found = await self._authorize(params)
+        except CorralError as error:
+            self._unauthorized = error
+            raise
+        self._unauthorized = None
+        return found
 
     def _on_message(self, notification: Notification) -> None:
         """Takes notifications; late and unexpected ones are dropped."""

@@ -638,6 +638,9 @@ class Membership:
             self._service.removed(agent.name)
             self._shared.bus.publish("agent.removed", agent=agent.name)
         await self._replicas.close(supervisors)
+        for agent in agents:
+            if agent.spec.asks_tokens:
+                await self._shared.tokens.removed(agent.name)
 
 
 def addition_of(entry: Entry) -> Addition:

@@ -84,6 +84,13 @@ EXAMPLES: Mapping[str, Mapping[str, object]] = {
     "event.publish": {"type": "price.changed", "data": {"item": "A-17", "price": 12.5}},
     "log.follow": {"names": ["crawler"], "n": 10},
     "log.read": {"names": ["crawler"], "n": 10, "stream": "stderr"},
+    "mcp.finish_login": {
+        "name": "issues",
+        "login": "8Cw3kJ1vXoQ",
+        "redirect": "http://127.0.0.1:41357/callback?code=c0de&state=5tate",
+    },
+    "mcp.login": {"name": "issues"},
+    "mcp.logout": {"name": "issues"},
     "mcp.attach": {"read_only": True},
     "mcp.call": {"name": "files__read_file", "arguments": {"path": "notes.txt"}},
     "mcp.prompts": {},

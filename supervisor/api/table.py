@@ -39,6 +39,7 @@ from ..backup.backups import Backups
 from ..config.labels import is_glob
 from ..deployment.deployments import Deployments
 from ..hibernation.hibernation import Hibernation
+from ..logins.logins import Logins
 from ..logs.daemon_log import log_outcome
 from ..metrics.statistics import Statistics
 from ..metrics.view import MetricsView
@@ -270,6 +271,7 @@ class Control:
     packages: Packages
     costs: CostSums
     approvals: Approvals
+    logins: Logins
     tokens: Tokens
     tenants: Tenants
     accounts: Accounts

@@ -33,6 +33,8 @@ OMITTED = {
     "restore": "a restoration that waits for a start",
     "sdk": "made at each start",
     "tmp": "temporary folders of workers",
+    "tokens.d": "tokens of remote MCP servers: a copy that renews them would end those of this daemon",
+    "tokens.key": "the key of these tokens",
 }
 """Entries of the state folder that no backup has, each with the reason."""
 

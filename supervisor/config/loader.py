@@ -23,6 +23,7 @@ from ..decoding.values import (
     is_table,
 )
 from ..memory_pools.declared import DeclaredPool, check_pool, decode_pools
+from ..oauth.declared import Oauth, oauth_as_table
 from ..stores.declared import DeclaredStore
 from ..stores.tables import decode_stores, urls_of
 from ..tenants.naming import why_no_name
@@ -92,7 +93,7 @@ LEVELS_MAX = 100
 _S = TypeVar("_S", bound=Struct)
 _T = TypeVar("_T")
 ONLY_OF_SERVERS = frozenset(
-    {"idle_timeout", "concurrency", "share", "spares", "max_calls_per_minute"}
+    {"idle_timeout", "concurrency", "share", "spares", "max_calls_per_minute", "oauth"}
 ) | {"relays", "disabled"}
 
 
@@ -590,6 +591,8 @@ def _plain(value: object) -> object:
         return value.plain
     if isinstance(value, Placement):
         return {key: _plain(each) for key, each in asdict(value).items() if each}
+    if isinstance(value, Oauth):
+        return oauth_as_table(value)
     if isinstance(value, Scale):
         return value.min if value.min == value.max else {"min": value.min, "max": value.max}
     if isinstance(value, float) and value.is_integer():

@@ -36,6 +36,8 @@ def check_program(document: Document, path: KeyPath, own: Mapping[str, object]) 
         return
     if own.get("headers"):
         raise document.error((*path, "headers"), None, "they go with url only")
+    if own.get("oauth"):
+        raise document.error((*path, "oauth"), None, "it goes with url only")
     if command and entrypoint:
         reason = "it contradicts command: write one of the two"
         raise document.error((*path, "entrypoint"), entrypoint, reason)

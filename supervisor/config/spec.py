@@ -64,6 +64,7 @@ from ..decoding.values import (
     whole_seconds,
 )
 from ..memory_pools.declared import DeclaredPool, a_pool
+from ..oauth.declared import Oauth, oauth_table
 from ..stores.declared import DeclaredStore
 from ..tenants.tenant import Limits, Tenant
 from ..tenants.uids import uid_range
@@ -476,6 +477,7 @@ class Spec(Struct, frozen=True, kw_only=True):
     ready: Ready | None = None
     url: Annotated[str, web_url] | None = None
     headers: Annotated[dict[str, str], http_headers] = {}
+    oauth: Annotated[Oauth, oauth_table] | None = None
     method: Literal["POST", "PUT"] = "POST"
     webhook_secret: Annotated[str, signing_key] = ""
     idle_timeout: Seconds = 300.0
@@ -507,8 +509,19 @@ class Spec(Struct, frozen=True, kw_only=True):
     @property
     def expandable(self) -> tuple[str, ...]:
         """Returns the values in which secrets are expanded."""
-        tables = (self.environment, self.headers, self.store_urls)
+        tables = (self.environment, self.headers, self.store_urls, self.oauth_secrets)
         return (*(value for table in tables for value in table.values()), self.webhook_secret)
+
+    @property
+    def oauth_secrets(self) -> dict[str, str]:
+        """Returns the references to secrets in `oauth`, by key."""
+        return {} if self.oauth is None else self.oauth.secrets
+
+    @property
+    def asks_tokens(self) -> bool:
+        """Returns True for a remote MCP server whose headers have no credentials: it may want access tokens."""
+        is_remote = self.kind == "mcp" and self.url is not None and not self.command
+        return is_remote and not any(name.lower() == "authorization" for name in self.headers)
 
     @property
     def checks(self) -> tuple[Check, ...]:
@@ -575,6 +588,7 @@ RESTART_KEYS = frozenset(
     "disabled",
     "url",
     "headers",
+    "oauth",
     "method",
     "webhook_secret",
     "listen",

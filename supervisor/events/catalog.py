@@ -341,6 +341,14 @@ _TYPES = (
         Field("outcome", "text", "`ok`, `error` (the tool returned one), or the name of the error"),
         Field("duration_s", "seconds", "from the call to its end"),
     ), stored="no, the audit has it"),
+    EventType("mcp.logged_in", "A person has logged in to a remote MCP server.", AGENT, (
+        Field("issuer", "text", "the authorization server"),
+        Field("scopes", "list of text", "what the token is good for"),
+    )),
+    EventType("mcp.logged_out", "The token of a remote MCP server was forgotten on request.", AGENT),
+    EventType("mcp.login_needed", "A remote MCP server wants a token that corral does not have.", AGENT, (
+        _REASON,
+    )),
     EventType("mcp.tools_changed", "A server lists other tools than before.", LIFE, (
         Field("added", "list of text", "added tools, at most 100"),
         Field("removed", "list of text", "removed tools, at most 100"),

@@ -18,6 +18,12 @@ from .restart_policy import History
 ASKED_FOR = frozenset({"stopped", "hibernated"})
 """Results of requested ends, which do not count against the worker."""
 
+NEEDS_LOGIN = "needs-login"
+"""Result of a start for which a remote MCP server wants a token that the daemon does not have."""
+
+GIVEN_UP = frozenset({"restart-limit", "exec-failed", "start-timeout", NEEDS_LOGIN})
+"""Results of ends after which a worker is not started again."""
+
 
 class State(enum.StrEnum):
     """Represents the state of a worker, as `status` shows it."""
@@ -209,9 +215,10 @@ class Shaken(Struct, frozen=True):
 
 
 class Refused(Struct, frozen=True):
-    """Reports that the handshake failed for good: the program speaks another protocol."""
+    """Reports that the handshake failed for good: the program speaks another protocol, or `result` says what it lacks."""
 
     message: str
+    result: str = "exec-failed"
 
 
 class Worked(Struct, frozen=True):

@@ -21,6 +21,7 @@ from .readiness import awaited
 from .restart_policy import Again, History, after_life, backoff_s, decide
 from .state_machine import (
     ASKED_FOR,
+    NEEDS_LOGIN,
     TRANSITIONS,
     UP,
     Ask,
@@ -258,7 +259,7 @@ def _shaken(worker: Worker, _: Shaken, now: float) -> Step:
 def _refused(worker: Worker, event: Refused, now: float) -> Step:
     if worker.state is not State.STARTING or worker.pid is None:
         return worker, []
-    return _kill(worker, "exec-failed", event.message, now)
+    return _kill(worker, event.result, event.message, now)
 
 
 def _worked(worker: Worker, event: Worked, now: float) -> Step:
@@ -357,7 +358,7 @@ def _conclude(worker: Worker, last: LastExit, jitter: float, now: float) -> Work
         resume_at = now if worker.wanted and not worker.waits else None
         worker = replace(worker, history=history, ready_at=None)
         return replace(worker, last_exit=last, resume_at=resume_at)
-    if worker.cause == "exec-failed":
+    if worker.cause in ("exec-failed", NEEDS_LOGIN):
         return replace(worker, last_exit=last, ready_at=None)  # it would fail again
     return _after_death(worker, last, worker.left, jitter, now)
 

@@ -33,7 +33,7 @@ from ...worker.control.results import (
     Removed,
     ToolCallRate,
 )
-from ...worker.control.template_results import TemplateUse
+from ...worker.control.runtime_results import TemplateUse
 from ..access.scope import ALL_NAMES, NAME, NAMES, NAMES_AND_GROUPS, NEW_AGENT
 from ..agents.await_state import can_pause
 from ..agents.membership import Addition

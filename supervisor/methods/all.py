@@ -4,6 +4,7 @@ from ..api.table import METHODS
 from ..approval_methods import approval
 from ..cluster_methods import node
 from ..interactive import methods as interactive
+from ..login_methods import login
 from ..package_methods import deployment, package
 from ..tenant_methods import removal, tenant
 from . import (
@@ -33,6 +34,7 @@ __all__ = [
     "deployment",
     "group",
     "interactive",
+    "login",
     "mcp",
     "node",
     "observe",

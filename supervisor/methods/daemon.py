@@ -33,7 +33,7 @@ from ...worker.control.results import (
     Reloaded,
     Stopping,
 )
-from ...worker.control.template_results import Template, TemplateParam, Templates
+from ...worker.control.runtime_results import Template, TemplateParam, Templates
 from ..access.scope import ALL_NAMES, OPEN, is_in_scope
 from ..api.caller import made_by
 from ..api.faces import faces
@@ -41,7 +41,7 @@ from ..api.openrpc import openrpc
 from ..api.results import Open, as_result
 from ..api.table import Caller, Control, Method, method
 from ..api.tenant_view import own_statistics
-from ..lifecycle.state_machine import UP, State
+from ..lifecycle.state_machine import GIVEN_UP, UP, State
 from ..process.launch import secret_problems
 from ..secrets.secrets import is_reference
 
@@ -51,9 +51,6 @@ if TYPE_CHECKING:
 SCHEMA = Open("Schema", "A JSON Schema (draft 2020-12)")
 
 OPENRPC = Open("OpenRpc", "An OpenRPC document (https://spec.open-rpc.org)")
-
-FAILED = ("restart-limit", "exec-failed", "start-timeout")
-"""Ends after which a worker is not restarted."""
 
 
 @method("daemon.ping", "read", NoParams, Done, scope=OPEN, faces=faces("GET /ping", python="ping"))
@@ -310,7 +307,7 @@ async def _services(control: Control) -> "Services":
         servers=len(servers),
         up=sum(server.state in UP for server in servers),
         failed=tuple(
-            f"{name}: {last.message}" for name, last in ends if last and last.result in FAILED
+            f"{name}: {last.message}" for name, last in ends if last and last.result in GIVEN_UP
         ),
         cold=tuple(
             f"{name} starts cold: {each['reason']}"

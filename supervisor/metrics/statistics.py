@@ -18,7 +18,7 @@ from ...worker.contract.records import Task
 from ..agents.agent import Agent
 from ..agents.agents import Agents
 from ..events.bus import Event, rfc3339
-from ..lifecycle.state_machine import UP, State, Worker
+from ..lifecycle.state_machine import GIVEN_UP, UP, State, Worker
 from ..process.usage import read_process
 from ..supervision.incarnation import Incarnation
 from ..supervision.limit_enforcer import LimitEnforcer
@@ -511,10 +511,6 @@ class Statistics:
             leader_s = 0.0 if leader is None else leader.total_s
             present.cpu_s += max(leader_s, self._limits.cpu_s(supervisor))
         return present
-
-
-GIVEN_UP = frozenset({"restart-limit", "exec-failed", "start-timeout"})
-"""Results of ends after which a worker is not started again."""
 
 
 def _has_given_up(worker: Worker) -> bool:

@@ -37,6 +37,9 @@ from .parent import Launch
 URL, HEADERS = "CORRAL_MCP_URL", "CORRAL_MCP_HEADERS"
 """The variables that pass the address and the headers (a JSON object) to the process of a remote server."""
 
+TOKENS = "CORRAL_MCP_TOKENS"
+"""The variable that tells the process of a remote server that the daemon answers its requests for access tokens."""
+
 WEBHOOK = "CORRAL_WEBHOOK_"
 """The beginning of the variables that pass the same, the method and the signing key to the process of a webhook."""
 
@@ -386,6 +389,7 @@ def secret_problems(specs: Iterable[Spec], secrets: Secrets) -> list[str]:
             ("variable", spec.environment),
             ("header", spec.headers),
             ("store", spec.store_urls),
+            ("oauth", spec.oauth_secrets),
             ("key", {"webhook_secret": spec.webhook_secret}),
         )
         for problem in secrets.problems(values, spec.name, what)
@@ -452,7 +456,8 @@ def _remote_variables(spec: Spec, host: Host) -> dict[str, str]:
     """Returns the variables that say where a remote server or a webhook is, and with which credentials."""
     assert spec.url is not None, "what is remote has one"
     if spec.protocol != "webhook":
-        return {URL: spec.url, HEADERS: _headers(spec, host)}
+        asks = {TOKENS: "1"} if spec.asks_tokens else {}
+        return {URL: spec.url, HEADERS: _headers(spec, host), **asks}
     key = {"webhook_secret": spec.webhook_secret}
     return {
         f"{WEBHOOK}URL": spec.url,

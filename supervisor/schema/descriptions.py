@@ -198,6 +198,7 @@ DESCRIPTIONS: dict[str, str] = {
     "agents.ready": "with protocol = \"none\": the check that makes it Ready, in place of having lived for 1 s; table",
     "agents.url": "in place of command: a remote MCP server, reached over streamable HTTP by a bridge process of its own, or with protocol = \"webhook\" the service that takes the tasks; http or https address",
     "agents.headers": "HTTP headers for every request to url; ${secret:NAME} is expanded in values; table of strings",
+    "agents.oauth": "how corral logs in to the remote server at url, see OAuth; not set: as the server's own answers say; table",
     "agents.method": "with protocol = \"webhook\": the method of a request; POST, PUT",
     "agents.webhook_secret": "with protocol = \"webhook\": the key that signs each request; ${secret:NAME} is expanded; string",
     "agents.idle_timeout": "stopped when unused for so long, started by the next call; duration, 0 is off",

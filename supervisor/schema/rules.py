@@ -8,6 +8,7 @@ from ..config import job, labels, listen, probe_spec, spec, workflow
 from ..decoding import values
 from ..decoding.decoder import Field
 from ..decoding.values import Available, Between, Each, Matching, OneOf, Rule, Whole
+from ..oauth import declared as oauth
 from ..stores import declared
 from ..tenants import uids
 
@@ -170,6 +171,10 @@ def _smoke(_found: Schema) -> Schema:
     return {**_check({"input": {}}, probe_spec.SMOKE_KEYS), "required": ["objective"]}
 
 
+def _oauth(_found: Schema) -> Schema:
+    return _object({key: or_variable(of_field(field)) for key, field in oauth.OAUTH_KEYS.items()})
+
+
 _SCHEMAS: Mapping[Rule, Callable[[Schema], Schema]] = {
     values.duration: _always(DURATION),
     values.above_zero: _above_zero,
@@ -212,6 +217,8 @@ _SCHEMAS: Mapping[Rule, Callable[[Schema], Schema]] = {
     settings.hidden: _always(TEXT),
     settings.node_labels: _always(STRINGS),
     settings.placement_table: _always(_PLACEMENT),
+    oauth.loopback_address: _always({"type": "string", "pattern": "^http://"}),
+    oauth.oauth_table: _oauth,
     spec.scale: _always(_SCALE),
     spec.retention_table: _always(_RETENTION),
     workflow.json_value: _always({}),

@@ -261,7 +261,11 @@ async def bring_up(life: Incarnation, owner: Owner, shared: Shared) -> state_mac
         life.has_failed_handshake = True
         is_gone = isinstance(error, WorkerFailed | Timeout) or bool(error.data.get("lost"))
         reason = error.message.removeprefix(f'cannot start worker "{owner.id}": ')
-        return None if is_gone else state_machine.Refused(reason)
+        if is_gone:
+            return None
+        if error.data.get("reason") == state_machine.NEEDS_LOGIN:
+            return state_machine.Refused(reason, state_machine.NEEDS_LOGIN)
+        return state_machine.Refused(reason)
     life.checkpoint = None  # it may be megabytes
     return state_machine.Shaken()
 

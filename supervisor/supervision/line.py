@@ -86,6 +86,14 @@ class Hooks(Protocol):
         """Returns whether a program without a protocol is ready."""
         ...
 
+    async def token(self, wish: Mapping[str, object]) -> object:
+        """Answers a request for an access token, see `mcp.upstream.http_token`.
+
+        Raises:
+            CorralError: there is none.
+        """
+        ...
+
 
 class Line(Protocol):
     """Speaks the protocol with one incarnation."""
@@ -259,6 +267,7 @@ class McpLine:
             on_notification=hooks.receive,
             on_catalogue=hooks.catalogue_changed,
             on_updated=hooks.resource_updated,
+            authorize=hooks.token if spec.asks_tokens else None,
         )
 
     def _log(self, foreign: Foreign) -> None:

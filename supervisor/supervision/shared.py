@@ -8,7 +8,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
@@ -152,6 +152,22 @@ class Zygotes(Protocol):
         ...
 
 
+class Tokens(Protocol):
+    """Gives the processes of remote MCP servers their access tokens: the port of the room `logins`."""
+
+    async def token(self, spec: Spec, wish: Mapping[str, object]) -> dict[str, object]:
+        """Returns the token of the moment, or another one than that which the server refused.
+
+        Raises:
+            CorralError: there is none; PermissionDenied where a person has to log in.
+        """
+        ...
+
+    async def removed(self, name: str) -> None:
+        """Forgets what is kept of a server that was removed."""
+        ...
+
+
 @dataclass(frozen=True)
 class Shared:
     """Holds the collaborators of every supervisor.
@@ -172,6 +188,7 @@ class Shared:
     host: Host
     stall_clock: StallClock
     probes: Probes
+    tokens: Tokens
     alert_counts: Counts
     starting: asyncio.Semaphore
     start_gate: StartGate = field(default_factory=lambda: StartGate(PREPARED_STARTS))

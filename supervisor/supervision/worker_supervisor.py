@@ -144,6 +144,9 @@ class _LineHooks:
     def resource_updated(self, uri: str) -> None:
         self._supervisor.on_updated(uri)
 
+    async def token(self, wish: Mapping[str, object]) -> object:
+        return await self._supervisor.shared.tokens.token(self._supervisor.spec, wish)
+
     async def probe(self, ready: Readiness) -> Finding:
         supervisor = self._supervisor
         life = supervisor.life

@@ -10,14 +10,14 @@ from ..tenancy.tenants import Tenants
 from .leftovers import end_processes, erase_folders, erase_shared
 from .rows import erase_rows
 
-FLAT = ("tmp", "secrets.d", "installed", "environments", "cache")
+FLAT = ("tmp", "secrets.d", "tokens.d", "installed", "environments", "cache")
 """Folders with entries of all owners; those of a tenant are named TENANT+..."""
 
 logger = logging.getLogger(__name__)
 
 
 def folders_of(state_dir: Path, name: str) -> list[Path]:
-    """Returns the folders, and the files of secrets, that a tenant has in the state folder."""
+    """Returns the folders, and the files of secrets and tokens, that a tenant has in the state folder."""
     flat = (path for part in FLAT for path in (state_dir / part).glob(f"{name}+*"))
     aside = (path for part in FLAT for path in (state_dir / part).glob(f".{name}+*"))
     logs, packages = state_dir / "logs", state_dir / "packages" / name

@@ -24,6 +24,7 @@ mcp.protocol: worker.contract
 mcp.upstream: worker.contract mcp.protocol
 mcp.pool: worker.contract mcp.protocol mcp.upstream
 mcp.endpoint: worker.contract mcp.protocol mcp.upstream
+mcp.oauth: worker.contract mcp.protocol
 mcp.cortex: worker.contract
 supervisor.linux:
 supervisor.launcher: linux
@@ -36,14 +37,15 @@ supervisor.cluster: worker.contract decoding
 supervisor.engine: worker.contract cluster
 supervisor.nodes: worker.contract cluster engine
 supervisor.memory_pools: worker.contract decoding tenants
-supervisor.config: worker.contract cluster decoding mcp.pool memory_pools secrets stores tenants
+supervisor.oauth: worker.contract mcp.oauth decoding linux
+supervisor.config: worker.contract cluster decoding mcp.pool memory_pools oauth secrets stores tenants
 supervisor.store: worker.contract
 supervisor.access: worker.contract worker.control store
 supervisor.lifecycle: worker.contract config
 supervisor.events: worker.contract config store
 supervisor.tenancy: worker.contract config decoding linux store tenants
 supervisor.quotas: worker.contract config events tenancy tenants
-supervisor.schema: worker.contract cluster config decoding events memory_pools stores tenants
+supervisor.schema: worker.contract cluster config decoding events memory_pools oauth stores tenants
 supervisor.audit: worker.contract config store
 supervisor.backup: worker.contract worker.control audit config decoding linux memory_pools secrets store stores
 supervisor.containers: config
@@ -62,6 +64,7 @@ supervisor.overrides: worker.contract config decoding revisions
 supervisor.agents: worker.contract mcp.protocol mcp.upstream mcp.pool config decoding events lifecycle overrides process quotas revisions store supervision tenancy
 supervisor.telemetry: worker.contract logs
 supervisor.hibernation: worker.contract lifecycle events supervision agents
+supervisor.logins: worker.contract mcp.oauth config lifecycle oauth process
 supervisor.zygote: worker.contract agents config events launcher lifecycle linux logs process supervision
 supervisor.tasks: worker.contract worker.control mcp.pool config decoding events lifecycle process quotas store streaming supervision telemetry agents hibernation
 supervisor.activation: worker.contract agents lifecycle supervision
@@ -74,14 +77,15 @@ supervisor.worker_api: worker.contract mcp.protocol mcp.pool agents audit config
 supervisor.metrics: worker.contract worker.control agents config events lifecycle process store supervision tasks worker_api
 supervisor.reports: worker.contract worker.control events logs store supervision
 supervisor.package_methods: worker.contract worker.control access api events packages supervision
-supervisor.api: worker.contract worker.control mcp.pool access agents audit backup config deployment events lifecycle logs metrics packages process quotas secrets sessions stores supervision hibernation tasks worker_api reports tenancy tenants approvals
+supervisor.api: worker.contract worker.control mcp.pool access agents audit backup config deployment events lifecycle logins logs metrics packages process quotas secrets sessions stores supervision hibernation tasks worker_api reports tenancy tenants approvals
 supervisor.tenant_methods: worker.contract worker.control access agents api config decoding lifecycle memory_pools process supervision tenant_removal tenants
 supervisor.tenant_removal: worker.contract process store tenancy
 supervisor.interactive: worker.contract worker.control access api config containers process supervision
-supervisor.methods: worker.contract worker.control access agents api audit backup config decoding events interactive lifecycle logs overrides package_methods process revisions schema secrets store streaming supervision tenant_methods worker_api reports approval_methods cluster_methods
+supervisor.methods: worker.contract worker.control access agents api audit backup config decoding events interactive lifecycle login_methods logs overrides package_methods process revisions schema secrets store streaming supervision tenant_methods worker_api reports approval_methods cluster_methods
 supervisor.approval_methods: worker.contract worker.control access api
 supervisor.cluster_methods: worker.control api
 supervisor.cluster_node: worker.contract worker.control agents cluster config decoding engine events lifecycle nodes process supervision tasks
+supervisor.login_methods: worker.contract worker.control access api config lifecycle
 supervisor.mcp_gateway: worker.contract worker.control mcp.protocol access api config events supervision tasks worker_api
 supervisor.transport: worker.contract worker.control mcp.protocol mcp.endpoint access api mcp_gateway streaming supervision
 supervisor.http: worker.contract mcp.protocol mcp.upstream mcp.endpoint api
@@ -110,6 +114,8 @@ PURE = {
     "supervisor.quotas": "spending fair_share task_limits",
     "supervisor.tenant_trees": "sums",
     "supervisor.memory_pools": "declared",
+    "supervisor.oauth": "declared",
+    "mcp.oauth": "challenge metadata records",
     "supervisor.cluster": "settings lease placement fencing",
     "supervisor.store": "sealed",
     "supervisor.access": "scope change_rate",

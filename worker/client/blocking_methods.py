@@ -29,6 +29,7 @@ from ..control.access import NewToken, TokenList, TokenRemoved, Whoami
 from ..control.approvals import Approvals
 from ..control.backup import BackupMade, BackupPiece, Exported, Imported
 from ..control.deployments import Deployment, Deployments
+from ..control.logins import LoggedOut, Login, Logins, LoginStarted
 from ..control.metrics import MetricsHistory, MetricsLatest, MetricsTop
 from ..control.nodes import Node, Nodes
 from ..control.packages import PackageDetails, PackageRecord, PackageRecords, PackageUpload
@@ -73,7 +74,7 @@ from ..control.results import (
     WorkflowShown,
 )
 from ..control.revisions import RevisionDiff, Revisions, RevisionShown, RolledBack
-from ..control.runtime_results import Agents, AgentSet, RuntimeStatistics, Stores
+from ..control.runtime_results import Agents, AgentSet, RuntimeStatistics, Stores, Templates
 from ..control.state_results import (
     Checkpoints,
     CheckpointShown,
@@ -87,7 +88,6 @@ from ..control.state_results import (
     SessionShown,
     Value,
 )
-from ..control.template_results import Templates
 from ..control.tenants import (
     TenantAdded,
     TenantChanged,
@@ -810,6 +810,38 @@ class BlockingMethods:
         return self._loop.wait(
             self._runtime.call_tool(name, arguments, timeout_s=timeout_s, traceparent=traceparent)
         )
+
+    def finish_login(self, name: str, login: str, *, redirect: str | None = None) -> Login:
+        """Finishes a login, and starts the server's workers that waited for it; `pending` while a device has not been told yet.
+
+        Needs the right "admin".
+        """
+        return self._loop.wait(self._runtime.finish_login(name, login, redirect=redirect))
+
+    def start_login(
+        self, name: str, *, port: int = 41357, device: bool = False, scopes: Sequence[str] = ()
+    ) -> LoginStarted:
+        """Starts a login to a remote MCP server (OAuth): returns the address that a person's browser has to open.
+
+        Needs the right "admin".
+        """
+        return self._loop.wait(
+            self._runtime.start_login(name, port=port, device=device, scopes=scopes)
+        )
+
+    def list_logins(self) -> Logins:
+        """Lists the remote MCP servers with the state of their logins; no token.
+
+        Needs the right "read".
+        """
+        return self._loop.wait(self._runtime.list_logins())
+
+    def logout(self, name: str, *, revoke: bool = True) -> LoggedOut:
+        """Forgets the token of a remote MCP server and corral's registration there, and revokes the token.
+
+        Needs the right "admin".
+        """
+        return self._loop.wait(self._runtime.logout(name, revoke=revoke))
 
     def list_prompts(self) -> Prompts:
         """Lists the prompts of all servers, by exposed name; a server that never listed anything is started first.

@@ -40,6 +40,15 @@ from ..control.deployments import (
     DeploymentsParams,
     DeployParams,
 )
+from ..control.logins import (
+    LoggedOut,
+    Login,
+    LoginFinishParams,
+    LoginParams,
+    Logins,
+    LoginStarted,
+    LogoutParams,
+)
 from ..control.metrics import (
     MetricsHistory,
     MetricsHistoryParams,
@@ -159,7 +168,7 @@ from ..control.revisions import (
     RollbackParams,
     RolledBack,
 )
-from ..control.runtime_results import Agents, AgentSet, RuntimeStatistics, Stores
+from ..control.runtime_results import Agents, AgentSet, RuntimeStatistics, Stores, Templates
 from ..control.state_results import (
     Checkpoints,
     CheckpointShown,
@@ -173,7 +182,6 @@ from ..control.state_results import (
     SessionShown,
     Value,
 )
-from ..control.template_results import Templates
 from ..control.tenants import (
     TenantAdded,
     TenantAddParams,
@@ -924,6 +932,40 @@ class Methods:
             CallParams, name=name, arguments=arguments, timeout_s=timeout_s, traceparent=traceparent
         )
         return await self._connection.ask(object, "mcp.call", params)
+
+    async def finish_login(self, name: str, login: str, *, redirect: str | None = None) -> Login:
+        """Finishes a login, and starts the server's workers that waited for it; `pending` while a device has not been told yet.
+
+        Needs the right "admin".
+        """
+        params = given(LoginFinishParams, name=name, login=login, redirect=redirect)
+        return await self._connection.ask(Login, "mcp.finish_login", params)
+
+    async def start_login(
+        self, name: str, *, port: int = 41357, device: bool = False, scopes: Sequence[str] = ()
+    ) -> LoginStarted:
+        """Starts a login to a remote MCP server (OAuth): returns the address that a person's browser has to open.
+
+        Needs the right "admin".
+        """
+        params = given(LoginParams, name=name, port=port, device=device, scopes=scopes)
+        return await self._connection.ask(LoginStarted, "mcp.login", params)
+
+    async def list_logins(self) -> Logins:
+        """Lists the remote MCP servers with the state of their logins; no token.
+
+        Needs the right "read".
+        """
+        params = given(NoParams)
+        return await self._connection.ask(Logins, "mcp.logins", params)
+
+    async def logout(self, name: str, *, revoke: bool = True) -> LoggedOut:
+        """Forgets the token of a remote MCP server and corral's registration there, and revokes the token.
+
+        Needs the right "admin".
+        """
+        params = given(LogoutParams, name=name, revoke=revoke)
+        return await self._connection.ask(LoggedOut, "mcp.logout", params)
 
     async def list_prompts(self) -> Prompts:
         """Lists the prompts of all servers, by exposed name; a server that never listed anything is started first.

@@ -25,7 +25,7 @@ from ..contract.records import (
     WhenDown,
     WorkflowStatus,
 )
-from .template_results import TemplateUse
+from .runtime_results import TemplateUse
 
 Table: TypeAlias = Annotated[
     dict[str, object], Meta(description="A table of the configuration, as the file has it")

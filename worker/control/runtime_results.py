@@ -1,13 +1,17 @@
-"""Defines the results of `agent.list`, `agent.set`, `runtime.stats` and `store.list`, which show and change what runs as a whole.
+"""Defines the results of `agent.list`, `agent.set`, `runtime.stats`, `store.list` and `template.list`, which show and change what runs as a whole.
 
 Keys may be added to a result, never changed or removed. Knows no method.
 """
 
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ..contract.records import AgentStatus
+
+Table: TypeAlias = Annotated[
+    dict[str, object], Meta(description="A table of the configuration, as the file has it")
+]
 
 
 class Agents(Struct, frozen=True, kw_only=True):
@@ -61,3 +65,37 @@ class Stores(Struct, frozen=True, kw_only=True):
     """Represents the result of `store.list`."""
 
     stores: list[Store]
+
+
+class TemplateParam(Struct, frozen=True, kw_only=True):
+    """Represents a parameter of a template: its JSON Schema, and whether it has to be given."""
+
+    name: str
+    schema: Table
+    required: bool
+
+
+class Template(Struct, frozen=True, kw_only=True):
+    """Represents a template: its file, the template that it begins with, its parameters, and the agents that have it."""
+
+    name: str
+    source: str
+    base: str | None
+    description: str
+    params: list[TemplateParam]
+    used_by: list[str]
+
+
+class Templates(Struct, frozen=True, kw_only=True):
+    """Represents the result of `template.list`."""
+
+    templates: list[Template]
+
+
+class TemplateUse(Struct, frozen=True, kw_only=True):
+    """Represents the template of an agent: `params` with their defaults, and `spec`, what both make together."""
+
+    name: str
+    source: str | None
+    params: Table
+    spec: Table

@@ -1,0 +1,130 @@
+"""Defines what the steps of an authorization take and return: settings, clients, pending logins, grants.
+
+Frozen values that travel as JSON between a daemon and the process of a step. No representation of one has a secret.
+"""
+
+from typing import Literal
+
+from msgspec import Struct
+
+from .challenge import Challenge
+
+VARIABLE = "CORRAL_MCP_OAUTH"
+"""The variable that has the order of a step, for `program`."""
+
+MARK = b"corral-oauth: "
+"""Beginning of the line in which `program` answers."""
+
+GrantType = Literal["authorization_code", "client_credentials"]
+
+
+class _Hiding(Struct, frozen=True, kw_only=True):
+    """Represents itself by the name of its class alone: fields of it are secrets."""
+
+    def __repr__(self) -> str:
+        """Returns it without its values."""
+        return f"{type(self).__name__}(...)"
+
+
+class Settings(_Hiding, frozen=True, kw_only=True):
+    """Holds what the configuration says about one server; secrets are expanded."""
+
+    grant: GrantType = "authorization_code"
+    issuer: str = ""
+    client_id: str = ""
+    client_secret: str = ""
+    client_metadata_url: str = ""
+    private_key: str = ""
+    scopes: tuple[str, ...] = ()
+    redirect_uri: str = ""
+
+
+class Client(_Hiding, frozen=True, kw_only=True):
+    """Represents corral as a client of one authorization server: `origin` is how it came to its id.
+
+    `method` is that of the token endpoint: none, client_secret_basic, client_secret_post or private_key_jwt.
+    """
+
+    issuer: str
+    client_id: str
+    client_secret: str = ""
+    method: str = "none"
+    origin: Literal["configured", "document", "registered"] = "registered"
+    redirect_uri: str = ""
+    expires_at: float = 0.0
+
+
+class Endpoints(Struct, frozen=True, kw_only=True):
+    """Holds what is known of an authorization server."""
+
+    issuer: str
+    token: str
+    authorization: str = ""
+    registration: str = ""
+    device: str = ""
+    revocation: str = ""
+    sends_iss: bool = False
+    takes_documents: bool = False
+    methods: tuple[str, ...] = ()
+    scopes: tuple[str, ...] = ()
+    grants: tuple[str, ...] = ()
+
+
+class Grant(_Hiding, frozen=True, kw_only=True):
+    """Holds the tokens of one server; `expires_at` is wall-clock time in seconds, 0 without an end."""
+
+    url: str
+    resource: str
+    endpoints: Endpoints
+    client: Client
+    access_token: str
+    refresh_token: str = ""
+    scope: str = ""
+    obtained_at: float = 0.0
+    expires_at: float = 0.0
+
+
+class Pending(_Hiding, frozen=True, kw_only=True):
+    """Represents a login that a person has to finish: in a browser, or with `device_code` at another device."""
+
+    url: str
+    resource: str
+    endpoints: Endpoints
+    client: Client
+    scope: str
+    redirect_uri: str = ""
+    state: str = ""
+    verifier: str = ""
+    authorization_url: str = ""
+    device_code: str = ""
+    user_code: str = ""
+    verification_uri: str = ""
+    verification_uri_complete: str = ""
+    interval_s: float = 5.0
+    expires_at: float = 0.0
+
+
+class Order(_Hiding, frozen=True, kw_only=True):
+    """Asks for one step. Fields that the step does not need are absent.
+
+    `client` and `scope` are those of an earlier grant or registration; `redirect` is the address to which the browser
+    was sent back; `until` is the wall-clock time until which the step may wait.
+    """
+
+    step: Literal["start", "device", "finish", "poll", "refresh", "client", "revoke"]
+    url: str
+    settings: Settings = Settings()
+    challenge: Challenge | None = None
+    client: Client | None = None
+    scope: str = ""
+    redirect: str = ""
+    pending: Pending | None = None
+    grant: Grant | None = None
+    until: float = 0.0
+
+
+class Answer(_Hiding, frozen=True, kw_only=True):
+    """Holds the result of a step: a login under way, or the grant, or neither while a device has not been told yet."""
+
+    pending: Pending | None = None
+    grant: Grant | None = None

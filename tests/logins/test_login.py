@@ -1,0 +1,237 @@
+"""Logins to a remote server: the official SDK's server and its authorization server, a real daemon, and the command."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from corral.worker.contract.errors import CorralError
+from daemon_process import BIN, BOUND_S, DaemonProcess
+
+PROGRAMS = Path(__file__).parents[1]
+
+
+class Guarded:
+    """The server with its authorization server."""
+
+    def __init__(self, port: int) -> None:
+        self.base = f"http://127.0.0.1:{port}"
+
+    def did(self) -> dict[str, int]:
+        with urllib.request.urlopen(f"{self.base}/did", timeout=BOUND_S) as answer:
+            return dict(json.load(answer))
+
+    def end_tokens(self, *, wholly: bool = False) -> None:
+        request = urllib.request.Request(
+            f"{self.base}/end{'?all=1' if wholly else ''}", method="POST"
+        )
+        with urllib.request.urlopen(request, timeout=BOUND_S):
+            pass
+
+
+@contextlib.contextmanager
+def guarded(*flags: str) -> Generator[Guarded, None, None]:
+    command = [sys.executable, "-P", "-m", "programs.mcp_oauth", *flags]
+    environ = {**os.environ, "PYTHONPATH": str(PROGRAMS)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environ) as process:
+        try:
+            assert process.stdout is not None
+            yield Guarded(int(process.stdout.readline()))
+        finally:
+            process.kill()
+
+
+CONFIG = """
+[recovery]
+restart_backoff_base = "10ms"
+[mcp.servers.far]
+url = "{base}/{path}"
+instances = {instances}
+"""
+
+
+def config(server: Guarded, path: str = "mcp", instances: int = 1) -> str:
+    return CONFIG.format(base=server.base, path=path, instances=instances)
+
+
+def browse(url: str) -> str:
+    """What a browser does that has agreed: the address to which it is sent back."""
+
+    class Stop(urllib.request.HTTPRedirectHandler):
+        def redirect_request(self, *_args: Any) -> None:  # Any: its own signature
+            return None
+
+    try:
+        urllib.request.build_opener(Stop()).open(url, timeout=BOUND_S)
+    except urllib.error.HTTPError as answer:
+        with answer:
+            return answer.headers["Location"]
+    raise AssertionError("it was not sent back")
+
+
+def log_in(daemon: DaemonProcess, name: str = "far") -> Any:  # a result
+    started = daemon.call("mcp.login", name=name)
+    return daemon.call(
+        "mcp.finish_login", name=name, login=started["login"], redirect=browse(started["url"])
+    )
+
+
+def added(daemon: DaemonProcess, a: int, b: int) -> str:
+    result = daemon.call("mcp.call", name="far__add", arguments={"a": a, "b": b})
+    return str(result["content"][0]["text"])
+
+
+def has_rested(worker: Any) -> bool:  # Any: a worker's status
+    last = worker["last_exit"]
+    return worker["state"] == "Terminated" and last is not None and last["result"] == "needs-login"
+
+
+def refused(call: Callable[[], object]) -> CorralError:
+    with pytest.raises(CorralError) as caught:
+        call()
+    return caught.value
+
+
+def test_a_server_without_a_token_says_how_to_log_in(tmp_path: Path) -> None:
+    with guarded() as server, DaemonProcess(tmp_path, config(server)) as daemon:
+        assert refused(lambda: added(daemon, 1, 2)).data["result"] == "needs-login"
+        worker = daemon.await_worker("far-0", lambda w: w["state"] == "Terminated")
+        assert worker["last_exit"]["result"] == "needs-login"
+        assert "corral mcp login far" in worker["last_exit"]["message"]
+        assert daemon.call("mcp.logins")["logins"][0]["state"] == "none"
+
+
+def test_after_a_login_the_server_is_ready_and_its_token_is_nowhere_in_clear(
+    tmp_path: Path,
+) -> None:
+    with guarded() as server, DaemonProcess(tmp_path, config(server)) as daemon:
+        refused(lambda: added(daemon, 1, 2))
+        found = log_in(daemon)
+        assert (found["state"], found["scopes"], found["renews"]) == ("logged-in", ["read"], True)
+        daemon.await_worker("far-0", lambda w: w["state"] == "Ready")
+        assert added(daemon, 1, 2) == "3"
+        shown = [str(daemon.call("daemon.status")), str(daemon.call("agent.show", name="far"))]
+        shown += [str(daemon.call("mcp.logins")), str(daemon.call("daemon.export"))]
+        shown += [str(daemon.call("audit.list")), str(daemon.call("event.list"))]
+        shown += [daemon.log.read_text(), str(daemon.call("log.read", names=["far"]))]
+        pid = daemon.worker("far-0")["pid"]
+        shown.append(Path(f"/proc/{pid}/cmdline").read_text())
+        files = [each for each in daemon.state_dir.rglob("*") if each.is_file()]
+        kept = [each.read_bytes() for each in files]
+        assert not any("at-" in each or "rt-" in each for each in shown)
+        assert not any(b'"access_token"' in each or b"rt-" in each for each in kept)
+        modes = {p.name: p.stat().st_mode & 0o777 for p in files if "tokens" in str(p)}
+        assert set(modes.values()) == {0o600}
+
+
+def test_a_token_is_renewed_before_its_end_and_once_for_all_processes(tmp_path: Path) -> None:
+    with (
+        guarded("--life", "4") as server,
+        DaemonProcess(tmp_path, config(server, instances=3)) as daemon,
+    ):
+        log_in(daemon)
+        ends_at = time.monotonic() + 9
+        calls = 0
+        while time.monotonic() < ends_at:
+            with ThreadPoolExecutor(3) as pool:
+                sums = list(pool.map(lambda n: added(daemon, n, 1), range(3)))
+            assert sums == ["1", "2", "3"]
+            calls += 1
+        did = server.did()
+        assert did["refreshed"] >= 2
+        assert did["refreshed"] <= calls
+        assert "reused" not in did  # a rotated token was sent twice
+        assert did["exchanged"] == 1
+
+
+def test_a_token_that_the_server_has_ended_is_renewed_within_the_call(tmp_path: Path) -> None:
+    with guarded() as server, DaemonProcess(tmp_path, config(server)) as daemon:
+        log_in(daemon)
+        assert added(daemon, 1, 1) == "2"
+        server.end_tokens()
+        assert added(daemon, 1, 2) == "3"
+        assert daemon.worker("far-0")["incarnation"] == 1
+
+
+def test_a_login_that_the_server_has_ended_is_asked_for_again(tmp_path: Path) -> None:
+    with guarded() as server, DaemonProcess(tmp_path, config(server)) as daemon:
+        log_in(daemon)
+        assert added(daemon, 1, 1) == "2"
+        server.end_tokens(wholly=True)
+        assert refused(lambda: added(daemon, 1, 1)).data["reason"] == "needs-login"
+        daemon.await_worker("far-0", has_rested)
+        log_in(daemon)
+        assert added(daemon, 1, 3) == "4"
+
+
+def test_a_logout_revokes_the_token_and_leaves_nothing(tmp_path: Path) -> None:
+    with guarded() as server, DaemonProcess(tmp_path, config(server)) as daemon:
+        log_in(daemon)
+        assert daemon.call("mcp.logout", name="far")["forgotten"]
+        assert server.did()["revoked"] >= 1
+        assert not list((daemon.state_dir / "tokens.d").iterdir())
+        assert not daemon.call("mcp.logout", name="far")["forgotten"]
+
+
+def test_an_answer_for_another_login_is_refused(tmp_path: Path) -> None:
+    with guarded() as server, DaemonProcess(tmp_path, config(server)) as daemon:
+        mine, other = (daemon.call("mcp.login", name="far") for _ in range(2))
+
+        def finish(redirect: str) -> object:
+            return daemon.call(
+                "mcp.finish_login", name="far", login=mine["login"], redirect=redirect
+            )
+
+        assert refused(lambda: finish(browse(other["url"]))).data["reason"] == "state-mismatch"
+        assert refused(lambda: finish("http://127.0.0.1/?code=x")).data["reason"] == "no-redirect"
+        said_no = f"{mine['redirect_uri']}?error=access_denied&state={state_of(mine['url'])}"
+        assert refused(lambda: finish(said_no)).data["reason"] == "access-denied"
+        assert server.did().get("exchanged") is None
+        assert finish(browse(mine["url"]))
+
+
+def state_of(url: str) -> str:
+    return parse_qs(urlsplit(url).query)["state"][0]
+
+
+@pytest.mark.parametrize("way", ["browser", "paste"])
+def test_the_command_logs_in(way: str, tmp_path: Path) -> None:
+    with guarded() as server, DaemonProcess(tmp_path, config(server)) as daemon:
+        option = "--paste" if way == "paste" else "--no-browser"
+        command = [str(BIN / "corral"), "--socket", str(daemon.socket), "mcp", "login", "far"]
+        with subprocess.Popen(
+            [*command, option],
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process:
+            assert process.stderr is not None
+            back = browse(process.stderr.readline().split()[1])
+            if way == "browser":
+                with urllib.request.urlopen(back, timeout=BOUND_S) as page:
+                    assert page.status == 200
+            said, _ = process.communicate(f"{back}\n", timeout=BOUND_S)
+        assert process.returncode == 0
+        assert said.startswith("logged in to far at ")
+        assert added(daemon, 3, 4) == "7"
+
+
+def test_a_login_outlives_the_daemon(tmp_path: Path) -> None:
+    with guarded() as server, DaemonProcess(tmp_path, config(server)) as daemon:
+        log_in(daemon)
+        assert daemon.stop() == 0
+        daemon.start()
+        assert added(daemon, 2, 2) == "4"
+        assert server.did()["exchanged"] == 1
