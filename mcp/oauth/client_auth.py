@@ -34,10 +34,10 @@ def method_for(settings: Settings, offered: Sequence[str]) -> str:
 
 def method_to_ask(offered: Sequence[str]) -> str:
     """Returns the method to register with: none, since a loopback client keeps no secret, unless the server wants one."""
-    for each in ("none", "client_secret_basic", "client_secret_post"):
-        if each in offered:
-            return each
-    return "none" if not offered else offered[0]
+    if not offered or "none" in offered:
+        return "none"
+    known = (each for each in offered if each in ("client_secret_basic", "client_secret_post"))
+    return next(known, offered[0])
 
 
 def authenticated(client: Client, endpoints: Endpoints, settings: Settings, now: float) -> Signed:

@@ -462,17 +462,13 @@ async def _revoke(http: Http, order: Order) -> None:
     assert grant is not None, "there is a grant to revoke"
     if not grant.endpoints.revocation:
         return
-    # Some servers want the secret of a client in the form of this request, whatever they say.
-    ways = [grant.client, replace(grant.client, method="client_secret_post")]
+    more, headers = client_auth.authenticated(
+        grant.client, grant.endpoints, order.settings, time.time()
+    )
     for hint, token in (
         ("refresh_token", grant.refresh_token),
         ("access_token", grant.access_token),
     ):
-        for client in ways if token else []:
-            more, headers = client_auth.authenticated(
-                client, grant.endpoints, order.settings, time.time()
-            )
+        if token:
             fields = {"token": token, "token_type_hint": hint, **more}
-            status, _, _ = await http.post_form(grant.endpoints.revocation, fields, headers)
-            if status < 400:
-                break
+            await http.post_form(grant.endpoints.revocation, fields, headers)

@@ -90,6 +90,7 @@ EXAMPLES: Mapping[str, Mapping[str, object]] = {
         "redirect": "http://127.0.0.1:41357/callback?code=c0de&state=5tate",
     },
     "mcp.login": {"name": "issues"},
+    "mcp.logins": {},
     "mcp.logout": {"name": "issues"},
     "mcp.attach": {"read_only": True},
     "mcp.call": {"name": "files__read_file", "arguments": {"path": "notes.txt"}},
