@@ -5,7 +5,9 @@ the audit. A task keeps MAX_CALLS calls; its record counts all. The calls go wit
 """
 
 import asyncio
+import sqlite3
 import time
+from collections.abc import Sequence
 
 from msgspec import Struct
 
@@ -13,7 +15,7 @@ from ...worker.contract import codec
 from ...worker.contract.records import TaskCall
 from ..events.bus import rfc3339
 from ..secrets.secrets import masked, masked_address
-from ..store.store import Store, moment_of, number_of
+from ..store.store import Row, Store, insert, moment_of, number_of
 
 FLUSH_S = 0.08
 """Seconds that a row waits for others."""
@@ -33,7 +35,10 @@ SWEEP_ROWS = 1_000
 SWEEP_PAUSE_S = 0.02
 """Seconds between two such removals."""
 
-INTO = "INSERT INTO task_call (task, delivery, at, tool, outcome, duration_s, size_bytes, result) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+INTO = "task_call (task, delivery, at, tool, outcome, duration_s, size_bytes, result)"
+
+ROW_BYTES = 256
+"""Bytes that a row is estimated to take beside its result."""
 
 
 class Ended(Struct, frozen=True):
@@ -48,12 +53,30 @@ class Ended(Struct, frozen=True):
     result: object = None
 
 
+class _Rows:
+    """Inserts rows as one step of the store: a commit of other writes waits for few statements."""
+
+    def __init__(self, rows: Sequence[Row], size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self.count = len(rows)
+        self._rows = rows
+
+    def seal(self) -> None:
+        """Ends nothing: this step does not grow."""
+
+    def run(self, connection: sqlite3.Connection) -> int:
+        """Inserts the rows; returns their number."""
+        insert(connection, INTO, self._rows)
+        return self.count
+
+
 class CallHistory:
     """Writes and reads the tool calls of tasks in a store; belongs to the loop's thread."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._waiting: list[tuple[str, tuple[object, ...]]] = []
+        self._waiting: list[Row] = []
+        self._waiting_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, call: Ended, *, with_result: bool) -> None:
@@ -67,7 +90,8 @@ class CallHistory:
             *(call.task, call.delivery, call.at_s, call.tool, call.outcome),
             *(call.duration_s, size_bytes, kept),
         )
-        self._waiting.append((INTO, row))
+        self._waiting.append(row)
+        self._waiting_bytes += ROW_BYTES + (0 if kept is None else len(kept))
         if len(self._waiting) >= FLUSH_ROWS:
             self.flush()
         elif self._timer is None:
@@ -79,8 +103,8 @@ class CallHistory:
             self._timer.cancel()
             self._timer = None
         if self._waiting:
-            rows, self._waiting = self._waiting, []
-            self._store.post(*rows)
+            self._store.post(_Rows(self._waiting, self._waiting_bytes))
+            self._waiting, self._waiting_bytes = [], 0
 
     async def of(self, task: str) -> list[TaskCall]:
         """Returns the calls of a task that the store has, oldest first.

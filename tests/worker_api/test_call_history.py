@@ -1,6 +1,7 @@
 """The tool calls of tasks in a real store: they are read as they were, bounded, and go with the record of their task."""
 
 import asyncio
+import sqlite3
 import time
 from pathlib import Path
 
@@ -57,6 +58,38 @@ def test_calls_are_kept_in_order_and_bounded(tmp_path: Path) -> None:
         await store.write(("UPDATE task_call SET result = x'00' WHERE id = 1", ()))
         first = (await history.of("t"))[0]
         assert (first.tool, first.result) == ("odd__0", None), "a damaged byte costs one result"
+        await store.close()
+
+    asyncio.run(scenario())
+
+
+class Tracing:
+    """A step of the store, after which it has all statements."""
+
+    size_bytes = count = 0
+
+    def __init__(self) -> None:
+        self.statements: list[str] = []
+
+    def seal(self) -> None:
+        pass
+
+    def run(self, connection: sqlite3.Connection) -> int:
+        connection.set_trace_callback(self.statements.append)
+        return 0
+
+
+def test_calls_that_end_together_are_few_statements(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        store = Store.open(tmp_path / "corral.db")
+        tracing = Tracing()
+        await store.write(tracing)
+        history = CallHistory(store)
+        for number in range(128):
+            history.add(call("t", number), with_result=False)
+        await written(history, store)
+        assert len([each for each in tracing.statements if "task_call" in each]) == 2
+        assert len(await history.of("t")) == 128
         await store.close()
 
     asyncio.run(scenario())
