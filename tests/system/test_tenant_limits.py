@@ -72,6 +72,7 @@ def test_one_task_more_than_those_of_a_minute_is_refused_and_others_are_not(
     daemon: DaemonProcess,
 ) -> None:
     limited(daemon, max_tasks_per_minute=2)
+    began = time.monotonic()
     for name in ("acme/live", "acme/second"):
         daemon.call("task.run", agent=name, **NOTHING)
     for _ in range(3):
@@ -79,7 +80,8 @@ def test_one_task_more_than_those_of_a_minute_is_refused_and_others_are_not(
             daemon.call("task.run", agent="acme/live", **NOTHING)
         data: Any = refused.value.data
         assert (data["limit"], data["value"], data["tenant"]) == ("max_tasks_per_minute", 2, "acme")
-        assert 50 < data["retry_after_s"] <= 62
+        # It is the time until the first of them is a minute old; the machine may take its time meanwhile.
+        assert 60 - (time.monotonic() - began) - 0.01 <= data["retry_after_s"] <= 62
     daemon.call("task.run", agent="other/live", **NOTHING)
     daemon.call("task.run", agent="live", **NOTHING)
     found = quota(daemon, "max_tasks_per_minute")
