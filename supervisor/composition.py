@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..mcp.pool.pool import Pool
 from ..worker.contract.errors import CorralError
+from ..worker.contract.names import tenant_of
 from .access.tokens import Tokens
 from .activation.activation import SocketActivation
 from .agents.agent import Agent
@@ -311,7 +312,11 @@ class Rooms:
     ) -> "Rooms":
         """Makes the rooms, starts the launcher, and loads what the store has; `stack` takes them down."""
         event_history = await EventHistory.open(store)
-        logs = LogStore(paths.state_dir / "logs", unclean=not event_history.was_clean)
+        logs = LogStore(
+            paths.state_dir / "logs",
+            unclean=not event_history.was_clean,
+            read_pause_s=lambda agent, size: this.turns.read_pause_s(tenant_of(agent), size),
+        )
         stack.callback(logs.close)
         bus = Bus(event_history.first_seq, event_history.keep, reserve=event_history.reserve)
         audit = await Audit.open(store, lambda: this.agents.config.audit)

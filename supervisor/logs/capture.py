@@ -66,6 +66,8 @@ class LogFolder:
     """Called with agent and worker after each write."""
     on_rotated: Callable[[str, str], None]
     """Called with agent and worker after each rotation."""
+    read_pause_s: Callable[[str, int], float] = lambda _agent, _bytes: 0.0
+    """Returns, for an agent and the bytes of a read, the seconds for which its pipes are not read."""
     numbers: Iterator[int] = field(default_factory=lambda: count(1))
     """Numbers for new files, of all writers: none is given twice, so that readers move only forward."""
     losses: int = 0
@@ -99,16 +101,8 @@ class LogStream:
     """Represents one stream of one incarnation: bytes in, whole lines out to the worker's file."""
 
     __slots__ = (
-        "_closed",
-        "_cut",
-        "_gathered",
-        "_gathered_bytes",
-        "_incarnation",
-        "_rest",
-        "_tag",
-        "_tap",
-        "name",
-        "writer",
+        *("_closed", "_cut", "_gathered", "_gathered_bytes", "_incarnation"),
+        *("_rest", "_tag", "_tap", "name", "writer"),
     )
 
     def __init__(
@@ -300,6 +294,10 @@ class LogWriter:
     def _new_file(self, files: Sequence[File] = ()) -> RotatingFile:
         folder = self._folder
         return RotatingFile(folder.directory, self.agent, self.worker, folder.numbers, files)
+
+    def read_pause_s(self, size_bytes: int) -> float:
+        """Returns the seconds for which its pipes are not read, after a read of so many bytes."""
+        return self._folder.read_pause_s(self.agent, size_bytes)
 
     def configure(self, limits: LogLimits) -> None:
         """Takes new limits."""

@@ -1,7 +1,8 @@
 """Reads the pipes of workers into the streams of their logs, as fast as they fill, and after an exit for a bounded time.
 
 Lines and files are the business of `capture`. Everything is on the loop's thread, one read per turn and pipe. The
-loop watches one descriptor for all pipes: a watch of its own for each costs a kilobyte a worker.
+loop watches one descriptor for all pipes: a watch of its own for each costs a kilobyte a worker. A worker of a tenant that prints
+without end is read at a pace while other tenants call: it waits at its full pipe.
 """
 
 import asyncio
@@ -67,6 +68,15 @@ class _Pipes:
         self._epoll.register(fd, select.EPOLLIN)
         self._captures[fd] = capture
 
+    def rest(self, fd: int, seconds: float) -> None:
+        """Leaves what is in a pipe there for a while; not of a dead process, for its end cannot be masked."""
+        self._epoll.modify(fd, 0)
+        self._loop.call_later(seconds, self._go_on, fd, self._captures[fd])
+
+    def _go_on(self, fd: int, capture: "Capture") -> None:
+        if self._captures.get(fd) is capture:  # else it was closed meanwhile
+            self._epoll.modify(fd, select.EPOLLIN)
+
     def remove(self, fd: int) -> None:
         """Stops reading a pipe, which is still open."""
         del self._captures[fd]
@@ -93,7 +103,9 @@ class _Pipes:
         for fd, _ in self._epoll.poll(0, READS_PER_TURN):
             capture = self._captures.get(fd)
             if capture is not None:  # else it was closed in this turn
-                capture.read()
+                pause_s = capture.paced_read()
+                if pause_s and not capture.closed:
+                    self.rest(fd, pause_s)
             if self._epoll.closed:
                 return
 
@@ -104,7 +116,16 @@ _PIPES: dict[asyncio.AbstractEventLoop, _Pipes] = {}
 class Capture:
     """Reads one pipe of a worker into a stream, as fast as it comes, until its end."""
 
-    __slots__ = ("_ended", "_fd", "_full_reads", "_is_larger", "_loop", "_stream", "closed")
+    __slots__ = (
+        "_ended",
+        "_fd",
+        "_full_reads",
+        "_is_larger",
+        "_is_paced",
+        "_loop",
+        "_stream",
+        "closed",
+    )
 
     def __init__(self, fd: int, stream: LogStream) -> None:
         """Takes the descriptor over, and closes it at the end; needs the running loop."""
@@ -116,6 +137,7 @@ class Capture:
         self._ended: asyncio.Event | None = None  # made by the first `drain`: it takes 1 kB
         self._full_reads = 0  # in a row
         self._is_larger = False
+        self._is_paced = False
         self.closed = False
         """True once the pipe has ended, or was given up."""
         os.set_blocking(fd, False)
@@ -152,29 +174,37 @@ class Capture:
             if self.closed or not self.read():
                 break
 
-    def read(self) -> bool:
-        """Reads once: the pipe holds no more, and a flood must not starve the others. Returns whether there may be more."""
+    def paced_read(self) -> float:
+        """Reads once; returns the seconds for which what follows is to be left in the pipe."""
+        size_bytes = self.read()
+        pause_s = self._stream.writer.read_pause_s(size_bytes) if size_bytes else 0.0
+        self._is_paced = pause_s > 0
+        return pause_s
+
+    def read(self) -> int:
+        """Reads once: the pipe holds no more, and a flood must not starve the others. Returns the number of bytes."""
         sizes = self._stream.writer.sizes
-        size = sizes.flood_bytes if self._is_larger else sizes.read_bytes
+        is_large = self._is_larger and not self._is_paced
+        size = sizes.flood_bytes if is_large else sizes.read_bytes
         try:
             chunk = os.read(self._fd, size)
         except BlockingIOError:
-            return False
+            return 0
         except OSError:  # EIO: the other side of a terminal is gone
             chunk = b""
         if not chunk:
             self._end()
-            return False
+            return 0
         self._stream.write(chunk)
         if len(chunk) < size:
             self._full_reads = 0
-        elif not self._is_larger:
+        elif not self._is_larger and not self._is_paced:
             self._full_reads += 1
             if self._full_reads == FULL_READS and not self.closed:
                 self._full_reads = 0
                 pipes = _Pipes.of(self._loop)
                 self._is_larger = pipes.enlarge(self._fd, sizes.flood_bytes)
-        return True
+        return len(chunk)
 
     def _end(self) -> None:
         if not self.closed:

@@ -1,5 +1,6 @@
 """A pipe that is always full is read in larger pieces, and no line of it is lost for that."""
 
+import asyncio
 import fcntl
 import os
 from collections.abc import Iterator
@@ -109,3 +110,38 @@ def test_so_many_pipes_are_made_larger_and_another_once_one_of_them_has_ended(
             pipe.end()
 
     run(test)
+
+
+def test_a_flood_waits_at_its_pipe_while_another_tenant_calls_and_loses_nothing(
+    tmp_path: Path,
+) -> None:
+    asked: list[tuple[str, int]] = []
+    pauses = [0.001, 0.0, 3600.0]
+
+    def pause_s(agent: str, size_bytes: int) -> float:
+        asked.append((agent, size_bytes))
+        return pauses.pop(0) if pauses else 0.0
+
+    logs = LogStore(tmp_path / "logs", read_pause_s=pause_s)
+
+    async def scenario() -> None:
+        pipe, quiet = Pipe(logs), Pipe(logs, "quiet-0")
+        for number in (1, 2, 3):  # the first pause ends by itself
+            assert pipe.print(1000)
+            while len(asked) < number:
+                await asyncio.sleep(0)
+        assert asked == [("echo", 1000)] * 3
+        assert pipe.print(1000)
+        assert quiet.print(500)
+        while len(asked) < 4:
+            await asyncio.sleep(0)
+        assert asked[3] == ("quiet", 500), "the other pipe is read meanwhile"
+        os.close(pipe.writing)  # its end is no flood, and is read at once
+        while not pipe.capture.closed:
+            await asyncio.sleep(0)
+        quiet.end()
+        lines = [content(record) for record in await logs.read(["echo-0"])]
+        assert b"\n".join(lines) == pipe.printed.removesuffix(b"\n")
+
+    run(scenario)
+    logs.close()

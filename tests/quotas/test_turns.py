@@ -5,7 +5,19 @@ from collections import Counter
 
 import pytest
 
-from corral.supervisor.quotas.turns import QUIET_S, WRITES, CallTurns
+from corral.supervisor.quotas.turns import (
+    BURST_S,
+    NEAR_S,
+    PACE_S,
+    QUIET_S,
+    READ_BYTES_PER_S,
+    READ_S,
+    WRITES,
+    WRITES_NEAR,
+    CallTurns,
+)
+
+BOUND_S = 30.0
 
 pytestmark = pytest.mark.shell
 
@@ -29,32 +41,34 @@ def test_a_call_waits_for_about_one_of_each_other_tenant() -> None:
         calls = Calls()
         await calls.one("b")
         async with asyncio.TaskGroup() as group:
-            for _ in range(500):
+            for _ in range(100):
                 group.create_task(calls.one("flood"))
             for _ in range(3):
                 group.create_task(calls.one("b"))
                 group.create_task(calls.one("c"))
         first = calls.order[1:12]
         assert (first.count("b"), first.count("c")) == (3, 3)
-        assert Counter(calls.order) == {"flood": 500, "b": 4, "c": 3}
+        assert Counter(calls.order) == {"flood": 100, "b": 4, "c": 3}
 
     asyncio.run(test())
 
 
-def test_a_flood_has_one_call_in_a_turn_of_the_loop_while_another_tenant_calls() -> None:
+def test_a_flood_has_a_call_and_then_the_loop_turns_without_it_while_another_tenant_calls() -> None:
     async def test() -> None:
         calls = Calls()
         await calls.one("b")
         async with asyncio.TaskGroup() as group:
-            for _ in range(100):
+            for _ in range(5):
                 group.create_task(calls.one("flood"))
-            await asyncio.sleep(0)
-            for _ in range(10):
-                before = len(calls.order)
+            seen = turns = 0
+            while calls.order.count("flood") < 5:
                 await asyncio.sleep(0)
-                assert len(calls.order) <= before + 1
-            await calls.one("b")
-            assert len(calls.order) < 20
+                turns += 1
+                assert calls.order.count("flood") <= seen + 1
+                seen = calls.order.count("flood")
+            assert turns > 3 * 5, "without a pause it has a call in nearly each turn of the loop"
+            await asyncio.sleep(2 * PACE_S)
+            assert calls.turns.is_next("b"), "the first call of another tenant needs no turn"
 
     asyncio.run(test())
 
@@ -87,11 +101,15 @@ def test_a_caller_that_hangs_up_costs_no_turn() -> None:
     asyncio.run(test())
 
 
-def test_few_tasks_of_a_tenant_are_written_at_once_while_others_call() -> None:
+@pytest.mark.parametrize(("passed_s", "limit"), [(0.0, WRITES_NEAR), (2 * NEAR_S, WRITES)])
+def test_few_tasks_of_a_tenant_are_written_at_once_while_others_call(
+    passed_s: float, limit: int
+) -> None:
     async def test() -> None:
         calls = Calls()
         await calls.one("b")
         await calls.one("flood")
+        calls.now += passed_s
         together, most, ended = 0, 0, asyncio.Event()
 
         async def submit() -> None:
@@ -106,13 +124,105 @@ def test_few_tasks_of_a_tenant_are_written_at_once_while_others_call() -> None:
             tasks = [group.create_task(submit()) for _ in range(100)]
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-            assert most == WRITES
-            tasks[WRITES].cancel()  # one that waits
+            assert most == limit
+            tasks[limit].cancel()  # one that waits
             async with calls.turns.submitting("b"):
-                assert together == WRITES
+                assert together == limit
             calls.now += 200
             ended.set()
         assert together == 0
-        assert most > WRITES  # nobody else calls any more
+        assert most > limit  # nobody else calls any more
+
+    asyncio.run(test())
+
+
+def test_a_flood_of_tasks_rests_between_two_writes_near_the_call_of_another() -> None:
+    async def test() -> None:
+        calls = Calls()
+        await calls.one("b")
+        await calls.one("flood")
+        begun = turns = 0
+
+        async def submit() -> None:
+            nonlocal begun
+            async with calls.turns.submitting("flood"):
+                begun += 1
+                await asyncio.sleep(0)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(3 * WRITES_NEAR):
+                group.create_task(submit())
+            while begun < 3 * WRITES_NEAR:
+                before = begun
+                await asyncio.sleep(0)
+                turns += 1
+                assert begun <= before + WRITES_NEAR
+        assert turns > 3 * 3 * WRITES_NEAR, "without a rest one begins in each turn of the loop"
+
+    asyncio.run(test())
+
+
+def test_a_submission_that_hangs_up_as_its_place_is_free_leaves_it_to_the_next() -> None:
+    async def test() -> None:
+        calls = Calls()
+        await calls.one("b")
+        await calls.one("flood")
+        calls.now += 2 * NEAR_S  # none of them rests
+        done = list[str]()
+
+        async def submit(name: str, hold: asyncio.Event) -> None:
+            async with calls.turns.submitting("flood"):
+                await hold.wait()
+                done.append(name)
+
+        first, never, now = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        now.set()
+        holding = [asyncio.create_task(submit("one", first)) for _ in range(WRITES)]
+        await asyncio.sleep(0)
+        second = asyncio.create_task(submit("second", never))
+        third = asyncio.create_task(submit("third", now))
+        await asyncio.sleep(0)
+        holding[0].cancel()
+        await asyncio.sleep(0)
+        second.cancel()  # it has its place, and has not run yet
+        async with asyncio.timeout(BOUND_S):
+            await third
+        assert done == ["third"]
+        first.set()
+        await asyncio.gather(*holding, second, return_exceptions=True)
+
+    asyncio.run(test())
+
+
+def test_output_is_read_at_a_pace_while_another_tenant_calls() -> None:
+    async def test() -> None:
+        calls = Calls()
+        turns, size_bytes = calls.turns, 64 * 1024
+        assert not any(turns.read_pause_s("flood", size_bytes) for _ in range(100))
+        await calls.one("flood")
+        assert not any(turns.read_pause_s("flood", size_bytes) for _ in range(100)), "its own calls"
+        await calls.one("b")
+        taken_bytes = 0
+        for _ in range(1000):
+            taken_bytes += size_bytes
+            calls.now += turns.read_pause_s("flood", size_bytes)
+            calls.turns.is_next("b")
+        passed_s = calls.now - 100.0
+        assert taken_bytes <= (passed_s + BURST_S) * READ_BYTES_PER_S
+        assert not any(turns.read_pause_s("quiet", 100) for _ in range(10))
+        calls.now += 2 * NEAR_S
+        assert turns.read_pause_s("flood", size_bytes) == 0.0
+
+    asyncio.run(test())
+
+
+def test_short_reads_of_output_have_their_price_too() -> None:
+    async def test() -> None:
+        calls = Calls()
+        await calls.one("b")
+        reads = 0
+        while not calls.turns.read_pause_s("flood", 1):
+            reads += 1
+        assert reads <= BURST_S / READ_S
 
     asyncio.run(test())
