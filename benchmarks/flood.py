@@ -8,6 +8,9 @@ any, and the ratio is of the p99 of a round: no more than 2 is aimed at.
 The flooding processes and the agents of a have the least priority of the scheduler (nice 19), so that the figures are of the daemon's
 own queues and not of a lack of processors.
 
+Two rows are floors, without corral: b's task is then a message to a program that writes and syncs a file, asks another program,
+syncs again and answers; beside it as many processes of least priority as a flood has are busy, or one of them writes a file without end.
+
 With `--limited` tenant a has limits as an operator would give them: 600 tasks a minute, and a queue of 100.
 """
 
@@ -16,6 +19,7 @@ import asyncio
 import contextlib
 import multiprocessing
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -88,6 +92,39 @@ for line in sys.stdin:
         result = {"content": [{"type": "text", "text": "1"}]}
     print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": result}), flush=True)
 """
+
+RELAY = """
+import os, subprocess, sys
+answer = "import sys\nfor line in sys.stdin: print(line, end='', flush=True)"
+worker = subprocess.Popen([sys.executable, "-c", answer], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+journal = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+for line in sys.stdin.buffer:
+    os.write(journal, bytes(4096))
+    os.fdatasync(journal)
+    worker.stdin.write(line)
+    worker.stdin.flush()
+    worker.stdout.readline()
+    os.write(journal, bytes(4096))
+    os.fdatasync(journal)
+    sys.stdout.buffer.write(line)
+    sys.stdout.buffer.flush()
+worker.stdin.close()
+worker.wait()
+"""
+"""Does for a task what no daemon could leave out: two commits, and a message to a worker and back."""
+
+BUSY = """
+import os, sys
+os.nice(19)
+while True:
+    if len(sys.argv) > 1:
+        with open(sys.argv[1], "wb") as file:
+            for _ in range(1000):
+                file.write(b"x" * 65536)
+"""
+
+BUSY_COUNT = 3
+"""Number of busy processes of a floor: as many as those of a flood of tasks."""
 
 CONFIG = """
 [process]
@@ -182,6 +219,11 @@ WORDS = {
     "calls": "tool calls",
 }
 
+FLOORS = {
+    "processors": "busy processes, without corral",
+    "disk": "busy processes, and one that writes a file, without corral",
+}
+
 
 def _measures() -> list[Measure]:
     found: list[Measure] = []
@@ -191,6 +233,13 @@ def _measures() -> list[Measure]:
             Measure(f"{kind}_p50", "the same during the flood", "ms", against=f"{kind}_quiet_p50"),
             Measure(f"{kind}_quiet_p99", f"b's task, p99, before a's flood of {words}", "ms"),
             Measure(f"{kind}_p99", "the same during the flood", "ms", against=f"{kind}_quiet_p99"),
+        ]
+    for kind, words in FLOORS.items():
+        found += [
+            Measure(
+                f"{kind}_quiet_p99", f"a message that is synced twice, p99, before {words}", "ms"
+            ),
+            Measure(f"{kind}_p99", "the same beside them", "ms", against=f"{kind}_quiet_p99"),
         ]
     return found
 
@@ -269,6 +318,44 @@ def _one(path: str, kind: str, count: int) -> dict[str, list[float]]:
     return {**_percentiles(f"{kind}_quiet", quiet), **_percentiles(kind, flooded)}
 
 
+def _relayed_ms(folder: Path, count: int) -> list[float]:
+    """Returns the duration of each message through RELAY, one each PERIOD_S."""
+    relay = subprocess.Popen(
+        [*bench.PYTHON, "-c", RELAY, folder / "journal"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert relay.stdin is not None
+    assert relay.stdout is not None
+    took_ms: list[float] = []
+    for _ in range(count):
+        began = time.perf_counter()
+        relay.stdin.write(b"nothing\n")
+        relay.stdin.flush()
+        relay.stdout.readline()
+        took_ms.append((time.perf_counter() - began) * 1e3)
+        time.sleep(max(0.0, PERIOD_S - (time.perf_counter() - began)))
+    relay.stdin.close()
+    relay.wait()
+    relay.stdout.close()
+    return sorted(took_ms)
+
+
+def _floor(folder: Path, kind: str, count: int) -> dict[str, list[float]]:
+    quiet = _relayed_ms(folder, count)
+    writes = [[folder / "log"] if kind == "disk" else [], *([[]] * (BUSY_COUNT - 1))]
+    busy = [subprocess.Popen([*bench.PYTHON, "-c", BUSY, *each]) for each in writes]
+    try:
+        time.sleep(WARM_UP_S)
+        beside = _relayed_ms(folder, count)
+    finally:
+        for each in busy:
+            each.kill()
+            each.wait()
+    found = {**_percentiles(f"{kind}_quiet", quiet), **_percentiles(kind, beside)}
+    return {name: values for name, values in found.items() if name.endswith("p99")}
+
+
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limited", action="store_true", help="limit tenant a")
 
@@ -288,6 +375,7 @@ def main() -> None:
             daemon.await_ready()
             path = daemon.socket
             parts = [lambda kind=kind: _one(path, kind, size["tasks"]) for kind in WORDS]
+            parts += [lambda kind=kind: _floor(folder, kind, size["tasks"]) for kind in FLOORS]
             rounds = bench.interleaved(size["rounds"], parts)
     bench.report("flood", _measures(), rounds, machine, options)
 
