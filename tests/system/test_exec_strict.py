@@ -136,6 +136,13 @@ def test_so_is_that_of_another_user(daemon: DaemonProcess, name: str) -> None:
     check(daemon, name)
 
 
+def test_so_it_is_below_a_pid_namespace_of_the_daemon(tmp_path: Path) -> None:
+    config = '[daemon]\ncontainment = "pidns"\n' + agent("none", "none")
+    with DaemonProcess(tmp_path, config) as daemon:
+        daemon.call("agent.start", names=["none"])
+        check(daemon, "none")
+
+
 def test_an_exit_code_a_signal_and_a_program_that_is_not_there_are_told(
     daemon: DaemonProcess,
 ) -> None:
