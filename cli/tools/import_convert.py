@@ -60,6 +60,7 @@ _KNOWN = (
     | {"excludeTools", "timeout", "tool_timeout_sec", "startup_timeout_sec", "startup_timeout_ms"}
 )
 _ALLOW_LISTS = ("includeTools", "enabled_tools", "enabledTools", "tools", "allowedTools")
+_SSE = "sse"
 _HTTP = ("http", "streamable-http", "streamableHttp", "streamable_http", "remote")
 
 
@@ -121,13 +122,13 @@ class _Entry:
         entry = self._entry
         kind = str(entry.get("type") or entry.get("transport") or "")
         url = next((k for k in ("httpUrl", "serverUrl", "url") if entry.get(k)), None)
-        if kind in ("sse", "ws", "websocket"):
+        if kind in ("ws", "websocket"):
             return {}, f"corral does not support {kind}: use the server's streamable HTTP address"
-        if kind and kind not in (*_HTTP, "stdio", "local"):
-            self.fail("type", f'"{kind}" is unknown: stdio or http')
+        if kind and kind not in (*_HTTP, _SSE, "stdio", "local"):
+            self.fail("type", f'"{kind}" is unknown: stdio, http or sse')
         if url is None and not entry.get("command") and "settings" in entry:
             return {}, "an extension of the editor starts it, and its file does not say how"
-        is_remote = url is not None and (kind in _HTTP or not entry.get("command"))
+        is_remote = url is not None and (kind in (*_HTTP, _SSE) or not entry.get("command"))
         table = self._remote(url) if is_remote and url is not None else self._local()
         argv = as_array(table.get("command")) or []
         if is_corral([str(word) for word in argv]):
@@ -219,6 +220,8 @@ class _Entry:
 
     def _remote(self, key: str) -> Table:
         table: Table = {"url": self.expanded(self._entry[key], key)}
+        if _SSE in (self._entry.get("type"), self._entry.get("transport")):
+            table["type"] = _SSE
         headers = self._variables("http_headers" if "http_headers" in self._entry else "headers")
         for header, variable in (as_object(self._entry.get("env_http_headers")) or {}).items():
             headers[header] = self.expanded(f"${{{variable}}}", f"env_http_headers.{header}")

@@ -26,6 +26,7 @@ from ...worker.contract.codec import as_array, as_object, decode, encode
 from ...worker.contract.errors import (
     CorralError,
     InternalError,
+    MethodNotFound,
     Overloaded,
     PermissionDenied,
     ToolFailed,
@@ -39,6 +40,7 @@ from .http_token import TokenSource, asks, is_challenge
 
 URL_VARIABLE = "CORRAL_MCP_URL"
 HEADERS_VARIABLE = "CORRAL_MCP_HEADERS"
+TRANSPORT_VARIABLE = "CORRAL_MCP_TRANSPORT"
 
 LISTEN_S = 1.0
 """Seconds for the response to the GET that opens the stream of unsolicited messages.
@@ -60,6 +62,9 @@ MAX_IN_FLIGHT = 1000
 
 MAX_CHALLENGES = 2
 """Number of tokens that are tried for one request after the first was refused: another one, and one with more scopes."""
+
+MAY_BE_OLD = frozenset(range(400, 500)) - {401, 403, 407, 408, 429}
+"""HTTP statuses with which a server of 2024-11-05 may refuse a POST: those of the client, but for rights and times."""
 
 Id = str | int
 NO_MARKS: Mapping[http_headers.Path, str] = MappingProxyType({})
@@ -86,6 +91,8 @@ class HttpBridge:
         url: address of the MCP endpoint.
         headers: headers of every request; those of the protocol take precedence.
         write: writes one line to the client, and waits while the client does not read.
+        has_old: whether the server has the transport of 2024-11-05 alone, HTTP with SSE; else that is tried when it
+            refuses `initialize` over the newer one.
         asks_tokens: whether the client has access tokens for requests, see `http_token`.
         listen_s: seconds that the first request waits for the stream of unsolicited messages.
     """
@@ -96,6 +103,7 @@ class HttpBridge:
         headers: Mapping[str, str],
         write: Callable[[bytes], Awaitable[None]],
         *,
+        has_old: bool = False,
         asks_tokens: bool = False,
         listen_s: float = LISTEN_S,
     ) -> None:
@@ -107,6 +115,7 @@ class HttpBridge:
         self._session_id: str | None = None
         self._version: str | None = None
         self._marks: dict[str, dict[http_headers.Path, str]] = {}
+        self._has_old = has_old
         self._is_old = False
         self._is_proven = False
         self._tokens = TokenSource(write, is_off=not asks_tokens)
@@ -222,6 +231,9 @@ class HttpBridge:
     async def _ask(self, number: Id, pending: _PendingRequest, line: bytes) -> None:
         if pending.method == messages.INITIALIZE:
             self._session_id = self._version = None
+        if self._has_old and not self._is_old:
+            await self._ask_old(pending, line)
+            return
         if pending.modern_version is None:
             headers = self._legacy_headers()
         else:
@@ -266,10 +278,23 @@ class HttpBridge:
         if answer is not None:
             await self._answered({"jsonrpc": "2.0", "id": number, "error": answer["error"]})
             return
-        may_be_old = pending.method == messages.INITIALIZE and status in (400, 404, 405)
+        may_be_old = pending.method == messages.INITIALIZE and status in MAY_BE_OLD
         if may_be_old and await self._open_old(line):
             return
         raise self._server.error_of(response, body)
+
+    async def _ask_old(self, pending: _PendingRequest, line: bytes) -> None:
+        """Opens the transport of 2024-11-05 for `initialize`; it has no other first request.
+
+        Raises:
+            CorralError: it has none, or is asked for something else.
+        """
+        if pending.method != messages.INITIALIZE:
+            text = f'cannot call "{pending.method}": the server begins with {messages.INITIALIZE}'
+            raise MethodNotFound(text)
+        if not await self._open_old(line):
+            text = f"cannot open {self._server.address}: it does not answer a GET with a stream"
+            raise ToolFailed(text)
 
     # -- what is sent
 
@@ -465,6 +490,7 @@ class HttpBridge:
         async with await self._send("POST", line, {}) as answer:
             if answer.status >= http.HTTPStatus.BAD_REQUEST:
                 raise self._server.error_of(answer, await head_of(answer))
+        self._is_proven = True
         return True
 
     async def _follow_old(
@@ -564,7 +590,14 @@ async def serve(url: URL, headers: Mapping[str, str], read_fd: int, write_fd: in
 
     status = 0
     try:
-        await HttpBridge(url, headers, write, asks_tokens=asks(os.environ)).run(reader)
+        bridge = HttpBridge(
+            url,
+            headers,
+            write,
+            has_old=os.environ.get(TRANSPORT_VARIABLE) == "sse",
+            asks_tokens=asks(os.environ),
+        )
+        await bridge.run(reader)
     except* Lost as losses:
         _log(f"cannot go on: {losses.exceptions[0]}")
         status = 1

@@ -36,6 +36,7 @@ from .program_rules import (
     check_health,
     check_pasted,
     check_program,
+    check_type,
     hides_program,
 )
 from .references import (
@@ -80,7 +81,7 @@ from .workflow import decode_workflow, workflow_table
 ONLY_OF_AGENTS = frozenset(
     (
         *("entrypoint", "python", "capabilities", "tools", "config", "hibernate_after"),
-        *("http", "http_auth", "listen", "type", "remain", "timeout", "warm", "preload"),
+        *("http", "http_auth", "listen", "remain", "timeout", "warm", "preload"),
         *("min_spare", "method", "webhook_secret", "expose", "input_schema"),
         "output_schema",
         "stores",
@@ -488,11 +489,11 @@ def _own_keys(
                 sections[key] = decode_section(document, here, value, getattr(defaults, key))
                 continue
             if key in foreign:
-                if kind == "mcp" and key == "type":
-                    raise document.error(here, value, why_unknown_in_spec(key, ()))
                 whom = "MCP servers" if kind == "agent" else "agents"
                 raise document.error(here, value, f"this is a key of {whom} only")
             own[key] = document.decode_key(here, value, FIELDS[Spec], unknown=why_unknown_in_spec)
+            if key == "type":
+                check_type(document, here, own)
     return own, sections
 
 

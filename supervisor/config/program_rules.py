@@ -23,6 +23,17 @@ def hides_program(key: str) -> bool:
 PROGRAM_KEYS = frozenset({"command", "entrypoint", "url"})
 
 
+def check_type(document: Document, path: KeyPath, own: Mapping[str, object]) -> None:
+    """Refuses the type of a server in the table of an agent, and the other way round.
+
+    Raises:
+        InvalidParams: it is refused; `data` has key, value and reason.
+    """
+    if (own["type"] in ("http", "sse")) != (path[:2] == ("mcp", "servers")):
+        reason = 'an agent has "service" or "oneshot", a server with a url "http" or "sse"'
+        raise document.error(path, own["type"], reason)
+
+
 def check_program(document: Document, path: KeyPath, own: Mapping[str, object]) -> None:
     """Requires exactly one of command, entrypoint and url, and refuses keys that go with another of them."""
     command, entrypoint = own.get("command"), own.get("entrypoint")
@@ -36,8 +47,9 @@ def check_program(document: Document, path: KeyPath, own: Mapping[str, object]) 
         return
     if own.get("headers"):
         raise document.error((*path, "headers"), None, "they go with url only")
-    if own.get("oauth"):
-        raise document.error((*path, "oauth"), None, "it goes with url only")
+    for key in ("oauth", "type") if path[:2] == ("mcp", "servers") else ():
+        if own.get(key):
+            raise document.error((*path, key), None, "it goes with url only")
     if command and entrypoint:
         reason = "it contradicts command: write one of the two"
         raise document.error((*path, "entrypoint"), entrypoint, reason)

@@ -394,7 +394,6 @@ _HINTS = {
     "env": "write environment",
     "cwd": "write working_directory in the section process",
     "mcp_servers": "write each server as [mcp.servers.NAME]",
-    "type": "leave it out: a command is spoken to over its pipes, a url over streamable HTTP",
     "mcpServers": "write each server as [mcp.servers.NAME]",
     "servers": "write each server as [mcp.servers.NAME]",
     "server": "write each server as [mcp.servers.NAME]",

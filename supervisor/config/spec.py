@@ -418,7 +418,7 @@ class Spec(Struct, frozen=True, kw_only=True):
     """Represents an agent or MCP server: `[agents.NAME]` or `[mcp.servers.NAME]`, with every section resolved.
 
     `command` is empty where `entrypoint` is set, and in a disabled `cortex`. `warm`, `preload` and `min_spare`
-    mean something only where `entrypoint` is set; `remain` and `timeout` only where `type` is "oneshot". `tools` None
+    mean something only where `entrypoint` is set; `remain` and `timeout` only where `type` is "oneshot"; "http" and "sse" are types of remote servers. `tools` None
     allows all. `method` and `webhook_secret` mean something only where `protocol` is "webhook".
     `environment` is `[process] environment`, then the agent's own; `source` is the file of the table. `written` has
     the values in which variables were expanded, as they are in the file; `written_secrets` those of environment and
@@ -449,7 +449,7 @@ class Spec(Struct, frozen=True, kw_only=True):
     min_spare: Annotated[int, whole(0, 100)] = 0
     placement: Annotated[Placement, placement_table] | None = None
     protocol: Literal["corral", "mcp", "none", "webhook"] = "corral"
-    type: Literal["service", "oneshot"] = "service"
+    type: Literal["service", "oneshot", "http", "sse"] = "service"
     remain: bool = False
     timeout: Seconds = 0.0
     instances: Annotated[Scale, scale] = Scale(1, 1)

@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+
 from ...mcp.oauth.challenge import Challenge, parse
 from ...mcp.oauth.records import Answer, Client, Grant, Order, Pending
 from ...worker.contract.errors import (

@@ -40,6 +40,9 @@ URL, HEADERS = "CORRAL_MCP_URL", "CORRAL_MCP_HEADERS"
 TOKENS = "CORRAL_MCP_TOKENS"
 """The variable that tells the process of a remote server that the daemon answers its requests for access tokens."""
 
+TRANSPORT = "CORRAL_MCP_TRANSPORT"
+"""The variable that tells it that the server has the transport of 2024-11-05 alone: "sse"."""
+
 WEBHOOK = "CORRAL_WEBHOOK_"
 """The beginning of the variables that pass the same, the method and the signing key to the process of a webhook."""
 
@@ -456,8 +459,10 @@ def _remote_variables(spec: Spec, host: Host) -> dict[str, str]:
     """Returns the variables that say where a remote server or a webhook is, and with which credentials."""
     assert spec.url is not None, "what is remote has one"
     if spec.protocol != "webhook":
-        asks = {TOKENS: "1"} if spec.asks_tokens else {}
-        return {URL: spec.url, HEADERS: _headers(spec, host), **asks}
+        more = {TOKENS: "1"} if spec.asks_tokens else {}
+        if spec.type == "sse":
+            more[TRANSPORT] = spec.type
+        return {URL: spec.url, HEADERS: _headers(spec, host), **more}
     key = {"webhook_secret": spec.webhook_secret}
     return {
         f"{WEBHOOK}URL": spec.url,

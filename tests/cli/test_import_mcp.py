@@ -381,7 +381,7 @@ def test_disabled_foreign_and_own_servers_are_left_out(home: Path) -> None:
         "mcpServers": {
             "off": {"command": "c", "disabled": True},
             "off-too": {"command": "c", "enabled": False},
-            "old": {"type": "sse", "url": "https://x.example/sse"},
+            "old": {"type": "ws", "url": "wss://x.example/ws"},
             "self": {"command": "/opt/bin/corral", "args": ["mcp", "serve"]},
             "kept": {"command": "c", "disabled": False},
         }
@@ -389,6 +389,12 @@ def test_disabled_foreign_and_own_servers_are_left_out(home: Path) -> None:
     servers, skipped = taken(home, written(home / "x.json", document))
     assert list(servers) == ["kept"]
     assert [each.name for each in skipped] == ["off", "off-too", "old", "self"]
+
+
+def test_a_server_over_http_with_sse_keeps_its_type(home: Path) -> None:
+    entry = {"type": "sse", "url": "https://x.example/sse"}
+    servers, _ = taken(home, written(home / "x.json", {"mcpServers": {"old": entry}}))
+    assert servers["old"].table == entry
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,26 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+import urllib.error
+import urllib.request
 from collections.abc import AsyncGenerator, Mapping
+from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
+from corral.mcp.oauth.flow import perform
+from corral.mcp.oauth.records import Answer, Order, Settings
 from corral.mcp.protocol.caller import Caller
 from corral.mcp.upstream.http_bridge import HEADERS_VARIABLE, URL_VARIABLE
+from corral.mcp.upstream.http_token import VARIABLE as ASKS_TOKENS
 from corral.mcp.upstream.session import Session
-from corral.worker.contract.errors import CorralError
+from corral.supervisor.config.spec import Spec
+from corral.supervisor.logins.logins import Logins
+from corral.supervisor.oauth.declared import Oauth
+from corral.supervisor.oauth.token_store import TokenStore
+from corral.worker.contract.errors import CorralError, PermissionDenied
 
 BOUND_S = 20.0
 
@@ -36,8 +49,64 @@ async def ask(method: str, params: Mapping[str, object]) -> object:
 PERSON = Caller(name="conformance", capabilities={"elicitation": {}, "roots": {}}, ask=ask)
 
 
+MAX_LOGINS = 3
+"""Logins in a row for one call: a person would stop, too."""
+
+DOCUMENT = "https://conformance-test.local/client-metadata.json"
+
+CONTEXT: Json = json.loads(os.environ.get("MCP_CONFORMANCE_CONTEXT", "{}"))
+
+
+class Account:
+    """The daemon's own logins, with a person who agrees to everything, and no process for each step."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        is_own = "private_key_pem" in CONTEXT or "/client-credentials" in scenario()
+        self.settings = Settings(
+            grant="client_credentials" if is_own else "authorization_code",
+            client_id=CONTEXT.get("client_id", ""),
+            client_secret=CONTEXT.get("client_secret", ""),
+            private_key=CONTEXT.get("private_key_pem", ""),
+            issuer=CONTEXT.get("issuer", ""),
+            client_metadata_url=DOCUMENT if "cimd" in scenario() else "",
+        )
+        oauth = Oauth(grant=self.settings.grant, issuer=self.settings.issuer)
+        self.spec = Spec(name="conformance", kind="mcp", source="", url=url, oauth=oauth)
+        self.logins = Logins(TokenStore(folder), self._perform, lambda *_, **__: None)
+
+    async def _perform(self, _spec: Spec, order: Order) -> Answer:
+        return await perform(replace(order, settings=self.settings))
+
+    async def token(self, wish: Mapping[str, object]) -> object:
+        return await self.logins.token(self.spec, wish)
+
+    async def log_in(self) -> None:
+        login = await self.logins.start(self.spec, port=41_357, device=False, scopes=())
+        back = await asyncio.to_thread(browse, login.pending.authorization_url)
+        await self.logins.finish(self.spec, login.id, back)
+
+
+def browse(url: str) -> str:
+    """What a browser does: the address to which it is sent back."""
+
+    class Stop(urllib.request.HTTPRedirectHandler):
+        def redirect_request(self, *_args: Any) -> None:  # Any: its own signature
+            return None
+
+    try:
+        urllib.request.build_opener(Stop()).open(url, timeout=BOUND_S)
+    except urllib.error.HTTPError as answer:
+        with answer:
+            return answer.headers["Location"]
+    raise AssertionError("it was not sent back")
+
+
+def scenario() -> str:
+    return os.environ["MCP_CONFORMANCE_SCENARIO"]
+
+
 @contextlib.asynccontextmanager
-async def session(url: str, version: str) -> AsyncGenerator[Session, None]:
+async def session(url: str, version: str, account: Account) -> AsyncGenerator[Session, None]:
     """A session with the server; its process is gone afterwards."""
     read_fd, its_stdout = os.pipe()
     its_stdin, write_fd = os.pipe()
@@ -45,7 +114,7 @@ async def session(url: str, version: str) -> AsyncGenerator[Session, None]:
         (sys.executable, "-P", "-m", "corral.mcp.upstream.http_bridge"),
         stdin=its_stdin,
         stdout=its_stdout,
-        env={**os.environ, URL_VARIABLE: url, HEADERS_VARIABLE: "{}"},
+        env={**os.environ, URL_VARIABLE: url, HEADERS_VARIABLE: "{}", ASKS_TOKENS: "1"},
     )
     os.close(its_stdin)
     os.close(its_stdout)
@@ -55,6 +124,7 @@ async def session(url: str, version: str) -> AsyncGenerator[Session, None]:
         client_version="0",
         protocol_version=version,
         relays=("elicitation", "roots"),
+        authorize=account.token,
     )
     try:
         await opened.open(read_fd, write_fd, timeout_s=BOUND_S)
@@ -96,8 +166,8 @@ async def echo_schema(client: Session) -> None:
     await call(client, "json_schema_echo", {"schema": schemas["json_schema_2020_12_tool"]})
 
 
-async def play(client: Session, scenario: str, context: Json) -> None:
-    match scenario:
+async def play(client: Session, name: str, context: Json) -> None:
+    match name:
         case "initialize" | "request-metadata" | "json-schema-ref-no-deref":
             pass  # opening lists the tools
         case "tools_call":
@@ -115,18 +185,23 @@ async def play(client: Session, scenario: str, context: Json) -> None:
 
 
 async def main(url: str) -> None:
-    scenario = os.environ["MCP_CONFORMANCE_SCENARIO"]
     version = os.environ["MCP_CONFORMANCE_PROTOCOL_VERSION"]
-    context: Json = json.loads(os.environ.get("MCP_CONFORMANCE_CONTEXT", "{}"))
-    try:
-        async with session(url, version) as client:
-            await play(client, scenario, context)
-    except CorralError as error:
-        if error.data.get("code") != -32022:
-            raise
-        # A start that failed is tried again, as the daemon does.
-        async with session(url, version) as client:
-            await play(client, scenario, context)
+    with tempfile.TemporaryDirectory(prefix="corral-conformance-") as folder:
+        account = Account(url, Path(folder))
+        for logins in range(MAX_LOGINS + 1):
+            try:
+                async with session(url, version, account) as client:
+                    await play(client, scenario(), CONTEXT)
+                    return
+            except PermissionDenied as error:
+                is_asked = error.data.get("reason") in ("needs-login", "insufficient-scope")
+                if not is_asked or logins == MAX_LOGINS:
+                    raise
+                await account.log_in()
+            except CorralError as error:
+                if error.data.get("code") != -32022:
+                    raise
+                # A start that failed is tried again, as the daemon does.
 
 
 if __name__ == "__main__":

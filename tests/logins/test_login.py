@@ -58,11 +58,12 @@ restart_backoff_base = "10ms"
 [mcp.servers.far]
 url = "{base}/{path}"
 instances = {instances}
+{more}
 """
 
 
-def config(server: Guarded, path: str = "mcp", instances: int = 1) -> str:
-    return CONFIG.format(base=server.base, path=path, instances=instances)
+def config(server: Guarded, path: str = "mcp", instances: int = 1, more: str = "") -> str:
+    return CONFIG.format(base=server.base, path=path, instances=instances, more=more)
 
 
 def browse(url: str) -> str:
@@ -182,6 +183,17 @@ def test_a_logout_revokes_the_token_and_leaves_nothing(tmp_path: Path) -> None:
         assert server.did()["revoked"] >= 1
         assert not list((daemon.state_dir / "tokens.d").iterdir())
         assert not daemon.call("mcp.logout", name="far")["forgotten"]
+
+
+@pytest.mark.parametrize("more", ['type = "sse"', ""])
+def test_a_server_over_http_with_sse_is_logged_in_to(more: str, tmp_path: Path) -> None:
+    with (
+        guarded("--transport", "sse") as server,
+        DaemonProcess(tmp_path, config(server, "sse", more=more)) as daemon,
+    ):
+        assert refused(lambda: added(daemon, 1, 2)).data["result"] == "needs-login"
+        log_in(daemon)
+        assert added(daemon, 1, 2) == "3"
 
 
 def test_an_answer_for_another_login_is_refused(tmp_path: Path) -> None:
