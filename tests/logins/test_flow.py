@@ -1,0 +1,348 @@
+"""The steps of an authorization against servers that break the rules, and those that the official SDK does not have."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from aiohttp import web
+from msgspec.structs import replace
+
+from corral.mcp.oauth import metadata
+from corral.mcp.oauth.challenge import Challenge, parse
+from corral.mcp.oauth.flow import perform
+from corral.mcp.oauth.records import Grant, Order, Pending, Settings
+from corral.worker.contract.errors import CorralError
+
+Json = dict[str, Any]  # documents of the protocol
+
+REDIRECT = "http://127.0.0.1:41357/callback"
+
+
+class Far:
+    """A server and its authorization server at one address; tests change what it answers."""
+
+    def __init__(self) -> None:
+        self.base = ""
+        self.resource: Json = {}
+        self.metadata: Json = {}
+        self.tokens: list[Json | str] = []
+        """Answers of the token endpoint, in their order; the last one stays."""
+        self.forms: list[Json] = []
+
+    def begin(self, base: str) -> None:
+        self.base = base
+        self.resource = {"resource": f"{base}/mcp", "authorization_servers": [base]}
+        self.metadata = {
+            "issuer": base,
+            "authorization_endpoint": f"{base}/authorize",
+            "token_endpoint": f"{base}/token",
+            "registration_endpoint": f"{base}/register",
+            "device_authorization_endpoint": f"{base}/device",
+            "code_challenge_methods_supported": ["S256"],
+        }
+
+    async def answer(self, request: web.Request) -> web.Response:
+        path = request.path
+        if path.startswith(metadata.PROTECTED):
+            return web.json_response(self.resource)
+        if path.startswith(metadata.AUTHORIZATION):
+            return web.json_response(self.metadata)
+        if path == "/register":
+            return web.json_response({"client_id": "made"}, status=201)
+        if path == "/device":
+            self.forms.append(dict(await request.post()))
+            codes = {"device_code": "d", "user_code": "WXYZ", "interval": 0.1, "expires_in": 30}
+            return web.json_response({**codes, "verification_uri": f"{self.base}/code"})
+        if path == "/token":
+            self.forms.append(dict(await request.post()))
+            found = self.tokens.pop(0) if len(self.tokens) > 1 else self.tokens[0]
+            if isinstance(found, str):
+                return web.json_response({"error": found}, status=400)
+            return web.json_response(found)
+        return web.Response(status=401, headers={"WWW-Authenticate": "Bearer"})
+
+
+GOOD: Json = {"access_token": "at", "token_type": "Bearer", "expires_in": 60}
+
+
+@asynccontextmanager
+async def far() -> Any:  # an async generator of Far
+    made = Far()
+    app = web.Application()
+    app.router.add_route("*", "/{tail:.*}", made.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        made.begin(f"http://127.0.0.1:{runner.addresses[0][1]}")
+        yield made
+    finally:
+        await runner.cleanup()
+
+
+def run(work: Callable[[Far], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with far() as server:
+            await work(server)
+
+    asyncio.run(main())
+
+
+async def started(server: Far, step: Any = "start", **settings: Any) -> Pending:
+    order = Order(
+        step=step, url=f"{server.base}/mcp", redirect=REDIRECT, settings=Settings(**settings)
+    )
+    pending = (await perform(order)).pending
+    assert pending is not None
+    return pending
+
+
+async def finished(server: Far, pending: Pending, **more: str) -> Grant:
+    redirect = f"{REDIRECT}?code=c&state={pending.state}"
+    redirect += "".join(f"&{key}={value}" for key, value in more.items())
+    order = Order(step="finish", url=f"{server.base}/mcp", pending=pending, redirect=redirect)
+    grant = (await perform(order)).grant
+    assert grant is not None
+    return grant
+
+
+def reason_of(error: CorralError) -> object:
+    return error.data.get("reason")
+
+
+# -- servers that break the rules
+
+
+def no_pkce(server: Far) -> None:
+    del server.metadata["code_challenge_methods_supported"]
+
+
+def other_issuer(server: Far) -> None:
+    server.metadata["issuer"] = "https://elsewhere.example"
+
+
+def plain_http(server: Far) -> None:
+    server.metadata["token_endpoint"] = "http://192.0.2.1/token"
+
+
+def other_resource(server: Far) -> None:
+    server.resource["resource"] = f"{server.base}/other"
+
+
+def script(server: Far) -> None:
+    server.metadata["authorization_endpoint"] = "javascript:alert(1)"
+
+
+def no_registration(server: Far) -> None:
+    del server.metadata["registration_endpoint"]
+
+
+@pytest.mark.contract
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (no_pkce, "no-pkce"),
+        (other_issuer, "issuer-mismatch"),
+        (plain_http, "insecure-address"),
+        (other_resource, "resource-mismatch"),
+        (script, "insecure-address"),
+        (no_registration, "no-registration"),
+    ],
+)
+def test_a_login_at_a_server_that_breaks_the_rules_is_refused(
+    change: Callable[[Far], None], reason: str
+) -> None:
+    async def work(server: Far) -> None:
+        change(server)
+        with pytest.raises(CorralError) as caught:
+            await started(server)
+        assert reason_of(caught.value) == reason
+        assert server.forms == []
+
+    run(work)
+
+
+@pytest.mark.contract
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("invalid_grant", "token-refused"),
+        ({**GOOD, "token_type": "mac"}, "bad-answer"),
+        ({**GOOD, "access_token": "a\r\nX-Evil: 1"}, "bad-answer"),
+        ({**GOOD, "access_token": "a" * 17_000}, "bad-answer"),
+        ({**GOOD, "access_token": "a" * 300_000}, "bad-answer"),
+        ({**GOOD, "access_token": 5}, "bad-answer"),
+    ],
+)
+def test_an_answer_that_is_no_token_is_refused(answer: Json | str, reason: str) -> None:
+    async def work(server: Far) -> None:
+        server.tokens = [answer]
+        pending = await started(server)
+        with pytest.raises(CorralError) as caught:
+            await finished(server, pending)
+        assert reason_of(caught.value) == reason
+
+    run(work)
+
+
+@pytest.mark.contract
+def test_the_request_of_a_login_has_pkce_state_and_the_resource() -> None:
+    async def work(server: Far) -> None:
+        server.tokens = [GOOD]
+        pending = await started(server, scopes=("a", "b"))
+        query = {k: v[0] for k, v in parse_qs(urlsplit(pending.authorization_url).query).items()}
+        assert query["code_challenge_method"] == "S256"
+        assert (query["resource"], query["scope"]) == (f"{server.base}/mcp", "a b")
+        grant = await finished(server, pending)
+        form = server.forms[-1]
+        assert (form["code_verifier"], form["resource"]) == (pending.verifier, query["resource"])
+        assert grant.access_token == "at"
+        assert 0 < grant.expires_at - time.time() <= 60
+        assert "at" not in repr(grant)
+
+    run(work)
+
+
+@pytest.mark.contract
+@pytest.mark.parametrize(
+    ("is_told", "iss", "reason"),
+    [
+        (True, None, "iss-missing"),
+        (True, "{base}/", "iss-mismatch"),
+        (False, "https://elsewhere.example", "iss-mismatch"),
+    ],
+)
+def test_an_answer_of_another_authorization_server_is_refused(
+    is_told: bool, iss: str | None, reason: str
+) -> None:
+    async def work(server: Far) -> None:
+        server.tokens = [GOOD]
+        server.metadata["authorization_response_iss_parameter_supported"] = is_told
+        more = {} if iss is None else {"iss": iss.format(base=server.base)}
+        with pytest.raises(CorralError) as caught:
+            await finished(server, await started(server), **more)
+        assert reason_of(caught.value) == reason
+        assert server.forms == []
+
+    run(work)
+
+
+# -- a device
+
+
+@pytest.mark.contract
+def test_a_device_is_polled_until_the_person_has_agreed() -> None:
+    async def work(server: Far) -> None:
+        server.tokens = ["authorization_pending", "authorization_pending", GOOD]
+        pending = await started(server, "device")
+        assert (pending.user_code, pending.verification_uri) == ("WXYZ", f"{server.base}/code")
+        order = Order(step="poll", url=pending.url, pending=pending, until=time.time() + 20)
+        grant = (await perform(order)).grant
+        assert grant is not None
+        assert [form["grant_type"] for form in server.forms[1:]] == [
+            "urn:ietf:params:oauth:grant-type:device_code"
+        ] * 3
+
+    run(work)
+
+
+@pytest.mark.contract
+def test_a_device_that_has_not_been_told_yet_ends_the_wait_and_a_refusal_the_login() -> None:
+    async def work(server: Far) -> None:
+        server.tokens = ["authorization_pending", "access_denied"]
+        pending = await started(server, "device")
+        order = Order(step="poll", url=pending.url, pending=pending, until=0.0)
+        assert (await perform(order)).grant is None
+        with pytest.raises(CorralError) as caught:
+            await perform(replace(order, until=time.time() + 20))
+        assert caught.value.data["error"] == "access_denied"
+
+    run(work)
+
+
+@pytest.mark.contract
+def test_a_server_without_a_device_flow_says_so() -> None:
+    async def work(server: Far) -> None:
+        del server.metadata["device_authorization_endpoint"]
+        with pytest.raises(CorralError) as caught:
+            await started(server, "device")
+        assert reason_of(caught.value) == "no-device-flow"
+
+    run(work)
+
+
+# -- headers and addresses
+
+
+@pytest.mark.core
+@pytest.mark.parametrize(
+    ("header", "wanted"),
+    [
+        ("", Challenge()),
+        ("Bearer", Challenge()),
+        (
+            'Bearer scope="a  b", error="invalid_token"',
+            Challenge(scope="a b", error="invalid_token"),
+        ),
+        ('Basic realm="x", Bearer scope=a', Challenge(scope="a")),
+        ('Bearer resource_metadata="https://x/\\"y"', Challenge(resource_metadata='https://x/"y')),
+        ('Basic scope="no"', Challenge()),
+        ('Bearer scope="never ended', Challenge()),
+    ],
+)
+def test_a_challenge_is_read(header: str, wanted: Challenge) -> None:
+    assert parse(401, header) == wanted
+
+
+@pytest.mark.core
+def test_a_hostile_header_is_read_in_no_time() -> None:
+    begun = time.process_time()
+    parse(401, "Bearer " + 'a="\\' * 100_000)
+    assert time.process_time() - begun < 1
+
+
+@pytest.mark.core
+def test_metadata_is_looked_for_in_the_order_of_the_specification() -> None:
+    found = metadata.server_addresses("https://a.example/t/1/")
+    assert [urlsplit(each).path for each in found] == [
+        "/.well-known/oauth-authorization-server/t/1",
+        "/.well-known/openid-configuration/t/1",
+        "/t/1/.well-known/openid-configuration",
+    ]
+    found = metadata.resource_addresses("https://a.example/mcp?x=1")
+    assert [urlsplit(each).path for each in found] == [
+        "/.well-known/oauth-protected-resource/mcp",
+        "/.well-known/oauth-protected-resource",
+    ]
+
+
+URL = "https://a.example/mcp"
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("resource", [URL, "https://a.example", "https://a.example:443/"])
+def test_a_resource_may_be_the_server_or_above_it(resource: str) -> None:
+    assert metadata.checked_resource({"resource": resource}, URL) == resource
+
+
+@pytest.mark.core
+@pytest.mark.parametrize(
+    "resource",
+    [
+        "https://a.example/mc",
+        "https://a.example.evil/mcp",
+        "http://a.example/mcp",
+        "https://a.example:8443/mcp",
+        "https://a.example/mcp#x",
+        "https://a.example:x/mcp",
+        None,
+    ],
+)
+def test_a_resource_of_another_server_is_refused(resource: str | None) -> None:
+    with pytest.raises(CorralError) as caught:
+        metadata.checked_resource({"resource": resource}, URL)
+    assert reason_of(caught.value) == "resource-mismatch"
