@@ -294,6 +294,7 @@ async def run_client(
             continue
         said = await suite(
             *("client", "--command", command, "--scenario", scenario, "--spec-version", revision),
+            "--force",
             output=folder / "client",
         )
         if verbose:

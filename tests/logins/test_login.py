@@ -196,6 +196,35 @@ def test_a_server_over_http_with_sse_is_logged_in_to(more: str, tmp_path: Path) 
         assert added(daemon, 1, 2) == "3"
 
 
+MACHINE = """
+[mcp.servers.far.oauth]
+grant = "client_credentials"
+client_id = "robot"
+client_secret = "${secret:ROBOT}"
+"""
+
+
+def test_a_server_that_knows_corral_itself_needs_no_person(tmp_path: Path) -> None:
+    with (
+        guarded("--machine", "--life", "4") as server,
+        DaemonProcess(tmp_path, config(server, more=MACHINE)) as daemon,
+    ):
+        daemon.call("secret.set", name="ROBOT", secret="wrong")
+        assert "invalid_client" in refused(lambda: added(daemon, 1, 2)).message
+        daemon.call("secret.rotate", name="ROBOT", secret="s3cret")
+        deadline = time.monotonic() + BOUND_S
+        while daemon.call("mcp.logins")["logins"][0]["state"] == "none":
+            assert time.monotonic() < deadline
+            with contextlib.suppress(CorralError):
+                assert added(daemon, 1, 2) == "3"
+        asked = server.did()["asked"]
+        ends_at = time.monotonic() + 5
+        while time.monotonic() < ends_at:
+            assert added(daemon, 2, 2) == "4"
+        assert server.did()["asked"] > asked
+        assert refused(lambda: log_in(daemon)).data["reason"] == "needs-no-person"
+
+
 def test_an_answer_for_another_login_is_refused(tmp_path: Path) -> None:
     with guarded() as server, DaemonProcess(tmp_path, config(server)) as daemon:
         mine, other = (daemon.call("mcp.login", name="far") for _ in range(2))

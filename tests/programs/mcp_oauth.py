@@ -1,13 +1,15 @@
 """A server of the official SDK behind its own authorization server; its port is the only line on stdout.
 
-    mcp_oauth.py [--life SECONDS] [--no-refresh] [--transport http|sse]
+    mcp_oauth.py [--life SECONDS] [--no-refresh] [--transport http|sse] [--machine]
 
 Its authorization server agrees to every login at once: it stands for the person, too. Refresh tokens rotate: a second use of one ends
-the grant. `/did` returns what has happened, and `/end` ends every access token.
+the grant. `/did` returns what has happened, and `/end` ends every access token. With `--machine` the authorization server is another one,
+which gives tokens to the client "robot" with the secret "s3cret" alone, and to no person.
 """
 
 import argparse
 import asyncio
+import base64
 import secrets
 import socket
 import time
@@ -143,12 +145,43 @@ class Provider:
             refresh_token=None if refresh is None else refresh.token,
         )
 
+    async def verify_token(self, token: str) -> AccessToken | None:
+        return self.access.get(token)
+
+
+def machine(server: MCPServer, provider: Provider, base: str) -> None:
+    """Adds an authorization server for programs."""
+
+    @server.custom_route("/.well-known/oauth-authorization-server/machine", methods=["GET"])  # type: ignore[untyped-decorator]  # the SDK leaves it so
+    async def about(_request: Request) -> Response:
+        return JSONResponse(
+            {
+                "issuer": f"{base}/machine",
+                "token_endpoint": f"{base}/machine/token",
+                "grant_types_supported": ["client_credentials"],
+                "token_endpoint_auth_methods_supported": ["client_secret_basic"],
+            }
+        )
+
+    @server.custom_route("/machine/token", methods=["POST"])  # type: ignore[untyped-decorator]  # as above
+    async def token(request: Request) -> Response:
+        form = await request.form()
+        provider.note("asked")
+        wanted = base64.b64encode(b"robot:s3cret").decode()
+        if request.headers.get("Authorization") != f"Basic {wanted}":
+            return JSONResponse({"error": "invalid_client"}, status_code=401)
+        assert form["grant_type"] == "client_credentials"
+        scopes = str(form["scope"]).split()
+        found = provider.issue("robot", scopes, str(form["resource"]))
+        return JSONResponse(found.model_dump(mode="json", exclude={"refresh_token"}))
+
 
 async def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--life", type=int, default=3600)
     parser.add_argument("--no-refresh", action="store_true")
     parser.add_argument("--transport", choices=("http", "sse"), default="http")
+    parser.add_argument("--machine", action="store_true")
     given = parser.parse_args()
     listening = socket.create_server(("127.0.0.1", 0))
     base = f"http://127.0.0.1:{listening.getsockname()[1]}"
@@ -157,9 +190,10 @@ async def main() -> None:
     server = MCPServer(
         "guarded",
         version="1",
-        auth_server_provider=provider,
+        auth_server_provider=None if given.machine else provider,
+        token_verifier=provider if given.machine else None,
         auth=AuthSettings(
-            issuer_url=AnyHttpUrl(base),
+            issuer_url=AnyHttpUrl(f"{base}/machine" if given.machine else base),
             resource_server_url=AnyHttpUrl(f"{base}/{path}"),
             required_scopes=["read"],
             validate_token_resource=True,
@@ -186,6 +220,8 @@ async def main() -> None:
             provider.refresh.clear()
         return JSONResponse({})
 
+    if given.machine:
+        machine(server, provider, base)
     app = server.streamable_http_app() if path == "mcp" else server.sse_app()
     config = uvicorn.Config(app, log_level="warning")
     print(listening.getsockname()[1], flush=True)
