@@ -18,7 +18,7 @@ from corral.supervisor.launcher import protocol
 from corral.supervisor.linux import kernel
 from corral.supervisor.process import containment
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 AGENTS = Path(__file__).parent / "programs"
 PYTHON = [sys.executable, "-I", "-S"]
 PATH = os.defpath

@@ -12,7 +12,7 @@ from corral.supervisor.logs.file_format import Record
 from corral.supervisor.logs.rotating_file import LogLimits
 from corral.supervisor.logs.store import LogStore
 
-BOUND_S = 30.0
+BOUND_S = 60.0
 MIB = 1024 * 1024
 
 

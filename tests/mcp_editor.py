@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-BOUND_S = 30.0
+BOUND_S = 60.0
 """How long anything is waited for before it is a failure."""
 
 CORRAL = str(Path(sys.executable).parent / "corral")

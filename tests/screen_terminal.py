@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import pyte
 
-BOUND_S = 30.0
+BOUND_S = 60.0
 """Every wait ends after this long, by failing."""
 
 ALTERNATE, BACK = b"\x1b[?1049h", b"\x1b[?1049l"

@@ -11,7 +11,7 @@ from types import TracebackType
 from corral.worker.contract.errors import CorralError, MethodNotFound
 from corral.worker.contract.jsonrpc import Notification, Peer, Request, Withdrawn
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 """How long any test waits for anything before it is a failure."""
 
 

@@ -38,7 +38,7 @@ from corral.worker.contract.errors import (
 )
 from corral.worker.contract.records import Task, TaskParams
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 
 RETRY_S = 0.02
 """When what a store has refused is tried again."""

@@ -20,7 +20,7 @@ from typing import NamedTuple, Self, cast
 
 from corral.worker.contract.errors import CorralError, MethodNotFound, from_wire
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 ROOT = Path(__file__).parents[1]
 AGENTS = ROOT / "tests" / "programs"
 BEAT_S = 0.05

@@ -19,7 +19,7 @@ from corral.worker.contract.errors import InvalidParams
 pytestmark = pytest.mark.shell
 
 CORRAL = [sys.executable, "-P", "-m", "corral.cli"]
-BOUND_S = 20.0
+BOUND_S = 60.0
 
 TIMEOUT = 5
 """The exit code of a command that was not answered in time."""

@@ -28,7 +28,7 @@ from corral.worker.contract.errors import InvalidParams
 pytestmark = pytest.mark.shell
 
 CORRAL = [sys.executable, "-P", "-m", "corral.cli"]
-BOUND_S = 30
+BOUND_S = 60.0
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from corral.supervisor.oauth.declared import Oauth
 from corral.supervisor.oauth.token_store import TokenStore
 from corral.worker.contract.errors import CorralError, PermissionDenied
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 
 Json = dict[str, Any]  # MCP's objects, read freely
 

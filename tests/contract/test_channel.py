@@ -30,7 +30,7 @@ from corral.worker.contract.jsonrpc import Foreign, Notification, Peer, Request
 
 pytestmark = pytest.mark.shell
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 """How long anything is waited for before the test fails."""
 
 Test = Callable[[], Coroutine[Any, Any, None]]  # Any: what a coroutine is sent is asyncio's affair

@@ -28,7 +28,7 @@ from fake_provider import FakeProvider
 
 pytestmark = pytest.mark.contract
 
-BOUND_S = 30.0
+BOUND_S = 60.0
 
 MODERN: dict[str, object] = {
     META + "protocolVersion": "2026-07-28",

@@ -13,7 +13,7 @@ from corral.worker.contract.errors import InvalidParams
 
 pytestmark = pytest.mark.shell
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:

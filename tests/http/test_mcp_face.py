@@ -41,7 +41,7 @@ from fake_provider import REGIONAL, FakeProvider
 
 pytestmark = pytest.mark.shell
 
-BOUND_S = 30.0
+BOUND_S = 60.0
 
 TOKEN = "a" * 40
 

@@ -25,7 +25,7 @@ from corral.worker.contract.errors import (
 
 pytestmark = pytest.mark.shell
 
-BOUND_S = 30.0
+BOUND_S = 60.0
 
 Serve = Callable[[web.BaseRequest, HttpClient], Coroutine[Any, Any, web.StreamResponse]]
 

@@ -20,7 +20,7 @@ from corral.supervisor.linux import landlock
 
 pytestmark = pytest.mark.shell
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 ROOT = os.geteuid() == 0
 NOBODY = pwd.getpwnam("nobody")
 

@@ -25,7 +25,7 @@ from launcher_wire import PYTHON, Wire
 
 pytestmark = pytest.mark.shell
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 ALTERED = [int(signal.SIGPIPE), int(signal.SIGXFSZ), int(signal.SIGINT)]
 REPORT = """
 import json, os, resource, signal, sys

@@ -16,7 +16,7 @@ from corral.supervisor.process import orphans
 
 pytestmark = pytest.mark.shell
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 PYTHON = [sys.executable, "-I", "-S"]
 
 

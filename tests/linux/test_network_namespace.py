@@ -10,7 +10,7 @@ from corral.supervisor.linux.kernel import prctl
 
 NOBODY = 65534
 PR_SET_DUMPABLE = 4
-BOUND_S = 20.0
+BOUND_S = 60.0
 PORT = 3128
 
 

@@ -47,7 +47,7 @@ from corral.worker.contract.errors import (
 
 pytestmark = pytest.mark.core
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 SHORT_S = 0.05
 """A timeout that is meant to run out."""
 

@@ -26,7 +26,7 @@ from launcher_wire import debugged
 
 pytestmark = pytest.mark.shell
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 AGENTS = Path(__file__).parents[1] / "programs"
 PYTHON = [sys.executable, "-I", "-S"]
 SLEEP = ["sleep", "1000"]

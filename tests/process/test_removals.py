@@ -9,7 +9,7 @@ from corral.supervisor.process.sandbox import Removals
 
 pytestmark = pytest.mark.shell
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 
 
 def test_what_was_added_is_gone_when_all_is_finished(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from corral.supervisor.process.usage import (
 
 pytestmark = pytest.mark.shell
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 
 MIB = 1024 * 1024
 

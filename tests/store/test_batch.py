@@ -18,7 +18,7 @@ SAVE = (
     "INSERT INTO meta (key, value) VALUES (?, ?)"
     " ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 )
-BOUND_S = 30.0
+BOUND_S = 60.0
 
 
 def with_store(path: Path, act: Callable[[Store, Batches], Awaitable[None]]) -> None:

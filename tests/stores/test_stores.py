@@ -16,7 +16,7 @@ from corral.worker.contract.errors import SpawnFailed
 
 pytestmark = pytest.mark.shell
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 PASSWORD = "hunter2"
 
 

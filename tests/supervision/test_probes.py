@@ -36,7 +36,7 @@ from corral.supervisor.supervision.probes import (
 
 pytestmark = pytest.mark.shell
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 SHORT_S = 0.2
 """A timeout that is meant to run out."""
 

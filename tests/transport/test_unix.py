@@ -23,7 +23,7 @@ from corral.worker.contract.errors import Conflict, InvalidParams, PermissionDen
 
 pytestmark = pytest.mark.shell
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 
 
 class Table:

@@ -25,7 +25,7 @@ from corral.worker.contract.errors import SpawnFailed, Timeout
 
 pytestmark = pytest.mark.shell
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 AGENTS = Path(__file__).parents[1] / "programs"
 LIMITS = LogLimits(1 << 20, 5)
 ROOT = os.geteuid() == 0

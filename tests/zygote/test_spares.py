@@ -18,7 +18,7 @@ from corral.supervisor.zygote.spares import Reserve, Spare
 
 pytestmark = pytest.mark.shell
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 
 
 class Forks:
