@@ -2,15 +2,17 @@
 
 import base64
 import sys
+from urllib.parse import urlsplit
 
 import msgspec
+from msgspec.structs import replace
 
 from ...mcp.oauth.records import MARK, VARIABLE, Answer, Order, Settings
 from ...worker.contract.codec import as_object
 from ...worker.contract.errors import InternalError, Timeout, from_wire
 from ..config.spec import Spec
 from ..process.command import Commands
-from ..process.launch import Host
+from ..process.launch import PORTS, Host
 
 PROGRAM = (sys.executable, "-P", "-m", "corral.mcp.oauth.program")
 
@@ -34,7 +36,7 @@ class Steps:
         Raises:
             CorralError: as `mcp.oauth.flow.perform`, or a secret of the settings is not there.
         """
-        full = msgspec.structs.replace(order, settings=settings_of(spec, self._host))
+        full = replace(order, settings=settings_of(spec, self._host))
         text = base64.b64encode(msgspec.json.encode(full)).decode()
         printed = bytearray()
 
@@ -43,7 +45,7 @@ class Steps:
                 printed.extend(chunk)
 
         outcome = await self._commands.run(
-            spec,
+            _reaching(spec),
             PROGRAM,
             unit=f"{spec.name}/oauth",
             timeout_s=STEP_S,
@@ -51,6 +53,18 @@ class Steps:
             on_output=read,
         )
         return _answer(spec.name, bytes(printed), outcome.problem)
+
+
+def _reaching(spec: Spec) -> Spec:
+    """Returns the spec of a step: it may connect to the ports of the server and of the configured authorization server."""
+    ports = spec.process.connect_ports
+    if ports is None:
+        return spec
+    issuer = "" if spec.oauth is None else spec.oauth.issuer
+    parts = [urlsplit(each) for each in (spec.url, issuer) if each]
+    own = [each.port or PORTS[each.scheme] for each in parts]
+    process = replace(spec.process, connect_ports=tuple(dict.fromkeys((*ports, *own))))
+    return replace(spec, process=process)
 
 
 def settings_of(spec: Spec, host: Host) -> Settings:

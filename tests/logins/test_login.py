@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import time
 import urllib.error
 import urllib.request
@@ -15,6 +16,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import zstandard
 
 from corral.worker.contract.errors import CorralError
 from daemon_process import BIN, BOUND_S, DaemonProcess
@@ -174,6 +176,31 @@ def test_a_login_that_the_server_has_ended_is_asked_for_again(tmp_path: Path) ->
         daemon.await_worker("far-0", has_rested)
         log_in(daemon)
         assert added(daemon, 1, 3) == "4"
+
+
+def test_a_login_keeps_to_the_ports_of_its_server(tmp_path: Path) -> None:
+    only = "[mcp.servers.far.process]\nconnect_ports = []"
+    with guarded() as server, DaemonProcess(tmp_path, config(server, more=only)) as daemon:
+        log_in(daemon)
+        assert added(daemon, 1, 2) == "3"
+
+
+def test_a_removed_server_leaves_no_token_and_a_backup_has_none(tmp_path: Path) -> None:
+    with guarded() as server, DaemonProcess(tmp_path, "") as daemon:
+        spec = {"url": f"{server.base}/mcp"}
+        refused(lambda: daemon.call("agent.add", name="far", kind="mcp", spec=spec))
+        log_in(daemon)
+        assert [each.name for each in (daemon.state_dir / "tokens.d").iterdir()] == ["far"]
+        saved = tmp_path / "saved.tar.zst"
+        command = [str(BIN / "corral"), "--socket", str(daemon.socket), "backup", str(saved)]
+        subprocess.run(command, check=True, timeout=BOUND_S)
+        plain = zstandard.ZstdDecompressor().stream_reader(saved.read_bytes())
+        with tarfile.open(fileobj=plain, mode="r|") as archive:
+            names = archive.getnames()
+        assert "state/corral.db" in names
+        assert not [each for each in names if "tokens" in each]
+        daemon.call("agent.rm", names=["far"])
+        assert not list((daemon.state_dir / "tokens.d").iterdir())
 
 
 def test_a_logout_revokes_the_token_and_leaves_nothing(tmp_path: Path) -> None:
