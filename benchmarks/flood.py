@@ -95,7 +95,7 @@ for line in sys.stdin:
 
 RELAY = """
 import os, subprocess, sys
-answer = "import sys\nfor line in sys.stdin: print(line, end='', flush=True)"
+answer = "import sys\\nfor line in sys.stdin: print(line, end='', flush=True)"
 worker = subprocess.Popen([sys.executable, "-c", answer], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 journal = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 for line in sys.stdin.buffer:
