@@ -811,6 +811,70 @@ export interface LogLines {
   position?: string | null;
 }
 
+/** Represents a logout: whether there was a token, or a registration, to forget. */
+export interface LoggedOut {
+  name: string;
+  forgotten: boolean;
+}
+
+/**
+ * Represents what corral has of a remote server: a token, a login under way, or neither; never the token itself.
+ *
+ * `client` says how corral is a client there: configured, by a document, or registered; `renews` whether the token is renewed
+ * without a person. `reason` is why there is no usable token.
+ */
+export interface Login {
+  name: string;
+  state: "logged-in" | "none" | "pending";
+  issuer?: string;
+  resource?: string;
+  client?: string;
+  scopes?: Array<string>;
+  renews?: boolean;
+  obtained_at?: string;
+  expires_at?: string | null;
+  reason?: string | null;
+}
+
+/** Finishes a login: with the address to which the browser was sent back, or for a device by waiting a while. */
+export interface LoginFinishParamsWithoutName {
+  login: string;
+  redirect?: string | null;
+}
+
+/**
+ * Starts a login to a remote MCP server.
+ *
+ * The browser is sent back to `port` of its own machine, unless `oauth.redirect_uri` says where to; with `device` a person types a
+ * code at another device. `scopes` are wanted beside those that the server asks for.
+ */
+export interface LoginParamsWithoutName {
+  port?: number;
+  device?: boolean;
+  scopes?: Array<string>;
+}
+
+/**
+ * Represents a login that a person has to finish until `expires_at`.
+ *
+ * A browser has to open `url`, from which it is sent to `redirect_uri`; for a device, `user_code` has to be typed at `url`.
+ */
+export interface LoginStarted {
+  name: string;
+  login: string;
+  issuer: string;
+  scopes: Array<string>;
+  url: string;
+  redirect_uri?: string | null;
+  user_code?: string | null;
+  expires_at: string;
+}
+
+/** Lists remote servers that may want a login. */
+export interface Logins {
+  logins: Array<Login>;
+}
+
 /** Counts the sessions in the daemon's memory, which are a cache of those in the store. */
 export interface MemoryCache {
   sessions: number;
@@ -2869,6 +2933,11 @@ export class Corral extends Connection {
     return this.stream("GET", "/api/v1/logs", ["names","selector","task","n","since","stream","until","level","grep","previous","follow","after"], args, options);
   }
 
+  /** Lists the remote MCP servers with the state of their logins; no token. */
+  listLogins(options?: RequestOptions): Promise<Logins> {
+    return this.request("GET", "/api/v1/mcp/logins", [], {}, options) as Promise<Logins>;
+  }
+
   /** Lists the prompts of all servers, by exposed name; a server that never listed anything is started first. */
   listPrompts(options?: RequestOptions): Promise<Prompts> {
     return this.request("GET", "/api/v1/mcp/prompts", [], {}, options) as Promise<Prompts>;
@@ -2887,6 +2956,21 @@ export class Corral extends Connection {
   /** Lists the MCP servers, with the tools that they listed last. */
   listServers(options?: RequestOptions): Promise<Servers> {
     return this.request("GET", "/api/v1/mcp/servers", [], {}, options) as Promise<Servers>;
+  }
+
+  /** Starts a login to a remote MCP server (OAuth): returns the address that a person's browser has to open. */
+  startLogin(args: { name: string } & LoginParamsWithoutName, options?: RequestOptions): Promise<LoginStarted> {
+    return this.request("POST", "/api/v1/mcp/servers/{name}/login", [], args, options) as Promise<LoginStarted>;
+  }
+
+  /** Forgets the token of a remote MCP server and corral's registration there, and revokes the token. */
+  logout(args: { name: string; revoke?: boolean }, options?: RequestOptions): Promise<LoggedOut> {
+    return this.request("DELETE", "/api/v1/mcp/servers/{name}/login", ["revoke"], args, options) as Promise<LoggedOut>;
+  }
+
+  /** Finishes a login, and starts the server's workers that waited for it; `pending` while a device has not been told yet. */
+  finishLogin(args: { name: string } & LoginFinishParamsWithoutName, options?: RequestOptions): Promise<Login> {
+    return this.request("POST", "/api/v1/mcp/servers/{name}/login/finish", [], args, options) as Promise<Login>;
   }
 
   /** Lists the tools of all servers, or of one; a server that never listed any is started first. */
