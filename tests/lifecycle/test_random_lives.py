@@ -957,7 +957,7 @@ FAULTS = {
         "awake, thawed = worker, [Thaw()]",
     ),
     "an emergency leaves a wish": (
-        'return _kill(_unwanted(worker), "stopped", event.reason, now)',
+        "return _kill(_unwanted(worker), event.result, event.reason, now)",
         'return _kill(worker, "stopped", event.reason, now)',
     ),
     "an emergency waits for the grace period": (
