@@ -42,6 +42,7 @@ PARTS = [
     Part("supervisors", has_peers=True),
     Part("idle"),
     Part("warm"),
+    Part("frameworks"),
     Part("isolation"),
     Part("tenants"),
     Part("rpc"),

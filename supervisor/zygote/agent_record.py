@@ -48,6 +48,7 @@ class ZygoteSlot:
     task: asyncio.Task[None]
     zygote: Zygote | None = None
     loaded: Loaded | None = None
+    unit: str = ""
     is_ending: bool = False
     is_retired: bool = False
 
@@ -100,6 +101,8 @@ class AgentRecord:
             "spares": len(self.reserve),
             "reason": state.reason or None,
         }
+        if zygote is not None and isinstance(zygote.launcher, Zygote):
+            facts["shared_pid"] = zygote.launcher.pid
         if loaded is not None:
             facts |= {
                 "load_s": round(loaded.duration_s, 3),

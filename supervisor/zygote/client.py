@@ -25,8 +25,9 @@ from ..lifecycle.start_failure import last_words
 from ..linux import cgroup, kernel
 from ..logs.capture import LogWriter
 from ..logs.capture_pipe import Capture
+from ..process.containment import Containment
 from ..process.launcher_client import Launcher
-from ..process.launcher_link import PING_S, Channel, Heartbeat
+from ..process.launcher_link import PING_S, Channel, Heartbeat, close_all
 from ..process.limits import oom_of
 from ..process.parent import Child, Exit, Launch, ParentClient, Scope, Stage, Unit, failed
 from ..process.sandbox import remove_temporary
@@ -83,7 +84,7 @@ log = logging.getLogger(__name__)
 class Zygote(ParentClient):
     """Manages one zygote and its workers; for use in one event loop.
 
-    `launch` describes its start, as for any unit. `on_exit` and `on_empty` are called as by a Launcher, for its workers;
+    `launch` describes its start, as for any unit; `launcher` may be another zygote, `is_shared`, of which it is a fork. `on_exit` and `on_empty` are called as by a Launcher, for its workers;
     `on_changed` with the source files that have changed; `on_lost` once, when it has died unrequested,
     before the ends of its workers are reported. Its output goes to `log`, which the caller releases.
 
@@ -92,7 +93,7 @@ class Zygote(ParentClient):
 
     def __init__(
         self,
-        launcher: Launcher,
+        launcher: "Launcher | Zygote",
         launch: Launch,
         *,
         on_exit: Callable[[Exit], None],
@@ -101,13 +102,18 @@ class Zygote(ParentClient):
         on_lost: Callable[["Zygote", str], None],
         log: LogWriter,
         silence_s: float = SILENCE_S,
+        is_shared: bool = False,
     ) -> None:
         super().__init__("the zygote", on_exit=on_exit, on_empty=on_empty)
+        if isinstance(launcher, Zygote):
+            launch = msgspec.structs.replace(launch, temporary=launcher.temporary_of(launch))
         self.unit = launch.unit
         self.pid = 0
         self.gone = asyncio.Event()
         """Set when no process of it is left."""
-        self._launcher = launcher
+        self.launcher = launcher
+        """Its parent."""
+        self._is_shared = is_shared
         self._launch = launch
         self._cgroups = ForkCgroups(launcher.groups)
         self._pids = ForkPids(0, is_inside=launcher.containment.pid_namespace)
@@ -149,6 +155,16 @@ class Zygote(ParentClient):
     def _is_over(self) -> bool:
         return self._is_ending or self._fault is not None or self._exit is not None
 
+    @property
+    def groups(self) -> cgroup.Groups | None:
+        """Returns the parent of its units' cgroups; None without cgroups."""
+        return self.launcher.groups
+
+    @property
+    def containment(self) -> Containment:
+        """Returns how the processes of its units are contained."""
+        return self.launcher.containment
+
     def cgroup_of(self, unit: str) -> Path | None:
         """Returns the folder of the cgroup of a living unit, if it has one."""
         found = self._units.get(unit)
@@ -169,6 +185,8 @@ class Zygote(ParentClient):
         # Without the agent's name, which is above already: of sockets there, no path may have over 107 bytes.
         agent = self.unit.partition(".")[0]
         name = os.path.basename(launch.temporary)
+        if self._is_shared:  # below it are other agents
+            return os.path.join(self._launch.temporary, name)
         return os.path.join(self._launch.temporary, name.removeprefix(agent).lstrip("-."))
 
     # --- its life ------------------------------------------------------------------------------
@@ -185,14 +203,14 @@ class Zygote(ParentClient):
         with contextlib.suppress(OSError):  # an older kernel
             ours.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)
         try:
-            child = await self._launcher.spawn(self._launch, stdin_fd=theirs.detach())
+            child = await self.launcher.spawn(self._launch, stdin_fd=theirs.detach())
         except BaseException:
             ours.close()
             self.gone.set()
             raise
         ours.setblocking(False)
         self.pid = child.pid
-        self._pids = ForkPids(child.pid, is_inside=self._launcher.containment.pid_namespace)
+        self._pids = ForkPids(child.pid, is_inside=self.launcher.containment.pid_namespace)
         assert child.stdout_fd is not None, "it has two pipes"
         with contextlib.suppress(OSError):  # see WorkerSupervisor: Landlock's allowance hangs on it
             self._proc_fd = os.open(f"/proc/{child.pid}", os.O_PATH | os.O_CLOEXEC)
@@ -212,28 +230,39 @@ class Zygote(ParentClient):
             raise
 
     async def spawn(
-        self, launch: Launch, *, pipe_stdin: bool = True, pipe_stdout: bool = True
+        self,
+        launch: Launch,
+        *,
+        pipe_stdin: bool = True,
+        pipe_stdout: bool = True,
+        stdin_fd: int | None = None,
     ) -> Child:
-        """Forks a worker, and returns when it has become one.
+        """Forks a worker, and returns when it has become one; with the channel `stdin_fd`, which is closed here, a zygote.
 
         Its command, user and limits are those of the zygote; its temporary folder is `temporary_of(launch)`.
 
         Raises:
             SpawnFailed: it did not become one; `data` has the `stage`, the `errno`, and `retryable`.
         """
-        if not self.is_loaded:
-            raise failed(launch.unit, "zygote", errno.EAGAIN, "its zygote is gone")
-        temporary = self.temporary_of(launch)
+        unit = self._unit(launch.unit)
+        try:
+            if not self.is_loaded:
+                raise failed(launch.unit, "zygote", errno.EAGAIN, "its zygote is gone")
+            joining = self._cgroups.make(launch, unit)
+        except BaseException:
+            close_all([] if stdin_fd is None else [stdin_fd])
+            raise
+        temporary = launch.temporary if stdin_fd is not None else self.temporary_of(launch)
         env = {key: value for key, value in launch.env.items() if value != launch.temporary}
         if temporary is not None:
             env["TMPDIR"] = temporary
-        own = msgspec.structs.replace(launch, argv=(), env=env, temporary=temporary)
-        unit = self._unit(launch.unit)
-        joining = self._cgroups.make(launch, unit)
+        argv = () if stdin_fd is None else launch.argv
+        own = msgspec.structs.replace(launch, argv=argv, env=env, temporary=temporary)
+        stdin = pipe_stdin if stdin_fd is None else stdin_fd
         try:
             async with asyncio.timeout(BIRTH_S):
                 return await self._spawn(
-                    own, stdin=pipe_stdin, pipe_stdout=pipe_stdout, unit=unit, more=joining
+                    own, stdin=stdin, pipe_stdout=pipe_stdout, unit=unit, more=joining
                 )
         except TimeoutError:
             reason = f"its fork has not become a worker within {BIRTH_S:g} s"
@@ -463,7 +492,7 @@ class Zygote(ParentClient):
         self._report_lost(report.cause if report.lost else f"{cause}, and its workers with it")
         for unit in self._units.values():
             self._cgroups.kill(unit)
-        self._launcher.kill(self.unit)  # escaped processes
+        self.launcher.kill(self.unit)  # escaped processes
         for capture in self._captures:
             self._do(capture.drain(DRAIN_S))
 
@@ -503,7 +532,7 @@ class Zygote(ParentClient):
             if self._pulse is not None:
                 self._pulse.stop()
             if self._exit is None:
-                self._launcher.kill(self.unit)
+                self.launcher.kill(self.unit)
 
     def _kill_faulty(self, fault: str) -> None:
         """Kills a zygote that cannot be trusted, with a reason."""
@@ -511,7 +540,7 @@ class Zygote(ParentClient):
             self._fault = fault
             log.error("the zygote %s, pid %d, is killed: it %s", self.unit, self.pid, fault)
             self._log.stream("log").line(f"killed: it {fault}".encode(), "error", None)
-            self._launcher.kill(self.unit)
+            self.launcher.kill(self.unit)
             if self._channel is not None:
                 self._channel.close()
 

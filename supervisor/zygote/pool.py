@@ -26,6 +26,7 @@ from . import policy
 from .agent_record import AgentRecord, Order, ZygoteSlot, words_of_changes, words_of_unfit
 from .client import Loaded, Zygote
 from .policy import Phase
+from .preloads import Preloads
 from .spares import Reserve, substance
 
 CHECK_S = 5.0
@@ -67,6 +68,15 @@ class ZygotePool:
         self._generation = generation
         self._on_exit = on_exit
         self._on_empty = on_empty
+        self._preloads = Preloads(
+            launcher,
+            host,
+            logs,
+            generation,
+            on_exit=self._zygote_exited,
+            on_empty=self._zygote_emptied,
+            on_changed=self._note_shared_changes,
+        )
         self._records: dict[str, AgentRecord] = {}
         self._starts = 0
         self._chores: set[asyncio.Task[None]] = set()
@@ -247,7 +257,8 @@ class ZygotePool:
     def pids(self) -> list[int]:
         """Returns the pids of all zygotes, those that are ending included."""
         slots = [slot for record in self._records.values() for slot in record.slots.values()]
-        return [slot.zygote.pid for slot in slots if slot.zygote is not None and slot.zygote.pid]
+        pids = [slot.zygote.pid for slot in slots if slot.zygote is not None and slot.zygote.pid]
+        return pids + self._preloads.pids()
 
     def order(self, name: str) -> Order | None:
         """Returns the present request to replace workers of an agent."""
@@ -303,6 +314,7 @@ class ZygotePool:
                 slot.task.cancel()
             await self._release(record)
         self._records.clear()
+        await self._preloads.close()
         for chore in self._chores:
             chore.cancel()
 
@@ -420,7 +432,10 @@ class ZygotePool:
     async def _changed_sources(self, record: AgentRecord, zygote: Zygote) -> list[str]:
         try:
             async with asyncio.timeout(CHECK_S):
-                return await zygote.check()
+                paths = await zygote.check()
+                if isinstance(zygote.launcher, Zygote):
+                    paths += await zygote.launcher.check()
+                return paths
         except (TimeoutError, CorralError) as error:
             text = "cannot check whether sources of %s have changed: %s"
             logger.warning(text, record.spec.name, error)
@@ -455,12 +470,14 @@ class ZygotePool:
         spec = slot.spec
         record.recipe = await self._recipe(spec)
         unit = f"{spec.name}{SUFFIX}#{self._generation}.{number}"
+        slot.unit = unit
+        parent = await self._preloads.parent_of(spec, unit)
         launch = await prepare_zygote(spec, self._host, unit, anew=number > 1)
         if record.log is None:
             limits = LogLimits.of(spec.monitoring)
             record.log = self._logs.writer(spec.name, spec.name + SUFFIX, limits)
         slot.zygote = Zygote(
-            self._launcher,
+            parent or self._launcher,
             launch,
             on_exit=partial(self._exited, record),
             on_empty=partial(self._emptied, record),
@@ -509,13 +526,28 @@ class ZygotePool:
         except asyncio.CancelledError:
             raise  # `_end` cancels this, and does it once more
         except BaseException:
-            del record.slots[number]
+            self._forget_slot(record, number)
             raise
-        del record.slots[number]
+        self._forget_slot(record, number)
+
+    def _forget_slot(self, record: AgentRecord, number: int) -> None:
+        self._preloads.release(record.slots.pop(number).unit)
 
     def _note_changes(self, record: AgentRecord, number: int, paths: list[str]) -> None:
         if number == record.state.current or number == record.state.coming:
             self._feed(record, policy.Changed(words_of_changes(paths)))
+
+    def _zygote_exited(self, report: Exit) -> None:
+        self.exited(report)
+
+    def _zygote_emptied(self, unit: str) -> None:
+        self.emptied(unit)
+
+    def _note_shared_changes(self, unit: str, paths: list[str]) -> None:
+        found = self._slot_of(unit)
+        if found is not None:
+            record, number = found
+            self._note_changes(record, number, paths)
 
     def _note_loss(self, record: AgentRecord, number: int, _: Zygote, reason: str) -> None:
         slot = record.slots.get(number)
@@ -531,10 +563,17 @@ class ZygotePool:
             self._on_empty(unit)
 
     def _zygote_of(self, unit: str) -> Zygote | None:
-        worker, _, number = unit.partition("#")
+        found = self._slot_of(unit)
+        if found is None:
+            return self._preloads.of(unit)
+        return found[0].slots[found[1]].zygote
+
+    def _slot_of(self, unit: str) -> tuple[AgentRecord, int] | None:
+        """Returns the agent and the number of the slot of a zygote."""
+        worker, _, counted = unit.partition("#")
         record = self._records.get(worker.removesuffix(SUFFIX)) if worker.endswith(SUFFIX) else None
-        slot = None if record is None else record.slots.get(int(number.partition(".")[2]))
-        return None if slot is None else slot.zygote
+        number = int(counted.partition(".")[2]) if record is not None else 0
+        return (record, number) if record is not None and number in record.slots else None
 
 
 def is_warm(spec: Spec) -> bool:

@@ -1,7 +1,7 @@
 """`python -P -m corral.worker.zygote.program JSON`: imports an agent once, and forks its workers.
 
 JSON is an object: `entrypoint`, MODULE:AGENT, and `preload`, names of modules to import before it; `anew` is true if
-sources may have changed a moment ago.
+sources may have changed a moment ago. With an empty `entrypoint` it imports `preload` alone, and forks the zygotes of agents.
 stdin is one end of a SOCK_SEQPACKET pair whose other end the daemon holds. The messages are the launcher's protocol
 (`supervisor.launcher.protocol`), with these in addition:
 
@@ -10,7 +10,7 @@ stdin is one end of a SOCK_SEQPACKET pair whose other end the daemon holds. The 
     → check {seq}    ← checked {seq, changed: [paths]}: source files that differ from the imported ones
     ← changed {paths}: the same without a request, where changes can be watched (see `sources`)
 
-The `argv` of a `spawn` is ignored. A fourth descriptor, if there is one, is the open `cgroup.procs` of the worker's group.
+The last word of the `argv` of a `spawn` is such an object for a zygote, with its channel as stdin; for a worker it is empty. A fourth descriptor, if there is one, is the open `cgroup.procs` of the worker's group.
 
 It guarantees the same as the launcher: every exit is sent at once, and when the other end of the channel is closed or
 the launcher dies, every process below it dies too. A forked worker finds the same signals, descriptors, environment,
@@ -92,16 +92,22 @@ def main(arguments: list[str]) -> int:
     """Serves until the other end is closed, and then ends; returns 1 when the agent cannot be loaded, 2 on wrong usage."""
     order: Any = json.loads(arguments[0]) if len(arguments) == 1 else {}  # Any: JSON
     sock = take_channel()
-    if sock is None or not all(str(order.get("entrypoint", "")).partition(":")):
+    entrypoint = str(order.get("entrypoint", ""))
+    is_order = bool(order.get("preload")) if not entrypoint else all(entrypoint.partition(":"))
+    if sock is None or not is_order:
         usage = "usage: python -P -m corral.worker.zygote.program JSON, with a SOCK_SEQPACKET socket as stdin"
         print(usage, file=sys.stderr)
         return 2
+    sys.path.append(os.getcwd())
+    return run(Zygote(sock), order)
+
+
+def run(zygote: Zygote, order: Any) -> int:  # Any: JSON
+    """Loads and serves; returns 1 when something cannot be loaded."""
     set_process_name(NAME)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     ready_streams()
     sys.argv = [order["entrypoint"]]
-    sys.path.append(os.getcwd())
-    zygote = Zygote(sock)
     try:
         with bytecode_as_it_is(bool(order.get("anew"))):
             agent = zygote.load(order["entrypoint"], order.get("preload", []))
@@ -185,32 +191,41 @@ class Inherited:
 
 
 class Zygote:
-    """Imports an agent in this process and serves the daemon's requests for workers of it."""
+    """Imports an agent in this process and serves the daemon's requests for workers of it.
 
-    def __init__(self, sock: socket.socket) -> None:
+    With `shared` it is a fork of that one, whose imports it has.
+    """
+
+    def __init__(self, sock: socket.socket, shared: Zygote | None = None) -> None:
         self.started_s = time.monotonic()
         self.pid = os.getpid()
         self.launcher = os.pidfd_open(os.getppid())
         self.channel = Channel(sock)
         self.wake, self.woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self.trees = Trees(is_nested=True)
-        self.sources = Sources()
+        # Another brand than that of the one above, which tells its zygotes apart by it.
+        self.trees = Trees(state=0 if shared is None else 1, is_nested=True)
+        self.sources = Sources(0 if shared is None else shared.modules)
+        self.modules: int = 0
+        """Number of modules after the last import."""
+        self.is_rehearsed = shared is not None
         self.inherited = Inherited()
         self.inspection = Inspection()
         self.dispositions: dict[int, Any] = {}  # Any: the handlers of signal.signal
         self.blocked: set[int] = (
             set()
         )  # signals blocked by the import; a fork begins with all of them
+        self.kept_before = [] if shared is None else shared.kept
         self.kept: list[int] = []
         self.cloner: clone3.Clone3 | None = None
 
-    def load(self, entrypoint: str, preload: list[str]) -> Agent:
-        """Imports everything, and sends the result.
+    def load(self, entrypoint: str, preload: list[str]) -> Agent | None:
+        """Imports everything, and sends the result; returns the agent, None without an entrypoint.
 
         Raises:
             Unloadable: something cannot be imported.
         """
         what = ""
+        agent = None
         try:
             with self.sources.importing():
                 for name in preload:
@@ -218,14 +233,15 @@ class Zygote:
                     with loading_entrypoint():
                         importlib.import_module(name)
                     self.inspection.look(name)
-                what = f'entrypoint "{entrypoint}"'
-                agent = load(entrypoint, adapt)
-            self.inspection.look(entrypoint.partition(":")[0])
+                if entrypoint:
+                    what = f'entrypoint "{entrypoint}"'
+                    agent = load(entrypoint, adapt)
+                    self.inspection.look(entrypoint.partition(":")[0])
         except BaseException as error:  # an author's module may raise anything, SystemExit included
             raise Unloadable(what, error) from error
         self._settle()
         unfit = self.inspection.judge()
-        self.kept = self.inspection.harmless()
+        self.kept = [*self.kept_before, *self.inspection.harmless()]
         self.cloner = None if unfit else clone3.found()
         self.channel.send(
             op="loaded",
@@ -239,10 +255,14 @@ class Zygote:
 
     def _settle(self) -> None:
         """Prepares the process after the last import, so that forks need not repeat the work."""
-        with contextlib.suppress(Exception):  # it only saves time, and what fails will fail again
-            rehearse()
+        if not self.is_rehearsed:
+            with contextlib.suppress(
+                Exception
+            ):  # it only saves time, and what fails will fail again
+                rehearse()
         self.inherited.note()
         self.sources.note()
+        self.modules = len(sys.modules)
         tempfile = vars(sys.modules.get("tempfile", sys))
         if tempfile.get("tempdir") == self.inherited.environ.get("TMPDIR", ""):
             tempfile["tempdir"] = None  # each fork has a folder of its own
@@ -251,7 +271,7 @@ class Zygote:
                 stream.flush()  # else each fork would write it again
         gc.collect()  # garbage need not be inspected or shared
 
-    def serve(self, agent: Agent) -> NoReturn:
+    def serve(self, agent: Agent | None) -> NoReturn:
         """Serves until the channel is closed, and ends this process with everything below it."""
         self._take_signals()
         main_loop = Forks(
@@ -290,8 +310,8 @@ class Zygote:
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
 
-    def _become(self, agent: Agent, spawn: Spawn, fds: list[int], report: int) -> NoReturn:
-        """Turns the new process into a worker, runs it, and ends."""
+    def _become(self, agent: Agent | None, spawn: Spawn, fds: list[int], report: int) -> NoReturn:
+        """Turns the new process into a worker, or a zygote, runs it, and ends."""
         stage = "signals"
         try:
             signal.set_wakeup_fd(-1)
@@ -308,9 +328,16 @@ class Zygote:
         os.close(report)  # the end of the file reports success
         status = 1
         try:
-            status = self._live(agent, spawn)
+            status = self._serve_agent(spawn) if agent is None else self._live(agent, spawn)
         finally:
             exit_now(status)
+
+    def _serve_agent(self, spawn: Spawn) -> int:
+        """Runs the zygote of an agent, with the imports of this one, until its end."""
+        self.inherited.take_environment(spawn["env"])
+        sock = take_channel()
+        assert sock is not None, "the daemon gives it a channel"
+        return run(Zygote(sock, self), json.loads(spawn["argv"][-1]))
 
     def _live(self, agent: Agent, spawn: Spawn) -> int:
         """Runs the worker until its end; returns its exit status."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import binascii
 import contextlib
 import ctypes
+import itertools
 import os
 import struct
 import sys
@@ -57,9 +58,14 @@ class _Source:
 
 
 class Sources:
-    """Tracks the files of the modules that are imported while `importing` is active, until `note` is called."""
+    """Tracks the files of the modules that are imported while `importing` is active, until `note` is called.
 
-    def __init__(self) -> None:
+    The first `skipped` modules are those of the process of which this one is a fork: it tracks them itself, and to look at
+    them would copy their pages.
+    """
+
+    def __init__(self, skipped: int = 0) -> None:
+        self._skipped = skipped
         self.inotify = _inotify()
         self.due_s: float | None = None
         """Seconds of the monotonic clock when `news` should be called; None while nothing has changed."""
@@ -85,7 +91,7 @@ class Sources:
 
     def note(self) -> None:
         """Takes the files of all modules imported so far as those to track; to be called once."""
-        for path in _files():
+        for path in _files(self._skipped):
             is_own = not is_installed(path)
             if is_own:
                 self._watch(path)  # first, so that a write from now on is noticed
@@ -190,10 +196,11 @@ def _has_changed_since(path: str, since_ns: int) -> bool:
         return True
 
 
-def _files() -> Iterator[str]:
-    """Yields the files of all imported modules except corral's own."""
+def _files(skipped: int) -> Iterator[str]:
+    """Yields the files of all imported modules but the first ones and corral's own."""
     seen: set[str] = set()
-    for module in list(sys.modules.values()):
+    later = len(sys.modules) - skipped
+    for module in [*itertools.islice(reversed(sys.modules.values()), max(0, later))]:
         try:
             spec = module.__spec__
             name, path = (spec.name, spec.origin) if spec and spec.has_location else ("", None)
