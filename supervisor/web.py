@@ -15,6 +15,7 @@ from .. import __version__
 from ..mcp.protocol.caller import Caller
 from ..worker.contract.errors import CorralError, InvalidParams, PermissionDenied
 from ..worker.control.params import AttachParams
+from .a2a.face import A2aFace
 from .access.scope import bound, is_in_scope, lesser
 from .access.tokens import Tokens, digest_of
 from .agents.agent import Agent
@@ -211,6 +212,7 @@ def _faces(control: Control, is_stopping: Callable[[], bool]) -> list[Face]:
         McpFace(_offer(control), version=__version__),
         ApiFace(control),
         RuntimeFace(control),
+        A2aFace(control, __version__),
         OpenApiFace(control.methods),
         DocsFace(),
         MetricsFace(control),

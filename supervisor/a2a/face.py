@@ -1,0 +1,342 @@
+"""Serves /a2a/AGENT: the agent's card, and JSON-RPC with streams of server-sent events.
+
+Errors of JSON-RPC and A2A are answers with status 200, as the protocol has it; a wrong path, verb or token has its own. A client
+that hangs up leaves the task running.
+"""
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from aiohttp import web
+
+from ...worker.contract import codec
+from ...worker.contract.errors import (
+    Conflict,
+    CorralError,
+    InternalError,
+    MethodNotFound,
+    NotFound,
+)
+from ...worker.contract.records import ENDED, Task
+from ...worker.control.params import AttachParams
+from ..access.scope import is_in_scope
+from ..api.table import Control, Permission
+from ..http.answers import Refused, answer, check_type, read_body
+from ..http.event_sender import Outbox, send_call
+from ..http.face import HttpClient
+from ..supervision.worker_supervisor import WorkerSupervisor
+from .messages import (
+    STATES,
+    VERSION,
+    VERSION_HEADER,
+    A2aError,
+    artifact_update,
+    card_of,
+    error_of,
+    status_update,
+    task_of,
+    wanted,
+)
+
+CARD = ".well-known/agent-card.json"
+
+MAX_PAGE = 100
+"""Number of tasks of one page of a list."""
+
+MAX_CONTEXT = 200
+"""Characters of the id of a context."""
+
+Json = Any  # a value of the protocol, checked where it is used
+
+logger = logging.getLogger(__name__)
+
+
+class A2aCaller:
+    """Represents the client of one request; `on_part` receives what the task streams."""
+
+    def __init__(self, client: HttpClient) -> None:
+        self.name = f"a2a {client.name}"
+        self.permission: Permission = client.permission
+        self.who: Mapping[str, object] = client.who
+        self.agents: Sequence[str] | None = client.agents
+        self.tenant = client.tenant
+        self.supervisor: WorkerSupervisor | None = None
+        self.outbox = Outbox()
+        self.on_notification: Callable[[str, Mapping[str, object]], None] = lambda _m, _p: None
+
+    def notify(self, method: str, params: Mapping[str, object]) -> None:
+        """Passes on progress, and parts of the output."""
+        self.on_notification(method, params)
+
+    async def drain(self) -> None:
+        """Waits while the client reads too slowly."""
+        await self.outbox.drain()
+
+    def follow(self, following: Awaitable[None]) -> None:
+        """Refuses: no method that is called here goes on after its call."""
+        raise InternalError("cannot follow over A2A")
+
+    def attach(self, view: AttachParams) -> None:
+        """Refuses MCP."""
+        raise Conflict("cannot attach over A2A: MCP is at /mcp")
+
+    def log_in(self, digest: bytes | None, tenant: str) -> None:
+        """Refuses: each request brings its token."""
+        raise Conflict("cannot log in over A2A: each request brings its token")
+
+
+class A2aFace:
+    """Serves the agents below /a2a."""
+
+    prefix = "/a2a"
+    open = False
+
+    def __init__(self, control: Control, version: str) -> None:
+        self._control = control
+        self._version = version
+
+    async def close(self) -> None:
+        """Returns at once: a request that is under way ends with its connection."""
+
+    async def serve(self, request: web.BaseRequest, client: HttpClient) -> web.StreamResponse:
+        """Answers one request.
+
+        Raises:
+            NotFound: there is no such agent, or it is out of the token's scope.
+            Refused: the verb or the type of the body is wrong.
+        """
+        path = request.path.removeprefix(self.prefix).strip("/")
+        name = path.removesuffix(CARD).rstrip("/")
+        agent = self._control.agents.agents.get(name)
+        if agent is None or not is_in_scope(name, client.agents) or agent.spec.kind != "agent":
+            raise NotFound(f'cannot find agent "{name}"', name=name)
+        is_card = path.endswith(CARD)
+        if request.method != ("GET" if is_card else "POST"):
+            verb = "GET" if is_card else "POST"
+            error = MethodNotFound(
+                f'cannot serve {request.method} "{request.path}": it takes {verb}'
+            )
+            raise Refused(405, error, Allow=verb)
+        if is_card:
+            url = f"{request.scheme}://{request.host}{self.prefix}/{name}"
+            spec = agent.spec
+            return answer(card_of(name, spec.description, spec.capabilities, url, self._version))
+        body = await read_body(request)
+        check_type(request, body)
+        return await _Call(self._control, name, A2aCaller(client), request).answered(body)
+
+
+class _Call:
+    """Answers one call of JSON-RPC about one agent."""
+
+    def __init__(
+        self, control: Control, agent: str, caller: A2aCaller, request: web.BaseRequest
+    ) -> None:
+        self._control = control
+        self._agent = agent
+        self._caller = caller
+        self._request = request
+        self._id: object = None
+        self._methods: Mapping[str, Callable[[Json], Awaitable[object]]] = {
+            "SendMessage": self._send,
+            "GetTask": self._get,
+            "ListTasks": self._list,
+            "CancelTask": self._cancel,
+        }
+        self._streams: Mapping[str, Callable[[Json], Awaitable[Task]]] = {
+            "SendStreamingMessage": self._submitted,
+            "SubscribeToTask": self._subscribed,
+        }
+
+    async def answered(self, body: bytes) -> web.StreamResponse:
+        """Returns the answer to a call."""
+        try:
+            method, params = self._read(body)
+            if (stream := self._streams.get(method)) is not None:
+                task = await stream(params)
+                return await send_call(
+                    self._request, self._caller.outbox, self._followed(task), self._last
+                )
+            return answer(
+                {"jsonrpc": "2.0", "id": self._id, "result": await self._run(method, params)}
+            )
+        except A2aError as error:
+            return self._refusal(error)
+        except CorralError as error:
+            return self._refusal(error_of(error))
+
+    def _refusal(self, error: A2aError) -> web.Response:
+        return answer({"jsonrpc": "2.0", "id": self._id, "error": error.to_json()})
+
+    def _read(self, body: bytes) -> tuple[str, Json]:
+        try:
+            call = codec.decode(body)
+        except ValueError as error:
+            raise A2aError(-32700, f"cannot read the body as JSON: {error}") from error
+        if not isinstance(call, dict) or call.get("jsonrpc") != "2.0":
+            raise A2aError(-32600, "cannot read the body as a request of JSON-RPC 2.0")
+        given: Mapping[str, Json] = call
+        if isinstance(given.get("id"), str | int):
+            self._id = given["id"]
+        method, params = given.get("method"), given.get("params", {})
+        if not isinstance(method, str) or self._id is None:
+            raise A2aError(-32600, 'cannot read the request: it needs "id" and "method"')
+        if not isinstance(params, dict):
+            raise A2aError(-32602, 'cannot read the request: "params" is an object')
+        version = self._request.headers.get(VERSION_HEADER, "").strip() or "0.3"
+        if version != VERSION and not version.startswith(f"{VERSION}."):
+            text = f"cannot speak version {version} of A2A: send the header {VERSION_HEADER}: {VERSION}"
+            raise A2aError(-32009, text, version=version)
+        return method, params
+
+    async def _run(self, method: str, params: Json) -> object:
+        if method in self._methods:
+            return await self._methods[method](params)
+        if method.endswith(("PushNotificationConfig", "PushNotificationConfigs")):
+            raise A2aError(-32003, "cannot send push notifications")
+        if method == "GetExtendedAgentCard":
+            raise A2aError(-32007, "cannot show an extended card: there is none")
+        raise A2aError(-32601, f'cannot call "{method}": A2A {VERSION} has no such method')
+
+    # -- methods
+
+    async def _submitted(self, params: Json) -> Task:
+        """Queues a task for a message."""
+        message = params.get("message")
+        if not isinstance(message, dict):
+            raise A2aError(-32602, 'cannot send a message: "message" is missing')
+        given: Mapping[str, Json] = message
+        if (task_id := given.get("taskId")) is not None:
+            task = await self._task({"id": task_id})
+            text = f'cannot add a message to task "{task.id}": send it in the context of the task'
+            raise A2aError(-32004, text, taskId=task.id)
+        settings = params.get("configuration") or {}
+        if isinstance(settings, dict) and settings.get("taskPushNotificationConfig"):
+            raise A2aError(-32003, "cannot send push notifications")
+        context = given.get("contextId") or str(uuid.uuid4())
+        if not isinstance(context, str) or len(context) > MAX_CONTEXT:
+            raise A2aError(-32602, f'cannot use a "contextId" beyond {MAX_CONTEXT} characters')
+        return await self._call("task.submit", wanted(given, self._agent, context))
+
+    async def _send(self, params: Json) -> object:
+        settings = params.get("configuration")
+        settings = settings if isinstance(settings, dict) else {}
+        limit = _history(settings)
+        task = await self._submitted(params)
+        if not settings.get("returnImmediately"):
+            task = await self._call("task.wait", {"task": task.id})
+        return {"task": task_of(task, limit)}
+
+    async def _get(self, params: Json) -> object:
+        limit = _history(params)
+        return task_of(await self._task(params), limit)
+
+    async def _cancel(self, params: Json) -> object:
+        task = await self._task(params)
+        if task.state in ENDED:
+            raise A2aError(
+                -32002, f'cannot cancel task "{task.id}": it is {task.state}', taskId=task.id
+            )
+        return task_of(await self._call("task.cancel", {"task": task.id}))
+
+    async def _list(self, params: Json) -> object:
+        size = params.get("pageSize") or 50
+        if not isinstance(size, int) or not 0 < size <= MAX_PAGE:
+            raise A2aError(-32602, f'cannot list {size} tasks: "pageSize" is 1 to {MAX_PAGE}')
+        asked: dict[str, object] = {"agent": self._agent, "limit": size}
+        for key, own in (("contextId", "session"), ("pageToken", "before")):
+            if params.get(key):
+                asked[own] = params[key]
+        if params.get("status"):
+            asked["states"] = [own for own, state in STATES.items() if state == params["status"]]
+        page: Json = await self._control.call("task.list", asked, self._caller)
+        artifacts = params.get("includeArtifacts") is True
+        tasks = [task_of(task, _history(params), artifacts=artifacts) for task in page.tasks]
+        more = page.more or ""
+        return {"tasks": tasks, "nextPageToken": more, "pageSize": size, "totalSize": len(tasks)}
+
+    async def _subscribed(self, params: Json) -> Task:
+        task = await self._task(params)
+        if task.state in ENDED:
+            text = f'cannot follow task "{task.id}": it is {task.state}'
+            raise A2aError(-32004, text, taskId=task.id)
+        return task
+
+    async def _task(self, params: Json) -> Task:
+        """Returns a task of this agent.
+
+        Raises:
+            A2aError: the agent has no such task.
+        """
+        task_id = params.get("id")
+        if not isinstance(task_id, str) or not task_id:
+            raise A2aError(-32602, 'cannot find a task without "id"')
+        try:
+            task = await self._call("task.show", {"task": task_id})
+        except NotFound as error:
+            raise A2aError(-32001, error.message, taskId=task_id) from error
+        if task.agent != self._agent:
+            raise A2aError(-32001, f'cannot find task "{task_id}"', taskId=task_id)
+        return task
+
+    async def _call(self, method: str, params: Mapping[str, object]) -> Task:
+        found: Json = await self._control.call(method, params, self._caller)
+        assert isinstance(found, Task), "each of these methods answers with a record"
+        return found
+
+    # -- streams
+
+    async def _followed(self, task: Task) -> Task:
+        """Puts the events of a task into the outbox until it has ended; returns its record."""
+        begun = False
+        streamed = False
+
+        def send(method: str, params: Mapping[str, object]) -> None:
+            nonlocal begun, streamed
+            if not begun:
+                begun = True
+                working = {"status": {"state": STATES["running"]}}
+                ids = {"taskId": task.id, "contextId": task.session or task.id}
+                self._put({"statusUpdate": {**ids, **working}})
+            if method == "task.part" and (part := params.get("part")) is not None:
+                if params.get("number") == 0:  # another attempt begins anew
+                    streamed = False
+                    return
+                self._put(artifact_update(task, part, append=streamed))
+                streamed = True
+
+        self._put({"task": task_of(task)})
+        self._caller.on_notification = send
+        end = await self._call("task.wait", {"task": task.id, "stream": True})
+        if end.output is not None:
+            self._put(artifact_update(end, end.output, append=False, last=True))
+        return end
+
+    def _put(self, result: object) -> None:
+        self._caller.outbox.put(_event({"jsonrpc": "2.0", "id": self._id, "result": result}))
+
+    def _last(self, call: "asyncio.Future[Task]") -> bytes:
+        try:
+            result = {"result": status_update(call.result())}
+        except CorralError as error:
+            result = {"error": error_of(error).to_json()}
+        return _event({"jsonrpc": "2.0", "id": self._id, **result})
+
+
+def _event(value: object) -> bytes:
+    return b"data: %s\n\n" % codec.encode(value)
+
+
+def _history(params: Json) -> int | None:
+    """Returns the limit of messages in a record.
+
+    Raises:
+        A2aError: it is no number, or below zero.
+    """
+    limit = params.get("historyLength")
+    if limit is not None and (type(limit) is not int or limit < 0):
+        raise A2aError(-32602, f'cannot use {limit!r} as "historyLength": it is 0 or more')
+    return limit

@@ -1,0 +1,231 @@
+"""Agents over A2A 1.0, with the official SDK as the client."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from daemon_process import DaemonProcess
+from http_api_client import Api
+
+a2a_client = pytest.importorskip("a2a.client", reason="a2a-sdk is not installed")
+a2a_types = pytest.importorskip("a2a.types", reason="a2a-sdk is not installed")
+json_format = pytest.importorskip("google.protobuf.json_format")
+httpx = pytest.importorskip("httpx")
+
+pytestmark = pytest.mark.contract
+
+T = TypeVar("T")
+
+AGENT = """
+import asyncio
+import os
+
+
+async def answer(task, objective, input):
+    if objective == "wait":
+        while not os.path.exists(str(input)):
+            await asyncio.sleep(0.01)
+    if objective == "words":
+        for word in ("the ", "sea"):
+            await task.stream(word)
+        return "the sea"
+    if objective == "fail":
+        raise ValueError("it fails")
+    if objective == "remember":
+        task.memory.add("user", str(input))
+        return len(task.memory.history)
+    return input if input is not None else objective.upper()
+"""
+
+CONFIG = """
+[daemon]
+http = "127.0.0.1:0"
+
+[agents.talker]
+entrypoint = "talking:answer"
+description = "Talks."
+capabilities = ["talk"]
+resources.max_concurrent_requests = 4
+
+[agents.other]
+entrypoint = "talking:answer"
+"""
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    folder = tmp_path_factory.mktemp("a2a")
+    (folder / "talking.py").write_text(AGENT)
+    with DaemonProcess(folder, CONFIG) as daemon:
+        for name in ("talker-0", "other-0"):
+            daemon.await_worker(name, lambda found: found["state"] == "Ready")
+        yield Api(daemon)
+
+
+def url(api: Api, agent: str = "talker") -> str:
+    return f"http://{api.address}/a2a/{agent}"
+
+
+def with_client(api: Api, act: Callable[[Any], Awaitable[T]], *, streaming: bool = True) -> T:
+    async def run() -> T:
+        headers = {"Authorization": f"Bearer {api.token}"}
+        async with httpx.AsyncClient(headers=headers, timeout=60) as connection:
+            resolver = a2a_client.A2ACardResolver(connection, url(api))
+            card = await resolver.get_agent_card()
+            config = a2a_client.ClientConfig(httpx_client=connection, streaming=streaming)
+            return await act(a2a_client.ClientFactory(config).create(card))
+
+    return asyncio.run(run())
+
+
+def message(text: str = "", data: object = None, context: str = "", task: str = "") -> Any:
+    parts: list[Any] = [{"text": text}] if text else []
+    parts += [] if data is None else [{"data": data}]
+    said = {"messageId": "1", "role": "ROLE_USER", "parts": parts}
+    said |= {"contextId": context} if context else {}
+    said |= {"taskId": task} if task else {}
+    return json_format.ParseDict({"message": said}, a2a_types.SendMessageRequest())
+
+
+def plain(found: Any) -> Any:
+    return json_format.MessageToDict(found)
+
+
+def sent(api: Api, request: Any, *, streaming: bool = False) -> list[Any]:
+    async def act(client: Any) -> list[Any]:
+        return [plain(each) async for each in client.send_message(request)]
+
+    return with_client(api, act, streaming=streaming)
+
+
+def call(api: Api, method: str, params: Any, version: str = "1.0") -> Any:
+    headers = {"A2A-Version": version, "Authorization": f"Bearer {api.token}"}
+    body = {"jsonrpc": "2.0", "id": 7, "method": method, "params": params}
+    answer = httpx.post(url(api), json=body, headers=headers, timeout=60)
+    assert answer.status_code == 200
+    return answer.json()
+
+
+def test_the_card_of_an_agent_names_its_address_and_its_capabilities(api: Api) -> None:
+    headers = {"Authorization": f"Bearer {api.token}"}
+    card = httpx.get(f"{url(api)}/.well-known/agent-card.json", headers=headers).json()
+    json_format.ParseDict(card, a2a_types.AgentCard())
+    assert (card["name"], card["description"]) == ("talker", "Talks.")
+    assert [skill["id"] for skill in card["skills"]] == ["talk"]
+    assert card["supportedInterfaces"][0]["url"] == url(api)
+    for path, given, status in (
+        ("/.well-known/agent-card.json", {}, 401),
+        ("/../nobody/.well-known/agent-card.json", headers, 404),
+        ("", headers, 405),
+    ):
+        assert httpx.get(f"{url(api)}{path}", headers=given).status_code == status
+
+
+def test_a_message_is_a_task_and_its_output_an_artifact(api: Api) -> None:
+    (found,) = sent(api, message("hello"))
+    task = found["task"]
+    assert task["status"]["state"] == "TASK_STATE_COMPLETED"
+    assert task["artifacts"][0]["parts"][0]["text"] == "HELLO"
+    assert task["history"][0]["parts"][0]["text"] == "hello"
+    record = api.daemon.call("task.show", task=task["id"])
+    assert (record["objective"], record["session"]) == ("hello", task["contextId"])
+    (found,) = sent(api, message("give it back", {"a": [1]}))
+    assert found["task"]["artifacts"][0]["parts"][0]["data"] == {"a": [1]}
+
+
+def test_messages_of_one_context_are_turns_of_one_session(api: Api) -> None:
+    (first,) = sent(api, message("remember", "x", context="ada"))
+    (second,) = sent(api, message("remember", "y", context="ada"))
+    turns = [each["task"]["artifacts"][0]["parts"][0]["data"] for each in (first, second)]
+    assert turns == [1, 2]
+    found = call(api, "ListTasks", {"contextId": "ada", "pageSize": 1})["result"]
+    assert [task["id"] for task in found["tasks"]] == [second["task"]["id"]]
+    rest = call(api, "ListTasks", {"contextId": "ada", "pageToken": found["nextPageToken"]})
+    assert [task["id"] for task in rest["result"]["tasks"]] == [first["task"]["id"]]
+
+
+def test_a_stream_has_the_task_its_parts_the_output_and_the_end(api: Api) -> None:
+    events = sent(api, message("words"), streaming=True)
+    assert events[0]["task"]["status"]["state"] in ("TASK_STATE_SUBMITTED", "TASK_STATE_WORKING")
+    updates = [each["artifactUpdate"] for each in events if "artifactUpdate" in each]
+    *parts, whole = [each["artifact"]["parts"][0]["text"] for each in updates]
+    assert "".join(parts) == whole == "the sea"
+    assert updates[-1]["lastChunk"]
+    assert events[-1]["statusUpdate"]["status"]["state"] == "TASK_STATE_COMPLETED"
+
+
+def test_a_failure_says_why(api: Api) -> None:
+    (found,) = sent(api, message("fail"))
+    status = found["task"]["status"]
+    assert status["state"] == "TASK_STATE_FAILED"
+    assert "it fails" in status["message"]["parts"][0]["text"]
+
+
+def test_a_running_task_is_shown_followed_and_cancelled(api: Api, tmp_path: Path) -> None:
+    async def act(client: Any) -> tuple[Any, Any, list[Any]]:
+        request = message("wait", str(tmp_path / "never"))
+        request.configuration.return_immediately = True
+        (sent,) = [plain(each) async for each in client.send_message(request)]
+        begun = sent["task"]
+        shown = await client.get_task(a2a_types.GetTaskRequest(id=begun["id"], history_length=0))
+        followed: list[Any] = []
+        client._config.streaming = True  # for the next call
+        follow = a2a_types.SubscribeToTaskRequest(id=begun["id"])
+        async for each in client.subscribe(follow):
+            if not followed:
+                await client.cancel_task(a2a_types.CancelTaskRequest(id=begun["id"]))
+            followed.append(plain(each))
+        return begun, plain(shown), followed
+
+    begun, shown, followed = with_client(api, act, streaming=False)
+    assert begun["status"]["state"] in ("TASK_STATE_SUBMITTED", "TASK_STATE_WORKING")
+    assert shown["id"] == begun["id"]
+    assert "history" not in shown
+    assert followed[0]["task"]["id"] == begun["id"]
+    assert followed[-1]["statusUpdate"]["status"]["state"] == "TASK_STATE_CANCELED"
+    for method, code in (("CancelTask", -32002), ("SubscribeToTask", -32004)):
+        assert call(api, method, {"id": begun["id"]})["error"]["code"] == code
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "code"),
+    [
+        ("GetTask", {"id": "nothing"}, -32001),
+        ("GetTask", {}, -32602),
+        ("GetTask", {"id": "x", "historyLength": -1}, -32602),
+        ("SendMessage", {}, -32602),
+        ("SendMessage", {"message": {"messageId": "1", "role": "ROLE_USER", "parts": []}}, -32602),
+        (
+            "SendMessage",
+            {"message": {"messageId": "1", "role": "ROLE_USER", "parts": [{"raw": "aGk="}]}},
+            -32005,
+        ),
+        ("CreateTaskPushNotificationConfig", {}, -32003),
+        ("GetExtendedAgentCard", {}, -32007),
+        ("Nonsense", {}, -32601),
+    ],
+)
+def test_a_wrong_call_is_refused_with_the_code_of_the_protocol(
+    api: Api, method: str, params: Any, code: int
+) -> None:
+    error = call(api, method, params)["error"]
+    assert error["code"] == code
+    assert error["message"].startswith("cannot ")
+
+
+def test_another_version_and_what_is_no_call_are_refused(api: Api) -> None:
+    assert call(api, "GetTask", {"id": "x"}, version="0.3")["error"]["code"] == -32009
+    headers = {"Authorization": f"Bearer {api.token}", "A2A-Version": "1.0"}
+    for body, code in (("{", -32700), ("[]", -32600), (json.dumps({"jsonrpc": "2.0"}), -32600)):
+        headers["Content-Type"] = "application/json"
+        answer = httpx.post(url(api), content=body, headers=headers)
+        assert answer.json()["error"]["code"] == code
+
+
+def test_a_task_of_another_agent_is_not_found(api: Api) -> None:
+    task = api.daemon.call("task.run", agent="other", objective="hello")
+    assert call(api, "GetTask", {"id": task["id"]})["error"]["code"] == -32001
