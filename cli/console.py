@@ -29,6 +29,7 @@ class Session:
         self.given_socket: str | None = None
         self.token: str | None = environ.get("CORRAL_TOKEN") or None
         self.tenant: str | None = environ.get("CORRAL_TENANT") or None
+        self.node: str | None = environ.get("CORRAL_NODE") or None
         self.connect_timeout_s: float | None = None
         self.json = False
         self.no_color = False
@@ -43,6 +44,8 @@ class Session:
             self.token = value
         elif name == "tenant" and isinstance(value, str):
             self.tenant = value
+        elif name == "node" and isinstance(value, str):
+            self.node = value
         elif name == "connect_timeout" and isinstance(value, float):
             self.connect_timeout_s = value
         elif name == "json" and value:
@@ -108,6 +111,7 @@ class Session:
             except BaseException:
                 connection.close()
                 raise
+        connection.node = self.node
         return connection
 
     def call(

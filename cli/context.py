@@ -55,7 +55,7 @@ COMPLETION_S = 1.0
 
 
 def global_options() -> list[click.Parameter]:
-    """Returns --socket, --token, --tenant, --connect-timeout, --json and --no-color, which stand before the command or after it."""
+    """Returns --socket, --token, --tenant, --node, --connect-timeout, --json and --no-color, which stand before the command or after it."""
 
     def keep(context: click.Context, parameter: click.Parameter, value: object) -> None:
         session_of(context).set_option(parameter.name or "", value)
@@ -78,6 +78,12 @@ def global_options() -> list[click.Parameter]:
             ["--tenant"],
             metavar="NAME",
             help="Call as this tenant, whose names may be short; default $CORRAL_TENANT.",
+            **common,
+        ),
+        click.Option(
+            ["--node"],
+            metavar="NAME",
+            help="Call this node of the cluster, or all with '*'; default $CORRAL_NODE, else the one that has what is named.",
             **common,
         ),
         click.Option(

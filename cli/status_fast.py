@@ -28,7 +28,7 @@ ANSWER = b'{"jsonrpc":"2.0","id":1,"result":'
 def answered(arguments: Sequence[str], environ: Mapping[str, str]) -> bool:
     """Answers a plain `status` on stdout; returns False if the command line is another or an error occurred."""
     session = Session(environ)
-    names = _read(arguments, session) if not session.login else None
+    names = None if session.login or session.node else _read(arguments, session)
     path = None if names is None else _socket(session, environ)
     if names is None or path is None:
         return False

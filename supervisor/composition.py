@@ -492,6 +492,8 @@ class Rooms:
             methods=METHODS,
             optional_cluster=self.cluster,
         )
+        if self.cluster is not None:
+            self.cluster.forwarding.bind(control)
         return control, services
 
     def _service_opener(self, control: Control) -> "Listen":

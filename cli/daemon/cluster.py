@@ -1,6 +1,7 @@
 """Implements `corral cluster`: starts an engine on this machine for a first try, and checks one that is there."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import tempfile
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ...supervisor.cluster.settings import ClusterSettings
     from ...supervisor.engine.interface import Engine
     from ...supervisor.engine.local_servers import LocalServers
+    from ...supervisor.nodes.local_nodes import LocalNodes
 
 LOOK_S = 0.5
 """Seconds between two looks at the servers."""
@@ -43,36 +45,54 @@ cluster = CommandGroup("cluster", help="Start and check the engine of a cluster.
 @click.option(
     "--folder", metavar="DIR", help="Keep its store and logs there; without it they go at the end."
 )
+@click.option(
+    "--nodes", type=click.IntRange(0, 16), default=3, help="Number of daemons; 0 starts none."
+)
+@click.option(
+    "--config",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A configuration that each daemon includes, such as one with placed agents.",
+)
 @click.option("--sync", is_flag=True, help="Write to the disk before each confirmation.")
 @click.pass_obj
 def dev(
-    session: Session, engine: Literal["nats", "redis"], servers: int, folder: str | None, sync: bool
+    session: Session,
+    engine: Literal["nats", "redis"],
+    servers: int,
+    folder: str | None,
+    nodes: int,
+    config: Path | None,
+    sync: bool,
 ) -> None:
-    """Run an engine on this machine until Ctrl-C.
+    """Run an engine and daemons that use it on this machine until Ctrl-C.
 
-    It listens on the loopback address alone, and ends with this command, however that ends. It is for a first try and for tests:
+    They listen on the loopback address alone, and end with this command, however that ends. It is for a first try and for tests:
     one disk has all.
     """
     from ...supervisor.engine.local_servers import LocalServers  # noqa: PLC0415  # only for this command
 
     signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
     fsync: Literal["always", "usual"] = "always" if sync else "usual"
-    if folder is not None:
-        with LocalServers(engine, servers, Path(folder).absolute(), fsync=fsync) as running:
-            _serve(session, running)
-        return
-    with (
-        tempfile.TemporaryDirectory(prefix="corral-cluster-") as place,
-        LocalServers(engine, servers, Path(place), fsync=fsync) as running,
-    ):
-        _serve(session, running)
+    from ...supervisor.nodes.local_nodes import LocalNodes  # noqa: PLC0415  # only for this command
+
+    include = None if config is None else config.absolute()
+    with contextlib.ExitStack() as stack:
+        if folder is None:
+            given = tempfile.TemporaryDirectory(prefix="corral-cluster-")
+            place = Path(stack.enter_context(given))
+        else:
+            place = Path(folder).absolute()
+        running = stack.enter_context(LocalServers(engine, servers, place, fsync=fsync))
+        daemons = LocalNodes(engine, running.url, nodes, place, include)
+        _serve(session, running, stack.enter_context(daemons))
 
 
-def _serve(session: Session, running: "LocalServers") -> None:
-    """Prints where the servers are, and waits for a signal.
+def _serve(session: Session, running: "LocalServers", daemons: "LocalNodes") -> None:
+    """Prints where the servers and daemons are, and waits for a signal.
 
     Raises:
-        SpawnFailed: a server ended by itself.
+        SpawnFailed: a server or daemon ended by itself.
     """
     pids = {number: process.pid for number, process in running.processes.items()}
     if session.json:
@@ -82,11 +102,14 @@ def _serve(session: Session, running: "LocalServers") -> None:
                 "url": running.url,
                 "folder": str(running.folder),
                 "pids": list(pids.values()),
+                "nodes": daemons.sockets,
             }
         )
     else:
         session.print(f'[cluster]\nengine = "{running.kind}"\nurl = "{running.url}"')
         many = "1 server" if running.count == 1 else f"{running.count} servers"
+        for name, socket in daemons.sockets.items():
+            session.print(f"# {name}: corral --socket {socket} nodes")
         session.note(f"{many} in {running.folder}; Ctrl-C ends them")
     while signal.sigtimedwait(END_SIGNALS, LOOK_S) is None:
         for number, process in running.processes.items():
@@ -94,6 +117,14 @@ def _serve(session: Session, running: "LocalServers") -> None:
                 log = running.folder / f"{running.kind}-{number}" / "log"
                 raise SpawnFailed(
                     f"cannot go on: {running.kind} server {number} ended with {status}; see {log}",
+                    result="exit",
+                    status=status,
+                )
+        for name, process in daemons.processes.items():
+            if (status := process.poll()) is not None:
+                log = daemons.folders[name] / "corrald.log"
+                raise SpawnFailed(
+                    f"cannot go on: {name} ended with {status}; see {log}",
                     result="exit",
                     status=status,
                 )

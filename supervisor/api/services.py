@@ -1,6 +1,6 @@
 """Defines what the method table asks of rooms above it: services over HTTP, listening sockets, commands beside workers."""
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from msgspec import Struct
@@ -9,6 +9,7 @@ from ...worker.contract.records import ListenStatus, ServiceStatus
 from ...worker.control.nodes import Node
 from ..agents.agent import Agent
 from ..supervision.worker_supervisor import WorkerSupervisor
+from .caller import Caller
 
 
 class Activation(Protocol):
@@ -63,6 +64,18 @@ class Cluster(Protocol):
 
     async def nodes(self) -> list[Node]:
         """Returns the nodes that have a lease, by name."""
+        ...
+
+    async def routed(
+        self,
+        method: str,
+        streams: bool,
+        reads: bool,
+        params: Mapping[str, object],
+        caller: Caller,
+        here: Callable[[Mapping[str, object]], Awaitable[object]],
+    ) -> object:
+        """Returns the answer of the node that the params name, or has what they are about, or of all; `here` answers on this one."""
         ...
 
     def placed_call(self, method: str, asked: Struct) -> Awaitable[object] | None:

@@ -356,6 +356,48 @@ class Control:
         entry = self.methods.get(name)
         if entry is None:
             raise MethodNotFound(f'cannot call "{name}": there is no such method', method=name)
+        if self.optional_cluster is None:
+            return await self._answer_here(entry, params, caller)
+        return await self.optional_cluster.routed(
+            entry.name,
+            entry.faces.streams,
+            entry.permission == "read",
+            params,
+            caller,
+            lambda own: self._answer_here(entry, own, caller),
+        )
+
+    async def answer_here(self, name: str, params: Mapping[str, object], caller: Caller) -> object:
+        """Returns the result of a method as this daemon answers it, for a caller on another node of its cluster.
+
+        Raises:
+            CorralError: as `answer`.
+        """
+        entry = self.methods.get(name)
+        if entry is None:
+            raise MethodNotFound(f'cannot call "{name}": there is no such method', method=name)
+        return await self._answer_here(entry, params, caller)
+
+    async def has(self, names: Sequence[str], task: str) -> bool:
+        """Returns whether this daemon has all of these agents, servers, teams, workflows or workers, or this task."""
+        if task:
+            try:
+                await self.tasks.show(task)
+            except NotFound:
+                return False
+            return True
+        registry = self.agents.registry
+        return bool(names) and all(
+            name in registry.agents
+            or name in registry.groups
+            or registry.supervisor(name) is not None
+            for name in names
+        )
+
+    async def _answer_here(
+        self, entry: Method, params: Mapping[str, object], caller: Caller
+    ) -> object:
+        name = entry.name
         is_dry = params.get("dry_run") is True and "dry_run" in entry.params.__struct_fields__
         if entry.recorded in ("always", "or-refused") and not is_dry:
             return await self._change(entry, params, caller)

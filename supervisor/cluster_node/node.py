@@ -7,16 +7,25 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ...worker.contract.errors import Conflict, CorralError, InvalidParams, NotFound, Timeout
+from ...worker.contract.errors import (
+    Conflict,
+    CorralError,
+    InvalidParams,
+    NotFound,
+    Timeout,
+    Unreachable,
+)
 from ...worker.contract.records import ENDED, Task, TaskParams
 from ...worker.control.nodes import Node
 from ...worker.control.params import TaskShowParams, TaskWaitParams
 from ..agents.agents import Agents
+from ..api.caller import Caller
 from ..cluster.lease import Lease, Timing
 from ..cluster.settings import ClusterSettings
 from ..engine.connection import open_engine
@@ -25,6 +34,7 @@ from ..nodes.membership import Membership, boot_clock
 from ..nodes.observer import nodes_now
 from ..nodes.record import NodeRecord
 from ..supervision.shared import Shared, utc_now
+from .forwarding import Forwarding, Question
 from .lease_holder import PART, LeaseHolder
 from .placed_agents import PlacedAgents
 from .placed_tasks import PlacedTasks
@@ -41,6 +51,31 @@ ANSWER_S = 5.0
 
 LEAVE_S = 2.0
 """Seconds that the end of the daemon waits for the engine."""
+
+ALL_NODES = "*"
+"""The name that stands for all nodes."""
+
+NODE_KEY = "node"
+"""The key of the params of every method that names the node that is to answer."""
+
+ABOUT_AGENTS = frozenset(
+    (
+        "agent",
+        "checkpoint",
+        "log",
+        "mcp",
+        "memory",
+        "metrics",
+        "statistics",
+        "task",
+        "team",
+        "workflow",
+    )
+)
+"""The first words of methods whose names are those of agents, servers, teams and workflows."""
+
+SERVER_MARK = "__"
+"""Stands between the name of a server and that of its tool."""
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +110,7 @@ class ClusterNode:
         self._engine: Engine | None = None
         self.view = ClusterView()
         self._membership: Membership | None = None
+        self.forwarding = Forwarding(name)
         self.tasks = PlacedTasks(
             name, self.view, agents, shared.placements, shared.bus, self._holds_lease
         )
@@ -209,6 +245,86 @@ class ClusterNode:
             text = f'cannot wait longer than {wait.timeout_s:g} s for task "{task_id}": it goes on'
             raise Timeout(text, task=task_id) from None
 
+    # -- calls about other nodes
+
+    async def routed(
+        self,
+        method: str,
+        streams: bool,
+        reads: bool,
+        params: Mapping[str, object],
+        caller: Caller,
+        here: Callable[[Mapping[str, object]], Awaitable[object]],
+    ) -> object:
+        """Returns the answer of the node that the key `node` of the params names, or of the one that has what they are about.
+
+        What this daemon does not know, another node may: it is asked for by name, for callers that are not restricted.
+
+        Raises:
+            Unreachable: that node is not there.
+            CorralError: as the node answers.
+        """
+        own = {key: value for key, value in params.items() if key != NODE_KEY}
+        node = params.get(NODE_KEY, self.name)
+        if not isinstance(node, str):
+            raise InvalidParams("cannot choose a node: its name is a string", key=NODE_KEY)
+        if node == ALL_NODES:
+            if not reads or streams:
+                reason = "it changes something, or streams"
+                raise InvalidParams(
+                    f"cannot call {method} on all nodes: {reason}", key=NODE_KEY, reason=reason
+                )
+            return await self._of_all(method, own, caller, here)
+        if node == self.name:
+            try:
+                return await here(own)
+            except NotFound:
+                question = about(method, own)
+                is_free = caller.agents is None and not caller.tenant
+                if question is None or not is_free or NODE_KEY in params or self._engine is None:
+                    raise
+                node = await self._node_of(self._engine, question)
+                if not node:
+                    raise
+        engine = self._reached(f'reach node "{node}"')
+        return await self.forwarding.forward(engine, node, method, own, caller, streams=streams)
+
+    async def _of_all(
+        self,
+        method: str,
+        own: Mapping[str, object],
+        caller: Caller,
+        here: Callable[[Mapping[str, object]], Awaitable[object]],
+    ) -> object:
+        """Returns the lists of all nodes as one, each entry with its node; what is no list is that of this node.
+
+        `missing_nodes` are those that do not answer.
+        """
+        engine = self._reached("call all nodes")
+        merged = _tagged(await here(own), self.name)
+        missing: list[str] = []
+        for node in await self.nodes():
+            if node.name == self.name:
+                continue
+            try:
+                found = await self.forwarding.forward(
+                    engine, node.name, method, own, caller, streams=False
+                )
+            except (Unreachable, Timeout):
+                missing.append(node.name)
+                continue
+            for key, value in _tagged(found, node.name).items():
+                present = merged.get(key)
+                if isinstance(present, list) and isinstance(value, list):
+                    merged[key] = [*present, *value]
+        return {**merged, "missing_nodes": missing}
+
+    async def _node_of(self, engine: Engine, question: Question) -> str:
+        """Returns another node that has something, "" where there is none."""
+        if len(question.names) == 1 and (found := self.view.nodes_of(question.names[0])):
+            return next((each for each in found if each != self.name), "")
+        return await self.forwarding.find(engine, question)
+
     # -- its life
 
     async def run(self) -> None:
@@ -226,6 +342,8 @@ class ClusterNode:
                     group.create_task(self._specs.run(engine))
                     group.create_task(self._placer.run(engine))
                     group.create_task(self.tasks.follow_ends(engine))
+                    group.create_task(self.forwarding.serve(engine))
+                    group.create_task(self.forwarding.answer_where(engine))
             finally:
                 await self.tasks.close()
                 with contextlib.suppress(TimeoutError, CorralError):
@@ -282,3 +400,32 @@ class ClusterNode:
             load=self.placed.load,
             state="draining" if self.name in self.view.drained else "ready",
         )
+
+
+def about(method: str, params: Mapping[str, object]) -> Question | None:
+    """Returns what a call is about, as far as its params name agents, servers, workers or a task; None where they do not."""
+    if method.partition(".")[0] not in ABOUT_AGENTS:
+        return None
+    task = params.get("task")
+    if isinstance(task, str):
+        return Question(task=task)
+    names = [params[key] for key in ("name", "agent", "worker") if params.get(key) is not None]
+    given = params.get("names")
+    names += given if isinstance(given, list) else []
+    found = [name for name in names if isinstance(name, str)]
+    if method == "mcp.call":
+        found = [name.partition(SERVER_MARK)[0] for name in found if SERVER_MARK in name]
+    return Question(names=found) if found else None
+
+
+def _tagged(found: object, node: str) -> dict[str, object]:
+    """Returns a result as plain values, in which each object of a list has the name of its node."""
+    plain = msgspec.json.decode(msgspec.json.encode(found))
+    if not isinstance(plain, dict):
+        return {}
+    return {
+        str(key): [{**each, "node": node} if isinstance(each, dict) else each for each in value]
+        if isinstance(value, list)
+        else value
+        for key, value in plain.items()
+    }

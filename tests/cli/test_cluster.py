@@ -50,7 +50,16 @@ def wait_for_end(pids: list[int]) -> None:
 @contextmanager
 def dev(*options: str) -> Generator[tuple["subprocess.Popen[str]", dict[str, Any]]]:
     process = subprocess.Popen(
-        [*CORRAL, "--json", "cluster", "dev", *options], stdout=subprocess.PIPE, text=True
+        [
+            *CORRAL,
+            "--json",
+            "cluster",
+            "dev",
+            *(() if "--nodes" in options else ("--nodes", "0")),
+            *options,
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert process.stdout is not None
@@ -103,6 +112,29 @@ def test_a_server_that_ends_by_itself_ends_the_command(tmp_path: Path) -> None:
         os.kill(found["pids"][1], signal.SIGKILL)
         assert process.wait(BOUND_S) == 1
         wait_for_end(found["pids"])
+
+
+def test_nodes_run_with_the_engine_and_end_with_the_command(tmp_path: Path) -> None:
+    needs("nats")
+    crew = tmp_path / "crew.toml"
+    crew.write_text(
+        '[agents.single]\ncommand = ["sleep", "1000"]\nprotocol = "none"\nplacement = {}\n'
+    )
+    folder = tmp_path / "kept"
+    options = ("--nodes", "2", "--folder", str(folder), "--config", str(crew))
+    with dev(*options) as (process, found):
+        assert list(found["nodes"]) == ["node-1", "node-2"]
+        argv = [*CORRAL, "--socket", found["nodes"]["node-1"], "--json"]
+        end = time.monotonic() + BOUND_S
+        loads: list[int] = []
+        while sum(loads) != 1 or len(loads) != 2:
+            assert time.monotonic() < end, loads
+            done = subprocess.run([*argv, "nodes"], capture_output=True, text=True)
+            loads = [each["load"] for each in json.loads(done.stdout or "[]") if "load" in each]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(BOUND_S) == 0
+        wait_for_end(found["pids"])
+        assert not (folder / "node-1" / "corral.sock").exists()
 
 
 def test_three_redis_servers_are_refused() -> None:

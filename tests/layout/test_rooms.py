@@ -83,8 +83,8 @@ supervisor.tenant_removal: worker.contract process store tenancy
 supervisor.interactive: worker.contract worker.control access api config containers process supervision
 supervisor.methods: worker.contract worker.control access agents api audit backup config decoding events interactive lifecycle login_methods logs overrides package_methods process revisions schema secrets store streaming supervision tenant_methods worker_api reports approval_methods cluster_methods
 supervisor.approval_methods: worker.contract worker.control access api
+supervisor.cluster_node: worker.contract worker.control agents api cluster config decoding engine events lifecycle nodes process supervision tasks
 supervisor.cluster_methods: worker.control api
-supervisor.cluster_node: worker.contract worker.control agents cluster config decoding engine events lifecycle nodes process supervision tasks
 supervisor.login_methods: worker.contract worker.control access api config lifecycle
 supervisor.mcp_gateway: worker.contract worker.control mcp.protocol access api config events supervision tasks worker_api
 supervisor.transport: worker.contract worker.control mcp.protocol mcp.endpoint access api mcp_gateway streaming supervision
@@ -102,7 +102,7 @@ cli.packages: worker.contract cli supervisor.packages
 cli.observe: worker.contract worker.client cli cli.screen
 cli.screen: worker.contract worker.client cli
 cli.tools: worker.contract worker.client cli
-cli.daemon: worker.contract supervisor.backup supervisor.cluster supervisor.decoding supervisor.engine supervisor.linux supervisor.process supervisor.http_api supervisor.methods cli supervisor.schema
+cli.daemon: worker.contract supervisor.backup supervisor.cluster supervisor.decoding supervisor.engine supervisor.linux supervisor.nodes supervisor.process supervisor.http_api supervisor.methods cli supervisor.schema
 cli.convert: worker.contract cli cli.tools
 """
 """room: the rooms that it may import; a name without a dot is one of supervisor, or cli."""

@@ -80,6 +80,8 @@ class Client:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.node: str | None = None
+        """The node of the cluster that answers each call from now on; None: as the daemon finds it."""
         self._peer = Peer()
         self._notifications: deque[Notification] = deque()
         self._socket = connect(path)
@@ -120,6 +122,8 @@ class Client:
             CorralError: the error that the daemon answered.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        if self.node is not None:
+            params = {**(params or {}), "node": self.node}
         request_id = self._peer.request(method, params, deadline=deadline)
         try:
             self._send()
