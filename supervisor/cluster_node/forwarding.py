@@ -224,7 +224,7 @@ class Forwarding:
         questions = await engine.subscribe(WHERE)
         try:
             while True:
-                self._spawn(self._say_where(await questions.next()))
+                self._spawn(self._answer_one_where(await questions.next()))
         finally:
             await questions.close()
 
@@ -236,7 +236,7 @@ class Forwarding:
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
 
-    async def _say_where(self, message: Message) -> None:
+    async def _answer_one_where(self, message: Message) -> None:
         assert self._table is not None, "it is bound before the node joins"
         with contextlib.suppress(CorralError, msgspec.MsgspecError):
             question = msgspec.json.decode(message.payload, type=Question)

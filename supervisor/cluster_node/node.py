@@ -258,7 +258,7 @@ class ClusterNode:
     ) -> object:
         """Returns the answer of the node that the key `node` of the params names, or of the one that has what they are about.
 
-        What this daemon does not know, another node may: it is asked for by name, for callers that are not restricted.
+        A name that this daemon does not know is looked for on the other nodes, for callers that are not restricted.
 
         Raises:
             Unreachable: that node is not there.
@@ -296,7 +296,7 @@ class ClusterNode:
         caller: Caller,
         here: Callable[[Mapping[str, object]], Awaitable[object]],
     ) -> object:
-        """Returns the lists of all nodes as one, each entry with its node; what is no list is that of this node.
+        """Returns the lists of all nodes as one, each entry with its node; other values are those of this node.
 
         `missing_nodes` are those that do not answer.
         """

@@ -1,4 +1,4 @@
-"""Represents the caller of another node: what it may do is told by that node, and what it is sent goes back there."""
+"""Represents the caller of another node: it has the rights that its node tells, and notifications go back there."""
 
 import asyncio
 import contextlib

@@ -31,7 +31,7 @@ def test_a_call_reaches_the_node_that_has_the_agent(tmp_path: Path, kind: str) -
         assert one.call("task.show", task=done["id"])["id"] == done["id"]
         assert one.corral("stop", "second").returncode == 0
         assert two.worker("second-0")["pid"] is None
-        two.call("agent.start", name="second")
+        two.call("agent.start", names=["second"])
         alone = one.call("daemon.status", node="two")
         assert [each["name"] for each in alone["agents"]] == ["second"]
         everything = one.call("daemon.status", node="*")
