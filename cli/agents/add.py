@@ -24,6 +24,7 @@ from ..render import inner, inners, word
 Examples:
   corral add greeter -- python greeter.py
   corral add crawler --instances 4 --env API_KEY=secret -- ./crawl --depth 2
+  corral add coder --protocol acp -- npx -y @agentclientprotocol/claude-agent-acp
   corral add translator --webhook https://example.org/translate
   corral add --file agents.toml
   corral add judge --template fast --set model=small --set retries=3
@@ -40,8 +41,8 @@ Write the command after --, so that its options are not read as options of corra
 )
 @click.option(
     "--protocol",
-    type=click.Choice(("corral", "mcp", "none")),
-    help="Protocol on stdin and stdout; default corral.",
+    type=click.Choice(("corral", "mcp", "none", "acp")),
+    help="Protocol on stdin and stdout; default corral; acp for an agent of the Agent Client Protocol.",
 )
 @click.option(
     "--webhook", "url", metavar="URL", help="Send the tasks to this address in place of a command."

@@ -11,7 +11,7 @@ from typing import Any
 from ..decoding.decoder import Document, KeyPath
 from ..decoding.values import is_list, is_table
 from .probe_spec import NO_ACTIONS, SIGNAL
-from .references import check_exposed, check_webhook
+from .references import check_acp, check_exposed, check_webhook
 from .spec import DAEMON_WIDE, FIELDS, SECTIONS, Recovery, Spec
 
 
@@ -39,6 +39,7 @@ def check_program(document: Document, path: KeyPath, own: Mapping[str, object]) 
     command, entrypoint = own.get("command"), own.get("entrypoint")
     if path[:2] != ("mcp", "servers"):
         check_webhook(document, path, own)
+        check_acp(document, path, own)
     if "url" in own:
         if command:
             raise document.error(

@@ -373,13 +373,38 @@ def check_webhook(document: Document, path: KeyPath, own: Mapping[str, object]) 
         raise document.error((*path, "url"), None, reason)
 
 
+ACP_KEYS: Mapping[str, object] = {
+    "permissions": "ask",
+    "permission_rules": {},
+    "permission_timeout": None,
+    "auth_method": None,
+}
+"""Keys of an ACP agent, with their defaults."""
+
+
+def check_acp(document: Document, path: KeyPath, own: Mapping[str, object]) -> None:
+    """Refuses keys of an ACP agent of any other, and those that one cannot have.
+
+    Raises:
+        InvalidParams: a key contradicts the protocol; `data` has key, value and reason.
+    """
+    if own.get("protocol") != "acp":
+        for key, default in ACP_KEYS.items():
+            if own.get(key, default) != default:
+                reason = 'it goes with protocol = "acp"'
+                raise document.error((*path, key), own[key], reason)
+    elif own.get("listen"):
+        reason = 'it contradicts protocol = "acp": an ACP agent is not handed sockets'
+        raise document.error((*path, "listen"), None, reason)
+
+
 def check_exposed(document: Document, path: KeyPath, own: Mapping[str, object]) -> None:
     """Refuses keys about the tasks of an agent that takes none.
 
     Raises:
         InvalidParams: such a key is there; `data` has key, value and reason.
     """
-    if own.get("protocol", "corral") in ("corral", "webhook"):
+    if own.get("protocol", "corral") in ("corral", "webhook", "acp"):
         return
     for key in ("expose", "input_schema", "output_schema"):
         if own.get(key):

@@ -56,6 +56,7 @@ from ..decoding.values import (
     one_of,
     protocol_revision,
     retry_reasons,
+    rules_of_actions,
     signal_name,
     signing_key,
     variables,
@@ -448,7 +449,7 @@ class Spec(Struct, frozen=True, kw_only=True):
     ] = ()
     min_spare: Annotated[int, whole(0, 100)] = 0
     placement: Annotated[Placement, placement_table] | None = None
-    protocol: Literal["corral", "mcp", "none", "webhook"] = "corral"
+    protocol: Literal["corral", "mcp", "none", "webhook", "acp"] = "corral"
     type: Literal["service", "oneshot", "http", "sse"] = "service"
     remain: bool = False
     timeout: Seconds = 0.0
@@ -480,6 +481,12 @@ class Spec(Struct, frozen=True, kw_only=True):
     oauth: Annotated[Oauth, oauth_table] | None = None
     method: Literal["POST", "PUT"] = "POST"
     webhook_secret: Annotated[str, signing_key] = ""
+    permissions: Literal["ask", "allow", "deny"] = "ask"
+    permission_rules: Annotated[dict[str, str], rules_of_actions] = {}
+    permission_timeout: PositiveSeconds | None = None
+    auth_method: (
+        Annotated[str, matching(r"[^\x00-\x1f\x7f]{1,200}", "the id of a method")] | None
+    ) = None
     idle_timeout: Seconds = 300.0
     concurrency: Literal["auto", "serial", "parallel"] = "auto"
     share: Literal["all", "tenant", "agent"] = "all"
@@ -503,8 +510,10 @@ class Spec(Struct, frozen=True, kw_only=True):
 
     @property
     def speaks(self) -> Literal["corral", "mcp", "none"]:
-        """Returns the protocol on the pipes of its processes: that of a webhook is corral's own, which its worker speaks."""
-        return "corral" if self.protocol == "webhook" else self.protocol
+        """Returns the protocol on the pipes of its processes: corral's own for a webhook or ACP, which its worker translates."""
+        if self.protocol == "webhook" or self.protocol == "acp":
+            return "corral"
+        return self.protocol
 
     @property
     def expandable(self) -> tuple[str, ...]:
@@ -591,6 +600,10 @@ RESTART_KEYS = frozenset(
     "oauth",
     "method",
     "webhook_secret",
+    "permissions",
+    "permission_rules",
+    "permission_timeout",
+    "auth_method",
     "listen",
     "relays",
     "share",

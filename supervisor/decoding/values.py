@@ -389,6 +389,25 @@ def http_headers(raw: object) -> dict[str, str]:
     return {name: str(value) for name, value in raw.items()}
 
 
+PERMISSIONS = ("ask", "allow", "deny")
+PERMISSION_RULES_MAX = 100
+
+
+def rules_of_actions(raw: object) -> dict[str, str]:
+    """Accepts a table of globs of actions, each with what holds for them."""
+    words = " or ".join(f'"{word}"' for word in PERMISSIONS)
+    if not is_table(raw):
+        raise Refused('write a table: { read = "allow", "*rm -rf*" = "deny" }')
+    if len(raw) > PERMISSION_RULES_MAX:
+        raise Refused(f"write at most {PERMISSION_RULES_MAX} rules", "...")
+    for glob, word in raw.items():
+        if not re.fullmatch(r"[^\x00-\x1f\x7f]{1,128}", glob):
+            raise RefusedKey(glob, word, "a glob has 1 to 128 characters")
+        if word not in PERMISSIONS:
+            raise RefusedKey(glob, word, f"write {words}")
+    return {glob: str(word) for glob, word in raw.items()}
+
+
 def signing_key(raw: object) -> str:
     """Accepts the key of a signature, which is shown nowhere."""
     if not isinstance(raw, str) or "\0" in raw:

@@ -17,6 +17,8 @@ def awaited(spec: Spec) -> str:
         return f"no good answer from {spec.ready.way} {target}"
     if spec.protocol == "webhook":
         return "corral's own process for it has not started"
+    if spec.protocol == "acp":
+        return "it did not answer as an agent of ACP, or opened no session"
     if spec.protocol == "corral":
         return 'it did not answer "initialize" (a program that is no agent needs protocol = "none")'
     return "it did not answer as an MCP server"

@@ -46,6 +46,9 @@ TRANSPORT = "CORRAL_MCP_TRANSPORT"
 WEBHOOK = "CORRAL_WEBHOOK_"
 """The beginning of the variables that pass the same, the method and the signing key to the process of a webhook."""
 
+ACP = "CORRAL_ACP_"
+"""The beginning of the variables that pass the permissions of an ACP agent to the process that translates for it."""
+
 INSTANCE = "CORRAL_INSTANCE"
 """The variable that holds the number of a worker in its agent, from 0."""
 
@@ -228,7 +231,7 @@ def launch_of(
     write_paths: Sequence[str] | None = process.write_paths
     if read_paths is not None:
         sdk = sandbox.sdk_folders(host.sdk_path)
-        read_paths = sandbox.readable(read_paths, argv, env, process.working_directory, sdk)
+        read_paths = _readable(spec, read_paths, argv, env, sdk)
     if write_paths is not None:
         write_paths = sandbox.writable(write_paths)
     launch = Launch(
@@ -267,6 +270,9 @@ def _contained(launch: Launch, spec: Spec, host: Host) -> Launch:
     Raises:
         SpawnFailed: no engine runs the image here, or it cannot hold a key.
     """
+    if spec.protocol == "acp":
+        why = 'isolation "container" with protocol "acp": its command may run the engine itself'
+        raise _cannot_hold(spec, "isolation", why)
     if launch.identity is None and (launch.user, launch.group) != (None, None):
         try:  # it must not be root in place of a user who is not there
             identity_of(launch.user, launch.group)
@@ -330,8 +336,9 @@ def _strict(launch: Launch, spec: Spec, host: Host) -> Launch:
     elif host.socket is not None:
         reachable.append(f"-{host.socket}")
     sdk = sandbox.sdk_folders(host.sdk_path)
-    needed = sandbox.readable(process.read_paths or (), launch.argv, env, launch.cwd, sdk)
-    needed += sandbox.named(launch.argv, env, launch.cwd)
+    needed = _readable(spec, process.read_paths or (), launch.argv, env, sdk)
+    for argv in _programs(spec, launch.argv):
+        needed += sandbox.named(argv, env, launch.cwd)
     mounted = visible([*needed, *reachable, f"-{launch.cwd}", f"-{host.sdk_path}"])
     facts = Facts(
         unit=launch.unit,
@@ -403,9 +410,44 @@ def _argv(spec: Spec) -> tuple[str, ...]:
     if _is_remote(spec):
         module = "worker.webhook" if spec.protocol == "webhook" else "mcp.upstream.http_bridge"
         return (sys.executable, "-P", "-m", f"corral.{module}")
+    if spec.protocol == "acp":
+        return (sys.executable, "-P", "-m", "corral.worker.acp", *spec.command)
     if spec.entrypoint is None:
         return spec.command
     return _module(spec, "", spec.entrypoint)
+
+
+def _programs(spec: Spec, argv: Sequence[str]) -> list[Sequence[str]]:
+    """Returns the command lines whose files a worker needs: its own, and that of an ACP agent, which it starts."""
+    return [argv, spec.command] if spec.protocol == "acp" else [argv]
+
+
+def _readable(
+    spec: Spec,
+    paths: Sequence[str],
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    sdk: Sequence[str],
+) -> list[str]:
+    found = list(paths)
+    for program in _programs(spec, argv):
+        folder = spec.process.working_directory
+        found = sandbox.readable(found, program, env, folder, sdk)
+    return list(dict.fromkeys(found))
+
+
+def _acp_variables(spec: Spec) -> dict[str, str]:
+    """Returns the variables that tell the worker of an ACP agent what the agent may do."""
+    policy = {
+        "default": spec.permissions,
+        "rules": spec.permission_rules,
+        "timeout_s": spec.permission_timeout,
+    }
+    found = {
+        f"{ACP}PERMISSIONS": msgspec.json.encode(policy).decode(),
+        f"{ACP}TOOLS": "0" if spec.tools == () else "1",
+    }
+    return found if spec.auth_method is None else {**found, f"{ACP}AUTH_METHOD": spec.auth_method}
 
 
 def _module(spec: Spec, name: str, argument: str) -> tuple[str, ...]:
@@ -444,6 +486,8 @@ def _environment(spec: Spec, host: Host, user: str | None) -> dict[str, str]:
     env |= host.secrets.expand(spec.environment, spec.name, "variable")
     if _is_remote(spec):
         env |= _remote_variables(spec, host)
+    if spec.protocol == "acp":
+        env |= _acp_variables(spec)
     if spec.entrypoint is not None and spec.python is not None:
         inherited = env.get("PYTHONPATH")
         env["PYTHONPATH"] = os.pathsep.join(

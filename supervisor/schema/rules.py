@@ -191,6 +191,9 @@ _SCHEMAS: Mapping[Rule, Callable[[Schema], Schema]] = {
     values.web_url: _always({"type": "string", "pattern": "^https?://"}),
     values.http_headers: _always(STRINGS),
     values.signing_key: _always(TEXT),
+    values.rules_of_actions: _always(
+        {"type": "object", "additionalProperties": {"enum": list(values.PERMISSIONS)}}
+    ),
     values.json_schema: _always({"type": "object"}),
     values.free_table: _always({"type": "object"}),
     values.signal_name: _always({"enum": list(values.SIGNALS)}),

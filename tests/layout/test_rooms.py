@@ -18,6 +18,7 @@ worker.adapters: worker.contract worker.sdk
 worker.client: worker.contract worker.control worker.adapters worker.sdk
 worker.service: worker.contract worker.client
 worker.webhook: worker.contract worker.sdk
+worker.acp: worker.contract worker.sdk mcp.endpoint mcp.protocol
 worker.zygote: worker.adapters worker.sdk supervisor.linux supervisor.launcher
 worker: worker.contract worker.sdk worker.adapters
 mcp.protocol: worker.contract
@@ -137,6 +138,7 @@ PURE = {
     "supervisor.orchestration": "cron workflow_decision",
     "supervisor.a2a": "messages",
     "mcp.upstream": "liveness",
+    "worker.acp": "policy content capabilities",
     "mcp.protocol": "catalog",
     "mcp.pool": "placement",
 }

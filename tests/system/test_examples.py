@@ -15,7 +15,7 @@ from node_packages import NODE_FOLDER
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("example", ["hello", "protocol", "warm", "node", "streaming"])
+@pytest.mark.parametrize("example", ["hello", "protocol", "warm", "node", "streaming", "acp"])
 def test_an_example_runs_under_its_own_configuration(
     tmp_path: Path, example: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
