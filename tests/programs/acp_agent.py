@@ -196,8 +196,10 @@ class Tester:
         raise acp.RequestError.auth_required()
 
     async def _do_garbage(self, session: str, words: list[str], *_: Any) -> None:
+        os.set_blocking(1, True)  # a partial write would leave a line without its end
         os.write(1, b'this is no JSON\n\xff\xfe\n{"half": \n')
         os.write(1, b"x" * int(words[0]) + b"\n")
+        os.set_blocking(1, False)
         await self._say(session, "still here")
 
     async def _do_flood(self, session: str, words: list[str], *_: Any) -> None:
@@ -261,24 +263,45 @@ class Tester:
 
     async def _do_tools(self, session: str, words: list[str], *_: Any) -> None:
         """Lists the tools of the MCP server that it was given, or calls one: NAME JSON."""
-        from mcp import ClientSession, StdioServerParameters  # noqa: PLC0415  it takes a second
-        from mcp.client.stdio import stdio_client  # noqa: PLC0415
-
         server = self._servers[session][0]
-        env = {each.name: each.value for each in server.env}
-        params = StdioServerParameters(command=server.command, args=server.args, env=env)
-        async with stdio_client(params) as pipes, ClientSession(*pipes) as client:
-            await client.initialize()
-            if not words:
-                found = await client.list_tools()
-                await self._say(session, json.dumps([each.name for each in found.tools]))
-                return
-            answer = await client.call_tool(words[0], json.loads(" ".join(words[1:])))
-            texts = [getattr(each, "text", "") for each in answer.content]
-            await self._say(session, json.dumps([answer.is_error, texts]))
+        process = await asyncio.create_subprocess_exec(
+            server.command,
+            *server.args,
+            env={each.name: each.value for each in server.env},
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        opening = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": CLIENT}
+        await _ask(process, "initialize", opening)
+        if not words:
+            found = await _ask(process, "tools/list", {})
+            await self._say(session, json.dumps([each["name"] for each in found["tools"]]))
+        else:
+            call = {"name": words[0], "arguments": json.loads(" ".join(words[1:]))}
+            answer = await _ask(process, "tools/call", call)
+            texts = [each.get("text") for each in answer["content"]]
+            await self._say(session, json.dumps([answer.get("isError", False), texts]))
+        assert process.stdin is not None, "it is a pipe"
+        process.stdin.close()
+        await process.wait()
 
     async def _do_servers(self, session: str, *_: Any) -> None:
         await self._say(session, str(len(self._servers[session])))
+
+
+CLIENT = {"name": "tester", "version": "1.0"}
+
+
+async def _ask(process: asyncio.subprocess.Process, method: str, params: object) -> Any:
+    """The result of a request to an MCP server."""
+    assert process.stdin is not None, "it is a pipe"
+    assert process.stdout is not None, "it is a pipe"
+    message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    process.stdin.write(json.dumps(message).encode() + b"\n")
+    while True:
+        answer = json.loads(await process.stdout.readline())
+        if answer.get("id") == 1:
+            return answer["result"]
 
 
 if __name__ == "__main__":
