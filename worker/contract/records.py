@@ -428,7 +428,7 @@ class AgentStatus(Struct, frozen=True, kw_only=True):
     workers: list[WorkerStatus]
     queued: int = 0
     health_score: int = 100
-    type: Literal["service", "oneshot"] = "service"
+    type: Literal["service", "oneshot", "http", "sse"] = "service"
     job: JobState | None = None
     title: str = ""
     description: str = ""
