@@ -252,6 +252,30 @@ def test_a_server_that_knows_corral_itself_needs_no_person(tmp_path: Path) -> No
         assert refused(lambda: log_in(daemon)).data["reason"] == "needs-no-person"
 
 
+DEVICE = """
+[mcp.servers.far.oauth]
+client_id = "robot"
+client_secret = "${secret:ROBOT}"
+"""
+
+
+def test_a_person_at_another_device_types_a_code(tmp_path: Path) -> None:
+    with (
+        guarded("--machine") as server,
+        DaemonProcess(tmp_path, config(server, more=DEVICE)) as daemon,
+    ):
+        daemon.call("secret.set", name="ROBOT", secret="s3cret")
+        command = [str(BIN / "corral"), "--socket", str(daemon.socket), "mcp", "login", "far"]
+        done = subprocess.run(
+            [*command, "--device"], capture_output=True, text=True, timeout=BOUND_S
+        )
+        assert done.returncode == 0, done.stderr
+        assert f"{server.base}/code" in done.stderr
+        assert "WXYZ-1" in done.stderr
+        assert server.did()["polled"] == 2
+        assert added(daemon, 5, 6) == "11"
+
+
 def test_an_answer_for_another_login_is_refused(tmp_path: Path) -> None:
     with guarded() as server, DaemonProcess(tmp_path, config(server)) as daemon:
         mine, other = (daemon.call("mcp.login", name="far") for _ in range(2))

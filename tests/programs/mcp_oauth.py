@@ -4,7 +4,8 @@
 
 Its authorization server agrees to every login at once: it stands for the person, too. Refresh tokens rotate: a second use of one ends
 the grant. `/did` returns what has happened, and `/end` ends every access token. With `--machine` the authorization server is another one,
-which gives tokens to the client "robot" with the secret "s3cret" alone, and to no person.
+which gives tokens to the client "robot" with the secret "s3cret" alone, for itself or for a person at another device, who agrees at the
+second poll.
 """
 
 import argparse
@@ -30,6 +31,8 @@ from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 from pydantic import AnyHttpUrl
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+
+DEVICE = "urn:ietf:params:oauth:grant-type:device_code"
 
 
 class Provider:
@@ -158,7 +161,8 @@ def machine(server: MCPServer, provider: Provider, base: str) -> None:
             {
                 "issuer": f"{base}/machine",
                 "token_endpoint": f"{base}/machine/token",
-                "grant_types_supported": ["client_credentials"],
+                "device_authorization_endpoint": f"{base}/machine/device",
+                "grant_types_supported": ["client_credentials", DEVICE],
                 "token_endpoint_auth_methods_supported": ["client_secret_basic"],
             }
         )
@@ -170,10 +174,23 @@ def machine(server: MCPServer, provider: Provider, base: str) -> None:
         wanted = base64.b64encode(b"robot:s3cret").decode()
         if request.headers.get("Authorization") != f"Basic {wanted}":
             return JSONResponse({"error": "invalid_client"}, status_code=401)
+        if form["grant_type"] == DEVICE:
+            assert form["device_code"] == "d3vice"
+            provider.note("polled")
+            if provider.did["polled"] == 1:
+                return JSONResponse({"error": "authorization_pending"}, status_code=400)
+            return JSONResponse(
+                provider.issue("robot", ["read"], str(form["resource"])).model_dump(mode="json")
+            )
         assert form["grant_type"] == "client_credentials"
         scopes = str(form["scope"]).split()
         found = provider.issue("robot", scopes, str(form["resource"]))
         return JSONResponse(found.model_dump(mode="json", exclude={"refresh_token"}))
+
+    @server.custom_route("/machine/device", methods=["POST"])  # type: ignore[untyped-decorator]  # as above
+    async def device(_request: Request) -> Response:
+        codes = {"device_code": "d3vice", "user_code": "WXYZ-1", "interval": 1, "expires_in": 60}
+        return JSONResponse({**codes, "verification_uri": f"{base}/code"})
 
 
 async def main() -> None:
