@@ -13,9 +13,8 @@ import asyncio
 import contextlib
 import http
 import os
-import re
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -33,9 +32,10 @@ from ...worker.contract.errors import (
 )
 from ...worker.contract.jsonrpc import CANCELLED, MAX_MESSAGE_BYTES
 from ..protocol import messages
-from ..protocol.sse import Event, EventStream
+from ..protocol.sse import EventStream
 from . import http_headers
-from .http_client import CONNECT_S, RETRY_S, STREAM_TYPE, HttpClient, head_of, whole_body
+from .http_answers import error_answer, events, is_forgotten, pause_s, session_id
+from .http_client import CONNECT_S, STREAM_TYPE, HttpClient, head_of, whole_body
 from .http_token import TokenSource, asks, is_challenge
 
 URL_VARIABLE = "CORRAL_MCP_URL"
@@ -51,9 +51,6 @@ respond only with the first event.
 
 GOODBYE_S = 0.5
 """Seconds for the DELETE that ends a session."""
-
-MAX_RETRY_S = 30.0
-"""Seconds before a broken stream is resumed, at most: RETRY_S first, or the server's value, then doubled."""
 
 MAX_RESUMES = 5
 """Number of resumptions in a row without an event after which the response counts as lost."""
@@ -203,7 +200,7 @@ class HttpBridge:
             async with await self._send("POST", line, self._legacy_headers()) as response:
                 if response.status >= http.HTTPStatus.BAD_REQUEST:
                     body = await head_of(response)
-                    if self._session_id is not None and _is_forgotten(response.status, body):
+                    if self._session_id is not None and is_forgotten(response.status, body):
                         raise _forgotten(response.status)
                     reason = self._server.described(response.status, body)
                     _log(f"cannot notify the server: {reason}")
@@ -215,8 +212,9 @@ class HttpBridge:
             await self._ask(number, pending, line)
         except CorralError as error:
             await self._fail(number, error)
-            if self._is_proven and isinstance(error, PermissionDenied):
-                self._end_without_token(error)
+            is_denied = isinstance(error, PermissionDenied)
+            if self._is_proven and is_denied and error.data.get("reason") == "needs-login":
+                raise Lost("the server wants another login") from error
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is one
             reason = self._server.masked(str(error)) or type(error).__name__
             text = f"cannot reach {self._server.address}: {reason}"
@@ -249,7 +247,7 @@ class HttpBridge:
                 return
             self._is_proven = True
             if pending.method == messages.INITIALIZE:
-                self._session_id = _session_id(response)
+                self._session_id = session_id(response)
             if self._is_old:
                 return  # the answer comes on the one stream
             if response.content_type == STREAM_TYPE:
@@ -271,9 +269,9 @@ class HttpBridge:
         """
         status = response.status
         body = await head_of(response)
-        answer = _error_answer(body)
+        answer = error_answer(body)
         is_ours = answer is not None and answer.get("id") == number
-        if not is_ours and self._session_id is not None and _is_forgotten(status, body):
+        if not is_ours and self._session_id is not None and is_forgotten(status, body):
             raise _forgotten(status)
         if answer is not None:
             await self._answered({"jsonrpc": "2.0", "id": number, "error": answer["error"]})
@@ -318,15 +316,6 @@ class HttpBridge:
             response.close()
             await self._tokens.renew(token, response.status, header)
         return response
-
-    def _end_without_token(self, error: PermissionDenied) -> None:
-        """Ends the process when no request can succeed any more: the next one starts with the reason.
-
-        Raises:
-            Lost: the token is gone, rather than too weak for one request.
-        """
-        if error.data.get("reason") == "needs-login":
-            raise Lost("the server wants another login")
 
     def _legacy_headers(self) -> dict[str, str]:
         headers: dict[str, str] = {}
@@ -413,7 +402,7 @@ class HttpBridge:
             while True:
                 known = stream.last_id
                 try:
-                    async for event in _events(response, stream):
+                    async for event in events(response, stream):
                         await self._deliver(event.data)
                         if number not in self._pending:
                             return
@@ -433,7 +422,7 @@ class HttpBridge:
     async def _resumed(self, stream: EventStream, tries: int) -> aiohttp.ClientResponse:
         """Resumes a stream after the pause that the server asks for."""
         for number in range(tries, MAX_RESUMES + 1):
-            await asyncio.sleep(_pause_s(stream, number))
+            await asyncio.sleep(pause_s(stream, number))
             try:
                 response = await self._open_stream(stream.last_id)
             except (aiohttp.ClientError, OSError):
@@ -462,7 +451,7 @@ class HttpBridge:
                     if response.status < 500 and response.content_type != STREAM_TYPE:
                         return
                     if response.status == http.HTTPStatus.OK:
-                        async for event in _events(response, stream):
+                        async for event in events(response, stream):
                             tries = 0
                             await self._deliver(event.data)
             except (aiohttp.ClientError, OSError):
@@ -472,7 +461,7 @@ class HttpBridge:
                 return
             finally:
                 listening.set()
-            await asyncio.sleep(_pause_s(stream, tries))
+            await asyncio.sleep(pause_s(stream, tries))
             tries += 1
 
     async def _open_old(self, line: bytes) -> bool:
@@ -497,7 +486,7 @@ class HttpBridge:
         self, response: aiohttp.ClientResponse, opened: asyncio.Future[bool]
     ) -> None:
         try:
-            async for event in _events(response, EventStream()):
+            async for event in events(response, EventStream()):
                 if not opened.done():
                     url = self._server.url.join(URL(event.data.decode("utf-8", "replace")))
                     self._is_old = event.name == "endpoint" and url.origin() == self._server.address
@@ -526,44 +515,6 @@ async def _line(reader: asyncio.StreamReader) -> bytes:
 
 def _forgotten(status: int) -> Lost:
     return Lost(f"the server has forgotten the session (HTTP {status})")
-
-
-def _is_forgotten(status: int, body: bytes) -> bool:
-    """Returns True if an HTTP error means that the session is gone; many servers send 400 in place of 404."""
-    if status == http.HTTPStatus.BAD_REQUEST:
-        return re.search(rb"session|not initialized", body, re.IGNORECASE) is not None
-    return status == http.HTTPStatus.NOT_FOUND
-
-
-def _pause_s(stream: EventStream, tries: int) -> float:
-    base_s = RETRY_S if stream.retry_s is None else stream.retry_s
-    return min(base_s * 2.0 ** min(tries, 10), max(MAX_RETRY_S, base_s))
-
-
-def _session_id(response: aiohttp.ClientResponse) -> str | None:
-    """Returns the id of the session that the server opened; None for a server without sessions."""
-    given = response.headers.get(http_headers.SESSION)
-    if given is not None and not all("\x21" <= one <= "\x7e" for one in given):
-        raise ToolFailed("cannot open a session: its id is not visible ASCII")
-    return given or None
-
-
-def _error_answer(body: bytes) -> dict[str, object] | None:
-    """Returns the JSON-RPC error in the body of an HTTP error, if there is one."""
-    try:
-        message = as_object(decode(body)) or {}
-    except ValueError:
-        return None
-    error = as_object(message.get("error"))
-    return message if error is not None and isinstance(error.get("code"), int) else None
-
-
-async def _events(
-    response: aiohttp.ClientResponse, stream: EventStream
-) -> AsyncGenerator[Event, None]:
-    async for chunk in response.content.iter_any():
-        for event in stream.feed(chunk):
-            yield event
 
 
 # -- the process

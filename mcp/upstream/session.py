@@ -89,7 +89,6 @@ class Session:
         on_notification: takes `notifications/message`, the server's own log.
         on_closed: called once when the connection has ended, with the error if this side closed it.
         authorize: answers the `corral/token` requests of the process that connects a remote server; see `http_token`.
-            A server without one cannot ask.
     """
 
     def __init__(
@@ -538,19 +537,14 @@ class Session:
         """Serves the requests of a server: a ping, and those that the one caller in flight can answer."""
         if request.method == messages.PING:
             return {}
-        if request.method == messages.TOKEN and self._authorize is not None:
-            return await self._token(request.params)
-        return await self._flights.ask(request)
-
-    async def _token(self, params: Mapping[str, object]) -> object:
-        assert self._authorize is not None, "the caller has looked"
+        if request.method != messages.TOKEN or self._authorize is None:
+            return await self._flights.ask(request)
+        self._unauthorized = None
         try:
-            found = await self._authorize(params)
+            return await self._authorize(request.params)
         except CorralError as error:
             self._unauthorized = error
             raise
-        self._unauthorized = None
-        return found
 
     def _on_message(self, notification: Notification) -> None:
         """Takes notifications; late and unexpected ones are dropped."""
