@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from corral.supervisor.linux import landlock
 from corral.worker.contract.errors import (
     CorralError,
     PermissionDenied,
@@ -353,6 +354,26 @@ def test_the_tools_of_the_pool_are_handed_in_within_the_allow_list(daemon: Daemo
 def test_a_task_narrows_the_tools(daemon: DaemonProcess) -> None:
     narrow = {"allowed_tools": ["other__*"]}
     assert json.loads(output(daemon, "tools", boundaries=narrow)) == []
+
+
+@pytest.mark.skipif(landlock.abi() < 1, reason="this kernel has no Landlock")
+def test_an_agent_works_within_the_paths_of_its_spec(daemon: DaemonProcess) -> None:
+    folder = daemon.folder / "confined"
+    folder.mkdir()
+    spec = {
+        "protocol": "acp",
+        "command": [sys.executable, "-P", str(AGENTS.parents[1] / "examples" / "acp" / "agent.py")],
+        "permissions": "allow",
+        "process": {
+            "working_directory": str(folder),
+            "read_paths": [str(folder)],
+            "write_paths": [str(folder)],
+        },
+    }
+    daemon.call("agent.add", name="confined", spec=spec)
+    assert output(daemon, "buy bread", "confined") == "written: buy bread"
+    assert (folder / "notes.txt").read_text("utf-8") == "buy bread\n"
+    daemon.call("agent.rm", names=["confined"])
 
 
 # --- starts that fail
