@@ -35,9 +35,9 @@ def nodes(session: Session) -> None:
 @click.argument("name", metavar="NAME", shell_complete=complete_nodes)
 @click.pass_obj
 def drain(session: Session, name: str) -> None:
-    """Have a node give its placed agents to others, and get none until `resume`.
+    """Move the placed agents of a node to other nodes.
 
-    Its local agents go on.
+    It gets none until `resume`. Its local agents go on.
     """
     _print(session, session.call("node.drain", {"name": name}))
 
