@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: hostile demo test check bench start workers supervisors growth tasks million backup memory logs mcp http dashboard sessions frameworks engines engine-chaos cluster-chaos cluster-simulation deploy isolation tenants flood deploys layout lines orphans chaos changes payments conformance openapi operations systemd cgroup-tier crewai openapi-client http-churn format clean
+.PHONY: hostile demo test check bench start workers supervisors growth tasks million backup memory logs mcp models http dashboard sessions frameworks engines engine-chaos cluster-chaos cluster-simulation deploy isolation tenants flood deploys layout lines orphans chaos changes payments conformance openapi operations systemd cgroup-tier crewai openapi-client http-churn format clean
 .DELETE_ON_ERROR:
 
 # Hundreds of daemons and commands are started here: without bytecode each would compile what it imports, again and again.
@@ -65,6 +65,9 @@ dashboard: $(VENV)/.test $(VENV)/.node
 
 frameworks: $(VENV)/.test
 	$(BIN)/python -P benchmarks/frameworks.py $(ARGS)
+
+models: $(VENV)/.test
+	$(BIN)/python -P benchmarks/models.py $(ARGS)
 
 sessions: $(VENV)/.test $(VENV)/.node
 	$(BIN)/python -P benchmarks/sessions.py $(ARGS)

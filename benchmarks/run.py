@@ -60,6 +60,7 @@ PARTS = [
     Part("sampler"),
     Part("metrics"),
     Part("streaming"),
+    Part("models"),
     Part("telemetry"),
     Part("flood"),
     Part("engines"),

@@ -62,6 +62,7 @@ COMMANDS = {
     "events": "observe.event",
     "quota": "observe.quota",
     "cost": "observe.cost",
+    "models": "observe.models",
     "stores": "observe.stores",
     "stats": "observe.statistics",
     "top": "observe.top",

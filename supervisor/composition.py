@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..mcp.pool.pool import Pool
@@ -43,6 +43,7 @@ from .installation import (
     zygote_pool,
 )
 from .interactive.execs import Execs
+from .isolation.levels import Sandbox
 from .jobs.runner import JobRunner
 from .jobs.successes import Successes
 from .lifecycle.state_machine import UP
@@ -55,6 +56,9 @@ from .methods.all import METHODS
 from .metrics.collector import Collector
 from .metrics.statistics import Statistics
 from .metrics.view import MetricsView
+from .model_rooms import ModelRooms
+from .model_use.access import Access
+from .model_use.under_way import CallsUnderWay
 from .oauth.token_store import TokenStore
 from .packages.store import Packages
 from .process.command import Commands
@@ -170,6 +174,7 @@ class Rooms:
         )
         task_failures = TaskFailures(shared.bus, lambda: self.agents.config, self._spec_of)
         self.costs = CostSums(shared.store)
+        self.measured = CallsUnderWay()
         self.approvals = Approvals(shared.store, shared.bus)
         self.tasks = Tasks(
             shared,
@@ -191,6 +196,10 @@ class Rooms:
             tracing=tracer,
             tenants=rooms.task_limits,
             turns=self.turns,
+            measured=self.measured,
+        )
+        self.models = ModelRooms(
+            shared, self.agents, self.tasks, backlog, self.measured, self._untasked
         )
         self.limits.subscribe(self.tasks.note_sample)
         if self.cluster is not None:
@@ -238,6 +247,7 @@ class Rooms:
         self.alerts = self._make_alerts()
         self.agents.reload.subscribe(self.autoscaler.reloaded)
         self.agents.reload.subscribe(lambda _: self.collector.reloaded())
+        self.agents.reload.subscribe(lambda _: self.models.gateway.refresh())
         rooms.bind(self.agents, self.tasks)
 
     def _make_stores(self) -> Stores:
@@ -331,11 +341,14 @@ class Rooms:
         def emptied(unit: str) -> None:
             this.emptied(unit)
 
+        def access(spec: Spec, unit: str, *, own_network: bool) -> Access:
+            return this.models.access.of(spec, unit, own_network=own_network)
+
         launcher = Launcher(
             on_exit=exited,
             on_empty=emptied,
             on_lost=lambda: _note_loss(bus),
-            on_network=lambda unit, sandbox, fd: this.egress.open(unit, sandbox, fd),
+            on_network=lambda unit, sandbox, fds: this.opened(unit, sandbox, fds),
             sole_parent=True,
             state_dir=paths.state_dir,
             tier="auto" if tier == "pidns" else tier,
@@ -348,6 +361,7 @@ class Rooms:
             launcher,
             lambda spec: this.tenant_rooms.accounts.floor(spec),
             lambda name: limits_in_kernel(this.tenants.find(name)),
+            access,
         )
         zygotes = zygote_pool(
             launcher, host, bus, logs, store.generation, on_exit=exited, on_empty=emptied
@@ -386,6 +400,7 @@ class Rooms:
         await launcher.start()
         stack.push_async_callback(launcher.close)
         stack.push_async_callback(this.egress.end)
+        stack.push_async_callback(this.models.end)
         if zygotes is not None:
             stack.push_async_callback(zygotes.close)
         await this.tenants.load()
@@ -399,6 +414,7 @@ class Rooms:
         await this.packages.load()
         await this.approvals.load()
         stack.callback(this.approvals.close)
+        await this.models.ledger.load()
         await this.tasks.load()
         if this.schedules is not None:
             await this.schedules.load(config)
@@ -481,6 +497,7 @@ class Rooms:
             quotas=self.quotas,
             turns=self.turns,
             stores=self.stores,
+            models=self.models.listing,
             daemon=daemon,
             status=status,
             status_cache=status_cache,
@@ -534,8 +551,18 @@ class Rooms:
         self.shared.probes.commands.emptied(unit)
         self.execs.emptied(unit)
         self.egress.close(unit)
+        self.models.gateway.close(unit)
         self.agents.emptied(unit)
         self.activation.ended(unit)
+
+    def opened(self, unit: str, sandbox: Sandbox, fds: Sequence[int]) -> None:
+        """Handles the listening sockets in the network of a worker."""
+        for fd in self.models.opened(unit, sandbox, fds).values():
+            self.egress.open(unit, sandbox, fd)
+
+    def _untasked(self, agent: str, tokens: int, cost_cents: float) -> None:
+        self.statistics.used(agent, tokens, cost_cents)
+        self.costs.used(agent, tokens, cost_cents)
 
     def _note_refused_host(self, facts: Mapping[str, object]) -> None:
         agent = str(facts["agent"])

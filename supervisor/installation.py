@@ -22,7 +22,7 @@ from .deployment.integrity import Integrity
 from .events.bus import Bus
 from .logs.store import LogStore
 from .process.containment import state_number
-from .process.launch import Floor, Host
+from .process.launch import Floor, Host, Models
 from .process.launcher_client import Exit, Launcher
 from .process.sandbox import make_temporary_root
 from .secrets.secrets import Secrets
@@ -112,8 +112,9 @@ def make_host(
     launcher: Launcher,
     floor: Floor,
     tenant_limits: Callable[[str], tuple[int, int, int]],
+    models: Models,
 ) -> Host:
-    """Returns the facts of this machine that workers are started with; `floor` and `tenant_limits` are called at each start.
+    """Returns the facts of this machine that workers are started with; `floor`, `tenant_limits` and `models` are called at each start.
 
     Raises:
         CorralError: a part of the state folder cannot be made.
@@ -136,6 +137,7 @@ def make_host(
         integrity=Integrity(MarkedFolders(paths.state_dir / INSTALLED)),
         floor=floor,
         tenant_limits=tenant_limits,
+        models=models,
     )
 
 

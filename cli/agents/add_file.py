@@ -23,7 +23,7 @@ OPTION_NAMES = {
     "params": "set",
 }
 
-OF_FILE = ("stores", "templates")
+OF_FILE = ("stores", "models", "templates")
 """Tables with names that only the configuration file of a daemon can have, as `mcp.profiles`; an export has them."""
 
 GROUPS = ("teams", "workflows", "schedules")

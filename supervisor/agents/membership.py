@@ -229,6 +229,7 @@ class Membership:
             variables=None if environment is None else Variables(environment, {}),
             templates=self._registry.config.templates,
             stores=self._registry.config.stores,
+            models=self._registry.config.models,
             pools=self._registry.config.pools,
         )
 

@@ -199,6 +199,7 @@ class Reload:
                 directory="/",
                 templates=config.templates,
                 stores=config.stores,
+                models=config.models,
                 pools=config.pools,
             )
             for agent in self._agents.values()
@@ -236,4 +237,8 @@ def _is_affected(spec: Spec, before: Config, after: Config) -> bool:
         return True
     if spec.memory.pool is not None and spec.memory.pool not in after.pools:
         return True
+    for name in spec.models:
+        old, new = before.models.get(name), after.models.get(name)
+        if old is None or new is None or (old.kind, old.tenants) != (new.kind, new.tenants):
+            return True
     return any(after.stores.get(name) != before.stores.get(name) for name in spec.stores)

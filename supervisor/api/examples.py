@@ -151,6 +151,7 @@ EXAMPLES: Mapping[str, Mapping[str, object]] = {
     "task.wait": {"task": _TASK, "timeout_s": 60.0},
     "team.add": {"name": "readers", "spec": {"members": ["crawler", "writer"]}},
     "team.list": {},
+    "models.list": {},
     "store.list": {},
     "team.rm": {"name": "readers"},
     "team.show": {"name": "readers"},

@@ -43,6 +43,7 @@ from ..logins.logins import Logins
 from ..logs.daemon_log import log_outcome
 from ..metrics.statistics import Statistics
 from ..metrics.view import MetricsView
+from ..model_use.listing import ModelListing
 from ..packages.store import Packages
 from ..quotas.disk_use import DiskUse
 from ..quotas.turns import CallTurns
@@ -280,6 +281,7 @@ class Control:
     quotas: Quotas
     turns: CallTurns
     stores: Stores
+    models: ModelListing
     daemon: DaemonFacts
     status: StatusReport
     status_cache: StatusCache

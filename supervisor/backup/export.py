@@ -21,6 +21,7 @@ from ..config.template_spec import Template
 from ..config.templates import template_table
 from ..decoding.decoder import STORE
 from ..memory_pools.declared import DeclaredPool
+from ..models.declared import DeclaredModel, Prices
 from ..secrets.secrets import REFERENCE, masked_address
 from ..stores.declared import DeclaredStore
 
@@ -65,6 +66,7 @@ class FileTables:
     templates: Iterable[Template] = ()
     profiles: Mapping[str, Profile] = field(default_factory=dict[str, Profile])
     pools: Iterable[DeclaredPool] = ()
+    models: Iterable[DeclaredModel] = ()
 
 
 def export(
@@ -144,6 +146,8 @@ def _file_items(file: FileTables, shows_values: bool) -> Iterator[Item]:
             url = _hidden(store.name, "url", hidden)
         table: Table = {"kind": store.kind, "url": url}
         yield Item(("stores", store.name), table, "[stores]", hidden=hidden)
+    for model in sorted(file.models, key=lambda each: each.name):
+        yield _model(model, shows_values)
     for template in sorted(file.templates, key=lambda each: each.name):
         if template.source != BUILT_IN:
             yield _template(template, shows_values)
@@ -152,6 +156,27 @@ def _file_items(file: FileTables, shows_values: bool) -> Iterator[Item]:
         yield Item(("pools", pool.name), _used(pool, least), "[pools]")
     for name, profile in sorted(file.profiles.items()):
         yield Item(("mcp", "profiles", name), _used(profile, Profile()), "[mcp.profiles]")
+
+
+def _model(model: DeclaredModel, shows_values: bool) -> Item:
+    """Returns the table of a model; for a caller that may not see values, without its key and its headers."""
+    hidden: list[str] = []
+    table = _used(model, DeclaredModel(name=model.name, kind=model.kind))
+    table = {"kind": model.kind, **table}
+    if model.prices != Prices():
+        table["prices"] = msgspec.structs.asdict(model.prices)
+    if model.key:
+        key = literal(model.key)
+        is_shown = shows_values or REFERENCE.fullmatch(key)
+        table["key"] = key if is_shown else _hidden(model.name, "key", hidden)
+    if model.headers:
+        table["headers"] = {
+            name: value
+            if shows_values or REFERENCE.fullmatch(value)
+            else _hidden(model.name, name, hidden)
+            for name, value in ((name, literal(each)) for name, each in model.headers.items())
+        }
+    return Item(("models", model.name), table, "[models]", hidden=hidden)
 
 
 def _template(template: Template, shows_values: bool) -> Item:

@@ -41,6 +41,7 @@ LIVE = frozenset(
         "memory.cleanup_interval",
         "memory.max_pool_bytes",
         "process.max_concurrent_processes",
+        "models",
         "stores",
         "tenants",
         "tiers",
@@ -168,6 +169,7 @@ def _daemon_wide(config: Config) -> dict[str, object]:
     values["memory.max_pool_bytes"] = config.defaults.memory.max_pool_bytes
     values["mcp.profiles"] = config.profiles
     values["stores"] = config.stores
+    values["models"] = config.models
     values["pools"] = config.pools
     values["tenants"] = config.tenants
     values["tiers"] = config.tiers

@@ -23,6 +23,8 @@ from ..decoding.values import (
     is_table,
 )
 from ..memory_pools.declared import DeclaredPool, check_pool, decode_pools
+from ..models.declared import DeclaredModel
+from ..models.tables import check_models, decode_models
 from ..oauth.declared import Oauth, oauth_as_table
 from ..stores.declared import DeclaredStore
 from ..stores.tables import decode_stores, urls_of
@@ -86,6 +88,7 @@ ONLY_OF_AGENTS = frozenset(
         "output_schema",
         "stores",
         "placement",
+        "models",
     )
 )
 LEVELS_MAX = 100
@@ -127,6 +130,7 @@ def _decode(document: Document, top: Mapping[str, object], variables: Variables)
         "schedules",
         "templates",
         "stores",
+        "models",
         "pools",
         "tenants",
         "tiers",
@@ -153,9 +157,11 @@ def _decode(document: Document, top: Mapping[str, object], variables: Variables)
     check_tenants(document, top, mcp, tenant_tables)
     agents, broken = _agents(document, top, servers, defaults, templates)
     stores, refused = decode_stores(document, table_in(document, ("stores",), top))
+    models, unfit = decode_models(document, table_in(document, ("models",), top), tenant_tables)
     for name, spec in agents.items():
         with document.collecting():
             agents[name] = _with_stores(document, spec, stores, refused)
+            agents[name] = _with_models(document, agents[name], models, unfit)
     pools = _pools(document, top, defaults, agents, tenants)
     groups = _groups(document, top, agents, broken)
     schedules = _schedules(document, top, agents, groups, broken)
@@ -182,6 +188,7 @@ def _decode(document: Document, top: Mapping[str, object], variables: Variables)
         groups=groups,
         schedules=schedules,
         stores=stores,
+        models=models,
         pools=pools,
         templates=templates,
         tenants=tenants,
@@ -274,12 +281,13 @@ def decode_agent(
     templates: Templates = BUILT_IN_TEMPLATES,
     stores: Mapping[str, DeclaredStore] | None = None,
     pools: Collection[str] | None = None,
+    models: Mapping[str, DeclaredModel] | None = None,
     keeps_written: bool = False,
 ) -> Spec:
     """Decodes one agent or server from a table of the same shape as `[agents.NAME]` or `[mcp.servers.NAME]`.
 
     With `variables` the Spec has what they are now; without them nothing is expanded. With `keeps_written` it knows how
-    values were written, too. Without `stores` and `pools` their names are not checked, and the Spec has no addresses of stores. The
+    values were written, too. Without `stores`, `pools` and `models` their names are not checked, and the Spec has no addresses of stores. The
     names in `requires` are checked by `check_requires`, for the whole set.
 
     Raises:
@@ -295,6 +303,8 @@ def decode_agent(
     spec = _alone(document, lambda: _agent(document, name, raw, kind, defaults, templates))
     if stores is not None:
         spec = _with_stores(document, spec, stores)
+    if models is not None:
+        spec = _with_models(document, spec, models)
     if pools is not None:
         key = (*path_of(spec), "memory", "pool")
         check_pool(document, key, spec.memory.pool, pools, tenant_of(spec.name))
@@ -414,6 +424,23 @@ def _with_stores(
         return replace(spec, store_urls=urls_of(spec.stores, stores, broken))
     except Refused as refused:
         raise document.error((*path_of(spec), "stores"), refused.item, refused.reason) from None
+
+
+def _with_models(
+    document: Document,
+    spec: Spec,
+    models: Mapping[str, DeclaredModel],
+    broken: Collection[str] = (),
+) -> Spec:
+    """Returns a Spec with the kinds of the models that it names; `broken` are names whose tables were refused."""
+    if not spec.models:
+        return spec
+    try:
+        check_models(spec.models, tenant_of(spec.name), models, broken)
+        kinds: dict[str, str] = {name: models[name].kind for name in spec.models if name in models}
+        return replace(spec, model_kinds=kinds)
+    except Refused as refused:
+        raise document.error((*path_of(spec), "models"), refused.item, refused.reason) from None
 
 
 # --- reading tables -------------------------------------------------------------------------------

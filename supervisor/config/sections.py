@@ -23,6 +23,7 @@ NAMED = (
     "workflows",
     "templates",
     "stores",
+    "models",
     "pools",
     "tenants",
     "tiers",

@@ -214,6 +214,7 @@ NAMED: tuple[KeyPath, ...] = (
     ("schedules",),
     ("templates",),
     ("stores",),
+    ("models",),
     ("pools",),
     ("tenants",),
     ("tiers",),
@@ -347,7 +348,7 @@ class _Reading:
                 if path not in NAMED:
                     reason = (
                         f'write it in "{document.source}": an included file has agents,'
-                        " servers, templates, stores, tenants, tiers, teams, workflows, schedules and profiles alone"
+                        " servers, templates, stores, models, tenants, tiers, teams, workflows, schedules and profiles alone"
                     )
                     raise document.error(path, None, reason, part=part)
                 if not is_table(tables):

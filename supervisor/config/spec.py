@@ -65,6 +65,7 @@ from ..decoding.values import (
     whole_seconds,
 )
 from ..memory_pools.declared import DeclaredPool, a_pool
+from ..models.declared import DeclaredModel, a_model
 from ..oauth.declared import Oauth, oauth_table
 from ..stores.declared import DeclaredStore
 from ..tenants.tenant import Limits, Tenant
@@ -424,7 +425,8 @@ class Spec(Struct, frozen=True, kw_only=True):
     `environment` is `[process] environment`, then the agent's own; `source` is the file of the table. `written` has
     the values in which variables were expanded, as they are in the file; `written_secrets` those of environment and
     headers, which no command shows. `own` has the keys that the table of an agent with a `template` has itself; its
-    `params` are those that it gives. `store_urls` has the addresses of its `stores`, with references to secrets.
+    `params` are those that it gives. `store_urls` has the addresses of its `stores`, with references to secrets,
+    `model_kinds` the kinds of its `models`, which are part of the addresses that it gets.
     """
 
     name: str
@@ -474,6 +476,7 @@ class Spec(Struct, frozen=True, kw_only=True):
     config: Annotated[dict[str, object], free_table] = {}
     environment: Annotated[dict[str, str], variables] = {}
     stores: Annotated[tuple[str, ...], each(a_name, "names")] = ()
+    models: Annotated[tuple[str, ...], each(a_model, "names")] = ()
     health: Checks | None = None
     ready: Ready | None = None
     url: Annotated[str, web_url] | None = None
@@ -507,6 +510,7 @@ class Spec(Struct, frozen=True, kw_only=True):
     written_secrets: dict[tuple[str, ...], str] = {}
     own: dict[str, object] = {}
     store_urls: dict[str, str] = {}
+    model_kinds: dict[str, str] = {}
 
     @property
     def speaks(self) -> Literal["corral", "mcp", "none"]:
@@ -575,6 +579,7 @@ class Config(Struct, frozen=True, kw_only=True):
     groups: dict[str, Group] = {}
     schedules: dict[str, Schedule] = {}
     stores: dict[str, DeclaredStore] = {}
+    models: dict[str, DeclaredModel] = {}
     pools: dict[str, DeclaredPool] = {}
     tenants: dict[str, Tenant] = {}
     tiers: dict[str, Limits] = {}
@@ -608,6 +613,7 @@ RESTART_KEYS = frozenset(
     "relays",
     "share",
     "stores",
+    "models",
     "process",
     "resources",
 }
@@ -647,6 +653,8 @@ def changed(old: Spec, new: Spec) -> dict[str, Literal["live", "restart"]]:
             kinds[key] = "restart" if key in RESTART_KEYS else "live"
     if old.store_urls != new.store_urls:
         kinds["stores"] = "restart"
+    if old.model_kinds != new.model_kinds:
+        kinds["models"] = "restart"
     for name, section in SECTIONS.items():
         before, after = getattr(old, name), getattr(new, name)
         for key in FIELDS[section]:
@@ -680,7 +688,7 @@ _STRUCTS: tuple[type[Struct], ...] = (
     *(Daemon, Events, Audit, Packages, Metrics, Telemetry, Profile, Spec),
     *SECTIONS.values(),
 )
-COMPUTED = ("written", "written_secrets", "own", "store_urls")
+COMPUTED = ("written", "written_secrets", "own", "store_urls", "model_kinds")
 FIELDS: dict[type[Struct], dict[str, Field]] = {
     cls: fields_of(
         cls,

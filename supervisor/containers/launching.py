@@ -64,6 +64,9 @@ def contained(
         raise Unheld("network", 'network "proxy": a container has none or that of the host')
     if process.connect_ports is not None:
         raise Unheld("connect_ports", "connect_ports: a container has no list of ports")
+    if spec.models and process.network == "none":
+        words = "models of a container without a network: it has no way to the gateway yet"
+        raise Unheld("network", words)
     if spec.listen:
         raise Unheld("listen", "listen: a container inherits no sockets yet")
     if spec.entrypoint is not None and spec.python is None:

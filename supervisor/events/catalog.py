@@ -343,7 +343,7 @@ _TYPES = (
     ), stored="no, the audit has it"),
     EventType("mcp.logged_in", "A person has logged in to a remote MCP server.", AGENT, (
         Field("issuer", "text", "the authorization server"),
-        Field("scopes", "list of text", "what the token is good for"),
+        Field("scopes", "list of text", "the scope of the token"),
     )),
     EventType("mcp.logged_out", "The token of a remote MCP server was forgotten on request.", AGENT),
     EventType("mcp.login_needed", "A remote MCP server wants a token that corral does not have.", AGENT, (

@@ -8,7 +8,17 @@ the writable paths. The module does nothing: it is a function of values.
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 
-from .levels import ARGUMENTS, FILTER, PROXY_PORT, STATUS, Facts, Mount, Sandbox, Wrapped
+from .levels import (
+    ARGUMENTS,
+    FILTER,
+    MODEL_PORT,
+    PROXY_PORT,
+    STATUS,
+    Facts,
+    Mount,
+    Sandbox,
+    Wrapped,
+)
 
 SHM_BYTES = 64 * 1024 * 1024
 """Bytes of /dev/shm at least; a program with a limit of memory has that much."""
@@ -41,11 +51,15 @@ OWN_DEVICES = frozenset(
 def wrapped(facts: Facts, *, bwrap: str, filter_hex: str) -> Wrapped:
     """Returns the command line that runs the program of `facts` inside, by the program `bwrap`.
 
-    The network of `network = "proxy"` is one that the launcher has made before, with the proxy's socket in it.
+    The network of `network = "proxy"`, or of an agent with models, is one that the launcher has made before, with the
+    sockets of the proxy and of the gateway of models in it.
     """
+    ports = (PROXY_PORT,) if facts.network == "proxy" else ()
+    if facts.has_models and facts.network != "host":
+        ports = (*ports, MODEL_PORT)
     arguments = (
         *NAMESPACES,
-        *(("--unshare-net",) if facts.network == "none" else ()),
+        *(("--unshare-net",) if facts.network == "none" and not ports else ()),
         *("--die-with-parent", "--new-session", "--cap-drop", "ALL"),
         *("--json-status-fd", STATUS, "--add-seccomp-fd", FILTER),
         *_file_system(facts),
@@ -59,7 +73,7 @@ def wrapped(facts: Facts, *, bwrap: str, filter_hex: str) -> Wrapped:
             kind="bwrap",
             arguments=arguments,
             filter=filter_hex,
-            listen=PROXY_PORT if facts.network == "proxy" else 0,
+            listen=ports,
             agent=facts.agent,
             hosts=facts.hosts if facts.network == "proxy" else (),
         ),

@@ -19,6 +19,9 @@ with the seccomp filter, and of the pipe that the sandbox reports to."""
 PROXY_PORT = 3128
 """Port of the proxy on the loopback of a network of its own."""
 
+MODEL_PORT = 3129
+"""Port of the gateway of models there."""
+
 
 class Mount(Struct, frozen=True):
     """Describes one path that is visible inside: a file or folder, or a symbolic link.
@@ -39,7 +42,8 @@ class Facts(Struct, frozen=True, kw_only=True):
 
     `mounts` are the paths that it may see, in no order; `temporary` is the folder that becomes its /tmp, None for an empty
     one in memory; `hidden` are folders of the daemon that lie below a visible one and are not shown. `memory_bytes` bounds
-    what it may keep in shared memory; 0 for the kernel's own bound.
+    what it may keep in shared memory; 0 for the kernel's own bound. `has_models` gives a network of its own the port of the
+    gateway of models.
     """
 
     unit: str
@@ -52,6 +56,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     network: Network = "host"
     agent: str = ""
     hosts: tuple[str, ...] = ()
+    has_models: bool = False
     memory_bytes: int = 0
 
 
@@ -64,13 +69,13 @@ class Sandbox(Struct, frozen=True, kw_only=True):
     `agent` and `hosts` are for the proxy: the name of the agent, and the hosts that it may reach.
     "join" leads a program in the sandbox of another unit, `unit`: it joins the namespaces of that one's program, and its own
     gets the filter.
-    `listen` is the port at which the launcher listens in a new network before the leader starts; 0 for none.
+    `listen` are the ports at which the launcher listens in a new network before the leader starts; none for no new network.
     """
 
     kind: Literal["bwrap", "join"]
     arguments: tuple[str, ...] = ()
     filter: str = ""
-    listen: int = 0
+    listen: tuple[int, ...] = ()
     agent: str = ""
     hosts: tuple[str, ...] = ()
     unit: str = ""

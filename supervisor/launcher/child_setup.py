@@ -50,7 +50,7 @@ if TYPE_CHECKING:
         kind: str
         arguments: list[str]
         filter: str
-        listen: int
+        listen: list[int]
         agent: str
         hosts: list[str]
         unit: str
@@ -111,11 +111,11 @@ class ChildSetup:
         self.launcher = launcher
         self.identity = self._look_up_identity()
         sandbox = spawn.get("sandbox")
-        self.port = sandbox["listen"] if sandbox is not None else 0
+        self.ports = sandbox["listen"] if sandbox is not None else []
         self.joined = sandbox if sandbox is not None and sandbox["kind"] == "join" else None
         self.map_writer: MapWriter | None = None
-        # The daemon takes the socket of a new network there.
-        self.handover = fds.pop() if self.port else -1
+        # The daemon takes the sockets of a new network there.
+        self.handover = fds.pop() if self.ports else -1
 
     def _look_up_identity(self) -> tuple[str, int, int, list[int]] | None:
         """Returns name, uid, gid and groups to change to; looks them up here, in the child, since NSS may be slow."""
@@ -144,17 +144,17 @@ class ChildSetup:
         os.setsid()
 
     def _enter_network(self) -> None:
-        """Enters a network of its own with a loopback, and hands a socket that listens there to the daemon; or joins one."""
+        """Enters a network of its own with a loopback, and hands the sockets that listen there to the daemon; or joins one."""
         if self.joined is not None:
             from . import sandbox_entry  # noqa: PLC0415 - seldom asked for
 
             sandbox_entry.join_network(self.joined["pid"], self.joined["pidfd"])
-        if not self.port:
+        if not self.ports:
             return
         from ..linux import network_namespace  # noqa: PLC0415 - seldom asked for
 
         try:
-            network_namespace.enter(self.handover, self.port)
+            network_namespace.enter(self.handover, self.ports)
         except network_namespace.Refused as refused:
             if refused.errno != errno.EPERM or os.geteuid() != 0 or not self._is_to_be_another:
                 raise _no_network(refused) from None
@@ -172,7 +172,7 @@ class ChildSetup:
         from ..linux import network_namespace  # noqa: PLC0415 - seldom asked for
 
         try:
-            network_namespace.enter(self.handover, self.port, self.map_writer)
+            network_namespace.enter(self.handover, self.ports, self.map_writer)
         except network_namespace.Refused as refused:
             raise _no_network(refused) from None
 

@@ -29,6 +29,7 @@ RETRYABLE = frozenset(
 )
 """Error numbers after which a later attempt may succeed."""
 
+PR_SET_DUMPABLE = 4
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 15, 36, 38
 PR_GET_CHILD_SUBREAPER = 37
 
@@ -79,6 +80,11 @@ def set_timer(fd: int, flags: int, spec: ctypes.Structure) -> None:
     if _libc.timerfd_settime(fd, flags, ctypes.byref(spec), None) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+def forbid_inspection() -> None:
+    """Keeps processes of the same user from reading the memory and the environment of this one, see PR_SET_DUMPABLE."""
+    prctl(PR_SET_DUMPABLE, 0)
 
 
 class Process:

@@ -1,4 +1,4 @@
-"""Enters a network namespace with a loopback, and passes on a socket that listens there.
+"""Enters a network namespace with a loopback, and passes on sockets that listen there.
 
 A socket belongs to the network that it was made in, so that another process accepts connections of a network that it is
 not in. Standard library alone: the launcher loads it only on request.
@@ -6,6 +6,7 @@ not in. Standard library alone: the launcher loads it only on request.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -84,8 +85,8 @@ def _write_maps(process: str, uid: int, gid: int) -> None:
             os.close(fd)
 
 
-def enter(handover: int, port: int, writer: MapWriter | None = None) -> None:
-    """Moves this process to a new network, and sends a socket that listens at `port` of its loopback over `handover`.
+def enter(handover: int, ports: list[int], writer: MapWriter | None = None) -> None:
+    """Moves this process to a new network, and sends sockets that listen at `ports` of its loopback over `handover`.
 
     Root needs no user namespace for it; another user gets one, in which it has its own number. `writer` writes the maps of
     that for a process that was root before.
@@ -106,15 +107,21 @@ def enter(handover: int, port: int, writer: MapWriter | None = None) -> None:
             else:
                 _write_maps("self", uid, gid)
         step = "loopback"
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        with contextlib.ExitStack() as stack:
+            listeners = [
+                stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+                for _ in ports
+            ]
             asked = struct.pack("16sh22x", LOOPBACK, 0)
-            (present,) = struct.unpack_from("16xh", fcntl.ioctl(listener, SIOCGIFFLAGS, asked))
-            fcntl.ioctl(listener, SIOCSIFFLAGS, struct.pack("16sh22x", LOOPBACK, present | IFF_UP))
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(("127.0.0.1", port))
-            listener.listen(BACKLOG)
-            with socket.socket(fileno=os.dup(handover)) as channel:
-                socket.send_fds(channel, [b"l"], [listener.fileno()])
+            (present,) = struct.unpack_from("16xh", fcntl.ioctl(listeners[0], SIOCGIFFLAGS, asked))
+            up = struct.pack("16sh22x", LOOPBACK, present | IFF_UP)
+            fcntl.ioctl(listeners[0], SIOCSIFFLAGS, up)
+            for listener, port in zip(listeners, ports, strict=True):
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind(("127.0.0.1", port))
+                listener.listen(BACKLOG)
+            channel = stack.enter_context(socket.socket(fileno=os.dup(handover)))
+            socket.send_fds(channel, [b"l"], [listener.fileno() for listener in listeners])
     except OSError as error:
         number = error.errno or 0
         raise Refused(number, f"{step}: {os.strerror(number).lower()}") from None

@@ -81,6 +81,7 @@ def _file_tables(config: Config, users: Sequence[Spec] | None) -> FileTables:
             config.templates.values(),
             config.profiles,
             config.pools.values(),
+            config.models.values(),
         )
     names = {each.template for each in users if each.template is not None}
     stores = {name for each in users for name in each.stores}
@@ -92,10 +93,15 @@ def _file_tables(config: Config, users: Sequence[Spec] | None) -> FileTables:
         if template.base is not None and template.base not in templates:
             pending.append(config.templates[template.base])
     pools = {each.memory.pool for each in users}
+    models = {name for each in users for name in each.models}
+    models |= {
+        name for each in models for name in config.models[each].fallback if each in config.models
+    }
     return FileTables(
         [config.stores[name] for name in stores],
         templates.values(),
         pools=[each for name, each in config.pools.items() if name in pools],
+        models=[each for name, each in config.models.items() if name in models],
     )
 
 

@@ -300,6 +300,7 @@ async def _services(control: Control) -> "Services":
         if supervisor.worker.state is State.TERMINATED
     ]
     warmths = [(spec.name, control.status.warmth(spec)) for spec in specs if spec.kind == "agent"]
+    models = await control.models.listed()
     problems = await asyncio.to_thread(secret_problems, specs, control.shared.host.secrets)
     return Services(
         secrets=sum(map(is_reference, values)),
@@ -322,6 +323,12 @@ async def _services(control: Control) -> "Services":
         ),
         tenants=len(control.tenants.all()),
         sharing=_sharing(control),
+        models=len(models),
+        model_problems=tuple(
+            f"{each.model.name}: {each.reason}"
+            for each in models
+            if each.state == "down" and each.used_by
+        ),
     )
 
 

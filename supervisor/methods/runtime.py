@@ -1,4 +1,4 @@
-"""Serves the methods `agent.list`, `agent.set`, `runtime.stats`, `store.list` and `metrics.*`: shows all that runs, and changes the table of one agent."""
+"""Serves the methods `agent.list`, `agent.set`, `runtime.stats`, `store.list`, `models.list` and `metrics.*`: shows all that runs, and changes the table of one agent."""
 
 from collections.abc import Iterable
 
@@ -17,6 +17,10 @@ from ...worker.control.runtime_results import (
     Agents,
     AgentSet,
     Counted,
+    Model,
+    ModelLimits,
+    Models,
+    ModelsGateway,
     RuntimeStatistics,
     Store,
     Stores,
@@ -25,6 +29,7 @@ from ..access.scope import AGENT, ALL_NAMES, OPEN, TABLE, is_in_scope
 from ..api.caller import made_by
 from ..api.faces import faces
 from ..api.table import Caller, Control, method
+from ..model_use.ledger import Sums
 from ..revisions.record import Cause
 
 
@@ -129,6 +134,54 @@ async def _stores(control: Control, _params: NoParams, caller: Caller) -> Stores
             )
             found.append(store)
     return Stores(stores=found)
+
+
+@method(
+    "models.list",
+    "read",
+    NoParams,
+    Models,
+    scope=OPEN,
+    faces=faces("GET /models", python="list_models", command="models"),
+)
+async def _models(control: Control, _params: NoParams, caller: Caller) -> Models:
+    """Lists the declared models: state, users, and what was measured of them today; connects to those of which nothing is known."""
+    found: list[Model] = []
+    for each in await control.models.listed():
+        users = [name for name in each.used_by if is_in_scope(name, caller.agents)]
+        if not users and caller.agents is not None:
+            continue
+        model, today = each.model, Sums()
+        for agent, sums in each.today.items():
+            if is_in_scope(agent, caller.agents):
+                today.add(sums)
+        is_owner = caller.agents is None
+        limits = ModelLimits(
+            max_tokens_per_minute=model.max_tokens_per_minute,
+            tokens_last_minute=each.tokens_last_minute,
+            max_cost_cents_per_day=model.max_cost_cents_per_day,
+        )
+        entry = Model(
+            name=model.name,
+            kind=model.kind,
+            url=model.address if is_owner else "",
+            model=model.model,
+            state=each.state,
+            reason=each.reason if is_owner else "",
+            used_by=users,
+            fallback=list(model.fallback),
+            calls_today=today.calls,
+            calls_failed_today=today.failed,
+            calls_estimated_today=today.estimated,
+            tokens_today=today.tokens,
+            cost_cents_today=round(today.cost_cents, 6),
+            limits=limits if is_owner else ModelLimits(),
+        )
+        found.append(entry)
+    pid, in_flight, restarts = control.models.process if caller.agents is None else (None, 0, 0)
+    return Models(
+        models=found, gateway=ModelsGateway(pid=pid, in_flight=in_flight, restarts=restarts)
+    )
 
 
 @method(

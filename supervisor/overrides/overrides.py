@@ -246,6 +246,7 @@ def _decoded(own: Spec, table: Mapping[str, object], config: Config, source: str
         variables=Variables(config.values, {}),
         templates=config.templates,
         stores=config.stores,
+        models=config.models,
         pools=config.pools,
         keeps_written=True,
     )

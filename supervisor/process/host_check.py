@@ -312,6 +312,12 @@ def _services(services: Services | None) -> list[Finding]:
     found += [Finding("tenants", "warning", each, advice) for each in services.sharing]
     if services.tenants and not services.sharing:
         found.append(Finding("tenants", "ok", f"{services.tenants}, each with a user of its own"))
+    advice = "corral models; corral secret set NAME, or base_url in [models.NAME]"
+    found += [Finding("models", "warning", each, advice) for each in services.model_problems]
+    if services.models and not services.model_problems:
+        found.append(
+            Finding("models", "ok", f"{services.models}, all that are used can be reached")
+        )
     found.append(Finding("http", "ok", services.http or "no HTTP"))
     advice = "end the program that has the address, or give another: corral expose NAME --port N"
     found += [Finding("http", "warning", each, advice) for each in services.degraded]

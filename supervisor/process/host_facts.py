@@ -85,7 +85,8 @@ class Services:
     `http` is the address of HTTP and its protection, empty without it.
     `http` is the address of the MCP endpoint, empty without one; `degraded` are services of agents over HTTP that
     cannot listen at their address, each with the reason. `tenants` is the number of tenants, `sharing` why the
-    processes of some have the user of others, each with the reason.
+    processes of some have the user of others, each with the reason. `models` is the number of declared models,
+    `model_problems` those that are used and cannot be, each with the reason.
     """
 
     secrets: int = 0
@@ -98,6 +99,8 @@ class Services:
     degraded: tuple[str, ...] = ()
     tenants: int = 0
     sharing: tuple[str, ...] = ()
+    models: int = 0
+    model_problems: tuple[str, ...] = ()
 
 
 def look(

@@ -74,6 +74,22 @@ class Integrity(Protocol):
         ...
 
 
+class Models(Protocol):
+    """Gives a worker access to the models of its agent."""
+
+    def __call__(
+        self, spec: Spec, unit: str, *, own_network: bool
+    ) -> tuple[Mapping[str, str], int]:
+        """Returns the variables of a worker, and the port that it connects to; 0 where it has no models."""
+        ...
+
+
+def no_models(spec: Spec, unit: str, *, own_network: bool) -> tuple[Mapping[str, str], int]:
+    """Returns the access to models where there are none."""
+    del spec, unit, own_network
+    return {}, 0
+
+
 def no_limits(_tenant: str) -> tuple[int, int, int]:
     """Returns the limits of a tenant that has none."""
     return 0, 0, 0
@@ -87,7 +103,7 @@ class Host:
     `corral/`; `default_user` the user for agents of a root daemon whose spec names none; every isolated worker has a
     temporary folder of its own in `temporary_root`; `containment` is known once the launcher runs; `socket` is the path of
     the control socket. `floor` returns the spec that a process of a tenant is started with, and its identity.
-    `tenant_limits` returns the bytes of memory, the percent of one core and the number of processes
+    `models` gives access to models. `tenant_limits` returns the bytes of memory, the percent of one core and the number of processes
     that all workers of a tenant may use together; 0 is no limit. `containers_root` has the folders of containers, and `state`
     is the mark in their names.
     """
@@ -104,6 +120,7 @@ class Host:
     containers_root: Path = Path("/nonexistent")
     state: str = ""
     floor: Floor = lambda spec: (spec, None)
+    models: Models = no_models
     tenant_limits: Callable[[str], tuple[int, int, int]] = no_limits
 
 
@@ -154,6 +171,10 @@ def why_cold(spec: Spec) -> str | None:
         return "placement ends each worker with the lease of its node"
     if varies_at_import(spec):
         return "its environment has ${instance} or ${port:N}, which imports could not share"
+    if spec.models:
+        return (
+            "models gives each worker a key of its own, which clients read when they are imported"
+        )
     if spec.listen:
         return "listen hands each worker descriptors at its exec"
     if spec.process.isolation in ("strict", "container"):
@@ -223,7 +244,9 @@ def launch_of(
     user = process.user or host.default_user
     is_isolated = process.isolation != "none"
     argv = _argv(spec) if argv is None else argv
-    env = _own(spec, host, unit) | _environment(spec, host, user)
+    has_network = process.isolation != "strict" or process.network == "host"
+    access, model_port = host.models(spec, unit, own_network=not has_network)
+    env = {**_own(spec, host, unit), **access, **_environment(spec, host, user)}
     temporary: str | None = None
     if is_isolated and host.temporary_root is not None and "TMPDIR" not in env:
         temporary = env["TMPDIR"] = sandbox.temporary_of(host.temporary_root, unit)
@@ -253,13 +276,15 @@ def launch_of(
         temporary=temporary,
         read_paths=read_paths,
         write_paths=write_paths,
-        connect_ports=_connect_ports(spec),
+        connect_ports=_connect_ports(spec, model_port),
         scope_signals=is_isolated and sandbox.scopes_signals(),
         scope_limits=is_isolated and sandbox.scopes_limits(),
     )
     if process.isolation == "container":
         return _contained(launch, spec, host)
-    return _strict(launch, spec, host) if process.isolation == "strict" else launch
+    if process.isolation != "strict":
+        return launch
+    return _strict(launch, spec, host, has_models=bool(model_port))
 
 
 def _contained(launch: Launch, spec: Spec, host: Host) -> Launch:
@@ -314,7 +339,7 @@ def _contained(launch: Launch, spec: Spec, host: Host) -> Launch:
     )
 
 
-def _strict(launch: Launch, spec: Spec, host: Host) -> Launch:
+def _strict(launch: Launch, spec: Spec, host: Host, *, has_models: bool) -> Launch:
     """Returns the Launch of a program inside bubblewrap, whose mounts take the place of Landlock's paths.
 
     Raises:
@@ -351,6 +376,7 @@ def _strict(launch: Launch, spec: Spec, host: Host) -> Launch:
         network=process.network,
         agent=spec.name,
         hosts=process.allowed_hosts,
+        has_models=has_models,
         memory_bytes=launch.memory_bytes,
     )
     ports = launch.connect_ports
@@ -516,9 +542,11 @@ def _remote_variables(spec: Spec, host: Host) -> dict[str, str]:
     }
 
 
-def _connect_ports(spec: Spec) -> tuple[int, ...] | None:
-    """Returns the ports that the process may connect to; the port of a remote server or webhook itself is always included."""
+def _connect_ports(spec: Spec, model_port: int) -> tuple[int, ...] | None:
+    """Returns the ports that the process may connect to; that of its models, a remote server or a webhook is always included."""
     ports = spec.process.connect_ports
+    if ports is not None and model_port:
+        ports = (*ports, model_port)
     if ports is None or not _is_remote(spec):
         return ports
     address = urlsplit(spec.url or "")

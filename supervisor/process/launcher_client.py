@@ -73,7 +73,7 @@ class Launcher(ParentClient):
 
     `on_exit` and `on_empty` are called from the loop for every unit that `spawn` returned: the exit once and then, when
     no process of the unit is left, empty once.  `on_lost` is called when the launcher has died and its units have been
-    reported; a new launcher starts by itself.  `on_network` takes the listening socket of a worker's own network.
+    reported; a new launcher starts by itself.  `on_network` takes the listening sockets of a worker's own network.
 
     A dead launcher's processes are reparented to this process.  Where other parts of it have children too, only those
     are killed that are known to be the launcher's: by pid, session, mark or parents.  `sole_parent` promises that there
@@ -86,7 +86,7 @@ class Launcher(ParentClient):
         on_exit: Callable[[Exit], None],
         on_empty: Callable[[str], None],
         on_lost: Callable[[], None] | None = None,
-        on_network: Callable[[str, Sandbox, int], None] | None = None,
+        on_network: Callable[[str, Sandbox, list[int]], None] | None = None,
         python: str = sys.executable,
         sole_parent: bool = False,
         silence_s: float = SILENCE_S,
@@ -206,11 +206,13 @@ class Launcher(ParentClient):
             more = (*sockets, theirs.detach())
             child = await self._spawn(launch, stdin=stdin, pipe_stdout=pipe_stdout, more=more)
             # The program runs, so that its network has been handed over.
-            _data, fds, _flags, _address = socket.recv_fds(ours, 1, 1, socket.MSG_DONTWAIT)
+            _data, fds, _flags, _address = socket.recv_fds(
+                ours, 1, len(launch.sandbox.listen), socket.MSG_DONTWAIT
+            )
         if self._on_network is None or launch.unit not in self._units:
             close_all(fds)
         else:
-            self._on_network(launch.unit, launch.sandbox, *fds)
+            self._on_network(launch.unit, launch.sandbox, fds)
         return child
 
     def set_lease(self, token: int, kill_at_s: float) -> None:

@@ -18,7 +18,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from ..metrics.histogram import PER_DOUBLING, upper_ms
-from .snapshot import AgentFigures, Snapshot
+from .snapshot import AgentFigures, ModelFigures, Snapshot
 
 BOUNDS = range(10 * PER_DOUBLING, 33 * PER_DOUBLING, 2 * PER_DOUBLING)
 """Buckets at whose upper ends a histogram is cut: 1 ms, and four times as much from each to the next, up to 72 minutes."""
@@ -58,6 +58,7 @@ class _Figures(Collector):
         yield from _of_workers(snapshot)
         yield from _of_tasks([each for each in snapshot.agents if each.kind != "mcp"])
         yield from _of_servers([each for each in snapshot.agents if each.kind == "mcp"])
+        yield from _of_models(snapshot.models)
 
 
 def _of_daemon(snapshot: Snapshot) -> Iterator[Metric]:
@@ -211,8 +212,8 @@ def _of_tasks(found: list[AgentFigures]) -> Iterator[Metric]:
         _add_durations(durations, [each.name], each.durations, each.ended_s)
     yield from (tasks, durations)
     counters: list[Row] = [
-        ("corral_tokens", "Tokens that tasks have reported.", lambda each: each.tokens),
-        ("corral_cost_cents", "Cents that tasks have reported.", lambda each: each.cost_cents),
+        ("corral_tokens", "Tokens that tasks have used.", lambda each: each.tokens),
+        ("corral_cost_cents", "Cents that tasks have used.", lambda each: each.cost_cents),
         ("corral_tool_calls", "Tool calls of an agent's workers.", lambda each: each.tool_calls),
     ]
     yield from _figures(CounterMetricFamily, counters, found, ["agent"])
@@ -249,6 +250,42 @@ def _of_servers(found: list[AgentFigures]) -> Iterator[Metric]:
         ("corral_mcp_refused", "Requests beyond max_calls_per_minute.", lambda each: each.refused),
     ]
     yield from _figures(CounterMetricFamily, counters, found, ["server"])
+
+
+def _of_models(found: list[ModelFigures]) -> Iterator[Metric]:
+    """Yields what the gateway has measured; a model that was not called has no series."""
+    tables: list[tuple[str, str, str, Callable[[ModelFigures], Mapping[str, float]]]] = [
+        (
+            "corral_model_tokens",
+            "Measured tokens of a model, by what they are.",
+            "part",
+            lambda each: each.tokens,
+        ),
+        (
+            "corral_model_calls",
+            "Calls of a model that were let pass, by outcome.",
+            "outcome",
+            lambda each: each.calls,
+        ),
+        (
+            "corral_model_refused",
+            "Calls of a model that were refused, by limit or reason.",
+            "limit",
+            lambda each: each.refused,
+        ),
+    ]
+    for name, text, label, of in tables:
+        counter = CounterMetricFamily(name, text, labels=["model", label])
+        for each in found:
+            for value, count in of(each).items():
+                counter.add_metric([each.name, value], count)
+        yield counter
+    cost = CounterMetricFamily(
+        "corral_model_cost_cents", "Measured cents of a model.", labels=["model"]
+    )
+    for each in found:
+        cost.add_metric([each.name], each.cost_cents)
+    yield cost
 
 
 def _figures(

@@ -90,6 +90,17 @@ class PartFigures:
 
 
 @dataclass(slots=True)
+class ModelFigures:
+    """Holds the figures of one model: tokens by what they are, calls by outcome, refusals by limit."""
+
+    name: str
+    tokens: dict[str, int] = field(default_factory=dict[str, int])
+    cost_cents: float = 0.0
+    calls: dict[str, int] = field(default_factory=dict[str, int])
+    refused: dict[str, int] = field(default_factory=dict[str, int])
+
+
+@dataclass(slots=True)
 class Snapshot:
     """Holds the figures of one scrape. Figures of the daemon itself are None for a caller with some agents."""
 
@@ -101,6 +112,7 @@ class Snapshot:
     parts: dict[str, PartFigures] | None = None
     degraded: Sequence[str] = ()
     is_draining: bool = False
+    models: list[ModelFigures] = field(default_factory=list[ModelFigures])
     alerts: dict[str, int] = field(default_factory=dict[str, int])
     methods: dict[str, tuple[dict[int, int], float]] = field(
         default_factory=dict[str, tuple[dict[int, int], float]]
@@ -135,6 +147,7 @@ async def take(control: Control, globs: Sequence[str] | None) -> Snapshot:
             seen = 0
             await asyncio.sleep(0)
     snapshot.agents = summed(snapshot.agents, MAX_NAMES)
+    snapshot.models = _models(control, globs)
     if globs is None:
         frame = control.status.frame().daemon
         snapshot.degraded = sorted({_part(each) for each in frame.degraded})
@@ -155,6 +168,24 @@ async def take(control: Control, globs: Sequence[str] | None) -> Snapshot:
             for name, part in control.statistics.overhead().items()
         }
     return snapshot
+
+
+def _models(control: Control, globs: Sequence[str] | None) -> list[ModelFigures]:
+    """Returns the figures of models: of those that agents which pass `globs` have called, what these have used."""
+    ledger = control.models.ledger
+    found: dict[str, ModelFigures] = {}
+    for (model, agent), sums in ledger.totals.items():
+        if is_in_scope(agent, globs):
+            each = found.setdefault(model, ModelFigures(model))
+            for part in ("input", "cached", "cache_write", "output"):
+                each.tokens[part] = each.tokens.get(part, 0) + getattr(sums, part)
+            each.cost_cents += sums.cost_cents
+    if globs is None:
+        for (model, outcome), count in ledger.outcomes.items():
+            found.setdefault(model, ModelFigures(model)).calls[outcome] = count
+        for (model, limit), count in ledger.refused.items():
+            found.setdefault(model, ModelFigures(model)).refused[limit] = count
+    return [found[name] for name in sorted(found)]
 
 
 def _part(degraded: str) -> str:

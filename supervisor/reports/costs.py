@@ -95,6 +95,15 @@ class CostSums:
         sums[3] += task.cost_cents
         sums[4] += task.cpu_ms or 0.0
 
+    def used(self, agent: str, tokens: int, cost_cents: float) -> None:
+        """Adds what an agent has used beside its tasks."""
+        key = (int(self._clock()) // HOUR_S, agent, "")
+        sums = self._sums.setdefault(key, [0, 0, 0, 0.0, 0.0])
+        sums[2] += tokens
+        sums[3] += cost_cents
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
+
     def flush(self) -> None:
         """Gives the sums so far to the store."""
         if statements := self._taken():

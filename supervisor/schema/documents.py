@@ -29,6 +29,7 @@ from ..config.workflow import STEP_KEYS, WORKFLOW_KEYS
 from ..decoding.decoder import Field
 from ..events.catalog import CATALOGUE
 from ..memory_pools.declared import POOL_KEYS
+from ..models.declared import MODEL_KEYS
 from ..stores.declared import STORE_KEYS
 from ..tenants.tenant import TENANT_KEYS, TIER_KEYS
 from .descriptions import DESCRIPTIONS
@@ -130,6 +131,11 @@ def _cluster() -> Schema:
     return {**_keys(CLUSTER_KEYS, "cluster", keys), "required": ["engine", "url"]}
 
 
+def _model() -> Schema:
+    keys = {key: or_variable(of_field(field)) for key, field in MODEL_KEYS.items()}
+    return {**_keys(MODEL_KEYS, "models", keys), "required": ["kind"]}
+
+
 def _pool() -> Schema:
     keys = {key: or_variable(of_field(field)) for key, field in POOL_KEYS.items()}
     return {**_keys(POOL_KEYS, "pools", keys), "required": ["max_bytes"]}
@@ -168,6 +174,7 @@ def _config() -> Schema:
         "templates": _named("template"),
         "agents": _named("agent"),
         "stores": {"type": "object", "additionalProperties": _store()},
+        "models": {"type": "object", "additionalProperties": _model()},
         "pools": {"type": "object", "additionalProperties": _pool()},
         "tenants": _tables(TENANT_KEYS, "tenants"),
         "tiers": _tables(TIER_KEYS, "tenants"),

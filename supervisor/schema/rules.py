@@ -8,6 +8,7 @@ from ..config import job, labels, listen, probe_spec, spec, workflow
 from ..decoding import values
 from ..decoding.decoder import Field
 from ..decoding.values import Available, Between, Each, Matching, OneOf, Rule, Whole
+from ..models import declared as models
 from ..oauth import declared as oauth
 from ..stores import declared
 from ..tenants import uids
@@ -88,6 +89,12 @@ _PLACEMENT = _object(
         "labels": STRINGS,
         "spread": {"enum": ["none", "node"]},
         "replicas": {"type": "integer", "minimum": 1, "maximum": settings.REPLICAS_MAX},
+    }
+)
+_PRICES = _object(
+    {
+        key: {"type": "number", "minimum": 0, "maximum": models.PRICE_MAX}
+        for key in models.PRICE_KEYS
     }
 )
 _FORMAT = _object({"description": TEXT, "schema": {"type": "object"}})
@@ -220,6 +227,8 @@ _SCHEMAS: Mapping[Rule, Callable[[Schema], Schema]] = {
     settings.hidden: _always(TEXT),
     settings.node_labels: _always(STRINGS),
     settings.placement_table: _always(_PLACEMENT),
+    models.provider_key: _always(TEXT),
+    models.price_table: _always(_PRICES),
     oauth.loopback_address: _always({"type": "string", "pattern": "^http://"}),
     oauth.oauth_table: _oauth,
     spec.scale: _always(_SCALE),

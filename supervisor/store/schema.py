@@ -214,6 +214,14 @@ MIGRATIONS: tuple[str, ...] = (
             WHERE agent = OLD.agent;
     END
     """,
+    # The usage of calls of models, by hour, model and agent.
+    """
+    CREATE TABLE model_use (
+        hour INTEGER NOT NULL, model TEXT NOT NULL, agent TEXT NOT NULL, calls INTEGER NOT NULL, failed INTEGER NOT NULL,
+        estimated INTEGER NOT NULL, input INTEGER NOT NULL, cached INTEGER NOT NULL, cache_write INTEGER NOT NULL,
+        output INTEGER NOT NULL, cost_cents REAL NOT NULL, PRIMARY KEY (hour, model, agent)
+    ) WITHOUT ROWID
+    """,
 )
 
 

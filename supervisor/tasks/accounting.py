@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 from msgspec.structs import replace
 
@@ -61,6 +61,18 @@ NO_BUDGET = (0, 0)
 Key = Literal["max_tokens_per_minute", "max_cost_cents_per_day"]
 
 
+class Measured(Protocol):
+    """Knows the usage of calls of models that belong to tasks."""
+
+    def settle(self) -> None:
+        """Takes in at once what was measured until now."""
+        ...
+
+    async def settled(self, task: str) -> None:
+        """Returns when no call of a task is under way, or after a moment."""
+        ...
+
+
 class Accounting:
     """Counts what running tasks use and delegate, against their limits.
 
@@ -69,6 +81,7 @@ class Accounting:
         agents: their limits and workers.
         budgets: is charged with the usage; None: agents have none.
         on_usage: called with the agent, the tokens and the cents of each usage.
+        measured: has what the calls of models of tasks use; None: nothing is measured.
     """
 
     def __init__(
@@ -77,6 +90,7 @@ class Accounting:
         agents: Agents,
         budgets: "Budgets | None",
         on_usage: Callable[[str, int, float], None] = lambda *_: None,
+        measured: Measured | None = None,
     ) -> None:
         self._writer = writer
         self._backlog = writer.backlog
@@ -85,6 +99,7 @@ class Accounting:
         self._loop = asyncio.get_running_loop()
         self.part_buffers = PartBuffers()
         self._on_usage = on_usage
+        self._measured = measured
 
     def task_of(self, supervisor: WorkerSupervisor, task_id: str | None) -> Entry | None:
         """Returns the running task of a worker that a message is about; None where it is about none.
@@ -147,6 +162,22 @@ class Accounting:
             entry.attempt.beat()
 
     def record_usage(self, entry: Entry, tokens: int, cost_cents: float) -> None:
+        """Adds to the usage of a task what its agent reports; nothing from its first measured call on, whose usage that is."""
+        if not entry.is_measured:
+            self.record_measured(entry, tokens, cost_cents)
+
+    def settle(self, entry: Entry) -> None:
+        """Takes in what was measured of a task that is about to end."""
+        if entry.is_measured and self._measured is not None:
+            self._measured.settle()
+
+    async def settled(self, entry: Entry) -> None:
+        """Takes in what was measured of a task that has its answer; waits a moment for calls that are being ended."""
+        self.settle(entry)
+        if entry.is_measured and self._measured is not None:
+            await self._measured.settled(entry.task.id)
+
+    def record_measured(self, entry: Entry, tokens: int, cost_cents: float) -> None:
         """Adds to the usage of a task; stops the task, or one that delegated it, when that exceeds a limit."""
         if not tokens and not cost_cents:
             return
@@ -433,6 +464,19 @@ class Budgets:
             self._await_room(name)  # the usage of an earlier daemon, or a new limit
         return found
 
+    def exceeded(self, spec: Spec) -> tuple[dict[str, str], Excess, float] | None:
+        """Returns the limit of an agent or its tenant that is used up, after whose it is, and the seconds until it is not."""
+        tenant = tenant_of(spec.name)
+        own = spec.resources.max_tokens_per_minute, spec.tasks.max_cost_cents_per_day
+        found = [({"agent": spec.name}, spec.name, own)]
+        if tenant and self._tenants is not None:
+            found.append(({"tenant": tenant}, tenant_key(tenant), self._tenants.budget(tenant)))
+        for whose, name, limits in found:
+            excess = self._held(name, limits) if limits != NO_BUDGET else None
+            if excess is not None:
+                return whose, excess, self._wait_s(name, *limits)
+        return None
+
     def used(self, agent: str) -> tuple[int, float]:
         """Returns the tokens that an agent, or a tenant with a slash, has used within the last minute, and its cents of the last day."""
         tokens = self._tokens.get(agent, NO_TOKENS).used(self._loop.time())
@@ -458,13 +502,17 @@ class Budgets:
         limits = self._limits(name)
         if limits is None:
             return  # it was removed meanwhile
+        wait_s = self._wait_s(name, *limits)
+        self._timers[name] = self._loop.call_later(min(wait_s, LOOK_S), self._look, name)
+
+    def _wait_s(self, name: str, tokens: int, cents: int) -> float:
+        """Returns the seconds until an agent or tenant is below these limits."""
         wait_s = 0.0
-        tokens, cents = limits
         if tokens and name in self._tokens:
             wait_s = self._tokens[name].wait_s(tokens, self._loop.time())
         if cents and name in self._costs:
             wait_s = max(wait_s, self._costs[name].wait_s(cents, self._clock()))
-        self._timers[name] = self._loop.call_later(min(wait_s, LOOK_S), self._look, name)
+        return wait_s
 
     def _look(self, name: str) -> None:
         del self._timers[name]

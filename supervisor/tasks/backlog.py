@@ -82,6 +82,8 @@ class Entry:
     deadline: asyncio.TimerHandle | None = None
     is_ending: bool = False  # its end is being written: nothing else ends or starts it
     waits: list[str] = field(default_factory=list[str])
+    is_measured: bool = False
+    """The gateway measures calls of models for it: the reports of its agent are not added."""
     children_tokens: int = 0  # used by all tasks below, since this daemon has it
     children_cost_cents: float = 0.0
     listeners: list[Progress] = field(default_factory=list[Progress])

@@ -294,15 +294,24 @@ class _Intersection:
 # -- usage
 
 
-def overspent(task: Task, tokens: int = 0, cost_cents: float = 0.0) -> ResourceLimitExceeded | None:
-    """Returns why a task is stopped, if it has used more than it may; the usage of its children is added to its own."""
+def overspent(
+    task: Task, tokens: int = 0, cost_cents: float = 0.0, *, is_reached: bool = False
+) -> ResourceLimitExceeded | None:
+    """Returns why a task is stopped, if it has used more than it may; the usage of its children is added to its own.
+
+    With `is_reached` it is enough that nothing is left.
+    """
     bounds = task.boundaries
     used = (
         ("max_tokens", "tokens", task.tokens_used + tokens, bounds.max_tokens),
         ("max_cost_cents", "cents", task.cost_cents + cost_cents, bounds.max_cost_cents),
     )
     for key, unit, count, limit in used:
-        if limit is not None and count > limit * (1 + 1e-9):  # sums of floats
+        if limit is None:
+            continue
+        if count > limit * (1 + 1e-9) or (
+            is_reached and count >= limit * (1 - 1e-9)
+        ):  # sums of floats
             return ResourceLimitExceeded(
                 f'cannot go on with task "{task.id}": it has used {count:g} of {limit:g} {unit}',
                 limit=key,

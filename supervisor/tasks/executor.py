@@ -384,6 +384,7 @@ class Executor:
             return {}
 
     async def _succeed(self, entry: Entry, result: TaskResult) -> None:
+        await self._accounting.settled(entry)
         if result.tokens_used or result.cost_cents:
             self._accounting.record_usage(entry, result.tokens_used, result.cost_cents)
         if entry.stop is not None and entry.stop.done() and is_breach(entry.stop.result()):
@@ -576,6 +577,7 @@ class Executor:
         output: object = None,
     ) -> None:
         """Ends a task; when the store refuses that for good, the next daemon finds the task as the store has it."""
+        self._accounting.settle(entry)
         try:
             await self._writer.end(entry, state, error=error, output=output)
         except CorralError as refusal:

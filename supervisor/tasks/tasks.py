@@ -42,7 +42,7 @@ from ..supervision.limit_enforcer import LimitEnforcer
 from ..supervision.shared import Shared
 from ..supervision.worker_supervisor import WorkerSupervisor
 from ..telemetry.tracing import Tracing
-from .accounting import Accounting, Budgets
+from .accounting import Accounting, Budgets, Measured
 from .admission import Admission, limits_of
 from .attempt import given_up
 from .backlog import Backlog, Entry, Origin, Progress, dependency_failed, waiting_reason
@@ -78,6 +78,7 @@ class Tasks:
         tracing: passes the context of traces on; None: of callers alone.
         tenants: holds tenants to their limits; None: there are no tenants.
         turns: bounds how many tasks of a tenant are written at once; None: nothing does.
+        measured: has what the calls of models of tasks use; None: nothing is measured.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Tasks:
         tracing: Tracing | None = None,
         tenants: TaskLimits | None = None,
         turns: CallTurns | None = None,
+        measured: Measured | None = None,
     ) -> None:
         self._turns = turns
         self._tracing = tracing or Tracing()
@@ -120,7 +122,7 @@ class Tasks:
             on_free=self._freed,
             tenants=tenants,
         )
-        self.accounting = Accounting(writer, agents, self.budgets, on_usage)
+        self.accounting = Accounting(writer, agents, self.budgets, on_usage, measured)
         self._executor = Executor(
             writer,
             agents,

@@ -90,3 +90,4 @@ async def _forget(control: Control, name: str) -> None:
     await control.costs.settle()
     await control.shared.incarnations.forget(name)
     control.metrics.forget(name)
+    control.models.ledger.forget(name)

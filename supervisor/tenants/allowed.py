@@ -16,7 +16,7 @@ Kind = Literal["agent", "mcp", "team", "workflow"]
 
 _PROGRAM = """
     autostart capabilities command concurrency config denied_tools description disabled entrypoint environment hibernate_after
-    idle_timeout input_schema instances labels max_calls_per_minute min_spare output_schema own params preload protocol python
+    idle_timeout input_schema instances labels max_calls_per_minute min_spare models output_schema own params preload protocol python
     remain requires resources rolling share smoke tasks template timeout title tools type warm process monitoring recovery
 """
 _GROUP = "capabilities description input_schema labels lead max_parallel members mode output routing steps timeout title"

@@ -33,7 +33,7 @@ SERVER = '[mcp.servers.s]\ncommand = ["x"]\n'
 
 
 NOT_KEYS = {
-    *("name", "kind", "source", "written", "written_secrets", "own", "store_urls"),
+    *("name", "kind", "source", "written", "written_secrets", "own", "store_urls", "model_kinds"),
     *Defaults.__struct_fields__,
 }
 DAEMON_WIDE = ("daemon", "events", "audit")

@@ -39,7 +39,7 @@ def test_every_namespace_is_its_own_and_the_network_where_it_is_asked_for() -> N
     assert ("--unshare-net",) in operations(made(network="none"))
     proxied = made(network="proxy", hosts=("a.b",))
     assert ("--unshare-net",) not in operations(proxied)
-    assert (proxied.sandbox.listen, proxied.sandbox.hosts) == (3128, ("a.b",))
+    assert (proxied.sandbox.listen, proxied.sandbox.hosts) == ((3128,), ("a.b",))
     assert ("--setenv", "HTTPS_PROXY", "http://127.0.0.1:3128") in operations(proxied)
 
 

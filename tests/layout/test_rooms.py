@@ -33,25 +33,27 @@ supervisor.isolation: linux
 supervisor.decoding: worker.contract mcp.pool
 supervisor.secrets: worker.contract linux
 supervisor.stores: worker.contract decoding secrets
+supervisor.models: worker.contract decoding secrets
 supervisor.tenants: worker.contract decoding
 supervisor.cluster: worker.contract decoding
 supervisor.engine: worker.contract cluster
 supervisor.nodes: worker.contract cluster engine
 supervisor.memory_pools: worker.contract decoding tenants
 supervisor.oauth: worker.contract mcp.oauth decoding linux
-supervisor.config: worker.contract cluster decoding mcp.pool memory_pools oauth secrets stores tenants
+supervisor.config: worker.contract cluster decoding mcp.pool memory_pools models oauth secrets stores tenants
 supervisor.store: worker.contract
 supervisor.access: worker.contract worker.control store
 supervisor.lifecycle: worker.contract config
 supervisor.events: worker.contract config store
 supervisor.tenancy: worker.contract config decoding linux store tenants
 supervisor.quotas: worker.contract config events tenancy tenants
-supervisor.schema: worker.contract cluster config decoding events memory_pools oauth stores tenants
+supervisor.schema: worker.contract cluster config decoding events memory_pools models oauth stores tenants
 supervisor.audit: worker.contract config store
-supervisor.backup: worker.contract worker.control audit config decoding linux memory_pools secrets store stores
+supervisor.backup: worker.contract worker.control audit config decoding linux memory_pools models secrets store stores
 supervisor.containers: config
 supervisor.process: worker.contract config containers decoding isolation launcher linux secrets stores
 supervisor.egress: worker.contract isolation launcher process
+supervisor.model_gateway: worker.contract launcher linux models process
 supervisor.logs: worker.contract config events
 supervisor.packages: worker.contract config decoding linux secrets store
 supervisor.deployment: worker.contract worker.control agents config decoding events launcher lifecycle linux logs packages process revisions rollout store supervision tenants
@@ -68,6 +70,7 @@ supervisor.hibernation: worker.contract lifecycle events supervision agents
 supervisor.logins: worker.contract mcp.oauth config lifecycle oauth process
 supervisor.zygote: worker.contract agents config events launcher lifecycle linux logs process supervision
 supervisor.tasks: worker.contract worker.control mcp.pool config decoding events lifecycle process quotas store streaming supervision telemetry agents hibernation
+supervisor.model_use: worker.contract agents config isolation lifecycle models process quotas secrets store stores supervision tasks
 supervisor.activation: worker.contract agents lifecycle supervision
 supervisor.rollout: worker.contract agents config lifecycle supervision tasks
 supervisor.autoscaling: worker.contract agents config lifecycle supervision tasks
@@ -78,11 +81,11 @@ supervisor.worker_api: worker.contract mcp.protocol mcp.pool agents audit config
 supervisor.metrics: worker.contract worker.control agents config events lifecycle process store supervision tasks worker_api
 supervisor.reports: worker.contract worker.control events logs store supervision
 supervisor.package_methods: worker.contract worker.control access api events packages supervision
-supervisor.api: worker.contract worker.control mcp.pool access agents audit backup config deployment events lifecycle logins logs metrics packages process quotas secrets sessions stores supervision hibernation tasks worker_api reports tenancy tenants approvals
+supervisor.api: worker.contract worker.control mcp.pool access agents audit backup config deployment events lifecycle logins logs metrics model_use packages process quotas secrets sessions stores supervision hibernation tasks worker_api reports tenancy tenants approvals
 supervisor.tenant_methods: worker.contract worker.control access agents api config decoding lifecycle memory_pools process supervision tenant_removal tenants
 supervisor.tenant_removal: worker.contract process store tenancy
 supervisor.interactive: worker.contract worker.control access api config containers process supervision
-supervisor.methods: worker.contract worker.control access agents api audit backup config decoding events interactive lifecycle login_methods logs overrides package_methods process revisions schema secrets store streaming supervision tenant_methods worker_api reports approval_methods cluster_methods
+supervisor.methods: worker.contract worker.control access agents api audit backup config decoding events interactive lifecycle login_methods logs model_use overrides package_methods process revisions schema secrets store streaming supervision tenant_methods worker_api reports approval_methods cluster_methods
 supervisor.approval_methods: worker.contract worker.control access api
 supervisor.cluster_node: worker.contract worker.control agents api cluster config decoding engine events lifecycle nodes process supervision tasks
 supervisor.cluster_methods: worker.control api
@@ -126,6 +129,8 @@ PURE = {
     "supervisor.process": "limits",
     "supervisor.isolation": "levels bubblewrap",
     "supervisor.egress": "rules",
+    "supervisor.models": "declared tables usage endpoint",
+    "supervisor.model_gateway": "shapes stream",
     "supervisor.packages": "manifest",
     "supervisor.zygote": "policy",
     "supervisor.sessions": "session",

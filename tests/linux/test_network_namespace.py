@@ -26,7 +26,7 @@ def entered(uid: int | None) -> tuple[int, list[int]]:
                 os.setgid(uid)
                 os.setuid(uid)
                 prctl(PR_SET_DUMPABLE, 1)  # as in a process that was this user's from its exec on
-            network_namespace.enter(theirs.fileno(), PORT)
+            network_namespace.enter(theirs.fileno(), [PORT])
             with socket.socket() as sock:
                 sock.settimeout(BOUND_S)
                 sock.connect(("127.0.0.1", PORT))

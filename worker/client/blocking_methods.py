@@ -74,7 +74,7 @@ from ..control.results import (
     WorkflowShown,
 )
 from ..control.revisions import RevisionDiff, Revisions, RevisionShown, RolledBack
-from ..control.runtime_results import Agents, AgentSet, RuntimeStatistics, Stores, Templates
+from ..control.runtime_results import Agents, AgentSet, Models, RuntimeStatistics, Stores, Templates
 from ..control.state_results import (
     Checkpoints,
     CheckpointShown,
@@ -1005,6 +1005,13 @@ class BlockingMethods:
         return self._loop.wait(
             self._runtime.get_metrics_top(names, selector=selector, since=since, limit=limit)
         )
+
+    def list_models(self) -> Models:
+        """Lists the declared models: state, users, and what was measured of them today; connects to those of which nothing is known.
+
+        Needs the right "read".
+        """
+        return self._loop.wait(self._runtime.list_models())
 
     def drain_node(self, name: str) -> Node:
         """Requests that a node gives its replicas to other nodes, and gets no new ones, until `node.resume`; also over its restarts.

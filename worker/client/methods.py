@@ -168,7 +168,7 @@ from ..control.revisions import (
     RollbackParams,
     RolledBack,
 )
-from ..control.runtime_results import Agents, AgentSet, RuntimeStatistics, Stores, Templates
+from ..control.runtime_results import Agents, AgentSet, Models, RuntimeStatistics, Stores, Templates
 from ..control.state_results import (
     Checkpoints,
     CheckpointShown,
@@ -1144,6 +1144,14 @@ class Methods:
         """
         params = given(MetricsTopParams, names=names, selector=selector, since=since, limit=limit)
         return await self._connection.ask(MetricsTop, "metrics.top", params)
+
+    async def list_models(self) -> Models:
+        """Lists the declared models: state, users, and what was measured of them today; connects to those of which nothing is known.
+
+        Needs the right "read".
+        """
+        params = given(NoParams)
+        return await self._connection.ask(Models, "models.list", params)
 
     async def drain_node(self, name: str) -> Node:
         """Requests that a node gives its replicas to other nodes, and gets no new ones, until `node.resume`; also over its restarts.

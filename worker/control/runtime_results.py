@@ -1,4 +1,4 @@
-"""Defines the results of `agent.list`, `agent.set`, `runtime.stats`, `store.list` and `template.list`, which show and change what runs as a whole.
+"""Defines the results of `agent.list`, `agent.set`, `runtime.stats`, `store.list`, `template.list` and `models.list`, which show and change what runs as a whole.
 
 Keys may be added to a result, never changed or removed. Knows no method.
 """
@@ -99,3 +99,48 @@ class TemplateUse(Struct, frozen=True, kw_only=True):
     source: str | None
     params: Table
     spec: Table
+
+
+class ModelLimits(Struct, frozen=True, kw_only=True):
+    """Represents the limits of a model that are set, beside what is used of them."""
+
+    max_tokens_per_minute: int = 0
+    tokens_last_minute: int = 0
+    max_cost_cents_per_day: int = 0
+
+
+class Model(Struct, frozen=True, kw_only=True):
+    """Represents a declared model, and what the agents in `used_by` have used of it since midnight, UTC.
+
+    `calls_estimated` are those whose provider has not told the usage. `reason` tells why it is down.
+    """
+
+    name: str
+    kind: Literal["openai", "anthropic"]
+    url: str
+    model: str
+    state: Literal["up", "down", "unused"]
+    reason: str
+    used_by: list[str]
+    fallback: list[str]
+    calls_today: int
+    calls_failed_today: int
+    calls_estimated_today: int
+    tokens_today: int
+    cost_cents_today: float
+    limits: ModelLimits
+
+
+class ModelsGateway(Struct, frozen=True, kw_only=True):
+    """Represents the process that passes calls on: `pid` is null until a worker needs it, `restarts` counts deaths."""
+
+    pid: int | None
+    in_flight: int
+    restarts: int
+
+
+class Models(Struct, frozen=True, kw_only=True):
+    """Represents the result of `models.list`."""
+
+    models: list[Model]
+    gateway: ModelsGateway

@@ -3,9 +3,10 @@
 It is imported together with the agent, so it must stay cheap: no asyncio, no json.
 """
 
+import os
 from typing import Any, NamedTuple, cast
 
-from ..contract.errors import CorralError, InternalError, TaskFailed, Timeout, from_wire
+from ..contract.errors import CorralError, InternalError, NotFound, TaskFailed, Timeout, from_wire
 
 Json = Any  # a JSON value of the agent's own: only its author knows the shape
 
@@ -117,3 +118,29 @@ def result_or_error(answer: dict[str, Json]) -> Result | CorralError:
     if result.id:
         failure.data.setdefault("task", result.id)
     return failure
+
+
+MODEL_VARIABLE = "CORRAL_MODEL_"
+"""The beginning of the variables of a model: CORRAL_MODEL_NAME_URL and CORRAL_MODEL_NAME_KEY."""
+
+
+class ModelAccess(NamedTuple):
+    """Represents the access to a model, as clients of its provider take it."""
+
+    base_url: str
+    api_key: str
+
+
+def access_of(name: str, task: str) -> ModelAccess:
+    """Returns the access to a model, with a key by which calls count for one task.
+
+    Raises:
+        NotFound: the agent has no model of this name.
+    """
+    word = name.upper().replace("-", "_")
+    url, key = (os.environ.get(f"{MODEL_VARIABLE}{word}_{part}", "") for part in ("URL", "KEY"))
+    if not url or not key:
+        raise NotFound(
+            f'cannot use model "{name}": it is not among models of this agent', model=name
+        )
+    return ModelAccess(url, f"{key}.{task}")

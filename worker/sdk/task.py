@@ -12,8 +12,10 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar, c
 from ..contract.errors import CorralError, InvalidParams, NotFound, ToolFailed
 from .results import (
     Json,
+    ModelAccess,
     Result,
     ToolResult,
+    access_of,
     answer_of,
     delegated,
     object_of,
@@ -165,6 +167,14 @@ class TaskRequest:
         self.worker = start.worker
         self.config = start.config
         self.fencing_token = start.fencing_token
+
+    def model(self, name: str) -> ModelAccess:
+        """Returns address and key of a model of this agent; calls with this key count for this task.
+
+        Raises:
+            NotFound: the agent has no model of this name.
+        """
+        return access_of(name, self.id)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id} attempt {self.attempt}: {self.objective!r}>"

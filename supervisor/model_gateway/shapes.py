@@ -1,0 +1,165 @@
+"""Knows the two shapes of API: their paths, their errors, and what of a request is changed. Values in, values out."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ..models.declared import Kind
+
+ROUTES: Mapping[Kind, tuple[tuple[str, re.Pattern[str]], ...]] = {
+    "openai": (
+        ("POST", re.compile(r"/v1/(chat/completions|completions|responses|embeddings)")),
+        ("GET", re.compile(r"/v1/models(/[^/]{1,200}(/[^/]{1,200})?)?")),
+    ),
+    "anthropic": (
+        ("POST", re.compile(r"/v1/messages(/count_tokens)?")),
+        ("GET", re.compile(r"/v1/models(/[^/]{1,200})?")),
+    ),
+}
+"""Methods and paths that are passed on: all else of a provider (files, batches, administration) is not counted, and not served."""
+
+ASKED = re.compile(rb'"stream"\s*:\s*true')
+
+KEPT_REQUEST = re.compile(
+    r"accept|content-type|user-agent|idempotency-key|openai-(organization|project|beta)|anthropic-(version|beta)|x-stainless-.*"
+)
+"""Headers of a request that are passed on."""
+
+KEPT_ANSWER = re.compile(
+    r"content-type|cache-control|retry-after|retry-after-ms|x-should-retry|request-id|x-request-id|openai-.*|x-ratelimit-.*|anthropic-.*"
+)
+"""Headers of an answer that are passed on."""
+
+OPENAI_TYPES: Mapping[int, tuple[str, str | None]] = {
+    400: ("invalid_request_error", None),
+    401: ("invalid_request_error", "invalid_api_key"),
+    404: ("invalid_request_error", "model_not_found"),
+    413: ("invalid_request_error", "request_too_large"),
+    429: ("rate_limit_error", "rate_limit_exceeded"),
+}
+ANTHROPIC_TYPES: Mapping[int, str] = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+
+
+class Refused(Exception):
+    """Reports that a call is not passed on: the status of the answer, and the reason; `facts` are for programs."""
+
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        *,
+        retry_after_s: float | None = None,
+        facts: Mapping[str, object] | None = None,
+    ) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+        self.facts = dict(facts or {})
+
+
+class Place(NamedTuple):
+    """Represents what a path of the gateway names: a model, and the path of the provider's API from /v1 on."""
+
+    model: str
+    path: str
+
+
+def place_of(path: str) -> Place:
+    """Returns what a path, `/NAME/v1/…`, names; both are "" where it names nothing."""
+    _, _, rest = path.partition("/")
+    name, slash, below = rest.partition("/")
+    return Place(name, f"/{below}") if slash else Place("", "")
+
+
+def is_served(kind: Kind, method: str, path: str) -> bool:
+    """Returns whether a method of a path is passed on."""
+    return any(method == way and pattern.fullmatch(path) for way, pattern in ROUTES[kind])
+
+
+def target(kind: Kind, base: str, path: str) -> str:
+    """Returns the address at the provider: that of an OpenAI-shaped one has the version already."""
+    return base + (path.removeprefix("/v1") if kind == "openai" else path)
+
+
+def credentials(kind: Kind, key: str) -> dict[str, str]:
+    """Returns the headers that hold the key of a provider."""
+    if not key:
+        return {}
+    return {"Authorization": f"Bearer {key}"} if kind == "openai" else {"x-api-key": key}
+
+
+def given_key(headers: Mapping[str, str]) -> str:
+    """Returns the key with which a worker calls, in the header of either shape; "" without one."""
+    scheme, _, key = headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and key:
+        return key.strip()
+    return headers.get("x-api-key", "")
+
+
+class Edited(NamedTuple):
+    """Represents a request as it is sent on; `hides_usage` is true if the caller has not asked for the usage in its stream."""
+
+    body: bytes
+    hides_usage: bool
+
+
+def edited(kind: Kind, path: str, body: bytes, model: str) -> Edited:
+    """Returns a request with the provider's name of the model, and with a request for the usage of a stream.
+
+    The bytes are left as they are where nothing has to be changed.
+
+    Raises:
+        Refused: it is not a JSON object.
+    """
+    asks = kind == "openai" and path.endswith("completions") and ASKED.search(body) is not None
+    if not model and not asks:
+        return Edited(body, False)
+    try:
+        table: Any = msgspec.json.decode(body)  # Any: JSON
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Refused(400, f"the body is not JSON: {error}") from None
+    if not isinstance(table, dict):
+        raise Refused(400, "the body is not a JSON object")
+    if model:
+        table["model"] = model
+    hides = False
+    if asks and table.get("stream") is True:
+        options = table.get("stream_options")
+        options = options if isinstance(options, dict) else {}
+        hides = options.get("include_usage") is not True
+        table["stream_options"] = {**options, "include_usage": True}
+    return Edited(msgspec.json.encode(table), hides)
+
+
+def error_body(kind: Kind, refused: Refused) -> bytes:
+    """Returns a refusal in the shape of a provider's error; `corral` has the facts."""
+    own = {"corral": refused.facts} if refused.facts else {}
+    text = f"corral: {refused.reason}"
+    if kind == "anthropic":
+        word = ANTHROPIC_TYPES.get(refused.status, "api_error")
+        return msgspec.json.encode(
+            {"type": "error", "error": {"type": word, "message": text, **own}}
+        )
+    word, code = OPENAI_TYPES.get(refused.status, ("server_error", None))
+    error = {"message": text, "type": word, "param": None, "code": code, **own}
+    return msgspec.json.encode({"error": error})
+
+
+def error_event(kind: Kind, refused: Refused) -> bytes:
+    """Returns a failure within a stream as an event of it, by which the official clients raise their error."""
+    body = error_body(kind, refused)
+    return (
+        b"event: error\ndata: " + body + b"\n\n"
+        if kind == "anthropic"
+        else b"data: " + body + b"\n\n"
+    )

@@ -1,0 +1,147 @@
+"""Asks the providers: tries again, then asks the models that stand in, until one answers or all have failed.
+
+Tries end as soon as a byte of an answer was passed on: the caller of this module passes them on after it has got an answer.
+"""
+
+import asyncio
+import random
+import ssl
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import aiohttp
+
+from ..models.endpoint import Endpoint
+from .shapes import KEPT_REQUEST, Edited, Refused, credentials, edited, target
+
+CONNECT_S = 15.0
+"""Seconds for a connection to a provider."""
+BACKOFF_S = (0.2, 5.0)
+"""Seconds of the first and of the longest pause before another try."""
+WAIT_S = 10.0
+"""Seconds of Retry-After that are waited for; with a longer one the next model is asked, or the answer passed on."""
+AGAIN = frozenset({408, 429, 500, 502, 503, 504, 529})
+"""Statuses after which a provider is asked again."""
+
+
+class Question(NamedTuple):
+    """Represents a call as it came: method, path from /v1 on with its query, headers and body."""
+
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Answer(NamedTuple):
+    """Represents the answer of a provider, of which only the header was read; the receiver closes `response`."""
+
+    endpoint: Endpoint
+    edited: Edited
+    response: aiohttp.ClientResponse
+    tries: int
+
+
+class Upstream:
+    """Asks providers over one set of connections."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    async def ask(self, question: Question, endpoints: Sequence[Endpoint]) -> Answer:
+        """Returns the first answer that is no failure of a provider, else the last.
+
+        Raises:
+            Refused: none has answered.
+        """
+        tries = 0
+        last: Refused | Answer | None = None
+        for place, endpoint in enumerate(endpoints):
+            is_last = place == len(endpoints) - 1
+            for attempt in range(endpoint.retries + 1):
+                if isinstance(last, Answer):
+                    last.response.close()
+                tries += 1
+                last = await self._once(question, endpoint, tries)
+                if isinstance(last, Answer) and last.response.status not in AGAIN:
+                    return last
+                pause_s = _pause_s(last, attempt)
+                if pause_s is None or attempt == endpoint.retries:
+                    break
+                await asyncio.sleep(pause_s)
+            if is_last and isinstance(last, Answer):
+                return last
+        assert last is not None, "there is one endpoint at least"
+        if isinstance(last, Answer):
+            return last
+        raise last
+
+    async def _once(self, question: Question, endpoint: Endpoint, tries: int) -> Answer | Refused:
+        if endpoint.problem:
+            return Refused(503, endpoint.problem, facts={"model": endpoint.name})
+        kind = endpoint.kind
+        changed = (
+            edited(kind, question.path, question.body, endpoint.model)
+            if question.method == "POST"
+            else Edited(question.body, False)
+        )
+        headers = {
+            name: value
+            for name, value in question.headers.items()
+            if KEPT_REQUEST.fullmatch(name.lower())
+        }
+        headers |= endpoint.headers
+        headers |= {**credentials(kind, endpoint.key), "Accept-Encoding": "identity"}
+        url = target(kind, endpoint.base, question.path)
+        timeout = aiohttp.ClientTimeout(
+            total=None, connect=CONNECT_S, sock_connect=CONNECT_S, sock_read=endpoint.timeout_s
+        )
+        began = time.monotonic()
+        try:
+            response = await self._session.request(
+                question.method,
+                f"{url}?{question.query}" if question.query else url,
+                data=changed.body or None,
+                headers=headers,
+                timeout=timeout,
+                allow_redirects=False,
+            )
+        except (aiohttp.ClientError, ssl.SSLError, OSError, ValueError, TimeoutError) as error:
+            waited_s = time.monotonic() - began
+            if isinstance(error, TimeoutError) and waited_s >= endpoint.timeout_s:
+                reason = (
+                    f'the model "{endpoint.name}" did not answer within {endpoint.timeout_s:g} s'
+                )
+                return Refused(504, reason, facts={"model": endpoint.name})
+            reason = f'cannot reach the model "{endpoint.name}": {_words(error)}'
+            return Refused(502, reason, facts={"model": endpoint.name})
+        return Answer(endpoint, changed, response, tries)
+
+
+def _pause_s(last: Refused | Answer, attempt: int) -> float | None:
+    """Returns the seconds until the same provider is asked again; None: it is not."""
+    if isinstance(last, Refused):
+        if last.status in (503, 504):
+            return None  # it has no key, or was given all the time that there is
+    else:
+        try:
+            wanted_s = float(last.response.headers.get("Retry-After", ""))
+        except ValueError:
+            pass
+        else:
+            return wanted_s if 0 <= wanted_s <= WAIT_S else None
+    pause_s = min(BACKOFF_S[0] * 2.0**attempt, BACKOFF_S[1])
+    return pause_s * random.uniform(0.8, 1.2)
+
+
+def _words(error: BaseException) -> str:
+    """Returns the reason in words, without the address, whose path may have what is nobody's business."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return error.os_error.strerror or type(error.os_error).__name__
+    if isinstance(error, TimeoutError):
+        return f"no connection within {CONNECT_S:g} s"
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "it has closed the connection"
+    return type(error).__name__

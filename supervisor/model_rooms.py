@@ -1,0 +1,84 @@
+"""Composes the rooms of models: the gateway process, what decides about its calls, and what gives workers access to it."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from .agents.agents import Agents
+from .isolation.levels import MODEL_PORT, Sandbox
+from .model_gateway.process import ModelGateway
+from .model_use.access import ModelAccess
+from .model_use.desk import ModelDesk
+from .model_use.ledger import Ledger
+from .model_use.listing import ModelListing
+from .model_use.under_way import CallsUnderWay
+from .models.declared import DeclaredModel
+from .models.keys import Keys
+from .supervision.shared import Shared
+from .tasks.backlog import Backlog
+from .tasks.tasks import Tasks
+
+
+class ModelRooms:
+    """Holds the rooms of models of one daemon.
+
+    Args:
+        shared: has the launcher, the store and the facts of the machine.
+        agents: the running set, with the models of the configuration in force.
+        tasks: are charged with what their calls use.
+        backlog: finds tasks.
+        under_way: the calls under way, for which ends of tasks wait.
+        untasked: called with agent, tokens and cents of a call that counts for no task.
+    """
+
+    def __init__(
+        self,
+        shared: Shared,
+        agents: Agents,
+        tasks: Tasks,
+        backlog: Backlog,
+        under_way: CallsUnderWay,
+        untasked: Callable[[str, int, float], None],
+    ) -> None:
+        def models() -> Mapping[str, DeclaredModel]:
+            return agents.config.models
+
+        def users() -> Iterator[tuple[str, Sequence[str]]]:
+            for agent in agents.agents.values():
+                yield agent.name, agent.spec.models
+
+        keys = Keys()
+        self.ledger = Ledger(shared.store)
+        self.desk = ModelDesk(
+            keys,
+            models,
+            agents,
+            backlog,
+            tasks.accounting,
+            tasks.budgets,
+            self.ledger,
+            under_way,
+            untasked,
+        )
+        self.access = ModelAccess(keys, models, lambda: self.gateway.port(), shared.host.secrets)
+        self.gateway = ModelGateway(
+            shared.launcher, shared.host, shared.generation, self.desk, self.access.endpoints
+        )
+        under_way.bind(self.gateway.settle)
+        self.listing = ModelListing(
+            models,
+            users,
+            self.access.endpoints,
+            self.desk,
+            lambda: (self.gateway.pid, self.gateway.restarts),
+        )
+
+    def opened(self, unit: str, sandbox: Sandbox, fds: Sequence[int]) -> dict[int, int]:
+        """Takes the socket of the gateway in the network of a worker, and returns the others by port."""
+        found = dict(zip(sandbox.listen, fds, strict=True))
+        if MODEL_PORT in found:
+            self.gateway.open(unit, found.pop(MODEL_PORT))
+        return found
+
+    async def end(self) -> None:
+        """Ends the gateway, and writes the last sums."""
+        await self.gateway.end()
+        self.ledger.flush()

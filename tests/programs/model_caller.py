@@ -1,0 +1,37 @@
+"""An agent that calls models by plain HTTP: its input is a list of [name of the model or a path, script]."""
+
+import json
+import os
+import urllib.error
+import urllib.request
+from typing import Any
+
+from corral.worker import Agent, SyncTask
+
+agent = Agent("plain")
+
+
+def call(name: str, script: str) -> dict[str, Any]:
+    url, key = os.environ["OPENAI_BASE_URL"], os.environ["OPENAI_API_KEY"]
+    gateway = url.rsplit("/", 2)[0]
+    path = name if name.startswith("/") else "/v1/chat/completions"
+    name = url.split("/")[-2] if name.startswith("/") else name
+    request = urllib.request.Request(
+        f"{gateway}/{name}{path}",
+        json.dumps({"model": script}).encode(),
+        {"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            body, status, headers = json.load(answer), answer.status, answer.headers
+    except urllib.error.HTTPError as error:
+        body, status, headers = json.load(error), error.code, error.headers
+    found = {each.lower(): value for each, value in headers.items()}
+    return {"status": status, "body": body, "headers": found, "model": found.get("x-corral-model")}
+
+
+@agent.task
+def run(task: SyncTask) -> Any:
+    """Makes the calls, one after the other."""
+    calls: Any = task.input
+    return [call(*each) for each in calls]
