@@ -87,6 +87,7 @@ def run(task: SyncTask):
     places = {**places, "gateway": [os.environ["OPENAI_BASE_URL"], os.environ["OPENAI_API_KEY"]]}
     found = {}
     for name, (url, key) in places.items():
+        kept.clear()
         call(url, key, False)
         found[f"{name}_us"] = [call(url, key, False)[1] for _ in range(calls)]
         streamed = [call(url, key, True) for _ in range(streams)]

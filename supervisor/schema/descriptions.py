@@ -202,7 +202,7 @@ DESCRIPTIONS: dict[str, str] = {
     "agents.oauth": "how corral logs in to the remote server at url, see OAuth; not set: as the server's own answers say; table",
     "agents.method": "with protocol = \"webhook\": the method of a request; POST, PUT",
     "agents.webhook_secret": "with protocol = \"webhook\": the key that signs each request; ${secret:NAME} is expanded; string",
-    "agents.permissions": "with protocol = \"acp\": what becomes of an action that the agent asks permission for and no rule names; ask: a person answers; ask, allow, deny",
+    "agents.permissions": "with protocol = \"acp\": the answer to an action that the agent asks permission for and no rule names; ask: a person answers; ask, allow, deny",
     "agents.permission_rules": "with protocol = \"acp\": globs of actions, each with what becomes of them: { read = \"allow\", \"rm -rf\" = \"deny\" }, see permissions; table of ask, allow, deny",
     "agents.permission_timeout": "with protocol = \"acp\": after which a question about an action is answered by a refusal; not set: 24 hours; duration above 0",
     "agents.auth_method": "with protocol = \"acp\": the id of the method by which the agent is asked to sign in, at each start; not set: it is signed in already; string",
