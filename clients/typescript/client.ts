@@ -129,7 +129,7 @@ export interface AgentStatus {
   workers: Array<WorkerStatus>;
   queued?: number;
   health_score?: number;
-  type?: "oneshot" | "service";
+  type?: "http" | "oneshot" | "service" | "sse";
   job?: "failed" | "idle" | "running" | "stopped" | "succeeded" | "waiting" | null;
   title?: string;
   description?: string;
@@ -1030,6 +1030,48 @@ export interface MetricsTop {
   expensive: Array<Ranked>;
   problems: Array<Problem>;
   tenants: Array<TenantMetrics>;
+}
+
+/**
+ * Represents a declared model, and what the agents in `used_by` have used of it since midnight, UTC.
+ *
+ * `calls_estimated` are those whose provider has not told the usage. `reason` tells why it is down.
+ */
+export interface Model {
+  name: string;
+  kind: "anthropic" | "openai";
+  url: string;
+  model: string;
+  state: "down" | "unused" | "up";
+  reason: string;
+  used_by: Array<string>;
+  fallback: Array<string>;
+  calls_today: number;
+  calls_failed_today: number;
+  calls_estimated_today: number;
+  tokens_today: number;
+  cost_cents_today: number;
+  limits: ModelLimits;
+}
+
+/** Represents the limits of a model that are set, beside what is used of them. */
+export interface ModelLimits {
+  max_tokens_per_minute?: number;
+  tokens_last_minute?: number;
+  max_cost_cents_per_day?: number;
+}
+
+/** Represents the result of `models.list`. */
+export interface Models {
+  models: Array<Model>;
+  gateway: ModelsGateway;
+}
+
+/** Represents the process that passes calls on: `pid` is null until a worker needs it, `restarts` counts deaths. */
+export interface ModelsGateway {
+  pid: number | null;
+  in_flight: number;
+  restarts: number;
 }
 
 /** Represents a result that is a list of names. */
@@ -3031,6 +3073,11 @@ export class Corral extends Connection {
   /** Ranks agents and servers by success, duration and cost, and names those that are a problem. */
   getMetricsTop(args: { names?: Array<string>; selector?: string; since?: number; limit?: number } = {}, options?: RequestOptions): Promise<MetricsTop> {
     return this.request("GET", "/api/v1/metrics/top", ["names","selector","since","limit"], args, options) as Promise<MetricsTop>;
+  }
+
+  /** Lists the declared models: state, users, and what was measured of them today; connects to those of which nothing is known. */
+  listModels(options?: RequestOptions): Promise<Models> {
+    return this.request("GET", "/api/v1/models", [], {}, options) as Promise<Models>;
   }
 
   /** Lists the nodes of the cluster that have a lease now; NotFound where the daemon is in none. */

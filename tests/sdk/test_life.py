@@ -241,6 +241,7 @@ async def test_on_start_is_told_everything_and_then_the_checkpoint_is_restored(k
             "limits": limits,
             "config": {"a": 1},
             "checkpoint": {"seen": 7},
+            "fencing_token": None,
         }
         assert await peer.run() == [start, {"restored": {"seen": 7}}]
         assert await peer.request("checkpoint/save") == {"data": {"seen": 2}}

@@ -51,7 +51,6 @@ FAILED = "exec-failed"
 
 MISTAKES = {
     "name": ('entrypoint = "calendar:agent"', RETRIED, ["calendar.py", "it has mine"]),
-    "function": ('entrypoint = "wrong:run"', RETRIED, ["not an Agent", '"wrong:agent"']),
     "bare": ('entrypoint = "bare:agent"', FAILED, ["bare.py, line 2", "@agent.task"]),
     "barecold": ('command = ["python", "bare.py"]', FAILED, ["bare.py, line 2", "@agent.task"]),
     "wrong": ('entrypoint = "wrong:agent"', FAILED, ["wrong.py, line 3", "async def run(task):"]),
