@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: hostile demo test check bench start workers supervisors growth tasks million backup memory logs mcp models http dashboard sessions frameworks engines engine-chaos cluster-chaos cluster-simulation deploy isolation tenants flood deploys layout lines orphans chaos changes payments conformance openapi operations systemd cgroup-tier crewai openapi-client http-churn format clean
+.PHONY: hostile demo test long check bench start workers supervisors growth tasks million backup memory logs mcp models http dashboard sessions frameworks engines engine-chaos cluster-chaos cluster-simulation deploy isolation tenants flood deploys layout lines orphans chaos changes payments conformance openapi operations systemd cgroup-tier crewai openapi-client http-churn format clean
 .DELETE_ON_ERROR:
 
 # Hundreds of daemons and commands are started here: without bytecode each would compile what it imports, again and again.
@@ -14,7 +14,11 @@ demo: $(VENV)/.demo
 	@$(BIN)/python -P examples/crew/demo.py $(if $(REPO),--repo "$(REPO)") $(if $(KEEP),--keep)
 
 test: $(VENV)/.test $(VENV)/.node
-	$(BIN)/python -P -m pytest -q -n 6 --dist loadscope $(ARGS)
+	$(BIN)/python -P -m pytest -q -n 6 --dist loadscope -m "not long" $(ARGS)
+
+# The tests that `make test` leaves out for their time.
+long: $(VENV)/.test $(VENV)/.node
+	$(BIN)/python -P -m pytest -q -n 4 --dist loadscope -m long $(ARGS)
 
 check: $(VENV)/.check
 	$(BIN)/ruff format --check .

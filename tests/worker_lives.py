@@ -108,7 +108,9 @@ class Lives:
         waiting = [row for row in rows if row.state is State.INITIAL]
         if waiting:
             return waiting[0]
-        if agent not in self.changing:  # an agent that was removed, or scaled to none, is there again
+        if (
+            agent not in self.changing
+        ):  # an agent that was removed, or scaled to none, is there again
             rows[:] = [row for row in rows if row.state is not State.TERMINATED]
         in_place = [row for row in rows if row.role != LEAVING]
         assert len(in_place) < 2, f"a third copy of {worker}: {rows}"

@@ -21,6 +21,8 @@ import zstandard
 from corral.worker.contract.errors import CorralError
 from daemon_process import BIN, BOUND_S, DaemonProcess
 
+pytestmark = pytest.mark.long
+
 PROGRAMS = Path(__file__).parents[1]
 
 

@@ -23,7 +23,7 @@ from corral.worker.contract.errors import (
 from corral.worker.contract.jsonrpc import Notification
 from daemon_process import AGENTS, BOUND_S, DaemonProcess, children
 
-pytestmark = pytest.mark.contract
+pytestmark = [pytest.mark.contract, pytest.mark.long]
 
 PROGRAM = json.dumps([sys.executable, "-P", str(AGENTS / "acp_agent.py")])
 

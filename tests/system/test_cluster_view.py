@@ -10,7 +10,7 @@ from cluster_of_daemons import cluster_of
 from corral.worker.contract.errors import InvalidParams, NotFound, PermissionDenied, Unreachable
 from daemon_process import AGENTS, BOUND_S
 
-pytestmark = pytest.mark.shell
+pytestmark = [pytest.mark.shell, pytest.mark.long]
 
 
 def echo(name: str) -> str:

@@ -15,6 +15,8 @@ import pytest
 from daemon_process import AGENTS, DaemonProcess
 from model_provider import KEY, Provider
 
+pytestmark = pytest.mark.long
+
 PRICES = "prices = { input = 1000000, cached = 500000, cache_write = 2000000, output = 3000000 }"
 
 
