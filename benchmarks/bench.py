@@ -341,6 +341,11 @@ def folder() -> Generator[Path]:
         shutil.rmtree(path)
 
 
+def used_s(pid: int) -> float:
+    """Returns the processor seconds of a process with all its threads."""
+    return time.clock_gettime((~pid << 3) | 2)  # as clock_getcpuclockid(3) makes it
+
+
 class Daemon:
     """A daemon of the checkout with its files in a folder of its own; a `with` ends it.
 

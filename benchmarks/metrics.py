@@ -124,11 +124,11 @@ def _tasks(where: Path, count: int) -> Toggled:
     )
 
     def measure(daemon: Daemon, _client: Client) -> Mapping[str, float]:
-        begun, before_s = time.perf_counter(), _used_s(daemon)
+        begun, before_s = time.perf_counter(), bench.used_s(daemon.process.pid)
         flood: Callable[[int], object] = Flood(daemon.socket, "echo", durable=False)  # pyright: ignore  # likewise
         for _ in range(0, count, AT_ONCE):
             flood(AT_ONCE)
-        passed_s, used_s = time.perf_counter() - begun, _used_s(daemon) - before_s
+        passed_s, used_s = time.perf_counter() - begun, bench.used_s(daemon.process.pid) - before_s
         return {"rate": count / passed_s, "task": used_s / count * 1e6}
 
     return Toggled(where, config, 1.0, measure)
@@ -143,19 +143,15 @@ def _agents(where: Path, name: str, count: int, *, quick: bool) -> Toggled:
     watch_s = WATCH_QUICK_S if quick else WATCH_S
 
     def measure(daemon: Daemon, _client: Client) -> Mapping[str, float]:
-        begun, before_s = time.monotonic(), _used_s(daemon)
+        begun, before_s = time.monotonic(), bench.used_s(daemon.process.pid)
         time.sleep(watch_s)
-        used_s, passed_s = _used_s(daemon) - before_s, time.monotonic() - begun
+        used_s, passed_s = bench.used_s(daemon.process.pid) - before_s, time.monotonic() - begun
         found = {name: 100 * used_s / passed_s}
         if name == "idle":
             found["memory"] = bench.memory_mb(daemon.process.pid)[0]
         return found
 
     return Toggled(where, config, SETTLE_QUICK_S if quick else SETTLE_S, measure)
-
-
-def _used_s(daemon: Daemon) -> float:
-    return time.clock_gettime((~daemon.process.pid << 3) | 2)  # as clock_getcpuclockid(3) makes it
 
 
 if __name__ == "__main__":

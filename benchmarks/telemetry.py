@@ -95,18 +95,14 @@ def _daemon(where: Path, telemetry: str) -> Daemon:
 
 def _part(daemon: Daemon, word: str, count: int) -> Callable[[], Mapping[str, list[float]]]:
     def measured() -> Mapping[str, list[float]]:
-        begun, before_s = time.perf_counter(), _used_s(daemon)
+        begun, before_s = time.perf_counter(), bench.used_s(daemon.process.pid)
         flood: Callable[[int], object] = Flood(daemon.socket, "echo", durable=False)  # pyright: ignore  # likewise
         for _ in range(0, count, AT_ONCE):
             flood(AT_ONCE)
-        passed_s, used_s = time.perf_counter() - begun, _used_s(daemon) - before_s
+        passed_s, used_s = time.perf_counter() - begun, bench.used_s(daemon.process.pid) - before_s
         return {f"rate {word}": [count / passed_s], f"task {word}": [used_s / count * 1e6]}
 
     return measured
-
-
-def _used_s(daemon: Daemon) -> float:
-    return time.clock_gettime((~daemon.process.pid << 3) | 2)  # as clock_getcpuclockid(3) makes it
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from .config.spec import Telemetry
 from .events.bus import Bus
 from .logs.file_format import Record
 from .logs.store import LogStore
-from .telemetry.log_lines import LogExport
+from .telemetry.log_lines import LogExport, Report
 from .telemetry.tracing import Tracer
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from .telemetry.otlp import Origin
 
 logger = logging.getLogger(__name__)
-
-Report = Callable[[bool, int], None]
 
 
 class Exports:
@@ -85,6 +83,8 @@ class Exports:
         return push(control, send, self._report_of("metrics"), self._settings.metrics_interval)
 
     def _report_of(self, signal: str) -> Report:
+        """Returns what takes the state of a signal, as often as it likes: the first drop of any and the end of all are told."""
+
         def report(is_dropping: bool, lost: int) -> None:
             were_any = bool(self._dropping)
             (self._dropping.add if is_dropping else self._dropping.discard)(signal)

@@ -26,7 +26,7 @@ Send = Callable[[Sequence[Record]], Awaitable[bool]]
 """Sends records; returns whether the collector took them."""
 
 Report = Callable[[bool, int], None]
-"""Takes that records are dropped now, or no longer, and how many were since it was last called."""
+"""Takes after each batch whether records were dropped, and the number of those that were."""
 
 
 class LogExport:
@@ -38,7 +38,6 @@ class LogExport:
         self._report = report
         self._gather_s = gather_s
         self._follower = Follower(LogFilter())
-        self._is_dropping = False
         self._is_closing = asyncio.Event()
         self._task = asyncio.create_task(self._run(), name="log export")
 
@@ -67,19 +66,14 @@ class LogExport:
     async def _deliver(self, records: Sequence[Record]) -> None:
         skipped = sum(_skipped(each) for each in records)
         if skipped:
-            self._dropped(skipped)
+            self._report(True, skipped)
         for tries in range(TRIES):
             if await self._send(records):
-                if self._is_dropping and not skipped:
-                    self._is_dropping = False
+                if not skipped:
                     self._report(False, 0)
                 return
             await self._pause(self._gather_s * 2**tries)
-        self._dropped(len(records))
-
-    def _dropped(self, number: int) -> None:
-        self._is_dropping = True
-        self._report(True, number)
+        self._report(True, len(records))
 
     async def _pause(self, delay_s: float) -> None:
         """Waits, at the end of the daemon no longer than until then."""
