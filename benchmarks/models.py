@@ -44,8 +44,8 @@ def chunk(data): return b"%x\\r\\n%s\\r\\n" % (len(data), data)
 async def serve(reader, writer):
     try:
         while head := await reader.readuntil(b"\\r\\n\\r\\n"):
-            length = next(int(line[15:]) for line in head.split(b"\\r\\n") if line.lower().startswith(b"content-length:"))
-            body = json.loads(await reader.readexactly(length))
+            length = sum(int(line[15:]) for line in head.split(b"\\r\\n") if line.lower().startswith(b"content-length:"))
+            body = json.loads(await reader.readexactly(length) or b"{}")
             if not body.get("stream"):
                 writer.write(WHOLE)
                 continue
@@ -54,7 +54,7 @@ async def serve(reader, writer):
                 writer.write(chunk(EVENT))
                 await writer.drain()
             writer.write(chunk(LAST) + b"0\\r\\n\\r\\n")
-    except asyncio.IncompleteReadError:
+    except (asyncio.IncompleteReadError, ConnectionError):
         writer.close()
 async def main():
     server = await asyncio.start_server(serve, "127.0.0.1", 0)

@@ -25,6 +25,9 @@ MESSAGE_BYTES = 65536
 DESCRIPTORS = 16
 """Number of descriptors that may come with one message."""
 
+FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+"""Flags of each reception, made once: an enum computes them in Python."""
+
 SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
@@ -63,7 +66,7 @@ def receive(sock: socket.socket) -> tuple[Any, list[int]]:  # Any: JSON
     data, ancillary, _flags, _address = sock.recvmsg(
         MESSAGE_BYTES,
         socket.CMSG_SPACE(4 * DESCRIPTORS),
-        socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC,
+        FLAGS,
     )
     if not data:
         raise EOFError

@@ -294,10 +294,14 @@ async def _write(sending: web.StreamResponse, data: bytes) -> None:
 
 
 async def _parts(request: web.BaseRequest) -> Any:  # Any: an async iterator of bytes
-    while True:
+    content = request.content
+    while not content.at_eof():
         try:
-            async with asyncio.timeout(BODY_S):
-                part = await request.content.readany()
+            if content.is_eof():  # the rest is here
+                part = content.read_nowait()
+            else:
+                async with asyncio.timeout(BODY_S):
+                    part = await content.readany()
         except TimeoutError:
             raise Refused(408, f"no part of the request within {BODY_S:g} s") from None
         if not part:

@@ -20,6 +20,7 @@ from typing import Any
 
 import aiohttp
 import msgspec
+import uvloop
 from aiohttp import web
 
 from ..launcher import protocol
@@ -149,7 +150,7 @@ async def serve(channel: socket.socket) -> None:
     daemon = Daemon(channel)
     connector = aiohttp.TCPConnector(limit=CONNECTIONS, keepalive_timeout=KEEP_ALIVE_S)
     async with aiohttp.ClientSession(
-        connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=True
+        connector=connector, cookie_jar=aiohttp.DummyCookieJar()
     ) as session:
         calls = Calls(Upstream(session), daemon.ask, daemon.report)
         server = web.Server(calls.serve, handler_cancellation=True, max_line_size=HEADER_BYTES)
@@ -190,7 +191,7 @@ def main() -> None:
     """Serves the daemon at the other end of stdin."""
     forbid_inspection()
     channel = socket.socket(fileno=os.dup(sys.stdin.fileno()))
-    asyncio.run(serve(channel))
+    uvloop.run(serve(channel))
     os._exit(0)
 
 

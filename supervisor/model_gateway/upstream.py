@@ -8,9 +8,12 @@ import random
 import ssl
 import time
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
+from yarl import URL
 
 from ..models.endpoint import Endpoint
 from .shapes import KEPT_REQUEST, Edited, Refused, credentials, edited, target
@@ -95,9 +98,7 @@ class Upstream:
         headers |= endpoint.headers
         headers |= {**credentials(kind, endpoint.key), "Accept-Encoding": "identity"}
         url = target(kind, endpoint.base, question.path)
-        timeout = aiohttp.ClientTimeout(
-            total=None, connect=CONNECT_S, sock_connect=CONNECT_S, sock_read=endpoint.timeout_s
-        )
+        proxy = proxy_of(endpoint.base)
         began = time.monotonic()
         try:
             response = await self._session.request(
@@ -105,7 +106,9 @@ class Upstream:
                 f"{url}?{question.query}" if question.query else url,
                 data=changed.body or None,
                 headers=headers,
-                timeout=timeout,
+                timeout=_timeout(endpoint.timeout_s),
+                proxy=proxy.url,
+                proxy_auth=proxy.login,
                 allow_redirects=False,
             )
         except (aiohttp.ClientError, ssl.SSLError, OSError, ValueError, TimeoutError) as error:
@@ -118,6 +121,32 @@ class Upstream:
             reason = f'cannot reach the model "{endpoint.name}": {_words(error)}'
             return Refused(502, reason, facts={"model": endpoint.name})
         return Answer(endpoint, changed, response, tries)
+
+
+class Proxy(NamedTuple):
+    """Represents the proxy by which a provider is reached, both None for none."""
+
+    url: URL | None
+    login: aiohttp.BasicAuth | None
+
+
+@lru_cache(1024)
+def proxy_of(base: str) -> Proxy:
+    """Returns the proxy of the environment for an address, which the session itself would look up in a thread for each call."""
+    address = URL(base)
+    found = getproxies().get(address.scheme)
+    if not found or (address.host and proxy_bypass(address.host)):
+        return Proxy(None, None)
+    url = URL(found if "://" in found else f"http://{found}")
+    login = aiohttp.BasicAuth(url.user, url.password or "") if url.user else None
+    return Proxy(url.with_user(None), login)
+
+
+@lru_cache(1024)
+def _timeout(silence_s: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(
+        total=None, connect=CONNECT_S, sock_connect=CONNECT_S, sock_read=silence_s
+    )
 
 
 def _pause_s(last: Refused | Answer, attempt: int) -> float | None:

@@ -10,7 +10,6 @@ import binascii
 import hmac
 import secrets
 from collections.abc import Iterable, Mapping
-from hashlib import sha256
 from typing import NamedTuple
 
 from .declared import DeclaredModel
@@ -66,7 +65,7 @@ class Keys:
         return Claim(unit, task) if is_ours else None
 
     def _signature(self, unit: str) -> str:
-        digest = hmac.new(self._secret, unit.encode(), sha256).digest()
+        digest = hmac.digest(self._secret, unit.encode(), "sha256")
         return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 
