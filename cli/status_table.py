@@ -29,6 +29,9 @@ def print_status(session: Session, found: Mapping[str, object], *, all_of_it: bo
         print_entries(session, entries)
     if groups:
         print_groups(session, groups)
+    if missing := items(found, "missing_nodes"):
+        names = render.one_line(", ".join(map(str, missing)))
+        session.print(session.styled(f"nodes without an answer: {names}", "red"))
     tasks = inner(found, "tasks")
     if all_of_it and tasks:
         counts = ", ".join(
@@ -66,11 +69,16 @@ NO_RENEWALS = ("", "0", "-")
 
 def print_entries(session: Session, entries: Iterable[Mapping[str, object]]) -> None:
     """Prints agents and servers with their workers, as a table."""
+    entries = list(entries)
     rows = [row for entry in entries for row in _rows(session, entry)]
     header = HEADER
     if all(row[RENEWALS_AT] in NO_RENEWALS for row in rows):  # as of most daemons: no column
         header = HEADER[:RENEWALS_AT] + HEADER[RENEWALS_AT + 1 :]
         rows = [row[:RENEWALS_AT] + row[RENEWALS_AT + 1 :] for row in rows]
+    if any("node" in entry for entry in entries):  # as of a cluster
+        nodes = [word(e, "node", "-") for e in entries for _ in _rows(session, e)]
+        header = (header[0], "NODE", *header[1:])
+        rows = [[row[0], node, *row[1:]] for row, node in zip(rows, nodes, strict=True)]
     session.print_table(
         header,
         rows,

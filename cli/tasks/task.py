@@ -277,9 +277,15 @@ def tasks(session: Session, /, **options: Any) -> None:  # Any: the values of th
         session.note("there are no such tasks" if params else "there are no tasks")
         return
     has_errors = any(record.get("error") for record in records)
+    header = (*TASK_HEADER, "REASON") if has_errors else TASK_HEADER
+    rows = [_task_row(session, record)[: None if has_errors else -1] for record in records]
+    if any("node" in record for record in records):  # as of a cluster
+        header = (*header[:2], "NODE", *header[2:])
+        nodes = [word(record, "node", "-") for record in records]
+        rows = [[*row[:2], node, *row[2:]] for row, node in zip(rows, nodes, strict=True)]
     session.print_table(
-        (*TASK_HEADER, "REASON") if has_errors else TASK_HEADER,
-        [_task_row(session, record)[: None if has_errors else -1] for record in records],
+        header,
+        rows,
         droppable=("PRIORITY", "TRY", "WORKER", "TOOK", "CREATED"),
         right=("PRIORITY", "TRY", "TOOK"),
     )

@@ -78,7 +78,7 @@ class Cluster(Protocol):
         """Returns the answer of the node that the params name, or has what they are about, or of all; `here` answers on this one."""
         ...
 
-    def placed_call(self, method: str, asked: Struct) -> Awaitable[object] | None:
+    def placed_call(self, method: str, asked: Struct, caller: Caller) -> Awaitable[object] | None:
         """Returns the answer to a call about a task of a placed agent; None for other calls, as the answer where it is none."""
         ...
 

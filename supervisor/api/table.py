@@ -380,6 +380,10 @@ class Control:
             raise MethodNotFound(f'cannot call "{name}": there is no such method', method=name)
         return await self._answer_here(entry, params, caller)
 
+    def runs(self, task: str) -> bool:
+        """Returns whether a task waits for a worker here, or runs on one."""
+        return self.tasks.find(task) is not None
+
     async def has(self, names: Sequence[str], task: str) -> bool:
         """Returns whether this daemon has all of these agents, servers, teams, workflows or workers, or this task."""
         if task:
@@ -459,7 +463,7 @@ class Control:
     async def _served(self, entry: Method, asked: Struct, caller: Caller) -> object:
         """Calls the handler; a caller with a tenant or some agents alone learns nothing of others from its answer."""
         if self.optional_cluster is not None:
-            placed = self.optional_cluster.placed_call(entry.name, asked)
+            placed = self.optional_cluster.placed_call(entry.name, asked, caller)
             if placed is not None and (answer := await placed) is not None:
                 return answer
         if caller.agents is None:

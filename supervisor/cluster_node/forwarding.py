@@ -58,6 +58,8 @@ class Call(Struct, frozen=True, kw_only=True):
     params: dict[str, object]
     caller: CallerFacts
     streams: str = ""
+    is_direct: bool = False
+    """Whether it is about what that node itself runs, whatever the engine has of it."""
 
 
 class Reply(Struct, frozen=True, kw_only=True):
@@ -77,6 +79,8 @@ class Question(Struct, frozen=True, kw_only=True):
 
     names: list[str] = []
     task: str = ""
+    running: bool = False
+    """Whether the task must not have ended there."""
 
 
 class Table(Protocol):
@@ -90,6 +94,10 @@ class Table(Protocol):
 
     async def has(self, names: list[str], task: str) -> bool:
         """Returns whether this daemon has all of these names, or this task."""
+        ...
+
+    def runs(self, task: str) -> bool:
+        """Returns whether a task waits for a worker here, or runs on one."""
         ...
 
 
@@ -127,11 +135,14 @@ class Forwarding:
         caller: Caller,
         *,
         streams: bool,
+        is_direct: bool = False,
+        timeout_s: float = LONGEST_S,
     ) -> object:
         """Returns the answer of another node.
 
         Raises:
             Unreachable: it is not there, or has gone meanwhile.
+            Timeout: it has not answered within `timeout_s`.
             ResourceLimitExceeded: the call is too large to be passed on.
             CorralError: as that node answers.
         """
@@ -143,13 +154,15 @@ class Forwarding:
             agents=None if caller.agents is None else list(caller.agents),
             tenant=caller.tenant,
         )
-        call = Call(method=method, params=dict(params), caller=facts, streams=subject)
+        call = Call(
+            method=method, params=dict(params), caller=facts, streams=subject, is_direct=is_direct
+        )
         payload = msgspec.json.encode(call)
         parts = await engine.subscribe(subject) if subject else None
         try:
             relay = None if parts is None else _Relay(parts, caller)
             try:
-                reply = await self._asked(engine, node, payload)
+                reply = await self._asked(engine, node, payload, timeout_s)
                 if relay is not None and not reply.follows:
                     await relay.until(reply.sent)
             finally:
@@ -167,8 +180,8 @@ class Forwarding:
             if parts is not None:
                 await parts.close()
 
-    async def _asked(self, engine: Engine, node: str, payload: bytes) -> Reply:
-        asking = asyncio.ensure_future(engine.request(f"nodes/{node}", payload, LONGEST_S))
+    async def _asked(self, engine: Engine, node: str, payload: bytes, timeout_s: float) -> Reply:
+        asking = asyncio.ensure_future(engine.request(f"nodes/{node}", payload, timeout_s))
         try:
             while True:
                 await asyncio.wait([asking], timeout=LOOK_S)
@@ -240,7 +253,11 @@ class Forwarding:
         assert self._table is not None, "it is bound before the node joins"
         with contextlib.suppress(CorralError, msgspec.MsgspecError):
             question = msgspec.json.decode(message.payload, type=Question)
-            if await self._table.has(question.names, question.task):
+            if question.running:
+                has_it = self._table.runs(question.task)
+            else:
+                has_it = await self._table.has(question.names, question.task)
+            if has_it:
                 await message.answer(self._node.encode())
 
     async def _serve_one(self, engine: Engine, message: Message) -> None:
@@ -254,7 +271,7 @@ class Forwarding:
         async def send(part: bytes) -> None:
             await engine.publish(call.streams, part)
 
-        caller = RemoteCaller(call.caller, send)
+        caller = RemoteCaller(call.caller, send, is_direct=call.is_direct)
         try:
             reply = await self._answered(call, caller)
             await caller.flush()

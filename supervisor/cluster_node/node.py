@@ -9,7 +9,6 @@ import logging
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 
-import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -21,9 +20,7 @@ from ...worker.contract.errors import (
     Timeout,
     Unreachable,
 )
-from ...worker.contract.records import ENDED, Task, TaskParams
 from ...worker.control.nodes import Node
-from ...worker.control.params import TaskShowParams, TaskWaitParams
 from ..agents.agents import Agents
 from ..api.caller import Caller
 from ..cluster.lease import Lease, Timing
@@ -36,11 +33,14 @@ from ..nodes.record import NodeRecord
 from ..supervision.shared import Shared, utc_now
 from .forwarding import Forwarding, Question
 from .lease_holder import PART, LeaseHolder
+from .one_view import UNITED, united
 from .placed_agents import PlacedAgents
 from .placed_tasks import PlacedTasks
 from .placer import Placer
+from .remote_caller import RemoteCaller
 from .specs import SpecPublisher
 from .state import STATE, Drained, drained_key, encoded
+from .task_calls import TaskCalls
 from .view import ClusterView
 
 AGAIN_S = 1.0
@@ -48,6 +48,9 @@ AGAIN_S = 1.0
 
 ANSWER_S = 5.0
 """Seconds that a question about all nodes may take."""
+
+ALL_S = 2.0
+"""Seconds that each node has for its part of an answer of all nodes; one that is silent is named as missing."""
 
 LEAVE_S = 2.0
 """Seconds that the end of the daemon waits for the engine."""
@@ -108,12 +111,14 @@ class ClusterNode:
         self._token = token
         self._incarnation = uuid.uuid4().hex
         self._engine: Engine | None = None
+        self._known: list[str] = []
         self.view = ClusterView()
         self._membership: Membership | None = None
-        self.forwarding = Forwarding(name)
+        self.forwarding = forwarding = Forwarding(name)
         self.tasks = PlacedTasks(
             name, self.view, agents, shared.placements, shared.bus, self._holds_lease
         )
+        self._task_calls = TaskCalls(name, self.tasks, forwarding)
         self.placed = PlacedAgents(name, self.view, agents, shared, self.tasks)
         self.holder = LeaseHolder(
             name, shared.launcher, shared.bus, shared.placements, self._lease, self.placed
@@ -210,40 +215,9 @@ class ClusterNode:
             uncertain=False,
         )
 
-    def placed_call(self, method: str, asked: Struct) -> Awaitable[object] | None:
+    def placed_call(self, method: str, asked: Struct, caller: Caller) -> Awaitable[object] | None:
         """Returns the answer to a call about a task of a placed agent, which the engine keeps; None for other calls."""
-        if isinstance(asked, TaskParams):
-            if not self.tasks.is_placed(asked.agent):
-                return None
-            return self._run(asked) if method == "task.run" else self._submit(asked)
-        if isinstance(asked, TaskShowParams) and method == "task.show":
-            return self._show(asked.task, None)
-        if isinstance(asked, TaskWaitParams) and method == "task.wait":
-            return self._show(asked.task, asked)
-        return None
-
-    async def _submit(self, asked: TaskParams) -> Task:
-        given = {key: getattr(asked, key) for key in TaskParams.__struct_fields__}
-        params = TaskParams(**given)  # without the keys of a caller that waits
-        return await self.tasks.submit(self._reached("take a task of a placed agent"), params)
-
-    async def _run(self, asked: TaskParams) -> Task:
-        task = await self._submit(asked)
-        return await self.tasks.wait(self._reached("wait for a task"), task.id)
-
-    async def _show(self, task_id: str, wait: TaskWaitParams | None) -> Task | None:
-        """Returns the record of a task that the engine keeps; None for one of this daemon alone."""
-        if self._engine is None:
-            return None
-        found = await self.tasks.find(self._engine, task_id)
-        if wait is None or found is None or found.state in ENDED:
-            return found
-        try:
-            async with asyncio.timeout(wait.timeout_s):
-                return await self.tasks.wait(self._engine, task_id)
-        except TimeoutError:
-            text = f'cannot wait longer than {wait.timeout_s:g} s for task "{task_id}": it goes on'
-            raise Timeout(text, task=task_id) from None
+        return self._task_calls.answer(method, asked, caller, self._reached)
 
     # -- calls about other nodes
 
@@ -265,7 +239,9 @@ class ClusterNode:
             CorralError: as the node answers.
         """
         own = {key: value for key, value in params.items() if key != NODE_KEY}
-        node = params.get(NODE_KEY, self.name)
+        is_free = caller.agents is None and not caller.tenant
+        is_united = method in UNITED and is_free and not isinstance(caller, RemoteCaller)
+        node = params.get(NODE_KEY, ALL_NODES if is_united else self.name)
         if not isinstance(node, str):
             raise InvalidParams("cannot choose a node: its name is a string", key=NODE_KEY)
         if node == ALL_NODES:
@@ -280,7 +256,6 @@ class ClusterNode:
                 return await here(own)
             except NotFound:
                 question = about(method, own)
-                is_free = caller.agents is None and not caller.tenant
                 if question is None or not is_free or NODE_KEY in params or self._engine is None:
                     raise
                 node = await self._node_of(self._engine, question)
@@ -298,26 +273,52 @@ class ClusterNode:
     ) -> object:
         """Returns the lists of all nodes as one, each entry with its node; other values are those of this node.
 
-        `missing_nodes` are those that do not answer.
+        `missing_nodes` are those that do not answer within ALL_S; with the engine away, all others that were known.
+
+        Raises:
+            NotFound: no node has the named one.
         """
-        engine = self._reached("call all nodes")
-        merged = _tagged(await here(own), self.name)
-        missing: list[str] = []
-        for node in await self.nodes():
-            if node.name == self.name:
-                continue
-            try:
-                found = await self.forwarding.forward(
-                    engine, node.name, method, own, caller, streams=False
+        try:
+            answers: dict[str, object] = {self.name: await here(own)}
+            failed: NotFound | None = None
+        except NotFound as error:
+            answers, failed = {}, error
+        others = await self._others()
+        found = await asyncio.gather(*(self._of_one(each, method, own, caller) for each in others))
+        missing = [node for node, answer in zip(others, found, strict=True) if answer is None]
+        for node, answer in zip(others, found, strict=True):
+            if answer is not None and not isinstance(answer, CorralError):
+                answers[node] = answer
+        if failed is not None and not answers:
+            raise failed
+        if method == "task.list" and self._engine is not None and not missing:
+            with contextlib.suppress(CorralError):
+                answers[""] = await self._task_calls.waiting(self._engine, own)
+        return {**united(method, answers), "missing_nodes": missing}
+
+    async def _others(self) -> list[str]:
+        """Returns the names of the other nodes; those that were known last where the engine does not answer now."""
+        if self._engine is not None and not self.holder.is_degraded:
+            with contextlib.suppress(TimeoutError, CorralError):
+                records = await nodes_now(self._engine, ALL_S)
+                self._known = sorted({each.name for each in records} - {self.name})
+        return self._known
+
+    async def _of_one(
+        self, node: str, method: str, own: Mapping[str, object], caller: Caller
+    ) -> object:
+        """Returns the answer of one of all nodes; an error where it has nothing to say, None where it does not answer."""
+        if self._engine is None or self.holder.is_degraded:
+            return None
+        try:
+            async with asyncio.timeout(ALL_S):
+                return await self.forwarding.forward(
+                    self._engine, node, method, own, caller, streams=False, timeout_s=ALL_S
                 )
-            except (Unreachable, Timeout):
-                missing.append(node.name)
-                continue
-            for key, value in _tagged(found, node.name).items():
-                present = merged.get(key)
-                if isinstance(present, list) and isinstance(value, list):
-                    merged[key] = [*present, *value]
-        return {**merged, "missing_nodes": missing}
+        except (Unreachable, Timeout, TimeoutError):
+            return None
+        except CorralError as error:
+            return error
 
     async def _node_of(self, engine: Engine, question: Question) -> str:
         """Returns another node that has something, "" where there is none."""
@@ -342,6 +343,7 @@ class ClusterNode:
                     group.create_task(self._specs.run(engine))
                     group.create_task(self._placer.run(engine))
                     group.create_task(self.tasks.follow_ends(engine))
+                    group.create_task(self.tasks.follow_cancels(engine))
                     group.create_task(self.forwarding.serve(engine))
                     group.create_task(self.forwarding.answer_where(engine))
             finally:
@@ -416,16 +418,3 @@ def about(method: str, params: Mapping[str, object]) -> Question | None:
     if method == "mcp.call":
         found = [name.partition(SERVER_MARK)[0] for name in found if SERVER_MARK in name]
     return Question(names=found) if found else None
-
-
-def _tagged(found: object, node: str) -> dict[str, object]:
-    """Returns a result as plain values, in which each object of a list has the name of its node."""
-    plain = msgspec.json.decode(msgspec.json.encode(found))
-    if not isinstance(plain, dict):
-        return {}
-    return {
-        str(key): [{**each, "node": node} if isinstance(each, dict) else each for each in value]
-        if isinstance(value, list)
-        else value
-        for key, value in plain.items()
-    }

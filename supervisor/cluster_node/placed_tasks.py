@@ -11,13 +11,14 @@ import hashlib
 import logging
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 
 import msgspec
 from msgspec import Struct
 
 from ...worker.contract.errors import (
+    Cancelled,
     Conflict,
     CorralError,
     InvalidParams,
@@ -44,6 +45,12 @@ ENDED = "ended"
 
 WAIT_S = 2.0
 """Seconds that one request for a task waits; and between two looks for an end of which no message came."""
+
+CANCELS = "cancels"
+"""The subject on which all nodes hear that a task was cancelled before it was known to run."""
+
+LISTED_MAX = 1_000
+"""Number of the oldest tasks of an agent among which one that no node runs is looked for."""
 
 MARK = "x"
 """The first character of the ids of these tasks; those of a daemon alone have none but hexadecimal digits."""
@@ -132,6 +139,7 @@ class PlacedTasks:
         self._takers: dict[str, asyncio.Task[None]] = {}
         self._leaving: set[str] = set()
         self._running: set[asyncio.Task[None]] = set()
+        self._open: set[str] = set()
         self.counts = Counts()
 
     def bind(self, tasks: Tasks) -> None:
@@ -167,8 +175,7 @@ class PlacedTasks:
         task_id = _id_of(params)
         if params.idempotency_key is not None and (end := await self._end(engine, task_id)):
             return end.task
-        at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        stored = StoredTask(id=task_id, params=params, created_at=at, origin=self._node)
+        stored = StoredTask(id=task_id, params=params, created_at=_now(), origin=self._node)
         payload = msgspec.json.encode(stored)
         if len(payload) > VALUE_BYTES_MAX:
             raise ResourceLimitExceeded(
@@ -178,7 +185,7 @@ class PlacedTasks:
             )
         await engine.append(queue_of(stored.params.agent or ""), task_id, payload)
         self.counts.accepted += 1
-        task = _queued(stored)
+        task = queued_record(stored)
         self._accepted[task_id] = task
         if len(self._accepted) > ACCEPTED_MAX:
             self._accepted.popitem(last=False)
@@ -193,6 +200,61 @@ class PlacedTasks:
             return here
         end = await self._end(engine, task_id)
         return self._accepted.get(task_id) if end is None else end.task
+
+    async def waiting(
+        self, engine: Engine, agents: Collection[str] | None = None
+    ) -> list[StoredTask]:
+        """Returns the tasks of agents, all when absent, that are not done: LISTED_MAX of each, the oldest first."""
+        found: list[StoredTask] = []
+        for agent in list(self._view.specs):
+            if agents is None or agent in agents:
+                for payload in await engine.queued(queue_of(agent), LISTED_MAX):
+                    with contextlib.suppress(msgspec.MsgspecError):
+                        found.append(msgspec.json.decode(payload, type=StoredTask))
+        return found
+
+    def runs(self, task_id: str) -> bool:
+        """Returns whether a task waits for a worker here, or runs on one."""
+        return self._tasks is not None and self._tasks.find(task_id) is not None
+
+    async def queued(self, engine: Engine, task_id: str) -> Task | None:
+        """Returns the record of a task that no node is known to run; None where there is none."""
+        stored = await self.stored(engine, task_id)
+        return None if stored is None else queued_record(stored)
+
+    async def stored(self, engine: Engine, task_id: str) -> StoredTask | None:
+        """Returns a task that is not done, whether a node runs it or not; None where there is none."""
+        return next((each for each in await self.waiting(engine) if each.id == task_id), None)
+
+    async def cancel(self, engine: Engine, task_id: str) -> Task | None:
+        """Ends a task that no node is known to run, and returns its end; None where it is not known.
+
+        One that a node takes at the same moment is cancelled there.
+        """
+        if (end := await self._end(engine, task_id)) is not None:
+            return end.task
+        if (stored := await self.stored(engine, task_id)) is None:
+            return None
+        reason = "cancelled on request"
+        error = Cancelled(f'cannot finish task "{task_id}": {reason}', reason=reason)
+        failure = Error(error.code, error.name, error.message, error.data)
+        task = msgspec.structs.replace(
+            queued_record(stored), state="cancelled", error=failure, finished_at=_now()
+        )
+        value = msgspec.json.encode(StoredEnd(task=task, node=self._node, token=0))
+        try:
+            await engine.put(result_key(task_id), value, revision=0, ttl_s=RESULT_S)
+        except Conflict:
+            end = await self._end(engine, task_id)
+            return None if end is None else end.task
+        for subject in (CANCELS, f"{ENDED}/{stored.origin}"):
+            await engine.publish(subject, task_id.encode())
+        return task
+
+    async def node_of_end(self, engine: Engine, task_id: str) -> str:
+        """Returns the node that has ended a task; "" where none has."""
+        end = await self._end(engine, task_id)
+        return "" if end is None else end.node
 
     async def wait(self, engine: Engine, task_id: str) -> Task:
         """Returns the record of a task when it has ended."""
@@ -243,6 +305,26 @@ class PlacedTasks:
         finally:
             await inbox.close()
 
+    async def follow_cancels(self, engine: Engine) -> None:
+        """Cancels the tasks here whose end another node has written, until it is cancelled."""
+        inbox = await engine.subscribe(CANCELS)
+        try:
+            while True:
+                task_id = (await inbox.next()).payload.decode()
+                if task_id in self._open and self._tasks is not None:
+                    if self._tasks.find(task_id) is not None:
+                        each = asyncio.create_task(self._cancel_here(task_id))
+                        self._running.add(each)
+                        each.add_done_callback(self._running.discard)
+                    self._open.discard(task_id)
+        finally:
+            await inbox.close()
+
+    async def _cancel_here(self, task_id: str) -> None:
+        assert self._tasks is not None, "it is bound before the node joins"
+        with contextlib.suppress(CorralError):
+            await self._tasks.cancel(task_id)
+
     async def _take_always(self, agent: str, engine: Engine) -> None:
         """Takes tasks as workers are free; those that run go on when this is cancelled."""
         own: set[asyncio.Task[None]] = set()
@@ -286,8 +368,9 @@ class PlacedTasks:
         epoch = self._placements.epoch
         try:
             stored = msgspec.json.decode(taken.payload, type=StoredTask)
-            is_known = taken.delivery > 1 or stored.params.idempotency_key is not None
-            if is_known and await self._end(engine, stored.id) is not None:
+            self._open.add(stored.id)
+            has_ended = await self._end(engine, stored.id) is not None
+            if has_ended or stored.id not in self._open:  # cancelled, or ended elsewhere
                 await engine.settle(taken, "done")
                 return
             ended = await self._performed(stored, taken.delivery)
@@ -305,6 +388,7 @@ class PlacedTasks:
             logger.error("task %s cannot be read, and is dropped: %s", taken.id, error)
             await engine.settle(taken, "done")
         finally:
+            self._open.discard(taken.id)
             working.cancel()
             await asyncio.wait([working])
 
@@ -332,7 +416,7 @@ class PlacedTasks:
                 logger.info("task %s is delivered again: %s", stored.id, error)
                 return None
             failure = Error(error.code, error.name, error.message, error.data)
-            return msgspec.structs.replace(_queued(stored), state="failed", error=failure)
+            return msgspec.structs.replace(queued_record(stored), state="failed", error=failure)
         is_own = ended.state == "succeeded" or (
             ended.error is not None and ended.error.name in FINAL_ERRORS
         )
@@ -370,7 +454,9 @@ class PlacedTasks:
             await engine.put(result_key(stored.id), value, revision=0, ttl_s=RESULT_S)
         except Conflict:
             known = await self._end(engine, stored.id)
-            if known is None or known.node != self._node or known.token != end.token:
+            is_own = known is not None and (known.node, known.token) == (self._node, end.token)
+            was_cancelled = known is not None and known.task.state == "cancelled"
+            if not is_own and not was_cancelled:
                 self._note_late(agent, stored.id, "another end is stored")
         else:
             self.counts.ended += 1
@@ -386,7 +472,7 @@ def _id_of(params: TaskParams) -> str:
     return f"{MARK}{hashlib.sha256(words).hexdigest()[:16]}"
 
 
-def _queued(stored: StoredTask) -> Task:
+def queued_record(stored: StoredTask) -> Task:
     """Returns the record of a task that no node has begun."""
     params = stored.params
     assert params.agent is not None, "as above"
@@ -404,6 +490,10 @@ def _queued(stored: StoredTask) -> Task:
         created_at=stored.created_at,
         traceparent=params.traceparent,
     )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _log_failure(task: "asyncio.Task[None]") -> None:

@@ -39,9 +39,17 @@ class RemoteCaller:
     Args:
         facts: of the caller.
         send: sends one encoded notification.
+        is_direct: whether it asks for what this node itself runs.
     """
 
-    def __init__(self, facts: CallerFacts, send: Callable[[bytes], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        facts: CallerFacts,
+        send: Callable[[bytes], Awaitable[None]],
+        *,
+        is_direct: bool = False,
+    ) -> None:
+        self.is_direct = is_direct
         self.name = facts.name
         self.permission: Rights = facts.permission
         self.who: Mapping[str, object] = facts.who

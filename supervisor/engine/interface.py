@@ -1,4 +1,4 @@
-"""Defines the ten operations of an engine, and the values that they take and return.
+"""Defines the eleven operations of an engine, and the values that they take and return.
 
 An operation that fails raises one of four errors, each with `engine`, the name of the thing, and `reason`:
 
@@ -159,6 +159,10 @@ class Engine(Protocol):
 
     async def take(self, queue: str, wait_s: float) -> Taken | None:
         """Returns the oldest task that nobody has, waiting up to `wait_s` for one; None where none came."""
+        ...
+
+    async def queued(self, queue: str, count_max: int) -> list[bytes]:
+        """Returns the payloads of the oldest tasks that are not done, taken or not: read on demand, at one step a task."""
         ...
 
     async def settle(self, taken: Taken, outcome: Outcome) -> None:

@@ -321,6 +321,23 @@ class JetStream:
         self._queues[queue] = name
         return name
 
+    async def queued(self, queue: str, count_max: int) -> list[bytes]:
+        """Returns the payloads of the oldest tasks that are not done."""
+        subject = f"corral.tasks.{dotted(checked(queue, 'queue'))}"
+        found: list[bytes] = []
+        sequence = 1
+        while len(found) < count_max:
+            body: Json = {"seq": sequence, "next_by_subj": subject}
+            try:
+                message = (await self.api(f"STREAM.MSG.GET.{TASKS}", body, queue))["message"]
+            except ApiError as error:
+                if error.code in NOT_FOUND:
+                    break
+                raise self._refused("read queue", queue, error) from error
+            found.append(bytes_of(message.get("data")))
+            sequence = message["seq"] + 1
+        return found
+
     async def settle(self, taken: Taken, outcome: Outcome) -> None:
         """Reports on a task; waits for the server's confirmation of "done"."""
         word = {"done": b"+ACK", "working": b"+WPI", "again": b"-NAK"}[outcome]

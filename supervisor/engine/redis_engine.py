@@ -288,6 +288,14 @@ class RedisEngine:
                 raise
         self._groups.add(queue)
 
+    async def queued(self, queue: str, count_max: int) -> list[bytes]:
+        """Returns the payloads of the oldest tasks that are not done."""
+        stream = scripts.stream(checked(queue, "queue"))
+        found: Wire = await self.call(
+            "read queue", queue, lambda: self.client.xrange(stream, count=count_max)
+        )
+        return [bytes(fields[b"p"]) for _, fields in found]
+
     async def settle(self, taken: Taken, outcome: Outcome) -> None:
         """Reports on a task."""
         args: list[str | bytes] = [outcome, taken.handle, self._consumer]

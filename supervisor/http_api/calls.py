@@ -28,6 +28,10 @@ EVENTS = "text/event-stream"
 KEY_HEADERS = {"Idempotency-Key": "idempotency_key", "If-Match": "expected"}
 """Headers that stand for a key of the params, of the methods that have it."""
 
+NODE_HEADER = "Corral-Node"
+NODE_KEY = "node"
+"""Key of a query that stands for the header: the node of the cluster that is to answer, `*` for all."""
+
 
 class OneAnswer:
     """Represents a caller over HTTP that waits for one answer: notifications are not sent to it."""
@@ -115,8 +119,11 @@ def accepts(request: web.BaseRequest, wanted: str) -> bool:
 async def _params(request: web.BaseRequest, match: Match) -> dict[str, object]:
     body = await read_body(request)
     check_type(request, body)
-    params = params_of(request.method, match, request.rel_url.raw_query_string, body)
     fields = fields_of(match.method.params)
+    query, node = _node_of(request, match, fields)
+    params = params_of(request.method, match, query, body)
+    if node is not None:
+        params[NODE_KEY] = node
     for header, key in KEY_HEADERS.items():
         text = request.headers.get(header)
         if text is None or key not in fields:
@@ -134,6 +141,26 @@ async def _params(request: web.BaseRequest, match: Match) -> dict[str, object]:
         params[resumption.key] = text_value(last, fields[resumption.key])
         params.pop("n", None)  # all that came since, and not the last of it
     return params
+
+
+def _node_of(
+    request: web.BaseRequest, match: Match, fields: Mapping[str, object]
+) -> tuple[str, str | None]:
+    """Returns the query without the node that is to answer, and that node; None where the request names none.
+
+    Raises:
+        InvalidParams: header and query name two.
+    """
+    query = request.rel_url.raw_query_string
+    named = request.headers.getall(NODE_HEADER, [])
+    if NODE_KEY not in fields and NODE_KEY in query:
+        named += request.query.getall(NODE_KEY, [])
+        pairs = query.split("&")
+        query = "&".join(each for each in pairs if each.partition("=")[0] != NODE_KEY)
+    if len(set(named)) > 1:
+        words = f'cannot call "{match.method.name}": it names the nodes {", ".join(named)}'
+        raise InvalidParams(words, key=NODE_KEY, method=match.method.name)
+    return query, named[0] if named else None
 
 
 def _unquoted(tag: str) -> str:

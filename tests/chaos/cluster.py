@@ -300,8 +300,8 @@ def _lives(notes: Path, more_than: int) -> list[list[str]]:
 
 def _holder(cluster: Cluster, pid: int) -> DaemonProcess | None:
     """Returns the node of which a process is a worker."""
-    for node in cluster.nodes.values():
-        for agent in node.call("daemon.status")["agents"]:
+    for name, node in cluster.nodes.items():
+        for agent in node.call("daemon.status", node=name)["agents"]:
             if any(worker["pid"] == pid for worker in agent["workers"]):
                 return node
     return None

@@ -313,6 +313,20 @@ def test_a_task_is_taken_once_and_ends(servers: LocalServers) -> None:
     run(servers, test)
 
 
+def test_a_queue_shows_what_is_not_done_in_its_order(servers: LocalServers) -> None:
+    async def test(engine: Engine) -> None:
+        assert await engine.queued("q/x", 10) == []
+        for i in range(3):
+            await engine.append("q/x", f"t{i}", str(i).encode())
+        await engine.append("q/x/y", "other", b"other")
+        assert (taken := await engine.take("q/x", 5)) is not None
+        assert await engine.queued("q/x", 10) == [b"0", b"1", b"2"]
+        await engine.settle(taken, "done")
+        assert await engine.queued("q/x", 1) == [b"1"]
+
+    run(servers, test)
+
+
 def test_an_empty_queue_waits_no_longer_than_it_may_and_wakes_at_once(
     servers: LocalServers,
 ) -> None:

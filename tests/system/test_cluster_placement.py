@@ -42,7 +42,7 @@ def journal(folder: Path, word: str) -> list[list[str]]:
 
 def workers(node: DaemonProcess, name: str = "single") -> list[Any]:
     """Returns the workers of an agent that are up on a node."""
-    status = node.call("daemon.status")
+    status = node.call("daemon.status", node=node.config.parent.name)
     found = [each for each in status["agents"] if each["name"] == name]
     return [w for each in found for w in each["workers"] if w["pid"] is not None]
 

@@ -1,0 +1,102 @@
+"""Joins the answers of all nodes to one call: their lists as one, each entry with its node.
+
+Pure. An entry without a node, `node` null, is of a task that waits on the engine.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+import msgspec
+
+MILLISECOND_S = 0.001
+"""Seconds of which a record has whole numbers alone."""
+
+UNITED = frozenset(
+    (
+        "agent.list",
+        "approval.list",
+        "daemon.status",
+        "mcp.servers",
+        "mcp.tools",
+        "schedule.list",
+        "task.list",
+        "team.list",
+        "workflow.list",
+    )
+)
+"""Methods that answer for all nodes unless a call names one."""
+
+
+def united(method: str, answers: Mapping[str, object]) -> dict[str, object]:
+    """Returns the answers of nodes, this one first, as one; "" is the node of what waits on the engine."""
+    merged: dict[str, object] = {}
+    for node, found in answers.items():
+        for key, value in _tagged(found, node).items():
+            present = merged.get(key)
+            if key not in merged:
+                merged[key] = value
+            elif isinstance(present, list) and isinstance(value, list):
+                merged[key] = [*present, *value]
+            elif method == "daemon.status" and key == "tasks":
+                merged[key] = _sums(present, value)
+    return _page(merged, answers) if method == "task.list" else merged
+
+
+def _page(merged: dict[str, object], answers: Mapping[str, object]) -> dict[str, object]:
+    """Returns a page of tasks, newest first, each once: none older than where the page of a node ends.
+
+    The limit holds for each node. At the border of two pages a task of the same millisecond may be in both.
+    """
+    cursors = [
+        str(each) for each in (_plain(found).get("more") for found in answers.values()) if each
+    ]
+    more = max(cursors, key=_created, default=None)
+    newest: dict[object, dict[str, object]] = {}
+    for each in _dicts(merged.get("tasks")):
+        present = newest.get(each["id"])
+        if present is None or present["state"] == "queued":  # it was given back, or begins now
+            newest[each["id"]] = each
+    found = sorted(newest.values(), key=lambda each: str(each["created_at"]), reverse=True)
+    if more is not None:
+        floor = _created(more) - MILLISECOND_S
+        found = [
+            each
+            for each in found
+            if datetime.fromisoformat(str(each["created_at"])).timestamp() >= floor
+        ]
+    return {**merged, "tasks": found, "more": more}
+
+
+def _created(cursor: str) -> float:
+    return float(cursor.partition(":")[0])
+
+
+def _sums(present: object, value: object) -> object:
+    """Returns two tables of counts as their sums."""
+    if not isinstance(present, dict) or not isinstance(value, dict):
+        return present
+    return {
+        key: count + value.get(key, 0) if isinstance(count, int) else count
+        for key, count in present.items()
+    }
+
+
+def _tagged(found: object, node: str) -> dict[str, object]:
+    """Returns a result as plain values, in which each object of a list has the name of its node."""
+    return {
+        str(key): [
+            {**each, "node": node or None} if isinstance(each, dict) else each for each in value
+        ]
+        if isinstance(value, list)
+        else value
+        for key, value in _plain(found).items()
+    }
+
+
+def _plain(found: object) -> dict[str, object]:
+    plain = msgspec.json.decode(msgspec.json.encode(found))
+    return plain if isinstance(plain, dict) else {}
+
+
+def _dicts(found: object) -> list[dict[str, object]]:
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []

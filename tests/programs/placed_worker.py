@@ -1,0 +1,25 @@
+"""An agent that a cluster places: tasks that wait for a file, stream parts, and keep what later ones find."""
+
+import asyncio
+from pathlib import Path
+
+from corral.worker import Agent, Task
+
+agent = Agent("placed-worker")
+
+
+@agent.task
+async def handle(task: Task) -> object:
+    folder = Path(str(task.config["folder"]))
+    if task.objective == "parts":
+        for number in range(3):
+            await task.stream({"part": number})
+    if task.objective in ("wait", "parts"):
+        (folder / f"began-{task.id}").touch()
+        while not (folder / "go").exists():
+            await asyncio.sleep(0.02)
+    return {"input": task.input, "worker": task.worker}
+
+
+if __name__ == "__main__":
+    agent.run()
