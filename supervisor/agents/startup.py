@@ -56,7 +56,7 @@ class Startup:
         self._tenants = tenants
         self._emergency = emergency
         self._bus = bus
-        self._no_room: list[WorkerSupervisor] = []
+        self._no_room: dict[WorkerSupervisor, None] = {}
 
     # -- may it start
 
@@ -216,7 +216,7 @@ class Startup:
                 reason = f"max_concurrent_processes = {limit} is reached"
             if reason:
                 supervisor.send(state_machine.Want(reason))
-                self._no_room.append(supervisor)
+                self._no_room[supervisor] = None
                 self._bus.publish(
                     "limit.processes",
                     agent=supervisor.spec.name,
@@ -237,11 +237,13 @@ class Startup:
         supervisor.send(state_machine.Halt(reason, result))
         if is_wanted:
             supervisor.send(state_machine.Want(reason))
-            if supervisor not in self._no_room:
-                self._no_room.append(supervisor)
+            self._no_room[supervisor] = None
 
     def fill_room(self) -> None:
-        """Starts what found no room before, as far as there is some now."""
+        """Starts what found no room before, as far as there is some now.
+
+        Each start is a change of state, at which this is called again, before the call around it has ended.
+        """
         registry = self._registry
         if not self._no_room or registry.draining or self._emergency.in_force is not None:
             return
@@ -249,7 +251,7 @@ class Startup:
         for supervisor in tuple(self._no_room):
             tenant = tenant_of(supervisor.spec.name)
             if self._is_suspended(supervisor):
-                self._no_room.remove(supervisor)
+                self._no_room.pop(supervisor, None)
             elif tenant in full or (supervisor.worker.waits and supervisor.worker.tree):
                 continue  # it is ending, or its tenant has no room
             elif supervisor.worker.waits and not supervisor.takes_room:
@@ -260,10 +262,10 @@ class Startup:
                 if self._room.why_full(wanted):
                     full.add(tenant)  # others may have room
                     continue
-                self._no_room.remove(supervisor)
+                self._no_room.pop(supervisor, None)
                 self.begin(needed)
             else:  # it was started, stopped or removed
-                self._no_room.remove(supervisor)
+                self._no_room.pop(supervisor, None)
 
     def forget_waiting(self) -> None:
         """Drops what waits for room."""

@@ -200,6 +200,17 @@ def test_more_processes_than_the_limit_are_refused_as_a_whole(tmp_path: Path) ->
         daemon.await_worker("s2-0", lambda w: w["state"] == "Ready")  # there is room now
 
 
+def test_room_for_several_at_once_is_taken_by_all_of_them(tmp_path: Path) -> None:
+    agents = "".join(
+        f'[agents.s{n}]\ncommand = ["sleep", "600"]\nprotocol = "none"\n' for n in range(5)
+    )
+    with DaemonProcess(tmp_path, f"process.max_concurrent_processes = 1\n{agents}") as daemon:
+        daemon.config.write_text(f"process.max_concurrent_processes = 5\n{agents}")
+        daemon.call("daemon.reload")
+        for n in range(5):
+            daemon.await_worker(f"s{n}-0", lambda w: w["state"] == "Ready")
+
+
 # -- tasks
 
 
