@@ -323,11 +323,12 @@ class Tree:
     async def pss_bytes(self) -> int:
         """Returns the memory with shared pages divided among all processes that share them, in bytes.
 
-        Where the share cannot be read, or not within PSS_S, all resident pages of a process count.
+        Where the share cannot be read, or not within PSS_S, all resident pages of a process count. One that has ended
+        since the survey counts nothing.
         """
         rss = {pid: process.rss_bytes for pid, process in zip(self._pids, self._known, strict=True)}
         if self._reading is None or self._reading.done():
-            self._reading = _in_thread(lambda: _pss_bytes(rss))
+            self._reading = _in_thread(lambda: pss_bytes(rss))
         await asyncio.wait({self._reading}, timeout=PSS_S)
         return self._reading.result() if self._reading.done() else sum(rss.values())
 
@@ -524,15 +525,23 @@ def _in_thread(read: Callable[[], int]) -> asyncio.Future[int]:
     return answer
 
 
-def _pss_bytes(rss_bytes: Mapping[int, int]) -> int:
-    """Returns the sum of proportional shares; a process whose share cannot be read counts with all its resident pages."""
+def pss_bytes(rss_bytes: Mapping[int, int]) -> int:
+    """Returns the sum of proportional shares.
+
+    A process that has ended counts nothing; one whose share cannot be read counts with all its resident pages.
+    """
     total = 0
     for pid, resident in rss_bytes.items():
         share = resident
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup", "rb") as rollup:
-            for line in rollup:
-                if line.startswith(b"Pss:"):
-                    share = int(line.split()[1]) * 1024
-                    break
+        try:
+            with open(f"/proc/{pid}/smaps_rollup", "rb") as rollup:
+                for line in rollup:
+                    if line.startswith(b"Pss:"):
+                        share = int(line.split()[1]) * 1024
+                        break
+        except (FileNotFoundError, ProcessLookupError):
+            share = 0
+        except OSError:
+            pass
         total += share
     return total

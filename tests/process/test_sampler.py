@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import operator
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from corral.supervisor.process.usage import (
     Usage,
     allocated_bytes,
     open_files,
+    pss_bytes,
     read_process,
     used_s,
 )
@@ -124,14 +126,26 @@ def test_shared_pages_count_once_in_the_proportional_share() -> None:
         assert 50 * MIB < asyncio.run(tree.pss_bytes()) < 2 * 50 * MIB
 
 
-def test_a_share_that_cannot_be_told_is_all_that_the_process_has() -> None:
+def test_a_process_that_has_ended_since_has_no_share() -> None:
     with running(HOG, "take", "20") as process:
         line_of(process)
         tree = Tree(lambda: (process.pid,))
-        usage = survey(tree)
+        assert survey(tree).rss_bytes > 20 * MIB
         process.kill()
         process.wait(BOUND_S)
-        assert asyncio.run(tree.pss_bytes()) == usage.rss_bytes
+        assert asyncio.run(tree.pss_bytes()) == 0
+
+
+def test_a_share_that_cannot_be_told_is_all_that_the_process_has() -> None:
+    with running(HOG, "take", "20") as process:
+        line_of(process)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            assert pss_bytes({process.pid: 12345}) == 12345
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert 20 * MIB < pss_bytes({process.pid: 12345}) < 100 * MIB
 
 
 def test_shares_that_take_too_long_to_tell_are_not_waited_for(
@@ -143,7 +157,7 @@ def test_shares_that_take_too_long_to_tell_are_not_waited_for(
         release.wait(BOUND_S)
         return 1
 
-    monkeypatch.setattr("corral.supervisor.process.usage._pss_bytes", stuck)
+    monkeypatch.setattr("corral.supervisor.process.usage.pss_bytes", stuck)
     monkeypatch.setattr("corral.supervisor.process.usage.PSS_S", 0.01)
 
     async def main() -> None:
