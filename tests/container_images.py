@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def why_not(engine: str) -> str:
     if os.getuid() != 0:
         return "needs root"
     if shutil.which("busybox", path=path) is None:
-        return "no busybox is installed (busybox-static)"
+        return "no busybox is installed"
     program = shutil.which(engine, path=path)
     if program is None:
         return f"{engine} is not installed"
@@ -64,7 +65,21 @@ def rootfs(folder: Path) -> Path:
     for name in APPLETS:
         (root / "bin" / name).symlink_to("busybox")
     (root / "bin" / "broken").write_text("no program")
+    _copy_libraries(root, [Path(busybox)])  # none, where busybox is a static one
     return root
+
+
+def _copy_libraries(root: Path, programs: Iterable[Path]) -> None:
+    """Copies the libraries of the system that programs need, to the same paths below a root."""
+    listed = subprocess.run(
+        ["ldd", *map(str, programs)], capture_output=True, text=True, check=False
+    ).stdout
+    for word in set(listed.split()):
+        path = Path(word.rstrip(":"))
+        if word.startswith(("/lib", "/usr/lib")) and path.is_file():
+            target = root / path.relative_to("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
 
 
 def python_rootfs(folder: Path) -> Path:
@@ -77,15 +92,6 @@ def python_rootfs(folder: Path) -> Path:
     )  # fmt: skip
     libraries = {Path(sys.base_prefix) / "bin" / "python3"}
     libraries |= set((base / "lib").glob("python3.*/lib-dynload/*.so"))
-    listed = subprocess.run(
-        ["ldd", *map(str, libraries)], capture_output=True, text=True, check=False
-    ).stdout
-    for word in set(listed.split()):
-        if word.startswith("/lib") or word.startswith("/usr/lib"):
-            path = Path(word.rstrip(":"))
-            if path.is_file() and not path.is_relative_to(base):
-                target = root / path.relative_to("/")
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(path, target)
+    _copy_libraries(root, libraries)
     (root / "bin" / "python3").symlink_to(base / "bin" / "python3")
     return root

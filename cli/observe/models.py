@@ -9,7 +9,7 @@ from ..render import items, number, word
 @click.command("models", cls=Command)
 @click.pass_obj
 def models(session: Session) -> None:
-    """List models, the agents that use them, and today's tokens and cost."""
+    """List models, their agents, and today's tokens and cost."""
     found = session.call("models.list", {})
     nothing = "there are no models; declare one with [models.NAME] in the configuration"
     records = session.records(found, "models", nothing)

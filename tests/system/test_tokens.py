@@ -20,6 +20,7 @@ from corral.worker.contract.errors import (
     PermissionDenied,
 )
 from daemon_process import BOUND_S, DaemonProcess
+from mcp_editor import serving
 
 pytestmark = pytest.mark.shell
 
@@ -237,27 +238,23 @@ def test_a_caller_makes_as_many_changes_in_a_minute_as_it_may(
         daemon.call("daemon.emergency_stop")
 
 
-def test_an_editor_with_a_token_has_its_tools_alone(daemon: DaemonProcess) -> None:
+def test_an_editor_with_a_token_has_its_tools_alone(
+    daemon: DaemonProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reader = daemon.call("token.add", name="editor", rights="read", agents=["web"])["token"]
 
-    def tools(*words: str) -> set[str]:
-        version = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "x"}}
-        calls: list[tuple[str, object]] = [("initialize", version), ("tools/list", {})]
-        lines = [
-            json.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
-            for number, (method, params) in enumerate(calls)
-        ]
-        done = daemon.corral(*words, "mcp", "serve", stdin="\n".join(lines) + "\n")
-        assert done.returncode in (0, 4), done.stderr
-        answers = [json.loads(line) for line in done.stdout.splitlines()]
-        (listed,) = [each["result"] for each in answers if each.get("id") == 1] or [{"tools": []}]
-        return {each["name"] for each in listed["tools"]}
+    def tools() -> set[str]:
+        with serving(daemon.socket) as editor:
+            editor.initialize()
+            return {each["name"] for each in editor.ask("list", "tools/list")["result"]["tools"]}
 
-    whole = tools()
-    assert {"corral__run", "corral__list"} <= whole
-    assert "corral__list" in tools("--token", reader)
-    assert "corral__run" not in tools("--token", reader)
-    assert tools("--token", "wrong") == set()
+    assert {"corral__run", "corral__list"} <= tools()
+    monkeypatch.setenv("CORRAL_TOKEN", reader)
+    assert "corral__list" in tools()
+    assert "corral__run" not in tools()
+    monkeypatch.setenv("CORRAL_TOKEN", "wrong")
+    with serving(daemon.socket) as editor:
+        assert editor.process.wait(BOUND_S) == 4
     daemon.call("token.rm", name="editor")
 
 
