@@ -324,9 +324,19 @@ def has_work(page: Path) -> bool:
     return any(b.language in RUNNABLE and b.key != "not run" for b in blocks_of(page))
 
 
+def marks_of(page: Path) -> list[pytest.MarkDecorator]:
+    """Returns `long` for the pages that `make long` tries; what a newcomer reads first is tried each time."""
+    is_first = page.parent == ROOT or "docs/tutorial" in str(page) or "examples" in str(page)
+    return [] if is_first else [pytest.mark.long]
+
+
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES if has_work(page)],
+    [
+        pytest.param(page, id=str(page.relative_to(ROOT)), marks=marks_of(page))
+        for page in PAGES
+        if has_work(page)
+    ],
 )
 def test_the_blocks_of_a_page_do_what_the_page_says(page: Path) -> None:
     with Reader() as reader:

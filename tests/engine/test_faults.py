@@ -24,6 +24,7 @@ from daemon_process import BOUND_S
 from engine_load import Load, more
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.shell,
     # The clients do not wait for the end of a connection that they lost.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),

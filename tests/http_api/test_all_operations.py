@@ -6,14 +6,14 @@ from corral.supervisor.http_api.openapi import openapi
 from corral.supervisor.methods.all import METHODS
 from http_api.all_operations import EXCLUDED, run
 
-EXAMPLES = 2
+EXAMPLES = 1
 
 SEED = 16
 
 
 @pytest.mark.shell
 def test_each_answer_of_a_real_daemon_is_one_that_the_document_describes() -> None:
-    assert run(EXAMPLES, SEED, phases="examples,fuzzing") == 0
+    assert run(EXAMPLES, SEED, phases="fuzzing") == 0
 
 
 def test_what_is_not_called_exists() -> None:

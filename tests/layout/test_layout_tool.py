@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from layout.test_rooms import ALLOWED, MODULES
+
+pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parents[2]
 

@@ -18,7 +18,7 @@ from corral.worker.contract import codec
 from corral.worker.contract.jsonrpc import MAX_MESSAGE_BYTES
 from log_folder import MIB, content, read, run, taken, texts, writer_of
 
-pytestmark = pytest.mark.shell
+pytestmark = [pytest.mark.shell, pytest.mark.long]
 
 LINES = 60_000
 

@@ -18,7 +18,7 @@ from corral.supervisor.logs.store import LogStore
 from corral.worker.contract.log_pieces import PieceJoiner
 from log_folder import MIB, compress_files, content, run, settle, writer_of
 
-pytestmark = pytest.mark.shell
+pytestmark = [pytest.mark.shell, pytest.mark.long]
 
 SEEDS = 8
 STEPS = 60

@@ -31,6 +31,8 @@ AGENTS = Path(__file__).parents[1] / "programs"
 PYTHON = [sys.executable, "-I", "-S"]
 SLEEP = ["sleep", "1000"]
 
+ATTEMPTS = [0, *(pytest.param(number, marks=pytest.mark.long) for number in (1, 2))]
+
 
 class Daemon:
     """A Launcher in the tier of this test, and what it has told."""
@@ -361,7 +363,7 @@ def test_hundreds_of_starts_at_once_are_quick_and_complete() -> None:
 
 
 @pytest.mark.parametrize("sole_parent", [False, True])
-@pytest.mark.parametrize("attempt", range(3))
+@pytest.mark.parametrize("attempt", ATTEMPTS)
 def test_a_killed_launcher_takes_its_units_along_and_is_replaced(
     token: str, sole_parent: bool, attempt: int
 ) -> None:
@@ -542,7 +544,7 @@ def test_nothing_outlives_a_killed_daemon(token: str, attempt: int) -> None:
     assert with_token(token) == [], "after everything that it kept"
 
 
-@pytest.mark.parametrize("attempt", range(3))
+@pytest.mark.parametrize("attempt", ATTEMPTS)
 def test_a_killed_daemon_and_launcher_leave_nothing_beyond_the_next_start(
     token: str, tmp_path: Path, attempt: int
 ) -> None:

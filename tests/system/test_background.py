@@ -9,7 +9,7 @@ import pytest
 from corral.supervisor import background
 from daemon_process import BIN, BOUND_S, marked
 
-pytestmark = pytest.mark.shell
+pytestmark = [pytest.mark.shell, pytest.mark.long]
 
 CONFIG = '[agents.one]\ncommand = ["sleep", "1000"]\nprotocol = "none"\n'
 

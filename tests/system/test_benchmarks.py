@@ -28,8 +28,15 @@ PROGRAMS = sorted(
     if path.stem not in ("bench", "run") and "bench.report(" in path.read_text()
 )
 
+SHORT = {"memory", "rpc", "streaming", "tasks", "warm"}
+"""What `make test` runs; `make long` runs the others."""
 
-@pytest.fixture(scope="module", params=PROGRAMS)
+PARAMS = [
+    pytest.param(name, marks=[] if name in SHORT else [pytest.mark.long]) for name in PROGRAMS
+]
+
+
+@pytest.fixture(scope="module", params=PARAMS)
 def record(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:  # JSON
     written = tmp_path_factory.mktemp("benchmark") / "figures.json"
     program = str(FOLDER / f"{request.param}.py")

@@ -8,7 +8,11 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from daemon_process import BOUND_S, DaemonProcess
+
+pytestmark = pytest.mark.long
 
 CLIENTS = 8
 STORES = 100

@@ -3,7 +3,11 @@
 import random
 from pathlib import Path
 
+import pytest
+
 from chaos.deploys import deploys
+
+pytestmark = pytest.mark.long
 
 ROUNDS = 5
 

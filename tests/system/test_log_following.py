@@ -20,6 +20,8 @@ from corral.worker.client.sync import Client
 from corral.worker.contract.jsonrpc import Notification
 from daemon_process import BIN, BOUND_S, DaemonProcess
 
+pytestmark = pytest.mark.long
+
 # Numbered lines of 100 bytes, as fast as they are read, or with pauses.
 COUNTER = """
 import os, sys, time

@@ -11,6 +11,8 @@ import corral
 from corral.worker.contract.errors import InvalidParams, NotFound
 from daemon_process import AGENTS, BIN, BOUND_S, DaemonProcess
 
+pytestmark = pytest.mark.long
+
 ECHO = f"""
 [agents.echo]
 command = ["python", "{AGENTS / "sdk_sync.py"}"]

@@ -16,6 +16,8 @@ import pytest
 from corral.worker.contract.errors import Conflict, NotFound, SpawnFailed
 from daemon_process import BOUND_S, DaemonProcess, marked
 
+pytestmark = pytest.mark.long
+
 AGENT = """
 import asyncio
 import os

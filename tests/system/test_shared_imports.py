@@ -53,7 +53,10 @@ def write(folder: Path, name: str, text: str) -> None:
     (folder / f"{name}.new").replace(folder / f"{name}.py")
 
 
-@pytest.fixture(params=["launcher", "auto", "pidns"])
+TIERS = ["launcher", *(pytest.param(tier, marks=pytest.mark.long) for tier in ("auto", "pidns"))]
+
+
+@pytest.fixture(params=TIERS)
 def daemon(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DaemonProcess]:
     if request.param == "pidns" and os.geteuid() != 0:
         pytest.skip("an ordinary user's namespaces may be refused")

@@ -17,6 +17,8 @@ from corral.worker.client.sync import Client
 from corral.worker.contract.errors import Overloaded, SpawnFailed, Timeout
 from daemon_process import BIN, BOUND_S, marked
 
+pytestmark = pytest.mark.long
+
 PLAIN = """
 [agents.plain]
 command = ["sleep", "1000"]

@@ -20,6 +20,8 @@ from corral.worker.contract.errors import Conflict, CorralError, PermissionDenie
 from daemon_process import AGENTS, BIN, BOUND_S, NO_RIGHTS, DaemonProcess
 from small_disk import mounted
 
+pytestmark = pytest.mark.long
+
 LINES = """
 [agents.{name}]
 command = ["sh", "-c", "while :; do echo a line; sleep 0.1; done"]

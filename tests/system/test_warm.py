@@ -90,7 +90,10 @@ def config(folder: Path, tier: str) -> str:
     return CONFIG.format(folder=folder, tier=tier)
 
 
-@pytest.fixture(scope="module", params=["launcher", "auto", "pidns"])
+TIERS = ["launcher", *(pytest.param(tier, marks=pytest.mark.long) for tier in ("auto", "pidns"))]
+
+
+@pytest.fixture(scope="module", params=TIERS)
 def daemon(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[DaemonProcess]:
