@@ -1,7 +1,7 @@
 """Daemons that are nodes of one cluster, on a real engine, for tests."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ def engine_or_skip(kind: str) -> None:
 def cluster_table(servers: LocalServers, node: str, **keys: object) -> str:
     """Returns `[cluster]` of a node."""
     lines = [f'engine = "{servers.kind}"', f'url = "{servers.url}"', f'node = "{node}"']
+    if servers.token:
+        lines.append(f'token = "{servers.token}"')
     lines += [f"{key} = {value!r}" for key, value in keys.items()]
     return "\n".join(("[cluster]", *lines, ""))
 
@@ -41,12 +43,21 @@ class Cluster:
         self.nodes: dict[str, DaemonProcess] = {}
         self._stack = stack
 
-    def add(self, name: str, config: str = "", **keys: object) -> DaemonProcess:
-        """Starts one more node, and waits until it has a lease."""
+    def add(
+        self,
+        name: str,
+        config: str = "",
+        *,
+        prefix: Sequence[str] = (),
+        environ: Mapping[str, str] | None = None,
+        **keys: object,
+    ) -> DaemonProcess:
+        """Starts one more node, and waits until it has a lease; `keys` are those of `[cluster]`."""
         folder = self.folder / name
-        folder.mkdir()
-        table = cluster_table(self.servers, name, **keys)
-        node = self._stack.enter_context(DaemonProcess(folder, f"{table}\n{config}"))
+        folder.mkdir(exist_ok=True)
+        config = f"{cluster_table(self.servers, name, **keys)}\n{config}"
+        started = DaemonProcess(folder, config, prefix=prefix, environ=environ)
+        node = self._stack.enter_context(started)
         self.nodes[name] = node
         self.until(lambda: name in names(node))
         return node

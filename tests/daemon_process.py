@@ -49,7 +49,8 @@ class DaemonProcess:
         tomllib.loads(config)
         self.log = folder / "daemon.log"
         self._arguments = arguments
-        self._environ = dict(environ or {})
+        self.environ = dict(environ or {})
+        """More of its environment, from its next start on."""
         self.process: subprocess.Popen[bytes] | Forked | None = None
         self.start()
 
@@ -64,7 +65,7 @@ class DaemonProcess:
                 **os.environ,
                 "PATH": f"{BIN}:{os.environ['PATH']}",
                 "NOTIFY_SOCKET": str(address),
-                **self._environ,
+                **self.environ,
             }
             command = [
                 *self._prefix,

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -59,8 +59,9 @@ class LocalServers:
         ports: one for each server; free ones if absent.
         fsync: when a write is on the disk.
         token: required from clients; "" is none.
-        host: the address to listen on.
-        before: the words in front of each command, as those of `ip netns exec`.
+        hosts: the address that each listens on.
+        before: the words in front of the command of each, as those of `ip netns exec`.
+        environ: more of their environment.
     """
 
     def __init__(
@@ -72,8 +73,9 @@ class LocalServers:
         ports: Sequence[int] = (),
         fsync: Fsync = "usual",
         token: str = "",
-        host: str = HOST,
-        before: Sequence[str] = (),
+        hosts: Sequence[str] = (),
+        before: Sequence[Sequence[str]] = (),
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         if count not in ((1, 3) if kind == "nats" else (1,)):
             reason = "NATS has 1 or 3 servers here, Redis 1"
@@ -86,8 +88,9 @@ class LocalServers:
         self._program = program_of(kind)
         self._fsync = fsync
         self.token = token
-        self._host = host
-        self._before = before
+        self._hosts = hosts or [HOST] * count
+        self._before = before or [()] * count
+        self._environ = dict(environ or {})
         number = (0 if ports else count) + (count if count > 1 else 0)
         found, self._held = reserve(number)
         self.ports = list(ports) or found[:count]
@@ -97,7 +100,8 @@ class LocalServers:
     @property
     def url(self) -> str:
         """Returns the value of `[cluster] url`."""
-        return ",".join(f"{self.kind}://{self._host}:{port}" for port in self.ports)
+        places = zip(self._hosts, self.ports, strict=True)
+        return ",".join(f"{self.kind}://{host}:{port}" for host, port in places)
 
     def __enter__(self) -> "LocalServers":
         """Starts all."""
@@ -128,7 +132,8 @@ class LocalServers:
 
         try:
             self.processes[number] = subprocess.Popen(
-                [*self._before, self._program, *command],
+                [*self._before[number], self._program, *command],
+                env={**os.environ, **self._environ},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -149,7 +154,7 @@ class LocalServers:
         process = self.processes[number]
         while True:
             try:
-                socket.create_connection((self._host, self.ports[number]), 1.0).close()
+                socket.create_connection((self._hosts[number], self.ports[number]), 1.0).close()
                 return
             except OSError:
                 status = process.poll()
@@ -192,14 +197,15 @@ class LocalServers:
         sync = "sync_interval: always" if self._fsync == "always" else ""
         lines = [
             f"server_name: corral-{number}",
-            f'listen: "{self._host}:{self.ports[number]}"',
+            f'listen: "{self._hosts[number]}:{self.ports[number]}"',
             f'jetstream {{ store_dir: "{place / "store"}"\n {sync} }}',
         ]
         if self.token:
             lines.append(f'authorization {{ token: "{self.token}" }}')
         if self._routes:
-            routes = ", ".join(f'"nats://{self._host}:{port}"' for port in self._routes)
-            own = f'listen: "{self._host}:{self._routes[number]}"'
+            places = zip(self._hosts, self._routes, strict=True)
+            routes = ", ".join(f'"nats://{host}:{port}"' for host, port in places)
+            own = f'listen: "{self._hosts[number]}:{self._routes[number]}"'
             lines.append(f"cluster {{ name: corral\n {own}\n routes: [{routes}] }}")
         config = place / "nats.conf"
         config.write_text("\n".join(lines) + "\n")
@@ -207,7 +213,7 @@ class LocalServers:
 
     def _redis(self, number: int, place: Path) -> list[str]:
         settings = {
-            "bind": self._host,
+            "bind": self._hosts[number],
             "port": str(self.ports[number]),
             "dir": str(place),
             "appendonly": "yes",

@@ -10,15 +10,15 @@ It does not rely on corral for what ran: each life of an agent holds a lock of t
 import argparse
 import asyncio
 import json
+import os
 import random
-import signal
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,8 +27,11 @@ from cluster_of_daemons import Cluster, until_all_answer
 from corral.supervisor.cluster.settings import ClusterSettings
 from corral.supervisor.engine.connection import open_engine
 from corral.supervisor.engine.local_servers import Fsync, LocalServers, program_of
-from corral.worker.contract.errors import CorralError, InvalidParams
+from corral.worker.contract.errors import CorralError, InvalidParams, Timeout
 from daemon_process import AGENTS, DaemonProcess
+from faults import versions
+from faults.hurts import Hurts
+from faults.place import Places, why_not_apart
 
 Setup = tuple[Literal["nats", "redis"], int, Fsync]
 
@@ -50,6 +53,15 @@ CALL_S = 4.0
 
 PAUSE_S = 0.05
 """Seconds between two tasks."""
+
+
+NODES = ("one", "two", "three")
+
+BAD = ("lost", "doubled", "twice_at_a_time", "tokens_back", "foreign_ends")
+"""The counts that have to be 0."""
+
+INSIDE = "CORRAL_CHAOS_INSIDE"
+"""The variable of the environment that is set in namespaces that nobody else uses."""
 
 
 class Load:
@@ -94,103 +106,109 @@ class Load:
             self._stop.wait(PAUSE_S)
 
 
-class Hurt:
-    """Hurts nodes and servers at random."""
+class Ends:
+    """Watches the ends of tasks on the engine from the beginning, and counts those that changed."""
 
-    def __init__(self, cluster: Cluster, seed: int, lease_s: float) -> None:
-        self._cluster = cluster
-        self._rng = random.Random(seed)
-        self._lease_s = lease_s
-        self.counts: Counter[str] = Counter()
+    def __init__(self, settings: ClusterSettings) -> None:
+        self._settings = settings
+        self.first: dict[str, bytes] = {}
+        self.changed = 0
+        self._loop = asyncio.new_event_loop()
+        self._watching = self._loop.create_task(self._watch())
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
 
-    def run(self, seconds: float) -> None:
-        """Hurts one after the other until the time is over, and all are well again."""
-        ways = [self._kill_node, self._kill_node, self._freeze_node, self._stop_node]
-        ways += [self._kill_server, self._freeze_server]
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            time.sleep(self._rng.uniform(1.0, 2.0 * self._lease_s))
-            way = self._rng.choice(ways)
-            self.counts[way.__name__.strip("_")] += 1
-            way()
+    def finish(self) -> None:
+        """Ends it."""
+        self._loop.call_soon_threadsafe(self._watching.cancel)
+        self._thread.join()
 
-    def _node(self) -> DaemonProcess:
-        return self._rng.choice(list(self._cluster.nodes.values()))
+    def note(self, task: str, value: bytes) -> None:
+        """Takes the end of a task as it is now."""
+        self.changed += self.first.setdefault(task, value) != value
 
-    def _kill_node(self) -> None:
-        node = self._node()
-        node.kill()
-        time.sleep(self._rng.choice([0.0, self._rng.uniform(0.0, 2 * self._lease_s)]))
-        node.start()
+    def _run(self) -> None:
+        with suppress(asyncio.CancelledError):
+            self._loop.run_until_complete(self._watching)
 
-    def _stop_node(self) -> None:
-        node = self._node()
-        node.stop()
-        node.start()
-
-    def _freeze_node(self) -> None:
-        node = self._node()
-        assert node.process is not None, "it runs"
-        node.process.send_signal(signal.SIGSTOP)
-        time.sleep(self._lease_s + self._rng.uniform(0.0, 4.0))
-        node.process.send_signal(signal.SIGCONT)
-
-    def _kill_server(self) -> None:
-        servers = self._cluster.servers
-        number = self._rng.randrange(servers.count)
-        servers.kill(number)
-        time.sleep(self._rng.uniform(0.0, 1.5 * self._lease_s))
-        servers.start(number)
-        servers.wait(number)
-
-    def _freeze_server(self) -> None:
-        servers = self._cluster.servers
-        number = self._rng.randrange(servers.count)
-        servers.signal(number, signal.SIGSTOP)
-        time.sleep(self._rng.uniform(0.2, self._lease_s))
-        servers.signal(number, signal.SIGCONT)
+    async def _watch(self) -> None:
+        engine = await open_engine(self._settings, start_s=SETTLE_S)
+        try:
+            watch = await engine.watch("results")
+            while True:
+                change = await watch.next()
+                if change.value is not None:
+                    self.note(change.key.removeprefix("results/"), change.value)
+        finally:
+            await engine.close()
 
 
-def life(setup: Setup, folder: Path, seconds: float, seed: int) -> dict[str, object]:
-    """Lives one life, and returns its counts."""
+def life(
+    setup: Setup,
+    folder: Path,
+    seconds: float,
+    seed: int,
+    *,
+    is_apart: bool = False,
+    older: str = "",
+) -> dict[str, object]:
+    """Lives one life, and returns its counts.
+
+    With `is_apart` each program has a network, a disk and clocks of its own, see `Places`; with `older`, nodes of that commit take part.
+    """
     kind, count, fsync = setup
     lease_s, beat_s = (10.0, 1.0) if count > 1 else (3.0, 0.5)
-    (folder / "engine").mkdir()
     (notes := folder / "notes").mkdir()
-    with (
-        LocalServers(kind, count, folder / "engine", fsync=fsync) as servers,
-        ExitStack() as stack,
-    ):
+    began = time.monotonic()
+    with ExitStack() as stack:
+        places = Places(folder, NODES, count, older=older, is_apart=is_apart, stack=stack)
+        servers = stack.enter_context(places.engine(kind, fsync))
         cluster = Cluster(folder, servers, stack)
-        for name in ("one", "two", "three"):
-            cluster.add(name, agents(notes), lease=int(lease_s), beat=beat_s)
+        for name in NODES:
+            cluster.add(
+                name,
+                agents(notes),
+                prefix=places.prefix(name),
+                environ=places.environ(name),
+                lease=int(lease_s),
+                beat=beat_s,
+            )
+        settings = ClusterSettings(engine=kind, url=servers.url, token=servers.token)
+        seen = Ends(settings)
         load = Load(cluster, seed)
-        hurt = Hurt(cluster, seed, lease_s)
+        hurts = Hurts(cluster, places, seed, lease_s)
         try:
-            hurt.run(seconds)
+            hurts.run(seconds)
         finally:
             load.finish()
+            seen.finish()
         until_all_answer(cluster)
-        ends = asyncio.run(ends_of(servers, load.accepted))
+        ends = asyncio.run(ends_of(settings, load.accepted))
+        for task, value in ends.items():
+            seen.note(task, value)
         late = sum(len(late_of(node)) for node in cluster.nodes.values())
     lines = [line.split() for line in (notes / "journal").read_text().splitlines()]
+    records = {task: json.loads(value) for task, value in ends.items()}
     return {
         "engine": kind,
         "servers": count,
         "fsync": fsync,
-        "seconds": round(seconds),
-        "hurts": dict(hurt.counts),
+        "seconds": round(time.monotonic() - began),
+        "seed": seed,
+        "hurts": dict(sorted(hurts.counts.items())),
         "accepted": len(load.accepted),
         "unanswered": load.unanswered,
         "ended": len(ends),
         "lost": len(load.accepted.keys() - ends.keys()),
-        "failed": sum(end["task"]["state"] != "succeeded" for end in ends.values()),
+        "doubled": seen.changed,
+        "failed": sum(end["task"]["state"] != "succeeded" for end in records.values()),
         "run_more_than_once": again(lines),
         "lives": sum(line[0] == "alone" for line in lines),
         "twice_at_a_time": sum(line[0] == "twice" for line in lines),
         "tokens_back": tokens_back(lines),
-        "foreign_ends": foreign(lines, ends),
+        "foreign_ends": foreign(lines, records),
         "late_ends_refused": late,
+        "lost_tasks": sorted(load.accepted.keys() - ends.keys())[:5],
     }
 
 
@@ -212,16 +230,17 @@ max_restart_attempts = 1000
     )
 
 
-async def ends_of(servers: LocalServers, accepted: dict[str, str]) -> dict[str, Any]:
+async def ends_of(settings: ClusterSettings, accepted: dict[str, str]) -> dict[str, bytes]:
     """Returns the ends that the engine has of accepted tasks, waiting for those that are missing."""
-    engine = await open_engine(ClusterSettings(engine=servers.kind, url=servers.url))
-    ends: dict[str, Any] = {}
+    engine = await open_engine(settings, start_s=SETTLE_S)
+    ends: dict[str, bytes] = {}
     deadline = time.monotonic() + SETTLE_S
     try:
         while True:
-            for task in accepted.keys() - ends.keys():
-                if (entry := await engine.get(f"results/{task}")) is not None:
-                    ends[task] = json.loads(entry.value)
+            with suppress(Timeout):  # a leader is being elected
+                for task in accepted.keys() - ends.keys():
+                    if (entry := await engine.get(f"results/{task}")) is not None:
+                        ends[task] = entry.value
             if len(ends) == len(accepted) or time.monotonic() > deadline:
                 return ends
             await asyncio.sleep(0.2)
@@ -309,7 +328,7 @@ def _holder(cluster: Cluster, pid: int) -> DaemonProcess | None:
 
 def is_good(found: dict[str, object]) -> bool:
     """Returns whether nothing happened that must not."""
-    return not any(found[key] for key in ("lost", "twice_at_a_time", "tokens_back", "foreign_ends"))
+    return not any(found[key] for key in BAD)
 
 
 def main() -> int:
@@ -318,10 +337,21 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=120.0, help="for each setup")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", type=int, help="number of one setup, from 0")
+    parser.add_argument("--older", default="", help="a commit of which nodes run, too")
+    parser.add_argument("--keep", type=Path, help="folder in which all is kept")
     parser.add_argument(
         "--failover", type=int, default=0, help="rounds that are timed, in place of a life"
     )
     options = parser.parse_args()
+    if options.older and (reason := versions.why_not(options.older)):
+        parser.error(f"cannot run {options.older}: {reason}")
+    is_apart = INSIDE in os.environ
+    if not is_apart:
+        if not (reason := why_not_apart()):
+            os.environ[INSIDE] = "1"
+            command = ["unshare", "--net", "--mount", sys.executable, "-P", *sys.argv]
+            os.execvp("unshare", command)  # noqa: S606, S607  # the same program, in namespaces of its own
+        print(f"without partitions, clocks and full disks: {reason}", file=sys.stderr)
     failed = 0
     for number, setup in enumerate(SETUPS):
         if options.only not in (None, number):
@@ -332,12 +362,22 @@ def main() -> int:
         except (InvalidParams, ImportError) as error:
             print(error, file=sys.stderr)
             continue
-        with tempfile.TemporaryDirectory(prefix="corral-cluster-") as folder:
+        with ExitStack() as stack:
+            folder = options.keep or Path(
+                stack.enter_context(tempfile.TemporaryDirectory(prefix="corral-cluster-"))
+            )
             if options.failover:
-                seconds = failover(Path(folder), setup, options.failover)
+                seconds = failover(folder, setup, options.failover)
                 print(json.dumps({"engine": setup[0], "failover_s": seconds}), flush=True)
                 continue
-            found = life(setup, Path(folder), options.seconds, options.seed)
+            found = life(
+                setup,
+                folder,
+                options.seconds,
+                options.seed,
+                is_apart=is_apart,
+                older=options.older,
+            )
         print(json.dumps(found), flush=True)
         failed += not is_good(found)
     return 1 if failed else 0
