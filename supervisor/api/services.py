@@ -49,6 +49,14 @@ class Services(Protocol):
         ...
 
 
+class FoundEngine(NamedTuple):
+    """Describes the engine of a cluster: its name, why it cannot be used, "" where it can, and what it cannot promise."""
+
+    name: str
+    problem: str = ""
+    weaknesses: Sequence[str] = ()
+
+
 class Cluster(Protocol):
     """Represents the cluster that the daemon has joined."""
 
@@ -60,6 +68,10 @@ class Cluster(Protocol):
     @property
     def degraded(self) -> list[str]:
         """Returns ["cluster"] where this node has no lease that it can rely on."""
+        ...
+
+    async def found(self) -> FoundEngine:
+        """Returns the engine as it is now."""
         ...
 
     async def nodes(self) -> list[Node]:

@@ -23,6 +23,7 @@ from ...worker.contract.errors import (
 from ...worker.control.nodes import Node
 from ..agents.agents import Agents
 from ..api.caller import Caller
+from ..api.services import FoundEngine
 from ..cluster.lease import Lease, Timing
 from ..cluster.settings import ClusterSettings
 from ..engine.connection import open_engine
@@ -112,6 +113,7 @@ class ClusterNode:
         self._incarnation = uuid.uuid4().hex
         self._engine: Engine | None = None
         self._known: list[str] = []
+        self._problem = ""
         self.view = ClusterView()
         self._membership: Membership | None = None
         self.forwarding = forwarding = Forwarding(name)
@@ -142,6 +144,17 @@ class ClusterNode:
         return [PART] if self.holder.is_degraded else []
 
     # -- for methods
+
+    async def found(self) -> FoundEngine:
+        """Returns what the engine is, why this node has not joined, and what the engine cannot promise as it is set up now."""
+        name = f"{self.settings.engine} at {self.settings.shown}"
+        if self._engine is None:
+            return FoundEngine(name, problem=self._problem or f"{name}: no answer yet")
+        try:
+            weak = await self._engine.weaknesses()
+        except CorralError as error:
+            return FoundEngine(name, problem=error.message)
+        return FoundEngine(f"{name}, as node {self.name}", weaknesses=weak)
 
     async def nodes(self) -> list[Node]:
         """Returns the nodes that have a lease, and those that are drained, by name.
@@ -331,13 +344,14 @@ class ClusterNode:
     async def run(self) -> None:
         """Joins, and keeps the lease until it is cancelled; the workers of the cluster have to be stopped by then."""
         engine = await self._open()
-        self._engine = engine
+        self._engine, self._problem = engine, ""
         try:
             membership = Membership(engine, self._record, self.holder, timing=self.timing)
             self._membership = membership
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(membership.run())
+                    group.create_task(self._warn(engine))
                     group.create_task(self._follow(engine))
                     group.create_task(self.placed.run(engine))
                     group.create_task(self._specs.run(engine))
@@ -366,10 +380,19 @@ class ClusterNode:
             try:
                 return await open_engine(self.settings, token=self._token())
             except (InvalidParams, Timeout) as error:
-                if not self.holder.is_degraded:
+                if not self._problem:
                     logger.warning("this node is not in its cluster yet: %s", error)
+                self._problem = error.message
                 self.holder.note_engine(is_there=False)
                 await asyncio.sleep(AGAIN_S)
+
+    async def _warn(self, engine: Engine) -> None:
+        """Writes what the engine cannot promise to the log."""
+        try:
+            for each in await engine.weaknesses():
+                logger.warning("the engine of the cluster: %s", each)
+        except CorralError as error:
+            logger.warning("cannot read the settings of the engine: %s", error)
 
     async def _follow(self, engine: Engine) -> None:
         """Follows what the engine keeps about the cluster."""

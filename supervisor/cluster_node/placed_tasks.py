@@ -326,9 +326,9 @@ class PlacedTasks:
             await self._tasks.cancel(task_id)
 
     async def _take_always(self, agent: str, engine: Engine) -> None:
-        """Takes tasks as workers are free; those that run go on when this is cancelled."""
+        """Takes tasks as workers are free, until the daemon ends; those that run go on when this is cancelled."""
         own: set[asyncio.Task[None]] = set()
-        while True:
+        while not self._agents.draining:
             if len(own) >= self._room(agent):
                 await asyncio.wait(own, return_when=asyncio.FIRST_COMPLETED)
                 continue

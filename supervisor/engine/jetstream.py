@@ -37,6 +37,7 @@ from .jetstream_wire import (
     PullInbox,
     answer_of,
     bytes_of,
+    cancellable,
     dotted,
     is_mark,
     key_subject,
@@ -275,7 +276,8 @@ class JetStream:
         try:
             async with asyncio.timeout(wait_s + 0.5):
                 subject = f"$JS.API.CONSUMER.MSG.NEXT.{TASKS}.{name}"
-                await self._client.publish(subject, json.dumps(body).encode(), inbox.subject)
+                work = self._client.publish(subject, json.dumps(body).encode(), inbox.subject)
+                await cancellable(work)
                 message = await inbox.queue.get()
         except (TimeoutError, nats.errors.Error):
             if not self._client.is_connected:
@@ -345,9 +347,9 @@ class JetStream:
             async with asyncio.timeout(self._timeout_s):
                 await self._connected()
                 if outcome == "done":
-                    await self._client.request(taken.handle, word, self._timeout_s)
+                    await self._request(taken.handle, word, self._timeout_s)
                 else:
-                    await self._client.publish(taken.handle, word)
+                    await cancellable(self._client.publish(taken.handle, word))
         except (TimeoutError, nats.errors.Error) as error:
             raise self._no_answer("settle task", taken.id, error, uncertain=True) from error
 
@@ -359,9 +361,8 @@ class JetStream:
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._connected()
-                await self._client.publish(
-                    f"corral.say.{dotted(subject)}", limited(payload, "message", subject)
-                )
+                data = limited(payload, "message", subject)
+                await cancellable(self._client.publish(f"corral.say.{dotted(subject)}", data))
         except (TimeoutError, nats.errors.Error) as error:
             raise self._no_answer("publish", subject, error, uncertain=True) from error
 
@@ -386,7 +387,7 @@ class JetStream:
         try:
             async with asyncio.timeout(timeout_s):
                 await self._connected()
-                return bytes((await self._client.request(wire, payload, timeout_s)).data)
+                return bytes((await self._request(wire, payload, timeout_s)).data)
         except nats.errors.NoRespondersError as error:
             raise nobody(self.kind, subject) from error
         except (TimeoutError, nats.errors.Error) as error:
@@ -423,6 +424,11 @@ class JetStream:
             await each.close()
         await quietly(self._client.close())
 
+    async def _request(
+        self, subject: str, payload: bytes, timeout_s: float, headers: dict[str, str] | None = None
+    ) -> Msg:
+        return await cancellable(self._client.request(subject, payload, timeout_s, headers=headers))
+
     async def _connected(self) -> None:
         """Waits for a connection; its caller bounds the wait."""
         while not self._client.is_connected:
@@ -443,7 +449,7 @@ class JetStream:
                 while True:
                     await self._connected()
                     try:
-                        message = await self._client.request(
+                        message = await self._request(
                             f"$JS.API.{what}", json.dumps(body).encode(), bound
                         )
                         break
@@ -469,7 +475,7 @@ class JetStream:
                     await self._connected()
                     try:
                         is_sent = True
-                        message = await self._client.request(
+                        message = await self._request(
                             subject, payload, self._timeout_s, headers=headers
                         )
                         return int(answer_of(message)["seq"])
@@ -512,7 +518,7 @@ class KeyWatch(View, Following):
         async def receive(message: Msg) -> None:
             queue.put_nowait(message)
 
-        subscription = await self._client.subscribe(inbox, cb=receive)
+        subscription = await cancellable(self._client.subscribe(inbox, cb=receive))
         name = ""
         try:
             config = {
@@ -586,7 +592,7 @@ class Listener:
         self._subscription = await self._client.subscribe(
             subject, cb=receive, pending_msgs_limit=-1, pending_bytes_limit=-1
         )
-        await self._client.flush()
+        await cancellable(self._client.flush())
 
     async def next(self) -> Message:
         """Returns the next message."""

@@ -6,7 +6,7 @@ import contextlib
 import json
 import ssl
 from collections.abc import Awaitable
-from typing import Any
+from typing import Any, TypeVar
 
 import nats.errors
 from nats.aio.client import Client
@@ -22,6 +22,8 @@ MARKER_S = 60
 
 SECOND = 1_000_000_000
 """Nanoseconds of a second."""
+
+_T = TypeVar("_T")
 
 Json = dict[str, Any]  # Any: answers of the server, read key by key
 
@@ -97,11 +99,26 @@ def is_mark(headers: bytes) -> bool:
     return b"KV-Operation:" in headers or b"Nats-Marker-Reason:" in headers
 
 
+async def cancellable(work: Awaitable[_T]) -> _T:
+    """Waits for the client library; raises CancelledError where it lost a cancellation that came together with the answer.
+
+    The library waits by asyncio.wait_for, which returns the answer then, before Python 3.12.
+    """
+    task = asyncio.current_task()
+    assert task is not None, "it is awaited in a task"
+    before = task.cancelling()
+    try:
+        return await work
+    finally:
+        if task.cancelling() > before:
+            raise asyncio.CancelledError
+
+
 async def quietly(work: Awaitable[object]) -> None:
     """Waits briefly for work on a connection that may be gone."""
     with contextlib.suppress(TimeoutError, nats.errors.Error, OSError, CorralError):
         async with asyncio.timeout(1.0):
-            await work
+            await cancellable(work)
 
 
 def tls_context(files: TlsFiles) -> ssl.SSLContext:

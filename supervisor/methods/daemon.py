@@ -302,7 +302,11 @@ async def _services(control: Control) -> "Services":
     warmths = [(spec.name, control.status.warmth(spec)) for spec in specs if spec.kind == "agent"]
     models = await control.models.listed()
     problems = await asyncio.to_thread(secret_problems, specs, control.shared.host.secrets)
+    engine = None if control.optional_cluster is None else await control.optional_cluster.found()
     return Services(
+        cluster="" if engine is None else engine.name,
+        cluster_problem="" if engine is None else engine.problem,
+        cluster_weaknesses=() if engine is None else tuple(engine.weaknesses),
         secrets=sum(map(is_reference, values)),
         secret_problems=tuple(problems),
         servers=len(servers),

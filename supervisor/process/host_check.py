@@ -318,10 +318,21 @@ def _services(services: Services | None) -> list[Finding]:
         found.append(
             Finding("models", "ok", f"{services.models}, all that are used can be reached")
         )
+    found += _cluster(services)
     found.append(Finding("http", "ok", services.http or "no HTTP"))
     advice = "end the program that has the address, or give another: corral expose NAME --port N"
     found += [Finding("http", "warning", each, advice) for each in services.degraded]
     return found
+
+
+def _cluster(services: Services) -> list[Finding]:
+    """Returns the findings about the engine of the cluster; none where there is no cluster."""
+    if services.cluster_problem:
+        advice = "corral cluster check URL; local agents run meanwhile"
+        return [Finding("cluster", "broken", services.cluster_problem, advice)]
+    advice = "set the engine up as docs/explanation/engines.md describes, or accept it"
+    weak = [Finding("cluster", "warning", each, advice) for each in services.cluster_weaknesses]
+    return [Finding("cluster", "ok", services.cluster), *weak] if services.cluster else []
 
 
 def promises(facts: Facts) -> list[Promise]:

@@ -86,7 +86,8 @@ class Services:
     `http` is the address of the MCP endpoint, empty without one; `degraded` are services of agents over HTTP that
     cannot listen at their address, each with the reason. `tenants` is the number of tenants, `sharing` why the
     processes of some have the user of others, each with the reason. `models` is the number of declared models,
-    `model_problems` those that are used and cannot be, each with the reason.
+    `model_problems` those that are used and cannot be, each with the reason. `cluster` is the engine of the cluster,
+    empty without one, `cluster_problem` why the daemon has not joined it, `cluster_weaknesses` what the engine cannot promise.
     """
 
     secrets: int = 0
@@ -101,6 +102,9 @@ class Services:
     sharing: tuple[str, ...] = ()
     models: int = 0
     model_problems: tuple[str, ...] = ()
+    cluster: str = ""
+    cluster_problem: str = ""
+    cluster_weaknesses: tuple[str, ...] = ()
 
 
 def look(

@@ -151,10 +151,11 @@ def life(
     *,
     is_apart: bool = False,
     older: str = "",
+    ways: Sequence[str] = (),
 ) -> dict[str, object]:
     """Lives one life, and returns its counts.
 
-    With `is_apart` each program has a network, a disk and clocks of its own, see `Places`; with `older`, nodes of that commit take part.
+    With `is_apart` each program has a network, a disk and clocks of its own, see `Places`; with `older`, nodes of that commit take part. `ways` are those of the hurts; all if absent.
     """
     kind, count, fsync = setup
     lease_s, beat_s = (10.0, 1.0) if count > 1 else (3.0, 0.5)
@@ -176,7 +177,7 @@ def life(
         settings = ClusterSettings(engine=kind, url=servers.url, token=servers.token)
         seen = Ends(settings)
         load = Load(cluster, seed)
-        hurts = Hurts(cluster, places, seed, lease_s)
+        hurts = Hurts(cluster, places, seed, lease_s, ways)
         try:
             hurts.run(seconds)
         finally:
@@ -338,6 +339,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", type=int, help="number of one setup, from 0")
     parser.add_argument("--older", default="", help="a commit of which nodes run, too")
+    parser.add_argument("--ways", default="", help="names of hurts, with commas; all if absent")
     parser.add_argument("--keep", type=Path, help="folder in which all is kept")
     parser.add_argument(
         "--failover", type=int, default=0, help="rounds that are timed, in place of a life"
@@ -350,7 +352,7 @@ def main() -> int:
         if not (reason := why_not_apart()):
             os.environ[INSIDE] = "1"
             command = ["unshare", "--net", "--mount", sys.executable, "-P", *sys.argv]
-            os.execvp("unshare", command)  # noqa: S606, S607  # the same program, in namespaces of its own
+            os.execvp("unshare", command)  # the same program, in namespaces of its own
         print(f"without partitions, clocks and full disks: {reason}", file=sys.stderr)
     failed = 0
     for number, setup in enumerate(SETUPS):
@@ -377,6 +379,7 @@ def main() -> int:
                 options.seed,
                 is_apart=is_apart,
                 older=options.older,
+                ways=options.ways.split(",") if options.ways else (),
             )
         print(json.dumps(found), flush=True)
         failed += not is_good(found)

@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from cluster_of_daemons import Cluster
@@ -31,13 +31,22 @@ class Hurts:
         places: their networks, clocks and disks.
         seed: of all choices.
         lease_s: seconds of a lease.
+        only: the names of the ways; all if empty.
     """
 
-    def __init__(self, cluster: Cluster, places: Places, seed: int, lease_s: float) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        places: Places,
+        seed: int,
+        lease_s: float,
+        only: Collection[str] = (),
+    ) -> None:
         self._cluster = cluster
         self._places = places
         self._rng = random.Random(seed)
         self._lease_s = lease_s
+        self._only = only
         self._busy: set[str] = set()
         self._is_older: set[str] = set()
         self.counts: Counter[str] = Counter()
@@ -71,7 +80,7 @@ class Hurts:
                 found.append(self.move_server_clock)
         if places.older:
             found.append(self.other_version)
-        return found
+        return [way for way in found if not self._only or name_of(way) in self._only]
 
     # -- nodes
 
@@ -212,7 +221,7 @@ class Hurts:
 
     @contextmanager
     def _named(self, way: Way) -> Iterator[None]:
-        name = getattr(way, "__name__", "")
+        name = name_of(way)
         try:
             with way():
                 self.counts[name] += 1
@@ -253,6 +262,11 @@ class Hurts:
         number = self._rng.randrange(self._cluster.servers.count)
         with self._taken(self._places.servers[number]):
             yield number
+
+
+def name_of(way: Way) -> str:
+    """Returns the name of a way."""
+    return str(getattr(way, "__name__", ""))
 
 
 class _NoneFree(Exception):

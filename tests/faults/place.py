@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Literal
 
 from corral.supervisor.engine.local_servers import Fsync, LocalServers
 from faults import clock, disk, network, versions
@@ -60,20 +61,18 @@ class Places:
             self.disks[name] = folder / name / "state"
             disk.mount(self.disks[name], DISK["node"])
 
-    def engine(self, kind: str, fsync: Fsync) -> LocalServers:
+    def engine(self, kind: Literal["nats", "redis"], fsync: Fsync) -> LocalServers:
         """Returns the servers, which are not started."""
-        assert kind in ("nats", "redis"), "there are no others"
-        word = "nats" if kind == "nats" else "redis"
         folder, count = self.folder / "engine", len(self.servers)
         folder.mkdir()
         if self.network is None:
-            return LocalServers(word, count, folder, fsync=fsync)
+            return LocalServers(kind, count, folder, fsync=fsync)
         for number, name in enumerate(self.servers):
             self.disks[name] = folder / f"{kind}-{number}"
             disk.mount(self.disks[name], DISK["server"])
         moved = kind == "redis" and "servers" in self.clocks
         return LocalServers(
-            word,
+            kind,
             count,
             folder,
             fsync=fsync,

@@ -230,6 +230,20 @@ def test_a_running_daemon_tells_of_servers_secrets_and_http() -> None:
     assert found["secrets"].remedy
 
 
+def test_what_the_engine_of_a_cluster_cannot_promise_is_told() -> None:
+    assert "cluster" not in verdicts(replace(BEST, services=Services()))
+    weak = Services(cluster="redis at x", cluster_weaknesses=("it is one server",))
+    found = [
+        each
+        for each in host_check.findings(replace(BEST, services=weak))
+        if each.topic == "cluster"
+    ]
+    assert [each.verdict for each in found] == ["ok", "warning"]
+    assert found[1].remedy
+    away = verdicts(replace(BEST, services=Services(cluster_problem="no answer")))
+    assert (away["cluster"].verdict, away["cluster"].found) == ("broken", "no answer")
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root gives tenants users of their own")
 def test_tenants_that_share_a_user_are_told_with_the_remedy(tmp_path: Path) -> None:
     text = "[tenants.acme]\n[tenants.globex]\n[daemon]\n"
