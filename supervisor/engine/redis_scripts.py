@@ -1,27 +1,44 @@
 """Holds the scripts that Redis runs as one step each, and the names of its keys.
 
 `{corral}` puts all keys into one slot. A revision is the server's time in microseconds, or one more than the last where
-that is greater: it grows even after a server lost the end of its file. Leases end by a sorted set that each script and
+that is greater: it grows even after a server lost the end of its file. A clock that went back counts on from the last revision, by an
+offset that is kept: leases would else go on for as long. Leases end by a sorted set that each script and
 each watch sweeps, and not by Redis' own expiry, whose notices a watch would miss while it reconnects.
 """
 
 from typing import Any
 
 PREFIX = "{corral}:"
-KEYS, NAMES, ENDS, REVISION, CHANGES = (
-    PREFIX + name for name in ("keys", "names", "ends", "revision", "changes")
+KEYS, NAMES, ENDS, REVISION, CHANGES, AHEAD = (
+    PREFIX + name for name in ("keys", "names", "ends", "revision", "changes", "ahead")
 )
+
+PENDING_MAX = 10_000
+"""Number of taken tasks of a queue whose takers are looked at after the clock went back."""
 
 CHANGES_MAX = 10_000
 """Number of changes that Redis keeps for watches that lost their connection; after more, a watch begins anew."""
+
+BACK_US = 1_000_000
+"""Microseconds by which the clock of the server may go back without an offset."""
 
 INLINE_BYTES = 1024
 """Bytes of a value that is sent with its change; a larger one is fetched by each watch."""
 
 _COMMON = f"""
-local function next_revision()
+local function clock_us()
   local now = redis.call('TIME')
-  local revision = now[1] * 1000000 + now[2]
+  local at = now[1] * 1000000 + now[2]
+  local ahead = tonumber(redis.call('GET', '{AHEAD}') or '0')
+  local last = tonumber(redis.call('GET', '{REVISION}') or '0')
+  if at + ahead + {BACK_US} < last then
+    ahead = last - at
+    redis.call('SET', '{AHEAD}', string.format('%.0f', ahead))
+  end
+  return at + ahead
+end
+local function next_revision()
+  local revision = clock_us()
   local last = tonumber(redis.call('GET', '{REVISION}') or '0')
   if revision <= last then revision = last + 1 end
   local text = string.format('%.0f', revision)
@@ -44,8 +61,7 @@ local function remove(key)
   note(key, next_revision(), nil)
 end
 local function now_ms()
-  local now = redis.call('TIME')
-  return now[1] * 1000 + math.floor(now[2] / 1000)
+  return math.floor(clock_us() / 1000)
 end
 local function sweep()
   local over = redis.call('ZRANGEBYSCORE', '{ENDS}', '-inf', now_ms(), 'LIMIT', 0, 1000)
@@ -137,6 +153,16 @@ redis.call('XADD', KEYS[1], '*', 'i', ARGV[1], 'p', ARGV[2], 'n', '0')
 return 1
 """
 """QUEUE MARK: ID PAYLOAD WINDOW_MS: returns 1, or 0 for the same id again."""
+
+RESTART = f"""
+local ahead = redis.call('GET', '{AHEAD}') or '0'
+if (redis.call('GET', KEYS[2]) or '0') == ahead then return 0 end
+redis.call('SET', KEYS[2], ahead)
+local pending = redis.call('XPENDING', KEYS[1], 'corral', '-', '+', {PENDING_MAX})
+for _, each in ipairs(pending) do redis.call('XCLAIM', KEYS[1], 'corral', each[2], 0, each[1], 'JUSTID') end
+return #pending
+"""
+"""QUEUE MARK: after the clock went back, counts the silence of all takers from now on: it would else not end before the clock is there again."""
 
 SETTLE = """
 if ARGV[1] == 'done' then
