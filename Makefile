@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: hostile demo test long check bench start workers supervisors growth tasks million backup memory logs mcp models http dashboard sessions frameworks engines engine-chaos cluster-chaos cluster-simulation deploy isolation tenants flood deploys layout lines orphans chaos changes payments conformance openapi operations systemd cgroup-tier crewai openapi-client http-churn format clean
+.PHONY: hostile demo test long check bench start workers supervisors growth tasks million backup memory logs mcp models http dashboard sessions frameworks engines engine-chaos cluster-chaos cluster-simulation cluster-bench deploy isolation tenants flood deploys layout lines orphans chaos changes payments conformance openapi operations systemd cgroup-tier crewai openapi-client http-churn format clean
 .DELETE_ON_ERROR:
 
 # Hundreds of daemons and commands are started here: without bytecode each would compile what it imports, again and again.
@@ -87,6 +87,9 @@ cluster-chaos: $(VENV)/.test
 
 cluster-simulation: $(VENV)/.test
 	$(BIN)/python -P benchmarks/cluster_simulation.py $(ARGS)
+
+cluster-bench: $(VENV)/.test
+	$(BIN)/python -P benchmarks/cluster.py $(ARGS)
 
 layout: $(VENV)/.test
 	$(BIN)/python -P benchmarks/layout.py $(ARGS)

@@ -65,6 +65,7 @@ PARTS = [
     Part("flood"),
     Part("engines"),
     Part("cluster_simulation"),
+    Part("cluster"),
 ]
 
 AIMS_MARK = "aims"
