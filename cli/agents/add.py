@@ -26,6 +26,7 @@ Examples:
   corral add crawler --instances 4 --env API_KEY=secret -- ./crawl --depth 2
   corral add coder --protocol acp -- npx -y @agentclientprotocol/claude-agent-acp
   corral add translator --webhook https://example.org/translate
+  corral add analyst --a2a https://example.org/analyst --header "Authorization=Bearer ${secret:KEY}"
   corral add --file agents.toml
   corral add judge --template fast --set model=small --set retries=3
 
@@ -48,11 +49,17 @@ Write the command after --, so that its options are not read as options of corra
     "--webhook", "url", metavar="URL", help="Send the tasks to this address in place of a command."
 )
 @click.option(
+    "--a2a",
+    "a2a_url",
+    metavar="URL",
+    help="Have the A2A agent at this address, or of this card, run the tasks in place of a command.",
+)
+@click.option(
     "--header",
     "headers",
     multiple=True,
     metavar="K=V",
-    help="Request header for --webhook, which may name a secret: ${secret:NAME}; repeatable.",
+    help="Request header for --webhook and --a2a, which may name a secret: ${secret:NAME}; repeatable.",
 )
 @click.option(
     "--webhook-secret",
@@ -135,9 +142,9 @@ def _request_of_options(session: Session, options: Mapping[str, Any]) -> dict[st
     name = options["name"]
     if name is None:
         raise InvalidParams("cannot add: no NAME is given", key="name", value=None)
-    ways = sum(bool(options[key]) for key in ("command", "entrypoint", "url"))
+    ways = sum(bool(options[key]) for key in ("command", "entrypoint", "url", "a2a_url"))
     if ways > 1 or (ways == 0 and options["template"] is None):
-        reason = "write one of: a command after --, --entrypoint, --webhook, --template"
+        reason = "write one of: a command after --, --entrypoint, --webhook, --a2a, --template"
         raise InvalidParams(f'cannot add "{name}": {reason}', key="command", value=None)
     if options["params"] and options["template"] is None:
         reason = "it goes with --template only"
@@ -154,6 +161,8 @@ def _request_of_options(session: Session, options: Mapping[str, Any]) -> dict[st
         )
     if options["url"] is not None:
         spec["protocol"] = "webhook"
+    if options["a2a_url"] is not None:
+        spec |= {"protocol": "a2a", "url": options["a2a_url"]}
     direct = (
         "template",
         "entrypoint",

@@ -18,6 +18,7 @@ OPTION_NAMES = {
     "environment": "env",
     "labels": "label",
     "url": "webhook",
+    "a2a_url": "a2a",
     "headers": "header",
     "policy": "restart",
     "params": "set",

@@ -347,25 +347,34 @@ WEBHOOK_KEYS: Mapping[str, object] = {
     "method": "POST",
     "webhook_secret": "",
 }
-"""Keys of an agent that is a webhook, with their defaults; an MCP server has the first two."""
+"""Keys of an agent that is a webhook, with their defaults; a remote agent of A2A and an MCP server have the first two."""
+
+
+REMOTE = ("webhook", "a2a")
+"""Protocols of agents that are reached by an address."""
 
 
 def check_webhook(document: Document, path: KeyPath, own: Mapping[str, object]) -> None:
-    """Requires a url of a webhook, which has no program of its own, and refuses its keys of any other agent.
+    """Requires a url of a webhook or a remote agent, which has no program here, and refuses its keys of any other agent.
 
     Raises:
         InvalidParams: a key is missing, or contradicts the protocol; `data` has key, value and reason.
     """
-    if own.get("protocol") != "webhook":
-        for key, default in WEBHOOK_KEYS.items():
-            if own.get(key, default) != default:
-                value = None if key == "webhook_secret" else own[key]
-                reason = 'it goes with protocol = "webhook", or is a key of an MCP server'
-                raise document.error((*path, key), value, reason)
+    protocol = own.get("protocol")
+    is_remote = protocol in REMOTE
+    for key, default in WEBHOOK_KEYS.items():
+        is_known = protocol == "webhook" or (is_remote and key in ("url", "headers"))
+        if not is_known and own.get(key, default) != default:
+            value = None if key == "webhook_secret" else own[key]
+            reason = 'it goes with protocol = "webhook"'
+            if key in ("url", "headers"):
+                reason += ' or "a2a", or is a key of an MCP server'
+            raise document.error((*path, key), value, reason)
+    if not is_remote:
         return
     for key in ("command", "entrypoint", "python", "warm", "preload", "min_spare", "listen"):
         if own.get(key):
-            reason = 'it contradicts protocol = "webhook": corral itself sends the tasks to url'
+            reason = f'it contradicts protocol = "{protocol}": corral itself sends the tasks to url'
             value = None if key == "listen" else own[key]
             raise document.error((*path, key), value, reason)
     if "url" not in own:
@@ -404,7 +413,7 @@ def check_exposed(document: Document, path: KeyPath, own: Mapping[str, object]) 
     Raises:
         InvalidParams: such a key is there; `data` has key, value and reason.
     """
-    if own.get("protocol", "corral") in ("corral", "webhook", "acp"):
+    if own.get("protocol", "corral") in ("corral", "webhook", "acp", "a2a"):
         return
     for key in ("expose", "input_schema", "output_schema"):
         if own.get(key):

@@ -451,7 +451,7 @@ class Spec(Struct, frozen=True, kw_only=True):
     ] = ()
     min_spare: Annotated[int, whole(0, 100)] = 0
     placement: Annotated[Placement, placement_table] | None = None
-    protocol: Literal["corral", "mcp", "none", "webhook", "acp"] = "corral"
+    protocol: Literal["corral", "mcp", "none", "webhook", "acp", "a2a"] = "corral"
     type: Literal["service", "oneshot", "http", "sse"] = "service"
     remain: bool = False
     timeout: Seconds = 0.0
@@ -514,8 +514,8 @@ class Spec(Struct, frozen=True, kw_only=True):
 
     @property
     def speaks(self) -> Literal["corral", "mcp", "none"]:
-        """Returns the protocol on the pipes of its processes: corral's own for a webhook or ACP, which its worker translates."""
-        if self.protocol == "webhook" or self.protocol == "acp":
+        """Returns the protocol on the pipes of its processes: corral's own for webhooks, ACP and A2A, which its worker translates."""
+        if self.protocol == "webhook" or self.protocol == "acp" or self.protocol == "a2a":
             return "corral"
         return self.protocol
 

@@ -15,7 +15,7 @@ def awaited(spec: Spec) -> str:
         if spec.ready.way == "log":
             return f"no line of its log matched {target}"
         return f"no good answer from {spec.ready.way} {target}"
-    if spec.protocol == "webhook":
+    if spec.protocol == "webhook" or spec.protocol == "a2a":
         return "corral's own process for it has not started"
     if spec.protocol == "acp":
         return "it did not answer as an agent of ACP, or opened no session"

@@ -434,7 +434,8 @@ def secret_problems(specs: Iterable[Spec], secrets: Secrets) -> list[str]:
 
 def _argv(spec: Spec) -> tuple[str, ...]:
     if _is_remote(spec):
-        module = "worker.webhook" if spec.protocol == "webhook" else "mcp.upstream.http_bridge"
+        modules = {"webhook": "worker.webhook", "a2a": "worker.a2a"}
+        module = modules.get(spec.protocol, "mcp.upstream.http_bridge")
         return (sys.executable, "-P", "-m", f"corral.{module}")
     if spec.protocol == "acp":
         return (sys.executable, "-P", "-m", "corral.worker.acp", *spec.command)
@@ -526,8 +527,10 @@ def _environment(spec: Spec, host: Host, user: str | None) -> dict[str, str]:
 
 
 def _remote_variables(spec: Spec, host: Host) -> dict[str, str]:
-    """Returns the variables that say where a remote server or a webhook is, and with which credentials."""
+    """Returns the variables that say where a remote server, a webhook or an agent of A2A is, and with which credentials."""
     assert spec.url is not None, "what is remote has one"
+    if spec.protocol == "a2a":
+        return {f"{WEBHOOK}URL": spec.url, f"{WEBHOOK}HEADERS": _headers(spec, host)}
     if spec.protocol != "webhook":
         more = {TOKENS: "1"} if spec.asks_tokens else {}
         if spec.type == "sse":

@@ -49,7 +49,7 @@ class Succeeded(NamedTuple):
 class Failed(NamedTuple):
     """Represents a failure.
 
-    `died`: by the death of the worker, or of the service behind a webhook (`remote`); `put_down`: because the worker
+    `died`: by the death of the worker, or of the service behind a webhook or A2A (`remote`); `put_down`: because the worker
     was asked to stop.
     """
 
@@ -322,7 +322,9 @@ class Attempt:
             error = InternalError(f'cannot read the end of task "{self._task.id}": {error!r}')
         else:
             error = of_agent(error)
-        is_remote = self._supervisor.spec.protocol == "webhook" and isinstance(error, WorkerFailed)
+        is_remote = self._supervisor.spec.protocol in ("webhook", "a2a") and isinstance(
+            error, WorkerFailed
+        )
         if is_remote and not channel.is_closed:
             return Failed(error, died=True, put_down=False, remote=True)
         # An agent may return any error, as of a task that it delegated: that is not its own death.

@@ -18,6 +18,7 @@ worker.adapters: worker.contract worker.sdk
 worker.client: worker.contract worker.control worker.adapters worker.sdk
 worker.service: worker.contract worker.client
 worker.webhook: worker.contract worker.sdk
+worker.a2a: worker.contract worker.sdk worker.webhook
 worker.acp: worker.contract worker.sdk mcp.endpoint mcp.protocol
 worker.zygote: worker.adapters worker.sdk supervisor.linux supervisor.launcher
 worker: worker.contract worker.sdk worker.adapters
@@ -144,6 +145,7 @@ PURE = {
     "supervisor.a2a": "messages",
     "mcp.upstream": "liveness",
     "worker.acp": "policy content capabilities",
+    "worker.a2a": "messages",
     "mcp.protocol": "catalog",
     "mcp.pool": "placement",
 }

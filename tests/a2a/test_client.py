@@ -1,0 +1,238 @@
+"""Remote agents of A2A as agents of a daemon: a server of the official SDK, and another daemon, on the other side."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from corral.worker.contract.errors import InvalidParams, TaskFailed, WorkerFailed
+from daemon_process import AGENTS, DaemonProcess
+from free_ports import free_port
+from http_api_client import Api
+
+pytest.importorskip("a2a.server.routes", reason="a2a-sdk is not installed")
+pytest.importorskip("sse_starlette", reason="a2a-sdk is not installed with its server")
+
+pytestmark = pytest.mark.contract
+
+KEY = "key-of-the-remote-agent"
+
+
+class RemoteAgent:
+    """A process with an agent of the official SDK."""
+
+    def __init__(self, *options: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", str(AGENTS / "a2a_agent.py"), KEY, *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        self.url = self.process.stdout.readline().strip()
+
+    def told(self) -> Any:  # JSON
+        with urllib.request.urlopen(f"{self.url}/seen", timeout=20) as answer:
+            return json.load(answer)
+
+    def close(self) -> None:
+        self.process.communicate(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def remote() -> Iterator[RemoteAgent]:
+    agent = RemoteAgent()
+    yield agent
+    agent.close()
+
+
+@pytest.fixture(scope="module")
+def daemon(
+    tmp_path_factory: pytest.TempPathFactory, remote: RemoteAgent
+) -> Iterator[DaemonProcess]:
+    folder = tmp_path_factory.mktemp("a2a-client")
+    secrets = folder / "secrets"
+    secrets.write_text(f"KEY={KEY}\n")
+    secrets.chmod(0o600)
+    polled = RemoteAgent("--no-streams")
+    text = f"""
+[daemon]
+secrets_file = "{secrets}"
+[tasks]
+retry_backoff_base = "10ms"
+[agents.streamed]
+protocol = "a2a"
+url = "{remote.url}"
+headers = {{ X-Api-Key = "${{secret:KEY}}" }}
+resources.max_concurrent_requests = 4
+[agents.polled]
+protocol = "a2a"
+url = "{polled.url}/.well-known/agent-card.json"
+headers = {{ X-Api-Key = "${{secret:KEY}}" }}
+[agents.stranger]
+protocol = "a2a"
+url = "{remote.url}"
+headers = {{ X-Api-Key = "a-wrong-key" }}
+[agents.nobody]
+protocol = "a2a"
+url = "http://127.0.0.1:{free_port()}"
+tasks.max_attempts = 2
+"""
+    with DaemonProcess(folder, text) as process:
+        process.call("agent.start", names=["*"])
+        yield process
+    polled.close()
+
+
+def run(daemon: DaemonProcess, agent: str, objective: str, **params: Any) -> Any:
+    return daemon.call("task.run", agent=agent, objective=objective, **params)
+
+
+@pytest.mark.parametrize("agent", ["streamed", "polled"])
+def test_the_output_of_a_task_is_that_of_the_remote_agent(
+    daemon: DaemonProcess, agent: str
+) -> None:
+    assert run(daemon, agent, "words")["output"] == "the sea"
+    assert run(daemon, agent, "two")["output"] == ["one", {"n": 2}]
+    assert run(daemon, agent, "hello")["output"] == "hello yourself"
+    found = run(daemon, agent, "paint", input={"colour": "red"}, session="s1")
+    assert found["output"] == "paint 1 s1"
+
+
+def test_parts_are_streamed_while_they_come(daemon: DaemonProcess) -> None:
+    shown = daemon.corral("run", "streamed", "words", "--stream", "off")
+    assert (shown.returncode, shown.stdout.strip()) == (0, "the sea")
+    parts: list[object] = []
+    with daemon.client() as client:
+        client.call(
+            "task.run",
+            {"agent": "streamed", "objective": "words", "stream": True},
+            on_notification=lambda note: parts.append(note.params.get("part")),
+        )
+    assert [each for each in parts if each] == ["the ", "sea"]
+
+
+@pytest.mark.parametrize("agent", ["streamed", "polled"])
+@pytest.mark.parametrize(
+    ("objective", "state", "words"),
+    [
+        ("fail", "TASK_STATE_FAILED", "no luck"),
+        ("reject", "TASK_STATE_REJECTED", "not for me"),
+        ("login", "TASK_STATE_AUTH_REQUIRED", "headers"),
+    ],
+)
+def test_a_failure_of_the_remote_agent_is_typed(
+    daemon: DaemonProcess, agent: str, objective: str, state: str, words: str
+) -> None:
+    record = submitted(daemon, agent, objective)
+    error = record["error"]
+    assert (record["state"], error["name"], error["data"]["state"]) == (
+        *("failed", TaskFailed.__name__),
+        state,
+    )
+    assert words in error["message"]
+
+
+def submitted(daemon: DaemonProcess, agent: str, objective: str) -> Any:
+    task = daemon.call("task.submit", agent=agent, objective=objective)
+    return daemon.call("task.wait", task=task["id"])
+
+
+@pytest.mark.parametrize("agent", ["streamed", "polled"])
+def test_a_question_of_the_remote_agent_is_answered_by_a_person(
+    daemon: DaemonProcess, agent: str
+) -> None:
+    task = daemon.call("task.submit", agent=agent, objective="ask me")
+    asked = question(daemon, task["id"])
+    assert asked["question"] == "which colour?"
+    daemon.call("approval.answer", approval=asked["id"], answer="blue")
+    record = daemon.call("task.wait", task=task["id"])
+    assert record["output"].startswith("blue 0 ")
+
+
+def question(daemon: DaemonProcess, task: str) -> Any:
+    while True:
+        for each in daemon.call("approval.list")["approvals"]:
+            if each["task"] == task and each["state"] == "open":
+                return each
+
+
+def test_a_worker_that_dies_during_a_question_goes_on_with_the_same_remote_task(
+    daemon: DaemonProcess, remote: RemoteAgent
+) -> None:
+    task = daemon.call("task.submit", agent="streamed", objective="ask again")
+    asked = question(daemon, task["id"])
+    before = len(sent(remote))
+    os.kill(daemon.worker("streamed-0")["pid"], signal.SIGKILL)
+    daemon.call("approval.answer", approval=asked["id"], answer="green")
+    record = daemon.call("task.wait", task=task["id"])
+    assert record["output"].startswith("green 0 ")
+    assert len(sent(remote)) == before + 1
+
+
+def sent(remote: RemoteAgent) -> list[Any]:
+    return [each for each in remote.told()["seen"] if each["method"].startswith("Send")]
+
+
+def test_a_cancelled_task_is_cancelled_there(daemon: DaemonProcess, remote: RemoteAgent) -> None:
+    task = daemon.call("task.submit", agent="streamed", objective="wait")
+    while "it works" not in (daemon.call("task.show", task=task["id"])["progress_message"] or ""):
+        pass
+    daemon.call("task.cancel", task=task["id"])
+    while "cancelled" not in remote.told()["notes"]:
+        pass
+    assert daemon.call("task.wait", task=task["id"])["state"] == "cancelled"
+
+
+def test_credentials_are_sent_and_never_shown(daemon: DaemonProcess) -> None:
+    error = submitted(daemon, "stranger", "words")["error"]
+    assert (error["name"], error["data"]["status"]) == ("TaskFailed", 401)
+    assert "a-wrong-key" not in json.dumps(error)
+    assert KEY not in json.dumps(daemon.call("agent.show", name="streamed"))
+
+
+def test_an_agent_that_cannot_be_reached_is_tried_again(daemon: DaemonProcess) -> None:
+    record = submitted(daemon, "nobody", "words")
+    assert (record["attempt"], record["error"]["name"]) == (2, WorkerFailed.__name__)
+    assert record["error"]["data"]["result"] == "unreachable"
+
+
+@pytest.mark.parametrize("key", ['method = "PUT"', 'webhook_secret = "x"', 'command = ["x"]'])
+def test_keys_of_other_agents_are_refused(daemon: DaemonProcess, key: str) -> None:
+    name, _, value = key.partition(" = ")
+    spec = {"protocol": "a2a", "url": "http://127.0.0.1:1", name: json.loads(value)}
+    with pytest.raises(InvalidParams) as refused:
+        daemon.call("agent.add", name="other", spec=spec)
+    assert str(refused.value.data["key"]).endswith(name)
+
+
+def test_one_daemon_runs_tasks_of_agents_of_another(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "near").mkdir()
+    (tmp_path / "far" / "talking.py").write_text(
+        "async def answer(task, objective, input):\n"
+        "    if objective == 'fail':\n        raise ValueError('it fails')\n"
+        "    for word in ('the ', 'sea'):\n        await task.stream(word)\n"
+        "    return {'said': objective, 'input': input}\n"
+    )
+    far_config = '[daemon]\nhttp = "127.0.0.1:0"\n[agents.talker]\nentrypoint = "talking:answer"\n'
+    with DaemonProcess(tmp_path / "far", far_config) as far:
+        api = Api(far)
+        near_config = f"""
+[agents.talker]
+protocol = "a2a"
+url = "http://{api.address}/a2a/talker"
+headers = {{ Authorization = "Bearer {api.token}" }}
+"""
+        with DaemonProcess(tmp_path / "near", near_config) as near:
+            found = run(near, "talker", "say", input=[1, 2])
+            assert found["output"] == {"said": "say", "input": [1, 2]}
+            error = submitted(near, "talker", "fail")["error"]
+            assert error["data"]["state"] == "TASK_STATE_FAILED"

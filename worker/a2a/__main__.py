@@ -1,0 +1,163 @@
+"""Runs one worker of a remote agent of A2A: takes tasks from the daemon, and has the agent run each.
+
+Address and headers come as those of a webhook do, see `webhook.service`. The id of the remote task is kept in the
+checkpoint: an attempt after a death or a hibernation follows that task, and begins no second one. A question of the
+remote agent is one of the task, which a person answers. A cancelled task is cancelled there.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import Mapping
+
+from ... import __version__
+from ..contract.errors import CorralError, TaskFailed, WorkerFailed
+from ..sdk.agent import Agent
+from ..sdk.results import Json
+from ..sdk.task import Start, Task
+from ..webhook.service import Target, take_environment
+from .messages import ASKS, ENDED, RemoteTask, reply_of, request_of
+from .remote import Remote
+
+POLL_S = (0.2, 2.0)
+"""Seconds between the first two looks at a task, and at most, where its agent does not stream."""
+CANCEL_S = 3.0
+"""Seconds that the agent may take to cancel its task."""
+QUESTIONS = 50
+"""Number of questions of one task that are answered."""
+
+
+class Runner:
+    """Runs the tasks of one remote agent.
+
+    Args:
+        target: where it is.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._remote = Remote(target)
+
+    async def open(self, _start: Start) -> None:
+        """Opens the pool of connections, before the worker is ready."""
+        self._remote.open()
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._remote.close()
+
+    async def run(self, task: Task) -> Json:
+        """Runs a task at the remote agent, and returns its output.
+
+        Raises:
+            TaskFailed: the agent has failed, refuses the task, or answers with nothing of the protocol.
+            Overloaded: the agent asks for a pause.
+            WorkerFailed: it cannot be reached.
+            ResourceLimitExceeded: the output exceeds the size limit of a message, or there are too many questions.
+        """
+        remote = RemoteTask(self._remote.target.address)
+        try:
+            await self._run(task, remote)
+            return remote.output()
+        except CorralError as error:
+            self._remote.target.mask(error)
+            raise
+        except asyncio.CancelledError:
+            await self._cancel(task, remote)
+            raise
+
+    async def _run(self, task: Task, remote: RemoteTask) -> None:
+        if not await self._found_again(task, remote):
+            await self._send(task, remote, request_of(task))
+        for number in range(1, QUESTIONS + 1):
+            await self._follow(task, remote)
+            if remote.state != ASKS:
+                return
+            question = remote.words or "The agent asks for input, and does not say which."
+            answer = await task.ask(question, key=f"a2a-{number}-{question[:100]}")
+            await self._send(task, remote, reply_of(task, remote, answer, number))
+        raise TaskFailed(
+            f'cannot answer more than {QUESTIONS} questions of task "{task.id}"', limit=QUESTIONS
+        )
+
+    async def _found_again(self, task: Task, remote: RemoteTask) -> bool:
+        """Returns whether an earlier attempt has begun a task that the agent still has, and that has not failed."""
+        saved = task.checkpoint.get("a2a_task") if isinstance(task.checkpoint, Mapping) else None
+        if not isinstance(saved, str):
+            return False
+        try:
+            remote.take({"task": await self._remote.call(task, "GetTask", {"id": saved})})
+        except TaskFailed:
+            return False  # it has forgotten the task
+        return remote.state not in ENDED or remote.state == "TASK_STATE_COMPLETED"
+
+    async def _send(self, task: Task, remote: RemoteTask, message: Mapping[str, object]) -> None:
+        """Sends a message, and takes what comes until the task is over or the stream is cut."""
+        interface = await self._remote.interface(task)
+        remote.state = ""
+        if not interface.streams:
+            settings = {"returnImmediately": True}
+            params = {"message": message, "configuration": settings}
+            await self._take(task, remote, await self._remote.call(task, "SendMessage", params))
+            return
+        try:
+            async for event in self._remote.stream(
+                task, "SendStreamingMessage", {"message": message}
+            ):
+                await self._take(task, remote, event)
+        except WorkerFailed:
+            if not remote.id:  # else it is looked at
+                raise
+
+    async def _follow(self, task: Task, remote: RemoteTask) -> None:
+        """Looks at the task until it is over."""
+        pause_s = POLL_S[0]
+        while not remote.is_over:
+            if not remote.id:
+                text = f"cannot follow a task at {self._remote.target.address}: it has no id"
+                raise TaskFailed(text)
+            await asyncio.sleep(pause_s)
+            pause_s = min(1.5 * pause_s, POLL_S[1])
+            found = await self._remote.call(task, "GetTask", {"id": remote.id})
+            await self._take(task, remote, {"task": found})
+
+    async def _take(self, task: Task, remote: RemoteTask, event: Json) -> None:
+        known, words = remote.id, remote.words
+        parts = remote.take(event)
+        if remote.id and remote.id != known:
+            await task.save_checkpoint({"a2a_task": remote.id})
+        task.beat()
+        for part in parts:
+            await task.stream(part)
+        if remote.words and remote.words != words and not remote.is_over:
+            await task.progress(0.0, remote.words[:1000])
+
+    async def _cancel(self, task: Task, remote: RemoteTask) -> None:
+        if not remote.id or remote.state in ENDED:
+            return
+        try:
+            async with asyncio.timeout(CANCEL_S):
+                await self._remote.call(task, "CancelTask", {"id": remote.id})
+        except (CorralError, TimeoutError) as error:
+            words = self._remote.target.masked(str(error) or "no answer")
+            task.log(f"cannot cancel the remote task: {words}", "warning", remote_task=remote.id)
+
+
+def main() -> int:
+    """Runs until the daemon ends the worker (0), or not at all (2)."""
+    # A netrc file must not apply: the agent gets only the configured headers.
+    os.environ["NETRC"] = os.devnull
+    try:
+        runner = Runner(take_environment(os.environ))
+    except CorralError as error:
+        print(f"corral: {error.message}", file=sys.stderr)
+        return 2
+    agent = Agent(version=__version__)
+    agent.on_start(runner.open)
+    agent.on_shutdown(runner.close)
+    agent.task(runner.run)
+    agent.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
