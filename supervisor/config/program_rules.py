@@ -94,8 +94,8 @@ def check_health(
 ) -> None:  # Any: the values of a Spec's fields
     """Refuses probes that the protocol does not have, and recoveries without an action."""
     protocol = own.get("protocol", "corral")
-    if own.get("hibernate_after") and protocol != "corral":
-        reason = 'only protocol "corral" has checkpoints'
+    if own.get("hibernate_after") and protocol in ("none", "mcp"):
+        reason = f'protocol "{protocol}" has no checkpoints'
         raise document.error((*path, "hibernate_after"), own["hibernate_after"], reason)
     check_exposed(document, path, own)
     if own.get("ready") is not None and protocol != "none":

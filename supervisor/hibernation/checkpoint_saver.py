@@ -191,7 +191,7 @@ class CheckpointSaver:
 def check_protocol(supervisors: Sequence[WorkerSupervisor], what: str) -> None:
     """Raises Conflict if one of the workers has no checkpoints, because it speaks MCP."""
     for supervisor in supervisors:
-        if supervisor.spec.protocol != "corral":
+        if supervisor.spec.speaks != "corral":
             words = f'it speaks protocol "{supervisor.spec.protocol}", which has no checkpoints'
             raise Conflict(f"cannot {what}: {words}", name=supervisor.spec.name)
 

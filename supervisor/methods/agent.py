@@ -376,7 +376,7 @@ async def _hibernate(control: Control, params: HibernateParams, _caller: Caller)
     """Saves a checkpoint of agents or workers, and ends their processes until a task, `wake` or `start` comes."""
     chosen = _Selection(control, params)
     chosen.pass_over(
-        lambda supervisor: supervisor.spec.protocol == "corral" and supervisor.worker.state in UP
+        lambda supervisor: supervisor.spec.speaks == "corral" and supervisor.worker.state in UP
     )
     await control.hibernation.hibernate(
         chosen.names, timeout_s=params.timeout_s, force=params.force

@@ -53,6 +53,17 @@ hibernate_after = "100ms"
 command = ["sleep", "600"]
 protocol = "none"
 autostart = false
+
+[agents.function]
+entrypoint = "function_agent:double"
+process.working_directory = "{AGENTS}"
+autostart = false
+
+[agents.hook]
+protocol = "webhook"
+url = "http://127.0.0.1:9/"
+hibernate_after = "100ms"
+autostart = false
 """
 
 ALONE = f"""
@@ -345,3 +356,18 @@ def damage(daemon: DaemonProcess, number: int) -> None:
         spoilt = bytearray(blob)
         spoilt[-1] ^= 1
         store.execute("UPDATE checkpoint SET data = ? WHERE id = ?", (bytes(spoilt), number))
+
+
+def test_an_agent_that_keeps_nothing_but_its_sessions_is_hibernated_and_comes_back(
+    daemon: DaemonProcess,
+) -> None:
+    daemon.call("agent.start", names=["function"])
+    daemon.call("agent.hibernate", names=["function"])
+    assert facts(daemon.worker("function-0")) == HIBERNATED
+    assert run(daemon, "function", "", {"number": 21}) == 42
+
+
+def test_an_agent_behind_a_webhook_is_hibernated_when_it_rests(daemon: DaemonProcess) -> None:
+    daemon.call("agent.start", names=["hook"])
+    daemon.await_worker("hook-0", lambda worker: worker["hibernated"] and not worker["pid"])
+    assert facts(daemon.worker("hook-0")) == HIBERNATED

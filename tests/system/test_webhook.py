@@ -489,7 +489,6 @@ def test_a_pause_is_a_number_of_seconds_or_a_date(value: str, after_s: float) ->
         ({"protocol": "webhook", "url": "http://u:hunter2@h/"}, "url"),
         ({"protocol": "webhook", "url": "http://h/", "method": "GET"}, "method"),
         ({"protocol": "webhook", "url": "http://h/", "headers": {"A": 1}}, "headers.A"),
-        ({"protocol": "webhook", "url": "http://h/", "hibernate_after": "1m"}, "hibernate_after"),
         ({"protocol": "webhook", "url": "http://h/", "type": "oneshot"}, "protocol"),
     ],
 )

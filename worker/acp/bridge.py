@@ -15,7 +15,7 @@ from ..contract.errors import CorralError, InvalidParams, MethodNotFound, SpawnF
 from ..contract.jsonrpc import MAX_MESSAGE_BYTES, Notification, Request
 from ..sdk.results import Json, object_of
 from ..sdk.stdio import log_line
-from ..sdk.task import Hooks, Start, Task
+from ..sdk.task import Hooks, Start, Task, stateless
 from . import content, files, policy
 from .capabilities import (
     PROTOCOL_VERSION,
@@ -71,6 +71,7 @@ class Bridge:
         self.hooks.on_start = self._start
         self.hooks.on_shutdown = self._stop
         self.hooks.task = self._run
+        self.hooks.checkpoint = stateless
         self._served: dict[str, Callable[[Session, Mapping[str, object]], Awaitable[object]]] = {
             "session/request_permission": self._permission,
             "fs/read_text_file": self._read,

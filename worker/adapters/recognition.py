@@ -11,6 +11,7 @@ from typing import Any, Protocol, cast
 from ..contract.errors import InvalidParams
 from ..sdk.agent import Agent, Handler
 from ..sdk.results import Json
+from ..sdk.task import stateless
 from .exchange import ToolsOf, pool_tools
 
 CLASSES: Mapping[tuple[str, str], str] = {
@@ -91,6 +92,7 @@ def wrap(found: object, /, name: str | None = None, **options: Json) -> Agent:
 def _wrapped(found: object, kind: str, name: str | None, options: Mapping[str, Json]) -> Agent:
     agent = Agent(name)
     agent.task(adapter_of(kind).handler_of(found, options, pool_tools))
+    agent.checkpoint(stateless)
     return agent
 
 

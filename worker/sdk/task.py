@@ -710,6 +710,11 @@ class Hooks:
         self.running = running
 
 
+async def stateless() -> Json:
+    """Returns the checkpoint of a worker that keeps nothing beside its sessions: an empty object, with which it may hibernate."""
+    return {}
+
+
 async def call_tool(
     calls: Calls, name: str, arguments: Mapping[str, object], *, task: str | None, check: bool
 ) -> ToolResult:

@@ -17,7 +17,7 @@ from ... import __version__
 from ..contract.errors import CorralError
 from ..sdk.agent import Agent
 from ..sdk.results import Json
-from ..sdk.task import Start, Task
+from ..sdk.task import Start, Task, stateless
 from . import delivery, streamed_response
 from .service import Target, connections, head_of, take_environment, unreachable, whole_body
 
@@ -106,6 +106,7 @@ def main() -> int:
     agent.on_start(sender.open)
     agent.on_shutdown(sender.close)
     agent.task(sender.run)
+    agent.checkpoint(stateless)
     agent.run()
     return 0
 
