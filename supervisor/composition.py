@@ -199,7 +199,7 @@ class Rooms:
             measured=self.measured,
         )
         self.models = ModelRooms(
-            shared, self.agents, self.tasks, backlog, self.measured, self._untasked
+            shared, self.agents, self.tasks, backlog, self.measured, self._untasked, tracer
         )
         self.limits.subscribe(self.tasks.note_sample)
         if self.cluster is not None:

@@ -15,6 +15,7 @@ from .models.keys import Keys
 from .supervision.shared import Shared
 from .tasks.backlog import Backlog
 from .tasks.tasks import Tasks
+from .telemetry.tracing import Tracing
 
 
 class ModelRooms:
@@ -27,6 +28,7 @@ class ModelRooms:
         backlog: finds tasks.
         under_way: the calls under way, for which ends of tasks wait.
         untasked: called with agent, tokens and cents of a call that counts for no task.
+        tracing: makes the span of each call; None: there are none.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class ModelRooms:
         backlog: Backlog,
         under_way: CallsUnderWay,
         untasked: Callable[[str, int, float], None],
+        tracing: Tracing | None = None,
     ) -> None:
         def models() -> Mapping[str, DeclaredModel]:
             return agents.config.models
@@ -57,6 +60,7 @@ class ModelRooms:
             self.ledger,
             under_way,
             untasked,
+            tracing,
         )
         self.access = ModelAccess(keys, models, lambda: self.gateway.port(), shared.host.secrets)
         self.gateway = ModelGateway(

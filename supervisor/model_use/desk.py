@@ -21,6 +21,7 @@ from ..supervision.worker_supervisor import WorkerSupervisor
 from ..tasks.accounting import Accounting, Budgets
 from ..tasks.backlog import Backlog, Entry
 from ..tasks.boundaries import overspent
+from ..telemetry.tracing import ModelCall, Tracing
 from .ledger import Ledger
 from .under_way import Call, CallsUnderWay
 
@@ -53,6 +54,7 @@ class ModelDesk:
         ledger: sums.
         under_way: the calls that were let pass.
         untasked: called with agent, tokens and cents of a call that counts for no task.
+        tracing: makes the span of each call.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class ModelDesk:
         ledger: Ledger,
         under_way: CallsUnderWay,
         untasked: Callable[[str, int, float], None],
+        tracing: Tracing | None = None,
     ) -> None:
         self._keys = keys
         self._models = models
@@ -76,6 +79,7 @@ class ModelDesk:
         self.ledger = ledger
         self._untasked = untasked
         self._under_way = under_way
+        self._tracing = tracing or Tracing()
         self.last: dict[str, LastCall] = {}
         """The last call of each model."""
 
@@ -118,7 +122,8 @@ class ModelDesk:
         if entry is not None:
             entry.is_measured = True
         task = None if entry is None else entry.task.id
-        call = Call(spec.name, task, {each.name: each for each in free})
+        above = self._above(entry, str(asked["traceparent"]))
+        call = Call(spec.name, task, {each.name: each for each in free}, above)
         self._under_way.add(asked["call"], call)
         return {"op": "go", "unit": claim.unit, "models": [each.name for each in free]}
 
@@ -143,6 +148,16 @@ class ModelDesk:
         cents = self.ledger.add(
             model, call.agent, usage, outcome=outcome, is_estimated=bool(report["estimated"])
         )
+        spent = ModelCall(
+            model.model or model.name,
+            model.kind,
+            call.agent,
+            call.task,
+            float(report["duration_s"]),
+            (usage.tokens - usage.output, usage.output),
+            outcome,
+        )
+        self._tracing.modelled(call.above, spent)
         if outcome != "cancelled":
             is_ok = outcome == "ok" or (400 <= status < 500 and status not in (401, 403, 429))
             reason = "" if is_ok else "it was cut" if outcome == "cut" else f"status {status}"
@@ -185,6 +200,16 @@ class ModelDesk:
             if len(found) == 1:
                 return found[0]
         return self._accounting.task_of(supervisor, None)
+
+    def _above(self, entry: Entry | None, given: str) -> str | None:
+        """Returns the traceparent of the span above a call: that of the caller where it is in the trace of its task."""
+        own, attempt = parse(given), None
+        if entry is not None:
+            attempt = self._tracing.of_attempt(entry.task)
+            found = parse(attempt)
+            if own is None or found is None or own.trace != found.trace:
+                return attempt
+        return None if own is None else str(own)
 
     def _over_budget(
         self, name: str, supervisor: WorkerSupervisor, entry: Entry | None

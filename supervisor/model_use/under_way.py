@@ -15,11 +15,12 @@ SETTLE_S = 0.5
 
 
 class Call(NamedTuple):
-    """Represents a call under way: its agent, its task, and the models that may answer it."""
+    """Represents a call under way: its agent, its task, the models that may answer it, and the traceparent above it."""
 
     agent: str
     task: str | None
     models: Mapping[str, DeclaredModel]
+    above: str | None = None
 
 
 class CallsUnderWay:

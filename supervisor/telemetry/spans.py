@@ -148,6 +148,34 @@ def tool_span(
     return Span(f"execute_tool {tool}", context, parent, "client", *times_ns, attributes, error)
 
 
+def model_span(
+    context: TraceContext,
+    parent: str,
+    times_ns: tuple[int, int],
+    *,
+    model: str,
+    provider: str,
+    task: str | None,
+    agent: str,
+    tokens: tuple[int, int],
+    outcome: str,
+) -> Span:
+    """Returns the span of a call of a model that has ended; `tokens` are those of its input and of its output."""
+    attributes: dict[str, str | int | float | bool] = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": provider,
+        "gen_ai.request.model": model,
+        "gen_ai.agent.name": agent,
+        "gen_ai.usage.input_tokens": tokens[0],
+        "gen_ai.usage.output_tokens": tokens[1],
+        "corral.model.outcome": outcome,
+    }
+    if task is not None:
+        attributes["corral.task.id"] = task
+    error = "" if outcome == "ok" else outcome
+    return Span(f"chat {model}", context, parent, "client", *times_ns, attributes, error)
+
+
 def unix_ns(stamp: str) -> int:
     """Returns the nanoseconds of a time in RFC 3339."""
     return (datetime.fromisoformat(stamp) - _EPOCH) // _MICROSECOND * 1000

@@ -27,6 +27,18 @@ class ToolCall(NamedTuple):
     outcome: str
 
 
+class ModelCall(NamedTuple):
+    """Describes a call of a model that has ended; `outcome` is ok, failed, cut, cancelled or lost, tokens are of input and output."""
+
+    model: str
+    provider: str
+    agent: str
+    task: str | None
+    duration_s: float
+    tokens: tuple[int, int]
+    outcome: str
+
+
 class Tracing:
     """Hands on the context that the caller of a task gave, and records nothing."""
 
@@ -47,6 +59,9 @@ class Tracing:
 
     def called(self, above: str | None, own: str | None, call: ToolCall) -> None:
         """Notes that a tool call has ended: `above` and `own` as of `of_call`."""
+
+    def modelled(self, above: str | None, call: ModelCall) -> None:
+        """Notes that a call of a model has ended: `above` is the traceparent of the attempt that made it."""
 
 
 class Tracer(Tracing):
@@ -134,6 +149,26 @@ class Tracer(Tracing):
                 tool=call.tool,
                 server=call.server,
                 task=call.task,
+                outcome=call.outcome,
+            )
+        )
+
+    def modelled(self, above: str | None, call: ModelCall) -> None:
+        """Records a call of a model."""
+        context = parse(self.of_call(above))
+        if context is None or not context.is_sampled:
+            return
+        parent, end_ns = parse(above), time.time_ns()
+        self._emit(
+            spans.model_span(
+                context,
+                "" if parent is None else parent.span,
+                (end_ns - int(call.duration_s * 1e9), end_ns),
+                model=call.model,
+                provider=call.provider,
+                task=call.task,
+                agent=call.agent,
+                tokens=call.tokens,
                 outcome=call.outcome,
             )
         )

@@ -71,7 +71,7 @@ supervisor.hibernation: worker.contract lifecycle events supervision agents
 supervisor.logins: worker.contract mcp.oauth config lifecycle oauth process
 supervisor.zygote: worker.contract agents config events launcher lifecycle linux logs process supervision
 supervisor.tasks: worker.contract worker.control mcp.pool config decoding events lifecycle process quotas store streaming supervision telemetry agents hibernation
-supervisor.model_use: worker.contract agents config isolation lifecycle models process quotas secrets store stores supervision tasks
+supervisor.model_use: worker.contract agents config isolation lifecycle models process quotas secrets store stores supervision tasks telemetry
 supervisor.activation: worker.contract agents lifecycle supervision
 supervisor.rollout: worker.contract agents config lifecycle supervision tasks
 supervisor.autoscaling: worker.contract agents config lifecycle supervision tasks

@@ -11,7 +11,7 @@ from corral.supervisor.telemetry.spans import (
     task_spans,
     wait_span,
 )
-from corral.supervisor.telemetry.tracing import Tracer
+from corral.supervisor.telemetry.tracing import ModelCall, Tracer
 from corral.worker.contract.records import Error, Task
 from corral.worker.contract.trace_context import of_environment, parse, valid
 
@@ -114,3 +114,20 @@ def test_no_more_traces_begin_in_a_second_than_are_wanted() -> None:
     assert call is not None
     assert call.endswith("-00")
     assert str(tracer.of_call(GIVEN)).endswith("-01")  # what callers began is not counted
+
+
+def test_a_call_of_a_model_is_a_child_of_what_made_it() -> None:
+    found: list[Span] = []
+    call = ModelCall("gpt-5", "openai", "echo", TASK.id, 2.0, (40, 12), "cut")
+    tracer = Tracer(found.append)
+    tracer.modelled(GIVEN, call)
+    tracer.modelled(None, call)
+    tracer.modelled(f"{GIVEN[:-2]}00", call)
+    below, alone = found
+    assert (below.name, below.kind, below.error) == ("chat gpt-5", "client", "cut")
+    assert (below.context.trace, below.parent) == tuple(GIVEN.split("-")[1:3])
+    assert below.end_ns - below.start_ns == 2_000_000_000
+    assert below.attributes["gen_ai.usage.input_tokens"] == 40
+    assert below.attributes["gen_ai.usage.output_tokens"] == 12
+    assert alone.parent == ""
+    assert alone.context.trace != below.context.trace
