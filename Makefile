@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: hostile demo test long check bench start workers supervisors growth tasks million backup memory logs mcp models http dashboard sessions frameworks engines engine-chaos cluster-chaos cluster-simulation cluster-bench deploy isolation tenants flood deploys layout lines orphans chaos changes payments conformance openapi operations systemd cgroup-tier crewai openapi-client http-churn format clean
+.PHONY: hostile existing-agents demo test long check bench start workers supervisors growth tasks million backup memory logs mcp models http dashboard sessions frameworks engines engine-chaos cluster-chaos cluster-simulation cluster-bench deploy isolation tenants flood deploys layout lines orphans chaos changes payments conformance openapi operations systemd cgroup-tier crewai openapi-client http-churn format clean
 .DELETE_ON_ERROR:
 
 # Hundreds of daemons and commands are started here: without bytecode each would compile what it imports, again and again.
@@ -154,6 +154,20 @@ crewai: $(VENV)/.test
 	@test -x $(VENV)/crewai/bin/python || $(PYTHON) -m venv $(VENV)/crewai
 	$(VENV)/crewai/bin/python -m pip install --quiet --disable-pip-version-check crewai
 	CORRAL_CREWAI=$(abspath $(VENV))/crewai/bin/python $(BIN)/python -P -m pytest -q tests/system/test_frameworks.py -k crewai $(ARGS)
+
+# Agents that exist already review this repository, with a model on loopback: those of npm and PyPI have a folder of their own
+# (3 minutes, 1.4 GB); fast-agent needs Python 3.12, which PYTHON312 names, and is left out without it.
+existing-agents: $(VENV)/.existing
+	$(BIN)/python -P examples/existing-agents/demo.py $(if $(REPO),--repo "$(REPO)") $(ARGS)
+
+PYTHON312 ?= python3.12
+$(VENV)/.existing: examples/existing-agents/package.json | $(VENV)/.test $(VENV)/.node
+	@mkdir -p $(VENV)/existing/node && cp $< $(VENV)/existing/node/package.json && ln -sfn $(NODE)/bin $(VENV)/existing/node/bin
+	PATH=$(NODE)/bin:$$PATH npm install --prefix $(VENV)/existing/node --no-package-lock --no-audit --no-fund --loglevel=error
+	@if command -v $(PYTHON312) > /dev/null; then $(PYTHON312) -m venv $(VENV)/existing/python \
+		&& $(VENV)/existing/python/bin/pip install --quiet --disable-pip-version-check fast-agent-mcp; \
+		else echo "cannot find $(PYTHON312): fast-agent is left out"; fi
+	@touch $@
 
 # openapi-python-client needs an older typer than the tests: it has an environment of its own, too.
 openapi-client: $(VENV)/.test
