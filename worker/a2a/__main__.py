@@ -14,7 +14,7 @@ from ... import __version__
 from ..contract.errors import CorralError, TaskFailed, WorkerFailed
 from ..sdk.agent import Agent
 from ..sdk.results import Json
-from ..sdk.task import Start, Task
+from ..sdk.task import Start, Task, stateless
 from ..webhook.service import Target, take_environment
 from .messages import ASKS, ENDED, RemoteTask, reply_of, request_of
 from .remote import Remote
@@ -155,6 +155,7 @@ def main() -> int:
     agent.on_start(runner.open)
     agent.on_shutdown(runner.close)
     agent.task(runner.run)
+    agent.checkpoint(stateless)
     agent.run()
     return 0
 
