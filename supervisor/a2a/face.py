@@ -13,6 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from ...worker.contract import codec
+from ...worker.contract.approvals import Approval
 from ...worker.contract.errors import (
     Conflict,
     CorralError,
@@ -35,6 +36,7 @@ from .messages import (
     A2aError,
     artifact_update,
     card_of,
+    context_of,
     error_of,
     status_update,
     task_of,
@@ -209,10 +211,8 @@ class _Call:
         if not isinstance(message, dict):
             raise A2aError(-32602, 'cannot send a message: "message" is missing')
         given: Mapping[str, Json] = message
-        if (task_id := given.get("taskId")) is not None:
-            task = await self._task({"id": task_id})
-            text = f'cannot add a message to task "{task.id}": send it in the context of the task'
-            raise A2aError(-32004, text, taskId=task.id)
+        if given.get("taskId"):
+            return await self._answered_question(given)
         settings = params.get("configuration") or {}
         if isinstance(settings, dict) and settings.get("taskPushNotificationConfig"):
             raise A2aError(-32003, "cannot send push notifications")
@@ -221,18 +221,58 @@ class _Call:
             raise A2aError(-32602, f'cannot use a "contextId" beyond {MAX_CONTEXT} characters')
         return await self._call("task.submit", wanted(given, self._agent, context))
 
+    async def _answered_question(self, message: Mapping[str, Json]) -> Task:
+        """Answers the question that a task asks by a message to it, and returns its record."""
+        task = await self._task({"id": message["taskId"]})
+        if message.get("contextId") not in (None, "", context_of(task)):
+            text = f'cannot add a message to task "{task.id}": it is of another "contextId"'
+            raise A2aError(-32602, text, taskId=task.id)
+        question = self._question(task)
+        if question is None:
+            text = f'cannot add a message to task "{task.id}": it asks nothing; send it in the context of the task'
+            raise A2aError(-32004, text, taskId=task.id)
+        params = wanted(message, self._agent, context_of(task))
+        words = params["objective"] or codec.encode(params.get("input")).decode()
+        await self._control.call(
+            "approval.answer", {"approval": question.id, "answer": words}, self._caller
+        )
+        return await self._call("task.show", {"task": task.id})
+
+    def _question(self, task: Task) -> Approval | None:
+        """Returns the question that a task asks now."""
+        return None if task.state in ENDED else self._control.approvals.question(task.id)
+
+    async def _settled(self, task: Task, *, stream: bool = False) -> Task:
+        """Returns the record of a task that has ended, or asks a question."""
+        waiting = asyncio.ensure_future(
+            self._call(
+                "task.wait", {"task": task.id, "stream": True} if stream else {"task": task.id}
+            )
+        )
+        asked = asyncio.ensure_future(self._control.approvals.asked(task.id))
+        try:
+            await asyncio.wait({waiting, asked}, return_when=asyncio.FIRST_COMPLETED)
+            if waiting.done():
+                return waiting.result()
+            return await self._call("task.show", {"task": task.id})
+        finally:
+            waiting.cancel()
+            asked.cancel()
+            await asyncio.gather(waiting, asked, return_exceptions=True)
+
     async def _send(self, params: Json) -> object:
         settings = params.get("configuration")
         settings = settings if isinstance(settings, dict) else {}
         limit = _history(settings)
         task = await self._submitted(params)
         if not settings.get("returnImmediately"):
-            task = await self._call("task.wait", {"task": task.id})
-        return {"task": task_of(task, limit)}
+            task = await self._settled(task)
+        return {"task": task_of(task, limit, question=self._question(task))}
 
     async def _get(self, params: Json) -> object:
         limit = _history(params)
-        return task_of(await self._task(params), limit)
+        task = await self._task(params)
+        return task_of(task, limit, question=self._question(task))
 
     async def _cancel(self, params: Json) -> object:
         task = await self._task(params)
@@ -254,7 +294,11 @@ class _Call:
             asked["states"] = [own for own, state in STATES.items() if state == params["status"]]
         page: Json = await self._control.call("task.list", asked, self._caller)
         artifacts = params.get("includeArtifacts") is True
-        tasks = [task_of(task, _history(params), artifacts=artifacts) for task in page.tasks]
+        limit = _history(params)
+        tasks = [
+            task_of(task, limit, artifacts=artifacts, question=self._question(task))
+            for task in page.tasks
+        ]
         more = page.more or ""
         return {"tasks": tasks, "nextPageToken": more, "pageSize": size, "totalSize": len(tasks)}
 
@@ -310,7 +354,7 @@ class _Call:
 
         self._put({"task": task_of(task)})
         self._caller.on_notification = send
-        end = await self._call("task.wait", {"task": task.id, "stream": True})
+        end = await self._settled(task, stream=True)
         if end.output is not None:
             self._put(artifact_update(end, end.output, append=False, last=True))
         return end
@@ -320,7 +364,8 @@ class _Call:
 
     def _last(self, call: "asyncio.Future[Task]") -> bytes:
         try:
-            result = {"result": status_update(call.result())}
+            task = call.result()
+            result = {"result": status_update(task, self._question(task))}
         except CorralError as error:
             result = {"error": error_of(error).to_json()}
         return _event({"jsonrpc": "2.0", "id": self._id, **result})

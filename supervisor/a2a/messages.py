@@ -6,6 +6,7 @@ A message's text is the objective, its data the input; its context is the sessio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...worker.contract.approvals import Approval
 from ...worker.contract.errors import CorralError, InvalidParams, NotFound
 from ...worker.contract.records import Task
 
@@ -21,6 +22,9 @@ STATES: Mapping[str, str] = {
     "cancelled": "TASK_STATE_CANCELED",
 }
 """The state in A2A by that of a task."""
+
+INPUT_REQUIRED = "TASK_STATE_INPUT_REQUIRED"
+"""The state of a running task that asks a question."""
 
 ARTIFACT = "output"
 
@@ -112,12 +116,18 @@ def parts_of(value: object) -> list[dict[str, object]]:
     return [{"data": value, "mediaType": "application/json"}]
 
 
-def task_of(task: Task, history: int | None = None, *, artifacts: bool = True) -> dict[str, object]:
-    """Returns a task as A2A has it, with at most `history` messages; None for all."""
+def task_of(
+    task: Task,
+    history: int | None = None,
+    *,
+    artifacts: bool = True,
+    question: Approval | None = None,
+) -> dict[str, object]:
+    """Returns a task as A2A has it, with at most `history` messages, None for all, and the question that it asks."""
     found: dict[str, object] = {
         "id": task.id,
         "contextId": context_of(task),
-        "status": status_of(task),
+        "status": status_of(task, question),
     }
     if artifacts and (parts := parts_of(task.output)):
         found["artifacts"] = [{"artifactId": ARTIFACT, "name": ARTIFACT, "parts": parts}]
@@ -139,28 +149,38 @@ def context_of(task: Task) -> str:
     return task.session or task.id
 
 
-def status_of(task: Task) -> dict[str, object]:
-    """Returns the status of a task, with the reason of a failure as a message of the agent."""
+def status_of(task: Task, question: Approval | None = None) -> dict[str, object]:
+    """Returns the status of a task, with a question or the reason of a failure as a message of the agent."""
     at = task.finished_at or task.started_at or task.created_at
     status: dict[str, object] = {"state": STATES[task.state], "timestamp": at}
+    parts: list[dict[str, object]] = []
+    name = "error"
     if task.error is not None:
+        parts = parts_of(task.error.message)
+    elif question is not None and task.state == "running":
+        status |= {"state": INPUT_REQUIRED, "timestamp": question.asked_at}
+        name = f"question-{question.id}"
+        parts = parts_of(question.question)
+        if question.options:
+            parts += parts_of({"options": question.options})
+    if parts:
         status["message"] = {
-            "messageId": f"{task.id}-error",
+            "messageId": f"{task.id}-{name}",
             "taskId": task.id,
             "contextId": context_of(task),
             "role": "ROLE_AGENT",
-            "parts": parts_of(task.error.message),
+            "parts": parts,
         }
     return status
 
 
-def status_update(task: Task) -> dict[str, object]:
+def status_update(task: Task, question: Approval | None = None) -> dict[str, object]:
     """Returns the event of a changed status."""
     return {
         "statusUpdate": {
             "taskId": task.id,
             "contextId": context_of(task),
-            "status": status_of(task),
+            "status": status_of(task, question),
         }
     }
 

@@ -76,6 +76,8 @@ class Approvals:
         """By task, and by the key of the question."""
         self._asking: dict[tuple[str, str], asyncio.Lock] = {}
         self._ends = set[asyncio.Task[None]]()
+        self._awaiting: dict[str, set[asyncio.Future[Approval]]] = {}
+        """Waits for the next question, by task."""
 
     async def load(self) -> None:
         """Takes up the open questions of the store; those of tasks that have ended meanwhile are withdrawn."""
@@ -192,6 +194,27 @@ class Approvals:
 
     # -- persons
 
+    def question(self, task: str) -> Approval | None:
+        """Returns the oldest open question of a task; requests for permission are none, and have their own answerers."""
+        for one in self._of_task.get(task, {}).values():
+            if one.record.kind == "question" and not one.is_ending:
+                return one.record
+        return None
+
+    async def asked(self, task: str) -> Approval:
+        """Returns the open question of a task, as soon as there is one."""
+        while (found := self.question(task)) is None:
+            future: asyncio.Future[Approval] = self._loop.create_future()
+            waits = self._awaiting.setdefault(task, set())
+            waits.add(future)
+            try:
+                await future
+            finally:
+                waits.discard(future)
+                if not waits:
+                    self._awaiting.pop(task, None)
+        return found
+
     def open(self, agent: str | None = None, task: str | None = None) -> list[Approval]:
         """Returns the open questions, the oldest first."""
         return [
@@ -262,6 +285,9 @@ class Approvals:
         self._open[record.id] = one
         self._of_task.setdefault(record.task, {})[record.key] = one
         self._arm(one)
+        for future in self._awaiting.get(record.task, ()):
+            if not future.done():
+                future.set_result(record)
         return one
 
     def _arm(self, one: Open) -> None:

@@ -219,6 +219,7 @@ def test_one_daemon_runs_tasks_of_agents_of_another(tmp_path: Path) -> None:
     (tmp_path / "far" / "talking.py").write_text(
         "async def answer(task, objective, input):\n"
         "    if objective == 'fail':\n        raise ValueError('it fails')\n"
+        "    if objective == 'ask':\n        return await task.ask('Which?')\n"
         "    for word in ('the ', 'sea'):\n        await task.stream(word)\n"
         "    return {'said': objective, 'input': input}\n"
     )
@@ -236,3 +237,9 @@ headers = {{ Authorization = "Bearer {api.token}" }}
             assert found["output"] == {"said": "say", "input": [1, 2]}
             error = submitted(near, "talker", "fail")["error"]
             assert error["data"]["state"] == "TASK_STATE_FAILED"
+            task = near.call("task.submit", agent="talker", objective="ask")
+            asked = question(near, task["id"])
+            assert asked["question"] == "Which?"
+            near.call("approval.answer", approval=asked["id"], answer="that one")
+            assert near.call("task.wait", task=task["id"])["output"] == "that one"
+            assert far.call("approval.list")["approvals"] == []

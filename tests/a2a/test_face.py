@@ -33,6 +33,8 @@ async def answer(task, objective, input):
         for word in ("the ", "sea"):
             await task.stream(word)
         return "the sea"
+    if objective == "ask":
+        return await task.ask("Which colour?", ["red", "blue"])
     if objective == "fail":
         raise ValueError("it fails")
     if objective == "remember":
@@ -156,6 +158,29 @@ def test_a_stream_has_the_task_its_parts_the_output_and_the_end(api: Api) -> Non
     assert "".join(parts) == whole == "the sea"
     assert updates[-1]["lastChunk"]
     assert events[-1]["statusUpdate"]["status"]["state"] == "TASK_STATE_COMPLETED"
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_question_of_a_task_requires_input_which_a_message_to_it_gives(
+    api: Api, streaming: bool
+) -> None:
+    asked = sent(api, message("ask", context=f"asked-{streaming}"), streaming=streaming)
+    status = asked[-1].get("task", asked[-1].get("statusUpdate"))
+    assert status["status"]["state"] == "TASK_STATE_INPUT_REQUIRED"
+    words, options = status["status"]["message"]["parts"]
+    assert (words["text"], options["data"]) == ("Which colour?", {"options": ["red", "blue"]})
+    task = asked[0]["task"]["id"]
+    shown = call(api, "GetTask", {"id": task})["result"]
+    assert shown["status"]["state"] == "TASK_STATE_INPUT_REQUIRED"
+    wrong = {"messageId": "2", "role": "ROLE_USER", "taskId": task, "parts": [{"text": "green"}]}
+    assert call(api, "SendMessage", {"message": wrong})["error"]["code"] == -32602
+    other = {**wrong, "contextId": "another", "parts": [{"text": "red"}]}
+    assert call(api, "SendMessage", {"message": other})["error"]["code"] == -32602
+    done = sent(api, message("blue", task=task), streaming=streaming)
+    last = done[-1].get("task", done[-1].get("statusUpdate"))
+    assert last["status"]["state"] == "TASK_STATE_COMPLETED"
+    assert api.daemon.call("task.show", task=task)["output"] == "blue"
+    assert call(api, "SendMessage", {"message": wrong})["error"]["code"] == -32004
 
 
 def test_a_failure_says_why(api: Api) -> None:
