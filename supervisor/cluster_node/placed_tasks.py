@@ -176,7 +176,7 @@ class PlacedTasks:
         if params.idempotency_key is not None and (end := await self._end(engine, task_id)):
             return end.task
         stored = StoredTask(id=task_id, params=params, created_at=_now(), origin=self._node)
-        payload = msgspec.json.encode(stored)
+        payload = encoded_task(stored)
         if len(payload) > VALUE_BYTES_MAX:
             raise ResourceLimitExceeded(
                 f'cannot take a task of {len(payload)} bytes for "{params.agent}": the engine takes {VALUE_BYTES_MAX}',
@@ -384,8 +384,12 @@ class PlacedTasks:
                 await engine.settle(taken, "again")
         except CorralError as error:  # it is delivered again when its time is over
             logger.info("cannot report on task %s: %s", taken.id, error)
-        except msgspec.MsgspecError as error:
-            logger.error("task %s cannot be read, and is dropped: %s", taken.id, error)
+        except msgspec.ValidationError as error:  # of a newer version: another node may know it
+            logger.warning("task %s cannot be read, and is passed on: %s", taken.id, error)
+            await asyncio.sleep(AGAIN_S)
+            await _passed_on(engine, taken)
+        except msgspec.DecodeError as error:
+            logger.error("task %s is no JSON, and is dropped: %s", taken.id, error)
             await engine.settle(taken, "done")
         finally:
             self._open.discard(taken.id)
@@ -494,6 +498,19 @@ def queued_record(stored: StoredTask) -> Task:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def encoded_task(stored: StoredTask) -> bytes:
+    """Returns a task as JSON, without the params that are as they are by themselves: an older version reads those that it knows."""
+    plain = msgspec.to_builtins(stored)
+    usual = msgspec.to_builtins(TaskParams(objective=""))
+    given = {key: value for key, value in plain["params"].items() if usual.get(key) != value}
+    return msgspec.json.encode({**plain, "params": {"objective": "", **given}})
+
+
+async def _passed_on(engine: Engine, taken: Taken) -> None:
+    with contextlib.suppress(CorralError):  # it is delivered again when its time is over
+        await engine.settle(taken, "again")
 
 
 def _log_failure(task: "asyncio.Task[None]") -> None:

@@ -348,7 +348,7 @@ def main() -> int:
     if options.older and (reason := versions.why_not(options.older)):
         parser.error(f"cannot run {options.older}: {reason}")
     is_apart = INSIDE in os.environ
-    if not is_apart:
+    if not is_apart and not options.failover:
         if not (reason := why_not_apart()):
             os.environ[INSIDE] = "1"
             command = ["unshare", "--net", "--mount", sys.executable, "-P", *sys.argv]
