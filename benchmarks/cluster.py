@@ -107,7 +107,7 @@ class Nodes:
             if name == without:
                 continue
             with Client(daemon.socket) as client:
-                status: Any = client.call("daemon.status", timeout_s=BOUND_S)
+                status: Any = client.call("daemon.status", {"node": name}, timeout_s=BOUND_S)
             for agent in status["agents"]:
                 if any(worker["state"] == "Ready" for worker in agent["workers"]):
                     found.setdefault(agent["name"], []).append(name)
