@@ -1,8 +1,10 @@
 """Runs the examples with a real daemon; tests/docs runs what README and docs show."""
 
+import json
 import os
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,27 @@ def test_the_jobs_and_timers_of_the_example_run(tmp_path: Path) -> None:
             task = daemon.call("schedule.run", name=name)
             assert daemon.call("task.wait", task=task["id"])["state"] == "succeeded"
         assert "copied everything" in daemon.corral("logs", "backup").stdout
+
+
+def test_the_models_of_the_example_are_measured_limited_and_replaced(tmp_path: Path) -> None:
+    port, folder = str(free_port()), ROOT / "examples" / "models"
+    config = (folder / "corral.toml").read_text("utf-8").replace("18433", port)
+    config += f'\n[process]\nworking_directory = "{folder}"\n'
+    with DaemonProcess(tmp_path, config) as daemon:
+        daemon.call("agent.start", all=True)
+        task = daemon.call("task.run", agent="writer", objective="the sea is deep")
+        assert (task["output"], task["tokens_used"]) == ("the sea is deep", 8)
+        assert task["cost_cents"] == pytest.approx(2.0)
+        assert daemon.call("task.run", agent="patient", objective="two words")["tokens_used"] == 4
+        assert daemon.call("task.run", agent="frugal", objective="a " * 8)["tokens_used"] == 16
+        held = daemon.call("task.submit", agent="frugal", objective="no cent is left")
+        while "max_cost_cents_per_day" not in daemon.call("task.show", task=held["id"])["reason"]:
+            pass
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/counts", timeout=BOUND_S) as answer:
+            counts = json.load(answer)
+        models = {each["name"]: each for each in daemon.call("models.list")["models"]}
+        assert counts["tokens"] == models["small"]["tokens_today"] == 28
+        assert models["busy"]["tokens_today"] == 0
 
 
 def test_the_plain_service_is_replaced_when_it_hangs(tmp_path: Path) -> None:
