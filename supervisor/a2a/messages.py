@@ -90,7 +90,13 @@ def wanted(message: Json, agent: str, context: str) -> dict[str, object]:
             data.append({key: part[key] for key in ("url", "filename", "mediaType") if key in part})
         else:
             raise A2aError(-32005, "cannot take a part that is neither text, data nor url")
-    params: dict[str, object] = {"agent": agent, "objective": "\n".join(texts), "session": context}
+    about = {key: message[key] for key in ("messageId", "metadata") if key in message}
+    params: dict[str, object] = {
+        "agent": agent,
+        "objective": "\n".join(texts),
+        "session": context,
+        "context": {"a2a": about},
+    }
     if data:
         params["input"] = data[0] if len(data) == 1 else data
     return params

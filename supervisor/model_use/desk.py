@@ -111,14 +111,26 @@ class ModelDesk:
             return refusal
         chosen = [model, *(models[each] for each in model.fallback if each in models)]
         chosen = [each for each in chosen if each.is_for(tenant)]
-        free = [each for each in chosen if self.ledger.exceeded(each) is None]
-        if not free:
+        unspent = [each for each in chosen if self.ledger.exceeded(each) is None]
+        if not unspent:
             found = self.ledger.exceeded(model)
             assert found is not None, "it has just been so"
             key, limit, used, wait_s = found
             reason = f'the model "{name}" has used {used:g} of {key} = {limit:g}'
             facts = {"limit": key, "value": limit, "used": used, "model": name}
             return self._refuse(name, key, 429, reason, facts, retry_after_s=wait_s)
+        # Counted here, not by the gateway alone: a limit can be passed by no more than this lets pass.
+        free = [
+            each
+            for each in unspent
+            if self._under_way.of_model(each.name) < each.max_concurrent_calls
+        ]
+        if not free:
+            key = "max_concurrent_calls"
+            value = unspent[0].max_concurrent_calls
+            reason = f'the model "{unspent[0].name}" has {key} = {value} under way'
+            facts = {"limit": key, "value": value, "model": unspent[0].name}
+            return self._refuse(name, key, 429, reason, facts, retry_after_s=1.0)
         if entry is not None:
             entry.is_measured = True
         task = None if entry is None else entry.task.id

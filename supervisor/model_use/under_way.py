@@ -5,6 +5,7 @@ later. The end of such a task waits for that.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -20,6 +21,12 @@ class Call(NamedTuple):
     agent: str
     task: str | None
     models: Mapping[str, DeclaredModel]
+
+    @property
+    def first(self) -> str:
+        """Returns the name of the model that is asked first."""
+        return next(iter(self.models))
+
     above: str | None = None
 
 
@@ -28,6 +35,7 @@ class CallsUnderWay:
 
     def __init__(self) -> None:
         self._calls: dict[int, Call] = {}
+        self._by_model = Counter[str]()
         self._waiting: dict[str, asyncio.Event] = {}
         self._read: Callable[[], None] = lambda: None
 
@@ -41,10 +49,18 @@ class CallsUnderWay:
     def add(self, number: int, call: Call) -> None:
         """Adds a call that was let pass."""
         self._calls[number] = call
+        self._by_model[call.first] += 1
+
+    def of_model(self, name: str) -> int:
+        """Returns the number of calls that a model is to answer."""
+        return self._by_model[name]
 
     def take(self, number: int) -> Call | None:
         """Returns a call that has ended; None for one that was not let pass."""
-        return self._calls.pop(number, None)
+        call = self._calls.pop(number, None)
+        if call is not None:
+            self._by_model[call.first] -= 1
+        return call
 
     def ended(self, call: Call) -> None:
         """Notes that the usage of a call is counted."""
@@ -56,6 +72,7 @@ class CallsUnderWay:
         """Returns all calls, which are lost."""
         calls = list(self._calls.values())
         self._calls.clear()
+        self._by_model.clear()
         for event in self._waiting.values():
             event.set()
         return calls

@@ -135,6 +135,7 @@ def test_a_message_is_a_task_and_its_output_an_artifact(api: Api) -> None:
     assert task["history"][0]["parts"][0]["text"] == "hello"
     record = api.daemon.call("task.show", task=task["id"])
     assert (record["objective"], record["session"]) == ("hello", task["contextId"])
+    assert record["context"] == {"a2a": {"messageId": "1"}}
     (found,) = sent(api, message("give it back", {"a": [1]}))
     assert found["task"]["artifacts"][0]["parts"][0]["data"] == {"a": [1]}
 

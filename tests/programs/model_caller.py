@@ -1,9 +1,13 @@
-"""An agent that calls models by plain HTTP: its input is a list of [name of the model or a path, script]."""
+"""An agent that calls models by plain HTTP: its input is a list of [name of the model or a path, script].
+
+{"together": LIST} makes them all at a time.
+"""
 
 import json
 import os
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from corral.worker import Agent, SyncTask
@@ -32,6 +36,9 @@ def call(name: str, script: str) -> dict[str, Any]:
 
 @agent.task
 def run(task: SyncTask) -> Any:
-    """Makes the calls, one after the other."""
+    """Makes the calls, one after the other or together."""
     calls: Any = task.input
+    if isinstance(calls, dict):
+        with ThreadPoolExecutor(64) as threads:
+            return list(threads.map(lambda each: call(*each), calls["together"]))
     return [call(*each) for each in calls]

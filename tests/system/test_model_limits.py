@@ -51,8 +51,12 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, provider: Provider) -> Iter
             model(provider, "nowhere", "max_retries = 0", "http://127.0.0.1:9/v1"),
             model(provider, "locked").replace(KEY, "${secret:MISSING}"),
             model(provider, "forbidden"),
+            model(provider, "narrow", "max_tokens_per_minute = 100\nmax_concurrent_calls = 4"),
             "[tenants.acme]\nmax_tokens_per_minute = 50\n",
-            agent("free", '["plain", "mapped", "poor", "poorer", "gone", "nowhere", "locked"]'),
+            agent(
+                "free",
+                '["plain", "mapped", "poor", "poorer", "gone", "nowhere", "locked", "narrow"]',
+            ),
             agent("held", '["plain"]', "resources.max_tokens_per_minute = 50"),
             agent("acme/one", '["plain"]'),
         ]
@@ -121,6 +125,25 @@ def test_an_agent_or_tenant_that_has_used_its_minute_is_refused(
         owner: name.partition("/")[0],
     }
     assert 1 <= int(record["output"][1]["headers"]["retry-after"]) <= 62
+
+
+def test_calls_that_run_together_pass_a_limit_by_those_under_way_at_most(
+    daemon: DaemonProcess, provider: Provider
+) -> None:
+    served = provider.get("/counts").get("ended", 0)
+    record = daemon.call(
+        "task.run",
+        agent="free",
+        objective="call",
+        input={"together": [("narrow", "in25+w25")] * 40},
+    )
+    found = statuses(record)
+    assert set(found) == {200, 429}
+    assert 2 <= found.count(200) <= 2 + 3
+    assert record["tokens_used"] == 50 * found.count(200)
+    assert provider.get("/counts")["ended"] == served + found.count(200)
+    (last,) = run(daemon, "free", ("narrow", "in25+w25"))["output"]
+    assert last["body"]["error"]["corral"]["limit"] == "max_tokens_per_minute"
 
 
 def test_a_task_ends_when_its_calls_have_used_its_budget(daemon: DaemonProcess) -> None:

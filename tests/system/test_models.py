@@ -259,6 +259,35 @@ def test_a_gateway_that_dies_is_replaced(daemon: DaemonProcess) -> None:
     assert daemon.call("models.list")["gateway"]["restarts"] == gateway["restarts"] + 1
 
 
+def test_a_gateway_that_is_killed_loses_no_call_that_it_has_answered(
+    daemon: DaemonProcess, provider: Provider
+) -> None:
+    served, known = tokens_served(provider), tokens_measured(daemon)
+    calls = [{"api": "chat", "model": "in5+w5", "retries": 9}] * 200
+    task = daemon.call("task.submit", agent="caller", objective="call", input={"calls": calls})
+    for _ in range(3):
+        before = tokens_measured(daemon)
+        while tokens_measured(daemon) < before + 100:
+            pass
+        os.kill(daemon.call("models.list")["gateway"]["pid"], signal.SIGKILL)
+    record = daemon.call("task.wait", task=task["id"])
+    answered = sum(each["tokens"] for each in record["output"])
+    measured, served = tokens_measured(daemon) - known, tokens_served(provider) - served
+    assert answered == 2000
+    assert answered <= measured == record["tokens_used"]
+    assert measured <= served <= measured + 3 * 10  # one call under way at each kill
+
+
+def tokens_served(provider: Provider) -> int:
+    counts = provider.get("/counts")
+    return int(counts.get("input", 0) + counts.get("output", 0) + counts.get("cached", 0))
+
+
+def tokens_measured(daemon: DaemonProcess) -> int:
+    models = {each["name"]: each for each in daemon.call("models.list")["models"]}
+    return int(models["main"]["tokens_today"])
+
+
 def test_the_key_of_a_worker_is_refused_when_it_has_ended(daemon: DaemonProcess) -> None:
     found = run(daemon, environment=["OPENAI_BASE_URL", "OPENAI_API_KEY"])["output"]
     url, key = f"{found['OPENAI_BASE_URL']}/models", found["OPENAI_API_KEY"]
