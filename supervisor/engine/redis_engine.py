@@ -421,7 +421,7 @@ class RedisEngine:
         if value == "always":
             return []
         return [
-            f"Redis writes to disk with appendfsync {value}: a power loss loses what it confirmed in the last second or more; set appendfsync always"
+            f"Redis writes to disk with appendfsync {value}: a power loss, or a kill of the server while a slow sync is under way, loses what it confirmed in the last two seconds or more; set appendfsync always"
         ]
 
     async def close(self) -> None:
