@@ -1,7 +1,7 @@
 """Decides about each call of a model, and counts what it has used for its task, agent, tenant and model.
 
 The room guarantees that a call is attributed to the worker whose key it has, and to one of the tasks that this worker runs;
-that a budget that is used up refuses calls; and that sums outlive the daemon but for the last second.
+that a budget that is used up refuses calls; and that sums outlive the daemon but for the last tenth of a second.
 
 It must not know HTTP or providers: `model_gateway` does.
 

@@ -1,6 +1,6 @@
 """Sums what calls of models have used by hour, model and agent, in memory and in the store, and holds models to their limits.
 
-Sums are written every FLUSH_S, so that the last second may be missing after a `kill -9`; they are kept for KEPT_S.
+Sums are written every FLUSH_S, so that the last of them may be missing after a `kill -9`; they are kept for KEPT_S.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from ..store.store import Statement, Store
 
 HOUR_S = 3600
 DAY_H = 24
-FLUSH_S = 1.0
+FLUSH_S = 0.1
 """Seconds that a sum waits for others."""
 KEPT_S = 90 * 86_400.0
 """Seconds for which sums are kept."""

@@ -1,6 +1,6 @@
 """An agent that calls models by plain HTTP: its input is a list of [name of the model or a path, script].
 
-{"together": LIST} makes them all at a time.
+{"together": LIST} makes them all at a time. A call may have a third word, which says how it names its task: "header" or "trace".
 """
 
 import json
@@ -15,15 +15,16 @@ from corral.worker import Agent, SyncTask
 agent = Agent("plain")
 
 
-def call(name: str, script: str) -> dict[str, Any]:
+def call(task: SyncTask, name: str, script: str, way: str = "") -> dict[str, Any]:
     url, key = os.environ["OPENAI_BASE_URL"], os.environ["OPENAI_API_KEY"]
     gateway = url.rsplit("/", 2)[0]
     path = name if name.startswith("/") else "/v1/chat/completions"
     name = url.split("/")[-2] if name.startswith("/") else name
+    own = {"header": {"X-Corral-Task": task.id}, "trace": {"traceparent": task.traceparent or ""}}
     request = urllib.request.Request(
         f"{gateway}/{name}{path}",
         json.dumps({"model": script}).encode(),
-        {"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
+        {"Authorization": f"Bearer {key}", "Content-Type": "application/json", **own.get(way, {})},
     )
     try:
         with urllib.request.urlopen(request, timeout=20) as answer:
@@ -40,5 +41,5 @@ def run(task: SyncTask) -> Any:
     calls: Any = task.input
     if isinstance(calls, dict):
         with ThreadPoolExecutor(64) as threads:
-            return list(threads.map(lambda each: call(*each), calls["together"]))
-    return [call(*each) for each in calls]
+            return list(threads.map(lambda each: call(task, *each), calls["together"]))
+    return [call(task, *each) for each in calls]

@@ -5,7 +5,7 @@ The name of the model that a request asks for scripts the answer: words joined b
   fail2x503    the next two requests with this name get 503     always500          every one does
   cut3         the stream ends after three words, without a usage     hang     it never answers      slow     a word each 20 ms
   gate         waits in the middle of a stream until POST /open      nousage   never tells a usage
-  busy30       429 with Retry-After: 30
+  busy30       429 with Retry-After: 30     garbage    an answer that is no JSON
 
 GET /counts returns what was served; POST /open opens the gate; GET /seen returns the headers and bodies of requests.
 The address is printed as one line.
@@ -70,6 +70,8 @@ class Server:
                 await asyncio.Event().wait()
             finally:
                 self.counts["hung_up"] += 1
+        if script.has("garbage"):
+            return web.Response(text="<html>no JSON", content_type="application/json")
         if wait := script.number("busy"):
             headers = {"Retry-After": str(wait)}
             return web.json_response(

@@ -55,8 +55,10 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, provider: Provider) -> Iter
             "[tenants.acme]\nmax_tokens_per_minute = 50\n",
             agent(
                 "free",
-                '["plain", "mapped", "poor", "poorer", "gone", "nowhere", "locked", "narrow"]',
+                '["plain", "mapped", "poor", "poorer", "gone", "nowhere", "locked", "narrow", "hasty"]',
             ),
+            model(provider, "hasty", 'timeout = "300ms"\nmax_retries = 0'),
+            agent("wide", '["plain"]', "resources.max_concurrent_requests = 2"),
             agent("held", '["plain"]', "resources.max_tokens_per_minute = 50"),
             agent("acme/one", '["plain"]'),
         ]
@@ -125,6 +127,37 @@ def test_an_agent_or_tenant_that_has_used_its_minute_is_refused(
         owner: name.partition("/")[0],
     }
     assert 1 <= int(record["output"][1]["headers"]["retry-after"]) <= 62
+
+
+def test_a_provider_that_hangs_is_busy_or_answers_with_garbage_is_passed_on_as_it_is(
+    daemon: DaemonProcess, provider: Provider
+) -> None:
+    hung_up = provider.get("/counts").get("hung_up", 0)
+    record = run(daemon, "free", ("hasty", "hang"), ("plain", "busy30"))
+    hung, busy = record["output"]
+    assert (hung["status"], hung["body"]["error"]["corral"]["model"]) == (504, "hasty")
+    assert (busy["status"], busy["headers"]["retry-after"]) == (429, "30")
+    assert record["tokens_used"] == 0
+    while provider.get("/counts").get("hung_up", 0) == hung_up:
+        pass
+    error = daemon.call("task.submit", agent="free", objective="call", input=[("plain", "garbage")])
+    assert daemon.call("task.wait", task=error["id"])["tokens_used"] == 0
+    assert statuses(run(daemon, "free", ("plain", "in5+w5"))) == [200]
+
+
+def test_a_call_counts_for_the_task_that_its_header_or_its_trace_names(
+    daemon: DaemonProcess, provider: Provider
+) -> None:
+    requests = provider.get("/counts").get("requests", 0)
+    other = daemon.call("task.submit", agent="wide", objective="call", input=[("plain", "hang")])
+    while provider.get("/counts").get("requests", 0) == requests:
+        pass
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    calls = [("plain", "in1+w1", "header"), ("plain", "in2+w2", "trace"), ("plain", "in4+w4")]
+    record = run(daemon, "wide", *calls, traceparent=trace)
+    assert record["tokens_used"] == 2 + 4  # the third names none of the two that run
+    daemon.call("task.cancel", task=other["id"])
+    assert daemon.call("task.wait", task=other["id"])["tokens_used"] == 0
 
 
 def test_calls_that_run_together_pass_a_limit_by_those_under_way_at_most(
