@@ -22,7 +22,6 @@ from .interface import (
     TIMEOUT_S,
     Change,
     Entry,
-    Message,
     Outcome,
     Taken,
     TlsFiles,
@@ -34,6 +33,7 @@ from .jetstream_wire import (
     TASKS,
     ApiError,
     Json,
+    Listener,
     PullInbox,
     answer_of,
     bytes_of,
@@ -47,7 +47,7 @@ from .jetstream_wire import (
     tls_context,
 )
 from .names import bare, checked, conflict, lease_seconds, limited, no_answer, nobody
-from .view import Following, Inbox, View
+from .view import Following, View
 
 VERSION_MIN = (2, 11)
 HEARTBEAT_S = 0.5
@@ -565,53 +565,6 @@ class KeyWatch(View, Following):
             self.put(Change(key, None if is_end else message.data, found.sequence.stream))
             if not found.num_pending:
                 self.complete()
-
-
-class Listener:
-    """Receives messages into a bounded inbox."""
-
-    def __init__(
-        self, client: Client, messages_max: int, closed: Callable[["Listener"], None]
-    ) -> None:
-        self._client: Any = client  # Any: the library's types are partial
-        self._inbox = Inbox(messages_max)
-        self._closed = closed
-        self._subscription: Any = None  # Any: a class that the library does not export
-
-    @property
-    def dropped(self) -> int:
-        """Returns how many messages the reader was too slow for."""
-        return self._inbox.dropped
-
-    async def start(self, subject: str) -> None:
-        """Opens the subscription; the server knows of it when this returns."""
-
-        async def receive(message: Msg) -> None:
-            self._inbox.put(message)
-
-        self._subscription = await self._client.subscribe(
-            subject, cb=receive, pending_msgs_limit=-1, pending_bytes_limit=-1
-        )
-        await cancellable(self._client.flush())
-
-    async def next(self) -> Message:
-        """Returns the next message."""
-        message = await self._inbox.get()
-        assert isinstance(message, Msg), "only messages are put there"
-        subject = message.subject.removeprefix("corral.say.").replace(".", "/")
-
-        async def answer(payload: bytes) -> None:
-            if message.reply:
-                await quietly(
-                    self._client.publish(message.reply, limited(payload, "answer", subject))
-                )
-
-        return Message(subject, message.data, answer)
-
-    async def close(self) -> None:
-        """Ends the subscription."""
-        self._closed(self)
-        await quietly(self._subscription.unsubscribe())
 
 
 _Closable = KeyWatch | Listener

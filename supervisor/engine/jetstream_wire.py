@@ -1,11 +1,11 @@
-"""Names, shapes and decodes what goes between the engine and a server with JetStream, and receives pulled tasks."""
+"""Names, shapes and decodes what goes between the engine and a server with JetStream, and receives messages and pulled tasks."""
 
 import asyncio
 import base64
 import contextlib
 import json
 import ssl
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import nats.errors
@@ -13,7 +13,9 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from ...worker.contract.errors import CorralError
-from .interface import APPEND_WINDOW_S, TlsFiles
+from .interface import APPEND_WINDOW_S, Message, TlsFiles
+from .names import limited
+from .view import Inbox
 
 KEYS, TASKS = "corral-keys", "corral-tasks"
 
@@ -151,3 +153,50 @@ class PullInbox:
     async def close(self) -> None:
         """Ends the subscription."""
         await self._subscription.unsubscribe()
+
+
+class Listener:
+    """Receives messages into a bounded inbox."""
+
+    def __init__(
+        self, client: Client, messages_max: int, closed: Callable[["Listener"], None]
+    ) -> None:
+        self._client: Any = client  # Any: the library's types are partial
+        self._inbox = Inbox(messages_max)
+        self._closed = closed
+        self._subscription: Any = None  # Any: a class that the library does not export
+
+    @property
+    def dropped(self) -> int:
+        """Returns how many messages the reader was too slow for."""
+        return self._inbox.dropped
+
+    async def start(self, subject: str) -> None:
+        """Opens the subscription; the server knows of it when this returns."""
+
+        async def receive(message: Msg) -> None:
+            self._inbox.put(message)
+
+        self._subscription = await self._client.subscribe(
+            subject, cb=receive, pending_msgs_limit=-1, pending_bytes_limit=-1
+        )
+        await cancellable(self._client.flush())
+
+    async def next(self) -> Message:
+        """Returns the next message."""
+        message = await self._inbox.get()
+        assert isinstance(message, Msg), "only messages are put there"
+        subject = message.subject.removeprefix("corral.say.").replace(".", "/")
+
+        async def answer(payload: bytes) -> None:
+            if message.reply:
+                await quietly(
+                    self._client.publish(message.reply, limited(payload, "answer", subject))
+                )
+
+        return Message(subject, message.data, answer)
+
+    async def close(self) -> None:
+        """Ends the subscription."""
+        self._closed(self)
+        await quietly(self._subscription.unsubscribe())

@@ -254,8 +254,7 @@ class RedisEngine:
 
     async def _claimed(self, queue: str, stream: str) -> Taken | None:
         """Returns a task whose taker has been silent for too long."""
-        mark = f"{scripts.PREFIX}restarted:{queue}"
-        await self.run("take from queue", queue, scripts.RESTART, [stream, mark], [])
+        await self.run("take", queue, scripts.RESTART, [stream, scripts.restarted(queue)], [])
         answer: Wire = await self.call(
             "take from queue",
             queue,

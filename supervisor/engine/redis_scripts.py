@@ -192,6 +192,11 @@ def stream(queue: str) -> str:
     return f"{PREFIX}tasks:{queue}"
 
 
+def restarted(queue: str) -> str:
+    """Returns the name of the offset of the clock that the silence of the takers of a queue was counted by."""
+    return f"{PREFIX}restarted:{queue}"
+
+
 def entries(answer: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
     """Returns the entries of the one stream that was read, which the library has in one of two shapes."""
     # Any: the library gives one of two shapes

@@ -104,7 +104,7 @@ def test_doctor_sees_a_redis_that_has_no_file_any_more(tmp_path: Path) -> None:
 
 def test_doctor_says_that_a_server_of_nats_is_too_old(tmp_path: Path) -> None:
     engine_or_skip("nats")
-    with OldServer() as server:
+    with OldServer(tmp_path) as server:
         table = f'[cluster]\nengine = "nats"\nurl = "{server.url}"\nnode = "one"\n'
         with DaemonProcess(tmp_path, table) as node:
             server.asked.wait(BOUND_S)
@@ -118,7 +118,8 @@ def test_doctor_says_that_a_server_of_nats_is_too_old(tmp_path: Path) -> None:
 class OldServer:
     """Says that it is a server of NATS 2.10, or runs the one that CORRAL_OLD_NATS names."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self.asked = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"nats://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -128,7 +129,17 @@ class OldServer:
         if program := os.environ.get("CORRAL_OLD_NATS"):
             self._listener.close()
             port = self.url.rpartition(":")[2]
-            self._program = subprocess.Popen([program, "-a", "127.0.0.1", "-p", port, "-js"])
+            command = [
+                program,
+                "-a",
+                "127.0.0.1",
+                "-p",
+                port,
+                "-js",
+                "-sd",
+                str(self._folder / "old"),
+            ]
+            self._program = subprocess.Popen(command)
             self.asked.set()
         else:
             threading.Thread(target=self._serve).start()
