@@ -7,8 +7,8 @@ know who wants the change.
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
-from ..config.diff import Effect
-from ..config.spec import Spec, changed
+from ..config.diff import Effect, changed
+from ..config.spec import Spec
 from ..decoding.decoder import STORE
 from ..lifecycle import state_machine
 from ..supervision.shared import Shared

@@ -16,10 +16,11 @@ import msgspec
 
 from ...worker.contract.errors import Conflict, CorralError, InvalidParams
 from ...worker.contract.names import tenant_of
+from ..config.diff import changed
 from ..config.loader import decode_agent, expanded_table, group_table, to_table
 from ..config.references import check_addresses, check_requires
 from ..config.sources import Variables
-from ..config.spec import BUILT_IN, Spec, changed, kind_of_group
+from ..config.spec import BUILT_IN, Spec, kind_of_group
 from ..config.template_spec import merge
 from ..decoding.decoder import STORE
 from ..overrides.overrides import Override, Overrides, base_of, in_file_form

@@ -4,6 +4,7 @@ Only agents that came from the file are compared: those added at run time, and b
 as they are unless the file names them now, since the file wins.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Literal
 
@@ -11,10 +12,43 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from ..decoding.decoder import STORE
+from ..decoding.values import is_table
 from .job import Schedule
-from .spec import DAEMON_WIDE, Config, Group, Spec, changed
+from .spec import DAEMON_WIDE, FIELDS, SECTIONS, Config, Group, Spec
 
 Effect = Literal["live", "restart"]
+
+# Keys that a running worker was started with; every other key of a Spec takes effect at once.
+RESTART_KEYS = frozenset(
+    ("kind", "command", "entrypoint", "python", "protocol", "type", "config", "environment")
+) | {
+    "disabled",
+    "url",
+    "headers",
+    "oauth",
+    "method",
+    "webhook_secret",
+    "permissions",
+    "permission_rules",
+    "permission_timeout",
+    "auth_method",
+    "listen",
+    "relays",
+    "share",
+    "stores",
+    "models",
+    "process",
+    "resources",
+}
+# Keys of these two sections that the daemon or a cgroup holds, or that are needed only to start or end a worker.
+LIVE_IN_SECTIONS = {
+    "process": frozenset(
+        {"spawn_timeout", "shutdown_grace_period", "drain_timeout", "stop_signal"}
+    ),
+    "resources": frozenset({"max_task_duration", "max_tool_calls_per_task"})
+    | {"max_output_size_bytes", "max_concurrent_requests", "max_tokens_per_minute"}
+    | {"max_tool_calls_per_minute", "max_memory_bytes", "cpu_limit_percent"},
+}
 
 LIVE = frozenset(
     {
@@ -82,6 +116,38 @@ class Plan(Struct, frozen=True):
     def is_empty(self) -> bool:
         """Returns whether nothing has changed."""
         return self == Plan()
+
+
+def changed(old: Spec, new: Spec) -> dict[str, Effect]:
+    """Returns the keys that differ, as `command` or `tasks.max_attempts`: in force at once, or in new workers."""
+    kinds: dict[str, Effect] = {}
+    for key in ("kind", *FIELDS[Spec]):
+        if not _same(getattr(old, key), getattr(new, key)):
+            kinds[key] = "restart" if key in RESTART_KEYS else "live"
+    if old.store_urls != new.store_urls:
+        kinds["stores"] = "restart"
+    if old.model_kinds != new.model_kinds:
+        kinds["models"] = "restart"
+    for name, section in SECTIONS.items():
+        before, after = getattr(old, name), getattr(new, name)
+        for key in FIELDS[section]:
+            if getattr(before, key) == getattr(after, key):
+                continue
+            if key in DAEMON_WIDE.get(name, frozenset()):
+                continue
+            # The era of MCP is settled when a server starts.
+            settled = new.protocol == "mcp" and key == "protocol_version"
+            is_live = key in LIVE_IN_SECTIONS.get(name, ()) or name not in RESTART_KEYS
+            kinds[f"{name}.{key}"] = "live" if is_live and not settled else "restart"
+    if not kinds and not _same(old.own, new.own):
+        kinds["template"] = "live"  # the same agent, of which another part is its own
+    return kinds
+
+
+def _same(before: object, after: object) -> bool:
+    if is_table(before) and is_table(after):  # 1 and true are equal in Python, not in JSON
+        return json.dumps(before, sort_keys=True) == json.dumps(after, sort_keys=True)
+    return before == after
 
 
 def plan(

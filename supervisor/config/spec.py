@@ -12,7 +12,6 @@ a user or a folder exists is found out where it is used, because it can change a
 was read.
 """
 
-import json
 from typing import (
     Annotated,
     Literal,
@@ -595,37 +594,6 @@ DAEMON_WIDE: dict[str, frozenset[str]] = {
     | {"best_min_success_percent", "best_max_load_percent"},
     "memory": frozenset({"max_pool_bytes", "cleanup_interval"}),
 }
-# Keys that a running worker was started with; every other key of a Spec takes effect at once.
-RESTART_KEYS = frozenset(
-    ("kind", "command", "entrypoint", "python", "protocol", "type", "config", "environment")
-) | {
-    "disabled",
-    "url",
-    "headers",
-    "oauth",
-    "method",
-    "webhook_secret",
-    "permissions",
-    "permission_rules",
-    "permission_timeout",
-    "auth_method",
-    "listen",
-    "relays",
-    "share",
-    "stores",
-    "models",
-    "process",
-    "resources",
-}
-# Keys of these two sections that the daemon or a cgroup holds, or that are needed only to start or end a worker.
-LIVE_IN_SECTIONS = {
-    "process": frozenset(
-        {"spawn_timeout", "shutdown_grace_period", "drain_timeout", "stop_signal"}
-    ),
-    "resources": frozenset({"max_task_duration", "max_tool_calls_per_task"})
-    | {"max_output_size_bytes", "max_concurrent_requests", "max_tokens_per_minute"}
-    | {"max_tool_calls_per_minute", "max_memory_bytes", "cpu_limit_percent"},
-}
 
 # --- public ---------------------------------------------------------------------------------------
 
@@ -643,38 +611,6 @@ def rescaled(spec: Spec, instances: int) -> Spec:
     """Returns a spec with another number of workers, which is a key of its own from then on."""
     own = {} if spec.template is None else {**spec.own, "instances": instances}
     return replace(spec, instances=Scale(instances, instances), own=own)
-
-
-def changed(old: Spec, new: Spec) -> dict[str, Literal["live", "restart"]]:
-    """Returns the keys that differ, as `command` or `tasks.max_attempts`: in force at once, or in new workers."""
-    kinds: dict[str, Literal["live", "restart"]] = {}
-    for key in ("kind", *FIELDS[Spec]):
-        if not _same(getattr(old, key), getattr(new, key)):
-            kinds[key] = "restart" if key in RESTART_KEYS else "live"
-    if old.store_urls != new.store_urls:
-        kinds["stores"] = "restart"
-    if old.model_kinds != new.model_kinds:
-        kinds["models"] = "restart"
-    for name, section in SECTIONS.items():
-        before, after = getattr(old, name), getattr(new, name)
-        for key in FIELDS[section]:
-            if getattr(before, key) == getattr(after, key):
-                continue
-            if key in DAEMON_WIDE.get(name, frozenset()):
-                continue
-            # The era of MCP is settled when a server starts.
-            settled = new.protocol == "mcp" and key == "protocol_version"
-            is_live = key in LIVE_IN_SECTIONS.get(name, ()) or name not in RESTART_KEYS
-            kinds[f"{name}.{key}"] = "live" if is_live and not settled else "restart"
-    if not kinds and not _same(old.own, new.own):
-        kinds["template"] = "live"  # the same agent, of which another part is its own
-    return kinds
-
-
-def _same(before: object, after: object) -> bool:
-    if is_table(before) and is_table(after):  # 1 and true are equal in Python, not in JSON
-        return json.dumps(before, sort_keys=True) == json.dumps(after, sort_keys=True)
-    return before == after
 
 
 # --- the keys of every Struct ----------------------------------------------

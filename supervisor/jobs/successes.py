@@ -10,7 +10,8 @@ from collections.abc import Iterable
 import msgspec
 
 from ..agents.agents import Agents
-from ..config.spec import RESTART_KEYS, Spec
+from ..config.diff import RESTART_KEYS
+from ..config.spec import Spec
 from ..lifecycle.state_machine import LastExit
 from ..store.store import Store
 from ..supervision.worker_supervisor import WorkerSupervisor

@@ -14,10 +14,11 @@ from msgspec.structs import replace
 
 from ...worker.contract import codec
 from ...worker.contract.errors import Conflict, CorralError, InvalidParams
+from ..config.diff import changed
 from ..config.loader import decode_agent, decode_group, group_table, to_table
 from ..config.references import check_addresses, check_groups, check_requires, check_worker_ids
 from ..config.sources import Variables, literal
-from ..config.spec import Config, Defaults, Group, Spec, changed, kind_of_group
+from ..config.spec import Config, Defaults, Group, Spec, kind_of_group
 from ..decoding.decoder import STORE
 from ..revisions.record import Draft, Kind, Revision
 from ..revisions.revisions import Revisions

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from ..agents.agent import Agent, Rolling, spec_of
 from ..agents.agents import Agents
 from ..agents.changes import CHANGED
-from ..config.spec import Spec, changed
+from ..config.diff import changed
+from ..config.spec import Spec
 from ..lifecycle import state_machine
 from ..lifecycle.cordon import Unschedulable
 from ..lifecycle.state_machine import ASKED_FOR, UP, LastExit, State

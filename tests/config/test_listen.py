@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from corral.supervisor.config.diff import changed
 from corral.supervisor.config.listen import ListenAddress, listen_addresses
 from corral.supervisor.config.loader import decode, decode_agent, to_table
-from corral.supervisor.config.spec import changed
 from corral.supervisor.decoding.values import Refused
 from corral.worker.contract.errors import InvalidParams
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor.config import loader, spec
+from corral.supervisor.config import diff, loader
 from corral.supervisor.config.probe_spec import Check, Readiness
 from corral.supervisor.config.spec import Spec
 from corral.worker.contract.errors import InvalidParams
@@ -87,8 +87,8 @@ def test_actions_are_merged_with_those_of_the_defaults_and_may_be_named() -> Non
 
 def test_a_changed_check_needs_no_restart() -> None:
     old, new = decoded(PROGRAM), decoded(PROGRAM + 'health = { tcp = "h:1" }')
-    assert set(spec.changed(old, new).values()) == {"live"}
-    assert set(spec.changed(new, new).values()) == set()
+    assert set(diff.changed(old, new).values()) == {"live"}
+    assert set(diff.changed(new, new).values()) == set()
 
 
 # -- what is refused

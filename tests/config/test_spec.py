@@ -908,13 +908,13 @@ def test_a_change_is_live_or_needs_a_restart(before: str, after: str, kinds: set
         decode((text if "[agents.a]" in text else f"{text}\n[agents.a]") + "\ncommand = ['x']\n")
         for text in (before, after)
     )
-    assert set(spec.changed(old.agents["a"], new.agents["a"]).values()) == kinds
+    assert set(diff.changed(old.agents["a"], new.agents["a"]).values()) == kinds
 
 
 def test_an_agent_that_becomes_a_server_is_restarted() -> None:
     agent = decode(f"{AGENT}protocol = 'mcp'").agents["a"]
     server = decode("[mcp.servers.a]\ncommand = ['x']").agents["a"]
-    assert "restart" in spec.changed(agent, server).values()
+    assert "restart" in diff.changed(agent, server).values()
 
 
 # --- the manual ----------------------------------------------------------------------------------
@@ -966,7 +966,7 @@ def test_the_manual_has_the_default_of_every_key_of_an_agent_or_server() -> None
 def test_what_all_have_used_is_started_anew_before_it_is_one_s_own() -> None:
     server = "[mcp.servers.a]\ncommand = ['x']\n"
     old, new = decode(server).agents["a"], decode(server + "share = 'agent'").agents["a"]
-    assert spec.changed(old, new) == {"share": "restart"}
+    assert diff.changed(old, new) == {"share": "restart"}
 
 
 @pytest.mark.parametrize("heading", STRUCTS)
@@ -986,7 +986,7 @@ def test_the_manual_says_what_a_change_needs(heading: str) -> None:
         assert (cells[-1] == "daemon, live") == (f"{name}.{key}" in diff.LIVE) or (
             cells[-1] == "daemon"
         ), key
-        assert set(spec.changed(old, new).values()) == expected, key
+        assert set(diff.changed(old, new).values()) == expected, key
 
 
 def test_the_example_of_the_manual_decodes() -> None:

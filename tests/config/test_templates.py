@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corral.supervisor.config import loader
-from corral.supervisor.config.diff import plan
+from corral.supervisor.config.diff import changed, plan
 from corral.supervisor.config.sources import Variables
-from corral.supervisor.config.spec import Config, Defaults, Scale, Spec, changed
+from corral.supervisor.config.spec import Config, Defaults, Scale, Spec
 from corral.supervisor.config.template_spec import BUILT_IN_TEMPLATES, merge
 from corral.supervisor.config.templates import VALUES_MAX
 from corral.supervisor.decoding.decoder import STORE

@@ -319,7 +319,8 @@ def test_a_queue_shows_what_is_not_done_in_its_order(servers: LocalServers) -> N
         for i in range(3):
             await engine.append("q/x", f"t{i}", str(i).encode())
         await engine.append("q/x/y", "other", b"other")
-        assert (taken := await engine.take("q/x", 5)) is not None
+        taken = await engine.take("q/x", 5)
+        assert taken is not None
         assert await engine.queued("q/x", 10) == [b"0", b"1", b"2"]
         await engine.settle(taken, "done")
         assert await engine.queued("q/x", 1) == [b"1"]

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corral.supervisor.config import loader
-from corral.supervisor.config.spec import Config, Defaults, changed
+from corral.supervisor.config.diff import changed
+from corral.supervisor.config.spec import Config, Defaults
 from corral.supervisor.decoding.values import Refused
 from corral.supervisor.stores.declared import Kind, Place, checked, place_of, shown, variable_of
 from corral.worker.contract.errors import InvalidParams

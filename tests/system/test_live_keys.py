@@ -1,6 +1,6 @@
 """Each key that "takes effect at once" does: a probe for each changes it under a running daemon and sees the effect.
 
-The keys are those of the table itself (`spec.changed`, `diff.LIVE`): a new live key without a probe fails.
+The keys are those of the table itself (`diff.changed`, `diff.LIVE`): a new live key without a probe fails.
 """
 
 import copy
@@ -75,10 +75,10 @@ assert live_probes.__doc__, "it is imported for its probes"
 
 def live_keys() -> set[str]:
     """The keys that a reload reports as taking effect at once, as agents and as the daemon have them."""
-    found = {key for key in spec.FIELDS[spec.Spec] if key not in spec.RESTART_KEYS}
+    found = {key for key in spec.FIELDS[spec.Spec] if key not in diff.RESTART_KEYS}
     for name, section in spec.SECTIONS.items():
         for key in spec.FIELDS[section]:
-            restarts = name in spec.RESTART_KEYS and key not in spec.LIVE_IN_SECTIONS.get(name, ())
+            restarts = name in diff.RESTART_KEYS and key not in diff.LIVE_IN_SECTIONS.get(name, ())
             if key not in spec.DAEMON_WIDE.get(name, ()) and not restarts:
                 found.add(f"{name}.{key}")
     return found | diff.LIVE
