@@ -4,6 +4,7 @@ Tries end as soon as a byte of an answer was passed on: the caller of this modul
 """
 
 import asyncio
+import base64
 import random
 import ssl
 import time
@@ -108,7 +109,7 @@ class Upstream:
                 headers=headers,
                 timeout=_timeout(endpoint.timeout_s),
                 proxy=proxy.url,
-                proxy_auth=proxy.login,
+                proxy_headers=proxy.headers,
                 allow_redirects=False,
             )
         except (aiohttp.ClientError, ssl.SSLError, OSError, ValueError, TimeoutError) as error:
@@ -124,10 +125,10 @@ class Upstream:
 
 
 class Proxy(NamedTuple):
-    """Represents the proxy by which a provider is reached, both None for none."""
+    """Represents the proxy by which a provider is reached; `url` is None for none, `headers` log in to it."""
 
     url: URL | None
-    login: aiohttp.BasicAuth | None
+    headers: dict[str, str] | None
 
 
 @lru_cache(1024)
@@ -138,8 +139,10 @@ def proxy_of(base: str) -> Proxy:
     if not found or (address.host and proxy_bypass(address.host)):
         return Proxy(None, None)
     url = URL(found if "://" in found else f"http://{found}")
-    login = aiohttp.BasicAuth(url.user, url.password or "") if url.user else None
-    return Proxy(url.with_user(None), login)
+    if not url.user:
+        return Proxy(url, None)
+    login = base64.b64encode(f"{url.user}:{url.password or ''}".encode()).decode()
+    return Proxy(url.with_user(None), {"Authorization": f"Basic {login}"})  # the session renames it
 
 
 @lru_cache(1024)

@@ -19,9 +19,8 @@ def test_a_provider_is_reached_by_the_proxy_of_the_environment(
 ) -> None:
     monkeypatch.setenv("https_proxy", "http://me:secret@proxy.example:3128")
     monkeypatch.setenv("no_proxy", "127.0.0.1,inside.example")
-    url, login = proxy_of("https://api.example/v1")
+    url, headers = proxy_of("https://api.example/v1")
     assert str(url) == "http://proxy.example:3128"
-    assert login is not None
-    assert (login.login, login.password) == ("me", "secret")
+    assert headers == {"Authorization": "Basic bWU6c2VjcmV0"}
     for address in ("https://inside.example/v1", "http://127.0.0.1:8000/v1", "http://api.example"):
         assert proxy_of(address) == Proxy(None, None)
