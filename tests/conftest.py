@@ -15,8 +15,13 @@ from pathlib import Path
 from types import FrameType
 
 import pytest
+from hypothesis import settings
 
 TEST_BOUND_S = 120
+
+# A loaded machine may take its time for one example.
+settings.register_profile("corral", deadline=None)
+settings.load_profile("corral")
 
 # A test that has no daemon wants to hear of it at once; tests/cli/test_connecting.py waits for one.
 os.environ.setdefault("CORRAL_CONNECT_TIMEOUT", "0")

@@ -2,6 +2,8 @@
 
 import random
 
+import pytest
+
 from corral.supervisor.access.change_rate import MAX_CALLERS, ChangeRate
 
 SEED = 4711
@@ -30,6 +32,7 @@ def test_callers_are_counted_apart_and_no_limit_counts_nothing() -> None:
     assert all(rate.take("a", 0, 1.0) == 0 for _ in range(10))
 
 
+@pytest.mark.long
 def test_the_number_of_callers_in_memory_is_bounded() -> None:
     rate = ChangeRate()
     for number in range(MAX_CALLERS + 100):

@@ -144,6 +144,7 @@ def test_three_redis_servers_are_refused() -> None:
     assert done.returncode == 2
 
 
+@pytest.mark.long
 def test_an_engine_that_is_not_there_is_unanswered() -> None:
     needs("nats")
     done = subprocess.run([*CORRAL, "cluster", "check", "nats://127.0.0.1:1"], capture_output=True)

@@ -524,6 +524,7 @@ def test_one_mistake_is_told_alone_without_those_that_follow_from_it() -> None:
     assert error.data["key"] == "agents.a.comand"
 
 
+@pytest.mark.long
 def test_a_file_of_mistakes_lists_a_hundred_of_them() -> None:
     error = refused("".join(f"[agents.n{n}x]\ncommand = 1\n" for n in range(1000)))
     assert len(error.messages) == 100

@@ -271,6 +271,7 @@ def test_both_codecs_agree_on_any_bytes(line: bytes) -> None:
     assert _read(CODECS["msgspec"], line) == _read(CODECS["json"], line)
 
 
+@pytest.mark.long
 @FUZZ
 @given(JSON, st.data())
 def test_both_codecs_agree_on_json_with_an_error(value: object, data: st.DataObject) -> None:
@@ -281,6 +282,7 @@ def test_both_codecs_agree_on_json_with_an_error(value: object, data: st.DataObj
     assert _read(CODECS["msgspec"], bytes(line)) == _read(CODECS["json"], bytes(line))
 
 
+@pytest.mark.long
 @FUZZ
 @given(JSON)
 def test_what_one_codec_writes_the_other_reads(value: object) -> None:

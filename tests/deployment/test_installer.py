@@ -134,6 +134,7 @@ def imported(python: str, what: str) -> str:
     return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("tool", TOOLS)
 def test_a_package_gets_an_environment_with_the_newest_versions_that_fit_each_other(
     tmp_path: Path, tool: Tool
@@ -169,6 +170,7 @@ def test_the_same_lock_has_one_environment_and_brings_the_same_versions_back(
     run(test())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("tool", TOOLS)
 def test_a_distribution_with_other_bytes_than_its_lock_says_is_not_installed(
     tmp_path: Path, tool: Tool

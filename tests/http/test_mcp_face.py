@@ -530,6 +530,7 @@ def test_a_call_whose_stream_was_lost_goes_on_and_is_heard_to_its_end_once() -> 
     run(test)
 
 
+@pytest.mark.long
 def test_what_is_kept_for_a_session_goes_with_it() -> None:
     def streams() -> int:
         gc.collect()

@@ -93,6 +93,7 @@ def test_who_speaks_no_tls_or_an_old_one_is_not_served_and_not_logged(tmp_path: 
         assert daemon.log.read_text().rpartition(" ready ")[2].count("\n") == 1
 
 
+@pytest.mark.long
 def test_handshakes_that_never_end_keep_nobody_out(tmp_path: Path) -> None:
     cert, key = certificate(tmp_path, "one")
     with DaemonProcess(tmp_path, config(cert, key)) as daemon:

@@ -36,6 +36,7 @@ def get(url: str, method: str = "GET", **headers: str) -> tuple[int, Message, by
             return error.code, error.headers, error.read()
 
 
+@pytest.mark.long
 def test_the_document_is_open_and_known_again_by_its_tag(address: str) -> None:
     status, headers, body = get(f"{address}/openapi.json")
     assert status == 200

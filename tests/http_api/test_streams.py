@@ -76,6 +76,7 @@ def test_a_log_that_is_not_followed_ends(api: Api) -> None:
     assert [each.name for each in found[-2:]] == ["log.end", "result"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_events_go_on_after_a_restart_without_loss_or_doubles(api: Api, end: str) -> None:
     with api.stream("GET", f"/events?types={TYPE}") as events, api.daemon.client() as client:
@@ -109,6 +110,7 @@ def lines(events: Iterator[Event], until: str) -> list[tuple[str | None, str, st
     raise AssertionError("the stream has ended")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_logs_go_on_after_a_restart_without_loss_or_doubles(api: Api, end: str) -> None:
     def printed(count: int) -> None:

@@ -37,6 +37,8 @@ CAN_IGNORE = 0x7FFFFFFF & ~(1 << 8 | 1 << 18)  # glibc keeps signals 32 and 33 f
 
 needs_root = pytest.mark.skipif(not ROOT, reason="only root may change the user")
 
+ATTEMPTS = [0, *(pytest.param(number, marks=pytest.mark.long) for number in (1, 2))]
+
 
 @pytest.fixture(params=["launcher", "cgroup", "forks"])
 def way(request: pytest.FixtureRequest) -> str:
@@ -488,7 +490,7 @@ def test_a_storm_of_escapes_is_ended_by_one_kill(wire: Wire, token: str) -> None
     assert with_token(token) == []
 
 
-@pytest.mark.parametrize("attempt", range(3))
+@pytest.mark.parametrize("attempt", ATTEMPTS)
 def test_a_chain_of_processes_that_never_stands_still_is_ended_by_one_kill(
     wire: Wire, token: str, attempt: int
 ) -> None:
@@ -639,7 +641,7 @@ def test_what_is_frozen_ends_with_the_daemon(wire: Wire, token: str) -> None:
     assert with_token(token) == []
 
 
-@pytest.mark.parametrize("attempt", range(3))
+@pytest.mark.parametrize("attempt", ATTEMPTS)
 def test_a_tree_that_forks_while_it_is_frozen_stands_still(
     wire: Wire, token: str, attempt: int
 ) -> None:
@@ -680,7 +682,7 @@ def test_what_escapes_is_told_by_its_unit_until_it_is_gone(wire: Wire, token: st
 # --- the daemon is gone ---
 
 
-@pytest.mark.parametrize("attempt", range(3))
+@pytest.mark.parametrize("attempt", ATTEMPTS)
 def test_nothing_is_left_when_the_daemon_hangs_up(wire: Wire, token: str, attempt: int) -> None:
     for n in range(5):
         assert len(wire.tree(f"a-{n}#1", token, 3, 1)) == 5

@@ -792,6 +792,7 @@ def test_whatever_happens_in_a_long_life_the_promises_hold(seed: int) -> None:
     World(seed).live(EVENTS)
 
 
+@pytest.mark.long
 def test_the_lives_are_not_idle() -> None:
     """They pass every transition of the table, and every result that the lifecycle gives by itself."""
     moves: set[tuple[State, State]] = set()

@@ -104,6 +104,7 @@ def test_units_of_a_tenant_are_in_its_slice_which_goes_with_the_last_of_them(
     assert cgroup.is_populated(str(subtree.unit("tenant-acme-0#1")))
 
 
+@pytest.mark.long
 def test_a_slice_that_is_removed_in_the_same_moment_is_made_again(
     subtree: containment.Subtree,
 ) -> None:

@@ -191,6 +191,7 @@ for number in range(first, first + 100_000):
 """
 
 
+@pytest.mark.long
 def test_a_kill_while_files_are_rotated_and_compressed_loses_and_repeats_nothing(
     tmp_path: Path,
 ) -> None:

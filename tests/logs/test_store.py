@@ -47,6 +47,7 @@ def test_folder_and_files_are_private(logs: LogStore) -> None:
     assert (folder / "echo-0.log").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.long
 def test_fifty_megabytes_through_a_pipe_and_rotations_come_back_complete_and_in_order(
     logs: LogStore,
 ) -> None:

@@ -34,7 +34,7 @@ pytestmark = [
 PROGRAM = Path(__file__).parents[1] / "programs" / "cluster_node.py"
 
 
-@pytest.fixture(params=["nats", "redis"])
+@pytest.fixture(params=["nats", pytest.param("redis", marks=pytest.mark.long)])
 def servers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocalServers]:
     try:
         program_of(request.param)
@@ -100,6 +100,7 @@ async def names(engine: Engine) -> list[str]:
     return [each.name for each in await nodes_now(engine, BOUND_S)]
 
 
+@pytest.mark.long
 def test_nodes_join_and_are_listed_and_a_second_of_one_name_never_runs(
     servers: LocalServers, tmp_path: Path
 ) -> None:
@@ -119,6 +120,7 @@ def test_nodes_join_and_are_listed_and_a_second_of_one_name_never_runs(
     run(servers, test)
 
 
+@pytest.mark.long
 def test_a_killed_node_is_over_after_its_lease_and_not_before(
     servers: LocalServers, tmp_path: Path
 ) -> None:
@@ -143,6 +145,7 @@ def test_a_killed_node_is_over_after_its_lease_and_not_before(
     run(servers, test)
 
 
+@pytest.mark.long
 def test_a_node_that_loses_the_engine_stops_before_its_lease_ends_and_joins_again(
     servers: LocalServers, tmp_path: Path
 ) -> None:
@@ -161,6 +164,7 @@ def test_a_node_that_loses_the_engine_stops_before_its_lease_ends_and_joins_agai
     run(servers, test)
 
 
+@pytest.mark.long
 def test_a_frozen_node_is_over_elsewhere_and_stops_before_anything_else_when_it_wakes(
     servers: LocalServers, tmp_path: Path
 ) -> None:
@@ -220,6 +224,7 @@ def test_a_clock_of_the_server_that_jumps_is_no_end_of_a_lease(tmp_path: Path) -
         run(servers, test)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("lease", ["usual", "election"])
 def test_a_node_stops_at_an_election_only_if_that_takes_longer_than_its_lease(
     lease: str, tmp_path: Path

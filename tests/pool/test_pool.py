@@ -1649,6 +1649,7 @@ class Schema(dict[str, object]):
     """One of which can be told whether it is still there."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("is_removed", [False, True])
 def test_a_schema_that_is_listed_no_more_is_not_kept(is_removed: bool) -> None:
     async def test() -> None:

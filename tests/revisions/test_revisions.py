@@ -328,6 +328,7 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.long
 @settings(max_examples=60, deadline=None, print_blob=True)
 @given(STEPS)
 def test_after_any_changes_the_current_revision_is_the_table_in_force(steps: list[Step]) -> None:

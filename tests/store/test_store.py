@@ -399,6 +399,7 @@ def test_on_a_full_disk_writes_fail_typed_and_the_store_recovers(small_disk: Pat
     run(small_disk / "corral.db", test)
 
 
+@pytest.mark.long
 def test_everything_acknowledged_is_there_after_a_kill(path: Path) -> None:
     program = """
 import asyncio, os, sys

@@ -226,6 +226,7 @@ def test_health_is_503_while_a_health_check_has_degraded_the_agent(tmp_path: Pat
         assert service.health()[0] == 200
 
 
+@pytest.mark.long
 def test_a_reload_moves_the_port_and_no_request_in_flight_fails(tmp_path: Path) -> None:
     first, second = free_port(), free_port()
     with DaemonProcess(tmp_path, BASE + agent("one", first, "instances = 2")) as daemon:
@@ -276,6 +277,7 @@ def test_a_reload_moves_the_port_and_no_request_in_flight_fails(tmp_path: Path) 
         assert "service" not in daemon.call("agent.show", name="one")["agent"]
 
 
+@pytest.mark.long
 def test_a_taken_port_degrades_the_service_alone_until_it_is_free(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = int(taken.getsockname()[1])

@@ -404,6 +404,7 @@ def test_without_a_store_a_stop_is_done_and_answered_and_recorded_later_but_noth
 # -- the command
 
 
+@pytest.mark.long
 def test_the_command_lists_verifies_and_says_by_its_status_whether_all_is_as_it_was(
     daemon: DaemonProcess,
 ) -> None:
@@ -445,6 +446,7 @@ def test_a_count_means_the_last_ones_whatever_since_says(daemon: DaemonProcess, 
     assert daemon.corral("audit", "--since", str(newest), "-n", "2").stdout == ""
 
 
+@pytest.mark.long
 def test_the_command_lists_as_many_as_it_was_told(daemon: DaemonProcess) -> None:
     assert daemon.stop() == 0
     with closing(sqlite3.connect(daemon.state_dir / "corral.db")) as file, file:

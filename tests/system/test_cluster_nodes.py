@@ -201,6 +201,7 @@ def test_a_node_without_its_engine_says_so_goes_on_locally_and_joins_again(tmp_p
         assert names(one) == ["one"]
 
 
+@pytest.mark.long
 def test_a_daemon_starts_without_the_engine_and_joins_when_it_is_there(tmp_path: Path) -> None:
     with cluster_of(tmp_path, "nats") as cluster:
         cluster.servers.kill(0)

@@ -448,6 +448,7 @@ def test_who_removes_what_another_removes_does_not_remove_what_a_third_adds(tmp_
         assert sorted(type(end).__name__ for end in ends) == ["NoneType", "NotFound"]
 
 
+@pytest.mark.long
 def test_an_agent_that_the_store_refuses_is_not_added(tmp_path: Path) -> None:
     spec = {"command": ["sleep", "600"], "protocol": "none"}
     with DaemonProcess(tmp_path, "") as daemon:
@@ -678,6 +679,7 @@ def test_a_server_that_a_call_has_started_is_not_unused_while_the_call_lasts(
         assert "Ready" not in [e["from"] for e in events if e["to"] == "ShuttingDown"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_daemon_that_is_stopped_before_it_is_ready_ends_in_order(
     tmp_path: Path, number: signal.Signals

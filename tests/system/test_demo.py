@@ -313,6 +313,7 @@ def test_the_report_is_what_git_says_although_a_historian_is_killed(
     assert list(stage.temporary.iterdir()) == []
 
 
+@pytest.mark.long
 def test_of_a_long_history_the_newest_commits_are_reported_and_said_to_be_cut(
     repository: Repository, stage: Stage
 ) -> None:
@@ -322,6 +323,7 @@ def test_of_a_long_history_the_newest_commits_are_reported_and_said_to_be_cut(
     check(run.report, repository, 14)
 
 
+@pytest.mark.long
 def test_one_commit_is_enough(stage: Stage) -> None:
     small = Repository(stage.folder / "small")
     small.commit(BOB, {"a b": b"1\n"})
@@ -331,6 +333,7 @@ def test_one_commit_is_enough(stage: Stage) -> None:
     assert [part["attempt"] for part in run.report["parts"]] == [2]
 
 
+@pytest.mark.long
 def test_of_a_shallow_clone_what_has_no_parent_is_named_and_not_counted(
     repository: Repository, stage: Stage
 ) -> None:
@@ -409,6 +412,7 @@ def test_a_demo_that_is_interrupted_leaves_nothing(
     assert list(stage.temporary.iterdir()) == []
 
 
+@pytest.mark.long
 def test_a_crew_that_is_kept_takes_tasks_until_it_is_stopped(repository: Repository) -> None:
     folder = Path(mkdtemp(prefix="kept-"))  # short: the socket lies within
     crew = folder / "examples" / "crew"

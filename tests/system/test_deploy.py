@@ -89,6 +89,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", BAD)
 def test_a_bad_version_gets_no_task_and_leaves_the_old_one_serving(
     tmp_path: Path, kind: str
@@ -227,6 +228,7 @@ def test_settings_override_the_package_and_stay_for_the_next_version(tmp_path: P
         assert site.daemon.call("agent.show", name="kit")["spec"]["title"] == "The kit"
 
 
+@pytest.mark.long
 def test_an_older_version_comes_back_with_the_dependencies_that_it_had(tmp_path: Path) -> None:
     with Site(tmp_path) as site:
         site.add("1.0", keys='dependencies = ["alpha<2"]')
@@ -247,6 +249,7 @@ def test_an_older_version_comes_back_with_the_dependencies_that_it_had(tmp_path:
         assert states == {"1.0": "current", "1.1": "superseded"}
 
 
+@pytest.mark.long
 def test_a_package_in_use_stays_and_its_files_go_after_the_agent(
     tmp_path: Path,
 ) -> None:

@@ -98,6 +98,7 @@ def test_for_people_it_prints_each_remedy_once(daemon: DaemonProcess) -> None:
         assert promise["why"] in done.stdout
 
 
+@pytest.mark.long
 def test_without_a_daemon_it_tells_what_one_would_get_and_makes_nothing(tmp_path: Path) -> None:
     done = alone(tmp_path, "--json")
     report = told(done)
@@ -111,6 +112,7 @@ def test_without_a_daemon_it_tells_what_one_would_get_and_makes_nothing(tmp_path
     assert alone(tmp_path).returncode == 0
 
 
+@pytest.mark.long
 def test_a_state_folder_that_cannot_be_made_is_broken(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = alone(tmp_path, "--json", CORRAL_STATE_DIR=str(tmp_path / "file"))
@@ -118,6 +120,7 @@ def test_a_state_folder_that_cannot_be_made_is_broken(tmp_path: Path) -> None:
     assert (done.returncode, broken) == (1, ["state"])
 
 
+@pytest.mark.long
 def test_a_configuration_that_no_daemon_would_take_is_broken(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text("[agents.a]\n")
     done = alone(tmp_path, "--json", CORRAL_CONFIG=str(tmp_path / "c.toml"))

@@ -229,6 +229,7 @@ def test_a_stop_fails_what_has_not_begun_and_keeps_what_it_interrupted(
     assert ended(daemon, waiting["id"])["state"] == "succeeded"
 
 
+@pytest.mark.long
 def test_a_mended_configuration_takes_tasks_again_and_a_later_daemon_lets_tasks_wait(
     tmp_path: Path,
 ) -> None:

@@ -70,6 +70,7 @@ def test_the_models_of_the_example_are_measured_limited_and_replaced(tmp_path: P
         assert models["busy"]["tokens_today"] == 0
 
 
+@pytest.mark.long
 def test_the_plain_service_is_replaced_when_it_hangs(tmp_path: Path) -> None:
     port = str(free_port())
     config = (ROOT / "examples" / "web" / "corral.toml").read_text("utf-8").replace("8765", port)
@@ -82,6 +83,7 @@ def test_the_plain_service_is_replaced_when_it_hangs(tmp_path: Path) -> None:
         assert second["last_exit"]["result"] == "stopped"
 
 
+@pytest.mark.long
 def test_an_editor_sees_what_its_profile_shows_of_servers_that_all_share(tmp_path: Path) -> None:
     config = ROOT / "examples" / "editor" / "corral.toml"
     with DaemonProcess(tmp_path, "", f"--config={config}") as daemon:
@@ -114,6 +116,7 @@ def test_the_node_worker_lets_go_of_a_task_in_time_and_goes_on(
         assert daemon.worker("node-0")["pid"] == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "shown"),
     [

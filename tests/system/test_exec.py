@@ -287,8 +287,8 @@ def test_its_memory_counts_to_the_worker(tmp_path: Path) -> None:
             run = Running(client, "plain", sys.executable, "-I", "-c", eat, stdin=True)
             end = run.end()
             assert end["signal"] == "SIGKILL"
-        exits = process.call("agent.show", name="plain")["exits"]
-        assert "memory" in str(exits[0]), exits
+        worker = process.await_worker("plain-0", lambda each: each["last_exit"] is not None)
+        assert "memory" in worker["last_exit"]["message"]
 
 
 def test_their_number_is_bounded(daemon: DaemonProcess) -> None:

@@ -160,6 +160,7 @@ def test_what_is_wrong_is_one_line_and_an_exit_code(
     assert said.endswith("\n")
 
 
+@pytest.mark.long
 def test_a_daemon_that_did_not_start_left_nothing_behind(
     daemon: DaemonProcess, tmp_path: Path
 ) -> None:

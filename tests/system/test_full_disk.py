@@ -36,6 +36,7 @@ def events(notification: Notification) -> list[str]:
     return [each["type"] for each in told]
 
 
+@pytest.mark.long
 def test_a_full_disk_shows_in_the_status_all_the_time_and_alerts_once(small_disk: Path) -> None:
     program = "import time\nwhile True: print('x' * 2000, flush=True); time.sleep(0.05)"
     config = f"""

@@ -367,6 +367,7 @@ def test_a_server_that_is_busy_for_long_is_not_hung(tmp_path: Path) -> None:
         assert lines(tmp_path / "disturbed") == 0, "it is not asked while it works"
 
 
+@pytest.mark.long
 def test_a_call_in_flight_excuses_a_question_that_was_not_answered_before_it(
     tmp_path: Path,
 ) -> None:
@@ -444,6 +445,7 @@ def test_questions_keep_no_server_awake_and_wake_none(tmp_path: Path) -> None:
         assert entry(daemon, "s")["degraded"] is False
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("version", ["auto", "2026-07-28"])
 def test_a_server_of_the_official_sdk_is_healthy_in_both_eras(tmp_path: Path, version: str) -> None:
     pytest.importorskip("mcp")

@@ -37,6 +37,7 @@ def checked(folder: Path, name: str = "corral.toml") -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.long
 def test_a_converted_compose_file_runs(tmp_path: Path) -> None:
     (tmp_path / "compose.yml").write_text(COMPOSE)
     done = run_corral(tmp_path, "import", "compose.yml", "--write", "out.toml")
@@ -110,6 +111,7 @@ def test_the_sample_of_pm2_is_converted(tmp_path: Path) -> None:
     checked(tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("node") is None, reason="there is no node")
 def test_an_ecosystem_in_javascript_is_evaluated_by_node(tmp_path: Path) -> None:
     script = f"""

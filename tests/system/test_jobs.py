@@ -196,6 +196,7 @@ requires = ["once", "each"]
 """
 
 
+@pytest.mark.long
 def test_a_success_that_remains_is_kept_over_a_restart_until_the_command_changes_or_it_is_stopped(
     tmp_path: Path,
 ) -> None:

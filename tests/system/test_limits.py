@@ -224,6 +224,7 @@ while True:
 """
 
 
+@pytest.mark.long
 def test_a_worker_that_is_held_back_is_not_hung_for_that(tmp_path: Path) -> None:
     command = json.dumps([sys.executable, "-I", "-S", "-c", BEATER])
     config = (

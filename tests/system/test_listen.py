@@ -135,6 +135,7 @@ class Clients:
             assert self.progress.wait_for(lambda: self.answers >= wanted, BOUND_S)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("instances", [1, 2])
 def test_no_connection_is_lost_over_twenty_restarts(tmp_path: Path, instances: int) -> None:
     address = f"127.0.0.1:{free_port()}"
@@ -299,6 +300,7 @@ def test_a_changed_address_is_another_socket_and_an_unchanged_one_the_same(
             assert time.monotonic() < deadline
 
 
+@pytest.mark.long
 def test_a_rolling_change_loses_no_connection_and_cuts_no_request(tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
 

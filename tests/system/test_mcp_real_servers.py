@@ -81,6 +81,7 @@ def test_the_git_server_speaks_both_eras_and_ends_at_eof(version: str, repositor
     run(test())
 
 
+@pytest.mark.long
 def test_the_git_server_in_the_pool_is_found_called_killed_and_called_again(
     repository: Path,
 ) -> None:

@@ -145,6 +145,7 @@ def test_the_official_client_uses_all_of_it(daemon: DaemonProcess, mode: Any) ->
     anyio.run(run)
 
 
+@pytest.mark.long
 def test_an_entry_of_mcpservers_is_all_that_fastmcp_needs(daemon: DaemonProcess) -> None:
     import anyio  # noqa: PLC0415 - see above
     from fastmcp import Client  # noqa: PLC0415 - see above
@@ -161,6 +162,7 @@ def test_an_entry_of_mcpservers_is_all_that_fastmcp_needs(daemon: DaemonProcess)
     anyio.run(run)
 
 
+@pytest.mark.long
 @needs_npm
 def test_the_inspector_finds_nothing_to_complain_of(daemon: DaemonProcess, tmp_path: Path) -> None:
     config = tmp_path / "mcp.json"

@@ -326,6 +326,7 @@ def test_a_reload_changes_a_pool_and_the_agents_in_it(tmp_path: Path) -> None:
         assert (done.returncode, "no pool has this name" in done.stderr) == (2, True)
 
 
+@pytest.mark.long
 def test_the_sum_of_a_pool_is_right_after_the_death_of_the_daemon_amid_writes(
     tmp_path: Path,
 ) -> None:

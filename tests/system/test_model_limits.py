@@ -245,6 +245,7 @@ def test_a_strict_agent_without_a_network_reaches_its_model_and_nothing_else(
         assert (found["tokens_today"], found["cost_cents_today"]) == (10, 10)
 
 
+@pytest.mark.long
 def test_sums_of_the_day_outlive_the_daemon(tmp_path: Path, provider: Provider) -> None:
     text = model(provider, "plain", "max_cost_cents_per_day = 10") + agent("free", '["plain"]')
     with DaemonProcess(tmp_path, text) as daemon:

@@ -106,6 +106,7 @@ def submit_and_await(
 # --- workflows ------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_workflow_hands_the_outputs_of_steps_to_the_next(daemon: DaemonProcess) -> None:
     task = run(daemon, "report", "make it", input={"words": ["a", "b", "c"]})
     assert task["state"] == "succeeded", task

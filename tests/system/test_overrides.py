@@ -145,6 +145,7 @@ STEPS: list[Step] = [
 """Each step, the title in the file (or in a set), and then the title in force, whether it is set, how it came."""
 
 
+@pytest.mark.long
 def test_what_is_in_force_after_each_change_of_the_file_and_of_what_is_set(tmp_path: Path) -> None:
     text, written = "first", "one"
 

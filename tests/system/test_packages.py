@@ -97,6 +97,7 @@ def test_the_command_reads_an_address_and_the_daemon_checks_the_sum(
         assert len(stored(daemon)) == 1
 
 
+@pytest.mark.long
 def test_another_content_of_a_version_is_refused(daemon: DaemonProcess, tmp_path: Path) -> None:
     folder, file = tmp_path / "greeter", str(tmp_path / "x.corral")
     with daemon:

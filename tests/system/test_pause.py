@@ -266,6 +266,7 @@ def test_both_ends_of_a_pause_are_events_that_are_kept(daemon: DaemonProcess) ->
     assert last == [("agent.paused", "crew-0"), ("agent.resumed", "crew-0")]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_nothing_that_is_paused_outlives_the_daemon(tmp_path: Path, how: signal.Signals) -> None:
     config = CONFIG.replace("autostart = false", "autostart = true")

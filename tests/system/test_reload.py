@@ -33,6 +33,7 @@ def names(daemon: DaemonProcess) -> set[str]:
     return {agent["name"] for agent in daemon.call("daemon.status")["agents"]}
 
 
+@pytest.mark.long
 def test_only_what_has_changed_is_touched_and_running_tasks_go_on(daemon: DaemonProcess) -> None:
     crew, plain = daemon.worker("crew-0"), daemon.worker("plain-0")
     with daemon.client() as client:

@@ -166,6 +166,7 @@ LISTS = {"/proc/PID/fd"}
 """The names of descriptors, without their targets."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("keys", "is_open"),
     [

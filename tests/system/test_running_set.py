@@ -246,6 +246,7 @@ def test_what_is_being_removed_is_not_started_for_another_that_requires_it(
     daemon.call("agent.start", names=["after"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("first", ["rm", "add"])
 def test_what_is_removed_and_what_comes_to_require_it_meet_in_the_store(
     daemon: DaemonProcess, first: str
@@ -273,6 +274,7 @@ def test_what_is_removed_and_what_comes_to_require_it_meet_in_the_store(
     assert ("none" in names(daemon)) == (first == "add")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("verb", ["start", "reset"])
 def test_what_has_given_up_starts_again_in_order(daemon: DaemonProcess, verb: str) -> None:
     works = daemon.folder / "works"
@@ -403,6 +405,7 @@ def test_a_file_that_closes_a_circle_or_names_nobody_changes_nothing(tmp_path: P
 # -- tasks meanwhile
 
 
+@pytest.mark.long
 def test_a_worker_that_is_replaced_between_two_steps_of_a_dispatch_costs_no_attempt(
     daemon: DaemonProcess,
 ) -> None:
@@ -432,6 +435,7 @@ def test_the_count_of_the_queue_is_that_of_its_tasks(daemon: DaemonProcess) -> N
     assert (status["tasks"]["succeeded"], status["tasks"]["running"]) == (2, 0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", ["agent.pause", "agent.signal"])
 def test_a_task_is_not_given_to_a_worker_that_changed_while_the_attempt_was_written_down(
     daemon: DaemonProcess, what: str

@@ -258,6 +258,7 @@ def test_a_kill_between_a_task_and_the_note_of_it_makes_no_second_one(
         ]
 
 
+@pytest.mark.long
 def test_a_wall_clock_that_jumps_a_year_makes_one_run_and_goes_on_from_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,6 +59,7 @@ def ask(client: Client, method: str, **params: object) -> Any:
     return client.call(method, params, timeout_s=BOUND_S)
 
 
+@pytest.mark.long
 def test_a_scoped_token_pages_through_its_tasks_in_full_pages(
     tasks: tuple[DaemonProcess, list[Any]], scoped: Client
 ) -> None:

@@ -163,6 +163,7 @@ def test_the_headers_of_a_remote_server_have_it_inside_landlock(
     assert shown["headers"] == {"Authorization": "***", "X-Plain": "***"}
 
 
+@pytest.mark.long
 def test_the_check_and_the_doctor_name_what_is_missing(daemon: DaemonProcess) -> None:
     found = [
         each for each in daemon.call("daemon.doctor")["findings"] if each["topic"] == "secrets"

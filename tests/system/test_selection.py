@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from daemon_process import DaemonProcess
 
 CONFIG = """
@@ -48,6 +50,7 @@ def pids(daemon: DaemonProcess, *names: str) -> list[int]:
     return [worker["pid"] for entry in found for worker in entry["workers"]]
 
 
+@pytest.mark.long
 def test_globs_and_labels_choose_names_in_every_command(tmp_path: Path) -> None:
     with DaemonProcess(tmp_path, CONFIG) as daemon:
         daemon.await_worker("web-b-1", lambda worker: worker["state"] == "Ready")

@@ -98,6 +98,7 @@ def test_it_speaks_to_an_abstract_socket_as_well(tmp_path: Path) -> None:
             assert manager.recv(256) == b"READY=1"
 
 
+@pytest.mark.long
 def test_it_feeds_the_watchdog_while_its_loop_turns_and_not_while_it_is_stopped(
     tmp_path: Path,
 ) -> None:
@@ -322,6 +323,7 @@ def test_an_option_comes_before_a_variable(tmp_path: Path) -> None:
 # -- --check
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("text", "status"),
     [("", 0), ('[agents.a]\ncommand = ["no-such-program"]\n', 0), ("[agents.a]\n", 2), ("=", 2)],
@@ -381,6 +383,7 @@ def _verify(unit: Path, *arguments: str) -> None:
     assert ended.returncode == 0 or complaints, "it failed for the sake of another unit"
 
 
+@pytest.mark.long
 def test_the_system_unit_has_only_what_systemd_knows(tmp_path: Path) -> None:
     _make("install", tmp_path, PREFIX=str(BIN.parent))
     unit = tmp_path / "usr/local/lib/systemd/system/corrald.service"
@@ -399,6 +402,7 @@ def test_the_user_unit_has_only_what_systemd_knows(tmp_path: Path) -> None:
     _verify(unit, "--user")
 
 
+@pytest.mark.long
 def test_uninstall_removes_what_install_brought_but_the_configuration(tmp_path: Path) -> None:
     _make("install", tmp_path)
     config = tmp_path / "etc/corral/corral.toml"
@@ -413,6 +417,7 @@ def test_uninstall_removes_what_install_brought_but_the_configuration(tmp_path: 
     assert _files(tmp_path / "user") == set()
 
 
+@pytest.mark.long
 def test_the_example_configuration_is_valid(tmp_path: Path) -> None:
     text = (ROOT / "systemd" / "corral.toml").read_text()
     everything = "\n".join(
@@ -423,6 +428,7 @@ def test_the_example_configuration_is_valid(tmp_path: Path) -> None:
         assert _check({}, tmp_path, None, *options(tmp_path, written)).returncode == 0
 
 
+@pytest.mark.long
 def test_the_unit_waits_longer_than_the_default_grace_period(tmp_path: Path) -> None:
     _make("install", tmp_path)
     _make("install-user", tmp_path, CORRALD="/opt/corral/bin/corrald")

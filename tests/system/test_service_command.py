@@ -29,6 +29,7 @@ def corral(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scope", ["system", "user"])
 def test_a_dry_run_prints_the_files_that_make_install_writes(tmp_path: Path, scope: str) -> None:
     home = tmp_path / "home"
@@ -60,6 +61,7 @@ def test_a_dry_run_prints_the_files_that_make_install_writes(tmp_path: Path, sco
     assert ["systemctl", "daemon-reload"] in [[c[0], c[-1]] for c in plan["commands"]]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.path.isdir("/run/systemd/system"), reason="systemd runs here")
 def test_without_systemd_nothing_is_installed_and_the_reason_is_told() -> None:
     for words in (["install-service", "--user"], ["uninstall-service", "--user"]):
@@ -68,6 +70,7 @@ def test_without_systemd_nothing_is_installed_and_the_reason_is_told() -> None:
         assert json.loads(done.stdout)["error"]["data"]["reason"] == "no systemd"
 
 
+@pytest.mark.long
 def test_the_manual_pages_have_every_command_option_and_key(tmp_path: Path) -> None:
     done = corral("man", "--write", str(tmp_path))
     assert done.returncode == 0, done.stderr

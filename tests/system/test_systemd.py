@@ -167,6 +167,7 @@ def test_reload_applies_what_changed_and_a_broken_file_fails_it_and_changes_noth
 # -- killed
 
 
+@pytest.mark.long
 def test_a_daemon_that_stands_still_is_killed_by_the_watchdog_and_nothing_of_its_life_is_left(
     box: Box,
 ) -> None:
@@ -202,6 +203,7 @@ def test_a_killed_daemon_comes_back_and_nothing_of_its_life_is_left(box: Box, ti
     assert shown(box, "NRestarts") == {"NRestarts": str(times)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("times", ROUNDS)
 def test_daemon_and_launcher_killed_at_one_instant_leave_nothing(box: Box, times: int) -> None:
     start(box, BREEDERS)
@@ -266,6 +268,7 @@ def test_the_socket_is_the_group_s_and_it_stays_the_unit_s(box: Box) -> None:
     assert (box.files / SOCKET[1:]).stat().st_ino == inode
 
 
+@pytest.mark.long
 def test_a_member_of_the_group_operates_and_a_stranger_does_not_get_in(box: Box) -> None:
     start(box, '[agents.plain]\ncommand = ["sleep", "1000"]\nprotocol = "none"\n')
 

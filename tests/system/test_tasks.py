@@ -433,6 +433,7 @@ def test_an_end_that_the_store_refuses_is_written_and_told_when_it_can_be(tmp_pa
         assert daemon.call("task.show", task=running)["state"] == "cancelled"
 
 
+@pytest.mark.long
 def test_a_task_whose_caller_hangs_up_at_once_is_taken_whole_or_not_at_all(
     daemon: DaemonProcess,
 ) -> None:

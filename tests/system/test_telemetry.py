@@ -179,6 +179,7 @@ def _is_told_once(folder: Path, config: str, receiver: Receiver) -> None:
         assert told["lost"] > 0
 
 
+@pytest.mark.long
 def test_a_collector_that_takes_nothing_costs_spans_alone_and_that_is_told_once(
     tmp_path: Path,
 ) -> None:
@@ -191,6 +192,7 @@ def test_a_collector_that_takes_nothing_costs_spans_alone_and_that_is_told_once(
             _is_told_once(folder, config, receiver)
 
 
+@pytest.mark.long
 def test_without_telemetry_a_context_is_passed_on_and_nothing_is_imported(tmp_path: Path) -> None:
     config = CREW.replace('otlp = "ADDRESS"', "")
     with DaemonProcess(tmp_path, config) as daemon:

@@ -129,6 +129,7 @@ def test_processes_of_all_workers_end_the_one_with_the_most_and_refuse_a_start(
     assert refused.data["limit"] == "max_processes"
 
 
+@pytest.mark.long
 def test_files_beyond_the_limit_end_their_writers_until_there_is_room(
     daemon: DaemonProcess,
 ) -> None:

@@ -206,6 +206,7 @@ with Terminal(has_colours=True) as terminal:
 """
 
 
+@pytest.mark.long
 def test_a_key_that_stops_is_not_lost_while_the_screen_is_painted() -> None:
     with ScreenTerminal([sys.executable, "-c", PAINTS], 400, 200) as screen:
         screen.wait_for(lambda text: "5555" in text)

@@ -84,6 +84,7 @@ def test_the_result_is_on_stdout_the_log_on_stderr_and_nothing_is_left(folder: P
     assert_nothing_is_left(folder)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
@@ -104,6 +105,7 @@ def test_the_exit_code_is_that_of_the_task(
     assert_nothing_is_left(folder)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_nothing_is_left_of_one_that_is_interrupted_or_killed(folder: Path, number: int) -> None:
     with start(folder, "trial.py", "wait") as process:
