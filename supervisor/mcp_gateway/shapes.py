@@ -66,6 +66,13 @@ class RunArguments(Struct, frozen=True, forbid_unknown_fields=True):
     ] = False
 
 
+class ApprovalsArguments(Struct, frozen=True, forbid_unknown_fields=True):
+    """Holds the arguments of `corral__approvals`."""
+
+    agent: Annotated[str | None, Meta(description="Those of this agent alone")] = None
+    task: Annotated[str | None, Meta(description="Those of this task alone")] = None
+
+
 class LogsArguments(Struct, frozen=True, forbid_unknown_fields=True):
     """Holds the arguments of `corral__logs`."""
 

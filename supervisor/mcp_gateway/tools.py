@@ -6,7 +6,7 @@ This module must not know a client or a connection.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -15,19 +15,26 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import fields
 
-from ...mcp.protocol.messages import Progress
 from ...worker.contract import codec
-from ...worker.contract.errors import Conflict, CorralError, Overloaded, PermissionDenied, Timeout
+from ...worker.contract.errors import (
+    Conflict,
+    CorralError,
+    InvalidParams,
+    Overloaded,
+    PermissionDenied,
+    Timeout,
+)
 from ...worker.contract.records import ENDED, Task
 from ...worker.contract.trace_context import KEY
 from ...worker.control.access import RIGHTS
-from ...worker.control.params import AttachParams
+from ...worker.control.approvals import Approvals
 from ..api.openrpc import any_value
 from ..api.table import Control, Permission
-from ..supervision.worker_supervisor import WorkerSupervisor
 from ..worker_api import exposed
 from ..worker_api.requests import convert
+from .elicitation import Person
 from .shapes import (
+    ApprovalsArguments,
     CallArguments,
     Called,
     CancelArguments,
@@ -48,6 +55,7 @@ from .shapes import (
     Tasks,
     TasksArguments,
 )
+from .tool_caller import ToolCaller
 
 PREFIX = "corral__"
 """The beginning of these tools' names; no server can have it."""
@@ -57,12 +65,6 @@ CALL = f"{PREFIX}call"
 
 MAX_TEXT = 100_000
 """Characters of log in one answer: it goes into a model's context."""
-
-MAX_PART_CHARS = 4_000
-"""Characters of what is streamed in one message of progress; the answer has all of it."""
-
-TINY = 1e-9
-"""Number by which progress grows with a part: next to nothing, so that the progress of the task is still seen."""
 
 MAX_OBJECTIVE = 200
 """Characters of an objective in a list of tasks."""
@@ -79,85 +81,6 @@ class Answer(NamedTuple):
     structured: object
     text: str | None = None
     is_error: bool = False
-
-
-class ToolCaller:
-    """Represents the caller of one of these tools to the method table.
-
-    Args:
-        name: for errors.
-        permission: of the client, as it is now.
-        who: as the audit names it.
-        agents: globs of those that it may know; None for all.
-        on_progress: takes the progress of a task that the call waits for.
-        traceparent: the trace context of the client.
-        tenant: that it is bound to; "" for none.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        permission: Permission,
-        who: Mapping[str, object],
-        agents: Sequence[str] | None,
-        on_progress: Callable[[Progress], None] | None,
-        traceparent: str | None = None,
-        tenant: str = "",
-    ) -> None:
-        self.tenant = tenant
-        self.traceparent = traceparent
-        self.name = name
-        self.agents = agents
-        self.permission: Permission = permission
-        self.who = who
-        self.supervisor: WorkerSupervisor | None = None  # none of these calls a tool of the pool
-        self._on_progress = on_progress
-        self._last = -1.0
-
-    def notify(self, method: str, params: Mapping[str, object]) -> None:
-        """Reports progress, and what is streamed; MCP requires that it grows, so a smaller value than the last is dropped."""
-        if self._on_progress is not None and method == "task.part":
-            self._last = round(max(self._last, 0.0) + TINY, 9)
-            self._on_progress(Progress(self._last, None, _part_text(params)))
-        if method != "task.progress" or self._on_progress is None:
-            return
-        progress, total, message = (params.get(key) for key in ("progress", "total", "message"))
-        reached = float(progress) if isinstance(progress, int | float) else 0.0
-        if reached > self._last:
-            self._last = reached
-            of = float(total) if isinstance(total, int | float) else None
-            text = str(message) if message else f"{params.get('task')}: {params.get('state')}"
-            self._on_progress(Progress(reached, of, text))
-
-    @property
-    def wants_parts(self) -> bool:
-        """Returns whether the client has asked for progress."""
-        return self._on_progress is not None
-
-    async def drain(self) -> None:
-        """Returns at once: progress is short, and the transport bounds it."""
-
-    def follow(self, following: Awaitable[None]) -> None:
-        """Refuses: a tool has one answer."""
-        raise Conflict("cannot follow anything through a tool")
-
-    def attach(self, view: AttachParams) -> None:
-        """Refuses: this is MCP already."""
-        raise Conflict("cannot attach through a tool")
-
-    def log_in(self, digest: bytes | None, tenant: str) -> None:
-        """Refuses: the client of the tool has logged in."""
-        raise Conflict("cannot log in through a tool")
-
-
-def _part_text(params: Mapping[str, object]) -> str:
-    """Returns the message of progress for a part."""
-    part, lost = params.get("part"), params.get("lost")
-    if params.get("number") == 0:
-        return f"attempt {params.get('attempt')} begins anew"
-    text = part if isinstance(part, str) else codec.encode(part).decode()
-    text = text if len(text) <= MAX_PART_CHARS else f"{text[:MAX_PART_CHARS]}…"
-    return f"({lost} parts were lost) {text}" if lost else text
 
 
 @dataclass(frozen=True)
@@ -315,13 +238,21 @@ async def _run(control: Control, asked: RunArguments, caller: ToolCaller) -> Ans
     params = {key: value for key, value in given.items() if value is not None and key not in own}
     if caller.traceparent is not None:
         params[KEY] = caller.traceparent
-    record = await _call(control, "task.submit", params, caller)
+    person = caller.person
+    if person is None or person.task is None:
+        record = await _call(control, "task.submit", params, caller)
+    else:
+        record = await _begun(control, person.task, asked, caller)
     if asked.detach:
         return _task_answer(record)
     task = {"task": record["id"]}
     try:
         waited = {**task, "timeout_s": asked.wait_s, "stream": caller.wants_parts}
-        return _task_answer(await _call(control, "task.wait", waited, caller))
+        waiting = _call(control, "task.wait", waited, caller)
+        if person is not None:
+            await _introduce(control, person, caller)
+            waiting = person.beside(str(record["id"]), waiting)
+        return _task_answer(await waiting)
     except Timeout:
         return _task_answer(await _call(control, "task.show", task, caller))
     except asyncio.CancelledError as withdrawn:
@@ -332,6 +263,43 @@ async def _run(control: Control, asked: RunArguments, caller: ToolCaller) -> Ans
             except (CorralError, TimeoutError):
                 pass  # it goes on, and no caller is left
         raise
+
+
+async def _begun(
+    control: Control, task: str, asked: RunArguments, caller: ToolCaller
+) -> dict[str, object]:
+    """Returns the task with which a call goes on, if it is the one that these arguments have begun."""
+    record = await _call(control, "task.show", {"task": task}, caller)
+    given = (asked.objective, msgspec.to_builtins(asked.input))
+    if given != (record.get("objective"), record.get("input")) or asked.agent not in (
+        None,
+        record.get("agent"),
+    ):
+        text = f'cannot go on with task "{task}": it is not that of this call'
+        raise InvalidParams(text, key="requestState", value=task)
+    return record
+
+
+async def _introduce(control: Control, person: Person, caller: ToolCaller) -> None:
+    """Lets a person answer under the rights of its client, and takes the answers that the call brings."""
+
+    async def give(number: int, answer: str) -> object:
+        given = {"approval": number, "answer": answer}
+        return await _call(control, "approval.answer", given, caller)
+
+    person.give = give
+    await person.take_responses()
+
+
+async def _approvals(control: Control, asked: ApprovalsArguments, caller: ToolCaller) -> Answer:
+    params = {key: value for key, value in msgspec.to_builtins(asked).items() if value is not None}
+    person = caller.person
+    if person is not None:
+        await _introduce(control, person, caller)
+        found = await _call(control, "approval.list", params, caller)
+        records = [codec.as_object(each) or {} for each in codec.as_array(found["approvals"]) or []]
+        await person.ask_all([int(str(each["id"])) for each in records])
+    return Answer(await _call(control, "approval.list", params, caller))
 
 
 async def run_exposed(
@@ -552,6 +520,15 @@ OWN_TOOLS: Mapping[str, OwnTool] = {
             _cancel,
             is_destructive=True,
             is_idempotent=True,
+        ),
+        OwnTool(
+            f"{PREFIX}approvals",
+            "List open questions",
+            "The open questions of tasks. A client with elicitation is asked them, and the rest is returned.",
+            ApprovalsArguments,
+            Approvals,
+            "read",
+            _approvals,
         ),
         OwnTool(
             f"{PREFIX}methods",

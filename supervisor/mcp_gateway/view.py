@@ -24,7 +24,9 @@ from ..supervision.worker_supervisor import WorkerSupervisor
 from ..tasks.backlog import Entry
 from ..worker_api import exposed
 from ..worker_api.tool_calls import LISTING_S, access_of, tenants_access
-from .tools import CALL, OWN_TOOLS, PREFIX, OwnTool, ToolCaller, run_exposed
+from .elicitation import InputRequired, Person, can_be_asked
+from .tool_caller import ToolCaller
+from .tools import CALL, OWN_TOOLS, PREFIX, OwnTool, run_exposed
 
 NOTHING = Access(())
 
@@ -197,10 +199,13 @@ class ClientTools:
                 f'cannot call "{name}": its arguments are no object', key="arguments"
             )
         traceparent = valid((codec.as_object(params.get("_meta")) or {}).get(KEY))
-        if name.startswith(PREFIX):
-            return await self._call_own(name, arguments, caller, traceparent)
-        if name.startswith(exposed.PREFIX):
-            return await self._call_exposed(name, arguments, caller, traceparent)
+        if name.startswith((PREFIX, exposed.PREFIX)):
+            call = self._call_own if name.startswith(PREFIX) else self._call_exposed
+            person = self._person(caller, params)
+            try:
+                return await call(name, arguments, caller, traceparent, person)
+            except InputRequired as required:
+                return required.result()
         more = {key: value for key, value in params.items() if key not in ("name", "arguments")}
         return await control.tool_calls.call(
             name,
@@ -212,12 +217,20 @@ class ClientTools:
             supervisor=self._client.supervisor,
         )
 
+    def _person(self, caller: Caller, params: Mapping[str, object]) -> Person | None:
+        """Returns the person at the client, if it can be asked and may answer."""
+        may = (self._client.permission() or "read") != "read" and "agent" not in self._client.who
+        if not may or not can_be_asked(caller.capabilities):
+            return None
+        return Person(self._control, caller.ask, params)
+
     async def _call_own(
         self,
         name: str,
         arguments: Mapping[str, object],
         caller: Caller,
         traceparent: str | None,
+        person: Person | None,
     ) -> dict[str, object]:
         tool = OWN_TOOLS.get(name)
         permission = self._client.permission()
@@ -234,6 +247,7 @@ class ClientTools:
             caller.on_progress,
             traceparent,
             client.tenant,
+            person,
         )
         return await tool.call(self._control, arguments, tool_caller)
 
@@ -260,6 +274,7 @@ class ClientTools:
         arguments: Mapping[str, object],
         caller: Caller,
         traceparent: str | None,
+        person: Person | None,
     ) -> dict[str, object]:
         client, control = self._client, self._control
         receiver = next((each for known, each in self._exposed() if known == name), None)
@@ -278,6 +293,7 @@ class ClientTools:
                 caller.on_progress,
                 traceparent,
                 client.tenant,
+                person,
             )
             order = exposed.order_of(receiver, arguments)
             return await run_exposed(control, receiver, order, tool_caller)

@@ -231,6 +231,7 @@ def test_every_own_tool_answers_what_its_schema_says(daemon: DaemonProcess) -> N
             "running",
         )
         assert check("corral__cancel", task=waiting["id"])["state"] == "cancelled"
+        assert check("corral__approvals", agent="crew") == {"approvals": [], "more": False}
         listed = {each["name"]: each for each in check("corral__methods")["methods"]}
         assert listed["task.submit"]["params"][:2] == ["objective", "agent?"]
         assert not any(name.startswith("mcp.") for name in listed)
