@@ -68,7 +68,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, provider: Provider) -> Iter
         yield process
 
 
-def run(daemon: DaemonProcess, agent: str, *calls: tuple[str, str], **params: Any) -> Any:
+def run(daemon: DaemonProcess, agent: str, *calls: tuple[str, ...], **params: Any) -> Any:
     """Runs a task that calls models, each by its name in the configuration and a script; returns its record."""
     return daemon.call("task.run", agent=agent, objective="call", input=calls, **params)
 

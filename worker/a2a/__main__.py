@@ -6,6 +6,7 @@ remote agent is one of the task, which a person answers. A cancelled task is can
 """
 
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import Mapping
@@ -99,11 +100,13 @@ class Runner:
             params = {"message": message, "configuration": settings}
             await self._take(task, remote, await self._remote.call(task, "SendMessage", params))
             return
+        params = {"message": message}
         try:
-            async for event in self._remote.stream(
-                task, "SendStreamingMessage", {"message": message}
-            ):
-                await self._take(task, remote, event)
+            async with contextlib.aclosing(
+                self._remote.stream(task, "SendStreamingMessage", params)
+            ) as events:
+                async for event in events:
+                    await self._take(task, remote, event)
         except WorkerFailed:
             if not remote.id:  # else it is looked at
                 raise

@@ -1,7 +1,7 @@
 """Calls a remote agent of A2A by JSON-RPC over HTTP, with streams of server-sent events."""
 
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -74,7 +74,7 @@ class Remote:
 
     async def stream(
         self, task: Task, method: str, params: Mapping[str, object]
-    ) -> AsyncIterator[Json]:
+    ) -> AsyncGenerator[Json, None]:
         """Yields the results that a call streams; raises as `call`."""
         url = (await self.interface(task)).url
         body = _call(task, method, params)
