@@ -5,6 +5,7 @@ that hangs up leaves the task running.
 """
 
 import asyncio
+import hashlib
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -44,6 +45,9 @@ from .messages import (
 )
 
 CARD = ".well-known/agent-card.json"
+
+CARD_S = 300
+"""Seconds for which a client may keep a card."""
 
 MAX_PAGE = 100
 """Number of tasks of one page of a list."""
@@ -125,7 +129,8 @@ class A2aFace:
         if is_card:
             url = f"{request.scheme}://{request.host}{self.prefix}/{name}"
             spec = agent.spec
-            return answer(card_of(name, spec.description, spec.capabilities, url, self._version))
+            card = card_of(name, spec.description, spec.capabilities, url, self._version)
+            return _card(request, card)
         body = await read_body(request)
         check_type(request, body)
         return await _Call(self._control, name, A2aCaller(client), request).answered(body)
@@ -159,9 +164,8 @@ class _Call:
             method, params = self._read(body)
             if (stream := self._streams.get(method)) is not None:
                 task = await stream(params)
-                return await send_call(
-                    self._request, self._caller.outbox, self._followed(task), self._last
-                )
+                following = self._followed(task, goes_on=method == "SubscribeToTask")
+                return await send_call(self._request, self._caller.outbox, following, self._last)
             return answer(
                 {"jsonrpc": "2.0", "id": self._id, "result": await self._run(method, params)}
             )
@@ -242,19 +246,25 @@ class _Call:
         """Returns the question that a task asks now."""
         return None if task.state in ENDED else self._control.approvals.question(task.id)
 
-    async def _settled(self, task: Task, *, stream: bool = False) -> Task:
-        """Returns the record of a task that has ended, or asks a question."""
-        waiting = asyncio.ensure_future(
-            self._call(
-                "task.wait", {"task": task.id, "stream": True} if stream else {"task": task.id}
-            )
-        )
-        asked = asyncio.ensure_future(self._control.approvals.asked(task.id))
+    async def _settled(self, task: Task, *, stream: bool = False, goes_on: bool = False) -> Task:
+        """Returns the record of a task that has ended, or asks a question; with `goes_on` it streams that, and waits for the end."""
+        asked_for = {"task": task.id, "stream": True} if stream else {"task": task.id}
+        waiting = asyncio.ensure_future(self._call("task.wait", asked_for))
+        known = self._question(task) if goes_on else None  # the first event has it
+        number = 0 if known is None else known.id
+        asked = asyncio.ensure_future(self._control.approvals.asked(task.id, number))
         try:
-            await asyncio.wait({waiting, asked}, return_when=asyncio.FIRST_COMPLETED)
-            if waiting.done():
-                return waiting.result()
-            return await self._call("task.show", {"task": task.id})
+            while True:
+                await asyncio.wait({waiting, asked}, return_when=asyncio.FIRST_COMPLETED)
+                if waiting.done():
+                    return waiting.result()
+                shown = await self._call("task.show", {"task": task.id})
+                if not goes_on:
+                    return shown
+                question = asked.result()
+                number = question.id
+                self._put(status_update(shown, question))
+                asked = asyncio.ensure_future(self._control.approvals.asked(task.id, number))
         finally:
             waiting.cancel()
             asked.cancel()
@@ -333,8 +343,8 @@ class _Call:
 
     # -- streams
 
-    async def _followed(self, task: Task) -> Task:
-        """Puts the events of a task into the outbox until it has ended; returns its record."""
+    async def _followed(self, task: Task, *, goes_on: bool) -> Task:
+        """Puts the events of a task into the outbox until it has ended, or asks if it does not go on; returns its record."""
         begun = False
         streamed = False
 
@@ -352,9 +362,9 @@ class _Call:
                 self._put(artifact_update(task, part, append=streamed))
                 streamed = True
 
-        self._put({"task": task_of(task)})
+        self._put({"task": task_of(task, question=self._question(task))})
         self._caller.on_notification = send
-        end = await self._settled(task, stream=True)
+        end = await self._settled(task, stream=True, goes_on=goes_on)
         if end.output is not None:
             self._put(artifact_update(end, end.output, append=False, last=True))
         return end
@@ -369,6 +379,15 @@ class _Call:
         except CorralError as error:
             result = {"error": error_of(error).to_json()}
         return _event({"jsonrpc": "2.0", "id": self._id, **result})
+
+
+def _card(request: web.BaseRequest, card: Mapping[str, object]) -> web.Response:
+    """Answers with a card that its client may keep for a while, or says that the client has it already."""
+    digest = hashlib.sha256(codec.encode(card)).hexdigest()[:32]
+    headers = {"Cache-Control": f"private, max-age={CARD_S}", "ETag": f'"{digest}"'}
+    if request.headers.get("If-None-Match") == headers["ETag"]:
+        return web.Response(status=304, headers=headers)
+    return answer(card, headers=headers)
 
 
 def _event(value: object) -> bytes:

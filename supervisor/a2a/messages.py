@@ -28,6 +28,9 @@ INPUT_REQUIRED = "TASK_STATE_INPUT_REQUIRED"
 
 ARTIFACT = "output"
 
+FILE = frozenset({"url", "raw", "filename", "mediaType"})
+"""Keys of the part of a file: its address or, in base64, its bytes."""
+
 REASONS: Mapping[int, str] = {
     -32001: "TASK_NOT_FOUND",
     -32002: "TASK_NOT_CANCELABLE",
@@ -114,12 +117,21 @@ def _parts_of(message: Json) -> Sequence[Mapping[str, Json]]:
 
 
 def parts_of(value: object) -> list[dict[str, object]]:
-    """Returns an output, or an input, as parts: text as text, anything else as data."""
+    """Returns an output, or an input, as parts: text as text, the table of a file as that, anything else as data."""
     if value is None:
         return []
+    if isinstance(value, dict) and _is_file(value):
+        return [dict(value)]
     if isinstance(value, str):
         return [{"text": value, "mediaType": "text/plain"}]
     return [{"data": value, "mediaType": "application/json"}]
+
+
+def _is_file(value: Mapping[str, object]) -> bool:
+    """Returns whether a table is the part of a file: its address or its bytes, with a name or a type."""
+    keys = value.keys()
+    has_one = len({"url", "raw"} & keys) == 1 and not keys.isdisjoint({"filename", "mediaType"})
+    return has_one and keys <= FILE and all(isinstance(each, str) for each in value.values())
 
 
 def task_of(

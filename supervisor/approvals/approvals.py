@@ -194,16 +194,16 @@ class Approvals:
 
     # -- persons
 
-    def question(self, task: str) -> Approval | None:
-        """Returns the oldest open question of a task; requests for permission are none, and have their own answerers."""
+    def question(self, task: str, after: int = 0) -> Approval | None:
+        """Returns the oldest open question of a task above a number; requests for permission have their own answerers."""
         for one in self._of_task.get(task, {}).values():
-            if one.record.kind == "question" and not one.is_ending:
+            if one.record.kind == "question" and not one.is_ending and one.record.id > after:
                 return one.record
         return None
 
-    async def asked(self, task: str) -> Approval:
-        """Returns the open question of a task, as soon as there is one."""
-        while (found := self.question(task)) is None:
+    async def asked(self, task: str, after: int = 0) -> Approval:
+        """Returns the open question of a task above a number, as soon as there is one."""
+        while (found := self.question(task, after)) is None:
             future: asyncio.Future[Approval] = self._loop.create_future()
             waits = self._awaiting.setdefault(task, set())
             waits.add(future)

@@ -119,6 +119,10 @@ def test_the_card_of_an_agent_names_its_address_and_its_capabilities(api: Api) -
     assert (card["name"], card["description"]) == ("talker", "Talks.")
     assert [skill["id"] for skill in card["skills"]] == ["talk"]
     assert card["supportedInterfaces"][0]["url"] == url(api)
+    first = httpx.get(f"{url(api)}/.well-known/agent-card.json", headers=headers)
+    assert "max-age=" in first.headers["cache-control"]
+    again = {**headers, "If-None-Match": first.headers["etag"]}
+    assert httpx.get(f"{url(api)}/.well-known/agent-card.json", headers=again).status_code == 304
     for path, given, status in (
         ("/.well-known/agent-card.json", {}, 401),
         ("/../nobody/.well-known/agent-card.json", headers, 404),
@@ -136,6 +140,9 @@ def test_a_message_is_a_task_and_its_output_an_artifact(api: Api) -> None:
     record = api.daemon.call("task.show", task=task["id"])
     assert (record["objective"], record["session"]) == ("hello", task["contextId"])
     assert record["context"] == {"a2a": {"messageId": "1"}}
+    file = {"url": "https://example.com/o.txt", "filename": "o.txt", "mediaType": "text/plain"}
+    (found,) = sent(api, message("give it back", file))
+    assert found["task"]["artifacts"][0]["parts"] == [file]
     (found,) = sent(api, message("give it back", {"a": [1]}))
     assert found["task"]["artifacts"][0]["parts"][0]["data"] == {"a": [1]}
 
@@ -159,6 +166,31 @@ def test_a_stream_has_the_task_its_parts_the_output_and_the_end(api: Api) -> Non
     assert "".join(parts) == whole == "the sea"
     assert updates[-1]["lastChunk"]
     assert events[-1]["statusUpdate"]["status"]["state"] == "TASK_STATE_COMPLETED"
+
+
+def test_a_follower_of_a_task_sees_its_question_and_its_end(api: Api) -> None:
+    async def act(client: Any) -> list[str]:
+        request = message("ask", context="followed")
+        request.configuration.return_immediately = True
+        (begun,) = [plain(each) async for each in client.send_message(request)]
+        client._config.streaming = True  # for the next call
+        states: list[str] = []
+        async for each in client.subscribe(
+            a2a_types.SubscribeToTaskRequest(id=begun["task"]["id"])
+        ):
+            found = plain(each)
+            status = found.get("task", found.get("statusUpdate", {})).get("status", {})
+            states.append(status.get("state", ""))
+            if states.count("TASK_STATE_INPUT_REQUIRED") == 1 and status.get("message"):
+                (open_one,) = api.daemon.call("approval.list", task=begun["task"]["id"])[
+                    "approvals"
+                ]
+                api.daemon.call("approval.answer", approval=open_one["id"], answer="red")
+        return states
+
+    states = with_client(api, act, streaming=False)
+    assert "TASK_STATE_INPUT_REQUIRED" in states
+    assert states[-1] == "TASK_STATE_COMPLETED"
 
 
 @pytest.mark.parametrize("streaming", [False, True])
