@@ -11,7 +11,7 @@ own queues and not of a lack of processors.
 Two rows are floors, without corral: b's task is then a message to a program that writes and syncs a file, asks another program,
 syncs again and answers; beside it as many processes of least priority as a flood has are busy, or one of them writes a file without end.
 
-With `--limited` tenant a has limits as an operator would give them: 600 tasks a minute, and a queue of 100.
+`--only` measures some of the floods. With `--limited` tenant a has limits as an operator would give them: 600 tasks a minute, and a queue of 100.
 """
 
 import argparse
@@ -358,12 +358,16 @@ def _floor(folder: Path, kind: str, count: int) -> dict[str, list[float]]:
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limited", action="store_true", help="limit tenant a")
+    every = [*WORDS, *FLOORS]
+    parser.add_argument("--only", action="append", choices=every, help="a flood, or a floor")
+    parser.add_argument("--rounds", type=int, default=0, help="number of rounds")
 
 
 def main() -> None:
     """Measures, and reports."""
     options = bench.arguments(__doc__ or "", _add_options)
     size = QUICK if options.quick else WHOLE
+    wanted = options.only or [*WORDS, *FLOORS]
     machine = bench.Machine()
     with bench.folder() as folder:
         folder.chmod(0o755)  # tenants have users of their own
@@ -374,10 +378,19 @@ def main() -> None:
         with bench.Daemon(folder, config) as daemon:
             daemon.await_ready()
             path = daemon.socket
-            parts = [lambda kind=kind: _one(path, kind, size["tasks"]) for kind in WORDS]
-            parts += [lambda kind=kind: _floor(folder, kind, size["tasks"]) for kind in FLOORS]
-            rounds = bench.interleaved(size["rounds"], parts)
-    bench.report("flood", _measures(), rounds, machine, options)
+            parts = [
+                lambda kind=kind: _one(path, kind, size["tasks"])
+                for kind in WORDS
+                if kind in wanted
+            ]
+            parts += [
+                lambda kind=kind: _floor(folder, kind, size["tasks"])
+                for kind in FLOORS
+                if kind in wanted
+            ]
+            rounds = bench.interleaved(options.rounds or size["rounds"], parts)
+    measures = [each for each in _measures() if each.name.split("_")[0] in wanted]
+    bench.report("flood", measures, rounds, machine, options)
 
 
 if __name__ == "__main__":

@@ -51,10 +51,10 @@ class FickleStore(Store):
     is_late = True
     refused = 0
 
-    def begin(self, *statements: Statement) -> asyncio.Future[list[int]]:
+    def begin(self, *statements: Statement, wait_s: float = 0.0) -> asyncio.Future[list[int]]:
         error = None if self.refuses is None else self.refuses(statements)
         if error is None:
-            return super().begin(*statements)
+            return super().begin(*statements, wait_s=wait_s)
         self.refused += 1
         if not self.is_late:
             raise error

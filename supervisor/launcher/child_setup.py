@@ -212,6 +212,13 @@ class ChildSetup:
             except PermissionError as error:
                 text = f'cannot set nice to "{self.spawn["nice"]}": it needs privileges'
                 raise Refused(error.errno or errno.EPERM, text) from None
+            # Where the kernel makes a group of each session, nice counts within that alone, see sched(7).
+            with contextlib.suppress(OSError):
+                fd = os.open("/proc/self/autogroup", os.O_WRONLY | os.O_CLOEXEC)
+                try:
+                    os.write(fd, b"%d" % self.spawn["nice"])
+                finally:
+                    os.close(fd)
 
     def _make_temporary(self) -> None:
         path = self.spawn.get("temporary")

@@ -44,6 +44,16 @@ BURST_S = 0.02
 """Seconds' worth of output that is read at once."""
 
 
+WRITE_S = 0.008
+"""Seconds that one write of a task counts for: a task of which one ends in 20 ms is written twice."""
+
+WRITES_SAVED = 4
+"""Number of writes that a tenant may have beyond that."""
+
+WRITE_WAIT_S = 0.01
+"""Seconds that a write waits at most for the commit of another."""
+
+
 class CallTurns:
     """Orders the calls of one daemon by deficit round robin between tenants; the owner, "", is one of them.
 
@@ -70,6 +80,8 @@ class CallTurns:
         self._held: dict[str, deque[asyncio.Future[None]]] = {}
         self._read_to: dict[str, float] = {}
         """When the output of a tenant that was read so far is paid for, by tenant."""
+        self._written_to: dict[str, float] = {}
+        """The same of its writes."""
 
     def is_next(self, tenant: str) -> bool:
         """Returns whether a call of a tenant may begin at once; else `wait` has to be awaited before it."""
@@ -144,12 +156,29 @@ class CallTurns:
     def read_pause_s(self, tenant: str, size_bytes: int) -> float:
         """Counts a read of the output of a tenant; returns the seconds until the next: 0 unless it floods near the call of another."""
         now = self._clock()
-        if now - (self._other_at if tenant == self._last else self._last_at) >= NEAR_S:
+        if not self._is_near_other(tenant, now):
             self._read_to.pop(tenant, None)
             return 0.0
         since = max(self._read_to.get(tenant, 0.0), now - BURST_S)
         paid = self._read_to[tenant] = since + READ_S + size_bytes / READ_BYTES_PER_S
         return max(0.0, paid - now)
+
+    def write_wait_s(self, tenant: str) -> float:
+        """Counts a write of a tenant; returns the seconds for which it may wait for the commit of another: 0 unless it floods near the call of another.
+
+        A commit takes the disk for as long as the disk likes, and a write of the other that comes meanwhile waits for its end.
+        """
+        now = self._clock()
+        if not self._is_near_other(tenant, now):
+            self._written_to.pop(tenant, None)
+            return 0.0
+        since = max(self._written_to.get(tenant, 0.0), now - WRITES_SAVED * WRITE_S)
+        paid = self._written_to[tenant] = min(since + WRITE_S, now + WRITE_WAIT_S)
+        return max(0.0, paid - now)
+
+    def _is_near_other(self, tenant: str, now: float) -> bool:
+        """Returns whether a tenant other than this one called within the last NEAR_S."""
+        return now - (self._other_at if tenant == self._last else self._last_at) < NEAR_S
 
     async def wait(self, tenant: str) -> None:
         """Returns when it is the turn of a call of a tenant."""

@@ -89,9 +89,11 @@ class Batches:
         self._store = store
         self._loop = asyncio.get_running_loop()
         self._open: _Batch | None = None
+        self._may_wait = False
+        """Whether the open batch waits for the commit of another."""
 
-    def write(self, sql: str, row: Values) -> Writing:
-        """Writes one row by an `INSERT … VALUES (…)`, with any clauses after it; ends as `Store.begin` does.
+    def write(self, sql: str, row: Values, wait_s: float = 0.0) -> Writing:
+        """Writes one row by an `INSERT … VALUES (…)`, with any clauses after it; waits and ends as `Store.begin` does.
 
         Raises:
             Overloaded, ShuttingDown: as `Store.begin`.
@@ -102,12 +104,15 @@ class Batches:
             if type(value) is bytes:  # isinstance takes thrice the time, of every row
                 size_bytes += len(value)
         if self._open is not None and self._open.add(sql, row, size_bytes, waiting):
+            if self._may_wait and not wait_s:
+                self._may_wait = False
+                self._store.hasten()
             return waiting
         batch = _Batch(sql, size_bytes)
         batch.add(sql, row, size_bytes, waiting)
         self._open = None
-        written = self._store.begin(batch)
-        self._open = batch
+        written = self._store.begin(batch, wait_s=wait_s)
+        self._open, self._may_wait = batch, wait_s > 0
         written.add_done_callback(lambda done: self._written(batch, done))
         return waiting
 

@@ -61,7 +61,7 @@ POST_DELAY_S = 0.1
 """Seconds that a posted group may wait for the commit of another."""
 
 WAKE_S = POST_DELAY_S / 5
-"""Seconds until a post wakes the writer: the poster is often in the midst of urgent work, and would share the interpreter with it."""
+"""Seconds until a post wakes the writer, at most: the poster is often in the midst of urgent work, and would share the interpreter with it."""
 
 STALL_S = 5.0
 """Seconds that the oldest write may wait before the store counts as stalled and takes no more."""
@@ -167,7 +167,7 @@ class Store:
         # Under the lock:
         self._is_resting = False  # the writer waits for `_wake_fd`
         self._queue: list[_Group] = []
-        self._awaited = 0  # groups of the queue that a caller waits for
+        self._due_at_s = math.inf  # of the group of the queue that is due first
         self._committing: list[_Group] = []
         self._size_bytes = 0
         self._refusals = Refusals()
@@ -240,11 +240,24 @@ class Store:
         """
         return await self.begin(*statements)
 
-    def begin(self, *statements: Statement) -> asyncio.Future[list[int]]:
-        """Begins a `write`, and returns its future; writes begun in one turn of the loop share one commit."""
+    def begin(self, *statements: Statement, wait_s: float = 0.0) -> asyncio.Future[list[int]]:
+        """Begins a `write`, and returns its future; writes begun in one turn of the loop share one commit.
+
+        It may wait for the commit of another for `wait_s`, so that a later write finds the disk free.
+        """
         answer: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
-        self._enqueue(statements, answer)
+        self._enqueue(statements, answer, wait_s)
         return answer
+
+    def hasten(self) -> None:
+        """Commits at once what waits for the commit of another."""
+        with self._lock:
+            if not self._queue:
+                return
+            self._due_at_s = -math.inf
+            is_waking, self._is_resting = self._is_resting, False
+        if is_waking:
+            asyncio.get_running_loop().call_soon(self._wake)
 
     def post(self, *statements: Statement) -> bool:
         """Stores the statements as one atomic group with the next commit, at most 100 ms later.
@@ -253,7 +266,7 @@ class Store:
         whether it was taken.
         """
         try:
-            self._enqueue(statements, None)
+            self._enqueue(statements, None, POST_DELAY_S)
         except (Overloaded, ShuttingDown) as error:
             with self._lock:
                 self.lost_posts += 1
@@ -300,7 +313,10 @@ class Store:
         await asyncio.shield(self._closed)
 
     def _enqueue(
-        self, statements: tuple[Statement, ...], answer: asyncio.Future[list[int]] | None
+        self,
+        statements: tuple[Statement, ...],
+        answer: asyncio.Future[list[int]] | None,
+        wait_s: float,
     ) -> None:
         now_s = self._clock()
         size_bytes = sum(
@@ -315,18 +331,20 @@ class Store:
             oldest = self._committing or self._queue
             if oldest and now_s - oldest[0].queued_at_s > STALL_S:
                 raise self._overloaded("stalled", waiting=len(self._queue))
+            due_at_s = now_s + wait_s
             self._queue.append(_Group(statements, answer, now_s, size_bytes))
             self._size_bytes += size_bytes
-            self._awaited += answer is not None
-            is_waking = self._is_resting and (answer is not None or len(self._queue) == 1)
-            if is_waking and answer is not None:
+            is_waking = self._is_resting and (not wait_s or due_at_s < self._due_at_s)
+            self._due_at_s = min(self._due_at_s, due_at_s)
+            if is_waking and not wait_s:
                 self._is_resting = False
         if not is_waking:
             return
-        if answer is None:
-            asyncio.get_running_loop().call_later(WAKE_S, self._wake_resting)
+        loop = asyncio.get_running_loop()
+        if wait_s:
+            loop.call_later(min(wait_s, WAKE_S), self._wake_resting)
         else:  # after all that is begun before the loop goes on
-            answer.get_loop().call_soon(self._wake)
+            loop.call_soon(self._wake)
 
     def _wake_resting(self) -> None:
         with self._lock:
@@ -376,20 +394,17 @@ class Store:
         _on_loop(self._closed.get_loop(), self._gone)
 
     def _next_batch(self) -> list[_Group]:
-        """Returns all waiting groups, as soon as a caller waits for one or the oldest post is due; [] at the end."""
+        """Returns all waiting groups, as soon as one of them is due; [] at the end."""
         while True:
             with self._lock:
-                due_in_s = None
-                if self._queue:
-                    due_in_s = self._queue[0].queued_at_s + POST_DELAY_S - self._clock()
-                is_due = due_in_s is not None and due_in_s <= 0
-                if self._closing or self._awaited or is_due:
+                due_in_s = self._due_at_s - self._clock()
+                if self._closing or due_in_s <= 0:
                     batch, self._queue = self._queue, []
-                    self._awaited = 0
+                    self._due_at_s = math.inf
                     self._committing = batch
                     return batch
                 self._is_resting = True
-            self._wake_poll.poll(None if due_in_s is None else math.ceil(due_in_s * 1000))
+            self._wake_poll.poll(None if due_in_s == math.inf else math.ceil(due_in_s * 1000))
             with contextlib.suppress(BlockingIOError):  # else it rests again at once
                 os.eventfd_read(self._wake_fd)
 

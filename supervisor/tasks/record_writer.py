@@ -115,6 +115,7 @@ class RecordWriter:
         on_end: called when a task has ended, before that is announced.
         is_closing: whether a write that the store refuses now is left to the next daemon.
         observers: are called with each record that has ended.
+        write_wait_s: returns the seconds for which a record of an agent may wait for the commit of another.
     """
 
     def __init__(
@@ -125,8 +126,10 @@ class RecordWriter:
         on_end: Callable[[Entry], None],
         is_closing: Callable[[], bool],
         observers: Sequence[TaskObserver] = (),
+        write_wait_s: Callable[[str], float] = lambda _: 0.0,
     ) -> None:
         self.backlog = backlog
+        self._write_wait_s = write_wait_s
         self.records = Records(shared.store, self._note_corrupted)
         self.volatile = Volatile()
         self.counts: dict[str, int] = {"succeeded": 0, "failed": 0, "cancelled": 0, "timeout": 0}
@@ -234,10 +237,11 @@ class RecordWriter:
             return None
         try:
             only = statements[0] if len(statements) == 1 else None
+            wait_s = self._write_wait_s(task.agent)
             if isinstance(only, tuple) and isinstance(only[1], tuple):
-                return self._batches.write(only[0], only[1])
+                return self._batches.write(only[0], only[1], wait_s)
             self._batches.end_batch()
-            return self._store.begin(*statements)
+            return self._store.begin(*statements, wait_s=wait_s)
         except CorralError as error:
             refused: Writing = self._loop.create_future()
             refused.set_exception(error)

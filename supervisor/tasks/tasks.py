@@ -111,6 +111,7 @@ class Tasks:
             on_end=self._on_end,
             is_closing=lambda: agents.draining,
             observers=observers,
+            write_wait_s=self._write_wait_s,
         )
         self.records: Records = writer.records
         self._admission = Admission(agents, backlog, success_rate, tenants)
@@ -292,6 +293,9 @@ class Tasks:
                 if known is None
                 else await self._known(known, params, parent)
             )
+
+    def _write_wait_s(self, agent: str) -> float:
+        return 0.0 if self._turns is None else self._turns.write_wait_s(tenant_of(agent))
 
     async def _paced(self, tenant: str, take: Callable[[], Awaitable[Task]]) -> Task:
         """Takes a task at once, or while several tenants call, when few others of its tenant are being written."""

@@ -11,7 +11,7 @@ import pwd
 import select
 import socket
 import struct
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 SO_PEERPIDFD = getattr(socket, "SO_PEERPIDFD", 77)
@@ -39,15 +39,19 @@ class Identity(NamedTuple):
         return {**who, "agent": self.agent} if self.is_inside else who
 
 
-def identify(sock: socket.socket, leaders: Mapping[int, str]) -> Identity:
-    """Identifies the peer; `leaders` are the pids of living workers and the names of their agents."""
+def identify(sock: socket.socket, leaders: Callable[[], Mapping[int, str]]) -> Identity:
+    """Identifies the peer; `leaders` returns the pids of living workers and the names of their agents, and is asked for a peer inside."""
     size = struct.calcsize("3i")
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
     pid, uid, _ = struct.unpack("3i", raw)
-    is_inside, leader = _descent(pid, os.getpid(), leaders)
+    path, is_inside = _descent(pid, os.getpid())
     if _is_gone(sock):  # so that the pid may have been another's when we looked
-        is_inside, leader = True, None
-    return Identity(pid, uid, is_inside, None if leader is None else leaders[leader], leader)
+        return Identity(pid, uid, is_inside=True, agent=None)
+    if not is_inside:
+        return Identity(pid, uid, is_inside=False, agent=None)
+    known = leaders()
+    leader = next((each for each in path if each in known), None)
+    return Identity(pid, uid, True, None if leader is None else known[leader], leader)
 
 
 def _is_gone(sock: socket.socket) -> bool:
@@ -65,24 +69,24 @@ def _is_gone(sock: socket.socket) -> bool:
         os.close(pidfd)
 
 
-def _descent(pid: int, ancestor: int, leaders: Container[int]) -> tuple[bool, int | None]:
-    """Returns whether a process descends from `ancestor`, and through which leader, by /proc/PID/stat (proc(5)).
+def _descent(pid: int, ancestor: int) -> tuple[list[int], bool]:
+    """Returns a process with its ancestors below `ancestor`, and whether it descends from that, by /proc/PID/stat (proc(5)).
 
     It does where that cannot be determined: a worker may let a child connect that is dead when we look.
     """
+    path: list[int] = []
     for _ in range(1000):
         if pid == ancestor:
-            return True, None
-        if pid in leaders:
-            return True, pid
+            return path, True
         if pid <= 1:
-            return False, None
+            return path, False
+        path.append(pid)
         try:
             with open(f"/proc/{pid}/stat", "rb") as stat:
                 pid = int(stat.read().rpartition(b")")[2].split()[1])
         except (OSError, IndexError, ValueError):
-            return True, None
-    return True, None
+            return path, True
+    return path, True
 
 
 def is_member(uid: int, group: str) -> bool:

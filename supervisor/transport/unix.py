@@ -254,17 +254,21 @@ class Listener:
 
     def identify(self, sock: socket.socket) -> Identity:
         """Identifies the peer of a connection."""
-        leaders = {
+        self._spare.spend()  # /proc can be read also when there are no other descriptors
+        try:
+            return identify(sock, self._leaders)
+        finally:
+            self._spare.refill()
+
+    def _leaders(self) -> dict[int, str]:
+        """Returns the pids of living workers and of commands beside them, with the names of their agents."""
+        found = {
             supervisor.worker.pid: supervisor.spec.name
             for supervisor in self._control.agents.registry.lives()
             if supervisor.worker.pid is not None
         }
-        leaders |= self._control.shared.probes.commands.leaders() | self._control.execs.leaders()
-        self._spare.spend()  # /proc can be read also when there are no other descriptors
-        try:
-            return identify(sock, leaders)
-        finally:
-            self._spare.refill()
+        commands = self._control.shared.probes.commands
+        return found | commands.leaders() | self._control.execs.leaders()
 
     async def close(self) -> None:
         """Stops listening and closes every connection, after what is queued for it was sent."""

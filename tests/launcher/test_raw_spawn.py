@@ -394,6 +394,14 @@ def test_births_with_a_plan_and_without_follow_each_other(wire: Wire) -> None:
         assert wire.start(f"a-0#{number}", text_, nice=nice)[1] == f"{nice}\n"
 
 
+def test_niceness_counts_also_where_the_kernel_makes_a_group_of_each_session(wire: Wire) -> None:
+    if os.geteuid() != 0 or not Path("/proc/self/autogroup").exists():
+        pytest.skip("needs root, for whom the kernel bounds no rate, and groups of sessions")
+    words = ["sh", "-c", "cat /proc/self/autogroup; exec sleep 100"]
+    assert wire.start("a-0#1", words, nice=7)[1].split()[-2:] == ["nice", "7"]
+    assert wire.start("a-0#2", words)[1].split()[-2:] == ["nice", "0"]
+
+
 def test_what_a_failed_plan_has_made_is_in_nobodys_way(wire: Wire, tmp_path: Path) -> None:
     folder = tmp_path / "own"
     seq, reading = wire.spawn("a-0#1", ["true"], cwd="/no/such/folder", temporary=str(folder))

@@ -12,8 +12,11 @@ from corral.supervisor.quotas.turns import (
     QUIET_S,
     READ_BYTES_PER_S,
     READ_S,
+    WRITE_S,
+    WRITE_WAIT_S,
     WRITES,
     WRITES_NEAR,
+    WRITES_SAVED,
     CallTurns,
 )
 
@@ -224,5 +227,36 @@ def test_short_reads_of_output_have_their_price_too() -> None:
         while not calls.turns.read_pause_s("flood", 1):
             reads += 1
         assert reads <= BURST_S / READ_S
+
+    asyncio.run(test())
+
+
+def test_the_writes_of_a_flood_wait_for_others_while_another_tenant_calls() -> None:
+    async def test() -> None:
+        calls = Calls()
+        turns = calls.turns
+        await calls.one("flood")
+        assert not any(turns.write_wait_s("flood") for _ in range(100)), "its own calls"
+        await calls.one("b")
+        waits = [turns.write_wait_s("flood") for _ in range(100)]
+        assert waits[: WRITES_SAVED - 1] == [0.0] * (WRITES_SAVED - 1)
+        assert waits[-1] == pytest.approx(WRITE_WAIT_S)
+        assert max(waits) <= WRITE_WAIT_S + 1e-9
+        calls.now += 2 * NEAR_S
+        assert turns.write_wait_s("flood") == 0.0
+
+    asyncio.run(test())
+
+
+def test_the_writes_of_a_tenant_that_calls_now_and_then_wait_for_nothing() -> None:
+    async def test() -> None:
+        calls = Calls()
+        for _ in range(200):
+            await calls.one("flood")
+            await calls.one("b")
+            assert calls.turns.write_wait_s("b") == 0.0, "the begin of a task"
+            calls.now += WRITE_S / 4
+            assert calls.turns.write_wait_s("b") == 0.0, "its end"
+            calls.now += 2 * WRITE_S
 
     asyncio.run(test())

@@ -61,6 +61,18 @@ def test_of_one_thing_that_is_written_often_the_last_is_what_stays(tmp_path: Pat
     assert read(tmp_path / "db", "SELECT value FROM meta WHERE key = 'other'") == [(2,)]
 
 
+def test_a_row_in_a_hurry_takes_along_those_that_may_wait(tmp_path: Path) -> None:
+    async def act(store: Store, batches: Batches) -> None:
+        for n in range(3):
+            patient = [batches.write(SAVE, (f"patient {n}", m), 10 * BOUND_S) for m in range(3)]
+            await store.read("SELECT 1")
+            assert not any(each.done() for each in patient)
+            await batches.write(SAVE, (f"urgent {n}", 1))
+            await asyncio.gather(*patient)
+
+    with_store(tmp_path / "db", act)
+
+
 def test_a_row_that_is_refused_takes_no_other_with_it(tmp_path: Path) -> None:
     sql = "INSERT INTO meta (key, value) VALUES (?, ?)"
 

@@ -205,6 +205,45 @@ def test_many_writes_share_few_commits(path: Path) -> None:
     run(path, test)
 
 
+def test_a_write_that_may_wait_is_committed_with_the_next_one(path: Path) -> None:
+    async def test(store: Store) -> None:
+        patient = store.begin(put("patient"), wait_s=10 * BOUND_S)
+        store.post(put("posted"))
+        await store.read("SELECT 1")
+        await store.write(put("urgent"))
+        await patient
+        assert await store.read(COUNT) == [(3,)]
+
+    run(path, test)
+
+
+def test_a_write_that_may_wait_waits_no_longer_than_it_may(path: Path) -> None:
+    async def test(store: Store) -> None:
+        for round_ in range(20):
+            await store.begin(put(f"alone {round_}"), wait_s=0.005)
+        patient = store.begin(put("patient"), wait_s=10 * BOUND_S)
+        await store.begin(put("less patient"), wait_s=0.005)
+        await patient
+        assert await store.read(COUNT) == [(22,)]
+
+    run(path, test)
+
+
+def test_what_waits_is_committed_when_it_is_hastened(path: Path) -> None:
+    async def test(store: Store) -> None:
+        store.hasten()
+        await store.write(put("after nothing"))
+        patient = store.begin(put("patient"), wait_s=10 * BOUND_S)
+        await store.read("SELECT 1")
+        store.hasten()
+        await patient
+        left = store.begin(put("left"), wait_s=10 * BOUND_S)
+        await store.close()
+        await left
+
+    run(path, test)
+
+
 def test_a_read_does_not_wait_for_a_write(path: Path) -> None:
     async def test(store: Store) -> None:
         other = sqlite3.connect(path, isolation_level=None)

@@ -228,7 +228,7 @@ def test_a_peer_that_is_dead_when_it_is_looked_at_has_no_rights(tmp_path: Path) 
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         accepted, _ = listening.accept()
         with accepted:
-            identity = identify(accepted, {pid: "it"})
+            identity = identify(accepted, lambda: {pid: "it"})
         os.waitpid(pid, 0)
     assert (identity.pid, identity.is_inside, identity.agent) == (pid, True, None)
 
