@@ -204,6 +204,7 @@ class Rooms:
         self.limits.subscribe(self.tasks.note_sample)
         if self.cluster is not None:
             self.cluster.tasks.bind(self.tasks)
+            self.tasks.bind_placed(self.cluster.runner)
         self.tasks.bind_jobs(lambda writer, executor: JobRunner(writer, self.agents, executor))
         self.collector = Collector(
             self.statistics, self.limits, self.agents, self.tasks, shared.store, paths.state_dir
@@ -273,7 +274,8 @@ class Rooms:
         """Connects the optional room of workflows and schedules."""
         shared = self.shared
         self.tasks.bind(WorkflowEngine(shared, self.agents, self.tasks))
-        schedules = Schedules(shared.store, shared.bus, self.agents, self.tasks)
+        cluster = None if self.cluster is None else self.cluster.runner
+        schedules = Schedules(shared.store, shared.bus, self.agents, self.tasks, cluster=cluster)
         self.agents.reload.subscribe(schedules.follow)
         return schedules
 

@@ -1,5 +1,6 @@
 """Daemons that are nodes of one cluster, on a real engine, for tests."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -10,7 +11,7 @@ import pytest
 
 from corral.supervisor.engine.local_servers import LocalServers, program_of
 from corral.worker.contract.errors import CorralError, InvalidParams
-from daemon_process import BOUND_S, DaemonProcess
+from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
 LOOK_S = 0.02
 """Seconds between two looks at something that no event tells."""
@@ -102,3 +103,36 @@ def until_all_answer(cluster: Cluster) -> None:
 def names(node: DaemonProcess) -> list[str]:
     """Returns the nodes of which a node knows."""
     return [each["name"] for each in node.call("node.list")["nodes"]]
+
+
+def placed(folder: Path, name: str = "single") -> str:
+    """Returns the table of a placed agent that works in `folder`."""
+    return f"""
+[agents.{name}]
+command = ["{sys.executable}", "{AGENTS / "placed_worker.py"}"]
+placement = {{}}
+[agents.{name}.config]
+folder = "{folder}"
+"""
+
+
+def home_of(cluster: Cluster, agent: str = "single") -> str:
+    """Returns the node that runs an agent once it is up."""
+
+    def found() -> object:
+        status = next(iter(cluster.nodes.values())).call("daemon.status")
+        return next(
+            (
+                each["node"]
+                for each in status["agents"]
+                if each["name"] == agent and any(w["pid"] for w in each["workers"])
+            ),
+            None,
+        )
+
+    return str(cluster.until(found))
+
+
+def began(cluster: Cluster, folder: Path, task: Any) -> None:
+    """Waits until the handler of a task has begun."""
+    cluster.until((folder / f"began-{task['id']}").exists)

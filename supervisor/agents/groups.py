@@ -82,6 +82,10 @@ class Groups:
             kind = kind_of_group(found)
             raise Conflict(f'cannot {verb} "{name}": the name is taken by a {kind}', name=name)
 
+    def _receivers(self) -> Mapping[str, Spec]:
+        """Returns the agents that tasks can be given to, those that a cluster places among them."""
+        return {**self._registry.config.placed, **self._specs()}
+
     # -- from the file and an earlier daemon
 
     def load(self, from_file: Mapping[str, Group], entries: Iterable[Entry]) -> None:
@@ -103,7 +107,7 @@ class Groups:
                 self._bus.publish("config.refused", agent=entry.name, reason=error.message)
         while waiting:  # a group that names one that is left out is left out as well
             try:
-                check_groups({**self.by_name, **waiting}, self._specs())
+                check_groups({**self.by_name, **waiting}, self._receivers())
             except CorralError as error:
                 name = str(error.data["key"]).split(".")[1]
                 self._bus.publish("config.refused", agent=name, reason=error.message)
@@ -141,7 +145,7 @@ class Groups:
             for name, table in tables.items()
         }
         self._registry.check_worker_ids((), added)
-        check_groups({**self.by_name, **added}, self._specs())
+        check_groups({**self.by_name, **added}, self._receivers())
         present = [*self._specs().values(), *self.by_name.values(), *added.values()]
         check_addresses(present, self._registry.config.daemon)
         self.by_name |= (
@@ -182,7 +186,7 @@ class Groups:
         before, after = group_table(group), group_table(new)
         keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
         wanted = {**self.by_name, name: new}
-        check_groups(wanted, self._specs())
+        check_groups(wanted, self._receivers())
         check_addresses([*self._specs().values(), *wanted.values()], self._registry.config.daemon)
         if dry_run or not keys:
             return keys

@@ -36,6 +36,7 @@ from .forwarding import Forwarding, Question
 from .lease_holder import PART, LeaseHolder
 from .one_view import UNITED, united
 from .placed_agents import PlacedAgents
+from .placed_runner import PlacedRunner
 from .placed_tasks import PlacedTasks
 from .placer import Placer
 from .remote_caller import RemoteCaller
@@ -121,6 +122,7 @@ class ClusterNode:
             name, self.view, agents, shared.placements, shared.bus, self._holds_lease
         )
         self._task_calls = TaskCalls(name, self.tasks, forwarding)
+        self.runner = PlacedRunner(name, self.tasks, lambda: self._engine)
         self.placed = PlacedAgents(name, self.view, agents, shared, self.tasks)
         self.holder = LeaseHolder(
             name, shared.launcher, shared.bus, shared.placements, self._lease, self.placed

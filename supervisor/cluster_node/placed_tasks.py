@@ -21,7 +21,6 @@ from ...worker.contract.errors import (
     Cancelled,
     Conflict,
     CorralError,
-    InvalidParams,
     ResourceLimitExceeded,
     Timeout,
 )
@@ -31,7 +30,7 @@ from ..engine.interface import REDELIVERY_S, VALUE_BYTES_MAX, Engine, Taken
 from ..events.bus import Bus
 from ..lifecycle.placements import Placements
 from ..tasks.boundaries import normalised
-from ..tasks.tasks import Tasks
+from ..tasks.tasks import ON_ENGINE, Tasks
 from .view import ClusterView
 
 RESULTS = "results"
@@ -52,7 +51,7 @@ CANCELS = "cancels"
 LISTED_MAX = 1_000
 """Number of the oldest tasks of an agent among which one that no node runs is looked for."""
 
-MARK = "x"
+MARK = ON_ENGINE
 """The first character of the ids of these tasks; those of a daemon alone have none but hexadecimal digits."""
 
 ACCEPTED_MAX = 10_000
@@ -148,7 +147,9 @@ class PlacedTasks:
 
     def is_placed(self, agent: str | None) -> bool:
         """Returns whether the tasks of an agent are kept by the engine."""
-        return agent is not None and agent in self._view.specs
+        return agent is not None and (
+            agent in self._view.specs or agent in self._agents.config.placed
+        )
 
     # -- for callers
 
@@ -164,15 +165,7 @@ class PlacedTasks:
         """
         assert params.agent is not None, "its tasks are those of an agent"
         params = normalised(params)
-        for key in ("after", "at"):
-            if getattr(params, key):
-                reason = "a task of a placed agent waits for nothing but a worker"
-                raise InvalidParams(
-                    f'cannot take a task with {key} for "{params.agent}": {reason}',
-                    key=key,
-                    reason=reason,
-                )
-        task_id = _id_of(params)
+        task_id = id_of(params)
         if params.idempotency_key is not None and (end := await self._end(engine, task_id)):
             return end.task
         stored = StoredTask(id=task_id, params=params, created_at=_now(), origin=self._node)
@@ -258,6 +251,10 @@ class PlacedTasks:
 
     async def wait(self, engine: Engine, task_id: str) -> Task:
         """Returns the record of a task when it has ended."""
+        return (await self.wait_end(engine, task_id)).task
+
+    async def wait_end(self, engine: Engine, task_id: str) -> StoredEnd:
+        """Returns the end of a task when it has one."""
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[None] = loop.create_future()
         self._waiters.setdefault(task_id, []).append(waiter)
@@ -265,7 +262,7 @@ class PlacedTasks:
             while True:
                 with contextlib.suppress(Timeout):  # it will be back
                     if (end := await self._end(engine, task_id)) is not None:
-                        return end.task
+                        return end
                 await asyncio.wait([waiter], timeout=WAIT_S)
         finally:
             waiters = self._waiters[task_id]
@@ -468,7 +465,7 @@ class PlacedTasks:
         return True
 
 
-def _id_of(params: TaskParams) -> str:
+def id_of(params: TaskParams) -> str:
     """Returns a new id; that of its key where it has one, the same on every node."""
     if params.idempotency_key is None:
         return f"{MARK}{secrets.token_hex(8)}"

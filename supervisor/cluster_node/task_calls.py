@@ -6,12 +6,12 @@ missing while none does.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 from msgspec import Struct
 
-from ...worker.contract.errors import CorralError, Timeout
+from ...worker.contract.errors import CorralError, NotFound, Timeout
 from ...worker.contract.records import ENDED, Task, TaskParams
 from ...worker.control.params import (
     TaskFollowParams,
@@ -59,6 +59,8 @@ class TaskCalls:
             if not self._tasks.is_placed(asked.agent):
                 return None
             engine = reached("take a task of a placed agent")
+            if asked.after or asked.at is not None:
+                return self._check_known(engine, asked.after)
             if isinstance(asked, TaskRunParams):
                 return self._run(engine, asked, caller)
             return self._tasks.submit(engine, asked)
@@ -84,6 +86,21 @@ class TaskCalls:
         agents = [each for each in (wanted.get("agent"), *_list(wanted, "agents")) if each]
         found = await self._tasks.waiting(engine, list(map(str, agents)) or None)
         return {"tasks": [msgspec.to_builtins(queued_record(each)) for each in found]}
+
+    async def _check_known(self, engine: Engine, after: Sequence[str]) -> None:
+        """Leaves a task that waits to this daemon, which submits it when its time has come.
+
+        Raises:
+            NotFound: a task that it is to wait for is not known.
+        """
+        for each in after:
+            if each.startswith(MARK) and not await self._is_known(engine, each):
+                raise NotFound(f'cannot find task "{each}"', task=each)
+
+    async def _is_known(self, engine: Engine, task_id: str) -> bool:
+        if await self._tasks.find(engine, task_id) or await self._tasks.queued(engine, task_id):
+            return True
+        return await self._tasks.find(engine, task_id) is not None
 
     async def _run(self, engine: Engine, asked: TaskRunParams, caller: Caller) -> Task:
         given = {key: getattr(asked, key) for key in TaskParams.__struct_fields__}

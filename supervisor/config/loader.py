@@ -229,9 +229,9 @@ def _placed(
             reason = f"{found[0]} has a placement: it may be on another node"
             document.note(document.error((*path_of(spec), "requires"), [*spec.requires], reason))
     for group in groups.values():
-        if found := [name for name in group.needs if name in placed]:
-            reason = f"{found[0]} has a placement: members are of one daemon"
-            document.note(document.error((f"{kind_of_group(group)}s", group.name), None, reason))
+        if isinstance(group, Team) and group.lead in placed:
+            reason = f"{group.lead} has a placement: a lead is of the daemon of its team"
+            document.note(document.error(("teams", group.name, "lead"), group.lead, reason))
     return placed
 
 

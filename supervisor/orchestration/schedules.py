@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from secrets import token_hex
+from typing import Literal, Protocol
 
 import msgspec
 from msgspec.structs import replace
@@ -67,6 +68,18 @@ MESSAGE_CHARS = 300
 logger = logging.getLogger(__name__)
 
 
+class ClusterRuns(Protocol):
+    """Decides which node of a cluster submits a run."""
+
+    def is_placed(self, agent: str | None, /) -> bool:
+        """Returns whether the cluster places an agent."""
+
+    async def claim(
+        self, schedule: str, agent: str, at: str, *, may_overlap: bool
+    ) -> Literal["run", "later", "elsewhere", "busy"]:
+        """Returns what this node does about a run: submit its task, ask again, or skip it."""
+
+
 class Schedules:
     """Keeps the schedules of one daemon.
 
@@ -76,6 +89,7 @@ class Schedules:
         agents: those that tasks are for.
         tasks: accepts the tasks.
         clock: seconds of the Unix epoch.
+        cluster: has one node submit each run for an agent that it places; None: the daemon is in no cluster.
     """
 
     def __init__(
@@ -85,7 +99,9 @@ class Schedules:
         agents: Agents,
         tasks: Tasks,
         clock: Callable[[], float] = time.time,
+        cluster: ClusterRuns | None = None,
     ) -> None:
+        self._cluster = cluster
         self._table = ScheduleTable(store)
         self._bus = bus
         self._agents = agents
@@ -141,7 +157,8 @@ class Schedules:
                 reason = "the configuration file names it too, and wins"
                 self._bus.publish("config.shadowed", agent=name, reason=reason)
             before = None if name not in earlier else earlier[name].record
-            entry = self._entries[name] = _adopted(schedule, earlier.get(name), now)
+            made = 0.0 if self._is_placed(schedule.task) else now  # one grid on all nodes
+            entry = self._entries[name] = _adopted(schedule, earlier.get(name), now, made)
             if before is None:
                 self._publish("schedule.added", entry.record, next_at=entry.record.next_at)
             if entry.record != before:
@@ -418,8 +435,15 @@ class Schedules:
         """Submits the task of a run, or skips it; either way the schedule goes on."""
         try:
             why_not = self._why_not(entry, due)
+            claim = "run" if why_not is not None else await self._claimed(entry, due)
+            if claim == "later":
+                entry.not_before = asyncio.get_running_loop().time() + AGAIN_S
+                return
+            if claim == "busy":
+                why_not = "its last task, of another node, has not ended"
             if why_not is None:
-                await self._submit(entry, due)
+                if claim == "run":
+                    await self._submit(entry, due)
             else:
                 entry.record = replace(entry.record, skipped=entry.record.skipped + 1)
                 self._publish("schedule.skipped", entry.record, reason=why_not)
@@ -438,6 +462,18 @@ class Schedules:
         entry.record = replace(entry.record, last_due_at=stamp_of(due.run))
         self._put_off(entry, due.next_at)
         await self._note(entry)
+
+    def _is_placed(self, task: TaskParams) -> bool:
+        return self._cluster is not None and self._cluster.is_placed(task.agent)
+
+    async def _claimed(self, entry: Entry, due: Due) -> str:
+        """Returns whether this daemon submits a run; of an agent of its own it always does."""
+        record = entry.record
+        at = stamp_of(due.run)
+        if self._cluster is None or not self._is_placed(record.task) or at is None:
+            return "run"
+        agent, may_overlap = record.task.agent or "", record.overlap != "skip"
+        return await self._cluster.claim(record.name, agent, at, may_overlap=may_overlap)
 
     def _why_not(self, entry: Entry, due: Due) -> str | None:
         record = entry.record
@@ -547,8 +583,11 @@ def run_of(task: Task) -> Run:
     )
 
 
-def _adopted(schedule: Schedule, earlier: Entry | None, now: float) -> Entry:
-    """Returns the entry of a schedule of the file; with the same times as before it goes on as it stood."""
+def _adopted(schedule: Schedule, earlier: Entry | None, now: float, made: float) -> Entry:
+    """Returns the entry of a schedule of the file; with the same times as before it goes on as it stood.
+
+    The grid of its seconds begins at `made`.
+    """
     before = (
         ScheduleRecord(name=schedule.name, task=schedule.task)
         if earlier is None
@@ -569,8 +608,10 @@ def _adopted(schedule: Schedule, earlier: Entry | None, now: float) -> Entry:
     )
     if earlier is not None and times_of(record, now) == times_of(before, now):
         earlier.record = record  # in place: a run of it may be on its way
+        if made != now:
+            earlier.times = times_of(record, made)
         return earlier
-    times = times_of(record, now)
+    times = times_of(record, made)
     next_at = None if record.paused else following(times, now)
     record = replace(record, created_at=stamp(now), next_at=stamp_of(next_at))
     return Entry(record, times, now, next_at)

@@ -266,7 +266,7 @@ def _check(config: Config, added: Mapping[str, Spec]) -> None:
     """Refuses a configuration in which an override does not fit the other agents, teams and workflows."""
     specs = {name: spec for name, spec in {**added, **config.agents}.items() if not spec.disabled}
     check_requires(specs)
-    check_groups(config.groups, specs)
+    check_groups(config.groups, {**config.placed, **specs})
     check_addresses([*specs.values(), *config.groups.values()], config.daemon)
     counts = {name: spec.instances.minimum + spec.spares for name, spec in specs.items()}
     check_worker_ids(counts, [*specs, *config.groups], "set")

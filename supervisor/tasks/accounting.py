@@ -185,9 +185,10 @@ class Accounting:
         entry.task = replace(
             task, tokens_used=task.tokens_used + tokens, cost_cents=task.cost_cents + cost_cents
         )
-        if self._budgets is not None:
-            self._budgets.charge(task.agent, tokens, cost_cents)
-        self._on_usage(task.agent, tokens, cost_cents)
+        if task.kind != "placed":  # the node that runs it counts what its agent uses
+            if self._budgets is not None:
+                self._budgets.charge(task.agent, tokens, cost_cents)
+            self._on_usage(task.agent, tokens, cost_cents)
         each: Entry | None = entry
         while each is not None:
             if each is not entry:
@@ -221,7 +222,7 @@ class Accounting:
             InvalidParams: it is one, and that task has not ended.
         """
         above = self._writer.find(key.partition("/")[0])
-        if above is not None and above.kind != "task":
+        if above is not None and above.kind in ("team", "workflow", "job"):
             raise InvalidParams(
                 f'cannot take the task: idempotency_key "{key[:50]}" is for the parts of task "{above.id}"',
                 key="idempotency_key",

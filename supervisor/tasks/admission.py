@@ -77,17 +77,22 @@ class Admission:
         self._backlog = backlog
         self._loop = asyncio.get_running_loop()
         self._ids = _Ids()
+        self._is_placed: Callable[[str], bool] = lambda _: False
         self._began = self._loop.time()
         self._ends: deque[tuple[float, str]] = deque(maxlen=ENDS_KEPT)
         self.refused = Counter[str]()
         """Number of tasks for which a queue had no place, by agent, or by the key of the queue of all."""
 
+    def bind(self, is_placed: Callable[[str], bool]) -> None:
+        """Connects the cluster, which knows the agents that it places."""
+        self._is_placed = is_placed
+
     def check(
-        self, params: TaskParams, tenant: str = ""
+        self, params: TaskParams, tenant: str = "", *, is_taken: bool = False
     ) -> tuple[TaskParams, TaskKind, list[Agent]]:
         """Returns the normalised params of a task, its kind, and the agents that it may be for: none for a group.
 
-        A capability is looked for among the agents and groups of `tenant` alone, "" for the owner's. The names that a
+        One that the cluster has accepted, and this node has taken, is for a worker here. A capability is looked for among the agents and groups of `tenant` alone, "" for the owner's. The names that a
         tenant gives are its own.
 
         Raises:
@@ -101,7 +106,7 @@ class Admission:
         elif tenant:
             params = self._own(params, params.agent, tenant)
         self._agents.tenants.check_active(params.agent or qualified("", tenant), "give a task to")
-        kind = self.kind(params.agent)
+        kind: TaskKind = "task" if is_taken else self.kind(params.agent)
         if kind == "job" and not params.objective:
             params = job_of(self._registry.of(params.agent or "").spec, params)
         params = normalised(params)
@@ -126,9 +131,14 @@ class Admission:
     # -- the agent
 
     def kind(self, name: str | None) -> TaskKind:
-        """Returns the kind of a task for this name: "team", "workflow" or "job" where it is that of one, else "task"."""
+        """Returns the kind of a task for this name: "team", "workflow" or "job" where it is that of one, else "task".
+
+        "placed" is for an agent that the cluster places, on this node or another.
+        """
         if name is None:
             return "task"
+        if self._is_placed(name):
+            return "placed"
         agent = self._registry.agents.get(name)
         if agent is not None:
             return "job" if agent.spec.type == "oneshot" else "task"

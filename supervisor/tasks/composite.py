@@ -7,16 +7,18 @@ a workflow is.
 import asyncio
 import logging
 import time
+from collections.abc import Coroutine
 from datetime import datetime
 from typing import Any, Protocol
 
 from msgspec.structs import replace
 
-from ...worker.contract.errors import CorralError, InternalError, NotFound, Timeout
+from ...worker.contract.errors import CorralError, InternalError, NotFound, Timeout, from_wire
 from ...worker.contract.records import Task, TaskKind, TaskParams
 from ...worker.contract.worker_messages import TaskResult
 from ..agents.agents import Agents
 from ..events.bus import rfc3339
+from .accounting import Accounting
 from .attempt import state_of
 from .backlog import Entry
 from .executor import CLOSE_S, Executor, gone
@@ -55,16 +57,42 @@ class WorkflowEngine(Protocol):
         """Forgets a task of a team or workflow that has ended."""
 
 
+class PlacedRunner(Protocol):
+    """Runs the tasks of agents that a cluster places, on whichever node has the agent."""
+
+    def is_placed(self, name: str) -> bool:
+        """Returns whether the cluster places an agent of this name."""
+
+    async def execute(self, task: Task) -> Task:
+        """Returns the end of a task on the node that ran it; also called again for one that a daemon left.
+
+        Raises:
+            CorralError: the cluster does not take it.
+        """
+
+    async def withdraw(self, task: Task) -> None:
+        """Cancels a task whose end nobody waits for any more."""
+
+
 class CompositeRunner:
-    """Executes the tasks of teams and workflows of one daemon.
+    """Executes the tasks of one daemon that need no worker of it: those of teams, workflows and placed agents.
 
     Args:
         writer: writes their records.
         agents: the teams and workflows that there are.
         executor: announces their starts, and ends them.
+        accounting: is told what tasks on other nodes have used.
     """
 
-    def __init__(self, writer: RecordWriter, agents: Agents, executor: Executor) -> None:
+    def __init__(
+        self,
+        writer: RecordWriter,
+        agents: Agents,
+        executor: Executor,
+        accounting: Accounting,
+    ) -> None:
+        self._accounting = accounting
+        self._placed: PlacedRunner | None = None
         self._writer = writer
         self._registry = agents.registry
         self._groups = agents.groups
@@ -76,6 +104,10 @@ class CompositeRunner:
     def bind(self, workflows: WorkflowEngine) -> None:
         """Connects the engine, which submits tasks itself."""
         self._workflows = workflows
+
+    def bind_placed(self, placed: PlacedRunner) -> None:
+        """Connects the cluster."""
+        self._placed = placed
 
     def checked(self, params: TaskParams, name: str, kind: TaskKind) -> TaskParams:
         """Returns the params of a new task of a team or workflow, with the timeout of that.
@@ -132,10 +164,11 @@ class CompositeRunner:
                 await self._executor.try_later(entry, error)
                 return
             self._executor.note_started(entry, None, task)
-        if self._workflows is None or task.agent not in self._groups.by_name:
+        execute = self._executed(entry)
+        if execute is None:
             await self._executor.end(entry, "failed", gone(task))
             return
-        work = self._loop.create_task(self._workflows.execute(task))
+        work = self._loop.create_task(execute)
         try:
             ends: set[asyncio.Future[Any]] = {work, stop}  # of different results
             await asyncio.wait(ends, timeout=_left_s(task), return_when=asyncio.FIRST_COMPLETED)
@@ -145,10 +178,38 @@ class CompositeRunner:
                 await asyncio.wait({work}, timeout=CLOSE_S)
         await self._end(entry, work, stop)
 
+    def _executed(self, entry: Entry) -> Coroutine[Any, Any, TaskResult] | None:
+        """Returns what executes a task; None where nothing of its name is left."""
+        task = entry.task
+        if task.kind == "placed":
+            return None if self._placed is None else self._on_its_node(entry, self._placed)
+        if self._workflows is None or task.agent not in self._groups.by_name:
+            return None
+        return self._workflows.execute(task)
+
+    async def _on_its_node(self, entry: Entry, placed: PlacedRunner) -> TaskResult:
+        """Returns the result of a task of a placed agent, and takes over what it has used.
+
+        Raises:
+            CorralError: it has failed there.
+        """
+        ended = await placed.execute(entry.task)
+        self._accounting.record_usage(entry, ended.tokens_used, ended.cost_cents)
+        entry.task = replace(
+            entry.task, worker=ended.worker, tool_calls=ended.tool_calls, delivery=ended.delivery
+        )
+        if ended.error is not None:
+            error = ended.error
+            raise from_wire({"code": error.code, "message": error.message, "data": error.data})
+        return TaskResult(output=ended.output)
+
     async def _end(
         self, entry: Entry, work: asyncio.Task[TaskResult], stop: asyncio.Future[CorralError]
     ) -> None:
         task = entry.task
+        is_withdrawn = stop.done() or not work.done() or work.cancelled()
+        if is_withdrawn and task.kind == "placed" and self._placed is not None:
+            await self._placed.withdraw(task)
         if stop.done():
             await self._executor.end(entry, state_of(stop.result()), stop.result())
             return
@@ -167,10 +228,11 @@ class CompositeRunner:
                 error = misfit
         if error is None:
             await self._executor.end(entry, "succeeded", output=work.result().output)
-        elif self._registry.draining:
+        elif self._registry.draining and task.kind != "placed":
             return  # its parts were refused or put down: the next daemon goes on with it
         elif isinstance(error, CorralError):
-            await self._executor.end(entry, "failed", error)
+            state = state_of(error) if task.kind == "placed" else "failed"
+            await self._executor.end(entry, state, error)
         else:
             logger.error("cannot perform task %s", task.id, exc_info=error)
             defect = InternalError(f'cannot perform task "{task.id}": {error!r}')

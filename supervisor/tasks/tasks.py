@@ -47,7 +47,7 @@ from .admission import Admission, limits_of
 from .attempt import given_up
 from .backlog import Backlog, Entry, Origin, Progress, dependency_failed, waiting_reason
 from .boundaries import normalised, within
-from .composite import CompositeRunner, WorkflowEngine
+from .composite import CompositeRunner, PlacedRunner, WorkflowEngine
 from .dispatcher import Dispatcher, Jobs
 from .executor import Executor, Sessions, gone
 from .payload import words_bytes
@@ -57,6 +57,9 @@ from .table import Page, Records
 
 HALT_S = 10.0
 """Seconds that an emergency stop waits for its ends to be written."""
+
+ON_ENGINE = "x"
+"""The first character of the id of a task that the engine of a cluster keeps."""
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +139,7 @@ class Tasks:
             self._admission.longest_s,
         )
         self.note_sample = self._executor.note_sample
-        self._composites = CompositeRunner(writer, agents, self._executor)
+        self._composites = CompositeRunner(writer, agents, self._executor, self.accounting)
         self.dispatcher = Dispatcher(
             writer,
             agents,
@@ -164,6 +167,11 @@ class Tasks:
         """Connects the engine that executes the tasks of teams and workflows, which submits tasks itself."""
         self._workflows = workflows
         self._composites.bind(workflows)
+
+    def bind_placed(self, runner: PlacedRunner) -> None:
+        """Connects the cluster, which runs the tasks of the agents that it places."""
+        self._admission.bind(runner.is_placed)
+        self._composites.bind_placed(runner)
 
     def _freed(self, name: str) -> None:
         """Dispatches the tasks of an agent, or of a tenant with a slash, that has used up its budget no more."""
@@ -269,7 +277,7 @@ class Tasks:
             ShuttingDown: the daemon is stopping.
         """
         tenant = tenant if parent is None else tenant_of(parent.agent)
-        params, kind, able = self._admission.check(params, tenant)
+        params, kind, able = self._admission.check(params, tenant, is_taken=bool(task_id))
         if parent is not None:
             able = self._of_team(parent, params, able)
         if params.traceparent is None:
@@ -400,7 +408,8 @@ class Tasks:
         else:
             assert params.agent is not None, "the kind is that of a name"
             name = params.agent
-            params = params if kind == "job" else self._composites.checked(params, name, kind)
+            if kind not in ("job", "placed"):
+                params = self._composites.checked(params, name, kind)
         self._admission.check_input(name, params.input)
         self._admission.check_tenant(name, is_step=bool(origin.step))
         boundaries = params.boundaries
@@ -454,14 +463,16 @@ class Tasks:
         """
         task = entry.task
         ended: dict[str, Task | None] = {}
+        # Of a placed agent, those on the engine are awaited by the cluster.
+        after = [e for e in task.after if task.kind != "placed" or not e.startswith(ON_ENGINE)]
         while True:
-            open_ones = {each for each in task.after if each not in ended}
+            open_ones = {each for each in after if each not in ended}
             unseen = [each for each in open_ones if self._backlog.find(each) is None]
             if not unseen:
                 break
             for each in unseen:
                 ended[each] = await self._known_end(each, is_new=is_new)
-        for each in task.after if task.durable and is_new else ():
+        for each in after if task.durable and is_new else ():
             found = self._writer.find(each) or self._writer.volatile.find(each)
             if found is not None and not found.durable:
                 raise Conflict(
@@ -666,7 +677,7 @@ class Tasks:
             if self._sessions is not None:
                 self._sessions.ended(task)
             self.dispatcher.dispatch(task.agent)  # the next of the session may go on
-        if task.kind != "task" and self._workflows is not None:
+        if task.kind in ("team", "workflow") and self._workflows is not None:
             self._workflows.note_end(task)
         if self._end_waiters:
             waiters, self._end_waiters = self._end_waiters, []

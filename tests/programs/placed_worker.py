@@ -18,6 +18,10 @@ async def handle(task: Task) -> object:
         (folder / f"began-{task.id}").touch()
         while not (folder / "go").exists():
             await asyncio.sleep(0.02)
+    if task.objective == "spend":
+        task.usage(tokens=10, cost_cents=2.0)
+    if task.objective == "fail":
+        raise ValueError("it cannot")
     return {"input": task.input, "worker": task.worker}
 
 

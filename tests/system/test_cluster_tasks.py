@@ -1,51 +1,17 @@
 """Tasks of a placed agent are shown, followed, listed and cancelled from every node, whichever accepted or runs them."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cluster_of_daemons import Cluster, cluster_of
+from cluster_of_daemons import began, cluster_of, home_of, placed
 from corral.worker.contract.errors import NotFound
-from daemon_process import AGENTS, BOUND_S, DaemonProcess
+from daemon_process import BOUND_S, DaemonProcess
 from free_ports import free_port
 from http_api_client import Api
 
 pytestmark = pytest.mark.shell
-
-
-def placed(folder: Path, name: str = "single") -> str:
-    """Returns the table of a placed agent that works in `folder`."""
-    return f"""
-[agents.{name}]
-command = ["{sys.executable}", "{AGENTS / "placed_worker.py"}"]
-placement = {{}}
-[agents.{name}.config]
-folder = "{folder}"
-"""
-
-
-def home_of(cluster: Cluster, agent: str = "single") -> str:
-    """Returns the node that runs an agent once it is up."""
-
-    def found() -> object:
-        status = next(iter(cluster.nodes.values())).call("daemon.status")
-        return next(
-            (
-                each["node"]
-                for each in status["agents"]
-                if each["name"] == agent and any(w["pid"] for w in each["workers"])
-            ),
-            None,
-        )
-
-    return str(cluster.until(found))
-
-
-def began(cluster: Cluster, folder: Path, task: Any) -> None:
-    """Waits until the handler of a task has begun."""
-    cluster.until((folder / f"began-{task['id']}").exists)
 
 
 def parts_of(node: DaemonProcess, method: str, params: dict[str, object], folder: Path) -> Any:

@@ -25,7 +25,7 @@ Sequence = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Key = Annotated[str, Meta(min_length=1, max_length=200)]
 """A name that a caller chooses: an idempotency key, a session, a sticky key."""
 
-TaskKind = Literal["task", "team", "workflow", "job"]
+TaskKind = Literal["task", "team", "workflow", "job", "placed"]
 """The executor: a worker that speaks corral; the daemon itself, which delegates the parts to others; or a command."""
 
 TaskState = Literal["queued", "running", "succeeded", "failed", "cancelled", "timeout"]
