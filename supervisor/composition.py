@@ -204,6 +204,9 @@ class Rooms:
         self.limits.subscribe(self.tasks.note_sample)
         if self.cluster is not None:
             self.cluster.tasks.bind(self.tasks)
+            self.cluster.carried.bind(self.cluster.tasks.is_placed, self.memory, shared.checkpoints)
+            shared.checkpoints.bind(self.cluster.carried)
+            self.memory.key_values.bind(self.cluster.carried)
             self.tasks.bind_placed(self.cluster.runner)
         self.tasks.bind_jobs(lambda writer, executor: JobRunner(writer, self.agents, executor))
         self.collector = Collector(

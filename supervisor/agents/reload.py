@@ -102,7 +102,9 @@ class Reload:
         wanted = {**kept, **present}
         self._room.check_names(planned.added, going=planned.removed, config=config)
         check_requires(wanted)
-        planned = replace(planned, **self._groups.planned(config.groups, {**config.placed, **wanted}))
+        planned = replace(
+            planned, **self._groups.planned(config.groups, {**config.placed, **wanted})
+        )
         groups = self._groups.following(config.groups).values()
         check_addresses([*groups, *wanted.values()], config.daemon)
         changing = {*planned.added, *planned.changed}

@@ -32,6 +32,7 @@ from ..nodes.membership import Membership, boot_clock
 from ..nodes.observer import nodes_now
 from ..nodes.record import NodeRecord
 from ..supervision.shared import Shared, utc_now
+from .carried_state import CarriedState
 from .forwarding import Forwarding, Question
 from .lease_holder import PART, LeaseHolder
 from .one_view import UNITED, united
@@ -118,12 +119,17 @@ class ClusterNode:
         self.view = ClusterView()
         self._membership: Membership | None = None
         self.forwarding = forwarding = Forwarding(name)
+        self.carried = CarriedState(
+            lambda: self._engine,
+            lambda agent: self.placed.fence(agent) if self._holds_lease() else None,
+            lambda agent, task, reason: self.tasks.note_late(agent, task, reason),
+        )
         self.tasks = PlacedTasks(
-            name, self.view, agents, shared.placements, shared.bus, self._holds_lease
+            name, self.view, agents, shared.placements, shared.bus, self._holds_lease, self.carried
         )
         self._task_calls = TaskCalls(name, self.tasks, forwarding)
         self.runner = PlacedRunner(name, self.tasks, lambda: self._engine)
-        self.placed = PlacedAgents(name, self.view, agents, shared, self.tasks)
+        self.placed = PlacedAgents(name, self.view, agents, shared, self.tasks, self.carried)
         self.holder = LeaseHolder(
             name, shared.launcher, shared.bus, shared.placements, self._lease, self.placed
         )

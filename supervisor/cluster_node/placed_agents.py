@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 
-from ...worker.contract.errors import Conflict, CorralError
+from ...worker.contract.errors import Conflict, CorralError, Timeout
 from ..agents.agents import Agents
 from ..cluster.settings import Placement, placement_table
 from ..config.loader import decode_agent
@@ -18,6 +18,7 @@ from ..decoding.values import Refused
 from ..engine.interface import Engine
 from ..lifecycle.placements import Hold, Placements
 from ..supervision.shared import Shared
+from .carried_state import CarriedState, Fence
 from .placed_tasks import PlacedTasks
 from .state import Assignment, PlacedSpec, ReplicaName, assignment_key, encoded
 from .view import ClusterView
@@ -37,11 +38,20 @@ class PlacedAgents:
         agents: the running set.
         shared: the rights to run placed agents, and the events.
         tasks: takes the tasks of agents that run here.
+        carried: brings the checkpoints of workers from node to node.
     """
 
     def __init__(
-        self, node: str, view: ClusterView, agents: Agents, shared: Shared, tasks: PlacedTasks
+        self,
+        node: str,
+        view: ClusterView,
+        agents: Agents,
+        shared: Shared,
+        tasks: PlacedTasks,
+        carried: CarriedState,
     ) -> None:
+        self._carried = carried
+        self._replica: dict[str, int] = {}
         self._node = node
         self._tasks = tasks
         self._view = view
@@ -59,6 +69,11 @@ class PlacedAgents:
     def load(self) -> int:
         """Returns the number of replicas that this node has claimed."""
         return len(self._claims)
+
+    def fence(self, agent: str) -> Fence | None:
+        """Returns the replica for which this node writes, and its token; None where it does not run the agent."""
+        hold = self._placements.find(agent)
+        return None if hold is None else Fence(self._replica.get(agent, 0), hold.fencing_token)
 
     def permit(self, token: int) -> None:
         """Starts what is assigned to this node, under a lease."""
@@ -114,8 +129,10 @@ class PlacedAgents:
         for replica in (*leaving, *(self._claims.keys() - mine.keys())):
             self._claims.pop(replica, None)
         wanted: dict[str, list[int]] = {}
-        for (name, _), token in self._claims.items():
+        for (name, number), token in self._claims.items():
             wanted.setdefault(name, []).append(token)
+            if token == max(wanted[name]):
+                self._replica[name] = number
         for agent in list(self._agents.agents.values()):
             if agent.spec.placement is not None and self._must_end(agent.name, wanted):
                 await self._tasks.end(agent.name)
@@ -193,6 +210,12 @@ class PlacedAgents:
             spec = decoded_spec(name, known.value)
             count = len(tokens) * spec.instances.minimum
             if agent is None:
+                numbers = [number for (each, number) in self._claims if each == name]
+                ids = [f"{name}-{index}" for index in range(count)]
+                await self._carried.take_workers(engine, name, numbers, ids)
+                await self._carried.take_values(engine, name)
+                if self._lease != lease:
+                    return
                 spec = rescaled(spec, count)
                 self._agents.registry.check_worker_ids([spec])
                 agent = self._agents.membership.insert(spec, added=True)
@@ -204,6 +227,8 @@ class PlacedAgents:
             elif len(agent.supervisors) != count:
                 agent.spec = rescaled(agent.spec, count)
                 await self._agents.replicas.scale(name, count, wait=False, reason="it was placed")
+        except Timeout:
+            raise  # it is tried again
         except CorralError as error:
             if self._refused.get(name) != error.message:
                 self._refused[name] = error.message

@@ -31,6 +31,7 @@ from ..events.bus import Bus
 from ..lifecycle.placements import Placements
 from ..tasks.boundaries import normalised
 from ..tasks.tasks import ON_ENGINE, Tasks
+from .carried_state import CarriedState
 from .view import ClusterView
 
 RESULTS = "results"
@@ -115,6 +116,7 @@ class PlacedTasks:
         placements: the rights of this node to run placed agents.
         bus: takes the events.
         holds_lease: returns whether the lease of this node holds at this moment, by its own clock.
+        carried: brings the sessions and checkpoints of tasks from node to node.
     """
 
     def __init__(
@@ -125,7 +127,9 @@ class PlacedTasks:
         placements: Placements,
         bus: Bus,
         holds_lease: Callable[[], bool],
+        carried: CarriedState,
     ) -> None:
+        self._carried = carried
         self._node = node
         self._view = view
         self._agents = agents
@@ -370,10 +374,17 @@ class PlacedTasks:
             if has_ended or stored.id not in self._open:  # cancelled, or ended elsewhere
                 await engine.settle(taken, "done")
                 return
+            session, revision = stored.params.session, 0
+            if taken.delivery > 1:
+                await self._carried.take_task(engine, agent, stored.id)
+            if session is not None:
+                revision = await self._carried.take_session(engine, agent, session)
             ended = await self._performed(stored, taken.delivery)
+            if session is not None and ended is not None and ended.state == "succeeded":
+                ended = await self._with_session(stored, ended, session, revision)
             if epoch != self._placements.epoch or not self._holds_lease():
                 if ended is not None:
-                    self._note_late(agent, stored.id, "this node has lost its lease meanwhile")
+                    self.note_late(agent, stored.id, "this node has lost its lease meanwhile")
             elif ended is not None and await self._keep_end(agent, engine, stored, ended):
                 await engine.settle(taken, "done")
             else:
@@ -428,7 +439,20 @@ class PlacedTasks:
             ended, durable=True, idempotency_key=stored.params.idempotency_key
         )
 
-    def _note_late(self, agent: str, task_id: str, reason: str) -> None:
+    async def _with_session(
+        self, stored: StoredTask, ended: Task, session: str, revision: int
+    ) -> Task:
+        """Returns the end of a task whose session the engine has by now; one that it does not take fails."""
+        agent = stored.params.agent or ""
+        try:
+            await self._carried.give_session(agent, session, stored.id, revision)
+        except ResourceLimitExceeded as error:
+            failure = Error(error.code, error.name, error.message, error.data)
+            return msgspec.structs.replace(ended, state="failed", output=None, error=failure)
+        return ended
+
+    def note_late(self, agent: str, task_id: str, reason: str) -> None:
+        """Counts and publishes a write that came too late."""
         self.counts.late += 1
         self._bus.publish("task.late", agent=agent, task=task_id, reason=reason)
 
@@ -458,7 +482,7 @@ class PlacedTasks:
             is_own = known is not None and (known.node, known.token) == (self._node, end.token)
             was_cancelled = known is not None and known.task.state == "cancelled"
             if not is_own and not was_cancelled:
-                self._note_late(agent, stored.id, "another end is stored")
+                self.note_late(agent, stored.id, "another end is stored")
         else:
             self.counts.ended += 1
         await engine.publish(f"{ENDED}/{stored.origin}", stored.id.encode())

@@ -8,6 +8,7 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from ...worker.contract import codec
 from ...worker.contract.errors import Corrupted, InvalidParams, ResourceLimitExceeded
@@ -22,6 +23,16 @@ MAX_VALUE_BYTES = 1024 * 1024
 
 FOUND_BYTES = 8 * 1024 * 1024
 """Bytes of the values that a search returns at most: half a message."""
+
+
+class Carrier(Protocol):
+    """Has the values of the agents that a cluster places."""
+
+    async def value(
+        self, agent: str, session: str, key: str, text: bytes | None, ttl_s: float | None
+    ) -> None:
+        """Stores a value for the node that runs the agent next, None for its end; does nothing for an agent of this daemon alone."""
+        ...
 
 
 class KeyValues:
@@ -45,13 +56,28 @@ class KeyValues:
         self._rules = rules
         self._claim = claim
         self._on_written = on_written
+        self._carrier: Carrier | None = None
+
+    def bind(self, carrier: Carrier) -> None:
+        """Connects the cluster, which has a value of an agent that it places before it is kept here."""
+        self._carrier = carrier
 
     async def put(
-        self, agent: str, session: str, key: str, value: object, *, ttl_s: float | None
+        self,
+        agent: str,
+        session: str,
+        key: str,
+        value: object,
+        *,
+        ttl_s: float | None,
+        is_taken: bool = False,
     ) -> None:
         """Stores a value under a key, for `ttl_s` seconds or for good; it is durable when this returns.
 
+        One that is `taken` comes from another node of the cluster.
+
         Raises:
+            Conflict: the cluster has another node run the agent.
             InvalidParams: the value is too large.
             ResourceLimitExceeded: the agent has as many keys or bytes as it may, or its pool is full.
         """
@@ -62,6 +88,8 @@ class KeyValues:
                 key="value",
                 limit=MAX_VALUE_BYTES,
             )
+        if self._carrier is not None and not is_taken:
+            await self._carrier.value(agent, session, key, blob, ttl_s)
         rules, claim = self._rules(agent), self._claim(agent)
         await self._store.write(_Put(agent, session, key, blob, ttl_s, rules, claim))
         if claim is not None:
@@ -81,7 +109,17 @@ class KeyValues:
         return _value(rows[0], agent, session, key) if rows else None
 
     async def delete(self, agent: str, session: str, key: str) -> int:
-        """Removes a key; returns the number of removed keys, 0 or 1."""
+        """Removes a key; returns the number of removed keys, 0 or 1.
+
+        Raises:
+            Conflict: the cluster has another node run the agent.
+        """
+        if self._carrier is not None:
+            await self._carrier.value(agent, session, key, None, None)
+        return await self.drop(agent, session, key)
+
+    async def drop(self, agent: str, session: str, key: str) -> int:
+        """Removes a key of this node alone; returns the number of removed keys, 0 or 1."""
         return (await self._store.write(_Delete(agent, session, key)))[0]
 
     async def search(

@@ -246,6 +246,11 @@ def encoded(turn: Turn) -> bytes:
     return msgspec.json.encode(turn)
 
 
+def decoded(record: bytes) -> Turn:
+    """Decodes a record as a turn."""
+    return _DECODER.decode(record)
+
+
 def read(stored: StoredSession, record: str) -> SessionState:
     """Reads a session from its records.
 

@@ -35,12 +35,13 @@ from ..tenants.tenant import Tenant
 from .cache import ContentCache, HeldSession
 from .key_value import KeyValues
 from .pooling import Bounds, Claim, Membership, Name
-from .session import SessionState, read
+from .session import SessionState, encoded, read
 from .table import (
     SELECT,
     AppendTurn,
     Compact,
     Remove,
+    Replace,
     SessionRow,
     accessed,
     ending,
@@ -262,6 +263,35 @@ class Memory:
         self._pending.pop(task.id, None)
         if task.session is not None:
             self.cache.remove((task.agent, task.session))
+
+    # -- for the other nodes of a cluster
+
+    async def packed(self, agent: str, session: str) -> bytes | None:
+        """Returns a whole session as one record; None where there is none.
+
+        Raises:
+            Corrupted: a record was changed since it was stored.
+        """
+        name = (agent, session)
+        found = self.cache.get(name)
+        if found is None or found.state.content is None:
+            found = await self._load(name)
+        return None if found is None else encoded(found.state.whole())
+
+    async def unpack(self, agent: str, session: str, record: bytes) -> None:
+        """Replaces a whole session by a record of `packed`; it is durable when this returns."""
+        await self._store.write(Replace((agent, session), record, self._rules(agent).compression))
+        self.cache.remove((agent, session))
+
+    async def take_value(
+        self, agent: str, session: str, key: str, value: object, ends_at: float | None
+    ) -> None:
+        """Keeps a value by key of another node until a time, None for good; a value of None is its end."""
+        if value is None:
+            await self.key_values.drop(agent, session, key)
+            return
+        ttl_s = None if ends_at is None else max(ends_at - time.time(), 0.001)
+        await self.key_values.put(agent, session, key, value, ttl_s=ttl_s, is_taken=True)
 
     def _hold(self, name: Name, session: HeldSession) -> None:
         self.cache.limit_bytes = self._config().defaults.memory.max_pool_bytes

@@ -17,7 +17,7 @@ from ..store.sealed import seal
 from ..store.store import Row, Statement, moment_of, number_of
 from .pooling import Claim, Name
 from .rows import remove_session
-from .session import SessionState, StoredSession, Turn, encoded, read
+from .session import SessionState, StoredSession, Turn, decoded, encoded, read
 
 logger = logging.getLogger(__name__)
 
@@ -247,6 +247,44 @@ class Compact:
         (number,) = connection.execute(
             "UPDATE session SET value = ? WHERE agent = ? AND session = ? RETURNING id",
             (blob, *self._name),
+        ).fetchone()
+        connection.execute("DELETE FROM session_turn WHERE session_id = ?", (number,))
+        return 1
+
+
+class Replace:
+    """Replaces a session by the one record of a whole."""
+
+    count = 1
+
+    def __init__(self, name: Name, record: bytes, compress: bool) -> None:
+        self.size_bytes = len(record)
+        self._name = name
+        self._record = record
+        self._compress = compress
+
+    def seal(self) -> None:
+        """Ends nothing: it is sealed when it runs."""
+
+    def run(self, connection: sqlite3.Connection) -> int:
+        """Writes the record in place of all that there are."""
+        state = SessionState()
+        state.apply(decoded(self._record))
+        now = time.time()
+        (number,) = connection.execute(
+            "INSERT INTO session (agent, session, created_at, accessed_at, turns, messages, size_bytes, value)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (agent, session) DO UPDATE SET"
+            " accessed_at = excluded.accessed_at, turns = excluded.turns, messages = excluded.messages,"
+            " size_bytes = excluded.size_bytes, value = excluded.value RETURNING id",
+            (
+                *self._name,
+                now,
+                now,
+                state.turns,
+                state.messages,
+                state.size_bytes,
+                seal(self._record, compress=self._compress),
+            ),
         ).fetchone()
         connection.execute("DELETE FROM session_turn WHERE session_id = ?", (number,))
         return 1

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 from ...worker.contract import codec
 from ...worker.contract.errors import Conflict, Corrupted, NotFound, ResourceLimitExceeded
@@ -21,9 +21,9 @@ from ..store.names import names_in, one_of
 from ..store.sealed import seal, unseal
 from ..store.store import Row, Statement, Store, moment_of, number_of
 
-Reason = Literal["task", "worker", "asked", "interval", "hibernate", "restore", "removed"]
+Reason = Literal["task", "worker", "asked", "interval", "hibernate", "restore", "removed", "taken"]
 """Reasons of a checkpoint: by a task or a worker itself; on request; periodic; before its process
-ended; as a copy of a restored one. Those of a removed agent are `removed`: no worker begins with them by itself."""
+ended; as a copy of a restored one; as that of another node of the cluster. Those of a removed agent are `removed`: no worker begins with them by itself."""
 
 BESIDE_BYTES = 64 * 1024
 """Bytes above which data is packed and read on a thread, because that takes milliseconds."""
@@ -48,6 +48,16 @@ class Resumption(NamedTuple):
     at: float
 
 
+class Carrier(Protocol):
+    """Has the checkpoints of the agents that a cluster places."""
+
+    async def checkpoint(
+        self, agent: str, worker: str | None, task: str | None, text: bytes
+    ) -> None:
+        """Stores a checkpoint for the node that runs the agent next; does nothing for an agent of this daemon alone."""
+        ...
+
+
 class Checkpoints:
     """Manages the tables `checkpoint` and `resumption`.
 
@@ -59,6 +69,11 @@ class Checkpoints:
         self._store = store
         self._bus = bus
         self._recovery_of = recovery_of
+        self._carrier: Carrier | None = None
+
+    def bind(self, carrier: Carrier) -> None:
+        """Connects the cluster, which has a checkpoint of an agent that it places before it is kept here."""
+        self._carrier = carrier
 
     # -- saving
 
@@ -75,8 +90,11 @@ class Checkpoints:
 
         Raises:
             ResourceLimitExceeded: it is longer than max_checkpoint_bytes.
+            Conflict: the cluster has another node run the agent.
         """
         text = self.encoded(agent, data, f'worker "{worker}"' if task is None else f'task "{task}"')
+        if self._carrier is not None and reason != "taken":
+            await self._carrier.checkpoint(agent, worker, task, text)
         blob = await _beside(len(text), lambda: seal(text, compress=True))
         at = time.time()
         insertion = (
@@ -97,6 +115,12 @@ class Checkpoints:
             at=rfc3339(at),
             size_bytes=len(text),
         )
+
+    async def take_over(
+        self, agent: str, worker: str | None, task: str | None, data: object
+    ) -> None:
+        """Keeps a checkpoint that another node of the cluster saved."""
+        await self.keep(agent, worker, task, data, "taken")
 
     def encoded(self, agent: str, data: object, subject: str) -> bytes:
         """Encodes the data before it is sealed; the error names its owner.

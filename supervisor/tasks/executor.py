@@ -203,7 +203,7 @@ class Executor:
             self._alarms,
             self._tracing.of_attempt(started),
         )
-        attempt.is_again = task.started_at is not None
+        attempt.is_again = task.started_at is not None or task.delivery > 0
         if entry.parts is not None:
             entry.parts.begin(started.attempt, started.delivery)
         written = self._writer.save(entry, started)

@@ -25,7 +25,7 @@ input = 1
 name = "second"
 agent = "single"
 objective = "x"
-input = "${{first.output.input}}"
+input = "${{steps.first.output.input}}"
 after = ["first"]
 """
 
@@ -68,7 +68,7 @@ def test_agents_and_workflows_give_tasks_to_an_agent_on_another_node(
         )
         assert dear["error"]["name"] == "ResourceLimitExceeded"  # counted with who delegated it
         failed = two.call("task.run", agent="local", objective="fail", context={"to": "single"})
-        assert failed["output"]["error"]["name"] == TaskFailed.__name__
+        assert failed["error"]["name"] == TaskFailed.__name__
 
         waits = two.call("task.submit", agent="local", objective="wait", context={"to": "single"})
         cluster.until(lambda: list(folder.glob("began-*")))
