@@ -101,8 +101,9 @@ def until_all_answer(cluster: Cluster) -> None:
 
 
 def names(node: DaemonProcess) -> list[str]:
-    """Returns the nodes of which a node knows."""
-    return [each["name"] for each in node.call("node.list")["nodes"]]
+    """Returns the nodes that have a lease, as a node knows them."""
+    found = node.call("node.list")["nodes"]
+    return [each["name"] for each in found if each["state"] not in ("away", "unknown")]
 
 
 def placed(folder: Path, name: str = "single") -> str:

@@ -114,7 +114,7 @@ class ClusterNode:
         self._token = token
         self._incarnation = uuid.uuid4().hex
         self._engine: Engine | None = None
-        self._known: list[str] = []
+        self._last: list[Node] = []
         self._problem = ""
         self.view = ClusterView()
         self._membership: Membership | None = None
@@ -165,28 +165,26 @@ class ClusterNode:
         return FoundEngine(f"{name}, as node {self.name}", weaknesses=weak)
 
     async def nodes(self) -> list[Node]:
-        """Returns the nodes that have a lease, and those that are drained, by name.
+        """Returns the nodes that have a lease, and those that are drained, by name; those known last while the engine is away.
 
         Raises:
             Timeout: the engine does not answer.
         """
+        if self.holder.is_degraded:
+            known = {each.name: each for each in self._last}
+            own = _node(self._record(), self.name)
+            others = [replace(each, state="unknown") for each in known.values() if not each.here]
+            return sorted([replace(own, state="away"), *others], key=lambda each: each.name)
+        self._last = await self._nodes_now()
+        return self._last
+
+    async def _nodes_now(self) -> list[Node]:
         engine = self._reached("list the nodes")
         try:
             records = {each.name: each for each in await nodes_now(engine, ANSWER_S)}
         except TimeoutError:
             raise self._no_answer("list the nodes") from None
-        return [
-            Node(
-                name=name,
-                state=record.state,
-                version=record.version,
-                labels=record.labels,
-                capacity=record.capacity,
-                load=record.load,
-                here=name == self.name,
-            )
-            for name, record in sorted(records.items())
-        ]
+        return [_node(record, self.name) for _, record in sorted(records.items())]
 
     async def drain(self, node: str, by: str) -> Node:
         """Requests that a node gives its replicas away, and gets no new ones, until `resume`.
@@ -207,7 +205,7 @@ class ClusterNode:
         return await self._set_drained(node, None)
 
     async def _set_drained(self, node: str, wanted: Drained | None) -> Node:
-        found = {each.name: each for each in await self.nodes()}
+        found = {each.name: each for each in await self._nodes_now()}
         if node not in found:
             raise NotFound(f'cannot find node "{node}"', name=node, known=sorted(found))
         engine, key = self._reached(f'drain node "{node}"'), drained_key(node)
@@ -322,8 +320,8 @@ class ClusterNode:
         if self._engine is not None and not self.holder.is_degraded:
             with contextlib.suppress(TimeoutError, CorralError):
                 records = await nodes_now(self._engine, ALL_S)
-                self._known = sorted({each.name for each in records} - {self.name})
-        return self._known
+                self._last = [_node(each, self.name) for each in records]
+        return [each.name for each in self._last if not each.here]
 
     async def _of_one(
         self, node: str, method: str, own: Mapping[str, object], caller: Caller
@@ -433,6 +431,18 @@ class ClusterNode:
             load=self.placed.load,
             state="draining" if self.name in self.view.drained else "ready",
         )
+
+
+def _node(record: NodeRecord, here: str) -> Node:
+    return Node(
+        name=record.name,
+        state=record.state,
+        version=record.version,
+        labels=record.labels,
+        capacity=record.capacity,
+        load=record.load,
+        here=record.name == here,
+    )
 
 
 def about(method: str, params: Mapping[str, object]) -> Question | None:

@@ -22,9 +22,10 @@ from cluster_of_daemons import (
     cluster_table,
     engine_or_skip,
     names,
+    until_all_answer,
 )
 from corral.supervisor.engine.local_servers import LocalServers
-from corral.worker.contract.errors import NotFound
+from corral.worker.contract.errors import NotFound, Timeout
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
 pytestmark = pytest.mark.shell
@@ -32,6 +33,12 @@ pytestmark = pytest.mark.shell
 ECHO = f"""
 [agents.echo]
 command = ["{sys.executable}", "{AGENTS / "sdk_sync.py"}"]
+"""
+
+PLACED = f"""
+[agents.single]
+command = ["{sys.executable}", "{AGENTS / "sdk_sync.py"}"]
+placement = {{}}
 """
 
 ROOMS = ("cluster_node", "engine", "nodes", "cluster.lease", "cluster.placement")
@@ -179,7 +186,9 @@ def about_the_cluster(node: DaemonProcess) -> dict[str, list[str]]:
 
 def test_a_node_without_its_engine_says_so_goes_on_locally_and_joins_again(tmp_path: Path) -> None:
     with cluster_of(tmp_path, "nats") as cluster:
-        one = cluster.add("one", ECHO)
+        one = cluster.add("one", ECHO + PLACED)
+        cluster.add("two")
+        until_all_answer(cluster)
         with one.client() as client:
             client.call("event.follow", {"types": ["node.*", "daemon.*"]}, timeout_s=BOUND_S)
             cluster.servers.kill(0)
@@ -193,12 +202,17 @@ def test_a_node_without_its_engine_says_so_goes_on_locally_and_joins_again(tmp_p
             assert {"node.cordoned", "node.stopped", "daemon.degraded"} <= seen.keys()
             status = one.call("daemon.status")
             assert status["daemon"]["degraded"] == ["cluster"]
+            assert status["missing_nodes"] == ["two"]
+            told = {each["name"]: each["state"] for each in one.call("node.list")["nodes"]}
+            assert told == {"one": "away", "two": "unknown"}
+            with pytest.raises(Timeout):
+                one.call("task.run", agent="single", objective="x")
             done = one.call("task.run", agent="echo", objective="echo")
             assert done["state"] == "succeeded"
             cluster.servers.start(0)
             assert any(event["type"] == "daemon.recovered" for event in events)
         assert one.call("daemon.status")["daemon"]["degraded"] == []
-        assert names(one) == ["one"]
+        cluster.until(lambda: names(one) == ["one", "two"])
 
 
 @pytest.mark.long

@@ -1021,7 +1021,7 @@ class BlockingMethods:
         return self._loop.wait(self._runtime.drain_node(name))
 
     def list_nodes(self) -> Nodes:
-        """Lists the nodes of the cluster that have a lease now; NotFound where the daemon is in none.
+        """Lists the nodes of the cluster that have a lease, without the engine those known last; NotFound where the daemon is in none.
 
         Needs the right "read".
         """

@@ -1162,7 +1162,7 @@ class Methods:
         return await self._connection.ask(Node, "node.drain", params)
 
     async def list_nodes(self) -> Nodes:
-        """Lists the nodes of the cluster that have a lease now; NotFound where the daemon is in none.
+        """Lists the nodes of the cluster that have a lease, without the engine those known last; NotFound where the daemon is in none.
 
         Needs the right "read".
         """
