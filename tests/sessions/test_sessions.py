@@ -60,6 +60,37 @@ async def test_a_session_comes_back_from_the_store_as_it_was_left(tmp_path: Path
 
 
 @on_loop
+async def test_a_session_goes_to_another_store_as_one_record_and_goes_on_there(
+    tmp_path: Path,
+) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+    async with room(tmp_path / "one") as one, room(tmp_path / "two") as two:
+        for text in ("a", "b"):
+            task = one.begun("s")
+            await one.recalled("s")
+            await one.finish(
+                task,
+                {
+                    "append": [{"role": "user", "content": text}],
+                    "variables": {"set": {"last": text}},
+                },
+            )
+        assert await one.memory.packed("a", "absent") is None
+        record = await one.memory.packed(task.agent, "s")
+        assert record is not None
+        for _ in range(2):  # also over what is there
+            await two.memory.unpack(task.agent, "s", record)
+            assert await two.recalled("s") == await one.recalled("s")
+        task = two.begun("s")
+        await two.recalled("s")
+        await two.finish(task, {"append": [{"role": "user", "content": "c"}]})
+        found = await two.recalled("s")
+        assert found["turns"] == 3
+        assert [each["content"] for each in found["history"]] == ["a", "b", "c"]
+
+
+@on_loop
 async def test_a_turn_that_was_not_written_leaves_no_trace(tmp_path: Path) -> None:
     async with room(tmp_path) as here:
         await here.turn("s", "one")
