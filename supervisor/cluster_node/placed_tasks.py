@@ -13,6 +13,7 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
+from weakref import WeakValueDictionary
 
 import msgspec
 from msgspec import Struct
@@ -143,6 +144,7 @@ class PlacedTasks:
         self._leaving: set[str] = set()
         self._running: set[asyncio.Task[None]] = set()
         self._open: set[str] = set()
+        self._in_turn = WeakValueDictionary[tuple[str, str], asyncio.Lock]()
         self.counts = Counts()
 
     def bind(self, tasks: Tasks) -> None:
@@ -374,14 +376,9 @@ class PlacedTasks:
             if has_ended or stored.id not in self._open:  # cancelled, or ended elsewhere
                 await engine.settle(taken, "done")
                 return
-            session, revision = stored.params.session, 0
             if taken.delivery > 1:
                 await self._carried.take_task(engine, agent, stored.id)
-            if session is not None:
-                revision = await self._carried.take_session(engine, agent, session)
-            ended = await self._performed(stored, taken.delivery)
-            if session is not None and ended is not None and ended.state == "succeeded":
-                ended = await self._with_session(stored, ended, session, revision)
+            ended = await self._in_session(agent, engine, stored, taken.delivery)
             if epoch != self._placements.epoch or not self._holds_lease():
                 if ended is not None:
                     self.note_late(agent, stored.id, "this node has lost its lease meanwhile")
@@ -411,6 +408,21 @@ class PlacedTasks:
             if self._holds_lease():
                 with contextlib.suppress(CorralError):
                     await engine.settle(taken, "working")
+
+    async def _in_session(
+        self, agent: str, engine: Engine, stored: StoredTask, delivery: int
+    ) -> Task | None:
+        """Runs a task as `_performed`; one of a session has it as the engine does, and its turn is there before its end."""
+        session = stored.params.session
+        if session is None:
+            return await self._performed(stored, delivery)
+        lock = self._in_turn.setdefault((agent, session), asyncio.Lock())
+        async with lock:
+            revision = await self._carried.take_session(engine, agent, session)
+            ended = await self._performed(stored, delivery)
+            if ended is not None and ended.state == "succeeded":
+                ended = await self._with_session(stored, ended, session, revision)
+            return ended
 
     async def _performed(self, stored: StoredTask, delivery: int) -> Task | None:
         """Runs a task on a worker here, and returns its end; None where it has to be delivered again."""
