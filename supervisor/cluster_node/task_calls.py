@@ -1,7 +1,7 @@
 """Answers the calls about tasks of placed agents, whichever node accepted, runs or ended them.
 
-The end of a task is read from the engine. What comes before it, progress and parts, comes from the node that runs it, and is
-missing while none does.
+The end of a task is read from the engine. Progress and parts come from the node that runs it, and are missing while none
+does.
 """
 
 import asyncio
