@@ -1,4 +1,4 @@
-"""Runs tasks of this daemon on placed agents: what delegates, a step of a workflow, a run of a schedule, a task that waits.
+"""Runs tasks of this daemon on placed agents: one that an agent delegates, a step of a workflow, a run of a schedule, a task that waits.
 
 Such a task has a record here, which counts what it uses and ends with it, and one on the engine under an idempotency key, so
 that it is the same after a restart of this daemon. A run of a schedule is the same task on all nodes.

@@ -26,7 +26,7 @@ FOUND_BYTES = 8 * 1024 * 1024
 
 
 class Carrier(Protocol):
-    """Has the values of the agents that a cluster places."""
+    """Holds the values of the agents that a cluster places."""
 
     async def value(
         self, agent: str, session: str, key: str, text: bytes | None, ttl_s: float | None

@@ -49,7 +49,7 @@ class Resumption(NamedTuple):
 
 
 class Carrier(Protocol):
-    """Has the checkpoints of the agents that a cluster places."""
+    """Holds the checkpoints of the agents that a cluster places."""
 
     async def checkpoint(
         self, agent: str, worker: str | None, task: str | None, text: bytes
