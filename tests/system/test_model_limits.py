@@ -205,7 +205,7 @@ def test_costs_and_metrics_show_what_was_measured(daemon: DaemonProcess) -> None
     assert record["cost_cents"] == 10
     shown = json.loads(daemon.corral("--json", "models").stdout)
     plain = next(each for each in shown if each["name"] == "plain")
-    assert plain["used_by"] == ["acme/one", "free", "held"]
+    assert plain["used_by"] == ["acme/one", "free", "held", "wide"]
     assert (plain["state"], plain["kind"]) == ("up", "openai")
     found = daemon.call("cost.list")["costs"]
     free = next(each for each in found if each["name"] == "free")
