@@ -37,6 +37,8 @@ PASSED_ON = frozenset(
     }
 )
 """Signals for the program inside."""
+REMOVE = signal.SIGRTMIN
+"""Signal of the launcher at its end: the program is killed and the container removed."""
 FATAL = PASSED_ON - {signal.SIGWINCH}
 """Those of them that end a process that does not handle them."""
 REASON_BYTES = 4096
@@ -58,20 +60,20 @@ class Monitor:
         """Runs the container, and returns the wait status of the engine."""
         self.libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self.libc.prctl(PR_SET_NAME, ctypes.create_string_buffer(b"corral-monitor"), 0, 0, 0)
-        signal.pthread_sigmask(signal.SIG_BLOCK, {*PASSED_ON, signal.SIGCHLD})
+        signal.pthread_sigmask(signal.SIG_BLOCK, {*PASSED_ON, REMOVE, signal.SIGCHLD})
         # In place of SIGKILL: the container has to go too. SIGHUP, since it is looked at who sent it.
         self.libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGHUP), 0, 0, 0)
         if os.getppid() != self.parent:
             return signal.SIGKILL
         self.start()
         while True:
-            found = signal.sigwaitinfo({*PASSED_ON, signal.SIGCHLD})
-            if os.getppid() != self.parent:
+            found = signal.sigwaitinfo({*PASSED_ON, REMOVE, signal.SIGCHLD})
+            if found.si_signo == REMOVE or os.getppid() != self.parent:
                 return signal.SIGKILL
             if found.si_signo == signal.SIGCHLD:
                 status = self.reap()
                 if status is not None:
-                    self.has_ended = True
+                    self.has_ended = os.WIFEXITED(status)  # one that was killed has removed nothing
                     return status
             else:
                 self.pass_on(found.si_signo)

@@ -61,6 +61,8 @@ STOP_AGAIN_S = 0.01
 """Seconds of pause before the next looks at a tree that is being stopped."""
 REMOVE_S = 1.0
 """Seconds that the launcher stays at its end to remove its groups."""
+CONTAINERS_S = 5.0
+"""Seconds that monitors have at its end to remove their containers: those of docker are below another process."""
 
 
 class MainLoop:
@@ -589,29 +591,47 @@ class MainLoop:
         Groups of other units, and the parent folder, may belong to the next daemon already: they are not touched.
         """
         groups = {unit.group for unit in self.trees.units.values() if unit.group is not None}
+        monitors = self._end_containers()
+        spared_until_s = time.monotonic() + CONTAINERS_S
         pause_s = KILL_AGAIN_S[0]
         dead: list[int] = []
         while True:
             with contextlib.suppress(OSError):  # the rounds below need no descriptor
-                for group in groups:
+                for group in groups - set(monitors.values()):
                     cgroup.kill(group)
             try:
-                while os.wait4(-1, os.WNOHANG)[0]:
-                    pass
+                while pid := os.wait4(-1, os.WNOHANG)[0]:
+                    monitors.pop(pid, None)
             except ChildProcessError:
                 break
             left = self.trees.own_children()
             if left == dead:
                 break  # a debugger keeps them from being reaped
             dead = left if is_dead(left) else []
+            if time.monotonic() >= spared_until_s:
+                monitors.clear()
             for pid in left:
-                kill_below(pid)
+                if pid not in monitors:
+                    kill_below(pid)
             select.select([self.wake], [], [], pause_s)
             drain(self.wake)
             pause_s = min(2 * pause_s, KILL_AGAIN_S[1])
         if self.trees.groups is not None:
             with contextlib.suppress(OSError):  # else the next daemon removes them
                 self._remove_groups(self.trees.groups.path, groups | self.abandoned)
+
+    def _end_containers(self) -> dict[int, str | None]:
+        """Has each monitor end and remove its container; returns their pids and groups."""
+        monitors: dict[int, str | None] = {}
+        for unit in self.trees.units.values():
+            if unit.is_contained and unit.is_alive:
+                with contextlib.suppress(OSError):
+                    if unit.is_frozen:
+                        self._set_frozen(unit.key, False)
+                        apply_freeze(self.trees, unit)
+                signal_child(unit.pid, signal.SIGRTMIN)  # `containers.monitor` has it as REMOVE
+                monitors[unit.pid] = unit.group
+        return monitors
 
     def _remove_groups(self, path: str, left: set[str]) -> None:
         deadline_s = time.monotonic() + REMOVE_S

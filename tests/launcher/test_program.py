@@ -692,6 +692,28 @@ def test_nothing_is_left_when_the_daemon_hangs_up(wire: Wire, token: str, attemp
     assert wire.process.returncode == 0
 
 
+LEADER = """
+import os, pathlib, signal, sys, time
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMIN])
+print("up", flush=True)
+signal.sigwait([signal.SIGRTMIN])
+os.mkdir(sys.argv[1])
+"""
+
+
+def test_the_leader_of_a_container_removes_it_when_the_daemon_hangs_up(
+    wire: Wire, tmp_path: Path, token: str
+) -> None:
+    removed = tmp_path / "removed"
+    words = [*PYTHON, "-c", LEADER, str(removed), token]
+    assert wire.start("a-0#1", words, container=str(tmp_path))[1] == "up\n"
+    assert len(wire.tree("a-1#1", token, 3, 1)) == 5
+    wire.close()
+    assert removed.exists()
+    assert with_token(token) == []
+    assert wire.process.returncode == 0
+
+
 def test_a_launcher_that_is_told_to_end_by_others_goes_on(wire: Wire) -> None:
     wire.hear("pong", seq=wire.send(op="ping"))
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

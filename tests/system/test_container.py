@@ -244,6 +244,22 @@ def test_a_kill_of_any_of_them_leaves_nothing(tmp_path: Path, engine: str, image
     assert list((tmp_path / "state" / "containers").iterdir()) == []
 
 
+def test_a_kill_of_the_daemon_leaves_no_container(tmp_path: Path, engine: str, image: Path) -> None:
+    mark = f"6{os.getpid()}"
+    command = f'["sh", "-c", "sleep {mark}1 & sleep {mark}2"]'
+    with DaemonProcess(tmp_path, agent("web", engine, image, command)) as daemon:
+        daemon.call("agent.start", names=["web"])
+        assert daemon.process is not None, "it was started"
+        daemon.process.kill()
+        daemon.process.wait(BOUND_S)
+        await_gone(f"{mark}2\0")
+        await_gone(f"{mark}1\0")
+        deadline = time.monotonic() + BOUND_S
+        while "corral-" in containers(tmp_path):  # without a next daemon
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
 def test_memory_of_a_container_is_held(tmp_path: Path, engine: str, image: Path) -> None:
     command = '["dd", "if=/dev/zero", "of=/dev/null", "bs=150000000", "count=100000000"]'
     config = agent(
