@@ -621,7 +621,7 @@ class MainLoop:
                 self._remove_groups(self.trees.groups.path, groups | self.abandoned)
 
     def _end_containers(self) -> dict[int, str | None]:
-        """Has each monitor end and remove its container; returns their pids and groups."""
+        """Makes each monitor end and remove its container; returns their pids and groups."""
         monitors: dict[int, str | None] = {}
         for unit in self.trees.units.values():
             if unit.is_contained and unit.is_alive:
