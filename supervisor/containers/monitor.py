@@ -164,12 +164,12 @@ class Monitor:
 
 
 def _handles(pid: int, signum: int) -> bool:
-    """Returns whether a process has a handler for a signal; True where that cannot be read."""
+    """Returns whether a process has a handler for a signal, or waits for it with it blocked, as an init does; True where that cannot be read."""
     try:
         with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as status:
             for line in status:
                 if (
-                    line.startswith(("SigCgt:", "SigIgn:"))
+                    line.startswith(("SigCgt:", "SigIgn:", "SigBlk:"))
                     and int(line.split()[1], 16) >> (signum - 1) & 1
                 ):
                     return True
