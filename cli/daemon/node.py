@@ -16,7 +16,7 @@ node = CommandGroup("node", help="Drain a node of the cluster, and take it back.
 @click.command("nodes", cls=Command)
 @click.pass_obj
 def nodes(session: Session) -> None:
-    """List the nodes of the cluster; without its engine those that were known last."""
+    """List the nodes of the cluster, or the last known ones."""
     found = session.call("node.list", {})
     records = session.records(found, "nodes", "no node has a lease")
     if not records:

@@ -1119,14 +1119,15 @@ export interface NewToken {
 }
 
 /**
- * Represents a node of the cluster that has a lease now.
+ * Represents a node of the cluster that has a lease, or had one when this daemon knew it last.
  *
  * `load` is the number of replicas of placed agents that it runs, `capacity` how many it takes. `here` is true for the
  * node that answers. One that is `draining` gives its replicas away, and gets none; a `cordoned` one gets none.
+ * Without the engine the node that answers is `away`, and others are `unknown`.
  */
 export interface Node {
   name: string;
-  state: "cordoned" | "draining" | "ready";
+  state: "away" | "cordoned" | "draining" | "ready" | "unknown";
   version: string;
   labels?: Record<string, string>;
   capacity: number;
@@ -1873,7 +1874,7 @@ export interface Task {
   parent?: string | null;
   children?: Array<string>;
   reason?: string;
-  kind?: "job" | "task" | "team" | "workflow";
+  kind?: "job" | "placed" | "task" | "team" | "workflow";
   depth?: number;
   step?: string;
   required_capabilities?: Array<string>;
@@ -1945,7 +1946,7 @@ export interface TaskInShort {
   cost_cents: number;
   parent: string | null;
   reason: string;
-  kind: "job" | "task" | "team" | "workflow";
+  kind: "job" | "placed" | "task" | "team" | "workflow";
   depth: number;
   step: string;
   required_capabilities: Array<string>;
@@ -3080,7 +3081,7 @@ export class Corral extends Connection {
     return this.request("GET", "/api/v1/models", [], {}, options) as Promise<Models>;
   }
 
-  /** Lists the nodes of the cluster that have a lease now; NotFound where the daemon is in none. */
+  /** Lists the nodes of the cluster that have a lease, without the engine those known last; NotFound where the daemon is in none. */
   listNodes(options?: RequestOptions): Promise<Nodes> {
     return this.request("GET", "/api/v1/nodes", [], {}, options) as Promise<Nodes>;
   }

@@ -38,7 +38,7 @@ DESCRIPTIONS: dict[str, str] = {
     "process.inherit_environment": "variables that are taken over from the daemon; list of names",
     "process.environment_file": "a file with more variables, a NAME=VALUE on each line, 1 MiB at most; path",
     "process.umask": "octal, as a string",
-    "process.nice": "how much nicer than the daemon itself; see nice(2); -20 to 19",
+    "process.nice": "how much nicer than the daemon itself; see nice(2). Where the kernel makes a group of each session (sched(7), autogroup), that of the worker gets it, too; for an ordinary user's daemon the kernel allows that once in 0.1 s; -20 to 19",
     "process.stop_signal": "the signal that asks the program to end; name of a signal",
     "process.user": "the user of the process; name or number, as a string",
     "process.group": "its group; name or number, as a string",
