@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ class Cluster:
 @contextmanager
 def cluster_of(
     folder: Path, kind: Any, nodes: Sequence[str] = (), config: str = ""
-) -> Iterator[Cluster]:
+) -> Generator[Cluster]:
     """Starts an engine of one server, and nodes with the same configuration."""
     engine_or_skip(kind)
     (folder / "engine").mkdir()

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,7 @@ class Scene:
 
 
 @contextmanager
-def staged(level: str) -> Iterator[Scene]:
+def staged(level: str) -> Generator[Scene]:
     """A scene on a level that this machine gives."""
     folder = Path(tempfile.mkdtemp(prefix="hostile-", dir="/tmp"))
     folder.chmod(0o711)

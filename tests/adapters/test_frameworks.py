@@ -124,8 +124,11 @@ class Count(TypedDict):
 
 
 def counting(by: int) -> Any:
-    graph = StateGraph(Count)
-    graph.add_node("count", lambda state: {"end": state["start"] + by})
+    def count(state: Count) -> dict[str, int]:
+        return {"end": state["start"] + by}
+
+    graph: Any = StateGraph(Count)
+    graph.add_node("count", count)
     graph.add_edge(START, "count")
     graph.add_edge("count", END)
     return graph

@@ -90,7 +90,7 @@ def browse(url: str) -> str:
     """What a browser does: the address to which it is sent back."""
 
     class Stop(urllib.request.HTTPRedirectHandler):
-        def redirect_request(self, *_args: Any) -> None:  # Any: its own signature
+        def redirect_request(self, *_args: Any, **_named: Any) -> None:  # Any: its own signature
             return None
 
     try:

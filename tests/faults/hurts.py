@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator
 from contextlib import AbstractContextManager, contextmanager
 
 from cluster_of_daemons import Cluster
@@ -85,7 +85,7 @@ class Hurts:
     # -- nodes
 
     @contextmanager
-    def kill_node(self) -> Iterator[None]:
+    def kill_node(self) -> Generator[None]:
         """Kills a daemon, and starts it again."""
         with self._node() as (_, node):
             node.kill()
@@ -93,7 +93,7 @@ class Hurts:
             node.start()
 
     @contextmanager
-    def stop_node(self) -> Iterator[None]:
+    def stop_node(self) -> Generator[None]:
         """Stops a daemon in order, and starts it again."""
         with self._node() as (_, node):
             node.stop()
@@ -101,7 +101,7 @@ class Hurts:
             node.start()
 
     @contextmanager
-    def other_version(self) -> Iterator[None]:
+    def other_version(self) -> Generator[None]:
         """Stops a daemon in order, and starts the other version."""
         with self._node() as (name, node):
             node.stop()
@@ -112,7 +112,7 @@ class Hurts:
             node.start()
 
     @contextmanager
-    def freeze_node(self) -> Iterator[None]:
+    def freeze_node(self) -> Generator[None]:
         """Freezes a daemon, not its launcher, for longer than its lease."""
         with self._node() as (_, node):
             assert node.process is not None, "it runs"
@@ -122,7 +122,7 @@ class Hurts:
             node.process.send_signal(signal.SIGCONT)
 
     @contextmanager
-    def cut_node(self) -> Iterator[None]:
+    def cut_node(self) -> Generator[None]:
         """Cuts a node off from all others."""
         assert self._places.network is not None, "it has one"
         with self._node() as (name, _):
@@ -131,7 +131,7 @@ class Hurts:
             self._places.network.heal(name)
 
     @contextmanager
-    def mute_node(self) -> Iterator[None]:
+    def mute_node(self) -> Generator[None]:
         """Makes the answers of a server to a node vanish: what the node sends arrives."""
         network = self._places.network
         assert network is not None, "it has one"
@@ -143,7 +143,7 @@ class Hurts:
                 network.unmute(server, name)
 
     @contextmanager
-    def fill_node(self) -> Iterator[None]:
+    def fill_node(self) -> Generator[None]:
         """Fills the disk of a node."""
         with self._node() as (name, _):
             disk.fill(self._places.disks[name])
@@ -151,7 +151,7 @@ class Hurts:
             disk.free(self._places.disks[name])
 
     @contextmanager
-    def move_node_clock(self) -> Iterator[None]:
+    def move_node_clock(self) -> Generator[None]:
         """Moves the wall clock of a node; it stays there."""
         with self._node() as (name, _):
             self._places.clocks[name].move(self._rng.choice(JUMPS_S))
@@ -160,7 +160,7 @@ class Hurts:
     # -- servers
 
     @contextmanager
-    def kill_server(self) -> Iterator[None]:
+    def kill_server(self) -> Generator[None]:
         """Kills a server, and starts it again."""
         with self._server() as number:
             self._cluster.servers.kill(number)
@@ -168,7 +168,7 @@ class Hurts:
             self._start(number)
 
     @contextmanager
-    def freeze_server(self) -> Iterator[None]:
+    def freeze_server(self) -> Generator[None]:
         """Freezes a server."""
         with self._server() as number:
             self._cluster.servers.signal(number, signal.SIGSTOP)
@@ -176,7 +176,7 @@ class Hurts:
             self._cluster.servers.signal(number, signal.SIGCONT)
 
     @contextmanager
-    def cut_server(self) -> Iterator[None]:
+    def cut_server(self) -> Generator[None]:
         """Cuts a server off from all others, and from the nodes."""
         assert self._places.network is not None, "it has one"
         with self._server() as number:
@@ -185,7 +185,7 @@ class Hurts:
             self._places.network.heal(self._places.servers[number])
 
     @contextmanager
-    def part_servers(self) -> Iterator[None]:
+    def part_servers(self) -> Generator[None]:
         """Cuts two servers off from each other; both have the third, and the nodes."""
         assert self._places.network is not None, "it has one"
         two = self._rng.sample(self._places.servers, 2)
@@ -195,7 +195,7 @@ class Hurts:
             self._places.network.join(two)
 
     @contextmanager
-    def fill_server(self) -> Iterator[None]:
+    def fill_server(self) -> Generator[None]:
         """Fills the disk of a server; one that has ended, or switched its store off, is started again."""
         with self._server() as number:
             folder = self._places.disks[self._places.servers[number]]
@@ -209,7 +209,7 @@ class Hurts:
                 self._start(number)
 
     @contextmanager
-    def move_server_clock(self) -> Iterator[None]:
+    def move_server_clock(self) -> Generator[None]:
         """Moves the wall clock of the server; it stays there."""
         self._places.clocks["servers"].move(self._rng.choice(JUMPS_S))
         yield
@@ -220,7 +220,7 @@ class Hurts:
         time.sleep(self._rng.choice([0.0, self._rng.uniform(0.0, 2.0 * self._lease_s)]))
 
     @contextmanager
-    def _named(self, way: Way) -> Iterator[None]:
+    def _named(self, way: Way) -> Generator[None]:
         name = name_of(way)
         try:
             with way():
@@ -242,7 +242,7 @@ class Hurts:
         raise AssertionError(f"server {number} does not start")
 
     @contextmanager
-    def _taken(self, name: str) -> Iterator[None]:
+    def _taken(self, name: str) -> Generator[None]:
         if name in self._busy:
             raise _NoneFree
         self._busy.add(name)
@@ -252,13 +252,13 @@ class Hurts:
             self._busy.discard(name)
 
     @contextmanager
-    def _node(self) -> Iterator[tuple[str, DaemonProcess]]:
+    def _node(self) -> Generator[tuple[str, DaemonProcess]]:
         name = self._rng.choice(list(self._cluster.nodes))
         with self._taken(name):
             yield name, self._cluster.nodes[name]
 
     @contextmanager
-    def _server(self) -> Iterator[int]:
+    def _server(self) -> Generator[int]:
         number = self._rng.randrange(self._cluster.servers.count)
         with self._taken(self._places.servers[number]):
             yield number

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -70,7 +70,7 @@ GOOD: Json = {"access_token": "at", "token_type": "Bearer", "expires_in": 60}
 
 
 @asynccontextmanager
-async def far() -> Any:  # an async generator of Far
+async def far() -> AsyncGenerator[Far]:
     made = Far()
     app = web.Application()
     app.router.add_route("*", "/{tail:.*}", made.answer)

@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -93,7 +94,7 @@ def browse(url: str) -> str:
     """What a browser does that has agreed: the address to which it is sent back."""
 
     class Stop(urllib.request.HTTPRedirectHandler):
-        def redirect_request(self, *_args: Any) -> None:  # Any: its own signature
+        def redirect_request(self, *_args: Any, **_named: Any) -> None:  # Any: its own signature
             return None
 
     try:
@@ -169,7 +170,7 @@ def test_a_token_is_renewed_before_its_end_and_once_for_all_processes(tmp_path: 
         while server.did().get("refreshed", 0) < 2:
             assert time.monotonic() < ends_at
             with ThreadPoolExecutor(3) as pool:
-                sums = list(pool.map(lambda n: added(daemon, n, 1), range(3)))
+                sums = list(pool.map(partial(added, daemon, b=1), range(3)))
             assert sums == ["1", "2", "3"]
         did = server.did()
         assert "reused" not in did  # a rotated token was sent twice

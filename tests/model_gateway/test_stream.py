@@ -20,7 +20,7 @@ def event(data: object, name: str = "") -> bytes:
 
 def chat(words: int, *, usage: bool = True, ends: bool = True) -> bytes:
     chunk = {"choices": [{"delta": {"content": 'w "usage": 1 \n\n'}}], "usage": None}
-    told = {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": words}}
+    told: object = {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": words}}
     body = event(chunk) * words
     body += event(told) if usage else b""
     return body + (event("[DONE]") if ends else b"")

@@ -39,7 +39,8 @@ def call(task: SyncTask, name: str, script: str, way: str = "") -> dict[str, Any
 def run(task: SyncTask) -> Any:
     """Makes the calls, one after the other or together."""
     calls: Any = task.input
-    if isinstance(calls, dict):
+    if "together" in calls:
         with ThreadPoolExecutor(64) as threads:
-            return list(threads.map(lambda each: call(task, *each), calls["together"]))
+            made = [threads.submit(call, task, *each) for each in calls["together"]]
+            return [each.result() for each in made]
     return [call(task, *each) for each in calls]

@@ -144,7 +144,8 @@ class Server:
             }
             head = {"id": "c1", "object": "chat.completion", "created": 1, "model": body["model"]}
             return web.json_response({**head, "choices": [choice], "usage": used})
-        asks = (body.get("stream_options") or {}).get("include_usage") is True
+        options: Any = body.get("stream_options") or {}
+        asks = options.get("include_usage") is True
         return await self.stream(
             request, script, self.chat_chunks(script, body["model"], words, asks)
         )
@@ -189,8 +190,8 @@ class Server:
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": used["input"] + used["cached"] + words,
         }
-        content = [{"type": "output_text", "text": "word", "annotations": []}]
-        item = {
+        content: Any = [{"type": "output_text", "text": "word", "annotations": []}]
+        item: Any = {
             "type": "message",
             "id": "m1",
             "status": "completed",
@@ -212,14 +213,19 @@ class Server:
             return web.json_response(answer)
 
         async def chunks() -> AsyncIterator[Any]:
-            begun = {**answer, "status": "in_progress", "output": [], "usage": None}
+            begun: Any = {**answer, "status": "in_progress", "output": [], "usage": None}
             yield (
                 "response.created",
                 {"type": "response.created", "sequence_number": 0, "response": begun},
             )
             for number in range(words):
                 event = "response.output_text.delta"
-                where = {"item_id": "m1", "output_index": 0, "content_index": 0, "logprobs": []}
+                where: Any = {
+                    "item_id": "m1",
+                    "output_index": 0,
+                    "content_index": 0,
+                    "logprobs": [],
+                }
                 yield (
                     event,
                     {"type": event, "sequence_number": number + 1, **where, "delta": "word"},
@@ -281,7 +287,7 @@ class Server:
             "cached": script.number("cached"),
             "write": script.number("write"),
         }
-        begun = {
+        begun: Any = {
             **message,
             "content": [],
             "stop_reason": None,

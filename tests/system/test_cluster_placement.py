@@ -176,7 +176,7 @@ def test_labels_choose_nodes_and_a_reload_adds_changes_and_removes(
             two.call("agent.rm", name="single")
         with pytest.raises(Conflict):
             two.call("agent.scale", name="single", instances=2)
-        spec = {"command": ["true"], "placement": {}}
+        spec: object = {"command": ["true"], "placement": {}}
         with pytest.raises(InvalidParams):
             two.call("agent.add", name="other", spec=spec)
         one.config.write_text(table)

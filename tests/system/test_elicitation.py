@@ -160,7 +160,7 @@ def test_a_form_is_withdrawn_when_another_client_has_answered_first(daemon: Daem
         async with asyncio.timeout(BOUND_S), AsyncExitStack() as stack:
             first = await connect(stack, daemon, "legacy", slow, http=False)
             second = await connect(stack, daemon, "legacy", quick, http=True)
-            order = {"agent": "questions", "objective": "Which?", "input": {}}
+            order: Any = {"agent": "questions", "objective": "Which?", "input": {}}
             running = asyncio.create_task(first.call_tool("corral__run", order))
             await shown.wait()
             listed = await second.call_tool("corral__approvals", {"agent": "questions"})
@@ -206,7 +206,7 @@ def test_a_call_goes_on_with_the_task_that_it_has_begun_alone(daemon: DaemonProc
         async with asyncio.timeout(BOUND_S), AsyncExitStack() as stack:
             _, answer = saying(action="cancel")
             client = await connect(stack, daemon, "2026-07-28", answer, http=False)
-            order = {"agent": "questions", "objective": "y?", "input": {}}
+            order: Any = {"agent": "questions", "objective": "y?", "input": {}}
             state = f'{{"task": "{other["id"]}", "asked": []}}'
             return await client.session.call_tool("corral__run", order, request_state=state)
 

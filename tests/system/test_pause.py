@@ -201,7 +201,7 @@ def test_a_paused_worker_gets_no_new_task(daemon: DaemonProcess) -> None:
 
 def test_the_time_of_a_task_stands_still_with_its_worker(daemon: DaemonProcess) -> None:
     limit_s = 0.75
-    shown = {"state": "none"}
+    task = shown = {"state": "none"}
     while shown["state"] != "running":  # on a busy machine its time may be over before the pause
         daemon.call("agent.resume", names=["crew"])
         limit_s *= 2

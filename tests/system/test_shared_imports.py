@@ -4,7 +4,7 @@ import contextlib
 import os
 import select
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ def warm(daemon: DaemonProcess, name: str) -> Any:
 
 
 @contextlib.contextmanager
-def ending(pid: int) -> Iterator[None]:
+def ending(pid: int) -> Generator[None]:
     """Waits for the end of a process."""
     pidfd = os.pidfd_open(pid)
     try:
