@@ -28,6 +28,7 @@ class FakeProvider:
     """Answers calls of its tools, by name."""
 
     instructions = "Be brief."
+    tasks = None
 
     def __init__(self) -> None:
         self.lists: dict[Kind, list[dict[str, object]]] = {

@@ -10,11 +10,11 @@ from ... import __version__
 from ...worker.contract import codec
 from ...worker.contract.errors import CorralError, InvalidParams, WorkerFailed
 from ...worker.contract.mcp_info import (
-    CAPABILITIES,
     INSTRUCTIONS,
     LEGACY_VERSIONS,
     META,
     MODERN_VERSIONS,
+    capabilities,
 )
 
 UNSUPPORTED_VERSION = -32022
@@ -48,7 +48,8 @@ class ClientRequest:
         """Frees the line and the arguments after sending: they may be large, and many requests may be outstanding."""
         self.line = b""
         if self.method != "initialize":
-            self.params = {key: self.params[key] for key in ("name", "uri") if key in self.params}
+            kept = ("name", "uri", "task")
+            self.params = {key: self.params[key] for key in kept if key in self.params}
 
     @property
     def filter(self) -> dict[str, object]:
@@ -82,6 +83,8 @@ def offline_answer(asked: ClientRequest, absence: CorralError) -> dict[str, obje
 def _result(asked: ClientRequest, absence: CorralError) -> dict[str, object] | None:
     if (key := LISTS.get(asked.method)) is not None:
         return {key: [], **({"ttlMs": 0, "cacheScope": "private"} if asked.is_modern else {})}
+    if asked.method == "tools/call" and "task" in asked.params and not asked.is_modern:
+        return None  # the result of such a call is a task, and there is none
     if asked.method == "tools/call":
         name = asked.params.get("name")
         text = f'cannot call "{name}": {absence.message}'
@@ -98,16 +101,17 @@ def _result(asked: ClientRequest, absence: CorralError) -> dict[str, object] | N
             return None
         return {
             "supportedVersions": list(MODERN_VERSIONS),
-            "capabilities": CAPABILITIES,
+            "capabilities": capabilities(MODERN_VERSIONS[-1]),
             "instructions": INSTRUCTIONS,
             "ttlMs": 0,
             "cacheScope": "private",
         }
     if asked.method == "initialize":
-        version = asked.params.get("protocolVersion")
+        requested = asked.params.get("protocolVersion")
+        version = str(requested) if requested in LEGACY_VERSIONS else LEGACY_VERSIONS[-1]
         return {
-            "protocolVersion": version if version in LEGACY_VERSIONS else LEGACY_VERSIONS[-1],
-            "capabilities": CAPABILITIES,
+            "protocolVersion": version,
+            "capabilities": capabilities(version),
             "serverInfo": SERVER_INFO,
             "instructions": INSTRUCTIONS,
         }

@@ -16,6 +16,7 @@ from ...worker.contract.errors import (
     InvalidParams,
     MethodNotFound,
     NotFound,
+    ResourceLimitExceeded,
     ToolFailed,
 )
 from ..protocol.caller import Caller
@@ -34,6 +35,7 @@ from ..protocol.messages import (
 ERROR_KEY = "corral/error"
 
 HEADER_MISMATCH = -32020
+MISSING_CAPABILITY = -32021
 UNSUPPORTED_VERSION = -32022
 
 OF_SERVERS = range(-32099, -31999)
@@ -96,6 +98,11 @@ class ServedRequest:
         self._capabilities = capabilities
         self._least = least
         self._token = None if meta is None else meta.get(PROGRESS_TOKEN)
+
+    @property
+    def capabilities(self) -> Mapping[str, object]:
+        """Returns what the client declares for this request."""
+        return self._capabilities
 
     def caller(self, base: Caller) -> Caller:
         """Returns the caller of the request, with the capabilities and callbacks that the server may use."""
@@ -199,3 +206,10 @@ def refusal(error: CorralError, method: str, name: object, *, is_modern: bool) -
     if error.data.get("code") == MethodNotFound.code:
         return MethodNotFound(error.message, **error.data)
     return of_server(error) or error
+
+
+def too_many(what: str, limit: int) -> ResourceLimitExceeded:
+    """Returns the refusal of one more than `limit`."""
+    return ResourceLimitExceeded(
+        f"cannot {what}: the client has {limit} already", limit=limit, value=limit + 1
+    )

@@ -11,25 +11,20 @@ stateless, also between those of a legacy client. A client that began without `i
 transport without client state (HTTP, for modern clients) may use one endpoint for all clients with the same view.
 """
 
-import asyncio
 import base64
-import contextlib
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
-from ...worker.contract.codec import as_array, as_object
+from ...worker.contract.codec import as_object
 from ...worker.contract.errors import (
     CorralError,
     InvalidParams,
     MethodNotFound,
-    ResourceLimitExceeded,
     ToolFailed,
 )
-from ...worker.contract.mcp_info import CAPABILITIES
+from ...worker.contract.mcp_info import CAPABILITIES, TASKS_VERSION, capabilities
 from ..protocol.caller import NOBODY, Caller
 from ..protocol.catalog import Kind
 from ..protocol.messages import (
-    ACKNOWLEDGED,
     CALL,
     COMPLETE,
     DISCOVER,
@@ -46,12 +41,13 @@ from ..protocol.messages import (
     READ,
     SET_LEVEL,
     SUBSCRIBE,
-    SUBSCRIPTION_ID,
     UNSUBSCRIBE,
     UPDATED,
     Era,
 )
 from ..upstream.listing import KEYS, METHODS
+from .listens import MAX_SUBSCRIPTIONS, WANTED, ListChanges, Listens
+from .provider import Provider, TaskSource
 from .request import (
     LEVELS,
     ClientLink,
@@ -60,17 +56,13 @@ from .request import (
     is_unknown_tool,
     of_server,
     refusal,
+    too_many,
     unsupported_version,
 )
+from .tasks import TaskRequests
 
 PAGE = 200
 """Number of entries of a list in one response."""
-
-MAX_SUBSCRIPTIONS = 1000
-"""Number of resources that one client subscribes to."""
-
-MAX_LISTENS = 1000
-"""Number of `subscriptions/listen` requests being served at one endpoint."""
 
 MAX_ROUNDS = 10
 """Number of times that a modern server may ask a legacy client for input before its result."""
@@ -85,62 +77,9 @@ SERVER_KEY = META + "serverInfo"
 
 LISTED: dict[str, Kind] = {method: kind for kind, method in METHODS.items()}
 
-CHANGED: dict[Kind, str] = {
-    "tools": "notifications/tools/list_changed",
-    "prompts": "notifications/prompts/list_changed",
-    "resources": "notifications/resources/list_changed",
-    "resourceTemplates": "notifications/resources/list_changed",
-}
-
-WANTED: dict[str, str] = {
-    "toolsListChanged": CHANGED["tools"],
-    "promptsListChanged": CHANGED["prompts"],
-    "resourcesListChanged": CHANGED["resources"],
-}
-"""The notification for each key of `subscriptions/listen`."""
-
 PASSED_ON = frozenset({GET_PROMPT, READ, COMPLETE})
 
 Notify = Callable[[str, Mapping[str, object]], None]
-
-
-class Provider(Protocol):
-    """Defines the tools, prompts and resources of one client: those of the pool within its access, and corral's own."""
-
-    @property
-    def instructions(self) -> str:
-        """Returns the server's instructions for models."""
-        ...
-
-    async def listed(self, kind: Kind) -> list[dict[str, object]]:
-        """Returns MCP's objects under exposed names, sorted; starts servers that never listed anything."""
-        ...
-
-    async def request(
-        self, method: str, params: Mapping[str, object], caller: Caller
-    ) -> dict[str, object]:
-        """Returns the result of tools/call, prompts/get, resources/read or completion/complete.
-
-        `params` are those of MCP, with the caller's `_meta` except the protocol's own keys, and with
-        `inputResponses` and `requestState` where it has them.
-
-        Raises:
-            NotFound: there is no such tool, prompt or resource; for a tool `data["tool"]` or `data["server"]` names it.
-            CorralError: the request failed.
-        """
-        ...
-
-    async def subscribe(self, uri: str, on_updated: Callable[[str], None]) -> Callable[[], None]:
-        """Calls `on_updated` with the URI whenever the resource changes; returns a function that ends that.
-
-        Raises:
-            CorralError: there is no such resource, or its server does not support subscriptions.
-        """
-        ...
-
-    def watch(self, on_change: Callable[[Kind], None]) -> Callable[[], None]:
-        """Calls `on_change` when a list has changed; returns a function that ends that."""
-        ...
 
 
 def _drop(_method: str, _params: Mapping[str, object]) -> None:
@@ -155,7 +94,8 @@ class McpEndpoint:
         name: the server's name, for clients that show it.
         version: corral's own version.
         caller: identity of the client; capabilities and callbacks are added for each request.
-        notify: sends notifications that belong to no request: changed lists and resources.
+        notify: sends notifications that belong to no request: changed lists, resources and tasks.
+        tasks: the tasks of the client; without them the endpoint declares none.
     """
 
     def __init__(
@@ -166,6 +106,7 @@ class McpEndpoint:
         version: str,
         caller: Caller = NOBODY,
         notify: Notify = _drop,
+        tasks: TaskSource | None = None,
     ) -> None:
         self._provider = provider
         self._info: dict[str, object] = {"name": name, "version": version}
@@ -176,8 +117,9 @@ class McpEndpoint:
         self._capabilities: dict[str, object] = {}
         self._level: str | None = None
         self._subscribed: dict[str, Callable[[], None]] = {}
-        self._changes: _ListChanges | None = None
-        self._listens: set[asyncio.Future[None]] = set()
+        self._changes: ListChanges | None = None
+        self._listens = Listens(provider, tasks)
+        self._tasks = None if tasks is None else TaskRequests(tasks, self._notify_change_of_task)
         self._is_closed = False
 
     @property
@@ -232,9 +174,9 @@ class McpEndpoint:
         for end in self._subscribed.values():
             end()
         self._subscribed.clear()
-        for listen in self._listens:
-            if not listen.done():
-                listen.set_result(None)
+        self._listens.close()
+        if self._tasks is not None:
+            self._tasks.close()
 
     # -- opening
 
@@ -251,7 +193,7 @@ class McpEndpoint:
         self._capabilities = as_object(params.get("capabilities")) or {}
         return {
             "protocolVersion": self._version,
-            "capabilities": CAPABILITIES,
+            "capabilities": self._declared(self._version),
             "serverInfo": self._info,
             "instructions": self._provider.instructions,
         }
@@ -259,12 +201,18 @@ class McpEndpoint:
     def _begin(self) -> None:
         """Starts change notifications for a legacy client: at `initialized`, or at its first request without it."""
         if self._changes is None and not self._is_closed:
-            self._changes = _ListChanges(
+            self._changes = ListChanges(
                 self._provider, frozenset(WANTED.values()), self._notify_change
             )
 
+    def _declared(self, version: str) -> dict[str, object]:
+        return CAPABILITIES if self._tasks is None else capabilities(version)
+
     def _notify_change(self, method: str) -> None:
         self._notify(method, {})
+
+    def _notify_change_of_task(self, method: str, params: Mapping[str, object]) -> None:
+        self._notify(method, params)
 
     def _modern_request(
         self, request_id: str | int, meta: dict[str, object], link: ClientLink
@@ -292,6 +240,10 @@ class McpEndpoint:
     async def _serve_legacy(
         self, request: "ServedRequest", method: str, params: Mapping[str, object]
     ) -> dict[str, object]:
+        if method == CALL and "task" in params:
+            if self._tasks is not None and self._has_task_support(request):
+                return await self._tasks.begin_legacy(request, params, self._caller)
+            params = _without(dict(params), "task")
         if method == CALL or method in PASSED_ON:
             result = await self._relay(request, method, params)
             for _ in range(MAX_ROUNDS):
@@ -301,7 +253,7 @@ class McpEndpoint:
             text = f'cannot finish "{method}": its server asked {MAX_ROUNDS} times for more'
             raise ToolFailed(text, limit=MAX_ROUNDS)
         if (kind := LISTED.get(method)) is not None:
-            return await self._list(kind, params)
+            return await self._list(kind, params, self._has_task_support(request))
         if method == SET_LEVEL:
             level = params.get("level")
             if level not in LEVELS:
@@ -317,43 +269,68 @@ class McpEndpoint:
             if end is not None:
                 end()
             return {}
+        tasks = self._tasks if self._has_task_support(request) else None
+        if tasks is not None and tasks.serves(method, is_modern=False):
+            return await tasks.serve(request, method, params, self._caller)
         raise MethodNotFound(f'cannot call "{method}": there is no such method', method=method)
 
     async def _serve_modern(
         self, request: "ServedRequest", method: str, params: Mapping[str, object]
     ) -> dict[str, object]:
         if method == CALL or method in PASSED_ON:
-            result = await self._relay(request, method, params)
+            if method == CALL:
+                params = _without(dict(params), "task")  # of 2025-11-25: it has no meaning here
+            result = await self._begun(request, method, params)
+            if result is None:
+                result = await self._relay(request, method, params)
             if method == READ and "contents" in result:
                 result = {"ttlMs": TTL_MS, "cacheScope": "private", **result}
         elif (kind := LISTED.get(method)) is not None:
-            result = await self._list(kind, params)
+            result = await self._list(kind, params, self._has_task_support(request))
             result |= {"ttlMs": TTL_MS, "cacheScope": "private"}
         elif method == DISCOVER:
             result = {
                 "supportedVersions": list(MODERN_VERSIONS),
-                "capabilities": CAPABILITIES,
+                "capabilities": self._declared(MODERN_VERSIONS[-1]),
                 "instructions": self._provider.instructions,
                 "ttlMs": TTL_MS,
                 "cacheScope": "private",
             }
         elif method == LISTEN:
-            result = await self._listen(request, params)
+            result = await self._listens.serve(request, params, request.caller(self._caller))
+        elif self._tasks is not None and self._tasks.serves(method, is_modern=True):
+            result = await self._tasks.serve(request, method, params, self._caller)
         else:
             raise MethodNotFound(f'cannot call "{method}": there is no such method', method=method)
         meta = {**(as_object(result.get("_meta")) or {}), SERVER_KEY: self._info}
         return {"resultType": "complete", **result, "_meta": meta}
 
-    async def _list(self, kind: Kind, params: Mapping[str, object]) -> dict[str, object]:
+    def _has_task_support(self, request: "ServedRequest") -> bool:
+        """Returns True if tools say whether their calls may be tasks, and calls ask for that."""
+        return self._tasks is not None and not request.is_modern and self._version == TASKS_VERSION
+
+    async def _list(
+        self, kind: Kind, params: Mapping[str, object], has_task_support: bool
+    ) -> dict[str, object]:
         entries = await self._provider.listed(kind)
         start = 0
         if "cursor" in params and params["cursor"] is not None:
             start = _place(kind, entries, params["cursor"])
         page = entries[start : start + PAGE]
+        if kind == "tools" and not has_task_support:
+            page = [_without(entry, "execution") for entry in page]
         result: dict[str, object] = {kind: page}
         if start + PAGE < len(entries):
             result["nextCursor"] = _cursor(kind, start + PAGE, page[-1])
         return result
+
+    async def _begun(
+        self, request: "ServedRequest", method: str, params: Mapping[str, object]
+    ) -> dict[str, object] | None:
+        """Returns the task, or the refusal, of a call that is one; None for other requests."""
+        if method != CALL or self._tasks is None or not isinstance(params.get("name"), str):
+            return None
+        return await self._tasks.begin_modern(request, _without_protocol(params), self._caller)
 
     async def _relay(
         self,
@@ -420,7 +397,7 @@ class McpEndpoint:
         if uri in self._subscribed:
             return {}
         if len(self._subscribed) >= MAX_SUBSCRIPTIONS:
-            raise _too_many(f"subscribe to {uri!r}", MAX_SUBSCRIPTIONS)
+            raise too_many(f"subscribe to {uri!r}", MAX_SUBSCRIPTIONS)
         try:
             end = await self._provider.subscribe(uri, self._notify_updated)
         except CorralError as error:
@@ -433,96 +410,6 @@ class McpEndpoint:
 
     def _notify_updated(self, uri: str) -> None:
         self._notify(UPDATED, {"uri": uri})
-
-    async def _listen(
-        self, request: "ServedRequest", params: Mapping[str, object]
-    ) -> dict[str, object]:
-        """Sends the notifications that the filter names until the client cancels or the endpoint is closed."""
-        wanted = as_object(params.get("notifications"))
-        if wanted is None:
-            raise InvalidParams('cannot listen: "notifications" is no object', key="notifications")
-        if len(self._listens) >= MAX_LISTENS:
-            raise _too_many("listen", MAX_LISTENS)
-        uris = [
-            uri
-            for uri in as_array(wanted.get("resourceSubscriptions")) or []
-            if isinstance(uri, str)
-        ]
-        if len(uris) > MAX_SUBSCRIPTIONS:
-            raise _too_many("listen", MAX_SUBSCRIPTIONS)
-        meta: dict[str, object] = {SUBSCRIPTION_ID: request.id}
-        flags = {key: True for key in WANTED if wanted.get(key) is True}
-        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._listens.add(over)
-        with contextlib.ExitStack() as stack:
-            stack.callback(self._listens.discard, over)
-            waiting: list[str] | None = []  # updates before the acknowledgement are sent after it
-
-            def updated(uri: str) -> None:
-                if waiting is None:
-                    request.notify(UPDATED, {"uri": uri, "_meta": meta})
-                elif uri not in waiting:
-                    waiting.append(uri)
-
-            honored: list[str] = []
-            for uri in dict.fromkeys(uris):
-                with contextlib.suppress(
-                    CorralError
-                ):  # missing resources are left out of the response
-                    stack.callback(await self._provider.subscribe(uri, updated))
-                    honored.append(uri)
-            filters: dict[str, object] = dict(flags)
-            if honored:
-                filters["resourceSubscriptions"] = honored
-            request.notify(ACKNOWLEDGED, {"notifications": filters, "_meta": meta})
-            held, waiting = waiting or [], None
-            for uri in held:
-                updated(uri)
-            methods = frozenset(WANTED[key] for key in flags)
-            changes = _ListChanges(
-                self._provider, methods, lambda method: request.notify(method, {"_meta": meta})
-            )
-            stack.callback(changes.end)
-            if self._is_closed and not over.done():  # `close` came before the future existed
-                over.set_result(None)
-            await over
-        return {"_meta": meta}
-
-
-class _ListChanges:
-    """Notifies of changed lists, once for all changes of one iteration of the loop."""
-
-    def __init__(
-        self, provider: Provider, methods: frozenset[str], notify: Callable[[str], None]
-    ) -> None:
-        self._methods = methods
-        self._notify = notify
-        self._loop = asyncio.get_running_loop()
-        self._pending: set[str] = set()
-        self._handle: asyncio.Handle | None = None
-        self._unwatch = provider.watch(self._changed) if methods else None
-
-    def _changed(self, kind: Kind) -> None:
-        method = CHANGED[kind]
-        if method in self._methods:
-            self._pending.add(method)
-            if self._handle is None:
-                self._handle = self._loop.call_soon(self._flush)
-
-    def _flush(self) -> None:
-        self._handle = None
-        pending = sorted(self._pending)
-        self._pending.clear()
-        for method in pending:
-            self._notify(method)
-
-    def end(self) -> None:
-        """Ends the notifications."""
-        if self._handle is not None:
-            self._handle.cancel()
-        if self._unwatch is not None:
-            self._unwatch()
-            self._unwatch = None
 
 
 # -- params
@@ -544,7 +431,7 @@ def _check_completion(params: Mapping[str, object]) -> None:
 def _without_protocol(params: Mapping[str, object]) -> dict[str, object]:
     """Returns the params without the protocol's own keys in `_meta`; the log level remains for the server."""
     rest = {key: value for key, value in params.items() if key != "_meta"}
-    meta = as_object(params["_meta"]) or {}
+    meta = as_object(params.get("_meta")) or {}
     kept = {key: value for key, value in meta.items() if key not in OURS}
     if kept:
         rest["_meta"] = kept
@@ -579,15 +466,15 @@ def _key(kind: Kind, entry: Mapping[str, object]) -> str:
 # -- results and errors
 
 
+def _without(entry: dict[str, object], key: str) -> dict[str, object]:
+    if key not in entry:
+        return entry
+    return {each: value for each, value in entry.items() if each != key}
+
+
 def _without_modern(result: dict[str, object]) -> dict[str, object]:
     """Returns the result without keys that legacy clients do not know."""
     if "resultType" not in result:
         return result
     modern = ("resultType", "ttlMs", "cacheScope")
     return {key: value for key, value in result.items() if key not in modern}
-
-
-def _too_many(what: str, limit: int) -> ResourceLimitExceeded:
-    return ResourceLimitExceeded(
-        f"cannot {what}: the client has {limit} already", limit=limit, value=limit + 1
-    )

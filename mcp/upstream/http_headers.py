@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 
 from ...worker.contract.codec import as_array, as_object
-from ..protocol import messages
+from ..protocol import messages, tasks
 
 VERSION = "MCP-Protocol-Version"
 METHOD = "Mcp-Method"
@@ -27,7 +27,14 @@ Path = tuple[str, ...]
 MAX_MARKS = 100
 """Number of marked arguments of one tool: servers and proxies accept about as many headers."""
 
-NAMED = {messages.CALL: "name", messages.GET_PROMPT: "name", messages.READ: "uri"}
+NAMED = {
+    messages.CALL: "name",
+    messages.GET_PROMPT: "name",
+    messages.READ: "uri",
+    tasks.CANCEL_TASK: "taskId",
+    tasks.GET_TASK: "taskId",
+    tasks.UPDATE_TASK: "taskId",
+}
 """The param that `Mcp-Name` repeats, by method."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")

@@ -221,7 +221,9 @@ class McpFace:
         if len(self._modern) >= MAX_MODERN:
             full = Overloaded(f"cannot serve more than {MAX_MODERN} requests", retry_after_s=1)
             raise Refused(503, full, request_id=rpc.id, Retry_After="1")
-        endpoint = McpEndpoint(client_tools, version=self._version, caller=caller)
+        endpoint = McpEndpoint(
+            client_tools, version=self._version, caller=caller, tasks=client_tools.tasks
+        )
         reply = Reply(Stream(0, keeps=False) if streams else None)
         task = self._loop.create_task(reply.answer(endpoint, rpc))
         task.add_done_callback(lambda task: reply.give_up() if task.cancelled() else None)
@@ -259,7 +261,14 @@ class McpFace:
             client_tools = self._offer(view_query(request), caller, client)
         except CorralError as error:
             raise Refused(400, error, request_id=rpc.id) from error
-        session = HttpSession(session_id, client_tools, caller, self._version, owner=client.owner)
+        session = HttpSession(
+            session_id,
+            client_tools,
+            caller,
+            self._version,
+            owner=client.owner,
+            tasks=client_tools.tasks,
+        )
         reply = Reply(None)
         await reply.answer(session.endpoint, rpc)
         if "error" in reply.answers[0]:

@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 
 from aiohttp import web
 
-from ...mcp.endpoint.server import Provider
+from ...mcp.endpoint.provider import Provider, TaskSource
 from ...mcp.protocol.messages import CALL, META
 from ...worker.contract.codec import as_object
 from ...worker.contract.errors import InvalidParams
@@ -26,6 +26,11 @@ class HttpTools(Provider, Protocol):
 
     def tool(self, name: str) -> Mapping[str, object] | None:
         """Returns the tool that a call of this name would reach; None if it is not known, or not offered."""
+        ...
+
+    @property
+    def tasks(self) -> TaskSource | None:
+        """Returns the tasks of the client."""
         ...
 
 

@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, cast
 
-from ...mcp.endpoint.server import McpEndpoint, Provider
+from ...mcp.endpoint.provider import Provider, TaskSource
+from ...mcp.endpoint.server import McpEndpoint
 from ...mcp.protocol.caller import Caller
 from ...worker.contract.codec import as_object
 from ...worker.contract.errors import (
@@ -69,6 +70,7 @@ class HttpSession:
         caller: for the pool and the audit.
         version: corral's own.
         owner: the name of the client, which alone may use it.
+        tasks: of this client.
     """
 
     def __init__(
@@ -79,12 +81,13 @@ class HttpSession:
         version: str,
         *,
         owner: str,
+        tasks: TaskSource | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.id = session_id
         self.owner = owner
         self.endpoint = McpEndpoint(
-            client_tools, version=version, caller=caller, notify=self._notify
+            client_tools, version=version, caller=caller, notify=self._notify, tasks=tasks
         )
         self.streams: dict[int, Stream] = {0: Stream(0, keeps=True)}
         """Number 0 is for messages that belong to no request."""

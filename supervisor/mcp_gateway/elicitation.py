@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from ...mcp.protocol.tasks import RELATED_TASK
 from ...worker.contract import codec
 from ...worker.contract.approvals import OPTION_CHARS, Approval
 from ...worker.contract.errors import CorralError, InvalidParams
@@ -47,14 +48,10 @@ class InputRequired(Exception):
 
     def result(self) -> dict[str, object]:
         """Returns the result of the call."""
-        requests = {
-            f"{KEY}{each.id}": {"method": ELICIT, "params": params_of(each)}
-            for each in self.questions
-        }
         state = codec.encode(self.state).decode()
         return {
             "resultType": "input_required",
-            "inputRequests": requests,
+            "inputRequests": input_requests(self.questions),
             "requestState": state,
         }
 
@@ -66,12 +63,20 @@ class Person:
         control: of the daemon.
         ask: sends the client a request; None for a modern client, which is asked by results.
         params: of the call, with `inputResponses` and `requestState` where it goes on.
+        related: the task of MCP to which the requests belong; None without one.
 
     Raises:
         InvalidParams: the state is none of corral's.
     """
 
-    def __init__(self, control: Control, ask: Ask | None, params: Mapping[str, object]) -> None:
+    def __init__(
+        self,
+        control: Control,
+        ask: Ask | None,
+        params: Mapping[str, object],
+        related: str | None = None,
+    ) -> None:
+        self._related = related
         self._control = control
         self._ask = ask
         self._responses = codec.as_object(params.get("inputResponses")) or {}
@@ -111,7 +116,9 @@ class Person:
         working = asyncio.ensure_future(work)
         try:
             await self._while_open(
-                lambda: [each for each in approvals.open() if self._is_below(each.task, task)],
+                lambda: [
+                    each for each in approvals.open() if is_below(self._control, each.task, task)
+                ],
                 working,
                 task,
             )
@@ -178,22 +185,13 @@ class Person:
             if asking:
                 await asyncio.wait(asking.values())
 
-    def _is_below(self, task: str, root: str) -> bool:
-        """Returns whether a task is another one, or was delegated by it or by what is below it."""
-        above: str | None = task
-        for _ in range(LEVELS_MOST):
-            if above == root:
-                return True
-            found = None if above is None else self._control.tasks.find(above)
-            if found is None:
-                return False
-            above = found.parent
-        return False
-
     async def _put(self, question: Approval) -> None:
         assert self._ask is not None, "a modern client is asked by results"
         try:
-            result = codec.as_object(await self._ask(ELICIT, params_of(question))) or {}
+            params = params_of(question)
+            if self._related is not None:
+                params["_meta"] = {RELATED_TASK: {"taskId": self._related}}
+            result = codec.as_object(await self._ask(ELICIT, params)) or {}
         except CorralError as error:
             logger.info("cannot ask a client question %d: %s", question.id, error.message)
             return
@@ -218,6 +216,24 @@ def can_be_asked(capabilities: Mapping[str, object]) -> bool:
     """Returns whether a client with these capabilities fills in forms: without a mode it does."""
     modes = codec.as_object(capabilities.get("elicitation"))
     return modes is not None and (not modes or "form" in modes)
+
+
+def is_below(control: Control, task: str, root: str) -> bool:
+    """Returns whether a task is another one, or was delegated by it or by what is below it."""
+    above: str | None = task
+    for _ in range(LEVELS_MOST):
+        if above == root:
+            return True
+        found = None if above is None else control.tasks.find(above)
+        if found is None:
+            return False
+        above = found.parent
+    return False
+
+
+def input_requests(questions: Sequence[Approval]) -> dict[str, object]:
+    """Returns the requests that a modern client answers, each under the key of its question."""
+    return {f"{KEY}{each.id}": {"method": ELICIT, "params": params_of(each)} for each in questions}
 
 
 def params_of(question: Approval) -> dict[str, object]:

@@ -97,6 +97,8 @@ class OwnTool:
     is_read_only: bool = False
     is_destructive: bool = False
     is_idempotent: bool = False
+    is_task: bool = False
+    """Whether a call can be a task of MCP."""
 
     def is_within(self, permission: Permission | None) -> bool:
         """Returns whether a client with this permission may use it."""
@@ -104,10 +106,12 @@ class OwnTool:
 
     def described(self) -> dict[str, object]:
         """Returns the entry of `tools/list`."""
+        support = {"execution": exposed.EXECUTION} if self.is_task else {}
         return {
             "name": self.name,
             "title": self.title,
             "description": self.description,
+            **support,
             "inputSchema": _schema(self.arguments),
             "outputSchema": _schema(self.result),
             "annotations": {
@@ -133,16 +137,22 @@ class OwnTool:
                 tool=self.name,
                 needs=self.needs,
             )
-        answer = await self.serve(control, convert(arguments, self.arguments, self.name), caller)
-        structured = msgspec.to_builtins(answer.structured)
-        text = answer.text
-        if text is None:
-            text = codec.encode(structured).decode()
-        return {
-            "content": [{"type": "text", "text": text}],
-            "structuredContent": structured,
-            "isError": answer.is_error,
-        }
+        return _result_of(
+            await self.serve(control, convert(arguments, self.arguments, self.name), caller)
+        )
+
+
+def _result_of(answer: Answer) -> dict[str, object]:
+    """Returns MCP's result."""
+    structured = msgspec.to_builtins(answer.structured)
+    text = answer.text
+    if text is None:
+        text = codec.encode(structured).decode()
+    return {
+        "content": [{"type": "text", "text": text}],
+        "structuredContent": structured,
+        "isError": answer.is_error,
+    }
 
 
 @cache
@@ -184,9 +194,10 @@ def _entry(status: Mapping[str, object]) -> Entry:
     )
 
 
-async def _call(
+async def call_method(
     control: Control, method: str, params: Mapping[str, object], caller: ToolCaller
 ) -> dict[str, object]:
+    """Returns the result of a method of the table, as JSON has it; raises its CorralError."""
     answer = msgspec.json.encode(
         await control.call(method, params, caller)
     )  # parts may be so already
@@ -194,14 +205,14 @@ async def _call(
 
 
 async def _list(control: Control, asked: ListArguments, caller: ToolCaller) -> Answer:
-    status = await _call(control, "daemon.status", {}, caller)
+    status = await call_method(control, "daemon.status", {}, caller)
     keys = {"all": ("agents", "mcp_servers"), "agents": ("agents",), "servers": ("mcp_servers",)}
     found = [each for key in keys[asked.kind] for each in codec.as_array(status.get(key)) or []]
     return Answer(Listed([_entry(codec.as_object(each) or {}) for each in found]))
 
 
 async def _show(control: Control, asked: ShowArguments, caller: ToolCaller) -> Answer:
-    return Answer(await _call(control, "agent.show", {"name": asked.name}, caller))
+    return Answer(await call_method(control, "agent.show", {"name": asked.name}, caller))
 
 
 def _operation(
@@ -209,7 +220,7 @@ def _operation(
 ) -> Callable[[Control, OperationArguments, ToolCaller], Awaitable[Answer]]:
     async def operate(control: Control, asked: OperationArguments, caller: ToolCaller) -> Answer:
         params = {"names": [asked.name], "timeout_s": asked.timeout_s}
-        found = await _call(control, method, params, caller)
+        found = await call_method(control, method, params, caller)
         agents = codec.as_array(found.get("agents")) or []
         return Answer(Listed([_entry(codec.as_object(each) or {}) for each in agents]))
 
@@ -232,15 +243,25 @@ def _task_answer(record: Mapping[str, object]) -> Answer:
     )
 
 
-async def _run(control: Control, asked: RunArguments, caller: ToolCaller) -> Answer:
+def run_params(asked: RunArguments) -> dict[str, object]:
+    """Returns the params of `task.submit`."""
     given = msgspec.to_builtins(asked)
     own = ("detach", "wait_s")
-    params = {key: value for key, value in given.items() if value is not None and key not in own}
+    return {key: value for key, value in given.items() if value is not None and key not in own}
+
+
+def run_result(record: Mapping[str, object]) -> dict[str, object]:
+    """Returns MCP's result of `corral__run` for the record of a task."""
+    return _result_of(_task_answer(record))
+
+
+async def _run(control: Control, asked: RunArguments, caller: ToolCaller) -> Answer:
+    params = run_params(asked)
     if caller.traceparent is not None:
         params[KEY] = caller.traceparent
     person = caller.person
     if person is None or person.task is None:
-        record = await _call(control, "task.submit", params, caller)
+        record = await call_method(control, "task.submit", params, caller)
     else:
         record = await _begun(control, person.task, asked, caller)
     if asked.detach:
@@ -248,18 +269,18 @@ async def _run(control: Control, asked: RunArguments, caller: ToolCaller) -> Ans
     task = {"task": record["id"]}
     try:
         waited = {**task, "timeout_s": asked.wait_s, "stream": caller.wants_parts}
-        waiting = _call(control, "task.wait", waited, caller)
+        waiting = call_method(control, "task.wait", waited, caller)
         if person is not None:
-            await _introduce(control, person, caller)
+            await introduce(control, person, caller)
             waiting = person.beside(str(record["id"]), waiting)
         return _task_answer(await waiting)
     except Timeout:
-        return _task_answer(await _call(control, "task.show", task, caller))
+        return _task_answer(await call_method(control, "task.show", task, caller))
     except asyncio.CancelledError as withdrawn:
         if withdrawn.args:  # on request; a client that has only gone leaves the task running
             try:
                 async with asyncio.timeout(CANCEL_S):
-                    await _call(control, "task.cancel", task, caller)
+                    await call_method(control, "task.cancel", task, caller)
             except (CorralError, TimeoutError):
                 pass  # it goes on, and no caller is left
         raise
@@ -269,7 +290,7 @@ async def _begun(
     control: Control, task: str, asked: RunArguments, caller: ToolCaller
 ) -> dict[str, object]:
     """Returns the task with which a call goes on, if it is the one that these arguments have begun."""
-    record = await _call(control, "task.show", {"task": task}, caller)
+    record = await call_method(control, "task.show", {"task": task}, caller)
     given = (asked.objective, msgspec.to_builtins(asked.input))
     if given != (record.get("objective"), record.get("input")) or asked.agent not in (
         None,
@@ -280,12 +301,12 @@ async def _begun(
     return record
 
 
-async def _introduce(control: Control, person: Person, caller: ToolCaller) -> None:
+async def introduce(control: Control, person: Person, caller: ToolCaller) -> None:
     """Lets a person answer under the rights of its client, and takes the answers that the call brings."""
 
     async def give(number: int, answer: str) -> object:
         given = {"approval": number, "answer": answer}
-        return await _call(control, "approval.answer", given, caller)
+        return await call_method(control, "approval.answer", given, caller)
 
     person.give = give
     await person.take_responses()
@@ -295,11 +316,11 @@ async def _approvals(control: Control, asked: ApprovalsArguments, caller: ToolCa
     params = {key: value for key, value in msgspec.to_builtins(asked).items() if value is not None}
     person = caller.person
     if person is not None:
-        await _introduce(control, person, caller)
-        found = await _call(control, "approval.list", params, caller)
+        await introduce(control, person, caller)
+        found = await call_method(control, "approval.list", params, caller)
         records = [codec.as_object(each) or {} for each in codec.as_array(found["approvals"]) or []]
         await person.ask_all([int(str(each["id"])) for each in records])
-    return Answer(await _call(control, "approval.list", params, caller))
+    return Answer(await call_method(control, "approval.list", params, caller))
 
 
 async def run_exposed(
@@ -322,7 +343,7 @@ async def _logs(control: Control, asked: LogsArguments, caller: ToolCaller) -> A
     for key in ("task", "stream", "level", "grep"):
         if (value := getattr(asked, key)) is not None:
             params[key] = value
-    found = await _call(control, "log.read", params, caller)
+    found = await call_method(control, "log.read", params, caller)
     records = [codec.as_object(each) or {} for each in codec.as_array(found.get("records")) or []]
     size = 0
     kept: list[dict[str, object]] = []
@@ -342,7 +363,7 @@ async def _logs(control: Control, asked: LogsArguments, caller: ToolCaller) -> A
 async def _tasks(control: Control, asked: TasksArguments, caller: ToolCaller) -> Answer:
     given = msgspec.to_builtins(asked)
     params = {key: value for key, value in given.items() if value is not None}
-    found = await _call(control, "task.list", params, caller)
+    found = await call_method(control, "task.list", params, caller)
     tasks = [msgspec.convert(each, Task) for each in codec.as_array(found.get("tasks")) or []]
     return Answer(
         Tasks(
@@ -370,15 +391,17 @@ async def _task(control: Control, asked: TaskArguments, caller: ToolCaller) -> A
     if asked.wait_s > 0:
         try:
             async with asyncio.timeout(asked.wait_s):
-                return _task_answer(await _call(control, "task.wait", {"task": asked.task}, caller))
+                return _task_answer(
+                    await call_method(control, "task.wait", {"task": asked.task}, caller)
+                )
         except TimeoutError:
             pass  # it goes on: its state is the answer
-    answer = _task_answer(await _call(control, "task.show", {"task": asked.task}, caller))
+    answer = _task_answer(await call_method(control, "task.show", {"task": asked.task}, caller))
     return answer._replace(is_error=False)  # a question about a task that failed has not failed
 
 
 async def _cancel(control: Control, asked: CancelArguments, caller: ToolCaller) -> Answer:
-    answer = _task_answer(await _call(control, "task.cancel", {"task": asked.task}, caller))
+    answer = _task_answer(await call_method(control, "task.cancel", {"task": asked.task}, caller))
     return answer._replace(is_error=False)
 
 
@@ -413,7 +436,7 @@ async def _call_method(control: Control, asked: CallArguments, caller: ToolCalle
     if asked.method in control.methods and not _is_callable(asked.method):
         words = f'cannot call "{asked.method}" through a tool: MCP has requests of its own for it'
         raise Conflict(words, method=asked.method)
-    return Answer(Called(await _call(control, asked.method, asked.params, caller)))
+    return Answer(Called(await call_method(control, asked.method, asked.params, caller)))
 
 
 OWN_TOOLS: Mapping[str, OwnTool] = {
@@ -479,6 +502,7 @@ OWN_TOOLS: Mapping[str, OwnTool] = {
             "operate",
             _run,
             is_destructive=True,
+            is_task=True,
         ),
         OwnTool(
             f"{PREFIX}logs",

@@ -25,6 +25,7 @@ from ..tasks.backlog import Entry
 from ..worker_api import exposed
 from ..worker_api.tool_calls import LISTING_S, access_of, tenants_access
 from .elicitation import InputRequired, Person, can_be_asked
+from .tasks import ClientTasks
 from .tool_caller import ToolCaller
 from .tools import CALL, OWN_TOOLS, PREFIX, OwnTool, run_exposed
 
@@ -84,6 +85,7 @@ class ClientTools:
             hint = f"; there are {quoted}" if known else "; the configuration has none"
             raise NotFound(f'cannot find profile "{name}"{hint}', profile=name, known=known)
         self._profile = Profile() if name is None else profiles[name]
+        self.tasks = ClientTasks(control, self)
 
     @property
     def instructions(self) -> str:
@@ -140,7 +142,7 @@ class ClientTools:
             return self._profile
         return self._control.agents.config.profiles.get(name, self._profile)
 
-    def _may_use(self, tool: OwnTool) -> bool:
+    def may_use(self, tool: OwnTool) -> bool:
         """Returns whether one of corral's own tools is offered; a profile's list of tools is about the pool alone."""
         profile = self._current_profile()
         of_profile = Access(None, profile.denied_tools, profile.read_only)
@@ -163,16 +165,21 @@ class ClientTools:
         await pool.list_servers(pool.concerned(access), patience_s=LISTING_S)
         found = pool.offered(kind, self.access)
         if kind == "tools":
-            own = [tool.described() for tool in OWN_TOOLS.values() if self._may_use(tool)]
-            own += [exposed.described(each) for _, each in self._exposed()]
+            found = [_as_plain(tool) for tool in found]
+            own = [tool.described() for tool in OWN_TOOLS.values() if self.may_use(tool)]
+            own += [self._described(each) for _, each in self._exposed()]
             found = sorted([*own, *found], key=lambda tool: str(tool["name"]))
         return found
+
+    def _described(self, receiver: exposed.Receiver) -> dict[str, object]:
+        entry = exposed.described(receiver)
+        return _as_plain(entry) if self.is_inside else entry
 
     def tool(self, name: str) -> Mapping[str, object] | None:
         """Returns the tool that a call of this name would reach, short names included; None if unknown or not offered."""
         own = OWN_TOOLS.get(name)
         if own is not None:
-            return own.described() if self._may_use(own) else None
+            return own.described() if self.may_use(own) else None
         if name.startswith(exposed.PREFIX):
             found = (each for known, each in self._exposed() if known == name)
             return next(map(exposed.described, found), None)
@@ -201,7 +208,7 @@ class ClientTools:
         traceparent = valid((codec.as_object(params.get("_meta")) or {}).get(KEY))
         if name.startswith((PREFIX, exposed.PREFIX)):
             call = self._call_own if name.startswith(PREFIX) else self._call_exposed
-            person = self._person(caller, params)
+            person = self.person(caller, params)
             try:
                 return await call(name, arguments, caller, traceparent, person)
             except InputRequired as required:
@@ -217,12 +224,59 @@ class ClientTools:
             supervisor=self._client.supervisor,
         )
 
-    def _person(self, caller: Caller, params: Mapping[str, object]) -> Person | None:
-        """Returns the person at the client, if it can be asked and may answer."""
+    def person(
+        self, caller: Caller, params: Mapping[str, object], related: str | None = None
+    ) -> Person | None:
+        """Returns the person at the client, if it can be asked and may answer; `related` is the task of MCP that asks."""
         may = (self._client.permission() or "read") != "read" and "agent" not in self._client.who
         if not may or not can_be_asked(caller.capabilities):
             return None
-        return Person(self._control, caller.ask, params)
+        return Person(self._control, caller.ask, params, related)
+
+    @property
+    def is_inside(self) -> bool:
+        """Returns whether the client is a worker, or in the tree of one."""
+        return "agent" in self._client.who
+
+    def tool_caller(
+        self, caller: Caller, traceparent: str | None, person: Person | None = None
+    ) -> ToolCaller:
+        """Returns the client as the method table sees it, with its rights as they are now."""
+        client = self._client
+        return ToolCaller(
+            client.name,
+            client.permission() or "read",
+            client.who,
+            client.agents(),
+            caller.on_progress,
+            traceparent,
+            client.tenant,
+            person,
+        )
+
+    def check_own(self, tool: OwnTool) -> None:
+        """Checks that one of corral's own tools is offered.
+
+        Raises:
+            PermissionDenied: it is not.
+        """
+        if not self.may_use(tool):
+            raise PermissionDenied(f'cannot call "{tool.name}": it is not allowed', tool=tool.name)
+
+    def offers(self, name: str) -> bool:
+        """Returns whether the tool of an agent, a team or a workflow is offered."""
+        return any(known == name for known, _ in self._exposed())
+
+    def receiver(self, name: str) -> exposed.Receiver:
+        """Returns the agent, team or workflow that has a tool.
+
+        Raises:
+            NotFound: none that the client may call has it.
+        """
+        found = next((each for known, each in self._exposed() if known == name), None)
+        if found is None:
+            raise NotFound(f'cannot find tool "{name}"', tool=name, near=[])
+        return found
 
     async def _call_own(
         self,
@@ -233,23 +287,12 @@ class ClientTools:
         person: Person | None,
     ) -> dict[str, object]:
         tool = OWN_TOOLS.get(name)
-        permission = self._client.permission()
         if tool is None:
             raise NotFound(f'cannot find tool "{name}"', tool=name, near=[])
-        if permission is None or not self._may_use(tool):
-            raise PermissionDenied(f'cannot call "{name}": it is not allowed', tool=name)
-        client = self._client
-        tool_caller = ToolCaller(
-            client.name,
-            permission,
-            client.who,
-            client.agents(),
-            caller.on_progress,
-            traceparent,
-            client.tenant,
-            person,
+        self.check_own(tool)
+        return await tool.call(
+            self._control, arguments, self.tool_caller(caller, traceparent, person)
         )
-        return await tool.call(self._control, arguments, tool_caller)
 
     def _exposed(self) -> Iterator[tuple[str, exposed.Receiver]]:
         """Yields the exposed agents, teams and workflows that this client may call, with the names of their tools."""
@@ -277,24 +320,13 @@ class ClientTools:
         person: Person | None,
     ) -> dict[str, object]:
         client, control = self._client, self._control
-        receiver = next((each for known, each in self._exposed() if known == name), None)
-        if receiver is None:
-            raise NotFound(f'cannot find tool "{name}"', tool=name, near=[])
+        receiver = self.receiver(name)
         try:
             if client.supervisor is not None:
                 return await control.tool_calls.call_agent(
                     client.supervisor, None, name, arguments, self.access
                 )
-            tool_caller = ToolCaller(
-                client.name,
-                client.permission() or "read",
-                client.who,
-                client.agents(),
-                caller.on_progress,
-                traceparent,
-                client.tenant,
-                person,
-            )
+            tool_caller = self.tool_caller(caller, traceparent, person)
             order = exposed.order_of(receiver, arguments)
             return await run_exposed(control, receiver, order, tool_caller)
         except CorralError as error:  # a model reads why the task was not accepted
@@ -332,3 +364,10 @@ class ClientTools:
 
         unsubscribe = self._control.agents.reload.subscribe(reloaded)
         return ended
+
+
+def _as_plain(tool: dict[str, object]) -> dict[str, object]:
+    """Returns the entry of a tool whose calls are no tasks for the client, whatever its server has said of them."""
+    if "execution" not in tool:
+        return tool
+    return {key: value for key, value in tool.items() if key != "execution"}

@@ -435,7 +435,11 @@ class Connection(Channel):
         client_tools = ClientTools(self._control, client, view)
         caller = Caller(name=self.name, sharer=sharer)
         self._endpoint = McpEndpoint(
-            client_tools, version=__version__, caller=caller, notify=self.notify
+            client_tools,
+            version=__version__,
+            caller=caller,
+            notify=self.notify,
+            tasks=client_tools.tasks,
         )
 
     async def ask(self, method: str, params: Mapping[str, object]) -> object:

@@ -23,6 +23,9 @@ PREFIX = f"{SERVER}__"
 
 OBJECTIVE = {"type": "string", "description": "The work to do, in plain words"}
 
+EXECUTION = {"taskSupport": "optional"}
+"""Entry of a tool of MCP 2025-11-25 that can be called as a task, too."""
+
 CHANGES = tuple(
     f"{kind}.{change}"
     for kind in ("agent", "team", "workflow")
@@ -76,6 +79,7 @@ def described(receiver: Receiver) -> dict[str, object]:
         "title": title,
         "description": receiver.description
         or f'Gives the {kind} "{receiver.name}" a task, and waits for its end.',
+        "execution": EXECUTION,
         "inputSchema": _arguments(receiver),
         "annotations": {"title": title, "readOnlyHint": False, "openWorldHint": True},
     }

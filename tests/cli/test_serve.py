@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,7 +70,8 @@ def of_face(*requests: tuple[str, Mapping[str, object]]) -> list[Message]:
     """What the daemon's own face answers to one client."""
 
     async def run() -> list[Message]:
-        one = server.McpEndpoint(Nothing(), version=__version__)  # type: ignore[arg-type]  # as far as it is asked
+        nothing: Any = Nothing()  # as far as it is asked
+        one = server.McpEndpoint(nothing, version=__version__, tasks=nothing)
         link = NoLink()
         answers = [await one.request(n, *request, link) for n, request in enumerate(requests)]
         one.close()

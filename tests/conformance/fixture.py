@@ -162,6 +162,10 @@ def field(response: Json, name: str) -> str:
 # -- tools
 
 
+async def greet(call: Call) -> Json:
+    return said(f"Hello, {call.arguments.get('name')}!")
+
+
 async def simple_text(_: Call) -> Json:
     return said("This is a simple text response for testing.")
 
@@ -387,6 +391,7 @@ MIRRORED: Json = {
 Tool = Callable[[Call], Awaitable[Json]]
 
 TOOLS: dict[str, tuple[Tool, Json]] = {
+    "greet": (greet, takes("name")),
     "test_simple_text": (simple_text, EMPTY),
     "test_image_content": (image, EMPTY),
     "test_audio_content": (audio, EMPTY),

@@ -47,7 +47,8 @@ EXPECTED = {
     "auth/dpop": "an extension that corral does not offer",
     "auth/enterprise-managed-authorization": "an extension that corral does not offer",
     "auth/wif-jwt-bearer": "an extension that corral does not offer",
-    "tasks-": "an extension that corral does not offer",
+    "tasks-mrtr-composition": "agents ask within their tasks, never before them",
+    "tasks-required-task-error": "each agent can be called without a task as well",
     "sep-2640-": "an extension that corral does not offer",
 }
 """Scenarios that fail, by the beginning of their names, and why. Nothing else may."""
@@ -58,6 +59,19 @@ http = "127.0.0.1:{port}"
 [mcp.servers.{server}]
 command = ["{python}", "-I", "{fixture}", "--era={era}"]
 relays = ["elicitation", "roots", "sampling"]
+"""
+
+TASKED = ("slow_compute", "failing_job", "protocol_error_job", "confirm_delete", "multi_input")
+"""Tools of the scenarios on tasks: agents of `agents.py`."""
+
+AGENT = """
+[agents.{name}]
+entrypoint = "agents:{name}"
+process = {{ working_directory = "{folder}" }}
+expose = true
+input_schema = {{ type = "object" }}
+resources = {{ max_concurrent_requests = 20 }}
+tasks = {{ max_attempts = 1 }}
 """
 
 HOP_BY_HOP = {
@@ -80,6 +94,8 @@ Json = dict[str, Any]  # JSON-RPC, read freely
 
 def exposed(name: str) -> str:
     """The name under which the pool exposes it; corral's own tools have no other."""
+    if name in TASKED:
+        return f"agent__{name}"
     return name if name.startswith("corral__") else PREFIX + name
 
 
@@ -90,14 +106,26 @@ def prefixed(message: Json) -> Json:
         params.get("name"), str
     ):
         return {**message, "params": {**params, "name": exposed(params["name"])}}
+    if message.get("method") == "tasks/update":
+        return {**message, "params": {**params, "inputResponses": answered(params)}}
     ref: Json = params.get("ref") or {}
     if ref.get("type") == "ref/prompt":
         return {**message, "params": {**params, "ref": {**ref, "name": exposed(ref["name"])}}}
     return message
 
 
+def answered(params: Json) -> Json:
+    """Answers with the field that corral's forms have; the suite fills in fixed ones, whatever a form asks for."""
+    responses: Json = {}
+    for key, response in params["inputResponses"].items():
+        fits = isinstance(response, dict) and isinstance(response.get("content"), dict)
+        responses[key] = {**response, "content": {"answer": "yes"}} if fits else response
+    return responses
+
+
 def plain(chunk: bytes) -> bytes:
     """What comes back, with the names that the suite looks for."""
+    chunk = chunk.replace(b'"name":"agent__', b'"name":"')
     return chunk.replace(f'"name":"{PREFIX}'.encode(), b'"name":"')
 
 
@@ -260,6 +288,8 @@ async def run_server(
         fixture=FOLDER / "fixture.py",
         era=era,
     )
+    if any(scenario.startswith("tasks-") for scenario in scenarios):
+        config += "".join(AGENT.format(name=name, folder=FOLDER) for name in TASKED)
     home = folder / f"daemon-{revision}"
     home.mkdir()
     found = required(revision)

@@ -16,6 +16,7 @@ from node_packages import needs_npm
 SCENARIOS = [
     ("2025-11-25", "server", "tools-call-elicitation"),
     ("2026-07-28", "server", "input-required-result-multi-round"),
+    ("2026-07-28", "server", "tasks-mrtr-input"),
     ("2026-07-28", "client", "http-custom-headers"),
     ("2026-07-28", "client", "auth/scope-step-up"),
 ]

@@ -18,7 +18,22 @@ CAPABILITIES: dict[str, object] = {
     "completions": {},
     "logging": {},
 }
-"""Capabilities that the daemon and `corral mcp serve` declare."""
+"""Capabilities that the daemon and `corral mcp serve` declare, beside those of tasks."""
+
+TASKS_EXTENSION = META + "tasks"
+
+TASKS_VERSION = "2025-11-25"
+"""The only revision in which tasks are part of the protocol itself."""
+
+_TASKS: dict[str, object] = {"list": {}, "cancel": {}, "requests": {"tools": {"call": {}}}}
+
+
+def capabilities(version: str) -> dict[str, object]:
+    """Returns the capabilities that are declared in a revision, those of tasks included."""
+    if version in MODERN_VERSIONS:
+        return {**CAPABILITIES, "extensions": {TASKS_EXTENSION: {}}}
+    return {**CAPABILITIES, "tasks": _TASKS} if version == TASKS_VERSION else CAPABILITIES
+
 
 INSTRUCTIONS = (
     "corral runs the MCP servers and AI agents of this machine. A tool named SERVER__TOOL belongs to the MCP server"
