@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import msgspec
 
@@ -34,13 +34,10 @@ from ..api.table import Control
 from ..events.bus import Event
 from ..worker_api import exposed
 from ..worker_api.requests import convert
-from .elicitation import input_requests, is_below
+from .elicitation import Person, input_requests, is_below
 from .shapes import RunArguments
 from .tool_caller import ToolCaller
-from .tools import OWN_TOOLS, PREFIX, call_method, introduce, run_params, run_result
-
-if TYPE_CHECKING:
-    from .view import ClientTools
+from .tools import OWN_TOOLS, PREFIX, OwnTool, call_method, introduce, run_params, run_result
 
 RUN = f"{PREFIX}run"
 
@@ -72,6 +69,43 @@ CHANGES = ("task.started", "task.ended", "approval.*")
 logger = logging.getLogger(__name__)
 
 
+class TaskClient(Protocol):
+    """Defines the rights of the client: the tools that it is offered, and the person there."""
+
+    @property
+    def is_inside(self) -> bool:
+        """Returns whether the client is a worker, or in the tree of one."""
+        ...
+
+    def may_use(self, tool: OwnTool) -> bool:
+        """Returns whether one of corral's own tools is offered."""
+        ...
+
+    def check_own(self, tool: OwnTool) -> None:
+        """Raises PermissionDenied unless one of corral's own tools is offered."""
+        ...
+
+    def offers(self, name: str) -> bool:
+        """Returns whether the tool of an agent, a team or a workflow is offered."""
+        ...
+
+    def receiver(self, name: str) -> exposed.Receiver:
+        """Returns the agent, team or workflow that has a tool; raises NotFound."""
+        ...
+
+    def person(
+        self, caller: Caller, params: Mapping[str, object], related: str | None = None
+    ) -> Person | None:
+        """Returns the person at the client, if it can be asked and may answer."""
+        ...
+
+    def tool_caller(
+        self, caller: Caller, traceparent: str | None, person: Person | None = None
+    ) -> ToolCaller:
+        """Returns the client as the method table sees it."""
+        ...
+
+
 class ClientTasks:
     """Shows and begins the tasks of one client.
 
@@ -80,7 +114,7 @@ class ClientTasks:
         client: its tools and rights.
     """
 
-    def __init__(self, control: Control, client: "ClientTools") -> None:
+    def __init__(self, control: Control, client: TaskClient) -> None:
         self._control = control
         self._client = client
 
