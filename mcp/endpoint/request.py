@@ -31,6 +31,7 @@ from ..protocol.messages import (
     SUBSCRIBE,
     Progress,
 )
+from ..protocol.tasks import without_tasks
 
 ERROR_KEY = "corral/error"
 
@@ -111,7 +112,7 @@ class ServedRequest:
             name=base.name,
             sharer=base.sharer,
             tenant=base.tenant,
-            capabilities=self._capabilities,
+            capabilities=without_tasks(self._capabilities),
             on_progress=None if self._token is None else self._notify_progress,
             on_message=None if self._least is None else self._notify_message,
             ask=self.ask if can_be_asked else None,

@@ -29,6 +29,7 @@ from ...worker.contract.names import qualified
 from ..protocol.caller import NOBODY, Caller
 from ..protocol.catalog import FULL, KINDS, Access, Catalogue, Kind, admits, concerns
 from ..protocol.messages import CALL, COMPLETE, GET_PROMPT, READ, Tool
+from ..upstream import tool_tasks
 from ..upstream.session import Session
 from .backend import Backend, Concurrency, Process
 from .directory import MAX_NEAR, Directory, may_admit, not_allowed, tool_object
@@ -508,8 +509,15 @@ class Pool:
                     left_s = None
                     if deadline is not None:
                         left_s = max(0.0, deadline - asyncio.get_running_loop().time())
-                    return await session.request(
-                        method, target.params, timeout_s=left_s, caller=caller
+                    backend = entry.backend
+                    return await tool_tasks.request(
+                        session,
+                        method,
+                        target.params,
+                        target.tool,
+                        timeout_s=left_s,
+                        caller=caller,
+                        limits_s=(backend.request_timeout_s, backend.max_request_timeout_s),
                     )
                 finally:
                     gate.leave(is_shared)

@@ -96,3 +96,12 @@ def speaks_tasks(capabilities: Mapping[str, object]) -> bool:
     """Returns True if a modern client or server declares the extension."""
     extensions = as_object(capabilities.get("extensions")) or {}
     return as_object(extensions.get(TASKS_EXTENSION)) is not None
+
+
+def without_tasks(capabilities: Mapping[str, object]) -> Mapping[str, object]:
+    """Returns the capabilities of a client as servers are told them: a task of a server stays between it and corral."""
+    if not speaks_tasks(capabilities):
+        return capabilities
+    extensions = as_object(capabilities.get("extensions")) or {}
+    kept = {key: value for key, value in extensions.items() if key != TASKS_EXTENSION}
+    return {**capabilities, "extensions": kept}
