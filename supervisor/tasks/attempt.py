@@ -400,6 +400,7 @@ class _Answer(asyncio.Future[object]):
 
     def set_exception(self, exception: type | BaseException, /) -> None:
         super().set_exception(exception)
+        self.exception()  # counts as read: an attempt that has ended otherwise asks no more, and that is no fault
         self._wake()
 
     def _wake(self) -> None:
