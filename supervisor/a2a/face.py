@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from ...worker.contract import codec
@@ -24,6 +25,7 @@ from ...worker.contract.errors import (
 )
 from ...worker.contract.records import ENDED, Task
 from ...worker.control.params import AttachParams
+from ...worker.control.results import TaskPage
 from ..access.scope import is_in_scope
 from ..api.table import Control, Permission
 from ..http.answers import Refused, answer, check_type, read_body
@@ -302,7 +304,8 @@ class _Call:
                 asked[own] = params[key]
         if params.get("status"):
             asked["states"] = [own for own, state in STATES.items() if state == params["status"]]
-        page: Json = await self._control.call("task.list", asked, self._caller)
+        found: Json = await self._control.call("task.list", asked, self._caller)
+        page = msgspec.convert(found, TaskPage)
         artifacts = params.get("includeArtifacts") is True
         limit = _history(params)
         tasks = [
@@ -338,8 +341,9 @@ class _Call:
 
     async def _call(self, method: str, params: Mapping[str, object]) -> Task:
         found: Json = await self._control.call(method, params, self._caller)
-        assert isinstance(found, Task), "each of these methods answers with a record"
-        return found
+        return msgspec.convert(
+            found, Task
+        )  # plain values, where the call was a tenant's or another node's
 
     # -- streams
 

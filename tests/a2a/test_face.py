@@ -55,6 +55,11 @@ resources.max_concurrent_requests = 4
 
 [agents.other]
 entrypoint = "talking:answer"
+
+[tenants.acme]
+[agents."acme/talker"]
+entrypoint = "talking:answer"
+process.working_directory = "FOLDER"
 """
 
 
@@ -62,7 +67,7 @@ entrypoint = "talking:answer"
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     folder = tmp_path_factory.mktemp("a2a")
     (folder / "talking.py").write_text(AGENT)
-    with DaemonProcess(folder, CONFIG) as daemon:
+    with DaemonProcess(folder, CONFIG.replace("FOLDER", str(folder))) as daemon:
         for name in ("talker-0", "other-0"):
             daemon.await_worker(name, lambda found: found["state"] == "Ready")
         yield Api(daemon)
@@ -104,10 +109,12 @@ def sent(api: Api, request: Any, *, streaming: bool = False) -> list[Any]:
     return with_client(api, act, streaming=streaming)
 
 
-def call(api: Api, method: str, params: Any, version: str = "1.0") -> Any:
-    headers = {"A2A-Version": version, "Authorization": f"Bearer {api.token}"}
+def call(
+    api: Api, method: str, params: Any, version: str = "1.0", agent: str = "talker", token: str = ""
+) -> Any:
+    headers = {"A2A-Version": version, "Authorization": f"Bearer {token or api.token}"}
     body = {"jsonrpc": "2.0", "id": 7, "method": method, "params": params}
-    answer = httpx.post(url(api), json=body, headers=headers, timeout=60)
+    answer = httpx.post(url(api, agent), json=body, headers=headers, timeout=60)
     assert answer.status_code == 200
     return answer.json()
 
@@ -282,6 +289,25 @@ def test_another_version_and_what_is_no_call_are_refused(api: Api) -> None:
         headers["Content-Type"] = "application/json"
         answer = httpx.post(url(api), content=body, headers=headers)
         assert answer.json()["error"]["code"] == code
+
+
+def test_a_tenant_lists_follows_and_finds_its_own_tasks_alone(api: Api) -> None:
+    added = api.daemon.call("token.add", name="acme", rights="operate", tenant="acme")
+    foreign = api.daemon.call("task.run", agent="talker", objective="foreign")
+
+    def ask(method: str, params: Any, agent: str = "acme/talker") -> Any:
+        return call(api, method, params, agent=agent, token=added["token"])
+
+    said = {"message": {"messageId": "1", "role": "ROLE_USER", "parts": [{"text": "hello"}]}}
+    task = ask("SendMessage", said)["result"]["task"]
+    assert task["status"]["state"] == "TASK_STATE_COMPLETED"
+    assert ask("GetTask", {"id": task["id"]})["result"]["id"] == task["id"]
+    listed = ask("ListTasks", {})["result"]["tasks"]
+    assert [each["id"] for each in listed] == [task["id"]]
+    assert ask("GetTask", {"id": foreign["id"]})["error"]["code"] == -32001
+    assert ask("CancelTask", {"id": foreign["id"]})["error"]["code"] == -32001
+    with pytest.raises(AssertionError):  # 404: for a tenant there is no such agent
+        ask("ListTasks", {}, agent="talker")
 
 
 def test_a_task_of_another_agent_is_not_found(api: Api) -> None:
