@@ -175,7 +175,7 @@ def test_a_partition_ends_every_wait_and_loses_nothing(
     name, address = network
     port = 24_222
     before = ("ip", "netns", "exec", name)
-    how = {"host": address, "ports": [port], "before": before, "token": "secret"}
+    how = {"hosts": [address], "ports": [port], "before": [before], "token": "secret"}
     with servers_of(kind, 1, tmp_path, **how) as servers:
 
         def link(state: str) -> None:
