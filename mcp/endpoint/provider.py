@@ -63,7 +63,7 @@ class TaskFeed(Protocol):
 
 
 class TaskSource(Protocol):
-    """Defines the tasks of one client: those that it may see, whoever has begun them."""
+    """Defines the tasks of one client: those that it may see, also where another has begun them."""
 
     async def begin(self, params: Mapping[str, object], caller: Caller) -> McpTask | None:
         """Begins a call of a tool as a task; returns None, without any effect, for a tool whose calls are no tasks.

@@ -249,6 +249,7 @@ def test_a_client_of_2026_goes_on_listening_from_one_daemon_to_the_next(path: Pa
                 assert all(message["params"]["_meta"] == stamp for message in told)
                 assert len(daemon.asked("subscriptions/listen")) == 1
         editor.send({"method": "notifications/cancelled", "params": {"requestId": "l"}})
+        assert "result" in editor.ask(0, "tools/list", _meta=MODERN)  # it has read the line before
         with ScriptedDaemon(path, face_scripts()) as daemon:
             assert "tools" in editor.ask(1, "tools/list", _meta=MODERN)["result"]
             daemon.wait_until(lambda: bool(daemon.asked("mcp.attach")))
