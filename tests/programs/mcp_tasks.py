@@ -70,12 +70,14 @@ def about(method: str, task: str) -> Any:
             return shown(task, "working")
         case "asks":
             return shown(task, "input_required")
+        case _:
+            pass
     ended = "failed" if task == "fails" else "completed"
     return shown(task, "working" if CALLS[task] < 3 else ended)
 
 
 def ask() -> Any:
-    params = {"message": "sure?", "requestedSchema": {"type": "object", "properties": {}}}
+    params: Any = {"message": "sure?", "requestedSchema": {"type": "object", "properties": {}}}
     send({"id": "q", "method": "elicitation/create", "params": params})
     answer = json.loads(sys.stdin.readline())
     return text(str(answer.get("result", {}).get("action")))
@@ -166,8 +168,8 @@ def modern() -> None:
         async def intercept_tool_call(self, params: Any, ctx: Any, call_next: Any) -> Any:
             if params.name == "cancelled":
                 return await call_next(ctx)
-            meta = dict(ctx.meta or {})
-            declared = meta.get("io.modelcontextprotocol/clientCapabilities") or {}
+            meta: Any = ctx.meta or {}
+            declared: Any = meta.get("io.modelcontextprotocol/clientCapabilities") or {}
             if identifier not in (declared.get("extensions") or {}):
                 needed: Any = {"extensions": {identifier: {}}}
                 raise MCPError(-32021, "tasks are required", {"requiredCapabilities": needed})

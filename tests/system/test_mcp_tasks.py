@@ -218,7 +218,7 @@ def test_a_task_that_asks_outlives_the_daemon_and_its_question_reaches_the_clien
 def test_a_modern_client_that_does_not_declare_the_extension_has_plain_calls(
     daemon: DaemonProcess,
 ) -> None:
-    plain = {**DECLARED, META + "clientCapabilities": {}}
+    plain: Message = {**DECLARED, META + "clientCapabilities": {}}
     with serving(daemon.socket) as editor:
         found = editor.ask(0, "server/discover", _meta=plain)["result"]
         assert found["capabilities"]["extensions"] == {EXTENSION: {}}
@@ -337,6 +337,9 @@ def test_a_modern_client_listens_to_its_task(daemon: DaemonProcess) -> None:
         assert last["params"]["taskId"] == task
         assert last["params"]["status"] == "cancelled"
         assert last["params"]["_meta"] == {META + "subscriptionId": "listen"}
-        plain = {"notifications": wanted, "_meta": {**DECLARED, META + "clientCapabilities": {}}}
+        plain: Message = {
+            "notifications": wanted,
+            "_meta": {**DECLARED, META + "clientCapabilities": {}},
+        }
         refused = editor.ask(3, "subscriptions/listen", **plain)
         assert refused["error"]["code"] == -32021

@@ -88,13 +88,13 @@ def test_a_client_is_asked_and_its_cancelling_cancels_the_task(daemon: DaemonPro
         editor.send({"method": "notifications/initialized"})
         tools = editor.ask(1, "tools/list")["result"]["tools"]
         assert all("execution" not in tool for tool in tools if tool["name"].startswith("legacy"))
-        call = {"name": "legacy__asks", "arguments": {}}
+        call: Any = {"name": "legacy__asks", "arguments": {}}
         editor.send({"id": 2, "method": "tools/call", "params": call})
         while (asked := editor.next()).get("method") != "elicitation/create":
             assert "result" not in asked, asked
         editor.send({"id": asked["id"], "result": {"action": "accept", "content": {}}})
         assert editor.answer(2)["result"]["content"][0]["text"] == "accept"
-        meta = {**MODERN, "io.modelcontextprotocol/clientCapabilities": {"extensions": {}}}
+        meta: Any = {**MODERN, "io.modelcontextprotocol/clientCapabilities": {"extensions": {}}}
         declared: Any = {"io.modelcontextprotocol/tasks": {}}
         meta["io.modelcontextprotocol/clientCapabilities"]["extensions"] = declared
         call = {"name": "modern__slow", "arguments": {}}
@@ -113,7 +113,7 @@ def test_a_caller_that_goes_cancels_the_task(daemon: DaemonProcess) -> None:
     with serving(daemon.socket) as editor:
         params: Any = {"protocolVersion": "2025-11-25", "capabilities": {}}
         editor.ask(0, "initialize", **params, clientInfo={"name": "e", "version": "1"})
-        call = {"name": "legacy__left", "arguments": {}}
+        call: Any = {"name": "legacy__left", "arguments": {}}
         editor.send({"id": 1, "method": "tools/call", "params": call})
         await_in("legacy__looked_at")
         editor.send({"method": "notifications/cancelled", "params": {"requestId": 1}})
