@@ -135,10 +135,7 @@ class CarriedState:
 
     async def take_task(self, engine: Engine, agent: str, task: str) -> None:
         """Takes over the checkpoint of a task that began on another node."""
-        found = _carried(await engine.get(_key(agent, f"task-{task}")))
-        if found is not None and self._checkpoints is not None:
-            data = msgspec.json.decode(found.data)
-            await self._checkpoints.take_over(agent, None, task, data)
+        await self._take_checkpoint(engine, f"task-{task}", agent, None, task)
 
     async def take_workers(
         self, engine: Engine, agent: str, replicas: Sequence[int], workers: Sequence[str]
@@ -146,10 +143,17 @@ class CarriedState:
         """Takes over the last checkpoints of the workers of replicas that start here."""
         for replica in replicas:
             for worker in workers:
-                found = _carried(await engine.get(_key(agent, f"worker-{replica}-{worker}")))
-                if found is not None and self._checkpoints is not None:
-                    data = msgspec.json.decode(found.data)
-                    await self._checkpoints.take_over(agent, worker, None, data)
+                await self._take_checkpoint(
+                    engine, f"worker-{replica}-{worker}", agent, worker, None
+                )
+
+    async def _take_checkpoint(
+        self, engine: Engine, what: str, agent: str, worker: str | None, task: str | None
+    ) -> None:
+        found = _carried(await engine.get(_key(agent, what)))
+        if found is not None and self._checkpoints is not None:
+            data = msgspec.json.decode(found.data)
+            await self._checkpoints.take_over(agent, worker, task, data)
 
     # -- values by key
 
