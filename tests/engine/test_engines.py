@@ -60,21 +60,24 @@ def installed(kind: Kind) -> str:
     return ""
 
 
+def started(
+    kind: Literal["nats", "redis"], folder: Path, fsync: Literal["usual", "always"]
+) -> Iterator[LocalServers]:
+    if reason := installed(kind):
+        pytest.skip(reason)
+    with LocalServers(kind, 1, folder, fsync=fsync) as found:
+        yield found
+
+
 @pytest.fixture(params=["nats", "redis"])
 def servers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocalServers]:
-    if reason := installed(request.param):
-        pytest.skip(reason)
-    with LocalServers(request.param, 1, tmp_path, fsync="usual") as found:
-        yield found
+    yield from started(request.param, tmp_path, "usual")
 
 
 @pytest.fixture(params=["nats", "redis"])
 def syncing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocalServers]:
     """Servers that confirm nothing before it is on the disk: a kill of Redis may lose writes otherwise."""
-    if reason := installed(request.param):
-        pytest.skip(reason)
-    with LocalServers(request.param, 1, tmp_path, fsync="always") as found:
-        yield found
+    yield from started(request.param, tmp_path, "always")
 
 
 def settings(servers: LocalServers, **more: Any) -> ClusterSettings:
