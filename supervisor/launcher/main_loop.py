@@ -30,6 +30,7 @@ from .process_tree import KILL_AGAIN_S, Trees, Unit
 from .protocol import Channel, receive
 from .raw_spawn import EVERY_SIGNAL, FAILED_LATE
 from .sandboxes import LOOK_S, Sandboxes, host_of, status_of
+from .shutdown import drain, kill_all
 from .tree_signals import ENDING, apply_freeze, signal_tree
 
 TYPE_CHECKING = False  # importing typing would cost 10 ms and 1.5 MB
@@ -59,10 +60,6 @@ SERVE_S = 0.003
 """Seconds for which requests are served before deaths and confirmations are looked at again."""
 STOP_AGAIN_S = 0.01
 """Seconds of pause before the next looks at a tree that is being stopped."""
-REMOVE_S = 1.0
-"""Seconds that the launcher stays at its end to remove its groups."""
-CONTAINERS_S = 5.0
-"""Seconds that monitors have at its end to remove their containers: those of docker are below another process."""
 
 
 class MainLoop:
@@ -586,83 +583,11 @@ class MainLoop:
         self.channel.send(op="listed", seq=seq, units=units, unknown=unknown)
 
     def end(self) -> None:
-        """Kills everything below the launcher, again and again, until nothing is left.
-
-        Groups of other units, and the parent folder, may belong to the next daemon already: they are not touched.
-        """
-        groups = {unit.group for unit in self.trees.units.values() if unit.group is not None}
-        monitors = self._end_containers()
-        spared_until_s = time.monotonic() + CONTAINERS_S
-        pause_s = KILL_AGAIN_S[0]
-        dead: list[int] = []
-        while True:
-            with contextlib.suppress(OSError):  # the rounds below need no descriptor
-                for group in groups - set(monitors.values()):
-                    cgroup.kill(group)
-            try:
-                while pid := os.wait4(-1, os.WNOHANG)[0]:
-                    monitors.pop(pid, None)
-            except ChildProcessError:
-                break
-            left = self.trees.own_children()
-            if left == dead:
-                break  # a debugger keeps them from being reaped
-            dead = left if is_dead(left) else []
-            if time.monotonic() >= spared_until_s:
-                monitors.clear()
-            for pid in left:
-                if pid not in monitors:
-                    kill_below(pid)
-            select.select([self.wake], [], [], pause_s)
-            drain(self.wake)
-            pause_s = min(2 * pause_s, KILL_AGAIN_S[1])
-        if self.trees.groups is not None:
-            with contextlib.suppress(OSError):  # else the next daemon removes them
-                self._remove_groups(self.trees.groups.path, groups | self.abandoned)
-
-    def _end_containers(self) -> dict[int, str | None]:
-        """Makes each monitor end and remove its container; returns their pids and groups."""
-        monitors: dict[int, str | None] = {}
-        for unit in self.trees.units.values():
-            if unit.is_contained and unit.is_alive:
-                with contextlib.suppress(OSError):
-                    if unit.is_frozen:
-                        self._set_frozen(unit.key, False)
-                        apply_freeze(self.trees, unit)
-                signal_child(unit.pid, signal.SIGRTMIN)  # `containers.monitor` has it as REMOVE
-                monitors[unit.pid] = unit.group
-        return monitors
-
-    def _remove_groups(self, path: str, left: set[str]) -> None:
-        deadline_s = time.monotonic() + REMOVE_S
-        while time.monotonic() < deadline_s:
-            left = {group for group in left if not cgroup.remove(group)}
-            if not left:
-                try:
-                    cgroup.remove_unheld(path)
-                    return
-                except BlockingIOError:
-                    pass  # by the next daemon; or ours has not closed everything yet, dying
-            time.sleep(KILL_AGAIN_S[0])
+        """Kills everything below the launcher, until nothing is left."""
+        kill_all(self.trees, self.wake, self.abandoned)
 
 
 def _handovers(message: Any) -> int:  # Any: JSON
     """Returns the number of descriptors by which a new process hands something to the daemon."""
     sandbox = message.get("sandbox")
     return 1 if sandbox is not None and sandbox["listen"] else 0
-
-
-def is_dead(pids: list[int]) -> bool:
-    """Returns True if none of these processes lives; False where that cannot be read."""
-    try:
-        processes = [look_up(pid) for pid in pids]
-    except OSError:
-        return False
-    return all(process is None or process.is_dead for process in processes)
-
-
-def drain(fd: int) -> None:
-    """Empties a non-blocking pipe."""
-    with contextlib.suppress(BlockingIOError):
-        while os.read(fd, 4096):
-            pass
