@@ -30,8 +30,9 @@ from ..agents.agents import Agents
 from ..engine.interface import REDELIVERY_S, VALUE_BYTES_MAX, Engine, Taken
 from ..events.bus import Bus
 from ..lifecycle.placements import Placements
-from ..tasks.boundaries import normalised
-from ..tasks.tasks import ON_ENGINE, Tasks
+from ..task_rules.boundaries import normalised
+from ..tasks.submission import ON_ENGINE
+from ..tasks.tasks import Tasks
 from .carried_state import CarriedState
 from .view import ClusterView
 

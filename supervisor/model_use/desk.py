@@ -18,9 +18,9 @@ from ..models.declared import DeclaredModel
 from ..models.keys import Keys
 from ..models.usage import Usage
 from ..supervision.worker_supervisor import WorkerSupervisor
+from ..task_rules.boundaries import overspent
 from ..tasks.accounting import Accounting, Budgets
 from ..tasks.backlog import Backlog, Entry
-from ..tasks.boundaries import overspent
 from ..telemetry.tracing import ModelCall, Tracing
 from .ledger import Ledger
 from .under_way import Call, CallsUnderWay

@@ -36,7 +36,7 @@ from ..config.spec import Config
 from ..decoding.values import Refused
 from ..events.bus import Bus
 from ..store.store import Store
-from ..tasks.boundaries import normalised
+from ..task_rules.boundaries import normalised
 from ..tasks.tasks import Tasks
 from .cron import LATE_S, Due, Times, check, decide, following
 from .schedule_table import Entry, ScheduleTable, entry_of, stamp, stamp_of, times_of

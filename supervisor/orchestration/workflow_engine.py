@@ -35,9 +35,9 @@ from ..config.team import Candidate, Team, chosen
 from ..config.workflow import Workflow
 from ..lifecycle.state_machine import State, Worker
 from ..supervision.shared import Shared
+from ..task_rules.availability import why_down
+from ..task_rules.payload import ERROR_BYTES, bounded
 from ..tasks.admission import has_capability, thresholds_of
-from ..tasks.availability import why_down
-from ..tasks.payload import ERROR_BYTES, bounded
 from ..tasks.tasks import Tasks
 from .workflow_decision import Branch, Decision, Submission, decide, recorded
 

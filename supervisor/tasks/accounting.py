@@ -31,10 +31,10 @@ from ..quotas.task_limits import TaskLimits
 from ..store.store import Store
 from ..streaming.buffer import PartBuffer, PartBuffers
 from ..supervision.worker_supervisor import WorkerSupervisor
+from ..task_rules.boundaries import Groups, can_ever_run, check_child, overspent
+from ..task_rules.queue import preferred
 from .admission import wanted_workers
 from .backlog import Entry
-from .boundaries import Groups, can_ever_run, check_child, overspent
-from .queue import preferred
 from .record_writer import RecordWriter
 
 MESSAGE_CHARS = 1_000

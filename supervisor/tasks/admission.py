@@ -33,11 +33,11 @@ from ..events.bus import rfc3339
 from ..quotas.fair_share import has_room
 from ..quotas.task_limits import TaskLimits
 from ..supervision.worker_supervisor import WorkerSupervisor
-from .availability import Down, is_expected, why_down
+from ..task_rules.availability import Down, is_expected, why_down
+from ..task_rules.boundaries import Limits, capped, limits, normalised
+from ..task_rules.payload import RECORD_MARGIN_BYTES, check_format, check_input, words_bytes
+from ..task_rules.queue import Slot, preferred
 from .backlog import Backlog, Entry, Origin
-from .boundaries import Limits, capped, limits, normalised
-from .payload import RECORD_MARGIN_BYTES, check_format, check_input, words_bytes
-from .queue import Slot, preferred
 
 ENDS_KEPT = 1_000
 """Number of ends from which the rate of a queue is computed."""

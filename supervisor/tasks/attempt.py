@@ -33,8 +33,8 @@ from ..lifecycle import state_machine
 from ..lifecycle.state_machine import ASKED_FOR, State
 from ..supervision.line import DRAIN_S
 from ..supervision.worker_supervisor import WorkerSupervisor
-from .boundaries import Limits
-from .payload import check_agent_output, check_result
+from ..task_rules.boundaries import Limits
+from ..task_rules.payload import check_agent_output, check_result
 
 ALARMS_SLACK = 64
 """Number of cancelled alarms that are kept, beside as many as are set."""

@@ -18,9 +18,9 @@ from ...worker.contract.records import Task, TaskState
 from ..process.task_usage import Meter
 from ..streaming.buffer import PartBuffer
 from ..supervision.worker_supervisor import WorkerSupervisor
+from ..task_rules.boundaries import Limits
+from ..task_rules.queue import TaskQueue, rank
 from .attempt import Attempt
-from .boundaries import Limits
-from .queue import TaskQueue, rank
 
 CLOCK_CHECK_S = 60.0
 """Seconds between two looks at the wall clock at the most: it may be set, and what a jump made due begins soon."""

@@ -18,11 +18,11 @@ from ...worker.contract.records import Task, TaskKind, TaskParams
 from ...worker.contract.worker_messages import TaskResult
 from ..agents.agents import Agents
 from ..events.bus import rfc3339
+from ..task_rules.payload import check_result
 from .accounting import Accounting
 from .attempt import state_of
 from .backlog import Entry
 from .executor import CLOSE_S, Executor, gone
-from .payload import check_result
 from .record_writer import RecordWriter
 
 logger = logging.getLogger(__name__)

@@ -19,13 +19,13 @@ from ..agents.agents import Agents
 from ..hibernation.hibernation import Hibernation
 from ..lifecycle.state_machine import UP, State
 from ..supervision.worker_supervisor import WorkerSupervisor
+from ..task_rules.availability import Down, why_down
+from ..task_rules.queue import TaskQueue
 from .accounting import Budgets
 from .admission import free_slots, slot_of, takes_tasks, waits_when_down, wanted_workers
-from .availability import Down, why_down
 from .backlog import Dependencies, Entry, waiting_reason
 from .composite import CompositeRunner
 from .executor import Executor, gone
-from .queue import TaskQueue
 from .record_writer import RETRY_AFTER_S, RecordWriter
 
 LOOKED_AT_ONCE = 500

@@ -39,6 +39,8 @@ from ..supervision.checkpoints import Checkpoints
 from ..supervision.incarnation import Incarnation
 from ..supervision.limit_enforcer import LimitEnforcer
 from ..supervision.worker_supervisor import WorkerSupervisor
+from ..task_rules.boundaries import limits
+from ..task_rules.retry_policy import Attempted, Policy, policy_of, retries, retry_delay_s
 from ..telemetry.tracing import Tracing
 from .accounting import Accounting
 from .attempt import (
@@ -53,9 +55,7 @@ from .attempt import (
     state_of,
 )
 from .backlog import Entry
-from .boundaries import limits
 from .record_writer import REASON_CHARS, RETRY_AFTER_S, ErrorOf, RecordWriter, TaskObserver
-from .retry_policy import Attempted, Policy, policy_of, retries, retry_delay_s
 
 CLOSE_S = 10.0
 """Seconds that unfinished writes are waited for when the daemon stops."""

@@ -25,8 +25,8 @@ from ..events.bus import rfc3339
 from ..store.batch import Batches, Writing
 from ..store.store import Statement
 from ..supervision.shared import Shared
+from ..task_rules.payload import bounded, error_room
 from .backlog import Backlog, Entry
-from .payload import bounded, error_room
 from .table import Page, Records, cursor_of, place_of
 
 RETRY_AFTER_S = 1.0

@@ -777,7 +777,15 @@ print(*(name for name in sys.modules if name.partition(".")[0] not in sys.stdlib
     rooms = {
         "linux": ("cgroup", "kernel", "landlock", "seccomp"),
         "launcher": (
-            *("child_setup", "main_loop", "process_tree", "protocol", "raw_spawn", "shutdown", "tree_signals"),
+            *(
+                "child_setup",
+                "main_loop",
+                "process_tree",
+                "protocol",
+                "raw_spawn",
+                "shutdown",
+                "tree_signals",
+            ),
             "sandboxes",
             "lease",
         ),

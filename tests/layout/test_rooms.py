@@ -70,13 +70,14 @@ supervisor.telemetry: worker.contract logs
 supervisor.hibernation: worker.contract lifecycle events supervision agents
 supervisor.logins: worker.contract mcp.oauth config lifecycle oauth process
 supervisor.zygote: worker.contract agents config events launcher lifecycle linux logs process supervision
-supervisor.tasks: worker.contract worker.control mcp.pool config decoding events lifecycle process quotas store streaming supervision telemetry agents hibernation
-supervisor.model_use: worker.contract agents config isolation lifecycle models process quotas secrets store stores supervision tasks telemetry
+supervisor.task_rules: worker.contract mcp.pool agents config decoding lifecycle
+supervisor.tasks: worker.contract worker.control config events lifecycle process quotas store streaming supervision telemetry agents hibernation task_rules
+supervisor.model_use: worker.contract agents config isolation lifecycle models process quotas secrets store stores supervision tasks telemetry task_rules
 supervisor.activation: worker.contract agents lifecycle supervision
 supervisor.rollout: worker.contract agents config lifecycle supervision tasks
 supervisor.autoscaling: worker.contract agents config lifecycle supervision tasks
 supervisor.jobs: worker.contract agents config events lifecycle store supervision tasks
-supervisor.orchestration: worker.contract worker.control config decoding events lifecycle store supervision agents tasks
+supervisor.orchestration: worker.contract worker.control config decoding events lifecycle store supervision agents tasks task_rules
 supervisor.approvals: worker.contract events store
 supervisor.worker_api: worker.contract mcp.protocol mcp.pool agents audit config events lifecycle quotas secrets sessions store streaming supervision telemetry hibernation tasks approvals
 supervisor.metrics: worker.contract worker.control agents config events lifecycle process store supervision tasks worker_api
@@ -88,7 +89,7 @@ supervisor.tenant_removal: worker.contract process store tenancy
 supervisor.interactive: worker.contract worker.control access api config containers process supervision
 supervisor.methods: worker.contract worker.control access agents api audit backup config decoding events interactive lifecycle login_methods logs model_use overrides package_methods process revisions schema secrets store streaming supervision tenant_methods worker_api reports approval_methods cluster_methods
 supervisor.approval_methods: worker.contract worker.control access api
-supervisor.cluster_node: worker.contract worker.control agents api cluster config decoding engine events lifecycle nodes process supervision tasks
+supervisor.cluster_node: worker.contract worker.control agents api cluster config decoding engine events lifecycle nodes process supervision tasks task_rules
 supervisor.cluster_methods: worker.control api
 supervisor.login_methods: worker.contract worker.control access api config lifecycle
 supervisor.mcp_gateway: worker.contract worker.control mcp.protocol access api config events supervision tasks worker_api
@@ -135,7 +136,7 @@ PURE = {
     "supervisor.packages": "manifest",
     "supervisor.zygote": "policy",
     "supervisor.sessions": "session",
-    "supervisor.tasks": "boundaries retry_policy queue",
+    "supervisor.task_rules": "availability boundaries payload queue retry_policy",
     "supervisor.metrics": "histogram step rollup series health ranking",
     "supervisor.rollout": "policy",
     "supervisor.revisions": "decision",

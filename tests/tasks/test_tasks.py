@@ -17,9 +17,9 @@ from corral.supervisor.events.bus import Bus
 from corral.supervisor.lifecycle.state_machine import State
 from corral.supervisor.orchestration.schedules import Schedules
 from corral.supervisor.store.store import Statement
+from corral.supervisor.task_rules.boundaries import Limits
 from corral.supervisor.tasks import dispatcher, record_writer
 from corral.supervisor.tasks.backlog import Dependencies, Entry
-from corral.supervisor.tasks.boundaries import Limits
 from corral.worker.contract.errors import (
     Conflict,
     CorralError,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from corral.supervisor.config.spec import Tasks
-from corral.supervisor.tasks.retry_policy import (
+from corral.supervisor.task_rules.retry_policy import (
     Attempted,
     Policy,
     policy_of,

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from corral.supervisor.tasks.payload import (
+from corral.supervisor.task_rules.payload import (
     ERROR_BYTES,
     ERROR_LEAST_BYTES,
     MAX_SCHEMA_BYTES,

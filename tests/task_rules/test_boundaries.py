@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from corral.supervisor.config.spec import Resources, Tasks
-from corral.supervisor.tasks.boundaries import (
+from corral.supervisor.task_rules.boundaries import (
     MAX_NARROWING,
     MAX_OBJECTIVE_CHARS,
     Groups,

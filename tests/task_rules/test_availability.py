@@ -9,7 +9,7 @@ from corral.supervisor.agents.agent import Agent
 from corral.supervisor.config.spec import Spec
 from corral.supervisor.lifecycle.state_machine import LastExit, State, Worker
 from corral.supervisor.supervision.worker_supervisor import WorkerSupervisor
-from corral.supervisor.tasks.availability import why_down
+from corral.supervisor.task_rules.availability import why_down
 
 pytestmark = pytest.mark.core
 

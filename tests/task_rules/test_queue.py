@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corral.supervisor.tasks.queue import (
+from corral.supervisor.task_rules.queue import (
     AGING_S,
     SLACK,
     Slot,
