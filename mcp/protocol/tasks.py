@@ -56,31 +56,12 @@ class McpTask(msgspec.Struct, frozen=True, kw_only=True):
 def legacy_task(task: McpTask) -> dict[str, object]:
     """Returns a task as 2025-11-25 has it: a call with an error has failed."""
     has_failed = task.status == "completed" and task.is_error
-    shown: dict[str, object] = {
-        "taskId": task.id,
-        "status": "failed" if has_failed else task.status,
-        "createdAt": task.created_at,
-        "lastUpdatedAt": task.updated_at,
-        "ttl": task.ttl_ms,
-        "pollInterval": task.poll_ms,
-    }
-    if task.message:
-        shown["statusMessage"] = task.message
-    return shown
+    return _head(task, "failed" if has_failed else task.status, ("ttl", "pollInterval"))
 
 
 def modern_task(task: McpTask, *, is_new: bool = False) -> dict[str, object]:
     """Returns a task as the extension has it; a new one without anything that belongs to a status."""
-    shown: dict[str, object] = {
-        "taskId": task.id,
-        "status": "working" if is_new else task.status,
-        "createdAt": task.created_at,
-        "lastUpdatedAt": task.updated_at,
-        "ttlMs": task.ttl_ms,
-        "pollIntervalMs": task.poll_ms,
-    }
-    if task.message:
-        shown["statusMessage"] = task.message
+    shown = _head(task, "working" if is_new else task.status, ("ttlMs", "pollIntervalMs"))
     if is_new:
         return shown
     if task.status == "completed" and task.result is not None:
@@ -89,6 +70,21 @@ def modern_task(task: McpTask, *, is_new: bool = False) -> dict[str, object]:
         shown["error"] = task.error
     elif task.status == "input_required":
         shown["inputRequests"] = dict(task.inputs)
+    return shown
+
+
+def _head(task: McpTask, status: str, times: tuple[str, str]) -> dict[str, object]:
+    """Returns the fields that both shapes have; `times` are the keys of the life and of the interval."""
+    shown: dict[str, object] = {
+        "taskId": task.id,
+        "status": status,
+        "createdAt": task.created_at,
+        "lastUpdatedAt": task.updated_at,
+        times[0]: task.ttl_ms,
+        times[1]: task.poll_ms,
+    }
+    if task.message:
+        shown["statusMessage"] = task.message
     return shown
 
 

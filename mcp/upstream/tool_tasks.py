@@ -3,10 +3,17 @@
 A legacy server says so in its list (`execution.taskSupport = "required"`), a modern one by an error that names the missing capability. A
 task is polled at the server's interval; it ends with its result, with a typed error that names tool and task, or at the
 limit of the call, after which it is cancelled. A tool for which tasks are optional has plain calls.
+
+A legacy server asks its client while the result is waited for. The requests of a modern task become a result of type
+`input_required`, whose state names the task: the call with the responses goes on with it. The state is signed for the caller,
+so that no other one can answer. A task whose caller never comes back lives as long as its server keeps it.
 """
 
 import asyncio
 import contextlib
+import hashlib
+import hmac
+import secrets
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -14,8 +21,8 @@ from ...worker.contract.codec import as_object
 from ...worker.contract.errors import CorralError, InvalidParams, Timeout, ToolFailed, from_wire
 from ...worker.contract.mcp_info import TASKS_EXTENSION, TASKS_VERSION
 from ..protocol.caller import Caller
-from ..protocol.messages import CALL, Tool, read_result
-from ..protocol.tasks import CANCEL_TASK, FINAL, GET_TASK, TASK_RESULT
+from ..protocol.messages import CALL, RELAYED, Tool, read_result
+from ..protocol.tasks import CANCEL_TASK, FINAL, GET_TASK, TASK_RESULT, UPDATE_TASK
 from .session import Session
 
 MISSING_CAPABILITY = -32021
@@ -34,6 +41,12 @@ TTL_RESERVE_S = 60.0
 
 STATUSES = FINAL | {"working", "input_required"}
 
+STATE = "corral-task:"
+"""Beginning of the state of a call that goes on with a task; signature and id of the task follow."""
+
+_KEY = secrets.token_bytes(32)
+"""Signs states: one of an earlier process is refused."""
+
 
 async def request(
     session: Session,
@@ -50,12 +63,15 @@ async def request(
     `limits_s` are the limits of one request, and of a task whose call has no `timeout_s`.
 
     Raises:
-        ToolFailed: as for `Session.request`; and the task was lost, was cancelled, has failed, or asks for input in a way that is not served.
+        ToolFailed: as for `Session.request`; and the task was lost, was cancelled, has failed, or asks for input that the caller cannot give.
+        InvalidParams: as for `Session.request`; and the state of a call that goes on is not of this caller, or of an earlier process.
         Timeout: it took too long; the request, or the task, was cancelled at the server.
         CorralError: as for `Session.request`.
     """
     if tool is None:
         return await session.request(method, params, timeout_s=timeout_s, caller=caller)
+    if str(params.get("requestState")).startswith(STATE):
+        return await _ToolTask(session, tool, timeout_s, caller, limits_s).go_on(params)
     if _requires_task(session, tool):
         return await _ToolTask(session, tool, timeout_s, caller, limits_s).run(params)
     try:
@@ -100,6 +116,7 @@ class _ToolTask:
         self._ends_at = self._loop.time() + self._limit_s
         self._is_modern = session.era == "modern"
         self._id = ""
+        self._answered: frozenset[str] = frozenset()
 
     async def run(self, params: Mapping[str, object]) -> dict[str, object]:
         created = await self._ask(CALL, self._begun(params))
@@ -110,6 +127,21 @@ class _ToolTask:
         if not isinstance(task_id, str) or not task_id:
             raise self._failed("its server began no task")
         self._id = task_id
+        return await self._followed(task)
+
+    async def go_on(self, params: Mapping[str, object]) -> dict[str, object]:
+        """Gives the task its caller's responses, and goes on with it."""
+        signature, _, self._id = str(params["requestState"]).removeprefix(STATE).partition(":")
+        if not self._is_modern or not hmac.compare_digest(signature, self._signature()):
+            text = f'cannot go on with {self._target()}: "requestState" is none of this caller, or from before a restart'
+            raise InvalidParams(text, key="requestState", **self._facts())
+        responses = as_object(params.get("inputResponses")) or {}
+        if responses:
+            await self._ask_about(UPDATE_TASK, inputResponses=responses)
+            self._answered = frozenset(responses)
+        return await self._followed(await self._ask_about(GET_TASK))
+
+    async def _followed(self, task: Mapping[str, object]) -> dict[str, object]:
         is_over = False
         try:
             while True:
@@ -119,7 +151,7 @@ class _ToolTask:
                 if status in FINAL:
                     is_over = True
                     return await self._result(task)
-                if status == "input_required":
+                if status == "input_required" and not self._is_answered(task):
                     result = await self._asked(task)
                     is_over = True
                     return result
@@ -129,6 +161,11 @@ class _ToolTask:
             if not is_over and self._session.is_open:
                 await self._cancel()
 
+    def _is_answered(self, task: Mapping[str, object]) -> bool:
+        """Returns True if the server has been told all that it asks for, and has not noticed yet."""
+        wanted = (as_object(task.get("inputRequests")) or {}).keys()
+        return self._is_modern and bool(wanted) and wanted <= self._answered
+
     def _begun(self, params: Mapping[str, object]) -> dict[str, object]:
         if self._is_modern:
             return dict(params)
@@ -136,10 +173,23 @@ class _ToolTask:
 
     async def _asked(self, task: Mapping[str, object]) -> dict[str, object]:
         """Returns the result of a task that asks for input: a legacy server asks while its result is waited for."""
-        if self._is_modern:
-            text = "its task asks for input, which is not passed on"
-            raise self._failed(text, wants=sorted(as_object(task.get("inputRequests")) or {}))
-        return await self._final()
+        if not self._is_modern:
+            return await self._final()
+        wanted = as_object(task.get("inputRequests")) or {}
+        methods = {str((as_object(each) or {}).get("method")) for each in wanted.values()}
+        if not wanted or not all(self._can_answer(each) for each in methods):
+            text = "its task asks for input that the caller cannot give"
+            raise self._failed(text, wants=sorted(methods))
+        state = f"{STATE}{self._signature()}:{self._id}"
+        return {"resultType": "input_required", "inputRequests": wanted, "requestState": state}
+
+    def _can_answer(self, method: str) -> bool:
+        return as_object(self._caller.capabilities.get(RELAYED.get(method, ""))) is not None
+
+    def _signature(self) -> str:
+        caller = self._caller
+        about = [self._session.name, self._tool.name, caller.tenant, caller.name, self._id]
+        return hmac.new(_KEY, repr(about).encode(), hashlib.sha256).hexdigest()
 
     async def _result(self, task: Mapping[str, object]) -> dict[str, object]:
         status = task.get("status")
@@ -162,9 +212,9 @@ class _ToolTask:
         except ToolFailed as error:
             raise self._failed(error.message) from error
 
-    async def _ask_about(self, method: str) -> dict[str, object]:
+    async def _ask_about(self, method: str, **more: object) -> dict[str, object]:
         try:
-            return await self._ask(method, {"taskId": self._id})
+            return await self._ask(method, {"taskId": self._id, **more})
         except InvalidParams as error:
             why = (
                 "its server has forgotten its task" if method == GET_TASK else "its task is refused"

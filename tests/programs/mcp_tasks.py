@@ -137,6 +137,22 @@ def modern() -> None:
 
     class About(RequestParams):
         task_id: str = Field(alias="taskId")
+        responses: Any = Field(None, alias="inputResponses")
+
+    said: list[str] = []
+    forms: Any = {
+        "which": {
+            "method": "elicitation/create",
+            "params": {
+                "message": "Which?",
+                "mode": "form",
+                "requestedSchema": {
+                    "type": "object",
+                    "properties": {"name": {"type": "string"}},
+                },
+            },
+        }
+    }
 
     def of_task(task: str, status: str, **more: Any) -> Any:
         found = {**shown(task, status), "ttlMs": 60_000, "pollIntervalMs": 1, **more}
@@ -150,10 +166,20 @@ def modern() -> None:
             return [
                 MethodBinding("tasks/get", About, self.get),
                 MethodBinding("tasks/cancel", About, self.cancel),
+                MethodBinding("tasks/update", About, self.update),
             ]
+
+        async def update(self, _context: Any, params: Any) -> Any:
+            said.append(params.responses["which"]["content"]["name"])
+            CALLS[params.task_id] = 1  # it takes a moment to notice
+            return {}
 
         async def get(self, _context: Any, params: Any) -> Any:
             CALLS[params.task_id] += 1
+            if params.task_id == "asks" and (not said or CALLS[params.task_id] < 3):
+                return of_task(params.task_id, "input_required", inputRequests=forms)
+            if params.task_id == "asks":
+                return of_task(params.task_id, "completed", result=text(said.pop()))
             if params.task_id == "endless" or CALLS[params.task_id] < 3:
                 return of_task(params.task_id, "working")
             if params.task_id == "fails":
@@ -178,7 +204,7 @@ def modern() -> None:
 
     server = MCPServer("tasked", extensions=[Tasks()])
 
-    for name in ("slow", "fails", "endless"):
+    for name in ("slow", "fails", "endless", "asks"):
         server.tool(name=name)(lambda: "never")
     server.tool(name="cancelled")(lambda: ",".join(CANCELLED))
     anyio.run(server.run_stdio_async)

@@ -104,6 +104,43 @@ def test_a_client_is_asked_and_its_cancelling_cancels_the_task(daemon: DaemonPro
         assert result["resultType"] == "complete"  # the task is between corral and the server
 
 
+def test_a_modern_task_that_asks_goes_on_with_the_answer_of_its_caller(
+    daemon: DaemonProcess,
+) -> None:
+    able: Any = {**MODERN, "io.modelcontextprotocol/clientCapabilities": {"elicitation": {}}}
+    call: Any = {"name": "modern__asks", "arguments": {}}
+    said: Any = {"which": {"action": "accept", "content": {"name": "this one"}}}
+    with serving(daemon.socket) as editor:
+        asked = editor.ask(1, "tools/call", **call, _meta=able)["result"]
+        assert asked["resultType"] == "input_required"
+        assert asked["inputRequests"]["which"]["params"]["message"] == "Which?"
+        assert "asks" not in words(daemon, "modern__cancelled").split(",")
+        forged = asked["requestState"].replace(":asks", ":slow")
+        for state, code in ((forged, -32602), ("corral-task:", -32602)):
+            given: Any = {**call, "inputResponses": said, "requestState": state}
+            assert editor.ask(state, "tools/call", **given, _meta=able)["error"]["code"] == code
+        given = {**call, "inputResponses": said, "requestState": asked["requestState"]}
+        result = editor.ask(2, "tools/call", **given, _meta=able)["result"]
+        assert (result["resultType"], result["content"][0]["text"]) == ("complete", "this one")
+        refused = editor.ask(3, "tools/call", **call, _meta=MODERN)["result"]
+        assert refused["isError"] is True
+        assert "asks" in words(daemon, "modern__cancelled").split(",")
+
+
+def test_a_legacy_client_answers_the_question_of_a_modern_task(daemon: DaemonProcess) -> None:
+    with serving(daemon.socket) as editor:
+        params: Any = {"protocolVersion": "2025-11-25", "capabilities": {"elicitation": {}}}
+        editor.ask(0, "initialize", **params, clientInfo={"name": "e", "version": "1"})
+        editor.send({"method": "notifications/initialized"})
+        call: Any = {"name": "modern__asks", "arguments": {}}
+        editor.send({"id": 1, "method": "tools/call", "params": call})
+        while (asked := editor.next()).get("method") != "elicitation/create":
+            assert "result" not in asked, asked
+        said = {"action": "accept", "content": {"name": "that one"}}
+        editor.send({"id": asked["id"], "result": said})
+        assert editor.answer(1)["result"]["content"][0]["text"] == "that one"
+
+
 def test_a_caller_that_goes_cancels_the_task(daemon: DaemonProcess) -> None:
     def await_in(list_of_tasks: str) -> None:
         deadline = time.monotonic() + BOUND_S
