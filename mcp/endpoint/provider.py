@@ -73,6 +73,10 @@ class TaskSource(Protocol):
         """
         ...
 
+    def requires(self, name: object) -> bool:
+        """Returns True if a tool can be called as a task alone."""
+        ...
+
     async def task(self, task_id: str, caller: Caller) -> McpTask:
         """Returns a task.
 

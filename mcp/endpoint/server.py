@@ -244,6 +244,8 @@ class McpEndpoint:
             if self._tasks is not None and self._has_task_support(request):
                 return await self._tasks.begin_legacy(request, params, self._caller)
             params = _without(dict(params), "task")
+        if method == CALL and self._tasks is not None:
+            self._tasks.check_plain(params.get("name"))
         if method == CALL or method in PASSED_ON:
             result = await self._relay(request, method, params)
             for _ in range(MAX_ROUNDS):

@@ -85,10 +85,26 @@ class TaskRequests:
         self._watch(task, caller)
         return {"task": legacy_task(task)}
 
+    def check_plain(self, name: object) -> None:
+        """Checks that a legacy client may call a tool without a task.
+
+        Raises:
+            MethodNotFound: it may not, as 2025-11-25 has it.
+        """
+        if self._source.requires(name):
+            text = f'cannot call "{name}" without a task: its "taskSupport" is "required"'
+            raise MethodNotFound(text, method=CALL, tool=name)
+
     async def begin_modern(
         self, request: ServedRequest, params: Mapping[str, object], base: Caller
     ) -> dict[str, object] | None:
-        """Returns the task of a call, or its refusal as a result; None if the call is none."""
+        """Returns the task of a call, or its refusal as a result; None if the call is none.
+
+        Raises:
+            ProtocolError: the tool can be called as a task alone, and the client does not declare the extension.
+        """
+        if self._source.requires(params.get("name")):
+            check_speaks_tasks(request.capabilities)
         if not speaks_tasks(request.capabilities):
             return None
         try:

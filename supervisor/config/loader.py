@@ -86,6 +86,8 @@ ONLY_OF_AGENTS = frozenset(
         *("http", "http_auth", "listen", "remain", "timeout", "warm", "preload"),
         *("min_spare", "method", "webhook_secret", "expose", "input_schema"),
         "output_schema",
+        "task_support",
+        "ask_missing",
         "stores",
         "placement",
         "models",

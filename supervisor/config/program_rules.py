@@ -11,7 +11,7 @@ from typing import Any
 from ..decoding.decoder import Document, KeyPath
 from ..decoding.values import is_list, is_table
 from .probe_spec import NO_ACTIONS, SIGNAL
-from .references import check_acp, check_exposed, check_webhook
+from .references import check_acp, check_call, check_exposed, check_webhook
 from .spec import DAEMON_WIDE, FIELDS, SECTIONS, Recovery, Spec
 
 
@@ -98,6 +98,7 @@ def check_health(
         reason = f'protocol "{protocol}" has no checkpoints'
         raise document.error((*path, "hibernate_after"), own["hibernate_after"], reason)
     check_exposed(document, path, own)
+    check_call(document, path, own)
     if own.get("ready") is not None and protocol != "none":
         reason = f'it goes with protocol = "none": protocol "{protocol}" reports when it is ready'
         raise document.error((*path, "ready"), own["ready"].way, reason)

@@ -421,6 +421,22 @@ def check_exposed(document: Document, path: KeyPath, own: Mapping[str, object]) 
             raise document.error((*path, key), own[key], reason)
 
 
+def check_call(document: Document, path: KeyPath, own: Mapping[str, object]) -> None:
+    """Refuses keys about the calls of an agent's tool where they would have no effect.
+
+    Raises:
+        InvalidParams: such a key is there; `data` has key, value and reason.
+    """
+    schema = own.get("input_schema")
+    needs = {"task_support": bool(own.get("expose")), "ask_missing": bool(own.get("expose"))}
+    if own.get("ask_missing") and not (isinstance(schema, Mapping) and schema.get("required")):
+        reason = "input_schema requires no property"
+        raise document.error((*path, "ask_missing"), own["ask_missing"], reason)
+    for key, is_met in needs.items():
+        if own.get(key) not in (None, False, "optional") and not is_met:
+            raise document.error((*path, key), own[key], "it goes with expose = true")
+
+
 # --- unknown keys ---------------------------------------------------------------------------------
 
 _HINTS = {

@@ -437,6 +437,8 @@ class Spec(Struct, frozen=True, kw_only=True):
     expose: bool = False
     input_schema: Annotated[dict[str, object], json_schema] | None = None
     output_schema: Annotated[dict[str, object], json_schema] | None = None
+    task_support: Literal["optional", "required"] = "optional"
+    ask_missing: bool = False
     command: Annotated[tuple[str, ...], argv] = ()
     entrypoint: Annotated[str, module_and_name] | None = None
     python: Path | None = None

@@ -41,19 +41,20 @@ Give = Callable[[int, str], Awaitable[object]]
 class InputRequired(Exception):
     """Reports that a modern client has to be asked before its call can go on."""
 
-    def __init__(self, questions: Sequence[Approval], state: Mapping[str, object]) -> None:
+    def __init__(self, requests: Mapping[str, object], state: Mapping[str, object] | None) -> None:
         super().__init__("input is required")
-        self.questions = questions
+        self.requests = requests
         self.state = state
 
     def result(self) -> dict[str, object]:
         """Returns the result of the call."""
-        state = codec.encode(self.state).decode()
-        return {
+        found: dict[str, object] = {
             "resultType": "input_required",
-            "inputRequests": input_requests(self.questions),
-            "requestState": state,
+            "inputRequests": dict(self.requests),
         }
+        if self.state is not None:
+            found["requestState"] = codec.encode(self.state).decode()
+        return found
 
 
 class Person:
@@ -164,7 +165,7 @@ class Person:
                     new = new[:ONE_TIME_MOST]
                     asked = sorted(self._asked | {each.id for each in new})
                     state = {"asked": asked} if task is None else {"task": task, "asked": asked}
-                    raise InputRequired(new, state)
+                    raise InputRequired(input_requests(new), state)
                 for each in new:
                     self._asked.add(each.id)
                     asking[each.id] = asyncio.ensure_future(self._put(each))

@@ -34,6 +34,7 @@ from ..api.table import Control
 from ..events.bus import Event
 from ..worker_api import exposed
 from ..worker_api.requests import convert
+from . import missing_input
 from .elicitation import Person, input_requests, is_below
 from .shapes import RunArguments
 from .tool_caller import ToolCaller
@@ -127,7 +128,7 @@ class ClientTasks:
         name = str(params.get("name"))
         if "requestState" in params or not (name == RUN or name.startswith(exposed.PREFIX)):
             return None  # the first is a call that goes on, and so was no task
-        arguments = codec.as_object(params.get("arguments", {}))
+        arguments: Mapping[str, object] | None = codec.as_object(params.get("arguments", {}))
         if arguments is None:
             text = f'cannot call "{name}": its arguments are no object'
             raise InvalidParams(text, key="arguments")
@@ -140,6 +141,11 @@ class ClientTasks:
             if self._client.is_inside:
                 return None  # a delegation of the task that calls
             receiver = self._client.receiver(name)
+            if self._client.person(caller, {}) is not None:
+                asks = caller.ask is None and not missing_input.has_response(params)
+                if asks and missing_input.form_of(receiver, arguments) is not None:
+                    return None  # the person is asked first
+                arguments = missing_input.completed(receiver, arguments, params)
             order = exposed.order_of(receiver, arguments)
             asked = RunArguments(order.objective, agent=receiver.name, input=order.input)
         traceparent = valid((codec.as_object(params.get("_meta")) or {}).get(KEY))
@@ -149,6 +155,15 @@ class ClientTasks:
         return self._shown(
             await self._called("task.submit", given, tool_caller), caller, with_result=False
         )
+
+    def requires(self, name: object) -> bool:
+        """Returns whether a tool can be called as a task alone."""
+        if self._client.is_inside or not str(name).startswith(exposed.PREFIX):
+            return False
+        try:
+            return exposed.requires_task(self._client.receiver(str(name)))
+        except NotFound:
+            return False
 
     async def task(self, task_id: str, caller: Caller) -> McpTask:
         """Returns a task.

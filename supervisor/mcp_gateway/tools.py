@@ -106,7 +106,7 @@ class OwnTool:
 
     def described(self) -> dict[str, object]:
         """Returns the entry of `tools/list`."""
-        support = {"execution": exposed.EXECUTION} if self.is_task else {}
+        support = {"execution": {"taskSupport": "optional"}} if self.is_task else {}
         return {
             "name": self.name,
             "title": self.title,

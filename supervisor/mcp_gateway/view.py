@@ -25,6 +25,7 @@ from ..tasks.backlog import Entry
 from ..worker_api import exposed
 from ..worker_api.tool_calls import LISTING_S, access_of, tenants_access
 from .elicitation import InputRequired, Person, can_be_asked
+from .missing_input import complete
 from .tasks import ClientTasks
 from .tool_caller import ToolCaller
 from .tools import CALL, OWN_TOOLS, PREFIX, OwnTool, run_exposed
@@ -200,7 +201,7 @@ class ClientTools:
             control.agents.check_may_call(f'call "{method}"')
             return await control.pool.request(method, params, access=self.access, caller=caller)
         name = str(params["name"])
-        arguments = codec.as_object(params.get("arguments", {}))
+        arguments: Mapping[str, object] | None = codec.as_object(params.get("arguments", {}))
         if arguments is None:
             raise InvalidParams(
                 f'cannot call "{name}": its arguments are no object', key="arguments"
@@ -210,6 +211,8 @@ class ClientTools:
             call = self._call_own if name.startswith(PREFIX) else self._call_exposed
             person = self.person(caller, params)
             try:
+                if person is not None and name.startswith(exposed.PREFIX):
+                    arguments = await complete(self.receiver(name), arguments, params, caller)
                 return await call(name, arguments, caller, traceparent, person)
             except InputRequired as required:
                 return required.result()

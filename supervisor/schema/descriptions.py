@@ -167,6 +167,8 @@ DESCRIPTIONS: dict[str, str] = {
     "agents.expose": "offers it to MCP clients as the tool agent__NAME, see agents as tools; boolean",
     "agents.input_schema": "the input of every task has to match it, else the task is refused as InvalidParams; 64 KiB at most, and nothing is fetched for it; table, a JSON Schema",
     "agents.output_schema": "the output of every task has to match it, else the task has failed as TaskFailed; table, a JSON Schema",
+    "agents.task_support": "whether MCP clients may call its tool without a task; workers may; \"optional\", \"required\"",
+    "agents.ask_missing": "asks the person at an MCP client for required properties of input_schema that a call of its tool leaves out, before the task begins; boolean",
     "agents.command": "the program and its arguments, run as written, never by a shell; list of strings",
     "agents.entrypoint": "in place of command: an agent of the Python SDK; \"MODULE:NAME\"",
     "agents.python": "the interpreter for entrypoint; path, or a name in PATH",

@@ -23,9 +23,6 @@ PREFIX = f"{SERVER}__"
 
 OBJECTIVE = {"type": "string", "description": "The work to do, in plain words"}
 
-EXECUTION = {"taskSupport": "optional"}
-"""Entry of a tool of MCP 2025-11-25 that can be called as a task, too."""
-
 CHANGES = tuple(
     f"{kind}.{change}"
     for kind in ("agent", "team", "workflow")
@@ -79,7 +76,7 @@ def described(receiver: Receiver) -> dict[str, object]:
         "title": title,
         "description": receiver.description
         or f'Gives the {kind} "{receiver.name}" a task, and waits for its end.',
-        "execution": EXECUTION,
+        "execution": {"taskSupport": "required" if requires_task(receiver) else "optional"},
         "inputSchema": _arguments(receiver),
         "annotations": {"title": title, "readOnlyHint": False, "openWorldHint": True},
     }
@@ -87,6 +84,11 @@ def described(receiver: Receiver) -> dict[str, object]:
     if output is not None and output.get("type") == "object":
         entry["outputSchema"] = output
     return entry
+
+
+def requires_task(receiver: Receiver) -> bool:
+    """Returns True if a client outside can call the tool as a task of MCP alone."""
+    return isinstance(receiver, Spec) and receiver.task_support == "required"
 
 
 def listed(receiver: Receiver) -> dict[str, object]:

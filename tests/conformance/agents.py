@@ -11,6 +11,7 @@ failing_job = Agent("failing_job")
 protocol_error_job = Agent("protocol_error_job")
 confirm_delete = Agent("confirm_delete")
 multi_input = Agent("multi_input")
+test_tool_with_task = Agent("test_tool_with_task")
 
 
 @slow_compute.task
@@ -38,3 +39,8 @@ async def confirm(task: Task) -> str:
 @multi_input.task
 async def ask_twice(task: Task) -> list[str]:
     return list(await asyncio.gather(task.ask("Who?"), task.ask("Surely?", ["yes", "no"])))
+
+
+@test_tool_with_task.task
+async def greet(task: Task) -> str:
+    return f"hello {task.input['name']}"

@@ -27,6 +27,7 @@ from aiohttp import web
 sys.path.append(str(Path(__file__).parents[1]))  # `python -P` leaves out where the harness is
 
 from daemon_process import DaemonProcess
+from live_keys import inline
 from node_packages import MODULES, NODE
 
 SUITE = MODULES / "@modelcontextprotocol" / "conformance"
@@ -43,12 +44,12 @@ PREFIX = f"{SERVER}__"
 LEG_S = 600.0
 """For all scenarios of one leg at one revision."""
 
+Json = dict[str, Any]  # JSON-RPC, read freely
+
 EXPECTED = {
     "auth/dpop": "an extension that corral does not offer",
     "auth/enterprise-managed-authorization": "an extension that corral does not offer",
     "auth/wif-jwt-bearer": "an extension that corral does not offer",
-    "tasks-mrtr-composition": "agents ask within their tasks, never before them",
-    "tasks-required-task-error": "each agent can be called without a task as well",
     "sep-2640-": "an extension that corral does not offer",
 }
 """Scenarios that fail, by the beginning of their names, and why. Nothing else may."""
@@ -61,15 +62,32 @@ command = ["{python}", "-I", "{fixture}", "--era={era}"]
 relays = ["elicitation", "roots", "sampling"]
 """
 
-TASKED = ("slow_compute", "failing_job", "protocol_error_job", "confirm_delete", "multi_input")
-"""Tools of the scenarios on tasks: agents of `agents.py`."""
+NAMED = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}},
+    "required": ["name"],
+}
+
+TASKED: dict[str, Json] = {
+    "slow_compute": {},
+    "failing_job": {"task_support": "required"},
+    "protocol_error_job": {},
+    "confirm_delete": {},
+    "multi_input": {},
+    "test_tool_with_task": {
+        "task_support": "required",
+        "ask_missing": True,
+        "input_schema": NAMED,
+    },
+}
+"""Tools of the scenarios on tasks, with keys of their own: agents of `agents.py`."""
 
 AGENT = """
 [agents.{name}]
 entrypoint = "agents:{name}"
 process = {{ working_directory = "{folder}" }}
 expose = true
-input_schema = {{ type = "object" }}
+{more}
 resources = {{ max_concurrent_requests = 20 }}
 tasks = {{ max_attempts = 1 }}
 """
@@ -85,9 +103,6 @@ HOP_BY_HOP = {
 }
 
 OF_PLACE = {"host", "origin"}
-
-Json = dict[str, Any]  # JSON-RPC, read freely
-
 
 # -- the proxy
 
@@ -289,7 +304,10 @@ async def run_server(
         era=era,
     )
     if any(scenario.startswith("tasks-") for scenario in scenarios):
-        config += "".join(AGENT.format(name=name, folder=FOLDER) for name in TASKED)
+        for name, keys in TASKED.items():
+            keys = {"input_schema": {"type": "object"}, **keys}
+            more = "\n".join(f"{key} = {inline(value)}" for key, value in keys.items())
+            config += AGENT.format(name=name, folder=FOLDER, more=more)
     home = folder / f"daemon-{revision}"
     home.mkdir()
     found = required(revision)

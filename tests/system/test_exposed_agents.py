@@ -8,7 +8,7 @@ import pytest
 
 from corral.worker.contract.errors import InvalidParams
 from daemon_process import BOUND_S, DaemonProcess
-from mcp_editor import CORRAL, Editor, serving
+from mcp_editor import CORRAL, META, MODERN, Editor, serving
 
 CODE = """
 import asyncio
@@ -303,9 +303,66 @@ def test_a_reload_changes_the_schemas_without_a_restart(daemon: DaemonProcess) -
     assert daemon.worker("lister-0")["incarnation"] == 1
 
 
+def test_a_tool_that_requires_a_task_is_refused_to_clients_without_tasks(
+    daemon: DaemonProcess,
+) -> None:
+    order: Any = {"name": "agent__talker", "arguments": {"objective": "hello"}}
+    with serving(daemon.socket) as editor, serving(daemon.socket) as modern:
+        editor.initialize()
+        assert called(editor, "agent__talker", {"objective": "hello"})["isError"] is False
+        required = 'entrypoint = "shop:talker"\ntask_support = "required"\nexpose'
+        changed = CONFIG.replace('entrypoint = "shop:talker"\nexpose', required, 1)
+        daemon.config.write_text(changed)
+        daemon.call("daemon.reload")
+        assert editor.ask(2, "tools/call", **order)["error"]["code"] == -32601
+        assert modern.ask(1, "tools/call", **order, _meta=MODERN)["error"]["code"] == -32021
+        able: Any = {**MODERN, META + "clientCapabilities": {"extensions": {META + "tasks": {}}}}
+        assert modern.ask(2, "tools/call", **order, _meta=able)["result"]["resultType"] == "task"
+        daemon.config.write_text(CONFIG)
+        daemon.call("daemon.reload")
+        assert called(editor, "agent__talker", {"objective": "hello"})["isError"] is False
+
+
+def test_a_person_is_asked_for_required_arguments_that_a_call_leaves_out(
+    daemon: DaemonProcess,
+) -> None:
+    order: Any = {"name": "agent__shop", "arguments": {"count": 2}}
+    said: Any = {"action": "accept", "content": {"item": "hat", "count": 9}}
+    able: Any = {**MODERN, META + "clientCapabilities": {"elicitation": {}}}
+    with serving(daemon.socket) as editor, serving(daemon.socket) as modern:
+        params: Any = {"protocolVersion": "2025-11-25", "capabilities": {"elicitation": {}}}
+        editor.ask("first", "initialize", **params, clientInfo={"name": "e", "version": "1"})
+        assert called(editor, "agent__shop", {"count": 2})["isError"] is True
+        daemon.config.write_text(CONFIG.replace('title = "The', 'ask_missing = true\ntitle = "The'))
+        daemon.call("daemon.reload")
+        editor.send({"id": 3, "method": "tools/call", "params": order})
+        while (asked := editor.next()).get("method") != "elicitation/create":
+            assert "result" not in asked, asked
+        assert asked["params"]["requestedSchema"] == {
+            "type": "object",
+            "properties": {"item": {"type": "string"}},
+            "required": ["item"],
+        }
+        editor.send({"id": asked["id"], "result": said})
+        assert editor.answer(3)["result"]["structuredContent"] == {"total": 2}
+        asked = modern.ask(1, "tools/call", **order, _meta=able)["result"]
+        assert asked["resultType"] == "input_required"
+        for answer, is_error in ((said, False), ({"action": "decline"}, True)):
+            given: Any = {**order, "inputResponses": {"missing": answer}}
+            result = modern.ask(str(answer), "tools/call", **given, _meta=able)["result"]
+            assert result["isError"] is is_error
+        refused = modern.ask(4, "tools/call", **order, _meta=MODERN)["result"]
+        assert refused["isError"] is True
+        daemon.config.write_text(CONFIG)
+        daemon.call("daemon.reload")
+        assert called(editor, "agent__shop", {"count": 2})["isError"] is True
+
+
 @pytest.mark.parametrize(
     ("table", "key"),
     [
+        ({"entrypoint": "shop:talker", "task_support": "required"}, "task_support"),
+        ({"entrypoint": "shop:talker", "expose": True, "ask_missing": True}, "ask_missing"),
         ({"command": ["x"], "protocol": "none", "expose": True}, "expose"),
         ({"command": ["x"], "type": "oneshot", "input_schema": {"type": "object"}}, "input_schema"),
         ({"command": ["x"], "input_schema": {"type": "nonsense"}}, "input_schema"),

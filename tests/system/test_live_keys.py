@@ -25,6 +25,8 @@ SHOWN_ELSEWHERE: dict[str, str] = {
     "expose": "test_exposed_agents.py::test_a_client_is_told_of_agents_that_come_change_and_go",
     "input_schema": "test_exposed_agents.py::test_a_reload_changes_the_schemas_without_a_restart",
     "output_schema": "test_exposed_agents.py::test_a_reload_changes_the_schemas_without_a_restart",
+    "task_support": "test_exposed_agents.py::test_a_tool_that_requires_a_task_is_refused_to_clients_without_tasks",
+    "ask_missing": "test_exposed_agents.py::test_a_person_is_asked_for_required_arguments_that_a_call_leaves_out",
     "control": "test_rights.py::test_a_grant_is_taken_back_by_a_reload_without_a_restart",
     "placement": "test_cluster_placement.py::test_labels_choose_nodes_and_a_reload_adds_changes_and_removes",
     "models": "test_models.py::test_a_reload_changes_prices_and_limits_of_a_model",
