@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: $(VENV)/.demo
 	@$(BIN)/python -P examples/crew/demo.py $(if $(REPO),--repo "$(REPO)") $(if $(KEEP),--keep)
 
-test: $(VENV)/.test $(VENV)/.node
+test: $(VENV)/.test $(VENV)/.node $(VENV)/.compiled
 	$(BIN)/python -P -m pytest -q -n 6 --dist loadscope -m "not long" $(ARGS)
 
 # The tests that `make test` leaves out for their time.
@@ -194,6 +194,12 @@ $(VENV)/.node: tests/node/package.json | $(VENV)/.test
 	@PATH=$(NODE)/bin:$$PATH npm install --prefix $(NODE) --no-package-lock --ignore-scripts --no-audit --no-fund \
 		--fetch-retries=1 --fetch-retry-mintimeout=500 --fetch-retry-maxtimeout=2000 --fetch-timeout=20000 --loglevel=error && touch $@ \
 		|| echo "cannot install what tests/node/package.json names: the tests that need it are skipped"
+
+# Else each of the processes that run tests would compile all of them: half a minute of two cores.
+$(VENV)/.compiled: | $(VENV)/.test
+	@for part in tests/system --ignore=tests/system; do \
+		$(BIN)/python -P -m pytest -q --collect-only $$part > /dev/null & done; wait
+	@touch $@
 
 # One stamp per set of extras; a newer pyproject.toml installs again.
 $(VENV)/.%: pyproject.toml

@@ -9,7 +9,7 @@ import re
 import sys
 import tokenize
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -95,22 +95,26 @@ MODULES = {
 ROOMS = sorted({module.rpartition(".")[0] for module in MODULES})
 
 
+of_one_room = lru_cache(maxsize=40)
+"""Keeps what is known of the modules of a room: those of all would make each collection of garbage slow."""
+
+
 def files(room: str) -> list[Path]:
     """Returns the modules of a room, without those of the rooms inside it."""
     return [path for module, path in MODULES.items() if module.rpartition(".")[0] == room]
 
 
-@cache
+@of_one_room
 def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text("utf-8"))
 
 
-@cache
+@of_one_room
 def nodes(path: Path) -> list[ast.AST]:
     return list(ast.walk(tree(path)))
 
 
-@cache
+@of_one_room
 def docstrings(path: Path) -> dict[ast.AST, Text]:
     """Returns the docstrings of a module: those of Python, and the strings below an assignment."""
     found: dict[ast.AST, Text] = {}
@@ -128,7 +132,7 @@ def docstrings(path: Path) -> dict[ast.AST, Text]:
     return found
 
 
-@cache
+@of_one_room
 def prose(path: Path) -> list[Text]:
     """Returns docstrings, comments (a block is one) and strings of at least three words."""
     found: list[Text] = []
@@ -263,8 +267,8 @@ def findings(room: str) -> list[Finding]:
     return sorted({found for path in files(room) for rule in RULES for found in rule(path)})
 
 
-@pytest.mark.parametrize("room", ROOMS)
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("room", ROOMS)
 def test_a_room_keeps_the_rule(rule: Callable[[Path], Iterator[Finding]], room: str) -> None:
     found = [str(each) for path in files(room) for each in rule(path)]
     assert found == []
