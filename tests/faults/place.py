@@ -48,6 +48,7 @@ class Places:
         self.disks: dict[str, Path] = {}
         self.older: dict[str, str] = {}
         self._boot_ahead: str = ""
+        self._stack = stack
         if older:
             self.older = versions.environ_of(older, folder / "older")
         if not is_apart:
@@ -58,8 +59,7 @@ class Places:
         if not clock.why_no_boot_clock():
             self._boot_ahead = self.nodes[-1]
         for name in self.nodes:
-            self.disks[name] = folder / name / "state"
-            disk.mount(self.disks[name], DISK["node"])
+            self._mount(name, folder / name / "state", DISK["node"])
 
     def engine(self, kind: Literal["nats", "redis"], fsync: Fsync) -> LocalServers:
         """Returns the servers, which are not started."""
@@ -68,8 +68,7 @@ class Places:
         if self.network is None:
             return LocalServers(kind, count, folder, fsync=fsync)
         for number, name in enumerate(self.servers):
-            self.disks[name] = folder / f"{kind}-{number}"
-            disk.mount(self.disks[name], DISK["server"])
+            self._mount(name, folder / f"{kind}-{number}", DISK["server"])
         moved = kind == "redis" and "servers" in self.clocks
         return LocalServers(
             kind,
@@ -82,6 +81,11 @@ class Places:
             before=[self.network.before(name) for name in self.servers],
             environ=self.clocks["servers"].environ if moved else {},
         )
+
+    def _mount(self, name: str, folder: Path, size: str) -> None:
+        self.disks[name] = folder
+        disk.mount(folder, size)
+        self._stack.callback(disk.unmount, folder)
 
     def prefix(self, node: str) -> tuple[str, ...]:
         """Returns the words in front of the command of a node."""
