@@ -425,17 +425,24 @@ def text_document(path: str) -> str:
 
 
 def place(text: str, now: float) -> dict[str, object]:
-    """Returns the params of `--since`: `since` for a number, `since_time` for a time (see `moment`).
+    """Returns the params of `--since`: `since` for a number, or for one of each node; `since_time` for a time (see `moment`).
 
     Raises:
         InvalidParams: it is neither.
     """
+    if all(node[:1].isalpha() and seq.isdecimal() for node, _, seq in _pairs(text)):
+        return {"since": text}
     if not text.isdecimal():
         return {"since_time": moment(text, "--since", now, "a number, 5m,")}
     if len(text) > len(str(MOST_NUMBER)) or int(text) > MOST_NUMBER:
         words = f'cannot read --since "{text}": no number is larger than {MOST_NUMBER}'
         raise InvalidParams(words, key="--since", value=text)
     return {"since": int(text)}
+
+
+def _pairs(text: str) -> list[tuple[str, str, str]]:
+    """Returns the nodes of NODE:NUMBER,NODE:NUMBER… with their numbers."""
+    return [each.partition(":") for each in text.split(",")]
 
 
 def moment(text: str, option: str, now: float, forms: str = "5m,") -> float:

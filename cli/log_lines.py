@@ -12,6 +12,9 @@ from .render import word
 Records: TypeAlias = list[dict[str, object]]
 Times: TypeAlias = Literal["local", "utc", "none"]
 
+MISSING = "nodes.missing"
+"""The notification that names the nodes of a cluster that do not answer."""
+
 LOUD = {"warning": "yellow", "warn": "yellow", "error": "red", "critical": "red", "fatal": "red"}
 
 
@@ -103,4 +106,19 @@ def _facts(record: Mapping[str, object]) -> str:
 
 
 def _origin(record: Mapping[str, object]) -> str:
-    return word(record, "worker") or word(record, "agent") or "corrald"
+    origin = word(record, "worker") or word(record, "agent") or "corrald"
+    node = word(record, "node")
+    return f"{origin}@{node}" if node else origin
+
+
+def report_missing(session: Session, found: Mapping[str, object], known: list[str]) -> list[str]:
+    """Writes to stderr which nodes do not answer any more, and which are back; returns those that do not."""
+    names = found.get("missing_nodes")
+    missing = [str(each) for each in names] if isinstance(names, list) else []
+    for node in missing:
+        if node not in known:
+            session.note(f'node "{node}" is missing: more of it comes once it is back')
+    for node in known:
+        if node not in missing:
+            session.note(f'node "{node}" is back')
+    return missing

@@ -18,13 +18,13 @@ from ..context import (
     session_of,
     unknown_word,
 )
-from ..log_lines import line_at
+from ..log_lines import MISSING, line_at, report_missing
 from ..render import inners, word
 
 EVENTS_SHOWN = 100
 EVENTS_BEFORE_FOLLOWING = 10
 MOST_EVENTS = 100_000
-EVENT_KEYS = frozenset({"seq", "at", "type", "agent", "worker", "incarnation"})
+EVENT_KEYS = frozenset({"seq", "at", "type", "agent", "worker", "incarnation", "node"})
 
 TO_FOLLOW = frozenset({"subscribe", "follow", "listen", "watch", "tail"})
 """Names that other programs give to `corral events -f`."""
@@ -63,7 +63,7 @@ class _Events(CommandGroup):
 @click.option(
     "--since",
     metavar="N|T",
-    help="Print only events after number N, or after a time: 5m (ago) or RFC 3339.",
+    help="Print only events after number N, of all nodes NODE:N,NODE:N…, or after a time: 5m (ago) or RFC 3339.",
 )
 @click.option(
     "--type",
@@ -94,7 +94,7 @@ def events(
 ) -> None:
     """Show events: state changes, tasks, tool calls, limits.
 
-    With -f and --type it is a subscription.
+    With -f and --type it is a subscription. In a cluster the events are those of all nodes, `corral --node NAME events` those of one.
     """
     session = session_of(context)
     params: dict[str, object] = {key: value for key, value in only.items() if value is not None}
@@ -123,9 +123,11 @@ def _list(session: Session, params: Mapping[str, object], write: Write) -> None:
     """Writes stored events page by page, up to the newest of the first request."""
     with session.connect() as connection:
         asked = dict(params)
+        missing: list[str] = []
         while True:
             found = render.as_record(connection.call("event.list", asked, timeout_s=ANSWER_S))
             write(inners(found, "events"))
+            missing = report_missing(session, found, missing)
             if found.get("next") is None:
                 return
             asked.pop("n", None)
@@ -139,11 +141,15 @@ def _follow(session: Session, params: Mapping[str, object], write: Write) -> Non
         with session.connect() as connection:
             started = render.as_record(connection.call("event.follow", params, timeout_s=ANSWER_S))
             last = started.get("position", last)
+            missing: list[str] = []
             for notification in connection.notifications():
                 if notification.method == "event":
                     records = inners(notification.params, "events")
                     write(records)
                     last = records[-1]["seq"] if records else last
+                    last = notification.params.get("position", last)
+                elif notification.method == MISSING:
+                    missing = report_missing(session, notification.params, missing)
     except KeyboardInterrupt:
         return
     except Unreachable as error:
@@ -167,6 +173,8 @@ def _writer(session: Session, utc: bool) -> Write:
 def _line(session: Session, record: Mapping[str, object], utc: bool) -> str:
     kind = word(record, "type", "-")
     subject = word(record, "worker") or word(record, "agent", "-")
+    if node := word(record, "node"):
+        subject += f"@{node}"
     at = line_at(word(record, "at"), is_local=session.is_terminal and not utc)
     head = render.one_line(f"{word(record, 'seq', '-'):>6} {kind} {subject}")
     taken = render.columns(at) + render.columns(head) + 2

@@ -9,7 +9,7 @@ from ...worker.client.sync import Client
 from ...worker.contract.errors import Unreachable, from_wire
 from ...worker.contract.log_pieces import PieceJoiner
 from ..context import ANSWER_S, Command, Session, complete_agents, moment, selecting, selection
-from ..log_lines import LogWriter, Records, Times
+from ..log_lines import MISSING, LogWriter, Records, Times, report_missing
 from ..render import inners, word
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -86,7 +86,10 @@ def logs(
     no_time: bool,
     **only: str | None,
 ) -> None:
-    """Show output and log messages of agents and MCP servers."""
+    """Show output and log messages of agents and MCP servers.
+
+    In a cluster the lines are those of all nodes, `corral --node NAME logs` those of one.
+    """
     if follow and (until is not None or previous):
         raise click.UsageError("-f does not go with --until or --previous: they select past lines")
     if only["task"] is not None and (names or selector or previous):
@@ -112,14 +115,18 @@ def logs(
     try:
         with session.connect() as connection:
             # Never as one answer: of lines of megabytes the daemon would have to hold all of them.
-            _follow(connection, params if follow else {**params, "follow": False}, write)
+            asked = params if follow else {**params, "follow": False}
+            _follow(session, connection, asked, write)
     except KeyboardInterrupt:
         if not follow:
             raise
 
 
 def _follow(
-    connection: Client, params: Mapping[str, object], write: Callable[[Records], None]
+    session: Session,
+    connection: Client,
+    params: Mapping[str, object],
+    write: Callable[[Records], None],
 ) -> None:
     """Writes records as they arrive, until the daemon ends the stream.
 
@@ -129,6 +136,7 @@ def _follow(
     connection.call("log.follow", params, timeout_s=ANSWER_S)
     last = after = ""
     joiner = PieceJoiner()
+    missing: list[str] = []
     try:
         for notification in connection.notifications():
             if notification.method == "log":
@@ -136,6 +144,8 @@ def _follow(
                 write(joiner.join(records))
                 last = word(records[-1], "at") if records else last
                 after = word(notification.params, "position") or after
+            elif notification.method == MISSING:
+                missing = report_missing(session, notification.params, missing)
             elif notification.method == "log.end":
                 write(joiner.flush())
                 if "error" in notification.params:

@@ -18,7 +18,6 @@ from ...worker.contract.errors import (
     InvalidParams,
     NotFound,
     Timeout,
-    Unreachable,
 )
 from ...worker.control.nodes import Node
 from ..agents.agents import Agents
@@ -26,6 +25,8 @@ from ..api.caller import Caller
 from ..api.services import FoundEngine
 from ..cluster.lease import Lease, Timing
 from ..cluster.settings import ClusterSettings
+from ..cluster_calls.forwarding import Forwarding
+from ..cluster_calls.router import ALL_S, Router
 from ..engine.connection import open_engine
 from ..engine.interface import Engine, Watch
 from ..nodes.membership import Membership, boot_clock
@@ -33,14 +34,11 @@ from ..nodes.observer import nodes_now
 from ..nodes.record import NodeRecord
 from ..supervision.shared import Shared, utc_now
 from .carried_state import CarriedState
-from .forwarding import Forwarding, Question
 from .lease_holder import PART, LeaseHolder
-from .one_view import UNITED, united
 from .placed_agents import PlacedAgents
 from .placed_runner import PlacedRunner
 from .placed_tasks import PlacedTasks
 from .placer import Placer
-from .remote_caller import RemoteCaller
 from .specs import SpecPublisher
 from .state import STATE, Drained, drained_key, encoded
 from .task_calls import TaskCalls
@@ -52,36 +50,8 @@ AGAIN_S = 1.0
 ANSWER_S = 5.0
 """Seconds that a question about all nodes may take."""
 
-ALL_S = 2.0
-"""Seconds that each node has for its part of an answer of all nodes; one that is silent is named as missing."""
-
 LEAVE_S = 2.0
 """Seconds that the end of the daemon waits for the engine."""
-
-ALL_NODES = "*"
-"""The name that stands for all nodes."""
-
-NODE_KEY = "node"
-"""The key of the params of every method that names the node that is to answer."""
-
-ABOUT_AGENTS = frozenset(
-    (
-        "agent",
-        "checkpoint",
-        "log",
-        "mcp",
-        "memory",
-        "metrics",
-        "statistics",
-        "task",
-        "team",
-        "workflow",
-    )
-)
-"""The first words of methods whose names are those of agents, servers, teams and workflows."""
-
-SERVER_MARK = "__"
-"""Stands between the name of a server and that of its tool."""
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +88,7 @@ class ClusterNode:
         self._problem = ""
         self.view = ClusterView()
         self._membership: Membership | None = None
-        self.forwarding = forwarding = Forwarding(name)
+        self.forwarding = forwarding = Forwarding(name, self._incarnation)
         self.carried = CarriedState(
             lambda: self._engine,
             lambda agent: self.placed.fence(agent) if self._holds_lease() else None,
@@ -128,6 +98,15 @@ class ClusterNode:
             name, self.view, agents, shared.placements, shared.bus, self._holds_lease, self.carried
         )
         self._task_calls = TaskCalls(name, self.tasks, forwarding)
+        self._router = Router(
+            name,
+            forwarding,
+            self._reached,
+            self._others,
+            self.view.nodes_of,
+            self._task_calls.waiting,
+            lambda: self.holder.is_degraded,
+        )
         self.runner = PlacedRunner(name, self.tasks, lambda: self._engine)
         self.placed = PlacedAgents(name, self.view, agents, shared, self.tasks, self.carried)
         self.holder = LeaseHolder(
@@ -249,71 +228,13 @@ class ClusterNode:
         caller: Caller,
         here: Callable[[Mapping[str, object]], Awaitable[object]],
     ) -> object:
-        """Returns the answer of the node that the key `node` of the params names, or of the one that has what they are about.
-
-        A name that this daemon does not know is looked for on the other nodes, for callers that are not restricted.
+        """Returns the answer of the node that the params name, or of the one that has what they are about, or of all.
 
         Raises:
             Unreachable: that node is not there.
             CorralError: as the node answers.
         """
-        own = {key: value for key, value in params.items() if key != NODE_KEY}
-        is_free = caller.agents is None and not caller.tenant
-        is_united = method in UNITED and is_free and not isinstance(caller, RemoteCaller)
-        node = params.get(NODE_KEY, ALL_NODES if is_united else self.name)
-        if not isinstance(node, str):
-            raise InvalidParams("cannot choose a node: its name is a string", key=NODE_KEY)
-        if node == ALL_NODES:
-            if not reads or streams:
-                reason = "it changes something, or streams"
-                raise InvalidParams(
-                    f"cannot call {method} on all nodes: {reason}", key=NODE_KEY, reason=reason
-                )
-            return await self._of_all(method, own, caller, here)
-        if node == self.name:
-            try:
-                return await here(own)
-            except NotFound:
-                question = about(method, own)
-                if question is None or not is_free or NODE_KEY in params or self._engine is None:
-                    raise
-                node = await self._node_of(self._engine, question)
-                if not node:
-                    raise
-        engine = self._reached(f'reach node "{node}"')
-        return await self.forwarding.forward(engine, node, method, own, caller, streams=streams)
-
-    async def _of_all(
-        self,
-        method: str,
-        own: Mapping[str, object],
-        caller: Caller,
-        here: Callable[[Mapping[str, object]], Awaitable[object]],
-    ) -> object:
-        """Returns the lists of all nodes as one, each entry with its node; other values are those of this node.
-
-        `missing_nodes` are those that do not answer within ALL_S; with the engine away, all others that were known.
-
-        Raises:
-            NotFound: no node has the named one.
-        """
-        try:
-            answers: dict[str, object] = {self.name: await here(own)}
-            failed: NotFound | None = None
-        except NotFound as error:
-            answers, failed = {}, error
-        others = await self._others()
-        found = await asyncio.gather(*(self._of_one(each, method, own, caller) for each in others))
-        missing = [node for node, answer in zip(others, found, strict=True) if answer is None]
-        for node, answer in zip(others, found, strict=True):
-            if answer is not None and not isinstance(answer, CorralError):
-                answers[node] = answer
-        if failed is not None and not answers:
-            raise failed
-        if method == "task.list" and self._engine is not None and not missing:
-            with contextlib.suppress(CorralError):
-                answers[""] = await self._task_calls.waiting(self._engine, own)
-        return {**united(method, answers), "missing_nodes": missing}
+        return await self._router.routed(method, streams, reads, params, caller, here)
 
     async def _others(self) -> list[str]:
         """Returns the names of the other nodes; those that were known last where the engine does not answer now."""
@@ -322,28 +243,6 @@ class ClusterNode:
                 records = await nodes_now(self._engine, ALL_S)
                 self._last = [_node(each, self.name) for each in records]
         return [each.name for each in self._last if not each.here]
-
-    async def _of_one(
-        self, node: str, method: str, own: Mapping[str, object], caller: Caller
-    ) -> object:
-        """Returns the answer of one of all nodes; an error where it has nothing to say, None where it does not answer."""
-        if self._engine is None or self.holder.is_degraded:
-            return None
-        try:
-            async with asyncio.timeout(ALL_S):
-                return await self.forwarding.forward(
-                    self._engine, node, method, own, caller, streams=False, timeout_s=ALL_S
-                )
-        except (Unreachable, Timeout, TimeoutError):
-            return None
-        except CorralError as error:
-            return error
-
-    async def _node_of(self, engine: Engine, question: Question) -> str:
-        """Returns another node that has something, "" where there is none."""
-        if len(question.names) == 1 and (found := self.view.nodes_of(question.names[0])):
-            return next((each for each in found if each != self.name), "")
-        return await self.forwarding.find(engine, question)
 
     # -- its life
 
@@ -443,19 +342,3 @@ def _node(record: NodeRecord, here: str) -> Node:
         load=record.load,
         here=record.name == here,
     )
-
-
-def about(method: str, params: Mapping[str, object]) -> Question | None:
-    """Returns what a call is about, as far as its params name agents, servers, workers or a task; None where they do not."""
-    if method.partition(".")[0] not in ABOUT_AGENTS:
-        return None
-    task = params.get("task")
-    if isinstance(task, str):
-        return Question(task=task)
-    names = [params[key] for key in ("name", "agent", "worker") if params.get(key) is not None]
-    given = params.get("names")
-    names += given if isinstance(given, list) else []
-    found = [name for name in names if isinstance(name, str)]
-    if method == "mcp.call":
-        found = [name.partition(SERVER_MARK)[0] for name in found if SERVER_MARK in name]
-    return Question(names=found) if found else None

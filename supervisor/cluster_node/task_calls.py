@@ -21,10 +21,10 @@ from ...worker.control.params import (
     TaskWaitParams,
 )
 from ..api.caller import Caller
+from ..cluster_calls.forwarding import Forwarding, Question
+from ..cluster_calls.remote_caller import RemoteCaller
 from ..engine.interface import Engine
-from .forwarding import Forwarding, Question
 from .placed_tasks import MARK, PlacedTasks, queued_record
-from .remote_caller import RemoteCaller
 
 LOOK_FIRST_S = 0.1
 LOOK_MAX_S = 2.0

@@ -130,6 +130,8 @@ def _typed(texts: list[str], type_: object) -> object:
     """Returns texts as a value of a type. The table refuses a text that has none."""
     value: object = texts if is_list(type_) else texts[0]
     alternatives = _alternatives(type_)
+    if value == texts[0] and int in alternatives and texts[0].isdecimal():
+        return int(texts[0])  # a union with text, too
     if value == texts[0] and (str in alternatives or object in alternatives):
         return value
     try:

@@ -13,12 +13,16 @@ from aiohttp import web
 
 from ...worker.contract import codec
 from ...worker.contract.errors import Conflict, CorralError, InternalError
+from ...worker.control.nodes import places_of, places_text
 from ...worker.control.params import AttachParams
 from ..api.faces import Resumption
 from ..api.table import Control, Method, Permission
 from ..http.event_sender import Outbox, event, send_call
 from ..http.face import HttpClient
 from ..supervision.worker_supervisor import WorkerSupervisor
+
+RECORDS = {"event": "events"}
+"""The key of the records of a notification of which each is an event of its own."""
 
 logger = logging.getLogger(__name__)
 
@@ -54,12 +58,20 @@ class StreamCaller:
         if self._resumption.of_all:
             self.outbox.put(event(method, params, params.get(self._resumption.field)))
             return
-        records: list[object] = []
-        for value in params.values():
-            records = records or codec.as_array(value) or []
+        records = codec.as_array(params.get(RECORDS.get(method, "")))
+        if records is None:
+            self.outbox.put(event(method, params))
+            return
+        place = params.get("position")
+        places = places_of(place) if isinstance(place, str) else None
         for record in records:
-            number = (codec.as_object(record) or {}).get(self._resumption.field)
-            self.outbox.put(event(method, record, number))
+            fields = codec.as_object(record) or {}
+            number = fields.get(self._resumption.field)
+            if places is not None and isinstance(number, int):
+                places[str(fields.get("node"))] = str(number)
+                self.outbox.put(event(method, record, places_text(places)))
+            else:
+                self.outbox.put(event(method, record, number))
 
     async def drain(self) -> None:
         """Waits while the client reads too slowly."""

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor.cluster_node.one_view import united
+from corral.supervisor.cluster_calls.one_view import united
 
 pytestmark = pytest.mark.core
 

@@ -89,7 +89,8 @@ supervisor.tenant_removal: worker.contract process store tenancy
 supervisor.interactive: worker.contract worker.control access api config containers process supervision
 supervisor.methods: worker.contract worker.control access agents api audit backup config decoding events interactive lifecycle login_methods logs model_use overrides package_methods process revisions schema secrets store streaming supervision tenant_methods worker_api reports approval_methods cluster_methods
 supervisor.approval_methods: worker.contract worker.control access api
-supervisor.cluster_node: worker.contract worker.control agents api cluster config decoding engine events lifecycle nodes process supervision tasks task_rules
+supervisor.cluster_calls: worker.contract worker.control api engine logs nodes supervision
+supervisor.cluster_node: worker.contract worker.control agents api cluster cluster_calls config decoding engine events lifecycle nodes process supervision tasks task_rules
 supervisor.cluster_methods: worker.control api
 supervisor.login_methods: worker.contract worker.control access api config lifecycle
 supervisor.mcp_gateway: worker.contract worker.control mcp.protocol access api config events supervision tasks worker_api
@@ -124,6 +125,7 @@ PURE = {
     "supervisor.oauth": "declared",
     "mcp.oauth": "challenge metadata records",
     "supervisor.cluster": "settings lease placement fencing",
+    "supervisor.cluster_calls": "one_view",
     "supervisor.store": "sealed",
     "supervisor.access": "scope change_rate",
     "supervisor.backup": "export",

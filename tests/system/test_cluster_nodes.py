@@ -41,7 +41,7 @@ command = ["{sys.executable}", "{AGENTS / "sdk_sync.py"}"]
 placement = {{}}
 """
 
-ROOMS = ("cluster_node", "engine", "nodes", "cluster.lease", "cluster.placement")
+ROOMS = ("cluster_calls", "cluster_node", "engine", "nodes", "cluster.lease", "cluster.placement")
 
 
 @pytest.mark.parametrize("kind", ["nats", "redis"])

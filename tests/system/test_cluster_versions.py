@@ -12,14 +12,14 @@ from msgspec import Struct
 
 from cluster_of_daemons import cluster_of
 from corral.supervisor.cluster.settings import ClusterSettings
-from corral.supervisor.cluster_node.forwarding import Call, Question, Reply
+from corral.supervisor.cluster_calls.forwarding import Call, Question, Reply
+from corral.supervisor.cluster_calls.remote_caller import CallerFacts
 from corral.supervisor.cluster_node.placed_tasks import (
     StoredEnd,
     StoredTask,
     encoded_task,
     queue_of,
 )
-from corral.supervisor.cluster_node.remote_caller import CallerFacts
 from corral.supervisor.cluster_node.state import Assignment, Drained, PlacedSpec
 from corral.supervisor.engine.connection import open_engine
 from corral.supervisor.engine.interface import Engine

@@ -725,14 +725,14 @@ class BlockingMethods:
     def list_events(
         self,
         *,
-        since: int | None = None,
+        since: int | str | None = None,
         since_time: float | datetime | None = None,
         n: int | None = None,
         types: Sequence[str] | None = None,
         agent: str | None = None,
         worker: str | None = None,
         task: str | None = None,
-        until: int | None = None,
+        until: int | str | None = None,
     ) -> Events:
         """Lists stored events, oldest first; `next`, where it is not null, is the `since` for more of them.
 

@@ -12,13 +12,14 @@ from ..contract.codec import as_array, as_object, encode
 from ..contract.errors import Conflict, Unreachable, from_wire
 from ..contract.log_pieces import PieceJoiner
 from ..contract.records import Task
+from ..control.nodes import places_of, places_text
 from ..control.results import LogLine
 from .async_ import Connection, Endpoint, Stream, decode_answer
 from .tasks import TaskRunner, failure
 
 
 class DaemonEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """Represents one event; `fields` has the keys that only its type has."""
+    """Represents one event; `fields` has the keys that only its type has. `node` is null for a daemon in no cluster."""
 
     seq: int
     at: str
@@ -26,6 +27,7 @@ class DaemonEvent(msgspec.Struct, frozen=True, kw_only=True):
     agent: str | None = None
     worker: str | None = None
     incarnation: int | None = None
+    node: str | None = None
     fields: dict[str, object] = {}
 
 
@@ -69,18 +71,20 @@ class _CallStream:
 
 
 class EventStream(_CallStream):
-    """Iterates over the events of a daemon, in order and without gaps.
+    """Iterates over the events of a daemon, or of all nodes of its cluster: those of each in order and without gaps.
 
     A slow reader delays nobody: unread events stay in the store. When the connection breaks, iteration continues
-    at the same position as long as the daemon can be reached.
+    at the same position as long as the daemon can be reached. `missing_nodes` names nodes that do not answer now; their
+    events come once they are back.
     """
 
     def __init__(
-        self, daemon: str | Endpoint, filters: Mapping[str, object], since: int | None
+        self, daemon: str | Endpoint, filters: Mapping[str, object], since: int | str | None
     ) -> None:
         super().__init__(daemon)
         self._filters = filters
         self._since = since
+        self.missing_nodes: list[str] = []
         self._is_closed = False
 
     async def open(self) -> Stream:
@@ -94,8 +98,9 @@ class EventStream(_CallStream):
             params["since"] = self._since
         stream, started = await self._begin("event.follow", params)
         position = started.get("position")
-        if isinstance(position, int):
+        if isinstance(position, (int, str)):
             self._since = position
+        self.missing_nodes = []
         self._stream, self._is_closed = stream, False
         return stream
 
@@ -110,9 +115,10 @@ class EventStream(_CallStream):
                 stream = self._stream or await self.open()
                 try:
                     async for notification in stream:
+                        self._note_missing(notification.params)
                         for record in as_array(notification.params.get("events")) or ():
                             event = decode_event(as_object(record) or {})
-                            self._since = max(self._since or 0, event.seq)
+                            self._since = _place_after(self._since, event)
                             yield event
                 except Unreachable:
                     if self._is_closed:
@@ -122,6 +128,10 @@ class EventStream(_CallStream):
             raise Unreachable(error.message, **{**error.data, "since": self._since}) from error
         finally:
             await self.close()
+
+    def _note_missing(self, params: Mapping[str, object]) -> None:
+        if (missing := as_array(params.get("missing_nodes"))) is not None:
+            self.missing_nodes = [str(each) for each in missing]
 
     async def close(self) -> None:
         """Ends the subscription and its iteration, and closes its connection."""
@@ -140,6 +150,8 @@ class LogStream(_CallStream):
         super().__init__(daemon)
         self.position: str | None = None
         """The `after` with which another stream goes on behind the lines that this one has yielded."""
+        self.missing_nodes: list[str] = []
+        """Nodes of the cluster that do not answer now; their lines come once they are back."""
         self._params = params
 
     async def open(self) -> Stream:
@@ -168,6 +180,8 @@ class LogStream(_CallStream):
                 for record in (*joiner.join(pieces), *(joiner.flush() if is_end else ())):
                     yield cast("LogLine", record)  # decoded JSON of this very daemon
                 self._move(params)
+                if (missing := as_array(params.get("missing_nodes"))) is not None:
+                    self.missing_nodes = [str(each) for each in missing]
                 if is_end:
                     if (error := as_object(params.get("error"))) is not None:
                         raise from_wire(error)
@@ -428,6 +442,14 @@ class ExecStream(_CallStream):
         if self._stream is None:
             raise Conflict("cannot write to the command: it does not run", reason="ended")
         await self._stream.connection.call("agent.exec_input", {"exec": self.exec, **params})
+
+
+def _place_after(since: int | str | None, event: DaemonEvent) -> int | str:
+    """Returns the place behind an event: of all nodes, with that of its node moved."""
+    if isinstance(since, str) and event.node is not None:
+        moved = {event.node: str(event.seq)} if event.seq else {}
+        return places_text({**places_of(since), **moved})
+    return max(since if isinstance(since, int) else 0, event.seq)
 
 
 async def _ask_and_close(

@@ -564,7 +564,7 @@ class AgentRuntime(Methods):
         self,
         types: Sequence[str] | None = None,
         *,
-        since: int | None = None,
+        since: int | str | None = None,
         since_time: float | datetime | None = None,
         n: int | None = None,
         agent: str | None = None,
@@ -572,6 +572,8 @@ class AgentRuntime(Methods):
         task: str | None = None,
     ) -> EventStream:
         """Follows events of `types` (globs such as "task.*") from now on, or after event number `since`.
+
+        In a cluster they are those of all nodes, and a text `since` is a place of all of them.
 
         Returns an async iterator; in an `async with` it follows from entering, else from the first step on.
         """
@@ -662,7 +664,7 @@ class AgentRuntime(Methods):
         return TaskStream(self._daemon, given(TaskFollowParams, task=task, timeout_s=timeout_s))
 
     async def subscribe(
-        self, types: str | Sequence[str], handler: Handler, *, since: int | None = None
+        self, types: str | Sequence[str], handler: Handler, *, since: int | str | None = None
     ) -> Subscription:
         """Calls `handler` with each event of `types` (globs) from now on, or after event number `since`.
 

@@ -14,15 +14,15 @@ class PieceJoiner:
 
     def __init__(self, joined_bytes: int = JOINED_BYTES) -> None:
         self._joined_bytes = joined_bytes
-        self._pieces: dict[tuple[object, object], list[Record]] = {}
+        self._pieces: dict[tuple[object, object, object], list[Record]] = {}
 
     def join(self, records: Iterable[Record]) -> list[Record]:
         """Returns the records with whole lines; pieces of a line that has not ended wait for the rest."""
         found: list[Record] = []
         for record in records:
             if record.get("stream") == "corral":  # the rest of what has begun may be missing
-                found += self._flush(record.get("worker"))
-            key = (record.get("worker"), record.get("stream"))
+                found += self._flush(record.get("node"), record.get("worker"))
+            key = (record.get("node"), record.get("worker"), record.get("stream"))
             pieces = self._pieces.pop(key, [])
             is_held = record.get("partial") and record.get("stream") != "log"
             if not is_held:
@@ -40,8 +40,8 @@ class PieceJoiner:
         pieces, self._pieces = self._pieces, {}
         return [_joined(each) for each in pieces.values()]
 
-    def _flush(self, worker: object) -> list[Record]:
-        keys = [key for key in self._pieces if key[0] == worker]
+    def _flush(self, node: object, worker: object) -> list[Record]:
+        keys = [key for key in self._pieces if key[:2] == (node, worker)]
         return [_joined(self._pieces.pop(key)) for key in keys]
 
 

@@ -20,6 +20,7 @@ from ..contract.records import (
     TaskState,
     Traceparent,
 )
+from .nodes import NodePlaces
 
 
 class NoParams(Struct, frozen=True, forbid_unknown_fields=True):
@@ -586,17 +587,18 @@ class LogParams(Struct, frozen=True, forbid_unknown_fields=True):
 class EventParams(Struct, frozen=True, forbid_unknown_fields=True):
     """Selects events: after the sequence number `since`, not older than a time of the Unix epoch, the last `n`.
 
-    `types` are globs; `until` is the last number of a list, which a follower ignores.
+    `types` are globs; `until` is the last number of a list, which a follower ignores. Of all nodes of a cluster both are
+    the text of an answer, NODE:NUMBER,NODE:NUMBER…; a number is of the node that is asked.
     """
 
-    since: Sequence | None = None
+    since: Sequence | NodePlaces | None = None
     since_time: Moment | None = None
     n: Annotated[int, Meta(ge=0, le=100_000)] | None = None
     types: list[str] | None = None
     agent: str | None = None
     worker: str | None = None
     task: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
-    until: Sequence | None = None
+    until: Sequence | NodePlaces | None = None
 
 
 class EventPublishParams(Struct, frozen=True, forbid_unknown_fields=True):

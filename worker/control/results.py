@@ -481,17 +481,20 @@ class Resources(Struct, frozen=True, kw_only=True):
 
 
 class Events(Struct, frozen=True, kw_only=True):
-    """Lists events, the oldest first; `next` is the `since` for more of them, `newest` the last number of all."""
+    """Lists events, the oldest first; `next` is the `since` for more of them, `newest` the last number of all.
+
+    Of all nodes of a cluster, both are texts NODE:NUMBER,NODE:NUMBER…
+    """
 
     events: list[Event]
-    next: int | None
-    newest: int
+    next: int | str | None
+    newest: int | str
 
 
 class Position(Struct, frozen=True, kw_only=True):
-    """Represents the result of `event.follow`: the number of the event after which it begins."""
+    """Represents the result of `event.follow`: the number of the event after which it begins; of all nodes NODE:NUMBER,NODE:NUMBER."""
 
-    position: int
+    position: int | str
 
 
 class Published(Struct, frozen=True, kw_only=True):
@@ -546,6 +549,7 @@ class LogLine(TypedDict):
     task: NotRequired[str]
     fields: NotRequired[dict[str, object]]
     partial: NotRequired[bool]
+    node: NotRequired[str]
 
 
 class LogLines(Struct, frozen=True, kw_only=True):

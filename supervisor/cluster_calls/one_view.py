@@ -8,6 +8,8 @@ from datetime import datetime
 
 import msgspec
 
+from ...worker.control.nodes import places_text
+
 MILLISECOND_S = 0.001
 """Seconds of which a record has whole numbers alone."""
 
@@ -16,6 +18,8 @@ UNITED = frozenset(
         "agent.list",
         "approval.list",
         "daemon.status",
+        "event.list",
+        "log.read",
         "mcp.servers",
         "mcp.tools",
         "schedule.list",
@@ -39,6 +43,8 @@ def united(method: str, answers: Mapping[str, object]) -> dict[str, object]:
                 merged[key] = [*present, *value]
             elif method == "daemon.status" and key == "tasks":
                 merged[key] = _sums(present, value)
+    if method == "event.list":
+        return _events(answers)
     return _page(merged, answers) if method == "task.list" else merged
 
 
@@ -65,6 +71,38 @@ def _page(merged: dict[str, object], answers: Mapping[str, object]) -> dict[str,
             if datetime.fromisoformat(str(each["created_at"])).timestamp() >= floor
         ]
     return {**merged, "tasks": found, "more": more}
+
+
+def _events(answers: Mapping[str, object]) -> dict[str, object]:
+    """Returns a page of events in the order of their times: none later than where the page of a node ends."""
+    pages = {node: _plain(found) for node, found in answers.items()}
+    events = {node: _dicts(_tagged(found, node).get("events")) for node, found in answers.items()}
+    ends = [
+        str(events[node][-1]["at"])
+        for node, page in pages.items()
+        if page.get("next") is not None and events[node]
+    ]
+    horizon = min(ends, default=None)
+    kept = {
+        node: [each for each in found if horizon is None or str(each["at"]) <= horizon]
+        for node, found in events.items()
+    }
+    newest = {node: str(page.get("newest")) for node, page in pages.items()}
+    next_places = {
+        node: str(kept[node][-1]["seq"])
+        if kept[node]
+        else str(int(str(found[0]["seq"])) - 1)
+        if (found := events[node])
+        else newest[node]
+        for node in pages
+    }
+    is_more = any(page.get("next") is not None for page in pages.values())
+    merged = [each for found in kept.values() for each in found]
+    return {
+        "events": sorted(merged, key=lambda each: str(each["at"])),
+        "next": places_text(next_places) if is_more else None,
+        "newest": places_text(newest),
+    }
 
 
 def _created(cursor: str) -> float:

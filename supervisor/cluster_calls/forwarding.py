@@ -1,12 +1,14 @@
 """Passes calls on to the node that has what they are about, and serves those of other nodes.
 
 A call travels whole, with the facts of its caller; rights, scope and audit are those of the node that serves it. Nodes of one
-cluster trust each other. Notifications come back at most once, in order; a call whose node is gone fails within seconds.
+cluster trust each other. Notifications come back at most once, in order; a call whose node is gone fails within seconds. A stream that
+follows a call has no gap: it ends as Unreachable where a message is lost, and is as fast as its reader.
 """
 
 import asyncio
 import contextlib
 import logging
+import time
 import uuid
 from collections.abc import Awaitable, Coroutine, Mapping
 from typing import Protocol
@@ -26,8 +28,8 @@ from ...worker.contract.errors import (
 from ...worker.contract.records import Error
 from ..api.caller import Caller
 from ..engine.interface import VALUE_BYTES_MAX, Engine, Message, Subscription
-from ..nodes.record import key_of
-from .remote_caller import CallerFacts, Part, RemoteCaller
+from ..nodes.record import decoded, key_of
+from .remote_caller import CallerFacts, Part, Pieces, RemoteCaller
 
 WHERE = "where"
 WHERE_S = 0.5
@@ -42,6 +44,9 @@ LOOK_S = 2.0
 SILENCE_S = 10.0
 """Seconds without a sign of life after which a follower is gone."""
 
+WINDOW = 32
+"""Number of messages of what is followed that may be under way to its reader."""
+
 LAST_S = 2.0
 """Seconds that the last notifications may take after the answer."""
 
@@ -52,7 +57,10 @@ logger = logging.getLogger(__name__)
 
 
 class Call(Struct, frozen=True, kw_only=True):
-    """Represents a call on its way; `streams` names the subject of its notifications, "" for none."""
+    """Represents a call on its way; `streams` names the subject of its notifications, "" for none.
+
+    Of what it follows, at most `window` messages are under way; 0 is for a caller that does not say what it has passed on.
+    """
 
     method: str
     params: dict[str, object]
@@ -60,18 +68,20 @@ class Call(Struct, frozen=True, kw_only=True):
     streams: str = ""
     is_direct: bool = False
     """Whether it is about what that node itself runs, whatever the engine has of it."""
+    window: int = 0
 
 
 class Reply(Struct, frozen=True, kw_only=True):
     """Represents the answer: a result or an error, and how many notifications came before it.
 
-    With `follows` more are to come, until the caller gives no sign of life.
+    With `follows` more are to come, until the caller gives no sign of life; a node that names its `incarnation` gives signs, too.
     """
 
     result: msgspec.Raw = msgspec.Raw(b"null")
     error: Error | None = None
     sent: int = 0
     follows: bool = False
+    incarnation: str = ""
 
 
 class Question(Struct, frozen=True, kw_only=True):
@@ -86,9 +96,7 @@ class Question(Struct, frozen=True, kw_only=True):
 class Table(Protocol):
     """Represents the method table of this daemon."""
 
-    async def answer_here(
-        self, name: str, params: Mapping[str, object], caller: RemoteCaller
-    ) -> object:
+    async def answer_here(self, name: str, params: Mapping[str, object], caller: Caller) -> object:
         """Returns the result of a method, whatever other nodes have."""
         ...
 
@@ -106,10 +114,12 @@ class Forwarding:
 
     Args:
         node: the name of this node.
+        incarnation: of its daemon.
     """
 
-    def __init__(self, node: str) -> None:
+    def __init__(self, node: str, incarnation: str = "") -> None:
         self._node = node
+        self._incarnation = incarnation
         self._table: Table | None = None
         self._serving: set[asyncio.Task[None]] = set()
 
@@ -118,6 +128,13 @@ class Forwarding:
         self._table = table
 
     # -- calls of this node
+
+    async def answer_here(
+        self, method: str, params: Mapping[str, object], caller: Caller
+    ) -> object:
+        """Returns the answer of this daemon to a call."""
+        assert self._table is not None, "it is bound before the node joins"
+        return await self._table.answer_here(method, params, caller)
 
     async def find(self, engine: Engine, question: Question) -> str:
         """Returns a node that has what is asked for, "" where none says so in time."""
@@ -155,7 +172,12 @@ class Forwarding:
             tenant=caller.tenant,
         )
         call = Call(
-            method=method, params=dict(params), caller=facts, streams=subject, is_direct=is_direct
+            method=method,
+            params=dict(params),
+            caller=facts,
+            streams=subject,
+            is_direct=is_direct,
+            window=WINDOW,
         )
         payload = msgspec.json.encode(call)
         parts = await engine.subscribe(subject) if subject else None
@@ -169,11 +191,11 @@ class Forwarding:
                 if relay is not None:
                     await relay.close()
             if (failed := reply.error) is not None:
-                raise from_wire(
-                    {"code": failed.code, "message": failed.message, "data": failed.data}
-                )
+                raise _raised(failed)
             if reply.follows and parts is not None:
-                caller.follow(self._follow(engine, parts, subject, caller))
+                passed = 0 if relay is None else relay.passed
+                source = _Source(node, reply.incarnation, subject, parts, passed)
+                caller.follow(self._follow(engine, source, caller))
                 parts = None
             return reply.result
         finally:
@@ -196,25 +218,60 @@ class Forwarding:
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
 
-    async def _follow(
-        self, engine: Engine, parts: Subscription, subject: str, caller: Caller
-    ) -> None:
-        """Passes notifications on until the caller hangs up; tells the other node that it is there."""
+    async def _follow(self, engine: Engine, source: "_Source", caller: Caller) -> None:
+        """Passes notifications on until the caller hangs up, or they end; tells the other node that it is there.
+
+        Raises:
+            Unreachable: the node is gone, or one of its messages was lost.
+            CorralError: as what is followed has failed there.
+        """
 
         async def live() -> None:
             while True:
                 with contextlib.suppress(CorralError):
-                    await engine.publish(f"{subject}/alive", b"")
-                await asyncio.sleep(LOOK_S)
+                    await engine.publish(f"{source.subject}/alive", b"%d" % source.passed)
+                source.acknowledged = source.passed
+                source.has_room.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_S):
+                        await source.has_room.wait()
 
         living = asyncio.create_task(live())
         try:
+            received_at = time.monotonic()
             while True:
-                await _pass_on(await parts.next(), caller)
+                try:
+                    async with asyncio.timeout(LOOK_S):
+                        message = await source.parts.next()
+                except TimeoutError:
+                    await self._check_there(engine, source, time.monotonic() - received_at)
+                    continue
+                received_at = time.monotonic()
+                part = msgspec.json.decode(message.payload, type=Part)
+                source.check(part)
+                if part.ends:
+                    if part.error is not None:
+                        raise _raised(part.error)
+                    return
+                await source.pass_on(part, caller)
         finally:
             living.cancel()
             await asyncio.wait([living])
-            await parts.close()
+            await source.parts.close()
+
+    async def _check_there(self, engine: Engine, source: "_Source", silent_s: float) -> None:
+        """Raises Unreachable where the node of a stream is not there any more, or is another daemon."""
+        if not source.incarnation:
+            return  # an older version, which gives no signs
+        if silent_s > SILENCE_S:
+            raise _unreachable(source.node, f"it has sent nothing for {SILENCE_S:g} s")
+        with contextlib.suppress(Timeout):
+            entry = await engine.get(key_of(source.node))
+            record = None if entry is None else decoded(entry.value)
+            if entry is None:
+                raise _unreachable(source.node, "it has lost its lease")
+            if record is not None and record.incarnation != source.incarnation:
+                raise _unreachable(source.node, "it has been started again")
 
     # -- calls of other nodes
 
@@ -271,12 +328,15 @@ class Forwarding:
         async def send(part: bytes) -> None:
             await engine.publish(call.streams, part)
 
-        caller = RemoteCaller(call.caller, send, is_direct=call.is_direct)
+        caller = RemoteCaller(call.caller, send, is_direct=call.is_direct, window=call.window)
         try:
             reply = await self._answered(call, caller)
             await caller.flush()
             reply = msgspec.structs.replace(
-                reply, sent=caller.sent, follows=caller.following is not None
+                reply,
+                sent=caller.sent,
+                follows=caller.following is not None,
+                incarnation=self._incarnation,
             )
             payload = msgspec.json.encode(reply)
             if len(payload) > VALUE_BYTES_MAX:
@@ -286,7 +346,7 @@ class Forwarding:
             with contextlib.suppress(CorralError):
                 await message.answer(payload)
                 if caller.following is not None and reply.error is None:
-                    await self._follow_here(engine, call.streams, caller.following)
+                    await self._follow_here(engine, call.streams, caller, caller.following)
         finally:
             await caller.close()
 
@@ -301,20 +361,73 @@ class Forwarding:
             logger.exception("a call of another node failed: %s", call.method)
             return Reply(error=_record(InternalError(f"cannot serve it: {type(error).__name__}")))
 
-    async def _follow_here(self, engine: Engine, subject: str, following: Awaitable[None]) -> None:
-        """Runs what a caller follows until it gives no sign of life."""
+    async def _follow_here(
+        self, engine: Engine, subject: str, caller: RemoteCaller, following: Awaitable[None]
+    ) -> None:
+        """Runs what a caller follows until it gives no sign of life, and gives signs itself; tells the end."""
         signs = await engine.subscribe(f"{subject}/alive")
         running = asyncio.ensure_future(following)
+        next_sign = asyncio.ensure_future(signs.next())
+        received_at = signed_at = time.monotonic()
         try:
-            while not running.done():
-                async with asyncio.timeout(SILENCE_S):
-                    await signs.next()
-        except TimeoutError:
-            pass
+            while not running.done() and received_at > time.monotonic() - SILENCE_S:
+                await asyncio.wait(
+                    [running, next_sign], timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED
+                )
+                if next_sign.done():
+                    received_at = time.monotonic()
+                    count = next_sign.result().payload
+                    caller.acknowledge(int(count) if count.isdigit() else 0)
+                    next_sign = asyncio.ensure_future(signs.next())
+                if time.monotonic() > signed_at + LOOK_S / 2:
+                    signed_at = time.monotonic()
+                    await caller.sign()
         finally:
+            next_sign.cancel()
             running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
+            ended = await asyncio.gather(running, next_sign, return_exceptions=True)
             await signs.close()
+        failed = ended[0]
+        if isinstance(failed, Exception) and not isinstance(failed, CorralError):
+            logger.error("cannot go on with a stream to another node", exc_info=failed)
+            failed = InternalError(f"cannot go on: {type(failed).__name__}")
+        if not isinstance(failed, asyncio.CancelledError):
+            error = _record(failed) if isinstance(failed, CorralError) else None
+            await caller.sign(ends=True, error=error)
+
+
+class _Source:
+    """Represents what is followed on another node, and how much of it was passed on."""
+
+    def __init__(
+        self, node: str, incarnation: str, subject: str, parts: Subscription, passed: int
+    ) -> None:
+        self.node = node
+        self.incarnation = incarnation
+        self.subject = subject
+        self.parts = parts
+        self.passed = passed
+        self.acknowledged = passed
+        """Number of messages that the node knows to be passed on."""
+        self.has_room = asyncio.Event()
+        self._pieces = Pieces()
+
+    def check(self, part: Part) -> None:
+        """Raises Unreachable where messages before one are missing."""
+        expected = self.passed if part.is_sign else self.passed + 1
+        if part.number and part.number != expected:
+            raise _unreachable(self.node, "messages of it were lost")
+
+    async def pass_on(self, part: Part, caller: Caller) -> None:
+        """Passes a notification on once all pieces of it are there."""
+        if part.is_sign:
+            return
+        if (whole := self._pieces.whole(part)) is not None:
+            caller.notify(whole.method, whole.params)
+            await caller.drain()
+        self.passed += 1
+        if self.passed >= self.acknowledged + WINDOW // 2:
+            self.has_room.set()
 
 
 class _Relay:
@@ -323,21 +436,25 @@ class _Relay:
     def __init__(self, parts: Subscription, caller: Caller) -> None:
         self._parts = parts
         self._caller = caller
-        self._passed = 0
+        self.passed = 0
+        self._pieces = Pieces()
         self._changed = asyncio.Event()
         self._task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
         while True:
-            await _pass_on(await self._parts.next(), self._caller)
-            self._passed += 1
+            part = msgspec.json.decode((await self._parts.next()).payload, type=Part)
+            if (whole := self._pieces.whole(part)) is not None:
+                self._caller.notify(whole.method, whole.params)
+                await self._caller.drain()
+            self.passed += 1
             self._changed.set()
 
     async def until(self, count: int) -> None:
         """Waits until so many were passed on, for a bounded time."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_S):
-                while self._passed < count and not self._task.done():
+                while self.passed < count and not self._task.done():
                     self._changed.clear()
                     await self._changed.wait()
 
@@ -347,14 +464,12 @@ class _Relay:
         await asyncio.gather(self._task, return_exceptions=True)
 
 
-async def _pass_on(message: Message, caller: Caller) -> None:
-    part = msgspec.json.decode(message.payload, type=Part)
-    caller.notify(part.method, part.params)
-    await caller.drain()
-
-
 def _record(error: CorralError) -> Error:
     return Error(error.code, error.name, error.message, error.data)
+
+
+def _raised(failed: Error) -> CorralError:
+    return from_wire({"code": failed.code, "message": failed.message, "data": failed.data})
 
 
 def _unreachable(node: str, reason: str) -> Unreachable:
