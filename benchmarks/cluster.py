@@ -168,8 +168,7 @@ async def _of_engine(servers: LocalServers, size: Mapping[str, int]) -> Found:
 
         async def work() -> None:
             await engine.append("bare", f"{stamp}-{next(numbers)}", b"{}")
-            taken = await engine.take("bare", 2.0)
-            assert taken is not None, "it was appended"
+            (taken,) = await engine.take("bare", 2.0)
             await engine.settle(taken, "done")
 
         await work()

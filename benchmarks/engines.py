@@ -93,8 +93,7 @@ async def _measured(setup: str, engine: Engine, other: Engine, size: dict[str, i
 
     async def cycle(number: int) -> None:
         await engine.append(f"cycle-{stamp}", f"{time.monotonic_ns()}-{number}", b"x" * 200)
-        taken = await engine.take(f"cycle-{stamp}", 10.0)
-        assert taken is not None, "it was appended"
+        (taken,) = await engine.take(f"cycle-{stamp}", 10.0)
         await engine.settle(taken, "done")
 
     calls = await other.subscribe(f"bench/{stamp}")

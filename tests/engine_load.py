@@ -54,9 +54,10 @@ class Load:
     async def take(self, engine: Engine) -> None:
         while True:
             try:
-                taken = await engine.take("load", 1.0)
-                if taken is None:
+                found = await engine.take("load", 1.0)
+                if not found:
                     continue
+                (taken,) = found
                 self.runs[taken.id] += 1
                 await self.end(engine, taken.id)
                 await engine.settle(taken, "done")

@@ -188,7 +188,7 @@ async def _tried(engine: "Engine") -> dict[str, float]:
         await engine.append("check", f"{name}/{number}", b"x")
         times["append"].append(time.perf_counter() - began)
         began = time.perf_counter()
-        if taken := await engine.take("check", 2.0):
+        for taken in await engine.take("check", 2.0):
             await engine.settle(taken, "done")
         times["take and settle"].append(time.perf_counter() - began)
     await engine.delete(name, revision=revision)

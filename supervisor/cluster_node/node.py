@@ -28,7 +28,7 @@ from ..cluster.settings import ClusterSettings
 from ..cluster_calls.forwarding import Forwarding
 from ..cluster_calls.router import ALL_S, Router
 from ..engine.connection import open_engine
-from ..engine.interface import Engine, Watch
+from ..engine.interface import Engine
 from ..nodes.membership import Membership, boot_clock
 from ..nodes.observer import nodes_now
 from ..nodes.record import NodeRecord
@@ -40,7 +40,7 @@ from .placed_runner import PlacedRunner
 from .placed_tasks import PlacedTasks
 from .placer import Placer
 from .specs import SpecPublisher
-from .state import STATE, Drained, drained_key, encoded
+from .state import Drained, drained_key, encoded
 from .task_calls import TaskCalls
 from .view import ClusterView
 
@@ -257,11 +257,12 @@ class ClusterNode:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(membership.run())
                     group.create_task(self._warn(engine))
-                    group.create_task(self._follow(engine))
+                    group.create_task(self.view.follow(engine))
                     group.create_task(self.placed.run(engine))
                     group.create_task(self._specs.run(engine))
                     group.create_task(self._placer.run(engine))
-                    group.create_task(self.tasks.follow_ends(engine))
+                    group.create_task(self.tasks.ends.follow(engine))
+                    group.create_task(self.tasks.report_always(engine))
                     group.create_task(self.tasks.follow_cancels(engine))
                     group.create_task(self.forwarding.serve(engine))
                     group.create_task(self.forwarding.answer_where(engine))
@@ -298,18 +299,6 @@ class ClusterNode:
                 logger.warning("the engine of the cluster: %s", each)
         except CorralError as error:
             logger.warning("cannot read the settings of the engine: %s", error)
-
-    async def _follow(self, engine: Engine) -> None:
-        """Follows what the engine keeps about the cluster."""
-        watch: Watch = await engine.watch(STATE)
-        try:
-            await watch.synced()
-            while True:
-                if not watch.unread:
-                    self.view.synced.set()
-                self.view.take(await watch.next())
-        finally:
-            await watch.close()
 
     def _holds_lease(self) -> bool:
         """Returns whether the lease holds at this moment, also where nothing has looked at the clock yet."""

@@ -17,10 +17,11 @@ from msgspec.structs import replace
 
 from ...worker.contract.errors import Conflict, CorralError, Timeout
 from ...worker.contract.records import Task, TaskParams
+from ..cluster_tasks.stored_task import MARK, StoredEnd, id_of
 from ..engine.interface import Engine
 from ..nodes.record import key_of
 from ..tasks.backlog import dependency_failed
-from .placed_tasks import MARK, PlacedTasks, StoredEnd, id_of
+from .placed_tasks import PlacedTasks
 from .state import decoded, encoded
 
 AGAIN_S = 1.0
@@ -86,11 +87,11 @@ class PlacedRunner:
     async def _ended(self, engine: Engine, task: Task) -> StoredEnd:
         for each in task.after:
             if each.startswith(MARK):
-                before = (await self._tasks.wait_end(engine, each)).task
+                before = (await self._tasks.ends.wait(engine, each)).task
                 if before.state != "succeeded":
                     raise dependency_failed(task.id, each, before.state)
         submitted = await self._tasks.submit(engine, _params(task))
-        return await self._tasks.wait_end(engine, submitted.id)
+        return await self._tasks.ends.wait(engine, submitted.id)
 
     async def withdraw(self, task: Task) -> None:
         """Cancels a task whose end nobody waits for; one that runs is cancelled by its node when that is there."""

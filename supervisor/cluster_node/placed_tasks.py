@@ -7,12 +7,9 @@ has no lease writes no end; one that comes back late finds the record made, and 
 
 import asyncio
 import contextlib
-import hashlib
 import logging
-import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Collection
-from datetime import UTC, datetime
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -23,39 +20,42 @@ from ...worker.contract.errors import (
     Conflict,
     CorralError,
     ResourceLimitExceeded,
-    Timeout,
 )
 from ...worker.contract.records import Error, Task, TaskParams
 from ..agents.agents import Agents
+from ..cluster_tasks.ends import TaskEnds
+from ..cluster_tasks.stored_task import (
+    MARK,
+    RESULT_S,
+    StoredEnd,
+    StoredTask,
+    encoded_task,
+    id_of,
+    now,
+    queue_of,
+    queued_record,
+    result_key,
+)
 from ..engine.interface import REDELIVERY_S, VALUE_BYTES_MAX, Engine, Taken
 from ..events.bus import Bus
 from ..lifecycle.placements import Placements
 from ..task_rules.boundaries import normalised
-from ..tasks.submission import ON_ENGINE
 from ..tasks.tasks import Tasks
 from .carried_state import CarriedState
+from .state import CancelledTask, cancelled_key, encoded
 from .view import ClusterView
 
-RESULTS = "results"
-"""The prefix of the ends of tasks."""
-
-RESULT_S = 7 * 86_400
-"""Seconds that the end of a task is kept on the engine."""
-
-ENDED = "ended"
-"""The prefix of the subjects on which a node hears that a task that it waits for has ended."""
-
 WAIT_S = 2.0
-"""Seconds that one request for a task waits; and between two looks for an end of which no message came."""
+"""Seconds that one request for tasks waits."""
+
+FRESH_S = 1.0
+"""Seconds of silence of the engine up to which the cancelled tasks are known here without a question."""
 
 CANCELS = "cancels"
 """The subject on which all nodes hear that a task was cancelled before it was known to run."""
 
 LISTED_MAX = 1_000
 """Number of the oldest tasks of an agent among which one that no node runs is looked for."""
-
-MARK = ON_ENGINE
-"""The first character of the ids of these tasks; those of a daemon alone have none but hexadecimal digits."""
 
 ACCEPTED_MAX = 10_000
 """Number of tasks accepted here of which the record is remembered until they are begun."""
@@ -72,23 +72,6 @@ FINAL_ERRORS = frozenset({"TaskFailed", "InvalidParams", "ResourceLimitExceeded"
 logger = logging.getLogger(__name__)
 
 
-class StoredTask(Struct, frozen=True, kw_only=True):
-    """Represents an accepted task on the engine. `origin` is the node that waits for its end."""
-
-    id: str
-    params: TaskParams
-    created_at: str
-    origin: str
-
-
-class StoredEnd(Struct, frozen=True, kw_only=True):
-    """Represents the end of a task: its record, the node that wrote it, and the fencing token under which it did."""
-
-    task: Task
-    node: str
-    token: int
-
-
 class Counts(Struct):
     """Counts since the start of the daemon: accepted and ended here, delivered again, and ends that came too late."""
 
@@ -96,16 +79,6 @@ class Counts(Struct):
     ended: int = 0
     again: int = 0
     late: int = 0
-
-
-def queue_of(agent: str) -> str:
-    """Returns the queue of the tasks of an agent."""
-    return f"tasks/{agent}"
-
-
-def result_key(task_id: str) -> str:
-    """Returns the key of the end of a task."""
-    return f"{RESULTS}/{task_id}"
 
 
 class PlacedTasks:
@@ -139,12 +112,13 @@ class PlacedTasks:
         self._bus = bus
         self._holds_lease = holds_lease
         self._tasks: Tasks | None = None
-        self._waiters: dict[str, list[asyncio.Future[None]]] = {}
+        self.ends = TaskEnds(node)
         self._accepted: OrderedDict[str, Task] = OrderedDict()
         self._takers: dict[str, asyncio.Task[None]] = {}
         self._leaving: set[str] = set()
         self._running: set[asyncio.Task[None]] = set()
         self._open: set[str] = set()
+        self._held: dict[str, tuple[float, Taken]] = {}
         self._in_turn = WeakValueDictionary[tuple[str, str], asyncio.Lock]()
         self.counts = Counts()
 
@@ -160,10 +134,10 @@ class PlacedTasks:
 
     # -- for callers
 
-    async def submit(self, engine: Engine, params: TaskParams) -> Task:
+    async def submit(self, engine: Engine, params: TaskParams, task_id: str = "") -> Task:
         """Returns the record of a task as it was accepted: it is on the engine by then.
 
-        With an idempotency key that was given before, it is that task.
+        With an idempotency key that was given before, it is that task. `task_id` is that of `id_of`, for who waits for it already.
 
         Raises:
             InvalidParams: a param is malformed.
@@ -172,10 +146,12 @@ class PlacedTasks:
         """
         assert params.agent is not None, "its tasks are those of an agent"
         params = normalised(params)
-        task_id = id_of(params)
-        if params.idempotency_key is not None and (end := await self._end(engine, task_id)):
+        task_id = task_id or id_of(params)
+        if params.idempotency_key is not None and (end := await self.ends.find(engine, task_id)):
             return end.task
-        stored = StoredTask(id=task_id, params=params, created_at=_now(), origin=self._node)
+        stored = StoredTask(
+            id=task_id, params=params, created_at=now(), origin=self._node, whole_end=True
+        )
         payload = encoded_task(stored)
         if len(payload) > VALUE_BYTES_MAX:
             raise ResourceLimitExceeded(
@@ -198,7 +174,7 @@ class PlacedTasks:
         assert self._tasks is not None, "it is bound before the node joins"
         if (here := self._tasks.find(task_id)) is not None:
             return here
-        end = await self._end(engine, task_id)
+        end = await self.ends.find(engine, task_id)
         return self._accepted.get(task_id) if end is None else end.task
 
     async def waiting(
@@ -231,7 +207,7 @@ class PlacedTasks:
 
         One that a node takes at the same moment is cancelled there.
         """
-        if (end := await self._end(engine, task_id)) is not None:
+        if (end := await self.ends.find(engine, task_id)) is not None:
             return end.task
         if (stored := await self.stored(engine, task_id)) is None:
             return None
@@ -239,47 +215,26 @@ class PlacedTasks:
         error = Cancelled(f'cannot finish task "{task_id}": {reason}', reason=reason)
         failure = Error(error.code, error.name, error.message, error.data)
         task = msgspec.structs.replace(
-            queued_record(stored), state="cancelled", error=failure, finished_at=_now()
+            queued_record(stored), state="cancelled", error=failure, finished_at=now()
         )
-        value = msgspec.json.encode(StoredEnd(task=task, node=self._node, token=0))
+        end = StoredEnd(task=task, node=self._node, token=0)
+        value = msgspec.json.encode(end)
         try:
             await engine.put(result_key(task_id), value, revision=0, ttl_s=RESULT_S)
         except Conflict:
-            end = await self._end(engine, task_id)
-            return None if end is None else end.task
-        for subject in (CANCELS, f"{ENDED}/{stored.origin}"):
-            await engine.publish(subject, task_id.encode())
+            known = await self.ends.find(engine, task_id)
+            return None if known is None else known.task
+        with contextlib.suppress(Conflict):
+            mark = encoded(CancelledTask(by=self._node))
+            await engine.put(cancelled_key(task_id), mark, revision=0, ttl_s=RESULT_S)
+        await engine.publish(CANCELS, task_id.encode())
+        await self.ends.tell(engine, stored, end, value)
         return task
 
     async def node_of_end(self, engine: Engine, task_id: str) -> str:
         """Returns the node that has ended a task; "" where none has."""
-        end = await self._end(engine, task_id)
+        end = await self.ends.find(engine, task_id)
         return "" if end is None else end.node
-
-    async def wait(self, engine: Engine, task_id: str) -> Task:
-        """Returns the record of a task when it has ended."""
-        return (await self.wait_end(engine, task_id)).task
-
-    async def wait_end(self, engine: Engine, task_id: str) -> StoredEnd:
-        """Returns the end of a task when it has one."""
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[None] = loop.create_future()
-        self._waiters.setdefault(task_id, []).append(waiter)
-        try:
-            while True:
-                with contextlib.suppress(Timeout):  # it will be back
-                    if (end := await self._end(engine, task_id)) is not None:
-                        return end
-                await asyncio.wait([waiter], timeout=WAIT_S)
-        finally:
-            waiters = self._waiters[task_id]
-            waiters.remove(waiter)
-            if not waiters:
-                del self._waiters[task_id]
-
-    async def _end(self, engine: Engine, task_id: str) -> StoredEnd | None:
-        entry = await engine.get(result_key(task_id))
-        return None if entry is None else msgspec.json.decode(entry.value, type=StoredEnd)
 
     # -- on the node that runs the agent
 
@@ -297,24 +252,13 @@ class PlacedTasks:
             taker.cancel()
             await asyncio.wait([taker])
 
-    async def follow_ends(self, engine: Engine) -> None:
-        """Wakes those who wait here for a task when a node has ended it, until it is cancelled."""
-        inbox = await engine.subscribe(f"{ENDED}/{self._node}")
-        try:
-            while True:
-                message = await inbox.next()
-                for waiter in self._waiters.get(message.payload.decode(), []):
-                    if not waiter.done():
-                        waiter.set_result(None)
-        finally:
-            await inbox.close()
-
     async def follow_cancels(self, engine: Engine) -> None:
         """Cancels the tasks here whose end another node has written, until it is cancelled."""
         inbox = await engine.subscribe(CANCELS)
         try:
             while True:
                 task_id = (await inbox.next()).payload.decode()
+                self._view.note_cancelled(task_id)
                 if task_id in self._open and self._tasks is not None:
                     if self._tasks.find(task_id) is not None:
                         each = asyncio.create_task(self._cancel_here(task_id))
@@ -331,24 +275,24 @@ class PlacedTasks:
 
     async def _take_always(self, agent: str, engine: Engine) -> None:
         """Takes tasks as workers are free, until the daemon ends; those that run go on when this is cancelled."""
-        own: set[asyncio.Task[None]] = set()
+        slots = _Slots()
         while not self._agents.draining:
-            if len(own) >= self._room(agent):
-                await asyncio.wait(own, return_when=asyncio.FIRST_COMPLETED)
+            free = slots.free(self._room(agent))
+            if free <= 0:
+                await slots.released()
                 continue
             try:
-                taken = await engine.take(queue_of(agent), WAIT_S)
+                found = await engine.take(queue_of(agent), WAIT_S, free)
             except CorralError as error:
                 logger.info("cannot take tasks of %s: %s", agent, error)
                 await asyncio.sleep(AGAIN_S)
                 continue
-            if taken is None:
-                continue
-            each = asyncio.create_task(self._run(agent, engine, taken))
-            for tasks in (own, self._running):
-                tasks.add(each)
-                each.add_done_callback(tasks.discard)
-            each.add_done_callback(_log_failure)
+            for taken in found:
+                each = asyncio.create_task(self._run(agent, engine, taken, slots))
+                slots.take(each, taken)
+                self._running.add(each)
+                each.add_done_callback(self._running.discard)
+                each.add_done_callback(_log_failure)
 
     async def close(self) -> None:
         """Ends the takers, and lets go of the tasks that run: they are delivered again."""
@@ -364,27 +308,27 @@ class PlacedTasks:
             return 1
         return max(1, len(found.supervisors) * found.spec.resources.max_concurrent_requests)
 
-    async def _run(self, agent: str, engine: Engine, taken: Taken) -> None:
+    async def _run(self, agent: str, engine: Engine, taken: Taken, slots: "_Slots") -> None:
         """Runs one delivery of a task, and stores its end."""
         if taken.delivery > 1:
             self.counts.again += 1
-        working = asyncio.create_task(self._report(engine, taken))
+        self._held[taken.handle] = (asyncio.get_running_loop().time(), taken)
         epoch = self._placements.epoch
         try:
             stored = msgspec.json.decode(taken.payload, type=StoredTask)
             self._open.add(stored.id)
-            has_ended = await self._end(engine, stored.id) is not None
-            if has_ended or stored.id not in self._open:  # cancelled, or ended elsewhere
-                await engine.settle(taken, "done")
+            if await self._has_ended(engine, stored, taken.delivery):
+                await self._settle_done(engine, taken)
                 return
             if taken.delivery > 1:
                 await self._carried.take_task(engine, agent, stored.id)
             ended = await self._in_session(agent, engine, stored, taken.delivery)
+            slots.release(taken)  # its worker is free
             if epoch != self._placements.epoch or not self._holds_lease():
                 if ended is not None:
                     self.note_late(agent, stored.id, "this node has lost its lease meanwhile")
             elif ended is not None and await self._keep_end(agent, engine, stored, ended):
-                await engine.settle(taken, "done")
+                await self._settle_done(engine, taken)
             else:
                 await asyncio.sleep(AGAIN_S)
                 await engine.settle(taken, "again")
@@ -399,16 +343,37 @@ class PlacedTasks:
             await engine.settle(taken, "done")
         finally:
             self._open.discard(taken.id)
-            working.cancel()
-            await asyncio.wait([working])
+            self._held.pop(taken.handle, None)
 
-    async def _report(self, engine: Engine, taken: Taken) -> None:
-        """Reports that the task is worked on, as long as this node holds its lease."""
+    async def report_always(self, engine: Engine) -> None:
+        """Reports that the tasks here are worked on, as long as this node holds its lease, until it is cancelled."""
+        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(WORKING_S)
             if self._holds_lease():
-                with contextlib.suppress(CorralError):
-                    await engine.settle(taken, "working")
+                before = loop.time() - WORKING_S
+                held = [taken for since, taken in self._held.values() if since <= before]
+                reports = [engine.settle(each, "working") for each in held]
+                await asyncio.gather(*reports, return_exceptions=True)
+
+    async def _has_ended(self, engine: Engine, stored: StoredTask, delivery: int) -> bool:
+        """Returns whether a task that was taken has an end: it was cancelled, or another delivery of it has ended.
+
+        One without a key that comes for the first time can only have been cancelled: that is known here while the engine is.
+        """
+        if self._view.is_cancelled(stored.id):
+            return True
+        is_first = delivery == 1 and stored.params.idempotency_key is None
+        if is_first and self._view.lag_s() < FRESH_S:
+            return False
+        return await self.ends.find(engine, stored.id) is not None or stored.id not in self._open
+
+    async def _settle_done(self, engine: Engine, taken: Taken) -> None:
+        """Removes a task that has ended from its queue, and the mark of one that was cancelled."""
+        await engine.settle(taken, "done")
+        if (revision := self._view.cancelled.get(taken.id)) is not None:
+            with contextlib.suppress(CorralError):  # it ends by itself
+                await engine.delete(cancelled_key(taken.id), revision=revision)
 
     async def _in_session(
         self, agent: str, engine: Engine, stored: StoredTask, delivery: int
@@ -491,55 +456,51 @@ class PlacedTasks:
         try:
             await engine.put(result_key(stored.id), value, revision=0, ttl_s=RESULT_S)
         except Conflict:
-            known = await self._end(engine, stored.id)
+            known = await self.ends.find(engine, stored.id)
             is_own = known is not None and (known.node, known.token) == (self._node, end.token)
             was_cancelled = known is not None and known.task.state == "cancelled"
             if not is_own and not was_cancelled:
                 self.note_late(agent, stored.id, "another end is stored")
+            if known is None:
+                return False
+            end, value = known, msgspec.json.encode(known)
         else:
             self.counts.ended += 1
-        await engine.publish(f"{ENDED}/{stored.origin}", stored.id.encode())
+        await self.ends.tell(engine, stored, end, value)
         return True
 
 
-def id_of(params: TaskParams) -> str:
-    """Returns a new id; that of its key where it has one, the same on every node."""
-    if params.idempotency_key is None:
-        return f"{MARK}{secrets.token_hex(8)}"
-    words = f"{params.agent}\0{params.idempotency_key}".encode()
-    return f"{MARK}{hashlib.sha256(words).hexdigest()[:16]}"
+class _Slots:
+    """Counts the tasks that were taken for an agent: those that need a worker, and those whose end is being stored."""
 
+    def __init__(self) -> None:
+        self._working: set[str] = set()
+        self._running: set[asyncio.Task[None]] = set()
+        self._freed = asyncio.Event()
 
-def queued_record(stored: StoredTask) -> Task:
-    """Returns the record of a task that no node has begun."""
-    params = stored.params
-    assert params.agent is not None, "as above"
-    return Task(
-        id=stored.id,
-        agent=params.agent,
-        priority=params.priority or 5,
-        objective=params.objective,
-        input=params.input,
-        context=params.context,
-        boundaries=params.boundaries,
-        output_format=params.output_format,
-        idempotency_key=params.idempotency_key,
-        session=params.session,
-        created_at=stored.created_at,
-        traceparent=params.traceparent,
-    )
+    def free(self, room: int) -> int:
+        """Returns how many more tasks may be taken; of those whose end is being stored as many as run are left behind."""
+        return min(room - len(self._working), 2 * room - len(self._running))
 
+    def take(self, run: asyncio.Task[None], taken: Taken) -> None:
+        """Gives a slot to a task until its run is over."""
+        self._working.add(taken.handle)
+        self._running.add(run)
+        run.add_done_callback(lambda _: self._over(run, taken))
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    def release(self, taken: Taken) -> None:
+        """Takes the slot of a task back, which needs no worker any more."""
+        self._working.discard(taken.handle)
+        self._freed.set()
 
+    def _over(self, run: asyncio.Task[None], taken: Taken) -> None:
+        self._running.discard(run)
+        self.release(taken)
 
-def encoded_task(stored: StoredTask) -> bytes:
-    """Returns a task as JSON, without the params that are as they are by themselves: an older version reads those that it knows."""
-    plain = msgspec.to_builtins(stored)
-    usual = msgspec.to_builtins(TaskParams(objective=""))
-    given = {key: value for key, value in plain["params"].items() if usual.get(key) != value}
-    return msgspec.json.encode({**plain, "params": {"objective": "", **given}})
+    async def released(self) -> None:
+        """Returns when a slot may be free."""
+        self._freed.clear()
+        await self._freed.wait()
 
 
 async def _passed_on(engine: Engine, taken: Taken) -> None:

@@ -45,6 +45,17 @@ ReplicaName = tuple[str, int]
 """The agent and the number of a replica."""
 
 
+class CancelledTask(Struct, frozen=True, kw_only=True):
+    """Represents a task that was cancelled while it waited in its queue, by a node: it is still there, and is not to be run."""
+
+    by: str
+
+
+def cancelled_key(task_id: str) -> str:
+    """Returns the key of the mark of a cancelled task."""
+    return f"{STATE}/cancelled/{task_id}"
+
+
 def drained_key(node: str) -> str:
     """Returns the key of the wish to drain a node."""
     return f"{STATE}/drained/{node}"

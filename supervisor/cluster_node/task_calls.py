@@ -23,8 +23,9 @@ from ...worker.control.params import (
 from ..api.caller import Caller
 from ..cluster_calls.forwarding import Forwarding, Question
 from ..cluster_calls.remote_caller import RemoteCaller
+from ..cluster_tasks.stored_task import MARK, StoredEnd, id_of, queued_record
 from ..engine.interface import Engine
-from .placed_tasks import MARK, PlacedTasks, queued_record
+from .placed_tasks import PlacedTasks
 
 LOOK_FIRST_S = 0.1
 LOOK_MAX_S = 2.0
@@ -104,11 +105,21 @@ class TaskCalls:
 
     async def _run(self, engine: Engine, asked: TaskRunParams, caller: Caller) -> Task:
         given = {key: getattr(asked, key) for key in TaskParams.__struct_fields__}
-        task = await self._tasks.submit(engine, TaskParams(**given))
-        if task.state in ENDED:
-            return task
-        wait = TaskWaitParams(task=task.id, stream=asked.stream)
-        return await self._followed(engine, "task.wait", wait, caller)
+        params = TaskParams(**given)
+        task_id = id_of(params)
+        is_new = params.idempotency_key is None
+        ended = asyncio.ensure_future(self._tasks.ends.wait(engine, task_id, is_new=is_new))
+        try:
+            task = await self._tasks.submit(engine, params, task_id)
+            if task.state in ENDED:
+                return task
+            if not asked.stream:
+                return (await ended).task
+            wait = TaskWaitParams(task=task.id, stream=True)
+            return await self._followed(engine, "task.wait", wait, caller, ended)
+        finally:
+            ended.cancel()
+            await asyncio.gather(ended, return_exceptions=True)
 
     async def _show(self, engine: Engine, asked: TaskShowParams, caller: Caller) -> object | None:
         found = await self._tasks.find(engine, asked.task)
@@ -147,7 +158,8 @@ class TaskCalls:
             return found
         try:
             async with asyncio.timeout(asked.timeout_s):
-                return await self._followed(engine, method, asked, caller)
+                ended = asyncio.ensure_future(self._tasks.ends.wait(engine, asked.task))
+                return await self._followed(engine, method, asked, caller, ended)
         except TimeoutError:
             text = (
                 f'cannot wait longer than {asked.timeout_s:g} s for task "{asked.task}": it goes on'
@@ -160,19 +172,22 @@ class TaskCalls:
         method: str,
         asked: TaskWaitParams | TaskFollowParams,
         caller: Caller,
+        ended: "asyncio.Future[StoredEnd]",
     ) -> Task:
-        """Returns a task when it has ended; meanwhile passes on what the node that runs it sends."""
-        waiting = asyncio.ensure_future(self._tasks.wait(engine, asked.task))
-        passing = asyncio.ensure_future(self._pass_on(engine, method, asked, caller))
+        """Returns a task when it has ended; meanwhile passes on what the node that runs it sends, where that is wanted."""
+        tasks: list[asyncio.Future[StoredEnd] | asyncio.Future[None]] = [ended]
+        streams = isinstance(asked, TaskWaitParams) and asked.stream
         try:
-            task = await waiting
-            if isinstance(asked, TaskWaitParams) and asked.stream:
-                await asyncio.wait([passing], timeout=LAST_S)
+            if streams or not isinstance(asked, TaskWaitParams):
+                tasks.append(asyncio.ensure_future(self._pass_on(engine, method, asked, caller)))
+            task = (await ended).task
+            if streams:
+                await asyncio.wait(tasks[1:], timeout=LAST_S)
             return task
         finally:
-            for each in (waiting, passing):
+            for each in tasks:
                 each.cancel()
-            await asyncio.gather(waiting, passing, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _pass_on(
         self,

@@ -1,13 +1,27 @@
 """Keeps what the engine has about placed agents and drained nodes, as this node knows it now."""
 
 import asyncio
+import math
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
 from msgspec import Struct
 
-from ..engine.interface import Change
-from .state import Assignment, Drained, PlacedSpec, ReplicaName, decoded, kind_and_name, replica_of
+from ..engine.interface import Change, Engine, Watch
+from .state import (
+    STATE,
+    Assignment,
+    Drained,
+    PlacedSpec,
+    ReplicaName,
+    decoded,
+    kind_and_name,
+    replica_of,
+)
+
+HEARD_MAX = 10_000
+"""Number of cancelled tasks of which a message is remembered."""
 
 _S = TypeVar("_S", bound=Struct)
 
@@ -26,6 +40,10 @@ class ClusterView:
         self.specs: dict[str, Known[PlacedSpec]] = {}
         self.assignments: dict[ReplicaName, Known[Assignment]] = {}
         self.drained: set[str] = set()
+        self.cancelled: dict[str, int] = {}
+        """The revisions of the marks of cancelled tasks that are in a queue yet."""
+        self._heard: OrderedDict[str, None] = OrderedDict()
+        self._watch: Watch | None = None
         self.synced = asyncio.Event()
         """Set once all that the engine has was seen."""
         self._listeners: list[Callable[[], None]] = []
@@ -34,10 +52,42 @@ class ClusterView:
         """Calls `listener` after each change."""
         self._listeners.append(listener)
 
+    async def follow(self, engine: Engine) -> None:
+        """Follows the engine until it is cancelled."""
+        self._watch = watch = await engine.watch(STATE)
+        try:
+            await watch.synced()
+            while True:
+                if not watch.unread:
+                    self.synced.set()
+                self.take(await watch.next())
+        finally:
+            await watch.close()
+
+    def lag_s(self) -> float:
+        """Returns the seconds since the engine last proved that all is known here that it has."""
+        return math.inf if self._watch is None or self._watch.unread else self._watch.lag_s()
+
+    def is_cancelled(self, task_id: str) -> bool:
+        """Returns whether a task is known to be cancelled, by its mark or by a message."""
+        return task_id in self.cancelled or task_id in self._heard
+
+    def note_cancelled(self, task_id: str) -> None:
+        """Remembers a message of another node that has cancelled a task."""
+        self._heard[task_id] = None
+        if len(self._heard) > HEARD_MAX:
+            self._heard.popitem(last=False)
+
     def take(self, change: Change) -> None:
         """Takes a change of the engine."""
         kind, name = kind_and_name(change.key)
         value, revision = change.value, change.revision
+        if kind == "cancelled":
+            if value is None:
+                self.cancelled.pop(name, None)
+            else:
+                self.cancelled[name] = revision
+            return
         if kind == "drained":
             present = value is not None and decoded(value, Drained) is not None
             (self.drained.add if present else self.drained.discard)(name)

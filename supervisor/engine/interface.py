@@ -157,8 +157,8 @@ class Engine(Protocol):
         """Stores a task; it is on the engine when this returns. The same id within APPEND_WINDOW_S is one task."""
         ...
 
-    async def take(self, queue: str, wait_s: float) -> Taken | None:
-        """Returns the oldest task that nobody has, waiting up to `wait_s` for one; None where none came."""
+    async def take(self, queue: str, wait_s: float, count_max: int = 1) -> list[Taken]:
+        """Returns the oldest tasks that nobody has, as many as there are, waiting up to `wait_s` for the first; none where none came."""
         ...
 
     async def queued(self, queue: str, count_max: int) -> list[bytes]:
@@ -166,7 +166,10 @@ class Engine(Protocol):
         ...
 
     async def settle(self, taken: Taken, outcome: Outcome) -> None:
-        """Reports on a task that was taken. "done" by a late taker ends the task too: records decide which result counts."""
+        """Reports on a task that was taken, without a confirmation: one whose report is lost is delivered again.
+
+        "done" by a late taker ends the task too: records decide which result counts.
+        """
         ...
 
     async def publish(self, subject: str, payload: bytes) -> None:

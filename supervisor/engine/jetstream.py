@@ -6,10 +6,10 @@ replicas where the cluster has three servers.
 """
 
 import asyncio
-import json
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import nats
 import nats.errors
 from nats.aio.client import Client
@@ -35,6 +35,7 @@ from .jetstream_wire import (
     Json,
     Listener,
     PullInbox,
+    Replies,
     answer_of,
     bytes_of,
     cancellable,
@@ -85,6 +86,7 @@ class JetStream:
         self._queues: dict[str, str] = {}
         self._open: set[_Closable] = set()
         self._inboxes: list[PullInbox] = []
+        self._replies = Replies(client)
 
     @classmethod
     async def open(
@@ -127,6 +129,7 @@ class JetStream:
                 )
                 engine = cls(client, timeout_s)
                 engine._check_version()
+                await engine._replies.start()
                 await engine._prepare()
         except (TimeoutError, nats.errors.Error, OSError) as error:
             await quietly(client.close())
@@ -253,51 +256,52 @@ class JetStream:
         except ApiError as error:
             raise self._refused("store task", id, error) from error
 
-    async def take(self, queue: str, wait_s: float) -> Taken | None:
-        """Returns the oldest task that nobody has."""
+    async def take(self, queue: str, wait_s: float, count_max: int = 1) -> list[Taken]:
+        """Returns the oldest tasks that nobody has."""
         checked(queue, "queue")
         loop = asyncio.get_running_loop()
         end = loop.time() + wait_s
         while True:
             left = max(0.0, end - loop.time())
             try:
-                found = await self._pull(queue, min(left, PULL_S))
+                found = await self._pull(queue, min(left, PULL_S), count_max)
             except Timeout:
-                found = None
-            if found is not None or loop.time() >= end:
+                found = []
+            if found or loop.time() >= end:
                 return found
 
-    async def _pull(self, queue: str, wait_s: float) -> Taken | None:
+    async def _pull(self, queue: str, wait_s: float, count_max: int) -> list[Taken]:
+        """Returns the tasks that one request brings: those that are there, or the first that comes."""
         name = await self._consumer(queue)
-        body: Json = {"batch": 1}
-        body |= {"expires": int(wait_s * SECOND)} if wait_s >= 0.05 else {"no_wait": True}
+        body: Json = {"batch": count_max, "no_wait": True}
+        if wait_s >= 0.05:
+            body["expires"] = int(wait_s * SECOND)  # with no_wait: until the first one comes
         inbox = self._inboxes.pop() if self._inboxes else await PullInbox.open(self._client)
-        message: Msg | None = None
+        found: list[Taken] = []
+        status = ""
+        is_answered = False
         try:
             async with asyncio.timeout(wait_s + 0.5):
                 subject = f"$JS.API.CONSUMER.MSG.NEXT.{TASKS}.{name}"
-                work = self._client.publish(subject, json.dumps(body).encode(), inbox.subject)
+                work = self._client.publish(subject, msgspec.json.encode(body), inbox.subject)
                 await cancellable(work)
-                message = await inbox.queue.get()
+                while not status and len(found) < count_max:
+                    message = await inbox.queue.get()
+                    status = (message.headers or {}).get("Status", "")
+                    if not status:
+                        found.append(_taken(queue, message))
+            is_answered = True
         except (TimeoutError, nats.errors.Error):
             if not self._client.is_connected:
                 await asyncio.sleep(min(wait_s, 0.1))
         finally:
-            if message is None:  # a late task must not come to another take
-                self._queues.pop(queue, None)  # the consumer may have gone with its server
-                await quietly(inbox.close())
-            else:
+            if is_answered:
                 self._inboxes.append(inbox)
-        if message is None:
-            return None
-        headers = message.headers or {}
-        if headers.get("Status"):
-            if headers["Status"] not in ("404", "408"):
-                self._queues.pop(queue, None)
-            return None
-        found = message.metadata
-        id_ = headers.get("Nats-Msg-Id", "").removeprefix(f"{queue}/")
-        return Taken(queue, id_, message.data, found.num_delivered or 1, message.reply)
+            else:  # a late task must not come to another take
+                await quietly(inbox.close())
+            if not is_answered or status not in ("", "404", "408"):
+                self._queues.pop(queue, None)  # the consumer may have gone with its server
+        return found
 
     async def _consumer(self, queue: str) -> str:
         if queue in self._queues:
@@ -341,15 +345,12 @@ class JetStream:
         return found
 
     async def settle(self, taken: Taken, outcome: Outcome) -> None:
-        """Reports on a task; waits for the server's confirmation of "done"."""
+        """Reports on a task."""
         word = {"done": b"+ACK", "working": b"+WPI", "again": b"-NAK"}[outcome]
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._connected()
-                if outcome == "done":
-                    await self._request(taken.handle, word, self._timeout_s)
-                else:
-                    await cancellable(self._client.publish(taken.handle, word))
+                await cancellable(self._client.publish(taken.handle, word))
         except (TimeoutError, nats.errors.Error) as error:
             raise self._no_answer("settle task", taken.id, error, uncertain=True) from error
 
@@ -387,7 +388,7 @@ class JetStream:
         try:
             async with asyncio.timeout(timeout_s):
                 await self._connected()
-                return bytes((await self._request(wire, payload, timeout_s)).data)
+                return bytes((await self._replies.request(wire, payload)).data)
         except nats.errors.NoRespondersError as error:
             raise nobody(self.kind, subject) from error
         except (TimeoutError, nats.errors.Error) as error:
@@ -424,11 +425,6 @@ class JetStream:
             await each.close()
         await quietly(self._client.close())
 
-    async def _request(
-        self, subject: str, payload: bytes, timeout_s: float, headers: dict[str, str] | None = None
-    ) -> Msg:
-        return await cancellable(self._client.request(subject, payload, timeout_s, headers=headers))
-
     async def _connected(self) -> None:
         """Waits for a connection; its caller bounds the wait."""
         while not self._client.is_connected:
@@ -449,8 +445,8 @@ class JetStream:
                 while True:
                     await self._connected()
                     try:
-                        message = await self._request(
-                            f"$JS.API.{what}", json.dumps(body).encode(), bound
+                        message = await self._replies.request(
+                            f"$JS.API.{what}", msgspec.json.encode(body)
                         )
                         break
                     except nats.errors.NoRespondersError:
@@ -475,9 +471,7 @@ class JetStream:
                     await self._connected()
                     try:
                         is_sent = True
-                        message = await self._request(
-                            subject, payload, self._timeout_s, headers=headers
-                        )
+                        message = await self._replies.request(subject, payload, headers)
                         return int(answer_of(message)["seq"])
                     except nats.errors.NoRespondersError:
                         is_sent = False
@@ -494,6 +488,12 @@ class JetStream:
     def _refused(self, what: str, name: str, error: ApiError) -> CorralError:
         """Makes the error of an answer that refuses; one of a server without a leader or disk may go away by itself."""
         return no_answer(self.kind, what, name, f"{error.reason} ({error.code})", uncertain=False)
+
+
+def _taken(queue: str, message: Msg) -> Taken:
+    id_ = (message.headers or {}).get("Nats-Msg-Id", "").removeprefix(f"{queue}/")
+    delivery = message.metadata.num_delivered or 1
+    return Taken(queue, id_, message.data, delivery, message.reply)
 
 
 class KeyWatch(View, Following):

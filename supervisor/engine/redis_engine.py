@@ -203,22 +203,22 @@ class RedisEngine:
         ]
         await self.run("store task", id, scripts.APPEND, [stream, mark], args)
 
-    async def take(self, queue: str, wait_s: float) -> Taken | None:
-        """Returns the oldest task that nobody has; looks for those of silent takers meanwhile."""
+    async def take(self, queue: str, wait_s: float, count_max: int = 1) -> list[Taken]:
+        """Returns the oldest tasks that nobody has; looks for those of silent takers meanwhile."""
         checked(queue, "queue")
         loop = asyncio.get_running_loop()
         end = loop.time() + wait_s
         while True:
-            now = loop.time()
+            left = min(max(0.0, end - loop.time()), REDELIVERY_S / 6)
             try:
-                found = await self._take_once(queue, min(max(0.0, end - now), REDELIVERY_S / 6))
+                found = await self._take_once(queue, left, count_max)
             except Timeout:
-                found = None
+                found = []
                 await asyncio.sleep(min(0.1, max(0.0, end - loop.time())))
-            if found is not None or loop.time() >= end:
+            if found or loop.time() >= end:
                 return found
 
-    async def _take_once(self, queue: str, wait_s: float) -> Taken | None:
+    async def _take_once(self, queue: str, wait_s: float, count_max: int) -> list[Taken]:
         stream = scripts.stream(queue)
         loop = asyncio.get_running_loop()
         if queue not in self._groups:
@@ -227,7 +227,7 @@ class RedisEngine:
             if loop.time() >= self._claim_at.get(queue, 0.0):
                 claimed = await self._claimed(queue, stream)
                 if claimed is not None:
-                    return claimed
+                    return [claimed]
                 self._claim_at[queue] = loop.time() + REDELIVERY_S / 6
             found: Wire = await self.call(
                 "take from queue",
@@ -236,7 +236,7 @@ class RedisEngine:
                     GROUP,
                     self._consumer,
                     {stream: ">"},
-                    count=1,
+                    count=count_max,
                     block=int(wait_s * 1000) or None,
                 ),
                 extra_s=wait_s,
@@ -245,12 +245,10 @@ class RedisEngine:
             if not str(error).startswith("NOGROUP"):
                 raise
             self._groups.discard(queue)  # the server lost what it had
-            return None
+            return []
         if not found:
-            return None
-        entries = scripts.entries(found)
-        entry, fields = entries[0]
-        return self._taken(queue, entry, fields, 1)
+            return []
+        return [self._taken(queue, entry, fields, 1) for entry, fields in scripts.entries(found)]
 
     async def _claimed(self, queue: str, stream: str) -> Taken | None:
         """Returns a task whose taker has been silent for too long."""
@@ -504,7 +502,7 @@ class KeyWatch(View, Following):
             self.put(Change(key.decode(), value, int(revision)))
         self.complete()
         while True:
-            _, first = await engine.run("watch", self._prefix, scripts.SWEEP, [], [])
+            _, first = await engine.run("watch", self._prefix, scripts.SWEEP, [], [self._prefix])
             if last != b"0-0" and scripts.position(first) > scripts.position(last):
                 return  # some may be gone: anew
             answer: Wire = await engine.call(
@@ -520,7 +518,8 @@ class KeyWatch(View, Following):
 
     async def _read(self, last: bytes) -> Wire:
         client = self._engine.client
-        return await client.xread({scripts.CHANGES: last}, count=500, block=int(SWEEP_S * 1000))
+        stream = scripts.changes(self._prefix)
+        return await client.xread({stream: last}, count=500, block=int(SWEEP_S * 1000))
 
     async def _take(self, fields: dict[bytes, bytes]) -> None:
         key, revision = fields[b"k"].decode(), int(fields[b"r"])

@@ -19,6 +19,9 @@ PENDING_MAX = 10_000
 CHANGES_MAX = 10_000
 """Number of changes that Redis keeps for watches that lost their connection; after more, a watch begins anew."""
 
+MANY = ("results", "carried")
+"""The first words of keys whose changes have a stream of their own: each task makes one, and no watch of nodes and agents reads them."""
+
 BACK_US = 1_000_000
 """Microseconds by which the clock of the server may go back without an offset."""
 
@@ -45,13 +48,21 @@ local function next_revision()
   redis.call('SET', '{REVISION}', text)
   return text
 end
+local function changes_of(key)
+  local word = string.match(key, '^[^/]*')
+  for _, each in ipairs({{{", ".join(f"'{word}'" for word in MANY)}}}) do
+    if word == each then return '{CHANGES}:' .. word end
+  end
+  return '{CHANGES}'
+end
 local function note(key, revision, value)
-  if value and #value <= {INLINE_BYTES} then
-    redis.call('XADD', '{CHANGES}', 'MAXLEN', '~', {CHANGES_MAX}, '*', 'k', key, 'r', revision, 'v', value)
+  local stream = changes_of(key)
+  if value and #value <= {INLINE_BYTES} and stream == '{CHANGES}' then
+    redis.call('XADD', stream, 'MAXLEN', '~', {CHANGES_MAX}, '*', 'k', key, 'r', revision, 'v', value)
   elseif value then
-    redis.call('XADD', '{CHANGES}', 'MAXLEN', '~', {CHANGES_MAX}, '*', 'k', key, 'r', revision, 'f', '1')
+    redis.call('XADD', stream, 'MAXLEN', '~', {CHANGES_MAX}, '*', 'k', key, 'r', revision, 'f', '1')
   else
-    redis.call('XADD', '{CHANGES}', 'MAXLEN', '~', {CHANGES_MAX}, '*', 'k', key, 'r', revision)
+    redis.call('XADD', stream, 'MAXLEN', '~', {CHANGES_MAX}, '*', 'k', key, 'r', revision)
   end
 end
 local function remove(key)
@@ -131,7 +142,7 @@ for _, key in ipairs(names) do
     table.insert(found, {{key, revision, value}})
   end
 end
-local last = redis.call('XREVRANGE', '{CHANGES}', '+', '-', 'COUNT', 1)
+local last = redis.call('XREVRANGE', changes_of(ARGV[1]), '+', '-', 'COUNT', 1)
 return {{last[1] and last[1][1] or '0-0', found}}
 """
 )
@@ -139,13 +150,13 @@ return {{last[1] and last[1][1] or '0-0', found}}
 
 SWEEP = (
     _COMMON
-    + f"""
+    + """
 local count = sweep()
-local first = redis.call('XRANGE', '{CHANGES}', '-', '+', 'COUNT', 1)
-return {{count, first[1] and first[1][1] or '0-0'}}
+local first = redis.call('XRANGE', changes_of(ARGV[1]), '-', '+', 'COUNT', 1)
+return {count, first[1] and first[1][1] or '0-0'}
 """
 )
-"""Ends leases; returns {how many, id of the first change that is kept}."""
+"""PREFIX: ends leases; returns {how many, id of the first change that is kept}."""
 
 APPEND = """
 if not redis.call('SET', KEYS[2], '1', 'NX', 'PX', ARGV[3]) then return 0 end
@@ -190,6 +201,12 @@ return 1
 def stream(queue: str) -> str:
     """Returns the name of the stream of a queue."""
     return f"{PREFIX}tasks:{queue}"
+
+
+def changes(prefix: str) -> str:
+    """Returns the name of the stream of changes of the keys below a prefix."""
+    word = prefix.partition("/")[0]
+    return f"{CHANGES}:{word}" if word in MANY else CHANGES
 
 
 def restarted(queue: str) -> str:

@@ -80,12 +80,10 @@ def test_the_task_of_a_silent_taker_is_delivered_again_although_the_clock_jumps(
     async def test(engine: Engine, other: Engine) -> None:
         await engine.put("keys/any", b"x", revision=0)
         await engine.append("queue", "one", b"work")
-        taken = await engine.take("queue", BOUND_S)
-        assert taken is not None
+        assert len(await engine.take("queue", BOUND_S)) == 1
         moved[0].move(seconds)
         await engine.put("keys/other", b"x", revision=0)
-        again = await other.take("queue", BOUND_S)
-        assert again is not None
+        (again,) = await other.take("queue", BOUND_S)
         assert (again.id, again.delivery) == ("one", 2)
 
     run(moved[1], test)

@@ -4,6 +4,7 @@ Each test holds for NATS and for Redis. A test whose server is not installed is 
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -211,8 +212,7 @@ def test_large_values_pass_whole_and_larger_ones_are_refused(servers: LocalServe
         assert found.value == value
         assert (await changed(watch, "big/one")).value == value
         await engine.append("big", "one", value)
-        taken = await engine.take("big", 5)
-        assert taken is not None
+        (taken,) = await engine.take("big", 5)
         assert taken.payload == value
         for work in (
             engine.put("big/two", value + b"1", revision=0),
@@ -315,12 +315,29 @@ def test_a_task_is_taken_once_and_ends(servers: LocalServers) -> None:
             await engine.append("q/x", f"t{i}", str(i).encode())
         await engine.append("q/x", "t7", b"again")
         found: list[Taken] = []
-        while (taken := await engine.take("q/x", 0.3)) is not None:
-            found.append(taken)
-            await engine.settle(taken, "done")
+        while taken := await engine.take("q/x", 0.3):
+            found += taken
+            await engine.settle(taken[0], "done")
         assert [each.id for each in found] == [f"t{i}" for i in range(20)]
         assert [each.payload for each in found] == [str(i).encode() for i in range(20)]
         assert {each.delivery for each in found} == {1}
+
+    run(servers, test)
+
+
+def test_tasks_that_are_there_are_taken_together_and_no_more_than_asked_for(
+    servers: LocalServers,
+) -> None:
+    async def test(engine: Engine) -> None:
+        for i in range(5):
+            await engine.append("q", f"t{i}", b"")
+        first = await engine.take("q", 5, 3)
+        assert [each.id for each in first] == ["t0", "t1", "t2"]
+        began = time.monotonic()
+        rest = await engine.take("q", LONG_S, 3)
+        assert [each.id for each in rest] == ["t3", "t4"]
+        assert time.monotonic() - began < LONG_S / 2  # it waits for none beside those
+        assert await engine.take("q", 0, 3) == []
 
     run(servers, test)
 
@@ -331,11 +348,12 @@ def test_a_queue_shows_what_is_not_done_in_its_order(servers: LocalServers) -> N
         for i in range(3):
             await engine.append("q/x", f"t{i}", str(i).encode())
         await engine.append("q/x/y", "other", b"other")
-        taken = await engine.take("q/x", 5)
-        assert taken is not None
+        (taken,) = await engine.take("q/x", 5)
         assert await engine.queued("q/x", 10) == [b"0", b"1", b"2"]
         await engine.settle(taken, "done")
-        assert await engine.queued("q/x", 1) == [b"1"]
+        async with asyncio.timeout(BOUND_S):
+            while await engine.queued("q/x", 1) != [b"1"]:
+                await asyncio.sleep(0.01)
 
     run(servers, test)
 
@@ -345,13 +363,13 @@ def test_an_empty_queue_waits_no_longer_than_it_may_and_wakes_at_once(
 ) -> None:
     async def test(engine: Engine) -> None:
         async with asyncio.timeout(BOUND_S):
-            assert await engine.take("q", 0.5) is None
-            assert await engine.take("q", 0) is None
+            assert await engine.take("q", 0.5) == []
+            assert await engine.take("q", 0) == []
         waiting = asyncio.create_task(engine.take("q", LONG_S))
         await asyncio.sleep(0.2)
         await engine.append("q", "one", b"")
         async with asyncio.timeout(BOUND_S):
-            assert (await waiting) is not None
+            assert await waiting != []
 
     run(servers, test)
 
@@ -360,12 +378,10 @@ def test_a_task_whose_taker_is_silent_is_delivered_to_another(servers: LocalServ
     async def test(engine: Engine) -> None:
         other = await open_engine(settings(servers))
         await engine.append("q", "one", b"x")
-        first = await other.take("q", 5)
-        assert first is not None
+        assert len(await other.take("q", 5)) == 1
         await other.close()  # it never settles
         began = time.monotonic()
-        again = await engine.take("q", BOUND_S)
-        assert again is not None
+        (again,) = await engine.take("q", BOUND_S)
         assert (again.id, again.delivery) == ("one", 2)
         assert REDELIVERY_S - 0.5 < time.monotonic() - began < REDELIVERY_S + 2
         await engine.settle(again, "done")
@@ -378,14 +394,13 @@ def test_a_task_whose_taker_works_stays_with_it(servers: LocalServers) -> None:
     async def test(engine: Engine) -> None:
         other = await open_engine(settings(servers))
         await engine.append("q", "one", b"x")
-        taken = await other.take("q", 5)
-        assert taken is not None
+        (taken,) = await other.take("q", 5)
         began = time.monotonic()
         while time.monotonic() - began < REDELIVERY_S + 1.5:
             await other.settle(taken, "working")
-            assert await engine.take("q", 0.4) is None
+            assert await engine.take("q", 0.4) == []
         await other.settle(taken, "done")
-        assert await engine.take("q", 0.4) is None
+        assert await engine.take("q", 0.4) == []
         await other.close()
 
     run(servers, test)
@@ -394,12 +409,10 @@ def test_a_task_whose_taker_works_stays_with_it(servers: LocalServers) -> None:
 def test_a_task_that_is_given_back_is_delivered_at_once(servers: LocalServers) -> None:
     async def test(engine: Engine) -> None:
         await engine.append("q", "one", b"x")
-        taken = await engine.take("q", 5)
-        assert taken is not None
+        (taken,) = await engine.take("q", 5)
         await engine.settle(taken, "again")
         async with asyncio.timeout(REDELIVERY_S - 1):
-            again = await engine.take("q", 5)
-        assert again is not None
+            (again,) = await engine.take("q", 5)
         assert (again.id, again.payload, again.delivery) == ("one", b"x", 2)
 
     run(servers, test)
@@ -433,9 +446,9 @@ def test_what_was_confirmed_survives_the_kill_of_its_server(syncing: LocalServer
         found: list[str] = []
         deadline = time.monotonic() + BOUND_S
         while time.monotonic() < deadline:  # one whose taker had no answer comes again after a time
-            if (taken := await engine.take("q", 1.0)) is not None:
-                found.append(taken.id)
-                await soon(engine, partial(engine.settle, taken, "done"))
+            if taken := await engine.take("q", 1.0):
+                found.append(taken[0].id)
+                await soon(engine, partial(engine.settle, taken[0], "done"))
             elif set(confirmed) <= set(found):
                 break
         assert set(confirmed) <= set(found)
@@ -535,8 +548,7 @@ def test_every_operation_ends_while_the_server_is_frozen_and_works_afterwards(
     async def test(engine: Engine) -> None:
         revision = await engine.put("a", b"1", revision=0)
         await engine.append("q", "one", b"")
-        taken = await engine.take("q", 5)
-        assert taken is not None
+        (taken,) = await engine.take("q", 5)
         servers.signal(0, signal.SIGSTOP)
 
         async with asyncio.timeout(BOUND_S):
@@ -545,16 +557,17 @@ def test_every_operation_ends_while_the_server_is_frozen_and_works_afterwards(
                 engine.put("a", b"2", revision=revision),
                 engine.delete("a", revision=revision),
                 engine.append("q", "two", b""),
-                engine.settle(taken, "done"),
                 engine.request("x", b"", 1),
                 return_exceptions=True,
             )
             assert [each for each in ends if not isinstance(each, CorralError)] == []
-            assert await engine.take("q", 0.5) is None
+            with contextlib.suppress(CorralError):  # it is not confirmed
+                await engine.settle(taken, "done")
+            assert await engine.take("q", 0.5) == []
         servers.signal(0, signal.SIGCONT)
         await soon(engine, lambda: engine.get("a"))
         await soon(engine, lambda: engine.append("q2", "three", b""))
-        assert (await engine.take("q2", BOUND_S)) is not None
+        assert await engine.take("q2", BOUND_S) != []
 
     run(servers, test, timeout_s=1.0)
 

@@ -14,13 +14,13 @@ from cluster_of_daemons import cluster_of
 from corral.supervisor.cluster.settings import ClusterSettings
 from corral.supervisor.cluster_calls.forwarding import Call, Question, Reply
 from corral.supervisor.cluster_calls.remote_caller import CallerFacts
-from corral.supervisor.cluster_node.placed_tasks import (
+from corral.supervisor.cluster_node.state import Assignment, CancelledTask, Drained, PlacedSpec
+from corral.supervisor.cluster_tasks.stored_task import (
     StoredEnd,
     StoredTask,
     encoded_task,
     queue_of,
 )
-from corral.supervisor.cluster_node.state import Assignment, Drained, PlacedSpec
 from corral.supervisor.engine.connection import open_engine
 from corral.supervisor.engine.interface import Engine
 from corral.supervisor.engine.local_servers import LocalServers
@@ -35,6 +35,7 @@ TASK = Task(id="x1", agent="single", priority=5, objective="brief", created_at="
 
 MESSAGES = (
     NodeRecord(name="one", incarnation="i"),
+    CancelledTask(by="one"),
     Drained(by="me", at="now"),
     PlacedSpec(table={}, directory="/"),
     Assignment(node="one"),
@@ -79,7 +80,7 @@ def test_a_task_with_a_param_of_a_newer_version_is_kept_for_a_node_that_knows_it
         task = node.call("task.run", agent="single", objective="brief")
         assert task["state"] == "succeeded"
         node.stop()
-        kept = on(cluster.servers, lambda engine: engine.take(queue, 10.0))
+        (kept,) = on(cluster.servers, lambda engine: engine.take(queue, 10.0))
         assert (kept.id, kept.payload) == ("x1", json.dumps(newer).encode())
         assert kept.delivery > 1
 
