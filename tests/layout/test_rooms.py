@@ -43,7 +43,7 @@ supervisor.memory_pools: worker.contract decoding tenants
 supervisor.oauth: worker.contract mcp.oauth decoding linux
 supervisor.config: worker.contract cluster decoding mcp.pool memory_pools models oauth secrets stores tenants
 supervisor.store: worker.contract
-supervisor.access: worker.contract worker.control store
+supervisor.access: worker.contract worker.control quotas store
 supervisor.lifecycle: worker.contract config
 supervisor.events: worker.contract config store
 supervisor.tenancy: worker.contract config decoding linux store tenants
@@ -120,7 +120,7 @@ PURE = {
     "supervisor.config": "probe_spec team workflow spec sections program_rules template_spec templates loader diff",
     "supervisor.tenants": "tenant naming uids",
     "supervisor.tenancy": "floor",
-    "supervisor.quotas": "spending fair_share task_limits",
+    "supervisor.quotas": "minute spending fair_share task_limits",
     "supervisor.tenant_trees": "sums",
     "supervisor.memory_pools": "declared",
     "supervisor.oauth": "declared",

@@ -1,28 +1,10 @@
-"""Tool calls per minute: no minute has more than the limit, and a refusal says when the next one is taken."""
-
-import random
+"""Tool calls per minute, by agent; `quotas.minute` counts."""
 
 import pytest
 
-from corral.supervisor.worker_api.call_rate import MINUTE_S, SLOT_S, CallRates
+from corral.supervisor.worker_api.call_rate import CallRates
 
 pytestmark = pytest.mark.core
-
-
-def test_no_minute_has_more_calls_than_the_limit_and_waiting_helps() -> None:
-    for seed in range(30):
-        draw = random.Random(seed)
-        rates, limit, now = CallRates(), draw.randrange(1, 20), 1000.0 + draw.random()
-        taken: list[float] = []
-        for _ in range(300):
-            now += draw.expovariate(1.0)
-            wait_s = rates.take("a", limit, now)
-            if wait_s:
-                assert wait_s <= MINUTE_S + SLOT_S
-                now += wait_s + 1e-6
-                assert rates.take("a", limit, now) == 0, "after the wait it is taken"
-            taken.append(now)
-            assert sum(now - MINUTE_S < each <= now for each in taken) <= limit, seed
 
 
 def test_agents_are_counted_apart_and_without_a_limit_too() -> None:
