@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..mcp.pool.pool import Pool
@@ -71,6 +71,7 @@ from .services.services import AgentServices
 from .sessions.expiry import Expiry
 from .sessions.listing import Listing
 from .sessions.sessions import Memory
+from .store.gathered import Gathered
 from .store.incarnations import Incarnations
 from .store.store import Store
 from .stores.declared import DeclaredStore
@@ -173,7 +174,8 @@ class Rooms:
             lambda name: self.tasks.budgets.used(name),
         )
         task_failures = TaskFailures(shared.bus, lambda: self.agents.config, self._spec_of)
-        self.costs = CostSums(shared.store)
+        self.gathered = Gathered(shared.store)
+        self.costs = CostSums(shared.store, gathered=self.gathered)
         self.measured = CallsUnderWay()
         self.approvals = Approvals(shared.store, shared.bus)
         self.tasks = Tasks(
@@ -197,9 +199,18 @@ class Rooms:
             tenants=rooms.task_limits,
             turns=self.turns,
             measured=self.measured,
+            gathered=self.gathered,
         )
         self.models = ModelRooms(
-            shared, self.agents, self.tasks, backlog, self.measured, self._untasked, tracer
+            shared,
+            self.agents,
+            self.tasks,
+            backlog,
+            self.measured,
+            self._untasked,
+            paths.state_dir,
+            self.gathered,
+            tracer,
         )
         self.limits.subscribe(self.tasks.note_sample)
         if self.cluster is not None:
@@ -400,6 +411,7 @@ class Rooms:
         this = cls(
             config, paths, shared, daemon_log, forwarding, audit, zygotes, tracer, exports, logins
         )
+        stack.push_async_callback(this.gathered.end)
         stack.callback(this.activation.close)
         stack.push_async_callback(this.tenant_rooms.trees.close)
         await launcher.start()
@@ -420,7 +432,7 @@ class Rooms:
         await this.approvals.load()
         stack.callback(this.approvals.close)
         await this.models.ledger.load()
-        await this.tasks.load()
+        await this.tasks.load(this._recover_usage)
         if this.schedules is not None:
             await this.schedules.load(config)
         return this
@@ -564,6 +576,10 @@ class Rooms:
         """Handles the listening sockets in the network of a worker."""
         for fd in self.models.opened(unit, sandbox, fds).values():
             self.egress.open(unit, sandbox, fd)
+
+    async def _recover_usage(self, uncounted: Collection[str]) -> None:
+        for task in await self.models.desk.recover(uncounted, self.tasks.records.find):
+            self.costs.ended(task)
 
     def _untasked(self, agent: str, tokens: int, cost_cents: float) -> None:
         self.statistics.used(agent, tokens, cost_cents)

@@ -1,17 +1,20 @@
 """Composes the rooms of models: the gateway process, what decides about its calls, and what gives workers access to it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from .agents.agents import Agents
 from .isolation.levels import MODEL_PORT, Sandbox
 from .model_gateway.process import ModelGateway
 from .model_use.access import ModelAccess
 from .model_use.desk import ModelDesk
+from .model_use.journals import Journals
 from .model_use.ledger import Ledger
 from .model_use.listing import ModelListing
 from .model_use.under_way import CallsUnderWay
 from .models.declared import DeclaredModel
 from .models.keys import Keys
+from .store.gathered import Gathered
 from .supervision.shared import Shared
 from .tasks.backlog import Backlog
 from .tasks.tasks import Tasks
@@ -28,6 +31,8 @@ class ModelRooms:
         backlog: finds tasks.
         under_way: the calls under way, for which ends of tasks wait.
         untasked: called with agent, tokens and cents of a call that counts for no task.
+        state_dir: has the journals.
+        gathered: writes what calls have used.
         tracing: makes the span of each call; None: there are none.
     """
 
@@ -39,6 +44,8 @@ class ModelRooms:
         backlog: Backlog,
         under_way: CallsUnderWay,
         untasked: Callable[[str, int, float], None],
+        state_dir: Path,
+        gathered: Gathered,
         tracing: Tracing | None = None,
     ) -> None:
         def models() -> Mapping[str, DeclaredModel]:
@@ -49,7 +56,8 @@ class ModelRooms:
                 yield agent.name, agent.spec.models
 
         keys = Keys()
-        self.ledger = Ledger(shared.store)
+        self.ledger = Ledger(shared.store, gathered)
+        journals = Journals(state_dir / "model-calls", shared.store, gathered, shared.generation)
         self.desk = ModelDesk(
             keys,
             models,
@@ -58,6 +66,7 @@ class ModelRooms:
             tasks.accounting,
             tasks.budgets,
             self.ledger,
+            journals,
             under_way,
             untasked,
             tracing,
@@ -83,6 +92,5 @@ class ModelRooms:
         return found
 
     async def end(self) -> None:
-        """Ends the gateway, and writes the last sums."""
+        """Ends the gateway."""
         await self.gateway.end()
-        self.ledger.flush()

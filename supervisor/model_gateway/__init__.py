@@ -6,5 +6,5 @@ comes, that what a call has used is read from the provider's answer, and that ev
 It must not know tasks, budgets or tenants: the daemon decides about each call, and is told what it has used.
 
 Begin with `program`, the process; `calls` performs one call, by `shapes` (paths, errors, requests of both kinds of API),
-`stream` (usage of an answer that streams) and `upstream` (tries, fallbacks). `process` starts and feeds the process.
+`stream` (usage of an answer that streams) and `upstream` (tries, fallbacks); `journal` notes its usage. `process` starts and feeds the process.
 """

@@ -13,7 +13,9 @@ from aiohttp import web
 
 from ..models.declared import Kind
 from ..models.endpoint import Endpoint
+from ..models.journal import Account
 from ..models.usage import Usage, usage_of
+from .journal import NOTE_S, NOTE_SHARE, Journal
 from .shapes import (
     KEPT_ANSWER,
     Refused,
@@ -23,7 +25,7 @@ from .shapes import (
     is_served,
     place_of,
 )
-from .stream import StreamReader
+from .stream import CHARS_PER_TOKEN, StreamReader
 from .upstream import Answer, Question, Upstream
 
 REQUEST_BYTES = 32 * 1024 * 1024
@@ -43,14 +45,18 @@ LONG_WAIT_S = 60.0
 
 
 class Passed(NamedTuple):
-    """Represents the daemon's leave for a call: the unit that calls, and the models that may answer it, in order."""
+    """Represents the daemon's leave for a call: the unit that calls, the models that may answer it, in order, and what it counts for."""
 
     unit: str
     models: list[str]
+    account: Account
 
 
 Ask = Callable[[Mapping[str, object]], Awaitable[Passed]]
 """Asks the daemon whether a call may be made; raises Refused."""
+
+Closed = Callable[[str], None]
+"""Reports to the daemon that all calls of a journal have ended."""
 
 Report = Callable[[Mapping[str, object]], None]
 """Reports to the daemon the usage of a call."""
@@ -71,6 +77,10 @@ class Record:
     first_byte_s: float | None = None
     began: float = 0.0
     is_reported: bool = False
+    journal: Journal | None = None
+    note_at: float = 0.0
+    guessed: int = 0
+    """Number of tokens of the input, by the bytes of the request that was passed on."""
 
 
 class Calls:
@@ -80,18 +90,32 @@ class Calls:
         upstream: asks providers.
         ask: asks the daemon.
         report: reports the usage of a call to the daemon.
+        closed: reports the end of a journal.
     """
 
-    def __init__(self, upstream: Upstream, ask: Ask, report: Report) -> None:
+    def __init__(self, upstream: Upstream, ask: Ask, report: Report, closed: Closed) -> None:
         self._upstream = upstream
         self._ask = ask
         self._report = report
+        self._closed = closed
+        self._journal: Journal | None = None
         self.endpoints: dict[str, Endpoint] = {}
         self._by_model = Counter[str]()
         self._by_unit: dict[str, set[asyncio.Task[Any]]] = {}  # Any: a handler's own result
         self._number = 0
         self._running = 0
         self._bytes = 0
+
+    def begin_journal(self, journal: Journal) -> None:
+        """Notes the calls that begin from now on in another file."""
+        last, self._journal = self._journal, journal
+        if last is not None:
+            last.retire()
+            self._close(last)
+
+    def _close(self, journal: Journal) -> None:
+        if journal.close_if_over():
+            self._closed(journal.name)
 
     def end_unit(self, unit: str) -> None:
         """Ends the calls of a worker that is gone."""
@@ -154,9 +178,21 @@ class Calls:
         if record.is_reported:
             return
         record.is_reported = True
-        used = record.usage
+        if not record.usage.tokens and (record.outcome == "cancelled" or record.status == 504):
+            record.usage, record.is_estimated = Usage(input=record.guessed), record.guessed > 0
+        used, journal, noted = record.usage, record.journal, {}
+        if journal is not None:  # before the daemon is told: it may be dead when that comes
+            position = journal.end(
+                record.call,
+                record.model,
+                used,
+                record.outcome,
+                is_estimated=record.is_estimated,
+            )
+            noted = {"journal": journal.name, "position": position}
         self._report(
             {
+                **noted,
                 "call": record.call,
                 "model": record.model,
                 "input": used.input,
@@ -171,6 +207,8 @@ class Calls:
                 "first_byte_s": record.first_byte_s,
             }
         )
+        if journal is not None:
+            self._close(journal)
 
     async def _pass(
         self, request: web.BaseRequest, kind: Kind, path: str, passed: Passed, record: Record
@@ -200,6 +238,10 @@ class Calls:
             question = Question(
                 request.method, path, request.query_string, request.headers, bytes(body)
             )
+            record.guessed = len(body) // CHARS_PER_TOKEN
+            if self._journal is not None:
+                record.journal = self._journal
+                self._journal.begin(record.call, free[0].name, record.guessed, passed.account)
             answer = await self._upstream.ask(question, free)
             record.model, record.tries = answer.endpoint.name, answer.tries
             record.status = answer.response.status
@@ -260,6 +302,9 @@ class Calls:
                     passed = reader.feed(data)
                     if reader.is_over:
                         self._note_end(record, reader, size)
+                    elif record.journal is not None and (now := time.monotonic()) > record.note_at:
+                        record.note_at = now + max(NOTE_S, NOTE_SHARE * (now - record.began))
+                        record.journal.note(record.call, record.model, reader.usage(size)[0])
                     await _write(sending, passed)
                 passed = reader.end()
                 self._note_end(record, reader, size)

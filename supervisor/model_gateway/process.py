@@ -46,8 +46,20 @@ class Desk(Protocol):
         """Returns the answer for a call: `go` or `refuse`."""
         ...
 
-    def used(self, report: Mapping[str, Any]) -> None:  # Any: JSON
-        """Takes what a call has used."""
+    def used(self, report: Mapping[str, Any]) -> bool:  # Any: JSON
+        """Takes what a call has used; returns whether calls are to begin in a new journal."""
+        ...
+
+    def journal(self) -> tuple[str, int]:
+        """Returns a new journal: its name, and its file, which is the receiver's.
+
+        Raises:
+            ResourceLimitExceeded: it cannot be made.
+        """
+        ...
+
+    def closed(self, journal: str) -> None:
+        """Notes that all calls of a journal have ended."""
         ...
 
     def lost(self) -> None:
@@ -159,6 +171,15 @@ class ModelGateway:
         if self._channel is not None:
             self._channel.send({"op": "models", "models": msgspec.to_builtins(endpoints)})
 
+    def _send_journal(self) -> None:
+        assert self._channel is not None, "the caller has looked"
+        try:
+            name, fd = self._desk.journal()
+        except CorralError as error:  # calls are counted all the same, as long as no process dies
+            log.error("%s", error.message)
+            return
+        self._channel.send({"op": "journal", "name": name}, [fd])
+
     def _send_listener(self, unit: str) -> None:
         assert self._channel is not None, "the caller has looked"
         self._channel.send({"op": "listen", "unit": unit}, [os.dup(self._listeners[unit])])
@@ -195,11 +216,14 @@ class ModelGateway:
             self.pid = child.pid
             self._channel = Channel(ours, self._on_message, on_end=self._gone.set)
             self._refreshed_at = self._loop.time()
+            self._send_journal()
             await self._feed()  # a call is known by then
             for each in self._listeners:
                 self._send_listener(each)
             await self._gone.wait()
         finally:
+            if self._channel is not None:
+                self._channel.read()
             self._channel, self.pid = None, None
             self._desk.lost()
             for fd in outputs:
@@ -236,7 +260,10 @@ class ModelGateway:
 
     def _on_message(self, message: Any) -> None:  # Any: JSON
         if message.get("op") == "used":
-            self._desk.used(message)
+            if self._desk.used(message) and self._channel is not None:
+                self._send_journal()
+        elif message.get("op") == "closed":
+            self._desk.closed(message["journal"])
         elif message.get("op") == "ask" and self._channel is not None:
             if self._loop.time() > self._refreshed_at + REFRESH_S:
                 self.refresh()

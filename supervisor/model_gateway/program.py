@@ -3,8 +3,8 @@
 stdin is one end of a SOCK_SEQPACKET pair whose other end the daemon holds (see `launcher.protocol`):
 
     → models {models: [endpoint…]}    → listen {unit} + a listening socket, "" for that of the machine's loopback
-    → close {unit}    → go {call, unit, models}    → refuse {call, status, reason, retry_after_s, facts}
-    ← ready    ← ask {call, key, model, task, traceparent}    ← used {call, model, …}
+    → close {unit}    → journal {name} + its file    → go {call, unit, models, account}    → refuse {call, status, reason, retry_after_s, facts}
+    ← ready    ← ask {call, key, model, task, traceparent}    ← used {call, model, …}    ← closed {journal}
 
 It ends with its daemon. The keys of the providers come over this pair alone, and no process of the same user may look at
 its memory.
@@ -26,7 +26,9 @@ from aiohttp import web
 from ..launcher import protocol
 from ..linux.kernel import forbid_inspection
 from ..models.endpoint import Endpoint
+from ..models.journal import Account
 from .calls import Calls, Passed
+from .journal import Journal
 from .shapes import Refused
 from .upstream import Upstream
 
@@ -76,13 +78,18 @@ class Daemon:
         """Reports the usage of a call."""
         self.send(op="used", **used)
 
+    def closed(self, journal: str) -> None:
+        """Reports that all calls of a journal have ended."""
+        self.send(op="closed", journal=journal)
+
     def decided(self, message: Any) -> None:  # Any: JSON
         """Takes the decision about a call."""
         answer = self._asked.get(message["call"])
         if answer is None or answer.done():
             return  # its worker has hung up
         if message["op"] == "go":
-            answer.set_result(Passed(message["unit"], message["models"]))
+            account = msgspec.convert(message["account"], Account)
+            answer.set_result(Passed(message["unit"], message["models"], account))
         else:
             refused = Refused(
                 message["status"],
@@ -131,6 +138,8 @@ class Gateway:
                 site = web.SockSite(self._runner, sock, backlog=BACKLOG)
                 self._sites[message["unit"]] = site
                 await site.start()
+            case "journal" if fds:
+                self._calls.begin_journal(Journal(message["name"], fds.pop(0)))
             case "close":
                 self._calls.end_unit(message["unit"])
                 site_or_none = self._sites.pop(message["unit"], None)
@@ -152,7 +161,7 @@ async def serve(channel: socket.socket) -> None:
     async with aiohttp.ClientSession(
         connector=connector, cookie_jar=aiohttp.DummyCookieJar()
     ) as session:
-        calls = Calls(Upstream(session), daemon.ask, daemon.report)
+        calls = Calls(Upstream(session), daemon.ask, daemon.report, daemon.closed)
         server = web.Server(calls.serve, handler_cancellation=True, max_line_size=HEADER_BYTES)
         runner = web.ServerRunner(server)
         await runner.setup()

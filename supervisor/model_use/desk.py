@@ -6,24 +6,31 @@ reported usage counts against, too.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from datetime import datetime
 from typing import Any, NamedTuple
+
+import msgspec
 
 from ...worker.contract.errors import NotFound
 from ...worker.contract.names import tenant_of
+from ...worker.contract.records import Task
 from ...worker.contract.trace_context import parse
 from ..agents.agents import Agents
 from ..lifecycle.state_machine import State
 from ..models.declared import DeclaredModel
+from ..models.journal import Account, Noted, prices_of
 from ..models.keys import Keys
 from ..models.usage import Usage
+from ..quotas.spending import MINUTE_S
 from ..supervision.worker_supervisor import WorkerSupervisor
 from ..task_rules.boundaries import overspent
 from ..tasks.accounting import Accounting, Budgets
 from ..tasks.backlog import Backlog, Entry
 from ..telemetry.tracing import ModelCall, Tracing
+from .journals import COUNTED, Journals, Opened
 from .ledger import Ledger
-from .under_way import Call, CallsUnderWay
+from .under_way import SETTLE_S, Call, CallsUnderWay
 
 GONE = frozenset({State.INITIAL, State.TERMINATED})
 """States of a worker whose last process is no more."""
@@ -52,6 +59,7 @@ class ModelDesk:
         accounting: is report what tasks use.
         budgets: are the limits of agents and tenants.
         ledger: sums.
+        journals: have what was used and is not counted yet.
         under_way: the calls that were let pass.
         untasked: called with agent, tokens and cents of a call that counts for no task.
         tracing: makes the span of each call.
@@ -66,6 +74,7 @@ class ModelDesk:
         accounting: Accounting,
         budgets: Budgets,
         ledger: Ledger,
+        journals: Journals,
         under_way: CallsUnderWay,
         untasked: Callable[[str, int, float], None],
         tracing: Tracing | None = None,
@@ -77,6 +86,7 @@ class ModelDesk:
         self._accounting = accounting
         self._budgets = budgets
         self.ledger = ledger
+        self._journals = journals
         self._untasked = untasked
         self._under_way = under_way
         self._tracing = tracing or Tracing()
@@ -137,16 +147,37 @@ class ModelDesk:
         above = self._above(entry, str(asked["traceparent"]))
         call = Call(spec.name, task, {each.name: each for each in free}, above)
         self._under_way.add(asked["call"], call)
-        return {"op": "go", "unit": claim.unit, "models": [each.name for each in free]}
+        account = Account(
+            agent=spec.name, task=task, prices={each.name: each.prices for each in free}
+        )
+        return {
+            "op": "go",
+            "unit": claim.unit,
+            "models": [each.name for each in free],
+            "account": msgspec.to_builtins(account),
+        }
 
-    def used(self, report: Mapping[str, Any]) -> None:  # Any: JSON
-        """Counts what a call has used."""
+    def used(self, report: Mapping[str, Any]) -> bool:  # Any: JSON
+        """Counts what a call has used; returns whether calls are to begin in a new journal."""
         call = self._under_way.take(report["call"])
         if call is None:
-            return  # it was refused
+            return False  # it was refused
         if "model" in report:  # else it was never passed on
             self._count(call, report)
         self._under_way.ended(call)
+        return "journal" in report and self._journals.count(report["journal"], report["position"])
+
+    def journal(self) -> Opened:
+        """Returns a new journal, in which the gateway notes the calls that begin from now on.
+
+        Raises:
+            ResourceLimitExceeded: it cannot be made.
+        """
+        return self._journals.open()
+
+    def closed(self, journal: str) -> None:
+        """Notes that all calls of a journal have ended, and are counted."""
+        self._journals.finish(journal)
 
     def _count(self, call: Call, report: Mapping[str, Any]) -> None:  # Any: JSON
         model = call.models.get(report["model"]) or next(iter(call.models.values()))
@@ -157,8 +188,13 @@ class ModelDesk:
             output=report["output"],
         )
         outcome, status = str(report["outcome"]), int(report["status"])
-        cents = self.ledger.add(
-            model, call.agent, usage, outcome=outcome, is_estimated=bool(report["estimated"])
+        self._charge(
+            Account(agent=call.agent, task=call.task),
+            model.name,
+            usage,
+            usage.cost_cents(model.prices),
+            outcome=outcome,
+            is_estimated=bool(report["estimated"]),
         )
         spent = ModelCall(
             model.model or model.name,
@@ -174,19 +210,100 @@ class ModelDesk:
             is_ok = outcome == "ok" or (400 <= status < 500 and status not in (401, 403, 429))
             reason = "" if is_ok else "it was cut" if outcome == "cut" else f"status {status}"
             self.last[model.name] = LastCall(time.monotonic(), is_ok, reason)
+
+    def _charge(
+        self,
+        account: Account,
+        model: str,
+        usage: Usage,
+        cents: float,
+        *,
+        outcome: str,
+        is_estimated: bool,
+        has_record: bool = False,
+    ) -> None:
+        """Adds a call to all sums; `has_record` is true if the record of its task, which has ended, has its usage."""
+        self.ledger.add(
+            model, account.agent, usage, cents, outcome=outcome, is_estimated=is_estimated
+        )
         if not usage.tokens and not cents:
             return
-        entry = None if call.task is None else self._backlog.find(call.task)
+        entry = None if account.task is None else self._backlog.find(account.task)
         if entry is not None and not entry.is_ending:
             self._accounting.record_measured(entry, usage.tokens, cents)
-        else:
-            self._budgets.charge(call.agent, usage.tokens, cents)
-            self._untasked(call.agent, usage.tokens, cents)
+            return
+        self._budgets.charge(account.agent, usage.tokens, cents)
+        if not has_record:
+            self._untasked(account.agent, usage.tokens, cents)
 
     def lost(self) -> None:
-        """Counts the calls under way, of which nothing is known any more, as lost."""
-        for call in self._under_way.drain():
+        """Counts the calls under way as lost, with what the journals know of them."""
+        for name in self._journals.unfinished():
+            for noted in self._uncounted(name):
+                self._recover(noted)
+                call = self._under_way.take(noted.last.call)
+                if call is not None:
+                    self._under_way.ended(call)
+            self._journals.finish(name)
+        for call in self._under_way.drain():  # they were not passed on
             self.ledger.outcomes[next(iter(call.models)), "lost"] += 1
+
+    async def recover(
+        self, tasks: Collection[str], find: Callable[[str], Awaitable[Task | None]]
+    ) -> list[Task]:
+        """Counts what an earlier daemon has not counted any more.
+
+        Args:
+            tasks: ids of ended tasks whose usage may be in no sum.
+            find: returns the record of a task from the store.
+
+        Returns:
+            the ended tasks whose usage is in their record alone.
+        """
+        await self._journals.load()
+        now, uncounted = time.time(), list[Noted]()
+        for name in self._journals.all():
+            counted = self._journals.counted(name)
+            for noted in self._journals.read(name).calls:
+                line = noted.last
+                if _is_uncounted(noted, counted):
+                    uncounted.append(noted)
+                elif 0 <= now - line.at < MINUTE_S and line.usage.tokens:
+                    self.ledger.add_to_minute(line.model, line.usage.tokens, now - line.at)
+                    agent = noted.account.agent
+                    self._budgets.restore_tokens(agent, line.usage.tokens, now - line.at)
+            self._journals.finish(name)
+        named = {noted.account.task for noted in uncounted} - {None}
+        ended: dict[str, Task] = {}
+        for task_id in {*tasks, *filter(None, named)}:
+            record = None if self._backlog.find(task_id) else await find(task_id)
+            if record is not None:
+                ended[task_id] = record
+        found = {task_id: ended[task_id] for task_id in tasks if task_id in ended}
+        for noted in uncounted:
+            record = ended.get(noted.account.task or "")
+            has_record = record is not None and _has_usage(record, noted)
+            self._recover(noted, has_record=has_record)
+            if record is not None and has_record:
+                found[record.id] = record
+        return list(found.values())
+
+    def _uncounted(self, name: str) -> list[Noted]:
+        """Returns the calls of a journal that are not counted, those without an end last."""
+        counted = self._journals.counted(name)
+        return [each for each in self._journals.read(name).calls if _is_uncounted(each, counted)]
+
+    def _recover(self, noted: Noted, *, has_record: bool = False) -> None:
+        account, line = noted.account, noted.last
+        self._charge(
+            account,
+            line.model,
+            line.usage,
+            line.usage.cost_cents(prices_of(account, line.model)),
+            outcome=line.outcome or "lost",
+            is_estimated=line.is_estimated,
+            has_record=has_record,
+        )
 
     def _running(self, unit: str) -> WorkerSupervisor | None:
         """Returns the worker that is this unit now."""
@@ -262,6 +379,17 @@ class ModelDesk:
             "retry_after_s": retry_after_s,
             "facts": dict(facts or {}),
         }
+
+
+def _is_uncounted(noted: Noted, counted: int) -> bool:
+    return counted != COUNTED and (not noted.end or noted.end > counted)
+
+
+def _has_usage(record: Task, noted: Noted) -> bool:
+    """Returns whether the record of an ended task has the usage of a call: one that had its end before it."""
+    if not noted.end or record.finished_at is None:
+        return False
+    return noted.last.at <= datetime.fromisoformat(record.finished_at).timestamp() + SETTLE_S
 
 
 def _trace(entry: Entry) -> str | None:

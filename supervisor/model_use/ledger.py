@@ -1,6 +1,7 @@
 """Sums what calls of models have used by hour, model and agent, in memory and in the store, and holds models to their limits.
 
-Sums are written every FLUSH_S, so that the last of them may be missing after a `kill -9`; they are kept for KEPT_S.
+Sums are written together with the other figures of calls, every 0.1 s, and are kept for KEPT_S. The journals
+(`journals`) have the rest when the daemon dies.
 """
 
 import asyncio
@@ -12,12 +13,11 @@ from dataclasses import dataclass
 from ..models.declared import DeclaredModel
 from ..models.usage import Usage
 from ..quotas.spending import NO_TOKENS, Spending
+from ..store.gathered import Gathered
 from ..store.store import Statement, Store
 
 HOUR_S = 3600
 DAY_H = 24
-FLUSH_S = 0.1
-"""Seconds that a sum waits for others."""
 KEPT_S = 90 * 86_400.0
 """Seconds for which sums are kept."""
 SWEEP_S = 3600.0
@@ -66,17 +66,21 @@ class Ledger:
 
     Args:
         store: keeps the sums.
+        gathered: writes them together with other figures.
         clock: seconds of the Unix epoch.
     """
 
-    def __init__(self, store: Store, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, store: Store, gathered: Gathered, clock: Callable[[], float] = time.time
+    ) -> None:
         self._store = store
+        self._gathered = gathered
+        gathered.add(self._taken)
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._hours: dict[tuple[int, str, str], Sums] = {}  # those of the last 24 hours
         self._unsaved: dict[tuple[int, str, str], Sums] = {}
         self._minutes: dict[str, Spending] = {}
-        self._timer: asyncio.TimerHandle | None = None
         self._swept_at = 0.0
         self.totals: dict[tuple[str, str], Sums] = {}
         """Sums since the start of the daemon, by model and agent."""
@@ -102,15 +106,15 @@ class Ledger:
 
     def add(
         self,
-        model: DeclaredModel,
+        model: str,
         agent: str,
         usage: Usage,
+        cost_cents: float,
         *,
         outcome: str,
         is_estimated: bool,
-    ) -> float:
-        """Adds a call, and returns its cost in cents."""
-        cost_cents = usage.cost_cents(model.prices)
+    ) -> None:
+        """Adds a call."""
         has_failed = outcome not in ("ok", "cancelled")
         sums = Sums(
             calls=1,
@@ -122,17 +126,19 @@ class Ledger:
             output=usage.output,
             cost_cents=cost_cents,
         )
-        key = (self._hour(), model.name, agent)
+        key = (self._hour(), model, agent)
         self._hours.setdefault(key, Sums()).add(sums)
         self._unsaved.setdefault(key, Sums()).add(sums)
-        self.totals.setdefault((model.name, agent), Sums()).add(sums)
-        self.outcomes[model.name, outcome] += 1
+        self.totals.setdefault((model, agent), Sums()).add(sums)
+        self.outcomes[model, outcome] += 1
         if usage.tokens:
-            spent = self._minutes.get(model.name, NO_TOKENS)
-            self._minutes[model.name] = spent.plus(usage.tokens, self._loop.time())
-        if self._timer is None:
-            self._timer = self._loop.call_later(FLUSH_S, self.flush)
-        return cost_cents
+            self.add_to_minute(model, usage.tokens)
+        self._gathered.soon()
+
+    def add_to_minute(self, model: str, tokens: int, age_s: float = 0.0) -> None:
+        """Counts tokens of a model, used so many seconds ago, against its limit of a minute."""
+        spent = self._minutes.get(model, NO_TOKENS)
+        self._minutes[model] = spent.plus(tokens, self._loop.time() - age_s)
 
     def today(self, model: str) -> Sums:
         """Returns the sums of a model since midnight, UTC."""
@@ -168,17 +174,9 @@ class Ledger:
                 return "max_cost_cents_per_day", cents, round(used, 6), wait_s
         return None
 
-    def flush(self) -> None:
-        """Gives the sums so far to the store."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if statements := list(self._taken()):
-            self._store.post(*statements)
-
     def forget(self, tenant: str) -> None:
         """Forgets what the agents of a tenant that is removed have used."""
-        self.flush()
+        self._gathered.flush()
         for sums in (self._hours, self._unsaved):
             for key in [key for key in sums if key[2].startswith(f"{tenant}/")]:
                 del sums[key]

@@ -1,17 +1,17 @@
 """Sums what tasks have used by hour, agent and session, in the store: it stays when records expire and agents are removed.
 
-A task counts in the hour of its end. Sums are written every FLUSH_S, so that the last second may be missing after a `kill -9`.
+A task counts in the hour of its end. Sums are written every FLUSH_S, together with what calls of models have used: after a
+`kill -9` the tasks of the last second may be missing that have called no model through the gateway.
 Sums by session and hour are kept for DETAIL_S, then folded into days of an agent, which are kept for KEPT_S.
 """
 
-import asyncio
 import time
 from collections.abc import Callable
 
-from ...worker.contract.errors import CorralError
 from ...worker.contract.records import Task
 from ...worker.control.reports import Cost, CostParams, Costs
 from ..events.bus import rfc3339
+from ..store.gathered import Gathered
 from ..store.store import Row, Statement, Store
 
 HOUR_S = 3600
@@ -67,13 +67,20 @@ class CostSums:
     Args:
         store: keeps the sums.
         clock: seconds of the Unix epoch.
+        gathered: writes them together with other figures; None: alone.
     """
 
-    def __init__(self, store: Store, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Callable[[], float] = time.time,
+        gathered: Gathered | None = None,
+    ) -> None:
         self._store = store
         self._clock = clock
         self._sums: dict[tuple[int, str, str], list[float]] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self._gathered = gathered or Gathered(store)
+        self._gathered.add(self._taken)
 
     def started(self, task: Task) -> None:
         """Does nothing: a task counts when it has ended."""
@@ -84,8 +91,7 @@ class CostSums:
         sums = self._sums.get(key)
         if sums is None:
             sums = self._sums[key] = [0, 0, 0, 0.0, 0.0]
-            if self._timer is None:
-                self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
+            self._gathered.soon(FLUSH_S)
         sums[0] += 1
         if task.state != "succeeded" and task.state != "cancelled":
             sums[1] += 1
@@ -101,47 +107,24 @@ class CostSums:
         sums = self._sums.setdefault(key, [0, 0, 0, 0.0, 0.0])
         sums[2] += tokens
         sums[3] += cost_cents
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
+        self._gathered.soon(FLUSH_S)
 
     def flush(self) -> None:
         """Gives the sums so far to the store."""
-        if statements := self._taken():
-            self._store.post(*statements)
+        self._gathered.flush()
 
     def _taken(self) -> list[Statement]:
         """Returns what writes the sums so far, which begin anew."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         sums, self._sums = self._sums, {}
         return [(INTO, (*key, *values)) for key, values in sums.items()]
 
-    async def _write(self) -> None:
-        """Writes the sums so far: a reader that comes after finds them.
+    async def settle(self) -> None:
+        """Writes the sums so far: a reader that comes after finds them, and none is written later.
 
         Raises:
             Overloaded, Conflict, ShuttingDown: the store does not take them; they are kept for the next time.
         """
-        taken = self._sums
-        statements = self._taken()
-        if not statements:
-            return
-        try:
-            await self._store.write(*statements)
-        except CorralError:
-            for key, values in taken.items():
-                new = self._sums.setdefault(key, [0, 0, 0, 0.0, 0.0])
-                self._sums[key] = [a + b for a, b in zip(new, values, strict=True)]
-            raise
-
-    async def settle(self) -> None:
-        """Writes the sums so far: none that has come until now is written later.
-
-        Raises:
-            Overloaded, Conflict, ShuttingDown: as `Store.write`.
-        """
-        await self._write()
+        await self._gathered.settle()
 
     async def listed(self, params: CostParams, knows: Callable[[str], bool] | None) -> Costs:
         """Returns the sums that are asked for, the most expensive first, or in order of time; of agents that pass `knows`.
@@ -149,7 +132,7 @@ class CostSums:
         Raises:
             Overloaded, Conflict, ShuttingDown: as `Store.read`.
         """
-        await self._write()
+        await self.settle()
         until = self._clock() + HOUR_S if params.until is None else params.until
         since = 0.0 if params.since is None else params.since
         first, last = int(since) // HOUR_S, int(-(-until // HOUR_S))
@@ -184,7 +167,7 @@ class CostSums:
 
     async def expire(self) -> None:
         """Folds and removes old sums."""
-        await self._write()
+        await self.settle()
         now = self._clock()
         limit = self._detail_from()
         gone = int(now - KEPT_S) // HOUR_S

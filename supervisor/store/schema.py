@@ -222,6 +222,13 @@ MIGRATIONS: tuple[str, ...] = (
         output INTEGER NOT NULL, cost_cents REAL NOT NULL, PRIMARY KEY (hour, model, agent)
     ) WITHOUT ROWID
     """,
+    # The usage of running tasks until now; how far each journal of calls of models is counted, -1 for a whole one.
+    """
+    CREATE TABLE task_use (
+        task TEXT PRIMARY KEY, tokens INTEGER NOT NULL, cost_cents REAL NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE model_journal (name TEXT PRIMARY KEY, counted INTEGER NOT NULL) WITHOUT ROWID
+    """,
 )
 
 

@@ -8,7 +8,7 @@ else; must not know how a task is queued or executed.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, Protocol
 
 from msgspec.structs import replace
@@ -28,7 +28,8 @@ from ..events.bus import Bus
 from ..process.limits import Excess
 from ..quotas.spending import DAY_S, NO_COST, NO_TOKENS, Spending
 from ..quotas.task_limits import TaskLimits
-from ..store.store import Store
+from ..store.gathered import Gathered
+from ..store.store import Statement, Store, number_of
 from ..streaming.buffer import PartBuffer, PartBuffers
 from ..supervision.worker_supervisor import WorkerSupervisor
 from ..task_rules.boundaries import Groups, can_ever_run, check_child, overspent
@@ -46,8 +47,15 @@ PROGRESS_S = 1.0
 PROGRESS_KEPT = 1_000
 """Number of reports of progress of one task that are stored."""
 
-FLUSH_S = 0.1
-"""Seconds that cost is gathered before it is written."""
+SAVE_COST = (
+    "INSERT INTO spending (agent, at, cost_cents) VALUES (?, ?, ?)"
+    " ON CONFLICT (agent, at) DO UPDATE SET cost_cents = excluded.cost_cents"
+)
+
+SAVE_USE = (
+    "INSERT INTO task_use (task, tokens, cost_cents) VALUES (?, ?, ?)"
+    " ON CONFLICT (task) DO UPDATE SET tokens = excluded.tokens, cost_cents = excluded.cost_cents"
+)
 
 LOOK_S = 60.0
 """Seconds after which a held agent is checked again at the latest: limits change, and so does the wall clock."""
@@ -82,6 +90,7 @@ class Accounting:
         budgets: is charged with the usage; None: agents have none.
         on_usage: called with the agent, the tokens and the cents of each usage.
         measured: has what the calls of models of tasks use; None: nothing is measured.
+        gathered: writes what running tasks have used until now; None: it is not written before their end.
     """
 
     def __init__(
@@ -91,6 +100,7 @@ class Accounting:
         budgets: "Budgets | None",
         on_usage: Callable[[str, int, float], None] = lambda *_: None,
         measured: Measured | None = None,
+        gathered: Gathered | None = None,
     ) -> None:
         self._writer = writer
         self._backlog = writer.backlog
@@ -100,6 +110,56 @@ class Accounting:
         self.part_buffers = PartBuffers()
         self._on_usage = on_usage
         self._measured = measured
+        self._gathered = gathered
+        if gathered is not None:
+            gathered.add(self._taken)
+        self._unsaved: set[str] = set()  # tasks with usage that is not written
+        self._saved: set[str] = set()  # tasks with usage in the store
+
+    async def load(self, store: Store) -> set[str]:
+        """Loads what the unfinished tasks of an earlier daemon have used, and returns the ended ones that it left.
+
+        Raises:
+            Overloaded, Conflict: the store cannot be read.
+        """
+        ended: set[str] = set()
+        for name, tokens, cents in await store.read(
+            "SELECT task, tokens, cost_cents FROM task_use"
+        ):
+            task_id = str(name)
+            self._saved.add(task_id)
+            entry = self._backlog.find(task_id)
+            if entry is None:
+                ended.add(task_id)
+                self._save_soon(task_id)
+            elif isinstance(cents, float):
+                entry.task = replace(
+                    entry.task,
+                    tokens_used=max(entry.task.tokens_used, number_of(tokens)),
+                    cost_cents=max(entry.task.cost_cents, cents),
+                )
+        return ended
+
+    def ended(self, task: Task) -> None:
+        """Notes that a task has ended; its record has what it has used."""
+        if task.id in self._saved or task.id in self._unsaved:
+            self._save_soon(task.id)
+
+    def _save_soon(self, task_id: str) -> None:
+        if self._gathered is not None:
+            self._unsaved.add(task_id)
+            self._gathered.soon()
+
+    def _taken(self) -> Iterator[Statement]:
+        unsaved, self._unsaved = self._unsaved, set()
+        for task_id in unsaved:
+            entry = self._backlog.find(task_id)
+            if entry is not None:
+                self._saved.add(task_id)
+                yield SAVE_USE, (task_id, entry.task.tokens_used, entry.task.cost_cents)
+            elif task_id in self._saved:
+                self._saved.discard(task_id)
+                yield "DELETE FROM task_use WHERE task = ?", (task_id,)
 
     def task_of(self, supervisor: WorkerSupervisor, task_id: str | None) -> Entry | None:
         """Returns the running task of a worker that a message is about; None where it is about none.
@@ -185,6 +245,8 @@ class Accounting:
         entry.task = replace(
             task, tokens_used=task.tokens_used + tokens, cost_cents=task.cost_cents + cost_cents
         )
+        if task.durable:
+            self._save_soon(task.id)
         if task.kind != "placed":  # the node that runs it counts what its agent uses
             if self._budgets is not None:
                 self._budgets.charge(task.agent, tokens, cost_cents)
@@ -348,8 +410,9 @@ class Budgets:
     """Limits the tokens of a minute and the cost of a day of each agent, and of all agents of a tenant together.
 
     An agent that has used up `max_tokens_per_minute` or `max_cost_cents_per_day`, or whose tenant has, is given no task
-    until enough of it is past; running tasks go on. Costs are kept in the store, so that a day outlives the daemon: after
-    a crash the last FLUSH_S may be missing. The sums of a tenant stand under its name with a slash.
+    until enough of it is past; running tasks go on. Costs are kept in the store, so that a day outlives the daemon. After
+    a `kill -9` reports of agents of the last 0.1 s may be missing; measured usage is not, see `model_use`. The sums of a
+    tenant stand under its name with a slash.
 
     Args:
         store: keeps the costs.
@@ -358,6 +421,7 @@ class Budgets:
         on_free: called with the name of an agent, or of a tenant with a slash, that may be given tasks again.
         clock: seconds of the Unix epoch.
         tenants: has the budgets of tenants; None: there are no tenants.
+        gathered: writes the costs together with other figures; None: alone.
     """
 
     def __init__(
@@ -369,6 +433,7 @@ class Budgets:
         on_free: Callable[[str], None],
         clock: Callable[[], float] = time.time,
         tenants: TaskLimits | None = None,
+        gathered: Gathered | None = None,
     ) -> None:
         self._store = store
         self._bus = bus
@@ -380,7 +445,8 @@ class Budgets:
         self._costs: dict[str, Spending] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._unsaved: dict[str, float] = {}  # by agent: from which entry on
-        self._flush: asyncio.TimerHandle | None = None
+        self._gathered = gathered or Gathered(store)
+        self._gathered.add(self._taken)
         self._swept_at = 0.0
         self.held = Counter[tuple[str, str]]()
         """Number of times that a budget was used up, by agent and key."""
@@ -424,6 +490,14 @@ class Budgets:
                 text = f'the tenant "{tenant}" has used {used:g} of {found.key} = {found.limit}'
                 self._tenants.refusals.note(tenant, found.key, found.limit, used, text, agent=agent)
             self._await_room(tenant_key(tenant))
+
+    def restore_tokens(self, agent: str, tokens: int, age_s: float) -> None:
+        """Counts tokens that an agent has used so many seconds ago, under an earlier daemon."""
+        tenant = tenant_of(agent)
+        for name in (agent, *([tenant_key(tenant)] if tenant else [])):
+            if self._limits(name) is not None:
+                past = self._tokens.get(name, NO_TOKENS)
+                self._tokens[name] = past.plus(tokens, self._loop.time() - age_s)
 
     def _charge(self, name: str, tokens: int, cost_cents: float) -> Excess | None:
         """Counts tokens and cents of an agent or tenant; returns the limit that is reached by them."""
@@ -535,27 +609,20 @@ class Budgets:
 
     def _save_soon(self, agent: str) -> None:
         self._unsaved.setdefault(agent, self._costs[agent].entries[-1][0])
-        if self._flush is None:
-            self._flush = self._loop.call_later(FLUSH_S, self.save)
+        self._gathered.soon()
 
     def save(self) -> None:
-        """Posts to the store the costs that are not written yet."""
-        if self._flush is not None:
-            self._flush.cancel()
-            self._flush = None
-        for agent, since in self._unsaved.items():
-            for at, cents in self._costs[agent].entries:
-                if at < since:
-                    continue
-                self._store.post(
-                    (
-                        "INSERT INTO spending (agent, at, cost_cents) VALUES (?, ?, ?)"
-                        " ON CONFLICT (agent, at) DO UPDATE SET cost_cents = excluded.cost_cents",
-                        (agent, at, cents),
-                    )
-                )
-        self._unsaved.clear()
-        self._remove_old(self._clock())
+        """Writes the costs that are not written yet."""
+        self._gathered.flush()
+
+    def _taken(self) -> Iterator[Statement]:
+        unsaved, self._unsaved = self._unsaved, {}
+        for agent, since in unsaved.items():
+            for at, cents in self._costs[agent].entries if agent in self._costs else ():
+                if at >= since:
+                    yield SAVE_COST, (agent, at, cents)
+        if unsaved:
+            self._remove_old(self._clock())
 
     def forget(self, tenant: str) -> None:
         """Forgets what the agents of a tenant that is removed have used: no row of it follows."""

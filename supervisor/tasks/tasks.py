@@ -10,7 +10,7 @@ in `queue`, on which worker in `dispatcher`; `executor` runs it, `record_writer`
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 
 from msgspec.structs import replace
@@ -28,6 +28,7 @@ from ..agents.agents import Agents
 from ..hibernation.hibernation import Hibernation
 from ..quotas.task_limits import TaskLimits
 from ..quotas.turns import CallTurns
+from ..store.gathered import Gathered
 from ..streaming.buffer import PartBuffer
 from ..supervision.limit_enforcer import LimitEnforcer
 from ..supervision.shared import Shared
@@ -69,6 +70,7 @@ class Tasks:
         tenants: holds tenants to their limits; None: there are no tenants.
         turns: bounds how many tasks of a tenant are written at once; None: nothing does.
         measured: has what the calls of models of tasks use; None: nothing is measured.
+        gathered: writes what tasks use with other figures; None: usage of running ones is not written.
     """
 
     def __init__(
@@ -87,7 +89,9 @@ class Tasks:
         tenants: TaskLimits | None = None,
         turns: CallTurns | None = None,
         measured: Measured | None = None,
+        gathered: Gathered | None = None,
     ) -> None:
+        self._store = shared.store
         self._turns = turns
         self._tracing = tracing or Tracing()
         self.success_rate = success_rate
@@ -112,8 +116,9 @@ class Tasks:
             lambda name: None if (agent := agents.agents.get(name)) is None else agent.spec,
             on_free=self._freed,
             tenants=tenants,
+            gathered=gathered,
         )
-        self.accounting = Accounting(writer, agents, self.budgets, on_usage, measured)
+        self.accounting = Accounting(writer, agents, self.budgets, on_usage, measured, gathered)
         self._executor = Executor(
             writer,
             agents,
@@ -185,8 +190,15 @@ class Tasks:
 
     # -- from an earlier daemon
 
-    async def load(self) -> None:
-        """Loads the tasks that an earlier daemon left: queued ones wait on, begun ones follow retry_on."""
+    async def load(
+        self, recover: Callable[[Collection[str]], Awaitable[None]] | None = None
+    ) -> None:
+        """Loads the tasks that an earlier daemon left: queued ones wait on, begun ones follow retry_on.
+
+        Args:
+            recover: counts what that daemon has not counted, before any goes on; is given the ids of ended tasks whose usage
+                may be in no sum.
+        """
         await self.budgets.load()
         self._writer.counts |= await self.records.counts()
         now, here = time.time(), self._loop.time()
@@ -202,6 +214,9 @@ class Tasks:
             self._backlog.add(entry)
             self._executor.watch(entry)
             entries.append(entry)
+        uncounted = await self.accounting.load(self._store)
+        if recover is not None:
+            await recover(uncounted)
         for entry in entries:
             await self._resume(entry)
 
@@ -386,6 +401,7 @@ class Tasks:
         """Frees the tasks that depend on one that has ended, and is in the store by now."""
         task = entry.task
         self._admission.note_end(task.agent)
+        self.accounting.ended(task)
         if task.parent is not None:
             self.accounting.remove_child(entry)
         dependencies = self.dispatcher.dependencies
