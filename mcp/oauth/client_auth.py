@@ -9,7 +9,8 @@ import secrets
 from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
-from ...worker.contract.errors import InvalidParams
+from ...worker.contract.errors import InvalidParams, ToolFailed
+from ..protocol.dpop import base64url
 from .records import Client, Endpoints, Settings
 
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
@@ -33,11 +34,18 @@ def method_for(settings: Settings, offered: Sequence[str]) -> str:
 
 
 def method_to_ask(offered: Sequence[str]) -> str:
-    """Returns the method to register with: none, since a loopback client keeps no secret, unless the server wants one."""
+    """Returns the method to register with: none, since a loopback client keeps no secret, unless the server wants one.
+
+    Raises:
+        ToolFailed: it wants another; the reason is `unsupported-client-auth`.
+    """
     if not offered or "none" in offered:
         return "none"
     known = (each for each in offered if each in ("client_secret_basic", "client_secret_post"))
-    return next(known, offered[0])
+    if (found := next(known, None)) is None:
+        text = f"cannot register: the server takes {', '.join(offered)[:200]} alone"
+        raise ToolFailed(text, reason="unsupported-client-auth", offered=list(offered[:10]))
+    return found
 
 
 def authenticated(client: Client, endpoints: Endpoints, settings: Settings, now: float) -> Signed:
@@ -103,11 +111,6 @@ def signed(claims: Mapping[str, object], key: str) -> str:
 
 def _no_key(why: str) -> InvalidParams:
     return InvalidParams(f"cannot use oauth.private_key: {why}", key="oauth.private_key")
-
-
-def base64url(data: bytes) -> str:
-    """Encodes bytes as Base64 for addresses, without padding (RFC 7515, 2)."""
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
 
 
 def _encoded(head: Mapping[str, object], claims: Mapping[str, object]) -> bytes:

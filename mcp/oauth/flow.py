@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 from msgspec.structs import replace
 
 from ...worker.contract.errors import InvalidParams, PermissionDenied, ToolFailed
+from ..protocol import dpop
 from . import client_auth, metadata
 from .challenge import Challenge, parse
 from .http import Http, Reply
@@ -29,6 +30,15 @@ MAX_LIFE_S = 366 * 86_400.0
 """Seconds after which a token counts as ended, however long its server says."""
 
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
+
+JWT_GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+
+EXCHANGE_GRANT = "urn:ietf:params:oauth:grant-type:token-exchange"
+
+ID_TOKEN = "urn:ietf:params:oauth:token-type:id_token"
+
+ID_JAG = "urn:ietf:params:oauth:token-type:id-jag"
+"""Type of the grant that an identity provider gives for an ID token, for one authorization server."""
 
 OFFLINE = "offline_access"
 
@@ -50,7 +60,7 @@ async def perform(order: Order) -> Answer:
             case "refresh":
                 return Answer(grant=await _refresh(http, order))
             case "client":
-                return Answer(grant=await _client_credentials(http, order))
+                return Answer(grant=await _without_person(http, order))
             case "revoke":
                 await _revoke(http, order)
                 return Answer()
@@ -76,6 +86,9 @@ async def _discover(http: Http, order: Order) -> tuple[str, Endpoints, tuple[str
     found = await _endpoints(http, issuer)
     if found is None:
         raise _no_metadata(issuer)
+    if document.get("dpop_bound_access_tokens_required") is True and not found.binds_tokens:
+        text = f'cannot log in at "{issuer}": the server wants tokens that are bound by DPoP, and it binds none with {dpop.ALGORITHM}'
+        raise metadata.refused(text, "no-dpop", issuer=issuer)
     return resource, found, metadata.strings(document.get("scopes_supported")), challenge
 
 
@@ -222,6 +235,7 @@ async def _begin(http: Http, order: Order) -> Pending:
         scope=scope,
         redirect_uri=redirect_uri,
         expires_at=time.time() + LOGIN_S,
+        dpop_key=dpop.new_key() if endpoints.binds_tokens else "",
     )
     if is_device:
         return await _ask_device(http, order.settings, pending)
@@ -234,10 +248,12 @@ async def _begin(http: Http, order: Order) -> Pending:
         "client_id": client.client_id,
         "redirect_uri": redirect_uri,
         "state": state,
-        "code_challenge": client_auth.base64url(hashlib.sha256(verifier.encode()).digest()),
+        "code_challenge": dpop.base64url(hashlib.sha256(verifier.encode()).digest()),
         "code_challenge_method": "S256",
         "resource": resource,
     }
+    if pending.dpop_key:
+        query["dpop_jkt"] = dpop.thumbprint(pending.dpop_key)
     if scope:
         query["scope"] = scope
     if OFFLINE in scope.split():
@@ -374,19 +390,55 @@ async def _refresh(http: Http, order: Order) -> Grant:
     return replace(found, refresh_token=found.refresh_token or grant.refresh_token)
 
 
-async def _client_credentials(http: Http, order: Order) -> Grant:
-    """Gets a token for corral itself, without a person."""
+async def _without_person(http: Http, order: Order) -> Grant:
+    """Gets a token for corral itself: by its credentials, by a JWT of its workload, or by way of an identity provider."""
     settings = order.settings
     resource, endpoints, supported, challenge = await _discover(http, order)
     client = await _client_of(http, order, endpoints, "", "")
     scope = chosen_scope(order, challenge, supported, endpoints)
     pending = Pending(
-        url=http.server_url, resource=resource, endpoints=endpoints, client=client, scope=scope
+        url=http.server_url,
+        resource=resource,
+        endpoints=endpoints,
+        client=client,
+        scope=scope,
+        dpop_key=dpop.new_key() if endpoints.binds_tokens else "",
     )
     fields = {"grant_type": "client_credentials"}
+    if settings.grant != "client_credentials":
+        assertion = settings.assertion
+        if settings.grant == "enterprise":
+            assertion = await _id_jag(http, settings, pending)
+        fields = {"grant_type": JWT_GRANT, "assertion": assertion}
     if scope:
         fields["scope"] = scope
     return await _exchange(http, settings, pending, fields)
+
+
+async def _id_jag(http: Http, settings: Settings, about: Pending) -> str:
+    """Returns the grant that the identity provider gives for the ID token (enterprise-managed authorization)."""
+    provider = await _endpoints(http, settings.idp_issuer)
+    if provider is None:
+        raise _no_metadata(settings.idp_issuer)
+    form = {
+        "grant_type": EXCHANGE_GRANT,
+        "requested_token_type": ID_JAG,
+        "subject_token": settings.assertion,
+        "subject_token_type": ID_TOKEN,
+        "audience": about.endpoints.issuer,
+        "resource": about.resource,
+        "client_id": settings.idp_client_id,
+    }
+    if about.scope:
+        form["scope"] = about.scope
+    status, found, _ = await http.post_form(provider.token, form)
+    token = found.get("access_token")
+    if status != 200 or "error" in found:
+        raise _denied(f'get a grant from "{provider.issuer}"', status, found, "token-refused")
+    if found.get("issued_token_type") != ID_JAG or not _is_token(token):
+        text = f'cannot use the grant of "{provider.issuer}": it is none for an authorization server ({ID_JAG})'
+        raise metadata.refused(text, "bad-answer", issuer=provider.issuer)
+    return str(token)
 
 
 async def _exchange(
@@ -399,8 +451,23 @@ async def _exchange(
     now = time.time()
     more, headers = client_auth.authenticated(client, endpoints, settings, now)
     form = {**fields, **more, "resource": about.resource}
-    reply = await http.post_form(endpoints.token, form, headers)
+    reply = await _proven(http, endpoints.token, form, headers, about.dpop_key)
     return _granted(reply, about, client, now)
+
+
+async def _proven(
+    http: Http, url: str, form: Mapping[str, str], headers: Mapping[str, str], key: str
+) -> Reply:
+    """Posts a form with a proof of the key, if there is one; once more where the server wants its nonce in that."""
+    if not key:
+        return await http.post_form(url, form, headers)
+    first = {**headers, dpop.HEADER: dpop.proof(key, "POST", url, time.time())}
+    reply = await http.post_form(url, form, first)
+    nonce = dpop.nonce_of(reply[2])
+    if reply[1].get("error") != dpop.USE_NONCE or not nonce:
+        return reply
+    again = {**headers, dpop.HEADER: dpop.proof(key, "POST", url, time.time(), nonce=nonce)}
+    return await http.post_form(url, form, again)
 
 
 def _granted(reply: Reply, about: Pending | Grant, client: Client, now: float) -> Grant:
@@ -410,8 +477,9 @@ def _granted(reply: Reply, about: Pending | Grant, client: Client, now: float) -
         raise _denied(f'get a token from "{issuer}"', status, found, "token-refused")
     kind = found.get("token_type", "bearer")
     token, refresh = found.get("access_token"), found.get("refresh_token")
-    if not isinstance(kind, str) or kind.lower() != "bearer":
-        text = f'cannot use the token of "{issuer}": it is no bearer token'
+    kind = kind.lower() if isinstance(kind, str) else ""
+    if kind not in ("bearer", "dpop") or (kind == "dpop" and not about.dpop_key):
+        text = f'cannot use the token of "{issuer}": it is neither a bearer token nor one of DPoP that was asked for'
         raise metadata.refused(text, "bad-answer", issuer=issuer)
     if not _is_token(token) or not (refresh is None or _is_token(refresh)):
         text = f'cannot use the token of "{issuer}": it is not a line of at most {MAX_TOKEN_CHARS} visible characters'
@@ -428,6 +496,7 @@ def _granted(reply: Reply, about: Pending | Grant, client: Client, now: float) -
         scope=" ".join(scope.split()) if isinstance(scope, str) and scope.strip() else about.scope,
         obtained_at=now,
         expires_at=now + min(life_s, MAX_LIFE_S) if life_s else 0.0,
+        dpop_key=about.dpop_key if kind == "dpop" else "",
     )
 
 

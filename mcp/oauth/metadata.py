@@ -10,6 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from ...worker.contract.codec import as_array
 from ...worker.contract.errors import ToolFailed
+from ..protocol import dpop
 from .records import Endpoints
 
 PROTECTED = "/.well-known/oauth-protected-resource"
@@ -134,8 +135,8 @@ def read_endpoints(document: Mapping[str, object], issuer: str, server_url: str)
     """Returns the facts of an authorization server from its metadata.
 
     Raises:
-        ToolFailed: the metadata is that of another issuer (`issuer-mismatch`), has no PKCE with S256 (`no-pkce`), or an
-            address in it is missing or not safe (`insecure-address`).
+        ToolFailed: the metadata is that of another issuer (`issuer-mismatch`), has no PKCE with S256 (`no-pkce`), requires
+            pushed authorization requests (`no-par`), or an address in it is missing or not safe (`insecure-address`).
     """
     named = document.get("issuer")
     # RFC 8414 wants them identical; a slash after the bare host is what parsers of URLs add.
@@ -151,6 +152,13 @@ def read_endpoints(document: Mapping[str, object], issuer: str, server_url: str)
         raise refused(
             f'cannot log in at "{issuer}": it does not offer PKCE with S256',
             "no-pkce",
+            issuer=issuer,
+        )
+
+    if document.get("require_pushed_authorization_requests") is True:
+        raise refused(
+            f'cannot log in at "{issuer}": it requires pushed authorization requests (RFC 9126)',
+            "no-par",
             issuer=issuer,
         )
 
@@ -171,6 +179,7 @@ def read_endpoints(document: Mapping[str, object], issuer: str, server_url: str)
         methods=strings(document.get("token_endpoint_auth_methods_supported")),
         scopes=strings(document.get("scopes_supported")),
         grants=grants,
+        binds_tokens=dpop.ALGORITHM in strings(document.get("dpop_signing_alg_values_supported")),
     )
 
 

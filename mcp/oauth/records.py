@@ -15,7 +15,7 @@ VARIABLE = "CORRAL_MCP_OAUTH"
 MARK = b"corral-oauth: "
 """Beginning of the line in which `program` answers."""
 
-GrantType = Literal["authorization_code", "client_credentials"]
+GrantType = Literal["authorization_code", "client_credentials", "jwt_bearer", "enterprise"]
 
 
 class _Hiding(Struct, frozen=True, kw_only=True):
@@ -27,7 +27,10 @@ class _Hiding(Struct, frozen=True, kw_only=True):
 
 
 class Settings(_Hiding, frozen=True, kw_only=True):
-    """Holds what the configuration says about one server; secrets are expanded."""
+    """Holds what the configuration says about one server; secrets are expanded.
+
+    `assertion` is the JWT of the workload, or with `enterprise` the ID token that the identity provider at `idp_issuer` exchanges.
+    """
 
     grant: GrantType = "authorization_code"
     issuer: str = ""
@@ -35,6 +38,9 @@ class Settings(_Hiding, frozen=True, kw_only=True):
     client_secret: str = ""
     client_metadata_url: str = ""
     private_key: str = ""
+    assertion: str = ""
+    idp_issuer: str = ""
+    idp_client_id: str = ""
     scopes: tuple[str, ...] = ()
     redirect_uri: str = ""
 
@@ -55,7 +61,7 @@ class Client(_Hiding, frozen=True, kw_only=True):
 
 
 class Endpoints(Struct, frozen=True, kw_only=True):
-    """Holds what is known of an authorization server."""
+    """Holds what is known of an authorization server; `binds_tokens` by DPoP, with an algorithm that is known here."""
 
     issuer: str
     token: str
@@ -68,10 +74,14 @@ class Endpoints(Struct, frozen=True, kw_only=True):
     methods: tuple[str, ...] = ()
     scopes: tuple[str, ...] = ()
     grants: tuple[str, ...] = ()
+    binds_tokens: bool = False
 
 
 class Grant(_Hiding, frozen=True, kw_only=True):
-    """Holds the tokens of one server; `expires_at` is wall-clock time in seconds, 0 without an end."""
+    """Holds the tokens of one server; `expires_at` is wall-clock time in seconds, 0 without an end.
+
+    `dpop_key` is the private key to which the tokens are bound, "" for bearer tokens.
+    """
 
     url: str
     resource: str
@@ -82,6 +92,7 @@ class Grant(_Hiding, frozen=True, kw_only=True):
     scope: str = ""
     obtained_at: float = 0.0
     expires_at: float = 0.0
+    dpop_key: str = ""
 
 
 class Pending(_Hiding, frozen=True, kw_only=True):
@@ -102,6 +113,7 @@ class Pending(_Hiding, frozen=True, kw_only=True):
     verification_uri_complete: str = ""
     interval_s: float = 5.0
     expires_at: float = 0.0
+    dpop_key: str = ""
 
 
 class Order(_Hiding, frozen=True, kw_only=True):

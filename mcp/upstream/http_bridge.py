@@ -307,14 +307,16 @@ class HttpBridge:
         for challenges in range(MAX_CHALLENGES + 1):
             token = await self._tokens.current()
             self._server.hide(token)
-            own = {"Authorization": f"Bearer {token}"} if token else {}
+            own = self._tokens.headers(method, str(self._server.url))
             response = await self._server.send(method, body, {**headers, **own})
             header = ", ".join(response.headers.getall("WWW-Authenticate", []))
+            wants_nonce = self._tokens.takes_nonce(response.headers, header)
             is_asked = not self._tokens.is_off and is_challenge(response.status, header)
             if not is_asked or challenges == MAX_CHALLENGES:
                 break
             response.close()
-            await self._tokens.renew(token, response.status, header)
+            if not wants_nonce:
+                await self._tokens.renew(token, response.status, header)
         return response
 
     def _legacy_headers(self) -> dict[str, str]:

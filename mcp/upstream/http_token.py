@@ -1,9 +1,9 @@
 """Asks the client of the bridge for access tokens, over the pipes on which it speaks MCP with it.
 
 The request is `corral/token`, with `{}` for the token of the moment, or with the `refused` token, the `status` and the
-`challenge` with which the server refused it. The result is `{"access_token", "expires_in_s"}`, or `{}` where there is none and
-none is known to be needed; an error says why there is none. Only the client answers: the bridge drops such requests of a
-server.
+`challenge` with which the server refused it. The result is `{"access_token", "expires_in_s", "dpop_key"}`, or `{}` where there is none
+and none is known to be needed; an error says why there is none. A token with a key is presented with a proof for each request, by
+DPoP. Only the client answers: the bridge drops such requests of a server.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from ...worker.contract.codec import as_object, encode
 from ...worker.contract.errors import from_wire
-from ..protocol import messages
+from ..protocol import dpop, messages
 
 VARIABLE = "CORRAL_MCP_TOKENS"
 
@@ -50,6 +50,8 @@ class TokenSource:
         self._write = write
         self._is_known = False
         self._token = ""
+        self._key = ""
+        self._nonce = ""
         self._ends_at = 0.0
         self._lock = asyncio.Lock()
         self._waiting: dict[str, asyncio.Future[dict[str, object]]] = {}
@@ -66,6 +68,24 @@ class TokenSource:
             if not self._is_fresh():
                 await self._ask({})
         return self._token
+
+    def headers(self, method: str, url: str) -> dict[str, str]:
+        """Returns the headers that present the token of the moment in one request."""
+        if not self._token:
+            return {}
+        if not self._key:
+            return {"Authorization": f"Bearer {self._token}"}
+        proof = dpop.proof(
+            self._key, method, url, time.time(), token=self._token, nonce=self._nonce
+        )
+        return {"Authorization": f"DPoP {self._token}", dpop.HEADER: proof}
+
+    def takes_nonce(self, headers: Mapping[str, str], challenge: str) -> bool:
+        """Takes the nonce of an answer; returns whether its request was refused for the want of that alone."""
+        nonce = dpop.nonce_of(headers)
+        is_new = bool(nonce) and nonce != self._nonce
+        self._nonce = nonce or self._nonce
+        return bool(self._key) and is_new and dpop.USE_NONCE in challenge
 
     async def renew(self, refused: str, status: int, challenge: str) -> None:
         """Gets a token in place of a refused one, unless that has happened meanwhile.
@@ -102,10 +122,12 @@ class TokenSource:
         finally:
             self._waiting.pop(number, None)
         if "error" in answer:
-            self._is_known, self._token = False, ""
+            self._is_known, self._token, self._key = False, "", ""
             raise from_wire(answer["error"])
         result = as_object(answer.get("result")) or {}
         token, life_s = result.get("access_token"), result.get("expires_in_s")
+        key = result.get("dpop_key")
+        self._key = key if isinstance(key, str) else ""
         self._is_known = True
         self._token = token if isinstance(token, str) else ""
         self._ends_at = 0.0

@@ -191,7 +191,7 @@ class Logins:
         return found.grant
 
     async def _own(self, spec: Spec, server: _Server) -> Grant:
-        """Gets a token for corral itself: `grant = "client_credentials"`."""
+        """Gets a token for corral itself, as each `grant` but "authorization_code" says."""
         kept = server.kept
         order = Order(
             step="client",
@@ -430,7 +430,7 @@ def _address(spec: Spec) -> str:
 
 
 def _needs_no_person(spec: Spec) -> bool:
-    return spec.oauth is not None and spec.oauth.grant == "client_credentials"
+    return spec.oauth is not None and spec.oauth.grant != "authorization_code"
 
 
 def _check_may_log_in(spec: Spec) -> None:
@@ -441,7 +441,7 @@ def _check_may_log_in(spec: Spec) -> None:
         words = "its headers have the credentials: remove Authorization from them"
         raise Conflict(f"{text}{words}", server=spec.name, reason="has-headers")
     if _needs_no_person(spec):
-        words = 'corral logs in by itself, as grant = "client_credentials" says'
+        words = "corral logs in by itself, as oauth.grant says"
         raise Conflict(f"{text}{words}", server=spec.name, reason="needs-no-person")
 
 
@@ -455,7 +455,9 @@ def _is_due(grant: Grant) -> bool:
 def _given(grant: Grant | None) -> dict[str, object]:
     if grant is None:
         return {}
-    if not grant.expires_at:
-        return {"access_token": grant.access_token}
-    left_s = max(grant.expires_at - time.time(), 0.0)
-    return {"access_token": grant.access_token, "expires_in_s": left_s}
+    found: dict[str, object] = {"access_token": grant.access_token}
+    if grant.dpop_key:
+        found["dpop_key"] = grant.dpop_key
+    if grant.expires_at:
+        found["expires_in_s"] = max(grant.expires_at - time.time(), 0.0)
+    return found

@@ -60,8 +60,8 @@ def _reaching(spec: Spec) -> Spec:
     ports = spec.process.connect_ports
     if ports is None:
         return spec
-    issuer = "" if spec.oauth is None else spec.oauth.issuer
-    parts = [urlsplit(each) for each in (spec.url, issuer) if each]
+    issuers = () if spec.oauth is None else (spec.oauth.issuer, spec.oauth.idp_issuer)
+    parts = [urlsplit(each) for each in (spec.url, *issuers) if each]
     own = [each.port or PORTS[each.scheme] for each in parts]
     process = replace(spec.process, connect_ports=tuple(dict.fromkeys((*ports, *own))))
     return replace(spec, process=process)
@@ -83,6 +83,9 @@ def settings_of(spec: Spec, host: Host) -> Settings:
         client_id=oauth.client_id,
         client_secret=secrets.get("client_secret", ""),
         private_key=secrets.get("private_key", ""),
+        assertion=secrets.get("assertion", "").strip(),
+        idp_issuer=oauth.idp_issuer,
+        idp_client_id=oauth.idp_client_id,
         client_metadata_url=oauth.client_metadata_url,
         scopes=oauth.scopes,
     )

@@ -28,13 +28,18 @@ a_reference = matching(
 
 
 class Oauth(Struct, frozen=True, kw_only=True):
-    """Holds the settings of one server; `client_secret` and `private_key` are references to secrets."""
+    """Holds the settings of one server; `client_secret`, `private_key` and `assertion` are references to secrets."""
 
-    grant: Literal["authorization_code", "client_credentials"] = "authorization_code"
+    grant: Literal["authorization_code", "client_credentials", "jwt_bearer", "enterprise"] = (
+        "authorization_code"
+    )
     issuer: Annotated[str, web_url] = ""
     client_id: Annotated[str, matching(r"[\x20-\x7e]{1,1000}", "printable ASCII")] = ""
     client_secret: Annotated[str, a_reference] = ""
     private_key: Annotated[str, a_reference] = ""
+    assertion: Annotated[str, a_reference] = ""
+    idp_issuer: Annotated[str, web_url] = ""
+    idp_client_id: Annotated[str, matching(r"[\x20-\x7e]{1,1000}", "printable ASCII")] = ""
     client_metadata_url: Annotated[
         str, matching(r"https://[^\s/?#@]+/[^\s#]*", '"https://HOST/PATH"')
     ] = ""
@@ -46,7 +51,8 @@ class Oauth(Struct, frozen=True, kw_only=True):
     @property
     def secrets(self) -> dict[str, str]:
         """Returns the references to secrets, by key."""
-        found = {"client_secret": self.client_secret, "private_key": self.private_key}
+        keys = ("client_secret", "private_key", "assertion")
+        found = {key: str(getattr(self, key)) for key in keys}
         return {key: value for key, value in found.items() if value}
 
 
@@ -63,11 +69,31 @@ def oauth_table(raw: object) -> Oauth:
     found = Oauth(**{key: decode_key(key, value, OAUTH_KEYS) for key, value in raw.items()})
     if found.secrets and not (found.client_id or found.client_metadata_url):
         raise Refused(f"a secret needs the client_id that it belongs to: {_EXAMPLE}")
-    if found.grant == "client_credentials" and not (found.client_id and found.secrets):
-        raise Refused(
-            'grant = "client_credentials" needs client_id, and client_secret or private_key'
-        )
+    _check_grant(found)
     return found
+
+
+def _check_grant(found: Oauth) -> None:
+    needed: tuple[str, ...] = ()
+    words = ""
+    match found.grant:
+        case "client_credentials":
+            needed = (found.client_id, found.client_secret or found.private_key)
+            words = "client_id, and client_secret or private_key"
+        case "jwt_bearer":
+            needed = (found.client_id, found.assertion)
+            words = "client_id and assertion"
+        case "enterprise":
+            needed = (found.client_id, found.assertion, found.idp_issuer, found.idp_client_id)
+            words = "client_id, assertion, idp_issuer and idp_client_id"
+        case _:
+            pass
+    if words and not all(needed):
+        raise Refused(f'grant = "{found.grant}" needs {words}')
+    if found.assertion and found.grant not in ("jwt_bearer", "enterprise"):
+        raise Refused('assertion goes with grant = "jwt_bearer" or "enterprise"')
+    if (found.idp_issuer or found.idp_client_id) and found.grant != "enterprise":
+        raise Refused('idp_issuer and idp_client_id go with grant = "enterprise"')
 
 
 def oauth_as_table(oauth: Oauth) -> dict[str, object]:

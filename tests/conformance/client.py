@@ -20,7 +20,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from corral.mcp.oauth.flow import perform
-from corral.mcp.oauth.records import Answer, Order, Settings
+from corral.mcp.oauth.records import Answer, GrantType, Order, Settings
 from corral.mcp.protocol.caller import Caller
 from corral.mcp.upstream.http_bridge import HEADERS_VARIABLE, URL_VARIABLE
 from corral.mcp.upstream.http_token import VARIABLE as ASKS_TOKENS
@@ -62,8 +62,16 @@ class Account:
 
     def __init__(self, url: str, folder: Path) -> None:
         is_own = "private_key_pem" in CONTEXT or "/client-credentials" in scenario()
+        grants: dict[str, GrantType] = {
+            "auth/wif-jwt-bearer": "jwt_bearer",
+            "auth/enterprise-managed-authorization": "enterprise",
+        }
+        usual: GrantType = "client_credentials" if is_own else "authorization_code"
         self.settings = Settings(
-            grant="client_credentials" if is_own else "authorization_code",
+            grant=grants.get(scenario(), usual),
+            assertion=CONTEXT.get("valid_jwt") or CONTEXT.get("idp_id_token", ""),
+            idp_issuer=CONTEXT.get("idp_issuer", ""),
+            idp_client_id=CONTEXT.get("idp_client_id", ""),
             client_id=CONTEXT.get("client_id", ""),
             client_secret=CONTEXT.get("client_secret", ""),
             private_key=CONTEXT.get("private_key_pem", ""),

@@ -47,9 +47,6 @@ LEG_S = 600.0
 Json = dict[str, Any]  # JSON-RPC, read freely
 
 EXPECTED = {
-    "auth/dpop": "an extension that corral does not offer",
-    "auth/enterprise-managed-authorization": "an extension that corral does not offer",
-    "auth/wif-jwt-bearer": "an extension that corral does not offer",
     "sep-2640-": "an extension that corral does not offer",
 }
 """Scenarios that fail, by the beginning of their names, and why. Nothing else may."""

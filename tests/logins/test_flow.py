@@ -1,6 +1,8 @@
 """The steps of an authorization against servers that break the rules, and those that the official SDK does not have."""
 
 import asyncio
+import base64
+import json
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -15,6 +17,9 @@ from corral.mcp.oauth import metadata
 from corral.mcp.oauth.challenge import Challenge, parse
 from corral.mcp.oauth.flow import perform
 from corral.mcp.oauth.records import Grant, Order, Pending, Settings
+from corral.mcp.protocol import dpop
+from corral.supervisor.decoding.values import Refused
+from corral.supervisor.oauth.declared import oauth_table
 from corral.worker.contract.errors import CorralError
 
 Json = dict[str, Any]  # documents of the protocol
@@ -32,6 +37,7 @@ class Far:
         self.tokens: list[Json | str] = []
         """Answers of the token endpoint, in their order; the last one stays."""
         self.forms: list[Json] = []
+        self.proofs: list[str] = []
 
     def begin(self, base: str) -> None:
         self.base = base
@@ -59,9 +65,11 @@ class Far:
             return web.json_response({**codes, "verification_uri": f"{self.base}/code"})
         if path == "/token":
             self.forms.append(dict(await request.post()))
+            self.proofs.append(request.headers.get("DPoP", ""))
             found = self.tokens.pop(0) if len(self.tokens) > 1 else self.tokens[0]
             if isinstance(found, str):
-                return web.json_response({"error": found}, status=400)
+                nonce = {"DPoP-Nonce": "n1"} if found == "use_dpop_nonce" else {}
+                return web.json_response({"error": found}, status=400, headers=nonce)
             return web.json_response(found)
         return web.Response(status=401, headers={"WWW-Authenticate": "Bearer"})
 
@@ -110,6 +118,101 @@ async def finished(server: Far, pending: Pending, **more: str) -> Grant:
     return grant
 
 
+def claims(token: str, part: int = 1) -> Json:
+    text = token.split(".")[part]
+    found: Json = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+    return found
+
+
+@pytest.mark.contract
+def test_a_server_that_binds_tokens_gets_proofs_of_one_key_with_its_nonce() -> None:
+    async def work(server: Far) -> None:
+        server.metadata["dpop_signing_alg_values_supported"] = ["RS256", "ES256"]
+        token = {**GOOD, "token_type": "DPoP", "refresh_token": "rt"}
+        server.tokens = ["use_dpop_nonce", token]
+        pending = await started(server)
+        query = parse_qs(urlsplit(pending.authorization_url).query)
+        assert query["dpop_jkt"] == [dpop.thumbprint(pending.dpop_key)]
+        grant = await finished(server, pending)
+        assert grant.dpop_key == pending.dpop_key
+        first, second = (claims(each) for each in server.proofs)
+        assert "nonce" not in first
+        assert (second["nonce"], second["htu"]) == ("n1", f"{server.base}/token")
+        assert first["jti"] != second["jti"]
+        server.tokens = [token]
+        await perform(Order(step="refresh", url=grant.url, grant=grant))
+        assert len({str(claims(each, 0)["jwk"]) for each in server.proofs}) == 1
+
+    run(work)
+
+
+@pytest.mark.contract
+def test_a_server_that_binds_tokens_may_still_give_a_bearer_token() -> None:
+    async def work(server: Far) -> None:
+        server.tokens = [{**GOOD, "token_type": "DPoP"}]
+        pending = await started(server)
+        with pytest.raises(CorralError) as caught:  # nothing is bound: no key was shown
+            await finished(server, pending)
+        assert reason_of(caught.value) == "bad-answer"
+        server.metadata["dpop_signing_alg_values_supported"] = ["ES256"]
+        server.tokens = [GOOD]
+        assert (await finished(server, await started(server))).dpop_key == ""
+
+    run(work)
+
+
+@pytest.mark.contract
+def test_the_jwt_of_a_workload_is_shown_once_and_no_other_grant_is_tried() -> None:
+    async def work(server: Far) -> None:
+        server.tokens = ["invalid_grant"]
+        settings = Settings(grant="jwt_bearer", client_id="me", assertion="a.b.c")
+        order = Order(step="client", url=f"{server.base}/mcp", settings=settings)
+        with pytest.raises(CorralError) as caught:
+            await perform(order)
+        assert caught.value.data["error"] == "invalid_grant"
+        (form,) = server.forms
+        assert form["grant_type"] == "urn:ietf:params:oauth:grant-type:jwt-bearer"
+        assert (form["assertion"], form["client_id"]) == ("a.b.c", "me")
+
+    run(work)
+
+
+@pytest.mark.contract
+def test_an_identity_provider_that_gives_no_grant_ends_the_way_there() -> None:
+    async def work(server: Far) -> None:
+        settings = Settings(
+            grant="enterprise",
+            client_id="me",
+            assertion="id",
+            idp_issuer=server.base,
+            idp_client_id="idp-me",
+        )
+        order = Order(step="client", url=f"{server.base}/mcp", settings=settings)
+        for answer, reason in ((GOOD, "bad-answer"), ("access_denied", "token-refused")):
+            server.tokens = [answer]
+            with pytest.raises(CorralError) as caught:
+                await perform(order)
+            assert reason_of(caught.value) == reason
+        assert {form["subject_token"] for form in server.forms} == {"id"}
+
+    run(work)
+
+
+@pytest.mark.core
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"grant": "jwt_bearer", "client_id": "me"},
+        {"grant": "enterprise", "client_id": "me", "assertion": "${secret:A}"},
+        {"client_id": "me", "assertion": "${secret:A}"},
+        {"client_id": "me", "idp_issuer": "https://idp.example"},
+    ],
+)
+def test_settings_that_do_not_make_a_grant_are_refused(table: dict[str, object]) -> None:
+    with pytest.raises(Refused):
+        oauth_table(table)
+
+
 def reason_of(error: CorralError) -> object:
     return error.data.get("reason")
 
@@ -137,6 +240,19 @@ def script(server: Far) -> None:
     server.metadata["authorization_endpoint"] = "javascript:alert(1)"
 
 
+def pushed(server: Far) -> None:
+    server.metadata["require_pushed_authorization_requests"] = True
+
+
+def mutual_tls(server: Far) -> None:
+    server.metadata["token_endpoint_auth_methods_supported"] = ["tls_client_auth"]
+
+
+def bound(server: Far) -> None:
+    server.resource["dpop_bound_access_tokens_required"] = True
+    server.metadata["dpop_signing_alg_values_supported"] = ["RS512"]
+
+
 def no_registration(server: Far) -> None:
     del server.metadata["registration_endpoint"]
 
@@ -151,6 +267,9 @@ def no_registration(server: Far) -> None:
         (other_resource, "resource-mismatch"),
         (script, "insecure-address"),
         (no_registration, "no-registration"),
+        (pushed, "no-par"),
+        (mutual_tls, "unsupported-client-auth"),
+        (bound, "no-dpop"),
     ],
 )
 def test_a_login_at_a_server_that_breaks_the_rules_is_refused(

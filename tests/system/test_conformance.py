@@ -19,6 +19,8 @@ SCENARIOS = [
     ("2026-07-28", "server", "tasks-mrtr-input"),
     ("2026-07-28", "client", "http-custom-headers"),
     ("2026-07-28", "client", "auth/scope-step-up"),
+    ("2026-07-28", "client", "auth/dpop-nonce"),
+    ("2026-07-28", "client", "auth/enterprise-managed-authorization"),
 ]
 
 
