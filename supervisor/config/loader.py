@@ -118,28 +118,9 @@ def decode(
 
 
 def _decode(document: Document, top: Mapping[str, object], variables: Variables) -> Config:
-    known = [
-        *SECTIONS,
-        "daemon",
-        "events",
-        "audit",
-        "packages",
-        "metrics",
-        "telemetry",
-        "cluster",
-        "agents",
-        *GROUPS,
-        "schedules",
-        "templates",
-        "stores",
-        "models",
-        "pools",
-        "tenants",
-        "tiers",
-    ]
     for key, value in top.items():
-        if key not in known:
-            document.note(document.error((key,), value, why_unknown(key, known)))
+        if key not in TABLES:
+            document.note(document.error((key,), value, why_unknown(key, TABLES)))
     mcp = dict(table_in(document, ("mcp",), top))
     servers = table_in(document, ("mcp", "servers"), mcp)
     profiles = table_in(document, ("mcp", "profiles"), mcp)
@@ -552,6 +533,14 @@ GROUPS: Mapping[str, Callable[[Document, str, object], Group]] = {
     "teams": decode_team,
     "workflows": decode_workflow,
 }
+
+TABLES = (
+    *SECTIONS,
+    *("daemon", "events", "audit", "packages", "metrics", "telemetry", "cluster"),
+    *("agents", *GROUPS, "schedules", "templates", "stores", "models", "pools"),
+    *("tenants", "tiers"),
+)
+"""The tables of a file."""
 
 
 def _groups(

@@ -56,6 +56,20 @@ def _wanted(params: EventParams, caller: Caller) -> EventFilter:
     )
 
 
+def _number(key: str, value: int | str | None) -> int | None:
+    """Returns the number of an event of this daemon.
+
+    Raises:
+        InvalidParams: it is a text for the events of all nodes.
+    """
+    if isinstance(value, str):
+        text = (
+            f"cannot use {key} = {value}: numbers of several nodes are for the events of a cluster"
+        )
+        raise InvalidParams(text, key=key, value=value)
+    return value
+
+
 @method(
     "event.list",
     "read",
@@ -68,15 +82,16 @@ async def _list_events(control: Control, params: EventParams, caller: Caller) ->
     """Lists stored events, oldest first; `next`, where it is not null, is the `since` for more of them."""
     event_history, newest = control.shared.event_history, control.shared.bus.newest
     wanted = _wanted(params, caller)
-    until = newest if params.until is None else min(params.until, newest)
+    since, until = _number("since", params.since), _number("until", params.until)
+    until = newest if until is None else min(until, newest)
     most = ANSWER_EVENTS if params.n is None else params.n
-    n = ANSWER_EVENTS if params.since is None and params.since_time is None else None
+    n = ANSWER_EVENTS if since is None and params.since_time is None else None
     n = n if params.n is None else params.n
-    start = await event_history.begin(wanted, newest=newest, since=params.since, n=n, until=until)
+    start = await event_history.begin(wanted, newest=newest, since=since, n=n, until=until)
     found: list[dict[str, object]] = []
     size_bytes = 0
     next_seq: int | None = None
-    is_gapless = params.since is not None and params.n is None
+    is_gapless = since is not None and params.n is None
     # One more than is answered shows that there are more.
     rows = min(most + 1, SCAN_ROWS)
     pages = event_history.history(start, until, wanted, reports_expired=is_gapless, rows=rows)
@@ -111,16 +126,17 @@ async def _follow_events(control: Control, params: EventParams, caller: Caller) 
     """Sends stored events after `position`, then all new ones, as `event` notifications {events}."""
     wanted = _wanted(params, caller)
     newest = control.shared.bus.newest
-    has_past = params.since is not None or params.since_time is not None or params.n is not None
+    since = _number("since", params.since)
+    has_past = since is not None or params.since_time is not None or params.n is not None
     n = params.n if has_past else 0
     start = await control.shared.event_history.begin(
-        wanted, newest=newest, since=params.since, n=n, until=newest
+        wanted, newest=newest, since=since, n=n, until=newest
     )
     shared = control.shared
     follower = EventFollower(
         shared.bus, shared.event_history, wanted, params.types or ["*"], caller
     )
-    caller.follow(follower.run(start, reports_expired=params.since is not None))
+    caller.follow(follower.run(start, reports_expired=since is not None))
     return Position(position=start)
 
 

@@ -423,6 +423,15 @@ def test_a_number_that_no_event_has_had_is_refused(daemon: DaemonProcess, method
     assert daemon.corral("events", "-f", "--since", str(newest + 1_000_000)).returncode == 4
 
 
+@pytest.mark.parametrize("method", ["event.list", "event.follow"])
+def test_numbers_of_several_nodes_are_refused_where_there_is_one(
+    daemon: DaemonProcess, method: str
+) -> None:
+    with pytest.raises(InvalidParams, match="one:5,two:7") as refused:
+        daemon.call(method, since="one:5,two:7")
+    assert refused.value.data["key"] == "since"
+
+
 @pytest.mark.long
 def test_a_list_goes_on_where_the_answer_before_ended(tmp_path: Path) -> None:
     with DaemonProcess(tmp_path, "events.max_publish_per_second = 0\n") as daemon:
