@@ -24,6 +24,7 @@ from ...worker.contract.errors import (
 from ...worker.contract.records import Error, Task, TaskParams
 from ..agents.agents import Agents
 from ..cluster_tasks.ends import TaskEnds
+from ..cluster_tasks.queues import QueueTaker, TaskQueues
 from ..cluster_tasks.stored_task import (
     MARK,
     RESULT_S,
@@ -32,7 +33,6 @@ from ..cluster_tasks.stored_task import (
     encoded_task,
     id_of,
     now,
-    queue_of,
     queued_record,
     result_key,
 )
@@ -44,9 +44,6 @@ from ..tasks.tasks import Tasks
 from .carried_state import CarriedState
 from .state import CancelledTask, cancelled_key, encoded
 from .view import ClusterView
-
-WAIT_S = 2.0
-"""Seconds that one request for tasks waits."""
 
 FRESH_S = 1.0
 """Seconds of silence of the engine up to which the cancelled tasks are known here without a question."""
@@ -113,6 +110,7 @@ class PlacedTasks:
         self._holds_lease = holds_lease
         self._tasks: Tasks | None = None
         self.ends = TaskEnds(node)
+        self._queues = TaskQueues(view)
         self._accepted: OrderedDict[str, Task] = OrderedDict()
         self._takers: dict[str, asyncio.Task[None]] = {}
         self._leaving: set[str] = set()
@@ -159,9 +157,9 @@ class PlacedTasks:
                 limit=VALUE_BYTES_MAX,
                 value=len(payload),
             )
-        await engine.append(queue_of(stored.params.agent or ""), task_id, payload)
+        await self._queues.append(engine, stored, payload)
         self.counts.accepted += 1
-        task = queued_record(stored)
+        task = self.queued_record(stored)
         self._accepted[task_id] = task
         if len(self._accepted) > ACCEPTED_MAX:
             self._accepted.popitem(last=False)
@@ -184,10 +182,15 @@ class PlacedTasks:
         found: list[StoredTask] = []
         for agent in list(self._view.specs):
             if agents is None or agent in agents:
-                for payload in await engine.queued(queue_of(agent), LISTED_MAX):
-                    with contextlib.suppress(msgspec.MsgspecError):
-                        found.append(msgspec.json.decode(payload, type=StoredTask))
+                for queue in self._queues.of(agent):
+                    for payload in await engine.queued(queue, LISTED_MAX):
+                        with contextlib.suppress(msgspec.MsgspecError):
+                            found.append(msgspec.json.decode(payload, type=StoredTask))
         return found
+
+    def queued_record(self, stored: StoredTask) -> Task:
+        """Returns the record of a task that no node has begun."""
+        return queued_record(stored, self._view.default_priority(stored.params.agent or ""))
 
     def runs(self, task_id: str) -> bool:
         """Returns whether a task waits for a worker here, or runs on one."""
@@ -196,7 +199,7 @@ class PlacedTasks:
     async def queued(self, engine: Engine, task_id: str) -> Task | None:
         """Returns the record of a task that no node is known to run; None where there is none."""
         stored = await self.stored(engine, task_id)
-        return None if stored is None else queued_record(stored)
+        return None if stored is None else self.queued_record(stored)
 
     async def stored(self, engine: Engine, task_id: str) -> StoredTask | None:
         """Returns a task that is not done, whether a node runs it or not; None where there is none."""
@@ -215,7 +218,7 @@ class PlacedTasks:
         error = Cancelled(f'cannot finish task "{task_id}": {reason}', reason=reason)
         failure = Error(error.code, error.name, error.message, error.data)
         task = msgspec.structs.replace(
-            queued_record(stored), state="cancelled", error=failure, finished_at=now()
+            self.queued_record(stored), state="cancelled", error=failure, finished_at=now()
         )
         end = StoredEnd(task=task, node=self._node, token=0)
         value = msgspec.json.encode(end)
@@ -275,6 +278,13 @@ class PlacedTasks:
 
     async def _take_always(self, agent: str, engine: Engine) -> None:
         """Takes tasks as workers are free, until the daemon ends; those that run go on when this is cancelled."""
+        taker = self._queues.taker(agent)
+        try:
+            await self._take_with(taker, agent, engine)
+        finally:
+            await taker.close()
+
+    async def _take_with(self, taker: QueueTaker, agent: str, engine: Engine) -> None:
         slots = _Slots()
         while not self._agents.draining:
             free = slots.free(self._room(agent))
@@ -282,7 +292,7 @@ class PlacedTasks:
                 await slots.released()
                 continue
             try:
-                found = await engine.take(queue_of(agent), WAIT_S, free)
+                found = await taker.take(engine, free)
             except CorralError as error:
                 logger.info("cannot take tasks of %s: %s", agent, error)
                 await asyncio.sleep(AGAIN_S)
@@ -406,7 +416,8 @@ class PlacedTasks:
                 logger.info("task %s is delivered again: %s", stored.id, error)
                 return None
             failure = Error(error.code, error.name, error.message, error.data)
-            return msgspec.structs.replace(queued_record(stored), state="failed", error=failure)
+            record = self.queued_record(stored)
+            return msgspec.structs.replace(record, state="failed", error=failure)
         is_own = ended.state == "succeeded" or (
             ended.error is not None and ended.error.name in FINAL_ERRORS
         )

@@ -23,7 +23,7 @@ from ...worker.control.params import (
 from ..api.caller import Caller
 from ..cluster_calls.forwarding import Forwarding, Question
 from ..cluster_calls.remote_caller import RemoteCaller
-from ..cluster_tasks.stored_task import MARK, StoredEnd, id_of, queued_record
+from ..cluster_tasks.stored_task import MARK, StoredEnd, id_of
 from ..engine.interface import Engine
 from .placed_tasks import PlacedTasks
 
@@ -86,7 +86,7 @@ class TaskCalls:
             return {"tasks": []}
         agents = [each for each in (wanted.get("agent"), *_list(wanted, "agents")) if each]
         found = await self._tasks.waiting(engine, list(map(str, agents)) or None)
-        return {"tasks": [msgspec.to_builtins(queued_record(each)) for each in found]}
+        return {"tasks": [msgspec.to_builtins(self._tasks.queued_record(each)) for each in found]}
 
     async def _check_known(self, engine: Engine, after: Sequence[str]) -> None:
         """Leaves a task that waits to this daemon, which submits it when its time has come.

@@ -3,11 +3,12 @@
 import asyncio
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Generic, NamedTuple, TypeVar
 
 from msgspec import Struct
 
+from ..cluster_tasks.queues import Priorities
 from ..engine.interface import Change, Engine, Watch
 from .state import (
     STATE,
@@ -19,6 +20,9 @@ from .state import (
     kind_and_name,
     replica_of,
 )
+
+DEFAULT_PRIORITY = 5
+"""The default of `tasks.default_priority`."""
 
 HEARD_MAX = 10_000
 """Number of cancelled tasks of which a message is remembered."""
@@ -42,6 +46,7 @@ class ClusterView:
         self.drained: set[str] = set()
         self.cancelled: dict[str, int] = {}
         """The revisions of the marks of cancelled tasks that are in a queue yet."""
+        self._priorities: dict[str, Known[Priorities]] = {}
         self._heard: OrderedDict[str, None] = OrderedDict()
         self._watch: Watch | None = None
         self.synced = asyncio.Event()
@@ -88,6 +93,9 @@ class ClusterView:
             else:
                 self.cancelled[name] = revision
             return
+        if kind == "priorities":
+            _put(self._priorities, name, value, revision, Priorities)
+            return
         if kind == "drained":
             present = value is not None and decoded(value, Drained) is not None
             (self.drained.add if present else self.drained.discard)(name)
@@ -97,6 +105,24 @@ class ClusterView:
             _put(self.assignments, replica, value, revision, Assignment)
         for listener in self._listeners:
             listener()
+
+    def default_priority(self, agent: str) -> int:
+        """Returns the priority of tasks of an agent that have none."""
+        known = self.specs.get(agent)
+        section = None if known is None else known.value.table.get("tasks")
+        found = section.get("default_priority") if isinstance(section, dict) else None
+        return found if isinstance(found, int) else DEFAULT_PRIORITY
+
+    def priorities(self, agent: str) -> Collection[int]:
+        """Returns the priorities for which an agent has a queue beside that of its default one."""
+        known = self._priorities.get(agent)
+        return () if known is None else known.value.values
+
+    def note_priorities(self, agent: str, values: list[int], revision: int) -> None:
+        """Notes the priorities that this node has written or read, of which the watch will tell later."""
+        known = self._priorities.get(agent)
+        if known is None or known.revision < revision:
+            self._priorities[agent] = Known(Priorities(values=values), revision)
 
     def put(self, replica: ReplicaName, assignment: Assignment | None, revision: int) -> None:
         """Notes a write of this node, of which the watch will tell later."""

@@ -41,9 +41,9 @@ class StoredEnd(Struct, frozen=True, kw_only=True):
     token: int
 
 
-def queue_of(agent: str) -> str:
-    """Returns the queue of the tasks of an agent."""
-    return f"tasks/{agent}"
+def queue_of(agent: str, priority: int | None = None) -> str:
+    """Returns the queue of the tasks of an agent that have a priority, None for its default one."""
+    return f"tasks/{agent}" if priority is None else f"tasks/{agent}/{priority}"
 
 
 def result_key(task_id: str) -> str:
@@ -59,14 +59,14 @@ def id_of(params: TaskParams) -> str:
     return f"{MARK}{hashlib.sha256(words).hexdigest()[:16]}"
 
 
-def queued_record(stored: StoredTask) -> Task:
+def queued_record(stored: StoredTask, default_priority: int = 5) -> Task:
     """Returns the record of a task that no node has begun."""
     params = stored.params
     assert params.agent is not None, "its tasks are those of an agent"
     return Task(
         id=stored.id,
         agent=params.agent,
-        priority=params.priority or 5,
+        priority=params.priority or default_priority,
         objective=params.objective,
         input=params.input,
         context=params.context,

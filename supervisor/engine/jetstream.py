@@ -60,6 +60,9 @@ SILENCE_S = 1.6
 PULL_S = 2.0
 """Seconds that one request for a task may wait: a change of leaders loses it."""
 
+PULL_LATE_S = 1.0
+"""Seconds that the answer to such a request may be late; a task that comes later is delivered again."""
+
 RECONNECTS_MAX = 1_000_000_000
 """Number of attempts to reach a server again: for ever. The library's own word for that, -1, never ends with a wrong token."""
 
@@ -281,7 +284,7 @@ class JetStream:
         status = ""
         is_answered = False
         try:
-            async with asyncio.timeout(wait_s + 0.5):
+            async with asyncio.timeout(wait_s + PULL_LATE_S):
                 subject = f"$JS.API.CONSUMER.MSG.NEXT.{TASKS}.{name}"
                 work = self._client.publish(subject, msgspec.json.encode(body), inbox.subject)
                 await cancellable(work)

@@ -90,7 +90,7 @@ supervisor.interactive: worker.contract worker.control access api config contain
 supervisor.methods: worker.contract worker.control access agents api audit backup config decoding events interactive lifecycle login_methods logs model_use overrides package_methods process revisions schema secrets store streaming supervision tenant_methods worker_api reports approval_methods cluster_methods
 supervisor.approval_methods: worker.contract worker.control access api
 supervisor.cluster_calls: worker.contract worker.control api engine logs nodes supervision
-supervisor.cluster_tasks: worker.contract engine tasks
+supervisor.cluster_tasks: worker.contract engine task_rules tasks
 supervisor.cluster_node: worker.contract worker.control agents api cluster cluster_calls cluster_tasks config decoding engine events lifecycle nodes process supervision tasks task_rules
 supervisor.cluster_methods: worker.control api
 supervisor.login_methods: worker.contract worker.control access api config lifecycle

@@ -36,6 +36,9 @@ async def handle(task: Task) -> object:
         while not (folder / "go").exists():
             await asyncio.sleep(0.02)
         await task.save_checkpoint({"step": 8})
+    if task.objective == "note":
+        with (folder / "order").open("a") as order:
+            order.write(f"{task.input}\n")
     if task.objective == "spend":
         task.usage(tokens=10, cost_cents=2.0)
     if task.objective == "fail":
