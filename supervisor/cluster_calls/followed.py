@@ -1,8 +1,8 @@
-"""Follows events or logs of several nodes as one stream: each record has its node, each notification the places of all nodes.
+"""Follows events, logs or the status of several nodes as one stream: each record has its node, each notification the places of all nodes.
 
 A node that does not answer is named, and followed further from its place once it is back. Of a node that was not there at the
 beginning the stream has what is later than that. The order is that of each node; a log that is not followed is in the
-order of its times.
+order of its times. The status has no place: that of a node begins anew, and each notification has its node.
 """
 
 import asyncio
@@ -16,13 +16,16 @@ import msgspec
 from ...worker.contract import codec
 from ...worker.contract.errors import CorralError, InvalidParams, NotFound, Timeout, Unreachable
 from ...worker.control.nodes import places_of, places_text
-from ...worker.control.results import LogPlace, Position
+from ...worker.control.results import Done, LogPlace, Position
 from ..api.caller import Caller
 from ..logs.merging import in_batches
 from .passing_caller import PassingCaller
 
-FOLLOWED = frozenset(("event.follow", "log.follow"))
+FOLLOWED = frozenset(("daemon.follow", "event.follow", "log.follow"))
 """Methods whose streams of several nodes are one."""
+
+FOLLOWED_OF_ONE = "daemon.follow"
+"""The method whose stream is that of one node unless a call names all."""
 
 CURSORS = {
     "event.follow": "since",
@@ -92,7 +95,7 @@ class Followed:
         self.broken: BaseException | None = None
         """Why the caller takes nothing more."""
         self._method = method
-        self._key = CURSORS[method]
+        self._key = CURSORS.get(method, "")
         self._params = params
         self._nodes = nodes
         self._alone = alone
@@ -118,7 +121,7 @@ class Followed:
 
     # -- for the call
 
-    async def begin(self) -> Position | LogPlace:
+    async def begin(self) -> Done | Position | LogPlace:
         """Returns the place of the stream, once each node has begun or is known to be missing.
 
         Raises:
@@ -137,7 +140,9 @@ class Followed:
         unknown = next((each for each in refused if isinstance(each, NotFound)), None)
         raise fatal or unknown or refused[0]
 
-    def _answer(self) -> Position | LogPlace:
+    def _answer(self) -> Done | Position | LogPlace:
+        if self._method == FOLLOWED_OF_ONE:
+            return Done()
         if self._method == "log.follow":
             return LogPlace(position=self._place())
         return Position(
@@ -193,6 +198,8 @@ class Followed:
     def params_of(self, node: str) -> dict[str, object]:
         """Returns the params for a node: from its place on, where it has one; later than the beginning, where it comes late."""
         own = {key: value for key, value in self._params.items() if key != self._key}
+        if self._method == FOLLOWED_OF_ONE:
+            return own
         since = "since_time" if self._method == "event.follow" else "since"
         place = self._places.get(node)
         if place is not None:
@@ -218,6 +225,9 @@ class Followed:
             if params:
                 self._last = params
                 self._over.set()
+            return
+        if self._method == FOLLOWED_OF_ONE:
+            self.caller.notify(method, {**params, "node": node})
             return
         key = "events" if method == "event" else "records"
         records = [{**each, "node": node} for each in _records(params, key)]

@@ -21,7 +21,7 @@ from ...worker.contract.log_pieces import PieceJoiner
 from ...worker.control.nodes import places_of
 from ..api.caller import Caller
 from ..engine.interface import Engine
-from .followed import END, FOLLOWED, Followed, reads_own
+from .followed import END, FOLLOWED, FOLLOWED_OF_ONE, Followed, reads_own
 from .forwarding import Forwarding, Question
 from .one_view import UNITED, united
 from .passing_caller import PassingCaller
@@ -111,7 +111,8 @@ class Router:
         own = {key: value for key, value in params.items() if key != NODE_KEY}
         is_free = caller.agents is None and not caller.tenant
         is_outside = is_free and not isinstance(caller, RemoteCaller)
-        is_united = (method in UNITED or method in FOLLOWED) and not reads_own(method, own)
+        is_united = method in UNITED or (method in FOLLOWED and method != FOLLOWED_OF_ONE)
+        is_united = is_united and not reads_own(method, own)
         node = params.get(NODE_KEY, ALL_NODES if is_united and is_outside else self._name)
         if not isinstance(node, str):
             raise InvalidParams("cannot choose a node: its name is a string", key=NODE_KEY)

@@ -118,7 +118,7 @@ async def _login(control: Control, params: LoginParams, caller: Caller) -> Whoam
         tenant = narrowed(control.tenants, grant.tenant, tenant)
     tenant = narrowed(control.tenants, caller.tenant, tenant)
     caller.log_in(digest, tenant)
-    return _whoami(caller)
+    return _whoami(control, caller)
 
 
 @method(
@@ -129,12 +129,12 @@ async def _login(control: Control, params: LoginParams, caller: Caller) -> Whoam
     scope=OPEN,
     faces=faces("GET /whoami", python="whoami", command="whoami"),
 )
-async def _show(_control: Control, _params: NoParams, caller: Caller) -> Whoami:
+async def _show(control: Control, _params: NoParams, caller: Caller) -> Whoami:
     """Returns the caller as this daemon knows it: name, rights and agents."""
-    return _whoami(caller)
+    return _whoami(control, caller)
 
 
-def _whoami(caller: Caller) -> Whoami:
+def _whoami(control: Control, caller: Caller) -> Whoami:
     token = caller.who.get("token")
     return Whoami(
         name=str(token or caller.name),
@@ -143,6 +143,7 @@ def _whoami(caller: Caller) -> Whoami:
         tenant=caller.tenant or None,
         via="http" if "http" in caller.who else "socket",
         token=None if token is None else str(token),
+        node=None if control.optional_cluster is None else control.optional_cluster.name,
     )
 
 

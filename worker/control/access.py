@@ -101,3 +101,5 @@ class Whoami(Struct, frozen=True, kw_only=True):
     via: Literal["socket", "http"] = "socket"
     token: str | None = None
     tenant: str | None = None
+    node: str | None = None
+    """Of the cluster that the daemon has joined."""

@@ -12,6 +12,7 @@ import { agentsView, serversView } from "./views/agents.js";
 import { eventsView } from "./views/events.js";
 import { groupsView } from "./views/groups.js";
 import { loginView } from "./views/login.js";
+import { nodesView } from "./views/nodes.js";
 import { overviewView } from "./views/overview.js";
 import { taskView } from "./views/task.js";
 import { tasksView } from "./views/tasks.js";
@@ -23,6 +24,7 @@ const VIEWS = [
   { path: "tasks", label: "Tasks", view: tasksView, inner: taskView },
   { path: "groups", label: "Teams and workflows", view: groupsView },
   { path: "events", label: "Events", view: eventsView },
+  { path: "nodes", label: "Nodes", view: nodesView, isHidden: () => !model.here },
 ];
 
 const main = document.getElementById("main");
@@ -70,9 +72,11 @@ function frame() {
   const link = document.getElementById("live");
   setAttribute(link, "data-live", model.isLive ? "yes" : "no");
   setText(link, model.isLive ? "live" : "not connected");
+  VIEWS.forEach((each, n) => { nav.children[n].hidden = each.isHidden?.() ?? false; });
   shown?.update?.();
   let wrong = 0;
   for (const entry of model.entries.values()) if (entry.figures && problemOf(entry)) wrong += 1;
+  wrong += model.missing.length;
   setAttribute(document.documentElement, "data-wrong", wrong || null);
 }
 
@@ -87,6 +91,7 @@ async function enter() {
   isIn = true;
   model.rights = who.rights;
   model.user = who.name;
+  model.here = who.agents || who.tenant ? null : who.node; // a session that is restricted has one node's lists
   document.getElementById("header").hidden = false;
   document.getElementById("logout").title = `${who.name}, ${who.rights}`;
   stream.start();

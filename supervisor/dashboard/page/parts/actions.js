@@ -5,6 +5,9 @@ import { ask, notice } from "./dialog.js";
 import { h } from "./dom.js";
 import { may } from "./model.js";
 
+/** Returns the words for a node. */
+const on = (node) => (node ? ` on ${node}` : "");
+
 const VERBS = {
   start: { done: "started", text: "It is started, and kept up from then on." },
   stop: { done: "stopped", danger: true, text: "Its workers end, each within its grace period. It stays down until it is started." },
@@ -27,30 +30,30 @@ export async function attempt(doing, done) {
 }
 
 /** Starts, stops, restarts, pauses, resumes or resets an agent, server or worker. */
-export async function operate(verb, name) {
+export async function operate(verb, name, node = null) {
   const { done, danger, text } = VERBS[verb];
   const label = verb[0].toUpperCase() + verb.slice(1);
-  if (!(await ask({ title: `${label} ${name}?`, children: [h("p", {}, text)], confirm: label, danger }))) return;
+  if (!(await ask({ title: `${label} ${name}${on(node)}?`, children: [h("p", {}, text)], confirm: label, danger }))) return;
   notice(`${label}: ${name} …`);
-  await attempt(() => post(["agents", name, verb]), `${name} was ${done}.`);
+  await attempt(() => post(["agents", name, verb], {}, node), `${name} was ${done}.`);
 }
 
 /** Returns a button for a verb; null where the session may not use it. */
-export function verbButton(verb, name, { small = false } = {}) {
+export function verbButton(verb, name, { small = false, node = null } = {}) {
   if (!may("operate")) return null;
   const label = verb[0].toUpperCase() + verb.slice(1);
-  return h("button", { type: "button", className: small ? "small" : "", "aria-label": `${label} ${name}`, on: { click: () => operate(verb, name) } }, label);
+  return h("button", { type: "button", className: small ? "small" : "", "aria-label": `${label} ${name}`, on: { click: () => operate(verb, name, node) } }, label);
 }
 
 /** Asks for the number of workers of an agent. */
-export async function scale(name, now) {
+export async function scale(name, now, node = null) {
   const field = h("input", { type: "number", min: 0, max: 1000, value: now, required: true, id: "scale-number" });
   const isSure = await ask({ title: `Scale ${name}`, children: [h("label", { for: "scale-number" }, "Number of workers"), field], confirm: "Scale", check: () => (field.checkValidity() ? null : "It is a number from 0 to 1000.") });
-  if (isSure) await attempt(() => post(["agents", name, "scale"], { instances: Number(field.value) }), `${name} has ${field.value} workers.`);
+  if (isSure) await attempt(() => post(["agents", name, "scale"], { instances: Number(field.value) }, node), `${name} has ${field.value} workers.`);
 }
 
 /** Asks for a task, submits it and opens it. */
-export async function run(name) {
+export async function run(name, node = null) {
   const objective = h("textarea", { id: "run-objective", rows: 3, required: true });
   const input = h("textarea", { id: "run-input", rows: 3, placeholder: "JSON, or empty", spellcheck: false });
   const priority = h("input", { type: "number", id: "run-priority", min: 1, max: 10, value: 5 });
@@ -63,7 +66,7 @@ export async function run(name) {
   };
   const children = [h("label", { for: "run-objective" }, "Objective"), objective, h("label", { for: "run-input" }, "Input"), input, h("label", { for: "run-priority" }, "Priority, 10 is the most urgent"), priority];
   if (!(await ask({ title: `Run a task of ${name}`, children, confirm: "Run", check }))) return;
-  const task = await attempt(() => post(["tasks"], params), "The task was queued.");
+  const task = await attempt(() => post(["tasks"], params, node), "The task was queued.");
   if (task?.id) location.hash = `#/tasks/${encodeURIComponent(task.id)}`;
 }
 
@@ -83,9 +86,17 @@ export async function retry(id) {
 }
 
 /** Puts an earlier revision in force again. */
-export async function rollback(name, revision) {
+export async function rollback(name, revision, node = null) {
   const isSure = await ask({ title: `Roll ${name} back to revision ${revision}?`, children: [h("p", {}, "Its table is put in force as a new revision. New workers come up beside the present ones, which then finish.")], confirm: "Roll back", danger: true });
   if (!isSure) return null;
   notice(`Rolling back ${name} …`);
-  return attempt(() => post(["agents", name, "rollback"], { revision }), `${name} has the table of revision ${revision}.`);
+  return attempt(() => post(["agents", name, "rollback"], { revision }, node), `${name} has the table of revision ${revision}.`);
+}
+
+/** Drains a node, or lets it get replicas again. */
+export async function setDrained(node, isDrained) {
+  const verb = isDrained ? "drain" : "resume";
+  const text = isDrained ? "Its replicas of placed agents go to other nodes, and it gets no new ones until it is resumed. Its own agents go on." : "It gets replicas of placed agents again.";
+  const isSure = await ask({ title: `${isDrained ? "Drain" : "Resume"} node ${node}?`, children: [h("p", {}, text)], confirm: isDrained ? "Drain" : "Resume", danger: isDrained });
+  return isSure && attempt(() => post(["nodes", node, verb]), `Node ${node} is ${isDrained ? "draining" : "ready"}.`);
 }

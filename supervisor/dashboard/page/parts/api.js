@@ -16,12 +16,13 @@ export class Failure extends Error {
 /** Dispatches `ended` when the session is over. */
 export const session = new EventTarget();
 
-async function ask(verb, path, body, signal) {
+async function ask(verb, path, body, signal, node) {
   const options = { method: verb, headers: { accept: "application/json" }, signal, credentials: "same-origin" };
   if (body !== undefined) {
     options.body = JSON.stringify(body);
     options.headers["content-type"] = "application/json";
   }
+  if (node) options.headers["corral-node"] = node;
   let response;
   try {
     response = await fetch(path, options);
@@ -54,7 +55,8 @@ export function url(parts, params) {
 }
 
 export const get = (parts, params, signal) => ask("GET", url(parts, params), undefined, signal);
-export const post = (parts, body = {}) => ask("POST", url(parts), body);
-export const remove = (parts) => ask("DELETE", url(parts));
+/** `node` is the node of the cluster that is to answer; null for the one that has what the call is about. */
+export const post = (parts, body = {}, node = null) => ask("POST", url(parts), body, undefined, node);
+export const remove = (parts, node = null) => ask("DELETE", url(parts), undefined, undefined, node);
 export const logIn = (token) => ask("POST", SESSION, { token });
 export const logOut = () => ask("DELETE", SESSION);

@@ -2,7 +2,7 @@
 
 import { duration } from "./format.js";
 
-const COMMON = new Set(["seq", "at", "type", "agent", "worker", "incarnation"]);
+const COMMON = new Set(["seq", "at", "type", "agent", "worker", "incarnation", "node"]);
 
 /** Returns the line. */
 export function eventText(event) {
@@ -29,5 +29,13 @@ export function fieldText(event) {
 /** Returns the address of what an event is about, or null. */
 export function eventTarget(event) {
   if (event.task) return `#/tasks/${encodeURIComponent(event.task)}`;
-  return event.agent ? `#/agents/${encodeURIComponent(event.agent)}` : null;
+  return event.agent ? `#/agents/${encodeURIComponent(event.node ? `${event.agent}@${event.node}` : event.agent)}` : null;
 }
+
+/** Returns what an event is about, with its node. */
+export function eventSubject(event) {
+  return `${event.worker ?? event.agent ?? "corrald"}${event.node ? `@${event.node}` : ""}`;
+}
+
+/** Returns what no other event has: numbers are of one node. */
+export const eventKey = (event) => `${event.node ?? ""}:${event.seq}`;

@@ -3,7 +3,7 @@
 export const KEYS = [
   ["?", "these keys"],
   ["/", "the filter of the view"],
-  ["1 … 6", "a view, by its place in the head"],
+  ["1 … 7", "a view, by its place in the head"],
   ["g", "the first row of the table"],
   ["j, ↓", "the next row"],
   ["k, ↑", "the row before"],

@@ -4,7 +4,7 @@ import { get } from "./api.js";
 import { lanes } from "./chart.js";
 import { h } from "./dom.js";
 import { clock, duration } from "./format.js";
-import { model, onEvents } from "./model.js";
+import { entryOf, onEvents } from "./model.js";
 
 const RANGES = [["10m", 600], ["1h", 3600], ["6h", 21600], ["24h", 86400]];
 const MOST_WORKERS = 20;
@@ -12,7 +12,7 @@ const MOST_EVENTS = 2000;
 const REDRAW_MS = 1000;
 
 /** Returns {element, update(), close()}. */
-export function lifelines(name) {
+export function lifelines(name, node, key) {
   const states = new Map();
   let rangeS = RANGES[0][1];
   let drawnAt = 0;
@@ -24,7 +24,7 @@ export function lifelines(name) {
   const element = h("section", { className: "panel", "aria-label": "Lives of the workers" }, h("div", { className: "title" }, h("h2", {}, "Lives"), chips), place, legend);
 
   function take(event) {
-    if (event.type !== "worker.state" || event.agent !== name) return;
+    if (event.type !== "worker.state" || event.agent !== name || (node && event.node !== node)) return;
     const life = states.get(event.worker) ?? [];
     if (life.length && life.at(-1).seq >= event.seq) return;
     life.push({ seq: event.seq, at: Date.parse(event.at), from: event.from, state: event.to, reason: event.reason });
@@ -37,19 +37,19 @@ export function lifelines(name) {
     for (const chip of chips.children) chip.setAttribute("aria-pressed", String(Number(chip.dataset.s) === rangeS));
     try {
       const since = Date.now() / 1000 - rangeS;
-      const found = await get(["events"], { agent: name, types: "worker.state", since_time: since.toFixed(3), n: MOST_EVENTS });
+      const found = await get(["events"], { agent: name, node, types: "worker.state", since_time: since.toFixed(3), n: MOST_EVENTS });
       const live = [...states.values()].flat().length ? new Map(states) : null;
       states.clear();
       found.events.forEach(take);
       const newest = found.events.at(-1)?.seq ?? 0;
-      for (const [worker, life] of live ?? []) for (const each of life) if (each.seq > newest) take({ type: "worker.state", agent: name, worker, seq: each.seq, at: new Date(each.at).toISOString(), from: each.from, to: each.state, reason: each.reason });
+      for (const [worker, life] of live ?? []) for (const each of life) if (each.seq > newest) take({ type: "worker.state", agent: name, node, worker, seq: each.seq, at: new Date(each.at).toISOString(), from: each.from, to: each.state, reason: each.reason });
       drawn = "";
       draw();
     } catch (error) { place.textContent = error.message; }
   }
 
   function draw() {
-    const workers = (model.entries.get(name)?.workers ?? []).slice(0, MOST_WORKERS);
+    const workers = (entryOf(key)?.workers ?? []).slice(0, MOST_WORKERS);
     const now = Date.now();
     const from = now - rangeS * 1000;
     const rows = workers.map((worker) => ({ label: worker.id, spans: spansOf(states.get(worker.id) ?? [], worker, from, now) }));

@@ -15,6 +15,7 @@ export function logs(params, label) {
   let source = null;
   let isDue = false;
   let follows = true;
+  let missing = [];
   const search = h("input", { type: "search", className: "filter", placeholder: "Search in these lines", "aria-label": "Search in these lines", on: { input: () => draw() } });
   const grep = h("input", { type: "search", className: "filter", placeholder: "Regular expression in all lines", "aria-label": "Regular expression in all lines", on: { change: () => open() } });
   const level = h("select", { "aria-label": "Least level", on: { change: () => open() } }, ["", "debug", "info", "warning", "error"].map((each) => h("option", { value: each }, each || "all levels")));
@@ -24,7 +25,7 @@ export function logs(params, label) {
     label, rowHeight: 20, keyOf: (line) => line.number, empty: "No line yet.",
     columns: [
       { key: "at", label: "Time", width: "70px", phone: "62px", text: (line) => clock(line.at).slice(-8) },
-      { key: "worker", label: "Worker", width: "130px", low: true, text: (line) => line.worker ?? "" },
+      { key: "worker", label: "Worker", width: "130px", low: true, text: (line) => `${line.worker ?? ""}${line.node ? `@${line.node}` : ""}` },
       { key: "text", label: "Line", width: "minmax(0, 1fr)", render: renderLine },
     ],
   });
@@ -48,7 +49,8 @@ export function logs(params, label) {
     const words = search.value.toLowerCase();
     const rows = words ? lines.filter((line) => line.text.toLowerCase().includes(words)) : lines;
     table.set(rows);
-    setText(note, words ? `${count(rows.length)} of ${count(lines.length)} lines` : `${count(lines.length)} lines`);
+    const away = missing.length ? `, missing: ${missing.join(", ")}` : "";
+    setText(note, words ? `${count(rows.length)} of ${count(lines.length)} lines${away}` : `${count(lines.length)} lines${away}`);
     if (follows) table.toEnd();
   }
 
@@ -66,6 +68,10 @@ export function logs(params, label) {
     source.addEventListener("log", ({ data }) => {
       for (const record of JSON.parse(data).records) lines.push({ ...record, number: (numbered += 1) });
       if (lines.length > MOST_LINES) lines.splice(0, lines.length - MOST_LINES);
+      soon();
+    });
+    source.addEventListener("nodes.missing", ({ data }) => {
+      missing = JSON.parse(data).missing_nodes;
       soon();
     });
     source.addEventListener("result", () => source.close());

@@ -12,8 +12,14 @@ const ASKED_FOR = new Set(["stopped", "hibernated"]);
 export const model = {
   isLive: false,
   daemon: null,
+  /** The name of this daemon's node; null where it is in no cluster, or this session sees this node alone. */
+  here: null,
+  /** What each node has sent, by its name: its daemon and its counts of tasks. "" is the daemon that is in no cluster. */
+  nodes: new Map(),
+  /** The nodes that do not answer. */
+  missing: [],
   tasks: { queued: 0, running: 0, succeeded: 0, failed: 0 },
-  /** Agents, MCP servers, teams and workflows by name. */
+  /** Agents, MCP servers, teams and workflows by key: the name, in a cluster NAME@NODE. */
   entries: new Map(),
   /** The newest events, the newest last; those of tasks are among them. */
   events: [],
@@ -54,54 +60,89 @@ export function changed() {
   });
 }
 
-function take(entry, kind) {
+function keyOf(name, node) {
+  return node ? `${name}@${node}` : name;
+}
+
+/** Returns the entry of a key, or the first one of a name. */
+export function entryOf(key) {
+  return model.entries.get(key) ?? [...model.entries.values()].find((entry) => entry.name === key);
+}
+
+function take(entry, kind, node) {
   entry.workers ??= [];
   const now = performance.now();
   for (const worker of entry.workers) worker.seenAt ??= now;
-  model.entries.set(entry.name, { ...entry, kind, figures: figuresOf(entry) });
+  const key = keyOf(entry.name, node);
+  model.entries.set(key, { ...entry, key, node, kind, figures: figuresOf(entry) });
 }
 
-/** Takes the whole status. */
-export function applyStatus(status) {
-  model.entries.clear();
-  for (const [key, kind] of [["agents", "agent"], ["mcp_servers", "mcp"], ["teams", "team"], ["workflows", "workflow"]]) {
-    for (const entry of status[key] ?? []) take(entry, kind);
+function forget(node) {
+  for (const [key, entry] of model.entries) if (entry.node === node) model.entries.delete(key);
+}
+
+/** Takes the names of the nodes that do not answer: what they have is not known. */
+export function applyMissing(nodes) {
+  model.missing = nodes;
+  for (const node of nodes) {
+    forget(node);
+    model.nodes.delete(node);
   }
-  takeFrame(status);
+  count();
+  changed();
 }
 
-/** Takes what has changed. */
-export function applyChange(change) {
-  for (const name of change.removed) model.entries.delete(name);
+/** Takes the whole status, of one node. */
+export function applyStatus(status, node) {
+  if (node) forget(node);
+  else model.entries.clear();
+  for (const [key, kind] of [["agents", "agent"], ["mcp_servers", "mcp"], ["teams", "team"], ["workflows", "workflow"]]) {
+    for (const entry of status[key] ?? []) take(entry, kind, node);
+  }
+  takeFrame(status, node);
+}
+
+/** Takes what has changed, on one node. */
+export function applyChange(change, node) {
+  for (const name of change.removed) model.entries.delete(keyOf(name, node));
   for (const [key, kind] of [["agents", "agent"], ["mcp_servers", "mcp"], ["teams", "team"], ["workflows", "workflow"]]) {
     for (const entry of change[key]) {
-      if (kind === "agent" || kind === "mcp") entry.workers = merged(entry, change.places[entry.name]);
-      take(entry, kind);
+      if (kind === "agent" || kind === "mcp") entry.workers = merged(entry, change.places[entry.name], node);
+      take(entry, kind, node);
     }
   }
   model.skipped += change.skipped;
+  if (node) for (const event of change.events) event.node = node;
   if (change.events.length) {
     model.events.push(...change.events);
     if (model.events.length > MOST_EVENTS) model.events.splice(0, model.events.length - MOST_EVENTS);
     for (const listener of eventListeners) listener(change.events, change.skipped);
   }
-  takeFrame(change);
+  takeFrame(change, node);
 }
 
-function merged(entry, places) {
+function merged(entry, places, node) {
   if (places) return entry.workers;
-  const before = model.entries.get(entry.name)?.workers ?? [];
+  const before = model.entries.get(keyOf(entry.name, node))?.workers ?? [];
   if (!entry.workers.length) return before;
   const changedById = new Map(entry.workers.map((worker) => [worker.id, worker]));
   return before.map((worker) => changedById.get(worker.id) ?? worker);
 }
 
-function takeFrame({ daemon, tasks }) {
-  model.daemon = daemon;
-  model.tasks = tasks;
+function takeFrame({ daemon, tasks }, node = "") {
+  model.nodes.set(node, { daemon, tasks });
+  if (!node || node === model.here) model.daemon = daemon;
+  count();
   model.receivedAt = performance.now();
   model.isLive = true;
   changed();
+}
+
+/** Sums the tasks of all nodes. */
+function count() {
+  const sums = { queued: 0, running: 0, succeeded: 0, failed: 0 };
+  for (const { tasks } of model.nodes.values()) for (const key of Object.keys(sums)) sums[key] += tasks[key];
+  model.tasks = sums;
 }
 
 /** Returns the sums of an agent's workers, as `corral top` makes them. */
@@ -213,8 +254,8 @@ function sample() {
   last = { at: now, ended, failed: model.tasks.failed };
   for (const entry of model.entries.values()) {
     if (!entry.figures || entry.kind === "team" || entry.kind === "workflow") continue;
-    note(entry.name, "cpu", entry.figures.cpu);
-    note(entry.name, "memory", entry.figures.memory);
+    note(entry.key, "cpu", entry.figures.cpu);
+    note(entry.key, "memory", entry.figures.memory);
   }
   changed();
 }

@@ -31,12 +31,12 @@ export function questionsPanel() {
   function fill({ approvals, more }) {
     element.hidden = approvals.length === 0;
     title.textContent = `${plural(approvals.length, "question")}${more ? " and more" : ""} ${approvals.length === 1 ? "waits" : "wait"} for an answer`;
-    const known = new Set(approvals.map((each) => each.id));
+    const known = new Set(approvals.map(keyOf));
     for (const [id, row] of rows) if (!known.has(id)) { row.remove(); rows.delete(id); }
     for (const each of approvals) {
-      if (rows.has(each.id)) continue;
+      if (rows.has(keyOf(each))) continue;
       const row = makeQuestion(each);
-      rows.set(each.id, row);
+      rows.set(keyOf(each), row);
       list.append(row);
     }
     changed();
@@ -49,17 +49,20 @@ export function questionsPanel() {
   return { element, close };
 }
 
+/** Returns what no other question has: numbers are of one node. */
+const keyOf = (asked) => `${asked.node ?? ""}:${asked.id}`;
+
 function makeQuestion(asked) {
   const text = cut(asked.question, 400);
   return h("li", { className: "question" },
-    h("a", { className: "name", href: `#/tasks/${encodeURIComponent(asked.task)}` }, asked.agent),
+    h("a", { className: "name", href: `#/tasks/${encodeURIComponent(asked.task)}` }, asked.node ? `${asked.agent}@${asked.node}` : asked.agent),
     h("span", { className: "grow wrap", title: asked.question }, text),
     h("span", { className: "when", title: "when it expires" }, clock(asked.expires_at)),
     may("operate") ? answers(asked) : null);
 }
 
 function answers(asked) {
-  const send = (answer) => attempt(() => post(["approvals", String(asked.id), "answer"], { answer }), `Answered ${asked.agent}: ${answer}`);
+  const send = (answer) => attempt(() => post(["approvals", String(asked.id), "answer"], { answer }, asked.node), `Answered ${asked.agent}: ${answer}`);
   if (asked.options.length) {
     return h("span", { className: "answers" }, asked.options.map((option) => h("button", { type: "button", className: "small", "aria-label": `${option}: ${cut(asked.question, 100)}`, on: { click: () => send(option) } }, cut(option, 40))));
   }

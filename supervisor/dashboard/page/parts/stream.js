@@ -1,7 +1,7 @@
-// Follows the status by one connection (`daemon.follow`), and opens it again with the whole status after each loss.
+// Follows the status by one connection (`daemon.follow`), in a cluster that of all nodes, and opens it again with the whole status after each loss.
 
 import { get, session, url } from "./api.js";
-import { applyChange, applyStatus, changed, model } from "./model.js";
+import { applyChange, applyMissing, applyStatus, changed, model } from "./model.js";
 
 const AGAIN_MS = 1000;
 const AGAIN_MOST_MS = 15000;
@@ -36,12 +36,17 @@ function close() {
 
 function open() {
   clearTimeout(timer);
-  source = new EventSource(url(["status"]));
+  source = new EventSource(url(["status"], { node: model.here ? "*" : null }));
   source.addEventListener("status", ({ data }) => {
     waitMs = AGAIN_MS;
-    applyStatus(JSON.parse(data).status);
+    const { status, node } = JSON.parse(data);
+    applyStatus(status, node);
   });
-  source.addEventListener("status.change", ({ data }) => applyChange(JSON.parse(data).change));
+  source.addEventListener("status.change", ({ data }) => {
+    const { change, node } = JSON.parse(data);
+    applyChange(change, node);
+  });
+  source.addEventListener("nodes.missing", ({ data }) => applyMissing(JSON.parse(data).missing_nodes));
   source.addEventListener("error", lost);
 }
 

@@ -34,6 +34,7 @@ function columnsOf(kind) {
   const isAgent = kind === "agent";
   return [
     { key: "name", label: "Name", width: "minmax(140px, 1.4fr)", phone: "minmax(0, 1.5fr)", sort: (each) => each.name, render: renderName },
+    ...(model.here ? [{ key: "node", label: "Node", width: "minmax(70px, 0.6fr)", phone: "70px", sort: (each) => each.node, text: (each) => each.node }] : []),
     { key: "state", label: "State", width: "104px", sort: (each) => each.state, render: renderState },
     { key: "workers", label: "Workers", title: "Workers that are up, of all", align: "right", width: "78px", phone: "60px", sort: (each) => each.figures.workers, text: (each) => `${count(each.figures.up)}/${count(each.figures.workers)}` },
     isAgent
@@ -42,7 +43,7 @@ function columnsOf(kind) {
     isAgent
       ? { key: "running", label: "Running", align: "right", width: "72px", low: true, sort: (each) => each.figures.running, text: (each) => count(each.figures.running) }
       : { key: "calls", label: "Calls", align: "right", width: "72px", low: true, sort: (each) => each.mcp?.calls ?? 0, text: (each) => count(each.mcp?.calls ?? 0) },
-    { key: "health", label: "Health", title: "Health score of the last hour, of 100", align: "right", width: "62px", low: true, sort: (each) => scores.get(each.name) ?? 101, text: (each) => String(scores.get(each.name) ?? "-") },
+    { key: "health", label: "Health", title: "Health score of the last hour, of 100", align: "right", width: "62px", low: true, sort: (each) => scores.get(each.key) ?? 101, text: (each) => String(scores.get(each.key) ?? "-") },
     { key: "cpu", label: "CPU", align: "right", width: "58px", phone: "52px", sort: (each) => each.figures.cpu, text: (each) => (each.figures.up ? percent(each.figures.cpu) : "-") },
     { key: "spark", label: "", title: "CPU, the last minutes", width: "96px", low: true, render: renderSpark },
     { key: "memory", label: "Memory", align: "right", width: "72px", low: true, sort: (each) => each.figures.memory, text: (each) => (each.figures.up ? size(each.figures.memory) : "-") },
@@ -53,7 +54,7 @@ function columnsOf(kind) {
 
 function renderName(cell, entry) {
   if (!cell.link) cell.append((cell.link = h("a", {})), (cell.more = h("span", { className: "muted" })));
-  cell.link.href = `#/${entry.kind === "mcp" ? "servers" : "agents"}/${encodeURIComponent(entry.name)}`;
+  cell.link.href = `#/${entry.kind === "mcp" ? "servers" : "agents"}/${encodeURIComponent(entry.key)}`;
   cell.link.tabIndex = -1;
   setText(cell.link, entry.name);
   setText(cell.more, entry.title ? ` ${entry.title}` : "");
@@ -72,7 +73,7 @@ function renderSpark(cell, entry) {
     cell.chart = spark(96, 20, "CPU");
     cell.append(cell.chart.element);
   }
-  cell.chart.set(points(entry.name, "cpu"), 10);
+  cell.chart.set(points(entry.key, "cpu"), 10);
 }
 
 function renderReason(cell, entry) {
@@ -88,8 +89,8 @@ function listView(kind, title, query) {
   const number = h("span", { className: "muted", role: "status" });
   const base = kind === "mcp" ? "servers" : "agents";
   const table = virtualTable({
-    columns: columnsOf(kind), label: title, keyOf: (entry) => entry.name, order: { key: "name", down: false },
-    open: (entry) => { location.hash = `#/${base}/${encodeURIComponent(entry.name)}`; },
+    columns: columnsOf(kind), label: title, keyOf: (entry) => entry.key, order: { key: "name", down: false },
+    open: (entry) => { location.hash = `#/${base}/${encodeURIComponent(entry.key)}`; },
     empty: kind === "mcp" ? "No MCP server fits." : "No agent fits.",
   });
   const element = h("div", { className: "stack" }, h("div", { className: "bar" }, h("h1", {}, title), filter, chips, number), table.element);
@@ -97,8 +98,8 @@ function listView(kind, title, query) {
 
   async function askScores() {
     try {
-      const { agents, mcp_servers: servers } = await get(["metrics", "latest"]);
-      for (const each of [...agents, ...servers]) scores.set(each.name, each.health_score);
+      const { agents, mcp_servers: servers } = await get(["metrics", "latest"], { node: model.here ? "*" : null });
+      for (const each of [...agents, ...servers]) scores.set(each.node ? `${each.name}@${each.node}` : each.name, each.health_score);
       drawn = -1;
       update();
     } catch { /* metrics are off, or the daemon is away: there is no score */ }
@@ -123,5 +124,5 @@ function listView(kind, title, query) {
 
 function textOf(entry) {
   const labels = Object.entries(entry.labels ?? {}).map(([key, value]) => `${key}=${value}`);
-  return `${entry.name} ${entry.title ?? ""} ${entry.state} ${labels.join(" ")}`.toLowerCase();
+  return `${entry.name} ${entry.node ?? ""} ${entry.title ?? ""} ${entry.state} ${labels.join(" ")}`.toLowerCase();
 }

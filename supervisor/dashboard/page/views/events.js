@@ -2,7 +2,7 @@
 
 import { get } from "../parts/api.js";
 import { h, setText } from "../parts/dom.js";
-import { eventTarget, eventText } from "../parts/event_text.js";
+import { eventKey, eventSubject, eventTarget, eventText } from "../parts/event_text.js";
 import { clock, count } from "../parts/format.js";
 import { onEvents } from "../parts/model.js";
 import { virtualTable } from "../parts/table.js";
@@ -17,7 +17,7 @@ export function eventsView({ query }) {
 }
 
 /** Returns a table of events, of one agent or all. */
-export function eventTable({ agent = "", withAgent = false, text = "" }) {
+export function eventTable({ agent = "", node = null, withAgent = false, text = "" }) {
   let rows = [];
   let held = [];
   let isHeld = false;
@@ -29,7 +29,7 @@ export function eventTable({ agent = "", withAgent = false, text = "" }) {
   const hold = h("button", { type: "button", "aria-pressed": "false", on: { click: toggle } }, "Hold");
   const note = h("span", { className: "muted", role: "status" });
   const table = virtualTable({
-    label: "Events", keyOf: (event) => event.seq, rowHeight: 28, empty: "No event fits.",
+    label: "Events", keyOf: eventKey, rowHeight: 28, empty: "No event fits.",
     columns: [
       { key: "at", label: "Time", width: "126px", phone: "62px", text: (event) => clock(event.at) },
       { key: "type", label: "Type", width: "minmax(130px, 0.7fr)", low: true, text: (event) => event.type },
@@ -54,13 +54,13 @@ export function eventTable({ agent = "", withAgent = false, text = "" }) {
   }
   const end = onEvents((events, skipped) => {
     missed += skipped;
-    const ours = agent ? events.filter((event) => event.agent === agent) : events;
+    const ours = agent ? events.filter((event) => event.agent === agent && (!node || event.node === node)) : events;
     if (isHeld) held = [...held, ...ours].slice(-MOST);
     else add(ours);
   });
-  get(["events"], { n: PAGE, agent }).then(({ events }) => {
-    const known = new Set(rows.map((event) => event.seq));
-    rows = [...rows, ...events.filter((event) => !known.has(event.seq)).reverse()].slice(0, MOST);
+  get(["events"], { n: PAGE, agent, node }).then(({ events }) => {
+    const known = new Set(rows.map(eventKey));
+    rows = [...rows, ...events.filter((event) => !known.has(eventKey(event))).reverse()].slice(0, MOST);
     version += 1;
     update();
   }, (error) => setText(note, error.message));
@@ -82,7 +82,7 @@ function isNoise(event) {
 }
 
 function textOf(event) {
-  return `${event.type} ${event.agent ?? ""} ${event.worker ?? ""} ${event.task ?? ""} ${eventText(event)}`.toLowerCase();
+  return `${event.type} ${event.agent ?? ""} ${event.worker ?? ""} ${event.task ?? ""} ${event.node ?? ""} ${eventText(event)}`.toLowerCase();
 }
 
 function renderAbout(cell, event) {
@@ -90,7 +90,7 @@ function renderAbout(cell, event) {
   const target = eventTarget(event);
   if (target) cell.link.href = target;
   else cell.link.removeAttribute("href");
-  setText(cell.link, event.worker ?? event.agent ?? "corrald");
+  setText(cell.link, eventSubject(event));
 }
 
 function renderText(cell, event) {

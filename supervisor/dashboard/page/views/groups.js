@@ -5,7 +5,7 @@ import { get } from "../parts/api.js";
 import { badge, h, setText } from "../parts/dom.js";
 import { clock, plural } from "../parts/format.js";
 import { graph } from "../parts/graph.js";
-import { entriesOf, may, model, onEvents } from "../parts/model.js";
+import { entriesOf, entryOf, may, model, onEvents } from "../parts/model.js";
 
 const MOST_RUNS = 5;
 const SOON_MS = 300;
@@ -16,19 +16,19 @@ export function groupsView() {
   const element = h("div", { className: "stack" }, h("div", { className: "bar" }, h("h1", {}, "Teams and workflows")), place);
   const cards = new Map();
   const end = onEvents((events, skipped) => {
-    for (const [name, card] of cards) if (skipped || events.some((event) => event.agent === name || card.runs.has(event.task) || card.runs.has(event.parent))) card.soon();
+    for (const card of cards.values()) if (skipped || events.some((event) => event.agent === card.name || card.runs.has(event.task) || card.runs.has(event.parent))) card.soon();
   });
 
   function update() {
     const groups = entriesOf("team", "workflow").sort((a, b) => b.running - a.running || a.name.localeCompare(b.name));
-    for (const [name, card] of cards) if (!model.entries.has(name)) { card.element.remove(); cards.delete(name); }
+    for (const [key, card] of cards) if (!model.entries.has(key)) { card.element.remove(); cards.delete(key); }
     for (const group of groups) {
-      if (!cards.has(group.name)) {
+      if (!cards.has(group.key)) {
         const card = makeCard(group);
-        cards.set(group.name, card);
+        cards.set(group.key, card);
         place.append(card.element);
       }
-      cards.get(group.name).update(group);
+      cards.get(group.key).update(group);
     }
     if (!groups.length && model.daemon && !place.childElementCount) place.append(h("p", { className: "empty panel none" }, "There is no team, and no workflow."));
     if (groups.length) place.querySelector(".none")?.remove();
@@ -37,12 +37,12 @@ export function groupsView() {
 }
 
 function makeCard(group) {
-  const { name, kind } = group;
+  const { name, kind, node = null } = group;
   const state = h("span", { className: "muted" });
   const picture = h("div", { className: "pad" });
   const list = h("ul", { className: "list" });
-  const button = may("operate") ? h("button", { type: "button", className: "small", "aria-label": `Run ${name}`, on: { click: () => run(name) } }, "Run") : null;
-  const element = h("section", { className: "panel", "aria-label": name }, h("div", { className: "title" }, h("h2", {}, group.title || name), h("span", { className: "muted" }, kind === "team" ? `team, ${group.mode}` : "workflow"), state, h("span", { className: "right" }, button)), picture, list);
+  const button = may("operate") ? h("button", { type: "button", className: "small", "aria-label": `Run ${name}`, on: { click: () => run(name, node) } }, "Run") : null;
+  const element = h("section", { className: "panel", "aria-label": name }, h("div", { className: "title" }, h("h2", {}, group.title || name), h("span", { className: "muted" }, `${kind === "team" ? `team, ${group.mode}` : "workflow"}${node ? ` on ${node}` : ""}`), state, h("span", { className: "right" }, button)), picture, list);
   const runs = new Set();
   let spec = null;
   let timer = null;
@@ -52,12 +52,12 @@ function makeCard(group) {
   async function load() {
     timer = null;
     try {
-      spec ??= (await get([kind === "team" ? "teams" : "workflows", name])).spec;
-      const { tasks } = await get(["tasks"], { agent: name, limit: MOST_RUNS });
+      spec ??= (await get([kind === "team" ? "teams" : "workflows", name], { node })).spec;
+      const { tasks } = await get(["tasks"], { agent: name, node, limit: MOST_RUNS });
       runs.clear();
       tasks.forEach((task) => runs.add(task.id));
       [current] = tasks;
-      below = current ? (await get(["tasks"], { parent: current.id, limit: 200 })).tasks : [];
+      below = current ? (await get(["tasks"], { parent: current.id, node, limit: 200 })).tasks : [];
       draw(tasks);
     } catch (error) { setText(state, error.message); }
   }
@@ -69,7 +69,7 @@ function makeCard(group) {
   }
   load();
   return {
-    element, runs,
+    element, runs, name,
     soon() { timer ??= setTimeout(load, SOON_MS); },
     update(now) { if (now !== group) { group = now; setText(state, now.running ? `${plural(now.running, "task")} under way` : ""); } },
     close() { clearTimeout(timer); },
@@ -101,8 +101,8 @@ function teamNodes(team, below, current) {
   const root = team.lead ?? team.name;
   nodes.push({ name: `lead ${root}`, title: root, sub: team.lead ? "lead" : team.mode, state: team.lead ? stateOf(root) || (isRunning ? "running" : "") : isRunning ? "running" : "", needs: [], href: team.lead ? `#/agents/${encodeURIComponent(root)}` : null });
   for (const name of team.members) {
-    const kind = model.entries.get(name)?.kind;
-    nodes.push({ name, title: name, sub: model.entries.get(name)?.state ?? kind ?? "", state: stateOf(name), needs: [`lead ${root}`], href: kind === "agent" ? `#/agents/${encodeURIComponent(name)}` : null });
+    const kind = entryOf(name)?.kind;
+    nodes.push({ name, title: name, sub: entryOf(name)?.state ?? kind ?? "", state: stateOf(name), needs: [`lead ${root}`], href: kind === "agent" ? `#/agents/${encodeURIComponent(name)}` : null });
   }
   return nodes;
 }

@@ -20,7 +20,7 @@ const CHARTS = [
 ];
 
 /** Returns {element, close()}. */
-export function metricsTab(name) {
+export function metricsTab(name, node) {
   let rangeS = RANGES[0][1];
   const note = h("span", { className: "muted", role: "status" });
   const score = h("span", {});
@@ -37,7 +37,7 @@ export function metricsTab(name) {
     for (const chip of chips.children) chip.setAttribute("aria-pressed", String(Number(chip.dataset.s) === rangeS));
     try {
       const since = Date.now() / 1000 - rangeS;
-      const [{ points, since: from }, latest] = await Promise.all([get(["metrics", "history"], { agent: name, since: since.toFixed(0) }), get(["metrics", "latest"], { names: name })]);
+      const [{ points, since: from }, latest] = await Promise.all([get(["metrics", "history"], { agent: name, node, since: since.toFixed(0) }), get(["metrics", "latest"], { names: name, node })]);
       const now = [...latest.agents, ...latest.mcp_servers][0];
       setText(score, now?.health_score == null ? "" : `Health ${now.health_score} of 100`);
       setText(note, !latest.enabled ? "Metrics are off: [monitoring] enable_metrics." : points.length ? `since ${clock(points[0]?.at ?? from)}` : "Nothing was collected yet.");

@@ -4,7 +4,7 @@ import { verbButton } from "../parts/actions.js";
 import { get } from "../parts/api.js";
 import { spark } from "../parts/chart.js";
 import { badge, h, keyed, setAttribute, setText } from "../parts/dom.js";
-import { eventText, eventTarget } from "../parts/event_text.js";
+import { eventKey, eventSubject, eventText, eventTarget } from "../parts/event_text.js";
 import { ago, clock, count, cut, duration, percent, plural, size } from "../parts/format.js";
 import { entriesOf, model, onEvents, points, problemOf, totals } from "../parts/model.js";
 import { questionsPanel } from "../parts/questions.js";
@@ -84,12 +84,12 @@ export function overviewView() {
       if (cell.chart) cell.chart.set(points("", tile.series));
     });
     const queues = entriesOf("agent").filter((entry) => entry.queued > 0).sort((a, b) => b.queued - a.queued).slice(0, MOST_ROWS);
-    fillList(queue, queues, (each) => each.name, (each) => h("li", {}, h("a", { className: "grow", href: `#/agents/${encodeURIComponent(each.name)}` }, each.name), h("span", { className: "number" })),
+    fillList(queue, queues, (each) => each.key, (each) => h("li", {}, h("a", { className: "grow", href: `#/agents/${encodeURIComponent(each.key)}` }, each.key), h("span", { className: "number" })),
       (row, each) => setText(row.lastChild, `${count(each.queued)} queued, ${count(each.figures.running)} running`), "No task waits.");
     fillList(failed, failures ?? [], (each) => each.id, makeFailure, null, failures ? "No task has failed." : "Asking");
-    const known = new Set(model.events.map((event) => event.seq));
-    const happened = [...past.filter((event) => !known.has(event.seq)), ...model.events].filter(isNews).slice(-MOST_ROWS).reverse();
-    fillList(recent, happened, (each) => each.seq, makeEvent, null, "Nothing has happened yet.");
+    const known = new Set(model.events.map(eventKey));
+    const happened = [...past.filter((event) => !known.has(eventKey(event))), ...model.events].filter(isNews).slice(-MOST_ROWS).reverse();
+    fillList(recent, happened, eventKey, makeEvent, null, "Nothing has happened yet.");
   }
   return { element, update, close: () => { end(); questions.close(); } };
 }
@@ -103,22 +103,26 @@ function isNews(event) {
 }
 
 function wrongs() {
-  const found = model.daemon.degraded.map((part) => ({ name: "corrald", level: "bad", text: part === "emergency-stop" ? "emergency stop: nothing starts until an agent is started" : `degraded: ${part}` }));
-  if (model.daemon.draining) found.push({ name: "corrald", level: "warn", text: "is stopping" });
+  const found = model.missing.map((node) => ({ name: node, level: "bad", text: "the node does not answer: what it has is not shown", node, href: "#/nodes" }));
+  for (const [node, { daemon }] of model.nodes) {
+    const name = node ? `corrald@${node}` : "corrald";
+    found.push(...daemon.degraded.map((part) => ({ name, level: "bad", text: part === "emergency-stop" ? "emergency stop: nothing starts until an agent is started" : `degraded: ${part}` })));
+    if (daemon.draining) found.push({ name, level: "warn", text: "is stopping" });
+  }
   for (const entry of model.entries.values()) {
     if (entry.kind !== "agent" && entry.kind !== "mcp") continue;
     const problem = problemOf(entry);
-    if (problem && problem.level !== "note") found.push({ ...problem, name: entry.name, entry });
+    if (problem && problem.level !== "note") found.push({ ...problem, name: entry.key, entry });
   }
   const order = { bad: 0, warn: 1 };
   return found.sort((a, b) => order[a.level] - order[b.level] || (b.at ?? "").localeCompare(a.at ?? "") || a.name.localeCompare(b.name));
 }
 
-function makeProblem({ name, level, text, at, href, entry }) {
+function makeProblem({ name, level, text, at, href, entry, node }) {
   if (level === "more") return h("li", {}, h("a", { href }, text));
-  const target = entry ? `#/${entry.kind === "mcp" ? "servers" : "agents"}/${encodeURIComponent(name)}` : null;
-  const button = entry ? verbButton(level === "bad" ? "reset" : "restart", name, { small: true }) : null;
-  const mark = h("span", { className: "badge", "data-state": level }, level === "bad" ? "Failed" : entry && !entry.degraded ? "restarts" : "degraded");
+  const target = entry ? `#/${entry.kind === "mcp" ? "servers" : "agents"}/${encodeURIComponent(name)}` : node ? href : null;
+  const button = entry ? verbButton(level === "bad" ? "reset" : "restart", entry.name, { small: true, node: entry.node }) : null;
+  const mark = h("span", { className: "badge", "data-state": level }, node ? "missing" : level === "bad" ? "Failed" : entry && !entry.degraded ? "restarts" : "degraded");
   return h("li", {}, mark, target ? h("a", { className: "name", href: target }, name) : h("span", { className: "name" }, name),
     h("span", { className: "grow wrap", title: text }, cut(text, 400)), at ? h("span", { className: "when" }, clock(at)) : null, button);
 }
@@ -138,7 +142,7 @@ function makeFailure(task) {
 
 function makeEvent(event) {
   const target = eventTarget(event);
-  return h("li", {}, h("span", { className: "when" }, clock(event.at)), target ? h("a", { className: "name", href: target }, event.worker ?? event.agent) : h("span", { className: "name" }, "corrald"),
+  return h("li", {}, h("span", { className: "when" }, clock(event.at)), target ? h("a", { className: "name", href: target }, eventSubject(event)) : h("span", { className: "name" }, eventSubject(event)),
     h("span", { className: "grow", title: eventText(event) }, eventText(event)));
 }
 

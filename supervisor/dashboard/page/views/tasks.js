@@ -34,7 +34,7 @@ export function taken(task) {
 }
 
 /** Returns a table of tasks, of one agent or all, with its filters. */
-export function taskTable({ agent = "", state = "", withAgent = false }) {
+export function taskTable({ agent = "", node = null, state = "", withAgent = false }) {
   const tasks = new Map();
   let more = null;
   let isAsking = false;
@@ -54,6 +54,7 @@ export function taskTable({ agent = "", state = "", withAgent = false }) {
       { key: "agent", label: "Agent", width: "minmax(90px, 0.7fr)", low: true, sort: (each) => each.agent, text: (each) => each.agent },
       { key: "objective", label: "Objective", width: "minmax(120px, 2fr)", phone: "minmax(0, 1fr)", sort: (each) => each.objective, render: renderObjective },
       { key: "worker", label: "Worker", width: "minmax(80px, 0.7fr)", low: true, sort: (each) => each.worker ?? "", text: (each) => each.worker ?? "-" },
+      ...(model.here && !node ? [{ key: "node", label: "Node", width: "minmax(60px, 0.5fr)", low: true, sort: (each) => each.node ?? "", text: (each) => each.node ?? "waiting" }] : []),
       { key: "attempt", label: "Attempt", align: "right", width: "66px", low: true, sort: (each) => each.attempt, text: (each) => String(each.attempt) },
       { key: "created", label: "Created", align: "right", width: "124px", low: true, sort: (each) => each.created_at, text: (each) => clock(each.created_at) },
       { key: "duration", label: "Duration", align: "right", width: "78px", phone: "60px", sort: (each) => taken(each) ?? -1, text: (each) => duration(taken(each)) },
@@ -63,7 +64,7 @@ export function taskTable({ agent = "", state = "", withAgent = false }) {
   table.element.style.setProperty("--above", withAgent ? "230px" : "330px");
   const element = h("div", { className: "stack" }, h("div", { className: "bar" }, chips, text, withAgent ? name : null, note), table.element);
 
-  const params = () => ({ agent: name.value.trim(), state, text: text.value.trim() });
+  const params = () => ({ agent: name.value.trim(), node, state, text: text.value.trim() });
 
   async function load() {
     if (isAsking || tasks.size >= MOST || (more === null && tasks.size)) return;
