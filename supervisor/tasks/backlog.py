@@ -126,6 +126,8 @@ class Backlog:
         self.queues: dict[str, TaskQueue] = {}
         """By agent, from its first task on that had to wait."""
         self.totals = Counter[TaskState]()
+        self.placed = Counter[TaskState]()
+        """Number of tasks by state, among all, that a node of the cluster runs under a record of its own."""
         """Number of tasks by state."""
         self._waiting = Counter[str]()
         """Number of queued tasks by tenant."""
@@ -182,6 +184,8 @@ class Backlog:
     def _count(self, entry: Entry, step: int) -> None:
         task = entry.task
         self.totals[task.state] += step
+        if task.kind == "placed":
+            self.placed[task.state] += step
         if task.state == "queued":
             self.queued_bytes += step * entry.size_bytes
             self._waiting[tenant_of(task.agent)] += step

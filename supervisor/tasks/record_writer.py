@@ -334,7 +334,8 @@ class RecordWriter:
         entry.task = ended
         if not ended.durable:
             self.volatile.put(ended, entry.created)
-        self.counts[ended.state] += 1
+        if ended.kind != "placed":  # the node that ran it counts it
+            self.counts[ended.state] += 1
         self._on_end(entry)
         if entry.parts is not None:
             entry.parts.close()

@@ -39,6 +39,9 @@ REST_S = 1.0
 UNREADABLE = "failed"
 """The state of a task that had not ended and whose record cannot be read: it cannot be run."""
 
+PLACED = b'"kind":"placed"'
+"""Bytes that the record of a task of a placed agent has; others may have them in their input."""
+
 _READ = "SELECT record, checksum, retried_by, id, created_at, rowid FROM task"
 
 _SAVE = (
@@ -169,10 +172,19 @@ class Records:
         more = cursor_of(place) if len(rows) == wanted.limit else None
         return [str(row[0]) for row in rows], more
 
-    async def counts(self) -> dict[str, int]:
-        """Returns the number of records in each end state."""
-        rows = await self._store.read("SELECT state, COUNT(*) FROM task GROUP BY state")
-        return {str(state): _integer(n) for state, n in rows if str(state) in ENDED}
+    async def counts(self, *, is_in_cluster: bool = False) -> dict[str, int]:
+        """Returns the number of records in each end state; in a cluster without those of tasks that another record counts."""
+        counted = "SELECT state, COUNT(*) FROM task"
+        rows = await self._store.read(f"{counted} GROUP BY state")
+        found = {str(state): _integer(n) for state, n in rows if str(state) in ENDED}
+        if is_in_cluster:
+            where = (
+                "WHERE instr(record, ?) AND json_extract(CAST(record AS TEXT), '$.kind') = 'placed'"
+            )
+            placed = await self._store.read(f"{counted} {where} GROUP BY state", [PLACED])
+            for state, n in placed:
+                found[str(state)] = found.get(str(state), 0) - _integer(n)
+        return {state: n for state, n in found.items() if state in ENDED}
 
     async def unfinished(self) -> list[tuple[Task, float]]:
         """Returns the tasks that have not ended, oldest first, with the time of their creation.

@@ -155,6 +155,7 @@ class Tasks:
         )
         self.submit = self._submission.submit
         self.note_refused = self._submission.note_refused
+        self._is_in_cluster = False
         self._end_waiters: list[asyncio.Future[None]] = []
         self._loop = asyncio.get_running_loop()
 
@@ -177,6 +178,7 @@ class Tasks:
         """Connects the cluster, which runs the tasks of the agents that it places."""
         self._admission.bind(runner.is_placed)
         self._composites.bind_placed(runner)
+        self._is_in_cluster = True
 
     def _write_wait_s(self, agent: str) -> float:
         return 0.0 if self._turns is None else self._turns.write_wait_s(tenant_of(agent))
@@ -200,7 +202,7 @@ class Tasks:
                 may be in no sum.
         """
         await self.budgets.load()
-        self._writer.counts |= await self.records.counts()
+        self._writer.counts |= await self.records.counts(is_in_cluster=self._is_in_cluster)
         now, here = time.time(), self._loop.time()
         entries: list[Entry] = []
         for task, created in await self.records.unfinished():
@@ -268,11 +270,11 @@ class Tasks:
     # -- records
 
     def totals(self) -> dict[str, int]:
-        """Returns the number of tasks by state; a timeout counts as failed."""
-        counts = self._writer.counts
+        """Returns the number of tasks by state; a timeout counts as failed. Those of placed agents count where they run."""
+        counts, backlog = self._writer.counts, self._backlog
         return {
-            "queued": self._backlog.totals["queued"],
-            "running": self._backlog.totals["running"],
+            "queued": backlog.totals["queued"] - backlog.placed["queued"],
+            "running": backlog.totals["running"] - backlog.placed["running"],
             "succeeded": counts["succeeded"],
             "failed": counts["failed"] + counts["timeout"],
         }

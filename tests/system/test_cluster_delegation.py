@@ -59,6 +59,16 @@ def test_agents_and_workflows_give_tasks_to_an_agent_on_another_node(
         flow = two.call("task.run", agent="flow", objective="go")
         assert flow["state"] == "succeeded"
 
+        def counted(**where: object) -> int:
+            return int(two.call("daemon.status", **where)["tasks"]["succeeded"])
+
+        # A task that was delegated counts once: two that delegate or have steps, and the three on the other node.
+        cluster.until(lambda: counted() == 5)
+        assert (counted(node="one"), counted(node="two")) == (3, 2)
+        two.stop()
+        two.start()
+        cluster.until(lambda: counted() == 5)
+
         dear = two.call(
             "task.run",
             agent="local",
