@@ -6,8 +6,11 @@ import os
 import signal
 import tempfile
 import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import click
 
@@ -21,13 +24,27 @@ if TYPE_CHECKING:
     from ...supervisor.engine.local_servers import LocalServers
     from ...supervisor.nodes.local_nodes import LocalNodes
 
-LOOK_S = 0.5
-"""Seconds between two looks at the servers."""
+RESTART_S = 5.0
+"""Seconds after which a node or server that has ended starts again: longer than a lease, so that its agents move."""
+
+ENDS_MAX, ENDS_S = 3, 60.0
+"""Number of ends of one program within so many seconds that ends all."""
 
 ROUNDS = 20
 """Number of times that each operation is measured."""
 
 END_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+SIGNALS = END_SIGNALS | {signal.SIGCHLD}
+
+
+class _Program(NamedTuple):
+    """Represents a node or a server: `poll` returns its status once it has ended, `start` starts it again."""
+
+    name: str
+    log: Path
+    poll: Callable[[], int | None]
+    start: Callable[[], None]
+
 
 cluster = CommandGroup("cluster", help="Start and check the engine of a cluster.")
 
@@ -67,12 +84,12 @@ def dev(
 ) -> None:
     """Run an engine and daemons that use it on this machine until Ctrl-C.
 
-    They listen on the loopback address alone, and end with this command, however that ends. It is for a first try and for tests:
-    one disk has all.
+    They listen on the loopback address alone, and end with this command, however that ends. One that ends by itself starts again
+    after 5 s. It is for a first try and for tests: one disk has all.
     """
     from ...supervisor.engine.local_servers import LocalServers  # noqa: PLC0415  # only for this command
 
-    signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     fsync: Literal["always", "usual"] = "always" if sync else "usual"
     from ...supervisor.nodes.local_nodes import LocalNodes  # noqa: PLC0415  # only for this command
 
@@ -89,10 +106,10 @@ def dev(
 
 
 def _serve(session: Session, running: "LocalServers", daemons: "LocalNodes") -> None:
-    """Prints where the servers and daemons are, and waits for a signal.
+    """Prints where the servers and daemons are, and runs them until a signal.
 
     Raises:
-        SpawnFailed: a server or daemon ended by itself.
+        SpawnFailed: one of them ended by itself again and again.
     """
     pids = {number: process.pid for number, process in running.processes.items()}
     if session.json:
@@ -111,23 +128,66 @@ def _serve(session: Session, running: "LocalServers", daemons: "LocalNodes") -> 
         for name, socket in daemons.sockets.items():
             session.print(f"# {name}: corral --socket {socket} nodes")
         session.note(f"{many} in {running.folder}; Ctrl-C ends them")
-    while signal.sigtimedwait(END_SIGNALS, LOOK_S) is None:
-        for number, process in running.processes.items():
-            if (status := process.poll()) is not None:
-                log = running.folder / f"{running.kind}-{number}" / "log"
+    _run(session, [*_servers(running), *_nodes(daemons)])
+
+
+def _servers(running: "LocalServers") -> Iterator[_Program]:
+    for number in running.processes:
+        log = running.folder / f"{running.kind}-{number}" / "log"
+
+        def start(number: int = number) -> None:
+            running.start(number)
+            running.wait(number)
+
+        yield _Program(
+            f"{running.kind} server {number}", log, partial(_status, running, number), start
+        )
+
+
+def _nodes(daemons: "LocalNodes") -> Iterator[_Program]:
+    for name, folder in daemons.folders.items():
+        log = folder / "corrald.log"
+        yield _Program(name, log, partial(_status, daemons, name), partial(daemons.start, name))
+
+
+def _status(
+    programs: "LocalServers | LocalNodes", key: Any
+) -> int | None:  # Any: a number or a name
+    """Returns the status with which a program has ended; None while it runs."""
+    return programs.processes[key].poll()
+
+
+def _run(session: Session, programs: Sequence[_Program]) -> None:
+    """Starts again what ends, until a signal."""
+    due: dict[str, float] = {}
+    ends = {each.name: deque[float](maxlen=ENDS_MAX) for each in programs}
+    while True:
+        wait_s = max(0.0, min(due.values()) - time.monotonic()) if due else None
+        got = (
+            signal.sigwaitinfo(SIGNALS) if wait_s is None else signal.sigtimedwait(SIGNALS, wait_s)
+        )
+        if got is not None and got.si_signo in END_SIGNALS:
+            return
+        for each in programs:
+            now = time.monotonic()
+            if each.name in due:
+                if due[each.name] <= now:
+                    del due[each.name]
+                    each.start()
+                    session.note(f"{each.name} runs again")
+                continue
+            if (status := each.poll()) is None:
+                continue
+            ends[each.name].append(now)
+            if len(ends[each.name]) == ENDS_MAX and ends[each.name][0] > now - ENDS_S:
                 raise SpawnFailed(
-                    f"cannot go on: {running.kind} server {number} ended with {status}; see {log}",
+                    f"cannot go on: {each.name} ended {ENDS_MAX} times within {ENDS_S:.0f} s, the last time"
+                    f" with {status}; see {each.log}",
                     result="exit",
                     status=status,
                 )
-        for name, process in daemons.processes.items():
-            if (status := process.poll()) is not None:
-                log = daemons.folders[name] / "corrald.log"
-                raise SpawnFailed(
-                    f"cannot go on: {name} ended with {status}; see {log}",
-                    result="exit",
-                    status=status,
-                )
+            due[each.name] = now + RESTART_S
+            session.note(f"{each.name} ended with {status}; it starts again in {RESTART_S:.0f} s")
 
 
 @cluster.command("check", cls=Command)

@@ -44,7 +44,7 @@ class LocalNodes:
             f"node-{number}": folder / f"node-{number}" for number in range(1, count + 1)
         }
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._pipes: list[int] = []
+        self._pipes: dict[str, int] = {}
 
     @property
     def sockets(self) -> dict[str, str]:
@@ -55,7 +55,7 @@ class LocalNodes:
         """Starts all, and waits until each is ready."""
         try:
             for name in self.folders:
-                self._start(name)
+                self.start(name)
         except BaseException:
             self.stop()
             raise
@@ -65,7 +65,12 @@ class LocalNodes:
         """Stops all."""
         self.stop()
 
-    def _start(self, name: str) -> None:
+    def start(self, name: str) -> None:
+        """Starts a node that does not run, and waits until it is ready.
+
+        Raises:
+            SpawnFailed: it ended, or was too slow.
+        """
         folder = self.folders[name]
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         config = folder / "corral.toml"
@@ -80,7 +85,9 @@ class LocalNodes:
             config.write_text("\n".join((*more, *lines)) + "\n")
         (folder / "ready").unlink(missing_ok=True)
         theirs, ours = os.pipe()
-        self._pipes.append(ours)
+        if name in self._pipes:
+            os.close(self._pipes[name])  # of its earlier life
+        self._pipes[name] = ours
         with (
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready,
             (folder / "corrald.log").open("ab") as log,
@@ -132,7 +139,7 @@ class LocalNodes:
                 process.kill()
                 process.wait()
         self.processes.clear()
-        for pipe in self._pipes:
+        for pipe in self._pipes.values():
             os.close(pipe)
         self._pipes.clear()
 

@@ -106,10 +106,22 @@ def test_a_killed_command_leaves_no_server(tmp_path: Path) -> None:
         assert (tmp_path / "kept" / "nats-0" / "store").is_dir()
 
 
-def test_a_server_that_ends_by_itself_ends_the_command(tmp_path: Path) -> None:
+@pytest.mark.long
+def test_what_ends_by_itself_starts_again_and_what_ends_again_and_again_ends_the_command(
+    tmp_path: Path,
+) -> None:
     needs("nats")
-    with dev("--servers", "3", "--folder", str(tmp_path)) as (process, found):
-        os.kill(found["pids"][1], signal.SIGKILL)
+    with dev("--nodes", "1", "--folder", str(tmp_path)) as (process, found):
+        argv = [*CORRAL, "--socket", found["nodes"]["node-1"], "--json", "status"]
+        lives: list[int] = []
+        end = time.monotonic() + BOUND_S
+        while len(lives) < 3:
+            done = subprocess.run(argv, capture_output=True, text=True)
+            pid = json.loads(done.stdout)["daemon"]["pid"] if done.returncode == 0 else 0
+            if pid and pid not in lives:
+                lives.append(pid)
+                os.kill(pid, signal.SIGKILL)
+            assert time.monotonic() < end, lives
         assert process.wait(BOUND_S) == 1
         wait_for_end(found["pids"])
 
