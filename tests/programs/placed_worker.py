@@ -1,9 +1,10 @@
 """An agent that a cluster places: tasks that wait for a file, stream parts, and keep what later ones find."""
 
 import asyncio
+import os
 from pathlib import Path
 
-from corral.worker import Agent, Task
+from corral.worker import Agent, CorralError, Task
 
 agent = Agent("placed-worker")
 
@@ -24,7 +25,9 @@ async def handle(task: Task) -> object:
     if task.objective == "learn":
         await task.remember("known", task.input)
     if task.objective == "recall":
-        return await task.recall("known")
+        return await task.recall(str(task.input or "known"))
+    if task.objective == "variables":
+        return dict(task.memory.variables)
     if task.objective == "step":
         if task.checkpoint is not None:
             return {"checkpoint": task.checkpoint}
@@ -32,10 +35,7 @@ async def handle(task: Task) -> object:
         (folder / f"began-{task.id}").touch()
         await asyncio.Event().wait()
     if task.objective == "late":
-        (folder / f"began-{task.id}").touch()
-        while not (folder / "go").exists():
-            await asyncio.sleep(0.02)
-        await task.save_checkpoint({"step": 8})
+        return await late(task, folder)
     if task.objective == "note":
         with (folder / "order").open("a") as order:
             order.write(f"{task.input}\n")
@@ -44,6 +44,26 @@ async def handle(task: Task) -> object:
     if task.objective == "fail":
         raise ValueError("it cannot")
     return {"input": task.input, "worker": task.worker}
+
+
+async def late(task: Task, folder: Path) -> object:
+    """Writes what is fenced once the file of this very process is there; notes what was refused."""
+    own = os.getpid()
+    (folder / f"late-{own}").touch()
+    while not (folder / f"go-{own}").exists():
+        await asyncio.sleep(0.02)
+    refused: list[str] = []
+    for name, write in (
+        ("checkpoint", lambda: task.save_checkpoint({"by": own})),
+        ("memory", lambda: task.remember("by", own)),
+    ):
+        try:
+            await write()
+        except CorralError as error:
+            refused.append(f"{name} {type(error).__name__}")
+    task.memory.variables["by"] = own
+    (folder / f"refused-{own}").write_text("\n".join(refused))
+    return own
 
 
 if __name__ == "__main__":
