@@ -15,13 +15,14 @@ from .settings import Placement as Placement
 
 
 class Node(Struct, frozen=True):
-    """Represents a node as all see it. `load` is the number of replicas that are assigned to it."""
+    """Represents a node as all see it. `load` is the number of replicas that are assigned to it, `refuses` the agents that it cannot run."""
 
     name: str
     capacity: int
     load: int = 0
     labels: dict[str, str] = {}
     state: Literal["ready", "cordoned", "draining", "gone"] = "ready"
+    refuses: frozenset[str] = frozenset()
 
 
 class Refusal(Struct, frozen=True):
@@ -44,10 +45,12 @@ Assignments = Mapping[int, str]
 """The node of each replica of one agent, by the replica's number."""
 
 
-def why_not(node: Node, placement: Placement) -> str:
-    """Returns why a node gets no new replica, "" where it may."""
+def why_not(agent: str, node: Node, placement: Placement) -> str:
+    """Returns why a node gets no new replica of an agent, "" where it may."""
     if node.state != "ready":
         return node.state
+    if agent in node.refuses:
+        return "of a version that cannot read its table"
     if any(node.labels.get(key) != value for key, value in placement.labels.items()):
         return "without the labels"
     return "full" if node.load >= node.capacity else ""
@@ -66,7 +69,7 @@ def choose(
     reasons: dict[str, int] = {}
     for node in nodes:
         count += 1
-        if reason := why_not(node, placement):
+        if reason := why_not(agent, node, placement):
             reasons[reason] = reasons.get(reason, 0) + 1
             continue
         near = held.get(node.name, 0) if placement.spread == "node" else 0
@@ -77,9 +80,9 @@ def choose(
     return Refusal(agent, count, reasons) if best is None else best
 
 
-def must_leave(node: Node | None, placement: Placement) -> bool:
-    """Returns whether a replica cannot stay on its node; a cordoned node keeps what it has."""
-    if node is None or node.state in ("gone", "draining"):
+def must_leave(agent: str, node: Node | None, placement: Placement) -> bool:
+    """Returns whether a replica of an agent cannot stay on its node; a cordoned node keeps what it has."""
+    if node is None or node.state in ("gone", "draining") or agent in node.refuses:
         return True
     return any(node.labels.get(key) != value for key, value in placement.labels.items())
 
@@ -101,7 +104,7 @@ def decide(
 ) -> tuple[list[Change], Refusal | None, dict[str, Node]]:
     """Returns the changes for one agent, why not all replicas have a node, and the nodes with their new loads.
 
-    A replica on a node that drains moves only if another node takes it.
+    A replica on a node that drains, or cannot run it, moves only if another node takes it.
     """
     after = dict(nodes)
     changes: list[Change] = []
@@ -110,7 +113,7 @@ def decide(
         if number >= placement.replicas:
             changes.append(Change(agent, number, "", name))
             _add(after, name, -1)
-        elif not must_leave(nodes.get(name), placement):
+        elif not must_leave(agent, nodes.get(name), placement):
             kept[number] = name
     held: dict[str, int] = {}
     for name in kept.values():

@@ -318,6 +318,7 @@ class ClusterNode:
             capacity=self.settings.capacity,
             load=self.placed.load,
             state="draining" if self.name in self.view.drained else "ready",
+            refuses=self.placed.refuses,
         )
 
 

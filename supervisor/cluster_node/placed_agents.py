@@ -23,6 +23,9 @@ from .placed_tasks import PlacedTasks
 from .state import Assignment, PlacedSpec, ReplicaName, assignment_key, encoded
 from .view import ClusterView
 
+REFUSED_MAX = 200
+"""Number of refused agents that a node names with each beat; the others stay assigned to it."""
+
 AGAIN_S = 0.5
 """Seconds until what has failed is tried again."""
 
@@ -62,6 +65,7 @@ class PlacedAgents:
         self._claims: dict[ReplicaName, int] = {}
         self._published: dict[str, PlacedSpec] = {}
         self._refused: dict[str, str] = {}
+        self._unread: dict[str, int] = {}
         self._wake = asyncio.Event()
         view.subscribe(self._wake.set)
 
@@ -74,6 +78,17 @@ class PlacedAgents:
         """Returns the replica for which this node writes, and its token; None where it does not run the agent."""
         hold = self._placements.find(agent)
         return None if hold is None else Fence(self._replica.get(agent, 0), hold.fencing_token)
+
+    @property
+    def refuses(self) -> list[str]:
+        """Returns the agents that were assigned to this node, and of which it cannot read the present table: another node has to run them."""
+        known = self._view.specs
+        self._unread = {
+            name: revision
+            for name, revision in self._unread.items()
+            if name in known and known[name].revision == revision
+        }
+        return sorted(self._unread)[:REFUSED_MAX]
 
     def permit(self, token: int) -> None:
         """Starts what is assigned to this node, under a lease."""
@@ -117,7 +132,7 @@ class PlacedAgents:
         is_done = True
         if lease:
             for replica, known in mine.items():
-                if known.value.to is None and replica[0] in self._view.specs:
+                if known.value.to is None and self._reads(replica[0]):
                     is_done &= await self._claimed(engine, replica, lease)
                     if self._lease != lease:
                         return True  # woken by the change
@@ -147,6 +162,27 @@ class PlacedAgents:
             if self._lease == lease:
                 await self._started(engine, name, tokens, lease)
         return is_done
+
+    def _reads(self, name: str) -> bool:
+        """Returns whether this version can read the table of an agent that is assigned to this node; says so where it cannot."""
+        known = self._view.specs.get(name)
+        if known is None or self._unread.get(name) == known.revision:
+            return False
+        if self._published.get(name) == known.value:
+            return True
+        try:
+            decoded_spec(name, known.value)
+        except CorralError as error:
+            self._unread[name] = known.revision
+            self._note_refused(name, error)
+            return False
+        return True
+
+    def _note_refused(self, name: str, error: CorralError) -> None:
+        if self._refused.get(name) != error.message:
+            self._refused[name] = error.message
+            self._bus.publish("config.refused", agent=name, reason=error.message)
+            logger.error("%s", error)
 
     def _must_end(self, name: str, wanted: Mapping[str, object]) -> bool:
         known = self._view.specs.get(name)
@@ -230,10 +266,7 @@ class PlacedAgents:
         except Timeout:
             raise  # it is tried again
         except CorralError as error:
-            if self._refused.get(name) != error.message:
-                self._refused[name] = error.message
-                self._bus.publish("config.refused", agent=name, reason=error.message)
-                logger.error("%s", error)
+            self._note_refused(name, error)
         else:
             self._refused.pop(name, None)
             self._tasks.begin(name, engine)

@@ -158,6 +158,7 @@ class Placer:
                 load.get(name, 0),
                 record.labels,
                 "draining" if name in view.drained else record.state,
+                frozenset(record.refuses),
             )
             for name, record in observer.records.items()
         }

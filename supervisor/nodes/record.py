@@ -10,7 +10,10 @@ NODES = "nodes"
 
 
 class NodeRecord(Struct, frozen=True, kw_only=True):
-    """Represents a node as it describes itself. `incarnation` differs for every start of a daemon; `load` counts replicas."""
+    """Represents a node as it describes itself. `incarnation` differs for every start of a daemon; `load` counts replicas.
+
+    `refuses` names the agents that it was to run, and of which its version cannot read the table.
+    """
 
     name: str
     incarnation: str
@@ -20,6 +23,7 @@ class NodeRecord(Struct, frozen=True, kw_only=True):
     capacity: int = 1
     load: int = 0
     state: Literal["ready", "cordoned", "draining"] = "ready"
+    refuses: list[str] = []
 
 
 def key_of(name: str) -> str:

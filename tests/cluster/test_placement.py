@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from msgspec.structs import replace
 
 from corral.supervisor.cluster.placement import (
     Change,
@@ -73,6 +74,17 @@ def test_a_cordoned_node_keeps_what_it_has() -> None:
     assert (changes, refusal) == ([], None)
 
 
+def test_a_node_that_cannot_run_an_agent_gives_it_to_one_that_can_and_else_keeps_it() -> None:
+    old = Node("old", 9, 1, refuses=frozenset(["a"]))
+    changes, refusal, _ = decide("a", Placement(), nodes(old, Node("new", 1, 0)), {0: "old"})
+    assert (changes, refusal) == ([Change("a", 0, "new", "old")], None)
+    changes, refusal, _ = decide("a", Placement(), nodes(old), {0: "old"})
+    assert changes == []
+    assert refusal is not None
+    assert list(refusal.reasons) == ["of a version that cannot read its table"]
+    assert decide("b", Placement(), nodes(old), {0: "old"})[:2] == ([], None)
+
+
 def test_fewer_replicas_take_the_last_numbers_away() -> None:
     changes, _, after = decide(
         "a", Placement(replicas=1), nodes(Node("one", 9, 3)), {0: "one", 1: "one", 2: "one"}
@@ -93,6 +105,7 @@ def test_whatever_the_cluster_is_like_the_decision_is_sound_and_stable(seed: int
             0,
             {"zone": rng.choice("ab")},
             rng.choice(states),  # type: ignore[arg-type]  # a word of the Literal
+            frozenset(["agent"] if rng.random() < 0.15 else ["other"]),
         )
         for i in range(rng.randint(0, 12))
     }
@@ -105,14 +118,16 @@ def test_whatever_the_cluster_is_like_the_decision_is_sound_and_stable(seed: int
     for name in assigned.values():
         if name in found:
             node = found[name]
-            found[name] = Node(node.name, node.capacity, node.load + 1, node.labels, node.state)
+            found[name] = replace(node, load=node.load + 1)
     changes, refusal, after = decide("agent", placement, found, assigned)
     now = dict(assigned)
     for change in changes:
         assert now.get(change.number, "") == change.before
         if change.node:
-            assert not why_not(found[change.node], placement) or found[change.node].load > 0
-            assert found[change.node].state == "ready"
+            to = found[change.node]
+            assert not why_not("agent", to, placement) or to.load > 0
+            assert to.state == "ready"
+            assert "agent" not in to.refuses
             assert placement.labels.items() <= found[change.node].labels.items()
             now[change.number] = change.node
         else:
@@ -123,7 +138,7 @@ def test_whatever_the_cluster_is_like_the_decision_is_sound_and_stable(seed: int
         assert count <= max(node.capacity, found[name].load)
     if refusal is None:
         assert sorted(now) == list(range(placement.replicas))
-        assert not any(must_leave(found.get(name), placement) for name in now.values())
+        assert not any(must_leave("agent", found.get(name), placement) for name in now.values())
     again, refusal_again, _ = decide("agent", placement, after, now)
     assert again == []
     assert (refusal_again is None) == (refusal is None)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,17 @@ import msgspec
 import pytest
 from msgspec import Struct
 
-from cluster_of_daemons import cluster_of
+from cluster_of_daemons import cluster_of, home_of
 from corral.supervisor.cluster.settings import ClusterSettings
 from corral.supervisor.cluster_calls.forwarding import Call, Question, Reply
 from corral.supervisor.cluster_calls.remote_caller import CallerFacts
-from corral.supervisor.cluster_node.state import Assignment, CancelledTask, Drained, PlacedSpec
+from corral.supervisor.cluster_node.state import (
+    Assignment,
+    CancelledTask,
+    Drained,
+    PlacedSpec,
+    spec_key,
+)
 from corral.supervisor.cluster_tasks.stored_task import (
     StoredEnd,
     StoredTask,
@@ -26,6 +33,7 @@ from corral.supervisor.engine.interface import Engine
 from corral.supervisor.engine.local_servers import LocalServers
 from corral.supervisor.nodes.record import NodeRecord
 from corral.worker.contract.records import Task, TaskParams
+from daemon_process import AGENTS
 from system.test_cluster_placement import placed
 
 STORED = StoredTask(
@@ -83,6 +91,42 @@ def test_a_task_with_a_param_of_a_newer_version_is_kept_for_a_node_that_knows_it
         (kept,) = on(cluster.servers, lambda engine: engine.take(queue, 10.0))
         assert (kept.id, kept.payload) == ("x1", json.dumps(newer).encode())
         assert kept.delivery > 1
+
+
+@pytest.mark.parametrize("kind", ["nats", pytest.param("redis", marks=pytest.mark.long)])
+def test_an_agent_with_a_key_of_a_newer_version_runs_on_a_node_that_knows_it(
+    tmp_path: Path, kind: str
+) -> None:
+    (folder := tmp_path / "journal").mkdir()
+    with cluster_of(tmp_path, kind, ["old"], placed(folder)) as cluster:
+        old = cluster.nodes["old"]
+        assert home_of(cluster) == "old"
+        program = [sys.executable, "-P", str(AGENTS / "corrald_newer.py")]
+        cluster.add("newer", prefix=program)
+        publish(cluster.servers, {"newer": True})
+        cluster.until(lambda: home_of(cluster) == "newer")
+        told = old.call("event.list", types=["config.refused"])["events"]
+        assert [(each["agent"], "newer" in each["reason"]) for each in told] == [("single", True)]
+        cluster.nodes.pop("newer").stop()
+        cluster.until(lambda: old.call("event.list", types=["agent.unplaced"])["events"])
+        assert old.call("daemon.status")["agents"] == []  # it takes nothing that it cannot run
+        publish(cluster.servers, {})
+        assert home_of(cluster) == "old"
+        assert (folder / "journal").read_text().count("twice") == 0
+
+
+def publish(servers: LocalServers, more: dict[str, object]) -> None:
+    """Publishes the table of the agent with more keys, in place of those that were published before."""
+
+    async def put(engine: Engine) -> None:
+        entry = await engine.get(spec_key("single"))
+        assert entry is not None
+        known = msgspec.json.decode(entry.value, type=PlacedSpec)
+        table = {key: value for key, value in known.table.items() if key != "newer"}
+        changed = msgspec.structs.replace(known, table={**table, **more})
+        await engine.put(entry.key, msgspec.json.encode(changed), revision=entry.revision)
+
+    on(servers, put)
 
 
 def on(servers: LocalServers, work: Callable[[Engine], Awaitable[Any]]) -> Any:
