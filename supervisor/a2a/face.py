@@ -1,99 +1,28 @@
-"""Serves /a2a/AGENT: the agent's card, and JSON-RPC with streams of server-sent events.
+"""Serves /a2a/AGENT: the agent's card, JSON-RPC at the address itself, and HTTP with JSON below it.
 
-Errors of JSON-RPC and A2A are answers with status 200, as the protocol has it; a wrong path, verb or token has its own. A client
-that hangs up leaves the task running.
+A wrong path, verb or token has its own status, before any binding.
 """
 
-import asyncio
 import hashlib
-import logging
-import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from email.utils import formatdate
 
-import msgspec
 from aiohttp import web
 
 from ...worker.contract import codec
-from ...worker.contract.approvals import Approval
-from ...worker.contract.errors import (
-    Conflict,
-    CorralError,
-    InternalError,
-    MethodNotFound,
-    NotFound,
-)
-from ...worker.contract.records import ENDED, Task
-from ...worker.control.params import AttachParams
-from ...worker.control.results import TaskPage
+from ...worker.contract.errors import CorralError, MethodNotFound, NotFound
+from ...worker.contract.names import qualified
 from ..access.scope import is_in_scope
-from ..api.table import Control, Permission
-from ..http.answers import Refused, answer, check_type, read_body
-from ..http.event_sender import Outbox, send_call
+from ..api.table import Control
+from ..http.answers import Refused, answer, read_body
 from ..http.face import HttpClient
-from ..supervision.worker_supervisor import WorkerSupervisor
-from .messages import (
-    STATES,
-    VERSION,
-    VERSION_HEADER,
-    A2aError,
-    artifact_update,
-    card_of,
-    context_of,
-    error_of,
-    status_update,
-    task_of,
-    wanted,
-)
+from .bindings import Binding, JsonRpc, Rest
+from .messages import A2aError, card_of, error_of
+from .operations import A2aCaller, Operations
 
 CARD = ".well-known/agent-card.json"
 
 CARD_S = 300
 """Seconds for which a client may keep a card."""
-
-MAX_PAGE = 100
-"""Number of tasks of one page of a list."""
-
-MAX_CONTEXT = 200
-"""Characters of the id of a context."""
-
-Json = Any  # a value of the protocol, checked where it is used
-
-logger = logging.getLogger(__name__)
-
-
-class A2aCaller:
-    """Represents the client of one request; `on_part` receives what the task streams."""
-
-    def __init__(self, client: HttpClient) -> None:
-        self.name = f"a2a {client.name}"
-        self.permission: Permission = client.permission
-        self.who: Mapping[str, object] = client.who
-        self.agents: Sequence[str] | None = client.agents
-        self.tenant = client.tenant
-        self.supervisor: WorkerSupervisor | None = None
-        self.outbox = Outbox()
-        self.on_notification: Callable[[str, Mapping[str, object]], None] = lambda _m, _p: None
-
-    def notify(self, method: str, params: Mapping[str, object]) -> None:
-        """Passes on progress, and parts of the output."""
-        self.on_notification(method, params)
-
-    async def drain(self) -> None:
-        """Waits while the client reads too slowly."""
-        await self.outbox.drain()
-
-    def follow(self, following: Awaitable[None]) -> None:
-        """Refuses: no method that is called here goes on after its call."""
-        raise InternalError("cannot follow over A2A")
-
-    def attach(self, view: AttachParams) -> None:
-        """Refuses MCP."""
-        raise Conflict("cannot attach over A2A: MCP is at /mcp")
-
-    def log_in(self, digest: bytes | None, tenant: str) -> None:
-        """Refuses: each request brings its token."""
-        raise Conflict("cannot log in over A2A: each request brings its token")
 
 
 class A2aFace:
@@ -105,6 +34,7 @@ class A2aFace:
     def __init__(self, control: Control, version: str) -> None:
         self._control = control
         self._version = version
+        self._cards: dict[str, tuple[str, str]] = {}
 
     async def close(self) -> None:
         """Returns at once: a request that is under way ends with its connection."""
@@ -116,295 +46,69 @@ class A2aFace:
             NotFound: there is no such agent, or it is out of the token's scope.
             Refused: the verb or the type of the body is wrong.
         """
-        path = request.path.removeprefix(self.prefix).strip("/")
-        name = path.removesuffix(CARD).rstrip("/")
-        agent = self._control.agents.agents.get(name)
-        if agent is None or not is_in_scope(name, client.agents) or agent.spec.kind != "agent":
-            raise NotFound(f'cannot find agent "{name}"', name=name)
-        is_card = path.endswith(CARD)
-        if request.method != ("GET" if is_card else "POST"):
-            verb = "GET" if is_card else "POST"
-            error = MethodNotFound(
-                f'cannot serve {request.method} "{request.path}": it takes {verb}'
-            )
-            raise Refused(405, error, Allow=verb)
-        if is_card:
-            url = f"{request.scheme}://{request.host}{self.prefix}/{name}"
-            spec = agent.spec
-            card = card_of(name, spec.description, spec.capabilities, url, self._version)
-            return _card(request, card)
+        name, path = self._found(request.path.removeprefix(self.prefix).strip("/"), client)
+        if path == CARD:
+            if request.method != "GET":
+                error = MethodNotFound(
+                    f'cannot serve {request.method} "{request.path}": it takes GET'
+                )
+                raise Refused(405, error, Allow="GET")
+            return self._card(request, name)
+        if not path and request.method != "POST":
+            error = MethodNotFound(f'cannot serve {request.method} "{request.path}": it takes POST')
+            raise Refused(405, error, Allow="POST")
+        binding: Binding = Rest(request, path) if path else JsonRpc(request)
         body = await read_body(request)
-        check_type(request, body)
-        return await _Call(self._control, name, A2aCaller(client), request).answered(body)
-
-
-class _Call:
-    """Answers one call of JSON-RPC about one agent."""
-
-    def __init__(
-        self, control: Control, agent: str, caller: A2aCaller, request: web.BaseRequest
-    ) -> None:
-        self._control = control
-        self._agent = agent
-        self._caller = caller
-        self._request = request
-        self._id: object = None
-        self._methods: Mapping[str, Callable[[Json], Awaitable[object]]] = {
-            "SendMessage": self._send,
-            "GetTask": self._get,
-            "ListTasks": self._list,
-            "CancelTask": self._cancel,
-        }
-        self._streams: Mapping[str, Callable[[Json], Awaitable[Task]]] = {
-            "SendStreamingMessage": self._submitted,
-            "SubscribeToTask": self._subscribed,
-        }
-
-    async def answered(self, body: bytes) -> web.StreamResponse:
-        """Returns the answer to a call."""
         try:
-            method, params = self._read(body)
-            if (stream := self._streams.get(method)) is not None:
-                task = await stream(params)
-                following = self._followed(task, goes_on=method == "SubscribeToTask")
-                return await send_call(self._request, self._caller.outbox, following, self._last)
-            return answer(
-                {"jsonrpc": "2.0", "id": self._id, "result": await self._run(method, params)}
-            )
-        except A2aError as error:
-            return self._refusal(error)
-        except CorralError as error:
-            return self._refusal(error_of(error))
+            operation, params = binding.read(body)
+            operations = Operations(self._control, name, A2aCaller(client), binding)
+            if operations.streams(operation):
+                return await operations.stream(request, operation, params)
+            return answer(binding.result(await operations.run(operation, params)))
+        except A2aError as refused:
+            return binding.refusal(refused)
+        except CorralError as failed:
+            return binding.refusal(error_of(failed))
 
-    def _refusal(self, error: A2aError) -> web.Response:
-        return answer({"jsonrpc": "2.0", "id": self._id, "error": error.to_json()})
+    def _found(self, path: str, client: HttpClient) -> tuple[str, str]:
+        """Returns the full name of the agent that a path begins with, and the rest of the path.
 
-    def _read(self, body: bytes) -> tuple[str, Json]:
-        try:
-            call = codec.decode(body)
-        except ValueError as error:
-            raise A2aError(-32700, f"cannot read the body as JSON: {error}") from error
-        if not isinstance(call, dict) or call.get("jsonrpc") != "2.0":
-            raise A2aError(-32600, "cannot read the body as a request of JSON-RPC 2.0")
-        given: Mapping[str, Json] = call
-        if isinstance(given.get("id"), str | int):
-            self._id = given["id"]
-        method, params = given.get("method"), given.get("params", {})
-        if not isinstance(method, str) or self._id is None:
-            raise A2aError(-32600, 'cannot read the request: it needs "id" and "method"')
-        if not isinstance(params, dict):
-            raise A2aError(-32602, 'cannot read the request: "params" is an object')
-        version = self._request.headers.get(VERSION_HEADER, "").strip() or "0.3"
-        if version != VERSION and not version.startswith(f"{VERSION}."):
-            text = f"cannot speak version {version} of A2A: send the header {VERSION_HEADER}: {VERSION}"
-            raise A2aError(-32009, text, version=version)
-        return method, params
-
-    async def _run(self, method: str, params: Json) -> object:
-        if method in self._methods:
-            return await self._methods[method](params)
-        if method.endswith(("PushNotificationConfig", "PushNotificationConfigs")):
-            raise A2aError(-32003, "cannot send push notifications")
-        if method == "GetExtendedAgentCard":
-            raise A2aError(-32007, "cannot show an extended card: there is none")
-        raise A2aError(-32601, f'cannot call "{method}": A2A {VERSION} has no such method')
-
-    # -- methods
-
-    async def _submitted(self, params: Json) -> Task:
-        """Queues a task for a message."""
-        message = params.get("message")
-        if not isinstance(message, dict):
-            raise A2aError(-32602, 'cannot send a message: "message" is missing')
-        given: Mapping[str, Json] = message
-        if given.get("taskId"):
-            return await self._answered_question(given)
-        settings = params.get("configuration") or {}
-        if isinstance(settings, dict) and settings.get("taskPushNotificationConfig"):
-            raise A2aError(-32003, "cannot send push notifications")
-        context = given.get("contextId") or str(uuid.uuid4())
-        if not isinstance(context, str) or len(context) > MAX_CONTEXT:
-            raise A2aError(-32602, f'cannot use a "contextId" beyond {MAX_CONTEXT} characters')
-        return await self._call("task.submit", wanted(given, self._agent, context))
-
-    async def _answered_question(self, message: Mapping[str, Json]) -> Task:
-        """Answers the question that a task asks by a message to it, and returns its record."""
-        task = await self._task({"id": message["taskId"]})
-        if message.get("contextId") not in (None, "", context_of(task)):
-            text = f'cannot add a message to task "{task.id}": it is of another "contextId"'
-            raise A2aError(-32602, text, taskId=task.id)
-        question = self._question(task)
-        if question is None:
-            text = f'cannot add a message to task "{task.id}": it asks nothing; send it in the context of the task'
-            raise A2aError(-32004, text, taskId=task.id)
-        params = wanted(message, self._agent, context_of(task))
-        words = params["objective"] or codec.encode(params.get("input")).decode()
-        await self._control.call(
-            "approval.answer", {"approval": question.id, "answer": words}, self._caller
-        )
-        return await self._call("task.show", {"task": task.id})
-
-    def _question(self, task: Task) -> Approval | None:
-        """Returns the question that a task asks now."""
-        return None if task.state in ENDED else self._control.approvals.question(task.id)
-
-    async def _settled(self, task: Task, *, stream: bool = False, goes_on: bool = False) -> Task:
-        """Returns the record of a task that has ended, or asks a question; with `goes_on` it streams that, and waits for the end."""
-        asked_for = {"task": task.id, "stream": True} if stream else {"task": task.id}
-        waiting = asyncio.ensure_future(self._call("task.wait", asked_for))
-        known = self._question(task) if goes_on else None  # the first event has it
-        number = 0 if known is None else known.id
-        asked = asyncio.ensure_future(self._control.approvals.asked(task.id, number))
-        try:
-            while True:
-                await asyncio.wait({waiting, asked}, return_when=asyncio.FIRST_COMPLETED)
-                if waiting.done():
-                    return waiting.result()
-                shown = await self._call("task.show", {"task": task.id})
-                if not goes_on:
-                    return shown
-                question = asked.result()
-                number = question.id
-                self._put(status_update(shown, question))
-                asked = asyncio.ensure_future(self._control.approvals.asked(task.id, number))
-        finally:
-            waiting.cancel()
-            asked.cancel()
-            await asyncio.gather(waiting, asked, return_exceptions=True)
-
-    async def _send(self, params: Json) -> object:
-        settings = params.get("configuration")
-        settings = settings if isinstance(settings, dict) else {}
-        limit = _history(settings)
-        task = await self._submitted(params)
-        if not settings.get("returnImmediately"):
-            task = await self._settled(task)
-        return {"task": task_of(task, limit, question=self._question(task))}
-
-    async def _get(self, params: Json) -> object:
-        limit = _history(params)
-        task = await self._task(params)
-        return task_of(task, limit, question=self._question(task))
-
-    async def _cancel(self, params: Json) -> object:
-        task = await self._task(params)
-        if task.state in ENDED:
-            raise A2aError(
-                -32002, f'cannot cancel task "{task.id}": it is {task.state}', taskId=task.id
-            )
-        return task_of(await self._call("task.cancel", {"task": task.id}))
-
-    async def _list(self, params: Json) -> object:
-        size = params.get("pageSize") or 50
-        if not isinstance(size, int) or not 0 < size <= MAX_PAGE:
-            raise A2aError(-32602, f'cannot list {size} tasks: "pageSize" is 1 to {MAX_PAGE}')
-        asked: dict[str, object] = {"agent": self._agent, "limit": size}
-        for key, own in (("contextId", "session"), ("pageToken", "before")):
-            if params.get(key):
-                asked[own] = params[key]
-        if params.get("status"):
-            asked["states"] = [own for own, state in STATES.items() if state == params["status"]]
-        found: Json = await self._control.call("task.list", asked, self._caller)
-        page = msgspec.convert(found, TaskPage)
-        artifacts = params.get("includeArtifacts") is True
-        limit = _history(params)
-        tasks = [
-            task_of(task, limit, artifacts=artifacts, question=self._question(task))
-            for task in page.tasks
-        ]
-        more = page.more or ""
-        return {"tasks": tasks, "nextPageToken": more, "pageSize": size, "totalSize": len(tasks)}
-
-    async def _subscribed(self, params: Json) -> Task:
-        task = await self._task(params)
-        if task.state in ENDED:
-            text = f'cannot follow task "{task.id}": it is {task.state}'
-            raise A2aError(-32004, text, taskId=task.id)
-        return task
-
-    async def _task(self, params: Json) -> Task:
-        """Returns a task of this agent.
-
-        Raises:
-            A2aError: the agent has no such task.
+        A client that is bound to a tenant may say the short name.
         """
-        task_id = params.get("id")
-        if not isinstance(task_id, str) or not task_id:
-            raise A2aError(-32602, 'cannot find a task without "id"')
-        try:
-            task = await self._call("task.show", {"task": task_id})
-        except NotFound as error:
-            raise A2aError(-32001, error.message, taskId=task_id) from error
-        if task.agent != self._agent:
-            raise A2aError(-32001, f'cannot find task "{task_id}"', taskId=task_id)
-        return task
+        first, _, rest = path.partition("/")
+        second, _, below = rest.partition("/")
+        for spoken, others in ((f"{first}/{second}", below), (first, rest)):
+            name = qualified(spoken, client.tenant)
+            agent = self._control.agents.agents.get(name)
+            if (
+                agent is not None
+                and is_in_scope(name, client.agents)
+                and agent.spec.kind == "agent"
+            ):
+                return name, others
+        short = path.removesuffix(CARD).rstrip("/")
+        raise NotFound(f'cannot find agent "{short}"', name=short)
 
-    async def _call(self, method: str, params: Mapping[str, object]) -> Task:
-        found: Json = await self._control.call(method, params, self._caller)
-        return msgspec.convert(
-            found, Task
-        )  # plain values, where the call was a tenant's or another node's
-
-    # -- streams
-
-    async def _followed(self, task: Task, *, goes_on: bool) -> Task:
-        """Puts the events of a task into the outbox until it has ended, or asks if it does not go on; returns its record."""
-        begun = False
-        streamed = False
-
-        def send(method: str, params: Mapping[str, object]) -> None:
-            nonlocal begun, streamed
-            if not begun:
-                begun = True
-                working = {"status": {"state": STATES["running"]}}
-                ids = {"taskId": task.id, "contextId": task.session or task.id}
-                self._put({"statusUpdate": {**ids, **working}})
-            if method == "task.part" and (part := params.get("part")) is not None:
-                if params.get("number") == 0:  # another attempt begins anew
-                    streamed = False
-                    return
-                self._put(artifact_update(task, part, append=streamed))
-                streamed = True
-
-        self._put({"task": task_of(task, question=self._question(task))})
-        self._caller.on_notification = send
-        end = await self._settled(task, stream=True, goes_on=goes_on)
-        if end.output is not None:
-            self._put(artifact_update(end, end.output, append=False, last=True))
-        return end
-
-    def _put(self, result: object) -> None:
-        self._caller.outbox.put(_event({"jsonrpc": "2.0", "id": self._id, "result": result}))
-
-    def _last(self, call: "asyncio.Future[Task]") -> bytes:
-        try:
-            task = call.result()
-            result = {"result": status_update(task, self._question(task))}
-        except CorralError as error:
-            result = {"error": error_of(error).to_json()}
-        return _event({"jsonrpc": "2.0", "id": self._id, **result})
-
-
-def _card(request: web.BaseRequest, card: Mapping[str, object]) -> web.Response:
-    """Answers with a card that its client may keep for a while, or says that the client has it already."""
-    digest = hashlib.sha256(codec.encode(card)).hexdigest()[:32]
-    headers = {"Cache-Control": f"private, max-age={CARD_S}", "ETag": f'"{digest}"'}
-    if request.headers.get("If-None-Match") == headers["ETag"]:
-        return web.Response(status=304, headers=headers)
-    return answer(card, headers=headers)
-
-
-def _event(value: object) -> bytes:
-    return b"data: %s\n\n" % codec.encode(value)
-
-
-def _history(params: Json) -> int | None:
-    """Returns the limit of messages in a record.
-
-    Raises:
-        A2aError: it is no number, or below zero.
-    """
-    limit = params.get("historyLength")
-    if limit is not None and (type(limit) is not int or limit < 0):
-        raise A2aError(-32602, f'cannot use {limit!r} as "historyLength": it is 0 or more')
-    return limit
+    def _card(self, request: web.BaseRequest, name: str) -> web.Response:
+        """Answers with a card that its client may keep for a while, or says that the client has it already."""
+        spec = self._control.agents.agents[name].spec
+        url = f"{request.scheme}://{request.host}{self.prefix}/{name}"
+        card = card_of(name, spec.description, spec.capabilities, url, self._version)
+        digest = hashlib.sha256(codec.encode(card)).hexdigest()[:32]
+        seen, since = self._cards.get(name, ("", ""))
+        if seen != digest:
+            since = formatdate(usegmt=True)
+            self._cards = {
+                each: fact
+                for each, fact in self._cards.items()
+                if each in self._control.agents.agents
+            }
+            self._cards[name] = (digest, since)
+        headers = {
+            "Cache-Control": f"private, max-age={CARD_S}",
+            "ETag": f'"{digest}"',
+            "Last-Modified": since,
+        }
+        if request.headers.get("If-None-Match") == headers["ETag"]:
+            return web.Response(status=304, headers=headers)
+        return answer(card, headers=headers)

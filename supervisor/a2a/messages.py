@@ -13,6 +13,8 @@ from ...worker.contract.records import Task
 VERSION = "1.0"
 VERSION_HEADER = "A2A-Version"
 
+BINDINGS = ("JSONRPC", "HTTP+JSON")
+
 STATES: Mapping[str, str] = {
     "queued": "TASK_STATE_SUBMITTED",
     "running": "TASK_STATE_WORKING",
@@ -48,9 +50,10 @@ Json = Any  # a value of the protocol, checked where it is used
 class A2aError(Exception):
     """Raised about a request that is answered with an error of A2A or JSON-RPC."""
 
-    def __init__(self, code: int, message: str, **facts: object) -> None:
+    def __init__(self, code: int, message: str, *, http_status: int = 500, **facts: object) -> None:
         super().__init__(message)
         self.code = code
+        self.http_status = http_status
         self.message = message
         self.facts = facts
 
@@ -73,7 +76,7 @@ def error_of(error: CorralError) -> A2aError:
         return A2aError(-32602, error.message)
     if isinstance(error, NotFound):
         return A2aError(-32001, error.message)
-    return A2aError(-32603, error.message, name=error.name)
+    return A2aError(-32603, error.message, http_status=error.http_status, name=error.name)
 
 
 def wanted(message: Json, agent: str, context: str) -> dict[str, object]:
@@ -140,8 +143,12 @@ def task_of(
     *,
     artifacts: bool = True,
     question: Approval | None = None,
+    turns: Sequence[Approval] = (),
 ) -> dict[str, object]:
-    """Returns a task as A2A has it, with at most `history` messages, None for all, and the question that it asks."""
+    """Returns a task as A2A has it, with the question that it asks, and at most `history` messages, None for all.
+
+    `turns` are its questions that have ended; the last messages count.
+    """
     found: dict[str, object] = {
         "id": task.id,
         "contextId": context_of(task),
@@ -150,16 +157,35 @@ def task_of(
     if artifacts and (parts := parts_of(task.output)):
         found["artifacts"] = [{"artifactId": ARTIFACT, "name": ARTIFACT, "parts": parts}]
     if history is None or history > 0:
-        found["history"] = [
-            {
-                "messageId": f"{task.id}-request",
-                "taskId": task.id,
-                "contextId": context_of(task),
-                "role": "ROLE_USER",
-                "parts": [*parts_of(task.objective or None), *parts_of(task.input)],
-            }
-        ]
+        parts = [*parts_of(task.objective or None), *parts_of(task.input)]
+        messages = [_message(task, "request", "ROLE_USER", parts)]
+        for turn in turns:
+            messages.append(_asking(task, turn))
+            if turn.state == "answered" and turn.answer is not None:
+                reply = parts_of(turn.answer)
+                messages.append(_message(task, f"answer-{turn.id}", "ROLE_USER", reply))
+        found["history"] = messages if history is None else messages[-history:]
     return found
+
+
+def _message(
+    task: Task, name: str, role: str, parts: Sequence[Mapping[str, object]]
+) -> dict[str, object]:
+    return {
+        "messageId": f"{task.id}-{name}",
+        "taskId": task.id,
+        "contextId": context_of(task),
+        "role": role,
+        "parts": list(parts),
+    }
+
+
+def _asking(task: Task, question: Approval) -> dict[str, object]:
+    """Returns a question as a message of the agent, its options as data."""
+    parts = parts_of(question.question)
+    if question.options:
+        parts += parts_of({"options": question.options})
+    return _message(task, f"question-{question.id}", "ROLE_AGENT", parts)
 
 
 def context_of(task: Task) -> str:
@@ -171,24 +197,11 @@ def status_of(task: Task, question: Approval | None = None) -> dict[str, object]
     """Returns the status of a task, with a question or the reason of a failure as a message of the agent."""
     at = task.finished_at or task.started_at or task.created_at
     status: dict[str, object] = {"state": STATES[task.state], "timestamp": at}
-    parts: list[dict[str, object]] = []
-    name = "error"
     if task.error is not None:
-        parts = parts_of(task.error.message)
+        status["message"] = _message(task, "error", "ROLE_AGENT", parts_of(task.error.message))
     elif question is not None and task.state == "running":
         status |= {"state": INPUT_REQUIRED, "timestamp": question.asked_at}
-        name = f"question-{question.id}"
-        parts = parts_of(question.question)
-        if question.options:
-            parts += parts_of({"options": question.options})
-    if parts:
-        status["message"] = {
-            "messageId": f"{task.id}-{name}",
-            "taskId": task.id,
-            "contextId": context_of(task),
-            "role": "ROLE_AGENT",
-            "parts": parts,
-        }
+        status["message"] = _asking(task, question)
     return status
 
 
@@ -233,7 +246,8 @@ def card_of(
         "description": words,
         "version": version,
         "supportedInterfaces": [
-            {"url": url, "protocolBinding": "JSONRPC", "protocolVersion": VERSION}
+            {"url": url, "protocolBinding": binding, "protocolVersion": VERSION}
+            for binding in BINDINGS
         ],
         "capabilities": {"streaming": True, "pushNotifications": False, "extendedAgentCard": False},
         "securitySchemes": {"token": {"httpAuthSecurityScheme": {"scheme": "Bearer"}}},

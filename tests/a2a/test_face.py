@@ -74,13 +74,26 @@ def url(api: Api, agent: str = "talker") -> str:
     return f"http://{api.address}/a2a/{agent}"
 
 
-def with_client(api: Api, act: Callable[[Any], Awaitable[T]], *, streaming: bool = True) -> T:
+BINDINGS = ("JSONRPC", "HTTP+JSON")
+
+
+def with_client(
+    api: Api,
+    act: Callable[[Any], Awaitable[T]],
+    *,
+    streaming: bool = True,
+    binding: str = "JSONRPC",
+) -> T:
     async def run() -> T:
         headers = {"Authorization": f"Bearer {api.token}"}
         async with httpx.AsyncClient(headers=headers, timeout=60) as connection:
             resolver = a2a_client.A2ACardResolver(connection, url(api))
             card = await resolver.get_agent_card()
-            config = a2a_client.ClientConfig(httpx_client=connection, streaming=streaming)
+            config = a2a_client.ClientConfig(
+                httpx_client=connection,
+                streaming=streaming,
+                supported_protocol_bindings=[binding],
+            )
             return await act(a2a_client.ClientFactory(config).create(card))
 
     return asyncio.run(run())
@@ -99,11 +112,11 @@ def plain(found: Any) -> Any:
     return json_format.MessageToDict(found)
 
 
-def sent(api: Api, request: Any, *, streaming: bool = False) -> list[Any]:
+def sent(api: Api, request: Any, *, streaming: bool = False, binding: str = "JSONRPC") -> list[Any]:
     async def act(client: Any) -> list[Any]:
         return [plain(each) async for each in client.send_message(request)]
 
-    return with_client(api, act, streaming=streaming)
+    return with_client(api, act, streaming=streaming, binding=binding)
 
 
 def call(
@@ -162,8 +175,9 @@ def test_messages_of_one_context_are_turns_of_one_session(api: Api) -> None:
     assert [task["id"] for task in rest["result"]["tasks"]] == [first["task"]["id"]]
 
 
-def test_a_stream_has_the_task_its_parts_the_output_and_the_end(api: Api) -> None:
-    events = sent(api, message("words"), streaming=True)
+@pytest.mark.parametrize("binding", BINDINGS)
+def test_a_stream_has_the_task_its_parts_the_output_and_the_end(api: Api, binding: str) -> None:
+    events = sent(api, message("words"), streaming=True, binding=binding)
     assert events[0]["task"]["status"]["state"] in ("TASK_STATE_SUBMITTED", "TASK_STATE_WORKING")
     updates = [each["artifactUpdate"] for each in events if "artifactUpdate" in each]
     *parts, whole = [each["artifact"]["parts"][0]["text"] for each in updates]
@@ -172,9 +186,10 @@ def test_a_stream_has_the_task_its_parts_the_output_and_the_end(api: Api) -> Non
     assert events[-1]["statusUpdate"]["status"]["state"] == "TASK_STATE_COMPLETED"
 
 
-def test_a_follower_of_a_task_sees_its_question_and_its_end(api: Api) -> None:
+@pytest.mark.parametrize("binding", BINDINGS)
+def test_a_follower_of_a_task_sees_its_question_and_its_end(api: Api, binding: str) -> None:
     async def act(client: Any) -> list[str]:
-        request = message("ask", context="followed")
+        request = message("ask", context=f"followed-{binding}")
         request.configuration.return_immediately = True
         (begun,) = [plain(each) async for each in client.send_message(request)]
         client._config.streaming = True  # for the next call
@@ -192,7 +207,7 @@ def test_a_follower_of_a_task_sees_its_question_and_its_end(api: Api) -> None:
                 api.daemon.call("approval.answer", approval=open_one["id"], answer="red")
         return states
 
-    states = with_client(api, act, streaming=False)
+    states = with_client(api, act, streaming=False, binding=binding)
     assert "TASK_STATE_INPUT_REQUIRED" in states
     assert states[-1] == "TASK_STATE_COMPLETED"
 
@@ -217,6 +232,13 @@ def test_a_question_of_a_task_requires_input_which_a_message_to_it_gives(
     last = done[-1].get("task", done[-1].get("statusUpdate"))
     assert last["status"]["state"] == "TASK_STATE_COMPLETED"
     assert api.daemon.call("task.show", task=task)["output"] == "blue"
+    history = call(api, "GetTask", {"id": task})["result"]["history"]
+    said = [(each["role"], each["parts"][0]["text"]) for each in history]
+    agent = ("ROLE_AGENT", "Which colour?")
+    assert said == [("ROLE_USER", "ask"), agent, ("ROLE_USER", "blue")]
+    for key in ("historyLength", "history_length"):  # names of the JSON form, or of the buffers
+        last = call(api, "GetTask", {"id": task, key: 1})["result"]["history"]
+        assert last == history[-1:]
     assert call(api, "SendMessage", {"message": wrong})["error"]["code"] == -32004
 
 
@@ -227,7 +249,8 @@ def test_a_failure_says_why(api: Api) -> None:
     assert "it fails" in status["message"]["parts"][0]["text"]
 
 
-def test_a_running_task_is_shown_followed_and_cancelled(api: Api) -> None:
+@pytest.mark.parametrize("binding", BINDINGS)
+def test_a_running_task_is_shown_followed_and_cancelled(api: Api, binding: str) -> None:
     async def act(client: Any) -> tuple[Any, Any, list[Any]]:
         request = message("wait")
         request.configuration.return_immediately = True
@@ -243,7 +266,7 @@ def test_a_running_task_is_shown_followed_and_cancelled(api: Api) -> None:
             followed.append(plain(each))
         return begun, plain(shown), followed
 
-    begun, shown, followed = with_client(api, act, streaming=False)
+    begun, shown, followed = with_client(api, act, streaming=False, binding=binding)
     assert begun["status"]["state"] in ("TASK_STATE_SUBMITTED", "TASK_STATE_WORKING")
     assert shown["id"] == begun["id"]
     assert "history" not in shown
@@ -251,6 +274,62 @@ def test_a_running_task_is_shown_followed_and_cancelled(api: Api) -> None:
     assert followed[-1]["statusUpdate"]["status"]["state"] == "TASK_STATE_CANCELED"
     for method, code in (("CancelTask", -32002), ("SubscribeToTask", -32004)):
         assert call(api, method, {"id": begun["id"]})["error"]["code"] == code
+
+
+def test_tasks_are_listed_by_either_binding(api: Api) -> None:
+    sent(api, message("hello", context="listed"))
+
+    async def act(client: Any) -> Any:
+        request = a2a_types.ListTasksRequest(
+            context_id="listed", page_size=1, history_length=0, include_artifacts=True
+        )
+        return plain(await client.list_tasks(request))
+
+    one, other = (with_client(api, act, binding=binding) for binding in BINDINGS)
+    assert one == other
+    (task,) = one["tasks"]
+    assert task["artifacts"][0]["parts"][0]["text"] == "HELLO"
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "body", "status", "reason"),
+    [
+        ("GET", "tasks/none", None, 404, "TASK_NOT_FOUND"),
+        ("GET", "tasks?pageSize=many", None, 400, ""),
+        ("POST", "message:send", {}, 400, ""),
+        ("POST", "message:send", [], 400, ""),
+        ("POST", "tasks/none:cancel", None, 404, "TASK_NOT_FOUND"),
+        ("POST", "tasks/x/pushNotificationConfigs", {}, 400, "PUSH_NOTIFICATION_NOT_SUPPORTED"),
+        ("GET", "extendedAgentCard", None, 400, "EXTENDED_AGENT_CARD_NOT_CONFIGURED"),
+        ("GET", "nonsense", None, 404, ""),
+    ],
+)
+def test_a_wrong_request_over_http_has_a_status_and_a_reason(
+    api: Api, verb: str, path: str, body: Any, status: int, reason: str
+) -> None:
+    headers = {"A2A-Version": "1.0", "Authorization": f"Bearer {api.token}"}
+    answer = httpx.request(verb, f"{url(api)}/{path}", json=body, headers=headers)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (status, status)
+    assert [each["reason"] for each in error["details"]] == ([reason] if reason else [])
+    assert error["message"].startswith("cannot ")
+
+
+def test_http_refuses_other_verbs_types_versions_and_rights(api: Api) -> None:
+    token = api.daemon.call("token.add", name="reader", rights="read")["token"]
+    good = {"A2A-Version": "1.0", "Authorization": f"Bearer {api.token}"}
+    said = {"message": {"messageId": "1", "role": "ROLE_USER", "parts": [{"text": "hi"}]}}
+    send = f"{url(api)}/message:send"
+    assert httpx.get(send, headers=good).status_code == 405
+    text = {**good, "Content-Type": "text/plain"}
+    assert httpx.post(send, content=json.dumps(said), headers=text).status_code == 415
+    for version in ("0.3", "99.0"):
+        old = {**good, "A2A-Version": version}
+        assert httpx.post(send, json=said, headers=old).status_code == 400
+    reader = {**good, "Authorization": f"Bearer {token}"}
+    refused = httpx.post(send, json=said, headers=reader)
+    assert (refused.status_code, refused.json()["error"]["status"]) == (403, "PERMISSION_DENIED")
+    assert httpx.get(f"{url(api)}/tasks", headers=reader).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -303,8 +382,10 @@ def test_a_tenant_lists_follows_and_finds_its_own_tasks_alone(api: Api) -> None:
     assert [each["id"] for each in listed] == [task["id"]]
     assert ask("GetTask", {"id": foreign["id"]})["error"]["code"] == -32001
     assert ask("CancelTask", {"id": foreign["id"]})["error"]["code"] == -32001
-    with pytest.raises(AssertionError):  # 404: for a tenant there is no such agent
-        ask("ListTasks", {}, agent="talker")
+    listed = ask("ListTasks", {}, agent="talker")["result"]["tasks"]  # the short name of its own
+    assert [each["id"] for each in listed] == [task["id"]]
+    with pytest.raises(AssertionError):  # 404: the tenant has no such agent
+        ask("ListTasks", {}, agent="other")
 
 
 def test_a_task_of_another_agent_is_not_found(api: Api) -> None:
