@@ -16,7 +16,19 @@ def models(session: Session) -> None:
     if not records:
         return
     session.print_table(
-        ("NAME", "KIND", "STATE", "CALLS", "FAILED", "TOKENS", "CENTS", "USED BY", "URL", "REASON"),
+        (
+            "NAME",
+            "KIND",
+            "STATE",
+            "CALLS",
+            "FAILED",
+            "ESTIMATED",
+            "TOKENS",
+            "CENTS",
+            "USED BY",
+            "URL",
+            "REASON",
+        ),
         [
             [
                 word(record, "name"),
@@ -24,6 +36,7 @@ def models(session: Session) -> None:
                 word(record, "state"),
                 word(record, "calls_today"),
                 word(record, "calls_failed_today"),
+                word(record, "calls_estimated_today"),
                 word(record, "tokens_today"),
                 f"{number(record, 'cost_cents_today'):.2f}",
                 " ".join(map(str, items(record, "used_by"))),
@@ -32,5 +45,5 @@ def models(session: Session) -> None:
             ]
             for record in records
         ],
-        droppable=("URL", "FAILED"),
+        droppable=("URL", "FAILED", "ESTIMATED"),
     )

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import aiohttp
-import msgspec
 from aiohttp import web
 
 from ..models.declared import Kind
 from ..models.endpoint import Endpoint
 from ..models.journal import Account
-from ..models.usage import Usage, usage_of
+from ..models.usage import Usage
 from .journal import NOTE_S, NOTE_SHARE, Journal
 from .shapes import (
+    CHARS_PER_TOKEN,
     KEPT_ANSWER,
     Refused,
     error_body,
@@ -24,8 +24,9 @@ from .shapes import (
     given_key,
     is_served,
     place_of,
+    usage_in,
 )
-from .stream import CHARS_PER_TOKEN, StreamReader
+from .stream import StreamReader
 from .upstream import Answer, Question, Upstream
 
 REQUEST_BYTES = 32 * 1024 * 1024
@@ -265,6 +266,7 @@ class Calls:
         headers["X-Corral-Model"] = answer.endpoint.name
         if response.content_type == "text/event-stream" and response.status == 200:
             return await self._stream(request, kind, answer, headers, size, record)
+        path = place_of(request.path).path if request.method == "POST" else ""
         body = await _whole(answer)
         record.first_byte_s = round(time.monotonic() - record.began, 6)
         record.outcome = "ok" if response.status < 400 else "failed"
@@ -274,7 +276,7 @@ class Calls:
         if 300 <= response.status < 400:
             raise Refused(502, f'the provider of "{answer.endpoint.name}" redirects elsewhere')
         if response.status < 400:
-            record.usage = _usage(kind, body)
+            record.usage, record.is_estimated = usage_in(kind, path, body, record.guessed)
         elif answer.endpoint.key:  # some repeat the key that they refuse
             body = body.replace(answer.endpoint.key.encode(), b"***")
         self._end(record)
@@ -371,16 +373,6 @@ async def _whole(answer: Answer) -> bytes:
     except aiohttp.ClientError:
         raise Refused(502, f'the model "{name}" has not ended its answer: it has hung up') from None
     return bytes(body)
-
-
-def _usage(kind: Kind, body: bytes) -> Usage:
-    if b'"usage"' not in body:
-        return Usage()
-    try:
-        table: Any = msgspec.json.decode(body)  # Any: JSON
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return Usage()
-    return (usage_of(kind, table.get("usage")) if isinstance(table, dict) else None) or Usage()
 
 
 def _refusal(kind: Kind, refused: Refused) -> web.Response:

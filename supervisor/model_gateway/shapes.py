@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..models.declared import Kind
+from ..models.usage import Usage, usage_of
 
 ROUTES: Mapping[Kind, tuple[tuple[str, re.Pattern[str]], ...]] = {
     "openai": (
@@ -19,6 +20,24 @@ ROUTES: Mapping[Kind, tuple[tuple[str, re.Pattern[str]], ...]] = {
     ),
 }
 """Methods and paths that are passed on: all else of a provider (files, batches, administration) is not counted, and not served."""
+
+BILLED: Mapping[Kind, re.Pattern[str]] = {
+    "openai": re.compile(r"/v1/(chat/completions|completions|responses|embeddings)"),
+    "anthropic": re.compile(r"/v1/messages"),
+}
+"""Paths whose answers cost tokens."""
+
+USAGE_KEY: Mapping[Kind, str] = {"openai": "usage", "anthropic": "usage"}
+"""The key of the usage in an answer, by kind."""
+
+OUTPUTS = ("choices", "output", "content", "candidates")
+"""Keys of an answer that have its output."""
+
+TEXTS = frozenset({"text", "content", "arguments", "reasoning_content", "thinking", "refusal"})
+"""Keys of texts within that."""
+
+CHARS_PER_TOKEN = 4
+"""Characters of a token, about, where a provider tells no usage."""
 
 ASKED = re.compile(rb'"stream"\s*:\s*true')
 
@@ -113,15 +132,16 @@ class Edited(NamedTuple):
     hides_usage: bool
 
 
-def edited(kind: Kind, path: str, body: bytes, model: str) -> Edited:
-    """Returns a request with the provider's name of the model, and with a request for the usage of a stream.
+def edited(kind: Kind, path: str, body: bytes, model: str, *, asks_usage: bool = True) -> Edited:
+    """Returns a request with the provider's name of the model, and, if `asks_usage`, with a request for the usage of a stream.
 
     The bytes are left as they are where nothing has to be changed.
 
     Raises:
         Refused: it is not a JSON object.
     """
-    asks = kind == "openai" and path.endswith("completions") and ASKED.search(body) is not None
+    is_completion = kind == "openai" and path.endswith("completions")
+    asks = asks_usage and is_completion and ASKED.search(body) is not None
     if not model and not asks:
         return Edited(body, False)
     try:
@@ -139,6 +159,42 @@ def edited(kind: Kind, path: str, body: bytes, model: str) -> Edited:
         hides = options.get("include_usage") is not True
         table["stream_options"] = {**options, "include_usage": True}
     return Edited(msgspec.json.encode(table), hides)
+
+
+def usage_in(kind: Kind, path: str, body: bytes, guessed: int) -> tuple[Usage, bool]:
+    """Returns what an answer that does not stream says that it has used, and whether that is estimated.
+
+    A model that has answered without a usage is estimated: `guessed` tokens of input, and of its output one for each
+    CHARS_PER_TOKEN. An answer that costs no tokens, or is none of a model, has none.
+    """
+    if not BILLED[kind].fullmatch(path):
+        return Usage(), False
+    try:
+        table: Any = msgspec.json.decode(body)  # Any: JSON
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return Usage(), False
+    if not isinstance(table, dict):
+        return Usage(), False
+    reported = usage_of(kind, table.get(USAGE_KEY[kind]))
+    if reported is not None:
+        return reported, False
+    chars = sum(_text_chars(table.get(key)) for key in OUTPUTS)
+    return Usage(input=guessed, output=-(-chars // CHARS_PER_TOKEN)), True
+
+
+def _text_chars(value: object) -> int:
+    """Returns the number of characters that a model has written somewhere in a value: texts, and arguments of tools."""
+    if isinstance(value, list):
+        return sum(map(_text_chars, value))
+    if not isinstance(value, dict):
+        return 0
+    found = 0
+    for key, each in value.items():
+        if key in TEXTS and isinstance(each, str):
+            found += len(each)
+        elif isinstance(each, dict | list):
+            found += _text_chars(each)
+    return found
 
 
 def error_body(kind: Kind, refused: Refused) -> bytes:

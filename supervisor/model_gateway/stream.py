@@ -11,14 +11,13 @@ import msgspec
 
 from ..models.declared import Kind
 from ..models.usage import Usage, usage_of
+from .shapes import CHARS_PER_TOKEN
 
 EVENT_BYTES = 8 * 1024 * 1024
 """Bytes of one event that is read: longer ones are passed on, and what they say of usage is not known."""
 
 END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 NO_USAGE = re.compile(rb'"usage"\s*:\s*null')
-CHARS_PER_TOKEN = 4
-"""Characters of a token, about: for the input of a stream that was cut before the provider has counted it."""
 
 
 class StreamReader:

@@ -53,6 +53,8 @@ class Upstream:
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
+        self._silent: set[tuple[str, str]] = set()
+        """Endpoints, by name and address, that refuse a request for the usage of a stream."""
 
     async def ask(self, question: Question, endpoints: Sequence[Endpoint]) -> Answer:
         """Returns the first answer that is no failure of a provider, else the last.
@@ -69,6 +71,12 @@ class Upstream:
                     last.response.close()
                 tries += 1
                 last = await self._once(question, endpoint, tries)
+                if isinstance(last, Answer) and _refuses_usage(last):
+                    last.response.close()
+                    tries += 1
+                    last = await self._once(question, endpoint, tries, asks_usage=False)
+                    if isinstance(last, Answer) and last.response.status < 400:
+                        self._silent.add((endpoint.name, endpoint.base))
                 if isinstance(last, Answer) and last.response.status not in AGAIN:
                     return last
                 pause_s = _pause_s(last, attempt)
@@ -82,12 +90,15 @@ class Upstream:
             return last
         raise last
 
-    async def _once(self, question: Question, endpoint: Endpoint, tries: int) -> Answer | Refused:
+    async def _once(
+        self, question: Question, endpoint: Endpoint, tries: int, *, asks_usage: bool = True
+    ) -> Answer | Refused:
         if endpoint.problem:
             return Refused(503, endpoint.problem, facts={"model": endpoint.name})
         kind = endpoint.kind
+        asks_usage = asks_usage and (endpoint.name, endpoint.base) not in self._silent
         changed = (
-            edited(kind, question.path, question.body, endpoint.model)
+            edited(kind, question.path, question.body, endpoint.model, asks_usage=asks_usage)
             if question.method == "POST"
             else Edited(question.body, False)
         )
@@ -150,6 +161,11 @@ def _timeout(silence_s: float) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(
         total=None, connect=CONNECT_S, sock_connect=CONNECT_S, sock_read=silence_s
     )
+
+
+def _refuses_usage(answer: Answer) -> bool:
+    """Returns whether a provider may have refused a request because it was asked for the usage of its stream."""
+    return answer.edited.hides_usage and answer.response.status in (400, 422)
 
 
 def _pause_s(last: Refused | Answer, attempt: int) -> float | None:

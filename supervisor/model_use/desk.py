@@ -230,7 +230,8 @@ class ModelDesk:
             return
         entry = None if account.task is None else self._backlog.find(account.task)
         if entry is not None and not entry.is_ending:
-            self._accounting.record_measured(entry, usage.tokens, cents)
+            estimated = usage.tokens if is_estimated else 0
+            self._accounting.record_measured(entry, usage.tokens, cents, estimated=estimated)
             return
         self._budgets.charge(account.agent, usage.tokens, cents)
         if not has_record:

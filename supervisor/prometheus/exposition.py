@@ -286,6 +286,14 @@ def _of_models(found: list[ModelFigures]) -> Iterator[Metric]:
     for each in found:
         cost.add_metric([each.name], each.cost_cents)
     yield cost
+    estimated = CounterMetricFamily(
+        "corral_model_calls_estimated",
+        "Calls of a model whose provider has told no usage, so that it is estimated.",
+        labels=["model"],
+    )
+    for each in found:
+        estimated.add_metric([each.name], each.estimated)
+    yield estimated
 
 
 def _figures(

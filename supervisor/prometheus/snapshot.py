@@ -96,6 +96,7 @@ class ModelFigures:
     name: str
     tokens: dict[str, int] = field(default_factory=dict[str, int])
     cost_cents: float = 0.0
+    estimated: int = 0
     calls: dict[str, int] = field(default_factory=dict[str, int])
     refused: dict[str, int] = field(default_factory=dict[str, int])
 
@@ -180,6 +181,7 @@ def _models(control: Control, globs: Sequence[str] | None) -> list[ModelFigures]
             for part in ("input", "cached", "cache_write", "output"):
                 each.tokens[part] = each.tokens.get(part, 0) + getattr(sums, part)
             each.cost_cents += sums.cost_cents
+            each.estimated += sums.estimated
     if globs is None:
         for (model, outcome), count in ledger.outcomes.items():
             found.setdefault(model, ModelFigures(model)).calls[outcome] = count

@@ -229,6 +229,10 @@ MIGRATIONS: tuple[str, ...] = (
     ) WITHOUT ROWID;
     CREATE TABLE model_journal (name TEXT PRIMARY KEY, counted INTEGER NOT NULL) WITHOUT ROWID
     """,
+    # The number of tokens of running tasks that are estimated.
+    """
+    ALTER TABLE task_use ADD COLUMN estimated INTEGER NOT NULL DEFAULT 0
+    """,
 )
 
 

@@ -53,8 +53,8 @@ SAVE_COST = (
 )
 
 SAVE_USE = (
-    "INSERT INTO task_use (task, tokens, cost_cents) VALUES (?, ?, ?)"
-    " ON CONFLICT (task) DO UPDATE SET tokens = excluded.tokens, cost_cents = excluded.cost_cents"
+    "INSERT INTO task_use (task, tokens, cost_cents, estimated) VALUES (?, ?, ?, ?) ON CONFLICT (task) DO UPDATE"
+    " SET tokens = excluded.tokens, cost_cents = excluded.cost_cents, estimated = excluded.estimated"
 )
 
 LOOK_S = 60.0
@@ -123,9 +123,8 @@ class Accounting:
             Overloaded, Conflict: the store cannot be read.
         """
         ended: set[str] = set()
-        for name, tokens, cents in await store.read(
-            "SELECT task, tokens, cost_cents FROM task_use"
-        ):
+        rows = await store.read("SELECT task, tokens, cost_cents, estimated FROM task_use")
+        for name, tokens, cents, estimated in rows:
             task_id = str(name)
             self._saved.add(task_id)
             entry = self._backlog.find(task_id)
@@ -137,6 +136,7 @@ class Accounting:
                     entry.task,
                     tokens_used=max(entry.task.tokens_used, number_of(tokens)),
                     cost_cents=max(entry.task.cost_cents, cents),
+                    tokens_estimated=max(entry.task.tokens_estimated, number_of(estimated)),
                 )
         return ended
 
@@ -156,7 +156,9 @@ class Accounting:
             entry = self._backlog.find(task_id)
             if entry is not None:
                 self._saved.add(task_id)
-                yield SAVE_USE, (task_id, entry.task.tokens_used, entry.task.cost_cents)
+                task = entry.task
+                values = (task_id, task.tokens_used, task.cost_cents, task.tokens_estimated)
+                yield SAVE_USE, values
             elif task_id in self._saved:
                 self._saved.discard(task_id)
                 yield "DELETE FROM task_use WHERE task = ?", (task_id,)
@@ -237,13 +239,18 @@ class Accounting:
         if entry.is_measured and self._measured is not None:
             await self._measured.settled(entry.task.id)
 
-    def record_measured(self, entry: Entry, tokens: int, cost_cents: float) -> None:
-        """Adds to the usage of a task; stops the task, or one that delegated it, when that exceeds a limit."""
+    def record_measured(
+        self, entry: Entry, tokens: int, cost_cents: float, *, estimated: int = 0
+    ) -> None:
+        """Adds to the usage of a task, of which a number of tokens is estimated; stops the task, or one that delegated it, when that exceeds a limit."""
         if not tokens and not cost_cents:
             return
         task = entry.task
         entry.task = replace(
-            task, tokens_used=task.tokens_used + tokens, cost_cents=task.cost_cents + cost_cents
+            task,
+            tokens_used=task.tokens_used + tokens,
+            cost_cents=task.cost_cents + cost_cents,
+            tokens_estimated=task.tokens_estimated + estimated,
         )
         if task.durable:
             self._save_soon(task.id)

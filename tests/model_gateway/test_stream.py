@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from corral.supervisor.model_gateway.shapes import edited
+from corral.supervisor.model_gateway.shapes import edited, usage_in
 from corral.supervisor.model_gateway.stream import StreamReader
 from corral.supervisor.models.declared import Kind
 from corral.supervisor.models.usage import Usage
@@ -102,3 +102,25 @@ def test_a_request_is_changed_only_where_it_has_to_be() -> None:
         b'{"stream": true}',
         False,
     )
+
+
+def test_an_answer_without_a_usage_is_estimated_from_what_the_model_has_written() -> None:
+    call = {"function": {"name": "f", "arguments": "{}" * 4}}
+    message = {"role": "assistant", "content": "four" * 3, "tool_calls": [call]}
+    body = json.dumps({"model": "m" * 99, "choices": [{"message": message}]}).encode()
+    found = usage_in("openai", "/v1/chat/completions", body, 9)
+    assert found == (Usage(input=9, output=5), True)
+    body = json.dumps({"content": [{"type": "text", "text": "four"}]}).encode()
+    assert usage_in("anthropic", "/v1/messages", body, 9) == (Usage(input=9, output=1), True)
+    vector = json.dumps({"data": [{"embedding": "x" * 99}]}).encode()
+    assert usage_in("openai", "/v1/embeddings", vector, 9) == (Usage(input=9), True)
+
+
+def test_what_costs_no_tokens_or_is_no_answer_is_not_estimated() -> None:
+    counted = b'{"input_tokens": 11}'
+    nothing = (Usage(), False)
+    assert usage_in("anthropic", "/v1/messages/count_tokens", counted, 9) == nothing
+    assert usage_in("openai", "/v1/models", b"{}", 9) == nothing
+    assert usage_in("openai", "/v1/chat/completions", b"<html>", 9) == nothing
+    told = b'{"usage": {"prompt_tokens": 5, "completion_tokens": 1}}'
+    assert usage_in("openai", "/v1/chat/completions", told, 9) == (Usage(input=5, output=1), False)

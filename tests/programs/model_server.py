@@ -5,6 +5,7 @@ The name of the model that a request asks for scripts the answer: words joined b
   fail2x503    the next two requests with this name get 503     always500          every one does
   cut3         the stream ends after three words, without a usage     hang     it never answers      slow     a word each 20 ms
   gate         waits in the middle of a stream until POST /open      nousage   never tells a usage
+  old        400 for a stream whose usage is asked for
   busy30       429 with Retry-After: 30     garbage    an answer that is no JSON
 
 GET /counts returns what was served; POST /open opens the gate; GET /seen returns the headers and bodies of requests.
@@ -143,8 +144,11 @@ class Server:
                 "message": {"role": "assistant", "content": text},
             }
             head = {"id": "c1", "object": "chat.completion", "created": 1, "model": body["model"]}
-            return web.json_response({**head, "choices": [choice], "usage": used})
+            told = {} if script.has("nousage") else {"usage": used}
+            return web.json_response({**head, "choices": [choice], **told})
         options: Any = body.get("stream_options") or {}
+        if script.has("old") and options:
+            return self.error(request, 400)
         asks = options.get("include_usage") is True
         return await self.stream(
             request, script, self.chat_chunks(script, body["model"], words, asks)

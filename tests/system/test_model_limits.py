@@ -254,3 +254,12 @@ def test_sums_of_the_day_outlive_the_daemon(tmp_path: Path, provider: Provider) 
         daemon.start()
         assert daemon.call("models.list")["models"][0]["tokens_today"] == 10
         assert statuses(run(daemon, "free", ("plain", "in5+w5"))) == [429]
+
+
+def test_an_answer_without_a_usage_is_estimated_and_marked(daemon: DaemonProcess) -> None:
+    record = run(daemon, "free", ("plain", "w8+nousage"), ("plain", "in5+w5"))
+    assert statuses(record) == [200, 200]
+    words = " ".join(["word"] * 8)
+    used = len('{"model": "w8+nousage"}') // 4 + -(-len(words) // 4)
+    assert (record["tokens_estimated"], record["tokens_used"]) == (used, used + 10)
+    assert "ESTIMATED" in daemon.corral("models").stdout

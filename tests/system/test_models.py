@@ -288,6 +288,17 @@ def tokens_measured(daemon: DaemonProcess) -> int:
     return int(models["main"]["tokens_today"])
 
 
+@pytest.mark.parametrize("script", ["w9+nousage", "w9+old"])
+def test_a_stream_whose_provider_tells_no_usage_is_estimated_and_marked(
+    daemon: DaemonProcess, script: str
+) -> None:
+    before = estimated(daemon)
+    record = run(daemon, *[{"api": "chat", "model": script, "stream": True}] * 2)
+    assert [each["words"] for each in record["output"]] == [9, 9]
+    assert record["tokens_used"] == record["tokens_estimated"] >= 18
+    assert estimated(daemon) == before + 2
+
+
 def test_the_key_of_a_worker_is_refused_when_it_has_ended(daemon: DaemonProcess) -> None:
     found = run(daemon, environment=["OPENAI_BASE_URL", "OPENAI_API_KEY"])["output"]
     url, key = f"{found['OPENAI_BASE_URL']}/models", found["OPENAI_API_KEY"]

@@ -165,6 +165,7 @@ class Task(Struct, frozen=True, kw_only=True):
     peak_memory_bytes: int | None = None
     cpu_ms: float | None = None
     traceparent: str | None = None
+    tokens_estimated: int = 0
 
 
 class TaskParams(Struct, frozen=True, forbid_unknown_fields=True):

@@ -340,6 +340,7 @@ class TaskInShort(Struct, frozen=True, kw_only=True):
     peak_memory_bytes: int | None
     cpu_ms: float | None
     traceparent: str | None
+    tokens_estimated: int
 
 
 class TaskNode(Struct, kw_only=True):
