@@ -15,9 +15,6 @@ from daemon_process import BOUND_S, DaemonProcess
 
 pytestmark = pytest.mark.shell
 
-PING_S = 5.0
-"""Seconds that an answer on the control socket may take while the HTTP port is attacked, on a loaded machine."""
-
 MANY = 700
 """More connections than are served at once."""
 
@@ -51,9 +48,8 @@ class Target:
         return found
 
     def ping(self) -> None:
-        begin = time.monotonic()
+        """Fails unless the daemon answers: within the bound of a call, however busy the machine is."""
         self.daemon.call("daemon.ping")
-        assert time.monotonic() - begin < PING_S
 
     def connect(self) -> socket.socket:
         return socket.create_connection(self.place, timeout=BOUND_S)
