@@ -133,12 +133,21 @@ class Followed:
         failures = await asyncio.gather(*(each.begin() for each in self._readers.values()))
         refused = [each for each in failures if each is not None]
         fatal = next((each for each in refused if not isinstance(each, AWAY)), None)
+        fatal = fatal or self._unknown()
         if fatal is None and any(each.state == "following" for each in self._readers.values()):
             self._is_late = True
             return self._answer()
         await self._drop()
         unknown = next((each for each in refused if isinstance(each, NotFound)), None)
         raise fatal or unknown or refused[0]
+
+    def _unknown(self) -> NotFound | None:
+        """Returns the error of a name that no node has, if all have answered."""
+        readers = [*self._readers.values()]
+        if not readers or any(each.state == "missing" for each in readers):
+            return None
+        names = set(readers[0].unknown).intersection(*(each.unknown for each in readers))
+        return readers[0].unknown[min(names)] if names else None
 
     def _answer(self) -> Done | Position | LogPlace:
         if self._method == FOLLOWED_OF_ONE:
@@ -298,6 +307,8 @@ class _NodeReader:
         self.state: Literal["missing", "unknown", "following", "ended"] = "unknown"
         """unknown: the node has not what is asked for, or was not asked yet."""
         self.lost_at = 0.0
+        self.unknown: dict[str, NotFound] = {}
+        """The names that the node does not have, of those that are asked for."""
         self.place: object = None
         self._stream = stream
         self._following: Awaitable[None] | None = None
@@ -311,8 +322,7 @@ class _NodeReader:
         caller = _ReaderCaller(self._stream, self)
         try:
             async with asyncio.timeout(BEGIN_S):
-                params = self._stream.params_of(self.node)
-                answer = await self._stream.ask(self.node, params, caller)
+                answer = await self._ask(caller)
         except (CorralError, TimeoutError) as error:
             self.state = "unknown" if isinstance(error, NotFound) else "missing"
             self.lost_at = time.monotonic()
@@ -324,6 +334,26 @@ class _NodeReader:
         self._stream.begun(self.node, answer)
         self._following, self.state = caller.following, "following"
         return None
+
+    async def _ask(self, caller: Caller) -> object:
+        """Begins with those of the names that the node has.
+
+        Raises:
+            NotFound: it has none of them.
+        """
+        params = self._stream.params_of(self.node)
+        self.unknown = {}
+        while True:
+            try:
+                return await self._stream.ask(self.node, params, caller)
+            except NotFound as error:
+                names = codec.as_array(params.get("names")) or []
+                name = str(error.data.get("name"))
+                self.unknown[name] = error
+                left = [each for each in names if each != name]
+                if not left or len(left) == len(names):
+                    raise
+                params["names"] = left
 
     async def run(self) -> None:
         """Follows the node, again and again from where it was."""

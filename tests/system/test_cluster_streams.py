@@ -25,6 +25,8 @@ command = ["sh", "-c", "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.03; d
 protocol = "none"
 """
 
+ONLY = PRINTER.replace("printer", "only")
+
 HTTP = """
 [daemon]
 http = "127.0.0.1:0"
@@ -204,6 +206,23 @@ async def _check_python(two: DaemonProcess) -> None:
                 nodes.add(line["node"])
                 if nodes == {"one", "two"}:
                     break
+
+
+def test_each_node_shows_those_of_the_names_that_it_has(tmp_path: Path) -> None:
+    with cluster_of(tmp_path, "nats") as cluster, ExitStack() as stack:
+        one, two = cluster.add("one", PRINTER), cluster.add("two", PRINTER + ONLY)
+        until_all_answer(cluster)
+        cluster.until(lambda: all(_lines(each, name) for name, each in cluster.nodes.items()))
+        both = ["only", "printer"]
+        lines = stack.enter_context(Reader(one, "log.follow", names=both, n=1))
+        lines.until(lambda: min(len(lines.of("one")), len(lines.of("two"))) > 5)
+        assert {each["agent"] for each in lines.of("two")} == set(both)
+        with pytest.raises(NotFound, match="nobody"):
+            one.call("log.follow", names=["printer", "nobody"])
+        read: Any = two.call("log.read", names=both, n=50)
+        assert {(each["node"], each["agent"]) for each in read["records"]} == {
+            *(("one", "printer"), ("two", "printer"), ("two", "only"))
+        }
 
 
 def test_a_slow_reader_of_another_node_gets_a_flood_whole(tmp_path: Path) -> None:
