@@ -1,10 +1,13 @@
 """Remote agents of A2A as agents of a daemon: a server of the official SDK, and another daemon, on the other side."""
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,6 +65,7 @@ def daemon(
     secrets.write_text(f"KEY={KEY}\n")
     secrets.chmod(0o600)
     polled = RemoteAgent("--no-streams")
+    by_http = RemoteAgent("--rest")
     text = f"""
 [daemon]
 secrets_file = "{secrets}"
@@ -76,6 +80,10 @@ resources.max_concurrent_requests = 4
 protocol = "a2a"
 url = "{polled.url}/.well-known/agent-card.json"
 headers = {{ X-Api-Key = "${{secret:KEY}}" }}
+[agents.by_http]
+protocol = "a2a"
+url = "{by_http.url}"
+headers = {{ X-Api-Key = "${{secret:KEY}}" }}
 [agents.stranger]
 protocol = "a2a"
 url = "{remote.url}"
@@ -89,13 +97,14 @@ tasks.max_attempts = 2
         process.call("agent.start", names=["*"])
         yield process
     polled.close()
+    by_http.close()
 
 
 def run(daemon: DaemonProcess, agent: str, objective: str, **params: Any) -> Any:
     return daemon.call("task.run", agent=agent, objective=objective, **params)
 
 
-@pytest.mark.parametrize("agent", ["streamed", "polled"])
+@pytest.mark.parametrize("agent", ["streamed", "polled", "by_http"])
 def test_the_output_of_a_task_is_that_of_the_remote_agent(
     daemon: DaemonProcess, agent: str
 ) -> None:
@@ -119,7 +128,7 @@ def test_parts_are_streamed_while_they_come(daemon: DaemonProcess) -> None:
     assert "".join(str(each) for each in parts if each) == "the sea"
 
 
-@pytest.mark.parametrize("agent", ["streamed", "polled"])
+@pytest.mark.parametrize("agent", ["streamed", "polled", "by_http"])
 @pytest.mark.parametrize(
     ("objective", "state", "words"),
     [
@@ -145,7 +154,7 @@ def submitted(daemon: DaemonProcess, agent: str, objective: str) -> Any:
     return daemon.call("task.wait", task=task["id"])
 
 
-@pytest.mark.parametrize("agent", ["streamed", "polled"])
+@pytest.mark.parametrize("agent", ["streamed", "polled", "by_http"])
 def test_a_question_of_the_remote_agent_is_answered_by_a_person(
     daemon: DaemonProcess, agent: str
 ) -> None:
@@ -189,6 +198,78 @@ def test_a_cancelled_task_is_cancelled_there(daemon: DaemonProcess, remote: Remo
     while "cancelled" not in remote.told()["notes"]:
         pass
     assert daemon.call("task.wait", task=task["id"])["state"] == "cancelled"
+
+
+class Wire:
+    """A way to a server that can be cut: connections to its port are those to the server."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        self._open: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # it is closed
+            while True:
+                near, _ = self._listening.accept()
+                far = socket.create_connection(("127.0.0.1", self._port))
+                self._open += [near, far]
+                for one, other in ((near, far), (far, near)):
+                    threading.Thread(target=self._pass, args=(one, other), daemon=True).start()
+
+    def _pass(self, one: socket.socket, other: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := one.recv(65536):
+                other.sendall(data)
+            other.shutdown(socket.SHUT_WR)
+
+    def cut(self) -> None:
+        for one in self._open:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+        self._open.clear()
+
+    def close(self) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        self.cut()
+
+
+@pytest.mark.parametrize("options", [(), ("--rest",)])
+def test_a_stream_that_is_cut_is_taken_up_again(tmp_path: Path, options: tuple[str, ...]) -> None:
+    port = free_port()
+    wire = Wire(port)
+    far = RemoteAgent("--at", wire.url, "--port", str(port), *options)
+    text = f"""
+[agents.far]
+protocol = "a2a"
+url = "{wire.url}"
+headers = {{ X-Api-Key = "{KEY}" }}
+"""
+    try:
+        with DaemonProcess(tmp_path, text) as daemon:
+            task = daemon.call("task.submit", agent="far", objective="gate")
+            while daemon.call("task.show", task=task["id"])["progress_message"] != "it works":
+                pass
+            wire.cut()
+            while not _took_up(far):
+                pass
+            urllib.request.urlopen(f"{far.url}/go", timeout=20).close()
+            record = daemon.call("task.wait", task=task["id"])
+            assert (record["output"], record["attempt"]) == ("the sea", 1)
+            assert len([each for each in far.told()["seen"] if "message" in json.dumps(each)]) == 1
+    finally:
+        wire.close()
+        far.close()
+
+
+def _took_up(far: RemoteAgent) -> bool:
+    told = far.told()
+    methods = {each.get("method") for each in told["seen"]}
+    return "SubscribeToTask" in methods or any("subscribe" in each for each in told["paths"])
 
 
 def test_credentials_are_sent_and_never_shown(daemon: DaemonProcess) -> None:

@@ -1,7 +1,8 @@
 """An agent of A2A, by the official SDK: it does what the text of a message says, and asks for the key in its first argument.
 
-`--no-streams` has its card say that it does not stream. The address is printed as one line; stdin ends it.
-GET /seen returns the bodies of requests; `wait` ends when it is cancelled.
+`--no-streams` has its card say that it does not stream, `--rest` that it speaks HTTP with JSON alone, `--at URL` that it is there. The
+address is printed as one line; stdin ends it. GET /seen returns the bodies of requests and the paths; `wait` ends when it is cancelled,
+`gate` when GET /go comes.
 """
 
 import asyncio
@@ -16,7 +17,11 @@ from a2a.helpers import new_task_from_user_message, new_text_message
 from a2a.server.agent_execution import AgentExecutor, RequestContext
 from a2a.server.events import EventQueue
 from a2a.server.request_handlers import DefaultRequestHandler
-from a2a.server.routes import create_agent_card_routes, create_jsonrpc_routes
+from a2a.server.routes import (
+    create_agent_card_routes,
+    create_jsonrpc_routes,
+    create_rest_routes,
+)
 from a2a.server.tasks import InMemoryTaskStore, TaskUpdater
 from a2a.types import AgentCard, Part
 from starlette.applications import Starlette
@@ -29,6 +34,8 @@ ParseDict: Any = importlib.import_module("google.protobuf.json_format").ParseDic
 KEY = sys.argv[1]
 seen: list[Any] = []
 notes: list[str] = []
+paths: list[str] = []
+gate = asyncio.Event()
 
 
 def text(words: str) -> Part:
@@ -61,6 +68,13 @@ class Executor(AgentExecutor):
                 await updater.requires_auth()
             case "wait":
                 await asyncio.Event().wait()
+            case "gate":
+                await updater.add_artifact([text("the ")], artifact_id="a", last_chunk=False)
+                await gate.wait()
+                await updater.add_artifact(
+                    [text("sea")], artifact_id="a", append=True, last_chunk=True
+                )
+                await updater.complete()
             case "words":
                 for number, word in enumerate(("the ", "sea")):
                     await updater.add_artifact(
@@ -85,22 +99,29 @@ class Executor(AgentExecutor):
 
 async def guard(request: Request, call_next: Any) -> Response:
     """Wants the key, but for the way into this program."""
+    if request.url.path == "/go":
+        gate.set()
+        return JSONResponse({})
     if request.url.path == "/seen":
-        return JSONResponse({"seen": seen, "notes": notes})
+        return JSONResponse({"seen": seen, "notes": notes, "paths": paths})
     if request.headers.get("x-api-key") != KEY:
         return JSONResponse({"error": f"wrong key {request.headers.get('x-api-key')}"}, 401)
-    if request.method == "POST":
+    paths.append(request.url.path)
+    if request.method == "POST" and await request.body():
         seen.append(json.loads(await request.body()))
     return await call_next(request)  # type: ignore[no-any-return]  # of starlette
 
 
 async def main() -> None:
-    sock = socket.create_server(("127.0.0.1", 0))
+    port = int(sys.argv[sys.argv.index("--port") + 1]) if "--port" in sys.argv else 0
+    sock = socket.create_server(("127.0.0.1", port))
     url = f"http://127.0.0.1:{sock.getsockname()[1]}"
+    there = sys.argv[sys.argv.index("--at") + 1] if "--at" in sys.argv else url
+    binding, path = ("HTTP+JSON", "rest") if "--rest" in sys.argv else ("JSONRPC", "rpc")
     card = {
         **{"name": "colours", "description": "Knows colours.", "version": "1"},
         "supportedInterfaces": [
-            {"url": f"{url}/rpc", "protocolBinding": "JSONRPC", "protocolVersion": "1.0"}
+            {"url": f"{there}/{path}", "protocolBinding": binding, "protocolVersion": "1.0"}
         ],
         "capabilities": {"streaming": "--no-streams" not in sys.argv},
         **{"defaultInputModes": ["text/plain"], "defaultOutputModes": ["text/plain"]},
@@ -118,6 +139,8 @@ async def main() -> None:
         *create_agent_card_routes(parsed),
         *create_jsonrpc_routes(handler, "/rpc"),
         Route("/seen", unused),
+        Route("/go", unused),
+        *create_rest_routes(handler, path_prefix="/rest"),
     ]
     app = Starlette(routes=routes)
     app.add_middleware(BaseHTTPMiddleware, dispatch=guard)

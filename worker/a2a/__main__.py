@@ -21,7 +21,7 @@ from .messages import ASKS, ENDED, RemoteTask, reply_of, request_of
 from .remote import Remote
 
 POLL_S = (0.2, 2.0)
-"""Seconds between the first two looks at a task, and at most, where its agent does not stream."""
+"""Seconds between the first two looks at a task, and at most, where its agent does not stream; before a cut stream is taken up, too."""
 CANCEL_S = 3.0
 """Seconds that the agent may take to cancel its task."""
 QUESTIONS = 50
@@ -112,16 +112,33 @@ class Runner:
                 raise
 
     async def _follow(self, task: Task, remote: RemoteTask) -> None:
-        """Looks at the task until it is over."""
+        """Follows the task until it is over: by another stream where its agent has them, else by looking at it."""
         pause_s = POLL_S[0]
+        streams = not remote.is_over and (await self._remote.interface(task)).streams
         while not remote.is_over:
             if not remote.id:
                 text = f"cannot follow a task at {self._remote.target.address}: it has no id"
                 raise TaskFailed(text)
             await asyncio.sleep(pause_s)
             pause_s = min(1.5 * pause_s, POLL_S[1])
+            if streams and (streams := await self._followed_again(task, remote)):
+                continue
             found = await self._remote.call(task, "GetTask", {"id": remote.id})
             await self._take(task, remote, {"task": found})
+
+    async def _followed_again(self, task: Task, remote: RemoteTask) -> bool:
+        """Follows the task by a stream of its own until that ends or is cut; returns whether there was one."""
+        has_begun = False
+        try:
+            async with contextlib.aclosing(
+                self._remote.stream(task, "SubscribeToTask", {"id": remote.id})
+            ) as events:
+                async for event in events:
+                    has_begun = True
+                    await self._take(task, remote, event)
+        except (TaskFailed, WorkerFailed):  # the look at the task that follows says why
+            pass
+        return has_begun
 
     async def _take(self, task: Task, remote: RemoteTask, event: Json) -> None:
         known, words = remote.id, remote.words

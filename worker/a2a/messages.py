@@ -5,6 +5,7 @@ Values in, values out, in the JSON form of the protocol's messages. No error tha
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from yarl import URL
 
@@ -38,11 +39,43 @@ QUESTION_CHARS = 4000
 Json = Any  # a value of the protocol, checked where it is used
 
 
+JSON_RPC, REST = "JSONRPC", "HTTP+JSON"
+
+PATHS: Mapping[str, tuple[str, str]] = {
+    "SendMessage": ("POST", "message:send"),
+    "SendStreamingMessage": ("POST", "message:stream"),
+    "GetTask": ("GET", "tasks/{id}"),
+    "CancelTask": ("POST", "tasks/{id}:cancel"),
+    "SubscribeToTask": ("POST", "tasks/{id}:subscribe"),
+}
+"""Verb and path of each call by HTTP with JSON."""
+
+
 class Interface(NamedTuple):
     """Represents where and how an agent is spoken to."""
 
     url: URL
     streams: bool
+    binding: str = JSON_RPC
+
+
+class Call(NamedTuple):
+    """Represents the request of one call."""
+
+    verb: str
+    url: URL
+    body: bytes | None
+
+
+def call_of(interface: Interface, number: str, method: str, params: Mapping[str, Json]) -> Call:
+    """Returns the request of a call in the binding of the interface; `number` is its id in JSON-RPC."""
+    if interface.binding == JSON_RPC:
+        body = {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
+        return Call("POST", interface.url, encode(body))
+    verb, path = PATHS[method]
+    for part in path.format(id=quote(str(params.get("id", "")), safe="")).split("/"):
+        interface = interface._replace(url=interface.url.joinpath(part, encoded=True))
+    return Call(verb, interface.url, None if verb == "GET" else encode(params))
 
 
 def card_url(url: URL) -> URL:
@@ -51,7 +84,7 @@ def card_url(url: URL) -> URL:
 
 
 def interface_of(card: Json, given: URL) -> Interface:
-    """Returns the interface that is used: JSON-RPC of A2A 1, at the host that the configuration names.
+    """Returns the interface that is used: the first of JSON-RPC and HTTP with JSON of A2A 1, at the host that the configuration names.
 
     Raises:
         TaskFailed: the card has none.
@@ -60,7 +93,8 @@ def interface_of(card: Json, given: URL) -> Interface:
     offered = _tables(card.get("supportedInterfaces")) if isinstance(card, Mapping) else []
     for each in offered:
         version = str(each.get("protocolVersion", ""))
-        if each.get("protocolBinding") != "JSONRPC" or version.partition(".")[0] != "1":
+        binding = each.get("protocolBinding")
+        if binding not in (JSON_RPC, REST) or version.partition(".")[0] != "1":
             continue
         try:
             url = given.join(URL(str(each.get("url", ""))))
@@ -71,11 +105,11 @@ def interface_of(card: Json, given: URL) -> Interface:
             raise TaskFailed(text, url=str(url))
         capabilities = card.get("capabilities")
         streams = isinstance(capabilities, Mapping) and capabilities.get("streaming") is True
-        return Interface(url, streams)
+        return Interface(url, streams, binding)
     names = [f"{each.get('protocolBinding')} {each.get('protocolVersion')}" for each in offered]
     if not names and isinstance(card, Mapping) and card.get("protocolVersion"):
         names = [f"version {card['protocolVersion']}"]
-    text = f"cannot speak with the agent at {address}: it offers {', '.join(names)[:200] or 'nothing'}; JSONRPC 1.0 is needed"
+    text = f"cannot speak with the agent at {address}: it offers {', '.join(names)[:200] or 'nothing'}; JSONRPC or HTTP+JSON 1.0 is needed"
     raise TaskFailed(text, offered=names[:20])
 
 

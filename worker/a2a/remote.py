@@ -1,4 +1,4 @@
-"""Calls a remote agent of A2A by JSON-RPC over HTTP, with streams of server-sent events."""
+"""Calls a remote agent of A2A by JSON-RPC or by HTTP with JSON, with streams of server-sent events."""
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -9,13 +9,13 @@ import aiohttp
 from yarl import URL
 
 from ... import __version__
-from ..contract.codec import as_object, decode, encode
+from ..contract.codec import as_object, decode
 from ..contract.errors import ResourceLimitExceeded, TaskFailed
 from ..contract.jsonrpc import MAX_MESSAGE_BYTES
 from ..sdk.task import Task
 from ..webhook import delivery
 from ..webhook.service import Target, connections, head_of, unreachable, whole_body
-from .messages import VERSION, Interface, card_url, error_of, interface_of
+from .messages import REST, VERSION, Interface, call_of, card_url, error_of, interface_of
 
 CARD_S = 300.0
 """Seconds for which a card is good."""
@@ -68,22 +68,23 @@ class Remote:
             Overloaded: it asks for a pause.
             WorkerFailed: it cannot be reached.
         """
-        url = (await self.interface(task)).url
-        async with _Request(self, task, "POST", url, _call(task, method, params)) as response:
-            return self._result(await whole_body(response, task.id))
+        interface = await self.interface(task)
+        call = call_of(interface, task.id, method, params)
+        async with _Request(self, task, call.verb, call.url, call.body) as response:
+            return self._result(interface, await whole_body(response, task.id))
 
     async def stream(
         self, task: Task, method: str, params: Mapping[str, object]
     ) -> AsyncGenerator[Json, None]:
         """Yields the results that a call streams; raises as `call`."""
-        url = (await self.interface(task)).url
-        body = _call(task, method, params)
-        async with _Request(self, task, "POST", url, body, accept=EVENTS) as response:
+        interface = await self.interface(task)
+        call = call_of(interface, task.id, method, params)
+        async with _Request(self, task, call.verb, call.url, call.body, accept=EVENTS) as response:
             if response.content_type != EVENTS:
-                yield self._result(await whole_body(response, task.id))
+                yield self._result(interface, await whole_body(response, task.id))
                 return
             async for data in self._events(response):
-                yield self._result(data)
+                yield self._result(interface, data)
 
     async def _events(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         """Yields the data of each event."""
@@ -100,17 +101,16 @@ class Remote:
                 text = f"cannot read an event of {self.target.address}: it exceeds {MAX_MESSAGE_BYTES} bytes"
                 raise ResourceLimitExceeded(text, limit="message", value=MAX_MESSAGE_BYTES)
 
-    def _result(self, body: bytes) -> Json:
+    def _result(self, interface: Interface, body: bytes) -> Json:
         answer = as_object(self._decoded(body))
-        if answer is None or ("result" not in answer and "error" not in answer):
+        is_rest = interface.binding == REST
+        if answer is None or not (is_rest or "result" in answer or "error" in answer):
             shown = delivery.shown(body)
-            text = (
-                f"cannot read an answer of {self.target.address}: it is none of JSON-RPC: {shown}"
-            )
+            text = f"cannot read an answer of {self.target.address}: it is none of {interface.binding}: {shown}"
             raise TaskFailed(text, answer=shown)
         if answer.get("error") is not None:
             raise error_of(answer["error"], self.target.address)
-        return answer["result"]
+        return answer if is_rest else answer["result"]
 
     def _decoded(self, body: bytes) -> Json:
         try:
@@ -163,7 +163,3 @@ class _Request:
         await self._entered.__aexit__(kind, error, trace)
         if isinstance(error, aiohttp.ClientError | OSError):
             raise unreachable(error, self._address, self._worker) from None
-
-
-def _call(task: Task, method: str, params: Mapping[str, object]) -> bytes:
-    return encode({"jsonrpc": "2.0", "id": task.id, "method": method, "params": params})
