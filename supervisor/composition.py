@@ -289,7 +289,14 @@ class Rooms:
         shared = self.shared
         self.tasks.bind(WorkflowEngine(shared, self.agents, self.tasks))
         cluster = None if self.cluster is None else self.cluster.runner
-        schedules = Schedules(shared.store, shared.bus, self.agents, self.tasks, cluster=cluster)
+        schedules = Schedules(
+            shared.store,
+            shared.bus,
+            self.agents,
+            self.tasks,
+            cluster=cluster,
+            shared=None if self.cluster is None else self.cluster.schedules,
+        )
         self.agents.reload.subscribe(schedules.follow)
         return schedules
 

@@ -49,7 +49,7 @@ def _row(session: Session, record: Mapping[str, object]) -> list[str]:
         following,
         _last(record),
         *counts,
-        "store" if word(record, "source") == "store" else "file",
+        source if (source := word(record, "source")) in ("store", "cluster") else "file",
         f"{error}: {objective}" if error else objective,
     ]
 

@@ -384,6 +384,11 @@ class Control:
         """Returns whether a task waits for a worker here, or runs on one."""
         return self.tasks.find(task) is not None
 
+    def has_schedule(self, name: str) -> bool:
+        """Returns whether this daemon has a schedule of this name."""
+        schedules = self.optional_schedules
+        return schedules is not None and any(each.name == name for each in schedules.list())
+
     async def has(self, names: Sequence[str], task: str) -> bool:
         """Returns whether this daemon has all of these agents, servers, teams, workflows or workers, or this task."""
         if task:

@@ -85,10 +85,11 @@ class Reply(Struct, frozen=True, kw_only=True):
 
 
 class Question(Struct, frozen=True, kw_only=True):
-    """Asks which node has all of these agents, servers, teams or workflows, or this task."""
+    """Asks which node has all of these agents, servers, teams or workflows, or this task or schedule."""
 
     names: list[str] = []
     task: str = ""
+    schedule: str = ""
     running: bool = False
     """Whether the task must not have ended there."""
 
@@ -102,6 +103,10 @@ class Table(Protocol):
 
     async def has(self, names: list[str], task: str) -> bool:
         """Returns whether this daemon has all of these names, or this task."""
+        ...
+
+    def has_schedule(self, name: str) -> bool:
+        """Returns whether this daemon has a schedule of this name."""
         ...
 
     def runs(self, task: str) -> bool:
@@ -312,6 +317,8 @@ class Forwarding:
             question = msgspec.json.decode(message.payload, type=Question)
             if question.running:
                 has_it = self._table.runs(question.task)
+            elif question.schedule:
+                has_it = self._table.has_schedule(question.schedule)
             else:
                 has_it = await self._table.has(question.names, question.task)
             if has_it:

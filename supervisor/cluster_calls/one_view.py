@@ -43,6 +43,8 @@ def united(method: str, answers: Mapping[str, object]) -> dict[str, object]:
                 merged[key] = [*present, *value]
             elif method == "daemon.status" and key == "tasks":
                 merged[key] = _sums(present, value)
+    if method == "schedule.list":
+        return {**merged, "schedules": _each_once(_dicts(merged.get("schedules")))}
     if method == "event.list":
         return _events(answers)
     return _page(merged, answers) if method == "task.list" else merged
@@ -103,6 +105,13 @@ def _events(answers: Mapping[str, object]) -> dict[str, object]:
         "next": places_text(next_places) if is_more else None,
         "newest": places_text(newest),
     }
+
+
+def _each_once(schedules: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Returns the schedules with those that all nodes have once, of no node."""
+    shared = {str(each["name"]): each for each in schedules if each.get("source") == "cluster"}
+    own = [each for each in schedules if each.get("source") != "cluster"]
+    return [*({**each, "node": None} for _, each in sorted(shared.items())), *own]
 
 
 def _created(cursor: str) -> float:

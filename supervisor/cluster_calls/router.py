@@ -47,13 +47,14 @@ ABOUT_AGENTS = frozenset(
         "mcp",
         "memory",
         "metrics",
+        "schedule",
         "statistics",
         "task",
         "team",
         "workflow",
     )
 )
-"""The first words of methods whose names are those of agents, servers, teams and workflows."""
+"""The first words of methods whose names are those of agents, servers, teams and workflows, or of schedules."""
 
 SERVER_MARK = "__"
 """Stands between the name of a server and that of its tool."""
@@ -311,12 +312,15 @@ def _of_each(
 
 
 def about(method: str, params: Mapping[str, object]) -> Question | None:
-    """Returns what a call is about, as far as its params name agents, servers, workers or a task; None where they do not."""
+    """Returns what a call is about, as far as its params name agents, servers, workers a task or a schedule; None where they do not."""
     if method.partition(".")[0] not in ABOUT_AGENTS:
         return None
     task = params.get("task")
     if isinstance(task, str):
         return Question(task=task)
+    schedule = params.get("name")
+    if method.startswith("schedule.") and isinstance(schedule, str):
+        return Question(schedule=schedule)
     names = [params[key] for key in ("name", "agent", "worker") if params.get(key) is not None]
     given = params.get("names")
     names += given if isinstance(given, list) else []

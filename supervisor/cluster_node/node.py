@@ -39,6 +39,7 @@ from .placed_agents import PlacedAgents
 from .placed_runner import PlacedRunner
 from .placed_tasks import PlacedTasks
 from .placer import Placer
+from .shared_schedules import SharedSchedules
 from .specs import SpecPublisher
 from .state import Drained, drained_key, encoded
 from .task_calls import TaskCalls
@@ -108,6 +109,7 @@ class ClusterNode:
             lambda: self.holder.is_degraded,
         )
         self.runner = PlacedRunner(name, self.tasks, lambda: self._engine)
+        self.schedules = SharedSchedules(self.view, lambda: self._engine)
         self.placed = PlacedAgents(name, self.view, agents, shared, self.tasks, self.carried)
         self.holder = LeaseHolder(
             name, shared.launcher, shared.bus, shared.placements, self._lease, self.placed

@@ -66,6 +66,11 @@ def spec_key(agent: str) -> str:
     return f"{STATE}/specs/{agent}"
 
 
+def schedule_key(name: str) -> str:
+    """Returns the key of a schedule that all nodes have."""
+    return f"{STATE}/schedules/{name}"
+
+
 def assignment_key(replica: ReplicaName) -> str:
     """Returns the key of the assignment of a replica."""
     return f"{STATE}/placed/{replica[0]}/{replica[1]}"

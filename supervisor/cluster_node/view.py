@@ -8,6 +8,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from msgspec import Struct
 
+from ...worker.contract.records import ScheduleRecord
 from ..cluster_tasks.queues import Priorities
 from ..engine.interface import Change, Engine, Watch
 from .state import (
@@ -44,6 +45,7 @@ class ClusterView:
         self.specs: dict[str, Known[PlacedSpec]] = {}
         self.assignments: dict[ReplicaName, Known[Assignment]] = {}
         self.drained: set[str] = set()
+        self.schedules: dict[str, Known[ScheduleRecord]] = {}
         self.cancelled: dict[str, int] = {}
         """The revisions of the marks of cancelled tasks that are in a queue yet."""
         self._priorities: dict[str, Known[Priorities]] = {}
@@ -99,6 +101,8 @@ class ClusterView:
         if kind == "drained":
             present = value is not None and decoded(value, Drained) is not None
             (self.drained.add if present else self.drained.discard)(name)
+        elif kind == "schedules":
+            _put(self.schedules, name, value, revision, ScheduleRecord)
         elif kind == "specs":
             _put(self.specs, name, value, revision, PlacedSpec)
         elif kind == "placed" and (replica := replica_of(name)) is not None:
@@ -133,6 +137,12 @@ class ClusterView:
             self.assignments.pop(replica, None)
         else:
             self.assignments[replica] = Known(assignment, revision)
+
+    def put_schedule(self, record: ScheduleRecord, revision: int) -> None:
+        """Notes a schedule that this node has written, of which the watch will tell later."""
+        known = self.schedules.get(record.name)
+        if known is None or known.revision < revision:
+            self.schedules[record.name] = Known(record, revision)
 
     def placed(self, agent: str) -> dict[int, str]:
         """Returns the node of each replica of an agent that has one; that to which it goes, where it is on its way."""

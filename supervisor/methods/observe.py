@@ -45,6 +45,9 @@ from ..reports.task_lines import lines_of_task
 ANSWER_BYTES = 8 * 1024 * 1024
 """Bytes of JSON in one answer: `next` of events says where to go on, longer logs have to be followed."""
 
+PASSED_ON_BYTES = 256 * 1024
+"""Bytes of events in an answer to another node of the cluster, beyond which no page is added: all have to fit into one message."""
+
 ANSWER_EVENTS = 1_000
 """Number of events in one answer, unless `n` asks for more."""
 
@@ -90,6 +93,7 @@ async def _list_events(control: Control, params: EventParams, caller: Caller) ->
     start = await event_history.begin(wanted, newest=newest, since=since, n=n, until=until)
     found: list[dict[str, object]] = []
     size_bytes = 0
+    most_bytes = PASSED_ON_BYTES if "node" in caller.who else ANSWER_BYTES
     next_seq: int | None = None
     is_gapless = since is not None and params.n is None
     # One more than is answered shows that there are more.
@@ -97,7 +101,7 @@ async def _list_events(control: Control, params: EventParams, caller: Caller) ->
     pages = event_history.history(start, until, wanted, reports_expired=is_gapless, rows=rows)
     async for page in pages:
         for record in page.records:
-            if len(found) >= most or size_bytes > ANSWER_BYTES:
+            if len(found) >= most or size_bytes > most_bytes:
                 next_seq = int(str(found[-1]["seq"])) if found else start
                 break
             found.append(record)

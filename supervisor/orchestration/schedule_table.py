@@ -15,6 +15,12 @@ from ..decoding.decoder import STORE
 from ..store.store import Row, Statement, Store
 from .cron import Times, check
 
+CLUSTER = "cluster"
+"""The source of a schedule that the engine of the cluster has for all nodes."""
+
+OF_CLUSTER = "cluster:"
+"""Begin of the key of a schedule of the cluster."""
+
 FILE = "file:"
 """Begin of the key of a schedule of the configuration file: no name has a colon."""
 
@@ -36,11 +42,18 @@ class Entry:
     @property
     def is_of_file(self) -> bool:
         """Returns whether the configuration file has it."""
-        return self.record.source != STORE
+        return self.record.source not in (STORE, CLUSTER)
+
+    @property
+    def is_shared(self) -> bool:
+        """Returns whether the engine of the cluster has it, for all nodes."""
+        return self.record.source == CLUSTER
 
     @property
     def key(self) -> str:
         """Returns the key of its row."""
+        if self.is_shared:
+            return f"{OF_CLUSTER}{self.record.name}"
         return f"{FILE}{self.record.name}" if self.is_of_file else self.record.name
 
 

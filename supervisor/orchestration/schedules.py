@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from secrets import token_hex
-from typing import Literal, Protocol
 
 import msgspec
 from msgspec.structs import replace
@@ -38,8 +37,10 @@ from ..events.bus import Bus
 from ..store.store import Store
 from ..task_rules.boundaries import normalised
 from ..tasks.tasks import Tasks
+from .cluster_ports import ClusterRuns, SharedSchedules
 from .cron import LATE_S, Due, Times, check, decide, following
-from .schedule_table import Entry, ScheduleTable, entry_of, stamp, stamp_of, times_of
+from .schedule_sources import adopted, run_of, set_paused, shared_entry
+from .schedule_table import CLUSTER, Entry, ScheduleTable, entry_of, stamp, stamp_of
 
 MOST_SCHEDULES = 1_000
 """Number of schedules of one daemon."""
@@ -62,22 +63,7 @@ RECENT = 10
 UPCOMING = 5
 """Number of times of `upcoming`."""
 
-MESSAGE_CHARS = 300
-"""Characters of an error's message in the record of a run."""
-
 logger = logging.getLogger(__name__)
-
-
-class ClusterRuns(Protocol):
-    """Decides which node of a cluster submits a run."""
-
-    def is_placed(self, agent: str | None, /) -> bool:
-        """Returns whether the cluster places an agent."""
-
-    async def claim(
-        self, schedule: str, agent: str, at: str, *, may_overlap: bool
-    ) -> Literal["run", "later", "elsewhere", "busy"]:
-        """Returns what this node does about a run: submit its task, ask again, or skip it."""
 
 
 class Schedules:
@@ -90,6 +76,7 @@ class Schedules:
         tasks: accepts the tasks.
         clock: seconds of the Unix epoch.
         cluster: has one node submit each run for an agent that it places; None: the daemon is in no cluster.
+        shared: keeps those that are added for agents that the cluster places.
     """
 
     def __init__(
@@ -100,8 +87,12 @@ class Schedules:
         tasks: Tasks,
         clock: Callable[[], float] = time.time,
         cluster: ClusterRuns | None = None,
+        shared: SharedSchedules | None = None,
     ) -> None:
         self._cluster = cluster
+        self._shared = shared
+        if shared is not None:
+            shared.subscribe(self._follow_shared)
         self._table = ScheduleTable(store)
         self._bus = bus
         self._agents = agents
@@ -127,6 +118,8 @@ class Schedules:
                 reason = f"its record in the store is damaged: {error}"[:300]
                 self._bus.publish("schedule.corrupted", schedule=str(row[0]), reason=reason)
                 continue
+            if entry.is_shared and self._shared is None:
+                continue  # the daemon has left its cluster
             if not entry.is_of_file:
                 self._entries[entry.record.name] = entry
             elif entry.record.name in config.schedules:
@@ -158,11 +151,39 @@ class Schedules:
                 self._bus.publish("config.shadowed", agent=name, reason=reason)
             before = None if name not in earlier else earlier[name].record
             made = 0.0 if self._is_placed(schedule.task) else now  # one grid on all nodes
-            entry = self._entries[name] = _adopted(schedule, earlier.get(name), now, made)
+            entry = self._entries[name] = adopted(schedule, earlier.get(name), now, made)
             if before is None:
                 self._publish("schedule.added", entry.record, next_at=entry.record.next_at)
             if entry.record != before:
                 self._table.post(entry)
+
+    def _follow_shared(self) -> None:
+        """Adopts the schedules of the cluster as they are now; one whose name this daemon has itself is left out."""
+        found = None if self._shared is None else self._shared.known()
+        if found is None:
+            return
+        for name, entry in list(self._entries.items()):
+            if entry.is_shared and name not in found:
+                del self._entries[name]
+                self._table.forget(entry.key)
+                self._publish("schedule.removed", entry.record)
+        for name, record in found.items():
+            known = self._entries.get(name)
+            if known is not None and not known.is_shared:
+                continue
+            before = None if known is None else known.record
+            if before is None or before.created_at != record.created_at:
+                self._entries[name] = known = shared_entry(record, self._clock())
+                self._publish("schedule.added", known.record, next_at=known.record.next_at)
+            elif known is not None and before.paused != record.paused:
+                set_paused(known, self._clock(), paused=record.paused)
+                what = "schedule.paused" if record.paused else "schedule.resumed"
+                facts = {} if record.paused else {"next_at": known.record.next_at}
+                self._publish(what, known.record, **facts)
+            else:
+                continue
+            self._table.post(known)
+        self._changed.set()
 
     async def run(self) -> None:
         """Submits tasks when they are due, until it is cancelled."""
@@ -239,6 +260,10 @@ class Schedules:
         if size > MOST_BYTES:
             words = f'cannot add schedule "{name}": {size} bytes are more than {MOST_BYTES}'
             raise ResourceLimitExceeded(words, limit="schedule", value=size)
+        if self._shared is not None and self._is_placed(task):
+            await self._shared.add(record := replace(record, source=CLUSTER))
+            self._follow_shared()
+            return self._entries[name].record if name in self._entries else record
         entry = Entry(record, times, now, next_at)
         self._entries[name] = entry
         try:
@@ -343,6 +368,10 @@ class Schedules:
         if entry.is_of_file:
             words = f'cannot remove schedule "{name}": it is in the configuration file; corral schedule pause {name}'
             raise Conflict(words, name=name, source=entry.record.source)
+        if entry.is_shared and self._shared is not None:
+            await self._shared.remove(name)
+            self._follow_shared()
+            return entry.record
         del self._entries[name]  # first: the record of a run that ends now would write it again
         try:
             await self._table.remove(entry.key)
@@ -360,6 +389,8 @@ class Schedules:
         """
         entry = self._of(name)
         if not entry.record.paused:
+            if await self._shared_is_set(entry, paused=True):
+                return self._of(name).record
             await self._set_paused(entry, paused=True, next_at=None)
             self._publish("schedule.paused", entry.record)
         return entry.record
@@ -372,11 +403,20 @@ class Schedules:
         """
         entry = self._of(name)
         if entry.record.paused:
+            if await self._shared_is_set(entry, paused=False):
+                return self._of(name).record
             next_at = following(entry.times, self._clock())
             await self._set_paused(entry, paused=False, next_at=next_at)
             self._publish("schedule.resumed", entry.record, next_at=entry.record.next_at)
             self._changed.set()
         return entry.record
+
+    async def _shared_is_set(self, entry: Entry, *, paused: bool) -> bool:
+        if self._shared is None or not entry.is_shared:
+            return False
+        await self._shared.set_paused(entry.record.name, paused=paused)
+        self._follow_shared()
+        return True
 
     async def _set_paused(self, entry: Entry, *, paused: bool, next_at: float | None) -> None:
         before, entry.next_at = entry.next_at, next_at
@@ -561,57 +601,3 @@ class Schedules:
             schedule=record.name,
             **facts,
         )
-
-
-def run_of(task: Task) -> Run:
-    """Returns a task as a run of its schedule, with the exit of its command."""
-    error = task.error
-    facts: Mapping[str, object] = error.data if error is not None else {}
-    if error is None and isinstance(task.output, dict) and task.kind == "job":
-        facts = task.output
-    numbers = {key: facts.get(key) for key in ("code", "incarnation")}
-    name = facts.get("signal")
-    return Run(
-        task=task.id,
-        state=task.state,
-        started_at=task.started_at,
-        finished_at=task.finished_at,
-        duration_s=task.duration_s,
-        signal=name if isinstance(name, str) else None,
-        error=None if error is None else error.message[:MESSAGE_CHARS],
-        **{key: value for key, value in numbers.items() if isinstance(value, int)},
-    )
-
-
-def _adopted(schedule: Schedule, earlier: Entry | None, now: float, made: float) -> Entry:
-    """Returns the entry of a schedule of the file; with the same times as before it goes on as it stood.
-
-    The grid of its seconds begins at `made`.
-    """
-    before = (
-        ScheduleRecord(name=schedule.name, task=schedule.task)
-        if earlier is None
-        else earlier.record
-    )
-    record = replace(
-        before,
-        task=schedule.task,
-        every_s=schedule.every,
-        cron=schedule.cron,
-        at=stamp_of(schedule.at),
-        timezone=None if schedule.cron is None else schedule.timezone,
-        catch_up=schedule.catch_up,
-        overlap=schedule.overlap,
-        start_at=None,
-        source=schedule.source,
-        command=list(schedule.command) or None,
-    )
-    if earlier is not None and times_of(record, now) == times_of(before, now):
-        earlier.record = record  # in place: a run of it may be on its way
-        if made != now:
-            earlier.times = times_of(record, made)
-        return earlier
-    times = times_of(record, made)
-    next_at = None if record.paused else following(times, now)
-    record = replace(record, created_at=stamp(now), next_at=stamp_of(next_at))
-    return Entry(record, times, now, next_at)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cluster_of_daemons import began, cluster_of, home_of, placed
-from corral.worker.contract.errors import NotFound, TaskFailed
+from corral.worker.contract.errors import Conflict, NotFound, TaskFailed
 from daemon_process import AGENTS
 
 pytestmark = pytest.mark.shell
@@ -111,3 +111,38 @@ def test_one_node_submits_each_run_of_a_schedule_and_another_goes_on_when_it_die
         cluster.nodes.pop("one").kill()
         before = len(runs("two"))
         cluster.until(lambda: len(runs("two")) >= before + 2)
+
+
+def test_a_schedule_that_is_added_to_a_placed_agent_lives_with_the_cluster(tmp_path: Path) -> None:
+    (folder := tmp_path / "work").mkdir()
+    with cluster_of(tmp_path, "nats", ["one", "two"], placed(folder)) as cluster:
+        one, two = cluster.nodes["one"], cluster.nodes["two"]
+        cluster.until(lambda: len(two.call("node.list")["nodes"]) == 2)
+        home_of(cluster)
+        task = {"agent": "single", "objective": "x"}
+        made = one.call("schedule.add", name="tick", every_s=1.0, task=task)
+        assert made["source"] == "cluster"
+        with pytest.raises(Conflict):
+            two.call("schedule.add", name="tick", every_s=1.0, task=task)
+
+        def runs() -> list[dict[str, object]]:
+            found = cluster.nodes["two"].call("task.list", schedule="tick")["tasks"]
+            return [each for each in found if not str(each["id"]).startswith("x")]
+
+        cluster.until(lambda: len(runs()) >= 4)
+        keys = [str(each["idempotency_key"]) for each in runs()]
+        assert len(keys) == len(set(keys)), "one node submits each"
+        [listed] = two.call("schedule.list")["schedules"]
+        assert (listed["name"], listed["node"]) == ("tick", None), "it is shown once"
+        assert two.corral("schedule", "pause", "tick").returncode == 0
+        cluster.until(lambda: one.call("schedule.show", name="tick")["paused"])
+        one.call("schedule.resume", name="tick")
+        cluster.until(lambda: not two.call("schedule.show", name="tick")["paused"])
+        one.kill()  # where it was added
+        before = len(runs())
+        cluster.until(lambda: len(runs()) >= before + 2)
+        one.start()  # it has what an earlier life of it had
+        cluster.until(lambda: one.call("schedule.show", name="tick")["source"] == "cluster")
+        cluster.until(lambda: len(one.call("node.list")["nodes"]) == 2)
+        assert two.corral("schedule", "rm", "tick").returncode == 0
+        cluster.until(lambda: one.call("schedule.list")["schedules"] == [])

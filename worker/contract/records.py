@@ -231,8 +231,8 @@ class ScheduleRecord(Struct, frozen=True, kw_only=True):
     `next_at` is the time of the next run, null if there is none. `runs` counts tasks that were made, `skipped` runs
     that were due while the last one had not ended or that were missed without `catch_up`, `refused` runs whose task was
     refused, the last one because of `last_error`. `last_due_at` is the due time of the last run, `last_task` its task,
-    `last_run` the last one that has ended. `source` is "store" for a schedule that was added at run time, else the
-    configuration file. `command` is that of the job of its name, null for tasks of others.
+    `last_run` the last one that has ended. `source` is "store" for a schedule that was added at run time, "cluster" for
+    one that all nodes of the cluster have, else the configuration file. `command` is that of the job of its name, null for tasks of others.
     """
 
     name: str
