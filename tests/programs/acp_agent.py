@@ -225,6 +225,27 @@ class Tester:
         (STATE / "outcome").write_text(chosen, "utf-8")
         await self._say(session, chosen)
 
+    async def _do_form(self, session: str, *_: Any) -> None:
+        """Asks a form of three fields, and says the response."""
+        fields = {
+            "name": {"type": "string", "title": "Your name"},
+            "count": {"type": "integer"},
+            "sure": {"type": "boolean"},
+        }
+        form = schema.ElicitationFormSessionMode.model_validate(
+            {
+                "sessionId": session,
+                "mode": "form",
+                "requestedSchema": {
+                    "type": "object",
+                    "properties": fields,
+                    "required": ["name", "count", "sure"],
+                },
+            }
+        )
+        given = await self._client.create_elicitation("A form", form)
+        await self._say(session, given.model_dump_json(by_alias=True, exclude_none=True))
+
     async def _do_read(self, session: str, words: list[str], *_: Any) -> None:
         line, limit = (int(words[1]), int(words[2])) if len(words) > 1 else (None, None)
         try:

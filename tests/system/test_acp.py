@@ -285,6 +285,34 @@ def test_a_question_outlives_the_agent_and_its_answer_counts(daemon: DaemonProce
     assert (record["output"], record["attempt"]) == ("yes", 2)
 
 
+def answered(daemon: DaemonProcess, task: str, *answers: str) -> list[str]:
+    """The questions that were answered, in their order."""
+    asked: list[str] = []
+    known = 0
+    for answer in answers:
+        while not (found := daemon.call("approval.list", task=task)["approvals"]) or (
+            found[0]["id"] == known
+        ):
+            time.sleep(0)
+        known = found[0]["id"]
+        asked.append(found[0]["question"])
+        daemon.call("approval.answer", approval=known, answer=answer)
+    return asked
+
+
+def test_a_form_of_an_agent_is_asked_field_by_field(daemon: DaemonProcess) -> None:
+    task = daemon.call("task.submit", agent="coder", objective="form")["id"]
+    asked = answered(daemon, task, "Ada", "many", "3", "yes")
+    assert asked == ["A form\nYour name", "A form\ncount", "A form\ncount", "A form\nsure"]
+    said = json.loads(daemon.call("task.wait", task=task)["output"])
+    assert said["action"] == "accept"
+    assert said["content"] == {"name": "Ada", "count": 3, "sure": True}
+
+
+def test_a_form_that_nobody_answers_is_cancelled(daemon: DaemonProcess) -> None:
+    assert json.loads(output(daemon, "form", "hasty"))["action"] == "cancel"
+
+
 def test_a_cancelled_task_takes_its_question_back(daemon: DaemonProcess) -> None:
     task = daemon.call("task.submit", agent="coder", objective="ask edit Write d.txt")["id"]
     question = asked(daemon, task)

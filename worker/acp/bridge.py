@@ -9,14 +9,14 @@ import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from ... import __version__
-from ..contract.approvals import OPTION_CHARS
+from ..contract.approvals import KEY_CHARS, OPTION_CHARS
 from ..contract.codec import as_object
 from ..contract.errors import CorralError, InvalidParams, MethodNotFound, SpawnFailed
 from ..contract.jsonrpc import MAX_MESSAGE_BYTES, Notification, Request
 from ..sdk.results import Json, object_of
 from ..sdk.stdio import log_line
 from ..sdk.task import Hooks, Start, Task, stateless
-from . import content, files, policy
+from . import content, files, forms, policy
 from .capabilities import (
     PROTOCOL_VERSION,
     AgentInfo,
@@ -34,7 +34,14 @@ from .turn import Turn
 ROOM_BYTES = 64 * 1024
 """Bytes of a message that an output leaves for the rest."""
 
-CLIENT_CAPABILITIES = {"fs": {"readTextFile": True, "writeTextFile": True}, "terminal": True}
+CLIENT_CAPABILITIES = {
+    "fs": {"readTextFile": True, "writeTextFile": True},
+    "terminal": True,
+    "elicitation": {"form": {}},
+}
+
+TRIES_MOST = 3
+"""Number of answers to one field of a form that are read, before the form counts as cancelled."""
 
 
 class Bridge:
@@ -74,6 +81,7 @@ class Bridge:
         self.hooks.checkpoint = stateless
         self._served: dict[str, Callable[[Session, Mapping[str, object]], Awaitable[object]]] = {
             "session/request_permission": self._permission,
+            "elicitation/create": self._form,
             "fs/read_text_file": self._read,
             "fs/write_text_file": self._write,
             "terminal/create": lambda session, params: session.terminals.create(params),
@@ -289,19 +297,66 @@ class Bridge:
             params["default"] = default
         if self._policy.timeout_s is not None:
             params["timeout_s"] = self._policy.timeout_s
+        record = await self._put(turn, params)
+        if record is None:
+            return None
+        answer = record.get("answer")
+        return by_answer.get(answer) if isinstance(answer, str) else refusal
+
+    async def _put(self, turn: Turn, params: Mapping[str, object]) -> Mapping[str, object] | None:
+        """Returns the record of a question that has ended; None if the turn is cancelled meanwhile."""
         assert self.hooks.running is not None, "a turn runs"
         asking = asyncio.ensure_future(self.hooks.running.calls.request("task/ask", params))
         turn.questions.add(asking)
         try:
-            record = object_of(await asking)
+            return object_of(await asking)
         except asyncio.CancelledError:
             if not turn.is_cancelled:
                 raise
             return None
         finally:
             turn.questions.discard(asking)
-        answer = record.get("answer")
-        return by_answer.get(answer) if isinstance(answer, str) else refusal
+
+    # -- forms
+
+    async def _form(self, session: Session, params: Mapping[str, object]) -> object:
+        """Asks a person for the fields of a form, one after the other.
+
+        Raises:
+            InvalidParams: it is none that can be asked.
+        """
+        found = forms.fields_of(params)
+        turn = session.turn
+        if turn is None or turn.is_cancelled:
+            return {"action": "cancel"}
+        values: dict[str, Json] = {}
+        number = turn.next_form()
+        for field in found:
+            for attempt in range(1, TRIES_MOST + 1):
+                asked: dict[str, object] = {
+                    "task": turn.task.id,
+                    "question": field.question,
+                    "options": list(forms.options_of(field)),
+                    "key": f"form-{number}-{attempt}-{field.key}"[:KEY_CHARS],
+                }
+                if field.default is not None:
+                    asked["default"] = field.default
+                if self._policy.timeout_s is not None:
+                    asked["timeout_s"] = self._policy.timeout_s
+                record = await self._put(turn, asked)
+                answer = None if record is None else record.get("answer")
+                if not isinstance(answer, str):
+                    return {"action": "cancel"}
+                try:
+                    value = forms.value_of(field, answer)
+                except ValueError:
+                    continue
+                if value is not None:
+                    values[field.key] = value
+                break
+            else:
+                return {"action": "cancel"}
+        return {"action": "accept", "content": values}
 
 
 def _at_once(

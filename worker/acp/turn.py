@@ -66,6 +66,7 @@ class Turn:
         self._is_over = False
         self._tools: dict[str, tuple[str, str]] = {}
         self._asked: Counter[str] = Counter()
+        self._forms = 0
         self.questions: set[asyncio.Task[object]] = set()
 
     # -- the agent's side
@@ -90,6 +91,11 @@ class Turn:
         key = key_of(action, 0)
         self._asked[key] += 1
         return key_of(action, self._asked[key])
+
+    def next_form(self) -> int:
+        """Returns the number of the next form of the turn, which is the same in another attempt."""
+        self._forms += 1
+        return self._forms
 
     def _take_message(self, content: Mapping[str, object]) -> None:
         text = content.get("text")
