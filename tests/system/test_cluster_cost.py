@@ -48,7 +48,8 @@ async def steps_of_nats(servers: LocalServers, work: Callable[[], Awaitable[None
                 found[step] += 1
                 return
 
-    client = await nats.connect(servers.url)
+    module: Any = nats  # its annotations are not complete
+    client = await module.connect(servers.url)
     await client.subscribe(">", cb=note)
     await client.flush()
     await work()

@@ -163,7 +163,7 @@ def _check_events(cluster: Cluster, one: DaemonProcess) -> None:
         assert [each["seq"] for each in found if each["node"] == name][: len(numbers)] == numbers
     # Page by page it is the same.
     page: Any = one.call("event.list", n=0)
-    since, paged = page["newest"], []
+    since, paged = page["newest"], list[Any]()
     since = ",".join(f"{node}:0" for node in places_of(since))
     while since is not None:
         page = one.call("event.list", since=since, until=page["newest"])
@@ -177,7 +177,7 @@ def _check_events(cluster: Cluster, one: DaemonProcess) -> None:
 def _check_http(two: DaemonProcess) -> None:
     api = Api(two)
     with api.stream("GET", "/events?n=3") as events:
-        told = []
+        told: list[Any] = []
         for each in events:
             if each.name == "event":
                 told.append(each)
@@ -195,15 +195,15 @@ def _check_http(two: DaemonProcess) -> None:
 async def _check_python(two: DaemonProcess) -> None:
     async with AgentRuntime(str(two.socket)) as runtime:
         async with runtime.events(["worker.*"], n=1) as events:
-            found = set()
+            found: set[str | None] = set()
             async for event in events:
                 found.add(event.node)
                 if found == {"one", "two"}:
                     break
         async with runtime.follow_logs(["printer"], n=1) as lines:
-            nodes = set()
+            nodes: set[object] = set()
             async for line in lines:
-                nodes.add(line["node"])
+                nodes.add(line.get("node"))
                 if nodes == {"one", "two"}:
                     break
 
