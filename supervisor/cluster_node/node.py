@@ -196,7 +196,7 @@ class ClusterNode:
                 if wanted is not None and entry is None:
                     await engine.put(key, encoded(wanted), revision=0)
                 elif wanted is None and entry is not None:
-                    await engine.delete(key, revision=entry.revision)
+                    await engine.put(key, None, revision=entry.revision)
             except Conflict:
                 continue  # another one has just done the same, or the opposite
             state = "ready" if wanted is None else "draining"

@@ -226,7 +226,7 @@ class PlacedAgents:
         key = assignment_key(replica)
         try:
             if replica[0] not in self._view.specs or known.value.to == "":
-                await engine.delete(key, revision=known.revision)
+                await engine.put(key, None, revision=known.revision)
                 self._view.put(replica, None, known.revision)
                 return
             passed = Assignment(node=to)

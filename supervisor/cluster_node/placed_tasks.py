@@ -383,7 +383,7 @@ class PlacedTasks:
         await engine.settle(taken, "done")
         if (revision := self._view.cancelled.get(taken.id)) is not None:
             with contextlib.suppress(CorralError):  # it ends by itself
-                await engine.delete(cancelled_key(taken.id), revision=revision)
+                await engine.put(cancelled_key(taken.id), None, revision=revision)
 
     async def _in_session(
         self, agent: str, engine: Engine, stored: StoredTask, delivery: int

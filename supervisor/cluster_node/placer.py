@@ -81,7 +81,7 @@ class Placer:
     async def leave(self, engine: Engine) -> None:
         """Gives the role back, so that another node has it at once."""
         if self._revision:
-            await engine.delete(ROLE_KEY, revision=self._revision)
+            await engine.put(ROLE_KEY, None, revision=self._revision)
 
     async def _has_role(self, engine: Engine) -> bool:
         """Takes the role or renews it; returns whether this node has it."""
@@ -220,7 +220,7 @@ class Placer:
         known = self._view.assignments.get(replica)
         if known is not None:
             with contextlib.suppress(Conflict):
-                await engine.delete(assignment_key(replica), revision=known.revision)
+                await engine.put(assignment_key(replica), None, revision=known.revision)
 
     def _note_refusal(self, agent: str, reason: str) -> None:
         if reason == self._refusals.get(agent, ""):

@@ -63,7 +63,7 @@ class SpecPublisher:
         for name in [name for name in self._published if name not in specs]:
             entry = await engine.get(spec_key(name))
             if entry is not None:
-                await engine.delete(entry.key, revision=entry.revision)
+                await engine.put(entry.key, None, revision=entry.revision)
             del self._published[name]
         for name, spec in specs.items():
             table = expanded_table(spec)

@@ -1,4 +1,4 @@
-"""Connects a node to the engine of its cluster: NATS with JetStream, or Redis, behind one interface of eleven operations.
+"""Connects a node to the engine of its cluster: NATS with JetStream, or Redis, behind one interface of ten operations.
 
 Guarantees that every wait is bounded, that a revision grows over all keys and nodes, that an appended task is stored before
 its append returns, and that a task whose taker goes silent is delivered again. It cannot guarantee more than its engine:

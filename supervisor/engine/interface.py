@@ -1,4 +1,4 @@
-"""Defines the eleven operations of an engine, and the values that they take and return.
+"""Defines the ten operations of an engine, and the values that they take and return.
 
 An operation that fails raises one of four errors, each with `engine`, the name of the thing, and `reason`:
 
@@ -138,15 +138,13 @@ class Engine(Protocol):
         """Returns the newest state of a key; None where there is none."""
         ...
 
-    async def put(self, key: str, value: bytes, *, revision: int, ttl_s: int | None = None) -> int:
-        """Stores a value if the key is at `revision` (0: absent), and returns the new revision.
+    async def put(
+        self, key: str, value: bytes | None, *, revision: int, ttl_s: int | None = None
+    ) -> int:
+        """Stores a value if the key is at `revision` (0: absent), and returns the new revision; None removes a present key.
 
         With `ttl_s` it ends by itself unless it is put again in time: a lease.
         """
-        ...
-
-    async def delete(self, key: str, *, revision: int) -> None:
-        """Removes a key if it is at `revision`."""
         ...
 
     async def watch(self, prefix: str) -> Watch:

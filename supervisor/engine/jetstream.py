@@ -199,18 +199,18 @@ class JetStream:
             else Entry(key, message.value, message.revision)
         )
 
-    async def put(self, key: str, value: bytes, *, revision: int, ttl_s: int | None = None) -> int:
-        """Stores a value if the key is at `revision`."""
+    async def put(
+        self, key: str, value: bytes | None, *, revision: int, ttl_s: int | None = None
+    ) -> int:
+        """Stores a value if the key is at `revision`; None removes it, and a mark of it stays for a while."""
         checked(key, "key")
+        if value is None:
+            if not revision:
+                raise conflict(self.kind, key, 0, 0)
+            mark = {"KV-Operation": "DEL", "Nats-TTL": f"{MARKER_S}s"}
+            return await self._store(key, b"", revision, mark)
         headers = {} if lease_seconds(ttl_s, key) is None else {"Nats-TTL": f"{ttl_s}s"}
         return await self._store(key, limited(value, "key", key), revision, headers)
-
-    async def delete(self, key: str, *, revision: int) -> None:
-        """Removes a key if it is at `revision`; a mark of it stays for a while."""
-        headers = {"KV-Operation": "DEL", "Nats-TTL": f"{MARKER_S}s"}
-        if not revision:
-            raise conflict(self.kind, checked(key, "key"), 0, 0)
-        await self._store(checked(key, "key"), b"", revision, headers)
 
     async def _store(self, key: str, value: bytes, revision: int, headers: dict[str, str]) -> int:
         expected = revision

@@ -20,7 +20,6 @@ from redis.exceptions import (
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
-    RedisError,
     ResponseError,
 )
 from redis.exceptions import TimeoutError as RedisTimeout
@@ -40,6 +39,7 @@ from .interface import (
     TlsFiles,
 )
 from .names import bare, checked, conflict, lease_seconds, limited, no_answer, nobody
+from .redis_pipeline import FAILURES, RedisPipeline, Wire
 from .view import Following, Inbox, View
 
 VERSION_MIN = (6, 2)
@@ -54,10 +54,6 @@ SILENCE_S = 1.6
 """Seconds of silence after which a subscription is made anew."""
 
 CHANNEL = scripts.PREFIX + "say:"
-FAILURES = (RedisError, OSError, TimeoutError)
-
-Wire = Any  # Any: the library's types are partial, and each command defines the shape of its answer
-
 _REDIS: Wire = Redis
 
 
@@ -73,6 +69,7 @@ class RedisEngine:
 
     def __init__(self, client: Redis, timeout_s: float = TIMEOUT_S) -> None:
         self.client: Wire = client
+        self._pipeline = RedisPipeline(client, timeout_s)
         self._timeout_s = timeout_s
         self._consumer = uuid4().hex
         self._groups: set[str] = set()
@@ -167,22 +164,20 @@ class RedisEngine:
         found = await self.run("read key", key, scripts.GET, [], [checked(key, "key")])
         return None if not found else Entry(key, bytes(found[1]), int(found[0]))
 
-    async def put(self, key: str, value: bytes, *, revision: int, ttl_s: int | None = None) -> int:
-        """Stores a value if the key is at `revision`."""
-        limited(value, "key", checked(key, "key"))
-        ttl = lease_seconds(ttl_s, key)
-        args: list[str | bytes] = [key, value, str(revision), "" if ttl is None else str(ttl)]
-        is_done, found = await self.run("store key", key, scripts.PUT, [], args)
+    async def put(
+        self, key: str, value: bytes | None, *, revision: int, ttl_s: int | None = None
+    ) -> int:
+        """Stores a value if the key is at `revision`; None removes it."""
+        ttl = lease_seconds(ttl_s, checked(key, "key"))
+        args: list[str | bytes] = [key, str(revision)]
+        if value is None:
+            is_done, found = await self.run("remove key", key, scripts.DELETE, [], args)
+        else:
+            args += [limited(value, "key", key), "" if ttl is None else str(ttl)]
+            is_done, found = await self.run("store key", key, scripts.PUT, [], args)
         if not is_done:
             raise conflict(self.kind, key, revision, int(found))
         return int(found)
-
-    async def delete(self, key: str, *, revision: int) -> None:
-        """Removes a key if it is at `revision`."""
-        args: list[str | bytes] = [checked(key, "key"), str(revision)]
-        is_done, found = await self.run("remove key", key, scripts.DELETE, [], args)
-        if not is_done:
-            raise conflict(self.kind, key, revision, int(found))
 
     async def watch(self, prefix: str) -> "KeyWatch":
         """Follows the keys below `prefix`."""
@@ -425,6 +420,7 @@ class RedisEngine:
         """Closes the connection."""
         if self._inbox_task is not None:
             self._inbox_task.cancel()
+        self._pipeline.close()
         for each in list(self._open):
             await each.close()
         with contextlib.suppress(*FAILURES):
@@ -441,7 +437,7 @@ class RedisEngine:
             self._shas[script] = sha
         try:
             return await self.call(
-                what, name, lambda: self.client.evalsha(sha, len(keys), *keys, *args)
+                what, name, lambda: self._pipeline.run("EVALSHA", sha, len(keys), *keys, *args)
             )
         except NoScriptError:  # it was started again
             return await self.call(

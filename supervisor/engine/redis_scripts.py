@@ -69,7 +69,9 @@ local function remove(key)
   redis.call('HDEL', '{KEYS}', key)
   redis.call('ZREM', '{NAMES}', key)
   redis.call('ZREM', '{ENDS}', key)
-  note(key, next_revision(), nil)
+  local revision = next_revision()
+  note(key, revision, nil)
+  return revision
 end
 local function now_ms()
   return math.floor(clock_us() / 1000)
@@ -103,20 +105,20 @@ PUT = (
     + f"""
 sweep()
 local revision = present(ARGV[1]) or '0'
-if revision ~= ARGV[3] then return {{0, revision}} end
+if revision ~= ARGV[2] then return {{0, revision}} end
 revision = next_revision()
-redis.call('HSET', '{KEYS}', ARGV[1], revision .. ' ' .. ARGV[2])
+redis.call('HSET', '{KEYS}', ARGV[1], revision .. ' ' .. ARGV[3])
 redis.call('ZADD', '{NAMES}', 0, ARGV[1])
 if ARGV[4] == '' then
   redis.call('ZREM', '{ENDS}', ARGV[1])
 else
   redis.call('ZADD', '{ENDS}', now_ms() + tonumber(ARGV[4]) * 1000, ARGV[1])
 end
-note(ARGV[1], revision, ARGV[2])
+note(ARGV[1], revision, ARGV[3])
 return {{1, revision}}
 """
 )
-"""KEY VALUE REVISION SECONDS|"": returns {1, revision}, or {0, present revision}."""
+"""KEY REVISION VALUE SECONDS|"": returns {1, revision}, or {0, present revision}."""
 
 DELETE = (
     _COMMON
@@ -124,8 +126,7 @@ DELETE = (
 sweep()
 local revision = present(ARGV[1]) or '0'
 if revision ~= ARGV[2] or revision == '0' then return {0, revision} end
-remove(ARGV[1])
-return {1, revision}
+return {1, remove(ARGV[1])}
 """
 )
 """KEY REVISION: returns {1, revision}, or {0, present revision}."""

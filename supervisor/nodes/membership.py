@@ -116,7 +116,7 @@ class Membership:
         try:
             entry = await self._engine.get(key_of(self._record().name))
             if entry is not None and self._is_own(entry.value):
-                await self._engine.delete(entry.key, revision=entry.revision)
+                await self._engine.put(entry.key, None, revision=entry.revision)
         except CorralError as error:
             logger.warning("the lease of this node ends by itself: %s", error)
 

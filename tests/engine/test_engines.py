@@ -165,11 +165,11 @@ def test_a_deleted_key_is_gone_and_can_be_made_again(servers: LocalServers) -> N
     async def test(engine: Engine) -> None:
         first = await engine.put("a", b"1", revision=0)
         with pytest.raises(Conflict):
-            await engine.delete("a", revision=first + 999)
-        await engine.delete("a", revision=first)
+            await engine.put("a", None, revision=first + 999)
+        await engine.put("a", None, revision=first)
         assert await engine.get("a") is None
         with pytest.raises(Conflict):
-            await engine.delete("a", revision=first)
+            await engine.put("a", None, revision=first)
         with pytest.raises(Conflict):
             await engine.put("a", b"2", revision=first)
         assert await engine.put("a", b"2", revision=0) > first
@@ -555,7 +555,7 @@ def test_every_operation_ends_while_the_server_is_frozen_and_works_afterwards(
             ends = await asyncio.gather(
                 engine.get("a"),
                 engine.put("a", b"2", revision=revision),
-                engine.delete("a", revision=revision),
+                engine.put("a", None, revision=revision),
                 engine.append("q", "two", b""),
                 engine.request("x", b"", 1),
                 return_exceptions=True,
