@@ -1,7 +1,8 @@
 """What does a cluster cost: an empty task on one, two and three nodes, a fail-over, three idle nodes, and a task that has nothing to do with it?
 
 Real daemons and a real server on the loopback address; all of them share the processors of this machine, so three nodes are no faster than
-one here. The agent has a replica on each node. A task is run by a client of the first node and waited for: one at a time, then many at once. "the
+one here. The agent has a replica on each node. A task is run by a client of the first node and waited for: one at a time, then many at once, over NATS
+and over Redis; the processor time of the latter is that of the daemons with their launchers and workers, and of the server. "the
 engine alone" appends, takes and settles a task by the client that a node uses, without any daemon. A local agent, which no cluster knows, is asked on a
 daemon in a cluster and on one without. A fail-over is the time from the kill of the daemon that runs an agent until another node says that it is Ready.
 Messages of NATS are those that any client publishes, seen by one that subscribes to all; of Redis, its commands.
@@ -39,11 +40,13 @@ if __name__ == "__main__":
     agent.run()
 """
 
-WHOLE = {"rounds": 5, "one": 60, "many": 300, "failovers": 4, "idle_s": 8, "agents": 10}
+WHOLE = {"rounds": 5, "one": 60, "many": 600, "failovers": 4, "idle_s": 8, "agents": 10}
 QUICK = {"rounds": 1, "one": 5, "many": 20, "failovers": 1, "idle_s": 1, "agents": 2}
 AT_ONCE = 16
 SLOTS = 16
 SIZES = (1, 2, 3)
+ENGINES: tuple[Kind, ...] = ("nats", "redis")
+TITLES = {"nats": "NATS", "redis": "Redis"}
 LEASE_S = 3
 
 Found = dict[str, list[float]]
@@ -85,6 +88,14 @@ class Nodes:
     def first(self) -> str:
         """Returns the socket of the first node."""
         return self.daemons["node-0"].socket
+
+    def used_us(self) -> dict[str, float]:
+        """Returns the processor time of the first node, of the others, and of the server, in microseconds."""
+        nodes = {name: _tree_s(daemon.process.pid) for name, daemon in self.daemons.items()}
+        first = nodes.pop("node-0")
+        server = bench.used_s(self.servers.processes[0].pid)
+        found = {"first": first, "others": sum(nodes.values()), "server": server}
+        return {key: 1e6 * value for key, value in found.items()}
 
     def start(self, name: str) -> None:
         """Starts a node."""
@@ -146,6 +157,23 @@ async def _rate(count: int, work: Callable[[], Awaitable[object]]) -> list[float
     return [count / (time.perf_counter() - began)]
 
 
+def _of_nodes(nodes: Nodes, name: str, size: Mapping[str, int]) -> Found:
+    """Returns the times of tasks of the placed agent, and the processor time of one where many are at once."""
+    found = asyncio.run(_of_tasks(nodes.first, "placed", name, {**size, "many": 0}))
+    before = nodes.used_us()
+    found |= asyncio.run(_of_tasks(nodes.first, "placed", name, {**size, "one": 0})) | {
+        f"{name}_us": found[f"{name}_us"]
+    }
+    used = nodes.used_us()
+    for key, value in used.items():
+        found[f"{name}_{key}"] = [(value - before[key]) / (size["many"] + 1)]
+    return found
+
+
+def _tree_s(pid: int) -> float:
+    return bench.used_s(pid) + sum(map(_tree_s, bench.children(pid)))
+
+
 async def _of_tasks(socket: str, agent: str, name: str, size: Mapping[str, int]) -> Found:
     async with await Connection.open(socket) as client:
 
@@ -160,7 +188,7 @@ async def _of_tasks(socket: str, agent: str, name: str, size: Mapping[str, int])
         return {f"{name}_us": each, f"{name}_rate": await _rate(size["many"], work)}
 
 
-async def _of_engine(servers: LocalServers, size: Mapping[str, int]) -> Found:
+async def _of_engine(servers: LocalServers, size: Mapping[str, int], name: str = "engine") -> Found:
     engine = await open_engine(ClusterSettings(engine=servers.kind, url=servers.url))
     numbers = iter(range(10**9))
     stamp = time.monotonic_ns()
@@ -173,7 +201,7 @@ async def _of_engine(servers: LocalServers, size: Mapping[str, int]) -> Found:
 
         await work()
         each = await _timed(size["one"], work)
-        return {"engine_us": each, "engine_rate": await _rate(size["many"], work)}
+        return {f"{name}_us": each, f"{name}_rate": await _rate(size["many"], work)}
     finally:
         await engine.close()
 
@@ -270,26 +298,42 @@ async def _messages(servers: LocalServers, seconds: float) -> float:
     return count / seconds
 
 
-MEASURES = [
-    Measure("engine_us", "append, take and settle a task: the engine alone", "µs"),
-    *(
-        Measure(f"placed{n}_us", f"an empty task, {n} node{'s' * (n > 1)}", "µs", "engine_us")
-        for n in SIZES
-    ),
+def _measures(kind: Kind) -> list[Measure]:
+    """Returns the rows of one engine."""
+    title = TITLES[kind]
+    several = {n: f"{n} node{'s' * (n > 1)}" for n in SIZES}
+    rows = [Measure(f"{kind}_us", f"append, take and settle a task: {title} alone", "µs")]
+    rows += [
+        Measure(f"{kind}{n}_us", f"an empty task, {title}, {words}", "µs", f"{kind}_us")
+        for n, words in several.items()
+    ]
+    rows.append(Measure(f"{kind}_rate", f"{title} alone, {AT_ONCE} at once", "/s"))
+    rows += [
+        Measure(
+            f"{kind}{n}_rate",
+            f"empty tasks, {AT_ONCE} at once, {title}, {words}",
+            "/s",
+            f"{kind}_rate",
+        )
+        for n, words in several.items()
+    ]
+    for n, words in several.items():
+        what = f"processor time of one of them, {title}, {words}"
+        rows.append(Measure(f"{kind}{n}_first", f"{what}: the node that accepts it", "µs"))
+        if n > 1:
+            rows.append(Measure(f"{kind}{n}_others", f"{what}: the others together", "µs"))
+        rows.append(Measure(f"{kind}{n}_server", f"{what}: the server", "µs"))
+    return rows
+
+
+TASKS = [
+    *(measure for kind in ENGINES for measure in _measures(kind)),
     Measure("alone_us", "an empty task of a local agent, no cluster", "µs"),
     Measure("local_us", "an empty task of a local agent, in a cluster", "µs", "alone_us"),
-    Measure("engine_rate", f"the engine alone, {AT_ONCE} at once", "/s"),
-    *(
-        Measure(
-            f"placed{n}_rate",
-            f"empty tasks, {AT_ONCE} at once, {n} node{'s' * (n > 1)}",
-            "/s",
-            "engine_rate",
-        )
-        for n in SIZES
-    ),
     Measure("alone_rate", f"of a local agent, {AT_ONCE} at once, no cluster", "/s"),
     Measure("local_rate", f"of a local agent, {AT_ONCE} at once, in a cluster", "/s", "alone_rate"),
+]
+NODES = [
     Measure("failover", "kill -9 of a node until its agent is Ready elsewhere", "s"),
     Measure("failover_leases", "the same in leases of 3 s", "each"),
     Measure("idle_alone", "processor of an idle daemon, no cluster", "%"),
@@ -303,7 +347,10 @@ MEASURES = [
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--engine", choices=["nats", "redis"], default="nats")
+    parser.add_argument(
+        "--engine", choices=ENGINES, default="nats", help="of the nodes that fail and that are idle"
+    )
+    parser.add_argument("--tasks", action="store_true", help="measure tasks alone")
 
 
 def main() -> None:
@@ -311,36 +358,50 @@ def main() -> None:
     options = bench.arguments(__doc__ or "", _options)
     size = QUICK if options.quick else WHOLE
     machine = bench.Machine()
+    notes: list[str] = []
     with bench.folder() as folder, ExitStack() as stack:
-        sized = {n: Nodes(options.engine, n, folder / f"of-{n}", stack) for n in SIZES}
-        many = Nodes(options.engine, 3, folder / "idle", stack, size["agents"])
         (folder / "alone").mkdir()
         (folder / "alone" / "empty.py").write_text(AGENT)
         alone = Daemon(folder / "alone", config("", None, folder / "alone", 0, 0))
         stack.enter_context(alone).await_ready()
-        parts: list[Callable[[], Found]] = [
-            lambda: asyncio.run(_of_engine(sized[1].servers, size)),
-            *(
-                lambda n=n, nodes=nodes: asyncio.run(
-                    _of_tasks(nodes.first, "placed", f"placed{n}", size)
-                )
-                for n, nodes in sized.items()
-            ),
-            lambda: asyncio.run(_of_tasks(sized[1].first, "local", "local", size)),
-            lambda: asyncio.run(_of_tasks(alone.socket, "local", "alone", size)),
-        ]
-        rounds = bench.interleaved(size["rounds"], parts)
-        calm = bench.interleaved(
-            min(3, size["rounds"]),
-            [lambda: _idle(many, size["idle_s"]), lambda: _alone(alone, size["idle_s"])],
+        with ExitStack() as nodes:
+            found = _tasks(folder, nodes, alone, size)
+        if not options.tasks:  # all tasks have ended: their time is not that of others
+            many = Nodes(options.engine, 3, folder / "idle", stack, size["agents"])
+            found |= bench.interleaved(
+                min(3, size["rounds"]),
+                [lambda: _idle(many, size["idle_s"]), lambda: _alone(alone, size["idle_s"])],
+            )
+            fails = Nodes(options.engine, 3, folder / "fails", stack, 2)
+            found |= bench.interleaved(size["failovers"], [lambda: _failover(fails)])
+            notes.append(
+                f"Idle and failing nodes: {TITLES[options.engine]}, one server. The idle cluster has {size['agents']} agents."
+            )
+    rows = TASKS if options.tasks else [*TASKS, *NODES]
+    bench.report("cluster", rows, found, machine, options, notes)
+
+
+def _tasks(
+    folder: Path, stack: ExitStack, alone: Daemon, size: Mapping[str, int]
+) -> dict[str, list[list[float]]]:
+    sized = {
+        (kind, n): Nodes(kind, n, folder / f"{kind}-{n}", stack) for kind in ENGINES for n in SIZES
+    }
+    first = sized[ENGINES[0], 1].first
+    parts: list[Callable[[], Found]] = [
+        lambda: asyncio.run(_of_tasks(first, "local", "local", size)),
+        lambda: asyncio.run(_of_tasks(alone.socket, "local", "alone", size)),
+    ]
+    for kind in ENGINES:
+        servers = sized[kind, 1].servers
+        parts.append(
+            lambda servers=servers, kind=kind: asyncio.run(_of_engine(servers, size, kind))
         )
-        fails = Nodes(options.engine, 3, folder / "fails", stack, 2)
-        gone = bench.interleaved(size["failovers"], [lambda: _failover(fails)])
-        notes = [
-            f"Engine: {options.engine}, one server. The idle cluster has {size['agents']} agents."
+        parts += [
+            lambda nodes=sized[kind, n], name=f"{kind}{n}": _of_nodes(nodes, name, size)
+            for n in SIZES
         ]
-    found = {**rounds, **calm, **gone}  # all have ended: their time is not that of others
-    bench.report("cluster", MEASURES, found, machine, options, notes)
+    return dict(bench.interleaved(size["rounds"], parts))
 
 
 if __name__ == "__main__":
