@@ -66,7 +66,7 @@ class SharedSchedules:
         engine = self._reached(f'remove schedule "{name}"')
         while (entry := await engine.get(schedule_key(name))) is not None:
             try:
-                await engine.delete(schedule_key(name), revision=entry.revision)
+                await engine.put(schedule_key(name), None, revision=entry.revision)
             except Conflict:
                 continue  # another node has just paused it
             break
