@@ -33,11 +33,12 @@ ROOT = HERE.parent.parent
 BIN = Path(sys.executable).parent
 INSTALLED = BIN.parent / "existing"
 
-ACP = ("opencode", "claude", "codex", "fast")
+ACP = ("opencode", "claude", "codex", "fast", "gemini")
 FRAMEWORKS = ("pydantic-ai", "openai-agents", "langgraph", "agno")
 JOBS = tuple(jobs.COMMANDS)
 PROGRAMS = {
     "opencode": "node/node_modules/.bin/opencode",
+    "gemini": "node/node_modules/.bin/gemini",
     "claude": "node/node_modules/.bin/claude-agent-acp",
     "codex": "node/node_modules/.bin/codex-acp",
     "fast": "python/bin/fast-agent",
@@ -130,6 +131,15 @@ class Scene:
         claude = self.folder / "home" / ".claude"
         claude.mkdir(parents=True)
         (claude / "settings.json").write_text(json.dumps(settings))
+        settings = {
+            "security": {"auth": {"selectedType": "gemini-api-key"}},
+            "general": {"enableAutoUpdate": False, "enableAutoUpdateNotification": False},
+            "privacy": {"usageStatisticsEnabled": False},
+            "tools": {"exclude": ["write_file", "replace"]},  # cannot make a new file by ACP
+        }
+        gemini = self.folder / "home" / ".gemini"
+        gemini.mkdir()
+        (gemini / "settings.json").write_text(json.dumps(settings))
 
     def start(self, stack):
         text = (HERE / "corral.toml").read_text("utf-8")
@@ -197,15 +207,22 @@ class Scene:
             thread.join()
         with Client(self.socket) as control:
             models = control.call("models.list")["models"]
+            estimated = {name: self.estimated(control, name) for name in found}
         measured = {each["name"]: each["tokens_today"] for each in models}
         served = self.ask_model("/counts")["tokens"]
         time.sleep(2)  # the exporter of spans waits for a second
         for name, seen in found.items():
-            seen["tokens"] = f"{measured[name]:,} = {served.get(name, 0):,}"
-            if measured[name] != served.get(name, 0):
+            exact, more = measured[name] - estimated[name], estimated[name]
+            seen["tokens"] = f"{exact:,} = {served.get(name, 0):,}" + f" (+ {more:,})" * bool(more)
+            if exact != served.get(name, 0):
                 seen.setdefault("error", "the gateway and the model count differently")
             seen["spans"] = self.spans_of(name, seen.pop("tasks", ()))
         return found
+
+    def estimated(self, control, name):
+        """The tokens of calls that a kill has cut off before the model had answered."""
+        tasks = control.call("task.list", {"agent": name})["tasks"]
+        return sum(each["tokens_estimated"] for each in tasks)
 
     def member(self, name, seen):
         try:

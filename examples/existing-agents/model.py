@@ -152,7 +152,8 @@ def of_gemini(body):
         for part in content.get("parts") or []:
             if "functionResponse" in part:
                 found = part["functionResponse"].get("response") or {}
-                items.append(("result", str(found.get("output", found))))
+                text = str(found.get("output", found))
+                items.append(("result", re.sub(r"^Output: ", "", text, flags=re.MULTILINE)))
             elif "text" in part:
                 items.append((content.get("role", "user"), part["text"]))
     return Conversation(tools, items)

@@ -25,6 +25,7 @@ from .shapes import (
     is_served,
     place_of,
     usage_in,
+    without_key,
 )
 from .stream import StreamReader
 from .upstream import Answer, Question, Upstream
@@ -130,6 +131,8 @@ class Calls:
         kind: Kind = "openai" if endpoint is None else endpoint.kind
         if endpoint is None and "x-api-key" in request.headers:
             kind = "anthropic"
+        elif endpoint is None and "x-goog-api-key" in request.headers:
+            kind = "gemini"
         self._running += 1
         try:
             return await self._serve(request, kind, name, path)
@@ -148,7 +151,7 @@ class Calls:
         headers = request.headers
         asked = {
             "call": call,
-            "key": given_key(headers),
+            "key": given_key(headers, request.query),
             "model": name,
             "task": headers.get("x-corral-task", ""),
             "traceparent": headers.get("traceparent", ""),
@@ -236,9 +239,8 @@ class Calls:
                 body += part
                 taken += len(part)
                 self._bytes += len(part)
-            question = Question(
-                request.method, path, request.query_string, request.headers, bytes(body)
-            )
+            query = without_key(request.query_string) if kind == "gemini" else request.query_string
+            question = Question(request.method, path, query, request.headers, bytes(body))
             record.guessed = len(body) // CHARS_PER_TOKEN
             if self._journal is not None:
                 record.journal = self._journal

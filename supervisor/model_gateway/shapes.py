@@ -1,13 +1,17 @@
-"""Knows the two shapes of API: their paths, their errors, and what of a request is changed. Values in, values out."""
+"""Knows the three shapes of API: their paths, their errors, and what of a request is changed. Values in, values out."""
 
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import msgspec
 
 from ..models.declared import Kind
 from ..models.usage import Usage, usage_of
+
+GEMINI = r"/v1(?:alpha|beta)?/(?:models|tunedModels)/[^/:]{1,200}"
+GENERATE = r"(?:generateContent|streamGenerateContent|embedContent|batchEmbedContents)"
 
 ROUTES: Mapping[Kind, tuple[tuple[str, re.Pattern[str]], ...]] = {
     "openai": (
@@ -18,16 +22,25 @@ ROUTES: Mapping[Kind, tuple[tuple[str, re.Pattern[str]], ...]] = {
         ("POST", re.compile(r"/v1/messages(/count_tokens)?")),
         ("GET", re.compile(r"/v1/models(/[^/]{1,200})?")),
     ),
+    "gemini": (
+        ("POST", re.compile(rf"{GEMINI}:({GENERATE}|countTokens)")),
+        ("GET", re.compile(r"/v1(alpha|beta)?/models(/[^/:]{1,200})?")),
+    ),
 }
 """Methods and paths that are passed on: all else of a provider (files, batches, administration) is not counted, and not served."""
 
 BILLED: Mapping[Kind, re.Pattern[str]] = {
     "openai": re.compile(r"/v1/(chat/completions|completions|responses|embeddings)"),
     "anthropic": re.compile(r"/v1/messages"),
+    "gemini": re.compile(rf"{GEMINI}:{GENERATE}"),
 }
 """Paths whose answers cost tokens."""
 
-USAGE_KEY: Mapping[Kind, str] = {"openai": "usage", "anthropic": "usage"}
+USAGE_KEY: Mapping[Kind, str] = {
+    "openai": "usage",
+    "anthropic": "usage",
+    "gemini": "usageMetadata",
+}
 """The key of the usage in an answer, by kind."""
 
 OUTPUTS = ("choices", "output", "content", "candidates")
@@ -36,13 +49,16 @@ OUTPUTS = ("choices", "output", "content", "candidates")
 TEXTS = frozenset({"text", "content", "arguments", "reasoning_content", "thinking", "refusal"})
 """Keys of texts within that."""
 
+NAMED = re.compile(r"(/v1(?:alpha|beta)?/(?:models|tunedModels)/)[^/:]{1,200}(:[A-Za-z]+|)")
+"""Path of Gemini with the name of a model between the groups."""
+
 CHARS_PER_TOKEN = 4
 """Characters of a token, about, where a provider tells no usage."""
 
 ASKED = re.compile(rb'"stream"\s*:\s*true')
 
 KEPT_REQUEST = re.compile(
-    r"accept|content-type|user-agent|idempotency-key|openai-(organization|project|beta)|anthropic-(version|beta)|x-stainless-.*"
+    r"accept|content-type|user-agent|idempotency-key|openai-(organization|project|beta)|anthropic-(version|beta)|x-stainless-.*|x-goog-api-client"
 )
 """Headers of a request that are passed on."""
 
@@ -57,6 +73,16 @@ OPENAI_TYPES: Mapping[int, tuple[str, str | None]] = {
     404: ("invalid_request_error", "model_not_found"),
     413: ("invalid_request_error", "request_too_large"),
     429: ("rate_limit_error", "rate_limit_exceeded"),
+}
+GEMINI_STATUSES: Mapping[int, str] = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    404: "NOT_FOUND",
+    413: "INVALID_ARGUMENT",
+    429: "RESOURCE_EXHAUSTED",
+    502: "UNAVAILABLE",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
 }
 ANTHROPIC_TYPES: Mapping[int, str] = {
     400: "invalid_request_error",
@@ -87,7 +113,7 @@ class Refused(Exception):
 
 
 class Place(NamedTuple):
-    """Represents what a path of the gateway names: a model, and the path of the provider's API from /v1 on."""
+    """Represents what a path of the gateway names: a model, and the path of the provider's API from its version on."""
 
     model: str
     path: str
@@ -105,8 +131,10 @@ def is_served(kind: Kind, method: str, path: str) -> bool:
     return any(method == way and pattern.fullmatch(path) for way, pattern in ROUTES[kind])
 
 
-def target(kind: Kind, base: str, path: str) -> str:
-    """Returns the address at the provider: that of an OpenAI-shaped one has the version already."""
+def target(kind: Kind, base: str, path: str, model: str) -> str:
+    """Returns the address at the provider: that of an OpenAI-shaped one has the version already, one of Gemini the model."""
+    if kind == "gemini" and model and (found := NAMED.fullmatch(path)):
+        return f"{base}{found[1]}{quote(model)}{found[2]}"
     return base + (path.removeprefix("/v1") if kind == "openai" else path)
 
 
@@ -114,15 +142,23 @@ def credentials(kind: Kind, key: str) -> dict[str, str]:
     """Returns the headers that hold the key of a provider."""
     if not key:
         return {}
-    return {"Authorization": f"Bearer {key}"} if kind == "openai" else {"x-api-key": key}
+    if kind == "openai":
+        return {"Authorization": f"Bearer {key}"}
+    return {"x-api-key" if kind == "anthropic" else "x-goog-api-key": key}
 
 
-def given_key(headers: Mapping[str, str]) -> str:
-    """Returns the key with which a worker calls, in the header of either shape; "" without one."""
+def without_key(query: str) -> str:
+    """Returns a query without the key of a worker, which clients of Gemini may pass there."""
+    return "&".join(part for part in query.split("&") if not part.startswith("key="))
+
+
+def given_key(headers: Mapping[str, str], query: Mapping[str, str]) -> str:
+    """Returns the key with which a worker calls, in the header of any shape or in the query; "" without one."""
     scheme, _, key = headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer" and key:
         return key.strip()
-    return headers.get("x-api-key", "")
+    found = headers.get("x-api-key") or headers.get("x-goog-api-key")
+    return found or query.get("key", "")
 
 
 class Edited(NamedTuple):
@@ -142,6 +178,8 @@ def edited(kind: Kind, path: str, body: bytes, model: str, *, asks_usage: bool =
     """
     is_completion = kind == "openai" and path.endswith("completions")
     asks = asks_usage and is_completion and ASKED.search(body) is not None
+    if kind == "gemini":  # its path has the name
+        return Edited(body, False)
     if not model and not asks:
         return Edited(body, False)
     try:
@@ -173,6 +211,8 @@ def usage_in(kind: Kind, path: str, body: bytes, guessed: int) -> tuple[Usage, b
         table: Any = msgspec.json.decode(body)  # Any: JSON
     except (msgspec.DecodeError, UnicodeDecodeError):
         return Usage(), False
+    if isinstance(table, list) and table:  # a stream as one array, whose last figures count
+        table = {"candidates": table, **(table[-1] if isinstance(table[-1], dict) else {})}
     if not isinstance(table, dict):
         return Usage(), False
     reported = usage_of(kind, table.get(USAGE_KEY[kind]))
@@ -205,6 +245,11 @@ def error_body(kind: Kind, refused: Refused) -> bytes:
         word = ANTHROPIC_TYPES.get(refused.status, "api_error")
         return msgspec.json.encode(
             {"type": "error", "error": {"type": word, "message": text, **own}}
+        )
+    if kind == "gemini":
+        word = GEMINI_STATUSES.get(refused.status, "UNKNOWN")
+        return msgspec.json.encode(
+            {"error": {"code": refused.status, "message": text, "status": word, **own}}
         )
     word, code = OPENAI_TYPES.get(refused.status, ("server_error", None))
     error = {"message": text, "type": word, "param": None, "code": code, **own}

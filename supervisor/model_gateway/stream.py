@@ -36,6 +36,7 @@ class StreamReader:
         self._reported: dict[str, object] = {}
         self.events = 0
         """Number of events with data."""
+        self._has_finished = False
         self._is_known = False  # the provider has told the whole usage
         self.is_over = False
         """Nothing is to come that says something of usage: the last event was read, or the usage."""
@@ -91,11 +92,15 @@ class StreamReader:
         if data == b"[DONE]":
             self.is_over = True
             return False
-        if self._kind == "anthropic":
+        if self._kind == "gemini":
+            self.events += b'"candidates"' in data
+            if b'"usageMetadata"' not in data and b'"finishReason"' not in data:
+                return False
+        elif self._kind == "anthropic":
             self.events += data.find(b'"content_block_delta"') >= 0
         elif b'"usage"' not in data or NO_USAGE.search(data):
             self.events += b'.delta"' in data or b'"choices"' in data
-        if b'"usage"' not in data or NO_USAGE.search(data):
+        if self._kind != "gemini" and (b'"usage"' not in data or NO_USAGE.search(data)):
             return False
         try:
             table: object = msgspec.json.decode(data)
@@ -103,7 +108,21 @@ class StreamReader:
             return False
         return self._note(table) if isinstance(table, Mapping) else False
 
+    def _note_gemini(self, table: Mapping[str, object]) -> bool:
+        """Notes figures, which are sums, and whether the model has finished: the end of the stream comes after that."""
+        found = table.get("usageMetadata")
+        if isinstance(found, Mapping):
+            self._reported |= found
+        candidates = table.get("candidates")
+        each = candidates[0] if isinstance(candidates, list) and candidates else None
+        if isinstance(each, Mapping) and each.get("finishReason"):
+            self._has_finished = True
+        self._is_known = self._has_finished and bool(self._reported)
+        return False
+
     def _note(self, table: Mapping[str, object]) -> bool:
+        if self._kind == "gemini":
+            return self._note_gemini(table)
         if self._kind == "anthropic":
             inner = table.get("message")
             found = table.get("usage") or (

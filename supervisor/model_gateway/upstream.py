@@ -30,7 +30,7 @@ AGAIN = frozenset({408, 429, 500, 502, 503, 504, 529})
 
 
 class Question(NamedTuple):
-    """Represents a call as it came: method, path from /v1 on with its query, headers and body."""
+    """Represents a call as it came: method, path from the version on with its query, headers and body."""
 
     method: str
     path: str
@@ -109,7 +109,7 @@ class Upstream:
         }
         headers |= endpoint.headers
         headers |= {**credentials(kind, endpoint.key), "Accept-Encoding": "identity"}
-        url = target(kind, endpoint.base, question.path)
+        url = target(kind, endpoint.base, question.path, endpoint.model)
         proxy = proxy_of(endpoint.base)
         began = time.monotonic()
         try:

@@ -21,12 +21,13 @@ from ..decoding.values import (
 )
 from ..secrets.secrets import BEGINNING, REFERENCE
 
-Kind = Literal["openai", "anthropic"]
+Kind = Literal["openai", "anthropic", "gemini"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 ADDRESSES: Mapping[str, str] = {
     "openai": "https://api.openai.com/v1",
     "anthropic": "https://api.anthropic.com",
+    "gemini": "https://generativelanguage.googleapis.com",
 }
 """The address of the provider by kind, where a table has none."""
 

@@ -20,10 +20,11 @@ VARIABLE = "CORRAL_MODEL_"
 USUAL: Mapping[str, tuple[str, str]] = {
     "openai": ("OPENAI_BASE_URL", "OPENAI_API_KEY"),
     "anthropic": ("ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY"),
+    "gemini": ("GOOGLE_GEMINI_BASE_URL", "GEMINI_API_KEY"),
 }
 """The variables of address and key that the official clients read, by kind; for the first model of it."""
 
-PATHS: Mapping[str, str] = {"openai": "/v1", "anthropic": ""}
+PATHS: Mapping[str, str] = {"openai": "/v1", "anthropic": "", "gemini": ""}
 """The end of the address of a model, behind its name: the clients of one kind add the version themselves."""
 
 BEGINNING = "corral-"

@@ -1,6 +1,6 @@
 """Reads what a call has used from the answer of a provider, and computes its cost.
 
-Both shapes become the same numbers: `input` is what no cache had, so that the sum of all is what the provider bills.
+All shapes become the same numbers: `input` is what no cache had, so that the sum of all is what the provider bills.
 Fields that are missing or of another type count as 0: a provider may leave out what it likes.
 """
 
@@ -41,6 +41,8 @@ def usage_of(kind: Kind, reported: object) -> Usage | None:
     """Returns what the `usage` of an answer says; None where there is none."""
     if not isinstance(reported, Mapping) or not reported:
         return None
+    if kind == "gemini":
+        return _gemini(reported)
     return _anthropic(reported) if kind == "anthropic" else _openai(reported)
 
 
@@ -66,6 +68,17 @@ def _anthropic(reported: Mapping[str, object]) -> Usage:
         cached=_count(reported, "cache_read_input_tokens"),
         cache_write=_count(reported, "cache_creation_input_tokens"),
         output=_count(reported, "output_tokens"),
+    )
+
+
+def _gemini(reported: Mapping[str, object]) -> Usage:
+    """Reads `usageMetadata`: cached tokens are among those of the prompt, thoughts are not among those of the candidates."""
+    asked = _count(reported, "promptTokenCount")
+    cached = min(_count(reported, "cachedContentTokenCount"), asked)
+    return Usage(
+        input=asked - cached + _count(reported, "toolUsePromptTokenCount"),
+        cached=cached,
+        output=_count(reported, "candidatesTokenCount") + _count(reported, "thoughtsTokenCount"),
     )
 
 

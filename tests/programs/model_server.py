@@ -1,4 +1,4 @@
-"""A provider of models on loopback, in both shapes of API, that counts for itself what it has served.
+"""A provider of models on loopback, in three shapes of API, that counts for itself what it has served.
 
 The name of the model that a request asks for scripts the answer: words joined by "+".
   w12          twelve words of output, each a token       in40, cached8, write3   tokens of the input that it reports
@@ -318,9 +318,49 @@ class Server:
         yield "message_delta", {"type": "message_delta", "delta": ended, "usage": usage}
         yield "message_stop", {"type": "message_stop"}
 
+    async def gemini(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        self.note(request, body)
+        script = Script(request.match_info["model"])
+        verb = request.match_info["verb"]
+        if verb == "countTokens":
+            return web.json_response({"totalTokens": 11})
+        if (failure := await self.failed(request, script)) is not None:
+            return failure
+        words = script.number("w", 3)
+        if verb == "generateContent":
+            return web.json_response(self.gemini_part(script, words, "word " * words, is_last=True))
+
+        if request.query.get("alt") != "sse":
+            parts = [self.gemini_part(script, words, "word " * words, is_last=True)]
+            return web.json_response(parts)
+
+        async def chunks() -> AsyncIterator[Any]:
+            for number in range(words):
+                if number == script.number("cut", words + 1):
+                    yield "", None
+                self.counts["streamed"] += 1
+                is_last = number == words - 1
+                yield "", self.gemini_part(script, number + 1, "word ", is_last=is_last)
+
+        return await self.stream(request, script, chunks())
+
+    def gemini_part(
+        self, script: Script, words: int, text: str, *, is_last: bool
+    ) -> dict[str, Any]:
+        candidate: dict[str, Any] = {"content": {"role": "model", "parts": [{"text": text}]}}
+        asked = script.number("in", 7) + script.number("cached")
+        usage = {"promptTokenCount": asked, "candidatesTokenCount": words}
+        if is_last:
+            self.usage(script, words)
+            candidate["finishReason"] = "STOP"
+            usage["cachedContentTokenCount"] = script.number("cached")
+        told = {} if script.has("nousage") else {"usageMetadata": usage}
+        return {"candidates": [candidate], **told}
+
     def note(self, request: web.Request, body: dict[str, Any]) -> None:
         headers = {name.lower(): value for name, value in request.headers.items()}
-        self.seen.append({"path": request.path, "headers": headers, "body": body})
+        self.seen.append({"path": request.path_qs, "headers": headers, "body": body})
         del self.seen[:-50]
 
     async def tell_counts(self, _request: web.Request) -> web.Response:
@@ -364,6 +404,7 @@ async def main() -> None:
             web.get("/v1/models", server.models),
             web.post("/v1/messages", server.messages),
             web.post("/v1/messages/count_tokens", server.count_tokens),
+            web.post("/v1beta/models/{model}:{verb}", server.gemini),
             web.get("/counts", server.tell_counts),
             web.get("/seen", server.tell_seen),
             web.post("/open", server.open),

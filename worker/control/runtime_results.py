@@ -116,7 +116,7 @@ class Model(Struct, frozen=True, kw_only=True):
     """
 
     name: str
-    kind: Literal["openai", "anthropic"]
+    kind: Literal["openai", "anthropic", "gemini"]
     url: str
     model: str
     state: Literal["up", "down", "unused"]
