@@ -56,7 +56,7 @@ def _page(merged: dict[str, object], answers: Mapping[str, object]) -> dict[str,
     The limit holds for each node. At the border of two pages a task of the same millisecond may be in both.
     """
     cursors = [
-        str(each) for each in (_plain(found).get("more") for found in answers.values()) if each
+        str(each) for each in (plain(found).get("more") for found in answers.values()) if each
     ]
     more = max(cursors, key=_created, default=None)
     newest: dict[object, dict[str, object]] = {}
@@ -77,7 +77,7 @@ def _page(merged: dict[str, object], answers: Mapping[str, object]) -> dict[str,
 
 def _events(answers: Mapping[str, object]) -> dict[str, object]:
     """Returns a page of events in the order of their times: none later than where the page of a node ends."""
-    pages = {node: _plain(found) for node, found in answers.items()}
+    pages = {node: plain(found) for node, found in answers.items()}
     events = {node: _dicts(_tagged(found, node).get("events")) for node, found in answers.items()}
     ends = [
         str(events[node][-1]["at"])
@@ -136,11 +136,12 @@ def _tagged(found: object, node: str) -> dict[str, object]:
         ]
         if isinstance(value, list)
         else value
-        for key, value in _plain(found).items()
+        for key, value in plain(found).items()
     }
 
 
-def _plain(found: object) -> dict[str, object]:
+def plain(found: object) -> dict[str, object]:
+    """Returns a result as plain values."""
     plain = msgspec.json.decode(msgspec.json.encode(found))
     return plain if isinstance(plain, dict) else {}
 

@@ -7,6 +7,8 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+from msgspec import Struct
+
 from ...worker.contract import codec
 from ...worker.contract.errors import (
     CorralError,
@@ -23,7 +25,7 @@ from ..api.caller import Caller
 from ..engine.interface import Engine
 from .followed import END, FOLLOWED, FOLLOWED_OF_ONE, Followed, reads_own
 from .forwarding import Forwarding, Question
-from .one_view import UNITED, united
+from .one_view import UNITED, plain, united
 from .passing_caller import PassingCaller
 from .remote_caller import RemoteCaller
 
@@ -143,6 +145,52 @@ class Router:
                     raise
         engine = self._reached(f'reach node "{node}"')
         return await self._forwarding.forward(engine, node, method, own, caller, streams=streams)
+
+    def of_placed(
+        self, method: str, asked: Struct, caller: Caller, nodes: Sequence[str]
+    ) -> Awaitable[object] | None:
+        """Returns the answer of the nodes that run a placed agent to a call about its memory; None where this one is to answer.
+
+        A clearing is done on all of them; other calls are for one.
+        """
+        is_direct = isinstance(caller, (RemoteCaller, PassingCaller))
+        is_here = self._name in nodes and (method != "memory.clear" or len(nodes) == 1)
+        if is_direct or is_here or not nodes:
+            return None
+        params = {key: getattr(asked, key) for key in asked.__struct_fields__}
+        given = {key: value for key, value in params.items() if value is not None}
+        if method != "memory.clear":
+            return self._forward_to(nodes[0], method, given, caller)
+        return self._clear(given, caller, nodes)
+
+    async def _clear(
+        self, params: Mapping[str, object], caller: Caller, nodes: Sequence[str]
+    ) -> object:
+        counts = {"sessions": 0, "keys": 0}
+        failed: CorralError | None = None
+        is_done = False
+        for node in nodes:
+            try:
+                if node == self._name:
+                    reader = PassingCaller(caller)
+                    found = await self._forwarding.answer_here("memory.clear", params, reader)
+                else:
+                    found = await self._forward_to(node, "memory.clear", params, caller)
+            except NotFound as error:
+                failed = error
+                continue
+            is_done = True
+            for key, count in plain(found).items():
+                counts[key] = max(counts[key], count if isinstance(count, int) else 0)
+        if failed is not None and not is_done:
+            raise failed
+        return counts
+
+    async def _forward_to(
+        self, node: str, method: str, params: Mapping[str, object], caller: Caller
+    ) -> object:
+        engine = self._reached(f'reach node "{node}"')
+        return await self._forwarding.forward(engine, node, method, params, caller, streams=False)
 
     async def _node_of(self, engine: Engine, question: Question) -> str:
         """Returns another node that has something, "" where there is none."""

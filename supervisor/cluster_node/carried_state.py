@@ -27,11 +27,15 @@ GIVEN_MAX = 10_000
 """Number of sessions of which it is remembered that the store of this node has what the engine has."""
 
 VALUE = "value-"
+SESSION = "session-"
 NOTHING = b"null"
 """Bytes of a value that was deleted."""
 
 READ_S = 5.0
 """Seconds that the values of an agent may take to be read."""
+
+ENDED_S = 30 * 86_400
+"""Seconds that the end of a session, and of the values that ended with it, is kept for nodes that have them yet."""
 
 TASK_S = 7 * 86_400
 """Seconds that the checkpoint of a task is kept on the engine."""
@@ -44,6 +48,8 @@ class Carried(Struct, frozen=True, kw_only=True):
     data: Raw
     name: list[str] = []
     ends_at: float | None = None
+    is_over: bool = False
+    """Whether a session was cleared; `data` is an empty one."""
 
 
 class Fence(NamedTuple):
@@ -60,8 +66,20 @@ class Stores(Protocol):
         """Returns a whole session; None where there is none."""
         ...
 
-    async def unpack(self, agent: str, session: str, record: bytes) -> None:
-        """Replaces a whole session."""
+    async def unpack(self, agent: str, session: str, record: bytes, ends_at: float | None) -> None:
+        """Replaces a whole session, and its end."""
+        ...
+
+    async def session_end(self, agent: str, session: str) -> float | None:
+        """Returns when a session ends, in seconds of the Unix epoch; None where no end was given to it."""
+        ...
+
+    async def drop_session(self, agent: str, session: str) -> None:
+        """Removes a session of this node alone."""
+        ...
+
+    def empty_session(self) -> bytes:
+        """Returns a session without a turn."""
         ...
 
     async def take_value(
@@ -187,6 +205,16 @@ class CarriedState:
             Timeout: the engine does not bring them in time.
         """
         assert self._stores is not None, "it is bound before the node joins"
+        for what, found in (await self._all(engine, agent)).items():
+            if not what.startswith(VALUE):
+                continue
+            if found.ends_at is None or found.ends_at > time.time():
+                session, name = found.name
+                data = msgspec.json.decode(found.data)
+                await self._stores.take_value(agent, session, name, data, found.ends_at)
+
+    async def _all(self, engine: Engine, agent: str) -> dict[str, Carried]:
+        """Returns all that an agent keeps."""
         watch = await engine.watch(f"{CARRIED}/{agent}")
         try:
             async with asyncio.timeout(READ_S):
@@ -196,14 +224,8 @@ class CarriedState:
             raise Timeout(f'cannot read what "{agent}" keeps: the engine is too slow') from None
         finally:
             await watch.close()
-        for key, entry in entries.items():
-            found = _carried(entry)
-            if not key.removeprefix(f"{CARRIED}/{agent}/").startswith(VALUE) or found is None:
-                continue
-            if found.ends_at is None or found.ends_at > time.time():
-                session, name = found.name
-                data = msgspec.json.decode(found.data)
-                await self._stores.take_value(agent, session, name, data, found.ends_at)
+        found = {key.removeprefix(f"{CARRIED}/{agent}/"): _carried(e) for key, e in entries.items()}
+        return {what: each for what, each in found.items() if each is not None}
 
     # -- sessions
 
@@ -216,7 +238,10 @@ class CarriedState:
             return given  # the store of this node has it as it was given
         if entry is None or found is None or self._stores is None:
             return 0 if entry is None else entry.revision
-        await self._stores.unpack(agent, session, bytes(found.data))
+        if found.is_over or (found.ends_at is not None and found.ends_at <= time.time()):
+            await self._stores.drop_session(agent, session)
+        else:
+            await self._stores.unpack(agent, session, bytes(found.data), found.ends_at)
         return entry.revision
 
     async def give_session(self, agent: str, session: str, task: str, revision: int) -> None:
@@ -231,11 +256,57 @@ class CarriedState:
         record = await self._stores.packed(agent, session)
         if record is not None:
             given = await self._write(
-                agent, _session_name(session), record, task, name=[session], revision=revision
+                agent,
+                _session_name(session),
+                record,
+                task,
+                name=[session],
+                revision=revision,
+                ends_at=await self._stores.session_end(agent, session),
             )
             self._given[agent, session] = given
             if len(self._given) > GIVEN_MAX:
                 self._given.popitem(last=False)
+
+    async def end_session(self, agent: str, session: str, ends_at: float | None) -> None:
+        """Gives an end to a session of a placed agent on the engine, None for none; does nothing for another agent.
+
+        Raises:
+            Conflict: this node was replaced.
+            Timeout: the engine does not answer.
+        """
+        engine = self._engine()
+        if not self._is_placed(agent) or engine is None:
+            return
+        entry = await engine.get(_session_key(agent, session))
+        found = _carried(entry)
+        if entry is not None and found is not None and not found.is_over:
+            what, data = _session_name(session), bytes(found.data)
+            await self._write(
+                agent, what, data, "", name=[session], revision=entry.revision, ends_at=ends_at
+            )
+
+    async def clear(self, agent: str, session: str | None) -> int:
+        """Ends a session of a placed agent with its values on the engine, or all; returns the number of sessions.
+
+        Raises:
+            Conflict: this node does not run the agent, or was replaced.
+            Timeout: the engine does not answer.
+        """
+        engine = self._engine()
+        if not self._is_placed(agent) or engine is None or self._stores is None:
+            return 0
+        empty, count = self._stores.empty_session(), 0
+        for what, found in (await self._all(engine, agent)).items():
+            is_session = what.startswith(SESSION)
+            if found.is_over or (is_session or what.startswith(VALUE)) is False:
+                continue
+            if session in (None, found.name[0]):
+                data = empty if is_session else NOTHING
+                name, is_over = found.name, is_session
+                await self._write(agent, what, data, "", name=name, ttl_s=ENDED_S, is_over=is_over)
+                count += is_session
+        return count
 
     # -- one write
 
@@ -250,6 +321,7 @@ class CarriedState:
         revision: int | None = None,
         ttl_s: int | None = None,
         ends_at: float | None = None,
+        is_over: bool = False,
     ) -> int:
         engine, fence = self._engine(), self._fence(agent)
         if fence is None or engine is None:
@@ -270,6 +342,7 @@ class CarriedState:
                 data=Raw(data),
                 name=list(name),
                 ends_at=ends_at,
+                is_over=is_over,
             )
             try:
                 return await engine.put(key, encoded(value), revision=here, ttl_s=ttl_s)
@@ -290,7 +363,7 @@ def _key(agent: str, what: str) -> str:
 
 
 def _session_name(session: str) -> str:
-    return f"session-{_digest(session)}"
+    return SESSION + _digest(session)
 
 
 def _session_key(agent: str, session: str) -> str:

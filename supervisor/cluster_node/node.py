@@ -216,7 +216,11 @@ class ClusterNode:
         )
 
     def placed_call(self, method: str, asked: Struct, caller: Caller) -> Awaitable[object] | None:
-        """Returns the answer to a call about a task of a placed agent, which the engine keeps; None for other calls."""
+        """Returns the answer to a call about a task or the memory of a placed agent, which all nodes have; None for other calls."""
+        agent = getattr(asked, "agent", None)
+        if method.startswith("memory.") and self.tasks.is_placed(agent):
+            nodes = self.view.nodes_of(str(agent))
+            return self._router.of_placed(method, asked, caller, nodes)
         return self._task_calls.answer(method, asked, caller, self._reached)
 
     # -- calls about other nodes

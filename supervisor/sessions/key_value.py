@@ -34,6 +34,14 @@ class Carrier(Protocol):
         """Stores a value for the node that runs the agent next, None for its end; does nothing for an agent of this daemon alone."""
         ...
 
+    async def end_session(self, agent: str, session: str, ends_at: float | None) -> None:
+        """Gives an end to a session for the node that runs the agent next."""
+        ...
+
+    async def clear(self, agent: str, session: str | None) -> int:
+        """Ends a session with its values for all nodes, or all of an agent; returns the number of sessions."""
+        ...
+
 
 class KeyValues:
     """Stores the keys of all agents of one daemon.
@@ -148,6 +156,15 @@ class KeyValues:
                 item["corrupted"] = True
             items.append(item)
         return items
+
+    async def clear_carried(self, agent: str, session: str | None) -> int:
+        """Ends on the other nodes what is cleared here; returns the number of sessions, 0 for an agent of this daemon alone."""
+        return 0 if self._carrier is None else await self._carrier.clear(agent, session)
+
+    async def end_carried(self, agent: str, session: str, ends_at: float | None) -> None:
+        """Gives an end to a session on the other nodes, too."""
+        if self._carrier is not None:
+            await self._carrier.end_session(agent, session, ends_at)
 
     def clear_keys(self, agent: str, session: str | None) -> "ClearKeys":
         """Returns a step that removes the keys of a session, or all of an agent, as part of a larger change."""

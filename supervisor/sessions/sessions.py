@@ -278,10 +278,29 @@ class Memory:
             found = await self._load(name)
         return None if found is None else encoded(found.state.whole())
 
-    async def unpack(self, agent: str, session: str, record: bytes) -> None:
-        """Replaces a whole session by a record of `packed`; it is durable when this returns."""
-        await self._store.write(Replace((agent, session), record, self._rules(agent).compression))
-        self.cache.remove((agent, session))
+    async def unpack(
+        self, agent: str, session: str, record: bytes, ends_at: float | None = None
+    ) -> None:
+        """Replaces a whole session by a record of `packed`, with its end; it is durable when this returns."""
+        name = (agent, session)
+        await self._store.write(Replace(name, record, self._rules(agent).compression, ends_at))
+        self.cache.remove(name)
+
+    async def session_end(self, agent: str, session: str) -> float | None:
+        """Returns when a session ends, in seconds of the Unix epoch; None where no end was given to it."""
+        name = (agent, session)
+        found = self.cache.get(name) or await self._load(name)
+        return None if found is None else found.expires_at
+
+    async def drop_session(self, agent: str, session: str) -> None:
+        """Removes a session of this node alone."""
+        step = Remove(agent, (session,))
+        await self._store.write(step)
+        self.forget(agent, step.removed)
+
+    def empty_session(self) -> bytes:
+        """Returns a session without a turn, as `packed` does."""
+        return encoded(SessionState().whole())
 
     async def take_value(
         self, agent: str, session: str, key: str, value: object, ends_at: float | None
@@ -400,14 +419,15 @@ class Memory:
                 task=task,
                 **named(used[0]),
             )
+        carried = await self.key_values.clear_carried(agent, session)
         step = Remove(agent, () if session is None else (session,))
         keys = self.key_values.clear_keys(agent, session)
         await self._store.write(step, keys)
         self.forget(agent, step.removed)
-        if session is not None and not step.removed and not keys.removed:
+        if session is not None and not (step.removed or keys.removed or carried):
             text = f'cannot find session "{session}" of agent "{agent}"'
             raise NotFound(text, **named((agent, session)))
-        sessions = len(step.removed)
+        sessions = max(len(step.removed), carried)
         self._bus.publish(
             "memory.cleared", agent=agent, session=session, sessions=sessions, keys=keys.removed
         )
@@ -426,6 +446,7 @@ class Memory:
         if not found:
             text = f'cannot find session "{session}" of agent "{agent}"'
             raise NotFound(text, **named(name))
+        await self.key_values.end_carried(agent, session, expires_at)
         for held in (self._in_use.get(name), self.cache.get(name)):
             if held is not None:
                 held.expires_at = expires_at

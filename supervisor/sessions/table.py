@@ -257,8 +257,11 @@ class Replace:
 
     count = 1
 
-    def __init__(self, name: Name, record: bytes, compress: bool) -> None:
+    def __init__(
+        self, name: Name, record: bytes, compress: bool, ends_at: float | None = None
+    ) -> None:
         self.size_bytes = len(record)
+        self._ends_at = ends_at
         self._name = name
         self._record = record
         self._compress = compress
@@ -272,10 +275,11 @@ class Replace:
         state.apply(decoded(self._record))
         now = time.time()
         (number,) = connection.execute(
-            "INSERT INTO session (agent, session, created_at, accessed_at, turns, messages, size_bytes, value)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (agent, session) DO UPDATE SET"
+            "INSERT INTO session (agent, session, created_at, accessed_at, turns, messages, size_bytes, value,"
+            " expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (agent, session) DO UPDATE SET"
             " accessed_at = excluded.accessed_at, turns = excluded.turns, messages = excluded.messages,"
-            " size_bytes = excluded.size_bytes, value = excluded.value RETURNING id",
+            " size_bytes = excluded.size_bytes, value = excluded.value, expires_at = excluded.expires_at"
+            " RETURNING id",
             (
                 *self._name,
                 now,
@@ -284,6 +288,7 @@ class Replace:
                 state.messages,
                 state.size_bytes,
                 seal(self._record, compress=self._compress),
+                self._ends_at,
             ),
         ).fetchone()
         connection.execute("DELETE FROM session_turn WHERE session_id = ?", (number,))

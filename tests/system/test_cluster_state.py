@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from cluster_of_daemons import began, cluster_of, home_of, placed
+from corral.worker.contract.errors import NotFound
 from daemon_process import DaemonProcess
 
 pytestmark = pytest.mark.shell
@@ -43,3 +44,33 @@ def test_a_session_and_a_checkpoint_go_on_where_the_agent_starts_next(
         other.call("node.drain", name=home_of(cluster))  # back to where an older session is
         cluster.until(lambda: home_of(cluster) == second)
         assert count(other) == 7
+
+
+def test_memory_that_is_cleared_or_ends_is_so_on_all_nodes(tmp_path: Path) -> None:
+    (folder := tmp_path / "work").mkdir()
+    with cluster_of(tmp_path, "nats", ["one", "two"], placed(folder)) as cluster:
+        first = home_of(cluster)
+        second = next(name for name in cluster.nodes if name != first)
+        here, there = cluster.nodes[first], cluster.nodes[second]
+        assert [count(there) for _ in range(2)] == [1, 2]
+        there.call("task.run", agent="single", objective="learn", input="blue")
+
+        def move(source: str, target: str) -> None:
+            here.call("node.drain", name=source)
+            cluster.until(lambda: home_of(cluster) == target)
+            here.call("node.resume", name=source)
+
+        move(first, second)
+        assert count(there) == 3
+        assert there.call("task.run", agent="single", objective="recall")["output"] == "blue"
+        # The node that had it before answers for the one that has it now.
+        cleared = here.call("memory.clear", agent="single")
+        assert (cleared["sessions"], cleared["keys"]) == (1, 1)
+        move(second, first)  # where an older state is
+        assert count(here) == 1
+        assert here.call("task.run", agent="single", objective="recall")["output"] is None
+        there.call("memory.expire", agent="single", session="talk", ttl_s=0.001)
+        move(first, second)
+        assert count(there) == 1
+        with pytest.raises(NotFound):
+            here.call("memory.clear", agent="single", session="nothing")
