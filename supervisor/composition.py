@@ -219,6 +219,8 @@ class Rooms:
             shared.checkpoints.bind(self.cluster.carried)
             self.memory.key_values.bind(self.cluster.carried)
             self.tasks.bind_placed(self.cluster.runner)
+            self.tasks.budgets.bind(self.cluster.budgets)
+            self.cluster.budgets.bind(self.tasks.budgets)
         self.tasks.bind_jobs(lambda writer, executor: JobRunner(writer, self.agents, executor))
         self.collector = Collector(
             self.statistics, self.limits, self.agents, self.tasks, shared.store, paths.state_dir

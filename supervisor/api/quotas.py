@@ -12,8 +12,8 @@ from ..agents.agent import Agent
 from ..agents.agents import Agents
 from ..quotas.spending import DAY_S, MINUTE_S
 from ..quotas.task_limits import TaskLimits
-from ..tasks.accounting import tenant_key
 from ..tasks.backlog import Backlog
+from ..tasks.budgets import tenant_key
 from ..tasks.tasks import Tasks
 from ..tenancy.tenants import Tenants
 from ..worker_api.call_rate import CallRates

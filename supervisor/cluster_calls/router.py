@@ -49,6 +49,7 @@ ABOUT_AGENTS = frozenset(
         "mcp",
         "memory",
         "metrics",
+        "quota",
         "schedule",
         "statistics",
         "task",

@@ -39,6 +39,7 @@ from .placed_agents import PlacedAgents
 from .placed_runner import PlacedRunner
 from .placed_tasks import PlacedTasks
 from .placer import Placer
+from .shared_budgets import SharedBudgets
 from .shared_schedules import SharedSchedules
 from .specs import SpecPublisher
 from .state import Drained, drained_key, encoded
@@ -109,6 +110,7 @@ class ClusterNode:
             lambda: self.holder.is_degraded,
         )
         self.runner = PlacedRunner(name, self.tasks, lambda: self._engine)
+        self.budgets = SharedBudgets(name, self.view)
         self.schedules = SharedSchedules(self.view, lambda: self._engine)
         self.placed = PlacedAgents(name, self.view, agents, shared, self.tasks, self.carried)
         self.holder = LeaseHolder(
@@ -266,6 +268,7 @@ class ClusterNode:
                     group.create_task(self.view.follow(engine))
                     group.create_task(self.placed.run(engine))
                     group.create_task(self._specs.run(engine))
+                    group.create_task(self.budgets.run(engine))
                     group.create_task(self._placer.run(engine))
                     group.create_task(self.tasks.ends.follow(engine))
                     group.create_task(self.tasks.report_always(engine))

@@ -56,6 +56,18 @@ def cancelled_key(task_id: str) -> str:
     return f"{STATE}/cancelled/{task_id}"
 
 
+class Spent(Struct, frozen=True, kw_only=True):
+    """Represents what one node has used of the budgets of an agent: times by its wall clock, and amounts, the oldest first."""
+
+    tokens: tuple[tuple[float, float], ...] = ()
+    cents: tuple[tuple[float, float], ...] = ()
+
+
+def spent_key(agent: str, node: str) -> str:
+    """Returns the key of what a node has used of the budgets of an agent."""
+    return f"{STATE}/spent/{agent}/{node}"
+
+
 def drained_key(node: str) -> str:
     """Returns the key of the wish to drain a node."""
     return f"{STATE}/drained/{node}"

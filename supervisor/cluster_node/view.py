@@ -17,6 +17,7 @@ from .state import (
     Drained,
     PlacedSpec,
     ReplicaName,
+    Spent,
     decoded,
     kind_and_name,
     replica_of,
@@ -46,6 +47,8 @@ class ClusterView:
         self.assignments: dict[ReplicaName, Known[Assignment]] = {}
         self.drained: set[str] = set()
         self.schedules: dict[str, Known[ScheduleRecord]] = {}
+        self.spent: dict[str, dict[str, Known[Spent]]] = {}
+        """What each node has used of the budgets of an agent."""
         self.cancelled: dict[str, int] = {}
         """The revisions of the marks of cancelled tasks that are in a queue yet."""
         self._priorities: dict[str, Known[Priorities]] = {}
@@ -97,6 +100,10 @@ class ClusterView:
             return
         if kind == "priorities":
             _put(self._priorities, name, value, revision, Priorities)
+            return
+        if kind == "spent":
+            agent, _, node = name.rpartition("/")
+            _put(self.spent.setdefault(agent, {}), node, value, revision, Spent)
             return
         if kind == "drained":
             present = value is not None and decoded(value, Drained) is not None

@@ -25,8 +25,9 @@ from ..models.usage import Usage
 from ..quotas.spending import MINUTE_S
 from ..supervision.worker_supervisor import WorkerSupervisor
 from ..task_rules.boundaries import overspent
-from ..tasks.accounting import Accounting, Budgets
+from ..tasks.accounting import Accounting
 from ..tasks.backlog import Backlog, Entry
+from ..tasks.budgets import Budgets
 from ..telemetry.tracing import ModelCall, Tracing
 from .journals import COUNTED, Journals, Opened
 from .ledger import Ledger

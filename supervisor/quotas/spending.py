@@ -29,6 +29,11 @@ class Spending(Struct, frozen=True):
             return replace(self, entries=(*kept, (at, count + amount)))
         return replace(self, entries=(*kept, (now, amount)))
 
+    def with_others(self, others: "Spending", ahead_s: float) -> "Spending":
+        """Returns it with the amounts of another one, whose clock is ahead by `ahead_s`; its times are those of that clock."""
+        own = ((at + ahead_s, count) for at, count in self.entries)
+        return replace(self, entries=tuple(sorted((*own, *others.entries))))
+
     def used(self, now: float) -> float:
         """Returns the amount used within the window."""
         return sum(count for at, count in self.entries if self._counts(at, now))

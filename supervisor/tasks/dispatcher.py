@@ -21,9 +21,9 @@ from ..lifecycle.state_machine import UP, State
 from ..supervision.worker_supervisor import WorkerSupervisor
 from ..task_rules.availability import Down, why_down
 from ..task_rules.queue import TaskQueue
-from .accounting import Budgets
 from .admission import free_slots, slot_of, takes_tasks, waits_when_down, wanted_workers
 from .backlog import Dependencies, Entry, waiting_reason
+from .budgets import Budgets
 from .composite import CompositeRunner
 from .executor import Executor, gone
 from .record_writer import RETRY_AFTER_S, RecordWriter

@@ -35,10 +35,11 @@ from ..supervision.shared import Shared
 from ..task_rules.payload import words_bytes
 from ..task_rules.retry_policy import Attempted, policy_of, retries
 from ..telemetry.tracing import Tracing
-from .accounting import Accounting, Budgets, Measured
+from .accounting import Accounting, Measured
 from .admission import Admission, limits_of
 from .attempt import given_up
 from .backlog import Backlog, Entry, Progress
+from .budgets import Budgets
 from .composite import CompositeRunner, PlacedRunner, WorkflowEngine
 from .dispatcher import Dispatcher, Jobs
 from .executor import Executor, Sessions, gone

@@ -91,7 +91,7 @@ supervisor.methods: worker.contract worker.control access agents api audit backu
 supervisor.approval_methods: worker.contract worker.control access api
 supervisor.cluster_calls: worker.contract worker.control api engine logs nodes supervision
 supervisor.cluster_tasks: worker.contract engine task_rules tasks
-supervisor.cluster_node: worker.contract worker.control agents api cluster cluster_calls cluster_tasks config decoding engine events lifecycle nodes process supervision tasks task_rules
+supervisor.cluster_node: worker.contract worker.control agents api cluster cluster_calls cluster_tasks config decoding engine events lifecycle nodes process supervision tasks task_rules quotas
 supervisor.cluster_methods: worker.control api
 supervisor.login_methods: worker.contract worker.control access api config lifecycle
 supervisor.mcp_gateway: worker.contract worker.control mcp.protocol access api config events supervision tasks worker_api

@@ -8,9 +8,9 @@ import pytest
 
 from corral.supervisor.config.spec import Resources, Spec, Tasks
 from corral.supervisor.events.bus import Bus, Event
-from corral.supervisor.quotas.spending import NO_COST, Spending
+from corral.supervisor.quotas.spending import NO_COST, NO_TOKENS, Spending
 from corral.supervisor.store.store import Store
-from corral.supervisor.tasks.accounting import Budgets
+from corral.supervisor.tasks.budgets import Budgets
 from worker_peer import on_loop
 
 pytestmark = pytest.mark.shell
@@ -168,3 +168,45 @@ def test_a_day_of_costs_is_kept_in_few_entries() -> None:
         spending = spending.plus(0.5, number * 60.0)
     assert len(spending.entries) <= 290
     assert spending.used(24 * 60 * 2 * 60.0) == pytest.approx(0.5 * 24 * 60, rel=0.01)
+
+
+class Elsewhere:
+    """Other nodes of a cluster, which have used 60 cents and 30 tokens a while ago."""
+
+    def __init__(self, now: float) -> None:
+        self.used_at = now
+        self.told: list[str] = []
+
+    def tokens(self, agent: str) -> Spending:
+        return NO_TOKENS.plus(30 if agent == "a" else 0, self.used_at)
+
+    def cents(self, agent: str) -> Spending:
+        return NO_COST.plus(60 if agent == "a" else 0, self.used_at)
+
+    def changed(self, agent: str) -> None:
+        self.told.append(agent)
+
+
+@on_loop
+async def test_what_other_nodes_have_used_counts_until_it_is_past(tmp_path: Path) -> None:
+    async with agent_with_budget(tmp_path) as scene:
+        budgets = await scene.budgets()
+        elsewhere = Elsewhere(scene.now)
+        budgets.bind(elsewhere)
+        assert budgets.used("a") == (30, 60)
+        budgets.charge("a", 5, 39)
+        assert elsewhere.told == ["a"]
+        assert budgets.holds(scene.spec) is None
+        budgets.charge("a", 0, 1)
+        held = budgets.holds(scene.spec)
+        assert held is not None
+        assert "100 of max_cost_cents_per_day = 100" in held
+        assert budgets.spent("a")[1].used(scene.now) == 40, "its own alone"
+        exceeded = budgets.exceeded(scene.spec)
+        assert exceeded is not None
+        assert 0 < exceeded[2] <= DAY_S + NO_COST.step_s
+        scene.now += 100
+        assert budgets.used("a") == (5, 100)
+        elsewhere.used_at -= DAY_S + NO_COST.step_s
+        assert budgets.holds(scene.spec) is None
+        budgets.close()
