@@ -84,6 +84,7 @@ def global_options() -> list[click.Parameter]:
             ["--node"],
             metavar="NAME",
             help="Call this node of the cluster, or all with '*'; default $CORRAL_NODE, else the one that has what is named.",
+            shell_complete=complete_names("node.list", "nodes"),
             **common,
         ),
         click.Option(

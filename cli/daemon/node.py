@@ -2,15 +2,16 @@
 
 import click
 
+from ...worker.contract.errors import NotFound
 from .. import render
 from ..context import Command, CommandGroup, Session, complete_names
-from ..render import word
+from ..render import inner, number, word
 
 HEADER = ("NODE", "STATE", "LOAD", "CAPACITY", "LABELS", "VERSION", "")
 
 complete_nodes = complete_names("node.list", "nodes")
 
-node = CommandGroup("node", help="Drain a node of the cluster, and take it back.")
+node = CommandGroup("node", help="Show a node of the cluster, drain it, and take it back.")
 
 
 @click.command("nodes", cls=Command)
@@ -29,6 +30,44 @@ def nodes(session: Session) -> None:
         here = "here" if record.get("here") is True else ""
         rows.append([*cells, word(record, "version"), here])
     session.print_table(HEADER, rows, droppable=("VERSION", "LABELS"), right=("LOAD", "CAPACITY"))
+
+
+@node.command("show", cls=Command)
+@click.argument("name", metavar="NAME", shell_complete=complete_nodes)
+@click.pass_obj
+def show(session: Session, name: str) -> None:
+    """Show a node, with the agents and MCP servers that it runs."""
+    found = session.call("node.list", {})
+    records = render.inners(render.as_record(found), "nodes")
+    record = next((each for each in records if word(each, "name") == name), None)
+    if record is None:
+        known = [word(each, "name") for each in records]
+        raise NotFound(f'cannot find node "{name}"', name=name, known=known)
+    status = render.as_record(session.call("daemon.status", {"node": name}))
+    agents = [
+        {key: each.get(key) for key in ("name", "kind", "state")}
+        for kind in ("agents", "mcp_servers")
+        for each in render.inners(status, kind)
+    ]
+    daemon, tasks = inner(status, "daemon"), inner(status, "tasks")
+    if session.json:
+        session.print_json({**record, "daemon": daemon, "tasks": tasks, "agents": agents})
+        return
+    labels, degraded = render.as_record(record.get("labels")), daemon.get("degraded")
+    session.print_fields(
+        {
+            **{key: word(record, key) for key in ("name", "state", "version")},
+            "load": f"{word(record, 'load')} of {word(record, 'capacity')}",
+            "labels": ",".join(f"{key}={value}" for key, value in sorted(labels.items())) or "-",
+            "uptime": render.duration(number(daemon, "uptime_s")),
+            "degraded": ", ".join(map(str, degraded)) if isinstance(degraded, list) else "",
+            "tasks": ", ".join(f"{count} {state}" for state, count in tasks.items()),
+        }
+    )
+    rows = [[word(each, key) for key in ("name", "kind", "state")] for each in agents]
+    if rows:
+        session.print("")
+        session.print_table(("NAME", "KIND", "STATE"), rows)
 
 
 @node.command("drain", cls=Command)

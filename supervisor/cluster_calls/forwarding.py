@@ -350,10 +350,13 @@ class Forwarding:
                 text = f"cannot pass on the answer of {call.method}: it has {len(payload)} bytes, more than {VALUE_BYTES_MAX}"
                 too_large = ResourceLimitExceeded(text, limit=VALUE_BYTES_MAX, value=len(payload))
                 payload = msgspec.json.encode(Reply(error=_record(too_large)))
+            follows = caller.following is not None and reply.error is None
             with contextlib.suppress(CorralError):
+                # Before the answer: the first sign of life may come at once.
+                signs = await engine.subscribe(f"{call.streams}/alive") if follows else None
                 await message.answer(payload)
-                if caller.following is not None and reply.error is None:
-                    await self._follow_here(engine, call.streams, caller, caller.following)
+                if signs is not None and caller.following is not None:
+                    await self._follow_here(signs, caller, caller.following)
         finally:
             await caller.close()
 
@@ -369,13 +372,20 @@ class Forwarding:
             return Reply(error=_record(InternalError(f"cannot serve it: {type(error).__name__}")))
 
     async def _follow_here(
-        self, engine: Engine, subject: str, caller: RemoteCaller, following: Awaitable[None]
+        self, signs: Subscription, caller: RemoteCaller, following: Awaitable[None]
     ) -> None:
-        """Runs what a caller follows until it gives no sign of life, and gives signs itself; tells the end."""
-        signs = await engine.subscribe(f"{subject}/alive")
+        """Runs what a caller follows until it gives no sign of life, and gives signs itself; sends the end.
+
+        It begins with the first sign: then the caller reads what is followed, and not what comes before the answer.
+        """
+        received_at = 0.0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SILENCE_S):
+                await signs.next()
+            received_at = time.monotonic()
         running = asyncio.ensure_future(following)
         next_sign = asyncio.ensure_future(signs.next())
-        received_at = signed_at = time.monotonic()
+        signed_at = time.monotonic()
         try:
             while not running.done() and received_at > time.monotonic() - SILENCE_S:
                 await asyncio.wait(
@@ -388,7 +398,7 @@ class Forwarding:
                     next_sign = asyncio.ensure_future(signs.next())
                 if time.monotonic() > signed_at + LOOK_S / 2:
                     signed_at = time.monotonic()
-                    await caller.sign()
+                    caller.sign()
         finally:
             next_sign.cancel()
             running.cancel()
@@ -400,7 +410,8 @@ class Forwarding:
             failed = InternalError(f"cannot go on: {type(failed).__name__}")
         if not isinstance(failed, asyncio.CancelledError):
             error = _record(failed) if isinstance(failed, CorralError) else None
-            await caller.sign(ends=True, error=error)
+            caller.sign(ends=True, error=error)
+            await caller.flush()
 
 
 class _Source:

@@ -161,11 +161,10 @@ class RemoteCaller:
             part = Part(piece=whole[start:end], goes_on=end < len(whole), number=self.sent)
             self._waiting.put_nowait(msgspec.json.encode(part))
 
-    async def sign(self, *, ends: bool = False, error: Error | None = None) -> None:
+    def sign(self, *, ends: bool = False, error: Error | None = None) -> None:
         """Sends a sign of life, or the end of what is followed, after all that waits."""
-        await self.flush()
-        with contextlib.suppress(CorralError):
-            await self._send(msgspec.json.encode(Part(number=self.sent, ends=ends, error=error)))
+        part = Part(number=self.sent, ends=ends, error=error)
+        self._waiting.put_nowait(msgspec.json.encode(part))
 
     async def drain(self) -> None:
         """Waits while too many notifications wait to be sent."""

@@ -164,6 +164,44 @@ class Router:
             return self._forward_to(nodes[0], method, given, caller)
         return self._clear(given, caller, nodes)
 
+    def on_all(
+        self,
+        method: str,
+        asked: Struct,
+        caller: Caller,
+        places: Mapping[str, Sequence[str]],
+    ) -> Awaitable[object] | None:
+        """Returns the answer of all nodes that run some of the named placed agents; None where this one alone does.
+
+        `places` has the names of each node.
+        """
+        is_direct = isinstance(caller, (RemoteCaller, PassingCaller))
+        if is_direct or not places or list(places) == [self._name]:
+            return None
+        params = {key: getattr(asked, key) for key in asked.__struct_fields__}
+        given = {key: value for key, value in params.items() if value is not None}
+        return self._changed(method, given, caller, places)
+
+    async def _changed(
+        self,
+        method: str,
+        given: Mapping[str, object],
+        caller: Caller,
+        places: Mapping[str, Sequence[str]],
+    ) -> object:
+        async def change(node: str) -> object:
+            params = {**given, "names": list(places[node])}
+            if node == self._name:
+                reader = PassingCaller(caller)
+                return await self._forwarding.answer_here(method, params, reader)
+            return await self._forward_to(node, method, params, caller)
+
+        found = await asyncio.gather(*map(change, places), return_exceptions=True)
+        for each in found:
+            if isinstance(each, BaseException):
+                raise each
+        return united(method, dict(zip(places, found, strict=True)))
+
     async def _clear(
         self, params: Mapping[str, object], caller: Caller, nodes: Sequence[str]
     ) -> object:

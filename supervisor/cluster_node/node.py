@@ -52,6 +52,11 @@ AGAIN_S = 1.0
 ANSWER_S = 5.0
 """Seconds that a question about all nodes may take."""
 
+OPERATIONS = frozenset(
+    f"agent.{each}" for each in ("start", "stop", "restart", "reset", "pause", "resume")
+)
+"""Methods that change a placed agent on all nodes that run it."""
+
 LEAVE_S = 2.0
 """Seconds that the end of the daemon waits for the engine."""
 
@@ -219,11 +224,24 @@ class ClusterNode:
 
     def placed_call(self, method: str, asked: Struct, caller: Caller) -> Awaitable[object] | None:
         """Returns the answer to a call about a task or the memory of a placed agent, which all nodes have; None for other calls."""
+        if method in OPERATIONS and (places := self._places(asked)):
+            return self._router.on_all(method, asked, caller, places)
         agent = getattr(asked, "agent", None)
         if method.startswith("memory.") and self.tasks.is_placed(agent):
             nodes = self.view.nodes_of(str(agent))
             return self._router.of_placed(method, asked, caller, nodes)
         return self._task_calls.answer(method, asked, caller, self._reached)
+
+    def _places(self, asked: Struct) -> dict[str, list[str]]:
+        """Returns the nodes that run the named agents, each with their names; none unless all of them are placed."""
+        names = getattr(asked, "names", [])
+        if not names or not all(map(self.tasks.is_placed, names)):
+            return {}
+        found: dict[str, list[str]] = {}
+        for name in names:
+            for node in self.view.nodes_of(name):
+                found.setdefault(node, []).append(name)
+        return found
 
     # -- calls about other nodes
 

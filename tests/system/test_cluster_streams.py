@@ -136,7 +136,9 @@ def test_any_node_shows_the_logs_and_events_of_all(tmp_path: Path) -> None:
         assert {json.loads(line)["node"] for line in narrow.splitlines()} == {"two"}
         read: Any = two.call("log.read", names=["printer"], n=3, node="*")
         assert {each["node"] for each in read["records"]} == {"one", "two"}
-        assert read["missing_nodes"] == []
+        for _ in range(20):  # the end of a log that is short comes as soon as the answer
+            read = two.call("log.read", names=["printer"], n=1, node="*")
+            assert read["missing_nodes"] == []
         _check_events(cluster, one)
         with pytest.raises(NotFound):
             one.call("log.follow", names=["nobody"])

@@ -1,5 +1,6 @@
 """Any node answers for all: calls reach the node that has what they are about, also streams, and fail when it is gone."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -72,3 +73,32 @@ def test_streams_come_from_the_other_node_and_end_with_it(tmp_path: Path) -> Non
             two.kill()
             with pytest.raises(Unreachable):
                 client.call("daemon.status", {"node": "two"}, timeout_s=BOUND_S)
+
+
+def test_a_placed_agent_is_operated_on_all_nodes_that_run_it(tmp_path: Path) -> None:
+    spread = '{ replicas = 2, spread = "node" }'
+    with cluster_of(tmp_path, "nats") as cluster:
+        one = cluster.add("one")
+        cluster.add("two", echo("wide") + f"placement = {spread}")
+
+        def pids() -> dict[str, int | None]:
+            """The process of the worker on each node."""
+            agents = one.call("daemon.status")["agents"]
+            return {each["node"]: each["workers"][0]["pid"] for each in agents}
+
+        cluster.until(lambda: len(found := pids()) == 2 and all(found.values()))
+        before = pids()
+        done = one.corral("restart", "wide", "--json")
+        assert done.returncode == 0, done.stderr
+        assert {each["node"] for each in json.loads(done.stdout)["agents"]} == {"one", "two"}
+        after = pids()
+        assert all(after[node] != before[node] for node in ("one", "two"))
+        assert one.corral("stop", "wide").returncode == 0
+        assert pids() == {"one": None, "two": None}
+        assert one.corral("start", "wide").returncode == 0
+        assert all(pids().values())
+        shown = one.corral("node", "show", "two", "--json")
+        own = {"name": "wide", "kind": "agent", "state": "Ready"}
+        assert own in json.loads(shown.stdout)["agents"]
+        assert "load" in one.corral("node", "show", "two").stdout
+        assert one.corral("node", "show", "three").returncode == 3
