@@ -18,6 +18,7 @@ from ..http.face import HttpClient
 from .bindings import Binding, JsonRpc, Rest
 from .messages import A2aError, card_of, error_of
 from .operations import A2aCaller, Operations
+from .push import Pushes
 
 CARD = ".well-known/agent-card.json"
 
@@ -35,9 +36,11 @@ class A2aFace:
         self._control = control
         self._version = version
         self._cards: dict[str, tuple[str, str]] = {}
+        self._pushes = Pushes(control, control.agents.config.daemon.a2a_push)
 
     async def close(self) -> None:
-        """Returns at once: a request that is under way ends with its connection."""
+        """Ends the notifications; a request that is under way ends with its connection."""
+        await self._pushes.close()
 
     async def serve(self, request: web.BaseRequest, client: HttpClient) -> web.StreamResponse:
         """Answers one request.
@@ -61,7 +64,7 @@ class A2aFace:
         body = await read_body(request)
         try:
             operation, params = binding.read(body)
-            operations = Operations(self._control, name, A2aCaller(client), binding)
+            operations = Operations(self._control, name, A2aCaller(client), binding, self._pushes)
             if operations.streams(operation):
                 return await operations.stream(request, operation, params)
             return answer(binding.result(await operations.run(operation, params)))
@@ -93,7 +96,9 @@ class A2aFace:
         """Answers with a card that its client may keep for a while, or says that the client has it already."""
         spec = self._control.agents.agents[name].spec
         url = f"{request.scheme}://{request.host}{self.prefix}/{name}"
-        card = card_of(name, spec.description, spec.capabilities, url, self._version)
+        card = card_of(
+            name, spec.description, spec.capabilities, url, self._version, pushes=self._pushes.is_on
+        )
         digest = hashlib.sha256(codec.encode(card)).hexdigest()[:32]
         seen, since = self._cards.get(name, ("", ""))
         if seen != digest:

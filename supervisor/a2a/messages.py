@@ -232,9 +232,15 @@ def artifact_update(
 
 
 def card_of(
-    name: str, description: str, capabilities: Sequence[str], url: str, version: str
+    name: str,
+    description: str,
+    capabilities: Sequence[str],
+    url: str,
+    version: str,
+    *,
+    pushes: bool = False,
 ) -> dict[str, object]:
-    """Returns the card of an agent."""
+    """Returns the card of an agent; `pushes` says whether it sends push notifications."""
     words = description or f"The agent {name}."
     skills = [
         {"id": each, "name": each, "description": words, "tags": [each]}
@@ -249,7 +255,11 @@ def card_of(
             {"url": url, "protocolBinding": binding, "protocolVersion": VERSION}
             for binding in BINDINGS
         ],
-        "capabilities": {"streaming": True, "pushNotifications": False, "extendedAgentCard": False},
+        "capabilities": {
+            "streaming": True,
+            "pushNotifications": pushes,
+            "extendedAgentCard": False,
+        },
         "securitySchemes": {"token": {"httpAuthSecurityScheme": {"scheme": "Bearer"}}},
         "securityRequirements": [{"schemes": {"token": {"list": []}}}],
         "defaultInputModes": [text, data],

@@ -13,7 +13,13 @@ from aiohttp import web
 
 from ...worker.contract import codec
 from ...worker.contract.approvals import Approval
-from ...worker.contract.errors import Conflict, CorralError, InternalError, NotFound
+from ...worker.contract.errors import (
+    Conflict,
+    CorralError,
+    InternalError,
+    NotFound,
+    PermissionDenied,
+)
 from ...worker.contract.records import ENDED, Task
 from ...worker.control.approvals import Approvals
 from ...worker.control.params import AttachParams
@@ -34,6 +40,7 @@ from .messages import (
     task_of,
     wanted,
 )
+from .push import Pushes
 
 MAX_PAGE = 100
 """Number of tasks of one page of a list."""
@@ -89,9 +96,18 @@ class Operations:
         agent: its full name.
         caller: the client.
         binding: encodes the events of streams.
+        pushes: notifies clients.
     """
 
-    def __init__(self, control: Control, agent: str, caller: A2aCaller, binding: Binding) -> None:
+    def __init__(
+        self,
+        control: Control,
+        agent: str,
+        caller: A2aCaller,
+        binding: Binding,
+        pushes: Pushes,
+    ) -> None:
+        self._pushes = pushes
         self._control = control
         self._agent = agent
         self._caller = caller
@@ -101,6 +117,10 @@ class Operations:
             "GetTask": self._get,
             "ListTasks": self._list,
             "CancelTask": self._cancel,
+            "CreateTaskPushNotificationConfig": self._push_create,
+            "GetTaskPushNotificationConfig": self._push_get,
+            "ListTaskPushNotificationConfigs": self._push_list,
+            "DeleteTaskPushNotificationConfig": self._push_delete,
         }
         self._streams: Mapping[str, Callable[[Json], Awaitable[Task]]] = {
             "SendStreamingMessage": self._submitted,
@@ -119,8 +139,6 @@ class Operations:
         """
         if operation in self._operations:
             return await self._operations[operation](params)
-        if operation.endswith(("PushNotificationConfig", "PushNotificationConfigs")):
-            raise A2aError(-32003, "cannot send push notifications")
         if operation == "GetExtendedAgentCard":
             raise A2aError(-32007, "cannot show an extended card: there is none")
         raise A2aError(-32601, f'cannot call "{operation}": A2A {VERSION} has no such method')
@@ -148,12 +166,16 @@ class Operations:
         if given.get("taskId"):
             return await self._answered_question(given)
         settings = params.get("configuration") or {}
-        if isinstance(settings, dict) and settings.get("taskPushNotificationConfig"):
-            raise A2aError(-32003, "cannot send push notifications")
+        wish = settings.get("taskPushNotificationConfig") if isinstance(settings, dict) else None
+        if wish:
+            self._pushes.read("", wish)  # before anything is done
         context = given.get("contextId") or str(uuid.uuid4())
         if not isinstance(context, str) or len(context) > MAX_CONTEXT:
             raise A2aError(-32602, f'cannot use a "contextId" beyond {MAX_CONTEXT} characters')
-        return await self._call("task.submit", wanted(given, self._agent, context))
+        task = await self._call("task.submit", wanted(given, self._agent, context))
+        if wish:
+            await self._pushes.add(self._pushes.read(task.id, wish), task, self._question(task))
+        return task
 
     async def _answered_question(self, message: Mapping[str, Json]) -> Task:
         """Answers the question that a task asks by a message to it, and returns its record."""
@@ -251,6 +273,44 @@ class Operations:
         ]
         more = page.more or ""
         return {"tasks": tasks, "nextPageToken": more, "pageSize": size, "totalSize": len(tasks)}
+
+    # -- push notifications
+
+    async def _push_create(self, params: Json) -> object:
+        task = await self._pushed(params)
+        if self._caller.permission == "read":
+            text = "cannot have notifications sent: the token may only read"
+            raise PermissionDenied(text, required="operate")
+        target = self._pushes.read(task.id, params)
+        await self._pushes.add(target, task, self._question(task))
+        return target.to_json()
+
+    async def _push_get(self, params: Json) -> object:
+        task, number = await self._pushed(params), params.get("id")
+        found = next((each for each in await self._pushes.of(task.id) if each.id == number), None)
+        if found is None:
+            text = f'cannot find push notifications "{number}" of task "{task.id}"'
+            raise A2aError(-32001, text, taskId=task.id)
+        return found.to_json()
+
+    async def _push_list(self, params: Json) -> object:
+        task = await self._pushed(params)
+        configs = [each.to_json() for each in await self._pushes.of(task.id)]
+        return {"configs": configs, "nextPageToken": ""}
+
+    async def _push_delete(self, params: Json) -> object:
+        task = await self._pushed(params)
+        if self._caller.permission == "read":
+            text = "cannot remove notifications: the token may only read"
+            raise PermissionDenied(text, required="operate")
+        await self._pushes.remove(task.id, str(params.get("id")))
+        return {}
+
+    async def _pushed(self, params: Json) -> Task:
+        """Returns the task that a request about push notifications names."""
+        if not self._pushes.is_on:
+            raise A2aError(-32003, "cannot send push notifications: the operator allows no address")
+        return await self._task({"id": params.get("taskId")})
 
     async def _subscribed(self, params: Json) -> Task:
         task = await self._task(params)

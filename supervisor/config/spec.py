@@ -54,6 +54,7 @@ from ..decoding.values import (
     module_and_name,
     one_of,
     protocol_revision,
+    push_address,
     retry_reasons,
     rules_of_actions,
     signal_name,
@@ -139,6 +140,7 @@ class Daemon(Struct, frozen=True, kw_only=True):
             "names",
         ),
     ] = ()
+    a2a_push: Annotated[tuple[str, ...], each(push_address, "addresses")] = ()
     secrets_file: Path | None = None
     tenant_uids: Annotated[str, uid_range] | None = None
     on_daemon_loss: Literal["kill"] = "kill"

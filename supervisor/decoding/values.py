@@ -377,6 +377,12 @@ def web_url(raw: object) -> str:
     return raw
 
 
+def push_address(raw: object) -> str:
+    """Accepts the beginning of addresses of push notifications; its port may be `*`."""
+    found = web_url(re.sub(r":\*(?=/|$)", "", raw, count=1) if isinstance(raw, str) else raw)
+    return raw if isinstance(raw, str) else found
+
+
 def http_headers(raw: object) -> dict[str, str]:
     """Accepts names and values of HTTP headers (RFC 9110, 5.1 and 5.5)."""
     if not is_table(raw):

@@ -16,6 +16,7 @@ DESCRIPTIONS: dict[str, str] = {
     "daemon.http_tls_key": "the PEM file of its private key, not encrypted, which other users may not read; path",
     "daemon.http_behind_proxy": "HTTP is reached by a proxy alone, which has TLS: any host may be given in http, and clients may name any Host; boolean",
     "daemon.http_hosts": "the only names, beside those of the loopback, that clients may give as Host, without port; empty: any, where others reach the address; list of names",
+    "daemon.a2a_push": "beginnings of the addresses to which A2A clients may have notifications sent, such as \"https://hooks.example.com/a2a\";  in place of the port is any; none: no notifications; addresses",
     "daemon.secrets_file": "a file of mode 0600 with a NAME=VALUE on each line, for ${secret:NAME}; the service manager's credentials ($CREDENTIALS_DIRECTORY) are there without it; path",
     "daemon.tenant_uids": "uids that no account has, one for each tenant that has no user; only where the daemon is root; \"FIRST-LAST\"",
     "daemon.on_daemon_loss": "the fate of the workers when the daemon dies; kill",

@@ -233,6 +233,12 @@ MIGRATIONS: tuple[str, ...] = (
     """
     ALTER TABLE task_use ADD COLUMN estimated INTEGER NOT NULL DEFAULT 0
     """,
+    # Addresses that A2A clients want to be notified at, and the last status of the task that each was notified of.
+    """
+    CREATE TABLE push_target (
+        task TEXT NOT NULL, id TEXT NOT NULL, record BLOB NOT NULL, notified TEXT NOT NULL, PRIMARY KEY (task, id)
+    ) WITHOUT ROWID
+    """,
 )
 
 

@@ -23,6 +23,7 @@ KIT_S = 900.0
 CONFIG = """
 [daemon]
 http = "127.0.0.1:{port}"
+a2a_push = ["https://example.com", "http://localhost:*"]
 [agents.sut]
 entrypoint = "a2a_agent:sut"
 description = "Does as the kit says"

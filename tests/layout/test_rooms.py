@@ -98,7 +98,7 @@ supervisor.mcp_gateway: worker.contract worker.control mcp.protocol access api c
 supervisor.transport: worker.contract worker.control mcp.protocol mcp.endpoint access api mcp_gateway streaming supervision
 supervisor.http: worker.contract mcp.protocol mcp.upstream mcp.endpoint api
 supervisor.http_api: worker.contract worker.control api config http supervision
-supervisor.a2a: worker.contract worker.control access api http supervision
+supervisor.a2a: worker.contract worker.control access api events http store supervision
 supervisor.prometheus: worker.contract access agents api http lifecycle metrics
 supervisor.dashboard: worker.contract http http_api
 supervisor.services: worker.contract worker.control access agents api config decoding events http lifecycle store supervision
