@@ -410,6 +410,8 @@ class PlacedTasks:
             begun = self._tasks.find(stored.id)
             if begun is None:
                 await self._tasks.submit(params, task_id=stored.id, deliveries=delivery - 1)
+                if self._view.is_cancelled(stored.id):  # while it was submitted
+                    await self._cancel_here(stored.id)
             ended = await self._tasks.wait(stored.id)
         except CorralError as error:
             if error.name not in FINAL_ERRORS:
