@@ -21,7 +21,7 @@ from ..context import (
     selection,
 )
 from ..render import Record, inner, inners, number, word
-from ..screen.samples import ORDERS, Order, milliseconds, overhead_line, sample
+from ..screen.samples import ORDERS, Order, key_of, milliseconds, overhead_line, sample
 
 HEADER = (
     *("NAME", "STATE", "WORKERS", "CPU%", "MEMORY", "RUNNING", "QUEUED", "OK", "FAILED"),
@@ -62,7 +62,7 @@ DUMB = frozenset({"", "dumb", "unknown"})
 def top(session: Session, /, **options: Any) -> None:  # Any: the values of the options above
     """Watch and control agents and MCP servers on a screen.
 
-    On a terminal ? lists the keys, and q ends it. Elsewhere, and with --json, -n or --once, it prints samples.
+    In a cluster they are those of all nodes, as NAME@NODE. On a terminal ? lists the keys, and q ends it. Elsewhere, and with --json, -n or --once, it prints samples.
     """
     interval_s: float = options["interval"]
     if interval_s < INTERVAL_LEAST_S:
@@ -165,7 +165,7 @@ def _lines(session: Session, frame: Record) -> list[str]:
 def _top_row(row: Record) -> list[str]:
     up, workers = word(row, "up", "-"), word(row, "workers")
     return [
-        word(row, "name"),
+        key_of(row),
         word(row, "state"),
         f"{up}/{workers}",
         f"{number(row, 'cpu_percent') or 0:.1f}",

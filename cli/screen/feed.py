@@ -17,6 +17,7 @@ from ...worker.contract.log_pieces import PieceJoiner
 from .. import render
 from ..console import ANSWER_S
 from ..render import Record, inners, word
+from .samples import parts_of
 from .snapshot import TASKS_KEPT, Snapshot
 from .view import Action, View
 
@@ -186,9 +187,10 @@ class Feed:
                     params = _tasks_of(view) or {}
                     if view.page == "agent":
                         await self._read_history(connection, view.agent)
-                        of_agent = {"types": ["task.*"], "agent": view.agent}
+                        agent, on_node = parts_of(view.agent)
+                        of_agent = {"types": ["task.*"], "agent": agent, **on_node}
                         await connection.call("event.follow", of_agent, timeout_s=ANSWER_S)
-                        lines = {"names": [view.agent], **place}
+                        lines = {"names": [agent], **place, **on_node}
                         await connection.call("log.follow", lines, timeout_s=ANSWER_S)
                     else:
                         of_all = {"types": ["task.*"]}
@@ -201,7 +203,8 @@ class Feed:
 
     async def _read_history(self, connection: Connection, name: str) -> None:
         with suppress(CorralError):  # of an older daemon, or of an agent that has gone
-            asked = {"agent": name, "step_s": HISTORY_STEP_S}
+            agent, on_node = parts_of(name)
+            asked = {"agent": agent, "step_s": HISTORY_STEP_S, **on_node}
             found = await connection.call("metrics.history", asked, timeout_s=ANSWER_S)
             self._snapshot.points = [*inners(render.as_record(found), "points")]
             self._changed()
@@ -213,7 +216,8 @@ class Feed:
         connection = self._connection
         if connection is None:
             return f'cannot {action.verb} "{action.name}": there is no connection to the daemon'
-        params: Mapping[str, object] = {"names": [action.name]}
+        name, on_node = parts_of(action.name)
+        params: Mapping[str, object] = {"names": [name], **on_node}
         method = f"agent.{action.verb}"
         if action.verb == "cancel":
             method, params = "task.cancel", {"task": action.name}
@@ -237,5 +241,6 @@ def _followed(view: View) -> tuple[str, str]:
 def _tasks_of(view: View) -> Record | None:
     """Returns the params of `task.list` for a view; None where it shows no tasks."""
     if view.page == "agent":
-        return {"agent": view.agent, "limit": 50}
+        agent, on_node = parts_of(view.agent)
+        return {"agent": agent, "limit": 50, **on_node}
     return {"limit": TASKS_KEPT} if view.page in ("tasks", "task") else None

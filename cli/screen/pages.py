@@ -25,7 +25,7 @@ from .columns import (
     ordered,
     sparkline,
 )
-from .samples import milliseconds
+from .samples import milliseconds, parts_of
 from .snapshot import Snapshot
 from .view import KEYS_TO_ACT, KEYS_TO_READ, Shown, Sort, View, settled
 
@@ -302,7 +302,8 @@ def _agent(view: View, snapshot: Snapshot, width: int, room: int, now: float) ->
     if snapshot.points:
         head.append(_cut_line(_last_hour(snapshot.points), width))
     workers: list[Record] = [*snapshot.workers_of(view.agent)]
-    tasks: list[Record] = [each for each in snapshot.tasks if word(each, "agent") == view.agent]
+    name, _ = parts_of(view.agent)
+    tasks: list[Record] = [each for each in snapshot.tasks if word(each, "agent") == name]
     left = max(room - len(head) - 3, 3)  # beside the headers of the two tables and of the lines
     tasks_room = min(len(tasks), max(TASKS_LEAST, left // 5))
     workers_room = min(len(workers), max(WORKERS_LEAST, left // 4))

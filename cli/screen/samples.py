@@ -31,15 +31,30 @@ ORDERS: Mapping[str, Order] = {
 
 
 def sample(status: Record, statistics: Record, order: Order, at: str) -> dict[str, object]:
-    """Returns one sample, as `top --json` prints it; `at` is its time."""
+    """Returns one sample, as `top --json` prints it; `at` is its time.
+
+    The figures are of the node that answers, whose entries are the first of their names.
+    """
     known = figures_by_name(statistics)
-    rows = [row(entry, known.get(word(entry, "name"), {})) for entry in entries(status)]
+    rows = [row(entry, known.pop(word(entry, "name"), {})) for entry in entries(status)]
     return {
         "at": at,
         "tasks": status.get("tasks"),
         **{key: statistics.get(key) for key in FRAME},
         "agents": sorted(rows, key=order),
     }
+
+
+def key_of(entry: Record, name: str = "name") -> str:
+    """Returns the name of an agent, or of its worker, in a cluster with its node: NAME@NODE."""
+    node = word(entry, "node")
+    return f"{word(entry, name)}@{node}" if node else word(entry, name)
+
+
+def parts_of(key: str) -> tuple[str, dict[str, object]]:
+    """Returns the name of a key, and the params that choose its node."""
+    name, _, node = key.partition("@")
+    return name, {"node": node} if node else {}
 
 
 def entries(status: Record) -> list[dict[str, object]]:
@@ -60,11 +75,13 @@ def row(entry: Record, figures: Record) -> dict[str, object]:
     """Returns the row of one agent or server."""
     workers, executor = inners(entry, "workers"), inner(figures, "executor")
     present = [worker for worker in workers if worker.get("pid") is not None]
+    active = inner(figures, "runtime").get("active") if figures else len(present)
     return {
         "name": word(entry, "name"),
+        **({"node": entry["node"]} if entry.get("node") else {}),
         "kind": word(entry, "kind", "agent"),
         "state": word(entry, "state", "-"),
-        "up": inner(figures, "runtime").get("active"),
+        "up": active,
         "workers": len(workers),
         "cpu_percent": round(sum(number(worker, "cpu_percent") or 0 for worker in present), 1),
         "memory_bytes": sum(int(number(worker, "rss_bytes") or 0) for worker in present),

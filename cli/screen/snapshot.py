@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from .. import render
 from ..render import Record, inner, number, word
 from .columns import HISTORY_SHOWN
-from .samples import entries, figures_by_name, row
+from .samples import entries, figures_by_name, key_of, row
 
 LINES_KEPT = 1_000
 """Number of log lines of one agent that are kept."""
@@ -64,10 +64,13 @@ class Snapshot:
     def take_sample(self, status: Record, statistics: Record, at: str) -> None:
         """Takes the answers of `daemon.status` and `statistics.show`."""
         self.status, self.statistics, self.at = status, statistics, at
-        self._entries = {word(entry, "name"): entry for entry in entries(status)}
-        self._figures = figures_by_name(statistics)
+        self._entries = {key_of(entry): entry for entry in entries(status)}
+        known = figures_by_name(statistics)  # of the node that answers, whose entries come first
+        self._figures = {
+            name: known.pop(word(entry, "name"), {}) for name, entry in self._entries.items()
+        }
         self._workers = {
-            word(worker, "id"): (name, worker)
+            key_of({"node": entry.get("node"), "id": worker.get("id")}, "id"): (name, worker)
             for name, entry in self._entries.items()
             for worker in render.inners(entry, "workers")
         }
@@ -84,13 +87,13 @@ class Snapshot:
         """Takes one event; returns whether it has changed anything that is shown."""
         kind = word(event, "type")
         if kind == "worker.state":
-            return self._take_state(word(event, "worker"), event)
+            return self._take_state(key_of(event, "worker"), event)
         if kind == "agent.removed":
-            name = word(event, "agent")
+            name = key_of(event, "agent")
             self._rows.pop(name, None)
             return self._entries.pop(name, None) is not None
         if kind in ("agent.paused", "agent.resumed"):
-            found = self._workers.get(word(event, "worker"))
+            found = self._workers.get(key_of(event, "worker"))
             if found is not None:
                 found[1]["paused"] = kind == "agent.paused"
             return found is not None
@@ -120,6 +123,7 @@ class Snapshot:
         entry = self._entries[name]
         return {
             **row(entry, self._figures.get(name, {})),
+            "name": name,
             "health": health_of(entry),
             "health_score": entry.get("health_score"),
         }
@@ -164,7 +168,7 @@ class Snapshot:
         state = word(event, "state") if kind == "task.ended" else TASK_EVENTS.get(kind, "")
         if not task_id or not state:
             return False
-        found = self._workers.get(word(event, "worker"))
+        found = self._workers.get(key_of(event, "worker"))
         if found is not None and state == "running":
             found[1]["task"] = task_id
         record = next((each for each in self.tasks if each.get("id") == task_id), None)

@@ -59,6 +59,11 @@ ABOUT_AGENTS = frozenset(
 )
 """The first words of methods whose names are those of agents, servers, teams and workflows, or of schedules."""
 
+OPERATIONS = frozenset(
+    f"agent.{each}" for each in ("start", "stop", "restart", "reset", "pause", "resume")
+)
+"""Methods that change a placed agent on all nodes that run it, unless a call names one."""
+
 SERVER_MARK = "__"
 """Stands between the name of a server and that of its tool."""
 
@@ -132,6 +137,9 @@ class Router:
                 return await self._read_logs(own, caller)
             return await self._of_all(method, own, caller, here)
         if node == self._name:
+            if NODE_KEY in params and (method in OPERATIONS or method.startswith("memory.")):
+                reader = PassingCaller(caller)  # what is placed is meant as it is on this node
+                return await self._forwarding.answer_here(method, own, reader)
             try:
                 return await here(own)
             except NotFound:

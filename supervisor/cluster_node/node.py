@@ -26,7 +26,7 @@ from ..api.services import FoundEngine
 from ..cluster.lease import Lease, Timing
 from ..cluster.settings import ClusterSettings
 from ..cluster_calls.forwarding import Forwarding
-from ..cluster_calls.router import ALL_S, Router
+from ..cluster_calls.router import ALL_S, OPERATIONS, Router
 from ..engine.connection import open_engine
 from ..engine.interface import Engine
 from ..nodes.membership import Membership, boot_clock
@@ -51,11 +51,6 @@ AGAIN_S = 1.0
 
 ANSWER_S = 5.0
 """Seconds that a question about all nodes may take."""
-
-OPERATIONS = frozenset(
-    f"agent.{each}" for each in ("start", "stop", "restart", "reset", "pause", "resume")
-)
-"""Methods that change a placed agent on all nodes that run it."""
 
 LEAVE_S = 2.0
 """Seconds that the end of the daemon waits for the engine."""

@@ -243,3 +243,15 @@ def test_it_asks_for_the_status_once_in_an_interval_however_much_happens(tmp_pat
             assert asked_at[4] - asked_at[0] > 3 * 0.5 * 0.9
             screen.press("q")
             assert screen.wait_end() == 0
+
+
+def test_agents_of_one_name_on_two_nodes_are_two_lines() -> None:
+    here, there = (
+        {**agent("same", worker("same-0", "Idle")), "node": node} for node in ("one", "two")
+    )
+    snapshot = snapshot_of(here, there)
+    assert [each["name"] for each in snapshot.rows()] == ["same@one", "same@two"]
+    event = {"type": "worker.state", "agent": "same", "worker": "same-0", "to": "Busy"}
+    assert snapshot.take_event({**event, "node": "two"})
+    snapshot.settle()
+    assert [each["state"] for each in snapshot.rows()] == ["Idle", "Busy"]

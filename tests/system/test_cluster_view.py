@@ -97,6 +97,14 @@ def test_a_placed_agent_is_operated_on_all_nodes_that_run_it(tmp_path: Path) -> 
         assert pids() == {"one": None, "two": None}
         assert one.corral("start", "wide").returncode == 0
         assert all(pids().values())
+        for node in ("one", "two"):  # one that is named does it alone
+            assert one.corral("--node", node, "stop", "wide").returncode == 0
+            assert {name for name, pid in pids().items() if pid is None} == {node}
+            assert one.corral("start", "wide").returncode == 0
+        top = json.loads(one.corral("top", "--once", "--json").stdout)
+        seen = {(each["node"], each["up"]) for each in top["agents"] if each["name"] == "wide"}
+        assert seen == {("one", 1), ("two", 1)}
+        assert "wide@two" in one.corral("top", "--once").stdout
         shown = one.corral("node", "show", "two", "--json")
         own = {"name": "wide", "kind": "agent", "state": "Ready"}
         assert own in json.loads(shown.stdout)["agents"]
