@@ -2,7 +2,8 @@
 
 A worker calls a provider on loopback by one connection that is kept, directly and through the gateway, alternately. The
 provider is a plain asyncio server that answers at once, so that the times are those of the way alone: a real model takes
-100 ms to minutes. A stream has 200 events; its first byte is the first of its body. `--peers FOLDER` names a virtual
+100 ms to minutes. A stream has 200 events; its first byte is the first of its body. They come all at once, so that the first
+byte competes with the others for two processors, or, as those of a model do, the first one PAUSE_S before the others. `--peers FOLDER` names a virtual
 environment with LiteLLM, whose proxy is then started and called in the same way.
 """
 
@@ -26,6 +27,8 @@ from corral.worker.client.sync import Client
 
 WHOLE = {"rounds": 5, "calls": 300, "streams": 60}
 QUICK = {"rounds": 2, "calls": 20, "streams": 5}
+PAUSE_S = 0.02
+"""Seconds between the first event and the others, where a stream comes as from a model."""
 START_S = 180.0
 """Seconds that LiteLLM may take to start."""
 
@@ -50,9 +53,11 @@ async def serve(reader, writer):
                 writer.write(WHOLE)
                 continue
             writer.write(BEGIN)
-            for _ in range(200):
+            for number in range(200):
                 writer.write(chunk(EVENT))
                 await writer.drain()
+                if not number and body.get("pause_s"):
+                    await asyncio.sleep(body["pause_s"])
             writer.write(chunk(LAST) + b"0\\r\\n\\r\\n")
     except (asyncio.IncompleteReadError, ConnectionError):
         writer.close()
@@ -69,10 +74,10 @@ from urllib.parse import urlsplit
 from corral.worker import Agent, SyncTask
 agent = Agent("caller")
 kept = {}
-def call(url, key, stream):
+def call(url, key, stream, pause_s=0):
     place = urlsplit(url)
     connection = kept.setdefault(place.netloc, http.client.HTTPConnection(place.netloc, timeout=60))
-    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hello " * 50}], "stream": stream})
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hello " * 50}], "stream": stream, "pause_s": pause_s})
     began = time.perf_counter()
     connection.request("POST", place.path + "/chat/completions", body, {"Content-Type": "application/json", "Authorization": "Bearer " + key})
     answer = connection.getresponse()
@@ -93,6 +98,7 @@ def run(task: SyncTask):
         streamed = [call(url, key, True) for _ in range(streams)]
         found[f"{name}_first_us"] = [first for first, _ in streamed]
         found[f"{name}_stream_us"] = [whole for _, whole in streamed]
+        found[f"{name}_paused_us"] = [call(url, key, True, PAUSE_S)[0] for _ in range(streams)]
     return found
 """
 
@@ -114,6 +120,8 @@ MEASURES = [
     Measure("gateway_us", "a call through the gateway", "µs", against="direct_us"),
     Measure("direct_first_us", "the first byte of a stream, directly", "µs"),
     Measure("gateway_first_us", "the same through the gateway", "µs", against="direct_first_us"),
+    Measure("direct_paused_us", "the first byte, before a pause, directly", "µs"),
+    Measure("gateway_paused_us", "the same through the gateway", "µs", against="direct_paused_us"),
     Measure("direct_stream_us", "a stream of 200 events, directly", "µs"),
     Measure("gateway_stream_us", "the same through the gateway", "µs", against="direct_stream_us"),
     Measure("daemon_cpu_us", "processor time of the daemon for a call or a stream", "µs"),
@@ -122,6 +130,7 @@ MEASURES = [
 PEER = [
     Measure("litellm_us", "a call through LiteLLM's proxy", "µs", against="direct_us"),
     Measure("litellm_first_us", "the first byte of a stream", "µs", against="direct_first_us"),
+    Measure("litellm_paused_us", "the first, before a pause", "µs", against="direct_paused_us"),
     Measure("litellm_stream_us", "a stream of 200 events", "µs", against="direct_stream_us"),
     Measure("litellm_start_s", "LiteLLM, from its start to its first answer", "s"),
     Measure("litellm_mb", "memory of LiteLLM's proxy (RSS)", "MB"),
@@ -204,7 +213,7 @@ def _round(daemon: bench.Daemon, size: dict[str, int], places: dict[str, list[st
     found: Found = record["output"]
     return {
         **found,
-        "daemon_cpu_us": [used_us / (calls + streams + 1)],
+        "daemon_cpu_us": [used_us / (calls + 2 * streams + 1)],
         "gateway_mb": [_memory_mb(shown["gateway"]["pid"])],
     }
 
@@ -239,7 +248,7 @@ def main() -> None:
                 litellm = LiteLlm(Path(options.peers), folder, port)
                 places["litellm"] = [f"http://127.0.0.1:{litellm.port}/v1", "sk-test"]
                 measures += PEER
-            (folder / "caller.py").write_text(AGENT)
+            (folder / "caller.py").write_text(AGENT.replace("PAUSE_S", str(PAUSE_S)))
             with bench.Daemon(folder, CONFIG.format(port=port)) as daemon:
                 daemon.await_ready()
                 _round(daemon, QUICK, places)

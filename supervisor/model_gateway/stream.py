@@ -17,6 +17,24 @@ EVENT_BYTES = 8 * 1024 * 1024
 """Bytes of one event that is read: longer ones are passed on, and what they say of usage is not known."""
 
 END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+SEPARATORS = (b"\n\n", b"\r\n\r\n", b"\r\r")
+TELLING: Mapping[Kind, re.Pattern[bytes]] = {
+    "openai": re.compile(rb'"usage"\s*:(?!\s*null)|\[DONE\]'),
+    "anthropic": re.compile(rb'"usage"'),
+    "gemini": re.compile(rb'"usageMetadata"|"finishReason"'),
+}
+"""Pattern of what an event has that says something of usage, or ends a stream."""
+
+PATTERN_BYTES = 64
+"""Bytes of such a text, at most."""
+
+SIGNS: Mapping[Kind, re.Pattern[bytes]] = {
+    "openai": re.compile(rb'"choices"\s*:|"type"\s*:\s*"response\.[^"]{1,80}\.delta"'),
+    "anthropic": re.compile(rb'"content_block_delta"'),
+    "gemini": re.compile(rb'"candidates"'),
+}
+"""Pattern that each event with a part of the output has once, so that it is counted."""
+
 NO_USAGE = re.compile(rb'"usage"\s*:\s*null')
 
 
@@ -33,6 +51,7 @@ class StreamReader:
         self._hides = hides_usage
         self._rest = b""
         self._is_lost = False
+        self._is_reading = False  # the rest may say something of usage
         self._reported: dict[str, object] = {}
         self.events = 0
         """Number of events with data."""
@@ -47,6 +66,9 @@ class StreamReader:
             return data
         before = self._rest
         whole = before + data if before else data
+        seen = max(0, len(before) - PATTERN_BYTES)
+        if not self._is_reading and not TELLING[self._kind].search(whole, seen):
+            return self._skip(whole, data)
         start, passed = 0, bytearray()
         for match in END.finditer(whole, max(0, len(before) - 3)):
             event = whole[start : match.end()]
@@ -54,12 +76,26 @@ class StreamReader:
             if not self._read(event):
                 passed += event
         self._rest = whole[start:]
+        self._is_reading = bool(self._rest)
         if len(self._rest) > EVENT_BYTES:
             passed += self._rest
             self._rest, self._is_lost = b"", True
         if self._hides:  # an event is passed on when it is known not to be hidden
             return bytes(passed)
         return data
+
+    def _skip(self, whole: bytes, data: bytes) -> bytes:
+        """Counts events of which none says something of usage, and returns the bytes to pass on."""
+        end = 0
+        for separator in SEPARATORS:
+            found = whole.rfind(separator, max(0, len(whole) - len(data) - 3))
+            end = max(end, found + len(separator) if found >= 0 else 0)
+        if not end and len(whole) > EVENT_BYTES:
+            self._rest, self._is_lost = b"", True
+            return whole if self._hides else data
+        self.events += len(SIGNS[self._kind].findall(whole, 0, end))
+        self._rest = whole[end:]
+        return whole[:end] if self._hides else data
 
     def end(self) -> bytes:
         """Returns what is left at the end of the answer."""

@@ -50,12 +50,36 @@ def read(
     return bytes(passed), reader
 
 
+def contents(words: int, *, ends: bool = True) -> bytes:
+    body = b""
+    for number in range(words):
+        part = {"candidates": [{"content": {"parts": [{"text": "w"}]}}]}
+        if ends and number == words - 1:
+            part["candidates"][0]["finishReason"] = "STOP"  # type: ignore[assignment]  # of another type
+        figures = {"promptTokenCount": 9, "candidatesTokenCount": number + 1}
+        body += event({**part, "usageMetadata": figures})
+    return body
+
+
+def response(words: int) -> bytes:
+    delta = "response.output_text.delta"
+    body = event({"type": delta, "delta": 'w "choices" .delta'}, delta) * words
+    used = {"input_tokens": 9, "output_tokens": words}
+    done = {"type": "response.completed", "response": {"usage": used}}
+    return body + event(done, "response.completed")
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_the_usage_is_found_wherever_the_parts_are_cut(seed: int) -> None:
     dice = random.Random(seed)
     words = dice.randrange(1, 80)
     expected = Usage(input=9, output=words), False
-    for kind, body in (("openai", chat(words)), ("anthropic", message(words))):
+    for kind, body in (
+        ("openai", chat(words)),
+        ("openai", response(words)),
+        ("anthropic", message(words)),
+        ("gemini", contents(words)),
+    ):
         passed, reader = read(kind, body, dice)  # type: ignore[arg-type]  # both are kinds
         assert passed == body
         assert reader.usage(400) == expected
@@ -74,6 +98,10 @@ def test_a_stream_that_was_cut_is_estimated() -> None:
         (b"", Usage()),
     ):
         assert read("openai", body, dice)[1].usage(400) == (expected, True)
+    cut = read("openai", response(5)[:-160], dice)[1]
+    assert cut.usage(400) == (Usage(input=100, output=5), True)
+    cut = read("gemini", contents(5, ends=False), dice)[1]
+    assert cut.usage(400) == (Usage(input=9, output=5), True)
     cut = read("anthropic", message(5, ends=False), dice)[1]
     assert cut.usage(400) == (Usage(input=9, output=5), True)
 
