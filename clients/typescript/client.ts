@@ -568,11 +568,15 @@ export interface EventPublishParams {
   data?: unknown;
 }
 
-/** Lists events, the oldest first; `next` is the `since` for more of them, `newest` the last number of all. */
+/**
+ * Lists events, the oldest first; `next` is the `since` for more of them, `newest` the last number of all.
+ *
+ * Of all nodes of a cluster, both are texts NODE:NUMBER,NODE:NUMBER…
+ */
 export interface Events {
   events: Array<Record<string, unknown>>;
-  next: number | null;
-  newest: number;
+  next: number | string | null;
+  newest: number | string;
 }
 
 /**
@@ -794,6 +798,7 @@ export interface LogLine {
   bytes?: string;
   fields?: Record<string, unknown>;
   level: string | null;
+  node?: string;
   partial?: boolean;
   stream: string;
   task?: string;
@@ -1039,7 +1044,7 @@ export interface MetricsTop {
  */
 export interface Model {
   name: string;
-  kind: "anthropic" | "openai";
+  kind: "anthropic" | "gemini" | "openai";
   url: string;
   model: string;
   state: "down" | "unused" | "up";
@@ -1534,8 +1539,8 @@ export interface ScheduleParams {
  * `next_at` is the time of the next run, null if there is none. `runs` counts tasks that were made, `skipped` runs
  * that were due while the last one had not ended or that were missed without `catch_up`, `refused` runs whose task was
  * refused, the last one because of `last_error`. `last_due_at` is the due time of the last run, `last_task` its task,
- * `last_run` the last one that has ended. `source` is "store" for a schedule that was added at run time, else the
- * configuration file. `command` is that of the job of its name, null for tasks of others.
+ * `last_run` the last one that has ended. `source` is "store" for a schedule that was added at run time, "cluster" for
+ * one that all nodes of the cluster have, else the configuration file. `command` is that of the job of its name, null for tasks of others.
  */
 export interface ScheduleRecord {
   name: string;
@@ -1896,6 +1901,7 @@ export interface Task {
   peak_memory_bytes?: number | null;
   cpu_ms?: number | null;
   traceparent?: string | null;
+  tokens_estimated?: number;
 }
 
 /**
@@ -1966,6 +1972,7 @@ export interface TaskInShort {
   peak_memory_bytes: number | null;
   cpu_ms: number | null;
   traceparent: string | null;
+  tokens_estimated: number;
 }
 
 /** Represents the result of `task.log`: the entries in order of time, none with `follow`, which has sent them. */
@@ -2370,6 +2377,7 @@ export interface Whoami {
   via?: "http" | "socket";
   token?: string | null;
   tenant?: string | null;
+  node?: string | null;
 }
 
 /**
@@ -2933,12 +2941,12 @@ export class Corral extends Connection {
   }
 
   /** Lists stored events, oldest first; `next`, where it is not null, is the `since` for more of them. */
-  listEvents(args: { since?: number; since_time?: number; n?: number; types?: Array<string>; agent?: string; worker?: string; task?: string; until?: number } = {}, options?: RequestOptions): Promise<Events> {
+  listEvents(args: { since?: number | string; since_time?: number; n?: number; types?: Array<string>; agent?: string; worker?: string; task?: string; until?: number | string } = {}, options?: RequestOptions): Promise<Events> {
     return this.request("GET", "/api/v1/events", ["since","since_time","n","types","agent","worker","task","until"], args, options) as Promise<Events>;
   }
 
   /** Yields the events of `event.follow`. */
-  events(args: { since?: number; since_time?: number; n?: number; types?: Array<string>; agent?: string; worker?: string; task?: string; until?: number } = {}, options?: RequestOptions): AsyncGenerator<ServerEvent> {
+  events(args: { since?: number | string; since_time?: number; n?: number; types?: Array<string>; agent?: string; worker?: string; task?: string; until?: number | string } = {}, options?: RequestOptions): AsyncGenerator<ServerEvent> {
     return this.stream("GET", "/api/v1/events", ["since","since_time","n","types","agent","worker","task","until"], args, options);
   }
 

@@ -231,7 +231,7 @@ class PlacedTasks:
             mark = encoded(CancelledTask(by=self._node))
             await engine.put(cancelled_key(task_id), mark, revision=0, ttl_s=RESULT_S)
         await engine.publish(CANCELS, task_id.encode())
-        await self.ends.tell(engine, stored, end, value)
+        await self.ends.announce(engine, stored, end, value)
         return task
 
     async def node_of_end(self, engine: Engine, task_id: str) -> str:
@@ -479,7 +479,7 @@ class PlacedTasks:
             end, value = known, msgspec.json.encode(known)
         else:
             self.counts.ended += 1
-        await self.ends.tell(engine, stored, end, value)
+        await self.ends.announce(engine, stored, end, value)
         return True
 
 

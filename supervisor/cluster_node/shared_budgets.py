@@ -1,8 +1,8 @@
 """Shares what placed agents use of their budgets between nodes, so that each holds its replicas to the whole.
 
 Each node writes what it has used itself, a moment after it has; another node knows it a moment later. Within that time
-several nodes may begin tasks beyond a budget. Times are those of wall clocks: what a clock that is ahead by more than
-AHEAD_S says does not count yet.
+several nodes may begin tasks beyond a budget. Times are those of wall clocks: an
+amount with a time that is more than AHEAD_S ahead does not count yet.
 """
 
 import asyncio

@@ -24,9 +24,9 @@ from .state import (
 )
 
 DEFAULT_PRIORITY = 5
-"""The default of `tasks.default_priority`."""
+"""Number that `tasks.default_priority` is without one."""
 
-HEARD_MAX = 10_000
+CANCELS_MAX = 10_000
 """Number of cancelled tasks of which a message is remembered."""
 
 _S = TypeVar("_S", bound=Struct)
@@ -48,11 +48,11 @@ class ClusterView:
         self.drained: set[str] = set()
         self.schedules: dict[str, Known[ScheduleRecord]] = {}
         self.spent: dict[str, dict[str, Known[Spent]]] = {}
-        """What each node has used of the budgets of an agent."""
+        """The use of the budgets of an agent, by node."""
         self.cancelled: dict[str, int] = {}
         """The revisions of the marks of cancelled tasks that are in a queue yet."""
         self._priorities: dict[str, Known[Priorities]] = {}
-        self._heard: OrderedDict[str, None] = OrderedDict()
+        self._announced: OrderedDict[str, None] = OrderedDict()
         self._watch: Watch | None = None
         self.synced = asyncio.Event()
         """Set once all that the engine has was seen."""
@@ -80,13 +80,13 @@ class ClusterView:
 
     def is_cancelled(self, task_id: str) -> bool:
         """Returns whether a task is known to be cancelled, by its mark or by a message."""
-        return task_id in self.cancelled or task_id in self._heard
+        return task_id in self.cancelled or task_id in self._announced
 
     def note_cancelled(self, task_id: str) -> None:
         """Remembers a message of another node that has cancelled a task."""
-        self._heard[task_id] = None
-        if len(self._heard) > HEARD_MAX:
-            self._heard.popitem(last=False)
+        self._announced[task_id] = None
+        if len(self._announced) > CANCELS_MAX:
+            self._announced.popitem(last=False)
 
     def take(self, change: Change) -> None:
         """Takes a change of the engine."""

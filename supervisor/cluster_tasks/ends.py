@@ -15,7 +15,7 @@ ENDED = "ended"
 WAIT_S = 2.0
 """Seconds between two looks for an end of which no message came."""
 
-Heard = asyncio.Queue[StoredEnd | None]
+EndQueue = asyncio.Queue[StoredEnd | None]
 """Holds an end of which a message came; None where the message has its id alone."""
 
 
@@ -28,7 +28,7 @@ class TaskEnds:
 
     def __init__(self, node: str) -> None:
         self._node = node
-        self._waiters: dict[str, list[Heard]] = {}
+        self._waiters: dict[str, list[EndQueue]] = {}
 
     async def find(self, engine: Engine, task_id: str) -> StoredEnd | None:
         """Returns the end of a task; None where it has none."""
@@ -37,8 +37,8 @@ class TaskEnds:
 
     async def wait(self, engine: Engine, task_id: str, *, is_new: bool = False) -> StoredEnd:
         """Returns the end of a task when it has one; with `is_new` there was none when this began."""
-        heard: Heard = asyncio.Queue()
-        self._waiters.setdefault(task_id, []).append(heard)
+        arrived: EndQueue = asyncio.Queue()
+        self._waiters.setdefault(task_id, []).append(arrived)
         try:
             while True:
                 if not is_new:
@@ -48,17 +48,19 @@ class TaskEnds:
                 is_new = False
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(WAIT_S):
-                        if (end := await heard.get()) is not None:
+                        if (end := await arrived.get()) is not None:
                             return end
         finally:
             waiters = self._waiters[task_id]
-            waiters.remove(heard)
+            waiters.remove(arrived)
             if not waiters:
                 del self._waiters[task_id]
 
-    async def tell(self, engine: Engine, stored: StoredTask, end: StoredEnd, value: bytes) -> None:
-        """Tells the node that waits for a task of its end, which is stored, and encoded as `value`."""
-        self._hear(stored.id, end)
+    async def announce(
+        self, engine: Engine, stored: StoredTask, end: StoredEnd, value: bytes
+    ) -> None:
+        """Notifies the node that waits for a task of its end, which is stored, and encoded as `value`."""
+        self._note(stored.id, end)
         if stored.origin != self._node:
             message = value if stored.whole_end else stored.id.encode()
             await engine.publish(f"{ENDED}/{stored.origin}", message)
@@ -72,12 +74,12 @@ class TaskEnds:
                 if payload.startswith(b"{"):
                     with contextlib.suppress(msgspec.MsgspecError):  # the engine is asked for it
                         end = msgspec.json.decode(payload, type=StoredEnd)
-                        self._hear(end.task.id, end)
+                        self._note(end.task.id, end)
                 else:
-                    self._hear(payload.decode(), None)
+                    self._note(payload.decode(), None)
         finally:
             await inbox.close()
 
-    def _hear(self, task_id: str, end: StoredEnd | None) -> None:
-        for heard in self._waiters.get(task_id, []):
-            heard.put_nowait(end)
+    def _note(self, task_id: str, end: StoredEnd | None) -> None:
+        for arrived in self._waiters.get(task_id, []):
+            arrived.put_nowait(end)

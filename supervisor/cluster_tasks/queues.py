@@ -76,7 +76,7 @@ class TaskQueues:
     """Appends tasks to the queues of their agents, and takes them from there.
 
     Args:
-        known: what this node knows about the queues.
+        known: the present knowledge about the queues.
     """
 
     def __init__(self, known: Known) -> None:

@@ -1,7 +1,7 @@
 """Holds agents and tenants to their budgets: the tokens of a minute, the cents of a day.
 
-One that has used up a budget is given no task until enough of it is past; nothing that runs is stopped. What an agent
-of a cluster has used on other nodes counts, too.
+One that has used up a budget is given no task until enough of it is past; nothing that runs is stopped. Tokens and cents
+of an agent of a cluster count on all its nodes together.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """The language rule of docs/how-to/work-on-corral.md, as a test: docstrings, comments, messages, help texts and names.
 
-`python tests/layout/test_language.py ROOM...` prints the findings of rooms, without a room those of all.
+`python tests/layout/test_language.py ROOM...` prints the findings of rooms such as supervisor/tasks, without a room those of all.
 """
 
 import ast
@@ -276,7 +276,7 @@ def test_a_room_keeps_the_rule(rule: Callable[[Path], Iterator[Finding]], room: 
 
 def main(rooms: list[str]) -> int:
     """Prints the findings of rooms, and how many each has."""
-    for room in rooms or ROOMS:
+    for room in [room.strip("/").replace("/", ".") for room in rooms] or ROOMS:
         found = findings(room)
         for each in found if rooms else ():
             print(each)

@@ -139,7 +139,7 @@ class Runtime(BlockingMethods):
         self,
         types: Sequence[str] | None = None,
         *,
-        since: int | None = None,
+        since: int | str | None = None,
         since_time: float | datetime | None = None,
         n: int | None = None,
         agent: str | None = None,
@@ -253,7 +253,7 @@ class Runtime(BlockingMethods):
         return Followed(self._loop, stream, stream.__aiter__())
 
     def subscribe(
-        self, types: str | Sequence[str], handler: Handler, *, since: int | None = None
+        self, types: str | Sequence[str], handler: Handler, *, since: int | str | None = None
     ) -> "BlockingSubscription":
         """Calls `handler` with each event of `types` (globs) from now on, or after event number `since`.
 
