@@ -196,6 +196,7 @@ _SCHEMAS: Mapping[Rule, Callable[[Schema], Schema]] = {
     ),
     values.variables: _always(STRINGS),
     values.web_url: _always({"type": "string", "pattern": "^https?://"}),
+    values.push_address: _always({"type": "string", "pattern": "^https?://"}),
     values.http_headers: _always(STRINGS),
     values.signing_key: _always(TEXT),
     values.rules_of_actions: _always(
