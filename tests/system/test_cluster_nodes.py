@@ -190,7 +190,8 @@ def test_a_node_without_its_engine_says_so_goes_on_locally_and_joins_again(tmp_p
         cluster.add("two")
         until_all_answer(cluster)
         with one.client() as client:
-            client.call("event.follow", {"types": ["node.*", "daemon.*"]}, timeout_s=BOUND_S)
+            wanted = {"types": ["node.*", "daemon.*"], "node": "one"}
+            client.call("event.follow", wanted, timeout_s=BOUND_S)
             cluster.servers.kill(0)
             seen: dict[str, object] = {}
             batches: Any = client.notifications()  # of shapes that the test knows

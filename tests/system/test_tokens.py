@@ -74,6 +74,7 @@ def test_a_token_restricts_a_connection_and_is_never_shown_again(daemon: DaemonP
             "via": "socket",
             "token": "reader",
             "tenant": None,
+            "node": None,
         }
         assert client.call("daemon.status", {}, timeout_s=BOUND_S)
         with pytest.raises(PermissionDenied):
