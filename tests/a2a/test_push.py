@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -46,7 +46,7 @@ class Hook:
                 self.send_header("Location", hook.url)
                 self.end_headers()
 
-            def log_message(self, *_args: object) -> None:
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # its name there
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
@@ -62,7 +62,7 @@ class Hook:
 
 
 @contextmanager
-def hooked(port: int = 0) -> Iterator[Hook]:
+def hooked(port: int = 0) -> Generator[Hook]:
     hook = Hook(port)
     try:
         yield hook
