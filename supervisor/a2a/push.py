@@ -207,12 +207,15 @@ class Pushes:
     def _ended(self, key: tuple[str, str], done: "asyncio.Task[None]") -> None:
         if self._sending.get(key) is done:
             del self._sending[key]
+            if f"{key[0]} {key[1]}" in self._changed and not done.cancelled():
+                self._changed.discard(f"{key[0]} {key[1]}")
+                self._look_at(key[0])  # it has changed since the last look
         if not done.cancelled() and (error := done.exception()) is not None:
             logger.error('cannot notify an address of task "%s": %s', key[0], error)
 
     async def _notify(self, task: str, number: str) -> None:
         """Notifies an address until it knows the status of the task."""
-        tries = 0
+        tries, refused = 0, ""
         while True:
             self._changed.discard(f"{task} {number}")
             rows = await self._rows("WHERE task = ? AND id = ?", task, number)
@@ -222,7 +225,7 @@ class Pushes:
                 return  # the task is gone, and its addresses go with the next daemon
             question = None if record.state in ENDED else self._control.approvals.question(task)
             status = _status(record, question)
-            if not rows or rows[0][1] == status:
+            if not rows or status in (rows[0][1], refused):
                 if f"{task} {number}" in self._changed:
                     continue
                 return
@@ -239,6 +242,7 @@ class Pushes:
                 continue
             tries += 1
             if tries >= TRIES or not failure:
+                refused = status
                 if f"{task} {number}" in self._changed:
                     tries = 0
                     continue
