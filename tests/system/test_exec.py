@@ -177,7 +177,7 @@ def test_input_is_answered_when_the_command_has_taken_it(daemon: DaemonProcess) 
         run.send(piece)  # a pipe takes as much
         asked = {"exec": run.started["exec"], "data": base64.b64encode(piece).decode()}
         waiting = client.ask("agent.exec_input", asked)
-        client.call("agent.exec_input", {"exec": run.started["exec"], "signal": "KILL"})
+        client.ask("agent.exec_input", {"exec": run.started["exec"], "signal": "KILL"})
         answers = client.kept()
         while not any(getattr(each, "id", None) == waiting for each in answers):
             answers += client.arrived()
