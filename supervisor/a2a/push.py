@@ -93,7 +93,7 @@ class Pushes:
         self._store = control.shared.store
         self._allowed = tuple(allowed)
         self._known: dict[str, set[str]] = {}
-        self._changed: set[str] = set()
+        self._changed: set[tuple[str, str]] = set()
         self._sending: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._room = asyncio.Semaphore(AT_ONCE)
         self._loaded = asyncio.Event()
@@ -198,7 +198,7 @@ class Pushes:
         for number in self._known.get(task, ()):
             key = (task, number)
             if key in self._sending:
-                self._changed.add(f"{task} {number}")
+                self._changed.add(key)
             else:
                 sending = self._control.loop.create_task(self._notify(task, number))
                 self._sending[key] = sending
@@ -207,8 +207,8 @@ class Pushes:
     def _ended(self, key: tuple[str, str], done: "asyncio.Task[None]") -> None:
         if self._sending.get(key) is done:
             del self._sending[key]
-            if f"{key[0]} {key[1]}" in self._changed and not done.cancelled():
-                self._changed.discard(f"{key[0]} {key[1]}")
+            if key in self._changed and not done.cancelled():
+                self._changed.discard(key)
                 self._look_at(key[0])  # it has changed since the last look
         if not done.cancelled() and (error := done.exception()) is not None:
             logger.error('cannot notify an address of task "%s": %s', key[0], error)
@@ -217,7 +217,7 @@ class Pushes:
         """Notifies an address until it knows the status of the task."""
         tries, refused = 0, ""
         while True:
-            self._changed.discard(f"{task} {number}")
+            self._changed.discard((task, number))
             rows = await self._rows("WHERE task = ? AND id = ?", task, number)
             try:
                 record = await self._control.tasks.show(task)
@@ -226,7 +226,7 @@ class Pushes:
             question = None if record.state in ENDED else self._control.approvals.question(task)
             status = _status(record, question)
             if not rows or status in (rows[0][1], refused):
-                if f"{task} {number}" in self._changed:
+                if (task, number) in self._changed:
                     continue
                 return
             message = (
@@ -243,7 +243,7 @@ class Pushes:
             tries += 1
             if tries >= TRIES or not failure:
                 refused = status
-                if f"{task} {number}" in self._changed:
+                if (task, number) in self._changed:
                     tries = 0
                     continue
                 logger.warning('cannot notify an address of task "%s": it does not take it', task)

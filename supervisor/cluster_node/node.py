@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -109,6 +109,7 @@ class ClusterNode:
             self._task_calls.waiting,
             lambda: self.holder.is_degraded,
         )
+        self.routed = self._router.routed
         self.runner = PlacedRunner(name, self.tasks, lambda: self._engine)
         self.budgets = SharedBudgets(name, self.view)
         self.schedules = SharedSchedules(self.view, lambda: self._engine)
@@ -239,23 +240,6 @@ class ClusterNode:
         return found
 
     # -- calls about other nodes
-
-    async def routed(
-        self,
-        method: str,
-        streams: bool,
-        reads: bool,
-        params: Mapping[str, object],
-        caller: Caller,
-        here: Callable[[Mapping[str, object]], Awaitable[object]],
-    ) -> object:
-        """Returns the answer of the node that the params name, or of the one that has what they are about, or of all.
-
-        Raises:
-            Unreachable: that node is not there.
-            CorralError: as the node answers.
-        """
-        return await self._router.routed(method, streams, reads, params, caller, here)
 
     async def _others(self) -> list[str]:
         """Returns the names of the other nodes; those that were known last where the engine does not answer now."""
