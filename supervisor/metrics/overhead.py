@@ -3,8 +3,8 @@
 import os
 
 from ..process.launcher_client import Launcher
-from ..process.usage import read_process
 from ..supervision.shared import Zygotes
+from ..usage.tree import read_process
 
 
 class Overhead:

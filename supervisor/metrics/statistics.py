@@ -19,11 +19,11 @@ from ..agents.agent import Agent
 from ..agents.agents import Agents
 from ..events.bus import Event, rfc3339
 from ..lifecycle.state_machine import GIVEN_UP, UP, State, Worker
-from ..process.usage import read_process
 from ..supervision.incarnation import Incarnation
 from ..supervision.limit_enforcer import LimitEnforcer
 from ..supervision.shared import Shared
 from ..supervision.worker_supervisor import WorkerSupervisor
+from ..usage.tree import read_process
 from ..worker_api.call_rate import CallRates
 from .health import FULL, health_score
 from .histogram import Buckets, bucket_of, quantile_ms

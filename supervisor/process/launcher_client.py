@@ -38,10 +38,10 @@ from ...worker.contract.errors import ShuttingDown, SpawnFailed, Timeout
 from ..isolation.levels import Sandbox
 from ..linux import cgroup, kernel, pid_namespace
 from ..linux.cgroup import Groups
+from ..usage.limits import oom_of
 from . import containment, orphans
 from .containment import Containment, Subtree, Wanted
 from .launcher_link import Link, close_all
-from .limits import oom_of
 from .parent import Child, Exit, Launch, ParentClient, Scope, failed
 
 __all__ = ["Child", "Exit", "Launch", "Launcher", "Listed", "Scope"]

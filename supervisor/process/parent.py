@@ -19,8 +19,8 @@ import msgspec
 from ...worker.contract.errors import Overloaded, SpawnFailed
 from ..isolation.levels import Sandbox
 from ..linux import kernel
+from ..usage.limits import NO_OOM, Oom
 from .launcher_link import PING_S, Channel, close_all
-from .limits import NO_OOM, Oom
 
 STDERR_BYTES, REASON_CHARS = 4096, 300
 """Bytes of what a sandbox has written that are looked at, and characters of them in an error."""

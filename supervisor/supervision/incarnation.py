@@ -24,11 +24,11 @@ from ..lifecycle.start_failure import shell_hint
 from ..lifecycle.state_machine import State, Worker
 from ..logs.capture import LogWriter, StreamName
 from ..logs.capture_pipe import PRESENT_READS, Capture
-from ..process import limits
 from ..process.launch import prepare, with_sockets
-from ..process.limits import Excess
 from ..process.parent import Child, Exit, Launch, Parent
 from ..process.sandbox import Removals
+from ..usage import limits
+from ..usage.limits import Excess
 from .line import DRAIN_S, Line, SilentLine
 from .shared import Shared, utc_now
 

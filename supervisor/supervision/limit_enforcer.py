@@ -1,6 +1,6 @@
 """Enforces `[resources]` of each worker, as far as the kernel does not do so by itself, and publishes events.
 
-`process.limits` decides; here a tree that is over a limit is ended, one that uses too much of the
+`usage.limits` decides; here a tree that is over a limit is ended, one that uses too much of the
 processors is frozen and thawed, with events about it. The mechanism of each limit is in `Launcher.containment`:
 the kernel where a cgroup has the controller, else sampling here. It also reports log lines that the limits of a log lost.
 """
@@ -20,13 +20,13 @@ from ..config.spec import Resources
 from ..events.bus import Bus
 from ..lifecycle.state_machine import Replace, State
 from ..linux import cgroup
-from ..process import limits
 from ..process.containment import Containment
 from ..process.launcher_client import Launcher
-from ..process.limits import Excess, Throttle
 from ..process.parent import Parent
-from ..process.sampler import Judge, Sample, Sampler
-from ..process.usage import Tree, Usage
+from ..usage import limits
+from ..usage.limits import Excess, Throttle
+from ..usage.sampler import Judge, Sample, Sampler
+from ..usage.tree import Tree, Usage
 from .incarnation import Incarnation
 from .worker_changes import publish
 from .worker_supervisor import WorkerSupervisor

@@ -15,11 +15,11 @@ from typing import NamedTuple
 from ...worker.contract.errors import Cancelled, CorralError
 from ...worker.contract.names import tenant_of
 from ...worker.contract.records import Task, TaskState
-from ..process.task_usage import Meter
 from ..streaming.buffer import PartBuffer
 from ..supervision.worker_supervisor import WorkerSupervisor
 from ..task_rules.boundaries import Limits
 from ..task_rules.queue import TaskQueue, rank
+from ..usage.task_usage import Meter
 from .attempt import Attempt
 
 CLOCK_CHECK_S = 60.0

@@ -13,11 +13,11 @@ from typing import Literal, Protocol
 from ...worker.contract.names import SEPARATOR, tenant_of
 from ..config.spec import Spec
 from ..events.bus import Bus
-from ..process.limits import Excess
 from ..quotas.spending import DAY_S, NO_COST, NO_TOKENS, Spending
 from ..quotas.task_limits import TaskLimits
 from ..store.gathered import Gathered
 from ..store.store import Statement, Store
+from ..usage.limits import Excess
 
 SAVE_COST = (
     "INSERT INTO spending (agent, at, cost_cents) VALUES (?, ?, ?)"

@@ -32,7 +32,6 @@ from ...worker.contract.records import Task, TaskState
 from ...worker.contract.worker_messages import TaskResult
 from ..agents.agents import Agents
 from ..events.bus import rfc3339
-from ..process.task_usage import Meters, peak_bytes
 from ..store.batch import Writing
 from ..store.store import Statement
 from ..supervision.checkpoints import Checkpoints
@@ -42,6 +41,7 @@ from ..supervision.worker_supervisor import WorkerSupervisor
 from ..task_rules.boundaries import limits
 from ..task_rules.retry_policy import Attempted, Policy, policy_of, retries, retry_delay_s
 from ..telemetry.tracing import Tracing
+from ..usage.task_usage import Meters, peak_bytes
 from .accounting import Accounting
 from .attempt import (
     Alarms,

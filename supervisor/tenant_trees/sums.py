@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import NamedTuple, TypeVar
 
-from ..process.limits import GROWTH_BYTES_PER_S, IDLE_LOOK_S, MIN_LOOK_S
 from ..quotas.fair_share import shares
+from ..usage.limits import GROWTH_BYTES_PER_S, IDLE_LOOK_S, MIN_LOOK_S
 
 LOOK_S = 1.0
 """Seconds between two looks at a tenant that is far from its limits."""

@@ -13,15 +13,15 @@ from msgspec.structs import replace
 
 from ...worker.contract.names import tenant_of
 from ..lifecycle.state_machine import Replace, State
-from ..process import limits
 from ..process.containment import Containment
-from ..process.limits import Throttle
-from ..process.usage import Tree
 from ..quotas.refusals import Refusals
 from ..supervision.limit_enforcer import LimitEnforcer
 from ..supervision.worker_supervisor import WorkerSupervisor
 from ..tenancy.tenants import Tenants
 from ..tenants.tenant import Tenant
+from ..usage import limits
+from ..usage.limits import Throttle
+from ..usage.tree import Tree
 from .sums import LOOK_S, Over, look_in_s, over_memory, over_processes, shared_percent
 
 REASON = "tenant.cpu_limit_percent"

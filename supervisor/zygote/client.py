@@ -28,9 +28,9 @@ from ..logs.capture_pipe import Capture
 from ..process.containment import Containment
 from ..process.launcher_client import Launcher
 from ..process.launcher_link import PING_S, Channel, Heartbeat, close_all
-from ..process.limits import oom_of
 from ..process.parent import Child, Exit, Launch, ParentClient, Scope, Stage, Unit, failed
 from ..process.sandbox import remove_temporary
+from ..usage.limits import oom_of
 from .fork_processes import ForkCgroups, ForkPids
 from .protocol import (
     Changed,

@@ -52,7 +52,8 @@ supervisor.schema: worker.contract cluster config decoding events memory_pools m
 supervisor.audit: worker.contract config store
 supervisor.backup: worker.contract worker.control audit config decoding linux memory_pools models secrets store stores
 supervisor.containers: config
-supervisor.process: worker.contract config containers decoding isolation launcher linux secrets stores
+supervisor.usage: config linux
+supervisor.process: worker.contract config containers decoding isolation launcher linux secrets stores usage
 supervisor.egress: worker.contract isolation launcher process
 supervisor.model_gateway: worker.contract launcher linux models process
 supervisor.logs: worker.contract config events
@@ -61,17 +62,17 @@ supervisor.deployment: worker.contract worker.control agents config decoding eve
 supervisor.sessions: worker.contract config events memory_pools store tenants
 supervisor.listening: worker.contract config linux
 supervisor.streaming: worker.contract
-supervisor.supervision: worker.contract mcp.protocol mcp.upstream config containers events lifecycle linux listening logs process store
-supervisor.tenant_trees: worker.contract lifecycle process quotas store supervision tenancy tenants
+supervisor.supervision: worker.contract mcp.protocol mcp.upstream config containers events lifecycle linux listening logs process store usage
+supervisor.tenant_trees: worker.contract lifecycle process quotas store supervision tenancy tenants usage
 supervisor.revisions: worker.contract events store
 supervisor.overrides: worker.contract config decoding revisions
 supervisor.agents: worker.contract mcp.protocol mcp.upstream mcp.pool config decoding events lifecycle overrides process quotas revisions store supervision tenancy
 supervisor.telemetry: worker.contract logs
 supervisor.hibernation: worker.contract lifecycle events supervision agents
 supervisor.logins: worker.contract mcp.oauth config lifecycle oauth process
-supervisor.zygote: worker.contract agents config events launcher lifecycle linux logs process supervision
+supervisor.zygote: worker.contract agents config events launcher lifecycle linux logs process supervision usage
 supervisor.task_rules: worker.contract mcp.pool agents config decoding lifecycle
-supervisor.tasks: worker.contract worker.control config events lifecycle process quotas store streaming supervision telemetry agents hibernation task_rules
+supervisor.tasks: worker.contract worker.control config events lifecycle quotas store streaming supervision telemetry agents hibernation task_rules usage
 supervisor.model_use: worker.contract agents config isolation lifecycle models process quotas secrets store stores supervision tasks telemetry task_rules
 supervisor.activation: worker.contract agents lifecycle supervision
 supervisor.rollout: worker.contract agents config lifecycle supervision tasks
@@ -80,7 +81,7 @@ supervisor.jobs: worker.contract agents config events lifecycle store supervisio
 supervisor.orchestration: worker.contract worker.control config decoding events lifecycle store supervision agents tasks task_rules
 supervisor.approvals: worker.contract events store
 supervisor.worker_api: worker.contract mcp.protocol mcp.pool agents audit config events lifecycle quotas secrets sessions store streaming supervision telemetry hibernation tasks approvals
-supervisor.metrics: worker.contract worker.control agents config events lifecycle process store supervision tasks worker_api
+supervisor.metrics: worker.contract worker.control agents config events lifecycle process store supervision tasks worker_api usage
 supervisor.reports: worker.contract worker.control events logs store supervision
 supervisor.package_methods: worker.contract worker.control access api events packages supervision
 supervisor.api: worker.contract worker.control mcp.pool access agents audit backup config deployment events lifecycle logins logs metrics model_use packages process quotas secrets sessions stores supervision hibernation tasks worker_api reports tenancy tenants approvals
@@ -131,7 +132,7 @@ PURE = {
     "supervisor.access": "scope change_rate",
     "supervisor.backup": "export",
     "supervisor.lifecycle": "state_machine transitions restart_policy health_check start_failure",
-    "supervisor.process": "limits",
+    "supervisor.usage": "limits",
     "supervisor.isolation": "levels bubblewrap",
     "supervisor.egress": "rules",
     "supervisor.models": "declared tables usage endpoint",

@@ -4,7 +4,6 @@ import math
 
 import pytest
 
-from corral.supervisor.process.limits import GROWTH_BYTES_PER_S, MIN_LOOK_S
 from corral.supervisor.tenant_trees.sums import (
     LOOK_S,
     look_in_s,
@@ -12,6 +11,7 @@ from corral.supervisor.tenant_trees.sums import (
     over_processes,
     shared_percent,
 )
+from corral.supervisor.usage.limits import GROWTH_BYTES_PER_S, MIN_LOOK_S
 
 pytestmark = pytest.mark.core
 

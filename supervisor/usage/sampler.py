@@ -22,7 +22,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from .limits import GROWTH_BYTES_PER_S, MIN_LOOK_S
-from .usage import Quiet, Tree, Usage, allocated_bytes
+from .tree import Quiet, Tree, Usage, allocated_bytes
 
 WINDOW_S = 1.0
 """Seconds at least over which a share of the processors is averaged."""

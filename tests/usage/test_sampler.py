@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from corral.supervisor.linux import cgroup as groups
-from corral.supervisor.process import sampler
-from corral.supervisor.process.limits import GROWTH_BYTES_PER_S
-from corral.supervisor.process.sampler import Sampler
-from corral.supervisor.process.usage import (
+from corral.supervisor.usage import sampler
+from corral.supervisor.usage.limits import GROWTH_BYTES_PER_S
+from corral.supervisor.usage.sampler import Sampler
+from corral.supervisor.usage.tree import (
     Process,
     Tree,
     Usage,
@@ -157,15 +157,15 @@ def test_shares_that_take_too_long_to_tell_are_not_waited_for(
         release.wait(BOUND_S)
         return 1
 
-    monkeypatch.setattr("corral.supervisor.process.usage.pss_bytes", stuck)
-    monkeypatch.setattr("corral.supervisor.process.usage.PSS_S", 0.01)
+    monkeypatch.setattr("corral.supervisor.usage.tree.pss_bytes", stuck)
+    monkeypatch.setattr("corral.supervisor.usage.tree.PSS_S", 0.01)
 
     async def main() -> None:
         tree = Tree(lambda: (os.getpid(),))
         usage = await tree.survey()
         assert await tree.pss_bytes() == usage.rss_bytes
         release.set()
-        monkeypatch.setattr("corral.supervisor.process.usage.PSS_S", BOUND_S)
+        monkeypatch.setattr("corral.supervisor.usage.tree.PSS_S", BOUND_S)
         assert await tree.pss_bytes() == 1
 
     asyncio.run(main())
@@ -228,7 +228,7 @@ def test_descriptors_are_counted() -> None:
 def test_a_survey_of_many_processes_gives_others_their_turn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("corral.supervisor.process.usage.BATCH", 4)
+    monkeypatch.setattr("corral.supervisor.usage.tree.BATCH", 4)
     with running(*waiting("for _ in range(5): os.fork()")) as process:
         for _ in range(32):
             line_of(process)
@@ -615,7 +615,7 @@ def test_what_a_process_takes_is_in_what_the_kernel_has_given_out() -> None:
 def test_where_the_kernel_does_not_tell_all_have_taken_memory_all_the_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("corral.supervisor.process.usage._vmstat", lambda: b"nr_free_pages 1\n")
+    monkeypatch.setattr("corral.supervisor.usage.tree._vmstat", lambda: b"nr_free_pages 1\n")
     before, until = allocated_bytes(), time.monotonic() + 0.05
     while time.monotonic() < until:
         pass

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from corral.supervisor.process.task_usage import READ_S, TREE_S, Meters, own_ns, peak_bytes
+from corral.supervisor.usage.task_usage import READ_S, TREE_S, Meters, own_ns, peak_bytes
 
 pytestmark = pytest.mark.core
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from corral.supervisor.config.spec import Resources
-from corral.supervisor.process import limits
-from corral.supervisor.process.limits import (
+from corral.supervisor.usage import limits
+from corral.supervisor.usage.limits import (
     MIN_LOOK_S,
     SHARE,
     Excess,

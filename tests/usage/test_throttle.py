@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from corral.supervisor.process.limits import (
+from corral.supervisor.usage.limits import (
     BURST_S,
     FREEZE_MAX_S,
     IDLE_LOOK_S,
