@@ -11,12 +11,11 @@ its memory.
 """
 
 import asyncio
-import contextlib
 import os
 import socket
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import aiohttp
 import msgspec
@@ -151,10 +150,9 @@ class Gateway:
             os.close(fd)
 
 
-async def serve(channel: socket.socket) -> None:
-    """Serves until the daemon closes its end."""
+async def serve(channel: socket.socket) -> NoReturn:
+    """Serves until the daemon closes its end, which ends the process."""
     loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
     channel.setblocking(False)
     daemon = Daemon(channel)
     connector = aiohttp.TCPConnector(limit=CONNECTIONS, keepalive_timeout=KEEP_ALIVE_S)
@@ -179,21 +177,14 @@ async def serve(channel: socket.socket) -> None:
             except BlockingIOError:
                 pass
             except (EOFError, OSError):
-                loop.remove_reader(channel.fileno())
-                ended.set()
-
-        async def perform() -> None:
-            while True:
-                await gateway.perform(*await requests.get())
+                # At once: an orderly end would cut the calls under way, and note them as failed without a usage. As it is, their
+                # last lines say that they have not ended, and the daemon estimates them.
+                os._exit(0)
 
         loop.add_reader(channel.fileno(), receive)
         daemon.send(op="ready")
-        performing = asyncio.ensure_future(perform())
-        performing.add_done_callback(lambda _: ended.set())
-        await ended.wait()
-        with contextlib.suppress(asyncio.CancelledError):
-            performing.cancel()
-            await performing
+        while True:
+            await gateway.perform(*await requests.get())
 
 
 def main() -> None:
@@ -201,7 +192,6 @@ def main() -> None:
     forbid_inspection()
     channel = socket.socket(fileno=os.dup(sys.stdin.fileno()))
     uvloop.run(serve(channel))
-    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -274,7 +274,6 @@ class ModelDesk:
                     self.ledger.add_to_minute(line.model, line.usage.tokens, now - line.at)
                     agent = noted.account.agent
                     self._budgets.restore_tokens(agent, line.usage.tokens, now - line.at)
-            self._journals.finish(name)
         named = {noted.account.task for noted in uncounted} - {None}
         ended: dict[str, Task] = {}
         for task_id in {*tasks, *filter(None, named)}:
@@ -288,6 +287,9 @@ class ModelDesk:
             self._recover(noted, has_record=has_record)
             if record is not None and has_record:
                 found[record.id] = record
+        # In the same turn of the loop as the figures, so in their transaction.
+        for name in self._journals.unfinished():
+            self._journals.finish(name)
         return list(found.values())
 
     def _uncounted(self, name: str) -> list[Noted]:
