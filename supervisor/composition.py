@@ -247,6 +247,7 @@ class Rooms:
             self.statistics.called,
             call_rates,
             CallHistory(shared.store),
+            self.approvals,
             tracer,
         )
         self.service.bind(

@@ -85,14 +85,16 @@ def show(session: Session, number: int) -> None:
         session.print_foreign(render.output_text(found["detail"]))
 
 
-def _answer(session: Session, numbers: Iterable[int], answer: str) -> None:
+def _answer(session: Session, numbers: Iterable[int], answer: str | None) -> None:
     for number in numbers:
         found = session.call("approval.answer", {"approval": number, "answer": answer})
         if session.json:
             session.print_json(found)
             continue
         record = render.as_record(found)
-        line = f'answered {number} of {word(record, "agent")} with "{word(record, "answer")}"'
+        line = f"declined {number} of {word(record, 'agent')}"
+        if record.get("answer") is not None:
+            line = f'answered {number} of {word(record, "agent")} with "{word(record, "answer")}"'
         session.print(render.one_line(line))
 
 
@@ -116,6 +118,17 @@ def deny(session: Session, numbers: tuple[int, ...]) -> None:
     It is the option deny, no, reject or refuse, whichever the question has.
     """
     _answer(session, numbers, "deny")
+
+
+@approvals.command("decline")
+@click.argument("numbers", metavar="ID…", nargs=-1, required=True, type=click.IntRange(1))
+@click.pass_obj
+def decline(session: Session, numbers: tuple[int, ...]) -> None:
+    """Decline the form that a question belongs to.
+
+    An MCP server or an ACP agent asks by forms, and is told. Its other questions are not asked. The question of a handler is answered, by `deny`.
+    """
+    _answer(session, numbers, None)
 
 
 @approvals.command("answer")

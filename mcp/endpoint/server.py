@@ -19,11 +19,11 @@ from ...worker.contract.errors import (
     CorralError,
     InvalidParams,
     MethodNotFound,
-    ToolFailed,
 )
 from ...worker.contract.mcp_info import CAPABILITIES, TASKS_VERSION, capabilities
 from ..protocol.caller import NOBODY, Caller
 from ..protocol.catalog import Kind
+from ..protocol.input_required import MAX_ROUNDS, requires_input, too_many_rounds, with_input
 from ..protocol.messages import (
     CALL,
     COMPLETE,
@@ -63,9 +63,6 @@ from .tasks import TaskRequests
 
 PAGE = 200
 """Number of entries of a list in one response."""
-
-MAX_ROUNDS = 10
-"""Number of times that a modern server may ask a legacy client for input before its result."""
 
 TTL_MS = 0
 """Milliseconds that a client may cache a list: servers are added and removed at any time."""
@@ -249,11 +246,10 @@ class McpEndpoint:
         if method == CALL or method in PASSED_ON:
             result = await self._relay(request, method, params)
             for _ in range(MAX_ROUNDS):
-                if result.get("resultType") != "input_required":
+                if not requires_input(result):
                     return _without_modern(result)
                 result = await self._go_on(request, method, params, result)
-            text = f'cannot finish "{method}": its server asked {MAX_ROUNDS} times for more'
-            raise ToolFailed(text, limit=MAX_ROUNDS)
+            raise too_many_rounds(method)
         if (kind := LISTED.get(method)) is not None:
             return await self._list(kind, params, self._has_task_support(request))
         if method == SET_LEVEL:
@@ -376,21 +372,12 @@ class McpEndpoint:
     ) -> dict[str, object]:
         """Asks a legacy client for the input that a modern server requests, and calls the server again."""
         request.is_over = False
-        responses: dict[str, object] = {}
         try:
-            for key, raw in (as_object(result.get("inputRequests")) or {}).items():
-                asked = as_object(raw) or {}
-                wanted = asked.get("method")
-                if not isinstance(wanted, str):
-                    raise ToolFailed(f'cannot finish "{method}": its server asks for nothing')
-                responses[key] = await request.ask(wanted, as_object(asked.get("params")) or {})
+            again = await with_input(method, params, result, request.ask)
         except CorralError as error:
             if method != CALL:
                 raise
             return failed(error)
-        again = {**params, "inputResponses": responses}
-        if "requestState" in result:
-            again["requestState"] = result["requestState"]
         return await self._relay(request, method, again)
 
     # -- subscriptions

@@ -106,23 +106,23 @@ class Flights:
         also bounds the response.
 
         Raises:
-            MethodNotFound: the request was not declared, its caller is uncertain, or the caller cannot be asked.
+            MethodNotFound: the request was not declared, its caller is uncertain, or the caller cannot be asked:
+                `data["reason"]` is not-declared, uncertain-caller or no-person.
             InvalidParams: its mode was not declared.
             CorralError: the error of the caller.
         """
         relay = RELAYED.get(request.method)
         if relay is None or relay not in self._relays:
             text = f'cannot serve "{request.method}": this client has not declared it'
-            raise MethodNotFound(text, method=request.method)
+            raise MethodNotFound(text, method=request.method, reason="not-declared")
         flight = self._concerned()
-        ask = None if flight is None else flight.caller.ask
-        if (
-            flight is None
-            or ask is None
-            or as_object(flight.caller.capabilities.get(relay)) is None
-        ):
-            text = f'cannot serve "{request.method}": no caller can be asked'
-            raise MethodNotFound(text, method=request.method)
+        if flight is None:
+            text = f'cannot serve "{request.method}": {len(self._flights)} calls are under way, and it names none'
+            raise MethodNotFound(text, method=request.method, reason="uncertain-caller")
+        ask = flight.caller.ask
+        if ask is None or as_object(flight.caller.capabilities.get(relay)) is None:
+            text = f'cannot serve "{request.method}": its caller, {flight.caller.name or "corral"}, cannot be asked'
+            raise MethodNotFound(text, method=request.method, reason="no-person")
         mode = request.params.get("mode", "form")
         if relay == "elicitation" and mode != "form":
             text = f"cannot ask in mode {mode!r}: this client has not declared it"

@@ -61,5 +61,5 @@ async def _show(control: Control, params: ApprovalParams, _caller: Caller) -> Ap
     ),
 )
 async def _answer(control: Control, params: ApprovalAnswerParams, caller: Caller) -> Approval:
-    """Answers an open question of a task, which goes on with the answer; the first answer counts."""
+    """Answers an open question of a task, which goes on with the answer; the first one counts, and null declines a form."""
     return await control.approvals.answer(params.approval, params.answer, made_by(caller))

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 
-from ...worker.contract.approvals import AskParams
+from ...worker.contract.approvals import Approval, AskParams
 from ...worker.contract.errors import InvalidParams
 
 ALLOW = ("allow", "yes", "approve", "ok")
@@ -29,6 +29,17 @@ def answer_of(words: str, options: Sequence[str], approval: int) -> str:
             return lowered[each]
     text = f'cannot answer {approval} with "{words[:100]}": its answers are {", ".join(options)}'
     raise InvalidParams(text, key="answer", value=words[:100], options=list(options))
+
+
+def check_decline(question: Approval) -> None:
+    """Refuses to decline what is no question of a form.
+
+    Raises:
+        InvalidParams: it can only be answered; `data["options"]` has its options.
+    """
+    if not question.can_decline:
+        text = f"cannot decline {question.id}: it belongs to no form, and can only be answered"
+        raise InvalidParams(text, key="answer", value=None, options=list(question.options))
 
 
 def check_question(asked: AskParams) -> None:

@@ -1,8 +1,8 @@
 """Asks, answers, expires and withdraws the questions of tasks.
 
 Open questions are in memory, all of them in the store. An answer counts once: the first that is given ends the question.
-A question outlives the daemon and the worker; its task gets the answer when it asks again under the same key. Times of
-the store are seconds of the Unix epoch.
+A question outlives the daemon and the worker; its task gets the answer when it asks again under the same key. One of an
+MCP server ends with the call that it asks in. Times of the store are seconds of the Unix epoch.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from ...worker.contract.records import Task
 from ..events.bus import Bus, rfc3339
 from ..store.sealed import seal, unseal
 from ..store.store import LAST_MOMENT, Store, number_of
-from .answers import answer_of, check_question, key_of
+from .answers import answer_of, check_decline, check_question, key_of
 
 OPEN_MOST = 10_000
 """Number of questions that may be open."""
@@ -80,7 +80,7 @@ class Approvals:
         """Waits for the next question, by task."""
 
     async def load(self) -> None:
-        """Takes up the open questions of the store; those of tasks that have ended meanwhile are withdrawn."""
+        """Takes up the open questions of the store; those of tasks and calls that have ended meanwhile are withdrawn."""
         sql = (
             "SELECT approval.id, approval.record, approval.expires_at, task.id IS NULL OR task.finished_at IS NOT NULL"
             " FROM approval LEFT JOIN task ON task.id = approval.task WHERE approval.state = 'open'"
@@ -90,7 +90,7 @@ class Approvals:
             if record is None:
                 continue
             one = self._take(record, float(expires) if isinstance(expires, int | float) else 0.0)
-            if has_ended:
+            if has_ended or record.server is not None:
                 self._end_soon(one, "withdrawn")
 
     def close(self) -> None:
@@ -101,8 +101,16 @@ class Approvals:
 
     # -- tasks
 
-    async def ask(self, task: Task, worker: str, asked: AskParams) -> Approval:
+    async def ask(
+        self, task: Task, worker: str, asked: AskParams, server: str | None = None
+    ) -> Approval:
         """Returns the record of a question when it has ended; at once where it has ended before.
+
+        Args:
+            task: that asks.
+            worker: that runs it.
+            asked: the question.
+            server: the MCP server that asks in a call of the task; the question is withdrawn if this is cancelled.
 
         Raises:
             InvalidParams: no answer could end it as it says, or its detail is too long.
@@ -118,12 +126,19 @@ class Approvals:
                 if before is not None and before.state != "withdrawn":
                     return before
                 if one is None:
-                    one = await self._begin(task, worker, key[1], asked)
+                    one = await self._begin(task, worker, key[1], asked, server)
             finally:
                 self._asking.pop(key, None)
-        return await asyncio.shield(one.ended)
+        try:
+            return await asyncio.shield(one.ended)
+        except asyncio.CancelledError:
+            if server is not None and not one.ended.done():
+                self._end_soon(one, "withdrawn")
+            raise
 
-    async def _begin(self, task: Task, worker: str, key: str, asked: AskParams) -> Open:
+    async def _begin(
+        self, task: Task, worker: str, key: str, asked: AskParams, server: str | None
+    ) -> Open:
         self._check_room(task.agent)
         if len(codec.encode(asked.detail)) > DETAIL_BYTES:
             text = f"cannot ask: its detail has more than {DETAIL_BYTES} bytes of JSON"
@@ -143,6 +158,8 @@ class Approvals:
             default=asked.default,
             asked_at=rfc3339(now),
             expires_at=rfc3339(expires),
+            can_decline=asked.can_decline,
+            server=server,
         )
         sql = (
             "INSERT INTO approval (task, key, agent, state, record, expires_at)"
@@ -261,13 +278,13 @@ class Approvals:
             raise _not_found(number)
         return found
 
-    async def answer(self, number: int, words: str, by: str) -> Approval:
-        """Answers a question; the answer is durable when this returns.
+    async def answer(self, number: int, words: str | None, by: str) -> Approval:
+        """Answers a question, or declines its form; that is durable when this returns.
 
         Raises:
             NotFound: there is none of the number.
             Conflict: it has ended already; `data` has its state and answer.
-            InvalidParams: the words are none of its options.
+            InvalidParams: the words are none of its options, or it can only be answered.
             Overloaded: the store takes nothing now; the question is open still.
         """
         one = self._open.get(number)
@@ -276,6 +293,9 @@ class Approvals:
             text = f"cannot answer {number}: it is {found.state}"
             facts = {"state": found.state, "answer": found.answer, "by": found.answered_by}
             raise Conflict(text, approval=number, **facts)
+        if words is None:
+            check_decline(one.record)
+            return await self._end(one, "answered", None, by)
         return await self._end(one, "answered", answer_of(words, one.record.options, number), by)
 
     # -- ends

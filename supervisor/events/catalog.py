@@ -194,7 +194,7 @@ _TYPES = (
               AGENT, (_REASON,)),
     EventType("approval.answered", "A person has answered a question of a task.", TASK, (
         *_QUESTION,
-        Field("answer", "text", "one of the options, or any text"),
+        Field("answer", "text or null", "one of the options, or any text; null: the form is declined"),
         Field("by", "text", "the caller who has answered"),
     )),
     EventType("approval.asked", "A task asks a question, and waits for the answer.", TASK, (
@@ -208,7 +208,7 @@ _TYPES = (
         *_QUESTION,
         Field("answer", "text or null", "the default of the question"),
     )),
-    EventType("approval.withdrawn", "The task of a question has ended before the answer.", TASK, _QUESTION),
+    EventType("approval.withdrawn", "The task of a question, or the call that it belongs to, has ended before the answer.", TASK, _QUESTION),
     EventType("checkpoint.corrupted", "A checkpoint in the store is damaged, and was passed over for an earlier one.",
               "agent; worker where one saved it", (
         Field("checkpoint", "number", "its number"),

@@ -3,7 +3,7 @@
 A legacy client is asked by requests, which are withdrawn when a question ends otherwise: by another client's answer, by its
 time limit, with its task. A modern client gets a result that requires input, and calls again with the answers. Answers go to
 `approval.answer` under the rights of the client; the first one of all counts. To decline is to refuse, where a question has an
-option for that; to cancel leaves it open for others, and this call does not ask it again.
+option for that, and to decline the form that it belongs to; to cancel leaves it open for others, and this call does not ask it again.
 """
 
 import asyncio
@@ -34,8 +34,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 Ask = Callable[[str, Mapping[str, object]], Awaitable[object]]
-Give = Callable[[int, str], Awaitable[object]]
-"""Answers a question by its number; raises CorralError."""
+Give = Callable[[int, str | None], Awaitable[object]]
+"""Answers a question by its number, or declines its form; raises CorralError."""
 
 
 class InputRequired(Exception):
@@ -90,7 +90,7 @@ class Person:
             each for each in codec.as_array(state.get("asked")) or [] if isinstance(each, int)
         }
 
-    async def _nobody(self, _number: int, _answer: str) -> object:
+    async def _nobody(self, _number: int, _answer: str | None) -> object:
         raise AssertionError("a call of a tool sets it")
 
     async def take_responses(self) -> None:
@@ -200,12 +200,15 @@ class Person:
 
     async def _take(self, question: Approval, result: Mapping[str, object]) -> None:
         """Answers a question with what the person has said; one that has ended meanwhile stays as it is."""
-        answer: object = None
-        if result.get("action") == "accept":
-            answer = (codec.as_object(result.get("content")) or {}).get("answer")
-        elif result.get("action") == "decline" and question.options:
+        action, answer = result.get("action"), None
+        if action == "accept":
+            given = (codec.as_object(result.get("content")) or {}).get("answer")
+            if not isinstance(given, str):
+                return
+            answer = given
+        elif action == "decline" and question.options and not question.can_decline:
             answer = "deny"
-        if not isinstance(answer, str):
+        elif action != "decline" or not question.can_decline:
             return
         try:
             await self.give(question.id, answer)

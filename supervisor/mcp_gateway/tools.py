@@ -304,7 +304,7 @@ async def _begun(
 async def introduce(control: Control, person: Person, caller: ToolCaller) -> None:
     """Lets a person answer under the rights of its client, and takes the answers that the call brings."""
 
-    async def give(number: int, answer: str) -> object:
+    async def give(number: int, answer: str | None) -> object:
         given = {"approval": number, "answer": answer}
         return await call_method(control, "approval.answer", given, caller)
 

@@ -214,7 +214,7 @@ DESCRIPTIONS: dict[str, str] = {
     "agents.share": "callers that share a process: all; those of one tenant, or of the owner; or one agent, or one outside client, alone. A caller without a process gets a new one, up to instances; then the least recently used one, restarted. It ends when the agent, or the last agent of the tenant, is removed. Tenants use servers of the owner only with tenant or agent; all, tenant, agent",
     "agents.spares": "processes beyond instances that are ready from the first call on, and replace one that is down; 0 to 100",
     "agents.max_calls_per_minute": "calls, reads and prompts beyond it are refused as Overloaded, with the time to wait; after a rest they may come at once; 0 to 1000000, 0 is off",
-    "agents.relays": "client features that are declared to a legacy server. A request of the server goes to its caller if exactly one caller waits for the server; else it is refused; elicitation, roots, sampling",
+    "agents.relays": "client features that are declared to a legacy server. A request of the server goes to its caller if exactly one caller waits for the server, else it is refused; for a task a person answers forms; elicitation, roots, sampling",
     "agents.disabled": "not started and not listed; boolean",
     "agents.template": "the template whose keys it has; its own keys win; name",
     "agents.params": "values for the parameters of its template; table",

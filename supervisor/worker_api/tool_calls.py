@@ -7,18 +7,26 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import lru_cache
 
 from ...mcp.pool.directory import SEPARATOR
 from ...mcp.pool.pool import Pool
 from ...mcp.protocol.caller import Caller
 from ...mcp.protocol.catalog import FULL, Access
+from ...mcp.protocol.input_required import (
+    MAX_ROUNDS,
+    requires_input,
+    too_many_rounds,
+    with_input,
+)
 from ...worker.contract import codec
 from ...worker.contract.errors import CorralError, NotFound, Overloaded, PermissionDenied
 from ...worker.contract.names import tenant_of
 from ...worker.contract.trace_context import KEY, valid
 from ...worker.contract.worker_messages import DelegateParams, WorkerCallParams
 from ..agents.agents import Agents
+from ..approvals.approvals import Approvals
 from ..audit.hash_chain import digest
 from ..audit.log import REFUSALS, Audit, refusal_key
 from ..config.spec import Spec
@@ -33,6 +41,7 @@ from . import exposed
 from .call_history import MAX_CALLS, CallHistory, Ended
 from .call_rate import CallRates
 from .delegation import Delegation
+from .server_questions import CAPABILITIES, ServerQuestions
 
 LISTING_S = 10.0
 """Seconds that a list waits for servers that never listed anything; a change of the list is announced when they are up."""
@@ -95,6 +104,7 @@ class ToolCalls:
         on_call: takes each call that was made: the agent (None: a client), the server, the outcome, seconds.
         rates: the numbers of calls of each agent within the last minute.
         history: keeps the calls of tasks with their records.
+        approvals: hold the questions that servers ask during calls for tasks.
         tracing: makes the span of each call.
     """
 
@@ -108,6 +118,7 @@ class ToolCalls:
         on_call: Callable[[str | None, str, str, float], None],
         rates: CallRates,
         history: CallHistory,
+        approvals: Approvals,
         tracing: Tracing | None = None,
     ) -> None:
         self._tracing = tracing or Tracing()
@@ -119,6 +130,7 @@ class ToolCalls:
         self._on_call = on_call
         self._rates = rates
         self.history = history
+        self._approvals = approvals
         self._limited: set[str] = set()
         """Agents whose last call was refused for their rate."""
         self._known: dict[str, tuple[int | None, float, dict[str, object]]] = {}
@@ -225,6 +237,7 @@ class ToolCalls:
             ResourceLimitExceeded: one of them may make no more.
         """
         if len(entries) == 1:
+            record.entry = entries[0]
             record.task, record.delivery = entries[0].task.id, entries[0].task.delivery
             record.above = self._tracing.of_attempt(entries[0].task)
         try:
@@ -332,13 +345,7 @@ class ToolCalls:
             if SEPARATOR not in record.tool:
                 backend, _ = await self._pool.resolve(record.tool, access)
                 record.server = backend.name
-            result = await self._pool.request(
-                "tools/call",
-                params,
-                access=access,
-                caller=caller,
-                timeout_s=timeout_s,
-            )
+            result = await self._complete(record, params, caller, access, timeout_s)
             outcome = "error" if result.get("isError") is True else "ok"
             return result
         except CorralError as error:
@@ -351,6 +358,49 @@ class ToolCalls:
                 self._tracing.called(above, own, record.ended(outcome))
             if record.task is not None and record.supervisor is not None:
                 self._keep(record, record.supervisor.spec, outcome, result)
+
+    async def _complete(
+        self,
+        record: "_ToolCall",
+        params: Mapping[str, object],
+        caller: Caller,
+        access: Access,
+        timeout_s: float | None,
+    ) -> dict[str, object]:
+        """Returns the result of a call; a person gives the input that its server asks for, where it is made for one task.
+
+        A client in the tree of a worker which can be asked itself is asked.
+        """
+        ask = None
+        if record.entry is not None and "elicitation" not in caller.capabilities:
+            questions = self._server_questions(record.entry, record, timeout_s)
+            ask = questions.ask
+            caller = replace(
+                caller,
+                capabilities={**caller.capabilities, **CAPABILITIES},
+                ask=questions.ask_within_request,
+            )
+        for _ in range(MAX_ROUNDS):
+            result = await self._pool.request(
+                "tools/call", params, access=access, caller=caller, timeout_s=timeout_s
+            )
+            if ask is None or not requires_input(result):
+                return result
+            params = await with_input("tools/call", params, result, ask)
+        raise too_many_rounds("tools/call")
+
+    def _server_questions(
+        self, entry: Entry, record: "_ToolCall", timeout_s: float | None
+    ) -> ServerQuestions:
+        assert record.supervisor is not None, "a call for a task has its worker"
+        server = self._agents.agents.get(record.server)
+        # One that is unknown asks nothing.
+        most_s = 0.0 if server is None else server.spec.mcp.max_request_timeout
+        limit_s = most_s if timeout_s is None else min(most_s, timeout_s)
+        worker = record.supervisor.id
+        return ServerQuestions(
+            self._approvals, entry, worker, record.server, limit_s, record.started
+        )
 
     def _keep(self, call: "_ToolCall", spec: Spec, outcome: str, result: object) -> None:
         """Keeps a call that has ended with the record of its task."""
@@ -462,7 +512,7 @@ class _ToolCall:
     """Holds the facts of a tool call before its outcome."""
 
     __slots__ = (
-        *("above", "at_s", "delivery", "duration_s", "number", "server", "started"),
+        *("above", "at_s", "delivery", "duration_s", "entry", "number", "server", "started"),
         *("supervisor", "task", "tool", "who"),
     )
 
@@ -473,6 +523,8 @@ class _ToolCall:
         self.server = tool.partition(SEPARATOR)[0]
         self.who = who
         self.task: str | None = None
+        self.entry: Entry | None = None
+        """The one task that it is made for."""
         self.delivery = 0
         self.above: str | None = None
         """Traceparent of the attempt that it is made in."""

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import uvloop
 
-from corral.mcp.endpoint.server import MAX_ROUNDS, PAGE, McpEndpoint
+from corral.mcp.endpoint.server import PAGE, McpEndpoint
 from corral.mcp.protocol.caller import Caller
+from corral.mcp.protocol.input_required import MAX_ROUNDS
 from corral.mcp.protocol.messages import LEGACY_VERSIONS, META, Progress
 from corral.worker.contract.errors import (
     Conflict,

@@ -9,6 +9,7 @@ import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from ... import __version__
+from ...mcp.protocol import forms
 from ..contract.approvals import KEY_CHARS, OPTION_CHARS
 from ..contract.codec import as_object
 from ..contract.errors import CorralError, InvalidParams, MethodNotFound, SpawnFailed
@@ -16,7 +17,7 @@ from ..contract.jsonrpc import MAX_MESSAGE_BYTES, Notification, Request
 from ..sdk.results import Json, object_of
 from ..sdk.stdio import log_line
 from ..sdk.task import Hooks, Start, Task, stateless
-from . import content, files, forms, policy
+from . import content, files, policy
 from .capabilities import (
     PROTOCOL_VERSION,
     AgentInfo,
@@ -39,9 +40,6 @@ CLIENT_CAPABILITIES = {
     "terminal": True,
     "elicitation": {"form": {}},
 }
-
-TRIES_MOST = 3
-"""Number of answers to one field of a form that are read, before the form counts as cancelled."""
 
 
 class Bridge:
@@ -325,38 +323,31 @@ class Bridge:
         Raises:
             InvalidParams: it is none that can be asked.
         """
-        found = forms.fields_of(params)
         turn = session.turn
         if turn is None or turn.is_cancelled:
             return {"action": "cancel"}
-        values: dict[str, Json] = {}
-        number = turn.next_form()
-        for field in found:
-            for attempt in range(1, TRIES_MOST + 1):
-                asked: dict[str, object] = {
-                    "task": turn.task.id,
-                    "question": field.question,
-                    "options": list(forms.options_of(field)),
-                    "key": f"form-{number}-{attempt}-{field.key}"[:KEY_CHARS],
-                }
-                if field.default is not None:
-                    asked["default"] = field.default
-                if self._policy.timeout_s is not None:
-                    asked["timeout_s"] = self._policy.timeout_s
-                record = await self._put(turn, asked)
-                answer = None if record is None else record.get("answer")
-                if not isinstance(answer, str):
-                    return {"action": "cancel"}
-                try:
-                    value = forms.value_of(field, answer)
-                except ValueError:
-                    continue
-                if value is not None:
-                    values[field.key] = value
-                break
-            else:
-                return {"action": "cancel"}
-        return {"action": "accept", "content": values}
+        form = turn.next_form()
+
+        async def ask(asked: forms.Asked) -> forms.Reply:
+            field = asked.field
+            question: dict[str, object] = {
+                "task": turn.task.id,
+                "question": field.question,
+                "options": list(forms.options_of(field)),
+                "key": f"form-{form}-{asked.attempt}-{field.key}"[:KEY_CHARS],
+                "can_decline": True,
+            }
+            if field.default is not None:
+                question["default"] = field.default
+            if self._policy.timeout_s is not None:
+                question["timeout_s"] = self._policy.timeout_s
+            record = await self._put(turn, question) or {}
+            state, answer = record.get("state"), record.get("answer")
+            if state != "answered":
+                return forms.Reply("withdrawn", None)
+            return forms.Reply("answered", answer if isinstance(answer, str) else None)
+
+        return await forms.fill(params, ask)
 
 
 def _at_once(

@@ -424,8 +424,8 @@ class BlockingMethods:
             )
         )
 
-    def answer_approval(self, approval: int, answer: str) -> Approval:
-        """Answers an open question of a task, which goes on with the answer; the first answer counts.
+    def answer_approval(self, approval: int, answer: str | None) -> Approval:
+        """Answers an open question of a task, which goes on with the answer; the first one counts, and null declines a form.
 
         Needs the right "operate".
         """

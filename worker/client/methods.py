@@ -523,8 +523,8 @@ class Methods:
         )
         return await self._connection.ask(AgentsChanged, "agent.wake", params)
 
-    async def answer_approval(self, approval: int, answer: str) -> Approval:
-        """Answers an open question of a task, which goes on with the answer; the first answer counts.
+    async def answer_approval(self, approval: int, answer: str | None) -> Approval:
+        """Answers an open question of a task, which goes on with the answer; the first one counts, and null declines a form.
 
         Needs the right "operate".
         """

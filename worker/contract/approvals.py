@@ -27,6 +27,8 @@ class Approval(Struct, frozen=True, kw_only=True):
 
     `options` are the answers that are permitted; empty: any text. `detail` is what the question is about, any JSON value.
     An expired one has its `default` as `answer`, null where it has none. `answered_by` names the caller.
+    One of a form may be declined (`can_decline`): it is answered, with null as `answer`. `server` is the MCP server that
+    asks in a tool call of the task; such a question ends with that call.
     """
 
     id: int
@@ -45,6 +47,8 @@ class Approval(Struct, frozen=True, kw_only=True):
     asked_at: str = ""
     expires_at: str = ""
     ended_at: str | None = None
+    can_decline: bool = False
+    server: str | None = None
 
 
 class AskParams(Struct, frozen=True):
@@ -62,3 +66,4 @@ class AskParams(Struct, frozen=True):
     key: Annotated[str, Meta(min_length=1, max_length=KEY_CHARS)] | None = None
     kind: ApprovalKind = "question"
     task: str | None = None
+    can_decline: bool = False

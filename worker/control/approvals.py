@@ -28,11 +28,11 @@ class ApprovalAnswerParams(Struct, frozen=True, forbid_unknown_fields=True):
     """Answers a question: one of its options, in any case; any text where it has none.
 
     "allow" means the option of consent, whichever word it has: allow, yes, approve or ok; "deny" that of refusal: deny,
-    no, reject or refuse.
+    no, reject or refuse. null declines the form that the question belongs to (`can_decline`).
     """
 
     approval: ApprovalNumber
-    answer: Answer
+    answer: Answer | None
 
 
 class Approvals(Struct, frozen=True, kw_only=True):

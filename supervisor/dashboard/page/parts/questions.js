@@ -62,11 +62,14 @@ function makeQuestion(asked) {
 }
 
 function answers(asked) {
-  const send = (answer) => attempt(() => post(["approvals", String(asked.id), "answer"], { answer }, asked.node), `Answered ${asked.agent}: ${answer}`);
+  const send = (answer) => attempt(() => post(["approvals", String(asked.id), "answer"], { answer }, asked.node), answer === null ? `Declined the form of ${asked.agent}` : `Answered ${asked.agent}: ${answer}`);
+  const decline = asked.can_decline
+    ? h("button", { type: "button", className: "small", "aria-label": `Decline: ${cut(asked.question, 100)}`, on: { click: () => send(null) } }, "Decline")
+    : null;
   if (asked.options.length) {
-    return h("span", { className: "answers" }, asked.options.map((option) => h("button", { type: "button", className: "small", "aria-label": `${option}: ${cut(asked.question, 100)}`, on: { click: () => send(option) } }, cut(option, 40))));
+    return h("span", { className: "answers" }, asked.options.map((option) => h("button", { type: "button", className: "small", "aria-label": `${option}: ${cut(asked.question, 100)}`, on: { click: () => send(option) } }, cut(option, 40))), decline);
   }
   const field = h("input", { type: "text", "aria-label": `Answer to: ${cut(asked.question, 100)}`, required: true });
   const submit = (event) => { event.preventDefault(); send(field.value); };
-  return h("form", { className: "answers", on: { submit } }, field, h("button", { type: "submit", className: "small" }, "Answer"));
+  return h("form", { className: "answers", on: { submit } }, field, h("button", { type: "submit", className: "small" }, "Answer"), decline);
 }

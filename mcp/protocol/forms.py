@@ -1,22 +1,31 @@
-"""Turns a form of ACP (`elicitation/create`) into questions to a person, and the answers into its content.
+"""Turns a form (`elicitation/create` of MCP and ACP) into questions to a person, and the answers into its response.
 
-Values in, values out. Each field is one question: a choice has options, any other takes text, which is read as its type.
+Each field is one question: a choice has options, any other takes text, which is read as its type. A form without fields
+asks for consent alone. It must not know who asks, and how the questions reach a person.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from math import isfinite
+from typing import Any, NamedTuple
 
-from ..contract.approvals import OPTION_CHARS, OPTIONS_MOST, QUESTION_CHARS
-from ..contract.codec import as_array, as_object
-from ..contract.errors import InvalidParams
-from ..sdk.results import Json
+from ...worker.contract.approvals import OPTION_CHARS, OPTIONS_MOST, QUESTION_CHARS, ApprovalState
+from ...worker.contract.codec import as_array, as_object
+from ...worker.contract.errors import InvalidParams
+
+Json = Any  # a value of the form's sender: only it knows the shape
 
 FIELDS_MOST = 20
 """Number of fields of a form."""
 
 YES, NO = "yes", "no"
 
+CONSENT = "consent"
+"""Kind of the only question of a form without fields."""
+
 KINDS = ("string", "number", "integer", "boolean", "array")
+
+TRIES_MOST = 3
+"""Number of answers to one field that are read, before the form counts as cancelled."""
 
 
 class Field(NamedTuple):
@@ -30,23 +39,79 @@ class Field(NamedTuple):
     is_required: bool
 
 
-def fields_of(params: Mapping[str, object]) -> list[Field]:
-    """Returns the fields of a form, in its order.
+class Asked(NamedTuple):
+    """Represents one question: `number` of the field, from 1, and `attempt` at it, from 1."""
+
+    field: Field
+    number: int
+    attempt: int
+
+
+class Reply(NamedTuple):
+    """Represents the end of a question: answered without words it was declined."""
+
+    state: ApprovalState
+    answer: str | None
+
+
+Ask = Callable[[Asked], Awaitable[Reply]]
+"""Asks a person, and returns the end of the question; raises CorralError."""
+
+
+async def fill(params: Mapping[str, object], ask: Ask) -> dict[str, Json]:
+    """Returns the response to a form, whose fields are asked one after the other.
+
+    A declined question declines the form. One that expires, is withdrawn, or gets no fitting answer cancels it.
 
     Raises:
-        InvalidParams: it is no form, has too many fields, or one of a kind that ACP does not have.
+        InvalidParams: it is none that can be asked.
+        CorralError: as `ask` raises it.
     """
-    mode = params.get("mode")
+    values: dict[str, Json] = {}
+    for number, field in enumerate(fields_of(params), 1):
+        for attempt in range(1, TRIES_MOST + 1):
+            reply = await ask(Asked(field, number, attempt))
+            if reply.state != "answered":
+                return {"action": "cancel"}
+            if reply.answer is None:
+                return {"action": "decline"}
+            try:
+                value = value_of(field, reply.answer)
+            except ValueError:
+                continue
+            if field.kind == CONSENT and not value:
+                return {"action": "decline"}
+            if field.kind != CONSENT and value is not None:
+                values[field.key] = value
+            break
+        else:
+            return {"action": "cancel"}
+    return {"action": "accept", "content": values}
+
+
+def fields_of(params: Mapping[str, object]) -> list[Field]:
+    """Returns the fields of a form, in its order; one of the kind `CONSENT` for a form without any.
+
+    Raises:
+        InvalidParams: it is no form, has too many fields, or one of a kind that forms do not have.
+    """
+    mode = params.get("mode", "form")
     if mode != "form":
         text = f"cannot ask in mode {mode!r:.100}: forms are served alone"
         raise InvalidParams(text, key="mode", value=mode)
     schema = as_object(params.get("requestedSchema")) or {}
     properties = as_object(schema.get("properties")) or {}
-    if not 0 < len(properties) <= FIELDS_MOST:
-        text = f"cannot ask a form of {len(properties)} fields: it has 1 to {FIELDS_MOST}"
+    if len(properties) > FIELDS_MOST:
+        text = f"cannot ask a form of {len(properties)} fields: it has {FIELDS_MOST} at most"
         raise InvalidParams(text, key="requestedSchema", value=len(properties))
     required = as_array(schema.get("required")) or []
+    if unknown := [each for each in required if each not in properties]:
+        text = f"cannot ask for {unknown[0]!r:.100}: it is required, and no field of the form"
+        raise InvalidParams(text, key="requestedSchema.required", value=str(unknown[0])[:100])
     message = str(params.get("message") or "")
+    if not properties:
+        words = (message or "Go on?")[:QUESTION_CHARS]
+        return [Field("", CONSENT, words, {YES: True, NO: False}, None, is_required=True)]
     return [
         _field(message, key, as_object(raw) or {}, is_required=key in required)
         for key, raw in properties.items()
@@ -72,7 +137,12 @@ def value_of(field: Field, answer: str) -> Json:
         return field.choices[answer]
     if field.kind == "integer":
         return int(answer)
-    return float(answer) if field.kind == "number" else answer
+    if field.kind != "number":
+        return answer
+    number = float(answer)
+    if not isfinite(number):
+        raise ValueError(answer)  # JSON has none
+    return number
 
 
 def options_of(field: Field) -> Sequence[str]:
