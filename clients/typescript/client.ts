@@ -182,6 +182,8 @@ export interface AlertCounts {
  *
  * `options` are the answers that are permitted; empty: any text. `detail` is what the question is about, any JSON value.
  * An expired one has its `default` as `answer`, null where it has none. `answered_by` names the caller.
+ * One of a form may be declined (`can_decline`): it is answered, with null as `answer`. `server` is the MCP server that
+ * asks in a tool call of the task; such a question ends with that call.
  */
 export interface Approval {
   id: number;
@@ -200,16 +202,18 @@ export interface Approval {
   asked_at?: string;
   expires_at?: string;
   ended_at?: string | null;
+  can_decline?: boolean;
+  server?: string | null;
 }
 
 /**
  * Answers a question: one of its options, in any case; any text where it has none.
  *
  * "allow" means the option of consent, whichever word it has: allow, yes, approve or ok; "deny" that of refusal: deny,
- * no, reject or refuse.
+ * no, reject or refuse. null declines the form that the question belongs to (`can_decline`).
  */
 export interface ApprovalAnswerParamsWithoutApproval {
-  answer: string;
+  answer: string | null;
 }
 
 /** Lists questions; `more` says whether there are others beyond the limit. */
@@ -2814,7 +2818,7 @@ export class Corral extends Connection {
     return this.request("GET", "/api/v1/approvals/{approval}", [], args, options) as Promise<Approval>;
   }
 
-  /** Answers an open question of a task, which goes on with the answer; the first answer counts. */
+  /** Answers an open question of a task, which goes on with the answer; the first one counts, and null declines a form. */
   answerApproval(args: { approval: number } & ApprovalAnswerParamsWithoutApproval, options?: RequestOptions): Promise<Approval> {
     return this.request("POST", "/api/v1/approvals/{approval}/answer", [], args, options) as Promise<Approval>;
   }
