@@ -54,7 +54,7 @@ supervisor.backup: worker.contract worker.control audit config decoding linux me
 supervisor.containers: config
 supervisor.usage: config linux
 supervisor.process: worker.contract config containers decoding isolation launcher linux secrets stores usage
-supervisor.egress: worker.contract isolation launcher process
+supervisor.egress: isolation launcher process
 supervisor.model_gateway: worker.contract launcher linux models process
 supervisor.logs: worker.contract config events
 supervisor.packages: worker.contract config decoding linux secrets store
