@@ -7,16 +7,14 @@ remote agent is one of the task, which a person answers. A cancelled task is can
 
 import asyncio
 import contextlib
-import os
 import sys
 from collections.abc import Mapping
 
-from ... import __version__
 from ..contract.errors import CorralError, TaskFailed, WorkerFailed
-from ..sdk.agent import Agent
 from ..sdk.results import Json
-from ..sdk.task import Start, Task, stateless
-from ..webhook.service import Target, take_environment
+from ..sdk.task import Start, Task
+from ..webhook.service import Target
+from ..webhook.worker import serve
 from .messages import ASKS, ENDED, RemoteTask, reply_of, request_of
 from .remote import Remote
 
@@ -162,23 +160,5 @@ class Runner:
             task.log(f"cannot cancel the remote task: {words}", "warning", remote_task=remote.id)
 
 
-def main() -> int:
-    """Runs until the daemon ends the worker (0), or not at all (2)."""
-    # A netrc file must not apply: the agent gets only the configured headers.
-    os.environ["NETRC"] = os.devnull
-    try:
-        runner = Runner(take_environment(os.environ))
-    except CorralError as error:
-        print(f"corral: {error.message}", file=sys.stderr)
-        return 2
-    agent = Agent(version=__version__)
-    agent.on_start(runner.open)
-    agent.on_shutdown(runner.close)
-    agent.task(runner.run)
-    agent.checkpoint(stateless)
-    agent.run()
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(serve(Runner))

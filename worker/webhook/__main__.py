@@ -6,7 +6,6 @@ at the start, and none is ever printed. A service that cannot be reached, or tha
 has died: the daemon tries the task again. A cancelled task closes its connection.
 """
 
-import os
 import sys
 import time
 from datetime import UTC, datetime
@@ -15,11 +14,11 @@ import aiohttp
 
 from ... import __version__
 from ..contract.errors import CorralError
-from ..sdk.agent import Agent
 from ..sdk.results import Json
-from ..sdk.task import Start, Task, stateless
+from ..sdk.task import Start, Task
 from . import delivery, streamed_response
-from .service import Target, connections, head_of, take_environment, unreachable, whole_body
+from .service import Target, connections, head_of, unreachable, whole_body
+from .worker import serve
 
 
 class Sender:
@@ -93,23 +92,5 @@ async def _streamed(
     return reader.answer()
 
 
-def main() -> int:
-    """Runs until the daemon ends the worker (0), or not at all (2)."""
-    # A netrc file must not apply: the service gets only the configured headers.
-    os.environ["NETRC"] = os.devnull
-    try:
-        sender = Sender(take_environment(os.environ))
-    except CorralError as error:
-        print(f"corral: {error.message}", file=sys.stderr)
-        return 2
-    agent = Agent(version=__version__)
-    agent.on_start(sender.open)
-    agent.on_shutdown(sender.close)
-    agent.task(sender.run)
-    agent.checkpoint(stateless)
-    agent.run()
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(serve(Sender))
