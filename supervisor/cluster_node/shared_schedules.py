@@ -18,9 +18,6 @@ from .view import ClusterView
 SEEN_S = 2.0
 """Seconds that this node waits until it sees that a schedule is gone."""
 
-LOOK_S = 0.02
-"""Seconds between two looks whether it is."""
-
 
 class SharedSchedules:
     """Adds, removes and pauses schedules of the cluster.
@@ -72,8 +69,7 @@ class SharedSchedules:
             break
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SEEN_S):
-                while name in self._view.schedules:
-                    await asyncio.sleep(LOOK_S)
+                await self._view.until(lambda: name not in self._view.schedules)
 
     async def set_paused(self, name: str, *, paused: bool) -> None:
         """Pauses or resumes one on all nodes.

@@ -62,6 +62,21 @@ class ClusterView:
         """Calls `listener` after each change."""
         self._listeners.append(listener)
 
+    async def until(self, is_true: Callable[[], bool]) -> None:
+        """Returns once `is_true` returns true, which is asked now and after each change."""
+        found = asyncio.Event()
+
+        def look() -> None:
+            if is_true():
+                found.set()
+
+        self._listeners.append(look)
+        try:
+            look()
+            await found.wait()
+        finally:
+            self._listeners.remove(look)
+
     async def follow(self, engine: Engine) -> None:
         """Follows the engine until it is cancelled."""
         self._watch = watch = await engine.watch(STATE)
