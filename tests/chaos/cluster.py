@@ -122,6 +122,7 @@ class Ends:
         """Ends it."""
         self._loop.call_soon_threadsafe(self._watching.cancel)
         self._thread.join()
+        self._loop.close()
 
     def note(self, task: str, value: bytes) -> None:
         """Takes the end of a task as it is now."""

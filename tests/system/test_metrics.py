@@ -5,6 +5,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -121,7 +122,8 @@ def test_an_idle_agent_has_points_without_rows_and_one_that_is_left_out_has_none
     daemon: DaemonProcess,
 ) -> None:
     def rows(name: str) -> int:
-        with sqlite3.connect(f"file:{daemon.state_dir}/corral.db?mode=ro", uri=True) as store:
+        path = f"file:{daemon.state_dir}/corral.db?mode=ro"
+        with closing(sqlite3.connect(path, uri=True)) as store:
             found = store.execute("SELECT count(*) FROM metric WHERE subject = ?", (name,))
             return int(found.fetchone()[0])
 
