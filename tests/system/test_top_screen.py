@@ -221,7 +221,7 @@ from corral.cli.screen.terminal import Terminal
 with Terminal(has_colours=True) as terminal:
     terminal.paint([[("on the screen", "bar")]])
     input()
-    raise ZeroDivisionError
+    1 / 0
 """
 
 
