@@ -22,6 +22,9 @@ DETAIL_BYTES = 48 * 1024
 
 _NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
 
+_OURS = re.compile(r"mcp_corral_(?=[^_])")
+"""Beginning of a tool of the pool as Gemini CLI names it; others write `mcp__corral__`."""
+
 _WORDS = {
     "allow_once": "allow",
     "allow_always": "allow always",
@@ -59,7 +62,8 @@ class Action(NamedTuple):
     def names(self) -> list[str]:
         """Returns the words that are no text of a model."""
         title = self.title if _NAME.fullmatch(self.title) else ""
-        return [name for name in (self.kind, self.tool, title) if name]
+        alias = _OURS.sub("mcp__corral__", self.tool, 1) if _OURS.match(self.tool) else ""
+        return [name for name in (self.kind, self.tool, alias, title) if name]
 
     @property
     def words(self) -> list[str]:
@@ -101,10 +105,19 @@ def action_of(call: Mapping[str, object]) -> Action:
     kind, title = call.get("kind"), call.get("title")
     return Action(
         kind if isinstance(kind, str) else "other",
-        tool,
+        tool or _tool_in(call.get("toolCallId")),
         title if isinstance(title, str) else "",
         call,
     )
+
+
+def _tool_in(call_id: object) -> str:
+    """Returns the name of the tool before the last `__` of a call's id, where Gemini CLI alone has it; else "".
+
+    Its title is a command line, the words of a model, or `now (corral MCP Server)`, and it sends no input.
+    """
+    name = call_id.rpartition("__")[0] if isinstance(call_id, str) else ""
+    return name if _NAME.fullmatch(name) else ""
 
 
 def decision(policy: Policy, action: Action) -> Decision:
