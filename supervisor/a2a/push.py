@@ -42,6 +42,8 @@ FIRST_S, MOST_S = 1.0, 60.0
 ANSWER_S = 10.0
 """Seconds that a request may take."""
 
+REMOVE = "DELETE FROM push_target WHERE task = ? AND id = ?"
+
 AT_ONCE = 8
 """Number of requests under way."""
 
@@ -172,8 +174,7 @@ class Pushes:
     async def remove(self, task: str, number: str) -> None:
         """Removes a configuration; one that is not there is removed already."""
         self._known.get(task, set()).discard(number)
-        sql = "DELETE FROM push_target WHERE task = ? AND id = ?"
-        await self._store.write((sql, (task, number)))
+        await self._store.write((REMOVE, (task, number)))
         if (sending := self._sending.pop((task, number), None)) is not None:
             sending.cancel()
 
@@ -185,7 +186,11 @@ class Pushes:
         self._closing = changes.close
         await self._store.write((sql, ()))
         for target, _status_known in await self._rows("", limit=MOST):
-            self._known.setdefault(target.task, set()).add(target.id)
+            if is_allowed(target.url, self._allowed):
+                self._known.setdefault(target.task, set()).add(target.id)
+                continue
+            logger.warning('an address of task "%s" is removed: it is allowed no more', target.task)
+            await self._store.write((REMOVE, (target.task, target.id)))
         self._loaded.set()
         for task in tuple(self._known):
             self._look_at(task)

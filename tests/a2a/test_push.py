@@ -235,6 +235,37 @@ def test_a_notification_outlives_a_kill_of_the_daemon(tmp_path: Path) -> None:
             assert hook.taken.empty()  # it knows the status already
 
 
+def test_an_address_that_is_allowed_no_more_is_removed_at_the_next_start(tmp_path: Path) -> None:
+    (tmp_path / "talking.py").write_text(AGENT)
+    with hooked() as first, hooked() as second:
+        ports = [each.url.split(":")[2].split("/")[0] for each in (first, second)]
+        both = config(ports[0]).replace(
+            "https://hooks.example.com:*", f"http://127.0.0.1:{ports[1]}"
+        )
+        with DaemonProcess(tmp_path, both) as daemon:
+            api = Api(daemon)
+            task = begun(api, "ask", returnImmediately=False)
+            for each in (first, second):
+                given = {"taskId": task, "url": each.url}
+                assert "result" in ask(api, "CreateTaskPushNotificationConfig", given)
+            daemon.kill()
+            daemon.config.write_text(config(ports[1]))
+            daemon.start()
+            api = Api(daemon)
+            about = {"taskId": task}
+            left = [first.url, second.url]
+            while len(left) > 1:
+                listed = ask(api, "ListTaskPushNotificationConfigs", about)["result"]["configs"]
+                left = [each["url"] for each in listed]
+            assert left == [second.url]
+            while not daemon.call("approval.list", task=task)["approvals"]:
+                time.sleep(0)  # the next attempt asks again
+            answered(api, task)
+            while state(second.next()[2]) != "TASK_STATE_COMPLETED":
+                pass
+            assert first.taken.empty()
+
+
 @pytest.mark.core
 @pytest.mark.parametrize(
     ("url", "allowed"),
