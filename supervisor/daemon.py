@@ -19,11 +19,11 @@ from ..worker.contract.errors import CorralError
 from .api.table import Control
 from .audit.log import daemon_record
 from .backup.adoption import adopt
-from .composition import Rooms
+from .composition.method_table import make_control
+from .composition.rooms import Rooms
 from .config.spec import Config
 from .end_signal import EndSignal
 from .installation import (
-    HAS_ORCHESTRATION,
     Paths,
     raise_descriptor_limit,
     read_config,
@@ -37,9 +37,6 @@ from .state_folder import check_state_folder, open_store
 from .supervision.limit_enforcer import LossReporter
 from .transport.socket_lock import SocketLock, group_id
 from .transport.unix import Listener
-
-if HAS_ORCHESTRATION:
-    pass
 
 if TYPE_CHECKING:
     from .http.server import HttpServer
@@ -131,8 +128,8 @@ class _Daemon:
         """Listens, starts what is to be started, and waits for the end."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
-        control, services = self._rooms.control(
-            started, lambda: self._http_address, lambda: self._http_note
+        control, services = make_control(
+            self._rooms, started, lambda: self._http_address, lambda: self._http_note
         )
         groups = self._rooms.config.daemon
         listener = Listener(control, lock, group=groups.group, readers=groups.readers)

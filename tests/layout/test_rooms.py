@@ -103,6 +103,7 @@ supervisor.a2a: worker.contract worker.control access api events http store supe
 supervisor.prometheus: worker.contract access agents api http lifecycle metrics
 supervisor.dashboard: worker.contract http http_api
 supervisor.services: worker.contract worker.control access agents api config decoding events http lifecycle store supervision
+supervisor.composition: *
 supervisor: *
 cli: worker.contract worker.client cli.tools
 cli.agents: worker.contract worker.client cli supervisor.config supervisor.decoding

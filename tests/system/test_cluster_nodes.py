@@ -234,7 +234,7 @@ def test_a_daemon_without_a_cluster_imports_nothing_of_it(tmp_path: Path) -> Non
     config.write_text(ECHO)
     program = (
         "import sys\n"
-        "import corral.supervisor.daemon, corral.supervisor.composition\n"
+        "import corral.supervisor.daemon, corral.supervisor.composition.rooms\n"
         "from corral.supervisor.installation import read_config\n"
         "from pathlib import Path\n"
         "read_config(Path(sys.argv[1]))\n"
@@ -248,7 +248,7 @@ def test_a_daemon_without_a_cluster_imports_nothing_of_it(tmp_path: Path) -> Non
         check=True,
     )
     loaded = ended.stdout.split()
-    assert "corral.supervisor.composition" in loaded
+    assert "corral.supervisor.composition.rooms" in loaded
     rooms = tuple(f"corral.supervisor.{room}" for room in ROOMS)
     assert [name for name in loaded if name.startswith((*rooms, "nats", "redis"))] == []
     with DaemonProcess(tmp_path, ECHO) as here, pytest.raises(NotFound) as alone:

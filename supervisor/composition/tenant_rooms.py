@@ -7,23 +7,23 @@ tasks, which it frees.
 from collections.abc import Callable
 from pathlib import Path
 
-from .agents.agents import Agents
-from .config.spec import Config
-from .quotas.disk_use import DiskUse
-from .quotas.refusals import Refusals
-from .quotas.room import TenantGate
-from .quotas.task_limits import TaskLimits
-from .supervision.limit_enforcer import LimitEnforcer
-from .supervision.shared import Shared
-from .supervision.worker_changes import WorkerChanges
-from .supervision.worker_supervisor import WorkerSupervisor
-from .tasks.tasks import Tasks
-from .tenancy.accounts import Accounts
-from .tenancy.slices import Slices
-from .tenancy.tenants import Tenants
-from .tenant_trees.disk import TenantDisk
-from .tenant_trees.sums import over_disk
-from .tenant_trees.trees import TenantTrees
+from ..agents.agents import Agents
+from ..config.spec import Config
+from ..quotas.disk_use import DiskUse
+from ..quotas.refusals import Refusals
+from ..quotas.room import TenantGate
+from ..quotas.task_limits import TaskLimits
+from ..supervision.limit_enforcer import LimitEnforcer
+from ..supervision.shared import Shared
+from ..supervision.worker_changes import WorkerChanges
+from ..supervision.worker_supervisor import WorkerSupervisor
+from ..tasks.tasks import Tasks
+from ..tenancy.accounts import Accounts
+from ..tenancy.slices import Slices
+from ..tenancy.tenants import Tenants
+from ..tenant_trees.disk import TenantDisk
+from ..tenant_trees.sums import over_disk
+from ..tenant_trees.trees import TenantTrees
 
 
 class TenantRooms:

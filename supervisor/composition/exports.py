@@ -8,20 +8,20 @@ import logging
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from .. import __version__
-from ..worker.contract.errors import InvalidParams
-from .api.table import Control
-from .config.spec import Telemetry
-from .events.bus import Bus
-from .logs.file_format import Record
-from .logs.store import LogStore
-from .telemetry.log_lines import LogExport, Report
-from .telemetry.tracing import Tracer
+from ... import __version__
+from ...worker.contract.errors import InvalidParams
+from ..api.table import Control
+from ..config.spec import Telemetry
+from ..events.bus import Bus
+from ..logs.file_format import Record
+from ..logs.store import LogStore
+from ..telemetry.log_lines import LogExport, Report
+from ..telemetry.tracing import Tracer
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
-    from .telemetry.otlp import Origin
+    from ..telemetry.otlp import Origin
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Exports:
         """Returns what makes spans, None where none are wanted; `stack` ends it."""
         if self._origin is None or not self._settings.traces:
             return None
-        from .telemetry.exporter import Exporter  # noqa: PLC0415  # as the head of this file says
+        from ..telemetry.exporter import Exporter  # noqa: PLC0415  # as the head of this file says
 
         exporter = Exporter(self._origin, self._report_of("traces"))
         stack.push_async_callback(exporter.close)
@@ -53,8 +53,8 @@ class Exports:
         """Sends the lines that are written from now on, if that is wanted; `stack` ends it."""
         if self._origin is None or not self._settings.logs:
             return
-        from .telemetry.otlp import in_thread  # noqa: PLC0415  # as above
-        from .telemetry.otlp_logs import LogExporter  # noqa: PLC0415  # as above
+        from ..telemetry.otlp import in_thread  # noqa: PLC0415  # as above
+        from ..telemetry.otlp_logs import LogExporter  # noqa: PLC0415  # as above
 
         exporter = LogExporter(self._origin)
 
@@ -69,9 +69,9 @@ class Exports:
         """Returns what sends the figures of `/metrics` until it is cancelled; None where that is not wanted."""
         if self._origin is None or not self._settings.metrics:
             return None
-        from .prometheus.push import push  # noqa: PLC0415  # as above
-        from .telemetry.otlp import in_thread  # noqa: PLC0415  # as above
-        from .telemetry.otlp_metrics import MetricsExporter  # noqa: PLC0415  # as above
+        from ..prometheus.push import push  # noqa: PLC0415  # as above
+        from ..telemetry.otlp import in_thread  # noqa: PLC0415  # as above
+        from ..telemetry.otlp_metrics import MetricsExporter  # noqa: PLC0415  # as above
 
         exporter = MetricsExporter(self._origin)
 
@@ -102,7 +102,7 @@ class Exports:
 
 def _origin(address: str, generation: int) -> "Origin":
     try:
-        from .telemetry.otlp import Origin  # noqa: PLC0415  # as the head of this file says
+        from ..telemetry.otlp import Origin  # noqa: PLC0415  # as the head of this file says
     except ImportError as error:
         raise InvalidParams(
             f'cannot export to [telemetry] otlp: {error.name} is not installed; install "corral[otel]"',

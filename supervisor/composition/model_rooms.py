@@ -3,22 +3,22 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from .agents.agents import Agents
-from .isolation.levels import MODEL_PORT, Sandbox
-from .model_gateway.process import ModelGateway
-from .model_use.access import ModelAccess
-from .model_use.desk import ModelDesk
-from .model_use.journals import Journals
-from .model_use.ledger import Ledger
-from .model_use.listing import ModelListing
-from .model_use.under_way import CallsUnderWay
-from .models.declared import DeclaredModel
-from .models.keys import Keys
-from .store.gathered import Gathered
-from .supervision.shared import Shared
-from .tasks.backlog import Backlog
-from .tasks.tasks import Tasks
-from .telemetry.tracing import Tracing
+from ..agents.agents import Agents
+from ..isolation.levels import MODEL_PORT, Sandbox
+from ..model_gateway.process import ModelGateway
+from ..model_use.access import ModelAccess
+from ..model_use.desk import ModelDesk
+from ..model_use.journals import Journals
+from ..model_use.ledger import Ledger
+from ..model_use.listing import ModelListing
+from ..model_use.under_way import CallsUnderWay
+from ..models.declared import DeclaredModel
+from ..models.keys import Keys
+from ..store.gathered import Gathered
+from ..supervision.shared import Shared
+from ..tasks.backlog import Backlog
+from ..tasks.tasks import Tasks
+from ..telemetry.tracing import Tracing
 
 
 class ModelRooms:
