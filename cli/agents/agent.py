@@ -343,6 +343,7 @@ def scale(session: Session, name: str, instances: int) -> None:
     """Set the number of workers of an agent.
 
     For an agent with a range of instances, N lies within the range, or is 0 for no workers until the next scale.
+    For an agent that a cluster places, N is the number of its replicas on all nodes together.
     """
     entry = session.call("agent.scale", {"name": name, "instances": instances}, timeout_s=None)
     if session.json:

@@ -33,14 +33,15 @@ ORDERS: Mapping[str, Order] = {
 def sample(status: Record, statistics: Record, order: Order, at: str) -> dict[str, object]:
     """Returns one sample, as `top --json` prints it; `at` is its time.
 
-    The figures are of the node that answers, whose entries are the first of their names.
+    In a cluster the processes are those of all nodes; `runtime`, `executor` and `overhead` are of the node that answers.
     """
-    known = figures_by_name(statistics)
-    rows = [row(entry, known.pop(word(entry, "name"), {})) for entry in entries(status)]
+    known = figures_of(statistics)
+    rows = [row(entry, known.get(key_of(entry), {})) for entry in entries(status)]
     return {
         "at": at,
         "tasks": status.get("tasks"),
         **{key: statistics.get(key) for key in FRAME},
+        "process": processes(statistics),
         "agents": sorted(rows, key=order),
     }
 
@@ -62,13 +63,26 @@ def entries(status: Record) -> list[dict[str, object]]:
     return [entry for key in KINDS for entry in inners(status, key)]
 
 
-def figures_by_name(statistics: Record) -> dict[str, dict[str, object]]:
-    """Returns the figures of each agent and server by its name."""
-    return {
-        name: render.as_record(found)
-        for key in KINDS
-        for name, found in inner(statistics, key).items()
+def figures_of(statistics: Record) -> dict[str, dict[str, object]]:
+    """Returns the figures of each agent and server by its name, in a cluster with its node as `key_of` writes it."""
+    nodes: dict[str, Record] = {
+        node: render.as_record(each) for node, each in inner(statistics, "nodes").items()
     }
+    return {
+        key_of({"name": name, "node": node}): render.as_record(found)
+        for node, figures in (nodes or {"": statistics}).items()
+        for key in KINDS
+        for name, found in inner(figures, key).items()
+    }
+
+
+def processes(statistics: Record) -> dict[str, object]:
+    """Returns the number, the memory and the processor time of the processes, of all nodes together."""
+    parts = [
+        inner(render.as_record(each), "process") for each in inner(statistics, "nodes").values()
+    ]
+    own = inner(statistics, "process")
+    return {key: sum(number(part, key) or 0 for part in parts or [own]) for key in own}
 
 
 def row(entry: Record, figures: Record) -> dict[str, object]:

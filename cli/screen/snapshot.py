@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from .. import render
 from ..render import Record, inner, number, word
 from .columns import HISTORY_SHOWN
-from .samples import entries, figures_by_name, key_of, row
+from .samples import entries, figures_of, key_of, processes, row
 
 LINES_KEPT = 1_000
 """Number of log lines of one agent that are kept."""
@@ -63,12 +63,11 @@ class Snapshot:
 
     def take_sample(self, status: Record, statistics: Record, at: str) -> None:
         """Takes the answers of `daemon.status` and `statistics.show`."""
-        self.status, self.statistics, self.at = status, statistics, at
+        self.status, self.at = status, at
+        self.statistics = {**statistics, "process": processes(statistics)}
         self._entries = {key_of(entry): entry for entry in entries(status)}
-        known = figures_by_name(statistics)  # of the node that answers, whose entries come first
-        self._figures = {
-            name: known.pop(word(entry, "name"), {}) for name, entry in self._entries.items()
-        }
+        known = figures_of(statistics)
+        self._figures = {name: known.get(name, {}) for name in self._entries}
         self._workers = {
             key_of({"node": entry.get("node"), "id": worker.get("id")}, "id"): (name, worker)
             for name, entry in self._entries.items()

@@ -9,7 +9,7 @@ import click
 from ...worker.contract.errors import InvalidParams, NotFound
 from .. import render
 from ..context import AddCommand, Command, CommandGroup, Session, complete_names, duration, pair
-from ..render import inner, inners, number, word
+from ..render import inner, inners, items, number, word
 from .run_options import add_times, times
 
 complete_schedules = complete_names("schedule.list", "schedules")
@@ -165,12 +165,16 @@ def show(session: Session, name: str) -> None:
         session.print_json(record)
         return
     runs = inners(record, "recent")
-    session.print_fields({key: value for key, value in record.items() if key != "recent"})
+    left_out = ("recent",) if items(record, "missing_nodes") else ("recent", "missing_nodes")
+    session.print_fields({key: value for key, value in record.items() if key not in left_out})
     if runs:
         session.print("\n" + session.styled("last runs", "bold"))
+        nodes = [word(run, "node") for run in runs]
+        of_nodes = ("NODE",) if any(nodes) else ()
+        rows = [_run_row(session, run) for run in runs]
         session.print_table(
-            ("TASK", "STARTED", "TOOK", "RESULT", "LIFE", "ERROR"),
-            [_run_row(session, run) for run in runs],
+            ("TASK", "STARTED", "TOOK", "RESULT", "LIFE", "ERROR", *of_nodes),
+            [[*row, node] if of_nodes else row for row, node in zip(rows, nodes, strict=True)],
             droppable=("LIFE",),
             right=("TOOK",),
         )

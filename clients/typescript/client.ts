@@ -1493,7 +1493,7 @@ export interface RuntimeStatistics {
   databases: Counted;
 }
 
-/** Sets the number of workers of an agent. */
+/** Sets the number of workers of an agent; of one that a cluster places the number of its replicas. */
 export interface ScaleParamsWithoutName {
   instances: number;
   wait?: boolean;
@@ -2779,7 +2779,7 @@ export class Corral extends Connection {
     return this.request("POST", "/api/v1/agents/{name}/rollback", [], args, options) as Promise<RolledBack>;
   }
 
-  /** Changes the number of workers of an agent. */
+  /** Changes the number of workers of an agent; of a placed one that of its replicas on all nodes together. */
   scaleAgent(args: { name: string } & ScaleParamsWithoutName, options?: RequestOptions): Promise<AgentStatus> {
     return this.request("POST", "/api/v1/agents/{name}/scale", [], args, options) as Promise<AgentStatus>;
   }

@@ -439,6 +439,9 @@ class Membership:
         if agent.spec.source == BUILT_IN:
             words = f'cannot set "{name}": it is built in'
             raise Conflict(words, name=name, source=BUILT_IN)
+        if agent.spec.placement is not None:
+            words = f'cannot set "{name}": the cluster places it; change it in the file of a node, then corral reload there'
+            raise Conflict(words, name=name, remedy="corral reload")
         addition = Addition(name, agent.spec.kind, table, "/", overrides=not agent.added)
         keys = tuple(changed(agent.intended, self._decode(addition)))
         if keys and dry_run:

@@ -69,7 +69,7 @@ class Replicas:
         async with self._registry.changing(agent):
             self._startup.check_may_start(())
             if cause is not None and agent.spec.placement is not None:
-                reason = "the cluster places it: write placement.replicas in the configuration file"
+                reason = "the cluster, which has placed it, ends it"
                 raise Conflict(f'cannot scale "{name}": {reason}', name=name)
             check_range(agent.spec, instances)
             spares = agent.spec.spares if instances > 0 else 0

@@ -31,6 +31,11 @@ from .caller import Caller
 from .naming import with_tenant
 
 
+def tasks_in_scope(listed: Mapping[str, object], caller: Caller) -> Mapping[str, object]:
+    """Returns a list of tasks, in the shape of `task.list`, without those of agents that a caller may not know."""
+    return listed if caller.agents is None else kept(listed, "tasks", "agent", caller.agents)
+
+
 class Schedules(Protocol):
     """Represents the schedules, of which the tasks are looked up."""
 

@@ -91,7 +91,7 @@ class Placement(Struct, frozen=True, kw_only=True):
 
     labels: Annotated[dict[str, str], node_labels] = {}
     spread: Literal["none", "node"] = "none"
-    replicas: Annotated[int, whole(1, REPLICAS_MAX)] = 1
+    replicas: Annotated[int, whole(0, REPLICAS_MAX)] = 1
 
 
 def placement_table(raw: object) -> Placement:
@@ -101,7 +101,7 @@ def placement_table(raw: object) -> Placement:
         raise Refused(f"write a table with {', '.join(known)}, such as {{ replicas = 3 }}")
     found = Placement(
         labels=node_labels(raw.get("labels", {})),
-        replicas=whole(1, REPLICAS_MAX)(raw.get("replicas", 1)),
+        replicas=whole(0, REPLICAS_MAX)(raw.get("replicas", 1)),
     )
     match raw.get("spread", "none"):
         case "none":

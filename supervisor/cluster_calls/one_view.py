@@ -23,6 +23,7 @@ UNITED = frozenset(
         "mcp.servers",
         "mcp.tools",
         "schedule.list",
+        "statistics.show",
         "task.list",
         "team.list",
         "workflow.list",
@@ -32,7 +33,13 @@ UNITED = frozenset(
 
 
 def united(method: str, answers: Mapping[str, object]) -> dict[str, object]:
-    """Returns the answers of nodes, this one first, as one; "" is the node of what waits on the engine."""
+    """Returns the answers of nodes, this one first, as one; "" is the node of what waits on the engine.
+
+    Statistics are those of this node, and those of each node under `nodes`.
+    """
+    if method == "statistics.show":
+        figures = {node: plain(found) for node, found in answers.items()}
+        return {**next(iter(figures.values()), {}), "nodes": figures}
     merged: dict[str, object] = {}
     for node, found in answers.items():
         for key, value in _tagged(found, node).items():
@@ -105,6 +112,25 @@ def _events(answers: Mapping[str, object]) -> dict[str, object]:
         "next": places_text(next_places) if is_more else None,
         "newest": places_text(newest),
     }
+
+
+def runs_of_all(answers: Mapping[str, object], count_max: int) -> list[dict[str, object]]:
+    """Returns the last runs in the answers of `schedule.show` of nodes, the newest first, each with its node."""
+    runs = [
+        run for node, found in answers.items() for run in _dicts(_tagged(found, node).get("recent"))
+    ]
+    # One that waits has not begun: it is newer than all that have.
+    return sorted(runs, key=lambda run: str(run.get("started_at") or "~"), reverse=True)[:count_max]
+
+
+def greatest(one: Mapping[str, object], other: Mapping[str, object]) -> dict[str, object]:
+    """Returns the values of two answers; of two numbers under one key the greater one."""
+    found = {**one, **other}
+    for key, count in one.items():
+        value = found[key]
+        if isinstance(count, int) and isinstance(value, int):
+            found[key] = max(count, value)
+    return found
 
 
 def _each_once(schedules: list[dict[str, object]]) -> list[dict[str, object]]:

@@ -1,6 +1,7 @@
 """Decides which node answers a call: the one that it names, the one that has what it is about, or all of them as one.
 
-A name that this daemon does not know is looked for on the other nodes, for callers that are not restricted.
+A name that this daemon does not know is looked for on the other nodes, for callers that are not restricted. A restricted one
+sees in a list of all nodes the entries that each node would show it.
 """
 
 import asyncio
@@ -22,10 +23,11 @@ from ...worker.contract.errors import (
 from ...worker.contract.log_pieces import PieceJoiner
 from ...worker.control.nodes import places_of
 from ..api.caller import Caller
+from ..api.scoping import tasks_in_scope
 from ..engine.interface import Engine
 from .followed import END, FOLLOWED, FOLLOWED_OF_ONE, Followed, reads_own
 from .forwarding import Forwarding, Question
-from .one_view import UNITED, plain, united
+from .one_view import UNITED, greatest, plain, runs_of_all, united
 from .passing_caller import PassingCaller
 from .remote_caller import RemoteCaller
 
@@ -64,6 +66,12 @@ OPERATIONS = frozenset(
 )
 """Methods that change a placed agent on all nodes that run it, unless a call names one."""
 
+MEMORY_OF_ALL = frozenset(("memory.clear", "memory.delete", "memory.put"))
+"""Methods that change the memory of a placed agent on all nodes that run it."""
+
+RECENT = 10
+"""Number of the last runs of a schedule that all nodes show together."""
+
 SERVER_MARK = "__"
 """Stands between the name of a server and that of its tool."""
 
@@ -91,7 +99,7 @@ class Router:
         reached: Callable[[str], Engine],
         others: Callable[[], Awaitable[list[str]]],
         runners: Callable[[str], list[str]],
-        waiting: Callable[[Engine, Mapping[str, object]], Awaitable[object]],
+        waiting: Callable[[Engine, Mapping[str, object]], Awaitable[Mapping[str, object]]],
         is_degraded: Callable[[], bool],
     ) -> None:
         self._name = name
@@ -119,7 +127,7 @@ class Router:
         """
         own = {key: value for key, value in params.items() if key != NODE_KEY}
         is_free = caller.agents is None and not caller.tenant
-        is_outside = is_free and not isinstance(caller, RemoteCaller)
+        is_outside = not isinstance(caller, RemoteCaller)
         is_united = method in UNITED or (method in FOLLOWED and method != FOLLOWED_OF_ONE)
         is_united = is_united and not reads_own(method, own)
         node = params.get(NODE_KEY, ALL_NODES if is_united and is_outside else self._name)
@@ -141,7 +149,10 @@ class Router:
                 reader = PassingCaller(caller)  # what is placed is meant as it is on this node
                 return await self._forwarding.answer_here(method, own, reader)
             try:
-                return await here(own)
+                answer = await here(own)
+                if method == "schedule.show" and is_outside and NODE_KEY not in params:
+                    return await self._with_runs_of_all(own, answer, caller)
+                return answer
             except NotFound:
                 question = about(method, own)
                 if question is None or not is_free or NODE_KEY in params:
@@ -160,17 +171,18 @@ class Router:
     ) -> Awaitable[object] | None:
         """Returns the answer of the nodes that run a placed agent to a call about its memory; None where this one is to answer.
 
-        A clearing is done on all of them; other calls are for one.
+        A change is made on all of them; other calls are for one.
         """
         is_direct = isinstance(caller, (RemoteCaller, PassingCaller))
-        is_here = self._name in nodes and (method != "memory.clear" or len(nodes) == 1)
+        is_here = self._name in nodes and (method not in MEMORY_OF_ALL or len(nodes) == 1)
         if is_direct or is_here or not nodes:
             return None
         params = {key: getattr(asked, key) for key in asked.__struct_fields__}
-        given = {key: value for key, value in params.items() if value is not None}
-        if method != "memory.clear":
+        # A value to keep may be null.
+        given = {key: value for key, value in params.items() if value is not None or key == "value"}
+        if method not in MEMORY_OF_ALL:
             return self._forward_to(nodes[0], method, given, caller)
-        return self._clear(given, caller, nodes)
+        return self._change_memory(method, given, caller, nodes)
 
     def on_all(
         self,
@@ -189,6 +201,15 @@ class Router:
         params = {key: getattr(asked, key) for key in asked.__struct_fields__}
         given = {key: value for key, value in params.items() if value is not None}
         return self._changed(method, given, caller, places)
+
+    def statuses(self, agent: str, caller: Caller) -> Callable[[], Awaitable[object]]:
+        """Returns a function that returns `agent.list` of the nodes that run a placed agent."""
+
+        async def listed() -> object:
+            places = {node: [agent] for node in self._runners(agent)}
+            return await self._changed("agent.list", {}, caller, places)
+
+        return listed
 
     async def _changed(
         self,
@@ -210,28 +231,30 @@ class Router:
                 raise each
         return united(method, dict(zip(places, found, strict=True)))
 
-    async def _clear(
-        self, params: Mapping[str, object], caller: Caller, nodes: Sequence[str]
+    async def _change_memory(
+        self, method: str, params: Mapping[str, object], caller: Caller, nodes: Sequence[str]
     ) -> object:
-        counts = {"sessions": 0, "keys": 0}
+        """Changes the memory of an agent on nodes, one after the other; of counts the greatest is returned.
+
+        Raises:
+            NotFound: none of them has what is named.
+        """
+        answer: dict[str, object] | None = None
         failed: CorralError | None = None
-        is_done = False
         for node in nodes:
             try:
                 if node == self._name:
                     reader = PassingCaller(caller)
-                    found = await self._forwarding.answer_here("memory.clear", params, reader)
+                    found = await self._forwarding.answer_here(method, params, reader)
                 else:
-                    found = await self._forward_to(node, "memory.clear", params, caller)
+                    found = await self._forward_to(node, method, params, caller)
             except NotFound as error:
                 failed = error
                 continue
-            is_done = True
-            for key, count in plain(found).items():
-                counts[key] = max(counts[key], count if isinstance(count, int) else 0)
-        if failed is not None and not is_done:
+            answer = greatest({} if answer is None else answer, plain(found))
+        if failed is not None and answer is None:
             raise failed
-        return counts
+        return answer
 
     async def _forward_to(
         self, node: str, method: str, params: Mapping[str, object], caller: Caller
@@ -311,8 +334,28 @@ class Router:
             raise failed
         if method == "task.list" and not missing:
             with contextlib.suppress(CorralError):
-                answers[""] = await self._waiting(self._reached("list tasks"), own)
+                waiting = await self._waiting(self._reached("list tasks"), own)
+                answers[""] = tasks_in_scope(waiting, caller)
         return {**united(method, answers), "missing_nodes": missing}
+
+    async def _with_runs_of_all(
+        self, own: Mapping[str, object], shown: object, caller: Caller
+    ) -> object:
+        """Returns a schedule of a placed agent with the last runs that all nodes have submitted; another one as it is."""
+        task = codec.as_object(plain(shown).get("task")) or {}
+        if not self._runners(str(task.get("agent"))):
+            return shown
+        others = await self._others()
+        asked = (self._of_one(each, "schedule.show", own, caller) for each in others)
+        found = dict(zip(others, await asyncio.gather(*asked), strict=True))
+        answers = {
+            node: each
+            for node, each in found.items()
+            if each is not None and not isinstance(each, CorralError)
+        }
+        joined = runs_of_all({self._name: shown, **answers}, RECENT)
+        missing = [node for node, each in found.items() if each is None]
+        return {**plain(shown), "recent": joined, "missing_nodes": missing}
 
     async def _of_one(
         self, node: str, method: str, own: Mapping[str, object], caller: Caller

@@ -20,6 +20,7 @@ from ...worker.contract.errors import (
     Timeout,
 )
 from ...worker.control.nodes import Node
+from ...worker.control.params import ScaleParams
 from ..agents.agents import Agents
 from ..api.caller import Caller
 from ..api.services import FoundEngine
@@ -36,6 +37,7 @@ from ..supervision.shared import Shared, utc_now
 from .carried_state import CarriedState
 from .lease_holder import PART, LeaseHolder
 from .placed_agents import PlacedAgents
+from .placed_changes import PlacedChanges
 from .placed_runner import PlacedRunner
 from .placed_tasks import PlacedTasks
 from .placer import Placer
@@ -113,6 +115,7 @@ class ClusterNode:
         self.runner = PlacedRunner(name, self.tasks, lambda: self._engine)
         self.budgets = SharedBudgets(name, self.view)
         self.schedules = SharedSchedules(self.view, lambda: self._engine)
+        self.changes = PlacedChanges(self.view)
         self.placed = PlacedAgents(name, self.view, agents, shared, self.tasks, self.carried)
         self.holder = LeaseHolder(
             name, shared.launcher, shared.bus, shared.placements, self._lease, self.placed
@@ -222,6 +225,10 @@ class ClusterNode:
         """Returns the answer to a call about a task or the memory of a placed agent, which all nodes have; None for other calls."""
         if method in OPERATIONS and (places := self._places(asked)):
             return self._router.on_all(method, asked, caller, places)
+        if isinstance(asked, ScaleParams) and self.tasks.is_placed(asked.name):
+            engine = self._reached(f'scale "{asked.name}"')
+            statuses = self._router.statuses(asked.name, caller)
+            return self.changes.scale(engine, asked, statuses)
         agent = getattr(asked, "agent", None)
         if method.startswith("memory.") and self.tasks.is_placed(agent):
             nodes = self.view.nodes_of(str(agent))

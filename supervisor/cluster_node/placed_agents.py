@@ -8,6 +8,8 @@ import asyncio
 import logging
 from collections.abc import Mapping
 
+from msgspec.structs import replace
+
 from ...worker.contract.errors import Conflict, CorralError, Timeout
 from ..agents.agents import Agents
 from ..cluster.settings import Placement, placement_table
@@ -185,8 +187,10 @@ class PlacedAgents:
             logger.error("%s", error)
 
     def _must_end(self, name: str, wanted: Mapping[str, object]) -> bool:
-        known = self._view.specs.get(name)
-        return name not in wanted or known is None or self._published.get(name) != known.value
+        known, begun = self._view.specs.get(name), self._published.get(name)
+        if name not in wanted or known is None or begun is None:
+            return True
+        return not _is_same_work(begun, known.value)
 
     async def _claimed(self, engine: Engine, replica: ReplicaName, lease: int) -> bool:
         """Claims a replica under the lease; returns False where that has to be tried again."""
@@ -215,7 +219,7 @@ class PlacedAgents:
         """Ends the workers of replicas that leave, where others of the agent stay."""
         agent = self._agents.agents.get(name)
         if agent is not None and name in wanted:
-            count = len(wanted[name]) * _workers_of(agent.spec, self._published[name])
+            count = len(wanted[name]) * workers_of(name, self._published[name])
             await self._agents.replicas.scale(name, count, wait=False, reason="it was placed")
 
     async def _pass_on(self, engine: Engine, replica: ReplicaName, to: str) -> None:
@@ -260,9 +264,13 @@ class PlacedAgents:
                     self._agents.startup.start_within_limit(agent.supervisors)
             elif agent.spec.placement is None:
                 raise Conflict(f'cannot run "{name}" here: an agent of this daemon has its name')
-            elif len(agent.supervisors) != count:
-                agent.spec = rescaled(agent.spec, count)
-                await self._agents.replicas.scale(name, count, wait=False, reason="it was placed")
+            else:
+                agent.spec = replace(agent.spec, placement=spec.placement)
+                self._published[name] = known.value
+                if len(agent.supervisors) != count:
+                    agent.spec = rescaled(agent.spec, count)
+                    reason = "it was placed"
+                    await self._agents.replicas.scale(name, count, wait=False, reason=reason)
         except Timeout:
             raise  # it is tried again
         except CorralError as error:
@@ -288,10 +296,19 @@ def decoded_spec(name: str, placed: PlacedSpec) -> Spec:
     )
 
 
-def _workers_of(spec: Spec, placed: PlacedSpec) -> int:
-    """Returns the number of workers of one replica."""
-    found = decoded_spec(spec.name, placed)
-    return found.instances.minimum
+def workers_of(name: str, placed: PlacedSpec) -> int:
+    """Returns the number of workers of one replica.
+
+    Raises:
+        InvalidParams: this version cannot read the table.
+    """
+    return decoded_spec(name, placed).instances.minimum
+
+
+def _is_same_work(one: PlacedSpec, other: PlacedSpec) -> bool:
+    """Returns whether the workers of two tables are the same: they differ in the placement alone, if at all."""
+    tables = [{**each.table, "placement": None} for each in (one, other)]
+    return tables[0] == tables[1] and one.directory == other.directory
 
 
 def placement_of(placed: PlacedSpec) -> Placement | None:

@@ -63,6 +63,7 @@ class PlacedRunner:
         self._tasks = tasks
         self._engine = engine
         self.is_placed = tasks.is_placed
+        self.default_priority = tasks.default_priority
 
     # -- tasks
 

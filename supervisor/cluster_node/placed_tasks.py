@@ -130,6 +130,10 @@ class PlacedTasks:
             agent in self._view.specs or agent in self._agents.config.placed
         )
 
+    def default_priority(self, agent: str) -> int:
+        """Returns the priority of tasks of an agent that have none."""
+        return self._view.default_priority(agent)
+
     # -- for callers
 
     async def submit(self, engine: Engine, params: TaskParams, task_id: str = "") -> Task:

@@ -8,7 +8,7 @@ node whose lease is over are given to another one.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from msgspec.structs import replace
 
@@ -18,6 +18,7 @@ from ..cluster.placement import Change, Node, decide
 from ..engine.interface import Engine
 from ..events.bus import Bus
 from ..nodes.observer import Observer
+from ..nodes.record import NodeRecord
 from .placed_agents import placement_of
 from .state import Assignment, ReplicaName, assignment_key, encoded
 from .view import ClusterView
@@ -147,29 +148,13 @@ class Placer:
     async def _place(self, engine: Engine, observer: Observer) -> bool:
         """Writes the assignments that are missing or wrong; returns whether a node may turn out to be over by time alone."""
         view = self._view
-        load: dict[str, int] = {}
-        for known in view.assignments.values():
-            name = known.value.node if known.value.to is None else known.value.to
-            load[name] = load.get(name, 0) + 1
-        nodes = {
-            name: Node(
-                name,
-                record.capacity,
-                load.get(name, 0),
-                record.labels,
-                "draining" if name in view.drained else record.state,
-                frozenset(record.refuses),
-            )
-            for name, record in observer.records.items()
-        }
+        nodes = nodes_of(view, observer.records)
         self._labels |= {name: record.labels for name, record in observer.records.items()}
         waits = False
         for known in view.assignments.values():
             name = known.value.node
             if name and name not in nodes and observer.may_run(name):
-                nodes[name] = Node(
-                    name, 1, load.get(name, 0), self._labels.get(name, {}), "cordoned"
-                )
+                nodes[name] = Node(name, 1, 0, self._labels.get(name, {}), "cordoned")
                 waits = True
         for agent in list(view.specs):
             placement = placement_of(view.specs[agent].value)
@@ -228,3 +213,22 @@ class Placer:
         self._refusals[agent] = reason
         if reason:
             self._bus.publish("agent.unplaced", agent=agent, reason=reason)
+
+
+def nodes_of(view: ClusterView, records: Mapping[str, NodeRecord]) -> dict[str, Node]:
+    """Returns the nodes that have a lease, as placing sees them: the load is that of the assignments, those under way included."""
+    load: dict[str, int] = {}
+    for known in view.assignments.values():
+        name = known.value.node if known.value.to is None else known.value.to
+        load[name] = load.get(name, 0) + 1
+    return {
+        name: Node(
+            name,
+            record.capacity,
+            load.get(name, 0),
+            record.labels,
+            "draining" if name in view.drained else record.state,
+            frozenset(record.refuses),
+        )
+        for name, record in records.items()
+    }

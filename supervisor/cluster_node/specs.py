@@ -1,7 +1,8 @@
 """Publishes the placed agents of this node's configuration to the engine, where all nodes find them.
 
 The first node that publishes a name settles its table. A node whose file says something else at its start follows the
-engine, and says so; a change of the file, seen by a reload, is published, and so is its end.
+engine, and says so; a change of the file, seen by a reload, is published, and so is its end. A table that was changed on
+request stays until then.
 """
 
 import asyncio
@@ -74,13 +75,13 @@ class SpecPublisher:
             )
             entry = await engine.get(spec_key(name))
             present = None if entry is None else decoded_value(entry.value, PlacedSpec)
-            if present is not None and name not in self._published and present.table != table:
+            if present is not None and name not in self._published and present.of_file != table:
                 self._bus.publish(
                     "config.shadowed",
                     agent=name,
                     reason=f"node {present.by} has published another table of this placed agent, which counts",
                 )
-            elif present is None or present.table != table:
+            elif present is None or present.of_file != table:
                 try:
                     revision = 0 if entry is None else entry.revision
                     await engine.put(spec_key(name), encoded(wanted), revision=revision)

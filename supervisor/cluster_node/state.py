@@ -22,11 +22,20 @@ class Drained(Struct, frozen=True, kw_only=True):
 
 
 class PlacedSpec(Struct, frozen=True, kw_only=True):
-    """Represents a placed agent: its whole table, the folder of its relative paths, and the node that published it."""
+    """Represents a placed agent: its whole table, the folder of its relative paths, and the node that published it.
+
+    `base` is the table as that node's file has it, where `table` was changed since on request.
+    """
 
     table: dict[str, object]
     directory: str
     by: str = ""
+    base: dict[str, object] | None = None
+
+    @property
+    def of_file(self) -> dict[str, object]:
+        """Returns the table as the file of the node has it."""
+        return self.table if self.base is None else self.base
 
 
 class Assignment(Struct, frozen=True, kw_only=True):

@@ -528,7 +528,7 @@ async def _expose(control: Control, params: ExposeParams, _caller: Caller) -> Ex
     faces=faces("POST /agents/{name}/scale", python="scale_agent", command="scale"),
 )
 async def _scale(control: Control, params: ScaleParams, caller: Caller) -> AgentStatus:
-    """Changes the number of workers of an agent."""
+    """Changes the number of workers of an agent; of a placed one that of its replicas on all nodes together."""
     cause = Cause("set", made_by(caller), "scaled")
     agent = await control.agents.replicas.scale(
         params.name, params.instances, wait=params.wait, cause=cause

@@ -88,7 +88,7 @@ _PLACEMENT = _object(
     {
         "labels": STRINGS,
         "spread": {"enum": ["none", "node"]},
-        "replicas": {"type": "integer", "minimum": 1, "maximum": settings.REPLICAS_MAX},
+        "replicas": {"type": "integer", "minimum": 0, "maximum": settings.REPLICAS_MAX},
     }
 )
 _PRICES = _object(

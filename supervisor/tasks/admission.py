@@ -78,14 +78,16 @@ class Admission:
         self._loop = asyncio.get_running_loop()
         self._ids = _Ids()
         self._is_placed: Callable[[str], bool] = lambda _: False
+        self._placed_priority: Callable[[str], int] | None = None
         self._began = self._loop.time()
         self._ends: deque[tuple[float, str]] = deque(maxlen=ENDS_KEPT)
         self.refused = Counter[str]()
         """Number of tasks for which a queue had no place, by agent, or by the key of the queue of all."""
 
-    def bind(self, is_placed: Callable[[str], bool]) -> None:
-        """Connects the cluster, which knows the agents that it places."""
+    def bind(self, is_placed: Callable[[str], bool], priority: Callable[[str], int]) -> None:
+        """Connects the cluster, which knows the agents that it places, and the priority of a task of one that has none."""
         self._is_placed = is_placed
+        self._placed_priority = priority
 
     def check(
         self, params: TaskParams, tenant: str = "", *, is_taken: bool = False
@@ -434,13 +436,16 @@ class Admission:
         """
         agent = self._registry.agents.get(name) if kind == "task" else None
         section = self._registry.config.defaults.tasks if agent is None else agent.spec.tasks
+        priority = params.priority or section.default_priority
+        if kind == "placed" and params.priority is None and self._placed_priority is not None:
+            priority = self._placed_priority(name)
         now = time.time()
         task = Task(
             id=(origin.id if origin is not None else "") or self._ids.next(),
             delivery=0 if origin is None else origin.deliveries,
             agent=name,
             kind=kind,
-            priority=params.priority or section.default_priority,
+            priority=priority,
             objective=params.objective,
             input=params.input,
             context=params.context,

@@ -63,6 +63,9 @@ class PlacedRunner(Protocol):
     def is_placed(self, name: str) -> bool:
         """Returns whether the cluster places an agent of this name."""
 
+    def default_priority(self, name: str) -> int:
+        """Returns the priority of tasks of an agent of the cluster that have none."""
+
     async def execute(self, task: Task) -> Task:
         """Returns the end of a task on the node that ran it; also called again for one that a daemon left.
 

@@ -177,7 +177,7 @@ class Tasks:
 
     def bind_placed(self, runner: PlacedRunner) -> None:
         """Connects the cluster, which runs the tasks of the agents that it places."""
-        self._admission.bind(runner.is_placed)
+        self._admission.bind(runner.is_placed, runner.default_priority)
         self._composites.bind_placed(runner)
         self._is_in_cluster = True
 

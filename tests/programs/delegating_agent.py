@@ -7,7 +7,13 @@ agent = Agent("delegating")
 
 @agent.task
 async def handle(task: Task) -> object:
-    done = await task.delegate(str(task.context["to"]), task.objective, input=task.input)
+    priority = task.context.get("priority")
+    done = await task.delegate(
+        str(task.context["to"]),
+        task.objective,
+        input=task.input,
+        priority=priority if isinstance(priority, int) else None,
+    )
     return done.record
 
 

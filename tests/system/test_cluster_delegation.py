@@ -43,31 +43,35 @@ def test_agents_and_workflows_give_tasks_to_an_agent_on_another_node(
 ) -> None:
     (folder := tmp_path / "work").mkdir()
     with cluster_of(tmp_path, kind) as cluster:
-        cluster.add("one", placed(folder))
+        table = f"{placed(folder)}[agents.single.tasks]\ndefault_priority = 7\n"
+        cluster.add("one", table)
         home_of(cluster)
-        two = cluster.add("two", placed(folder) + LOCAL)
+        two = cluster.add("two", table + LOCAL)
         cluster.until(lambda: len(two.call("node.list")["nodes"]) == 2)
         done = two.call(
             "task.run", agent="local", objective="spend", input=5, context={"to": "single"}
         )
         child = done["output"]
         assert (child["state"], child["output"]["input"]) == ("succeeded", 5)
-        assert child["worker"] == "single-0@one"
+        assert (child["worker"], child["priority"]) == ("single-0@one", 7)
         assert (child["tokens_used"], child["cost_cents"]) == (10, 2.0)
         tree = two.call("task.tree", task=done["id"])
         assert [each["task"]["id"] for each in tree["children"]] == [child["id"]]
+        given = {"to": "single", "priority": 9}
+        urgent = two.call("task.run", agent="local", objective="spend", context=given)
+        assert urgent["output"]["priority"] == 9
         flow = two.call("task.run", agent="flow", objective="go")
         assert flow["state"] == "succeeded"
 
         def counted(**where: object) -> int:
             return int(two.call("daemon.status", **where)["tasks"]["succeeded"])
 
-        # A task that was delegated counts once: two that delegate or have steps, and the three on the other node.
-        cluster.until(lambda: counted() == 5)
-        assert (counted(node="one"), counted(node="two")) == (3, 2)
+        # A task that was delegated counts once: three that delegate or have steps, and the four on the other node.
+        cluster.until(lambda: counted() == 7)
+        assert (counted(node="one"), counted(node="two")) == (4, 3)
         two.stop()
         two.start()
-        cluster.until(lambda: counted() == 5)
+        cluster.until(lambda: counted() == 7)
 
         dear = two.call(
             "task.run",

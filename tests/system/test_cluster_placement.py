@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cluster_of_daemons import Cluster, cluster_of
-from corral.worker.contract.errors import Conflict, InvalidParams
+from corral.worker.contract.errors import Conflict, InvalidParams, Timeout
 from daemon_process import AGENTS, DaemonProcess
 
 pytestmark = pytest.mark.shell
@@ -162,6 +162,42 @@ def test_tasks_of_a_placed_agent_are_accepted_by_any_node_and_end_once_when_a_no
         assert later["state"] == "succeeded"
 
 
+@pytest.mark.parametrize("kind", ["nats", pytest.param("redis", marks=pytest.mark.long)])
+def test_scale_changes_the_copies_in_the_whole_cluster_and_outlives_nodes(
+    tmp_path: Path, folder: Path, kind: str
+) -> None:
+    table = placed(folder)
+    with cluster_of(tmp_path, kind) as cluster:
+        for name in ("one", "two"):
+            cluster.add(name, table, capacity=3)
+        first = home(cluster, 1, folder)
+        other = "two" if first == "one" else "one"
+        before = workers(cluster.nodes[first])[0]["pid"]
+        scaled = cluster.nodes[other].call("agent.scale", name="single", instances=3)
+        assert {each["node"] for each in scaled["workers"]} == {"one", "two"}
+        assert len(homes(cluster)) == len(scaled["workers"]) == 3
+        assert before in [each["pid"] for each in scaled["workers"]]  # which goes on
+        cluster.nodes.pop(first).kill()
+        cluster.until(lambda: homes(cluster) == [other] * 3)
+        with pytest.raises(Timeout) as full:  # it is wanted all the same
+            cluster.nodes[other].call("agent.scale", name="single", instances=4)
+        assert (full.value.data["wanted"], full.value.data["placed"]) == (4, 3)
+        assert "full" in str(full.value.data["reason"])
+        third = cluster.add("three", table, capacity=3)  # whose file says 1, too
+        cluster.until(lambda: sorted(homes(cluster)) == sorted([other] * 3 + ["three"]))
+        none = third.corral("scale", "single", "0")
+        assert (none.returncode, none.stdout) == (0, "scaled single to 0 (Initial)\n")
+        assert homes(cluster) == []
+        waiting = third.call("task.submit", agent="single", objective="x")
+        assert third.corral("scale", "single", "1").returncode == 0
+        assert third.call("task.wait", task=waiting["id"])["state"] == "succeeded"
+        assert len(homes(cluster)) == 1
+        file = cluster.nodes[other].config  # its change ends what was wanted by calls
+        file.write_text(file.read_text().replace("placement = {}", "placement = { replicas = 2 }"))
+        cluster.nodes[other].call("daemon.reload")
+        cluster.until(lambda: len(homes(cluster)) == 2)
+
+
 def test_labels_choose_nodes_and_a_reload_adds_changes_and_removes(
     tmp_path: Path, folder: Path
 ) -> None:
@@ -174,8 +210,9 @@ def test_labels_choose_nodes_and_a_reload_adds_changes_and_removes(
         cluster.until(lambda: homes(cluster) == ["two"])
         with pytest.raises(Conflict):
             two.call("agent.rm", name="single")
-        with pytest.raises(Conflict):
-            two.call("agent.scale", name="single", instances=2)
+        with pytest.raises(Conflict) as kept:
+            one.call("agent.set", name="single", spec={"title": "x"})
+        assert kept.value.data["remedy"] == "corral reload"
         spec: object = {"command": ["true"], "placement": {}}
         with pytest.raises(InvalidParams):
             two.call("agent.add", name="other", spec=spec)

@@ -1,6 +1,8 @@
 """Sessions and checkpoints of a placed agent go with it to another node, and a node that was replaced writes none."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,3 +76,68 @@ def test_memory_that_is_cleared_or_ends_is_so_on_all_nodes(tmp_path: Path) -> No
         assert count(there) == 1
         with pytest.raises(NotFound):
             here.call("memory.clear", agent="single", session="nothing")
+
+
+WIDE = 'placement = { replicas = 2, spread = "node" }'
+
+
+def test_one_key_is_the_same_on_all_replicas_at_once(tmp_path: Path) -> None:
+    (folder := tmp_path / "work").mkdir()
+    table = placed(folder).replace("placement = {}", WIDE)
+    with cluster_of(tmp_path, "nats", ["one"]) as cluster:
+        cluster.add("two", table)  # the last one: what is placed stays where it is
+        nodes = cluster.nodes
+
+        def values() -> list[object]:
+            """What the replica on each node has."""
+            asked: Any = {"agent": "single", "key": "colour"}
+            return [nodes[name].call("memory.get", **asked, node=name)["value"] for name in nodes]
+
+        cluster.until(lambda: len(up_on(nodes["one"], "single")) == 2)
+        nodes["one"].call("memory.put", agent="single", key="colour", value="blue")
+        assert values() == ["blue", "blue"]
+        assert nodes["two"].corral("memory", "rm", "single", "colour").returncode == 0
+        assert values() == [None, None]
+        with pytest.raises(NotFound):
+            nodes["one"].call("memory.delete", agent="single", key="colour")
+
+
+def test_any_node_shows_the_figures_and_the_runs_of_all(tmp_path: Path) -> None:
+    (folder := tmp_path / "work").mkdir()
+    table = placed(folder).replace("placement = {}", WIDE)
+    with cluster_of(tmp_path, "nats", ["one"]) as cluster:
+        one, two = cluster.nodes["one"], cluster.add("two", table)
+        cluster.until(lambda: len(up_on(one, "single")) == 2)
+        begun = [one.call("task.submit", agent="single", objective="wait") for _ in range(2)]
+        for each in begun:  # one on each node
+            began(cluster, folder, each)
+        (folder / "go").touch()
+        for each in begun:
+            one.call("task.wait", task=each["id"])
+
+        def ended(node: DaemonProcess) -> dict[object, object]:
+            """The number of tasks that have succeeded on each node, as one of them shows it."""
+            top = json.loads(node.corral("top", "--once", "--json").stdout)
+            return {each["node"]: each["ok"] for each in top["agents"]}
+
+        both = [{"one": 1, "two": 1}] * 2
+        cluster.until(lambda: [ended(node) for node in (one, two)] == both)
+        task: object = {"agent": "single", "objective": "x"}
+        one.call("schedule.add", name="tick", every_s=1, task=task)
+
+        def runs(node: DaemonProcess) -> set[tuple[object, object]]:
+            recent = node.call("schedule.show", name="tick")["recent"]
+            return {(each["task"], each["node"]) for each in recent}
+
+        cluster.until(lambda: runs(one) and runs(one) == runs(two))
+        assert "NODE" in two.corral("schedule", "show", "tick").stdout
+
+
+def up_on(node: DaemonProcess, agent: str) -> set[object]:
+    """Returns the nodes on which an agent is up."""
+    agents = node.call("daemon.status")["agents"]
+    return {
+        each["node"]
+        for each in agents
+        if each["name"] == agent and any(w["pid"] for w in each["workers"])
+    }

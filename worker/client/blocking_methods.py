@@ -305,7 +305,7 @@ class BlockingMethods:
         )
 
     def scale_agent(self, name: str, instances: int, *, wait: bool = True) -> AgentStatus:
-        """Changes the number of workers of an agent.
+        """Changes the number of workers of an agent; of a placed one that of its replicas on all nodes together.
 
         Needs the right "operate".
         """

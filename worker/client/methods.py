@@ -406,7 +406,7 @@ class Methods:
         return await self._connection.ask(CommandRun, "agent.run_command", params)
 
     async def scale_agent(self, name: str, instances: int, *, wait: bool = True) -> AgentStatus:
-        """Changes the number of workers of an agent.
+        """Changes the number of workers of an agent; of a placed one that of its replicas on all nodes together.
 
         Needs the right "operate".
         """

@@ -295,7 +295,7 @@ class CheckpointRemoveParams(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ScaleParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """Sets the number of workers of an agent."""
+    """Sets the number of workers of an agent; of one that a cluster places the number of its replicas."""
 
     name: str
     instances: Annotated[int, Meta(ge=0, le=1000)]
