@@ -92,6 +92,7 @@ class ModelGateway:
         self._port = 0
         self._refreshing: asyncio.Task[None] | None = None
         self._refreshed_at = 0.0
+        self._is_fed = False  # the process has the models, and is told of each socket
         self._is_closed = False
         self._process = HelperProcess(
             launcher,
@@ -100,7 +101,7 @@ class ModelGateway:
             PROGRAM,
             on_start=self._begin,
             on_message=self._on_message,
-            on_end=desk.lost,
+            on_end=self._ended,
         )
 
     @property
@@ -131,10 +132,9 @@ class ModelGateway:
             os.close(listener_fd)
             return
         self._listeners[unit] = listener_fd
-        if self._process.is_up:
+        if self._is_fed:
             self._send_listener(unit)
-        else:
-            self._process.start()
+        self._process.start()
 
     def close(self, unit: str) -> None:
         """Ends the calls of a worker that is gone."""
@@ -190,8 +190,13 @@ class ModelGateway:
         self._refreshed_at = self._loop.time()
         self._send_journal()
         await self._feed()
+        self._is_fed = True
         for unit in self._listeners:
             self._send_listener(unit)
+
+    def _ended(self) -> None:
+        self._is_fed = False
+        self._desk.lost()
 
     def _on_message(self, message: Any) -> None:  # Any: JSON
         if message.get("op") == "used":
