@@ -65,5 +65,6 @@ def test_a_restricted_caller_sees_what_it_may_of_all_nodes_and_nothing_else(tmp_
             with node.client() as client:
                 client.call("auth.login", {"tenant": "acme"}, timeout_s=BOUND_S)
                 own = {"acme/a", "acme/b"}
-                wanted = {"status": own, "agents": own, "events": own, "tasks": set()}
+                none: set[str] = set()
+                wanted = {"status": own, "agents": own, "events": own, "tasks": none}
                 assert seen(client) == seen(client, node="*") == wanted
