@@ -48,12 +48,6 @@ class PlacedChanges:
 
     def __init__(self, view: ClusterView) -> None:
         self._view = view
-        self._changed = asyncio.Event()
-        view.subscribe(self._note)
-
-    def _note(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()  # of those who begin to wait now
 
     async def scale(
         self, engine: Engine, asked: ScaleParams, statuses: Statuses
@@ -89,11 +83,14 @@ class PlacedChanges:
     async def _until_placed(self, engine: Engine, name: str, replicas: int, revision: int) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + SCALED_S
+
+        def is_over() -> bool:
+            return name not in self._view.specs or self._is_placed(name, replicas, revision)
+
         while not self._is_placed(name, replicas, revision):
-            changed = self._changed
             try:
                 async with asyncio.timeout(REASON_S):
-                    await changed.wait()
+                    await self._view.until(is_over)
             except TimeoutError:
                 reason = await self._refusal(engine, name)
                 if not reason and loop.time() < end:
