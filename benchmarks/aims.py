@@ -110,43 +110,15 @@ def _skipped(report: Report, name: str) -> str:
 PEERS = ("supervisord", "circus", "pm2")
 
 AIMS = [
-    Aim(
-        "1,000 none-workers, start to the last main()",
-        "workers",
-        "start",
-        "<=",
-        2.5,
-        "least_start",
-        "C",
-        300.0,
-    ),
+    Aim("1,000 none-workers, start to the last main()", "workers", "start", "<=", 2.5, "least_start", "C", 300.0),
     *(
-        Aim(
-            f"the start beside {peer}'s",
-            "supervisors",
-            f"{peer}_start",
-            ">=",
-            4.0,
-            "corral_start",
-            "ours",
-        )
+        Aim(f"the start beside {peer}'s", "supervisors", f"{peer}_start", ">=", 4.0, "corral_start", "ours")
         for peer in PEERS
     ),
     Aim("the start beside s6's", "supervisors", "s6_start", ">=", 1.0, "corral_start", "ours"),
     Aim("stop of 1,000, everything gone, corrald included", "workers", "end", "<=", 500.0),
-    Aim(
-        "kill -9 to the replacement's main()", "workers", "restart", "<=", 2.0, "least_restart", "C"
-    ),
-    Aim(
-        "the same, the slowest of a hundred",
-        "workers",
-        "restart",
-        "<=",
-        4.0,
-        "least_restart",
-        "C",
-        statistic="p99",
-    ),
+    Aim("kill -9 to the replacement's main()", "workers", "restart", "<=", 2.0, "least_restart", "C"),
+    Aim("the same, the slowest of a hundred", "workers", "restart", "<=", 4.0, "least_restart", "C", statistic="p99"),
     Aim("PSS of corrald and launcher, no worker", "workers", "pss_none", "<=", 36.0),
     Aim(
         "the same over the daemon's imports bare",
@@ -189,10 +161,7 @@ AIMS = [
     Aim("`corral status` of 1,000, the whole process", "workers", "cli_status", "<=", 60.0),
     *(
         aim
-        for name, words in (
-            ("ping", "a call that the SDK answers"),
-            ("task", "a call of a handler"),
-        )
+        for name, words in (("ping", "a call that the SDK answers"), ("task", "a call of a handler"))
         for aim in (
             Aim(
                 f"{words}, over the socket-free path",
@@ -213,15 +182,7 @@ AIMS = [
         for aim in (
             Aim(f"{name}: a fork until Ready", "warm", f"{name}_fork", "<=", 10.0),
             Aim(f"{name}: a spare until Ready", "warm", f"{name}_spare", "<=", 2.0),
-            Aim(
-                f"{name}: a cold start beside a fork",
-                "warm",
-                f"{name}_cold",
-                ">=",
-                50.0,
-                f"{name}_fork",
-                "a fork",
-            ),
+            Aim(f"{name}: a cold start beside a fork", "warm", f"{name}_cold", ">=", 50.0, f"{name}_fork", "a fork"),
             Aim(
                 f"{name}: memory of 50 beside cold ones",
                 "warm",
@@ -234,16 +195,7 @@ AIMS = [
         )
     ),
     Aim("an empty task, not durable", "tasks", "wide_loose_one_ms", "<=", 0.3),
-    Aim(
-        "an empty task, durable",
-        "tasks",
-        "wide_durable_one_ms",
-        "<=",
-        3.0,
-        "fsync",
-        "fsync",
-        1.0,
-    ),
+    Aim("an empty task, durable", "tasks", "wide_durable_one_ms", "<=", 3.0, "fsync", "fsync", 1.0),
     Aim("empty tasks a second, not durable", "tasks", "wide_loose_rate", ">=", 10_000.0),
     Aim("empty tasks a second, durable", "tasks", "wide_durable_rate", ">=", 4_000.0),
 ]

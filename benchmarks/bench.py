@@ -121,9 +121,7 @@ class Machine:
 
     def record(self) -> dict[str, Any]:  # Any: JSON
         """Machine and run, for the report."""
-        busy_s, passed_s = (
-            now - then for now, then in zip(self._others(), self._began, strict=True)
-        )
+        busy_s, passed_s = (now - then for now, then in zip(self._others(), self._began, strict=True))
         cpus = os.cpu_count() or 1
         cpu = next(
             line.partition(":")[2].strip()
@@ -145,9 +143,7 @@ class Machine:
     @staticmethod
     def _others() -> tuple[float, float]:
         """Seconds of processor time that are not ours or our children's, and the clock."""
-        fields = [
-            int(each) for each in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
-        ]
+        fields = [int(each) for each in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
         idle = fields[3] + fields[4]
         all_s = (sum(fields[:8]) - idle) / os.sysconf("SC_CLK_TCK")
         both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -211,8 +207,7 @@ def aligned(lines: list[list[str]]) -> str:
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     is_number = [column and mark.endswith(":") for column, mark in enumerate(lines[1])]
     lines[1] = [
-        "-" * (width - 1) + ":" if right else "-" * width
-        for width, right in zip(widths, is_number, strict=True)
+        "-" * (width - 1) + ":" if right else "-" * width for width, right in zip(widths, is_number, strict=True)
     ]
     return "\n".join(
         "| "
@@ -231,8 +226,7 @@ def commit() -> str | None:
         return None
     commands = (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
     done = [
-        subprocess.run(["git", "-C", str(ROOT), *command], capture_output=True, check=False)
-        for command in commands
+        subprocess.run(["git", "-C", str(ROOT), *command], capture_output=True, check=False) for command in commands
     ]
     if any(each.returncode for each in done):
         return None
@@ -282,12 +276,7 @@ def process_ms(*command: str) -> float:
     """How long a process takes from before its start until it has been waited for."""
     began = time.perf_counter()
     done = subprocess.run(
-        command,
-        env=ENVIRON,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        check=False,
+        command, env=ENVIRON, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False
     )
     passed_ms = (time.perf_counter() - began) * 1000
     assert done.returncode == 0, (command, done)
@@ -307,10 +296,7 @@ def wait(process: subprocess.Popen[bytes]) -> int:
 
 def memory_mb(pid: int) -> tuple[float, float]:
     """RSS and PSS of one process, in MB."""
-    rollup = dict(
-        line.split(":", 1)
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
-    )
+    rollup = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
     rss, pss = (int(rollup[key].split()[0]) * 1024 / 1e6 for key in ("Rss", "Pss"))
     return rss, pss
 
@@ -324,9 +310,7 @@ def cpu_s(pid: int) -> float:
 def children(pid: int) -> list[int]:
     """The direct children of all threads of a process."""
     return [
-        int(child)
-        for task in Path(f"/proc/{pid}/task").iterdir()
-        for child in (task / "children").read_text().split()
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
     ]
 
 
@@ -360,10 +344,7 @@ class Daemon:
         (where / "corral.toml").write_text(config)
         (where / "notify.sock").unlink(missing_ok=True)
         self._log = where / "daemon.log"
-        with (
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified,
-            self._log.open("ab") as log,
-        ):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified, self._log.open("ab") as log:
             notified.bind(str(where / "notify.sock"))
             self.began = time.perf_counter()
             self.process = subprocess.Popen(
@@ -397,10 +378,7 @@ class Daemon:
             client.call("event.follow", {"types": ["worker.state"]}, timeout_s=BOUND_S)
             status: Any = client.call("daemon.status", timeout_s=BOUND_S)
             missing = {
-                worker["id"]
-                for agent in status["agents"]
-                for worker in agent["workers"]
-                if worker["state"] != "Ready"
+                worker["id"] for agent in status["agents"] for worker in agent["workers"] if worker["state"] != "Ready"
             }
             changes = client.notifications()
             while missing:
@@ -430,10 +408,7 @@ class Daemon:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)

@@ -68,9 +68,7 @@ class Raw(asyncio.Protocol):
         """On two pipes, which belong to it from now on."""
         loop = asyncio.get_running_loop()
         self = cls(**options)
-        self.writer, _ = await loop.connect_write_pipe(
-            asyncio.Protocol, os.fdopen(write_fd, "wb", 0)
-        )
+        self.writer, _ = await loop.connect_write_pipe(asyncio.Protocol, os.fdopen(write_fd, "wb", 0))
         await loop.connect_read_pipe(lambda: self, os.fdopen(read_fd, "rb", 0))
         return self
 
@@ -119,11 +117,7 @@ class Raw(asyncio.Protocol):
         self.writer.write(encode({"jsonrpc": "2.0", "method": method}) + b"\n")
 
 
-HELLO = {
-    "protocolVersion": "2025-11-25",
-    "capabilities": {},
-    "clientInfo": {"name": "benchmark", "version": "1"},
-}
+HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "benchmark", "version": "1"}}
 
 
 class Http:

@@ -68,18 +68,14 @@ def config(node: str, servers: LocalServers | None, folder: Path, replicas: int,
 class Nodes:
     """Holds one engine and some nodes with it."""
 
-    def __init__(
-        self, kind: Kind, count: int, folder: Path, stack: ExitStack, many: int = 1
-    ) -> None:
+    def __init__(self, kind: Kind, count: int, folder: Path, stack: ExitStack, many: int = 1) -> None:
         folder.mkdir()
         (folder / "empty.py").write_text(AGENT)
         self.servers = stack.enter_context(LocalServers(kind, 1, folder / "engine"))
         self._folder, self._stack, self._many = folder, stack, many
         self._replicas = count if many == 1 else 1
         self.daemons: dict[str, Daemon] = {}
-        self._publisher = (
-            f"node-{count - 1}"  # the last one: replicas spread over those that are there
-        )
+        self._publisher = f"node-{count - 1}"  # the last one: replicas spread over those that are there
         for number in range(count):
             self.start(f"node-{number}")
         self.until(self._is_placed)
@@ -127,10 +123,7 @@ class Nodes:
     def _is_placed(self) -> bool:
         ready = self.ready()
         ready.pop("local", None)
-        return (
-            len(ready) == self._many
-            and sum(map(len, ready.values())) == self._many * self._replicas
-        )
+        return len(ready) == self._many and sum(map(len, ready.values())) == self._many * self._replicas
 
 
 # -- tasks
@@ -178,9 +171,7 @@ async def _of_tasks(socket: str, agent: str, name: str, size: Mapping[str, int])
     async with await Connection.open(socket) as client:
 
         async def work() -> None:
-            task: Any = await client.call(
-                "task.run", {"agent": agent, "objective": "nothing"}, timeout_s=BOUND_S
-            )
+            task: Any = await client.call("task.run", {"agent": agent, "objective": "nothing"}, timeout_s=BOUND_S)
             assert task["state"] == "succeeded", task
 
         await work()
@@ -304,17 +295,11 @@ def _measures(kind: Kind) -> list[Measure]:
     several = {n: f"{n} node{'s' * (n > 1)}" for n in SIZES}
     rows = [Measure(f"{kind}_us", f"append, take and settle a task: {title} alone", "µs")]
     rows += [
-        Measure(f"{kind}{n}_us", f"an empty task, {title}, {words}", "µs", f"{kind}_us")
-        for n, words in several.items()
+        Measure(f"{kind}{n}_us", f"an empty task, {title}, {words}", "µs", f"{kind}_us") for n, words in several.items()
     ]
     rows.append(Measure(f"{kind}_rate", f"{title} alone, {AT_ONCE} at once", "/s"))
     rows += [
-        Measure(
-            f"{kind}{n}_rate",
-            f"empty tasks, {AT_ONCE} at once, {title}, {words}",
-            "/s",
-            f"{kind}_rate",
-        )
+        Measure(f"{kind}{n}_rate", f"empty tasks, {AT_ONCE} at once, {title}, {words}", "/s", f"{kind}_rate")
         for n, words in several.items()
     ]
     for n, words in several.items():
@@ -347,9 +332,7 @@ NODES = [
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--engine", choices=ENGINES, default="nats", help="of the nodes that fail and that are idle"
-    )
+    parser.add_argument("--engine", choices=ENGINES, default="nats", help="of the nodes that fail and that are idle")
     parser.add_argument("--tasks", action="store_true", help="measure tasks alone")
 
 
@@ -369,8 +352,7 @@ def main() -> None:
         if not options.tasks:  # all tasks have ended: their time is not that of others
             many = Nodes(options.engine, 3, folder / "idle", stack, size["agents"])
             found |= bench.interleaved(
-                min(3, size["rounds"]),
-                [lambda: _idle(many, size["idle_s"]), lambda: _alone(alone, size["idle_s"])],
+                min(3, size["rounds"]), [lambda: _idle(many, size["idle_s"]), lambda: _alone(alone, size["idle_s"])]
             )
             fails = Nodes(options.engine, 3, folder / "fails", stack, 2)
             found |= bench.interleaved(size["failovers"], [lambda: _failover(fails)])
@@ -381,12 +363,8 @@ def main() -> None:
     bench.report("cluster", rows, found, machine, options, notes)
 
 
-def _tasks(
-    folder: Path, stack: ExitStack, alone: Daemon, size: Mapping[str, int]
-) -> dict[str, list[list[float]]]:
-    sized = {
-        (kind, n): Nodes(kind, n, folder / f"{kind}-{n}", stack) for kind in ENGINES for n in SIZES
-    }
+def _tasks(folder: Path, stack: ExitStack, alone: Daemon, size: Mapping[str, int]) -> dict[str, list[list[float]]]:
+    sized = {(kind, n): Nodes(kind, n, folder / f"{kind}-{n}", stack) for kind in ENGINES for n in SIZES}
     first = sized[ENGINES[0], 1].first
     parts: list[Callable[[], Found]] = [
         lambda: asyncio.run(_of_tasks(first, "local", "local", size)),
@@ -394,13 +372,8 @@ def _tasks(
     ]
     for kind in ENGINES:
         servers = sized[kind, 1].servers
-        parts.append(
-            lambda servers=servers, kind=kind: asyncio.run(_of_engine(servers, size, kind))
-        )
-        parts += [
-            lambda nodes=sized[kind, n], name=f"{kind}{n}": _of_nodes(nodes, name, size)
-            for n in SIZES
-        ]
+        parts.append(lambda servers=servers, kind=kind: asyncio.run(_of_engine(servers, size, kind)))
+        parts += [lambda nodes=sized[kind, n], name=f"{kind}{n}": _of_nodes(nodes, name, size) for n in SIZES]
     return dict(bench.interleaved(size["rounds"], parts))
 
 

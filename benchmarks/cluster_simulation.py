@@ -61,13 +61,7 @@ class World:
     """A cluster from a seed."""
 
     def __init__(
-        self,
-        seed: int,
-        size: dict[str, int],
-        rate: float,
-        *,
-        outage_s: float = 0.0,
-        timing: Timing = TIMING,
+        self, seed: int, size: dict[str, int], rate: float, *, outage_s: float = 0.0, timing: Timing = TIMING
     ) -> None:
         self.timing = timing
         self.random = random.Random(seed)
@@ -98,9 +92,7 @@ class World:
         self.doubles = 0
         self.decisions: list[float] = []
         each = size["agents"] // size["nodes"]
-        self.agents: list[list[int]] = [
-            list(range(i * each, (i + 1) * each)) for i in range(size["nodes"])
-        ]
+        self.agents: list[list[int]] = [list(range(i * each, (i + 1) * each)) for i in range(size["nodes"])]
         self.moved = 0
 
     def at(self, when: float, what: Callable[[], None]) -> None:
@@ -123,8 +115,7 @@ class World:
         if self.now >= self.frozen_until[i]:
             self.perform(i, Tick())
         self.at(
-            max(deadline(self.leases[i], self.timing), self.frozen_until[i], self.now + 0.005),
-            lambda: self.tick(i),
+            max(deadline(self.leases[i], self.timing), self.frozen_until[i], self.now + 0.005), lambda: self.tick(i)
         )
 
     def perform(self, i: int, event: Event) -> None:
@@ -145,8 +136,7 @@ class World:
                 case Stop():
                     self.runs[i] = False
                     self.ends_at[i] = min(
-                        self.now + self.timing.grace_s + self.timing.kill_s,
-                        self.kill_at[i] + self.timing.kill_s,
+                        self.now + self.timing.grace_s + self.timing.kill_s, self.kill_at[i] + self.timing.kill_s
                     )
                     self.stops += 1
                     self.innocent += i not in self.faulty
@@ -173,9 +163,7 @@ class World:
         if token and token == self.tokens[i]:
             self.revision += 1
             self.revisions[i] = self.revision
-            self.ends[i] = (
-                self.now + self.timing.lease_s - self.random.uniform(0, self.timing.early_s)
-            )
+            self.ends[i] = self.now + self.timing.lease_s - self.random.uniform(0, self.timing.early_s)
             ends = self.ends[i]
             self.known[i] = observed(self.known.get(i), self.revision, self.now + 0.001)
             self.at(ends, lambda: self.expire(i, ends))
@@ -276,22 +264,13 @@ def main() -> None:
     machine = bench.Machine()
     measures = [
         Measure("beats", f"beats of {size['nodes']:,} nodes", "/s"),
+        *(Measure(f"wait_{rate}", f"p99 of a beat in the engine, {rate:,} writes a second", "ms") for rate in RATES),
         *(
-            Measure(f"wait_{rate}", f"p99 of a beat in the engine, {rate:,} writes a second", "ms")
+            Measure(f"innocent_{rate}", f"nodes that stopped without a fault, {rate:,} writes a second", "%")
             for rate in RATES
         ),
         *(
-            Measure(
-                f"innocent_{rate}",
-                f"nodes that stopped without a fault, {rate:,} writes a second",
-                "%",
-            )
-            for rate in RATES
-        ),
-        *(
-            Measure(
-                f"outage_{each}", f"nodes that stopped as the engine was gone for {each} s", "%"
-            )
+            Measure(f"outage_{each}", f"nodes that stopped as the engine was gone for {each} s", "%")
             for each in ("1", "2", "5")
         ),
         Measure("outage_long", "the same for 5 s, with leases of 10 s", "%"),

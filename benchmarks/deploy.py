@@ -70,9 +70,7 @@ def _measures(count: int) -> list[Measure]:
     whose = f"{count} distributions"
     return [
         Measure("pip_ms", f"{whose}: venv and pip install", "ms"),
-        Measure(
-            "fresh_ms", f"{whose}: deployment, new environment from a warm cache", "ms", "pip_ms"
-        ),
+        Measure("fresh_ms", f"{whose}: deployment, new environment from a warm cache", "ms", "pip_ms"),
         Measure("shared_ms", f"{whose}: deployment, shared environment", "ms", "pip_ms"),
         Measure("pip_mb", f"{whose}: venv and pip install, disk", "MB"),
         Measure("fresh_mb", f"{whose}: deployment, new environment, disk", "MB", "pip_mb"),
@@ -98,14 +96,7 @@ class _Site:
         target = self._folder / f"pip-{number}"
         began = time.perf_counter()
         subprocess.run([sys.executable, "-m", "venv", str(target)], check=True)
-        command = [
-            str(target / "bin" / "python"),
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-cache-dir",
-        ]
+        command = [str(target / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-cache-dir"]
         wanted = self._requirements(number)
         subprocess.run([*command, *wanted], check=True, env=bench.ENVIRON)
         taken_ms = (time.perf_counter() - began) * 1000

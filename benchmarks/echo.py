@@ -34,11 +34,7 @@ class Hello(msgspec.Struct):
 TOOL = {
     "name": "echo",
     "description": "Says what it was told.",
-    "inputSchema": {
-        "type": "object",
-        "properties": {"text": {"type": "string"}},
-        "required": ["text"],
-    },
+    "inputSchema": {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]},
     "annotations": {"readOnlyHint": True},
 }
 

@@ -81,9 +81,7 @@ async def _measured(setup: str, engine: Engine, other: Engine, size: dict[str, i
 
     async def put(number: int) -> None:
         key = number % AT_ONCE
-        revisions[key] = await engine.put(
-            f"bench/{stamp}/{key}", b"x" * 200, revision=revisions.get(key, 0), ttl_s=60
-        )
+        revisions[key] = await engine.put(f"bench/{stamp}/{key}", b"x" * 200, revision=revisions.get(key, 0), ttl_s=60)
 
     async def get(number: int) -> None:
         await engine.get(f"bench/{stamp}/0")
@@ -160,9 +158,7 @@ def main() -> None:
         for setup in setups
     ]
     measures += [
-        Measure(
-            f"{setup}_{name}_rate", f"{OPERATIONS[name]}, {AT_ONCE} at once: {WORDS[setup]}", "/s"
-        )
+        Measure(f"{setup}_{name}_rate", f"{OPERATIONS[name]}, {AT_ONCE} at once: {WORDS[setup]}", "/s")
         for name in ("append", "cycle", "request")
         for setup in setups
     ]
@@ -172,8 +168,7 @@ def main() -> None:
             for name, (kind, count, fsync) in setups.items():
                 running[name] = LocalServers(kind, count, folder / name, fsync=fsync).__enter__()
             parts = [
-                lambda name=name, servers=servers: _measure(name, servers, size)
-                for name, servers in running.items()
+                lambda name=name, servers=servers: _measure(name, servers, size) for name, servers in running.items()
             ]
             rounds = bench.interleaved(size["rounds"], parts)
         finally:

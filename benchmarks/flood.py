@@ -236,9 +236,7 @@ def _measures() -> list[Measure]:
         ]
     for kind, words in FLOORS.items():
         found += [
-            Measure(
-                f"{kind}_quiet_p99", f"a message that is synced twice, p99, before {words}", "ms"
-            ),
+            Measure(f"{kind}_quiet_p99", f"a message that is synced twice, p99, before {words}", "ms"),
             Measure(f"{kind}_p99", "the same beside them", "ms", against=f"{kind}_quiet_p99"),
         ]
     return found
@@ -321,9 +319,7 @@ def _one(path: str, kind: str, count: int) -> dict[str, list[float]]:
 def _relayed_ms(folder: Path, count: int) -> list[float]:
     """Returns the duration of each message through RELAY, one each PERIOD_S."""
     relay = subprocess.Popen(
-        [*bench.PYTHON, "-c", RELAY, folder / "journal"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+        [*bench.PYTHON, "-c", RELAY, folder / "journal"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert relay.stdin is not None
     assert relay.stdout is not None
@@ -378,16 +374,8 @@ def main() -> None:
         with bench.Daemon(folder, config) as daemon:
             daemon.await_ready()
             path = daemon.socket
-            parts = [
-                lambda kind=kind: _one(path, kind, size["tasks"])
-                for kind in WORDS
-                if kind in wanted
-            ]
-            parts += [
-                lambda kind=kind: _floor(folder, kind, size["tasks"])
-                for kind in FLOORS
-                if kind in wanted
-            ]
+            parts = [lambda kind=kind: _one(path, kind, size["tasks"]) for kind in WORDS if kind in wanted]
+            parts += [lambda kind=kind: _floor(folder, kind, size["tasks"]) for kind in FLOORS if kind in wanted]
             rounds = bench.interleaved(options.rounds or size["rounds"], parts)
     measures = [each for each in _measures() if each.name.split("_")[0] in wanted]
     bench.report("flood", measures, rounds, machine, options)

@@ -40,9 +40,7 @@ def main() -> None:
     machine = bench.Machine()
     count = AGENTS_QUICK if options.quick else AGENTS
     with bench.folder() as folder:
-        parts: list[Callable[[], Found]] = [
-            lambda way=way: _ready(folder, way, count) for way in WAYS
-        ]
+        parts: list[Callable[[], Found]] = [lambda way=way: _ready(folder, way, count) for way in WAYS]
         taken = bench.interleaved(1 if options.quick else ROUNDS, parts)
     bench.report("frameworks", _measures(count), taken, machine, options)
 
@@ -52,12 +50,7 @@ def _measures(count: int) -> list[Measure]:
     for way in WAYS:
         text = f"{count} agents of LangGraph, {way}"
         rows += [
-            Measure(
-                f"{way}_s",
-                f"{text}: until all are Ready",
-                "s",
-                None if way == "apart" else "apart_s",
-            ),
+            Measure(f"{way}_s", f"{text}: until all are Ready", "s", None if way == "apart" else "apart_s"),
             Measure(f"{way}_mb", f"{text}: memory", "MB", None if way == "apart" else "apart_mb"),
             Measure(f"{way}_count", f"{text}: corrald and below", "processes"),
         ]
@@ -72,11 +65,7 @@ def _ready(folder: Path, way: str, count: int) -> Found:
         took_ms = daemon.await_ready()
         time.sleep(SETTLE_S)
         mb, processes = _tree(daemon.process.pid)
-        return {
-            f"{way}_s": [took_ms / 1000],
-            f"{way}_mb": [mb],
-            f"{way}_count": [processes],
-        }
+        return {f"{way}_s": [took_ms / 1000], f"{way}_mb": [mb], f"{way}_count": [processes]}
 
 
 def _tree(pid: int) -> tuple[float, int]:

@@ -104,22 +104,12 @@ ROWS = (
     Row("queue_pss", "PSS of corrald, {n} tasks wait", "MB", "tasks"),
     Row("queue_submit", "processor time of `task.submit`, {n} tasks wait", "ms", "tasks"),
     Row("queue_status", "processor time of `daemon.status`, {n} tasks wait", "ms", "tasks"),
-    Row(
-        "queue_list",
-        "processor time of `task.list`, the newest 100 of {n} that wait",
-        "ms",
-        "tasks",
-    ),
+    Row("queue_list", "processor time of `task.list`, the newest 100 of {n} that wait", "ms", "tasks"),
     Row("queue_take", "processor time of a task of {n} that wait", "ms", "tasks"),
     Row("ended_ready", "processor time of corrald to READY, {n} tasks have ended", "ms", "tasks"),
     Row("ended_pss", "PSS of corrald, {n} tasks have ended", "MB", "tasks"),
     Row("ended_run", "processor time of `task.run`, {n} tasks have ended", "ms", "tasks"),
-    Row(
-        "ended_list",
-        "processor time of `task.list`, the newest 100 of {n} that have ended",
-        "ms",
-        "tasks",
-    ),
+    Row("ended_list", "processor time of `task.list`, the newest 100 of {n} that have ended", "ms", "tasks"),
 )
 
 
@@ -171,8 +161,7 @@ def _power(sizes: Sequence[int], costs: Sequence[float]) -> float:
 def _notes(size: Size, taken: Rounds) -> list[str]:
     """What is worse than linear, and what breaks first beyond."""
     powers = {
-        row.name: statistics.median(value for each in taken[f"{row.name}_power"] for value in each)
-        for row in ROWS
+        row.name: statistics.median(value for each in taken[f"{row.name}_power"] for value in each) for row in ROWS
     }
     worse = [f"{name} ({power:.2f})" for name, power in powers.items() if power > WORSE]
     told = f"worse than linear (a power above {WORSE:g}): {', '.join(worse) or 'nothing'}"
@@ -182,10 +171,7 @@ def _notes(size: Size, taken: Rounds) -> list[str]:
 def _breaks(size: Size, taken: Rounds) -> str:
     """At how many workers each thing that workers take would be used up, the first one first."""
     most = max(size.workers)
-    median = {
-        name: statistics.median(value for each in values for value in each)
-        for name, values in taken.items()
-    }
+    median = {name: statistics.median(value for each in values for value in each) for name, values in taken.items()}
     descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     memory_mb = _meminfo_mb("MemTotal")
     cores = os.cpu_count() or 1
@@ -197,9 +183,7 @@ def _breaks(size: Size, taken: Rounds) -> str:
         f"memory ({memory_mb / 1024:.0f} GiB; corrald, launcher and a worker that does nothing take"
         f" {median['memory_each']:.0f} kB each)": memory_mb * 1000 / max(median["memory_each"], 1),
         f"memory, were each an SDK worker of its own of {SDK_MB:.0f} MB": memory_mb / SDK_MB,
-        f"idle corrald, one core of {cores} ({median['idle_each']:.4f} % each)": (
-            100 / max(median["idle_each"], 1e-4)
-        ),
+        f"idle corrald, one core of {cores} ({median['idle_each']:.4f} % each)": (100 / max(median["idle_each"], 1e-4)),
     }
     power = median["status_power"]
     if power > 0.5:  # else it has hardly grown, and says nothing
@@ -275,10 +259,7 @@ class Crowd:
                     "idle_each": [_idle_percent(pids, 2 * self.size.settle_s) / count],
                 }
             found["stop"] = [daemon.stop_ms()]
-        return {
-            name if name.endswith("_each") else f"{name}_{count}": values
-            for name, values in found.items()
-        }
+        return {name if name.endswith("_each") else f"{name}_{count}": values for name, values in found.items()}
 
     def _none(self) -> tuple[float, int]:
         """Memory and descriptors without a worker."""
@@ -312,9 +293,7 @@ def _idle_percent(pids: Sequence[int], passed_s: float) -> float:
     return 100 * (sum(map(workers.cpu_s, pids)) - before_s) / (time.monotonic() - began)
 
 
-def _cost_ms(
-    daemon: Daemon, client: Client, count: int, method: str, params: Mapping[str, object]
-) -> list[float]:
+def _cost_ms(daemon: Daemon, client: Client, count: int, method: str, params: Mapping[str, object]) -> list[float]:
     """The daemon's processor time for one of so many calls, on a busy machine, too."""
     pid = daemon.process.pid
     client.call(method, dict(params), timeout_s=BOUND_S)

@@ -137,9 +137,7 @@ ROUTES = {
 class Http:
     """A connection to the HTTP face, with no more of HTTP than its answers need."""
 
-    def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str, token: str
-    ) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str, token: str) -> None:
         self._reader, self._writer = reader, writer
         self._head = f"Host: {address}\r\nAuthorization: Bearer {token}\r\n"
 
@@ -246,9 +244,7 @@ async def whole(name: str, opened: Callable[[], Awaitable[Any]], size: Size) -> 
     return found
 
 
-async def followed(
-    name: str, size: Size, socket: str, http: Callable[[], Awaitable[Http]]
-) -> Found:
+async def followed(name: str, size: Size, socket: str, http: Callable[[], Awaitable[Http]]) -> Found:
     """The row of the followers of one way."""
     followers: Any = []
     for _ in range(size.followers):
@@ -289,11 +285,7 @@ def main() -> None:
     with bench.folder() as folder:
         (folder / "daemon").mkdir()
         (folder / "daemon" / "echoing.py").write_text(AGENT)
-        config = CONFIG.format(
-            processes=size.workers + 10,
-            http='daemon.http = "127.0.0.1:0"',
-            workers=size.workers,
-        )
+        config = CONFIG.format(processes=size.workers + 10, http='daemon.http = "127.0.0.1:0"', workers=size.workers)
         daemon = Daemon(folder / "daemon", config)
         daemon.await_ready()
         with Client(daemon.socket) as client:

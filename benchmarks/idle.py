@@ -84,9 +84,7 @@ def _beater(folder: Path) -> list[str]:
     return [str(program)]
 
 
-def _part(
-    folder: Path, name: str, command: list[str], workers: int, times: tuple[float, float]
-) -> Part:
+def _part(folder: Path, name: str, command: list[str], workers: int, times: tuple[float, float]) -> Part:
     is_watched = name == "beating"
     look_s = 1 / BEATS_PER_S if is_watched else 5
     unwatched = "" if is_watched else "max_memory_bytes = 0\nenable_resource_tracking = false\n"

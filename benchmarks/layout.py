@@ -175,9 +175,7 @@ def longest_chain(arrows: dict[str, set[str]]) -> int:
     return max(visit(node, ()) for node in arrows)
 
 
-def methods_by_inheritance(
-    modules: dict[str, Path], imports: dict[str, list[str]]
-) -> tuple[int, str]:
+def methods_by_inheritance(modules: dict[str, Path], imports: dict[str, list[str]]) -> tuple[int, str]:
     """Returns the largest number of methods of one object whose classes lie in several files, and its class.
 
     `imports` holds, by module, the modules of corral that it imports.
@@ -232,9 +230,7 @@ def shape(tree: Path) -> dict[str, str]:
         "longest chain of imports: modules; rooms": f"{longest_chain(arrows)}; {longest_chain(between)}",
         "modules of supervisor with one importer": f"{once} of {len(supervised)}",
         "largest object by inheritance over files": f"{name}, {methods} methods",
-        "attributes set from outside in daemon.py": str(
-            set_from_outside(tree / "supervisor" / "daemon.py")
-        ),
+        "attributes set from outside in daemon.py": str(set_from_outside(tree / "supervisor" / "daemon.py")),
         "longest module": f"{longest}, {lines[longest]} lines",
         "modules over 600 lines": str(sum(count > 600 for count in lines.values())),
         "lines; lines of code": f"{sum(lines.values())}; {code}",
@@ -263,10 +259,7 @@ class Traced:
             "CORRAL_TRACE_ROOTS": json.dumps([str(tree)]),
         }
         self.process = subprocess.Popen(
-            [
-                *(str(self._bin / "python"), "-P", str(folder / "traced.py")),
-                *("--config", str(folder / "corral.toml")),
-            ],
+            [*(str(self._bin / "python"), "-P", str(folder / "traced.py")), *("--config", str(folder / "corral.toml"))],
             env=self._environ,
             stderr=subprocess.DEVNULL,
         )
@@ -295,9 +288,7 @@ class Traced:
         self._fifo.flush()
         deadline = time.monotonic() + BOUND_S
         log = self._socket.parent / "state" / "logs"
-        while not any(
-            text.encode() in path.read_bytes() for path in log.rglob("*") if path.is_file()
-        ):
+        while not any(text.encode() in path.read_bytes() for path in log.rglob("*") if path.is_file()):
             assert time.monotonic() < deadline, "the line is not in the log"
             time.sleep(0.02)
 
@@ -347,9 +338,7 @@ def paths(tree: Path) -> dict[str, str]:
                 traced.print_line(f"before {number}.")
                 traced.begin()
                 traced.print_line(f"line {number}.")
-                found["line"].append(
-                    [stay for stay in traced.end() if stay.startswith("supervisor/")]
-                )
+                found["line"].append([stay for stay in traced.end() if stay.startswith("supervisor/")])
         finally:
             traced.close()
     rows = {
@@ -368,16 +357,11 @@ def paths(tree: Path) -> dict[str, str]:
 def main() -> None:
     """Prints the table of one tree or of several, side by side."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--tree", type=Path, action="append", help="a checkout with a .venv (this one)"
-    )
+    parser.add_argument("--tree", type=Path, action="append", help="a checkout with a .venv (this one)")
     parser.add_argument("--no-trace", action="store_true", help="count the source only")
     options = parser.parse_args()
     trees: list[Path] = options.tree or [ROOT]
-    tables = [
-        shape(tree.resolve()) | ({} if options.no_trace else paths(tree.resolve()))
-        for tree in trees
-    ]
+    tables = [shape(tree.resolve()) | ({} if options.no_trace else paths(tree.resolve())) for tree in trees]
     for row in tables[0]:
         print(f"| {row} | " + " | ".join(table[row] for table in tables) + " |")
 

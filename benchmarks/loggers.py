@@ -110,9 +110,7 @@ def by_cat(flood: Flood, folder: Path) -> Kept:
     return _piped(flood, folder, ["cat"], 0, lambda place: [place / "kept"])
 
 
-def by_s6_log(
-    flood: Flood, folder: Path, *, program: str, environment: Mapping[str, str], stamped: bool
-) -> Kept:
+def by_s6_log(flood: Flood, folder: Path, *, program: str, environment: Mapping[str, str], stamped: bool) -> Kept:
     """`PROGRAM | s6-log`, for each, with or without times."""
     script = [*(["t"] if stamped else []), f"n{FILES}", f"s{FILE_BYTES}", "."]
     prefix_bytes = STAMP_BYTES if stamped else 0
@@ -145,9 +143,7 @@ def _piped(
         printer = subprocess.Popen(flood.command, stdout=subprocess.PIPE)
         assert printer.stdout is not None, "it is a pipe"
         with printer.stdout as pipe, (place / "kept").open("wb") as kept:
-            supervisors.append(
-                subprocess.Popen(supervisor, cwd=place, env=environment, stdin=pipe, stdout=kept)
-            )
+            supervisors.append(subprocess.Popen(supervisor, cwd=place, env=environment, stdin=pipe, stdout=kept))
         printers.append(printer)
     cpu_s = sum(map(_reap, supervisors))
     passed_s = time.perf_counter() - began
@@ -193,9 +189,7 @@ def by_copier(flood: Flood, folder: Path, copier: Path) -> Kept:
 def _printing_s(flood: Flood) -> float:
     """What the printers use by themselves."""
     with open(os.devnull, "wb") as nowhere:
-        return sum(
-            _reap(subprocess.Popen(flood.command, stdout=nowhere)) for _ in range(flood.workers)
-        )
+        return sum(_reap(subprocess.Popen(flood.command, stdout=nowhere)) for _ in range(flood.workers))
 
 
 SUPERVISORD = """
@@ -225,26 +219,18 @@ def by_supervisord(flood: Flood, folder: Path, *, program: str) -> Kept:
     """Its stdout_logfile, without times, since it writes none."""
     folder.mkdir()
     text = SUPERVISORD.format(
-        folder=folder,
-        command=" ".join(flood.command),
-        workers=flood.workers,
-        file_bytes=FILE_BYTES,
-        files=FILES,
+        folder=folder, command=" ".join(flood.command), workers=flood.workers, file_bytes=FILE_BYTES, files=FILES
     )
     (folder / "supervisord.conf").write_text(text)
     with (folder / "said").open("wb") as said:
-        process = subprocess.Popen(
-            [program, "-c", str(folder / "supervisord.conf")], stdout=said, stderr=said
-        )
+        process = subprocess.Popen([program, "-c", str(folder / "supervisord.conf")], stdout=said, stderr=said)
     try:
         asked = _Asked(str(folder / "sock"))
         asked.await_answer()
         before_mb, used_before_s = bench.memory_mb(process.pid)[0], bench.cpu_s(process.pid)
         began = time.perf_counter()
         asked.call("supervisor.startAllProcesses", False)
-        while any(
-            each["statename"] != "EXITED" for each in asked.call("supervisor.getAllProcessInfo")
-        ):
+        while any(each["statename"] != "EXITED" for each in asked.call("supervisor.getAllProcessInfo")):
             assert time.perf_counter() < began + BOUND_S, "it does not end"
             time.sleep(PAUSE_S)
         passed_s = time.perf_counter() - began

@@ -146,9 +146,7 @@ def measures(size: Size, supervisors: Keepers) -> list[Measure]:
             before = f"{name}_rss_before_{suffix}"
             text = f"{mega} MB from {workers}"
             rows.append(Measure(before, f"RSS of {words} before {text}", "MB"))
-            rows.append(
-                Measure(f"{name}_rss_after_{suffix}", f"RSS of {words} after {text}", "MB", before)
-            )
+            rows.append(Measure(f"{name}_rss_after_{suffix}", f"RSS of {words} after {text}", "MB", before))
     long = f"the last 100 lines of a log of {size.kept_bytes / 1e6:.0f} MB"
     return [
         *rows,
@@ -168,19 +166,14 @@ def main() -> None:
     machine = bench.Machine()
     with bench.folder() as folder:
         printer, copier = _programs(folder, shutil.which("cc"))
-        supervisors = _supervisors(
-            copier, options.peers or (None if options.quick else folder / "peers")
-        )
+        supervisors = _supervisors(copier, options.peers or (None if options.quick else folder / "peers"))
         parts: list[Part] = []
         for mega in size.megabytes:
             for workers in size.workers:
                 lines = mega * 1_000_000 // WIDTH // workers
                 flood = Flood([*printer, str(lines), str(WIDTH)], workers, lines, WIDTH)
                 suffix = _suffix(mega, workers)
-                parts += [
-                    partial(supervisors.part, name, flood, folder, suffix)
-                    for name in supervisors.by_name
-                ]
+                parts += [partial(supervisors.part, name, flood, folder, suffix) for name in supervisors.by_name]
         parts.append(lambda: _last_lines(folder, size, printer))
         for scene in long_line.scenes(quick=options.quick):
             parts.append(partial(long_line.taken, folder / f"long-{scene.name}", scene))
@@ -190,9 +183,7 @@ def main() -> None:
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--peers", metavar="FOLDER", type=Path, help="where the others are, or are put and kept"
-    )
+    parser.add_argument("--peers", metavar="FOLDER", type=Path, help="where the others are, or are put and kept")
 
 
 def _programs(folder: Path, compiler: str | None) -> tuple[list[str], Path | None]:

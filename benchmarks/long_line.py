@@ -121,10 +121,7 @@ def measure(where: Path, scene: Scene) -> tuple[float, float]:
     """Returns the MiB by which the daemon grew, and the longest ping in ms."""
     command = [sys.executable, "-c", PRINTER, str(scene.lines), str(scene.line_bytes)]
     config = CONFIG.format(
-        command=", ".join(map(_quoted, command)),
-        workers=scene.workers,
-        files=scene.files,
-        file_bytes=scene.file_bytes,
+        command=", ".join(map(_quoted, command)), workers=scene.workers, files=scene.files, file_bytes=scene.file_bytes
     )
     with Daemon(where, config) as daemon, Client(daemon.socket) as client:
         with watched_daemon(daemon):
@@ -136,9 +133,7 @@ def measure(where: Path, scene: Scene) -> tuple[float, float]:
             _await_ends(client)
             if scene.compressed:
                 _await_compressed(where)
-            reading = [
-                _reader(where, daemon, 100 + number, "-n1000") for number in range(scene.reading)
-            ]
+            reading = [_reader(where, daemon, 100 + number, "-n1000") for number in range(scene.reading)]
             for process in reading:
                 assert process.wait(4 * BOUND_S) == 0, "it has to answer"
             for process in following:

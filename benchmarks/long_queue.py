@@ -80,10 +80,7 @@ def main() -> None:
     for way in asked.ways:
         with bench.folder() as folder:
             took_s, ping_ms = measure(folder / way, *WAYS[way], asked.tasks)
-        print(
-            f"{way} of {asked.tasks} tasks: {took_s:.2f} s, longest ping {ping_ms:.0f} ms",
-            flush=True,
-        )
+        print(f"{way} of {asked.tasks} tasks: {took_s:.2f} s, longest ping {ping_ms:.0f} ms", flush=True)
 
 
 if __name__ == "__main__":

@@ -106,9 +106,7 @@ def main() -> None:
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--peers", metavar="FOLDER", type=Path, help="where other gateways are, or are put and kept"
-    )
+    parser.add_argument("--peers", metavar="FOLDER", type=Path, help="where other gateways are, or are put and kept")
 
 
 class Caller:
@@ -145,10 +143,7 @@ class Caller:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None, "asked for"
@@ -223,14 +218,7 @@ def _through_others(stack: contextlib.ExitStack, where: Path, folder: Path) -> l
     programs = peers.from_pypi(where, "mcp-proxy")
     if programs is not None:
         port = peers.free_port()
-        command = [
-            str(programs / "mcp-proxy"),
-            "--port",
-            str(port),
-            "--log-level=ERROR",
-            "--",
-            *ECHO,
-        ]
+        command = [str(programs / "mcp-proxy"), "--port", str(port), "--log-level=ERROR", "--", *ECHO]
         over_http("mcp_proxy", "mcp-proxy, HTTP", port, command)
     programs = peers.from_npm(where, "supergateway")
     if programs is not None:

@@ -91,11 +91,7 @@ def main() -> None:
     options = bench.arguments(__doc__ or "")
     machine = bench.Machine()
     lengths, turns = (LENGTHS_QUICK, TURNS_QUICK) if options.quick else (LENGTHS, TURNS)
-    with (
-        bench.folder() as folder,
-        Daemon(folder / "warm", CONFIG) as warm,
-        Daemon(folder / "cold", COLD) as cold,
-    ):
+    with bench.folder() as folder, Daemon(folder / "warm", CONFIG) as warm, Daemon(folder / "cold", COLD) as cold:
         for daemon in (warm, cold):
             daemon.await_ready()
         talks = Talk(warm), Talk(cold)
@@ -129,13 +125,7 @@ def _parts(warm: Talk, cold: Talk, length: int, turns: int) -> list[Callable[[],
             warm.task("replayed", "one", durable=durable)
         return {f"{name}_{length}": [(time.perf_counter() - began) * 1000]}
 
-    return [
-        remembered,
-        read,
-        sent,
-        lambda: rebuilt("rebuilt", True),
-        lambda: rebuilt("volatile", False),
-    ]
+    return [remembered, read, sent, lambda: rebuilt("rebuilt", True), lambda: rebuilt("volatile", False)]
 
 
 def _sizes(talk: Talk, lengths: tuple[int, ...]) -> bench.Rounds:

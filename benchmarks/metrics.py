@@ -78,11 +78,7 @@ class Toggled:
     """A daemon whose metrics are on or off."""
 
     def __init__(
-        self,
-        where: Path,
-        config: str,
-        settle_s: float,
-        measure: Callable[[Daemon, Client], Mapping[str, float]],
+        self, where: Path, config: str, settle_s: float, measure: Callable[[Daemon, Client], Mapping[str, float]]
     ) -> None:
         self._where = where
         self._config = config
@@ -137,8 +133,7 @@ def _tasks(where: Path, count: int) -> Toggled:
 def _agents(where: Path, name: str, count: int, *, quick: bool) -> Toggled:
     start = "" if name == "idle" else "autostart = false\n"
     config = f"process.max_concurrent_processes = {count + 10}\n" + "".join(
-        f'[agents.a{number}x]\ncommand = ["sleep", "100000"]\nprotocol = "none"\n{start}'
-        for number in range(count)
+        f'[agents.a{number}x]\ncommand = ["sleep", "100000"]\nprotocol = "none"\n{start}' for number in range(count)
     )
     watch_s = WATCH_QUICK_S if quick else WATCH_S
 

@@ -117,10 +117,7 @@ def filled(path: Path, count: int) -> list[str]:
         records = Records.__new__(Records)  # no store: only what it would write
         sql = records.statements(_task(chance, 0, now), now)[0][0]
         first = now - DAYS * 86400
-        tasks = (
-            _row(records, chance, number, first + number * (now - 600 - first) / count)
-            for number in range(count)
-        )
+        tasks = (_row(records, chance, number, first + number * (now - 600 - first) / count) for number in range(count))
         while rows := [row for _, row in zip(range(CHUNK), tasks, strict=False)]:
             connection.execute("BEGIN")
             connection.executemany(sql, rows)
@@ -188,9 +185,7 @@ def _endless(params: dict[str, object]) -> Iterator[dict[str, object]]:
         yield params
 
 
-def _each_ms(
-    client: Client, count: int, method: str, each: Iterator[dict[str, object]]
-) -> list[float]:
+def _each_ms(client: Client, count: int, method: str, each: Iterator[dict[str, object]]) -> list[float]:
     found: list[float] = []
     for _ in range(count):
         params = next(each)

@@ -182,9 +182,7 @@ class LiteLlm:
 
     def _answers(self) -> bool:
         try:
-            with urllib.request.urlopen(
-                f"http://127.0.0.1:{self.port}/health/liveliness", timeout=5
-            ):
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health/liveliness", timeout=5):
                 return True
         except OSError:
             return False
@@ -224,9 +222,7 @@ def _add_peers(parser: argparse.ArgumentParser) -> None:
 
 def _memory_mb(pid: int) -> float:
     """Returns the resident memory of a process, also of one that lets nobody look into it."""
-    fields = dict(
-        line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
-    )
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return int(fields["VmRSS"].split()[0]) * 1024 / 1e6
 
 

@@ -110,17 +110,13 @@ def _is_installed(name: str) -> bool:
 
 
 def _at(where: Path, *command: str) -> str:
-    done = subprocess.run(
-        command, cwd=where, capture_output=True, timeout=INSTALL_S, check=True, text=True
-    )
+    done = subprocess.run(command, cwd=where, capture_output=True, timeout=INSTALL_S, check=True, text=True)
     return done.stdout
 
 
 def _done(package: str, commands: Sequence[list[str]], where: Path) -> bool:
     for command in commands:
-        done = subprocess.run(
-            command, env=environment(), capture_output=True, timeout=INSTALL_S, check=False
-        )
+        done = subprocess.run(command, env=environment(), capture_output=True, timeout=INSTALL_S, check=False)
         if done.returncode != 0:
             print(f"cannot install {package}: it is left out", file=sys.stderr)
             shutil.rmtree(where, ignore_errors=True)
@@ -142,12 +138,7 @@ def listening(port: int, command: Sequence[str], log: Path) -> Generator[None]:
     with (
         log.open("ab") as said,
         subprocess.Popen(
-            command,
-            env=environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
-            start_new_session=True,
+            command, env=environment(), stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
         ) as process,
     ):
         try:

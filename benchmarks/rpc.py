@@ -96,9 +96,7 @@ async def child(*command: str, folder: Path) -> AsyncGenerator[tuple[int, int, i
     """A child on two pipes: its pid, where to read and where to write."""
     read_fd, its_stdout = os.pipe()
     its_stdin, write_fd = os.pipe()
-    process = subprocess.Popen(
-        command, stdin=its_stdin, stdout=its_stdout, cwd=folder, env=bench.ENVIRON
-    )
+    process = subprocess.Popen(command, stdin=its_stdin, stdout=its_stdout, cwd=folder, env=bench.ENVIRON)
     os.close(its_stdin)
     os.close(its_stdout)
     try:
@@ -193,10 +191,7 @@ async def _free(size: Mapping[str, int]) -> Found:
             (request,) = there.receive(here.take())
             assert type(request) is Request, request
             at_once = AT_ONCE.get(method)
-            there.respond(
-                request.id,
-                await worker.answer(request) if at_once is None else at_once(request.params),
-            )
+            there.respond(request.id, await worker.answer(request) if at_once is None else at_once(request.params))
             (response,) = here.receive(there.take())
             each_us.append((time.perf_counter() - began) * 1e6)
             assert type(response) is Response, response
@@ -249,10 +244,7 @@ def _c(program: Path, size: Mapping[str, int]) -> Found:
     sizes = (len(line) + 1, size["one"], size["many"], DEPTH)
     done = subprocess.run([program, *map(str, sizes)], check=True, capture_output=True)
     *each_ns, passed_ns = map(int, done.stdout.split())
-    return {
-        "c_us": [each / 1000 for each in each_ns],
-        "c_rate": [size["many"] / (passed_ns / 1e9)],
-    }
+    return {"c_us": [each / 1000 for each in each_ns], "c_rate": [size["many"] / (passed_ns / 1e9)]}
 
 
 # --- all of it ------------------------------------------------------------------------------------
@@ -261,20 +253,14 @@ def _c(program: Path, size: Mapping[str, int]) -> Found:
 def _measures(names: Mapping[str, str]) -> list[Measure]:
     calls = {"ping": "`ping`, which the SDK answers", "task": "`task/run`, whose handler echoes"}
     rows = [
-        Measure(
-            f"{name}_us", f"{words}, one at a time", "µs", f"{name}_free" if name in calls else None
-        )
+        Measure(f"{name}_us", f"{words}, one at a time", "µs", f"{name}_free" if name in calls else None)
         for name, words in (names | calls).items()
     ]
-    rows += [
-        Measure(f"{name}_free", f"{words}, socket-free", "µs") for name, words in calls.items()
-    ]
+    rows += [Measure(f"{name}_free", f"{words}, socket-free", "µs") for name, words in calls.items()]
     limit = "uvloop_rate"
     many = {name: words for name, words in (names | calls).items() if name != "blocking"}
     rows += [
-        Measure(
-            f"{name}_rate", f"{words}, {DEPTH} at once", "calls/s", limit if name in calls else None
-        )
+        Measure(f"{name}_rate", f"{words}, {DEPTH} at once", "calls/s", limit if name in calls else None)
         for name, words in many.items()
     ]
     for name, words in many.items():
@@ -289,10 +275,7 @@ def main() -> None:
     size = QUICK if options.quick else WHOLE
     machine = bench.Machine()
     with bench.folder() as folder:
-        names = {
-            "blocking": "blocking Python on both sides",
-            "uvloop": "bare uvloop, blocking child",
-        }
+        names = {"blocking": "blocking Python on both sides", "uvloop": "bare uvloop, blocking child"}
         parts: list[Callable[[], Found]] = [
             lambda: _blocking(folder, size),
             lambda: uvloop.run(_raw(folder, size)),

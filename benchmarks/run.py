@@ -131,28 +131,15 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few rounds: to see that it works")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there too")
+    parser.add_argument("--peers", metavar="FOLDER", type=Path, help="where the peers are, or are put and kept")
     parser.add_argument(
-        "--peers", metavar="FOLDER", type=Path, help="where the peers are, or are put and kept"
+        "--only", metavar="NAME", action="append", choices=names, help=f"one of {', '.join(names)}; may be repeated"
     )
     parser.add_argument(
-        "--only",
-        metavar="NAME",
-        action="append",
-        choices=names,
-        help=f"one of {', '.join(names)}; may be repeated",
+        "--read", metavar="FILE", type=Path, action="append", help="figures of an earlier run; may be repeated"
     )
     parser.add_argument(
-        "--read",
-        metavar="FILE",
-        type=Path,
-        action="append",
-        help="figures of an earlier run; may be repeated",
-    )
-    parser.add_argument(
-        "--write",
-        metavar="FILE",
-        type=Path,
-        help="put the tables into a document, between its markers",
+        "--write", metavar="FILE", type=Path, help="put the tables into a document, between its markers"
     )
     return parser.parse_args()
 
@@ -228,9 +215,7 @@ def written(text: str, record: Mapping[str, Any]) -> str:  # Any: JSON
 
 def _aims_text(record: Mapping[str, Any]) -> str:  # Any: JSON
     days = sorted({report["at"][:10] for report in record["parts"].values()})
-    met, missed, unknown = (
-        sum(line["met"] is wanted for line in record["aims"]) for wanted in (True, False, None)
-    )
+    met, missed, unknown = (sum(line["met"] is wanted for line in record["aims"]) for wanted in (True, False, None))
     when = " to ".join(dict.fromkeys([days[0], days[-1]])) if days else "never"
     told = f"Measured {when}: {met} met, {missed} missed, {unknown} not measured."
     return f"{aims_table(record['aims'])}\n\n{told}"

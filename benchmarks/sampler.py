@@ -56,15 +56,10 @@ MEASURES = [
     Measure("cpu_throttled", "the same, each with a cpu_limit_percent", "%", "cpu_unwatched"),
     Measure("hog_rate", "memory that the hog takes, alone", "GB/s"),
     *(
-        Measure(
-            f"taken_{limit}", f"memory that it took when held to {limit * MIB / 1e6:.0f} MB", "MB"
-        )
+        Measure(f"taken_{limit}", f"memory that it took when held to {limit * MIB / 1e6:.0f} MB", "MB")
         for limit in LIMITS_MIB
     ),
-    *(
-        Measure(f"share_{limit}", f"share of a busy tree, held to {limit} %", "%")
-        for limit in SHARES_PERCENT
-    ),
+    *(Measure(f"share_{limit}", f"share of a busy tree, held to {limit} %", "%") for limit in SHARES_PERCENT),
 ]
 
 Part = Callable[[], dict[str, list[float]]]
@@ -76,19 +71,9 @@ def main() -> None:
     quick: bool = options.quick
     with bench.folder() as folder:
         parts = [
-            *_costs(
-                folder, WATCH_QUICK_S if quick else WATCH_S, SETTLE_QUICK_S if quick else SETTLE_S
-            ),
-            *_hogs(
-                folder,
-                HOGS_QUICK if quick else HOGS,
-                LIMITS_MIB[:1] if quick else LIMITS_MIB,
-            ),
-            *_shares(
-                folder,
-                SHARE_QUICK_S if quick else SHARE_S,
-                SHARES_PERCENT[:1] if quick else SHARES_PERCENT,
-            ),
+            *_costs(folder, WATCH_QUICK_S if quick else WATCH_S, SETTLE_QUICK_S if quick else SETTLE_S),
+            *_hogs(folder, HOGS_QUICK if quick else HOGS, LIMITS_MIB[:1] if quick else LIMITS_MIB),
+            *_shares(folder, SHARE_QUICK_S if quick else SHARE_S, SHARES_PERCENT[:1] if quick else SHARES_PERCENT),
         ]
         taken = bench.interleaved(ROUNDS_QUICK if quick else ROUNDS, parts)
     measures = [measure for measure in MEASURES if measure.name in taken]
@@ -183,10 +168,7 @@ def _shares(folder: Path, seconds: float, limits: Sequence[int]) -> list[Part]:
 
     def share(limit: int) -> Part:
         command = json.dumps([*PYTHON, "-c", "while True: pass"])
-        config = (
-            f'[agents.busy]\ncommand = {command}\nprotocol = "none"\n'
-            f"resources.cpu_limit_percent = {limit}\n"
-        )
+        config = f'[agents.busy]\ncommand = {command}\nprotocol = "none"\nresources.cpu_limit_percent = {limit}\n'
 
         def part() -> dict[str, list[float]]:
             with Daemon(folder / "share", config) as daemon:

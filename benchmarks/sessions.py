@@ -83,12 +83,7 @@ def _servers(folder: Path) -> list[Server]:
     (folder / "files").mkdir()
     found = [
         Server("time", [*PYTHON, "-m", "mcp_server_time"], "get_current_time", {"timezone": "UTC"}),
-        Server(
-            "git",
-            [*PYTHON, "-m", "mcp_server_git"],
-            "git_status",
-            {"repo_path": str(folder / "repository")},
-        ),
+        Server("git", [*PYTHON, "-m", "mcp_server_git"], "git_status", {"repo_path": str(folder / "repository")}),
     ]
     programs = peers.NODE_FOLDER / "node_modules" / ".bin"
     if not programs.is_dir():
@@ -114,11 +109,7 @@ class Client:
 
     def __init__(self, command: Sequence[str]) -> None:
         self.process = subprocess.Popen(
-            command,
-            env=peers.environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            command, env=peers.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
         self._last_id = 0
         self._send("initialize", HELLO)
@@ -168,11 +159,7 @@ class Client:
 
 def _private(servers: Sequence[Server], count: int) -> Found:
     with contextlib.ExitStack() as stack:
-        clients = [
-            (server, stack.enter_context(Client(server.command)))
-            for _ in range(count)
-            for server in servers
-        ]
+        clients = [(server, stack.enter_context(Client(server.command))) for _ in range(count) for server in servers]
         for server, client in clients:
             client.use({server.tool: server.arguments})
         time.sleep(SETTLE_S)

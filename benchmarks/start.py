@@ -67,9 +67,7 @@ MEASURES = [
     Measure("stop_agents", f"stop with {WORKERS} SDK agents", "ms", "bare"),
     Measure("stop_none", f"stop with {WORKERS} none-workers", "ms", "bare"),
     *(
-        Measure(
-            f"{kind}_{name}", f"{kind.upper()} of {what}", "MB", against and f"{kind}_{against}"
-        )
+        Measure(f"{kind}_{name}", f"{kind.upper()} of {what}", "MB", against and f"{kind}_{against}")
         for kind in ("rss", "pss")
         for name, what, against in (
             ("bare", "a bare Python", None),
@@ -181,11 +179,7 @@ def _daemons(folder: Path) -> list[Part]:
     def agents() -> dict[str, list[float]]:
         with Daemon(folder / "agents", SDK_AGENTS) as daemon:
             all_ms = daemon.await_ready()
-            return {
-                "ready_agents": [daemon.ready_ms],
-                "agents_ready": [all_ms],
-                "stop_agents": [daemon.stop_ms()],
-            }
+            return {"ready_agents": [daemon.ready_ms], "agents_ready": [all_ms], "stop_agents": [daemon.stop_ms()]}
 
     def none() -> dict[str, list[float]]:
         with Daemon(folder / "none", NONE_WORKERS) as daemon:
@@ -205,9 +199,7 @@ def _daemons(folder: Path) -> list[Part]:
 
 def _held(name: str, command: Sequence[str]) -> dict[str, list[float]]:
     """The memory of a Python that has done its imports and waits."""
-    with subprocess.Popen(
-        command, env=bench.ENVIRON, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
+    with subprocess.Popen(command, env=bench.ENVIRON, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None, "asked for"
         process.stdout.readline()
         found = _memory({name: process.pid})

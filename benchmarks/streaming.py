@@ -168,9 +168,7 @@ async def _ping(path: str, count: int) -> Found:
 
 def _pipe(count: int) -> Found:
     took_us: list[float] = []
-    with subprocess.Popen(
-        [*bench.PYTHON, "-c", PIPE], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as child:
+    with subprocess.Popen([*bench.PYTHON, "-c", PIPE], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdin is not None, "asked for"
         assert child.stdout is not None, "asked for"
         for _ in range(count + 1):

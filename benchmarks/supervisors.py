@@ -168,10 +168,7 @@ def by_supervisord(place: Place, home: Path) -> Generator[Kept]:
     path = place.folder / "supervisord.conf"
     path.write_text(
         SUPERVISORD.format(
-            folder=place.folder,
-            command=" ".join(place.worker),
-            count=place.count,
-            descriptors=6 * place.count + 256,
+            folder=place.folder, command=" ".join(place.worker), count=place.count, descriptors=6 * place.count + 256
         )
     )
     command = [str(home / "supervisord"), "-c", str(path)]
@@ -194,9 +191,7 @@ numprocesses = {count}
 def by_circus(place: Place, home: Path) -> Generator[Kept]:
     """circusd, which looks after its processes every five seconds."""
     path = place.folder / "circus.ini"
-    path.write_text(
-        CIRCUS.format(folder=place.folder, command=" ".join(place.worker), count=place.count)
-    )
+    path.write_text(CIRCUS.format(folder=place.folder, command=" ".join(place.worker), count=place.count))
     ask = [str(home / "circusctl"), "--endpoint", f"ipc://{place.folder}/endpoint"]
     look, stop = partial(_run, [*ask, "list", "sleeper"]), partial(_run, [*ask, "quit"])
     command = [str(home / "circusd"), str(path)]
@@ -246,9 +241,7 @@ def by_s6(place: Place, home: Path) -> Generator[Kept]:
     within = f'mount --bind "{programs}" /usr/bin && exec /usr/bin/s6-svscan "$@"'
     command = ["unshare", "--mount", "sh", "-c", within, "s6-svscan"]
     stop = [str(programs / "s6-svscanctl"), "-t", str(services)]
-    with _running(
-        [*command, "-c", str(place.count + 8), str(services)], environment, place.folder
-    ) as (began, process):
+    with _running([*command, "-c", str(place.count + 8), str(services)], environment, place.folder) as (began, process):
         yield Kept(began, lambda: _processes_below(process.pid), lambda: _run(stop, environment))
 
 
@@ -321,12 +314,7 @@ def _processes_below(pid: int) -> list[int]:
 def _run(command: Sequence[str], environment: dict[str, str] = bench.ENVIRON) -> None:
     """A command of a supervisor, to its end. supervisorctl's exit status tells of the workers, not of itself."""
     subprocess.run(
-        command,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        timeout=BOUND_S,
-        check=False,
+        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=BOUND_S, check=False
     )
 
 
@@ -474,27 +462,19 @@ def main() -> None:
         where = options.peers or (None if options.quick else folder / "peers")
         supervisors = _available(where, programs.get("least"))
         chosen = options.only or supervisors.by_name
-        supervisors.by_name = {
-            name: each for name, each in supervisors.by_name.items() if name in {OURS, *chosen}
-        }
+        supervisors.by_name = {name: each for name, each in supervisors.by_name.items() if name in {OURS, *chosen}}
         machine = bench.Machine()
         question = Question(folder, size, births, worker)
         parts = [partial(supervisors.part, question, name) for name in supervisors.by_name]
         taken = bench.interleaved(size.rounds, parts)
     for name in supervisors.failed:
         del supervisors.by_name[name]
-    bench.report(
-        "supervisors", measures(size, supervisors), taken, machine, options, supervisors.notes
-    )
+    bench.report("supervisors", measures(size, supervisors), taken, machine, options, supervisors.notes)
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--peers", metavar="FOLDER", type=Path, help="where they are, or are put and kept"
-    )
-    parser.add_argument(
-        "--only", metavar="NAME", action="append", help="one of them, beside corral"
-    )
+    parser.add_argument("--peers", metavar="FOLDER", type=Path, help="where they are, or are put and kept")
+    parser.add_argument("--only", metavar="NAME", action="append", help="one of them, beside corral")
 
 
 if __name__ == "__main__":

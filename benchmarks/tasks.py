@@ -100,19 +100,11 @@ class Way:
             ("rate", "in a burst", "tasks/s"),
         )
         found = [
-            Measure(
-                f"{self.name}_{row}",
-                f"{self.what}, {words}",
-                unit,
-                None if self.name == "pool" else f"pool_{row}",
-            )
+            Measure(f"{self.name}_{row}", f"{self.what}, {words}", unit, None if self.name == "pool" else f"pool_{row}")
             for row, words, unit in rows
         ]
         spent = SPENT if self.is_spent else {}
-        return found + [
-            Measure(f"{self.name}_{row}", f"{self.what}: {words}", "µs")
-            for row, words in spent.items()
-        ]
+        return found + [Measure(f"{self.name}_{row}", f"{self.what}: {words}", "µs") for row, words in spent.items()]
 
     def part(self, one: int, many: int) -> Found:
         """One round."""
@@ -141,9 +133,7 @@ def main() -> None:
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--peers", metavar="FOLDER", type=Path, help="where RQ and Celery are, or are put and kept"
-    )
+    parser.add_argument("--peers", metavar="FOLDER", type=Path, help="where RQ and Celery are, or are put and kept")
     parser.add_argument("--only", metavar="NAME", action="append", help="a way, beside the pool")
 
 
@@ -221,9 +211,7 @@ class Flood:
     def __call__(self, count: int) -> list[float]:
         ended_ms: list[float] = []
         began = time.perf_counter()
-        self._socket.sendall(
-            b"".join(b"%b%d%b" % (self._BEFORE_ID, n, self._request) for n in range(count))
-        )
+        self._socket.sendall(b"".join(b"%b%d%b" % (self._BEFORE_ID, n, self._request) for n in range(count)))
         rest = b""
         while len(ended_ms) < count:
             data = self._socket.recv(1 << 18)
@@ -272,9 +260,7 @@ def _workers(path: str) -> dict[str, list[int]]:
     """The pids of each agent's workers."""
     with Client(path) as client:
         status: Any = client.call("daemon.status", timeout_s=BOUND_S)
-    return {
-        agent["name"]: [worker["pid"] for worker in agent["workers"]] for agent in status["agents"]
-    }
+    return {agent["name"]: [worker["pid"] for worker in agent["workers"]] for agent in status["agents"]}
 
 
 def _corral(stack: contextlib.ExitStack, folder: Path) -> list[Way]:
@@ -288,9 +274,7 @@ def _corral(stack: contextlib.ExitStack, folder: Path) -> list[Way]:
         Way(
             f"{agent}_{'durable' if durable else 'loose'}",
             f"corral, {'durable' if durable else 'not durable'}, {shape}",
-            _spending(
-                Flood(daemon.socket, agent, durable=durable), daemon.process.pid, workers[agent]
-            ),
+            _spending(Flood(daemon.socket, agent, durable=durable), daemon.process.pid, workers[agent]),
             is_spent=True,
         )
         for durable in (True, False)
@@ -317,16 +301,7 @@ def _redis(stack: contextlib.ExitStack, where: Path, folder: Path) -> list[Way]:
             port = peers.free_port()
             files = folder / f"{kind}-{syncs}"
             files.mkdir()
-            keep = [
-                "--dir",
-                str(files),
-                "--save",
-                "",
-                "--appendonly",
-                "yes",
-                "--appendfsync",
-                syncs,
-            ]
+            keep = ["--dir", str(files), "--save", "", "--appendonly", "yes", "--appendfsync", syncs]
             redis = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), *keep]
             log = folder / f"{kind}-{syncs}.log"
             stack.enter_context(peers.listening(port, redis, log))
@@ -367,11 +342,7 @@ def _caller(command: Sequence[str], log: Path) -> Generator[Callable[[int, int],
     with (
         log.open("ab") as said,
         subprocess.Popen(
-            command,
-            env=bench.ENVIRON,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=said,
+            command, env=bench.ENVIRON, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said
         ) as process,
     ):
 

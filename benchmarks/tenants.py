@@ -54,11 +54,7 @@ class Town:
             some = self.names[first : first + AT_ONCE]
             for name in some:
                 self.call("tenant.add", name=name, spec={"max_agents": 3})
-            spec = {
-                "entrypoint": "live_agent:agent",
-                "autostart": False,
-                "process": {"working_directory": str(AGENTS)},
-            }
+            spec = {"entrypoint": "live_agent:agent", "autostart": False, "process": {"working_directory": str(AGENTS)}}
             tables = [{"name": f"{name}/a", "spec": spec} for name in some]
             self.call("agent.add_all", agents=tables, start=False)
             self.call("agent.start", names=[f"{name}/a" for name in some])
@@ -107,9 +103,7 @@ def _part(town: Town, times: int, removed: int) -> Callable[[], Found]:
 def _measures(many: int) -> list[Measure]:
     return [
         Measure("empty", "PSS of the daemon without tenants", "MB"),
-        Measure(
-            "memory", f"PSS of the daemon with {many:,} tenants, one hibernated agent each", "MB"
-        ),
+        Measure("memory", f"PSS of the daemon with {many:,} tenants, one hibernated agent each", "MB"),
         Measure("fill", "a tenant added, its agent added, started and hibernated", "ms"),
         Measure("status", "the status of all agents", "ms"),
         Measure("list", "the list of all tenants", "ms"),

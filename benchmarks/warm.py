@@ -146,10 +146,7 @@ def main() -> None:
     frameworks = FRAMEWORKS_QUICK if quick else FRAMEWORKS
     starts, wide = (STARTS_QUICK, WIDE_QUICK) if quick else (STARTS, WIDE)
     many = MANY_QUICK if quick else MANY
-    with (
-        bench.folder() as folder,
-        Daemon(folder / "farm", config(frameworks, wide, many)) as daemon,
-    ):
+    with bench.folder() as folder, Daemon(folder / "farm", config(frameworks, wide, many)) as daemon:
         farm = Farm(daemon)
         parts: list[Callable[[], Found]] = []
         for each in frameworks:
@@ -201,9 +198,7 @@ def _parts(farm: Farm, framework: str, starts: int, wide: int) -> list[Callable[
     def cold_started() -> Found:
         found = {f"{framework}_cold": started(cold, max(1, starts // 5))}
         farm.start_ms(f"{cold}-0")
-        found[f"{framework}_cold_killed"] = [
-            farm.killed_ms(f"{cold}-0") for _ in range(max(1, starts // 5))
-        ]
+        found[f"{framework}_cold_killed"] = [farm.killed_ms(f"{cold}-0") for _ in range(max(1, starts // 5))]
         farm.stop(f"{cold}-0")
         taken = farm.start_ms(*(f"{cold}-{number}" for number in range(wide)))
         farm.stop(cold)
@@ -217,9 +212,7 @@ def _memory(farm: Farm, framework: str, many: int) -> Found:
     for word, row in (("many", "pss"), ("cold", "cold_pss")):
         name = f"{framework}_{word}"
         for number in range(0, many, TASKS_AT_ONCE):
-            farm.start_ms(
-                *(f"{name}-{n}" for n in range(number, min(many, number + TASKS_AT_ONCE)))
-            )
+            farm.start_ms(*(f"{name}-{n}" for n in range(number, min(many, number + TASKS_AT_ONCE))))
         farm.run_on_each(name, many)
         found[f"{framework}_{row}"] = [farm.pss_mb(name)]
         farm.stop(name)

@@ -138,9 +138,7 @@ def main() -> "NoReturn":
     except OSError as error:
         if error.errno not in OUTPUT_LOST:
             raise
-        print(
-            f"corral: cannot write the output: {os.strerror(error.errno).lower()}", file=sys.stderr
-        )
+        print(f"corral: cannot write the output: {os.strerror(error.errno).lower()}", file=sys.stderr)
         status = 1
     # Nothing is left to clean up, and taking the interpreter apart costs milliseconds.
     os._exit(status)
@@ -210,13 +208,7 @@ def _invoke(arguments: list[str], session: "Session") -> int:
         session.set_option("connect_timeout", 0.0)  # TAB must not wait for a daemon
         from click.shell_completion import shell_complete  # noqa: PLC0415 - only on TAB
 
-        return shell_complete(
-            group,
-            {"obj": session},
-            "corral",
-            COMPLETE_VARIABLE,
-            os.environ[COMPLETE_VARIABLE],
-        )
+        return shell_complete(group, {"obj": session}, "corral", COMPLETE_VARIABLE, os.environ[COMPLETE_VARIABLE])
     import click  # noqa: PLC0415 - after _keep_out
 
     try:
@@ -289,9 +281,7 @@ def _next_step(error: "CorralError") -> str:
         near = get_close_matches(render.word(error.data, "name"), known, 1)
     if near:
         return f'; did you mean "{near[0]}"?'
-    return (
-        '; "corral mcp tools" lists them' if "near" in error.data and "tool" in error.data else ""
-    )
+    return '; "corral mcp tools" lists them' if "near" in error.data and "tool" in error.data else ""
 
 
 def _die_by(name: str) -> "NoReturn":

@@ -45,9 +45,7 @@ def patience_of(given_s: float | None, environ: Mapping[str, str]) -> tuple[floa
     return (PATIENCE_S, STARTING_S) if given_s is None else (given_s, given_s)
 
 
-def connected(
-    socket_path: Callable[[], str], patience: tuple[float, float], note: Callable[[str], None]
-) -> Client:
+def connected(socket_path: Callable[[], str], patience: tuple[float, float], note: Callable[[str], None]) -> Client:
     """Returns a connection to the daemon, once it listens.
 
     Args:

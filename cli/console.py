@@ -102,9 +102,7 @@ class Session:
             if sys.stderr.isatty():  # elsewhere an error stays one line, and has the bound
                 self.note(f"corral: {text}")
 
-        connection = connected(
-            lambda: self.socket, patience_of(self.connect_timeout_s, self._environ), note
-        )
+        connection = connected(lambda: self.socket, patience_of(self.connect_timeout_s, self._environ), note)
         if login := self.login:
             try:
                 connection.call("auth.login", login, timeout_s=ANSWER_S)

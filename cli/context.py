@@ -233,9 +233,7 @@ class CommandGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes the commands of the help text, those of a table with folders under the names of these."""
-        headings = {
-            name: module.partition(".")[0].capitalize() for name, module in self.table.items()
-        }
+        headings = {name: module.partition(".")[0].capitalize() for name, module in self.table.items()}
         if self.commands or len(set(headings.values())) == 1:
             return super().format_commands(ctx, formatter)
         known = {name: self.get_command(ctx, name) for name in self.table}
@@ -244,9 +242,7 @@ class CommandGroup(click.Group):
         for heading, names in groupby(self.table, headings.__getitem__):
             with formatter.section(heading):
                 rows = [(name, command) for name in names if (command := known[name]) is not None]
-                formatter.write_dl(
-                    [(name.ljust(width), each.get_short_help_str(limit)) for name, each in rows]
-                )
+                formatter.write_dl([(name.ljust(width), each.get_short_help_str(limit)) for name, each in rows])
         return None
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -273,12 +269,7 @@ OTHER_WORDS = {
     **dict.fromkeys(("update", "reread", "apply", "daemon-reload"), ("reload",)),
     **{"up": ("start",), "enable": ("start", "resume")},
     **{"down": ("stop",), "disable": ("stop", "pause")},
-    **{
-        "exec": ("run",),
-        "trigger": ("run",),
-        "create": ("add", "save"),
-        "reset-failed": ("reset",),
-    },
+    **{"exec": ("run",), "trigger": ("run",), "create": ("add", "save"), "reset-failed": ("reset",)},
     **dict.fromkeys(("rerun", "requeue"), ("retry",)),
     **{"watch": ("follow", "top")},
 }
@@ -291,9 +282,7 @@ OTHER_PLACES = {
         **dict.fromkeys(("jobs", "queue", "queues"), "corral tasks"),
         **dict.fromkeys(("cron", "crontab", "timers", "list-timers"), "corral schedules"),
         **dict.fromkeys(("submit", "delegate"), "corral run"),
-        **{
-            each: f"corral task {each}" for each in ("cancel", "retry", "wait", "follow", "discard")
-        },
+        **{each: f"corral task {each}" for each in ("cancel", "retry", "wait", "follow", "discard")},
         **{f"{each}s": f"corral {each} list" for each in ("team", "workflow", "checkpoint")},
         **dict.fromkeys(("memories", "sessions", "session"), "corral memory list"),
         **dict.fromkeys(("secrets", "credentials", "credential"), "corral secret list"),
@@ -316,9 +305,7 @@ OTHER_PLACES = {
 """Group -> words that are tried there -> the command that does it."""
 
 
-def unknown_word(
-    path: str, word: str, known: Iterable[str], top: Iterable[str] = ()
-) -> InvalidParams:
+def unknown_word(path: str, word: str, known: Iterable[str], top: Iterable[str] = ()) -> InvalidParams:
     """Returns the error for a command that does not exist; it suggests one of `top`, too: `corral mcp logs`."""
     from difflib import get_close_matches  # noqa: PLC0415 - start-up time: only for this mistake
 
@@ -397,9 +384,7 @@ def toml_document(path: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text_document(path))
     except tomllib.TOMLDecodeError as error:
-        raise InvalidParams(
-            f"cannot read {path!r}: {error}", file=path, reason=str(error)
-        ) from error
+        raise InvalidParams(f"cannot read {path!r}: {error}", file=path, reason=str(error)) from error
 
 
 def admit_msgspec() -> None:
@@ -464,15 +449,11 @@ def moment(text: str, option: str, now: float, forms: str = "5m,") -> float:
         at = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
         return min(max(0.0, at), END_OF_TIMES)
     except (ValueError, OverflowError) as error:
-        words = (
-            f'cannot read {option} "{text}": write {forms} or a time such as 2026-01-31T12:00:00Z'
-        )
+        words = f'cannot read {option} "{text}": write {forms} or a time such as 2026-01-31T12:00:00Z'
         raise InvalidParams(words, key=option, value=text) from error
 
 
-def complete_names(
-    method: str, key: str
-) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+def complete_names(method: str, key: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
     """Returns a completion for the shell: the names that the daemon knows, or none if it does not answer.
 
     Behind the name of an agent and a hyphen it offers the ids of its workers.
@@ -530,12 +511,8 @@ def selecting(command: Callable[..., Any]) -> Callable[..., Any]:  # Any: as cli
     )(command)
 
 
-WAIT = click.option(
-    "--wait", is_flag=True, help="Wait until the change is in force, or taken back (exit 1)."
-)
-WAIT_S = click.option(
-    "--timeout", "timeout_s", type=duration, metavar="D", help="Wait at most this long (exit 5)."
-)
+WAIT = click.option("--wait", is_flag=True, help="Wait until the change is in force, or taken back (exit 1).")
+WAIT_S = click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Wait at most this long (exit 5).")
 
 
 def waiting(wait: bool, timeout_s: float | None) -> dict[str, object]:

@@ -26,9 +26,7 @@ def line_at(at: str, *, is_local: bool) -> str:
 class LogWriter:
     """Writes log records for people: time, worker, text; `!` in place of `|` marks stderr."""
 
-    def __init__(
-        self, session: Session, *, times: Times = "local", stream: TextIO | None = None
-    ) -> None:
+    def __init__(self, session: Session, *, times: Times = "local", stream: TextIO | None = None) -> None:
         """Writes to stdout, or to another stream; times are local on a terminal only."""
         self._session = session
         self._times = times
@@ -62,9 +60,7 @@ class LogWriter:
         head = f"{origin:<{self._width}} {mark} "
         if self._has_colours:
             order = len(self._colours) % len(render.WORKER_COLOURS)
-            head = render.styled(
-                head, self._colours.setdefault(origin, render.WORKER_COLOURS[order])
-            )
+            head = render.styled(head, self._colours.setdefault(origin, render.WORKER_COLOURS[order]))
         level = word(record, "level").lower()
         if level in LOUD:
             head += self._styled(level, LOUD[level]) + " "
@@ -98,9 +94,7 @@ def _facts(record: Mapping[str, object]) -> str:
         return ""
     facts = cast("dict[str, object]", fields)  # JSON has no other keys
     return "".join(
-        render.one_line(
-            f" {key}={value if isinstance(value, str) else render.json_text(value, indent=False)}"
-        )
+        render.one_line(f" {key}={value if isinstance(value, str) else render.json_text(value, indent=False)}")
         for key, value in facts.items()
     )
 

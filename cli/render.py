@@ -89,10 +89,7 @@ def _shown(match: re.Match[str]) -> str:
 def json_text(value: object, *, indent: bool, ascii_only: bool = False) -> str:
     """Encodes one JSON document without a newline at its end; safe on a terminal."""
     text = json.dumps(
-        value,
-        ensure_ascii=ascii_only,
-        indent=2 if indent else None,
-        separators=None if indent else (",", ":"),
+        value, ensure_ascii=ascii_only, indent=2 if indent else None, separators=None if indent else (",", ":")
     )
     if text.isascii():
         return text
@@ -256,10 +253,7 @@ def columns(text: str) -> int:
     """Returns the number of terminal columns that the text takes."""
     if text.isascii():
         return len(text)
-    from unicodedata import (  # noqa: PLC0415 - start-up time: names are ASCII, as a rule
-        combining,
-        east_asian_width,
-    )
+    from unicodedata import combining, east_asian_width  # noqa: PLC0415 - start-up time: names are ASCII, as a rule
 
     return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
 
@@ -299,12 +293,7 @@ def _fitted(widths: Sequence[int], right: Sequence[bool], width: int) -> list[in
 
 
 def _line(
-    row: Sequence[str],
-    widths: Sequence[int],
-    right: Sequence[bool],
-    paint: Mapping[str, str],
-    *,
-    cut: bool,
+    row: Sequence[str], widths: Sequence[int], right: Sequence[bool], paint: Mapping[str, str], *, cut: bool
 ) -> str:
     cells: list[str] = []
     for i, cell in enumerate(row):

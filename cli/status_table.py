@@ -22,9 +22,7 @@ def print_status(session: Session, found: Mapping[str, object], *, all_of_it: bo
     groups = inners(found, "teams") + inners(found, "workflows")
     session.print(_daemon_line(session, inner(found, "daemon")))
     if not entries and (all_of_it or not groups):
-        session.print(
-            'nothing to run: "corral add NAME -- COMMAND", or agents in the configuration'
-        )
+        session.print('nothing to run: "corral add NAME -- COMMAND", or agents in the configuration')
     elif entries:
         print_entries(session, entries)
     if groups:
@@ -34,9 +32,7 @@ def print_status(session: Session, found: Mapping[str, object], *, all_of_it: bo
         session.print(session.styled(f"nodes without an answer: {names}", "red"))
     tasks = inner(found, "tasks")
     if all_of_it and tasks:
-        counts = ", ".join(
-            f"{render.one_line(str(v))} {render.one_line(k)}" for k, v in tasks.items()
-        )
+        counts = ", ".join(f"{render.one_line(str(v))} {render.one_line(k)}" for k, v in tasks.items())
         session.print(f"tasks: {counts}")
 
 
@@ -127,9 +123,7 @@ def _job_word(entry: Mapping[str, object], worker: Mapping[str, object]) -> str:
     return "Running" if state == "Starting" and worker.get("pid") is not None else ""
 
 
-def _cells(
-    session: Session, entry: Mapping[str, object], worker: Mapping[str, object]
-) -> list[str]:
+def _cells(session: Session, entry: Mapping[str, object], worker: Mapping[str, object]) -> list[str]:
     state = word(worker, "state", "-")
     is_alive = worker.get("pid") is not None
     cpu = number(worker, "cpu_percent")
@@ -145,9 +139,7 @@ def _cells(
     ]
 
 
-def _reason(
-    session: Session, entry: Mapping[str, object], worker: Mapping[str, object], state: str
-) -> str:
+def _reason(session: Session, entry: Mapping[str, object], worker: Mapping[str, object], state: str) -> str:
     """Returns the last column: the task of a busy worker, or the reason why another one is not up."""
     parts: list[str] = []
     if worker.get("paused"):
@@ -199,16 +191,12 @@ def _change(entry: Mapping[str, object]) -> str:
     """Returns the change of workers that is under way, or why the last one was taken back; empty if there is none."""
     if rolling := inner(entry, "rolling"):
         ready, left = int(number(rolling, "ready") or 0), int(number(rolling, "left") or 0)
-        between = (
-            f" {word(rolling, 'from', '-')} to {word(rolling, 'to')}" if word(rolling, "to") else ""
-        )
+        between = f" {word(rolling, 'from', '-')} to {word(rolling, 'to')}" if word(rolling, "to") else ""
         return f"rolls{between}, {ready} of {ready + left} ready: {word(rolling, 'reason')}"
     last = inner(entry, "taken_back")
     if not last:
         return ""
-    return " ".join(
-        filter(None, ("change", word(last, "revision"), f"was taken back: {word(last, 'reason')}"))
-    )
+    return " ".join(filter(None, ("change", word(last, "revision"), f"was taken back: {word(last, 'reason')}")))
 
 
 def _why_degraded(worker: Mapping[str, object]) -> Iterator[str]:
@@ -218,9 +206,7 @@ def _why_degraded(worker: Mapping[str, object]) -> Iterator[str]:
             yield f"degraded: {word(check, 'name')}: {word(check, 'message')}"
 
 
-def _why_down(
-    entry: Mapping[str, object], worker: Mapping[str, object], state: str
-) -> Iterator[str]:
+def _why_down(entry: Mapping[str, object], worker: Mapping[str, object], state: str) -> Iterator[str]:
     """Yields the time of the next start and the last exit of a worker, without repetition."""
     ended = _exit_words(inner(worker, "last_exit"))
     reason = word(worker, "reason")

@@ -43,12 +43,7 @@ async def main() -> None:
         await runtime.add_team("both", {"mode": "broadcast", "members": ["poet", "second"]})
         steps = [
             {"name": "write", "agent": "poet", "input": "${input}"},
-            {
-                "name": "count",
-                "agent": "counter",
-                "input": "${steps.write.output}",
-                "after": ["write"],
-            },
+            {"name": "count", "agent": "counter", "input": "${steps.write.output}", "after": ["write"]},
         ]
         await runtime.add_workflow("counted", {"steps": steps})
         print(await names(runtime))

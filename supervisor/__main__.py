@@ -178,19 +178,14 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         help="end at once when the other end of this pipe is closed, or the process that started it is gone",
     )
-    parser.add_argument(
-        "--scratch", metavar="DIR", type=Path, help="a folder to remove in the end, with all in it"
-    )
+    parser.add_argument("--scratch", metavar="DIR", type=Path, help="a folder to remove in the end, with all in it")
     parser.add_argument("--check", action="store_true", help="validate the configuration and exit")
     parser.add_argument("--version", action="version", version=f"corrald {__version__}")
     return parser
 
 
 def _locate(
-    arguments: argparse.Namespace,
-    environ: Mapping[str, str],
-    uid: int,
-    inherited: socket.socket | None,
+    arguments: argparse.Namespace, environ: Mapping[str, str], uid: int, inherited: socket.socket | None
 ) -> tuple[Paths, Config]:
     """Returns paths and configuration: options come before CORRAL_* variables, those before the file.
 
@@ -204,9 +199,7 @@ def _locate(
     config = read_config(path)
     written = config.daemon
     socket_path = (
-        arguments.socket
-        or _path(environ, "CORRAL_SOCKET")
-        or (Path(written.socket) if written.socket else None)
+        arguments.socket or _path(environ, "CORRAL_SOCKET") or (Path(written.socket) if written.socket else None)
     )
     if inherited is not None:
         passed = Path(inherited.getsockname())

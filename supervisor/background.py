@@ -112,9 +112,7 @@ def start(arguments: Sequence[str], log: Path, environ: Mapping[str, str]) -> in
     return process.pid
 
 
-def _await_ready(
-    process: "subprocess.Popen[bytes]", ready: socket.socket, log: Path, begin: int
-) -> None:
+def _await_ready(process: "subprocess.Popen[bytes]", ready: socket.socket, log: Path, begin: int) -> None:
     give_up_at = time.monotonic() + READY_S
     while time.monotonic() < give_up_at:
         try:

@@ -23,11 +23,7 @@ from .composition.method_table import make_control
 from .composition.rooms import Rooms
 from .config.spec import Config
 from .end_signal import EndSignal
-from .installation import (
-    Paths,
-    raise_descriptor_limit,
-    read_config,
-)
+from .installation import Paths, raise_descriptor_limit, read_config
 from .lifeline import Lifeline
 from .logs.daemon_log import DaemonLog
 from .process.sandbox import leftovers, remove_containers, remove_leftovers
@@ -110,16 +106,12 @@ class _Daemon:
             self._store_fails = is_bad
             what = "daemon.degraded" if is_bad else "daemon.recovered"
             since, self._lost_reported = lost - self._lost_reported, lost
-            self._rooms.shared.bus.publish(
-                what, part="store", stalled_s=round(stalled_s, 3), lost=since
-            )
+            self._rooms.shared.bus.publish(what, part="store", stalled_s=round(stalled_s, 3), lost=since)
 
     def _apply(self, config: Config) -> None:
         """Puts the daemon's own keys of a configuration that was read again in force."""
         self._rooms.shared.event_history.recheck()
-        asyncio.get_running_loop().call_soon(
-            self._rooms.tasks.budgets.look_again
-        )  # the agents go over after this
+        asyncio.get_running_loop().call_soon(self._rooms.tasks.budgets.look_again)  # the agents go over after this
         self._reloaded.set()
         self._rooms.daemon_log.set_level(config.daemon.log_level)
         self._rooms.forwarding.want(config.daemon.journal)
@@ -128,9 +120,7 @@ class _Daemon:
         """Listens, starts what is to be started, and waits for the end."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
-        control, services = make_control(
-            self._rooms, started, lambda: self._http_address, lambda: self._http_note
-        )
+        control, services = make_control(self._rooms, started, lambda: self._http_address, lambda: self._http_note)
         groups = self._rooms.config.daemon
         listener = Listener(control, lock, group=groups.group, readers=groups.readers)
         web = await self._open_web(control)
@@ -195,9 +185,7 @@ class _Daemon:
                     self._reloaded,
                 )
             ),
-            loop.create_task(
-                self._rooms.shared.event_history.run(lambda: self._rooms.agents.config.events)
-            ),
+            loop.create_task(self._rooms.shared.event_history.run(lambda: self._rooms.agents.config.events)),
             loop.create_task(self._rooms.alerts.run()),
             loop.create_task(asyncio.to_thread(remove_leftovers, left)),
             loop.create_task(asyncio.to_thread(remove_containers, containers)),
@@ -228,10 +216,7 @@ class _Daemon:
         from .web import open_web  # noqa: PLC0415  # aiohttp costs 16 MB: only who wants HTTP pays
 
         web, self._http_address, self._http_note = await open_web(
-            control,
-            self._rooms.config.daemon,
-            self._rooms.paths.state_dir,
-            self._end.is_wanted.is_set,
+            control, self._rooms.config.daemon, self._rooms.paths.state_dir, self._end.is_wanted.is_set
         )
         return web
 
@@ -266,9 +251,7 @@ class _Daemon:
         record = daemon_record("daemon.reload") | {"who": {"signal": "SIGHUP"}}
         try:
             await self._rooms.audit.require("reload")
-            planned = await self._rooms.agents.reload.adopt(
-                read_config(self._rooms.paths.config), dry_run=False
-            )
+            planned = await self._rooms.agents.reload.adopt(read_config(self._rooms.paths.config), dry_run=False)
             logger.info("reloaded", extra={"fields": asdict(planned)})
             changes = {key: value for key, value in asdict(planned).items() if key != "keys"}
             self._rooms.audit.add({**record, "told": changes})

@@ -52,11 +52,7 @@ class Paths:
 def default_paths(environ: Mapping[str, str], uid: int) -> Paths:
     """Returns the places that the platform's conventions give; the XDG base directories for an ordinary user."""
     if uid == 0:
-        return Paths(
-            Path("/etc/corral/corral.toml"),
-            Path("/run/corral/corral.sock"),
-            Path("/var/lib/corral"),
-        )
+        return Paths(Path("/etc/corral/corral.toml"), Path("/run/corral/corral.sock"), Path("/var/lib/corral"))
     home = environ.get("HOME") or pwd.getpwuid(uid).pw_dir
     config = Path(environ.get("XDG_CONFIG_HOME") or f"{home}/.config")
     state = Path(environ.get("XDG_STATE_HOME") or f"{home}/.local/state")
@@ -79,22 +75,15 @@ def read_config(path: Path | None) -> Config:
     except FileNotFoundError as error:
         raise NotFound(f'cannot read "{path}": it does not exist', file=str(path)) from error
     except UnicodeError as error:
-        raise InvalidParams(
-            f'cannot read "{path}": it is not UTF-8', file=str(path), reason=str(error)
-        ) from error
+        raise InvalidParams(f'cannot read "{path}": it is not UTF-8', file=str(path), reason=str(error)) from error
     except OSError as error:
         raise PermissionDenied(f'cannot read "{path}": {error.strerror}', file=str(path)) from error
     folder = str(path.resolve().parent)
     variables = Variables.beside(folder, os.environ)
     config = decode(text, source=str(path), directory=folder, variables=variables)
     for group in () if HAS_ORCHESTRATION else config.groups.values():
-        key, reason = (
-            f"{kind_of_group(group)}s.{group.name}",
-            "supervisor/orchestration is not installed",
-        )
-        raise InvalidParams(
-            f'cannot use "{key}" of "{path}": {reason}', file=str(path), key=key, reason=reason
-        )
+        key, reason = (f"{kind_of_group(group)}s.{group.name}", "supervisor/orchestration is not installed")
+        raise InvalidParams(f'cannot use "{key}" of "{path}": {reason}', file=str(path), key=key, reason=reason)
     return config
 
 
@@ -153,9 +142,7 @@ def _default_user() -> str | None:
     return AGENT_USER
 
 
-def built_in(
-    config: Config, paths: Paths, ordinary_user: bool, default_user: str | None
-) -> list[Spec]:
+def built_in(config: Config, paths: Paths, ordinary_user: bool, default_user: str | None) -> list[Spec]:
     """Returns the spec of the built-in memory server; none where that optional room is not installed."""
     try:
         from ..mcp.cortex import command as cortex  # noqa: PLC0415  the room is optional
@@ -183,14 +170,7 @@ def built_in(
         "environment": {"CORTEX_DB": str(folder / "cortex.db")},
         "process": _with_own(config.defaults.process, str(folder)),
     }
-    spec = decode_agent(
-        "cortex",
-        table,
-        kind="mcp",
-        defaults=config.defaults,
-        source="built-in",
-        directory=str(folder),
-    )
+    spec = decode_agent("cortex", table, kind="mcp", defaults=config.defaults, source="built-in", directory=str(folder))
     return [spec]
 
 

@@ -26,16 +26,7 @@ STORE = "corral.db"
 LOG_OF_STORE = f"{STORE}-wal"
 
 FOLDERS = (
-    *(
-        "backup",
-        "cache",
-        "containers",
-        "cortex",
-        "environments",
-        "installed",
-        "logs",
-        "logs/.alive",
-    ),
+    *("backup", "cache", "containers", "cortex", "environments", "installed", "logs", "logs/.alive"),
     *("packages", "sdk", "tenants", "tmp"),
 )
 """The folders in the state folder; a link to a folder is one, too."""
@@ -98,9 +89,7 @@ def make_sdk_folder(root: Path) -> Path:
         folder.chmod(0o755)  # agents of other users read it, whatever our umask is
         link = root / LINK
         package = Path(__file__).parents[1]
-        if (
-            package.name != "corral"
-        ):  # run from a checkout: the real folder is reached by its symlink
+        if package.name != "corral":  # run from a checkout: the real folder is reached by its symlink
             package = Path(sys.modules["corral"].__path__[0])
         if not link.is_symlink() or link.readlink() != package:
             _clear(root, link)
@@ -108,9 +97,7 @@ def make_sdk_folder(root: Path) -> Path:
         return folder
 
 
-async def open_store(
-    root: Path, is_to_end: asyncio.Event, notify: Callable[[str], None]
-) -> Store | None:
+async def open_store(root: Path, is_to_end: asyncio.Event, notify: Callable[[str], None]) -> Store | None:
     """Opens the store on a thread of its own; returns None if the daemon has to end before it is open.
 
     A slow disk is named in the log, and the service manager asked to wait. An opening that is given up changes nothing:
@@ -140,9 +127,7 @@ async def open_store(
             store = Store.open(path)
         except BaseException as error:  # handed to the loop, which raises it
             failure = error
-        with contextlib.suppress(
-            RuntimeError
-        ):  # the loop is closed: the daemon has ended meanwhile
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the daemon has ended meanwhile
             loop.call_soon_threadsafe(resolve, store, failure)
 
     # A daemon thread: a disk that does not answer must not keep the process from ending.
@@ -203,9 +188,7 @@ def _check_kinds(root: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
             is_folder = stat.S_ISDIR(path.stat().st_mode)
             if is_folder != (name in FOLDERS):
-                raise _wrong_kind(
-                    root, name, is_folder, "a folder" if name in FOLDERS else "a file"
-                )
+                raise _wrong_kind(root, name, is_folder, "a folder" if name in FOLDERS else "a file")
     link = root / LINK
     is_folder = link.is_dir()
     if is_folder and not link.is_symlink() and not _is_package(link):
@@ -231,9 +214,7 @@ def _check_store(root: Path) -> None:
     Raises:
         Conflict: it is so.
     """
-    sizes = [
-        path.stat().st_size if path.exists() else 0 for path in (root / STORE, root / LOG_OF_STORE)
-    ]
+    sizes = [path.stat().st_size if path.exists() else 0 for path in (root / STORE, root / LOG_OF_STORE)]
     if not sizes[0] and sizes[1]:
         text = (
             f'cannot use state folder "{root}": it has "{LOG_OF_STORE}" without its "{STORE}": copy that, too,'
@@ -262,9 +243,7 @@ def _foreign(root: Path, uid: int) -> PermissionDenied:
 
 
 def _refusal(root: Path, why: str, reason: str) -> PermissionDenied:
-    return PermissionDenied(
-        f'cannot use state folder "{root}": {why}', path=str(root), reason=reason
-    )
+    return PermissionDenied(f'cannot use state folder "{root}": {why}', path=str(root), reason=reason)
 
 
 def _unusable(root: Path, error: OSError) -> CorralError:

@@ -170,13 +170,7 @@ def _client_by(tokens: Tokens) -> Callable[[bytes], HttpClient]:
         if grant is None:
             raise PermissionDenied("cannot serve the request without a valid bearer token")
         who = {"http": grant.name, "token": grant.name}
-        client = HttpClient(
-            grant.name,
-            grant.rights,
-            who,
-            grant.agents,
-            lambda: tokens.permitted(digest) is not None,
-        )
+        client = HttpClient(grant.name, grant.rights, who, grant.agents, lambda: tokens.permitted(digest) is not None)
         return _of_tenant(client, grant.tenant) if grant.tenant else client
 
     return client_of
@@ -221,9 +215,7 @@ def _faces(control: Control, is_stopping: Callable[[], bool]) -> list[Face]:
 
 def _readiness(control: Control, client: HttpClient, *, is_draining: bool) -> Readiness:
     down = (
-        name
-        for name, agent in control.agents.agents.items()
-        if _is_down(agent) and is_in_scope(name, client.agents)
+        name for name, agent in control.agents.agents.items() if _is_down(agent) and is_in_scope(name, client.agents)
     )
     return Readiness(is_draining, list(islice(down, MAX_DOWN)))
 
@@ -249,9 +241,7 @@ def _offer(control: Control) -> Callable[[ViewQuery, Caller, HttpClient], Client
             return () if grant is None else bound(grant.agents, client.tenant)
 
         who = {**client.who, "http": caller.name}
-        gateway_client = Client(
-            caller.name, caller.sharer, who, permission, agents=agents, tenant=client.tenant
-        )
+        gateway_client = Client(caller.name, caller.sharer, who, permission, agents=agents, tenant=client.tenant)
         view = AttachParams(
             only=None if query.only is None else list(query.only),
             deny=list(query.deny),

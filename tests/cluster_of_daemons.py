@@ -81,9 +81,7 @@ class Cluster:
 
 
 @contextmanager
-def cluster_of(
-    folder: Path, kind: Any, nodes: Sequence[str] = (), config: str = ""
-) -> Generator[Cluster]:
+def cluster_of(folder: Path, kind: Any, nodes: Sequence[str] = (), config: str = "") -> Generator[Cluster]:
     """Starts an engine of one server, and nodes with the same configuration."""
     engine_or_skip(kind)
     (folder / "engine").mkdir()

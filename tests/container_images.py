@@ -71,9 +71,7 @@ def rootfs(folder: Path) -> Path:
 
 def _copy_libraries(root: Path, programs: Iterable[Path]) -> None:
     """Copies the libraries of the system that programs need, to the same paths below a root."""
-    listed = subprocess.run(
-        ["ldd", *map(str, programs)], capture_output=True, text=True, check=False
-    ).stdout
+    listed = subprocess.run(["ldd", *map(str, programs)], capture_output=True, text=True, check=False).stdout
     for word in set(listed.split()):
         path = Path(word.rstrip(":"))
         if word.startswith(("/lib", "/usr/lib")) and path.is_file():

@@ -77,9 +77,7 @@ class DaemonProcess:
             ]
             with self.log.open("ab") as log, open(os.devnull, "rb") as nothing:
                 if self._prefix or not is_usual(environ):
-                    self.process = subprocess.Popen(
-                        command, env=environ, stdin=nothing, stdout=log, stderr=log
-                    )
+                    self.process = subprocess.Popen(command, env=environ, stdin=nothing, stdout=log, stderr=log)
                 else:
                     corrald = interpreter("corral.supervisor.__main__")
                     self.process = corrald.start(command, environ, nothing, log, log)
@@ -142,10 +140,7 @@ class DaemonProcess:
         return self
 
     def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _value: BaseException | None,
-        _traceback: TracebackType | None,
+        self, _type: type[BaseException] | None, _value: BaseException | None, _traceback: TracebackType | None
     ) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
@@ -157,9 +152,7 @@ class DaemonProcess:
                 raise
 
 
-def run_corral(
-    folder: Path, *words: str, stdin: str | None = None
-) -> subprocess.CompletedProcess[str]:
+def run_corral(folder: Path, *words: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
     """Runs the command in a folder, without a terminal."""
     command = [str(BIN / "corral"), *words]
     if is_usual(os.environ):

@@ -120,10 +120,7 @@ async def run(
         await asyncio.gather(*takers, *appenders, return_exceptions=True)
         for engine in engines:
             await engine.close()
-    print(
-        json.dumps({"engine": servers.kind, "servers": servers.count, **load.counts}),
-        file=sys.stderr,
-    )
+    print(json.dumps({"engine": servers.kind, "servers": servers.count, **load.counts}), file=sys.stderr)
     return load.counts
 
 

@@ -15,10 +15,7 @@ REGIONAL: dict[str, object] = {
         "type": "object",
         "properties": {
             "region": {"type": "string", "x-mcp-header": "Region"},
-            "place": {
-                "type": "object",
-                "properties": {"zone": {"type": "integer", "x-mcp-header": "Zone"}},
-            },
+            "place": {"type": "object", "properties": {"zone": {"type": "integer", "x-mcp-header": "Zone"}}},
         },
     },
 }
@@ -53,9 +50,7 @@ class FakeProvider:
     async def listed(self, kind: Kind) -> list[dict[str, object]]:
         return list(self.lists[kind])
 
-    async def request(
-        self, method: str, params: Mapping[str, object], caller: Caller
-    ) -> dict[str, object]:
+    async def request(self, method: str, params: Mapping[str, object], caller: Caller) -> dict[str, object]:
         self.asked.append((method, dict(params), caller))
         name = str(params.get("name") or params.get("uri") or method)
         if name in self.errors:

@@ -120,9 +120,7 @@ def staged(level: str) -> Generator[Scene]:
         config = config.replace(word, value)
     try:
         with DaemonProcess(folder, config) as daemon:
-            daemon.call(
-                "agent.start", names=["victim", name_on(level), "bystander", "beta/bystander"]
-            )
+            daemon.call("agent.start", names=["victim", name_on(level), "bystander", "beta/bystander"])
             victim = daemon.worker("victim-0")
             daemon.call("memory.put", agent="beta/bystander", key="secret", value="of beta")
             other = daemon.call("task.submit", agent="beta/bystander", objective="hang")

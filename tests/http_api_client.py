@@ -80,9 +80,7 @@ class Api:
             return Answered(response.status, dict(response.getheaders()), text)
 
     @contextmanager
-    def stream(
-        self, verb: str, path: str, body: object = None, **headers: str
-    ) -> Generator[Iterator[Event]]:
+    def stream(self, verb: str, path: str, body: object = None, **headers: str) -> Generator[Iterator[Event]]:
         """The events of one request."""
         sent = {"Authorization": f"Bearer {self.token}", "Accept": "text/event-stream"}
         sent |= {key.replace("_", "-"): value for key, value in headers.items()}

@@ -30,11 +30,7 @@ class Wire:
     """The daemon's end, blocking: one launcher process and what it says."""
 
     def __init__(
-        self,
-        subtree: containment.Subtree | None = None,
-        program: str = launcher.__file__,
-        *,
-        plans: bool = True,
+        self, subtree: containment.Subtree | None = None, program: str = launcher.__file__, *, plans: bool = True
     ) -> None:
         self.subtree = subtree
         options: dict[str, object] = {"state": STATE, "plans": plans}

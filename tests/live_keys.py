@@ -17,11 +17,7 @@ Json = Any  # Any: the shape of each answer is the probe's affair
 
 def inline(value: Json) -> str:
     if is_table(value):
-        return (
-            "{"
-            + ", ".join(f"{json.dumps(key)} = {inline(each)}" for key, each in value.items())
-            + "}"
-        )
+        return "{" + ", ".join(f"{json.dumps(key)} = {inline(each)}" for key, each in value.items()) + "}"
     if is_list(value):
         return "[" + ", ".join(map(inline, value)) + "]"
     return json.dumps(value)

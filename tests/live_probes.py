@@ -91,11 +91,7 @@ def _retry_backoff(live: Live) -> None:
     task = live.submit("die")
     live.await_task(task, lambda t: t["attempt"] == 1 and t["state"] == "queued")
     live.cancel(task)
-    live.set(
-        "tasks.retry_backoff_max",
-        "1ms",
-        tasks={"retry_backoff_base": "1h", "retry_backoff_max": "1ms"},
-    )
+    live.set("tasks.retry_backoff_max", "1ms", tasks={"retry_backoff_base": "1h", "retry_backoff_max": "1ms"})
     assert live.ended(live.submit("die"))["attempt"] == 3
     live.call("agent.reset", names=["live"], all=False)
     live.ready()
@@ -155,9 +151,7 @@ def _log_files(live: Live) -> None:
 
     live.set("monitoring.max_log_file_bytes", "4KiB")
     live.until(files, lambda count: count >= 4)
-    live.set(
-        "monitoring.max_log_files", 2, monitoring={"max_log_file_bytes": "4KiB", "max_log_files": 2}
-    )
+    live.set("monitoring.max_log_files", 2, monitoring={"max_log_file_bytes": "4KiB", "max_log_files": 2})
     live.until(files, lambda count: count <= 3)
 
 
@@ -181,12 +175,7 @@ def _alerts(live: Live) -> None:
 def _actions(live: Live) -> None:
     done = live.daemon.folder / "done"
     sick = {"exec": ["false"], "interval": "50ms", "start_delay": 0}
-    live.set(
-        "recovery.actions",
-        {"mark": ["touch", str(done)]},
-        of="plain",
-        health={**sick, "recovery": "mark"},
-    )
+    live.set("recovery.actions", {"mark": ["touch", str(done)]}, of="plain", health={**sick, "recovery": "mark"})
     live.until(done.exists, bool)
     live.set("recovery.failure_threshold", 1, of="plain", health=sick)
     live.until(lambda: live.status("plain"), lambda s: s["degraded"])
@@ -243,9 +232,7 @@ def _checkpoints(live: Live) -> None:
 def _session_retention(live: Live) -> None:
     live.run("recall", "a", session="old")
     live.set("memory.retention", "1ms")
-    live.until(
-        lambda: live.call("memory.sessions", agent="live")["sessions"], lambda found: not found
-    )
+    live.until(lambda: live.call("memory.sessions", agent="live")["sessions"], lambda found: not found)
 
 
 @probe("max_calls_per_minute")
@@ -303,9 +290,7 @@ def _event_bytes(live: Live) -> None:
     live.set("events.max_publish_per_second", 0)
     with live.daemon.client() as client:
         for n in range(100):
-            client.call(
-                "event.publish", {"type": "live.big", "data": f"{n}" * 2000}, timeout_s=BOUND_S
-            )
+            client.call("event.publish", {"type": "live.big", "data": f"{n}" * 2000}, timeout_s=BOUND_S)
 
     def kept() -> int:
         return len(live.call("event.list", types=["live.big"], n=1000)["events"])

@@ -24,9 +24,7 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
     uvloop.run(bounded())
 
 
-def read(
-    logs: LogStore, *names: str, n: int | None = None, stream: str | None = None
-) -> list[Record]:
+def read(logs: LogStore, *names: str, n: int | None = None, stream: str | None = None) -> list[Record]:
     return asyncio.run(logs.read(names, n=n, stream=stream))
 
 

@@ -48,9 +48,7 @@ class Room:
         self.config = decode("", source="none", directory="/")
         self.rules(**rules)
         self.specs: dict[str, spec.Spec] = {}
-        self.memory = Memory(
-            self.store, self.bus, lambda: self.config, self.specs.get, lambda: self.config.tenants
-        )
+        self.memory = Memory(self.store, self.bus, lambda: self.config, self.specs.get, lambda: self.config.tenants)
         self.listing = Listing(self.store, self.memory)
         self.clock = 1000.0
         self.expiry = Expiry(self.store, self.memory, lambda: self.clock)
@@ -112,9 +110,7 @@ class Room:
             for number, blob in other.execute(f"SELECT rowid, {column} FROM {table}").fetchall():
                 if blob is not None:
                     flipped = blob[:-2] + bytes([blob[-2] ^ 1]) + blob[-1:]
-                    other.execute(
-                        f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (flipped, number)
-                    )
+                    other.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (flipped, number))
 
 
 @asynccontextmanager

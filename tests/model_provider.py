@@ -29,9 +29,7 @@ class Provider:
             return json.load(answer)
 
     def open(self) -> None:
-        urllib.request.urlopen(
-            urllib.request.Request(f"{self.url}/open", b"", method="POST"), timeout=20
-        ).close()
+        urllib.request.urlopen(urllib.request.Request(f"{self.url}/open", b"", method="POST"), timeout=20).close()
 
     def close(self) -> None:
         self.process.communicate(timeout=20)

@@ -11,9 +11,7 @@ NODE = str(NODE_FOLDER / "bin" / "node")
 
 MODULES = NODE_FOLDER / "node_modules"
 
-needs_npm = pytest.mark.skipif(
-    not MODULES.is_dir(), reason="no npm packages: make test could not reach a registry"
-)
+needs_npm = pytest.mark.skipif(not MODULES.is_dir(), reason="no npm packages: make test could not reach a registry")
 
 
 def npm_program(name: str, *arguments: str) -> list[str]:

@@ -120,9 +120,7 @@ class Site:
         """The names of all that is installed, and of all environments."""
         state = self.daemon.state_dir
         folders = (state / "installed", state / "environments")
-        return sorted(
-            each.name for folder in folders if folder.is_dir() for each in folder.iterdir()
-        )
+        return sorted(each.name for folder in folders if folder.is_dir() for each in folder.iterdir())
 
 
 def await_state(client: Client, version: str, state: str) -> None:

@@ -27,11 +27,7 @@ class ScreenTerminal:
     """Runs a command as the session of a pseudo terminal; a `with` kills it if it still runs."""
 
     def __init__(
-        self,
-        command: Sequence[str],
-        columns: int,
-        lines: int,
-        environ: Mapping[str, str] | None = None,
+        self, command: Sequence[str], columns: int, lines: int, environ: Mapping[str, str] | None = None
     ) -> None:
         self._ours, self._theirs = pty.openpty()
         self.written = b""
@@ -124,10 +120,7 @@ class ScreenTerminal:
         return self
 
     def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _value: BaseException | None,
-        _traceback: TracebackType | None,
+        self, _type: type[BaseException] | None, _value: BaseException | None, _traceback: TracebackType | None
     ) -> None:
         if self.process.poll() is None:
             self.process.kill()

@@ -116,21 +116,10 @@ def _cgroups() -> Path | None:
 def python_for_all() -> str | None:
     """An interpreter of our version that agents of other users can run."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    for name in (
-        os.path.realpath(sys.executable),
-        f"/usr/bin/{version}",
-        f"/usr/local/bin/{version}",
-    ):
+    for name in (os.path.realpath(sys.executable), f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
         with contextlib.suppress(OSError):
-            asked = [
-                name,
-                "-I",
-                "-c",
-                "import sys; print(sys.abiflags, sys.implementation.cache_tag)",
-            ]
-            told = subprocess.run(
-                asked, user=65534, cwd="/", capture_output=True, text=True, check=False
-            )
+            asked = [name, "-I", "-c", "import sys; print(sys.abiflags, sys.implementation.cache_tag)"]
+            told = subprocess.run(asked, user=65534, cwd="/", capture_output=True, text=True, check=False)
             if told.returncode == 0 and told.stdout.split()[-1:] == [sys.implementation.cache_tag]:
                 return name
     return None
@@ -169,10 +158,7 @@ class Box:
         assert systemd is not None, "missing() was asked"
         address = self.folder / "outside" / "notify"
         address.unlink(missing_ok=True)
-        with (
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified,
-            (self.folder / "boot.log").open("wb") as log,
-        ):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified, (self.folder / "boot.log").open("wb") as log:
             notified.bind(str(address))
             notified.settimeout(BOUND_S)
             self._boot = subprocess.Popen(
@@ -187,9 +173,7 @@ class Box:
                     pass
             except TimeoutError:
                 raise AssertionError((self.folder / "boot.log").read_text()) from None
-        (child,) = (
-            Path(f"/proc/{self._boot.pid}/task/{self._boot.pid}/children").read_text().split()
-        )
+        (child,) = Path(f"/proc/{self._boot.pid}/task/{self._boot.pid}/children").read_text().split()
         self.pid = int(child)
 
     def lose_power(self) -> None:
@@ -229,14 +213,10 @@ class Box:
         """The root folder of the box, as seen from outside."""
         return Path(f"/proc/{self.pid}/root")
 
-    def command(
-        self, *arguments: str, user: str | None = None, environ: Mapping[str, str] | None = None
-    ) -> list[str]:
+    def command(self, *arguments: str, user: str | None = None, environ: Mapping[str, str] | None = None) -> list[str]:
         """The command that runs `arguments` in the box."""
         variables = {"PATH": SYSTEM_PATH, "HOME": "/root", **(environ or {})}
-        becoming = (
-            ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--"] if user else []
-        )
+        becoming = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--"] if user else []
         return [
             *("nsenter", "-t", str(self.pid), "-m", "-p", "-u", "-i", "-C", "-n", "--"),
             *("env", "-i", "-C", "/", *(f"{name}={value}" for name, value in variables.items())),
@@ -245,11 +225,7 @@ class Box:
         ]
 
     def run(
-        self,
-        *arguments: str,
-        user: str | None = None,
-        status: int | None = 0,
-        environ: Mapping[str, str] | None = None,
+        self, *arguments: str, user: str | None = None, status: int | None = 0, environ: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Runs a program to its end; its exit status must be `status`, if that is given."""
         done = subprocess.run(
@@ -260,12 +236,7 @@ class Box:
             timeout=BOUND_S,
             check=False,
         )
-        assert status in (None, done.returncode), (
-            arguments,
-            done.returncode,
-            done.stdout,
-            done.stderr,
-        )
+        assert status in (None, done.returncode), (arguments, done.returncode, done.stdout, done.stderr)
         return done
 
     def write(self, path: str, text: str, mode: int = 0o644) -> None:
@@ -295,12 +266,8 @@ class Box:
             spec = importlib.util.find_spec(name)
             assert spec is not None, f"{name} is needed to run these tests"
             assert spec.origin is not None, f"{name} is a package on disk"
-            shutil.copytree(
-                Path(spec.origin).parent, site / name, ignore=shutil.ignore_patterns("__pycache__")
-            )
-        shutil.copytree(
-            ROOT / "src" / "corral", site / "corral", ignore=shutil.ignore_patterns("__pycache__")
-        )
+            shutil.copytree(Path(spec.origin).parent, site / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / "src" / "corral", site / "corral", ignore=shutil.ignore_patterns("__pycache__"))
         for command, module in (("corral", "cli.__main__"), ("corrald", "supervisor.__main__")):
             text = f"#!{PREFIX}/bin/python3\nfrom corral.{module} import main\nmain()\n"
             self.write(f"{PREFIX}/bin/{command}", text, 0o755)

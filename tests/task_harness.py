@@ -29,13 +29,7 @@ from corral.supervisor.tasks.executor import Sessions
 from corral.supervisor.tasks.record_writer import TaskObserver
 from corral.supervisor.tasks.tasks import Tasks
 from corral.worker.contract.channel import Call
-from corral.worker.contract.errors import (
-    Cancelled,
-    CorralError,
-    NotFound,
-    Overloaded,
-    WorkerFailed,
-)
+from corral.worker.contract.errors import Cancelled, CorralError, NotFound, Overloaded, WorkerFailed
 from corral.worker.contract.records import Task, TaskParams
 
 BOUND_S = 60.0
@@ -137,12 +131,7 @@ class FakeWorker:
         """Returns at once: it reads without delay."""
 
     def start(
-        self,
-        _: str,
-        params: Mapping[str, Any],
-        *,
-        timeout_s: float | None,
-        answer: asyncio.Future[object],
+        self, _: str, params: Mapping[str, Any], *, timeout_s: float | None, answer: asyncio.Future[object]
     ) -> Call:
         if not self.takes_tasks:
             raise WorkerFailed("cannot call: it is gone", result="signaled")
@@ -197,9 +186,7 @@ class FakeWorker:
         """Starts its next incarnation."""
         if self.worker.state is State.TERMINATED and self.worker.wanted:
             number = self.worker.incarnation + 1
-            self.worker = replace(
-                self.worker, state=State.IDLE, pid=1, incarnation=number, resume_at=None
-            )
+            self.worker = replace(self.worker, state=State.IDLE, pid=1, incarnation=number, resume_at=None)
             self.is_closed = False
             self.harness.note_change(self)
 
@@ -217,12 +204,7 @@ class TaskHarness:
         self.ever = Counter[str]()
         self._specs: dict[str, Spec] = {}
         config = Config(
-            daemon=Daemon(),
-            events=Events(),
-            audit=AuditSection(),
-            process=Process(),
-            agents={},
-            defaults=Defaults(),
+            daemon=Daemon(), events=Events(), audit=AuditSection(), process=Process(), agents={}, defaults=Defaults()
         )
         set_of_agents = SimpleNamespace(
             agents=self.agents,
@@ -358,11 +340,7 @@ class TaskHarness:
         """Checks that nothing is left in the queue."""
         backlog = self.backlog
         assert list(backlog) == []
-        assert (backlog.totals["queued"], backlog.totals["running"], backlog.queued_bytes) == (
-            0,
-            0,
-            0,
-        )
+        assert (backlog.totals["queued"], backlog.totals["running"], backlog.queued_bytes) == (0, 0, 0)
         for agent in self.agents.values():
             assert all(not worker_supervisor.running for worker_supervisor in agent.supervisors)
 
@@ -374,9 +352,7 @@ async def task_harness(
     """Yields a harness without agents, which retries refused writes soon."""
     for room in (record_writer, executor, dispatcher, tasks):
         monkeypatch.setattr(room, "RETRY_AFTER_S", RETRY_S)
-    store = cast(
-        FickleStore, FickleStore.open(folder / "corral.db")
-    )  # `open` makes what it is called on
+    store = cast(FickleStore, FickleStore.open(folder / "corral.db"))  # `open` makes what it is called on
     try:
         async with asyncio.timeout(BOUND_S):
             made = TaskHarness(store, sessions)

@@ -102,11 +102,7 @@ def attempts(foreign: Foreign) -> Iterator[Attempt]:
         base = dict(entry.example)
         if "start" in entry.params.__struct_fields__:
             base["start"] = False  # what it makes under a name of its own is removed again
-        least = {
-            each.name: base[each.name]
-            for each in msgspec.structs.fields(entry.params)
-            if each.required
-        }
+        least = {each.name: base[each.name] for each in msgspec.structs.fields(entry.params) if each.required}
         yield Attempt(name, "", least, least)  # about all that the tenant may know
         yield Attempt(name, "", base, base)
         for field in msgspec.structs.fields(entry.params):
@@ -122,9 +118,7 @@ def twins(method: str, key: str, foreign: Foreign) -> Iterator[Twin]:
         for twin in NAMES:
             yield Twin(*({"objective": "x", "agent": each} for each in twin))
         for each in foreign.tasks:
-            yield Twin(
-                {"objective": "x", "after": [each]}, {"objective": "x", "after": [unknown(each)]}
-            )
+            yield Twin({"objective": "x", "after": [each]}, {"objective": "x", "after": [unknown(each)]})
     elif key in NAMED:
         yield from nouns.get(method.partition(".")[0], ()) if key == "name" else ()
         yield from NAMES

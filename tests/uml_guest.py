@@ -108,9 +108,7 @@ def missing() -> str:
     if platform.machine() != "x86_64":
         return "the guest's kernel is for x86-64"
     if shutil.which("cc") is None and "amx_tile" in Path("/proc/cpuinfo").read_text():
-        return (
-            "this processor has tiles, and there is no C compiler here to help the guest with them"
-        )
+        return "this processor has tiles, and there is no C compiler here to help the guest with them"
     return ""
 
 
@@ -124,12 +122,7 @@ class Guest:
         self.shared.mkdir()
 
     def run(
-        self,
-        command: Sequence[str],
-        *,
-        bound_s: float,
-        environ: Mapping[str, str] | None = None,
-        echo: bool = False,
+        self, command: Sequence[str], *, bound_s: float, environ: Mapping[str, str] | None = None, echo: bool = False
     ) -> tuple[int, str]:
         """Returns the exit status of a command and all that it and the kernel print; `echo` prints it as it comes.
 
@@ -139,12 +132,7 @@ class Guest:
         """
         status = self.shared / "status"
         status.unlink(missing_ok=True)
-        environment = {
-            MARK: "1",
-            "LANG": "C.UTF-8",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            **(environ or {}),
-        }
+        environment = {MARK: "1", "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1", **(environ or {})}
         init = self.folder / "init"
         init.write_text(self._init(command, environment, bound_s))
         init.chmod(0o755)

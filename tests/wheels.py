@@ -7,9 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 
-def wheel(
-    folder: Path, name: str, version: str = "1.0", *, requires: Iterable[str] = (), body: str = ""
-) -> Path:
+def wheel(folder: Path, name: str, version: str = "1.0", *, requires: Iterable[str] = (), body: str = "") -> Path:
     """Makes a pure wheel with one module of its name, and returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     module = body or f'VERSION = "{version}"\n'
@@ -20,9 +18,7 @@ def wheel(
         f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}",
         f"{about}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
-    record = "".join(
-        f"{path},sha256={_digest(text)},{len(text.encode())}\n" for path, text in files.items()
-    )
+    record = "".join(f"{path},sha256={_digest(text)},{len(text.encode())}\n" for path, text in files.items())
     path = folder / f"{name}-{version}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         for each, text in {**files, f"{about}/RECORD": f"{record}{about}/RECORD,,\n"}.items():

@@ -81,9 +81,7 @@ class Lives:
 
     def forget_ended(self, worker: str) -> None:
         rows = self.rows[worker]
-        self.rows[worker] = [
-            r for r in rows if r.role != LEAVING or r.state is not State.TERMINATED
-        ]
+        self.rows[worker] = [r for r in rows if r.role != LEAVING or r.state is not State.TERMINATED]
 
     def move(self, event: Mapping[str, Any]) -> None:
         worker, old, new = event["worker"], State(event["from"]), State(event["to"])
@@ -108,9 +106,7 @@ class Lives:
         waiting = [row for row in rows if row.state is State.INITIAL]
         if waiting:
             return waiting[0]
-        if (
-            agent not in self.changing
-        ):  # an agent that was removed, or scaled to none, is there again
+        if agent not in self.changing:  # an agent that was removed, or scaled to none, is there again
             rows[:] = [row for row in rows if row.state is not State.TERMINATED]
         in_place = [row for row in rows if row.role != LEAVING]
         assert len(in_place) < 2, f"a third copy of {worker}: {rows}"

@@ -60,11 +60,7 @@ class WorkerPeer:
     """`async with WorkerPeer([sys.executable, "agent.py"]) as peer`: starts it, and kills it in the end."""
 
     def __init__(
-        self,
-        command: Sequence[str | Path],
-        *,
-        cwd: Path = AGENTS,
-        environment: Mapping[str, str] | None = None,
+        self, command: Sequence[str | Path], *, cwd: Path = AGENTS, environment: Mapping[str, str] | None = None
     ) -> None:
         self.heard: list[Said] = []
         self.asked: list[Said] = []
@@ -108,9 +104,7 @@ class WorkerPeer:
         loop.add_reader(self._pidfd, self._ended)
         self._stderr = await self._read(stderr_read, _Reader(self, "stderr", self._hear_errors))
         self._stdout = await self._read(stdout_read, _Reader(self, "stdout", self._hear_output))
-        self._stdin, _ = await loop.connect_write_pipe(
-            asyncio.BaseProtocol, os.fdopen(stdin_write, "wb", buffering=0)
-        )
+        self._stdin, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, os.fdopen(stdin_write, "wb", buffering=0))
         return self
 
     async def _read(self, fd: int, reader: "_Reader") -> asyncio.ReadTransport:
@@ -120,10 +114,7 @@ class WorkerPeer:
         return transport
 
     async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self._exit.done():
             with suppress(ProcessLookupError):

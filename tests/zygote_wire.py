@@ -145,17 +145,13 @@ class ZygoteWire(Wire):
     def loaded(self) -> dict[str, Any]:
         return self.hear("loaded")
 
-    def fork(
-        self, unit: str = "tested-0#1", *, more_fds: Sequence[int] = (), **options: Any
-    ) -> Worker:
+    def fork(self, unit: str = "tested-0#1", *, more_fds: Sequence[int] = (), **options: Any) -> Worker:
         """A new worker; its start has been confirmed."""
         worker, seq = self.ask_fork(unit, more_fds=more_fds, **options)
         worker.pid = self.hear("spawned", seq=seq)["pid"]
         return worker
 
-    def ask_fork(
-        self, unit: str, *, more_fds: Sequence[int] = (), **options: Any
-    ) -> tuple[Worker, int]:
+    def ask_fork(self, unit: str, *, more_fds: Sequence[int] = (), **options: Any) -> tuple[Worker, int]:
         """A worker that may come to be; and the number of the request."""
         request = birth(self.env, self.folder) | options
         with piped(unit) as (worker, theirs):

@@ -8,12 +8,7 @@ import click
 
 from ...worker.contract.errors import InvalidParams, from_wire
 from .. import render
-from ..context import (
-    AddCommand,
-    Session,
-    pair,
-    typed_pairs,
-)
+from ..context import AddCommand, Session, pair, typed_pairs
 from ..render import inner, inners, word
 
 
@@ -45,9 +40,7 @@ Write the command after --, so that its options are not read as options of corra
     type=click.Choice(("corral", "mcp", "none", "acp")),
     help="Protocol on stdin and stdout; default corral; acp for an agent of the Agent Client Protocol.",
 )
-@click.option(
-    "--webhook", "url", metavar="URL", help="Send the tasks to this address in place of a command."
-)
+@click.option("--webhook", "url", metavar="URL", help="Send the tasks to this address in place of a command.")
 @click.option(
     "--a2a",
     "a2a_url",
@@ -61,70 +54,38 @@ Write the command after --, so that its options are not read as options of corra
     metavar="K=V",
     help="Request header for --webhook and --a2a, which may name a secret: ${secret:NAME}; repeatable.",
 )
-@click.option(
-    "--webhook-secret",
-    metavar="KEY",
-    help="Key that signs the requests, such as '${secret:NAME}'.",
-)
-@click.option(
-    "--mcp", "is_server", is_flag=True, help="Add an MCP server, whose tools every agent may call."
-)
-@click.option(
-    "--entrypoint",
-    metavar="M:A",
-    help="Run this Python agent (module:attribute) in place of a command.",
-)
+@click.option("--webhook-secret", metavar="KEY", help="Key that signs the requests, such as '${secret:NAME}'.")
+@click.option("--mcp", "is_server", is_flag=True, help="Add an MCP server, whose tools every agent may call.")
+@click.option("--entrypoint", metavar="M:A", help="Run this Python agent (module:attribute) in place of a command.")
 @click.option("--python", metavar="PATH", help="Python interpreter for --entrypoint.")
+@click.option("--instances", type=click.IntRange(0), metavar="N", help="Number of workers; default 1.")
 @click.option(
-    "--instances", type=click.IntRange(0), metavar="N", help="Number of workers; default 1."
+    "--capability", "capabilities", multiple=True, metavar="WORD", help="Capability that the agent offers; repeatable."
 )
-@click.option(
-    "--capability",
-    "capabilities",
-    multiple=True,
-    metavar="WORD",
-    help="Capability that the agent offers; repeatable.",
-)
-@click.option(
-    "--env", "environment", multiple=True, metavar="K=V", help="Environment variable; repeatable."
-)
-@click.option(
-    "--label", "labels", multiple=True, metavar="K=V", help="Label for selectors; repeatable."
-)
+@click.option("--env", "environment", multiple=True, metavar="K=V", help="Environment variable; repeatable.")
+@click.option("--label", "labels", multiple=True, metavar="K=V", help="Label for selectors; repeatable.")
 @click.option("--title", metavar="TEXT", help="Name for people.")
 @click.option("--description", metavar="TEXT", help="Description for people and models.")
 @click.option("--cwd", metavar="DIR", help="Working directory; default is the current one.")
-@click.option(
-    "--memory", metavar="SIZE", help='Memory limit of the process tree, such as "512MiB".'
-)
+@click.option("--memory", metavar="SIZE", help='Memory limit of the process tree, such as "512MiB".')
 @click.option(
     "--restart",
     "policy",
     type=click.Choice(("always", "on-failure", "never")),
     help="When to restart an exited worker; default on-failure.",
 )
+@click.option("--template", metavar="NAME", help="Take the keys of this template; see corral templates.")
 @click.option(
-    "--template", metavar="NAME", help="Take the keys of this template; see corral templates."
-)
-@click.option(
-    "--set",
-    "params",
-    multiple=True,
-    metavar="K=V",
-    help="Value of a parameter of --template, or K:=JSON; repeatable.",
+    "--set", "params", multiple=True, metavar="K=V", help="Value of a parameter of --template, or K:=JSON; repeatable."
 )
 @click.option("--no-start", is_flag=True, help="Add it without starting it.")
-@click.option(
-    "--no-wait", is_flag=True, help="Return at once instead of waiting until it is ready."
-)
+@click.option("--no-wait", is_flag=True, help="Return at once instead of waiting until it is ready.")
 @click.pass_obj
 def add(session: Session, /, **options: Any) -> None:  # Any: the values of the options above
     """Add an agent or an MCP server. A restart of the daemon keeps it."""
     how = {"start": not options["no_start"], "wait": not options["no_wait"]}
     if options["path"] is None:
-        found = session.call(
-            "agent.add", _request_of_options(session, options) | how, timeout_s=None
-        )
+        found = session.call("agent.add", _request_of_options(session, options) | how, timeout_s=None)
         entries, failures = [found], dict[str, object]()
     else:
         from .add_file import add_file  # noqa: PLC0415 - start-up time: only --file
@@ -163,16 +124,7 @@ def _request_of_options(session: Session, options: Mapping[str, Any]) -> dict[st
         spec["protocol"] = "webhook"
     if options["a2a_url"] is not None:
         spec |= {"protocol": "a2a", "url": options["a2a_url"]}
-    direct = (
-        "template",
-        "entrypoint",
-        "protocol",
-        "instances",
-        "python",
-        "title",
-        "description",
-        "url",
-    )
+    direct = ("template", "entrypoint", "protocol", "instances", "python", "title", "description", "url")
     spec |= {key: options[key] for key in (*direct, "webhook_secret") if options[key] is not None}
     lists = ("command", "capabilities")
     spec |= {key: list(options[key]) for key in lists if options[key]}
@@ -184,12 +136,7 @@ def _request_of_options(session: Session, options: Mapping[str, Any]) -> dict[st
         spec["resources"] = {"max_memory_bytes": int(memory) if memory.isdecimal() else memory}
     if options["policy"] is not None:
         spec["recovery"] = {"restart": options["policy"]}
-    return {
-        "name": name,
-        "kind": "mcp" if options["is_server"] else "agent",
-        "spec": spec,
-        "directory": os.getcwd(),
-    }
+    return {"name": name, "kind": "mcp" if options["is_server"] else "agent", "spec": spec, "directory": os.getcwd()}
 
 
 def _schemas(session: Session, template: str) -> dict[str, object]:

@@ -48,9 +48,7 @@ def add_file(session: Session, options: Mapping[str, Any], how: Mapping[str, boo
         return inners(found, "agents"), inner(found, "failures")
     found = session.call("daemon.import", {**request, **how}, timeout_s=None)
     added: list[dict[str, object]] = [
-        {"name": name, "kind": kind[:-1]}
-        for kind in ("agents", *GROUPS)
-        for name in items(found, kind)
+        {"name": name, "kind": kind[:-1]} for kind in ("agents", *GROUPS) for name in items(found, kind)
     ]
     return added, inner(found, "failures")
 
@@ -58,16 +56,10 @@ def add_file(session: Session, options: Mapping[str, Any], how: Mapping[str, boo
 def _request(options: Mapping[str, Any]) -> tuple[dict[str, object], list[str]]:
     """Returns the params of `daemon.import` for the file, or for the one table that is named, and the tables left out."""
     path, wanted = options["path"], options["name"]
-    extra = [
-        key
-        for key, value in options.items()
-        if value not in (None, False, ()) and key not in FILE_OPTIONS
-    ]
+    extra = [key for key, value in options.items() if value not in (None, False, ()) and key not in FILE_OPTIONS]
     if options["command"] or extra:
         key = f"--{OPTION_NAMES.get(extra[0], extra[0])}" if extra else "command"
-        raise InvalidParams(
-            f"cannot add from {path!r}: {key} stands beside --file", key=key, value=None
-        )
+        raise InvalidParams(f"cannot add from {path!r}: {key} stands beside --file", key=key, value=None)
     document, folders, environment = _tables_of(path)
     mcp = inner(document, "mcp")
     tables = [("agent", name, table) for name, table in inner(document, "agents").items()]
@@ -82,8 +74,7 @@ def _request(options: Mapping[str, Any]) -> tuple[dict[str, object], list[str]]:
         raise InvalidParams(words, file=path, key=unknown[0], reason="cannot be added")
     chosen = [each for each in tables if wanted in (None, each[1])]
     named = {
-        key: {name: table for name, table in group.items() if wanted in (None, name)}
-        for key, group in groups.items()
+        key: {name: table for name, table in group.items() if wanted in (None, name)} for key, group in groups.items()
     }
     if not chosen and not any(named.values()):
         words = f"cannot add from {path!r}: it has no {wanted or 'table to add'}"
@@ -103,9 +94,7 @@ def _request(options: Mapping[str, Any]) -> tuple[dict[str, object], list[str]]:
     return request, left_out if wanted is None else []
 
 
-def _tables_of(
-    path: str,
-) -> tuple[dict[str, Any], Callable[[str, str], str], dict[str, str]]:  # Any: TOML
+def _tables_of(path: str) -> tuple[dict[str, Any], Callable[[str, str], str], dict[str, str]]:  # Any: TOML
     """Returns the tables of a file and of those that it includes, the folder of each agent, and the values of variables.
 
     The variables are those of this command's environment and of `.env` beside the file.

@@ -8,15 +8,7 @@ import click
 from ...worker.contract.codec import as_array, as_object
 from ...worker.contract.errors import InvalidParams
 from .. import render
-from ..context import (
-    Command,
-    Session,
-    complete_agents,
-    complete_named,
-    selecting,
-    selection,
-    waiting_s,
-)
+from ..context import Command, Session, complete_agents, complete_named, selecting, selection, waiting_s
 from ..context import duration as a_duration
 from ..fields import toml_text
 from ..render import inner, inners, items, word
@@ -35,9 +27,7 @@ EXITS_SHOWN = 5
 @click.option("--failed", is_flag=True, help="Show only those that failed or are degraded.")
 @selecting
 @click.pass_obj
-def status(
-    session: Session, names: tuple[str, ...], failed: bool, selector: tuple[str, ...]
-) -> None:
+def status(session: Session, names: tuple[str, ...], failed: bool, selector: tuple[str, ...]) -> None:
     """Show agents, their workers and MCP servers."""
     params = selection(names, selector) | ({"failed": True} if failed else {})
     found = session.call("daemon.status", params)
@@ -93,19 +83,13 @@ def _print_shown(session: Session, found: Mapping[str, object]) -> None:
     _print_spec(session, inner(found, "spec"))
     if template := inner(found, "template"):
         source = word(template, "source", "which is no longer there")
-        session.print(
-            "\n" + render.one_line(f"with the template {word(template, 'name')} ({source}):")
-        )
+        session.print("\n" + render.one_line(f"with the template {word(template, 'name')} ({source}):"))
         _print_spec(session, inner(template, "spec"))
     if checks := [
-        _check_row(session, worker, check)
-        for worker in inners(entry, "workers")
-        for check in inners(worker, "health")
+        _check_row(session, worker, check) for worker in inners(entry, "workers") for check in inners(worker, "health")
     ]:
         session.print("\n" + session.styled("health", "bold"))
-        session.print_table(
-            ("WORKER", "CHECK", "HEALTHY", "FAILURES", "AT", "MESSAGE"), checks, droppable=("AT",)
-        )
+        session.print_table(("WORKER", "CHECK", "HEALTHY", "FAILURES", "AT", "MESSAGE"), checks, droppable=("AT",))
     if exits := inners(found, "exits"):
         session.print("\n" + session.styled("last exits", "bold"))
         session.print_table(
@@ -129,9 +113,7 @@ def _warmth(warm: Mapping[str, object]) -> str:
             parts.append(word(warm, "state"))
     if modules := word(warm, "modules"):
         load = render.duration(render.number(warm, "load_s"))
-        parts.append(
-            f"{modules} modules in {load}, {render.size(render.number(warm, 'rss_bytes'))}"
-        )
+        parts.append(f"{modules} modules in {load}, {render.size(render.number(warm, 'rss_bytes'))}")
     if spares := render.number(warm, "spares"):
         parts.append(f"{spares:.0f} {'spare' if spares == 1 else 'spares'}")
     if reason := word(warm, "reason"):
@@ -139,9 +121,7 @@ def _warmth(warm: Mapping[str, object]) -> str:
     return ", ".join(parts)
 
 
-def _check_row(
-    session: Session, worker: Mapping[str, object], check: Mapping[str, object]
-) -> list[str]:
+def _check_row(session: Session, worker: Mapping[str, object], check: Mapping[str, object]) -> list[str]:
     words = {True: "yes", False: "no, degraded" if check.get("degraded") else "no"}
     is_healthy = check.get("healthy")
     healthy = words[is_healthy] if isinstance(is_healthy, bool) else "-"
@@ -175,9 +155,7 @@ def _verb(name: str, help_text: str, done: str) -> click.Command:
     """Defines start, stop, restart, reset or wake: they share options and output."""
 
     def act(session: Session, **options: Any) -> None:  # Any: the values of the options below
-        params = _chosen(
-            name, options["names"], options["selector"], everything=options["everything"]
-        )
+        params = _chosen(name, options["names"], options["selector"], everything=options["everything"])
         params["wait"] = not options["no_wait"]
         if (timeout_s := options["timeout_s"]) is not None:
             params["timeout_s"] = timeout_s
@@ -191,15 +169,9 @@ def _verb(name: str, help_text: str, done: str) -> click.Command:
 
     command: Callable[..., None] = click.pass_obj(act)
     for option in (
-        click.option(
-            "--timeout", "timeout_s", type=a_duration, metavar="D", help="Wait at most this long."
-        ),
-        click.option(
-            "--no-wait", is_flag=True, help="Return at once instead of waiting for the result."
-        ),
-        click.option(
-            "--all", "everything", is_flag=True, help="Select all agents and MCP servers."
-        ),
+        click.option("--timeout", "timeout_s", type=a_duration, metavar="D", help="Wait at most this long."),
+        click.option("--no-wait", is_flag=True, help="Return at once instead of waiting for the result."),
+        click.option("--all", "everything", is_flag=True, help="Select all agents and MCP servers."),
         selecting,
         click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_agents),
     ):
@@ -220,27 +192,19 @@ def _named(found: Mapping[str, object], given: Sequence[object]) -> Iterator[tup
 
 
 def _chosen(
-    verb: str,
-    names: tuple[str, ...],
-    selector: tuple[str, ...],
-    *,
-    everything: bool | None = None,
+    verb: str, names: tuple[str, ...], selector: tuple[str, ...], *, everything: bool | None = None
 ) -> dict[str, object]:
     """Returns the params of a command with names, `-l` and, unless `everything` is None, `--all`."""
     if everything and (names or selector):
         words = f"cannot {verb}: both {'names' if names else '-l'} and --all are given"
         raise InvalidParams(words, key="names", value=list(names))
     if not (everything or names or selector):
-        ways = (
-            "names, or labels with -l" if everything is None else "names, labels with -l, or --all"
-        )
+        ways = "names, or labels with -l" if everything is None else "names, labels with -l, or --all"
         raise InvalidParams(f"cannot {verb}: give {ways}", key="names", value=[])
     return {"all": True} if everything else selection(names, selector)
 
 
-start = _verb(
-    "start", "Start agents, workers or MCP servers. Waits until they are ready.", "started"
-)
+start = _verb("start", "Start agents, workers or MCP servers. Waits until they are ready.", "started")
 stop = _verb("stop", "Stop agents, workers or MCP servers. Waits until they have ended.", "stopped")
 restart = _verb("restart", "Restart agents, workers or MCP servers.", "restarted")
 reset = _verb("reset", "Forget failures, and start workers that gave up.", "reset")
@@ -249,9 +213,7 @@ reset = _verb("reset", "Forget failures, and start workers that gave up.", "rese
 def _pausing(name: str, help_text: str, done: str) -> click.Command:
     """Defines pause or resume, which take effect at once."""
 
-    def act(
-        session: Session, names: tuple[str, ...], selector: tuple[str, ...], everything: bool
-    ) -> None:
+    def act(session: Session, names: tuple[str, ...], selector: tuple[str, ...], everything: bool) -> None:
         found = session.call(f"agent.{name}", _chosen(name, names, selector, everything=everything))
         if session.json:
             session.print_json(found)
@@ -261,9 +223,7 @@ def _pausing(name: str, help_text: str, done: str) -> click.Command:
 
     command: Callable[..., None] = click.pass_obj(act)
     for option in (
-        click.option(
-            "--all", "everything", is_flag=True, help="Select all agents and MCP servers."
-        ),
+        click.option("--all", "everything", is_flag=True, help="Select all agents and MCP servers."),
         selecting,
         click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_agents),
     ):
@@ -281,25 +241,11 @@ wake = _verb("wake", "Start hibernated agents from their checkpoints.", "woken")
 @click.command("hibernate", cls=Command)
 @click.argument("names", nargs=-1, metavar="NAME...", shell_complete=complete_agents)
 @selecting
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=a_duration,
-    metavar="D",
-    help="Wait at most this long for running tasks.",
-)
-@click.option(
-    "--force",
-    is_flag=True,
-    help="Hibernate agents that save no checkpoint, too: they start without state.",
-)
+@click.option("--timeout", "timeout_s", type=a_duration, metavar="D", help="Wait at most this long for running tasks.")
+@click.option("--force", is_flag=True, help="Hibernate agents that save no checkpoint, too: they start without state.")
 @click.pass_obj
 def hibernate(
-    session: Session,
-    names: tuple[str, ...],
-    selector: tuple[str, ...],
-    timeout_s: float | None,
-    force: bool,
+    session: Session, names: tuple[str, ...], selector: tuple[str, ...], timeout_s: float | None, force: bool
 ) -> None:
     """Save checkpoints of agents, and end their processes.
 
@@ -352,9 +298,7 @@ def scale(session: Session, name: str, instances: int) -> None:
     session.print(render.one_line(f"scaled {name} to {instances} ({word(entry, 'state', '-')})"))
 
 
-def _complete_signals(
-    _context: click.Context, _parameter: click.Parameter, start: str
-) -> list[str]:
+def _complete_signals(_context: click.Context, _parameter: click.Parameter, start: str) -> list[str]:
     from signal import Signals  # noqa: PLC0415 - start-up time: this command alone needs it
 
     return [each.name for each in Signals if each.name.startswith(start.upper())]
@@ -365,9 +309,7 @@ def _complete_signals(
 @click.argument("signal_name", metavar="SIG", shell_complete=_complete_signals)
 @selecting
 @click.pass_obj
-def signal(
-    session: Session, names: tuple[str, ...], signal_name: str, selector: tuple[str, ...]
-) -> None:
+def signal(session: Session, names: tuple[str, ...], signal_name: str, selector: tuple[str, ...]) -> None:
     """Send a signal to agents or workers. SIG is a name such as HUP or SIGHUP, or a number."""
     params = _chosen("signal", names, selector) | {"signal": _signal(signal_name)}
     found = session.call("agent.signal", params)

@@ -7,20 +7,10 @@ import click
 from ...worker.contract import codec
 from ...worker.contract.errors import InvalidParams, NotFound
 from .. import render
-from ..context import (
-    CommandGroup,
-    Session,
-    complete_agents,
-    complete_names,
-    duration,
-    json_value,
-    waiting_s,
-)
+from ..context import CommandGroup, Session, complete_agents, complete_names, duration, json_value, waiting_s
 from ..render import inner, inners, number, word
 
-checkpoint = CommandGroup(
-    "checkpoint", help="Save, restore, list and remove checkpoints of workers."
-)
+checkpoint = CommandGroup("checkpoint", help="Save, restore, list and remove checkpoints of workers.")
 
 complete_checkpoints = complete_names("checkpoint.list", "checkpoints")
 
@@ -29,13 +19,7 @@ HEADER = ("ID", "AT", "AGENT", "WORKER", "REASON", "SIZE", "TASK")
 
 @checkpoint.command("save")
 @click.argument("name", metavar="NAME", shell_complete=complete_agents)
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=duration,
-    metavar="D",
-    help="Wait at most this long for each worker.",
-)
+@click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Wait at most this long for each worker.")
 @click.pass_obj
 def save(session: Session, name: str, timeout_s: float | None) -> None:
     """Save a checkpoint of each worker of an agent, or of one worker."""
@@ -55,27 +39,13 @@ def save(session: Session, name: str, timeout_s: float | None) -> None:
 @click.argument("which", metavar="ID|NAME", required=False, shell_complete=complete_checkpoints)
 @click.argument("name", metavar="[NAME]", required=False, shell_complete=complete_agents)
 @click.option(
-    "--input",
-    "given",
-    metavar="JSON|@FILE|-",
-    help="Restore this JSON value in place of a stored checkpoint.",
+    "--input", "given", metavar="JSON|@FILE|-", help="Restore this JSON value in place of a stored checkpoint."
 )
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=duration,
-    metavar="D",
-    help="Wait at most this long for the worker.",
-)
+@click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Wait at most this long for the worker.")
 @click.option("--no-start", is_flag=True, help="Do not start an agent that is brought back.")
 @click.pass_obj
 def restore(
-    session: Session,
-    which: str | None,
-    name: str | None,
-    given: str | None,
-    timeout_s: float | None,
-    no_start: bool,
+    session: Session, which: str | None, name: str | None, given: str | None, timeout_s: float | None, no_start: bool
 ) -> None:
     """Continue a worker from a checkpoint.
 
@@ -106,9 +76,7 @@ def restore(
 
 @checkpoint.command("list")
 @click.argument("name", metavar="[NAME]", required=False, shell_complete=complete_agents)
-@click.option(
-    "-n", "limit", type=click.IntRange(1, 10_000), metavar="N", help="List at most N; default 100."
-)
+@click.option("-n", "limit", type=click.IntRange(1, 10_000), metavar="N", help="List at most N; default 100.")
 @click.pass_obj
 def list_(session: Session, name: str | None, limit: int | None) -> None:
     """List checkpoints, the newest first. NAME is an agent, a worker or a task."""
@@ -119,10 +87,7 @@ def list_(session: Session, name: str | None, limit: int | None) -> None:
         params["limit"] = limit
     found = session.call("checkpoint.list", params)
     of = "" if name is None else f' of "{name}"'
-    rows = [
-        _row(session, each)
-        for each in session.records(found, "checkpoints", f"there are no checkpoints{of}")
-    ]
+    rows = [_row(session, each) for each in session.records(found, "checkpoints", f"there are no checkpoints{of}")]
     if rows:
         session.print_table(HEADER, rows, droppable=("TASK", "AGENT"), right=("ID", "SIZE"))
 
@@ -168,13 +133,9 @@ def _write(path: str, data: object) -> None:
 
 
 @checkpoint.command("rm")
-@click.argument(
-    "which", nargs=-1, required=True, metavar="ID...", shell_complete=complete_checkpoints
-)
+@click.argument("which", nargs=-1, required=True, metavar="ID...", shell_complete=complete_checkpoints)
 @click.option(
-    "--force",
-    is_flag=True,
-    help="Remove also a checkpoint that a worker would start from: it starts without state.",
+    "--force", is_flag=True, help="Remove also a checkpoint that a worker would start from: it starts without state."
 )
 @click.pass_obj
 def rm(session: Session, which: tuple[str, ...], force: bool) -> None:

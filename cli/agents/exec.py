@@ -49,12 +49,8 @@ Examples:
 """,
 )
 @click.option("-i", "--interactive", is_flag=True, help="Send stdin to the command.")
-@click.option(
-    "-t", "--tty", is_flag=True, help="Give the command a terminal, as large as this one."
-)
-@click.option(
-    "-e", "--env", "variables", multiple=True, metavar="K=V", help="Set a variable; repeatable."
-)
+@click.option("-t", "--tty", is_flag=True, help="Give the command a terminal, as large as this one.")
+@click.option("-e", "--env", "variables", multiple=True, metavar="K=V", help="Set a variable; repeatable.")
 @click.option("-w", "--workdir", metavar="DIR", help="Run in this folder; default the worker's.")
 @click.argument("name", metavar="NAME", shell_complete=complete_agents)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[--] CMD...")

@@ -12,18 +12,12 @@ from ..render import inner, word
 
 @click.command("expose", cls=Command)
 @click.argument("name", metavar="NAME", shell_complete=complete_named)
-@click.option(
-    "--port", type=click.IntRange(0, 65_535), metavar="N", help="The port; 0 takes a free one."
-)
+@click.option("--port", type=click.IntRange(0, 65_535), metavar="N", help="The port; 0 takes a free one.")
 @click.option("--host", metavar="ADDRESS", help="The address; by default 127.0.0.1.")
-@click.option(
-    "--no-token", is_flag=True, help="Ask for no token: every program of this machine may use it."
-)
+@click.option("--no-token", is_flag=True, help="Ask for no token: every program of this machine may use it.")
 @click.option("--off", is_flag=True, help="Serve it no longer.")
 @click.pass_obj
-def expose(
-    session: Session, name: str, port: int | None, host: str | None, no_token: bool, off: bool
-) -> None:
+def expose(session: Session, name: str, port: int | None, host: str | None, no_token: bool, off: bool) -> None:
     """Serve one agent alone over HTTP.
 
     At the address: POST /run, GET /health, GET /status. It may be a team or a workflow, too. It is served until it is
@@ -34,11 +28,7 @@ def expose(
         raise InvalidParams(f'cannot expose "{name}": {reason}', key="port", reason=reason)
     place = "127.0.0.1" if host is None else host
     place = f"[{place}]" if ":" in place and not place.startswith("[") else place
-    params = {
-        "name": name,
-        "address": None if off else f"{place}:{port}",
-        "auth": "none" if no_token else "token",
-    }
+    params = {"name": name, "address": None if off else f"{place}:{port}", "auth": "none" if no_token else "token"}
     found = session.call("agent.expose", params)
     if session.json:
         session.print_json(found)

@@ -21,18 +21,13 @@ def duration_or_never(text: str) -> float | None:
 
 
 _session = click.option(
-    "--session",
-    "of",
-    metavar="S",
-    help="Session that the key belongs to, instead of the agent as a whole.",
+    "--session", "of", metavar="S", help="Session that the key belongs to, instead of the agent as a whole."
 )
 
 
 @memory.command("list")
 @click.argument("agent", metavar="[AGENT]", required=False, shell_complete=complete_agents)
-@click.option(
-    "--limit", type=click.IntRange(1, 10_000), default=1_000, metavar="N", help="List at most N."
-)
+@click.option("--limit", type=click.IntRange(1, 10_000), default=1_000, metavar="N", help="List at most N.")
 @click.pass_obj
 def list_(session: Session, agent: str | None, limit: int) -> None:
     """List sessions, the most recently used first."""
@@ -42,17 +37,7 @@ def list_(session: Session, agent: str | None, limit: int) -> None:
     if not records:
         return
     session.print_table(
-        (
-            "AGENT",
-            "SESSION",
-            "TURNS",
-            "MESSAGES",
-            "SIZE",
-            "STORED",
-            "CREATED",
-            "LAST ACCESS",
-            "EXPIRES",
-        ),
+        ("AGENT", "SESSION", "TURNS", "MESSAGES", "SIZE", "STORED", "CREATED", "LAST ACCESS", "EXPIRES"),
         [_row(session, record) for record in records],
         droppable=("CREATED", "STORED", "MESSAGES", "EXPIRES"),
         right=("TURNS", "MESSAGES", "SIZE", "STORED"),
@@ -69,9 +54,7 @@ def _row(session: Session, record: Mapping[str, object]) -> list[str]:
 @memory.command("show")
 @click.argument("agent", metavar="AGENT", shell_complete=complete_agents)
 @click.argument("of", metavar="SESSION")
-@click.option(
-    "-n", "last", type=click.IntRange(0), metavar="N", help="Show only the last N messages."
-)
+@click.option("-n", "last", type=click.IntRange(0), metavar="N", help="Show only the last N messages.")
 @click.pass_obj
 def show(session: Session, agent: str, of: str, last: int | None) -> None:
     """Show the messages, variables and data of a session."""
@@ -79,16 +62,7 @@ def show(session: Session, agent: str, of: str, last: int | None) -> None:
     if session.json:
         session.print_json(record)
         return
-    keys = (
-        "agent",
-        "session",
-        "turns",
-        "messages",
-        "size_bytes",
-        "created_at",
-        "accessed_at",
-        "expires_at",
-    )
+    keys = ("agent", "session", "turns", "messages", "size_bytes", "created_at", "accessed_at", "expires_at")
     session.print_fields({key: record.get(key) for key in keys})
     for part in ("variables", "data"):
         if values := inner(record, part):
@@ -122,13 +96,9 @@ def get(session: Session, agent: str, key: str, of: str | None) -> None:
 @click.argument("key", metavar="KEY")
 @click.argument("value", metavar="JSON|TEXT|@FILE|-")
 @_session
-@click.option(
-    "--ttl", "ttl_s", type=duration, metavar="D", help="Delete the value after this long."
-)
+@click.option("--ttl", "ttl_s", type=duration, metavar="D", help="Delete the value after this long.")
 @click.pass_obj
-def put(
-    session: Session, agent: str, key: str, value: str, of: str | None, ttl_s: float | None
-) -> None:
+def put(session: Session, agent: str, key: str, value: str, of: str | None, ttl_s: float | None) -> None:
     """Store a value under a key."""
     given = json_value(value, "VALUE", or_text=True)
     params = {"agent": agent, "key": key, "value": given, "session": of or "", "ttl_s": ttl_s}
@@ -153,9 +123,7 @@ def rm(session: Session, agent: str, key: str, of: str | None) -> None:
 @click.argument("agent", metavar="AGENT", shell_complete=complete_agents)
 @click.argument("query", metavar="TEXT", default="")
 @_session
-@click.option(
-    "--limit", type=click.IntRange(1, 1000), default=100, metavar="N", help="List at most N."
-)
+@click.option("--limit", type=click.IntRange(1, 1000), default=100, metavar="N", help="List at most N.")
 @click.pass_obj
 def search(session: Session, agent: str, query: str, of: str | None, limit: int) -> None:
     """List keys and values that contain a text. Without TEXT, list all, the newest first."""

@@ -15,20 +15,14 @@ from ..render import inner, inners, items, word
 OF_TEXTS = ("environment", "headers", "labels")
 """Tables whose values are texts, also where they look like numbers."""
 
-DRY_RUN = click.option(
-    "--dry-run", is_flag=True, help="Print what would change, and change nothing."
-)
-WHY = click.option(
-    "--why", default="", metavar="TEXT", help="The reason of the change, kept with it."
-)
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Print what would change, and change nothing.")
+WHY = click.option("--why", default="", metavar="TEXT", help="The reason of the change, kept with it.")
 
 
 @click.command("set", cls=Command)
 @click.argument("name", metavar="NAME", shell_complete=complete_named)
 @click.argument("assignments", nargs=-1, metavar="KEY=VALUE...")
-@click.option(
-    "--unset", multiple=True, metavar="KEY", help="Remove KEY: its default applies again."
-)
+@click.option("--unset", multiple=True, metavar="KEY", help="Remove KEY: its default applies again.")
 @WHY
 @WAIT
 @WAIT_S
@@ -135,13 +129,7 @@ def diff(session: Session, name: str, before: int | None, after: int | None) -> 
 @DRY_RUN
 @click.pass_obj
 def rollback(
-    session: Session,
-    name: str,
-    revision: str | None,
-    why: str,
-    wait: bool,
-    timeout_s: float | None,
-    dry_run: bool,
+    session: Session, name: str, revision: str | None, why: str, wait: bool, timeout_s: float | None, dry_run: bool
 ) -> None:
     """Put the table of an earlier revision in force again.
 
@@ -160,9 +148,7 @@ def rollback(
     _print_changed(session, name, found, dry_run, f" to revision {word(found, 'of')}")
 
 
-def _print_changed(
-    session: Session, name: str, found: Mapping[str, object], dry_run: bool, to: str = ""
-) -> None:
+def _print_changed(session: Session, name: str, found: Mapping[str, object], dry_run: bool, to: str = "") -> None:
     keys = ", ".join(str(each) for each in items(found, "changed"))
     if not keys:
         session.print(render.one_line(f"{name} is so already"))
@@ -181,14 +167,7 @@ def _row(session: Session, each: Mapping[str, object]) -> list[str]:
     if each.get("package"):
         how = f"{how} {word(each, 'package')}"
     reason = word(each, "reason") if word(each, "state") == "failed" else word(each, "why")
-    cells = [
-        word(each, "revision"),
-        word(each, "state"),
-        session.at(word(each, "at")),
-        how,
-        word(each, "by"),
-        reason,
-    ]
+    cells = [word(each, "revision"), word(each, "state"), session.at(word(each, "at")), how, word(each, "by"), reason]
     return render.one_lines(cells)
 
 

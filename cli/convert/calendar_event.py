@@ -20,9 +20,7 @@ _EVENT = re.compile(
     r"(?:(?:\*-)?(?P<month>[\d*.,/]+)-(?P<day>[\d*.,/]+)\s+)?"
     r"(?P<hour>[\d*.,/]+):(?P<minute>[\d*.,/]+)(?::(?P<second>[\d*.,/]+))?(?:\s+UTC)?"
 )
-_DATE_ONLY = re.compile(
-    r"(?:[A-Za-z][A-Za-z.,-]*)|(?:(?:[A-Za-z][A-Za-z.,-]*\s+)?\*-[\d*.,/]+-[\d*.,/]+)"
-)
+_DATE_ONLY = re.compile(r"(?:[A-Za-z][A-Za-z.,-]*)|(?:(?:[A-Za-z][A-Za-z.,-]*\s+)?\*-[\d*.,/]+-[\d*.,/]+)")
 
 
 def crons(event: str) -> list[str]:

@@ -51,12 +51,7 @@ TOP_REASONS = {
     "include": 'not followed: import the output of "docker compose config"',
     "name": "corral has one set of agents, without a project name",
 }
-RESTARTS = {
-    "no": "never",
-    "always": "always",
-    "on-failure": "on-failure",
-    "unless-stopped": "always",
-}
+RESTARTS = {"no": "never", "always": "always", "on-failure": "on-failure", "unless-stopped": "always"}
 MOST_ATTEMPTS = 1000
 """Number of restarts within a minute that is never reached: Compose does not give up."""
 
@@ -83,9 +78,7 @@ def convert(text: str, source: str) -> Draft:
     )
     for key in top:
         if str(key).startswith("x-"):
-            draft.note(
-                str(key), "an extension: only what other keys take from it by an anchor is used"
-            )
+            draft.note(str(key), "an extension: only what other keys take from it by an anchor is used")
     tables = {str(name): as_object(each) or {} for name, each in services.items()}
     for name, table in tables.items():
         _convert(draft.agent(name), table)
@@ -104,11 +97,7 @@ def _convert(entry: Entry, table: Mapping[str, object]) -> None:
             reason += (
                 ", and write the entrypoint of the image before the command"
                 if words
-                else (
-                    f", and write its command; the image of {what} says which"
-                    if image is None
-                    else ""
-                )
+                else (f", and write its command; the image of {what} says which" if image is None else "")
             )
         entry.note(what, reason)
     if not words:
@@ -195,10 +184,7 @@ def _scalar(value: object) -> str:
 def _environment(entry: Entry, value: object) -> Table:
     """Returns the variables; one without a value is that of the daemon, if it has one."""
     if (array := as_array(value)) is not None:
-        found = [
-            (str(e).partition("=")[0], str(e).partition("=")[2] if "=" in str(e) else None)
-            for e in array
-        ]
+        found = [(str(e).partition("=")[0], str(e).partition("=")[2] if "=" in str(e) else None) for e in array]
     else:
         items = (as_object(value) or {}).items()
         found = [(str(k), None if v is None else _scalar(v)) for k, v in items]
@@ -279,17 +265,9 @@ def _health(entry: Entry, check: Mapping[str, object]) -> None:
     array = [str(each) for each in as_array(test) or []]
     if array[:1] == ["NONE"]:
         return
-    words = (
-        array[1:]
-        if array[:1] == ["CMD"]
-        else ["sh", "-c", " ".join(array[1:]) if array else str(test)]
-    )
+    words = array[1:] if array[:1] == ["CMD"] else ["sh", "-c", " ".join(array[1:]) if array else str(test)]
     probe: Table = {"exec": [_expanded(entry, each) for each in words]}
-    for key, name in (
-        ("interval", "interval"),
-        ("timeout", "timeout"),
-        ("start_period", "start_delay"),
-    ):
+    for key, name in (("interval", "interval"), ("timeout", "timeout"), ("start_period", "start_delay")):
         if (seconds := seconds_of(check.get(key))) is not None:
             probe[name] = seconds
     retries = check.get("retries", 3)
@@ -307,9 +285,7 @@ def _require(draft: Draft, name: str, table: Mapping[str, object]) -> None:
     assert entry is not None, "it was added before"
     wanted = as_object(table.get("depends_on"))
     needs: Sequence[object] = as_array(table.get("depends_on")) or []
-    conditions = {str(k): as_object(v) or {} for k, v in (wanted or {}).items()} or {
-        str(each): {} for each in needs
-    }
+    conditions = {str(k): as_object(v) or {} for k, v in (wanted or {}).items()} or {str(each): {} for each in needs}
     names: list[str] = []
     for other, how in conditions.items():
         found = draft.named(other)

@@ -32,8 +32,7 @@ def convert(text: str, source: str, *, has_users: bool) -> Draft:
             variables[assigned[1]] = _unquoted(assigned[2])
             if assigned[1] == "MAILTO" and variables["MAILTO"]:
                 draft.note(
-                    "MAILTO",
-                    'no mail is sent: "corral logs" has the output, [monitoring] alert tells of failures',
+                    "MAILTO", 'no mail is sent: "corral logs" has the output, [monitoring] alert tells of failures'
                 )
             continue
         _convert_line(draft, line, number, variables, has_users=has_users)
@@ -44,9 +43,7 @@ def _unquoted(text: str) -> str:
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
 
 
-def _convert_line(
-    draft: Draft, line: str, number: int, variables: Mapping[str, str], *, has_users: bool
-) -> None:
+def _convert_line(draft: Draft, line: str, number: int, variables: Mapping[str, str], *, has_users: bool) -> None:
     count = 1 if line.startswith("@") else 5
     words = line.split(None, count + (1 if has_users else 0))
     if len(words) <= count + (1 if has_users else 0):
@@ -98,8 +95,7 @@ def _name_of(command: str) -> str:
             word
             and "=" not in word
             and not word.startswith("-")
-            and name
-            not in ("sh", "bash", "exec", "python3", "python", "test", "[", "nice", "env", "sudo")
+            and name not in ("sh", "bash", "exec", "python3", "python", "test", "[", "nice", "env", "sudo")
         ):
             return os.path.splitext(name)[0] or "job"
     return "job"

@@ -95,9 +95,7 @@ class Draft:
         self.agents[entry.name] = entry
         if entry.name != original:
             is_taken = allowed_name(original, "program") != entry.name
-            reason = (
-                "another one has its name" if is_taken else "a name has letters, digits, _ and -"
-            )
+            reason = "another one has its name" if is_taken else "a name has letters, digits, _ and -"
             entry.note("name", f'called "{entry.name}" here: {reason}')
         return entry
 
@@ -141,9 +139,7 @@ class Draft:
         """Returns the configuration file."""
         lines = [f"# Converted from {one_line(self.source)} ({self.format})."]
         if self.every_note():
-            lines.append(
-                "# A comment after a heading names each setting that has no equivalent here."
-            )
+            lines.append("# A comment after a heading names each setting that has no equivalent here.")
         lines += [f"# - {one_line(str(note))}" for note in self.notes]
         for name, table in self.sections.items():
             lines += ["", *toml_text.lines((name,), table)]
@@ -201,10 +197,7 @@ def expanded(text: str, pattern: re.Pattern[str], variable: Callable[[re.Match[s
 
 
 def list_unknown(
-    entry: Entry | Draft,
-    table: Mapping[str, object],
-    reasons: Mapping[str, str],
-    done: Iterable[str],
+    entry: Entry | Draft, table: Mapping[str, object], reasons: Mapping[str, str], done: Iterable[str]
 ) -> None:
     """Notes every key of a table that is not in `done`, with its reason."""
     known = frozenset(done)

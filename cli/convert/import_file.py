@@ -41,16 +41,11 @@ Examples:
 )
 @click.argument("paths", nargs=-1, required=True, metavar="FILE...", type=click.Path())
 @click.option(
-    "--format",
-    "form",
-    type=click.Choice(FORMATS),
-    help="Format of the file; by default its name and content tell.",
+    "--format", "form", type=click.Choice(FORMATS), help="Format of the file; by default its name and content tell."
 )
 @click.option("--write", "target", metavar="FILE|-", help="Write a file; default is stdout.")
 @click.pass_context
-def import_(
-    context: click.Context, paths: tuple[str, ...], form: str | None, target: str | None
-) -> None:
+def import_(context: click.Context, paths: tuple[str, ...], form: str | None, target: str | None) -> None:
     """Convert files of other supervisors.
 
     FILE is a Compose file, a Procfile, a supervisord.conf, an ecosystem file of pm2, units of systemd or a crontab.
@@ -73,9 +68,7 @@ def import_(
         reason = "it has no programs" if not draft.notes else str(draft.notes[0])
         raise InvalidParams(f'cannot import "{first}": {reason}', file=first, reason=reason)
     folder = os.path.dirname(os.path.abspath(first))
-    is_beside = (
-        target not in (None, "-") and os.path.dirname(os.path.abspath(str(target))) == folder
-    )
+    is_beside = target not in (None, "-") and os.path.dirname(os.path.abspath(str(target))) == folder
     if found in RELATIVE and not is_beside and first != "-":
         process = draft.sections.setdefault("process", {})
         process.setdefault("working_directory", folder)
@@ -199,6 +192,4 @@ def _hand_over(session: Session, draft: Draft, target: str | None) -> None:
 
 def _counted(draft: Draft) -> str:
     numbers = [(len(draft.agents), "agent"), (len(draft.schedules), "schedule")]
-    return ", ".join(
-        f"{count} {what}{'s' if count != 1 else ''}" for count, what in numbers if count
-    )
+    return ", ".join(f"{count} {what}{'s' if count != 1 else ''}" for count, what in numbers if count)

@@ -14,16 +14,7 @@ from .draft import Draft, Entry, list_unknown, literal
 from .quantities import seconds_of, size_of
 
 DONE = (
-    *(
-        "name",
-        "script",
-        "args",
-        "cwd",
-        "interpreter",
-        "exec_interpreter",
-        "interpreter_args",
-        "node_args",
-    ),
+    *("name", "script", "args", "cwd", "interpreter", "exec_interpreter", "interpreter_args", "node_args"),
     *("instances", "env", "max_memory_restart", "autorestart", "max_restarts", "restart_delay"),
     *("kill_timeout", "exp_backoff_restart_delay", "min_uptime", "uid", "gid", "user", "namespace"),
     *("increment_var", "instance_var", "exec_mode", "autostart"),
@@ -73,25 +64,14 @@ def convert(text: str, source: str) -> Draft:
     found = _evaluated(source) if is_script else yaml_text.document(text, source)
     top = as_object(found) or {}
     apps = as_array(found) or as_array(top.get("apps")) or as_array(top.get("pm2"))
-    apps = (
-        apps
-        if apps is not None
-        else [top["apps"]]
-        if "apps" in top
-        else [top]
-        if "script" in top
-        else None
-    )
+    apps = apps if apps is not None else [top["apps"]] if "apps" in top else [top] if "script" in top else None
     if not apps:
         reason = "it has no apps"
         raise InvalidParams(f'cannot import "{source}": {reason}', file=source, reason=reason)
     draft = Draft(source, "pm2 ecosystem file")
     for each in apps:
         table = as_object(each) or {}
-        name = str(
-            table.get("name")
-            or os.path.splitext(os.path.basename(str(table.get("script", "app"))))[0]
-        )
+        name = str(table.get("name") or os.path.splitext(os.path.basename(str(table.get("script", "app"))))[0])
         _convert(draft.agent(name), table)
     if "deploy" in top:
         draft.note("deploy", "there is no deployment by ssh and git")
@@ -114,12 +94,8 @@ def _evaluated(path: str) -> object:
         reason = f"node does not end within {NODE_S:g} s"
         raise InvalidParams(f'cannot read "{path}": {reason}', file=path, reason=reason) from error
     except ValueError as error:
-        lines = [line for line in done.stderr.splitlines() if "Error" in line] or [
-            "it exports no JSON"
-        ]
-        raise InvalidParams(
-            f'cannot read "{path}": {lines[0]}', file=path, reason=lines[0]
-        ) from error
+        lines = [line for line in done.stderr.splitlines() if "Error" in line] or ["it exports no JSON"]
+        raise InvalidParams(f'cannot read "{path}": {lines[0]}', file=path, reason=lines[0]) from error
 
 
 def _convert(entry: Entry, table: Mapping[str, object]) -> None:
@@ -154,9 +130,7 @@ def _convert(entry: Entry, table: Mapping[str, object]) -> None:
         entry.set("autostart", False)
     for key in table:
         if key.startswith("env_"):
-            entry.note(
-                key, "another set of variables: write a file of its own, or environment_file"
-            )
+            entry.note(key, "another set of variables: write a file of its own, or environment_file")
     quiet = [key for key, each in table.items() if key.startswith("env_") or each in (False, None)]
     list_unknown(entry, table, REASONS, (*DONE, *quiet))
 

@@ -4,35 +4,8 @@ import re
 import shlex
 
 BUILTIN = frozenset(
-    (
-        "cd",
-        "export",
-        "source",
-        ".",
-        "set",
-        "unset",
-        "ulimit",
-        "umask",
-        "eval",
-        "trap",
-        "exec",
-        "wait",
-    )
-) | {
-    "if",
-    "for",
-    "while",
-    "until",
-    "case",
-    "{",
-    "(",
-    "!",
-    ":",
-    "alias",
-    "local",
-    "return",
-    "function",
-}
+    ("cd", "export", "source", ".", "set", "unset", "ulimit", "umask", "eval", "trap", "exec", "wait")
+) | {"if", "for", "while", "until", "case", "{", "(", "!", ":", "alias", "local", "return", "function"}
 """First words that only a shell can run."""
 
 OPERATORS = frozenset("();<>|&")
@@ -74,9 +47,7 @@ def _replaced(line: str, words: list[str] | None) -> str:
     if words is None or not words or "\n" in line:
         return line
     operators = {word for word in words if OPERATORS.issuperset(word)}
-    redirections = {
-        word for word in operators if set(word) <= set("<>&") and word not in ("&", "&&")
-    }
+    redirections = {word for word in operators if set(word) <= set("<>&") and word not in ("&", "&&")}
     if operators - redirections - {"&&"}:
         return line
     first = len(words) - words[::-1].index("&&") if "&&" in words else 0

@@ -10,15 +10,7 @@ from .draft import Draft, Entry, Reference, Table, expanded, list_unknown
 from .quantities import size_of
 
 DONE = (
-    *(
-        "command",
-        "process_name",
-        "numprocs",
-        "numprocs_start",
-        "autostart",
-        "autorestart",
-        "directory",
-    ),
+    *("command", "process_name", "numprocs", "numprocs_start", "autostart", "autorestart", "directory"),
     *("startretries", "stopsignal", "stopwaitsecs", "user", "environment", "umask", "priority"),
     *("startsecs", "exitcodes", "stopasgroup", "killasgroup", "redirect_stderr"),
     *("stdout_logfile_maxbytes", "stdout_logfile_backups"),
@@ -47,12 +39,9 @@ SECTIONS = {
 }
 DAEMON = {
     **dict.fromkeys(
-        ("logfile", "logfile_maxbytes", "logfile_backups"),
-        "corrald logs to stderr, and to the journal under systemd",
+        ("logfile", "logfile_maxbytes", "logfile_backups"), "corrald logs to stderr, and to the journal under systemd"
     ),
-    **dict.fromkeys(
-        ("pidfile", "nodaemon", "silent"), "corrald runs in the foreground: systemd keeps it"
-    ),
+    **dict.fromkeys(("pidfile", "nodaemon", "silent"), "corrald runs in the foreground: systemd keeps it"),
     **dict.fromkeys(("minfds", "minprocs"), "LimitNOFILE= and LimitNPROC= of the unit of corrald"),
     "loglevel": "log_level in the section daemon",
     "childlogdir": "the logs are in state_dir",
@@ -76,9 +65,7 @@ def convert(text: str, source: str, folder: str) -> Draft:
         parser.read_string(text)
     except configparser.Error as error:
         reason = str(error).splitlines()[0]
-        raise InvalidParams(
-            f'cannot read "{source}": {reason}', file=source, reason=reason
-        ) from error
+        raise InvalidParams(f'cannot read "{source}": {reason}', file=source, reason=reason) from error
     draft = Draft(source, "supervisord.conf")
     sections = {name: {k: v or "" for k, v in parser[name].items()} for name in parser.sections()}
     for section, table in sections.items():
@@ -88,9 +75,7 @@ def convert(text: str, source: str, folder: str) -> Draft:
         elif kind == "supervisord":
             _convert_daemon(draft, table, folder)
         elif kind == "include":
-            draft.note(
-                f"include {table.get('files', '')}", "not followed: import each of its files"
-            )
+            draft.note(f"include {table.get('files', '')}", "not followed: import each of its files")
         elif kind != "group":
             draft.note(f"[{section}]", SECTIONS.get(kind, "no equivalent"))
     for section, table in sections.items():
@@ -113,11 +98,7 @@ def _convert(entry: Entry, table: Mapping[str, str], folder: str) -> None:
         entry.note("numprocs_start", "${instance} counts from 0")
     try:
         entry.set(
-            "command",
-            [
-                _expanded(entry, each, here)
-                for each in shlex.split(table.get("command", ""), comments=False)
-            ],
+            "command", [_expanded(entry, each, here) for each in shlex.split(table.get("command", ""), comments=False)]
         )
     except ValueError:
         entry.set("command", ["sh", "-c", text("command") or ""])
@@ -130,32 +111,23 @@ def _convert(entry: Entry, table: Mapping[str, str], folder: str) -> None:
     entry.set("process.user", table.get("user"))
     entry.set("process.umask", table.get("umask"))
     entry.set(
-        "process.stop_signal",
-        f"SIG{table['stopsignal'].removeprefix('SIG')}" if table.get("stopsignal") else None,
+        "process.stop_signal", f"SIG{table['stopsignal'].removeprefix('SIG')}" if table.get("stopsignal") else None
     )
     entry.set("process.shutdown_grace_period", _number(table.get("stopwaitsecs")))
     if table.get("autostart", "true").lower() in ("false", "no", "0", "off"):
         entry.set("autostart", False)
     word = table.get("autorestart", "unexpected").lower()
     always = word in ("true", "yes", "1", "on")
-    entry.set(
-        "recovery.restart",
-        "always" if always else "on-failure" if word == "unexpected" else "never",
-    )
+    entry.set("recovery.restart", "always" if always else "on-failure" if word == "unexpected" else "never")
     entry.set("recovery.max_restart_attempts", _number(table.get("startretries")))
     entry.set("monitoring.max_log_file_bytes", size_of(table.get("stdout_logfile_maxbytes")))
     entry.set("monitoring.max_log_files", _number(table.get("stdout_logfile_backups")) or None)
     if table.get("exitcodes", "0") != "0":
         entry.note("exitcodes", "only 0 is a success")
     if table.get("startsecs", "1") != "1":
-        entry.note(
-            "startsecs",
-            "a program is ready after one second: ready = { tcp|http|log|exec = … } says it better",
-        )
+        entry.note("startsecs", "a program is ready after one second: ready = { tcp|http|log|exec = … } says it better")
     if table.get("priority", "999") != "999":
-        entry.note(
-            "priority", "starts are ordered by requires, which waits until the other is ready"
-        )
+        entry.note("priority", "starts are ordered by requires, which waits until the other is ready")
     name = table.get("process_name", "")
     if name not in ("", "%(program_name)s") and "process_num" not in name:
         entry.note("process_name", "workers are called NAME-0, NAME-1 and so on")

@@ -13,14 +13,7 @@ Unit = Mapping[str, Sequence[tuple[str, str]]]
 """Settings by section, in their order; a key may occur several times."""
 
 NOT_NEEDED = frozenset(
-    (
-        "Documentation",
-        "NoNewPrivileges",
-        "GuessMainPID",
-        "SyslogIdentifier",
-        "WantedBy",
-        "DefaultDependencies",
-    )
+    ("Documentation", "NoNewPrivileges", "GuessMainPID", "SyslogIdentifier", "WantedBy", "DefaultDependencies")
 )
 """Settings that lose nothing: corral has them in any case, or they have no effect on the program."""
 
@@ -135,9 +128,7 @@ def _target(name: str, unit: Unit) -> str:
 
 
 def _convert_service(entry: Entry, name: str, unit: Unit) -> None:
-    settings = [
-        each for section in ("Unit", "Service", "Install") for each in unit.get(section, ())
-    ]
+    settings = [each for section in ("Unit", "Service", "Install") for each in unit.get(section, ())]
     kind = dict(settings).get("Type", "simple")
     variables: dict[str, str] = {}
     starts: list[str] = []
@@ -155,13 +146,9 @@ def _convert_service(entry: Entry, name: str, unit: Unit) -> None:
         _bound_run(entry)
         entry.run_once()
     elif kind == "forking":
-        entry.note(
-            "Type forking", "the program has to stay in the foreground: look for such an option"
-        )
+        entry.note("Type forking", "the program has to stay in the foreground: look for such an option")
     elif kind in ("notify", "notify-reload", "dbus"):
-        entry.note(
-            f"Type {kind}", "ready after one second: write ready = { tcp|http|log|exec = … }"
-        )
+        entry.note(f"Type {kind}", "ready after one second: write ready = { tcp|http|log|exec = … }")
     if "Install" not in unit:
         entry.set("autostart", False)
         entry.note("[Install]", 'missing, so it is not started by itself: "corral start NAME"')
@@ -177,10 +164,7 @@ def _bound_run(entry: Entry) -> None:
 def _set(entry: Entry, key: str, value: str, unit: str) -> None:
     """Translates one setting, or notes why not."""
     number = re.match(r"-?\d+", value)
-    if (
-        key in ("Type", "After", "Requires", "Wants", "BindsTo", "Requisite", "PartOf")
-        or key in NOT_NEEDED
-    ):
+    if key in ("Type", "After", "Requires", "Wants", "BindsTo", "Requisite", "PartOf") or key in NOT_NEEDED:
         return
     if key in SIMPLE:
         text = value.removeprefix("-") if key == "WorkingDirectory" else value
@@ -204,7 +188,9 @@ def _set(entry: Entry, key: str, value: str, unit: str) -> None:
     elif key == "EnvironmentFile" and "process.environment_file" not in entry.table:
         entry.set("process.environment_file", _specified(entry, value.removeprefix("-"), unit))
     elif _CONFINING.match(key):
-        reason = "not set: isolation, read_paths, write_paths and connect_ports in the section process confine a program"
+        reason = (
+            "not set: isolation, read_paths, write_paths and connect_ports in the section process confine a program"
+        )
         entry.note(f"{key}={value}", reason)
     elif value not in ("infinity", ""):
         entry.note(f"{key}={value}", REASONS.get(key, "no equivalent"))
@@ -281,9 +267,7 @@ def _convert_timer(draft: Draft, name: str, unit: Unit, parsed: Mapping[str, Uni
     settings = unit.get("Timer", ())
     times = [(key, value) for key, value in settings if key.startswith("On")]
     calendar = [cron for key, value in times if key == "OnCalendar" for cron in crons(value)]
-    every = [
-        seconds_of(value) for key, value in times if key in ("OnUnitActiveSec", "OnUnitInactiveSec")
-    ]
+    every = [seconds_of(value) for key, value in times if key in ("OnUnitActiveSec", "OnUnitInactiveSec")]
     if calendar:
         entry.set("cron", calendar[0])
         is_utc = any(value.endswith(" UTC") for key, value in times if key == "OnCalendar")

@@ -42,9 +42,7 @@ def help(  # noqa: A001 - the name of the command
     inner, command = root, root.command
     for word in words:
         if not isinstance(command, click.Group):
-            text = (
-                f'cannot show "{" ".join(words)}": {inner.command_path} has no commands of its own'
-            )
+            text = f'cannot show "{" ".join(words)}": {inner.command_path} has no commands of its own'
             raise InvalidParams(text, command=word)
         name, found, _ = command.resolve_command(inner, [word])
         assert name is not None, "resolve_command raises where there is none"
@@ -82,17 +80,11 @@ def schema(session: Session, document: str) -> None:
     """
     admit_msgspec()
     if document == OPENAPI:
-        from ...supervisor.http_api.openapi import (  # noqa: PLC0415 - start-up time: this document alone
-            openapi,
-        )
-        from ...supervisor.methods.all import (  # noqa: PLC0415 - start-up time: this document alone
-            METHODS,
-        )
+        from ...supervisor.http_api.openapi import openapi  # noqa: PLC0415 - start-up time: this document alone
+        from ...supervisor.methods.all import METHODS  # noqa: PLC0415 - start-up time: this document alone
 
         session.print_json(openapi(METHODS))
         return
-    from ...supervisor.schema.documents import (  # noqa: PLC0415 - start-up time: this command alone
-        schema_of,
-    )
+    from ...supervisor.schema.documents import schema_of  # noqa: PLC0415 - start-up time: this command alone
 
     session.print_json(schema_of(document))  # type: ignore[arg-type]  # click has checked the word

@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 @selecting
 @click.option("-o", "--output", metavar="FILE", help="Write a new file in place of stdout.")
 @click.pass_obj
-def export(
-    session: Session, names: tuple[str, ...], selector: tuple[str, ...], output: str | None
-) -> None:
+def export(session: Session, names: tuple[str, ...], selector: tuple[str, ...], output: str | None) -> None:
     """Print the running set as a configuration file.
 
     It has agents, MCP servers, teams, workflows and schedules, and the stores, templates and profiles of the file. `corral add --file` takes the text, and so does corrald as its configuration file. Secrets are in it by
@@ -39,10 +37,7 @@ def export(
     text = word(found, "toml")
     if output is not None:
         write_new(output, text)
-        for key, words in (
-            ("secrets", "set these secrets first"),
-            ("hidden", "set these variables first"),
-        ):
+        for key, words in (("secrets", "set these secrets first"), ("hidden", "set these variables first")):
             if needed := [str(each) for each in items(found, key)]:
                 session.note(render.one_line(f"{words}: {', '.join(needed)}"))
     if session.json:
@@ -56,9 +51,7 @@ def export(
 @click.command("backup", cls=Command)
 @click.argument("file", metavar="FILE", type=click.Path())
 @click.option("--logs", is_flag=True, help="Include the logs of agents and servers.")
-@click.option(
-    "--no-secrets", is_flag=True, help="Leave out kept secrets, tokens of HTTP and .env files."
-)
+@click.option("--no-secrets", is_flag=True, help="Leave out kept secrets, tokens of HTTP and .env files.")
 @click.pass_obj
 def backup(session: Session, file: str, logs: bool, no_secrets: bool) -> None:
     """Write an archive of the whole state.
@@ -81,16 +74,12 @@ def backup(session: Session, file: str, logs: bool, no_secrets: bool) -> None:
         return
     files, size = int(number(found, "files") or 0), int(number(found, "size") or 0)
     content = render.size(number(found, "content_bytes") or 0)
-    session.print(
-        render.one_line(f"wrote {file}: {files} files, {content}, {render.size(size)} compressed")
-    )
+    session.print(render.one_line(f"wrote {file}: {files} files, {content}, {render.size(size)} compressed"))
     for path, reason in inner(found, "left").items():
         session.note(render.one_line(f"left out {path}: {reason}"))
 
 
-def _fetch(
-    call: Callable[..., Any], found: render.Record, file: str
-) -> None:  # Any: a result of the table
+def _fetch(call: Callable[..., Any], found: render.Record, file: str) -> None:  # Any: a result of the table
     """Writes the archive to a new file, which is there when it is whole and on disk.
 
     Raises:
@@ -104,9 +93,7 @@ def _fetch(
             with open(fd, "wb") as target:
                 digest, offset, is_last = sha256(), 0, False
                 while not is_last:
-                    piece = render.as_record(
-                        call("backup.read", {"id": found["id"], "offset": offset}, timeout_s=60.0)
-                    )
+                    piece = render.as_record(call("backup.read", {"id": found["id"], "offset": offset}, timeout_s=60.0))
                     data = b64decode(word(piece, "data"))
                     digest.update(data)
                     target.write(data)
@@ -135,14 +122,7 @@ def _fetch(
 @click.option("--state-dir", metavar="DIR", help="State folder; by default that of corrald.")
 @click.option("--config", metavar="PATH", help="Configuration file; by default that of corrald.")
 @click.pass_obj
-def restore(
-    session: Session,
-    file: str,
-    check: bool,
-    replace: bool,
-    state_dir: str | None,
-    config: str | None,
-) -> None:
+def restore(session: Session, file: str, check: bool, replace: bool, state_dir: str | None, config: str | None) -> None:
     """Restore an archive of `corral backup`.
 
     The state takes effect when corrald starts the next time. It may run meanwhile: then restart it.
@@ -168,9 +148,7 @@ def restore(
     for path in done.kept:
         session.print(render.one_line(f"kept {path}"))
     for path in done.elsewhere:
-        session.note(
-            render.one_line(f"{path} is in the archive below elsewhere/: put it there yourself")
-        )
+        session.note(render.one_line(f"{path} is in the archive below elsewhere/: put it there yourself"))
     session.print(render.one_line(f'start or restart corrald with the state folder "{folder}"'))
 
 
@@ -181,9 +159,7 @@ def _default_config() -> str:
     return f"{home}/corral/corral.toml"
 
 
-def _print_restored(
-    session: Session, verb: str, manifest: "Manifest", audit_records: int, state_dir: str = ""
-) -> None:
+def _print_restored(session: Session, verb: str, manifest: "Manifest", audit_records: int, state_dir: str = "") -> None:
     facts: dict[str, object] = {
         "version": manifest.version,
         "store_version": manifest.store_version,
@@ -201,7 +177,5 @@ def _print_restored(
         return
     made_at = session.at(manifest.created_at, is_brief=False)
     of = f"backup of {made_at} by corral {manifest.version}"
-    what = (
-        f"{len(manifest.files)} files, {render.size(manifest.size)}, {audit_records} audit records"
-    )
+    what = f"{len(manifest.files)} files, {render.size(manifest.size)}, {audit_records} audit records"
     session.print(render.one_line(f"{verb} the {of}: {what}"))

@@ -24,13 +24,7 @@ LAST = "log.end"
 @click.option("--params", metavar="JSON|@FILE|-", help="The params as a JSON object.")
 @click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Give up waiting.")
 @click.pass_obj
-def call(
-    session: Session,
-    method: str,
-    given: tuple[str, ...],
-    params: str | None,
-    timeout_s: float | None,
-) -> None:
+def call(session: Session, method: str, given: tuple[str, ...], params: str | None, timeout_s: float | None) -> None:
     """Call any method of the daemon, as JSON.
 
     METHOD is one of those in "corral call rpc.discover", such as daemon.status. VALUE is JSON, or a text where it is
@@ -73,9 +67,7 @@ def _params(given: tuple[str, ...], text: str | None) -> dict[str, object]:
     return params
 
 
-def _follow(
-    session: Session, method: str, params: Mapping[str, object], timeout_s: float | None
-) -> None:
+def _follow(session: Session, method: str, params: Mapping[str, object], timeout_s: float | None) -> None:
     """Prints notifications and the result in the order in which they come."""
 
     def show(notification: Notification) -> None:
@@ -86,9 +78,7 @@ def _follow(
     try:
         with session.connect() as connection:
             limit_s = ANSWER_S if is_endless and timeout_s is None else timeout_s
-            result = connection.call(
-                method, params, timeout_s=limit_s, on_notification=None if is_endless else show
-            )
+            result = connection.call(method, params, timeout_s=limit_s, on_notification=None if is_endless else show)
             session.print_ndjson([{"result": result}])
             for notification in connection.notifications() if is_endless else ():
                 show(notification)

@@ -50,21 +50,10 @@ cluster = CommandGroup("cluster", help="Start and check the engine of a cluster.
 
 
 @cluster.command("dev", cls=Command)
-@click.option(
-    "--engine", type=click.Choice(["nats", "redis"]), default="nats", help="Which engine to start."
-)
-@click.option(
-    "--servers",
-    type=click.IntRange(1, 3),
-    default=1,
-    help="Number of servers: 1 or 3; Redis has 1.",
-)
-@click.option(
-    "--folder", metavar="DIR", help="Keep its store and logs there; without it they go at the end."
-)
-@click.option(
-    "--nodes", type=click.IntRange(0, 16), default=3, help="Number of daemons; 0 starts none."
-)
+@click.option("--engine", type=click.Choice(["nats", "redis"]), default="nats", help="Which engine to start.")
+@click.option("--servers", type=click.IntRange(1, 3), default=1, help="Number of servers: 1 or 3; Redis has 1.")
+@click.option("--folder", metavar="DIR", help="Keep its store and logs there; without it they go at the end.")
+@click.option("--nodes", type=click.IntRange(0, 16), default=3, help="Number of daemons; 0 starts none.")
 @click.option(
     "--config",
     metavar="FILE",
@@ -139,9 +128,7 @@ def _servers(running: "LocalServers") -> Iterator[_Program]:
             running.start(number)
             running.wait(number)
 
-        yield _Program(
-            f"{running.kind} server {number}", log, partial(_status, running, number), start
-        )
+        yield _Program(f"{running.kind} server {number}", log, partial(_status, running, number), start)
 
 
 def _nodes(daemons: "LocalNodes") -> Iterator[_Program]:
@@ -150,9 +137,7 @@ def _nodes(daemons: "LocalNodes") -> Iterator[_Program]:
         yield _Program(name, log, partial(_status, daemons, name), partial(daemons.start, name))
 
 
-def _status(
-    programs: "LocalServers | LocalNodes", key: Any
-) -> int | None:  # Any: a number or a name
+def _status(programs: "LocalServers | LocalNodes", key: Any) -> int | None:  # Any: a number or a name
     """Returns the status with which a program has ended; None while it runs."""
     return programs.processes[key].poll()
 
@@ -163,9 +148,7 @@ def _run(session: Session, programs: Sequence[_Program]) -> None:
     ends = {each.name: deque[float](maxlen=ENDS_MAX) for each in programs}
     while True:
         wait_s = max(0.0, min(due.values()) - time.monotonic()) if due else None
-        got = (
-            signal.sigwaitinfo(SIGNALS) if wait_s is None else signal.sigtimedwait(SIGNALS, wait_s)
-        )
+        got = signal.sigwaitinfo(SIGNALS) if wait_s is None else signal.sigtimedwait(SIGNALS, wait_s)
         if got is not None and got.si_signo in END_SIGNALS:
             return
         for each in programs:

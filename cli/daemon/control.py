@@ -8,16 +8,7 @@ import click
 
 from ...worker.contract.errors import Timeout
 from .. import render
-from ..context import (
-    WAIT,
-    WAIT_S,
-    Command,
-    CommandGroup,
-    Session,
-    duration,
-    limit_s,
-    waiting,
-)
+from ..context import WAIT, WAIT_S, Command, CommandGroup, Session, duration, limit_s, waiting
 from ..render import inner, items, number, word
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -55,8 +46,7 @@ def print_changes(session: Session, found: render.Record) -> None:
             lines.append(f"{signs.get(str(effect), '~')} {name}: {kind[:-1]}, {effect}")
     lines += [f"~ {key}: takes effect at once" for key in items(found, "live")]
     lines += [
-        f"~ {name}: the file has changed it, and wins over what was set"
-        for name in items(found, "overrides_ended")
+        f"~ {name}: the file has changed it, and wins over what was set" for name in items(found, "overrides_ended")
     ]
     lines += [f"! {key}: takes effect when corrald starts" for key in items(found, "pending")]
     for line in lines or ["nothing has changed"]:
@@ -102,9 +92,7 @@ def daemon() -> None:
 
 
 @daemon.command("stop", cls=Command)
-@click.option(
-    "--timeout", "timeout_s", type=duration, metavar="D", help="Give up waiting (exit 5)."
-)
+@click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Give up waiting (exit 5).")
 @click.option("--no-wait", is_flag=True, help="Return when the daemon has begun to stop.")
 @click.pass_obj
 def daemon_stop(session: Session, timeout_s: float | None, no_wait: bool) -> None:
@@ -115,9 +103,7 @@ def daemon_stop(session: Session, timeout_s: float | None, no_wait: bool) -> Non
     found = session.call("daemon.stop", {})
     pid = int(number(found, "pid") or 0)
     if not no_wait and not _has_ended(pid, timeout_s):
-        text = (
-            f"cannot see the end of the daemon with pid {pid} within {render.duration(timeout_s)}"
-        )
+        text = f"cannot see the end of the daemon with pid {pid} within {render.duration(timeout_s)}"
         raise Timeout(f"{text}: it goes on stopping", pid=pid, limit=timeout_s)
     if session.json:
         session.print_json(found)

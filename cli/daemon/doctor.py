@@ -92,15 +92,11 @@ def _print(session: Session, report: Mapping[str, object]) -> None:
     daemon = inner(report, "daemon")
     if daemon.get("running"):
         version, pid = word(daemon, "version"), word(daemon, "pid")
-        session.print(
-            f"corrald {version}, pid {pid}; you have the right to {word(daemon, 'rights')}"
-        )
+        session.print(f"corrald {version}, pid {pid}; you have the right to {word(daemon, 'rights')}")
     found = inners(report, "findings")
     remedies: dict[str, list[str]] = {}
     for finding in found:
-        _print_line(
-            session, word(finding, "verdict"), word(finding, "topic"), word(finding, "found")
-        )
+        _print_line(session, word(finding, "verdict"), word(finding, "topic"), word(finding, "found"))
         if remedy := word(finding, "remedy"):
             remedies.setdefault(remedy, []).append(word(finding, "topic"))
     session.print("\npromises")

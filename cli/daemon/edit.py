@@ -172,10 +172,7 @@ def _edited(session: Session, original: Original, editor: list[str], *, is_part:
             if is_part and answer.startswith("s"):
                 break
             if not answer.startswith("e"):
-                raise Cancelled(
-                    f'cannot save "{original.path}": it is not valid; your text is in "{copy}"',
-                    file=copy,
-                )
+                raise Cancelled(f'cannot save "{original.path}": it is not valid; your text is in "{copy}"', file=copy)
         keep = True
         save(original, content, copy)
         keep = False
@@ -191,9 +188,7 @@ def _run(editor: list[str], path: str) -> None:
         status = subprocess.run([*editor, path], check=False).returncode
     except OSError as error:
         reason = (error.strerror or "").lower()
-        raise InvalidParams(
-            f'cannot run the editor "{editor[0]}": {reason}', editor=editor[0]
-        ) from error
+        raise InvalidParams(f'cannot run the editor "{editor[0]}": {reason}', editor=editor[0]) from error
     if status != 0:
         raise Cancelled(f"cannot save: the editor ended with status {status}", status=status)
 

@@ -95,13 +95,7 @@ Examples:
 @click.option("--name", metavar="NAME", help=f'Name of the agent; default "{NAME}".')
 @click.pass_obj
 def init(
-    session: Session,
-    /,
-    folder: str,
-    command: tuple[str, ...],
-    yes: bool,
-    template: str | None,
-    name: str | None,
+    session: Session, /, folder: str, command: tuple[str, ...], yes: bool, template: str | None, name: str | None
 ) -> None:
     """Write a first configuration, and an agent that runs."""
     asks = not yes and sys.stdin.isatty() and not session.json
@@ -175,9 +169,7 @@ def _print_next(session: Session, files: Sequence[str], template: str, name: str
     config = files[0]
     problem, shown = problem_of(config), _short(config)
     if session.json:
-        session.print_json(
-            {"config": config, "template": template, "name": name, "problem": problem or None}
-        )
+        session.print_json({"config": config, "template": template, "name": name, "problem": problem or None})
         return
     session.print(f"wrote {', '.join(map(_short, files))}")
     for line in problem.splitlines():

@@ -23,10 +23,7 @@ HELP_S = 20.0
 """Seconds for corrald to print its options."""
 
 FILES = (
-    (
-        "/etc/corral/corral.toml, $XDG_CONFIG_HOME/corral/corral.toml",
-        "The configuration: corral.toml(5).",
-    ),
+    ("/etc/corral/corral.toml, $XDG_CONFIG_HOME/corral/corral.toml", "The configuration: corral.toml(5)."),
     ("/run/corral/corral.sock, $XDG_RUNTIME_DIR/corral/corral.sock", "The control socket."),
     ("/var/lib/corral, $XDG_STATE_HOME/corral", "The store and the logs."),
 )
@@ -86,16 +83,12 @@ def page_text(root: click.Context, name: str) -> str:
 def _commands(root: click.Context) -> Iterator[str]:
     group = root.command
     assert isinstance(group, click.Group), "it has commands"
-    yield from roff.page(
-        "corral", 1, "controls the supervisor of AI agents and MCP tool servers", __version__
-    )
+    yield from roff.page("corral", 1, "controls the supervisor of AI agents and MCP tool servers", __version__)
     yield roff.heading("Synopsis")
     yield f"{roff.bold('corral')} [\\fIoptions\\fP] \\fIcommand\\fP [\\fIarguments\\fP]"
     yield roff.heading("Description")
     yield from roff.paragraphs(group.help or "")
-    yield from roff.paragraphs(
-        "It talks to a running corrald(8) over its socket, and never starts one."
-    )
+    yield from roff.paragraphs("It talks to a running corrald(8) over its socket, and never starts one.")
     yield roff.heading("Options")
     yield from roff.terms(_options(group, root))
     yield roff.heading("Commands")
@@ -106,17 +99,13 @@ def _commands(root: click.Context) -> Iterator[str]:
         yield f"{roff.bold(path)} {roff.escaped(usage)}"
         yield from roff.paragraphs((command.help or "").replace("\b", ""))
         yield from roff.terms(
-            pair
-            for pair in _options(command, context)
-            if not common & {w.strip(",") for w in pair[0].split()}
+            pair for pair in _options(command, context) if not common & {w.strip(",") for w in pair[0].split()}
         )
         if command.epilog:
             yield from roff.verbatim(command.epilog.replace("\b\n", "").strip().splitlines())
     yield roff.heading("Exit status")
     codes = (group.epilog or "").removeprefix("Exit codes: ").rstrip(".").split(", ")
-    yield from roff.terms(
-        (code, word + ".") for code, _, word in (each.partition(" ") for each in codes)
-    )
+    yield from roff.terms((code, word + ".") for code, _, word in (each.partition(" ") for each in codes))
     yield roff.heading("Environment")
     yield from roff.terms(VARIABLES)
     yield roff.heading("Files")
@@ -125,9 +114,7 @@ def _commands(root: click.Context) -> Iterator[str]:
     yield "\\fBcorrald\\fP(8), \\fBcorral.toml\\fP(5)"
 
 
-def _every(
-    group: click.Group, context: click.Context, path: str
-) -> Iterator[tuple[str, click.Command, click.Context]]:
+def _every(group: click.Group, context: click.Context, path: str) -> Iterator[tuple[str, click.Command, click.Context]]:
     """Yields all commands below a group, with their whole names."""
     for name in group.list_commands(context):
         command = group.get_command(context, name)
@@ -153,9 +140,7 @@ _OPTION = re.compile(r"  (-.*?)(?:  +(.*))?$")
 def _daemon() -> Iterator[str]:
     environ = {**os.environ, "COLUMNS": "100"}
     command = [sys.executable, "-P", "-m", "corral.supervisor", "--help"]
-    shown = subprocess.run(
-        command, env=environ, capture_output=True, text=True, timeout=HELP_S, check=False
-    ).stdout
+    shown = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=HELP_S, check=False).stdout
     if not shown.startswith("usage: "):
         reason = "corrald does not print its options"
         raise InvalidParams(f"cannot make the page corrald: {reason}", page="corrald")

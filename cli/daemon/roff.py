@@ -6,16 +6,12 @@ Values in, values out. Of Markdown it knows as much as docs/reference uses: head
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-_INLINE = re.compile(
-    r"`(?P<code>[^`]+)`|\*\*(?P<bold>[^*]+)\*\*|\[(?P<text>(?:[^\]`]|`[^`]*`)+)\]\((?P<url>[^)]*)\)"
-)
+_INLINE = re.compile(r"`(?P<code>[^`]+)`|\*\*(?P<bold>[^*]+)\*\*|\[(?P<text>(?:[^\]`]|`[^`]*`)+)\]\((?P<url>[^)]*)\)")
 
 
 def escaped(text: str) -> str:
     """Returns a text that roff prints as it is; a hyphen stays a minus sign, as commands need it."""
-    plain = (
-        text.replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq").replace("`", "\\(ga")
-    )
+    plain = text.replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq").replace("`", "\\(ga")
     plain = plain.replace("~", "\\(ti").replace("^", "\\(ha")
     return "\\&" + plain if plain.startswith(".") else plain
 
@@ -74,15 +70,9 @@ def verbatim(lines: Sequence[str]) -> list[str]:
 
 def markdown(text: str) -> Iterator[str]:
     """Yields the body of a reference page; its first heading is left out."""
-    blocks = iter(
-        re.split(r"\n(?=```|#)|\n\s*\n", re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL))
-    )
+    blocks = iter(re.split(r"\n(?=```|#)|\n\s*\n", re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)))
     for block in blocks:
-        lines = [
-            line
-            for line in block.strip("\n").split("\n")
-            if line.strip() or block.startswith("```")
-        ]
+        lines = [line for line in block.strip("\n").split("\n") if line.strip() or block.startswith("```")]
         if not lines:
             continue
         if lines[0].startswith("```"):
@@ -121,10 +111,7 @@ def _table(lines: Sequence[str]) -> Iterator[str]:
         yield ".TP"
         yield inline(row[0])
         yield inline(
-            ". ".join(
-                [*([row[about]] if about < len(row) and about else []), "; ".join(facts)]
-            ).strip(". ")
-            + "."
+            ". ".join([*([row[about]] if about < len(row) and about else []), "; ".join(facts)]).strip(". ") + "."
         )
 
 

@@ -16,9 +16,7 @@ secret = CommandGroup("secret", help="Set, list, rotate and remove secrets.")
 
 of_name = click.argument("name", metavar="NAME", shell_complete=complete_secrets)
 of_source = click.argument("source", metavar="[-]", required=False, type=click.Choice(["-"]))
-of_file = click.option(
-    "--file", "path", metavar="F", help="Read the value from this file, or from stdin with -."
-)
+of_file = click.option("--file", "path", metavar="F", help="Read the value from this file, or from stdin with -.")
 of_agents = click.option(
     "--agent",
     "agents",
@@ -66,9 +64,7 @@ def rotate(session: Session, /, name: str, **options: Any) -> None:  # Any: the 
 def list_(session: Session) -> None:
     """List the secrets and the agents that name them, without values."""
     found = session.call("secret.list", {})
-    records = session.records(
-        found, "secrets", 'there are no secrets; "corral secret set" keeps one'
-    )
+    records = session.records(found, "secrets", 'there are no secrets; "corral secret set" keeps one')
     if not records:
         return
     session.print_table(
@@ -137,6 +133,4 @@ def _value(name: str, options: dict[str, Any]) -> str:
         words = f'cannot read secret "{name}" from "{path}": {(error.strerror or "").lower()}'
         raise InvalidParams(words, key="--file", value=path) from error
     except UnicodeError:  # whose text has the bytes
-        raise InvalidParams(
-            f'cannot read secret "{name}": it is not UTF-8', key="--file", value=path
-        ) from None
+        raise InvalidParams(f'cannot read secret "{name}": it is not UTF-8', key="--file", value=path) from None

@@ -37,17 +37,9 @@ class Plan(NamedTuple):
 
 def _options(command: click.Command) -> click.Command:
     command.params += [
-        click.Option(
-            ["--user", "scope"],
-            flag_value="user",
-            help="For this user; default unless you are root.",
-        ),
-        click.Option(
-            ["--system", "scope"], flag_value="system", help="For the machine; default for root."
-        ),
-        click.Option(
-            ["--dry-run"], is_flag=True, help="Print the files and commands, and do nothing."
-        ),
+        click.Option(["--user", "scope"], flag_value="user", help="For this user; default unless you are root."),
+        click.Option(["--system", "scope"], flag_value="system", help="For the machine; default for root."),
+        click.Option(["--dry-run"], is_flag=True, help="Print the files and commands, and do nothing."),
     ]
     return command
 
@@ -91,11 +83,7 @@ def uninstall_service(context: click.Context, scope: str | None, dry_run: bool) 
     systemctl = ["systemctl", *(["--user"] if is_user else [])]
     units = ["corrald.service"] if is_user else ["corrald.socket", "corrald.service"]
     gone = [path for path in plan.texts if path not in plan.kept and os.path.lexists(path)]
-    gone += [
-        path
-        for path, target in plan.links.items()
-        if os.path.islink(path) and os.readlink(path) == target
-    ]
+    gone += [path for path, target in plan.links.items() if os.path.islink(path) and os.readlink(path) == target]
     if dry_run:
         for path in gone:
             session.print(f"remove {path}")
@@ -147,15 +135,9 @@ def planned(context: click.Context, *, is_user: bool, now: bool) -> Plan:
         InvalidParams: a path of the installation cannot stand in a unit.
     """
     folder = os.path.dirname(os.path.abspath(sys.argv[0]))
-    folder = (
-        folder
-        if os.path.exists(os.path.join(folder, "corrald"))
-        else os.path.join(sys.prefix, "bin")
-    )
+    folder = folder if os.path.exists(os.path.join(folder, "corrald")) else os.path.join(sys.prefix, "bin")
     if any(letter.isspace() or letter in "%\"'\\|" for letter in folder):
-        words = (
-            f'cannot install from "{folder}": a path in a unit has no spaces, quotes and % signs'
-        )
+        words = f'cannot install from "{folder}": a path in a unit has no spaces, quotes and % signs'
         raise InvalidParams(words, path=folder)
     enable = ["enable", *(["--now"] if now else [])]
     if is_user:
@@ -175,10 +157,7 @@ def planned(context: click.Context, *, is_user: bool, now: bool) -> Plan:
         ["systemctl", "daemon-reload"],
         ["systemctl", *enable, "corrald.socket", "corrald.service"],
     ]
-    manual = {
-        path: (text, 0o644)
-        for path, text in pages(context.find_root(), f"{LOCAL}/share/man").items()
-    }
+    manual = {path: (text, 0o644) for path, text in pages(context.find_root(), f"{LOCAL}/share/man").items()}
     # One that is there already came from elsewhere: it is not replaced, nor removed later.
     links = {f"{LOCAL}/bin/corral": f"{folder}/corral"} if folder != f"{LOCAL}/bin" else {}
     return Plan(texts | manual, frozenset({"/etc/corral/corral.toml"}), links, commands)
@@ -189,9 +168,7 @@ def _planned_user(context: click.Context, folder: str, enable: Sequence[str]) ->
     data = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
     unit = _source("corrald-user.service").replace("@CORRALD@", f"{folder}/corrald")
     texts = {f"{config}/systemd/user/corrald.service": (unit.replace("@BIN@", folder), 0o644)}
-    manual = {
-        path: (text, 0o644) for path, text in pages(context.find_root(), f"{data}/man").items()
-    }
+    manual = {path: (text, 0o644) for path, text in pages(context.find_root(), f"{data}/man").items()}
     systemctl = ["systemctl", "--user"]
     commands = [[*systemctl, "daemon-reload"], [*systemctl, *enable, "corrald.service"]]
     return Plan(texts | manual, frozenset(), {}, commands)

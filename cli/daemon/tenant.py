@@ -29,9 +29,7 @@ def add(session: Session, name: str, assignments: tuple[str, ...], new: bool) ->
     A KEY is one of [tenants.NAME]: tier=free, max_agents=5, max_memory_bytes=2GiB. Agents of a tenant that is there
     start again if they have given up.
     """
-    found = session.call(
-        "tenant.add", {"name": name, "spec": _table(name, assignments), "new": new}
-    )
+    found = session.call("tenant.add", {"name": name, "spec": _table(name, assignments), "new": new})
     if session.json:
         session.print_json(found)
         return
@@ -45,9 +43,7 @@ def add(session: Session, name: str, assignments: tuple[str, ...], new: bool) ->
 def list_(session: Session) -> None:
     """List the tenants."""
     found = session.call("tenant.list", {})
-    records = session.records(
-        found, "tenants", 'there are no tenants; "corral tenant add NAME" makes one'
-    )
+    records = session.records(found, "tenants", 'there are no tenants; "corral tenant add NAME" makes one')
     if not records:
         return
     session.print_table(
@@ -82,9 +78,7 @@ def show(session: Session, name: str | None) -> None:
         session.print_json(found)
         return
     record = inner(found, "tenant")
-    session.print(
-        render.one_line(f"{word(record, 'name')}: {_state(record)}, from {word(record, 'source')}")
-    )
+    session.print(render.one_line(f"{word(record, 'name')}: {_state(record)}, from {word(record, 'source')}"))
     for key in ("runtime_id", "tier", "user", "uid", "pool", "folder", "created_at"):
         if record.get(key) is not None:
             session.print(render.one_line(f"  {key}: {word(record, key)}"))
@@ -133,9 +127,7 @@ def resume(session: Session, name: str) -> None:
 
 
 @tenant.command("rm", cls=Command)
-@click.argument(
-    "names", metavar="NAME...", nargs=-1, required=True, shell_complete=complete_tenants
-)
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=complete_tenants)
 @click.pass_obj
 def remove(session: Session, names: tuple[str, ...]) -> None:
     """End all of tenants, and erase what there is of them.

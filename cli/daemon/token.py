@@ -35,9 +35,7 @@ of_expiry = click.option(
 )
 @of_expiry
 @click.pass_obj
-def add(
-    session: Session, name: str, rights: str, agents: tuple[str, ...], expires_s: float | None
-) -> None:
+def add(session: Session, name: str, rights: str, agents: tuple[str, ...], expires_s: float | None) -> None:
     """Make a token, and print it once."""
     params: dict[str, object] = {"name": name, "rights": rights, "agents": list(agents) or None}
     params |= {} if expires_s is None else {"expires_s": expires_s}
@@ -108,9 +106,7 @@ def whoami(session: Session) -> None:
     if session.json:
         session.print_json(found)
         return
-    session.print(
-        render.one_line(f"{word(found, 'name')}: {word(found, 'rights')}, agents: {_agents(found)}")
-    )
+    session.print(render.one_line(f"{word(found, 'name')}: {word(found, 'rights')}, agents: {_agents(found)}"))
 
 
 def _print_new(session: Session, found: dict[str, object]) -> None:

@@ -45,11 +45,7 @@ class _Audit(CommandGroup):
         return super().shell_complete(ctx, incomplete)
 
 
-@click.group(
-    "audit",
-    cls=_Audit,
-    epilog="Without a command, list: `corral audit -n 20` is `corral audit list -n 20`.",
-)
+@click.group("audit", cls=_Audit, epilog="Without a command, list: `corral audit -n 20` is `corral audit list -n 20`.")
 def audit() -> None:
     """Show and verify the audit log.
 
@@ -66,17 +62,11 @@ def audit() -> None:
     help="Number of records, counted from the last; default 100, with --since all.",
 )
 @click.option(
-    "--since",
-    metavar="N|T",
-    help="Print only records after number N, or after a time: 5m (ago) or RFC 3339.",
+    "--since", metavar="N|T", help="Print only records after number N, or after a time: 5m (ago) or RFC 3339."
 )
 @click.option("--until", metavar="T", help="Print only records before this: 5m (ago), or a time.")
 @click.option(
-    "--action",
-    "actions",
-    multiple=True,
-    metavar="GLOB",
-    help='Print only this action, such as "agent.*"; repeatable.',
+    "--action", "actions", multiple=True, metavar="GLOB", help='Print only this action, such as "agent.*"; repeatable.'
 )
 @click.option(
     "--name",
@@ -197,11 +187,7 @@ def _user(uid: object) -> str:
 
 
 @audit.command("verify", cls=Command)
-@click.option(
-    "--head",
-    metavar="NUMBER:HASH",
-    help="Head that was printed earlier and that the log must contain.",
-)
+@click.option("--head", metavar="NUMBER:HASH", help="Head that was printed earlier and that the log must contain.")
 @click.pass_obj
 def verify(session: Session, head: str | None) -> int:
     """Verify that no record was changed or removed. Prints the head of the chain of hashes."""

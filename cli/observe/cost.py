@@ -28,17 +28,11 @@ Examples:
     show_default=True,
     help="Sum by this; days and hours are of UTC.",
 )
-@click.option(
-    "--since", metavar="T", help="Count only tasks that ended since: 24h (ago), or a time."
-)
+@click.option("--since", metavar="T", help="Count only tasks that ended since: 24h (ago), or a time.")
 @click.option("--until", metavar="T", help="Count only tasks that ended before this.")
-@click.option(
-    "--agent", metavar="NAME", help="Count only this agent.", shell_complete=complete_agents
-)
+@click.option("--agent", metavar="NAME", help="Count only this agent.", shell_complete=complete_agents)
 @click.pass_obj
-def cost(
-    session: Session, by: str, since: str | None, until: str | None, agent: str | None
-) -> None:
+def cost(session: Session, by: str, since: str | None, until: str | None, agent: str | None) -> None:
     """Show tokens, cents and processor time of ended tasks.
 
     Tokens and cents are what agents have reported. Sums stay when an agent is removed.
@@ -59,13 +53,7 @@ def cost(
     if not costs:
         session.note("no task has ended in this time")
         return
-    first = (
-        ("AGENT", "SESSION")
-        if by == "session"
-        else ("FROM",)
-        if by in ("day", "hour")
-        else (by.upper(),)
-    )
+    first = ("AGENT", "SESSION") if by == "session" else ("FROM",) if by in ("day", "hour") else (by.upper(),)
     header = (*first, "TASKS", "FAILED", "TOKENS", "CENTS", "CPU")
     rows = [[*_names(by, each), *_figures(each)] for each in costs]
     total = inner(document, "total")

@@ -8,16 +8,7 @@ import click
 
 from ...worker.contract.errors import InvalidParams, Unreachable
 from .. import render
-from ..context import (
-    ANSWER_S,
-    CommandGroup,
-    Session,
-    complete_agents,
-    json_value,
-    place,
-    session_of,
-    unknown_word,
-)
+from ..context import ANSWER_S, CommandGroup, Session, complete_agents, json_value, place, session_of, unknown_word
 from ..log_lines import MISSING, line_at, report_missing
 from ..render import inners, word
 
@@ -72,12 +63,7 @@ class _Events(CommandGroup):
     metavar="GLOB",
     help='Print only events of this type, such as "task.*"; repeatable.',
 )
-@click.option(
-    "--agent",
-    metavar="NAME",
-    help="Print only events of this agent.",
-    shell_complete=complete_agents,
-)
+@click.option("--agent", metavar="NAME", help="Print only events of this agent.", shell_complete=complete_agents)
 @click.option("--worker", metavar="ID", help="Print only events of this worker.")
 @click.option("--task", metavar="ID", help="Print only events of this task.")
 @click.option("--utc", is_flag=True, help="Print times in UTC, in full, also on a terminal.")
@@ -156,8 +142,7 @@ def _follow(session: Session, params: Mapping[str, object], write: Write) -> Non
         if last is None:  # it was never reached
             raise
         raise Unreachable(
-            f"{error.message}; go on with: corral events -f --since {last}",
-            **{**error.data, "since": last},
+            f"{error.message}; go on with: corral events -f --since {last}", **{**error.data, "since": last}
         ) from error
 
 
@@ -189,9 +174,7 @@ def _line(session: Session, record: Mapping[str, object], utc: bool) -> str:
         text = text.replace(f"-> {state}", f"-> {session.styled(state, colour)}", 1)
     else:
         facts = [(k, v) for k, v in record.items() if k not in EVENT_KEYS and v is not None]
-        shown = (
-            (k, v if isinstance(v, str) else render.json_text(v, indent=False)) for k, v in facts
-        )
+        shown = ((k, v if isinstance(v, str) else render.json_text(v, indent=False)) for k, v in facts)
         text = render.one_line(" ".join(f"{k}={v}" for k, v in shown))
         text = text if room is None else render.cut(text, room)
     return f"{session.styled(at, 'grey')} {head} {text}".rstrip()

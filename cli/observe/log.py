@@ -31,9 +31,7 @@ Examples:
 )
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_agents)
 @selecting
-@click.option(
-    "-f", "--follow", is_flag=True, help="Print new lines as they are written, until Ctrl-C."
-)
+@click.option("-f", "--follow", is_flag=True, help="Print new lines as they are written, until Ctrl-C.")
 @click.option(
     "-n",
     "count",
@@ -41,32 +39,19 @@ Examples:
     metavar="N",
     help="Number of lines, counted from the last; default 100, with -f 10.",
 )
-@click.option(
-    "--since", metavar="T", help="Print only lines after this: 5m (ago), or 2026-01-31T12:00:00Z."
-)
+@click.option("--since", metavar="T", help="Print only lines after this: 5m (ago), or 2026-01-31T12:00:00Z.")
 @click.option("--until", metavar="T", help="Print only lines before this: 5m (ago), or a time.")
 @click.option(
     "--stream",
     type=click.Choice(("stdout", "stderr", "log")),
     help="Print only this stream; log has the messages with a level.",
 )
-@click.option(
-    "--level", type=click.Choice(LEVELS), help="Print only messages of at least this level."
-)
-@click.option(
-    "-g", "--grep", metavar="REGEX", help="Print only lines that match this regular expression."
-)
-@click.option(
-    "-p",
-    "--previous",
-    is_flag=True,
-    help="Print the output of the previous incarnation of each worker.",
-)
+@click.option("--level", type=click.Choice(LEVELS), help="Print only messages of at least this level.")
+@click.option("-g", "--grep", metavar="REGEX", help="Print only lines that match this regular expression.")
+@click.option("-p", "--previous", is_flag=True, help="Print the output of the previous incarnation of each worker.")
 @click.option("--task", metavar="ID", help="Print only lines of this task, of all its attempts.")
 @click.option(
-    "--after",
-    metavar="POSITION",
-    help="Print all lines after this: the `position` of an answer, or of a broken -f.",
+    "--after", metavar="POSITION", help="Print all lines after this: the `position` of an answer, or of a broken -f."
 )
 @click.option("--utc", is_flag=True, help="Print times in UTC, in full, also on a terminal.")
 @click.option("--no-time", is_flag=True, help="Print no times.")
@@ -93,9 +78,7 @@ def logs(
     if follow and (until is not None or previous):
         raise click.UsageError("-f does not go with --until or --previous: they select past lines")
     if only["task"] is not None and (names or selector or previous):
-        raise click.UsageError(
-            "--task does not go with NAME, -l or --previous: the task says which"
-        )
+        raise click.UsageError("--task does not go with NAME, -l or --previous: the task says which")
     params: dict[str, object] = {k: v for k, v in only.items() if v is not None}
     params |= selection(names, selector)
     times: Times = "none" if no_time else "utc" if utc else "local"
@@ -123,10 +106,7 @@ def logs(
 
 
 def _follow(
-    session: Session,
-    connection: Client,
-    params: Mapping[str, object],
-    write: Callable[[Records], None],
+    session: Session, connection: Client, params: Mapping[str, object], write: Callable[[Records], None]
 ) -> None:
     """Writes records as they arrive, until the daemon ends the stream.
 

@@ -7,13 +7,7 @@ from typing import Any
 import click
 
 from .. import render
-from ..context import (
-    Command,
-    Session,
-    complete_agents,
-    duration,
-    moment,
-)
+from ..context import Command, Session, complete_agents, duration, moment
 from ..render import Record, inners, number, word
 
 HEADER = (
@@ -149,8 +143,7 @@ def _bars(values: list[float | None]) -> str:
     """Returns a line of bars from 0 to the highest value; a step without a value is blank."""
     highest = max((each for each in values if each is not None), default=0.0) or 1.0
     return "".join(
-        " " if each is None else BARS[min(len(BARS) - 1, int(each / highest * len(BARS)))]
-        for each in values
+        " " if each is None else BARS[min(len(BARS) - 1, int(each / highest * len(BARS)))] for each in values
     )
 
 
@@ -180,11 +173,7 @@ def _show_latest(session: Session, params: Record) -> None:
 
 def _present(session: Session, found: Record) -> list[str]:
     point = render.as_record(found.get("last_minute"))
-    return [
-        word(found, "name", "(all)"),
-        word(found, "health_score", "-"),
-        *_row(session, point)[1:],
-    ]
+    return [word(found, "name", "(all)"), word(found, "health_score", "-"), *_row(session, point)[1:]]
 
 
 def _show_top(session: Session, params: Record) -> None:

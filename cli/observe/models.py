@@ -16,19 +16,7 @@ def models(session: Session) -> None:
     if not records:
         return
     session.print_table(
-        (
-            "NAME",
-            "KIND",
-            "STATE",
-            "CALLS",
-            "FAILED",
-            "ESTIMATED",
-            "TOKENS",
-            "CENTS",
-            "USED BY",
-            "URL",
-            "REASON",
-        ),
+        ("NAME", "KIND", "STATE", "CALLS", "FAILED", "ESTIMATED", "TOKENS", "CENTS", "USED BY", "URL", "REASON"),
         [
             [
                 word(record, "name"),

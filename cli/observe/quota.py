@@ -28,10 +28,7 @@ def quota(session: Session, names: tuple[str, ...], selector: tuple[str, ...]) -
         session.print_json(document)
         return
     session.print_table(
-        HEADER,
-        [_row(each) for each in inners(document, "quotas")],
-        droppable=("WINDOW", "REFUSED"),
-        right=HEADER[2:],
+        HEADER, [_row(each) for each in inners(document, "quotas")], droppable=("WINDOW", "REFUSED"), right=HEADER[2:]
     )
 
 

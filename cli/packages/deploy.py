@@ -79,10 +79,7 @@ def deploy(
     }
     with session.connect() as connection:
         found = connection.call(
-            "deployment.create",
-            params,
-            timeout_s=None,
-            on_notification=lambda each: _show_step(session, each),
+            "deployment.create", params, timeout_s=None, on_notification=lambda each: _show_step(session, each)
         )
     return _print(session, as_record(found))
 
@@ -122,11 +119,7 @@ def _show_step(session: Session, notification: Notification) -> None:
     if session.json:
         session.print_ndjson([event])
         return
-    parts = (
-        session.at(word(event, "at"), in_note=True),
-        word(event, "agent"),
-        word(event, "version"),
-    )
+    parts = (session.at(word(event, "at"), in_note=True), word(event, "agent"), word(event, "version"))
     words = (word(event, "state"), word(event, "step"))
     line = "  ".join(part for part in (*parts, *words) if part)
     print(render.one_line(line), file=sys.stderr, flush=True)
@@ -156,9 +149,7 @@ def _error(record: Mapping[str, object]) -> CorralError | None:
 
 @click.command("deployments", cls=Command)
 @click.argument("name", metavar="[NAME]", required=False, shell_complete=complete_named)
-@click.option(
-    "-n", "limit", type=click.IntRange(1, 1000), default=50, metavar="N", help="At most N."
-)
+@click.option("-n", "limit", type=click.IntRange(1, 1000), default=50, metavar="N", help="At most N.")
 @click.pass_obj
 def deployments(session: Session, name: str | None, limit: int) -> None:
     """Show deployments, the newest first.
@@ -177,9 +168,7 @@ def deployments(session: Session, name: str | None, limit: int) -> None:
         session.print_json(found)
         return
     rows = [_row(session, each) for each in inners(found, "deployments")]
-    session.print_table(
-        HEADER, rows, droppable=("BY", "AT", "REVISION"), right=("DEPLOYMENT", "REVISION")
-    )
+    session.print_table(HEADER, rows, droppable=("BY", "AT", "REVISION"), right=("DEPLOYMENT", "REVISION"))
 
 
 def _row(session: Session, record: Record) -> list[str]:

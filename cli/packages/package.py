@@ -22,9 +22,7 @@ DOWNLOAD_S = 60.0
 """Seconds that a server may be silent."""
 
 package = CommandGroup("package", help="Build, sign, add, verify and remove packages.")
-of_package = click.argument(
-    "name", metavar="NAME[@VERSION]", shell_complete=complete_names("package.list", "packages")
-)
+of_package = click.argument("name", metavar="NAME[@VERSION]", shell_complete=complete_names("package.list", "packages"))
 
 
 @package.command("new", cls=Command)
@@ -49,13 +47,9 @@ def new(session: Session, name: str, folder: str | None) -> None:
 @click.argument("folder", metavar="FOLDER")
 @click.option("-o", "--output", metavar="FILE", help="Write it there, not to NAME-VERSION.corral.")
 @click.option("--sign", "key", metavar="KEY", help="Sign it with this secret key.")
-@click.option(
-    "--with-secrets", is_flag=True, help="Take files that look like secrets, such as .env."
-)
+@click.option("--with-secrets", is_flag=True, help="Take files that look like secrets, such as .env.")
 @click.pass_obj
-def build(
-    session: Session, folder: str, output: str | None, key: str | None, with_secrets: bool
-) -> None:
+def build(session: Session, folder: str, output: str | None, key: str | None, with_secrets: bool) -> None:
     """Build a package of a folder. The same files make the same bytes; no daemon is needed."""
     admit_msgspec()
     from ...supervisor.packages.builder import build as built  # noqa: PLC0415  # likewise
@@ -64,12 +58,7 @@ def build(
 
     secret = None if key is None else read_secret(Path(key))
     try:
-        found = built(
-            Path(folder),
-            None if output is None else Path(output),
-            secret=secret,
-            with_secrets=with_secrets,
-        )
+        found = built(Path(folder), None if output is None else Path(output), secret=secret, with_secrets=with_secrets)
     except OSError as error:
         where = error.filename or output or folder
         words = f'cannot build a package: "{where}": {(error.strerror or "").lower()}'
@@ -215,9 +204,7 @@ def _full(answer: IO[bytes]) -> bytes:
 def list_(session: Session, name: str | None) -> None:
     """List the packages of the daemon."""
     found = session.call("package.list", {"name": name})
-    records = session.records(
-        found, "packages", 'there are no packages; "corral package add" adds one'
-    )
+    records = session.records(found, "packages", 'there are no packages; "corral package add" adds one')
     if not records:
         return
     session.print_table(
@@ -260,9 +247,7 @@ def verify(session: Session, name: str) -> None:
         return
     signer = word(found, "signer", "")
     words = f"{word(found, 'name')}@{word(found, 'version')} is whole"
-    session.print(
-        render.one_line(f"{words}, signed by {signer}" if signer else f"{words}, not signed")
-    )
+    session.print(render.one_line(f"{words}, signed by {signer}" if signer else f"{words}, not signed"))
 
 
 def _verified(path: str) -> dict[str, object]:
@@ -278,10 +263,7 @@ def _verified(path: str) -> dict[str, object]:
     except OSError as error:
         words = f'cannot verify "{path}": {(error.strerror or "").lower()}'
         raise InvalidParams(words, path=path) from error
-    facts: dict[str, Any] = {
-        "name": found.spec.name,
-        "version": found.spec.version,
-    }  # Any: plain values
+    facts: dict[str, Any] = {"name": found.spec.name, "version": found.spec.version}  # Any: plain values
     return {**facts, "digest": found.digest, "signer": found.signer or None}
 
 

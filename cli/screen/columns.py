@@ -225,9 +225,7 @@ DESCENDING = frozenset(
 """Names of the columns of which the largest values come first."""
 
 
-def ordered(
-    rows: Sequence[Record], columns: Sequence[Column], name: str, *, is_descending: bool
-) -> list[Record]:
+def ordered(rows: Sequence[Record], columns: Sequence[Column], name: str, *, is_descending: bool) -> list[Record]:
     """Returns the rows sorted by a column, equal ones in the order in which they are."""
     column = next((each for each in columns if each.name == name), None)
     if column is None or column.order is None:
@@ -240,9 +238,7 @@ def gap(width: int) -> int:
     return 2 if width >= WIDE else 1
 
 
-def fitted(
-    columns: Sequence[Column], natural: Sequence[int], width: int
-) -> list[tuple[Column, int]]:
+def fitted(columns: Sequence[Column], natural: Sequence[int], width: int) -> list[tuple[Column, int]]:
     """Returns the columns that fit into a line, with their widths.
 
     Args:

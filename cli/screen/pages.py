@@ -13,18 +13,7 @@ from ..fields import field_lines
 from ..local_time import brief, line_time, local
 from ..log_lines import LOUD
 from ..render import Record, inner, number, word
-from .columns import (
-    AGENTS,
-    DESCENDING,
-    TASKS,
-    WORKERS,
-    Column,
-    fitted,
-    gap,
-    health,
-    ordered,
-    sparkline,
-)
+from .columns import AGENTS, DESCENDING, TASKS, WORKERS, Column, fitted, gap, health, ordered, sparkline
 from .samples import milliseconds, parts_of
 from .snapshot import Snapshot
 from .view import KEYS_TO_ACT, KEYS_TO_READ, Shown, Sort, View, settled
@@ -40,11 +29,7 @@ FRAME_LINES = 3
 WORKERS_LEAST, TASKS_LEAST = 2, 3
 """Number of lines of the detail page that its tables take at least, if they have so many."""
 
-DEFAULT_SORTS = {
-    "agents": Sort("CPU%", True),
-    "tasks": Sort("CREATED", True),
-    "agent": Sort("WORKER", False),
-}
+DEFAULT_SORTS = {"agents": Sort("CPU%", True), "tasks": Sort("CREATED", True), "agent": Sort("WORKER", False)}
 
 SORTS = {"cpu": "CPU%", "memory": "MEM", "tasks": "RUN", "name": "NAME"}
 """Values of `corral top --sort` -> the columns that they stand for."""
@@ -77,9 +62,7 @@ class Drawn:
         return index if index < len(self.shown.ids) else None
 
 
-def drawn(
-    view: View, snapshot: Snapshot, size: tuple[int, int], now: float, message: str = ""
-) -> Drawn:
+def drawn(view: View, snapshot: Snapshot, size: tuple[int, int], now: float, message: str = "") -> Drawn:
     """Returns the page of a view.
 
     Args:
@@ -110,12 +93,7 @@ def drawn(
 def _totals(snapshot: Snapshot, width: int, now: float) -> Line:
     tasks, process = inner(snapshot.status, "tasks"), inner(snapshot.statistics, "process")
     daemon = inner(snapshot.status, "daemon")
-    counts = (
-        ("running", "running"),
-        ("queued", "queued"),
-        ("succeeded", "ok"),
-        ("failed", "failed"),
-    )
+    counts = (("running", "running"), ("queued", "queued"), ("succeeded", "ok"), ("failed", "failed"))
     parts = [
         f"corral {brief(snapshot.at, now)}" if snapshot.at else "corral",
         f"up {render.duration(number(daemon, 'uptime_s'))}",
@@ -188,10 +166,7 @@ def _help(snapshot: Snapshot, width: int) -> list[Line]:
     for keys, text in rows:
         lines.append([(f"  {keys:<20}", "green"), (text, "")])
     if snapshot.rights == "read":
-        lines += [
-            [],
-            [("  This token may read only: there are no keys that change anything.", "grey")],
-        ]
+        lines += [[], [("  This token may read only: there are no keys that change anything.", "grey")]]
     return [_cut_line(line, width) for line in lines]
 
 
@@ -251,22 +226,14 @@ def _list(
 
 
 def _table(
-    columns: Sequence[Column],
-    rows: Sequence[Record],
-    width: int,
-    now: float,
-    sort: Sort | None,
-    selected: int,
+    columns: Sequence[Column], rows: Sequence[Record], width: int, now: float, sort: Sort | None, selected: int
 ) -> Drawn:
     """Returns the header of a table and its rows, one line each."""
     marked = {sort.column: "▼" if sort.is_descending else "▲"} if sort else {}
     heads = [column.name + marked.get(column.name, "") for column in columns]
     grid = [[column.cell(row, now) for column in columns] for row in rows]
     safe = [[(render.one_line(text), style) for text, style in cells] for cells in grid]
-    natural = [
-        max(len(head), *(render.columns(cells[i][0]) for cells in safe), 1)
-        for i, head in enumerate(heads)
-    ]
+    natural = [max(len(head), *(render.columns(cells[i][0]) for cells in safe), 1) for i, head in enumerate(heads)]
     kept = fitted(columns, natural, width)
     places = [columns.index(column) for column, _ in kept]
     space = " " * gap(width)

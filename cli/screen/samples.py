@@ -21,10 +21,7 @@ Order = Callable[[Record], tuple[object, ...]]
 ORDERS: Mapping[str, Order] = {
     "cpu": lambda row: (-(number(row, "cpu_percent") or 0), word(row, "name")),
     "memory": lambda row: (-(number(row, "memory_bytes") or 0), word(row, "name")),
-    "tasks": lambda row: (
-        *(-(number(row, key) or 0) for key in ("running", "queued", "total")),
-        word(row, "name"),
-    ),
+    "tasks": lambda row: (*(-(number(row, key) or 0) for key in ("running", "queued", "total")), word(row, "name")),
     "name": lambda row: (word(row, "name"),),
 }
 """Name of an order -> sort key; equal rows are sorted by name."""
@@ -65,9 +62,7 @@ def entries(status: Record) -> list[dict[str, object]]:
 
 def figures_of(statistics: Record) -> dict[str, dict[str, object]]:
     """Returns the figures of each agent and server by its name, in a cluster with its node as `key_of` writes it."""
-    nodes: dict[str, Record] = {
-        node: render.as_record(each) for node, each in inner(statistics, "nodes").items()
-    }
+    nodes: dict[str, Record] = {node: render.as_record(each) for node, each in inner(statistics, "nodes").items()}
     return {
         key_of({"name": name, "node": node}): render.as_record(found)
         for node, figures in (nodes or {"": statistics}).items()
@@ -78,9 +73,7 @@ def figures_of(statistics: Record) -> dict[str, dict[str, object]]:
 
 def processes(statistics: Record) -> dict[str, object]:
     """Returns the number, the memory and the processor time of the processes, of all nodes together."""
-    parts = [
-        inner(render.as_record(each), "process") for each in inner(statistics, "nodes").values()
-    ]
+    parts = [inner(render.as_record(each), "process") for each in inner(statistics, "nodes").values()]
     own = inner(statistics, "process")
     return {key: sum(number(part, key) or 0 for part in parts or [own]) for key in own}
 

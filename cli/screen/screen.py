@@ -36,9 +36,7 @@ def show(session: Session, params: Record, interval_s: float, order: str) -> boo
     """
     if not is_usable():
         return False
-    with (
-        session.connect() as connection
-    ):  # it waits for a daemon that starts, and tells what is wrong
+    with session.connect() as connection:  # it waits for a daemon that starts, and tells what is wrong
         connection.call("statistics.show", params, timeout_s=ANSWER_S)
     is_descending = DEFAULT_SORTS["agents"].is_descending and order != "name"
     view = View(sorts={"agents": Sort(SORTS[order], is_descending)})
@@ -55,13 +53,7 @@ class Screen:
     """Holds the view, and repaints it after each change."""
 
     def __init__(
-        self,
-        terminal: Terminal,
-        path: str,
-        login: dict[str, object],
-        params: Record,
-        interval_s: float,
-        view: View,
+        self, terminal: Terminal, path: str, login: dict[str, object], params: Record, interval_s: float, view: View
     ) -> None:
         self._terminal = terminal
         self._snapshot = Snapshot()
@@ -125,9 +117,7 @@ class Screen:
 
     def _paint(self) -> None:
         self._snapshot.settle()
-        self._page = drawn(
-            self._view, self._snapshot, self._terminal.size, time.time(), self._message
-        )
+        self._page = drawn(self._view, self._snapshot, self._terminal.size, time.time(), self._message)
         self._view = self._page.view
         self._terminal.paint(self._page.lines)
 

@@ -73,9 +73,7 @@ class Snapshot:
             for name, entry in self._entries.items()
             for worker in render.inners(entry, "workers")
         }
-        self._history = {
-            name: self._history.get(name) or deque(maxlen=HISTORY_SHOWN) for name in self._entries
-        }
+        self._history = {name: self._history.get(name) or deque(maxlen=HISTORY_SHOWN) for name in self._entries}
         self._rows = {name: self._row(name) for name in self._entries}
         for name, found in self._rows.items():
             self._history[name].append(number(found, "cpu_percent") or 0.0)
@@ -216,9 +214,7 @@ def health_of(entry: Record) -> str:
 def combined_state(workers: Iterable[Record], before: str) -> str:
     """Returns the state of an agent with these workers: the least advanced of those that are to be up; `before` where there are none."""
     all_states = [(word(worker, "state"), bool(worker.get("wanted", True))) for worker in workers]
-    states = {state for state, is_wanted in all_states if is_wanted} or {
-        state for state, _ in all_states
-    }
+    states = {state for state, is_wanted in all_states if is_wanted} or {state for state, _ in all_states}
     for state in (*LEAST_ADVANCED, "Busy", "Idle", "Ready"):
         if state in states:
             return state

@@ -64,13 +64,7 @@ Examples:
     help="Number of tasks at a time; default 1.",
 )
 @click.option("--input", "given", metavar="JSON|TEXT|@FILE|-", help="Input of each task.")
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=duration,
-    metavar="D",
-    help="Stop a task after it has run this long.",
-)
+@click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Stop a task after it has run this long.")
 @click.option("--no-durable", is_flag=True, help="Do not write the tasks to the store.")
 @click.pass_obj
 def bench(session: Session, /, **options: Any) -> int:  # Any: the values of the options above
@@ -111,9 +105,7 @@ class BenchRun:
         parallel: number of threads.
     """
 
-    def __init__(
-        self, session: Session, params: dict[str, object], count: int, parallel: int
-    ) -> None:
+    def __init__(self, session: Session, params: dict[str, object], count: int, parallel: int) -> None:
         self.refusal: CorralError | None = None
         """The error that ended the run before all tasks were run."""
         self._session = session

@@ -25,36 +25,17 @@ complete_addressees = complete_names("daemon.status", "agents,teams,workflows")
 complete_tasks = complete_names("task.list", "tasks")
 
 _TIMES = (
-    click.option(
-        "--at",
-        metavar="T",
-        help="Start time: 5m (from now), 18:00 (UTC), or an RFC 3339 time.",
-    ),
-    click.option(
-        "--every",
-        type=duration,
-        metavar="D",
-        help="Create a schedule with runs at this interval.",
-    ),
-    click.option(
-        "--cron",
-        metavar="EXPR",
-        help='Create a schedule from a cron expression, such as "0 6 * * mon".',
-    ),
-    click.option(
-        "--timezone",
-        metavar="ZONE",
-        help="Time zone of --cron, such as Europe/Berlin; default UTC.",
-    ),
+    click.option("--at", metavar="T", help="Start time: 5m (from now), 18:00 (UTC), or an RFC 3339 time."),
+    click.option("--every", type=duration, metavar="D", help="Create a schedule with runs at this interval."),
+    click.option("--cron", metavar="EXPR", help='Create a schedule from a cron expression, such as "0 6 * * mon".'),
+    click.option("--timezone", metavar="ZONE", help="Time zone of --cron, such as Europe/Berlin; default UTC."),
     click.option(
         "--overlap",
         type=click.Choice(("skip", "queue", "replace")),
         help="Skip or queue a run that is due during the previous one, or let it replace that; default skip.",
     ),
     click.option(
-        "--no-catch-up",
-        is_flag=True,
-        help="Do not make up for runs that were due while the daemon was down.",
+        "--no-catch-up", is_flag=True, help="Do not make up for runs that were due while the daemon was down."
     ),
 )
 """Options about the times of a schedule."""
@@ -66,9 +47,7 @@ _OPTIONS = (
         metavar="JSON|TEXT|@FILE|-",
         help="Structured input of the task, beside OBJECTIVE; a text where it is no JSON.",
     ),
-    click.option(
-        "--context", metavar="JSON|TEXT|@FILE|-", help="Background information for the agent."
-    ),
+    click.option("--context", metavar="JSON|TEXT|@FILE|-", help="Background information for the agent."),
     click.option(
         "--timeout",
         "timeout_s",
@@ -77,33 +56,17 @@ _OPTIONS = (
         help="Stop the task after it has run this long; waiting does not count.",
     ),
     click.option(
-        "--priority",
-        type=click.IntRange(1, 10),
-        metavar="1..10",
-        help="Priority in the queue; 10 is the most urgent.",
+        "--priority", type=click.IntRange(1, 10), metavar="1..10", help="Priority in the queue; 10 is the most urgent."
+    ),
+    click.option("--detach", is_flag=True, help="Print the id of the task and return without waiting."),
+    click.option(
+        "--capability", is_flag=True, help="Read AGENT as a capability: any agent that offers it may run the task."
     ),
     click.option(
-        "--detach", is_flag=True, help="Print the id of the task and return without waiting."
-    ),
-    click.option(
-        "--capability",
-        is_flag=True,
-        help="Read AGENT as a capability: any agent that offers it may run the task.",
-    ),
-    click.option(
-        "--require",
-        "required",
-        multiple=True,
-        metavar="CAP",
-        help="Capability that the agent must offer; repeatable.",
+        "--require", "required", multiple=True, metavar="CAP", help="Capability that the agent must offer; repeatable."
     ),
     # boundaries
-    click.option(
-        "--max-tool-calls",
-        type=click.IntRange(0),
-        metavar="N",
-        help="Refuse tool calls after the first N.",
-    ),
+    click.option("--max-tool-calls", type=click.IntRange(0), metavar="N", help="Refuse tool calls after the first N."),
     click.option(
         "--allow-tool",
         "tools",
@@ -111,21 +74,14 @@ _OPTIONS = (
         metavar="GLOB",
         help='Allow only tools whose names match, such as "git__*"; repeatable.',
     ),
-    click.option(
-        "--max-tokens",
-        type=click.IntRange(1),
-        metavar="N",
-        help="Stop the task after it has used N tokens.",
-    ),
+    click.option("--max-tokens", type=click.IntRange(1), metavar="N", help="Stop the task after it has used N tokens."),
     click.option(
         "--max-cost-cents",
         type=click.FloatRange(0, min_open=True),
         metavar="N",
         help="Stop the task after it has cost N cents.",
     ),
-    click.option(
-        "--scope", metavar="TEXT", help="Description of the subject that the task is limited to."
-    ),
+    click.option("--scope", metavar="TEXT", help="Description of the subject that the task is limited to."),
     click.option(
         "--constraint",
         "constraints",
@@ -133,23 +89,12 @@ _OPTIONS = (
         metavar="TEXT",
         help="Rule that the agent has to follow; repeatable.",
     ),
-    click.option(
-        "--output-format", "wanted", metavar="TEXT", help="Description of the expected output."
-    ),
-    click.option(
-        "--output-schema",
-        "schema",
-        metavar="JSON|@FILE",
-        help="JSON Schema that the output must satisfy.",
-    ),
+    click.option("--output-format", "wanted", metavar="TEXT", help="Description of the expected output."),
+    click.option("--output-schema", "schema", metavar="JSON|@FILE", help="JSON Schema that the output must satisfy."),
     # the queue
-    click.option(
-        "--key", metavar="K", help="Idempotency key: queue a task with this key only once."
-    ),
+    click.option("--key", metavar="K", help="Idempotency key: queue a task with this key only once."),
     click.option("--session", metavar="S", help="Session whose memory the task shares."),
-    click.option(
-        "--sticky-key", metavar="K", help="Route tasks with the same key to the same worker."
-    ),
+    click.option("--sticky-key", metavar="K", help="Route tasks with the same key to the same worker."),
     click.option(
         "--after",
         multiple=True,
@@ -158,16 +103,9 @@ _OPTIONS = (
         shell_complete=complete_tasks,
     ),
     click.option(
-        "--no-durable",
-        is_flag=True,
-        help="Keep the task in memory only: faster, but lost when the daemon ends.",
+        "--no-durable", is_flag=True, help="Keep the task in memory only: faster, but lost when the daemon ends."
     ),
-    click.option(
-        "--max-attempts",
-        type=click.IntRange(1, 1000),
-        metavar="N",
-        help="Number of attempts; at most N.",
-    ),
+    click.option("--max-attempts", type=click.IntRange(1, 1000), metavar="N", help="Number of attempts; at most N."),
     click.option(
         "--retry-on",
         multiple=True,
@@ -175,10 +113,7 @@ _OPTIONS = (
         help="Retry after this: worker-death, any, never, or the name of an error; repeatable.",
     ),
     click.option(
-        "--retry-backoff",
-        type=duration,
-        metavar="D",
-        help="Delay before the first retry; later ones are longer.",
+        "--retry-backoff", type=duration, metavar="D", help="Delay before the first retry; later ones are longer."
     ),
     click.option(
         "--queue",

@@ -14,17 +14,13 @@ from .run_options import add_times, times
 
 complete_schedules = complete_names("schedule.list", "schedules")
 
-of_schedules = click.argument(
-    "names", metavar="NAME…", nargs=-1, required=True, shell_complete=complete_schedules
-)
+of_schedules = click.argument("names", metavar="NAME…", nargs=-1, required=True, shell_complete=complete_schedules)
 
 
 def _list(session: Session) -> None:
     found = session.call("schedule.list", {})
     records = session.records(
-        found,
-        "schedules",
-        "there are no schedules; corral schedule add NAME --cron EXPR -- CMD makes one",
+        found, "schedules", "there are no schedules; corral schedule add NAME --cron EXPR -- CMD makes one"
     )
     if not records:
         return
@@ -108,17 +104,11 @@ corral run AGENT OBJECTIVE --cron EXPR.""",
 @click.argument("name", metavar="NAME")
 @click.argument("command", nargs=-1, metavar="-- CMD...", type=click.UNPROCESSED)
 @add_times
-@click.option(
-    "--time-limit", type=duration, metavar="D", help="Kill a run that takes longer; it has failed."
-)
-@click.option(
-    "--env", "environment", multiple=True, metavar="K=V", help="Environment variable; repeatable."
-)
+@click.option("--time-limit", type=duration, metavar="D", help="Kill a run that takes longer; it has failed.")
+@click.option("--env", "environment", multiple=True, metavar="K=V", help="Environment variable; repeatable.")
 @click.option("--user", metavar="USER", help="User that the command runs as.")
 @click.option("--cwd", metavar="DIR", help="Working directory; default is the current one.")
-@click.option(
-    "--memory", metavar="SIZE", help='Memory limit of the process tree, such as "512MiB".'
-)
+@click.option("--memory", metavar="SIZE", help='Memory limit of the process tree, such as "512MiB".')
 @click.pass_obj
 def add(session: Session, /, **options: Any) -> None:  # Any: the values of the options above
     """Add a schedule of a command.

@@ -24,16 +24,7 @@ from ...worker.contract.errors import (
 )
 from ...worker.contract.jsonrpc import Notification
 from .. import render
-from ..context import (
-    ANSWER_S,
-    Command,
-    CommandGroup,
-    Session,
-    complete_agents,
-    complete_names,
-    duration,
-    moment,
-)
+from ..context import ANSWER_S, Command, CommandGroup, Session, complete_agents, complete_names, duration, moment
 from ..render import inner, inners, number, word
 from . import run_options
 from .run_options import add_run_options, complete_addressees, complete_tasks
@@ -61,9 +52,7 @@ Examples:
 @click.argument("agent", metavar="AGENT", shell_complete=complete_addressees)
 @click.argument("objective", metavar="[OBJECTIVE]", default="")
 @add_run_options
-@click.option(
-    "--logs", is_flag=True, help="Print what the task prints and logs, on stderr, while it runs."
-)
+@click.option("--logs", is_flag=True, help="Print what the task prints and logs, on stderr, while it runs.")
 @click.option(
     "--stream",
     "mode",
@@ -80,12 +69,8 @@ def run(
     exits at once. With --every or --cron, or --at and --name, create a schedule and print its name. With --at alone, print
     the id of the task, and do not wait for it.
     """
-    if logs and (
-        options["detach"] or options["at"] is not None or run_options.is_schedule(options)
-    ):
-        raise click.UsageError(
-            "--logs needs a run that the command waits for: no --detach, --every, --cron, --at"
-        )
+    if logs and (options["detach"] or options["at"] is not None or run_options.is_schedule(options)):
+        raise click.UsageError("--logs needs a run that the command waits for: no --detach, --every, --cron, --at")
     if run_options.is_schedule(options):
         _add_schedule(session, run_options.schedule(options))
         return 0
@@ -123,8 +108,7 @@ def _print_submitted(session: Session, record: Mapping[str, object]) -> None:
     session.print(render.one_line(word(record, "id")))
     if record.get("scheduled_at") is not None:
         session.note(
-            f"begins at {session.at(word(record, 'scheduled_at'), in_note=True)}; "
-            f"corral task wait {word(record, 'id')}"
+            f"begins at {session.at(word(record, 'scheduled_at'), in_note=True)}; corral task wait {word(record, 'id')}"
         )
 
 
@@ -149,9 +133,7 @@ def _add_schedule(session: Session, params: Mapping[str, object]) -> None:
     session.note(f"runs next at {session.at(due, in_note=True) if due else 'no time at all'}")
 
 
-def _submit(
-    session: Session, connection: Client, params: Mapping[str, object]
-) -> dict[str, object]:
+def _submit(session: Session, connection: Client, params: Mapping[str, object]) -> dict[str, object]:
     """Returns the record of the accepted task; a task with a key is sent again when the connection breaks.
 
     Raises:
@@ -230,39 +212,19 @@ def _error(record: Mapping[str, object]) -> CorralError | None:
     shell_complete=complete_agents,
 )
 @click.option(
-    "--state",
-    "states",
-    multiple=True,
-    type=click.Choice(STATES),
-    help="List only tasks in this state; repeatable.",
+    "--state", "states", multiple=True, type=click.Choice(STATES), help="List only tasks in this state; repeatable."
 )
-@click.option(
-    "--since", metavar="T", help="List only tasks created after this: 5m (ago), or a time."
-)
-@click.option(
-    "--until", metavar="T", help="List only tasks created before this: 5m (ago), or a time."
-)
-@click.option(
-    "--parent",
-    metavar="ID",
-    help="List only tasks that this task delegated.",
-    shell_complete=complete_tasks,
-)
+@click.option("--since", metavar="T", help="List only tasks created after this: 5m (ago), or a time.")
+@click.option("--until", metavar="T", help="List only tasks created before this: 5m (ago), or a time.")
+@click.option("--parent", metavar="ID", help="List only tasks that this task delegated.", shell_complete=complete_tasks)
 @click.option("--roots", is_flag=True, help="List only tasks that no other task delegated.")
 @click.option("--dead", is_flag=True, help="List only dead letters: failed tasks without a retry.")
 @click.option(
-    "--schedule",
-    metavar="NAME",
-    help="List only tasks that this schedule created.",
-    shell_complete=complete_schedules,
+    "--schedule", metavar="NAME", help="List only tasks that this schedule created.", shell_complete=complete_schedules
 )
 @click.option("--session", "of_session", metavar="S", help="List only tasks of this session.")
-@click.option(
-    "-g", "--grep", "text", metavar="TEXT", help="List only tasks whose objective contains this."
-)
-@click.option(
-    "--limit", type=click.IntRange(1), default=100, metavar="N", help="List at most N; default 100."
-)
+@click.option("-g", "--grep", "text", metavar="TEXT", help="List only tasks whose objective contains this.")
+@click.option("--limit", type=click.IntRange(1), default=100, metavar="N", help="List at most N; default 100.")
 @click.pass_obj
 def tasks(session: Session, /, **options: Any) -> None:  # Any: the values of the options above
     """List tasks, the newest first."""
@@ -284,17 +246,11 @@ def tasks(session: Session, /, **options: Any) -> None:  # Any: the values of th
         nodes = [word(record, "node", "-") for record in records]
         rows = [[*row[:2], node, *row[2:]] for row, node in zip(rows, nodes, strict=True)]
     session.print_table(
-        header,
-        rows,
-        droppable=("PRIORITY", "TRY", "WORKER", "TOOK", "CREATED"),
-        right=("PRIORITY", "TRY", "TOOK"),
+        header, rows, droppable=("PRIORITY", "TRY", "WORKER", "TOOK", "CREATED"), right=("PRIORITY", "TRY", "TOOK")
     )
 
 
-TASK_HEADER = (
-    *("ID", "AGENT", "WORKER", "STATE", "PRIORITY"),
-    *("TRY", "TOOK", "CREATED", "OBJECTIVE"),
-)
+TASK_HEADER = (*("ID", "AGENT", "WORKER", "STATE", "PRIORITY"), *("TRY", "TOOK", "CREATED", "OBJECTIVE"))
 
 
 def _filters(options: Mapping[str, Any]) -> dict[str, object]:
@@ -317,9 +273,7 @@ def _filters(options: Mapping[str, Any]) -> dict[str, object]:
     return params
 
 
-def _pages(
-    session: Session, params: Mapping[str, object], limit: int
-) -> tuple[list[dict[str, object]], int]:
+def _pages(session: Session, params: Mapping[str, object], limit: int) -> tuple[list[dict[str, object]], int]:
     """Reads records up to a limit, in several requests, and counts those that could not be read."""
     records: list[dict[str, object]] = []
     skipped = 0
@@ -477,9 +431,7 @@ def _worst(records: Sequence[Mapping[str, object]]) -> int:
 
 @task.command("follow")
 @click.argument("task_id", metavar="ID", shell_complete=complete_tasks)
-@click.option(
-    "--timeout", "timeout_s", type=duration, metavar="D", help="Follow the task at most this long."
-)
+@click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Follow the task at most this long.")
 @click.pass_obj
 def follow(session: Session, task_id: str, timeout_s: float | None) -> int:
     """Print the progress of a task until it ends, and its result. Its delegated tasks are shown, too."""
@@ -518,10 +470,7 @@ def _event_line(session: Session, event: Mapping[str, object]) -> str:
 def select_tasks(command: Callable[..., Any]) -> Callable[..., Any]:  # Any: any command's values
     """Adds the argument and the options that select failed tasks."""
     command = click.option(
-        "--agent",
-        metavar="NAME",
-        help="With --dead, select only tasks of this agent.",
-        shell_complete=complete_agents,
+        "--agent", metavar="NAME", help="With --dead, select only tasks of this agent.", shell_complete=complete_agents
     )(command)
     command = click.option("--dead", is_flag=True, help="Select all dead letters.")(command)
     ids = click.argument("task_ids", metavar="ID…", nargs=-1, shell_complete=complete_tasks)
@@ -576,9 +525,7 @@ def _selection(task_ids: Sequence[str], dead: bool, agent: str | None) -> dict[s
     return params if agent is None else {**params, "agent": agent}
 
 
-def _in_batches(
-    session: Session, method: str, params: dict[str, object]
-) -> list[dict[str, object]]:
+def _in_batches(session: Session, method: str, params: dict[str, object]) -> list[dict[str, object]]:
     """Calls a method that handles a bounded number of tasks until none is left; returns the answers."""
     answers: list[dict[str, object]] = []
     with session.connect() as connection:

@@ -26,9 +26,7 @@ def print_log(session: Session, task_id: str, count: int, *, follow: bool, utc: 
             write(inners(notification.params, "entries"))
 
     with session.connect() as connection:
-        answer = connection.call(
-            "task.log", {**params, "follow": True}, timeout_s=None, on_notification=note
-        )
+        answer = connection.call("task.log", {**params, "follow": True}, timeout_s=None, on_notification=note)
     state = word(render.as_record(answer), "state")
     return 1 if state in ENDED and state != "succeeded" else 0
 
@@ -38,9 +36,7 @@ def _writer(session: Session, *, is_local: bool) -> Callable[[list[dict[str, obj
 
     def write(entries: list[dict[str, object]]) -> None:
         for entry in entries:
-            stamp = session.styled(
-                line_at(word(entry, "at"), is_local=is_local and is_terminal), "grey"
-            )
+            stamp = session.styled(line_at(word(entry, "at"), is_local=is_local and is_terminal), "grey")
             after = f"+{render.duration(number(entry, 'after_s'))}"
             step = session.styled(f"{word(entry, 'step'):9}", _colour(entry))
             session.print_foreign(f"{stamp} {after:>8} {step} {_words(entry)}".rstrip())

@@ -15,9 +15,7 @@ RUN = {"run": "tasks.task"}
 """`corral team run` is `corral run`: the name says whether it is a team."""
 
 team = CommandGroup("team", table=RUN, help="List, add and remove teams of agents.")
-workflow = CommandGroup(
-    "workflow", table=RUN, help="List, add and remove workflows of several agents."
-)
+workflow = CommandGroup("workflow", table=RUN, help="List, add and remove workflows of several agents.")
 
 
 def _list(kind: str) -> Callable[..., None]:
@@ -60,9 +58,7 @@ def _fill(noun: CommandGroup, kind: str) -> None:
     """Adds the commands that teams and workflows share."""
     complete = complete_names(f"{kind}.list", f"{kind}s")
     name = click.argument("name", metavar="NAME", shell_complete=complete)
-    cascade = click.option(
-        "--cascade", is_flag=True, help=f"Also remove everything that requires the {kind}."
-    )
+    cascade = click.option("--cascade", is_flag=True, help=f"Also remove everything that requires the {kind}.")
     noun.command("list", help=f"List the {kind}s.")(_list(kind))
     noun.command("show", help=f"Show one {kind} in full.")(name(_show(kind)))
     forget = f"Remove a {kind}. Its running tasks continue."
@@ -75,16 +71,9 @@ _fill(workflow, "workflow")
 
 @team.command("add")
 @click.argument("name", required=False, metavar="[NAME]")
-@click.option(
-    "--file",
-    "path",
-    metavar="F",
-    help="Add the [teams.NAME] tables of a TOML file, all of them or NAME.",
-)
+@click.option("--file", "path", metavar="F", help="Add the [teams.NAME] tables of a TOML file, all of them or NAME.")
 @click.option("--lead", metavar="AGENT", help="Agent that gets the tasks in mode coordinate.")
-@click.option(
-    "--member", "members", multiple=True, metavar="NAME", help="Agent of the team; repeatable."
-)
+@click.option("--member", "members", multiple=True, metavar="NAME", help="Agent of the team; repeatable.")
 @click.option(
     "--mode",
     type=click.Choice(("coordinate", "broadcast", "route")),
@@ -96,10 +85,7 @@ _fill(workflow, "workflow")
     help="Choice of the member in mode route; default least-load.",
 )
 @click.option(
-    "--max-parallel",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Number of tasks that run at the same time; default 8.",
+    "--max-parallel", type=click.IntRange(1), metavar="N", help="Number of tasks that run at the same time; default 8."
 )
 @click.pass_obj
 def add_team(session: Session, /, **options: Any) -> None:  # Any: the values of the options above

@@ -60,9 +60,7 @@ def _agent_in(path: Path) -> str:
         words = f'cannot try "{path}": {(error.strerror or "").lower()}'
         raise InvalidParams(words, key="TARGET", value=str(path)) from error
     except (SyntaxError, ValueError) as error:
-        raise InvalidParams(
-            f'cannot try "{path}": {error}', key="TARGET", value=str(path)
-        ) from error
+        raise InvalidParams(f'cannot try "{path}": {error}', key="TARGET", value=str(path)) from error
     found = list(_agents(tree.body))
     if len(found) == 1:
         return found[0]
@@ -79,9 +77,7 @@ def _agents(statements: Iterable[ast.stmt]) -> Iterable[str]:
         if not isinstance(each, ast.Assign | ast.AnnAssign) or not isinstance(each.value, ast.Call):
             continue
         call = each.value
-        called = (
-            call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-        )
+        called = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
         targets = [each.target] if isinstance(each, ast.AnnAssign) else each.targets
         yield from (to.id for to in targets if called == "Agent" and isinstance(to, ast.Name))
 
@@ -90,24 +86,12 @@ def _agents(statements: Iterable[ast.stmt]) -> Iterable[str]:
 @click.argument("target", metavar="MODULE:AGENT|FILE.py")
 @click.argument("objective", metavar="OBJECTIVE")
 @click.option("--input", "given", metavar="JSON|TEXT|@FILE|-", help="Structured input of the task.")
-@click.option(
-    "--timeout", "timeout_s", type=duration, metavar="D", help="Stop the task after this long."
-)
-@click.option(
-    "--config", metavar="FILE", help="Configuration with the servers and agents that it calls."
-)
+@click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Stop the task after this long.")
+@click.option("--config", metavar="FILE", help="Configuration with the servers and agents that it calls.")
 @click.option("--python", metavar="PATH", help="Interpreter of the agent; default that of corral.")
-@click.option(
-    "--env",
-    "variables",
-    multiple=True,
-    metavar="K[=V]",
-    help="Variable of the agent; K alone takes yours.",
-)
+@click.option("--env", "variables", multiple=True, metavar="K[=V]", help="Variable of the agent; K alone takes yours.")
 @click.option("--max-memory", metavar="SIZE", help="Limit of its process tree, such as 512MiB.")
-@click.option(
-    "--watch", is_flag=True, help="Run again whenever a source file of the agent changes."
-)
+@click.option("--watch", is_flag=True, help="Run again whenever a source file of the agent changes.")
 @click.pass_obj
 def try_(session: Session, /, target: str, objective: str, **options: Any) -> int:
     """Run one task on an agent of a file, without a daemon.
@@ -121,9 +105,7 @@ def try_(session: Session, /, target: str, objective: str, **options: Any) -> in
     if options["timeout_s"] is not None:
         task["timeout_s"] = options["timeout_s"]
     if sys.modules.get("msgspec") is None:
-        sys.modules.pop(
-            "msgspec", None
-        )  # kept out for the sake of quick commands; the client needs it
+        sys.modules.pop("msgspec", None)  # kept out for the sake of quick commands; the client needs it
     found = target_of(target, Path.cwd())
     spec = _spec(found, options)
     config = options["config"]
@@ -142,9 +124,7 @@ def _spec(found: Target, options: Mapping[str, Any]) -> dict[str, Any]:
         environment[key] = value if equals else os.environ[key]
     spec: dict[str, Any] = {
         "entrypoint": found.entrypoint,
-        "warm": options[
-            "watch"
-        ],  # a zygote watches its sources; for one run it costs more than it saves
+        "warm": options["watch"],  # a zygote watches its sources; for one run it costs more than it saves
         "process": {"working_directory": str(found.folder.absolute())},
         "recovery": {"enable_auto_restart": False},
     }
@@ -193,9 +173,7 @@ async def _tried(
             shown.cancel()
 
 
-async def _run(
-    session: Session, runtime: Any, name: str, objective: str, task: Mapping[str, Any]
-) -> int:
+async def _run(session: Session, runtime: Any, name: str, objective: str, task: Mapping[str, Any]) -> int:
     """Runs the task once, prints its output or its error, and returns its exit code."""
     try:
         output = await runtime.run_agent(name, objective, **task)

@@ -107,12 +107,8 @@ class TaskWait:
             record = {}
         return record if has_ended(record) else self.until_ended(None)
 
-    def _call(
-        self, method: str, params: Mapping[str, object], timeout_s: float | None
-    ) -> dict[str, object]:
-        found = self._connection.call(
-            method, params, timeout_s=timeout_s, on_notification=self._on_notification
-        )
+    def _call(self, method: str, params: Mapping[str, object], timeout_s: float | None) -> dict[str, object]:
+        found = self._connection.call(method, params, timeout_s=timeout_s, on_notification=self._on_notification)
         return render.as_record(found)
 
 
@@ -147,9 +143,7 @@ class TaskProgress:
             return  # the result says it
         parts = [word(facts, "task"), state, word(facts, "worker"), share(facts)]
         message = render.one_line(word(facts, "message"))
-        text = render.one_line(" ".join(part for part in parts if part)) + (
-            f" {message}" if message else ""
-        )
+        text = render.one_line(" ".join(part for part in parts if part)) + (f" {message}" if message else "")
         if self._is_terminal:
             width = (self._session.width or 80) - 1
             sys.stderr.write(f"\r\x1b[K{render.cut(text, width)}")

@@ -85,9 +85,7 @@ def looks_secret(name: str, value: str) -> bool:
     return is_written and bool(SECRET.search(name) or _LOOKS_SECRET.search(value))
 
 
-def translated(
-    section: Section, name: str, around: Surroundings, *, rename: str | None = None
-) -> Server | Skipped:
+def translated(section: Section, name: str, around: Surroundings, *, rename: str | None = None) -> Server | Skipped:
     """Translates one entry of a section to a table of corral, or returns why it cannot.
 
     Raises:
@@ -110,9 +108,7 @@ def translated(
 class _Entry:
     """Reads one entry, and collects notes about it."""
 
-    def __init__(
-        self, section: Section, name: str, entry: Mapping[str, object], around: Surroundings
-    ) -> None:
+    def __init__(self, section: Section, name: str, entry: Mapping[str, object], around: Surroundings) -> None:
         self._section, self._name, self._entry, self._around = section, name, entry, around
         self.notes: list[str] = []
         self.secrets: list[tuple[str, str]] = []
@@ -212,9 +208,7 @@ class _Entry:
             if equals:
                 name = key.strip().removeprefix("export ").strip()
                 environment.setdefault(name, _unquoted(value.strip()))
-        self.notes.append(
-            "the values of envFile were copied: it has quotes or spaces, which corral keeps"
-        )
+        self.notes.append("the values of envFile were copied: it has quotes or spaces, which corral keeps")
 
     # -- over HTTP
 
@@ -388,11 +382,7 @@ def _names_secret(argv: Sequence[str]) -> bool:
 
 
 def _is_plain(key: str, value: str) -> bool:
-    return (
-        not key.strip().startswith("export ")
-        and value[:1] not in ("'", '"')
-        and value == value.strip()
-    )
+    return not key.strip().startswith("export ") and value[:1] not in ("'", '"') and value == value.strip()
 
 
 def _unquoted(value: str) -> str:
@@ -491,6 +481,5 @@ def hidden(table: Mapping[str, object]) -> Table:
 def toml(servers: Sequence[Server]) -> str:
     """Formats the servers as `[mcp.servers.NAME]` tables of a corral configuration file."""
     return "\n".join(
-        "\n".join(toml_text.lines(("mcp", "servers", s.name), literal_table(s.table))) + "\n"
-        for s in servers
+        "\n".join(toml_text.lines(("mcp", "servers", s.name), literal_table(s.table))) + "\n" for s in servers
     )

@@ -58,10 +58,7 @@ USUAL_FILES: tuple[tuple[str, str], ...] = (
     ("Zed", "$CONFIG/zed/settings.json"),
     ("Codex", "~/.codex/config.toml"),
     ("Gemini CLI", "~/.gemini/settings.json"),
-    (
-        "Cline",
-        "$CONFIG/Code/User/globalStorage/saoudrizwan.claude-dev/settings/cline_mcp_settings.json",
-    ),
+    ("Cline", "$CONFIG/Code/User/globalStorage/saoudrizwan.claude-dev/settings/cline_mcp_settings.json"),
     ("Claude Code", "./.mcp.json"),
     ("Cursor", "./.cursor/mcp.json"),
     ("VS Code", "./.vscode/mcp.json"),
@@ -135,10 +132,7 @@ def _document(file: str) -> Mapping[str, object]:
         plain = plain_json(text)
         value: object = json.loads(plain if plain.strip() else "{}", object_pairs_hook=_once)
         json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair cannot be sent
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # of which UnicodeError and TOMLDecodeError are some
+    except (ValueError, RecursionError) as error:  # of which UnicodeError and TOMLDecodeError are some
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise InvalidParams(f'cannot read "{file}": {reason}', file=file, reason=reason) from error
     table = as_object(value)

@@ -20,43 +20,25 @@ from .import_files import Section, Surroundings, read, usual_files
 
 
 @click.command(
-    "import",
-    cls=Command,
-    epilog="Variables are expanded during the import; the daemon expands ${secret:NAME}.",
+    "import", cls=Command, epilog="Variables are expanded during the import; the daemon expands ${secret:NAME}."
 )
 @click.argument("words", nargs=-1, metavar="[FILE]...", type=click.Path())
 @click.option(
-    "--scan",
-    is_flag=True,
-    help="Search the usual files of editors; import [NAME]... or --all of their servers.",
+    "--scan", is_flag=True, help="Search the usual files of editors; import [NAME]... or --all of their servers."
 )
 @click.option("--all", "everything", is_flag=True, help="With --scan, import all servers found.")
 @click.option("--only", multiple=True, metavar="NAME", help="Import only this server; repeatable.")
+@click.option("--project", metavar="DIR", help="Import only servers of this project folder, and those of all projects.")
 @click.option(
-    "--project",
-    metavar="DIR",
-    help="Import only servers of this project folder, and those of all projects.",
+    "--rename", "renames", multiple=True, metavar="OLD=NEW", help="Import server OLD under the name NEW; repeatable."
 )
+@click.option("--input", "inputs", multiple=True, metavar="ID=VALUE", help="Value of ${input:ID}; repeatable.")
 @click.option(
-    "--rename",
-    "renames",
-    multiple=True,
-    metavar="OLD=NEW",
-    help="Import server OLD under the name NEW; repeatable.",
-)
-@click.option(
-    "--input", "inputs", multiple=True, metavar="ID=VALUE", help="Value of ${input:ID}; repeatable."
-)
-@click.option(
-    "--replace",
-    is_flag=True,
-    help="Replace servers of the same name that differ and were added at run time.",
+    "--replace", is_flag=True, help="Replace servers of the same name that differ and were added at run time."
 )
 @click.option("--start", is_flag=True, help="Start each server now instead of at its first call.")
 @click.option("--dry-run", is_flag=True, help="Print the changes without making them.")
-@click.option(
-    "--write", metavar="FILE|-", help="Write TOML to a file instead of changing the daemon."
-)
+@click.option("--write", metavar="FILE|-", help="Write TOML to a file instead of changing the daemon.")
 @click.pass_obj
 def import_(session: Session, /, **options: Any) -> None:  # Any: the values of the options
     """Import MCP servers from files of editors and agents."""
@@ -110,28 +92,19 @@ def _sections(
     return [each for each in sections if each.entries], failures
 
 
-def _print_found(
-    session: Session, sections: Sequence[Section], failures: Mapping[str, str]
-) -> None:
+def _print_found(session: Session, sections: Sequence[Section], failures: Mapping[str, str]) -> None:
     if session.json:
-        found = [
-            {"file": each.file, "project": each.project, "servers": list(each.entries)}
-            for each in sections
-        ]
+        found = [{"file": each.file, "project": each.project, "servers": list(each.entries)} for each in sections]
         session.print_json({"found": found, "failures": failures})
         return
     if not sections:
         session.print("no usual file has MCP servers")
         return
-    session.print_table(
-        ("NAME", "FILE"), [(name, each.place) for each in sections for name in each.entries]
-    )
+    session.print_table(("NAME", "FILE"), [(name, each.place) for each in sections for name in each.entries])
     session.note('"corral mcp import --scan NAME..." imports some, --all imports all of them')
 
 
-def _print_notes(
-    session: Session, servers: Sequence[Server], skipped: Sequence[Skipped], *, is_written: bool
-) -> None:
+def _print_notes(session: Session, servers: Sequence[Server], skipped: Sequence[Skipped], *, is_written: bool) -> None:
     """Prints notes about each server on stderr: skipped ones, changes, and possible secrets."""
     for each in skipped:
         session.note(f"skipped {each.name} of {each.place}: {each.reason}")
@@ -152,9 +125,7 @@ def _untaken(skipped: Sequence[Skipped], servers: Sequence[Server] = ()) -> dict
     }
 
 
-def _write(
-    session: Session, servers: Sequence[Server], skipped: Sequence[Skipped], target: str
-) -> None:
+def _write(session: Session, servers: Sequence[Server], skipped: Sequence[Skipped], target: str) -> None:
     """Writes TOML with references in place of values that look like secrets; never overwrites a file."""
     servers, wanted = with_references(servers)
     text = toml(servers)
@@ -173,23 +144,15 @@ def _write(
             session.print(render.one_line(f"wrote {len(names)} servers to {target}"))
     if wanted:
         names = sorted({name for each in wanted.values() for name in each})
-        session.note(
-            f"write NAME=VALUE lines for these into [daemon] secrets_file: {', '.join(names)}"
-        )
+        session.note(f"write NAME=VALUE lines for these into [daemon] secrets_file: {', '.join(names)}")
 
 
-def _take(
-    session: Session,
-    servers: Sequence[Server],
-    skipped: Sequence[Skipped],
-    options: Mapping[str, Any],
-) -> None:
+def _take(session: Session, servers: Sequence[Server], skipped: Sequence[Skipped], options: Mapping[str, Any]) -> None:
     """Adds the servers to the running set; with --dry-run prints the changes only."""
     is_dry = options["dry_run"]
     request = {
         "agents": [
-            {"name": each.name, "kind": "mcp", "spec": each.table, "directory": os.getcwd()}
-            for each in servers
+            {"name": each.name, "kind": "mcp", "spec": each.table, "directory": os.getcwd()} for each in servers
         ],
         "start": options["start"],
         "present": "replace" if options["replace"] else "keep",
@@ -202,9 +165,7 @@ def _take(
         if (place := places.get(str(error.data.get("name")))) is None:
             raise
         reason = error.message.partition(": ")[2]
-        hint = (
-            "--replace, --rename or --only" if error.data.get("changed") else "--rename or --only"
-        )
+        hint = "--replace, --rename or --only" if error.data.get("changed") else "--rename or --only"
         raise Conflict(f"cannot import {place}: {reason}; {hint}", **error.data) from error
     if session.json:
         done = {key: found.get(key) for key in ("added", "changed", "unchanged", "failures")}
@@ -216,16 +177,8 @@ def _take(
         raise from_wire(failure)
 
 
-def _print_taken(
-    session: Session,
-    found: Mapping[str, object],
-    dry: Sequence[Server],
-    *,
-    is_refused: bool,
-) -> None:
-    verbs = (
-        ("would add", "would leave", "would replace") if dry else ("added", "unchanged", "replaced")
-    )
+def _print_taken(session: Session, found: Mapping[str, object], dry: Sequence[Server], *, is_refused: bool) -> None:
+    verbs = ("would add", "would leave", "would replace") if dry else ("added", "unchanged", "replaced")
     lines = [f"{verbs[0]} {name}" for name in items(found, "added")]
     lines += [f"{verbs[1]} {name}" for name in items(found, "unchanged")]
     for name, keys in inner(found, "changed").items():
@@ -236,8 +189,6 @@ def _print_taken(
     for line in lines:
         session.print(render.one_line(line))
     if dry:
-        session.print(
-            "\n" + toml([each._replace(table=hidden(each.table)) for each in dry]).rstrip()
-        )
+        session.print("\n" + toml([each._replace(table=hidden(each.table)) for each in dry]).rstrip())
     elif items(found, "added"):
         session.note('a server starts at its first call; "corral mcp tools" starts each once')

@@ -24,7 +24,9 @@ MAX_REQUEST_BYTES = 64 * 1024
 MAX_REQUESTS = 100
 """Number of other requests, such as those for an icon, that are answered before the right one."""
 
-PAGE = b"<!doctype html><meta charset=utf-8><title>corral</title><p>You may close this page and go back to the terminal."
+PAGE = (
+    b"<!doctype html><meta charset=utf-8><title>corral</title><p>You may close this page and go back to the terminal."
+)
 
 complete_servers = complete_names("mcp.servers", "servers")
 
@@ -32,15 +34,11 @@ complete_servers = complete_names("mcp.servers", "servers")
 @click.command("login")
 @click.argument("name", metavar="NAME", shell_complete=complete_servers)
 @click.option(
-    "--paste",
-    is_flag=True,
-    help="Print the address, and read the one to which the browser was sent back from stdin.",
+    "--paste", is_flag=True, help="Print the address, and read the one to which the browser was sent back from stdin."
 )
 @click.option("--device", is_flag=True, help="Print a code to type at another device.")
 @click.option("--no-browser", is_flag=True, help="Print the address without opening a browser.")
-@click.option(
-    "--scope", "scopes", multiple=True, metavar="SCOPE", help="Ask for this scope, too; repeatable."
-)
+@click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="Ask for this scope, too; repeatable.")
 @click.option(
     "--port",
     type=click.IntRange(1, 65_535),

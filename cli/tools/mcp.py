@@ -24,12 +24,7 @@ from ..render import inner, inners, items, number, word
 
 mcp = CommandGroup(
     "mcp",
-    table={
-        "import": "tools.import_servers",
-        "login": "tools.login",
-        "logins": "tools.login",
-        "logout": "tools.login",
-    },
+    table={"import": "tools.import_servers", "login": "tools.login", "logins": "tools.login", "logout": "tools.login"},
     help="Manage MCP servers, and list and call their tools.",
 )
 
@@ -96,8 +91,7 @@ def tools(session: Session, server: str | None) -> None:
         session.note("there are no tools")
         return
     rows = [
-        (word(tool, "name"), _arguments(tool), word(tool, "description").strip().partition("\n")[0])
-        for tool in records
+        (word(tool, "name"), _arguments(tool), word(tool, "description").strip().partition("\n")[0]) for tool in records
     ]
     session.print_table(("NAME", "ARGUMENTS", "DESCRIPTION"), rows, droppable=("ARGUMENTS",))
 
@@ -110,43 +104,26 @@ def _arguments(tool: Mapping[str, object]) -> str:
     return " ".join((*required, *(f"[{name}]" for name in optional)))
 
 
-@mcp.command(
-    "call",
-    epilog="KEY=VALUE has the type of the schema of the tool, else it is text; KEY:=JSON is JSON.",
-)
+@mcp.command("call", epilog="KEY=VALUE has the type of the schema of the tool, else it is text; KEY:=JSON is JSON.")
 @click.argument("name", metavar="SERVER__TOOL", shell_complete=complete_tools)
 @click.argument("pairs", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option(
-    "--args",
-    "arguments",
-    metavar="JSON|@FILE|-",
-    help="All arguments of the tool, in place of pairs; default {}.",
+    "--args", "arguments", metavar="JSON|@FILE|-", help="All arguments of the tool, in place of pairs; default {}."
 )
 @click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Give up after this long.")
 @click.pass_obj
-def call(
-    session: Session,
-    name: str,
-    pairs: tuple[str, ...],
-    arguments: str | None,
-    timeout_s: float | None,
-) -> int:
+def call(session: Session, name: str, pairs: tuple[str, ...], arguments: str | None, timeout_s: float | None) -> int:
     """Call a tool and print its text. Exits 1 if the tool returns an error."""
     if arguments is not None and pairs:
         words = f'cannot call "{name}": {pairs[0]!r} stands beside --args'
         raise InvalidParams(words, key="--args", value=pairs[0])
     given: object = typed_pairs(
-        f'cannot call "{name}"',
-        "arguments",
-        pairs,
-        lambda: inner(_schema(session, name), "properties"),
+        f'cannot call "{name}"', "arguments", pairs, lambda: inner(_schema(session, name), "properties")
     )
     if arguments is not None:
         given = json_value(arguments, "--args")
     if not isinstance(given, dict):
-        raise InvalidParams(
-            "cannot read --args: it is no JSON object", key="--args", value=arguments
-        )
+        raise InvalidParams("cannot read --args: it is no JSON object", key="--args", value=arguments)
     params: dict[str, object] = {"name": name, "arguments": given}
     if timeout_s is not None:
         params["timeout_s"] = timeout_s
@@ -196,40 +173,16 @@ def _texts(result: Mapping[str, object]) -> Iterable[str]:
 
 
 @mcp.command("serve")
-@click.option(
-    "--only",
-    multiple=True,
-    metavar="PATTERN",
-    help="Offer only tools whose names match; repeatable.",
-)
-@click.option(
-    "--deny", multiple=True, metavar="PATTERN", help="Offer no tools whose names match; repeatable."
-)
+@click.option("--only", multiple=True, metavar="PATTERN", help="Offer only tools whose names match; repeatable.")
+@click.option("--deny", multiple=True, metavar="PATTERN", help="Offer no tools whose names match; repeatable.")
 @click.option("--read-only", is_flag=True, help="Offer only tools that are declared read-only.")
-@click.option(
-    "--profile",
-    metavar="NAME",
-    help="Offer the tools that [mcp.profiles.NAME] of the daemon allows.",
-)
+@click.option("--profile", metavar="NAME", help="Offer the tools that [mcp.profiles.NAME] of the daemon allows.")
 @click.pass_obj
-def serve(
-    session: Session,
-    only: tuple[str, ...],
-    deny: tuple[str, ...],
-    read_only: bool,
-    profile: str | None,
-) -> int:
+def serve(session: Session, only: tuple[str, ...], deny: tuple[str, ...], read_only: bool, profile: str | None) -> int:
     """Serve all tools over MCP on stdin and stdout. Corral's own tools are among them."""
     from .serve import serve  # noqa: PLC0415 - main has run it already, unless the line is unusual
 
-    return serve(
-        session.given_socket,
-        login=session.login,
-        only=only,
-        deny=deny,
-        read_only=read_only,
-        profile=profile,
-    )
+    return serve(session.given_socket, login=session.login, only=only, deny=deny, read_only=read_only, profile=profile)
 
 
 @mcp.command("prompts")
@@ -313,30 +266,12 @@ Write the command after --, or give --url in place of a command.""",
 )
 @click.argument("name", required=False, metavar="NAME")
 @click.argument("command", nargs=-1, metavar="[-- CMD...]", type=click.UNPROCESSED)
-@click.option(
-    "--url",
-    metavar="URL",
-    help="Address of a remote server (streamable HTTP), in place of a command.",
-)
-@click.option(
-    "--header",
-    "headers",
-    multiple=True,
-    metavar="K=V",
-    help="Request header for --url; repeatable.",
-)
-@click.option(
-    "--env", "environment", multiple=True, metavar="K=V", help="Environment variable; repeatable."
-)
-@click.option(
-    "--label", "labels", multiple=True, metavar="K=V", help="Label for selectors; repeatable."
-)
+@click.option("--url", metavar="URL", help="Address of a remote server (streamable HTTP), in place of a command.")
+@click.option("--header", "headers", multiple=True, metavar="K=V", help="Request header for --url; repeatable.")
+@click.option("--env", "environment", multiple=True, metavar="K=V", help="Environment variable; repeatable.")
+@click.option("--label", "labels", multiple=True, metavar="K=V", help="Label for selectors; repeatable.")
 @click.option("--cwd", metavar="DIR", help="Working directory; default is the current one.")
-@click.option(
-    "--idle-timeout",
-    metavar="D",
-    help="Stop the server after this long without a call; default 5m.",
-)
+@click.option("--idle-timeout", metavar="D", help="Stop the server after this long without a call; default 5m.")
 @click.option(
     "--concurrency",
     type=click.Choice(("auto", "serial", "parallel")),
@@ -348,11 +283,7 @@ Write the command after --, or give --url in place of a command.""",
     help="Scope in which callers share one process of the server.",
 )
 @click.option(
-    "--deny",
-    "denied",
-    multiple=True,
-    metavar="PATTERN",
-    help="Hide tools of the server whose names match; repeatable.",
+    "--deny", "denied", multiple=True, metavar="PATTERN", help="Hide tools of the server whose names match; repeatable."
 )
 @click.option("--no-start", is_flag=True, help="Add the server without starting it.")
 @click.pass_obj
@@ -370,9 +301,7 @@ def add(session: Session, /, **options: Any) -> None:  # Any: the values of the 
         session.print_json(entry)
         return
     tools = f", {len(items(entry, 'tools'))} tools" if items(entry, "tools") else ""
-    session.print(
-        render.one_line(f"added {word(entry, 'name')} ({word(entry, 'state', '-')}{tools})")
-    )
+    session.print(render.one_line(f"added {word(entry, 'name')} ({word(entry, 'state', '-')}{tools})"))
 
 
 def _table(options: Mapping[str, Any]) -> dict[str, object]:  # Any: the values of options
@@ -381,13 +310,9 @@ def _table(options: Mapping[str, Any]) -> dict[str, object]:  # Any: the values 
     if name is None:
         raise InvalidParams("cannot add: no NAME is given", key="name", value=None)
     if bool(options["command"]) == bool(options["url"]):
-        reason = (
-            "both a command and --url are given" if options["url"] else "no command and no --url"
-        )
+        reason = "both a command and --url are given" if options["url"] else "no command and no --url"
         raise InvalidParams(f'cannot add "{name}": {reason}', key="command", value=None)
-    spec: dict[str, object] = {
-        "process": {"working_directory": os.path.abspath(options["cwd"] or ".")}
-    }
+    spec: dict[str, object] = {"process": {"working_directory": os.path.abspath(options["cwd"] or ".")}}
     direct = ("url", "idle_timeout", "concurrency", "share")
     spec |= {key: options[key] for key in direct if options[key] is not None}
     if options["command"]:
@@ -402,9 +327,7 @@ def _table(options: Mapping[str, Any]) -> dict[str, object]:  # Any: the values 
 
 
 @mcp.command("rm")
-@click.argument(
-    "names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_servers
-)
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_servers)
 @click.option("--cascade", is_flag=True, help="Also remove agents and servers that require them.")
 @click.pass_obj
 def rm(session: Session, names: tuple[str, ...], cascade: bool) -> None:
@@ -412,9 +335,7 @@ def rm(session: Session, names: tuple[str, ...], cascade: bool) -> None:
     known = [word(each, "name") for each in inners(session.call("mcp.servers", {}), "servers")]
     for name in names:
         if name not in known:
-            raise NotFound(
-                f'cannot remove "{name}": there is no such MCP server', name=name, known=known
-            )
+            raise NotFound(f'cannot remove "{name}": there is no such MCP server', name=name, known=known)
     request: dict[str, object] = {"names": list(names), "cascade": cascade}
     found = session.call("agent.rm", request, timeout_s=None)
     if session.json:

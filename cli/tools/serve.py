@@ -75,9 +75,7 @@ OWN = "corral-serve-"
 
 HINT = 'start it with "systemctl start corrald", or "corrald" by hand'
 
-_HEAD = re.compile(
-    rb'\{"jsonrpc":"2\.0","id":(-?\d+|"(?:[^"\\]|\\.)*"),"(result|error|method)":', re.DOTALL
-)
+_HEAD = re.compile(rb'\{"jsonrpc":"2\.0","id":(-?\d+|"(?:[^"\\]|\\.)*"),"(result|error|method)":', re.DOTALL)
 """Beginning of the daemon's messages with an id, which corral writes first."""
 
 Key = tuple[bool, object]
@@ -109,13 +107,7 @@ def handed_over(arguments: Sequence[str]) -> Callable[[], int] | None:
         return None
     socket_path = given["--socket"][-1] if given["--socket"] else None
     profile = given["--profile"][-1] if given["--profile"] else None
-    return lambda: serve(
-        socket_path,
-        only=given["--only"],
-        deny=given["--deny"],
-        read_only=read_only,
-        profile=profile,
-    )
+    return lambda: serve(socket_path, only=given["--only"], deny=given["--deny"], read_only=read_only, profile=profile)
 
 
 def serve(
@@ -218,9 +210,7 @@ class Link:
         self._number += 1
         request_id = f"{OWN}{self._number}"
         self.own[request_id] = method
-        self.send(
-            codec.encode({"jsonrpc": "2.0", "id": request_id, "method": method, "params": params})
-        )
+        self.send(codec.encode({"jsonrpc": "2.0", "id": request_id, "method": method, "params": params}))
 
     def flush(self) -> None:
         """Sends as much as the socket takes; a broken connection is noticed by reading."""
@@ -244,9 +234,7 @@ class Relay:
         login: restricts the connection first, unless it is empty.
     """
 
-    def __init__(
-        self, path: str | None, attach: Mapping[str, object], login: Mapping[str, object]
-    ) -> None:
+    def __init__(self, path: str | None, attach: Mapping[str, object], login: Mapping[str, object]) -> None:
         self._login = login
         self._given_path = path
         self._path = ""
@@ -470,9 +458,7 @@ class Relay:
         except OSError:
             data = b""
         if not data:
-            text = (
-                f'cannot reach the daemon at "{self._path}": it has closed the connection; {HINT}'
-            )
+            text = f'cannot reach the daemon at "{self._path}": it has closed the connection; {HINT}'
             self._lose(Unreachable(text, socket=self._path, reason="closed"))
             return
         for line in link.lines.feed(data):

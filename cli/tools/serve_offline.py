@@ -9,13 +9,7 @@ from collections.abc import Mapping
 from ... import __version__
 from ...worker.contract import codec
 from ...worker.contract.errors import CorralError, InvalidParams, WorkerFailed
-from ...worker.contract.mcp_info import (
-    INSTRUCTIONS,
-    LEGACY_VERSIONS,
-    META,
-    MODERN_VERSIONS,
-    capabilities,
-)
+from ...worker.contract.mcp_info import INSTRUCTIONS, LEGACY_VERSIONS, META, MODERN_VERSIONS, capabilities
 
 UNSUPPORTED_VERSION = -32022
 

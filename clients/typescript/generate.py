@@ -28,13 +28,7 @@ export { Connection, CorralError } from "./connection.ts";
 export type { ConnectionOptions, RequestOptions, ServerEvent } from "./connection.ts";
 """
 
-PLAIN = {
-    "string": "string",
-    "number": "number",
-    "integer": "number",
-    "boolean": "boolean",
-    "null": "null",
-}
+PLAIN = {"string": "string", "number": "number", "integer": "number", "boolean": "boolean", "null": "null"}
 
 TAKEN = frozenset(
     [
@@ -221,9 +215,7 @@ def operations(found: Schema) -> Iterator[Operation]:
 def client(found: Schema) -> str:
     """The text of client.ts."""
     lines: list[str] = [HEAD, *declarations(found)]
-    lines.append(
-        comment("A client of one daemon: each method is an operation of its OpenAPI document.")
-    )
+    lines.append(comment("A client of one daemon: each method is an operation of its OpenAPI document."))
     lines.append("export class Corral extends Connection {")
     for operation in operations(found):
         lines += operation.methods()

@@ -114,9 +114,7 @@ def page() -> str:
     return "".join(parts)
 
 
-def _with_subcommands(
-    context: click.Context, group: click.Group, name: str
-) -> Iterator[tuple[str, click.Command]]:
+def _with_subcommands(context: click.Context, group: click.Group, name: str) -> Iterator[tuple[str, click.Command]]:
     command = group.get_command(context, name)
     assert command is not None, name
     yield name, command

@@ -67,9 +67,7 @@ def page() -> str:
     routes.sort(key=lambda each: (each[0].path, each[0].verb, each[1].faces.only_streams))
     rows = [_row(route, method) for route, method in routes]
     reasons = [
-        f"- `{name}`: {METHODS[name].faces.reason}."
-        for name in sorted(METHODS)
-        if not METHODS[name].faces.routes
+        f"- `{name}`: {METHODS[name].faces.reason}." for name in sorted(METHODS) if not METHODS[name].faces.routes
     ]
     without = "\nWithout a route:\n\n" + "\n".join(reasons) + "\n"
     return HEAD + "\n".join(rows) + "\n" + without + RUNTIME

@@ -129,8 +129,7 @@ def _results(document: dict[str, Any]) -> list[str]:
         shape = schemas[name]
         required = set(shape.get("required", ()))
         keys = "; ".join(
-            f"`{key}{'' if key in required else '?'}` {_type(each)}"
-            for key, each in shape["properties"].items()
+            f"`{key}{'' if key in required else '?'}` {_type(each)}" for key, each in shape["properties"].items()
         )
         meaning = " ".join(shape["description"].split("\n\n")[0].split())
         rows.append(f"| {name} | {keys} | {meaning} |")
@@ -145,15 +144,10 @@ def page() -> str:
     lines.append("| method | params | returns | needs | does |")
     lines.append("|---|---|---|---|---|")
     for method in methods:
-        params = ", ".join(
-            param["name"] + ("" if param["required"] else "?") for param in method["params"]
-        )
+        params = ", ".join(param["name"] + ("" if param["required"] else "?") for param in method["params"])
         returned = method["result"]["schema"]
         result = _name(returned) or f"{returned['title']}: {returned['description']}"
-        lines.append(
-            f"| `{method['name']}` | {params} | {result}"
-            f" | {method['x-permission']} | {method['summary']} |"
-        )
+        lines.append(f"| `{method['name']}` | {params} | {result} | {method['x-permission']} | {method['summary']} |")
     lines.append(RESULTS.rstrip("\n"))
     lines += _results(document)
     lines.append(WORKERS.rstrip("\n"))

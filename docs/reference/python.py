@@ -282,17 +282,9 @@ def _formatted(text: str) -> str:
     """Returns the text as ruff formats it, with its imports in order."""
     ruff = [sys.executable, "-m", "ruff"]
     stdin = ["--stdin-filename", str(CLIENT / "methods.py"), "-"]
-    for command in (
-        ["check", "--fix", "--quiet", "--exit-zero", "--select=I"],
-        ["format", "--quiet"],
-    ):
+    for command in (["check", "--fix", "--quiet", "--exit-zero", "--select=I"], ["format", "--quiet"]):
         done = subprocess.run(
-            [*ruff, *command, *stdin],
-            input=text,
-            capture_output=True,
-            text=True,
-            check=True,
-            cwd=ROOT,
+            [*ruff, *command, *stdin], input=text, capture_output=True, text=True, check=True, cwd=ROOT
         )
         text = done.stdout
     return text
@@ -322,11 +314,7 @@ def _cell(text: str) -> str:
 
 def written() -> dict[Path, str]:
     """Returns the text of each file that this writes, by path."""
-    return {
-        CLIENT / "methods.py": methods_module(),
-        CLIENT / "blocking_methods.py": blocking_module(),
-        PAGE: page(),
-    }
+    return {CLIENT / "methods.py": methods_module(), CLIENT / "blocking_methods.py": blocking_module(), PAGE: page()}
 
 
 if __name__ == "__main__":

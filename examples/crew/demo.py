@@ -114,9 +114,7 @@ def places(keep, stack):
         folder = Path(tempfile.mkdtemp(prefix="corral-demo-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
     socket = folder / "corral.sock"
-    if (
-        len(os.fsencode(socket)) > SOCKET_PATH_BYTES_MAX
-    ):  # a checkout or a $TMPDIR that is deep down
+    if len(os.fsencode(socket)) > SOCKET_PATH_BYTES_MAX:  # a checkout or a $TMPDIR that is deep down
         short = Path(f"/tmp/corral-demo-{os.getuid()}-{os.getpid()}")
         short.mkdir(mode=0o700)
         if not keep:
@@ -168,9 +166,7 @@ class Demo:
     def start(self):
         with suppress(Unreachable), Client(self.socket) as running:
             pid = running.call("daemon.status")["daemon"]["pid"]
-            raise Refused(
-                f"cannot start a second crew at {self.socket}: stop the first, kill {pid}"
-            )
+            raise Refused(f"cannot start a second crew at {self.socket}: stop the first, kill {pid}")
         with open(self.log, "ab") as log, held(SIGNALS):
             self.daemon = subprocess.Popen(
                 [
@@ -219,10 +215,7 @@ class Demo:
             "input": {"repo": self.repo, "commits": self.options.commits},
         }
         if witness.git(self.repo, "rev-parse", "--is-shallow-repository").strip() == "true":
-            self.say(
-                "demo",
-                "this clone is shallow: `git fetch --unshallow` gets the rest of the history",
-            )
+            self.say("demo", "this clone is shallow: `git fetch --unshallow` gets the rest of the history")
         task = self.control.call("task.submit", order)["id"]
         for notification in events.notifications():
             for event in notification.params["events"]:
@@ -306,9 +299,7 @@ class Demo:
         if not again or again[0]["attempt"] < 2:
             print("no historian was killed in the middle of its task")
             return 1
-        print(
-            f"{again[0]['worker']} did the work of the killed one in attempt {again[0]['attempt']}"
-        )
+        print(f"{again[0]['worker']} did the work of the killed one in attempt {again[0]['attempt']}")
         return 1 if wrong else 0
 
     def farewell(self):
@@ -326,9 +317,7 @@ class Demo:
 def held(numbers):
     """Signals wait until the end of the block: what it starts is known before it has to be stopped."""
     came = []
-    handlers = {
-        each: signal.signal(each, lambda number, _: came.append(number)) for each in numbers
-    }
+    handlers = {each: signal.signal(each, lambda number, _: came.append(number)) for each in numbers}
     try:
         yield
     finally:

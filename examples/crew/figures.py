@@ -14,18 +14,13 @@ def authors(commits):
     """Who changed what most: the most lines first."""
     found = {}
     for commit in commits:
-        author = found.setdefault(
-            commit["author"], {"commits": 0, "added": 0, "removed": 0, "files": Counter()}
-        )
+        author = found.setdefault(commit["author"], {"commits": 0, "added": 0, "removed": 0, "files": Counter()})
         author["commits"] += 1
         for path, (added, removed) in commit["files"].items():
             author["added"] += added
             author["removed"] += removed
             author["files"][path] += added + removed
-    rows = [
-        {**author, "author": name, "files": _top(author["files"], 3)}
-        for name, author in found.items()
-    ]
+    rows = [{**author, "author": name, "files": _top(author["files"], 3)} for name, author in found.items()]
     return sorted(rows, key=lambda row: (-row["added"] - row["removed"], row["author"]))
 
 
@@ -34,17 +29,12 @@ def files(commits):
     found = {}
     for commit in commits:
         for path, (added, removed) in commit["files"].items():
-            file = found.setdefault(
-                path, {"path": path, "commits": 0, "added": 0, "removed": 0, "by": Counter()}
-            )
+            file = found.setdefault(path, {"path": path, "commits": 0, "added": 0, "removed": 0, "by": Counter()})
             file["commits"] += 1
             file["added"] += added
             file["removed"] += removed
             file["by"][commit["author"]] += added
-    return sorted(
-        found.values(),
-        key=lambda file: (-file["commits"], -file["added"] - file["removed"], file["path"]),
-    )
+    return sorted(found.values(), key=lambda file: (-file["commits"], -file["added"] - file["removed"], file["path"]))
 
 
 def at_risk(files):
@@ -64,6 +54,4 @@ def months(commits):
 
 def _top(counts, most):
     """The largest as [name, count], equals by name."""
-    return [
-        list(item) for item in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most]
-    ]
+    return [list(item) for item in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most]]

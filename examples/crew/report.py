@@ -25,10 +25,7 @@ def checks(report):
     git = f"git -C {shlex.quote(report['repo'])} -c core.quotePath=false"
     log = "log --no-merges -M --diff-algorithm=default"
     if report["cut"]:
-        git, log = (
-            f"{git} rev-list -n {report['limit']} HEAD | {git}",
-            f"{log} --stdin --no-walk=unsorted",
-        )
+        git, log = (f"{git} rev-list -n {report['limit']} HEAD | {git}", f"{log} --stdin --no-walk=unsorted")
     command = f"{git} {log}"
     return {
         "lines per commit and file": f"{command} --numstat --format='%n%h %an'",

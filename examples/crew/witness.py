@@ -70,9 +70,7 @@ def disagreements(report):
 def _files(repo):
     """The files of the newest commit; not those whose name is no UTF-8, which no tool can be asked for."""
     entries = git(repo, "ls-tree", "-r", "-z", "HEAD").split("\0")
-    paths = {
-        path for kind, _, path in (entry.partition("\t") for entry in entries) if " blob " in kind
-    }
+    paths = {path for kind, _, path in (entry.partition("\t") for entry in entries) if " blob " in kind}
     return {path for path in paths if "\ufffd" not in path}
 
 

@@ -23,8 +23,7 @@ async def summarise(texts: list[str]) -> list[str]:
             resources={"max_memory_bytes": "256MiB"},
         )
         results = await runtime.execute_tasks_parallel(
-            [{"agent": "counter", "objective": "count", "input": text} for text in texts],
-            max_parallel=3,
+            [{"agent": "counter", "objective": "count", "input": text} for text in texts], max_parallel=3
         )
         figures = await runtime.get_statistics()
         lines = [told(result) for result in results]

@@ -85,9 +85,7 @@ def parser():
     made = argparse.ArgumentParser(description="Lets existing agents review a git repository.")
     made.add_argument("--repo", metavar="DIR", default=ROOT, help="default: this one")
     made.add_argument("--table", metavar="FILE", type=Path, help="write the table as JSON, too")
-    made.add_argument(
-        "agents", nargs="*", choices=[*ACP, *FRAMEWORKS, []], help="default: those that are there"
-    )
+    made.add_argument("agents", nargs="*", choices=[*ACP, *FRAMEWORKS, []], help="default: those that are there")
     return made
 
 
@@ -124,10 +122,7 @@ class Scene:
 
     def homes(self):
         """Makes a home for the agents: their own settings, which no user's are mixed with."""
-        settings = {
-            "permissions": {"defaultMode": "default"},
-            "env": {"ENABLE_TOOL_SEARCH": "false"},
-        }
+        settings = {"permissions": {"defaultMode": "default"}, "env": {"ENABLE_TOOL_SEARCH": "false"}}
         claude = self.folder / "home" / ".claude"
         claude.mkdir(parents=True)
         (claude / "settings.json").write_text(json.dumps(settings))
@@ -197,10 +192,7 @@ class Scene:
     def review(self, members):
         """What was seen of each member, by column."""
         found = {name: {} for name in members}
-        threads = [
-            threading.Thread(target=self.member, args=(name, found[name]), daemon=True)
-            for name in members
-        ]
+        threads = [threading.Thread(target=self.member, args=(name, found[name]), daemon=True) for name in members]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -239,8 +231,7 @@ class Scene:
             if kept.get("corral.task.id") in tasks
         ]
         return " + ".join(
-            str(sum(kind == each for kind, _ in mine))
-            for each in ("invoke_agent", "chat", "execute_tool")
+            str(sum(kind == each for kind, _ in mine)) for each in ("invoke_agent", "chat", "execute_tool")
         )
 
 
@@ -391,17 +382,12 @@ class Member:
 
 def git(repo, line):
     """What a command prints in the repository."""
-    return subprocess.run(
-        ["bash", "-c", line], cwd=repo, capture_output=True, text=True, check=True
-    ).stdout
+    return subprocess.run(["bash", "-c", line], cwd=repo, capture_output=True, text=True, check=True).stdout
 
 
 def table(found):
     """What was seen, as a table of Markdown."""
-    lines = [
-        "| agent | " + " | ".join(title for _, title in COLUMNS) + " |",
-        "|---" * (len(COLUMNS) + 1) + "|",
-    ]
+    lines = ["| agent | " + " | ".join(title for _, title in COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
     for name, seen in found.items():
         cells = " | ".join(str(seen.get(key, "no")) for key, _ in COLUMNS)
         lines.append(f"| {name} | {cells} |")

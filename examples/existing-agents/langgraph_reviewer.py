@@ -61,8 +61,6 @@ def graph(tools):
     made.add_node("tools", ToolNode(tools))
     made.add_edge(START, "think")
     made.add_conditional_edges("think", tools_condition, {"tools": "ask", END: END})
-    made.add_conditional_edges(
-        "ask", lambda state: state["messages"][-1].type, {"ai": "tools", "tool": "think"}
-    )
+    made.add_conditional_edges("ask", lambda state: state["messages"][-1].type, {"ai": "tools", "tool": "think"})
     made.add_edge("tools", "think")
     return made.compile()

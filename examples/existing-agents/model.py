@@ -44,9 +44,7 @@ class Conversation:
     def __init__(self, tools, items):
         self.tools = tools
         self.spaces = {}
-        asked = [
-            at for at, (kind, text) in enumerate(items) if kind == "user" and MARK.search(text)
-        ]
+        asked = [at for at, (kind, text) in enumerate(items) if kind == "user" and MARK.search(text)]
         orders = [order for at in asked for order in MARK.finditer(items[at][1])]
         self.turns = len(orders)  # a conversation that is told again is one text with several
         self.job = orders[-1] if orders else None
@@ -102,9 +100,7 @@ def words(content):
 def of_chat(body):
     tools = [each["function"]["name"] for each in body.get("tools") or [] if "function" in each]
     kinds = {"user": "user", "tool": "result"}
-    items = [
-        (kinds.get(each["role"], "other"), words(each.get("content"))) for each in body["messages"]
-    ]
+    items = [(kinds.get(each["role"], "other"), words(each.get("content"))) for each in body["messages"]]
     return Conversation(tools, items)
 
 
@@ -142,11 +138,7 @@ def of_messages(body):
 
 
 def of_gemini(body):
-    tools = [
-        one["name"]
-        for each in body.get("tools") or []
-        for one in each.get("functionDeclarations") or []
-    ]
+    tools = [one["name"] for each in body.get("tools") or [] for one in each.get("functionDeclarations") or []]
     items = []
     for content in body["contents"]:
         for part in content.get("parts") or []:
@@ -197,16 +189,8 @@ class Server:
             message, reason = {"role": "assistant", "content": step}, "stop"
         else:
             function = {"name": step[0], "arguments": json.dumps(step[1])}
-            call = {
-                "index": 0,
-                "id": f"call_{self.number}",
-                "type": "function",
-                "function": function,
-            }
-            message, reason = (
-                {"role": "assistant", "content": None, "tool_calls": [call]},
-                "tool_calls",
-            )
+            call = {"index": 0, "id": f"call_{self.number}", "type": "function", "function": function}
+            message, reason = ({"role": "assistant", "content": None, "tool_calls": [call]}, "tool_calls")
         head = {"id": f"c{self.number}", "created": 1, "model": body["model"]}
         if not body.get("stream"):
             choice = {"index": 0, "message": message, "finish_reason": reason}
@@ -337,9 +321,7 @@ async def main():
             web.post("/v1/responses", server.responses),
             web.post("/v1/messages", server.messages),
             web.post("/v1/messages/count_tokens", server.count_tokens),
-            web.post(
-                "/v1beta/models/{model}:{verb:(generate|streamGenerate)Content}", server.gemini
-            ),
+            web.post("/v1beta/models/{model}:{verb:(generate|streamGenerate)Content}", server.gemini),
             web.post("/v1beta/models/{model}:countTokens", server.count_tokens),
             web.get("/v1/models", server.models),
             web.get("/counts", server.counts),

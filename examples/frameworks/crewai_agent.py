@@ -29,14 +29,7 @@ class OfflineModel(BaseLLM):
 
 
 librarian = Agent(
-    role="Librarian",
-    goal="Keep what people tell",
-    backstory="Reliable.",
-    llm=OfflineModel(model="offline"),
+    role="Librarian", goal="Keep what people tell", backstory="Reliable.", llm=OfflineModel(model="offline")
 )
-keep = Task(
-    description="{history}\nRemember: {objective}",
-    expected_output="a confirmation",
-    agent=librarian,
-)
+keep = Task(description="{history}\nRemember: {objective}", expected_output="a confirmation", agent=librarian)
 crew = Crew(agents=[librarian], tasks=[keep])

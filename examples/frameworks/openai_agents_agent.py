@@ -35,12 +35,8 @@ class OfflineModel(Model):
                 arguments=json.dumps({"content": last["content"]}),
             )
         turns = sum(each.get("role") == "user" for each in items)
-        text = ResponseOutputText(
-            type="output_text", text=f"stored, in turn {turns}", annotations=[]
-        )
-        return ResponseOutputMessage(
-            type="message", id="1", role="assistant", status="completed", content=[text]
-        )
+        text = ResponseOutputText(type="output_text", text=f"stored, in turn {turns}", annotations=[])
+        return ResponseOutputMessage(type="message", id="1", role="assistant", status="completed", content=[text])
 
     async def get_response(self, system_instructions, input, *args, **kwargs):  # noqa: A002  its name
         usage = Usage(requests=1, input_tokens=10, output_tokens=5, total_tokens=15)
@@ -76,9 +72,7 @@ class OfflineModel(Model):
             tools=[],
             usage=usage,
         )
-        yield ResponseCompletedEvent(
-            type="response.completed", response=response, sequence_number=1
-        )
+        yield ResponseCompletedEvent(type="response.completed", response=response, sequence_number=1)
 
 
 agent = Agent(name="thinker", instructions="Be brief.", model=OfflineModel())

@@ -33,11 +33,7 @@ class Provider(BaseHTTPRequestHandler):
         total = 2 * len(words)
         counts["calls"] += 1
         counts["tokens"] += total
-        usage = {
-            "prompt_tokens": total // 2,
-            "completion_tokens": total // 2,
-            "total_tokens": total,
-        }
+        usage = {"prompt_tokens": total // 2, "completion_tokens": total // 2, "total_tokens": total}
         head = {"id": "1", "created": 1, "model": asked["model"]}
         if not asked.get("stream"):
             message = {"role": "assistant", "content": " ".join(words)}

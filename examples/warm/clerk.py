@@ -10,9 +10,7 @@ from pydantic_ai.models.test import TestModel
 from corral.worker import Agent
 
 agent = Agent("clerk")
-thinker = Thinker(
-    TestModel(), system_prompt="Say how many people live in the city, and nothing else."
-)
+thinker = Thinker(TestModel(), system_prompt="Say how many people live in the city, and nothing else.")
 
 
 @thinker.tool_plain

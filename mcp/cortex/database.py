@@ -66,9 +66,7 @@ _SCHEMA = (
     f"PRAGMA application_id = {APPLICATION_ID}",
 )
 
-_BYTES = " + ".join(
-    f"length(CAST({{row}}.{column} AS BLOB))" for column in ("content", "tags", "metadata")
-)
+_BYTES = " + ".join(f"length(CAST({{row}}.{column} AS BLOB))" for column in ("content", "tags", "metadata"))
 _OLD, _NEW = (f"({row}.archived_at IS NULL)" for row in ("old", "new"))
 
 _SECOND = (
@@ -224,9 +222,7 @@ def _prepare(path: Path, connection: sqlite3.Connection) -> None:
         raise Conflict(_cannot_open(path, "its file system has no WAL"), path=str(path), mode=mode)
     if version < SCHEMA_VERSION:
         connection.execute("BEGIN IMMEDIATE")
-        for step in STEPS[
-            _schema_version(path, connection) :
-        ]:  # another process may have been faster
+        for step in STEPS[_schema_version(path, connection) :]:  # another process may have been faster
             for statement in step:
                 connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")

@@ -28,9 +28,7 @@ ROW = """m.seq, CAST(m.id AS TEXT), m.plain, m.hash, m.tags, m.metadata, m.expir
     m.created_at, m.key"""
 """The columns of a `Row`."""
 
-ItemRow = tuple[
-    str, str | None, str, str, str, str, float, float | None, float | None, bytes, bytes | None
-]
+ItemRow = tuple[str, str | None, str, str, str, str, float, float | None, float | None, bytes, bytes | None]
 
 
 class Item(NamedTuple):
@@ -92,12 +90,7 @@ def is_whole(row: ItemRow) -> bool:
             and (seal is None or seal == seal_for(item_id, key, *facts))
             and (archived_at is None or 0 <= archived_at < MAX_TIME_S)
         )
-    except (
-        UnicodeError,
-        AttributeError,
-        TypeError,
-        struct.error,
-    ):  # invalid UTF-8, or of another type
+    except (UnicodeError, AttributeError, TypeError, struct.error):  # invalid UTF-8, or of another type
         return False
 
 
@@ -113,13 +106,7 @@ def seal_of(row: Row) -> bytes:
 
 
 def seal_for(
-    item_id: str,
-    key: str | None,
-    namespace: str,
-    tags: str,
-    metadata: str,
-    created_at: float,
-    expires_at: float | None,
+    item_id: str, key: str | None, namespace: str, tags: str, metadata: str, created_at: float, expires_at: float | None
 ) -> bytes:
     """Computes the digest of an item without its content."""
     times = struct.pack("!dd", created_at, -1.0 if expires_at is None else expires_at)

@@ -70,9 +70,7 @@ class Consolidated(NamedTuple):
 class Memory:
     """Manages the items in one store; `clock` returns seconds since 1970, `quota` applies to each namespace."""
 
-    def __init__(
-        self, store: Store, *, clock: Callable[[], float] = time.time, quota: Quota | None = None
-    ):
+    def __init__(self, store: Store, *, clock: Callable[[], float] = time.time, quota: Quota | None = None):
         self._store = store
         self._clock = clock
         self._quota = quota or Quota()
@@ -130,9 +128,7 @@ class Memory:
             return None
         digest, item_id, created = row
         if digest != sha256(asked):
-            words = (
-                f'cannot store the item: idempotency key "{idempotency_key}" was used for another'
-            )
+            words = f'cannot store the item: idempotency key "{idempotency_key}" was used for another'
             raise Conflict(words, field="idempotency_key", id=item_id)
         return Stored(item_id, created=bool(created))
 
@@ -151,9 +147,7 @@ class Memory:
         for limit in self._excess(before, used):
             most, has = getattr(self._quota, limit), getattr(used, limit)
             words = f'cannot store the item: namespace "{namespace}" would have {has} {limit}, its quota is {most}'
-            raise ResourceLimitExceeded(
-                words, limit=limit, namespace=namespace, quota=most, value=has
-            )
+            raise ResourceLimitExceeded(words, limit=limit, namespace=namespace, quota=most, value=has)
 
     def _excess(self, before: Quota, used: Quota) -> list[str]:
         """Returns the limits that a change has exceeded, or exceeded further."""
@@ -283,9 +277,7 @@ class Memory:
         }
         return self._search.page(query, wanted, limit=limit, now=self._clock(), cursor=cursor)
 
-    def retrieve(
-        self, *, item_id: str | None = None, key: str | None = None, namespace: str | None = None
-    ) -> Item:
+    def retrieve(self, *, item_id: str | None = None, key: str | None = None, namespace: str | None = None) -> Item:
         """Returns the item of an id or, in the namespace, of a key; also one archived as a duplicate.
 
         Raises:
@@ -365,8 +357,7 @@ class Memory:
         if (tags, expires_at) != (kept.tags, kept.expires_at):
             seal = seal_of(kept._replace(tags=tags, expires_at=expires_at))
             self._store.connection.execute(
-                "UPDATE memory SET tags = ?, expires_at = ?, seal = ? WHERE seq = ?",
-                (tags, expires_at, seal, kept.seq),
+                "UPDATE memory SET tags = ?, expires_at = ?, seal = ? WHERE seq = ?", (tags, expires_at, seal, kept.seq)
             )
 
 

@@ -14,17 +14,7 @@ from typing import NamedTuple
 from ...worker.contract.codec import encode
 from ...worker.contract.errors import InvalidParams
 from .database import Store
-from .item import (
-    IN_NAMESPACE,
-    ITEM,
-    LIVE,
-    Item,
-    ItemRow,
-    is_whole,
-    item_of,
-    plain_id,
-    sha256,
-)
+from .item import IN_NAMESPACE, ITEM, LIVE, Item, ItemRow, is_whole, item_of, plain_id, sha256
 
 MAX_FOUND_BYTES = 4 * 1024 * 1024
 """Bytes of all items of one page as JSON; the first one always fits."""
@@ -52,9 +42,7 @@ _HAS_METADATA = """NOT EXISTS (SELECT 1 FROM json_each(:metadata) AS wanted WHER
     SELECT 1 FROM json_each(CASE WHEN json_valid(m.metadata) THEN m.metadata END) AS has
     WHERE has.key = wanted.key AND has.type = wanted.type AND has.value IS wanted.value))"""
 
-_IN_TIME = (
-    """(:since IS NULL OR m.created_at >= :since) AND (:until IS NULL OR m.created_at < :until)"""
-)
+_IN_TIME = """(:since IS NULL OR m.created_at >= :since) AND (:until IS NULL OR m.created_at < :until)"""
 
 _RANK = f"""
     SELECT m.seq, {_SCORE} AS score, CAST(m.created_at AS REAL)
@@ -88,15 +76,7 @@ class Search:
         self._store = store
         self._rankings: dict[str, _Ranking] = {}  # by cursor, the newest last
 
-    def page(
-        self,
-        query: str,
-        filters: Mapping[str, object],
-        *,
-        limit: int,
-        now: float,
-        cursor: str | None,
-    ) -> Found:
+    def page(self, query: str, filters: Mapping[str, object], *, limit: int, now: float, cursor: str | None) -> Found:
         """Returns the best `limit` items of a query, or those after a cursor; `filters` are the parameters of `_RANK`.
 
         Raises:
@@ -135,9 +115,7 @@ class Search:
             ranking.created_at.append(created_at)
         return ranking
 
-    def _page(
-        self, ranking: "_Ranking", place: "_Place", limit: int, now: float, asked: bytes
-    ) -> Found:
+    def _page(self, ranking: "_Ranking", place: "_Place", limit: int, now: float, asked: bytes) -> Found:
         """Returns as many items as fit into one page, and the cursor of the next one."""
         items: list[tuple[Item, float]] = []
         damaged: list[str] = []
@@ -151,9 +129,7 @@ class Search:
                 continue
             if not is_whole(row):
                 damaged.append(plain_id(row[0]))
-            elif (
-                row[7] is None or row[7] > now
-            ):  # later pages exclude items that have expired since
+            elif row[7] is None or row[7] > now:  # later pages exclude items that have expired since
                 item = item_of(row)
                 size += len(encode(item))
                 if items and size > MAX_FOUND_BYTES:
@@ -165,10 +141,7 @@ class Search:
         goes_on = end < len(ranking.seqs) and end <= MAX_OFFSET
         following = place._replace(offset=end)
         return Found(
-            items,
-            truncated=is_cut,
-            cursor=following.cursor(asked) if goes_on else None,
-            damaged=tuple(damaged),
+            items, truncated=is_cut, cursor=following.cursor(asked) if goes_on else None, damaged=tuple(damaged)
         )
 
     def _first(self, now: float) -> "_Place":

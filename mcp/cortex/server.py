@@ -34,10 +34,7 @@ LIST_TTL_MS = 300_000
 READ_BYTES = 65_536
 STDIN_FD, STDOUT_FD = 0, 1
 
-USAGE = (
-    "usage: corral-cortex mcp stdio [--db FILE] [--max-items N] [--max-bytes SIZE] "
-    "[--max-file-bytes SIZE]"
-)
+USAGE = "usage: corral-cortex mcp stdio [--db FILE] [--max-items N] [--max-bytes SIZE] [--max-file-bytes SIZE]"
 
 _SERVER_INFO = {"name": "corral-cortex", "title": "corral memory", "version": __version__}
 _CAPABILITIES: dict[str, object] = {"tools": {}}
@@ -179,9 +176,7 @@ def _answer(server: Server, peer: Peer, request: Request) -> None:
         peer.respond(request.id, server.answer(request.method, request.params))
     except CorralError as error:
         peer.fail(request.id, error)
-    except (
-        Exception
-    ) as defect:  # a defect: the client gets an error, and its next request is served
+    except Exception as defect:  # a defect: the client gets an error, and its next request is served
         sys.excepthook(type(defect), defect, defect.__traceback__)
         text = f'cannot answer "{request.method}": {type(defect).__name__}, see the log'
         peer.fail(request.id, InternalError(text))
@@ -225,19 +220,13 @@ def _options(arguments: Sequence[str]) -> Options | None:
     given = dict(zip(arguments[2::2], arguments[3::2], strict=True))
     named = given.pop("--db", None)
     usual = Quota()
-    numbers = {
-        "--max-items": usual.items,
-        "--max-bytes": usual.bytes,
-        "--max-file-bytes": MAX_FILE_BYTES,
-    }
+    numbers = {"--max-items": usual.items, "--max-bytes": usual.bytes, "--max-file-bytes": MAX_FILE_BYTES}
     for option, text in given.items():
         size = _SIZE.fullmatch(text)
         if option not in numbers or size is None:
             return None
         numbers[option] = int(size[1]) << 10 * ("", "KiB", "MiB", "GiB", "TiB").index(size[2])
-    if (
-        named == "" or len(given) + (named is not None) < (len(arguments) - 2) // 2
-    ):  # an option was repeated
+    if named == "" or len(given) + (named is not None) < (len(arguments) - 2) // 2:  # an option was repeated
         return None
     path = default_path(os.environ) if named is None else Path(named)
     quota = Quota(numbers["--max-items"], numbers["--max-bytes"])

@@ -46,9 +46,7 @@ def _name(longest: int, what: str) -> dict[str, object]:
     return {**_text(longest, what), "pattern": r"^[^\u0000-\u001f]+$"}
 
 
-def _object_of(
-    properties: Mapping[str, object], required: Sequence[str], *, closed: bool = True
-) -> dict[str, object]:
+def _object_of(properties: Mapping[str, object], required: Sequence[str], *, closed: bool = True) -> dict[str, object]:
     schema: dict[str, object] = {"type": "object", "properties": dict(properties)}
     if required:
         schema["required"] = list(required)
@@ -61,10 +59,7 @@ _NAMESPACE = _name(256, "The part of the memory; the parts know nothing of each 
 _KEY = _name(512, "A name for the item: storing under it again replaces its content.")
 _ID = _name(64, "The id that storing or searching gave.")
 _TAGS: dict[str, object] = {"type": "array", "maxItems": 64, "items": _name(128, "A label.")}
-_METADATA: dict[str, object] = {
-    "type": "object",
-    "description": "Facts for programs; not searched.",
-}
+_METADATA: dict[str, object] = {"type": "object", "description": "Facts for programs; not searched."}
 _TIME: dict[str, object] = {"type": "string", "description": "UTC, RFC 3339."}
 _TIME_OR_NULL: dict[str, object] = {"type": ["string", "null"], "description": "UTC, RFC 3339."}
 _IDS: dict[str, object] = {"type": "array", "items": {"type": "string"}}
@@ -185,11 +180,7 @@ _TOOLS = (
             },
             ["content"],
         ),
-        _object_of(
-            {"id": {"type": "string"}, "created": {"type": "boolean"}},
-            ["id", "created"],
-            closed=False,
-        ),
+        _object_of({"id": {"type": "string"}, "created": {"type": "boolean"}}, ["id", "created"], closed=False),
         {"readOnlyHint": False, "destructiveHint": False, "idempotentHint": True},
         _store,
     ),
@@ -203,10 +194,7 @@ _TOOLS = (
                 "query": {"type": "string", "maxLength": 10_000, "description": "Words."},
                 "namespace": {**_NAMESPACE, "description": "Search here only; else everywhere."},
                 "tags": {**_TAGS, "description": "Find only what has all of these labels."},
-                "metadata": {
-                    "type": "object",
-                    "description": "Find only what has these members with these values.",
-                },
+                "metadata": {"type": "object", "description": "Find only what has these members with these values."},
                 "since": {**_TIME, "maxLength": 64},
                 "until": {**_TIME, "maxLength": 64},
                 "limit": {"type": "integer", "minimum": 1, "maximum": 100, "default": 10},
@@ -223,26 +211,14 @@ _TOOLS = (
                 "items": {
                     "type": "array",
                     "items": _object_of(
-                        {
-                            **_ITEM_SHAPE,
-                            "score": {"type": "number", "description": "Higher is better."},
-                        },
+                        {**_ITEM_SHAPE, "score": {"type": "number", "description": "Higher is better."}},
                         [*_ITEM_SHAPE, "score"],
                         closed=False,
                     ),
                 },
-                "truncated": {
-                    "type": "boolean",
-                    "description": "True when more was found than fits into one answer.",
-                },
-                "next_cursor": {
-                    "type": "string",
-                    "description": "Where to go on; absent when that was all.",
-                },
-                "damaged": {
-                    **_IDS,
-                    "description": "Items that were found, but are not what was stored.",
-                },
+                "truncated": {"type": "boolean", "description": "True when more was found than fits into one answer."},
+                "next_cursor": {"type": "string", "description": "Where to go on; absent when that was all."},
+                "damaged": {**_IDS, "description": "Items that were found, but are not what was stored."},
             },
             ["items", "truncated"],
             closed=False,
@@ -255,11 +231,7 @@ _TOOLS = (
         "Recall one item",
         "Get one item by its id, or by its key in a namespace.",
         _object_of(
-            {
-                "id": _ID,
-                "key": _KEY,
-                "namespace": {**_NAMESPACE, "description": 'Of a key "default", of an id any.'},
-            },
+            {"id": _ID, "key": _KEY, "namespace": {**_NAMESPACE, "description": 'Of a key "default", of an id any.'}},
             [],
         ),
         _object_of(_ITEM_SHAPE, list(_ITEM_SHAPE), closed=False),
@@ -340,9 +312,7 @@ def _check_text(schema: Mapping[str, object], value: str, field: str) -> None:
         raise _misfit(field, "unicode", f"has half of a surrogate pair at {error.start}") from error
 
 
-def _check_bounds(
-    schema: Mapping[str, object], size: float, field: str, least_rule: str, most_rule: str
-) -> None:
+def _check_bounds(schema: Mapping[str, object], size: float, field: str, least_rule: str, most_rule: str) -> None:
     least, most = schema.get(least_rule), schema.get(most_rule)
     unit = {"maxLength": " characters", "maxItems": " items"}.get(most_rule, "")
     if isinstance(least, int) and size < least:

@@ -59,9 +59,7 @@ class Listens:
             if not listen.done():
                 listen.set_result(None)
 
-    async def serve(
-        self, request: ServedRequest, params: Mapping[str, object], caller: Caller
-    ) -> dict[str, object]:
+    async def serve(self, request: ServedRequest, params: Mapping[str, object], caller: Caller) -> dict[str, object]:
         """Sends the notifications that the filter names until the client cancels or the endpoint is closed.
 
         Raises:
@@ -98,9 +96,7 @@ class Listens:
 
             honored: list[str] = []
             for uri in dict.fromkeys(uris):
-                with contextlib.suppress(
-                    CorralError
-                ):  # missing resources are left out of the response
+                with contextlib.suppress(CorralError):  # missing resources are left out of the response
                     stack.callback(await self._provider.subscribe(uri, updated))
                     honored.append(uri)
             watched = await self._known_tasks(ids, caller)
@@ -114,9 +110,7 @@ class Listens:
             for uri in held:
                 updated(uri)
             methods = frozenset(WANTED[key] for key in flags)
-            changes = ListChanges(
-                self._provider, methods, lambda method: request.notify(method, {"_meta": meta})
-            )
+            changes = ListChanges(self._provider, methods, lambda method: request.notify(method, {"_meta": meta}))
             stack.callback(changes.end)
             if watched and self._tasks is not None:
                 feed = self._tasks.feed(caller, changed)
@@ -145,9 +139,7 @@ def _texts(wanted: Mapping[str, object], key: str) -> list[str]:
 class ListChanges:
     """Notifies of changed lists, once for all changes of one iteration of the loop."""
 
-    def __init__(
-        self, provider: Provider, methods: frozenset[str], notify: Callable[[str], None]
-    ) -> None:
+    def __init__(self, provider: Provider, methods: frozenset[str], notify: Callable[[str], None]) -> None:
         self._methods = methods
         self._notify = notify
         self._loop = asyncio.get_running_loop()

@@ -23,9 +23,7 @@ class Provider(Protocol):
         """Returns MCP's objects under exposed names, sorted; starts servers that never listed anything."""
         ...
 
-    async def request(
-        self, method: str, params: Mapping[str, object], caller: Caller
-    ) -> dict[str, object]:
+    async def request(self, method: str, params: Mapping[str, object], caller: Caller) -> dict[str, object]:
         """Returns the result of tools/call, prompts/get, resources/read or completion/complete.
 
         `params` are those of MCP, with the caller's `_meta` except the protocol's own keys, and with

@@ -72,9 +72,7 @@ class ProtocolError(InternalError):
 def unsupported_version(requested: object) -> ProtocolError:
     """Returns the error for a revision that modern requests cannot be served in."""
     text = f"cannot serve MCP revision {requested!r}"
-    return ProtocolError(
-        UNSUPPORTED_VERSION, text, supported=list(MODERN_VERSIONS), requested=requested
-    )
+    return ProtocolError(UNSUPPORTED_VERSION, text, supported=list(MODERN_VERSIONS), requested=requested)
 
 
 class ServedRequest:
@@ -171,9 +169,7 @@ def is_unknown_tool(error: CorralError, name: str) -> bool:
     if isinstance(error, Conflict):
         return "candidates" in error.data
     server = error.data.get("server")
-    return error.data.get("tool") == name or (
-        isinstance(server, str) and name.startswith(f"{server}__")
-    )
+    return error.data.get("tool") == name or (isinstance(server, str) and name.startswith(f"{server}__"))
 
 
 def of_server(error: CorralError) -> CorralError | None:
@@ -182,11 +178,7 @@ def of_server(error: CorralError) -> CorralError | None:
     An error of corral's own check of the arguments is not returned: the model has to read that.
     """
     code = error.data.get("code")
-    if (
-        isinstance(error, ToolFailed | InternalError)
-        and isinstance(code, int)
-        and code in OF_SERVERS
-    ):
+    if isinstance(error, ToolFailed | InternalError) and isinstance(code, int) and code in OF_SERVERS:
         details = as_object(error.data.get("details"))
         if details is None:
             details = {key: value for key, value in error.data.items() if key != "code"}
@@ -211,6 +203,4 @@ def refusal(error: CorralError, method: str, name: object, *, is_modern: bool) -
 
 def too_many(what: str, limit: int) -> ResourceLimitExceeded:
     """Returns the refusal of one more than `limit`."""
-    return ResourceLimitExceeded(
-        f"cannot {what}: the client has {limit} already", limit=limit, value=limit + 1
-    )
+    return ResourceLimitExceeded(f"cannot {what}: the client has {limit} already", limit=limit, value=limit + 1)

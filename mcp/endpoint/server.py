@@ -15,11 +15,7 @@ import base64
 from collections.abc import Callable, Mapping
 
 from ...worker.contract.codec import as_object
-from ...worker.contract.errors import (
-    CorralError,
-    InvalidParams,
-    MethodNotFound,
-)
+from ...worker.contract.errors import CorralError, InvalidParams, MethodNotFound
 from ...worker.contract.mcp_info import CAPABILITIES, TASKS_VERSION, capabilities
 from ..protocol.caller import NOBODY, Caller
 from ..protocol.catalog import Kind
@@ -148,8 +144,7 @@ class McpEndpoint:
             return {}
         if self._era != "legacy" or method == DISCOVER:
             raise InvalidParams(
-                f'cannot serve "{method}": its _meta has no "{VERSION_KEY}"',
-                key=f"_meta.{VERSION_KEY}",
+                f'cannot serve "{method}": its _meta has no "{VERSION_KEY}"', key=f"_meta.{VERSION_KEY}"
             )
         self._begin()
         least = 0 if self._level is None else LEVELS.index(self._level)
@@ -182,9 +177,7 @@ class McpEndpoint:
             raise unsupported_version(params.get("protocolVersion"))
         requested = params.get("protocolVersion")
         if not isinstance(requested, str):
-            raise InvalidParams(
-                'cannot initialize: "protocolVersion" is no string', key="protocolVersion"
-            )
+            raise InvalidParams('cannot initialize: "protocolVersion" is no string', key="protocolVersion")
         self._era = "legacy"
         self._version = requested if requested in LEGACY_VERSIONS else LEGACY_VERSIONS[-1]
         self._capabilities = as_object(params.get("capabilities")) or {}
@@ -198,9 +191,7 @@ class McpEndpoint:
     def _begin(self) -> None:
         """Starts change notifications for a legacy client: at `initialized`, or at its first request without it."""
         if self._changes is None and not self._is_closed:
-            self._changes = ListChanges(
-                self._provider, frozenset(WANTED.values()), self._notify_change
-            )
+            self._changes = ListChanges(self._provider, frozenset(WANTED.values()), self._notify_change)
 
     def _declared(self, version: str) -> dict[str, object]:
         return CAPABILITIES if self._tasks is None else capabilities(version)
@@ -211,20 +202,15 @@ class McpEndpoint:
     def _notify_change_of_task(self, method: str, params: Mapping[str, object]) -> None:
         self._notify(method, params)
 
-    def _modern_request(
-        self, request_id: str | int, meta: dict[str, object], link: ClientLink
-    ) -> "ServedRequest":
+    def _modern_request(self, request_id: str | int, meta: dict[str, object], link: ClientLink) -> "ServedRequest":
         version, capabilities = meta[VERSION_KEY], as_object(meta.get(CAPABILITIES_KEY))
         if not isinstance(version, str):
-            raise InvalidParams(
-                "cannot serve the request: its revision is no string", key=VERSION_KEY
-            )
+            raise InvalidParams("cannot serve the request: its revision is no string", key=VERSION_KEY)
         if version not in MODERN_VERSIONS:
             raise unsupported_version(version)
         if capabilities is None:
             raise InvalidParams(
-                f'cannot serve the request: its _meta has no "{CAPABILITIES_KEY}"',
-                key=CAPABILITIES_KEY,
+                f'cannot serve the request: its _meta has no "{CAPABILITIES_KEY}"', key=CAPABILITIES_KEY
             )
         level = meta.get(LOG_LEVEL)
         if level is not None and level not in LEVELS:
@@ -255,9 +241,7 @@ class McpEndpoint:
         if method == SET_LEVEL:
             level = params.get("level")
             if level not in LEVELS:
-                raise InvalidParams(
-                    f"cannot log at level {level!r}", key="level", known=list(LEVELS)
-                )
+                raise InvalidParams(f"cannot log at level {level!r}", key="level", known=list(LEVELS))
             self._level = str(level)
             return {}
         if method == SUBSCRIBE:
@@ -307,9 +291,7 @@ class McpEndpoint:
         """Returns True if tools say whether their calls may be tasks, and calls ask for that."""
         return self._tasks is not None and not request.is_modern and self._version == TASKS_VERSION
 
-    async def _list(
-        self, kind: Kind, params: Mapping[str, object], has_task_support: bool
-    ) -> dict[str, object]:
+    async def _list(self, kind: Kind, params: Mapping[str, object], has_task_support: bool) -> dict[str, object]:
         entries = await self._provider.listed(kind)
         start = 0
         if "cursor" in params and params["cursor"] is not None:
@@ -330,12 +312,7 @@ class McpEndpoint:
             return None
         return await self._tasks.begin_modern(request, _without_protocol(params), self._caller)
 
-    async def _relay(
-        self,
-        request: "ServedRequest",
-        method: str,
-        params: Mapping[str, object],
-    ) -> dict[str, object]:
+    async def _relay(self, request: "ServedRequest", method: str, params: Mapping[str, object]) -> dict[str, object]:
         """Returns the provider's result; for a failed call a result with `isError` where MCP requires one."""
         key = "uri" if method == READ else "name"
         name = params.get(key)
@@ -345,9 +322,7 @@ class McpEndpoint:
             raise InvalidParams(f'cannot call "{method}": "{key}" is no string', key=key)
         if "_meta" in params:
             params = _without_protocol(params)
-        if (
-            self._level is not None and not request.is_modern
-        ):  # modern requests carry their own level
+        if self._level is not None and not request.is_modern:  # modern requests carry their own level
             meta = as_object(params.get("_meta")) or {}
             params = {**params, "_meta": {**meta, LOG_LEVEL: self._level}}
         try:
@@ -364,11 +339,7 @@ class McpEndpoint:
             request.is_over = True
 
     async def _go_on(
-        self,
-        request: "ServedRequest",
-        method: str,
-        params: Mapping[str, object],
-        result: Mapping[str, object],
+        self, request: "ServedRequest", method: str, params: Mapping[str, object], result: Mapping[str, object]
     ) -> dict[str, object]:
         """Asks a legacy client for the input that a modern server requests, and calls the server again."""
         request.is_over = False

@@ -82,13 +82,7 @@ def signed(claims: Mapping[str, object], key: str) -> str:
     """
     from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415  # few need it
     from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415
-    from cryptography.hazmat.primitives.asymmetric import (  # noqa: PLC0415
-        ec,
-        ed25519,
-        padding,
-        rsa,
-        utils,
-    )
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils  # noqa: PLC0415
 
     try:
         private = serialization.load_pem_private_key(key.encode(), None)

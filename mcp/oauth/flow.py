@@ -137,17 +137,13 @@ def _issuer(issuers: tuple[str, ...], order: Order, server_url: str) -> str:
 
 
 def _no_metadata(issuer: str) -> ToolFailed:
-    return metadata.refused(
-        f'cannot log in at "{issuer}": it has no metadata', "no-metadata", issuer=issuer
-    )
+    return metadata.refused(f'cannot log in at "{issuer}": it has no metadata', "no-metadata", issuer=issuer)
 
 
 # -- the client
 
 
-async def _client_of(
-    http: Http, order: Order, endpoints: Endpoints, redirect_uri: str, scope: str
-) -> Client:
+async def _client_of(http: Http, order: Order, endpoints: Endpoints, redirect_uri: str, scope: str) -> Client:
     """Returns corral as a client of an authorization server: as configured, by a document, or registered now or before."""
     settings, earlier = order.settings, order.client
     if settings.client_id:
@@ -263,9 +259,7 @@ async def _begin(http: Http, order: Order) -> Pending:
     return replace(pending, state=state, verifier=verifier, authorization_url=address)
 
 
-def chosen_scope(
-    order: Order, challenge: Challenge, supported: tuple[str, ...], endpoints: Endpoints
-) -> str:
+def chosen_scope(order: Order, challenge: Challenge, supported: tuple[str, ...], endpoints: Endpoints) -> str:
     """Returns the scopes to ask for, "" for none: configured ones, else those of the challenge, else those that the server supports.
 
     Earlier scopes are asked for again, so that a step up takes nothing away.
@@ -348,14 +342,9 @@ async def _ask_device(http: Http, settings: Settings, pending: Pending) -> Pendi
         device_code=device_code,
         user_code=user_code[:100],
         verification_uri=metadata.checked_address(uri, what, http.server_url),
-        verification_uri_complete=""
-        if complete is None
-        else metadata.checked_address(complete, what, http.server_url),
-        interval_s=min(max(float(interval), 0.1), 60.0)
-        if isinstance(interval, int | float)
-        else 5.0,
-        expires_at=time.time()
-        + min(float(life) if isinstance(life, int | float) else LOGIN_S, LOGIN_S),
+        verification_uri_complete="" if complete is None else metadata.checked_address(complete, what, http.server_url),
+        interval_s=min(max(float(interval), 0.1), 60.0) if isinstance(interval, int | float) else 5.0,
+        expires_at=time.time() + min(float(life) if isinstance(life, int | float) else LOGIN_S, LOGIN_S),
     )
 
 
@@ -441,9 +430,7 @@ async def _id_jag(http: Http, settings: Settings, about: Pending) -> str:
     return str(token)
 
 
-async def _exchange(
-    http: Http, settings: Settings, about: Pending | Grant, fields: Mapping[str, str]
-) -> Grant:
+async def _exchange(http: Http, settings: Settings, about: Pending | Grant, fields: Mapping[str, str]) -> Grant:
     """Asks the token endpoint, and returns the grant."""
     endpoints, client = about.endpoints, about.client
     if client.origin == "configured":  # the secret of the moment, not that of the login
@@ -455,9 +442,7 @@ async def _exchange(
     return _granted(reply, about, client, now)
 
 
-async def _proven(
-    http: Http, url: str, form: Mapping[str, str], headers: Mapping[str, str], key: str
-) -> Reply:
+async def _proven(http: Http, url: str, form: Mapping[str, str], headers: Mapping[str, str], key: str) -> Reply:
     """Posts a form with a proof of the key, if there is one; once more where the server wants its nonce in that."""
     if not key:
         return await http.post_form(url, form, headers)
@@ -502,15 +487,11 @@ def _granted(reply: Reply, about: Pending | Grant, client: Client, now: float) -
 
 def _is_token(value: object) -> bool:
     return (
-        isinstance(value, str)
-        and 0 < len(value) <= MAX_TOKEN_CHARS
-        and all("\x21" <= each <= "\x7e" for each in value)
+        isinstance(value, str) and 0 < len(value) <= MAX_TOKEN_CHARS and all("\x21" <= each <= "\x7e" for each in value)
     )
 
 
-def _denied(
-    what: str, status: int, found: Mapping[str, object], reason: str
-) -> PermissionDenied | ToolFailed:
+def _denied(what: str, status: int, found: Mapping[str, object], reason: str) -> PermissionDenied | ToolFailed:
     """Returns the error of a refusal: with the code of OAuth, and its description in printable characters."""
     code, words = found.get("error"), found.get("error_description")
     if not isinstance(code, str):
@@ -531,13 +512,8 @@ async def _revoke(http: Http, order: Order) -> None:
     assert grant is not None, "there is a grant to revoke"
     if not grant.endpoints.revocation:
         return
-    more, headers = client_auth.authenticated(
-        grant.client, grant.endpoints, order.settings, time.time()
-    )
-    for hint, token in (
-        ("refresh_token", grant.refresh_token),
-        ("access_token", grant.access_token),
-    ):
+    more, headers = client_auth.authenticated(grant.client, grant.endpoints, order.settings, time.time())
+    for hint, token in (("refresh_token", grant.refresh_token), ("access_token", grant.access_token)):
         if token:
             fields = {"token": token, "token_type_hint": hint, **more}
             await http.post_form(grant.endpoints.revocation, fields, headers)

@@ -37,9 +37,7 @@ class Http:
 
     async def __aenter__(self) -> Self:
         self._http = aiohttp.ClientSession(
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
-            trust_env=True,
+            cookie_jar=aiohttp.DummyCookieJar(), timeout=aiohttp.ClientTimeout(total=TIMEOUT_S), trust_env=True
         )
         return self
 
@@ -64,9 +62,7 @@ class Http:
                 break
         return 404, {}, {}
 
-    async def post_form(
-        self, url: str, fields: Mapping[str, str], headers: Mapping[str, str] | None = None
-    ) -> Reply:
+    async def post_form(self, url: str, fields: Mapping[str, str], headers: Mapping[str, str] | None = None) -> Reply:
         """Posts a form; a redirection is no answer, because the form has secrets.
 
         Raises:
@@ -74,9 +70,7 @@ class Http:
         """
         return await self._send("POST", url, data=dict(fields), headers=headers)
 
-    async def post_json(
-        self, url: str, value: object, headers: Mapping[str, str] | None = None
-    ) -> Reply:
+    async def post_json(self, url: str, value: object, headers: Mapping[str, str] | None = None) -> Reply:
         """Posts a JSON value.
 
         Raises:
@@ -110,9 +104,7 @@ class Http:
             why = str(error) or type(error).__name__
             if isinstance(error, TimeoutError | asyncio.TimeoutError):
                 why = f"no answer within {TIMEOUT_S:g} s"
-            raise metadata.refused(
-                f"cannot reach {where}: {why[:300]}", "unreachable", address=where
-            ) from error
+            raise metadata.refused(f"cannot reach {where}: {why[:300]}", "unreachable", address=where) from error
 
 
 async def _bounded(response: aiohttp.ClientResponse, where: str) -> dict[str, object]:

@@ -47,16 +47,10 @@ def checked_address(url: object, what: str, server_url: str) -> str:
     if is_whole and "@" not in parts.netloc and not parts.fragment and " " not in text:
         server = urlsplit(server_url)
         is_same_host = server.scheme == "http" and server.hostname == host
-        if parts.scheme == "https" or (
-            parts.scheme == "http" and (is_loopback(host) or is_same_host)
-        ):
+        if parts.scheme == "https" or (parts.scheme == "http" and (is_loopback(host) or is_same_host)):
             return text
     shown = "".join(each if each.isprintable() else " " for each in text[:200])
-    raise refused(
-        f'cannot use "{shown}" as {what}: it has to be an https address',
-        "insecure-address",
-        address=shown,
-    )
+    raise refused(f'cannot use "{shown}" as {what}: it has to be an https address', "insecure-address", address=shown)
 
 
 def is_loopback(host: str) -> bool:
@@ -114,9 +108,7 @@ def checked_resource(document: Mapping[str, object], server_url: str) -> str:
 def _covers(resource: str, server_url: str) -> bool:
     try:
         named, server = urlsplit(resource), urlsplit(server_url)
-        ports = [
-            each.port or {"https": 443, "http": 80}.get(each.scheme) for each in (named, server)
-        ]
+        ports = [each.port or {"https": 443, "http": 80}.get(each.scheme) for each in (named, server)]
     except ValueError:
         return False
     is_same = named.scheme.lower() == server.scheme.lower() and named.hostname == server.hostname
@@ -149,11 +141,7 @@ def read_endpoints(document: Mapping[str, object], issuer: str, server_url: str)
     grants = strings(document.get("grant_types_supported")) or ("authorization_code", "implicit")
     uses_codes = "authorization_code" in grants
     if uses_codes and "S256" not in strings(document.get("code_challenge_methods_supported")):
-        raise refused(
-            f'cannot log in at "{issuer}": it does not offer PKCE with S256',
-            "no-pkce",
-            issuer=issuer,
-        )
+        raise refused(f'cannot log in at "{issuer}": it does not offer PKCE with S256', "no-pkce", issuer=issuer)
 
     if document.get("require_pushed_authorization_requests") is True:
         raise refused(

@@ -40,10 +40,7 @@ class _View:
     """Holds the entries that one tenant sees, by exposed name: those of `servers`, by the name that each has there."""
 
     def __init__(
-        self,
-        servers: Mapping[str, str],
-        catalogues: Mapping[str, Catalogue],
-        denied: Mapping[str, Sequence[str]],
+        self, servers: Mapping[str, str], catalogues: Mapping[str, Catalogue], denied: Mapping[str, Sequence[str]]
     ) -> None:
         self.servers = servers
         self.names = {full: shown for shown, full in servers.items()}
@@ -56,9 +53,7 @@ class _View:
         tools: dict[str, tuple[str, Tool]] = {}
         for shown, server in self.servers.items():
             catalogue = self._catalogues[server]
-            for exposed, tool in exposed_tools(
-                shown, catalogue.tools, self._denied[server]
-            ).items():
+            for exposed, tool in exposed_tools(shown, catalogue.tools, self._denied[server]).items():
                 tools.setdefault(exposed, (server, tool))
         return tools
 
@@ -101,13 +96,7 @@ class Directory:
         self._shares: dict[str, Share] = {}
         self._views: dict[str | None, _View] = {}
 
-    def put(
-        self,
-        server: str,
-        catalogue: Catalogue,
-        denied: Sequence[str] = (),
-        share: Share = "all",
-    ) -> list[Kind]:
+    def put(self, server: str, catalogue: Catalogue, denied: Sequence[str] = (), share: Share = "all") -> list[Kind]:
         """Sets the catalogue of a server, its patterns of hidden tools and its share; returns the kinds that changed."""
         before = self._catalogues.get(server, EMPTY)
         kinds = before.differs(catalogue)
@@ -308,9 +297,7 @@ def _has_resources(catalogue: Catalogue) -> bool:
     return bool(catalogue.resources or catalogue.templates or "resources" in catalogue.capabilities)
 
 
-def _choose(
-    what: str, name: str, own: Mapping[str, str], flags: Mapping[str, bool], access: Access
-) -> str:
+def _choose(what: str, name: str, own: Mapping[str, str], flags: Mapping[str, bool], access: Access) -> str:
     """Returns the exposed name for `name`: itself, or the only one whose own name it is."""
     if name in own:
         if not admits(access, name, flags[name]):

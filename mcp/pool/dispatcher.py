@@ -145,10 +145,7 @@ class Dispatcher:
         processes = self.backend.processes
         if processes is not self._processes:
             known = {id(slot.process): slot for slot in self._slots}
-            self._slots = [
-                known.get(id(process)) or Slot(process, Gate(self.backend.name))
-                for process in processes
-            ]
+            self._slots = [known.get(id(process)) or Slot(process, Gate(self.backend.name)) for process in processes]
             gone = [slot for slot in known.values() if slot not in self._slots]
             # Its process is idle when its calls have ended, and may be waited for.
             self._leaving = [slot for slot in (*self._leaving, *gone) if slot.is_watched]
@@ -313,10 +310,7 @@ class Dispatcher:
         return round(limit - gained(self.allowance, limit, now))
 
     async def acquire(
-        self,
-        process: Process,
-        deadline: float | None,
-        late: Callable[[], CorralError] | None = None,
+        self, process: Process, deadline: float | None, late: Callable[[], CorralError] | None = None
     ) -> Session:
         """Returns a session with a process, after starting it if needed; a long backoff is not waited for.
 

@@ -54,9 +54,7 @@ class Gate:
         """
         if len(self._queue) >= self._max_waiting:
             text = f'cannot queue a call of MCP server "{self._name}": {self._max_waiting} wait already'
-            raise Overloaded(
-                text, server=self._name, limit="queue", value=self._max_waiting, retry_after_s=1
-            )
+            raise Overloaded(text, server=self._name, limit="queue", value=self._max_waiting, retry_after_s=1)
         turn = _Turn(asyncio.get_running_loop().create_future(), shared)
         self._queue.append(turn)
         self._admit()

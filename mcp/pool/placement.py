@@ -77,14 +77,7 @@ class Wait(msgspec.Struct, frozen=True):
 Decision = Use | Renew | Grow | Wait
 
 
-def choose(
-    places: Sequence[Place],
-    *,
-    share: Share,
-    sharer: str,
-    spares: int,
-    maximum: int,
-) -> Decision:
+def choose(places: Sequence[Place], *, share: Share, sharer: str, spares: int, maximum: int) -> Decision:
     """Decides which process takes a call.
 
     Args:

@@ -236,11 +236,7 @@ class Pool:
         Returns:
             The errors of those that could not be started, by name.
         """
-        chosen = [
-            self._entries[name]
-            for name in (self._entries if names is None else names)
-            if name in self._entries
-        ]
+        chosen = [self._entries[name] for name in (self._entries if names is None else names) if name in self._entries]
         for entry in chosen:
             self._refresh(entry)
         wanted = [entry for entry in chosen if not entry.backend.catalogue.is_known]
@@ -252,9 +248,7 @@ class Pool:
             waits = [slot.process for slot in entry.slots if is_backing_off(slot.process)]
             if len(waits) == len(entry.slots) and waits:
                 trouble = waits[0].trouble()
-                if (
-                    trouble is not None
-                ):  # a listing does not wait for the next start of a failing server
+                if trouble is not None:  # a listing does not wait for the next start of a failing server
                     failures[entry.backend.name] = trouble
                     return
             try:
@@ -317,11 +311,7 @@ class Pool:
         return target.entry.backend, target.tool
 
     async def _resolve(
-        self,
-        method: str,
-        params: Mapping[str, object],
-        access: Access,
-        deadline: float | None = None,
+        self, method: str, params: Mapping[str, object], access: Access, deadline: float | None = None
     ) -> Target:
         """Resolves a request, after starting the servers without a known catalogue that it could concern."""
         name = _name_in(method, params)
@@ -348,9 +338,7 @@ class Pool:
                 raise not_allowed(name) from error  # a server that was not asked may have it
             raise
 
-    def _target(
-        self, method: str, name: str, params: Mapping[str, object], access: Access
-    ) -> Target:
+    def _target(self, method: str, name: str, params: Mapping[str, object], access: Access) -> Target:
         directory = self._directory
         if method == CALL:
             server, tool = directory.tool(name, access)
@@ -361,9 +349,7 @@ class Pool:
         ref = as_object(params.get("ref")) if method == COMPLETE else None
         if ref is not None and ref.get("type") == "ref/prompt":
             server, own = directory.prompt(name, access)
-            return Target(
-                self._entries[server], name, {**params, "ref": {**ref, "name": own}}, None
-            )
+            return Target(self._entries[server], name, {**params, "ref": {**ref, "name": own}}, None)
         server, own = directory.resource(name, access)
         sent = {**params, "uri": own} if ref is None else {**params, "ref": {**ref, "uri": own}}
         return Target(self._entries[server], name, sent, None)
@@ -418,9 +404,7 @@ class Pool:
         found = None
         if method == CALL and type(name) is str:
             found = self._directory.view(access).tools.get(name)
-        if found is not None and (
-            access is FULL or admits(access, str(name), found[1].is_read_only)
-        ):
+        if found is not None and (access is FULL or admits(access, str(name), found[1].is_read_only)):
             server, tool = found
             target = Target(self._entries[server], str(name), {**params, "name": tool.name}, tool)
         else:
@@ -473,12 +457,7 @@ class Pool:
         )
 
     async def _run(
-        self,
-        target: Target,
-        method: str,
-        caller: Caller,
-        deadline: float | None,
-        timeout_s: float | None,
+        self, target: Target, method: str, caller: Caller, deadline: float | None, timeout_s: float | None
     ) -> dict[str, object]:
         """Sends a request to a process, and retries it where that is safe and useful."""
         entry = target.entry
@@ -529,9 +508,7 @@ class Pool:
             finally:
                 entry.release(slot)
 
-    async def _wait_for_turn(
-        self, gate: Gate, target: Target, deadline: float | None, timeout_s: float | None
-    ) -> None:
+    async def _wait_for_turn(self, gate: Gate, target: Target, deadline: float | None, timeout_s: float | None) -> None:
         limit_s = target.entry.backend.request_timeout_s if timeout_s is None else timeout_s
         if deadline is None:
             deadline = asyncio.get_running_loop().time() + limit_s
@@ -540,12 +517,7 @@ class Pool:
     # -- subscriptions
 
     async def subscribe(
-        self,
-        uri: str,
-        on_updated: Callable[[str], None],
-        access: Access = FULL,
-        *,
-        caller: Caller = NOBODY,
+        self, uri: str, on_updated: Callable[[str], None], access: Access = FULL, *, caller: Caller = NOBODY
     ) -> Callable[[], None]:
         """Calls `on_updated` with the URI whenever the resource changes; returns a function that ends that.
 

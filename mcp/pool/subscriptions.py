@@ -148,11 +148,7 @@ class Subscribers:
         """
         for key, subscription in list(self._subscriptions.items()):
             concerns = key[2] is None or subscription.asked is holder
-            if (
-                key[0] == server
-                and concerns
-                and (uri == key[1] or uri.startswith(key[1].rstrip("/") + "/"))
-            ):
+            if key[0] == server and concerns and (uri == key[1] or uri.startswith(key[1].rstrip("/") + "/")):
                 subscription.notify()
 
     def renew(self, server: str, present: Sequence[Holder]) -> None:

@@ -119,11 +119,7 @@ class _Validator:
             if self._compiled.is_valid(arguments):
                 return
             errors = list(islice(self._compiled.iter_errors(arguments), ERRORS_MAX))
-        except (
-            ValueError,
-            TypeError,
-            OverflowError,
-        ) as error:  # JSON cannot express them: sending raises
+        except (ValueError, TypeError, OverflowError) as error:  # JSON cannot express them: sending raises
             logger.debug("the arguments of %s are not checked: %s", exposed, error)
             return
         found = [_explain(error, "argument") for error in errors]
@@ -131,9 +127,7 @@ class _Validator:
             key, rule, reason = found[0]
             text = f'cannot call "{exposed}": {reason}'
             others = [{"key": k, "rule": r, "reason": why} for k, r, why in found]
-            raise InvalidParams(
-                text, tool=exposed, key=key, rule=rule, reason=reason, errors=others
-            )
+            raise InvalidParams(text, tool=exposed, key=key, rule=rule, reason=reason, errors=others)
 
 
 class Schema:
@@ -201,9 +195,7 @@ def _compile(schema: Mapping[str, object] | bool) -> Any:  # of a C extension
     # A format is an annotation, as in 2020-12: libraries differ in their definitions of times and addresses.
     options = rules.RegexOptions(size_limit=MAX_PATTERN_BYTES, dfa_size_limit=MAX_PATTERN_BYTES)
     try:
-        return rules.validator_for(
-            schema, retriever=refuse, pattern_options=options, validate_formats=False
-        )
+        return rules.validator_for(schema, retriever=refuse, pattern_options=options, validate_formats=False)
     except (ValueError, rules.ReferencingError) as error:  # its ValidationError is a ValueError
         reason = str(error).partition("\n")[0][:TEXT_MAX]
         raise _Uncheckable(f"its schema is not usable: {reason}") from error

@@ -153,9 +153,7 @@ def _hashed(name: str, whole: str) -> str:
     return f"{name[: MAX_EXPOSED_CHARACTERS - HASH_CHARACTERS - 1]}_{digest}"
 
 
-def exposed_tools(
-    server: str, tools: Iterable[Tool], denied: Sequence[str] = ()
-) -> dict[str, Tool]:
+def exposed_tools(server: str, tools: Iterable[Tool], denied: Sequence[str] = ()) -> dict[str, Tool]:
     """Returns the tools of a server by exposed name.
 
     If two tools have the same name, the first one counts. Tools whose own or exposed name matches a pattern in
@@ -171,9 +169,7 @@ def exposed_tools(
     }
 
 
-def exposed_prompts(
-    server: str, prompts: Iterable[Mapping[str, object]]
-) -> dict[str, Mapping[str, object]]:
+def exposed_prompts(server: str, prompts: Iterable[Mapping[str, object]]) -> dict[str, Mapping[str, object]]:
     """Returns the prompts of a server by exposed name; if two have the same name, the first one counts."""
     distinct: dict[str, Mapping[str, object]] = {}
     for prompt in prompts:

@@ -28,9 +28,7 @@ def new_key() -> str:
     from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
 
     private = ec.generate_private_key(ec.SECP256R1())
-    return private.private_bytes(
-        form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption()
-    ).decode()
+    return private.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption()).decode()
 
 
 def thumbprint(key: str) -> str:

@@ -112,10 +112,7 @@ def fields_of(params: Mapping[str, object]) -> list[Field]:
     if not properties:
         words = (message or "Go on?")[:QUESTION_CHARS]
         return [Field("", CONSENT, words, {YES: True, NO: False}, None, is_required=True)]
-    return [
-        _field(message, key, as_object(raw) or {}, is_required=key in required)
-        for key, raw in properties.items()
-    ]
+    return [_field(message, key, as_object(raw) or {}, is_required=key in required) for key, raw in properties.items()]
 
 
 def value_of(field: Field, answer: str) -> Json:
@@ -180,7 +177,5 @@ def _choices(schema: Mapping[str, object], kind: str) -> dict[str, Json]:
             found[str(one.get("title") or value)] = value
     found |= {each: each for each in as_array(items.get("enum")) or [] if isinstance(each, str)}
     folded = {each.lower() for each in found}
-    is_fit = len(folded) == len(found) <= OPTIONS_MOST and all(
-        0 < len(each) <= OPTION_CHARS for each in found
-    )
+    is_fit = len(folded) == len(found) <= OPTIONS_MOST and all(0 < len(each) <= OPTION_CHARS for each in found)
     return found if is_fit else {}

@@ -43,8 +43,7 @@ UNSUBSCRIBE = "resources/unsubscribe"
 UPDATED = "notifications/resources/updated"
 
 LIST_CHANGED = {
-    f"notifications/{capability}/list_changed": capability
-    for capability in ("tools", "prompts", "resources")
+    f"notifications/{capability}/list_changed": capability for capability in ("tools", "prompts", "resources")
 }
 """The notifications of changed lists, with the capability that each belongs to."""
 
@@ -57,12 +56,7 @@ RELAYED: dict[str, Relay] = {
 
 PROGRESS_TOKEN = "progressToken"
 
-OURS = frozenset(
-    {
-        PROGRESS_TOKEN,
-        *(META + key for key in ("protocolVersion", "clientInfo", "clientCapabilities")),
-    }
-)
+OURS = frozenset({PROGRESS_TOKEN, *(META + key for key in ("protocolVersion", "clientInfo", "clientCapabilities"))})
 """Keys of `_meta` that identify the client of a connection: never passed on from a caller."""
 
 LOG_LEVEL = META + "logLevel"
@@ -109,9 +103,7 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
     instructions: str = ""
 
 
-def initialize_params(
-    protocol_version: str, client_version: str, relays: Collection[Relay] = ()
-) -> dict[str, object]:
+def initialize_params(protocol_version: str, client_version: str, relays: Collection[Relay] = ()) -> dict[str, object]:
     """Returns the params of `initialize`.
 
     Only the capabilities in `relays` are declared: a shared server has no single user to ask.
@@ -120,11 +112,7 @@ def initialize_params(
     capabilities: dict[str, object] = {
         relay: {"listChanged": False} if relay == "roots" else {} for relay in sorted(relays)
     }
-    return {
-        "protocolVersion": offered,
-        "capabilities": capabilities,
-        "clientInfo": client_info(client_version),
-    }
+    return {"protocolVersion": offered, "capabilities": capabilities, "clientInfo": client_info(client_version)}
 
 
 def client_info(client_version: str) -> dict[str, object]:

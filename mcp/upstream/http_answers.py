@@ -50,9 +50,7 @@ def error_answer(body: bytes) -> dict[str, object] | None:
     return message if error is not None and isinstance(error.get("code"), int) else None
 
 
-async def events(
-    response: aiohttp.ClientResponse, stream: EventStream
-) -> AsyncGenerator[Event, None]:
+async def events(response: aiohttp.ClientResponse, stream: EventStream) -> AsyncGenerator[Event, None]:
     """Yields the events of a response's body, as they come."""
     async for chunk in response.content.iter_any():
         for event in stream.feed(chunk):

@@ -218,9 +218,7 @@ class HttpBridge:
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is one
             reason = self._server.masked(str(error)) or type(error).__name__
             text = f"cannot reach {self._server.address}: {reason}"
-            unsent = isinstance(
-                error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError
-            )
+            unsent = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
             await self._fail(number, ToolFailed(text, sent=not unsent))
         finally:
             if self._pending.get(number) is pending and not self._is_old:
@@ -238,9 +236,7 @@ class HttpBridge:
             marks = NO_MARKS
             if pending.method == messages.CALL:
                 marks = self._marks.get(str(pending.params.get("name")), NO_MARKS)
-            headers = http_headers.request_headers(
-                pending.modern_version, pending.method, pending.params, marks
-            )
+            headers = http_headers.request_headers(pending.modern_version, pending.method, pending.params, marks)
         async with await self._send("POST", line, headers) as response:
             if response.status >= http.HTTPStatus.BAD_REQUEST:
                 await self._refused(number, pending, response, line)
@@ -296,9 +292,7 @@ class HttpBridge:
 
     # -- what is sent
 
-    async def _send(
-        self, method: str, body: bytes | None, headers: Mapping[str, str]
-    ) -> aiohttp.ClientResponse:
+    async def _send(self, method: str, body: bytes | None, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
         """Sends a request with an access token where there is one, and again with another one when the server wants that.
 
         Raises:
@@ -413,9 +407,7 @@ class HttpBridge:
                         raise
                 tries = 0 if stream.last_id != known else tries + 1
                 if not (resumes and stream.last_id) or tries > MAX_RESUMES:
-                    raise ToolFailed(
-                        "cannot finish the request: its stream ended without an answer"
-                    )
+                    raise ToolFailed("cannot finish the request: its stream ended without an answer")
                 response.close()
                 response = await self._resumed(stream, tries)
         finally:
@@ -484,9 +476,7 @@ class HttpBridge:
         self._is_proven = True
         return True
 
-    async def _follow_old(
-        self, response: aiohttp.ClientResponse, opened: asyncio.Future[bool]
-    ) -> None:
+    async def _follow_old(self, response: aiohttp.ClientResponse, opened: asyncio.Future[bool]) -> None:
         try:
             async for event in events(response, EventStream()):
                 if not opened.done():
@@ -526,9 +516,7 @@ async def serve(url: URL, headers: Mapping[str, str], read_fd: int, write_fd: in
     """Relays messages between the two pipes and the server; returns the exit status."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=MAX_MESSAGE_BYTES + 2)
-    await loop.connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_fd, "rb", buffering=0)
-    )
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_fd, "rb", buffering=0))
     transport, protocol = await loop.connect_write_pipe(
         asyncio.streams.FlowControlMixin, os.fdopen(write_fd, "wb", buffering=0)
     )
@@ -544,11 +532,7 @@ async def serve(url: URL, headers: Mapping[str, str], read_fd: int, write_fd: in
     status = 0
     try:
         bridge = HttpBridge(
-            url,
-            headers,
-            write,
-            has_old=os.environ.get(TRANSPORT_VARIABLE) == "sse",
-            asks_tokens=asks(os.environ),
+            url, headers, write, has_old=os.environ.get(TRANSPORT_VARIABLE) == "sse", asks_tokens=asks(os.environ)
         )
         await bridge.run(reader)
     except* Lost as losses:

@@ -66,28 +66,19 @@ class HttpClient:
     async def __aexit__(self, *_exc: object) -> None:
         await self._http.close()
 
-    async def send(
-        self, method: str, body: bytes | None, headers: Mapping[str, str]
-    ) -> aiohttp.ClientResponse:
+    async def send(self, method: str, body: bytes | None, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
         """Sends a request and returns the response, after redirections within the same origin.
 
         Raises:
             ToolFailed: a redirection leads to another origin, or there are too many.
         """
         accept = STREAM_TYPE if method == "GET" else f"{JSON_TYPE}, {STREAM_TYPE}"
-        whole = {
-            **self._headers,
-            "Accept": accept,
-            "User-Agent": f"corral/{__version__}",
-            **headers,
-        }
+        whole = {**self._headers, "Accept": accept, "User-Agent": f"corral/{__version__}", **headers}
         if body is not None:
             whole["Content-Type"] = JSON_TYPE
         url = self.url
         for _ in range(MAX_REDIRECTS):
-            response = await self._http.request(
-                method, url, data=body, headers=whole, allow_redirects=False
-            )
+            response = await self._http.request(method, url, data=body, headers=whole, allow_redirects=False)
             if response.status not in (301, 302, 307, 308):
                 return response
             response.close()

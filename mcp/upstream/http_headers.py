@@ -53,10 +53,7 @@ def modern_version(params: Mapping[str, object]) -> str | None:
 
 
 def request_headers(
-    version: str,
-    method: str,
-    params: Mapping[str, object],
-    marks: Mapping[Path, str],
+    version: str, method: str, params: Mapping[str, object], marks: Mapping[Path, str]
 ) -> dict[str, str]:
     """Returns the headers of a request of the modern era.
 

@@ -75,9 +75,7 @@ class TokenSource:
             return {}
         if not self._key:
             return {"Authorization": f"Bearer {self._token}"}
-        proof = dpop.proof(
-            self._key, method, url, time.time(), token=self._token, nonce=self._nonce
-        )
+        proof = dpop.proof(self._key, method, url, time.time(), token=self._token, nonce=self._nonce)
         return {"Authorization": f"DPoP {self._token}", dpop.HEADER: proof}
 
     def takes_nonce(self, headers: Mapping[str, str], challenge: str) -> bool:

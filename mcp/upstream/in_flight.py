@@ -27,9 +27,7 @@ class Flight:
 
     __slots__ = ("asking", "call", "caller", "hard_at", "number", "step_s", "token")
 
-    def __init__(
-        self, token: int, number: int, caller: Caller, hard_at: float, step_s: float | None
-    ) -> None:
+    def __init__(self, token: int, number: int, caller: Caller, hard_at: float, step_s: float | None) -> None:
         self.token = token
         self.number = number
         self.caller = caller

@@ -32,12 +32,7 @@ METHODS: dict[Kind, str] = {
     "resourceTemplates": "resources/templates/list",
 }
 
-KEYS: dict[Kind, str] = {
-    "tools": "name",
-    "prompts": "name",
-    "resources": "uri",
-    "resourceTemplates": "uriTemplate",
-}
+KEYS: dict[Kind, str] = {"tools": "name", "prompts": "name", "resources": "uri", "resourceTemplates": "uriTemplate"}
 """The key that identifies an entry of each kind in requests."""
 
 KINDS_OF: dict[str, tuple[Kind, ...]] = {

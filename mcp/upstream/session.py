@@ -286,9 +286,7 @@ class Session:
         raise refusals[0]
 
     async def _initialize(self) -> Opened:
-        params = messages.initialize_params(
-            self._protocol_version, self._client_version, self._relays
-        )
+        params = messages.initialize_params(self._protocol_version, self._client_version, self._relays)
         result = await self._ask(messages.INITIALIZE, params, timeout_s=None)
         opened = messages.read_initialize(result)
         self._channel.notify(messages.INITIALIZED)
@@ -296,9 +294,7 @@ class Session:
 
     async def _discover(self, *, timeout_s: float | None) -> Opened:
         version = messages.MODERN_VERSIONS[-1]
-        meta = messages.request_meta(
-            None, modern_version=version, client_version=self._client_version, capabilities={}
-        )
+        meta = messages.request_meta(None, modern_version=version, client_version=self._client_version, capabilities={})
         result = await self._ask(messages.DISCOVER, {"_meta": meta}, timeout_s=timeout_s)
         return messages.read_discover(result)
 
@@ -319,12 +315,7 @@ class Session:
     # -- requests
 
     async def request(
-        self,
-        method: str,
-        params: Mapping[str, object],
-        *,
-        timeout_s: float | None = None,
-        caller: Caller = NOBODY,
+        self, method: str, params: Mapping[str, object], *, timeout_s: float | None = None, caller: Caller = NOBODY
     ) -> dict[str, object]:
         """Sends a request and returns its unchanged result; the result of a failed tool has `isError`.
 
@@ -356,10 +347,7 @@ class Session:
             key, subject = _subject(method, params)
             text = f'cannot call "{subject}": MCP server "{self.name}" has ended'
             raise ToolFailed(text, server=self.name, **{key: subject}, lost=True, sent=False)
-        if self._modern_version is not None and method in (
-            messages.SUBSCRIBE,
-            messages.UNSUBSCRIBE,
-        ):
+        if self._modern_version is not None and method in (messages.SUBSCRIBE, messages.UNSUBSCRIBE):
             return await self._subscribe(method, params, timeout_s)
         now = self._loop.time()
         number = self.liveness.began(now)
@@ -445,22 +433,15 @@ class Session:
         if self._modern_version is None:
             return dict(params)
         meta = messages.request_meta(
-            None,
-            modern_version=self._modern_version,
-            client_version=self._client_version,
-            capabilities={},
+            None, modern_version=self._modern_version, client_version=self._client_version, capabilities={}
         )
         return {**params, "_meta": meta}
 
-    async def _subscribe(
-        self, method: str, params: Mapping[str, object], timeout_s: float | None
-    ) -> dict[str, object]:
+    async def _subscribe(self, method: str, params: Mapping[str, object], timeout_s: float | None) -> dict[str, object]:
         """Performs resources/subscribe and unsubscribe in the modern era."""
         uri = params.get("uri")
         if not isinstance(uri, str):
-            raise InvalidParams(
-                f'cannot call "{method}": its uri is not a string', server=self.name
-            )
+            raise InvalidParams(f'cannot call "{method}": its uri is not a string', server=self.name)
         if method == messages.UNSUBSCRIBE:
             self._subscriptions.end(uri)
             return {}
@@ -484,18 +465,14 @@ class Session:
         limit_s = self._request_timeout_s if self.is_open else None  # `open` has its own limit
         return await self._ask(method, self._with_meta(params), timeout_s=limit_s)
 
-    async def _ask(
-        self, method: str, params: Mapping[str, object], *, timeout_s: float | None
-    ) -> object:
+    async def _ask(self, method: str, params: Mapping[str, object], *, timeout_s: float | None) -> object:
         """Sends a request of the session itself, without a caller."""
         try:
             return await self._channel.request(method, params, timeout_s=timeout_s)
         except CorralError as error:
             raise self._named(error, ("method", method), timeout_s) from error
 
-    def _named(
-        self, error: CorralError, subject: tuple[str, str], timeout_s: float | None
-    ) -> CorralError:
+    def _named(self, error: CorralError, subject: tuple[str, str], timeout_s: float | None) -> CorralError:
         """Returns an error for callers, with the names of the server and of the subject of the request.
 
         A server may send any code: only those for wrong params and for a missing resource have a class.

@@ -31,9 +31,7 @@ class _Stream:
         self.key = key
         self.filters = filters
         self.call: Call | None = None
-        self.honoured: asyncio.Future[Mapping[str, object] | CorralError] = (
-            asyncio.get_running_loop().create_future()
-        )
+        self.honoured: asyncio.Future[Mapping[str, object] | CorralError] = asyncio.get_running_loop().create_future()
         self.again: asyncio.Task[None] | None = None
 
 

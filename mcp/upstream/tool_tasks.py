@@ -100,12 +100,7 @@ class _ToolTask:
     """Runs one call as a task."""
 
     def __init__(
-        self,
-        session: Session,
-        tool: Tool,
-        timeout_s: float | None,
-        caller: Caller,
-        limits_s: tuple[float, float],
+        self, session: Session, tool: Tool, timeout_s: float | None, caller: Caller, limits_s: tuple[float, float]
     ) -> None:
         self._session = session
         self._tool = tool
@@ -133,7 +128,9 @@ class _ToolTask:
         """Gives the task its caller's responses, and goes on with it."""
         signature, _, self._id = str(params["requestState"]).removeprefix(STATE).partition(":")
         if not self._is_modern or not hmac.compare_digest(signature, self._signature()):
-            text = f'cannot go on with {self._target()}: "requestState" is none of this caller, or from before a restart'
+            text = (
+                f'cannot go on with {self._target()}: "requestState" is none of this caller, or from before a restart'
+            )
             raise InvalidParams(text, key="requestState", **self._facts())
         responses = as_object(params.get("inputResponses")) or {}
         if responses:
@@ -216,9 +213,7 @@ class _ToolTask:
         try:
             return await self._ask(method, {"taskId": self._id, **more})
         except InvalidParams as error:
-            why = (
-                "its server has forgotten its task" if method == GET_TASK else "its task is refused"
-            )
+            why = "its server has forgotten its task" if method == GET_TASK else "its task is refused"
             raise self._failed(f"{why}: {error.message}") from error
 
     async def _ask(self, method: str, params: Mapping[str, object]) -> dict[str, object]:
@@ -227,15 +222,11 @@ class _ToolTask:
         if left_s <= 0:
             raise self._late()
         try:
-            return await self._session.request(
-                method, params, timeout_s=limit_s, caller=self._declared()
-            )
+            return await self._session.request(method, params, timeout_s=limit_s, caller=self._declared())
         except Timeout as error:
             raise self._late(self._limit_s if limit_s == left_s else limit_s) from error
         except ToolFailed as error:
-            if (
-                error.data.get("lost") is True and self._id
-            ):  # the task has begun, whatever was sent since
+            if error.data.get("lost") is True and self._id:  # the task has begun, whatever was sent since
                 raise self._failed("the server has ended", lost=True, sent=True) from error
             raise
 
@@ -260,9 +251,7 @@ class _ToolTask:
     async def _cancel(self) -> None:
         """Cancels the task at the server, as far as that can be done in a moment."""
         with contextlib.suppress(CorralError):
-            await self._session.request(
-                CANCEL_TASK, {"taskId": self._id}, timeout_s=CANCEL_S, caller=self._declared()
-            )
+            await self._session.request(CANCEL_TASK, {"taskId": self._id}, timeout_s=CANCEL_S, caller=self._declared())
 
     def _late(self, limit_s: float | None = None) -> Timeout:
         limit_s = self._limit_s if limit_s is None else limit_s

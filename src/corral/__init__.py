@@ -8,9 +8,7 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-TYPE_CHECKING = (
-    False  # as type checkers know it; importing typing takes milliseconds of every start
-)
+TYPE_CHECKING = False  # as type checkers know it; importing typing takes milliseconds of every start
 if TYPE_CHECKING:
     from .worker.client.blocking import Runtime  # noqa: TID251 - it is relative
     from .worker.client.events import DaemonEvent, EventStream, Part  # noqa: TID251 - it is relative
@@ -115,10 +113,7 @@ if not TYPE_CHECKING:  # else a checker would accept any name
         """Imports a name on first use (PEP 562): `import corral` alone costs nothing."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        module = next(
-            (module for module, names in _MODULES.items() if name in names),
-            "worker.contract.errors",
-        )
+        module = next((module for module, names in _MODULES.items() if name in names), "worker.contract.errors")
         found: object = getattr(import_module(f".{module}", __name__), name)
         globals()[name] = found
         return found

@@ -47,13 +47,10 @@ async def run(task: Task) -> object:
     inputs = [task.input] * len(members) if items is None else items
     chosen = [members[number % len(members)] for number in range(len(inputs))]
     asked = [
-        _part(task, number, member, value)
-        for number, (member, value) in enumerate(zip(chosen, inputs, strict=True))
+        _part(task, number, member, value) for number, (member, value) in enumerate(zip(chosen, inputs, strict=True))
     ]
     results = await task.delegate_all(asked, max_parallel=max_parallel)
-    for delivery in range(
-        2, task.delivery + 1
-    ):  # the daemon cancels the parts under way when the lead ends
+    for delivery in range(2, task.delivery + 1):  # the daemon cancels the parts under way when the lead ends
         lost = [n for n, result in enumerate(results) if isinstance(result, Cancelled)]
         anew = [{**asked[n], "idempotency_key": _key(task, f"{n}/{delivery}")} for n in lost]
         again = await task.delegate_all(anew, max_parallel=max_parallel)
@@ -66,9 +63,7 @@ async def run(task: Task) -> object:
     if synthesiser is None:
         return _merged(merge, parts)
     key = _key(task, f"synthesis/{task.delivery}")
-    done = await task.delegate(
-        synthesiser, task.objective, input=parts, session=task.session, idempotency_key=key
-    )
+    done = await task.delegate(synthesiser, task.objective, input=parts, session=task.session, idempotency_key=key)
     return done.output
 
 
@@ -79,18 +74,14 @@ def _configuration(task: Task) -> tuple[str, str | None, int | None]:
             raise InvalidParams(f"cannot divide the task: config.{key} is unknown", key=key)
     merge, synthesiser = config.get("merge", "list"), config.get("synthesiser")
     if merge not in MERGES:
-        words = (
-            f'cannot divide the task: config.merge = "{merge}": write one of {", ".join(MERGES)}'
-        )
+        words = f'cannot divide the task: config.merge = "{merge}": write one of {", ".join(MERGES)}'
         raise InvalidParams(words, key="merge", value=merge)
     if synthesiser is not None and synthesiser not in _members(task):
         words = f'cannot divide the task: config.synthesiser = "{synthesiser}" is no member'
         raise InvalidParams(words, key="synthesiser", value=synthesiser)
     max_parallel = config.get("max_parallel")
     if max_parallel is not None and (type(max_parallel) is not int or max_parallel < 1):
-        words = (
-            f"cannot divide the task: config.max_parallel = {max_parallel}: write a number from 1"
-        )
+        words = f"cannot divide the task: config.max_parallel = {max_parallel}: write a number from 1"
         raise InvalidParams(words, key="max_parallel", value=max_parallel)
     return merge, synthesiser, max_parallel
 
@@ -98,9 +89,7 @@ def _configuration(task: Task) -> tuple[str, str | None, int | None]:
 def _members(task: Task) -> list[str]:
     team = codec.as_object((codec.as_object(task.context) or {}).get("team"))
     if team is None:
-        words = (
-            f'cannot divide the task: "{task.agent}" leads no team here; run the team, not the lead'
-        )
+        words = f'cannot divide the task: "{task.agent}" leads no team here; run the team, not the lead'
         raise InvalidParams(words, key="context")
     members = codec.as_array(team.get("members")) or []
     return [str(member["name"]) for member in filter(None, map(codec.as_object, members))]

@@ -35,8 +35,7 @@ ROUTES: tuple[tuple[str, str, str], ...] = (
 """Verb, path below that of the agent, and operation."""
 
 _PATTERNS = tuple(
-    (verb, re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/:]+)", path)), operation)
-    for verb, path, operation in ROUTES
+    (verb, re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/:]+)", path)), operation) for verb, path, operation in ROUTES
 )
 
 FREE = ("data", "metadata")
@@ -168,10 +167,7 @@ class Rest:
             if not isinstance(given, dict):
                 raise A2aError(-32602, "cannot read the body: it is no object")
             _check_version(self._request)
-            query = {
-                key: _from_query(key, text)
-                for key, text in _camel(dict(self._request.query)).items()
-            }
+            query = {key: _from_query(key, text) for key, text in _camel(dict(self._request.query)).items()}
             return operation, {**query, **_camel(given), **found.groupdict()}
         if not verbs:
             raise A2aError(-32601, f'cannot serve "{self._request.path}": A2A has no such path')

@@ -52,9 +52,7 @@ class A2aFace:
         name, path = self._found(request.path.removeprefix(self.prefix).strip("/"), client)
         if path == CARD:
             if request.method != "GET":
-                error = MethodNotFound(
-                    f'cannot serve {request.method} "{request.path}": it takes GET'
-                )
+                error = MethodNotFound(f'cannot serve {request.method} "{request.path}": it takes GET')
                 raise Refused(405, error, Allow="GET")
             return self._card(request, name)
         if not path and request.method != "POST":
@@ -83,11 +81,7 @@ class A2aFace:
         for spoken, others in ((f"{first}/{second}", below), (first, rest)):
             name = qualified(spoken, client.tenant)
             agent = self._control.agents.agents.get(name)
-            if (
-                agent is not None
-                and is_in_scope(name, client.agents)
-                and agent.spec.kind == "agent"
-            ):
+            if agent is not None and is_in_scope(name, client.agents) and agent.spec.kind == "agent":
                 return name, others
         short = path.removesuffix(CARD).rstrip("/")
         raise NotFound(f'cannot find agent "{short}"', name=short)
@@ -96,24 +90,14 @@ class A2aFace:
         """Answers with a card that its client may keep for a while, or says that the client has it already."""
         spec = self._control.agents.agents[name].spec
         url = f"{request.scheme}://{request.host}{self.prefix}/{name}"
-        card = card_of(
-            name, spec.description, spec.capabilities, url, self._version, pushes=self._pushes.is_on
-        )
+        card = card_of(name, spec.description, spec.capabilities, url, self._version, pushes=self._pushes.is_on)
         digest = hashlib.sha256(codec.encode(card)).hexdigest()[:32]
         seen, since = self._cards.get(name, ("", ""))
         if seen != digest:
             since = formatdate(usegmt=True)
-            self._cards = {
-                each: fact
-                for each, fact in self._cards.items()
-                if each in self._control.agents.agents
-            }
+            self._cards = {each: fact for each, fact in self._cards.items() if each in self._control.agents.agents}
             self._cards[name] = (digest, since)
-        headers = {
-            "Cache-Control": f"private, max-age={CARD_S}",
-            "ETag": f'"{digest}"',
-            "Last-Modified": since,
-        }
+        headers = {"Cache-Control": f"private, max-age={CARD_S}", "ETag": f'"{digest}"', "Last-Modified": since}
         if request.headers.get("If-None-Match") == headers["ETag"]:
             return web.Response(status=304, headers=headers)
         return answer(card, headers=headers)

@@ -149,11 +149,7 @@ def task_of(
 
     `turns` are its questions that have ended; the last messages count.
     """
-    found: dict[str, object] = {
-        "id": task.id,
-        "contextId": context_of(task),
-        "status": status_of(task, question),
-    }
+    found: dict[str, object] = {"id": task.id, "contextId": context_of(task), "status": status_of(task, question)}
     if artifacts and (parts := parts_of(task.output)):
         found["artifacts"] = [{"artifactId": ARTIFACT, "name": ARTIFACT, "parts": parts}]
     if history is None or history > 0:
@@ -168,9 +164,7 @@ def task_of(
     return found
 
 
-def _message(
-    task: Task, name: str, role: str, parts: Sequence[Mapping[str, object]]
-) -> dict[str, object]:
+def _message(task: Task, name: str, role: str, parts: Sequence[Mapping[str, object]]) -> dict[str, object]:
     return {
         "messageId": f"{task.id}-{name}",
         "taskId": task.id,
@@ -207,18 +201,10 @@ def status_of(task: Task, question: Approval | None = None) -> dict[str, object]
 
 def status_update(task: Task, question: Approval | None = None) -> dict[str, object]:
     """Returns the event of a changed status."""
-    return {
-        "statusUpdate": {
-            "taskId": task.id,
-            "contextId": context_of(task),
-            "status": status_of(task, question),
-        }
-    }
+    return {"statusUpdate": {"taskId": task.id, "contextId": context_of(task), "status": status_of(task, question)}}
 
 
-def artifact_update(
-    task: Task, value: object, *, append: bool, last: bool = False
-) -> dict[str, object]:
+def artifact_update(task: Task, value: object, *, append: bool, last: bool = False) -> dict[str, object]:
     """Returns the event of a part of the output, or of the whole."""
     return {
         "artifactUpdate": {
@@ -232,34 +218,20 @@ def artifact_update(
 
 
 def card_of(
-    name: str,
-    description: str,
-    capabilities: Sequence[str],
-    url: str,
-    version: str,
-    *,
-    pushes: bool = False,
+    name: str, description: str, capabilities: Sequence[str], url: str, version: str, *, pushes: bool = False
 ) -> dict[str, object]:
     """Returns the card of an agent; `pushes` says whether it sends push notifications."""
     words = description or f"The agent {name}."
-    skills = [
-        {"id": each, "name": each, "description": words, "tags": [each]}
-        for each in (capabilities or [name])
-    ]
+    skills = [{"id": each, "name": each, "description": words, "tags": [each]} for each in (capabilities or [name])]
     text, data = "text/plain", "application/json"
     return {
         "name": name,
         "description": words,
         "version": version,
         "supportedInterfaces": [
-            {"url": url, "protocolBinding": binding, "protocolVersion": VERSION}
-            for binding in BINDINGS
+            {"url": url, "protocolBinding": binding, "protocolVersion": VERSION} for binding in BINDINGS
         ],
-        "capabilities": {
-            "streaming": True,
-            "pushNotifications": pushes,
-            "extendedAgentCard": False,
-        },
+        "capabilities": {"streaming": True, "pushNotifications": pushes, "extendedAgentCard": False},
         "securitySchemes": {"token": {"httpAuthSecurityScheme": {"scheme": "Bearer"}}},
         "securityRequirements": [{"schemes": {"token": {"list": []}}}],
         "defaultInputModes": [text, data],

@@ -13,13 +13,7 @@ from aiohttp import web
 
 from ...worker.contract import codec
 from ...worker.contract.approvals import Approval
-from ...worker.contract.errors import (
-    Conflict,
-    CorralError,
-    InternalError,
-    NotFound,
-    PermissionDenied,
-)
+from ...worker.contract.errors import Conflict, CorralError, InternalError, NotFound, PermissionDenied
 from ...worker.contract.records import ENDED, Task
 from ...worker.control.approvals import Approvals
 from ...worker.control.params import AttachParams
@@ -29,17 +23,7 @@ from ..http.event_sender import Outbox, send_call
 from ..http.face import HttpClient
 from ..supervision.worker_supervisor import WorkerSupervisor
 from .bindings import Binding
-from .messages import (
-    STATES,
-    VERSION,
-    A2aError,
-    artifact_update,
-    context_of,
-    error_of,
-    status_update,
-    task_of,
-    wanted,
-)
+from .messages import STATES, VERSION, A2aError, artifact_update, context_of, error_of, status_update, task_of, wanted
 from .push import Pushes
 
 MAX_PAGE = 100
@@ -99,14 +83,7 @@ class Operations:
         pushes: notifies clients.
     """
 
-    def __init__(
-        self,
-        control: Control,
-        agent: str,
-        caller: A2aCaller,
-        binding: Binding,
-        pushes: Pushes,
-    ) -> None:
+    def __init__(self, control: Control, agent: str, caller: A2aCaller, binding: Binding, pushes: Pushes) -> None:
         self._pushes = pushes
         self._control = control
         self._agent = agent
@@ -143,9 +120,7 @@ class Operations:
             raise A2aError(-32007, "cannot show an extended card: there is none")
         raise A2aError(-32601, f'cannot call "{operation}": A2A {VERSION} has no such method')
 
-    async def stream(
-        self, request: web.BaseRequest, operation: str, params: Json
-    ) -> web.StreamResponse:
+    async def stream(self, request: web.BaseRequest, operation: str, params: Json) -> web.StreamResponse:
         """Answers with the events of a task.
 
         Raises:
@@ -189,9 +164,7 @@ class Operations:
             raise A2aError(-32004, text, taskId=task.id)
         params = wanted(message, self._agent, context_of(task))
         words = params["objective"] or codec.encode(params.get("input")).decode()
-        await self._control.call(
-            "approval.answer", {"approval": question.id, "answer": words}, self._caller
-        )
+        await self._control.call("approval.answer", {"approval": question.id, "answer": words}, self._caller)
         return await self._call("task.show", {"task": task.id})
 
     def _question(self, task: Task) -> Approval | None:
@@ -248,9 +221,7 @@ class Operations:
     async def _cancel(self, params: Json) -> object:
         task = await self._task(params)
         if task.state in ENDED:
-            raise A2aError(
-                -32002, f'cannot cancel task "{task.id}": it is {task.state}', taskId=task.id
-            )
+            raise A2aError(-32002, f'cannot cancel task "{task.id}": it is {task.state}', taskId=task.id)
         return task_of(await self._call("task.cancel", {"task": task.id}))
 
     async def _list(self, params: Json) -> object:
@@ -267,10 +238,7 @@ class Operations:
         page = msgspec.convert(found, TaskPage)
         artifacts = params.get("includeArtifacts") is True
         limit = _history(params)
-        tasks = [
-            task_of(task, limit, artifacts=artifacts, question=self._question(task))
-            for task in page.tasks
-        ]
+        tasks = [task_of(task, limit, artifacts=artifacts, question=self._question(task)) for task in page.tasks]
         more = page.more or ""
         return {"tasks": tasks, "nextPageToken": more, "pageSize": size, "totalSize": len(tasks)}
 
@@ -338,9 +306,7 @@ class Operations:
 
     async def _call(self, method: str, params: Mapping[str, object]) -> Task:
         found: Json = await self._control.call(method, params, self._caller)
-        return msgspec.convert(
-            found, Task
-        )  # plain values, where the call was a tenant's or another node's
+        return msgspec.convert(found, Task)  # plain values, where the call was a tenant's or another node's
 
     # -- streams
 

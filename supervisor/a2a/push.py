@@ -138,9 +138,7 @@ class Pushes:
         for key, text in texts.items():
             is_line = isinstance(text, str) and len(text) <= MAX_TEXT and text.isascii()
             if not is_line or not text.isprintable() or (key == "url" and not text):
-                raise A2aError(
-                    -32602, f'cannot use "{key}" of the push notifications: {text!r:.200}'
-                )
+                raise A2aError(-32602, f'cannot use "{key}" of the push notifications: {text!r:.200}')
         target = Target(task=task, **texts)
         if not is_allowed(target.url, self._allowed):
             text = f'cannot notify "{target.url[:200]}": the operator does not allow it'
@@ -234,11 +232,7 @@ class Pushes:
                 if (task, number) in self._changed:
                     continue
                 return
-            message = (
-                {"task": task_of(record)}
-                if record.state in ENDED
-                else status_update(record, question)
-            )
+            message = {"task": task_of(record)} if record.state in ENDED else status_update(record, question)
             failure = await self._send(rows[0][0], message)
             if failure is None:
                 sql = "UPDATE push_target SET notified = ? WHERE task = ? AND id = ?"
@@ -264,10 +258,7 @@ class Pushes:
                 self._room,
                 aiohttp.ClientSession(timeout=timeout, cookie_jar=jar) as http,
                 http.post(
-                    target.url,
-                    data=codec.encode(message),
-                    headers=target.headers(),
-                    allow_redirects=False,
+                    target.url, data=codec.encode(message), headers=target.headers(), allow_redirects=False
                 ) as answer,
             ):
                 if 200 <= answer.status < 300:
@@ -276,9 +267,7 @@ class Pushes:
         except (aiohttp.ClientError, OSError, ValueError):  # TimeoutError is an OSError
             return True
 
-    async def _rows(
-        self, where: str, *values: str, limit: int = PER_TASK
-    ) -> list[tuple[Target, str]]:
+    async def _rows(self, where: str, *values: str, limit: int = PER_TASK) -> list[tuple[Target, str]]:
         sql = f"SELECT record, notified FROM push_target {where} LIMIT {limit}"
         found: list[tuple[Target, str]] = []
         for blob, notified in await self._store.read(sql, values):
@@ -314,13 +303,7 @@ def _parts(url: str) -> tuple[str, str, int, str] | None:
     except ValueError:
         return None
     is_plain = parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc
-    if (
-        not is_plain
-        or parts.fragment
-        or "\\" in url
-        or "/../" in f"{parts.path}/"
-        or "%2e" in url.lower()
-    ):
+    if not is_plain or parts.fragment or "\\" in url or "/../" in f"{parts.path}/" or "%2e" in url.lower():
         return None
     usual = 443 if parts.scheme == "https" else 80
     return parts.scheme, str(parts.hostname), port or usual, parts.path or "/"

@@ -49,9 +49,7 @@ def own_globs(globs: Sequence[str] | None, tenant: str) -> list[str] | None:
     for glob in found:
         if tenant_of(glob) != tenant:
             raise InvalidParams(
-                f'cannot restrict to "{glob}": it is about names of another tenant',
-                key="agents",
-                value=glob,
+                f'cannot restrict to "{glob}": it is about names of another tenant', key="agents", value=glob
             )
     return found
 
@@ -146,9 +144,7 @@ def as_glob(name: str) -> str:
     return f"[{name[0]}]{name[1:]}"
 
 
-def kept(
-    value: Mapping[str, object], key: str, path: str, globs: Sequence[str]
-) -> dict[str, object]:
+def kept(value: Mapping[str, object], key: str, path: str, globs: Sequence[str]) -> dict[str, object]:
     """Returns an object without the entries of its list `key` whose agent, at `path`, is out of scope or missing."""
     entries = codec.as_array(value.get(key)) or []
     return {**value, key: [each for each in entries if _is_kept(each, path, globs)]}
@@ -168,8 +164,6 @@ NAMING = ("known", "near", "candidates")
 def without_names(data: Mapping[str, object], globs: Sequence[str]) -> dict[str, object]:
     """Returns the data of an error without names that are out of scope."""
     return {
-        key: [each for each in codec.as_array(value) or [] if is_in_scope(str(each), globs)]
-        if key in NAMING
-        else value
+        key: [each for each in codec.as_array(value) or [] if is_in_scope(str(each), globs)] if key in NAMING else value
         for key, value in data.items()
     }

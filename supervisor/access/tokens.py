@@ -18,12 +18,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
-from ...worker.contract.errors import (
-    Conflict,
-    Corrupted,
-    NotFound,
-    ResourceLimitExceeded,
-)
+from ...worker.contract.errors import Conflict, Corrupted, NotFound, ResourceLimitExceeded
 from ...worker.contract.names import tenant_of
 from ...worker.control.access import NewToken, Rights, TokenRecord
 from ..store.sealed import seal, unseal
@@ -98,10 +93,7 @@ class Tokens:
     """
 
     def __init__(
-        self,
-        store: Store,
-        clock: Callable[[], float] = time.time,
-        is_tenant: Callable[[str], bool] = lambda _: False,
+        self, store: Store, clock: Callable[[], float] = time.time, is_tenant: Callable[[str], bool] = lambda _: False
     ) -> None:
         self._store = store
         self._clock = clock
@@ -161,12 +153,7 @@ class Tokens:
     # -- changes
 
     async def add(
-        self,
-        name: str,
-        rights: Rights,
-        agents: Sequence[str] | None,
-        expires_s: float | None,
-        created_by: str,
+        self, name: str, rights: Rights, agents: Sequence[str] | None, expires_s: float | None, created_by: str
     ) -> NewToken:
         """Makes a token and returns it with its text; it is on disk by then.
 
@@ -180,21 +167,12 @@ class Tokens:
             raise Conflict(f'cannot add token "{name}": {words}', name=name)
         if len(self._kept) >= MAX_TOKENS:
             raise ResourceLimitExceeded(
-                f'cannot add token "{name}": there are {MAX_TOKENS} already',
-                limit="tokens",
-                value=MAX_TOKENS,
+                f'cannot add token "{name}": there are {MAX_TOKENS} already', limit="tokens", value=MAX_TOKENS
             )
         now, text = self._clock(), _new_text()
         end = None if expires_s is None else now + expires_s
-        grant = Grant(
-            name=name,
-            rights=rights,
-            agents=None if agents is None else tuple(agents),
-            expires_at=end,
-        )
-        kept = Kept(
-            grant=grant, sha256=digest_of(text).hex(), created_at=now, created_by=created_by
-        )
+        grant = Grant(name=name, rights=rights, agents=None if agents is None else tuple(agents), expires_at=end)
+        kept = Kept(grant=grant, sha256=digest_of(text).hex(), created_at=now, created_by=created_by)
         sql = "INSERT INTO access_token (name, record) VALUES (?, ?)"
         await self._store.write((sql, (name, _sealed(kept))))
         self._used.pop(name, None)

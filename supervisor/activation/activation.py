@@ -137,10 +137,7 @@ class SocketActivation:
             if known is None or known.message != error.message:
                 logger.warning("%s", error.message)
                 self._bus.publish(
-                    "agent.listen_failed",
-                    agent=agent.name,
-                    address=str(error.data["address"]),
-                    reason=error.message,
+                    "agent.listen_failed", agent=agent.name, address=str(error.data["address"]), reason=error.message
                 )
             self._retry(agent)
         else:

@@ -86,11 +86,7 @@ class Agent:
     @property
     def lives(self) -> list[WorkerSupervisor]:
         """Returns all that may have processes: its workers, and those beside them with the same ids."""
-        return (
-            [*self.supervisors, *self.beside]
-            if self.incoming or self.outgoing
-            else self.supervisors
-        )
+        return [*self.supervisors, *self.beside] if self.incoming or self.outgoing else self.supervisors
 
     def note(self, supervisor: WorkerSupervisor) -> None:
         """Notes that one of its workers may be able to begin a task, or no longer."""
@@ -122,11 +118,7 @@ class Agent:
         """Returns True if a worker of it is up, and all such workers are paused."""
         up = (supervisor.worker for supervisor in self.supervisors if supervisor.worker.state in UP)
         first = next(up, None)  # as a rule it is not, and says so for all
-        return (
-            first is not None
-            and first.paused_at is not None
-            and all(worker.paused_at is not None for worker in up)
-        )
+        return first is not None and first.paused_at is not None and all(worker.paused_at is not None for worker in up)
 
     @property
     def job(self) -> JobState | None:
@@ -204,10 +196,7 @@ def waves(specs: Iterable[Spec]) -> Iterator[set[str]]:
     """Orders names by starts: each wave requires only names of earlier ones, or absent ones."""
     requires: Mapping[str, tuple[str, ...]] = {spec.name: spec.requires for spec in specs}
     sorter = TopologicalSorter(
-        {
-            name: [each for each in required if each in requires]
-            for name, required in requires.items()
-        }
+        {name: [each for each in required if each in requires] for name, required in requires.items()}
     )
     sorter.prepare()
     while sorter.is_active():

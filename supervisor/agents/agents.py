@@ -61,12 +61,8 @@ class Agents:
         room = TenantRoom(registry, gate)
         self.startup = Startup(registry, self.emergency, bus, tenants, room)
         self.operations = Operations(shared, registry, self.startup, self.emergency)
-        self.replicas = Replicas(
-            shared, service, registry, revisions, self.startup, self.operations, tools
-        )
-        self._control = ServerControl(
-            registry, self.emergency, self.startup, self.operations, self.replicas
-        )
+        self.replicas = Replicas(shared, service, registry, revisions, self.startup, self.operations, tools)
+        self._control = ServerControl(registry, self.emergency, self.startup, self.operations, self.replicas)
         self.servers = McpServers(pool, tools, self._control)
         self.changes = changes = SpecChanges(shared, registry, self.startup, self.operations, tools)
         self.membership = Membership(

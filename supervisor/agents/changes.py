@@ -26,9 +26,7 @@ CHANGED = "its configuration has changed"
 class Rolls(Protocol):
     """Replaces the workers of agents and servers whose spec has changed: the port of the room `rollout`."""
 
-    def roll(
-        self, agent: Agent, spec: Spec, *, added: bool, share: float = 1.0, resumed: bool = False
-    ) -> None:
+    def roll(self, agent: Agent, spec: Spec, *, added: bool, share: float = 1.0, resumed: bool = False) -> None:
         """Begins to replace the workers, with a `share` below 1 that part of them, and then holds. The spec is in force when they are up.
 
         A change that is under way is given up. One that is `resumed` first waits for the start of the former workers.
@@ -55,12 +53,7 @@ class SpecChanges:
     """Changes the specs of one daemon's agents and servers."""
 
     def __init__(
-        self,
-        shared: Shared,
-        registry: Registry,
-        startup: Startup,
-        operations: Operations,
-        tools: ToolCache,
+        self, shared: Shared, registry: Registry, startup: Startup, operations: Operations, tools: ToolCache
     ) -> None:
         self._shared = shared
         self._registry = registry
@@ -78,20 +71,14 @@ class SpecChanges:
         """Gives agents what was added under their names once more, or set for those of the file, and says so; `share` as in `Rolls`."""
         keys = {spec.name: changed(self._agents[spec.name].intended, spec) for spec in specs}
         effects: dict[str, Effect] = {
-            name: "restart" if "restart" in kinds.values() else "live"
-            for name, kinds in keys.items()
+            name: "restart" if "restart" in kinds.values() else "live" for name, kinds in keys.items()
         }
         is_added = all(spec.source == STORE for spec in specs)
         self.apply(specs, keys, added=is_added, share=share)
         self.publish(effects, keys)
 
     def apply(
-        self,
-        specs: Iterable[Spec],
-        keys: Mapping[str, Collection[str]],
-        *,
-        added: bool = False,
-        share: float = 1.0,
+        self, specs: Iterable[Spec], keys: Mapping[str, Collection[str]], *, added: bool = False, share: float = 1.0
     ) -> None:
         """Puts specs in force, or begins to replace the workers of those that need new ones; `keys` are those that differ."""
         renewed: list[str] = []
@@ -132,9 +119,7 @@ class SpecChanges:
     def publish(self, effects: Mapping[str, Effect], keys: Mapping[str, Collection[str]]) -> None:
         """Publishes which agents have changed."""
         for name, effect in effects.items():
-            self._shared.bus.publish(
-                "agent.changed", agent=name, effect=effect, keys=list(keys[name])
-            )
+            self._shared.bus.publish("agent.changed", agent=name, effect=effect, keys=list(keys[name]))
 
     def put_in_force(self, agent: Agent, spec: Spec) -> None:
         """Puts the keys of a spec in force that need no new process; the others with the next process of each worker."""
@@ -180,10 +165,6 @@ class SpecChanges:
             if supervisor not in self._registry.leaving
         ]
         chosen = {supervisor: None for supervisor in wanted if supervisor.takes_room}
-        idle = [
-            supervisor
-            for supervisor in [*self._startup.needed(chosen), *wanted]
-            if supervisor not in chosen
-        ]
+        idle = [supervisor for supervisor in [*self._startup.needed(chosen), *wanted] if supervisor not in chosen]
         self._startup.start_within_limit(dict.fromkeys(idle))
         self._operations.renew_each(list(chosen), CHANGED)

@@ -38,12 +38,7 @@ class Groups:
     """
 
     def __init__(
-        self,
-        bus: Bus,
-        revisions: Revisions,
-        overrides: Overrides,
-        registry: Registry,
-        tenants: Tenants,
+        self, bus: Bus, revisions: Revisions, overrides: Overrides, registry: Registry, tenants: Tenants
     ) -> None:
         self.by_name = registry.groups
         self.under_way = Counter[str]()
@@ -100,9 +95,7 @@ class Groups:
                 continue
             try:
                 self._tenants.check_known(entry.name)
-                waiting[entry.name] = decode_group(
-                    entry.name, entry.table, kind=entry.kind, source=STORE
-                )
+                waiting[entry.name] = decode_group(entry.name, entry.table, kind=entry.kind, source=STORE)
             except CorralError as error:
                 self._bus.publish("config.refused", agent=entry.name, reason=error.message)
         while waiting:  # a group that names one that is left out is left out as well
@@ -123,9 +116,7 @@ class Groups:
 
     # -- at run time
 
-    async def add(
-        self, kind: str, tables: Mapping[str, Mapping[str, object]], cause: Cause
-    ) -> list[Group]:
+    async def add(self, kind: str, tables: Mapping[str, Mapping[str, object]], cause: Cause) -> list[Group]:
         """Adds teams or workflows (`kind`), all or none; they are in the store before this returns.
 
         Raises:
@@ -140,17 +131,12 @@ class Groups:
             if (taken := self._specs().get(name)) is not None:
                 has = "MCP server" if taken.kind == "mcp" else "agent"
                 raise Conflict(f'cannot add "{name}": the name is taken by an {has}', name=name)
-        added = {
-            name: decode_group(name, table, kind=kind, source=STORE)
-            for name, table in tables.items()
-        }
+        added = {name: decode_group(name, table, kind=kind, source=STORE) for name, table in tables.items()}
         self._registry.check_worker_ids((), added)
         check_groups({**self.by_name, **added}, self._receivers())
         present = [*self._specs().values(), *self.by_name.values(), *added.values()]
         check_addresses(present, self._registry.config.daemon)
-        self.by_name |= (
-            added  # before anything is awaited: the names are taken, and nobody they need goes
-        )
+        self.by_name |= added  # before anything is awaited: the names are taken, and nobody they need goes
         try:
             await self._revisions.record_all(
                 [
@@ -225,11 +211,7 @@ class Groups:
             Conflict: with `required_by`.
         """
         for name in names:
-            others = [
-                each.name
-                for each in self.by_name.values()
-                if name in each.needs and each.name not in names
-            ]
+            others = [each.name for each in self.by_name.values() if name in each.needs and each.name not in names]
             if others:
                 text = f'cannot remove "{name}": it is required by {", ".join(others)}; --cascade removes them too'
                 raise Conflict(text, name=name, required_by=others)
@@ -243,9 +225,7 @@ class Groups:
 
     # -- the file
 
-    def planned(
-        self, wanted: Mapping[str, Group], agents: Mapping[str, Spec]
-    ) -> dict[str, dict[str, str]]:
+    def planned(self, wanted: Mapping[str, Group], agents: Mapping[str, Spec]) -> dict[str, dict[str, str]]:
         """Returns the changes by a configuration with `wanted` and `agents`: `teams` and `workflows`, by name.
 
         Raises:
@@ -255,9 +235,7 @@ class Groups:
         following = self.following(wanted)
         for name in following:
             if name in agents:
-                text = (
-                    f'cannot reload: an agent and a team or workflow would have the name "{name}"'
-                )
+                text = f'cannot reload: an agent and a team or workflow would have the name "{name}"'
                 raise Conflict(text, name=name)
         check_groups(following, agents)
         changes = group_changes(self.by_name, wanted)

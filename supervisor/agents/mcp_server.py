@@ -13,14 +13,7 @@ from ...mcp.pool.placement import Phase, Share
 from ...mcp.pool.pool import Pool
 from ...mcp.protocol.catalog import Catalogue
 from ...mcp.upstream.session import Session
-from ...worker.contract.errors import (
-    Conflict,
-    CorralError,
-    NotFound,
-    ShuttingDown,
-    Timeout,
-    ToolFailed,
-)
+from ...worker.contract.errors import Conflict, CorralError, NotFound, ShuttingDown, Timeout, ToolFailed
 from ..lifecycle.state_machine import ASKED_FOR, UP, State, Stop, Worked, Worker
 from ..supervision.line import McpLine
 from ..supervision.worker_supervisor import WorkerSupervisor
@@ -77,9 +70,7 @@ class ServerProcess:
             return Phase.LOST
         if is_held:
             return Phase.HELD
-        is_coming = worker.wanted and not (
-            worker.state is State.TERMINATED and worker.resume_at is None
-        )
+        is_coming = worker.wanted and not (worker.state is State.TERMINATED and worker.resume_at is None)
         return Phase.COMING if is_coming else Phase.DOWN
 
     @property
@@ -246,8 +237,7 @@ class McpServer:
         if supervisors != self._supervisors:  # of the same ones, a look at each
             earlier = {process.supervisor: process for process in self._processes}
             self._processes = tuple(
-                earlier.get(supervisor) or ServerProcess(supervisor, self._control)
-                for supervisor in supervisors
+                earlier.get(supervisor) or ServerProcess(supervisor, self._control) for supervisor in supervisors
             )
             self._supervisors = list(supervisors)
         return self._processes

@@ -202,9 +202,7 @@ class Membership:
         name = entry.name
         if name in self._registry.config.agents or name in self._registry.config.groups:
             self._shared.bus.publish(
-                "config.shadowed",
-                agent=name,
-                reason="the configuration file names it too, and wins",
+                "config.shadowed", agent=name, reason="the configuration file names it too, and wins"
             )
             return
         try:
@@ -423,12 +421,7 @@ class Membership:
             return await self._replace(name, table, cause, expected, dry_run)
 
     async def _replace(
-        self,
-        name: str,
-        table: Mapping[str, object],
-        cause: Cause,
-        expected: str | None,
-        dry_run: bool,
+        self, name: str, table: Mapping[str, object], cause: Cause, expected: str | None, dry_run: bool
     ) -> list[str]:
         if expected is not None:
             self.check_etag(name, expected)
@@ -440,7 +433,9 @@ class Membership:
             words = f'cannot set "{name}": it is built in'
             raise Conflict(words, name=name, source=BUILT_IN)
         if agent.spec.placement is not None:
-            words = f'cannot set "{name}": the cluster places it; change it in the file of a node, then corral reload there'
+            words = (
+                f'cannot set "{name}": the cluster places it; change it in the file of a node, then corral reload there'
+            )
             raise Conflict(words, name=name, remedy="corral reload")
         addition = Addition(name, agent.spec.kind, table, "/", overrides=not agent.added)
         keys = tuple(changed(agent.intended, self._decode(addition)))
@@ -465,9 +460,7 @@ class Membership:
             stack.enter_context(self._registry.writing(changes))
             try:
                 for spec in sorted(changes, key=lambda each: each.name):  # in one order for all
-                    await stack.enter_async_context(
-                        self._registry.changing(self._registry.of(spec.name))
-                    )
+                    await stack.enter_async_context(self._registry.changing(self._registry.of(spec.name)))
                 await seen_through(self._keep(drafts, changes, share))
             except CorralError:
                 await self._forget(agents)
@@ -479,9 +472,7 @@ class Membership:
             if draft.is_stored and draft.base is None:
                 continue
             if self._revisions.head(draft.name).last != number:
-                words = (
-                    f'cannot set "{draft.name}": the configuration file has changed it meanwhile'
-                )
+                words = f'cannot set "{draft.name}": the configuration file has changed it meanwhile'
                 raise Conflict(words, name=draft.name, reason="stale")
             self._overrides.note(draft, number)
         self._changes.apply_added(changes, share)
@@ -501,9 +492,7 @@ class Membership:
         for spec in specs:
             if spec.placement is not None:
                 reason = "a placed agent stands in the configuration file of a node"
-                raise InvalidParams(
-                    f'cannot set "{spec.name}": {reason}', key="placement", reason=reason
-                )
+                raise InvalidParams(f'cannot set "{spec.name}": {reason}', key="placement", reason=reason)
         self._room.check_names(spec.name for spec in specs)
         self._registry.check_worker_ids(specs)
         present = self._registry.specs()
@@ -518,16 +507,13 @@ class Membership:
                 is_going = required in self._registry.going
                 if is_going or self._registry.leaving.intersection(leaving):
                     raise Conflict(
-                        f'cannot add "{spec.name}": it requires "{required}", which is being removed',
-                        name=spec.name,
+                        f'cannot add "{spec.name}": it requires "{required}", which is being removed', name=spec.name
                     )
         return specs
 
     def _idle_required(self, specs: Iterable[Spec]) -> Counter[str]:
         names = {name for spec in specs for name in spec.requires if name in self._agents}
-        supervisors = [
-            supervisor for name in names for supervisor in self._agents[name].supervisors
-        ]
+        supervisors = [supervisor for name in names for supervisor in self._agents[name].supervisors]
         return idle_counts(self._startup.needed(supervisors))
 
     async def _start_added(self, agents: Iterable[Agent], wait: bool) -> dict[str, CorralError]:
@@ -585,15 +571,10 @@ class Membership:
         for agent in self._agents.values():
             needed = sorted(self._registry.requirements(agent).intersection(names))
             if needed and agent.name not in names:
-                by = [
-                    each.name
-                    for each in self._agents.values()
-                    if needed[0] in self._registry.requirements(each)
-                ]
+                by = [each.name for each in self._agents.values() if needed[0] in self._registry.requirements(each)]
                 others = [name for name in by if name not in names]
                 raise Conflict(
-                    f'cannot remove "{needed[0]}": it is required by {", ".join(others)}; --cascade'
-                    " removes them too",
+                    f'cannot remove "{needed[0]}": it is required by {", ".join(others)}; --cascade removes them too',
                     name=needed[0],
                     required_by=others,
                 )

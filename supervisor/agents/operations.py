@@ -14,15 +14,7 @@ from ..lifecycle import state_machine
 from ..supervision.shared import Shared
 from ..supervision.worker_supervisor import WorkerSupervisor
 from .agent import not_paused, users, waves
-from .await_state import (
-    can_pause,
-    has_ended,
-    has_moved_on,
-    is_gone,
-    is_up_after,
-    last_exit_until,
-    rests,
-)
+from .await_state import can_pause, has_ended, has_moved_on, is_gone, is_up_after, last_exit_until, rests
 from .emergency_stop import EmergencyStopSwitch
 from .registry import Registry
 from .startup import Startup, idle_counts
@@ -34,9 +26,7 @@ STOP_MARGIN_S = 30.0
 class Operations:
     """Carries out requests for workers of one daemon."""
 
-    def __init__(
-        self, shared: Shared, registry: Registry, startup: Startup, emergency: EmergencyStopSwitch
-    ) -> None:
+    def __init__(self, shared: Shared, registry: Registry, startup: Startup, emergency: EmergencyStopSwitch) -> None:
         self._shared = shared
         self._zygotes = shared.zygotes
         self._registry = registry
@@ -57,9 +47,7 @@ class Operations:
         is_scaled_away = self._registry.is_scaled_away
         supervisors = [k for k in supervisors if not is_scaled_away(k)] or supervisors
         if self._emergency.in_force is not None:
-            self._startup.startable(
-                supervisors, anew=True
-            )  # a start that is refused does not end it
+            self._startup.startable(supervisors, anew=True)  # a start that is refused does not end it
             await self._emergency.release()
         await self._startup.bring_up(supervisors, wait=wait, anew=True)
 
@@ -82,8 +70,7 @@ class Operations:
         wholly = {
             name
             for name in {supervisor.spec.name for supervisor in supervisors}
-            if name in self._registry.agents
-            and chosen.issuperset(self._registry.agents[name].supervisors)
+            if name in self._registry.agents and chosen.issuperset(self._registry.agents[name].supervisors)
         }
         for supervisor in supervisors:
             after = [k for k in using.get(supervisor.spec.name, ()) if k.worker.tree]
@@ -117,21 +104,14 @@ class Operations:
         Raises:
             Timeout: a process survives SIGKILL; the killing goes on.
         """
-        stages = sum(
-            1
-            for _ in waves(
-                {supervisor.spec.name: supervisor.spec for supervisor in supervisors}.values()
-            )
-        )
+        stages = sum(1 for _ in waves({supervisor.spec.name: supervisor.spec for supervisor in supervisors}.values()))
         try:
             async with asyncio.timeout(stages * _patience_s(supervisors)):
                 for supervisor in supervisors:
                     await supervisor.until(is_gone(supervisor))
         except TimeoutError:
             left = [supervisor.id for supervisor in supervisors if supervisor.worker.tree]
-            raise Timeout(
-                f"cannot end {', '.join(left)}: processes survive SIGKILL", workers=left
-            ) from None
+            raise Timeout(f"cannot end {', '.join(left)}: processes survive SIGKILL", workers=left) from None
         await self._zygotes.until_ended({supervisor.spec.name for supervisor in supervisors})
 
     async def restart(self, supervisors: Sequence[WorkerSupervisor], *, wait: bool = True) -> None:
@@ -144,11 +124,7 @@ class Operations:
         self._startup.startable(supervisors)
         numbers = {supervisor.id: supervisor.worker.incarnation for supervisor in supervisors}
         supervisors = await self._with_new_sources(supervisors)
-        left = [
-            supervisor
-            for supervisor in supervisors
-            if not self._has_begun_anew(supervisor, numbers)
-        ]
+        left = [supervisor for supervisor in supervisors if not self._has_begun_anew(supervisor, numbers)]
         needed = self._startup.startable(supervisors)
         exits = self._startup.last_exits()
         chosen = set(supervisors)
@@ -158,15 +134,11 @@ class Operations:
             return
         # One may have failed again while another was still ending: that is not its exit from before.
         for supervisor in self._in_order(supervisors):
-            await self._startup.until(
-                supervisor, has_moved_on(supervisor, numbers[supervisor.id]), exits
-            )
+            await self._startup.until(supervisor, has_moved_on(supervisor, numbers[supervisor.id]), exits)
             exits[supervisor.id] = last_exit_until(supervisor, numbers[supervisor.id])
             await self._startup.until_up([supervisor], exits)
 
-    async def _with_new_sources(
-        self, supervisors: Sequence[WorkerSupervisor]
-    ) -> list[WorkerSupervisor]:
+    async def _with_new_sources(self, supervisors: Sequence[WorkerSupervisor]) -> list[WorkerSupervisor]:
         """Waits for the import of changed sources; returns the supervisors that were not stopped meanwhile.
 
         Raises:
@@ -176,11 +148,7 @@ class Operations:
         names = list(dict.fromkeys(supervisor.spec.name for supervisor in supervisors))
         await self._zygotes.check_sources(names)
         await self._zygotes.settled(names)
-        return [
-            supervisor
-            for supervisor in supervisors
-            if supervisor.worker.wanted or supervisor not in wanted
-        ]
+        return [supervisor for supervisor in supervisors if supervisor.worker.wanted or supervisor not in wanted]
 
     def _has_begun_anew(self, supervisor: WorkerSupervisor, numbers: Mapping[str, int]) -> bool:
         """Returns True if it was replaced because of its new sources, before its restart."""
@@ -233,9 +201,7 @@ class Operations:
         self._startup.check_capacity(idle_counts(needed))
         self._startup.begin(needed)
         for supervisor in supervisors:
-            self._shared.bus.publish(
-                "agent.reset", agent=supervisor.spec.name, worker=supervisor.id
-            )
+            self._shared.bus.publish("agent.reset", agent=supervisor.spec.name, worker=supervisor.id)
             supervisor.send(state_machine.Reset())
 
     # -- standing still
@@ -298,9 +264,7 @@ def _patience_s(supervisors: Iterable[WorkerSupervisor]) -> float:
     return grace_s + STOP_MARGIN_S
 
 
-async def _until_up_after(
-    supervisors: Iterable[WorkerSupervisor], numbers: Mapping[str, int]
-) -> None:
+async def _until_up_after(supervisors: Iterable[WorkerSupervisor], numbers: Mapping[str, int]) -> None:
     """Waits until each is up, those with a number in a later life than that."""
     for supervisor in supervisors:
         await supervisor.until(is_up_after(numbers.get(supervisor.id, -1)))

@@ -128,22 +128,13 @@ class Registry:
             InvalidParams: nothing is named, or both names and all.
         """
         if everything == bool(names):
-            raise InvalidParams(
-                "cannot tell whom: give names, or all", key="names", value=list(names)
-            )
+            raise InvalidParams("cannot tell whom: give names, or all", key="names", value=list(names))
         if everything:
             return self.all_supervisors()
-        return list(
-            dict.fromkeys(supervisor for name in names for supervisor in self.supervisors(name))
-        )
+        return list(dict.fromkeys(supervisor for name in names for supervisor in self.supervisors(name)))
 
     def chosen(
-        self,
-        names: Sequence[str],
-        selector: str | None,
-        *,
-        groups: bool = False,
-        extra: Iterable[str] = (),
+        self, names: Sequence[str], selector: str | None, *, groups: bool = False, extra: Iterable[str] = ()
     ) -> list[str]:
         """Returns the names and worker ids that names, globs and a selector of labels choose, each once.
 
@@ -162,10 +153,7 @@ class Registry:
         entries = {name: agent.spec.labels for name, agent in self.agents.items()}
         if groups:
             entries |= {name: group.labels for name, group in self.groups.items()}
-        workers = {
-            name: [supervisor.id for supervisor in agent.supervisors]
-            for name, agent in self.agents.items()
-        }
+        workers = {name: [supervisor.id for supervisor in agent.supervisors] for name, agent in self.agents.items()}
         entries |= {name: {} for name in extra if name not in entries}
         return chosen(names, selector, entries, workers)
 
@@ -185,10 +173,7 @@ class Registry:
             return len([each for each in self.lives() if each.takes_room])
         start = qualified("", tenant)
         return sum(
-            each.takes_room
-            for name, agent in self.agents.items()
-            if name.startswith(start)
-            for each in agent.lives
+            each.takes_room for name, agent in self.agents.items() if name.startswith(start) for each in agent.lives
         )
 
     def counted(self, tenant: str) -> int:

@@ -91,9 +91,7 @@ class Reload:
             await self._tenants.prepare(config.tenants)
         file, (config, ended) = config, self._overrides.overlaid(config)
         specs = self._registry.specs()
-        from_file = frozenset(
-            n for n, spec in specs.items() if spec.source not in (STORE, BUILT_IN)
-        )
+        from_file = frozenset(n for n, spec in specs.items() if spec.source not in (STORE, BUILT_IN))
         derived = self._derived(config)
         planned = plan(specs, from_file, self._registry.config, config, derived)
         planned = replace(planned, overrides_ended=ended)
@@ -102,9 +100,7 @@ class Reload:
         wanted = {**kept, **present}
         self._room.check_names(planned.added, going=planned.removed, config=config)
         check_requires(wanted)
-        planned = replace(
-            planned, **self._groups.planned(config.groups, {**config.placed, **wanted})
-        )
+        planned = replace(planned, **self._groups.planned(config.groups, {**config.placed, **wanted}))
         groups = self._groups.following(config.groups).values()
         check_addresses([*groups, *wanted.values()], config.daemon)
         changing = {*planned.added, *planned.changed}
@@ -142,9 +138,7 @@ class Reload:
         if leaving:
             with contextlib.suppress(NotFound):  # a concurrent call removes them, too
                 await self._membership.take_out(leaving)
-            self._start_from_file(
-                [self._membership.insert(spec) for spec in self._come_back(planned.removed)]
-            )
+            self._start_from_file([self._membership.insert(spec) for spec in self._come_back(planned.removed)])
         await self._recorded(recording, planned)
         fields = {
             k: v
@@ -155,9 +149,7 @@ class Reload:
         self._changes.publish(planned.changed, planned.keys)
         return replace(planned, renewed=await self._read_anew())
 
-    def _record(
-        self, config: Config, planned: Plan, present: Mapping[str, Spec], cause: Cause
-    ) -> Recording:
+    def _record(self, config: Config, planned: Plan, present: Mapping[str, Spec], cause: Cause) -> Recording:
         """Begins to write the revisions of what is added and changed."""
         drafts: list[Draft] = []
         effects = {**planned.teams, **planned.workflows}
@@ -205,9 +197,7 @@ class Reload:
                 pools=config.pools,
             )
             for agent in self._agents.values()
-            if agent.added
-            and agent.name not in config.agents
-            and _is_affected(agent.spec, before, config)
+            if agent.added and agent.name not in config.agents and _is_affected(agent.spec, before, config)
         }
 
     async def _read_anew(self) -> tuple[str, ...]:
@@ -216,19 +206,12 @@ class Reload:
     def _start_from_file(self, agents: Iterable[Agent]) -> None:
         if self._emergency.in_force is None and not self._registry.draining:
             self._startup.start_within_limit(
-                supervisor
-                for agent in agents
-                if agent.spec.autostart
-                for supervisor in agent.supervisors
+                supervisor for agent in agents if agent.spec.autostart for supervisor in agent.supervisors
             )
 
     def _come_back(self, names: Iterable[str]) -> list[Spec]:
         """Returns the removed agents that the file names again: it was reloaded while they ended."""
-        specs = [
-            self._registry.config.agents[name]
-            for name in names
-            if name in self._registry.config.agents
-        ]
+        specs = [self._registry.config.agents[name] for name in names if name in self._registry.config.agents]
         return [spec for spec in specs if not spec.disabled and spec.name not in self._agents]
 
 

@@ -91,9 +91,7 @@ class Replicas:
                 notify(agent)
         return agent
 
-    async def adjust(
-        self, agent: Agent, instances: int, reason: str, is_right: Callable[[], bool]
-    ) -> bool:
+    async def adjust(self, agent: Agent, instances: int, reason: str, is_right: Callable[[], bool]) -> bool:
         """Gives an agent with a range more workers, or removes the last ones if they have no task.
 
         Returns False when nothing was done: they have one, or `is_right` says no once the agent's lock is held.
@@ -115,9 +113,7 @@ class Replicas:
         return True
 
     def _publish_scaled(self, name: str, instances: int, before: int, reason: str) -> None:
-        self._shared.bus.publish(
-            "agent.scaled", agent=name, instances=instances, before=before, reason=reason
-        )
+        self._shared.bus.publish("agent.scaled", agent=name, instances=instances, before=before, reason=reason)
 
     async def grow(self, agent: Agent) -> None:
         """Adds a worker to a server for a call, which starts it.

@@ -11,13 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
-from ...worker.contract.errors import (
-    Conflict,
-    CorralError,
-    NotFound,
-    ResourceLimitExceeded,
-    ShuttingDown,
-)
+from ...worker.contract.errors import Conflict, CorralError, NotFound, ResourceLimitExceeded, ShuttingDown
 from ...worker.contract.names import tenant_of
 from ..events.bus import Bus
 from ..lifecycle import job, state_machine
@@ -44,12 +38,7 @@ class Startup:
     """Starts the workers of one daemon."""
 
     def __init__(
-        self,
-        registry: Registry,
-        emergency: EmergencyStopSwitch,
-        bus: Bus,
-        tenants: Tenants,
-        room: TenantRoom,
+        self, registry: Registry, emergency: EmergencyStopSwitch, bus: Bus, tenants: Tenants, room: TenantRoom
     ) -> None:
         self._room = room
         self._registry = registry
@@ -70,8 +59,7 @@ class Startup:
         active = self._registry.active() if more else 0
         if active + more > limit:
             raise ResourceLimitExceeded(
-                f"cannot start {more} more processes: {active} of"
-                f" max_concurrent_processes = {limit} are in use",
+                f"cannot start {more} more processes: {active} of max_concurrent_processes = {limit} are in use",
                 limit="max_concurrent_processes",
                 value=active + more,
             )
@@ -88,14 +76,9 @@ class Startup:
         for supervisor in supervisors:
             self._tenants.check_active(supervisor.spec.name, "start")
             if self._registry.supervisor(supervisor.id) is not supervisor:
-                raise NotFound(
-                    f'cannot start "{supervisor.id}": it was removed', name=supervisor.id
-                )
+                raise NotFound(f'cannot start "{supervisor.id}": it was removed', name=supervisor.id)
             if supervisor in self._registry.leaving:
-                raise Conflict(
-                    f'cannot start "{supervisor.id}": it is being added or removed',
-                    worker=supervisor.id,
-                )
+                raise Conflict(f'cannot start "{supervisor.id}": it is being added or removed', worker=supervisor.id)
 
     def check_may_begin(self, supervisors: Sequence[WorkerSupervisor]) -> None:
         """Refuses what `bring_up` would refuse.
@@ -106,9 +89,7 @@ class Startup:
         self._emergency.check("start anything")
         self.startable(supervisors)
 
-    def startable(
-        self, supervisors: Sequence[WorkerSupervisor], *, anew: bool = False
-    ) -> list[WorkerSupervisor]:
+    def startable(self, supervisors: Sequence[WorkerSupervisor], *, anew: bool = False) -> list[WorkerSupervisor]:
         """Returns the supervisors after those that have to be started for them, if all of them may be; `anew` as in `needed`.
 
         Raises:
@@ -121,9 +102,7 @@ class Startup:
         self.check_capacity(idle_counts(needed))
         return needed
 
-    def needed(
-        self, supervisors: Iterable[WorkerSupervisor], *, anew: bool = False
-    ) -> list[WorkerSupervisor]:
+    def needed(self, supervisors: Iterable[WorkerSupervisor], *, anew: bool = False) -> list[WorkerSupervisor]:
         """Returns the supervisors after those that have to be started for them, each once.
 
         `anew` includes jobs that have succeeded before, unless their success remains or what requires them runs.
@@ -153,9 +132,7 @@ class Startup:
 
     # -- starting
 
-    async def bring_up(
-        self, supervisors: Sequence[WorkerSupervisor], *, wait: bool = True, anew: bool = False
-    ) -> None:
+    async def bring_up(self, supervisors: Sequence[WorkerSupervisor], *, wait: bool = True, anew: bool = False) -> None:
         """Starts workers and what they require, and waits until they are up, jobs until they have succeeded.
 
         `anew` as in `needed`.
@@ -217,12 +194,7 @@ class Startup:
             if reason:
                 supervisor.send(state_machine.Want(reason))
                 self._no_room[supervisor] = None
-                self._bus.publish(
-                    "limit.processes",
-                    agent=supervisor.spec.name,
-                    worker=supervisor.id,
-                    reason=reason,
-                )
+                self._bus.publish("limit.processes", agent=supervisor.spec.name, worker=supervisor.id, reason=reason)
             else:
                 taken += wanted.total()
                 self.begin(needed)
@@ -314,9 +286,7 @@ class Startup:
             if not is_up and not self._registry.is_scaled_away(supervisor):
                 raise not_up(supervisor.worker)
 
-    async def until(
-        self, supervisor: WorkerSupervisor, done: Callable[[Worker], bool], before: Exits
-    ) -> None:
+    async def until(self, supervisor: WorkerSupervisor, done: Callable[[Worker], bool], before: Exits) -> None:
         """Waits for a worker that may wait for others, as long as those are coming up or are up.
 
         Raises:
@@ -346,9 +316,7 @@ class Startup:
             return worker.is_satisfied or waits_for(missing) != reason
 
         while missing := [
-            each
-            for each in filter(None, map(self._registry.agents.get, agent.spec.requires))
-            if not each.is_satisfied
+            each for each in filter(None, map(self._registry.agents.get, agent.spec.requires)) if not each.is_satisfied
         ]:
             reason = waits_for(missing)
             waiting.send(state_machine.Want(reason))

@@ -46,16 +46,9 @@ class AgentTable:
 
     async def entries(self) -> list[Entry]:
         """Returns what was added at run time, oldest first."""
-        rows = await self._store.read(
-            "SELECT name, kind, table_json, base FROM agent ORDER BY created_at"
-        )
+        rows = await self._store.read("SELECT name, kind, table_json, base FROM agent ORDER BY created_at")
         return [
-            Entry(
-                str(name),
-                KINDS.get(str(kind), "agent"),
-                _table(text),
-                None if base is None else str(base),
-            )
+            Entry(str(name), KINDS.get(str(kind), "agent"), _table(text), None if base is None else str(base))
             for name, kind, text, base in rows
         ]
 

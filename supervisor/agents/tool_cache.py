@@ -79,9 +79,7 @@ class ToolCache:
     def attach(self, agent: Agent, supervisor: WorkerSupervisor) -> None:
         """Subscribes to the catalog and the resource updates of one more worker of a server."""
         supervisor.bind_catalogue(
-            agent.catalogue.era,
-            partial(self._listed, agent, supervisor),
-            partial(self._updated, agent, supervisor),
+            agent.catalogue.era, partial(self._listed, agent, supervisor), partial(self._updated, agent, supervisor)
         )
 
     def reconfigure(self, agent: Agent, before: Spec) -> None:
@@ -147,8 +145,7 @@ class ToolCache:
             return
         self._kept[spec.name] = (stamp, value)
         self._post(
-            "INSERT OR REPLACE INTO catalogue (server, fingerprint, value) VALUES (?, ?, ?)",
-            (spec.name, stamp, value),
+            "INSERT OR REPLACE INTO catalogue (server, fingerprint, value) VALUES (?, ?, ?)", (spec.name, stamp, value)
         )
 
     def _drop(self, name: str) -> None:

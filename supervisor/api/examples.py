@@ -9,10 +9,7 @@ _TASK = "task-1f0c5a7e9b3d"
 
 _SPEC: dict[str, object] = {"entrypoint": "crawler:agent", "instances": 2}
 
-_WORK: dict[str, object] = {
-    "objective": "Summarise the page",
-    "input": {"url": "https://example.org"},
-}
+_WORK: dict[str, object] = {"objective": "Summarise the page", "input": {"url": "https://example.org"}}
 
 _NAMES: dict[str, object] = {"names": ["crawler"]}
 

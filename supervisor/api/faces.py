@@ -33,8 +33,7 @@ class Route:
         if verb not in VERBS or not path.startswith("/"):
             raise ValueError(f"{text!r} is no route: write VERB /PATH")
         segments = tuple(
-            (part.strip("{}"), part.startswith("{") and part.endswith("}"))
-            for part in path[1:].split("/")
+            (part.strip("{}"), part.startswith("{") and part.endswith("}")) for part in path[1:].split("/")
         )
         return cls(verb, path, segments)
 

@@ -37,9 +37,7 @@ def openrpc(methods: Mapping[str, Method]) -> dict[str, object]:
                 "examples": [
                     {
                         "name": entry.name,
-                        "params": [
-                            {"name": key, "value": value} for key, value in entry.example.items()
-                        ],
+                        "params": [{"name": key, "value": value} for key, value in entry.example.items()],
                     }
                 ],
                 "x-permission": entry.permission,

@@ -183,9 +183,7 @@ class Scope:
 
     def _entries(self, rule: Rule) -> dict[str, Mapping[str, str]]:
         registry = self._registry
-        found: dict[str, Mapping[str, str]] = {
-            name: agent.spec.labels for name, agent in registry.agents.items()
-        }
+        found: dict[str, Mapping[str, str]] = {name: agent.spec.labels for name, agent in registry.agents.items()}
         if rule.groups:
             found |= {name: group.labels for name, group in registry.groups.items()}
         if rule.logs:
@@ -358,17 +356,13 @@ class Scope:
 
     def _not_restricted(self, method: str) -> PermissionDenied:
         if self._is_whole:
-            return PermissionDenied(
-                f'cannot call "{method}": a tenant may not call it', method=method, reason="tenant"
-            )
+            return PermissionDenied(f'cannot call "{method}": a tenant may not call it', method=method, reason="tenant")
         return self._refused(method, "it cannot be restricted to them")
 
     def _refused(self, method: str, why: str) -> PermissionDenied:
         whose = "for a tenant" if self._is_whole else "with a token for some agents alone"
         return PermissionDenied(
-            f'cannot call "{method}" {whose}: {why}',
-            method=method,
-            reason="tenant" if self._tenant else "scope",
+            f'cannot call "{method}" {whose}: {why}', method=method, reason="tenant" if self._tenant else "scope"
         )
 
 

@@ -42,9 +42,7 @@ class Services(Protocol):
         """Returns the service of an agent, team or workflow; None where it has none."""
         ...
 
-    async def expose(
-        self, name: str, address: str | None, auth: Literal["token", "none"]
-    ) -> ServiceStatus | None:
+    async def expose(self, name: str, address: str | None, auth: Literal["token", "none"]) -> ServiceStatus | None:
         """Serves an agent, team or workflow at an address from now on; with None not at all."""
         ...
 
@@ -173,9 +171,7 @@ class RunningCommand(Protocol):
 class Execs(Protocol):
     """Runs commands of operators beside workers; `interactive` has them."""
 
-    async def start(
-        self, supervisor: WorkerSupervisor, wanted: ExecRequest, owner: object
-    ) -> RunningCommand:
+    async def start(self, supervisor: WorkerSupervisor, wanted: ExecRequest, owner: object) -> RunningCommand:
         """Starts a command beside a worker; `owner` alone may write to it."""
         ...
 

@@ -130,9 +130,7 @@ class StatusReport:
             for name in names:
                 if name in groups:
                     continue
-                agent = agents.of(
-                    agents.supervisors(name)[0].spec.name if name not in agents.agents else name
-                )
+                agent = agents.of(agents.supervisors(name)[0].spec.name if name not in agents.agents else name)
                 if agent not in chosen:
                     chosen.append(agent)
         entries = [self.agent_status(agent) for agent in chosen]
@@ -275,11 +273,7 @@ class StatusReport:
         if agent.rolling is not None:
             now = agent.rolling
             rolling = RollingStatus(
-                before=now.before,
-                after=now.after,
-                ready=now.ready,
-                left=now.left,
-                reason=now.reason,
+                before=now.before, after=now.after, ready=now.ready, left=now.left, reason=now.reason
             )
             status = replace(status, rolling=rolling)
         if agent.taken_back is not None:
@@ -399,10 +393,5 @@ def health_record(health: Health) -> HealthRecord:
 def exit_record(last: LastExit) -> ExitRecord:
     """Returns the end of an incarnation in `status` and `show`."""
     return ExitRecord(
-        result=last.result,
-        code=last.code,
-        signal=last.signal,
-        forced=last.forced,
-        at=last.at,
-        message=last.message,
+        result=last.result, code=last.code, signal=last.signal, forced=last.forced, at=last.at, message=last.message
     )

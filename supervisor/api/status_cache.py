@@ -131,20 +131,14 @@ class StatusCache:
             if supervisor in stale:
                 self._renew_worker(entry, number, supervisor)
         entry.up = [n for n, supervisor in enumerate(entry.supervisors) if _is_up(supervisor)]
-        entry.starts = [
-            life.started_at for n in entry.up if (life := entry.supervisors[n].life) is not None
-        ]
+        entry.starts = [life.started_at for n in entry.up if (life := entry.supervisors[n].life) is not None]
 
     def _renew_worker(self, entry: _Entry, number: int, supervisor: WorkerSupervisor) -> None:
         status = self._report.worker_status(supervisor)
         uptime = _encode(status.uptime_s)
         head, _, tail = _encode(status).partition(UPTIME)
         comma = b"," if number else b""
-        entry.parts[PARTS * number : PARTS * (number + 1)] = (
-            comma + head + UPTIME,
-            uptime,
-            tail[len(uptime) :],
-        )
+        entry.parts[PARTS * number : PARTS * (number + 1)] = (comma + head + UPTIME, uptime, tail[len(uptime) :])
         if _changes_by_itself(supervisor):
             entry.stale.add(supervisor)
 
@@ -170,13 +164,5 @@ def _changes_by_itself(supervisor: WorkerSupervisor) -> bool:
     worker = supervisor.worker
     spec = worker.spec
     waits = worker.state is State.INITIAL and worker.deadline is not None
-    is_watched = (
-        bool(spec.checks or supervisor.health_monitor.healths)
-        or spec.resources.cpu_limit_percent > 0
-    )
-    return (
-        waits
-        or is_watched
-        or bool(supervisor.running)
-        or supervisor.is_cordoned(Unschedulable.HIBERNATED)
-    )
+    is_watched = bool(spec.checks or supervisor.health_monitor.healths) or spec.resources.cpu_limit_percent > 0
+    return waits or is_watched or bool(supervisor.running) or supervisor.is_cordoned(Unschedulable.HIBERNATED)

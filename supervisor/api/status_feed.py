@@ -158,9 +158,7 @@ class _Reader:
         agents = self._agents.agents
         return [(name, agents[name]) for name in names if name in agents]
 
-    def _entry(
-        self, agent: Agent, changed: list[WorkerSupervisor], places: dict[str, list[str]]
-    ) -> AgentStatus:
+    def _entry(self, agent: Agent, changed: list[WorkerSupervisor], places: dict[str, list[str]]) -> AgentStatus:
         """Returns an agent with its changed workers; with all, and their ids in `places`, if they are others than before."""
         present = [*agent.supervisors]
         if present != self._places.get(agent.name):

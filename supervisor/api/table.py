@@ -17,14 +17,7 @@ from msgspec import Raw, Struct
 
 from ...mcp.pool.pool import Pool
 from ...worker.contract import codec
-from ...worker.contract.errors import (
-    CorralError,
-    InvalidParams,
-    MethodNotFound,
-    NotFound,
-    Overloaded,
-    PermissionDenied,
-)
+from ...worker.contract.errors import CorralError, InvalidParams, MethodNotFound, NotFound, Overloaded, PermissionDenied
 from ...worker.contract.records import Run, ScheduleRecord, Task
 from ...worker.control.access import RIGHTS, Rights
 from ...worker.control.params import ScheduleParams
@@ -199,9 +192,7 @@ def method(
     own = scope if tenant == "scope" else tenant
 
     def enter(serve: Callable[["Control", Any, Caller], Awaitable[object]]) -> object:
-        METHODS[name] = Method(
-            name, permission, params, serve, faces, shape, recorded, recorded_keys, scope, own
-        )
+        METHODS[name] = Method(name, permission, params, serve, faces, shape, recorded, recorded_keys, scope, own)
         return serve
 
     return enter
@@ -210,9 +201,7 @@ def method(
 class Schedules(Protocol):
     """Keeps schedules, and submits their tasks; its room is optional."""
 
-    async def add(
-        self, params: ScheduleParams, *, command: list[str] | None = None
-    ) -> ScheduleRecord:
+    async def add(self, params: ScheduleParams, *, command: list[str] | None = None) -> ScheduleRecord:
         """Adds a schedule; `command` is that of the job of its name."""
         ...
 
@@ -319,8 +308,7 @@ class Control:
         """
         if self.optional_cluster is None:
             raise NotFound(
-                "cannot find a cluster: the daemon has joined none; write [cluster] in its configuration",
-                key="cluster",
+                "cannot find a cluster: the daemon has joined none; write [cluster] in its configuration", key="cluster"
             )
         return self.optional_cluster
 
@@ -336,11 +324,7 @@ class Control:
         try:
             if not logger.isEnabledFor(logging.DEBUG):
                 return await self.answer(name, params, caller)
-            facts = {
-                "caller": caller.name,
-                "method": name,
-                "params": masked(_open_params(name, params)),
-            }
+            facts = {"caller": caller.name, "method": name, "params": masked(_open_params(name, params))}
             return await log_outcome(logger, "call", facts, self.answer(name, params, caller))
         finally:
             if name in self.methods:  # others may have any name
@@ -399,15 +383,11 @@ class Control:
             return True
         registry = self.agents.registry
         return bool(names) and all(
-            name in registry.agents
-            or name in registry.groups
-            or registry.supervisor(name) is not None
+            name in registry.agents or name in registry.groups or registry.supervisor(name) is not None
             for name in names
         )
 
-    async def _answer_here(
-        self, entry: Method, params: Mapping[str, object], caller: Caller
-    ) -> object:
+    async def _answer_here(self, entry: Method, params: Mapping[str, object], caller: Caller) -> object:
         name = entry.name
         is_dry = params.get("dry_run") is True and "dry_run" in entry.params.__struct_fields__
         if entry.recorded in ("always", "or-refused") and not is_dry:
@@ -419,9 +399,7 @@ class Control:
             raise
         return await self._served(entry, asked, caller)
 
-    async def _admitted(
-        self, entry: Method, params: Mapping[str, object], caller: Caller
-    ) -> Struct:
+    async def _admitted(self, entry: Method, params: Mapping[str, object], caller: Caller) -> Struct:
         """Returns the params as the method takes them, restricted to the tenant and the agents of the caller."""
         if caller.tenant:
             self._check_tenant(entry, caller.tenant)
@@ -485,15 +463,7 @@ class Control:
         registry, schedules = self.agents.registry, self.optional_schedules
         folder = str(self.accounts.folder(tenant)) if tenant else ""
         return Scope(
-            globs,
-            tenant,
-            registry,
-            self.tasks,
-            self.shared,
-            schedules,
-            self.approvals,
-            self.deployments,
-            folder,
+            globs, tenant, registry, self.tasks, self.shared, schedules, self.approvals, self.deployments, folder
         )
 
     async def _change(self, entry: Method, params: Mapping[str, object], caller: Caller) -> object:
@@ -524,9 +494,7 @@ class Control:
             result = await self._served(entry, asked, caller)
         except CorralError as error:
             entry_record = record(error.name, **_failure(error))
-            if not isinstance(error, UNDONE) or self.audit.refuse(
-                entry_record, refusal_key(caller.who)
-            ):
+            if not isinstance(error, UNDONE) or self.audit.refuse(entry_record, refusal_key(caller.who)):
                 await self.audit.keep(entry_record)
             raise
         except asyncio.CancelledError:  # it hung up: no caller waits
@@ -547,16 +515,12 @@ class Control:
         if selector is None and (params.get("all") is True or not any(map(is_glob, plain))):
             return names
         try:
-            found = self.agents.registry.chosen(
-                plain, selector if isinstance(selector, str) else None, groups=True
-            )
+            found = self.agents.registry.chosen(plain, selector if isinstance(selector, str) else None, groups=True)
         except CorralError:  # the method refuses it
             return names
         return [*found[:NAMES_KEPT]]
 
-    def note_refused(
-        self, name: str, params: Mapping[str, object], caller: Caller, error: CorralError
-    ) -> None:
+    def note_refused(self, name: str, params: Mapping[str, object], caller: Caller, error: CorralError) -> None:
         """Records that a change or a tool call was refused before anything was done, unless it was just before."""
         entry = self.methods.get(name)
         if entry is not None and entry.recorded == "by-itself":
@@ -589,9 +553,7 @@ def _record(name: str, params: Mapping[str, object], caller: Caller) -> dict[str
     }
 
 
-OPEN_OF_SECRETS = frozenset(
-    {"name", "agents", "replace", "restart", "force", "rights", "expires_s", "overlap_s"}
-)
+OPEN_OF_SECRETS = frozenset({"name", "agents", "replace", "restart", "force", "rights", "expires_s", "overlap_s"})
 """Keys of the methods `secret.*`, `token.*` and `auth.*` whose values may be shown: a mistyped key must not show a secret."""
 
 

@@ -53,10 +53,7 @@ def own_statistics(found: Statistics) -> Statistics:
 
 
 def _runtime(every: list[Figures], tasks: list[Figures]) -> RuntimeFigures:
-    executed, failed = (
-        sum(each.runtime.executed for each in tasks),
-        sum(each.runtime.failed for each in tasks),
-    )
+    executed, failed = (sum(each.runtime.executed for each in tasks), sum(each.runtime.failed for each in tasks))
     cancelled = sum(each.executor.cancelled for each in tasks)
     judged = executed - cancelled
     return RuntimeFigures(

@@ -1,12 +1,7 @@
 """Serves the methods `approval.*` of the table: questions of tasks, which persons answer."""
 
 from ...worker.contract.approvals import Approval
-from ...worker.control.approvals import (
-    ApprovalAnswerParams,
-    ApprovalListParams,
-    ApprovalParams,
-    Approvals,
-)
+from ...worker.control.approvals import ApprovalAnswerParams, ApprovalListParams, ApprovalParams, Approvals
 from ..access.scope import APPROVAL, Rule, knows
 from ..api.caller import made_by
 from ..api.faces import faces
@@ -25,9 +20,7 @@ async def _list(control: Control, params: ApprovalListParams, caller: Caller) ->
     """Lists the open questions of tasks, the oldest first; with `ended` those that have ended, the newest first."""
     is_known = knows(caller.agents)
     if params.ended:
-        found = await control.approvals.ended_ones(
-            params.agent, params.task, params.limit, is_known
-        )
+        found = await control.approvals.ended_ones(params.agent, params.task, params.limit, is_known)
         return Approvals(approvals=found, more=False)
     found = control.approvals.open(params.agent, params.task)
     if is_known is not None:
@@ -56,9 +49,7 @@ async def _show(control: Control, params: ApprovalParams, _caller: Caller) -> Ap
     recorded="always",
     recorded_keys=("agent", "task", "question", "answer"),
     scope=APPROVAL,
-    faces=faces(
-        "POST /approvals/{approval}/answer", python="answer_approval", command="approvals allow"
-    ),
+    faces=faces("POST /approvals/{approval}/answer", python="answer_approval", command="approvals allow"),
 )
 async def _answer(control: Control, params: ApprovalAnswerParams, caller: Caller) -> Approval:
     """Answers an open question of a task, which goes on with the answer; the first one counts, and null declines a form."""

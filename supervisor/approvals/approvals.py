@@ -101,9 +101,7 @@ class Approvals:
 
     # -- tasks
 
-    async def ask(
-        self, task: Task, worker: str, asked: AskParams, server: str | None = None
-    ) -> Approval:
+    async def ask(self, task: Task, worker: str, asked: AskParams, server: str | None = None) -> Approval:
         """Returns the record of a question when it has ended; at once where it has ended before.
 
         Args:
@@ -136,9 +134,7 @@ class Approvals:
                 self._end_soon(one, "withdrawn")
             raise
 
-    async def _begin(
-        self, task: Task, worker: str, key: str, asked: AskParams, server: str | None
-    ) -> Open:
+    async def _begin(self, task: Task, worker: str, key: str, asked: AskParams, server: str | None) -> Open:
         self._check_room(task.agent)
         if len(codec.encode(asked.detail)) > DETAIL_BYTES:
             text = f"cannot ask: its detail has more than {DETAIL_BYTES} bytes of JSON"
@@ -161,10 +157,7 @@ class Approvals:
             can_decline=asked.can_decline,
             server=server,
         )
-        sql = (
-            "INSERT INTO approval (task, key, agent, state, record, expires_at)"
-            " VALUES (?, ?, ?, 'open', ?, ?)"
-        )
+        sql = "INSERT INTO approval (task, key, agent, state, record, expires_at) VALUES (?, ?, ?, 'open', ?, ?)"
         found = await self._store.write(
             ("DELETE FROM approval WHERE task = ? AND key = ?", (task.id, key)),
             (sql, (task.id, key, task.agent, _sealed(record), expires)),
@@ -241,11 +234,7 @@ class Approvals:
         ]
 
     async def ended_ones(
-        self,
-        agent: str | None,
-        task: str | None,
-        limit: int,
-        is_known: Callable[[str], bool] | None = None,
+        self, agent: str | None, task: str | None, limit: int, is_known: Callable[[str], bool] | None = None
     ) -> list[Approval]:
         """Returns the last questions that have ended, the newest first; those of agents that are known alone."""
         sql = (
@@ -366,13 +355,7 @@ class Approvals:
         publish = partial(self._bus.publish, agent=ended.agent, worker=ended.worker)
         number, task = ended.id, ended.task
         if ended.state == "answered":
-            publish(
-                "approval.answered",
-                approval=number,
-                task=task,
-                answer=ended.answer,
-                by=ended.answered_by,
-            )
+            publish("approval.answered", approval=number, task=task, answer=ended.answer, by=ended.answered_by)
         elif ended.state == "expired":
             publish("approval.expired", approval=number, task=task, answer=ended.answer)
         else:

@@ -22,9 +22,7 @@ ROW_BYTES = 60
 
 HEAD = "SELECT CAST(head_id AS INTEGER), CAST(head_hash AS BLOB) FROM audit_chain WHERE one = 1"
 
-ADVANCE = (
-    "UPDATE audit_chain SET head_id = ?, head_hash = ?, size_bytes = size_bytes + ? WHERE one = 1"
-)
+ADVANCE = "UPDATE audit_chain SET head_id = ?, head_hash = ?, size_bytes = size_bytes + ? WHERE one = 1"
 
 CHAIN = (
     "SELECT CAST(anchor_id AS INTEGER), CAST(anchor_hash AS BLOB), CAST(head_id AS INTEGER),"
@@ -178,10 +176,7 @@ class ChainVerifier:
                 self._check_expected(hash_)
                 if self.wrong is not None:
                     return
-            if (
-                b'"audit.pruned"' in record
-                and (decoded := decode(record))["action"] == "audit.pruned"
-            ):
+            if b'"audit.pruned"' in record and (decoded := decode(record))["action"] == "audit.pruned":
                 self._pruned = decoded
 
     def check_end(self, beyond: int | None) -> None:
@@ -220,10 +215,7 @@ class ChainVerifier:
     def _has_anchor(self) -> bool:
         """Returns whether the newest record of a pruning names the anchor; it is never pruned before another comes."""
         decoded, anchor = self._pruned, self._chain.anchor
-        return decoded is not None and (decoded.get("last"), decoded.get("hash")) == (
-            anchor.number,
-            anchor.hash.hex(),
-        )
+        return decoded is not None and (decoded.get("last"), decoded.get("hash")) == (anchor.number, anchor.hash.hex())
 
     def _check_expected(self, hash_: bytes) -> None:
         assert self._expected is not None, "the caller has looked"

@@ -98,15 +98,7 @@ ANSWER_BYTES = 4 * 1024 * 1024
 """Bytes of the records on one page."""
 
 
-REFUSALS = (
-    Conflict,
-    InvalidParams,
-    NotFound,
-    Overloaded,
-    PermissionDenied,
-    ResourceLimitExceeded,
-    ShuttingDown,
-)
+REFUSALS = (Conflict, InvalidParams, NotFound, Overloaded, PermissionDenied, ResourceLimitExceeded, ShuttingDown)
 """Errors that cost a caller nothing to cause: of many alike, the audit keeps the number."""
 
 logger = logging.getLogger(__name__)
@@ -133,11 +125,7 @@ class _Gap:
     @property
     def record(self) -> bytes:
         """Returns the record that stands in their place."""
-        return encode(
-            daemon_record(
-                "audit.gap", count=self.count, first_at=self.first_at, last_at=self.last_at
-            )
-        )
+        return encode(daemon_record("audit.gap", count=self.count, first_at=self.first_at, last_at=self.last_at))
 
 
 @dataclass(slots=True)
@@ -253,11 +241,7 @@ class Audit:
             Overloaded: no record can be stored now.
         """
         if self.is_behind and not await self.settle():
-            raise Overloaded(
-                f"cannot {what}: no audit record of it can be stored",
-                reason="audit",
-                retry_after_s=1.0,
-            )
+            raise Overloaded(f"cannot {what}: no audit record of it can be stored", reason="audit", retry_after_s=1.0)
 
     async def settle(self) -> bool:
         """Waits until all records added so far are stored, KEEP_S at most; returns whether they are."""
@@ -320,10 +304,7 @@ class Audit:
         encoded = _encoded(record)
         at = str(record.get("at"))
         since_s = self._loop.time()
-        is_full = (
-            len(self._waiting) >= WAITING_LIMIT
-            or self._waiting_bytes + len(encoded) > WAITING_LIMIT_BYTES
-        )
+        is_full = len(self._waiting) >= WAITING_LIMIT or self._waiting_bytes + len(encoded) > WAITING_LIMIT_BYTES
         if self._writing.done():  # it is closed
             _log(encoded)
             return None
@@ -360,9 +341,7 @@ class Audit:
             if not is_stored:
                 self._waiting.extendleft(reversed(batch))
             else:
-                self._waiting_bytes -= sum(
-                    len(each.record) for each in batch if isinstance(each, _Waiting)
-                )
+                self._waiting_bytes -= sum(len(each.record) for each in batch if isinstance(each, _Waiting))
                 self._stored_count += len(batch)
                 self._stored.set()
                 self._prune_if_full()
@@ -393,12 +372,7 @@ class Audit:
     # -- reading
 
     async def page(
-        self,
-        n: int,
-        wanted: Callable[[Record], bool],
-        *,
-        after: int | None = None,
-        before: int | None = None,
+        self, n: int, wanted: Callable[[Record], bool], *, after: int | None = None, before: int | None = None
     ) -> tuple[list[Record], int | None]:
         """Returns records in their order: those after a number, else the newest (before a number); and where to go on.
 
@@ -418,9 +392,7 @@ class Audit:
         def page(following: int | None) -> tuple[list[Record], int | None]:
             return (found if forward else found[::-1]), following
 
-        while rows := await self._store.read(
-            f"SELECT {COLUMNS} FROM audit WHERE {order} LIMIT ?", (edge, SLICE_ROWS)
-        ):
+        while rows := await self._store.read(f"SELECT {COLUMNS} FROM audit WHERE {order} LIMIT ?", (edge, SLICE_ROWS)):
             for row in rows:
                 number, record, hash_ = cells(row)
                 shown = decode(record)
@@ -467,10 +439,7 @@ class Audit:
             verifier = ChainVerifier(chain, expected)
             verifier.check_start(await self._first("SELECT MIN(id) FROM audit"))
             while verifier.wrong is None:
-                rows = await self._store.read(
-                    SLICE,
-                    (verifier.at.number, chain.head.number, SLICE_ROWS),
-                )
+                rows = await self._store.read(SLICE, (verifier.at.number, chain.head.number, SLICE_ROWS))
                 if not rows:
                     break
                 verifier.take(rows)
@@ -526,11 +495,7 @@ class Audit:
                 last = Position(number, hash_)
             if last is None:
                 break
-            note = encode(
-                daemon_record(
-                    "audit.pruned", first=position + 1, last=last.number, hash=last.hash.hex()
-                )
-            )
+            note = encode(daemon_record("audit.pruned", first=position + 1, last=last.number, hash=last.hash.hex()))
             await self._store.write(*_prune_statements(last, freed, note))
             size_bytes -= freed
             gain += freed - len(note) - ROW_BYTES

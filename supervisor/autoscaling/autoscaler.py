@@ -106,9 +106,7 @@ class Autoscaler:
         if has_range(agent.spec):
             scaled = self._of(agent)
             scaled.is_overruled = True
-            scaled.scaling = policy.resized(
-                scaled.scaling, len(agent.supervisors), self._loop.time()
-            )
+            scaled.scaling = policy.resized(scaled.scaling, len(agent.supervisors), self._loop.time())
             self.check_soon(agent.name)
 
     def _of(self, agent: Agent) -> _Scaled:
@@ -164,23 +162,14 @@ class Autoscaler:
 
     def _may_scale(self, agent: Agent) -> bool:
         """Returns True if an agent is in normal operation: one that is stopped, hibernated or paused has no load."""
-        if (
-            self._agents.draining
-            or self._agents.emergency_stop is not None
-            or not has_range(agent.spec)
-        ):
+        if self._agents.draining or self._agents.emergency_stop is not None or not has_range(agent.spec):
             return False
         if agent.held or not agent.wanted or agent.is_paused:
             return False
-        if any(
-            supervisor.is_cordoned(Unschedulable.HIBERNATED) for supervisor in agent.supervisors
-        ):
+        if any(supervisor.is_cordoned(Unschedulable.HIBERNATED) for supervisor in agent.supervisors):
             return False
         # Else it is about to hibernate.
-        return any(
-            k.worker.wanted and not k.is_cordoned(Unschedulable.HIBERNATING)
-            for k in agent.supervisors
-        )
+        return any(k.worker.wanted and not k.is_cordoned(Unschedulable.HIBERNATING) for k in agent.supervisors)
 
     def _load(self, scaled: _Scaled, bounds: Bounds) -> Load:
         agent = scaled.agent
@@ -191,9 +180,7 @@ class Autoscaler:
             return load  # with each task of an agent that may have a thousand workers
         room_of = (bounds.capacity - len(k.running) for k in agent.supervisors if k.takes_tasks)
         free = sum(max(0, room) for room in room_of)
-        wanted = [
-            k.worker for k in agent.supervisors if k.worker.wanted and k.worker.state not in UP
-        ]
+        wanted = [k.worker for k in agent.supervisors if k.worker.wanted and k.worker.state not in UP]
         failing = [worker for worker in wanted if _is_failing(worker)]
         room = math.inf
         if not free and len(agent.supervisors) < bounds.maximum:
@@ -206,10 +193,7 @@ class Autoscaler:
 
     def _is_free(self, supervisor: WorkerSupervisor) -> bool:
         """Cordons the last worker; returns True if it has no task, and is neither hibernating nor paused."""
-        if (
-            supervisor.is_cordoned(Unschedulable.HIBERNATING)
-            or supervisor.worker.paused_at is not None
-        ):
+        if supervisor.is_cordoned(Unschedulable.HIBERNATING) or supervisor.worker.paused_at is not None:
             return False
         supervisor.cordon(Unschedulable.SURPLUS)
         return not supervisor.running

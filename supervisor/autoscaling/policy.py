@@ -84,9 +84,7 @@ def bounds_of(spec: Spec) -> Bounds:
     )
 
 
-def decide(
-    scaling: Scaling, bounds: Bounds, load: Load, now: float
-) -> tuple[Scaling, Decision | None]:
+def decide(scaling: Scaling, bounds: Bounds, load: Load, now: float) -> tuple[Scaling, Decision | None]:
     """Returns the decision for now. One for fewer workers stands until it is carried out or the load comes back.
 
     `now` is in seconds of the monotonic clock.
@@ -134,17 +132,14 @@ def _noted(scaling: Scaling, bounds: Bounds, load: Load, now: float) -> Scaling:
     peaks = tuple(
         (until, count)
         for until, count in scaling.peaks
-        if count > least
-        and until + bounds.down_after_s > now  # as `deadline` has it, to the last digit
+        if count > least and until + bounds.down_after_s > now  # as `deadline` has it, to the last digit
     )
     if scaling.needed > needed:
         peaks = (*peaks, (now, scaling.needed))
     since = None
     if load.ready and not load.free:
         since = now if scaling.starved_since is None else scaling.starved_since
-    reported = (
-        "" if _is_over(scaling.reported, bounds, load, since is not None) else scaling.reported
-    )
+    reported = "" if _is_over(scaling.reported, bounds, load, since is not None) else scaling.reported
     return replace(scaling, starved_since=since, needed=needed, peaks=peaks, reported=reported)
 
 
@@ -165,9 +160,7 @@ def _due(scaling: Scaling, bounds: Bounds, starved_since: float) -> float:
     return max(starved_since + bounds.up_after_s, scaling.stepped_at + STEP_S)
 
 
-def _more(
-    scaling: Scaling, bounds: Bounds, load: Load, now: float
-) -> tuple[Scaling, Decision | None]:
+def _more(scaling: Scaling, bounds: Bounds, load: Load, now: float) -> tuple[Scaling, Decision | None]:
     since, lacking = scaling.starved_since, _lacking(bounds, load)
     assert since is not None, "what is starved is so since some time"
     if lacking <= 0 or now < _due(scaling, bounds, since):

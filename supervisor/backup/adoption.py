@@ -94,15 +94,11 @@ def adopt(root: Path, now: float | None = None) -> Path | None:
                     shutil.rmtree(entry)
             (staging / MARK).unlink(missing_ok=True)
             (staging / PLAN).unlink(missing_ok=True)
-            with contextlib.suppress(
-                OSError
-            ):  # a part of a file that was being written is harmless
+            with contextlib.suppress(OSError):  # a part of a file that was being written is harmless
                 staging.rmdir()
             sync_folder(root)
     except OSError as error:
-        text = (
-            f'cannot adopt the restored state in "{root}": {(error.strerror or str(error)).lower()}'
-        )
+        text = f'cannot adopt the restored state in "{root}": {(error.strerror or str(error)).lower()}'
         raise PermissionDenied(text, path=str(error.filename or root), reason="disk") from error
     logger.warning('adopted the restored state; the one before is in "%s"', before)
     return before
@@ -214,8 +210,7 @@ def _given(store: Path) -> tuple[int, int, list[tuple[str, int]]]:
         logger.warning('cannot read the replaced store "%s": %s', store, error)
         return 0, 0, []
     numbers = [
-        int(value) if isinstance(value := meta.get(key), int) else 0
-        for key in ("generation", "events_reserved")
+        int(value) if isinstance(value := meta.get(key), int) else 0 for key in ("generation", "events_reserved")
     ]
     found = [(str(worker), int(value)) for worker, value in rows if isinstance(value, int)]
     return numbers[0], numbers[1], found

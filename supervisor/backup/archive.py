@@ -241,9 +241,7 @@ class Reader:
     def _read_manifest(self) -> Manifest:
         name, size = self._header()
         if name != MANIFEST or size > MOST_MANIFEST_BYTES:
-            raise self._refused(
-                "manifest", f'its first member is "{name}" of {size} bytes, and no manifest'
-            )
+            raise self._refused("manifest", f'its first member is "{name}" of {size} bytes, and no manifest')
         data = self._exactly(size)
         self._exactly(-size % _BLOCK)
         try:
@@ -261,21 +259,14 @@ class Reader:
         for file in manifest.files:
             if (reason := path_problem(file.path)) or file.path in seen:
                 reason = reason or "it is there twice"
-                raise self._refused(
-                    "name", f'cannot take "{file.path}": {reason}', member=file.path
-                )
+                raise self._refused("name", f'cannot take "{file.path}": {reason}', member=file.path)
             if file.size < 0:
                 raise self._refused("manifest", f'"{file.path}" has {file.size} bytes')
             seen.add(file.path)
         for file in manifest.files:
             folders = file.path.split("/")
             inside = next(
-                (
-                    "/".join(folders[:n])
-                    for n in range(1, len(folders))
-                    if "/".join(folders[:n]) in seen
-                ),
-                None,
+                ("/".join(folders[:n]) for n in range(1, len(folders)) if "/".join(folders[:n]) in seen), None
             )
             if inside is not None:
                 raise self._refused("name", f'"{inside}" is a file and a folder', member=file.path)

@@ -73,9 +73,7 @@ class Backups:
         name = secrets.token_hex(8)
         folder = self._root / name
         pool = ThreadPoolExecutor(1, "corral-backup")
-        work = asyncio.get_running_loop().run_in_executor(
-            pool, _make, source, folder, name, is_over, before
-        )
+        work = asyncio.get_running_loop().run_in_executor(pool, _make, source, folder, name, is_over, before)
         try:
             made = await asyncio.shield(work)
         except asyncio.CancelledError:  # the caller has hung up: the thread ends soon
@@ -133,11 +131,7 @@ class Backups:
 
 
 def _make(
-    source: Source,
-    folder: Path,
-    name: str,
-    is_over: threading.Event,
-    before: Callable[[], None] | None,
+    source: Source, folder: Path, name: str, is_over: threading.Event, before: Callable[[], None] | None
 ) -> BackupMade:
     """Makes an archive on the present thread; nothing is left of one that fails."""
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
@@ -168,9 +162,7 @@ def _make(
                 content_bytes=manifest.size,
                 created_at=manifest.created_at,
                 left={
-                    each.path: each.reason
-                    for each in manifest.left
-                    if each.path.removeprefix("state/") not in OMITTED
+                    each.path: each.reason for each in manifest.left if each.path.removeprefix("state/") not in OMITTED
                 },
                 duration_s=round(time.monotonic() - began, 3),
             )

@@ -98,8 +98,7 @@ def export(
     ]
     items += [_group(each) for each in sorted(groups, key=lambda g: (kind_of_group(g), g.name))]
     items += [
-        _schedule(each, by_name.get(each.name), shows_values)
-        for each in sorted(chosen, key=lambda record: record.name)
+        _schedule(each, by_name.get(each.name), shows_values) for each in sorted(chosen, key=lambda record: record.name)
     ]
     tables = [_without_null(item) for item in items]
     secrets = sorted({name for item in tables for name in _secret_names(item.table)})
@@ -171,9 +170,7 @@ def _model(model: DeclaredModel, shows_values: bool) -> Item:
         table["key"] = key if is_shown else _hidden(model.name, "key", hidden)
     if model.headers:
         table["headers"] = {
-            name: value
-            if shows_values or REFERENCE.fullmatch(value)
-            else _hidden(model.name, name, hidden)
+            name: value if shows_values or REFERENCE.fullmatch(value) else _hidden(model.name, name, hidden)
             for name, value in ((name, literal(each)) for name, each in model.headers.items())
         }
     return Item(("models", model.name), table, "[models]", hidden=hidden)
@@ -226,9 +223,7 @@ def _spec_table(spec: Spec, shows_values: bool, hidden: list[str]) -> Table:
             table[key] = shown((key,), str(value))
         elif key == "url" and not shows_values and ("url",) not in spec.written:
             url = str(value)
-            table[key] = (
-                literal(url) if masked_address(url) == url else _hidden(spec.name, key, hidden)
-            )
+            table[key] = literal(url) if masked_address(url) == url else _hidden(spec.name, key, hidden)
         else:
             table[key] = _literals(value)
     for path, value in spec.written.items():

@@ -70,9 +70,7 @@ def _check_own(state_dir: Path) -> None:
         raise PermissionDenied(text, path=str(state_dir), reason="foreign")
 
 
-def _put_config(
-    restored: Restored, staging: Path, config: Path, file: Path, *, replace: bool
-) -> None:
+def _put_config(restored: Restored, staging: Path, config: Path, file: Path, *, replace: bool) -> None:
     """Puts the configuration file at `config`, and those of its folder beside it."""
     manifest = restored.manifest
     moves: list[tuple[Path, Path]] = []

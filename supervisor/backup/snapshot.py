@@ -160,9 +160,7 @@ class _Taking:
         folder = config.resolve().parent
         self.config = f"config/{config.name}"
         self._add(self.config, config.resolve())
-        for number, path in enumerate(
-            dict.fromkeys(each.resolve() for each in self._source.others)
-        ):
+        for number, path in enumerate(dict.fromkeys(each.resolve() for each in self._source.others)):
             if path == config.resolve():
                 continue
             if path.is_relative_to(folder):

@@ -122,9 +122,7 @@ class Stop(Struct, frozen=True):
 Action = Beat | Arm | Run | Cordon | Stop
 
 
-def step(
-    lease: Lease, event: Event, now: float, timing: Timing = TIMING
-) -> tuple[Lease, tuple[Action, ...]]:
+def step(lease: Lease, event: Event, now: float, timing: Timing = TIMING) -> tuple[Lease, tuple[Action, ...]]:
     """Returns the lease after an event, and the actions to perform, in order."""
     match event:
         case Granted():
@@ -154,9 +152,7 @@ def must_kill(kill_at: float | None, now: float) -> bool:
     return kill_at is not None and now >= kill_at
 
 
-def _granted(
-    lease: Lease, event: Granted, now: float, timing: Timing
-) -> tuple[Lease, tuple[Action, ...]]:
+def _granted(lease: Lease, event: Granted, now: float, timing: Timing) -> tuple[Lease, tuple[Action, ...]]:
     """Counts the lease from when the beat was sent; an answer that took longer than the lease grants nothing.
 
     The answer to a beat that was given up counts too, unless it belongs to an earlier lease.
@@ -172,9 +168,7 @@ def _granted(
         return _missed(late, now, timing)
     if not runs and not is_current:
         return lease, ()
-    held = replace(
-        lease, phase="held", token=event.token, good_at=good_at, sent_at=sent_at, missed=0
-    )
+    held = replace(lease, phase="held", token=event.token, good_at=good_at, sent_at=sent_at, missed=0)
     held = replace(held, next_at=max(lease.next_at, good_at + timing.beat_s))
     actions: tuple[Action, ...] = (Arm(good_at + timing.kill_after_s),)
     return held, actions if lease.phase == "held" else (*actions, Run(event.token))
@@ -191,9 +185,7 @@ def _missed(lease: Lease, now: float, timing: Timing) -> tuple[Lease, tuple[Acti
     return _tick(after, now, timing) if after.phase in ("held", "doubtful") else (after, ())
 
 
-def _lost(
-    lease: Lease, now: float, timing: Timing, reason: str
-) -> tuple[Lease, tuple[Action, ...]]:
+def _lost(lease: Lease, now: float, timing: Timing, reason: str) -> tuple[Lease, tuple[Action, ...]]:
     ran = lease.phase in ("held", "doubtful")
     phase: Phase = "stopped" if ran or lease.phase == "stopped" else "joining"
     gone = Lease(phase=phase, next_at=now + timing.beat_s)

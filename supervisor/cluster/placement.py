@@ -56,9 +56,7 @@ def why_not(agent: str, node: Node, placement: Placement) -> str:
     return "full" if node.load >= node.capacity else ""
 
 
-def choose(
-    agent: str, placement: Placement, nodes: Iterable[Node], held: Mapping[str, int]
-) -> Node | Refusal:
+def choose(agent: str, placement: Placement, nodes: Iterable[Node], held: Mapping[str, int]) -> Node | Refusal:
     """Returns the node of one more replica; `held` is how many replicas of this agent each node has.
 
     With spread = "node" a node with fewer replicas of this agent comes first, whatever its load.

@@ -13,16 +13,7 @@ from msgspec.structs import replace
 
 from ...worker.contract.names import LOCAL
 from ..decoding.decoder import Document, Fields, fields_of
-from ..decoding.values import (
-    Path,
-    PositiveSeconds,
-    Refused,
-    duration,
-    is_table,
-    matching,
-    whole,
-    whole_seconds,
-)
+from ..decoding.values import Path, PositiveSeconds, Refused, duration, is_table, matching, whole, whole_seconds
 
 EngineKind = Literal["nats", "redis"]
 
@@ -100,8 +91,7 @@ def placement_table(raw: object) -> Placement:
     if not is_table(raw) or not set(raw) <= set(known):
         raise Refused(f"write a table with {', '.join(known)}, such as {{ replicas = 3 }}")
     found = Placement(
-        labels=node_labels(raw.get("labels", {})),
-        replicas=whole(0, REPLICAS_MAX)(raw.get("replicas", 1)),
+        labels=node_labels(raw.get("labels", {})), replicas=whole(0, REPLICAS_MAX)(raw.get("replicas", 1))
     )
     match raw.get("spread", "none"):
         case "none":

@@ -27,12 +27,7 @@ FOLLOWED = frozenset(("daemon.follow", "event.follow", "log.follow"))
 FOLLOWED_OF_ONE = "daemon.follow"
 """The method whose stream is that of one node unless a call names all."""
 
-CURSORS = {
-    "event.follow": "since",
-    "event.list": "since",
-    "log.follow": "after",
-    "log.read": "after",
-}
+CURSORS = {"event.follow": "since", "event.list": "since", "log.follow": "after", "log.read": "after"}
 """The keys of the params with the place of a reader; of all nodes it is a text with a colon."""
 
 MISSING = "nodes.missing"
@@ -154,9 +149,7 @@ class Followed:
             return Done()
         if self._method == "log.follow":
             return LogPlace(position=self._place())
-        return Position(
-            position=int(self._places[self._alone]) if self._alone else self._place() or ""
-        )
+        return Position(position=int(self._places[self._alone]) if self._alone else self._place() or "")
 
     async def run(self) -> None:
         """Passes on what the nodes send until the caller hangs up; an ended log, or one of a task, to its end."""
@@ -189,11 +182,7 @@ class Followed:
                     tasks[name] = group.create_task(self._readers[name].run())
             now = time.monotonic()
             for name, reader in list(self._readers.items()):
-                if (
-                    reader.state == "missing"
-                    and name not in names
-                    and now > reader.lost_at + FORGET_S
-                ):
+                if reader.state == "missing" and name not in names and now > reader.lost_at + FORGET_S:
                     tasks.pop(name).cancel()
                     del self._readers[name]
                     self.changed()

@@ -134,9 +134,7 @@ class Forwarding:
 
     # -- calls of this node
 
-    async def answer_here(
-        self, method: str, params: Mapping[str, object], caller: Caller
-    ) -> object:
+    async def answer_here(self, method: str, params: Mapping[str, object], caller: Caller) -> object:
         """Returns the answer of this daemon to a call."""
         assert self._table is not None, "it is bound before the node joins"
         return await self._table.answer_here(method, params, caller)
@@ -177,12 +175,7 @@ class Forwarding:
             tenant=caller.tenant,
         )
         call = Call(
-            method=method,
-            params=dict(params),
-            caller=facts,
-            streams=subject,
-            is_direct=is_direct,
-            window=WINDOW,
+            method=method, params=dict(params), caller=facts, streams=subject, is_direct=is_direct, window=WINDOW
         )
         payload = msgspec.json.encode(call)
         parts = await engine.subscribe(subject) if subject else None
@@ -340,10 +333,7 @@ class Forwarding:
             reply = await self._answered(call, caller)
             await caller.flush()
             reply = msgspec.structs.replace(
-                reply,
-                sent=caller.sent,
-                follows=caller.following is not None,
-                incarnation=self._incarnation,
+                reply, sent=caller.sent, follows=caller.following is not None, incarnation=self._incarnation
             )
             payload = msgspec.json.encode(reply)
             if len(payload) > VALUE_BYTES_MAX:
@@ -371,9 +361,7 @@ class Forwarding:
             logger.exception("a call of another node failed: %s", call.method)
             return Reply(error=_record(InternalError(f"cannot serve it: {type(error).__name__}")))
 
-    async def _follow_here(
-        self, signs: Subscription, caller: RemoteCaller, following: Awaitable[None]
-    ) -> None:
+    async def _follow_here(self, signs: Subscription, caller: RemoteCaller, following: Awaitable[None]) -> None:
         """Runs what a caller follows until it gives no sign of life, and gives signs itself; sends the end.
 
         It begins with the first sign: then the caller reads what is followed, and not what comes before the answer.
@@ -388,9 +376,7 @@ class Forwarding:
         signed_at = time.monotonic()
         try:
             while not running.done() and received_at > time.monotonic() - SILENCE_S:
-                await asyncio.wait(
-                    [running, next_sign], timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED
-                )
+                await asyncio.wait([running, next_sign], timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
                 if next_sign.done():
                     received_at = time.monotonic()
                     count = next_sign.result().payload
@@ -417,9 +403,7 @@ class Forwarding:
 class _Source:
     """Represents what is followed on another node, and how much of it was passed on."""
 
-    def __init__(
-        self, node: str, incarnation: str, subject: str, parts: Subscription, passed: int
-    ) -> None:
+    def __init__(self, node: str, incarnation: str, subject: str, parts: Subscription, passed: int) -> None:
         self.node = node
         self.incarnation = incarnation
         self.subject = subject

@@ -62,9 +62,7 @@ def _page(merged: dict[str, object], answers: Mapping[str, object]) -> dict[str,
 
     The limit holds for each node. At the border of two pages a task of the same millisecond may be in both.
     """
-    cursors = [
-        str(each) for each in (plain(found).get("more") for found in answers.values()) if each
-    ]
+    cursors = [str(each) for each in (plain(found).get("more") for found in answers.values()) if each]
     more = max(cursors, key=_created, default=None)
     newest: dict[object, dict[str, object]] = {}
     for each in _dicts(merged.get("tasks")):
@@ -74,11 +72,7 @@ def _page(merged: dict[str, object], answers: Mapping[str, object]) -> dict[str,
     found = sorted(newest.values(), key=lambda each: str(each["created_at"]), reverse=True)
     if more is not None:
         floor = _created(more) - MILLISECOND_S
-        found = [
-            each
-            for each in found
-            if datetime.fromisoformat(str(each["created_at"])).timestamp() >= floor
-        ]
+        found = [each for each in found if datetime.fromisoformat(str(each["created_at"])).timestamp() >= floor]
     return {**merged, "tasks": found, "more": more}
 
 
@@ -87,9 +81,7 @@ def _events(answers: Mapping[str, object]) -> dict[str, object]:
     pages = {node: plain(found) for node, found in answers.items()}
     events = {node: _dicts(_tagged(found, node).get("events")) for node, found in answers.items()}
     ends = [
-        str(events[node][-1]["at"])
-        for node, page in pages.items()
-        if page.get("next") is not None and events[node]
+        str(events[node][-1]["at"]) for node, page in pages.items() if page.get("next") is not None and events[node]
     ]
     horizon = min(ends, default=None)
     kept = {
@@ -116,9 +108,7 @@ def _events(answers: Mapping[str, object]) -> dict[str, object]:
 
 def runs_of_all(answers: Mapping[str, object], count_max: int) -> list[dict[str, object]]:
     """Returns the last runs in the answers of `schedule.show` of nodes, the newest first, each with its node."""
-    runs = [
-        run for node, found in answers.items() for run in _dicts(_tagged(found, node).get("recent"))
-    ]
+    runs = [run for node, found in answers.items() for run in _dicts(_tagged(found, node).get("recent"))]
     # One that waits has not begun: it is newer than all that have.
     return sorted(runs, key=lambda run: str(run.get("started_at") or "~"), reverse=True)[:count_max]
 
@@ -148,18 +138,13 @@ def _sums(present: object, value: object) -> object:
     """Returns two tables of counts as their sums."""
     if not isinstance(present, dict) or not isinstance(value, dict):
         return present
-    return {
-        key: count + value.get(key, 0) if isinstance(count, int) else count
-        for key, count in present.items()
-    }
+    return {key: count + value.get(key, 0) if isinstance(count, int) else count for key, count in present.items()}
 
 
 def _tagged(found: object, node: str) -> dict[str, object]:
     """Returns a result as plain values, in which each object of a list has the name of its node."""
     return {
-        str(key): [
-            {**each, "node": node or None} if isinstance(each, dict) else each for each in value
-        ]
+        str(key): [{**each, "node": node or None} if isinstance(each, dict) else each for each in value]
         if isinstance(value, list)
         else value
         for key, value in plain(found).items()

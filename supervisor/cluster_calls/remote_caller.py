@@ -88,12 +88,7 @@ class RemoteCaller:
     """
 
     def __init__(
-        self,
-        facts: CallerFacts,
-        send: Callable[[bytes], Awaitable[None]],
-        *,
-        is_direct: bool = False,
-        window: int = 0,
+        self, facts: CallerFacts, send: Callable[[bytes], Awaitable[None]], *, is_direct: bool = False, window: int = 0
     ) -> None:
         self.is_direct = is_direct
         self.name = facts.name

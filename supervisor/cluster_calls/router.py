@@ -61,9 +61,7 @@ ABOUT_AGENTS = frozenset(
 )
 """The first words of methods whose names are those of agents, servers, teams and workflows, or of schedules."""
 
-OPERATIONS = frozenset(
-    f"agent.{each}" for each in ("start", "stop", "restart", "reset", "pause", "resume")
-)
+OPERATIONS = frozenset(f"agent.{each}" for each in ("start", "stop", "restart", "reset", "pause", "resume"))
 """Methods that change a placed agent on all nodes that run it, unless a call names one."""
 
 MEMORY_OF_ALL = frozenset(("memory.clear", "memory.delete", "memory.put"))
@@ -111,13 +109,7 @@ class Router:
         self._is_degraded = is_degraded
 
     async def routed(
-        self,
-        method: str,
-        streams: bool,
-        reads: bool,
-        params: Mapping[str, object],
-        caller: Caller,
-        here: Here,
+        self, method: str, streams: bool, reads: bool, params: Mapping[str, object], caller: Caller, here: Here
     ) -> object:
         """Returns the answer of the node that the key `node` of the params names, or of the one that has what they are about.
 
@@ -138,9 +130,7 @@ class Router:
         if node == ALL_NODES:
             if not reads or streams:
                 reason = "it changes something, or streams"
-                raise InvalidParams(
-                    f"cannot call {method} on all nodes: {reason}", key=NODE_KEY, reason=reason
-                )
+                raise InvalidParams(f"cannot call {method} on all nodes: {reason}", key=NODE_KEY, reason=reason)
             if method == "log.read":
                 return await self._read_logs(own, caller)
             return await self._of_all(method, own, caller, here)
@@ -166,9 +156,7 @@ class Router:
         engine = self._reached(f'reach node "{node}"')
         return await self._forwarding.forward(engine, node, method, own, caller, streams=streams)
 
-    def of_placed(
-        self, method: str, asked: Struct, caller: Caller, nodes: Sequence[str]
-    ) -> Awaitable[object] | None:
+    def of_placed(self, method: str, asked: Struct, caller: Caller, nodes: Sequence[str]) -> Awaitable[object] | None:
         """Returns the answer of the nodes that run a placed agent to a call about its memory; None where this one is to answer.
 
         A change is made on all of them; other calls are for one.
@@ -185,11 +173,7 @@ class Router:
         return self._change_memory(method, given, caller, nodes)
 
     def on_all(
-        self,
-        method: str,
-        asked: Struct,
-        caller: Caller,
-        places: Mapping[str, Sequence[str]],
+        self, method: str, asked: Struct, caller: Caller, places: Mapping[str, Sequence[str]]
     ) -> Awaitable[object] | None:
         """Returns the answer of all nodes that run some of the named placed agents; None where this one alone does.
 
@@ -212,11 +196,7 @@ class Router:
         return listed
 
     async def _changed(
-        self,
-        method: str,
-        given: Mapping[str, object],
-        caller: Caller,
-        places: Mapping[str, Sequence[str]],
+        self, method: str, given: Mapping[str, object], caller: Caller, places: Mapping[str, Sequence[str]]
     ) -> object:
         async def change(node: str) -> object:
             params = {**given, "names": list(places[node])}
@@ -256,9 +236,7 @@ class Router:
             raise failed
         return answer
 
-    async def _forward_to(
-        self, node: str, method: str, params: Mapping[str, object], caller: Caller
-    ) -> object:
+    async def _forward_to(self, node: str, method: str, params: Mapping[str, object], caller: Caller) -> object:
         engine = self._reached(f'reach node "{node}"')
         return await self._forwarding.forward(engine, node, method, params, caller, streams=False)
 
@@ -270,9 +248,7 @@ class Router:
 
     # -- streams
 
-    async def _follow(
-        self, method: str, own: Mapping[str, object], caller: Caller, node: str
-    ) -> object:
+    async def _follow(self, method: str, own: Mapping[str, object], caller: Caller, node: str) -> object:
         """Begins a stream of one node, or of all."""
 
         async def ask(name: str, params: Mapping[str, object], reader: Caller) -> object:
@@ -281,9 +257,7 @@ class Router:
             if self._is_degraded():
                 raise _not_reached(name)
             engine = self._reached(f'reach node "{name}"')
-            return await self._forwarding.forward(
-                engine, name, method, params, reader, streams=True
-            )
+            return await self._forwarding.forward(engine, name, method, params, reader, streams=True)
 
         async def names() -> Sequence[str]:
             return [self._name, *await self._others()] if node == ALL_NODES else [node]
@@ -304,9 +278,7 @@ class Router:
 
     # -- lists
 
-    async def _of_all(
-        self, method: str, own: Mapping[str, object], caller: Caller, here: Here
-    ) -> object:
+    async def _of_all(self, method: str, own: Mapping[str, object], caller: Caller, here: Here) -> object:
         """Returns the lists of all nodes as one, each entry with its node; other values are those of this node.
 
         `missing_nodes` are those that do not answer within ALL_S; with the engine away, all others that were known.
@@ -338,9 +310,7 @@ class Router:
                 answers[""] = tasks_in_scope(waiting, caller)
         return {**united(method, answers), "missing_nodes": missing}
 
-    async def _with_runs_of_all(
-        self, own: Mapping[str, object], shown: object, caller: Caller
-    ) -> object:
+    async def _with_runs_of_all(self, own: Mapping[str, object], shown: object, caller: Caller) -> object:
         """Returns a schedule of a placed agent with the last runs that all nodes have submitted; another one as it is."""
         task = codec.as_object(plain(shown).get("task")) or {}
         if not self._runners(str(task.get("agent"))):
@@ -348,27 +318,19 @@ class Router:
         others = await self._others()
         asked = (self._of_one(each, "schedule.show", own, caller) for each in others)
         found = dict(zip(others, await asyncio.gather(*asked), strict=True))
-        answers = {
-            node: each
-            for node, each in found.items()
-            if each is not None and not isinstance(each, CorralError)
-        }
+        answers = {node: each for node, each in found.items() if each is not None and not isinstance(each, CorralError)}
         joined = runs_of_all({self._name: shown, **answers}, RECENT)
         missing = [node for node, each in found.items() if each is None]
         return {**plain(shown), "recent": joined, "missing_nodes": missing}
 
-    async def _of_one(
-        self, node: str, method: str, own: Mapping[str, object], caller: Caller
-    ) -> object:
+    async def _of_one(self, node: str, method: str, own: Mapping[str, object], caller: Caller) -> object:
         """Returns the answer of one of all nodes; an error where it has nothing to say, None where it does not answer."""
         if self._is_degraded():
             return None
         try:
             engine = self._reached(f'reach node "{node}"')
             async with asyncio.timeout(ALL_S):
-                return await self._forwarding.forward(
-                    engine, node, method, own, caller, streams=False, timeout_s=ALL_S
-                )
+                return await self._forwarding.forward(engine, node, method, own, caller, streams=False, timeout_s=ALL_S)
         except (ResourceLimitExceeded, Unreachable, Timeout, TimeoutError):
             return None
         except CorralError as error:
@@ -398,9 +360,7 @@ class _LogCollector(PassingCaller):
         self._size += len(codec.encode(params["records"]))
         if self._size > LOG_BYTES:
             self._error = ResourceLimitExceeded(
-                f"cannot answer with more than {LOG_BYTES} bytes of log: follow it",
-                limit="answer",
-                value=LOG_BYTES,
+                f"cannot answer with more than {LOG_BYTES} bytes of log: follow it", limit="answer", value=LOG_BYTES
             )
             return
         found = codec.as_array(params["records"]) or []
@@ -417,11 +377,7 @@ class _LogCollector(PassingCaller):
         if self._error is not None:
             raise self._error
         self._records += self._joiner.flush()
-        return {
-            "records": self._records,
-            "position": self._position,
-            "missing_nodes": self._missing,
-        }
+        return {"records": self._records, "position": self._position, "missing_nodes": self._missing}
 
 
 def _not_reached(node: str) -> Unreachable:
@@ -429,9 +385,7 @@ def _not_reached(node: str) -> Unreachable:
     return Unreachable(f'cannot reach node "{node}": {reason}', node=node, reason=reason)
 
 
-def _of_each(
-    method: str, own: Mapping[str, object], nodes: Sequence[str]
-) -> dict[str, Mapping[str, object]]:
+def _of_each(method: str, own: Mapping[str, object], nodes: Sequence[str]) -> dict[str, Mapping[str, object]]:
     """Returns the params for each node; of events that go on after a place, for the nodes that have one."""
     places: dict[str, dict[str, str]] = {}
     for key in ("since", "until"):

@@ -7,13 +7,7 @@ from ..api.faces import faces
 from ..api.table import Caller, Control, method
 
 
-@method(
-    "node.list",
-    "read",
-    NoParams,
-    Nodes,
-    faces=faces("GET /nodes", python="list_nodes", command="nodes"),
-)
+@method("node.list", "read", NoParams, Nodes, faces=faces("GET /nodes", python="list_nodes", command="nodes"))
 async def _list(control: Control, _params: NoParams, _caller: Caller) -> Nodes:
     """Lists the nodes of the cluster that have a lease, without the engine those known last; NotFound where the daemon is in none."""
     return Nodes(nodes=await control.cluster.nodes())

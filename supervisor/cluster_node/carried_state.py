@@ -82,9 +82,7 @@ class Stores(Protocol):
         """Returns a session without a turn."""
         ...
 
-    async def take_value(
-        self, agent: str, session: str, key: str, value: object, ends_at: float | None
-    ) -> None:
+    async def take_value(self, agent: str, session: str, key: str, value: object, ends_at: float | None) -> None:
         """Keeps a value by key, None for its end."""
         ...
 
@@ -92,9 +90,7 @@ class Stores(Protocol):
 class TaskCheckpoints(Protocol):
     """Represents the checkpoints of this node."""
 
-    async def take_over(
-        self, agent: str, worker: str | None, task: str | None, data: object
-    ) -> None:
+    async def take_over(self, agent: str, worker: str | None, task: str | None, data: object) -> None:
         """Keeps a checkpoint of another node."""
         ...
 
@@ -122,9 +118,7 @@ class CarriedState:
         self._stores: Stores | None = None
         self._checkpoints: TaskCheckpoints | None = None
 
-    def bind(
-        self, is_placed: Callable[[str], bool], stores: Stores, checkpoints: TaskCheckpoints
-    ) -> None:
+    def bind(self, is_placed: Callable[[str], bool], stores: Stores, checkpoints: TaskCheckpoints) -> None:
         """Connects the store of this node."""
         self._is_placed = is_placed
         self._stores = stores
@@ -132,9 +126,7 @@ class CarriedState:
 
     # -- checkpoints
 
-    async def checkpoint(
-        self, agent: str, worker: str | None, task: str | None, text: bytes
-    ) -> None:
+    async def checkpoint(self, agent: str, worker: str | None, task: str | None, text: bytes) -> None:
         """Stores a checkpoint of a placed agent on the engine; does nothing for another one.
 
         Raises:
@@ -155,15 +147,11 @@ class CarriedState:
         """Takes over the checkpoint of a task that began on another node."""
         await self._take_checkpoint(engine, f"task-{task}", agent, None, task)
 
-    async def take_workers(
-        self, engine: Engine, agent: str, replicas: Sequence[int], workers: Sequence[str]
-    ) -> None:
+    async def take_workers(self, engine: Engine, agent: str, replicas: Sequence[int], workers: Sequence[str]) -> None:
         """Takes over the last checkpoints of the workers of replicas that start here."""
         for replica in replicas:
             for worker in workers:
-                await self._take_checkpoint(
-                    engine, f"worker-{replica}-{worker}", agent, worker, None
-                )
+                await self._take_checkpoint(engine, f"worker-{replica}-{worker}", agent, worker, None)
 
     async def _take_checkpoint(
         self, engine: Engine, what: str, agent: str, worker: str | None, task: str | None
@@ -175,9 +163,7 @@ class CarriedState:
 
     # -- values by key
 
-    async def value(
-        self, agent: str, session: str, key: str, text: bytes | None, ttl_s: float | None
-    ) -> None:
+    async def value(self, agent: str, session: str, key: str, text: bytes | None, ttl_s: float | None) -> None:
         """Stores a value of a placed agent on the engine, None for its end; does nothing for another agent.
 
         Raises:
@@ -282,9 +268,7 @@ class CarriedState:
         found = _carried(entry)
         if entry is not None and found is not None and not found.is_over:
             what, data = _session_name(session), bytes(found.data)
-            await self._write(
-                agent, what, data, "", name=[session], revision=entry.revision, ends_at=ends_at
-            )
+            await self._write(agent, what, data, "", name=[session], revision=entry.revision, ends_at=ends_at)
 
     async def clear(self, agent: str, session: str | None) -> int:
         """Ends a session of a placed agent with its values on the engine, or all; returns the number of sessions.

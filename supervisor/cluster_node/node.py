@@ -12,13 +12,7 @@ from collections.abc import Awaitable, Callable
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ...worker.contract.errors import (
-    Conflict,
-    CorralError,
-    InvalidParams,
-    NotFound,
-    Timeout,
-)
+from ...worker.contract.errors import Conflict, CorralError, InvalidParams, NotFound, Timeout
 from ...worker.control.nodes import Node
 from ...worker.control.params import ScaleParams
 from ..agents.agents import Agents
@@ -117,18 +111,11 @@ class ClusterNode:
         self.schedules = SharedSchedules(self.view, lambda: self._engine)
         self.changes = PlacedChanges(self.view)
         self.placed = PlacedAgents(name, self.view, agents, shared, self.tasks, self.carried)
-        self.holder = LeaseHolder(
-            name, shared.launcher, shared.bus, shared.placements, self._lease, self.placed
-        )
+        self.holder = LeaseHolder(name, shared.launcher, shared.bus, shared.placements, self._lease, self.placed)
         self._specs = SpecPublisher(name, agents.config, shared.bus)
         agents.reload.subscribe(self._specs.reloaded)
         self._placer = Placer(
-            name,
-            self._incarnation,
-            self.view,
-            shared.bus,
-            self.timing,
-            lambda: self.holder.may_start,
+            name, self._incarnation, self.view, shared.bus, self.timing, lambda: self.holder.may_start
         )
 
     # -- for status

@@ -47,13 +47,7 @@ class PlacedAgents:
     """
 
     def __init__(
-        self,
-        node: str,
-        view: ClusterView,
-        agents: Agents,
-        shared: Shared,
-        tasks: PlacedTasks,
-        carried: CarriedState,
+        self, node: str, view: ClusterView, agents: Agents, shared: Shared, tasks: PlacedTasks, carried: CarriedState
     ) -> None:
         self._carried = carried
         self._replica: dict[str, int] = {}
@@ -199,9 +193,7 @@ class PlacedAgents:
             return True
         claim = Assignment(node=self._node, lease=lease)
         try:
-            token = await engine.put(
-                assignment_key(replica), encoded(claim), revision=known.revision
-            )
+            token = await engine.put(assignment_key(replica), encoded(claim), revision=known.revision)
         except Conflict:
             return await self._read_anew(engine, replica)
         if self._lease == lease:
@@ -286,14 +278,7 @@ def decoded_spec(name: str, placed: PlacedSpec) -> Spec:
     Raises:
         InvalidParams: this version cannot read it.
     """
-    return decode_agent(
-        name,
-        placed.table,
-        kind="agent",
-        defaults=Defaults(),
-        source=STORE,
-        directory=placed.directory,
-    )
+    return decode_agent(name, placed.table, kind="agent", defaults=Defaults(), source=STORE, directory=placed.directory)
 
 
 def workers_of(name: str, placed: PlacedSpec) -> int:

@@ -49,9 +49,7 @@ class PlacedChanges:
     def __init__(self, view: ClusterView) -> None:
         self._view = view
 
-    async def scale(
-        self, engine: Engine, asked: ScaleParams, statuses: Statuses
-    ) -> dict[str, object]:
+    async def scale(self, engine: Engine, asked: ScaleParams, statuses: Statuses) -> dict[str, object]:
         """Gives a placed agent another number of replicas; returns its status with the workers of all nodes.
 
         Raises:

@@ -121,9 +121,7 @@ class PlacedRunner:
                     age_s = time.time() - datetime.fromisoformat(at).timestamp()
                     return "elsewhere" if last.at > at or age_s > SETTLED_S else "later"
             elif last is not None and last.at < at and not may_overlap:
-                before = id_of(
-                    TaskParams(objective="", agent=agent, idempotency_key=f"{schedule}@{last.at}")
-                )
+                before = id_of(TaskParams(objective="", agent=agent, idempotency_key=f"{schedule}@{last.at}"))
                 if await self._tasks.stored(engine, before) is not None:
                     return "busy"
             revision = 0 if entry is None else entry.revision

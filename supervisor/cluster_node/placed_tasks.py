@@ -15,12 +15,7 @@ from weakref import WeakValueDictionary
 import msgspec
 from msgspec import Struct
 
-from ...worker.contract.errors import (
-    Cancelled,
-    Conflict,
-    CorralError,
-    ResourceLimitExceeded,
-)
+from ...worker.contract.errors import Cancelled, Conflict, CorralError, ResourceLimitExceeded
 from ...worker.contract.records import Error, Task, TaskParams
 from ..agents.agents import Agents
 from ..cluster_tasks.ends import TaskEnds
@@ -126,9 +121,7 @@ class PlacedTasks:
 
     def is_placed(self, agent: str | None) -> bool:
         """Returns whether the tasks of an agent are kept by the engine."""
-        return agent is not None and (
-            agent in self._view.specs or agent in self._agents.config.placed
-        )
+        return agent is not None and (agent in self._view.specs or agent in self._agents.config.placed)
 
     def default_priority(self, agent: str) -> int:
         """Returns the priority of tasks of an agent that have none."""
@@ -151,9 +144,7 @@ class PlacedTasks:
         task_id = task_id or id_of(params)
         if params.idempotency_key is not None and (end := await self.ends.find(engine, task_id)):
             return end.task
-        stored = StoredTask(
-            id=task_id, params=params, created_at=now(), origin=self._node, whole_end=True
-        )
+        stored = StoredTask(id=task_id, params=params, created_at=now(), origin=self._node, whole_end=True)
         payload = encoded_task(stored)
         if len(payload) > VALUE_BYTES_MAX:
             raise ResourceLimitExceeded(
@@ -179,9 +170,7 @@ class PlacedTasks:
         end = await self.ends.find(engine, task_id)
         return self._accepted.get(task_id) if end is None else end.task
 
-    async def waiting(
-        self, engine: Engine, agents: Collection[str] | None = None
-    ) -> list[StoredTask]:
+    async def waiting(self, engine: Engine, agents: Collection[str] | None = None) -> list[StoredTask]:
         """Returns the tasks of agents, all when absent, that are not done: LISTED_MAX of each, the oldest first."""
         found: list[StoredTask] = []
         for agent in list(self._view.specs):
@@ -221,9 +210,7 @@ class PlacedTasks:
         reason = "cancelled on request"
         error = Cancelled(f'cannot finish task "{task_id}": {reason}', reason=reason)
         failure = Error(error.code, error.name, error.message, error.data)
-        task = msgspec.structs.replace(
-            self.queued_record(stored), state="cancelled", error=failure, finished_at=now()
-        )
+        task = msgspec.structs.replace(self.queued_record(stored), state="cancelled", error=failure, finished_at=now())
         end = StoredEnd(task=task, node=self._node, token=0)
         value = msgspec.json.encode(end)
         try:
@@ -389,9 +376,7 @@ class PlacedTasks:
             with contextlib.suppress(CorralError):  # it ends by itself
                 await engine.put(cancelled_key(taken.id), None, revision=revision)
 
-    async def _in_session(
-        self, agent: str, engine: Engine, stored: StoredTask, delivery: int
-    ) -> Task | None:
+    async def _in_session(self, agent: str, engine: Engine, stored: StoredTask, delivery: int) -> Task | None:
         """Runs a task as `_performed`; one of a session has it as the engine does, and its turn is there before its end."""
         session = stored.params.session
         if session is None:
@@ -407,9 +392,7 @@ class PlacedTasks:
     async def _performed(self, stored: StoredTask, delivery: int) -> Task | None:
         """Runs a task on a worker here, and returns its end; None where it has to be delivered again."""
         assert self._tasks is not None, "it is bound before the node joins"
-        params = msgspec.structs.replace(
-            stored.params, idempotency_key=None, durable=False, when_down="queue"
-        )
+        params = msgspec.structs.replace(stored.params, idempotency_key=None, durable=False, when_down="queue")
         try:
             begun = self._tasks.find(stored.id)
             if begun is None:
@@ -424,19 +407,13 @@ class PlacedTasks:
             failure = Error(error.code, error.name, error.message, error.data)
             record = self.queued_record(stored)
             return msgspec.structs.replace(record, state="failed", error=failure)
-        is_own = ended.state == "succeeded" or (
-            ended.error is not None and ended.error.name in FINAL_ERRORS
-        )
+        is_own = ended.state == "succeeded" or (ended.error is not None and ended.error.name in FINAL_ERRORS)
         agent = stored.params.agent or ""
         if not is_own and (agent in self._leaving or self._placements.find(agent) is None):
             return None  # it has ended because its agent did
-        return msgspec.structs.replace(
-            ended, durable=True, idempotency_key=stored.params.idempotency_key
-        )
+        return msgspec.structs.replace(ended, durable=True, idempotency_key=stored.params.idempotency_key)
 
-    async def _with_session(
-        self, stored: StoredTask, ended: Task, session: str, revision: int
-    ) -> Task:
+    async def _with_session(self, stored: StoredTask, ended: Task, session: str, revision: int) -> Task:
         """Returns the end of a task whose session the engine has by now; one that it does not take fails."""
         agent = stored.params.agent or ""
         try:
@@ -460,15 +437,8 @@ class PlacedTasks:
         value = msgspec.json.encode(end)
         if len(value) > VALUE_BYTES_MAX:
             text = f"its record has {len(value)} bytes, and the engine takes {VALUE_BYTES_MAX}"
-            failure = Error(
-                -33005,
-                "ResourceLimitExceeded",
-                f'cannot keep the output of task "{ended.id}": {text}',
-                {},
-            )
-            short = msgspec.structs.replace(
-                ended, state="failed", output=None, input=None, context=None, error=failure
-            )
+            failure = Error(-33005, "ResourceLimitExceeded", f'cannot keep the output of task "{ended.id}": {text}', {})
+            short = msgspec.structs.replace(ended, state="failed", output=None, input=None, context=None, error=failure)
             value = msgspec.json.encode(msgspec.structs.replace(end, task=short))
         try:
             await engine.put(result_key(stored.id), value, revision=0, ttl_s=RESULT_S)

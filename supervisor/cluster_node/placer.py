@@ -45,13 +45,7 @@ class Placer:
     """
 
     def __init__(
-        self,
-        node: str,
-        incarnation: str,
-        view: ClusterView,
-        bus: Bus,
-        timing: Timing,
-        may_place: Callable[[], bool],
+        self, node: str, incarnation: str, view: ClusterView, bus: Bus, timing: Timing, may_place: Callable[[], bool]
     ) -> None:
         self._value = f"{node} {incarnation}".encode()
         self._view = view
@@ -89,9 +83,7 @@ class Placer:
         ttl_s = int(self._timing.lease_s)
         try:
             try:
-                self._revision = await engine.put(
-                    ROLE_KEY, self._value, revision=self._revision, ttl_s=ttl_s
-                )
+                self._revision = await engine.put(ROLE_KEY, self._value, revision=self._revision, ttl_s=ttl_s)
                 return True
             except Conflict:
                 entry = await engine.get(ROLE_KEY)
@@ -108,10 +100,7 @@ class Placer:
         observer = Observer(engine, self._note_over, on_change=self._wake.set, timing=self._timing)
         self._observer = observer
         async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(observer.run()),
-                group.create_task(self._place_always(engine, observer)),
-            ]
+            tasks = [group.create_task(observer.run()), group.create_task(self._place_always(engine, observer))]
             try:
                 while True:
                     await asyncio.sleep(max(self._timing.beat_s, self._timing.lease_s / 4))

@@ -43,9 +43,7 @@ class SharedBudgets:
         clock: seconds of the Unix epoch.
     """
 
-    def __init__(
-        self, node: str, view: ClusterView, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, node: str, view: ClusterView, clock: Callable[[], float] = time.time) -> None:
         self._node = node
         self._view = view
         self._clock = clock

@@ -86,9 +86,7 @@ class SharedSchedules:
                 raise NotFound(f'cannot find schedule "{name}"', name=name, known=[])
             wanted = msgspec.structs.replace(record, paused=paused)
             try:
-                revision = await engine.put(
-                    schedule_key(name), encoded(wanted), revision=entry.revision
-                )
+                revision = await engine.put(schedule_key(name), encoded(wanted), revision=entry.revision)
             except Conflict:
                 continue
             self._view.put_schedule(wanted, revision)
@@ -97,7 +95,5 @@ class SharedSchedules:
     def _reached(self, what: str) -> Engine:
         engine = self._engine()
         if engine is None:
-            raise Timeout(
-                f"cannot {what}: the engine of the cluster does not answer", uncertain=False
-            )
+            raise Timeout(f"cannot {what}: the engine of the cluster does not answer", uncertain=False)
         return engine

@@ -70,9 +70,7 @@ class SpecPublisher:
             table = expanded_table(spec)
             if self._published.get(name) == table:
                 continue
-            wanted = PlacedSpec(
-                table=table, directory=spec.process.working_directory or "/", by=self._node
-            )
+            wanted = PlacedSpec(table=table, directory=spec.process.working_directory or "/", by=self._node)
             entry = await engine.get(spec_key(name))
             present = None if entry is None else decoded_value(entry.value, PlacedSpec)
             if present is not None and name not in self._published and present.of_file != table:

@@ -13,13 +13,7 @@ from msgspec import Struct
 
 from ...worker.contract.errors import CorralError, NotFound, Timeout
 from ...worker.contract.records import ENDED, Task, TaskParams
-from ...worker.control.params import (
-    TaskFollowParams,
-    TaskIdParams,
-    TaskRunParams,
-    TaskShowParams,
-    TaskWaitParams,
-)
+from ...worker.control.params import TaskFollowParams, TaskIdParams, TaskRunParams, TaskShowParams, TaskWaitParams
 from ..api.caller import Caller
 from ..cluster_calls.forwarding import Forwarding, Question
 from ..cluster_calls.remote_caller import RemoteCaller
@@ -143,11 +137,7 @@ class TaskCalls:
         return await self._tasks.cancel(engine, asked.task)
 
     async def _wait(
-        self,
-        engine: Engine,
-        method: str,
-        asked: TaskWaitParams | TaskFollowParams,
-        caller: Caller,
+        self, engine: Engine, method: str, asked: TaskWaitParams | TaskFollowParams, caller: Caller
     ) -> Task | None:
         found = await self._tasks.find(engine, asked.task)
         if found is None and not await self._runner(engine, asked.task):
@@ -161,9 +151,7 @@ class TaskCalls:
                 ended = asyncio.ensure_future(self._tasks.ends.wait(engine, asked.task))
                 return await self._followed(engine, method, asked, caller, ended)
         except TimeoutError:
-            text = (
-                f'cannot wait longer than {asked.timeout_s:g} s for task "{asked.task}": it goes on'
-            )
+            text = f'cannot wait longer than {asked.timeout_s:g} s for task "{asked.task}": it goes on'
             raise Timeout(text, task=asked.task) from None
 
     async def _followed(
@@ -190,11 +178,7 @@ class TaskCalls:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _pass_on(
-        self,
-        engine: Engine,
-        method: str,
-        asked: TaskWaitParams | TaskFollowParams,
-        caller: Caller,
+        self, engine: Engine, method: str, asked: TaskWaitParams | TaskFollowParams, caller: Caller
     ) -> None:
         """Passes on what the node that runs a task sends, once there is one; of an ended one what it streamed."""
         params: dict[str, object] = {"task": asked.task}
@@ -208,9 +192,7 @@ class TaskCalls:
                 node = await self._runner(engine, asked.task)
                 node = node or await self._tasks.node_of_end(engine, asked.task)
                 if node:
-                    await self._forwarding.forward(
-                        engine, node, method, params, caller, streams=True, is_direct=True
-                    )
+                    await self._forwarding.forward(engine, node, method, params, caller, streams=True, is_direct=True)
                     return
 
     async def _runner(self, engine: Engine, task_id: str) -> str:

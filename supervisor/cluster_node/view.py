@@ -11,17 +11,7 @@ from msgspec import Struct
 from ...worker.contract.records import ScheduleRecord
 from ..cluster_tasks.queues import Priorities
 from ..engine.interface import Change, Engine, Watch
-from .state import (
-    STATE,
-    Assignment,
-    Drained,
-    PlacedSpec,
-    ReplicaName,
-    Spent,
-    decoded,
-    kind_and_name,
-    replica_of,
-)
+from .state import STATE, Assignment, Drained, PlacedSpec, ReplicaName, Spent, decoded, kind_and_name, replica_of
 
 DEFAULT_PRIORITY = 5
 """Number that `tasks.default_priority` is without one."""
@@ -177,20 +167,14 @@ class ClusterView:
     def nodes_of(self, agent: str) -> list[str]:
         """Returns the nodes that run replicas of an agent under a lease, by name."""
         return sorted(
-            {
-                known.value.node
-                for (name, _), known in self.assignments.items()
-                if name == agent and known.value.lease
-            }
+            {known.value.node for (name, _), known in self.assignments.items() if name == agent and known.value.lease}
         )
 
 
 _K = TypeVar("_K")
 
 
-def _put(
-    table: dict[_K, Known[_S]], key: _K, value: bytes | None, revision: int, kind: type[_S]
-) -> None:
+def _put(table: dict[_K, Known[_S]], key: _K, value: bytes | None, revision: int, kind: type[_S]) -> None:
     known = table.get(key)
     if known is not None and revision < known.revision:
         return  # this node has written since

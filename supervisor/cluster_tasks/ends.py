@@ -56,9 +56,7 @@ class TaskEnds:
             if not waiters:
                 del self._waiters[task_id]
 
-    async def announce(
-        self, engine: Engine, stored: StoredTask, end: StoredEnd, value: bytes
-    ) -> None:
+    async def announce(self, engine: Engine, stored: StoredTask, end: StoredEnd, value: bytes) -> None:
         """Notifies the node that waits for a task of its end, which is stored, and encoded as `value`."""
         self._note(stored.id, end)
         if stored.origin != self._node:

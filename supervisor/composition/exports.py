@@ -75,9 +75,7 @@ class Exports:
 
         exporter = MetricsExporter(self._origin)
 
-        async def send(
-            metrics: "Callable[[], Iterable[Metric]]", started_ns: int, now_ns: int
-        ) -> bool:
+        async def send(metrics: "Callable[[], Iterable[Metric]]", started_ns: int, now_ns: int) -> bool:
             return await in_thread(lambda: exporter.send(metrics(), started_ns, now_ns))
 
         return push(control, send, self._report_of("metrics"), self._settings.metrics_interval)
@@ -90,9 +88,7 @@ class Exports:
             (self._dropping.add if is_dropping else self._dropping.discard)(signal)
             if is_dropping and not were_any:
                 address = self._settings.otlp
-                logger.warning(
-                    "cannot export all %s to %s: the others are dropped", signal, address
-                )
+                logger.warning("cannot export all %s to %s: the others are dropped", signal, address)
                 self._bus.publish("daemon.degraded", part="telemetry", stalled_s=0.0, lost=lost)
             elif were_any and not self._dropping:
                 self._bus.publish("daemon.recovered", part="telemetry", stalled_s=0.0, lost=lost)

@@ -20,10 +20,7 @@ if TYPE_CHECKING:
 
 
 def make_control(
-    rooms: Rooms,
-    started: float,
-    http_address: Callable[[], str | None],
-    http_note: Callable[[], str],
+    rooms: Rooms, started: float, http_address: Callable[[], str | None], http_note: Callable[[], str]
 ) -> tuple[Control, AgentServices]:
     """Makes the method table, and the services over HTTP that it has.
 
@@ -101,14 +98,7 @@ def make_control(
 def _make_status(rooms: Rooms, daemon: DaemonFacts) -> tuple[StatusReport, StatusCache, StatusFeed]:
     """Makes the status, its cache and its feed, which follow the changes and the samples of workers."""
     status = StatusReport(
-        rooms.shared,
-        rooms.agents,
-        rooms.tasks,
-        rooms.pool,
-        rooms.limits,
-        rooms.audit,
-        rooms.statistics,
-        daemon,
+        rooms.shared, rooms.agents, rooms.tasks, rooms.pool, rooms.limits, rooms.audit, rooms.statistics, daemon
     )
     status_cache = StatusCache(status, rooms.agents, rooms.tasks, rooms.shared.logs)
     rooms.service.changes.subscribe(status_cache.note, load=True)

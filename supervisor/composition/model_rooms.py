@@ -72,16 +72,10 @@ class ModelRooms:
             tracing,
         )
         self.access = ModelAccess(keys, models, lambda: self.gateway.port(), shared.host.secrets)
-        self.gateway = ModelGateway(
-            shared.launcher, shared.host, shared.generation, self.desk, self.access.endpoints
-        )
+        self.gateway = ModelGateway(shared.launcher, shared.host, shared.generation, self.desk, self.access.endpoints)
         under_way.bind(self.gateway.settle)
         self.listing = ModelListing(
-            models,
-            users,
-            self.access.endpoints,
-            self.desk,
-            lambda: (self.gateway.pid, self.gateway.restarts),
+            models, users, self.access.endpoints, self.desk, lambda: (self.gateway.pid, self.gateway.restarts)
         )
 
     def opened(self, unit: str, sandbox: Sandbox, fds: Sequence[int]) -> dict[int, int]:

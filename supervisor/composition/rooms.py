@@ -23,12 +23,7 @@ from ..config.spec import Config, Recovery, Spec, kind_of_group
 from ..deployment.compose import make_deployments
 from ..egress.proxy import EgressProxy
 from ..hibernation.hibernation import Hibernation
-from ..installation import (
-    HAS_ORCHESTRATION,
-    Paths,
-    boot_id,
-    built_in,
-)
+from ..installation import HAS_ORCHESTRATION, Paths, boot_id, built_in
 from ..interactive.execs import Execs
 from ..isolation.levels import Sandbox
 from ..jobs.runner import JobRunner
@@ -95,9 +90,7 @@ class Rooms:
         self.logins = basis.logins
         self._zygotes = basis.zygotes
         self.execs = Execs(shared.launcher, shared.host, shared.generation)
-        self.egress = EgressProxy(
-            shared.launcher, shared.host, shared.generation, self._note_refused_host
-        )
+        self.egress = EgressProxy(shared.launcher, shared.host, shared.generation, self._note_refused_host)
         self.pubsub = WorkerPubsub(shared.bus, lambda: self.agents.config.events)
         self.turns = CallTurns(asyncio.get_running_loop())
         self.limits = LimitEnforcer(shared.launcher, shared.bus)
@@ -108,31 +101,18 @@ class Rooms:
         self.agents = Agents(shared, config, self.service, self.pool, rooms.tenants, rooms.gate)
         self.cluster = _cluster(config, shared, self.agents)
         self.memory = Memory(
-            shared.store,
-            shared.bus,
-            lambda: self.agents.config,
-            self._spec_of,
-            lambda: self.tenants.all(),
+            shared.store, shared.bus, lambda: self.agents.config, self._spec_of, lambda: self.tenants.all()
         )
         self.memory_expiry = Expiry(shared.store, self.memory)
         backlog = Backlog()
         self.hibernation = Hibernation(self.agents, shared.checkpoints, backlog.queued)
         self.activation = SocketActivation(self.agents, shared)
-        self.tokens = Tokens(
-            shared.store, is_tenant=lambda name: self.tenants.find(name) is not None
-        )
-        self.packages = Packages(
-            shared.store, paths.state_dir / "packages", lambda: self.agents.config.packages
-        )
+        self.tokens = Tokens(shared.store, is_tenant=lambda name: self.tenants.find(name) is not None)
+        self.packages = Packages(shared.store, paths.state_dir / "packages", lambda: self.agents.config.packages)
         self.successes = Successes(shared.store, self.agents, boot_id())
         call_rates = CallRates()
         self.statistics = Statistics(
-            shared,
-            self.agents,
-            self.limits,
-            self._composite,
-            call_rates,
-            lambda name: self.tasks.budgets.used(name),
+            shared, self.agents, self.limits, self._composite, call_rates, lambda name: self.tasks.budgets.used(name)
         )
         self.gathered = Gathered(shared.store)
         self.costs = CostSums(shared.store, gathered=self.gathered)
@@ -154,23 +134,17 @@ class Rooms:
         if self.cluster is not None:
             self._join(self.cluster)
         self.tasks.bind_jobs(lambda writer, executor: JobRunner(writer, self.agents, executor))
-        self.collector = Collector(
-            self.statistics, self.limits, self.agents, self.tasks, shared.store, paths.state_dir
-        )
+        self.collector = Collector(self.statistics, self.limits, self.agents, self.tasks, shared.store, paths.state_dir)
         self.metrics = MetricsView(self.collector, self.statistics, self.agents)
         self.stores = self._make_stores()
         self.quotas = self._make_quotas(backlog, call_rates)
         self.schedules = self._make_schedules() if HAS_ORCHESTRATION else None
         self.tool_calls = self._make_tool_calls(call_rates, tracer)
-        self.service.bind(
-            self.tasks, self.tool_calls, self.memory, self.hibernation, self.approvals
-        )
+        self.service.bind(self.tasks, self.tool_calls, self.memory, self.hibernation, self.approvals)
         self.autoscaler = Autoscaler(self.agents, self.tasks.dispatcher)
         attempt = smoke_of(self.tasks)
         self.rollouts = Rollouts(self.agents, attempt)
-        self.deployments = make_deployments(
-            shared, self.agents, self.packages, self.rollouts, attempt, paths.state_dir
-        )
+        self.deployments = make_deployments(shared, self.agents, self.packages, self.rollouts, attempt, paths.state_dir)
         self.packages.users = self.deployments.users_of
         self.agents.changes.bind(self.rollouts)
         self._subscribe()
@@ -209,14 +183,7 @@ class Rooms:
     def _make_quotas(self, backlog: Backlog, call_rates: CallRates) -> Quotas:
         rooms = self.tenant_rooms
         return Quotas(
-            self.agents,
-            self.tasks,
-            backlog,
-            call_rates,
-            self.pool,
-            rooms.tenants,
-            rooms.task_limits,
-            rooms.measured,
+            self.agents, self.tasks, backlog, call_rates, self.pool, rooms.tenants, rooms.task_limits, rooms.measured
         )
 
     def _make_tool_calls(self, call_rates: CallRates, tracer: Tracer | None) -> ToolCalls:
@@ -301,9 +268,7 @@ class Rooms:
         changes.subscribe(self.tasks.dispatcher.worker_changed)
         changes.subscribe(self.rollouts.changed, load=True)
 
-    def _of_places(
-        self, listener: Callable[[WorkerSupervisor], None]
-    ) -> Callable[[WorkerSupervisor], None]:
+    def _of_places(self, listener: Callable[[WorkerSupervisor], None]) -> Callable[[WorkerSupervisor], None]:
         """Returns a listener for workers that have their places, since it keeps facts by worker id."""
         registry = self.agents.registry
 
@@ -315,12 +280,7 @@ class Rooms:
 
     @classmethod
     async def compose(
-        cls,
-        config: Config,
-        paths: Paths,
-        daemon_log: DaemonLog,
-        store: Store,
-        stack: contextlib.AsyncExitStack,
+        cls, config: Config, paths: Paths, daemon_log: DaemonLog, store: Store, stack: contextlib.AsyncExitStack
     ) -> "Rooms":
         """Makes the rooms, starts the launcher, and loads what the store has; `stack` takes them down."""
         basis = await make_shared_rooms(config, paths, daemon_log, store, stack, lambda: this)
@@ -416,9 +376,7 @@ class Rooms:
 
     def _note_refused(self, server: str, limit: int, wait_s: float) -> None:
         reason = f"max_calls_per_minute = {limit} is used up"
-        self.shared.bus.publish(
-            "limit.calls", agent=server, limit=limit, wait_s=round(wait_s, 3), reason=reason
-        )
+        self.shared.bus.publish("limit.calls", agent=server, limit=limit, wait_s=round(wait_s, 3), reason=reason)
 
 
 def _cluster(config: Config, shared: Shared, agents: Agents) -> "ClusterNode | None":

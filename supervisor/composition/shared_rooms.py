@@ -166,9 +166,7 @@ async def make_shared_rooms(
     exports = Exports(config.telemetry, store.generation, bus)
     await exports.follow(logs, stack)
     tracer = exports.tracer(stack)
-    return SharedRooms(
-        config, paths, daemon_log, shared, audit, forwarding, zygotes, logins, exports, tracer
-    )
+    return SharedRooms(config, paths, daemon_log, shared, audit, forwarding, zygotes, logins, exports, tracer)
 
 
 def _launcher(config: Config, paths: Paths, bus: Bus, others: Callable[[], Others]) -> Launcher:
@@ -205,9 +203,7 @@ async def _note_clean_end(event_history: EventHistory, bus: Bus, audit: Audit) -
     await event_history.end(bus.publish("daemon.stopped").seq)
 
 
-async def _forwarding(
-    config: Config, logs: LogStore, bus: Bus, stack: contextlib.AsyncExitStack
-) -> Forwarding:
+async def _forwarding(config: Config, logs: LogStore, bus: Bus, stack: contextlib.AsyncExitStack) -> Forwarding:
     """Returns the copying of output to the journal, which ends when the last worker has ended."""
     forwarding = Forwarding(logs, bus)
     stack.push_async_callback(forwarding.close)

@@ -36,22 +36,14 @@ class TenantRooms:
         limits: has the process trees of workers.
     """
 
-    def __init__(
-        self,
-        shared: Shared,
-        state_dir: Path,
-        config: Callable[[], Config],
-        limits: LimitEnforcer,
-    ) -> None:
+    def __init__(self, shared: Shared, state_dir: Path, config: Callable[[], Config], limits: LimitEnforcer) -> None:
         self.tenants = Tenants(shared.store, config)
         refusals = Refusals(shared.bus)
         self.disk_use = DiskUse(self.tenants, refusals)
         self.disk = TenantDisk(self.disk_use, shared.store, state_dir)
         self.accounts = Accounts(self.tenants, state_dir, shared.host.default_user)
         self.task_limits = TaskLimits(self.tenants, refusals, self.disk_use)
-        self.trees = TenantTrees(
-            self.tenants, limits, lambda: shared.launcher.containment, refusals
-        )
+        self.trees = TenantTrees(self.tenants, limits, lambda: shared.launcher.containment, refusals)
         self.slices = Slices(self.tenants, shared.launcher, refusals.note)
         self.gate = TenantGate(self.tenants, refusals, self.trees.processes, self.disk_use.files)
 

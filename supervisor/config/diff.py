@@ -19,9 +19,7 @@ from .spec import DAEMON_WIDE, FIELDS, SECTIONS, Config, Group, Spec
 Effect = Literal["live", "restart"]
 
 # Keys that a running worker was started with; every other key of a Spec takes effect at once.
-RESTART_KEYS = frozenset(
-    ("kind", "command", "entrypoint", "python", "protocol", "type", "config", "environment")
-) | {
+RESTART_KEYS = frozenset(("kind", "command", "entrypoint", "python", "protocol", "type", "config", "environment")) | {
     "disabled",
     "url",
     "headers",
@@ -42,9 +40,7 @@ RESTART_KEYS = frozenset(
 }
 # Keys of these two sections that the daemon or a cgroup holds, or that are needed only to start or end a worker.
 LIVE_IN_SECTIONS = {
-    "process": frozenset(
-        {"spawn_timeout", "shutdown_grace_period", "drain_timeout", "stop_signal"}
-    ),
+    "process": frozenset({"spawn_timeout", "shutdown_grace_period", "drain_timeout", "stop_signal"}),
     "resources": frozenset({"max_task_duration", "max_tool_calls_per_task"})
     | {"max_output_size_bytes", "max_concurrent_requests", "max_tokens_per_minute"}
     | {"max_tool_calls_per_minute", "max_memory_bytes", "cpu_limit_percent"},
@@ -221,9 +217,7 @@ def _daemon_wide(config: Config) -> dict[str, object]:
     sections |= {"packages": config.packages, "metrics": config.metrics}
     sections["telemetry"] = config.telemetry
     values = {
-        f"{section}.{key}": value
-        for section, struct in sections.items()
-        for key, value in asdict(struct).items()
+        f"{section}.{key}": value for section, struct in sections.items() for key, value in asdict(struct).items()
     }
     for key in ("max_concurrent_processes", "start_concurrency"):
         values[f"process.{key}"] = getattr(config.process, key)

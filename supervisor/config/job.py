@@ -13,14 +13,7 @@ from msgspec import Struct
 
 from ...worker.contract.records import Boundaries, Overlap, Retry, TaskParams
 from ..decoding.decoder import Document, KeyPath, fields_of
-from ..decoding.values import (
-    PositiveSeconds,
-    Refused,
-    is_table,
-    matching,
-    retry_reasons,
-    whole,
-)
+from ..decoding.values import PositiveSeconds, Refused, is_table, matching, retry_reasons, whole
 from .team import a_name
 from .workflow import json_value
 
@@ -43,15 +36,11 @@ def decode_job(
         reason = 'it contradicts type = "oneshot", which runs a command: an entrypoint takes tasks, also those of [schedules.NAME]'
         raise document.error((*path, "entrypoint"), own["entrypoint"], reason)
     if own.setdefault("protocol", "none") != "none":
-        reason = (
-            'it contradicts type = "oneshot": a command that runs to its end has protocol = "none"'
-        )
+        reason = 'it contradicts type = "oneshot": a command that runs to its end has protocol = "none"'
         raise document.error((*path, "protocol"), own["protocol"], reason)
     for key in OF_SERVICES:
         if own.get(key):
-            reason = (
-                'it contradicts type = "oneshot": a job is done when it has exited with status 0'
-            )
+            reason = 'it contradicts type = "oneshot": a job is done when it has exited with status 0'
             raise document.error((*path, key), None, reason)
     recovery = table.get("recovery")
     if is_table(recovery) and recovery.get("restart") == "always":
@@ -246,9 +235,7 @@ def decode_schedule(document: Document, name: str, table: Mapping[str, object]) 
     document.stop_after(before)
     chosen = [key for key in ("every", "cron", "at") if key in own]
     if len(chosen) != 1:
-        reason = (
-            "it contradicts " + chosen[0] if chosen else "it is missing: write every, cron or at"
-        )
+        reason = "it contradicts " + chosen[0] if chosen else "it is missing: write every, cron or at"
         raise document.error((*path, chosen[-1] if chosen else "every"), None, reason)
     at: datetime | None = own.get("at")
     if "timezone" in own and ("every" in own or (at is not None and at.tzinfo is not None)):

@@ -145,9 +145,7 @@ def chosen(
     return kept
 
 
-def _matches(
-    glob: str, entries: Mapping[str, Mapping[str, str]], workers: Mapping[str, Sequence[str]]
-) -> list[str]:
+def _matches(glob: str, entries: Mapping[str, Mapping[str, str]], workers: Mapping[str, Sequence[str]]) -> list[str]:
     names = [name for name in entries if fnmatchcase(name, glob)]
     rest = (ids for name, ids in workers.items() if name not in names)
     return names + [worker for ids in rest for worker in ids if fnmatchcase(worker, glob)]

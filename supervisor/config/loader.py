@@ -16,12 +16,7 @@ from msgspec.structs import asdict, replace
 from ...worker.contract.names import local_name, tenant_of
 from ..cluster.settings import ClusterSettings, Placement, decode_cluster
 from ..decoding.decoder import Document, KeyPath, written_keys, written_secrets
-from ..decoding.values import (
-    Refused,
-    free_table,
-    is_list,
-    is_table,
-)
+from ..decoding.values import Refused, free_table, is_list, is_table
 from ..memory_pools.declared import DeclaredPool, check_pool, decode_pools
 from ..models.declared import DeclaredModel
 from ..models.tables import check_models, decode_models
@@ -33,14 +28,7 @@ from ..tenants.tenant import Tenant, decode_tenants, decode_tiers
 from .job import Schedule, commands_of, decode_job, decode_schedule, job_task
 from .listen import ListenAddress
 from .probe_spec import Check, Readiness, SmokeTask, written
-from .program_rules import (
-    check_daemon_wide,
-    check_health,
-    check_pasted,
-    check_program,
-    check_type,
-    hides_program,
-)
+from .program_rules import check_daemon_wide, check_health, check_pasted, check_program, check_type, hides_program
 from .references import (
     address_mistakes,
     check_tenants,
@@ -98,14 +86,13 @@ LEVELS_MAX = 100
 
 _S = TypeVar("_S", bound=Struct)
 _T = TypeVar("_T")
-ONLY_OF_SERVERS = frozenset(
-    {"idle_timeout", "concurrency", "share", "spares", "max_calls_per_minute", "oauth"}
-) | {"relays", "disabled"}
+ONLY_OF_SERVERS = frozenset({"idle_timeout", "concurrency", "share", "spares", "max_calls_per_minute", "oauth"}) | {
+    "relays",
+    "disabled",
+}
 
 
-def decode(
-    text: str, *, source: str, directory: str, variables: Variables = NO_VARIABLES
-) -> Config:
+def decode(text: str, *, source: str, directory: str, variables: Variables = NO_VARIABLES) -> Config:
     """Decodes a whole file, and those that it includes. Relative paths in it are relative to `directory`, an absolute path.
 
     Raises:
@@ -165,9 +152,7 @@ def _decode(document: Document, top: Mapping[str, object], variables: Variables)
         agents=agents,
         placed=placed,
         defaults=defaults,
-        profiles={
-            name: section(("mcp", "profiles", name), Profile(), profiles) for name in profiles
-        },
+        profiles={name: section(("mcp", "profiles", name), Profile(), profiles) for name in profiles},
         groups=groups,
         schedules=schedules,
         stores=stores,
@@ -190,10 +175,7 @@ def _cluster(document: Document, top: Mapping[str, object]) -> ClusterSettings |
 
 
 def _placed(
-    document: Document,
-    agents: dict[str, Spec],
-    groups: Mapping[str, Group],
-    is_clustered: bool,
+    document: Document, agents: dict[str, Spec], groups: Mapping[str, Group], is_clustered: bool
 ) -> dict[str, Spec]:
     """Takes the placed agents out of the others; notes those that stand where they cannot."""
     placed = {name: agents.pop(name) for name in [*agents] if agents[name].placement is not None}
@@ -279,9 +261,7 @@ def decode_agent(
     document = Document(source, "", directory)
     path = ("agents", name) if kind == "agent" else ("mcp", "servers", name)
     if _is_too_deep(table):
-        raise document.error(
-            path, None, f"it is nested too deeply: write at most {LEVELS_MAX} levels"
-        )
+        raise document.error(path, None, f"it is nested too deeply: write at most {LEVELS_MAX} levels")
     raw = table if variables is None else expanded(document, path, table, variables)
     spec = _alone(document, lambda: _agent(document, name, raw, kind, defaults, templates))
     if stores is not None:
@@ -395,10 +375,7 @@ def _pools(
 
 
 def _with_stores(
-    document: Document,
-    spec: Spec,
-    stores: Mapping[str, DeclaredStore],
-    broken: Collection[str] = (),
+    document: Document, spec: Spec, stores: Mapping[str, DeclaredStore], broken: Collection[str] = ()
 ) -> Spec:
     """Returns a Spec with the addresses of the stores that it names; `broken` are names whose tables were refused."""
     if not spec.stores:
@@ -410,10 +387,7 @@ def _with_stores(
 
 
 def _with_models(
-    document: Document,
-    spec: Spec,
-    models: Mapping[str, DeclaredModel],
-    broken: Collection[str] = (),
+    document: Document, spec: Spec, models: Mapping[str, DeclaredModel], broken: Collection[str] = ()
 ) -> Spec:
     """Returns a Spec with the kinds of the models that it names; `broken` are names whose tables were refused."""
     if not spec.models:
@@ -430,13 +404,7 @@ def _with_models(
 
 
 def _agent(
-    document: Document,
-    name: str,
-    raw: object,
-    kind: Kind,
-    defaults: Defaults,
-    templates: Templates,
-    path: KeyPath = (),
+    document: Document, name: str, raw: object, kind: Kind, defaults: Defaults, templates: Templates, path: KeyPath = ()
 ) -> Spec:
     path = path or (("agents", name) if kind == "agent" else ("mcp", "servers", name))
     _check_name(document, path, name)
@@ -464,9 +432,7 @@ def _agent(
     sections["process"] = replace(process, working_directory=folder, environment={})
     for key in SECTIONS:
         sections.setdefault(key, getattr(defaults, key))
-    if tenant_of(name) and "pool" not in table_at(
-        document, (*path, "memory"), table.get("memory", {})
-    ):
+    if tenant_of(name) and "pool" not in table_at(document, (*path, "memory"), table.get("memory", {})):
         sections["memory"] = replace(sections["memory"], pool=None)  # that of its tenant
     if document.failures == before:
         check_health(document, path, own, sections["recovery"])
@@ -481,11 +447,7 @@ def _agent(
 
 
 def _own_keys(
-    document: Document,
-    path: KeyPath,
-    table: Mapping[str, object],
-    kind: Kind,
-    defaults: Defaults,
+    document: Document, path: KeyPath, table: Mapping[str, object], kind: Kind, defaults: Defaults
 ) -> tuple[dict[str, Any], dict[str, Any]]:  # Any: the values of a Spec's fields
     """Returns the keys and the sections of one agent or server; those that are refused are noted."""
     own: dict[str, Any] = {}
@@ -515,9 +477,7 @@ def _check_name(document: Document, path: KeyPath, name: str) -> None:
         raise document.error(path, name, reason)
 
 
-def _check_worker_ids(
-    document: Document, agents: Mapping[str, Spec], groups: Mapping[str, Group]
-) -> None:
+def _check_worker_ids(document: Document, agents: Mapping[str, Spec], groups: Mapping[str, Group]) -> None:
     """Notes names that are also ids of workers."""
     workers = {name: each.instances.minimum + each.spares for name, each in agents.items()}
     for name, agent in shared_ids(workers, [*agents, *groups]):
@@ -529,10 +489,7 @@ def _check_worker_ids(
         document.note(document.error(path, name, reason))
 
 
-GROUPS: Mapping[str, Callable[[Document, str, object], Group]] = {
-    "teams": decode_team,
-    "workflows": decode_workflow,
-}
+GROUPS: Mapping[str, Callable[[Document, str, object], Group]] = {"teams": decode_team, "workflows": decode_workflow}
 
 TABLES = (
     *SECTIONS,
@@ -544,10 +501,7 @@ TABLES = (
 
 
 def _groups(
-    document: Document,
-    top: Mapping[str, object],
-    agents: Mapping[str, Spec],
-    broken: Collection[str],
+    document: Document, top: Mapping[str, object], agents: Mapping[str, Spec], broken: Collection[str]
 ) -> dict[str, Group]:
     found: dict[str, Group] = {}
     names: dict[str, str] = dict.fromkeys((*agents, *broken), "an agent or MCP server")

@@ -106,8 +106,7 @@ def recovery_name(raw: object) -> str:
 
 
 action_name = matching(
-    r"[A-Za-z][A-Za-z0-9_-]{0,47}",
-    '"none", "restart", "signal:NAME", or the name of an action in [recovery.actions]',
+    r"[A-Za-z][A-Za-z0-9_-]{0,47}", '"none", "restart", "signal:NAME", or the name of an action in [recovery.actions]'
 )
 _name = matching(r"[A-Za-z][A-Za-z0-9_-]{0,47}", "a name: letters, digits, _ and -")
 

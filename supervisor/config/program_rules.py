@@ -42,9 +42,7 @@ def check_program(document: Document, path: KeyPath, own: Mapping[str, object]) 
         check_acp(document, path, own)
     if "url" in own:
         if command:
-            raise document.error(
-                (*path, "url"), own["url"], "it contradicts command: write one of the two"
-            )
+            raise document.error((*path, "url"), own["url"], "it contradicts command: write one of the two")
         return
     if own.get("headers"):
         raise document.error((*path, "headers"), None, "they go with url only")
@@ -63,9 +61,7 @@ def check_program(document: Document, path: KeyPath, own: Mapping[str, object]) 
             ' or a list, such as command = ["python", "agent.py"]'
         )
         if path[:2] == ("mcp", "servers"):
-            reason = (
-                'it is missing: write a list, such as command = ["npx", "-y", "PACKAGE"], or a url'
-            )
+            reason = 'it is missing: write a list, such as command = ["npx", "-y", "PACKAGE"], or a url'
         if is_cortex:
             reason += ", or disabled = true to go without the built-in server"
         raise document.error((*path, "command"), None, reason)
@@ -77,9 +73,7 @@ def check_program(document: Document, path: KeyPath, own: Mapping[str, object]) 
         raise document.error((*path, "protocol"), own["protocol"], reason)
 
 
-def _check_warm(
-    document: Document, path: KeyPath, own: Mapping[str, Any]
-) -> None:  # Any: see _check_health
+def _check_warm(document: Document, path: KeyPath, own: Mapping[str, Any]) -> None:  # Any: see _check_health
     """Refuses keys about importing ahead of a worker without an entrypoint, or with warm = false."""
     for key in ("warm", "preload", "min_spare"):
         if own.get(key) and not own.get("entrypoint"):

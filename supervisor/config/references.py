@@ -59,10 +59,7 @@ def check_worker_ids(workers: Mapping[str, int], names: Iterable[str], verb: str
 
 
 def check_tenants(
-    document: Document,
-    top: Mapping[str, object],
-    mcp: Mapping[str, object],
-    tenants: Collection[str],
+    document: Document, top: Mapping[str, object], mcp: Mapping[str, object], tenants: Collection[str]
 ) -> None:
     """Notes the names of a tenant that the file does not declare."""
     for above, tables in (((), top), (("mcp",), mcp)):
@@ -101,11 +98,7 @@ def _references(table: Spec | Group | Schedule) -> list[tuple[KeyPath, Collectio
     """Returns the names that a table refers to, by key."""
     if isinstance(table, Spec):
         pool = [] if table.memory.pool is None else [table.memory.pool]
-        return [
-            (("requires",), table.requires),
-            (("stores",), table.stores),
-            (("memory", "pool"), pool),
-        ]
+        return [(("requires",), table.requires), (("stores",), table.stores), (("memory", "pool"), pool)]
     if isinstance(table, Schedule):
         return [(("agent",), [table.task.agent] if table.task.agent else [])]
     return [(key, (name,)) for key, name in _members(table)]
@@ -186,10 +179,7 @@ def requires_mistakes(
 
 
 def group_mistakes(
-    document: Document | None,
-    groups: Mapping[str, Group],
-    agents: Mapping[str, Spec],
-    broken: Collection[str] = (),
+    document: Document | None, groups: Mapping[str, Group], agents: Mapping[str, Spec], broken: Collection[str] = ()
 ) -> Iterator[InvalidParams]:
     """Yields the mistakes in the members of teams and workflows; `broken` are names whose tables were refused."""
     for name, group in groups.items():
@@ -213,16 +203,10 @@ def _members(group: Group) -> list[tuple[KeyPath, str]]:
     if isinstance(group, Team):
         lead: list[tuple[KeyPath, str]] = [] if group.lead is None else [(("lead",), group.lead)]
         return [*lead, *((("members",), each) for each in group.members)]
-    return [
-        (("steps", step.name, "agent"), step.agent)
-        for step in group.steps
-        if step.agent is not None
-    ]
+    return [(("steps", step.name, "agent"), step.agent) for step in group.steps if step.agent is not None]
 
 
-def _why_no_member(
-    name: str, groups: Mapping[str, Group], agents: Mapping[str, Spec]
-) -> str | None:
+def _why_no_member(name: str, groups: Mapping[str, Group], agents: Mapping[str, Spec]) -> str | None:
     """Returns the reason why no task can be given to that name; None where one can."""
     if name in groups:
         return None
@@ -341,12 +325,7 @@ def _why_no_tool(pattern: str, servers: Collection[str]) -> str | None:
     return f"matches no configured server{guess}"
 
 
-WEBHOOK_KEYS: Mapping[str, object] = {
-    "url": None,
-    "headers": {},
-    "method": "POST",
-    "webhook_secret": "",
-}
+WEBHOOK_KEYS: Mapping[str, object] = {"url": None, "headers": {}, "method": "POST", "webhook_secret": ""}
 """Keys of an agent that is a webhook, with their defaults; a remote agent of A2A and an MCP server have the first two."""
 
 

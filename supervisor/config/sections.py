@@ -16,18 +16,7 @@ from .spec import FIELDS, Monitoring, Process, Recovery
 
 _S = TypeVar("_S", bound=Struct)
 
-NAMED = (
-    "agents",
-    "servers",
-    "teams",
-    "workflows",
-    "templates",
-    "stores",
-    "models",
-    "pools",
-    "tenants",
-    "tiers",
-)
+NAMED = ("agents", "servers", "teams", "workflows", "templates", "stores", "models", "pools", "tenants", "tiers")
 """Names of tables of tables."""
 
 CONFINING = ("read_paths", "write_paths", "connect_ports")
@@ -43,16 +32,12 @@ def table_at(document: Document, path: KeyPath, raw: object) -> Mapping[str, obj
     if not is_table(raw):
         name = ".NAME" if path[-1] in NAMED else ""
         if path[-1] == "memory":  # elsewhere the word is the limit
-            raise document.error(
-                path, raw, "write a table, or resources.max_memory_bytes for the limit"
-            )
+            raise document.error(path, raw, "write a table, or resources.max_memory_bytes for the limit")
         raise document.error(path, raw, f"write a table: [{dotted(path)}{name}]")
     return raw
 
 
-def table_in(
-    document: Document, path: KeyPath, tables: Mapping[str, object]
-) -> Mapping[str, object]:
+def table_in(document: Document, path: KeyPath, tables: Mapping[str, object]) -> Mapping[str, object]:
     """Returns the table that `path` ends with; an empty one if there is none, or it is refused."""
     with document.collecting():
         return table_at(document, path, tables.get(path[-1], {}))
@@ -81,9 +66,7 @@ def decode_section(document: Document, path: KeyPath, raw: object, base: _S) -> 
     return section
 
 
-def _isolation(
-    document: Document, path: KeyPath, table: Mapping[str, object], base: Process
-) -> dict[str, Any]:
+def _isolation(document: Document, path: KeyPath, table: Mapping[str, object], base: Process) -> dict[str, Any]:
     """Returns both keys of one choice, from either; `enable_isolation` is a switch, `isolation` the level."""
     level = table.get("isolation")
     switch = table.get("enable_isolation")
@@ -100,9 +83,7 @@ def _isolation(
     return {"enable_isolation": level != "none"}
 
 
-def _check_network(
-    document: Document, path: KeyPath, table: Mapping[str, object], section: Process
-) -> None:
+def _check_network(document: Document, path: KeyPath, table: Mapping[str, object], section: Process) -> None:
     """Refuses a network that the level of isolation cannot hold, and hosts that no proxy looks at."""
     if section.network != "host" and section.isolation in ("none", "basic"):
         guilty, other = ("network", "isolation") if "network" in table else ("isolation", "network")
@@ -114,9 +95,7 @@ def _check_network(
         raise document.error((*path, "allowed_hosts"), hosts, 'it needs network = "proxy"')
 
 
-def _check_image(
-    document: Document, path: KeyPath, table: Mapping[str, object], section: Process
-) -> None:
+def _check_image(document: Document, path: KeyPath, table: Mapping[str, object], section: Process) -> None:
     """Refuses a container without an image, and keys of containers elsewhere."""
     if section.isolation == "container":
         if not section.image and "isolation" in table:
@@ -126,9 +105,7 @@ def _check_image(
             raise document.error((*path, "connect_ports"), table["connect_ports"], reason)
         return
     for key in ("image", "runtime"):
-        if key in table and getattr(section, key) != getattr(
-            Process(), key
-        ):  # the default is no wish
+        if key in table and getattr(section, key) != getattr(Process(), key):  # the default is no wish
             raise document.error((*path, key), table[key], 'it needs isolation = "container"')
 
 
@@ -155,14 +132,8 @@ def _ordered(document: Document, path: KeyPath, table: Mapping[str, object], sec
         raise document.error((*path, "restart_backoff_max"), table["restart_backoff_max"], reason)
     if isinstance(section, Monitoring) and section.heartbeat_interval >= section.heartbeat_timeout:
         if "heartbeat_timeout" in table:
-            key, words = (
-                "heartbeat_timeout",
-                f"above heartbeat_interval, {section.heartbeat_interval:g} s",
-            )
+            key, words = ("heartbeat_timeout", f"above heartbeat_interval, {section.heartbeat_interval:g} s")
         else:
-            key, words = (
-                "heartbeat_interval",
-                f"below heartbeat_timeout, {section.heartbeat_timeout:g} s",
-            )
+            key, words = ("heartbeat_interval", f"below heartbeat_timeout, {section.heartbeat_timeout:g} s")
         raise document.error((*path, key), table[key], f"write a duration {words}")
     return section

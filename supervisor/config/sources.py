@@ -27,9 +27,7 @@ DOTENV = ".env"
 """Name of the file of variables beside the configuration file."""
 
 _LATER = r"\$\{(?:instance|secret:[^}]*|port:[^}]*)\}"
-_REFERENCE = re.compile(
-    rf"\$\$|{_LATER}|\$\{{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}}]*))?\}}|\$\{{[^}}]*\}}?"
-)
+_REFERENCE = re.compile(rf"\$\$|{_LATER}|\$\{{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}}]*))?\}}|\$\{{[^}}]*\}}?")
 _TO_ESCAPE = re.compile(rf"{_LATER}|\$\$|\$\{{")
 _ESCAPED = {"$$": "$$$$", "${": "$${"}
 _LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*")
@@ -62,9 +60,7 @@ class Variables:
         except (OSError, ValueError) as error:
             why = error.strerror or "" if isinstance(error, OSError) else str(error)
             reason = why[:1].lower() + why[1:]
-            raise InvalidParams(
-                f'cannot read "{name}": {reason}', file=name, key=None, reason=reason
-            ) from error
+            raise InvalidParams(f'cannot read "{name}": {reason}', file=name, key=None, reason=reason) from error
         return cls(environ, found, folder)
 
     def expanded(self, text: str) -> str:
@@ -163,12 +159,7 @@ def _unquoted(value: str) -> str:
     return re.sub(r'\\([nt"\\$])', lambda match: escapes[match[1]], quoted[2])
 
 
-def expand(
-    value: object,
-    variables: Variables,
-    path: KeyPath,
-    refuse: Callable[[KeyPath, Refused], None],
-) -> object:
+def expand(value: object, variables: Variables, path: KeyPath, refuse: Callable[[KeyPath, Refused], None]) -> object:
     """Returns a value with the variables in all of its strings replaced; one that cannot be stays, and is refused."""
     if isinstance(value, str):
         try:
@@ -253,11 +244,7 @@ def files_of(document: Document, variables: Variables) -> list[str]:
 
 
 def expanded(
-    document: Document,
-    path: KeyPath,
-    value: object,
-    variables: Variables,
-    part: Part | None = None,
+    document: Document, path: KeyPath, value: object, variables: Variables, part: Part | None = None
 ) -> object:
     """Returns a value with its variables expanded; those that cannot be stay, and are noted."""
 
@@ -355,9 +342,7 @@ class _Reading:
                     raise document.error(path, tables, f"write a table: [{key}.NAME]", part=part)
                 self._enter(part, path, tables, top)
 
-    def _enter(
-        self, part: Part, path: KeyPath, tables: Mapping[str, object], top: dict[str, object]
-    ) -> None:
+    def _enter(self, part: Part, path: KeyPath, tables: Mapping[str, object], top: dict[str, object]) -> None:
         document = self._document
         place = top
         for each_key in path:

@@ -12,10 +12,7 @@ a user or a folder exists is found out where it is used, because it can change a
 was read.
 """
 
-from typing import (
-    Annotated,
-    Literal,
-)
+from typing import Annotated, Literal
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -135,10 +132,7 @@ class Daemon(Struct, frozen=True, kw_only=True):
     http_behind_proxy: bool = False
     http_hosts: Annotated[
         tuple[str, ...],
-        each(
-            matching(r"[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,64}\]", "a name without a port"),
-            "names",
-        ),
+        each(matching(r"[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,64}\]", "a name without a port"), "names"),
     ] = ()
     a2a_push: Annotated[tuple[str, ...], each(push_address, "addresses")] = ()
     secrets_file: Path | None = None
@@ -147,7 +141,9 @@ class Daemon(Struct, frozen=True, kw_only=True):
     containment: Literal["auto", "launcher", "cgroup", "pidns"] = "auto"
 
 
-ALLOWED_HOST = r"(?:(?:\*\.)?[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\])(?::[1-9][0-9]{0,4})?"
+ALLOWED_HOST = (
+    r"(?:(?:\*\.)?[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\])(?::[1-9][0-9]{0,4})?"
+)
 """A name, a wildcard for all below a name, or an address, and a port: 443 and 80 unless it is written."""
 
 
@@ -170,17 +166,13 @@ class Process(Struct, frozen=True, kw_only=True):
     network: Literal["host", "none", "proxy"] = "host"
     allowed_hosts: Annotated[
         tuple[str, ...],
-        each(
-            matching(ALLOWED_HOST, 'a host such as "api.example.com:443" or "*.example.org"'),
-            "hosts",
-        ),
+        each(matching(ALLOWED_HOST, 'a host such as "api.example.com:443" or "*.example.org"'), "hosts"),
     ] = ()
     image: (
         Annotated[
             str,
             matching(
-                r"[A-Za-z0-9/][A-Za-z0-9_./:@+-]{0,511}",
-                "the name of an image, a folder, or docker-archive:PATH",
+                r"[A-Za-z0-9/][A-Za-z0-9_./:@+-]{0,511}", "the name of an image, a folder, or docker-archive:PATH"
             ),
         ]
         | None
@@ -222,8 +214,7 @@ Relay = Literal["elicitation", "roots", "sampling"]
 """Requests that a server may make of a client, in MCP until 2025-11-25."""
 
 Patterns = Annotated[
-    tuple[str, ...],
-    each(matching(r"[A-Za-z0-9_.*?-]{1,128}", 'a pattern such as "time__*"'), "patterns"),
+    tuple[str, ...], each(matching(r"[A-Za-z0-9_.*?-]{1,128}", 'a pattern such as "time__*"'), "patterns")
 ]
 """Names of tools, with wildcards as in a shell."""
 
@@ -345,8 +336,7 @@ class Packages(Struct, frozen=True, kw_only=True):
 
     require_signature: bool = False
     trusted_keys: Annotated[
-        tuple[str, ...],
-        each(matching(r"ed25519:[A-Za-z0-9+/]{43}=", '"ed25519:..."'), "public keys"),
+        tuple[str, ...], each(matching(r"ed25519:[A-Za-z0-9+/]{43}=", '"ed25519:..."'), "public keys")
     ] = ()
     max_bytes: Annotated[Bytes, between(KIB, GIB)] = 256 * MIB
 
@@ -446,11 +436,7 @@ class Spec(Struct, frozen=True, kw_only=True):
     python: Path | None = None
     warm: bool = True
     preload: Annotated[
-        tuple[str, ...],
-        each(
-            matching(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", 'a module such as "langgraph.graph"'),
-            "names",
-        ),
+        tuple[str, ...], each(matching(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", 'a module such as "langgraph.graph"'), "names")
     ] = ()
     min_spare: Annotated[int, whole(0, 100)] = 0
     placement: Annotated[Placement, placement_table] | None = None
@@ -460,14 +446,11 @@ class Spec(Struct, frozen=True, kw_only=True):
     timeout: Seconds = 0.0
     instances: Annotated[Scale, scale] = Scale(1, 1)
     capabilities: Annotated[
-        tuple[str, ...],
-        each(matching(r"[^\x00-\x1f\x7f]{1,200}", "1 to 200 characters"), "strings"),
+        tuple[str, ...], each(matching(r"[^\x00-\x1f\x7f]{1,200}", "1 to 200 characters"), "strings")
     ] = ()
     tools: Patterns | None = None
     denied_tools: Patterns = ()
-    requires: Annotated[
-        tuple[str, ...], each(matching(r"[^\x00-\x1f\x7f]+", "a name"), "names")
-    ] = ()
+    requires: Annotated[tuple[str, ...], each(matching(r"[^\x00-\x1f\x7f]+", "a name"), "names")] = ()
     autostart: bool = True
     rolling: Annotated[bool, boolean] | None = None
     smoke: SmokeOf | None = None
@@ -490,9 +473,7 @@ class Spec(Struct, frozen=True, kw_only=True):
     permissions: Literal["ask", "allow", "deny"] = "ask"
     permission_rules: Annotated[dict[str, str], rules_of_actions] = {}
     permission_timeout: PositiveSeconds | None = None
-    auth_method: (
-        Annotated[str, matching(r"[^\x00-\x1f\x7f]{1,200}", "the id of a method")] | None
-    ) = None
+    auth_method: Annotated[str, matching(r"[^\x00-\x1f\x7f]{1,200}", "the id of a method")] | None = None
     idle_timeout: Seconds = 300.0
     concurrency: Literal["auto", "serial", "parallel"] = "auto"
     share: Literal["all", "tenant", "agent"] = "all"
@@ -621,18 +602,13 @@ def rescaled(spec: Spec, instances: int) -> Spec:
 
 
 # The sections that an agent may override key by key.
-SECTIONS: dict[str, type[Struct]] = {
-    name: type(getattr(Defaults(), name)) for name in Defaults.__struct_fields__
-}
+SECTIONS: dict[str, type[Struct]] = {name: type(getattr(Defaults(), name)) for name in Defaults.__struct_fields__}
 _STRUCTS: tuple[type[Struct], ...] = (
     *(Daemon, Events, Audit, Packages, Metrics, Telemetry, Profile, Spec),
     *SECTIONS.values(),
 )
 COMPUTED = ("written", "written_secrets", "own", "store_urls", "model_kinds")
 FIELDS: dict[type[Struct], dict[str, Field]] = {
-    cls: fields_of(
-        cls,
-        without={"name", "kind", "source", *COMPUTED, *SECTIONS} if cls is Spec else (),
-    )
+    cls: fields_of(cls, without={"name", "kind", "source", *COMPUTED, *SECTIONS} if cls is Spec else ())
     for cls in _STRUCTS
 }

@@ -21,9 +21,7 @@ Mode = Literal["coordinate", "broadcast", "route"]
 Routing = Literal["least-load", "round-robin", "sticky", "best"]
 
 a_name: Rule = matching(FULL, "the name of an agent, a team or a workflow")
-capability_words: Rule = each(
-    matching(r"[^\x00-\x1f\x7f]{1,200}", "1 to 200 characters"), "strings"
-)
+capability_words: Rule = each(matching(r"[^\x00-\x1f\x7f]{1,200}", "1 to 200 characters"), "strings")
 
 
 class Team(Struct, frozen=True, kw_only=True):
@@ -67,9 +65,7 @@ def decode_team(document: Document, name: str, raw: object) -> Team:
     path = ("teams", name)
     own = document.decode(path, raw, TEAM_KEYS)
     if not own.get("members"):
-        raise document.error(
-            (*path, "members"), None, 'it is missing: write members = ["AGENT", …]'
-        )
+        raise document.error((*path, "members"), None, 'it is missing: write members = ["AGENT", …]')
     team = Team(name=name, source=document.source, **own)
     if len(team.members) > MEMBERS_MAX:
         raise document.error((*path, "members"), None, f"write at most {MEMBERS_MAX} members")
@@ -77,9 +73,7 @@ def decode_team(document: Document, name: str, raw: object) -> Team:
     if twice:
         raise document.error((*path, "members"), twice[0], "it is there twice")
     if team.mode == "coordinate" and team.lead is None:
-        reason = (
-            'it is missing: mode = "coordinate" gives the task to a lead; or write another mode'
-        )
+        reason = 'it is missing: mode = "coordinate" gives the task to a lead; or write another mode'
         raise document.error((*path, "lead"), None, reason)
     if team.mode != "coordinate" and team.lead is not None:
         reason = f'it contradicts mode = "{team.mode}", which has no lead'
@@ -162,12 +156,7 @@ def best(candidates: Sequence[Candidate], thresholds: Thresholds) -> str | None:
 
 
 def chosen(
-    routing: Routing,
-    candidates: Sequence[Candidate],
-    *,
-    turn: int,
-    sticky_key: str,
-    thresholds: Thresholds = USUAL,
+    routing: Routing, candidates: Sequence[Candidate], *, turn: int, sticky_key: str, thresholds: Thresholds = USUAL
 ) -> str | None:
     """Returns the member that runs a task; None where there is no candidate.
 

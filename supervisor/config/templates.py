@@ -18,18 +18,7 @@ import msgspec
 
 from ...mcp.pool.validation import Schema
 from ...worker.contract.errors import CorralError
-from ..decoding.decoder import (
-    SECRET,
-    STORE,
-    Document,
-    Expanded,
-    Field,
-    KeyPath,
-    Stopped,
-    as_text,
-    as_value,
-    as_written,
-)
+from ..decoding.decoder import SECRET, STORE, Document, Expanded, Field, KeyPath, Stopped, as_text, as_value, as_written
 from ..decoding.values import Refused, is_list, is_table, json_schema, quoted
 from .program_rules import PROGRAM_KEYS, check_daemon_wide
 from .references import why_unknown, why_unknown_in_spec
@@ -65,9 +54,7 @@ _KEYS: Mapping[str, Field] = {key: FIELDS[Spec][key] for key in ("template", "pa
 # --- reading --------------------------------------------------------------------------------------
 
 
-def decode_templates(
-    document: Document, top: Mapping[str, object], variables: Variables
-) -> dict[str, Template]:
+def decode_templates(document: Document, top: Mapping[str, object], variables: Variables) -> dict[str, Template]:
     """Returns the templates of a file, and the built-in ones; mistakes are noted, and their templates left out."""
     tables = table_in(document, ("templates",), top)
     found: dict[str, Template] = {}
@@ -118,11 +105,7 @@ def _decode(
 
 
 def _base(
-    document: Document,
-    path: KeyPath,
-    table: Mapping[str, object],
-    chain: tuple[str, ...],
-    known: list[str],
+    document: Document, path: KeyPath, table: Mapping[str, object], chain: tuple[str, ...], known: list[str]
 ) -> str | None:
     if "template" not in table:
         return None
@@ -165,9 +148,7 @@ def _declared(
             merged = merge(found.get(name, {}), plain if is_table(plain) else {})
             schema: dict[str, object] = document.decode_key((*here, name), merged, rule)
             if "default" in schema and (why := _fault(schema, schema["default"])):
-                raise document.error(
-                    (*here, name), schema["default"], f"its default does not fit it: {why}"
-                )
+                raise document.error((*here, name), schema["default"], f"its default does not fit it: {why}")
             found[name] = schema
     document.stop_after(before)
     return found
@@ -177,11 +158,7 @@ class _Compiling:
     """Turns the strings of a template into texts with references, with variables expanded."""
 
     def __init__(
-        self,
-        document: Document,
-        variables: Variables,
-        name: str,
-        params: Mapping[str, Mapping[str, object]],
+        self, document: Document, variables: Variables, name: str, params: Mapping[str, Mapping[str, object]]
     ) -> None:
         self._document = document
         self._variables = variables
@@ -257,11 +234,7 @@ def _check_keys(document: Document, path: KeyPath, body: Mapping[str, object]) -
 
 
 def _check_value(
-    document: Document,
-    path: KeyPath,
-    value: object,
-    fields: Mapping[str, Field],
-    unknown: Callable[..., str],
+    document: Document, path: KeyPath, value: object, fields: Mapping[str, Field], unknown: Callable[..., str]
 ) -> None:
     with document.collecting():
         if path[-1] not in fields or not _refers(value):
@@ -313,11 +286,7 @@ class Derived(NamedTuple):
 
 
 def derived(
-    document: Document,
-    path: KeyPath,
-    table: Mapping[str, object],
-    templates: Templates,
-    defaults: Defaults,
+    document: Document, path: KeyPath, table: Mapping[str, object], templates: Templates, defaults: Defaults
 ) -> Derived | None:
     """Returns the table of an agent or server with the keys of its template; None if it has none.
 
@@ -337,9 +306,7 @@ def derived(
         words = _unknown(name, list(templates), "template")
         raise document.error(here, name, words, agent=path[-1], template=name)
     given = _params(document, path, table.get("params", {}), template)
-    own = _anchored(
-        {k: v for k, v in table.items() if k not in _KEYS}, document.part_of(path).directory
-    )
+    own = _anchored({k: v for k, v in table.items() if k not in _KEYS}, document.part_of(path).directory)
     _check_null(document, path, own)
     try:
         whole = _layers(template, template.values(given), _Budget())
@@ -359,9 +326,7 @@ def derived(
     return Derived(
         table=merged,
         template=name,
-        params={k: as_written(v) if is_file else as_text(v) for k, v in kept.items()}
-        if is_table(kept)
-        else {},
+        params={k: as_written(v) if is_file else as_text(v) for k, v in kept.items()} if is_table(kept) else {},
         own={key: _kept(key, value, is_file=is_file) for key, value in own.items()},
     )
 
@@ -373,9 +338,7 @@ def _kept(key: str, value: object, *, is_file: bool) -> object:
     return as_written(value) if is_file and key not in SECRET else as_text(value)
 
 
-def _params(
-    document: Document, path: KeyPath, raw: object, template: Template
-) -> dict[str, object]:
+def _params(document: Document, path: KeyPath, raw: object, template: Template) -> dict[str, object]:
     """Returns the parameters that an agent gives, checked; mistakes are noted."""
     here = (*path, "params")
     given = document.decode_key(here, raw, _KEYS)
@@ -423,9 +386,7 @@ def _check_null(document: Document, path: KeyPath, value: object) -> None:
             _check_null(document, (*path, key), each)
 
 
-def _note_origins(
-    document: Document, path: KeyPath, template: Template, own: Mapping[str, object]
-) -> None:
+def _note_origins(document: Document, path: KeyPath, template: Template, own: Mapping[str, object]) -> None:
     """Notes the template of each key that an agent does not have itself, for errors about it."""
     for layer in template.layers:
         for key, value in layer.body.items():
@@ -460,21 +421,13 @@ def _layers(template: Template, values: Mapping[str, object], budget: _Budget) -
     """
     found: dict[str, object] = {}
     for layer in template.layers:
-        body = {
-            key: _filled(value, values, budget, 1, as_words=key in TEXT_KEYS)
-            for key, value in layer.body.items()
-        }
+        body = {key: _filled(value, values, budget, 1, as_words=key in TEXT_KEYS) for key, value in layer.body.items()}
         found = merge(found, _anchored(body, layer.directory))
     return found
 
 
 def _filled(
-    value: object,
-    values: Mapping[str, object],
-    budget: _Budget,
-    level: int,
-    *,
-    as_words: bool = False,
+    value: object, values: Mapping[str, object], budget: _Budget, level: int, *, as_words: bool = False
 ) -> object:
     budget.take(value)
     if level > LEVELS_MAX:
@@ -491,18 +444,13 @@ def _filled(
     return value
 
 
-def _text_of(
-    text: Text, values: Mapping[str, object], budget: _Budget, level: int, *, as_words: bool
-) -> object:
+def _text_of(text: Text, values: Mapping[str, object], budget: _Budget, level: int, *, as_words: bool) -> object:
     first = text.parts[0]
     if len(text.parts) == 1 and isinstance(first, Reference):
         found = values[first.name]
         if not as_words or is_table(found) or is_list(found):
             return _filled(found, {}, budget, level, as_words=as_words)
-    whole = "".join(
-        part if isinstance(part, str) else _word(part, values[part.name], text)
-        for part in text.parts
-    )
+    whole = "".join(part if isinstance(part, str) else _word(part, values[part.name], text) for part in text.parts)
     budget.take(whole)
     return Expanded(whole, text.written)
 
@@ -544,8 +492,5 @@ def _absolute(value: object, directory: str) -> object:
         return value
     whole = f"{directory.rstrip('/')}/{value}"
     if isinstance(value, Expanded):
-        return Expanded(
-            whole,
-            whole if value.written.startswith("$") else f"{directory.rstrip('/')}/{value.written}",
-        )
+        return Expanded(whole, whole if value.written.startswith("$") else f"{directory.rstrip('/')}/{value.written}")
     return whole

@@ -11,10 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from ...worker.contract.misfit import misfit_of
-from ...worker.contract.records import (
-    OutputFormat,
-    Retry,
-)
+from ...worker.contract.records import OutputFormat, Retry
 from ..decoding import expression
 from ..decoding.decoder import Document, KeyPath, fields_of
 from ..decoding.expression import BadExpression, Use
@@ -117,9 +114,7 @@ class Step(Struct, frozen=True, kw_only=True):
 
     name: Annotated[str, _a_name]
     agent: Annotated[str, a_name] | None = None
-    capability: (
-        Annotated[str, matching(r"[^\x00-\x1f\x7f]{1,200}", "1 to 200 characters")] | None
-    ) = None
+    capability: Annotated[str, matching(r"[^\x00-\x1f\x7f]{1,200}", "1 to 200 characters")] | None = None
     objective: Annotated[str, template_text] | None = None
     input: Annotated[object, json_value] = None
     context: Annotated[object, json_value] = None
@@ -189,9 +184,7 @@ def decode_workflow(document: Document, name: str, raw: object) -> Workflow:
                 raise document.error((*path, "steps", step.name), None, "two steps have this name")
             steps[step.name] = step
     document.stop_after(before)
-    known = [
-        _with_needs(document, (*path, "steps", step.name), step, steps) for step in steps.values()
-    ]
+    known = [_with_needs(document, (*path, "steps", step.name), step, steps) for step in steps.values()]
     output = _check(document, (*path, "output"), own.get("output"), expression.uses, GIVEN)
     _check_steps(document, (*path, "output"), output, steps)
     workflow = Workflow(name=name, source=document.source, steps=tuple(known), **own)
@@ -233,11 +226,7 @@ def _with_needs(document: Document, path: KeyPath, step: Step, steps: Mapping[st
 
 # Any: a text for a condition, a template for the rest; each function takes its own.
 def _check(
-    document: Document,
-    path: KeyPath,
-    written: Any,
-    uses: Callable[[Any], frozenset[Use]],
-    names: frozenset[str],
+    document: Document, path: KeyPath, written: Any, uses: Callable[[Any], frozenset[Use]], names: frozenset[str]
 ) -> list[str]:
     """Returns the steps that a text refers to."""
     if written is None:
@@ -264,9 +253,7 @@ def _check(
     return steps
 
 
-def _check_steps(
-    document: Document, path: KeyPath, names: Iterable[str], steps: Mapping[str, Step]
-) -> None:
+def _check_steps(document: Document, path: KeyPath, names: Iterable[str], steps: Mapping[str, Step]) -> None:
     for name in names:
         if name not in steps:
             reason = f"there is no step of this name; there are {', '.join(list(steps)[:20])}"

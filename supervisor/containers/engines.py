@@ -17,11 +17,7 @@ INIT = "/usr/libexec/podman/catatonit"
 """Path of the program that podman takes for --init."""
 
 
-IMAGES: Mapping[EngineKind, str] = {
-    "runc": "folders",
-    "podman": "folders, archives and images",
-    "docker": "images",
-}
+IMAGES: Mapping[EngineKind, str] = {"runc": "folders", "podman": "folders, archives and images", "docker": "images"}
 """Kinds of images that each engine runs, in the order in which `tried` asks the engines."""
 
 

@@ -135,8 +135,6 @@ def remove_all(root: Path) -> list[str]:
         for folder in folders:
             remove(folder)
         if folders:
-            logger.warning(
-                "%d containers of an earlier daemon were left, and are removed", len(folders)
-            )
+            logger.warning("%d containers of an earlier daemon were left, and are removed", len(folders))
         return folders
     return []

@@ -168,10 +168,7 @@ def _handles(pid: int, signum: int) -> bool:
     try:
         with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as status:
             for line in status:
-                if (
-                    line.startswith(("SigCgt:", "SigIgn:", "SigBlk:"))
-                    and int(line.split()[1], 16) >> (signum - 1) & 1
-                ):
+                if line.startswith(("SigCgt:", "SigIgn:", "SigBlk:")) and int(line.split()[1], 16) >> (signum - 1) & 1:
                     return True
     except OSError:
         return True

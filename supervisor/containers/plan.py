@@ -139,9 +139,7 @@ def _of_engine(facts: Facts, engine: Engine) -> Plan:
     words += ["--pull=never", f"--network={facts.network}", f"--user={facts.uid}:{facts.gid}"]
     words += [f"--group-add={group}" for group in facts.groups if group != facts.gid]
     words += [f"--workdir={facts.cwd}", f"--env-file={folder}/env", "--log-driver=none"]
-    words += [
-        f"--volume={each.path}:{each.at or each.path}:{_mode(each)}" for each in facts.volumes
-    ]
+    words += [f"--volume={each.path}:{each.at or each.path}:{_mode(each)}" for each in facts.volumes]
     words += _ulimits(facts)
     if is_podman:
         words += [f"--pidfile={pid_file}", f"--umask={facts.umask:04o}"]
@@ -170,13 +168,7 @@ def _of_engine(facts: Facts, engine: Engine) -> Plan:
 
 
 def _entering(facts: Facts, engine: Engine, name: str) -> tuple[str, ...]:
-    words = [
-        engine.program,
-        *engine.options,
-        "exec",
-        "--interactive",
-        f"--user={facts.uid}:{facts.gid}",
-    ]
+    words = [engine.program, *engine.options, "exec", "--interactive", f"--user={facts.uid}:{facts.gid}"]
     return (*words, f"--env-file={facts.folder}/env", "@options", name)
 
 
@@ -253,12 +245,7 @@ def _bundle(facts: Facts, *, has_cgroups: bool) -> dict[str, object]:
             "args": list(facts.argv),
             "env": [f"{name}={value}" for name, value in env.items()],
             "cwd": facts.cwd,
-            "user": {
-                "uid": facts.uid,
-                "gid": facts.gid,
-                "umask": facts.umask,
-                "additionalGids": list(facts.groups),
-            },
+            "user": {"uid": facts.uid, "gid": facts.gid, "umask": facts.umask, "additionalGids": list(facts.groups)},
             "noNewPrivileges": True,
             "capabilities": {},
             "rlimits": [
@@ -273,13 +260,7 @@ def _bundle(facts: Facts, *, has_cgroups: bool) -> dict[str, object]:
             "resources": resources,
             "cgroupsPath": f"/{name_of(facts.state, facts.unit)}",
             "maskedPaths": ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware"],
-            "readonlyPaths": [
-                "/proc/bus",
-                "/proc/fs",
-                "/proc/irq",
-                "/proc/sys",
-                "/proc/sysrq-trigger",
-            ],
+            "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
             "seccomp": {
                 "defaultAction": "SCMP_ACT_ALLOW",
                 "syscalls": [{"names": list(DENIED_CALLS), "action": "SCMP_ACT_ERRNO"}],
@@ -295,9 +276,7 @@ def _mounts(facts: Facts) -> list[dict[str, object]]:
     found = [
         special("/proc", "proc"),
         special("/dev", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
-        special(
-            "/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"
-        ),
+        special("/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"),
         special("/dev/shm", "tmpfs", "nosuid", "noexec", "nodev", "mode=1777", "size=65536k"),
         special("/dev/mqueue", "mqueue", "nosuid", "noexec", "nodev"),
         special("/run", "tmpfs", "nosuid", "nodev", "mode=755", "size=65536k"),
@@ -306,14 +285,7 @@ def _mounts(facts: Facts) -> list[dict[str, object]]:
         found.append(special("/sys", "sysfs", "nosuid", "noexec", "nodev", "ro"))
     for each in sorted(facts.volumes, key=lambda each: each.at or each.path):
         options = ["rbind", "nosuid", "nodev", "rw" if each.is_writable else "ro"]
-        found.append(
-            {
-                "destination": each.at or each.path,
-                "type": "bind",
-                "source": each.path,
-                "options": options,
-            }
-        )
+        found.append({"destination": each.at or each.path, "type": "bind", "source": each.path, "options": options})
     return found
 
 

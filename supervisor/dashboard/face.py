@@ -51,10 +51,7 @@ class BrowserSessions:
     """
 
     def __init__(
-        self,
-        sessions: Sessions,
-        token_client: Callable[[bytes], HttpClient],
-        clock: Callable[[], float],
+        self, sessions: Sessions, token_client: Callable[[bytes], HttpClient], clock: Callable[[], float]
     ) -> None:
         self.sessions = sessions
         self._token_client = token_client
@@ -75,9 +72,7 @@ class BrowserSessions:
             return None
         token = self.sessions.token(session_id, self._clock())
         if token is None:
-            raise PermissionDenied(
-                "cannot serve the request: its session is over", reason="session"
-            )
+            raise PermissionDenied("cannot serve the request: its session is over", reason="session")
         check_origin(request)
         client = self._token_client(token)
 
@@ -147,10 +142,7 @@ class DashboardFace:
     open = True
 
     def __init__(
-        self,
-        browsers: BrowserSessions,
-        authenticate: Authenticate,
-        digest_of: Callable[[str], bytes],
+        self, browsers: BrowserSessions, authenticate: Authenticate, digest_of: Callable[[str], bytes]
     ) -> None:
         self._browsers = browsers
         self._authenticate = authenticate

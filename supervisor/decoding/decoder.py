@@ -185,10 +185,7 @@ def written_secrets(table: Mapping[str, object]) -> dict[KeyPath, str]:
     outer = process if is_table(process) else {}
     environment = {**_table_or_empty(outer, "environment"), **_table_or_empty(table, "environment")}
     found: dict[KeyPath, str] = {}
-    for key, values in (
-        ("environment", environment),
-        ("headers", _table_or_empty(table, "headers")),
-    ):
+    for key, values in (("environment", environment), ("headers", _table_or_empty(table, "headers"))):
         found |= {(key, n): v.written for n, v in values.items() if isinstance(v, Expanded)}
     secret = table.get("webhook_secret")
     return found | ({("webhook_secret",): secret.written} if isinstance(secret, Expanded) else {})
@@ -305,13 +302,7 @@ class Document:
         return _one_line(part.source) + (f", line {line}," if line else "")
 
     def error(
-        self,
-        path: KeyPath,
-        value: object,
-        reason: str,
-        *,
-        part: Part | None = None,
-        **data: object,
+        self, path: KeyPath, value: object, reason: str, *, part: Part | None = None, **data: object
     ) -> InvalidParams:
         """Makes the error to raise about `path` in its file, or in `part`; `value` is None where nothing was written."""
         if (origin := self._origin_of(path)) is not None:
@@ -497,10 +488,7 @@ def places_of(text: str) -> list[tuple[KeyPath, int]]:
             parts = (*array, str(steps.get(array, 1)), *parts[3:])
         header = parts
         found.append((header, number))
-    return [
-        ((*path[:3], names[path[:4]], *path[4:]) if path[:4] in names else path, number)
-        for path, number in found
-    ]
+    return [((*path[:3], names[path[:4]], *path[4:]) if path[:4] in names else path, number) for path, number in found]
 
 
 def line_of(places: Iterable[tuple[KeyPath, int]], path: KeyPath) -> int | None:

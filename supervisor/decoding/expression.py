@@ -415,11 +415,7 @@ def _number(value: object) -> int | float:
 
 
 def _length(tree: ast.Call, value: object) -> int:
-    for sized in (
-        value if isinstance(value, str) else None,
-        codec.as_object(value),
-        codec.as_array(value),
-    ):
+    for sized in (value if isinstance(value, str) else None, codec.as_object(value), codec.as_array(value)):
         if sized is not None:
             return len(sized)
     raise BadExpression(f"{_words(tree)}: {_kind(value)} has no length")

@@ -329,9 +329,7 @@ def module_and_name(raw: object) -> str:
     path = re.fullmatch(r"(?:\./)?((?:[A-Za-z_]\w*/)*[A-Za-z_]\w*)(?:\.py)?", module)
     guess = f"{path[1].replace('/', '.')}:{name or 'agent'}" if path else ""
     if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", guess):
-        words += (
-            f', such as "{guess}": a module as import writes it, and the name of the agent in it'
-        )
+        words += f', such as "{guess}": a module as import writes it, and the name of the agent in it'
     raise Refused(words)
 
 
@@ -498,23 +496,15 @@ Bytes = Annotated[int, size]
 Level = Literal["debug", "info", "warning", "error"]
 file_paths = each(file_path, "paths")
 Path = Annotated[str, file_path]
-HttpAddress = Annotated[
-    str,
-    matching(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}", '"HOST:PORT"'),
-    port_of,
-]
+HttpAddress = Annotated[str, matching(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}", '"HOST:PORT"'), port_of]
 HttpAuth = Literal["token", "none"]
 """Whether a service over HTTP asks for a bearer token."""
 Paths = Annotated[tuple[str, ...], file_paths]
 Account = Annotated[
-    str,
-    matching(
-        r"[A-Za-z_][A-Za-z0-9_.@-]{0,254}\$?|[0-9]{1,9}", 'a name or a number as a string: "corral"'
-    ),
+    str, matching(r"[A-Za-z_][A-Za-z0-9_.@-]{0,254}\$?|[0-9]{1,9}", 'a name or a number as a string: "corral"')
 ]
 VariableNames = Annotated[
-    tuple[str, ...],
-    each(matching(r"[^=\0]+", 'the name of a variable: "PATH"'), "names of variables"),
+    tuple[str, ...], each(matching(r"[^=\0]+", 'the name of a variable: "PATH"'), "names of variables")
 ]
 
 

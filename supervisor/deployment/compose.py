@@ -16,12 +16,7 @@ from .running_set import RunningSet
 
 
 def make_deployments(
-    shared: Shared,
-    agents: Agents,
-    packages: Packages,
-    rollouts: Rollouts,
-    attempt: Try,
-    state_dir: Path,
+    shared: Shared, agents: Agents, packages: Packages, rollouts: Rollouts, attempt: Try, state_dir: Path
 ) -> Deployments:
     """Returns the deployments; `attempt` runs the smoke task of a first version."""
     host = shared.host

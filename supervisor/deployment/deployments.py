@@ -134,9 +134,7 @@ class Deployments:
     def users_of(self, package: str, digest: str) -> list[str]:
         """Returns the agents of which a version of a package with these bytes serves, can come back, or is under way."""
         kept = {record.deployment for record in self._kept()}
-        found = self._records.where(
-            lambda r: (r.package, r.digest) == (package, digest) and r.deployment in kept
-        )
+        found = self._records.where(lambda r: (r.package, r.digest) == (package, digest) and r.deployment in kept)
         return sorted({record.agent for record in found})
 
     def _kept(self) -> list[Deployment]:
@@ -216,9 +214,7 @@ class Deployments:
         tenant = tenant_of(package)
         if tenant and tenant_of(name) != tenant:
             reason = f'its package is one of the tenant "{tenant}": deploy it as {tenant}/NAME'
-            raise InvalidParams(
-                f'cannot deploy "{name}": {reason}', key="agent", value=name, reason=reason
-            )
+            raise InvalidParams(f'cannot deploy "{name}": {reason}', key="agent", value=name, reason=reason)
 
     async def forget(self, tenant: str) -> None:
         """Gives up the deployments of a tenant that is removed, and drops their records; its rows and files are erased with it."""
@@ -291,9 +287,7 @@ class Deployments:
         """Installs a version, and returns the table of its agent."""
         dependencies = package.dependencies
         if not dependencies.lock:
-            dependencies = replace(
-                dependencies, lock=await self._records.lock_of(package.digest, tenant_of(spec.name))
-            )
+            dependencies = replace(dependencies, lock=await self._records.lock_of(package.digest, tenant_of(spec.name)))
 
         def unpack(target: Path) -> None:
             self._packages.unpack(package, target)
@@ -303,9 +297,7 @@ class Deployments:
 
         name = _folder_name(spec.name, number)
         try:
-            found = await self._installer.install(
-                spec, dependencies, unpack, name, Limits(), on_step
-            )
+            found = await self._installer.install(spec, dependencies, unpack, name, Limits(), on_step)
         except CorralError as error:
             what = "package" if isinstance(error, Corrupted) else "install"
             self._records.check(self._records.of(number), what, "failed", error.message)
@@ -434,9 +426,7 @@ class Deployments:
         kept, referred = self._kept(), self._agents.referred()
         names = {Path(each).parent.name for each in (*referred, *(r.folder for r in kept))}
         keys = {environments.key_of(each) for each in referred} | {r.environment for r in kept}
-        unused = await asyncio.to_thread(
-            lambda: [*installed.unused(names), *environments.folders.unused(keys)]
-        )
+        unused = await asyncio.to_thread(lambda: [*installed.unused(names), *environments.folders.unused(keys)])
         for path in unused:
             await asyncio.to_thread(remove, path)
 

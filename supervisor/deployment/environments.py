@@ -69,9 +69,7 @@ class Environments:
                 await self._build(runner, setting, key, lock, python)
         return key
 
-    async def _build(
-        self, runner: Runner, setting: Setting, key: str, lock: str, python: str
-    ) -> None:
+    async def _build(self, runner: Runner, setting: Setting, key: str, lock: str, python: str) -> None:
         path = await asyncio.to_thread(self.folders.begin, key)
         is_built = False
         try:

@@ -135,9 +135,7 @@ class MarkedFolders:
     def unused(self, used: Collection[str]) -> list[Path]:
         """Returns the whole folders that are not `used`."""
         with contextlib.suppress(FileNotFoundError):
-            return sorted(
-                p for p in self.root.iterdir() if p.name not in used and (p / MARKER).is_file()
-            )
+            return sorted(p for p in self.root.iterdir() if p.name not in used and (p / MARKER).is_file())
         return []
 
 

@@ -181,9 +181,7 @@ class Installer:
         key = await self.environments.provide(runner, setting, lock, base)
         return Installation(found.folder, lock, base, key, str(self.environments.python_of(key)))
 
-    async def _interpreter(
-        self, runner: Runner, setting: Setting, specifier: str, place: Place
-    ) -> str:
+    async def _interpreter(self, runner: Runner, setting: Setting, specifier: str, place: Place) -> str:
         """Returns the path of an interpreter that a specifier allows: the daemon's own where it fits."""
         own = os.path.realpath(sys.executable)
         version = ".".join(map(str, sys.version_info[:3]))
@@ -198,14 +196,7 @@ class Installer:
         text = f'cannot {what} for "{runner.spec.name}": there is none here; this daemon runs on {version}'
         raise NotFound(text, agent=runner.spec.name, python=specifier, own=version)
 
-    async def _resolved(
-        self,
-        runner: Runner,
-        setting: Setting,
-        base: str,
-        wanted: Path,
-        result: Path,
-    ) -> str:
+    async def _resolved(self, runner: Runner, setting: Setting, base: str, wanted: Path, result: Path) -> str:
         """Returns the lock of requirements: exact versions with their hashes."""
         what = "resolve the dependencies"
         argv = resolve(setting.tool, base, str(wanted), str(result))
@@ -255,9 +246,7 @@ class Installer:
             if not is_whole:
                 await asyncio.shield(asyncio.to_thread(remove, root))
 
-    def _own_steps(
-        self, runner: Runner, dependencies: Dependencies, files: Path
-    ) -> dict[str, tuple[str, ...]]:
+    def _own_steps(self, runner: Runner, dependencies: Dependencies, files: Path) -> dict[str, tuple[str, ...]]:
         """Returns the commands that run in the installed folder."""
         steps: dict[str, tuple[str, ...]] = {}
         if dependencies.npm:
@@ -267,9 +256,7 @@ class Installer:
                 text = f'cannot install the npm dependencies of "{name}": npm is not in PATH; install Node.js'
                 raise NotFound(text, agent=name, program="npm")
             locked = (files / "package-lock.json").is_file()
-            steps["install the npm dependencies"] = npm_install(
-                npm, dependencies.npm, locked=locked
-            )
+            steps["install the npm dependencies"] = npm_install(npm, dependencies.npm, locked=locked)
         if dependencies.install:
             steps["run the install script"] = dependencies.install
         return steps
@@ -307,10 +294,4 @@ def _with_environment(place: Place, python: str) -> Place:
     programs = os.path.dirname(python)
     path = os.pathsep.join((programs, os.environ.get("PATH", os.defpath)))
     variables = {"PATH": path, "VIRTUAL_ENV": os.path.dirname(programs)}
-    return Place(
-        place.cwd,
-        place.measured,
-        {**place.environment, **variables},
-        place.readable,
-        place.writable,
-    )
+    return Place(place.cwd, place.measured, {**place.environment, **variables}, place.readable, place.writable)

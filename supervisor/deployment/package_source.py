@@ -38,9 +38,7 @@ def described(found: Stored) -> Package:
         "capabilities": spec.needs.capabilities,
         "secrets": spec.needs.secrets,
     }
-    needs = [
-        Need(kind, each.name, each.optional) for kind, names in kinds.items() for each in names
-    ]
+    needs = [Need(kind, each.name, each.optional) for kind, names in kinds.items() for each in names]
     needs += [Need("commands", name) for name in spec.requires_runtime.commands]
     uses_python = "entrypoint" in table or bool(spec.dependencies.python) or bool(found.lock)
     return Package(

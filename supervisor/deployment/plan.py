@@ -41,9 +41,7 @@ def kept_settings(earlier: Table, changes: Table) -> dict[str, object]:
     return found
 
 
-def agent_table(
-    package: Package, settings: Table, folder: str, python: str, path: str
-) -> dict[str, object]:
+def agent_table(package: Package, settings: Table, folder: str, python: str, path: str) -> dict[str, object]:
     """Returns the table of an agent that is a version of a package.
 
     It works in `folder`, and its Python is `python`, "" for none: an entrypoint is run by it, a command finds the

@@ -91,9 +91,7 @@ class Records:
     def forget(self, tenant: str) -> None:
         """Drops the records of a tenant."""
         self._records = {
-            number: record
-            for number, record in self._records.items()
-            if tenant_of(record.agent) != tenant
+            number: record for number, record in self._records.items() if tenant_of(record.agent) != tenant
         }
 
     async def put(self, record: Deployment, *, lock: str = "") -> Deployment:
@@ -118,9 +116,7 @@ class Records:
         self._store.post(_put(record))
         return self._keep(record)
 
-    def check(
-        self, record: Deployment, name: str, state: CheckState, message: str = ""
-    ) -> Deployment:
+    def check(self, record: Deployment, name: str, state: CheckState, message: str = "") -> Deployment:
         """Notes the result of a check."""
         found = DeploymentCheck(name=name, state=state, message=message)
         return self.note(replace(record, checks=[*record.checks, found]))

@@ -102,9 +102,7 @@ class Runner:
         on_output: takes what they print.
     """
 
-    def __init__(
-        self, commands: Commands, spec: Spec, limits: Limits, on_output: Callable[[bytes], None]
-    ) -> None:
+    def __init__(self, commands: Commands, spec: Spec, limits: Limits, on_output: Callable[[bytes], None]) -> None:
         self.spec = spec
         self._commands = commands
         self._limits = limits
@@ -178,9 +176,7 @@ class Runner:
 def failure(what: str, name: str, outcome: Outcome, kind: type[CorralError]) -> CorralError:
     """Returns the error of a command that ended badly, with the last lines that it printed."""
     output = last_lines(outcome.output)
-    ended = outcome.problem or (
-        f"killed by {outcome.signal}" if outcome.signal else f"exit status {outcome.code}"
-    )
+    ended = outcome.problem or (f"killed by {outcome.signal}" if outcome.signal else f"exit status {outcome.code}")
     text = f'cannot {what} of "{name}": {ended}'
     if output:
         text += f": {output.splitlines()[-1].strip()}"

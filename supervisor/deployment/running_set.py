@@ -36,12 +36,7 @@ class RunningSet:
     """Brings versions of packages in force in the running set of one daemon."""
 
     def __init__(
-        self,
-        agents: Agents,
-        rollouts: Rollouts,
-        attempt: Try,
-        host: Host,
-        folder_of: Callable[[str], str],
+        self, agents: Agents, rollouts: Rollouts, attempt: Try, host: Host, folder_of: Callable[[str], str]
     ) -> None:
         self._agents = agents
         self._folder_of = folder_of
@@ -119,9 +114,7 @@ class RunningSet:
     async def quiet(self, name: str, *, or_finishing: bool = False) -> None:
         """Waits until all workers of an agent are those of its spec; see `ports.Agents`."""
         while True:
-            await asyncio.sleep(
-                LOOK_S
-            )  # a change that was taken back begins its way back a moment later
+            await asyncio.sleep(LOOK_S)  # a change that was taken back begins its way back a moment later
             agent = self._agents.agents.get(name)
             if agent is None or self._agents.draining:
                 return
@@ -192,9 +185,7 @@ class RunningSet:
             reason = await self._attempt(next(iter(supervisors)), spec)
             if reason:
                 words = f"its smoke task has failed: {reason}"
-                raise WorkerFailed(
-                    f'cannot add "{spec.name}": {words}', agent=spec.name, reason=words
-                )
+                raise WorkerFailed(f'cannot add "{spec.name}": {words}', agent=spec.name, reason=words)
 
     def referred(self) -> Collection[str]:
         """Returns the paths that specs refer to; see `ports.Agents`."""
@@ -210,11 +201,7 @@ class RunningSet:
         """Returns the local names of what an owner has, of `commands` those in PATH; see `ports.Agents`."""
         every = [agent.spec for agent in self._agents.agents.values()]
         specs = [spec for spec in every if tenant_of(spec.name) == tenant]
-        shared = {
-            spec.name
-            for spec in every
-            if spec.kind == "mcp" and not tenant_of(spec.name) and spec.share in LENT
-        }
+        shared = {spec.name for spec in every if spec.kind == "mcp" and not tenant_of(spec.name) and spec.share in LENT}
         secrets = [str(each["name"]) for each in self._host.secrets.listed()]
         path = self._host.environ.get("PATH")
         return Facts(

@@ -161,9 +161,7 @@ class Gate:
             raise Refused("400 Bad Request", "this is no request to an HTTP proxy")
         return found[1], found[2], lines
 
-    async def _connect(
-        self, host: str, port: int
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _connect(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reason = why_refused(host, port, self._rules)
         if reason:
             raise Refused("403 Forbidden", reason, is_recorded=True)
@@ -185,9 +183,7 @@ class Gate:
             reason = f"cannot reach {host} at port {port}: {error.strerror or error}"
             raise Refused("502 Bad Gateway", reason) from None
 
-    async def _first_of(
-        self, addresses: Sequence[str], port: int
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _first_of(self, addresses: Sequence[str], port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         failure: OSError = OSError("it has no address")
         for address in addresses:
             try:
@@ -264,17 +260,12 @@ Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 async def _relay(one: Stream, other: Stream) -> None:
     """Passes data both ways until both sides have ended, or neither has sent any for IDLE_S."""
     seen = [time.monotonic()]
-    ways = [
-        asyncio.ensure_future(_pass(one[0], other[1], seen)),
-        asyncio.ensure_future(_pass(other[0], one[1], seen)),
-    ]
+    ways = [asyncio.ensure_future(_pass(one[0], other[1], seen)), asyncio.ensure_future(_pass(other[0], one[1], seen))]
     running = set(ways)
     try:
         while running:
             left_s = max(0.0, seen[0] + IDLE_S - time.monotonic())
-            done, running = await asyncio.wait(
-                running, timeout=left_s, return_when=asyncio.FIRST_COMPLETED
-            )
+            done, running = await asyncio.wait(running, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
             if any(way.exception() is not None for way in done):
                 return
             if not done and time.monotonic() >= seen[0] + IDLE_S:
@@ -285,9 +276,7 @@ async def _relay(one: Stream, other: Stream) -> None:
         await asyncio.gather(*ways, return_exceptions=True)
 
 
-async def _pass(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: list[float]
-) -> None:
+async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: list[float]) -> None:
     while data := await reader.read(CHUNK_BYTES):
         seen[0] = time.monotonic()
         writer.write(data)
@@ -303,9 +292,7 @@ async def serve(channel: socket.socket) -> None:
     channel.setblocking(False)
 
     def send(**message: object) -> None:
-        with contextlib.suppress(
-            OSError
-        ):  # the daemon does not keep up: a record is lost, never a request
+        with contextlib.suppress(OSError):  # the daemon does not keep up: a record is lost, never a request
             channel.send(protocol.encode(message)[0])
 
     proxy = Proxy(send)

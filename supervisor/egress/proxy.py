@@ -32,12 +32,7 @@ class EgressProxy:
         self._note = note
         self._gates: dict[str, tuple[Sandbox, int]] = {}
         self._process = HelperProcess(
-            launcher,
-            host,
-            generation,
-            PROGRAM,
-            on_start=self._open_all,
-            on_message=self._on_message,
+            launcher, host, generation, PROGRAM, on_start=self._open_all, on_message=self._on_message
         )
 
     def open(self, unit: str, sandbox: Sandbox, listener_fd: int) -> None:
@@ -68,12 +63,7 @@ class EgressProxy:
 
     def _send(self, unit: str) -> None:
         sandbox, listener_fd = self._gates[unit]
-        message: dict[str, object] = {
-            "op": "open",
-            "unit": unit,
-            "agent": sandbox.agent,
-            "hosts": list(sandbox.hosts),
-        }
+        message: dict[str, object] = {"op": "open", "unit": unit, "agent": sandbox.agent, "hosts": list(sandbox.hosts)}
         self._process.send(message, [os.dup(listener_fd)])
 
     def _on_message(self, message: Any) -> None:  # Any: JSON

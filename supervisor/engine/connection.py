@@ -9,11 +9,7 @@ START_S = 10.0
 
 
 async def open_engine(
-    settings: ClusterSettings,
-    *,
-    token: str | None = None,
-    timeout_s: float = TIMEOUT_S,
-    start_s: float = START_S,
+    settings: ClusterSettings, *, token: str | None = None, timeout_s: float = TIMEOUT_S, start_s: float = START_S
 ) -> Engine:
     """Connects to an engine; `token` is the one of the settings with its secret in place.
 
@@ -29,14 +25,10 @@ async def open_engine(
         if settings.engine == "nats":
             from .jetstream import JetStream  # noqa: PLC0415  # only who wants a cluster pays
 
-            return await JetStream.open(
-                settings.urls, token=secret, tls=tls, timeout_s=timeout_s, start_s=start_s
-            )
+            return await JetStream.open(settings.urls, token=secret, tls=tls, timeout_s=timeout_s, start_s=start_s)
         from .redis_engine import RedisEngine  # noqa: PLC0415  # only who wants a cluster pays
 
-        return await RedisEngine.open(
-            settings.urls, token=secret, tls=tls, timeout_s=timeout_s, start_s=start_s
-        )
+        return await RedisEngine.open(settings.urls, token=secret, tls=tls, timeout_s=timeout_s, start_s=start_s)
     except ImportError as error:
         raise InvalidParams(
             f'cannot use [cluster] engine = "{settings.engine}": {error.name} is not installed; install "corral[{settings.engine}]"',

@@ -138,9 +138,7 @@ class Engine(Protocol):
         """Returns the newest state of a key; None where there is none."""
         ...
 
-    async def put(
-        self, key: str, value: bytes | None, *, revision: int, ttl_s: int | None = None
-    ) -> int:
+    async def put(self, key: str, value: bytes | None, *, revision: int, ttl_s: int | None = None) -> int:
         """Stores a value if the key is at `revision` (0: absent), and returns the new revision; None removes a present key.
 
         With `ttl_s` it ends by itself unless it is put again in time: a lease.

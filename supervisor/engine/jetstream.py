@@ -16,16 +16,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from ...worker.contract.errors import CorralError, InvalidParams, Timeout
-from .interface import (
-    MESSAGES_MAX,
-    REDELIVERY_S,
-    TIMEOUT_S,
-    Change,
-    Entry,
-    Outcome,
-    Taken,
-    TlsFiles,
-)
+from .interface import MESSAGES_MAX, REDELIVERY_S, TIMEOUT_S, Change, Entry, Outcome, Taken, TlsFiles
 from .jetstream_wire import (
     KEYS,
     MARKER_S,
@@ -137,9 +128,7 @@ class JetStream:
         except (TimeoutError, nats.errors.Error, OSError) as error:
             await quietly(client.close())
             reason = str(last[0] if last else error) or "no answer"
-            raise no_answer(
-                "nats", "connect to", ",".join(map(bare, urls)), reason, uncertain=False
-            ) from error
+            raise no_answer("nats", "connect to", ",".join(map(bare, urls)), reason, uncertain=False) from error
         except BaseException:
             await quietly(client.close())
             raise
@@ -193,15 +182,9 @@ class JetStream:
     async def get(self, key: str) -> Entry | None:
         """Returns the newest state of a key, as the leader has it."""
         message = await self._last(checked(key, "key"))
-        return (
-            None
-            if message is None or message.value is None
-            else Entry(key, message.value, message.revision)
-        )
+        return None if message is None or message.value is None else Entry(key, message.value, message.revision)
 
-    async def put(
-        self, key: str, value: bytes | None, *, revision: int, ttl_s: int | None = None
-    ) -> int:
+    async def put(self, key: str, value: bytes | None, *, revision: int, ttl_s: int | None = None) -> int:
         """Stores a value if the key is at `revision`; None removes it, and a mark of it stays for a while."""
         checked(key, "key")
         if value is None:
@@ -433,9 +416,7 @@ class JetStream:
         while not self._client.is_connected:
             await asyncio.sleep(0.02)
 
-    async def api(
-        self, what: str, body: Json, name: str, *, timeout_s: float | None = None
-    ) -> Json:
+    async def api(self, what: str, body: Json, name: str, *, timeout_s: float | None = None) -> Json:
         """Sends a request to JetStream.
 
         Raises:
@@ -448,9 +429,7 @@ class JetStream:
                 while True:
                     await self._connected()
                     try:
-                        message = await self._replies.request(
-                            f"$JS.API.{what}", msgspec.json.encode(body)
-                        )
+                        message = await self._replies.request(f"$JS.API.{what}", msgspec.json.encode(body))
                         break
                     except nats.errors.NoRespondersError:
                         await asyncio.sleep(0.05)  # no leader yet
@@ -458,9 +437,7 @@ class JetStream:
             raise self._no_answer("reach", name, error, uncertain=True) from error
         return answer_of(message)
 
-    async def _stored(
-        self, subject: str, payload: bytes, headers: dict[str, str], what: str, name: str
-    ) -> int:
+    async def _stored(self, subject: str, payload: bytes, headers: dict[str, str], what: str, name: str) -> int:
         """Publishes to a stream, and returns the sequence number; repeats while no leader took it.
 
         Raises:
@@ -484,9 +461,7 @@ class JetStream:
 
     def _no_answer(self, what: str, name: str, error: Exception, *, uncertain: bool) -> Timeout:
         down = "" if self._client.is_connected else "not connected"
-        return no_answer(
-            self.kind, what, name, down or str(error) or "no answer in time", uncertain=uncertain
-        )
+        return no_answer(self.kind, what, name, down or str(error) or "no answer in time", uncertain=uncertain)
 
     def _refused(self, what: str, name: str, error: ApiError) -> CorralError:
         """Makes the error of an answer that refuses; one of a server without a leader or disk may go away by itself."""
@@ -504,9 +479,7 @@ class KeyWatch(View, Following):
 
     failures = (TimeoutError, nats.errors.Error, CorralError, ApiError)
 
-    def __init__(
-        self, engine: JetStream, client: Client, prefix: str, closed: Callable[["KeyWatch"], None]
-    ) -> None:
+    def __init__(self, engine: JetStream, client: Client, prefix: str, closed: Callable[["KeyWatch"], None]) -> None:
         View.__init__(self)
         self._engine = engine
         self._client: Any = client  # Any: the library's types are partial

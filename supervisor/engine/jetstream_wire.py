@@ -151,9 +151,7 @@ class Replies:
             f"{self._inbox}.*", cb=self._receive, pending_msgs_limit=-1, pending_bytes_limit=-1
         )
 
-    async def request(
-        self, subject: str, payload: bytes, headers: dict[str, str] | None = None
-    ) -> Msg:
+    async def request(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> Msg:
         """Returns the answer; its caller bounds the wait.
 
         Raises:
@@ -205,9 +203,7 @@ class PullInbox:
 class Listener:
     """Receives messages into a bounded inbox."""
 
-    def __init__(
-        self, client: Client, messages_max: int, closed: Callable[["Listener"], None]
-    ) -> None:
+    def __init__(self, client: Client, messages_max: int, closed: Callable[["Listener"], None]) -> None:
         self._client: Any = client  # Any: the library's types are partial
         self._inbox = Inbox(messages_max)
         self._closed = closed
@@ -237,9 +233,7 @@ class Listener:
 
         async def answer(payload: bytes) -> None:
             if message.reply:
-                await quietly(
-                    self._client.publish(message.reply, limited(payload, "answer", subject))
-                )
+                await quietly(self._client.publish(message.reply, limited(payload, "answer", subject)))
 
         return Message(subject, message.data, answer)
 

@@ -43,9 +43,7 @@ def program_of(kind: str) -> str:
     found = str(beside) if os.access(beside, os.X_OK) else shutil.which(name)
     if found is None:
         reason = f"{name} is not installed: it comes with {PACKAGES[kind]}"
-        raise InvalidParams(
-            f"cannot start {kind}: {reason}", key="engine", value=kind, reason=reason
-        )
+        raise InvalidParams(f"cannot start {kind}: {reason}", key="engine", value=kind, reason=reason)
     return found
 
 
@@ -79,9 +77,7 @@ class LocalServers:
     ) -> None:
         if count not in ((1, 3) if kind == "nats" else (1,)):
             reason = "NATS has 1 or 3 servers here, Redis 1"
-            raise InvalidParams(
-                f"cannot start {count} servers: {reason}", key="servers", value=count, reason=reason
-            )
+            raise InvalidParams(f"cannot start {count} servers: {reason}", key="servers", value=count, reason=reason)
         self.kind: Literal["nats", "redis"] = kind
         self.count = count
         self.folder = folder

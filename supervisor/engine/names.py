@@ -2,13 +2,7 @@
 
 import re
 
-from ...worker.contract.errors import (
-    Conflict,
-    InvalidParams,
-    NotFound,
-    ResourceLimitExceeded,
-    Timeout,
-)
+from ...worker.contract.errors import Conflict, InvalidParams, NotFound, ResourceLimitExceeded, Timeout
 from .interface import TTL_MIN_S, VALUE_BYTES_MAX
 
 NAME_CHARS_MAX = 256
@@ -31,9 +25,7 @@ def checked(name: str, what: str, *, wildcard: bool = False) -> str:
     if len(name) > NAME_CHARS_MAX or name.count("/") >= WORDS_MAX:
         limit = f"{NAME_CHARS_MAX} characters and {WORDS_MAX} words"
         raise ResourceLimitExceeded(
-            f'cannot use {what} "{name[:40]}...": it is above {limit}',
-            limit=NAME_CHARS_MAX,
-            value=len(name),
+            f'cannot use {what} "{name[:40]}...": it is above {limit}', limit=NAME_CHARS_MAX, value=len(name)
         )
     if not _NAME.fullmatch(bare):
         reason = "a name has words of letters, digits, _ and -, with / between"
@@ -65,9 +57,7 @@ def lease_seconds(ttl_s: int | None, key: str) -> int | None:
     """
     if ttl_s is not None and ttl_s < TTL_MIN_S:
         reason = f"a lease has whole seconds, at least {TTL_MIN_S}"
-        raise InvalidParams(
-            f'cannot store key "{key}" for {ttl_s} s: {reason}', name=key, reason=reason
-        )
+        raise InvalidParams(f'cannot store key "{key}" for {ttl_s} s: {reason}', name=key, reason=reason)
     return ttl_s
 
 
@@ -86,19 +76,13 @@ def conflict(engine: str, key: str, wanted: int, present: int) -> Conflict:
 def no_answer(engine: str, what: str, name: str, reason: str, *, uncertain: bool) -> Timeout:
     """Makes the error of an operation that the engine did not answer in time."""
     return Timeout(
-        f'cannot {what} "{name}": {engine}: {reason}',
-        engine=engine,
-        name=name,
-        reason=reason,
-        uncertain=uncertain,
+        f'cannot {what} "{name}": {engine}: {reason}', engine=engine, name=name, reason=reason, uncertain=uncertain
     )
 
 
 def nobody(engine: str, subject: str) -> NotFound:
     """Makes the error of a request that nobody listens for."""
-    return NotFound(
-        f'cannot request "{subject}": nothing listens there', engine=engine, name=subject
-    )
+    return NotFound(f'cannot request "{subject}": nothing listens there', engine=engine, name=subject)
 
 
 def bare(url: str) -> str:

@@ -15,13 +15,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as NoConnection
-from redis.exceptions import (
-    MasterDownError,
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    ResponseError,
-)
+from redis.exceptions import MasterDownError, NoScriptError, OutOfMemoryError, ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from ...worker.contract.errors import CorralError, InvalidParams, Timeout
@@ -108,11 +102,7 @@ class RedisEngine:
             )
         options: dict[str, Any] = {"password": token} if token else {}
         if tls is not None:
-            options |= {
-                "ssl_ca_certs": tls.ca,
-                "ssl_certfile": tls.certificate,
-                "ssl_keyfile": tls.key,
-            }
+            options |= {"ssl_ca_certs": tls.ca, "ssl_certfile": tls.certificate, "ssl_keyfile": tls.key}
         client: Wire = _REDIS.from_url(
             address,
             socket_timeout=None,  # an own bound for each operation: a default of seconds breaks blocking reads
@@ -127,9 +117,7 @@ class RedisEngine:
                 await engine._begin()
         except TimeoutError as error:
             await engine.close()
-            raise no_answer(
-                "redis", "connect to", bare(address), "no answer", uncertain=False
-            ) from error
+            raise no_answer("redis", "connect to", bare(address), "no answer", uncertain=False) from error
         except BaseException:
             await engine.close()
             raise
@@ -142,9 +130,7 @@ class RedisEngine:
                 break
             except ResponseError as error:
                 reason = str(error)[:200]
-                raise InvalidParams(
-                    f"cannot use Redis: {reason}", key="cluster.url", reason=reason
-                ) from error
+                raise InvalidParams(f"cannot use Redis: {reason}", key="cluster.url", reason=reason) from error
             except FAILURES:
                 await asyncio.sleep(0.1)  # until its caller's timeout
         version = tuple(int(part) for part in found["redis_version"].split(".")[:2])
@@ -164,9 +150,7 @@ class RedisEngine:
         found = await self.run("read key", key, scripts.GET, [], [checked(key, "key")])
         return None if not found else Entry(key, bytes(found[1]), int(found[0]))
 
-    async def put(
-        self, key: str, value: bytes | None, *, revision: int, ttl_s: int | None = None
-    ) -> int:
+    async def put(self, key: str, value: bytes | None, *, revision: int, ttl_s: int | None = None) -> int:
         """Stores a value if the key is at `revision`; None removes it."""
         ttl = lease_seconds(ttl_s, checked(key, "key"))
         args: list[str | bytes] = [key, str(revision)]
@@ -191,11 +175,7 @@ class RedisEngine:
         """Stores a task."""
         stream = scripts.stream(checked(queue, "queue"))
         mark = f"{scripts.PREFIX}seen:{queue}:{checked(id, 'id')}"
-        args: list[str | bytes] = [
-            id,
-            limited(payload, "task", id),
-            str(int(APPEND_WINDOW_S * 1000)),
-        ]
+        args: list[str | bytes] = [id, limited(payload, "task", id), str(int(APPEND_WINDOW_S * 1000))]
         await self.run("store task", id, scripts.APPEND, [stream, mark], args)
 
     async def take(self, queue: str, wait_s: float, count_max: int = 1) -> list[Taken]:
@@ -228,11 +208,7 @@ class RedisEngine:
                 "take from queue",
                 queue,
                 lambda: self.client.xreadgroup(
-                    GROUP,
-                    self._consumer,
-                    {stream: ">"},
-                    count=count_max,
-                    block=int(wait_s * 1000) or None,
+                    GROUP, self._consumer, {stream: ">"}, count=count_max, block=int(wait_s * 1000) or None
                 ),
                 extra_s=wait_s,
             )
@@ -251,17 +227,13 @@ class RedisEngine:
         answer: Wire = await self.call(
             "take from queue",
             queue,
-            lambda: self.client.xautoclaim(
-                stream, GROUP, self._consumer, int(REDELIVERY_S * 1000), "0-0", count=1
-            ),
+            lambda: self.client.xautoclaim(stream, GROUP, self._consumer, int(REDELIVERY_S * 1000), "0-0", count=1),
         )
         if not answer[1]:
             return None
         entry, fields = answer[1][0]
         pending: Wire = await self.call(
-            "take from queue",
-            queue,
-            lambda: self.client.xpending_range(stream, GROUP, entry, entry, 1),
+            "take from queue", queue, lambda: self.client.xpending_range(stream, GROUP, entry, entry, 1)
         )
         times = pending[0]["times_delivered"] if pending else 1
         return self._taken(queue, entry, fields, times)
@@ -273,9 +245,7 @@ class RedisEngine:
     async def _make_group(self, queue: str, stream: str) -> None:
         try:
             await self.call(
-                "take from queue",
-                queue,
-                lambda: self.client.xgroup_create(stream, GROUP, "0", mkstream=True),
+                "take from queue", queue, lambda: self.client.xgroup_create(stream, GROUP, "0", mkstream=True)
             )
         except ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
@@ -285,9 +255,7 @@ class RedisEngine:
     async def queued(self, queue: str, count_max: int) -> list[bytes]:
         """Returns the payloads of the oldest tasks that are not done."""
         stream = scripts.stream(checked(queue, "queue"))
-        found: Wire = await self.call(
-            "read queue", queue, lambda: self.client.xrange(stream, count=count_max)
-        )
+        found: Wire = await self.call("read queue", queue, lambda: self.client.xrange(stream, count=count_max))
         return [bytes(fields[b"p"]) for _, fields in found]
 
     async def settle(self, taken: Taken, outcome: Outcome) -> None:
@@ -300,9 +268,7 @@ class RedisEngine:
     async def publish(self, subject: str, payload: bytes) -> None:
         """Sends a message to all who listen."""
         limited(payload, "message", checked(subject, "subject"))
-        await self.call(
-            "publish", subject, lambda: self.client.publish(CHANNEL + subject, b" " + payload)
-        )
+        await self.call("publish", subject, lambda: self.client.publish(CHANNEL + subject, b" " + payload))
 
     async def subscribe(self, subject: str, *, messages_max: int = MESSAGES_MAX) -> "Listener":
         """Receives the messages of a subject."""
@@ -314,9 +280,7 @@ class RedisEngine:
                 await listener.ready.wait()
         except TimeoutError as error:
             await listener.close()
-            raise no_answer(
-                self.kind, "subscribe to", subject, "no answer in time", uncertain=False
-            ) from error
+            raise no_answer(self.kind, "subscribe to", subject, "no answer in time", uncertain=False) from error
         return listener
 
     async def request(self, subject: str, payload: bytes, timeout_s: float) -> bytes:
@@ -330,17 +294,13 @@ class RedisEngine:
                 self._answers[number] = answer
                 back = f"{self._consumer} {number} ".encode()
                 listeners: Wire = await self.call(
-                    "request",
-                    subject,
-                    lambda: self.client.publish(CHANNEL + subject, back + payload),
+                    "request", subject, lambda: self.client.publish(CHANNEL + subject, back + payload)
                 )
                 if not listeners:
                     raise nobody(self.kind, subject)
                 return await answer
         except TimeoutError as error:
-            raise no_answer(
-                self.kind, "request", subject, "no answer in time", uncertain=True
-            ) from error
+            raise no_answer(self.kind, "request", subject, "no answer in time", uncertain=True) from error
         finally:
             self._answers.pop(number, None)
 
@@ -364,11 +324,7 @@ class RedisEngine:
         limited(payload, "answer", number)
         with contextlib.suppress(CorralError):
             channel = f"{CHANNEL}answers/{consumer}"
-            await self.call(
-                "answer",
-                number,
-                lambda: self.client.publish(channel, f" {number} ".encode() + payload),
-            )
+            await self.call("answer", number, lambda: self.client.publish(channel, f" {number} ".encode() + payload))
 
     # -- the connection
 
@@ -394,16 +350,12 @@ class RedisEngine:
         found.append(
             "Redis is one server: while it is down nothing is accepted; its replicas copy later than it confirms, so a fail-over may lose what was confirmed"
         )
-        found.append(
-            "Redis counts leases by the clock of the machine: a clock that jumps ahead ends them early"
-        )
+        found.append("Redis counts leases by the clock of the machine: a clock that jumps ahead ends them early")
         return tuple(found)
 
     async def _fsync_weakness(self) -> list[str]:
         try:
-            config: Wire = await self.call(
-                "read settings", "redis", lambda: self.client.config_get("appendfsync")
-            )
+            config: Wire = await self.call("read settings", "redis", lambda: self.client.config_get("appendfsync"))
         except (ResponseError, CorralError):
             return [
                 "Redis does not show appendfsync: unless it is always, a power loss may lose up to a second and more"
@@ -427,28 +379,20 @@ class RedisEngine:
             async with asyncio.timeout(1.0):
                 await self.client.aclose()
 
-    async def run(
-        self, what: str, name: str, script: str, keys: list[str], args: list[str | bytes]
-    ) -> Wire:
+    async def run(self, what: str, name: str, script: str, keys: list[str], args: list[str | bytes]) -> Wire:
         """Runs a script by its digest; sends it where the server does not have it."""
         sha = self._shas.get(script)
         if sha is None:
             sha = await self.call(what, name, lambda: self.client.script_load(script))
             self._shas[script] = sha
         try:
-            return await self.call(
-                what, name, lambda: self._pipeline.run("EVALSHA", sha, len(keys), *keys, *args)
-            )
+            return await self.call(what, name, lambda: self._pipeline.run("EVALSHA", sha, len(keys), *keys, *args))
         except NoScriptError:  # it was started again
-            return await self.call(
-                what, name, lambda: self.client.eval(script, len(keys), *keys, *args)
-            )
+            return await self.call(what, name, lambda: self.client.eval(script, len(keys), *keys, *args))
         except ResponseError as error:
             raise self._refused(what, name, error) from error
 
-    async def call(
-        self, what: str, name: str, work: Callable[[], Awaitable[Wire]], *, extra_s: float = 0.0
-    ) -> Wire:
+    async def call(self, what: str, name: str, work: Callable[[], Awaitable[Wire]], *, extra_s: float = 0.0) -> Wire:
         """Runs one command, bounded.
 
         Raises:
@@ -482,9 +426,7 @@ class KeyWatch(View, Following):
 
     failures = (CorralError, ResponseError)
 
-    def __init__(
-        self, engine: RedisEngine, prefix: str, closed: Callable[["KeyWatch"], None]
-    ) -> None:
+    def __init__(self, engine: RedisEngine, prefix: str, closed: Callable[["KeyWatch"], None]) -> None:
         View.__init__(self)
         self._engine = engine
         self._prefix = prefix
@@ -501,9 +443,7 @@ class KeyWatch(View, Following):
             _, first = await engine.run("watch", self._prefix, scripts.SWEEP, [], [self._prefix])
             if last != b"0-0" and scripts.position(first) > scripts.position(last):
                 return  # some may be gone: anew
-            answer: Wire = await engine.call(
-                "watch", self._prefix, partial(self._read, last), extra_s=SWEEP_S
-            )
+            answer: Wire = await engine.call("watch", self._prefix, partial(self._read, last), extra_s=SWEEP_S)
             self.alive()
             if not answer:
                 continue
@@ -533,11 +473,7 @@ class Listener(Following):
     """Receives messages into a bounded inbox, over a connection of its own that it makes anew when it is lost."""
 
     def __init__(
-        self,
-        engine: RedisEngine,
-        channel: str,
-        messages_max: int,
-        closed: Callable[["Listener"], None],
+        self, engine: RedisEngine, channel: str, messages_max: int, closed: Callable[["Listener"], None]
     ) -> None:
         self._engine = engine
         self._channel = channel

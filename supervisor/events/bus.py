@@ -82,15 +82,7 @@ Where = Callable[[Event], bool]
 class Subscription:
     """Queues the events of some types, in order, for one reader; a `with` closes it."""
 
-    def __init__(
-        self,
-        bus: "Bus",
-        types: "Types",
-        *,
-        limit: int,
-        limit_bytes: int,
-        where: Where | None,
-    ) -> None:
+    def __init__(self, bus: "Bus", types: "Types", *, limit: int, limit_bytes: int, where: Where | None) -> None:
         self._bus = bus
         self._types = types
         self._limit = limit
@@ -287,9 +279,7 @@ class Bus:
         if len(self._subscriptions) >= SUBSCRIPTIONS_LIMIT:
             text = f"cannot subscribe: {SUBSCRIPTIONS_LIMIT} subscriptions are open"
             raise Overloaded(text, limit=SUBSCRIPTIONS_LIMIT, retry_after_s=1.0)
-        subscription = Subscription(
-            self, patterns, limit=limit, limit_bytes=limit_bytes, where=where
-        )
+        subscription = Subscription(self, patterns, limit=limit, limit_bytes=limit_bytes, where=where)
         self._subscriptions[subscription] = None
         self._routes.clear()
         return subscription

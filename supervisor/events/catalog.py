@@ -96,10 +96,7 @@ _TASK = (
     Field("task", "text", "the task's id"),
     Field("attempt", "count", "number of the attempt, from 1; 0 before the first"),
 )
-_QUESTION = (
-    Field("approval", "number", "the question's number"),
-    Field("task", "text", "the task's id"),
-)
+_QUESTION = (Field("approval", "number", "the question's number"), Field("task", "text", "the task's id"))
 _SESSION = Field("session", "text", "its name")
 _TENANT = Field("tenant", "text", "its name")
 _SCHEDULE = Field("schedule", "text", "its name")
@@ -111,17 +108,13 @@ _EXCESS = (
     _REASON,
 )
 _SAVED = Field(
-    "checkpoint",
-    "number or null",
-    "the checkpoint that its next incarnation begins with; null: it saved none",
+    "checkpoint", "number or null", "the checkpoint that its next incarnation begins with; null: it saved none"
 )
 _PART = (
     Field("part", "text", "`store`, `journal` or `telemetry`"),
     Field("stalled_s", "seconds", "age of the oldest waiting write"),
     Field(
-        "lost",
-        "count",
-        "number of posted records (events among them), lines or spans lost since the last such event",
+        "lost", "count", "number of posted records (events among them), lines or spans lost since the last such event"
     ),
 )
 

@@ -62,8 +62,7 @@ RETRY_S = 5.0
 
 _COST = f"length(data) + length(type) + ifnull(length(agent), 0) + ifnull(length(worker), 0) + {ROW_BYTES}"
 _IS_AGENTS = (
-    "substr(type, 1, instr(type || '.', '.') - 1) NOT IN"
-    f" ({', '.join(repr(word) for word in sorted(RESERVED))})"
+    f"substr(type, 1, instr(type || '.', '.') - 1) NOT IN ({', '.join(repr(word) for word in sorted(RESERVED))})"
 )
 
 logger = logging.getLogger(__name__)
@@ -198,13 +197,9 @@ class EventHistory:
         last = int(str(newest[0][0]))
         was_clean = "ended_at_seq" in meta or (not last and "events_reserved" not in meta)
         # After a kill, numbers may have been shown up to the reserved one, and are not given again.
-        shown = (
-            meta.get("ended_at_seq") if was_clean else meta.get("events_reserved", last + RESERVE)
-        )
+        shown = meta.get("ended_at_seq") if was_clean else meta.get("events_reserved", last + RESERVE)
         first = max(last, shown or 0) + 1
-        await store.write(
-            ("DELETE FROM meta WHERE key = 'ended_at_seq'", ()), _reservation(first + RESERVE)
-        )
+        await store.write(("DELETE FROM meta WHERE key = 'ended_at_seq'", ()), _reservation(first + RESERVE))
         removed_to = meta.get("events_removed", 0)
         return cls(store, first_seq=first, was_clean=was_clean, removed_to=removed_to)
 
@@ -214,9 +209,7 @@ class EventHistory:
 
     async def end(self, last: int) -> None:
         """Notes the last number of a daemon that ends in order; all that was posted is on disk after it."""
-        await self._store.write(
-            ("INSERT OR REPLACE INTO meta (key, value) VALUES ('ended_at_seq', ?)", (last,))
-        )
+        await self._store.write(("INSERT OR REPLACE INTO meta (key, value) VALUES ('ended_at_seq', ?)", (last,)))
 
     # -- keeping
 
@@ -259,9 +252,7 @@ class EventHistory:
 
     # -- reading
 
-    async def page(
-        self, position: int, until: int, wanted: EventFilter, rows: int = SCAN_ROWS
-    ) -> Page:
+    async def page(self, position: int, until: int, wanted: EventFilter, rows: int = SCAN_ROWS) -> Page:
         """Returns the next events on disk after `position`, up to number `until`: at most so many, and PAGE_BYTES."""
         looked_at = min(rows + 1, SCAN_ROWS) if wanted.is_all else SCAN_ROWS
         task = b"" if wanted.task is None else codec.encode(wanted.task)
@@ -303,18 +294,11 @@ class EventHistory:
             return ()
         marks = ", ".join("?" * len(seqs))
         return await self._store.read(
-            f"SELECT seq, at, type, agent, worker, data FROM event WHERE seq IN ({marks}) ORDER BY seq",
-            seqs,
+            f"SELECT seq, at, type, agent, worker, data FROM event WHERE seq IN ({marks}) ORDER BY seq", seqs
         )
 
     async def history(
-        self,
-        position: int,
-        until: int,
-        wanted: EventFilter,
-        *,
-        reports_expired: bool = True,
-        rows: int = SCAN_ROWS,
+        self, position: int, until: int, wanted: EventFilter, *, reports_expired: bool = True, rows: int = SCAN_ROWS
     ) -> AsyncGenerator[Page, None]:
         """Yields all wanted events that were to be stored with a number in (`position`, `until`], in pages.
 
@@ -351,9 +335,7 @@ class EventHistory:
         if rest.records:
             yield rest
 
-    async def begin(
-        self, wanted: EventFilter, *, newest: int, since: int | None, n: int | None, until: int
-    ) -> int:
+    async def begin(self, wanted: EventFilter, *, newest: int, since: int | None, n: int | None, until: int) -> int:
         """Returns the position from which a reader begins: before the last `n`, after `since`, not too old.
 
         Raises:
@@ -442,13 +424,9 @@ class EventHistory:
         share = limit * AGENTS_SHARE
         while self._is_over(1.0):
             if self._agents_bytes > share:
-                await self._remove(
-                    lambda: self._agents_bytes > share * KEPT_SHARE, only_agents=True
-                )
+                await self._remove(lambda: self._agents_bytes > share * KEPT_SHARE, only_agents=True)
             else:
-                await self._remove(
-                    lambda: self._all_bytes > limit * KEPT_SHARE and self._agents_bytes <= share
-                )
+                await self._remove(lambda: self._all_bytes > limit * KEPT_SHARE and self._agents_bytes <= share)
 
     async def expire(self, before_s: float) -> None:
         """Removes events older than a time of the Unix epoch, while `run` is active.
@@ -460,25 +438,18 @@ class EventHistory:
         await self._remove(lambda: True, before_at=rfc3339(max(before_s, 0.0)))
 
     async def _remove(
-        self,
-        more: Callable[[], bool],
-        *,
-        only_agents: bool = False,
-        before_at: str | None = None,
+        self, more: Callable[[], bool], *, only_agents: bool = False, before_at: str | None = None
     ) -> None:
         async with self._removing:
             await self._remove_slices(more, only_agents=only_agents, before_at=before_at)
 
-    async def _remove_slices(
-        self, more: Callable[[], bool], *, only_agents: bool, before_at: str | None
-    ) -> None:
+    async def _remove_slices(self, more: Callable[[], bool], *, only_agents: bool, before_at: str | None) -> None:
         """Removes the oldest, slice by slice, as long as `more` returns True."""
         position = 0
         is_written = False
         while more():
             rows = await self._store.read(
-                f"SELECT seq, type, at, {_COST} FROM event WHERE seq > ? ORDER BY seq LIMIT ?",
-                (position, SCAN_ROWS),
+                f"SELECT seq, type, at, {_COST} FROM event WHERE seq > ? ORDER BY seq LIMIT ?", (position, SCAN_ROWS)
             )
             chosen: list[int] = []
             size_bytes = agents_bytes = 0
@@ -502,9 +473,7 @@ class EventHistory:
                 self._forget_sizes(only_agents=only_agents)
                 return
             if not rows:
-                await (
-                    self._store.write()
-                )  # rows that are counted and not on disk yet are there after this
+                await self._store.write()  # rows that are counted and not on disk yet are there after this
                 is_written = True
             if chosen:
                 # Before it is so: a reader must neither miss them unreported nor find them in memory later.
@@ -528,10 +497,7 @@ class EventHistory:
         marks = ", ".join("?" * len(seqs))
         return (
             (f"DELETE FROM event WHERE seq IN ({marks})", seqs),
-            (
-                "INSERT OR REPLACE INTO meta (key, value) VALUES ('events_removed', ?)",
-                (self.removed_to,),
-            ),
+            ("INSERT OR REPLACE INTO meta (key, value) VALUES ('events_removed', ?)", (self.removed_to,)),
         )
 
 

@@ -11,14 +11,7 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 
 from ...worker.contract import codec
-from ...worker.contract.errors import (
-    Conflict,
-    CorralError,
-    InternalError,
-    MethodNotFound,
-    NotFound,
-    of_agent,
-)
+from ...worker.contract.errors import Conflict, CorralError, InternalError, MethodNotFound, NotFound, of_agent
 from ...worker.contract.records import CheckpointRecord
 from ..agents.agents import Agents
 from ..lifecycle.state_machine import UP
@@ -80,30 +73,19 @@ class CheckpointSaver:
                 raise result
         return [result for result in results if isinstance(result, CheckpointRecord)]
 
-    async def save_one(
-        self, supervisor: WorkerSupervisor, reason: Reason, timeout_s: float | None
-    ) -> CheckpointRecord:
+    async def save_one(self, supervisor: WorkerSupervisor, reason: Reason, timeout_s: float | None) -> CheckpointRecord:
         """Asks one worker for its state, and keeps it; raises as `save`."""
         return await self.keep(supervisor, await _state_of(supervisor, timeout_s), reason)
 
-    async def keep(
-        self, supervisor: WorkerSupervisor, data: object, reason: Reason
-    ) -> CheckpointRecord:
+    async def keep(self, supervisor: WorkerSupervisor, data: object, reason: Reason) -> CheckpointRecord:
         """Keeps `data` as a checkpoint of a worker."""
-        record = await self._checkpoints.keep(
-            supervisor.spec.name, supervisor.id, None, data, reason
-        )
+        record = await self._checkpoints.keep(supervisor.spec.name, supervisor.id, None, data, reason)
         facts = {"checkpoint": record.id, "reason": reason, "size_bytes": record.size_bytes}
         self.publish("checkpoint.saved", supervisor, facts, is_stored=reason != "interval")
         return record
 
     def publish(
-        self,
-        type_: str,
-        supervisor: WorkerSupervisor,
-        fields: Mapping[str, object],
-        *,
-        is_stored: bool = True,
+        self, type_: str, supervisor: WorkerSupervisor, fields: Mapping[str, object], *, is_stored: bool = True
     ) -> None:
         """Publishes an event about a worker."""
         self._bus.publish(
@@ -207,11 +189,7 @@ async def _state_of(supervisor: WorkerSupervisor, timeout_s: float | None) -> ob
 
 
 async def ask_worker(
-    supervisor: WorkerSupervisor,
-    what: str,
-    method: str,
-    params: dict[str, object],
-    timeout_s: float | None,
+    supervisor: WorkerSupervisor, what: str, method: str, params: dict[str, object], timeout_s: float | None
 ) -> dict[str, object]:
     """Calls a method of a worker that is up, and returns the result.
 

@@ -40,9 +40,7 @@ logger = logging.getLogger(__name__)
 class Hibernation:
     """Manages the checkpoints of workers and their hibernation. `queued` counts the tasks that wait for an agent."""
 
-    def __init__(
-        self, agents: Agents, checkpoints: Checkpoints, queued: Callable[[str], int]
-    ) -> None:
+    def __init__(self, agents: Agents, checkpoints: Checkpoints, queued: Callable[[str], int]) -> None:
         self.checkpoints = checkpoints
         self.saver = CheckpointSaver(agents, checkpoints)
         self._agents = agents
@@ -77,9 +75,7 @@ class Hibernation:
 
     def is_hibernated(self, agent: Agent) -> bool:
         """Returns True if an agent has no wanted worker, and a hibernated one: a task wakes it."""
-        return (
-            any(_is_hibernated(supervisor) for supervisor in agent.supervisors) and not agent.wanted
-        )
+        return any(_is_hibernated(supervisor) for supervisor in agent.supervisors) and not agent.wanted
 
     def wake_soon(self, agent: Agent) -> None:
         """Wakes the workers of an agent, as there is room for them."""
@@ -122,12 +118,8 @@ class Hibernation:
         """Loads this checkpoint or fails: an earlier one in its place would be a silent loss."""
         try:
             record, data = await self.checkpoints.find(number)
-            if (
-                record.worker != supervisor.id
-            ):  # what a worker begins with is always its own, a copy if need be
-                text = (
-                    f'cannot read what it begins with: checkpoint {number} is of "{record.worker}"'
-                )
+            if record.worker != supervisor.id:  # what a worker begins with is always its own, a copy if need be
+                text = f'cannot read what it begins with: checkpoint {number} is of "{record.worker}"'
                 raise Corrupted(text, record=f"checkpoint {number}", reason="not-its-own")
         except (Corrupted, NotFound) as error:
             way_out = f"corral checkpoint restore ID {supervisor.id} gives it another, rm --force {number} none"
@@ -206,9 +198,7 @@ class Hibernation:
         """Returns True if all wanted workers are up, and have had no task for hibernate_after."""
         if now < self._awake_until.get(agent.name, 0.0) or self._queued(agent.name):
             return False
-        workers = [
-            supervisor.worker for supervisor in agent.supervisors if supervisor.worker.wanted
-        ]
+        workers = [supervisor.worker for supervisor in agent.supervisors if supervisor.worker.wanted]
         return bool(workers) and all(
             worker.state in (State.READY, State.IDLE)
             and worker.paused_at is None
@@ -265,15 +255,11 @@ class Hibernation:
             raise Conflict(f"cannot {what}: it is {worker.state}", worker=supervisor.id)
         else:
             copy = await self.saver.keep(supervisor, data, "restore")
-            pending = Resumption(
-                supervisor.spec.name, copy.id, _is_hibernated(supervisor), time.time()
-            )
+            pending = Resumption(supervisor.spec.name, copy.id, _is_hibernated(supervisor), time.time())
             await self._resume({supervisor.id: pending})
             self._resumptions[supervisor.id] = pending
         is_live = worker.state in UP
-        self.saver.publish(
-            "checkpoint.restored", supervisor, {"checkpoint": copy.id, "live": is_live}
-        )
+        self.saver.publish("checkpoint.restored", supervisor, {"checkpoint": copy.id, "live": is_live})
         return supervisor, copy, is_live
 
     def _one(self, name: str | None) -> WorkerSupervisor:
@@ -288,9 +274,7 @@ class Hibernation:
 
     # -- sleeping and waking
 
-    async def hibernate(
-        self, names: Sequence[str], *, timeout_s: float | None, force: bool
-    ) -> list[WorkerSupervisor]:
+    async def hibernate(self, names: Sequence[str], *, timeout_s: float | None, force: bool) -> list[WorkerSupervisor]:
         """Saves checkpoints of workers and ends their processes, all or none; waits until no process is left.
 
         Args:
@@ -310,29 +294,21 @@ class Hibernation:
         for name in names:
             supervisors = self._agents.supervisors(name)
             check_protocol(supervisors, f'hibernate "{name}"')
-            if not any(
-                supervisor in up or _is_hibernated(supervisor) for supervisor in supervisors
-            ):
+            if not any(supervisor in up or _is_hibernated(supervisor) for supervisor in supervisors):
                 raise Conflict(f'cannot hibernate "{name}": it does not run', name=name)
         async with self._withheld(up, timeout_s, "hibernate"):
             numbers = {supervisor.id: supervisor.worker.incarnation for supervisor in up}
             saved = dict(zip(up, await self._save_for_sleep(up, force), strict=True))
             now = time.time()
             asleep = {
-                supervisor.id: Resumption(
-                    supervisor.spec.name, None if record is None else record.id, True, now
-                )
+                supervisor.id: Resumption(supervisor.spec.name, None if record is None else record.id, True, now)
                 for supervisor, record in saved.items()
             }
             await self._resume(asleep)
-            gone = [
-                k for k in up if k.worker.state not in UP or k.worker.incarnation != numbers[k.id]
-            ]
+            gone = [k for k in up if k.worker.state not in UP or k.worker.incarnation != numbers[k.id]]
             if gone:
                 for supervisor in up:
-                    self.checkpoints.resume_soon(
-                        supervisor.id, self._resumptions.get(supervisor.id)
-                    )
+                    self.checkpoints.resume_soon(supervisor.id, self._resumptions.get(supervisor.id))
                 text = f'cannot hibernate "{gone[0].id}": it ended meanwhile'
                 raise Conflict(text, worker=gone[0].id)
             for supervisor in up:
@@ -383,11 +359,7 @@ class Hibernation:
             CorralError: as for `Agents.start`.
         """
         for supervisor in supervisors:
-            if not (
-                _is_hibernated(supervisor)
-                or supervisor.worker.wanted
-                or self._came_asleep(supervisor)
-            ):
+            if not (_is_hibernated(supervisor) or supervisor.worker.wanted or self._came_asleep(supervisor)):
                 text = f'cannot wake "{supervisor.id}": it is not hibernated; corral start {supervisor.id}'
                 raise Conflict(text, worker=supervisor.id)
         asleep = [supervisor for supervisor in supervisors if _is_hibernated(supervisor)]
@@ -404,9 +376,7 @@ class Hibernation:
         """Withholds tasks from workers, and waits until they have none."""
         for supervisor in supervisors:
             if supervisor.is_cordoned(Unschedulable.HIBERNATING):
-                text = (
-                    f'cannot go on with "{supervisor.id}": another call hibernates or restores it'
-                )
+                text = f'cannot go on with "{supervisor.id}": another call hibernates or restores it'
                 raise Conflict(text, worker=supervisor.id)
         for supervisor in supervisors:
             supervisor.cordon(Unschedulable.HIBERNATING)
@@ -423,23 +393,17 @@ def _is_hibernated(supervisor: WorkerSupervisor) -> bool:
     return supervisor.is_cordoned(Unschedulable.HIBERNATED)
 
 
-async def _until_idle(
-    supervisors: Sequence[WorkerSupervisor], timeout_s: float | None, what: str
-) -> None:
+async def _until_idle(supervisors: Sequence[WorkerSupervisor], timeout_s: float | None, what: str) -> None:
     grace_s = max((k.spec.process.shutdown_grace_period for k in supervisors), default=0.0)
     try:
         async with asyncio.timeout(grace_s if timeout_s is None else timeout_s):
             for supervisor in supervisors:
                 await supervisor.until(_has_no_task(supervisor))
     except TimeoutError:
-        busy = next(
-            (supervisor for supervisor in supervisors if supervisor.running), supervisors[0]
-        )
+        busy = next((supervisor for supervisor in supervisors if supervisor.running), supervisors[0])
         task = next(iter(busy.running), None)
         words = f'worker "{busy.id}" is busy with task "{task}"'
-        raise Conflict(
-            f"cannot {what}: {words}", worker=busy.id, task=task, reason="busy"
-        ) from None
+        raise Conflict(f"cannot {what}: {words}", worker=busy.id, task=task, reason="busy") from None
 
 
 def _has_no_task(supervisor: WorkerSupervisor) -> Callable[[state_machine.Worker], bool]:
@@ -458,6 +422,4 @@ def _is_to_sleep(supervisor: WorkerSupervisor) -> bool:
     if _is_hibernated(supervisor) or not worker.wanted:
         return False
     state = "paused" if worker.paused_at is not None else str(worker.state)
-    raise Conflict(
-        f'cannot hibernate "{supervisor.id}": it is {state}', worker=supervisor.id, state=state
-    )
+    raise Conflict(f'cannot hibernate "{supervisor.id}": it is {state}', worker=supervisor.id, state=state)

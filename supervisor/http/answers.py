@@ -45,9 +45,7 @@ class Refused(Exception):
         self.headers = {key.replace("_", "-"): value for key, value in headers.items()}
 
 
-def check_type(
-    request: web.BaseRequest, body: bytes, types: Sequence[str] = (JSON, CURL_TYPE)
-) -> None:
+def check_type(request: web.BaseRequest, body: bytes, types: Sequence[str] = (JSON, CURL_TYPE)) -> None:
     """Refuses a body of another type; one without a type is JSON.
 
     Raises:
@@ -66,9 +64,7 @@ def status_of(error: CorralError) -> int:
     return error.http_status
 
 
-def answer(
-    value: object, status: int = 200, headers: Mapping[str, str] | None = None
-) -> web.Response:
+def answer(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """Encodes a value as the answer.
 
     Raises:
@@ -81,9 +77,7 @@ def answer(
     return web.Response(body=body, status=status, headers=headers, content_type="application/json")
 
 
-def failure(
-    error: CorralError, status: int | None = None, headers: Mapping[str, str] | None = None
-) -> web.Response:
+def failure(error: CorralError, status: int | None = None, headers: Mapping[str, str] | None = None) -> web.Response:
     """Encodes an error as the answer; `status` replaces the one of its class."""
     all_headers = dict(headers or {})
     wait_s = error.data.get("retry_after_s")

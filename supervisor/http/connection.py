@@ -39,11 +39,7 @@ class Connection(web.RequestHandler):
         )
 
     def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
         """Returns the answer to a request that could not be parsed; the connection ends with it."""
         if isinstance(exc, ConnectionError):

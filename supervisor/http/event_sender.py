@@ -112,10 +112,7 @@ async def send(request: web.BaseRequest, chunks: AsyncGenerator[bytes, None]) ->
 
 
 async def send_call(
-    request: web.BaseRequest,
-    outbox: Outbox,
-    call: Awaitable[T],
-    ending: Callable[["asyncio.Future[T]"], bytes],
+    request: web.BaseRequest, outbox: Outbox, call: Awaitable[T], ending: Callable[["asyncio.Future[T]"], bytes]
 ) -> web.StreamResponse:
     """Answers with what a call puts into the outbox, and with its end; a client that hangs up ends the call.
 
@@ -142,10 +139,7 @@ async def send_call(
 
 
 async def _chunks(
-    first: bytes,
-    outbox: Outbox,
-    task: "asyncio.Future[T]",
-    ending: Callable[["asyncio.Future[T]"], bytes],
+    first: bytes, outbox: Outbox, task: "asyncio.Future[T]", ending: Callable[["asyncio.Future[T]"], bytes]
 ) -> AsyncGenerator[bytes, None]:
     yield first or GREETING
     while not task.done() or outbox.is_waiting:

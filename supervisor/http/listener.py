@@ -73,9 +73,7 @@ class Listener:
             raise InvalidParams(text, key="daemon.http", value=f"{host}:{port}") from error
         is_any = place == "::" and socket.has_dualstack_ipv6()
         try:
-            self._socket = socket.create_server(
-                address[:2], family=kind, backlog=BACKLOG, dualstack_ipv6=is_any
-            )
+            self._socket = socket.create_server(address[:2], family=kind, backlog=BACKLOG, dualstack_ipv6=is_any)
         except OSError as error:
             text = f'cannot serve HTTP at "{host}:{port}": {error.strerror or error}'
             raise PermissionDenied(text, key="daemon.http", value=f"{host}:{port}") from error
@@ -153,10 +151,7 @@ class Listener:
             with contextlib.suppress(OSError):
                 accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await self._loop.connect_accepted_socket(
-                self._protocol,
-                accepted,
-                ssl=tls,
-                ssl_handshake_timeout=None if tls is None else self._handshake_s,
+                self._protocol, accepted, ssl=tls, ssl_handshake_timeout=None if tls is None else self._handshake_s
             )
             return
         accepted.close()

@@ -18,14 +18,7 @@ from aiohttp import web
 from ...mcp.endpoint.request import unsupported_version
 from ...mcp.endpoint.server import McpEndpoint
 from ...mcp.protocol.caller import Caller
-from ...mcp.protocol.messages import (
-    BATCHING_VERSION,
-    INITIALIZE,
-    LEGACY_VERSIONS,
-    LISTEN,
-    META,
-    MODERN_VERSIONS,
-)
+from ...mcp.protocol.messages import BATCHING_VERSION, INITIALIZE, LEGACY_VERSIONS, LISTEN, META, MODERN_VERSIONS
 from ...mcp.upstream import http_headers
 from ...worker.contract import codec
 from ...worker.contract.codec import as_array, as_object
@@ -43,26 +36,8 @@ from .answers import read_body
 from .event_sender import GREETING, send
 from .face import HttpClient
 from .mcp_headers import LAST_EVENT
-from .mcp_request import (
-    HttpTools,
-    ViewQuery,
-    accepted_types,
-    check_headers,
-    client_name,
-    version_of,
-    view_query,
-)
-from .mcp_session import (
-    MAX_SESSIONS,
-    HttpSession,
-    HttpSessions,
-    Id,
-    Refused,
-    Reply,
-    RpcRequest,
-    failure,
-    read_request,
-)
+from .mcp_request import HttpTools, ViewQuery, accepted_types, check_headers, client_name, version_of, view_query
+from .mcp_session import MAX_SESSIONS, HttpSession, HttpSessions, Id, Refused, Reply, RpcRequest, failure, read_request
 from .sse import Stream, place_of
 from .token_file import TOKEN_BYTES
 
@@ -164,9 +139,7 @@ class McpFace:
             error = MethodNotFound(f"cannot serve {request.method}")
             raise Refused(405, error, Allow="GET, POST, DELETE")
         except Refused as refused:
-            return _json(
-                failure(refused.request_id, refused.error), refused.status, refused.headers
-            )
+            return _json(failure(refused.request_id, refused.error), refused.status, refused.headers)
         except HttpRefused as refused:
             return _json(failure(None, refused.error), refused.status, refused.headers)
 
@@ -184,9 +157,7 @@ class McpFace:
             raise Refused(400, ParseError(f"cannot read the body as JSON: {error}")) from error
         fields = as_object(message)
         version = request.headers.get(http_headers.VERSION, "").strip()
-        if fields is not None and (
-            (version and version not in LEGACY_VERSIONS) or version_of(fields) is not None
-        ):
+        if fields is not None and ((version and version not in LEGACY_VERSIONS) or version_of(fields) is not None):
             return await self._modern_post(request, fields, takes, client)
         if fields is not None and fields.get("method") == INITIALIZE:
             return await self._initialize(request, fields, client)
@@ -195,11 +166,7 @@ class McpFace:
     # -- the modern era
 
     async def _modern_post(
-        self,
-        request: web.BaseRequest,
-        message: dict[str, object],
-        takes: frozenset[str],
-        client: HttpClient,
+        self, request: web.BaseRequest, message: dict[str, object], takes: frozenset[str], client: HttpClient
     ) -> web.StreamResponse:
         if "id" not in message and isinstance(message.get("method"), str):
             version = request.headers.get(http_headers.VERSION, "").strip()
@@ -221,9 +188,7 @@ class McpFace:
         if len(self._modern) >= MAX_MODERN:
             full = Overloaded(f"cannot serve more than {MAX_MODERN} requests", retry_after_s=1)
             raise Refused(503, full, request_id=rpc.id, Retry_After="1")
-        endpoint = McpEndpoint(
-            client_tools, version=self._version, caller=caller, tasks=client_tools.tasks
-        )
+        endpoint = McpEndpoint(client_tools, version=self._version, caller=caller, tasks=client_tools.tasks)
         reply = Reply(Stream(0, keeps=False) if streams else None)
         task = self._loop.create_task(reply.answer(endpoint, rpc))
         task.add_done_callback(lambda task: reply.give_up() if task.cancelled() else None)
@@ -262,12 +227,7 @@ class McpFace:
         except CorralError as error:
             raise Refused(400, error, request_id=rpc.id) from error
         session = HttpSession(
-            session_id,
-            client_tools,
-            caller,
-            self._version,
-            owner=client.owner,
-            tasks=client_tools.tasks,
+            session_id, client_tools, caller, self._version, owner=client.owner, tasks=client_tools.tasks
         )
         reply = Reply(None)
         await reply.answer(session.endpoint, rpc)
@@ -291,17 +251,11 @@ class McpFace:
         return session
 
     async def _legacy_post(
-        self,
-        request: web.BaseRequest,
-        message: object,
-        takes: frozenset[str],
-        client: HttpClient,
+        self, request: web.BaseRequest, message: object, takes: frozenset[str], client: HttpClient
     ) -> web.StreamResponse:
         session = self._session(request, client)
         batch = as_array(message)
-        if batch is not None and (
-            session.endpoint.version != BATCHING_VERSION or not 0 < len(batch) <= MAX_BATCH
-        ):
+        if batch is not None and (session.endpoint.version != BATCHING_VERSION or not 0 < len(batch) <= MAX_BATCH):
             raise Refused(400, InvalidRequest("cannot take the batch"))
         questions: list[RpcRequest] = []
         for each in [message] if batch is None else batch:
@@ -345,9 +299,7 @@ class McpFace:
         if version in MODERN_VERSIONS:
             raise Refused(405, MethodNotFound("cannot serve GET in this revision"), Allow="POST")
         if "text/event-stream" not in accepted_types(request):
-            raise Refused(
-                406, InvalidRequest("cannot stream: the client takes no text/event-stream")
-            )
+            raise Refused(406, InvalidRequest("cannot stream: the client takes no text/event-stream"))
         session = self._session(request, client)
         last = request.headers.get(LAST_EVENT)
         place = (0, None) if last is None else place_of(last)
@@ -359,19 +311,12 @@ class McpFace:
     # -- streams
 
     async def _stream(
-        self,
-        request: web.BaseRequest,
-        stream: Stream,
-        *,
-        after: int | None = None,
-        greeting: bytes = b"",
+        self, request: web.BaseRequest, stream: Stream, *, after: int | None = None, greeting: bytes = b""
     ) -> web.StreamResponse:
         return await send(request, _chunks(stream, after, greeting))
 
 
-async def _chunks(
-    stream: Stream, after: int | None, greeting: bytes
-) -> AsyncGenerator[bytes, None]:
+async def _chunks(stream: Stream, after: int | None, greeting: bytes) -> AsyncGenerator[bytes, None]:
     if greeting:  # so that its headers are sent
         yield greeting
     async with contextlib.aclosing(stream.read(after)) as events:
@@ -384,15 +329,11 @@ async def _chunks(
 # -- answers
 
 
-def _json(
-    message: object, status: int = 200, headers: Mapping[str, str] | None = None
-) -> web.Response:
+def _json(message: object, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     try:
         body = codec.encode(message)
     except ValueError as error:
         fields = as_object(message) or {}
         fault = InternalError(f"cannot send the result: {error}")
-        body = codec.encode(
-            failure(cast("Id | None", fields.get("id")), fault)
-        )  # it was read from JSON
+        body = codec.encode(failure(cast("Id | None", fields.get("id")), fault))  # it was read from JSON
     return web.Response(body=body, status=status, headers=headers, content_type="application/json")

@@ -14,9 +14,7 @@ Values = Callable[[str], list[str]]
 """Returns all values of the header of a name."""
 
 
-def check_routing(
-    values: Values, method: str, params: Mapping[str, object], version: object
-) -> None:
+def check_routing(values: Values, method: str, params: Mapping[str, object], version: object) -> None:
     """Compares the headers that every request has.
 
     Raises:
@@ -53,9 +51,7 @@ def check_params(values: Values, schema: object, arguments: Mapping[str, object]
 def _only(values: Values, name: str) -> str | None:
     found = values(name)
     if len(found) > 1:
-        raise ProtocolError(
-            HEADER_MISMATCH, f"cannot serve the request: header {name} is there twice", header=name
-        )
+        raise ProtocolError(HEADER_MISMATCH, f"cannot serve the request: header {name} is there twice", header=name)
     return found[0].strip(" \t") if found else None
 
 

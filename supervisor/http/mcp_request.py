@@ -53,9 +53,7 @@ def check_headers(request: web.BaseRequest, rpc: RpcRequest, client_tools: HttpT
     meta = as_object(rpc.params.get("_meta")) or {}
     for key in ("protocolVersion", "clientCapabilities"):
         if META + key not in meta:
-            raise InvalidParams(
-                f'cannot serve "{rpc.method}": its _meta has no "{META}{key}"', key=META + key
-            )
+            raise InvalidParams(f'cannot serve "{rpc.method}": its _meta has no "{META}{key}"', key=META + key)
 
     def values(name: str) -> list[str]:
         return request.headers.getall(name, [])
@@ -89,9 +87,7 @@ def view_query(request: web.BaseRequest) -> ViewQuery:
     known = {"only", "deny", "read_only", "profile"}
     if unknown := sorted(query.keys() - known - {TENANT_KEY}):
         raise InvalidParams(
-            f'cannot serve "?{unknown[0]}=": there is no such parameter',
-            key=unknown[0],
-            known=sorted(known),
+            f'cannot serve "?{unknown[0]}=": there is no such parameter', key=unknown[0], known=sorted(known)
         )
     read_only = query.get("read_only", "0")
     if read_only not in ("0", "1", "true", "false"):
@@ -119,8 +115,6 @@ def _media_types(accept: str) -> frozenset[str]:
             continue
         main, _, sub = kind.strip().partition("/")
         found |= {
-            each
-            for each in ours
-            if kind.strip() in (each, "*/*") or (each.startswith(f"{main}/") and sub == "*")
+            each for each in ours if kind.strip() in (each, "*/*") or (each.startswith(f"{main}/") and sub == "*")
         }
     return frozenset(found)

@@ -46,9 +46,7 @@ logger = logging.getLogger(__name__)
 class Refused(HttpRefused):
     """Raised about a request of MCP that is answered by HTTP alone."""
 
-    def __init__(
-        self, status: int, error: CorralError, *, request_id: Id | None = None, **headers: str
-    ) -> None:
+    def __init__(self, status: int, error: CorralError, *, request_id: Id | None = None, **headers: str) -> None:
         super().__init__(status, error, **headers)
         self.request_id = request_id
 
@@ -86,9 +84,7 @@ class HttpSession:
         self._loop = asyncio.get_running_loop()
         self.id = session_id
         self.owner = owner
-        self.endpoint = McpEndpoint(
-            client_tools, version=version, caller=caller, notify=self._notify, tasks=tasks
-        )
+        self.endpoint = McpEndpoint(client_tools, version=version, caller=caller, notify=self._notify, tasks=tasks)
         self.streams: dict[int, Stream] = {0: Stream(0, keeps=True)}
         """Number 0 is for messages that belong to no request."""
         self.running: dict[Id, asyncio.Task[None]] = {}

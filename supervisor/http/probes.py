@@ -58,11 +58,7 @@ class Ready:
         _check_verb(request)
         found = self._look(client)
         is_ready = not (found.draining or found.down)
-        body = {
-            "status": "ready" if is_ready else "not ready",
-            "draining": found.draining,
-            "down": found.down,
-        }
+        body = {"status": "ready" if is_ready else "not ready", "draining": found.draining, "down": found.down}
         return answer(body, 200 if is_ready else 503)
 
     async def close(self) -> None:

@@ -111,12 +111,7 @@ class HttpServer:
             PermissionDenied: the address cannot be bound.
         """
         # There are few prefixes: an Application with its router would cost each request a tenth of its time.
-        server = web.Server(
-            self._serve,
-            request_factory=self._request,
-            access_log=None,
-            handler_cancellation=True,
-        )
+        server = web.Server(self._serve, request_factory=self._request, access_log=None, handler_cancellation=True)
         self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=1.0)
         await self._runner.setup()
         try:
@@ -125,11 +120,7 @@ class HttpServer:
             await self._runner.cleanup()
             raise
         self._admission = Admission(
-            host,
-            number,
-            self._authenticate,
-            names=self._names,
-            is_behind_proxy=self._is_behind_proxy,
+            host, number, self._authenticate, names=self._names, is_behind_proxy=self._is_behind_proxy
         )
         return f"{bracketed(host)}:{number}"
 
@@ -147,15 +138,7 @@ class HttpServer:
     ) -> web.BaseRequest:
         if message.version not in VERSIONS:  # it may mean something else by all that follows
             message = message._replace(version=HttpVersion11, path="")
-        return _Request(
-            message,
-            payload,
-            protocol,
-            writer,
-            task,
-            self._loop,
-            client_max_size=MAX_BODY_BYTES,
-        )
+        return _Request(message, payload, protocol, writer, task, self._loop, client_max_size=MAX_BODY_BYTES)
 
     @property
     def connections(self) -> int:
@@ -179,9 +162,7 @@ class HttpServer:
         if len(connections) + opening < self._max_connections:
             return True
         # Any program that reaches the address can open connections and send nothing: a client with a token goes before them.
-        strangers = (
-            each for each in connections if each.transport is not None and each not in self._known
-        )
+        strangers = (each for each in connections if each.transport is not None and each not in self._known)
         first = next(strangers, None)
         if first is None:
             return False

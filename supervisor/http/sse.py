@@ -93,9 +93,7 @@ class Stream:
     def _add(self, frame: bytes, number: int) -> None:
         self._events.append((number, frame))
         self.size_bytes += len(frame)
-        while len(self._events) > 1 and (
-            len(self._events) > MAX_EVENTS or self.size_bytes - len(frame) > MAX_BYTES
-        ):
+        while len(self._events) > 1 and (len(self._events) > MAX_EVENTS or self.size_bytes - len(frame) > MAX_BYTES):
             if not self._keeps:
                 self.is_broken = self.is_finished = True
                 self._events.clear()

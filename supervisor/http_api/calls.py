@@ -133,9 +133,7 @@ async def _params(request: web.BaseRequest, match: Match) -> dict[str, object]:
             words = f'cannot call "{match.method.name}": {header} and "{key}" differ'
             raise InvalidParams(words, key=key, header=header, method=match.method.name)
     if KEY in fields and (above := valid(request.headers.get(KEY))) is not None:
-        params.setdefault(
-            KEY, above
-        )  # one that is not valid is ignored, as its specification asks for
+        params.setdefault(KEY, above)  # one that is not valid is ignored, as its specification asks for
     last, resumption = request.headers.get("Last-Event-ID"), match.method.faces.resumption
     if last and resumption is not None:
         params[resumption.key] = text_value(last, fields[resumption.key])
@@ -143,9 +141,7 @@ async def _params(request: web.BaseRequest, match: Match) -> dict[str, object]:
     return params
 
 
-def _node_of(
-    request: web.BaseRequest, match: Match, fields: Mapping[str, object]
-) -> tuple[str, str | None]:
+def _node_of(request: web.BaseRequest, match: Match, fields: Mapping[str, object]) -> tuple[str, str | None]:
     """Returns the query without the node that is to answer, and that node; None where the request names none.
 
     Raises:

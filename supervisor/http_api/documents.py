@@ -20,12 +20,7 @@ from .openapi import openapi
 
 PAGE = Path(__file__).parent / "page"
 
-TYPES = {
-    ".html": "text/html",
-    ".css": "text/css",
-    ".js": "text/javascript",
-    ".svg": "image/svg+xml",
-}
+TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 """Content-Security-Policy: all of the page comes from this daemon, and its forms are sent by its script alone."""
@@ -120,10 +115,7 @@ def file_answer(
 
 
 def _answer(
-    request: web.BaseRequest,
-    body: bytes,
-    content_type: str,
-    common: Mapping[str, str] = HEADERS,
+    request: web.BaseRequest, body: bytes, content_type: str, common: Mapping[str, str] = HEADERS
 ) -> web.Response:
     tag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
     headers = {**common, "ETag": tag}

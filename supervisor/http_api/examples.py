@@ -7,10 +7,7 @@ from collections.abc import Mapping
 
 _SPEC: dict[str, object] = {"entrypoint": "crawler:agent", "instances": 2}
 
-_WORK: dict[str, object] = {
-    "objective": "Summarise the page",
-    "input": {"url": "https://example.org"},
-}
+_WORK: dict[str, object] = {"objective": "Summarise the page", "input": {"url": "https://example.org"}}
 
 _NAMES: dict[str, object] = {"names": ["crawler"]}
 

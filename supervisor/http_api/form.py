@@ -53,16 +53,12 @@ def configuration(body: bytes, content_type: str, field: str) -> dict[str, objec
     if kind == JSON:
         found = codec.as_object(_decoded(body))
         inner = None if found is None else found.get(field)
-        found = codec.as_object(
-            _decoded(inner.encode()) if isinstance(inner, str) else inner or found
-        )
+        found = codec.as_object(_decoded(inner.encode()) if isinstance(inner, str) else inner or found)
     else:
         if len(body) > MAX_FORM_BYTES:
             words = f"cannot take a form of more than {MAX_FORM_BYTES} bytes: send JSON"
             raise ResourceLimitExceeded(words, limit="form", value=MAX_FORM_BYTES)
-        text = (
-            _of_multipart(body, content_type, field) if kind == MULTIPART else _of_form(body, field)
-        )
+        text = _of_multipart(body, content_type, field) if kind == MULTIPART else _of_form(body, field)
         if text is None:
             raise InvalidRequest(f'cannot read the form: it has no field "{field}"', key=field)
         found = codec.as_object(_decoded(text))
@@ -102,9 +98,7 @@ def _of_multipart(body: bytes, content_type: str, field: str) -> bytes | None:
             raise ResourceLimitExceeded(words, limit="form parts", value=MAX_FIELDS)
         head, is_whole, content = part.partition(b"\r\n\r\n")
         if not is_whole or len(head) > MAX_HEAD_BYTES:
-            words = (
-                f"cannot read the form: a part has no end of its head within {MAX_HEAD_BYTES} bytes"
-            )
+            words = f"cannot read the form: a part has no end of its head within {MAX_HEAD_BYTES} bytes"
             raise InvalidRequest(words)
         fields.setdefault(_name_of(head.decode("utf-8", "replace")), content)
     raise InvalidRequest("cannot read the form: it ends before its last boundary")

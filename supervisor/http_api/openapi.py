@@ -82,9 +82,7 @@ def openapi(methods: Mapping[str, Method]) -> dict[str, object]:
         },
         "servers": [{"url": "/", "description": "The daemon that serves this document."}],
         "security": [{"bearer": []}],
-        "tags": [
-            {"name": noun, "description": TAGS.get(noun, f"Methods `{noun}.*`.")} for noun in nouns
-        ],
+        "tags": [{"name": noun, "description": TAGS.get(noun, f"Methods `{noun}.*`.")} for noun in nouns],
         "paths": {**other_paths(), **dict(sorted(paths.items()))},
         "components": {
             "schemas": dict(sorted({**components, "ErrorAnswer": _ERROR}.items())),
@@ -100,9 +98,7 @@ def openapi(methods: Mapping[str, Method]) -> dict[str, object]:
     }
 
 
-def _schemas(
-    served: Sequence[Method],
-) -> tuple[dict[str, Schema], dict[str, Schema], dict[str, Schema]]:
+def _schemas(served: Sequence[Method]) -> tuple[dict[str, Schema], dict[str, Schema], dict[str, Schema]]:
     """Returns the schema of the params and of the result of each method, and the components that they refer to."""
     schemas, components = msgspec.json.schema_components(
         [method.params for method in served] + [method.result for method in served],
@@ -111,8 +107,7 @@ def _schemas(
     )
     names = [method.name for method in served]
     params = {
-        name: components[str(schema["$ref"]).rpartition("/")[2]]
-        for name, schema in zip(names, schemas, strict=False)
+        name: components[str(schema["$ref"]).rpartition("/")[2]] for name, schema in zip(names, schemas, strict=False)
     }
     results = dict(zip(names, schemas[len(names) :], strict=True))
     return params, results, dict(components)
@@ -184,9 +179,7 @@ class _Operation:
             return f"of_{news[0]}"
         return f"of_{one_of(own.keys[0])}" if own.keys else str(number)
 
-    def described(
-        self, params: Schema, result: Schema, components: dict[str, Schema]
-    ) -> dict[str, object]:
+    def described(self, params: Schema, result: Schema, components: dict[str, Schema]) -> dict[str, object]:
         """Returns the operation; a body of its own is added to the components."""
         method = self.method
         lines = (method.serve.__doc__ or "").strip()
@@ -209,15 +202,12 @@ class _Operation:
             "content": {"application/json": {"schema": result}},
         }
         if status == 202:
-            answer["headers"] = {
-                "Location": {"description": "Of the task.", "schema": {"type": "string"}}
-            }
+            answer["headers"] = {"Location": {"description": "Of the task.", "schema": {"type": "string"}}}
         has_body = "requestBody" in found
         refusals = {
             str(code): {"$ref": f"#/components/responses/{code}"}
             for code in MESSAGES
-            if (has_body or code not in OF_BODIES)
-            and (code != 412 or "expected" in _properties(params))
+            if (has_body or code not in OF_BODIES) and (code != 412 or "expected" in _properties(params))
         }
         found["responses"] = {str(status): answer, **refusals}
         if method.faces.streams:
@@ -377,10 +367,5 @@ def _refusal(status: int) -> Schema:
     if status == 401:
         answer["headers"] = {"WWW-Authenticate": {"schema": {"type": "string"}}}
     if status in (429, 503):
-        answer["headers"] = {
-            "Retry-After": {
-                "description": "Seconds.",
-                "schema": {"type": "integer", "minimum": 0},
-            }
-        }
+        answer["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 0}}}
     return answer

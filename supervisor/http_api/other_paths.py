@@ -27,24 +27,11 @@ def other_paths() -> dict[str, object]:
         down={"type": "array", "items": text, "description": "Names, at most 200."},
     )
     refusals = _refusals(401, 403)
-    not_ready: Schema = {
-        "503": {"description": "Something is down, or the daemon stops.", **_json(ready)}
-    }
+    not_ready: Schema = {"503": {"description": "Something is down, or the daemon stops.", **_json(ready)}}
     return {
-        "/healthz": {
-            "get": {**_get("healthz", "Returns that the daemon lives", lives), "security": []}
-        },
-        "/readyz": {
-            "get": _get(
-                "readyz", "Returns whether all that is wanted is up", ready, refusals | not_ready
-            )
-        },
-        "/openapi.json": {
-            "get": {
-                **_get("openapi", "Returns this document", {"type": "object"}),
-                "security": [],
-            }
-        },
+        "/healthz": {"get": {**_get("healthz", "Returns that the daemon lives", lives), "security": []}},
+        "/readyz": {"get": _get("readyz", "Returns whether all that is wanted is up", ready, refusals | not_ready)},
+        "/openapi.json": {"get": {**_get("openapi", "Returns this document", {"type": "object"}), "security": []}},
         "/metrics": {"get": _metrics()},
         **_runtime(),
     }
@@ -62,9 +49,7 @@ def _metrics() -> Schema:
     return found
 
 
-def _get(
-    name: str, summary: str, schema: Schema, refusals: Mapping[str, object] | None = None
-) -> Schema:
+def _get(name: str, summary: str, schema: Schema, refusals: Mapping[str, object] | None = None) -> Schema:
     return {
         "operationId": name,
         "summary": summary,
@@ -140,9 +125,7 @@ def _addition(noun: str, example: Schema) -> Schema:
 def _removal(noun: str) -> Schema:
     removed = _object(message={"type": "string"}, id={"type": "string"})
     name = f"remove_runtime_{noun}"
-    found = _get(
-        name, f"Removes a{'n' if noun == 'agent' else ''} {noun}", removed, _refusals(409, 422)
-    )
+    found = _get(name, f"Removes a{'n' if noun == 'agent' else ''} {noun}", removed, _refusals(409, 422))
     text: Schema = {"type": "string", "minLength": 1}
     found["parameters"] = [{"name": "id", "in": "path", "required": True, "schema": text}]
     return _of_runtime(found, f"{noun}.rm")

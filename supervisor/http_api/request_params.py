@@ -87,13 +87,9 @@ def text_value(text: str, type_: object) -> object:
 
 def _of_query(name: str, query: str, fields: Mapping[str, Any]) -> dict[str, object]:
     try:
-        pairs = parse_qsl(
-            query, keep_blank_values=True, errors="strict", max_num_fields=MAX_QUERY_FIELDS
-        )
+        pairs = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=MAX_QUERY_FIELDS)
     except (ValueError, UnicodeDecodeError) as error:
-        raise InvalidParams(
-            f'cannot call "{name}": its query cannot be read: {error}', key="query"
-        ) from None
+        raise InvalidParams(f'cannot call "{name}": its query cannot be read: {error}', key="query") from None
     texts: dict[str, list[str]] = {}
     for key, text in pairs:
         if key == TENANT_KEY and key not in fields:  # it binds the client, for any method

@@ -42,9 +42,7 @@ class VerbRefused(MethodNotFound):
 class _Node:
     literals: dict[str, "_Node"] = field(default_factory=dict[str, "_Node"])
     key: "_Node | None" = None
-    methods: dict[str, list[tuple[Method, Route]]] = field(
-        default_factory=dict[str, list[tuple[Method, Route]]]
-    )
+    methods: dict[str, list[tuple[Method, Route]]] = field(default_factory=dict[str, list[tuple[Method, Route]]])
 
 
 class Router:
@@ -107,9 +105,7 @@ def _reached(root: _Node, words: list[str]) -> list[tuple[_Node, list[str]]]:
     return reached
 
 
-def _in_order(
-    entries: Iterable[tuple[Method, Route]], *, streams: bool
-) -> list[tuple[Method, Route]]:
+def _in_order(entries: Iterable[tuple[Method, Route]], *, streams: bool) -> list[tuple[Method, Route]]:
     """Returns the methods of one verb and path that can answer: of a stream and a plain one that which is asked for."""
     able = [entry for entry in entries if streams or not entry[0].faces.only_streams]
     return sorted(able, key=lambda entry: not entry[0].faces.only_streams)

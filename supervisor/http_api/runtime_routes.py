@@ -88,9 +88,7 @@ class RuntimeFace:
     async def close(self) -> None:
         """Returns at once: a request that is under way ends with its connection."""
 
-    async def _add(
-        self, request: web.BaseRequest, kind: Kind, caller: OneAnswer
-    ) -> web.StreamResponse:
+    async def _add(self, request: web.BaseRequest, kind: Kind, caller: OneAnswer) -> web.StreamResponse:
         body = await read_body(request)
         check_type(request, body, TYPES)
         try:
@@ -100,8 +98,7 @@ class RuntimeFace:
         name = given.pop("id", None)
         if (name is None and kind.noun != "workflow") or (name is not None and not _is_text(name)):
             error = InvalidParams(
-                f'cannot add a{"n" if kind.noun == "agent" else ""} {kind.noun}: its "id" is missing',
-                key="id",
+                f'cannot add a{"n" if kind.noun == "agent" else ""} {kind.noun}: its "id" is missing', key="id"
             )
             raise Refused(400, error)
         try:
@@ -127,9 +124,7 @@ class RuntimeFace:
     async def _remove(self, kind: Kind, name: str, caller: OneAnswer) -> web.StreamResponse:
         if kind.noun == "agent":
             found = self._control.agents.agents.get(name)
-            if (
-                found is None or found.spec.kind != "agent"
-            ):  # the method would take a glob, or a team
+            if found is None or found.spec.kind != "agent":  # the method would take a glob, or a team
                 raise NotFound(f'cannot find agent "{name}"', name=name)
             try:
                 await self._control.call("agent.rm", {"name": name}, caller)
@@ -150,9 +145,7 @@ def _check_verb(request: web.BaseRequest, verb: str) -> None:
         raise Refused(405, refused, Allow=verb)
 
 
-def _spec(
-    kind: Kind, given: Mapping[str, object], templates: Mapping[str, Template]
-) -> dict[str, object]:
+def _spec(kind: Kind, given: Mapping[str, object], templates: Mapping[str, Template]) -> dict[str, object]:
     """Returns the table of a configuration, with the template that it has where it has no program.
 
     A template that declares the parameters `name` and `description` gets those of the configuration.

@@ -28,16 +28,12 @@ ERROR_STATUSES: Mapping[str, int] = {cls.__name__: cls.http_status for cls in CL
 MESSAGES: Mapping[int, CorralError] = {
     400: InvalidRequest("cannot read the body: it is no JSON"),
     401: PermissionDenied("cannot answer: the token is missing or unknown"),
-    403: PermissionDenied(
-        'cannot call "agent.add": reader may only read', method="agent.add", needs="admin"
-    ),
+    403: PermissionDenied('cannot call "agent.add": reader may only read', method="agent.add", needs="admin"),
     404: NotFound('cannot find "crawler": there is no such agent', name="crawler"),
     406: InvalidRequest("cannot answer: the client does not take application/json"),
     408: Timeout("cannot wait longer for the body"),
     409: Conflict('cannot add "crawler": the name is taken', name="crawler"),
-    412: Conflict(
-        'cannot change "crawler": it has changed meanwhile', name="crawler", reason="stale"
-    ),
+    412: Conflict('cannot change "crawler": it has changed meanwhile', name="crawler", reason="stale"),
     413: InvalidRequest("cannot read the body: it has more than 16 MiB"),
     415: InvalidRequest('cannot read the body: its type is "text/plain"'),
     422: InvalidParams('cannot use "instances": -1 is less than 0', key="instances"),

@@ -92,11 +92,7 @@ class StreamCaller:
 
 
 async def serve_stream(
-    request: web.BaseRequest,
-    control: Control,
-    method: Method,
-    params: Mapping[str, object],
-    client: HttpClient,
+    request: web.BaseRequest, control: Control, method: Method, params: Mapping[str, object], client: HttpClient
 ) -> web.StreamResponse:
     """Answers a request with the events of a call.
 
@@ -111,9 +107,7 @@ async def serve_stream(
     return await send_call(request, caller.outbox, call, _ending)
 
 
-async def _performed(
-    control: Control, method: Method, params: Mapping[str, object], caller: StreamCaller
-) -> object:
+async def _performed(control: Control, method: Method, params: Mapping[str, object], caller: StreamCaller) -> object:
     """Calls the method, and does what follows the call; returns the result of the call."""
     result = await control.call(method.name, params, caller)
     if caller.following is not None:

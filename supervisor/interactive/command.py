@@ -43,9 +43,7 @@ class Ends:
         has_input: whether something may be written to its stdin, which is /dev/null else.
     """
 
-    def __init__(
-        self, size: tuple[int, int] | None, owner: tuple[int, int] | None, *, has_input: bool
-    ) -> None:
+    def __init__(self, size: tuple[int, int] | None, owner: tuple[int, int] | None, *, has_input: bool) -> None:
         self.is_terminal = size is not None
         self.theirs: list[int] = []
         self.outputs: dict[str, int] = {}
@@ -151,9 +149,7 @@ class Command:
             rest = memoryview(data + (END_OF_INPUT if end and self._ends.is_terminal else b""))
             while rest:
                 if self._ends.input < 0:
-                    raise Conflict(
-                        f'cannot write to "{self.unit}": its input is closed', reason="input"
-                    )
+                    raise Conflict(f'cannot write to "{self.unit}": its input is closed', reason="input")
                 try:
                     rest = rest[os.write(self._ends.input, rest) :]
                 except BlockingIOError:
@@ -196,10 +192,7 @@ class Command:
 
     async def run(self, reader: Reader) -> None:
         """Sends its output to the reader until it has ended; a cancelled one is killed."""
-        pumps = [
-            self._loop.create_task(self._pump(name, fd, reader))
-            for name, fd in self._ends.outputs.items()
-        ]
+        pumps = [self._loop.create_task(self._pump(name, fd, reader)) for name, fd in self._ends.outputs.items()]
         gone = self._loop.create_task(_first_failure(pumps))
         try:
             await asyncio.wait((self.exit, gone), return_when=asyncio.FIRST_COMPLETED)

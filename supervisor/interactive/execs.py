@@ -42,9 +42,7 @@ class Execs:
         self._hosts: dict[str, str] = {}
         self._owners: dict[str, object] = {}
 
-    async def start(
-        self, supervisor: WorkerSupervisor, wanted: ExecRequest, owner: object
-    ) -> Command:
+    async def start(self, supervisor: WorkerSupervisor, wanted: ExecRequest, owner: object) -> Command:
         """Starts a command beside a worker; `owner` is the connection that alone may write to it.
 
         Raises:
@@ -156,9 +154,7 @@ class Execs:
         ):
             if count >= limit:
                 raise ResourceLimitExceeded(
-                    f"cannot run another command {where}: {limit} run already",
-                    limit="exec",
-                    value=limit,
+                    f"cannot run another command {where}: {limit} run already", limit="exec", value=limit
                 )
 
 
@@ -214,7 +210,5 @@ def _in_container(life: Incarnation, folder: str, wanted: ExecRequest) -> Launch
 
 def _gone(worker: str) -> Conflict:
     return Conflict(
-        f'cannot run a command in worker "{worker}": it has no process now',
-        worker=worker,
-        reason="not-running",
+        f'cannot run a command in worker "{worker}": it has no process now', worker=worker, reason="not-running"
     )

@@ -20,7 +20,9 @@ from ..api.table import Caller, Control, method
 from ..supervision.shared import utc_now
 from ..supervision.worker_supervisor import WorkerSupervisor
 
-ENDS_WITH_CONNECTION = "its command ends with its connection, and its input belongs to that connection alone: use the socket"
+ENDS_WITH_CONNECTION = (
+    "its command ends with its connection, and its input belongs to that connection alone: use the socket"
+)
 
 
 END = "exec.end"
@@ -44,9 +46,7 @@ async def _exec(control: Control, params: ExecParams, caller: Caller) -> ExecSta
     """
     supervisor = _chosen(control, params.name)
     size = (params.rows, params.columns) if params.tty else None
-    wanted = ExecRequest(
-        params.argv, params.environment, params.working_directory, size, params.stdin or params.tty
-    )
+    wanted = ExecRequest(params.argv, params.environment, params.working_directory, size, params.stdin or params.tty)
     command = await control.execs.start(supervisor, wanted, caller)
     caller.follow(_run(control, command, caller))
     assert command.pid is not None, "it was started"
@@ -124,15 +124,11 @@ async def _run_command(control: Control, params: RunCommandParams, caller: Calle
     The command is killed after `timeout_s`, or when its worker ends; the answer has what it printed until then.
     """
     supervisor = _chosen(control, params.name)
-    wanted = ExecRequest(
-        params.argv, params.environment, params.working_directory, None, bool(params.stdin)
-    )
+    wanted = ExecRequest(params.argv, params.environment, params.working_directory, None, bool(params.stdin))
     command = await control.execs.start(supervisor, wanted, caller)
     output = _Output(params.max_output_bytes)
     loop = asyncio.get_running_loop()
-    ends = loop.call_later(
-        params.timeout_s, command.end, f"it did not end within {params.timeout_s:g} s"
-    )
+    ends = loop.call_later(params.timeout_s, command.end, f"it did not end within {params.timeout_s:g} s")
     feeds = loop.create_task(_feed(command, params.stdin.encode()))
     try:
         await _run_to_end(control, command, output, caller)
@@ -160,9 +156,7 @@ async def _run(control: Control, command: RunningCommand, caller: Caller) -> Non
     caller.notify(END, command.record)
 
 
-async def _run_to_end(
-    control: Control, command: RunningCommand, reader: Reader, caller: Caller
-) -> None:
+async def _run_to_end(control: Control, command: RunningCommand, reader: Reader, caller: Caller) -> None:
     """Runs a command until it has ended, and records its end."""
     try:
         await command.run(reader)

@@ -85,11 +85,7 @@ def tried(environ: Mapping[str, str]) -> Trial:
     began = time.monotonic()
     try:
         done = subprocess.run(
-            (program, *TRIAL),
-            capture_output=True,
-            timeout=TRIAL_S,
-            check=False,
-            stdin=subprocess.DEVNULL,
+            (program, *TRIAL), capture_output=True, timeout=TRIAL_S, check=False, stdin=subprocess.DEVNULL
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return Trial(problem=f"cannot run {program}: {error}", advice=INSTALL)

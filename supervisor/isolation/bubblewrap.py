@@ -8,43 +8,19 @@ the writable paths. The module does nothing: it is a function of values.
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 
-from .levels import (
-    ARGUMENTS,
-    FILTER,
-    MODEL_PORT,
-    PROXY_PORT,
-    STATUS,
-    Facts,
-    Mount,
-    Sandbox,
-    Wrapped,
-)
+from .levels import ARGUMENTS, FILTER, MODEL_PORT, PROXY_PORT, STATUS, Facts, Mount, Sandbox, Wrapped
 
 SHM_BYTES = 64 * 1024 * 1024
 """Bytes of /dev/shm at least; a program with a limit of memory has that much."""
 
-NAMESPACES = (
-    *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts"),
-    "--unshare-cgroup-try",
-)
+NAMESPACES = (*("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts"), "--unshare-cgroup-try")
 TEMPORARY = "/tmp"
 _URL = f"http://127.0.0.1:{PROXY_PORT}"
-_PROXIES = {
-    "http_proxy": _URL,
-    "https_proxy": _URL,
-    "all_proxy": _URL,
-    "no_proxy": "localhost,127.0.0.1,::1",
-}
-PROXY_VARIABLES = {
-    **_PROXIES,
-    **{name.upper(): value for name, value in _PROXIES.items()},
-    "NODE_USE_ENV_PROXY": "1",
-}
+_PROXIES = {"http_proxy": _URL, "https_proxy": _URL, "all_proxy": _URL, "no_proxy": "localhost,127.0.0.1,::1"}
+PROXY_VARIABLES = {**_PROXIES, **{name.upper(): value for name, value in _PROXIES.items()}, "NODE_USE_ENV_PROXY": "1"}
 """Variables by which clients find the proxy (curl, python, node from 24 on); the spec may set each differently."""
 PROC, DEVICES = "/proc", "/dev"
-OWN_DEVICES = frozenset(
-    f"/dev/{name}" for name in ("null", "zero", "full", "tty", "random", "urandom", "shm", "pts")
-)
+OWN_DEVICES = frozenset(f"/dev/{name}" for name in ("null", "zero", "full", "tty", "random", "urandom", "shm", "pts"))
 """Names of devices that the sandbox has of its own; another one that is listed is that of the machine."""
 
 
@@ -82,9 +58,7 @@ def wrapped(facts: Facts, *, bwrap: str, filter_hex: str) -> Wrapped:
 
 def joining(sandbox: Sandbox, unit: str) -> tuple[dict[str, str], Sandbox]:
     """Returns the environment inside, and how another program runs in the sandbox of a living unit that was `wrapped`."""
-    at = (
-        sandbox.arguments.index("--chdir") + 2
-    )  # before it are paths and options, behind it the variables alone
+    at = sandbox.arguments.index("--chdir") + 2  # before it are paths and options, behind it the variables alone
     words = sandbox.arguments[at:]
     env = dict(zip(words[1::3], words[2::3], strict=True))
     return env, Sandbox(kind="join", unit=unit, filter=sandbox.filter)
@@ -181,10 +155,7 @@ def _shows(above: Mount, mount: Mount) -> bool:
     if mount.source is None or above.source is None:
         return True
     below = mount.path.removeprefix(above.path).lstrip("/")
-    return (
-        mount.source == posixpath.join(above.source, below)
-        and above.is_writable == mount.is_writable
-    )
+    return mount.source == posixpath.join(above.source, below) and above.is_writable == mount.is_writable
 
 
 def _is_own(mount: Mount) -> bool:

@@ -98,9 +98,7 @@ class JobRunner:
         entry.stop = self._loop.create_future()
         self._executor.keep(self._run(entry, supervisor, entry.stop))
 
-    async def _run(
-        self, entry: Entry, supervisor: WorkerSupervisor, stop: asyncio.Future[CorralError]
-    ) -> None:
+    async def _run(self, entry: Entry, supervisor: WorkerSupervisor, stop: asyncio.Future[CorralError]) -> None:
         task = entry.task
         started = replace(
             task,
@@ -133,9 +131,7 @@ class JobRunner:
         self._taken.discard(supervisor)
         self.dispatch(supervisor.spec.name)
 
-    async def _perform(
-        self, entry: Entry, supervisor: WorkerSupervisor, stop: asyncio.Future[CorralError]
-    ) -> None:
+    async def _perform(self, entry: Entry, supervisor: WorkerSupervisor, stop: asyncio.Future[CorralError]) -> None:
         """Runs the command to its end and ends the task, or stops it with the task."""
         task, before = entry.task, supervisor.worker.incarnation
         limit_s = task.boundaries.timeout_s

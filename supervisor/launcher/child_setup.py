@@ -181,9 +181,7 @@ class ChildSetup:
         for name, value in sorted(self.spawn["limits"].items(), key=lambda item: item[0] == "AS"):
             kind = getattr(resource, f"RLIMIT_{name}", None)
             if kind is None:
-                raise Refused(
-                    errno.EINVAL, f"cannot set limit {quoted(name)}: unknown on this machine"
-                )
+                raise Refused(errno.EINVAL, f"cannot set limit {quoted(name)}: unknown on this machine")
             _soft, ceiling = resource.getrlimit(kind)
             hard = value
             if name == "CPU" and value >= 0 and (ceiling < 0 or value < ceiling):
@@ -520,9 +518,7 @@ def out_of_the_way(fds: list[int], report: int, more: int = 0) -> tuple[list[int
     return moved, report
 
 
-def become(
-    spawn: Spawn, fds: list[int], report: int, launcher: int, altered: list[int]
-) -> NoReturn:
+def become(spawn: Spawn, fds: list[int], report: int, launcher: int, altered: list[int]) -> NoReturn:
     """Performs every stage in the child; a failing one is written to the descriptor `report`, and the child ends."""
     stage = "user"
     try:

@@ -16,14 +16,7 @@ import time
 from collections import deque
 
 from ..linux import cgroup
-from ..linux.kernel import (
-    MARK,
-    RETRYABLE,
-    brand_for,
-    kill_below,
-    look_up,
-    signal_child,
-)
+from ..linux.kernel import MARK, RETRYABLE, brand_for, kill_below, look_up, signal_child
 from .child_setup import PAGE_BYTES, decode_failure, quoted
 from .lease import LeaseTimer
 from .process_tree import KILL_AGAIN_S, Trees, Unit
@@ -44,9 +37,7 @@ if TYPE_CHECKING:
     Become = Callable[[Any, list[int], int], NoReturn]
     """Turns a new process into the requested one: the request, its descriptors, the write end for a failure report."""
 else:
-    from _signal import (
-        pthread_sigmask,
-    )  # the C functions without signal's enumerations, as in `child_setup`
+    from _signal import pthread_sigmask  # the C functions without signal's enumerations, as in `child_setup`
 
 SURVEY_S = 1.0
 """Seconds between two surveys of the trees while anything runs."""
@@ -71,9 +62,7 @@ class MainLoop:
     DESCRIPTORS: tuple[int, ...] = (3,)
     """Numbers of descriptors that may come with a spawn request, beside its listening sockets."""
 
-    def __init__(
-        self, channel: Channel, daemon: int, wake: int, become: Become, trees: Trees
-    ) -> None:
+    def __init__(self, channel: Channel, daemon: int, wake: int, become: Become, trees: Trees) -> None:
         self.channel = channel
         self.daemon = daemon  # a pidfd
         self.wake = wake
@@ -115,9 +104,7 @@ class MainLoop:
             for fd in self.listeners.keys() & events.keys():
                 self.listeners[fd]()
             self.channel.flush()
-            if self.daemon in events or (
-                events.get(sock, 0) & ~select.POLLOUT and not self._serve()
-            ):
+            if self.daemon in events or (events.get(sock, 0) & ~select.POLLOUT and not self._serve()):
                 return
             try:
                 self._tidy()
@@ -244,9 +231,7 @@ class MainLoop:
             self.planned[unit] = message, fds[:], set()
             fds.clear()  # they are kept until it is confirmed
 
-    def _fork(
-        self, message: Any, fds: list[int], report_in: int, may_plan: bool
-    ) -> tuple[int, bool]:  # Any: JSON
+    def _fork(self, message: Any, fds: list[int], report_in: int, may_plan: bool) -> tuple[int, bool]:  # Any: JSON
         """Makes a process; returns the pid and whether the process follows a plan of raw system calls."""
         if self.raw_spawner is not None:
             pid = self.raw_spawner.start(message, fds, report_in) if may_plan else None
@@ -300,9 +285,7 @@ class MainLoop:
         if group is not None:
             self.abandoned.add(group)
 
-    def _refuse(
-        self, seq: int, unit: str, stage: str, number: int, message: str, data: dict[str, str]
-    ) -> None:
+    def _refuse(self, seq: int, unit: str, stage: str, number: int, message: str, data: dict[str, str]) -> None:
         self.channel.send(
             op="failed",
             seq=seq,
@@ -362,12 +345,7 @@ class MainLoop:
 
     def _send_spawned(self, unit: Unit) -> None:
         self.channel.send(
-            op="spawned",
-            seq=unit.seq,
-            unit=unit.key,
-            pid=unit.pid,
-            starttime=unit.starttime,
-            inner=unit.inner,
+            op="spawned", seq=unit.seq, unit=unit.key, pid=unit.pid, starttime=unit.starttime, inner=unit.inner
         )
 
     def _fail(self, unit: Unit, stage: str, number: int, text: str, data: dict[str, str]) -> None:
@@ -469,11 +447,7 @@ class MainLoop:
                 unit=unit.key,
                 pid=unit.pid,
                 status=status_of(unit, status) if unit.is_sandboxed else status,
-                rusage={
-                    "utime_s": usage.ru_utime,
-                    "stime_s": usage.ru_stime,
-                    "maxrss_bytes": usage.ru_maxrss * 1024,
-                },
+                rusage={"utime_s": usage.ru_utime, "stime_s": usage.ru_stime, "maxrss_bytes": usage.ru_maxrss * 1024},
                 oom=oom,
             )
 
@@ -498,9 +472,7 @@ class MainLoop:
         self.refreezing |= self.frozen
         self.are_roots_sent = False
         # A process in a group or a sandbox that is not below a child of the launcher dies without a notification.
-        self.is_settled = all(
-            (unit.group is None and unit.host is None) or trees.roots(unit) for unit in self.ended
-        )
+        self.is_settled = all((unit.group is None and unit.host is None) or trees.roots(unit) for unit in self.ended)
 
     def _send_roots(self) -> None:
         """Sends the escaped processes if they have changed, at most every ROOTS_S, and never into a queue."""

@@ -50,9 +50,7 @@ class Unit:
         "starttime",
     )
 
-    def __init__(
-        self, key: str, pid: int, seq: int, report: int, group: str | None, lease: int = 0
-    ) -> None:
+    def __init__(self, key: str, pid: int, seq: int, report: int, group: str | None, lease: int = 0) -> None:
         self.key = key
         self.lease = lease  # the token of the lease that it ends with; 0 for none
         self.pid = pid
@@ -104,13 +102,7 @@ class Trees:
     orphans need to be attributed.
     """
 
-    def __init__(
-        self,
-        state: int = 0,
-        groups: cgroup.Groups | None = None,
-        *,
-        is_nested: bool = False,
-    ) -> None:
+    def __init__(self, state: int = 0, groups: cgroup.Groups | None = None, *, is_nested: bool = False) -> None:
         self.state = state  # in the brand of every process
         self.is_nested = is_nested  # below those the launcher's: see `kernel.brand`
         self.groups = groups
@@ -120,9 +112,7 @@ class Trees:
         self.failed: set[int] = set()  # forked, but a stage failed: only to be reaped
         self.now, self.before = ProcessTree(), ProcessTree()
         # Kept open, so that the list can be read when descriptors have run out.
-        self.list_fd = (
-            os.open(OWN_CHILDREN, os.O_RDONLY | os.O_CLOEXEC) if HAS_CHILDREN_FILE else -1
-        )
+        self.list_fd = os.open(OWN_CHILDREN, os.O_RDONLY | os.O_CLOEXEC) if HAS_CHILDREN_FILE else -1
         self.expected = b""  # the content of the list while every child is known
 
     def own_children(self) -> list[int]:
@@ -152,9 +142,7 @@ class Trees:
         if listed and listed == self.expected:
             return  # to take a thousand pids from it takes longer than to read it
         self.expected = b""
-        is_whole = self._adopt(
-            children_by_parent(os.getpid()) if self.list_fd < 0 else list(map(int, listed.split()))
-        )
+        is_whole = self._adopt(children_by_parent(os.getpid()) if self.list_fd < 0 else list(map(int, listed.split())))
         if is_whole:
             self.expected = listed
 

@@ -38,11 +38,7 @@ from corral.supervisor.launcher.process_tree import Trees  # noqa: TID251 - see 
 from corral.supervisor.launcher.protocol import Channel, encode  # noqa: TID251 - see above
 from corral.supervisor.launcher.raw_spawn import RawSpawner  # noqa: TID251 - see above
 from corral.supervisor.linux.cgroup import Groups  # noqa: TID251 - see above
-from corral.supervisor.linux.kernel import (  # noqa: TID251 - see above
-    PR_SET_CHILD_SUBREAPER,
-    PR_SET_NAME,
-    prctl,
-)
+from corral.supervisor.linux.kernel import PR_SET_CHILD_SUBREAPER, PR_SET_NAME, prctl  # noqa: TID251 - see above
 
 TYPE_CHECKING = False  # importing typing would cost 10 ms and 1.5 MB
 if TYPE_CHECKING:
@@ -98,11 +94,7 @@ def main() -> None:
     trees = Trees(options.get("state", 0), groups)
     pid = os.getpid()
     main_loop = MainLoop(
-        channel,
-        daemon,
-        wake,
-        lambda spawn, fds, report: become(spawn, fds, report, pid, altered),
-        trees,
+        channel, daemon, wake, lambda spawn, fds, report: become(spawn, fds, report, pid, altered), trees
     )
     if options.get("plans", True):
         try:

@@ -63,11 +63,7 @@ def receive(sock: socket.socket) -> tuple[Any, list[int]]:  # Any: JSON
         BlockingIOError: no message has arrived.
         EOFError: the peer has closed its end.
     """
-    data, ancillary, _flags, _address = sock.recvmsg(
-        MESSAGE_BYTES,
-        socket.CMSG_SPACE(4 * DESCRIPTORS),
-        FLAGS,
-    )
+    data, ancillary, _flags, _address = sock.recvmsg(MESSAGE_BYTES, socket.CMSG_SPACE(4 * DESCRIPTORS), FLAGS)
     if not data:
         raise EOFError
     fds: list[int] = []

@@ -31,9 +31,7 @@ if TYPE_CHECKING:
     from signal import pthread_sigmask
     from typing import Any
 else:
-    from _signal import (
-        pthread_sigmask,
-    )  # the C function without signal's enumerations, as in `child_setup`
+    from _signal import pthread_sigmask  # the C function without signal's enumerations, as in `child_setup`
 
 PLAN_BYTES = 1 << 18
 """Bytes of a plan, mostly arguments and variables; a longer one is left to `child_setup`."""
@@ -125,13 +123,7 @@ class Plan:
         self.words: list[int] = []
         self.text = bytearray()
 
-    def step(
-        self,
-        call: int,
-        *arguments: int,
-        expected: tuple[int, int] = NO_ERROR,
-        otherwise: int = 0,
-    ) -> None:
+    def step(self, call: int, *arguments: int, expected: tuple[int, int] = NO_ERROR, otherwise: int = 0) -> None:
         """Appends a system call; an unexpected return value continues at the address `otherwise`."""
         self.words += (call, *arguments, *NOTHING[len(arguments) :], *expected, otherwise)
 
@@ -239,16 +231,10 @@ class RawSpawner:
                 if pid is not None:
                     return pid
             return self._carry_out(*self._planned(spawn, fds, report))
-        except (
-            Unplanned,
-            ValueError,
-            struct.error,
-        ):  # a value that the kernel does not take, or too many
+        except (Unplanned, ValueError, struct.error):  # a value that the kernel does not take, or too many
             return None
 
-    def _start_in_group(
-        self, spawn: Any, fds: Sequence[int], report: int
-    ) -> int | None:  # Any: JSON
+    def _start_in_group(self, spawn: Any, fds: Sequence[int], report: int) -> int | None:  # Any: JSON
         """Starts as `start` does, in the cgroup from the first instruction on; None where the kernel refuses that.
 
         Moving a process takes the kernel 10 to 20 ms, unless another was moved a moment ago: it waits until nothing
@@ -365,9 +351,7 @@ class RawSpawner:
                 _soft, ceiling = resource.getrlimit(kind)
                 if value >= 0 and (ceiling < 0 or value < ceiling):
                     hard = value + 1  # as in `child_setup`
-            pair = plan.put(
-                struct.pack("=2q", value, hard)
-            )  # -1 is none, and no more fits in Python's
+            pair = plan.put(struct.pack("=2q", value, hard))  # -1 is none, and no more fits in Python's
             plan.step(PRLIMIT, 0, kind, pair, otherwise=otherwise)
 
     def _plan_user(self, plan: Plan, uid: int, gid: int, groups: list[int], otherwise: int) -> None:

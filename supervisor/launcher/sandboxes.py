@@ -43,9 +43,7 @@ class Sandboxes:
         self.pending: set[Unit] = set()
         self.written: dict[Unit, bytes] = {}  # what the leader of a pending unit has written
         self.ended: dict[int, Ended] = {}  # by first process: the leader is dead
-        self.reports: dict[
-            Unit, int
-        ] = {}  # the leader writes there at its end, and dies of a closed one
+        self.reports: dict[Unit, int] = {}  # the leader writes there at its end, and dies of a closed one
 
     def add(self, unit: Unit) -> None:
         """Takes a unit whose leader was just forked."""

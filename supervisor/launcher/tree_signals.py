@@ -42,9 +42,7 @@ def signal_tree(trees: Trees, unit: Unit, signum: int) -> None:
     members: list[Process] = []
     try:
         if unit.group is not None and signum == signal.SIGKILL:
-            cgroup.kill(
-                unit.group
-            )  # first, since it is immediate; processes that left the group remain
+            cgroup.kill(unit.group)  # first, since it is immediate; processes that left the group remain
         trees.adopt()
         members = trees.members(unit)
     finally:
@@ -69,11 +67,7 @@ def _is_stopped(trees: Trees, unit: Unit) -> bool:
     seen: set[int] = set()
     for _ in range(STOP_ROUNDS):
         trees.adopt()
-        others = [
-            process
-            for process in trees.members(unit)
-            if not (unit.is_alive and process.group == unit.pid)
-        ]
+        others = [process for process in trees.members(unit) if not (unit.is_alive and process.group == unit.pid)]
         unit.is_scattered = unit.is_scattered or bool(others)
         running = [process for process in others if process.state not in b"Tt"]
         if not running:

@@ -23,7 +23,5 @@ class Unschedulable(enum.StrEnum):
 HANDS_NOTHING_OVER = frozenset({Unschedulable.HIBERNATING, Unschedulable.OUTDATED})
 """Reasons for which a worker is not handed a task that was assigned to it before."""
 
-TAKES_NOTHING_NEW = frozenset(
-    {Unschedulable.SURPLUS, Unschedulable.INCOMING, Unschedulable.OUTGOING}
-)
+TAKES_NOTHING_NEW = frozenset({Unschedulable.SURPLUS, Unschedulable.INCOMING, Unschedulable.OUTGOING})
 """Reasons for which a worker only finishes what it was assigned before."""

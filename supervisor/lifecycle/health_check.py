@@ -180,9 +180,7 @@ def step(health: Health, event: Event, now: float) -> Step:
     return _HANDLERS[type(event)](health, event, now)
 
 
-def silent_at(
-    *, asked_at: float, last_message_at: float, rested_at: float, timeout_s: float
-) -> float:
+def silent_at(*, asked_at: float, last_message_at: float, rested_at: float, timeout_s: float) -> float:
     """Returns the time from which a server without any message counts as silent.
 
     Time in which it had an excuse, until `rested_at`, does not count.
@@ -236,9 +234,7 @@ def _answer(health: Health, event: Answer, now: float) -> Step:
     if event.is_good:
         return _passed(replace(health, message="", at=event.at), now)
     if event.awake_since > health.asked_at:
-        return _again_soon(
-            health, now
-        )  # the daemon stood still meanwhile: not the fault of the worker
+        return _again_soon(health, now)  # the daemon stood still meanwhile: not the fault of the worker
     missed = replace(health, message=event.message, at=event.at, misses=health.misses + 1)
     if missed.misses < health.rule.check.threshold:
         return _wait(missed, health.rule.interval_s, now), []

@@ -52,7 +52,5 @@ class Placements:
         hold = self._held.get(agent)
         if hold is None:
             reason = "this node does not hold it in the cluster"
-            raise SpawnFailed(
-                f'cannot start "{agent}": {reason}', agent=agent, reason=reason, retryable=True
-            )
+            raise SpawnFailed(f'cannot start "{agent}": {reason}', agent=agent, reason=reason, retryable=True)
         return hold.lease

@@ -40,13 +40,7 @@ class Rest(Struct, frozen=True):
 
 
 def decide(
-    recovery: Recovery,
-    history: History,
-    *,
-    clean: bool,
-    counts: bool,
-    ready_for_s: float | None,
-    jitter: float,
+    recovery: Recovery, history: History, *, clean: bool, counts: bool, ready_for_s: float | None, jitter: float
 ) -> Again | Rest:
     """Decides what follows an unrequested end of a worker.
 

@@ -93,10 +93,7 @@ def shell_hint(argv: Sequence[str]) -> str:
     return ""
 
 
-_AWAITED = {
-    "corral": 'it answered "initialize"',
-    "mcp": "it answered as an MCP server",
-}
+_AWAITED = {"corral": 'it answered "initialize"', "mcp": "it answered as an MCP server"}
 
 
 def _hint(spec: Spec, code: int | None, words: str) -> str:

@@ -241,13 +241,8 @@ def _spawn_failed(worker: Worker, event: SpawnFailed, now: float) -> Step:
             backoff = Backoff(now, worker.spawn_failures, event.jitter)
             delay_s = backoff_s(worker.spec.recovery, backoff.earlier, backoff.jitter)
             failures = worker.spawn_failures + 1
-            ended = replace(
-                ended, resume_at=now + delay_s, backoff=backoff, spawn_failures=failures
-            )
-    return _join(
-        _move(ended, State.TERMINATED, event.message),
-        lambda dead: _initial(dead, now, event.message),
-    )
+            ended = replace(ended, resume_at=now + delay_s, backoff=backoff, spawn_failures=failures)
+    return _join(_move(ended, State.TERMINATED, event.message), lambda dead: _initial(dead, now, event.message))
 
 
 def _shaken(worker: Worker, _: Shaken, now: float) -> Step:
@@ -367,9 +362,7 @@ def _emptied(worker: Worker, _: Emptied, now: float) -> Step:
     if worker.state is State.SHUTTING_DOWN and worker.exited:
         gone = replace(worker, tree=False, stage=None, deadline=None)
         reason = worker.last_exit.message if worker.last_exit else worker.reason
-        return _join(
-            _move(gone, State.TERMINATED, reason), lambda dead: _initial(dead, now, reason)
-        )
+        return _join(_move(gone, State.TERMINATED, reason), lambda dead: _initial(dead, now, reason))
     if worker.state is State.TERMINATED:
         return _initial(replace(worker, tree=False, deadline=None), now, worker.reason)
     return worker, []
@@ -521,12 +514,7 @@ def _kill(worker: Worker, cause: str, reason: str, now: float) -> Step:
     """Moves to ShuttingDown without grace, frozen or not: it never became ready, or is unfit."""
     awake, _ = _awake(worker, now)
     killed = replace(
-        awake,
-        stage=Stage.KILLED,
-        cause=cause,
-        left=worker.state,
-        kill_at=now,
-        deadline=now + KILL_INTERVAL_S,
+        awake, stage=Stage.KILLED, cause=cause, left=worker.state, kill_at=now, deadline=now + KILL_INTERVAL_S
     )
     after, actions = _move(killed, State.SHUTTING_DOWN, reason)
     return after, [*actions, Kill()]
@@ -539,13 +527,7 @@ def _awake(worker: Worker, now: float) -> Step:
     ready_at = worker.ready_at
     if ready_at is not None:
         ready_at += now - max(ready_at, worker.paused_at)
-    awake = replace(
-        worker,
-        paused_at=None,
-        paused_s=worker.frozen_s(now),
-        resumed_at=now,
-        ready_at=ready_at,
-    )
+    awake = replace(worker, paused_at=None, paused_s=worker.frozen_s(now), resumed_at=now, ready_at=ready_at)
     return awake, [Thaw()]
 
 

@@ -45,12 +45,7 @@ class Groups:
         return folder_of(self.path, unit)
 
     def make(
-        self,
-        unit: str,
-        memory_bytes: int,
-        cpu_percent: int,
-        processes: int,
-        tenant_limits: Sequence[int] | None = None,
+        self, unit: str, memory_bytes: int, cpu_percent: int, processes: int, tenant_limits: Sequence[int] | None = None
     ) -> str:
         """Makes a unit's group with its limits, as far as the controllers are delegated, and returns its folder.
 

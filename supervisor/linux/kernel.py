@@ -24,9 +24,7 @@ BRAND_BITS = 29
 A brand is a resource limit without effect, RLIMIT_RSS (getrlimit(2), since Linux 2.4.30), which every descendant of a
 worker inherits and no program removes by accident.  It may only be lowered, so a bit above the number is free for a
 daemon that has a brand itself."""
-RETRYABLE = frozenset(
-    (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ETXTBSY)
-)
+RETRYABLE = frozenset((errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ETXTBSY))
 """Error numbers after which a later attempt may succeed."""
 
 PR_SET_DUMPABLE = 4

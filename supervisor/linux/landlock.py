@@ -94,9 +94,7 @@ def restrict(
     writing = WRITE | (FS_IOCTL_DEV if version >= IOCTL_DEV_ABI else 0)
     files = (READ if asked["read_paths"] else 0) | (writing if asked["write_paths"] else 0)
     if files:
-        files |= (
-            FS_REFER  # a ruleset for files denies moves between folders unless it says otherwise
-        )
+        files |= FS_REFER  # a ruleset for files denies moves between folders unless it says otherwise
     fields = (files, NET_CONNECT_TCP if asked["connect_ports"] else 0)
     attributes = struct.pack("=QQ", *fields)
     if version >= NEEDED_ABI["scope_signals"]:

@@ -108,10 +108,7 @@ def enter(handover: int, ports: list[int], writer: MapWriter | None = None) -> N
                 _write_maps("self", uid, gid)
         step = "loopback"
         with contextlib.ExitStack() as stack:
-            listeners = [
-                stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-                for _ in ports
-            ]
+            listeners = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) for _ in ports]
             asked = struct.pack("16sh22x", LOOPBACK, 0)
             (present,) = struct.unpack_from("16xh", fcntl.ioctl(listeners[0], SIOCGIFFLAGS, asked))
             up = struct.pack("16sh22x", LOOPBACK, present | IFF_UP)

@@ -158,9 +158,7 @@ def _filter(machine: str) -> Iterator[bytes]:
     yield instruction(RETURN, ALLOW)
 
 
-def _judge(
-    call: int, argument: int, test: int, values: tuple[int, ...], number: int
-) -> Iterator[bytes]:
+def _judge(call: int, argument: int, test: int, values: tuple[int, ...], number: int) -> Iterator[bytes]:
     """Returns instructions that refuse a call if its argument passes the test with one of the values."""
     body = [load(ARGUMENTS + 8 * argument)]
     for value in values:

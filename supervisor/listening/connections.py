@@ -22,7 +22,5 @@ def serves(roots: Iterable[int], ports: Iterable[int], paths: Iterable[str]) -> 
     if not open_ones:
         return False
     return any(
-        not open_ones.isdisjoint(sock_diag.inodes_of(process.pid))
-        for root in roots
-        for process in kernel.walk(root)
+        not open_ones.isdisjoint(sock_diag.inodes_of(process.pid)) for root in roots for process in kernel.walk(root)
     )

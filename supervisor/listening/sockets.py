@@ -13,13 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...worker.contract.errors import (
-    Conflict,
-    CorralError,
-    InvalidParams,
-    PermissionDenied,
-    SpawnFailed,
-)
+from ...worker.contract.errors import Conflict, CorralError, InvalidParams, PermissionDenied, SpawnFailed
 from ..config.listen import ListenAddress
 from ..config.spec import Spec
 from .connections import serves
@@ -146,10 +140,7 @@ class ListenSockets:
         held = self._by_agent.get(spec.name, {})
         wanted = {address.address for address in spec.listen}
         in_use = {
-            each.address.address
-            for name, sockets in self._lives.values()
-            if name == spec.name
-            for each in sockets
+            each.address.address for name, sockets in self._lives.values() if name == spec.name for each in sockets
         }
         self._close(spec.name, [each for each in held if each not in wanted | in_use])
 

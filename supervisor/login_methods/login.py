@@ -34,9 +34,7 @@ from ..lifecycle.state_machine import NEEDS_LOGIN, State
 async def _login(control: Control, params: LoginParams, _caller: Caller) -> LoginStarted:
     """Starts a login to a remote MCP server (OAuth): returns the address that a person's browser has to open."""
     spec = _spec(control, params.name)
-    login = await control.logins.start(
-        spec, port=params.port, device=params.device, scopes=tuple(params.scopes)
-    )
+    login = await control.logins.start(spec, port=params.port, device=params.device, scopes=tuple(params.scopes))
     pending = login.pending
     is_device = bool(pending.device_code)
     return LoginStarted(
@@ -44,9 +42,7 @@ async def _login(control: Control, params: LoginParams, _caller: Caller) -> Logi
         login=login.id,
         issuer=pending.endpoints.issuer,
         scopes=pending.scope.split(),
-        url=pending.verification_uri_complete or pending.verification_uri
-        if is_device
-        else pending.authorization_url,
+        url=pending.verification_uri_complete or pending.verification_uri if is_device else pending.authorization_url,
         redirect_uri=pending.redirect_uri or None,
         user_code=pending.user_code or None,
         expires_at=_text_of(pending.expires_at),
@@ -61,9 +57,7 @@ async def _login(control: Control, params: LoginParams, _caller: Caller) -> Logi
     recorded="or-refused",
     recorded_keys=("state", "issuer", "scopes"),
     scope=NAME,
-    faces=faces(
-        "POST /mcp/servers/{name}/login/finish", python="finish_login", command="mcp login"
-    ),
+    faces=faces("POST /mcp/servers/{name}/login/finish", python="finish_login", command="mcp login"),
 )
 async def _finish(control: Control, params: LoginFinishParams, _caller: Caller) -> Login:
     """Finishes a login, and starts the server's workers that waited for it; `pending` while a device has not been told yet."""

@@ -13,14 +13,7 @@ from dataclasses import dataclass, field
 
 from ...mcp.oauth.challenge import Challenge, parse
 from ...mcp.oauth.records import Answer, Client, Grant, Order, Pending
-from ...worker.contract.errors import (
-    Conflict,
-    CorralError,
-    NotFound,
-    Overloaded,
-    PermissionDenied,
-    ToolFailed,
-)
+from ...worker.contract.errors import Conflict, CorralError, NotFound, Overloaded, PermissionDenied, ToolFailed
 from ..config.spec import Spec
 from ..lifecycle.state_machine import NEEDS_LOGIN
 from ..oauth.token_store import Kept, TokenStore
@@ -82,12 +75,7 @@ class Logins:
         publish: takes the events.
     """
 
-    def __init__(
-        self,
-        store: TokenStore,
-        perform: Perform,
-        publish: Publish,
-    ) -> None:
+    def __init__(self, store: TokenStore, perform: Perform, publish: Publish) -> None:
         self._store = store
         self._perform = perform
         self._publish = publish
@@ -119,14 +107,10 @@ class Logins:
                 return _given(await self._own(spec, server))
             return {}  # the server may want none: it says so
 
-    async def _other(
-        self, spec: Spec, server: _Server, refused: str, wish: Mapping[str, object]
-    ) -> dict[str, object]:
+    async def _other(self, spec: Spec, server: _Server, refused: str, wish: Mapping[str, object]) -> dict[str, object]:
         """Returns a token in place of one that the server refused."""
         status, header = wish.get("status"), wish.get("challenge")
-        challenge = parse(
-            status if isinstance(status, int) else 401, header if isinstance(header, str) else ""
-        )
+        challenge = parse(status if isinstance(status, int) else 401, header if isinstance(header, str) else "")
         grant = self._grant(spec, server)
         if grant is not None and grant.access_token != refused:
             return _given(grant)  # it has been renewed meanwhile
@@ -144,21 +128,15 @@ class Logins:
         if challenge.wants_more_scope:
             scopes = challenge.scope or "more"
             text = f'"{spec.name}" needs a login for the scopes "{scopes}": {command}'
-            error = PermissionDenied(
-                text, reason="insufficient-scope", server=spec.name, scope=challenge.scope
-            )
+            error = PermissionDenied(text, reason="insufficient-scope", server=spec.name, scope=challenge.scope)
         else:
-            error = PermissionDenied(
-                f"needs login: {command}", reason=NEEDS_LOGIN, server=spec.name, command=command
-            )
+            error = PermissionDenied(f"needs login: {command}", reason=NEEDS_LOGIN, server=spec.name, command=command)
         if server.problem is None or server.problem.message != error.message:
             self._publish("mcp.login_needed", agent=spec.name, reason=error.message)
         server.problem = error
         return error
 
-    async def _renewed(
-        self, spec: Spec, server: _Server, grant: Grant, *, is_refused: bool
-    ) -> Grant | None:
+    async def _renewed(self, spec: Spec, server: _Server, grant: Grant, *, is_refused: bool) -> Grant | None:
         """Returns the grant with a new token; one that is still good where its server cannot be asked now.
 
         Raises:
@@ -172,9 +150,7 @@ class Logins:
                 raise self._needs(spec, server, Challenge())
             return grant
         try:
-            found = await self._step(
-                spec, server, Order(step="refresh", url=grant.url, grant=grant)
-            )
+            found = await self._step(spec, server, Order(step="refresh", url=grant.url, grant=grant))
         except PermissionDenied as error:
             if error.data.get("error") not in LOST:
                 raise
@@ -259,9 +235,7 @@ class Logins:
             InvalidParams, PermissionDenied, ToolFailed: as `mcp.oauth.flow`.
         """
         login = self._login(spec, number)
-        order = Order(
-            step="finish", url=login.pending.url, pending=login.pending, redirect=redirect
-        )
+        order = Order(step="finish", url=login.pending.url, pending=login.pending, redirect=redirect)
         found = await self._perform(spec, order)
         self._logins.pop(number, None)  # a code is good once
         assert found.grant is not None, "such a step returns a grant"
@@ -400,9 +374,7 @@ class Logins:
                 raise self._needs(spec, server, Challenge()) from error
         server.is_loaded = True
 
-    async def _keep(
-        self, spec: Spec, server: _Server, grant: Grant | None, client: Client | None, scope: str
-    ) -> None:
+    async def _keep(self, spec: Spec, server: _Server, grant: Grant | None, client: Client | None, scope: str) -> None:
         kept = Kept(url=_address(spec), grant=grant, client=client, scope=scope)
         try:
             await asyncio.to_thread(self._store.set, spec.name, kept)

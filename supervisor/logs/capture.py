@@ -29,14 +29,7 @@ from .file_format import (
     messages_of,
     rfc3339_seconds,
 )
-from .rotating_file import (
-    LogLimits,
-    RotatingFile,
-    is_marked_alive,
-    mark_alive,
-    sizes_of,
-    unmark_alive,
-)
+from .rotating_file import LogLimits, RotatingFile, is_marked_alive, mark_alive, sizes_of, unmark_alive
 
 StreamName: TypeAlias = Literal["stdout", "stderr", "log"]
 Fields: TypeAlias = Mapping[str, object] | None
@@ -105,9 +98,7 @@ class LogStream:
         *("_rest", "_tag", "_tap", "name", "writer"),
     )
 
-    def __init__(
-        self, writer: "LogWriter", name: StreamName, tap: Callable[[bytes], None] | None = None
-    ) -> None:
+    def __init__(self, writer: "LogWriter", name: StreamName, tap: Callable[[bytes], None] | None = None) -> None:
         """Creates an empty stream. `tap` is called with all bytes that are written, too."""
         self.writer = writer
         self.name: StreamName = name
@@ -252,12 +243,7 @@ class LogWriter:
     )
 
     def __init__(
-        self,
-        folder: LogFolder,
-        agent: str,
-        worker: str,
-        limits: LogLimits,
-        earlier: "LogWriter | None" = None,
+        self, folder: LogFolder, agent: str, worker: str, limits: LogLimits, earlier: "LogWriter | None" = None
     ) -> None:
         """Creates a writer that opens nothing yet. `earlier` wrote these files before: its count of lines goes on for readers."""
         self.agent = agent
@@ -420,13 +406,7 @@ class LogWriter:
         self._tails = {**self._tails, stream: chunk[-self.sizes.tail_bytes :]}
 
     def append(
-        self,
-        data: bytes | memoryview,
-        stream: bytes,
-        kind: bytes,
-        incarnation: int,
-        *,
-        part: bool = False,
+        self, data: bytes | memoryview, stream: bytes, kind: bytes, incarnation: int, *, part: bool = False
     ) -> bool:
         """Writes whole lines, or one part of a line; returns whether all of it is in the file."""
         is_first = incarnation > self._printed

@@ -116,16 +116,7 @@ _PIPES: dict[asyncio.AbstractEventLoop, _Pipes] = {}
 class Capture:
     """Reads one pipe of a worker into a stream, as fast as it comes, until its end."""
 
-    __slots__ = (
-        "_ended",
-        "_fd",
-        "_full_reads",
-        "_is_larger",
-        "_is_paced",
-        "_loop",
-        "_stream",
-        "closed",
-    )
+    __slots__ = ("_ended", "_fd", "_full_reads", "_is_larger", "_is_paced", "_loop", "_stream", "closed")
 
     def __init__(self, fd: int, stream: LogStream) -> None:
         """Takes the descriptor over, and closes it at the end; needs the running loop."""

@@ -51,13 +51,7 @@ T = TypeVar("T")
 
 _NO_NAME = re.compile(r"[^A-Za-z0-9_.-]|^$")
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
-_CONTROL |= {
-    ord("\n"): "\\n",
-    ord("\r"): "\\r",
-    ord("\t"): "\\t",
-    0x2028: "\\u2028",
-    0x2029: "\\u2029",
-}
+_CONTROL |= {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
 
 class DaemonLog:
@@ -94,9 +88,7 @@ class DaemonLog:
             sink = _JournalSink(journal)
         else:
             self.where = f"{place or 'stderr'}, as {form}"
-            sink = _StderrSink(
-                _SharedDescriptor(fd), form, with_priority=is_journal and form == "text"
-            )
+            sink = _StderrSink(_SharedDescriptor(fd), form, with_priority=is_journal and form == "text")
         self._handler = Handler(sink)
         self._root = logging.getLogger()
         self._root.addHandler(self._handler)
@@ -137,9 +129,7 @@ class DaemonLog:
         self._handler.close()
 
 
-async def log_outcome(
-    logger: logging.Logger, what: str, facts: Mapping[str, object], doing: Awaitable[T]
-) -> T:
+async def log_outcome(logger: logging.Logger, what: str, facts: Mapping[str, object], doing: Awaitable[T]) -> T:
     """Awaits `doing` and returns its result; logs at DEBUG how it ended and after how long."""
     began_s = time.perf_counter()
     result = "ok"
@@ -375,9 +365,7 @@ class _JournalSink:
         message = _words(record, facts)
         if traceback := traceback_of(record):
             message = f"{message}\n{traceback}"
-        fields = {
-            field_name(key): _plain(value) for key, value in facts.items() if value is not None
-        }
+        fields = {field_name(key): _plain(value) for key, value in facts.items() if value is not None}
         entry = {
             **fields,
             "MESSAGE": message,

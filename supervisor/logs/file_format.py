@@ -150,8 +150,7 @@ class LogFilter:
     def is_rare(self) -> bool:
         """Returns whether a record has to be read to know if it is selected."""
         return any(
-            each is not None
-            for each in (self.level, self.pattern, self.stream, self.since, self.until, self.task)
+            each is not None for each in (self.level, self.pattern, self.stream, self.since, self.until, self.task)
         )
 
     def is_of(self, agent: str, worker: str) -> bool:
@@ -245,9 +244,7 @@ class FoundFile:
         worker = qualified(match[1], tenant_of(agent)) if match else ""
         writer = source.find_writer(agent, worker)
         number = number_of(writer, file.inode)
-        return number == self.number and (
-            number is not None or file.modified_ns == self._modified_ns
-        )
+        return number == self.number and (number is not None or file.modified_ns == self._modified_ns)
 
     @property
     def size(self) -> int:
@@ -287,11 +284,7 @@ def names(directory: Path, worker: str | None = None) -> list[FileName]:
     for name in _listed(directory, files=True):
         match = _NAME.fullmatch(name) if name.startswith(beginning) and name[0] != "." else None
         if match and local in (None, match[1]):
-            found.append(
-                FileName(
-                    directory / name, worker or match[1], int(match[2] or 0), match[3] is not None
-                )
-            )
+            found.append(FileName(directory / name, worker or match[1], int(match[2] or 0), match[3] is not None))
     found.sort(key=lambda name: name.number, reverse=True)
     return found
 
@@ -358,8 +351,7 @@ def _listed(directory: Path, *, files: bool = False) -> list[str]:
             return [
                 entry.name
                 for entry in entries
-                if entry.name.isprintable()
-                and (entry.is_file(follow_symlinks=False) if files else entry.is_dir())
+                if entry.name.isprintable() and (entry.is_file(follow_symlinks=False) if files else entry.is_dir())
             ]
     except OSError:
         return []
@@ -447,9 +439,7 @@ def opened(
             file.close()
 
 
-def _found(
-    directory: Path, inode: int, source: LogSource, hint: Path | None, identity: Identity
-) -> OpenFile | None:
+def _found(directory: Path, inode: int, source: LogSource, hint: Path | None, identity: Identity) -> OpenFile | None:
     compressed = source.compressed.get(inode)
     for number, paths in ((inode, (hint, None)), (compressed, (None,))):
         for path in paths if number is not None else ():
@@ -466,18 +456,12 @@ def _found(
 
 
 @contextmanager
-def opened_by_inode(
-    directory: Path, worker: str, inode: int
-) -> Generator[OpenFile | None, None, None]:
+def opened_by_inode(directory: Path, worker: str, inode: int) -> Generator[OpenFile | None, None, None]:
     """Yields the file of a worker with that inode, of which no more is known yet; None if there is none."""
     path = _find(directory, inode)
     match = None if path is None else _NAME.fullmatch(path.name)
     # Where ours was deleted, its number may have gone to a file of another worker.
-    file = (
-        None
-        if path is None or (match and match[1] != local_name(worker))
-        else _open_inode(path, inode)
-    )
+    file = None if path is None or (match and match[1] != local_name(worker)) else _open_inode(path, inode)
     try:
         yield file
     finally:
@@ -486,9 +470,7 @@ def opened_by_inode(
 
 
 @contextmanager
-def opened_by_head(
-    directory: Path, worker: str, head: bytes
-) -> Generator[OpenFile | None, None, None]:
+def opened_by_head(directory: Path, worker: str, head: bytes) -> Generator[OpenFile | None, None, None]:
     """Yields the file of a worker that begins at that time; None if there is none."""
     found: OpenFile | None = None
     for path in log_paths(directory, worker):

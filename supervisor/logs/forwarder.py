@@ -38,13 +38,7 @@ class Forwarding:
     """Sends what workers write to journald, while that is wanted."""
 
     def __init__(
-        self,
-        logs: LogStore,
-        bus: Bus,
-        *,
-        path: str = SOCKET,
-        patience_s: float = PATIENCE_S,
-        close_s: float = CLOSE_S,
+        self, logs: LogStore, bus: Bus, *, path: str = SOCKET, patience_s: float = PATIENCE_S, close_s: float = CLOSE_S
     ) -> None:
         self.lost_lines = 0
         """Lines that will never be in the journal: rotated away before journald took them, or refused."""
@@ -119,9 +113,7 @@ class Forwarding:
             ending = self._task
             await asyncio.wait([ending])
             if ending.cancelled():
-                logger.warning(
-                    "the last lines of workers are not in the journal: it did not take them"
-                )
+                logger.warning("the last lines of workers are not in the journal: it did not take them")
         self._journal.close()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -222,7 +214,5 @@ def entry_of(record: Record) -> Fields:
         fields["CORRAL_FIELDS"] = codec.encode(more)
     for key in ("partial", "skipped_lines", "lost_lines", "lost_bytes"):
         if record.get(key):
-            fields[field_name(key)] = (
-                int(bool(record[key])) if key == "partial" else str(record[key])
-            )
+            fields[field_name(key)] = int(bool(record[key])) if key == "partial" else str(record[key])
     return fields

@@ -100,9 +100,7 @@ def is_stream_to_journal(fd: int, journal_stream: str) -> bool:
 class Journal:
     """Represents a connection to journald, opened by the first entry, and again after it was lost."""
 
-    def __init__(
-        self, path: str = SOCKET, *, has_memfd: bool = hasattr(os, "memfd_create")
-    ) -> None:
+    def __init__(self, path: str = SOCKET, *, has_memfd: bool = hasattr(os, "memfd_create")) -> None:
         self._path = path
         self._has_memfd = has_memfd
         self._socket: socket.socket | None = None

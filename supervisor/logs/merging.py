@@ -214,10 +214,7 @@ async def merged(
 
 
 async def batches_of(
-    runs: list[Iterator[Record]],
-    wanted: LogFilter,
-    turn: asyncio.Lock,
-    position: LogPosition | None = None,
+    runs: list[Iterator[Record]], wanted: LogFilter, turn: asyncio.Lock, position: LogPosition | None = None
 ) -> AsyncGenerator[list[Record], None]:
     """Yields what is wanted of these records, merged by time; nothing is read before the batch before is taken.
 

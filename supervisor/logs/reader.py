@@ -85,9 +85,7 @@ class Room(NamedTuple):
 class Cursor:
     """Represents a position in the files of one worker, with the parts of lines that have been read up to it."""
 
-    def __init__(
-        self, source: LogSource, agent: str, worker: str, passed: tuple[int, int] | None = None
-    ) -> None:
+    def __init__(self, source: LogSource, agent: str, worker: str, passed: tuple[int, int] | None = None) -> None:
         """Begins before the worker's first file, or behind what is `passed`: a number of lines, and of the last file."""
         self.agent = agent
         self.worker = worker
@@ -112,9 +110,7 @@ class Cursor:
         self._path: Path | None = None
         self._decoder = LineDecoder(agent, worker)
         self._broken = False  # the file has more than can be read
-        self._owed: str | None = (
-            None  # why lines before this place are gone, until that is reported
-        )
+        self._owed: str | None = None  # why lines before this place are gone, until that is reported
         self._kept: Iterator[Record] | None = None  # what was given back
 
     def forget(self) -> None:
@@ -138,9 +134,7 @@ class Cursor:
         if wanted.previous:
             is_running = self.worker in wanted.running
             is_current = is_running and not (writer is not None and writer.is_fresh)
-            first, last = await _stepwise(
-                previous_span(files, source, is_current=is_current), source.turn
-            )
+            first, last = await _stepwise(previous_span(files, source, is_current=is_current), source.turn)
         if wanted.since is not None:
             first = max(first, first_from(files, source, timestamp(wanted.since).encode()))
         if wanted.until is not None:
@@ -210,9 +204,7 @@ class Cursor:
         if place is not None and self._owed is None:
             self._decoder.restore(place)
 
-    def _surveyed(
-        self, files: list[FoundFile], writer: WriterState | None
-    ) -> tuple[list[FoundFile], dict[int, int]]:
+    def _surveyed(self, files: list[FoundFile], writer: WriterState | None) -> tuple[list[FoundFile], dict[int, int]]:
         """Returns the files as they are now, and the writer's lines at their ends; without files, there is no place."""
         # Only now, before another reader runs, all this belongs together: files, their ends, the writer's count.
         files = self._readable(files)
@@ -484,9 +476,7 @@ def _line_ends(writer: WriterState | None) -> dict[int, int]:
     if writer is None or not writer.files:
         return {}
     firsts = [file.first_line for file in writer.files[1:]]
-    return {
-        file.inode: end for file, end in zip(writer.files, [*firsts, writer.lines], strict=True)
-    }
+    return {file.inode: end for file, end in zip(writer.files, [*firsts, writer.lines], strict=True)}
 
 
 def _place_in(files: list[FoundFile], source: LogSource, place: Place) -> Position | None:

@@ -7,17 +7,7 @@ at a whole character. Each record knows its place in the files, so that a reader
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeAlias
 
-from .file_format import (
-    CAPTURED,
-    FIRST,
-    HEAD_BYTES,
-    NOTIFIED,
-    OWN,
-    PREFIX_BYTES,
-    Record,
-    decode_message,
-    text_fields,
-)
+from .file_format import CAPTURED, FIRST, HEAD_BYTES, NOTIFIED, OWN, PREFIX_BYTES, Record, decode_message, text_fields
 
 MESSAGE_BYTES = 4 * 1024 * 1024
 """Bytes of a stored message, which can only be decoded as a whole; a longer one is foreign."""

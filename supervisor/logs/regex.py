@@ -47,9 +47,7 @@ class Pattern:
 
     def _refusal(self, reason: str) -> InvalidParams:
         shown = self._text[:LENGTH_LIMIT]
-        return InvalidParams(
-            f'cannot search for "{shown}": {reason}', key="grep", value=shown, reason=reason
-        )
+        return InvalidParams(f'cannot search for "{shown}": {reason}', key="grep", value=shown, reason=reason)
 
     def matching(self, items: Sequence[T], text_of: Callable[[T], str | None]) -> list[T]:
         """Returns the items whose text matches somewhere, or that have none.
@@ -60,16 +58,11 @@ class Pattern:
         search = self._search
         with _Clock() as clock:
             try:
-                found = [
-                    item
-                    for item in items
-                    if (text := text_of(item)) is None or search(text[:SEARCHED_CHARS])
-                ]
+                found = [item for item in items if (text := text_of(item)) is None or search(text[:SEARCHED_CHARS])]
                 clock.is_running = False
             except _TimeIsOver:
                 raise ResourceLimitExceeded(
-                    f'cannot search for "{self._text}": it takes longer than {SEARCH_S:g} s'
-                    " for a few lines",
+                    f'cannot search for "{self._text}": it takes longer than {SEARCH_S:g} s for a few lines',
                     key="grep",
                     value=self._text,
                     limit=SEARCH_S,

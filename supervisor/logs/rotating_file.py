@@ -126,26 +126,10 @@ class RotatingFile:
     """Represents the files of one worker: the present one, open for appending, and those rotated before it."""
 
     # One for each of thousands of workers, most of which never write a line.
-    __slots__ = (
-        "_agent",
-        "_directory",
-        "_numbers",
-        "_size",
-        "_worker",
-        "damage",
-        "error",
-        "fd",
-        "files",
-        "is_rotated",
-    )
+    __slots__ = ("_agent", "_directory", "_numbers", "_size", "_worker", "damage", "error", "fd", "files", "is_rotated")
 
     def __init__(
-        self,
-        directory: Path,
-        agent: str,
-        worker: str,
-        numbers: Iterator[int],
-        files: Sequence[File] = (),
+        self, directory: Path, agent: str, worker: str, numbers: Iterator[int], files: Sequence[File] = ()
     ) -> None:
         """Opens nothing yet. `numbers` are for new files; `files` are those of an earlier writer of this daemon."""
         self.files: Sequence[File] = files
@@ -217,9 +201,7 @@ class RotatingFile:
             for path in duplicates(self._directory / self._agent, self._worker):
                 path.unlink()
 
-    def append(
-        self, body: bytes, size_bytes: int, lines: int, limits: LogLimits, *, is_unended: bool
-    ) -> int:
+    def append(self, body: bytes, size_bytes: int, lines: int, limits: LogLimits, *, is_unended: bool) -> int:
         """Appends the first `size_bytes` of whole lines, after `lines` lines, and rotates where the limit is reached.
 
         With `is_unended` the last line in the file is a part, and its rest is to be in the same file, within reason.
@@ -285,9 +267,7 @@ class RotatingFile:
         """Notes that a file was compressed: its copy has the inode number `by`."""
         # A deleted file had that number, if it is known here.
         files = (file for file in self.files if file.inode != by)
-        self.files = tuple(
-            replace(file, inode=by) if file.inode == inode else file for file in files
-        )
+        self.files = tuple(replace(file, inode=by) if file.inode == inode else file for file in files)
 
     def close(self) -> None:
         """Closes the present file; the next `open` opens it again."""

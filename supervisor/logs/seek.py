@@ -81,8 +81,7 @@ _KINDS = {
 
 _SIGNS = {
     name: tuple(
-        kind + (b"Z std" if kind == OWN or name == "log" else b"Z %s " % name.encode())
-        for kind in (*kinds, OWN)
+        kind + (b"Z std" if kind == OWN or name == "log" else b"Z %s " % name.encode()) for kind in (*kinds, OWN)
     )
     for name, kinds in _KINDS.items()
 }
@@ -160,9 +159,7 @@ def _first_after(file: OpenFile, offset: int, end: int, key: bytes) -> int:
 _MARKED = re.compile(rb"\n[^\n]{28}[34]Z std")
 
 
-def previous_span(
-    files: list[FoundFile], source: LogSource, *, is_current: bool
-) -> Search[tuple[Position, Position]]:
+def previous_span(files: list[FoundFile], source: LogSource, *, is_current: bool) -> Search[tuple[Position, Position]]:
     """Finds the range in which the last incarnation printed; with `is_current` the one before it."""
     end = (len(files) - 1, files[-1].size)
     starts: list[Position] = []
@@ -196,9 +193,7 @@ def _starts(files: list[FoundFile], source: LogSource, end: Position) -> Iterato
         yield found
 
 
-def _blocks_backwards(
-    files: list[FoundFile], source: LogSource, end: Position
-) -> Iterator[tuple[Position, bytes]]:
+def _blocks_backwards(files: list[FoundFile], source: LogSource, end: Position) -> Iterator[tuple[Position, bytes]]:
     """Yields all before a position, in blocks of whole lines, last first."""
     for i in range(end[0], -1, -1):
         entry = files[i]

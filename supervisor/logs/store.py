@@ -171,9 +171,7 @@ class LogStore:
         with self._reading():
             horizon = self._begin_round(position) if position else _NEVER
             cursors = await self._cursors(wanted, n, position)
-            async for batch in merged(
-                cursors, wanted, n, self.turn, horizon=horizon, position=position
-            ):
+            async for batch in merged(cursors, wanted, n, self.turn, horizon=horizon, position=position):
                 yield batch
             if position is not None:
                 position.end_round()
@@ -201,9 +199,7 @@ class LogStore:
         with self._reading(follower):
             horizon = self._begin_round(position)
             cursors = await self._cursors(wanted, n, position)
-            async for batch in merged(
-                cursors, wanted, n, self.turn, horizon=horizon, position=position
-            ):
+            async for batch in merged(cursors, wanted, n, self.turn, horizon=horizon, position=position):
                 yield batch
             by_worker = {(cursor.agent, cursor.worker): cursor for cursor in cursors}
             for cursor in cursors:
@@ -265,8 +261,7 @@ class LogStore:
     def is_losing(self) -> bool:
         """Returns whether lines of any writer are being lost at present."""
         return any(
-            writer.trouble is not None
-            and self._writers.get((writer.agent, writer.worker)) is writer
+            writer.trouble is not None and self._writers.get((writer.agent, writer.worker)) is writer
             for writer in self._folder.to_check
         )
 
@@ -284,9 +279,7 @@ class LogStore:
         self._cursors_held.add(cursor)
         return cursor
 
-    async def _cursors(
-        self, wanted: LogFilter, n: int | None, position: LogPosition | None
-    ) -> list[Cursor]:
+    async def _cursors(self, wanted: LogFilter, n: int | None, position: LogPosition | None) -> list[Cursor]:
         """Returns a cursor at the right place of every worker that has files."""
         cursors: list[Cursor] = []
         left: dict[tuple[str, str], Place] = {}

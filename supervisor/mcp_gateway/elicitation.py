@@ -48,10 +48,7 @@ class InputRequired(Exception):
 
     def result(self) -> dict[str, object]:
         """Returns the result of the call."""
-        found: dict[str, object] = {
-            "resultType": "input_required",
-            "inputRequests": dict(self.requests),
-        }
+        found: dict[str, object] = {"resultType": "input_required", "inputRequests": dict(self.requests)}
         if self.state is not None:
             found["requestState"] = codec.encode(self.state).decode()
         return found
@@ -71,11 +68,7 @@ class Person:
     """
 
     def __init__(
-        self,
-        control: Control,
-        ask: Ask | None,
-        params: Mapping[str, object],
-        related: str | None = None,
+        self, control: Control, ask: Ask | None, params: Mapping[str, object], related: str | None = None
     ) -> None:
         self._related = related
         self._control = control
@@ -86,9 +79,7 @@ class Person:
         task = state.get("task")
         self.task = task if isinstance(task, str) else None
         """The task with which the call goes on; None of one that begins."""
-        self._asked = {
-            each for each in codec.as_array(state.get("asked")) or [] if isinstance(each, int)
-        }
+        self._asked = {each for each in codec.as_array(state.get("asked")) or [] if isinstance(each, int)}
 
     async def _nobody(self, _number: int, _answer: str | None) -> object:
         raise AssertionError("a call of a tool sets it")
@@ -98,10 +89,7 @@ class Person:
         for key, response in self._responses.items():
             number = key.removeprefix(KEY)
             if key.startswith(KEY) and number.isdecimal() and int(number) in self._asked:
-                question = next(
-                    (each for each in self._control.approvals.open() if each.id == int(number)),
-                    None,
-                )
+                question = next((each for each in self._control.approvals.open() if each.id == int(number)), None)
                 if question is not None:
                     await self._take(question, codec.as_object(response) or {})
         self._responses = {}
@@ -117,11 +105,7 @@ class Person:
         working = asyncio.ensure_future(work)
         try:
             await self._while_open(
-                lambda: [
-                    each for each in approvals.open() if is_below(self._control, each.task, task)
-                ],
-                working,
-                task,
+                lambda: [each for each in approvals.open() if is_below(self._control, each.task, task)], working, task
             )
             return await working
         finally:
@@ -135,9 +119,7 @@ class Person:
             InputRequired: a modern client has to be asked.
         """
         approvals = self._control.approvals
-        await self._while_open(
-            lambda: [each for each in approvals.open() if each.id in numbers], None, None
-        )
+        await self._while_open(lambda: [each for each in approvals.open() if each.id in numbers], None, None)
 
     async def _while_open(
         self,
@@ -250,11 +232,7 @@ def params_of(question: Approval) -> dict[str, object]:
     return {
         "mode": "form",
         "message": f"{question.agent}: {question.question}",
-        "requestedSchema": {
-            "type": "object",
-            "properties": {"answer": field},
-            "required": ["answer"],
-        },
+        "requestedSchema": {"type": "object", "properties": {"answer": field}, "required": ["answer"]},
     }
 
 

@@ -20,19 +20,13 @@ PRIMITIVES = frozenset({"string", "number", "integer", "boolean"})
 """Types of the fields of a form."""
 
 OF_FIELDS = frozenset(
-    {
-        *("type", "title", "description", "default", "enum", "format"),
-        *("minLength", "maxLength", "minimum", "maximum"),
-    }
+    {*("type", "title", "description", "default", "enum", "format"), *("minLength", "maxLength", "minimum", "maximum")}
 )
 """Keys of a schema that a field of a form may have."""
 
 
 async def complete(
-    receiver: Receiver,
-    arguments: Mapping[str, object],
-    params: Mapping[str, object],
-    caller: Caller,
+    receiver: Receiver, arguments: Mapping[str, object], params: Mapping[str, object], caller: Caller
 ) -> Mapping[str, object]:
     """Returns the arguments with what the person gives.
 
@@ -84,9 +78,7 @@ def completed(
     return {**arguments, **given}
 
 
-def _missing(
-    receiver: Receiver, arguments: Mapping[str, object]
-) -> dict[str, Mapping[str, object]]:
+def _missing(receiver: Receiver, arguments: Mapping[str, object]) -> dict[str, Mapping[str, object]]:
     """Returns the required properties without an argument, with their schemas."""
     if not isinstance(receiver, Spec) or not receiver.ask_missing:
         return {}

@@ -18,9 +18,7 @@ Name = Annotated[str, Meta(description="Name of an agent or MCP server, or id of
 class ListArguments(Struct, frozen=True, forbid_unknown_fields=True):
     """Holds the arguments of `corral__list`."""
 
-    kind: Annotated[
-        Literal["all", "agents", "servers"], Meta(description="The kind of entries to list")
-    ] = "all"
+    kind: Annotated[Literal["all", "agents", "servers"], Meta(description="The kind of entries to list")] = "all"
 
 
 class ShowArguments(Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,30 +38,19 @@ class RunArguments(Struct, frozen=True, forbid_unknown_fields=True):
     """Holds the arguments of `corral__run`."""
 
     objective: Annotated[str, Meta(description="The work to do, in plain words")]
-    agent: Annotated[
-        str | None, Meta(description="The agent that runs it; else give a capability")
-    ] = None
-    capability: Annotated[
-        str | None, Meta(description="Any agent that has it may run the task")
-    ] = None
+    agent: Annotated[str | None, Meta(description="The agent that runs it; else give a capability")] = None
+    capability: Annotated[str | None, Meta(description="Any agent that has it may run the task")] = None
     input: Annotated[object, Meta(description="Any JSON value for the agent")] = None
-    timeout_s: Annotated[
-        Seconds | None, Meta(description="Give up after so many seconds of running")
-    ] = None
-    deadline_s: Annotated[
-        Seconds | None, Meta(description="Give up after so many seconds, waiting included")
-    ] = None
-    wait_s: Annotated[
-        Seconds,
-        Meta(description="Answer after so many seconds at the latest; the task goes on"),
-    ] = WAIT_S
-    when_down: Annotated[
-        WhenDown | None, Meta(description="queue: wait for an agent that is stopped or gave up")
-    ] = None
+    timeout_s: Annotated[Seconds | None, Meta(description="Give up after so many seconds of running")] = None
+    deadline_s: Annotated[Seconds | None, Meta(description="Give up after so many seconds, waiting included")] = None
+    wait_s: Annotated[Seconds, Meta(description="Answer after so many seconds at the latest; the task goes on")] = (
+        WAIT_S
+    )
+    when_down: Annotated[WhenDown | None, Meta(description="queue: wait for an agent that is stopped or gave up")] = (
+        None
+    )
     priority: Annotated[Priority | None, Meta(description="10 is the most urgent")] = None
-    detach: Annotated[
-        bool, Meta(description="Return at once; corral__task shows the task's progress")
-    ] = False
+    detach: Annotated[bool, Meta(description="Return at once; corral__task shows the task's progress")] = False
 
 
 class ApprovalsArguments(Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,21 +63,15 @@ class ApprovalsArguments(Struct, frozen=True, forbid_unknown_fields=True):
 class LogsArguments(Struct, frozen=True, forbid_unknown_fields=True):
     """Holds the arguments of `corral__logs`."""
 
-    name: Annotated[
-        str | None, Meta(description="Agent, MCP server or worker; all when absent")
-    ] = None
-    task: Annotated[
-        str | None, Meta(description="A task: the lines of all its attempts, in place of a name")
-    ] = None
+    name: Annotated[str | None, Meta(description="Agent, MCP server or worker; all when absent")] = None
+    task: Annotated[str | None, Meta(description="A task: the lines of all its attempts, in place of a name")] = None
     lines: Annotated[int, Meta(ge=1, le=2000, description="How many of the last lines")] = 100
     stream: Literal["stdout", "stderr", "log"] | None = None
     level: Annotated[
-        Literal["debug", "info", "warning", "error", "critical"] | None,
-        Meta(description="The least severe"),
+        Literal["debug", "info", "warning", "error", "critical"] | None, Meta(description="The least severe")
     ] = None
     grep: Annotated[
-        Annotated[str, Meta(max_length=1000)] | None,
-        Meta(description="A regular expression that a line contains"),
+        Annotated[str, Meta(max_length=1000)] | None, Meta(description="A regular expression that a line contains")
     ] = None
     previous: Annotated[bool, Meta(description="Of the life before the present one")] = False
 
@@ -107,9 +88,7 @@ class TaskArguments(Struct, frozen=True, forbid_unknown_fields=True):
     """Holds the arguments of `corral__task`."""
 
     task: Annotated[str, Meta(description="Its id")]
-    wait_s: Annotated[
-        float, Meta(ge=0, le=3600, description="Wait so many seconds at most for its end")
-    ] = 0.0
+    wait_s: Annotated[float, Meta(ge=0, le=3600, description="Wait so many seconds at most for its end")] = 0.0
 
 
 class CancelArguments(Struct, frozen=True, forbid_unknown_fields=True):
@@ -121,9 +100,7 @@ class CancelArguments(Struct, frozen=True, forbid_unknown_fields=True):
 class MethodsArguments(Struct, frozen=True, forbid_unknown_fields=True):
     """Holds the arguments of `corral__methods`."""
 
-    prefix: Annotated[
-        str, Meta(description="The beginning of their names, such as schedule; all when absent")
-    ] = ""
+    prefix: Annotated[str, Meta(description="The beginning of their names, such as schedule; all when absent")] = ""
 
 
 class CallArguments(Struct, frozen=True, forbid_unknown_fields=True):

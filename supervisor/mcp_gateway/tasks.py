@@ -94,15 +94,11 @@ class TaskClient(Protocol):
         """Returns the agent, team or workflow that has a tool; raises NotFound."""
         ...
 
-    def person(
-        self, caller: Caller, params: Mapping[str, object], related: str | None = None
-    ) -> Person | None:
+    def person(self, caller: Caller, params: Mapping[str, object], related: str | None = None) -> Person | None:
         """Returns the person at the client, if it can be asked and may answer."""
         ...
 
-    def tool_caller(
-        self, caller: Caller, traceparent: str | None, person: Person | None = None
-    ) -> ToolCaller:
+    def tool_caller(self, caller: Caller, traceparent: str | None, person: Person | None = None) -> ToolCaller:
         """Returns the client as the method table sees it."""
         ...
 
@@ -152,9 +148,7 @@ class ClientTasks:
         key = f"{MARK}{name}:{secrets.token_hex(8)}"
         given = {**run_params(asked), "idempotency_key": key}
         tool_caller = self._client.tool_caller(caller, traceparent)
-        return self._shown(
-            await self._called("task.submit", given, tool_caller), caller, with_result=False
-        )
+        return self._shown(await self._called("task.submit", given, tool_caller), caller, with_result=False)
 
     def requires(self, name: object) -> bool:
         """Returns whether a tool can be called as a task alone."""
@@ -199,15 +193,9 @@ class ClientTasks:
         params: dict[str, object] = {"limit": PAGE}
         if cursor is not None:
             params["before"] = cursor
-        found = await call_method(
-            self._control, "task.list", params, self._client.tool_caller(caller, None)
-        )
+        found = await call_method(self._control, "task.list", params, self._client.tool_caller(caller, None))
         records = [msgspec.convert(each, Task) for each in codec.as_array(found.get("tasks")) or []]
-        shown = [
-            self._shown(record, caller, with_result=False)
-            for record in records
-            if self._is_seen(record)
-        ]
+        shown = [self._shown(record, caller, with_result=False) for record in records if self._is_seen(record)]
         more = found.get("more")
         return shown, more if isinstance(more, str) else None
 
@@ -223,9 +211,7 @@ class ClientTasks:
             text = f'cannot cancel task "{task_id}": it is not allowed'
             raise PermissionDenied(text, task=task_id)
         tool_caller = self._client.tool_caller(caller, None)
-        return self._shown(
-            await self._called("task.cancel", {"task": task_id}, tool_caller), caller
-        )
+        return self._shown(await self._called("task.cancel", {"task": task_id}, tool_caller), caller)
 
     async def answer(self, task_id: str, responses: Mapping[str, object], caller: Caller) -> None:
         """Takes the client's answers to the questions of a task; those to other questions are ignored.
@@ -263,20 +249,14 @@ class ClientTasks:
             return self._client.may_use(OWN_TOOLS[RUN])
         return name is not None and not self._client.is_inside and self._client.offers(name)
 
-    async def _called(
-        self, method: str, params: Mapping[str, object], tool_caller: ToolCaller
-    ) -> Task:
+    async def _called(self, method: str, params: Mapping[str, object], tool_caller: ToolCaller) -> Task:
         record = await call_method(self._control, method, params, tool_caller)
         return msgspec.convert(record, Task)
 
     # -- shapes
 
     def _questions(self, task_id: str) -> list[Approval]:
-        return [
-            each
-            for each in self._control.approvals.open()
-            if is_below(self._control, each.task, task_id)
-        ]
+        return [each for each in self._control.approvals.open() if is_below(self._control, each.task, task_id)]
 
     def _shown(self, record: Task, caller: Caller, *, with_result: bool = True) -> McpTask:
         status = STATUSES[record.state]
@@ -328,10 +308,7 @@ class StatusFeed:
     """
 
     def __init__(
-        self,
-        control: Control,
-        show: Callable[[str], Awaitable[McpTask]],
-        on_status: Callable[[McpTask], None],
+        self, control: Control, show: Callable[[str], Awaitable[McpTask]], on_status: Callable[[McpTask], None]
     ) -> None:
         self._control = control
         self._show = show

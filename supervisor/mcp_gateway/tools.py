@@ -16,14 +16,7 @@ from msgspec import Struct
 from msgspec.structs import fields
 
 from ...worker.contract import codec
-from ...worker.contract.errors import (
-    Conflict,
-    CorralError,
-    InvalidParams,
-    Overloaded,
-    PermissionDenied,
-    Timeout,
-)
+from ...worker.contract.errors import Conflict, CorralError, InvalidParams, Overloaded, PermissionDenied, Timeout
 from ...worker.contract.records import ENDED, Task
 from ...worker.contract.trace_context import KEY
 from ...worker.control.access import RIGHTS
@@ -123,9 +116,7 @@ class OwnTool:
             },
         }
 
-    async def call(
-        self, control: Control, arguments: Mapping[str, object], caller: ToolCaller
-    ) -> dict[str, object]:
+    async def call(self, control: Control, arguments: Mapping[str, object], caller: ToolCaller) -> dict[str, object]:
         """Calls the tool and returns MCP's result object.
 
         Raises:
@@ -137,9 +128,7 @@ class OwnTool:
                 tool=self.name,
                 needs=self.needs,
             )
-        return _result_of(
-            await self.serve(control, convert(arguments, self.arguments, self.name), caller)
-        )
+        return _result_of(await self.serve(control, convert(arguments, self.arguments, self.name), caller))
 
 
 def _result_of(answer: Answer) -> dict[str, object]:
@@ -148,11 +137,7 @@ def _result_of(answer: Answer) -> dict[str, object]:
     text = answer.text
     if text is None:
         text = codec.encode(structured).decode()
-    return {
-        "content": [{"type": "text", "text": text}],
-        "structuredContent": structured,
-        "isError": answer.is_error,
-    }
+    return {"content": [{"type": "text", "text": text}], "structuredContent": structured, "isError": answer.is_error}
 
 
 @cache
@@ -198,9 +183,7 @@ async def call_method(
     control: Control, method: str, params: Mapping[str, object], caller: ToolCaller
 ) -> dict[str, object]:
     """Returns the result of a method of the table, as JSON has it; raises its CorralError."""
-    answer = msgspec.json.encode(
-        await control.call(method, params, caller)
-    )  # parts may be so already
+    answer = msgspec.json.encode(await control.call(method, params, caller))  # parts may be so already
     return codec.as_object(codec.decode(answer)) or {}
 
 
@@ -215,9 +198,7 @@ async def _show(control: Control, asked: ShowArguments, caller: ToolCaller) -> A
     return Answer(await call_method(control, "agent.show", {"name": asked.name}, caller))
 
 
-def _operation(
-    method: str,
-) -> Callable[[Control, OperationArguments, ToolCaller], Awaitable[Answer]]:
+def _operation(method: str) -> Callable[[Control, OperationArguments, ToolCaller], Awaitable[Answer]]:
     async def operate(control: Control, asked: OperationArguments, caller: ToolCaller) -> Answer:
         params = {"names": [asked.name], "timeout_s": asked.timeout_s}
         found = await call_method(control, method, params, caller)
@@ -238,9 +219,7 @@ def _task_answer(record: Mapping[str, object]) -> Answer:
         why = f": {error.get('message')}" if error is not None else ""
         return Answer(record, f"task {record.get('id')} has ended as {state}{why}", is_error=True)
     reason = f" ({record['reason']})" if record.get("reason") else ""
-    return Answer(
-        record, f"task {record.get('id')} is {state}{reason}; ask corral__task for its end"
-    )
+    return Answer(record, f"task {record.get('id')} is {state}{reason}; ask corral__task for its end")
 
 
 def run_params(asked: RunArguments) -> dict[str, object]:
@@ -286,16 +265,11 @@ async def _run(control: Control, asked: RunArguments, caller: ToolCaller) -> Ans
         raise
 
 
-async def _begun(
-    control: Control, task: str, asked: RunArguments, caller: ToolCaller
-) -> dict[str, object]:
+async def _begun(control: Control, task: str, asked: RunArguments, caller: ToolCaller) -> dict[str, object]:
     """Returns the task with which a call goes on, if it is the one that these arguments have begun."""
     record = await call_method(control, "task.show", {"task": task}, caller)
     given = (asked.objective, msgspec.to_builtins(asked.input))
-    if given != (record.get("objective"), record.get("input")) or asked.agent not in (
-        None,
-        record.get("agent"),
-    ):
+    if given != (record.get("objective"), record.get("input")) or asked.agent not in (None, record.get("agent")):
         text = f'cannot go on with task "{task}": it is not that of this call'
         raise InvalidParams(text, key="requestState", value=task)
     return record
@@ -391,9 +365,7 @@ async def _task(control: Control, asked: TaskArguments, caller: ToolCaller) -> A
     if asked.wait_s > 0:
         try:
             async with asyncio.timeout(asked.wait_s):
-                return _task_answer(
-                    await call_method(control, "task.wait", {"task": asked.task}, caller)
-                )
+                return _task_answer(await call_method(control, "task.wait", {"task": asked.task}, caller))
         except TimeoutError:
             pass  # it goes on: its state is the answer
     answer = _task_answer(await call_method(control, "task.show", {"task": asked.task}, caller))
@@ -425,9 +397,7 @@ async def _methods(control: Control, asked: MethodsArguments, caller: ToolCaller
             example=dict(entry.example),
         )
         for name, entry in sorted(control.methods.items())
-        if name.startswith(asked.prefix)
-        and _is_callable(name)
-        and RIGHTS.index(entry.permission) <= held
+        if name.startswith(asked.prefix) and _is_callable(name) and RIGHTS.index(entry.permission) <= held
     ]
     return Answer(Methods(found))
 

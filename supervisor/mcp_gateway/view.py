@@ -72,11 +72,7 @@ class ClientTools:
         self._control = control
         self._client = client
         self._view = view
-        self._own = Access(
-            None if view.only is None else tuple(view.only),
-            tuple(view.deny),
-            view.read_only,
-        )
+        self._own = Access(None if view.only is None else tuple(view.only), tuple(view.deny), view.read_only)
         self._access = self._own
         self._base: Access | None = None
         name, profiles = view.profile, control.agents.config.profiles
@@ -130,10 +126,7 @@ class ClientTools:
 
     def _entries(self, supervisor: WorkerSupervisor) -> list[Entry]:
         """Returns all tasks of the worker: the request does not name one, and is bound by the limits of each."""
-        found = [
-            self._control.tasks.accounting.task_of(supervisor, task)
-            for task in tuple(supervisor.running)
-        ]
+        found = [self._control.tasks.accounting.task_of(supervisor, task) for task in tuple(supervisor.running)]
         return [entry for entry in found if entry is not None]
 
     def _current_profile(self) -> Profile:
@@ -186,9 +179,7 @@ class ClientTools:
             return next(map(exposed.described, found), None)
         return self._control.pool.tool(name, self.access)
 
-    async def request(
-        self, method: str, params: Mapping[str, object], caller: Caller
-    ) -> dict[str, object]:
+    async def request(self, method: str, params: Mapping[str, object], caller: Caller) -> dict[str, object]:
         """Returns the result of tools/call, prompts/get, resources/read or completion/complete.
 
         Raises:
@@ -203,9 +194,7 @@ class ClientTools:
         name = str(params["name"])
         arguments: Mapping[str, object] | None = codec.as_object(params.get("arguments", {}))
         if arguments is None:
-            raise InvalidParams(
-                f'cannot call "{name}": its arguments are no object', key="arguments"
-            )
+            raise InvalidParams(f'cannot call "{name}": its arguments are no object', key="arguments")
         traceparent = valid((codec.as_object(params.get("_meta")) or {}).get(KEY))
         if name.startswith((PREFIX, exposed.PREFIX)):
             call = self._call_own if name.startswith(PREFIX) else self._call_exposed
@@ -227,9 +216,7 @@ class ClientTools:
             supervisor=self._client.supervisor,
         )
 
-    def person(
-        self, caller: Caller, params: Mapping[str, object], related: str | None = None
-    ) -> Person | None:
+    def person(self, caller: Caller, params: Mapping[str, object], related: str | None = None) -> Person | None:
         """Returns the person at the client, if it can be asked and may answer; `related` is the task of MCP that asks."""
         may = (self._client.permission() or "read") != "read" and "agent" not in self._client.who
         if not may or not can_be_asked(caller.capabilities):
@@ -241,9 +228,7 @@ class ClientTools:
         """Returns whether the client is a worker, or in the tree of one."""
         return "agent" in self._client.who
 
-    def tool_caller(
-        self, caller: Caller, traceparent: str | None, person: Person | None = None
-    ) -> ToolCaller:
+    def tool_caller(self, caller: Caller, traceparent: str | None, person: Person | None = None) -> ToolCaller:
         """Returns the client as the method table sees it, with its rights as they are now."""
         client = self._client
         return ToolCaller(
@@ -282,20 +267,13 @@ class ClientTools:
         return found
 
     async def _call_own(
-        self,
-        name: str,
-        arguments: Mapping[str, object],
-        caller: Caller,
-        traceparent: str | None,
-        person: Person | None,
+        self, name: str, arguments: Mapping[str, object], caller: Caller, traceparent: str | None, person: Person | None
     ) -> dict[str, object]:
         tool = OWN_TOOLS.get(name)
         if tool is None:
             raise NotFound(f'cannot find tool "{name}"', tool=name, near=[])
         self.check_own(tool)
-        return await tool.call(
-            self._control, arguments, self.tool_caller(caller, traceparent, person)
-        )
+        return await tool.call(self._control, arguments, self.tool_caller(caller, traceparent, person))
 
     def _exposed(self) -> Iterator[tuple[str, exposed.Receiver]]:
         """Yields the exposed agents, teams and workflows that this client may call, with the names of their tools."""
@@ -315,20 +293,13 @@ class ClientTools:
                 yield name, receiver
 
     async def _call_exposed(
-        self,
-        name: str,
-        arguments: Mapping[str, object],
-        caller: Caller,
-        traceparent: str | None,
-        person: Person | None,
+        self, name: str, arguments: Mapping[str, object], caller: Caller, traceparent: str | None, person: Person | None
     ) -> dict[str, object]:
         client, control = self._client, self._control
         receiver = self.receiver(name)
         try:
             if client.supervisor is not None:
-                return await control.tool_calls.call_agent(
-                    client.supervisor, None, name, arguments, self.access
-                )
+                return await control.tool_calls.call_agent(client.supervisor, None, name, arguments, self.access)
             tool_caller = self.tool_caller(caller, traceparent, person)
             order = exposed.order_of(receiver, arguments)
             return await run_exposed(control, receiver, order, tool_caller)

@@ -33,9 +33,7 @@ class DeclaredPool(Struct, frozen=True, kw_only=True):
 POOL_KEYS = fields_of(DeclaredPool, without={"name"})
 
 
-def decode_pools(
-    document: Document, tables: Mapping[str, object]
-) -> tuple[dict[str, DeclaredPool], set[str]]:
+def decode_pools(document: Document, tables: Mapping[str, object]) -> tuple[dict[str, DeclaredPool], set[str]]:
     """Returns the pools of a file, and the names of those whose tables are refused, which are noted."""
     found: dict[str, DeclaredPool] = {}
     for name, table in tables.items():
@@ -51,9 +49,7 @@ def decode_pools(
     return found, {*tables} - found.keys()
 
 
-def check_pool(
-    document: Document, path: KeyPath, name: str | None, pools: Collection[str], tenant: str = ""
-) -> None:
+def check_pool(document: Document, path: KeyPath, name: str | None, pools: Collection[str], tenant: str = "") -> None:
     """Refuses the name of a pool that there is not, or that another tenant has.
 
     Raises:

@@ -33,11 +33,7 @@ class Verdict(Enum):
     REFUSE = "refuse"
 
 
-_VERDICTS: dict[Overflow, Verdict] = {
-    "evict": Verdict.EVICT,
-    "trim": Verdict.TRIM,
-    "refuse": Verdict.REFUSE,
-}
+_VERDICTS: dict[Overflow, Verdict] = {"evict": Verdict.EVICT, "trim": Verdict.TRIM, "refuse": Verdict.REFUSE}
 
 
 def decide(pool: DeclaredPool, used_bytes: int, *, has_history: bool) -> Verdict:
@@ -49,10 +45,7 @@ def decide(pool: DeclaredPool, used_bytes: int, *, has_history: bool) -> Verdict
 
 
 def victims(
-    pool: DeclaredPool,
-    used_bytes: int,
-    oldest_first: Iterable[Entry],
-    spared: Container[tuple[str, str, str | None]],
+    pool: DeclaredPool, used_bytes: int, oldest_first: Iterable[Entry], spared: Container[tuple[str, str, str | None]]
 ) -> list[Entry] | None:
     """Returns the entries to evict, the oldest ones; None where the pool would be too full without all of them.
 

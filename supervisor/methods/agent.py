@@ -96,9 +96,7 @@ async def _show(control: Control, params: NameParams, _caller: Caller) -> AgentS
             last_minute=control.statistics.calls_last_minute(agent.name),
             limit=agent.spec.resources.max_tool_calls_per_minute,
         ),
-        stderr={
-            supervisor.id: supervisor.log.tail("stderr", STDERR_LINES) for supervisor in supervisors
-        },
+        stderr={supervisor.id: supervisor.log.tail("stderr", STDERR_LINES) for supervisor in supervisors},
     )
 
 
@@ -145,9 +143,7 @@ class _Selection:
         InvalidParams: nothing is named, or both names and all.
     """
 
-    def __init__(
-        self, control: Control, params: NamesParams | SelectionParams | HibernateParams
-    ) -> None:
+    def __init__(self, control: Control, params: NamesParams | SelectionParams | HibernateParams) -> None:
         everything = not isinstance(params, HibernateParams) and params.all
         if everything and params.selector is None:
             self.names, self.all = list(params.names), True
@@ -172,8 +168,7 @@ class _Selection:
         self.supervisors = [
             k
             for k in self.supervisors
-            if not is_suspended(tenant_of(k.spec.name))
-            or not self._given.isdisjoint((k.spec.name, k.id))
+            if not is_suspended(tenant_of(k.spec.name)) or not self._given.isdisjoint((k.spec.name, k.id))
         ]
 
     def leave_out_jobs(self, is_kept: Callable[[WorkerSupervisor], bool]) -> None:
@@ -181,9 +176,7 @@ class _Selection:
         self.supervisors = [
             k
             for k in self.supervisors
-            if k.spec.type == "service"
-            or is_kept(k)
-            or not self._given.isdisjoint((k.spec.name, k.id))
+            if k.spec.type == "service" or is_kept(k) or not self._given.isdisjoint((k.spec.name, k.id))
         ]
 
     async def bounded(self, timeout_s: float | None, work: Awaitable[None]) -> AgentsChanged:
@@ -210,12 +203,7 @@ class _Selection:
 
 
 @method(
-    "agent.select",
-    "read",
-    SelectionParams,
-    Names,
-    scope=ALL_NAMES,
-    faces=faces("GET /select", python="select_agents"),
+    "agent.select", "read", SelectionParams, Names, scope=ALL_NAMES, faces=faces("GET /select", python="select_agents")
 )
 async def _select(control: Control, params: SelectionParams, _caller: Caller) -> Names:
     """Returns the names of the agents, MCP servers, teams, workflows and workers that the params choose."""
@@ -239,9 +227,7 @@ def _is_missing(supervisor: WorkerSupervisor) -> bool:
     AgentsChanged,
     recorded="or-refused",
     scope=NAMES,
-    faces=faces(
-        "POST /agents/{names}/start", "POST /agents/start", python="start_agent", command="start"
-    ),
+    faces=faces("POST /agents/{names}/start", "POST /agents/start", python="start_agent", command="start"),
 )
 async def _start(control: Control, params: NamesParams, _caller: Caller) -> AgentsChanged:
     """Starts agents or workers and waits until they are ready, jobs until they have succeeded.
@@ -253,9 +239,7 @@ async def _start(control: Control, params: NamesParams, _caller: Caller) -> Agen
     chosen.leave_out_jobs(_is_missing)
     operations = control.agents.operations
     operations.unhold(chosen.names, chosen.all)
-    return await chosen.bounded(
-        params.timeout_s, operations.start(chosen.supervisors, wait=params.wait)
-    )
+    return await chosen.bounded(params.timeout_s, operations.start(chosen.supervisors, wait=params.wait))
 
 
 @method(
@@ -265,9 +249,7 @@ async def _start(control: Control, params: NamesParams, _caller: Caller) -> Agen
     AgentsChanged,
     recorded="always",
     scope=NAMES,
-    faces=faces(
-        "POST /agents/{names}/stop", "POST /agents/stop", python="stop_agent", command="stop"
-    ),
+    faces=faces("POST /agents/{names}/stop", "POST /agents/stop", python="stop_agent", command="stop"),
 )
 async def _stop(control: Control, params: NamesParams, _caller: Caller) -> AgentsChanged:
     """Stops agents or workers and waits until no process of them is left."""
@@ -284,12 +266,7 @@ async def _stop(control: Control, params: NamesParams, _caller: Caller) -> Agent
     AgentsChanged,
     recorded="or-refused",
     scope=NAMES,
-    faces=faces(
-        "POST /agents/{names}/restart",
-        "POST /agents/restart",
-        python="restart_agent",
-        command="restart",
-    ),
+    faces=faces("POST /agents/{names}/restart", "POST /agents/restart", python="restart_agent", command="restart"),
 )
 async def _restart(control: Control, params: NamesParams, _caller: Caller) -> AgentsChanged:
     """Stops agents or workers, starts them again and waits until they are ready; leaves out jobs that neither run nor are named."""
@@ -307,9 +284,7 @@ async def _restart(control: Control, params: NamesParams, _caller: Caller) -> Ag
     AgentsChanged,
     recorded="or-refused",
     scope=NAMES,
-    faces=faces(
-        "POST /agents/{names}/reset", "POST /agents/reset", python="reset_agent", command="reset"
-    ),
+    faces=faces("POST /agents/{names}/reset", "POST /agents/reset", python="reset_agent", command="reset"),
 )
 async def _reset(control: Control, params: NamesParams, _caller: Caller) -> AgentsChanged:
     """Forgets failures: agents that are wanted and have given up start again."""
@@ -325,9 +300,7 @@ async def _reset(control: Control, params: NamesParams, _caller: Caller) -> Agen
     AgentsChanged,
     recorded="always",
     scope=NAMES,
-    faces=faces(
-        "POST /agents/{names}/pause", "POST /agents/pause", python="pause_agent", command="pause"
-    ),
+    faces=faces("POST /agents/{names}/pause", "POST /agents/pause", python="pause_agent", command="pause"),
 )
 async def _pause(control: Control, params: SelectionParams, _caller: Caller) -> AgentsChanged:
     """Freezes agents or workers with all their processes, until they are resumed, stopped or die."""
@@ -344,12 +317,7 @@ async def _pause(control: Control, params: SelectionParams, _caller: Caller) -> 
     AgentsChanged,
     recorded="always",
     scope=NAMES,
-    faces=faces(
-        "POST /agents/{names}/resume",
-        "POST /agents/resume",
-        python="resume_agent",
-        command="resume",
-    ),
+    faces=faces("POST /agents/{names}/resume", "POST /agents/resume", python="resume_agent", command="resume"),
 )
 async def _resume(control: Control, params: SelectionParams, _caller: Caller) -> AgentsChanged:
     """Lets paused agents or workers run again."""
@@ -366,21 +334,14 @@ async def _resume(control: Control, params: SelectionParams, _caller: Caller) ->
     recorded="always",
     scope=NAMES,
     faces=faces(
-        "POST /agents/{names}/hibernate",
-        "POST /agents/hibernate",
-        python="hibernate_agent",
-        command="hibernate",
+        "POST /agents/{names}/hibernate", "POST /agents/hibernate", python="hibernate_agent", command="hibernate"
     ),
 )
 async def _hibernate(control: Control, params: HibernateParams, _caller: Caller) -> AgentsChanged:
     """Saves a checkpoint of agents or workers, and ends their processes until a task, `wake` or `start` comes."""
     chosen = _Selection(control, params)
-    chosen.pass_over(
-        lambda supervisor: supervisor.spec.speaks == "corral" and supervisor.worker.state in UP
-    )
-    await control.hibernation.hibernate(
-        chosen.names, timeout_s=params.timeout_s, force=params.force
-    )
+    chosen.pass_over(lambda supervisor: supervisor.spec.speaks == "corral" and supervisor.worker.state in UP)
+    await control.hibernation.hibernate(chosen.names, timeout_s=params.timeout_s, force=params.force)
     return chosen.statuses()
 
 
@@ -391,18 +352,14 @@ async def _hibernate(control: Control, params: HibernateParams, _caller: Caller)
     AgentsChanged,
     recorded="or-refused",
     scope=NAMES,
-    faces=faces(
-        "POST /agents/{names}/wake", "POST /agents/wake", python="wake_agent", command="wake"
-    ),
+    faces=faces("POST /agents/{names}/wake", "POST /agents/wake", python="wake_agent", command="wake"),
 )
 async def _wake(control: Control, params: NamesParams, _caller: Caller) -> AgentsChanged:
     """Starts hibernated agents or workers with their checkpoints, and waits until they are ready."""
     chosen = _Selection(control, params)
     if params.all:
         chosen.supervisors = [
-            supervisor
-            for supervisor in chosen.supervisors
-            if supervisor.is_cordoned(Unschedulable.HIBERNATED)
+            supervisor for supervisor in chosen.supervisors if supervisor.is_cordoned(Unschedulable.HIBERNATED)
         ]
     waking = control.hibernation.wake(chosen.supervisors, wait=params.wait)
     return await chosen.bounded(params.timeout_s, waking)
@@ -421,9 +378,7 @@ async def _add(control: Control, params: AddParams, caller: Caller) -> AgentStat
     """Adds an agent or an MCP server, which is kept until it is removed."""
     addition = Addition(params.name, params.kind, params.spec, params.directory or "/")
     cause = Cause("add", made_by(caller))
-    failures = await control.agents.membership.add(
-        [addition], start=params.start, wait=params.wait, cause=cause
-    )
+    failures = await control.agents.membership.add([addition], start=params.start, wait=params.wait, cause=cause)
     for error in failures.values():
         raise error
     return control.status.agent_status(control.agents.of(params.name))
@@ -446,8 +401,7 @@ async def _add_all(control: Control, params: AddAllParams, caller: Caller) -> Ag
     """
     agents = control.agents
     additions = [
-        Addition(each.name, each.kind, each.spec, each.directory or "/", each.environment)
-        for each in params.agents
+        Addition(each.name, each.kind, each.spec, each.directory or "/", each.environment) for each in params.agents
     ]
     there = {} if params.present == "refuse" else agents.membership.compared(additions)
     changed = {name: list(keys) for name, keys in there.items() if keys}
@@ -530,9 +484,7 @@ async def _expose(control: Control, params: ExposeParams, _caller: Caller) -> Ex
 async def _scale(control: Control, params: ScaleParams, caller: Caller) -> AgentStatus:
     """Changes the number of workers of an agent; of a placed one that of its replicas on all nodes together."""
     cause = Cause("set", made_by(caller), "scaled")
-    agent = await control.agents.replicas.scale(
-        params.name, params.instances, wait=params.wait, cause=cause
-    )
+    agent = await control.agents.replicas.scale(params.name, params.instances, wait=params.wait, cause=cause)
     return control.status.agent_status(agent)
 
 
@@ -543,23 +495,14 @@ async def _scale(control: Control, params: ScaleParams, caller: Caller) -> Agent
     Names,
     recorded="always",
     scope=NAMES,
-    faces=faces(
-        "POST /agents/{names}/signal",
-        "POST /agents/signal",
-        python="signal_agent",
-        command="signal",
-    ),
+    faces=faces("POST /agents/{names}/signal", "POST /agents/signal", python="signal_agent", command="signal"),
 )
 async def _signal(control: Control, params: SignalParams, _caller: Caller) -> Names:
     """Sends a signal to the leader of each worker that runs."""
     name = params.signal.upper()
     name = name if name.startswith("SIG") else f"SIG{name}"
     if name not in signals.Signals.__members__:
-        raise InvalidParams(
-            f'cannot send signal "{params.signal}": it is unknown',
-            key="signal",
-            value=params.signal,
-        )
+        raise InvalidParams(f'cannot send signal "{params.signal}": it is unknown', key="signal", value=params.signal)
     given = params.names if params.name is None else [params.name, *params.names]
     chosen = _Selection(control, SelectionParams(names=given, selector=params.selector))
     paused = [k.id for k in chosen.supervisors if k.worker.paused_at is not None]

@@ -64,10 +64,7 @@ async def _export(control: Control, params: ExportParams, caller: Caller) -> Exp
         [each for each in specs if wanted is None or each.name in wanted | jobs],
         [each for each in groups.values() if wanted is None or each.name in wanted],
         chosen,
-        _file_tables(
-            control.agents.config,
-            None if wanted is None else [e for e in specs if e.name in wanted],
-        ),
+        _file_tables(control.agents.config, None if wanted is None else [e for e in specs if e.name in wanted]),
         shows_values=caller.permission == "admin",
     )
     return Exported(toml=found.toml, names=found.names, secrets=found.secrets, hidden=found.hidden)
@@ -94,9 +91,7 @@ def _file_tables(config: Config, users: Sequence[Spec] | None) -> FileTables:
             pending.append(config.templates[template.base])
     pools = {each.memory.pool for each in users}
     models = {name for each in users for name in each.models}
-    models |= {
-        name for each in models for name in config.models[each].fallback if each in config.models
-    }
+    models |= {name for each in models for name in config.models[each].fallback if each in config.models}
     return FileTables(
         [config.stores[name] for name in stores],
         templates.values(),
@@ -105,9 +100,7 @@ def _file_tables(config: Config, users: Sequence[Spec] | None) -> FileTables:
     )
 
 
-def _wanted(
-    control: Control, params: ExportParams, schedules: Sequence[ScheduleRecord]
-) -> set[str] | None:
+def _wanted(control: Control, params: ExportParams, schedules: Sequence[ScheduleRecord]) -> set[str] | None:
     """Returns the names that the params choose; None for all.
 
     Raises:
@@ -146,29 +139,22 @@ async def _import(control: Control, params: ImportParams, caller: Caller) -> Imp
         raise InvalidParams("cannot import: there is no table", key="agents", value=None)
     schedules, jobs = _read_schedules(params)
     additions = [
-        Addition(each.name, each.kind, each.spec, each.directory or "/", each.environment)
-        for each in params.agents
+        Addition(each.name, each.kind, each.spec, each.directory or "/", each.environment) for each in params.agents
     ]
     added, cause = _Added(control), Cause("add", made_by(caller))
     try:
         if additions or jobs:
             names = [each.name for each in (*additions, *jobs)]
-            await control.agents.membership.add(
-                [*additions, *jobs], start=False, wait=False, cause=cause
-            )
+            await control.agents.membership.add([*additions, *jobs], start=False, wait=False, cause=cause)
             added.names += names
         for kind, tables in (("team", params.teams), ("workflow", params.workflows)):
             if tables:
                 _ = control.schedules  # refuses where their room is not installed
-                expanded_tables = (
-                    _expanded(params, f"{kind}s", tables) if kind == "team" else tables
-                )
+                expanded_tables = _expanded(params, f"{kind}s", tables) if kind == "team" else tables
                 await control.agents.groups.add(kind, expanded_tables, cause)
                 added.names += tables
         for each in schedules.values():
-            record = await control.schedules.add(
-                _schedule_params(each), command=list(each.command) or None
-            )
+            record = await control.schedules.add(_schedule_params(each), command=list(each.command) or None)
             added.schedules.append(record.name)
     except BaseException:
         await asyncio.shield(added.undo())

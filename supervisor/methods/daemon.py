@@ -71,9 +71,7 @@ async def _ping(_control: Control, _params: NoParams, _caller: Caller) -> Done:
 async def _emergency_stop(control: Control, _params: NoParams, caller: Caller) -> EmergencyStopped:
     """Kills every worker and server at once, cancels every task, and refuses work until `agent.start`."""
     halted: list[str] = []
-    killed = await control.agents.operations.halt(
-        caller.name, lambda: halted.extend(control.tasks.halt())
-    )
+    killed = await control.agents.operations.halt(caller.name, lambda: halted.extend(control.tasks.halt()))
     await control.tasks.halted(halted)
     return EmergencyStopped(workers=killed, tasks=len(halted))
 
@@ -171,14 +169,7 @@ async def _log_level(control: Control, params: LogLevelParams, _caller: Caller) 
     return LogLevelSet(level=params.level)
 
 
-@method(
-    "rpc.discover",
-    "read",
-    NoParams,
-    OPENRPC,
-    scope=OPEN,
-    faces=faces("GET /openrpc", python="discover"),
-)
+@method("rpc.discover", "read", NoParams, OPENRPC, scope=OPEN, faces=faces("GET /openrpc", python="discover"))
 async def _discover(control: Control, _params: NoParams, _caller: Caller) -> msgspec.Raw:
     """Returns this table as an OpenRPC document (https://spec.open-rpc.org)."""
     # Making it takes tens of milliseconds, in which the loop would serve no other client.
@@ -214,9 +205,7 @@ async def _status(control: Control, params: StatusParams, caller: Caller) -> Sta
     NoParams,
     Done,
     scope=OPEN,
-    faces=faces(
-        "GET /status", python="follow_status", command="call", streams=True, only_streams=True
-    ),
+    faces=faces("GET /status", python="follow_status", command="call", streams=True, only_streams=True),
 )
 async def _follow(control: Control, _params: NoParams, caller: Caller) -> Done:
     """Sends the status as a `status` notification {status}, then what changes in it and all events as `status.change` {change}."""
@@ -239,13 +228,7 @@ def _chosen(control: Control, params: StatusParams | StatisticsParams) -> list[s
     return control.agents.registry.chosen(params.names or [], params.selector, groups=True)
 
 
-@method(
-    "daemon.doctor",
-    "read",
-    NoParams,
-    Diagnosis,
-    faces=faces("GET /doctor", python="doctor", command="doctor"),
-)
+@method("daemon.doctor", "read", NoParams, Diagnosis, faces=faces("GET /doctor", python="doctor", command="doctor"))
 async def _doctor(control: Control, _params: NoParams, caller: Caller) -> Diagnosis:
     """Checks the machine and the daemon: the features of the kernel, those in force, and the guarantees that hold."""
     from ..process import host_check, host_facts  # noqa: PLC0415 - start-up time: few ask
@@ -275,9 +258,7 @@ async def _doctor(control: Control, _params: NoParams, caller: Caller) -> Diagno
         services=await _services(control),
         environ=os.environ,
     )
-    daemon = DaemonFound(
-        running=True, pid=os.getpid(), version=__version__, rights=caller.permission
-    )
+    daemon = DaemonFound(running=True, pid=os.getpid(), version=__version__, rights=caller.permission)
     found = host_check.report(facts)
     return Diagnosis(
         daemon=daemon,
@@ -311,9 +292,7 @@ async def _services(control: Control) -> "Services":
         secret_problems=tuple(problems),
         servers=len(servers),
         up=sum(server.state in UP for server in servers),
-        failed=tuple(
-            f"{name}: {last.message}" for name, last in ends if last and last.result in GIVEN_UP
-        ),
+        failed=tuple(f"{name}: {last.message}" for name, last in ends if last and last.result in GIVEN_UP),
         cold=tuple(
             f"{name} starts cold: {each['reason']}"
             for name, each in warmths
@@ -329,9 +308,7 @@ async def _services(control: Control) -> "Services":
         sharing=_sharing(control),
         models=len(models),
         model_problems=tuple(
-            f"{each.model.name}: {each.reason}"
-            for each in models
-            if each.state == "down" and each.used_by
+            f"{each.model.name}: {each.reason}" for each in models if each.state == "down" and each.used_by
         ),
     )
 
@@ -343,8 +320,7 @@ def _sharing(control: Control) -> tuple[str, ...]:
         if reason := control.accounts.why_shared(name):
             by_reason.setdefault(reason, []).append(name)
     return tuple(
-        f"{len(names)} tenants share a user, {names[0]} among them: {reason}"
-        for reason, names in by_reason.items()
+        f"{len(names)} tenants share a user, {names[0]} among them: {reason}" for reason, names in by_reason.items()
     )
 
 

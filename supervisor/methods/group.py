@@ -30,9 +30,7 @@ def _workflows(control: Control, groups: Iterable[Group]) -> Workflows:
     return Workflows(workflows=[each for each in statuses if isinstance(each, WorkflowStatus)])
 
 
-async def _add_groups(
-    control: Control, kind: str, params: GroupAddParams, caller: Caller
-) -> Sequence[Group]:
+async def _add_groups(control: Control, kind: str, params: GroupAddParams, caller: Caller) -> Sequence[Group]:
     tables: dict[str, Mapping[str, object]] = dict(params.specs)
     if params.spec is not None:
         tables[params.name or _free_name(control, kind, caller.tenant)] = params.spec

@@ -13,13 +13,9 @@ from ..api.results import Open, error_records
 from ..api.table import Caller, Control, method
 from ..worker_api.tool_calls import LISTING_S, caller_of
 
-TOOL_RESULT = Open(
-    "ToolResult", "MCP's result of `tools/call`, as the server sent it: content, isError"
-)
+TOOL_RESULT = Open("ToolResult", "MCP's result of `tools/call`, as the server sent it: content, isError")
 
-RESOURCE_CONTENTS = Open(
-    "ResourceContents", "MCP's result of `resources/read`, as the server sent it: contents"
-)
+RESOURCE_CONTENTS = Open("ResourceContents", "MCP's result of `resources/read`, as the server sent it: contents")
 
 
 @method(
@@ -99,8 +95,7 @@ async def _call(control: Control, params: CallParams, caller: Caller) -> dict[st
     Done,
     scope=OPEN,
     faces=faces(
-        command="mcp serve",
-        reason="it turns a connection of the socket into one of MCP, which HTTP serves at /mcp",
+        command="mcp serve", reason="it turns a connection of the socket into one of MCP, which HTTP serves at /mcp"
     ),
 )
 async def _attach(_control: Control, params: AttachParams, caller: Caller) -> Done:

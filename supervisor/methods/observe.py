@@ -10,23 +10,8 @@ from ...worker.contract import codec
 from ...worker.contract.errors import InvalidParams, ResourceLimitExceeded
 from ...worker.contract.log_pieces import PieceJoiner
 from ...worker.contract.names import tenant_of
-from ...worker.control.params import (
-    AuditParams,
-    EventParams,
-    EventPublishParams,
-    LogParams,
-    VerifyParams,
-)
-from ...worker.control.results import (
-    AuditPage,
-    AuditVerdict,
-    Events,
-    LogLine,
-    LogLines,
-    LogPlace,
-    Position,
-    Published,
-)
+from ...worker.control.params import AuditParams, EventParams, EventPublishParams, LogParams, VerifyParams
+from ...worker.control.results import AuditPage, AuditVerdict, Events, LogLine, LogLines, LogPlace, Position, Published
 from ..access.scope import LOGS, OPEN, Rule, knows
 from ..api.faces import Resumption, faces
 from ..api.results import as_result
@@ -54,9 +39,7 @@ ANSWER_EVENTS = 1_000
 
 def _wanted(params: EventParams, caller: Caller) -> EventFilter:
     only = knows(caller.agents)
-    return EventFilter(
-        params.types, params.agent, params.worker, params.task, params.since_time, only
-    )
+    return EventFilter(params.types, params.agent, params.worker, params.task, params.since_time, only)
 
 
 def _number(key: str, value: int | str | None) -> int | None:
@@ -66,9 +49,7 @@ def _number(key: str, value: int | str | None) -> int | None:
         InvalidParams: it is a text for the events of all nodes.
     """
     if isinstance(value, str):
-        text = (
-            f"cannot use {key} = {value}: numbers of several nodes are for the events of a cluster"
-        )
+        text = f"cannot use {key} = {value}: numbers of several nodes are for the events of a cluster"
         raise InvalidParams(text, key=key, value=value)
     return value
 
@@ -133,13 +114,9 @@ async def _follow_events(control: Control, params: EventParams, caller: Caller) 
     since = _number("since", params.since)
     has_past = since is not None or params.since_time is not None or params.n is not None
     n = params.n if has_past else 0
-    start = await control.shared.event_history.begin(
-        wanted, newest=newest, since=since, n=n, until=newest
-    )
+    start = await control.shared.event_history.begin(wanted, newest=newest, since=since, n=n, until=newest)
     shared = control.shared
-    follower = EventFollower(
-        shared.bus, shared.event_history, wanted, params.types or ["*"], caller
-    )
+    follower = EventFollower(shared.bus, shared.event_history, wanted, params.types or ["*"], caller)
     caller.follow(follower.run(start, reports_expired=since is not None))
     return Position(position=start)
 
@@ -160,12 +137,7 @@ class EventFollower:
     """Sends events to one reader by its position: events that it missed while it was slow are read from the store."""
 
     def __init__(
-        self,
-        bus: Bus,
-        event_history: EventHistory,
-        wanted: EventFilter,
-        types: Sequence[str],
-        caller: Reader,
+        self, bus: Bus, event_history: EventHistory, wanted: EventFilter, types: Sequence[str], caller: Reader
     ) -> None:
         self._bus = bus
         self._history = event_history
@@ -197,9 +169,7 @@ class EventFollower:
     async def _send_stored(self, position: int, until: int, *, reports_expired: bool) -> int:
         """Sends the stored events in (`position`, `until`], and returns their number."""
         sent = 0
-        pages = self._history.history(
-            position, until, self._wanted, reports_expired=reports_expired
-        )
+        pages = self._history.history(position, until, self._wanted, reports_expired=reports_expired)
         async for page in pages:
             sent += 0 if page.is_notice else len(page.records)
             await self._send(page.records)
@@ -277,10 +247,7 @@ def _is_about(record: Record, name: str) -> bool:
     results = codec.as_object(record.get("told")) or {}
     for value in results.values():  # what a reload touched
         words += codec.as_array(value) or codec.as_object(value) or ()
-    return any(
-        word in (name, "*") or (isinstance(word, str) and word.rpartition("-")[0] == name)
-        for word in words
-    )
+    return any(word in (name, "*") or (isinstance(word, str) and word.rpartition("-")[0] == name) for word in words)
 
 
 @method(
@@ -332,9 +299,7 @@ def _log_filter(control: Control, params: LogParams) -> LogFilter:
         if name not in with_files:
             control.agents.supervisors(name)
     running = frozenset(
-        supervisor.id
-        for supervisor in control.agents.all_supervisors()
-        if supervisor.worker.pid is not None
+        supervisor.id for supervisor in control.agents.all_supervisors() if supervisor.worker.pid is not None
     )
     return LogFilter(
         names=frozenset(names),
@@ -349,12 +314,7 @@ def _log_filter(control: Control, params: LogParams) -> LogFilter:
 
 
 @method(
-    "log.read",
-    "read",
-    LogParams,
-    LogLines,
-    scope=LOGS,
-    faces=faces("GET /logs", python="read_logs", command="logs"),
+    "log.read", "read", LogParams, LogLines, scope=LOGS, faces=faces("GET /logs", python="read_logs", command="logs")
 )
 async def _read_log(control: Control, params: LogParams, _caller: Caller) -> LogLines:
     """Returns the last lines of the logs, merged by time, up to 8 MiB of JSON."""
@@ -419,18 +379,11 @@ def _position(params: LogParams) -> LogPosition | None:
     try:
         return LogPosition.parse(params.after)
     except ValueError:
-        raise InvalidParams(
-            "cannot go on after that: take the position of an answer as it is", key="after"
-        ) from None
+        raise InvalidParams("cannot go on after that: take the position of an answer as it is", key="after") from None
 
 
 async def _batches(
-    control: Control,
-    params: LogParams,
-    lines: int,
-    position: LogPosition | None,
-    *,
-    follow: bool,
+    control: Control, params: LogParams, lines: int, position: LogPosition | None, *, follow: bool
 ) -> AsyncGenerator[list[LogRecord], None]:
     """Returns the records that are asked for; of a task or since a time all, else the last `lines` unless `n` says how many."""
     wanted = _log_filter(control, params)

@@ -126,9 +126,7 @@ async def _past(control: Control, task: Task, count: int) -> tuple[list[TaskLogE
     """Returns the entries so far, with the last `count` log lines, and the place in the log behind them."""
     shared = control.shared
     history, newest = shared.event_history, shared.bus.newest
-    wanted = EventFilter(
-        STORED, task=task.id, since_s=datetime.fromisoformat(task.created_at).timestamp() - LATE_S
-    )
+    wanted = EventFilter(STORED, task=task.id, since_s=datetime.fromisoformat(task.created_at).timestamp() - LATE_S)
     start = await history.begin(wanted, newest=newest, since=None, n=None, until=newest)
     events: list[Mapping[str, object]] = []
     async for page in history.history(start, newest, wanted, reports_expired=False):

@@ -98,9 +98,7 @@ async def _rollback(control: Control, params: RollbackParams, caller: Caller) ->
         raise Conflict(words, name=params.name, revision=chosen.number, kind=chosen.kind)
     cause = Cause("rollback", made_by(caller), params.why, chosen.cause.package, chosen.number)
     table = in_file_form(chosen) if membership.is_of_file(params.name) else chosen.table
-    changed = await membership.replace(
-        params.name, table, cause, expected=params.expected, dry_run=params.dry_run
-    )
+    changed = await membership.replace(params.name, table, cause, expected=params.expected, dry_run=params.dry_run)
     number = revisions.head(params.name).last
     if params.wait and not params.dry_run:
         await revisions.until_settled({params.name: number}, params.timeout_s)
@@ -125,17 +123,13 @@ async def _of_rollback(control: Control, params: RollbackParams) -> Revision:
     if params.version is None:
         return await revisions.former(name)
     found = await revisions.list(name, MAX_REVISIONS)
-    good = [
-        each for each in found if each.cause.package and each.state in ("current", "superseded")
-    ]
+    good = [each for each in found if each.cause.package and each.state in ("current", "superseded")]
     versions = [(each.cause.package or "").rpartition("@")[2] for each in good]
     chosen = next((n for n, each in enumerate(versions) if _is_same(each, params.version)), None)
     if chosen is None:
         known = ", ".join(dict.fromkeys(versions)) or "none"
         words = f'cannot roll back "{name}" to version "{params.version}": it had {known}'
-        raise NotFound(
-            words, name=name, version=params.version, versions=[*dict.fromkeys(versions)]
-        )
+        raise NotFound(words, name=name, version=params.version, versions=[*dict.fromkeys(versions)])
     return good[chosen]
 
 
@@ -159,16 +153,11 @@ async def _chosen(control: Control, name: str, number: int | None) -> Revision:
     return await revisions.find(name, number)
 
 
-def _hidden(
-    found: list[Difference], before: Mapping[str, object], after: Mapping[str, object]
-) -> list[KeyChange]:
+def _hidden(found: list[Difference], before: Mapping[str, object], after: Mapping[str, object]) -> list[KeyChange]:
     """Returns differences as they may be shown: compared as they are, with the values of the masked tables."""
     shown = differences(masked_table(before), {}), differences(masked_table(after), {})
     one, other = ({each.key: each.before for each in flat} for flat in shown)
-    return [
-        KeyChange(key=each.key, before=one.get(each.key), after=other.get(each.key))
-        for each in found
-    ]
+    return [KeyChange(key=each.key, before=one.get(each.key), after=other.get(each.key)) for each in found]
 
 
 def _shape(found: Revision) -> shapes.Revision:

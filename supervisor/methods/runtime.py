@@ -64,9 +64,7 @@ async def _set(control: Control, params: AgentSetParams, caller: Caller) -> Agen
     """Changes keys of an agent, server, team or workflow; each change is a revision."""
     membership = control.agents.membership
     cause = Cause("set", made_by(caller), params.why)
-    changed = await membership.change(
-        params.name, params.spec, cause, expected=params.expected, dry_run=params.dry_run
-    )
+    changed = await membership.change(params.name, params.spec, cause, expected=params.expected, dry_run=params.dry_run)
     revisions = control.agents.revisions
     number = revisions.head(params.name).last
     if params.wait and not params.dry_run:
@@ -125,12 +123,7 @@ async def _stores(control: Control, _params: NoParams, caller: Caller) -> Stores
         users = [name for name in each.used_by if is_in_scope(name, caller.agents)]
         if users or caller.agents is None:
             store = Store(
-                name=each.name,
-                kind=each.kind,
-                url=each.url,
-                state=each.state,
-                reason=each.reason,
-                used_by=users,
+                name=each.name, kind=each.kind, url=each.url, state=each.state, reason=each.reason, used_by=users
             )
             found.append(store)
     return Stores(stores=found)
@@ -179,9 +172,7 @@ async def _models(control: Control, _params: NoParams, caller: Caller) -> Models
         )
         found.append(entry)
     pid, in_flight, restarts = control.models.process if caller.agents is None else (None, 0, 0)
-    return Models(
-        models=found, gateway=ModelsGateway(pid=pid, in_flight=in_flight, restarts=restarts)
-    )
+    return Models(models=found, gateway=ModelsGateway(pid=pid, in_flight=in_flight, restarts=restarts))
 
 
 @method(
@@ -192,9 +183,7 @@ async def _models(control: Control, _params: NoParams, caller: Caller) -> Models
     scope=AGENT,
     faces=faces("GET /metrics/history", python="get_metrics_history", command="metrics"),
 )
-async def _history(
-    control: Control, params: MetricsHistoryParams, _caller: Caller
-) -> MetricsHistory:
+async def _history(control: Control, params: MetricsHistoryParams, _caller: Caller) -> MetricsHistory:
     """Returns what an agent, a server or the daemon did and used over time, in steps."""
     return await control.metrics.history(params.agent, params.since, params.until, params.step_s)
 

@@ -4,12 +4,7 @@ from msgspec.structs import asdict, replace
 
 from ...worker.contract.names import qualified
 from ...worker.contract.records import ScheduleRecord, Task
-from ...worker.control.params import (
-    NoParams,
-    ScheduleCommandParams,
-    ScheduleNameParams,
-    ScheduleParams,
-)
+from ...worker.control.params import NoParams, ScheduleCommandParams, ScheduleNameParams, ScheduleParams
 from ...worker.control.results import Removed, Schedules, ScheduleShown
 from ..access.scope import SCHEDULE, Rule
 from ..agents.membership import Addition
@@ -47,9 +42,7 @@ async def _add(control: Control, params: ScheduleParams, caller: Caller) -> Sche
     recorded_keys=("name",),
     faces=faces("POST /schedules/commands", python="add_command_schedule", command="schedule add"),
 )
-async def _add_command(
-    control: Control, params: ScheduleCommandParams, caller: Caller
-) -> ScheduleRecord:
+async def _add_command(control: Control, params: ScheduleCommandParams, caller: Caller) -> ScheduleRecord:
     """Adds a schedule of a command, and a job of its name that runs the command."""
     name, command = params.name, list(params.command)
     table = commands_of({name: {**params.spec, "command": command}})[name]
@@ -147,9 +140,7 @@ async def _pause(control: Control, params: ScheduleNameParams, _caller: Caller) 
     ScheduleRecord,
     recorded="or-refused",
     scope=SCHEDULE,
-    faces=faces(
-        "POST /schedules/{name}/resume", python="resume_schedule", command="schedule resume"
-    ),
+    faces=faces("POST /schedules/{name}/resume", python="resume_schedule", command="schedule resume"),
 )
 async def _resume(control: Control, params: ScheduleNameParams, _caller: Caller) -> ScheduleRecord:
     """Resumes a paused schedule."""

@@ -7,12 +7,7 @@ from msgspec.structs import replace
 
 from ...worker.contract.errors import Conflict
 from ...worker.contract.names import qualified, tenant_of
-from ...worker.control.params import (
-    NoParams,
-    SecretRemoveParams,
-    SecretRotateParams,
-    SecretSetParams,
-)
+from ...worker.control.params import NoParams, SecretRemoveParams, SecretRotateParams, SecretSetParams
 from ...worker.control.results import Secret, SecretRotated, Secrets, SecretUse
 from ..access.scope import OPEN, OWN_SECRET, own_globs
 from ..agents.agent import Agent
@@ -88,9 +83,7 @@ async def _remove(control: Control, params: SecretRemoveParams, _caller: Caller)
     users = _users(control, params.name)
     if users and not params.force:
         words = f"{', '.join(users)} could not start without it; --force removes it"
-        raise Conflict(
-            f'cannot remove secret "{params.name}": {words}', name=params.name, used_by=users
-        )
+        raise Conflict(f'cannot remove secret "{params.name}": {words}', name=params.name, used_by=users)
     await asyncio.to_thread(_store(control).remove, params.name)
     return SecretUse(name=params.name, used_by=users)
 

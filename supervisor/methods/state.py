@@ -62,9 +62,7 @@ from ..revisions.record import Cause
     MemoryListParams,
     Sessions,
     scope=Rule("agent", lists=(("sessions", "agent"),)),
-    faces=faces(
-        "GET /sessions", "GET /sessions/{agent}", python="list_sessions", command="memory list"
-    ),
+    faces=faces("GET /sessions", "GET /sessions/{agent}", python="list_sessions", command="memory list"),
 )
 async def _sessions(control: Control, params: MemoryListParams, caller: Caller) -> Sessions:
     """Lists sessions with turns, messages, sizes and last access, the last used first."""
@@ -97,9 +95,7 @@ async def _show(control: Control, params: MemoryShowParams, _caller: Caller) -> 
 async def _put(control: Control, params: MemoryPutParams, _caller: Caller) -> Done:
     """Stores a value under a key of an agent; it is durable when this returns."""
     agent = control.agents.of(params.agent).name
-    await control.memory.key_values.put(
-        agent, params.session, params.key, params.value, ttl_s=params.ttl_s
-    )
+    await control.memory.key_values.put(agent, params.session, params.key, params.value, ttl_s=params.ttl_s)
     return Done()
 
 
@@ -155,10 +151,7 @@ async def _search(control: Control, params: MemoryFindParams, _caller: Caller) -
     MemoryRemoved,
     scope=AGENT,
     faces=faces(
-        "DELETE /sessions/{agent}/{session}",
-        "DELETE /sessions/{agent}",
-        python="clear_memory",
-        command="memory clear",
+        "DELETE /sessions/{agent}/{session}", "DELETE /sessions/{agent}", python="clear_memory", command="memory clear"
     ),
 )
 async def _clear(control: Control, params: MemoryClearParams, _caller: Caller) -> MemoryRemoved:
@@ -185,11 +178,7 @@ async def _cleanup(control: Control, params: MemoryCleanupParams, _caller: Calle
     MemoryExpireParams,
     SessionExpiry,
     scope=AGENT,
-    faces=faces(
-        "POST /sessions/{agent}/{session}/expire",
-        python="expire_session",
-        command="memory expire",
-    ),
+    faces=faces("POST /sessions/{agent}/{session}/expire", python="expire_session", command="memory expire"),
 )
 async def _expire(control: Control, params: MemoryExpireParams, _caller: Caller) -> SessionExpiry:
     """Sets the time after which a session is gone, from now on; without `ttl_s` only `retention` counts."""
@@ -232,12 +221,7 @@ async def _stats(control: Control, params: MemoryStatsParams, caller: Caller) ->
     CheckpointSaveParams,
     Checkpoints,
     scope=NAME,
-    faces=faces(
-        "POST /checkpoints",
-        "POST /agents/{name}/checkpoint",
-        python="save_state",
-        command="checkpoint save",
-    ),
+    faces=faces("POST /checkpoints", "POST /agents/{name}/checkpoint", python="save_state", command="checkpoint save"),
 )
 async def _save(control: Control, params: CheckpointSaveParams, _caller: Caller) -> Checkpoints:
     """Saves a checkpoint of one worker, or of each worker of an agent that is up."""
@@ -260,9 +244,7 @@ async def _save(control: Control, params: CheckpointSaveParams, _caller: Caller)
         command="checkpoint restore",
     ),
 )
-async def _restore(
-    control: Control, params: CheckpointRestoreParams, caller: Caller
-) -> CheckpointRestored:
+async def _restore(control: Control, params: CheckpointRestoreParams, caller: Caller) -> CheckpointRestored:
     """Restores a checkpoint, also another worker's, in a worker; one that does not run begins with it.
 
     `checkpoint` is the worker's own copy, `live` whether it goes on with it at once. A removed agent is brought back.
@@ -288,9 +270,7 @@ async def _restore(
             await control.agents.operations.start([supervisor], wait=True)
         is_live = True
     agent = supervisor.spec.name
-    return CheckpointRestored(
-        agent=agent, worker=supervisor.id, checkpoint=copy, live=is_live, added=added is not None
-    )
+    return CheckpointRestored(agent=agent, worker=supervisor.id, checkpoint=copy, live=is_live, added=added is not None)
 
 
 class _BroughtBack(NamedTuple):
@@ -300,9 +280,7 @@ class _BroughtBack(NamedTuple):
     worker: str
 
 
-async def _brought_back(
-    control: Control, checkpoint: int, name: str | None, caller: Caller
-) -> _BroughtBack | None:
+async def _brought_back(control: Control, checkpoint: int, name: str | None, caller: Caller) -> _BroughtBack | None:
     """Adds the agent of a checkpoint again, under `name` or its own; returns None where it, or its worker, is there."""
     agents = control.agents
     record, _ = await control.shared.checkpoints.find(checkpoint)
@@ -323,9 +301,7 @@ async def _brought_back(
         last = agents.revisions.head(record.agent).last
         found = await agents.revisions.before(record.agent, last + 1)
     if found is None:
-        words = (
-            f'cannot restore checkpoint {checkpoint}: no revision of agent "{record.agent}" is kept'
-        )
+        words = f'cannot restore checkpoint {checkpoint}: no revision of agent "{record.agent}" is kept'
         raise NotFound(words, name=record.agent, checkpoint=checkpoint)
     cause = Cause("add", made_by(caller), f"restored from checkpoint {checkpoint}")
     kind: Literal["agent", "mcp"] = "mcp" if found.kind == "mcp" else "agent"
@@ -357,13 +333,9 @@ async def _list(control: Control, params: CheckpointListParams, caller: Caller) 
     CheckpointIdParams,
     CheckpointShown,
     scope=CHECKPOINT,
-    faces=faces(
-        "GET /checkpoints/{checkpoint}", python="show_checkpoint", command="checkpoint show"
-    ),
+    faces=faces("GET /checkpoints/{checkpoint}", python="show_checkpoint", command="checkpoint show"),
 )
-async def _show_checkpoint(
-    control: Control, params: CheckpointIdParams, _caller: Caller
-) -> CheckpointShown:
+async def _show_checkpoint(control: Control, params: CheckpointIdParams, _caller: Caller) -> CheckpointShown:
     """Returns one checkpoint with its data."""
     record, data = await control.shared.checkpoints.find(params.checkpoint)
     return CheckpointShown(**asdict(record), data=data)
@@ -378,15 +350,10 @@ async def _show_checkpoint(
     recorded_keys=("removed",),
     scope=CHECKPOINT,
     faces=faces(
-        "DELETE /checkpoints/{checkpoints}",
-        "DELETE /checkpoints",
-        python="remove_checkpoints",
-        command="checkpoint rm",
+        "DELETE /checkpoints/{checkpoints}", "DELETE /checkpoints", python="remove_checkpoints", command="checkpoint rm"
     ),
 )
-async def _rm(
-    control: Control, params: CheckpointRemoveParams, _caller: Caller
-) -> CheckpointsRemoved:
+async def _rm(control: Control, params: CheckpointRemoveParams, _caller: Caller) -> CheckpointsRemoved:
     """Removes checkpoints, all or none; one that a worker is to begin with only with `force`."""
     removed = await control.hibernation.remove(params.checkpoints, force=params.force)
     return CheckpointsRemoved(removed=list(removed))

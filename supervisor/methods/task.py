@@ -7,14 +7,7 @@ from itertools import islice
 import msgspec
 from msgspec.structs import replace
 
-from ...worker.contract.errors import (
-    Conflict,
-    CorralError,
-    Corrupted,
-    InvalidParams,
-    NotFound,
-    Timeout,
-)
+from ...worker.contract.errors import Conflict, CorralError, Corrupted, InvalidParams, NotFound, Timeout
 from ...worker.contract.names import tenant_of
 from ...worker.contract.records import ENDED, Error, Task, TaskParams
 from ...worker.control.params import (
@@ -147,13 +140,7 @@ async def _submit(control: Control, params: TaskParams, caller: Caller) -> Task:
     TaskWaitParams,
     Task,
     scope=TASK,
-    faces=faces(
-        "GET /tasks/{task}/wait",
-        python="wait_task",
-        command="task wait",
-        streams=True,
-        parts=True,
-    ),
+    faces=faces("GET /tasks/{task}/wait", python="wait_task", command="task wait", streams=True, parts=True),
 )
 async def _wait(control: Control, params: TaskWaitParams, caller: Caller) -> Task:
     """Answers with the record of a task when it has ended."""
@@ -182,8 +169,7 @@ async def _ended(control: Control, task_id: str, caller: Caller, stream: bool) -
 
 def _late(params: TaskWaitParams | TaskFollowParams) -> Timeout:
     return Timeout(
-        f'cannot wait longer than {params.timeout_s:g} s for task "{params.task}": it goes on',
-        task=params.task,
+        f'cannot wait longer than {params.timeout_s:g} s for task "{params.task}": it goes on', task=params.task
     )
 
 
@@ -193,9 +179,7 @@ def _late(params: TaskWaitParams | TaskFollowParams) -> Timeout:
     TaskFollowParams,
     Task,
     scope=TASK,
-    faces=faces(
-        "GET /tasks/{task}/follow", python="follow_task", command="task follow", streams=True
-    ),
+    faces=faces("GET /tasks/{task}/follow", python="follow_task", command="task follow", streams=True),
 )
 async def _follow(control: Control, params: TaskFollowParams, caller: Caller) -> Task:
     """Returns as `task.wait`; meanwhile sends the events of the task and those below it as `task.event` notifications {event}."""
@@ -306,9 +290,7 @@ async def _tree(control: Control, params: TaskTreeParams, _caller: Caller) -> Ta
 def _in_short(task: Task) -> TaskInShort:
     """Returns a record without the fields that may be long."""
     short = replace(
-        task,
-        objective=task.objective[:SHORT_CHARS],
-        error=None if task.error is None else _error_in_short(task.error),
+        task, objective=task.objective[:SHORT_CHARS], error=None if task.error is None else _error_in_short(task.error)
     )
     return msgspec.convert(short, TaskInShort, from_attributes=True)
 
@@ -351,12 +333,7 @@ async def _list_tasks(control: Control, params: TaskListParams, caller: Caller) 
     TaskIdParams,
     Task,
     scope=TASK,
-    faces=faces(
-        "DELETE /tasks/{task}",
-        "POST /tasks/{task}/cancel",
-        python="cancel_task",
-        command="task cancel",
-    ),
+    faces=faces("DELETE /tasks/{task}", "POST /tasks/{task}/cancel", python="cancel_task", command="task cancel"),
 )
 async def _cancel(control: Control, params: TaskIdParams, _caller: Caller) -> Task:
     """Cancels a task and those that it delegated."""
@@ -369,9 +346,7 @@ async def _cancel(control: Control, params: TaskIdParams, _caller: Caller) -> Ta
     TasksParams,
     TasksRetried,
     scope=TASK,
-    faces=faces(
-        "POST /tasks/{tasks}/retry", "POST /tasks/retry", python="retry_tasks", command="task retry"
-    ),
+    faces=faces("POST /tasks/{tasks}/retry", "POST /tasks/retry", python="retry_tasks", command="task retry"),
 )
 async def _retry(control: Control, params: TasksParams, _caller: Caller) -> TasksRetried:
     """Queues ended tasks once more, each as a new task: {retried: [{task, by}], failed: [{task, error}], more: the `after` of more dead letters}."""
@@ -393,12 +368,7 @@ async def _retry(control: Control, params: TasksParams, _caller: Caller) -> Task
     TasksParams,
     TasksDiscarded,
     scope=TASK,
-    faces=faces(
-        "POST /tasks/{tasks}/discard",
-        "POST /tasks/discard",
-        python="discard_tasks",
-        command="task discard",
-    ),
+    faces=faces("POST /tasks/{tasks}/discard", "POST /tasks/discard", python="discard_tasks", command="task discard"),
 )
 async def _discard(control: Control, params: TasksParams, _caller: Caller) -> TasksDiscarded:
     """Removes tasks from the dead letters; their records stay for as long as those of others: {discarded, more}."""
@@ -451,6 +421,4 @@ async def _retried(control: Control, task_id: str) -> Task:
         when_down=old.when_down,
         queue_timeout_s=old.queue_timeout_s,
     )
-    return await control.tasks.submit(
-        params, schedule=old.schedule, retry_of=task_id, tenant=tenant_of(old.agent)
-    )
+    return await control.tasks.submit(params, schedule=old.schedule, retry_of=task_id, tenant=tenant_of(old.agent))

@@ -220,9 +220,7 @@ class Collector:
         """Returns the last readings; without any where nothing is collected."""
         if self._before_ms is None:
             return Snapshot(0, 0, {})
-        readings = {
-            name: Reading(each.level, tuple(each.recent)) for name, each in self._subjects.items()
-        }
+        readings = {name: Reading(each.level, tuple(each.recent)) for name, each in self._subjects.items()}
         return Snapshot(self._before_ms, self._interval_ms, readings)
 
     # -- reading
@@ -322,11 +320,7 @@ class Collector:
         return replace(
             _counted(self._statistics.total),
             cpu_ms=round(
-                sums.cpu_ms
-                - ended_ms
-                + self._statistics.total.cpu_s * 1000
-                + sum(each["cpu_ms"] for each in own),
-                3,
+                sums.cpu_ms - ended_ms + self._statistics.total.cpu_s * 1000 + sum(each["cpu_ms"] for each in own), 3
             ),
             up=sums.up,
             processes=sums.processes + sum(int(each["active"]) for each in own),

@@ -22,11 +22,7 @@ class Overhead:
     def figures(self) -> dict[str, dict[str, float]]:
         """Returns `active`, `memory_bytes` (RSS) and `cpu_ms` of each part."""
         found: dict[str, dict[str, float]] = {}
-        own = {
-            "daemon": [os.getpid()],
-            "launcher": [self._launcher.pid],
-            "zygotes": self._zygotes.pids(),
-        }
+        own = {"daemon": [os.getpid()], "launcher": [self._launcher.pid], "zygotes": self._zygotes.pids()}
         for part, pids in own.items():
             memory_bytes = 0
             used_s: dict[int, float] = {}
@@ -39,9 +35,5 @@ class Overhead:
             self._ended_s[part] = self._ended_s.get(part, 0.0) + gone_s
             self._used_s[part] = used_s
             cpu_s = self._ended_s[part] + sum(used_s.values())
-            found[part] = {
-                "active": len(used_s),
-                "memory_bytes": memory_bytes,
-                "cpu_ms": round(cpu_s * 1000, 3),
-            }
+            found[part] = {"active": len(used_s), "memory_bytes": memory_bytes, "cpu_ms": round(cpu_s * 1000, 3)}
         return found

@@ -80,9 +80,7 @@ class RollUp:
             rows = [Row(Tier.MINUTE, before_ms, each, step) for each, step in complete.items()]
             rows += self._take_minute(before_ms, complete)
         self._minute_ms, self._minutes = minute_ms, {}
-        if self._hour_ms is not None and minute_ms - minute_ms % PERIOD_MS[Tier.HOUR] != (
-            self._hour_ms
-        ):
+        if self._hour_ms is not None and minute_ms - minute_ms % PERIOD_MS[Tier.HOUR] != (self._hour_ms):
             rows += self._end_hour()
         return rows
 

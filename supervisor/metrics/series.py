@@ -80,12 +80,7 @@ RANKED_ROWS = 200_000
 
 
 def ranking_tier(
-    since_ms: int,
-    until_ms: int,
-    subjects: int,
-    *,
-    interval_ms: int,
-    retention_ms: Mapping[Tier, int],
+    since_ms: int, until_ms: int, subjects: int, *, interval_ms: int, retention_ms: Mapping[Tier, int]
 ) -> Tier:
     """Returns the finest tier that is still there and has at most RANKED_ROWS rows of so many subjects."""
     for tier in Tier:

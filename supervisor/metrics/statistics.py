@@ -450,12 +450,7 @@ class Statistics:
         for name in chosen or ():
             if not self._is_known(name):
                 raise self._agents.unknown("agent, MCP server, team or workflow", name)
-        groups: dict[str, dict[str, object]] = {
-            "agents": {},
-            "mcp_servers": {},
-            "teams": {},
-            "workflows": {},
-        }
+        groups: dict[str, dict[str, object]] = {"agents": {}, "mcp_servers": {}, "teams": {}, "workflows": {}}
         entries: list[CountedEntry] = []
         total = Usage()
         tokens, cents = 0, 0.0
@@ -476,9 +471,7 @@ class Statistics:
                 groups[key][name] = entries[-1].record
         overhead = self._overhead.figures()
         for part in overhead.values():
-            total.add(
-                Usage(0, int(part["active"]), int(part["memory_bytes"]), part["cpu_ms"] / 1000)
-            )
+            total.add(Usage(0, int(part["active"]), int(part["memory_bytes"]), part["cpu_ms"] / 1000))
         all_calls, all_used = self._rates.total(now), (tokens, round(cents, 6))
         entries.append(CountedEntry.of(self._total, total, all_calls, None, all_used))
         for number, each in enumerate(entries):
@@ -526,12 +519,7 @@ class CountedEntry(NamedTuple):
 
     @classmethod
     def of(
-        cls,
-        count: Count,
-        present: Usage,
-        calls_last_minute: int,
-        health: int | None,
-        used: tuple[int, float],
+        cls, count: Count, present: Usage, calls_last_minute: int, health: int | None, used: tuple[int, float]
     ) -> "CountedEntry":
         """Returns the figures of this moment."""
         record: dict[str, dict[str, object]] = {

@@ -18,10 +18,7 @@ ENTRIES_MAX = 500_000
 
 def storage_bytes(state_dir: Path) -> dict[str, int]:
     """Returns the bytes on disk of each part; blocks."""
-    return {
-        part: sum(_bytes_of(str(state_dir / name)) for name in names)
-        for part, names in PARTS.items()
-    }
+    return {part: sum(_bytes_of(str(state_dir / name)) for name in names) for part, names in PARTS.items()}
 
 
 def _bytes_of(path: str) -> int:

@@ -112,15 +112,12 @@ class MetricTable:
         kept = [(number_of(at), name, decoded(value)) for at, name, value in rows]
         found = max((at for at, name, step in kept if name == subject and step), default=None)
         if found is None or any(
-            at > found and name == DAEMON and step is not None and step.begins
-            for at, name, step in kept
+            at > found and name == DAEMON and step is not None and step.begins for at, name, step in kept
         ):
             return None
         return next(step for at, name, step in kept if at == found and name == subject)
 
-    async def of_all(
-        self, tier: Tier, since_ms: int, until_ms: int, *, at_once: int = READ_ROWS
-    ) -> list[Row]:
+    async def of_all(self, tier: Tier, since_ms: int, until_ms: int, *, at_once: int = READ_ROWS) -> list[Row]:
         """Returns the rows of all subjects from `since_ms` on and before `until_ms`, by time."""
         found: list[Row] = []
         place, name = since_ms, ""
@@ -151,11 +148,7 @@ class MetricTable:
         return minutes, await self.of_all(Tier.RAW, after_minute, last_ms)
 
     async def expire(
-        self,
-        before_ms: Mapping[Tier, int],
-        *,
-        rows_max: int = RAW_ROWS_MAX,
-        at_once: int = EXPIRE_ROWS,
+        self, before_ms: Mapping[Tier, int], *, rows_max: int = RAW_ROWS_MAX, at_once: int = EXPIRE_ROWS
     ) -> int:
         """Removes the rows of each tier before its time, and raw ones beyond `rows_max`; returns how many there were."""
         removed = 0
@@ -178,9 +171,7 @@ class MetricTable:
                 (int(tier), before_ms, at_once),
             )
             until_ms = min(before_ms, number_of(rows[0][0]) + 1) if rows else before_ms
-            gone = await self._store.write(
-                ("DELETE FROM metric WHERE tier = ? AND at < ?", (int(tier), until_ms))
-            )
+            gone = await self._store.write(("DELETE FROM metric WHERE tier = ? AND at < ?", (int(tier), until_ms)))
             removed += gone[0]
             if not rows:
                 return removed

@@ -49,12 +49,7 @@ class MetricsView:
     """
 
     def __init__(
-        self,
-        collector: Collector,
-        statistics: Statistics,
-        agents: Agents,
-        *,
-        clock: Callable[[], float] = time.time,
+        self, collector: Collector, statistics: Statistics, agents: Agents, *, clock: Callable[[], float] = time.time
     ) -> None:
         self.collector = collector
         self.statistics = statistics
@@ -80,17 +75,13 @@ class MetricsView:
         now_ms = int(self._clock() * 1000)
         until_ms = max(now_ms, self.collector.last_ms) + 1 if until is None else int(until * 1000)
         since_ms = max(0, until_ms - HOUR_MS if since is None else int(since * 1000))
-        chosen = self._range(
-            since_ms, until_ms, None if step_s is None else max(1, round(step_s * 1000)), now_ms
-        )
+        chosen = self._range(since_ms, until_ms, None if step_s is None else max(1, round(step_s * 1000)), now_ms)
         subject = DAEMON if name is None else name
         daemon = await self._rows(chosen, DAEMON)
         own = daemon if name is None else await self._rows(chosen, subject)
         before = None
         if name is not None:
-            before = await self.collector.table.last_before(
-                chosen.tier, subject, chosen.since_ms, LOOKS
-            )
+            before = await self.collector.table.last_before(chosen.tier, subject, chosen.since_ms, LOOKS)
             if not own and before is None and name not in self._agents.agents:
                 raise self._agents.unknown("agent or MCP server", name)
         found = await asyncio.to_thread(
@@ -107,12 +98,7 @@ class MetricsView:
 
     def _range(self, since_ms: int, until_ms: int, step_ms: int | None, now_ms: int) -> Range:
         return chosen_range(
-            since_ms,
-            until_ms,
-            step_ms,
-            now_ms=now_ms,
-            interval_ms=self._interval_ms,
-            retention_ms=self.retention_ms,
+            since_ms, until_ms, step_ms, now_ms=now_ms, interval_ms=self._interval_ms, retention_ms=self.retention_ms
         )
 
     @property
@@ -134,9 +120,7 @@ class MetricsView:
     async def _rows(self, chosen: Range, subject: str) -> list[tuple[int, Step]]:
         """Returns the rows of a subject within a range, with what is not complete yet."""
         limit = POINTS_MAX * ROWS_PER_POINT
-        rows = await self.collector.table.of_subject(
-            chosen.tier, subject, chosen.since_ms, chosen.until_ms, limit
-        )
+        rows = await self.collector.table.of_subject(chosen.tier, subject, chosen.since_ms, chosen.until_ms, limit)
         if chosen.tier is not Tier.RAW:
             begin_ms, partial = self.collector.roll_up.partial(chosen.tier)
             is_new = not rows or rows[-1][0] < begin_ms
@@ -157,11 +141,7 @@ class MetricsView:
         since_ms = max(0, now_ms - HOUR_MS if since is None else int(since * 1000))
         known = [*self._agents.agents] if names is None else names
         tier = ranking_tier(
-            since_ms,
-            now_ms,
-            max(1, len(known)),
-            interval_ms=self._interval_ms,
-            retention_ms=self.retention_ms,
+            since_ms, now_ms, max(1, len(known)), interval_ms=self._interval_ms, retention_ms=self.retention_ms
         )
         rows = await self.collector.table.of_all(tier, since_ms, now_ms)
         if tier is not Tier.RAW:
@@ -225,14 +205,10 @@ class MetricsView:
             )
         known = [*self._agents.agents] if names is None else names
         described = {
-            name: self._described(name)
-            for name in known
-            if name in snapshot.readings and name in self._agents.agents
+            name: self._described(name) for name in known if name in snapshot.readings and name in self._agents.agents
         }
         lifetime_ms = int(self.statistics.uptime_s * 1000)
-        return await asyncio.to_thread(
-            _latest, snapshot, described, lifetime_ms, with_daemon=names is None
-        )
+        return await asyncio.to_thread(_latest, snapshot, described, lifetime_ms, with_daemon=names is None)
 
     # Any: each value has the type of its key in the results.
     def _described(self, name: str) -> dict[str, Any]:
@@ -241,11 +217,7 @@ class MetricsView:
 
 
 def _latest(
-    snapshot: Snapshot,
-    described: Mapping[str, dict[str, Any]],
-    lifetime_ms: int,
-    *,
-    with_daemon: bool,
+    snapshot: Snapshot, described: Mapping[str, dict[str, Any]], lifetime_ms: int, *, with_daemon: bool
 ) -> MetricsLatest:
     """Returns the figures of a snapshot; with a thousand busy agents it takes tens of milliseconds."""
     at_ms, readings = snapshot.at_ms, snapshot.readings

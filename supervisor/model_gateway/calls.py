@@ -141,9 +141,7 @@ class Calls:
         finally:
             self._running -= 1
 
-    async def _serve(
-        self, request: web.BaseRequest, kind: Kind, name: str, path: str
-    ) -> web.StreamResponse:
+    async def _serve(self, request: web.BaseRequest, kind: Kind, name: str, path: str) -> web.StreamResponse:
         if self._running > CALLS:
             raise Refused(503, f"more than {CALLS} calls at a time", retry_after_s=1.0)
         self._number += 1
@@ -186,13 +184,7 @@ class Calls:
             record.usage, record.is_estimated = Usage(input=record.guessed), record.guessed > 0
         used, journal, noted = record.usage, record.journal, {}
         if journal is not None:  # before the daemon is told: it may be dead when that comes
-            position = journal.end(
-                record.call,
-                record.model,
-                used,
-                record.outcome,
-                is_estimated=record.is_estimated,
-            )
+            position = journal.end(record.call, record.model, used, record.outcome, is_estimated=record.is_estimated)
             noted = {"journal": journal.name, "position": position}
         self._report(
             {
@@ -260,11 +252,7 @@ class Calls:
         self, request: web.BaseRequest, kind: Kind, answer: Answer, size: int, record: Record
     ) -> web.StreamResponse:
         response = answer.response
-        headers = {
-            name: value
-            for name, value in response.headers.items()
-            if KEPT_ANSWER.fullmatch(name.lower())
-        }
+        headers = {name: value for name, value in response.headers.items() if KEPT_ANSWER.fullmatch(name.lower())}
         headers["X-Corral-Model"] = answer.endpoint.name
         if response.content_type == "text/event-stream" and response.status == 200:
             return await self._stream(request, kind, answer, headers, size, record)
@@ -316,9 +304,7 @@ class Calls:
             except (aiohttp.ClientError, TimeoutError) as error:
                 record.outcome = "cut"
                 why = "it is silent" if isinstance(error, TimeoutError) else "it has hung up"
-                refused = Refused(
-                    502, f'the model "{answer.endpoint.name}" has not ended its answer: {why}'
-                )
+                refused = Refused(502, f'the model "{answer.endpoint.name}" has not ended its answer: {why}')
                 await _write(sending, error_event(kind, refused))
             await sending.write_eof()
         except (ConnectionError, web.HTTPException):

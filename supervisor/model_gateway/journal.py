@@ -35,16 +35,7 @@ class Journal:
         """Notes that a call is passed on; its input counts as estimated until more is known."""
         self._calls += 1
         guessed = Usage(input=size)
-        self._append(
-            Line(
-                call=call,
-                at=time.time(),
-                model=model,
-                usage=guessed,
-                is_estimated=True,
-                account=account,
-            )
-        )
+        self._append(Line(call=call, at=time.time(), model=model, usage=guessed, is_estimated=True, account=account))
 
     def note(self, call: int, model: str, usage: Usage) -> None:
         """Notes what a call has used until now, as an estimate."""
@@ -53,14 +44,7 @@ class Journal:
     def end(self, call: int, model: str, usage: Usage, outcome: str, *, is_estimated: bool) -> int:
         """Notes what a call has used, and returns the position behind its line."""
         self._calls -= 1
-        line = Line(
-            call=call,
-            at=time.time(),
-            model=model,
-            usage=usage,
-            is_estimated=is_estimated,
-            outcome=outcome,
-        )
+        line = Line(call=call, at=time.time(), model=model, usage=usage, is_estimated=is_estimated, outcome=outcome)
         self._append(line)
         return self._size
 

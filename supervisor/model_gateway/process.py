@@ -95,13 +95,7 @@ class ModelGateway:
         self._is_fed = False  # the process has the models, and is told of each socket
         self._is_closed = False
         self._process = HelperProcess(
-            launcher,
-            host,
-            generation,
-            PROGRAM,
-            on_start=self._begin,
-            on_message=self._on_message,
-            on_end=self._ended,
+            launcher, host, generation, PROGRAM, on_start=self._begin, on_message=self._on_message, on_end=self._ended
         )
 
     @property

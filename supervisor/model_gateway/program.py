@@ -156,9 +156,7 @@ async def serve(channel: socket.socket) -> NoReturn:
     channel.setblocking(False)
     daemon = Daemon(channel)
     connector = aiohttp.TCPConnector(limit=CONNECTIONS, keepalive_timeout=KEEP_ALIVE_S)
-    async with aiohttp.ClientSession(
-        connector=connector, cookie_jar=aiohttp.DummyCookieJar()
-    ) as session:
+    async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session:
         calls = Calls(Upstream(session), daemon.ask, daemon.report, daemon.closed)
         server = web.Server(calls.serve, handler_cancellation=True, max_line_size=HEADER_BYTES)
         runner = web.ServerRunner(server)

@@ -36,11 +36,7 @@ BILLED: Mapping[Kind, re.Pattern[str]] = {
 }
 """Paths whose answers cost tokens."""
 
-USAGE_KEY: Mapping[Kind, str] = {
-    "openai": "usage",
-    "anthropic": "usage",
-    "gemini": "usageMetadata",
-}
+USAGE_KEY: Mapping[Kind, str] = {"openai": "usage", "anthropic": "usage", "gemini": "usageMetadata"}
 """The key of the usage in an answer, by kind."""
 
 OUTPUTS = ("choices", "output", "content", "candidates")
@@ -98,12 +94,7 @@ class Refused(Exception):
     """Reports that a call is not passed on: the status of the answer, and the reason; `facts` are for programs."""
 
     def __init__(
-        self,
-        status: int,
-        reason: str,
-        *,
-        retry_after_s: float | None = None,
-        facts: Mapping[str, object] | None = None,
+        self, status: int, reason: str, *, retry_after_s: float | None = None, facts: Mapping[str, object] | None = None
     ) -> None:
         super().__init__(reason)
         self.status = status
@@ -243,14 +234,10 @@ def error_body(kind: Kind, refused: Refused) -> bytes:
     text = f"corral: {refused.reason}"
     if kind == "anthropic":
         word = ANTHROPIC_TYPES.get(refused.status, "api_error")
-        return msgspec.json.encode(
-            {"type": "error", "error": {"type": word, "message": text, **own}}
-        )
+        return msgspec.json.encode({"type": "error", "error": {"type": word, "message": text, **own}})
     if kind == "gemini":
         word = GEMINI_STATUSES.get(refused.status, "UNKNOWN")
-        return msgspec.json.encode(
-            {"error": {"code": refused.status, "message": text, "status": word, **own}}
-        )
+        return msgspec.json.encode({"error": {"code": refused.status, "message": text, "status": word, **own}})
     word, code = OPENAI_TYPES.get(refused.status, ("server_error", None))
     error = {"message": text, "type": word, "param": None, "code": code, **own}
     return msgspec.json.encode({"error": error})
@@ -259,8 +246,4 @@ def error_body(kind: Kind, refused: Refused) -> bytes:
 def error_event(kind: Kind, refused: Refused) -> bytes:
     """Returns a failure within a stream as an event of it, by which the official clients raise their error."""
     body = error_body(kind, refused)
-    return (
-        b"event: error\ndata: " + body + b"\n\n"
-        if kind == "anthropic"
-        else b"data: " + body + b"\n\n"
-    )
+    return b"event: error\ndata: " + body + b"\n\n" if kind == "anthropic" else b"data: " + body + b"\n\n"

@@ -120,9 +120,7 @@ class StreamReader:
 
     def _read(self, event: bytes) -> bool:
         """Notes what an event says; returns whether it is hidden."""
-        data = b"".join(
-            line[5:].strip() for line in event.splitlines() if line.startswith(b"data:")
-        )
+        data = b"".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:"))
         if not data:
             return False
         if data == b"[DONE]":
@@ -161,12 +159,8 @@ class StreamReader:
             return self._note_gemini(table)
         if self._kind == "anthropic":
             inner = table.get("message")
-            found = table.get("usage") or (
-                inner.get("usage") if isinstance(inner, Mapping) else None
-            )
-            if isinstance(
-                found, Mapping
-            ):  # later figures are sums, and leave out what has not changed
+            found = table.get("usage") or (inner.get("usage") if isinstance(inner, Mapping) else None)
+            if isinstance(found, Mapping):  # later figures are sums, and leave out what has not changed
                 known = {key: value for key, value in found.items() if value is not None}
                 self._reported |= known
                 if table.get("type") == "message_delta":

@@ -102,11 +102,7 @@ class Upstream:
             if question.method == "POST"
             else Edited(question.body, False)
         )
-        headers = {
-            name: value
-            for name, value in question.headers.items()
-            if KEPT_REQUEST.fullmatch(name.lower())
-        }
+        headers = {name: value for name, value in question.headers.items() if KEPT_REQUEST.fullmatch(name.lower())}
         headers |= endpoint.headers
         headers |= {**credentials(kind, endpoint.key), "Accept-Encoding": "identity"}
         url = target(kind, endpoint.base, question.path, endpoint.model)
@@ -126,9 +122,7 @@ class Upstream:
         except (aiohttp.ClientError, ssl.SSLError, OSError, ValueError, TimeoutError) as error:
             waited_s = time.monotonic() - began
             if isinstance(error, TimeoutError) and waited_s >= endpoint.timeout_s:
-                reason = (
-                    f'the model "{endpoint.name}" did not answer within {endpoint.timeout_s:g} s'
-                )
+                reason = f'the model "{endpoint.name}" did not answer within {endpoint.timeout_s:g} s'
                 return Refused(504, reason, facts={"model": endpoint.name})
             reason = f'cannot reach the model "{endpoint.name}": {_words(error)}'
             return Refused(502, reason, facts={"model": endpoint.name})
@@ -158,9 +152,7 @@ def proxy_of(base: str) -> Proxy:
 
 @lru_cache(1024)
 def _timeout(silence_s: float) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(
-        total=None, connect=CONNECT_S, sock_connect=CONNECT_S, sock_read=silence_s
-    )
+    return aiohttp.ClientTimeout(total=None, connect=CONNECT_S, sock_connect=CONNECT_S, sock_read=silence_s)
 
 
 def _refuses_usage(answer: Answer) -> bool:

@@ -32,11 +32,7 @@ class ModelAccess:
     """
 
     def __init__(
-        self,
-        keys: Keys,
-        models: Callable[[], Mapping[str, DeclaredModel]],
-        port: Callable[[], int],
-        secrets: Secrets,
+        self, keys: Keys, models: Callable[[], Mapping[str, DeclaredModel]], port: Callable[[], int], secrets: Secrets
     ) -> None:
         self._keys = keys
         self._models = models

@@ -113,9 +113,7 @@ class ModelDesk:
             reason = f'the agent "{spec.name}" has no model "{name}"'
             return self._refuse("", "model", 404, reason, {"models": list(spec.models)})
         try:
-            entry = self._task(
-                supervisor, claim.task or str(asked["task"]), str(asked["traceparent"])
-            )
+            entry = self._task(supervisor, claim.task or str(asked["task"]), str(asked["traceparent"]))
         except NotFound as error:
             return self._refuse(name, "task", 401, error.message)
         if (refusal := self._over_budget(name, supervisor, entry)) is not None:
@@ -131,11 +129,7 @@ class ModelDesk:
             facts = {"limit": key, "value": limit, "used": used, "model": name}
             return self._refuse(name, key, 429, reason, facts, retry_after_s=wait_s)
         # Counted here, not by the gateway alone: a limit can be passed by no more than this lets pass.
-        free = [
-            each
-            for each in unspent
-            if self._under_way.of_model(each.name) < each.max_concurrent_calls
-        ]
+        free = [each for each in unspent if self._under_way.of_model(each.name) < each.max_concurrent_calls]
         if not free:
             key = "max_concurrent_calls"
             value = unspent[0].max_concurrent_calls
@@ -148,9 +142,7 @@ class ModelDesk:
         above = self._above(entry, str(asked["traceparent"]))
         call = Call(spec.name, task, {each.name: each for each in free}, above)
         self._under_way.add(asked["call"], call)
-        account = Account(
-            agent=spec.name, task=task, prices={each.name: each.prices for each in free}
-        )
+        account = Account(agent=spec.name, task=task, prices={each.name: each.prices for each in free})
         return {
             "op": "go",
             "unit": claim.unit,
@@ -183,10 +175,7 @@ class ModelDesk:
     def _count(self, call: Call, report: Mapping[str, Any]) -> None:  # Any: JSON
         model = call.models.get(report["model"]) or next(iter(call.models.values()))
         usage = Usage(
-            input=report["input"],
-            cached=report["cached"],
-            cache_write=report["cache_write"],
-            output=report["output"],
+            input=report["input"], cached=report["cached"], cache_write=report["cache_write"], output=report["output"]
         )
         outcome, status = str(report["outcome"]), int(report["status"])
         self._charge(
@@ -224,9 +213,7 @@ class ModelDesk:
         has_record: bool = False,
     ) -> None:
         """Adds a call to all sums; `has_record` is true if the record of its task, which has ended, has its usage."""
-        self.ledger.add(
-            model, account.agent, usage, cents, outcome=outcome, is_estimated=is_estimated
-        )
+        self.ledger.add(model, account.agent, usage, cents, outcome=outcome, is_estimated=is_estimated)
         if not usage.tokens and not cents:
             return
         entry = None if account.task is None else self._backlog.find(account.task)
@@ -250,9 +237,7 @@ class ModelDesk:
         for call in self._under_way.drain():  # they were not passed on
             self.ledger.outcomes[next(iter(call.models)), "lost"] += 1
 
-    async def recover(
-        self, tasks: Collection[str], find: Callable[[str], Awaitable[Task | None]]
-    ) -> list[Task]:
+    async def recover(self, tasks: Collection[str], find: Callable[[str], Awaitable[Task | None]]) -> list[Task]:
         """Counts what an earlier daemon has not counted any more.
 
         Args:
@@ -344,15 +329,11 @@ class ModelDesk:
                 return attempt
         return None if own is None else str(own)
 
-    def _over_budget(
-        self, name: str, supervisor: WorkerSupervisor, entry: Entry | None
-    ) -> Mapping[str, object] | None:
+    def _over_budget(self, name: str, supervisor: WorkerSupervisor, entry: Entry | None) -> Mapping[str, object] | None:
         """Returns the refusal of a call whose task, agent or tenant has used what it may."""
         spec = supervisor.spec
         if entry is not None:
-            over = overspent(
-                entry.task, entry.children_tokens, entry.children_cost_cents, is_reached=True
-            )
+            over = overspent(entry.task, entry.children_tokens, entry.children_cost_cents, is_reached=True)
             if over is not None:
                 facts = {key: over.data[key] for key in ("limit", "value", "used", "task")}
                 return self._refuse(name, str(facts["limit"]), 429, over.message, facts)

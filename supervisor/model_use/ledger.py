@@ -70,9 +70,7 @@ class Ledger:
         clock: seconds of the Unix epoch.
     """
 
-    def __init__(
-        self, store: Store, gathered: Gathered, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, store: Store, gathered: Gathered, clock: Callable[[], float] = time.time) -> None:
         self._store = store
         self._gathered = gathered
         gathered.add(self._taken)
@@ -97,23 +95,13 @@ class Ledger:
         """
         since = self._hour() - DAY_H
         rows = await self._store.read(
-            f"SELECT hour, model, agent, {', '.join(COLUMNS)} FROM model_use WHERE hour >= ?",
-            (since,),
+            f"SELECT hour, model, agent, {', '.join(COLUMNS)} FROM model_use WHERE hour >= ?", (since,)
         )
         for hour, model, agent, *values in rows:
             if isinstance(hour, int) and all(isinstance(each, int | float) for each in values):
                 self._hours[hour, str(model), str(agent)] = Sums(*values)  # type: ignore[arg-type]  # checked above
 
-    def add(
-        self,
-        model: str,
-        agent: str,
-        usage: Usage,
-        cost_cents: float,
-        *,
-        outcome: str,
-        is_estimated: bool,
-    ) -> None:
+    def add(self, model: str, agent: str, usage: Usage, cost_cents: float, *, outcome: str, is_estimated: bool) -> None:
         """Adds a call."""
         has_failed = outcome not in ("ok", "cancelled")
         sums = Sums(

@@ -86,10 +86,7 @@ class ModelListing:
         used = self.used_by()
         models = [self._models()[name] for name in sorted(used)]
         states = await asyncio.gather(
-            *(
-                self._state(each, bool(used[each.name]), problems.get(each.name, ""))
-                for each in models
-            )
+            *(self._state(each, bool(used[each.name]), problems.get(each.name, "")) for each in models)
         )
         ledger = self._desk.ledger
         return [

@@ -8,17 +8,7 @@ from msgspec import Struct
 
 from ...worker.contract.names import FULL
 from ..decoding.decoder import fields_of
-from ..decoding.values import (
-    Refused,
-    above_zero,
-    duration,
-    each,
-    http_headers,
-    is_table,
-    matching,
-    web_url,
-    whole,
-)
+from ..decoding.values import Refused, above_zero, duration, each, http_headers, is_table, matching, web_url, whole
 from ..secrets.secrets import BEGINNING, REFERENCE
 
 Kind = Literal["openai", "anthropic", "gemini"]
@@ -44,9 +34,7 @@ _COUNT_MAX = 1_000_000_000_000
 
 a_model = matching(FULL, "the name of a model")
 a_tenant = matching(r"\*|[A-Za-z][A-Za-z0-9_-]{0,47}", 'the name of a tenant, or "*" for all')
-a_provider_name = matching(
-    rf"[^\x00-\x20\x7f]{{1,{MODEL_CHARS_MAX}}}", "the provider's name of a model"
-)
+a_provider_name = matching(rf"[^\x00-\x20\x7f]{{1,{MODEL_CHARS_MAX}}}", "the provider's name of a model")
 
 
 class Prices(Struct, frozen=True, kw_only=True):
@@ -72,11 +60,7 @@ def price_table(raw: object) -> Prices:
     for key, value in raw.items():
         if key not in PRICE_KEYS:
             raise Refused(f"unknown price; known are {', '.join(PRICE_KEYS)}", key)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not 0 <= value <= PRICE_MAX
-        ):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= PRICE_MAX:
             raise Refused(f"a price is cents per million tokens, 0 to {PRICE_MAX}", value)
         found[key] = float(value)
     given = found.get("input", 0.0)

@@ -35,10 +35,7 @@ def decode_models(
 
 
 def check_models(
-    names: Collection[str],
-    tenant: str,
-    models: Mapping[str, DeclaredModel],
-    broken: Collection[str] = (),
+    names: Collection[str], tenant: str, models: Mapping[str, DeclaredModel], broken: Collection[str] = ()
 ) -> None:
     """Refuses names that an agent of a tenant ("" for the owner's) may not use; `broken` are those of refused tables.
 
@@ -52,7 +49,9 @@ def check_models(
         near = get_close_matches(name, known, 1)
         guess = f'; did you mean "{near[0]}"?' if near else ""
         if tenant:
-            words = f'no model of the tenant "{tenant}" has this name: its owner allows it by tenants in [models.{name}]'
+            words = (
+                f'no model of the tenant "{tenant}" has this name: its owner allows it by tenants in [models.{name}]'
+            )
             raise Refused(f"{words}{guess}", name)
         raise Refused(f"no model has this name: write [models.{name}]{guess}", name)
 

@@ -34,15 +34,11 @@ class LocalNodes:
         include: a file that the configuration of each includes.
     """
 
-    def __init__(
-        self, engine: str, url: str, count: int, folder: Path, include: Path | None = None
-    ) -> None:
+    def __init__(self, engine: str, url: str, count: int, folder: Path, include: Path | None = None) -> None:
         self._include = include
         self._engine = engine
         self._url = url
-        self.folders = {
-            f"node-{number}": folder / f"node-{number}" for number in range(1, count + 1)
-        }
+        self.folders = {f"node-{number}": folder / f"node-{number}" for number in range(1, count + 1)}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._pipes: dict[str, int] = {}
 
@@ -75,12 +71,7 @@ class LocalNodes:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         config = folder / "corral.toml"
         if not config.exists():
-            lines = (
-                "[cluster]",
-                f'engine = "{self._engine}"',
-                f'node = "{name}"',
-                f'url = "{self._url}"',
-            )
+            lines = ("[cluster]", f'engine = "{self._engine}"', f'node = "{name}"', f'url = "{self._url}"')
             more = () if self._include is None else (f'include = ["{self._include}"]', "")
             config.write_text("\n".join((*more, *lines)) + "\n")
         (folder / "ready").unlink(missing_ok=True)
@@ -88,10 +79,7 @@ class LocalNodes:
         if name in self._pipes:
             os.close(self._pipes[name])  # of its earlier life
         self._pipes[name] = ours
-        with (
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready,
-            (folder / "corrald.log").open("ab") as log,
-        ):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, (folder / "corrald.log").open("ab") as log:
             ready.bind(str(folder / "ready"))
             ready.settimeout(LOOK_S)
             command = [sys.executable, "-P", "-m", "corral.supervisor", f"--config={config}"]

@@ -22,17 +22,13 @@ def loopback_address(raw: object) -> str:
     return url
 
 
-a_reference = matching(
-    r"\$\{secret:[A-Za-z_][A-Za-z0-9_.-]*\}", 'a reference to a secret: "${secret:NAME}"'
-)
+a_reference = matching(r"\$\{secret:[A-Za-z_][A-Za-z0-9_.-]*\}", 'a reference to a secret: "${secret:NAME}"')
 
 
 class Oauth(Struct, frozen=True, kw_only=True):
     """Holds the settings of one server; `client_secret`, `private_key` and `assertion` are references to secrets."""
 
-    grant: Literal["authorization_code", "client_credentials", "jwt_bearer", "enterprise"] = (
-        "authorization_code"
-    )
+    grant: Literal["authorization_code", "client_credentials", "jwt_bearer", "enterprise"] = "authorization_code"
     issuer: Annotated[str, web_url] = ""
     client_id: Annotated[str, matching(r"[\x20-\x7e]{1,1000}", "printable ASCII")] = ""
     client_secret: Annotated[str, a_reference] = ""
@@ -40,12 +36,8 @@ class Oauth(Struct, frozen=True, kw_only=True):
     assertion: Annotated[str, a_reference] = ""
     idp_issuer: Annotated[str, web_url] = ""
     idp_client_id: Annotated[str, matching(r"[\x20-\x7e]{1,1000}", "printable ASCII")] = ""
-    client_metadata_url: Annotated[
-        str, matching(r"https://[^\s/?#@]+/[^\s#]*", '"https://HOST/PATH"')
-    ] = ""
-    scopes: Annotated[
-        tuple[str, ...], each(matching(r"[\x21\x23-\x5b\x5d-\x7e]{1,200}", "a scope"), "scopes")
-    ] = ()
+    client_metadata_url: Annotated[str, matching(r"https://[^\s/?#@]+/[^\s#]*", '"https://HOST/PATH"')] = ""
+    scopes: Annotated[tuple[str, ...], each(matching(r"[\x21\x23-\x5b\x5d-\x7e]{1,200}", "a scope"), "scopes")] = ()
     redirect_uri: Annotated[str, loopback_address] = ""
 
     @property
@@ -100,7 +92,4 @@ def oauth_as_table(oauth: Oauth) -> dict[str, object]:
     """Returns the smallest table from which `oauth_table` makes an equal Oauth."""
     usual = Oauth()
     keys = (key for key in OAUTH_KEYS if getattr(oauth, key) != getattr(usual, key))
-    return {
-        key: list(value) if isinstance(value := getattr(oauth, key), tuple) else value
-        for key in keys
-    }
+    return {key: list(value) if isinstance(value := getattr(oauth, key), tuple) else value for key in keys}

@@ -102,9 +102,7 @@ class TokenStore:
             found = os.listdir(self.state_dir / FOLDER)
         except FileNotFoundError:
             return []
-        return sorted(
-            each.replace(JOINT, SEPARATOR) for each in found if not each.startswith(TEMPORARY)
-        )
+        return sorted(each.replace(JOINT, SEPARATOR) for each in found if not each.startswith(TEMPORARY))
 
     def set(self, name: str, kept: Kept) -> None:
         """Keeps a grant; on disk when this returns.

@@ -41,11 +41,7 @@ def adopted(schedule: Schedule, earlier: Entry | None, now: float, made: float) 
 
     The grid of its seconds begins at `made`.
     """
-    before = (
-        ScheduleRecord(name=schedule.name, task=schedule.task)
-        if earlier is None
-        else earlier.record
-    )
+    before = ScheduleRecord(name=schedule.name, task=schedule.task) if earlier is None else earlier.record
     record = replace(
         before,
         task=schedule.task,

@@ -96,8 +96,7 @@ class ScheduleTable:
 def _insertion(entry: Entry) -> Statement:
     record = msgspec.json.encode(entry.record)
     return (
-        "INSERT OR REPLACE INTO schedule (name, created_at, next_at, record, checksum)"
-        " VALUES (?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO schedule (name, created_at, next_at, record, checksum) VALUES (?, ?, ?, ?, ?)",
         (entry.key, entry.created, entry.next_at, record, zlib.crc32(record)),
     )
 

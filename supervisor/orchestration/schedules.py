@@ -204,9 +204,7 @@ class Schedules:
 
     # -- the methods
 
-    async def add(
-        self, params: ScheduleParams, *, command: list[str] | None = None
-    ) -> ScheduleRecord:
+    async def add(self, params: ScheduleParams, *, command: list[str] | None = None) -> ScheduleRecord:
         """Adds a schedule, and returns it when it is in the store; `command` is that of the job of its name.
 
         Raises:
@@ -283,11 +281,7 @@ class Schedules:
         return replace(task, objective=job_task(agent.name, agent.spec.command).objective)
 
     def _checked_task(self, task: TaskParams) -> TaskParams:
-        for key, value in (
-            ("at", task.at),
-            ("after", task.after or None),
-            ("idempotency_key", task.idempotency_key),
-        ):
+        for key, value in (("at", task.at), ("after", task.after or None), ("idempotency_key", task.idempotency_key)):
             if value is not None:
                 words = f"cannot make a schedule of a task with {key}: each run has its own"
                 raise InvalidParams(words, key=f"task.{key}", value=value)
@@ -560,9 +554,7 @@ class Schedules:
             task = await self._tasks.records.find_by_key(key, None, since=due.run)
         if task is None or tenant_of(task.agent) != tenant_of(record.name):  # another's key
             params = replace(record.task, idempotency_key=key)
-            task = await self._tasks.submit(
-                params, schedule=record.name, tenant=tenant_of(record.name)
-            )
+            task = await self._tasks.submit(params, schedule=record.name, tenant=tenant_of(record.name))
         entry.is_loaded = False
         entry.record = replace(entry.record, last_task=task.id, runs=entry.record.runs + 1)
 
@@ -593,11 +585,5 @@ class Schedules:
 
     def _publish(self, what: str, record: ScheduleRecord, **facts: object) -> None:
         self._bus.publish(
-            what,
-            agent=record.task.agent,
-            worker=None,
-            incarnation=None,
-            store=True,
-            schedule=record.name,
-            **facts,
+            what, agent=record.task.agent, worker=None, incarnation=None, store=True, schedule=record.name, **facts
         )

@@ -11,13 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from ...worker.contract import codec
-from ...worker.contract.errors import (
-    CorralError,
-    InvalidParams,
-    ResourceLimitExceeded,
-    TaskFailed,
-    from_wire,
-)
+from ...worker.contract.errors import CorralError, InvalidParams, ResourceLimitExceeded, TaskFailed, from_wire
 from ...worker.contract.records import Boundaries, Error, Task, TaskParams, TaskState
 from ..config.workflow import BRANCHES_MAX, Step, Workflow, in_order
 from ..decoding import expression
@@ -174,9 +168,7 @@ class _Deciding:
         failed = [branch for branch in found if _ended(branch) == "failed"]
         output = [branch.output for branch in found]
         tasks = [branch.task for branch in found]
-        return Stage(
-            "failed" if failed else "succeeded", output, failed[0].error if failed else None, tasks
-        )
+        return Stage("failed" if failed else "succeeded", output, failed[0].error if failed else None, tasks)
 
     def _branch(self, step: Step, label: str, more: Mapping[str, object]) -> Branch | None:
         """Returns a task of a step; queues it if there is none yet and there is room."""
@@ -209,9 +201,7 @@ class _Deciding:
             context=value("context", self._task.context),
             priority=step.priority or self._task.priority,
             timeout_s=step.timeout,
-            boundaries=Boundaries(
-                allowed_tools=tools, constraints=own.constraints, scope=own.scope
-            ),
+            boundaries=Boundaries(allowed_tools=tools, constraints=own.constraints, scope=own.scope),
             required_capabilities=list(step.required_capabilities),
             output_format=step.output_format,
             sticky_key=self._task.sticky_key,

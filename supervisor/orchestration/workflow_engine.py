@@ -163,9 +163,7 @@ class WorkflowEngine:
 
     # -- workflows
 
-    async def _workflow(
-        self, workflow: Workflow, task: Task, earlier: Mapping[str, Task]
-    ) -> TaskResult:
+    async def _workflow(self, workflow: Workflow, task: Task, earlier: Mapping[str, Task]) -> TaskResult:
         held = _Outputs()
         branches = {label: held.held(_branch(child)) for label, child in earlier.items()}
         held.check(task)
@@ -200,9 +198,7 @@ class WorkflowEngine:
                 runner.cancel()
             await asyncio.gather(*runners, return_exceptions=True)
 
-    async def _run(
-        self, task: Task, submission: Submission, earlier: Mapping[str, Task] | None = None
-    ) -> Branch:
+    async def _run(self, task: Task, submission: Submission, earlier: Mapping[str, Task] | None = None) -> Branch:
         """Queues a part of a task, unless it was by an earlier daemon, and waits for its end."""
         try:
             if earlier is not None and submission.label in earlier:
@@ -217,9 +213,7 @@ class WorkflowEngine:
         if isinstance(error, Conflict | NotFound | Overloaded):
             label, params = submission.label, _keyed(task, submission.label, submission.params)
             with contextlib.suppress(CorralError):  # the store takes nothing now, or has the key
-                return _branch(
-                    await self._tasks.note_refused(params, error, parent=task, step=label)
-                )
+                return _branch(await self._tasks.note_refused(params, error, parent=task, step=label))
         return Branch(None, "failed", error=recorded(error))
 
     async def _ended(self, task_id: str) -> Branch:
@@ -313,12 +307,7 @@ class WorkflowEngine:
 
     def _publish_step(self, task: Task, step: str, state: str, reason: str = "") -> None:
         self._shared.bus.publish(
-            "workflow.step",
-            agent=task.agent,
-            task=task.id,
-            step=step,
-            state=state,
-            reason=reason[:REASON_CHARS],
+            "workflow.step", agent=task.agent, task=task.id, step=step, state=state, reason=reason[:REASON_CHARS]
         )
 
     # -- teams
@@ -327,11 +316,7 @@ class WorkflowEngine:
         """Runs the task on every member; it has failed when it has with all of them."""
         if task.required_capabilities:
             await self._announced_by(team.members)
-        members = [
-            name
-            for name in team.members
-            if name in earlier or self._is_able(name, task.required_capabilities)
-        ]
+        members = [name for name in team.members if name in earlier or self._is_able(name, task.required_capabilities)]
         gate = asyncio.Semaphore(team.max_parallel)
         held = _Outputs()
 
@@ -344,10 +329,7 @@ class WorkflowEngine:
             runs = [group.create_task(run(name)) for name in members]
         held.check(task)
         room = ERROR_BYTES // 4 // len(team.members)
-        output = [
-            _member_entry(name, each.result(), room)
-            for name, each in zip(members, runs, strict=True)
-        ]
+        output = [_member_entry(name, each.result(), room) for name, each in zip(members, runs, strict=True)]
         if not any(each["state"] == "succeeded" for each in output):
             text = f'cannot finish the task of team "{team.name}": it failed with every member'
             raise TaskFailed(text, team=team.name, members=output)
@@ -366,9 +348,7 @@ class WorkflowEngine:
             candidates = [self._candidate(each) for each in up]
             key = task.sticky_key or ""
             thresholds = thresholds_of(self._agents.config.defaults.tasks)
-            name = chosen(
-                team.routing, candidates, turn=turn, sticky_key=key, thresholds=thresholds
-            )
+            name = chosen(team.routing, candidates, turn=turn, sticky_key=key, thresholds=thresholds)
         assert name is not None, "without an able member NotFound was raised"
         return await self._passed_on(team, task, earlier, _handed_on(task, name))
 
@@ -378,20 +358,12 @@ class WorkflowEngine:
         members = [self._described(name) for name in team.members]
         description = {"name": team.name, "members": members}
         given = codec.as_object(task.context)
-        rest = (
-            {}
-            if task.context is None
-            else given
-            if given is not None
-            else {"context": task.context}
-        )
+        rest = {} if task.context is None else given if given is not None else {"context": task.context}
         params = replace(_handed_on(task, team.lead), context={**rest, "team": description})
         params = replace(params, required_capabilities=task.required_capabilities)
         return await self._passed_on(team, task, earlier, params)
 
-    async def _passed_on(
-        self, team: Team, task: Task, earlier: Mapping[str, Task], params: TaskParams
-    ) -> TaskResult:
+    async def _passed_on(self, team: Team, task: Task, earlier: Mapping[str, Task], params: TaskParams) -> TaskResult:
         """Returns the result of one member's task.
 
         Raises:
@@ -449,11 +421,7 @@ class WorkflowEngine:
 
 def _has_announced(agent: Agent, worker: Worker) -> bool:
     """Returns True if an agent has announced its capabilities, or this worker of it is not about to."""
-    return (
-        bool(_announced(agent))
-        or worker.state not in (State.INITIAL, State.STARTING)
-        or not worker.wanted
-    )
+    return bool(_announced(agent)) or worker.state not in (State.INITIAL, State.STARTING) or not worker.wanted
 
 
 def _announced(agent: Agent) -> tuple[str, ...]:
@@ -530,9 +498,7 @@ def _failure(team: Team, name: str, branch: Branch) -> CorralError:
     assert from_member is not None, "what has not succeeded says why"
     facts = {"team": team.name, "member": name, "task": branch.task}
     text = f'cannot finish the task of team "{team.name}": "{name}": {from_member.message}'
-    if (
-        from_member.name == "Cancelled"
-    ):  # that of the member: the task of the team was not cancelled
+    if from_member.name == "Cancelled":  # that of the member: the task of the team was not cancelled
         return TaskFailed(text, **{**from_member.data, **facts})
     data = {**from_member.data, **facts}
     return from_wire({"code": from_member.code, "message": text, "data": data})

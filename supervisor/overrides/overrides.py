@@ -153,9 +153,7 @@ class Overrides:
         _decoded(own, table, self.file, STORE)  # mistakes are the caller's, not the file's
         spec = _decoded(own, table, self.file, own.source)
         if spec.disabled:
-            words = (
-                f'cannot set "{name}": disabled is a key of the file; corral stop {name} stops it'
-            )
+            words = f'cannot set "{name}": disabled is a key of the file; corral stop {name} stops it'
             raise InvalidParams(words, name=name, key="disabled", value=True)
         return spec if changed(own, spec) else own
 
@@ -197,10 +195,7 @@ def written_table(spec: Spec, defaults: Defaults) -> dict[str, object]:
     table = to_table(spec, defaults)
     for key in _HIDDEN:
         if (values := codec.as_object(table.get(key))) is not None:
-            table[key] = {
-                n: spec.written_secrets.get((key, n), literal(str(value)))
-                for n, value in values.items()
-            }
+            table[key] = {n: spec.written_secrets.get((key, n), literal(str(value))) for n, value in values.items()}
     if (secret := table.get("webhook_secret")) is not None:
         path = ("webhook_secret",)
         table["webhook_secret"] = spec.written_secrets.get(path, literal(str(secret)))

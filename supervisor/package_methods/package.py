@@ -39,9 +39,7 @@ from ..supervision.shared import utc_now
 async def _upload(control: Control, params: PackageUploadParams, caller: Caller) -> PackageUpload:
     """Takes the next bytes of a package; `package.add` adds it once all have arrived. An upload without calls for ten minutes may go."""
     control.disk_use.check(caller.tenant, "package", "upload")
-    upload, offset = await control.packages.upload(
-        params.upload, params.offset, params.data, caller.tenant
-    )
+    upload, offset = await control.packages.upload(params.upload, params.offset, params.data, caller.tenant)
     return PackageUpload(upload=upload, offset=offset)
 
 
@@ -64,9 +62,7 @@ async def _add(control: Control, params: PackageAddParams, caller: Caller) -> Pa
     if params.data is not None:
         upload, _ = await control.packages.upload(None, 0, params.data, caller.tenant)
     assert upload is not None, "it was given, or made"
-    found = await control.packages.add(
-        upload, params.sha256, made_by(caller), utc_now(), caller.tenant
-    )
+    found = await control.packages.add(upload, params.sha256, made_by(caller), utc_now(), caller.tenant)
     return _record(control, found)
 
 
@@ -96,17 +92,12 @@ async def _show(control: Control, params: PackageParams, _caller: Caller) -> Pac
     """Returns a package with its needs, its dependencies and the keys of its agent."""
     found = control.packages.of(params.package)
     spec = found.spec
-    plain = cast(
-        "dict[str, dict[str, object]]", msgspec.to_builtins(spec)
-    )  # as the Struct has them
+    plain = cast("dict[str, dict[str, object]]", msgspec.to_builtins(spec))  # as the Struct has them
     return PackageDetails(
         package=_record(control, found),
         agent=spec.agent,
         requires_runtime=plain["requires_runtime"],
-        dependencies={
-            "python": list(spec.dependencies.python),
-            "npm": list(spec.dependencies.npm),
-        },
+        dependencies={"python": list(spec.dependencies.python), "npm": list(spec.dependencies.npm)},
         needs=cast("dict[str, list[dict[str, object]]]", plain["needs"]),  # likewise
         install=spec.install or None,
         has_lock=bool(found.lock),
@@ -119,9 +110,7 @@ async def _show(control: Control, params: PackageParams, _caller: Caller) -> Pac
     PackageParams,
     PackageRecord,
     tenant=OWN_PACKAGE,
-    faces=faces(
-        "POST /packages/{package}/verify", python="verify_package", command="package verify"
-    ),
+    faces=faces("POST /packages/{package}/verify", python="verify_package", command="package verify"),
 )
 async def _verify(control: Control, params: PackageParams, _caller: Caller) -> PackageRecord:
     """Verifies each byte of a package, and its signature; a changed byte is Corrupted."""

@@ -165,10 +165,7 @@ def header(path: str, size: int, mode: int) -> bytes:
 
 
 def write_archive(
-    target: BinaryIO,
-    manifest: Manifest,
-    open_file: Callable[[FileEntry], BinaryIO],
-    signature: bytes = b"",
+    target: BinaryIO, manifest: Manifest, open_file: Callable[[FileEntry], BinaryIO], signature: bytes = b""
 ) -> None:
     """Writes an archive: the same bytes for the same manifest, contents and signature, by one version of zstd.
 
@@ -298,9 +295,7 @@ class _Tar:
             raise refused("it has more after its end")
 
 
-def _read(
-    tar: _Tar, sink: Sink, on_manifest: Callable[[Archive], None] = lambda _: None
-) -> Archive:
+def _read(tar: _Tar, sink: Sink, on_manifest: Callable[[Archive], None] = lambda _: None) -> Archive:
     encoded, following = _manifest(tar)
     manifest = decode_manifest(encoded)
     signature = b""
@@ -409,10 +404,7 @@ def _frame_content(source: BinaryIO) -> int:
     except zstandard.ZstdError as error:
         raise refused("it is not compressed by zstd") from error
     size = frame.content_size
-    if head[:4] != b"\x28\xb5\x2f\xfd" or size in (
-        zstandard.CONTENTSIZE_UNKNOWN,
-        zstandard.CONTENTSIZE_ERROR,
-    ):
+    if head[:4] != b"\x28\xb5\x2f\xfd" or size in (zstandard.CONTENTSIZE_UNKNOWN, zstandard.CONTENTSIZE_ERROR):
         raise refused("its compression does not say how large it is")
     if size > ARCHIVE_MAX_BYTES:
         raise too_large("a content", size, ARCHIVE_MAX_BYTES)

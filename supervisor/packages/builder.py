@@ -78,11 +78,7 @@ class Built(Struct, frozen=True):
 
 
 def build(
-    folder: Path,
-    target: Path | None = None,
-    *,
-    secret: bytes | None = None,
-    with_secrets: bool = False,
+    folder: Path, target: Path | None = None, *, secret: bytes | None = None, with_secrets: bool = False
 ) -> Built:
     """Builds a package, signed where there is a `secret` key.
 
@@ -137,12 +133,7 @@ def resigned(source: Path, secret: bytes, target: Path | None = None) -> Built:
     return Built(found.spec, found.manifest, found.digest, str(path), size, public_text(secret))
 
 
-def _write(
-    path: Path,
-    manifest: Manifest,
-    open_file: Callable[[FileEntry], BinaryIO],
-    signature: bytes,
-) -> int:
+def _write(path: Path, manifest: Manifest, open_file: Callable[[FileEntry], BinaryIO], signature: bytes) -> int:
     """Writes an archive, or nothing; returns its size in bytes."""
     handle, temporary = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
     try:
@@ -207,9 +198,7 @@ def looks_secret(path: str) -> bool:
     return name not in NOT_SECRET and any(fnmatchcase(name, pattern) for pattern in SECRETS)
 
 
-def _walk(
-    root: str, prefix: str, rules: "GitIgnoreSpec", depth: int
-) -> Iterator[tuple[str, os.DirEntry[str]]]:
+def _walk(root: str, prefix: str, rules: "GitIgnoreSpec", depth: int) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """Yields the files below a folder that are not ignored, with their paths; a folder that is ignored is not entered."""
     with os.scandir(os.path.join(root, prefix)) as entries:
         listed = sorted(entries, key=lambda entry: entry.name)
@@ -218,9 +207,7 @@ def _walk(
         is_folder = entry.is_dir(follow_symlinks=False)
         if _is_text(path) and rules.match_file(f"{path}/" if is_folder else path):
             continue
-        if (problem := path_problem(path)) and not (
-            is_folder and problem.startswith("is too long")
-        ):
+        if (problem := path_problem(path)) and not (is_folder and problem.startswith("is too long")):
             raise _refusal(path, problem)
         if is_folder:
             yield from _walk(root, f"{path}/", rules, depth + 1)

@@ -172,7 +172,9 @@ def path_problem(path: str) -> str:
     if len(parts) - 1 > DEPTH_MAX:
         return f"is deeper than {DEPTH_MAX} folders"
     if split_path(f"{FILES}/{path}") is None:
-        return f"is too long ({len(encoded)} bytes): a part has at most {NAME_MAX_BYTES} bytes, and all at most about 250"
+        return (
+            f"is too long ({len(encoded)} bytes): a part has at most {NAME_MAX_BYTES} bytes, and all at most about 250"
+        )
     return ""
 
 

@@ -56,9 +56,7 @@ def verify(data: bytes, manifest: bytes) -> str:
         InvalidParams: the signature is not one of these bytes.
     """
     from cryptography.exceptions import InvalidSignature  # noqa: PLC0415  # only who verifies pays
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import (  # noqa: PLC0415  # likewise
-        Ed25519PublicKey,
-    )
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415  # likewise
 
     found = decode_signature(data)
     try:
@@ -98,9 +96,7 @@ def _bytes(text: str) -> bytes:
 
 def sign(secret: bytes, manifest: bytes) -> bytes:
     """Returns the signature of a manifest as an archive holds it, by the 32 bytes of a secret key."""
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import (  # noqa: PLC0415  # likewise
-        Ed25519PrivateKey,
-    )
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415  # likewise
 
     key = Ed25519PrivateKey.from_private_bytes(secret)
     made = base64.b64encode(key.sign(DOMAIN + manifest)).decode()
@@ -109,9 +105,7 @@ def sign(secret: bytes, manifest: bytes) -> bytes:
 
 def public_text(secret: bytes) -> str:
     """Returns the text of the public key that belongs to a secret one."""
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import (  # noqa: PLC0415  # likewise
-        Ed25519PrivateKey,
-    )
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415  # likewise
 
     key = Ed25519PrivateKey.from_private_bytes(secret).public_key()
     return PUBLIC_PREFIX + base64.b64encode(key.public_bytes_raw()).decode()

@@ -77,9 +77,7 @@ _NOT_OF_A_PACKAGE = "the operator that deploys the package decides this"
 
 FORBIDDEN: Mapping[KeyPath, str] = {
     ("control",): f"{_NOT_OF_A_PACKAGE}: corral deploy --set control=...",
-    (
-        "python",
-    ): "a packaged agent runs on the Python of its own environment: write requires-runtime",
+    ("python",): "a packaged agent runs on the Python of its own environment: write requires-runtime",
     ("process", "working_directory"): "a packaged agent works in its installed folder",
     **dict.fromkeys(
         (
@@ -145,9 +143,7 @@ def _requirement(raw: object) -> str:
     return str(found)
 
 
-_NPM = re.compile(
-    r"(@[a-z0-9~-][a-z0-9._~-]{0,100}/)?[a-z0-9~-][a-z0-9._~-]{0,200}(@[\w.^~<>=|* +-]{1,100})?"
-)
+_NPM = re.compile(r"(@[a-z0-9~-][a-z0-9._~-]{0,100}/)?[a-z0-9~-][a-z0-9._~-]{0,200}(@[\w.^~<>=|* +-]{1,100})?")
 
 
 def _npm(raw: object) -> str:
@@ -201,9 +197,7 @@ def _need(raw: object) -> Need:
     return Need(name, optional)
 
 
-def _below(
-    raw: object, rules: Mapping[str, Callable[[object], object]], struct: type[Struct]
-) -> object:
+def _below(raw: object, rules: Mapping[str, Callable[[object], object]], struct: type[Struct]) -> object:
     """Decodes a table with some keys."""
     if not is_table(raw):
         raise Refused(f"write a table with {', '.join(rules)}")
@@ -324,14 +318,10 @@ def _check_agent_key(document: Document, key: str, value: object) -> None:
 def _check_agent(document: Document, name: str, agent: Mapping[str, object]) -> Spec:
     """Checks the keys of the agent together; returns its Spec in a folder that stands for the installed one."""
     if not {"command", "entrypoint", "url"} & agent.keys():
-        reason = (
-            'write entrypoint = "MODULE:NAME", or a list such as command = ["python", "agent.py"]'
-        )
+        reason = 'write entrypoint = "MODULE:NAME", or a list such as command = ["python", "agent.py"]'
         raise document.error(("entrypoint",), None, reason)
     try:
-        return decode_agent(
-            name, agent, kind="agent", defaults=Defaults(), source=SOURCE, directory="/"
-        )
+        return decode_agent(name, agent, kind="agent", defaults=Defaults(), source=SOURCE, directory="/")
     except InvalidParams as error:
         key = str(error.data.get("key") or "").removeprefix(f"agents.{name}").strip(".")
         path = tuple(key.split(".")) if key else ("name",)

@@ -122,17 +122,13 @@ class Packages:
 
     async def load(self) -> None:
         """Reads the records, and removes the files of an earlier daemon that have none."""
-        rows = await self._store.read(
-            "SELECT name, version, record FROM package ORDER BY name, version"
-        )
+        rows = await self._store.read("SELECT name, version, record FROM package ORDER BY name, version")
         for name, version, blob in rows:
             try:
                 data = unseal(blob if isinstance(blob, bytes) else b"", f"package {name}@{version}")
                 self._kept[str(name), str(version)] = msgspec.json.decode(data, type=Stored)
             except (Corrupted, msgspec.MsgspecError) as error:
-                logger.error(
-                    "cannot use package %s@%s: its record is damaged: %s", name, version, error
-                )
+                logger.error("cannot use package %s@%s: its record is damaged: %s", name, version, error)
         if len(self._kept) == len(rows):  # a damaged record does not cost its archive
             kept = {self._path(each.digest, each.tenant) for each in self._kept.values()}
             await asyncio.to_thread(self._sweep, kept)
@@ -145,9 +141,7 @@ class Packages:
 
     # -- uploading
 
-    async def upload(
-        self, upload: str | None, offset: int, data: str, tenant: str = ""
-    ) -> tuple[str, int]:
+    async def upload(self, upload: str | None, offset: int, data: str, tenant: str = "") -> tuple[str, int]:
         """Appends bytes in base64 to an upload of an owner, or to a new one; returns its id and the bytes that it has.
 
         A repeated chunk, whose answer was lost, is answered as the first time.
@@ -248,11 +242,7 @@ class Packages:
                     tenant=found.tenant,
                 )
                 before = self._kept.get((record.name, package.spec.version))
-                return (
-                    await self._keep(found.path, record)
-                    if before is None
-                    else _same(before, record)
-                )
+                return await self._keep(found.path, record) if before is None else _same(before, record)
         finally:
             await asyncio.to_thread(self._drop, key)
 
@@ -281,11 +271,7 @@ class Packages:
         settings = self._settings()
         if not settings.require_signature or package.signer in settings.trusted_keys:
             return
-        reason = (
-            f"{package.signer} is not in packages.trusted_keys"
-            if package.signer
-            else "it is not signed"
-        )
+        reason = f"{package.signer} is not in packages.trusted_keys" if package.signer else "it is not signed"
         raise PermissionDenied(
             f"cannot take the package {package.reference}: {reason}",
             package=package.reference,
@@ -325,11 +311,7 @@ class Packages:
     def list(self, name: str | None = None) -> list[Stored]:
         """Returns the packages by name, of each the highest version first."""
         names = sorted({key[0] for key in self._kept if name in (None, key[0])})
-        return [
-            each
-            for one in names
-            for each in _by_version(self._kept[k] for k in self._kept if k[0] == one)
-        ]
+        return [each for one in names for each in _by_version(self._kept[k] for k in self._kept if k[0] == one)]
 
     def of(self, reference: str) -> Stored:
         """Returns the package that NAME@VERSION names, or NAME: its highest version, a final one where there is one.

@@ -54,9 +54,7 @@ class Outcome(Struct, frozen=True):
     @property
     def words(self) -> str:
         """Returns how it ended, and the last line of its output."""
-        ended = self.problem or (
-            f"killed by {self.signal}" if self.signal else f"exited with status {self.code}"
-        )
+        ended = self.problem or (f"killed by {self.signal}" if self.signal else f"exited with status {self.code}")
         lines = [line for line in self.output.splitlines() if line.strip()]
         return f"{ended}: {lines[-1].strip()[:LINE_CHARS]}" if lines else ended
 
@@ -187,9 +185,7 @@ def _code_and_signal(exit_: asyncio.Future[Exit]) -> tuple[int | None, str | Non
 class _Pipes:
     """Holds the pipes of one command: writes its input at once, keeps the end of its output."""
 
-    def __init__(
-        self, child: Child, stdin: bytes | None, on_output: Callable[[bytes], None] | None
-    ) -> None:
+    def __init__(self, child: Child, stdin: bytes | None, on_output: Callable[[bytes], None] | None) -> None:
         self.ended = asyncio.Event()
         self._on_output = on_output
         self._tail = b""

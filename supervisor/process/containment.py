@@ -156,9 +156,7 @@ def contained(subtree: Subtree | None, reason: str, *, pid_namespace: bool) -> C
             reason=subtree.reason,
         )
     if pid_namespace:
-        return msgspec.structs.replace(
-            found, tier="pidns", kill="pid-namespace", pid_namespace=True
-        )
+        return msgspec.structs.replace(found, tier="pidns", kill="pid-namespace", pid_namespace=True)
     return found
 
 
@@ -178,9 +176,7 @@ def claim(state_dir: Path) -> Subtree:
     is_own = uid != 0 and own.stat().st_uid == uid
     if not is_own and os.path.isdir("/run/systemd/system"):
         raise Refusal(f"systemd has not delegated {own}: the service needs Delegate=yes")
-    if not all(
-        os.access(each, os.W_OK, effective_ids=True) for each in (own, own / "cgroup.procs")
-    ):
+    if not all(os.access(each, os.W_OK, effective_ids=True) for each in (own, own / "cgroup.procs")):
         raise Refusal(f"uid {uid} may not write to {own}")
     leaf = f"corral-{state_number(state_dir):08x}"
     subtree = Subtree(own / leaf, os.path.join(name, leaf))

@@ -24,13 +24,9 @@ PIDS_ENOUGH = 4096
 VOLATILE = frozenset({"tmpfs", "ramfs"})
 REMOTE = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "ceph"})
 UNIT_REMEDY = "run corrald by its unit (make -C systemd install), which delegates a subtree to it"
-SUBTREE_REMEDY = (
-    "cgroup v2 on Linux 5.14 or newer, Delegate=yes, and the unit's own group in ReadWritePaths="
-)
+SUBTREE_REMEDY = "cgroup v2 on Linux 5.14 or newer, Delegate=yes, and the unit's own group in ReadWritePaths="
 
-ENGINE_REMEDY = (
-    "install podman (apt install podman, dnf install podman); as root runc suffices for folders"
-)
+ENGINE_REMEDY = "install podman (apt install podman, dnf install podman); as root runc suffices for folders"
 
 Verdict = Literal["ok", "warning", "broken"]
 
@@ -84,12 +80,7 @@ def _containment(facts: Facts) -> list[Finding]:
     remedy = SUBTREE_REMEDY if facts.under_systemd else UNIT_REMEDY
     is_tree = held.tier != "launcher"
     found = [
-        Finding(
-            "containment",
-            "ok" if is_tree else "warning",
-            f"tier {held.tier}{reason}",
-            "" if is_tree else remedy,
-        )
+        Finding("containment", "ok" if is_tree else "warning", f"tier {held.tier}{reason}", "" if is_tree else remedy)
     ]
     parts = {
         "kill": (held.kill, held.kill != "subreaper", "what has escaped is found by its parents, session and mark"),
@@ -116,11 +107,7 @@ def _isolation(facts: Facts) -> list[Finding]:
             "" if is_on else 'isolation = "basic" in [process]',
         )
     ]
-    for part, key in (
-        ("paths", "write_paths"),
-        ("ports", "connect_ports"),
-        ("signals", "scope_signals"),
-    ):
+    for part, key in (("paths", "write_paths"), ("ports", "connect_ports"), ("signals", "scope_signals")):
         needed = landlock.NEEDED_ABI[key]
         has = facts.landlock_abi >= needed
         text = (
@@ -168,12 +155,7 @@ def _user(facts: Facts) -> Finding:
     if facts.agent_user is not None:
         return Finding("user", "ok", f"agents without a user run as {facts.agent_user}")
     remedy = f"make -C systemd install, or useradd --system {AGENT_USER}; then start corrald again"
-    return Finding(
-        "user",
-        "warning",
-        f"agents without a user run as root: there is no user {AGENT_USER}",
-        remedy,
-    )
+    return Finding("user", "warning", f"agents without a user run as root: there is no user {AGENT_USER}", remedy)
 
 
 def _sizes(facts: Facts) -> list[Finding]:
@@ -182,17 +164,11 @@ def _sizes(facts: Facts) -> list[Finding]:
     verdict: Verdict = "ok" if most * DESCRIPTORS_PER_WORKER >= DESCRIPTORS_ENOUGH else "warning"
     limit = "unlimited" if hard == resource.RLIM_INFINITY else str(hard)
     text = f"{limit} at most (soft {soft}), enough for about {most} workers"
-    remedy = (
-        ""
-        if verdict == "ok"
-        else "LimitNOFILE= of the unit, or `ulimit -Hn` of the shell that starts corrald"
-    )
+    remedy = "" if verdict == "ok" else "LimitNOFILE= of the unit, or `ulimit -Hn` of the shell that starts corrald"
     sizes = [Finding("descriptors", verdict, text, remedy)]
     verdict = "ok" if facts.pids >= PIDS_ENOUGH else "warning"
     remedy = "" if verdict == "ok" else "sysctl kernel.pid_max and kernel.threads-max"
-    sizes.append(
-        Finding("pids", verdict, f"{facts.pids} processes and threads on this machine", remedy)
-    )
+    sizes.append(Finding("pids", verdict, f"{facts.pids} processes and threads on this machine", remedy))
     return sizes
 
 
@@ -209,29 +185,18 @@ def _places(facts: Facts) -> list[Finding]:
             )
         )
     elif free is not None and free < FREE_LEAST_BYTES:
-        found.append(
-            Finding("state", "broken", f"{facts.state_dir} has {free >> 20} MiB free", "make room")
-        )
+        found.append(Finding("state", "broken", f"{facts.state_dir} has {free >> 20} MiB free", "make room"))
     elif free is not None and free < FREE_ENOUGH_BYTES:
-        found.append(
-            Finding("state", "warning", f"{facts.state_dir} has {free >> 20} MiB free", "make room")
-        )
+        found.append(Finding("state", "warning", f"{facts.state_dir} has {free >> 20} MiB free", "make room"))
     else:
         size = "" if free is None else f" has {free >> 30} GiB free"
         found.append(Finding("state", "ok", f"{facts.state_dir}{size}"))
     if facts.state_filesystem in VOLATILE | REMOTE:
         text = f"{facts.state_dir} is on {facts.state_filesystem}"
-        found.append(
-            Finding("state.disk", "warning", text, "a state_dir on a disk of this machine")
-        )
+        found.append(Finding("state.disk", "warning", text, "a state_dir on a disk of this machine"))
     if facts.socket_problem:
         found.append(
-            Finding(
-                "socket",
-                "broken",
-                f"{facts.socket}: {facts.socket_problem}",
-                "--socket, or CORRAL_SOCKET",
-            )
+            Finding("socket", "broken", f"{facts.socket}: {facts.socket_problem}", "--socket, or CORRAL_SOCKET")
         )
     else:
         found.append(Finding("socket", "ok", _socket(facts.socket)))
@@ -247,10 +212,7 @@ def _care(facts: Facts) -> list[Finding]:
         text = "kept by systemd" if facts.under_systemd else "nobody starts it again when it dies"
         found.append(
             Finding(
-                "service",
-                "ok" if facts.under_systemd else "warning",
-                text,
-                "" if facts.under_systemd else UNIT_REMEDY,
+                "service", "ok" if facts.under_systemd else "warning", text, "" if facts.under_systemd else UNIT_REMEDY
             )
         )
         plans = "by plans of machine code"
@@ -260,10 +222,7 @@ def _care(facts: Facts) -> list[Finding]:
         text = f"oom_score_adj {facts.oom_score_adj}"
         found.append(
             Finding(
-                "oom",
-                "ok" if is_shielded else "warning",
-                text,
-                "" if is_shielded else "OOMScoreAdjust= of the unit",
+                "oom", "ok" if is_shielded else "warning", text, "" if is_shielded else "OOMScoreAdjust= of the unit"
             )
         )
         if facts.journal_problem:
@@ -274,19 +233,10 @@ def _care(facts: Facts) -> list[Finding]:
         if facts.store_stalled_s > 1:
             text = f"the store has not answered for {facts.store_stalled_s:.0f} s: durable work is refused"
             found.append(Finding("store", "broken", text, "look at the disk of the state folder"))
-    if (
-        not facts.reads_others
-        and facts.containment.memory != "cgroup"
-        and facts.agent_user is not None
-    ):
+    if not facts.reads_others and facts.containment.memory != "cgroup" and facts.agent_user is not None:
         text = "the shared memory of agents of other users cannot be told from their own: workers that share pages look larger"
         found.append(
-            Finding(
-                "proportional memory",
-                "warning",
-                text,
-                "CapabilityBoundingSet=CAP_SYS_PTRACE in a drop-in",
-            )
+            Finding("proportional memory", "warning", text, "CapabilityBoundingSet=CAP_SYS_PTRACE in a drop-in")
         )
     return found
 
@@ -315,9 +265,7 @@ def _services(services: Services | None) -> list[Finding]:
     advice = "corral models; corral secret set NAME, or base_url in [models.NAME]"
     found += [Finding("models", "warning", each, advice) for each in services.model_problems]
     if services.models and not services.model_problems:
-        found.append(
-            Finding("models", "ok", f"{services.models}, all that are used can be reached")
-        )
+        found.append(Finding("models", "ok", f"{services.models}, all that are used can be reached"))
     found += _cluster(services)
     found.append(Finding("http", "ok", services.http or "no HTTP"))
     advice = "end the program that has the address, or give another: corral expose NAME --port N"
@@ -341,11 +289,7 @@ def promises(facts: Facts) -> list[Promise]:
     shares_uid = facts.uid != 0 or facts.agent_user is None
     whom = f"uid {facts.uid}" if facts.uid else "root"
     if shares_uid:
-        scope = (
-            ""
-            if facts.landlock_abi >= landlock.NEEDED_ABI["scope_signals"]
-            else " and may signal them"
-        )
+        scope = "" if facts.landlock_abi >= landlock.NEEDED_ABI["scope_signals"] else " and may signal them"
         malice = Promise(
             "a bad worker hurts nobody else",
             "except",
@@ -369,25 +313,17 @@ def promises(facts: Facts) -> list[Promise]:
             "yes",
             f"agents run as {facts.agent_user}, and the kernel holds their limits",
         )
-    kept = Promise(
-        "nothing accepted is lost", "yes", f"the store is on {facts.state_filesystem or 'a disk'}"
-    )
+    kept = Promise("nothing accepted is lost", "yes", f"the store is on {facts.state_filesystem or 'a disk'}")
     if facts.state_filesystem in VOLATILE:
         kept = Promise(
-            "nothing accepted is lost",
-            "except",
-            f"{facts.state_dir} is in memory, and gone with the next boot",
+            "nothing accepted is lost", "except", f"{facts.state_dir} is in memory, and gone with the next boot"
         )
     elif facts.state_filesystem in REMOTE:
         kept = Promise(
-            "nothing accepted is lost",
-            "except",
-            f"{facts.state_filesystem} may lose what it has acknowledged",
+            "nothing accepted is lost", "except", f"{facts.state_filesystem} may lose what it has acknowledged"
         )
     elif facts.store_stalled_s > 1 or facts.state_problem:
-        kept = Promise(
-            "nothing accepted is lost", "yes", "by refusing: the store takes nothing now"
-        )
+        kept = Promise("nothing accepted is lost", "yes", "by refusing: the store takes nothing now")
     why = (
         "memory deaths are told by the kernel"
         if held.memory == "cgroup"

@@ -190,9 +190,7 @@ def _expected_containment() -> Containment:
     uid = os.geteuid()
     is_own = uid != 0 and folder.stat().st_uid == uid
     if not is_own and os.path.isdir("/run/systemd/system"):
-        return Containment(
-            branded=branded, reason="a daemon started by hand gets no subtree from systemd"
-        )
+        return Containment(branded=branded, reason="a daemon started by hand gets no subtree from systemd")
     if not os.access(folder / "cgroup.procs", os.W_OK):
         return Containment(branded=branded, reason=f"uid {uid} may not write to {folder}")
     if not (folder / "cgroup.freeze").exists() and name != "/":
@@ -238,18 +236,10 @@ def _folder_problem(folder: Path) -> str:
     if folder.exists():
         if not folder.is_dir():
             return "it is no folder"
-        return (
-            ""
-            if os.access(folder, os.W_OK | os.X_OK)
-            else f"uid {os.geteuid()} may not write there"
-        )
+        return "" if os.access(folder, os.W_OK | os.X_OK) else f"uid {os.geteuid()} may not write there"
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
-    return (
-        ""
-        if os.access(folder, os.W_OK | os.X_OK)
-        else f"uid {os.geteuid()} may not make it in {folder}"
-    )
+    return "" if os.access(folder, os.W_OK | os.X_OK) else f"uid {os.geteuid()} may not make it in {folder}"
 
 
 def _filesystem(folder: Path) -> str:

@@ -77,9 +77,7 @@ class Integrity(Protocol):
 class Models(Protocol):
     """Gives a worker access to the models of its agent."""
 
-    def __call__(
-        self, spec: Spec, unit: str, *, own_network: bool
-    ) -> tuple[Mapping[str, str], int]:
+    def __call__(self, spec: Spec, unit: str, *, own_network: bool) -> tuple[Mapping[str, str], int]:
         """Returns the variables of a worker, and the port that it connects to; 0 where it has no models."""
         ...
 
@@ -139,9 +137,7 @@ def inside(launch: Launch, sandbox: Sandbox, unit: str) -> Launch:
     It sees the processes of that unit alone, and may signal them, as they may each other.
     """
     env, joined = joining(sandbox, unit)
-    return msgspec.structs.replace(
-        launch, env=env, temporary=None, scope_signals=False, sandbox=joined
-    )
+    return msgspec.structs.replace(launch, env=env, temporary=None, scope_signals=False, sandbox=joined)
 
 
 async def prepare_zygote(spec: Spec, host: Host, unit: str, *, anew: bool = False) -> Launch:
@@ -153,9 +149,7 @@ async def prepare_zygote(spec: Spec, host: Host, unit: str, *, anew: bool = Fals
         SpawnFailed: as `launch_of`.
     """
     order = {"entrypoint": spec.entrypoint, "preload": spec.preload, "anew": anew}
-    launch = await _prepare(
-        spec, host, unit, _module(spec, "zygote.program", msgspec.json.encode(order).decode())
-    )
+    launch = await _prepare(spec, host, unit, _module(spec, "zygote.program", msgspec.json.encode(order).decode()))
     # A zygote uses processor time for all workers and over days: each fork gets this limit by itself.
     limits = {name: value for name, value in launch.limits.items() if name != "CPU"}
     return msgspec.structs.replace(launch, limits=limits)
@@ -172,9 +166,7 @@ def why_cold(spec: Spec) -> str | None:
     if varies_at_import(spec):
         return "its environment has ${instance} or ${port:N}, which imports could not share"
     if spec.models:
-        return (
-            "models gives each worker a key of its own, which clients read when they are imported"
-        )
+        return "models gives each worker a key of its own, which clients read when they are imported"
     if spec.listen:
         return "listen hands each worker descriptors at its exec"
     if spec.process.isolation in ("strict", "container"):
@@ -226,11 +218,7 @@ def _corrupted(spec: Spec, problem: str) -> SpawnFailed:
 
 
 def launch_of(
-    spec: Spec,
-    host: Host,
-    unit: str,
-    argv: Sequence[str] | None = None,
-    identity: Identity | None = None,
+    spec: Spec, host: Host, unit: str, argv: Sequence[str] | None = None, identity: Identity | None = None
 ) -> Launch:
     """Computes the Launch of one incarnation, `unit`, of a worker; `argv` replaces its own program.
 
@@ -450,11 +438,7 @@ def _programs(spec: Spec, argv: Sequence[str]) -> list[Sequence[str]]:
 
 
 def _readable(
-    spec: Spec,
-    paths: Sequence[str],
-    argv: Sequence[str],
-    env: Mapping[str, str],
-    sdk: Sequence[str],
+    spec: Spec, paths: Sequence[str], argv: Sequence[str], env: Mapping[str, str], sdk: Sequence[str]
 ) -> list[str]:
     found = list(paths)
     for program in _programs(spec, argv):
@@ -465,15 +449,8 @@ def _readable(
 
 def _acp_variables(spec: Spec) -> dict[str, str]:
     """Returns the variables that tell the worker of an ACP agent what the agent may do."""
-    policy = {
-        "default": spec.permissions,
-        "rules": spec.permission_rules,
-        "timeout_s": spec.permission_timeout,
-    }
-    found = {
-        f"{ACP}PERMISSIONS": msgspec.json.encode(policy).decode(),
-        f"{ACP}TOOLS": "0" if spec.tools == () else "1",
-    }
+    policy = {"default": spec.permissions, "rules": spec.permission_rules, "timeout_s": spec.permission_timeout}
+    found = {f"{ACP}PERMISSIONS": msgspec.json.encode(policy).decode(), f"{ACP}TOOLS": "0" if spec.tools == () else "1"}
     return found if spec.auth_method is None else {**found, f"{ACP}AUTH_METHOD": spec.auth_method}
 
 
@@ -517,9 +494,7 @@ def _environment(spec: Spec, host: Host, user: str | None) -> dict[str, str]:
         env |= _acp_variables(spec)
     if spec.entrypoint is not None and spec.python is not None:
         inherited = env.get("PYTHONPATH")
-        env["PYTHONPATH"] = os.pathsep.join(
-            [str(host.sdk_path), *([inherited] if inherited else [])]
-        )
+        env["PYTHONPATH"] = os.pathsep.join([str(host.sdk_path), *([inherited] if inherited else [])])
     if spec.entrypoint is not None and spec.resources.max_file_size_bytes:
         # Bytecode that the limit truncates would be loaded by every later worker.
         env.setdefault("PYTHONDONTWRITEBYTECODE", "1")
@@ -640,8 +615,6 @@ def read_environment_file(path: Path) -> dict[str, str]:
             continue
         name, equals, value = line.partition("=")
         if not equals or not name.strip():
-            raise SpawnFailed(
-                f'cannot read environment_file "{path}": line {number} has no NAME=value'
-            )
+            raise SpawnFailed(f'cannot read environment_file "{path}": line {number} has no NAME=value')
         found[name.strip()] = value
     return found

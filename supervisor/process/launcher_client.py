@@ -103,11 +103,7 @@ class Launcher(ParentClient):
         self._state_dir = state_dir
         self._tier: Wanted = tier
         self._pid_namespace = pid_namespace
-        self._state = (
-            secrets.randbits(kernel.BRAND_BITS)
-            if state_dir is None
-            else containment.state_number(state_dir)
-        )
+        self._state = secrets.randbits(kernel.BRAND_BITS) if state_dir is None else containment.state_number(state_dir)
         self._subtree: Subtree | None = None
         self._containment = Containment()
         self.unplanned = ""
@@ -206,9 +202,7 @@ class Launcher(ParentClient):
             more = (*sockets, theirs.detach())
             child = await self._spawn(launch, stdin=stdin, pipe_stdout=pipe_stdout, more=more)
             # The program runs, so that its network has been handed over.
-            _data, fds, _flags, _address = socket.recv_fds(
-                ours, 1, len(launch.sandbox.listen), socket.MSG_DONTWAIT
-            )
+            _data, fds, _flags, _address = socket.recv_fds(ours, 1, len(launch.sandbox.listen), socket.MSG_DONTWAIT)
         if self._on_network is None or launch.unit not in self._units:
             close_all(fds)
         else:
@@ -321,9 +315,7 @@ class Launcher(ParentClient):
                 reason = str(refusal)
         if self._tier == "cgroup" and self._subtree is None:
             raise failed("launcher", "cgroup", errno.ENOTSUP, reason)
-        self._containment = containment.contained(
-            self._subtree, reason, pid_namespace=self._pid_namespace
-        )
+        self._containment = containment.contained(self._subtree, reason, pid_namespace=self._pid_namespace)
         if self._state_dir is not None and (met := await orphans.sweep(self._state)):
             log.warning("%d processes of an earlier daemon were left, and have been killed", met)
 
@@ -455,9 +447,7 @@ class Launcher(ParentClient):
         if self._link is None or not self._link.is_inside:
             return listed
         processes = list(self._ours(listed.processes, deep=True))
-        return msgspec.structs.replace(
-            listed, pid=self._units[listed.unit].pid, processes=processes
-        )
+        return msgspec.structs.replace(listed, pid=self._units[listed.unit].pid, processes=processes)
 
 
 def _complain(supervisor: asyncio.Task[None]) -> None:

@@ -37,9 +37,7 @@ class Channel:
         sock: socket.socket,
         on_message: Callable[[Any], None],  # Any: JSON, or what `receive` makes of a packet
         *,
-        receive: Callable[
-            [socket.socket], tuple[Any, list[int]]
-        ] = protocol.receive,  # Any: as above
+        receive: Callable[[socket.socket], tuple[Any, list[int]]] = protocol.receive,  # Any: as above
         on_end: Callable[[], None] | None = None,
         batch: int = sys.maxsize,
     ) -> None:

@@ -40,13 +40,7 @@ class OrphanedTree:
     """
 
     def __init__(
-        self,
-        *,
-        sessions: set[int],
-        groups: Groups | None,
-        state: int,
-        units: Container[str],
-        sole_parent: bool,
+        self, *, sessions: set[int], groups: Groups | None, state: int, units: Container[str], sole_parent: bool
     ) -> None:
         self._sessions = sessions
         self._groups = groups

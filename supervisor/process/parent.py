@@ -112,9 +112,7 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
 class Parent(Protocol):
     """Starts and signals workers: the launcher, or a zygote."""
 
-    async def spawn(
-        self, launch: Launch, *, pipe_stdin: bool = True, pipe_stdout: bool = True
-    ) -> Child:
+    async def spawn(self, launch: Launch, *, pipe_stdin: bool = True, pipe_stdout: bool = True) -> Child:
         """Starts a process, and returns when its program runs.
 
         Raises:
@@ -191,9 +189,7 @@ class ParentClient:
     `spawn` returned: the exit once and then, when no process of the unit is left, empty once.
     """
 
-    def __init__(
-        self, name: str, *, on_exit: Callable[[Exit], None], on_empty: Callable[[str], None]
-    ) -> None:
+    def __init__(self, name: str, *, on_exit: Callable[[Exit], None], on_empty: Callable[[str], None]) -> None:
         self._name = name
         self._on_exit = on_exit
         self._on_empty = on_empty
@@ -278,9 +274,7 @@ class ParentClient:
         except OSError as error:
             close_all(ours)
             raise _of_pipes(launch.unit, error) from error
-        return await self._spawned(
-            unit or self._unit(launch.unit), launch, ours, stdin, pipe_stdout
-        )
+        return await self._spawned(unit or self._unit(launch.unit), launch, ours, stdin, pipe_stdout)
 
     async def _spawn_at(self, launch: Launch, fds: Sequence[int]) -> int:
         """Starts a process with these three as its stdin, stdout and stderr, which are closed here in any case; returns its pid.
@@ -400,15 +394,7 @@ class ParentClient:
                 unit.answer.set_exception(failed(key, "parent", errno.EAGAIN, cause))
                 unit.is_silent = True
             elif unit.stage is not Stage.EXITED:
-                self._on_exited(
-                    Exit(
-                        unit=key,
-                        pid=unit.pid,
-                        status=int(signal.SIGKILL),
-                        lost=True,
-                        cause=cause,
-                    )
-                )
+                self._on_exited(Exit(unit=key, pid=unit.pid, status=int(signal.SIGKILL), lost=True, cause=cause))
 
     def _forget(self, key: str) -> None:
         self._call_back(self._units.pop(key), self._on_empty, key)

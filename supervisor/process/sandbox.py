@@ -74,11 +74,7 @@ def scopes_limits() -> bool:
 
 
 def readable(
-    paths: Sequence[str],
-    argv: Sequence[str],
-    env: Mapping[str, str],
-    folder: str,
-    sdk: Sequence[str],
+    paths: Sequence[str], argv: Sequence[str], env: Mapping[str, str], folder: str, sdk: Sequence[str]
 ) -> list[str]:
     """Returns `paths` and the paths that the program `argv` needs to run in `folder`, the latter prefixed with "-".
 

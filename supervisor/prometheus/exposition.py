@@ -7,12 +7,7 @@ and this module with the first scrape.
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    InfoMetricFamily,
-)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -50,9 +45,7 @@ class _Figures(Collector):
         """Yields each metric with all of its samples."""
         snapshot = self._snapshot
         yield InfoMetricFamily(
-            "corral_build",
-            "Version of the daemon.",
-            {"version": snapshot.version, "python": platform.python_version()},
+            "corral_build", "Version of the daemon.", {"version": snapshot.version, "python": platform.python_version()}
         )
         yield from _of_daemon(snapshot)
         yield from _of_workers(snapshot)
@@ -65,17 +58,11 @@ def _of_daemon(snapshot: Snapshot) -> Iterator[Metric]:
     if snapshot.parts is None:
         return
     yield GaugeMetricFamily(
-        "corral_start_time_seconds",
-        "When the daemon began to count, in Unix time.",
-        snapshot.started_s,
+        "corral_start_time_seconds", "When the daemon began to count, in Unix time.", snapshot.started_s
     )
-    yield GaugeMetricFamily(
-        "corral_draining", "1 while the daemon takes no new work.", float(snapshot.is_draining)
-    )
+    yield GaugeMetricFamily("corral_draining", "1 while the daemon takes no new work.", float(snapshot.is_draining))
     degraded = GaugeMetricFamily(
-        "corral_degraded",
-        "1 for each part of the daemon that does not work as it should.",
-        labels=["part"],
+        "corral_degraded", "1 for each part of the daemon that does not work as it should.", labels=["part"]
     )
     for part in snapshot.degraded:
         degraded.add_metric([part], 1)
@@ -84,22 +71,16 @@ def _of_daemon(snapshot: Snapshot) -> Iterator[Metric]:
         "corral_process_cpu_seconds", "Processor time of corral's own processes.", labels=["part"]
     )
     memory = GaugeMetricFamily(
-        "corral_process_resident_memory_bytes",
-        "Resident memory of corral's own processes.",
-        labels=["part"],
+        "corral_process_resident_memory_bytes", "Resident memory of corral's own processes.", labels=["part"]
     )
-    count = GaugeMetricFamily(
-        "corral_processes", "Number of corral's own processes.", labels=["part"]
-    )
+    count = GaugeMetricFamily("corral_processes", "Number of corral's own processes.", labels=["part"])
     for part, figures in snapshot.parts.items():
         cpu.add_metric([part], figures.cpu_s)
         memory.add_metric([part], figures.memory_bytes)
         count.add_metric([part], figures.processes)
     yield from (cpu, memory, count)
     methods = HistogramMetricFamily(
-        "corral_method_duration_seconds",
-        "Time from a call of a method of the daemon to its answer.",
-        labels=["method"],
+        "corral_method_duration_seconds", "Time from a call of a method of the daemon to its answer.", labels=["method"]
     )
     for method, (durations, total_s) in snapshot.methods.items():
         _add_durations(methods, [method], durations, total_s)
@@ -132,21 +113,13 @@ def _of_workers(snapshot: Snapshot) -> Iterator[Metric]:
             health.add_metric([each.name, each.kind], each.health)
     yield health
     gauges: list[Row] = [
-        (
-            "corral_agent_wanted_workers",
-            "Number of workers that are to be up.",
-            lambda each: each.wanted,
-        ),
+        ("corral_agent_wanted_workers", "Number of workers that are to be up.", lambda each: each.wanted),
         (
             "corral_agent_memory_bytes",
             "Resident memory of all workers with their processes, by the last sample.",
             lambda each: each.memory_bytes,
         ),
-        (
-            "corral_agent_open_files",
-            "Open files of all workers, by the last sample.",
-            lambda each: each.open_files,
-        ),
+        ("corral_agent_open_files", "Open files of all workers, by the last sample.", lambda each: each.open_files),
     ]
     yield from _figures(GaugeMetricFamily, gauges, found, ["agent", "kind"])
     counters: list[Row] = [
@@ -155,11 +128,7 @@ def _of_workers(snapshot: Snapshot) -> Iterator[Metric]:
             "Processor time of all workers there were, with their processes, by the last sample.",
             lambda each: each.cpu_s,
         ),
-        (
-            "corral_worker_starts",
-            "Processes of workers that were started.",
-            lambda each: each.starts,
-        ),
+        ("corral_worker_starts", "Processes of workers that were started.", lambda each: each.starts),
         ("corral_restarts", "Starts of workers after failures.", lambda each: each.restarts),
     ]
     yield from _figures(CounterMetricFamily, counters, found, ["agent", "kind"])
@@ -199,13 +168,9 @@ def _of_tasks(found: list[AgentFigures]) -> Iterator[Metric]:
         ("corral_tasks_running", "Number of tasks that run.", lambda each: each.running),
     ]
     yield from _figures(GaugeMetricFamily, gauges, found, ["agent"])
-    tasks = CounterMetricFamily(
-        "corral_tasks", "Tasks that have ended, by outcome.", labels=["agent", "outcome"]
-    )
+    tasks = CounterMetricFamily("corral_tasks", "Tasks that have ended, by outcome.", labels=["agent", "outcome"])
     durations = HistogramMetricFamily(
-        "corral_task_duration_seconds",
-        "Time from the begin of a task's last attempt to its end.",
-        labels=["agent"],
+        "corral_task_duration_seconds", "Time from the begin of a task's last attempt to its end.", labels=["agent"]
     )
     for each in found:
         _add_outcomes(tasks, each)
@@ -221,9 +186,7 @@ def _of_tasks(found: list[AgentFigures]) -> Iterator[Metric]:
 
 def _of_servers(found: list[AgentFigures]) -> Iterator[Metric]:
     calls = CounterMetricFamily(
-        "corral_mcp_tool_calls",
-        "Tool calls that have reached a server, by outcome.",
-        labels=["server", "outcome"],
+        "corral_mcp_tool_calls", "Tool calls that have reached a server, by outcome.", labels=["server", "outcome"]
     )
     durations = HistogramMetricFamily(
         "corral_mcp_tool_call_duration_seconds", "Time that tool calls took.", labels=["server"]
@@ -233,16 +196,8 @@ def _of_servers(found: list[AgentFigures]) -> Iterator[Metric]:
         _add_durations(durations, [each.name], each.durations, each.ended_s)
     yield from (calls, durations)
     gauges: list[Row] = [
-        (
-            "corral_mcp_calls_in_flight",
-            "Number of requests that a server works on.",
-            lambda each: each.in_flight,
-        ),
-        (
-            "corral_mcp_calls_waiting",
-            "Number of requests that wait for a server.",
-            lambda each: each.waiting,
-        ),
+        ("corral_mcp_calls_in_flight", "Number of requests that a server works on.", lambda each: each.in_flight),
+        ("corral_mcp_calls_waiting", "Number of requests that wait for a server.", lambda each: each.waiting),
     ]
     yield from _figures(GaugeMetricFamily, gauges, found, ["server"])
     counters: list[Row] = [
@@ -255,18 +210,8 @@ def _of_servers(found: list[AgentFigures]) -> Iterator[Metric]:
 def _of_models(found: list[ModelFigures]) -> Iterator[Metric]:
     """Yields what the gateway has measured; a model that was not called has no series."""
     tables: list[tuple[str, str, str, Callable[[ModelFigures], Mapping[str, float]]]] = [
-        (
-            "corral_model_tokens",
-            "Measured tokens of a model, by what they are.",
-            "part",
-            lambda each: each.tokens,
-        ),
-        (
-            "corral_model_calls",
-            "Calls of a model that were let pass, by outcome.",
-            "outcome",
-            lambda each: each.calls,
-        ),
+        ("corral_model_tokens", "Measured tokens of a model, by what they are.", "part", lambda each: each.tokens),
+        ("corral_model_calls", "Calls of a model that were let pass, by outcome.", "outcome", lambda each: each.calls),
         (
             "corral_model_refused",
             "Calls of a model that were refused, by limit or reason.",
@@ -280,9 +225,7 @@ def _of_models(found: list[ModelFigures]) -> Iterator[Metric]:
             for value, count in of(each).items():
                 counter.add_metric([each.name, value], count)
         yield counter
-    cost = CounterMetricFamily(
-        "corral_model_cost_cents", "Measured cents of a model.", labels=["model"]
-    )
+    cost = CounterMetricFamily("corral_model_cost_cents", "Measured cents of a model.", labels=["model"])
     for each in found:
         cost.add_metric([each.name], each.cost_cents)
     yield cost
@@ -311,10 +254,7 @@ def _figures(
 
 
 def _add_durations(
-    histogram: HistogramMetricFamily,
-    labels: list[str],
-    durations: Mapping[int, int],
-    total_s: float,
+    histogram: HistogramMetricFamily, labels: list[str], durations: Mapping[int, int], total_s: float
 ) -> None:
     """Adds durations in few buckets, which are sums of those in which they were counted; nothing before the first."""
     if not durations:

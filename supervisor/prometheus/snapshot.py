@@ -115,9 +115,7 @@ class Snapshot:
     is_draining: bool = False
     models: list[ModelFigures] = field(default_factory=list[ModelFigures])
     alerts: dict[str, int] = field(default_factory=dict[str, int])
-    methods: dict[str, tuple[dict[int, int], float]] = field(
-        default_factory=dict[str, tuple[dict[int, int], float]]
-    )
+    methods: dict[str, tuple[dict[int, int], float]] = field(default_factory=dict[str, tuple[dict[int, int], float]])
     """Of each method that was called the durations by bucket, and their sum in seconds."""
 
 
@@ -126,8 +124,7 @@ async def take(control: Control, globs: Sequence[str] | None) -> Snapshot:
     found = [
         each
         for each in control.statistics.counted()
-        if is_in_scope(each.name, globs)
-        and (each.agent is None or each.agent.spec.monitoring.enable_metrics)
+        if is_in_scope(each.name, globs) and (each.agent is None or each.agent.spec.monitoring.enable_metrics)
     ]
     found.sort(key=lambda each: each.name)
     snapshot = Snapshot([], [], started_s=control.statistics.since_s)
@@ -139,9 +136,7 @@ async def take(control: Control, globs: Sequence[str] | None) -> Snapshot:
             sample = control.status.limits.sample(supervisor)
             if supervisor.worker.pid is not None:
                 snapshot.workers.append(
-                    WorkerFigures(
-                        each.name, supervisor.id, sample.rss_bytes, sample.cpu_percent / 100
-                    )
+                    WorkerFigures(each.name, supervisor.id, sample.rss_bytes, sample.cpu_percent / 100)
                 )
         seen += 1 + len(workers)
         if seen >= AT_ONCE:
@@ -155,11 +150,7 @@ async def take(control: Control, globs: Sequence[str] | None) -> Snapshot:
         snapshot.is_draining = frame.draining
         if frame.alerts is not None:
             counts = frame.alerts
-            snapshot.alerts = {
-                "sent": counts.sent,
-                "failed": counts.failed,
-                "suppressed": counts.suppressed,
-            }
+            snapshot.alerts = {"sent": counts.sent, "failed": counts.failed, "suppressed": counts.suppressed}
         snapshot.methods = {
             name: (dict(each.durations), each.total_ms / 1000)
             for name, each in sorted(control.statistics.methods.items())

@@ -56,12 +56,7 @@ class DiskUse:
         text = f'the tenant "{tenant}" keeps {used} bytes on disk, and {KEY} is {limit}'
         self._refusals.note(tenant, KEY, limit, used, text, agent=agent)
         raise ResourceLimitExceeded(
-            f'cannot {what} "{agent}": {text}',
-            limit=KEY,
-            value=limit,
-            used=used,
-            tenant=tenant,
-            agent=agent,
+            f'cannot {what} "{agent}": {text}', limit=KEY, value=limit, used=used, tenant=tenant, agent=agent
         )
 
     def forget(self, tenant: str) -> None:

@@ -25,9 +25,7 @@ class Refusals:
         """Number of refusals since the start of the daemon, by tenant and key."""
         self._published: dict[tuple[str, str], tuple[float, int]] = {}
 
-    def note(
-        self, tenant: str, key: str, limit: float, used: float, reason: str, *, agent: str | None
-    ) -> None:
+    def note(self, tenant: str, key: str, limit: float, used: float, reason: str, *, agent: str | None) -> None:
         """Counts a refusal, and publishes it unless an event about the same limit is younger than EVENT_S."""
         self.counts[tenant, key] += 1
         now, count = self._clock(), self.counts[tenant, key]

@@ -70,9 +70,7 @@ class TenantRoom:
         self._running = running
         self._gate = gate
 
-    def check_names(
-        self, coming: Iterable[str], *, going: Iterable[str] = (), config: Config | None = None
-    ) -> None:
+    def check_names(self, coming: Iterable[str], *, going: Iterable[str] = (), config: Config | None = None) -> None:
         """Returns if each tenant may have the agents and servers that are to come, when those that go are gone.
 
         Raises:
@@ -89,9 +87,7 @@ class TenantRoom:
             if found is None or not found.max_agents or counts[tenant] <= found.max_agents:
                 continue
             limit, used = found.max_agents, counts[tenant]
-            text = (
-                f'the tenant "{tenant}" would have {used} agents and servers, and {KEY} is {limit}'
-            )
+            text = f'the tenant "{tenant}" would have {used} agents and servers, and {KEY} is {limit}'
             self._gate.refused(tenant, KEY, limit, used, text, agent=name)
             raise ResourceLimitExceeded(
                 f'cannot add "{name}": {text}', limit=KEY, value=used, tenant=tenant, agent=name
@@ -140,8 +136,6 @@ class TenantRoom:
             limit = found.max_disk_bytes
             used = self._gate.files(tenant) if limit else 0
             if limit and used >= limit:
-                text = (
-                    f'the files of the tenant "{tenant}" have {used} bytes, and {DISK} is {limit}'
-                )
+                text = f'the files of the tenant "{tenant}" have {used} bytes, and {DISK} is {limit}'
                 return tenant, DISK, limit, used, text
         return None

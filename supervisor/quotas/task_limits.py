@@ -31,13 +31,7 @@ class TaskLimits:
         return bool(self._tenants.all())
 
     def check(
-        self,
-        tenant: str,
-        agent: str,
-        waiting: int,
-        now: float | None,
-        *,
-        retry_after_s: Callable[[], float],
+        self, tenant: str, agent: str, waiting: int, now: float | None, *, retry_after_s: Callable[[], float]
     ) -> None:
         """Returns if a tenant with `waiting` tasks may submit one more.
 
@@ -67,9 +61,7 @@ class TaskLimits:
                 used = int(submitted.used(now))
                 self._refuse(tenant, agent, "max_tasks_per_minute", limit, used, wait_s)
 
-    def _refuse(
-        self, tenant: str, agent: str, key: str, limit: int, used: int, wait_s: float
-    ) -> None:
+    def _refuse(self, tenant: str, agent: str, key: str, limit: int, used: int, wait_s: float) -> None:
         text = f'the tenant "{tenant}" has used {used} of {key} = {limit}'
         self.refusals.note(tenant, key, limit, used, text, agent=agent)
         raise Overloaded(
@@ -100,9 +92,7 @@ class TaskLimits:
     def budget(self, tenant: str) -> tuple[int, int]:
         """Returns the tokens of a minute and the cents of a day of all agents of a tenant; 0 is no limit."""
         found = self._tenants.find(tenant) if tenant else None
-        return (
-            (0, 0) if found is None else (found.max_tokens_per_minute, found.max_cost_cents_per_day)
-        )
+        return (0, 0) if found is None else (found.max_tokens_per_minute, found.max_cost_cents_per_day)
 
     def forget(self, tenant: str) -> None:
         """Drops what was counted of a tenant that is gone."""

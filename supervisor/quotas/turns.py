@@ -62,9 +62,7 @@ class CallTurns:
         clock: seconds of a clock that never goes back.
     """
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = time.monotonic) -> None:
         self._loop = loop
         self._clock = clock
         self._waiting = Turns[str, asyncio.Future[None]]()

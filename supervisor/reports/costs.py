@@ -50,11 +50,7 @@ SUMS = "SUM(tasks), SUM(failed), SUM(tokens), SUM(cost_cents), SUM(cpu_ms)"
 GROUPS = {
     "agent": ("agent", "''", "NULL"),
     "session": ("agent", "session", "NULL"),
-    "tenant": (
-        "CASE instr(agent, '/') WHEN 0 THEN '' ELSE substr(agent, 1, instr(agent, '/') - 1) END",
-        "''",
-        "NULL",
-    ),
+    "tenant": ("CASE instr(agent, '/') WHEN 0 THEN '' ELSE substr(agent, 1, instr(agent, '/') - 1) END", "''", "NULL"),
     "day": ("''", "''", "hour - hour % 24"),
     "hour": ("''", "''", "hour"),
 }
@@ -70,12 +66,7 @@ class CostSums:
         gathered: writes them together with other figures; None: alone.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        clock: Callable[[], float] = time.time,
-        gathered: Gathered | None = None,
-    ) -> None:
+    def __init__(self, store: Store, clock: Callable[[], float] = time.time, gathered: Gathered | None = None) -> None:
         self._store = store
         self._clock = clock
         self._sums: dict[tuple[int, str, str], list[float]] = {}
@@ -155,9 +146,7 @@ class CostSums:
             f" GROUP BY 1, 2, 3 ORDER BY {order} LIMIT ?",
             [*values, params.limit],
         )
-        total = await self._store.read(
-            f"SELECT '', '', NULL, {SUMS} FROM cost WHERE {clause}", values
-        )
+        total = await self._store.read(f"SELECT '', '', NULL, {SUMS} FROM cost WHERE {clause}", values)
         return Costs(
             by=params.by,
             since=rfc3339(first * HOUR_S) if params.since is not None else None,
@@ -171,11 +160,7 @@ class CostSums:
         now = self._clock()
         limit = self._detail_from()
         gone = int(now - KEPT_S) // HOUR_S
-        await self._store.write(
-            (FOLD, (limit,)),
-            (FOLDED, (limit,)),
-            ("DELETE FROM cost WHERE hour < ?", (gone,)),
-        )
+        await self._store.write((FOLD, (limit,)), (FOLDED, (limit,)), ("DELETE FROM cost WHERE hour < ?", (gone,)))
 
     def _detail_from(self) -> int:
         """Returns the first hour of the first day that is not folded."""

@@ -41,9 +41,7 @@ class TaskLog:
         self._task = task
         self._moments = moments
         self._exact: Sequence[Moments] = ()
-        self._spans: list[
-            tuple[str, str, str | None]
-        ] = []  # worker, begin, end, by events and record
+        self._spans: list[tuple[str, str, str | None]] = []  # worker, begin, end, by events and record
         self._on_end: Callable[[], None] = _ignore
 
     @property
@@ -105,13 +103,7 @@ class TaskLog:
 
 
 async def lines_of_task(
-    shared: Shared,
-    task: Task,
-    wanted: LogFilter,
-    n: int | None,
-    position: LogPosition | None,
-    *,
-    follow: bool,
+    shared: Shared, task: Task, wanted: LogFilter, n: int | None, position: LogPosition | None, *, follow: bool
 ) -> AsyncGenerator[list[Record]]:
     """Yields the lines of a task that are wanted, in batches; with `follow` until it has ended.
 

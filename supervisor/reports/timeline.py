@@ -20,9 +20,7 @@ EVENT_STEPS: Mapping[str, TaskStep] = {
 }
 """The step that an event of the task itself tells; its beginning and its end are in its record."""
 
-ORDER: Sequence[TaskStep] = (
-    *("queued", "started", "progress", "log", "call", "delegated", "retried", "ended"),
-)
+ORDER: Sequence[TaskStep] = (*("queued", "started", "progress", "log", "call", "delegated", "retried", "ended"),)
 """Order of steps at the same time."""
 
 
@@ -45,9 +43,7 @@ class Timeline:
         found = [self._entry(task.created_at, "queued", text=task.objective)]
         published = [entry for event in events if (entry := self.of_event(event)) is not None]
         if task.started_at is not None and not any(each.step == "started" for each in published):
-            found.append(
-                self._entry(task.started_at, "started", attempt=task.attempt, worker=task.worker)
-            )
+            found.append(self._entry(task.started_at, "started", attempt=task.attempt, worker=task.worker))
         found += published
         found += [self._of_call(call) for call in calls]
         found += [self.of_line(line) for line in lines]
@@ -110,9 +106,7 @@ class Timeline:
 
     def of_child(self, child: Task) -> list[TaskLogEntry]:
         """Returns the entries of a delegated task: when it was, and when it ended."""
-        begin = self._entry(
-            child.created_at, "delegated", name=child.agent, task=child.id, text=child.objective
-        )
+        begin = self._entry(child.created_at, "delegated", name=child.agent, task=child.id, text=child.objective)
         if child.state not in ENDED or child.finished_at is None:
             return [begin]
         end = self._entry(
@@ -146,9 +140,7 @@ class Timeline:
         )
 
     def _of_call(self, call: TaskCall) -> TaskLogEntry:
-        return self._entry(
-            call.at, "call", name=call.tool, outcome=call.outcome, duration_s=call.duration_s
-        )
+        return self._entry(call.at, "call", name=call.tool, outcome=call.outcome, duration_s=call.duration_s)
 
     def _entry(
         self,

@@ -14,17 +14,7 @@ from msgspec.structs import replace
 from ...worker.contract.errors import NotFound, Timeout, WorkerFailed
 from ..events.bus import Bus
 from ..store.store import Statement, Store
-from .decision import (
-    DAEMON_ENDED,
-    Alignment,
-    InForce,
-    aligned,
-    given_up,
-    recorded,
-    removed,
-    settled,
-    taken_back,
-)
+from .decision import DAEMON_ENDED, Alignment, InForce, aligned, given_up, recorded, removed, settled, taken_back
 from .record import Cause, Draft, Head, Kind, Revision
 from .table import RevisionTable, ending, expiry, failure, insertion, removal, resumption, success
 
@@ -55,9 +45,7 @@ class Revisions:
 
     # -- the start of a daemon
 
-    async def load(
-        self, in_force: Iterable[InForce], untouched: Collection[str] = ()
-    ) -> list[Revision]:
+    async def load(self, in_force: Iterable[InForce], untouched: Collection[str] = ()) -> list[Revision]:
         """Reads the heads, and makes the current revision of each name the table `in_force`.
 
         A revision that is still rolling is current where its table is the one in force; else it goes on rolling, and is
@@ -211,15 +199,11 @@ class Revisions:
                     if reason := await self._end(name, number):
                         failed[name] = reason
         except TimeoutError:
-            rolling = [
-                name for name, number in numbers.items() if self._head(name).rolling == number
-            ]
+            rolling = [name for name, number in numbers.items() if self._head(name).rolling == number]
             words = f"cannot see the end of the change of {', '.join(rolling)} within {timeout_s:g} s: it goes on"
             raise Timeout(words, names=rolling, limit=timeout_s) from None
         if failed:
-            words = "; ".join(
-                f'cannot change "{name}": {reason}' for name, reason in failed.items()
-            )
+            words = "; ".join(f'cannot change "{name}": {reason}' for name, reason in failed.items())
             raise WorkerFailed(words, taken_back=failed)
 
     async def _end(self, name: str, number: int) -> str:
@@ -324,6 +308,4 @@ class Revisions:
 
     def _publish_settled(self, name: str, number: int, state: str, reason: str) -> None:
         self._note_end(name, number)
-        self._bus.publish(
-            "revision.settled", agent=name, revision=number, state=state, reason=reason
-        )
+        self._bus.publish("revision.settled", agent=name, revision=number, state=state, reason=reason)

@@ -68,8 +68,7 @@ def insertion(draft: Draft, number: int, now: float) -> list[Statement]:
     cause = draft.cause
     state: State = "current" if draft.is_settled else "rolling"
     giving_up: Statement = (
-        "UPDATE revision SET state = 'failed', reason = ?, settled_at = ?"
-        " WHERE name = ? AND state = 'rolling'",
+        "UPDATE revision SET state = 'failed', reason = ?, settled_at = ? WHERE name = ? AND state = 'rolling'",
         (given_up(number), now, draft.name),
     )
     row = (
@@ -113,10 +112,7 @@ def failure(name: str, number: int, reason: str, now: float) -> list[Statement]:
 
 def resumption(name: str, number: int) -> Statement:
     """Returns the statement that counts a daemon which takes up a rolling revision again."""
-    return (
-        "UPDATE revision SET resumes = resumes + 1 WHERE name = ? AND number = ?",
-        (name, number),
-    )
+    return ("UPDATE revision SET resumes = resumes + 1 WHERE name = ? AND number = ?", (name, number))
 
 
 def ending(names: Iterable[str], now: float) -> list[Statement]:
@@ -187,24 +183,7 @@ def _in_force(name: str, number: int, now: float) -> list[Statement]:
 
 
 def _revision(row: Row) -> Revision:
-    (
-        name,
-        number,
-        kind,
-        state,
-        reason,
-        how,
-        by,
-        why,
-        package,
-        of,
-        table,
-        is_stored,
-        base,
-        at,
-        end,
-        resumes,
-    ) = row
+    (name, number, kind, state, reason, how, by, why, package, of, table, is_stored, base, at, end, resumes) = row
     return Revision(
         name=str(name),
         number=number_of(number),
@@ -212,11 +191,7 @@ def _revision(row: Row) -> Revision:
         state=_STATES.get(str(state), "failed"),
         reason=str(reason),
         cause=Cause(
-            _HOWS.get(str(how), "set"),
-            str(by),
-            str(why),
-            None if package is None else str(package),
-            _optional(of),
+            _HOWS.get(str(how), "set"), str(by), str(why), None if package is None else str(package), _optional(of)
         ),
         table=_table(table),
         is_stored=bool(is_stored),

@@ -61,13 +61,9 @@ class Roll:
     is_holding: bool = False
     smoke: Smoke = Smoke.NONE
     why_failed: str = ""
-    in_place: dict[WorkerSupervisor, LastExit | None] = field(
-        default_factory=dict[WorkerSupervisor, LastExit | None]
-    )
+    in_place: dict[WorkerSupervisor, LastExit | None] = field(default_factory=dict[WorkerSupervisor, LastExit | None])
     """Workers that were started anew in their places, and are not known to be sound; with their last exits before."""
-    placed: dict[WorkerSupervisor, LastExit | None] = field(
-        default_factory=dict[WorkerSupervisor, LastExit | None]
-    )
+    placed: dict[WorkerSupervisor, LastExit | None] = field(default_factory=dict[WorkerSupervisor, LastExit | None])
     """New workers that have their places, with their last exits until then."""
     trying: asyncio.Task[None] | None = None
 
@@ -83,9 +79,7 @@ class Roll:
         slots = tuple(self._slot(n, each) for n, each in enumerate(self.agent.supervisors))
         return View(
             slots,
-            beside=runs_beside(self.spec)
-            and runs_beside(self.former)
-            and self.spec.listen == self.former.listen,
+            beside=runs_beside(self.spec) and runs_beside(self.former) and self.spec.listen == self.former.listen,
             room=max(0, limit - self.agents.registry.active()),
             leaving=len(self.agent.outgoing),
             share=self.share,

@@ -65,11 +65,7 @@ class Rollouts:
         attempt: runs a smoke task on a worker.
     """
 
-    def __init__(
-        self,
-        agents: Agents,
-        attempt: Try,
-    ) -> None:
+    def __init__(self, agents: Agents, attempt: Try) -> None:
         self._agents = agents
         self._attempt = attempt
         self._revisions = agents.revisions
@@ -85,13 +81,7 @@ class Rollouts:
     # -- beginning
 
     def begin(
-        self,
-        agent: Agent,
-        spec: Spec,
-        *,
-        share: float = 1.0,
-        added: bool | None = None,
-        resumed: bool = False,
+        self, agent: Agent, spec: Spec, *, share: float = 1.0, added: bool | None = None, resumed: bool = False
     ) -> Rollout:
         """Begins to replace the workers of an agent or server by those of `spec`, and returns at once.
 
@@ -134,9 +124,7 @@ class Rollouts:
             self._start(roll)
         return handle
 
-    def roll(
-        self, agent: Agent, spec: Spec, *, added: bool, share: float = 1.0, resumed: bool = False
-    ) -> None:
+    def roll(self, agent: Agent, spec: Spec, *, added: bool, share: float = 1.0, resumed: bool = False) -> None:
         """Begins a change, as `begin`, for a caller that does not wait for its end."""
         self.begin(agent, spec, share=share, added=added, resumed=resumed)
 
@@ -147,9 +135,7 @@ class Rollouts:
 
     def _start(self, roll: Roll) -> None:
         self._rolls[roll.agent.name] = roll
-        self._agents.shared.bus.publish(
-            "agent.rolling", agent=roll.agent.name, revision=roll.after, store=True
-        )
+        self._agents.shared.bus.publish("agent.rolling", agent=roll.agent.name, revision=roll.after, store=True)
         self._look(roll.agent.name)
 
     # -- on request

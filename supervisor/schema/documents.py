@@ -61,10 +61,7 @@ def _table(struct: type[Struct], section: str, *, without: Collection[str] = ())
 
 def _sections() -> dict[str, Schema]:
     """Returns the sections as an agent may override them."""
-    return {
-        name: _table(struct, name, without=DAEMON_WIDE.get(name, ()))
-        for name, struct in SECTIONS.items()
-    }
+    return {name: _table(struct, name, without=DAEMON_WIDE.get(name, ())) for name, struct in SECTIONS.items()}
 
 
 def _spec(foreign: Collection[str], programs: Collection[str]) -> Schema:
@@ -195,12 +192,7 @@ def _config() -> Schema:
 
 
 def _part(title: str, build: Callable[[], Schema]) -> Callable[[], Schema]:
-    return lambda: {
-        "$schema": DIALECT,
-        "title": title,
-        **build(),
-        "$defs": {"variable": VARIABLE},
-    }
+    return lambda: {"$schema": DIALECT, "title": title, **build(), "$defs": {"variable": VARIABLE}}
 
 
 def _task() -> Schema:

@@ -16,16 +16,10 @@ from ..tenants import uids
 Schema = dict[str, Any]  # Any: JSON
 
 DURATION: Schema = {
-    "anyOf": [
-        {"type": "number", "minimum": 0},
-        {"type": "string", "pattern": f"^{values.DURATION_TEXT.pattern}$"},
-    ]
+    "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": f"^{values.DURATION_TEXT.pattern}$"}]
 }
 SIZE: Schema = {
-    "anyOf": [
-        {"type": "integer", "minimum": 0},
-        {"type": "string", "pattern": f"^{values.SIZE_TEXT.pattern}$"},
-    ]
+    "anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": f"^{values.SIZE_TEXT.pattern}$"}]
 }
 TEXT: Schema = {"type": "string"}
 STRINGS: Schema = {"type": "object", "additionalProperties": TEXT}
@@ -46,9 +40,7 @@ _SCALE: Schema = {
     ]
 }
 _RETRY_WORDS: Schema = {"enum": [*values.RETRY_WORDS, *values.RETRY_ERRORS]}
-_RETRY_REASONS: Schema = {
-    "anyOf": [_RETRY_WORDS, {"type": "array", "items": _RETRY_WORDS, "minItems": 1}]
-}
+_RETRY_REASONS: Schema = {"anyOf": [_RETRY_WORDS, {"type": "array", "items": _RETRY_WORDS, "minItems": 1}]}
 
 
 def _object(properties: Mapping[str, Schema]) -> Schema:
@@ -79,10 +71,7 @@ _ADDRESS: Schema = {
     ]
 }
 _LISTEN: Schema = {
-    "anyOf": [
-        *_ADDRESS["anyOf"],
-        {"type": "array", "items": _ADDRESS, "maxItems": listen.ADDRESSES_MAX},
-    ]
+    "anyOf": [*_ADDRESS["anyOf"], {"type": "array", "items": _ADDRESS, "maxItems": listen.ADDRESSES_MAX}]
 }
 _PLACEMENT = _object(
     {
@@ -91,12 +80,7 @@ _PLACEMENT = _object(
         "replicas": {"type": "integer", "minimum": 0, "maximum": settings.REPLICAS_MAX},
     }
 )
-_PRICES = _object(
-    {
-        key: {"type": "number", "minimum": 0, "maximum": models.PRICE_MAX}
-        for key in models.PRICE_KEYS
-    }
-)
+_PRICES = _object({key: {"type": "number", "minimum": 0, "maximum": models.PRICE_MAX} for key in models.PRICE_KEYS})
 _FORMAT = _object({"description": TEXT, "schema": {"type": "object"}})
 
 
@@ -164,9 +148,7 @@ def _check(ways: Mapping[str, Schema], keys: Mapping[str, Field]) -> Schema:
 
 
 def _checks(_found: Schema) -> Schema:
-    check = _check(
-        {"exec": ARGV, "http": TEXT, "tcp": TEXT, "mcp": {"const": True}}, probe_spec.CHECK_KEYS
-    )
+    check = _check({"exec": ARGV, "http": TEXT, "tcp": TEXT, "mcp": {"const": True}}, probe_spec.CHECK_KEYS)
     return {"anyOf": [check, {"type": "array", "items": check, "maxItems": probe_spec.CHECKS_MAX}]}
 
 
@@ -191,17 +173,13 @@ _SCHEMAS: Mapping[Rule, Callable[[Schema], Schema]] = {
     values.file_path: _always({"type": "string", "minLength": 1}),
     values.argument: _always(TEXT),
     values.argv: _always(ARGV),
-    values.module_and_name: _always(
-        {"type": "string", "pattern": r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$"}
-    ),
+    values.module_and_name: _always({"type": "string", "pattern": r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$"}),
     values.variables: _always(STRINGS),
     values.web_url: _always({"type": "string", "pattern": "^https?://"}),
     values.push_address: _always({"type": "string", "pattern": "^https?://"}),
     values.http_headers: _always(STRINGS),
     values.signing_key: _always(TEXT),
-    values.rules_of_actions: _always(
-        {"type": "object", "additionalProperties": {"enum": list(values.PERMISSIONS)}}
-    ),
+    values.rules_of_actions: _always({"type": "object", "additionalProperties": {"enum": list(values.PERMISSIONS)}}),
     values.json_schema: _always({"type": "object"}),
     values.free_table: _always({"type": "object"}),
     values.signal_name: _always({"enum": list(values.SIGNALS)}),

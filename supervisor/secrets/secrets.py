@@ -37,9 +37,7 @@ TELLING = re.compile(
 IN_ADDRESS = re.compile(r"(?P<before>://)[^/?#@\s]*(?=@)|(?P<name>[?&][^=&#\s]{1,128}=)[^&#\s]+")
 """Parts of an address that may be a secret: userinfo, and the members of its query."""
 
-TELLING_IN_ADDRESS = re.compile(
-    f"{TELLING.pattern}|^.(key|auth|sig|signature|code|pwd|pass)=$", re.I
-)
+TELLING_IN_ADDRESS = re.compile(f"{TELLING.pattern}|^.(key|auth|sig|signature|code|pwd|pass)=$", re.I)
 
 HIDDEN = frozenset({"env", "environment", "headers", "http_headers"})
 """Keys that hide all values below them, whatever their shape: also in the error about that shape."""
@@ -179,9 +177,7 @@ class Secrets:
         places += [] if self.folder is None else ["the service manager's credentials"]
         places += [] if self.store is None else ['those of "corral secret set"']
         if not places:
-            return (
-                "[daemon] secrets_file is not set, and the service manager has given no credentials"
-            )
+            return "[daemon] secrets_file is not set, and the service manager has given no credentials"
         return f"looked in {' and '.join(places)}"
 
 
@@ -195,9 +191,7 @@ class _Place:
 
     def error(self, why: str, **data: object) -> SpawnFailed:
         facts = {"agent": self.owner, self.what: self.name, **data}
-        return SpawnFailed(
-            f'cannot expand {self.what} "{self.name}" of "{self.owner}": {why}', **facts
-        )
+        return SpawnFailed(f'cannot expand {self.what} "{self.name}" of "{self.owner}": {why}', **facts)
 
 
 def read_text(path: str, *, is_private: bool = False, encoding: str = "utf-8") -> str:
@@ -216,9 +210,7 @@ def read_text(path: str, *, is_private: bool = False, encoding: str = "utf-8") -
         if is_private and found.st_uid not in (0, os.geteuid()):
             raise ValueError(f"it belongs to uid {found.st_uid}: chown it to the daemon's user")
         if is_private and found.st_mode & 0o077:
-            raise ValueError(
-                f"others may use it, mode {stat.S_IMODE(found.st_mode):04o}: chmod 600"
-            )
+            raise ValueError(f"others may use it, mode {stat.S_IMODE(found.st_mode):04o}: chmod 600")
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise ValueError(f"it has more than {MAX_BYTES} bytes")
@@ -296,9 +288,7 @@ def masked(value: object, key: str = "", depth: int = MAX_DEPTH) -> object:
         return MASK
     if (table := codec.as_object(value)) is not None:
         hidden = _hides(key) or _differs(key)
-        return {
-            name: MASK if hidden else masked(each, name, depth - 1) for name, each in table.items()
-        }
+        return {name: MASK if hidden else masked(each, name, depth - 1) for name, each in table.items()}
     if (items := codec.as_array(value)) is not None:
         return [masked(each, key, depth - 1) for each in items]
     if value is not None and (_hides(key) or _differs(key)):

@@ -126,9 +126,7 @@ class SecretStore:
             before = KeptSecret(value="")  # a damaged one is mended by this
             if agents is None:
                 words = "its file is damaged: give the agents, too"
-                raise InvalidParams(
-                    f'cannot rotate secret "{name}": {words}', key="agents"
-                ) from None
+                raise InvalidParams(f'cannot rotate secret "{name}": {words}', key="agents") from None
         if before is None:
             words = f'cannot find secret "{name}"; "corral secret set {name}" keeps one'
             raise NotFound(words, name=name)

@@ -55,9 +55,7 @@ class Exposures:
             Overloaded: the store takes nothing now; nothing is changed.
         """
         others = {name: each for name, each in self._by_name.items() if name != entry.name}
-        is_none = exposure.address == entry.http and (
-            exposure.address is None or exposure.auth == entry.http_auth
-        )
+        is_none = exposure.address == entry.http and (exposure.address is None or exposure.auth == entry.http_auth)
         await self._write(others if is_none else {**others, entry.name: exposure})
 
     async def forget(self, names: Collection[str]) -> None:

@@ -56,9 +56,7 @@ def document(name: str, *, with_token: bool) -> Document:
     run: Document = {
         "summary": "Runs a task and answers when it has ended.",
         "operationId": "run",
-        "parameters": [
-            {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string"}},
-        ],
+        "parameters": [{"name": "Idempotency-Key", "in": "header", "schema": {"type": "string"}}],
         "requestBody": {"content": {"application/json": {"schema": _BODY}}},
         "responses": {"200": _answer("the task has succeeded", _RESULT), "default": failed},
     }
@@ -77,11 +75,7 @@ def document(name: str, *, with_token: bool) -> Document:
     found: Document = {
         "openapi": "3.1.0",
         "info": {"title": name, "version": "1"},
-        "paths": {
-            "/run": {"post": run},
-            "/health": {"get": health},
-            "/status": {"get": status},
-        },
+        "paths": {"/run": {"post": run}, "/health": {"get": health}, "/status": {"get": status}},
     }
     if with_token:
         found["security"] = [{"token": []}]

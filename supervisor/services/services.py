@@ -85,13 +85,7 @@ class AgentServices:
         token_file: the path of the file with the token of the daemon's user; made by then.
     """
 
-    def __init__(
-        self,
-        agents: Agents,
-        shared: Shared,
-        prepare: Callable[[], Listen],
-        token_file: str,
-    ) -> None:
+    def __init__(self, agents: Agents, shared: Shared, prepare: Callable[[], Listen], token_file: str) -> None:
         self._agents = agents
         self._bus = shared.bus
         self._exposures = Exposures(shared.store)
@@ -208,9 +202,7 @@ class AgentServices:
         service.timer = self._loop.call_at(service.due_at, self._wake.set)
         if is_new:
             address = service.address
-            self._bus.publish(
-                "agent.http_failed", agent=service.name, address=address, reason=error.message
-            )
+            self._bus.publish("agent.http_failed", agent=service.name, address=address, reason=error.message)
             logger.warning("%s", error.message)
 
     async def _leave(self, service: _Service) -> None:
@@ -285,9 +277,7 @@ class AgentServices:
         (host, port), (other, _) = place_of(address), place_of(service.address)
         listener = service.listener
         is_port = listener is not None and listener.url.endswith(f":{port}")
-        return address == service.address or (
-            is_port and (host == other or bool({host, other} & ANY))
-        )
+        return address == service.address or (is_port and (host == other or bool({host, other} & ANY)))
 
     async def _move(self, entry: Spec | Group, address: str, wanted: Exposure) -> None:
         """Opens the new address before the old one is left, so that a refusal changes nothing."""

@@ -15,15 +15,7 @@ SINCE_BYTES = 1024 * 1024
 class HeldSession:
     """Represents a session that is in memory, with or without its content."""
 
-    __slots__ = (
-        "accessed_at",
-        "created_at",
-        "expires_at",
-        "is_stored",
-        "rows",
-        "since_bytes",
-        "state",
-    )
+    __slots__ = ("accessed_at", "created_at", "expires_at", "is_stored", "rows", "since_bytes", "state")
 
     def __init__(
         self,

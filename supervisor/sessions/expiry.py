@@ -22,9 +22,7 @@ class Expiry:
         clock: monotonic seconds.
     """
 
-    def __init__(
-        self, store: Store, memory: Memory, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, store: Store, memory: Memory, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
         self._memory = memory
         self._clock = clock
@@ -42,9 +40,7 @@ class Expiry:
         """Returns the seconds until the next run of any pool."""
         now = self._clock()
         ages = {pool: now - at for pool, at in self._done_at.items()}
-        return max(
-            0.0, min(each - ages.get(pool, each) for pool, each in self._intervals().items())
-        )
+        return max(0.0, min(each - ages.get(pool, each) for pool, each in self._intervals().items()))
 
     async def expire_due(self, now: float, *, every: bool = False) -> None:
         """Removes what has expired in each pool whose interval is over, or in every one, and of agents without a pool.
@@ -82,9 +78,7 @@ class Expiry:
         """
         return await self._expire(now, lambda agent: only in (None, agent), is_all=only is None)
 
-    async def _expire(
-        self, now: float, is_chosen: Callable[[str], bool], *, is_all: bool
-    ) -> dict[str, int]:
+    async def _expire(self, now: float, is_chosen: Callable[[str], bool], *, is_all: bool) -> dict[str, int]:
         memory = self._memory
         rows = await self._store.read("SELECT agent FROM memory_usage LIMIT ?", (ALL_MAX,))
         agents = sorted(name for name in {str(each) for (each,) in rows} if is_chosen(name))

@@ -28,9 +28,7 @@ FOUND_BYTES = 8 * 1024 * 1024
 class Carrier(Protocol):
     """Holds the values of the agents that a cluster places."""
 
-    async def value(
-        self, agent: str, session: str, key: str, text: bytes | None, ttl_s: float | None
-    ) -> None:
+    async def value(self, agent: str, session: str, key: str, text: bytes | None, ttl_s: float | None) -> None:
         """Stores a value for the node that runs the agent next, None for its end; does nothing for an agent of this daemon alone."""
         ...
 
@@ -71,14 +69,7 @@ class KeyValues:
         self._carrier = carrier
 
     async def put(
-        self,
-        agent: str,
-        session: str,
-        key: str,
-        value: object,
-        *,
-        ttl_s: float | None,
-        is_taken: bool = False,
+        self, agent: str, session: str, key: str, value: object, *, ttl_s: float | None, is_taken: bool = False
     ) -> None:
         """Stores a value under a key, for `ttl_s` seconds or for good; it is durable when this returns.
 
@@ -130,9 +121,7 @@ class KeyValues:
         """Removes a key of this node alone; returns the number of removed keys, 0 or 1."""
         return (await self._store.write(_Delete(agent, session, key)))[0]
 
-    async def search(
-        self, agent: str, session: str | None, query: str, limit: int
-    ) -> list[dict[str, object]]:
+    async def search(self, agent: str, session: str | None, query: str, limit: int) -> list[dict[str, object]]:
         """Finds keys with the text in key or value, the newest first; a damaged value is marked `corrupted`."""
         escaped = query.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
         like = f"%{escaped}%"
@@ -226,8 +215,7 @@ class _Put(_Change):
             ResourceLimitExceeded: the agent has as many keys or bytes as it may, or its pool is full.
         """
         found = connection.execute(
-            "SELECT LENGTH(CAST(key AS BLOB)) + LENGTH(value) FROM memory"
-            " WHERE agent = ? AND session = ? AND key = ?",
+            "SELECT LENGTH(CAST(key AS BLOB)) + LENGTH(value) FROM memory WHERE agent = ? AND session = ? AND key = ?",
             self._where,
         ).fetchone()
         size = len(self._where[2].encode()) + len(self._blob)
@@ -249,9 +237,7 @@ class _Put(_Change):
             self._claim.settle(connection, written, more_bytes, self._at, has_history=False)
         return 1
 
-    def _exceeded(
-        self, connection: sqlite3.Connection, more_keys: int, more_bytes: int
-    ) -> tuple[str, int] | None:
+    def _exceeded(self, connection: sqlite3.Connection, more_keys: int, more_bytes: int) -> tuple[str, int] | None:
         """Returns the limit that would be exceeded, and its value; a smaller value than before exceeds none."""
         keys, size, _ = usage_of(connection, self._agent)
         if more_keys > 0 and keys + more_keys > self._rules.max_keys:

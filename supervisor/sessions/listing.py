@@ -43,9 +43,7 @@ class Listing:
         self._store = store
         self._memory = memory
 
-    async def sessions(
-        self, agent: str | None, limit: int, knows: Knows | None = None
-    ) -> list[dict[str, object]]:
+    async def sessions(self, agent: str | None, limit: int, knows: Knows | None = None) -> list[dict[str, object]]:
         """Lists sessions of an agent, or of all that pass `knows`, the most recently used first."""
         chosen = await self._chosen("session", agent, knows)
         rows = await self._store.read(
@@ -113,9 +111,7 @@ class Listing:
                 )
         return {"pool": self._memory.cache_state(), "agents": agents}
 
-    async def pools(
-        self, running: Iterable[str], knows: Knows | None = None
-    ) -> list[dict[str, object]]:
+    async def pools(self, running: Iterable[str], knows: Knows | None = None) -> list[dict[str, object]]:
         """Returns the memory pools with their sums, and the names of their agents that pass `knows`.
 
         Args:
@@ -133,8 +129,7 @@ class Listing:
                 "max_bytes": pool.max_bytes,
                 "overflow": pool.overflow,
                 "retention_s": pool.retention or None,
-                "cleanup_interval_s": pool.cleanup_interval
-                or membership.config.defaults.memory.cleanup_interval,
+                "cleanup_interval_s": pool.cleanup_interval or membership.config.defaults.memory.cleanup_interval,
             }
             sums[name], agents[name] = [0, 0, 0, 0], set()
         for agent in running:

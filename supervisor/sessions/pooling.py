@@ -82,13 +82,7 @@ class Claim:
         bounds: of all pools.
     """
 
-    def __init__(
-        self,
-        pool: DeclaredPool,
-        membership: Membership,
-        spared: Collection[Name],
-        bounds: Bounds,
-    ) -> None:
+    def __init__(self, pool: DeclaredPool, membership: Membership, spared: Collection[Name], bounds: Bounds) -> None:
         self.pool = pool
         self.evicted: list[Entry] = []
         """The sessions and keys that gave way to the write, the oldest first."""
@@ -101,13 +95,7 @@ class Claim:
         self._bounds = bounds
 
     def settle(
-        self,
-        connection: sqlite3.Connection,
-        written: Entry,
-        more_bytes: int,
-        now: float,
-        *,
-        has_history: bool,
+        self, connection: sqlite3.Connection, written: Entry, more_bytes: int, now: float, *, has_history: bool
     ) -> int:
         """Makes room after a write that has made its entry larger; runs on the writer's thread.
 
@@ -152,26 +140,19 @@ class Claim:
         self._bounds.counted(self._membership, self.pool, used_bytes)
         return used_bytes, [agent for agent, _ in found]
 
-    def _expire(
-        self, connection: sqlite3.Connection, written: Entry, members: str, now: float
-    ) -> None:
+    def _expire(self, connection: sqlite3.Connection, written: Entry, members: str, now: float) -> None:
         condition = f"{OF_AGENTS} AND expires_at <= ?"
         self.expired_keys = remove_keys(connection, condition, (members, now))
         over = connection.execute(
-            f"SELECT agent, session, NULL, size_bytes FROM session WHERE {condition}",
-            (members, now),
+            f"SELECT agent, session, NULL, size_bytes FROM session WHERE {condition}", (members, now)
         ).fetchall()
-        for entry in (
-            Entry(agent, session, key, number_of(size)) for agent, session, key, size in over
-        ):
+        for entry in (Entry(agent, session, key, number_of(size)) for agent, session, key, size in over):
             name = (entry.agent, entry.session)
             if name not in self._spared and entry.name != written.name:
                 remove_session(connection, *name)
                 self.expired.append(entry)
 
-    def _evict(
-        self, connection: sqlite3.Connection, written: Entry, used_bytes: int, members: str
-    ) -> None:
+    def _evict(self, connection: sqlite3.Connection, written: Entry, used_bytes: int, members: str) -> None:
         spared = {(agent, session, None) for agent, session in self._spared} | {written.name}
         oldest = connection.execute(
             f"SELECT agent, session, NULL, size_bytes, accessed_at FROM session WHERE {OF_AGENTS}"
@@ -179,9 +160,7 @@ class Claim:
             f" FROM memory WHERE {OF_AGENTS} ORDER BY 5",
             (members, members),
         )
-        entries = (
-            Entry(agent, session, key, number_of(size)) for agent, session, key, size, _ in oldest
-        )
+        entries = (Entry(agent, session, key, number_of(size)) for agent, session, key, size, _ in oldest)
         chosen = victims(self.pool, used_bytes, entries, spared)
         oldest.close()
         if chosen is None:
@@ -205,6 +184,4 @@ class Claim:
         facts: dict[str, object] = {"agent": agent, "session": session, "pool": pool.name}
         if key is not None:
             facts["key"] = key
-        return ResourceLimitExceeded(
-            text, limit="max_bytes", value=pool.max_bytes, used_bytes=used_bytes, **facts
-        )
+        return ResourceLimitExceeded(text, limit="max_bytes", value=pool.max_bytes, used_bytes=used_bytes, **facts)

@@ -34,16 +34,12 @@ def usage_of(connection: sqlite3.Connection, agent: str) -> Usage:
     return found[0][1] if found else Usage(0, 0, 0)
 
 
-def usages(
-    connection: sqlite3.Connection, is_chosen: Callable[[str], bool]
-) -> list[tuple[str, Usage]]:
+def usages(connection: sqlite3.Connection, is_chosen: Callable[[str], bool]) -> list[tuple[str, Usage]]:
     """Returns the counts of the agents that are chosen, by name."""
     return [each for each in _usages(connection, "TRUE", ()) if is_chosen(each[0])]
 
 
-def _usages(
-    connection: sqlite3.Connection, condition: str, values: tuple[object, ...]
-) -> list[tuple[str, Usage]]:
+def _usages(connection: sqlite3.Connection, condition: str, values: tuple[object, ...]) -> list[tuple[str, Usage]]:
     rows = connection.execute(
         f"SELECT agent, keys, size_bytes, session_bytes FROM memory_usage WHERE {condition}", values
     ).fetchall()
@@ -64,14 +60,11 @@ def count_keys(connection: sqlite3.Connection, agent: str, keys: int, size_bytes
     )
 
 
-def remove_keys(
-    connection: sqlite3.Connection, condition: str, values: Iterable[object]
-) -> dict[str, int]:
+def remove_keys(connection: sqlite3.Connection, condition: str, values: Iterable[object]) -> dict[str, int]:
     """Deletes keys; returns how many, by agent. `condition` is text of this package."""
     gone: dict[str, list[int]] = {}
     rows = connection.execute(
-        f"DELETE FROM memory WHERE {condition}"
-        " RETURNING agent, LENGTH(CAST(key AS BLOB)) + LENGTH(value)",
+        f"DELETE FROM memory WHERE {condition} RETURNING agent, LENGTH(CAST(key AS BLOB)) + LENGTH(value)",
         tuple(values),
     )
     for agent, size in rows:
@@ -100,13 +93,11 @@ def names(agents: Iterable[str]) -> str:
 def _counted(connection: sqlite3.Connection, agent: str) -> Usage:
     """Counts an agent's sessions, keys and bytes anew, and stores the counts."""
     keys, key_bytes = connection.execute(
-        "SELECT COUNT(*), COALESCE(SUM(LENGTH(CAST(key AS BLOB)) + LENGTH(value)), 0) FROM memory"
-        " WHERE agent = ?",
+        "SELECT COUNT(*), COALESCE(SUM(LENGTH(CAST(key AS BLOB)) + LENGTH(value)), 0) FROM memory WHERE agent = ?",
         (agent,),
     ).fetchone()
     sessions, session_bytes = connection.execute(
-        "SELECT COUNT(*), CAST(COALESCE(SUM(MAX(size_bytes, 0)), 0) AS INTEGER) FROM session WHERE agent = ?",
-        (agent,),
+        "SELECT COUNT(*), CAST(COALESCE(SUM(MAX(size_bytes, 0)), 0) AS INTEGER) FROM session WHERE agent = ?", (agent,)
     ).fetchone()
     connection.execute(
         "UPDATE memory_usage SET keys = ?, size_bytes = ?, sessions = ?, session_bytes = ? WHERE agent = ?",

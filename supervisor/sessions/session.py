@@ -102,9 +102,7 @@ class SessionState:
         if self.content is None:
             return 0
         values = sum(map(len, self._value_sizes.values()))
-        return (
-            BASE_BYTES + self.size_bytes + OBJECT_BYTES * len(self._sizes) + (VALUE_BYTES * values)
-        )
+        return BASE_BYTES + self.size_bytes + OBJECT_BYTES * len(self._sizes) + (VALUE_BYTES * values)
 
     def apply(self, turn: Turn) -> None:
         """Applies a turn."""
@@ -161,15 +159,12 @@ class SessionState:
         messages = self.content.messages
         chosen = messages if last is None else messages[max(0, len(messages) - last) :]
         values: dict[str, object] = {
-            part: {key: Raw(value) for key, value in self.content.values[part].items()}
-            for part in PARTS
+            part: {key: Raw(value) for key, value in self.content.values[part].items()} for part in PARTS
         }
         history = Raw(b"".join((b"[", b",".join(chosen), b"]")))
         return {"turns": self.turns, "history": history, **values}
 
-    def plan(
-        self, answer: MemoryDelta, *, limit_bytes: int, trims: bool, named: Mapping[str, object]
-    ) -> Turn:
+    def plan(self, answer: MemoryDelta, *, limit_bytes: int, trims: bool, named: Mapping[str, object]) -> Turn:
         """Plans the turn that a worker's answer makes.
 
         Args:
@@ -283,9 +278,7 @@ def _changes(answer: MemoryDelta) -> tuple[dict[Part, dict[str, Raw]], dict[Part
         if changes.set
     }
     gone: dict[Part, list[str]] = {
-        part: sorted(set(changes.delete) - changes.set.keys())
-        for part, changes in parts.items()
-        if changes.delete
+        part: sorted(set(changes.delete) - changes.set.keys()) for part, changes in parts.items() if changes.delete
     }
     return sets, gone
 

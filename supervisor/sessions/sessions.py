@@ -17,13 +17,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import UNSET
 
-from ...worker.contract.errors import (
-    Conflict,
-    Corrupted,
-    NotFound,
-    ResourceLimitExceeded,
-    WorkerFailed,
-)
+from ...worker.contract.errors import Conflict, Corrupted, NotFound, ResourceLimitExceeded, WorkerFailed
 from ...worker.contract.misfit import misfit_of
 from ...worker.contract.records import Task
 from ...worker.contract.worker_messages import MemoryDelta
@@ -36,19 +30,7 @@ from .cache import ContentCache, HeldSession
 from .key_value import KeyValues
 from .pooling import Bounds, Claim, Membership, Name
 from .session import SessionState, encoded, read
-from .table import (
-    SELECT,
-    AppendTurn,
-    Compact,
-    Remove,
-    Replace,
-    SessionRow,
-    accessed,
-    ending,
-    named,
-    record_of,
-    stored,
-)
+from .table import SELECT, AppendTurn, Compact, Remove, Replace, SessionRow, accessed, ending, named, record_of, stored
 
 INLINE_BYTES = 64 * 1024
 """Bytes of a session that is decoded on the loop; a longer one in a thread, as it takes milliseconds."""
@@ -133,12 +115,7 @@ class Memory:
     def publish_expired(self, sessions: Mapping[str, int], keys: Mapping[str, int]) -> None:
         """Publishes how many sessions and keys have expired, by agent."""
         for agent in sorted({*sessions, *keys}):
-            self._bus.publish(
-                "memory.expired",
-                agent=agent,
-                sessions=sessions.get(agent, 0),
-                keys=keys.get(agent, 0),
-            )
+            self._bus.publish("memory.expired", agent=agent, sessions=sessions.get(agent, 0), keys=keys.get(agent, 0))
 
     # -- for the tasks
 
@@ -195,17 +172,11 @@ class Memory:
         name = (task.agent, task.session)
         session = self._in_use.get(name)
         if session is None:
-            raise Conflict(
-                f'cannot keep session "{name[1]}" of agent "{name[0]}": no task was given it',
-                **named(name),
-            )
+            raise Conflict(f'cannot keep session "{name[1]}" of agent "{name[0]}": no task was given it', **named(name))
         rules = self._rules(name[0])
         delta = _delta(task, answer)
         turn = session.state.plan(
-            delta,
-            limit_bytes=rules.max_session_bytes,
-            trims=rules.overflow == "trim",
-            named=named(name),
+            delta, limit_bytes=rules.max_session_bytes, trims=rules.overflow == "trim", named=named(name)
         )
         step = AppendTurn(
             name,
@@ -278,9 +249,7 @@ class Memory:
             found = await self._load(name)
         return None if found is None else encoded(found.state.whole())
 
-    async def unpack(
-        self, agent: str, session: str, record: bytes, ends_at: float | None = None
-    ) -> None:
+    async def unpack(self, agent: str, session: str, record: bytes, ends_at: float | None = None) -> None:
         """Replaces a whole session by a record of `packed`, with its end; it is durable when this returns."""
         name = (agent, session)
         await self._store.write(Replace(name, record, self._rules(agent).compression, ends_at))
@@ -302,9 +271,7 @@ class Memory:
         """Returns a session without a turn, as `packed` does."""
         return encoded(SessionState().whole())
 
-    async def take_value(
-        self, agent: str, session: str, key: str, value: object, ends_at: float | None
-    ) -> None:
+    async def take_value(self, agent: str, session: str, key: str, value: object, ends_at: float | None) -> None:
         """Keeps a value by key of another node until a time, None for good; a value of None is its end."""
         if value is None:
             await self.key_values.drop(agent, session, key)
@@ -331,13 +298,10 @@ class Memory:
         if rules.session_overflow == "evict":
             return
         rows = await self._store.read("SELECT COUNT(*) FROM session WHERE agent = ?", (name[0],))
-        coming = sum(
-            not each.is_stored for (agent, _), each in self._in_use.items() if agent == name[0]
-        )
+        coming = sum(not each.is_stored for (agent, _), each in self._in_use.items() if agent == name[0])
         if number_of(rows[0][0]) + coming >= rules.max_sessions:
             raise ResourceLimitExceeded(
-                f'cannot begin session "{name[1]}" of agent "{name[0]}":'
-                f" it has {rules.max_sessions} sessions",
+                f'cannot begin session "{name[1]}" of agent "{name[0]}": it has {rules.max_sessions} sessions',
                 limit="max_sessions",
                 value=rules.max_sessions,
                 **named(name),
@@ -361,12 +325,7 @@ class Memory:
                 state = read(whole, record_of(name))
         except Corrupted as error:
             error.data.update(named(name))
-            self._bus.publish(
-                "memory.corrupted",
-                agent=name[0],
-                session=name[1],
-                reason=str(error.data.get("reason")),
-            )
+            self._bus.publish("memory.corrupted", agent=name[0], session=name[1], reason=str(error.data.get("reason")))
             raise
         return HeldSession(
             state,
@@ -428,9 +387,7 @@ class Memory:
             text = f'cannot find session "{session}" of agent "{agent}"'
             raise NotFound(text, **named((agent, session)))
         sessions = max(len(step.removed), carried)
-        self._bus.publish(
-            "memory.cleared", agent=agent, session=session, sessions=sessions, keys=keys.removed
-        )
+        self._bus.publish("memory.cleared", agent=agent, session=session, sessions=sessions, keys=keys.removed)
         return {"sessions": sessions, "keys": keys.removed}
 
     async def expire_session(self, agent: str, session: str, ttl_s: float | None) -> str:
@@ -451,8 +408,7 @@ class Memory:
             if held is not None:
                 held.expires_at = expires_at
         ((accessed_at,),) = await self._store.read(
-            "SELECT COALESCE(MAX(accessed_at), ?) FROM session WHERE agent = ? AND session = ?",
-            (now, *name),
+            "SELECT COALESCE(MAX(accessed_at), ?) FROM session WHERE agent = ? AND session = ?", (now, *name)
         )
         return rfc3339(self.ends_at(agent, moment_of(accessed_at), expires_at))
 

@@ -34,13 +34,7 @@ class SessionRow:
     """Represents the first row of `SELECT`."""
 
     def __init__(
-        self,
-        _: object,
-        value: object,
-        turns: object,
-        messages: object,
-        created_at: object,
-        expires_at: object,
+        self, _: object, value: object, turns: object, messages: object, created_at: object, expires_at: object
     ) -> None:
         self.value = None if value is None else _blob(value)
         self.turns = number_of(turns)
@@ -134,15 +128,7 @@ class AppendTurn:
             found = connection.execute(
                 "INSERT INTO session (agent, session, created_at, accessed_at, turns, messages, size_bytes)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING id",
-                (
-                    agent,
-                    session,
-                    self._created_at,
-                    self.at,
-                    turns,
-                    messages,
-                    content_bytes,
-                ),
+                (agent, session, self._created_at, self.at, turns, messages, content_bytes),
             ).fetchone()
             self._make_room(connection)
         blob = self._blob
@@ -153,22 +139,13 @@ class AppendTurn:
             )
             if excess_bytes:
                 blob = self._trim(connection, self.claim, state, written, excess_bytes)
-        connection.execute(
-            "INSERT INTO session_turn (session_id, value) VALUES (?, ?)", (found[0], blob)
-        )
+        connection.execute("INSERT INTO session_turn (session_id, value) VALUES (?, ?)", (found[0], blob))
         if self.expires_at is not UNSET:
-            connection.execute(
-                "UPDATE session SET expires_at = ? WHERE id = ?", (self.expires_at, found[0])
-            )
+            connection.execute("UPDATE session SET expires_at = ? WHERE id = ?", (self.expires_at, found[0]))
         return 1
 
     def _trim(
-        self,
-        connection: sqlite3.Connection,
-        claim: Claim,
-        state: SessionState,
-        written: Entry,
-        excess_bytes: int,
+        self, connection: sqlite3.Connection, claim: Claim, state: SessionState, written: Entry, excess_bytes: int
     ) -> bytes:
         """Drops the oldest messages until the pool fits; returns the record of the turn.
 
@@ -191,9 +168,7 @@ class AppendTurn:
         Raises:
             Corrupted: the session is in the store.
         """
-        found = connection.execute(
-            "SELECT turns FROM session WHERE agent = ? AND session = ?", self._name
-        ).fetchone()
+        found = connection.execute("SELECT turns FROM session WHERE agent = ? AND session = ?", self._name).fetchone()
         if found is not None:
             record = record_of(self._name)
             text = f"cannot write {record}: it has {found[0]!r} turns, not {self._planned.turn - 1}"
@@ -203,17 +178,14 @@ class AppendTurn:
         agent = self._name[0]
         if self._max_sessions is None:
             return
-        (count,) = connection.execute(
-            "SELECT COUNT(*) FROM session WHERE agent = ?", (agent,)
-        ).fetchone()
+        (count,) = connection.execute("SELECT COUNT(*) FROM session WHERE agent = ?", (agent,)).fetchone()
         excess = count - self._max_sessions
         if excess <= 0:
             return
         spared = self._spared | {self._name[1]}
         # Those that are spared are at most so many, so that there are enough others among these.
         oldest = connection.execute(
-            "SELECT session FROM session WHERE agent = ? ORDER BY accessed_at LIMIT ?",
-            (agent, excess + len(spared)),
+            "SELECT session FROM session WHERE agent = ? ORDER BY accessed_at LIMIT ?", (agent, excess + len(spared))
         )
         self.evicted = tuple([each for (each,) in oldest if each not in spared][:excess])
         for each in self.evicted:
@@ -245,8 +217,7 @@ class Compact:
             return 0
         blob = seal(encoded(state.whole()), compress=self._compress)
         (number,) = connection.execute(
-            "UPDATE session SET value = ? WHERE agent = ? AND session = ? RETURNING id",
-            (blob, *self._name),
+            "UPDATE session SET value = ? WHERE agent = ? AND session = ? RETURNING id", (blob, *self._name)
         ).fetchone()
         connection.execute("DELETE FROM session_turn WHERE session_id = ?", (number,))
         return 1
@@ -257,9 +228,7 @@ class Replace:
 
     count = 1
 
-    def __init__(
-        self, name: Name, record: bytes, compress: bool, ends_at: float | None = None
-    ) -> None:
+    def __init__(self, name: Name, record: bytes, compress: bool, ends_at: float | None = None) -> None:
         self.size_bytes = len(record)
         self._ends_at = ends_at
         self._name = name
@@ -349,10 +318,7 @@ class Expire:
 
 def accessed(name: Name, at: float) -> Statement:
     """Returns the statement that updates the last access of a session."""
-    return (
-        "UPDATE session SET accessed_at = MAX(accessed_at, ?) WHERE agent = ? AND session = ?",
-        (at, *name),
-    )
+    return ("UPDATE session SET accessed_at = MAX(accessed_at, ?) WHERE agent = ? AND session = ?", (at, *name))
 
 
 def ending(name: Name, expires_at: float | None, now: float) -> Statement:

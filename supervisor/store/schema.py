@@ -313,9 +313,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> int:
             f'cannot open the store "{path}": version {version} is newer than {len(MIGRATIONS)}, which this corrald'
             " knows: run the newer one, or restore the copy from before the upgrade"
         )
-        raise Conflict(
-            text, file=file, reason="newer-version", version=version, known=len(MIGRATIONS)
-        )
+        raise Conflict(text, file=file, reason="newer-version", version=version, known=len(MIGRATIONS))
     if path.stat().st_size <= CHECK_LIMIT_BYTES:
         verdict = connection.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != ("ok",):
@@ -338,8 +336,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> int:
     if not is_shown:
         views.create(connection)
     connection.execute(
-        "INSERT INTO meta (key, value) VALUES ('generation', 1)"
-        " ON CONFLICT (key) DO UPDATE SET value = value + 1"
+        "INSERT INTO meta (key, value) VALUES ('generation', 1) ON CONFLICT (key) DO UPDATE SET value = value + 1"
     )
     generation = _integer(connection, "SELECT value FROM meta WHERE key = 'generation'")
     connection.execute("COMMIT")

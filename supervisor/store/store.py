@@ -106,9 +106,7 @@ def insert(connection: sqlite3.Connection, into: str, rows: Sequence[Row]) -> No
     for size in ROWS_AT_ONCE:
         while len(rows) - done >= size:
             chunk = rows[done : done + size]
-            connection.execute(
-                _insertion(into, size, len(chunk[0])), [cell for row in chunk for cell in row]
-            )
+            connection.execute(_insertion(into, size, len(chunk[0])), [cell for row in chunk for cell in row])
             done += size
 
 
@@ -271,9 +269,7 @@ class Store:
             with self._lock:
                 self.lost_posts += 1
                 if isinstance(error, Overloaded):
-                    self._refusals = self._refusals.refused(
-                        self._clock(), str(error.data.get("reason"))
-                    )
+                    self._refusals = self._refusals.refused(self._clock(), str(error.data.get("reason")))
             return False
         return True
 
@@ -313,16 +309,10 @@ class Store:
         await asyncio.shield(self._closed)
 
     def _enqueue(
-        self,
-        statements: tuple[Statement, ...],
-        answer: asyncio.Future[list[int]] | None,
-        wait_s: float,
+        self, statements: tuple[Statement, ...], answer: asyncio.Future[list[int]] | None, wait_s: float
     ) -> None:
         now_s = self._clock()
-        size_bytes = sum(
-            _size_bytes(each[1]) if isinstance(each, tuple) else each.size_bytes
-            for each in statements
-        )
+        size_bytes = sum(_size_bytes(each[1]) if isinstance(each, tuple) else each.size_bytes for each in statements)
         with self._lock:
             if self._closed is not None:
                 raise ShuttingDown("cannot write to the store: it is closing", file=str(self.path))
@@ -515,9 +505,7 @@ class Store:
                 answer.set_exception(typed_error(self.path, group.error))
 
 
-def _on_loop(
-    loop: asyncio.AbstractEventLoop, call: Callable[..., None], *arguments: object
-) -> None:
+def _on_loop(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *arguments: object) -> None:
     try:
         loop.call_soon_threadsafe(call, *arguments)
     except RuntimeError:  # the loop is closed: no caller waits any more

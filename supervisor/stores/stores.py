@@ -118,10 +118,7 @@ class Stores:
         """Probes the stores that are used, and returns all that are declared, by name."""
         await self._probe(self.used_by())
         used = self.used_by()
-        return [
-            self._facts(store, used.get(name, ()))
-            for name, store in sorted(self._declared().items())
-        ]
+        return [self._facts(store, used.get(name, ())) for name, store in sorted(self._declared().items())]
 
     def _facts(self, store: DeclaredStore, used_by: tuple[str, ...]) -> StoreFacts:
         found = self._found.get(store.name)
@@ -131,12 +128,7 @@ class Stores:
             is_known = found is not None and found.store == store
             state, reason = found[1:] if found and is_known else ("unknown", "not probed yet")
         return StoreFacts(
-            name=store.name,
-            kind=store.kind,
-            url=store.shown,
-            state=state,
-            reason=reason,
-            used_by=used_by,
+            name=store.name, kind=store.kind, url=store.shown, state=state, reason=reason, used_by=used_by
         )
 
     async def _probe(self, names: Iterable[str]) -> None:

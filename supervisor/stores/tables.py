@@ -13,9 +13,7 @@ from .declared import KINDS, STORE_KEYS, DeclaredStore, checked, is_relative, va
 _NAME = re.compile(FULL)
 
 
-def decode_stores(
-    document: Document, tables: Mapping[str, object]
-) -> tuple[dict[str, DeclaredStore], set[str]]:
+def decode_stores(document: Document, tables: Mapping[str, object]) -> tuple[dict[str, DeclaredStore], set[str]]:
     """Returns the stores of a file, and the names of those whose tables are refused, which are noted."""
     found: dict[str, DeclaredStore] = {}
     names: dict[tuple[str, str], str] = {}

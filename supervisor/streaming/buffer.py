@@ -104,9 +104,7 @@ class PartBuffer:
         self.last += 1
         self.size_bytes += size
         shared.size_bytes += size
-        while self.size_bytes > TASK_BYTES or (
-            shared.size_bytes > TOTAL_BYTES and self.size_bytes > size
-        ):
+        while self.size_bytes > TASK_BYTES or (shared.size_bytes > TOTAL_BYTES and self.size_bytes > size):
             dropped = self._parts[self._start][1]
             self._parts[self._start] = ("", 0)
             self._start += 1

@@ -187,9 +187,7 @@ class Alerts:
             return
         self.counts.failed += 1
         logger.warning("cannot deliver an alert about %s by %s: %s", event.type, key, problem)
-        self._bus.publish(
-            "daemon.alert_failed", about=event.seq, key=key, message=problem[:TEXT_CHARS]
-        )
+        self._bus.publish("daemon.alert_failed", about=event.seq, key=key, message=problem[:TEXT_CHARS])
 
 
 async def _post(url: str, body: bytes) -> str:

@@ -51,9 +51,7 @@ class Resumption(NamedTuple):
 class Carrier(Protocol):
     """Holds the checkpoints of the agents that a cluster places."""
 
-    async def checkpoint(
-        self, agent: str, worker: str | None, task: str | None, text: bytes
-    ) -> None:
+    async def checkpoint(self, agent: str, worker: str | None, task: str | None, text: bytes) -> None:
         """Stores a checkpoint for the node that runs the agent next; does nothing for an agent of this daemon alone."""
         ...
 
@@ -77,9 +75,7 @@ class Checkpoints:
 
     # -- saving
 
-    async def put(
-        self, agent: str, worker: str | None, task: str | None, data: object, reason: Reason
-    ) -> int:
+    async def put(self, agent: str, worker: str | None, task: str | None, data: object, reason: Reason) -> int:
         """Keeps data like `keep`, and returns the number."""
         return (await self.keep(agent, worker, task, data, reason)).id
 
@@ -107,18 +103,10 @@ class Checkpoints:
         rotation = _rotation(worker, task, reason, most)
         ids = await self._store.write(insertion, rotation)
         return CheckpointRecord(
-            id=ids[0],
-            agent=agent,
-            worker=worker,
-            task=task,
-            reason=reason,
-            at=rfc3339(at),
-            size_bytes=len(text),
+            id=ids[0], agent=agent, worker=worker, task=task, reason=reason, at=rfc3339(at), size_bytes=len(text)
         )
 
-    async def take_over(
-        self, agent: str, worker: str | None, task: str | None, data: object
-    ) -> None:
+    async def take_over(self, agent: str, worker: str | None, task: str | None, data: object) -> None:
         """Keeps a checkpoint that another node of the cluster saved."""
         await self.keep(agent, worker, task, data, "taken")
 
@@ -131,8 +119,7 @@ class Checkpoints:
         text, most = codec.encode(data), self._recovery_of(agent).max_checkpoint_bytes
         if len(text) > most:
             raise ResourceLimitExceeded(
-                f"cannot save a checkpoint of {subject}: {len(text)} bytes are more than"
-                f" max_checkpoint_bytes = {most}",
+                f"cannot save a checkpoint of {subject}: {len(text)} bytes are more than max_checkpoint_bytes = {most}",
                 limit="max_checkpoint_bytes",
                 value=len(text),
             )
@@ -161,8 +148,7 @@ class Checkpoints:
         below = 2**63 - 1
         while True:
             rows = await self._store.read(
-                f"SELECT {_RECORD}, data FROM checkpoint WHERE {where} AND id < ?"
-                " ORDER BY id DESC LIMIT 1",
+                f"SELECT {_RECORD}, data FROM checkpoint WHERE {where} AND id < ? ORDER BY id DESC LIMIT 1",
                 (value, below),
             )
             if not rows:
@@ -196,9 +182,7 @@ class Checkpoints:
             NotFound: there is none of that number.
             Corrupted: it is damaged.
         """
-        rows = await self._store.read(
-            f"SELECT {_RECORD}, data FROM checkpoint WHERE id = ?", (number,)
-        )
+        rows = await self._store.read(f"SELECT {_RECORD}, data FROM checkpoint WHERE id = ?", (number,))
         if not rows:
             raise _not_found(number)
         return _record_of(rows[0]), await _opened(rows[0])
@@ -250,9 +234,7 @@ class Checkpoints:
         )
         if pending and not force:
             number, worker = pending[0]
-            text = (
-                f'cannot remove checkpoint {number}: worker "{worker}" is to begin with it; --force'
-            )
+            text = f'cannot remove checkpoint {number}: worker "{worker}" is to begin with it; --force'
             raise Conflict(text, checkpoint=number, worker=worker, reason="pending")
         await self._store.write(
             (f"UPDATE resumption SET checkpoint = NULL WHERE checkpoint IN ({marks})", numbers),
@@ -281,8 +263,7 @@ class Checkpoints:
 
     async def _delete(self, where: str, values: Iterable[object]) -> None:
         statement = (
-            "DELETE FROM checkpoint WHERE id IN"
-            f" (SELECT id FROM checkpoint WHERE {where} LIMIT {EXPIRED_AT_ONCE})"
+            f"DELETE FROM checkpoint WHERE id IN (SELECT id FROM checkpoint WHERE {where} LIMIT {EXPIRED_AT_ONCE})"
         )
         while (await self._store.write((statement, tuple(values))))[0] >= EXPIRED_AT_ONCE:
             pass
@@ -298,15 +279,10 @@ class Checkpoints:
 
     async def resumptions(self) -> dict[str, Resumption]:
         """Sets the checkpoints that workers begin with, by their ids."""
-        rows = await self._store.read(
-            "SELECT worker, agent, checkpoint, hibernated, at FROM resumption"
-        )
+        rows = await self._store.read("SELECT worker, agent, checkpoint, hibernated, at FROM resumption")
         return {
             str(worker): Resumption(
-                str(agent),
-                None if checkpoint is None else number_of(checkpoint),
-                bool(hibernated),
-                moment_of(at),
+                str(agent), None if checkpoint is None else number_of(checkpoint), bool(hibernated), moment_of(at)
             )
             for worker, agent, checkpoint, hibernated, at in rows
         }
@@ -326,8 +302,7 @@ class Checkpoints:
 def _writes(resumptions: Mapping[str, Resumption]) -> list[Statement]:
     return [
         (
-            "INSERT OR REPLACE INTO resumption (worker, agent, checkpoint, hibernated, at)"
-            " VALUES (?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO resumption (worker, agent, checkpoint, hibernated, at) VALUES (?, ?, ?, ?, ?)",
             (worker_id, each.agent, each.checkpoint, int(each.hibernated), each.at),
         )
         for worker_id, each in resumptions.items()

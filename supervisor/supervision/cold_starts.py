@@ -34,9 +34,7 @@ class ColdStarts:
             logger.warning("the workers of %s start cold: %s", spec.name, REASON)
             self._bus.publish("agent.cold", agent=spec.name, reason=REASON)
 
-    async def spawn(
-        self, _spec: Spec, launch: Launch, *, pipe_stdin: bool
-    ) -> tuple[Parent, Child, str | None]:
+    async def spawn(self, _spec: Spec, launch: Launch, *, pipe_stdin: bool) -> tuple[Parent, Child, str | None]:
         """Spawns a worker by the launcher; returns the launcher, the process and its temporary folder.
 
         Raises:

@@ -154,9 +154,7 @@ class HealthMonitor:
 
     def _hurry(self) -> None:
         """Runs the checks now whose `start_delay` nobody has written."""
-        slow = {
-            each.name for each in self._subject.spec.health or () if each.start_delay is not None
-        }
+        slow = {each.name for each in self._subject.spec.health or () if each.start_delay is not None}
         for name in [each for each in self._healths if self._in_hurry and each not in slow]:
             self._send(name, health_check.Hurry())
 
@@ -251,9 +249,7 @@ class HealthMonitor:
             timer.cancel()
         known = self._healths.get(name)
         if known is not None and known.deadline is not None:
-            self._timers[name] = self._loop.call_at(
-                known.deadline, self._send, name, health_check.Tick()
-            )
+            self._timers[name] = self._loop.call_at(known.deadline, self._send, name, health_check.Tick())
 
     # -- actions out
 
@@ -282,12 +278,7 @@ class HealthMonitor:
                 self._publish("health.passed", name)
 
     def _publish(
-        self,
-        event_type: str,
-        check: str | None,
-        facts: Mapping[str, object] | None = None,
-        *,
-        store: bool = True,
+        self, event_type: str, check: str | None, facts: Mapping[str, object] | None = None, *, store: bool = True
     ) -> None:
         worker = self._subject.worker
         self._around.bus.publish(
@@ -336,9 +327,7 @@ class HealthMonitor:
     async def _ask_worker(self, check: Check) -> Finding:
         """Runs a check of the agent's own in the worker."""
         try:
-            answer = await self._subject.channel.request(
-                "health/check", {"name": check.name}, timeout_s=check.timeout
-            )
+            answer = await self._subject.channel.request("health/check", {"name": check.name}, timeout_s=check.timeout)
             found = msgspec.convert(answer, HealthAnswer)
         except CorralError as error:
             return Finding(False, error.message)
@@ -349,9 +338,7 @@ class HealthMonitor:
     async def _recover_worker(self, check: Check) -> dict[str, object]:
         """Runs a recovery of the agent's own in the worker; returns what the event is to say."""
         try:
-            await self._subject.channel.request(
-                "health/recover", {"name": check.name}, timeout_s=RECOVERY_TIMEOUT_S
-            )
+            await self._subject.channel.request("health/recover", {"name": check.name}, timeout_s=RECOVERY_TIMEOUT_S)
         except CorralError as error:
             return {"message": error.message[:MESSAGE_CHARS], "result": "failed"}
         return {}
@@ -392,9 +379,7 @@ class HealthMonitor:
             ping.cancel()
             await asyncio.gather(ping, return_exceptions=True)
 
-    async def _recover(
-        self, name: str, run: int, recovery: str, before: asyncio.Task[None] | None
-    ) -> None:
+    async def _recover(self, name: str, run: int, recovery: str, before: asyncio.Task[None] | None) -> None:
         """Runs a recovery, after one of an earlier incarnation that still runs: never two at a time."""
         if before is not None:
             await asyncio.gather(before, return_exceptions=True)
@@ -407,10 +392,7 @@ class HealthMonitor:
             facts |= await self._recover_worker(check)
         elif recovery not in NO_ACTIONS and not recovery.startswith(SIGNAL):
             outcome = await self._around.probes.recover(
-                recovery,
-                self._subject.spec,
-                self._worker,
-                environment=self._environment(check, known.message),
+                recovery, self._subject.spec, self._worker, environment=self._environment(check, known.message)
             )
             message = "" if outcome.is_success else outcome.words[:MESSAGE_CHARS]
             facts |= {"code": outcome.code, "signal": outcome.signal, "message": message}

@@ -248,9 +248,7 @@ async def bring_up(life: Incarnation, owner: Owner, shared: Shared) -> state_mac
     speaks = owner.spec.protocol != "none"
     if not speaks and owner.spec.ready is None:
         return None
-    if (
-        speaks and owner.worker.state is not State.STARTING
-    ):  # it was stopped first: nothing else takes its pipes
+    if speaks and owner.worker.state is not State.STARTING:  # it was stopped first: nothing else takes its pipes
         for fd in (child.stdin_fd, child.stdout_fd):
             assert fd is not None, "a worker that speaks has both"
             os.close(fd)
@@ -313,9 +311,7 @@ async def _spawn(life: Incarnation, spec: Spec, launch: Launch, shared: Shared) 
             raise
     if spec.entrypoint is None:
         return await shared.launcher.spawn(launch, pipe_stdin=pipe_stdin)
-    life.parent, child, life.temporary = await shared.zygotes.spawn(
-        spec, launch, pipe_stdin=pipe_stdin
-    )
+    life.parent, child, life.temporary = await shared.zygotes.spawn(spec, launch, pipe_stdin=pipe_stdin)
     return child
 
 
@@ -332,9 +328,7 @@ def _capture(life: Incarnation, owner: Owner, fd: int, name: StreamName) -> Capt
 
 
 def _spawn_failed(text: str, *, retryable: bool) -> state_machine.SpawnFailed:
-    return state_machine.SpawnFailed(
-        text, retryable=retryable, at=utc_now(), jitter=random.random()
-    )
+    return state_machine.SpawnFailed(text, retryable=retryable, at=utc_now(), jitter=random.random())
 
 
 def _code_and_signal(status: int) -> tuple[int | None, str | None]:

@@ -22,9 +22,7 @@ class Job:
         """Returns True if an operation waits for others."""
         return self._task is not None
 
-    def run_after(
-        self, ready: Coroutine[None, None, None], act: Callable[[], None], *, ends: bool = False
-    ) -> None:
+    def run_after(self, ready: Coroutine[None, None, None], act: Callable[[], None], *, ends: bool = False) -> None:
         """Calls `act` once `ready` is done; `cancel` prevents that. `ends` declares that it ends the worker."""
         self.cancel()
 

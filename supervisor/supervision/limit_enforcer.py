@@ -90,10 +90,7 @@ class LimitEnforcer:
         if worker.pid is None or life is None:
             self._in_kernel.pop(supervisor, None)
             return
-        if (
-            self._launcher.containment.memory == "cgroup"
-            or self._launcher.containment.cpu == "cgroup"
-        ):
+        if self._launcher.containment.memory == "cgroup" or self._launcher.containment.cpu == "cgroup":
             self._relimit(supervisor, life)
         if monitor is not None and monitor.is_outdated:
             del self._monitors[supervisor]
@@ -132,9 +129,7 @@ class LimitEnforcer:
         if before is None or before.life is not life or before == limit or path is None:
             return
         loop = asyncio.get_running_loop()
-        writing = loop.run_in_executor(
-            None, cgroup.relimit, str(path), limit.memory_bytes, limit.cpu_percent
-        )
+        writing = loop.run_in_executor(None, cgroup.relimit, str(path), limit.memory_bytes, limit.cpu_percent)
 
         def written(done: asyncio.Future[None]) -> None:
             if not done.cancelled() and (error := done.exception()) is not None:
@@ -220,12 +215,7 @@ class LimitMonitor:
     )
 
     def __init__(
-        self,
-        supervisor: WorkerSupervisor,
-        life: Incarnation,
-        tree: Tree,
-        contained: Containment,
-        bus: Bus,
+        self, supervisor: WorkerSupervisor, life: Incarnation, tree: Tree, contained: Containment, bus: Bus
     ) -> None:
         self.supervisor = supervisor
         self.life = life
@@ -404,9 +394,7 @@ class LimitMonitor:
 
     def _freeze(self) -> None:
         worker = self.supervisor.worker
-        if (
-            worker.pid is not None and worker.state is not State.SHUTTING_DOWN
-        ):  # an end needs it awake
+        if worker.pid is not None and worker.state is not State.SHUTTING_DOWN:  # an end needs it awake
             self.life.freeze(REASON)
 
     def _freeze_again(self) -> None:
@@ -472,25 +460,13 @@ class LossReporter:
                 self._reported[supervisor] = before
 
     def _publish(self, supervisor: WorkerSupervisor, what: str, **facts: object) -> None:
-        self._bus.publish(
-            what,
-            agent=supervisor.spec.name,
-            worker=supervisor.id,
-            incarnation=None,
-            store=True,
-            **facts,
-        )
+        self._bus.publish(what, agent=supervisor.spec.name, worker=supervisor.id, incarnation=None, store=True, **facts)
 
 
 def _is_needed(asked: Resources, contained: Containment) -> bool:
     """Returns True if there is a tree to sample."""
     holds_memory = contained.memory == "sampled" and asked.max_memory_bytes > 0
-    return (
-        asked.enable_resource_tracking
-        or holds_memory
-        or asked.max_cpu_seconds > 0
-        or asked.cpu_limit_percent > 0
-    )
+    return asked.enable_resource_tracking or holds_memory or asked.max_cpu_seconds > 0 or asked.cpu_limit_percent > 0
 
 
 def _throttled_s(path: Path) -> float:

@@ -182,8 +182,7 @@ class CorralLine:
             raise InvalidParams(text) from error
         if hello.protocolVersion != PROTOCOL_VERSION:
             raise InvalidParams(
-                f'cannot speak protocol version "{hello.protocolVersion}" with it:'
-                f' "{PROTOCOL_VERSION}" is the only one'
+                f'cannot speak protocol version "{hello.protocolVersion}" with it: "{PROTOCOL_VERSION}" is the only one'
             )
         self.announced = tuple(hello.capabilities)
         self.checks = tuple(map(_check_of, hello.health))
@@ -191,11 +190,7 @@ class CorralLine:
     def configure(self, spec: Spec) -> None:
         """Sends the limits and the interval of heartbeats, if they differ from those that the worker knows."""
         before, self._spec = self._spec, spec
-        if (
-            self.channel is not None
-            and not self.channel.is_closed
-            and _settings(before) != _settings(spec)
-        ):
+        if self.channel is not None and not self.channel.is_closed and _settings(before) != _settings(spec):
             self.channel.notify("configure", _settings(spec))
 
     def _note(self) -> None:
@@ -217,9 +212,7 @@ class CorralLine:
     async def finish(self, error: CorralError) -> None:
         """Reads what is left, for DRAIN_S."""
         if self.channel is not None:
-            with contextlib.suppress(
-                TimeoutError
-            ):  # something holds the pipe: it is not waited for
+            with contextlib.suppress(TimeoutError):  # something holds the pipe: it is not waited for
                 async with asyncio.timeout(DRAIN_S):
                     await self.channel.wait_closed()
             self.channel.close(error)
@@ -287,9 +280,7 @@ class McpLine:
         assert child.stdin_fd is not None, "a server that speaks has a stdin"
         assert child.stdout_fd is not None, "a server that speaks has a stdout"
         self._opened = True
-        timeout_s = (
-            self._spec.process.spawn_timeout + DRAIN_S
-        )  # the lifecycle's deadline comes first
+        timeout_s = self._spec.process.spawn_timeout + DRAIN_S  # the lifecycle's deadline comes first
         await self.session.open(child.stdout_fd, child.stdin_fd, timeout_s=timeout_s)
 
     def ask(self, grace_s: float) -> bool:
@@ -302,9 +293,7 @@ class McpLine:
     async def finish(self, error: CorralError) -> None:
         """Reads what is left, for DRAIN_S."""
         if self._opened:
-            with contextlib.suppress(
-                TimeoutError
-            ):  # something holds the pipe: it is not waited for
+            with contextlib.suppress(TimeoutError):  # something holds the pipe: it is not waited for
                 async with asyncio.timeout(DRAIN_S):
                     await self.session.wait_closed()
             self.session.close()
@@ -407,11 +396,7 @@ class LogWatch:
 
 
 _STILL = StillLine()
-_LINES: dict[str, Callable[[Spec, Hooks], Line]] = {
-    "corral": CorralLine,
-    "mcp": McpLine,
-    "none": SilentLine,
-}
+_LINES: dict[str, Callable[[Spec, Hooks], Line]] = {"corral": CorralLine, "mcp": McpLine, "none": SilentLine}
 
 
 def line_of(spec: Spec, hooks: Hooks) -> Line:

@@ -71,13 +71,7 @@ class Probes:
         self._recoveries = asyncio.Semaphore(RECOVERIES_MAX)
 
     async def ask(
-        self,
-        question: Question,
-        spec: Spec,
-        worker: str,
-        *,
-        timeout_s: float,
-        environment: Mapping[str, str],
+        self, question: Question, spec: Spec, worker: str, *, timeout_s: float, environment: Mapping[str, str]
     ) -> Finding:
         """Probes a program of `spec`; the probe takes at most `timeout_s`."""
         # A start is not held up by the health of what runs: it has turns of its own.
@@ -89,11 +83,7 @@ class Probes:
         async with share, turns:
             if question.way == "exec":
                 outcome = await self.commands.run(
-                    spec,
-                    question.target,
-                    unit=f"{worker}.check",
-                    timeout_s=timeout_s,
-                    environment=environment,
+                    spec, question.target, unit=f"{worker}.check", timeout_s=timeout_s, environment=environment
                 )
                 return Finding(outcome.is_success, "" if outcome.is_success else outcome.words)
             if question.way == "http":
@@ -101,9 +91,7 @@ class Probes:
             assert question.way == "tcp", "logs are read, and servers asked by their session"
             return await ask_tcp(question.target[0], timeout_s)
 
-    async def recover(
-        self, name: str, spec: Spec, worker: str, *, environment: Mapping[str, str]
-    ) -> Outcome:
+    async def recover(self, name: str, spec: Spec, worker: str, *, environment: Mapping[str, str]) -> Outcome:
         """Runs an action of `[recovery.actions]` once."""
         async with self._recoveries:
             return await self.commands.run(

@@ -97,9 +97,7 @@ class Zygotes(Protocol):
         """Returns as soon as it is clear how a worker of this spec starts; at once when `doomed` is set."""
         ...
 
-    async def spawn(
-        self, spec: Spec, launch: Launch, *, pipe_stdin: bool
-    ) -> tuple[Parent, Child, str | None]:
+    async def spawn(self, spec: Spec, launch: Launch, *, pipe_stdin: bool) -> tuple[Parent, Child, str | None]:
         """Spawns a worker; returns its parent, its process and its temporary folder.
 
         Raises:

@@ -31,9 +31,7 @@ class Failures(Struct, frozen=True):
         """Returns them with one more; no more than `limit` are needed to decide."""
         return Failures((*self.times, now)[-limit:], self.published_at)
 
-    def decided(
-        self, now: float, limit: int, window_s: float
-    ) -> tuple["Failures", str, float | None]:
+    def decided(self, now: float, limit: int, window_s: float) -> tuple["Failures", str, float | None]:
         """Decides what is published now.
 
         Returns:
@@ -60,9 +58,7 @@ class TaskFailures:
         spec_of: returns an agent's own specification by its name.
     """
 
-    def __init__(
-        self, bus: Bus, config: Callable[[], Config], spec_of: Callable[[str], Spec | None]
-    ) -> None:
+    def __init__(self, bus: Bus, config: Callable[[], Config], spec_of: Callable[[str], Spec | None]) -> None:
         self._bus = bus
         self._config = config
         self._spec_of = spec_of
@@ -94,9 +90,7 @@ class TaskFailures:
             timer.cancel()
         monitoring = self._monitoring(agent)
         limit, window_s = monitoring.alert_task_failures, monitoring.alert_task_failures_window
-        failures, event, following = self._failures[agent].decided(
-            self._loop.time(), limit, window_s
-        )
+        failures, event, following = self._failures[agent].decided(self._loop.time(), limit, window_s)
         self._failures[agent] = failures
         if event:
             self._publish(agent, event, len(failures.times), window_s)
@@ -109,13 +103,9 @@ class TaskFailures:
         last = self._reasons.get(agent, "")
         if event == "failing":
             reason = f"{count} tasks have failed within {window_s:g} s; the last one: {last}"
-            self._bus.publish(
-                "agent.tasks_failing", agent=agent, failures=count, window_s=window_s, reason=reason
-            )
+            self._bus.publish("agent.tasks_failing", agent=agent, failures=count, window_s=window_s, reason=reason)
         else:
-            self._bus.publish(
-                "agent.tasks_recovered", agent=agent, failures=count, window_s=window_s
-            )
+            self._bus.publish("agent.tasks_recovered", agent=agent, failures=count, window_s=window_s)
 
     def _forget(self, agent: str) -> None:
         self._failures.pop(agent, None)

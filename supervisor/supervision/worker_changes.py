@@ -50,14 +50,7 @@ class WorkerChanges(Generic[Supervisor]):
 
 def publish(bus: Bus, event: str, worker: Worker, **facts: object) -> None:
     """Publishes and stores an event about the present incarnation of a worker."""
-    bus.publish(
-        event,
-        agent=worker.spec.name,
-        worker=worker.id,
-        incarnation=worker.incarnation,
-        store=True,
-        **facts,
-    )
+    bus.publish(event, agent=worker.spec.name, worker=worker.id, incarnation=worker.incarnation, store=True, **facts)
 
 
 def publish_transition(bus: Bus, worker: Worker, transition: Transition, incarnation: int) -> None:
@@ -78,11 +71,7 @@ def publish_transition(bus: Bus, worker: Worker, transition: Transition, incarna
     if new is State.TERMINATED:
         facts = {"agent": worker.spec.name, "worker": worker.id, "incarnation": incarnation}
         report = functools.partial(
-            logger.info,
-            "worker %s is Terminated: %s",
-            worker.id,
-            transition.reason,
-            extra={"fields": facts},
+            logger.info, "worker %s is Terminated: %s", worker.id, transition.reason, extra={"fields": facts}
         )
         if worker.resume_at is None:
             report()

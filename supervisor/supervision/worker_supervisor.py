@@ -66,9 +66,7 @@ class Service(Protocol):
         """Answers a request of a worker."""
         ...
 
-    def handle_notification(
-        self, supervisor: "WorkerSupervisor", notification: Notification
-    ) -> None:
+    def handle_notification(self, supervisor: "WorkerSupervisor", notification: Notification) -> None:
         """Takes a notification of a worker."""
         ...
 
@@ -195,9 +193,7 @@ class WorkerSupervisor:
         "worker",
     )
 
-    def __init__(
-        self, shared: Shared, worker_id: str, spec: Spec, service: Service, *, incarnation: int
-    ) -> None:
+    def __init__(self, shared: Shared, worker_id: str, spec: Spec, service: Service, *, incarnation: int) -> None:
         self.shared = shared
         self.service = service
         self.id = worker_id
@@ -231,10 +227,7 @@ class WorkerSupervisor:
         self.health_monitor = HealthMonitor(self, shared.surroundings)
 
     def bind_catalogue(
-        self,
-        era: Era | None,
-        on_catalogue: Callable[[Catalogue], None],
-        on_updated: Callable[[str], None],
+        self, era: Era | None, on_catalogue: Callable[[Catalogue], None], on_updated: Callable[[str], None]
     ) -> None:
         """Connects the supervisor of an MCP server with its catalogue, before the first start.
 
@@ -455,9 +448,8 @@ class WorkerSupervisor:
         excess = death.excess
         text = f'cannot go on with worker "{self.id}": {death.cause}'
         error = WorkerFailed(text, worker=self.id, **death.facts)
-        if (
-            excess is not None
-            and (excess.key == "max_memory_bytes" or self.worker.state is not State.SHUTTING_DOWN)
+        if excess is not None and (
+            excess.key == "max_memory_bytes" or self.worker.state is not State.SHUTTING_DOWN
         ):  # a kill at the end of its grace looks like one for processor time; the kernel's OOM killer counts its own
             publish(self.shared.bus, excess.event, self.worker, **excess.facts)
         message = death.cause

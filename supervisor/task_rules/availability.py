@@ -57,9 +57,7 @@ def why_down(agent: Agent, agents: Mapping[str, Agent]) -> Down | None:
     name, supervisors = agent.name, agent.supervisors
     if not supervisors:
         least = max(1, agent.spec.instances.minimum)
-        return Down(
-            name, "it is scaled to 0", f"corral scale {name} {least}", "stopped", instances=0
-        )
+        return Down(name, "it is scaled to 0", f"corral scale {name} {least}", "stopped", instances=0)
     blocked: Down | None = None
     for supervisor in supervisors:
         worker = supervisor.worker

@@ -65,9 +65,7 @@ def normalised(params: TaskParams) -> TaskParams:
     timeout_s, allowed_tools = _timeout_s(params), _allowed_tools(params)
     if params.boundaries == NO_BOUNDARIES and timeout_s is None and allowed_tools is None:
         return params if not params.required_capabilities else _without_doubles(params)
-    boundaries = replace(
-        params.boundaries, timeout_s=timeout_s, timeout=None, allowed_tools=allowed_tools
-    )
+    boundaries = replace(params.boundaries, timeout_s=timeout_s, timeout=None, allowed_tools=allowed_tools)
     one_place = replace(params, timeout_s=None, allowed_tools=None, boundaries=boundaries)
     return _without_doubles(one_place)
 
@@ -182,13 +180,8 @@ def within(boundaries: Boundaries, parent: Task) -> Boundaries:
         timeout_s=_least(boundaries.timeout_s, upper.timeout_s),
         max_tool_calls=_least(boundaries.max_tool_calls, upper.max_tool_calls),
         allowed_tools=tools,
-        max_tokens=_least(
-            boundaries.max_tokens, None if tokens is None else max(1, tokens - parent.tokens_used)
-        ),
-        max_cost_cents=_least(
-            boundaries.max_cost_cents,
-            None if cost is None else max(1e-9, cost - parent.cost_cents),
-        ),
+        max_tokens=_least(boundaries.max_tokens, None if tokens is None else max(1, tokens - parent.tokens_used)),
+        max_cost_cents=_least(boundaries.max_cost_cents, None if cost is None else max(1e-9, cost - parent.cost_cents)),
     )
 
 
@@ -255,9 +248,7 @@ class _Intersection:
             return frozenset({one})
         return self._rest(one, other, {})
 
-    def _rest(
-        self, one: str, other: str, known: dict[tuple[str, str], frozenset[str]]
-    ) -> frozenset[str]:
+    def _rest(self, one: str, other: str, known: dict[tuple[str, str], frozenset[str]]) -> frozenset[str]:
         if not one or not other:
             return frozenset({""}) if not (one + other).strip("*") else frozenset()
         found = known.get((one, other))
@@ -267,9 +258,7 @@ class _Intersection:
             self._count(len(found))
         return found
 
-    def _heads(
-        self, one: str, other: str, known: dict[tuple[str, str], frozenset[str]]
-    ) -> frozenset[str]:
+    def _heads(self, one: str, other: str, known: dict[tuple[str, str], frozenset[str]]) -> frozenset[str]:
         first, second = one[0], other[0]
         if first != "*" and second != "*":
             if first != second and "?" not in (first, second):
@@ -309,9 +298,7 @@ def overspent(
     for key, unit, count, limit in used:
         if limit is None:
             continue
-        if count > limit * (1 + 1e-9) or (
-            is_reached and count >= limit * (1 - 1e-9)
-        ):  # sums of floats
+        if count > limit * (1 + 1e-9) or (is_reached and count >= limit * (1 - 1e-9)):  # sums of floats
             return ResourceLimitExceeded(
                 f'cannot go on with task "{task.id}": it has used {count:g} of {limit:g} {unit}',
                 limit=key,

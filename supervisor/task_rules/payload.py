@@ -61,9 +61,7 @@ def check_format(asked: OutputFormat | None) -> None:
         _compiled(text)
     except InvalidParams as error:
         reason = str(error.data["reason"])
-        raise InvalidParams(
-            f'cannot take the task: "{key}": {reason}', key=key, reason=reason
-        ) from error
+        raise InvalidParams(f'cannot take the task: "{key}": {reason}', key=key, reason=reason) from error
 
 
 def check_output(task: Task, output: object) -> None:
@@ -89,8 +87,7 @@ def check_output(task: Task, output: object) -> None:
     if faults:
         first = faults[0]
         raise TaskFailed(
-            f'cannot take the result of task "{task.id}": its output_format asks for something else:'
-            f" {first['reason']}",
+            f'cannot take the result of task "{task.id}": its output_format asks for something else: {first["reason"]}',
             limit="output_format",
             **first,
             errors=faults,
@@ -141,9 +138,7 @@ def _compiled(text: bytes) -> Schema:
     return Schema(msgspec.json.decode(text, type=dict[str, object] | bool))
 
 
-def check_result(
-    task: Task, output: object, words: int, limit_bytes: int = MAX_MESSAGE_BYTES
-) -> None:
+def check_result(task: Task, output: object, words: int, limit_bytes: int = MAX_MESSAGE_BYTES) -> None:
     """Returns if an output matches the schema of its task, and is not too long beside `words` bytes of input.
 
     Raises:

@@ -57,9 +57,7 @@ def choose(slots: Iterable[Slot], routing: Routing = "least-load", last: str = "
         return None
     if routing == "round-robin":
         after = _number(last)
-        return min(
-            free, key=lambda slot: (_number(slot.worker) <= after, _number(slot.worker))
-        ).worker
+        return min(free, key=lambda slot: (_number(slot.worker) <= after, _number(slot.worker))).worker
     if len(free) == 1:
         return free[0].worker
     return min(free, key=lambda slot: (slot.running, slot.rested_at, slot.worker)).worker
@@ -146,9 +144,7 @@ class TaskQueue:
 
     # -- in and out
 
-    def add(
-        self, task: str, rank: float, *, sticky: str | None = None, session: str | None = None
-    ) -> None:
+    def add(self, task: str, rank: float, *, sticky: str | None = None, session: str | None = None) -> None:
         """Adds a task, for the first time or once more: then it is still in front of its session."""
         assert task not in self.waiting, "a task waits once"
         self._arrivals += 1
@@ -177,10 +173,7 @@ class TaskQueue:
                 heapq.heapify(of.heap)
 
     def next(
-        self,
-        slots: Sequence[Slot],
-        wanted: frozenset[str] = frozenset(),
-        routing: Routing = "least-load",
+        self, slots: Sequence[Slot], wanted: frozenset[str] = frozenset(), routing: Routing = "least-load"
     ) -> tuple[str, str] | None:
         """Removes the next task, and returns it with its worker; None when no task can go on now.
 
@@ -269,9 +262,7 @@ class TaskQueue:
         if self._workers == wanted:
             return
         self._workers = wanted
-        places = {
-            place for heap in self._heaps.values() for place in heap if self._is_current(place)
-        }
+        places = {place for heap in self._heaps.values() for place in heap if self._is_current(place)}
         self._heaps.clear()
         self._worker_of.clear()
         for place in places:

@@ -11,13 +11,7 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
-from ...worker.contract.errors import (
-    Cancelled,
-    Conflict,
-    InvalidParams,
-    NotFound,
-    ResourceLimitExceeded,
-)
+from ...worker.contract.errors import Cancelled, Conflict, InvalidParams, NotFound, ResourceLimitExceeded
 from ...worker.contract.records import Task
 from ..agents.agents import Agents
 from ..store.gathered import Gathered
@@ -152,20 +146,14 @@ class Accounting:
             task_id = next(iter(supervisor.running))
         entry = self._backlog.find(task_id)
         if entry is None or task_id not in supervisor.running:
-            raise NotFound(
-                f'cannot find task "{task_id}" on worker "{supervisor.id}"', task=task_id
-            )
+            raise NotFound(f'cannot find task "{task_id}" on worker "{supervisor.id}"', task=task_id)
         return entry
 
-    def record_progress(
-        self, entry: Entry, fraction: float, total: float | None, message: str
-    ) -> None:
+    def record_progress(self, entry: Entry, fraction: float, total: float | None, message: str) -> None:
         """Records and publishes how far a task has come."""
         self.record_heartbeat(entry)
         message = message[:MESSAGE_CHARS]
-        entry.task = replace(
-            entry.task, progress=fraction, progress_total=total, progress_message=message
-        )
+        entry.task = replace(entry.task, progress=fraction, progress_total=total, progress_message=message)
         now = self._loop.time()
         is_kept = now >= entry.progress_due and entry.progress_kept < PROGRESS_KEPT
         if is_kept:
@@ -216,9 +204,7 @@ class Accounting:
         if entry.is_measured and self._measured is not None:
             await self._measured.settled(entry.task.id)
 
-    def record_measured(
-        self, entry: Entry, tokens: int, cost_cents: float, *, estimated: int = 0
-    ) -> None:
+    def record_measured(self, entry: Entry, tokens: int, cost_cents: float, *, estimated: int = 0) -> None:
         """Adds to the usage of a task, of which a number of tokens is estimated; stops the task, or one that delegated it, when that exceeds a limit."""
         if not tokens and not cost_cents:
             return
@@ -286,13 +272,7 @@ class Accounting:
             entry = self._backlog.find(task_id)
             return [] if entry is None else entry.waits
 
-        if not can_ever_run(
-            child,
-            asking=parent.id,
-            find=self._writer.find,
-            waits=waits,
-            obstacles=self._obstacles,
-        ):
+        if not can_ever_run(child, asking=parent.id, find=self._writer.find, waits=waits, obstacles=self._obstacles):
             raise Conflict(
                 f'cannot delegate to "{child.agent}": it could begin only after this task, which waits for it',
                 agent=child.agent,
@@ -314,9 +294,7 @@ class Accounting:
             groups.append([each for each in running if self._is_in_session(each, task.session)])
         if task.sticky_key is not None:
             place = preferred(task.sticky_key, wanted_workers(agent))
-            supervisors = [
-                supervisor for supervisor in supervisors if place in (None, supervisor.id)
-            ]
+            supervisors = [supervisor for supervisor in supervisors if place in (None, supervisor.id)]
         capacity = agent.spec.resources.max_concurrent_requests
         if not any(each.takes_tasks and len(each.running) < capacity for each in supervisors):
             groups.append([each for supervisor in supervisors for each in supervisor.running])

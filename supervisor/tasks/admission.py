@@ -11,14 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from msgspec.structs import replace
 
-from ...worker.contract.errors import (
-    Conflict,
-    InvalidParams,
-    NotFound,
-    Overloaded,
-    ResourceLimitExceeded,
-    ShuttingDown,
-)
+from ...worker.contract.errors import Conflict, InvalidParams, NotFound, Overloaded, ResourceLimitExceeded, ShuttingDown
 from ...worker.contract.jsonrpc import MAX_MESSAGE_BYTES
 from ...worker.contract.names import qualified, tenant_of
 from ...worker.contract.records import Boundaries, Task, TaskKind, TaskParams, WhenDown
@@ -171,9 +164,7 @@ class Admission:
         """
         required = params.required_capabilities
         if params.agent is not None and params.capability is not None:
-            raise InvalidParams(
-                "cannot choose an agent for the task: give agent or capability", key="agent"
-            )
+            raise InvalidParams("cannot choose an agent for the task: give agent or capability", key="agent")
         if params.agent is not None:
             agent = self._registry.agents.get(params.agent) or self._registry.of(params.agent)
             for each in required:
@@ -187,9 +178,7 @@ class Admission:
         if params.capability is not None:
             required = [params.capability, *required]
         if not required:
-            raise InvalidParams(
-                "cannot choose an agent for the task: give agent or capability", key="agent"
-            )
+            raise InvalidParams("cannot choose an agent for the task: give agent or capability", key="agent")
         able = self._able(required, tenant)
         if not able:
             raise _no_agent(required)
@@ -219,8 +208,7 @@ class Admission:
         groups = [
             group.name
             for group in self._agents.groups.by_name.values()
-            if tenant_of(group.name) == tenant
-            and all(each in group.capabilities for each in required)
+            if tenant_of(group.name) == tenant and all(each in group.capabilities for each in required)
         ]
         if not groups:
             return params
@@ -304,8 +292,7 @@ class Admission:
         name = spec.name
         if spec.speaks != "corral":
             raise Conflict(
-                f'cannot run a task on "{name}": it speaks protocol "{spec.protocol}", which has none',
-                agent=name,
+                f'cannot run a task on "{name}": it speaks protocol "{spec.protocol}", which has none', agent=name
             )
         down = self.why_down(agent)
         if down is not None and not waits_when_down(agent, when_down):
@@ -337,11 +324,7 @@ class Admission:
             return
         waiting, now = self._backlog.waiting(tenant), self._loop.time()
         self._tenants.check(
-            tenant,
-            name,
-            waiting,
-            None if is_step else now,
-            retry_after_s=lambda: self._retry_after_s(waiting, None),
+            tenant, name, waiting, None if is_step else now, retry_after_s=lambda: self._retry_after_s(waiting, None)
         )
 
     def note_taken(self, name: str) -> None:
@@ -474,12 +457,7 @@ class Admission:
         _check_size(name, size, agent)
         self._check_totals(size, tenant_of(name))
         return Entry(
-            task,
-            now,
-            limits_of(task, agent, self.longest_s(name)),
-            self._loop.time(),
-            size_bytes=size,
-            due=params.at,
+            task, now, limits_of(task, agent, self.longest_s(name)), self._loop.time(), size_bytes=size, due=params.at
         )
 
 
@@ -515,11 +493,7 @@ def limits_of(task: Task, agent: Agent | None, longest_s: float = 0.0) -> Limits
 def free_slots(agent: Agent) -> list[Slot]:
     """Returns the workers of an agent that can begin a task now."""
     capacity = agent.spec.resources.max_concurrent_requests
-    return [
-        slot_of(agent, supervisor)
-        for supervisor in agent.supervisors
-        if has_place(supervisor, capacity)
-    ]
+    return [slot_of(agent, supervisor) for supervisor in agent.supervisors if has_place(supervisor, capacity)]
 
 
 def slot_of(agent: Agent, supervisor: WorkerSupervisor) -> Slot:
@@ -540,9 +514,7 @@ def waits_when_down(agent: Agent, own: WhenDown | None) -> bool:
 
 def wanted_workers(agent: Agent) -> frozenset[str]:
     """Returns the workers of an agent that are up, or will be: not one that gave up, until a start is requested."""
-    return frozenset(
-        supervisor.id for supervisor in agent.supervisors if is_expected(supervisor.worker)
-    )
+    return frozenset(supervisor.id for supervisor in agent.supervisors if is_expected(supervisor.worker))
 
 
 def retry_after_s(places: int, ends: int, window_s: float) -> float:
@@ -578,8 +550,7 @@ def _check_size(name: str, size: int, agent: Agent | None) -> None:
     limit = MAX_MESSAGE_BYTES - RECORD_MARGIN_BYTES - output
     if size > limit:
         raise ResourceLimitExceeded(
-            f'cannot take a task for "{name}": {size} bytes of objective, input and context are'
-            f" more than {limit}",
+            f'cannot take a task for "{name}": {size} bytes of objective, input and context are more than {limit}',
             limit="message",
             value=size,
         )
@@ -596,9 +567,7 @@ def _no_agent(names: Sequence[str], downs: Sequence[Down] = ()) -> NotFound:
     text = '", "'.join(names)
     why = f': "{downs[0].agent}": {downs[0].words}' if downs else ""
     return NotFound(
-        f'cannot find an agent with capability "{text}" that is up{why}',
-        capability=names[0],
-        capabilities=names,
+        f'cannot find an agent with capability "{text}" that is up{why}', capability=names[0], capabilities=names
     )
 
 

@@ -210,10 +210,7 @@ class Attempt:
     def _not_begun(self) -> WorkerFailed:
         worker = self._supervisor.worker
         state = "paused" if worker.paused_at is not None else str(worker.state)
-        return WorkerFailed(
-            f'cannot begin task "{self._task.id}": worker "{worker.id}" is {state}',
-            worker=worker.id,
-        )
+        return WorkerFailed(f'cannot begin task "{self._task.id}": worker "{worker.id}" is {state}', worker=worker.id)
 
     def _params(self) -> dict[str, object]:
         task = self._task
@@ -322,9 +319,7 @@ class Attempt:
             error = InternalError(f'cannot read the end of task "{self._task.id}": {error!r}')
         else:
             error = of_agent(error)
-        is_remote = self._supervisor.spec.protocol in ("webhook", "a2a") and isinstance(
-            error, WorkerFailed
-        )
+        is_remote = self._supervisor.spec.protocol in ("webhook", "a2a") and isinstance(error, WorkerFailed)
         if is_remote and not channel.is_closed:
             return Failed(error, died=True, put_down=False, remote=True)
         # An agent may return any error, as of a task that it delegated: that is not its own death.
@@ -336,9 +331,7 @@ class Attempt:
             error = await self._cause_of_death(error)
         worker = self._supervisor.worker
         # Its last message may be read when it has ended, and the next incarnation is starting: then the exit alone knows why.
-        ends = [
-            last.result for number, last in self._supervisor.exits if number == self._incarnation
-        ]
+        ends = [last.result for number, last in self._supervisor.exits if number == self._incarnation]
         leaving = worker.state is State.SHUTTING_DOWN or died or bool(ends)
         reasons = {worker.cause, str(error.data.get("result")) if died else "", *ends}
         asked = leaving and not reasons.isdisjoint(ASKED_FOR)

@@ -263,9 +263,7 @@ class Dependencies:
         clock: seconds of the Unix epoch.
     """
 
-    def __init__(
-        self, on_ready: Callable[[Entry], None], clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, on_ready: Callable[[Entry], None], clock: Callable[[], float] = time.time) -> None:
         self._on_ready = on_ready
         self._clock = clock
         self._loop = asyncio.get_running_loop()

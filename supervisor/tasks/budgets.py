@@ -128,9 +128,7 @@ class Budgets:
         found = self._charge(agent, tokens, cost_cents)
         if found is not None:
             self.held[agent, found.key] += 1
-            self._bus.publish(
-                found.event, agent=agent, worker=None, incarnation=None, store=True, **found.facts
-            )
+            self._bus.publish(found.event, agent=agent, worker=None, incarnation=None, store=True, **found.facts)
             self._await_room(agent)
         tenant = tenant_of(agent)
         found = self._charge(tenant_key(tenant), tokens, cost_cents) if tenant else None

@@ -87,13 +87,7 @@ class CompositeRunner:
         accounting: is told what tasks on other nodes have used.
     """
 
-    def __init__(
-        self,
-        writer: RecordWriter,
-        agents: Agents,
-        executor: Executor,
-        accounting: Accounting,
-    ) -> None:
+    def __init__(self, writer: RecordWriter, agents: Agents, executor: Executor, accounting: Accounting) -> None:
         self._accounting = accounting
         self._placed: PlacedRunner | None = None
         self._writer = writer
@@ -120,9 +114,7 @@ class CompositeRunner:
             CorralError: it could not be executed as it is.
         """
         if self._workflows is None:
-            words = (
-                f'cannot run a task of {kind} "{name}": supervisor/orchestration is not installed'
-            )
+            words = f'cannot run a task of {kind} "{name}": supervisor/orchestration is not installed'
             raise NotFound(words, room="orchestration")
         self._workflows.check(params)
         limit_s = self._workflows.timeout_s(name)
@@ -198,17 +190,13 @@ class CompositeRunner:
         """
         ended = await placed.execute(entry.task)
         self._accounting.record_usage(entry, ended.tokens_used, ended.cost_cents)
-        entry.task = replace(
-            entry.task, worker=ended.worker, tool_calls=ended.tool_calls, delivery=ended.delivery
-        )
+        entry.task = replace(entry.task, worker=ended.worker, tool_calls=ended.tool_calls, delivery=ended.delivery)
         if ended.error is not None:
             error = ended.error
             raise from_wire({"code": error.code, "message": error.message, "data": error.data})
         return TaskResult(output=ended.output)
 
-    async def _end(
-        self, entry: Entry, work: asyncio.Task[TaskResult], stop: asyncio.Future[CorralError]
-    ) -> None:
+    async def _end(self, entry: Entry, work: asyncio.Task[TaskResult], stop: asyncio.Future[CorralError]) -> None:
         task = entry.task
         is_withdrawn = stop.done() or not work.done() or work.cancelled()
         if is_withdrawn and task.kind == "placed" and self._placed is not None:
@@ -219,9 +207,7 @@ class CompositeRunner:
         if not work.done() or work.cancelled():
             limit_s = task.boundaries.timeout_s or 0.0
             text = f'cannot finish task "{task.id}" within {limit_s:g} s'
-            await self._executor.end(
-                entry, "timeout", Timeout(text, limit="timeout_s", value=limit_s)
-            )
+            await self._executor.end(entry, "timeout", Timeout(text, limit="timeout_s", value=limit_s))
             return
         error = work.exception()
         if error is None:

@@ -329,9 +329,7 @@ class Dispatcher:
         if queue.sticky_count or routing == "round-robin":
             wanted = wanted_workers(agent) if queue.sticky_count else frozenset[str]()
             found = queue.next(free_slots(agent), wanted, routing)
-            worker = next(
-                (k for k in agent.supervisors if found is not None and k.id == found[1]), None
-            )
+            worker = next((k for k in agent.supervisors if found is not None and k.id == found[1]), None)
         else:
             worker = agent.first()
             found = None if worker is None else queue.next([slot_of(agent, worker)])

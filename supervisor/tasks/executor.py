@@ -43,17 +43,7 @@ from ..task_rules.retry_policy import Attempted, Policy, policy_of, retries, ret
 from ..telemetry.tracing import Tracing
 from ..usage.task_usage import Meters, peak_bytes
 from .accounting import Accounting
-from .attempt import (
-    Alarms,
-    Attempt,
-    BrokenOff,
-    Failed,
-    Outcome,
-    Succeeded,
-    given_up,
-    is_breach,
-    state_of,
-)
+from .attempt import Alarms, Attempt, BrokenOff, Failed, Outcome, Succeeded, given_up, is_breach, state_of
 from .backlog import Entry
 from .record_writer import REASON_CHARS, RETRY_AFTER_S, ErrorOf, RecordWriter, TaskObserver
 
@@ -179,9 +169,7 @@ class Executor:
             entry.cancel_timer()
         entry.stop = self._loop.create_future()
         entry.progress_due = 0.0
-        entry.limits = limits(
-            task.boundaries, supervisor.worker.spec.resources, self._longest_s(task.agent)
-        )
+        entry.limits = limits(task.boundaries, supervisor.worker.spec.resources, self._longest_s(task.agent))
         now = time.time()
         started = replace(
             task,
@@ -225,12 +213,7 @@ class Executor:
         return None
 
     async def _run(
-        self,
-        entry: Entry,
-        supervisor: WorkerSupervisor,
-        attempt: Attempt,
-        started: Task,
-        written: Writing | None,
+        self, entry: Entry, supervisor: WorkerSupervisor, attempt: Attempt, started: Task, written: Writing | None
     ) -> None:
         place = _Place(self._scheduler, supervisor, started)
         self._begin_meter(entry, supervisor)
@@ -332,13 +315,7 @@ class Executor:
         else:
             self._loop.call_later(RETRY_AFTER_S, self._scheduler.enqueue, entry)
 
-    async def _outcome(
-        self,
-        entry: Entry,
-        attempt: Attempt,
-        started: Task,
-        written: Writing | None,
-    ) -> Outcome:
+    async def _outcome(self, entry: Entry, attempt: Attempt, started: Task, written: Writing | None) -> Outcome:
         """Returns the outcome of an attempt that was begun.
 
         Raises:
@@ -402,11 +379,7 @@ class Executor:
         is_kept, refusal = False, None
         try:
             is_kept = await self._writer.end(
-                entry,
-                "succeeded",
-                output=result.output,
-                more=statements,
-                on_written=lambda: sessions.kept(task),
+                entry, "succeeded", output=result.output, more=statements, on_written=lambda: sessions.kept(task)
             )
         except (Conflict, Corrupted, ResourceLimitExceeded) as error:
             refusal = error
@@ -416,17 +389,11 @@ class Executor:
         if refusal is not None:
             await self._after_failure(entry, Failed(refusal, died=False, put_down=False))
 
-    async def _break_off(
-        self, entry: Entry, attempt: Attempt, over: BrokenOff, place: "_Place"
-    ) -> None:
+    async def _break_off(self, entry: Entry, attempt: Attempt, over: BrokenOff, place: "_Place") -> None:
         """Ends the record at once, unless the task is retried: then when the worker has let go of it."""
         late = Attempted(died=False, late=over.state == "timeout", error=over.error.name)
         is_at_deadline = entry.stop is not None and entry.stop.done()
-        if (
-            late.late
-            and not is_at_deadline
-            and retries(self._policy(entry.task), entry.task.attempt, late)
-        ):
+        if late.late and not is_at_deadline and retries(self._policy(entry.task), entry.task.attempt, late):
             await attempt.let_go(over.state)
             place.release()
             await self._after_failure(entry, Failed(over.error, died=False, put_down=False), late)
@@ -439,9 +406,7 @@ class Executor:
         section = self._registry.config.defaults.tasks if agent is None else agent.spec.tasks
         return policy_of(section, task.retry)
 
-    async def _after_failure(
-        self, entry: Entry, failed: Failed, ended: Attempted | None = None
-    ) -> None:
+    async def _after_failure(self, entry: Entry, failed: Failed, ended: Attempted | None = None) -> None:
         """Retries a task, or ends it as failed."""
         task = entry.task
         if entry.stop is not None and entry.stop.done():
@@ -569,12 +534,7 @@ class Executor:
         self.stop(entry, Timeout(text, limit="deadline_s", value=task.deadline_at))
 
     async def end(
-        self,
-        entry: Entry,
-        state: TaskState,
-        error: CorralError | None = None,
-        *,
-        output: object = None,
+        self, entry: Entry, state: TaskState, error: CorralError | None = None, *, output: object = None
     ) -> None:
         """Ends a task; when the store refuses that for good, the next daemon finds the task as the store has it."""
         self._accounting.settle(entry)

@@ -71,9 +71,7 @@ class Volatile:
         self._size_bytes += len(record)
         if key is not None:
             self._by_key[key] = task.id
-        while self._records and (
-            len(self._records) > self._limit or self._size_bytes > self._limit_bytes
-        ):
+        while self._records and (len(self._records) > self._limit or self._size_bytes > self._limit_bytes):
             oldest, (gone, _, its_key) = self._records.popitem(last=False)
             self._size_bytes -= len(gone)
             if its_key is not None and self._by_key.get(its_key) == oldest:
@@ -182,9 +180,7 @@ class RecordWriter:
                 return self.backlog.find(stored.id) or stored
         return None
 
-    async def list(
-        self, wanted: TaskListParams, knows: Callable[[str], bool] | None = None
-    ) -> Page:
+    async def list(self, wanted: TaskListParams, knows: Callable[[str], bool] | None = None) -> Page:
         """Returns records of agents that pass `knows`, newest first; fewer than the limit if one message has no room."""
         if knows is not None and not wanted.agents and wanted.agent is None:
             agents = await self._agents(knows)
@@ -230,9 +226,7 @@ class RecordWriter:
 
     def save(self, entry: Entry, task: Task, *more: Statement) -> Writing | None:
         """Writes a record, and `more` with it; returns a future that ends when it is durable, None if nothing is written."""
-        statements = (
-            (*self.records.statements(task, entry.created), *more) if task.durable else more
-        )
+        statements = (*self.records.statements(task, entry.created), *more) if task.durable else more
         if not statements:
             return None
         try:

@@ -15,14 +15,7 @@ from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
 
-from ...worker.contract.errors import (
-    Conflict,
-    CorralError,
-    Corrupted,
-    NotFound,
-    PermissionDenied,
-    ShuttingDown,
-)
+from ...worker.contract.errors import Conflict, CorralError, Corrupted, NotFound, PermissionDenied, ShuttingDown
 from ...worker.contract.names import qualified, tenant_of
 from ...worker.contract.records import Task, TaskKind, TaskParams
 from ..agents.agent import Agent
@@ -136,11 +129,7 @@ class Submission:
         async with lock:  # of two that come at once the second sees the first
             names = [agent.name for agent in able] or [str(params.agent)]
             known = await self._writer.known(names, key)
-            return (
-                await self._paced(whose, take)
-                if known is None
-                else await self._known(known, params, parent)
-            )
+            return await self._paced(whose, take) if known is None else await self._known(known, params, parent)
 
     async def _paced(self, tenant: str, take: Callable[[], Awaitable[Task]]) -> Task:
         """Takes a task at once, or while several tenants call, when few others of its tenant are being written."""
@@ -149,9 +138,7 @@ class Submission:
         async with self._turns.submitting(tenant):
             return await take()
 
-    async def note_refused(
-        self, params: TaskParams, error: CorralError, *, parent: Task, step: str
-    ) -> Task:
+    async def note_refused(self, params: TaskParams, error: CorralError, *, parent: Task, step: str) -> Task:
         """Returns the record of a part of a task that was refused: it has failed, under every later daemon too.
 
         Raises:
@@ -232,12 +219,7 @@ class Submission:
         return False
 
     async def _take(
-        self,
-        params: TaskParams,
-        kind: TaskKind,
-        able: list[Agent],
-        origin: Origin,
-        only: WorkerSupervisor | None,
+        self, params: TaskParams, kind: TaskKind, able: list[Agent], origin: Origin, only: WorkerSupervisor | None
     ) -> Task:
         parent = origin.parent
         if kind == "task":
@@ -313,9 +295,7 @@ class Submission:
             found = self._writer.find(each) or self._writer.volatile.find(each)
             if found is not None and not found.durable:
                 raise Conflict(
-                    f'cannot let a durable task wait for task "{each}": that is not durable',
-                    key="after",
-                    task=each,
+                    f'cannot let a durable task wait for task "{each}": that is not durable', key="after", task=each
                 )
         for each, found in ended.items():
             if found is None or found.state != "succeeded":

@@ -99,9 +99,7 @@ class Records:
         on_corrupted: called for a task that had not ended and whose record cannot be read.
     """
 
-    def __init__(
-        self, store: Store, on_corrupted: Callable[[Corrupted], None] | None = None
-    ) -> None:
+    def __init__(self, store: Store, on_corrupted: Callable[[Corrupted], None] | None = None) -> None:
         self._store = store
         self.on_corrupted = on_corrupted
 
@@ -178,9 +176,7 @@ class Records:
         rows = await self._store.read(f"{counted} GROUP BY state")
         found = {str(state): _integer(n) for state, n in rows if str(state) in ENDED}
         if is_in_cluster:
-            where = (
-                "WHERE instr(record, ?) AND json_extract(CAST(record AS TEXT), '$.kind') = 'placed'"
-            )
+            where = "WHERE instr(record, ?) AND json_extract(CAST(record AS TEXT), '$.kind') = 'placed'"
             placed = await self._store.read(f"{counted} {where} GROUP BY state", [PLACED])
             for state, n in placed:
                 found[str(state)] = found.get(str(state), 0) - _integer(n)
@@ -191,9 +187,7 @@ class Records:
 
         A task whose record cannot be read is marked as failed: it can never run.
         """
-        rows = await self._store.read(
-            f"{_READ} WHERE state IN ('queued', 'running') ORDER BY created_at"
-        )
+        rows = await self._store.read(f"{_READ} WHERE state IN ('queued', 'running') ORDER BY created_at")
         found: list[tuple[Task, float]] = []
         lost: list[Statement] = []
         for row in rows:
@@ -218,9 +212,7 @@ class Records:
         rows = await self._store.read(f"{_READ} WHERE id = ?", (task_id,))
         return _task(rows[0]) if rows else None
 
-    async def find_by_key(
-        self, key: str, agent: str | None, *, since: float | None = None
-    ) -> Task | None:
+    async def find_by_key(self, key: str, agent: str | None, *, since: float | None = None) -> Task | None:
         """Returns the task with an idempotency key, of an agent; or of any agent, if it is not older than `since`.
 
         Raises:
@@ -272,9 +264,7 @@ class Records:
             if looked >= MOST_LOOKED:
                 return Page(found, cursor_of(place), skipped, tuple(places))
 
-    async def _look(
-        self, index: "_Where", scan: "_Where", place: tuple[float, int] | None, limit: int
-    ) -> list[Row]:
+    async def _look(self, index: "_Where", scan: "_Where", place: tuple[float, int] | None, limit: int) -> list[Row]:
         """Returns rows after `place`, as `_READ` has them; without the record where `scan` does not match."""
         clauses, values = list(index.clauses), list(index.values)
         if place is not None:
@@ -290,9 +280,7 @@ class Records:
 
     # -- expiry
 
-    async def expire(
-        self, now: float, retention: Retention, of_agent: Mapping[str, Retention]
-    ) -> int:
+    async def expire(self, now: float, retention: Retention, of_agent: Mapping[str, Retention]) -> int:
         """Removes ended tasks that are older than is kept, a few at a time; returns how many there were.
 
         `retention` is for agents that `of_agent` does not name, those that are gone among them.
@@ -430,9 +418,7 @@ def place_of(cursor: str, key: str = "before") -> tuple[float, int]:
         return float(created), int(rowid)
     except ValueError:
         raise InvalidParams(
-            f'cannot go on {key} "{cursor[:50]}": give the "more" of an earlier answer',
-            key=key,
-            value=cursor[:50],
+            f'cannot go on {key} "{cursor[:50]}": give the "more" of an earlier answer', key=key, value=cursor[:50]
         ) from None
 
 

@@ -15,12 +15,7 @@ from datetime import datetime
 
 from msgspec.structs import replace
 
-from ...worker.contract.errors import (
-    Cancelled,
-    NotFound,
-    Overloaded,
-    WorkerFailed,
-)
+from ...worker.contract.errors import Cancelled, NotFound, Overloaded, WorkerFailed
 from ...worker.contract.names import SEPARATOR, tenant_of
 from ...worker.contract.records import ENDED, Task, TaskKind
 from ...worker.control.params import TaskListParams
@@ -134,13 +129,7 @@ class Tasks:
         self.note_sample = self._executor.note_sample
         self._composites = CompositeRunner(writer, agents, self._executor, self.accounting)
         self.dispatcher = Dispatcher(
-            writer,
-            agents,
-            self._executor,
-            self._composites,
-            self.budgets,
-            hibernation,
-            on_waiting,
+            writer, agents, self._executor, self._composites, self.budgets, hibernation, on_waiting
         )
         self._executor.bind(self.dispatcher)
         self._submission = Submission(
@@ -193,9 +182,7 @@ class Tasks:
 
     # -- from an earlier daemon
 
-    async def load(
-        self, recover: Callable[[Collection[str]], Awaitable[None]] | None = None
-    ) -> None:
+    async def load(self, recover: Callable[[Collection[str]], Awaitable[None]] | None = None) -> None:
         """Loads the tasks that an earlier daemon left: queued ones wait on, begun ones follow retry_on.
 
         Args:
@@ -242,14 +229,8 @@ class Tasks:
             agent = self._agents.agents.get(task.agent)
             ended = Attempted(died=True, error=WorkerFailed.__name__)
             is_job = task.kind == "job"  # whose run is never repeated for its task
-            if (
-                is_job
-                or agent is None
-                or not retries(policy_of(agent.spec.tasks, task.retry), task.attempt, ended)
-            ):
-                died = WorkerFailed(
-                    "the daemon died while it ran", worker=task.worker, result="daemon-gone"
-                )
+            if is_job or agent is None or not retries(policy_of(agent.spec.tasks, task.retry), task.attempt, ended):
+                died = WorkerFailed("the daemon died while it ran", worker=task.worker, result="daemon-gone")
                 error = gone(task) if agent is None else given_up(task, died)
                 executor.keep(executor.end(entry, "failed", error))
                 return
@@ -305,9 +286,7 @@ class Tasks:
         """
         return await self._writer.show(task_id)
 
-    async def list(
-        self, wanted: TaskListParams, knows: Callable[[str], bool] | None = None
-    ) -> Page:
+    async def list(self, wanted: TaskListParams, knows: Callable[[str], bool] | None = None) -> Page:
         """Returns records of agents that pass `knows`, newest first; fewer than the limit if one message has no room."""
         return await self._writer.list(wanted, knows)
 
@@ -334,9 +313,7 @@ class Tasks:
     def parts(self, task_id: str) -> PartBuffer | None:
         """Returns what a task streams; None for one that ended a while ago."""
         entry, accounting = self._backlog.find(task_id), self.accounting
-        return (
-            accounting.part_buffers.of_ended(task_id) if entry is None else accounting.parts(entry)
-        )
+        return accounting.part_buffers.of_ended(task_id) if entry is None else accounting.parts(entry)
 
     async def next_end(self) -> None:
         """Waits until any task ends, so that a full queue may have room."""

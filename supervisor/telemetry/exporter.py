@@ -31,11 +31,7 @@ CLOSE_S = 2.0
 CALM_S = 30.0
 """Seconds without a dropped span after which it is told that none is dropped any more."""
 
-KINDS: dict[Kind, SpanKind] = {
-    "internal": SpanKind.INTERNAL,
-    "server": SpanKind.SERVER,
-    "client": SpanKind.CLIENT,
-}
+KINDS: dict[Kind, SpanKind] = {"internal": SpanKind.INTERNAL, "server": SpanKind.SERVER, "client": SpanKind.CLIENT}
 
 _SAMPLED = SpanContext(1, 1, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
 
@@ -69,9 +65,7 @@ class _Counted(SpanExporter):
         """Sends one batch."""
         result = SpanExportResult.FAILURE
         try:
-            result = self._inner.export(
-                [self._readable(each.span) for each in spans if isinstance(each, _Deferred)]
-            )
+            result = self._inner.export([self._readable(each.span) for each in spans if isinstance(each, _Deferred)])
         finally:
             is_taken = result is SpanExportResult.SUCCESS
             if is_taken:
@@ -96,9 +90,7 @@ class _Counted(SpanExporter):
             status = Status(StatusCode.ERROR, span.message or span.error)
         return ReadableSpan(
             span.name,
-            context=SpanContext(
-                trace, int(span.context.span, 16), is_remote=False, trace_flags=flags
-            ),
+            context=SpanContext(trace, int(span.context.span, 16), is_remote=False, trace_flags=flags),
             parent=parent,
             resource=self._origin.resource,
             attributes=attributes,
@@ -123,10 +115,7 @@ class Exporter:
         self._counted = _Counted(inner, origin)
         self._counted.on_batch = self._note_batch
         self._processor = BatchSpanProcessor(
-            self._counted,
-            max_queue_size=QUEUE_SPANS,
-            schedule_delay_millis=DELAY_MS,
-            max_export_batch_size=BATCH_SPANS,
+            self._counted, max_queue_size=QUEUE_SPANS, schedule_delay_millis=DELAY_MS, max_export_batch_size=BATCH_SPANS
         )
         self._report = report
         self._loop = asyncio.get_running_loop()

@@ -32,11 +32,7 @@ class Origin:
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
         self._address = address.rstrip("/")
         self.resource = Resource.create(
-            {
-                "service.name": "corral",
-                "service.version": version,
-                "service.instance.id": str(generation),
-            }
+            {"service.name": "corral", "service.version": version, "service.instance.id": str(generation)}
         )
         self.scope = InstrumentationScope("corral", version)
 

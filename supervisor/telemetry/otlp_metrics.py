@@ -37,9 +37,7 @@ class MetricsExporter:
     def send(self, sources: Iterable[Source], started_ns: int, now_ns: int) -> bool:
         """Sends the figures of one moment; returns whether the collector took them. It may take TIMEOUT_S."""
         found = [metric(each, started_ns, now_ns) for each in sources]
-        scope = ScopeMetrics(
-            self._origin.scope, [each for each in found if each.data.data_points], ""
-        )
+        scope = ScopeMetrics(self._origin.scope, [each for each in found if each.data.data_points], "")
         data = MetricsData([ResourceMetrics(self._origin.resource, [scope], "")])
         return self._exporter.export(data) is MetricExportResult.SUCCESS
 
@@ -80,10 +78,7 @@ def _histogram_points(source: Source, started_ns: int, now_ns: int) -> list[Hist
 
 
 def _histogram_point(
-    labels: Mapping[str, str],
-    buckets: list[tuple[float, int]],
-    total: float,
-    times_ns: tuple[int, int],
+    labels: Mapping[str, str], buckets: list[tuple[float, int]], total: float, times_ns: tuple[int, int]
 ) -> HistogramDataPoint:
     """Returns the point of cumulative buckets (bound, count up to it), the last of which is the infinite one."""
     counts = [count for _, count in buckets]

@@ -74,10 +74,7 @@ class Tracer(Tracing):
     """
 
     def __init__(
-        self,
-        emit: Callable[[Span], None],
-        traces_per_second: int = 0,
-        clock: Callable[[], float] = time.monotonic,
+        self, emit: Callable[[Span], None], traces_per_second: int = 0, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._emit = emit
         self._rate = traces_per_second

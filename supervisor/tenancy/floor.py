@@ -56,9 +56,7 @@ def floored(spec: Spec, standing: Standing) -> Spec:
         working_directory=place,
         read_paths=tuple(dict.fromkeys(readable)),
         write_paths=tuple(dict.fromkeys((folder, *(process.write_paths or ())))),
-        inherit_environment=tuple(
-            name for name in process.inherit_environment if name not in NOT_INHERITED
-        ),
+        inherit_environment=tuple(name for name in process.inherit_environment if name not in NOT_INHERITED),
     )
     return replace(spec, process=process, environment={**own, **spec.environment}, control="none")
 

@@ -27,9 +27,7 @@ logger = logging.getLogger(__name__)
 class Publish(Protocol):
     """Publishes that a limit of a tenant was reached."""
 
-    def __call__(
-        self, tenant: str, key: str, limit: float, used: float, reason: str, *, agent: str | None
-    ) -> None:
+    def __call__(self, tenant: str, key: str, limit: float, used: float, reason: str, *, agent: str | None) -> None:
         """Takes the key of the limit, its value, the usage, and the reason in words."""
         ...
 
@@ -157,9 +155,7 @@ class Slices:
             text = f'the tenant "{name}" used up its max_memory_bytes, and the kernel ended a worker of it'
             limit, used = tenant.max_memory_bytes, now.peak_bytes
             self._publish(name, "max_memory_bytes", limit, used, text, agent=None)
-        refused = sum(
-            max(0, count - before.refused.get(group, 0)) for group, count in now.refused.items()
-        )
+        refused = sum(max(0, count - before.refused.get(group, 0)) for group, count in now.refused.items())
         if tenant.max_processes and refused:
             limit = tenant.max_processes
             text = f'{refused} forks of the tenant "{name}" were refused: it had {limit} of max_processes = {limit}'
@@ -168,9 +164,7 @@ class Slices:
         if tenant.cpu_limit_percent and held_s > 0:
             limit = tenant.cpu_limit_percent
             used = round(max(0, now.used_us - before.used_us) / 1e4 / WATCH_S)
-            text = (
-                f'the tenant "{name}" was held back for {held_s:.1f} s: cpu_limit_percent = {limit}'
-            )
+            text = f'the tenant "{name}" was held back for {held_s:.1f} s: cpu_limit_percent = {limit}'
             self._publish(name, "cpu_limit_percent", limit, used, text, agent=None)
 
     def changed(self, worker: Started) -> None:
@@ -196,9 +190,7 @@ class Slices:
         if path is None or not path.exists():
             return
         limits = limits_in_kernel(self._tenants.find(name))
-        writing = asyncio.get_running_loop().run_in_executor(
-            None, cgroup.relimit_slice, str(path), *limits
-        )
+        writing = asyncio.get_running_loop().run_in_executor(None, cgroup.relimit_slice, str(path), *limits)
 
         def written(done: asyncio.Future[None]) -> None:
             if not done.cancelled() and (error := done.exception()) is not None:

@@ -238,7 +238,9 @@ class Tenants:
             Overloaded: the store takes nothing now; nothing has changed.
         """
         record = seal(msgspec.json.encode(kept), compress=False)
-        sql = "INSERT INTO tenant (name, record) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET record = excluded.record"
+        sql = (
+            "INSERT INTO tenant (name, record) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET record = excluded.record"
+        )
         await self._store.write((sql, (name, record)))
         self._kept[name] = kept
         self._changed(name)

@@ -14,9 +14,7 @@ def layers_of(control: Control, name: str) -> list[Layer]:
     standing, why = control.accounts.standing(name), control.accounts.why_shared(name)
     containment = control.shared.launcher.containment
     has = f"version {abi} of Landlock" if abi else "this kernel has no Landlock"
-    limits = (
-        "" if sandbox.scopes_limits() else "no filter of system calls is known for this machine"
-    )
+    limits = "" if sandbox.scopes_limits() else "no filter of system calls is known for this machine"
     return [
         Layer("user", not why, why or f"{standing.user}"),
         Layer("folder", abi >= FILES_ABI, standing.folder if abi >= FILES_ABI else has),

@@ -45,17 +45,10 @@ def _check(control: Control, name: str) -> None:
     tenants, config = control.tenants, control.agents.config
     if tenants.find(name) is None and name not in tenants.kept_names():
         tenants.of(name)
-    of_file = [
-        key for key in (*config.agents, *config.groups, *config.schedules) if tenant_of(key) == name
-    ]
+    of_file = [key for key in (*config.agents, *config.groups, *config.schedules) if tenant_of(key) == name]
     if name in config.tenants or of_file:
         words = "the configuration file has it: take its tables out, and reload"
-        raise Conflict(
-            f'cannot remove tenant "{name}": {words}',
-            name=name,
-            reason="file",
-            names=sorted(of_file),
-        )
+        raise Conflict(f'cannot remove tenant "{name}": {words}', name=name, reason="file", names=sorted(of_file))
 
 
 async def _forget(control: Control, name: str) -> None:

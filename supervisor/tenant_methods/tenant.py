@@ -53,9 +53,7 @@ async def _add(control: Control, params: TenantAddParams, _caller: Caller) -> Te
     present = tenants.find(name)
     if present is not None:
         _check_same(control, present, params)
-        return TenantAdded(
-            tenant=_record(control, present), created=False, restarted=_reset(control, name)
-        )
+        return TenantAdded(tenant=_record(control, present), created=False, restarted=_reset(control, name))
     if tenants.kept(name).removing:
         words = f'cannot add tenant "{name}": it is being removed'
         raise Conflict(words, name=name, reason="removing")
@@ -100,9 +98,7 @@ async def _show(control: Control, params: TenantShowParams, _caller: Caller) -> 
     if params.name is None:
         raise InvalidParams("cannot show a tenant: name one", key="name")
     tenant = control.tenants.of(params.name)
-    agents = [
-        agent for agent in control.agents.agents.values() if tenant_of(agent.name) == tenant.name
-    ]
+    agents = [agent for agent in control.agents.agents.values() if tenant_of(agent.name) == tenant.name]
     groups = control.agents.groups.by_name.values()
     return TenantShown(
         layers=layers_of(control, tenant.name),
@@ -111,9 +107,7 @@ async def _show(control: Control, params: TenantShowParams, _caller: Caller) -> 
         agents=sorted(agent.name for agent in agents if agent.spec.kind == "agent"),
         servers=sorted(agent.name for agent in agents if agent.spec.kind == "mcp"),
         groups=sorted(
-            f"{kind_of_group(group)}:{group.name}"
-            for group in groups
-            if tenant_of(group.name) == tenant.name
+            f"{kind_of_group(group)}:{group.name}" for group in groups if tenant_of(group.name) == tenant.name
         ),
     )
 
@@ -193,9 +187,7 @@ async def _resume(control: Control, params: TenantNameParams, _caller: Caller) -
         control.shared.bus.publish("tenant.resumed", tenant=name)
         chosen = [each for each in supervisors_of(control, name) if each.spec.autostart]
         control.agents.startup.start_by_itself(chosen)
-    return TenantSwitched(
-        tenant=_record(control, tenant), workers=sorted(each.id for each in chosen)
-    )
+    return TenantSwitched(tenant=_record(control, tenant), workers=sorted(each.id for each in chosen))
 
 
 # -- helpers
@@ -256,17 +248,12 @@ def _table(control: Control, tenant: Tenant) -> dict[str, object]:
     """Returns the table that is in force: that of the file, with the keys that were set over it."""
     of_file = control.agents.config.tenants.get(tenant.name)
     table: Mapping[str, object] = {} if of_file is None else of_file.written
-    return (
-        codec.as_object(msgspec.to_builtins({**table, **control.tenants.kept(tenant.name).table}))
-        or {}
-    )
+    return codec.as_object(msgspec.to_builtins({**table, **control.tenants.kept(tenant.name).table})) or {}
 
 
 def _record(control: Control, tenant: Tenant) -> TenantRecord:
     agents = control.agents.agents.values()
-    return _counted(
-        control, tenant, [each for each in agents if tenant_of(each.name) == tenant.name]
-    )
+    return _counted(control, tenant, [each for each in agents if tenant_of(each.name) == tenant.name])
 
 
 def _counted(control: Control, tenant: Tenant, agents: Collection[Agent]) -> TenantRecord:

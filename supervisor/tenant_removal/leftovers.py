@@ -41,10 +41,7 @@ async def erase_folders(paths: Sequence[Path]) -> int:
         count += 1
         if not await asyncio.to_thread(remove_temporary, str(path), REMOVAL_S):
             raise Overloaded(
-                f'cannot remove "{path}": a part of it is left',
-                path=str(path),
-                reason="files",
-                retry_after_s=1.0,
+                f'cannot remove "{path}": a part of it is left', path=str(path), reason="files", retry_after_s=1.0
             )
     return count
 
@@ -66,9 +63,7 @@ async def end_processes(uid: int) -> int:
                 await asyncio.sleep(CHECK_S)
                 left = await asyncio.to_thread(_processes, uid)
     except TimeoutError:
-        raise Timeout(
-            f"cannot end processes of uid {uid}: they survive SIGKILL", pids=left
-        ) from None
+        raise Timeout(f"cannot end processes of uid {uid}: they survive SIGKILL", pids=left) from None
     return count
 
 

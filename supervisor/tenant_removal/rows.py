@@ -60,10 +60,7 @@ def _statements(tenant: str, columns: dict[str, list[str]]) -> Iterator[tuple[st
     # Events of the daemon that name the tenant, or something of it, in their data.
     data = "instr(data, CAST(? AS BLOB)) OR instr(data, CAST(? AS BLOB))"
     where = f"{data} OR (type GLOB 'tenant.*' AND instr(data, CAST(? AS BLOB)))"
-    yield (
-        "event",
-        (f"DELETE FROM event WHERE {where}", (f'"{tenant}/', f":{tenant}/", f'"{tenant}"')),
-    )
+    yield ("event", (f"DELETE FROM event WHERE {where}", (f'"{tenant}/', f":{tenant}/", f'"{tenant}"')))
     record = "DELETE FROM schedule WHERE instr(record, CAST(? AS BLOB))"
     yield "schedule", (record, (f'"{tenant}/',))
     yield "meta", ("DELETE FROM meta WHERE key GLOB ?", (f"*:{names}",))

@@ -44,11 +44,7 @@ class TenantTrees:
     """
 
     def __init__(
-        self,
-        tenants: Tenants,
-        enforcer: LimitEnforcer,
-        containment: Callable[[], Containment],
-        refusals: Refusals,
+        self, tenants: Tenants, enforcer: LimitEnforcer, containment: Callable[[], Containment], refusals: Refusals
     ) -> None:
         self._tenants = tenants
         self._enforcer = enforcer
@@ -88,9 +84,7 @@ class TenantTrees:
         for tenant in tuple(self._running):
             self._consider(tenant)
 
-    def hold_all(
-        self, tenant: str, over: Over, hold: Callable[[WorkerSupervisor, str, str], None]
-    ) -> None:
+    def hold_all(self, tenant: str, over: Over, hold: Callable[[WorkerSupervisor, str, str], None]) -> None:
         """Ends all workers of a tenant that has passed a limit, since it is not known which one did, until there is room.
 
         Args:
@@ -159,9 +153,7 @@ class TenantTrees:
                 else:
                     share.release()
                 wait_s = look_in_s(
-                    room_bytes,
-                    holds_cpu=bool(asked.cpu_limit_percent),
-                    counts=bool(asked.max_processes),
+                    room_bytes, holds_cpu=bool(asked.cpu_limit_percent), counts=bool(asked.max_processes)
                 )
                 cost_s = sum(tree.cost_s for tree in trees.values())
                 await asyncio.sleep(max(min(wait_s, share_wait_s), limits.pause_s(cost_s)))
@@ -253,9 +245,7 @@ class _CpuShare:
             if account is None:
                 account = limits.begin(percent[each], 0.0, now)
                 self._lives[each] = each.life
-            account, next_s = limits.step(
-                replace(account, limit_percent=percent[each]), used_s, now
-            )
+            account, next_s = limits.step(replace(account, limit_percent=percent[each]), used_s, now)
             self._accounts[each] = account
             self._apply(each, account.is_frozen, next_s)
             wait_s = min(wait_s, next_s)

@@ -19,7 +19,9 @@ _PROGRAM = """
     idle_timeout input_schema instances labels max_calls_per_minute min_spare models output_schema own params preload protocol python
     remain requires resources rolling share smoke tasks template timeout title tools type warm process monitoring recovery
 """
-_GROUP = "capabilities description input_schema labels lead max_parallel members mode output routing steps timeout title"
+_GROUP = (
+    "capabilities description input_schema labels lead max_parallel members mode output routing steps timeout title"
+)
 
 KEYS: Mapping[Kind, frozenset[str]] = {
     "agent": frozenset(_PROGRAM.split()),
@@ -119,9 +121,7 @@ def _check_value(name: str, path: str, key: str, value: object, folder: str) -> 
     if key == "nice" and isinstance(value, int | float) and value < 0:
         raise _refused(name, path, value, "a tenant's agent has no higher priority than others")
     if key == "network" and value == "host":
-        raise _refused(
-            name, path, value, "a tenant's agent has no network of the host by its own table"
-        )
+        raise _refused(name, path, value, "a tenant's agent has no network of the host by its own table")
     if key == "template" and value not in TEMPLATES:
         raise _refused(name, path, value, "templates are the owner's")
     if key in PATHS:

@@ -3,14 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from ...worker.contract.names import (
-    LOCAL,
-    SEPARATOR,
-    is_tenant_name,
-    local_name,
-    qualified,
-    tenant_of,
-)
+from ...worker.contract.names import LOCAL, SEPARATOR, is_tenant_name, local_name, qualified, tenant_of
 from ..decoding.values import Refused
 
 BUILT_IN = ("cortex",)
@@ -22,9 +15,7 @@ _LOCAL = re.compile(LOCAL)
 def why_no_name(name: str) -> str:
     """Returns the reason for refusing a full name; "" where it is one."""
     if SEPARATOR in name and not is_tenant_name(tenant_of(name)):
-        return (
-            "the part before / is a tenant: 1 to 32 small letters, digits and -, and a letter first"
-        )
+        return "the part before / is a tenant: 1 to 32 small letters, digits and -, and a letter first"
     if not _LOCAL.fullmatch(local_name(name)):
         return "a name has 1 to 48 letters, digits, _ and -, and starts with a letter"
     return '"__" stands between a server and its tool' if "__" in name else ""

@@ -71,10 +71,7 @@ def decode_tiers(document: Document, tables: Mapping[str, object]) -> dict[str, 
 
 
 def decode_tenants(
-    document: Document,
-    tables: Mapping[str, object],
-    tiers: Mapping[str, Limits],
-    known_tiers: Collection[str] = (),
+    document: Document, tables: Mapping[str, object], tiers: Mapping[str, Limits], known_tiers: Collection[str] = ()
 ) -> dict[str, Tenant]:
     """Returns the tenants of a file; refused tables are noted, and left out. `known_tiers` may have refused tables."""
     found: dict[str, Tenant] = {}
@@ -85,11 +82,7 @@ def decode_tenants(
 
 
 def decode_tenant(
-    name: str,
-    table: Mapping[str, object],
-    tiers: Mapping[str, Limits],
-    *,
-    source: str = STORE,
+    name: str, table: Mapping[str, object], tiers: Mapping[str, Limits], *, source: str = STORE
 ) -> Tenant:
     """Decodes one tenant from a table of the same shape as `[tenants.NAME]`.
 
@@ -115,11 +108,7 @@ def with_tiers(tenant: Tenant, tiers: Mapping[str, Limits]) -> Tenant:
 
 
 def _tenant(
-    document: Document,
-    name: str,
-    table: object,
-    tiers: Mapping[str, Limits],
-    known_tiers: Collection[str],
+    document: Document, name: str, table: object, tiers: Mapping[str, Limits], known_tiers: Collection[str]
 ) -> Tenant:
     path: KeyPath = ("tenants", name)
     if not is_tenant_name(name):
@@ -131,6 +120,4 @@ def _tenant(
         raise document.error((*path, "tier"), tier, f"no tier has this name: write [tiers.{tier}]")
     defaults = msgspec.structs.asdict(tiers.get(tier or "", Limits()))
     written: dict[str, object] = dict(table) if is_table(table) else {}
-    return Tenant(
-        **{**defaults, **own}, name=name, source=document.part_of(path).source, written=written
-    )
+    return Tenant(**{**defaults, **own}, name=name, source=document.part_of(path).source, written=written)

@@ -83,8 +83,7 @@ class SocketLock:
         size = len(os.fsencode(path))
         if size > MAX_PATH_BYTES:
             raise InvalidParams(
-                f'cannot listen on "{path}": the path has {size} bytes, and a socket\'s has {MAX_PATH_BYTES}'
-                " at most",
+                f'cannot listen on "{path}": the path has {size} bytes, and a socket\'s has {MAX_PATH_BYTES} at most',
                 key="socket",
                 value=str(path),
                 reason="too long",
@@ -142,9 +141,7 @@ class SocketLock:
             sock.listen(BACKLOG)
         except OSError as error:
             sock.close()
-            raise PermissionDenied(
-                f'cannot listen on "{self.path}": {error.strerror}', path=str(self.path)
-            ) from error
+            raise PermissionDenied(f'cannot listen on "{self.path}": {error.strerror}', path=str(self.path)) from error
         except BaseException:
             sock.close()
             raise
@@ -171,9 +168,7 @@ def make_private_folder(folder: Path) -> None:
     if folder.parent == Path("/tmp") and folder.name.startswith("corral-"):
         owner = folder.lstat().st_uid
         if owner != os.getuid() or folder.is_symlink():
-            raise PermissionDenied(
-                f'cannot use folder "{folder}": it belongs to uid {owner}', path=str(folder)
-            )
+            raise PermissionDenied(f'cannot use folder "{folder}": it belongs to uid {owner}', path=str(folder))
 
 
 def access_list(gids: Sequence[int]) -> bytes:
@@ -196,8 +191,5 @@ def group_id(name: str, key: str = "daemon.group") -> int:
         return grp.getgrnam(name).gr_gid
     except KeyError:
         raise InvalidParams(
-            f'cannot give the socket to group "{name}": there is none',
-            key=key,
-            value=name,
-            reason="unknown group",
+            f'cannot give the socket to group "{name}": there is none', key=key, value=name, reason="unknown group"
         ) from None

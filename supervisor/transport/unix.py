@@ -17,14 +17,7 @@ from ... import __version__
 from ...mcp.endpoint.server import McpEndpoint
 from ...mcp.protocol.caller import Caller
 from ...worker.contract.channel import Channel
-from ...worker.contract.errors import (
-    Conflict,
-    CorralError,
-    InternalError,
-    Overloaded,
-    PermissionDenied,
-    ShuttingDown,
-)
+from ...worker.contract.errors import Conflict, CorralError, InternalError, Overloaded, PermissionDenied, ShuttingDown
 from ...worker.contract.jsonrpc import Notification, Peer, Request
 from ...worker.contract.names import tenant_of
 from ...worker.control.params import AttachParams
@@ -94,14 +87,7 @@ class Reserve:
 class Listener:
     """Accepts connections and hands their requests to the method table."""
 
-    def __init__(
-        self,
-        control: Control,
-        lock: SocketLock,
-        *,
-        group: str | None,
-        readers: str | None = None,
-    ) -> None:
+    def __init__(self, control: Control, lock: SocketLock, *, group: str | None, readers: str | None = None) -> None:
         self._control = control
         self._lock = lock
         self._group = group
@@ -185,9 +171,7 @@ class Listener:
         if not self._refill():
             for connection, since in list(self._loans.items()):
                 if connection.is_idle or now - since > LOAN_MAX_S:
-                    connection.close(
-                        Overloaded("cannot keep a connection: no descriptors are left")
-                    )
+                    connection.close(Overloaded("cannot keep a connection: no descriptors are left"))
         self._await_refill()
 
     def _refill(self) -> bool:
@@ -248,9 +232,7 @@ class Listener:
         if leader is None:
             return None
         supervisors = self._control.agents.registry.lives()
-        return next(
-            (supervisor for supervisor in supervisors if supervisor.worker.pid == leader), None
-        )
+        return next((supervisor for supervisor in supervisors if supervisor.worker.pid == leader), None)
 
     def identify(self, sock: socket.socket) -> Identity:
         """Identifies the peer of a connection."""
@@ -330,9 +312,7 @@ class Connection(Channel):
         if self.tenant:
             self.who = {**self.who, "tenant": self.tenant}
         if self._listener.is_full:
-            self._refusal = Overloaded(
-                f"cannot take a connection beyond {MAX_CONNECTIONS}", retry_after_s=1.0
-            )
+            self._refusal = Overloaded(f"cannot take a connection beyond {MAX_CONNECTIONS}", retry_after_s=1.0)
         super().connection_made(transport)
 
     @property
@@ -349,12 +329,8 @@ class Connection(Channel):
             permission = "read"  # the tools of its agent are a worker's without any control
         if permission is None:
             if self._digest is not None and self._control.tokens.permitted(self._digest) is None:
-                raise PermissionDenied(
-                    f"cannot serve {self.name}: the token is valid no more", reason="token"
-                )
-            hint = (
-                f'; "control" of agent "{who}" grants none' if (who := self._identity.agent) else ""
-            )
+                raise PermissionDenied(f"cannot serve {self.name}: the token is valid no more", reason="token")
+            hint = f'; "control" of agent "{who}" grants none' if (who := self._identity.agent) else ""
             error = PermissionDenied(f"cannot serve {self.name}: it has no rights here{hint}")
             self._control.note_refused(request.method, request.params, self, error)
             raise error
@@ -423,23 +399,11 @@ class Connection(Channel):
             NotFound: there is no such profile.
         """
         sharer = self._identity.agent or f"client {self._token}"
-        client = Client(
-            self.name,
-            sharer,
-            self.who,
-            self._granted,
-            self.supervisor,
-            self._agents,
-            self._bound,
-        )
+        client = Client(self.name, sharer, self.who, self._granted, self.supervisor, self._agents, self._bound)
         client_tools = ClientTools(self._control, client, view)
         caller = Caller(name=self.name, sharer=sharer)
         self._endpoint = McpEndpoint(
-            client_tools,
-            version=__version__,
-            caller=caller,
-            notify=self.notify,
-            tasks=client_tools.tasks,
+            client_tools, version=__version__, caller=caller, notify=self.notify, tasks=client_tools.tasks
         )
 
     async def ask(self, method: str, params: Mapping[str, object]) -> object:

@@ -84,12 +84,7 @@ class Excess(Struct, frozen=True):
     @property
     def facts(self) -> dict[str, object]:
         """Returns the fields of the event."""
-        return {
-            "key": self.key,
-            "limit": self.limit,
-            "used": self.used,
-            "reason": self.message,
-        }
+        return {"key": self.key, "limit": self.limit, "used": self.used, "reason": self.message}
 
 
 def _mib(size_bytes: int) -> str:
@@ -137,13 +132,13 @@ def refused_forks(refused: int, resources: Resources) -> Excess | None:
     limit = resources.max_processes
     if not limit or not refused:
         return None
-    text = f"{refused} forks were refused: its process tree had {limit} of max_processes = {limit} processes and threads"
+    text = (
+        f"{refused} forks were refused: its process tree had {limit} of max_processes = {limit} processes and threads"
+    )
     return Excess("max_processes", limit, limit, text)
 
 
-def at_end(
-    code: int | None, signal: str | None, cpu_s: float, oom: Oom, resources: Resources
-) -> Excess | None:
+def at_end(code: int | None, signal: str | None, cpu_s: float, oom: Oom, resources: Resources) -> Excess | None:
     """Returns the limit that ended a leader, as far as its exit shows; None for any other end.
 
     `cpu_s` is the processor time of the leader and the children that it reaped, `oom` what the kernel's OOM killer did to
@@ -175,9 +170,7 @@ def _out_of_memory(oom: Oom) -> Excess:
     return Excess("max_memory_bytes", oom.limit_bytes, oom.peak_bytes or None, text, "oom")
 
 
-def look_in_s(
-    cpu_s: float, resources: Resources, *, age_s: float, interval_s: float, processors: int
-) -> float:
+def look_in_s(cpu_s: float, resources: Resources, *, age_s: float, interval_s: float, processors: int) -> float:
     """Returns the seconds until a tree must be looked at again, before it could pass a limit other than memory.
 
     `interval_s` applies to a tree that is old and far from any limit.

@@ -175,9 +175,7 @@ class Cohort(Resting):
 
     def woken(self) -> list[Watched]:
         """Removes and returns the active members; all of them, if few would be left."""
-        woken = [
-            each for each in self.members if not each.tree.is_single or not each.tree.is_quiet()
-        ]
+        woken = [each for each in self.members if not each.tree.is_single or not each.tree.is_quiet()]
         if len(self.members) - len(woken) < COHORT_LEAST:
             woken = [*self.members]
         for member in woken:
@@ -420,9 +418,7 @@ class Sampler:
         self._note_cpu(watched, usage.cpu_s)
         self._again(watched)
 
-    def _begin(
-        self, group: asyncio.TaskGroup, watched: Watched, work: Coroutine[None, None, None]
-    ) -> None:
+    def _begin(self, group: asyncio.TaskGroup, watched: Watched, work: Coroutine[None, None, None]) -> None:
         def forget(done: asyncio.Task[None]) -> None:
             watched.tasks = watched.tasks - {done} or NO_TASKS
 

@@ -40,9 +40,7 @@ class Meters:
         """The peak of each incarnation that has run no task since it was read."""
         self._read_at = -PAUSE_S
 
-    def begin(
-        self, unit: str, pid: int, peak: Callable[[], int | None], rss_bytes: int, tree_cpu_s: float
-    ) -> "Meter":
+    def begin(self, unit: str, pid: int, peak: Callable[[], int | None], rss_bytes: int, tree_cpu_s: float) -> "Meter":
         """Begins to measure a task.
 
         Args:

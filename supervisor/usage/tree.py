@@ -473,10 +473,7 @@ def open_files(pid: int) -> int:
 
 
 def used_s(
-    before: Mapping[int, Process],
-    now: Mapping[int, Process],
-    since: int,
-    owed: Mapping[int, float],
+    before: Mapping[int, Process], now: Mapping[int, Process], since: int, owed: Mapping[int, float]
 ) -> tuple[float, dict[int, float]]:
     """Returns the seconds of processor time that a tree used between two surveys, the first one at `since` (ticks).
 

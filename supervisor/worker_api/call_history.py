@@ -86,10 +86,7 @@ class CallHistory:
         kept = None
         if with_result and encoded is not None:
             kept = codec.encode(bounded_result(call.result, size_bytes))
-        row = (
-            *(call.task, call.delivery, call.at_s, call.tool, call.outcome),
-            *(call.duration_s, size_bytes, kept),
-        )
+        row = (*(call.task, call.delivery, call.at_s, call.tool, call.outcome), *(call.duration_s, size_bytes, kept))
         self._waiting.append(row)
         self._waiting_bytes += ROW_BYTES + (0 if kept is None else len(kept))
         if len(self._waiting) >= FLUSH_ROWS:

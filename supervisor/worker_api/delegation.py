@@ -86,9 +86,7 @@ class Delegation:
                 group.create_task(self._work_off(left, results))
         return {"results": results}
 
-    async def _work_off(
-        self, left: Iterator[tuple[int, TaskParams]], results: list[object]
-    ) -> None:
+    async def _work_off(self, left: Iterator[tuple[int, TaskParams]], results: list[object]) -> None:
         for index, params in left:
             try:
                 results[index] = self._fitted(await self._ended(params))
@@ -132,9 +130,7 @@ class Delegation:
 
     def _fitted(self, task: Task) -> dict[str, object]:
         """Returns a record for the answer, if there is room for it in a message."""
-        record = cast(
-            "dict[str, object]", msgspec.to_builtins(task)
-        )  # a Struct's fields have names
+        record = cast("dict[str, object]", msgspec.to_builtins(task))  # a Struct's fields have names
         size = len(codec.encode(record))
         if size > self._room:
             raise ResourceLimitExceeded(
@@ -161,9 +157,7 @@ async def child_of(tasks: Tasks, supervisor: WorkerSupervisor, task: str) -> Tas
     return child
 
 
-async def parts_of(
-    tasks: Tasks, supervisor: WorkerSupervisor, asked: PartsParams
-) -> dict[str, object]:
+async def parts_of(tasks: Tasks, supervisor: WorkerSupervisor, asked: PartsParams) -> dict[str, object]:
     """Returns what a child has streamed, or its record when it has ended and nothing more is to be read.
 
     Raises:

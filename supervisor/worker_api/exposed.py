@@ -24,9 +24,7 @@ PREFIX = f"{SERVER}__"
 OBJECTIVE = {"type": "string", "description": "The work to do, in plain words"}
 
 CHANGES = tuple(
-    f"{kind}.{change}"
-    for kind in ("agent", "team", "workflow")
-    for change in ("added", "changed", "removed")
+    f"{kind}.{change}" for kind in ("agent", "team", "workflow") for change in ("added", "changed", "removed")
 )
 """The events after which the tools may be others."""
 
@@ -74,8 +72,7 @@ def described(receiver: Receiver) -> dict[str, object]:
     entry: dict[str, object] = {
         "name": tool_name(receiver),
         "title": title,
-        "description": receiver.description
-        or f'Gives the {kind} "{receiver.name}" a task, and waits for its end.',
+        "description": receiver.description or f'Gives the {kind} "{receiver.name}" a task, and waits for its end.',
         "execution": {"taskSupport": "required" if requires_task(receiver) else "optional"},
         "inputSchema": _arguments(receiver),
         "annotations": {"title": title, "readOnlyHint": False, "openWorldHint": True},
@@ -135,9 +132,7 @@ def result_of(record: Mapping[str, object]) -> dict[str, object]:
         return result
     if state not in ENDED:
         task = record.get("id")
-        text = (
-            f'cannot wait longer for task "{task}", which is {state}: ask corral__task for its end'
-        )
+        text = f'cannot wait longer for task "{task}", which is {state}: ask corral__task for its end'
         return failed(Timeout(text, task=task, state=state))
     error = from_wire(record.get("error"))
     error.data.setdefault("task", record.get("id"))

@@ -137,8 +137,7 @@ class WorkerPubsub:
             )
         if is_reserved(event_type):
             raise PermissionDenied(
-                f'cannot publish "{event_type}": events of that kind are the daemon\'s',
-                type=event_type,
+                f'cannot publish "{event_type}": events of that kind are the daemon\'s', type=event_type
             )
         per_s = self._config().max_publish_per_second
         now = self._loop.time()
@@ -155,12 +154,8 @@ class WorkerPubsub:
             )
         try:
             line = codec.encode(_nested(data))[SPARE_DEPTH:-SPARE_DEPTH]
-        except (
-            ValueError
-        ) as error:  # it was read, but in the store and in answers it would nest deeper
-            raise InvalidParams(
-                f'cannot publish "{event_type}": its data is nested too deep', key="data"
-            ) from error
+        except ValueError as error:  # it was read, but in the store and in answers it would nest deeper
+            raise InvalidParams(f'cannot publish "{event_type}": its data is nested too deep', key="data") from error
         if len(line) > MAX_DATA_BYTES:
             raise InvalidParams(
                 f'cannot publish "{event_type}": {len(line)} bytes of data are more than {MAX_DATA_BYTES}',

@@ -10,11 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from ...worker.contract.approvals import AskParams
-from ...worker.contract.errors import (
-    CorralError,
-    InvalidParams,
-    MethodNotFound,
-)
+from ...worker.contract.errors import CorralError, InvalidParams, MethodNotFound
 from ...worker.contract.jsonrpc import Notification, Request
 from ...worker.contract.misfit import misfit_of
 from ...worker.contract.names import tenant_of
@@ -116,12 +112,7 @@ class WorkerApi:
         }
 
     def bind(
-        self,
-        tasks: Tasks,
-        tool_calls: ToolCalls,
-        memory: Memory,
-        hibernation: Hibernation,
-        approvals: Approvals,
+        self, tasks: Tasks, tool_calls: ToolCalls, memory: Memory, hibernation: Hibernation, approvals: Approvals
     ) -> None:
         """Completes the circle before the first worker starts: agents and tasks are made with this object as an argument."""
         self._tasks = tasks
@@ -150,12 +141,7 @@ class WorkerApi:
         return self._in_turn(self._turns, tenant, method, supervisor, request.params)
 
     async def _in_turn(
-        self,
-        turns: CallTurns,
-        tenant: str,
-        method: Handler,
-        supervisor: WorkerSupervisor,
-        params: Mapping[str, object],
+        self, turns: CallTurns, tenant: str, method: Handler, supervisor: WorkerSupervisor, params: Mapping[str, object]
     ) -> object:
         await turns.wait(tenant)
         return await method(supervisor, params)
@@ -193,15 +179,11 @@ class WorkerApi:
 
     # -- tools
 
-    async def _list_tools(
-        self, supervisor: WorkerSupervisor, params: Mapping[str, object]
-    ) -> object:
+    async def _list_tools(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
         asked = convert(params, WorkerToolsParams, "tools/list")
         return {"tools": await self._tool_calls.tools_for(supervisor, asked.task)}
 
-    async def _call_tool(
-        self, supervisor: WorkerSupervisor, params: Mapping[str, object]
-    ) -> object:
+    async def _call_tool(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
         asked = convert(params, WorkerCallParams, "tools/call")
         return await self._tool_calls.call_for(supervisor, asked)
 
@@ -211,18 +193,14 @@ class WorkerApi:
         asked = convert(params, DelegateParams, "task/delegate")
         return await Delegation(self._tasks, supervisor, asked.task).one(asked)
 
-    async def _delegate_all(
-        self, supervisor: WorkerSupervisor, params: Mapping[str, object]
-    ) -> object:
+    async def _delegate_all(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
         asked = convert(params, DelegateAllParams, "task/delegate_all")
         return await Delegation(self._tasks, supervisor, asked.task).all(asked)
 
     async def _parts(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
         return await parts_of(self._tasks, supervisor, convert(params, PartsParams, "task/parts"))
 
-    async def _cancel_child(
-        self, supervisor: WorkerSupervisor, params: Mapping[str, object]
-    ) -> object:
+    async def _cancel_child(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
         asked = convert(params, ChildParams, "task/cancel")
         child = await child_of(self._tasks, supervisor, asked.task)
         reason = "the worker that delegated it no longer waits"
@@ -232,9 +210,7 @@ class WorkerApi:
         asked = convert(params, AskParams, "task/ask")
         entry = self._tasks.accounting.task_of(supervisor, asked.task)
         if entry is None or entry.attempt is None:
-            text = (
-                f'cannot ask for worker "{supervisor.id}": the request names no task that it runs'
-            )
+            text = f'cannot ask for worker "{supervisor.id}": the request names no task that it runs'
             raise InvalidParams(text, key="task")
         with entry.attempt.question():
             found = await self._approvals.ask(entry.task, supervisor.id, asked)
@@ -262,25 +238,15 @@ class WorkerApi:
     async def _search(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
         asked = convert(params, MemorySearchParams, "memory/search")
         return {
-            "items": await self._memory.key_values.search(
-                supervisor.spec.name, asked.session, asked.query, asked.limit
-            )
+            "items": await self._memory.key_values.search(supervisor.spec.name, asked.session, asked.query, asked.limit)
         }
 
-    async def _checkpoint(
-        self, supervisor: WorkerSupervisor, params: Mapping[str, object]
-    ) -> object:
+    async def _checkpoint(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
         asked = convert(params, CheckpointParams, "checkpoint/put")
-        entry = (
-            self._tasks.accounting.task_of(supervisor, asked.task)
-            if asked.task is not None
-            else None
-        )
+        entry = self._tasks.accounting.task_of(supervisor, asked.task) if asked.task is not None else None
         task = None if entry is None else entry.task.id
         reason: Reason = "worker" if task is None else "task"
-        number = await self._checkpoints.put(
-            supervisor.spec.name, supervisor.id, task, asked.data, reason
-        )
+        number = await self._checkpoints.put(supervisor.spec.name, supervisor.id, task, asked.data, reason)
         return {"id": number}
 
     # -- events
@@ -289,12 +255,8 @@ class WorkerApi:
         asked = convert(params, PublishParams, "event/publish")
         return {"seq": self._pubsub.publish(supervisor, asked.type, asked.data)}
 
-    async def _subscribe(
-        self, supervisor: WorkerSupervisor, params: Mapping[str, object]
-    ) -> object:
-        self._pubsub.subscribe(
-            supervisor, convert(params, SubscribeParams, "event/subscribe").types
-        )
+    async def _subscribe(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
+        self._pubsub.subscribe(supervisor, convert(params, SubscribeParams, "event/subscribe").types)
         return {}
 
     # -- notifications
@@ -303,9 +265,7 @@ class WorkerApi:
         asked = convert(params, ProgressParams, "progress")
         entry = self._tasks.accounting.task_of(supervisor, asked.task)
         if entry is not None:
-            self._tasks.accounting.record_progress(
-                entry, asked.progress, asked.total, asked.message
-            )
+            self._tasks.accounting.record_progress(entry, asked.progress, asked.total, asked.message)
 
     def _stream(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> None:
         asked = convert(params, StreamParams, "stream")
@@ -316,9 +276,7 @@ class WorkerApi:
             self._tasks.accounting.record_part(entry, asked.part, size_of(asked.part))
 
     def _beat(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> None:
-        entry = self._tasks.accounting.task_of(
-            supervisor, convert(params, BeatParams, "heartbeat").task
-        )
+        entry = self._tasks.accounting.task_of(supervisor, convert(params, BeatParams, "heartbeat").task)
         if entry is not None:
             self._tasks.accounting.record_heartbeat(entry)
 

@@ -39,13 +39,7 @@ class ServerQuestions:
     """
 
     def __init__(
-        self,
-        approvals: Approvals,
-        entry: Entry,
-        worker: str,
-        server: str,
-        limit_s: float,
-        started: float,
+        self, approvals: Approvals, entry: Entry, worker: str, server: str, limit_s: float, started: float
     ) -> None:
         self._approvals = approvals
         self._entry = entry
@@ -61,9 +55,7 @@ class ServerQuestions:
         """
         return await self.ask(method, params, self._ends_at)
 
-    async def ask(
-        self, method: str, params: Mapping[str, object], ends_at: float | None = None
-    ) -> dict[str, object]:
+    async def ask(self, method: str, params: Mapping[str, object], ends_at: float | None = None) -> dict[str, object]:
         """Returns the response to a form; its questions expire at `ends_at`, else as those of tasks.
 
         Raises:
@@ -89,9 +81,7 @@ class ServerQuestions:
                 key=f"mcp-{form}-{asked.number}-{asked.attempt}",
                 can_decline=True,
             )
-            record = await self._approvals.ask(
-                self._entry.task, self._worker, question, self._server
-            )
+            record = await self._approvals.ask(self._entry.task, self._worker, question, self._server)
             return forms.Reply(record.state, record.answer)
 
         with attempt.question():

@@ -14,12 +14,7 @@ from ...mcp.pool.directory import SEPARATOR
 from ...mcp.pool.pool import Pool
 from ...mcp.protocol.caller import Caller
 from ...mcp.protocol.catalog import FULL, Access
-from ...mcp.protocol.input_required import (
-    MAX_ROUNDS,
-    requires_input,
-    too_many_rounds,
-    with_input,
-)
+from ...mcp.protocol.input_required import MAX_ROUNDS, requires_input, too_many_rounds, with_input
 from ...worker.contract import codec
 from ...worker.contract.errors import CorralError, NotFound, Overloaded, PermissionDenied
 from ...worker.contract.names import tenant_of
@@ -69,10 +64,7 @@ def access_of(spec: Spec, tasks: Iterable[Sequence[str] | None] = ()) -> Access:
 
 @lru_cache(1024)
 def _access(
-    allowed: tuple[str, ...] | None,
-    denied: tuple[str, ...],
-    lists: tuple[tuple[str, ...], ...],
-    tenant: str,
+    allowed: tuple[str, ...] | None, denied: tuple[str, ...], lists: tuple[tuple[str, ...], ...], tenant: str
 ) -> Access:
     within: Access | None = None
     for each in lists:
@@ -135,9 +127,7 @@ class ToolCalls:
         """Agents whose last call was refused for their rate."""
         self._known: dict[str, tuple[int | None, float, dict[str, object]]] = {}
 
-    async def tools_for(
-        self, supervisor: WorkerSupervisor, task: str | None
-    ) -> list[dict[str, object]]:
+    async def tools_for(self, supervisor: WorkerSupervisor, task: str | None) -> list[dict[str, object]]:
         """Returns the tools that a worker may call for one of its tasks (None: for all that it runs).
 
         Starts the servers among them that never listed anything.
@@ -150,9 +140,7 @@ class ToolCalls:
         agents = exposed.tools(self._agents.registry, access)
         return [*(exposed.listed(each) for _, each in agents), *self._pool.tools(access)]
 
-    async def call_for(
-        self, supervisor: WorkerSupervisor, call: WorkerCallParams
-    ) -> dict[str, object]:
+    async def call_for(self, supervisor: WorkerSupervisor, call: WorkerCallParams) -> dict[str, object]:
         """Returns MCP's result of a worker's tool call.
 
         Raises:
@@ -173,12 +161,7 @@ class ToolCalls:
         return await self._call(record, sent, caller, access, None)
 
     async def call_agent(
-        self,
-        supervisor: WorkerSupervisor,
-        task: str | None,
-        name: str,
-        arguments: Mapping[str, object],
-        access: Access,
+        self, supervisor: WorkerSupervisor, task: str | None, name: str, arguments: Mapping[str, object], access: Access
     ) -> dict[str, object]:
         """Returns MCP's result of a call of an exposed agent from a worker's tree: it is delegated by the worker's task.
 
@@ -264,13 +247,7 @@ class ToolCalls:
         reason = f"max_tool_calls_per_minute = {limit} is used up"
         if spec.name not in self._limited:
             self._limited.add(spec.name)
-            self._bus.publish(
-                "limit.tool_calls",
-                agent=spec.name,
-                limit=limit,
-                wait_s=round(wait_s, 3),
-                reason=reason,
-            )
+            self._bus.publish("limit.tool_calls", agent=spec.name, limit=limit, wait_s=round(wait_s, 3), reason=reason)
         raise Overloaded(
             f'cannot call a tool for "{spec.name}": {reason}; next in {wait_s:.1f} s',
             agent=spec.name,
@@ -325,12 +302,7 @@ class ToolCalls:
         return await self._call(record, params, caller, access, timeout_s)
 
     async def _call(
-        self,
-        record: "_ToolCall",
-        params: Mapping[str, object],
-        caller: Caller,
-        access: Access,
-        timeout_s: float | None,
+        self, record: "_ToolCall", params: Mapping[str, object], caller: Caller, access: Access, timeout_s: float | None
     ) -> dict[str, object]:
         meta = codec.as_object(params.get("_meta")) if "_meta" in params else None
         above = record.above if meta is None else valid(meta.get(KEY)) or record.above
@@ -360,12 +332,7 @@ class ToolCalls:
                 self._keep(record, record.supervisor.spec, outcome, result)
 
     async def _complete(
-        self,
-        record: "_ToolCall",
-        params: Mapping[str, object],
-        caller: Caller,
-        access: Access,
-        timeout_s: float | None,
+        self, record: "_ToolCall", params: Mapping[str, object], caller: Caller, access: Access, timeout_s: float | None
     ) -> dict[str, object]:
         """Returns the result of a call; a person gives the input that its server asks for, where it is made for one task.
 
@@ -376,31 +343,23 @@ class ToolCalls:
             questions = self._server_questions(record.entry, record, timeout_s)
             ask = questions.ask
             caller = replace(
-                caller,
-                capabilities={**caller.capabilities, **CAPABILITIES},
-                ask=questions.ask_within_request,
+                caller, capabilities={**caller.capabilities, **CAPABILITIES}, ask=questions.ask_within_request
             )
         for _ in range(MAX_ROUNDS):
-            result = await self._pool.request(
-                "tools/call", params, access=access, caller=caller, timeout_s=timeout_s
-            )
+            result = await self._pool.request("tools/call", params, access=access, caller=caller, timeout_s=timeout_s)
             if ask is None or not requires_input(result):
                 return result
             params = await with_input("tools/call", params, result, ask)
         raise too_many_rounds("tools/call")
 
-    def _server_questions(
-        self, entry: Entry, record: "_ToolCall", timeout_s: float | None
-    ) -> ServerQuestions:
+    def _server_questions(self, entry: Entry, record: "_ToolCall", timeout_s: float | None) -> ServerQuestions:
         assert record.supervisor is not None, "a call for a task has its worker"
         server = self._agents.agents.get(record.server)
         # One that is unknown asks nothing.
         most_s = 0.0 if server is None else server.spec.mcp.max_request_timeout
         limit_s = most_s if timeout_s is None else min(most_s, timeout_s)
         worker = record.supervisor.id
-        return ServerQuestions(
-            self._approvals, entry, worker, record.server, limit_s, record.started
-        )
+        return ServerQuestions(self._approvals, entry, worker, record.server, limit_s, record.started)
 
     def _keep(self, call: "_ToolCall", spec: Spec, outcome: str, result: object) -> None:
         """Keeps a call that has ended with the record of its task."""
@@ -422,15 +381,7 @@ class ToolCalls:
         """Records a client's tool call that was refused before it was made."""
         self._record(_ToolCall(str(tool)[:MAX_TOOL_NAME], who, None), error.name)
 
-    def _note(
-        self,
-        call: "_ToolCall",
-        caller: Caller,
-        outcome: str,
-        arguments: object,
-        *,
-        has_reached: bool,
-    ) -> None:
+    def _note(self, call: "_ToolCall", caller: Caller, outcome: str, arguments: object, *, has_reached: bool) -> None:
         """Publishes and records a call that has ended.
 
         A call that has reached no server is a refusal: many alike are one record, and a worker's is no event.
@@ -461,9 +412,7 @@ class ToolCalls:
             )
         self._record(call, outcome, None if is_refusal else arguments, is_refusal=is_refusal)
 
-    def _record(
-        self, call: "_ToolCall", outcome: str, arguments: object = None, *, is_refusal: bool = True
-    ) -> None:
+    def _record(self, call: "_ToolCall", outcome: str, arguments: object = None, *, is_refusal: bool = True) -> None:
         record: dict[str, object] = {
             "at": rfc3339(call.at_s),
             "action": "mcp.call",
@@ -498,12 +447,7 @@ class ToolCalls:
         uid: int | None = None
         with suppress(OSError):
             uid = os.stat(f"/proc/{pid}").st_uid
-        who: dict[str, object] = {
-            "uid": uid,
-            "pid": pid,
-            "agent": supervisor.spec.name,
-            "worker": supervisor.id,
-        }
+        who: dict[str, object] = {"uid": uid, "pid": pid, "agent": supervisor.spec.name, "worker": supervisor.id}
         self._known[supervisor.id] = (pid, now + KNOWN_S, who)
         return who
 
@@ -516,9 +460,7 @@ class _ToolCall:
         *("supervisor", "task", "tool", "who"),
     )
 
-    def __init__(
-        self, tool: str, who: Mapping[str, object], supervisor: WorkerSupervisor | None
-    ) -> None:
+    def __init__(self, tool: str, who: Mapping[str, object], supervisor: WorkerSupervisor | None) -> None:
         self.tool = tool
         self.server = tool.partition(SEPARATOR)[0]
         self.who = who

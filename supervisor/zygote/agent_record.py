@@ -104,11 +104,7 @@ class AgentRecord:
         if zygote is not None and isinstance(zygote.launcher, Zygote):
             facts["shared_pid"] = zygote.launcher.pid
         if loaded is not None:
-            facts |= {
-                "load_s": round(loaded.duration_s, 3),
-                "rss_bytes": loaded.rss_bytes,
-                "modules": loaded.modules,
-            }
+            facts |= {"load_s": round(loaded.duration_s, 3), "rss_bytes": loaded.rss_bytes, "modules": loaded.modules}
         return facts
 
 

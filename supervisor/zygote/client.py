@@ -217,9 +217,7 @@ class Zygote(ParentClient):
         for fd, name in ((child.stdout_fd, "stdout"), (child.stderr_fd, "stderr")):
             stream = self._log.stream("stdout" if name == "stdout" else "stderr")
             self._captures.append(Capture(fd, stream))
-        self._channel = Channel(
-            ours, self._on_message, receive=receive, on_end=self._on_end, batch=BATCH
-        )
+        self._channel = Channel(ours, self._on_message, receive=receive, on_end=self._on_end, batch=BATCH)
         silent = partial(self._kill_faulty, f"sent nothing for {self._silence_s:g} s")
         self._pulse = Heartbeat(self._channel, self._silence_s, silent)
         self._look()
@@ -230,12 +228,7 @@ class Zygote(ParentClient):
             raise
 
     async def spawn(
-        self,
-        launch: Launch,
-        *,
-        pipe_stdin: bool = True,
-        pipe_stdout: bool = True,
-        stdin_fd: int | None = None,
+        self, launch: Launch, *, pipe_stdin: bool = True, pipe_stdout: bool = True, stdin_fd: int | None = None
     ) -> Child:
         """Forks a worker, and returns when it has become one; with the channel `stdin_fd`, which is closed here, a zygote.
 
@@ -261,9 +254,7 @@ class Zygote(ParentClient):
         stdin = pipe_stdin if stdin_fd is None else stdin_fd
         try:
             async with asyncio.timeout(BIRTH_S):
-                return await self._spawn(
-                    own, stdin=stdin, pipe_stdout=pipe_stdout, unit=unit, more=joining
-                )
+                return await self._spawn(own, stdin=stdin, pipe_stdout=pipe_stdout, unit=unit, more=joining)
         except TimeoutError:
             reason = f"its fork has not become a worker within {BIRTH_S:g} s"
             raise failed(launch.unit, "fork", errno.EAGAIN, reason) from None
@@ -375,9 +366,7 @@ class Zygote(ParentClient):
         if unit.group is not None and cgroup.is_populated(unit.group):
             self._cgroups.kill(unit)
             again_s = min(2 * pause_s, POLL_S[1])
-            self._emptying[key] = self._loop.call_later(
-                pause_s, lambda: self._empty(unit.key, again_s)
-            )
+            self._emptying[key] = self._loop.call_later(pause_s, lambda: self._empty(unit.key, again_s))
             return
         self._forget(key)
 

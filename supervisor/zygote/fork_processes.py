@@ -67,9 +67,7 @@ class ForkCgroups:
         """Kills the processes in the unit's group, if it has one."""
         if unit.group is not None:
             self._frozen.discard(unit.group)
-            with contextlib.suppress(
-                OSError
-            ):  # no descriptor now: its parent and the launcher do it, too
+            with contextlib.suppress(OSError):  # no descriptor now: its parent and the launcher do it, too
                 cgroup.kill(unit.group)
 
     def abandon(self, unit: Unit) -> None:

@@ -154,19 +154,7 @@ class Tick(Struct, frozen=True):
     """Reports that `due` may have come."""
 
 
-Event = (
-    Wanted
-    | Unwanted
-    | OptedOut
-    | Loaded
-    | Failed
-    | Lost
-    | Changed
-    | Unchanged
-    | Remade
-    | ColdUp
-    | Tick
-)
+Event = Wanted | Unwanted | OptedOut | Loaded | Failed | Lost | Changed | Unchanged | Remade | ColdUp | Tick
 
 # -- actions
 
@@ -255,13 +243,7 @@ def _load(warmth: Warmth, cause: str = "") -> Step:
     number = warmth.serial + 1
     phase = Phase.LOADING if warmth.current is None else Phase.RENEWING
     loading = replace(
-        warmth,
-        phase=phase,
-        serial=number,
-        coming=number,
-        cause=cause or warmth.cause,
-        again="",
-        due=None,
+        warmth, phase=phase, serial=number, coming=number, cause=cause or warmth.cause, again="", due=None
     )
     return loading, [Load(number)]
 

@@ -126,9 +126,7 @@ class ZygotePool:
         if spec.name in self._records:
             self._begin(self.prepared(spec, asyncio.Event()))
 
-    async def spawn(
-        self, spec: Spec, launch: Launch, *, pipe_stdin: bool
-    ) -> tuple[Parent, Child, str | None]:
+    async def spawn(self, spec: Spec, launch: Launch, *, pipe_stdin: bool) -> tuple[Parent, Child, str | None]:
         """Starts a worker as a spare, a fork, or by its program; returns its parent, itself, and its temporary folder.
 
         Raises:
@@ -154,9 +152,7 @@ class ZygotePool:
         finally:
             self._starts -= 1
 
-    async def _fork(
-        self, record: AgentRecord, zygote: Zygote, launch: Launch, *, pipe_stdin: bool
-    ) -> Child:
+    async def _fork(self, record: AgentRecord, zygote: Zygote, launch: Launch, *, pipe_stdin: bool) -> Child:
         record.forking.append(zygote)
         try:
             return await zygote.spawn(launch, pipe_stdin=pipe_stdin)
@@ -194,9 +190,7 @@ class ZygotePool:
             self._feed(record, policy.Wanted())
         if spec is not before:
             self._take_over(record, before)
-        if record.state.hopes and any(
-            _is_up_since(each.worker, record.state.settled_at) for each in agent.supervisors
-        ):
+        if record.state.hopes and any(_is_up_since(each.worker, record.state.settled_at) for each in agent.supervisors):
             self._feed(record, policy.ColdUp())
 
     def forget(self, name: str) -> None:
@@ -208,11 +202,7 @@ class ZygotePool:
 
     async def _forget(self, name: str, record: AgentRecord) -> None:
         await self.until_ended([name])
-        if (
-            record.state.phase is Phase.ABSENT
-            and not record.slots
-            and self._records.get(name) is record
-        ):
+        if record.state.phase is Phase.ABSENT and not record.slots and self._records.get(name) is record:
             del self._records[name]
             await self._release(record)
 
@@ -224,9 +214,7 @@ class ZygotePool:
     async def check_sources(self, names: Iterable[str], *, dry_run: bool = False) -> list[str]:
         """Returns the agents with changed sources; they, and those that cannot be forked, are loaded again."""
         found = [record for name in names if (record := self._records.get(name)) is not None]
-        has_changed = await asyncio.gather(
-            *(self._check(record, dry_run=dry_run) for record in found)
-        )
+        has_changed = await asyncio.gather(*(self._check(record, dry_run=dry_run) for record in found))
         return [record.spec.name for record, has in zip(found, has_changed, strict=True) if has]
 
     async def settled(self, names: Iterable[str]) -> None:
@@ -365,9 +353,7 @@ class ZygotePool:
             self._end(record, action.number)
         elif isinstance(action, policy.Roll):
             earlier = [slot.zygote for n, slot in record.slots.items() if n < action.number]
-            since = (
-                self._loop.time()
-            )  # workers that began cold meanwhile may have imported either version
+            since = self._loop.time()  # workers that began cold meanwhile may have imported either version
             record.order = Order(frozenset(filter(None, earlier)), since, action.reason)
             self._loop.call_soon(self._publish_order, record.spec.name)
         else:
@@ -380,10 +366,7 @@ class ZygotePool:
             facts = record.slot.loaded
             assert facts is not None, "it is announced when it is loaded"
             self._bus.publish(
-                "agent.warm",
-                agent=name,
-                duration_s=round(facts.duration_s, 3),
-                rss_bytes=facts.rss_bytes,
+                "agent.warm", agent=name, duration_s=round(facts.duration_s, 3), rss_bytes=facts.rss_bytes
             )
         elif announced.change == "cold":
             logger.warning("the workers of %s start cold: %s", name, announced.reason)
@@ -496,9 +479,7 @@ class ZygotePool:
         await slot.zygote.gone.wait()
         await self._remove(record, number)
 
-    async def _give_up(
-        self, record: AgentRecord, number: int, reason: str, *, lacking: bool = False
-    ) -> None:
+    async def _give_up(self, record: AgentRecord, number: int, reason: str, *, lacking: bool = False) -> None:
         self._feed(record, policy.Failed(number, reason, lacking))  # its end is not waited for
         await self._remove(record, number)
 
@@ -510,9 +491,7 @@ class ZygotePool:
             slot.task.cancel()
             slot.task = self._loop.create_task(self._remove_after(record, number, slot.task))
 
-    async def _remove_after(
-        self, record: AgentRecord, number: int, task: asyncio.Task[None]
-    ) -> None:
+    async def _remove_after(self, record: AgentRecord, number: int, task: asyncio.Task[None]) -> None:
         await asyncio.wait({task})
         await self._remove(record, number)
 

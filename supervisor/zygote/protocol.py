@@ -166,9 +166,7 @@ def receive(sock: socket.socket) -> tuple[bytes, list[int]]:
         BlockingIOError, EOFError: as `launcher.protocol.receive`.
     """
     data, ancillary, flags, _ = sock.recvmsg(
-        MESSAGE_BYTES,
-        socket.CMSG_SPACE(4 * DESCRIPTORS),
-        socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC,
+        MESSAGE_BYTES, socket.CMSG_SPACE(4 * DESCRIPTORS), socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
     )
     fds: list[int] = []
     for level, kind, payload in ancillary:

@@ -43,9 +43,7 @@ class RollingRestart:
             return
         name = worker.spec.name
         seen = (worker.wanted, worker.tree, worker.state in UP)
-        if (
-            self._last_seen.get(supervisor) != seen
-        ):  # each task causes two changes without effect here
+        if self._last_seen.get(supervisor) != seen:  # each task causes two changes without effect here
             if worker.wanted or worker.tree:
                 self._last_seen[supervisor] = seen
             else:
@@ -80,9 +78,7 @@ class RollingRestart:
         if round_ is None or round_.order is not order:
             round_ = self._rounds[name] = self._begin(order, round_, agent.supervisors)
         old = [supervisor for supervisor in agent.supervisors if _is_old(supervisor, order)]
-        coming = sum(
-            _is_coming(supervisor, number) for supervisor, number in round_.replaced.items()
-        )
+        coming = sum(_is_coming(supervisor, number) for supervisor, number in round_.replaced.items())
         if not old and not coming and self._zygotes.done(order, name):
             return True  # which ends it, with the next look
         found = turn(
@@ -102,9 +98,7 @@ class RollingRestart:
             supervisor.send(state_machine.Restart(order.reason))
         return bool(chosen)
 
-    def _begin(
-        self, order: Order, before: Round | None, supervisors: Iterable[WorkerSupervisor]
-    ) -> Round:
+    def _begin(self, order: Order, before: Round | None, supervisors: Iterable[WorkerSupervisor]) -> Round:
         """Starts the workers that did not come up, or have given up: the new sources may repair them."""
         taken = {} if before is None else before.replaced
         stuck = {k: n for k, n in taken.items() if _is_coming(k, n)}

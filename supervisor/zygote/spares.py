@@ -49,9 +49,7 @@ class Spare(msgspec.Struct, frozen=True):
 class Reserve:
     """Manages the spares of one agent, at most `min_spare` and always of one zygote."""
 
-    def __init__(
-        self, name: str, host: Host, bus: Bus, generation: int, is_urgent: Callable[[], bool]
-    ) -> None:
+    def __init__(self, name: str, host: Host, bus: Bus, generation: int, is_urgent: Callable[[], bool]) -> None:
         self._name = name
         self._host = host
         self._bus = bus

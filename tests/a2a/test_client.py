@@ -57,9 +57,7 @@ def remote() -> Iterator[RemoteAgent]:
 
 
 @pytest.fixture(scope="module")
-def daemon(
-    tmp_path_factory: pytest.TempPathFactory, remote: RemoteAgent
-) -> Iterator[DaemonProcess]:
+def daemon(tmp_path_factory: pytest.TempPathFactory, remote: RemoteAgent) -> Iterator[DaemonProcess]:
     folder = tmp_path_factory.mktemp("a2a-client")
     secrets = folder / "secrets"
     secrets.write_text(f"KEY={KEY}\n")
@@ -105,9 +103,7 @@ def run(daemon: DaemonProcess, agent: str, objective: str, **params: Any) -> Any
 
 
 @pytest.mark.parametrize("agent", ["streamed", "polled", "by_http"])
-def test_the_output_of_a_task_is_that_of_the_remote_agent(
-    daemon: DaemonProcess, agent: str
-) -> None:
+def test_the_output_of_a_task_is_that_of_the_remote_agent(daemon: DaemonProcess, agent: str) -> None:
     assert run(daemon, agent, "words")["output"] == "the sea"
     assert run(daemon, agent, "two")["output"] == ["one", {"n": 2}]
     assert run(daemon, agent, "hello")["output"] == "hello yourself"
@@ -142,10 +138,7 @@ def test_a_failure_of_the_remote_agent_is_typed(
 ) -> None:
     record = submitted(daemon, agent, objective)
     error = record["error"]
-    assert (record["state"], error["name"], error["data"]["state"]) == (
-        *("failed", TaskFailed.__name__),
-        state,
-    )
+    assert (record["state"], error["name"], error["data"]["state"]) == (*("failed", TaskFailed.__name__), state)
     assert words in error["message"]
 
 
@@ -155,9 +148,7 @@ def submitted(daemon: DaemonProcess, agent: str, objective: str) -> Any:
 
 
 @pytest.mark.parametrize("agent", ["streamed", "polled", "by_http"])
-def test_a_question_of_the_remote_agent_is_answered_by_a_person(
-    daemon: DaemonProcess, agent: str
-) -> None:
+def test_a_question_of_the_remote_agent_is_answered_by_a_person(daemon: DaemonProcess, agent: str) -> None:
     task = daemon.call("task.submit", agent=agent, objective="ask me")
     asked = question(daemon, task["id"])
     assert asked["question"] == "which colour?"

@@ -77,22 +77,14 @@ def url(api: Api, agent: str = "talker") -> str:
 BINDINGS = ("JSONRPC", "HTTP+JSON")
 
 
-def with_client(
-    api: Api,
-    act: Callable[[Any], Awaitable[T]],
-    *,
-    streaming: bool = True,
-    binding: str = "JSONRPC",
-) -> T:
+def with_client(api: Api, act: Callable[[Any], Awaitable[T]], *, streaming: bool = True, binding: str = "JSONRPC") -> T:
     async def run() -> T:
         headers = {"Authorization": f"Bearer {api.token}"}
         async with httpx.AsyncClient(headers=headers, timeout=60) as connection:
             resolver = a2a_client.A2ACardResolver(connection, url(api))
             card = await resolver.get_agent_card()
             config = a2a_client.ClientConfig(
-                httpx_client=connection,
-                streaming=streaming,
-                supported_protocol_bindings=[binding],
+                httpx_client=connection, streaming=streaming, supported_protocol_bindings=[binding]
             )
             return await act(a2a_client.ClientFactory(config).create(card))
 
@@ -119,9 +111,7 @@ def sent(api: Api, request: Any, *, streaming: bool = False, binding: str = "JSO
     return with_client(api, act, streaming=streaming, binding=binding)
 
 
-def call(
-    api: Api, method: str, params: Any, version: str = "1.0", agent: str = "talker", token: str = ""
-) -> Any:
+def call(api: Api, method: str, params: Any, version: str = "1.0", agent: str = "talker", token: str = "") -> Any:
     headers = {"A2A-Version": version, "Authorization": f"Bearer {token or api.token}"}
     body = {"jsonrpc": "2.0", "id": 7, "method": method, "params": params}
     answer = httpx.post(url(api, agent), json=body, headers=headers, timeout=60)
@@ -194,16 +184,12 @@ def test_a_follower_of_a_task_sees_its_question_and_its_end(api: Api, binding: s
         (begun,) = [plain(each) async for each in client.send_message(request)]
         client._config.streaming = True  # for the next call
         states: list[str] = []
-        async for each in client.subscribe(
-            a2a_types.SubscribeToTaskRequest(id=begun["task"]["id"])
-        ):
+        async for each in client.subscribe(a2a_types.SubscribeToTaskRequest(id=begun["task"]["id"])):
             found = plain(each)
             status = found.get("task", found.get("statusUpdate", {})).get("status", {})
             states.append(status.get("state", ""))
             if states.count("TASK_STATE_INPUT_REQUIRED") == 1 and status.get("message"):
-                (open_one,) = api.daemon.call("approval.list", task=begun["task"]["id"])[
-                    "approvals"
-                ]
+                (open_one,) = api.daemon.call("approval.list", task=begun["task"]["id"])["approvals"]
                 api.daemon.call("approval.answer", approval=open_one["id"], answer="red")
         return states
 
@@ -213,9 +199,7 @@ def test_a_follower_of_a_task_sees_its_question_and_its_end(api: Api, binding: s
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_question_of_a_task_requires_input_which_a_message_to_it_gives(
-    api: Api, streaming: bool
-) -> None:
+def test_a_question_of_a_task_requires_input_which_a_message_to_it_gives(api: Api, streaming: bool) -> None:
     asked = sent(api, message("ask", context=f"asked-{streaming}"), streaming=streaming)
     status = asked[-1].get("task", asked[-1].get("statusUpdate"))
     assert status["status"]["state"] == "TASK_STATE_INPUT_REQUIRED"
@@ -280,9 +264,7 @@ def test_tasks_are_listed_by_either_binding(api: Api) -> None:
     sent(api, message("hello", context="listed"))
 
     async def act(client: Any) -> Any:
-        request = a2a_types.ListTasksRequest(
-            context_id="listed", page_size=1, history_length=0, include_artifacts=True
-        )
+        request = a2a_types.ListTasksRequest(context_id="listed", page_size=1, history_length=0, include_artifacts=True)
         return plain(await client.list_tasks(request))
 
     one, other = (with_client(api, act, binding=binding) for binding in BINDINGS)
@@ -340,19 +322,13 @@ def test_http_refuses_other_verbs_types_versions_and_rights(api: Api) -> None:
         ("GetTask", {"id": "x", "historyLength": -1}, -32602),
         ("SendMessage", {}, -32602),
         ("SendMessage", {"message": {"messageId": "1", "role": "ROLE_USER", "parts": []}}, -32602),
-        (
-            "SendMessage",
-            {"message": {"messageId": "1", "role": "ROLE_USER", "parts": [{"raw": "aGk="}]}},
-            -32005,
-        ),
+        ("SendMessage", {"message": {"messageId": "1", "role": "ROLE_USER", "parts": [{"raw": "aGk="}]}}, -32005),
         ("CreateTaskPushNotificationConfig", {}, -32003),
         ("GetExtendedAgentCard", {}, -32007),
         ("Nonsense", {}, -32601),
     ],
 )
-def test_a_wrong_call_is_refused_with_the_code_of_the_protocol(
-    api: Api, method: str, params: Any, code: int
-) -> None:
+def test_a_wrong_call_is_refused_with_the_code_of_the_protocol(api: Api, method: str, params: Any, code: int) -> None:
     error = call(api, method, params)["error"]
     assert error["code"] == code
     assert error["message"].startswith("cannot ")

@@ -121,15 +121,10 @@ def state(body: Any) -> str:
 
 def test_a_client_is_notified_of_the_question_and_the_end_of_its_task(api: Api, hook: Hook) -> None:
     card = httpx.get(
-        f"http://{api.address}/a2a/talker/.well-known/agent-card.json",
-        headers={"Authorization": f"Bearer {api.token}"},
+        f"http://{api.address}/a2a/talker/.well-known/agent-card.json", headers={"Authorization": f"Bearer {api.token}"}
     ).json()
     assert card["capabilities"]["pushNotifications"] is True
-    wish = {
-        "url": hook.url,
-        "token": "t0ken",
-        "authentication": {"scheme": "Bearer", "credentials": "s3cret"},
-    }
+    wish = {"url": hook.url, "token": "t0ken", "authentication": {"scheme": "Bearer", "credentials": "s3cret"}}
     hook.status = [503]
     task = begun(api, "ask", returnImmediately=False, taskPushNotificationConfig=wish)
     found: list[Any] = []
@@ -148,9 +143,7 @@ def test_a_client_is_notified_of_the_question_and_the_end_of_its_task(api: Api, 
 def test_configurations_are_made_shown_listed_and_removed(api: Api, hook: Hook) -> None:
     task = begun(api, "hello")
     made = ask(
-        api,
-        "CreateTaskPushNotificationConfig",
-        {"taskId": task, "id": "one", "url": hook.url, "token": "t0ken"},
+        api, "CreateTaskPushNotificationConfig", {"taskId": task, "id": "one", "url": hook.url, "token": "t0ken"}
     )["result"]
     assert made == {"taskId": task, "id": "one", "url": hook.url}  # without its token
     about = {"taskId": task, "id": "one"}
@@ -170,9 +163,7 @@ def test_configurations_are_made_shown_listed_and_removed(api: Api, hook: Hook) 
     assert ask(api, "CreateTaskPushNotificationConfig", more)["error"]["code"] == -32602
 
 
-def test_an_address_that_is_not_allowed_is_refused_before_anything_is_done(
-    api: Api, hook: Hook
-) -> None:
+def test_an_address_that_is_not_allowed_is_refused_before_anything_is_done(api: Api, hook: Hook) -> None:
     task = begun(api, "hello")
     before = len(api.daemon.call("task.list", agent="talker", limit=100)["tasks"])
     for url in ("http://169.254.169.254/latest", hook.url.replace("/hook", "/other"), "file:///x"):
@@ -239,9 +230,7 @@ def test_an_address_that_is_allowed_no_more_is_removed_at_the_next_start(tmp_pat
     (tmp_path / "talking.py").write_text(AGENT)
     with hooked() as first, hooked() as second:
         ports = [each.url.split(":")[2].split("/")[0] for each in (first, second)]
-        both = config(ports[0]).replace(
-            "https://hooks.example.com:*", f"http://127.0.0.1:{ports[1]}"
-        )
+        both = config(ports[0]).replace("https://hooks.example.com:*", f"http://127.0.0.1:{ports[1]}")
         with DaemonProcess(tmp_path, both) as daemon:
             api = Api(daemon)
             task = begun(api, "ask", returnImmediately=False)

@@ -14,12 +14,7 @@ from msgspec import Struct
 from corral.supervisor.methods.all import METHODS
 from corral.worker.client.sync import Client
 from corral.worker.contract import codec
-from corral.worker.contract.errors import (
-    CorralError,
-    InvalidParams,
-    NotFound,
-    PermissionDenied,
-)
+from corral.worker.contract.errors import CorralError, InvalidParams, NotFound, PermissionDenied
 from corral.worker.contract.records import TaskParams
 from corral.worker.control.access import RIGHTS
 from daemon_process import BOUND_S, DaemonProcess
@@ -196,9 +191,7 @@ def params_of(params: type[Struct]) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
-def test_a_method_is_restricted_to_the_agents_of_a_token_or_refused(
-    clients: dict[str, Client], name: str
-) -> None:
+def test_a_method_is_restricted_to_the_agents_of_a_token_or_refused(clients: dict[str, Client], name: str) -> None:
     entry = METHODS[name]
     if name == "mcp.attach":
         pytest.skip("it makes another connection of this one")
@@ -252,9 +245,7 @@ def test_what_chooses_all_chooses_those_in_scope(clients: dict[str, Client]) -> 
         client.call("task.run", {"objective": "x", "capability": "y"}, timeout_s=BOUND_S)
 
 
-def test_followers_see_events_in_scope_alone(
-    daemon: DaemonProcess, clients: dict[str, Client]
-) -> None:
+def test_followers_see_events_in_scope_alone(daemon: DaemonProcess, clients: dict[str, Client]) -> None:
     with daemon.client() as client:
         token = daemon.call("token.rotate", name="scoped", overlap_s=600)["token"]
         client.call("auth.login", {"token": token}, timeout_s=BOUND_S)
@@ -272,9 +263,7 @@ def test_followers_see_events_in_scope_alone(
         daemon.call("agent.stop", names=[name])
 
 
-def test_the_task_of_another_agent_is_not_there(
-    daemon: DaemonProcess, clients: dict[str, Client]
-) -> None:
+def test_the_task_of_another_agent_is_not_there(daemon: DaemonProcess, clients: dict[str, Client]) -> None:
     client = clients["scoped"]
     task = daemon.call("task.submit", agent="squad", objective="x", when_down="queue")["id"]
     for name in ("task.show", "task.cancel", "task.wait", "task.tree", "task.follow", "task.log"):

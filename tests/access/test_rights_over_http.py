@@ -54,9 +54,7 @@ def tokens(daemon: DaemonProcess) -> dict[str, str | None]:
     return found
 
 
-def status(
-    address: str, route: Route, token: str | None, *, streams: bool, value: str = "no-such-name"
-) -> int:
+def status(address: str, route: Route, token: str | None, *, streams: bool, value: str = "no-such-name") -> int:
     """The status of a request that does nothing: its body has an unknown key, its path an unknown name."""
     words = [
         ("1" if key.removesuffix("s") in ("checkpoint", "approval") else value) if is_key else key

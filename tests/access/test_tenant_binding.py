@@ -54,9 +54,7 @@ def names_of(client: Client, **params: object) -> list[str]:
     return [each["name"] for each in status["agents"]]
 
 
-def over_http(
-    daemon: DaemonProcess, path: str, token: str, **headers: str
-) -> tuple[int, Any]:  # an answer
+def over_http(daemon: DaemonProcess, path: str, token: str, **headers: str) -> tuple[int, Any]:  # an answer
     host, _, port = daemon.call("daemon.status", names=[])["daemon"]["http"].rpartition(":")
     with closing(http.client.HTTPConnection(host, int(port), timeout=BOUND_S)) as connection:
         every = {"Authorization": f"Bearer {token}", **headers}

@@ -106,20 +106,11 @@ class Walk:
             tenant = "globex/" if "/" in owner else ""
             for objective in ("say", "recall", "delegate"):  # the last one fails
                 task = call(
-                    "task.submit",
-                    agent=owner,
-                    objective=objective,
-                    input=f"{WORD} says so",
-                    session=f"{SAID}-session",
+                    "task.submit", agent=owner, objective=objective, input=f"{WORD} says so", session=f"{SAID}-session"
                 )
                 call("task.wait", task=task["id"])
                 tasks.append(task["id"])
-            waiting = call(
-                "task.submit",
-                agent=f"{owner.replace(WORD, f'{WORD}squad')}",
-                objective="later",
-                at=4e9,
-            )
+            waiting = call("task.submit", agent=f"{owner.replace(WORD, f'{WORD}squad')}", objective="later", at=4e9)
             tasks.append(waiting["id"])
             call("memory.put", agent=owner, key=f"{SAID}-key", value=f"{WORD}-value")
             call("checkpoint.save", name=owner)
@@ -145,9 +136,7 @@ class Walk:
             if tenant:
                 client.call("auth.login", {"tenant": tenant}, timeout_s=BOUND_S)
             client.call("package.add", {"data": data}, timeout_s=BOUND_S)
-            made: Any = client.call(
-                "deployment.create", {"package": f"{WORD}pack"}, timeout_s=BOUND_S
-            )
+            made: Any = client.call("deployment.create", {"package": f"{WORD}pack"}, timeout_s=BOUND_S)
         assert made["state"] == "current", made["error"]
         return int(made["deployment"])
 
@@ -189,9 +178,7 @@ class Walk:
         ):
             entries = [json.dumps(each) for each in call(method)[key]]
             found[key] = sorted(
-                VOLATILE.sub("", each)
-                for each in entries
-                if '"acme/' not in each and '"name": "acme"' not in each
+                VOLATILE.sub("", each) for each in entries if '"acme/' not in each and '"name": "acme"' not in each
             )
         return found
 
@@ -344,9 +331,7 @@ def wrong(attempt: Attempt, one: str, other: str) -> str | None:
     ours = replaced(VOLATILE.sub("", one), attempt)
     theirs = VOLATILE.sub("", other)
     if ours != theirs and attempt.key:
-        return (
-            f"{attempt.method} {attempt.key} {attempt.foreign}:\n  {ours[:600]}\n  {theirs[:600]}"
-        )
+        return f"{attempt.method} {attempt.key} {attempt.foreign}:\n  {ours[:600]}\n  {theirs[:600]}"
     if WORD in told(ours) or "globex" in told(ours):
         return f"{attempt.method} {attempt.key} {attempt.foreign} tells: {ours[:1500]}"
     return None
@@ -361,9 +346,7 @@ def test_what_is_anothers_is_answered_as_what_is_not_there(walk: Walk, face: str
             for given in attempts(walk.foreign):
                 if given.method in OWN_WORDS or (not given.key and given.method == "agent.rm"):
                     continue  # the walk needs the tenant's own agent
-                attempt = given._replace(
-                    foreign=with_own(given.foreign), missing=with_own(given.missing)
-                )
+                attempt = given._replace(foreign=with_own(given.foreign), missing=with_own(given.missing))
                 one = ask(attempt.method, attempt.foreign)
                 if one == "":
                     continue
@@ -545,9 +528,7 @@ def test_a_secret_of_a_tenant_is_for_its_agents_alone(walk: Walk) -> None:
         lines: Any = client.call("log.read", {"names": ["reads"]}, timeout_s=BOUND_S)
         assert [each["text"] for each in lines["records"]] == ["key is of-acme"]
         listed: Any = client.call("secret.list", timeout_s=BOUND_S)
-        assert [(each["name"], each["used_by"]) for each in listed["secrets"]] == [
-            ("acme/MINE", ["acme/reads"])
-        ]
+        assert [(each["name"], each["used_by"]) for each in listed["secrets"]] == [("acme/MINE", ["acme/reads"])]
         spec["environment"] = {"KEY": f"${{secret:{WORD}_KEY}}"}  # type: ignore[assignment]  # likewise
         with pytest.raises(CorralError) as refused:
             client.call("agent.add", {"name": "steals", "spec": spec}, timeout_s=BOUND_S)

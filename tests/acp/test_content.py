@@ -4,12 +4,7 @@ import pytest
 
 from corral.worker.acp import content
 from corral.worker.acp.capabilities import info_of
-from corral.worker.contract.errors import (
-    CorralError,
-    ResourceLimitExceeded,
-    SpawnFailed,
-    TaskFailed,
-)
+from corral.worker.contract.errors import CorralError, ResourceLimitExceeded, SpawnFailed, TaskFailed
 from corral.worker.sdk.session import Memory
 from corral.worker.sdk.task import Start, TaskRequest
 
@@ -36,11 +31,7 @@ def test_an_input_is_a_resource_where_the_agent_takes_one() -> None:
     blocks = content.blocks_of(request(objective="x", input=[1]), embeds=True)
     assert blocks[1] == {
         "type": "resource",
-        "resource": {
-            "uri": "corral:///tasks/t1/input",
-            "mimeType": "application/json",
-            "text": "[1]",
-        },
+        "resource": {"uri": "corral:///tasks/t1/input", "mimeType": "application/json", "text": "[1]"},
     }
 
 

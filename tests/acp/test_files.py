@@ -6,12 +6,7 @@ from pathlib import Path
 import pytest
 
 from corral.worker.acp import files
-from corral.worker.contract.errors import (
-    InvalidParams,
-    NotFound,
-    PermissionDenied,
-    ResourceLimitExceeded,
-)
+from corral.worker.contract.errors import InvalidParams, NotFound, PermissionDenied, ResourceLimitExceeded
 
 pytestmark = pytest.mark.shell
 

@@ -34,17 +34,9 @@ NEVER = Option("3", "reject_once", "No")
         ({"kind": "edit", "title": "Read a"}, {"read": "allow"}, "ask"),
         ({"title": "mcp__corral__time__now"}, {"mcp__corral__*": "allow"}, "allow"),
         ({"title": "x", "_meta": {"claudeCode": {"toolName": "Bash"}}}, {"bash": "deny"}, "deny"),
-        (
-            {"kind": "execute", "title": "rm -rf /"},
-            {"execute": "allow", "*rm -rf*": "deny"},
-            "deny",
-        ),
+        ({"kind": "execute", "title": "rm -rf /"}, {"execute": "allow", "*rm -rf*": "deny"}, "deny"),
         ({"kind": "execute", "title": "ls"}, {"execute": "allow", "*rm -rf*": "deny"}, "allow"),
-        (
-            {"title": "tidy", "rawInput": {"command": ["rm", "-rf", "/"]}},
-            {"*": "allow", "*rm -rf*": "deny"},
-            "deny",
-        ),
+        ({"title": "tidy", "rawInput": {"command": ["rm", "-rf", "/"]}}, {"*": "allow", "*rm -rf*": "deny"}, "deny"),
         ({"title": "a"}, {"*": "ask", "a": "allow"}, "ask"),
         ({}, {"other": "deny"}, "deny"),
     ],
@@ -68,22 +60,14 @@ def test_the_strictest_rule_that_names_an_action_holds(
             {"mcp_corral_*": "allow", "mcp__corral__*": "deny"},
             "deny",
         ),
-        (
-            {"toolCallId": "mcp_git_log__1", "title": "log (git MCP Server)"},
-            {"mcp__corral__*": "allow"},
-            "ask",
-        ),
+        ({"toolCallId": "mcp_git_log__1", "title": "log (git MCP Server)"}, {"mcp__corral__*": "allow"}, "ask"),
         (
             {"toolCallId": "run_shell_command__1", "kind": "execute", "title": "git log"},
             {"run_shell_command": "deny", "execute": "allow"},
             "deny",
         ),
         (
-            {
-                "toolCallId": "run_shell_command__1",
-                "kind": "execute",
-                "title": "x (corral MCP Server)",
-            },
+            {"toolCallId": "run_shell_command__1", "kind": "execute", "title": "x (corral MCP Server)"},
             {"mcp__corral__*": "allow", "x *": "allow"},
             "ask",
         ),
@@ -112,12 +96,7 @@ def test_a_decision_is_for_this_once_where_the_agent_offers_that() -> None:
 
 def test_a_person_chooses_among_the_options_of_the_agent() -> None:
     same = [ONCE, Option("4", "allow_once", "Yes, carefully"), NEVER, Option("5", "plan", "Plan")]
-    assert answers(same) == {
-        "allow": "1",
-        "allow: Yes, carefully": "4",
-        "deny": "3",
-        "Plan": "5",
-    }
+    assert answers(same) == {"allow": "1", "allow: Yes, carefully": "4", "deny": "3", "Plan": "5"}
     many = [Option(str(number), "other", f"option {number}") for number in range(100)]
     assert len(answers(many)) == OPTIONS_MOST
 

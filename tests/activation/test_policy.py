@@ -34,16 +34,12 @@ def test_one_that_was_stopped_refuses_connections(workers: list[Worker]) -> None
 
 
 @given(st.lists(any_worker, min_size=1), st.sampled_from(COMING))
-def test_connections_wait_as_long_as_a_worker_is_up_or_coming(
-    workers: list[Worker], coming: Worker
-) -> None:
+def test_connections_wait_as_long_as_a_worker_is_up_or_coming(workers: list[Worker], coming: Worker) -> None:
     assert listening([*workers, coming], held=False) is Listening.OPEN
 
 
 @given(st.lists(st.sampled_from((*STARTABLE, *FAILED))), st.sampled_from(STARTABLE))
-def test_a_connection_starts_one_that_is_down_without_a_failure(
-    workers: list[Worker], startable: Worker
-) -> None:
+def test_a_connection_starts_one_that_is_down_without_a_failure(workers: list[Worker], startable: Worker) -> None:
     assert listening([*workers, startable], held=False) is Listening.ON_DEMAND
 
 

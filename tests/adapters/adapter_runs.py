@@ -20,11 +20,7 @@ T = TypeVar("T")
 STORE: dict[str, object] = {
     "name": "notes__store",
     "description": "Stores a note.",
-    "input_schema": {
-        "type": "object",
-        "properties": {"text": {"type": "string"}},
-        "required": ["text"],
-    },
+    "input_schema": {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]},
 }
 """The one tool of the pool, as `tools/list` describes it."""
 
@@ -93,9 +89,7 @@ async def _run(found: object, recorder: Recorder, request: dict[str, Any], confi
         output = await run_in_thread(partial(handler, blocking), bridge.cancel)
     output = codec.decode(codec.encode(output))
     history: Any = codec.decode(codec.encode(memory.history))
-    return Run(
-        output, history, recorder.called, recorder.tokens, recorder.parts, recorder.questions
-    )
+    return Run(output, history, recorder.called, recorder.tokens, recorder.parts, recorder.questions)
 
 
 def run(

@@ -21,11 +21,7 @@ def test_a_trimmed_history_begins_at_a_message_of_the_user() -> None:
 
 
 def test_objective_and_input_are_one_prompt() -> None:
-    for objective, given, text in (
-        ("do", None, "do"),
-        ("do", "it", "do\n\nit"),
-        ("", {"a": 1}, '{"a": 1}'),
-    ):
+    for objective, given, text in (("do", None, "do"), ("do", "it", "do\n\nit"), ("", {"a": 1}, '{"a": 1}')):
         assert prompt_of(cast("Any", SimpleNamespace(objective=objective, input=given))) == text
 
 

@@ -9,12 +9,7 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage
-from langgraph.graph import (  # pyright: ignore[reportMissingTypeStubs]  it has none
-    END,
-    START,
-    MessagesState,
-    StateGraph,
-)
+from langgraph.graph import END, START, MessagesState, StateGraph  # pyright: ignore[reportMissingTypeStubs]  it has none
 from langgraph.types import interrupt  # pyright: ignore[reportMissingTypeStubs]  it has none
 from mcp.server import MCPServer
 from pydantic import BaseModel
@@ -44,9 +39,7 @@ def example(framework: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Returns the object of an example; its tool has the name of the one in these tests."""
     file, attribute = OBJECTS[framework]
     text = (EXAMPLES / f"{file}.py").read_text("utf-8")
-    text = text.replace("cortex__cortex_store", "notes__store").replace(
-        '"content": last', '"text": last'
-    )
+    text = text.replace("cortex__cortex_store", "notes__store").replace('"content": last', '"text": last')
     module = ModuleType(f"{file}_tested")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     exec(compile(text, file, "exec"), module.__dict__)
@@ -75,22 +68,15 @@ def test_an_object_calls_the_pools_tool_streams_and_goes_on_in_its_session(
 
 
 @pytest.mark.parametrize("framework", OBJECTS)
-def test_an_object_that_must_not_stream_does_not(
-    framework: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_object_that_must_not_stream_does_not(framework: str, monkeypatch: pytest.MonkeyPatch) -> None:
     done = run(example(framework, monkeypatch), "the sea", config={"stream": False})
     assert (done.output, done.parts) == ("stored, in turn 1", [])
 
 
 @pytest.mark.parametrize("framework", OBJECTS)
-def test_a_history_of_another_program_is_understood(
-    framework: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_history_of_another_program_is_understood(framework: str, monkeypatch: pytest.MonkeyPatch) -> None:
     history = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "yes?"}]
-    assert (
-        run(example(framework, monkeypatch), "the sea", history=history).output
-        == "stored, in turn 2"
-    )
+    assert run(example(framework, monkeypatch), "the sea", history=history).output == "stored, in turn 2"
 
 
 @pytest.mark.parametrize("framework", OBJECTS)
@@ -199,9 +185,7 @@ print(agent.test("", {"number": 4}))
 found = {name.partition(".")[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names)
 print(found - {"corral", "msgspec", "typing_extensions"})
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "8\nset()\n", done.stderr
 
 

@@ -49,11 +49,7 @@ def test_of_a_thousand_workers_nobody_is_looked_at_but_the_first() -> None:
 def test_it_is_the_least_loaded_and_then_the_longest_rested_of_those_that_can(seed: int) -> None:
     print(f"seed {seed}")
     chance = random.Random(seed)
-    heap, stubs, capacity = (
-        WorkerHeap(),
-        [StubWorker(f"a-{n}") for n in range(chance.randint(1, 9))],
-        2,
-    )
+    heap, stubs, capacity = (WorkerHeap(), [StubWorker(f"a-{n}") for n in range(chance.randint(1, 9))], 2)
     for stub in stubs:
         heap.note(supervisor(stub), capacity)
     for now in range(1000):
@@ -73,9 +69,7 @@ def test_it_is_the_least_loaded_and_then_the_longest_rested_of_those_that_can(se
             case _:
                 found = heap.first(capacity)
                 able = [h for h in stubs if h.is_up and not h.is_surplus and len(h.running) < 2]
-                expected = min(
-                    able, key=lambda h: (len(h.running), h.rested_at, h.id), default=None
-                )
+                expected = min(able, key=lambda h: (len(h.running), h.rested_at, h.id), default=None)
                 assert found is (None if expected is None else supervisor(expected))
                 if expected is not None:
                     expected.running[str(now)] = 0.0

@@ -40,9 +40,7 @@ def test_a_method_has_an_example_that_it_would_accept(method: Method) -> None:
 
 
 @each_method
-def test_a_method_is_reached_by_http_by_python_and_by_a_command_or_has_a_reason(
-    method: Method,
-) -> None:
+def test_a_method_is_reached_by_http_by_python_and_by_a_command_or_has_a_reason(method: Method) -> None:
     faces = method.faces
     assert faces.routes or faces.reason
     assert faces.python or faces.reason

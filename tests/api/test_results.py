@@ -17,12 +17,7 @@ class Outer(Struct, frozen=True, rename="camel"):
     free: object = None
 
 
-WHOLE = {
-    "oneInner": {"a": 1},
-    "inners": [{"a": 2}],
-    "byName": {"x": [{"a": 3}]},
-    "free": {"any": [{"key": 1}]},
-}
+WHOLE = {"oneInner": {"a": 1}, "inners": [{"a": 2}], "byName": {"x": [{"a": 3}]}, "free": {"any": [{"key": 1}]}}
 
 
 def test_an_answer_is_the_result_that_it_describes() -> None:

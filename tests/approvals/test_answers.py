@@ -29,9 +29,7 @@ def test_with_options_the_answer_is_one_of_them_or_refused(options: list[str], w
 
 
 @pytest.mark.parametrize(("said", "meant"), [(a, b) for a in ALLOW for b in ALLOW])
-def test_a_word_of_consent_means_the_option_of_consent_and_never_that_of_refusal(
-    said: str, meant: str
-) -> None:
+def test_a_word_of_consent_means_the_option_of_consent_and_never_that_of_refusal(said: str, meant: str) -> None:
     assert answer_of(said.upper(), ["later", meant.title()], 1) == meant.title()
     with pytest.raises(InvalidParams):
         answer_of(said, [*DENY], 1)
@@ -40,10 +38,7 @@ def test_a_word_of_consent_means_the_option_of_consent_and_never_that_of_refusal
 def test_options_are_told_apart_and_a_default_is_one_of_them() -> None:
     check_question(AskParams(question="q", options=["a", "b"], default="b"))
     check_question(AskParams(question="q", default="anything"))
-    for asked in (
-        AskParams(question="q", options=["a", "A"]),
-        AskParams(question="q", options=["a"], default="A"),
-    ):
+    for asked in (AskParams(question="q", options=["a", "A"]), AskParams(question="q", options=["a"], default="A")):
         with pytest.raises(InvalidParams):
             check_question(asked)
 

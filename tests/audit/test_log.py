@@ -29,13 +29,7 @@ from corral.supervisor.quotas.turns import CallTurns
 from corral.supervisor.store import schema
 from corral.supervisor.store.schema import MIGRATIONS
 from corral.supervisor.store.store import Store
-from corral.worker.contract.errors import (
-    Conflict,
-    CorralError,
-    Overloaded,
-    PermissionDenied,
-    ResourceLimitExceeded,
-)
+from corral.worker.contract.errors import Conflict, CorralError, Overloaded, PermissionDenied, ResourceLimitExceeded
 from corral.worker.control.params import NoParams
 from corral.worker.control.results import Done
 
@@ -116,9 +110,7 @@ def test_the_chain_goes_on_in_the_next_life_of_the_daemon(path: Path) -> None:
     assert lengths == [3, 6, 9]
 
 
-def test_what_is_kept_is_on_disk_when_it_is_answered_and_what_is_added_follows_soon(
-    path: Path,
-) -> None:
+def test_what_is_kept_is_on_disk_when_it_is_answered_and_what_is_added_follows_soon(path: Path) -> None:
     async def test(audit: Audit, store: Store) -> None:
         assert await audit.keep(record(1))
         assert await store.read("SELECT count(*) FROM audit") == [(1,)]
@@ -144,9 +136,7 @@ def test_records_of_many_at_once_are_one_chain_in_the_order_of_their_numbers(pat
         assert following is None
         for name in range(8):
             for soon in (None, True):
-                numbers = [
-                    r["number"] for r in records if (r["client"], r.get("soon")) == (name, soon)
-                ]
+                numbers = [r["number"] for r in records if (r["client"], r.get("soon")) == (name, soon)]
                 assert numbers == list(range(25))
 
     run(path, test)
@@ -162,12 +152,8 @@ def test_what_waits_at_the_end_is_stored_before_the_store_is_closed(path: Path) 
         assert connection.execute("SELECT count(*) FROM audit").fetchone() == (2_000,)
 
 
-@pytest.mark.parametrize(
-    "odd", ["x" * 20_000, "\udc80", object()], ids=["too long", "no UTF-8", "no JSON"]
-)
-def test_a_record_that_cannot_be_stored_as_it_is_says_at_least_who_did_what(
-    path: Path, odd: object
-) -> None:
+@pytest.mark.parametrize("odd", ["x" * 20_000, "\udc80", object()], ids=["too long", "no UTF-8", "no JSON"])
+def test_a_record_that_cannot_be_stored_as_it_is_says_at_least_who_did_what(path: Path, odd: object) -> None:
     async def test(audit: Audit, store: Store) -> None:
         assert await audit.keep(record(1, who={"uid": 7}, params=odd))
         ((found,), _) = await audit.page(10, lambda _: True)
@@ -197,18 +183,14 @@ def test_a_store_of_an_earlier_version_gets_an_audit(path: Path) -> None:
 CHANGES: dict[str, tuple[int, tuple[str, ...]]] = {
     "a record": (7, ("UPDATE audit SET record = CAST('{}' AS BLOB) WHERE id = 7",)),
     "a record is no text": (7, ("UPDATE audit SET record = 5 WHERE id = 7",)),
-    "a record is no UTF-8": (
-        7,
-        ("UPDATE audit SET record = CAST(x'ff' AS TEXT) WHERE id = 7",),
-    ),
+    "a record is no UTF-8": (7, ("UPDATE audit SET record = CAST(x'ff' AS TEXT) WHERE id = 7",)),
     "a record is huge": (7, ("UPDATE audit SET record = zeroblob(30000000) WHERE id = 7",)),
     "a hash": (7, ("UPDATE audit SET hash = zeroblob(32) WHERE id = 7",)),
     "a record with its hash": (
         8,
         (
             "UPDATE audit SET record = CAST('{}' AS BLOB) WHERE id = 7",
-            "UPDATE audit SET hash = chain_hash((SELECT hash FROM audit WHERE id = 6), 7, record)"
-            " WHERE id = 7",
+            "UPDATE audit SET hash = chain_hash((SELECT hash FROM audit WHERE id = 6), 7, record) WHERE id = 7",
         ),
     ),
     "a number": (7, ("UPDATE audit SET id = 700 WHERE id = 7",)),
@@ -241,9 +223,7 @@ CHANGES: dict[str, tuple[int, tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize(("wrong", "statements"), CHANGES.values(), ids=CHANGES)
-def test_what_somebody_changed_is_named_by_its_number(
-    path: Path, wrong: int, statements: tuple[str, ...]
-) -> None:
+def test_what_somebody_changed_is_named_by_its_number(path: Path, wrong: int, statements: tuple[str, ...]) -> None:
     async def test(audit: Audit, store: Store) -> None:
         await filled(audit, 20)
         assert (await audit.verify())["ok"] is True
@@ -300,10 +280,7 @@ def test_a_chain_that_was_calculated_anew_is_found_by_a_head_that_was_noted(path
         outside(path, "UPDATE audit SET record = CAST('{}' AS BLOB) WHERE id = 7")
         for number in range(7, 21):
             before = f"(SELECT hash FROM audit WHERE id = {number - 1})"
-            outside(
-                path,
-                f"UPDATE audit SET hash = chain_hash({before}, id, record) WHERE id = {number}",
-            )
+            outside(path, f"UPDATE audit SET hash = chain_hash({before}, id, record) WHERE id = {number}")
         outside(path, "UPDATE audit_chain SET head_hash = (SELECT hash FROM audit WHERE id = 20)")
         await filled(audit, 5)  # it grows on
         assert (await audit.verify())["ok"] is True, "the file alone cannot tell"
@@ -352,11 +329,7 @@ def test_a_damaged_record_is_shown_as_such_beside_the_others(path: Path) -> None
         await filled(audit, 3)
         outside(path, "UPDATE audit SET record = x'ff00' WHERE id = 2")
         records, _ = await audit.page(10, lambda _: True)
-        assert [(r["id"], r.get("damaged", False)) for r in records] == [
-            (1, False),
-            (2, True),
-            (3, False),
-        ]
+        assert [(r["id"], r.get("damaged", False)) for r in records] == [(1, False), (2, True), (3, False)]
 
     run(path, test)
 
@@ -525,11 +498,7 @@ asyncio.run(main())
 
 def test_a_full_disk_costs_no_record_once_there_is_room_again(path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(path)],
-        capture_output=True,
-        text=True,
-        timeout=BOUND_S,
-        check=True,
+        [sys.executable, "-c", FULL_DISK, str(path)], capture_output=True, text=True, timeout=BOUND_S, check=True
     )
     kept = [True, False, False, False, True, True]
     assert done.stdout.strip() == f"{kept} True {['before', *['full'] * 3, 'after']}"
@@ -555,9 +524,7 @@ def test_refusals_alike_are_one_record_and_one_with_their_number(path: Path) -> 
         by_action = {r["action"]: r for r in records if r.get("result") != "NotFound"}
         assert by_action["test.done"]["repeated"] == 999
         assert by_action["audit.refusals"]["caller"] == "mallory"
-        assert by_action["audit.refusals"]["repeated"] == 1_000 - (
-            audit_module.KINDS_PER_CALLER - 1
-        )
+        assert by_action["audit.refusals"]["repeated"] == 1_000 - (audit_module.KINDS_PER_CALLER - 1)
         assert len(records) == 2
 
     run(path, look)
@@ -610,14 +577,10 @@ def lasted(name: str, seconds: float) -> None:
     """Statistics of no use here."""
 
 
-def control(
-    audit: Audit, serve: Serve[NoParams, object], *, permission: Permission = "operate"
-) -> Control:
+def control(audit: Audit, serve: Serve[NoParams, object], *, permission: Permission = "operate") -> Control:
     """A method table with one change, `test.change`, and nothing behind it."""
     entry = Method("test.change", permission, NoParams, serve, faces(), Done, recorded="always")
-    rooms: dict[str, Any] = dict.fromkeys(
-        Control.__dataclass_fields__
-    )  # the method asks for nothing
+    rooms: dict[str, Any] = dict.fromkeys(Control.__dataclass_fields__)  # the method asks for nothing
     rooms |= {"audit": audit, "methods": {entry.name: entry}, "loop": asyncio.get_running_loop()}
     daemon = SimpleNamespace(max_changes_per_minute=0)
     rooms |= {"turns": CallTurns(asyncio.get_running_loop())}
@@ -627,9 +590,7 @@ def control(
 
 
 def caller(permission: Permission = "operate") -> Any:  # as much of a Caller as is looked at
-    return SimpleNamespace(
-        name="test", permission=permission, who={"uid": 7, "pid": 8}, agents=None, tenant=""
-    )
+    return SimpleNamespace(name="test", permission=permission, who={"uid": 7, "pid": 8}, agents=None, tenant="")
 
 
 async def stored(store: Store) -> list[object]:
@@ -638,9 +599,7 @@ async def stored(store: Store) -> list[object]:
     return [json.loads(str(row[0]))["result"] for row in rows]
 
 
-def test_a_change_that_ends_in_a_defect_of_ours_has_its_record_before_the_answer(
-    path: Path,
-) -> None:
+def test_a_change_that_ends_in_a_defect_of_ours_has_its_record_before_the_answer(path: Path) -> None:
     async def fail(*_: object) -> object:
         raise ZeroDivisionError
 
@@ -652,9 +611,7 @@ def test_a_change_that_ends_in_a_defect_of_ours_has_its_record_before_the_answer
     run(path, test)
 
 
-@pytest.mark.parametrize(
-    "error", [Conflict("x"), Overloaded("x"), ResourceLimitExceeded("x")], ids=lambda e: e.name
-)
+@pytest.mark.parametrize("error", [Conflict("x"), Overloaded("x"), ResourceLimitExceeded("x")], ids=lambda e: e.name)
 def test_a_change_that_may_be_done_in_part_has_a_record_before_the_answer_each_time(
     path: Path, error: CorralError
 ) -> None:
@@ -732,9 +689,7 @@ def test_a_question_that_few_records_answer_is_answered_page_by_page_in_both_dir
             seen: list[object] = []
             pages, following = 0, start
             while pages == 0 or following is not None:
-                records, following = await audit.page(
-                    5, lambda r: r["number"] in (3, 399), **{edge: following}
-                )
+                records, following = await audit.page(5, lambda r: r["number"] in (3, 399), **{edge: following})
                 seen += [each["id"] for each in records]
                 pages += 1
             assert sorted(map(str, seen)) == ["3", "399"]

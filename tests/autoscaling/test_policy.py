@@ -309,6 +309,4 @@ def test_what_is_remembered_of_a_load_stays_small(seed: int) -> None:
         load = Load(20, 0, 40 - running, running, 0, 0)
         state, _ = decide(state, bounds, load, n * rng.random() / 10)
         assert len(state.peaks) <= bounds.maximum
-        assert [count for _, count in state.peaks] == sorted(
-            {count for _, count in state.peaks}, reverse=True
-        )
+        assert [count for _, count in state.peaks] == sorted({count for _, count in state.peaks}, reverse=True)

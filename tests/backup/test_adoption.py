@@ -93,9 +93,7 @@ def test_a_kill_at_any_point_is_made_good_by_the_next_start(tmp_path: Path) -> N
     for point in range(200):
         folder = tmp_path / str(point)
         root = prepared(folder)
-        done = subprocess.run(
-            [sys.executable, "-P", "-c", SCRIPT, str(root), str(point)], check=False
-        )
+        done = subprocess.run([sys.executable, "-P", "-c", SCRIPT, str(root), str(point)], check=False)
         if done.returncode == 0:
             break
         assert done.returncode == KILLED

@@ -25,8 +25,7 @@ CONTENTS = {
 
 def manifest_of(contents: dict[str, bytes], **more: object) -> Manifest:
     files = [
-        File(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
-        for path, data in contents.items()
+        File(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest()) for path, data in contents.items()
     ]
     known: dict[str, object] = {"format": 1, "version": "1", "store_version": 1, "generation": 1}
     known |= {"created_at": "", "created": 1.0, "state_dir": "/s"}

@@ -82,9 +82,7 @@ def test_the_text_is_read_as_the_same_agents_teams_workflows_and_schedules() -> 
     before = read(WHOLE)
     text = exported(before)
     after = read(text)
-    assert {n: s.environment for n, s in after.agents.items()} == {
-        n: s.environment for n, s in before.agents.items()
-    }
+    assert {n: s.environment for n, s in after.agents.items()} == {n: s.environment for n, s in before.agents.items()}
     for name, spec in before.agents.items():
         found = after.agents[name]
         assert (found.command, found.config, found.url, found.headers) == (
@@ -93,11 +91,7 @@ def test_the_text_is_read_as_the_same_agents_teams_workflows_and_schedules() -> 
             spec.url,
             spec.headers,
         )
-        assert (found.resources, found.tasks, found.process) == (
-            spec.resources,
-            spec.tasks,
-            spec.process,
-        )
+        assert (found.resources, found.tasks, found.process) == (spec.resources, spec.tasks, spec.process)
     assert after.groups == before.groups
     assert after.schedules == before.schedules
     assert exported(after) == text
@@ -136,38 +130,18 @@ def test_a_time_that_is_past_and_params_that_a_file_cannot_have_are_named() -> N
         input={"keep": 1, "lose": None},
     )
     past = ScheduleRecord(name="past", task=task, at="2020-01-01T00:00:00Z")
-    hourly = ScheduleRecord(
-        name="hourly", task=task, every_s=3600.0, start_at="2020-01-01T00:00:00Z"
-    )
+    hourly = ScheduleRecord(name="hourly", task=task, every_s=3600.0, start_at="2020-01-01T00:00:00Z")
     text = export([], [], [past, hourly], shows_values=True).toml
     tables = tomllib.loads(text)["schedules"]
-    assert tables == {
-        "hourly": {
-            "every": 3600,
-            "agent": "a",
-            "objective": "x",
-            "timeout": 5,
-            "input": {"keep": 1},
-        }
-    }
-    for words in (
-        "is past",
-        "boundaries.max_tool_calls",
-        "retry.retry_backoff_base_s",
-        "input.lose",
-    ):
+    assert tables == {"hourly": {"every": 3600, "agent": "a", "objective": "x", "timeout": 5, "input": {"keep": 1}}}
+    for words in ("is past", "boundaries.max_tool_calls", "retry.retry_backoff_base_s", "input.lose"):
         assert words in text
 
 
 TEXTS = st.text(alphabet=string.printable + "${}\x00\x1b\x7f äß€\U0001f600", max_size=12)
 VALUES = st.recursive(
-    st.booleans()
-    | st.integers(-(2**53), 2**53)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | TEXTS,
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(TEXTS.filter(bool), inner, max_size=3)
-    ),
+    st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS.filter(bool), inner, max_size=3),
     max_leaves=8,
 )
 
@@ -185,14 +159,8 @@ def test_any_values_come_back_from_the_text_as_they_were(
     arguments: list[str], config: dict[str, object], environment: dict[str, str]
 ) -> None:
     table = {"command": ["run", *arguments], "config": config, "environment": environment}
-    spec = decode_agent(
-        "a", table, kind="agent", defaults=Defaults(), source="store", directory="/srv"
-    )
+    spec = decode_agent("a", table, kind="agent", defaults=Defaults(), source="store", directory="/srv")
     text = export([spec], [], [], shows_values=True).toml
     found = decode(text, source="store", directory="/", variables=VARIABLES).agents["a"]
-    assert (found.command, found.config, found.environment) == (
-        spec.command,
-        spec.config,
-        spec.environment,
-    )
+    assert (found.command, found.config, found.environment) == (spec.command, spec.config, spec.environment)
     assert export([found], [], [], shows_values=True).toml == text

@@ -12,19 +12,7 @@ import pytest
 
 from corral.supervisor.linux import cgroup
 from daemon_process import BOUND_S, DaemonProcess
-from tier_groups import (
-    MIB,
-    MOUNTED,
-    ended,
-    event,
-    group_of,
-    lines,
-    pids,
-    program,
-    start,
-    value,
-    worker_group,
-)
+from tier_groups import MIB, MOUNTED, ended, event, group_of, lines, pids, program, start, value, worker_group
 
 NOBODY = 65534
 ALL = ("memory", "cpu", "pids")
@@ -63,10 +51,7 @@ def tier_of(daemon: DaemonProcess) -> str:
 
 def test_a_delegated_group_gives_all_that_it_is_offered(tmp_path: Path, service: Path) -> None:
     config = program("hog", "take", "1", max_memory_bytes="100MiB", max_processes=9)
-    with (
-        offered(*ALL),
-        DaemonProcess(tmp_path, config, prefix=enter(service)) as daemon,
-    ):
+    with offered(*ALL), DaemonProcess(tmp_path, config, prefix=enter(service)) as daemon:
         assert tier_of(daemon) == "cgroup"
         start(daemon, "hog")
         assert group_of(daemon.pid) == service / "supervisor"
@@ -78,9 +63,7 @@ def test_a_delegated_group_gives_all_that_it_is_offered(tmp_path: Path, service:
         assert not (service / "agents").exists()
 
 
-def test_a_process_that_stays_in_a_delegated_group_is_named_as_the_reason(
-    tmp_path: Path, service: Path
-) -> None:
+def test_a_process_that_stays_in_a_delegated_group_is_named_as_the_reason(tmp_path: Path, service: Path) -> None:
     config = program("hog", "take", "300", max_memory_bytes="100MiB")
     with offered(*ALL), subprocess.Popen([*enter(service), "sleep", "1000"]) as stays:
         try:
@@ -134,9 +117,7 @@ def test_an_ordinary_user_has_limits_in_a_subtree_of_its_own(tmp_path: Path, ser
     try:
         with (
             offered(*ALL),
-            DaemonProcess(
-                folder, config, prefix=[*enter(service), *user], environ={"HOME": str(folder)}
-            ) as daemon,
+            DaemonProcess(folder, config, prefix=[*enter(service), *user], environ={"HOME": str(folder)}) as daemon,
         ):
             os.umask(before)
             assert tier_of(daemon) == "cgroup"
@@ -160,10 +141,7 @@ def test_without_delegation_a_machine_of_systemd_gives_no_group(tmp_path: Path) 
     systemd = Path("/run/systemd/system")
     systemd.mkdir(parents=True)
     try:
-        with (
-            offered(*ALL),
-            DaemonProcess(tmp_path, program("hog", "take", "1"), prefix=enter(group)) as daemon,
-        ):
+        with offered(*ALL), DaemonProcess(tmp_path, program("hog", "take", "1"), prefix=enter(group)) as daemon:
             assert tier_of(daemon) == "launcher"
             said = daemon.corral("doctor").stdout
             assert f"systemd has not delegated {group}" in said
@@ -220,8 +198,7 @@ def test_one_fork_of_a_zygote_that_takes_too_much_ends_alone(tmp_path: Path) -> 
         assert told["limit"] == 100 * MIB
         died = int(told["worker"].rpartition("-")[2])
         daemon.await_worker(
-            f"greedy-{died}",
-            lambda worker: worker["state"] == "Ready" and worker["pid"] != before[died],
+            f"greedy-{died}", lambda worker: worker["state"] == "Ready" and worker["pid"] != before[died]
         )
         assert daemon.worker(f"greedy-{died}")["last_exit"]["result"] == "oom"
         assert daemon.worker(f"greedy-{1 - died}")["pid"] == before[1 - died]

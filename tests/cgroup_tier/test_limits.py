@@ -40,9 +40,7 @@ def test_the_tier_is_the_best_one_and_the_daemon_says_so(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("where", ["take", "child", "escapee"])
-def test_a_tree_over_its_memory_is_killed_whole_and_the_reason_has_the_figures(
-    tmp_path: Path, where: str
-) -> None:
+def test_a_tree_over_its_memory_is_killed_whole_and_the_reason_has_the_figures(tmp_path: Path, where: str) -> None:
     config = program("hog", where, "300", max_memory_bytes="100MiB")
     config += program("neighbour", "take", "10", max_memory_bytes="100MiB")
     with DaemonProcess(tmp_path, config) as daemon:

@@ -10,20 +10,7 @@ from pathlib import Path
 import pytest
 
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
-from tier_groups import (
-    MIB,
-    await_value,
-    below,
-    ended,
-    event,
-    figure,
-    lines,
-    pids,
-    program,
-    start,
-    value,
-    worker_group,
-)
+from tier_groups import MIB, await_value, below, ended, event, figure, lines, pids, program, start, value, worker_group
 
 
 def daemon_of(folder: Path, config: str) -> DaemonProcess:
@@ -39,8 +26,7 @@ def of_tenant(program_table: str, tenant: str) -> str:
 
 def test_the_workers_of_a_tenant_are_below_one_group_with_its_limits(tmp_path: Path) -> None:
     config = (
-        '[tenants.acme]\nmax_memory_bytes = "300MiB"\ncpu_limit_percent = 70\nmax_processes = 90\n'
-        "[tenants.other]\n"
+        '[tenants.acme]\nmax_memory_bytes = "300MiB"\ncpu_limit_percent = 70\nmax_processes = 90\n[tenants.other]\n'
     )
     config += of_tenant(program("one", "take", "1"), "acme")
     config += of_tenant(program("two", "take", "1", max_memory_bytes="50MiB"), "acme")
@@ -86,9 +72,7 @@ def await_gone(folder: Path) -> None:
         assert time.monotonic() < deadline, f"{folder} is left"
 
 
-def test_a_tenant_that_uses_up_its_memory_loses_one_worker_whole_and_others_none(
-    tmp_path: Path,
-) -> None:
+def test_a_tenant_that_uses_up_its_memory_loses_one_worker_whole_and_others_none(tmp_path: Path) -> None:
     config = '[tenants.acme]\nmax_memory_bytes = "150MiB"\n[tenants.other]\n'
     config += of_tenant(program("small", "take", "20", max_memory_bytes="100MiB"), "acme")
     config += of_tenant(program("hog", "child", "200", max_memory_bytes=0), "acme")
@@ -111,9 +95,7 @@ def test_a_tenant_that_uses_up_its_memory_loses_one_worker_whole_and_others_none
             assert (worker["state"], worker["restarts"]) == ("Ready", 0)
 
 
-def test_forks_of_one_worker_are_refused_when_its_tenant_has_all_that_it_may(
-    tmp_path: Path,
-) -> None:
+def test_forks_of_one_worker_are_refused_when_its_tenant_has_all_that_it_may(tmp_path: Path) -> None:
     config = "[tenants.acme]\nmax_processes = 30\n[tenants.other]\n"
     config += of_tenant(program("crew", "shared", "1", "9"), "acme")
     config += of_tenant(program("hog", "fork-until-refused", "100"), "acme")
@@ -181,11 +163,7 @@ def test_nothing_is_left_of_a_tenant(tmp_path: Path, how: str) -> None:
         if how == "rm":
             assert daemon.corral("tenant", "add", "acme").returncode == 0
         command = json.dumps([sys.executable, str(AGENTS / "hog.py"), "escapee", "1"])
-        spec = {
-            "protocol": "none",
-            "command": json.loads(command),
-            "recovery": {"restart": "never"},
-        }
+        spec = {"protocol": "none", "command": json.loads(command), "recovery": {"restart": "never"}}
         daemon.call("agent.add", name="acme/gone", spec=spec)
         daemon.await_worker("acme/gone-0", lambda worker: worker["state"] == "Ready")
         lines(daemon, "acme/gone", 2)

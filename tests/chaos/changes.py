@@ -82,9 +82,7 @@ class Load:
                 if task["state"] != "succeeded":
                     self._note("failed_tasks", json.dumps(task["error"]))
                 elif task["output"]["delivery"] != 1:
-                    self._note(
-                        "doubled_tasks", f"{task['id']} began {task['output']['delivery']} times"
-                    )
+                    self._note("doubled_tasks", f"{task['id']} began {task['output']['delivery']} times")
 
     def _call_tools(self) -> None:
         with self._daemon.client() as client:

@@ -26,13 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from corral.worker.client.sync import Client
-from corral.worker.contract.errors import (
-    CorralError,
-    Overloaded,
-    ShuttingDown,
-    Timeout,
-    Unreachable,
-)
+from corral.worker.contract.errors import CorralError, Overloaded, ShuttingDown, Timeout, Unreachable
 
 sys.path.append(str(Path(__file__).parents[1]))  # `python -P` leaves out where the harness is
 
@@ -57,14 +51,7 @@ PACE_S = 0.002
 
 SESSIONS = 20
 
-SHARES = {
-    "workflow": 0.03,
-    "session": 0.15,
-    "delegates": 0.05,
-    "after": 0.1,
-    "at": 0.03,
-    "is_cancelled": 0.02,
-}
+SHARES = {"workflow": 0.03, "session": 0.15, "delegates": 0.05, "after": 0.1, "at": 0.03, "is_cancelled": 0.02}
 """What part of the tasks is of a kind; one may be of several."""
 
 RUN_S = 20 * BOUND_S
@@ -320,16 +307,12 @@ def _await_ends(daemon: DaemonProcess, tasks: Iterable[str], verdict: Verdict) -
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs what the command line asks for; 1 when something was wrong."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, help="the first one; without it, any")
     parser.add_argument("--seeds", type=int, default=20, help="how many runs")
     parser.add_argument("--tasks", type=int, default=5000)
     parser.add_argument("--jobs", type=int, default=1, help="how many runs at once")
-    parser.add_argument(
-        "--containment", choices=["auto", "launcher", "cgroup", "pidns"], default="auto"
-    )
+    parser.add_argument("--containment", choices=["auto", "launcher", "cgroup", "pidns"], default="auto")
     options: Any = parser.parse_args(arguments)
     first = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
 

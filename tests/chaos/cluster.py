@@ -35,12 +35,7 @@ from faults.place import Places, why_not_apart
 
 Setup = tuple[Literal["nats", "redis"], int, Fsync]
 
-SETUPS: tuple[Setup, ...] = (
-    ("nats", 1, "usual"),
-    ("nats", 3, "usual"),
-    ("redis", 1, "usual"),
-    ("redis", 1, "always"),
-)
+SETUPS: tuple[Setup, ...] = (("nats", 1, "usual"), ("nats", 3, "usual"), ("redis", 1, "usual"), ("redis", 1, "always"))
 
 SINGLETONS = 4
 """Number of agents of which one copy may run at a time."""
@@ -88,12 +83,7 @@ class Load:
             number += 1
             while not self._stop.is_set():
                 node = self._rng.choice(list(self._cluster.nodes.values()))
-                params = {
-                    "agent": agent,
-                    "objective": "brief",
-                    "input": number,
-                    "idempotency_key": key,
-                }
+                params = {"agent": agent, "objective": "brief", "input": number, "idempotency_key": key}
                 try:
                     with node.client() as client:
                         task: Any = client.call("task.submit", params, timeout_s=CALL_S)
@@ -287,10 +277,7 @@ def failover(folder: Path, setup: Setup, rounds: int) -> list[float]:
     (folder / "engine").mkdir()
     (notes := folder / "notes").mkdir()
     found: list[float] = []
-    with (
-        LocalServers(kind, count, folder / "engine", fsync=fsync) as servers,
-        ExitStack() as stack,
-    ):
+    with LocalServers(kind, count, folder / "engine", fsync=fsync) as servers, ExitStack() as stack:
         cluster = Cluster(folder, servers, stack)
         for name in ("one", "two", "three"):
             cluster.add(name, agents(notes))
@@ -342,9 +329,7 @@ def main() -> int:
     parser.add_argument("--older", default="", help="a commit of which nodes run, too")
     parser.add_argument("--ways", default="", help="names of hurts, with commas; all if absent")
     parser.add_argument("--keep", type=Path, help="folder in which all is kept")
-    parser.add_argument(
-        "--failover", type=int, default=0, help="rounds that are timed, in place of a life"
-    )
+    parser.add_argument("--failover", type=int, default=0, help="rounds that are timed, in place of a life")
     options = parser.parse_args()
     if options.older and (reason := versions.why_not(options.older)):
         parser.error(f"cannot run {options.older}: {reason}")
@@ -366,9 +351,7 @@ def main() -> int:
             print(error, file=sys.stderr)
             continue
         with ExitStack() as stack:
-            folder = options.keep or Path(
-                stack.enter_context(tempfile.TemporaryDirectory(prefix="corral-cluster-"))
-            )
+            folder = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="corral-cluster-")))
             if options.failover:
                 seconds = failover(folder, setup, options.failover)
                 print(json.dumps({"engine": setup[0], "failover_s": seconds}), flush=True)

@@ -78,14 +78,7 @@ class _Round:
     def _revision(self) -> int | None:
         """Returns the number of a deployment of that version which can come back."""
         found = self._site.daemon.call("deployment.list", name="kit")["deployments"]
-        return next(
-            (
-                d["revision"]
-                for d in found
-                if d["version"] == self.after and d["state"] == "superseded"
-            ),
-            None,
-        )
+        return next((d["revision"] for d in found if d["version"] == self.after and d["state"] == "superseded"), None)
 
     def begin(self) -> None:
         """Asks for it; whether there is an answer does not matter."""
@@ -94,14 +87,10 @@ class _Round:
                 asked = {"name": "kit", "revision": self._revision()}
                 client.call("agent.rollback", asked, timeout_s=2 * BOUND_S)
             else:
-                client.call(
-                    "deployment.create", {"package": f"kit@{self.after}"}, timeout_s=2 * BOUND_S
-                )
+                client.call("deployment.create", {"package": f"kit@{self.after}"}, timeout_s=2 * BOUND_S)
 
 
-def interrupted(
-    site: Site, chance: random.Random, usual_s: float, before: str, verdict: Verdict
-) -> str:
+def interrupted(site: Site, chance: random.Random, usual_s: float, before: str, verdict: Verdict) -> str:
     """Does one round, and returns the version that serves after it."""
     this = _Round(site, before, chance)
     asking = threading.Thread(target=this.begin)
@@ -113,9 +102,7 @@ def interrupted(
     _until(lambda: _check_at_rest(site))
     seen = {_answered(site)["version"] for _ in range(3 * WORKERS)}
     if len(seen) != 1 or not seen <= {this.before, this.after}:
-        verdict.wrong.append(
-            f"{sorted(seen)} served after a kill between {this.before} and {this.after}"
-        )
+        verdict.wrong.append(f"{sorted(seen)} served after a kill between {this.before} and {this.after}")
     found = site.daemon.call("deployment.list", name="kit")["deployments"]
     verdict.states[f"{found[0]['state']}"] += 1
     open_ = [d["deployment"] for d in found if d["state"] in ("installing", "rolling", "canary")]

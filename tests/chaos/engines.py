@@ -66,17 +66,12 @@ def main() -> int:
             with LocalServers(kind, count, Path(folder), fsync=fsync) as servers:
                 hurts = 0
 
-                async def hurt(
-                    _load: Load, _engine: Engine, servers: LocalServers = servers
-                ) -> None:
+                async def hurt(_load: Load, _engine: Engine, servers: LocalServers = servers) -> None:
                     nonlocal hurts
                     hurts = await _hurt(servers, options.seed, options.seconds)
 
                 counts = asyncio.run(engine_load.run(servers, hurt))
-            print(
-                f"{kind} {count} {fsync}, seed {options.seed}: hurt {hurts} times: {counts}",
-                flush=True,
-            )
+            print(f"{kind} {count} {fsync}, seed {options.seed}: hurt {hurts} times: {counts}", flush=True)
             failed += bool(counts["lost"] or counts["ended twice"])
     return 1 if failed else 0
 

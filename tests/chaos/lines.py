@@ -269,8 +269,7 @@ class _Run:
         total = Tally()
         for worker, each in seen.items():
             lives = [
-                replace(life, struck=number in self._struck[worker])
-                for number, life in enumerate(self._lives(worker))
+                replace(life, struck=number in self._struck[worker]) for number, life in enumerate(self._lives(worker))
             ]
             tally = each.tally(lives, self._course.count)
             if tally.wrong:
@@ -314,9 +313,7 @@ class _Run:
                     is_held = False
                 if self._course.full_disk and is_held and total >= ROOM * self._course.total:
                     self._leave_no_room()
-                    if all(
-                        lives and lives[-1].done >= self._course.hold for lives in done.values()
-                    ):
+                    if all(lives and lives[-1].done >= self._course.hold for lives in done.values()):
                         self._make_room()
                         is_held = False
                 if total == self._course.total:
@@ -353,10 +350,7 @@ class _Run:
     def _thresholds(self) -> list[tuple[int, str]]:
         """After how many lines of all workers together who is killed."""
         course = self._course
-        victims = [
-            "worker" if (number + 1) % PER_LAUNCHER_KILL else "launcher"
-            for number in range(course.kills)
-        ]
+        victims = ["worker" if (number + 1) % PER_LAUNCHER_KILL else "launcher" for number in range(course.kills)]
         victims += ["daemon"] * course.daemon_kills
         self._chance.shuffle(victims)
         total = course.total
@@ -428,9 +422,7 @@ class _Run:
     def _read_back(self) -> None:
         reader = Reader(self._course.ids)
         with subprocess.Popen(
-            [*_corral(self._daemon), "logs", NAME, *EVER],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            [*_corral(self._daemon), "logs", NAME, *EVER], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
         ) as asked:
             assert asked.stdout is not None, "it is a pipe"
             while data := asked.stdout.read(2**20):
@@ -455,9 +447,7 @@ def _following(daemon: DaemonProcess, shown: Path, past: list[str]) -> Generator
     with (
         shown.open("wb") as output,
         subprocess.Popen(
-            [*_corral(daemon), "logs", NAME, "-f", *past],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
+            [*_corral(daemon), "logs", NAME, "-f", *past], stdin=subprocess.DEVNULL, stdout=output
         ) as process,
     ):
         try:
@@ -493,9 +483,7 @@ def _leave(_signal: int, _frame: object) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs what the command line asks for; 1 when something was wrong."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=float, nargs="+", default=[200, 500])
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 50])
     parser.add_argument("--kills", type=int, default=40, help="of workers and launchers, each run")

@@ -479,9 +479,7 @@ class Result:
         return sum(outcome.survivors for outcome in self.outcomes) + len(self.left)
 
 
-def repeated(
-    name: str, folder: Path, *, rounds: int, workers: int | None = None, containment: str = "auto"
-) -> Result:
+def repeated(name: str, folder: Path, *, rounds: int, workers: int | None = None, containment: str = "auto") -> Result:
     """Runs a scenario so many times under one daemon configuration."""
     scenario = SCENARIOS[name]
     count = scenario.workers if workers is None else min(workers, scenario.workers)
@@ -524,9 +522,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", action="append", choices=list(SCENARIOS), metavar="NAME")
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--workers", type=int, help="at most so many (each scenario has its own)")
-    parser.add_argument(
-        "--containment", choices=["auto", "launcher", "cgroup", "pidns"], default="auto"
-    )
+    parser.add_argument("--containment", choices=["auto", "launcher", "cgroup", "pidns"], default="auto")
     options: Any = parser.parse_args(arguments)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, hard), hard))
@@ -535,11 +531,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = Path(tempfile.mkdtemp(prefix="corral-orphans-"))
         try:
             result = repeated(
-                name,
-                folder,
-                rounds=options.rounds,
-                workers=options.workers,
-                containment=options.containment,
+                name, folder, rounds=options.rounds, workers=options.workers, containment=options.containment
             )
         except Exception as error:
             print(f"{name}: {error!r}; its folder {folder} stays, to be looked at", flush=True)

@@ -181,12 +181,7 @@ class Submitter(threading.Thread):
 
 def config(folder: Path, chance: random.Random) -> str:
     """Returns a configuration that differs from the one before, so that a reload replaces the workers."""
-    return CONFIG.format(
-        folder=folder,
-        workers=WORKERS,
-        round=chance.random(),
-        grace_ms=chance.choice((20, 60, 1000)),
-    )
+    return CONFIG.format(folder=folder, workers=WORKERS, round=chance.random(), grace_ms=chance.choice((20, 60, 1000)))
 
 
 def payments(folder: Path, seed: int, count: int) -> Verdict:
@@ -210,9 +205,7 @@ def payments(folder: Path, seed: int, count: int) -> Verdict:
         submitter.join()
         verdict = Verdict(seed, len(submitter.tasks), interruptions.counts)
         verdict.wrong += submitter.failed
-        records = {
-            task: daemon.call("task.show", task=task)["delivery"] for task in submitter.tasks
-        }
+        records = {task: daemon.call("task.show", task=task)["delivery"] for task in submitter.tasks}
     _judge(folder, records, verdict)
     verdict.spared = sum(bool(output and output["again"]) for output in submitter.outputs)
     verdict.wrong += [f"left: pid {pid}" for pid in marked(folder)]
@@ -241,9 +234,7 @@ def _judge(folder: Path, records: dict[str, int], verdict: Verdict) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs what the command line asks for; 1 when something was wrong."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, help="the choices; without it, any")
     parser.add_argument("--payments", type=int, default=1000)
     chosen = parser.parse_args(arguments)

@@ -23,10 +23,7 @@ RECORD = struct.Struct("<3q")
 LONGEST_WRITE = 655
 """Lines: one write fills the pipe."""
 
-_FILLS = [
-    ((string.ascii_lowercase[first:] + string.ascii_lowercase) * 4)[: WIDTH - 14].encode()
-    for first in range(26)
-]
+_FILLS = [((string.ascii_lowercase[first:] + string.ascii_lowercase) * 4)[: WIDTH - 14].encode() for first in range(26)]
 
 
 def line(number: int) -> bytes:

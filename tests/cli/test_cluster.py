@@ -50,14 +50,7 @@ def wait_for_end(pids: list[int]) -> None:
 @contextmanager
 def dev(*options: str) -> Generator[tuple["subprocess.Popen[str]", dict[str, Any]]]:
     process = subprocess.Popen(
-        [
-            *CORRAL,
-            "--json",
-            "cluster",
-            "dev",
-            *(() if "--nodes" in options else ("--nodes", "0")),
-            *options,
-        ],
+        [*CORRAL, "--json", "cluster", "dev", *(() if "--nodes" in options else ("--nodes", "0")), *options],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -75,9 +68,7 @@ def dev(*options: str) -> Generator[tuple["subprocess.Popen[str]", dict[str, Any
 
 
 @pytest.mark.parametrize(("engine", "servers"), [("nats", 1), ("nats", 3), ("redis", 1)])
-def test_an_engine_runs_until_it_is_asked_to_end_and_leaves_nothing(
-    engine: str, servers: int
-) -> None:
+def test_an_engine_runs_until_it_is_asked_to_end_and_leaves_nothing(engine: str, servers: int) -> None:
     needs(engine)
     with dev("--engine", engine, "--servers", str(servers)) as (process, found):
         assert len(found["pids"]) == servers
@@ -107,9 +98,7 @@ def test_a_killed_command_leaves_no_server(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_what_ends_by_itself_starts_again_and_what_ends_again_and_again_ends_the_command(
-    tmp_path: Path,
-) -> None:
+def test_what_ends_by_itself_starts_again_and_what_ends_again_and_again_ends_the_command(tmp_path: Path) -> None:
     needs("nats")
     with dev("--nodes", "1", "--folder", str(tmp_path)) as (process, found):
         argv = [*CORRAL, "--socket", found["nodes"]["node-1"], "--json", "status"]
@@ -129,9 +118,7 @@ def test_what_ends_by_itself_starts_again_and_what_ends_again_and_again_ends_the
 def test_nodes_run_with_the_engine_and_end_with_the_command(tmp_path: Path) -> None:
     needs("nats")
     crew = tmp_path / "crew.toml"
-    crew.write_text(
-        '[agents.single]\ncommand = ["sleep", "1000"]\nprotocol = "none"\nplacement = {}\n'
-    )
+    crew.write_text('[agents.single]\ncommand = ["sleep", "1000"]\nprotocol = "none"\nplacement = {}\n')
     folder = tmp_path / "kept"
     options = ("--nodes", "2", "--folder", str(folder), "--config", str(crew))
     with dev(*options) as (process, found):
@@ -150,9 +137,7 @@ def test_nodes_run_with_the_engine_and_end_with_the_command(tmp_path: Path) -> N
 
 
 def test_three_redis_servers_are_refused() -> None:
-    done = subprocess.run(
-        [*CORRAL, "cluster", "dev", "--engine", "redis", "--servers", "3"], capture_output=True
-    )
+    done = subprocess.run([*CORRAL, "cluster", "dev", "--engine", "redis", "--servers", "3"], capture_output=True)
     assert done.returncode == 2
 
 

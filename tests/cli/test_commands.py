@@ -142,9 +142,7 @@ class World:
         environ = self.environment | dict(environment or {})
         return run_corral(["corral", *arguments], environ, str(self.folder), stdin, BOUND_S)
 
-    def begin(
-        self, *arguments: str, stdout: int | IO[str] = subprocess.PIPE
-    ) -> "subprocess.Popen[str]":
+    def begin(self, *arguments: str, stdout: int | IO[str] = subprocess.PIPE) -> "subprocess.Popen[str]":
         return subprocess.Popen(
             [*CORRAL, *arguments],
             stdin=subprocess.DEVNULL,
@@ -333,12 +331,7 @@ def test_a_name_that_is_not_known_is_answered_with_the_nearest(
     assert named in done.stderr
     assert ('"' in done.stderr) == bool(named)
     shown = json.loads(world.corral("mcp", "call", "x", "--json").stdout)["error"]
-    assert shown == {
-        "code": -33001,
-        "name": "NotFound",
-        "message": "cannot find it",
-        "data": facts,
-    }
+    assert shown == {"code": -33001, "name": "NotFound", "message": "cannot find it", "data": facts}
 
 
 @pytest.mark.parametrize(
@@ -380,9 +373,7 @@ def test_a_command_of_another_supervisor_names_ours(world: World, word: str, mea
 
 
 @pytest.mark.parametrize("words", ["add x npx -y y", "mcp add x npx -y y"])
-def test_an_option_of_the_command_that_is_added_brings_up_the_dashes(
-    world: World, words: str
-) -> None:
+def test_an_option_of_the_command_that_is_added_brings_up_the_dashes(world: World, words: str) -> None:
     done = world.corral(*words.split())
     assert done.returncode == 2
     assert "write -- before" in done.stderr
@@ -391,16 +382,7 @@ def test_an_option_of_the_command_that_is_added_brings_up_the_dashes(
 
 def test_the_list_of_commands_has_headings(world: World) -> None:
     found = re.findall(r"^(\w+):$", world.corral("--help").stdout, re.MULTILINE)
-    assert found == [
-        "Options",
-        "Agents",
-        "Tasks",
-        "Packages",
-        "Observe",
-        "Tools",
-        "Convert",
-        "Daemon",
-    ]
+    assert found == ["Options", "Agents", "Tasks", "Packages", "Observe", "Tools", "Convert", "Daemon"]
 
 
 GROUPS = [name for name, command in commands() if isinstance(command, click.Group)]
@@ -444,18 +426,7 @@ def test_exit_codes_are_those_of_the_manual() -> None:
 
 
 @pytest.mark.parametrize(
-    "words",
-    [
-        "status",
-        "show a",
-        "stop --all",
-        "run a b",
-        "tasks",
-        "logs",
-        "logs -f",
-        "events",
-        "mcp tools",
-    ],
+    "words", ["status", "show a", "stop --all", "run a b", "tasks", "logs", "logs -f", "events", "mcp tools"]
 )
 def test_without_a_daemon_every_command_exits_6(tmp_path: Path, words: str) -> None:
     world = World(tmp_path)
@@ -510,17 +481,14 @@ def test_a_command_imports_only_what_it_needs(world: World, words: str) -> None:
     assert not [name for name in ours if name.startswith(("corral.supervisor", "corral.mcp"))]
     cli = {name for name in ours if name.startswith("corral.cli.")}
     # Modules at the top are shared; these are parts of one command.
-    parts = {
-        f"corral.cli.tasks.{name}" for name in ("call_table", "part_printer", "run_options", "wait")
-    }
+    parts = {f"corral.cli.tasks.{name}" for name in ("call_table", "part_printer", "run_options", "wait")}
     commands = {name for name in cli if name.count(".") == 3} - parts
     assert len(commands) == (0 if is_plain else 1), "a command is in one module"
     assert ("corral.cli.status_fast" in cli) == is_plain
 
 
 @pytest.mark.parametrize(
-    "words",
-    ["status", "--json status", "status --json echo", "--no-color --socket={} status echo time"],
+    "words", ["status", "--json status", "status --json echo", "--no-color --socket={} status echo time"]
 )
 def test_a_plain_status_says_what_the_long_way_says(world: World, words: str) -> None:
     """A `--` makes it one that is not plain."""
@@ -532,9 +500,7 @@ def test_a_plain_status_says_what_the_long_way_says(world: World, words: str) ->
     assert first == second
 
 
-def test_a_plain_status_that_is_refused_or_not_answered_is_told_in_words(
-    world: World, tmp_path: Path
-) -> None:
+def test_a_plain_status_that_is_refused_or_not_answered_is_told_in_words(world: World, tmp_path: Path) -> None:
     world.script(daemon_status=failing(NotFound("cannot find it")))
     refused = world.corral("status", "nobody")
     assert (refused.returncode, refused.stdout) == (3, "")
@@ -583,10 +549,7 @@ def test_status_tells_who_is_paused_throttled_or_degraded(world: World) -> None:
     ]
     world.script(daemon_status=STATUS | {"agents": entries, "mcp_servers": []})
     rows = {line.split()[0]: line for line in world.corral("status").stdout.splitlines()}
-    found = [
-        [word for word in ("throttled", "paused", "no space", "scaled to 0") if word in rows[n]]
-        for n in rows
-    ]
+    found = [[word for word in ("throttled", "paused", "no space", "scaled to 0") if word in rows[n]] for n in rows]
     assert found[2:7] == [["throttled"], ["paused"], ["no space"], [], ["scaled to 0"]]
 
 
@@ -684,18 +647,13 @@ def test_set_sends_values_of_toml_and_texts_where_the_table_has_texts(world: Wor
 def test_add_sends_a_table_as_the_configuration_has_it(world: World) -> None:
     world.script(agent_add=entry("a", "Ready"))
     assert world.corral("add", "a", "--", "prog", "--json", "-x").returncode == 0
-    full = (
-        "add b --mcp --protocol none --instances 2 --env K=V=W --env L= --cwd sub --memory 512MiB"
-    )
+    full = "add b --mcp --protocol none --instances 2 --env K=V=W --env L= --cwd sub --memory 512MiB"
     more = "--restart never --no-start --capability search --capability sum --json -- prog"
     done = world.corral(*full.split(), *more.split())
     assert json.loads(done.stdout) == entry("a", "Ready")
     world.corral("add", "c", "--entrypoint", "m:agent", "--memory", "1048576", "--no-wait")
     here = str(world.folder)
-    first: dict[str, object] = {
-        "process": {"working_directory": "."},
-        "command": ["prog", "--json", "-x"],
-    }
+    first: dict[str, object] = {"process": {"working_directory": "."}, "command": ["prog", "--json", "-x"]}
     second: dict[str, object] = {
         "process": {"working_directory": f"{here}/sub"},
         "protocol": "none",
@@ -740,18 +698,13 @@ def test_add_from_a_file_sends_each_table_and_its_folder(world: World) -> None:
         "command": ["x"],
         "process": {"read_paths": ["data", "/abs", "~/h"], "working_directory": "w"},
     }
-    assert two["spec"] == {
-        "command": ["y"],
-        "process": {"working_directory": str(world.folder)},
-    }
+    assert two["spec"] == {"command": ["y"], "process": {"working_directory": str(world.folder)}}
     assert {each["directory"] for each in (one, two, again)} == {str(folder)}
     assert again == two
 
 
 @pytest.mark.parametrize("is_refused", [True, False])
-def test_add_from_a_file_says_what_was_added_and_ends_with_what_went_wrong(
-    world: World, is_refused: bool
-) -> None:
+def test_add_from_a_file_says_what_was_added_and_ends_with_what_went_wrong(world: World, is_refused: bool) -> None:
     (world.folder / "f.toml").write_text("[agents.one]\n[agents.two]\n")
     added = [entry("one", "Terminated"), entry("two", "Ready")]
     failure = SpawnFailed("cannot start")
@@ -784,9 +737,7 @@ def test_add_from_a_file_says_what_was_added_and_ends_with_what_went_wrong(
         ("[agents.a]\n", ("a", "--", "command")),
     ],
 )
-def test_a_file_that_is_no_list_of_agents_adds_nothing(
-    world: World, text: str, arguments: tuple[str, ...]
-) -> None:
+def test_a_file_that_is_no_list_of_agents_adds_nothing(world: World, text: str, arguments: tuple[str, ...]) -> None:
     file = world.folder / "f.toml"
     file.write_text(text)
     done = world.corral("add", "--json", "--file", str(file), *arguments)
@@ -813,9 +764,7 @@ def test_emergency_stop_says_what_it_ended(world: World) -> None:
 
 
 def test_rm_scale_and_signal_say_what_was_done(world: World) -> None:
-    world.script(
-        agent_rm={"removed": ["c", "a", "b"]}, agent_scale=entry("a", "Ready"), agent_signal={}
-    )
+    world.script(agent_rm={"removed": ["c", "a", "b"]}, agent_scale=entry("a", "Ready"), agent_signal={})
     done = world.corral("rm", "a", "b", "--cascade").stdout.splitlines()
     assert [line.split()[-1] for line in done] == ["c", "a", "b"]
     assert json.loads(world.corral("rm", "a", "--json").stdout) == {"removed": ["c", "a", "b"]}
@@ -902,9 +851,7 @@ def test_a_failed_task_exits_with_the_class_of_its_error(world: World, code: int
 
 
 @pytest.mark.parametrize(("state", "status"), [("failed", 1), ("timeout", 5), ("cancelled", 8)])
-def test_a_task_that_ended_badly_without_words_exits_by_its_state(
-    world: World, state: str, status: int
-) -> None:
+def test_a_task_that_ended_badly_without_words_exits_by_its_state(world: World, state: str, status: int) -> None:
     world.script(task_submit=QUEUED, task_wait=TASK | {"state": state, "output": None})
     assert world.corral("run", "echo", "x").returncode == status
 
@@ -923,18 +870,10 @@ def test_run_outlives_a_daemon_that_dies_and_comes_back(world: World) -> None:
     assert len(world.daemon.asked("task.submit")) == 1
 
 
-def test_the_lines_of_a_task_go_on_behind_the_last_one_when_the_daemon_is_back(
-    world: World,
-) -> None:
+def test_the_lines_of_a_task_go_on_behind_the_last_one_when_the_daemon_is_back(world: World) -> None:
     def told(text: str, end: bool) -> Script:
         def follow(caller: Caller, params: dict[str, object]) -> object:
-            line = {
-                "at": "2026-01-31T12:00:00Z",
-                "agent": "echo",
-                "worker": "echo-0",
-                "stream": "log",
-                "text": text,
-            }
+            line = {"at": "2026-01-31T12:00:00Z", "agent": "echo", "worker": "echo-0", "stream": "log", "text": text}
             caller.notify("log", {"records": [line], "position": "p-1"})
             if end:
                 caller.notify("log.end", {})
@@ -1024,10 +963,7 @@ def test_tasks_are_a_list_and_one_is_shown_and_cancelled(world: World) -> None:
     world.script(task_list={"tasks": [TASK]}, task_show=TASK, task_cancel=TASK)
     assert json.loads(world.corral("tasks", "--json", "--state", "failed").stdout) == [TASK]
     assert "t-1" in world.corral("tasks", "--agent", "echo", "--limit", "5").stdout
-    assert world.daemon.asked("task.list") == [
-        {"limit": 100, "state": "failed"},
-        {"limit": 5, "agent": "echo"},
-    ]
+    assert world.daemon.asked("task.list") == [{"limit": 100, "state": "failed"}, {"limit": 5, "agent": "echo"}]
     assert json.loads(world.corral("task", "show", "t-1", "--json").stdout) == TASK
     assert "say it" in world.corral("task", "show", "t-1").stdout
     assert json.loads(world.corral("task", "cancel", "t-1", "--json").stdout) == TASK
@@ -1149,8 +1085,7 @@ def test_since_is_a_duration_ago(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("noun", "method", "key", "records"),
-    [("logs", "log", "records", LINES), ("events", "event", "events", EVENTS)],
+    ("noun", "method", "key", "records"), [("logs", "log", "records", LINES), ("events", "event", "events", EVENTS)]
 )
 def test_following_goes_on_until_ctrl_c_and_exits_0(
     world: World, noun: str, method: str, key: str, records: list[dict[str, object]]
@@ -1185,16 +1120,11 @@ def test_following_ends_with_the_daemon(world: World) -> None:
 
 def test_events_are_filtered_by_the_daemon_and_told_in_words(world: World) -> None:
     world.script(event_list={"events": EVENTS})
-    done = world.corral(
-        *["events", "--type", "task.*", "--type", "x", "--agent", "echo", "--since", "6"]
-    )
+    done = world.corral(*["events", "--type", "task.*", "--type", "x", "--agent", "echo", "--since", "6"])
     assert "Initial -> Starting" in done.stdout
     assert "task=t-1" in done.stdout
     assert ndjson(world.corral("events", "-n", "2", "--json").stdout) == EVENTS
-    assert world.daemon.asked("event.list") == [
-        {"types": ["task.*", "x"], "agent": "echo", "since": 6},
-        {"n": 2},
-    ]
+    assert world.daemon.asked("event.list") == [{"types": ["task.*", "x"], "agent": "echo", "since": 6}, {"n": 2}]
 
 
 @pytest.mark.parametrize("words", ["logs", "status --json", "logs -f"])
@@ -1359,8 +1289,7 @@ def test_tab_completes_commands_and_the_daemons_names(world: World) -> None:
 
 WIDE = "w" * 200
 LISTS: dict[str, object] = {
-    "daemon.status": STATUS
-    | {"agents": [entry(WIDE, "Initial", worker(WIDE, "Initial", pid=None, last_exit=EXITED))]},
+    "daemon.status": STATUS | {"agents": [entry(WIDE, "Initial", worker(WIDE, "Initial", pid=None, last_exit=EXITED))]},
     "task.list": {
         "tasks": [
             TASK
@@ -1372,9 +1301,7 @@ LISTS: dict[str, object] = {
     "mcp.tools": {"tools": [{"name": "w" * 48, "description": WIDE, "input_schema": {}}]},
     "schedule.list": {"schedules": [{"name": WIDE, "cron": WIDE, "task": {"agent": WIDE}}]},
     "statistics.show": {"agents": {WIDE: {}}, "since": "2026-01-01T00:00:00Z"},
-    "event.list": {
-        "events": [{"seq": 7, "at": "2026-01-01T00:00:00Z", "type": "task.ended", "x": WIDE}]
-    },
+    "event.list": {"events": [{"seq": 7, "at": "2026-01-01T00:00:00Z", "type": "task.ended", "x": WIDE}]},
     "checkpoint.list": {"checkpoints": [{"id": 1, "agent": WIDE, "task": WIDE, "reason": WIDE}]},
     "memory.sessions": {"sessions": [{"agent": WIDE, "session": WIDE}]},
     "memory.stats": {"agents": [{"agent": WIDE}], "pool": {}},

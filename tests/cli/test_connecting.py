@@ -19,12 +19,7 @@ pytestmark = pytest.mark.shell
 
 CORRAL = [sys.executable, "-P", "-m", "corral.cli"]
 
-STATUS: dict[str, object] = {
-    "daemon": {"pid": 1, "version": "9.8.7"},
-    "agents": [],
-    "mcp_servers": [],
-    "tasks": {},
-}
+STATUS: dict[str, object] = {"daemon": {"pid": 1, "version": "9.8.7"}, "agents": [], "mcp_servers": [], "tasks": {}}
 
 
 def environment(path: Path, **more: str) -> dict[str, str]:
@@ -39,11 +34,7 @@ def started(path: Path, *arguments: str) -> Generator[tuple["subprocess.Popen[st
     with (
         open(ours, "rb", buffering=0) as terminal,
         subprocess.Popen(
-            [*CORRAL, *arguments],
-            env=environment(path),
-            stdout=subprocess.PIPE,
-            stderr=theirs,
-            text=True,
+            [*CORRAL, *arguments], env=environment(path), stdout=subprocess.PIPE, stderr=theirs, text=True
         ) as process,
     ):
         os.close(theirs)
@@ -81,12 +72,8 @@ def test_a_command_waits_longer_while_a_daemon_holds_the_lock_of_its_socket(tmp_
             assert end_of(process)[0] == 0
 
 
-@pytest.mark.parametrize(
-    ("arguments", "variable"), [(("--connect-timeout", "0"), ""), ((), "0"), ((), "50ms")]
-)
-def test_a_bound_of_its_own_ends_the_waiting(
-    tmp_path: Path, arguments: tuple[str, ...], variable: str
-) -> None:
+@pytest.mark.parametrize(("arguments", "variable"), [(("--connect-timeout", "0"), ""), ((), "0"), ((), "50ms")])
+def test_a_bound_of_its_own_ends_the_waiting(tmp_path: Path, arguments: tuple[str, ...], variable: str) -> None:
     done = subprocess.run(
         [*CORRAL, *arguments, "status"],
         env=environment(tmp_path / "corral.sock", CORRAL_CONNECT_TIMEOUT=variable),

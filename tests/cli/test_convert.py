@@ -25,9 +25,7 @@ def read(draft: Draft) -> Any:  # the tables of a file, whose shape the test kno
 
 
 def noted(draft: Draft) -> set[str]:
-    return {
-        f"{note.subject}: {note.key}" if note.subject else note.key for note in draft.every_note()
-    }
+    return {f"{note.subject}: {note.key}" if note.subject else note.key for note in draft.every_note()}
 
 
 @pytest.mark.parametrize(
@@ -80,26 +78,10 @@ def test_a_calendar_event_becomes_cron_where_cron_can_say_it(event: str, cron: s
 
 
 def test_durations_and_sizes_are_read_as_the_others_write_them() -> None:
-    durations = {
-        "90": 90.0,
-        "1m30s": 90.0,
-        "2min 5s": 125.0,
-        "100ms": 0.1,
-        "5d": 432_000.0,
-        "x": None,
-        "": None,
-    }
+    durations = {"90": 90.0, "1m30s": 90.0, "2min 5s": 125.0, "100ms": 0.1, "5d": 432_000.0, "x": None, "": None}
     assert {text: quantities.seconds_of(text) for text in durations} == durations
     assert quantities.seconds_of(1500, 0.001) == 1.5
-    sizes = {
-        "512m": "512MiB",
-        "1G": "1GiB",
-        "1.5g": "1536MiB",
-        "1000": 1000,
-        "50MB": "50MiB",
-        "x": None,
-        "0": None,
-    }
+    sizes = {"512m": "512MiB", "1G": "1GiB", "1.5g": "1536MiB", "1000": 1000, "50MB": "50MiB", "x": None, "0": None}
     assert {text: quantities.size_of(text) for text in sizes} == sizes
 
 
@@ -136,24 +118,13 @@ def test_a_compose_file_is_converted_and_the_rest_is_listed() -> None:
     draft = converted("compose", {"compose.yml": COMPOSE})
     tables = read(draft)
     web, migrate = tables["agents"]["web"], tables["agents"]["migrate"]
-    assert web["command"] == [
-        *["python3", "-m", "http.server"],
-        "${PORT:-8000}",
-        "${HOME:-}",
-        "${MUST}",
-    ]
-    assert web["environment"] == {
-        **{"A": "$5 $${X}", "B": "12:30", "C": "no", "D": "${D:-}", "E": "true"},
-    }
+    assert web["command"] == [*["python3", "-m", "http.server"], "${PORT:-8000}", "${HOME:-}", "${MUST}"]
+    assert web["environment"] == {**{"A": "$5 $${X}", "B": "12:30", "C": "no", "D": "${D:-}", "E": "true"}}
     assert web["instances"] == 2
     assert web["requires"] == ["migrate"]
-    assert web["health"] == [
-        {"exec": ["curl", "-f", "http://x"], "interval": 90, "threshold": 5, "start_delay": 10}
-    ]
+    assert web["health"] == [{"exec": ["curl", "-f", "http://x"], "interval": 90, "threshold": 5, "start_delay": 10}]
     assert web["labels"] == {"team": "red", "flag": ""}
-    assert web["resources"] == {
-        **{"max_memory_bytes": "512MiB", "cpu_limit_percent": 50, "max_processes": 20},
-    }
+    assert web["resources"] == {**{"max_memory_bytes": "512MiB", "cpu_limit_percent": 50, "max_processes": 20}}
     assert web["process"] == {
         **{"working_directory": "/srv", "user": "10", "group": "20", "environment_file": ".env"},
         **{"stop_signal": "SIGINT", "shutdown_grace_period": 20},
@@ -229,21 +200,12 @@ def test_a_supervisord_configuration_is_converted() -> None:
     assert cat["command"] == ["/bin/cat", "--port=80${instance}", "a b", "%d"]
     assert (cat["instances"], cat["autostart"]) == (3, False)
     assert cat["environment"] == {"A": "1,2", "B": "x"}
-    assert cat["process"] == {
-        **{"working_directory": "/srv/s", "stop_signal": "SIGQUIT", "shutdown_grace_period": 7}
-    }
+    assert cat["process"] == {**{"working_directory": "/srv/s", "stop_signal": "SIGQUIT", "shutdown_grace_period": 7}}
     assert cat["recovery"] == {"restart": "always", "max_restart_attempts": 5}
     assert cat["labels"] == dog["labels"] == {"group": "pets"}
     assert dog["recovery"] == {"restart": "on-failure"}
-    expected = {
-        "[eventlistener:l]",
-        "include relative/*.ini",
-        "[unix_http_server]",
-        "cat: priority",
-    }
-    assert expected | {"supervisord.logfile", "cat: exitcodes", "cat: stdout_logfile"} <= noted(
-        draft
-    )
+    expected = {"[eventlistener:l]", "include relative/*.ini", "[unix_http_server]", "cat: priority"}
+    assert expected | {"supervisord.logfile", "cat: exitcodes", "cat: stdout_logfile"} <= noted(draft)
 
 
 PM2 = """
@@ -262,9 +224,7 @@ def test_an_ecosystem_file_is_converted() -> None:
     agents = read(draft)["agents"]
     api, worker = agents["api"], agents["worker"]
     assert api["command"] == ["node", "--inspect", "./server.js"]
-    assert api["environment"] == {
-        **{"PORT": "${port:3000}", "DEBUG": "true", "NODE_APP_INSTANCE": "${instance}"},
-    }
+    assert api["environment"] == {**{"PORT": "${port:3000}", "DEBUG": "true", "NODE_APP_INSTANCE": "${instance}"}}
     assert api["process"] == {"working_directory": "/srv", "shutdown_grace_period": 3}
     assert api["recovery"]["restart_backoff_base"] == 4
     assert api["resources"] == {"max_memory_bytes": "300MiB"}
@@ -303,13 +263,7 @@ TIMER = "[Timer]\nOnCalendar=Mon..Fri 02:30\nPersistent=true\nRandomizedDelaySec
 
 
 def test_units_of_systemd_are_converted_with_the_service_of_a_timer() -> None:
-    units = {
-        "app@.service": SERVICE,
-        "db.service": JOB,
-        "b.timer": TIMER,
-        "b.service": JOB,
-        "x.socket": "",
-    }
+    units = {"app@.service": SERVICE, "db.service": JOB, "b.timer": TIMER, "b.service": JOB, "x.socket": ""}
     draft = converted("systemd", units)
     tables = read(draft)
     app, db, schedule = tables["agents"]["app"], tables["agents"]["db"], tables["schedules"]["b"]
@@ -409,9 +363,7 @@ def test_a_crontab_is_converted() -> None:
         ("table", "@daily x", "crontab"),
     ],
 )
-def test_the_format_is_found_by_name_and_content(
-    tmp_path: Path, name: str, text: str, form: str
-) -> None:
+def test_the_format_is_found_by_name_and_content(tmp_path: Path, name: str, text: str, form: str) -> None:
     (tmp_path / name).write_text(text)
     assert detected(str(tmp_path / name), text) == form
 
@@ -440,19 +392,7 @@ def test_odd_texts_end_in_a_draft_or_a_refusal() -> None:
     ]
     for text in odd:
         read(converted("compose", {"f": text}))
-    for text in (
-        '{"apps": [3, {"script": 3, "env": 3, "instances": "x", "args": 3}]}',
-        '[{"script": "a b"}]',
-    ):
+    for text in ('{"apps": [3, {"script": 3, "env": 3, "instances": "x", "args": 3}]}', '[{"script": "a b"}]'):
         read(converted("pm2", {"f.json": text}))
-    read(
-        converted(
-            "systemd", {"a.service": "ExecStart\n[Service]\nExecStart=\nNice=x\nMemoryMax=x\n[X"}
-        )
-    )
-    read(
-        converted(
-            "supervisord",
-            {"f": "[program:]\ncommand='\n[group:x]\nprograms=y\n[program:b]\nnumprocs=x"},
-        )
-    )
+    read(converted("systemd", {"a.service": "ExecStart\n[Service]\nExecStart=\nNice=x\nMemoryMax=x\n[X"}))
+    read(converted("supervisord", {"f": "[program:]\ncommand='\n[group:x]\nprograms=y\n[program:b]\nnumprocs=x"}))

@@ -20,13 +20,7 @@ def test_a_share_of_none_or_of_all_is_refused(text: str) -> None:
 
 
 def test_settings_are_json_or_text_and_their_keys_may_be_inner_ones() -> None:
-    given = (
-        "instances=3",
-        "title=The kit",
-        "resources.max_memory_bytes=1GiB",
-        "resources.nice=1",
-        "x=null",
-    )
+    given = ("instances=3", "title=The kit", "resources.max_memory_bytes=1GiB", "resources.nice=1", "x=null")
     assert nested(given) == {
         "instances": 3,
         "title": "The kit",

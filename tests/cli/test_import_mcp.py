@@ -107,8 +107,7 @@ def test_an_error_names_the_line_where_it_is(home: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["[]", "{", '{"a": 1, "a": 2}', '{"mcpServers": []}', '{"mcpServers": {"x": 1}}', "[" * 9999],
+    "text", ["[]", "{", '{"a": 1, "a": 2}', '{"mcpServers": []}', '{"mcpServers": {"x": 1}}', "[" * 9999]
 )
 def test_a_file_that_is_none_of_these_is_refused_by_name(home: Path, text: str) -> None:
     path = written(home / "mcp.json", text)
@@ -142,10 +141,7 @@ CLAUDE_CODE: dict[str, Any] = {  # Any: JSON
 def test_claude_code_keeps_servers_of_the_user_and_of_projects(home: Path) -> None:
     servers, _ = taken(home, written(home / ".claude.json", CLAUDE_CODE))
     folders = {name: inner(server, "process") for name, server in servers.items()}
-    assert folders == {
-        "everywhere": {"working_directory": str(home)},
-        "there": {"working_directory": "/srv/one"},
-    }
+    assert folders == {"everywhere": {"working_directory": str(home)}, "there": {"working_directory": "/srv/one"}}
     assert servers["there"].table["command"] == ["b", "x"]
 
 
@@ -201,10 +197,7 @@ def test_a_quoted_env_file_is_copied_and_the_entrys_own_variables_win(home: Path
 def test_zed_codex_gemini_windsurf_and_opencode_are_understood(home: Path) -> None:
     old = {"path": "p", "args": ["a"]}
     zed = {"context_servers": {"old": {"command": old}}}
-    assert one(home, written(home / ".config/zed/settings.json", zed)).table["command"] == [
-        "p",
-        "a",
-    ]
+    assert one(home, written(home / ".config/zed/settings.json", zed)).table["command"] == ["p", "a"]
     codex = """
         model = "x"
         [mcp_servers.docs]
@@ -310,17 +303,13 @@ def test_a_value_is_expanded_once(home: Path) -> None:
         ({"command": "c", "timeout": "soon"}, "timeout"),
     ],
 )
-def test_an_entry_that_cannot_be_meant_names_server_and_field(
-    home: Path, table: dict[str, object], field: str
-) -> None:
+def test_an_entry_that_cannot_be_meant_names_server_and_field(home: Path, table: dict[str, object], field: str) -> None:
     data = refused(home, table)
     assert (data["server"], data["field"]) == ("x", field)
 
 
 def test_a_variable_of_the_workspace_needs_one(home: Path) -> None:
-    path = written(
-        home / ".cursor/mcp.json", {"mcpServers": {"x": {"command": "${workspaceFolder}/s"}}}
-    )
+    path = written(home / ".cursor/mcp.json", {"mcpServers": {"x": {"command": "${workspaceFolder}/s"}}})
     with pytest.raises(InvalidParams):
         one(home, path)
     assert one(home, path, project="/srv/p").table["command"] == ["/srv/p/s"]
@@ -348,9 +337,7 @@ def test_numbers_in_variables_are_texts(home: Path) -> None:
         (".mcp.json", 500, 0.5),
     ],
 )
-def test_a_timeout_is_in_the_unit_of_its_client(
-    home: Path, file: str, given: int, seconds: float
-) -> None:
+def test_a_timeout_is_in_the_unit_of_its_client(home: Path, file: str, given: int, seconds: float) -> None:
     document = {"mcpServers": {"x": {"command": "c", "timeout": given}}}
     server = one(home, written(home / "work" / file, document))
     assert inner(server, "mcp")["request_timeout"] == seconds
@@ -363,12 +350,7 @@ def test_what_looks_like_a_secret_is_told_by_name_only(home: Path) -> None:
     table = {
         "command": "c",
         "args": ["--api-key", "hunter2"],
-        "env": {
-            "GITHUB_TOKEN": "hunter2",
-            "API_KEY": "${secret:K}",
-            "MODE": "x",
-            "X": "sk-12345678ab",
-        },
+        "env": {"GITHUB_TOKEN": "hunter2", "API_KEY": "${secret:K}", "MODE": "x", "X": "sk-12345678ab"},
     }
     server = entry(home, table)
     assert server.secrets == (("environment", "GITHUB_TOKEN"), ("environment", "X"))
@@ -508,10 +490,7 @@ def test_each_secret_has_a_name_of_its_own_that_a_reference_may_have(home: Path)
     named = [name for names in wanted.values() for name in names]
     assert named[0] == "_2FA_Token"
     assert len(set(named)) == 4
-    assert [inner(each, "headers")["X-Token"] for each in changed] == [
-        "${secret:X_Token}",
-        "${secret:b_X_Token}",
-    ]
+    assert [inner(each, "headers")["X-Token"] for each in changed] == ["${secret:X_Token}", "${secret:b_X_Token}"]
 
 
 def corral(home: Path, *words: str) -> "subprocess.CompletedProcess[str]":
@@ -569,17 +548,13 @@ def test_an_address_is_shown_without_what_stands_in_its_query() -> None:
 
 
 def test_a_server_that_an_extension_of_the_editor_starts_is_left_to_it(home: Path) -> None:
-    tables: dict[str, object] = {
-        "ext": {"settings": {}},
-        "own": {"source": "custom", "command": "c", "args": None},
-    }
+    tables: dict[str, object] = {"ext": {"settings": {}}, "own": {"source": "custom", "command": "c", "args": None}}
     servers, skipped = taken(home, written(home / "x.json", {"context_servers": tables}))
     assert (list(servers), [each.name for each in skipped]) == (["own"], ["ext"])
 
 
 @pytest.mark.parametrize(
-    ("value", "environ"),
-    [("${secret:bad name}", {}), ("${secret:}", {}), ("${ODD}", {"ODD": "\udcff"})],
+    ("value", "environ"), [("${secret:bad name}", {}), ("${secret:}", {}), ("${ODD}", {"ODD": "\udcff"})]
 )
 def test_a_value_that_no_start_could_use_is_refused_by_its_field(
     home: Path, value: str, environ: dict[str, str]
@@ -610,9 +585,7 @@ def test_one_name_in_two_projects_is_told_what_can_be_done(home: Path) -> None:
     assert "--project" in caught.value.message
 
 
-def test_a_new_name_that_corral_does_not_allow_is_refused_before_anything_is_written(
-    home: Path,
-) -> None:
+def test_a_new_name_that_corral_does_not_allow_is_refused_before_anything_is_written(home: Path) -> None:
     path = written(home / "x.json", {"mcpServers": {"s": {"command": "c"}}})
     with pytest.raises(InvalidParams) as caught:
         taken(home, path, renames={"s": "a b"})

@@ -27,9 +27,7 @@ SCRIPTS: dict[str, object] = {
 }
 
 
-@pytest.mark.parametrize(
-    "words", ["history a", "deployments", "status", "schedules", "run a x --at 5m"]
-)
+@pytest.mark.parametrize("words", ["history a", "deployments", "status", "schedules", "run a x --at 5m"])
 def test_a_terminal_shows_the_time_of_its_zone(tmp_path: Path, words: str) -> None:
     with ScriptedDaemon(tmp_path / "socket", SCRIPTS) as daemon:
         command = [str(BIN / "corral"), "--socket", str(daemon.path), *words.split()]

@@ -81,17 +81,13 @@ def of_face(*requests: tuple[str, Mapping[str, object]]) -> list[Message]:
 
 
 @pytest.mark.parametrize("version", [*messages.LEGACY_VERSIONS, "2019-01-01"])
-def test_without_a_daemon_a_client_is_told_what_the_daemon_would_tell(
-    path: Path, version: str
-) -> None:
+def test_without_a_daemon_a_client_is_told_what_the_daemon_would_tell(path: Path, version: str) -> None:
     params: Message = {"protocolVersion": version, "capabilities": {}, "clientInfo": {"name": "e"}}
     lists = ["tools/list", "prompts/list", "resources/list", "resources/templates/list", "ping"]
     requests: list[tuple[str, Message]] = [("initialize", params)]
     requests += [(method, {}) for method in lists]
     with serving(path) as editor:
-        answers = [
-            editor.ask(n, method, **given)["result"] for n, (method, given) in enumerate(requests)
-        ]
+        answers = [editor.ask(n, method, **given)["result"] for n, (method, given) in enumerate(requests)]
         assert answers == of_face(*requests)
         assert editor.leave() == 0
 
@@ -100,13 +96,9 @@ def test_without_a_daemon_a_client_of_2026_is_told_what_the_daemon_would_tell(pa
     lists = ["tools/list", "prompts/list", "resources/list", "resources/templates/list"]
     requests = [(method, {"_meta": MODERN}) for method in ("server/discover", *lists)]
     with serving(path) as editor:
-        answers = [
-            editor.ask(n, method, **given)["result"] for n, (method, given) in enumerate(requests)
-        ]
+        answers = [editor.ask(n, method, **given)["result"] for n, (method, given) in enumerate(requests)]
         assert answers == of_face(*requests)
-        refused = editor.ask(
-            "x", "tools/list", _meta={**MODERN, META + "protocolVersion": "2099-01-01"}
-        )
+        refused = editor.ask("x", "tools/list", _meta={**MODERN, META + "protocolVersion": "2099-01-01"})
         assert refused["error"]["code"] == -32022
         assert refused["error"]["data"]["supported"] == list(messages.MODERN_VERSIONS)
         refused = editor.ask("y", "ping", _meta=MODERN)
@@ -144,16 +136,7 @@ def test_what_is_no_request_is_answered_and_the_next_one_is_served(path: Path) -
 
 
 def test_a_daemon_is_attached_to_as_the_options_say_and_lines_pass_as_they_are(path: Path) -> None:
-    options = (
-        "--only",
-        "time__*",
-        "--only=x__*",
-        "--deny",
-        "x__y",
-        "--read-only",
-        "--profile",
-        "p",
-    )
+    options = ("--only", "time__*", "--only=x__*", "--deny", "x__y", "--read-only", "--profile", "p")
     strange = b'{"jsonrpc":"2.0", "params" :{"name":"\\u00e9\\ud83d\\ude00"},"id":"\\u00e9","method":"tools/call"}'
     answer: Message = {"content": []}
     with ScriptedDaemon(path, face_scripts(**{"tools/call": answer})) as daemon:
@@ -165,9 +148,7 @@ def test_a_daemon_is_attached_to_as_the_options_say_and_lines_pass_as_they_are(p
         assert daemon.calls == [("mcp.attach", attach), ("tools/call", {"name": "é😀"})]
 
 
-def test_when_the_daemon_comes_the_session_is_its_and_the_client_hears_of_new_lists(
-    path: Path,
-) -> None:
+def test_when_the_daemon_comes_the_session_is_its_and_the_client_hears_of_new_lists(path: Path) -> None:
     with serving(path) as editor:
         editor.initialize()
         editor.ask(1, "logging/setLevel", level="warning")
@@ -188,9 +169,7 @@ def test_when_the_daemon_comes_the_session_is_its_and_the_client_hears_of_new_li
             assert daemon.asked("logging/setLevel") == [{"level": "warning"}]
 
 
-def test_when_the_daemon_dies_what_is_in_flight_ends_and_the_next_one_has_the_session(
-    path: Path,
-) -> None:
+def test_when_the_daemon_dies_what_is_in_flight_ends_and_the_next_one_has_the_session(path: Path) -> None:
     def hang(caller: Caller, _: object) -> object:
         caller.peer.request("roots/list", {}, deadline=None)  # and asks the client something
         caller.flush()
@@ -264,10 +243,7 @@ def test_what_the_client_has_cancelled_is_not_answered(path: Path) -> None:
         answers.append(lambda: caller.send_raw(line))
         return SILENCE
 
-    with (
-        ScriptedDaemon(path, face_scripts(**{"tools/call": late})) as daemon,
-        serving(path) as editor,
-    ):
+    with ScriptedDaemon(path, face_scripts(**{"tools/call": late})) as daemon, serving(path) as editor:
         editor.send({"id": "slow", "method": "tools/call", "params": {"name": "a__b"}})
         daemon.wait_until(lambda: bool(daemon.asked("tools/call")))
         editor.send({"method": "notifications/cancelled", "params": {"requestId": "slow"}})
@@ -319,9 +295,7 @@ def test_a_line_of_16_mib_passes_and_a_longer_one_costs_only_itself(path: Path) 
 
 
 def test_a_client_that_does_not_read_holds_up_the_daemon_and_fills_no_memory(path: Path) -> None:
-    line = b'{"jsonrpc":"2.0","method":"notifications/message","params":{"data":"%s"}}\n' % (
-        b"x" * MIB
-    )
+    line = b'{"jsonrpc":"2.0","method":"notifications/message","params":{"data":"%s"}}\n' % (b"x" * MIB)
     blocked, rest = threading.Event(), 50
     sent: list[int] = []
 
@@ -367,11 +341,7 @@ def test_it_ends_at_eof_at_a_signal_and_when_nobody_reads(path: Path) -> None:
             assert editor.process.wait(BOUND_S) == 0
         piped = b'{"jsonrpc":"2.0","id":7,"method":"tools/list"}'  # and no newline
         done = subprocess.run(
-            [CORRAL, "mcp", "serve", f"--socket={path}"],
-            input=piped,
-            capture_output=True,
-            timeout=BOUND_S,
-            check=True,
+            [CORRAL, "mcp", "serve", f"--socket={path}"], input=piped, capture_output=True, timeout=BOUND_S, check=True
         )
         assert json.loads(done.stdout)["id"] == 7  # what was asked before EOF is answered
 
@@ -388,16 +358,7 @@ def test_it_is_small_and_imports_nothing_that_it_does_not_need(path: Path) -> No
     )
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "corral.cli.tools.serve" in imported
-    heavy = {
-        "click",
-        "msgspec._core",
-        "asyncio",
-        "uvloop",
-        "sqlite3",
-        "inspect",
-        "dataclasses",
-        "ssl",
-    }
+    heavy = {"click", "msgspec._core", "asyncio", "uvloop", "sqlite3", "inspect", "dataclasses", "ssl"}
     assert imported & heavy == set()
     with ScriptedDaemon(path, face_scripts()), serving(path) as editor:
         editor.initialize()
@@ -412,12 +373,7 @@ def test_help_and_mistakes_are_those_of_every_command(path: Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [CORRAL, "--socket", str(path), *arguments]
         return subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=BOUND_S,
-            check=False,
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=BOUND_S, check=False
         )
 
     shown = run("mcp", "serve", "--help")

@@ -24,11 +24,7 @@ def test_no_line_of_a_table_is_longer_than_the_terminal() -> None:
         rows = [[cell * draw.choice((0, 1, 5, 12, 48, 300)) for _ in header] for _ in range(4)]
         width = draw.choice((40, 80, 120))
         lines = render.table(
-            header,
-            rows,
-            width=width,
-            droppable=draw.sample(header, count // 3),
-            right=draw.sample(header, count // 3),
+            header, rows, width=width, droppable=draw.sample(header, count // 3), right=draw.sample(header, count // 3)
         )
         assert max(map(render.columns, lines)) <= width, SEED
 
@@ -79,9 +75,7 @@ def test_a_record_is_shown_without_json() -> None:
         "attempts.0.worker": "w-0",
         "attempts.0.error.name": "Timeout",
     }
-    assert toml_text({"min": 1, "names": ["a"], "on": True}) == (
-        '{ min = 1, names = ["a"], on = true }'
-    )
+    assert toml_text({"min": 1, "names": ["a"], "on": True}) == ('{ min = 1, names = ["a"], on = true }')
 
 
 def test_times_are_local_and_short_where_the_day_is_today(monkeypatch: pytest.MonkeyPatch) -> None:

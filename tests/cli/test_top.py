@@ -65,13 +65,9 @@ HOSTILE = agent("evil", worker("evil-0", "Busy", task="\x1b[2J\u202etask"), titl
 
 @pytest.mark.parametrize("size", [(80, 24), (200, 60), (40, 10), (3, 2), (1, 1), (500, 5)])
 @pytest.mark.parametrize("page", ["agents", "tasks", "agent", "task"])
-def test_a_page_fits_the_terminal_and_nothing_on_it_is_obeyed(
-    size: tuple[int, int], page: Any
-) -> None:
+def test_a_page_fits_the_terminal_and_nothing_on_it_is_obeyed(size: tuple[int, int], page: Any) -> None:
     snapshot = snapshot_of(HOSTILE, agent("名前" * 20, worker("x-0")), *MANY[:100])
-    snapshot.take_tasks(
-        [{"id": "t1", "agent": "evil", "state": "failed", "objective": "\x9b31m" + 300 * "字"}]
-    )
+    snapshot.take_tasks([{"id": "t1", "agent": "evil", "state": "failed", "objective": "\x9b31m" + 300 * "字"}])
     snapshot.take_lines([{"at": "2026-01-31T12:00:00Z", "worker": "evil-0", "text": "\r\x1b[H"}])
     view = pressed(View(), "down", drawn(View(), snapshot, size, NOW).shown)[0]
     view = replace(drawn(view, snapshot, size, NOW).view, page=page)
@@ -119,9 +115,7 @@ def test_until_a_line_is_chosen_the_first_one_is_selected_whatever_it_is() -> No
     assert page.view.agent == "other"
     detail = pressed(page.view, "enter", page.shown)[0]
     back = pressed(detail, "escape", page.shown)[0]
-    page = drawn(
-        back, snapshot_of(agent("crew", worker("c", cpu_percent=20)), other), (80, 24), NOW
-    )
+    page = drawn(back, snapshot_of(agent("crew", worker("c", cpu_percent=20)), other), (80, 24), NOW)
     assert (page.view.agent, page.view.place("agents").index) == ("other", 1)
 
 
@@ -202,9 +196,7 @@ def test_health_is_a_word_or_else_the_score() -> None:
     assert health_of(agent("a", worker("a-0"), degraded=True)) == "degraded"
     assert health_of(agent("a", worker("a-0", "Initial", next_start_in_s=3))) == "failed"
     assert health_of(agent("a", worker("a-0", "Terminated", last_exit=ended))) == "ok"
-    assert health_of(agent("a", worker("a-0", "Terminated", last_exit={"result": "oom"}))) == (
-        "failed"
-    )
+    assert health_of(agent("a", worker("a-0", "Terminated", last_exit={"result": "oom"}))) == ("failed")
     assert health_of(agent("a", worker("a-0", "Initial"))) == "-"
 
 
@@ -246,9 +238,7 @@ def test_it_asks_for_the_status_once_in_an_interval_however_much_happens(tmp_pat
 
 
 def test_agents_of_one_name_on_two_nodes_are_two_lines() -> None:
-    here, there = (
-        {**agent("same", worker("same-0", "Idle")), "node": node} for node in ("one", "two")
-    )
+    here, there = ({**agent("same", worker("same-0", "Idle")), "node": node} for node in ("one", "two"))
     snapshot = snapshot_of(here, there)
     assert [each["name"] for each in snapshot.rows()] == ["same@one", "same@two"]
     event = {"type": "worker.state", "agent": "same", "worker": "same-0", "to": "Busy"}

@@ -58,9 +58,7 @@ def test_a_refused_line_names_the_option_the_value_and_the_rule(line: str, words
     assert not FOREIGN.search(error.message)
 
 
-def commands(
-    command: click.Command, path: tuple[str, ...]
-) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+def commands(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     """Every command with its words."""
     if isinstance(command, click.Group):
         for name in command.list_commands(click.Context(command)):
@@ -100,8 +98,7 @@ def test_a_param_that_the_daemon_refuses_is_told_by_its_option() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "value"),
-    [("world", "world"), ("-5 x", "-5 x"), ("[1]", [1]), ("5", 5), ("null", None)],
+    ("text", "value"), [("world", "world"), ("-5 x", "-5 x"), ("[1]", [1]), ("5", 5), ("null", None)]
 )
 def test_an_input_that_is_no_json_is_a_text(text: str, value: object) -> None:
     assert json_value(text, "--input", or_text=True) == value

@@ -86,9 +86,7 @@ def test_many_calls_share_one_connection(run: Callable[[Test], None], tmp_path: 
         run(test)
 
 
-def test_an_error_has_the_class_and_the_data_of_the_answer(
-    run: Callable[[Test], None], tmp_path: Path
-) -> None:
+def test_an_error_has_the_class_and_the_data_of_the_answer(run: Callable[[Test], None], tmp_path: Path) -> None:
     async def test() -> None:
         async with await Connection.open(str(daemon.path)) as connection:
             with pytest.raises(NotFound) as caught:
@@ -105,9 +103,7 @@ def test_an_error_has_the_class_and_the_data_of_the_answer(
         run(test)
 
 
-def test_a_cancelled_call_is_withdrawn_and_the_connection_lives_on(
-    run: Callable[[Test], None], tmp_path: Path
-) -> None:
+def test_a_cancelled_call_is_withdrawn_and_the_connection_lives_on(run: Callable[[Test], None], tmp_path: Path) -> None:
     async def test() -> None:
         async with await Connection.open(str(daemon.path)) as connection:
             call = asyncio.ensure_future(connection.call("wait"))
@@ -142,9 +138,7 @@ def test_a_daemon_that_goes_away_ends_calls_as_unreachable_with_the_reason(
         run(test)
 
 
-def test_what_answers_in_another_language_is_no_corrald(
-    run: Callable[[Test], None], tmp_path: Path
-) -> None:
+def test_what_answers_in_another_language_is_no_corrald(run: Callable[[Test], None], tmp_path: Path) -> None:
     def babble(caller: Caller, _params: dict[str, object]) -> object:
         caller.send_raw(b"HTTP/1.1 400 Bad Request\n")
         return SILENCE
@@ -162,9 +156,7 @@ def test_what_answers_in_another_language_is_no_corrald(
 # --- streams --------------------------------------------------------------------------------------
 
 
-def test_a_slow_reader_gets_everything_in_order_and_keeps_little(
-    run: Callable[[Test], None], tmp_path: Path
-) -> None:
+def test_a_slow_reader_gets_everything_in_order_and_keeps_little(run: Callable[[Test], None], tmp_path: Path) -> None:
     many = 20 * module.WAITING_MAX
     sender = Peer()
     for n in range(many):
@@ -195,9 +187,7 @@ def test_a_slow_reader_gets_everything_in_order_and_keeps_little(
         run(test)
 
 
-def test_a_stream_gives_out_what_came_before_it_ends(
-    run: Callable[[Test], None], tmp_path: Path
-) -> None:
+def test_a_stream_gives_out_what_came_before_it_ends(run: Callable[[Test], None], tmp_path: Path) -> None:
     def follow(caller: Caller, _params: dict[str, object]) -> object:
         caller.notify("event", {"n": 1})
         caller.hang_up()
@@ -226,9 +216,7 @@ def event(seq: int, kind: str = "a.b", **fields: object) -> dict[str, object]:
     return {"seq": seq, "at": "2026-01-01T00:00:00Z", "type": kind, **fields}
 
 
-def test_events_go_on_where_they_were_when_the_connection_breaks(
-    run: Callable[[Test], None], tmp_path: Path
-) -> None:
+def test_events_go_on_where_they_were_when_the_connection_breaks(run: Callable[[Test], None], tmp_path: Path) -> None:
     def follow(caller: Caller, params: dict[str, object]) -> object:
         since = params.get("since", 10)
         assert isinstance(since, int)
@@ -296,9 +284,7 @@ def test_the_next_call_after_a_restart_of_the_daemon_makes_a_new_connection(
         run(test)
 
 
-def test_progress_goes_to_who_waits_for_that_task(
-    run: Callable[[Test], None], tmp_path: Path
-) -> None:
+def test_progress_goes_to_who_waits_for_that_task(run: Callable[[Test], None], tmp_path: Path) -> None:
     def wait(caller: Caller, params: dict[str, object]) -> object:
         for task in ("t0", params["task"]):
             caller.notify("task.progress", {"task": task, "progress": 0.5, "message": "half"})
@@ -316,9 +302,7 @@ def test_progress_goes_to_who_waits_for_that_task(
         run(test)
 
 
-def test_a_cancelled_execution_cancels_its_task(
-    run: Callable[[Test], None], tmp_path: Path
-) -> None:
+def test_a_cancelled_execution_cancels_its_task(run: Callable[[Test], None], tmp_path: Path) -> None:
     async def test() -> None:
         async with await AgentRuntime.connect(daemon.path) as runtime:
             working = asyncio.ensure_future(runtime.run_agent("echo", "go"))
@@ -356,9 +340,7 @@ def test_an_execution_that_is_cancelled_before_it_has_an_id_cancels_its_task_too
         run(test)
 
 
-def test_who_loses_the_daemon_is_told_which_task_to_wait_for(
-    run: Callable[[Test], None], tmp_path: Path
-) -> None:
+def test_who_loses_the_daemon_is_told_which_task_to_wait_for(run: Callable[[Test], None], tmp_path: Path) -> None:
     async def test() -> None:
         async with await AgentRuntime.connect(daemon.path) as runtime:
             with pytest.raises(Unreachable) as caught:
@@ -401,10 +383,7 @@ def test_tasks_in_parallel_come_back_in_their_order_with_their_errors(
             assert await runtime.execute_tasks_parallel([]) == []
             with pytest.raises(InvalidParams):
                 await runtime.execute_tasks_parallel(given, max_parallel=0)
-        assert [each.output for each in results if isinstance(each, Task)] == [
-            *(f"{n}" for n in range(10)),
-            "z",
-        ]
+        assert [each.output for each in results if isinstance(each, Task)] == [*(f"{n}" for n in range(10)), "z"]
         assert [n for n, each in enumerate(results) if isinstance(each, CorralError)] == [10]
         assert max(at_once) <= 3
 
@@ -412,9 +391,7 @@ def test_tasks_in_parallel_come_back_in_their_order_with_their_errors(
         run(test)
 
 
-def test_a_failed_task_raises_the_error_of_its_record(
-    run: Callable[[Test], None], tmp_path: Path
-) -> None:
+def test_a_failed_task_raises_the_error_of_its_record(run: Callable[[Test], None], tmp_path: Path) -> None:
     error = {"code": TaskFailed.code, "name": "TaskFailed", "message": "cannot", "data": {"n": 1}}
     failed = QUEUED | {"state": "failed", "error": error}
 

@@ -90,7 +90,5 @@ def test_the_synchronous_runtime_has_the_methods_of_the_other_one_with_their_sig
         other = theirs[name]
         assert callable(other)
         signature = inspect.signature(method)
-        assert list(signature.parameters.values()) == list(
-            inspect.signature(other).parameters.values()
-        ), name
+        assert list(signature.parameters.values()) == list(inspect.signature(other).parameters.values()), name
         assert not inspect.iscoroutinefunction(other), name

@@ -50,9 +50,7 @@ def reason_of(path: Path | str) -> object:
         ({"CORRAL_SOCKET": ""}, 0, "/run/corral/corral.sock"),
     ],
 )
-def test_the_socket_is_looked_for_in_the_usual_places(
-    environ: dict[str, str], uid: int, path: str
-) -> None:
+def test_the_socket_is_looked_for_in_the_usual_places(environ: dict[str, str], uid: int, path: str) -> None:
     assert default_socket(environ, uid) == path
 
 
@@ -189,10 +187,7 @@ def test_an_answer_may_arrive_in_pieces_of_one_byte(tmp_path: Path) -> None:
 
 
 def test_a_last_answer_without_its_newline_counts(tmp_path: Path) -> None:
-    with (
-        ScriptedDaemon(tmp_path / "s", {"m": raw(ANSWER)}),
-        Client(str(tmp_path / "s")) as client,
-    ):
+    with ScriptedDaemon(tmp_path / "s", {"m": raw(ANSWER)}), Client(str(tmp_path / "s")) as client:
         assert client.call("m") == {"x": [1, "ü"]}
 
 
@@ -207,9 +202,7 @@ def test_a_last_answer_without_its_newline_counts(tmp_path: Path) -> None:
         (b'{"jsonrpc":"2.0","id":99,"result":1}\n', "closed"),
     ],
 )
-def test_what_is_no_answer_makes_the_daemon_unreachable(
-    tmp_path: Path, sent: bytes, reason: str
-) -> None:
+def test_what_is_no_answer_makes_the_daemon_unreachable(tmp_path: Path, sent: bytes, reason: str) -> None:
     with (
         ScriptedDaemon(tmp_path / "s", {"m": raw(sent)}),
         Client(str(tmp_path / "s")) as client,
@@ -244,10 +237,7 @@ def test_a_call_that_took_too_long_is_withdrawn_and_the_connection_lives_on(tmp_
         return SILENCE
 
     scripts: dict[str, object] = {"silent": silent, "daemon.ping": {}}
-    with (
-        ScriptedDaemon(tmp_path / "s", scripts) as daemon,
-        Client(str(tmp_path / "s")) as client,
-    ):
+    with ScriptedDaemon(tmp_path / "s", scripts) as daemon, Client(str(tmp_path / "s")) as client:
         with pytest.raises(Timeout):
             client.call("silent", timeout_s=0.05)
         assert client.call("daemon.ping", timeout_s=BOUND_S) == {}
@@ -263,10 +253,7 @@ def test_a_caller_who_is_interrupted_withdraws_his_call(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     scripts: dict[str, object] = {"nudge": nudge, "daemon.ping": {}}
-    with (
-        ScriptedDaemon(tmp_path / "s", scripts) as daemon,
-        Client(str(tmp_path / "s")) as client,
-    ):
+    with ScriptedDaemon(tmp_path / "s", scripts) as daemon, Client(str(tmp_path / "s")) as client:
         with pytest.raises(KeyboardInterrupt):
             client.call("nudge", on_notification=interrupt)
         assert client.call("daemon.ping", timeout_s=BOUND_S) == {}
@@ -306,9 +293,7 @@ def test_a_stream_starts_with_what_came_before_the_answer(tmp_path: Path) -> Non
     assert caught.value.data["reason"] == "closed"
 
 
-def test_a_wait_for_a_notification_has_a_limit_after_which_the_connection_is_usable(
-    tmp_path: Path,
-) -> None:
+def test_a_wait_for_a_notification_has_a_limit_after_which_the_connection_is_usable(tmp_path: Path) -> None:
     with ScriptedDaemon(tmp_path / "s", {"m": notifying}), Client(str(tmp_path / "s")) as client:
         client.call("m", on_notification=lambda _: None)
         with pytest.raises(Timeout):
@@ -318,18 +303,14 @@ def test_a_wait_for_a_notification_has_a_limit_after_which_the_connection_is_usa
 
 
 def test_a_request_of_the_daemon_is_refused_and_disturbs_nothing(tmp_path: Path) -> None:
-    scripts = {
-        "m": raw(b'{"jsonrpc":"2.0","id":"d","method":"x"}\n' + ANSWER + b"\n", hang_up=False)
-    }
+    scripts = {"m": raw(b'{"jsonrpc":"2.0","id":"d","method":"x"}\n' + ANSWER + b"\n", hang_up=False)}
     with ScriptedDaemon(tmp_path / "s", scripts), Client(str(tmp_path / "s")) as client:
         assert client.call("m", timeout_s=BOUND_S) == {"x": [1, "ü"]}
 
 
 def test_the_client_does_not_import_what_starts_slowly() -> None:
     code = "import sys, corral.worker.client.sync; print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert {"asyncio", "sqlite3", "click", "psutil", "uvloop"}.isdisjoint(done.stdout.split())
 
 

@@ -292,9 +292,7 @@ def test_the_lives_have_in_them_what_they_are_for() -> None:
     assert sum(world.kills for world in worlds) > 20
 
 
-def counted_from_the_answer(
-    lease: Lease, event: Event, now: float, timing: Timing
-) -> tuple[Lease, tuple[Action, ...]]:
+def counted_from_the_answer(lease: Lease, event: Event, now: float, timing: Timing) -> tuple[Lease, tuple[Action, ...]]:
     after, actions = step(lease, event, now, timing)
     if isinstance(event, Granted) and after.phase == "held":
         after = replace(after, good_at=now)
@@ -302,9 +300,7 @@ def counted_from_the_answer(
     return after, actions
 
 
-def without_the_margin(
-    lease: Lease, event: Event, now: float, timing: Timing
-) -> tuple[Lease, tuple[Action, ...]]:
+def without_the_margin(lease: Lease, event: Event, now: float, timing: Timing) -> tuple[Lease, tuple[Action, ...]]:
     return step(lease, event, now, replace(timing, early_s=0.0, kill_s=0.0, grace_s=0.0))
 
 

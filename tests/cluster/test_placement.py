@@ -5,16 +5,7 @@ import random
 import pytest
 from msgspec.structs import replace
 
-from corral.supervisor.cluster.placement import (
-    Change,
-    Node,
-    Placement,
-    Refusal,
-    choose,
-    decide,
-    must_leave,
-    why_not,
-)
+from corral.supervisor.cluster.placement import Change, Node, Placement, Refusal, choose, decide, must_leave, why_not
 
 pytestmark = pytest.mark.core
 
@@ -68,9 +59,7 @@ def test_a_draining_node_keeps_a_replica_that_no_other_node_takes() -> None:
 
 
 def test_a_cordoned_node_keeps_what_it_has() -> None:
-    changes, refusal, _ = decide(
-        "a", Placement(), nodes(Node("one", 1, 1, state="cordoned")), {0: "one"}
-    )
+    changes, refusal, _ = decide("a", Placement(), nodes(Node("one", 1, 1, state="cordoned")), {0: "one"})
     assert (changes, refusal) == ([], None)
 
 
@@ -86,9 +75,7 @@ def test_a_node_that_cannot_run_an_agent_gives_it_to_one_that_can_and_else_keeps
 
 
 def test_fewer_replicas_take_the_last_numbers_away() -> None:
-    changes, _, after = decide(
-        "a", Placement(replicas=1), nodes(Node("one", 9, 3)), {0: "one", 1: "one", 2: "one"}
-    )
+    changes, _, after = decide("a", Placement(replicas=1), nodes(Node("one", 9, 3)), {0: "one", 1: "one", 2: "one"})
     assert changes == [Change("a", 1, "", "one"), Change("a", 2, "", "one")]
     assert after["one"].load == 1
 
@@ -110,9 +97,7 @@ def test_whatever_the_cluster_is_like_the_decision_is_sound_and_stable(seed: int
         for i in range(rng.randint(0, 12))
     }
     placement = Placement(
-        labels=rng.choice([{}, {"zone": "a"}]),
-        spread=rng.choice(["none", "node"]),
-        replicas=rng.randint(1, 12),
+        labels=rng.choice([{}, {"zone": "a"}]), spread=rng.choice(["none", "node"]), replicas=rng.randint(1, 12)
     )
     assigned = {i: f"n{rng.randint(0, 14)}" for i in range(rng.randint(0, 14))}
     for name in assigned.values():
@@ -146,9 +131,5 @@ def test_whatever_the_cluster_is_like_the_decision_is_sound_and_stable(seed: int
         eligible = [n for n in found.values() if n.state == "ready"]
         if all(n.capacity >= placement.replicas for n in eligible):
             counts = [sum(1 for v in now.values() if v == n.name) for n in eligible]
-            same = [
-                c
-                for c, n in zip(counts, eligible, strict=True)
-                if placement.labels.items() <= n.labels.items()
-            ]
+            same = [c for c, n in zip(counts, eligible, strict=True) if placement.labels.items() <= n.labels.items()]
             assert max(same) - min(same) <= 1

@@ -65,16 +65,9 @@ def test_a_plan_holds_what_has_changed_and_nothing_else(text: str, expected: Pla
 
 
 def test_a_plan_names_the_keys_that_changed() -> None:
-    text = (
-        SAME
-        + GOES
-        + CHANGES
-        + "tasks.max_attempts = 9\nresources.max_cpu_seconds = 9\ncapabilities = ['x']\n"
-    )
+    text = SAME + GOES + CHANGES + "tasks.max_attempts = 9\nresources.max_cpu_seconds = 9\ncapabilities = ['x']\n"
     found = plan(dict(OLD.agents), frozenset(OLD.agents), OLD, config(text))
-    assert found.keys == {
-        "changes": ("capabilities", "resources.max_cpu_seconds", "tasks.max_attempts")
-    }
+    assert found.keys == {"changes": ("capabilities", "resources.max_cpu_seconds", "tasks.max_attempts")}
 
 
 def test_what_was_added_at_run_time_stays_unless_the_file_names_it() -> None:

@@ -35,10 +35,7 @@ def mistakes(folder: Path) -> list[tuple[str, str, object]]:
         read(folder)
     data = caught.value.data
     errors = cast("list[dict[str, object]]", data.get("errors", [data]))
-    return [
-        (Path(str(e["file"])).relative_to(folder).as_posix(), str(e["key"]), e.get("line"))
-        for e in errors
-    ]
+    return [(Path(str(e["file"])).relative_to(folder).as_posix(), str(e["key"]), e.get("line")) for e in errors]
 
 
 def test_named_tables_of_included_files_are_those_of_one_configuration(tmp_path: Path) -> None:
@@ -63,9 +60,7 @@ def test_named_tables_of_included_files_are_those_of_one_configuration(tmp_path:
     assert config.agents["one"].process.working_directory == str(tmp_path)
 
 
-def test_an_included_file_includes_others_relative_to_itself_and_each_is_read_once(
-    tmp_path: Path,
-) -> None:
+def test_an_included_file_includes_others_relative_to_itself_and_each_is_read_once(tmp_path: Path) -> None:
     config = read(
         written(
             tmp_path,
@@ -103,10 +98,7 @@ def test_a_mistake_is_in_the_file_and_line_that_has_it(tmp_path: Path) -> None:
 
 def test_a_name_in_two_files_names_both_files_and_lines(tmp_path: Path) -> None:
     folder = written(
-        tmp_path,
-        main=f"{INCLUDE}",
-        conf_d__a=f"\n{AGENT.format('same')}",
-        conf_d__b=f"\n\n{AGENT.format('same')}",
+        tmp_path, main=f"{INCLUDE}", conf_d__a=f"\n{AGENT.format('same')}", conf_d__b=f"\n\n{AGENT.format('same')}"
     )
     with pytest.raises(InvalidParams) as caught:
         read(folder)
@@ -126,9 +118,7 @@ def test_a_name_in_two_files_names_both_files_and_lines(tmp_path: Path) -> None:
     ],
 )
 def test_an_include_that_cannot_be_is_refused(tmp_path: Path, include: str, word: str) -> None:
-    folder = written(
-        tmp_path, main=f"include = {include}\n", conf_d__a='include = ["../main.toml"]\n'
-    )
+    folder = written(tmp_path, main=f"include = {include}\n", conf_d__a='include = ["../main.toml"]\n')
     with pytest.raises(InvalidParams) as caught:
         read(folder)
     assert caught.value.data["key"] == "include"

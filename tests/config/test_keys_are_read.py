@@ -45,11 +45,6 @@ def test_every_key_is_read_outside_of_the_configuration() -> None:
     structs: list[type[Struct]] = [spec.Daemon, spec.Events, spec.Audit, spec.Profile, spec.Spec]
     structs += [*spec.SECTIONS.values(), Team, Workflow, Step, Check, Readiness]
     read = attributes()
-    unread = {
-        f"{struct.__name__}.{key}"
-        for struct in structs
-        for key in struct.__struct_fields__
-        if key not in read
-    }
+    unread = {f"{struct.__name__}.{key}" for struct in structs for key in struct.__struct_fields__ if key not in read}
     assert unread - EXCEPTIONS.keys() == set()
     assert all(EXCEPTIONS.values())

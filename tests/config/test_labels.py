@@ -56,9 +56,7 @@ def test_what_is_no_selector_is_refused(text: str) -> None:
         (["W*"], None),
     ],
 )
-def test_a_glob_stands_for_names_and_else_for_worker_ids(
-    names: list[str], found: list[str] | None
-) -> None:
+def test_a_glob_stands_for_names_and_else_for_worker_ids(names: list[str], found: list[str] | None) -> None:
     if found is None:
         with pytest.raises(NotFound) as caught:
             chosen(names, None, ENTRIES, WORKERS)

@@ -34,10 +34,7 @@ def refused(text: str) -> InvalidParams:
 def test_one_address_is_written_as_a_string_and_several_as_a_list() -> None:
     assert read('"127.0.0.1:80"') == (ListenAddress("127.0.0.1:80"),)
     found = read('["[::1]:81", { address = "unix:/run/w.sock", name = "ctl", mode = "0660" }]')
-    assert found == (
-        ListenAddress("[::1]:81"),
-        ListenAddress("unix:/run/w.sock", "ctl", "0660"),
-    )
+    assert found == (ListenAddress("[::1]:81"), ListenAddress("unix:/run/w.sock", "ctl", "0660"))
     assert [each.place for each in found] == [("::1", 81), ("unix:/run/w.sock", 0)]
 
 
@@ -94,16 +91,10 @@ def test_an_agent_cannot_have_the_address_of_the_daemon_or_its_own_service() -> 
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        'protocol = "webhook"\nurl = "https://example.com"',
-        'type = "oneshot"\ncommand = ["x"]',
-    ],
+    "text", ['protocol = "webhook"\nurl = "https://example.com"', 'type = "oneshot"\ncommand = ["x"]']
 )
 def test_an_agent_that_could_not_accept_has_no_sockets(text: str) -> None:
-    assert (
-        refused(f'[agents.a]\n{text}\nlisten = "127.0.0.1:80"\n').data["key"] == "agents.a.listen"
-    )
+    assert refused(f'[agents.a]\n{text}\nlisten = "127.0.0.1:80"\n').data["key"] == "agents.a.listen"
 
 
 def test_a_server_that_is_spoken_to_over_pipes_has_none() -> None:
@@ -125,15 +116,11 @@ addresses = st.one_of(
     st.builds("[{}]:{}".format, st.ip_addresses(v=6), st.integers(1, 65_535)),
     st.builds("unix:/{}".format, st.text("abc/.-", min_size=1, max_size=50).map(lambda s: s + "x")),
 )
-names = st.text(
-    st.characters(min_codepoint=33, max_codepoint=126, exclude_characters=":"), min_size=1
-)
+names = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters=":"), min_size=1)
 
 
 @given(st.lists(st.tuples(addresses, st.none() | names), max_size=5, unique_by=lambda p: p[0]))
-def test_what_is_written_from_a_spec_reads_as_the_same(
-    given_: list[tuple[str, str | None]],
-) -> None:
+def test_what_is_written_from_a_spec_reads_as_the_same(given_: list[tuple[str, str | None]]) -> None:
     raw = [a if n is None else {"address": a, "name": n} for a, n in given_]
     try:
         wanted = listen_addresses(raw)
@@ -143,9 +130,7 @@ def test_what_is_written_from_a_spec_reads_as_the_same(
     defaults = decode("", source="c", directory="/").defaults
 
     def again(value: dict[str, object]) -> dict[str, object]:
-        spec = decode_agent(
-            "web", value, kind="agent", defaults=defaults, source="store", directory="/"
-        )
+        spec = decode_agent("web", value, kind="agent", defaults=defaults, source="store", directory="/")
         assert spec.listen == wanted
         return to_table(spec, defaults)
 

@@ -46,9 +46,7 @@ NAMES = st.from_regex(r"[a-c](-[0-9]{1,2}){0,2}", fullmatch=True)
 
 @settings(deadline=None)
 @given(st.dictionaries(NAMES, st.integers(0, 12), max_size=8), st.sets(NAMES, max_size=5))
-def test_a_set_is_accepted_exactly_when_no_word_is_both(
-    workers: dict[str, int], others: set[str]
-) -> None:
+def test_a_set_is_accepted_exactly_when_no_word_is_both(workers: dict[str, int], others: set[str]) -> None:
     names = {*workers, *others}
     ids = {f"{name}-{n}" for name, number in workers.items() for n in range(number)}
     assert {name for name, _ in shared_ids(workers, names)} == ids & names

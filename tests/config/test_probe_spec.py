@@ -168,11 +168,7 @@ def test_ready_is_for_programs_that_cannot_say_it(protocol: str) -> None:
 @pytest.mark.parametrize("seed", range(200))
 def test_checks_survive_their_own_table(seed: int) -> None:
     rng = random.Random(seed)
-    ways: list[dict[str, object]] = [
-        {"exec": ["a", ""]},
-        {"http": "http://h/"},
-        {"tcp": "h:1"},
-    ]
+    ways: list[dict[str, object]] = [{"exec": ["a", ""]}, {"http": "http://h/"}, {"tcp": "h:1"}]
     extras: dict[str, list[object]] = {
         "interval": ["1s", 0.25],
         "timeout": [3],
@@ -194,9 +190,7 @@ def test_checks_survive_their_own_table(seed: int) -> None:
     defaults = loader.decode("", source="", directory="/").defaults
 
     def read(raw: Any) -> Spec:  # Any: a table
-        return loader.decode_agent(
-            "a", raw, kind="agent", defaults=defaults, source="", directory="/"
-        )
+        return loader.decode_agent("a", raw, kind="agent", defaults=defaults, source="", directory="/")
 
     old = read(table)
     written = loader.to_table(old, defaults)

@@ -163,9 +163,7 @@ def test_a_python_without_a_slash_is_left_to_path() -> None:
 
 
 def test_a_server_speaks_mcp_and_idles() -> None:
-    server = decode(f'{SERVER}protocol = "mcp"\nconcurrency = "serial"\ninstances = 3\n').agents[
-        "s"
-    ]
+    server = decode(f'{SERVER}protocol = "mcp"\nconcurrency = "serial"\ninstances = 3\n').agents["s"]
     assert (server.kind, server.protocol, server.concurrency) == ("mcp", "mcp", "serial")
     assert (server.idle_timeout, server.instances) == (300.0, Scale(3, 3))
 
@@ -177,10 +175,7 @@ def test_cortex_may_be_disabled_without_a_command() -> None:
 
 def test_a_working_directory_defaults_to_where_the_table_came_from() -> None:
     table = {"command": ["x"]}
-    for section, folder in (
-        ("", "/home/me"),
-        ("[process]\nworking_directory = 'w'\n", f"{FOLDER}/w"),
-    ):
+    for section, folder in (("", "/home/me"), ("[process]\nworking_directory = 'w'\n", f"{FOLDER}/w")):
         added = loader.decode_agent(
             "a", table, kind="agent", defaults=decode(section).defaults, source="store", directory="/home/me"
         )  # fmt: skip
@@ -196,20 +191,12 @@ def test_a_working_directory_defaults_to_where_the_table_came_from() -> None:
         ("", 'isolation = "none"\nenable_isolation = false', (False, "none")),
         ("enable_isolation = false", "", (False, "none")),
         ("enable_isolation = false", "enable_isolation = true", (True, "basic")),
-        (
-            "enable_isolation = false",
-            'isolation = "basic"\nenable_isolation = true',
-            (True, "basic"),
-        ),
+        ("enable_isolation = false", 'isolation = "basic"\nenable_isolation = true', (True, "basic")),
         ('isolation = "none"', "nice = 1", (False, "none")),
     ],
 )
-def test_isolation_is_one_choice_with_two_keys(
-    section: str, own: str, result: tuple[bool, str]
-) -> None:
-    process = (
-        decode(f"[process]\n{section}\n{AGENT}[agents.a.process]\n{own}\n").agents["a"].process
-    )
+def test_isolation_is_one_choice_with_two_keys(section: str, own: str, result: tuple[bool, str]) -> None:
+    process = decode(f"[process]\n{section}\n{AGENT}[agents.a.process]\n{own}\n").agents["a"].process
     assert (process.enable_isolation, process.isolation) == result
 
 
@@ -415,13 +402,7 @@ def test_forty_eight_characters_are_a_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "column"),
-    [
-        ("a = 1\nb == 2\n", 2, 4),
-        (AGENT + AGENT, 3, 10),
-        ("a = 'x", 1, 7),
-        ("x", 1, 2),
-    ],
+    ("text", "line", "column"), [("a = 1\nb == 2\n", 2, 4), (AGENT + AGENT, 3, 10), ("a = 'x", 1, 7), ("x", 1, 2)]
 )
 def test_broken_toml_names_line_and_column(text: str, line: int, column: int) -> None:
     data = refused(text).data
@@ -602,9 +583,7 @@ def test_an_unknown_word_suggests_the_nearest(text: str, near: str) -> None:
         ("[monitoring]\nalert = 'mail me'", ['["mail", "me"]']),
     ],
 )
-def test_a_word_of_another_place_or_program_suggests_where_it_belongs(
-    text: str, words: list[str]
-) -> None:
+def test_a_word_of_another_place_or_program_suggests_where_it_belongs(text: str, words: list[str]) -> None:
     reason = str(refused(text).data["reason"])
     assert [word for word in words if word not in reason] == []
     assert "command" not in reason
@@ -621,9 +600,7 @@ def test_a_circle_is_named_whole() -> None:
 
 
 def test_a_long_chain_of_requires_is_no_circle() -> None:
-    text = "".join(
-        f"[agents.n{n}x]\ncommand = ['x']\nrequires = ['n{n + 1}x']\n" for n in range(3000)
-    )
+    text = "".join(f"[agents.n{n}x]\ncommand = ['x']\nrequires = ['n{n + 1}x']\n" for n in range(3000))
     assert len(decode(text + "[agents.n3000x]\ncommand = ['x']\n").agents) == 3001
 
 
@@ -652,22 +629,16 @@ def test_a_refused_agent_that_is_in_no_file_is_named_itself_and_no_file_is(
     name: str, kind: Literal["agent", "mcp"], table: dict[str, object], named: str
 ) -> None:
     with pytest.raises(InvalidParams) as caught:
-        loader.decode_agent(
-            name, table, kind=kind, defaults=Defaults(), source=STORE, directory="/"
-        )
+        loader.decode_agent(name, table, kind=kind, defaults=Defaults(), source=STORE, directory="/")
     assert f'"{name}"' in caught.value.message
     assert named in caught.value.message
     assert "store" not in caught.value.message
 
 
-@pytest.mark.parametrize(
-    "table", [None, [], 3, {1: 2}, {"command": None}, {"command": ["x"], "nice": 1}]
-)
+@pytest.mark.parametrize("table", [None, [], 3, {1: 2}, {"command": None}, {"command": ["x"], "nice": 1}])
 def test_a_table_from_elsewhere_is_refused_the_same_way(table: Any) -> None:  # Any: not a table
     with pytest.raises(InvalidParams) as caught:
-        loader.decode_agent(
-            "a", table, kind="agent", defaults=Defaults(), source="store", directory="/"
-        )
+        loader.decode_agent("a", table, kind="agent", defaults=Defaults(), source="store", directory="/")
     assert caught.value.data["file"] == "store"
 
 
@@ -713,19 +684,10 @@ def assert_plain(error: InvalidParams | None) -> None:
 
 
 @settings(max_examples=400, deadline=None)
-@given(
-    table=st.dictionaries(st.sampled_from(_WORDS), _TABLES, max_size=5),
-    kind=st.sampled_from(("agent", "mcp")),
-)
-def test_any_table_is_decoded_or_refused(
-    table: dict[str, object], kind: Literal["agent", "mcp"]
-) -> None:
+@given(table=st.dictionaries(st.sampled_from(_WORDS), _TABLES, max_size=5), kind=st.sampled_from(("agent", "mcp")))
+def test_any_table_is_decoded_or_refused(table: dict[str, object], kind: Literal["agent", "mcp"]) -> None:
     assert_plain(
-        refusal(
-            lambda: loader.decode_agent(
-                "a", table, kind=kind, defaults=Defaults(), source="f", directory="/d"
-            )
-        )
+        refusal(lambda: loader.decode_agent("a", table, kind=kind, defaults=Defaults(), source="f", directory="/d"))
     )
 
 
@@ -748,9 +710,7 @@ def test_any_text_is_decoded_or_refused(pieces: list[str]) -> None:
 def some_sections(rng: random.Random, isolated: bool) -> dict[str, dict[str, object]]:
     """Random valid section tables."""
     isolation: dict[str, list[object]] = (
-        {"read_paths": [[], ["x", "/y"]], "connect_ports": [[], [443]]}
-        if isolated
-        else {"isolation": ["none"]}
+        {"read_paths": [[], ["x", "/y"]], "connect_ports": [[], [443]]} if isolated else {"isolation": ["none"]}
     )
     choices: dict[str, dict[str, list[object]]] = {
         "process": {
@@ -795,9 +755,7 @@ def some_table(rng: random.Random, kind: str, isolated: bool) -> dict[str, objec
             "denied_tools": [[], ["write_*"]],
             "disabled": [True],
         }
-    table: dict[str, object] = {
-        key: rng.choice(values) for key, values in choices.items() if rng.random() < 0.5
-    }
+    table: dict[str, object] = {key: rng.choice(values) for key, values in choices.items() if rng.random() < 0.5}
     if kind == "agent" and rng.random() < 0.5:
         table |= {"entrypoint": "m:a", "python": rng.choice(["python3", "venv/python"])}
         table |= rng.choice([{}, {"warm": False}, {"preload": ["json", "a.b"], "min_spare": 2}])
@@ -815,18 +773,11 @@ def test_a_spec_survives_its_own_table(seed: int) -> None:
     document = {**sections, "agents": {}}
     defaults = decode(toml(document)).defaults
     old = loader.decode_agent(
-        "a",
-        some_table(rng, kind, isolated),
-        kind=kind,
-        defaults=defaults,
-        source=FILE,
-        directory="/first",
+        "a", some_table(rng, kind, isolated), kind=kind, defaults=defaults, source=FILE, directory="/first"
     )
     table = loader.to_table(old, defaults)
     assert json.loads(json.dumps(table, allow_nan=False)) == table
-    new = loader.decode_agent(
-        "a", table, kind=kind, defaults=defaults, source=FILE, directory="/second"
-    )
+    new = loader.decode_agent("a", table, kind=kind, defaults=defaults, source=FILE, directory="/second")
     assert new == old
     assert loader.to_table(new, defaults) == table
     for key in table:
@@ -984,9 +935,7 @@ def test_the_manual_says_what_a_change_needs(heading: str) -> None:
         else:
             new = replace(old, **{key: object()})
         expected = set[str]() if cells[-1].startswith("daemon") else {cells[-1]}
-        assert (cells[-1] == "daemon, live") == (f"{name}.{key}" in diff.LIVE) or (
-            cells[-1] == "daemon"
-        ), key
+        assert (cells[-1] == "daemon, live") == (f"{name}.{key}" in diff.LIVE) or (cells[-1] == "daemon"), key
         assert set(diff.changed(old, new).values()) == expected, key
 
 

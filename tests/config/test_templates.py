@@ -44,20 +44,12 @@ def refused(text: str) -> InvalidParams:
 
 def of_api(table: dict[str, object], config: Config) -> Spec:
     return loader.decode_agent(
-        "b",
-        table,
-        kind="agent",
-        defaults=config.defaults,
-        source=STORE,
-        directory="/srv",
-        templates=config.templates,
+        "b", table, kind="agent", defaults=config.defaults, source=STORE, directory="/srv", templates=config.templates
     )
 
 
 def test_an_agent_has_the_keys_of_its_template_with_its_params_put_in() -> None:
-    agent = decode(
-        FAST + '[agents.a]\ntemplate = "fast"\nparams = { model = "big", tags = ["s", "t"] }\n'
-    ).agents["a"]
+    agent = decode(FAST + '[agents.a]\ntemplate = "fast"\nparams = { model = "big", tags = ["s", "t"] }\n').agents["a"]
     assert agent.command == ("serve", "--model=big", "3", "/home/me/${param.model}")
     assert agent.description == "runs big"
     assert agent.capabilities == ("s", "t")
@@ -79,9 +71,7 @@ def test_the_keys_of_an_agent_win_over_those_of_its_template() -> None:
 
 
 def test_a_program_of_its_own_is_in_place_of_the_templates() -> None:
-    agent = decode(
-        FAST + '[agents.a]\ntemplate = "fast"\nparams.tags = []\nentrypoint = "m:agent"\n'
-    ).agents["a"]
+    agent = decode(FAST + '[agents.a]\ntemplate = "fast"\nparams.tags = []\nentrypoint = "m:agent"\n').agents["a"]
     assert (agent.command, agent.entrypoint) == ((), "m:agent")
 
 
@@ -113,10 +103,7 @@ def test_a_value_of_a_variable_fits_a_param_that_is_a_number() -> None:
 
 def test_a_value_of_a_param_is_never_expanded_itself() -> None:
     config = decode(FAST)
-    table: dict[str, object] = {
-        "template": "fast",
-        "params": {"tags": [], "model": "${HOME} ${param.nice} $$"},
-    }
+    table: dict[str, object] = {"template": "fast", "params": {"tags": [], "model": "${HOME} ${param.nice} $$"}}
     assert of_api(table, config).environment["MODEL"] == "${HOME} ${param.nice} $$"
 
 
@@ -214,18 +201,16 @@ def test_a_param_with_the_same_outcome_restarts_nothing() -> None:
 
 
 def test_the_built_in_template_is_there_unless_the_file_has_its_own() -> None:
-    assert of_api({"template": "default"}, decode("")).entrypoint == BUILT_IN_TEMPLATES[
-        "default"
-    ].layers[0].body.get("entrypoint")
+    assert of_api({"template": "default"}, decode("")).entrypoint == BUILT_IN_TEMPLATES["default"].layers[0].body.get(
+        "entrypoint"
+    )
     own = decode("[templates.default]\ncommand = ['own']\n")
     assert of_api({"template": "default"}, own).command == ("own",)
 
 
 def test_an_expansion_is_bounded() -> None:
     uses = ", ".join(['"${param.x}"'] * 1000)
-    text = (
-        f"[templates.bomb]\nparams.x = {{ type = 'array' }}\ncommand = ['x']\nconfig.a = [{uses}]\n"
-    )
+    text = f"[templates.bomb]\nparams.x = {{ type = 'array' }}\ncommand = ['x']\nconfig.a = [{uses}]\n"
     config = decode(text)
     assert of_api({"template": "bomb", "params": {"x": [1]}}, config).config["a"] == [[1]] * 1000
     with pytest.raises(InvalidParams, match=f"more than {VALUES_MAX} values"):
@@ -243,11 +228,7 @@ def test_deep_and_strange_params_are_refused() -> None:
     for value in (deep, None, {"a": None}, float("nan")):
         with pytest.raises(InvalidParams):
             of_api({"template": "fast", "params": {"tags": value}}, config)
-    tables: list[Any] = [
-        {"template": ["fast"]},
-        {"template": None},
-        {"template": "fast", "params": []},
-    ]
+    tables: list[Any] = [{"template": ["fast"]}, {"template": None}, {"template": "fast", "params": []}]
     for table in tables:
         with pytest.raises(InvalidParams):
             of_api(table, config)
@@ -256,18 +237,14 @@ def test_deep_and_strange_params_are_refused() -> None:
 
 
 def test_a_table_stands_inside_no_text() -> None:
-    config = decode(
-        "[templates.t]\nparams.x = {}\ncommand = ['a']\ndescription = 'is ${param.x}'\n"
-    )
+    config = decode("[templates.t]\nparams.x = {}\ncommand = ['a']\ndescription = 'is ${param.x}'\n")
     with pytest.raises(InvalidParams, match="inside the text"):
         of_api({"template": "t", "params": {"x": {"a": 1}}}, config)
     assert of_api({"template": "t", "params": {"x": True}}, config).description == "is true"
 
 
 TABLES: Any = st.recursive(
-    st.one_of(
-        st.integers(), st.text(max_size=4), st.booleans(), st.lists(st.integers(), max_size=2)
-    ),
+    st.one_of(st.integers(), st.text(max_size=4), st.booleans(), st.lists(st.integers(), max_size=2)),
     lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
     max_leaves=8,
 ).filter(lambda each: isinstance(each, dict))

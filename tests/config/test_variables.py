@@ -68,9 +68,7 @@ def test_every_unset_variable_is_named_once_with_its_key() -> None:
         ("agents.a.instances", "${NEITHER}", 3),
         ("agents.a.environment.URL", "${HOST}", 4),
     ]
-    assert all(
-        name in str(e["reason"]) for e, name in zip(errors, ("NO", "NEITHER", "HOST"), strict=True)
-    )
+    assert all(name in str(e["reason"]) for e, name in zip(errors, ("NO", "NEITHER", "HOST"), strict=True))
     assert "hunter2" not in str(caught.value.data)
 
 
@@ -102,8 +100,7 @@ def test_a_shown_table_has_what_is_written() -> None:
 
 def test_a_workflow_keeps_its_expressions() -> None:
     config = decode(
-        "[agents.a]\ncommand = ['x']\n[[workflows.w.steps]]\nname = 'one'\nagent = 'a'\n"
-        "objective = '${objective}'\n"
+        "[agents.a]\ncommand = ['x']\n[[workflows.w.steps]]\nname = 'one'\nagent = 'a'\nobjective = '${objective}'\n"
     )
     assert "w" in config.groups
 
@@ -111,9 +108,7 @@ def test_a_workflow_keeps_its_expressions() -> None:
 def test_a_table_from_elsewhere_is_expanded_only_with_variables() -> None:
     table = {"command": ["x", "${KEY}"]}
     defaults = decode("").defaults
-    kept = loader.decode_agent(
-        "a", table, kind="agent", defaults=defaults, source="store", directory="/"
-    )
+    kept = loader.decode_agent("a", table, kind="agent", defaults=defaults, source="store", directory="/")
     filled = loader.decode_agent(
         "a", table, kind="agent", defaults=defaults, source="store", directory="/", variables=VARIABLES
     )  # fmt: skip

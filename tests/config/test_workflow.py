@@ -10,11 +10,7 @@ from corral.supervisor.config.loader import decode, decode_group, group_table
 from corral.supervisor.config.references import check_groups
 from corral.supervisor.config.spec import kind_of_group
 from corral.supervisor.config.team import TEAM_KEYS, Candidate, chosen, circle
-from corral.supervisor.config.workflow import (
-    STEP_KEYS,
-    WORKFLOW_KEYS,
-    in_order,
-)
+from corral.supervisor.config.workflow import STEP_KEYS, WORKFLOW_KEYS, in_order
 from corral.worker.contract.errors import InvalidParams
 from workflow_config import config, step, workflow
 
@@ -52,9 +48,7 @@ members = ["writer", "reader"]
 
 def test_tables_of_teams_and_workflows_are_read_and_written_alike() -> None:
     for each in config(REPORT + TEAM).groups.values():
-        again = decode_group(
-            each.name, group_table(each), kind=kind_of_group(each), source=each.source
-        )
+        again = decode_group(each.name, group_table(each), kind=kind_of_group(each), source=each.source)
         assert again == each
 
 
@@ -65,36 +59,16 @@ def test_tables_of_teams_and_workflows_are_read_and_written_alike() -> None:
         ('agent = "reader"', 'agent = "plain"', "workflows.report.steps.gather.agent"),
         ('agent = "reader"', 'agent = "report"', "workflows.report"),
         ('agent = "reader"', "", "workflows.report.steps.gather.agent"),
-        (
-            'agent = "reader"',
-            'agent = "reader"\ncapability = "x"',
-            "workflows.report.steps.gather.agent",
-        ),
+        ('agent = "reader"', 'agent = "reader"\ncapability = "x"', "workflows.report.steps.gather.agent"),
         ('name = "gather"', "", "workflows.report.steps.1.name"),
         ('name = "gather"', 'name = "publish"', "workflows.report.steps.publish"),
         ('name = "gather"', 'name = "gather"\nnmae = 1', "workflows.report.steps.gather.nmae"),
-        (
-            'name = "gather"',
-            'name = "gather"\nafter = ["nobody"]',
-            "workflows.report.steps.gather.after",
-        ),
-        (
-            'name = "gather"',
-            'name = "gather"\nafter = ["publish"]',
-            "workflows.report.steps.gather.after",
-        ),
+        ('name = "gather"', 'name = "gather"\nafter = ["nobody"]', "workflows.report.steps.gather.after"),
+        ('name = "gather"', 'name = "gather"\nafter = ["publish"]', "workflows.report.steps.gather.after"),
         ("read ${input.url}", "read ${input.url", "workflows.report.steps.gather.objective"),
         ("read ${input.url}", "read ${item}", "workflows.report.steps.gather.objective"),
-        (
-            "read ${input.url}",
-            "read ${steps.publish.output}",
-            "workflows.report.steps.gather.after",
-        ),
-        (
-            "gather.output.count > 0",
-            "gahter.output.count > 0",
-            "workflows.report.steps.publish.when",
-        ),
+        ("read ${input.url}", "read ${steps.publish.output}", "workflows.report.steps.gather.after"),
+        ("gather.output.count > 0", "gahter.output.count > 0", "workflows.report.steps.publish.when"),
         ("gather.output.count > 0", "gather.count > 0", "workflows.report.steps.publish.when"),
         ("gather.output.count > 0", "gather.output.count >", "workflows.report.steps.publish.when"),
         ("steps.gather.output.count > 0", "item > 0", "workflows.report.steps.publish.when"),
@@ -118,15 +92,11 @@ def test_tables_of_teams_and_workflows_are_read_and_written_alike() -> None:
         ('lead = "chief"', 'mode = "vote"', "teams.editors.mode"),
     ],
 )
-def test_a_wrong_table_is_refused_by_the_name_of_the_step_and_key(
-    old: str, new: str, key: str
-) -> None:
+def test_a_wrong_table_is_refused_by_the_name_of_the_step_and_key(old: str, new: str, key: str) -> None:
     text = REPORT + TEAM
     assert old in text
     with pytest.raises(InvalidParams) as caught:
-        config(
-            text.replace(old, new).replace("[[workflows.report.", f"[[workflows.{name_in(new)}.")
-        )
+        config(text.replace(old, new).replace("[[workflows.report.", f"[[workflows.{name_in(new)}."))
     assert caught.value.data["key"] == key
 
 
@@ -135,9 +105,7 @@ def name_in(header: str) -> str:
 
 
 def test_what_needs_each_other_in_a_circle_is_refused() -> None:
-    ring = (
-        '[teams.a]\nmode = "route"\nmembers = ["b"]\n[teams.b]\nmode = "route"\nmembers = ["c"]\n'
-    )
+    ring = '[teams.a]\nmode = "route"\nmembers = ["b"]\n[teams.b]\nmode = "route"\nmembers = ["c"]\n'
     ring += "[workflows.c]\n[[workflows.c.steps]]\nname = 'x'\nagent = 'a'\n"
     with pytest.raises(InvalidParams) as caught:
         config(ring)
@@ -148,9 +116,7 @@ def test_what_needs_each_other_in_a_circle_is_refused() -> None:
 
 
 def test_a_reference_is_a_dependency_without_a_word() -> None:
-    flow = workflow(
-        step("b", 'input = "${steps.a.output}"') + step("a") + step("c", 'after = ["b"]')
-    )
+    flow = workflow(step("b", 'input = "${steps.a.output}"') + step("a") + step("c", 'after = ["b"]'))
     assert [each.name for each in in_order(flow)] == ["a", "b", "c"]
 
 
@@ -179,11 +145,7 @@ def test_the_manual_has_every_key_in_order(heading: str, keys: Any) -> None:
 
 
 def test_what_the_page_on_crews_shows_is_valid() -> None:
-    blocks = re.findall(
-        r"```toml\n(.*?)```",
-        (DOCS / "reference" / "teams-and-workflows.md").read_text("utf-8"),
-        re.S,
-    )
+    blocks = re.findall(r"```toml\n(.*?)```", (DOCS / "reference" / "teams-and-workflows.md").read_text("utf-8"), re.S)
     assert blocks
     for block in blocks:
         assert decode(block, source="teams-and-workflows.md", directory="/").groups
@@ -195,10 +157,7 @@ def test_what_the_page_on_crews_shows_is_valid() -> None:
 def test_routing_takes_the_least_loaded_member() -> None:
     crew = [Candidate("a", 0, 1), Candidate("b", 1, 0), Candidate("c", 2, 0)]
     assert chosen("least-load", crew, turn=0, sticky_key="") == "c"
-    assert (
-        chosen("least-load", [Candidate("a", 0, 3), Candidate("b", 0, 1)], turn=0, sticky_key="")
-        == "b"
-    )
+    assert chosen("least-load", [Candidate("a", 0, 3), Candidate("b", 0, 1)], turn=0, sticky_key="") == "b"
     assert chosen("least-load", [], turn=0, sticky_key="") is None
 
 
@@ -216,13 +175,8 @@ def test_routing_takes_the_least_loaded_member() -> None:
         ({}, None),
     ],
 )
-def test_best_takes_success_before_load(
-    candidates: dict[str, tuple[float, float | None]], name: str | None
-) -> None:
-    crew = [
-        Candidate(each, 1, 0, load=load, success_rate=rate)
-        for each, (load, rate) in candidates.items()
-    ]
+def test_best_takes_success_before_load(candidates: dict[str, tuple[float, float | None]], name: str | None) -> None:
+    crew = [Candidate(each, 1, 0, load=load, success_rate=rate) for each, (load, rate) in candidates.items()]
     assert chosen("best", crew, turn=0, sticky_key="") == name
 
 

@@ -35,9 +35,7 @@ tasks = {{ max_attempts = 1 }}
 HOP_BY_HOP = {"connection", "content-length", "host", "keep-alive", "transfer-encoding"}
 
 
-async def passed_on(
-    request: web.BaseRequest, http: aiohttp.ClientSession, port: int, token: str
-) -> web.StreamResponse:
+async def passed_on(request: web.BaseRequest, http: aiohttp.ClientSession, port: int, token: str) -> web.StreamResponse:
     path = str(request.rel_url)
     if path.startswith("/.well-known/"):
         path = f"/a2a/sut{path}"
@@ -53,9 +51,7 @@ async def passed_on(
         with contextlib.suppress(ConnectionError):
             await answer.prepare(request)
             async for chunk in upstream.content.iter_any():  # a card comes in one
-                await answer.write(
-                    chunk.replace(f"127.0.0.1:{port}".encode(), request.host.encode())
-                )
+                await answer.write(chunk.replace(f"127.0.0.1:{port}".encode(), request.host.encode()))
             await answer.write_eof()
         return answer
 
@@ -88,10 +84,7 @@ def main() -> int:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     config = CONFIG.format(port=port, folder=Path(__file__).parent)
-    with (
-        tempfile.TemporaryDirectory(prefix="corral-a2a-") as folder,
-        DaemonProcess(Path(folder), config) as daemon,
-    ):
+    with tempfile.TemporaryDirectory(prefix="corral-a2a-") as folder, DaemonProcess(Path(folder), config) as daemon:
         token = (daemon.state_dir / "http.token").read_text().strip()
         return asyncio.run(run(kit, sys.argv[2:], port, token))
 

@@ -63,18 +63,12 @@ def embedded(uri: str, mime: str, words: str) -> Json:
 
 def form(message: str, properties: Json, *required: str) -> Json:
     schema = {"type": "object", "properties": properties, "required": list(required)}
-    return {
-        "method": "elicitation/create",
-        "params": {"message": message, "requestedSchema": schema},
-    }
+    return {"method": "elicitation/create", "params": {"message": message, "requestedSchema": schema}}
 
 
 def sample(prompt: str, tokens: int) -> Json:
     messages = [{"role": "user", "content": text(prompt)}]
-    return {
-        "method": "sampling/createMessage",
-        "params": {"messages": messages, "maxTokens": tokens},
-    }
+    return {"method": "sampling/createMessage", "params": {"messages": messages, "maxTokens": tokens}}
 
 
 ROOTS: Json = {"method": "roots/list", "params": {}}
@@ -120,19 +114,12 @@ class Call:
     def log(self, level: str, words: str) -> None:
         floor = self.meta.get(META + "logLevel") if self.is_modern else self.server.level
         if floor in LEVELS and LEVELS.index(level) >= LEVELS.index(floor):
-            self.server.notify(
-                "notifications/message", {"level": level, "logger": "fixture", "data": words}
-            )
+            self.server.notify("notifications/message", {"level": level, "logger": "fixture", "data": words})
 
     def progress(self, done: int) -> None:
         token = self.meta.get("progressToken")
         if token is not None:
-            params = {
-                "progressToken": token,
-                "progress": done,
-                "total": 100,
-                "message": f"{done} of 100",
-            }
+            params = {"progressToken": token, "progress": done, "total": 100, "message": f"{done} of 100"}
             self.server.notify("notifications/progress", params)
 
     async def ask(self, request: Json) -> Json:
@@ -144,11 +131,7 @@ class Call:
 
     def given(self, requests: Json, *, state: str | None = None) -> Json:
         """What the client was told to bring; what is missing, or is no answer, is asked for again."""
-        missing = {
-            key: one
-            for key, one in requests.items()
-            if not isinstance(self.responses.get(key), dict)
-        }
+        missing = {key: one for key, one in requests.items() if not isinstance(self.responses.get(key), dict)}
         if missing:
             raise InputRequired(missing, state)
         return self.responses
@@ -213,9 +196,7 @@ async def sampling(call: Call) -> Json:
 
 async def elicitation(call: Call) -> Json:
     properties = {"response": {"type": "string", "description": "User's response"}}
-    return elicited(
-        await call.ask(form(str(call.arguments.get("message")), properties, "response"))
-    )
+    return elicited(await call.ask(form(str(call.arguments.get("message")), properties, "response")))
 
 
 async def elicitation_defaults(call: Call) -> Json:
@@ -224,12 +205,7 @@ async def elicitation_defaults(call: Call) -> Json:
         "name": {"type": "string", "description": "Name", "default": "John Doe"},
         "age": {"type": "integer", "description": "Age", "default": 30},
         "score": {"type": "number", "description": "Score", "default": 95.5},
-        "status": {
-            "type": "string",
-            "description": "Status",
-            "enum": statuses,
-            "default": "active",
-        },
+        "status": {"type": "string", "description": "Status", "enum": statuses, "default": "active"},
         "verified": {"type": "boolean", "description": "Verified", "default": True},
     }
     return elicited(await call.ask(form("Please review the defaults", properties)))
@@ -251,9 +227,7 @@ async def elicitation_enums(call: Call) -> Json:
 
 
 def elicited(answer: Json) -> Json:
-    return said(
-        f"User response: action={answer.get('action')}, content={json.dumps(answer.get('content'))}"
-    )
+    return said(f"User response: action={answer.get('action')}, content={json.dumps(answer.get('content'))}")
 
 
 async def json_schema(call: Call) -> Json:
@@ -318,11 +292,7 @@ async def ask_with_state(call: Call) -> Json:
 async def ask_much(call: Call) -> Json:
     if call.state is not None:
         unsealed(call.state)
-    requests = {
-        "user_name": NAME,
-        "greeting": sample("Generate a greeting", 50),
-        "client_roots": ROOTS,
-    }
+    requests = {"user_name": NAME, "greeting": sample("Generate a greeting", 50), "client_roots": ROOTS}
     given = call.given(requests, state=sealed(kind="much"))
     return said(f"Name: {field(given['user_name'], 'name')}")
 
@@ -340,10 +310,7 @@ async def ask_in_rounds(call: Call) -> Json:
 
 async def ask_what_is_possible(call: Call) -> Json:
     value = form("A value?", {"value": {"type": "string"}}, "value")
-    possible = {
-        "elicitation": ("elicit_input", value),
-        "sampling": ("sample_input", sample("Say", 50)),
-    }
+    possible = {"elicitation": ("elicit_input", value), "sampling": ("sample_input", sample("Say", 50))}
     requests = dict(one for name, one in possible.items() if name in call.capabilities)
     call.given(requests, state=sealed(kind="possible"))
     return said(f"capabilities-ok: {', '.join(requests) or 'none declared'}")
@@ -381,10 +348,7 @@ def takes(name: str) -> Json:
 
 MIRRORED: Json = {
     "type": "object",
-    "properties": {
-        "region": {"type": "string", "x-mcp-header": "Region"},
-        "query": {"type": "string"},
-    },
+    "properties": {"region": {"type": "string", "x-mcp-header": "Region"}, "query": {"type": "string"}},
     "required": ["region"],
 }
 
@@ -451,11 +415,7 @@ def prompt_with_image(_: Call) -> Json:
 
 def prompt_that_asks(call: Call) -> Json:
     asked = form("What context should the prompt use?", {"context": {"type": "string"}}, "context")
-    return user(
-        text(
-            f"Prompt with context: {field(call.given({'user_context': asked})['user_context'], 'context')}"
-        )
-    )
+    return user(text(f"Prompt with context: {field(call.given({'user_context': asked})['user_context'], 'context')}"))
 
 
 PROMPTS: dict[str, tuple[Callable[[Call], Json], tuple[str, ...]]] = {
@@ -467,10 +427,7 @@ PROMPTS: dict[str, tuple[Callable[[Call], Json], tuple[str, ...]]] = {
 }
 
 RESOURCES: dict[str, tuple[str, Json]] = {
-    "test://static-text": (
-        "text/plain",
-        {"text": "This is the content of the static text resource."},
-    ),
+    "test://static-text": ("text/plain", {"text": "This is the content of the static text resource."}),
     "test://static-binary": ("image/png", {"blob": IMAGE}),
     "test://watched-resource": ("text/plain", {"text": "Watched resource content"}),
 }
@@ -500,13 +457,7 @@ CAPABILITIES: Json = {
     "completions": {},
 }
 INFO = {"name": "fixture", "version": "1"}
-CACHED = {
-    "tools/list",
-    "prompts/list",
-    "resources/list",
-    "resources/templates/list",
-    "resources/read",
-}
+CACHED = {"tools/list", "prompts/list", "resources/list", "resources/templates/list", "resources/read"}
 
 
 class Server:
@@ -618,10 +569,7 @@ class Server:
         if method == "subscriptions/listen":
             wanted = self.listeners[number] = call.params.get("notifications") or {}
             told = {META + "subscriptionId": number}
-            self.notify(
-                "notifications/subscriptions/acknowledged",
-                {"_meta": told, "notifications": wanted},
-            )
+            self.notify("notifications/subscriptions/acknowledged", {"_meta": told, "notifications": wanted})
             return None
         return await self.common(method, call)
 
@@ -660,20 +608,10 @@ class Server:
                 raise Refused(-32602, f"no prompt {name}")
             return PROMPTS[name][0](call)
         if method == "resources/list":
-            named = (
-                (uri, uri.removeprefix("test://"), mime) for uri, (mime, _) in RESOURCES.items()
-            )
-            return {
-                "resources": [
-                    {"uri": uri, "name": name, "mimeType": mime} for uri, name, mime in named
-                ]
-            }
+            named = ((uri, uri.removeprefix("test://"), mime) for uri, (mime, _) in RESOURCES.items())
+            return {"resources": [{"uri": uri, "name": name, "mimeType": mime} for uri, name, mime in named]}
         if method == "resources/templates/list":
-            template = {
-                "uriTemplate": "{id}".join(TEMPLATE),
-                "name": "template",
-                "mimeType": "application/json",
-            }
+            template = {"uriTemplate": "{id}".join(TEMPLATE), "name": "template", "mimeType": "application/json"}
             return {"resourceTemplates": [template]}
         if method == "resources/read":
             return read(str(call.params.get("uri")))
@@ -683,17 +621,11 @@ class Server:
 
     def tools(self) -> list[Json]:
         listed = [
-            {
-                "name": name,
-                "description": f"For the conformance suite: {name}",
-                "inputSchema": schema,
-            }
+            {"name": name, "description": f"For the conformance suite: {name}", "inputSchema": schema}
             for name, (_, schema) in TOOLS.items()
         ]
         if self.has_dynamic_tool:
-            listed.append(
-                {"name": "test_dynamic_tool", "description": "Comes and goes", "inputSchema": EMPTY}
-            )
+            listed.append({"name": "test_dynamic_tool", "description": "Comes and goes", "inputSchema": EMPTY})
         return listed
 
     def prompts(self) -> list[Json]:

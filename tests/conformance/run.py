@@ -46,9 +46,7 @@ LEG_S = 600.0
 
 Json = dict[str, Any]  # JSON-RPC, read freely
 
-EXPECTED = {
-    "sep-2640-": "an extension that corral does not offer",
-}
+EXPECTED = {"sep-2640-": "an extension that corral does not offer"}
 """Scenarios that fail, by the beginning of their names, and why. Nothing else may."""
 
 CONFIG = """
@@ -59,11 +57,7 @@ command = ["{python}", "-I", "{fixture}", "--era={era}"]
 relays = ["elicitation", "roots", "sampling"]
 """
 
-NAMED = {
-    "type": "object",
-    "properties": {"name": {"type": "string"}},
-    "required": ["name"],
-}
+NAMED = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
 
 TASKED: dict[str, Json] = {
     "slow_compute": {},
@@ -71,11 +65,7 @@ TASKED: dict[str, Json] = {
     "protocol_error_job": {},
     "confirm_delete": {},
     "multi_input": {},
-    "test_tool_with_task": {
-        "task_support": "required",
-        "ask_missing": True,
-        "input_schema": NAMED,
-    },
+    "test_tool_with_task": {"task_support": "required", "ask_missing": True, "input_schema": NAMED},
 }
 """Tools of the scenarios on tasks, with keys of their own: agents of `agents.py`."""
 
@@ -89,15 +79,7 @@ resources = {{ max_concurrent_requests = 20 }}
 tasks = {{ max_attempts = 1 }}
 """
 
-HOP_BY_HOP = {
-    "connection",
-    "content-length",
-    "keep-alive",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-}
+HOP_BY_HOP = {"connection", "content-length", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
 
 OF_PLACE = {"host", "origin"}
 
@@ -114,9 +96,7 @@ def exposed(name: str) -> str:
 def prefixed(message: Json) -> Json:
     """A request with the name under which the pool exposes what it is about."""
     params: Json = message.get("params") or {}
-    if message.get("method") in ("tools/call", "prompts/get") and isinstance(
-        params.get("name"), str
-    ):
+    if message.get("method") in ("tools/call", "prompts/get") and isinstance(params.get("name"), str):
         return {**message, "params": {**params, "name": exposed(params["name"])}}
     if message.get("method") == "tasks/update":
         return {**message, "params": {**params, "inputResponses": answered(params)}}
@@ -158,14 +138,9 @@ class Doorman:
         """The address that the suite is told."""
         timeout = aiohttp.ClientTimeout(total=None)
         async with aiohttp.ClientSession(
-            timeout=timeout,
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            read_bufsize=2**22,
+            timeout=timeout, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar(), read_bufsize=2**22
         ) as self._http:
-            runner = web.ServerRunner(
-                web.Server(self._pass), handler_cancellation=True, shutdown_timeout=1
-            )
+            runner = web.ServerRunner(web.Server(self._pass), handler_cancellation=True, shutdown_timeout=1)
             await runner.setup()
             try:
                 site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -179,18 +154,13 @@ class Doorman:
         body: bytes | None = await request.read()
         headers = [(n, v) for n, v in request.headers.items() if n.lower() not in HOP_BY_HOP]
         headers = [
-            (n, v.replace(f":{self._own_port}", f":{self._port}") if n.lower() in OF_PLACE else v)
-            for n, v in headers
+            (n, v.replace(f":{self._own_port}", f":{self._port}") if n.lower() in OF_PLACE else v) for n, v in headers
         ]
         if body:
-            with contextlib.suppress(
-                ValueError, AttributeError
-            ):  # what is no object passes as it is
+            with contextlib.suppress(ValueError, AttributeError):  # what is no object passes as it is
                 body = json.dumps(prefixed(json.loads(body))).encode()
             named = {"tools/call", "prompts/get"} & {request.headers.get("Mcp-Method")}
-            headers = [
-                (n, exposed(v) if named and n.lower() == "mcp-name" else v) for n, v in headers
-            ]
+            headers = [(n, exposed(v) if named and n.lower() == "mcp-name" else v) for n, v in headers]
         headers.append(("Authorization", f"Bearer {self._token}"))
         async with self._http.request(
             request.method,
@@ -286,20 +256,12 @@ def counted(said: str) -> tuple[int, int]:
     return int(found[1]), int(found[2]) or (0 if is_passed else 1)
 
 
-async def run_server(
-    revision: str, era: str, scenarios: Sequence[str], folder: Path, verbose: bool
-) -> list[Row]:
+async def run_server(revision: str, era: str, scenarios: Sequence[str], folder: Path, verbose: bool) -> list[Row]:
     """The scenarios for servers, against a daemon of their own."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    config = CONFIG.format(
-        port=port,
-        server=SERVER,
-        python=sys.executable,
-        fixture=FOLDER / "fixture.py",
-        era=era,
-    )
+    config = CONFIG.format(port=port, server=SERVER, python=sys.executable, fixture=FOLDER / "fixture.py", era=era)
     if any(scenario.startswith("tasks-") for scenario in scenarios):
         for name, keys in TASKED.items():
             keys = {"input_schema": {"type": "object"}, **keys}
@@ -325,9 +287,7 @@ async def run_server(
     return rows
 
 
-async def run_client(
-    revision: str, scenarios: Sequence[str], folder: Path, verbose: bool
-) -> list[Row]:
+async def run_client(revision: str, scenarios: Sequence[str], folder: Path, verbose: bool) -> list[Row]:
     """The scenarios for clients; those that are known not to be spoken are not run."""
     command = f"{sys.executable} -P {FOLDER / 'client.py'}"
     found = required(revision)
@@ -386,9 +346,7 @@ def table(rows: Sequence[Row]) -> str:
         known = [row for row in rows if row.failed and row.scenario.startswith(name)]
         if known:
             lines.append(f"{len(known)} scenarios {name}*: {why}")
-    for revision, leg, is_scored in dict.fromkeys(
-        (row.revision, row.leg, row.is_scored) for row in rows
-    ):
+    for revision, leg, is_scored in dict.fromkeys((row.revision, row.leg, row.is_scored) for row in rows):
         mine = [row for row in rows if (row.revision, row.leg) == (revision, leg)]
         mine = [row for row in mine if row.is_scored == is_scored]
         passed = sum(row.failed == 0 for row in mine)

@@ -224,15 +224,11 @@ def test_both_sides_call_each_other(run: Runner, kind: str) -> None:
     run(test)
 
 
-def test_a_thousand_requests_at_once_are_all_answered_with_their_own_result(
-    run: Runner, kind: str
-) -> None:
+def test_a_thousand_requests_at_once_are_all_answered_with_their_own_result(run: Runner, kind: str) -> None:
     async def test() -> None:
         left, right = Ends().channel(on_request=echo), Ends().channel(on_request=echo)
         await join(kind, left, right)
-        calls = [
-            c.request("a", {"n": n}, timeout_s=None) for n in range(500) for c in (left, right)
-        ]
+        calls = [c.request("a", {"n": n}, timeout_s=None) for n in range(500) for c in (left, right)]
         assert await asyncio.gather(*calls) == [{"n": n // 2} for n in range(1000)]
         left.close()
         await right.wait_closed()
@@ -258,9 +254,7 @@ def test_a_message_of_16_mib_passes_and_a_longer_one_is_refused(run: Runner, kin
     run(test)
 
 
-def test_a_request_without_an_answer_ends_with_timeout_and_tells_the_peer(
-    run: Runner, kind: str
-) -> None:
+def test_a_request_without_an_answer_ends_with_timeout_and_tells_the_peer(run: Runner, kind: str) -> None:
     async def test() -> None:
         ends = Ends()
         channel = ends.channel()
@@ -327,15 +321,12 @@ def test_a_cancelled_caller_withdraws_its_request(run: Runner, kind: str) -> Non
     run(test)
 
 
-def test_a_request_that_is_withdrawn_in_the_same_bytes_is_answered_too(
-    run: Runner, kind: str
-) -> None:
+def test_a_request_that_is_withdrawn_in_the_same_bytes_is_answered_too(run: Runner, kind: str) -> None:
     async def test() -> None:
         channel = Ends().channel(on_request=echo)
         raw = await Raw.joined(kind, channel)
         raw.send(
-            {"id": 1, "method": "a"},
-            {"method": "notifications/cancelled", "params": {"requestId": 1, "reason": "r"}},
+            {"id": 1, "method": "a"}, {"method": "notifications/cancelled", "params": {"requestId": 1, "reason": "r"}}
         )
         answer = await raw.message()
         assert (answer["id"], answer["error"]["code"]) == (1, Cancelled.code)
@@ -366,9 +357,7 @@ def test_an_answer_and_a_cancel_of_the_caller_in_one_turn_leave_nothing(run: Run
     run(test)
 
 
-def test_a_handler_that_fails_is_answered_and_the_next_request_served(
-    run: Runner, kind: str
-) -> None:
+def test_a_handler_that_fails_is_answered_and_the_next_request_served(run: Runner, kind: str) -> None:
     async def test() -> None:
         async def fail(request: Request) -> object:
             match request.method:
@@ -415,9 +404,7 @@ def test_a_channel_that_serves_nothing_answers_so(run: Runner) -> None:
     run(test)
 
 
-def test_a_peer_that_goes_in_the_middle_ends_every_request_and_is_told_once(
-    run: Runner, kind: str
-) -> None:
+def test_a_peer_that_goes_in_the_middle_ends_every_request_and_is_told_once(run: Runner, kind: str) -> None:
     async def test() -> None:
         ends = Ends()
         channel = ends.channel(lost=Unreachable)
@@ -482,9 +469,7 @@ def test_requests_being_served_are_cancelled_when_the_peer_goes(run: Runner, kin
     run(test)
 
 
-def test_close_sends_what_is_queued_and_nothing_is_dispatched_after_it(
-    run: Runner, kind: str
-) -> None:
+def test_close_sends_what_is_queued_and_nothing_is_dispatched_after_it(run: Runner, kind: str) -> None:
     async def test() -> None:
         ends = Ends()
         channel = ends.channel()
@@ -495,9 +480,7 @@ def test_close_sends_what_is_queued_and_nothing_is_dispatched_after_it(
             channel.notify("bye")
             channel.close(Conflict("cannot"))
 
-        channel = Channel(
-            Peer(), name="peer", on_notification=close, on_closed=closing.closed.append
-        )
+        channel = Channel(Peer(), name="peer", on_notification=close, on_closed=closing.closed.append)
         raw = await Raw.joined(kind, channel)
         pending = asyncio.create_task(channel.request("a", timeout_s=None))
         assert (await raw.message())["method"] == "a"
@@ -557,9 +540,7 @@ def test_a_peer_that_closes_its_input_is_still_heard_and_no_longer_asked(run: Ru
     run(test)
 
 
-def test_a_peer_that_never_reads_is_given_up_and_nobody_else_notices(
-    run: Runner, kind: str
-) -> None:
+def test_a_peer_that_never_reads_is_given_up_and_nobody_else_notices(run: Runner, kind: str) -> None:
     async def test() -> None:
         ends = Ends()
         channel = ends.channel(max_unsent_bytes=2 * 1024 * 1024)
@@ -608,10 +589,7 @@ def test_senders_wait_for_a_peer_that_does_not_read_only_so_long(run: Runner, ki
         ends = Ends()
         channel = ends.channel(stall_s=0.05)
         raw = await Raw.joined(kind, channel)
-        calls = [
-            asyncio.create_task(channel.request("a", {"x": "x" * 500_000}, timeout_s=None))
-            for _ in range(10)
-        ]
+        calls = [asyncio.create_task(channel.request("a", {"x": "x" * 500_000}, timeout_s=None)) for _ in range(10)]
         results = await asyncio.gather(*calls, return_exceptions=True)
         assert {type(result) for result in results} == {Overloaded}
         assert [type(error) for error in ends.closed] == [Overloaded]
@@ -687,9 +665,7 @@ def test_a_closed_channel_keeps_no_fd_for_a_peer_that_never_reads(
     run(test)
 
 
-def test_a_channel_that_is_closed_before_it_opens_keeps_nothing_open(
-    run: Runner, kind: str
-) -> None:
+def test_a_channel_that_is_closed_before_it_opens_keeps_nothing_open(run: Runner, kind: str) -> None:
     async def test() -> None:
         ends = Ends()
         channel = ends.channel()
@@ -711,9 +687,7 @@ def test_descriptors_that_are_no_pipes_are_refused_and_closed(run: Runner) -> No
             file = os.open("/proc/self/stat", os.O_RDONLY)
             other = os.open("/proc/self/stat", os.O_RDONLY)
             with pytest.raises((ValueError, OSError)):
-                await channel.open_pipes(
-                    read if good == "read" else file, write if good == "write" else other
-                )
+                await channel.open_pipes(read if good == "read" else file, write if good == "write" else other)
             channel.close()
             for fd in {read, write, file, other}:
                 given = {"read": {read, other}, "write": {file, write}, "none": {file, other}}[good]
@@ -723,21 +697,14 @@ def test_descriptors_that_are_no_pipes_are_refused_and_closed(run: Runner) -> No
     run(test)
 
 
-def test_messages_that_come_together_are_heard_once_before_the_first_is_served(
-    run: Runner,
-) -> None:
+def test_messages_that_come_together_are_heard_once_before_the_first_is_served(run: Runner) -> None:
     async def test() -> None:
         ends = Ends()
         heard_at: list[int] = []
         channel = Channel(
-            Peer(),
-            name="peer",
-            on_message=ends.on_message,
-            on_notification=lambda _: heard_at.append(ends.heard),
+            Peer(), name="peer", on_message=ends.on_message, on_notification=lambda _: heard_at.append(ends.heard)
         )
-        channel.data_received(
-            b'log\n{"jsonrpc":"2.0","method":"a"}\n{"jsonrpc":"2.0","method":"b"}\n'
-        )
+        channel.data_received(b'log\n{"jsonrpc":"2.0","method":"a"}\n{"jsonrpc":"2.0","method":"b"}\n')
         assert heard_at == [1, 1]
         channel.data_received(b"log\n")
         assert ends.heard == 1
@@ -791,9 +758,7 @@ class Owner(Channel):
         return
 
 
-def test_a_channel_that_has_ended_is_freed_without_the_garbage_collector(
-    run: Callable[[Test], None],
-) -> None:
+def test_a_channel_that_has_ended_is_freed_without_the_garbage_collector(run: Callable[[Test], None]) -> None:
     async def test() -> None:
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
@@ -818,9 +783,7 @@ def test_a_channel_that_has_ended_is_freed_without_the_garbage_collector(
     run(test)
 
 
-def test_what_is_answered_at_once_is_in_one_piece_for_all_that_came_in_one(
-    run: Runner, kind: str
-) -> None:
+def test_what_is_answered_at_once_is_in_one_piece_for_all_that_came_in_one(run: Runner, kind: str) -> None:
     async def test() -> None:
         def pong(params: dict[str, object]) -> object:
             if params.get("n") == 1:
@@ -865,9 +828,7 @@ def test_the_only_request_is_sent_before_the_loop_goes_on(run: Runner) -> None:
     run(test)
 
 
-def test_what_an_eager_channel_answers_without_a_wait_goes_out_together(
-    run: Runner, kind: str
-) -> None:
+def test_what_an_eager_channel_answers_without_a_wait_goes_out_together(run: Runner, kind: str) -> None:
     async def test() -> None:
         told = asyncio.Event()
 
@@ -887,9 +848,7 @@ def test_what_an_eager_channel_answers_without_a_wait_goes_out_together(
         assert sorted(json.loads(line)["id"] for line in sent.splitlines()) == [0, 2, 3]
         told.set()
         assert (await raw.message())["id"] == 1
-        raw.send(
-            {"id": 0, "method": "now", "params": {"again": True}}
-        )  # nothing is left of the first
+        raw.send({"id": 0, "method": "now", "params": {"again": True}})  # nothing is left of the first
         assert (await raw.message())["result"] == {"again": True}
         channel.close()
         raw.close()

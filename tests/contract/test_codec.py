@@ -128,9 +128,7 @@ def test_the_package_works_in_an_environment_without_msgspec() -> None:
 
 
 @pytest.mark.parametrize(("line", "value"), VALUES)
-def test_a_document_has_one_value_in_both_codecs(
-    codec: ModuleType, line: bytes, value: object
-) -> None:
+def test_a_document_has_one_value_in_both_codecs(codec: ModuleType, line: bytes, value: object) -> None:
     for form in (line, bytearray(line), memoryview(line)):
         read = codec.decode(form)
         assert read == value
@@ -227,9 +225,7 @@ UNSPEAKABLE: dict[str, object] = {
 
 @pytest.mark.parametrize("value", UNSPEAKABLE.values(), ids=UNSPEAKABLE.keys())
 @pytest.mark.parametrize("nested", [False, True])
-def test_what_json_cannot_say_is_a_value_error(
-    codec: ModuleType, value: object, nested: bool
-) -> None:
+def test_what_json_cannot_say_is_a_value_error(codec: ModuleType, value: object, nested: bool) -> None:
     assert _refuses(codec.encode, [{"a": value}, float("nan")] if nested else value)
 
 
@@ -240,9 +236,7 @@ def test_what_is_nested_too_deep_is_a_value_error(codec: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("value", [b"x", {1}, Decimal(1), None, {None: 1}, {True: 1}])
-def test_what_only_one_codec_can_say_is_bytes_or_a_value_error(
-    codec: ModuleType, value: object
-) -> None:
+def test_what_only_one_codec_can_say_is_bytes_or_a_value_error(codec: ModuleType, value: object) -> None:
     try:
         line = codec.encode(value)
     except ValueError:
@@ -309,7 +303,5 @@ def test_as_object_and_as_array_take_only_their_kind(codec: ModuleType, value: o
         (rb'"\u0041\n"', "A\n"),
     ],
 )
-def test_text_that_was_cut_within_a_character_can_be_mended(
-    codec: ModuleType, line: bytes, mended: str
-) -> None:
+def test_text_that_was_cut_within_a_character_can_be_mended(codec: ModuleType, line: bytes, mended: str) -> None:
     assert codec.decode(codec.without_lone_surrogates(line)) == mended

@@ -34,9 +34,7 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("name", "code", "exit_status"), TABLE)
-def test_each_class_has_its_code_and_its_exit_status(
-    name: str, code: int, exit_status: int
-) -> None:
+def test_each_class_has_its_code_and_its_exit_status(name: str, code: int, exit_status: int) -> None:
     cls = cast("type[CorralError]", getattr(errors, name))
     error = cls("cannot", limit=1)
     assert (error.name, error.code, error.exit_status) == (name, code, exit_status)
@@ -64,12 +62,7 @@ def test_an_error_comes_back_from_the_wire_as_it_was_sent(code: int) -> None:
 
 def test_a_record_names_the_class() -> None:
     record = errors.NotFound("cannot find it", agent="a").to_record()
-    assert record == {
-        "code": -33001,
-        "name": "NotFound",
-        "message": "cannot find it",
-        "data": {"agent": "a"},
-    }
+    assert record == {"code": -33001, "name": "NotFound", "message": "cannot find it", "data": {"agent": "a"}}
 
 
 @pytest.mark.parametrize("code", [0, 1, -32000, -33099, 10**30, None, True, "-33001", -33001.0, []])

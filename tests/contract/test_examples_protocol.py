@@ -59,15 +59,7 @@ async def test_it_becomes_ready_runs_tasks_answers_pings_and_leaves(agent: str) 
 @EACH
 @pytest.mark.parametrize(
     "objective",
-    [
-        "",
-        'a "quoted" word',
-        "back\\slash \\",
-        '"objective": "x"',
-        "naïve ☃ 😀",
-        "two\nlines\t%d %s",
-        "$(x) `y` *",
-    ],
+    ["", 'a "quoted" word', "back\\slash \\", '"objective": "x"', "naïve ☃ 😀", "two\nlines\t%d %s", "$(x) `y` *"],
 )
 @on_loop
 async def test_it_says_every_objective_back_as_it_was(agent: str, objective: str) -> None:

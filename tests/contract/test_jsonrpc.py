@@ -50,9 +50,7 @@ def line(**fields: object) -> bytes:
 
 
 @pytest.mark.parametrize("request_id", [0, 1, -1, 2**70, "", "g-1", "\u00fc", "null"])
-def test_a_request_is_answered_once_under_its_own_id(
-    wire: ModuleType, request_id: int | str
-) -> None:
+def test_a_request_is_answered_once_under_its_own_id(wire: ModuleType, request_id: int | str) -> None:
     peer = wire.Peer()
     events = peer.receive(line(id=request_id, method="a/b", params={"c": [1]}))
     assert events == [wire.Request(request_id, "a/b", {"c": [1]})]
@@ -162,18 +160,14 @@ def test_an_answer_to_an_earlier_life_is_not_taken_for_one_to_this() -> None:
 
 @pytest.mark.parametrize("request_id", [None, True, 1.0, [1], {}])
 @pytest.mark.parametrize("answer_foreign", [False, True])
-def test_a_request_with_an_id_of_another_type_is_refused(
-    request_id: object, answer_foreign: bool
-) -> None:
+def test_a_request_with_an_id_of_another_type_is_refused(request_id: object, answer_foreign: bool) -> None:
     peer = Peer(answer_foreign=answer_foreign)
     data = line(id=request_id, method="a")
     (event,) = peer.receive(data)
     assert isinstance(event, Foreign)
     assert event.line + b"\n" == data
     replies = sent(peer)
-    assert [(reply["id"], code_of(reply)) for reply in replies] == (
-        [(None, INVALID_REQUEST)] if answer_foreign else []
-    )
+    assert [(reply["id"], code_of(reply)) for reply in replies] == ([(None, INVALID_REQUEST)] if answer_foreign else [])
 
 
 def test_an_id_in_use_is_refused_and_free_after_the_answer() -> None:
@@ -222,9 +216,7 @@ def test_a_peer_that_gives_up_a_request_of_ours_is_heard_and_it_is_still_in_flig
 def test_a_list_of_messages_is_none_unless_batches_are_taken() -> None:
     peer = Peer()
     one, two = (peer.request("a", deadline=None, context=name) for name in ("one", "two"))
-    answers: list[dict[str, object]] = [
-        {"jsonrpc": "2.0", "id": each, "result": {}} for each in (two, one)
-    ]
+    answers: list[dict[str, object]] = [{"jsonrpc": "2.0", "id": each, "result": {}} for each in (two, one)]
     batch = json.dumps([*answers, 3, [answers[0]], {}]).encode() + b"\n"
     (foreign,) = peer.receive(batch)
     assert isinstance(foreign, Foreign)
@@ -270,10 +262,7 @@ def test_a_cancel_after_the_answer_is_no_event() -> None:
 def test_a_cancelled_request_is_in_service_until_it_is_answered() -> None:
     peer = Peer()
     cancelled = line(method="notifications/cancelled", params={"requestId": 5, "reason": None})
-    assert peer.receive(line(id=5, method="a") + cancelled) == [
-        Request(5, "a", {}),
-        Withdrawn(5, ""),
-    ]
+    assert peer.receive(line(id=5, method="a") + cancelled) == [Request(5, "a", {}), Withdrawn(5, "")]
     assert peer.receive(line(id=5, method="b")) == []
     peer.take()
     peer.respond(5, 1)
@@ -401,12 +390,7 @@ def test_blank_lines_are_nothing_but_where_they_belong_to_a_log() -> None:
     assert peer.receive(b"\n\r\n \t \n\n") == []
     assert peer.take() == b""
     logging = Peer(log_foreign=True)
-    assert [foreign[0] for foreign in logging.receive(b"\n\r\n \t \n\n")] == [
-        b"",
-        b"\r",
-        b" \t ",
-        b"",
-    ]
+    assert [foreign[0] for foreign in logging.receive(b"\n\r\n \t \n\n")] == [b"", b"\r", b" \t ", b""]
     assert logging.take() == b""
 
 
@@ -537,10 +521,7 @@ def test_a_line_is_given_up_as_soon_as_it_is_too_long(wire: ModuleType) -> None:
     peer = limited(wire)
     start = line(id=1, result=3 * LONG)
     assert peer.receive(start[:LIMIT_BYTES]) == []
-    assert [type(e).__name__ for e in peer.receive(start[LIMIT_BYTES : LIMIT_BYTES + 1])] == [
-        "Response",
-        "Foreign",
-    ]
+    assert [type(e).__name__ for e in peer.receive(start[LIMIT_BYTES : LIMIT_BYTES + 1])] == ["Response", "Foreign"]
     assert peer.receive(start[LIMIT_BYTES + 1 :]) == []
     assert peer.dropped == 0
     assert len(peer.receive(line(id=2, result=1))) == 1
@@ -575,9 +556,7 @@ LOGGED = {
 
 
 @pytest.mark.parametrize(("text", "cut_bytes"), LOGGED.values(), ids=LOGGED.keys())
-def test_of_a_line_for_a_log_all_is_handed_out_or_it_is_told_how_much_is_not(
-    text: bytes, cut_bytes: int
-) -> None:
+def test_of_a_line_for_a_log_all_is_handed_out_or_it_is_told_how_much_is_not(text: bytes, cut_bytes: int) -> None:
     data = b"before\n\n%s\nafter\n" % text
     expected = [(b"before", 0), (b"", 0), (text[: len(text) - cut_bytes], cut_bytes), (b"after", 0)]
     for size in (1, 100, 4096, 4097, LIMIT_BYTES, len(data)):
@@ -620,9 +599,7 @@ def test_params_that_json_cannot_say_are_refused_and_nothing_sent(wire: ModuleTy
     assert (peer.take(), peer.in_flight, peer.deadline) == (b"", 0, None)
 
 
-def test_a_result_that_cannot_be_sent_becomes_an_error_that_blames_nobody_else(
-    wire: ModuleType,
-) -> None:
+def test_a_result_that_cannot_be_sent_becomes_an_error_that_blames_nobody_else(wire: ModuleType) -> None:
     for result, code in ((object(), INTERNAL_ERROR), ("\ud800", INTERNAL_ERROR), (LONG, TOO_LONG)):
         peer = wire.Peer(max_message_bytes=LIMIT_BYTES)
         peer.receive(line(id=3, method="a"))

@@ -81,12 +81,7 @@ def observed(wire: ModuleType, pieces: Iterable[bytes]) -> tuple[object, ...]:
         events += peer.receive(piece)
         assert len(pickle.dumps(vars(peer)["_partial"])) < LIMIT_BYTES + 200
     events += peer.finish()
-    return (
-        [_shape(event) for event in events],
-        _replies(peer.take()),
-        peer.dropped,
-        peer.in_flight,
-    )
+    return ([_shape(event) for event in events], _replies(peer.take()), peer.dropped, peer.in_flight)
 
 
 def _cut(data: bytes, *at: int) -> list[bytes]:
@@ -152,9 +147,7 @@ JSON = st.recursive(
     max_leaves=5,
 )  # fmt: skip
 IDS = st.sampled_from([1, 2, "open", 3, "1", None, True, 1.0, -1, "", 2**70]) | JSON
-ERRORS = st.fixed_dictionaries(
-    {}, optional={"code": st.integers() | JSON, "message": JSON, "data": JSON}
-)
+ERRORS = st.fixed_dictionaries({}, optional={"code": st.integers() | JSON, "message": JSON, "data": JSON})
 MESSAGES = st.fixed_dictionaries(
     {},
     optional={
@@ -187,9 +180,7 @@ LINES = st.binary(max_size=2 * LIMIT_BYTES) | broken() | MESSAGES.map(_encoded) 
 
 @FUZZ
 @given(st.lists(LINES, max_size=8), st.data())
-def test_nothing_that_a_peer_sends_raises_or_costs_the_next_message(
-    lines: list[bytes], data: st.DataObject
-) -> None:
+def test_nothing_that_a_peer_sends_raises_or_costs_the_next_message(lines: list[bytes], data: st.DataObject) -> None:
     stream = b"\n".join([*lines, LAST])
     cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=5))
     seen = {name: observed(wire, _cut(stream, *cuts)) for name, wire in WIRES.items()}

@@ -15,18 +15,7 @@ from corral.worker.contract.misfit import misfit_of
 
 pytestmark = pytest.mark.contract
 
-FOREIGN = (
-    "Expected",
-    "$",
-    "`",
-    "got ",
-    "Invalid",
-    "Object ",
-    "enum",
-    "array",
-    "`str`",
-    "missing required",
-)
+FOREIGN = ("Expected", "$", "`", "got ", "Invalid", "Object ", "enum", "array", "`str`", "missing required")
 """Words of the decoder."""
 
 

@@ -60,9 +60,7 @@ def memory(store: Store, clock: Clock) -> Memory:
     return Memory(store, clock=clock)
 
 
-def found(
-    memory: Memory, query: str, *, namespace: str | None = None, tags: Sequence[str] = ()
-) -> list[str]:
+def found(memory: Memory, query: str, *, namespace: str | None = None, tags: Sequence[str] = ()) -> list[str]:
     items = memory.search(query, namespace=namespace, tags=tags).items
     return [item.content for item, _score in items]
 
@@ -76,16 +74,10 @@ def get(memory: Memory, item_id: str) -> Item:
 
 def test_what_was_stored_comes_back_whole(memory: Memory) -> None:
     content = 'Straße\n\t"quoted" \0 nul \U0001f40e'
-    stored = memory.store(
-        content, key="k", namespace="n", tags=["b", "a", "b"], metadata={"x": [1, None, {"y": 0.5}]}
-    )
+    stored = memory.store(content, key="k", namespace="n", tags=["b", "a", "b"], metadata={"x": [1, None, {"y": 0.5}]})
     item = memory.retrieve(key="k", namespace="n")
     assert item == get(memory, stored.id)
-    assert (item.content, item.tags, item.metadata) == (
-        content,
-        ["a", "b"],
-        {"x": [1, None, {"y": 0.5}]},
-    )
+    assert (item.content, item.tags, item.metadata) == (content, ["a", "b"], {"x": [1, None, {"y": 0.5}]})
     assert item.created_at == "2027-01-15T08:00:00.000Z"
     assert (item.expires_at, item.archived_at) == (None, None)
 
@@ -130,9 +122,7 @@ def test_two_keys_may_have_the_same_content(memory: Memory) -> None:
 
 
 @pytest.mark.parametrize("with_key_first", [True, False])
-def test_a_content_stored_without_a_key_outlives_the_key(
-    memory: Memory, with_key_first: bool
-) -> None:
+def test_a_content_stored_without_a_key_outlives_the_key(memory: Memory, with_key_first: bool) -> None:
     keys = ["k", None] if with_key_first else [None, "k"]
     ids = {memory.store("promised", key=key).id for key in keys}
     assert len(ids) == 1
@@ -142,9 +132,7 @@ def test_a_content_stored_without_a_key_outlives_the_key(
     assert memory.retrieve(key="k", namespace="default").content == "something else"
 
 
-def test_a_duplicate_lives_as_long_as_the_longest_of_its_stores(
-    memory: Memory, clock: Clock
-) -> None:
+def test_a_duplicate_lives_as_long_as_the_longest_of_its_stores(memory: Memory, clock: Clock) -> None:
     stored = memory.store("short", ttl_s=10)
     memory.store("short", ttl_s=100)
     memory.store("short", ttl_s=5)
@@ -183,9 +171,7 @@ def test_an_expired_item_never_comes_back(memory: Memory, clock: Clock) -> None:
         memory.retrieve(key="k", namespace="default")
 
 
-def test_an_expired_key_and_an_expired_content_can_be_stored_anew(
-    memory: Memory, clock: Clock
-) -> None:
+def test_an_expired_key_and_an_expired_content_can_be_stored_anew(memory: Memory, clock: Clock) -> None:
     old_key = memory.store("first", key="k", ttl_s=1)
     old_content = memory.store("second", ttl_s=1)
     clock.now += 2
@@ -263,44 +249,21 @@ def test_an_answer_that_would_be_too_large_is_truncated_and_says_so(memory: Memo
     assert result.truncated
     assert len(result.items) == 2
     largest = memory.store("w" * (MAX_ITEM_BYTES - 100))
-    assert [item.id for item, _ in memory.search("w" * (MAX_ITEM_BYTES - 100)).items] == [
-        largest.id
-    ]
+    assert [item.id for item, _ in memory.search("w" * (MAX_ITEM_BYTES - 100)).items] == [largest.id]
 
 
 @pytest.mark.parametrize(
-    "query",
-    [
-        "",
-        " ",
-        '"',
-        '""',
-        "*",
-        "a AND",
-        "NOT",
-        "NEAR(",
-        "content:x",
-        "^a",
-        "-",
-        "\0",
-        "'; DROP",
-        "(" * 999,
-    ],
+    "query", ["", " ", '"', '""', "*", "a AND", "NOT", "NEAR(", "content:x", "^a", "-", "\0", "'; DROP", "(" * 999]
 )
 def test_operators_are_only_words(memory: Memory, query: str) -> None:
     memory.store("nothing of the kind")
     assert memory.search(query).items == []
 
 
-@settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     query=st.text(
-        alphabet=st.one_of(
-            st.sampled_from("\"'*()^:+-{}[]\0 aAN\nORDTE"),
-            st.characters(exclude_categories=["Cs"]),
-        )
+        alphabet=st.one_of(st.sampled_from("\"'*()^:+-{}[]\0 aAN\nORDTE"), st.characters(exclude_categories=["Cs"]))
     )
 )
 def test_any_text_is_a_safe_query_and_finds_itself(memory: Memory, query: str) -> None:
@@ -317,9 +280,7 @@ def test_a_search_in_ten_thousand_items_finds_the_one(memory: Memory, store: Sto
     words = [f"w{number}" for number in range(500)]
     store.connection.execute("PRAGMA synchronous = OFF")  # this is about searching
     for number in range(10_000):
-        memory.store(
-            f"row {number} " + " ".join(source.choices(words, k=12)), tags=[f"t{number % 10}"]
-        )
+        memory.store(f"row {number} " + " ".join(source.choices(words, k=12)), tags=[f"t{number % 10}"])
     memory.store("the needle lies here", key="needle")
     assert found(memory, "needle") == ["the needle lies here"]
     assert found(memory, "row 1234 needle missing")[0] == "the needle lies here"
@@ -344,9 +305,7 @@ def test_a_dry_run_says_what_would_happen_and_changes_nothing(memory: Memory, cl
     assert memory.consolidate(dry_run=False) == ([], [])
 
 
-def test_of_texts_that_are_nearly_equal_only_the_newest_is_found(
-    memory: Memory, store: Store, clock: Clock
-) -> None:
+def test_of_texts_that_are_nearly_equal_only_the_newest_is_found(memory: Memory, store: Store, clock: Clock) -> None:
     ids: list[str] = []
     for text in ("Café au lait", "cafe\u0301  au\nlait", " CAFÉ AU LAIT ", "thé au lait"):
         ids.append(memory.store(text).id)
@@ -539,22 +498,11 @@ EVERYWHERE = {"./dist/cortex", "./../dist/cortex", "/a/cortex", "/b/cortex", "co
     [
         pytest.param(None, {}, True, set[str](), BUILT_IN, id="nothing is there"),
         pytest.param("/x", {"CORTEX_BINARY": "/y"}, True, EVERYWHERE, "/x", id="explicit wins"),
-        pytest.param(
-            "/x", {}, False, set[str](), "/x", id="explicit is taken even if it is broken"
-        ),
-        pytest.param(
-            None, {"CORTEX_BINARY": "/y"}, False, EVERYWHERE, "/y", id="then the variable"
-        ),
+        pytest.param("/x", {}, False, set[str](), "/x", id="explicit is taken even if it is broken"),
+        pytest.param(None, {"CORTEX_BINARY": "/y"}, False, EVERYWHERE, "/y", id="then the variable"),
         pytest.param("", {"CORTEX_BINARY": ""}, False, EVERYWHERE, BUILT_IN, id="empty is unset"),
         pytest.param(None, {"PATH": "/a"}, True, EVERYWHERE, "./dist/cortex", id="then ./dist"),
-        pytest.param(
-            None,
-            {"PATH": "/a"},
-            True,
-            EVERYWHERE - {"./dist/cortex"},
-            "./../dist/cortex",
-            id="then ../dist",
-        ),
+        pytest.param(None, {"PATH": "/a"}, True, EVERYWHERE - {"./dist/cortex"}, "./../dist/cortex", id="then ../dist"),
         pytest.param(
             None,
             {"PATH": "::.:rel:/a/:/b"},
@@ -586,13 +534,7 @@ def test_which_memory_server_is_started(
 
 def test_dist_is_relative_to_the_folder_that_is_given() -> None:
     line = command(
-        None,
-        [],
-        {},
-        ordinary_user=True,
-        is_executable="/srv/../dist/cortex".__eq__,
-        python="py",
-        folder="/srv",
+        None, [], {}, ordinary_user=True, is_executable="/srv/../dist/cortex".__eq__, python="py", folder="/srv"
     )
     assert line == ("/srv/../dist/cortex",)
 
@@ -600,9 +542,7 @@ def test_dist_is_relative_to_the_folder_that_is_given() -> None:
 # -- idempotency, quotas, pages, damage
 
 
-def test_a_store_with_a_known_idempotency_key_does_nothing_and_answers_as_before(
-    memory: Memory, clock: Clock
-) -> None:
+def test_a_store_with_a_known_idempotency_key_does_nothing_and_answers_as_before(memory: Memory, clock: Clock) -> None:
     first = memory.store("one", key="k", idempotency_key="i")
     memory.store("two", key="k")
     assert memory.store("one", key="k", idempotency_key="i") == first
@@ -625,9 +565,7 @@ def test_a_refused_store_leaves_its_idempotency_key_free(store: Store) -> None:
 
 
 @pytest.mark.parametrize("quota", [Quota(items=3), Quota(bytes=3 * len("text 0" + "[]" + "{}"))])
-def test_a_namespace_that_has_its_quota_takes_nothing_more(
-    store: Store, clock: Clock, quota: Quota
-) -> None:
+def test_a_namespace_that_has_its_quota_takes_nothing_more(store: Store, clock: Clock, quota: Quota) -> None:
     memory = Memory(store, clock=clock, quota=quota)
     for number in range(2):
         memory.store(f"text {number}", key=str(number))
@@ -717,12 +655,7 @@ def test_an_answer_that_is_cut_by_its_size_goes_on_with_its_cursor(memory: Memor
 
 def test_a_search_keeps_to_times_and_metadata(memory: Memory, clock: Clock) -> None:
     begin = clock.now
-    facts: list[dict[str, object]] = [
-        {"n": 1, "a": {"b": [1]}},
-        {"n": 1.5},
-        {"n": "1"},
-        {"n": True},
-    ]
+    facts: list[dict[str, object]] = [{"n": 1, "a": {"b": [1]}}, {"n": 1.5}, {"n": "1"}, {"n": True}]
     for number, metadata in enumerate(facts):
         clock.now = begin + number
         memory.store(f"row {number}", metadata=metadata)
@@ -798,9 +731,7 @@ def test_the_pages_of_a_search_stay_what_they_were_whatever_is_stored_between_th
     assert found == whole
 
 
-@pytest.mark.parametrize(
-    ("column", "value"), [("expires_at", 5.0), ("archived_at", "never"), ("archived_at", 1e300)]
-)
+@pytest.mark.parametrize(("column", "value"), [("expires_at", 5.0), ("archived_at", "never"), ("archived_at", 1e300)])
 def test_a_time_that_the_disk_has_changed_is_damage_too(
     memory: Memory, store: Store, column: str, value: object
 ) -> None:
@@ -821,9 +752,7 @@ def test_an_id_that_the_disk_has_changed_ends_nothing(memory: Memory, store: Sto
     assert get(memory, again.id).content == "the otter wakes"
 
 
-def test_the_same_text_is_kept_once_beside_one_that_is_damaged(
-    memory: Memory, store: Store
-) -> None:
+def test_the_same_text_is_kept_once_beside_one_that_is_damaged(memory: Memory, store: Store) -> None:
     memory.store("the otter sleeps")
     store.connection.execute("UPDATE memory SET tags = '[broken'")
     found = [memory.store("the otter sleeps") for _ in range(3)]

@@ -208,9 +208,7 @@ def test_a_legacy_version_that_is_known_is_spoken(server: Cortex, version: str) 
 
 
 @pytest.mark.parametrize("version", ["1999-01-01", MODERN, ""])
-def test_another_version_is_answered_with_the_newest_legacy_one(
-    server: Cortex, version: str
-) -> None:
+def test_another_version_is_answered_with_the_newest_legacy_one(server: Cortex, version: str) -> None:
     result = server.ask("initialize", {"protocolVersion": version})["result"]
     assert result["protocolVersion"] == LEGACY_VERSIONS[-1]
 
@@ -236,9 +234,7 @@ def test_modern_results_say_that_they_are_complete(server: Cortex) -> None:
 
 @pytest.mark.parametrize("missing", list(ENVELOPE))
 @pytest.mark.parametrize("method", ["server/discover", "tools/list", "tools/call", "what/ever"])
-def test_a_modern_request_without_its_envelope_is_refused(
-    server: Cortex, method: str, missing: str
-) -> None:
+def test_a_modern_request_without_its_envelope_is_refused(server: Cortex, method: str, missing: str) -> None:
     meta = {key: value for key, value in ENVELOPE.items() if key != missing}
     incomplete: list[Json] = [{}, {"_meta": {}}, {"_meta": meta}]
     for params in incomplete:
@@ -247,12 +243,8 @@ def test_a_modern_request_without_its_envelope_is_refused(
         assert missing in error["data"]["missing"]
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [(next(iter(ENVELOPE)), 20260728), (list(ENVELOPE)[1], "none")]
-)
-def test_an_envelope_of_the_wrong_shape_is_refused_by_key(
-    server: Cortex, key: str, value: object
-) -> None:
+@pytest.mark.parametrize(("key", "value"), [(next(iter(ENVELOPE)), 20260728), (list(ENVELOPE)[1], "none")])
+def test_an_envelope_of_the_wrong_shape_is_refused_by_key(server: Cortex, key: str, value: object) -> None:
     error = server.ask("tools/list", {"_meta": {**ENVELOPE, key: value}})["error"]
     assert (error["code"], error["data"]["field"]) == (-32602, key)
 
@@ -353,9 +345,7 @@ def test_namespaces_default_as_the_schemas_say(server: Cortex) -> None:
     assert [item["content"] for item in only["items"]] == ["here"]
 
 
-@pytest.mark.parametrize(
-    "params", [{}, {"name": 1}, {"name": "x"}, {"name": "cortex_store", "arguments": []}]
-)
+@pytest.mark.parametrize("params", [{}, {"name": 1}, {"name": "x"}, {"name": "cortex_store", "arguments": []}])
 def test_a_call_of_no_tool_is_a_protocol_error(server: Cortex, params: Json) -> None:
     assert server.modern("tools/call", params)["error"]["code"] == -32602
 
@@ -382,9 +372,7 @@ def test_a_call_of_no_tool_is_a_protocol_error(server: Cortex, params: Json) -> 
         (b'{"jsonrpc":"2.0","id":1,"method":"ping","params":[]}', -32602),
     ],
 )
-def test_a_line_that_is_no_request_is_answered_and_the_next_one_served(
-    server: Cortex, line: bytes, code: int
-) -> None:
+def test_a_line_that_is_no_request_is_answered_and_the_next_one_served(server: Cortex, line: bytes, code: int) -> None:
     server.write(line + b"\n")
     assert server.read()["error"]["code"] == code
     assert server.ask("ping")["result"] == {}
@@ -403,9 +391,7 @@ def test_what_needs_no_answer_gets_none(server: Cortex) -> None:
     assert server.ask("ping")["result"] == {}
 
 
-def test_a_line_that_is_too_long_is_refused_by_its_id_and_the_next_one_served(
-    server: Cortex,
-) -> None:
+def test_a_line_that_is_too_long_is_refused_by_its_id_and_the_next_one_served(server: Cortex) -> None:
     server.write(b'{"jsonrpc":"2.0","id":"long","method":"x","params":{"a":"')
     for _ in range(17):
         server.write(b"a" * 1024 * 1024)
@@ -454,9 +440,7 @@ def test_a_last_request_without_a_newline_is_answered(server: Cortex) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_with_zero_and_no_log_is_left_behind(
-    server: Cortex, db: Path, number: signal.Signals
-) -> None:
+def test_a_signal_ends_it_with_zero_and_no_log_is_left_behind(server: Cortex, db: Path, number: signal.Signals) -> None:
     server.call("cortex_store", content="before the end")
     server.process.send_signal(number)
     assert server.process.wait(BOUND_S) == 0
@@ -606,9 +590,7 @@ def test_a_flipped_byte_is_an_error_that_names_the_item_and_the_server_lives(db:
 
 
 def test_a_file_may_be_created_by_many_at_once(db: Path) -> None:
-    processes = [
-        subprocess.Popen([*COMMAND, "--db", str(db)], stdin=subprocess.DEVNULL) for _ in range(8)
-    ]
+    processes = [subprocess.Popen([*COMMAND, "--db", str(db)], stdin=subprocess.DEVNULL) for _ in range(8)]
     assert [process.wait(BOUND_S) for process in processes] == [0] * 8
 
 
@@ -630,8 +612,7 @@ def test_every_store_that_was_acknowledged_survives_kill_9_of_four_writers(db: P
     with cortex(db) as a, cortex(db) as b, cortex(db) as c, cortex(db) as d:
         servers = [a, b, c, d]
         threads = [
-            threading.Thread(target=store_until_killed, args=(server, number))
-            for number, server in enumerate(servers)
+            threading.Thread(target=store_until_killed, args=(server, number)) for number, server in enumerate(servers)
         ]
         for thread in threads:
             thread.start()

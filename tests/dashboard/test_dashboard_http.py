@@ -86,9 +86,7 @@ def test_every_import_of_the_page_is_a_file_of_it() -> None:
             assert ((PAGE / name).parent / "".join(path)).resolve().is_file(), (name, path)
 
 
-@pytest.mark.parametrize(
-    "path", ["/dashboard/../face.py", "/dashboard/%2e%2e/face.py", "/dashboard/none.js", "/other"]
-)
+@pytest.mark.parametrize("path", ["/dashboard/../face.py", "/dashboard/%2e%2e/face.py", "/dashboard/none.js", "/other"])
 def test_nothing_else_is_served(api: Api, path: str) -> None:
     assert Browser(api).ask("GET", path).status in (400, 404)
 

@@ -37,18 +37,11 @@ def test_the_page_formats_quantities_as_the_command_does() -> None:
         timeout=60,
     )
     for value, found in zip(values, json.loads(done.stdout), strict=True):
-        wanted = [
-            render.duration(value),
-            render.size(value),
-            milliseconds({"x": value}, "x"),
-            f"{value:.0f}%",
-        ]
+        wanted = [render.duration(value), render.size(value), milliseconds({"x": value}, "x"), f"{value:.0f}%"]
         assert found == wanted, value
 
 
 @pytest.mark.parametrize("script", sorted(PAGE.rglob("*.js")), ids=lambda path: path.name)
 def test_each_script_is_read_by_node(script: Path) -> None:
-    done = subprocess.run(
-        [NODE, "--check", str(script)], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([NODE, "--check", str(script)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

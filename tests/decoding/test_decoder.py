@@ -45,9 +45,7 @@ def test_a_value_passes_the_rules_of_its_annotation(key: str, raw: object, value
     assert decode_key(key, raw, FIELDS, directory="/etc") == value
 
 
-@pytest.mark.parametrize(
-    ("key", "raw"), [("enabled", 1), ("mode", "three"), ("count", 0), ("wait", -1), ("absent", 1)]
-)
+@pytest.mark.parametrize(("key", "raw"), [("enabled", 1), ("mode", "three"), ("count", 0), ("wait", -1), ("absent", 1)])
 def test_a_refusal_names_the_key_and_the_value(key: str, raw: object) -> None:
     with pytest.raises(RefusedKey) as refused:
         decode_key(key, raw, FIELDS)

@@ -45,10 +45,7 @@ NAMES: dict[str, Any] = {
         ("${input.n[-1].deep}", True),
         ('${input["a-b"]}', 7),
         ("${input.none}", None),
-        (
-            "read ${input.url}: ${input.n[1]} of ${steps.gather.output.items}",
-            'read u: 2 of ["a","b"]',
-        ),
+        ("read ${input.url}: ${input.n[1]} of ${steps.gather.output.items}", 'read u: 2 of ["a","b"]'),
         ("${input.none} ${input.n[2].deep}", "null true"),
         ("$${input.url} costs $5", "${input.url} costs $5"),
         ("a } b { c", "a } b { c"),
@@ -210,9 +207,7 @@ def test_a_value_is_taken_as_it_is_however_large() -> None:
 
 
 def test_uses_name_the_constant_part_of_each_path() -> None:
-    found = uses(
-        {"a": "${steps.gather.output[index]} ${len(input.n)}", "b": '${steps["a-b"].state}'}
-    )
+    found = uses({"a": "${steps.gather.output[index]} ${len(input.n)}", "b": '${steps["a-b"].state}'})
     assert found == {
         Use("index", ()),
         Use("steps", ("gather", "output")),

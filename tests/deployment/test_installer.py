@@ -23,13 +23,7 @@ from corral.supervisor.logs.store import LogStore
 from corral.supervisor.process.command import Commands
 from corral.supervisor.process.launch import Host
 from corral.supervisor.process.launcher_client import Exit, Launcher
-from corral.worker.contract.errors import (
-    Conflict,
-    NotFound,
-    ResourceLimitExceeded,
-    SpawnFailed,
-    Timeout,
-)
+from corral.worker.contract.errors import Conflict, NotFound, ResourceLimitExceeded, SpawnFailed, Timeout
 from wheels import offline, wheel
 
 pytestmark = pytest.mark.shell
@@ -39,10 +33,7 @@ UV = shutil.which("uv", path=os.path.dirname(sys.executable))
 PIP = Tool("pip", sys.executable)
 needs_uv = pytest.mark.skipif(UV is None, reason="uv is not installed beside this interpreter")
 USUAL = PIP if UV is None else Tool("uv", UV)
-TOOLS = [
-    pytest.param(Tool("uv", UV or ""), marks=needs_uv, id="uv"),
-    pytest.param(PIP, id="pip"),
-]
+TOOLS = [pytest.param(Tool("uv", UV or ""), marks=needs_uv, id="uv"), pytest.param(PIP, id="pip")]
 
 
 def run(test: Coroutine[None, None, None]) -> None:
@@ -84,9 +75,7 @@ class Site:
             process=Process(working_directory="/", user=user),
         )
         bounds = limits or Limits(timeout_s=60.0)
-        return await self.installer.install(
-            spec, dependencies, unpack, name, bounds, self.steps.append
-        )
+        return await self.installer.install(spec, dependencies, unpack, name, bounds, self.steps.append)
 
     async def log(self) -> list[str]:
         return [str(record["text"]) for record in await self.logs.read(["kit-install"])]
@@ -116,9 +105,7 @@ async def site(folder: Path, tool: Tool = USUAL) -> AsyncGenerator[Site, None]:
     launcher = Launcher(on_exit=exited, on_empty=emptied)
     commands = Commands(launcher, host, 1)
     logs = LogStore(state / "logs")
-    installer = Installer(
-        commands, host, logs, state, lambda _version, specifier: specifier != ">=9", tool
-    )
+    installer = Installer(commands, host, logs, state, lambda _version, specifier: specifier != ">=9", tool)
     assert installer.prepare() == []
     await launcher.start()
     try:
@@ -136,9 +123,7 @@ def imported(python: str, what: str) -> str:
 
 @pytest.mark.long
 @pytest.mark.parametrize("tool", TOOLS)
-def test_a_package_gets_an_environment_with_the_newest_versions_that_fit_each_other(
-    tmp_path: Path, tool: Tool
-) -> None:
+def test_a_package_gets_an_environment_with_the_newest_versions_that_fit_each_other(tmp_path: Path, tool: Tool) -> None:
     async def test() -> None:
         async with site(tmp_path, tool) as at:
             found = await at.install(Dependencies(python=("beta", "alpha")))
@@ -152,9 +137,7 @@ def test_a_package_gets_an_environment_with_the_newest_versions_that_fit_each_ot
     run(test())
 
 
-def test_the_same_lock_has_one_environment_and_brings_the_same_versions_back(
-    tmp_path: Path,
-) -> None:
+def test_the_same_lock_has_one_environment_and_brings_the_same_versions_back(tmp_path: Path) -> None:
     async def test() -> None:
         async with site(tmp_path) as at:
             first = await at.install(Dependencies(python=("alpha",)))
@@ -172,9 +155,7 @@ def test_the_same_lock_has_one_environment_and_brings_the_same_versions_back(
 
 @pytest.mark.long
 @pytest.mark.parametrize("tool", TOOLS)
-def test_a_distribution_with_other_bytes_than_its_lock_says_is_not_installed(
-    tmp_path: Path, tool: Tool
-) -> None:
+def test_a_distribution_with_other_bytes_than_its_lock_says_is_not_installed(tmp_path: Path, tool: Tool) -> None:
     async def test() -> None:
         async with site(tmp_path, tool) as at:
             lock = f"alpha==2.0 --hash=sha256:{'0' * 64}\n"
@@ -187,9 +168,7 @@ def test_a_distribution_with_other_bytes_than_its_lock_says_is_not_installed(
 
 
 @pytest.mark.parametrize("tool", TOOLS)
-@pytest.mark.parametrize(
-    ("python", "word"), [(("beta", "alpha>=2"), "alpha"), (("absent-thing",), "absent-thing")]
-)
+@pytest.mark.parametrize(("python", "word"), [(("beta", "alpha>=2"), "alpha"), (("absent-thing",), "absent-thing")])
 def test_requirements_that_cannot_be_met_are_named_in_the_words_of_the_resolver(
     tmp_path: Path, tool: Tool, python: tuple[str, ...], word: str
 ) -> None:
@@ -208,26 +187,21 @@ def test_a_script_runs_in_the_installed_folder_and_finds_the_environment(tmp_pat
 
     async def test() -> None:
         async with site(tmp_path) as at:
-            found = await at.install(
-                Dependencies(install=("./install.sh",)), files={"install.sh": script}
-            )
+            found = await at.install(Dependencies(install=("./install.sh",)), files={"install.sh": script})
             assert (Path(found.folder) / "where").read_text().strip() == found.folder
             assert (Path(found.folder) / "which").read_text().strip() == found.python
 
     run(test())
 
 
-def test_a_script_that_fails_ends_the_installation_with_its_last_words_and_leaves_nothing(
-    tmp_path: Path,
-) -> None:
+def test_a_script_that_fails_ends_the_installation_with_its_last_words_and_leaves_nothing(tmp_path: Path) -> None:
     script = "#!/bin/sh\nseq 1 5000\necho no such library >&2\nexit 3\n"
 
     async def test() -> None:
         async with site(tmp_path) as at:
             with pytest.raises(SpawnFailed) as caught:
                 await at.install(
-                    Dependencies(install=("./install.sh",), uses_python=False),
-                    files={"install.sh": script},
+                    Dependencies(install=("./install.sh",), uses_python=False), files={"install.sh": script}
                 )
             assert "no such library" in caught.value.message
             assert caught.value.data["code"] == 3
@@ -291,9 +265,7 @@ def test_a_python_that_is_not_here_is_named(tmp_path: Path) -> None:
     run(test())
 
 
-def test_an_installation_sees_the_settings_of_indexes_and_no_other_variable_of_the_daemon(
-    tmp_path: Path,
-) -> None:
+def test_an_installation_sees_the_settings_of_indexes_and_no_other_variable_of_the_daemon(tmp_path: Path) -> None:
     async def test() -> None:
         async with site(tmp_path) as at:
             found = await at.install(
@@ -323,9 +295,7 @@ def test_what_a_killed_daemon_left_is_found_at_the_next_start(tmp_path: Path) ->
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root runs agents as another user")
-def test_an_agent_of_another_user_installs_as_itself_and_cannot_change_its_files_afterwards() -> (
-    None
-):
+def test_an_agent_of_another_user_installs_as_itself_and_cannot_change_its_files_afterwards() -> None:
     script = "#!/bin/sh\nset -e\nid -u > made\necho changed >> kit.py\nmkdir sub\n: > sub/own\nln -s /etc/shadow link\n"
     nobody = pwd.getpwnam("nobody")
 
@@ -344,12 +314,7 @@ def test_an_agent_of_another_user_installs_as_itself_and_cannot_change_its_files
             assert Path("/etc/shadow").stat().st_uid == 0
             can = "test -r kit.py && cat sub/own kit.py > /dev/null && ! (echo x >> kit.py) 2> /dev/null"
             can += " && ! touch new sub/new 2> /dev/null"
-            command = [
-                "setpriv",
-                f"--reuid={nobody.pw_uid}",
-                f"--regid={nobody.pw_gid}",
-                "--clear-groups",
-            ]
+            command = ["setpriv", f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups"]
             subprocess.run([*command, "sh", "-c", can], cwd=files, check=True)
 
     with tempfile.TemporaryDirectory() as folder:

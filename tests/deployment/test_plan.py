@@ -51,11 +51,7 @@ def test_an_entrypoint_runs_on_the_python_of_the_environment_in_the_installed_fo
 def test_a_command_finds_the_programs_of_its_environment_first() -> None:
     own = package(command=["serve"], environment={"MODE": "x"})
     table = agent_table(own, {}, "/in/files", "/env/bin/python", "/usr/bin")
-    assert table["environment"] == {
-        "PATH": "/env/bin:/usr/bin",
-        "VIRTUAL_ENV": "/env",
-        "MODE": "x",
-    }
+    assert table["environment"] == {"PATH": "/env/bin:/usr/bin", "VIRTUAL_ENV": "/env", "MODE": "x"}
     assert "python" not in table
 
 

@@ -16,9 +16,7 @@ pytestmark = pytest.mark.shell
 
 
 def record(number: int, agent: str = "kit", digest: str = "d") -> Deployment:
-    return Deployment(
-        deployment=number, agent=agent, package="kit", version="1", digest=digest, state="rolling"
-    )
+    return Deployment(deployment=number, agent=agent, package="kit", version="1", digest=digest, state="rolling")
 
 
 def test_a_record_its_failure_and_its_lock_are_there_for_the_next_daemon(tmp_path: Path) -> None:

@@ -44,10 +44,7 @@ def test_settings_of_indexes_pass_and_places_of_installation_do_not() -> None:
 
 
 def _report(hashes: dict[str, str]) -> str:
-    each = {
-        "metadata": {"name": "alpha", "version": "1"},
-        "download_info": {"archive_info": {"hashes": hashes}},
-    }
+    each = {"metadata": {"name": "alpha", "version": "1"}, "download_info": {"archive_info": {"hashes": hashes}}}
     return json.dumps({"install": [each]})
 
 

@@ -40,11 +40,7 @@ BOUND_S = 60.0
 FOLLOWED_S = 1.5
 """Seconds after which a command that follows (`-f`) gets the Ctrl-C of its reader."""
 
-PAGES = [
-    *ROOT.glob("*.md"),
-    *(ROOT / "docs").rglob("*.md"),
-    *(ROOT / "examples").rglob("*.md"),
-]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
 
 BLOCK = re.compile(
     r"(?:^[ ]*<!-- (?P<key>not run|file|add to|exit|folder): (?P<value>[^\n]*?) -->\n)?"
@@ -75,9 +71,7 @@ def blocks_of(page: Path) -> list[Block]:
     for match in BLOCK.finditer(text):
         line = text.count("\n", 0, match.start("language")) + 1
         indent = match["indent"]
-        body = "".join(
-            each.removeprefix(indent) for each in match["text"].splitlines(keepends=True)
-        )
+        body = "".join(each.removeprefix(indent) for each in match["text"].splitlines(keepends=True))
         key, value = match["key"] or "", match["value"] or ""
         found.append(Block(line, match["language"], body, key, value))
     return found
@@ -137,10 +131,7 @@ def is_shown(shown: list[str], said: str) -> bool:
     pattern = ""
     for line in lines:
         pattern += r"(?:.*\n)*?" if line.strip() == "…" else rf"\s*{pattern_of(line)}\s*\n"
-    return (
-        re.fullmatch(pattern, "".join(f"{line}\n" for line in said.splitlines() if line))
-        is not None
-    )
+    return re.fullmatch(pattern, "".join(f"{line}\n" for line in said.splitlines() if line)) is not None
 
 
 class Reader:
@@ -179,10 +170,7 @@ class Reader:
         return self
 
     def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _value: BaseException | None,
-        _traceback: TracebackType | None,
+        self, _type: type[BaseException] | None, _value: BaseException | None, _traceback: TracebackType | None
     ) -> None:
         assert self.shell.stdin is not None, "it has pipes"
         assert self.shell.stdout is not None, "it has pipes"
@@ -244,9 +232,7 @@ class Reader:
         assert self.shell.stdout is not None, "it has pipes"
         errors = self.folder / "errors"
         mark = "end-of-what-was-typed"
-        typed = (
-            f"source {self.folder}/typed.sh </dev/null 2>{errors}; printf '\\n%s %s\\n' {mark} $?\n"
-        )
+        typed = f"source {self.folder}/typed.sh </dev/null 2>{errors}; printf '\\n%s %s\\n' {mark} $?\n"
         self.shell.stdin.write(typed)
         self.shell.stdin.flush()
         said: list[str] = []
@@ -276,9 +262,7 @@ class Reader:
         elif block.language == "console":
             self.enter(block)
         else:
-            raise AssertionError(
-                f"a block in {block.language} is neither a file nor marked as not run"
-            )
+            raise AssertionError(f"a block in {block.language} is neither a file nor marked as not run")
 
     def save(self, block: Block) -> None:
         """Saves a block as a file, and looks whether it can be read as what it is."""
@@ -332,11 +316,7 @@ def marks_of(page: Path) -> list[pytest.MarkDecorator]:
 
 @pytest.mark.parametrize(
     "page",
-    [
-        pytest.param(page, id=str(page.relative_to(ROOT)), marks=marks_of(page))
-        for page in PAGES
-        if has_work(page)
-    ],
+    [pytest.param(page, id=str(page.relative_to(ROOT)), marks=marks_of(page)) for page in PAGES if has_work(page)],
 )
 def test_the_blocks_of_a_page_do_what_the_page_says(page: Path) -> None:
     with Reader() as reader:
@@ -349,9 +329,7 @@ def test_the_blocks_of_a_page_do_what_the_page_says(page: Path) -> None:
                     raise AssertionError(f"line {block.line}: {error}\n{log}") from error
 
 
-@pytest.mark.parametrize(
-    "page", [pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES]
-)
+@pytest.mark.parametrize("page", [pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES])
 def test_a_block_that_is_not_run_says_why(page: Path) -> None:
     for block in blocks_of(page):
         assert block.key != "not run" or block.value, f"line {block.line}"

@@ -30,9 +30,7 @@ QUESTION = re.compile(
 PERSON = re.compile(r"\b(?:he|him|his|himself|whoever|somebody)\b", re.IGNORECASE)
 """Words for people, said of a process, a client or a caller."""
 
-FILES = re.compile(
-    r"`((?:benchmarks|cli|mcp|supervisor|tests|worker)/[\w/]+\.py)`((?:, `\w+\.py`)*)"
-)
+FILES = re.compile(r"`((?:benchmarks|cli|mcp|supervisor|tests|worker)/[\w/]+\.py)`((?:, `\w+\.py`)*)")
 """A module by its path, and those beside it that follow by their names alone."""
 
 LINK = re.compile(r"\]\((?P<path>[^)#\s]*)#(?P<heading>[^)]+)\)")
@@ -52,9 +50,7 @@ def headings(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("rule", [QUESTION, PERSON], ids=["question", "person"])
-@pytest.mark.parametrize(
-    "page", [pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES]
-)
+@pytest.mark.parametrize("page", [pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES])
 def test_a_page_keeps_the_rule(page: Path, rule: re.Pattern[str]) -> None:
     text = prose(page)
     found = [
@@ -64,9 +60,7 @@ def test_a_page_keeps_the_rule(page: Path, rule: re.Pattern[str]) -> None:
     assert found == []
 
 
-@pytest.mark.parametrize(
-    "page", [pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES]
-)
+@pytest.mark.parametrize("page", [pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES])
 def test_a_link_to_a_heading_finds_it(page: Path) -> None:
     for path, heading in LINK.findall(page.read_text("utf-8")):
         if "://" not in path:
@@ -74,12 +68,7 @@ def test_a_link_to_a_heading_finds_it(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "page",
-    [
-        pytest.param(page, id=str(page.relative_to(ROOT)))
-        for page in PAGES
-        if page.name != "GLOSSARY.md"
-    ],
+    "page", [pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES if page.name != "GLOSSARY.md"]
 )
 def test_a_file_that_a_page_names_exists(page: Path) -> None:
     for path, beside in FILES.findall(page.read_text("utf-8")):

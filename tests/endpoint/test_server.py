@@ -122,9 +122,7 @@ def test_a_legacy_client_gets_the_revision_it_asks_for(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["2026-07-28", "1999-01-01"])
-def test_initialize_with_another_revision_is_answered_with_the_newest_that_has_it(
-    version: str,
-) -> None:
+def test_initialize_with_another_revision_is_answered_with_the_newest_that_has_it(version: str) -> None:
     async def test(client: Client) -> None:
         assert (await client.initialize(version))["protocolVersion"] == LEGACY_VERSIONS[-1]
 
@@ -164,9 +162,7 @@ def test_a_modern_client_discovers_what_there_is_and_who_we_are() -> None:
         ({META + "logLevel": "loud"}, -32602),
     ],
 )
-def test_a_modern_request_that_says_of_itself_what_cannot_be_is_refused(
-    meta: dict[str, object], code: int
-) -> None:
+def test_a_modern_request_that_says_of_itself_what_cannot_be_is_refused(meta: dict[str, object], code: int) -> None:
     async def test(client: Client) -> None:
         error = await client.refusal(client.modern("tools/list", meta))
         assert error["code"] == code
@@ -178,8 +174,7 @@ def test_a_modern_request_that_says_of_itself_what_cannot_be_is_refused(
 
 
 @pytest.mark.parametrize(
-    "method",
-    ["initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe", "x"],
+    "method", ["initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe", "x"]
 )
 def test_the_modern_era_does_not_have_what_it_has_removed(method: str) -> None:
     async def test(client: Client) -> None:
@@ -319,11 +314,7 @@ def test_a_call_that_fails_has_a_result_that_says_why(era: str, error: CorralErr
         ("nope", NotFound("cannot find tool", tool="nope"), -32602),
         ("gone__x", NotFound("cannot find MCP server", server="gone"), -32602),
         ("short", Conflict("cannot tell which", candidates=["a__short"]), -32602),
-        (
-            "own",
-            ToolFailed("no", server="s", code=-32021, details={"requiredCapabilities": NEEDED}),
-            -32021,
-        ),
+        ("own", ToolFailed("no", server="s", code=-32021, details={"requiredCapabilities": NEEDED}), -32021),
         ("url", InternalError("no", code=-32042, elicitations=[]), -32042),
         ("state", InvalidParams("no", server="s", tool="state"), -32602),
         (5, None, -32602),
@@ -370,9 +361,7 @@ def test_a_resource_or_prompt_that_there_is_not_is_refused_as_each_era_does() ->
 def test_what_is_read_says_how_long_it_may_be_kept() -> None:
     async def test(client: Client) -> None:
         class Reading(FakeProvider):
-            async def request(
-                self, method: str, params: Mapping[str, object], caller: Caller
-            ) -> dict[str, object]:
+            async def request(self, method: str, params: Mapping[str, object], caller: Caller) -> dict[str, object]:
                 return {"contents": [], "ttlMs": 5}
 
         face = McpEndpoint(Reading(), version="9")
@@ -393,10 +382,7 @@ def test_progress_is_told_under_the_client_s_own_token_and_never_after_the_end()
         client.provider.go_on.set()
         await client.ask("tools/call", name="progress", _meta={"progressToken": "mine"})
         assert client.way.told == [
-            (
-                "notifications/progress",
-                {"progressToken": "mine", "progress": 1, "total": 2, "message": "half"},
-            ),
+            ("notifications/progress", {"progressToken": "mine", "progress": 1, "total": 2, "message": "half"}),
             ("notifications/progress", {"progressToken": "mine", "progress": 2, "total": 2}),
         ]
         caller = client.provider.asked[-1][2]
@@ -488,9 +474,7 @@ def test_a_legacy_client_is_asked_for_a_modern_server_until_that_has_an_answer()
 def test_a_server_that_never_knows_enough_is_not_asked_for_ever() -> None:
     async def test(client: Client) -> None:
         class Curious(FakeProvider):
-            async def request(
-                self, method: str, params: Mapping[str, object], caller: Caller
-            ) -> dict[str, object]:
+            async def request(self, method: str, params: Mapping[str, object], caller: Caller) -> dict[str, object]:
                 self.asked.append(("", {}, Caller()))
                 return {"resultType": "input_required", "requestState": "x"}
 
@@ -558,9 +542,7 @@ def test_a_modern_client_that_listens_is_told_first_what_of_it_holds_and_then_on
             "resourceSubscriptions": ["test://a", "test://none", "test://mute", "test://a"],
             "taskIds": ["7"],
         }
-        listening = asyncio.ensure_future(
-            client.modern("subscriptions/listen", notifications=wanted)
-        )
+        listening = asyncio.ensure_future(client.modern("subscriptions/listen", notifications=wanted))
         await client.way.stirred.wait()
         meta = {META + "subscriptionId": 1}
         honored = {"toolsListChanged": True, "resourceSubscriptions": ["test://a"]}
@@ -585,9 +567,7 @@ def test_a_modern_client_that_listens_is_told_first_what_of_it_holds_and_then_on
 def test_who_is_about_to_listen_when_the_face_is_closed_is_answered() -> None:
     async def test(client: Client) -> None:
         wanted = {"resourceSubscriptions": ["test://slow"]}
-        listening = asyncio.ensure_future(
-            client.modern("subscriptions/listen", notifications=wanted)
-        )
+        listening = asyncio.ensure_future(client.modern("subscriptions/listen", notifications=wanted))
         await client.provider.begun.wait()
         client.endpoint.close()
         client.provider.go_on.set()

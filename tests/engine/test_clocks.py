@@ -43,9 +43,7 @@ def run(servers: LocalServers, test: Callable[[Engine, Engine], Awaitable[None]]
 
 
 @pytest.mark.parametrize("seconds", [-DAY_S, DAY_S])
-def test_a_lease_ends_although_the_clock_jumps(
-    moved: tuple[WallClock, LocalServers], seconds: float
-) -> None:
+def test_a_lease_ends_although_the_clock_jumps(moved: tuple[WallClock, LocalServers], seconds: float) -> None:
     async def test(engine: Engine, _other: Engine) -> None:
         watch = await engine.watch("leases")
         first = await engine.put("leases/one", b"x", revision=0, ttl_s=1)
@@ -59,9 +57,7 @@ def test_a_lease_ends_although_the_clock_jumps(
     run(moved[1], test)
 
 
-def test_a_lease_that_is_renewed_outlives_a_clock_that_goes_back(
-    moved: tuple[WallClock, LocalServers],
-) -> None:
+def test_a_lease_that_is_renewed_outlives_a_clock_that_goes_back(moved: tuple[WallClock, LocalServers]) -> None:
     async def test(engine: Engine, _other: Engine) -> None:
         revision = await engine.put("leases/one", b"x", revision=0, ttl_s=60)
         moved[0].move(-DAY_S)

@@ -17,23 +17,9 @@ import pytest
 
 from corral.supervisor.cluster.settings import ClusterSettings
 from corral.supervisor.engine.connection import open_engine
-from corral.supervisor.engine.interface import (
-    REDELIVERY_S,
-    VALUE_BYTES_MAX,
-    Change,
-    Engine,
-    Taken,
-    Watch,
-)
+from corral.supervisor.engine.interface import REDELIVERY_S, VALUE_BYTES_MAX, Change, Engine, Taken, Watch
 from corral.supervisor.engine.local_servers import LocalServers, program_of
-from corral.worker.contract.errors import (
-    Conflict,
-    CorralError,
-    InvalidParams,
-    NotFound,
-    ResourceLimitExceeded,
-    Timeout,
-)
+from corral.worker.contract.errors import Conflict, CorralError, InvalidParams, NotFound, ResourceLimitExceeded, Timeout
 from daemon_process import BOUND_S
 
 pytestmark = [
@@ -61,9 +47,7 @@ def installed(kind: Kind) -> str:
     return ""
 
 
-def started(
-    kind: Literal["nats", "redis"], folder: Path, fsync: Literal["usual", "always"]
-) -> Iterator[LocalServers]:
+def started(kind: Literal["nats", "redis"], folder: Path, fsync: Literal["usual", "always"]) -> Iterator[LocalServers]:
     if reason := installed(kind):
         pytest.skip(reason)
     with LocalServers(kind, 1, folder, fsync=fsync) as found:
@@ -114,9 +98,7 @@ async def until_stopped(pid: int) -> None:
     """Waits until each thread of a process is stopped."""
     end = time.monotonic() + BOUND_S
     while True:
-        states = [
-            each.read_text().rpartition(")")[2] for each in Path("/proc").glob(f"{pid}/task/*/stat")
-        ]
+        states = [each.read_text().rpartition(")")[2] for each in Path("/proc").glob(f"{pid}/task/*/stat")]
         if all(each.split()[0] == "T" for each in states):
             return
         assert time.monotonic() < end
@@ -286,17 +268,10 @@ def test_a_slow_reader_gets_the_newest_state_of_each_key(servers: LocalServers) 
             key = i % 3
             revisions[key] = await engine.put(f"k/{key}", str(i).encode(), revision=revisions[key])
         async with asyncio.timeout(BOUND_S):
-            while (
-                watch.entries().get("k/2") is None
-                or watch.entries()["k/2"].revision != revisions[2]
-            ):
+            while watch.entries().get("k/2") is None or watch.entries()["k/2"].revision != revisions[2]:
                 await asyncio.sleep(0.01)
         found = [await watch.next() for _ in range(3)]
-        assert {change.key: change.value for change in found} == {
-            "k/0": b"297",
-            "k/1": b"298",
-            "k/2": b"299",
-        }
+        assert {change.key: change.value for change in found} == {"k/0": b"297", "k/1": b"298", "k/2": b"299"}
 
     run(servers, test)
 
@@ -339,9 +314,7 @@ def test_a_task_is_taken_once_and_ends(servers: LocalServers) -> None:
     run(servers, test)
 
 
-def test_tasks_that_are_there_are_taken_together_and_no_more_than_asked_for(
-    servers: LocalServers,
-) -> None:
+def test_tasks_that_are_there_are_taken_together_and_no_more_than_asked_for(servers: LocalServers) -> None:
     async def test(engine: Engine) -> None:
         for i in range(5):
             await engine.append("q", f"t{i}", b"")
@@ -372,9 +345,7 @@ def test_a_queue_shows_what_is_not_done_in_its_order(servers: LocalServers) -> N
     run(servers, test)
 
 
-def test_an_empty_queue_waits_no_longer_than_it_may_and_wakes_at_once(
-    servers: LocalServers,
-) -> None:
+def test_an_empty_queue_waits_no_longer_than_it_may_and_wakes_at_once(servers: LocalServers) -> None:
     async def test(engine: Engine) -> None:
         async with asyncio.timeout(BOUND_S):
             assert await engine.take("q", 0.5) == []
@@ -487,9 +458,7 @@ def test_a_message_reaches_all_who_listen(servers: LocalServers) -> None:
     run(servers, test)
 
 
-def test_a_request_is_answered_and_one_that_nobody_hears_fails_at_once(
-    servers: LocalServers,
-) -> None:
+def test_a_request_is_answered_and_one_that_nobody_hears_fails_at_once(servers: LocalServers) -> None:
     async def test(engine: Engine) -> None:
         other = await open_engine(settings(servers))
         calls = await other.subscribe("nodes/n2")
@@ -500,9 +469,7 @@ def test_a_request_is_answered_and_one_that_nobody_hears_fails_at_once(
                 await message.answer(b"re " + message.payload)
 
         serving = asyncio.create_task(serve())
-        found = await asyncio.gather(
-            *(engine.request("nodes/n2", str(i).encode(), BOUND_S) for i in range(200))
-        )
+        found = await asyncio.gather(*(engine.request("nodes/n2", str(i).encode(), BOUND_S) for i in range(200)))
         assert found == [b"re " + str(i).encode() for i in range(200)]
         async with asyncio.timeout(BOUND_S):
             with pytest.raises(NotFound):
@@ -556,9 +523,7 @@ def test_a_subscription_survives_the_kill_of_its_server(servers: LocalServers) -
 # -- waits
 
 
-def test_every_operation_ends_while_the_server_is_frozen_and_works_afterwards(
-    servers: LocalServers,
-) -> None:
+def test_every_operation_ends_while_the_server_is_frozen_and_works_afterwards(servers: LocalServers) -> None:
     async def test(engine: Engine) -> None:
         revision = await engine.put("a", b"1", revision=0)
         await engine.append("q", "one", b"")

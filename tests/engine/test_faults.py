@@ -36,9 +36,7 @@ ROUNDS = int(os.environ.get("CORRAL_ENGINE_ROUNDS", "2"))
 Hurt = Callable[[Load, Engine], Awaitable[None]]
 
 
-def servers_of(
-    kind: Literal["nats", "redis"], count: int, folder: Path, **how: Any
-) -> LocalServers:
+def servers_of(kind: Literal["nats", "redis"], count: int, folder: Path, **how: Any) -> LocalServers:
     try:
         program_of(kind)
         __import__(kind)
@@ -75,9 +73,7 @@ async def known_leader(engine: Engine) -> int:
 
 
 @pytest.mark.parametrize("kind", ["nats", "redis"])
-def test_kills_of_the_only_server_lose_nothing(
-    kind: Literal["nats", "redis"], tmp_path: Path
-) -> None:
+def test_kills_of_the_only_server_lose_nothing(kind: Literal["nats", "redis"], tmp_path: Path) -> None:
     with servers_of(kind, 1, tmp_path) as servers:
 
         async def hurt(load: Load, _engine: Engine) -> None:

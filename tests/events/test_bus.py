@@ -60,9 +60,7 @@ def test_an_agents_event_names_who_published_it() -> None:
         ("build.done", {"data": None, "from": "a-0"}),
     ],
 )
-def test_the_daemon_can_publish_only_what_the_catalogue_has(
-    event_type: str, fields: dict[str, object]
-) -> None:
+def test_the_daemon_can_publish_only_what_the_catalogue_has(event_type: str, fields: dict[str, object]) -> None:
     with pytest.raises(AssertionError):
         Bus(1).publish(event_type, store=True, agent=None, worker=None, incarnation=None, **fields)
 

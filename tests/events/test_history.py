@@ -127,9 +127,7 @@ async def test_whoever_takes_no_more_than_some_gets_no_more_in_one_page_and_all_
 
 @pytest.mark.parametrize("seed", range(8))
 @on_loop
-async def test_slow_followers_see_every_stored_event_once_and_in_order(
-    tmp_path: Path, seed: int
-) -> None:
+async def test_slow_followers_see_every_stored_event_once_and_in_order(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
     print("seed", seed)
     async with stream(tmp_path) as events:
@@ -161,9 +159,7 @@ async def test_slow_followers_see_every_stored_event_once_and_in_order(
             if len(readers) < 5 and chance.random() < 0.4:
                 since = chance.randrange(events.bus.newest + 1)
                 reader = SlowReader(chance, last, chance.choice([1, 5, 100]))
-                following = EventFollower(
-                    events.bus, events.event_history, EventFilter(), ["*"], reader
-                )
+                following = EventFollower(events.bus, events.event_history, EventFilter(), ["*"], reader)
                 begun_at = events.bus.newest
                 task = asyncio.create_task(following.run(since, reports_expired=True))
                 await asyncio.sleep(0)  # it has subscribed
@@ -210,9 +206,7 @@ async def test_an_event_is_on_disk_no_later_than_what_is_written_after_it(tmp_pa
             for number in range(size):
                 events.say(data="x" * (number * 37 % 700))
             meta += size
-            await events.store.write(
-                ("INSERT OR REPLACE INTO meta (key, value) VALUES ('later', ?)", (size,))
-            )
+            await events.store.write(("INSERT OR REPLACE INTO meta (key, value) VALUES ('later', ?)", (size,)))
             with closing(sqlite3.connect(tmp_path / "corral.db")) as file:
                 numbers = file.execute("SELECT seq FROM event ORDER BY seq").fetchall()
             assert [number for (number,) in numbers] == list(range(1, meta + 1))
@@ -240,9 +234,7 @@ async def test_events_that_a_locked_store_could_not_take_are_counted_and_later_o
 
 
 @on_loop
-async def test_more_than_is_remembered_is_on_its_way_to_the_disk_and_is_read_all_the_same(
-    tmp_path: Path,
-) -> None:
+async def test_more_than_is_remembered_is_on_its_way_to_the_disk_and_is_read_all_the_same(tmp_path: Path) -> None:
     async with stream(tmp_path) as events:
         with closing(sqlite3.connect(tmp_path / "corral.db", isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")  # nothing is written as long as this is open
@@ -262,9 +254,7 @@ async def test_a_reader_may_want_a_type_an_agent_a_worker_or_a_task(tmp_path: Pa
         events.say("build.done", {"task": "t-1"}, agent="a", worker="a-0")
         events.say("build.done", agent="a", worker="a-1")
         events.say("deploy", agent="b", worker="b-0")
-        events.bus.publish(
-            "task.started", agent="b", worker="b-0", task="t-1", attempt=1, delivery=1
-        )
+        events.bus.publish("task.started", agent="b", worker="b-0", task="t-1", attempt=1, delivery=1)
         await events.store.write()
         choices = {
             "types": EventFilter(["build.*", "dep?oy"]),
@@ -274,13 +264,7 @@ async def test_a_reader_may_want_a_type_an_agent_a_worker_or_a_task(tmp_path: Pa
             "none": EventFilter(["nothing"]),
         }
         found = {k: [r["seq"] for r in await events.read(0, v)] for k, v in choices.items()}
-        assert found == {
-            "types": [1, 2, 3],
-            "agent": [1, 2],
-            "worker": [3, 4],
-            "task": [4],
-            "none": [],
-        }
+        assert found == {"types": [1, 2, 3], "agent": [1, 2], "worker": [3, 4], "task": [4], "none": []}
 
 
 @on_loop
@@ -414,9 +398,7 @@ async def test_what_is_too_old_goes_in_slices_and_the_rest_stays(tmp_path: Path)
 
 
 @on_loop
-async def test_a_list_that_goes_on_after_a_number_does_not_look_for_its_time_again(
-    tmp_path: Path,
-) -> None:
+async def test_a_list_that_goes_on_after_a_number_does_not_look_for_its_time_again(tmp_path: Path) -> None:
     async with stream(tmp_path) as it:
         seq = it.say()
         await it.store.close()  # so that to look would fail

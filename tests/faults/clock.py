@@ -36,9 +36,7 @@ class WallClock:
     def __init__(self, folder: Path, name: str) -> None:
         library = folder / "clock.so"
         if not library.exists():
-            subprocess.run(
-                ["cc", "-O1", "-shared", "-fPIC", "-o", str(library), str(SOURCE)], check=True
-            )
+            subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-o", str(library), str(SOURCE)], check=True)
         self._path = folder / f"{name}.clock"
         self._path.write_bytes(bytes(8))
         self.environ = {"LD_PRELOAD": str(library), "TEST_CLOCK": str(self._path)}

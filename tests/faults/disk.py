@@ -11,9 +11,7 @@ BLOCK = bytes(64 * 1024)
 def mount(folder: Path, size: str) -> None:
     """Makes a folder a file system in memory of its own, such as "32m"; see `unmount`."""
     folder.mkdir(parents=True, exist_ok=True)
-    subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "corral-test", str(folder)], check=True
-    )
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "corral-test", str(folder)], check=True)
 
 
 def unmount(folder: Path) -> None:

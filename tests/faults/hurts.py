@@ -34,14 +34,7 @@ class Hurts:
         only: the names of the ways; all if empty.
     """
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        places: Places,
-        seed: int,
-        lease_s: float,
-        only: Collection[str] = (),
-    ) -> None:
+    def __init__(self, cluster: Cluster, places: Places, seed: int, lease_s: float, only: Collection[str] = ()) -> None:
         self._cluster = cluster
         self._places = places
         self._rng = random.Random(seed)

@@ -31,14 +31,7 @@ class Places:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        nodes: Sequence[str],
-        servers: int,
-        *,
-        older: str,
-        is_apart: bool,
-        stack: ExitStack,
+        self, folder: Path, nodes: Sequence[str], servers: int, *, older: str, is_apart: bool, stack: ExitStack
     ) -> None:
         self.folder = folder
         self.nodes = list(nodes)

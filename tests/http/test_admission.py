@@ -13,9 +13,7 @@ def admission(host: str = "127.0.0.1", names: tuple[str, ...] = (), **options: b
     return Admission(host, 7777, lambda _: HttpClient("x", "read"), names=names, **options)
 
 
-@pytest.mark.parametrize(
-    "target", ["/", "/mcp", "/api/v1/agents/a%2Fb?x=%ff", "/a..b/.c", "/%C3%A9"]
-)
+@pytest.mark.parametrize("target", ["/", "/mcp", "/api/v1/agents/a%2Fb?x=%ff", "/a..b/.c", "/%C3%A9"])
 def test_a_plain_path_is_served(target: str) -> None:
     check_target(target)
 

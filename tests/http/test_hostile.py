@@ -90,9 +90,7 @@ def one(connection: socket.socket) -> bytes:
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
-    with DaemonProcess(
-        tmp_path_factory.mktemp("hostile"), '[daemon]\nhttp = "127.0.0.1:0"\n'
-    ) as process:
+    with DaemonProcess(tmp_path_factory.mktemp("hostile"), '[daemon]\nhttp = "127.0.0.1:0"\n') as process:
         yield process
 
 
@@ -183,9 +181,7 @@ def shaped(target: Target, shape: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_a_request_that_is_no_good_is_refused_once_and_the_connection_ends(
-    target: Target, name: str
-) -> None:
+def test_a_request_that_is_no_good_is_refused_once_and_the_connection_ends(target: Target, name: str) -> None:
     with target.connect() as connection:
         with contextlib.suppress(ConnectionError):
             connection.sendall(shaped(target, SHAPES[name]))
@@ -241,9 +237,7 @@ def test_of_more_connections_than_are_served_those_without_a_token_end(target: T
         assert target.sockets() - target.sockets_before <= 520
 
 
-def test_a_flood_of_pipelined_requests_is_read_no_faster_than_it_is_answered(
-    target: Target,
-) -> None:
+def test_a_flood_of_pipelined_requests_is_read_no_faster_than_it_is_answered(target: Target) -> None:
     request = b"GET /healthz HTTP/1.1\r\n" + target.host + b"\r\n"
     flood = request * 1000
     sent = 0

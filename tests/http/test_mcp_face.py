@@ -47,10 +47,7 @@ TOKEN = "a" * 40
 
 BOTH = "application/json, text/event-stream"
 
-META_2026: dict[str, object] = {
-    META + "protocolVersion": "2026-07-28",
-    META + "clientCapabilities": {},
-}
+META_2026: dict[str, object] = {META + "protocolVersion": "2026-07-28", META + "clientCapabilities": {}}
 
 
 def authenticate(sent: str | None) -> HttpClient:
@@ -330,9 +327,7 @@ def test_what_http_forbids_is_answered_with_its_status() -> None:
         ("b" * 40, "100-continue", ["HTTP/1.1 401 Unauthorized"]),
     ],
 )
-def test_who_asks_before_he_sends_his_body_is_told_at_once(
-    token: str, expected: str, lines: list[str]
-) -> None:
+def test_who_asks_before_he_sends_his_body_is_told_at_once(token: str, expected: str, lines: list[str]) -> None:
     async def test(site: Site) -> None:
         body = json.dumps(site.message("initialize", protocolVersion="2025-11-25")).encode()
         head = [
@@ -486,10 +481,7 @@ def test_a_client_that_takes_json_alone_gets_the_result_alone() -> None:
 def test_a_client_is_asked_on_the_stream_of_its_call_and_answers_by_a_post() -> None:
     async def test(site: Site) -> None:
         session = await site.initialize(capabilities={"elicitation": {}})
-        replies: tuple[dict[str, Any], ...] = (
-            {"result": {"action": "yes"}},
-            {"error": {"code": 1, "message": "no"}},
-        )
+        replies: tuple[dict[str, Any], ...] = ({"result": {"action": "yes"}}, {"error": {"code": 1, "message": "no"}})
         for reply in replies:
             async with site.post(site.message("tools/call", name="ask"), session) as answer:
                 await event(answer)
@@ -646,26 +638,10 @@ def test_what_belongs_to_no_request_comes_on_the_stream_of_the_session_also_late
         ({"Mcp-Param-Region": "us"}, {"name": "regional", "arguments": {"region": "eu"}}, -32020),
         ({"Mcp-Param-Region": "eu"}, {"name": "regional", "arguments": {}}, -32020),
         ({"mcp-param-region": "eu"}, {"name": "regional", "arguments": {"region": "eu"}}, None),
-        (
-            {"Mcp-Param-Region": "=?base64?w6Q=?="},
-            {"name": "regional", "arguments": {"region": "ä"}},
-            None,
-        ),
-        (
-            {"Mcp-Param-Region": "=?base64?w6Q?="},
-            {"name": "regional", "arguments": {"region": "ä"}},
-            -32020,
-        ),
-        (
-            {"Mcp-Param-Zone": "4.0"},
-            {"name": "regional", "arguments": {"place": {"zone": 4}}},
-            None,
-        ),
-        (
-            {"Mcp-Param-Zone": "5"},
-            {"name": "regional", "arguments": {"place": {"zone": 4}}},
-            -32020,
-        ),
+        ({"Mcp-Param-Region": "=?base64?w6Q=?="}, {"name": "regional", "arguments": {"region": "ä"}}, None),
+        ({"Mcp-Param-Region": "=?base64?w6Q?="}, {"name": "regional", "arguments": {"region": "ä"}}, -32020),
+        ({"Mcp-Param-Zone": "4.0"}, {"name": "regional", "arguments": {"place": {"zone": 4}}}, None),
+        ({"Mcp-Param-Zone": "5"}, {"name": "regional", "arguments": {"place": {"zone": 4}}}, -32020),
     ],
 )
 def test_headers_that_do_not_say_the_same_as_the_body_are_refused(
@@ -709,26 +685,15 @@ def test_a_header_says_the_same_as_an_argument_or_the_call_is_refused(
     arguments = {} if value is None else {"region": value}
     refused = contextlib.nullcontext() if is_same else pytest.raises(ProtocolError)
     with refused:
-        mcp_headers.check_params(
-            lambda name: said if name == "Mcp-Param-Region" else [], SCHEMA, arguments
-        )
+        mcp_headers.check_params(lambda name: said if name == "Mcp-Param-Region" else [], SCHEMA, arguments)
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [
-        {},
-        {"region": "eu", "count": 7},
-        {"region": "ä", "count": 0},
-        {"count": 2**60},
-        {"region": None},
-    ],
+    "arguments", [{}, {"region": "eu", "count": 7}, {"region": "ä", "count": 0}, {"count": 2**60}, {"region": None}]
 )
 def test_what_our_own_client_says_in_headers_is_accepted(arguments: dict[str, object]) -> None:
     params = {"name": "count", "arguments": arguments}
-    said = http_headers.request_headers(
-        "2026-07-28", "tools/call", params, http_headers.marks_of(SCHEMA)
-    )
+    said = http_headers.request_headers("2026-07-28", "tools/call", params, http_headers.marks_of(SCHEMA))
 
     def values(name: str) -> list[str]:
         return [said[name]] if name in said else []
@@ -783,9 +748,7 @@ def test_a_modern_call_ends_with_its_connection() -> None:
     run(test)
 
 
-def test_a_modern_call_that_the_end_of_the_daemon_cuts_short_is_answered_and_not_withdrawn() -> (
-    None
-):
+def test_a_modern_call_that_the_end_of_the_daemon_cuts_short_is_answered_and_not_withdrawn() -> None:
     async def test(site: Site) -> None:
         async def call() -> int:
             async with site.modern("tools/call", name="wait") as answer:
@@ -899,12 +862,7 @@ def test_a_daemon_serves_its_own_tools_to_who_has_its_token(tmp_path: Path) -> N
                 "MCP-Protocol-Version": "2026-07-28",
                 "Mcp-Method": "tools/list",
             }
-            body = {
-                "jsonrpc": "2.0",
-                "id": 1,
-                "method": "tools/list",
-                "params": {"_meta": META_2026},
-            }
+            body = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {"_meta": META_2026}}
             async with aiohttp.ClientSession(headers=headers) as http:
                 url = f"http://{address}/mcp?only=corral__*"
                 async with http.post(url, json=body) as answer:
@@ -912,11 +870,7 @@ def test_a_daemon_serves_its_own_tools_to_who_has_its_token(tmp_path: Path) -> N
                     assert {"corral__list", "corral__run"} <= {tool["name"] for tool in tools}
                 for name in ("one", "one", "two"):
                     meta = {**META_2026, META + "clientInfo": {"name": name, "version": "1"}}
-                    params = {
-                        "_meta": meta,
-                        "name": "corral__stop",
-                        "arguments": {"name": "nobody"},
-                    }
+                    params = {"_meta": meta, "name": "corral__stop", "arguments": {"name": "nobody"}}
                     asked = {**body, "method": "tools/call", "params": params}
                     said = {**headers, "Mcp-Method": "tools/call", "Mcp-Name": "corral__stop"}
                     async with http.post(url, json=asked, headers=said) as answer:
@@ -928,9 +882,7 @@ def test_a_daemon_serves_its_own_tools_to_who_has_its_token(tmp_path: Path) -> N
                     said = {**headers, "Mcp-Method": "tools/call", "Mcp-Name": name}
                     for region, status in (("eu", 200), ("us", 400)):
                         routed = {**said, "Mcp-Param-Region": region}
-                        async with http.post(
-                            url + "&only=r__*", json=asked, headers=routed
-                        ) as answer:
+                        async with http.post(url + "&only=r__*", json=asked, headers=routed) as answer:
                             assert answer.status == status
                 records = daemon.call("audit.list", actions=["agent.stop"])["records"]
                 assert [each["who"] for each in records] == [
@@ -955,9 +907,7 @@ def test_a_daemon_does_not_start_where_others_could_reach_it(tmp_path: Path) -> 
     options = [f"--{name}={tmp_path / name}" for name in ("socket", "state-dir")]
     command = [str(BIN / "corrald"), f"--config={config}", *options]
     for check in ([], ["--check"]):
-        ended = subprocess.run(
-            [*command, *check], capture_output=True, timeout=BOUND_S, check=False
-        )
+        ended = subprocess.run([*command, *check], capture_output=True, timeout=BOUND_S, check=False)
         assert ended.returncode == 2
         assert b"0.0.0.0:0" in ended.stderr
     assert not (tmp_path / "state-dir").exists()

@@ -48,10 +48,7 @@ def test_the_probes_say_that_the_daemon_lives_and_what_is_down(tmp_path: Path) -
         assert (status, body["error"]["name"]) == (401, "PermissionDenied")
         daemon.await_worker("good-0", lambda w: w["state"] == "Ready")
         daemon.await_worker("bad-0", lambda w: w["state"] == "Terminated")
-        assert get(daemon, "/readyz") == (
-            503,
-            {"status": "not ready", "draining": False, "down": ["bad"]},
-        )
+        assert get(daemon, "/readyz") == (503, {"status": "not ready", "draining": False, "down": ["bad"]})
         daemon.call("agent.stop", names=["bad"], all=False)
         end = time.monotonic() + BOUND_S
         while (found := get(daemon, "/readyz"))[0] != 200:

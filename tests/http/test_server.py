@@ -15,13 +15,7 @@ from aiohttp import web
 from corral.supervisor.http.answers import Refused, answer, read_body
 from corral.supervisor.http.face import ANONYMOUS, HttpClient
 from corral.supervisor.http.server import HttpServer
-from corral.worker.contract.errors import (
-    CLASSES,
-    Conflict,
-    InvalidParams,
-    Overloaded,
-    PermissionDenied,
-)
+from corral.worker.contract.errors import CLASSES, Conflict, InvalidParams, Overloaded, PermissionDenied
 
 pytestmark = pytest.mark.shell
 
@@ -73,10 +67,7 @@ def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 async def get(address: str, path: str, token: str = "secret") -> tuple[int, Any, Any]:
     headers = {"Authorization": f"Bearer {token}"}
-    async with (
-        aiohttp.ClientSession(headers=headers) as http,
-        http.get(f"http://{address}{path}") as found,
-    ):
+    async with aiohttp.ClientSession(headers=headers) as http, http.get(f"http://{address}{path}") as found:
         return found.status, await found.json(), found.headers
 
 
@@ -229,9 +220,7 @@ def test_an_answer_that_has_begun_is_broken_off_and_not_answered_again() -> None
     run(test)
 
 
-def test_out_of_descriptors_a_connection_waits_until_there_are_some(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_out_of_descriptors_a_connection_waits_until_there_are_some(caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         async with served(names("/a")) as (_, address):
             host, port = address.split(":")

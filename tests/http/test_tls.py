@@ -41,9 +41,7 @@ def status(daemon: DaemonProcess, cert: Path, host: str) -> int:
         connection.close()
 
 
-def test_with_a_certificate_others_are_served_and_a_renewed_one_counts_at_once(
-    tmp_path: Path,
-) -> None:
+def test_with_a_certificate_others_are_served_and_a_renewed_one_counts_at_once(tmp_path: Path) -> None:
     cert, key = certificate(tmp_path, "one")
     with DaemonProcess(tmp_path, config(cert, key)) as daemon:
         assert status(daemon, cert, "corral.example.org") == 200
@@ -69,11 +67,7 @@ def test_with_a_certificate_others_are_served_and_a_renewed_one_counts_at_once(
 def test_who_speaks_no_tls_or_an_old_one_is_not_served_and_not_logged(tmp_path: Path) -> None:
     cert, key = certificate(tmp_path, "one")
     with DaemonProcess(tmp_path, config(cert, key)) as daemon:
-        for data in (
-            b"",
-            b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
-            b"\x16\x03\x01" * 99,
-        ):
+        for data in (b"", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", b"\x16\x03\x01" * 99):
             with socket.create_connection(place(daemon), timeout=BOUND_S) as connection:
                 connection.sendall(data)
                 connection.shutdown(socket.SHUT_WR)
@@ -139,17 +133,7 @@ def test_a_certificate_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     open_key.write_bytes(key.read_bytes())
     open_key.chmod(0o644)
     locked = tmp_path / "locked.key"
-    words = [
-        "openssl",
-        "ec",
-        "-in",
-        str(key),
-        "-aes256",
-        "-passout",
-        "pass:secret",
-        "-out",
-        str(locked),
-    ]
+    words = ["openssl", "ec", "-in", str(key), "-aes256", "-passout", "pass:secret", "-out", str(locked)]
     subprocess.run(words, capture_output=True, check=True)
     assert read_tls(None, None) is None
     assert read_tls(str(cert), str(key)) is not None

@@ -66,9 +66,7 @@ UNCHECKED = "positive_data_acceptance,negative_data_rejection,use_after_free,ens
 REQUEST_S = 20
 
 
-def run(
-    examples: int, seed: int, only: str | None = None, phases: str = "examples,coverage,fuzzing"
-) -> int:
+def run(examples: int, seed: int, only: str | None = None, phases: str = "examples,coverage,fuzzing") -> int:
     """The exit status of schemathesis."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

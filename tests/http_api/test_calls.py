@@ -41,8 +41,7 @@ def test_a_query_becomes_the_types_of_the_params(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "key"),
-    [({"limmit": 1}, "limmit"), ({"limit": 0}, "limit"), ({"agent": ["a", "b"]}, "agent")],
+    ("query", "key"), [({"limmit": 1}, "limmit"), ({"limit": 0}, "limit"), ({"agent": ["a", "b"]}, "agent")]
 )
 def test_a_query_that_is_no_params_is_refused_by_the_name_of_its_key(
     api: Api, query: dict[str, object], key: str
@@ -74,9 +73,7 @@ def test_a_key_of_the_path_that_takes_a_list_has_one(api: Api) -> None:
         (b"{}", "application/json; charset=utf-8", 422, "InvalidParams"),
     ],
 )
-def test_a_body_that_is_no_object_of_json_is_refused(
-    api: Api, raw: bytes, kind: str, status: int, name: str
-) -> None:
+def test_a_body_that_is_no_object_of_json_is_refused(api: Api, raw: bytes, kind: str, status: int, name: str) -> None:
     answered = api.ask("POST", "/tasks", raw=raw, Content_Type=kind)
     assert (answered.status, answered.json["error"]["name"]) == (status, name)
 

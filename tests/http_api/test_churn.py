@@ -60,10 +60,7 @@ def test_components_come_and_go_under_load_and_no_request_fails(tmp_path: Path) 
         ended = threading.Event()
         loader = threading.Thread(target=churn.load, args=[ended])
         shares = [len(range(thread, COUNT, THREADS)) for thread in range(THREADS)]
-        threads = [
-            threading.Thread(target=churn.change, args=[thread, share])
-            for thread, share in enumerate(shares)
-        ]
+        threads = [threading.Thread(target=churn.change, args=[thread, share]) for thread, share in enumerate(shares)]
         started = time.monotonic()
         for thread in [loader, *threads]:
             thread.start()

@@ -80,7 +80,5 @@ def test_they_are_read_alone(address: str, path: str) -> None:
 
 @pytest.mark.skipif(not Path(NODE).exists(), reason="no node")
 def test_the_script_of_the_page_is_read_by_node() -> None:
-    done = subprocess.run(
-        [NODE, "--check", str(PAGE / "page.js")], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([NODE, "--check", str(PAGE / "page.js")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -50,9 +50,7 @@ def test_each_route_of_the_table_is_an_operation_or_a_stream_of_one(document: Do
     assert described == +table
 
 
-def test_an_operation_id_is_unique_and_that_of_a_first_route_is_the_python_name(
-    document: Document,
-) -> None:
+def test_an_operation_id_is_unique_and_that_of_a_first_route_is_the_python_name(document: Document) -> None:
     ids = [operation["operationId"] for *_, operation in operations(document)]
     assert len(ids) == len(set(ids))
     assert all(re.fullmatch("[a-z][a-z_]*", each) for each in ids)
@@ -65,9 +63,7 @@ def test_an_operation_id_is_unique_and_that_of_a_first_route_is_the_python_name(
 
 
 def test_no_two_paths_differ_by_the_name_of_a_key_alone(document: Document) -> None:
-    shapes = Counter(
-        (re.sub(r"\{\w+\}", "{}", path), verb) for path, verb, _ in operations(document)
-    )
+    shapes = Counter((re.sub(r"\{\w+\}", "{}", path), verb) for path, verb, _ in operations(document))
     assert max(shapes.values()) == 1
     paths = Counter(re.sub(r"\{\w+\}", "{}", path) for path in document["paths"])
     assert [path for path, count in paths.items() if count > 1] == []

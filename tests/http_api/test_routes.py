@@ -67,9 +67,7 @@ def params_for(method: Method, route: Route) -> dict[str, object]:
         elif value == ["crawler"]:
             params[key] = ["echo"]
     if "signal" in params:
-        params["signal"] = (
-            "SIGWINCH"  # which is ignored: a worker that ends would not get the second
-        )
+        params["signal"] = "SIGWINCH"  # which is ignored: a worker that ends would not get the second
     return params
 
 
@@ -109,9 +107,7 @@ def test_a_route_answers_as_the_socket_does(api: Api, method: Method, route: Rou
     except CorralError as refused:
         expected = (status_of(refused), refused.name, refused.data.get("key"))
     set_up(api)
-    answered = api.ask(
-        route.verb, path, None if in_query else left, query=texts if in_query else None
-    )
+    answered = api.ask(route.verb, path, None if in_query else left, query=texts if in_query else None)
     assert answered.status != 500
     if expected is not None:
         error = answered.json["error"]

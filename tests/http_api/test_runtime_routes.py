@@ -29,10 +29,7 @@ def curl(api: Api, command: str) -> Any:
     """The status and the body of a documented command, with the address and the token of the daemon."""
     said = command.replace("http://localhost:7777", f"http://{api.address}")
     ended = subprocess.run(
-        [
-            *shlex.split(said.replace("OS_SECURITY_KEY", api.token)),
-            *("--silent", "--write-out", "\n%{http_code}"),
-        ],
+        [*shlex.split(said.replace("OS_SECURITY_KEY", api.token)), *("--silent", "--write-out", "\n%{http_code}")],
         capture_output=True,
         text=True,
         timeout=BOUND_S,
@@ -52,9 +49,7 @@ def curl(api: Api, command: str) -> Any:
     ],
 )
 @pytest.mark.parametrize("form", ["--data-urlencode", "--data", "--form"])
-def test_the_documented_commands_add_and_remove(
-    api: Api, plural: str, field: str, word: str, form: str
-) -> None:
+def test_the_documented_commands_add_and_remove(api: Api, plural: str, field: str, word: str, form: str) -> None:
     name = f"{plural}-{form.strip('-')}"
     config = f'{{"id": "{name}", "name": "Dynamic", "description": "Added at run time"}}'
     add = f"""curl --request POST http://localhost:7777/runtime/{plural} \
@@ -73,15 +68,10 @@ def test_the_documented_commands_add_and_remove(
 
 
 def test_an_agent_of_the_template_tells_its_name_and_what_it_was_asked(api: Api) -> None:
-    with httpx.Client(
-        base_url=f"http://{api.address}", headers={"Authorization": f"Bearer {api.token}"}
-    ) as client:
+    with httpx.Client(base_url=f"http://{api.address}", headers={"Authorization": f"Bearer {api.token}"}) as client:
         config = {"id": "teller", "name": "A Teller", "description": "It tells"}
         said = client.post("/runtime/agents", data={"agent_config": json.dumps(config)})
-        assert (said.status_code, said.json()["message"]) == (
-            200,
-            "Agent teller added successfully",
-        )
+        assert (said.status_code, said.json()["message"]) == (200, "Agent teller added successfully")
         run = {"objective": "tell", "input": {"a": 1}}
         output = client.post("/api/v1/agents/teller/run", json=run).json()["output"]
         assert output == {
@@ -136,9 +126,7 @@ def test_a_workflow_without_an_id_gets_one(api: Api) -> None:
         ("GET", "/refresh", None, 405),
     ],
 )
-def test_a_wrong_request_says_why(
-    api: Api, verb: str, path: str, body: object, status: int
-) -> None:
+def test_a_wrong_request_says_why(api: Api, verb: str, path: str, body: object, status: int) -> None:
     answered = api.ask(verb, path, body, below="/runtime")
     assert answered.status == status
     assert answered.json["error"]["message"]
@@ -182,20 +170,12 @@ FORM = "multipart/form-data; boundary=b0"
         (FORM, part("agent_config", "[" * 100_000) + END, 400, "as JSON"),
         (FORM, part("other", "{}") + END, 400, "no field"),
         (FORM, part("other", "{}", '; filename="; name=agent_config"') + END, 400, "no field"),
-        (
-            FORM,
-            part("agent_config", "", "\r\nContent-Transfer-Encoding: base64") + END,
-            400,
-            "base64",
-        ),
+        (FORM, part("agent_config", "", "\r\nContent-Transfer-Encoding: base64") + END, 400, "base64"),
         (FORM, part("f", "") * 10_000 + WANTED + END, 413, "100 parts"),
         (FORM, part("f", "x" * 1_100_000) + WANTED + END, 413, "1048576 bytes"),
         (
             FORM,
-            "".join(
-                f"--b{n}\r\nContent-Type: multipart/mixed; boundary=b{n + 1}\r\n\r\n"
-                for n in range(10_000)
-            ),
+            "".join(f"--b{n}\r\nContent-Type: multipart/mixed; boundary=b{n + 1}\r\n\r\n" for n in range(10_000)),
             400,
             "last boundary",
         ),

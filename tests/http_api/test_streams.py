@@ -149,9 +149,7 @@ def test_a_position_that_is_none_is_refused(api: Api, wrong: str) -> None:
     assert (answered.status, answered.json["error"]["data"]["key"]) == (422, "after")
 
 
-def test_a_reader_that_loses_its_stream_before_an_event_goes_on_from_its_beginning(
-    api: Api,
-) -> None:
+def test_a_reader_that_loses_its_stream_before_an_event_goes_on_from_its_beginning(api: Api) -> None:
     with api.stream("GET", f"/events?types={TYPE}") as events:
         place = next(events).id
     with api.daemon.client() as client:

@@ -25,9 +25,7 @@ def test_a_machine_without_it_says_how_to_get_it(tmp_path: Path) -> None:
 
 
 def test_a_refusal_of_the_kernel_is_told_with_its_reason(tmp_path: Path) -> None:
-    trial = availability.tried(
-        program(tmp_path, "#!/bin/sh\necho 'bwrap: no namespace' >&2; exit 1\n")
-    )
+    trial = availability.tried(program(tmp_path, "#!/bin/sh\necho 'bwrap: no namespace' >&2; exit 1\n"))
     assert trial.problem == "bwrap: no namespace"
     assert "max_user_namespaces" in trial.advice
 

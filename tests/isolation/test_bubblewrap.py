@@ -8,9 +8,7 @@ from corral.supervisor.isolation.levels import Facts, Mount, Wrapped
 
 pytestmark = pytest.mark.core
 
-FACTS = Facts(
-    unit="a-0#1", argv=("prog", "--bind", "x"), env={"A": "1", "TMPDIR": "/state/tmp/a"}, cwd="/w"
-)
+FACTS = Facts(unit="a-0#1", argv=("prog", "--bind", "x"), env={"A": "1", "TMPDIR": "/state/tmp/a"}, cwd="/w")
 
 
 def made(**facts: object) -> Wrapped:

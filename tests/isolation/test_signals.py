@@ -22,11 +22,7 @@ ASKED = 'trap "exit 7" TERM; sleep 1000 & echo ready; wait'
 
 def inside(code: str) -> Launch:
     facts = Facts(
-        unit="kept#1",
-        argv=("/bin/sh", "-c", code),
-        env={"PATH": os.defpath},
-        cwd="/",
-        mounts=visible(SYSTEM),
+        unit="kept#1", argv=("/bin/sh", "-c", code), env={"PATH": os.defpath}, cwd="/", mounts=visible(SYSTEM)
     )
     found = wrapped(facts, bwrap=shutil.which("bwrap") or "", filter_hex=strict_filter())
     return Launch(unit="kept#1", argv=found.argv, env=found.env, cwd="/", sandbox=found.sandbox)
@@ -42,9 +38,7 @@ def test_an_ending_signal_goes_to_the_program_and_not_to_its_sandbox(scope: str)
         await launcher.start()
         try:
             child = await launcher.spawn(inside(ASKED))
-            fds = [
-                fd for fd in (child.stdin_fd, child.stdout_fd, child.stderr_fd) if fd is not None
-            ]
+            fds = [fd for fd in (child.stdin_fd, child.stdout_fd, child.stderr_fd) if fd is not None]
             assert child.stdout_fd is not None
             assert select.select([child.stdout_fd], [], [], BOUND_S)[0]
             assert os.read(child.stdout_fd, 100) == b"ready\n"

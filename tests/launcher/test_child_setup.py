@@ -25,9 +25,7 @@ ROOT = os.geteuid() == 0
 NOBODY = pwd.getpwnam("nobody")
 
 needs_root = pytest.mark.skipif(not ROOT, reason="only root may change the user")
-needs_landlock = pytest.mark.skipif(
-    landlock.abi() < 6, reason=f"this kernel has version {landlock.abi()} of Landlock"
-)
+needs_landlock = pytest.mark.skipif(landlock.abi() < 6, reason=f"this kernel has version {landlock.abi()} of Landlock")
 
 
 def born(argv: Sequence[str], **options: Any) -> tuple[str, dict[str, Any]]:

@@ -19,16 +19,7 @@ import pytest
 from corral.supervisor.launcher import program as launcher
 from corral.supervisor.linux import cgroup, kernel
 from corral.supervisor.process import containment
-from launcher_wire import (
-    AGENTS,
-    BOUND_S,
-    PATH,
-    PYTHON,
-    Wire,
-    debugged,
-    first_line,
-    with_token,
-)
+from launcher_wire import AGENTS, BOUND_S, PATH, PYTHON, Wire, debugged, first_line, with_token
 
 pytestmark = pytest.mark.shell
 
@@ -101,9 +92,7 @@ def refusal(wire: Wire, argv: Sequence[str], **options: Any) -> dict[str, Any]:
     return answer
 
 
-def test_every_reason_why_a_program_cannot_run_has_its_own_words(
-    wire: Wire, tmp_path: Path
-) -> None:
+def test_every_reason_why_a_program_cannot_run_has_its_own_words(wire: Wire, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     starts: dict[str, tuple[Sequence[str], dict[str, Any], str, int]] = {
         "missing": (["/no/such/program"], {}, "exec", errno.ENOENT),
@@ -111,12 +100,7 @@ def test_every_reason_why_a_program_cannot_run_has_its_own_words(
         "odd name": (['/no/such\n\t"program"'], {}, "exec", errno.ENOENT),
         "long name": (["/no/such/" + "x" * 3000], {}, "exec", errno.ENOENT),
         "odd cwd": (["true"], {"cwd": "/no/such\nfolder"}, "chdir", errno.ENOENT),
-        "not executable": (
-            [script(tmp_path / "a", "#!/bin/sh\n", 0o644)],
-            {},
-            "exec",
-            errno.EACCES,
-        ),
+        "not executable": ([script(tmp_path / "a", "#!/bin/sh\n", 0o644)], {}, "exec", errno.EACCES),
         "folder": ([str(tmp_path)], {}, "exec", errno.EACCES),
         "interpreter": ([script(tmp_path / "b", "#!/no/such/sh\n")], {}, "exec", errno.ENOENT),
         "no program": ([script(tmp_path / "c", "exit\n")], {}, "exec", errno.ENOEXEC),
@@ -240,9 +224,7 @@ program.main()
 """A launcher for which the machine has no file left at its first look at a process."""
 
 
-def test_a_start_that_cannot_be_looked_at_is_answered_and_leaves_nothing(
-    tmp_path: Path, token: str
-) -> None:
+def test_a_start_that_cannot_be_looked_at_is_answered_and_leaves_nothing(tmp_path: Path, token: str) -> None:
     program = tmp_path / "blind.py"
     program.write_text(BLIND.format(source=str(Path(launcher.__file__).parents[3])))
     wire = Wire(program=str(program))
@@ -386,9 +368,7 @@ def test_an_escape_without_a_trace_ends_with_a_worker_that_it_could_belong_to(
     assert listed["unknown"] == []
 
 
-def test_an_escape_without_environment_and_session_is_known_by_its_brand(
-    wire: Wire, token: str
-) -> None:
+def test_an_escape_without_environment_and_session_is_known_by_its_brand(wire: Wire, token: str) -> None:
     wire.start("b-0#1", ["sh", "-c", "echo; sleep 1000"])
     pids = wire.tree("a-0#1", token, 3, 0)
     listed = wire.listed()
@@ -481,9 +461,7 @@ def test_late_requests_for_a_unit_that_is_gone_are_dropped(wire: Wire) -> None:
 
 def test_a_storm_of_escapes_is_ended_by_one_kill(wire: Wire, token: str) -> None:
     # Seven generations, 128 processes, each of them in a session of its own.
-    code = (
-        "import os, signal\nprint(flush=True)\nfor _ in range(7):\n    os.fork() or os.setsid()\n"
-    )
+    code = "import os, signal\nprint(flush=True)\nfor _ in range(7):\n    os.fork() or os.setsid()\n"
     wire.start("a-0#1", [*PYTHON, "-c", code + "signal.pause()", token])
     wire.send(op="kill", unit="a-0#1")
     wire.hear("emptied", unit="a-0#1")
@@ -642,11 +620,11 @@ def test_what_is_frozen_ends_with_the_daemon(wire: Wire, token: str) -> None:
 
 
 @pytest.mark.parametrize("attempt", ATTEMPTS)
-def test_a_tree_that_forks_while_it_is_frozen_stands_still(
-    wire: Wire, token: str, attempt: int
-) -> None:
+def test_a_tree_that_forks_while_it_is_frozen_stands_still(wire: Wire, token: str, attempt: int) -> None:
     # Bounded: each process is in a session of its own, and there are 255 of them at last.
-    code = "import os, time\nprint(flush=True)\nfor _ in range(8):\n    os.fork() or os.setsid()\n    time.sleep(0.005)\n"
+    code = (
+        "import os, time\nprint(flush=True)\nfor _ in range(8):\n    os.fork() or os.setsid()\n    time.sleep(0.005)\n"
+    )
     wire.start("a-0#1", [*PYTHON, "-c", code + "while True: time.sleep(0.01)", token])
     wire.send(op="freeze", unit="a-0#1")
     deadline = time.monotonic() + BOUND_S
@@ -701,9 +679,7 @@ os.mkdir(sys.argv[1])
 """
 
 
-def test_the_leader_of_a_container_removes_it_when_the_daemon_hangs_up(
-    wire: Wire, tmp_path: Path, token: str
-) -> None:
+def test_the_leader_of_a_container_removes_it_when_the_daemon_hangs_up(wire: Wire, tmp_path: Path, token: str) -> None:
     removed = tmp_path / "removed"
     words = [*PYTHON, "-c", LEADER, str(removed), token]
     assert wire.start("a-0#1", words, container=str(tmp_path))[1] == "up\n"
@@ -777,15 +753,7 @@ print(*(name for name in sys.modules if name.partition(".")[0] not in sys.stdlib
     rooms = {
         "linux": ("cgroup", "kernel", "landlock", "seccomp"),
         "launcher": (
-            *(
-                "child_setup",
-                "main_loop",
-                "process_tree",
-                "protocol",
-                "raw_spawn",
-                "shutdown",
-                "tree_signals",
-            ),
+            *("child_setup", "main_loop", "process_tree", "protocol", "raw_spawn", "shutdown", "tree_signals"),
             "sandboxes",
             "lease",
         ),

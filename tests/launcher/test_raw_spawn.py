@@ -125,18 +125,14 @@ def test_a_process_by_a_plan_is_what_it_is_without(raw_spawner: RawSpawner, opti
     assert json.loads(by_plan[0]) == json.loads(without[0])
 
 
-def test_a_process_is_born_in_its_group_and_not_moved_there(
-    raw_spawner: RawSpawner, tmp_path: Path
-) -> None:
+def test_a_process_is_born_in_its_group_and_not_moved_there(raw_spawner: RawSpawner, tmp_path: Path) -> None:
     try:
         subtree = claim(tmp_path)
     except Refusal as refusal:
         pytest.skip(f"no cgroup: {refusal}")
     group = subtree.groups.make("a-0#1", 0, 0, 0)
     try:
-        text_, failure = born(
-            raw_spawner, asked([sys.executable, "-I", "-S", "-c", REPORT], cgroup=group)
-        )
+        text_, failure = born(raw_spawner, asked([sys.executable, "-I", "-S", "-c", REPORT], cgroup=group))
         assert failure == b""
         assert json.loads(text_)["group"].rstrip().endswith("/a-0#1")
         plan = ctypes.string_at(raw_spawner.plan, PLAN_BYTES)
@@ -157,9 +153,7 @@ def test_a_process_is_born_in_its_group_and_not_moved_there(
     ],
     ids=["user", "user and group", "group", "itself"],
 )
-def test_a_process_of_another_user_is_what_it_is_without(
-    raw_spawner: RawSpawner, options: Any
-) -> None:
+def test_a_process_of_another_user_is_what_it_is_without(raw_spawner: RawSpawner, options: Any) -> None:
     kept = "Uid|Gid|Groups|NoNewPrivs|SigBlk|SigIgn|Cap"
     look = f"grep -E '^({kept})' /proc/self/status; ls -l /proc/self/fd/"
     spawn = asked(["sh", "-c", f"{look} | wc -l; umask; kill -0 $PPID; echo $?"], **options)
@@ -180,14 +174,9 @@ def test_a_temporary_folder_is_made_by_a_plan(raw_spawner: RawSpawner, tmp_path:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may change the user")
-def test_a_temporary_folder_by_a_plan_is_the_workers_own(
-    raw_spawner: RawSpawner, tmp_path: Path
-) -> None:
+def test_a_temporary_folder_by_a_plan_is_the_workers_own(raw_spawner: RawSpawner, tmp_path: Path) -> None:
     options = {"user": "nobody", "identity": (65534, 65533, [7])}
-    assert born(raw_spawner, asked(["true"], temporary=str(tmp_path / "own"), **options)) == (
-        b"",
-        b"",
-    )
+    assert born(raw_spawner, asked(["true"], temporary=str(tmp_path / "own"), **options)) == (b"", b"")
     found = (tmp_path / "own").lstat()
     assert (found.st_uid, found.st_gid) == (65534, 65533)
 
@@ -205,9 +194,7 @@ def test_a_temporary_folder_by_a_plan_is_the_workers_own(
         ({"argv": ["true", "x" * 140_000]}, FAILED_LATE),
     ],
 )
-def test_a_plan_that_does_not_work_out_says_so(
-    raw_spawner: RawSpawner, options: Any, report: bytes
-) -> None:
+def test_a_plan_that_does_not_work_out_says_so(raw_spawner: RawSpawner, options: Any, report: bytes) -> None:
     assert born(raw_spawner, asked(["true"]) | options) == (b"", report)
 
 
@@ -365,9 +352,7 @@ REFUSED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_plan_that_fails_is_told_in_the_words_of_birth(
-    both: tuple[Wire, Wire], case: str
-) -> None:
+def test_a_plan_that_fails_is_told_in_the_words_of_birth(both: tuple[Wire, Wire], case: str) -> None:
     words: list[dict[str, Any]] = []
     for wire in both:
         options = {"argv": ["true"]} | REFUSED[case]

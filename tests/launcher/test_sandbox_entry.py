@@ -29,9 +29,7 @@ def wire() -> Iterator[Wire]:
 
 def shell(wire: Wire, unit: str, script: str, sandbox: Sandbox, argv: tuple[str, ...]) -> list[str]:
     """Starts a shell; the pid of the program, and the first line that it prints."""
-    seq, reading = wire.spawn(
-        unit, [*argv, "sh", "-c", script], sandbox=msgspec.to_builtins(sandbox)
-    )
+    seq, reading = wire.spawn(unit, [*argv, "sh", "-c", script], sandbox=msgspec.to_builtins(sandbox))
     inner = wire.hear("spawned", seq=seq)["inner"]
     with os.fdopen(reading) as stdout:
         return [inner, stdout.readline().strip()]
@@ -65,9 +63,7 @@ def test_what_has_escaped_keeps_its_unit_from_being_empty_until_it_is_killed(
     assert {process.pid for process in kernel.walk(init)} == before
 
 
-def test_a_unit_that_has_ended_has_no_sandbox_to_join(
-    wire: Wire, sandbox: tuple[Sandbox, int]
-) -> None:
+def test_a_unit_that_has_ended_has_no_sandbox_to_join(wire: Wire, sandbox: tuple[Sandbox, int]) -> None:
     joined, _init = sandbox
     wire.send(op="kill", unit=HOST)
     wire.hear("emptied", unit=HOST)

@@ -62,9 +62,7 @@ def test_what_others_see_are_fields_that_there_are() -> None:
 
 
 def test_the_page_of_events_is_what_the_catalogue_says() -> None:
-    spec = importlib.util.spec_from_file_location(
-        "events", ROOT / "docs" / "reference" / "events.py"
-    )
+    spec = importlib.util.spec_from_file_location("events", ROOT / "docs" / "reference" / "events.py")
     assert spec is not None
     assert spec.loader is not None
     events = importlib.util.module_from_spec(spec)

@@ -100,18 +100,14 @@ def test_every_file_of_the_folder_is_named_on_the_page() -> None:
     assert [path.name for path in files if f"`{path.name}`" not in text] == []
 
 
-def test_tables_are_written_between_their_markers_and_nothing_else_is_touched(
-    tmp_path: Path,
-) -> None:
+def test_tables_are_written_between_their_markers_and_nothing_else_is_touched(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(PAGE.read_text())
     report = figures("tasks", [row("wide_durable_one_ms", 0.5, "ms")], ["a note of the run"])
     status, _ = run(tmp_path, [report], f"--write={page}")
     assert status == 0
     before, after = (MARKED.findall(path.read_text()) for path in (PAGE, page))
-    changed = {
-        name for (name, old, _), (_, new, _) in zip(before, after, strict=True) if old != new
-    }
+    changed = {name for (name, old, _), (_, new, _) in zip(before, after, strict=True) if old != new}
     assert changed == {"tasks", "aims"}
     (shown,) = (text for name, text, _ in after if name == "tasks")
     wanted = ("what wide_durable_one_ms is", "2026-01-02", "abcdef0", "a note of the run")
@@ -134,9 +130,7 @@ def test_an_aim_is_met_or_missed_by_the_row_that_it_names(tmp_path: Path) -> Non
     assert found["tasks wide_durable_rate ≥ 4000"]["met"] is False
 
 
-def test_an_aim_beside_another_row_takes_the_ratio_that_was_made_within_a_round(
-    tmp_path: Path,
-) -> None:
+def test_an_aim_beside_another_row_takes_the_ratio_that_was_made_within_a_round(tmp_path: Path) -> None:
     slow = row("restart", 100.0, "ms", 300.0, **against("least_restart", 1.9))
     found = judged(tmp_path, figures("workers", [slow, row("least_restart", 1.0, "ms", 70.0)]))
     line = found["workers restart ≤ 2 times C"]
@@ -147,19 +141,14 @@ def test_an_aim_beside_another_row_takes_the_ratio_that_was_made_within_a_round(
 
 def test_an_aim_may_leave_room_beyond_a_multiple_of_another_row(tmp_path: Path) -> None:
     for start_ms, met in ((1_299.0, True), (1_301.0, False)):
-        rows = [
-            row("start", start_ms, "ms", **against("least_start", 1.0)),
-            row("least_start", 400.0, "ms"),
-        ]
+        rows = [row("start", start_ms, "ms", **against("least_start", 1.0)), row("least_start", 400.0, "ms")]
         line = judged(tmp_path, figures("workers", rows))["workers start ≤ 2.5 times C + 300"]
         assert (line["measured"], line["limit"], line["met"]) == (start_ms, 1_300.0, met)
 
 
 def test_an_aim_may_be_about_the_sum_of_rows(tmp_path: Path) -> None:
     rows = [row("pss_daemon_each", 4.0, "kB"), row("pss_launcher_each", 2.5, "kB")]
-    line = judged(tmp_path, figures("workers", rows))[
-        "workers pss_daemon_each + pss_launcher_each ≤ 6"
-    ]
+    line = judged(tmp_path, figures("workers", rows))["workers pss_daemon_each + pss_launcher_each ≤ 6"]
     assert (line["measured"], line["met"]) == (6.5, False)
 
 

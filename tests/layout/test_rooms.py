@@ -157,18 +157,7 @@ PURE = {
 }
 """Modules that decide and do nothing: no I/O, no clock, no randomness."""
 
-IMPURE = {
-    "asyncio",
-    "os",
-    "random",
-    "select",
-    "signal",
-    "socket",
-    "sqlite3",
-    "subprocess",
-    "threading",
-    "time",
-}
+IMPURE = {"asyncio", "os", "random", "select", "signal", "socket", "sqlite3", "subprocess", "threading", "time"}
 
 EXPORTING = ("cli.__init__", "worker.__init__", "worker.client.__init__")
 """Packages that programs import names from."""
@@ -180,10 +169,7 @@ def _allowed() -> dict[str, set[str]]:
     table: dict[str, set[str]] = {}
     for line in ROOMS.strip().splitlines():
         room, _, words = line.partition(":")
-        table[room] = {
-            word if "." in word or word in ("*", "cli") else f"supervisor.{word}"
-            for word in words.split()
-        }
+        table[room] = {word if "." in word or word in ("*", "cli") else f"supervisor.{word}" for word in words.split()}
     return table
 
 
@@ -282,9 +268,7 @@ def test_a_room_is_small(room: str) -> None:
     assert len(modules) <= MODULES_MAX
 
 
-@pytest.mark.parametrize(
-    "module", [f"{room}.{name}" for room, names in PURE.items() for name in names.split()]
-)
+@pytest.mark.parametrize("module", [f"{room}.{name}" for room, names in PURE.items() for name in names.split()])
 def test_a_module_that_decides_does_nothing(module: str) -> None:
     assert IMPURE.isdisjoint(imports(module))
 

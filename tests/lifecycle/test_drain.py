@@ -18,15 +18,7 @@ GRACE_S = 4.0
 def ready(drain_s: float, *, listens: bool = True) -> sm.Worker:
     listen = (ListenAddress("127.0.0.1:80"),) if listens else ()
     process = Process(shutdown_grace_period=GRACE_S, drain_timeout=drain_s)
-    spec = Spec(
-        name="web",
-        kind="agent",
-        source="",
-        command=("web",),
-        protocol="none",
-        listen=listen,
-        process=process,
-    )
+    spec = Spec(name="web", kind="agent", source="", command=("web",), protocol="none", listen=listen, process=process)
     worker, _ = step(sm.Worker("web-0", spec), sm.Start(), 0.0)
     worker, _ = step(worker, sm.Spawned(7), 0.0)
     worker, _ = step(worker, sm.Tick(), 2.0)

@@ -42,14 +42,7 @@ pytestmark = pytest.mark.core
 
 INTERVAL_S = 10.0
 DELAY_S = 4.0
-CHECK = Check(
-    name="web",
-    way="tcp",
-    target=("127.0.0.1:1",),
-    interval=INTERVAL_S,
-    timeout=5.0,
-    start_delay=DELAY_S,
-)
+CHECK = Check(name="web", way="tcp", target=("127.0.0.1:1",), interval=INTERVAL_S, timeout=5.0, start_delay=DELAY_S)
 
 
 def rule(*, degrades_at: int = 3, is_graceful: bool = True, **check: Any) -> Rule:

@@ -69,9 +69,7 @@ DEATH_S_MAX = 1.5
 GRACE_S = 10.0
 HEARTBEAT_TIMEOUT_S = 30.0
 SPAWN_TIMEOUT_S = 30.0
-GONE_S = (
-    LAUNCH_S_MAX + GRACE_S + (KILLS_MAX + 1) * (transitions.KILL_INTERVAL_S + DEATH_S_MAX + LATE_S)
-)
+GONE_S = LAUNCH_S_MAX + GRACE_S + (KILLS_MAX + 1) * (transitions.KILL_INTERVAL_S + DEATH_S_MAX + LATE_S)
 """After this time nothing is left of a worker that nobody wants."""
 
 READY = Readiness(way="log", target=("listening",))
@@ -216,9 +214,7 @@ class World:
             self.woke_at = self.now
             self._say("the daemon was stalled")
         if deadline is not None and deadline <= at:
-            self.now = max(
-                self.now, deadline + self.random.choice([0.0, 0.0, self.random.uniform(0, LATE_S)])
-            )
+            self.now = max(self.now, deadline + self.random.choice([0.0, 0.0, self.random.uniform(0, LATE_S)]))
             self._spins = self._spins + 1 if self.now == self._ticked_at else 0
             self._ticked_at = self.now
             self._demand(self._spins < 10, "it spins")
@@ -338,9 +334,7 @@ class World:
             program.others = self.random.choice([0, 0, 0, 1, 2])
             program.kills_needed = self.random.choice([1, 1, 2, KILLS_MAX])
         slow = not self.calm and chance() < 0.03
-        self._after(
-            LAUNCH_S_MAX if slow else self.random.uniform(0.0, 0.3), lambda: self._launched(program)
-        )
+        self._after(LAUNCH_S_MAX if slow else self.random.uniform(0.0, 0.3), lambda: self._launched(program))
 
     def _launched(self, program: Program) -> None:
         luck = 1.0 if self.calm else self.random.random()
@@ -375,9 +369,7 @@ class World:
             return  # silent for ever
         is_asked = self.worker.spec.protocol != "none" or self.worker.spec.ready is not None
         if luck < 0.18 and self.worker.spec.protocol != "none":
-            self._after(
-                shake_s, lambda: self._if_alive(program, Refused("speaks another protocol"))
-            )
+            self._after(shake_s, lambda: self._if_alive(program, Refused("speaks another protocol")))
             return
         if luck < 0.21:
             shake_s += SPAWN_TIMEOUT_S
@@ -408,9 +400,7 @@ class World:
             program.hangs_since = self.now
             program.obeys_ask = program.obeys_signals = False
 
-    def _dies_later(
-        self, program: Program, delay_s: float, how: tuple[int | None, str | None]
-    ) -> None:
+    def _dies_later(self, program: Program, delay_s: float, how: tuple[int | None, str | None]) -> None:
         def die() -> None:
             if not program.leader:
                 return
@@ -476,10 +466,7 @@ class World:
         state = before.state
         for action in actions:
             if isinstance(action, Transition):
-                self._demand(
-                    action.old is state and action.new in TRANSITIONS[state],
-                    f"{action} from {state}",
-                )
+                self._demand(action.old is state and action.new in TRANSITIONS[state], f"{action} from {state}")
                 state = action.new
                 self._moved(before, event, action)
             else:
@@ -520,9 +507,7 @@ class World:
                 self._demand(hangs, "a worker that beats is called hung")
                 return "unfit"
             self.books.wanted, self.books.unwanted_at = False, self.now  # unused
-            self._demand(
-                move.old is not State.BUSY and before.spec.kind == "mcp", "ended for no reason"
-            )
+            self._demand(move.old is not State.BUSY and before.spec.kind == "mcp", "ended for no reason")
             return "asked"
         return "unfit"
 
@@ -576,9 +561,7 @@ class World:
         if not isinstance(event, Start | Restart | Reset):
             self._demand(books.back_from is not None, "it is started though it should rest")
             assert books.back_from is not None, "demanded above"
-            self._demand(
-                self.now >= books.back_from - 1e-6, "it is started before its backoff is over"
-            )
+            self._demand(self.now >= books.back_from - 1e-6, "it is started before its backoff is over")
         books.back_from = None
 
     def _killed(self, program: Program, event: Event) -> None:
@@ -587,9 +570,7 @@ class World:
         ending = self.worker.state is State.SHUTTING_DOWN and program.leader
         if ending and asked and not isinstance(event, Halt) and books.cause != "halted":
             assert books.asked_at is not None, "tested above"
-            self._demand(
-                self.now >= books.asked_at + GRACE_S - 1e-6, "killed within its grace period"
-            )
+            self._demand(self.now >= books.asked_at + GRACE_S - 1e-6, "killed within its grace period")
         books.killed = True
         program.doomed = True
         if program.frozen_at is not None:
@@ -737,25 +718,15 @@ class World:
         waits = waits or (state in UP and worker.spec.protocol == "corral")
         self._demand(worker.deadline is not None or not waits, "it waits without a deadline")
         if worker.deadline is not None:
-            self._demand(
-                worker.deadline < self.now + 10 * SPAWN_TIMEOUT_S, "its deadline never comes"
-            )
+            self._demand(worker.deadline < self.now + 10 * SPAWN_TIMEOUT_S, "its deadline never comes")
         if state is State.INITIAL and books.backed_off is not None and not books.waits:
             due = worker.deadline is not None and worker.deadline <= books.back_until + 1e-6
             self._demand(due, "it waits longer than its backoff")
         if not books.wanted:
-            self._demand(
-                not exists or self.now < max(books.unwanted_at, patience) + GONE_S,
-                "a stop is forgotten",
-            )
+            self._demand(not exists or self.now < max(books.unwanted_at, patience) + GONE_S, "a stop is forgotten")
         if state is State.STARTING and not may_last:
             thawed_at = 0.0 if program is None else program.thawed_at
-            until = (
-                max(books.starting_at, patience, thawed_at)
-                + LAUNCH_S_MAX
-                + SPAWN_TIMEOUT_S
-                + 2 * LATE_S
-            )
+            until = max(books.starting_at, patience, thawed_at) + LAUNCH_S_MAX + SPAWN_TIMEOUT_S + 2 * LATE_S
             self._demand(self.now < until, "a start without end")
         if state is State.SHUTTING_DOWN and books.asked_at is not None and exists:
             until = max(books.asked_at + GRACE_S, patience) + 4 * LATE_S
@@ -816,18 +787,9 @@ def test_the_lives_are_not_idle() -> None:
 
 FAULTS = {
     "it does not wait for an empty tree": ("if not worker.tree:", "if True:"),
-    "a stop forgets to take the wish back": (
-        "return replace(worker, wanted=False,",
-        "return replace(worker,",
-    ),
-    "a start has no deadline": (
-        "deadline=now + worker.spec.process.spawn_timeout,",
-        "deadline=None,",
-    ),
-    "a death while Busy counts for the worker": (
-        "counts = left is not State.BUSY",
-        "counts = True",
-    ),
+    "a stop forgets to take the wish back": ("return replace(worker, wanted=False,", "return replace(worker,"),
+    "a start has no deadline": ("deadline=now + worker.spec.process.spawn_timeout,", "deadline=None,"),
+    "a death while Busy counts for the worker": ("counts = left is not State.BUSY", "counts = True"),
     "it never gives up": ("elif decision.gave_up:", "elif resume_at := now:"),
     "the backoff is not waited out": ("resume_at = now + decision.delay_s", "resume_at = now"),
     "the grace period is cut to its half": (
@@ -843,14 +805,8 @@ FAULTS = {
         'spec.protocol == "none" and',
     ),
     "a job is ready by living": ('and spec.type == "service"', ""),
-    "the success of a job is answered by the restart policy": (
-        "if job.is_success(worker.spec, last):",
-        "if False:",
-    ),
-    "the run of a job ends only by itself": (
-        "return now + spec.timeout if spec.timeout > 0 else None",
-        "return None",
-    ),
+    "the success of a job is answered by the restart policy": ("if job.is_success(worker.spec, last):", "if False:"),
+    "the run of a job ends only by itself": ("return now + spec.timeout if spec.timeout > 0 else None", "return None"),
     "a stop leaves the success of a job": (
         "resume_at=None, backoff=None, done=False)",
         "resume_at=None, backoff=None)",
@@ -877,25 +833,18 @@ FAULTS = {
         "if worker.deadline is None or now < worker.deadline:",
         "if worker.deadline is None:",
     ),
-    "a program that is missing is tried for ever": (
-        "if event.retryable and worker.wanted:",
-        "if worker.wanted:",
-    ),
+    "a program that is missing is tried for ever": ("if event.retryable and worker.wanted:", "if worker.wanted:"),
     "a machine that lacks something is not tried again": (
         "if event.retryable and worker.wanted:",
         "if not event.retryable and worker.wanted:",
     ),
-    "two lives have one number": (
-        "incarnation=worker.incarnation + 1,",
-        "incarnation=max(worker.incarnation, 1),",
-    ),
+    "two lives have one number": ("incarnation=worker.incarnation + 1,", "incarnation=max(worker.incarnation, 1),"),
     "a death that is told twice counts twice": (
         "if worker.exited or not worker.tree:",
         "if worker.state in (State.INITIAL, State.TERMINATED):",
     ),
     "a start while it ends is forgotten": (
-        "if worker.state is State.SHUTTING_DOWN:\n        return _at_once(wanted, now), []\n"
-        "    return wanted, []",
+        "if worker.state is State.SHUTTING_DOWN:\n        return _at_once(wanted, now), []\n    return wanted, []",
         "return worker, []",
     ),
     "an asked restart does not come back": (
@@ -936,10 +885,7 @@ FAULTS = {
         "return after, [*actions, *thawed, Ask(grace_s)]",
         "return after, [*actions, Ask(grace_s), *thawed]",
     ),
-    "a pause counts as silence": (
-        "worker.ready_at or 0.0, worker.resumed_at)",
-        "worker.ready_at or 0.0)",
-    ),
+    "a pause counts as silence": ("worker.ready_at or 0.0, worker.resumed_at)", "worker.ready_at or 0.0)"),
     "a resume arms no deadline": (
         "return replace(awake, deadline=_next_check(awake, now)), actions",
         "return awake, actions",
@@ -953,10 +899,7 @@ FAULTS = {
         "worker, _ = _awake(replace(worker, exited=True), now)",
         "worker = replace(worker, exited=True)",
     ),
-    "what is stopped stays paused": (
-        "awake, thawed = _awake(worker, now)",
-        "awake, thawed = worker, [Thaw()]",
-    ),
+    "what is stopped stays paused": ("awake, thawed = _awake(worker, now)", "awake, thawed = worker, [Thaw()]"),
     "an emergency leaves a wish": (
         "return _kill(_unwanted(worker), event.result, event.reason, now)",
         'return _kill(worker, "stopped", event.reason, now)',
@@ -965,24 +908,17 @@ FAULTS = {
         "return _escalate(replace(_unwanted(worker), stage=Stage.SIGNALLED), now)",
         "return _unwanted(worker), []",
     ),
-    "a new backoff is not heeded": (
-        "if backoff is None:\n        return changed",
-        "if True:\n        return changed",
-    ),
+    "a new backoff is not heeded": ("if backoff is None:\n        return changed", "if True:\n        return changed"),
     "a new backoff counts from now": ("due = backoff.since + backoff_s", "due = now + backoff_s"),
     "the backoff does not grow": ("* 2.0 ** min(earlier, 32)", "* 1.0"),
-    "one restart too many": (
-        "earlier >= recovery.max_restart_attempts",
-        "earlier > recovery.max_restart_attempts",
-    ),
+    "one restart too many": ("earlier >= recovery.max_restart_attempts", "earlier > recovery.max_restart_attempts"),
 }
 
 
 def planted(old: str, new: str) -> Step:
     """`transitions.step` as it would be if the text `old` of its functions, or of restart's, were `new`."""
     texts = {
-        module: "from __future__ import annotations\ndef "
-        + inspect.getsource(module).split("\ndef ", 1)[1]
+        module: "from __future__ import annotations\ndef " + inspect.getsource(module).split("\ndef ", 1)[1]
         for module in (restart_policy, transitions)
     }
     assert sum(text.count(old) for text in texts.values()) == 1, f"not one place: {old}"
@@ -996,9 +932,7 @@ def planted(old: str, new: str) -> Step:
 
 
 def test_without_a_fault_the_planted_copy_lives_as_the_original_does() -> None:
-    World(0, planted("assert action.new in TRANSITIONS", "assert action.new in  TRANSITIONS")).live(
-        EVENTS
-    )
+    World(0, planted("assert action.new in TRANSITIONS", "assert action.new in  TRANSITIONS")).live(EVENTS)
 
 
 @pytest.mark.parametrize("fault", FAULTS)

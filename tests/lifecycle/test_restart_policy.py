@@ -5,15 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corral.supervisor.config.spec import Recovery
-from corral.supervisor.lifecycle.restart_policy import (
-    JITTER,
-    Again,
-    History,
-    Rest,
-    after_life,
-    backoff_s,
-    decide,
-)
+from corral.supervisor.lifecycle.restart_policy import JITTER, Again, History, Rest, after_life, backoff_s, decide
 
 pytestmark = pytest.mark.core
 
@@ -29,9 +21,7 @@ def end(
     counts: bool = True,
     jitter: float = 0.5,
 ) -> Again | Rest:
-    return decide(
-        recovery, history, clean=clean, counts=counts, ready_for_s=ready_for_s, jitter=jitter
-    )
+    return decide(recovery, history, clean=clean, counts=counts, ready_for_s=ready_for_s, jitter=jitter)
 
 
 def ends(recovery: Recovery, *ready_for_s: float | None, counts: bool = True) -> list[Again | Rest]:
@@ -57,9 +47,7 @@ def delays(decisions: list[Again | Rest]) -> list[float]:
     [("always", True, True), ("on-failure", False, True), ("never", False, False)],
 )
 def test_the_policy(restart: str, after_clean: bool, after_failure: bool) -> None:
-    recovery = Recovery(
-        restart="always" if restart == "always" else "never" if restart == "never" else "on-failure"
-    )
+    recovery = Recovery(restart="always" if restart == "always" else "never" if restart == "never" else "on-failure")
     off = Recovery(restart=recovery.restart, enable_auto_restart=False)
     for clean, expected in ((True, after_clean), (False, after_failure)):
         assert isinstance(end(recovery, History(), 5.0, clean=clean), Again) is expected
@@ -145,14 +133,8 @@ def test_the_jitter_is_a_fifth_to_either_side(earlier: int, jitter: float) -> No
     assert 0.8 * plain - 1e-9 <= delay_s <= 1.2 * plain + 1e-9
 
 
-@given(
-    st.lists(st.one_of(st.none(), st.floats(0, 100)), max_size=60),
-    st.integers(0, 5),
-    st.floats(1, 200),
-)
-def test_the_intensity_is_never_exceeded(
-    lives: list[float | None], attempts: int, window_s: float
-) -> None:
+@given(st.lists(st.one_of(st.none(), st.floats(0, 100)), max_size=60), st.integers(0, 5), st.floats(1, 200))
+def test_the_intensity_is_never_exceeded(lives: list[float | None], attempts: int, window_s: float) -> None:
     """In no stretch of the window's length, on the clock of time Ready, more restarts than allowed."""
     recovery = Recovery(max_restart_attempts=attempts, restart_window=window_s, healthy_after=1e9)
     clock, restarts, history = 0.0, list[float](), History()

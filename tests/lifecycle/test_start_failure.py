@@ -30,9 +30,7 @@ HEAD = "Traceback (most recent call last):"
         ([HEAD, OWN, 'corral: cannot load "a": no'], 'cannot load "a": no'),
     ],
 )
-def test_a_traceback_is_told_by_its_exception_and_the_last_line_of_own_code(
-    lines: list[str], words: str
-) -> None:
+def test_a_traceback_is_told_by_its_exception_and_the_last_line_of_own_code(lines: list[str], words: str) -> None:
     assert last_words(lines) == words
 
 
@@ -86,9 +84,7 @@ OF_TENANT = replace(ENTRY, name="acme/a", process=replace(ENTRY.process, working
         (replace(ENTRY, python="/v/bin/py"), 1, "KeyError: 'x'", ""),
     ],
 )
-def test_an_end_before_ready_comes_with_what_to_write(
-    spec: Spec, code: int, line: str, hint: str
-) -> None:
+def test_an_end_before_ready_comes_with_what_to_write(spec: Spec, code: int, line: str, hint: str) -> None:
     text = words_of_end(spec, f"exited with status {code}", code, [line] if line else [])
     assert text.startswith(f"exited with status {code}")
     assert line in text

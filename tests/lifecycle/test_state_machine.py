@@ -410,11 +410,7 @@ def test_a_healthy_life_forgets_even_when_somebody_ended_it() -> None:
 def test_a_missing_program_is_not_tried_again() -> None:
     life = Life()
     life.send(Start(), SpawnFailed("ENOENT", False, "", 0.5))
-    assert (life.state, life.result, life.worker.deadline) == (
-        State.TERMINATED,
-        "exec-failed",
-        None,
-    )
+    assert (life.state, life.result, life.worker.deadline) == (State.TERMINATED, "exec-failed", None)
 
 
 def test_a_machine_that_lacks_something_is_tried_for_ever_with_backoff() -> None:
@@ -569,9 +565,7 @@ def test_a_stop_that_is_ignored_ends_in_a_kill_that_is_repeated() -> None:
 
 
 def test_the_stop_signal_is_that_of_the_configuration() -> None:
-    life = Life(
-        replace(SPEC, process=Process(stop_signal="SIGINT", shutdown_grace_period=2.0))
-    ).up()
+    life = Life(replace(SPEC, process=Process(stop_signal="SIGINT", shutdown_grace_period=2.0))).up()
     life.send(Stop())
     assert life.tick() == [Signal("SIGINT", True)]
     assert life.now == 101.0
@@ -738,9 +732,7 @@ def test_a_start_that_is_paused_does_not_time_out(protocol: Literal["corral", "n
     assert life.worker.deadline == life.now + (30.0 if protocol == "corral" else ALIVE_S)
 
 
-@pytest.mark.parametrize(
-    "event", [Reconfigure(SPEC), Worked(True), Shaken(), Start(), Want("x"), Reset(), Pause()]
-)
+@pytest.mark.parametrize("event", [Reconfigure(SPEC), Worked(True), Shaken(), Start(), Want("x"), Reset(), Pause()])
 @pytest.mark.parametrize("situation", ["paused", "paused at its start"])
 def test_nothing_but_an_end_ends_a_pause(situation: str, event: Event) -> None:
     life = Life()
@@ -1008,9 +1000,7 @@ def _diagram() -> str:
 
 def _transitions() -> str:
     rows = ["| from | to |", "| --- | --- |"]
-    rows += [
-        f"| {old} | {', '.join(new for new in State if new in TRANSITIONS[old])} |" for old in State
-    ]
+    rows += [f"| {old} | {', '.join(new for new in State if new in TRANSITIONS[old])} |" for old in State]
     return "\n".join(rows)
 
 
@@ -1051,15 +1041,7 @@ def test_the_manual_shows_the_tables_of_the_code() -> None:
 def test_the_manual_names_every_result_that_the_lifecycle_gives_by_itself() -> None:
     page = DOC.read_text("utf-8")
     source = Path(transitions.__file__).read_text("utf-8")
-    named = {
-        "stopped",
-        "exited",
-        "signaled",
-        "hung",
-        "start-timeout",
-        "exec-failed",
-        "restart-limit",
-    }
+    named = {"stopped", "exited", "signaled", "hung", "start-timeout", "exec-failed", "restart-limit"}
     assert all(f'"{result}"' in source for result in named)
     (table,) = re.findall(r"## Results\n(.*?)\n## ", page, re.S)
     assert all(f"`{result}`" in table for result in named | {"task-timeout", "hibernated", "oom"})
@@ -1072,9 +1054,7 @@ def main() -> None:
         for name in EVENTS:
             for situation in SITUATIONS:
                 if words := answer(situation, name):
-                    print(
-                        f"{name:23} {situation:22} {words}".replace(f"{name:23} ", f"{name:23}  ")
-                    )
+                    print(f"{name:23} {situation:22} {words}".replace(f"{name:23} ", f"{name:23}  "))
     else:
         sys.exit("usage: test_lifecycle.py --write | --answers")
 

@@ -68,9 +68,7 @@ def wait_until_gone(path: Path) -> None:
 # --- the groups of the units ---
 
 
-def test_everything_that_a_unit_forks_is_in_its_group(
-    wire: Wire, subtree: containment.Subtree, token: str
-) -> None:
+def test_everything_that_a_unit_forks_is_in_its_group(wire: Wire, subtree: containment.Subtree, token: str) -> None:
     pids = wire.tree("a-0#1", token, 3, 2)
     wire.start("b-0#1", ["sh", "-c", "echo; exec sleep 1000"])
     folder = subtree.unit("a-0#1")
@@ -105,9 +103,7 @@ def test_units_of_a_tenant_are_in_its_slice_which_goes_with_the_last_of_them(
 
 
 @pytest.mark.long
-def test_a_slice_that_is_removed_in_the_same_moment_is_made_again(
-    subtree: containment.Subtree,
-) -> None:
+def test_a_slice_that_is_removed_in_the_same_moment_is_made_again(subtree: containment.Subtree) -> None:
     groups = subtree.groups
     code = (
         "import sys; from corral.supervisor.linux import cgroup; groups = cgroup.Groups(*sys.argv[1:3])\n"
@@ -135,9 +131,7 @@ def test_a_start_that_fails_leaves_no_group(wire: Wire, subtree: containment.Sub
         wait_until_gone(subtree.unit("a-0#1"))
 
 
-def test_a_group_that_cannot_be_made_is_a_start_that_failed(
-    wire: Wire, subtree: containment.Subtree
-) -> None:
+def test_a_group_that_cannot_be_made_is_a_start_that_failed(wire: Wire, subtree: containment.Subtree) -> None:
     cgroup.write(str(subtree.path), "cgroup.max.descendants", "0")
     seq, reading = wire.spawn("a-0#1", ["true"])
     os.close(reading)
@@ -148,9 +142,7 @@ def test_a_group_that_cannot_be_made_is_a_start_that_failed(
 
 
 @needs_root
-def test_a_worker_that_leaves_its_group_is_killed_all_the_same(
-    wire: Wire, subtree: containment.Subtree
-) -> None:
+def test_a_worker_that_leaves_its_group_is_killed_all_the_same(wire: Wire, subtree: containment.Subtree) -> None:
     own = subtree.path.parent
     code = f"echo $$ > {own}/cgroup.procs; setsid sleep 1000 & echo; exec sleep 1000"
     pid, _line = wire.start("a-0#1", ["sh", "-c", code])
@@ -166,9 +158,7 @@ def test_a_worker_that_leaves_its_group_is_killed_all_the_same(
         os.close(pidfd)
 
 
-def test_a_stranger_in_the_group_of_a_unit_is_part_of_it(
-    wire: Wire, subtree: containment.Subtree
-) -> None:
+def test_a_stranger_in_the_group_of_a_unit_is_part_of_it(wire: Wire, subtree: containment.Subtree) -> None:
     pid, _line = wire.start("a-0#1", ["sh", "-c", "echo; exec sleep 1000"])
     with subprocess.Popen(["sleep", "1000"]) as stranger, contextlib.ExitStack() as undo:
         undo.callback(stranger.kill)
@@ -183,9 +173,7 @@ def test_a_stranger_in_the_group_of_a_unit_is_part_of_it(
 
 
 @needs_root
-def test_groups_that_a_worker_made_below_its_own_go_with_it(
-    wire: Wire, subtree: containment.Subtree
-) -> None:
+def test_groups_that_a_worker_made_below_its_own_go_with_it(wire: Wire, subtree: containment.Subtree) -> None:
     folder = subtree.unit("a-0#1")
     inner = folder / "x" / "y"
     code = f"mkdir -p {inner}; sleep 1000 & echo $! > {inner}/cgroup.procs; echo; exec sleep 1000"
@@ -197,9 +185,7 @@ def test_groups_that_a_worker_made_below_its_own_go_with_it(
 
 
 @pytest.mark.parametrize(("depth", "is_removed"), [(1500, True), (2500, False)])
-def test_no_depth_of_groups_ends_whoever_removes_them(
-    tmp_path: Path, depth: int, is_removed: bool
-) -> None:
+def test_no_depth_of_groups_ends_whoever_removes_them(tmp_path: Path, depth: int, is_removed: bool) -> None:
     (tmp_path / "group").mkdir()
     folder = os.open(tmp_path / "group", os.O_RDONLY)
     for _ in range(depth):
@@ -317,11 +303,7 @@ def test_the_limits_of_a_living_group_change_and_go(lookalike: Path) -> None:
     folder = lookalike / "a-0#1"
     (folder / "memory.swap.max").unlink()  # a kernel without swap
     cgroup.relimit(str(folder), 1 << 20, 0)
-    assert contents(folder) == {
-        "memory.max": "1048576",
-        "memory.oom.group": "1",
-        "cpu.max": "max 100000",
-    }
+    assert contents(folder) == {"memory.max": "1048576", "memory.oom.group": "1", "cpu.max": "max 100000"}
     for path in folder.iterdir():
         path.write_text("")
     cgroup.relimit(str(folder), 0, 150)
@@ -331,12 +313,7 @@ def test_the_limits_of_a_living_group_change_and_go(lookalike: Path) -> None:
 
 @pytest.mark.parametrize(
     ("own", "of_tenant", "of", "limit", "peak"),
-    [
-        (2, 0, "unit", 1000, 990),
-        (2, 5, "unit", 1000, 990),
-        (0, 5, "tenant", 5000, 4990),
-        (0, 0, "above", 0, 0),
-    ],
+    [(2, 0, "unit", 1000, 990), (2, 5, "unit", 1000, 990), (0, 5, "tenant", 5000, 4990), (0, 0, "above", 0, 0)],
 )
 def test_kills_for_memory_are_counted_and_whose_limit_it_was(
     tmp_path: Path, own: int, of_tenant: int, of: str, limit: int, peak: int
@@ -358,9 +335,7 @@ def test_kills_for_memory_are_counted_and_whose_limit_it_was(
 # --- which subtree is ours ---
 
 
-def test_the_subtree_of_a_state_folder_has_always_the_same_name(
-    subtree: containment.Subtree, tmp_path: Path
-) -> None:
+def test_the_subtree_of_a_state_folder_has_always_the_same_name(subtree: containment.Subtree, tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     again = containment.claim(tmp_path / "." / "x" / "..")
     assert (again.path, again.name) == (subtree.path, subtree.name)
@@ -413,9 +388,7 @@ def test_a_tier_that_is_asked_for_and_not_to_be_had_is_an_error(
         assert failure.value.data["stage"] == "cgroup"
 
 
-def test_a_refusal_names_the_folder_as_it_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refusal_names_the_folder_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "App.slice" / "Agents.service"
 
     def refuse(_state_dir: Path) -> containment.Subtree:

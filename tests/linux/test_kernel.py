@@ -32,9 +32,7 @@ def test_a_pid_that_is_another_process_now_is_not_signalled() -> None:
 
 
 def test_the_children_of_a_process_are_found_with_and_without_the_kernels_list() -> None:
-    with subprocess.Popen(
-        ["sh", "-c", "sleep 1000 & sleep 1000 & echo; wait"], stdout=-1
-    ) as parent:
+    with subprocess.Popen(["sh", "-c", "sleep 1000 & sleep 1000 & echo; wait"], stdout=-1) as parent:
         assert parent.stdout is not None
         parent.stdout.readline()
         process = kernel.look_up(parent.pid)

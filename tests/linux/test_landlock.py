@@ -27,9 +27,7 @@ MSG_FASTOPEN = 0x20000000
 needs_root = pytest.mark.skipif(not ROOT, reason="only root may change the user")
 pytestmark = [
     pytest.mark.shell,
-    pytest.mark.skipif(
-        landlock.abi() < 6, reason=f"this kernel has version {landlock.abi()} of Landlock"
-    ),
+    pytest.mark.skipif(landlock.abi() < 6, reason=f"this kernel has version {landlock.abi()} of Landlock"),
 ]
 
 Probe = Callable[[], object]
@@ -83,11 +81,7 @@ def inside(tmp_path: Path) -> Path:
 
 def test_what_is_not_restricted_is_as_before(inside: Path) -> None:
     assert in_child(lambda: (inside.parent / "outside/file").read_text()) == "outside"
-    written = in_child(
-        lambda: (inside.parent / "outside/file").write_text("new"),
-        connect_ports=[],
-        scope_signals=True,
-    )
+    written = in_child(lambda: (inside.parent / "outside/file").write_text("new"), connect_ports=[], scope_signals=True)
     assert written == 3
 
 
@@ -186,9 +180,7 @@ def test_there_is_no_way_out_of_read_paths(inside: Path, bystander: int, way: st
 
 
 @pytest.mark.parametrize("way", list(ways_out(Path("/"), 0)))
-def test_each_way_out_is_one_where_nothing_is_restricted(
-    inside: Path, bystander: int, way: str
-) -> None:
+def test_each_way_out_is_one_where_nothing_is_restricted(inside: Path, bystander: int, way: str) -> None:
     said = in_child(ways_out(inside, bystander)[way])
     if way == "mount" and said in ("EACCES", "EPERM", "ENOSPC"):
         pytest.skip("no user namespaces here")
@@ -266,9 +258,7 @@ def test_the_temporary_folder_is_read_and_written_too(inside: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["read_paths", "write_paths"])
-def test_a_path_that_is_not_there_is_refused_by_name_unless_it_may_be_missing(
-    inside: Path, key: str
-) -> None:
+def test_a_path_that_is_not_there_is_refused_by_name_unless_it_may_be_missing(inside: Path, key: str) -> None:
     path = str(inside / "missing")
     refused = in_child(lambda: "restricted", **{key: [path]})
     assert refused == {"key": key, "errno": errno.ENOENT, "path": path}
@@ -279,12 +269,7 @@ def test_a_path_that_is_not_there_is_refused_by_name_unless_it_may_be_missing(
 
 @pytest.mark.parametrize(
     ("key", "value", "needed"),
-    [
-        ("read_paths", [], 2),
-        ("write_paths", [], 3),
-        ("connect_ports", [], 4),
-        ("scope_signals", True, 6),
-    ],
+    [("read_paths", [], 2), ("write_paths", [], 3), ("connect_ports", [], 4), ("scope_signals", True, 6)],
 )
 def test_an_older_kernel_refuses_what_it_cannot_hold(key: str, value: object, needed: int) -> None:
     for version in range(needed):
@@ -307,10 +292,7 @@ def test_every_version_that_can_holds_write_paths(inside: Path, version: int) ->
 @pytest.fixture
 def ports() -> Iterator[tuple[int, int]]:
     """Two ports of 127.0.0.1 where somebody listens."""
-    with (
-        socket.create_server(("127.0.0.1", 0)) as one,
-        socket.create_server(("127.0.0.1", 0)) as two,
-    ):
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
         yield one.getsockname()[1], two.getsockname()[1]
 
 
@@ -360,13 +342,7 @@ def io_uring() -> int:
 
 REFUSALS = [
     errno.errorcode[number]  # EOPNOTSUPP has two names
-    for number in (
-        errno.EACCES,
-        errno.EPROTONOSUPPORT,
-        errno.EAFNOSUPPORT,
-        errno.EOPNOTSUPP,
-        errno.ENOSYS,
-    )
+    for number in (errno.EACCES, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.ENOSYS)
 ]
 
 

@@ -18,9 +18,7 @@ def inode(sock: socket.socket) -> int:
     return os.fstat(sock.fileno()).st_ino
 
 
-@pytest.mark.parametrize(
-    ("domain", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]
-)
+@pytest.mark.parametrize(("domain", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
 def test_a_connection_has_no_inode_before_it_is_accepted(domain: int, host: str) -> None:
     with socket.socket(domain) as listening:
         listening.bind((host, 0))

@@ -122,9 +122,7 @@ def test_an_address_that_this_machine_does_not_have_is_refused(sockets: ListenSo
         sockets.open(spec("unix:/nowhere/at/all/s"))
 
 
-def test_a_unix_socket_has_its_mode_and_is_removed_when_it_is_closed(
-    sockets: ListenSockets, tmp_path: Path
-) -> None:
+def test_a_unix_socket_has_its_mode_and_is_removed_when_it_is_closed(sockets: ListenSockets, tmp_path: Path) -> None:
     path = tmp_path / "s"
     sockets.open(spec(ListenAddress(f"unix:{path}", mode="0660")))
     assert stat.S_IMODE(path.stat().st_mode) == 0o660
@@ -154,9 +152,7 @@ def test_a_path_that_a_dead_process_left_is_taken_over_and_a_live_one_is_not(
         connect(f"unix:{live}").close()
 
 
-def test_a_path_that_a_worker_removed_is_opened_anew(
-    sockets: ListenSockets, tmp_path: Path
-) -> None:
+def test_a_path_that_a_worker_removed_is_opened_anew(sockets: ListenSockets, tmp_path: Path) -> None:
     web = spec(f"unix:{tmp_path}/s")
     sockets.open(web)
     (tmp_path / "s").unlink()

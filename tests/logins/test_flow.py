@@ -101,9 +101,7 @@ def run(work: Callable[[Far], Awaitable[None]]) -> None:
 
 
 async def started(server: Far, step: Any = "start", **settings: Any) -> Pending:
-    order = Order(
-        step=step, url=f"{server.base}/mcp", redirect=REDIRECT, settings=Settings(**settings)
-    )
+    order = Order(step=step, url=f"{server.base}/mcp", redirect=REDIRECT, settings=Settings(**settings))
     pending = (await perform(order)).pending
     assert pending is not None
     return pending
@@ -181,11 +179,7 @@ def test_the_jwt_of_a_workload_is_shown_once_and_no_other_grant_is_tried() -> No
 def test_an_identity_provider_that_gives_no_grant_ends_the_way_there() -> None:
     async def work(server: Far) -> None:
         settings = Settings(
-            grant="enterprise",
-            client_id="me",
-            assertion="id",
-            idp_issuer=server.base,
-            idp_client_id="idp-me",
+            grant="enterprise", client_id="me", assertion="id", idp_issuer=server.base, idp_client_id="idp-me"
         )
         order = Order(step="client", url=f"{server.base}/mcp", settings=settings)
         for answer, reason in ((GOOD, "bad-answer"), ("access_denied", "token-refused")):
@@ -272,9 +266,7 @@ def no_registration(server: Far) -> None:
         (bound, "no-dpop"),
     ],
 )
-def test_a_login_at_a_server_that_breaks_the_rules_is_refused(
-    change: Callable[[Far], None], reason: str
-) -> None:
+def test_a_login_at_a_server_that_breaks_the_rules_is_refused(change: Callable[[Far], None], reason: str) -> None:
     async def work(server: Far) -> None:
         change(server)
         with pytest.raises(CorralError) as caught:
@@ -335,9 +327,7 @@ def test_the_request_of_a_login_has_pkce_state_and_the_resource() -> None:
         (False, "https://elsewhere.example", "iss-mismatch"),
     ],
 )
-def test_an_answer_of_another_authorization_server_is_refused(
-    is_told: bool, iss: str | None, reason: str
-) -> None:
+def test_an_answer_of_another_authorization_server_is_refused(is_told: bool, iss: str | None, reason: str) -> None:
     async def work(server: Far) -> None:
         server.tokens = [GOOD]
         server.metadata["authorization_response_iss_parameter_supported"] = is_told
@@ -362,9 +352,7 @@ def test_a_device_is_polled_until_the_person_has_agreed() -> None:
         order = Order(step="poll", url=pending.url, pending=pending, until=time.time() + 20)
         grant = (await perform(order)).grant
         assert grant is not None
-        assert [form["grant_type"] for form in server.forms[1:]] == [
-            "urn:ietf:params:oauth:grant-type:device_code"
-        ] * 3
+        assert [form["grant_type"] for form in server.forms[1:]] == ["urn:ietf:params:oauth:grant-type:device_code"] * 3
 
     run(work)
 
@@ -403,10 +391,7 @@ def test_a_server_without_a_device_flow_says_so() -> None:
     [
         ("", Challenge()),
         ("Bearer", Challenge()),
-        (
-            'Bearer scope="a  b", error="invalid_token"',
-            Challenge(scope="a b", error="invalid_token"),
-        ),
+        ('Bearer scope="a  b", error="invalid_token"', Challenge(scope="a b", error="invalid_token")),
         ('Basic realm="x", Bearer scope=a', Challenge(scope="a")),
         ('Bearer resource_metadata="https://x/\\"y"', Challenge(resource_metadata='https://x/"y')),
         ('Basic scope="no"', Challenge()),

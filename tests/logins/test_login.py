@@ -45,9 +45,7 @@ class Guarded:
             return dict(json.load(answer))
 
     def end_tokens(self, *, wholly: bool = False) -> None:
-        request = urllib.request.Request(
-            f"{self.base}/end{'?all=1' if wholly else ''}", method="POST"
-        )
+        request = urllib.request.Request(f"{self.base}/end{'?all=1' if wholly else ''}", method="POST")
         with urllib.request.urlopen(request, timeout=BOUND_S):
             pass
 
@@ -107,9 +105,7 @@ def browse(url: str) -> str:
 
 def log_in(daemon: DaemonProcess, name: str = "far") -> Any:  # a result
     started = daemon.call("mcp.login", name=name)
-    return daemon.call(
-        "mcp.finish_login", name=name, login=started["login"], redirect=browse(started["url"])
-    )
+    return daemon.call("mcp.finish_login", name=name, login=started["login"], redirect=browse(started["url"]))
 
 
 def added(daemon: DaemonProcess, a: int, b: int) -> str:
@@ -137,9 +133,7 @@ def test_a_server_without_a_token_says_how_to_log_in(server: Guarded, tmp_path: 
         assert daemon.call("mcp.logins")["logins"][0]["state"] == "none"
 
 
-def test_after_a_login_the_server_is_ready_and_its_token_is_nowhere_in_clear(
-    server: Guarded, tmp_path: Path
-) -> None:
+def test_after_a_login_the_server_is_ready_and_its_token_is_nowhere_in_clear(server: Guarded, tmp_path: Path) -> None:
     with DaemonProcess(tmp_path, config(server)) as daemon:
         refused(lambda: added(daemon, 1, 2))
         found = log_in(daemon)
@@ -161,10 +155,7 @@ def test_after_a_login_the_server_is_ready_and_its_token_is_nowhere_in_clear(
 
 
 def test_a_token_is_renewed_before_its_end_and_once_for_all_processes(tmp_path: Path) -> None:
-    with (
-        guarded("--life", "4") as server,
-        DaemonProcess(tmp_path, config(server, instances=3)) as daemon,
-    ):
+    with guarded("--life", "4") as server, DaemonProcess(tmp_path, config(server, instances=3)) as daemon:
         log_in(daemon)
         ends_at = time.monotonic() + BOUND_S
         while server.did().get("refreshed", 0) < 2:
@@ -177,9 +168,7 @@ def test_a_token_is_renewed_before_its_end_and_once_for_all_processes(tmp_path: 
         assert did["exchanged"] == 1
 
 
-def test_a_token_that_the_server_has_ended_is_renewed_within_the_call(
-    server: Guarded, tmp_path: Path
-) -> None:
+def test_a_token_that_the_server_has_ended_is_renewed_within_the_call(server: Guarded, tmp_path: Path) -> None:
     with DaemonProcess(tmp_path, config(server)) as daemon:
         log_in(daemon)
         assert added(daemon, 1, 1) == "2"
@@ -188,9 +177,7 @@ def test_a_token_that_the_server_has_ended_is_renewed_within_the_call(
         assert daemon.worker("far-0")["incarnation"] == 1
 
 
-def test_a_login_that_the_server_has_ended_is_asked_for_again(
-    server: Guarded, tmp_path: Path
-) -> None:
+def test_a_login_that_the_server_has_ended_is_asked_for_again(server: Guarded, tmp_path: Path) -> None:
     with DaemonProcess(tmp_path, config(server)) as daemon:
         log_in(daemon)
         assert added(daemon, 1, 1) == "2"
@@ -208,9 +195,7 @@ def test_a_login_keeps_to_the_ports_of_its_server(server: Guarded, tmp_path: Pat
         assert added(daemon, 1, 2) == "3"
 
 
-def test_a_removed_server_leaves_no_token_and_a_backup_has_none(
-    server: Guarded, tmp_path: Path
-) -> None:
+def test_a_removed_server_leaves_no_token_and_a_backup_has_none(server: Guarded, tmp_path: Path) -> None:
     with DaemonProcess(tmp_path, "") as daemon:
         spec = {"url": f"{server.base}/mcp"}
         refused(lambda: daemon.call("agent.add", name="far", kind="mcp", spec=spec))
@@ -239,10 +224,7 @@ def test_a_logout_revokes_the_token_and_leaves_nothing(server: Guarded, tmp_path
 
 @pytest.mark.parametrize("more", ['type = "sse"', ""])
 def test_a_server_over_http_with_sse_is_logged_in_to(more: str, tmp_path: Path) -> None:
-    with (
-        guarded("--transport", "sse") as server,
-        DaemonProcess(tmp_path, config(server, "sse", more=more)) as daemon,
-    ):
+    with guarded("--transport", "sse") as server, DaemonProcess(tmp_path, config(server, "sse", more=more)) as daemon:
         assert refused(lambda: added(daemon, 1, 2)).data["result"] == "needs-login"
         log_in(daemon)
         assert added(daemon, 1, 2) == "3"
@@ -257,10 +239,7 @@ client_secret = "${secret:ROBOT}"
 
 
 def test_a_server_that_knows_corral_itself_needs_no_person(tmp_path: Path) -> None:
-    with (
-        guarded("--machine", "--life", "4") as server,
-        DaemonProcess(tmp_path, config(server, more=MACHINE)) as daemon,
-    ):
+    with guarded("--machine", "--life", "4") as server, DaemonProcess(tmp_path, config(server, more=MACHINE)) as daemon:
         daemon.call("secret.set", name="ROBOT", secret="wrong")
         assert "invalid_client" in refused(lambda: added(daemon, 1, 2)).message
         daemon.call("secret.rotate", name="ROBOT", secret="s3cret")
@@ -284,15 +263,10 @@ client_secret = "${secret:ROBOT}"
 
 
 def test_a_person_at_another_device_types_a_code(tmp_path: Path) -> None:
-    with (
-        guarded("--machine") as server,
-        DaemonProcess(tmp_path, config(server, more=DEVICE)) as daemon,
-    ):
+    with guarded("--machine") as server, DaemonProcess(tmp_path, config(server, more=DEVICE)) as daemon:
         daemon.call("secret.set", name="ROBOT", secret="s3cret")
         command = [str(BIN / "corral"), "--socket", str(daemon.socket), "mcp", "login", "far"]
-        done = subprocess.run(
-            [*command, "--device"], capture_output=True, text=True, timeout=BOUND_S
-        )
+        done = subprocess.run([*command, "--device"], capture_output=True, text=True, timeout=BOUND_S)
         assert done.returncode == 0, done.stderr
         assert f"{server.base}/code" in done.stderr
         assert "WXYZ-1" in done.stderr
@@ -305,9 +279,7 @@ def test_an_answer_for_another_login_is_refused(server: Guarded, tmp_path: Path)
         mine, other = (daemon.call("mcp.login", name="far") for _ in range(2))
 
         def finish(redirect: str) -> object:
-            return daemon.call(
-                "mcp.finish_login", name="far", login=mine["login"], redirect=redirect
-            )
+            return daemon.call("mcp.finish_login", name="far", login=mine["login"], redirect=redirect)
 
         assert refused(lambda: finish(browse(other["url"]))).data["reason"] == "state-mismatch"
         assert refused(lambda: finish("http://127.0.0.1/?code=x")).data["reason"] == "no-redirect"
@@ -327,11 +299,7 @@ def test_the_command_logs_in(way: str, server: Guarded, tmp_path: Path) -> None:
         option = "--paste" if way == "paste" else "--no-browser"
         command = [str(BIN / "corral"), "--socket", str(daemon.socket), "mcp", "login", "far"]
         with subprocess.Popen(
-            [*command, option],
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            [*command, option], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         ) as process:
             assert process.stderr is not None
             back = browse(process.stderr.readline().split()[1])

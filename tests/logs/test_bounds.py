@@ -91,9 +91,7 @@ def test_whatever_is_asked_for_the_loop_has_its_turn_after_few_blocks(
 
 
 @pytest.mark.parametrize("choice", ["all lines", "a pattern"])
-def test_what_is_held_for_a_reader_does_not_grow_with_what_it_asked_for(
-    long: LogStore, choice: str
-) -> None:
+def test_what_is_held_for_a_reader_does_not_grow_with_what_it_asked_for(long: LogStore, choice: str) -> None:
     wanted = LogFilter(pattern=Pattern("0")) if choice == "a pattern" else LogFilter()
 
     async def test() -> None:
@@ -120,12 +118,7 @@ def test_the_last_lines_of_several_workers_are_as_many_as_were_asked_for(tmp_pat
     streams = [writer_of(logs, f"crew-{number}").stream("stdout") for number in range(3)]
     for number in range(900):
         streams[number % 3].write(b"%d%s\n" % (number, b"x" * (3 * MIB * (number == 600))))
-    for wanted in (
-        LogFilter(),
-        LogFilter(pattern=Pattern(".")),
-        LogFilter(stream="stdout"),
-        LogFilter(since=1.0),
-    ):
+    for wanted in (LogFilter(), LogFilter(pattern=Pattern(".")), LogFilter(stream="stdout"), LogFilter(since=1.0)):
         for n in (1, 2, 250, 299, 301, 899, 900, 2_000):
             found = asyncio.run(history(logs, wanted, n))
             ends = [r for r in found if not r.get("partial")]
@@ -159,9 +152,7 @@ def test_many_followers_work_one_in_a_turn_and_hold_up_nobody(logs: LogStore) ->
 
 
 @pytest.mark.parametrize("size", ["many fields", "long text", "long fields"])
-def test_whatever_messages_a_worker_sends_a_reader_can_be_sent_them(
-    logs: LogStore, size: str
-) -> None:
+def test_whatever_messages_a_worker_sends_a_reader_can_be_sent_them(logs: LogStore, size: str) -> None:
     notes = writer_of(logs, max_file_bytes=100 * MIB).stream("log")
     text, fields, times = {
         "many fields": (b"\x01", {"blob": "\x01" * 30_000}, 200),
@@ -186,9 +177,7 @@ def test_whatever_messages_a_worker_sends_a_reader_can_be_sent_them(
             whole = b"".join(content(record) for record in found[:-1])
             shown = whole.replace(b"\\u0001", b"\x01")
             assert shown.count(b"\x01") == 4 * MIB
-            assert [r.get("partial", False) for r in found] == [True] * (len(found) - 2) + [
-                False
-            ] * 2
+            assert [r.get("partial", False) for r in found] == [True] * (len(found) - 2) + [False] * 2
 
     run(test)
 
@@ -203,9 +192,7 @@ def test_what_rotates_while_a_reader_begins_is_read_whole(tmp_path: Path) -> Non
         streams[1].write(b"late\n" * 100)
 
     async def test() -> None:
-        rotating = asyncio.ensure_future(
-            rotate()
-        )  # has its turn while the reader is at the first worker
+        rotating = asyncio.ensure_future(rotate())  # has its turn while the reader is at the first worker
         found = await logs.read()
         await rotating
         assert texts([r for r in found if r["worker"] == "crew-1"])[0] == "early"
@@ -215,9 +202,7 @@ def test_what_rotates_while_a_reader_begins_is_read_whole(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("fate", ["read", "rotated away"])
-def test_of_a_worker_that_came_and_went_a_follower_is_told_what_it_missed(
-    logs: LogStore, fate: str
-) -> None:
+def test_of_a_worker_that_came_and_went_a_follower_is_told_what_it_missed(logs: LogStore, fate: str) -> None:
     async def test() -> None:
         async with aclosing(logs.follow(LogFilter(), 0)) as batches:
             waiting: Awaitable[list[dict[str, object]]] = asyncio.ensure_future(anext(batches))
@@ -231,9 +216,7 @@ def test_of_a_worker_that_came_and_went_a_follower_is_told_what_it_missed(
             while got[-1]["text"] != str(count - 1):
                 got += await anext(batches)
             gaps = [record for record in got if record["stream"] == "corral"]
-            assert [gap["skipped_lines"] for gap in gaps] == (
-                [] if count == 1 else [count - len(got) + 1]
-            )
+            assert [gap["skipped_lines"] for gap in gaps] == ([] if count == 1 else [count - len(got) + 1])
             writer_of(logs, "brief-0").stream("stdout").write(b"again\n")
             assert texts(await taken(batches, 1)) == ["again"]
 

@@ -59,9 +59,7 @@ class Pipe:
         self.capture.close()
 
 
-def test_a_pipe_that_is_always_full_is_made_larger_and_nothing_of_it_is_lost(
-    logs: LogStore,
-) -> None:
+def test_a_pipe_that_is_always_full_is_made_larger_and_nothing_of_it_is_lost(logs: LogStore) -> None:
     async def test() -> None:
         pipe = Pipe(logs)
         for _ in range(FULL_READS):
@@ -91,9 +89,7 @@ def test_a_pipe_that_is_full_now_and_then_stays_as_it_is(logs: LogStore) -> None
     run(test)
 
 
-def test_so_many_pipes_are_made_larger_and_another_once_one_of_them_has_ended(
-    logs: LogStore,
-) -> None:
+def test_so_many_pipes_are_made_larger_and_another_once_one_of_them_has_ended(logs: LogStore) -> None:
     async def test() -> None:
         pipes = [Pipe(logs, f"echo-{number}") for number in range(LARGER_PIPES + 1)]
         for pipe in pipes:
@@ -112,9 +108,7 @@ def test_so_many_pipes_are_made_larger_and_another_once_one_of_them_has_ended(
     run(test)
 
 
-def test_a_flood_waits_at_its_pipe_while_another_tenant_calls_and_loses_nothing(
-    tmp_path: Path,
-) -> None:
+def test_a_flood_waits_at_its_pipe_while_another_tenant_calls_and_loses_nothing(tmp_path: Path) -> None:
     asked: list[tuple[str, int]] = []
     pauses = [0.001, 0.0, 3600.0]
 

@@ -34,9 +34,7 @@ def test_any_place_of_an_archive_is_read_as_in_the_original(tmp_path: Path, seed
         for _ in range(50):
             offset, length = dice.randrange(size + 2), dice.randrange(200_000)
             assert archive.pread(length, offset) == original[offset : offset + length]
-    unpacked = subprocess.run(
-        ["gzip", "-dc", tmp_path / "packed.gz"], capture_output=True, check=True
-    )
+    unpacked = subprocess.run(["gzip", "-dc", tmp_path / "packed.gz"], capture_output=True, check=True)
     assert unpacked.stdout == original
 
 
@@ -64,9 +62,7 @@ def number_of(text: object) -> int:
     return int(str(text).partition(" ")[0])
 
 
-def test_all_but_the_two_newest_files_are_compressed_and_read_like_the_others(
-    tmp_path: Path,
-) -> None:
+def test_all_but_the_two_newest_files_are_compressed_and_read_like_the_others(tmp_path: Path) -> None:
     logs = store_of(tmp_path)
     writer = writer_of(logs, max_file_bytes=100_000, max_files=9)
     fill(writer, 0, 1_500)
@@ -117,9 +113,7 @@ def test_a_follower_that_is_behind_reads_on_in_the_compressed_file(tmp_path: Pat
     logs.close()
 
 
-def test_files_of_an_earlier_daemon_are_compressed_and_what_it_left_half_done_is_removed(
-    tmp_path: Path,
-) -> None:
+def test_files_of_an_earlier_daemon_are_compressed_and_what_it_left_half_done_is_removed(tmp_path: Path) -> None:
     logs = store_of(tmp_path)
     fill(writer_of(logs, max_file_bytes=100_000, max_files=9), 0, 1_000)
     logs.close()
@@ -192,9 +186,7 @@ for number in range(first, first + 100_000):
 
 
 @pytest.mark.long
-def test_a_kill_while_files_are_rotated_and_compressed_loses_and_repeats_nothing(
-    tmp_path: Path,
-) -> None:
+def test_a_kill_while_files_are_rotated_and_compressed_loses_and_repeats_nothing(tmp_path: Path) -> None:
     dice = random.Random(7)
     first = 0
     for _ in range(12):
@@ -213,9 +205,7 @@ def test_a_kill_while_files_are_rotated_and_compressed_loses_and_repeats_nothing
     assert list(tmp_path.glob("echo/*.gz"))
 
 
-def test_a_hole_that_a_killed_rotation_left_is_filled_before_an_old_file_goes(
-    tmp_path: Path,
-) -> None:
+def test_a_hole_that_a_killed_rotation_left_is_filled_before_an_old_file_goes(tmp_path: Path) -> None:
     logs = store_of(tmp_path)
     writer = writer_of(logs, max_file_bytes=2_000, max_files=5)
     fill_lines(writer, 0, 200)

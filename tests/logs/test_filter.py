@@ -50,9 +50,7 @@ def test_the_last_lines_until_a_time_are_those_before_it(tmp_path: Path) -> None
         stream.write(b"%d\n" % number if number % 1_000 else b"%d%s\n" % (number, b"x" * 40_000))
     for second in (0, 1, 700, 1_500, 3_332, 3_333, 9_999):
         last = min(3 * second + 2, 9_999)
-        found = chosen(
-            logs, LogFilter(until=START_S + second + 0.001), 5
-        )  # no two times are the same
+        found = chosen(logs, LogFilter(until=START_S + second + 0.001), 5)  # no two times are the same
         numbers = [int(str(text).rstrip("x")) for text in texts(found)]
         assert numbers == list(range(max(0, last - 4), last + 1))
         found = chosen(logs, LogFilter(since=START_S + second - 1, until=START_S + second + 0.001))
@@ -69,12 +67,7 @@ def test_a_level_means_at_least_so_severe_and_leaves_out_what_has_none(logs: Log
     for level in ("debug", "info", "notice", "warning", "error", "critical", "emergency", "odd"):
         notes.line(level.encode(), level)
     writer.stream("stderr").write(b"error: a print is no message\n")
-    assert texts(chosen(logs, LogFilter(level="warning"))) == [
-        "warning",
-        "error",
-        "critical",
-        "emergency",
-    ]
+    assert texts(chosen(logs, LogFilter(level="warning"))) == ["warning", "error", "critical", "emergency"]
     assert texts(chosen(logs, LogFilter(level="info"), 3)) == ["critical", "emergency", "odd"]
     assert len(chosen(logs, LogFilter(level="debug"))) == 8
 
@@ -97,9 +90,7 @@ def test_a_pattern_finds_lines_however_long_ago_they_are(logs: LogStore) -> None
 
 
 @pytest.mark.parametrize("pattern", ["(a+)+$", "(a|aa)*b", "(.*)*(.*)*(.*)*c", "(a*)*b"])
-def test_a_pattern_that_would_take_for_ever_is_refused_and_the_loop_goes_on(
-    logs: LogStore, pattern: str
-) -> None:
+def test_a_pattern_that_would_take_for_ever_is_refused_and_the_loop_goes_on(logs: LogStore, pattern: str) -> None:
     writer_of(logs).stream("stdout").write(b"a" * 5_000 + b"!\n")
 
     async def test() -> None:

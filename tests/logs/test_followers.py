@@ -143,9 +143,7 @@ class Reader:
         expected = self._start
         begun = ""
         for index, record in enumerate(self.got):
-            shown = [
-                (r["stream"], str(r["text"])[:40]) for r in self.got[max(index - 4, 0) : index + 3]
-            ]
+            shown = [(r["stream"], str(r["text"])[:40]) for r in self.got[max(index - 4, 0) : index + 3]]
             skipped = record.get("skipped_lines")
             if "skipped_lines" in record:
                 assert isinstance(skipped, int), shown
@@ -195,9 +193,7 @@ def live(folder: Path, seed: int) -> None:
         async with AsyncExitStack() as stack:
 
             async def follow(n: int | None, start: int | None) -> None:
-                batches = await stack.enter_async_context(
-                    aclosing(life.logs.follow(LogFilter(), n))
-                )
+                batches = await stack.enter_async_context(aclosing(life.logs.follow(LogFilter(), n)))
                 readers.append(Reader(batches, start))
 
             await follow(None, 0)
@@ -205,9 +201,7 @@ def live(folder: Path, seed: int) -> None:
             for number in range(STEPS):
                 if number in (20, 75):
                     # What somebody had renamed before is no part of what a reader begins with.
-                    await follow(
-                        0 if Life.rename in steps else dice.choice((None, 0, 5, 500)), None
-                    )
+                    await follow(0 if Life.rename in steps else dice.choice((None, 0, 5, 500)), None)
                 dice.choice(steps)(life)
                 slow = dice.choice((0, 1))  # only every other of them may take what it has
                 for _ in range(dice.choice((0, 0, 1, 1, 4, 60))):

@@ -29,9 +29,7 @@ def plant(path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["folder", "fifo", "link"])
-def test_what_is_no_file_in_the_place_of_the_log_is_trouble_until_it_goes(
-    tmp_path: Path, kind: str
-) -> None:
+def test_what_is_no_file_in_the_place_of_the_log_is_trouble_until_it_goes(tmp_path: Path, kind: str) -> None:
     logs = store_of(tmp_path)
     path = logs.directory / "echo" / "echo-0.log"
     plant(path, kind)

@@ -142,9 +142,7 @@ def test_every_byte_of_every_field_arrives(journald: Journald, journal: Journal)
 
 
 @pytest.mark.parametrize("name", ["", "lower", "_PID", "1ST", "A B", "A=B", "A\n", "Ä", "A" * 65])
-def test_a_field_that_journald_would_drop_is_refused_by_name(
-    name: str, journald: Journald, journal: Journal
-) -> None:
+def test_a_field_that_journald_would_drop_is_refused_by_name(name: str, journald: Journald, journal: Journal) -> None:
     with pytest.raises(InvalidParams) as refused:
         journal.send({"MESSAGE": "x", name: "y"})
     assert refused.value.data["value"] == name
@@ -152,18 +150,14 @@ def test_a_field_that_journald_would_drop_is_refused_by_name(
 
 
 @pytest.mark.parametrize("size", [60_000, 70_000, MIB, 5 * MIB])
-def test_a_long_entry_arrives_whole_in_a_sealed_file(
-    size: int, journald: Journald, journal: Journal
-) -> None:
+def test_a_long_entry_arrives_whole_in_a_sealed_file(size: int, journald: Journald, journal: Journal) -> None:
     text = os.urandom(size)
     assert journal.send({"MESSAGE": text, "AFTER": "x"}) is Outcome.SENT
     assert journald.entries() == [{"MESSAGE": text, "AFTER": b"x"}]
     assert journald.sealed == (size > 65_536)
 
 
-def test_where_there_are_no_sealed_files_a_long_entry_is_cut_and_says_so(
-    journald: Journald,
-) -> None:
+def test_where_there_are_no_sealed_files_a_long_entry_is_cut_and_says_so(journald: Journald) -> None:
     journal = Journal(str(journald.path), has_memfd=False)
     text = b"x" * MIB
     assert journal.send({"MESSAGE": text, "AFTER": "x"}) is Outcome.SENT
@@ -174,9 +168,7 @@ def test_where_there_are_no_sealed_files_a_long_entry_is_cut_and_says_so(
     journal.close()
 
 
-def test_an_entry_that_journald_would_refuse_is_cut_and_says_so(
-    journald: Journald, journal: Journal
-) -> None:
+def test_an_entry_that_journald_would_refuse_is_cut_and_says_so(journald: Journald, journal: Journal) -> None:
     size = 33 * MIB
     assert journal.send({"MESSAGE": b"\n" * size}) is Outcome.SENT
     (entry,) = journald.entries()
@@ -187,9 +179,7 @@ def test_an_entry_that_journald_would_refuse_is_cut_and_says_so(
 # -- whoever listens
 
 
-def test_a_journald_that_does_not_read_is_told_from_one_that_does(
-    journald: Journald, journal: Journal
-) -> None:
+def test_a_journald_that_does_not_read_is_told_from_one_that_does(journald: Journald, journal: Journal) -> None:
     count = fill(journal)
     assert journal.send({"N": "more"}) is Outcome.FULL
     assert journal.send({"N": b"x" * MIB}) is Outcome.FULL
@@ -200,9 +190,7 @@ def test_a_journald_that_does_not_read_is_told_from_one_that_does(
     assert journald.entry() == {"N": b"0"}
     assert poller.poll(BOUND_S * 1000)
     assert journal.send({"N": count}) is Outcome.SENT
-    assert [entry["N"] for entry in journald.entries()] == [
-        str(n).encode() for n in range(1, count + 1)
-    ]
+    assert [entry["N"] for entry in journald.entries()] == [str(n).encode() for n in range(1, count + 1)]
 
 
 def test_nobody_who_listens_is_away_until_somebody_does(tmp_path: Path) -> None:
@@ -218,9 +206,7 @@ def test_nobody_who_listens_is_away_until_somebody_does(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_without_a_free_descriptor_it_is_away_until_there_is_one(
-    journald: Journald, journal: Journal
-) -> None:
+def test_without_a_free_descriptor_it_is_away_until_there_is_one(journald: Journald, journal: Journal) -> None:
     for size in (1, MIB):
         with no_free_descriptor():
             assert journal.send({"MESSAGE": b"x" * size}) is Outcome.AWAY
@@ -275,9 +261,7 @@ class Sender:
     def __init__(self, folder: Path, path: Path, *, patience_s: float = 5.0, close_s: float = 5.0):
         self.logs = LogStore(folder / "logs")
         self.bus = Bus(1)
-        self.forwarding = Forwarding(
-            self.logs, self.bus, path=str(path), patience_s=patience_s, close_s=close_s
-        )
+        self.forwarding = Forwarding(self.logs, self.bus, path=str(path), patience_s=patience_s, close_s=close_s)
 
     async def start(self) -> None:
         self.forwarding.want(True)
@@ -288,9 +272,7 @@ class Sender:
         self.logs.close()
 
 
-def forwarded(
-    tmp_path: Path, journald: Journald, test: Callable[[Sender], Awaitable[None]]
-) -> None:
+def forwarded(tmp_path: Path, journald: Journald, test: Callable[[Sender], Awaitable[None]]) -> None:
     async def whole() -> None:
         sender = Sender(tmp_path, journald.path, close_s=BOUND_S)
         await sender.start()
@@ -302,9 +284,7 @@ def forwarded(
     run(whole)
 
 
-def test_what_a_worker_writes_arrives_with_who_how_and_when(
-    tmp_path: Path, journald: Journald
-) -> None:
+def test_what_a_worker_writes_arrives_with_who_how_and_when(tmp_path: Path, journald: Journald) -> None:
     async def test(sender: Sender) -> None:
         writer = writer_of(sender.logs, "echo-7")
         writer.stream("stdout").write(b"on stdout\n")
@@ -315,12 +295,7 @@ def test_what_a_worker_writes_arrives_with_who_how_and_when(
         assert at.startswith(b"20")
         assert at.endswith(b"Z")
         who = {"CORRAL_AGENT": b"echo", "CORRAL_WORKER": b"echo-7", "SYSLOG_IDENTIFIER": b"echo-7"}
-        assert first == {
-            **who,
-            "MESSAGE": b"on stdout",
-            "PRIORITY": b"6",
-            "CORRAL_STREAM": b"stdout",
-        }
+        assert first == {**who, "MESSAGE": b"on stdout", "PRIORITY": b"6", "CORRAL_STREAM": b"stdout"}
         assert (second["MESSAGE"], second["CORRAL_STREAM"]) == (b"raw \xff", b"stderr")
         assert second["PRIORITY"] == b"6"
         assert (third["MESSAGE"], third["CORRAL_STREAM"]) == (b"told", b"log")
@@ -333,9 +308,7 @@ def test_what_a_worker_writes_arrives_with_who_how_and_when(
     forwarded(tmp_path, journald, test)
 
 
-def test_only_what_is_written_while_it_is_wanted_is_sent_and_all_of_that(
-    tmp_path: Path, journald: Journald
-) -> None:
+def test_only_what_is_written_while_it_is_wanted_is_sent_and_all_of_that(tmp_path: Path, journald: Journald) -> None:
     async def test(sender: Sender) -> None:
         stream = writer_of(sender.logs).stream("stdout")
         stream.write(b"one\n")
@@ -357,9 +330,7 @@ def test_only_what_is_written_while_it_is_wanted_is_sent_and_all_of_that(
     forwarded(tmp_path, journald, test)
 
 
-def test_the_last_line_is_sent_before_the_end_even_through_a_full_socket(
-    tmp_path: Path, journald: Journald
-) -> None:
+def test_the_last_line_is_sent_before_the_end_even_through_a_full_socket(tmp_path: Path, journald: Journald) -> None:
     count = 5_000
 
     async def test(sender: Sender) -> None:
@@ -438,9 +409,7 @@ def test_a_journald_that_never_reads_is_told_of_and_holds_up_the_end_for_a_bound
     run(whole)
 
 
-def test_lines_wait_in_the_files_while_journald_is_away_and_come_with_it(
-    tmp_path: Path, journald: Journald
-) -> None:
+def test_lines_wait_in_the_files_while_journald_is_away_and_come_with_it(tmp_path: Path, journald: Journald) -> None:
     async def whole() -> None:
         sender = Sender(tmp_path, journald.path, patience_s=0.01)
         with sender.bus.subscribe(["daemon.*"]) as seen:
@@ -468,10 +437,7 @@ def test_a_journald_that_never_read_is_no_trouble_any_more_once_no_lines_are_wan
     tmp_path: Path, journald: Journald
 ) -> None:
     async def whole() -> None:
-        async with degraded(tmp_path, journald, patience_s=0.01, close_s=0.01) as (
-            sender,
-            seen,
-        ):
+        async with degraded(tmp_path, journald, patience_s=0.01, close_s=0.01) as (sender, seen):
             sender.forwarding.want(False)
             (event,) = await seen.next_batch()
             assert (event.type, event.fields["part"]) == ("daemon.recovered", "journal")
@@ -481,9 +447,7 @@ def test_a_journald_that_never_read_is_no_trouble_any_more_once_no_lines_are_wan
 
 
 @pytest.mark.parametrize("turns", [1, 2, 5])
-def test_what_is_written_after_off_and_on_again_is_sent(
-    turns: int, tmp_path: Path, journald: Journald
-) -> None:
+def test_what_is_written_after_off_and_on_again_is_sent(turns: int, tmp_path: Path, journald: Journald) -> None:
     async def test(sender: Sender) -> None:
         workers = [f"echo-{number}" for number in range(5)]
         streams = [writer_of(sender.logs, worker).stream("stdout") for worker in workers]
@@ -499,9 +463,7 @@ def test_what_is_written_after_off_and_on_again_is_sent(
     forwarded(tmp_path, journald, test)
 
 
-def test_lines_that_journald_has_not_taken_yet_survive_off_and_on_again(
-    tmp_path: Path, journald: Journald
-) -> None:
+def test_lines_that_journald_has_not_taken_yet_survive_off_and_on_again(tmp_path: Path, journald: Journald) -> None:
     count = 2_000
 
     async def whole() -> None:

@@ -67,10 +67,7 @@ def stored(directory: Path, worker: str, *, only_ended: bool = False) -> dict[st
                 name = line[31:37].decode()
                 found[name].append(line[40:])
                 ended[name] = len(found[name]) if line[38:39] == b"F" else ended[name]
-    return {
-        name: tokens(b"".join(parts[: ended[name]] if only_ended else parts))
-        for name, parts in found.items()
-    }
+    return {name: tokens(b"".join(parts[: ended[name]] if only_ended else parts)) for name, parts in found.items()}
 
 
 def read_words(records: list[Record], stream: str) -> list[bytes]:
@@ -93,9 +90,7 @@ class Life:
         return self._now
 
     def _open(self, *, unclean: bool) -> None:
-        self.logs = LogStore(
-            self._directory, clock=self._clock, unclean=unclean, compress_after_s=0
-        )
+        self.logs = LogStore(self._directory, clock=self._clock, unclean=unclean, compress_after_s=0)
         file_bytes = self.random.choice((20_000, 60_000, 250_000))
         writer = writer_of(self.logs, max_file_bytes=file_bytes, max_files=FILES)
         writer.begin()
@@ -153,15 +148,11 @@ class Life:
                 self.got += self._reading.result()
                 self._reading = asyncio.ensure_future(anext(batches))
 
-    async def _check(
-        self, before: dict[str, list[bytes]], batches: AsyncGenerator[list[Record], None]
-    ) -> None:
+    async def _check(self, before: dict[str, list[bytes]], batches: AsyncGenerator[list[Record], None]) -> None:
         for printer in self._printers:
             printer.print(1, ended=True)
         folder = self._directory / "echo"
-        ends = {
-            name: found[-1:] for name, found in stored(folder, "echo-0", only_ended=True).items()
-        }
+        ends = {name: found[-1:] for name, found in stored(folder, "echo-0", only_ended=True).items()}
         assert self._reading is not None
         seen = {name: set(read_words(self.got, name)) for name in ends}
         while any(not seen[name].issuperset(end) for name, end in ends.items()):
@@ -177,9 +168,7 @@ class Life:
         for name, on_disk in stored(folder, "echo-0", only_ended=True).items():
             told = read_words(past, name)
             assert told == parts[name][: len(told)]
-            assert len(told) >= len(on_disk), (
-                "the parts of a line that has not ended may come later"
-            )
+            assert len(told) >= len(on_disk), "the parts of a line that has not ended may come later"
             read = read_words(self.got, name)
             assert read == sorted(set(read)), "once, and in order"
             assert not (set(on_disk) - set(before[name])) - set(read), "all that is left"
@@ -190,16 +179,12 @@ class Life:
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_long_lines_are_read_once_through_rotation_compression_deletion_and_restarts(
-    tmp_path: Path, seed: int
-) -> None:
+def test_long_lines_are_read_once_through_rotation_compression_deletion_and_restarts(tmp_path: Path, seed: int) -> None:
     print(f"seed {seed}")
     run(Life(tmp_path, seed).run)
 
 
-def test_a_line_longer_than_many_compressed_files_is_read_to_its_end_in_little_memory(
-    tmp_path: Path,
-) -> None:
+def test_a_line_longer_than_many_compressed_files_is_read_to_its_end_in_little_memory(tmp_path: Path) -> None:
     logs = LogStore(tmp_path, compress_after_s=0)
     stream = writer_of(logs, max_file_bytes=MIB, max_files=50).stream("stdout")
     for letter in range(12 * 16):
@@ -225,9 +210,7 @@ def test_a_line_longer_than_many_compressed_files_is_read_to_its_end_in_little_m
 
 
 @pytest.mark.parametrize("following", [False, True])
-def test_long_lines_of_many_workers_are_not_held_all_at_once(
-    tmp_path: Path, following: bool
-) -> None:
+def test_long_lines_of_many_workers_are_not_held_all_at_once(tmp_path: Path, following: bool) -> None:
     logs = LogStore(tmp_path)
     for number in range(8):
         stream = writer_of(logs, f"crew-{number}", max_file_bytes=64 * MIB).stream("stdout")

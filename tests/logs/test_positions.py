@@ -82,9 +82,7 @@ class Life:
 
     def write_slowly(self) -> None:
         """A part of a line on the stream that has only such lines: others come between its parts."""
-        if (
-            self._max_files < 10
-        ):  # the rest of a line whose beginning is gone would look like any other
+        if self._max_files < 10:  # the rest of a line whose beginning is gone would look like any other
             self.write()
             return
         worker = self.dice.choice([*self._slow] or list(self.lines))
@@ -225,9 +223,7 @@ def test_a_reader_that_is_cut_anywhere_gets_each_line_once(
 
 @pytest.mark.parametrize("workers", [1, 3, 60])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_what_is_rotated_away_while_nobody_reads_is_reported(
-    tmp_path: Path, seed: int, workers: int
-) -> None:
+def test_what_is_rotated_away_while_nobody_reads_is_reported(tmp_path: Path, seed: int, workers: int) -> None:
     dice = random.Random(f"{seed} {workers}")
     life = Life(tmp_path, dice, workers, max_files=2)
     reader = Reader(dice, follows=bool(seed % 2), wanted=LogFilter())

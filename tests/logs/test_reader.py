@@ -74,17 +74,13 @@ def test_an_empty_newest_file_hides_nothing_that_is_older(logs: LogStore) -> Non
     assert texts(read(logs, n=1)) == ["early"]
 
 
-def test_what_was_written_before_its_writer_opened_a_file_is_read_to_its_end(
-    tmp_path: Path,
-) -> None:
+def test_what_was_written_before_its_writer_opened_a_file_is_read_to_its_end(tmp_path: Path) -> None:
     lines = [str(number).zfill(99) for number in range(120)]
     killed = LogStore(tmp_path)
     writer = writer_of(killed, max_file_bytes=5_000)
     writer.begin()
     writer.stream("stdout").write("".join(f"{line}\n" for line in lines).encode())
-    for _ in range(
-        2
-    ):  # the first of the next daemons says that lines may be missing, and is killed, too
+    for _ in range(2):  # the first of the next daemons says that lines may be missing, and is killed, too
         logs = LogStore(tmp_path, unclean=True)
         writer = writer_of(logs, max_file_bytes=5_000)
         logs.check()
@@ -95,9 +91,7 @@ def test_what_was_written_before_its_writer_opened_a_file_is_read_to_its_end(
 
 
 @pytest.mark.parametrize("width", [1, 99, 20_000])
-def test_files_that_are_shorter_than_what_is_written_at_once_are_all_read(
-    logs: LogStore, width: int
-) -> None:
+def test_files_that_are_shorter_than_what_is_written_at_once_are_all_read(logs: LogStore, width: int) -> None:
     writer = writer_of(logs, max_file_bytes=5_000, max_files=1_000)
     stream = writer.stream("stdout")
     lines = [str(number).zfill(width)[:width] for number in range(1_000 if width < 1_000 else 5)]
@@ -106,9 +100,7 @@ def test_files_that_are_shorter_than_what_is_written_at_once_are_all_read(
     assert texts(read(logs, n=3)) == lines[-3:]
 
 
-def test_a_follower_sees_each_line_once_across_rotation_restart_and_new_workers(
-    logs: LogStore,
-) -> None:
+def test_a_follower_sees_each_line_once_across_rotation_restart_and_new_workers(logs: LogStore) -> None:
     async def test() -> None:
         writer = writer_of(logs, max_file_bytes=3_000, max_files=50)
         stream = writer.stream("stdout")
@@ -135,9 +127,7 @@ def test_a_follower_sees_each_line_once_across_rotation_restart_and_new_workers(
     run(test)
 
 
-def test_a_follower_beside_a_flood_through_rotations_misses_and_repeats_nothing(
-    logs: LogStore,
-) -> None:
+def test_a_follower_beside_a_flood_through_rotations_misses_and_repeats_nothing(logs: LogStore) -> None:
     count = 100_000
     program = f"for i in range({count}): print('%050d' % i)"
     writer = writer_of(logs, max_file_bytes=200_000, max_files=100)
@@ -156,9 +146,7 @@ def test_a_follower_beside_a_flood_through_rotations_misses_and_repeats_nothing(
 
 
 @pytest.mark.parametrize("at_once", [1, 7, 200])
-def test_a_follower_that_is_too_slow_is_told_how_many_lines_it_missed(
-    logs: LogStore, at_once: int
-) -> None:
+def test_a_follower_that_is_too_slow_is_told_how_many_lines_it_missed(logs: LogStore, at_once: int) -> None:
     async def test() -> None:
         stream = writer_of(logs, max_file_bytes=2_000, max_files=3).stream("stdout")
         stream.write(b"0\n")
@@ -233,9 +221,7 @@ def test_a_follower_goes_on_after_others_truncated_the_file(logs: LogStore) -> N
 
 
 @pytest.mark.parametrize("count", [1, 100], ids=["one file", "many files"])
-def test_a_follower_that_begins_at_an_empty_file_sees_what_is_written_to_it(
-    logs: LogStore, count: int
-) -> None:
+def test_a_follower_that_begins_at_an_empty_file_sees_what_is_written_to_it(logs: LogStore, count: int) -> None:
     async def test() -> None:
         stream = writer_of(logs, max_file_bytes=1_000, max_files=50).stream("stdout")
         usual = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -14,9 +14,7 @@ pytestmark = pytest.mark.shell
 LINES = [b"one", b"", b"x" * 40_000, b"\xff\x00", b"last"]
 
 
-def test_wherever_a_file_is_cut_off_all_lines_before_are_whole_and_the_gap_is_told_once(
-    tmp_path: Path,
-) -> None:
+def test_wherever_a_file_is_cut_off_all_lines_before_are_whole_and_the_gap_is_told_once(tmp_path: Path) -> None:
     first = LogStore(tmp_path / "whole")
     writer_of(first).stream("stdout").write(b"\n".join(LINES) + b"\n")
     first.close()
@@ -94,9 +92,7 @@ def test_a_torn_line_that_could_not_be_taken_back_is_before_the_next_is_written(
     logs.close()
 
 
-def test_a_life_is_noted_when_its_process_is_about_to_start_and_not_when_it_is_planned(
-    tmp_path: Path,
-) -> None:
+def test_a_life_is_noted_when_its_process_is_about_to_start_and_not_when_it_is_planned(tmp_path: Path) -> None:
     for is_noted in (False, True):
         killed = LogStore(tmp_path / str(is_noted))
         writer = writer_of(killed)

@@ -48,9 +48,7 @@ def test_folder_and_files_are_private(logs: LogStore) -> None:
 
 
 @pytest.mark.long
-def test_fifty_megabytes_through_a_pipe_and_rotations_come_back_complete_and_in_order(
-    logs: LogStore,
-) -> None:
+def test_fifty_megabytes_through_a_pipe_and_rotations_come_back_complete_and_in_order(logs: LogStore) -> None:
     count = 500_000
     program = f"import sys\nfor i in range({count}): sys.stdout.write('%099d\\n' % i)\n"
     writer = writer_of(logs, max_file_bytes=4 * MIB, max_files=40)
@@ -77,9 +75,7 @@ def test_fifty_megabytes_through_a_pipe_and_rotations_come_back_complete_and_in_
     assert (writer.lost_lines, writer.lost_bytes, writer.lines) == (0, 0, count)
 
 
-def test_no_more_files_are_kept_than_asked_for_and_they_hold_the_newest_lines(
-    logs: LogStore,
-) -> None:
+def test_no_more_files_are_kept_than_asked_for_and_they_hold_the_newest_lines(logs: LogStore) -> None:
     writer = writer_of(logs, max_file_bytes=2_000, max_files=3)
     stream = writer.stream("stdout")
     for number in range(1_000):
@@ -94,22 +90,8 @@ def test_no_more_files_are_kept_than_asked_for_and_they_hold_the_newest_lines(
 @pytest.mark.parametrize("seed", range(20))
 def test_any_bytes_in_any_pieces_come_back_as_they_were(logs: LogStore, seed: int) -> None:
     dice = random.Random(seed)
-    alphabet = [
-        b"\r",
-        b"\0",
-        b"\xff",
-        b"\xc3\xa9",
-        b"\xc3",
-        b" ",
-        b"\x1b[0m",
-        b"x",
-        b"P ",
-        b"\xe2\x80\xa8",
-    ]
-    lines = [
-        b"".join(dice.choices(alphabet, k=dice.choice((0, 1, 5, 100, 9_000, 40_000))))
-        for _ in range(30)
-    ]
+    alphabet = [b"\r", b"\0", b"\xff", b"\xc3\xa9", b"\xc3", b" ", b"\x1b[0m", b"x", b"P ", b"\xe2\x80\xa8"]
+    lines = [b"".join(dice.choices(alphabet, k=dice.choice((0, 1, 5, 100, 9_000, 40_000)))) for _ in range(30)]
     printed = b"\n".join(lines) + b"\n"
     stream = writer_of(logs, max_file_bytes=100_000, max_files=100).stream("stderr")
     position = 0
@@ -210,9 +192,7 @@ def test_a_pipe_that_was_closed_is_not_read_again(logs: LogStore) -> None:
     run(test)
 
 
-def test_a_notification_keeps_level_fields_and_newlines_and_cannot_be_forged(
-    logs: LogStore,
-) -> None:
+def test_a_notification_keeps_level_fields_and_newlines_and_cannot_be_forged(logs: LogStore) -> None:
     writer = writer_of(logs)
     writer.stream("log").line(b"two\nlines", "warning", {"key": [1, "é\udc80"]})
     writer.stream("log").line(b"x" * 50_000, "info")
@@ -257,12 +237,7 @@ def test_lines_that_come_one_by_one_are_written_together_and_in_order(
         logs.release(writer)
         await asyncio.sleep(0)
         got = texts(await logs.read())
-        assert got[:503] == [
-            *(str(number) for number in range(500)),
-            "before the message",
-            "the message",
-            "after it",
-        ]
+        assert got[:503] == [*(str(number) for number in range(500)), "before the message", "the message", "after it"]
         assert [len(str(text)) for text in got[503:]] == [20_000] * 10 + [10]
 
     run(test)
@@ -451,9 +426,7 @@ def test_nothing_that_is_held_at_once_is_larger_than_the_buffer_and_nothing_is_l
     logs: LogStore, max_buffer_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     printed = b"\n" * 70_000 + b"x" * 70_000 + b"\n" + b"ab\n" * 40_000 + b"y" * 5_000
-    writer = writer_of(
-        logs, max_file_bytes=100 * MIB, max_files=2, max_buffer_bytes=max_buffer_bytes
-    )
+    writer = writer_of(logs, max_file_bytes=100 * MIB, max_files=2, max_buffer_bytes=max_buffer_bytes)
     sizes: list[int] = []
     read_of, write_of = os.read, os.write
 
@@ -506,10 +479,7 @@ def test_a_line_of_64_megabytes_costs_no_memory_and_the_next_one_is_whole(logs: 
                         return
                     text = str(record["text"])
                     assert len(text) <= 2 * MIB
-                    assert (
-                        text.encode()
-                        == piece * (len(text) // len(piece)) + piece[: len(text) % len(piece)]
-                    )
+                    assert text.encode() == piece * (len(text) // len(piece)) + piece[: len(text) % len(piece)]
                     size += len(text)
         raise AssertionError("the next line is missing")
 
@@ -536,9 +506,7 @@ def test_without_a_new_line_a_killed_daemons_gap_is_told_once(tmp_path: Path) ->
     clean.close()
 
 
-def test_a_killed_daemons_gap_is_told_of_the_living_alone_and_also_of_those_that_were_silent(
-    tmp_path: Path,
-) -> None:
+def test_a_killed_daemons_gap_is_told_of_the_living_alone_and_also_of_those_that_were_silent(tmp_path: Path) -> None:
     async def test() -> None:
         logs = LogStore(tmp_path)
         writers = [writer_of(logs, f"echo-{number}") for number in range(3)]
@@ -560,9 +528,7 @@ def test_a_killed_daemons_gap_is_told_of_the_living_alone_and_also_of_those_that
         for number in range(4):
             writer_of(again, f"echo-{number}")
         again.check()
-        seen = {
-            str(record["worker"]) for record in await again.read() if record["stream"] == "corral"
-        }
+        seen = {str(record["worker"]) for record in await again.read() if record["stream"] == "corral"}
         assert seen == {"echo-1", "echo-2"}
         third = LogStore(tmp_path, unclean=True)
         writer_of(third, "echo-1")
@@ -632,9 +598,7 @@ def test_a_gap_is_told_although_the_kill_came_right_after_a_rotation(tmp_path: P
     again.close()
 
 
-def test_what_was_written_since_the_last_look_at_a_truncated_file_counts_as_lost(
-    tmp_path: Path,
-) -> None:
+def test_what_was_written_since_the_last_look_at_a_truncated_file_counts_as_lost(tmp_path: Path) -> None:
     now = [1_700_000_000_000_000_000]
     logs = LogStore(tmp_path / "logs", clock=lambda: now[0])
     writer = writer_of(logs)

@@ -122,6 +122,4 @@ def test_a_form_without_fields_asks_for_consent(words: str, action: str) -> None
     params: dict[str, object] = {"message": "Delete all?", "requestedSchema": {"type": "object"}}
     (asked,), response = filled(params, *said(words))
     assert (asked.field.question, forms.options_of(asked.field)) == ("Delete all?", ("yes", "no"))
-    assert response == (
-        {"action": "accept", "content": {}} if words == "yes" else {"action": action}
-    )
+    assert response == ({"action": "accept", "content": {}} if words == "yes" else {"action": action})

@@ -83,25 +83,13 @@ def test_a_table_that_was_encoded_decodes_to_the_same(name: str) -> None:
         ("[pools.p]", "pools.p.max_bytes", None),
         ('[pools.p]\nmax_bytes = "1 Byte"', "pools.p.max_bytes", "1 Byte"),
         ("[pools.p]\nmax_bytes = 1023", "pools.p.max_bytes", 1023),
-        (
-            '[pools.p]\nmax_bytes = 1024\noverflow = "drop"',
-            "pools.p.overflow",
-            "drop",
-        ),
+        ('[pools.p]\nmax_bytes = 1024\noverflow = "drop"', "pools.p.overflow", "drop"),
         ('[pools."x y"]\nmax_bytes = 1024', 'pools."x y"', "x y"),
         ('[pools."nobody/p"]\nmax_bytes = 1024', 'pools."nobody/p"', "nobody"),
         ('[memory]\npool = "nowhere"', "memory.pool", "nowhere"),
         ('[tenants.acme]\npool = "nowhere"', "tenants.acme.pool", "nowhere"),
-        (
-            '[tenants.a]\n[tenants.b]\npool = "a/p"\n[pools."a/p"]\nmax_bytes = 1024',
-            "tenants.b.pool",
-            "a/p",
-        ),
-        (
-            '[agents.x]\ncommand = ["x"]\nmemory = { pool = "nowhere" }',
-            "agents.x.memory.pool",
-            "nowhere",
-        ),
+        ('[tenants.a]\n[tenants.b]\npool = "a/p"\n[pools."a/p"]\nmax_bytes = 1024', "tenants.b.pool", "a/p"),
+        ('[agents.x]\ncommand = ["x"]\nmemory = { pool = "nowhere" }', "agents.x.memory.pool", "nowhere"),
         (
             '[tenants.a]\n[pools."a/p"]\nmax_bytes = 1024\n[agents.x]\ncommand = ["x"]\nmemory = { pool = "a/p" }',
             "agents.x.memory.pool",
@@ -114,9 +102,7 @@ def test_a_table_that_was_encoded_decodes_to_the_same(name: str) -> None:
         ),
     ],
 )
-def test_a_pool_that_does_not_fit_or_is_not_there_is_an_error(
-    text: str, key: str, value: object
-) -> None:
+def test_a_pool_that_does_not_fit_or_is_not_there_is_an_error(text: str, key: str, value: object) -> None:
     with pytest.raises(InvalidParams) as caught:
         decode(text)
     data: Any = caught.value.data

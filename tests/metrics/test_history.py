@@ -13,16 +13,7 @@ from corral.supervisor.metrics.histogram import bucket_of, difference, merged, q
 from corral.supervisor.metrics.ranking import by_tenant, problems, ranking
 from corral.supervisor.metrics.rollup import PERIOD_MS, RollUp, Row, Tier
 from corral.supervisor.metrics.series import POINTS, Range, chosen_range, points, ranking_tier
-from corral.supervisor.metrics.step import (
-    DAEMON,
-    Step,
-    added,
-    decoded,
-    encoded,
-    gained,
-    is_worth_a_row,
-    total,
-)
+from corral.supervisor.metrics.step import DAEMON, Step, added, decoded, encoded, gained, is_worth_a_row, total
 from corral.worker.contract.errors import InvalidParams
 
 pytestmark = pytest.mark.core
@@ -40,9 +31,7 @@ def test_a_quantile_is_within_its_bound_of_the_exact_one_also_of_merged_histogra
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     durations = [random.Random(seed + n).expovariate(0.01) + 0.01 for n in range(4_000)]
-    histograms = [
-        merged([{bucket_of(each): 1} for each in durations[part::7]]) for part in range(7)
-    ]
+    histograms = [merged([{bucket_of(each): 1} for each in durations[part::7]]) for part in range(7)]
     whole = merged(histograms)
     assert sum(whole.values()) == len(durations)
     for percent in (1, 50, 90, 99, 100):
@@ -66,9 +55,7 @@ def test_each_duration_has_a_bucket_whose_bounds_hold_it(duration_ms: float) -> 
 
 def test_a_step_is_what_came_since_the_reading_before_and_the_store_gives_it_back() -> None:
     earlier = Step(ok=5, failed=1, tokens=10, cost_cents=0.5, durations={3: 5, 4: 1}, cpu_ms=9.0)
-    later = Step(
-        ok=7, failed=1, tokens=4, cost_cents=0.75, durations={3: 7, 4: 1}, cpu_ms=8.0, up=2
-    )
+    later = Step(ok=7, failed=1, tokens=4, cost_cents=0.75, durations={3: 7, 4: 1}, cpu_ms=8.0, up=2)
     step = gained(later, earlier, STEP_MS)
     assert (step.ok, step.failed, step.cost_cents, step.durations) == (2, 0, 0.25, {3: 2})
     assert (step.tokens, step.cpu_ms) == (4, 0.0), "a counter that fell has begun anew"
@@ -150,8 +137,7 @@ def test_a_restart_at_any_step_changes_no_minute_and_no_hour(cut: int) -> None:
     last_hour = max((row.at_ms + HOUR_MS for row in kept if row.tier is Tier.HOUR), default=0)
     raw = [Row(Tier.RAW, at_ms, *each) for at_ms, own in steps[:cut] for each in own.items()]
     kept += after.seed(
-        [row for row in minutes if row.at_ms >= last_hour],
-        [row for row in raw if row.at_ms >= last_minute],
+        [row for row in minutes if row.at_ms >= last_hour], [row for row in raw if row.at_ms >= last_minute]
     )
     kept += fed(after, steps[cut:])
     assert sorted(kept, key=lambda row: row[:3]) == sorted(expected, key=lambda row: row[:3])
@@ -162,14 +148,7 @@ def test_a_restart_at_any_step_changes_no_minute_and_no_hour(cut: int) -> None:
 
 
 def chosen(since_ms: int, until_ms: int, step_ms: int | None = None) -> Range:
-    return chosen_range(
-        since_ms,
-        until_ms,
-        step_ms,
-        now_ms=NOW_MS,
-        interval_ms=STEP_MS,
-        retention_ms=RETENTION_MS,
-    )
+    return chosen_range(since_ms, until_ms, step_ms, now_ms=NOW_MS, interval_ms=STEP_MS, retention_ms=RETENTION_MS)
 
 
 @pytest.mark.parametrize(
@@ -209,12 +188,8 @@ def test_the_finest_tier_that_fits_and_is_still_there_is_taken(
         (NOW_MS, 1_000, Tier.HOUR),
     ],
 )
-def test_a_ranking_of_many_or_of_a_long_time_is_made_of_coarser_rows(
-    back_ms: int, subjects: int, tier: Tier
-) -> None:
-    found = ranking_tier(
-        NOW_MS - back_ms, NOW_MS, subjects, interval_ms=STEP_MS, retention_ms=RETENTION_MS
-    )
+def test_a_ranking_of_many_or_of_a_long_time_is_made_of_coarser_rows(back_ms: int, subjects: int, tier: Tier) -> None:
+    found = ranking_tier(NOW_MS - back_ms, NOW_MS, subjects, interval_ms=STEP_MS, retention_ms=RETENTION_MS)
     assert found is tier
 
 
@@ -233,9 +208,7 @@ def test_a_step_without_a_row_keeps_the_gauges_and_one_without_a_daemon_is_a_gap
     daemon = daemon_rows(0, 1, 2, 3, 6, 7, 8, begins=6)
     own = [(STEP_MS, Step(span_ms=STEP_MS, ok=3, up=2, queued=4)), (7 * STEP_MS, Step(up=1, ok=1))]
     found = points(Range(Tier.RAW, 0, 10 * STEP_MS, STEP_MS), "ann", daemon, own, None)
-    assert [
-        (each.at_ms // STEP_MS, each.step.ok, each.step.up, each.step.queued) for each in found
-    ] == [
+    assert [(each.at_ms // STEP_MS, each.step.ok, each.step.up, each.step.queued) for each in found] == [
         (1, 3, 2, 4),
         (2, 0, 2, 4),
         (3, 0, 2, 4),
@@ -251,8 +224,7 @@ def test_points_of_several_steps_add_up_and_know_for_how_long_was_collected() ->
     own = [(n * STEP_MS, Step(ok=n, memory_bytes=n, memory_peak_bytes=n)) for n in (1, 2, 4)]
     found = points(Range(Tier.RAW, 0, 12 * STEP_MS, 3 * STEP_MS), "ann", daemon, own, None)
     assert [
-        (each.at_ms // STEP_MS, each.span_ms // STEP_MS, each.step.ok, each.step.memory_bytes)
-        for each in found
+        (each.at_ms // STEP_MS, each.span_ms // STEP_MS, each.step.ok, each.step.memory_bytes) for each in found
     ] == [(0, 2, 3, 2), (3, 3, 4, 4), (9, 1, 0, 4)]
     assert sum(each.step.ok for each in found) == 7
 
@@ -326,12 +298,6 @@ def test_two_steps_added_have_the_later_gauges_and_the_higher_peaks() -> None:
     one = Step(span_ms=1, ok=1, up=3, memory_peak_bytes=9, queued_peak=4, storage={"store": 1})
     other = Step(span_ms=2, ok=2, up=1, memory_peak_bytes=5, queued_peak=6, begins=True)
     both = added(one, other)
-    assert (both.span_ms, both.ok, both.up, both.memory_peak_bytes, both.queued_peak) == (
-        3,
-        3,
-        1,
-        9,
-        6,
-    )
+    assert (both.span_ms, both.ok, both.up, both.memory_peak_bytes, both.queued_peak) == (3, 3, 1, 9, 6)
     assert both.begins
     assert both.storage == {"store": 1}

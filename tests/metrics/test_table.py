@@ -78,9 +78,7 @@ def test_rows_of_a_subject_and_of_all_are_those_that_were_written(tmp_path: Path
     asyncio.run(test())
 
 
-def test_the_last_row_before_a_range_is_found_unless_another_daemon_began_since(
-    tmp_path: Path,
-) -> None:
+def test_the_last_row_before_a_range_is_found_unless_another_daemon_began_since(tmp_path: Path) -> None:
     async def test() -> None:
         async with opened(tmp_path) as table:
             daemon = [Row(Tier.RAW, n * STEP_MS, DAEMON, Step(begins=n == 6)) for n in range(1, 10)]
@@ -91,9 +89,7 @@ def test_the_last_row_before_a_range_is_found_unless_another_daemon_began_since(
                 found = await table.last_before(Tier.RAW, "ann", before * STEP_MS, looks)
                 return None if found is None else found.up
 
-            assert [await last(n) for n in range(1, 11)] == [
-                *(None, None, 2, 2, 4, 4, None, None, 8, 8)
-            ]
+            assert [await last(n) for n in range(1, 11)] == [*(None, None, 2, 2, 4, 4, None, None, 8, 8)]
             assert await last(6, looks=1) is None, "it looks no further"
 
     asyncio.run(test())
@@ -125,11 +121,7 @@ def test_what_is_too_old_is_removed_from_each_tier_by_its_own_time(tmp_path: Pat
     async def test() -> None:
         async with opened(tmp_path) as table:
             raw, rolled = await kept(table, 1_500, 3)  # two hours
-            bound = {
-                Tier.RAW: BEGIN_MS + 1_400 * STEP_MS,
-                Tier.MINUTE: BEGIN_MS + 30 * MINUTE_MS,
-                Tier.HOUR: BEGIN_MS,
-            }
+            bound = {Tier.RAW: BEGIN_MS + 1_400 * STEP_MS, Tier.MINUTE: BEGIN_MS + 30 * MINUTE_MS, Tier.HOUR: BEGIN_MS}
             before = [*raw, *rolled]
             left = [row for row in before if row.at_ms >= bound[row.tier]]
             assert await table.expire(bound) == len(before) - len(left)

@@ -37,16 +37,12 @@ class Gateway:
 
     def __init__(self, journal: Path, endpoint: Endpoint) -> None:
         self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", PROGRAM], stdin=theirs.fileno()
-        )
+        self.process = subprocess.Popen([sys.executable, "-P", "-m", PROGRAM], stdin=theirs.fileno())
         theirs.close()
         assert self.receive()["op"] == "ready"
         listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        self.send(
-            [os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND)], op="journal", name="1.1"
-        )
+        self.send([os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND)], op="journal", name="1.1")
         self.send([], op="models", models=[msgspec.to_builtins(endpoint)])
         self.send([listener.detach()], op="listen", unit="")
 
@@ -76,9 +72,7 @@ class Gateway:
         return thread
 
 
-def test_calls_under_way_when_the_daemon_dies_have_no_end_in_the_journal(
-    tmp_path: Path, provider: Provider
-) -> None:
+def test_calls_under_way_when_the_daemon_dies_have_no_end_in_the_journal(tmp_path: Path, provider: Provider) -> None:
     journal = tmp_path / "1.1"
     endpoint = Endpoint(name="main", kind="openai", base=f"{provider.url}/v1", key=KEY, retries=0)
     gateway = Gateway(journal, endpoint)

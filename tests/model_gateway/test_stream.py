@@ -36,9 +36,7 @@ def message(words: int, *, ends: bool = True) -> bytes:
     return body
 
 
-def read(
-    kind: Kind, body: bytes, dice: random.Random, *, hides: bool = False
-) -> tuple[bytes, StreamReader]:
+def read(kind: Kind, body: bytes, dice: random.Random, *, hides: bool = False) -> tuple[bytes, StreamReader]:
     """Feeds a body in random parts."""
     reader = StreamReader(kind, hides_usage=hides)
     passed = bytearray()
@@ -93,10 +91,7 @@ def test_the_event_with_the_usage_alone_is_taken_out_where_nobody_has_asked() ->
 
 def test_a_stream_that_was_cut_is_estimated() -> None:
     dice = random.Random(1)
-    for body, expected in (
-        (chat(5, usage=False, ends=False), Usage(input=100, output=5)),
-        (b"", Usage()),
-    ):
+    for body, expected in ((chat(5, usage=False, ends=False), Usage(input=100, output=5)), (b"", Usage())):
         assert read("openai", body, dice)[1].usage(400) == (expected, True)
     cut = read("openai", response(5)[:-160], dice)[1]
     assert cut.usage(400) == (Usage(input=100, output=5), True)
@@ -116,20 +111,13 @@ def test_a_request_is_changed_only_where_it_has_to_be() -> None:
     plain = b'{ "model" : "a", "x": [1] }'
     assert edited("openai", "/v1/chat/completions", plain, "") == (plain, False)
     body, hides = edited("openai", "/v1/chat/completions", b'{"model":"a","stream":true}', "b")
-    assert json.loads(body) == {
-        "model": "b",
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
+    assert json.loads(body) == {"model": "b", "stream": True, "stream_options": {"include_usage": True}}
     assert hides
     asked = b'{"stream": true, "stream_options": {"include_usage": true, "more": 1}}'
     body, hides = edited("openai", "/v1/chat/completions", asked, "")
     assert json.loads(body) == json.loads(asked)
     assert not hides
-    assert edited("anthropic", "/v1/messages", b'{"stream": true}', "") == (
-        b'{"stream": true}',
-        False,
-    )
+    assert edited("anthropic", "/v1/messages", b'{"stream": true}', "") == (b'{"stream": true}', False)
 
 
 def test_an_answer_without_a_usage_is_estimated_from_what_the_model_has_written() -> None:

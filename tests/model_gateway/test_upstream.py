@@ -14,9 +14,7 @@ def nothing_is_remembered() -> Iterator[None]:
     proxy_of.cache_clear()
 
 
-def test_a_provider_is_reached_by_the_proxy_of_the_environment(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_provider_is_reached_by_the_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "http://me:secret@proxy.example:3128")
     monkeypatch.setenv("no_proxy", "127.0.0.1,inside.example")
     url, headers = proxy_of("https://api.example/v1")

@@ -49,16 +49,8 @@ def test_a_tenant_may_use_what_the_owner_allows() -> None:
 
 
 def test_both_shapes_of_figures_become_the_same_numbers() -> None:
-    chat = {
-        "prompt_tokens": 50,
-        "completion_tokens": 7,
-        "prompt_tokens_details": {"cached_tokens": 20},
-    }
-    response = {
-        "input_tokens": 50,
-        "output_tokens": 7,
-        "input_tokens_details": {"cached_tokens": 20},
-    }
+    chat = {"prompt_tokens": 50, "completion_tokens": 7, "prompt_tokens_details": {"cached_tokens": 20}}
+    response = {"input_tokens": 50, "output_tokens": 7, "input_tokens_details": {"cached_tokens": 20}}
     message = {"input_tokens": 30, "cache_read_input_tokens": 20, "output_tokens": 7}
     expected = Usage(input=30, cached=20, output=7)
     assert usage_of("openai", chat) == usage_of("openai", response) == expected

@@ -48,9 +48,7 @@ def servers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocalSer
 class Node:
     """A node process, and the lines that it prints."""
 
-    def __init__(
-        self, servers: LocalServers, name: str, folder: Path, lease: str = "usual"
-    ) -> None:
+    def __init__(self, servers: LocalServers, name: str, folder: Path, lease: str = "usual") -> None:
         self.path = folder / f"{name}-{time.monotonic_ns()}.log"
         with self.path.open("w") as output:
             self.process = subprocess.Popen(
@@ -101,9 +99,7 @@ async def names(engine: Engine) -> list[str]:
 
 
 @pytest.mark.long
-def test_nodes_join_and_are_listed_and_a_second_of_one_name_never_runs(
-    servers: LocalServers, tmp_path: Path
-) -> None:
+def test_nodes_join_and_are_listed_and_a_second_of_one_name_never_runs(servers: LocalServers, tmp_path: Path) -> None:
     async def test(engine: Engine) -> None:
         with Node(servers, "n1", tmp_path) as first, Node(servers, "n2", tmp_path) as second:
             await first.until("run", 1)
@@ -121,9 +117,7 @@ def test_nodes_join_and_are_listed_and_a_second_of_one_name_never_runs(
 
 
 @pytest.mark.long
-def test_a_killed_node_is_over_after_its_lease_and_not_before(
-    servers: LocalServers, tmp_path: Path
-) -> None:
+def test_a_killed_node_is_over_after_its_lease_and_not_before(servers: LocalServers, tmp_path: Path) -> None:
     async def test(engine: Engine) -> None:
         over: dict[str, float] = {}
         observer = Observer(engine, lambda name: over.update({name: boot_clock()}))
@@ -202,16 +196,12 @@ def test_a_clock_of_the_server_that_jumps_is_no_end_of_a_lease(tmp_path: Path) -
 
         async def test(engine: Any) -> None:
             over: list[float] = []
-            following = asyncio.create_task(
-                Observer(engine, lambda _: over.append(boot_clock())).run()
-            )
+            following = asyncio.create_task(Observer(engine, lambda _: over.append(boot_clock())).run())
             with Node(servers, "n1", tmp_path) as node:
                 await node.until("arm", 3)
                 node.process.send_signal(signal.SIGSTOP)
                 armed = float(node.lines("arm")[-1][1])
-                await engine.client.zadd(
-                    "{corral}:ends", {"nodes/n1": 1}
-                )  # as a clock far ahead would
+                await engine.client.zadd("{corral}:ends", {"nodes/n1": 1})  # as a clock far ahead would
                 async with asyncio.timeout(BOUND_S):
                     while await engine.get("nodes/n1") is not None:
                         await asyncio.sleep(0.01)
@@ -226,9 +216,7 @@ def test_a_clock_of_the_server_that_jumps_is_no_end_of_a_lease(tmp_path: Path) -
 
 @pytest.mark.long
 @pytest.mark.parametrize("lease", ["usual", "election"])
-def test_a_node_stops_at_an_election_only_if_that_takes_longer_than_its_lease(
-    lease: str, tmp_path: Path
-) -> None:
+def test_a_node_stops_at_an_election_only_if_that_takes_longer_than_its_lease(lease: str, tmp_path: Path) -> None:
     try:
         program_of("nats")
         __import__("nats")

@@ -7,15 +7,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from corral.supervisor.decoding.values import Refused
-from corral.supervisor.orchestration.cron import (
-    JUMP_S,
-    LATE_S,
-    Due,
-    Times,
-    check,
-    decide,
-    following,
-)
+from corral.supervisor.orchestration.cron import JUMP_S, LATE_S, Due, Times, check, decide, following
 
 pytestmark = pytest.mark.core
 
@@ -170,9 +162,7 @@ def test_what_is_never_due_is_never_run() -> None:
     assert decide(EVERY, None, START, START + YEAR_S) == Due(None, None)
 
 
-def test_however_the_clock_goes_each_look_makes_one_run_at_most_and_there_is_always_a_next() -> (
-    None
-):
+def test_however_the_clock_goes_each_look_makes_one_run_at_most_and_there_is_always_a_next() -> None:
     seed = random.randrange(10**6)
     print("seed", seed)
     rng = random.Random(seed)

@@ -36,9 +36,7 @@ def submitted(decision: Decision) -> list[str]:
 
 
 def test_steps_begin_when_those_before_have_ended() -> None:
-    flow = workflow(
-        step("a") + step("b", 'after = ["a"]', 'input = "${steps.a.output.x}"') + step("c")
-    )
+    flow = workflow(step("a") + step("b", 'after = ["a"]', 'input = "${steps.a.output.x}"') + step("c"))
     assert submitted(decide(flow, task(), {})) == ["a", "c"]
     assert submitted(decide(flow, task(), {"a": OPEN, "c": OPEN})) == []
     decision = decide(flow, task(), {"a": done({"x": 5}), "c": OPEN})
@@ -51,9 +49,7 @@ def test_steps_begin_when_those_before_have_ended() -> None:
 
 def test_the_words_of_a_step_are_those_of_the_workflow_where_it_has_none() -> None:
     given = task(context={"k": 1}, priority=9, session="s", sticky_key="y", durable=False)
-    flow = workflow(
-        step("a") + step("b", 'objective = "${objective}!"', "priority = 2", "context = 7")
-    )
+    flow = workflow(step("a") + step("b", 'objective = "${objective}!"', "priority = 2", "context = 7"))
     first, second = (each.params for each in decide(flow, given, {}).submit)
     assert (first.objective, first.input, first.context) == ("do it", None, {"k": 1})
     assert (first.priority, first.session, first.sticky_key, first.durable) == (9, "s", "y", False)
@@ -84,9 +80,7 @@ def test_a_step_that_fails_ends_the_workflow_with_its_error() -> None:
 
 def test_a_step_that_may_fail_is_what_later_steps_can_ask_about() -> None:
     steps = step("a", 'on_failure = "continue"')
-    steps += step(
-        "b", "when = \"steps.a.state == 'failed'\"", 'input = "${steps.a.error.data.why}"'
-    )
+    steps += step("b", "when = \"steps.a.state == 'failed'\"", 'input = "${steps.a.error.data.why}"')
     decision = decide(workflow(steps), task(), {"a": failed()})
     assert decision.error is None
     assert decision.submit[0].params.input == "so"
@@ -113,9 +107,7 @@ def test_an_output_without_a_value_fails_the_workflow() -> None:
 
 
 def test_for_each_makes_one_task_per_item_in_order_and_no_more_at_once_than_may_be() -> None:
-    flow = workflow(
-        step("a", 'for_each = "${input}"', "max_parallel = 2", 'input = "${index}=${item}"')
-    )
+    flow = workflow(step("a", 'for_each = "${input}"', "max_parallel = 2", 'input = "${index}=${item}"'))
     given = task(input=["x", "y", "z"])
     decision = decide(flow, given, {})
     assert [each.params.input for each in decision.submit] == ["0=x", "1=y"]

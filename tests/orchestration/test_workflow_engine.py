@@ -91,9 +91,7 @@ def test_of_all_that_wait_for_a_place_the_first_alone_asks_for_it() -> None:
     assert queue.asked <= 4 * PARTS
 
 
-def test_a_lead_keeps_to_its_team_before_it_is_performed_again_and_until_its_end_is_written() -> (
-    None
-):
+def test_a_lead_keeps_to_its_team_before_it_is_performed_again_and_until_its_end_is_written() -> None:
     async def run() -> None:
         duo = Team(name="duo", source="", lead="chief", members=("ann", "ben"))
         groups = SimpleNamespace(by_name={"duo": duo}, under_way=Counter[str]())

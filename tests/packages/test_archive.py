@@ -12,15 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corral.supervisor.packages import manifest as bounds
-from corral.supervisor.packages.archive import (
-    END,
-    LEVEL,
-    MANIFEST,
-    WINDOW_LOG,
-    header,
-    opened,
-    read_manifest,
-)
+from corral.supervisor.packages.archive import END, LEVEL, MANIFEST, WINDOW_LOG, header, opened, read_manifest
 from corral.supervisor.packages.builder import build, scaffold
 from corral.supervisor.packages.manifest import FileEntry, Manifest, decode_manifest
 from corral.supervisor.packages.package import Package, read_package, unpack
@@ -30,9 +22,7 @@ TOML = b'name = "evil"\nversion = "1"\ncommand = ["true"]\n'
 
 
 def compressed(tar: bytes) -> bytes:
-    parameters = zstandard.ZstdCompressionParameters(
-        compression_level=LEVEL, window_log=WINDOW_LOG, write_checksum=1
-    )
+    parameters = zstandard.ZstdCompressionParameters(compression_level=LEVEL, window_log=WINDOW_LOG, write_checksum=1)
     return zstandard.ZstdCompressor(compression_params=parameters).compress(tar)
 
 
@@ -64,10 +54,7 @@ GOOD = tar_of({"a.py": b"print(1)\n", "package.toml": TOML})
 
 def test_a_package_made_by_hand_is_read() -> None:
     found = read(compressed(GOOD))
-    assert (found.reference, [e.path for e in found.manifest.files]) == (
-        "evil@1",
-        ["a.py", "package.toml"],
-    )
+    assert (found.reference, [e.path for e in found.manifest.files]) == ("evil@1", ["a.py", "package.toml"])
 
 
 # Each is a tar entry that stands where the file a.py should be.
@@ -130,9 +117,7 @@ def test_a_path_that_no_package_has_is_refused(why: str) -> None:
 
 
 @pytest.mark.core
-@pytest.mark.parametrize(
-    "paths", [["A.py", "a.py"], ["a", "a/b"], ["D/x", "d/y"], ["straße", "strasse"], ["a", "a"]]
-)
+@pytest.mark.parametrize("paths", [["A.py", "a.py"], ["a", "a/b"], ["D/x", "d/y"], ["straße", "strasse"], ["a", "a"]])
 def test_paths_that_are_one_file_somewhere_are_refused(paths: list[str]) -> None:
     files = (*[entry(path, b"") for path in paths], entry("package.toml", TOML))
     with pytest.raises(InvalidParams):

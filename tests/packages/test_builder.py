@@ -48,9 +48,7 @@ def test_a_new_package_builds_and_reads_back(folder: Path, tmp_path: Path) -> No
     assert paths(folder) == ["greeter.py", "package.toml"]
 
 
-def test_builds_on_two_paths_under_two_umasks_by_two_users_are_the_same_bytes(
-    folder: Path,
-) -> None:
+def test_builds_on_two_paths_under_two_umasks_by_two_users_are_the_same_bytes(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as reachable:  # by the other user too
         os.chmod(reachable, 0o755)
         _build_twice(folder, Path(reachable))
@@ -86,22 +84,16 @@ def _build_twice(folder: Path, tmp_path: Path) -> None:
     target.mkdir()
     with opened(first) as file:
         unpack(file, target)
-    assert {
-        str(p.relative_to(target)): p.stat().st_mode & 0o777
-        for p in target.rglob("*")
-        if p.is_file()
-    } == {"greeter.py": 0o644, "package.toml": 0o644, "run.sh": 0o755, "sub/deep/ü.txt": 0o644}
+    assert {str(p.relative_to(target)): p.stat().st_mode & 0o777 for p in target.rglob("*") if p.is_file()} == {
+        "greeter.py": 0o644,
+        "package.toml": 0o644,
+        "run.sh": 0o755,
+        "sub/deep/ü.txt": 0o644,
+    }
 
 
 def test_what_git_python_and_the_ignore_file_leave_out_is_left_out(folder: Path) -> None:
-    for name in (
-        ".git/config",
-        "__pycache__/a.pyc",
-        ".venv/x",
-        "a.pyc",
-        "tests/t.py",
-        "old.corral",
-    ):
+    for name in (".git/config", "__pycache__/a.pyc", ".venv/x", "a.pyc", "tests/t.py", "old.corral"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("x")
     (folder / "data").mkdir()
@@ -111,17 +103,10 @@ def test_what_git_python_and_the_ignore_file_leave_out_is_left_out(folder: Path)
     assert paths(folder) == ["data/keep.bin", "greeter.py", "package.toml"]
 
 
-def test_a_link_inside_is_stored_as_its_file_and_one_to_the_outside_is_refused(
-    folder: Path,
-) -> None:
+def test_a_link_inside_is_stored_as_its_file_and_one_to_the_outside_is_refused(folder: Path) -> None:
     (folder / "again.py").symlink_to("greeter.py")
     assert "again.py" in paths(folder)
-    for name, target in (
-        ("out", "/etc/passwd"),
-        ("up", "../x"),
-        ("dangling", "nothing"),
-        ("dir", "."),
-    ):
+    for name, target in (("out", "/etc/passwd"), ("up", "../x"), ("dangling", "nothing"), ("dir", ".")):
         (folder / name).symlink_to(target)
         with pytest.raises(InvalidParams) as caught:
             collect(folder)
@@ -172,9 +157,7 @@ def test_an_install_script_has_to_be_there_and_executable(folder: Path, tmp_path
     assert build(folder, tmp_path / "x.corral").spec.install == "install.sh"
 
 
-def test_a_failed_build_leaves_the_archive_before_and_nothing_else(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_a_failed_build_leaves_the_archive_before_and_nothing_else(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "x.corral").write_text("before")
@@ -187,9 +170,7 @@ def test_a_failed_build_leaves_the_archive_before_and_nothing_else(
         build(tmp_path / "nowhere", out / "x.corral")
 
 
-def test_a_signature_names_its_key_and_does_not_change_the_digest(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_a_signature_names_its_key_and_does_not_change_the_digest(folder: Path, tmp_path: Path) -> None:
     public = generate(tmp_path / "k")
     with pytest.raises(Conflict):
         generate(tmp_path / "k")
@@ -201,9 +182,7 @@ def test_a_signature_names_its_key_and_does_not_change_the_digest(
     assert plain.digest == signed.digest
     late = resigned(Path(plain.path), secret, tmp_path / "late.corral")
     assert (late.digest, late.signer) == (plain.digest, public)
-    assert Path(late.path).read_bytes() == Path(signed.path).read_bytes(), (
-        "as if built with the key"
-    )
+    assert Path(late.path).read_bytes() == Path(signed.path).read_bytes(), "as if built with the key"
     generate(tmp_path / "second")
     resigned(tmp_path / "late.corral", read_secret(tmp_path / "second"))
     with opened(tmp_path / "late.corral") as file:

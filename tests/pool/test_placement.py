@@ -5,19 +5,7 @@ import random
 import pytest
 from msgspec.structs import replace
 
-from corral.mcp.pool.placement import (
-    Allowance,
-    Decision,
-    Grow,
-    Phase,
-    Place,
-    Renew,
-    Share,
-    Use,
-    Wait,
-    allow,
-    choose,
-)
+from corral.mcp.pool.placement import Allowance, Decision, Grow, Phase, Place, Renew, Share, Use, Wait, allow, choose
 
 pytestmark = pytest.mark.core
 
@@ -91,9 +79,7 @@ def test_where_all_share_the_least_loaded_process_takes_a_call(
         ([Place(COMING, sharer="other", leased_in=3)], 1, Use(0)),
     ],
 )
-def test_where_nobody_shares_each_has_his_own_process(
-    places: list[Place], maximum: int, decision: Decision
-) -> None:
+def test_where_nobody_shares_each_has_his_own_process(places: list[Place], maximum: int, decision: Decision) -> None:
     assert leased(*places, maximum=maximum) == decision
 
 
@@ -128,9 +114,7 @@ class Life:
 
     def call(self, sharer: str) -> None:
         before = list(self.places)
-        decision = choose(
-            before, share=self.share, sharer=sharer, spares=self.spares, maximum=self.maximum
-        )
+        decision = choose(before, share=self.share, sharer=sharer, spares=self.spares, maximum=self.maximum)
         if isinstance(decision, Grow):
             assert len(before) < self.maximum
             self.places.append(Place(DOWN))

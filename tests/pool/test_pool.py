@@ -140,9 +140,7 @@ def test_any_names_are_exposed_once_and_within_the_rules() -> None:
     print(f"seed {seed}")
     draw = random.Random(seed)
     for _ in range(200):
-        names = {
-            "".join(draw.choices("ab_-./ é\x00\ud800", k=draw.randint(1, 60))) for _ in range(20)
-        }
+        names = {"".join(draw.choices("ab_-./ é\x00\ud800", k=draw.randint(1, 60))) for _ in range(20)}
         exposed = exposed_tools("s", [tool(name) for name in names])
         assert {t.name for t in exposed.values()} == names
         assert all(re.fullmatch(r"s__[A-Za-z0-9_-]{1,45}", name) for name in exposed)
@@ -153,21 +151,13 @@ def test_of_two_tools_of_one_name_the_first_counts() -> None:
     assert exposed_tools("s", [first, second]) == {"s__a": first}
 
 
-@pytest.mark.parametrize(
-    "value", [None, [], "text", {}, {"name": ""}, {"name": 3}, {"title": "no name"}]
-)
+@pytest.mark.parametrize("value", [None, [], "text", {}, {"name": ""}, {"name": 3}, {"title": "no name"}])
 def test_an_entry_without_a_name_is_no_tool(value: object) -> None:
     assert Tool.from_wire(value) is None
 
 
 def test_a_tool_with_odd_fields_is_a_tool_all_the_same() -> None:
-    entry: dict[str, object] = {
-        "name": "a",
-        "description": 3,
-        "inputSchema": [],
-        "annotations": "x",
-        "new": 1,
-    }
+    entry: dict[str, object] = {"name": "a", "description": 3, "inputSchema": [], "annotations": "x", "new": 1}
     assert Tool.from_wire(entry) == Tool(name="a", input_schema={"type": "object"}, fields=entry)
 
 
@@ -266,9 +256,7 @@ def test_with_read_only_there_are_only_tools_that_say_they_change_nothing() -> N
         ("log", access("git__*"), "git", "log"),
     ],
 )
-def test_a_name_means_the_tool_of_this_name(
-    name: str, given: Access, server: str, own: str
-) -> None:
+def test_a_name_means_the_tool_of_this_name(name: str, given: Access, server: str, own: str) -> None:
     found, meant = DIRECTORY.tool(name, given)
     assert (found, meant.name) == (server, own)
 
@@ -317,9 +305,7 @@ def shelves(**catalogues: Catalogue) -> Directory:
         ("log://2026/1", ("b", "log://2026/1")),
     ],
 )
-def test_a_uri_means_the_server_that_lists_it_or_whose_template_it_fits(
-    uri: str, found: tuple[str, str]
-) -> None:
+def test_a_uri_means_the_server_that_lists_it_or_whose_template_it_fits(uri: str, found: tuple[str, str]) -> None:
     directory = shelves(
         a=files("a", "file:///a", "file:///both"),
         b=files("b", "file:///both", template="log://{day}/{n}"),
@@ -405,11 +391,7 @@ ANSWERED = ToolFailed("cannot", code=-32603)
     ],
 )
 def test_a_call_is_repeated_only_when_that_is_safe(
-    annotations: dict[str, object],
-    error: ToolFailed,
-    attempt: int,
-    max_retries: int,
-    expected: bool,
+    annotations: dict[str, object], error: ToolFailed, attempt: int, max_retries: int, expected: bool
 ) -> None:
     assert may_retry(tool("a", annotations), error, attempt, max_retries) is expected
 
@@ -570,12 +552,7 @@ class Played:
         self.refreshed: list[Sequence[Kind]] = []
 
     async def request(
-        self,
-        method: str,
-        params: Mapping[str, object],
-        *,
-        timeout_s: float | None = None,
-        caller: Caller = NOBODY,
+        self, method: str, params: Mapping[str, object], *, timeout_s: float | None = None, caller: Caller = NOBODY
     ) -> dict[str, object]:
         self.requests.append((method, params))
         self.timeouts_s.append(timeout_s)
@@ -820,9 +797,7 @@ def test_a_list_waits_no_longer_for_a_start_than_it_is_told() -> None:
 @pytest.mark.parametrize("allowed", [["svn__*"], []], ids=["others", "none"])
 @pytest.mark.parametrize("is_listed", [True, False])
 @pytest.mark.parametrize("name", ["git__log", "log"])
-def test_what_is_not_allowed_is_not_called(
-    name: str, is_listed: bool, allowed: Sequence[str]
-) -> None:
+def test_what_is_not_allowed_is_not_called(name: str, is_listed: bool, allowed: Sequence[str]) -> None:
     async def test() -> None:
         git = PlayedBackend("git", tool("log"), lazy=not is_listed)
         pool = pool_of(git)
@@ -966,10 +941,7 @@ def test_what_is_left_of_the_timeout_bounds_the_call_and_never_more_than_the_max
     ],
 )
 def test_a_call_whose_server_dies_is_repeated_when_that_is_safe(
-    annotations: dict[str, object],
-    errors: list[CorralError],
-    max_retries: int,
-    expected: CorralError | None,
+    annotations: dict[str, object], errors: list[CorralError], max_retries: int, expected: CorralError | None
 ) -> None:
     async def test() -> None:
         left = list(errors)
@@ -1103,9 +1075,7 @@ def test_reads_overlap_and_are_repeated() -> None:
         gate = asyncio.Event()
         backend = PlayedBackend("s", catalogue=files("s", "x:1"), play=play)
         pool = pool_of(backend)
-        reads = [
-            asyncio.create_task(pool.request("resources/read", {"uri": "x:1"})) for _ in range(3)
-        ]
+        reads = [asyncio.create_task(pool.request("resources/read", {"uri": "x:1"})) for _ in range(3)]
         await turns()
         assert len(backend.played.requests) == 4
         gate.set()
@@ -1241,9 +1211,7 @@ def test_whoever_shares_with_nobody_has_a_process_of_his_own_and_meets_no_state_
 
 
 @pytest.mark.parametrize("is_served_before", [False, True])
-def test_who_gives_up_a_process_that_is_made_new_for_him_leaves_it_to_others_of_his(
-    is_served_before: bool,
-) -> None:
+def test_who_gives_up_a_process_that_is_made_new_for_him_leaves_it_to_others_of_his(is_served_before: bool) -> None:
     async def test() -> None:
         may_start = asyncio.Event()
         starts = 0
@@ -1279,10 +1247,7 @@ def test_who_gives_up_a_process_that_is_made_new_for_him_leaves_it_to_others_of_
 def test_the_end_of_a_sharer_ends_his_processes_and_no_other() -> None:
     async def test() -> None:
         own = PlayedBackend("s", tool("t"), share="agent", max_processes=2)
-        common, tenants = (
-            PlayedBackend("all", tool("u")),
-            PlayedBackend("x", tool("v"), share="tenant"),
-        )
+        common, tenants = (PlayedBackend("all", tool("u")), PlayedBackend("x", tool("v"), share="tenant"))
         pool = pool_of(own, common, tenants)
         for who in ("a", "b"):
             for name in ("t", "u", "v"):
@@ -1416,10 +1381,7 @@ def test_all_who_wait_for_a_process_hear_that_its_server_was_stopped() -> None:
         backend = PlayedBackend("s", tool("t"), share="agent")
         held(backend, asyncio.Event())
         pool = pool_of(backend)
-        waiting = [
-            asyncio.create_task(refusal(pool.call("t", {}, caller=Caller(sharer=who))))
-            for who in "abcd"
-        ]
+        waiting = [asyncio.create_task(refusal(pool.call("t", {}, caller=Caller(sharer=who)))) for who in "abcd"]
         await turns()
         backend.refusal = Conflict("cannot call: it is stopped", server="s")
         pool.changed("s")
@@ -1522,9 +1484,7 @@ def test_a_subscription_that_is_refused_leaves_nothing() -> None:
             assert error.data["code"] == -32601
         assert len(backend.played.requests) == 2
         assert pool.stats("s").in_flight == 0
-        assert (await refusal(pool.subscribe("x:1", lambda _: None, access("t__*")))).code == (
-            PermissionDenied.code
-        )
+        assert (await refusal(pool.subscribe("x:1", lambda _: None, access("t__*")))).code == (PermissionDenied.code)
         await pool.close()
 
     run(test())
@@ -1559,11 +1519,7 @@ def test_wrong_arguments_are_refused_by_name_before_the_server_sees_them(
         backend = PlayedBackend("s", Tool(name="t", input_schema=schema))
         pool = pool_of(backend)
         error = await refusal(pool.call("t", arguments))
-        assert (error.code, error.data["key"], error.data["rule"]) == (
-            InvalidParams.code,
-            key,
-            rule,
-        )
+        assert (error.code, error.data["key"], error.data["rule"]) == (InvalidParams.code, key, rule)
         assert len(str(error.to_record())) < 1000
         assert backend.played.requests == []
         assert (await pool.call("t", {"n": 1, "one": "a"}))["content"]
@@ -1573,9 +1529,7 @@ def test_wrong_arguments_are_refused_by_name_before_the_server_sees_them(
 
 def doubling(levels: int) -> dict[str, object]:
     """A schema that is short and 2**levels wide."""
-    defs: dict[str, object] = {
-        f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(levels)
-    }
+    defs: dict[str, object] = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(levels)}
     return {"$ref": "#/$defs/d0", "$defs": {**defs, f"d{levels}": {"type": "object"}}}
 
 
@@ -1631,9 +1585,7 @@ BRANCHING: dict[str, object] = {
         BRANCHING,
     ],
 )
-def test_a_schema_that_is_broken_hostile_or_too_much_costs_no_call(
-    schema: dict[str, object],
-) -> None:
+def test_a_schema_that_is_broken_hostile_or_too_much_costs_no_call(schema: dict[str, object]) -> None:
     deep: dict[str, object] = {"text": "x"}
     for _ in range(60):
         deep = {"x": deep}

@@ -12,14 +12,7 @@ from msgspec.structs import replace
 from corral.supervisor.config.loader import decode
 from corral.supervisor.config.spec import Spec
 from corral.supervisor.launcher import child_setup
-from corral.supervisor.process.launch import (
-    HEADERS,
-    URL,
-    Host,
-    launch_of,
-    read_environment_file,
-    secret_problems,
-)
+from corral.supervisor.process.launch import HEADERS, URL, Host, launch_of, read_environment_file, secret_problems
 from corral.supervisor.secrets.secrets import MAX_BYTES, Secrets
 from corral.worker.contract.errors import InvalidParams, SpawnFailed
 
@@ -85,9 +78,7 @@ def test_a_command_in_its_name_has_neither_address_nor_headers(host: Host) -> No
 
 
 @pytest.mark.parametrize("value", ["two\nlines", "naïve", "bell\a"])
-def test_a_secret_that_is_no_part_of_a_header_is_refused_without_being_shown(
-    tmp_path: Path, value: str
-) -> None:
+def test_a_secret_that_is_no_part_of_a_header_is_refused_without_being_shown(tmp_path: Path, value: str) -> None:
     with pytest.raises(SpawnFailed) as caught:
         launch_of(spec(), keeping(tmp_path, value), "far-0#1.1")
     assert caught.value.data["header"] == "Authorization"
@@ -113,9 +104,7 @@ def test_a_file_of_variables_may_begin_with_a_mark_of_the_byte_order(tmp_path: P
     assert read_environment_file(tmp_path / "env") == {"A": "b", "C": "d"}
 
 
-def test_a_file_of_variables_that_could_hold_up_a_start_or_breaks_it_is_refused(
-    tmp_path: Path,
-) -> None:
+def test_a_file_of_variables_that_could_hold_up_a_start_or_breaks_it_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "nul").write_bytes(b"A=b\0c\n")
     (tmp_path / "long").write_bytes(b"A=" + b"x" * MAX_BYTES)
@@ -126,9 +115,7 @@ def test_a_file_of_variables_that_could_hold_up_a_start_or_breaks_it_is_refused(
 
 
 @pytest.mark.parametrize(("limit", "value"), [("0", None), ('"4KiB"', "1")])
-def test_an_agent_whose_files_may_be_cut_off_saves_no_bytecode(
-    host: Host, limit: str, value: str | None
-) -> None:
+def test_an_agent_whose_files_may_be_cut_off_saves_no_bytecode(host: Host, limit: str, value: str | None) -> None:
     text = f'[agents.far]\nentrypoint = "m:a"\nresources.max_file_size_bytes = {limit}\n'
     launch = launch_of(spec(text), host, "far-0#1.1")
     assert launch.env.get("PYTHONDONTWRITEBYTECODE") == value

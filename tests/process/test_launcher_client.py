@@ -47,10 +47,7 @@ class Daemon:
         self.changed = asyncio.Event()
         self.children: list[Child] = []
         self.launcher = Launcher(
-            on_exit=self._on_exit,
-            on_empty=self._on_empty,
-            on_lost=self._on_lost,
-            **self.settings | options,
+            on_exit=self._on_exit, on_empty=self._on_empty, on_lost=self._on_lost, **self.settings | options
         )
 
     async def __aenter__(self) -> "Daemon":
@@ -90,11 +87,7 @@ class Daemon:
                 await self.changed.wait()
 
     async def spawn(
-        self,
-        unit: str,
-        argv: Sequence[str],
-        pipes: tuple[bool, bool] = (True, True),
-        **options: Any,
+        self, unit: str, argv: Sequence[str], pipes: tuple[bool, bool] = (True, True), **options: Any
     ) -> Child:
         options = {"env": {"PATH": os.defpath}, "cwd": "/"} | options
         launch = Launch(unit=unit, argv=argv, **options)
@@ -364,9 +357,7 @@ def test_hundreds_of_starts_at_once_are_quick_and_complete() -> None:
 
 @pytest.mark.parametrize("sole_parent", [False, True])
 @pytest.mark.parametrize("attempt", ATTEMPTS)
-def test_a_killed_launcher_takes_its_units_along_and_is_replaced(
-    token: str, sole_parent: bool, attempt: int
-) -> None:
+def test_a_killed_launcher_takes_its_units_along_and_is_replaced(token: str, sole_parent: bool, attempt: int) -> None:
     async def main() -> None:
         async with Daemon(sole_parent=sole_parent) as daemon:
             for n in range(3):
@@ -438,10 +429,7 @@ def test_the_other_children_of_this_process_outlive_the_launcher(token: str) -> 
             await daemon.until(lambda: daemon.losses == 1)
             assert neighbour.text_ == []
 
-    children = [
-        subprocess.Popen(argv, stdout=subprocess.PIPE, start_new_session=alone)
-        for alone in (True, False)
-    ]
+    children = [subprocess.Popen(argv, stdout=subprocess.PIPE, start_new_session=alone) for alone in (True, False)]
     for child in children:
         assert child.stdout is not None
         child.stdout.readline()
@@ -566,9 +554,7 @@ def test_a_killed_daemon_and_launcher_leave_nothing_beyond_the_next_start(
     run(main())
 
 
-def test_an_earlier_daemons_processes_are_told_from_anothers(
-    token: str, tmp_path: Path, tier: str
-) -> None:
+def test_an_earlier_daemons_processes_are_told_from_anothers(token: str, tmp_path: Path, tier: str) -> None:
     argv = [*PYTHON, "-c", "print(flush=True); import time; time.sleep(999)", token]
     this, other = tmp_path / "this", tmp_path / "other"
     other.mkdir()
@@ -695,9 +681,7 @@ def test_units_of_a_lease_end_at_its_deadline_also_while_the_daemon_is_frozen() 
         "    await asyncio.sleep(1000)\n"
         "asyncio.run(main())\n"
     )
-    daemon = subprocess.Popen(
-        [sys.executable, "-P", "-c", program], stdout=subprocess.PIPE, text=True
-    )
+    daemon = subprocess.Popen([sys.executable, "-P", "-c", program], stdout=subprocess.PIPE, text=True)
     try:
         assert daemon.stdout is not None, "it is a pipe"
         leased, local, launcher, kill_at = daemon.stdout.readline().split()

@@ -84,9 +84,7 @@ def test_the_interpreter_of_a_script_is_readable(tmp_path: Path, words: str) -> 
 
 
 @pytest.mark.parametrize("mark", ["pyvenv.cfg", "lib/python3.12", "lib/node_modules"])
-def test_an_installation_is_readable_without_what_else_is_beside_it(
-    tmp_path: Path, mark: str
-) -> None:
+def test_an_installation_is_readable_without_what_else_is_beside_it(tmp_path: Path, mark: str) -> None:
     prefix = tmp_path / "pre[f]ix"
     program(prefix / "bin" / "program")
     assert str(prefix / "lib") not in needed([str(prefix / "bin/program")], tmp_path)
@@ -97,9 +95,7 @@ def test_an_installation_is_readable_without_what_else_is_beside_it(
     assert str(prefix / "share") not in found
 
 
-def test_a_home_is_no_installation_whatever_it_looks_like(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_home_is_no_installation_whatever_it_looks_like(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(tmp_path / "bin" / "program")
     (tmp_path / "lib" / "node_modules").mkdir(parents=True)
     assert str(tmp_path / "lib") in needed([str(tmp_path / "bin/program")], tmp_path)
@@ -212,9 +208,7 @@ def odd(folder: Path) -> None:
 
 @pytest.mark.parametrize("by_root", [True, False])
 @pytest.mark.parametrize("fill", [nothing, deep, locked, wide, odd])
-def test_whatever_is_in_it_the_folder_goes(
-    folder: Path, fill: Callable[[Path], None], by_root: bool
-) -> None:
+def test_whatever_is_in_it_the_folder_goes(folder: Path, fill: Callable[[Path], None], by_root: bool) -> None:
     def fill_it() -> bool:
         fill(folder)
         return True

@@ -17,11 +17,7 @@ from a2a.helpers import new_task_from_user_message, new_text_message
 from a2a.server.agent_execution import AgentExecutor, RequestContext
 from a2a.server.events import EventQueue
 from a2a.server.request_handlers import DefaultRequestHandler
-from a2a.server.routes import (
-    create_agent_card_routes,
-    create_jsonrpc_routes,
-    create_rest_routes,
-)
+from a2a.server.routes import create_agent_card_routes, create_jsonrpc_routes, create_rest_routes
 from a2a.server.tasks import InMemoryTaskStore, TaskUpdater
 from a2a.types import AgentCard, Part
 from starlette.applications import Starlette
@@ -71,15 +67,11 @@ class Executor(AgentExecutor):
             case "gate":
                 await updater.add_artifact([text("the ")], artifact_id="a", last_chunk=False)
                 await gate.wait()
-                await updater.add_artifact(
-                    [text("sea")], artifact_id="a", append=True, last_chunk=True
-                )
+                await updater.add_artifact([text("sea")], artifact_id="a", append=True, last_chunk=True)
                 await updater.complete()
             case "words":
                 for number, word in enumerate(("the ", "sea")):
-                    await updater.add_artifact(
-                        [text(word)], artifact_id="a", append=number > 0, last_chunk=number == 1
-                    )
+                    await updater.add_artifact([text(word)], artifact_id="a", append=number > 0, last_chunk=number == 1)
                 await updater.complete()
             case "two":
                 await updater.add_artifact([text("one")], artifact_id="a")
@@ -120,17 +112,13 @@ async def main() -> None:
     binding, path = ("HTTP+JSON", "rest") if "--rest" in sys.argv else ("JSONRPC", "rpc")
     card = {
         **{"name": "colours", "description": "Knows colours.", "version": "1"},
-        "supportedInterfaces": [
-            {"url": f"{there}/{path}", "protocolBinding": binding, "protocolVersion": "1.0"}
-        ],
+        "supportedInterfaces": [{"url": f"{there}/{path}", "protocolBinding": binding, "protocolVersion": "1.0"}],
         "capabilities": {"streaming": "--no-streams" not in sys.argv},
         **{"defaultInputModes": ["text/plain"], "defaultOutputModes": ["text/plain"]},
         "skills": [{"id": "c", "name": "c", "description": "c", "tags": ["c"]}],
     }
     parsed = ParseDict(card, AgentCard())
-    handler = DefaultRequestHandler(
-        agent_executor=Executor(), task_store=InMemoryTaskStore(), agent_card=parsed
-    )
+    handler = DefaultRequestHandler(agent_executor=Executor(), task_store=InMemoryTaskStore(), agent_card=parsed)
 
     async def unused(_request: Request) -> Response:
         return Response()

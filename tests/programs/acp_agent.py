@@ -103,18 +103,12 @@ class Tester:
         """Ends the turn of a session."""
         self._cancelled[session_id].set()
 
-    async def prompt(
-        self, session_id: str, prompt: list[Any], **kwargs: Any
-    ) -> schema.PromptResponse:
+    async def prompt(self, session_id: str, prompt: list[Any], **kwargs: Any) -> schema.PromptResponse:
         """Does what the first words of the prompt say."""
         texts = [block.text for block in prompt if block.type == "text"]
         others = [block for block in prompt if block.type == "resource"]
         said = self._said[session_id]
-        order = next(
-            text
-            for text in texts
-            if text.split()[0].isalpha() and hasattr(self, f"_do_{text.split()[0]}")
-        )
+        order = next(text for text in texts if text.split()[0].isalpha() and hasattr(self, f"_do_{text.split()[0]}"))
         said.append(order)
         (STATE / session_id).write_text(json.dumps(said), "utf-8")
         command, *words = order.split()
@@ -236,11 +230,7 @@ class Tester:
             {
                 "sessionId": session,
                 "mode": "form",
-                "requestedSchema": {
-                    "type": "object",
-                    "properties": fields,
-                    "required": ["name", "count", "sure"],
-                },
+                "requestedSchema": {"type": "object", "properties": fields, "required": ["name", "count", "sure"]},
             }
         )
         given = await self._client.create_elicitation("A form", form)

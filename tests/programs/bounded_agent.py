@@ -72,9 +72,7 @@ async def run(task: Task) -> Any:
         return [told(each) for each in await task.delegate_all(**given)]
     if word == "lengths":
         found = await task.delegate_all(**given)
-        return [
-            len(each.output) if isinstance(each, Result) else each.to_record() for each in found
-        ]
+        return [len(each.output) if isinstance(each, Result) else each.to_record() for each in found]
     if word == "leave":  # returns while a child is in work
         LEFT.append(asyncio.ensure_future(task.delegate("crew", "wait")))
         return told(await task.delegate("crew", "echo"))

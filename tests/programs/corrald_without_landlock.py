@@ -18,9 +18,7 @@ Floor = Callable[[Accounts, Spec], tuple[Spec, tuple[int, int, Sequence[int]] | 
 floor: Floor = Accounts.floor
 
 
-def without_paths(
-    accounts: Accounts, spec: Spec
-) -> tuple[Spec, tuple[int, int, Sequence[int]] | None]:
+def without_paths(accounts: Accounts, spec: Spec) -> tuple[Spec, tuple[int, int, Sequence[int]] | None]:
     """The spec and the identity of a process as the daemon has them, without the paths that it would be held to."""
     spec, identity = floor(accounts, spec)
     process = replace(spec.process, read_paths=None, write_paths=None)

@@ -78,9 +78,7 @@ async def run(task: Task) -> Any:
         answer = await reader.readline()
         writer.close()
         return answer.decode()
-    if (
-        word == "connect-by-a-dead-child"
-    ):  # `rest`: the daemon's pid, which looks only afterwards, and its path
+    if word == "connect-by-a-dead-child":  # `rest`: the daemon's pid, which looks only afterwards, and its path
         pid, _, path = rest.partition(" ")
         with socket.socket(socket.AF_UNIX) as shared:
             os.kill(int(pid), signal.SIGSTOP)

@@ -7,12 +7,7 @@ from typing import Any
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.tools import tool  # pyright: ignore[reportUnknownVariableType]  of a library
-from langgraph.graph import (  # pyright: ignore[reportMissingTypeStubs]  it has none
-    END,
-    START,
-    MessagesState,
-    StateGraph,
-)
+from langgraph.graph import END, START, MessagesState, StateGraph  # pyright: ignore[reportMissingTypeStubs]  it has none
 from langgraph.prebuilt import ToolNode, tools_condition
 
 from corral.worker import Agent, Task

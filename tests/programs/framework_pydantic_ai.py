@@ -22,9 +22,4 @@ def population(city: str) -> int:
 async def run(task: Task) -> dict[str, object]:
     found = await thinker.run(task.objective)
     parts = [type(part).__name__ for message in found.all_messages() for part in message.parts]
-    return {
-        "answer": found.output,
-        "steps": parts,
-        "pid": os.getpid(),
-        "random": random.getrandbits(64),
-    }
+    return {"answer": found.output, "steps": parts, "pid": os.getpid(), "random": random.getrandbits(64)}

@@ -253,15 +253,8 @@ def read_memory_of_another(_given: Given) -> object:
 
 @attempt
 def forge_progress(given: Given) -> object:
-    send(
-        {
-            "method": "progress",
-            "params": {"task": given["task"], "progress": 0.99, "message": "forged"},
-        }
-    )
-    send(
-        {"method": "usage", "params": {"task": given["task"], "tokens": 1000000, "cost_cents": 9e9}}
-    )
+    send({"method": "progress", "params": {"task": given["task"], "progress": 0.99, "message": "forged"}})
+    send({"method": "usage", "params": {"task": given["task"], "tokens": 1000000, "cost_cents": 9e9}})
     raise Stopped("seen in the record of the task")
 
 
@@ -293,13 +286,7 @@ def flood_the_store(_given: Given) -> object:
 @attempt
 def flood_the_queue(_given: Given) -> object:
     for _ in range(FLOOD_MESSAGES):
-        send(
-            {
-                "id": f"q{_}",
-                "method": "task/delegate",
-                "params": {"agent": "idle", "objective": "hang"},
-            }
-        )
+        send({"id": f"q{_}", "method": "task/delegate", "params": {"agent": "idle", "objective": "hang"}})
     refused = 0
     for _ in range(FLOOD_MESSAGES):
         answer = receive()
@@ -320,9 +307,7 @@ def fork(_given: Given) -> object:
                 signal.pause()
             children.append(pid)
     except OSError as error:
-        raise Stopped(
-            f"{errno.errorcode.get(error.errno or 0)} after {len(children)} forks"
-        ) from None
+        raise Stopped(f"{errno.errorcode.get(error.errno or 0)} after {len(children)} forks") from None
     finally:
         for pid in children:
             os.kill(pid, signal.SIGKILL)

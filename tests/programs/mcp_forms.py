@@ -29,9 +29,7 @@ async def asked(context: Context, message: str, form: type[BaseModel]) -> str | 
     answers = context.input_responses
     if answers is None:
         params = ElicitRequestFormParams(message=message, requested_schema=form.model_json_schema())
-        return InputRequiredResult(
-            input_requests={"form": ElicitRequest(params=params)}, request_state="asked"
-        )
+        return InputRequiredResult(input_requests={"form": ElicitRequest(params=params)}, request_state="asked")
     answer = answers["form"]
     assert isinstance(answer, ElicitResult)
     return json.dumps([answer.action, answer.content if answer.action == "accept" else None])

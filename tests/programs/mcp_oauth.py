@@ -59,9 +59,7 @@ class Provider:
         assert client_info.client_id is not None
         self.clients[client_info.client_id] = client_info
 
-    async def authorize(
-        self, client: OAuthClientInformationFull, params: AuthorizationParams
-    ) -> str:
+    async def authorize(self, client: OAuthClientInformationFull, params: AuthorizationParams) -> str:
         self.note("authorized")
         assert client.client_id is not None
         code = AuthorizationCode(
@@ -87,13 +85,9 @@ class Provider:
     ) -> OAuthToken:
         self.note("exchanged")
         del self.codes[authorization_code.code]
-        return self.issue(
-            authorization_code.client_id, authorization_code.scopes, authorization_code.resource
-        )
+        return self.issue(authorization_code.client_id, authorization_code.scopes, authorization_code.resource)
 
-    async def load_refresh_token(
-        self, client: OAuthClientInformationFull, refresh_token: str
-    ) -> RefreshToken | None:
+    async def load_refresh_token(self, client: OAuthClientInformationFull, refresh_token: str) -> RefreshToken | None:
         if refresh_token in self.used:
             self.note("reused")  # somebody has it who should not
             self.refresh.clear()
@@ -134,10 +128,7 @@ class Provider:
         refresh = None
         if self.refreshes:
             refresh = RefreshToken(
-                token=f"rt-{secrets.token_urlsafe(24)}",
-                client_id=client_id,
-                scopes=scopes,
-                resource=resource,
+                token=f"rt-{secrets.token_urlsafe(24)}", client_id=client_id, scopes=scopes, resource=resource
             )
             self.refresh[refresh.token] = refresh
         return OAuthToken(
@@ -179,9 +170,7 @@ def machine(server: MCPServer, provider: Provider, base: str) -> None:
             provider.note("polled")
             if provider.did["polled"] == 1:
                 return JSONResponse({"error": "authorization_pending"}, status_code=400)
-            return JSONResponse(
-                provider.issue("robot", ["read"], str(form["resource"])).model_dump(mode="json")
-            )
+            return JSONResponse(provider.issue("robot", ["read"], str(form["resource"])).model_dump(mode="json"))
         assert form["grant_type"] == "client_credentials"
         scopes = str(form["scope"]).split()
         found = provider.issue("robot", scopes, str(form["resource"]))

@@ -64,15 +64,7 @@ TOOLS: dict[str, Message] = {
 
 
 OFFERS: dict[str, list[Message]] = {
-    "prompts": [
-        {
-            "name": "greet",
-            "title": "Greeting",
-            "arguments": [{"name": "whom"}],
-            "icons": [],
-            "new": 1,
-        }
-    ],
+    "prompts": [{"name": "greet", "title": "Greeting", "arguments": [{"name": "whom"}], "icons": [], "new": 1}],
     "resources": [{"uri": "odd://a", "name": "a", "size": 3}, {"uri": "odd://b", "name": "b"}],
     "resourceTemplates": [{"uriTemplate": "odd://{name}", "name": "any", "_meta": {"x": [1]}}],
 }
@@ -233,11 +225,7 @@ class Odd:
         if era == "forgetful" and method == "initialize":
             self.refuse(request_id, self.options.refuse or -32601)
             return False
-        if (
-            era in ("legacy", "strict")
-            and method == "server/discover"
-            and not self.options.discover
-        ):
+        if era in ("legacy", "strict") and method == "server/discover" and not self.options.discover:
             self.refuse(request_id, self.options.refuse or -32601)
             return False
         return True
@@ -270,8 +258,7 @@ class Odd:
             self.refuse(request_id, -32601)
             return
         tools: list[Message] = [
-            {"name": n, "inputSchema": {"type": "object"}, "annotations": TOOLS.get(n, {})}
-            for n in self.names
+            {"name": n, "inputSchema": {"type": "object"}, "annotations": TOOLS.get(n, {})} for n in self.names
         ]
         self.result(request_id, self.page([*tools, {"title": "no name"}], params.get("cursor")))
         for _ in range(self.options.chatty):
@@ -321,26 +308,14 @@ class Odd:
         given: Message = params.get("arguments") or {}
         name = params.get("name") or params.get("uri") or params.get("ref")
         if params.get("inputResponses") is not None:
-            answer: Message = {
-                "echo": {key: params[key] for key in ("inputResponses", "requestState")}
-            }
+            answer: Message = {"echo": {key: params[key] for key in ("inputResponses", "requestState")}}
         elif name in ("input", "odd://input"):
-            answer = {
-                "resultType": "input_required",
-                "requestState": "s",
-                "inputRequests": {"q": {}},
-            }
+            answer = {"resultType": "input_required", "requestState": "s", "inputRequests": {"q": {}}}
         elif name == "odd://gone":
             self.refuse(request_id, -32002)
             return
         else:
-            answer = {
-                "method": method,
-                "about": name,
-                "given": given,
-                "_meta": {"x": 1},
-                "new": [1.0],
-            }
+            answer = {"method": method, "about": name, "given": given, "_meta": {"x": 1}, "new": [1.0]}
         self.result(request_id, answer)
 
     def page(self, tools: list[Message], cursor: str | None, kind: str = "tools") -> Message:
@@ -354,14 +329,8 @@ class Odd:
             return {kind: tools, "nextCursor": "next"}
         if style == "loop":
             number = {"a": 1, "b": 2}.get(str(cursor), 0)
-            return {
-                kind: tools[number : number + 1],
-                "nextCursor": "b" if cursor == "a" else "a",
-            }
-        cursors: list[str | None] = [
-            None,
-            *("" if style == "empty" and n == 0 else f"c{n}" for n in range(count - 1)),
-        ]
+            return {kind: tools[number : number + 1], "nextCursor": "b" if cursor == "a" else "a"}
+        cursors: list[str | None] = [None, *("" if style == "empty" and n == 0 else f"c{n}" for n in range(count - 1))]
         number = cursors.index(cursor)
         last = number == count - 1
         page: Message = {kind: tools[number:] if last else tools[number : number + 1]}
@@ -461,12 +430,7 @@ class Odd:
             self.send(
                 {
                     "method": "notifications/progress",
-                    "params": {
-                        "progressToken": token,
-                        "progress": step,
-                        "total": 2,
-                        "message": arguments["text"],
-                    },
+                    "params": {"progressToken": token, "progress": step, "total": 2, "message": arguments["text"]},
                 }
             )
         self.text(request_id, str(arguments["text"]))
@@ -479,12 +443,7 @@ class Odd:
         self.text(request_id, "survived")
 
 
-KINDS_OF = {
-    "tools": "tools",
-    "prompts": "prompts",
-    "resources": "resources",
-    "resourceTemplates": "resources",
-}
+KINDS_OF = {"tools": "tools", "prompts": "prompts", "resources": "resources", "resourceTemplates": "resources"}
 
 ASKED = ("roots/list", "sampling/createMessage", "elicitation/create", "ping")
 

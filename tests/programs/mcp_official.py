@@ -58,9 +58,7 @@ async def meet(context: Context) -> str | InputRequiredResult:
         return f"{asked.action} {asked.data.name}" if asked.action == "accept" else asked.action
     answers = context.input_responses
     if answers is None:
-        form = ElicitRequestFormParams(
-            message="Your name?", requested_schema=Name.model_json_schema()
-        )
+        form = ElicitRequestFormParams(message="Your name?", requested_schema=Name.model_json_schema())
         wanted: InputRequests = {"name": ElicitRequest(params=form)}
         return InputRequiredResult(input_requests=wanted, request_state="asked")
     answer = answers["name"]

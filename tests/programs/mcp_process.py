@@ -53,9 +53,7 @@ class Life:
 
 
 @asynccontextmanager
-async def life(
-    command: Sequence[str], *, timeout_s: float = BOUND_S, **options: Any
-) -> AsyncGenerator[Life, None]:
+async def life(command: Sequence[str], *, timeout_s: float = BOUND_S, **options: Any) -> AsyncGenerator[Life, None]:
     """An open session; the process is gone afterwards. `options` are the session's, of any type."""
     options = {"request_timeout_s": BOUND_S, "client_version": "0", **options}
     session = Session("odd", **options)
@@ -90,9 +88,7 @@ class ServerProcess:
         async with self._lock:
             if self.session is None:
                 backend = self.backend
-                session = Session(
-                    backend.name, request_timeout_s=backend.request_timeout_s, client_version="0"
-                )
+                session = Session(backend.name, request_timeout_s=backend.request_timeout_s, client_version="0")
                 process, read_fd, write_fd = spawn(backend.command)
                 backend.started.append(process)
                 await session.open(read_fd, write_fd, timeout_s=BOUND_S)

@@ -102,9 +102,7 @@ def answered(method: str, params: Any) -> Any:
             {"name": name, "inputSchema": {"type": "object"}, "execution": {"taskSupport": how}}
             for name, how in support.items()
         ]
-        plain = [
-            {"name": name, "inputSchema": {"type": "object"}} for name in ("cancelled", "looked_at")
-        ]
+        plain = [{"name": name, "inputSchema": {"type": "object"}} for name in ("cancelled", "looked_at")]
         return {"tools": [*tools, *plain]}
     if method == "tools/call":
         return call(params)
@@ -146,10 +144,7 @@ def modern() -> None:
             "params": {
                 "message": "Which?",
                 "mode": "form",
-                "requestedSchema": {
-                    "type": "object",
-                    "properties": {"name": {"type": "string"}},
-                },
+                "requestedSchema": {"type": "object", "properties": {"name": {"type": "string"}}},
             },
         }
     }

@@ -45,9 +45,7 @@ async def _responses(client: openai.AsyncOpenAI, call: dict[str, Any]) -> dict[s
         assert done.usage is not None
         return {"tokens": done.usage.total_tokens, "text": done.output_text}
     words = 0
-    async with await client.responses.create(
-        model=call["model"], input="hello", stream=True
-    ) as stream:
+    async with await client.responses.create(model=call["model"], input="hello", stream=True) as stream:
         async for event in stream:
             words += event.type == "response.output_text.delta"
     return {"words": words}
@@ -97,9 +95,7 @@ async def _call(task: Task, call: dict[str, Any]) -> dict[str, Any]:
             case "responses":
                 return await _responses(client, call)
             case "embed":
-                found = await client.embeddings.create(
-                    model=call["model"], input="hello", encoding_format="float"
-                )
+                found = await client.embeddings.create(model=call["model"], input="hello", encoding_format="float")
                 return {"tokens": found.usage.total_tokens}
             case _:
                 return {"models": [each.id async for each in client.models.list()]}

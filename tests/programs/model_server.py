@@ -75,9 +75,7 @@ class Server:
             return web.Response(text="<html>no JSON", content_type="application/json")
         if wait := script.number("busy"):
             headers = {"Retry-After": str(wait)}
-            return web.json_response(
-                {"error": {"message": "busy", "type": "r"}}, status=429, headers=headers
-            )
+            return web.json_response({"error": {"message": "busy", "type": "r"}}, status=429, headers=headers)
         for part in script.parts:
             if found := re.fullmatch(r"fail([0-9]+)x([0-9]{3})", part):
                 self.failures[script.name] += 1
@@ -90,20 +88,13 @@ class Server:
 
     def error(self, request: web.Request, status: int) -> web.Response:
         self.counts["failed"] += 1
-        error: dict[str, Any] = {
-            "message": f"scripted {status} {KEY}",
-            "type": "scripted",
-            "param": None,
-            "code": None,
-        }
+        error: dict[str, Any] = {"message": f"scripted {status} {KEY}", "type": "scripted", "param": None, "code": None}
         if request.path.endswith("messages"):
             error = {"type": "error", "error": error}
             return web.json_response(error, status=status)
         return web.json_response({"error": error}, status=status)
 
-    async def stream(
-        self, request: web.Request, script: Script, chunks: AsyncIterator[Any]
-    ) -> web.StreamResponse:
+    async def stream(self, request: web.Request, script: Script, chunks: AsyncIterator[Any]) -> web.StreamResponse:
         """Sends events; a chunk that is None cuts the connection."""
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
@@ -138,11 +129,7 @@ class Server:
         if not body.get("stream"):
             used = _openai_usage(self.usage(script, words))
             text = " ".join(["word"] * words)
-            choice = {
-                "index": 0,
-                "finish_reason": "stop",
-                "message": {"role": "assistant", "content": text},
-            }
+            choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
             head = {"id": "c1", "object": "chat.completion", "created": 1, "model": body["model"]}
             told = {} if script.has("nousage") else {"usage": used}
             return web.json_response({**head, "choices": [choice], **told})
@@ -150,19 +137,10 @@ class Server:
         if script.has("old") and options:
             return self.error(request, 400)
         asks = options.get("include_usage") is True
-        return await self.stream(
-            request, script, self.chat_chunks(script, body["model"], words, asks)
-        )
+        return await self.stream(request, script, self.chat_chunks(script, body["model"], words, asks))
 
-    async def chat_chunks(
-        self, script: Script, model: str, words: int, asks: bool
-    ) -> AsyncIterator[Any]:
-        head: dict[str, Any] = {
-            "id": "c1",
-            "object": "chat.completion.chunk",
-            "created": 1,
-            "model": model,
-        }
+    async def chat_chunks(self, script: Script, model: str, words: int, asks: bool) -> AsyncIterator[Any]:
+        head: dict[str, Any] = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": model}
         if asks:
             head["usage"] = None
         cut = script.number("cut", words + 1)
@@ -195,21 +173,10 @@ class Server:
             "total_tokens": used["input"] + used["cached"] + words,
         }
         content: Any = [{"type": "output_text", "text": "word", "annotations": []}]
-        item: Any = {
-            "type": "message",
-            "id": "m1",
-            "status": "completed",
-            "role": "assistant",
-            "content": content,
-        }
+        item: Any = {"type": "message", "id": "m1", "status": "completed", "role": "assistant", "content": content}
         answer: dict[str, Any] = {
             **{"id": "r1", "object": "response", "created_at": 1, "model": body["model"]},
-            **{
-                "status": "completed",
-                "output": [item],
-                "usage": usage,
-                "parallel_tool_calls": False,
-            },
+            **{"status": "completed", "output": [item], "usage": usage, "parallel_tool_calls": False},
             **{"tool_choice": "auto", "tools": [], "error": None, "incomplete_details": None},
             **{"instructions": None, "metadata": {}, "temperature": 1.0, "top_p": 1.0},
         }
@@ -218,22 +185,11 @@ class Server:
 
         async def chunks() -> AsyncIterator[Any]:
             begun: Any = {**answer, "status": "in_progress", "output": [], "usage": None}
-            yield (
-                "response.created",
-                {"type": "response.created", "sequence_number": 0, "response": begun},
-            )
+            yield ("response.created", {"type": "response.created", "sequence_number": 0, "response": begun})
             for number in range(words):
                 event = "response.output_text.delta"
-                where: Any = {
-                    "item_id": "m1",
-                    "output_index": 0,
-                    "content_index": 0,
-                    "logprobs": [],
-                }
-                yield (
-                    event,
-                    {"type": event, "sequence_number": number + 1, **where, "delta": "word"},
-                )
+                where: Any = {"item_id": "m1", "output_index": 0, "content_index": 0, "logprobs": []}
+                yield (event, {"type": event, "sequence_number": number + 1, **where, "delta": "word"})
             yield (
                 "response.completed",
                 {"type": "response.completed", "sequence_number": words + 1, "response": answer},
@@ -247,17 +203,12 @@ class Server:
         used = self.usage(Script(body["model"]), 0)["input"]
         data = [{"object": "embedding", "index": 0, "embedding": [0.5, 0.25]}]
         usage = {"prompt_tokens": used, "total_tokens": used}
-        return web.json_response(
-            {"object": "list", "data": data, "model": body["model"], "usage": usage}
-        )
+        return web.json_response({"object": "list", "data": data, "model": body["model"], "usage": usage})
 
     async def models(self, request: web.Request) -> web.Response:
         self.note(request, {})
         return web.json_response(
-            {
-                "object": "list",
-                "data": [{"id": "m", "object": "model", "created": 1, "owned_by": "x"}],
-            }
+            {"object": "list", "data": [{"id": "m", "object": "model", "created": 1, "owned_by": "x"}]}
         )
 
     async def count_tokens(self, request: web.Request) -> web.Response:
@@ -278,31 +229,15 @@ class Server:
         if not body.get("stream"):
             usage = _anthropic_usage(self.usage(script, words))
             text = " ".join(["word"] * words)
-            return web.json_response(
-                {**message, "content": [{"type": "text", "text": text}], "usage": usage}
-            )
+            return web.json_response({**message, "content": [{"type": "text", "text": text}], "usage": usage})
         return await self.stream(request, script, self.message_chunks(script, message, words))
 
-    async def message_chunks(
-        self, script: Script, message: dict[str, Any], words: int
-    ) -> AsyncIterator[Any]:
-        parts = {
-            "input": script.number("in", 7),
-            "cached": script.number("cached"),
-            "write": script.number("write"),
-        }
-        begun: Any = {
-            **message,
-            "content": [],
-            "stop_reason": None,
-            "usage": _anthropic_usage({**parts, "output": 1}),
-        }
+    async def message_chunks(self, script: Script, message: dict[str, Any], words: int) -> AsyncIterator[Any]:
+        parts = {"input": script.number("in", 7), "cached": script.number("cached"), "write": script.number("write")}
+        begun: Any = {**message, "content": [], "stop_reason": None, "usage": _anthropic_usage({**parts, "output": 1})}
         yield "message_start", {"type": "message_start", "message": begun}
         block = {"type": "text", "text": ""}
-        yield (
-            "content_block_start",
-            {"type": "content_block_start", "index": 0, "content_block": block},
-        )
+        yield ("content_block_start", {"type": "content_block_start", "index": 0, "content_block": block})
         cut = script.number("cut", words + 1)
         for number in range(words):
             if number == cut:
@@ -345,9 +280,7 @@ class Server:
 
         return await self.stream(request, script, chunks())
 
-    def gemini_part(
-        self, script: Script, words: int, text: str, *, is_last: bool
-    ) -> dict[str, Any]:
+    def gemini_part(self, script: Script, words: int, text: str, *, is_last: bool) -> dict[str, Any]:
         candidate: dict[str, Any] = {"content": {"role": "model", "parts": [{"text": text}]}}
         asked = script.number("in", 7) + script.number("cached")
         usage = {"promptTokenCount": asked, "candidatesTokenCount": words}

@@ -14,10 +14,7 @@ from corral.worker import Agent, Task
 
 HERE = os.environ.get("PERJURY", "")
 FLOOD = 100_000
-ENDED = (
-    b'{"op":"exited","unit":"perjurer-0#1","status":0,'
-    b'"rusage":{"utime_s":0,"stime_s":0,"maxrss_bytes":0}}'
-)
+ENDED = b'{"op":"exited","unit":"perjurer-0#1","status":0,"rusage":{"utime_s":0,"stime_s":0,"maxrss_bytes":0}}'
 
 agent = Agent("perjurer")
 

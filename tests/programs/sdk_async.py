@@ -64,8 +64,7 @@ async def delegate_by_capability(task: Task) -> object:
 
 async def delegate_all(task: Task) -> object:
     found = await task.delegate_all(
-        [{"agent": "reader", "objective": "read it"}, {"capability": "reading", "objective": "b"}],
-        max_parallel=2,
+        [{"agent": "reader", "objective": "read it"}, {"capability": "reading", "objective": "b"}], max_parallel=2
     )
     return [each.output if isinstance(each, Result) else each.to_record() for each in found]
 

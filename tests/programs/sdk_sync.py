@@ -57,8 +57,7 @@ def delegate_by_capability(task: SyncTask) -> object:
 
 def delegate_all(task: SyncTask) -> object:
     found = task.delegate_all(
-        [{"agent": "reader", "objective": "read it"}, {"capability": "reading", "objective": "b"}],
-        max_parallel=2,
+        [{"agent": "reader", "objective": "read it"}, {"capability": "reading", "objective": "b"}], max_parallel=2
     )
     return [each.output if isinstance(each, Result) else each.to_record() for each in found]
 

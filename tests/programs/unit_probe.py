@@ -138,9 +138,7 @@ ATTEMPTS: dict[str, Callable[[], bool]] = {
     "shared folder": shares_a_folder,
     "raw socket": opens(socket.AF_INET, socket.SOCK_RAW),
     "kernel crypto": opens(socket.AF_ALG, socket.SOCK_SEQPACKET),
-    "own cgroup": lambda: os.access(
-        "/sys/fs/cgroup/system.slice/corrald.service/cgroup.procs", os.W_OK
-    ),
+    "own cgroup": lambda: os.access("/sys/fs/cgroup/system.slice/corrald.service/cgroup.procs", os.W_OK),
     "other cgroup": lambda: os.access("/sys/fs/cgroup/init.scope/cgroup.procs", os.W_OK),
 }
 

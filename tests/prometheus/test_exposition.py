@@ -9,14 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 
 from corral.supervisor.metrics.histogram import bucket_of
 from corral.supervisor.prometheus.exposition import encoded
-from corral.supervisor.prometheus.snapshot import (
-    OTHERS,
-    AgentFigures,
-    PartFigures,
-    Snapshot,
-    WorkerFigures,
-    summed,
-)
+from corral.supervisor.prometheus.snapshot import OTHERS, AgentFigures, PartFigures, Snapshot, WorkerFigures, summed
 
 pytestmark = pytest.mark.core
 
@@ -67,9 +60,7 @@ def test_the_text_has_every_figure_under_its_name() -> None:
     assert value("corral_mcp_tool_calls_total", server="time", outcome="ok") == 3
     assert value("corral_process_cpu_seconds_total", part="daemon") == 1.5
     assert value("corral_degraded", part="store") == 1
-    assert not any(
-        name.startswith("corral_task") and ("agent", "time") in labels for name, labels in found
-    )
+    assert not any(name.startswith("corral_task") and ("agent", "time") in labels for name, labels in found)
 
 
 def test_openmetrics_is_sent_to_those_who_ask_for_it() -> None:
@@ -119,11 +110,6 @@ def test_promtool_accepts_the_text(promtool: str) -> None:
 
 
 def test_promtool_accepts_the_rules_and_they_alert_when_they_should(promtool: str) -> None:
-    for arguments in (
-        ["check", "rules", "corral.rules.yml"],
-        ["test", "rules", "corral.rules.test.yml"],
-    ):
-        done = subprocess.run(
-            [promtool, *arguments], cwd=MONITORING, capture_output=True, text=True
-        )
+    for arguments in (["check", "rules", "corral.rules.yml"], ["test", "rules", "corral.rules.test.yml"]):
+        done = subprocess.run([promtool, *arguments], cwd=MONITORING, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -105,9 +105,7 @@ def test_a_caller_that_hangs_up_costs_no_turn() -> None:
 
 
 @pytest.mark.parametrize(("passed_s", "limit"), [(0.0, WRITES_NEAR), (2 * NEAR_S, WRITES)])
-def test_few_tasks_of_a_tenant_are_written_at_once_while_others_call(
-    passed_s: float, limit: int
-) -> None:
+def test_few_tasks_of_a_tenant_are_written_at_once_while_others_call(passed_s: float, limit: int) -> None:
     async def test() -> None:
         calls = Calls()
         await calls.one("b")

@@ -37,15 +37,7 @@ class Book:
         tokens: int = 10,
     ) -> None:
         self.sums.ended(
-            Task(
-                id="t",
-                agent=agent,
-                state=state,
-                session=session,
-                tokens_used=tokens,
-                cost_cents=cents,
-                cpu_ms=2.0,
-            )
+            Task(id="t", agent=agent, state=state, session=session, tokens_used=tokens, cost_cents=cents, cpu_ms=2.0)
         )
 
     async def listed(

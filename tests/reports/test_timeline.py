@@ -79,9 +79,7 @@ def test_a_task_without_events_has_what_its_record_tells() -> None:
 
 def test_live_events_tell_the_same_steps() -> None:
     timeline = Timeline(TASK)
-    call = timeline.of_live_event(
-        event("mcp.call", "03.250", tool="t__x", outcome="ok", duration_s=0.25)
-    )
+    call = timeline.of_live_event(event("mcp.call", "03.250", tool="t__x", outcome="ok", duration_s=0.25))
     assert call is not None
     assert (call.step, call.at, call.name) == ("call", f"{DAY}:03.000Z", "t__x")
     queued = timeline.of_live_event({**event("task.queued", "04.000"), "task": "x", "agent": "b"})

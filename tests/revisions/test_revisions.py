@@ -55,8 +55,7 @@ def in_force(path: Path) -> dict[str, tuple[str, str | None]]:
     """Returns the tables with which the next daemon begins, as the store has them."""
     with closing(sqlite3.connect(path)) as database:
         return {
-            name: (table, base)
-            for name, table, base in database.execute("SELECT name, table_json, base FROM agent")
+            name: (table, base) for name, table, base in database.execute("SELECT name, table_json, base FROM agent")
         }
 
 
@@ -148,9 +147,7 @@ def test_a_removed_name_keeps_its_history_and_counts_on(path: Path) -> None:
 
 
 @pytest.mark.parametrize("has_changed", [False, True])
-def test_a_start_settles_what_was_rolling_by_the_table_in_force(
-    path: Path, has_changed: bool
-) -> None:
+def test_a_start_settles_what_was_rolling_by_the_table_in_force(path: Path, has_changed: bool) -> None:
     async def test(revisions: Revisions) -> None:
         await revisions.load([InForce("a", "agent", {"n": 1}, False)])
         cause = Cause("reload", "file")
@@ -204,9 +201,7 @@ def test_a_caller_that_waits_for_a_revision_is_told_of_its_end_whatever_ends_it(
 
 
 @pytest.mark.parametrize("how", ["add", "set", "rollback"])
-def test_what_was_acknowledged_and_rolling_goes_on_in_the_next_daemons_but_not_for_ever(
-    path: Path, how: How
-) -> None:
+def test_what_was_acknowledged_and_rolling_goes_on_in_the_next_daemons_but_not_for_ever(path: Path, how: How) -> None:
     async def test(revisions: Revisions) -> None:
         await revisions.load([])
         await revisions.record("a", "agent", {"n": 1}, SET, is_settled=True)
@@ -248,26 +243,14 @@ OPEN = Revision(
         (OPEN, InForce("a", "agent", {"n": 3}, True), None, None, [2]),  # another one is in force
         (OPEN, InForce("a", "agent", {"n": 1}, False), None, None, [2]),  # the file names it now
         (OPEN, None, None, None, [2]),  # it was removed
-        (
-            replace(OPEN, cause=Cause("deploy", "root")),
-            InForce("a", "agent", {"n": 1}, True),
-            *(1, None, [2]),
-        ),
-        (
-            replace(OPEN, cause=Cause("reload", "file")),
-            InForce("a", "agent", {"n": 1}, True),
-            *(1, None, [2]),
-        ),
+        (replace(OPEN, cause=Cause("deploy", "root")), InForce("a", "agent", {"n": 1}, True), *(1, None, [2])),
+        (replace(OPEN, cause=Cause("reload", "file")), InForce("a", "agent", {"n": 1}, True), *(1, None, [2])),
         (replace(OPEN, resumes=2), InForce("a", "agent", {"n": 1}, True), 1, None, [2]),
         (replace(OPEN, base="f"), InForce("a", "agent", {"n": 1}, True), 1, 2, []),  # an override
     ],
 )
 def test_a_start_decides_what_becomes_of_a_rolling_revision(
-    rolling: Revision,
-    present: InForce | None,
-    current: int | None,
-    resumed: int | None,
-    failed: list[int],
+    rolling: Revision, present: InForce | None, current: int | None, resumed: int | None, failed: list[int]
 ) -> None:
     before = replace(OPEN, number=1, state="current", table={"n": 1})
     found = aligned([before, rolling], present)
@@ -342,9 +325,7 @@ def test_after_any_changes_the_current_revision_is_the_table_in_force(steps: lis
         for what, name, n in steps:
             match what:
                 case "set" | "roll":
-                    number = await revisions.record(
-                        name, "agent", {"n": n}, SET, is_settled=what == "set"
-                    )
+                    number = await revisions.record(name, "agent", {"n": n}, SET, is_settled=what == "set")
                     assert number > last[name]
                     last[name] = number
                     rolling.pop(name, None)
@@ -354,9 +335,7 @@ def test_after_any_changes_the_current_revision_is_the_table_in_force(steps: lis
                         rolling[name] = (number, n)
                 case "both":
                     drafts = [Draft(each, "agent", {"n": n}, SET, is_settled=True) for each in "ab"]
-                    numbers = await asyncio.gather(
-                        revisions.record_all(drafts), revisions.record_all(drafts)
-                    )
+                    numbers = await asyncio.gather(revisions.record_all(drafts), revisions.record_all(drafts))
                     assert all(one < other for one, other in zip(*numbers, strict=True))
                     last = dict(zip("ab", numbers[1], strict=True))
                     wanted, rolling = {"a": n, "b": n}, {}
@@ -374,9 +353,7 @@ def test_after_any_changes_the_current_revision_is_the_table_in_force(steps: lis
                     await store.close()
                     store, revisions, _ = open_revisions(path)
                     tables = {each: {"n": n} for each, n in wanted.items()}
-                    await revisions.load(
-                        [InForce(each, "agent", table, True) for each, table in tables.items()]
-                    )
+                    await revisions.load([InForce(each, "agent", table, True) for each, table in tables.items()])
                     rolling = {
                         each: (number, n)
                         for each, (number, n) in rolling.items()
@@ -388,9 +365,7 @@ def test_after_any_changes_the_current_revision_is_the_table_in_force(steps: lis
             found = await revisions.list(name, 100) if head.last else []
             assert [each.number for each in found] == list(range(head.last, 0, -1))
             current = [each for each in found if each.state == "current"]
-            assert [each.table for each in current] == (
-                [{"n": wanted[name]}] if name in wanted else []
-            )
+            assert [each.table for each in current] == ([{"n": wanted[name]}] if name in wanted else [])
             assert head.current == (current[0].number if current else None)
             assert [each.number for each in found if each.state == "rolling"] == (
                 [rolling[name][0]] if name in rolling else []

@@ -78,16 +78,12 @@ def test_room_that_former_workers_are_about_to_make_is_waited_for() -> None:
     assert decide(view(Slot(0, Former.GONE, New.SERVING), Slot(1), leaving=1)) == ()
 
 
-def test_a_spec_that_permits_none_beside_is_replaced_one_after_the_other_whatever_room_there_is() -> (
-    None
-):
+def test_a_spec_that_permits_none_beside_is_replaced_one_after_the_other_whatever_room_there_is() -> None:
     slots = Slot(0), Slot(1)
     assert decide(view(*slots, beside=False, room=9)) == (Drain(0, NOT_BESIDE),)
 
 
-def test_a_spec_that_permits_none_beside_waits_until_those_of_an_earlier_change_have_ended() -> (
-    None
-):
+def test_a_spec_that_permits_none_beside_waits_until_those_of_an_earlier_change_have_ended() -> None:
     for slot in (Slot(0), Slot(0, Former.DOWN), Slot(0, Former.DRAINING)):
         assert decide(view(slot, beside=False, room=9, leaving=1)) == ()
         assert decide(view(slot, beside=False, room=9)) != ()
@@ -101,9 +97,7 @@ def test_a_worker_that_is_not_up_is_started_anew_after_those_that_serve() -> Non
     assert decide(view(*downs)) == (Replace(0), Replace(1))
 
 
-def test_a_change_that_goes_on_after_a_start_waits_for_the_former_workers_and_not_for_failed_ones() -> (
-    None
-):
+def test_a_change_that_goes_on_after_a_start_waits_for_the_former_workers_and_not_for_failed_ones() -> None:
     assert decide(view(Slot(0, Former.COMING), Slot(1), room=5)) == ()
     assert decide(view(Slot(0, Former.COMING), is_revoked=True)) == (TakeBack(),)
     assert decide(view(Slot(0), Slot(1), room=5)) == (Begin(0), Begin(1))
@@ -147,8 +141,7 @@ class World:
 
     def room(self) -> int:
         beside = sum(
-            slot.new in (New.COMING, New.SOUND)
-            and slot.former in (Former.SERVING, Former.DRAINING, Former.DOWN)
+            slot.new in (New.COMING, New.SOUND) and slot.former in (Former.SERVING, Former.DRAINING, Former.DOWN)
             for slot in self.state.slots
         )
         return self.total_room - beside - len(self.leaving)
@@ -157,9 +150,7 @@ class World:
         return replace(self.state, room=max(0, self.room()), leaving=len(self.leaving))
 
     def serving(self) -> int:
-        return sum(
-            slot.new is New.SERVING or slot.former is Former.SERVING for slot in self.state.slots
-        )
+        return sum(slot.new is New.SERVING or slot.former is Former.SERVING for slot in self.state.slots)
 
     def put(self, number: int, **changes: object) -> None:
         slots = [replace(s, **changes) if s.number == number else s for s in self.state.slots]
@@ -225,9 +216,7 @@ class World:
             if self.chance.random() < 0.25:
                 self.put(number, tasks=1)
         elif what == "smoked":
-            self.state = replace(
-                self.state, smoke=Smoke.FAILED if self.fails_smoke else Smoke.PASSED
-            )
+            self.state = replace(self.state, smoke=Smoke.FAILED if self.fails_smoke else Smoke.PASSED)
         else:
             del self.leaving[number]
 

@@ -20,9 +20,7 @@ from corral.supervisor.schema.rules import of_field
 pytestmark = pytest.mark.core
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = sorted(
-    path for path in (ROOT / "examples").rglob("*.toml") if path.name != "package.toml"
-)
+EXAMPLES = sorted(path for path in (ROOT / "examples").rglob("*.toml") if path.name != "package.toml")
 AGENT = '[agents.a]\ncommand = ["x"]\n'
 
 

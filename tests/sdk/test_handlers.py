@@ -9,13 +9,7 @@ from typing import Any, cast
 import pytest
 
 from corral.worker import Agent
-from corral.worker.contract.errors import (
-    Conflict,
-    InvalidParams,
-    NotFound,
-    NotInitialized,
-    PermissionDenied,
-)
+from corral.worker.contract.errors import Conflict, InvalidParams, NotFound, NotInitialized, PermissionDenied
 from worker_peer import WorkerPeer, never, on_loop, text_result
 
 pytestmark = pytest.mark.shell
@@ -25,13 +19,7 @@ MIB = 1024 * 1024
 
 
 def record(**changes: object) -> dict[str, object]:
-    return {
-        "id": "t-2",
-        "agent": "reader",
-        "state": "succeeded",
-        "output": 42,
-        "error": None,
-    } | changes
+    return {"id": "t-2", "agent": "reader", "state": "succeeded", "output": 42, "error": None} | changes
 
 
 # -- becoming Ready
@@ -125,12 +113,7 @@ async def test_a_tool_is_called_for_the_task_and_answers_as_mcp_says(agent: str)
     async with WorkerPeer.of(agent) as peer:
         peer.answers["tools/call"] = lambda _: {"content": content, "structuredContent": {"n": 2}}
         await peer.initialize()
-        assert await peer.run("tool") == {
-            "text": "a\nb",
-            "structured": {"n": 2},
-            "content": content,
-            "is_error": False,
-        }
+        assert await peer.run("tool") == {"text": "a\nb", "structured": {"n": 2}, "content": content, "is_error": False}
         assert await peer.hear_request("tools/call") == {
             "name": "git__log",
             "arguments": {"repo_path": ".", "max_count": 2},
@@ -140,9 +123,7 @@ async def test_a_tool_is_called_for_the_task_and_answers_as_mcp_says(agent: str)
 
 @BOTH
 @on_loop
-async def test_a_tool_that_says_it_failed_raises_unless_the_handler_wants_to_look(
-    agent: str,
-) -> None:
+async def test_a_tool_that_says_it_failed_raises_unless_the_handler_wants_to_look(agent: str) -> None:
     async with WorkerPeer.of(agent) as peer:
         peer.answers["tools/call"] = lambda _: text_result("no repo", is_error=True)
         await peer.initialize()
@@ -188,20 +169,8 @@ async def test_delegated_work_comes_back_as_the_record_of_the_other_task(agent: 
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
-        (
-            {
-                "state": "failed",
-                "error": {"code": -33009, "name": "WorkerFailed", "message": "", "data": {}},
-            },
-            -33009,
-        ),
-        (
-            {
-                "state": "timeout",
-                "error": {"code": -33004, "name": "Timeout", "message": "", "data": {}},
-            },
-            -33004,
-        ),
+        ({"state": "failed", "error": {"code": -33009, "name": "WorkerFailed", "message": "", "data": {}}}, -33009),
+        ({"state": "timeout", "error": {"code": -33004, "name": "Timeout", "message": "", "data": {}}}, -33004),
         ({"state": "cancelled", "error": None}, -33013),
     ],
 )
@@ -219,15 +188,8 @@ async def test_delegated_work_that_failed_raises_its_typed_error(
 
 @BOTH
 @on_loop
-async def test_work_for_several_comes_back_in_order_with_each_error_in_its_place(
-    agent: str,
-) -> None:
-    refusal: dict[str, object] = {
-        "code": -33001,
-        "name": "NotFound",
-        "message": "",
-        "data": {"capability": "reading"},
-    }
+async def test_work_for_several_comes_back_in_order_with_each_error_in_its_place(agent: str) -> None:
+    refusal: dict[str, object] = {"code": -33001, "name": "NotFound", "message": "", "data": {"capability": "reading"}}
     failure: dict[str, object] = {"code": -33009, "name": "WorkerFailed", "message": "", "data": {}}
     answers: list[list[object]] = [
         [record(), {"error": refusal}],
@@ -239,17 +201,10 @@ async def test_work_for_several_comes_back_in_order_with_each_error_in_its_place
         first = await peer.run("delegate_all")
         assert first == [42, {**refusal, "message": "the peer gave no message"}]
         second: Any = await peer.run("delegate_all")
-        assert (second[0]["name"], second[0]["data"], second[1]) == (
-            "WorkerFailed",
-            {"task": "t-2"},
-            42,
-        )
+        assert (second[0]["name"], second[0]["data"], second[1]) == ("WorkerFailed", {"task": "t-2"}, 42)
         assert peer.asked[0].params == {
             "task": "t-1",
-            "tasks": [
-                {"agent": "reader", "objective": "read it"},
-                {"capability": "reading", "objective": "b"},
-            ],
+            "tasks": [{"agent": "reader", "objective": "read it"}, {"capability": "reading", "objective": "b"}],
             "max_parallel": 2,
         }
 
@@ -316,10 +271,7 @@ async def test_progress_usage_beats_and_log_records_are_told_in_order(agent: str
             ("usage", {"tokens": 10, "cost_cents": 0.5, "task": "t-1"}),
             ("usage", {"tokens": 5, "cost_cents": 0.0, "task": "t-1"}),
             ("heartbeat", {"busy": True, "task": "t-1"}),
-            (
-                "log",
-                {"level": "warning", "message": "look", "fields": {"path": "a"}, "task": "t-1"},
-            ),
+            ("log", {"level": "warning", "message": "look", "fields": {"path": "a"}, "task": "t-1"}),
         ]
         assert peer.asked[0].params == {"task": "t-1", "data": {"step": 2}}
 
@@ -444,9 +396,7 @@ async def test_a_typed_error_that_the_handler_lets_through_keeps_its_code(agent:
 @BOTH
 @pytest.mark.parametrize("exception", ["SystemExit", "KeyboardInterrupt"])
 @on_loop
-async def test_a_handler_that_exits_fails_its_task_and_not_its_worker(
-    agent: str, exception: str
-) -> None:
+async def test_a_handler_that_exits_fails_its_task_and_not_its_worker(agent: str, exception: str) -> None:
     async with WorkerPeer.of(agent) as peer:
         await peer.initialize()
         error = await peer.fails(peer.run("leave", exception))
@@ -470,9 +420,7 @@ async def test_a_handler_that_exits_fails_its_task_and_not_its_worker(
     ],
 )
 @on_loop
-async def test_whatever_goes_wrong_in_a_handler_is_a_failed_task(
-    agent: str, objective: str, exception: str
-) -> None:
+async def test_whatever_goes_wrong_in_a_handler_is_a_failed_task(agent: str, objective: str, exception: str) -> None:
     async with WorkerPeer.of(agent) as peer:
         await peer.initialize()
         error = await peer.fails(peer.run(objective))
@@ -493,9 +441,7 @@ async def test_an_output_over_the_agents_limit_is_refused_by_name(agent: str) ->
 
 @BOTH
 @on_loop
-async def test_an_output_over_the_limit_of_a_message_is_refused_and_one_under_it_is_whole(
-    agent: str,
-) -> None:
+async def test_an_output_over_the_limit_of_a_message_is_refused_and_one_under_it_is_whole(agent: str) -> None:
     async with WorkerPeer.of(agent) as peer:
         await peer.initialize()
         assert (await peer.fails(peer.run("long", 17 * MIB))).code == -33005
@@ -545,9 +491,7 @@ async def test_heartbeats_say_whether_the_worker_is_busy() -> None:
 
 
 @on_loop
-async def test_a_blocked_coroutine_stops_the_beats_while_blocked_threads_do_not(
-    tmp_path: Path,
-) -> None:
+async def test_a_blocked_coroutine_stops_the_beats_while_blocked_threads_do_not(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     hold = os.open(fifo, os.O_RDWR)

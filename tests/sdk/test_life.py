@@ -51,9 +51,7 @@ async def test_a_def_handler_sees_its_cancellation_and_its_next_call_raises() ->
 
 
 @on_loop
-async def test_a_def_handler_that_does_not_look_keeps_the_answer_until_it_ends(
-    tmp_path: Path,
-) -> None:
+async def test_a_def_handler_that_does_not_look_keeps_the_answer_until_it_ends(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     hold = os.open(fifo, os.O_RDWR)
@@ -112,9 +110,7 @@ async def test_shutdown_lets_the_running_task_finish_and_takes_no_other(agent: s
 @BOTH
 @pytest.mark.parametrize("grace_s", [0, 0.5])
 @on_loop
-async def test_a_task_that_does_not_finish_in_the_grace_period_is_cancelled(
-    agent: str, grace_s: float
-) -> None:
+async def test_a_task_that_does_not_finish_in_the_grace_period_is_cancelled(agent: str, grace_s: float) -> None:
     async with WorkerPeer.of(agent) as peer:
         peer.answers["tools/call"] = never
         await peer.initialize()
@@ -136,9 +132,7 @@ async def test_a_task_that_does_not_finish_in_the_grace_period_is_cancelled(
     ],
 )
 @on_loop
-async def test_a_handler_that_cannot_be_ended_does_not_keep_the_worker(
-    agent: str, objective: str
-) -> None:
+async def test_a_handler_that_cannot_be_ended_does_not_keep_the_worker(agent: str, objective: str) -> None:
     async with WorkerPeer.of(agent) as peer:
         await peer.initialize()
         peer.start(objective)
@@ -261,9 +255,7 @@ async def test_on_start_is_told_everything_and_then_the_checkpoint_is_restored(k
 )
 @pytest.mark.parametrize("kind", ["async", "sync"])
 @on_loop
-async def test_a_worker_whose_on_start_fails_says_why_and_ends(
-    kind: str, what: str, code: int, data: object
-) -> None:
+async def test_a_worker_whose_on_start_fails_says_why_and_ends(kind: str, what: str, code: int, data: object) -> None:
     async with WorkerPeer.of("sdk_hooks", kind) as peer:
         error = await peer.fails(peer.initialize(config={"on_start": what}))
         place = str(error.data.pop("place", "sdk_hooks.py, "))
@@ -294,9 +286,7 @@ async def test_events_are_subscribed_to_and_heard_in_order(kind: str, types: lis
 @pytest.mark.parametrize("how", ["exit", "cancelled"])
 @pytest.mark.parametrize("kind", ["async", "sync"])
 @on_loop
-async def test_a_hook_that_exits_or_is_cancelled_ends_neither_the_worker_nor_its_hearing(
-    kind: str, how: str
-) -> None:
+async def test_a_hook_that_exits_or_is_cancelled_ends_neither_the_worker_nor_its_hearing(kind: str, how: str) -> None:
     async with WorkerPeer.of("sdk_hooks", kind) as peer:
         peer.answers["event/subscribe"] = lambda _: {}
         await peer.initialize()

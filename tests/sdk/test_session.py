@@ -52,18 +52,13 @@ async def test_only_what_a_handler_changed_travels_back(kind: str) -> None:
     async with worker(kind) as peer:
         await peer.initialize()
         memory = remembered("a", "b", variables={"k": "v"}, data={"k": ["v"]})
-        assert await changed(peer, "say ü", memory) == {
-            "append": [{"role": "user", "content": "ü"}]
-        }
+        assert await changed(peer, "say ü", memory) == {"append": [{"role": "user", "content": "ü"}]}
         assert await changed(peer, "set k=v", memory) is None
         assert await changed(peer, "set n=1", memory) == {
             "variables": {"set": {"n": "1"}},
             "data": {"set": {"n": ["1"]}},
         }
-        assert await changed(peer, "unset k", memory) == {
-            "variables": {"delete": ["k"]},
-            "data": {"delete": ["k"]},
-        }
+        assert await changed(peer, "unset k", memory) == {"variables": {"delete": ["k"]}, "data": {"delete": ["k"]}}
         assert await changed(peer, "edit c", memory) == {
             "history": [{"role": "user", "content": "c"}, {"role": "user", "content": "b"}]
         }
@@ -109,7 +104,5 @@ async def test_an_environment_without_msgspec_remembers_as_well() -> None:
     async with WorkerPeer([sys.executable, "-P", "-c", program]) as peer:
         await peer.initialize()
         memory = remembered("a", variables={"k": 1.5})
-        assert await changed(peer, "edit ü", memory) == {
-            "history": [{"role": "user", "content": "ü"}]
-        }
+        assert await changed(peer, "edit ü", memory) == {"history": [{"role": "user", "content": "ü"}]}
         assert await changed(peer, "look", memory) is None

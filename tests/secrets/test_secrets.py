@@ -49,16 +49,12 @@ def refused(secrets: Secrets, value: str) -> SpawnFailed:
         ("", ""),
     ],
 )
-def test_one_form_is_expanded_once_and_nothing_else(
-    tmp_path: Path, value: str, becomes: str
-) -> None:
+def test_one_form_is_expanded_once_and_nothing_else(tmp_path: Path, value: str, becomes: str) -> None:
     text = f"# a comment\n\nA={VALUE}\r\nb.c-d= quoted # \nLOOP=${{secret:A}}\n"
     assert expanded(Secrets(stored(tmp_path, text)), value) == becomes
 
 
-@pytest.mark.parametrize(
-    "value", ["${secret:}", "${secret:A", "${secret:1A}", "${secret:A B}", "x${secret:../A}"]
-)
+@pytest.mark.parametrize("value", ["${secret:}", "${secret:A", "${secret:1A}", "${secret:A B}", "x${secret:../A}"])
 def test_what_begins_like_a_reference_and_is_none_is_refused(tmp_path: Path, value: str) -> None:
     assert "secret" not in refused(Secrets(stored(tmp_path, f"A={VALUE}\n")), value).data
 
@@ -78,9 +74,7 @@ def test_credentials_come_after_the_file_and_lose_one_newline(tmp_path: Path) ->
     folder.mkdir()
     (folder / "A").write_text("other\n")
     (folder / "KEY").write_text("-----BEGIN\nlines\n\n")
-    secrets = Secrets.of(
-        stored(tmp_path, f"A={VALUE}\n"), {"CREDENTIALS_DIRECTORY": str(folder)}, tmp_path
-    )
+    secrets = Secrets.of(stored(tmp_path, f"A={VALUE}\n"), {"CREDENTIALS_DIRECTORY": str(folder)}, tmp_path)
     assert expanded(secrets, "${secret:A}") == VALUE
     assert expanded(secrets, "${secret:KEY}") == "-----BEGIN\nlines\n"
 
@@ -123,13 +117,9 @@ FILES: list[Callable[[Path], str]] = [
 
 
 @pytest.mark.parametrize(
-    "make",
-    FILES,
-    ids=["open", "foreign", "pipe", "folder", "missing", "long", "line", "nameless", "nul"],
+    "make", FILES, ids=["open", "foreign", "pipe", "folder", "missing", "long", "line", "nameless", "nul"]
 )
-def test_a_file_that_others_could_know_or_that_is_none_is_refused(
-    tmp_path: Path, make: Callable[[Path], str]
-) -> None:
+def test_a_file_that_others_could_know_or_that_is_none_is_refused(tmp_path: Path, make: Callable[[Path], str]) -> None:
     refused(Secrets(make(tmp_path)), "${secret:A}")
 
 
@@ -152,9 +142,7 @@ def test_each_value_that_cannot_be_expanded_is_one_problem(tmp_path: Path) -> No
     assert [name for name in values for each in problems if f'"{name}"' in each] == ["GONE", "BAD"]
 
 
-@pytest.mark.parametrize(
-    "name", ["api-key", "X-API-Key", "Set-Cookie", "http_headers", "access-key"]
-)
+@pytest.mark.parametrize("name", ["api-key", "X-API-Key", "Set-Cookie", "http_headers", "access-key"])
 def test_a_name_that_tells_is_known_in_each_of_its_spellings(name: str) -> None:
     assert masked({name: VALUE}) == {name: "***"}
 

@@ -33,10 +33,7 @@ def test_a_kept_secret_comes_before_the_file_and_is_for_its_agents_alone(tmp_pat
     assert (error.data["agent"], error.data["secret"]) == ("other", "A")
     assert VALUE not in f"{error.message} {error.data}"
     listed = secrets.listed()
-    assert [(each["name"], each["source"]) for each in listed] == [
-        ("A", "kept"),
-        ("B", "secrets_file"),
-    ]
+    assert [(each["name"], each["source"]) for each in listed] == [("A", "kept"), ("B", "secrets_file")]
     assert VALUE not in str(listed)
     assert VALUE not in repr(secrets.store.get("A"))
 
@@ -89,9 +86,7 @@ def test_a_value_that_no_variable_can_have_is_refused_unquoted(tmp_path: Path, v
     assert VALUE not in f"{caught.value.message} {caught.value.data}"
 
 
-def test_a_file_that_is_damaged_or_open_to_others_is_refused_and_can_be_set_again(
-    tmp_path: Path,
-) -> None:
+def test_a_file_that_is_damaged_or_open_to_others_is_refused_and_can_be_set_again(tmp_path: Path) -> None:
     store = SecretStore(tmp_path)
     secrets = Secrets(store=store)
     store.set("A", VALUE, (), replace=False)

@@ -66,9 +66,7 @@ async def put(here: Room, agent: str, key: str, size: int, ttl_s: float | None =
 
 
 @on_loop
-async def test_a_pool_sums_the_sessions_and_keys_of_its_agents_and_of_no_others(
-    tmp_path: Path,
-) -> None:
+async def test_a_pool_sums_the_sessions_and_keys_of_its_agents_and_of_no_others(tmp_path: Path) -> None:
     async with room(tmp_path) as here:
         here.file(file())
         for agent in ("a", "acme/b", "c", "d"):
@@ -105,9 +103,7 @@ async def test_what_was_used_longest_ago_gives_way_whichever_agent_has_it(tmp_pa
 
 
 @on_loop
-async def test_a_session_that_a_task_works_on_stays_and_what_cannot_fit_is_refused(
-    tmp_path: Path,
-) -> None:
+async def test_a_session_that_a_task_works_on_stays_and_what_cannot_fit_is_refused(tmp_path: Path) -> None:
     async with room(tmp_path) as here:
         here.file(file())
         await here.turn("busy", "x" * 12 * KIB)
@@ -149,9 +145,7 @@ async def test_a_pool_that_refuses_keeps_all_and_takes_what_grows_nothing(tmp_pa
 
 
 @on_loop
-async def test_a_pool_that_trims_takes_the_oldest_messages_of_the_session_alone(
-    tmp_path: Path,
-) -> None:
+async def test_a_pool_that_trims_takes_the_oldest_messages_of_the_session_alone(tmp_path: Path) -> None:
     async with room(tmp_path) as here:
         here.file(file("trim"))
         await here.turn("s", "1" * 5 * KIB)
@@ -182,10 +176,7 @@ async def test_what_has_expired_makes_room_first_and_no_sum_has_it(tmp_path: Pat
         assert (found["used_bytes"], found["sessions"], found["keys"]) == (0, 0, 0)
         await put(here, "a", "k", 15 * KIB)
         gone = [await told(here, "memory.expired") for _ in range(2)]
-        assert gone == [
-            {"agent": "a", "sessions": 1, "keys": 0},
-            {"agent": "acme/b", "sessions": 0, "keys": 1},
-        ]
+        assert gone == [{"agent": "a", "sessions": 1, "keys": 0}, {"agent": "acme/b", "sessions": 0, "keys": 1}]
         assert (await pool(here))["used_bytes"] == counted(here, "a", "acme/b")
 
 
@@ -208,15 +199,11 @@ async def test_sums_are_right_after_any_mixture_of_changes(tmp_path: Path) -> No
             if number % 25 == 0:
                 found = await pool(here)
                 assert found["used_bytes"] == counted(here, "a", "acme/b") <= 16 * KIB
-        assert here.rows("SELECT SUM(sessions) FROM memory_usage") == here.rows(
-            "SELECT COUNT(*) FROM session"
-        )
+        assert here.rows("SELECT SUM(sessions) FROM memory_usage") == here.rows("SELECT COUNT(*) FROM session")
 
 
 @on_loop
-async def test_the_memory_of_a_removed_agent_counts_in_the_pool_of_its_tenant(
-    tmp_path: Path,
-) -> None:
+async def test_the_memory_of_a_removed_agent_counts_in_the_pool_of_its_tenant(tmp_path: Path) -> None:
     async with room(tmp_path) as here:
         here.file(file())
         await here.turn("s", "x" * KIB, "acme/b")
@@ -289,9 +276,7 @@ async def test_an_end_that_is_taken_back_leaves_that_of_the_retention(tmp_path: 
 
 
 @on_loop
-async def test_a_session_that_a_task_works_on_outlives_its_end_until_the_task_has_ended(
-    tmp_path: Path,
-) -> None:
+async def test_a_session_that_a_task_works_on_outlives_its_end_until_the_task_has_ended(tmp_path: Path) -> None:
     async with room(tmp_path) as here:
         await here.turn("s")
         task = here.begun("s")
@@ -303,9 +288,7 @@ async def test_a_session_that_a_task_works_on_outlives_its_end_until_the_task_ha
 
 
 @on_loop
-async def test_each_pool_is_cleaned_up_at_its_own_interval_and_by_its_own_retention(
-    tmp_path: Path,
-) -> None:
+async def test_each_pool_is_cleaned_up_at_its_own_interval_and_by_its_own_retention(tmp_path: Path) -> None:
     async with room(tmp_path) as here:
         here.file(file(retention=100, cleanup_interval=10))
         for agent in ("a", "c"):

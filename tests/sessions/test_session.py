@@ -7,15 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from corral.supervisor.sessions.session import (
-    VERSION,
-    Part,
-    SessionState,
-    StoredSession,
-    Turn,
-    encoded,
-    read,
-)
+from corral.supervisor.sessions.session import VERSION, Part, SessionState, StoredSession, Turn, encoded, read
 from corral.supervisor.store.sealed import seal
 from corral.worker.contract import codec
 from corral.worker.contract.errors import Corrupted, ResourceLimitExceeded
@@ -37,13 +29,7 @@ def answer(**values: object) -> MemoryDelta:
     return msgspec.convert(values, MemoryDelta)
 
 
-def plan(
-    state: SessionState,
-    delta: MemoryDelta,
-    limit_bytes: int = PLENTY,
-    *,
-    trims: bool = True,
-) -> Turn:
+def plan(state: SessionState, delta: MemoryDelta, limit_bytes: int = PLENTY, *, trims: bool = True) -> Turn:
     return state.plan(delta, limit_bytes=limit_bytes, trims=trims, named=NAMED)
 
 
@@ -129,9 +115,7 @@ class Life:
 
 @pytest.mark.parametrize("limit_bytes", [600, PLENTY])
 @pytest.mark.parametrize("seed", range(10))
-def test_a_long_life_of_turns_is_the_same_in_memory_lean_and_read_back(
-    seed: int, limit_bytes: int
-) -> None:
+def test_a_long_life_of_turns_is_the_same_in_memory_lean_and_read_back(seed: int, limit_bytes: int) -> None:
     life = Life(seed, limit_bytes)
     for _ in range(60):
         life.turn()

@@ -46,9 +46,7 @@ async def test_a_session_comes_back_from_the_store_as_it_was_left(tmp_path: Path
         )
         task = first.begun("s")
         await first.recalled("s")
-        await first.finish(
-            task, {"history": [{"role": "user", "content": "e"}], "variables": {"delete": ["old"]}}
-        )
+        await first.finish(task, {"history": [{"role": "user", "content": "e"}], "variables": {"delete": ["old"]}})
     async with room(tmp_path) as second:
         assert await second.recalled("s") == {
             "session": "s",
@@ -60,9 +58,7 @@ async def test_a_session_comes_back_from_the_store_as_it_was_left(tmp_path: Path
 
 
 @on_loop
-async def test_a_session_goes_to_another_store_as_one_record_and_goes_on_there(
-    tmp_path: Path,
-) -> None:
+async def test_a_session_goes_to_another_store_as_one_record_and_goes_on_there(tmp_path: Path) -> None:
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
     async with room(tmp_path / "one") as one, room(tmp_path / "two") as two:
@@ -70,11 +66,7 @@ async def test_a_session_goes_to_another_store_as_one_record_and_goes_on_there(
             task = one.begun("s")
             await one.recalled("s")
             await one.finish(
-                task,
-                {
-                    "append": [{"role": "user", "content": text}],
-                    "variables": {"set": {"last": text}},
-                },
+                task, {"append": [{"role": "user", "content": text}], "variables": {"set": {"last": text}}}
             )
         assert await one.memory.packed("a", "absent") is None
         record = await one.memory.packed(task.agent, "s")
@@ -113,9 +105,7 @@ async def test_agents_do_not_see_each_others_sessions(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pool_bytes", [0, 64 * KIB * KIB])
 @on_loop
-async def test_many_turns_are_put_together_and_lose_nothing(
-    tmp_path: Path, pool_bytes: int
-) -> None:
+async def test_many_turns_are_put_together_and_lose_nothing(tmp_path: Path, pool_bytes: int) -> None:
     async with room(tmp_path, max_pool_bytes=pool_bytes) as here:
         turns = ROWS_MAX + 3
         for number in range(turns):
@@ -127,9 +117,7 @@ async def test_many_turns_are_put_together_and_lose_nothing(
 
 
 @on_loop
-async def test_histories_that_are_changed_as_a_whole_do_not_pile_up_in_the_store(
-    tmp_path: Path,
-) -> None:
+async def test_histories_that_are_changed_as_a_whole_do_not_pile_up_in_the_store(tmp_path: Path) -> None:
     async with room(tmp_path, compression=False) as here:
         for number in range(12):
             task = here.begun("s")
@@ -157,9 +145,7 @@ async def test_what_is_put_together_is_compressed_where_that_is_wanted(tmp_path:
 
 
 @on_loop
-async def test_the_pool_holds_no_more_than_it_may_and_the_store_has_the_rest(
-    tmp_path: Path,
-) -> None:
+async def test_the_pool_holds_no_more_than_it_may_and_the_store_has_the_rest(tmp_path: Path) -> None:
     async with room(tmp_path, max_pool_bytes=20 * KIB) as here:
         for name in "abcdef":
             await here.turn(name, name * 4 * KIB)
@@ -184,9 +170,7 @@ async def test_a_task_whose_session_left_the_pool_is_kept_all_the_same(tmp_path:
 
 
 @on_loop
-async def test_the_oldest_messages_go_where_a_session_is_full_and_an_event_says_so(
-    tmp_path: Path,
-) -> None:
+async def test_the_oldest_messages_go_where_a_session_is_full_and_an_event_says_so(tmp_path: Path) -> None:
     async with room(tmp_path, max_session_bytes=KIB) as here:
         for number in range(10):
             await here.turn("s", str(number) * 200)
@@ -209,9 +193,7 @@ async def test_a_session_that_may_not_be_trimmed_refuses_what_is_too_much(tmp_pa
 
 
 @on_loop
-async def test_the_session_that_was_used_least_recently_gives_way_to_a_new_one(
-    tmp_path: Path,
-) -> None:
+async def test_the_session_that_was_used_least_recently_gives_way_to_a_new_one(tmp_path: Path) -> None:
     async with room(tmp_path, max_sessions=3) as here:
         for name in "abc":
             await here.turn(name)
@@ -236,9 +218,7 @@ async def test_a_session_that_a_task_works_on_does_not_give_way(tmp_path: Path) 
 
 
 @on_loop
-async def test_a_session_whose_task_has_just_begun_is_neither_evicted_nor_expired(
-    tmp_path: Path,
-) -> None:
+async def test_a_session_whose_task_has_just_begun_is_neither_evicted_nor_expired(tmp_path: Path) -> None:
     async with room(tmp_path, max_sessions=1) as here:
         await here.turn("a", "one")
         task = here.begun("a")
@@ -250,9 +230,7 @@ async def test_a_session_whose_task_has_just_begun_is_neither_evicted_nor_expire
 
 
 @on_loop
-async def test_an_agent_that_may_evict_nothing_is_refused_another_session_before_its_task_runs(
-    tmp_path: Path,
-) -> None:
+async def test_an_agent_that_may_evict_nothing_is_refused_another_session_before_its_task_runs(tmp_path: Path) -> None:
     async with room(tmp_path, max_sessions=2, session_overflow="refuse") as here:
         await here.turn("a")
         here.begun("b")
@@ -264,9 +242,7 @@ async def test_an_agent_that_may_evict_nothing_is_refused_another_session_before
 
 
 @on_loop
-async def test_a_session_that_is_removed_while_its_task_runs_begins_again_with_that_turn(
-    tmp_path: Path,
-) -> None:
+async def test_a_session_that_is_removed_while_its_task_runs_begins_again_with_that_turn(tmp_path: Path) -> None:
     async with room(tmp_path) as here:
         await here.turn("s", "one")
         task = here.begun("s")
@@ -325,16 +301,12 @@ NO_NUMBERS = ["text", 1e200, -(2**62), 2**62]
 
 @pytest.mark.parametrize("value", NO_NUMBERS)
 @on_loop
-async def test_a_damaged_number_or_time_of_a_session_is_no_defect_of_the_daemon(
-    tmp_path: Path, value: object
-) -> None:
+async def test_a_damaged_number_or_time_of_a_session_is_no_defect_of_the_daemon(tmp_path: Path, value: object) -> None:
     async with room(tmp_path) as here:
         await here.turn("s")
         await here.turn("whole")
         for column in ("created_at", "accessed_at", "size_bytes", "messages", "turns"):
-            await here.store.write(
-                (f"UPDATE session SET {column} = ? WHERE session = 's'", (value,))
-            )
+            await here.store.write((f"UPDATE session SET {column} = ? WHERE session = 's'", (value,)))
             listed = await here.listing.sessions("a", 10)
             assert {each["session"] for each in listed} == {"s", "whole"}
             with suppress(Corrupted):
@@ -345,9 +317,7 @@ async def test_a_damaged_number_or_time_of_a_session_is_no_defect_of_the_daemon(
 
 @pytest.mark.parametrize("value", NO_NUMBERS)
 @on_loop
-async def test_how_many_keys_there_are_is_counted_anew_where_that_is_damaged(
-    tmp_path: Path, value: object
-) -> None:
+async def test_how_many_keys_there_are_is_counted_anew_where_that_is_damaged(tmp_path: Path, value: object) -> None:
     async with room(tmp_path, max_keys=2) as here:
         key_values = here.memory.key_values
         await key_values.put("a", "", "one", 1, ttl_s=None)
@@ -496,9 +466,7 @@ async def test_a_value_that_is_too_large_is_refused_by_name(tmp_path: Path) -> N
 
 
 @on_loop
-async def test_keys_of_a_store_from_before_there_were_limits_are_counted_and_found(
-    tmp_path: Path,
-) -> None:
+async def test_keys_of_a_store_from_before_there_were_limits_are_counted_and_found(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "corral.db", isolation_level=None)) as old:
         for statement in "; ".join(MIGRATIONS[:3]).split(";"):
             old.execute(statement)

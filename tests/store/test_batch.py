@@ -14,10 +14,7 @@ from corral.worker.contract.errors import Conflict
 
 pytestmark = pytest.mark.shell
 
-SAVE = (
-    "INSERT INTO meta (key, value) VALUES (?, ?)"
-    " ON CONFLICT (key) DO UPDATE SET value = excluded.value"
-)
+SAVE = "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 BOUND_S = 60.0
 
 
@@ -78,17 +75,13 @@ def test_a_row_that_is_refused_takes_no_other_with_it(tmp_path: Path) -> None:
 
     async def act(_store: Store, batches: Batches) -> None:
         keys = [*map(str, range(50)), "generation", *map(str, range(50, 100))]
-        ends = await asyncio.gather(
-            *(batches.write(sql, (key, 1)) for key in keys), return_exceptions=True
-        )
+        ends = await asyncio.gather(*(batches.write(sql, (key, 1)) for key in keys), return_exceptions=True)
         failed = [key for key, end in zip(keys, ends, strict=True) if isinstance(end, Exception)]
         assert failed == ["generation"]
         assert isinstance(ends[50], Conflict)
 
     with_store(tmp_path / "db", act)
-    assert read(tmp_path / "db", "SELECT count(*) FROM meta WHERE value = 1 AND key < 'a'") == [
-        (100,)
-    ]
+    assert read(tmp_path / "db", "SELECT count(*) FROM meta WHERE value = 1 AND key < 'a'") == [(100,)]
 
 
 def test_rows_that_are_longer_than_a_sheet_are_written_too(tmp_path: Path) -> None:
@@ -98,10 +91,5 @@ def test_rows_that_are_longer_than_a_sheet_are_written_too(tmp_path: Path) -> No
         await asyncio.gather(*(batches.write(SAVE, row) for row in rows))
 
     with_store(tmp_path / "db", act)
-    assert (
-        read(tmp_path / "db", "SELECT length(value) FROM meta WHERE key IN ('k1', 'k2')")
-        == [(BATCH_BYTES + 1,)] * 2
-    )
-    assert read(tmp_path / "db", "SELECT count(*) FROM meta WHERE key IN ('short', 'last')") == [
-        (2,)
-    ]
+    assert read(tmp_path / "db", "SELECT length(value) FROM meta WHERE key IN ('k1', 'k2')") == [(BATCH_BYTES + 1,)] * 2
+    assert read(tmp_path / "db", "SELECT count(*) FROM meta WHERE key IN ('short', 'last')") == [(2,)]

@@ -71,9 +71,7 @@ def test_no_number_is_given_twice_whenever_the_daemon_is_killed(path: Path) -> N
     given: list[int] = []
     for lives in (1, 2, 3, 5, 1):
         arguments = [sys.executable, "-P", "-c", LIVES, str(path), str(lives)]
-        done = subprocess.run(
-            arguments, capture_output=True, check=False, timeout=BOUND_S, env=dict(os.environ)
-        )
+        done = subprocess.run(arguments, capture_output=True, check=False, timeout=BOUND_S, env=dict(os.environ))
         assert done.returncode == -signal.SIGKILL, done.stderr
         said = [int(line) for line in done.stdout.split()]
         assert len(said) == lives

@@ -4,14 +4,7 @@ import random
 
 import pytest
 
-from corral.supervisor.store.sealed import (
-    HEADER_BYTES,
-    MAGIC,
-    VERSION,
-    WORTH_BYTES,
-    seal,
-    unseal,
-)
+from corral.supervisor.store.sealed import HEADER_BYTES, MAGIC, VERSION, WORTH_BYTES, seal, unseal
 from corral.worker.contract import codec
 from corral.worker.contract.errors import Corrupted
 

@@ -72,9 +72,7 @@ def test_a_write_answers_with_rowids_and_counts_and_is_there_for_the_next_read(p
     async def test(store: Store) -> None:
         insert = "INSERT INTO checkpoint (agent, at, data) VALUES (:agent, 1.0, :data)"
         assert await store.write((insert, {"agent": "a", "data": b"x"})) == [1]
-        upsert = (
-            "INSERT INTO incarnation VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value"
-        )
+        upsert = "INSERT INTO incarnation VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value"
         statements = ((PUT, ("k", "v")), (upsert, ("a-0", 1)), ("DELETE FROM checkpoint", ()))
         assert (await store.write(*statements))[1:] == [1, 1]
         assert await store.read("SELECT value FROM meta WHERE key = ?", ("k",)) == [("v",)]
@@ -83,9 +81,7 @@ def test_a_write_answers_with_rowids_and_counts_and_is_there_for_the_next_read(p
     run(path, test)
 
 
-def test_a_group_happens_as_a_whole_or_not_at_all_and_its_neighbours_are_unharmed(
-    path: Path,
-) -> None:
+def test_a_group_happens_as_a_whole_or_not_at_all_and_its_neighbours_are_unharmed(path: Path) -> None:
     async def test(store: Store) -> None:
         def put(key: str) -> tuple[str, tuple[str, int]]:
             return PUT, (key, 1)
@@ -152,9 +148,7 @@ class Rows:
         return len(self._keys)
 
 
-def test_a_step_is_done_whole_or_not_at_all_and_what_it_would_have_stored_counts_as_lost(
-    path: Path,
-) -> None:
+def test_a_step_is_done_whole_or_not_at_all_and_what_it_would_have_stored_counts_as_lost(path: Path) -> None:
     many = [f"many {number}" for number in range(200)]
 
     async def test(store: Store) -> None:
@@ -280,9 +274,7 @@ def test_a_lock_that_is_never_released_fails_the_write_typed_and_the_store_recov
     run(path, test)
 
 
-def test_a_full_queue_refuses_with_a_hint_when_to_come_back(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_queue_refuses_with_a_hint_when_to_come_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "QUEUE_LIMIT", 10)
 
     async def test(store: Store) -> None:
@@ -341,12 +333,8 @@ def test_a_cancelled_writer_disturbs_nobody(path: Path) -> None:
     run(path, test)
 
 
-@pytest.mark.parametrize(
-    "content", [b"not a database at all" * 100, b"SQLite format 3\0" + b"x" * 500]
-)
-def test_a_file_that_is_no_database_is_refused_by_name_and_left_alone(
-    path: Path, content: bytes
-) -> None:
+@pytest.mark.parametrize("content", [b"not a database at all" * 100, b"SQLite format 3\0" + b"x" * 500])
+def test_a_file_that_is_no_database_is_refused_by_name_and_left_alone(path: Path, content: bytes) -> None:
     path.parent.mkdir()
     path.write_bytes(content)
     with pytest.raises(Conflict) as refused:
@@ -418,8 +406,7 @@ def test_on_a_full_disk_writes_fail_typed_and_the_store_recovers(small_disk: Pat
         # One that is too big does not take the small ones with it that share its commit.
         sizes = (10, 8_000_000, 10, 10)
         results = await asyncio.gather(
-            *(store.write((PUT, (f"shared {n}", b"x" * size))) for n, size in enumerate(sizes)),
-            return_exceptions=True,
+            *(store.write((PUT, (f"shared {n}", b"x" * size))) for n, size in enumerate(sizes)), return_exceptions=True
         )
         assert [type(each) for each in results] == [list, Overloaded, list, list]
 

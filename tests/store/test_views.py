@@ -58,19 +58,13 @@ def test_the_views_show_rows_by_tenant(tmp_path: Path) -> None:
             ("acme", 30, 30),
             ("", 50, 50),
         ]
-        assert rows("SELECT * FROM organization_runtimes") == [
-            ("", 1, 1, 0, 1, 1.0, 50),
-            ("acme", 2, 3, 1, 9, 2.5, 37),
-        ]
+        assert rows("SELECT * FROM organization_runtimes") == [("", 1, 1, 0, 1, 1.0, 50), ("acme", 2, 3, 1, 9, 2.5, 37)]
         times = "created_at, accessed_at, expires_at"
         assert rows(f"SELECT agent, {times} FROM memory_sessions ORDER BY agent DESC") == [
             ("b", "1970-01-01T00:00:00Z", "1970-01-01T00:01:00Z", None),
             ("acme/a", "1970-01-01T00:00:00Z", "1970-01-01T00:01:00Z", "1970-01-01T01:00:00Z"),
         ]
-        assert rows("SELECT hour FROM runtime_metrics") == [
-            ("1970-01-01T01:00:00Z",),
-            ("1970-01-01T02:00:00Z",),
-        ]
+        assert rows("SELECT hour FROM runtime_metrics") == [("1970-01-01T01:00:00Z",), ("1970-01-01T02:00:00Z",)]
         assert rows("SELECT * FROM packages") == [("", "p", "1.0", "sha")]
 
 

@@ -73,9 +73,7 @@ def test_an_address_leads_to_a_place(kind: Kind, url: str, place: Place) -> None
         ("http", f"http://{MARK} x@h"),
     ],
 )
-def test_what_is_no_address_of_its_kind_is_refused_without_a_part_of_it(
-    kind: Kind, url: str
-) -> None:
+def test_what_is_no_address_of_its_kind_is_refused_without_a_part_of_it(kind: Kind, url: str) -> None:
     with pytest.raises(Refused) as caught:
         checked(kind, url)
     assert MARK not in caught.value.reason

@@ -25,9 +25,7 @@ BODIES: list[tuple[str, str, object, object]] = [
 
 
 @pytest.mark.parametrize(("kind", "body", "parts", "output"), BODIES)
-def test_a_body_has_the_same_parts_however_it_is_cut(
-    kind: str, body: str, parts: object, output: object
-) -> None:
+def test_a_body_has_the_same_parts_however_it_is_cut(kind: str, body: str, parts: object, output: object) -> None:
     data = body.encode()
     for seed in range(20):
         chance = random.Random(seed)

@@ -16,9 +16,7 @@ from corral.worker.contract.errors import Conflict, Corrupted, NotFound, Resourc
 
 pytestmark = pytest.mark.shell
 
-LIMITS = Recovery(
-    max_checkpoints=2, max_checkpoint_bytes=4 * BESIDE_BYTES, checkpoint_retention=100
-)
+LIMITS = Recovery(max_checkpoints=2, max_checkpoint_bytes=4 * BESIDE_BYTES, checkpoint_retention=100)
 LONG = {"pages": [random.Random(7).random() for _ in range(BESIDE_BYTES // 16)]}
 
 
@@ -39,9 +37,7 @@ class Desk:
         assert isinstance(blob, bytes)
         spoilt = bytearray(blob)
         spoilt[at] ^= 1
-        await self.store.write(
-            ("UPDATE checkpoint SET data = ? WHERE id = ?", (bytes(spoilt), number))
-        )
+        await self.store.write(("UPDATE checkpoint SET data = ? WHERE id = ?", (bytes(spoilt), number)))
 
     async def numbers(self, name: str | None = None) -> list[int]:
         return [each.id for each in await self.checkpoints.list(name, 100)]
@@ -96,11 +92,7 @@ async def test_what_was_saved_last_is_found(desk: Desk) -> None:
 @on_a_desk
 async def test_a_list_for_some_agents_is_cut_after_the_others_are_left_out(desk: Desk) -> None:
     workers = ("a-0", "b-0", "c-0")
-    made = [
-        (await desk.save(n, f"{worker}:{n}", worker), worker[0])
-        for n in range(20)
-        for worker in workers
-    ]
+    made = [(await desk.save(n, f"{worker}:{n}", worker), worker[0]) for n in range(20) for worker in workers]
     wanted = [number for number, agent in reversed(made) if agent != "b"]
 
     async def listed(name: str | None, limit: int, names: str) -> list[int]:
@@ -122,9 +114,7 @@ async def test_a_row_from_before_there_were_envelopes_is_read(desk: Desk) -> Non
 
 
 @on_a_desk
-async def test_a_damaged_one_is_passed_over_with_an_event_and_named_to_who_asks_for_it(
-    desk: Desk,
-) -> None:
+async def test_a_damaged_one_is_passed_over_with_an_event_and_named_to_who_asks_for_it(desk: Desk) -> None:
     await desk.save({"n": 1}, "t")
     number = await desk.save({"n": 2}, "t")
     await desk.damage(number)
@@ -149,10 +139,7 @@ async def test_a_damaged_number_or_time_hides_no_checkpoint_and_no_sleep(desk: D
         assert (await desk.checkpoints.find(number))[1] == {"n": 1}
         pending = (await desk.checkpoints.resumptions())["a-0"]
         assert pending.hibernated
-        assert pending.checkpoint not in (
-            number,
-            None,
-        )  # it begins with no other state than its own
+        assert pending.checkpoint not in (number, None)  # it begins with no other state than its own
 
 
 @on_a_desk
@@ -191,9 +178,7 @@ async def test_what_is_too_long_is_refused_and_the_earlier_one_stays(desk: Desk)
 
 
 @on_a_desk
-async def test_what_a_worker_is_to_begin_with_is_not_pushed_out_and_is_removed_only_by_force(
-    desk: Desk,
-) -> None:
+async def test_what_a_worker_is_to_begin_with_is_not_pushed_out_and_is_removed_only_by_force(desk: Desk) -> None:
     pending = await desk.save("kept")
     await desk.checkpoints.resume({"a-0": Resumption("a", pending, True, 7.0)})
     others = [await desk.save(n) for n in range(3)]
@@ -217,9 +202,7 @@ async def test_several_are_removed_or_none(desk: Desk) -> None:
 
 
 @on_a_desk
-async def test_what_is_old_expires_unless_its_task_goes_on_and_what_succeeded_needs_nothing(
-    desk: Desk,
-) -> None:
+async def test_what_is_old_expires_unless_its_task_goes_on_and_what_succeeded_needs_nothing(desk: Desk) -> None:
     for task, state in (("runs", "running"), ("failed", "failed"), ("done", "succeeded")):
         await desk.task(task, state)
         await desk.save(1, task)
@@ -234,9 +217,7 @@ async def test_what_is_old_expires_unless_its_task_goes_on_and_what_succeeded_ne
 
 
 @on_a_desk
-async def test_another_agent_of_the_same_name_does_not_begin_with_what_it_did_not_save(
-    desk: Desk,
-) -> None:
+async def test_another_agent_of_the_same_name_does_not_begin_with_what_it_did_not_save(desk: Desk) -> None:
     number = await desk.save("old")
     await desk.checkpoints.resume({"a-0": Resumption("a", number, True, 7.0)})
     desk.checkpoints.removed("a")

@@ -25,14 +25,7 @@ from corral.supervisor.process.launcher_client import Exit, Launcher
 from corral.supervisor.supervision import probes as probe
 from corral.supervisor.supervision.alerts import BURST, INTERVAL_S, Allowance
 from corral.supervisor.supervision.line import WATCHED_BYTES, LogWatch
-from corral.supervisor.supervision.probes import (
-    PER_AGENT_MAX,
-    Finding,
-    Probes,
-    ask_http,
-    ask_tcp,
-    http_status,
-)
+from corral.supervisor.supervision.probes import PER_AGENT_MAX, Finding, Probes, ask_http, ask_tcp, http_status
 
 pytestmark = pytest.mark.shell
 
@@ -351,9 +344,7 @@ def test_a_command_that_is_not_there_has_a_problem_and_no_status(tmp_path: Path)
 def test_a_command_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
     async def test() -> None:
         async with commands(tmp_path) as found:
-            task = asyncio.create_task(
-                found.run(spec(tmp_path), ["sleep", "1000"], unit="x", timeout_s=BOUND_S)
-            )
+            task = asyncio.create_task(found.run(spec(tmp_path), ["sleep", "1000"], unit="x", timeout_s=BOUND_S))
             while not found.leaders():
                 await asyncio.sleep(0)
             (pid,) = found.leaders()
@@ -373,9 +364,7 @@ def test_a_command_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
 def test_a_launcher_that_dies_ends_its_commands(tmp_path: Path) -> None:
     async def test() -> None:
         async with launched(tmp_path) as (found, launcher):
-            task = asyncio.create_task(
-                found.run(spec(tmp_path), ["sleep", "1000"], unit="x", timeout_s=BOUND_S)
-            )
+            task = asyncio.create_task(found.run(spec(tmp_path), ["sleep", "1000"], unit="x", timeout_s=BOUND_S))
             while not found.leaders():
                 await asyncio.sleep(0)
             os.kill(launcher.pid, 9)
@@ -410,9 +399,7 @@ def test_only_so_many_are_asked_at_a_time_and_waiting_costs_no_answer(tmp_path: 
             probes = Probes(found)
             check = Check(name="http", way="http", target=(f"http://127.0.0.1:{port}/",))
             asking = [
-                asyncio.create_task(
-                    probes.ask(check, spec(tmp_path), "w", timeout_s=BOUND_S, environment={})
-                )
+                asyncio.create_task(probes.ask(check, spec(tmp_path), "w", timeout_s=BOUND_S, environment={}))
                 for _ in range(2 * PER_AGENT_MAX)
             ]
             await full.wait()
@@ -428,9 +415,7 @@ def test_only_so_many_are_asked_at_a_time_and_waiting_costs_no_answer(tmp_path: 
     run(test())
 
 
-def test_hanging_checks_of_one_agent_hold_up_neither_others_nor_a_start_of_its_own(
-    tmp_path: Path,
-) -> None:
+def test_hanging_checks_of_one_agent_hold_up_neither_others_nor_a_start_of_its_own(tmp_path: Path) -> None:
     async def test() -> None:
         async def hang(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
             await reader.read()
@@ -441,18 +426,14 @@ def test_hanging_checks_of_one_agent_hold_up_neither_others_nor_a_start_of_its_o
             own = spec(tmp_path)
             async with asyncio.TaskGroup() as group:
                 asking = [
-                    group.create_task(
-                        probes.ask(hangs, own, "w", timeout_s=BOUND_S, environment={})
-                    )
+                    group.create_task(probes.ask(hangs, own, "w", timeout_s=BOUND_S, environment={}))
                     for _ in range(500)
                 ]
                 address = (f"127.0.0.1:{port}",)
                 check = Check(name="tcp", way="tcp", target=address)
                 ready = Readiness(way="tcp", target=address)
                 for question, whose in ((check, replace(own, name="other")), (ready, own)):
-                    finding = await probes.ask(
-                        question, whose, "w", timeout_s=BOUND_S, environment={}
-                    )
+                    finding = await probes.ask(question, whose, "w", timeout_s=BOUND_S, environment={})
                     assert finding.is_good
                 for each in asking:
                     each.cancel()

@@ -106,9 +106,7 @@ def asked(daemon: DaemonProcess, task: str) -> Any:
         return found[0]
 
 
-def test_a_task_is_a_turn_whose_words_are_streamed_and_are_its_output(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_task_is_a_turn_whose_words_are_streamed_and_are_its_output(daemon: DaemonProcess) -> None:
     parts: list[str] = []
 
     def hear(notification: Notification) -> None:
@@ -122,9 +120,7 @@ def test_a_task_is_a_turn_whose_words_are_streamed_and_are_its_output(
     assert "".join(parts) == "one two three "
 
 
-def test_the_output_is_the_last_message_and_the_rest_is_progress_and_log(
-    daemon: DaemonProcess,
-) -> None:
+def test_the_output_is_the_last_message_and_the_rest_is_progress_and_log(daemon: DaemonProcess) -> None:
     record = run(daemon, "work")
     assert record["output"] == "It is done."
     assert (record["progress"], record["progress_total"]) == (1, 2)
@@ -151,9 +147,7 @@ def test_a_turn_is_told_the_input_and_the_context(daemon: DaemonProcess) -> None
         ("cancelled", TaskFailed),
     ],
 )
-def test_a_turn_that_stops_early_is_a_typed_end(
-    daemon: DaemonProcess, reason: str, kind: type[CorralError]
-) -> None:
+def test_a_turn_that_stops_early_is_a_typed_end(daemon: DaemonProcess, reason: str, kind: type[CorralError]) -> None:
     error = failure(daemon, f"stop {reason}")
     assert type(error) is kind
     assert (error.data["stop_reason"], error.data["output"]) == (reason, "so far")
@@ -176,9 +170,7 @@ def test_an_agent_that_ignores_a_cancel_is_replaced(daemon: DaemonProcess) -> No
     assert daemon.worker("coder-0")["incarnation"] > before
 
 
-def test_a_death_in_a_turn_is_that_of_the_worker_and_the_task_is_tried_again(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_death_in_a_turn_is_that_of_the_worker_and_the_task_is_tried_again(daemon: DaemonProcess) -> None:
     record = run(daemon, "die SIGUSR1")
     assert (record["state"], record["attempt"]) == ("succeeded", 2)
     assert daemon.call("agent.show", name="coder")["exits"][0]["signal"] == "SIGUSR1"
@@ -187,9 +179,7 @@ def test_a_death_in_a_turn_is_that_of_the_worker_and_the_task_is_tried_again(
     assert (error.data["result"], error.data["code"]) == ("exited", 7)
 
 
-def test_an_agent_that_exits_unasked_has_failed_and_is_started_again(
-    daemon: DaemonProcess,
-) -> None:
+def test_an_agent_that_exits_unasked_has_failed_and_is_started_again(daemon: DaemonProcess) -> None:
     assert isinstance(failure(daemon, "leave 0", retry={"max_attempts": 1}), WorkerFailed)
     assert output(daemon, "say again") == "again "
 
@@ -209,9 +199,7 @@ def test_an_output_is_held_to_its_size(daemon: DaemonProcess) -> None:
 # --- sessions
 
 
-def test_a_session_goes_on_in_the_same_conversation_and_over_restarts(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_session_goes_on_in_the_same_conversation_and_over_restarts(daemon: DaemonProcess) -> None:
     output(daemon, "say one", session="s1")
     assert json.loads(output(daemon, "history", session="s1")) == ["say one", "history"]
     assert json.loads(output(daemon, "history", session="other")) == ["history"]
@@ -230,10 +218,7 @@ def test_a_session_is_resumed_where_the_agent_can(daemon: DaemonProcess) -> None
 
 def test_an_agent_that_cannot_load_is_told_the_conversation(daemon: DaemonProcess) -> None:
     output(daemon, "say one", "permitted", session="s1")
-    assert json.loads(output(daemon, "history", "permitted", session="s1")) == [
-        "say one",
-        "history",
-    ]
+    assert json.loads(output(daemon, "history", "permitted", session="s1")) == ["say one", "history"]
     daemon.call("agent.restart", names=["permitted"])
     told = json.loads(output(daemon, "blocks", "permitted", session="s1"))
     assert "user: say one" in told["texts"][0]
@@ -256,16 +241,11 @@ def test_rules_of_the_spec_permit_and_refuse(daemon: DaemonProcess) -> None:
     assert daemon.call("approval.list", ended=True, agent="coder")["approvals"] == []
 
 
-@pytest.mark.parametrize(
-    ("answer", "option"), [("allow", "yes"), ("allow always", "always"), ("deny", "no")]
-)
+@pytest.mark.parametrize(("answer", "option"), [("allow", "yes"), ("allow always", "always"), ("deny", "no")])
 def test_a_person_answers_for_the_rest(daemon: DaemonProcess, answer: str, option: str) -> None:
     task = daemon.call("task.submit", agent="coder", objective="ask edit Write b.txt")["id"]
     question = asked(daemon, task)
-    assert (question["kind"], question["options"]) == (
-        "permission",
-        ["allow", "allow always", "deny"],
-    )
+    assert (question["kind"], question["options"]) == ("permission", ["allow", "allow always", "deny"])
     detail = daemon.call("approval.show", approval=question["id"])["detail"]
     assert (detail["kind"], detail["title"]) == ("edit", "Write b.txt")
     daemon.call("approval.answer", approval=question["id"], answer=answer)
@@ -290,9 +270,7 @@ def answered(daemon: DaemonProcess, task: str, *answers: str) -> list[str]:
     asked: list[str] = []
     known = 0
     for answer in answers:
-        while not (found := daemon.call("approval.list", task=task)["approvals"]) or (
-            found[0]["id"] == known
-        ):
+        while not (found := daemon.call("approval.list", task=task)["approvals"]) or (found[0]["id"] == known):
             time.sleep(0)
         known = found[0]["id"]
         asked.append(found[0]["question"])
@@ -392,11 +370,7 @@ def test_an_agent_works_within_the_paths_of_its_spec(daemon: DaemonProcess) -> N
         "protocol": "acp",
         "command": [sys.executable, "-P", str(AGENTS.parents[1] / "examples" / "acp" / "agent.py")],
         "permissions": "allow",
-        "process": {
-            "working_directory": str(folder),
-            "read_paths": [str(folder)],
-            "write_paths": [str(folder)],
-        },
+        "process": {"working_directory": str(folder), "read_paths": [str(folder)], "write_paths": [str(folder)]},
     }
     daemon.call("agent.add", name="confined", spec=spec)
     assert output(daemon, "buy bread", "confined") == "written: buy bread"
@@ -448,11 +422,7 @@ def test_an_agent_with_a_key_is_signed_in(daemon: DaemonProcess) -> None:
 @pytest.mark.parametrize(
     ("command", "environment", "result"),
     [
-        (
-            [sys.executable, "-P", str(AGENTS / "acp_agent.py")],
-            {"ACP_SILENT": "1"},
-            "start-timeout",
-        ),
+        ([sys.executable, "-P", str(AGENTS / "acp_agent.py")], {"ACP_SILENT": "1"}, "start-timeout"),
         (["/nonexistent/agent"], {}, "exec-failed"),
         (["sh", "-c", "echo no agent; exit 3"], {}, "exited"),
         (["sh", "-c", "yes | head -c 300000; exit 3"], {}, "exited"),

@@ -85,8 +85,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
 def test_a_mistake_is_named_with_its_place_and_its_remedy(daemon: DaemonProcess, name: str) -> None:
     _, result, words = MISTAKES[name]
     worker = daemon.await_worker(
-        f"{name}-0",
-        lambda status: status["last_exit"] and status["last_exit"]["result"] in (RETRIED, FAILED),
+        f"{name}-0", lambda status: status["last_exit"] and status["last_exit"]["result"] in (RETRIED, FAILED)
     )
     assert (worker["state"], worker["last_exit"]["result"]) == ("Terminated", result)
     message = worker["last_exit"]["message"]
@@ -95,9 +94,7 @@ def test_a_mistake_is_named_with_its_place_and_its_remedy(daemon: DaemonProcess,
     assert shown.count(words[0]) == 1, "it is told once"
 
 
-def test_an_agent_may_have_the_name_of_a_module_of_the_standard_library(
-    daemon: DaemonProcess,
-) -> None:
+def test_an_agent_may_have_the_name_of_a_module_of_the_standard_library(daemon: DaemonProcess) -> None:
     done = daemon.call("task.run", agent="standard", objective="count")
     assert done["output"] == {"days": 29, "at": "Thu"}
 

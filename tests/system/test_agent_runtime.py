@@ -14,17 +14,7 @@ from typing import Any
 import pytest
 
 import corral
-from corral import (
-    AgentRuntime,
-    Conflict,
-    InvalidParams,
-    NotFound,
-    SpawnFailed,
-    Task,
-    TaskFailed,
-    Timeout,
-    Unreachable,
-)
+from corral import AgentRuntime, Conflict, InvalidParams, NotFound, SpawnFailed, Task, TaskFailed, Timeout, Unreachable
 from corral.worker.contract.codec import as_object
 from corral.worker.contract.errors import CLASSES
 from daemon_process import AGENTS, BIN, BOUND_S, DaemonProcess, marked
@@ -86,11 +76,7 @@ def test_every_name_of_the_package_is_there_and_no_other() -> None:
         assert name in dir(corral)
     with pytest.raises(AttributeError):
         _ = corral.nonsense  # type: ignore[attr-defined]  # it is not there
-    of_wire = {
-        "ParseError",
-        "InvalidRequest",
-        "MethodNotFound",
-    }  # mistakes that the runtime does not make
+    of_wire = {"ParseError", "InvalidRequest", "MethodNotFound"}  # mistakes that the runtime does not make
     assert {each.__name__ for each in CLASSES.values()} - of_wire <= set(corral.__all__)
 
 
@@ -145,9 +131,7 @@ def test_an_agent_runs_and_its_errors_are_those_of_the_table(daemon: DaemonProce
     run(test)
 
 
-def test_a_task_that_was_submitted_is_followed_waited_for_and_cancelled(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_task_that_was_submitted_is_followed_waited_for_and_cancelled(daemon: DaemonProcess) -> None:
     async def test() -> None:
         async with await AgentRuntime.connect(daemon.socket) as runtime:
             said: asyncio.Queue[str] = asyncio.Queue()
@@ -185,15 +169,10 @@ def test_a_cancelled_execution_ends_its_task_in_the_daemon(daemon: DaemonProcess
 def test_many_tasks_at_once_come_back_in_their_order(daemon: DaemonProcess) -> None:
     async def test() -> None:
         async with await AgentRuntime.connect(daemon.socket) as runtime:
-            tasks: list[dict[str, object]] = [
-                {"agent": "crew", "objective": "echo", "input": n} for n in range(200)
-            ]
+            tasks: list[dict[str, object]] = [{"agent": "crew", "objective": "echo", "input": n} for n in range(200)]
             tasks[7] = {"agent": "nobody", "objective": "echo"}
             results = await runtime.execute_tasks_parallel(tasks, max_parallel=20)
-        outputs = [
-            (as_object(each.output) or {})["input"] if isinstance(each, Task) else None
-            for each in results
-        ]
+        outputs = [(as_object(each.output) or {})["input"] if isinstance(each, Task) else None for each in results]
         assert outputs == [None if n == 7 else n for n in range(200)]
         assert isinstance(results[7], NotFound)
 
@@ -309,9 +288,7 @@ def test_an_embedded_daemon_leaves_no_process_and_no_file(tmp_path: Path) -> Non
     assert marked(folders[0]) == []
 
 
-def test_an_embedded_daemon_with_a_state_folder_knows_its_tasks_the_next_time(
-    tmp_path: Path,
-) -> None:
+def test_an_embedded_daemon_with_a_state_folder_knows_its_tasks_the_next_time(tmp_path: Path) -> None:
     text = 'quo"te\n\\ \x7f ü \u2028'
     config: dict[str, object] = {
         "agents": {"crew": {**CREW, "config": {"text": text}, "tools": ("a__*",)}},
@@ -383,9 +360,7 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("end", ["kill", "fork", "leave"])
 def test_an_embedded_daemon_ends_with_its_program_however_that_ends(end: str) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-P", "-c", PROGRAM, end], stdout=subprocess.PIPE, text=True
-    ) as program:
+    with subprocess.Popen([sys.executable, "-P", "-c", PROGRAM, end], stdout=subprocess.PIPE, text=True) as program:
         assert program.stdout is not None
         words = program.stdout.readline().split()
         daemon, worker, holder = int(words[0]), int(words[1]), int(words[3])
@@ -435,9 +410,7 @@ def test_a_daemon_whose_lifeline_is_closed_ends_while_its_program_lives(tmp_path
     scratch.mkdir()
     theirs, ours = os.pipe()
     options = (f"--lifeline={theirs}", f"--scratch={scratch}", f"--state-dir={scratch}/state")
-    with subprocess.Popen(
-        [str(BIN / "corrald"), f"--socket={scratch}/s", *options], pass_fds=(theirs,)
-    ) as daemon:
+    with subprocess.Popen([str(BIN / "corrald"), f"--socket={scratch}/s", *options], pass_fds=(theirs,)) as daemon:
         os.close(theirs)
         os.close(ours)
         try:

@@ -52,9 +52,7 @@ def test_an_async_with_serves_on_the_loop_of_the_program() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_start_serves_until_a_signal_and_exits_with_0(number: signal.Signals) -> None:
-    program = subprocess.Popen(
-        [sys.executable, str(EXAMPLE / "service.py"), "0"], stderr=subprocess.PIPE, text=True
-    )
+    program = subprocess.Popen([sys.executable, str(EXAMPLE / "service.py"), "0"], stderr=subprocess.PIPE, text=True)
     assert program.stderr is not None
     try:
         line = program.stderr.readline()

@@ -102,11 +102,7 @@ def test_an_agent_runs_tasks_and_tells_its_health_and_status(tmp_path: Path) -> 
         assert daemon.call("task.show", task=found["task"])["session"] == "s"
         assert service.health() == (200, {"name": "one", "status": "ok", "reasons": []})
         status, entry = service.ask("GET", "/status")
-        assert (status, entry["name"], entry["service"]["url"]) == (
-            200,
-            "one",
-            f"http://127.0.0.1:{port}",
-        )
+        assert (status, entry["name"], entry["service"]["url"]) == (200, "one", f"http://127.0.0.1:{port}")
         status, document = service.ask("GET", "/openapi.json")
         assert (status, set(document["paths"])) == (200, {"/run", "/health", "/status"})
 
@@ -142,12 +138,7 @@ def test_a_failed_task_has_the_status_of_its_error(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_request_is_answered_and_the_next_one_is_served(
-    daemon: DaemonProcess,
-    verb: str,
-    path: str,
-    raw: bytes | None,
-    headers: Mapping[str, str],
-    expected: int,
+    daemon: DaemonProcess, verb: str, path: str, raw: bytes | None, headers: Mapping[str, str], expected: int
 ) -> None:
     port = int(daemon.call("agent.show", name="one")["agent"]["service"]["url"].split(":")[-1])
     service = Service(daemon, port)
@@ -188,10 +179,7 @@ def test_a_stream_has_progress_and_then_the_result(daemon: DaemonProcess) -> Non
 def test_a_repeated_idempotency_key_runs_one_task(daemon: DaemonProcess) -> None:
     port = int(daemon.call("agent.show", name="one")["agent"]["service"]["url"].split(":")[-1])
     service = Service(daemon, port)
-    tasks = {
-        service.ask("POST", "/run", {"input": 1}, headers={"Idempotency-Key": "k"})[1]["task"]
-        for _ in range(2)
-    }
+    tasks = {service.ask("POST", "/run", {"input": 1}, headers={"Idempotency-Key": "k"})[1]["task"] for _ in range(2)}
     assert len(tasks) == 1
 
 
@@ -333,9 +321,7 @@ def test_an_address_that_two_have_is_refused_with_both_names(tmp_path: Path) -> 
             daemon.call("daemon.reload")
         assert refused.value.data["key"] == "agents.two.http"
         assert refused.value.data["other"] == "agents.one.http"
-        daemon.config.write_text(
-            f'[daemon]\nhttp = "localhost:{port}"\n' + BASE + agent("one", port)
-        )
+        daemon.config.write_text(f'[daemon]\nhttp = "localhost:{port}"\n' + BASE + agent("one", port))
         with pytest.raises(CorralError) as refused:
             daemon.call("daemon.reload")
         assert refused.value.data["other"] == "daemon.http"
@@ -362,10 +348,7 @@ def test_what_is_exposed_at_run_time_outlives_the_daemon(tmp_path: Path) -> None
 
 
 def test_expose_is_refused_where_it_could_not_be_served(tmp_path: Path) -> None:
-    with (
-        socket.create_server(("127.0.0.1", 0)) as taken,
-        DaemonProcess(tmp_path, BASE + agent("one", 0)) as daemon,
-    ):
+    with socket.create_server(("127.0.0.1", 0)) as taken, DaemonProcess(tmp_path, BASE + agent("one", 0)) as daemon:
         port = int(taken.getsockname()[1])
         before = daemon.call("agent.show", name="one")["agent"]["service"]["state"]
         for name, address, error in (
@@ -385,10 +368,7 @@ def test_expose_is_refused_where_it_could_not_be_served(tmp_path: Path) -> None:
 
 def test_an_expose_that_is_refused_leaves_the_old_address_open_all_the_time(tmp_path: Path) -> None:
     port = free_port()
-    with (
-        socket.create_server(("127.0.0.1", 0)) as taken,
-        DaemonProcess(tmp_path, BASE + agent("one", port)) as daemon,
-    ):
+    with socket.create_server(("127.0.0.1", 0)) as taken, DaemonProcess(tmp_path, BASE + agent("one", port)) as daemon:
         is_over = threading.Event()
         service = Service(daemon, port)
 
@@ -404,11 +384,7 @@ def test_an_expose_that_is_refused_leaves_the_old_address_open_all_the_time(tmp_
             try:
                 for _ in range(20):
                     with pytest.raises(Conflict):
-                        daemon.call(
-                            "agent.expose",
-                            name="one",
-                            address=f"127.0.0.1:{taken.getsockname()[1]}",
-                        )
+                        daemon.call("agent.expose", name="one", address=f"127.0.0.1:{taken.getsockname()[1]}")
             finally:
                 is_over.set()
             assert all(each.result(BOUND_S) for each in clients)

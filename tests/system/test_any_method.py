@@ -31,9 +31,7 @@ def test_params_are_given_as_words_or_as_json(daemon: DaemonProcess, tmp_path: P
     done = daemon.corral("call", "memory.put", "--params", f"@{given}", "key=a", "value=[1, null]")
     assert done.returncode == 0, done.stderr
     for key, value in (("of-the-file", {"page": 3}), ("a", [1, None])):
-        done = daemon.corral(
-            "call", "memory.get", f"key={key}", "--params", "-", stdin='{"agent":"crew"}'
-        )
+        done = daemon.corral("call", "memory.get", f"key={key}", "--params", "-", stdin='{"agent":"crew"}')
         assert json.loads(done.stdout) == {"value": value}
     daemon.corral("call", "memory.put", "agent=crew", "key=word", 'value={"no json')
     assert daemon.call("memory.get", agent="crew", key="word") == {"value": '{"no json'}
@@ -63,9 +61,7 @@ def test_a_task_that_is_followed_is_its_events_and_then_its_record(daemon: Daemo
 
 def test_events_are_followed_until_ctrl_c(daemon: DaemonProcess) -> None:
     words = [str(BIN / "corral"), "--socket", str(daemon.socket), "call", "event.follow"]
-    with subprocess.Popen(
-        [*words, 'types=["price.*"]'], stdout=subprocess.PIPE, text=True
-    ) as process:
+    with subprocess.Popen([*words, 'types=["price.*"]'], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None, "it is a pipe"
             assert "position" in json.loads(process.stdout.readline())["result"]

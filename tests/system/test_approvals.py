@@ -30,11 +30,7 @@ def daemon(tmp_path: Path) -> Iterator[DaemonProcess]:
 def submit(daemon: DaemonProcess, question: str, **more: Any) -> str:  # Any: what a test asks
     timeout_s = more.pop("task_timeout_s", None)
     limits = {} if timeout_s is None else {"timeout_s": timeout_s}
-    return str(
-        daemon.call(
-            "task.submit", agent="questions", objective=question, input=more or None, **limits
-        )["id"]
-    )
+    return str(daemon.call("task.submit", agent="questions", objective=question, input=more or None, **limits)["id"])
 
 
 def asked(daemon: DaemonProcess, task: str) -> Any:  # a record
@@ -97,9 +93,7 @@ def test_what_is_no_answer_is_refused_and_the_first_answer_counts(daemon: Daemon
     assert ended(daemon, task)["output"] == counted
 
 
-def test_a_question_outlives_worker_and_daemon_and_the_task_gets_its_answer(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_question_outlives_worker_and_daemon_and_the_task_gets_its_answer(daemon: DaemonProcess) -> None:
     one, other = submit(daemon, "One?"), submit(daemon, "Other?", options=["yes", "no"])
     first, second = asked(daemon, one), asked(daemon, other)
     both = sorted((first, second), key=lambda each: int(each["id"]))
@@ -158,10 +152,7 @@ def test_a_question_that_no_answer_could_end_is_refused(
 
 def test_the_command_lists_and_answers(daemon: DaemonProcess) -> None:
     empty = daemon.corral("approvals")
-    assert (empty.returncode, "no task waits for an answer" in empty.stdout + empty.stderr) == (
-        0,
-        True,
-    )
+    assert (empty.returncode, "no task waits for an answer" in empty.stdout + empty.stderr) == (0, True)
     tasks = [submit(daemon, f"Number {number}?", options=["allow", "deny"]) for number in range(3)]
     numbers = [str(asked(daemon, task)["id"]) for task in tasks]
     listed = daemon.corral("approvals").stdout

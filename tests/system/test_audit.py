@@ -62,9 +62,7 @@ def stored(daemon: DaemonProcess) -> list[Any]:
 # -- what is recorded
 
 
-def test_each_change_is_recorded_with_who_asked_for_what_and_what_came_of_it(
-    daemon: DaemonProcess,
-) -> None:
+def test_each_change_is_recorded_with_who_asked_for_what_and_what_came_of_it(daemon: DaemonProcess) -> None:
     with daemon.client() as client:
 
         def call(method: str, **params: object) -> None:
@@ -112,11 +110,7 @@ def test_each_change_is_recorded_with_who_asked_for_what_and_what_came_of_it(
 
 
 def test_every_method_that_may_do_something_says_whether_it_is_recorded() -> None:
-    silent = {
-        name
-        for name, entry in METHODS.items()
-        if entry.permission != "read" and entry.recorded == "never"
-    }
+    silent = {name for name, entry in METHODS.items() if entry.permission != "read" and entry.recorded == "never"}
     assert silent == {
         "agent.exec_input",  # its agent.exec is recorded, and what is typed may be a secret,
         "audit.list",
@@ -160,9 +154,7 @@ def test_no_value_of_an_environment_and_no_secret_is_in_the_store(daemon: Daemon
 
 
 @pytest.mark.parametrize("depth", [30, 300, 700], ids=str)
-def test_params_of_any_depth_are_refused_and_recorded_like_others(
-    daemon: DaemonProcess, depth: int
-) -> None:
+def test_params_of_any_depth_are_refused_and_recorded_like_others(daemon: DaemonProcess, depth: int) -> None:
     nested: object = "x"
     for _ in range(depth):
         nested = [nested]
@@ -234,19 +226,13 @@ time.sleep(600)
 
 
 @pytest.mark.parametrize(
-    ("control", "result"),
-    [("none", "PermissionDenied"), ("operate", "ok")],
-    ids=["none", "operate"],
+    ("control", "result"), [("none", "PermissionDenied"), ("operate", "ok")], ids=["none", "operate"]
 )
 def test_what_a_process_of_an_agent_asks_for_is_recorded_as_its_agents(
     daemon: DaemonProcess, control: str, result: str
 ) -> None:
     command = [sys.executable, "-c", INSIDE, str(daemon.socket), *["agent.reset"] * 3]
-    daemon.call(
-        "agent.add",
-        name="inside",
-        spec={"command": command, "protocol": "none", "control": control},
-    )
+    daemon.call("agent.add", name="inside", spec={"command": command, "protocol": "none", "control": control})
     with daemon.client() as client:
         client.call("log.follow", {"names": ["inside"], "n": 10}, timeout_s=BOUND_S)
         next(client.notifications())
@@ -274,9 +260,7 @@ def test_what_a_worker_without_rights_is_refused_is_recorded_whatever_it_adds_to
     assert "hunter2" not in json.dumps(found)
 
 
-def test_a_tool_call_is_recorded_with_the_digest_of_its_arguments_and_without_them(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_tool_call_is_recorded_with_the_digest_of_its_arguments_and_without_them(daemon: DaemonProcess) -> None:
     daemon.call("agent.start", names=["crew"])
     arguments = {"text": "hunter2"}
     daemon.call("mcp.call", name="odd__echo", arguments=arguments)
@@ -299,9 +283,7 @@ def test_a_tool_call_is_recorded_with_the_digest_of_its_arguments_and_without_th
     assert "hunter2" not in json.dumps(stored(daemon))
 
 
-def test_each_call_that_a_server_has_seen_is_a_record_also_where_it_says_no(
-    daemon: DaemonProcess,
-) -> None:
+def test_each_call_that_a_server_has_seen_is_a_record_also_where_it_says_no(daemon: DaemonProcess) -> None:
     for number in range(3):
         arguments = {"error": {"code": InvalidParams.code, "message": "no"}, "number": number}
         with pytest.raises(InvalidParams):
@@ -314,9 +296,7 @@ def test_each_call_that_a_server_has_seen_is_a_record_also_where_it_says_no(
 def test_a_reload_by_signal_is_recorded_as_that(daemon: DaemonProcess) -> None:
     with daemon.client() as client:
         client.call("event.follow", {"types": ["config.reloaded"]}, timeout_s=BOUND_S)
-        daemon.config.write_text(
-            f"{CONFIG}\n[agents.more]\ncommand = ['true']\nautostart = false\n"
-        )
+        daemon.config.write_text(f"{CONFIG}\n[agents.more]\ncommand = ['true']\nautostart = false\n")
         os.kill(daemon.pid, 1)
         next(client.notifications())
     (found,) = records(daemon, actions=["daemon.reload"])
@@ -332,11 +312,7 @@ def test_the_record_of_an_answered_change_is_there_after_a_kill(daemon: DaemonPr
     rounds = int(os.environ.get("CORRAL_AUDIT_KILLS", "4"))
     for number in range(rounds):
         with daemon.client() as client:
-            client.call(
-                "agent.add",
-                {"name": f"x{number}", "spec": SLEEPS, "start": False},
-                timeout_s=BOUND_S,
-            )
+            client.call("agent.add", {"name": f"x{number}", "spec": SLEEPS, "start": False}, timeout_s=BOUND_S)
             daemon.kill()
         found = [r["names"] for r in stored(daemon) if r["action"] == "agent.add"]
         assert found == [[f"x{n}"] for n in range(number + 1)]
@@ -405,9 +381,7 @@ def test_without_a_store_a_stop_is_done_and_answered_and_recorded_later_but_noth
 
 
 @pytest.mark.long
-def test_the_command_lists_verifies_and_says_by_its_status_whether_all_is_as_it_was(
-    daemon: DaemonProcess,
-) -> None:
+def test_the_command_lists_verifies_and_says_by_its_status_whether_all_is_as_it_was(daemon: DaemonProcess) -> None:
     daemon.call("agent.start", names=["plain"], wait=False)
     daemon.call("agent.stop", names=["plain"])
     for arguments in (["audit"], ["audit", "list"], ["audit", "-n", "2"]):
@@ -415,10 +389,7 @@ def test_the_command_lists_verifies_and_says_by_its_status_whether_all_is_as_it_
         assert done.returncode == 0
         assert "agent.stop" in done.stdout
         assert str(os.getpid()) in done.stdout
-    for arguments in (
-        ["audit", "--json", "--since", "1"],
-        ["--json", "audit", "list", "--since", "5m"],
-    ):
+    for arguments in (["audit", "--json", "--since", "1"], ["--json", "audit", "list", "--since", "5m"]):
         lines = [json.loads(line) for line in daemon.corral(*arguments).stdout.splitlines()]
         assert [r["action"] for r in lines][-2:] == ["agent.start", "agent.stop"]
     only = daemon.corral("audit", "--json", "--action", "*.stop", "--name", "plain").stdout
@@ -499,9 +470,7 @@ def test_the_program_of_the_manual_verifies_the_file_by_the_head_that_the_daemon
 
     assert verdict().returncode == 0, verdict().stderr
     with closing(sqlite3.connect(daemon.state_dir / "corral.db", isolation_level=None)) as file:
-        file.execute(
-            "UPDATE audit_chain SET (head_id, head_hash) = (SELECT id, hash FROM audit WHERE id = 2)"
-        )
+        file.execute("UPDATE audit_chain SET (head_id, head_hash) = (SELECT id, hash FROM audit WHERE id = 2)")
         file.execute("DELETE FROM audit WHERE id > 2")
         assert verdict().returncode == 1, "its end is gone"
         file.execute("UPDATE audit SET record = x'00' WHERE id = 2")

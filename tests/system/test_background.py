@@ -36,9 +36,7 @@ class Place:
         )
 
 
-def test_a_detached_daemon_answers_when_its_starter_has_ended_and_leaves_nothing(
-    tmp_path: Path,
-) -> None:
+def test_a_detached_daemon_answers_when_its_starter_has_ended_and_leaves_nothing(tmp_path: Path) -> None:
     place = Place(tmp_path)
     begun = place.run("corrald", "--detach")
     assert begun.returncode == 0, begun.stderr
@@ -71,9 +69,7 @@ def test_a_detached_daemon_that_cannot_start_says_why_and_is_gone(tmp_path: Path
     assert place.run("corral", "status", "--connect-timeout", "0").returncode == 6
 
 
-def test_a_log_file_that_is_full_is_kept_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_log_file_that_is_full_is_kept_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background, "MAX_LOG_BYTES", 10)
     path = tmp_path / "corrald.log"
     kept = [os.dup(1), os.dup(2)]

@@ -60,9 +60,7 @@ class Load:
     def _run(self) -> None:
         with self._daemon.client() as client:
             while not self._is_over.is_set():
-                task: Any = client.call(
-                    "task.submit", {"agent": "crew", "objective": "echo"}, timeout_s=BOUND_S
-                )
+                task: Any = client.call("task.submit", {"agent": "crew", "objective": "echo"}, timeout_s=BOUND_S)
                 self.acknowledged.append(task["id"])
                 if len(self.acknowledged) > 50:
                     self._has_begun.set()
@@ -77,9 +75,7 @@ class Load:
         self._thread.join()
 
 
-def test_a_backup_under_load_has_every_task_that_was_acknowledged_before(
-    daemon: DaemonProcess, tmp_path: Path
-) -> None:
+def test_a_backup_under_load_has_every_task_that_was_acknowledged_before(daemon: DaemonProcess, tmp_path: Path) -> None:
     archive = tmp_path / "b.tar.zst"
     with Load(daemon) as load:
         before = list(load.acknowledged)
@@ -93,9 +89,7 @@ def test_a_backup_under_load_has_every_task_that_was_acknowledged_before(
     assert restore(other, archive).returncode == 0
     assert (other / "more" / "idle.toml").exists()
     (other / ".env").unlink()
-    with DaemonProcess(
-        other, (other / "corral.toml").read_text(), environ={"WHERE": "there"}
-    ) as copy:
+    with DaemonProcess(other, (other / "corral.toml").read_text(), environ={"WHERE": "there"}) as copy:
         for task in before:
             assert copy.call("task.show", task=task)["id"] == task
         status = copy.call("daemon.status")
@@ -127,9 +121,7 @@ def test_a_restored_state_replaces_that_of_a_running_daemon_at_its_next_start(
         assert kept.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-def test_a_changed_configuration_is_kept_beside_the_restored_one(
-    daemon: DaemonProcess, tmp_path: Path
-) -> None:
+def test_a_changed_configuration_is_kept_beside_the_restored_one(daemon: DaemonProcess, tmp_path: Path) -> None:
     archive = tmp_path / "b.tar.zst"
     assert daemon.corral("backup", str(archive)).returncode == 0
     text = daemon.config.read_text()
@@ -145,9 +137,7 @@ def test_a_changed_configuration_is_kept_beside_the_restored_one(
     assert not (other / "state" / "restore" / "ready.json").exists()
 
 
-def test_restore_with_check_reads_everything_and_changes_nothing(
-    daemon: DaemonProcess, tmp_path: Path
-) -> None:
+def test_restore_with_check_reads_everything_and_changes_nothing(daemon: DaemonProcess, tmp_path: Path) -> None:
     archive = tmp_path / "b.tar.zst"
     assert daemon.corral("backup", "--logs", str(archive)).returncode == 0
     checked = run_corral(tmp_path, "restore", "--check", str(archive))
@@ -160,18 +150,13 @@ def test_restore_with_check_reads_everything_and_changes_nothing(
     assert run_corral(tmp_path, "restore", "--check", str(tmp_path / "none")).returncode == 3
 
 
-def test_without_secrets_the_archive_has_no_value_of_one(
-    daemon: DaemonProcess, tmp_path: Path
-) -> None:
+def test_without_secrets_the_archive_has_no_value_of_one(daemon: DaemonProcess, tmp_path: Path) -> None:
     archive = tmp_path / "b.tar.zst"
     for words, has in ((["--no-secrets"], False), ([], True)):
         archive.unlink(missing_ok=True)
         assert daemon.corral("backup", *words, str(archive)).returncode == 0
         listed = subprocess.run(
-            [sys.executable, "-c", LISTING, str(archive)],
-            capture_output=True,
-            text=True,
-            check=True,
+            [sys.executable, "-c", LISTING, str(archive)], capture_output=True, text=True, check=True
         ).stdout
         assert ("state/secrets.d/key" in listed) is has
         assert ("config/.env" in listed) is has
@@ -185,9 +170,7 @@ print(*(each.path for each in Reader(open(sys.argv[1], "rb"), "b").manifest.file
 """
 
 
-def test_only_admin_may_make_a_backup_and_nothing_is_written_over(
-    daemon: DaemonProcess, tmp_path: Path
-) -> None:
+def test_only_admin_may_make_a_backup_and_nothing_is_written_over(daemon: DaemonProcess, tmp_path: Path) -> None:
     token = daemon.call("token.add", name="operator", rights="operate")["token"]
     with daemon.client() as client:
         client.call("auth.login", {"token": token})

@@ -31,9 +31,7 @@ PROGRAMS = sorted(
 SHORT = {"memory", "rpc", "streaming", "tasks", "warm"}
 """What `make test` runs; `make long` runs the others."""
 
-PARAMS = [
-    pytest.param(name, marks=[] if name in SHORT else [pytest.mark.long]) for name in PROGRAMS
-]
+PARAMS = [pytest.param(name, marks=[] if name in SHORT else [pytest.mark.long]) for name in PROGRAMS]
 
 
 @pytest.fixture(scope="module", params=PARAMS)
@@ -41,9 +39,7 @@ def record(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     written = tmp_path_factory.mktemp("benchmark") / "figures.json"
     program = str(FOLDER / f"{request.param}.py")
     command = [sys.executable, "-P", program, "--quick", f"--json={written}"]
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    ) as benchmark:
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as benchmark:
         try:
             assert benchmark.wait(BOUND_S) == 0
         finally:

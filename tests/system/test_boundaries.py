@@ -7,13 +7,7 @@ from typing import Any
 
 import pytest
 
-from corral.worker.contract.errors import (
-    InvalidParams,
-    PermissionDenied,
-    ResourceLimitExceeded,
-    TaskFailed,
-    Timeout,
-)
+from corral.worker.contract.errors import InvalidParams, PermissionDenied, ResourceLimitExceeded, TaskFailed, Timeout
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
 CONFIG = f"""
@@ -62,14 +56,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
         yield process
 
 
-def run(
-    daemon: DaemonProcess,
-    objective: str,
-    given: object = None,
-    *,
-    agent: str = "crew",
-    **more: object,
-) -> Any:
+def run(daemon: DaemonProcess, objective: str, given: object = None, *, agent: str = "crew", **more: object) -> Any:
     return daemon.call("task.run", agent=agent, objective=objective, input=given, **more)
 
 
@@ -175,9 +162,7 @@ def test_an_output_that_is_what_was_asked_for_comes_through(daemon: DaemonProces
     assert succeeded(run(daemon, "echo", "x", output_format={"description": "a text"})) == "x"
 
 
-def test_the_output_of_a_workflow_is_held_against_the_schema_and_a_teams_by_its_members(
-    daemon: DaemonProcess,
-) -> None:
+def test_the_output_of_a_workflow_is_held_against_the_schema_and_a_teams_by_its_members(daemon: DaemonProcess) -> None:
     form = {"schema": {"type": "integer"}}
     assert succeeded(run(daemon, "echo", 1, agent="flow", output_format=form)) == 1
     task = run(daemon, "echo", "x", agent="flow", output_format=form)
@@ -188,9 +173,7 @@ def test_the_output_of_a_workflow_is_held_against_the_schema_and_a_teams_by_its_
     assert task["state"] == "failed"
 
 
-def test_an_output_that_is_too_long_fails_the_task_and_the_worker_serves_on(
-    daemon: DaemonProcess, pid: int
-) -> None:
+def test_an_output_that_is_too_long_fails_the_task_and_the_worker_serves_on(daemon: DaemonProcess, pid: int) -> None:
     task = run(daemon, "big", 11 * 1024 * 1024)
     assert (task["state"], task["error"]["code"]) == ("failed", ResourceLimitExceeded.code)
     serves_on(daemon, pid)
@@ -200,8 +183,7 @@ def test_an_output_that_is_too_long_fails_the_task_and_the_worker_serves_on(
 
 
 @pytest.mark.parametrize(
-    ("boundaries", "limit"),
-    [({"max_tokens": 9}, "max_tokens"), ({"max_cost_cents": 0.5}, "max_cost_cents")],
+    ("boundaries", "limit"), [({"max_tokens": 9}, "max_tokens"), ({"max_cost_cents": 0.5}, "max_cost_cents")]
 )
 @pytest.mark.parametrize("then", ["wait", "return"])
 def test_a_task_that_uses_more_than_it_may_is_ended_and_the_worker_serves_on(
@@ -230,9 +212,7 @@ def test_what_is_told_with_the_answer_counts_as_well(daemon: DaemonProcess) -> N
     assert task["output"] is None
 
 
-def test_a_worker_that_does_not_let_go_of_a_task_beyond_its_limit_is_replaced(
-    daemon: DaemonProcess, pid: int
-) -> None:
+def test_a_worker_that_does_not_let_go_of_a_task_beyond_its_limit_is_replaced(daemon: DaemonProcess, pid: int) -> None:
     task = run(daemon, "use", {"tokens": 10, "then": "hold"}, boundaries={"max_tokens": 9})
     assert task["error"]["data"]["limit"] == "max_tokens"
     assert succeeded(run(daemon, "pid")) != pid
@@ -260,9 +240,7 @@ def test_calls_beyond_the_limit_and_of_other_tools_are_refused_and_the_worker_se
     serves_on(daemon, pid)
 
 
-def test_what_binds_a_task_binds_the_control_socket_inside_its_workers_tree(
-    daemon: DaemonProcess,
-) -> None:
+def test_what_binds_a_task_binds_the_control_socket_inside_its_workers_tree(daemon: DaemonProcess) -> None:
     params = {"name": "odd__echo", "arguments": {"text": "x"}}
     asked = {"path": str(daemon.socket), "method": "mcp.call", "params": params}
     for allowed, code in ((["odd__methods"], PermissionDenied.code), (["odd__e*"], "ok")):
@@ -293,13 +271,7 @@ def test_a_child_is_bound_by_what_binds_its_parent(daemon: DaemonProcess) -> Non
         "allowed_tools": ["odd__m*", "time__*"],
         "boundaries": {"max_tool_calls": 9, "max_tokens": 1000},
     }
-    bounds = {
-        "timeout_s": 100,
-        "max_tool_calls": 2,
-        "allowed_tools": ["odd__*"],
-        "max_tokens": 50,
-        "max_cost_cents": 4,
-    }
+    bounds = {"timeout_s": 100, "max_tool_calls": 2, "allowed_tools": ["odd__*"], "max_tokens": 50, "max_cost_cents": 4}
     given = child_of(run(daemon, "delegate", asked, boundaries=bounds))
     assert (given["timeout_s"], given["max_tool_calls"]) == (100.0, 2)
     assert given["allowed_tools"] == ["odd__m*"]
@@ -432,9 +404,7 @@ def test_a_worker_is_given_as_many_tasks_at_once_as_it_may_have(daemon: DaemonPr
     held = [daemon.call("task.submit", agent="wide", objective="wait")["id"] for _ in range(3)]
     try:
         with daemon.client() as client:
-            client.call(
-                "event.follow", {"types": ["task.progress"], "agent": "wide"}, timeout_s=BOUND_S
-            )
+            client.call("event.follow", {"types": ["task.progress"], "agent": "wide"}, timeout_s=BOUND_S)
             states = [daemon.call("task.show", task=each) for each in held]
             changes = client.notifications()
             while sum(each["progress"] is not None for each in states) < 2:

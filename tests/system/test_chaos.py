@@ -124,9 +124,7 @@ def _step(name: str, task: str) -> Row:
     return Row(task, "succeeded", f"task-3/{name}", "task-3", record)
 
 
-_FLOW = _row(
-    3, record={"state": "succeeded", "kind": "workflow", "output": {"number": 3}, "error": None}
-)
+_FLOW = _row(3, record={"state": "succeeded", "kind": "workflow", "output": {"number": 3}, "error": None})
 _STEPS = [_step("first", "step-1"), _step("second", "step-2")]
 
 
@@ -185,9 +183,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     "a step was made twice": {"rows": _rows(_step("second", "step-3"))},
     "a step is missing": {"rows": _without("step-1")},
     "a turn is lost": {"turns": {"s": 1}},
-    "a turn came twice": {
-        "rows": _rows(_row(2, record={**_row(2).record, "output": {"number": 2, "turn": 1}}))
-    },
+    "a turn came twice": {"rows": _rows(_row(2, record={**_row(2).record, "output": {"number": 2, "turn": 1}}))},
     "an end was told twice": {"ends": [{"task": "task-1", "state": "succeeded"}] * 2},
     "another end was told": {"ends": [{"task": "task-1", "state": "failed"}]},
 }

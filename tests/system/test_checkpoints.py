@@ -11,13 +11,7 @@ from typing import Any
 
 import pytest
 
-from corral.worker.contract.errors import (
-    Conflict,
-    Corrupted,
-    NotFound,
-    ResourceLimitExceeded,
-    TaskFailed,
-)
+from corral.worker.contract.errors import Conflict, Corrupted, NotFound, ResourceLimitExceeded, TaskFailed
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
 DIARIST = f"""
@@ -132,10 +126,7 @@ def test_another_agent_continues_where_one_stood(daemon: DaemonProcess) -> None:
     number = save(daemon, "ann-0")
     daemon.call("checkpoint.restore", checkpoint=number, name="heir")
     assert pages(daemon, "heir") == then
-    spec = {
-        "entrypoint": "diarist_agent:agent",
-        "process": {"working_directory": str(AGENTS)},
-    }
+    spec = {"entrypoint": "diarist_agent:agent", "process": {"working_directory": str(AGENTS)}}
     daemon.call("agent.add", name="young", spec=spec, start=False)
     answer = daemon.call("checkpoint.restore", checkpoint=number, name="young")
     assert not answer["live"]
@@ -201,9 +192,7 @@ def test_what_cannot_be_saved_or_restored_is_refused_with_its_reason(daemon: Dae
         daemon.call("checkpoint.restore", checkpoint=of_a_task["id"])
 
 
-def test_a_state_that_is_too_large_is_a_typed_error_and_the_worker_goes_on(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_state_that_is_too_large_is_a_typed_error_and_the_worker_goes_on(daemon: DaemonProcess) -> None:
     before, known = daemon.worker("ann-0")["incarnation"], pages(daemon, "ann")
     task = daemon.call("task.run", agent="ann", objective="save", input="x" * 2000)
     assert task["error"]["name"] == "ResourceLimitExceeded"
@@ -230,15 +219,12 @@ def test_after_a_crash_a_worker_begins_with_what_was_saved_by_itself(daemon: Dae
     before = daemon.worker("careful-0")
     os.kill(before["pid"], signal.SIGKILL)
     daemon.await_worker(
-        "careful-0",
-        lambda worker: worker["incarnation"] > before["incarnation"] and worker["state"] == "Ready",
+        "careful-0", lambda worker: worker["incarnation"] > before["incarnation"] and worker["state"] == "Ready"
     )
     assert pages(daemon, "careful") == then
 
 
-def test_a_task_goes_on_from_its_last_checkpoint_when_worker_or_daemon_was_killed(
-    tmp_path: Path,
-) -> None:
+def test_a_task_goes_on_from_its_last_checkpoint_when_worker_or_daemon_was_killed(tmp_path: Path) -> None:
     with DaemonProcess(tmp_path, CRASHING) as daemon:
         daemon.call("agent.start", names=["ann", "heir"])
         of_worker = daemon.call("task.submit", agent="ann", objective="steps")["id"]

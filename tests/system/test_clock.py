@@ -43,9 +43,7 @@ class WallClock:
         library = folder / "wall_clock.so"
         source = AGENTS / "wall_clock.c"
         subprocess.run(
-            [compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(source)],
-            check=True,
-            timeout=BOUND_S,
+            [compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(source)], check=True, timeout=BOUND_S
         )
         self._file = folder / "offset"
         self.jump(0)
@@ -80,8 +78,6 @@ def test_a_jump_of_the_wall_clock_changes_nothing(
         assert died["last_exit"]["signal"] == "SIGKILL"
         assert {each: daemon.worker(each)["pid"] for each in lives} == lives
         assert (first["state"], second["state"]) == ("succeeded", "succeeded")
-        moved = datetime.fromisoformat(second["created_at"]) - datetime.fromisoformat(
-            first["created_at"]
-        )
+        moved = datetime.fromisoformat(second["created_at"]) - datetime.fromisoformat(first["created_at"])
         assert abs(moved - timedelta(seconds=offset_s)) < timedelta(days=1), "it did jump"
         assert 0 <= second["duration_s"] < BOUND_S

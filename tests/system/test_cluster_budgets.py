@@ -25,9 +25,7 @@ def spend(node: DaemonProcess) -> None:
 def used(node: DaemonProcess) -> float:
     """Returns the cents of the last day, as the node that runs the agent counts them."""
     quotas: Any = node.call("quota.list", names=["single"])["quotas"]
-    return next(
-        float(each["used"]) for each in quotas if each["key"] == "tasks.max_cost_cents_per_day"
-    )
+    return next(float(each["used"]) for each in quotas if each["key"] == "tasks.max_cost_cents_per_day")
 
 
 @pytest.mark.parametrize("kind", ["nats", pytest.param("redis", marks=pytest.mark.long)])

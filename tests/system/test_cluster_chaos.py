@@ -30,9 +30,7 @@ def test_nothing_accepted_is_lost_and_no_agent_runs_twice_at_a_time(tmp_path: Pa
 @pytest.mark.long
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("setup", range(len(SETUPS)))
-def test_a_cluster_outlives_partitions_clocks_full_disks_and_two_versions(
-    tmp_path: Path, setup: int, way: str
-) -> None:
+def test_a_cluster_outlives_partitions_clocks_full_disks_and_two_versions(tmp_path: Path, setup: int, way: str) -> None:
     engine_or_skip(SETUPS[setup][0])
     if reason := why_not_apart() or versions.why_not("HEAD~1"):
         pytest.skip(reason)
@@ -58,6 +56,4 @@ def test_the_checker_sees_two_copies_a_token_that_went_back_and_a_foreign_end() 
     assert again(lines) == 1
     end = {"task": {"id": "x1", "state": "succeeded", "output": {"token": 6}}}
     assert foreign(lines, {"x1": end}) == 1
-    assert not is_good(
-        {"lost": 0, "twice_at_a_time": 1, "tokens_back": 0, "foreign_ends": 0, "doubled": 0}
-    )
+    assert not is_good({"lost": 0, "twice_at_a_time": 1, "tokens_back": 0, "foreign_ends": 0, "doubled": 0})

@@ -58,9 +58,7 @@ async def steps_of_nats(servers: LocalServers, work: Callable[[], Awaitable[None
     return found
 
 
-async def steps_of_redis(
-    servers: LocalServers, work: Callable[[], Awaitable[None]]
-) -> Counter[str]:
+async def steps_of_redis(servers: LocalServers, work: Callable[[], Awaitable[None]]) -> Counter[str]:
     """Returns how often each step was requested while `work` ran."""
     import redis.asyncio  # noqa: PLC0415  # only where it is installed
 
@@ -111,11 +109,7 @@ def test_an_empty_task_costs_four_steps_of_the_engine_and_one_message_from_anoth
 
             found = asyncio.run(steps_of(cluster.servers, work))
             assert (found["append"], found["end"]) == (COUNT, COUNT), found
-            assert found["read"] <= COUNT / 2, (
-                found
-            )  # none, but where a sign of life of the watch is late
+            assert found["read"] <= COUNT / 2, found  # none, but where a sign of life of the watch is late
             assert found["message"] == messages, found
-            assert COUNT - 1 <= found["settle"] <= COUNT + 1, (
-                found
-            )  # of the last one it may be later
+            assert COUNT - 1 <= found["settle"] <= COUNT + 1, found  # of the last one it may be later
             assert found["take"] <= 3 * COUNT, found  # and some while it waits

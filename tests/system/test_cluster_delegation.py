@@ -38,9 +38,7 @@ objective = "x"
 
 
 @pytest.mark.parametrize("kind", ["nats", pytest.param("redis", marks=pytest.mark.long)])
-def test_agents_and_workflows_give_tasks_to_an_agent_on_another_node(
-    tmp_path: Path, kind: str
-) -> None:
+def test_agents_and_workflows_give_tasks_to_an_agent_on_another_node(tmp_path: Path, kind: str) -> None:
     (folder := tmp_path / "work").mkdir()
     with cluster_of(tmp_path, kind) as cluster:
         table = f"{placed(folder)}[agents.single.tasks]\ndefault_priority = 7\n"
@@ -48,9 +46,7 @@ def test_agents_and_workflows_give_tasks_to_an_agent_on_another_node(
         home_of(cluster)
         two = cluster.add("two", table + LOCAL)
         cluster.until(lambda: len(two.call("node.list")["nodes"]) == 2)
-        done = two.call(
-            "task.run", agent="local", objective="spend", input=5, context={"to": "single"}
-        )
+        done = two.call("task.run", agent="local", objective="spend", input=5, context={"to": "single"})
         child = done["output"]
         assert (child["state"], child["output"]["input"]) == ("succeeded", 5)
         assert (child["worker"], child["priority"]) == ("single-0@one", 7)
@@ -74,11 +70,7 @@ def test_agents_and_workflows_give_tasks_to_an_agent_on_another_node(
         cluster.until(lambda: counted() == 7)
 
         dear = two.call(
-            "task.run",
-            agent="local",
-            objective="spend",
-            context={"to": "single"},
-            boundaries={"max_cost_cents": 1.0},
+            "task.run", agent="local", objective="spend", context={"to": "single"}, boundaries={"max_cost_cents": 1.0}
         )
         assert dear["error"]["name"] == "ResourceLimitExceeded"  # counted with who delegated it
         failed = two.call("task.run", agent="local", objective="fail", context={"to": "single"})
@@ -100,9 +92,7 @@ def test_agents_and_workflows_give_tasks_to_an_agent_on_another_node(
             two.call("task.submit", agent="single", objective="x", after=["x0123456789abcdef"])
 
 
-def test_one_node_submits_each_run_of_a_schedule_and_another_goes_on_when_it_dies(
-    tmp_path: Path,
-) -> None:
+def test_one_node_submits_each_run_of_a_schedule_and_another_goes_on_when_it_dies(tmp_path: Path) -> None:
     (folder := tmp_path / "work").mkdir()
     with cluster_of(tmp_path, "nats", ["one", "two"], placed(folder) + TICKING) as cluster:
 

@@ -46,9 +46,7 @@ def late_worker(cluster: Cluster, folder: Path, *others: int) -> int:
 
 
 @pytest.mark.parametrize("kind", ["nats", pytest.param("redis", marks=pytest.mark.long)])
-def test_late_checkpoints_memory_sessions_and_ends_are_refused_and_change_nothing(
-    tmp_path: Path, kind: str
-) -> None:
+def test_late_checkpoints_memory_sessions_and_ends_are_refused_and_change_nothing(tmp_path: Path, kind: str) -> None:
     (folder := tmp_path / "work").mkdir()
     with cluster_of(tmp_path, kind, ["one", "two"], placed(folder)) as cluster:
         first = home_of(cluster)
@@ -59,9 +57,7 @@ def test_late_checkpoints_memory_sessions_and_ends_are_refused_and_change_nothin
         launcher = launcher_of(node)
         with frozen(launcher):
             with frozen(node.pid):
-                new = late_worker(
-                    cluster, folder, old
-                )  # its lease is over, and the task is elsewhere
+                new = late_worker(cluster, folder, old)  # its lease is over, and the task is elsewhere
                 assert (folder / f"late-{old}").exists()
                 assert Path(f"/proc/{old}").exists()  # nobody was there to end it
                 (folder / f"go-{new}").touch()

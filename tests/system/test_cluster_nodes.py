@@ -15,15 +15,7 @@ from typing import Any
 
 import pytest
 
-from cluster_of_daemons import (
-    LOOK_S,
-    Cluster,
-    cluster_of,
-    cluster_table,
-    engine_or_skip,
-    names,
-    until_all_answer,
-)
+from cluster_of_daemons import LOOK_S, Cluster, cluster_of, cluster_table, engine_or_skip, names, until_all_answer
 from corral.supervisor.engine.local_servers import LocalServers
 from corral.worker.contract.errors import NotFound, Timeout
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
@@ -73,15 +65,10 @@ WEAK: dict[tuple[Any, Any], tuple[str, ...]] = {
 
 
 @pytest.mark.parametrize(("kind", "fsync"), WEAK)
-def test_doctor_and_the_log_tell_what_the_engine_cannot_promise(
-    tmp_path: Path, kind: Any, fsync: Any
-) -> None:
+def test_doctor_and_the_log_tell_what_the_engine_cannot_promise(tmp_path: Path, kind: Any, fsync: Any) -> None:
     engine_or_skip(kind)
     (tmp_path / "engine").mkdir()
-    with (
-        LocalServers(kind, 1, tmp_path / "engine", fsync=fsync) as servers,
-        ExitStack() as stack,
-    ):
+    with LocalServers(kind, 1, tmp_path / "engine", fsync=fsync) as servers, ExitStack() as stack:
         cluster = Cluster(tmp_path, servers, stack)
         node = cluster.add("one")
         said = about_the_cluster(node)
@@ -136,16 +123,7 @@ class OldServer:
         if program := os.environ.get("CORRAL_OLD_NATS"):
             self._listener.close()
             port = self.url.rpartition(":")[2]
-            command = [
-                program,
-                "-a",
-                "127.0.0.1",
-                "-p",
-                port,
-                "-js",
-                "-sd",
-                str(self._folder / "old"),
-            ]
+            command = [program, "-a", "127.0.0.1", "-p", port, "-js", "-sd", str(self._folder / "old")]
             self._program = subprocess.Popen(command)
             self.asked.set()
         else:
@@ -242,11 +220,7 @@ def test_a_daemon_without_a_cluster_imports_nothing_of_it(tmp_path: Path) -> Non
         "print(*sorted(sys.modules))\n"
     )
     ended = subprocess.run(
-        [sys.executable, "-P", "-c", program, str(config)],
-        capture_output=True,
-        text=True,
-        timeout=BOUND_S,
-        check=True,
+        [sys.executable, "-P", "-c", program, str(config)], capture_output=True, text=True, timeout=BOUND_S, check=True
     )
     loaded = ended.stdout.split()
     assert "corral.supervisor.composition.rooms" in loaded

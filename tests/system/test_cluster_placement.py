@@ -80,9 +80,7 @@ def test_an_agent_of_a_killed_node_starts_elsewhere_once_with_a_greater_token(
         assert int(lives[1][2]) > int(lives[0][2])
 
 
-def test_a_drained_node_passes_its_agent_on_and_replicas_spread(
-    tmp_path: Path, folder: Path
-) -> None:
+def test_a_drained_node_passes_its_agent_on_and_replicas_spread(tmp_path: Path, folder: Path) -> None:
     with cluster_of(tmp_path, "nats", ["one", "two"]) as cluster:
         many = placed(folder, "many", '{ replicas = 4, spread = "node" }')
         file = cluster.nodes["one"].config
@@ -100,9 +98,7 @@ def test_a_drained_node_passes_its_agent_on_and_replicas_spread(
         assert workers(third) == []  # nothing moves to even out load
 
 
-def test_a_frozen_node_runs_nothing_beyond_its_lease_and_comes_back_without_harm(
-    tmp_path: Path, folder: Path
-) -> None:
+def test_a_frozen_node_runs_nothing_beyond_its_lease_and_comes_back_without_harm(tmp_path: Path, folder: Path) -> None:
     with cluster_of(tmp_path, "nats", ["one", "two"], placed(folder)) as cluster:
         first = home(cluster, 1, folder)
         frozen = cluster.nodes.pop(first)
@@ -117,9 +113,7 @@ def test_a_frozen_node_runs_nothing_beyond_its_lease_and_comes_back_without_harm
         assert journal(folder, "twice") == []
 
 
-def test_a_node_without_its_engine_stops_placed_agents_and_runs_them_again(
-    tmp_path: Path, folder: Path
-) -> None:
+def test_a_node_without_its_engine_stops_placed_agents_and_runs_them_again(tmp_path: Path, folder: Path) -> None:
     with cluster_of(tmp_path, "nats", ["one"], placed(folder)) as cluster:
         home(cluster, 1, folder)
         cluster.servers.kill(0)
@@ -142,9 +136,7 @@ def test_tasks_of_a_placed_agent_are_accepted_by_any_node_and_end_once_when_a_no
         shown = cluster.nodes[first].call("task.show", task=done["id"])
         assert shown["output"] == done["output"]
         slow = [
-            other.call(
-                "task.submit", agent="single", objective="slow", input=n, idempotency_key=f"k{n}"
-            )
+            other.call("task.submit", agent="single", objective="slow", input=n, idempotency_key=f"k{n}")
             for n in range(5)
         ]
         cluster.until(lambda: any(line[1] == slow[0]["id"] for line in journal(folder, "ran")))
@@ -152,9 +144,7 @@ def test_tasks_of_a_placed_agent_are_accepted_by_any_node_and_end_once_when_a_no
         ended = [other.call("task.wait", task=each["id"]) for each in slow]
         assert [each["state"] for each in ended] == ["succeeded"] * 5
         assert sorted(each["output"]["input"] for each in ended) == list(range(5))
-        again = other.call(
-            "task.run", agent="single", objective="slow", input=0, idempotency_key="k0"
-        )
+        again = other.call("task.run", agent="single", objective="slow", input=0, idempotency_key="k0")
         assert (again["id"], again["output"]) == (slow[0]["id"], ended[0]["output"])
         runs = [line[1] for line in journal(folder, "ran")]
         assert runs.count(slow[0]["id"]) == 2  # it had begun on the node that died
@@ -198,9 +188,7 @@ def test_scale_changes_the_copies_in_the_whole_cluster_and_outlives_nodes(
         cluster.until(lambda: len(homes(cluster)) == 2)
 
 
-def test_labels_choose_nodes_and_a_reload_adds_changes_and_removes(
-    tmp_path: Path, folder: Path
-) -> None:
+def test_labels_choose_nodes_and_a_reload_adds_changes_and_removes(tmp_path: Path, folder: Path) -> None:
     with cluster_of(tmp_path, "nats") as cluster:
         one = cluster.add("one")
         two = cluster.add("two", 'labels = { zone = "b" }\n')
@@ -219,6 +207,4 @@ def test_labels_choose_nodes_and_a_reload_adds_changes_and_removes(
         one.config.write_text(table)
         one.call("daemon.reload")
         cluster.until(lambda: homes(cluster) == [])
-        cluster.until(
-            lambda: "single" not in [a["name"] for a in two.call("daemon.status")["agents"]]
-        )
+        cluster.until(lambda: "single" not in [a["name"] for a in two.call("daemon.status")["agents"]])

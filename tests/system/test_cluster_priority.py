@@ -8,14 +8,7 @@ from cluster_of_daemons import began, cluster_of, home_of, placed
 
 pytestmark = pytest.mark.shell
 
-GIVEN = (
-    ("low", 1),
-    ("usual", None),
-    ("urgent", 10),
-    ("five", 5),
-    ("three", 3),
-    ("also urgent", 10),
-)
+GIVEN = (("low", 1), ("usual", None), ("urgent", 10), ("five", 5), ("three", 3), ("also urgent", 10))
 WANTED = ["urgent", "also urgent", "usual", "five", "three", "low"]
 
 

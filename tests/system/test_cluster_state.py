@@ -21,9 +21,7 @@ def count(node: DaemonProcess) -> object:
 
 
 @pytest.mark.parametrize("kind", ["nats", pytest.param("redis", marks=pytest.mark.long)])
-def test_a_session_and_a_checkpoint_go_on_where_the_agent_starts_next(
-    tmp_path: Path, kind: str
-) -> None:
+def test_a_session_and_a_checkpoint_go_on_where_the_agent_starts_next(tmp_path: Path, kind: str) -> None:
     (folder := tmp_path / "work").mkdir()
     with cluster_of(tmp_path, kind, ["one", "two", "three"], placed(folder)) as cluster:
         first = home_of(cluster)
@@ -136,8 +134,4 @@ def test_any_node_shows_the_figures_and_the_runs_of_all(tmp_path: Path) -> None:
 def up_on(node: DaemonProcess, agent: str) -> set[object]:
     """Returns the nodes on which an agent is up."""
     agents = node.call("daemon.status")["agents"]
-    return {
-        each["node"]
-        for each in agents
-        if each["name"] == agent and any(w["pid"] for w in each["workers"])
-    }
+    return {each["node"] for each in agents if each["name"] == agent and any(w["pid"] for w in each["workers"])}

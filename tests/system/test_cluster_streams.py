@@ -124,9 +124,7 @@ def test_any_node_shows_the_logs_and_events_of_all(tmp_path: Path) -> None:
     with cluster_of(tmp_path, "nats", ("one", "two"), PRINTER + HTTP) as cluster:
         until_all_answer(cluster)
         one, two = cluster.nodes["one"], cluster.nodes["two"]
-        cluster.until(
-            lambda: all(_lines(each, each_name) for each_name, each in cluster.nodes.items())
-        )
+        cluster.until(lambda: all(_lines(each, each_name) for each_name, each in cluster.nodes.items()))
         shown = one.corral("logs", "-n", "20", "printer", "--json")
         found = [json.loads(line) for line in shown.stdout.splitlines()]
         assert {each["node"] for each in found} == {"one", "two"}

@@ -35,9 +35,7 @@ def parts_of(node: DaemonProcess, method: str, params: dict[str, object], folder
 
 
 @pytest.mark.parametrize("kind", ["nats", pytest.param("redis", marks=pytest.mark.long)])
-def test_tasks_are_shown_listed_followed_and_cancelled_from_every_node(
-    tmp_path: Path, kind: str
-) -> None:
+def test_tasks_are_shown_listed_followed_and_cancelled_from_every_node(tmp_path: Path, kind: str) -> None:
     (folder := tmp_path / "work").mkdir()
     with cluster_of(tmp_path, kind) as cluster:
         one = cluster.add("one", placed(folder) + f'[daemon]\nhttp = "127.0.0.1:{free_port()}"\n')
@@ -77,9 +75,7 @@ def test_tasks_are_shown_listed_followed_and_cancelled_from_every_node(
         assert len(alone["agents"]) == (first == "two")
         headed = api.ask("GET", "/status", Corral_Node="three").json
         assert len(headed["agents"]) == (first == "three")
-        ran = api.ask(
-            "POST", "/agents/single/run", {"objective": "x", "input": 9}, query={"node": "two"}
-        )
+        ran = api.ask("POST", "/agents/single/run", {"objective": "x", "input": 9}, query={"node": "two"})
         assert ran.json["output"]["input"] == 9
         printed = two.corral("status").stdout
         assert "NODE" in printed

@@ -15,19 +15,8 @@ from cluster_of_daemons import cluster_of, home_of
 from corral.supervisor.cluster.settings import ClusterSettings
 from corral.supervisor.cluster_calls.forwarding import Call, Question, Reply
 from corral.supervisor.cluster_calls.remote_caller import CallerFacts
-from corral.supervisor.cluster_node.state import (
-    Assignment,
-    CancelledTask,
-    Drained,
-    PlacedSpec,
-    spec_key,
-)
-from corral.supervisor.cluster_tasks.stored_task import (
-    StoredEnd,
-    StoredTask,
-    encoded_task,
-    queue_of,
-)
+from corral.supervisor.cluster_node.state import Assignment, CancelledTask, Drained, PlacedSpec, spec_key
+from corral.supervisor.cluster_tasks.stored_task import StoredEnd, StoredTask, encoded_task, queue_of
 from corral.supervisor.engine.connection import open_engine
 from corral.supervisor.engine.interface import Engine
 from corral.supervisor.engine.local_servers import LocalServers
@@ -36,9 +25,7 @@ from corral.worker.contract.records import Task, TaskParams
 from daemon_process import AGENTS
 from system.test_cluster_placement import placed
 
-STORED = StoredTask(
-    id="x1", params=TaskParams(agent="single", objective="brief"), created_at="now", origin="one"
-)
+STORED = StoredTask(id="x1", params=TaskParams(agent="single", objective="brief"), created_at="now", origin="one")
 TASK = Task(id="x1", agent="single", priority=5, objective="brief", created_at="now")
 
 MESSAGES = (
@@ -73,9 +60,7 @@ def test_a_stored_task_names_only_the_params_that_were_given() -> None:
 
 
 @pytest.mark.parametrize("kind", ["nats", "redis"])
-def test_a_task_with_a_param_of_a_newer_version_is_kept_for_a_node_that_knows_it(
-    tmp_path: Path, kind: str
-) -> None:
+def test_a_task_with_a_param_of_a_newer_version_is_kept_for_a_node_that_knows_it(tmp_path: Path, kind: str) -> None:
     (folder := tmp_path / "journal").mkdir()
     newer = json.loads(encoded_task(STORED))
     newer["params"]["newer"] = True
@@ -94,9 +79,7 @@ def test_a_task_with_a_param_of_a_newer_version_is_kept_for_a_node_that_knows_it
 
 
 @pytest.mark.parametrize("kind", ["nats", pytest.param("redis", marks=pytest.mark.long)])
-def test_an_agent_with_a_key_of_a_newer_version_runs_on_a_node_that_knows_it(
-    tmp_path: Path, kind: str
-) -> None:
+def test_an_agent_with_a_key_of_a_newer_version_runs_on_a_node_that_knows_it(tmp_path: Path, kind: str) -> None:
     (folder := tmp_path / "journal").mkdir()
     with cluster_of(tmp_path, kind, ["old"], placed(folder)) as cluster:
         old = cluster.nodes["old"]

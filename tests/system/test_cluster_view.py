@@ -48,9 +48,7 @@ def test_a_call_reaches_the_node_that_has_the_agent(tmp_path: Path, kind: str) -
         assert '"second"' in told.stdout
         read = one.call("token.add", name="reader", rights="read")["token"]
         with two.client() as client:
-            client.call(
-                "auth.login", {"token": two.call("token.add", name="r", rights="read")["token"]}
-            )
+            client.call("auth.login", {"token": two.call("token.add", name="r", rights="read")["token"]})
             with pytest.raises(PermissionDenied):  # the rights travel with the call
                 client.call("agent.stop", {"names": ["first"], "node": "one"}, timeout_s=BOUND_S)
         assert read

@@ -40,9 +40,7 @@ def point(metric: Any, **labels: str) -> Any:  # Any: messages of protobuf
     return found
 
 
-def test_a_collector_has_the_figures_of_metrics_and_the_lines_of_workers(
-    tmp_path: Path, receiver: Receiver
-) -> None:
+def test_a_collector_has_the_figures_of_metrics_and_the_lines_of_workers(tmp_path: Path, receiver: Receiver) -> None:
     began_ns = time.time_ns()
     with DaemonProcess(tmp_path, CREW.replace("ADDRESS", receiver.address)) as daemon:
         for _ in range(3):
@@ -73,9 +71,7 @@ def test_a_collector_has_the_figures_of_metrics_and_the_lines_of_workers(
         assert line.attributes["log.iostream"] == "stdout"
 
 
-def test_lines_that_a_collector_refused_come_when_it_takes_them(
-    tmp_path: Path, receiver: Receiver
-) -> None:
+def test_lines_that_a_collector_refused_come_when_it_takes_them(tmp_path: Path, receiver: Receiver) -> None:
     receiver.status = 400
     config = CREW.replace("ADDRESS", receiver.address).replace("metrics = true", "metrics = false")
     with DaemonProcess(tmp_path, config):

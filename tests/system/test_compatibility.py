@@ -98,11 +98,7 @@ def importing_from(source: Path) -> Generator[None, None, None]:
 def run(source: Path, *command: str) -> str:
     with importing_from(source):
         done = subprocess.run(
-            [sys.executable, "-P", *command],
-            capture_output=True,
-            text=True,
-            timeout=BOUND_S,
-            check=False,
+            [sys.executable, "-P", *command], capture_output=True, text=True, timeout=BOUND_S, check=False
         )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -128,11 +124,7 @@ def test_a_worker_of_the_release_serves_tasks(tmp_path: Path, release: Path) -> 
         assert str(release) in Path(f"/proc/{pid}/environ").read_text("utf-8", "replace")
         for turn in range(2):
             task = daemon.call("task.run", agent="echo", objective=f"turn {turn}", session="s")
-            assert task["output"] == {
-                "said": f"turn {turn}",
-                "last": f"turn {turn}",
-                "turns": turn,
-            }
+            assert task["output"] == {"said": f"turn {turn}", "last": f"turn {turn}", "turns": turn}
         assert daemon.call("task.run", capability="echo", objective="by capability")["output"]
         daemon.call("agent.hibernate", names=["echo"])
         daemon.call("agent.wake", names=["echo"])
@@ -147,15 +139,8 @@ def test_clients_of_the_release_drive_the_daemon(tmp_path: Path, release: Path) 
     with DaemonProcess(tmp_path, config(tmp_path, release)) as daemon:
         socket = str(daemon.socket)
         daemon.call("agent.start", names=["echo"])
-        assert run(release, "-c", CLIENT, socket).split("\n")[:2] == [
-            "from the client",
-            "NotFound -33001",
-        ]
-        assert run(release, "-c", RUNTIME, socket).split("\n")[:3] == [
-            "from the runtime",
-            "True echo-0",
-            "task.queued",
-        ]
+        assert run(release, "-c", CLIENT, socket).split("\n")[:2] == ["from the client", "NotFound -33001"]
+        assert run(release, "-c", RUNTIME, socket).split("\n")[:3] == ["from the runtime", "True echo-0", "task.queued"]
         cli = ("-m", "corral.cli", "--socket", socket)
         assert json.loads(run(release, *cli, "run", "echo", "from the CLI", "--json"))["output"]
         assert "echo " in run(release, *cli, "status")
@@ -165,10 +150,7 @@ def test_clients_of_the_release_drive_the_daemon(tmp_path: Path, release: Path) 
 
 def test_the_state_of_a_daemon_of_the_release_is_continued(tmp_path: Path, release: Path) -> None:
     added = config(tmp_path, release)
-    table = {
-        "entrypoint": "echoes:agent",
-        "process": {"working_directory": str(tmp_path)},
-    }
+    table = {"entrypoint": "echoes:agent", "process": {"working_directory": str(tmp_path)}}
     with importing_from(release):
         daemon = DaemonProcess(tmp_path, added)
     with daemon:

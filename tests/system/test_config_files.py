@@ -24,9 +24,7 @@ def check(folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_files_and_variables_are_those_of_the_daemon_and_are_read_again_at_a_reload(
-    tmp_path: Path,
-) -> None:
+def test_files_and_variables_are_those_of_the_daemon_and_are_read_again_at_a_reload(tmp_path: Path) -> None:
     parts = tmp_path / "conf.d"
     parts.mkdir()
     (parts / "two.toml").write_text(SLEEPER.format("two", "${SECONDS_OF_TWO}"))
@@ -34,8 +32,7 @@ def test_files_and_variables_are_those_of_the_daemon_and_are_read_again_at_a_rel
     main = 'include = ["conf.d/*.toml"]\n' + SLEEPER.format("one", "${SECONDS_OF_ONE}")
     with DaemonProcess(tmp_path, main, environ={"SECONDS_OF_ONE": "602"}) as daemon:
         pids = {
-            name: daemon.await_worker(f"{name}-0", lambda w: w["state"] == "Ready")["pid"]
-            for name in ("one", "two")
+            name: daemon.await_worker(f"{name}-0", lambda w: w["state"] == "Ready")["pid"] for name in ("one", "two")
         }
         said = {name: Path(f"/proc/{pid}/cmdline").read_bytes() for name, pid in pids.items()}
         assert said == {"one": b"sleep\x00602\x00", "two": b"sleep\x00601\x00"}
@@ -71,9 +68,7 @@ def test_a_file_that_is_added_by_command_has_the_variables_of_the_command(tmp_pa
     folder = tmp_path / "added"
     folder.mkdir()
     (folder / "main.toml").write_text('include = ["other.toml"]\n' + SLEEPER.format("a", "${S}"))
-    (folder / "other.toml").write_text(
-        SLEEPER.format("b", "${FROM_FILE}") + 'instances = "${N:-2}"\n'
-    )
+    (folder / "other.toml").write_text(SLEEPER.format("b", "${FROM_FILE}") + 'instances = "${N:-2}"\n')
     (folder / ".env").write_text("FROM_FILE=601\n")
     with DaemonProcess(tmp_path, "", environ={"S": "1"}) as daemon:
         refused = daemon.corral("add", "--file", str(folder / "main.toml"))

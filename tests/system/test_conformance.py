@@ -26,9 +26,7 @@ SCENARIOS = [
 
 @needs_npm
 @pytest.mark.parametrize(("revision", "leg", "scenario"), SCENARIOS)
-def test_the_conformance_suite_passes(
-    revision: str, leg: str, scenario: str, tmp_path: Path
-) -> None:
+def test_the_conformance_suite_passes(revision: str, leg: str, scenario: str, tmp_path: Path) -> None:
     rows = asyncio.run(run([revision], [leg], [scenario], tmp_path))
     assert {row.scenario: row.failed for row in rows} == {scenario: 0}
 

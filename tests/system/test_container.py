@@ -23,9 +23,7 @@ from strict_agent import until
 
 ENGINES = ("runc", "podman")
 
-pytestmark = pytest.mark.skipif(
-    all(map(why_not, ENGINES)), reason="; ".join(filter(None, map(why_not, ENGINES)))
-)
+pytestmark = pytest.mark.skipif(all(map(why_not, ENGINES)), reason="; ".join(filter(None, map(why_not, ENGINES))))
 
 
 def agent(name: str, engine: str, image: Path, command: str, *more: str) -> str:
@@ -180,18 +178,14 @@ def test_a_stop_signal_reaches_the_program(tmp_path: Path, engine: str, image: P
         assert (exits[0]["signal"], exits[0]["forced"]) == ("SIGTERM", False)
 
 
-def test_the_reason_of_an_end_is_that_of_the_program(
-    tmp_path: Path, engine: str, image: Path
-) -> None:
+def test_the_reason_of_an_end_is_that_of_the_program(tmp_path: Path, engine: str, image: Path) -> None:
     ends: dict[str, tuple[str, dict[str, object]]] = {
         "five": ('["sh", "-c", "exit 5"]', {"code": 5, "signal": None}),
         "own127": ('["sh", "-c", "exit 127"]', {"code": 127, "signal": None}),
         "killed": ('["sh", "-c", "exit 137"]', {"code": None, "signal": "SIGKILL"}),
     }
     more = ('recovery.restart = "never"', "autostart = false")
-    config = "".join(
-        agent(name, engine, image, command, *more) for name, (command, _) in ends.items()
-    )
+    config = "".join(agent(name, engine, image, command, *more) for name, (command, _) in ends.items())
     config += agent("missing", engine, image, '["/bin/nowhere"]', *more)
     with DaemonProcess(tmp_path, config) as daemon:
         for name, (_, wanted) in ends.items():
@@ -203,9 +197,7 @@ def test_the_reason_of_an_end_is_that_of_the_program(
         with contextlib.suppress(CorralError):  # the engine may take a second to say so
             daemon.call("agent.start", names=["missing"])
         message = ended(daemon, "missing")["message"]
-        assert (
-            "has not started" in message or "failed to exec" in message
-        )  # an init says the latter
+        assert "has not started" in message or "failed to exec" in message  # an init says the latter
 
 
 def test_a_kill_of_any_of_them_leaves_nothing(tmp_path: Path, engine: str, image: Path) -> None:
@@ -215,24 +207,14 @@ def test_a_kill_of_any_of_them_leaves_nothing(tmp_path: Path, engine: str, image
         daemon.call("agent.start", names=["web"])
         first = daemon.worker("web-0")["pid"]
         os.kill(first, signal.SIGKILL)  # the monitor
-        worker = daemon.await_worker(
-            "web-0", lambda worker: worker["incarnation"] == 2 and worker["state"] == "Ready"
-        )
+        worker = daemon.await_worker("web-0", lambda worker: worker["incarnation"] == 2 and worker["state"] == "Ready")
         assert worker["pid"] != first
         assert len(processes(f"{mark}1\0")) <= 2  # of one container: the shell's, and its child
-        (launcher,) = [
-            int(pid)
-            for pid in Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
-        ]
+        (launcher,) = [int(pid) for pid in Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()]
         os.kill(launcher, signal.SIGKILL)
-        daemon.await_worker(
-            "web-0", lambda worker: worker["incarnation"] == 3 and worker["state"] == "Ready"
-        )
+        daemon.await_worker("web-0", lambda worker: worker["incarnation"] == 3 and worker["state"] == "Ready")
         assert daemon.process is not None, "it was started"
-        (launcher,) = [
-            int(pid)
-            for pid in Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
-        ]
+        (launcher,) = [int(pid) for pid in Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()]
         os.kill(launcher, signal.SIGSTOP)  # so that it cannot act when the daemon is gone
         daemon.process.kill()
         os.kill(launcher, signal.SIGKILL)
@@ -285,9 +267,7 @@ def inside(daemon: DaemonProcess, name: str) -> kernel.Process | None:
     return None
 
 
-def test_a_pause_and_a_limit_of_processor_time_reach_into_a_container(
-    tmp_path: Path, engine: str, image: Path
-) -> None:
+def test_a_pause_and_a_limit_of_processor_time_reach_into_a_container(tmp_path: Path, engine: str, image: Path) -> None:
     """An engine's container is in a control group of its own, beside that of its worker."""
     busy = '["sh", "-c", "while :; do :; done"]'
     config = agent("free", engine, image, busy)
@@ -310,9 +290,7 @@ def test_a_pause_and_a_limit_of_processor_time_reach_into_a_container(
     assert not processes(str(tmp_path))
 
 
-def test_an_operator_runs_a_command_in_the_container(
-    tmp_path: Path, engine: str, image: Path
-) -> None:
+def test_an_operator_runs_a_command_in_the_container(tmp_path: Path, engine: str, image: Path) -> None:
     config = agent("web", engine, image, '["sleep", "100000"]', 'environment = { COLOUR = "red" }')
     with DaemonProcess(tmp_path, config) as daemon:
         daemon.call("agent.start", names=["web"])
@@ -326,11 +304,7 @@ def test_an_operator_runs_a_command_in_the_container(
         with daemon.client() as client:
             asked = {
                 "name": "web",
-                "argv": [
-                    "sh",
-                    "-c",
-                    'until [ "$(stty size 2>/dev/null)" = "31 80" ]; do :; done; stty size; tty',
-                ],
+                "argv": ["sh", "-c", 'until [ "$(stty size 2>/dev/null)" = "31 80" ]; do :; done; stty size; tty'],
                 "tty": True,
                 "rows": 31,
             }
@@ -375,10 +349,7 @@ process.runtime = "{fastest}"
 def test_an_image_that_no_engine_runs_is_refused_with_the_reason(tmp_path: Path) -> None:
     config = "".join(
         agent(name, runtime, Path(image), '["true"]', "autostart = false")
-        for name, runtime, image in (
-            ("named", "runc", "/nowhere-at-all"),
-            ("wrong", "docker", "/nowhere-at-all"),
-        )
+        for name, runtime, image in (("named", "runc", "/nowhere-at-all"), ("wrong", "docker", "/nowhere-at-all"))
     )
     with DaemonProcess(tmp_path, config) as daemon:
         with pytest.raises(SpawnFailed) as refused:
@@ -409,9 +380,7 @@ def test_a_user_who_is_not_there_is_no_root(tmp_path: Path, fastest: str, image:
         assert "no-such-user" in refused.value.message
 
 
-def test_a_health_check_runs_in_a_container_that_goes_with_it(
-    tmp_path: Path, engine: str, image: Path
-) -> None:
+def test_a_health_check_runs_in_a_container_that_goes_with_it(tmp_path: Path, engine: str, image: Path) -> None:
     config = agent(
         "web", engine, image, '["sleep", "100000"]',
         'health = [{ name = "files", exec = ["sh", "-c", "test ! -e /home && exit 3"], interval = "1s" }]',

@@ -28,9 +28,7 @@ request_timeout = "60s"
 """
 
 
-def store_at_once(
-    daemon: DaemonProcess, client: int, acknowledged: dict[str, str], heard: threading.Condition
-) -> None:
+def store_at_once(daemon: DaemonProcess, client: int, acknowledged: dict[str, str], heard: threading.Condition) -> None:
     """Sends all stores of one client before it reads an answer; keeps those that were acknowledged."""
     contents = {f"{client}-{n}": f"client {client} store {n}" for n in range(STORES)}
     lines = [
@@ -38,10 +36,7 @@ def store_at_once(
             "jsonrpc": "2.0",
             "id": number,
             "method": "mcp.call",
-            "params": {
-                "name": "cortex__cortex_store",
-                "arguments": {"content": content, "idempotency_key": number},
-            },
+            "params": {"name": "cortex__cortex_store", "arguments": {"content": content, "idempotency_key": number}},
         }
         for number, content in contents.items()
     ]
@@ -77,9 +72,7 @@ def test_every_store_that_was_acknowledged_survives_kill_9_of_the_server(tmp_pat
             with heard:
                 while len(acknowledged) < enough:
                     assert heard.wait(BOUND_S), f"{len(acknowledged)} of {enough}"
-            worker = daemon.await_worker(
-                "cortex-0", lambda each: each["pid"] not in (None, *killed)
-            )
+            worker = daemon.await_worker("cortex-0", lambda each: each["pid"] not in (None, *killed))
             killed.add(worker["pid"])
             os.kill(worker["pid"], signal.SIGKILL)
         for client in clients:

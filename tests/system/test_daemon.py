@@ -63,23 +63,17 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
 # -- starts
 
 
-def test_a_worker_that_exits_at_once_is_restarted_three_times_and_then_given_up(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_worker_that_exits_at_once_is_restarted_three_times_and_then_given_up(daemon: DaemonProcess) -> None:
     with pytest.raises(SpawnFailed) as failure:
         daemon.call("agent.start", names=["exits"])
     assert failure.value.data["code"] == 3
-    worker = daemon.await_worker(
-        "exits-0", lambda w: w["state"] == "Terminated" and w["incarnation"] == 4
-    )
+    worker = daemon.await_worker("exits-0", lambda w: w["state"] == "Terminated" and w["incarnation"] == 4)
     assert worker["last_exit"]["result"] == "restart-limit"
     assert worker["incarnation"] == 4
     assert worker["restarts"] == 3
     assert "the last words" in worker["last_exit"]["message"]
     daemon.call("agent.reset", names=["exits"])
-    again = daemon.await_worker(
-        "exits-0", lambda w: w["state"] == "Terminated" and w["incarnation"] == 8
-    )
+    again = daemon.await_worker("exits-0", lambda w: w["state"] == "Terminated" and w["incarnation"] == 8)
     assert again["last_exit"]["result"] == "restart-limit"
 
 
@@ -201,9 +195,7 @@ def test_more_processes_than_the_limit_are_refused_as_a_whole(tmp_path: Path) ->
 
 
 def test_room_for_several_at_once_is_taken_by_all_of_them(tmp_path: Path) -> None:
-    agents = "".join(
-        f'[agents.s{n}]\ncommand = ["sleep", "600"]\nprotocol = "none"\n' for n in range(5)
-    )
+    agents = "".join(f'[agents.s{n}]\ncommand = ["sleep", "600"]\nprotocol = "none"\n' for n in range(5))
     with DaemonProcess(tmp_path, f"process.max_concurrent_processes = 1\n{agents}") as daemon:
         daemon.config.write_text(f"process.max_concurrent_processes = 5\n{agents}")
         daemon.call("daemon.reload")
@@ -257,24 +249,18 @@ def test_a_stop_that_is_ignored_ends_in_a_kill_and_says_so(daemon: DaemonProcess
 def test_a_stop_returns_when_the_whole_tree_is_gone(daemon: DaemonProcess) -> None:
     daemon.call("agent.start", names=["litter"])
     pid = daemon.worker("litter-0")["pid"]
-    children = [
-        int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    ]
+    children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     assert len(children) == 3
     daemon.call("agent.stop", names=["litter"])
     assert not any(Path(f"/proc/{each}").exists() for each in (pid, *children))
     assert daemon.worker("litter-0")["last_exit"]["forced"] is True
 
 
-def test_a_worker_that_is_killed_is_replaced_and_its_litter_is_gone_before(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_worker_that_is_killed_is_replaced_and_its_litter_is_gone_before(daemon: DaemonProcess) -> None:
     daemon.call("agent.start", names=["litter"])
     before = daemon.worker("litter-0")
     pid = before["pid"]
-    children = [
-        int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    ]
+    children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     os.kill(pid, signal.SIGKILL)
     after = daemon.await_worker(
         "litter-0", lambda w: w["incarnation"] > before["incarnation"] and w["state"] == "Ready"
@@ -362,27 +348,21 @@ def test_nothing_is_left_when_the_daemon_ends(tmp_path: Path, how: signal.Signal
 
 
 def test_the_death_of_the_launcher_costs_its_workers_and_nothing_else(tmp_path: Path) -> None:
-    config = raw("litter", "litter", 'process.shutdown_grace_period = "1s"') + raw(
-        "garbage", "garbage"
-    )
+    config = raw("litter", "litter", 'process.shutdown_grace_period = "1s"') + raw("garbage", "garbage")
     with DaemonProcess(tmp_path, config) as daemon:
         daemon.call("agent.start", all=True)
         status = daemon.call("daemon.status")
         before = marked(tmp_path)
         os.kill(status["daemon"]["launcher_pid"], signal.SIGKILL)
         for worker_id in ("litter-0", "garbage-0"):
-            worker = daemon.await_worker(
-                worker_id, lambda w: w["incarnation"] == 2 and w["state"] == "Ready"
-            )
+            worker = daemon.await_worker(worker_id, lambda w: w["incarnation"] == 2 and w["state"] == "Ready")
             assert worker["last_exit"]["signal"] == "SIGKILL"
         assert set(before) & set(marked(tmp_path)) == set()
         assert daemon.call("task.run", agent="garbage", objective="x")["state"] == "succeeded"
 
 
 @pytest.mark.parametrize("method", ["event.list", "event.follow"])
-@pytest.mark.parametrize(
-    "params", [{"since": 2**63}, {"since": -1}, {"since_time": 1e300}, {"since_time": -1e300}]
-)
+@pytest.mark.parametrize("params", [{"since": 2**63}, {"since": -1}, {"since_time": 1e300}, {"since_time": -1e300}])
 def test_a_beginning_that_no_event_can_have_is_a_wrong_parameter(
     daemon: DaemonProcess, method: str, params: dict[str, float]
 ) -> None:
@@ -394,9 +374,7 @@ def test_a_beginning_that_no_event_can_have_is_a_wrong_parameter(
 # -- the running set
 
 
-def test_what_is_added_at_run_time_survives_a_restart_and_what_is_removed_does_not(
-    tmp_path: Path,
-) -> None:
+def test_what_is_added_at_run_time_survives_a_restart_and_what_is_removed_does_not(tmp_path: Path) -> None:
     with DaemonProcess(tmp_path, "") as daemon:
         spec = {"command": ["sleep", "600"], "protocol": "none"}
         assert daemon.call("agent.add", name="one", spec=spec)["state"] == "Ready"
@@ -420,10 +398,7 @@ def test_what_is_being_removed_cannot_be_started_and_leaves_nothing(tmp_path: Pa
     slow = 'autostart = false\nprocess.shutdown_grace_period = "600ms"\ninstances = 2'
     with DaemonProcess(tmp_path, raw("deaf", "deaf", slow)) as daemon:
         daemon.call("agent.start", names=["deaf"])
-        for method, params in (
-            ("agent.scale", {"name": "deaf", "instances": 1}),
-            ("agent.rm", {"name": "deaf"}),
-        ):
+        for method, params in (("agent.scale", {"name": "deaf", "instances": 1}), ("agent.rm", {"name": "deaf"})):
             last = daemon.call("daemon.status")["agents"][0]["workers"][-1]
             with ThreadPoolExecutor() as pool:
                 removal = pool.submit(daemon.call, method, **params)
@@ -511,9 +486,7 @@ def test_a_stopped_server_is_not_started_by_a_call(daemon: DaemonProcess) -> Non
     daemon.call("agent.start", names=["git"])
 
 
-def test_a_stop_of_one_of_two_servers_leaves_the_other_and_none_is_a_conflict(
-    tmp_path: Path,
-) -> None:
+def test_a_stop_of_one_of_two_servers_leaves_the_other_and_none_is_a_conflict(tmp_path: Path) -> None:
     config = '[mcp.servers.git]\ncommand = ["mcp-server-git"]\ninstances = 2\n'
     arguments = {"repo_path": str(Path(__file__).parents[2])}
     with DaemonProcess(tmp_path, config) as daemon:
@@ -563,10 +536,7 @@ def test_another_user_is_refused_even_where_the_mode_would_let_it(tmp_path: Path
         with DaemonProcess(tmp_path, "", f"--socket={folder}/s") as daemon:
             os.chmod(folder / "s", 0o777)
             done = subprocess.run(
-                [sys.executable, "-c", script, str(folder / "s")],
-                capture_output=True,
-                text=True,
-                check=True,
+                [sys.executable, "-c", script, str(folder / "s")], capture_output=True, text=True, check=True
             )
             assert json.loads(done.stdout)["error"]["code"] == -33003
             assert daemon.process is not None
@@ -659,9 +629,7 @@ def test_a_socket_path_that_is_too_long_is_said_so(tmp_path: Path) -> None:
     assert "107" in done.stderr
 
 
-def test_a_server_that_a_call_has_started_is_not_unused_while_the_call_lasts(
-    tmp_path: Path,
-) -> None:
+def test_a_server_that_a_call_has_started_is_not_unused_while_the_call_lasts(tmp_path: Path) -> None:
     config = f"""
         [mcp.servers.odd]
         command = ["{sys.executable}", "-I", "{AGENTS}/mcp_odd.py"]
@@ -681,9 +649,7 @@ def test_a_server_that_a_call_has_started_is_not_unused_while_the_call_lasts(
 
 @pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_daemon_that_is_stopped_before_it_is_ready_ends_in_order(
-    tmp_path: Path, number: signal.Signals
-) -> None:
+def test_a_daemon_that_is_stopped_before_it_is_ready_ends_in_order(tmp_path: Path, number: signal.Signals) -> None:
     command = [str(BIN / "corrald"), f"--socket={tmp_path}/s", f"--state-dir={tmp_path}/state"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as daemon:
         deadline = time.monotonic() + BOUND_S

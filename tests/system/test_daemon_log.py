@@ -165,13 +165,9 @@ def _read_all(fd: int, into: bytearray) -> None:
 # -- where it goes
 
 
-def test_where_stderr_is_the_journal_it_speaks_the_native_protocol(
-    pipe: Pipe, tmp_path: Path
-) -> None:
+def test_where_stderr_is_the_journal_it_speaks_the_native_protocol(pipe: Pipe, tmp_path: Path) -> None:
     with contextlib.closing(Journald(tmp_path / "journal")) as journald:
-        daemon_log = DaemonLog(
-            fd=pipe.writing, journal_stream=pipe.name(), journal_path=str(journald.path)
-        )
+        daemon_log = DaemonLog(fd=pipe.writing, journal_stream=pipe.name(), journal_path=str(journald.path))
         with kept(daemon_log):
             facts = {"agent": "a", "worker": None, "retry-after s": 1.5}
             logger.warning("odd", extra={"fields": facts})
@@ -219,13 +215,9 @@ def test_a_stderr_that_is_not_the_journal_is_taken_at_its_word(pipe: Pipe, tmp_p
 # -- nobody reads
 
 
-def test_a_journald_that_does_not_read_gets_everything_later_and_in_order(
-    pipe: Pipe, tmp_path: Path
-) -> None:
+def test_a_journald_that_does_not_read_gets_everything_later_and_in_order(pipe: Pipe, tmp_path: Path) -> None:
     with contextlib.closing(Journald(tmp_path / "journal")) as journald:
-        daemon_log = DaemonLog(
-            fd=pipe.writing, journal_stream=pipe.name(), journal_path=str(journald.path)
-        )
+        daemon_log = DaemonLog(fd=pipe.writing, journal_stream=pipe.name(), journal_path=str(journald.path))
         with kept(daemon_log):
             for number in range(2_000):
                 logger.info("%d", number)
@@ -329,9 +321,7 @@ def told_during(daemon: DaemonProcess, act: Callable[[], object]) -> list[Any]:
     return entries(daemon)[before:]
 
 
-def test_the_level_is_set_while_it_runs_and_a_reload_puts_the_file_s_in_force(
-    daemon: DaemonProcess,
-) -> None:
+def test_the_level_is_set_while_it_runs_and_a_reload_puts_the_file_s_in_force(daemon: DaemonProcess) -> None:
     assert daemon.corral("log-level").stdout == "info\n"
     assert told_during(daemon, lambda: daemon.call("daemon.ping")) == []
     assert daemon.corral("log-level", "debug").returncode == 0
@@ -395,9 +385,7 @@ def test_at_debug_each_operation_shows_and_nothing_of_an_environment(daemon: Dae
 
 
 @pytest.mark.parametrize("key", ["environment", "env"])
-@pytest.mark.parametrize(
-    "value", [["TOKEN=never-shown"], "TOKEN=never-shown", {"TOKEN": ["never-shown"]}]
-)
+@pytest.mark.parametrize("value", [["TOKEN=never-shown"], "TOKEN=never-shown", {"TOKEN": ["never-shown"]}])
 def test_what_is_refused_as_an_environment_is_not_shown_at_debug_either(
     key: str, value: object, daemon: DaemonProcess
 ) -> None:
@@ -411,11 +399,7 @@ def test_what_is_refused_as_an_environment_is_not_shown_at_debug_either(
 
 def operate(daemon: DaemonProcess) -> None:
     """One of each kind of operation."""
-    spec = {
-        "command": ["sleep", "1000"],
-        "protocol": "none",
-        "environment": {"TOKEN": "never-shown-2"},
-    }
+    spec = {"command": ["sleep", "1000"], "protocol": "none", "environment": {"TOKEN": "never-shown-2"}}
     daemon.call("agent.add", name="new", spec=spec)
     daemon.call("agent.restart", names=["new"])
     daemon.call("mcp.call", name="cortex__cortex_store", arguments={"content": "x"})
@@ -434,11 +418,7 @@ class Elsewhere(DaemonProcess):
 
     def start(self) -> None:
         address = self.folder / "notify.sock"
-        paths = [
-            f"--config={self.config}",
-            f"--socket={self.socket}",
-            f"--state-dir={self.state_dir}",
-        ]
+        paths = [f"--config={self.config}", f"--socket={self.socket}", f"--state-dir={self.state_dir}"]
         closing = "2>&-" if self._stderr is None else ""
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
             notified.bind(str(address))
@@ -452,18 +432,14 @@ class Elsewhere(DaemonProcess):
             assert notified.recv(256) == b"READY=1"
 
 
-def test_a_closed_stderr_costs_nothing_and_its_number_is_given_to_no_other_file(
-    tmp_path: Path,
-) -> None:
+def test_a_closed_stderr_costs_nothing_and_its_number_is_given_to_no_other_file(tmp_path: Path) -> None:
     with Elsewhere(tmp_path, None) as daemon:
         assert daemon.corral("restart", "sleeper").returncode == 0
         assert os.readlink(f"/proc/{daemon.pid}/fd/2") == "/dev/null"
         assert daemon.stop() == 0
 
 
-def test_a_stderr_that_nobody_reads_holds_up_nothing_and_what_it_cost_is_told(
-    tmp_path: Path, pipe: Pipe
-) -> None:
+def test_a_stderr_that_nobody_reads_holds_up_nothing_and_what_it_cost_is_told(tmp_path: Path, pipe: Pipe) -> None:
     with Elsewhere(tmp_path, pipe.writing) as daemon:
         with daemon.client() as client:
             lost = 0

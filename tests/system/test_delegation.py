@@ -61,14 +61,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
         yield process
 
 
-def run(
-    daemon: DaemonProcess,
-    objective: str,
-    given: object = None,
-    *,
-    agent: str = "lead",
-    **more: object,
-) -> Any:
+def run(daemon: DaemonProcess, objective: str, given: object = None, *, agent: str = "lead", **more: object) -> Any:
     return daemon.call("task.run", agent=agent, objective=objective, input=given, **more)
 
 
@@ -122,9 +115,7 @@ def test_a_child_is_found_by_all_that_it_has_to_be_able_to(daemon: DaemonProcess
     asked = {"objective": "echo", "required_capabilities": ["reading", "writing"]}
     task = run(daemon, "delegate", asked)
     assert show(daemon, succeeded(task)["id"])["agent"] == "crew"
-    failed(
-        run(daemon, "delegate", {**asked, "required_capabilities": ["reading", "flying"]}), NotFound
-    )
+    failed(run(daemon, "delegate", {**asked, "required_capabilities": ["reading", "flying"]}), NotFound)
 
 
 def test_a_field_of_a_child_that_is_wrong_is_named(daemon: DaemonProcess) -> None:
@@ -165,17 +156,7 @@ def test_results_come_in_order_and_each_failure_has_its_type(daemon: DaemonProce
     task = run(daemon, "delegate-all", {"tasks": tasks})
     found = succeeded(task)
     told = [each.get("output", each.get("name")) for each in found]
-    assert told == [
-        0,
-        "TaskFailed",
-        "NotFound",
-        "Timeout",
-        4,
-        "Conflict",
-        "InvalidParams",
-        "WorkerFailed",
-        8,
-    ]
+    assert told == [0, "TaskFailed", "NotFound", "Timeout", 4, "Conflict", "InvalidParams", "WorkerFailed", 8]
     refused = {2, 5, 6}
     ids = [each.get("id") or each["data"].get("task") for each in found]
     accepted = [each for number, each in enumerate(ids) if number not in refused]
@@ -183,9 +164,7 @@ def test_results_come_in_order_and_each_failure_has_its_type(daemon: DaemonProce
     assert found[6]["data"]["key"] == "objective"
 
 
-def test_children_are_in_work_together_and_not_more_than_may_be(
-    daemon: DaemonProcess, tmp_path: Path
-) -> None:
+def test_children_are_in_work_together_and_not_more_than_may_be(daemon: DaemonProcess, tmp_path: Path) -> None:
     """Each of a pair ends only when the other has begun; three pairs, two at once."""
     pairs = [(str(tmp_path / f"{n}-a"), str(tmp_path / f"{n}-b")) for n in range(3)]
     tasks = [child("meet", each) for one, two in pairs for each in ((one, two), (two, one))]
@@ -218,18 +197,14 @@ def test_one_after_the_other_is_a_way_to_be_in_parallel_too(daemon: DaemonProces
         ({"tasks": []}, "tasks"),
     ],
 )
-def test_many_of_which_one_is_malformed_are_refused_together(
-    daemon: DaemonProcess, params: object, key: str
-) -> None:
+def test_many_of_which_one_is_malformed_are_refused_together(daemon: DaemonProcess, params: object, key: str) -> None:
     task = run(daemon, "task/delegate_all", params, agent="raw")
     answer = succeeded(task)
     assert (answer["code"], answer["data"]["key"]) == (InvalidParams.code, key)
     assert task["children"] == []
 
 
-def test_what_is_too_long_for_one_answer_is_named_and_stays_in_the_store(
-    daemon: DaemonProcess,
-) -> None:
+def test_what_is_too_long_for_one_answer_is_named_and_stays_in_the_store(daemon: DaemonProcess) -> None:
     tasks = [child("big", 6_000_000) for _ in range(3)]
     found = succeeded(run(daemon, "lengths", {"tasks": tasks}))
     errors = [each for each in found if each != 6_000_000]
@@ -283,9 +258,7 @@ def test_two_that_delegate_to_each_other_in_one_moment_do_not_wait_for_ever(
     failed(loser, Conflict)
 
 
-def test_children_in_parallel_that_close_a_circle_are_refused_one_by_one(
-    daemon: DaemonProcess,
-) -> None:
+def test_children_in_parallel_that_close_a_circle_are_refused_one_by_one(daemon: DaemonProcess) -> None:
     """lead waits for both of its children, one of which asks lead again."""
     back = {"agent": "lead", "objective": "echo"}
     tasks = [child("delegate", back), child("echo", 1)]
@@ -328,9 +301,7 @@ def test_a_task_cannot_wait_for_itself_by_its_key(daemon: DaemonProcess) -> None
 def waiting(daemon: DaemonProcess, count: int, **more: object) -> tuple[str, list[str]]:
     """A task of lead that waits for so many children in work, and those."""
     tasks = [child("wait") for _ in range(count)]
-    parent = daemon.call(
-        "task.submit", agent="lead", objective="delegate-all", input={"tasks": tasks, **more}
-    )["id"]
+    parent = daemon.call("task.submit", agent="lead", objective="delegate-all", input={"tasks": tasks, **more})["id"]
     task = await_task(daemon, parent, lambda task: len(task["children"]) >= min(count, 3))
     for each in task["children"]:
         await_task(daemon, each, lambda task: task["progress"] is not None)
@@ -364,9 +335,7 @@ def test_children_go_with_the_worker_that_delegated_them(daemon: DaemonProcess) 
     assert [each["state"] for each in ended] == ["cancelled"] * 2
 
 
-def test_a_child_that_somebody_else_asked_for_is_waited_for_and_not_cancelled(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_child_that_somebody_else_asked_for_is_waited_for_and_not_cancelled(daemon: DaemonProcess) -> None:
     """Both name the same idempotency key: it is one task, and the first asker's."""
     asked = {"agent": "crew", "objective": "wait", "idempotency_key": "shared"}
     first = daemon.call("task.submit", **asked)["id"]

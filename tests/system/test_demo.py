@@ -36,9 +36,7 @@ BOB = Person('Bob "Quote" O\'Neil', "bob@example.org")
 EVE = Person("Eve", "eve@example.org")
 
 # What a parser of lines may take for something else: headers, hunks, other line ends, half a last line.
-TRICKY = (
-    "-- old\n++ new\n@@ -1 +1 @@\n\n--- a/x\n+++ b/x\nform\ffeed\x85\u2028sep\r\nno newline at end"
-)
+TRICKY = "-- old\n++ new\n@@ -1 +1 @@\n\n--- a/x\n+++ b/x\nform\ffeed\x85\u2028sep\r\nno newline at end"
 MESSAGE = f"""A message like a log
 
 Commit: {"0" * 40}
@@ -95,9 +93,7 @@ def lines(count: int, word: str) -> bytes:
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     made = Repository(tmp_path_factory.mktemp("made") / "a 'repository'")
     readme = b"# Crew\n\nA project that is read by a crew, see [how](docs/how.md).\n\n[gone](docs/gone.md)\n"
-    made.commit(
-        ANN, {"README.md": readme, "LICENSE": b"free\n", "core.py": lines(40, "ann")}, MESSAGE
-    )
+    made.commit(ANN, {"README.md": readme, "LICENSE": b"free\n", "core.py": lines(40, "ann")}, MESSAGE)
     made.commit(ANN, {"docs/how.md": b"Start with core.py and `with space.txt`.\n", "empty": b""})
     odd: dict[str | bytes, bytes] = {
         "with space.txt": lines(9, "space"),
@@ -111,9 +107,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
         "latin1.txt": "é\n".encode("latin-1") * 3,
     }
     made.commit(BOB, odd)
-    made.commit(
-        BOB, {"picture.bin": bytes(range(256)) * 8, "core.py": lines(40, "ann") + lines(2, "bob")}
-    )
+    made.commit(BOB, {"picture.bin": bytes(range(256)) * 8, "core.py": lines(40, "ann") + lines(2, "bob")})
     (made.path / "core.py").chmod(0o755)
     os.symlink("core.py", made.path / "link")
     made.commit(ANN, {"tricky": "\n".join(reversed(TRICKY.split("\n"))).encode()})
@@ -227,9 +221,7 @@ def numbers(repository: Repository, sha: str) -> dict[str, tuple[int, int]]:
 def expected(repository: Repository, limit: int) -> Report:
     shas = repository.git("rev-list", f"-n{limit}", "HEAD").split()
     plain = [sha for sha in shas if len(repository.git("rev-parse", f"{sha}^@").split()) < 2]
-    author_of = {
-        sha: repository.git("show", "-s", "--format=%an", sha).strip("\n") for sha in plain
-    }
+    author_of = {sha: repository.git("show", "-s", "--format=%an", sha).strip("\n") for sha in plain}
     commits: Counter[str] = Counter()
     added: dict[str, Counter[str]] = defaultdict(Counter)
     touched: dict[str, Counter[str]] = defaultdict(Counter)
@@ -238,9 +230,7 @@ def expected(repository: Repository, limit: int) -> Report:
     for sha in plain:
         author = author_of[sha]
         commits[author] += 1
-        months[
-            repository.git("show", "-s", "--format=%ad", "--date=format:%Y-%m", sha).strip()
-        ] += 1
+        months[repository.git("show", "-s", "--format=%ad", "--date=format:%Y-%m", sha).strip()] += 1
         for path, (plus, minus) in numbers(repository, sha).items():
             added[author].update({"added": plus, "removed": minus})
             touched[path].update({"commits": 1, "added": plus, "removed": minus})
@@ -262,17 +252,12 @@ def check(report: Report, repository: Repository, limit: int) -> None:
     git = expected(repository, limit)
     keys = ("commits", "added", "removed")
     assert [report["newest"]["sha"], report["oldest"]["sha"]] == [git["shas"][0], git["shas"][-1]]
-    assert (report["commits"], report["merges"]) == (
-        len(git["shas"]) - git["merges"],
-        git["merges"],
-    )
+    assert (report["commits"], report["merges"]) == (len(git["shas"]) - git["merges"], git["merges"])
     assert report["months"] == git["months"]
     assert {r["author"]: {key: r[key] for key in keys} for r in report["authors"]} == git["authors"]
     changed = [row["added"] + row["removed"] for row in report["authors"]]
     assert changed == sorted(changed, reverse=True)
-    assert all(
-        {key: row[key] for key in keys} == git["files"][row["path"]] for row in report["hot_files"]
-    )
+    assert all({key: row[key] for key in keys} == git["files"][row["path"]] for row in report["hot_files"])
     hottest = sorted((file["commits"] for file in git["files"].values()), reverse=True)[:10]
     assert [row["commits"] for row in report["hot_files"]] == hottest
     risky = {
@@ -281,9 +266,7 @@ def check(report: Report, repository: Repository, limit: int) -> None:
         for author, count in git["by"][path].most_common(1)
         if count and count >= 0.8 * sum(git["by"][path].values())
     }
-    assert {
-        row["path"]: (row["author"], row["share"]) for row in report["at_risk"]
-    }.items() <= risky.items()
+    assert {row["path"]: (row["author"], row["share"]) for row in report["at_risk"]}.items() <= risky.items()
     hottest = sorted((git["files"][path]["commits"] for path in risky), reverse=True)[:10]
     assert [row["commits"] for row in report["at_risk"]] == hottest
 
@@ -291,9 +274,7 @@ def check(report: Report, repository: Repository, limit: int) -> None:
 # -- the tests
 
 
-def test_the_report_is_what_git_says_although_a_historian_is_killed(
-    repository: Repository, stage: Stage
-) -> None:
+def test_the_report_is_what_git_says_although_a_historian_is_killed(repository: Repository, stage: Stage) -> None:
     run = stage.demo("--repo", repository.path)
     assert run.status == 0, run.output + run.errors
     check(run.report, repository, 200)
@@ -334,9 +315,7 @@ def test_one_commit_is_enough(stage: Stage) -> None:
 
 
 @pytest.mark.long
-def test_of_a_shallow_clone_what_has_no_parent_is_named_and_not_counted(
-    repository: Repository, stage: Stage
-) -> None:
+def test_of_a_shallow_clone_what_has_no_parent_is_named_and_not_counted(repository: Repository, stage: Stage) -> None:
     shallow = stage.folder / "shallow"
     repository.git("clone", "--quiet", "--depth=1", repository.path.as_uri(), str(shallow))
     run = stage.demo("--repo", shallow)
@@ -378,13 +357,8 @@ def a_repository_of_somebody_else(folder: Path) -> Path:
     return foreign.path
 
 
-@pytest.mark.parametrize(
-    "make",
-    [nothing, a_file, no_repository, an_empty_repository, a_repository_of_somebody_else],
-)
-def test_what_is_no_readable_repository_is_refused_in_one_line(
-    make: Callable[[Path], Path], stage: Stage
-) -> None:
+@pytest.mark.parametrize("make", [nothing, a_file, no_repository, an_empty_repository, a_repository_of_somebody_else])
+def test_what_is_no_readable_repository_is_refused_in_one_line(make: Callable[[Path], Path], stage: Stage) -> None:
     # Above the folder there may be a repository: it must not be taken instead.
     stage.environment["GIT_CEILING_DIRECTORIES"] = str(stage.folder)
     run = stage.demo("--repo", make(stage.folder))
@@ -424,16 +398,11 @@ def test_a_crew_that_is_kept_takes_tasks_until_it_is_stopped(repository: Reposit
         corral = [str(BIN / "corral"), "--json", "--socket", f"{folder}/.demo/corral.sock"]
         order = json.dumps({"repo": str(repository.path), "commits": 3})
         again = subprocess.run(
-            [*corral, "run", "lead", "again", "--input", order],
-            capture_output=True,
-            timeout=BOUND_S,
-            check=True,
+            [*corral, "run", "lead", "again", "--input", order], capture_output=True, timeout=BOUND_S, check=True
         )
         assert json.loads(again.stdout)["output"]["limit"] == 3
         assert stage.demo("--repo", repository.path, "--keep").status == 1
-        status = subprocess.run(
-            [*corral, "status"], capture_output=True, timeout=BOUND_S, check=True
-        )
+        status = subprocess.run([*corral, "status"], capture_output=True, timeout=BOUND_S, check=True)
         os.kill(json.loads(status.stdout)["daemon"]["pid"], signal.SIGTERM)
         until(lambda: stage.processes() == [])
     finally:

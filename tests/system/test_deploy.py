@@ -15,9 +15,7 @@ from package_site import SOURCE, USUAL, Load, Site, await_state
 pytestmark = pytest.mark.shell
 
 
-def test_the_first_deployment_adds_an_agent_that_works_in_its_folder_on_its_own_python(
-    tmp_path: Path,
-) -> None:
+def test_the_first_deployment_adds_an_agent_that_works_in_its_folder_on_its_own_python(tmp_path: Path) -> None:
     with Site(tmp_path) as site:
         site.add("1.0")
         done = site.daemon.corral("--json", "deploy", "kit")
@@ -52,10 +50,7 @@ def test_a_new_version_takes_over_under_load_without_a_task_that_fails(tmp_path:
         assert set(load.answers) == {"1.0", "1.1"}
         first = load.answers.index("1.1")
         assert "1.0" not in load.answers[first + 4 :], "the old ones only finish what they have"
-        states = {
-            each["version"]: each["state"]
-            for each in site.daemon.call("deployment.list")["deployments"]
-        }
+        states = {each["version"]: each["state"] for each in site.daemon.call("deployment.list")["deployments"]}
         assert states == {"1.0": "superseded", "1.1": "current"}
 
 
@@ -73,14 +68,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         },
         "no such library",
     ),
-    "health": (
-        {"keys": f'{USUAL}\nhealth = {{ name = "db", exec = ["false"], interval = "100ms" }}'},
-        "db",
-    ),
-    "smoke": (
-        {"keys": f'{USUAL}\nsmoke = {{ objective = "smoke", input = 1 }}', "fails_smoke": True},
-        "it smokes",
-    ),
+    "health": ({"keys": f'{USUAL}\nhealth = {{ name = "db", exec = ["false"], interval = "100ms" }}'}, "db"),
+    "smoke": ({"keys": f'{USUAL}\nsmoke = {{ objective = "smoke", input = 1 }}', "fails_smoke": True}, "it smokes"),
     "memory": (
         {
             "source": SLEEPS + SOURCE.format(version="1.1", fails_smoke=False),
@@ -95,9 +84,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", BAD)
-def test_a_bad_version_gets_no_task_and_leaves_the_old_one_serving(
-    tmp_path: Path, kind: str
-) -> None:
+def test_a_bad_version_gets_no_task_and_leaves_the_old_one_serving(tmp_path: Path, kind: str) -> None:
     changes, word = BAD[kind]
     with Site(tmp_path) as site:
         site.add("1.0")
@@ -124,9 +111,7 @@ def test_a_bad_version_gets_no_task_and_leaves_the_old_one_serving(
 
 def test_a_first_version_that_is_bad_is_not_there_afterwards(tmp_path: Path) -> None:
     with Site(tmp_path) as site:
-        site.add(
-            "1.0", keys=f'{USUAL}\nsmoke = {{ objective = "smoke", input = 1 }}', fails_smoke=True
-        )
+        site.add("1.0", keys=f'{USUAL}\nsmoke = {{ objective = "smoke", input = 1 }}', fails_smoke=True)
         record = site.deploy("kit")
         assert record["state"] == "failed"
         assert "it smokes" in record["error"]["message"]
@@ -222,9 +207,7 @@ def test_settings_override_the_package_and_stay_for_the_next_version(tmp_path: P
     with Site(tmp_path) as site:
         site.add("1.0")
         site.add("1.1")
-        done = site.daemon.corral(
-            "deploy", "kit@1.0", "--set", "instances=2", "--set", "title=The kit"
-        )
+        done = site.daemon.corral("deploy", "kit@1.0", "--set", "instances=2", "--set", "title=The kit")
         assert done.returncode == 0, done.stderr
         assert site.deploy("kit@1.1")["state"] == "current"
         status = site.daemon.call("daemon.status", names=["kit"])["agents"][0]
@@ -246,17 +229,12 @@ def test_an_older_version_comes_back_with_the_dependencies_that_it_had(tmp_path:
         assert done.returncode == 0, done.stderr
         answer = site.ask()
         assert (answer["version"], answer["alpha"]) == ("1.0", "1.0")
-        states = {
-            each["version"]: each["state"]
-            for each in site.daemon.call("deployment.list")["deployments"]
-        }
+        states = {each["version"]: each["state"] for each in site.daemon.call("deployment.list")["deployments"]}
         assert states == {"1.0": "current", "1.1": "superseded"}
 
 
 @pytest.mark.long
-def test_a_package_in_use_stays_and_its_files_go_after_the_agent(
-    tmp_path: Path,
-) -> None:
+def test_a_package_in_use_stays_and_its_files_go_after_the_agent(tmp_path: Path) -> None:
     with Site(tmp_path) as site:
         site.add("1.0")
         assert site.deploy("kit")["state"] == "current"

@@ -25,12 +25,7 @@ TOPICS = {
     "isolation.strict", "isolation.container",
     "user", "descriptors", "pids", "state", "socket",
 }  # fmt: skip
-PROMISES = {
-    "no orphan",
-    "a bad worker hurts nobody else",
-    "nothing accepted is lost",
-    "it says why",
-}
+PROMISES = {"no orphan", "a bad worker hurts nobody else", "nothing accepted is lost", "it says why"}
 
 
 @pytest.fixture(scope="module")
@@ -68,18 +63,9 @@ def alone(folder: Path, *arguments: str, **environ: str) -> "subprocess.Complete
 def test_with_a_daemon_it_tells_what_is_in_force(daemon: DaemonProcess) -> None:
     report = told(daemon.corral("--json", "doctor"))
     assert set(report) == {"daemon", "cli", "findings", "promises", "verdict"}
-    assert report["daemon"] == {
-        "running": True,
-        "pid": daemon.pid,
-        "version": __version__,
-        "rights": "admin",
-    }
+    assert report["daemon"] == {"running": True, "pid": daemon.pid, "version": __version__, "rights": "admin"}
     assert report["cli"] == {"version": __version__}
-    assert {finding["topic"] for finding in report["findings"]} >= TOPICS | {
-        "service",
-        "starts",
-        "oom",
-    }
+    assert {finding["topic"] for finding in report["findings"]} >= TOPICS | {"service", "starts", "oom"}
     assert all(set(each) == {"topic", "verdict", "found", "remedy"} for each in report["findings"])
     assert {promise["name"] for promise in report["promises"]} == PROMISES
     assert all(set(each) == {"name", "holds", "why"} for each in report["promises"])
@@ -102,11 +88,7 @@ def test_for_people_it_prints_each_remedy_once(daemon: DaemonProcess) -> None:
 def test_without_a_daemon_it_tells_what_one_would_get_and_makes_nothing(tmp_path: Path) -> None:
     done = alone(tmp_path, "--json")
     report = told(done)
-    assert (done.returncode, report["verdict"], report["daemon"]) == (
-        0,
-        "warning",
-        {"running": False},
-    )
+    assert (done.returncode, report["verdict"], report["daemon"]) == (0, "warning", {"running": False})
     assert {finding["topic"] for finding in report["findings"]} >= TOPICS | {"daemon"}
     assert not list(tmp_path.iterdir())
     assert alone(tmp_path).returncode == 0
@@ -166,9 +148,7 @@ def verdicts(facts: Facts) -> Mapping[str, Finding]:
 
 
 def broken_promises(facts: Facts) -> Mapping[str, Promise]:
-    return {
-        promise.name: promise for promise in host_check.promises(facts) if promise.holds != "yes"
-    }
+    return {promise.name: promise for promise in host_check.promises(facts) if promise.holds != "yes"}
 
 
 def test_a_machine_that_has_everything_is_well_and_keeps_every_promise() -> None:
@@ -236,11 +216,7 @@ def test_a_running_daemon_tells_of_servers_secrets_and_http() -> None:
 def test_what_the_engine_of_a_cluster_cannot_promise_is_told() -> None:
     assert "cluster" not in verdicts(replace(BEST, services=Services()))
     weak = Services(cluster="redis at x", cluster_weaknesses=("it is one server",))
-    found = [
-        each
-        for each in host_check.findings(replace(BEST, services=weak))
-        if each.topic == "cluster"
-    ]
+    found = [each for each in host_check.findings(replace(BEST, services=weak)) if each.topic == "cluster"]
     assert [each.verdict for each in found] == ["ok", "warning"]
     assert found[1].remedy
     away = verdicts(replace(BEST, services=Services(cluster_problem="no answer")))
@@ -259,10 +235,7 @@ def test_tenants_that_share_a_user_are_told_with_the_remedy(tmp_path: Path) -> N
         daemon.config.write_text(text + 'tenant_uids = "1900000000-1900000001"\n')
         daemon.start()
         found = {each["topic"]: each for each in daemon.call("daemon.doctor")["findings"]}
-        assert (found["tenants"]["verdict"], found["tenants"]["found"]) == (
-            "ok",
-            "2, each with a user of its own",
-        )
+        assert (found["tenants"]["verdict"], found["tenants"]["found"]) == ("ok", "2, each with a user of its own")
 
 
 def test_what_nobody_would_find_again_is_told_from_what_the_next_start_ends() -> None:
@@ -272,9 +245,7 @@ def test_what_nobody_would_find_again_is_told_from_what_the_next_start_ends() ->
     assert found != lost
 
 
-def test_a_terminal_that_a_service_has_started_is_no_service(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_terminal_that_a_service_has_started_is_no_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INVOCATION_ID", "0" * 32)
     monkeypatch.setenv("SYSTEMD_EXEC_PID", str(os.getpid()))
     with DaemonProcess(tmp_path, "") as process:

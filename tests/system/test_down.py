@@ -93,9 +93,7 @@ def ended(daemon: DaemonProcess, task: str) -> Any:
 
 
 @pytest.mark.parametrize("name", DOWN)
-def test_a_task_for_an_agent_that_gave_up_is_refused_with_the_remedy(
-    daemon: DaemonProcess, name: str
-) -> None:
+def test_a_task_for_an_agent_that_gave_up_is_refused_with_the_remedy(daemon: DaemonProcess, name: str) -> None:
     cause = "crashing" if name == "dependent" else name
     result = "exec-failed" if name == "missing" else None
     for method in ("task.run", "task.submit"):
@@ -111,51 +109,35 @@ def test_a_task_for_an_agent_that_gave_up_is_refused_with_the_remedy(
 
 
 def test_one_that_is_stopped_or_scaled_to_none_names_its_own_remedy(daemon: DaemonProcess) -> None:
-    assert refusal(daemon, "task.run", agent="idle", objective="echo").data["remedy"] == (
-        "corral start idle"
-    )
+    assert refusal(daemon, "task.run", agent="idle", objective="echo").data["remedy"] == ("corral start idle")
     daemon.call("agent.scale", name="idle", instances=0)
-    assert refusal(daemon, "task.run", agent="idle", objective="echo").data["remedy"] == (
-        "corral scale idle 1"
-    )
+    assert refusal(daemon, "task.run", agent="idle", objective="echo").data["remedy"] == ("corral scale idle 1")
     daemon.call("agent.scale", name="idle", instances=1)  # which starts it
     daemon.call("agent.stop", names=["idle"])
 
 
 def test_every_way_to_a_task_ends_with_the_reason(daemon: DaemonProcess) -> None:
     delegated = daemon.call("task.run", agent="crew", objective="delegate missing")
-    assert (delegated["error"]["name"], delegated["error"]["data"]["result"]) == (
-        "Conflict",
-        "exec-failed",
-    )
+    assert (delegated["error"]["name"], delegated["error"]["data"]["result"]) == ("Conflict", "exec-failed")
     flow = daemon.call("task.run", agent="one", objective="x")
     assert "corral reset missing" in flow["error"]["message"]
     team = daemon.call("task.run", agent="both", objective="echo")
     assert [each["state"] for each in team["output"]] == ["failed", "succeeded"]
     assert "corral reset missing" in team["output"][0]["error"]["message"]
-    daemon.call(
-        "schedule.add", name="hourly", every_s=3600, task={"agent": "missing", "objective": "x"}
-    )
+    daemon.call("schedule.add", name="hourly", every_s=3600, task={"agent": "missing", "objective": "x"})
     assert isinstance(refusal(daemon, "schedule.run", name="hourly"), Conflict)
     with serving(daemon.socket) as editor:
         editor.initialize()
-        for agent, is_error, words in (
-            ("missing", True, "corral reset missing"),
-            ("slow", False, "corral__task"),
-        ):
+        for agent, is_error, words in (("missing", True, "corral reset missing"), ("slow", False, "corral__task")):
             arguments: Any = {"agent": agent, "objective": "echo", "wait_s": 0.1}
-            answer = editor.ask(agent, "tools/call", name="corral__run", arguments=arguments)[
-                "result"
-            ]
+            answer = editor.ask(agent, "tools/call", name="corral__run", arguments=arguments)["result"]
             assert answer["isError"] == is_error
             assert words in answer["content"][0]["text"]
     (left,) = daemon.call("task.list", state="queued")["tasks"]
     daemon.call("task.cancel", task=left["id"])
 
 
-def test_a_capability_goes_to_an_agent_that_is_up_and_is_refused_where_none_is(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_capability_goes_to_an_agent_that_is_up_and_is_refused_where_none_is(daemon: DaemonProcess) -> None:
     for _ in range(3):
         assert daemon.call("task.run", capability="rare", objective="echo")["agent"] == "crew"
     daemon.call("agent.stop", names=["crew"])
@@ -166,9 +148,7 @@ def test_a_capability_goes_to_an_agent_that_is_up_and_is_refused_where_none_is(
 
 
 @pytest.mark.parametrize("name", ["slow", "retrying", "after-slow"])
-def test_one_that_starts_or_waits_or_backs_off_is_not_down(
-    daemon: DaemonProcess, name: str
-) -> None:
+def test_one_that_starts_or_waits_or_backs_off_is_not_down(daemon: DaemonProcess, name: str) -> None:
     task = daemon.call("task.submit", agent=name, objective="echo")
     assert daemon.call("task.show", task=task["id"])["state"] == "queued"
     assert daemon.call("task.cancel", task=task["id"])["state"] == "cancelled"
@@ -207,9 +187,7 @@ def test_what_waits_fails_when_the_last_worker_is_gone_for_good(daemon: DaemonPr
     assert daemon.call("task.run", agent="mortal", objective="echo")["state"] == "succeeded"
 
 
-def test_a_stop_fails_what_has_not_begun_and_keeps_what_it_interrupted(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_stop_fails_what_has_not_begun_and_keeps_what_it_interrupted(daemon: DaemonProcess) -> None:
     running = daemon.call("task.submit", agent="crew", objective="hold")
     daemon.await_worker("crew-0", lambda each: each["state"] == "Busy")
     waiting = daemon.call("task.submit", agent="crew", objective="echo")
@@ -230,9 +208,7 @@ def test_a_stop_fails_what_has_not_begun_and_keeps_what_it_interrupted(
 
 
 @pytest.mark.long
-def test_a_mended_configuration_takes_tasks_again_and_a_later_daemon_lets_tasks_wait(
-    tmp_path: Path,
-) -> None:
+def test_a_mended_configuration_takes_tasks_again_and_a_later_daemon_lets_tasks_wait(tmp_path: Path) -> None:
     broken = '[agents.a]\ncommand = ["no-such-program-anywhere"]\n'
     mended = f"""
         [agents.a]

@@ -67,12 +67,7 @@ async def connect(
 
 
 def run(
-    daemon: DaemonProcess,
-    era: str,
-    answer: Answer | None,
-    question: str,
-    tool: str = "corral__run",
-    **more: Any,
+    daemon: DaemonProcess, era: str, answer: Answer | None, question: str, tool: str = "corral__run", **more: Any
 ) -> Any:
     """The result of a call by which a task asks a question."""
 
@@ -116,9 +111,7 @@ def test_the_person_at_the_client_of_a_task_is_asked_and_its_answer_counts(
 
 
 @pytest.mark.parametrize("era", ERAS)
-def test_to_decline_is_to_refuse_where_there_is_an_option_for_it(
-    daemon: DaemonProcess, era: str
-) -> None:
+def test_to_decline_is_to_refuse_where_there_is_an_option_for_it(daemon: DaemonProcess, era: str) -> None:
     _, answer = saying(action="decline")
     result = run(daemon, era, answer, f"Delete {era}?", options=["yes", "no"])
     assert result.content[0].text == "no"
@@ -126,9 +119,7 @@ def test_to_decline_is_to_refuse_where_there_is_an_option_for_it(
 
 @pytest.mark.long
 @pytest.mark.parametrize("era", ERAS)
-def test_a_cancelled_form_leaves_the_question_open_until_its_time_limit(
-    daemon: DaemonProcess, era: str
-) -> None:
+def test_a_cancelled_form_leaves_the_question_open_until_its_time_limit(daemon: DaemonProcess, era: str) -> None:
     heard, answer = saying(action="cancel")
     result = run(daemon, era, answer, f"Perhaps {era}?", timeout_s=1, default="later")
     assert result.content[0].text == "later"

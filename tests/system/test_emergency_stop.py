@@ -158,9 +158,7 @@ def test_every_task_is_cancelled_and_stays_so(daemon: DaemonProcess) -> None:
     daemon.kill()
     daemon.start()
     shown = [daemon.call("task.show", task=task) for task in tasks]
-    assert {(task["state"], task["error"]["name"]) for task in shown} == {
-        ("cancelled", "Cancelled")
-    }
+    assert {(task["state"], task["error"]["name"]) for task in shown} == {("cancelled", "Cancelled")}
     daemon.call("agent.start", names=["crew"])
     assert daemon.call("daemon.status")["tasks"]["queued"] == 0
 
@@ -168,10 +166,7 @@ def test_every_task_is_cancelled_and_stays_so(daemon: DaemonProcess) -> None:
 def test_a_kill_in_the_middle_of_ending_a_long_queue_loses_no_task(daemon: DaemonProcess) -> None:
     daemon.call("agent.start", names=["crew"])
     with daemon.client() as client:
-        asked = [
-            {"agent": "crew", "objective": "wait", "idempotency_key": f"long-{number}"}
-            for number in range(LONG)
-        ]
+        asked = [{"agent": "crew", "objective": "wait", "idempotency_key": f"long-{number}"} for number in range(LONG)]
         submitted: list[Any] = [client.call("task.submit", each) for each in asked]
         tasks = {task["id"] for task in submitted}
         client.call("event.follow", {"types": ["task.ended"]}, timeout_s=BOUND_S)
@@ -257,9 +252,7 @@ def test_it_needs_no_store_to_end_what_runs(daemon: DaemonProcess) -> None:
     assert daemon.call("daemon.emergency_stop")["workers"] == 0
 
 
-def test_starts_and_emergency_stops_at_once_end_as_the_last_of_them_says(
-    daemon: DaemonProcess,
-) -> None:
+def test_starts_and_emergency_stops_at_once_end_as_the_last_of_them_says(daemon: DaemonProcess) -> None:
     def start() -> str:
         try:
             daemon.call("agent.start", names=["crew"])
@@ -272,11 +265,7 @@ def test_starts_and_emergency_stops_at_once_end_as_the_last_of_them_says(
             starts = [pool.submit(start) for _ in range(3)]
             stops = [pool.submit(daemon.call, "daemon.emergency_stop") for _ in range(2)]
             assert all("workers" in stop.result(BOUND_S) for stop in stops)
-            assert {each.result(BOUND_S) for each in starts} <= {
-                "started",
-                "Conflict",
-                "SpawnFailed",
-            }
+            assert {each.result(BOUND_S) for each in starts} <= {"started", "Conflict", "SpawnFailed"}
             is_on = daemon.call("daemon.status")["daemon"]["degraded"] == ["emergency-stop"]
             if is_on:
                 assert pids(daemon) == []

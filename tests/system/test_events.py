@@ -96,9 +96,7 @@ def await_heard(daemon: DaemonProcess, agent: str, event_type: str) -> list[list
 # -- the bus
 
 
-def test_the_command_tells_agents_in_two_processes_and_they_tell_each_other(
-    daemon: DaemonProcess,
-) -> None:
+def test_the_command_tells_agents_in_two_processes_and_they_tell_each_other(daemon: DaemonProcess) -> None:
     with daemon.client() as client:
         events = follow(client, types=["pong.*"])
         told = daemon.corral("--json", "events", "publish", "ping.one", '{"n": 1}')
@@ -121,9 +119,7 @@ def test_a_hook_that_raises_harms_nobody_and_hears_the_next_event(daemon: Daemon
     for word in ("trouble", "ping.two"):
         publish(daemon, word, word)
     publish(daemon, "told.trouble")
-    assert ["ping.two", "ping.two"] in [
-        each[:2] for each in await_heard(daemon, "anna", "told.trouble")
-    ]
+    assert ["ping.two", "ping.two"] in [each[:2] for each in await_heard(daemon, "anna", "told.trouble")]
     raised: list[str] = []
     while "ValueError: ping.two" not in raised:  # this hook is another one
         log = daemon.call("log.read", names=["anna"], n=1000, grep="ValueError: ")["records"]
@@ -131,9 +127,7 @@ def test_a_hook_that_raises_harms_nobody_and_hears_the_next_event(daemon: Daemon
     assert raised[-2:] == ["ValueError: trouble", "ValueError: ping.two"]
 
 
-def test_a_hook_can_call_a_tool_and_publish_in_a_thread_and_at_the_start(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_hook_can_call_a_tool_and_publish_in_a_thread_and_at_the_start(daemon: DaemonProcess) -> None:
     with daemon.client() as client:
         events = follow(client, types=["told.tool"])
         publish(daemon, "ask.tool")
@@ -143,9 +137,7 @@ def test_a_hook_can_call_a_tool_and_publish_in_a_thread_and_at_the_start(
     assert {each["data"]["worker"] for each in begun} == {"anna-0", "bert-0"}
 
 
-def test_what_one_publishes_fast_arrives_in_its_order_and_what_is_too_fast_is_refused(
-    daemon: DaemonProcess,
-) -> None:
+def test_what_one_publishes_fast_arrives_in_its_order_and_what_is_too_fast_is_refused(daemon: DaemonProcess) -> None:
     said = run(daemon, "bert", "flood 3000")
     publish(daemon, "told.flooded")
     heard = await_heard(daemon, "anna", "told.flooded")
@@ -179,9 +171,7 @@ def test_data_may_have_a_mebibyte_and_no_more(daemon: DaemonProcess) -> None:
     assert refusal.value.data["key"] == "data"
 
 
-def test_long_data_is_heard_listed_and_read_from_the_store_as_it_was_published(
-    daemon: DaemonProcess,
-) -> None:
+def test_long_data_is_heard_listed_and_read_from_the_store_as_it_was_published(daemon: DaemonProcess) -> None:
     data = {"rows": [{"n": n, "text": '\u00e9\n"', "none": None} for n in range(500)]}
     seq = publish(daemon, "told.long", data)
     with Client(str(daemon.socket)) as client:
@@ -197,9 +187,7 @@ def test_long_data_is_heard_listed_and_read_from_the_store_as_it_was_published(
     assert followed["data"] == data
 
 
-def test_data_that_is_nested_too_deep_is_refused_and_what_is_taken_can_be_read_again(
-    daemon: DaemonProcess,
-) -> None:
+def test_data_that_is_nested_too_deep_is_refused_and_what_is_taken_can_be_read_again(daemon: DaemonProcess) -> None:
     # The deepest that can be read at all is too deep for the answers that it would be in.
     begun = daemon.call("event.list")["newest"]
     taken = 0
@@ -228,9 +216,7 @@ def test_data_that_is_nested_too_deep_is_refused_and_what_is_taken_can_be_read_a
         run(daemon, agent, "forget")
 
 
-def test_data_comes_from_a_file_from_stdin_or_not_at_all(
-    daemon: DaemonProcess, tmp_path: Path
-) -> None:
+def test_data_comes_from_a_file_from_stdin_or_not_at_all(daemon: DaemonProcess, tmp_path: Path) -> None:
     file = tmp_path / "data.json"
     file.write_text("[1]")
     seqs = [
@@ -312,9 +298,7 @@ def test_a_slow_hook_is_told_what_it_missed_and_the_others_miss_nothing(tmp_path
             next(events)
             with daemon.client() as publisher:
                 for number in range(1_200):
-                    publisher.call(
-                        "event.publish", {"type": "slow", "data": number}, timeout_s=BOUND_S
-                    )
+                    publisher.call("event.publish", {"type": "slow", "data": number}, timeout_s=BOUND_S)
             publish(daemon, "told.slow")
             await_heard(daemon, "anna", "told.slow")  # another hook is not held up
             run(daemon, "anna", "release")
@@ -390,12 +374,8 @@ def test_the_name_of_a_tool_that_is_none_does_not_fill_the_event(daemon: DaemonP
 
 
 def test_lines_that_cannot_be_written_are_told_of_and_then_counted(tmp_path: Path) -> None:
-    program = (
-        "import itertools, time\nfor n in itertools.count(): print(n, flush=True); time.sleep(0.01)"
-    )
-    config = (
-        f"[agents.prints]\ncommand = ['python', '-c', {json.dumps(program)}]\nprotocol = 'none'\n"
-    )
+    program = "import itertools, time\nfor n in itertools.count(): print(n, flush=True); time.sleep(0.01)"
+    config = f"[agents.prints]\ncommand = ['python', '-c', {json.dumps(program)}]\nprotocol = 'none'\n"
     with DaemonProcess(tmp_path, config) as daemon, daemon.client() as client:
         events = follow(client, types=["log.*"])
         folder = daemon.state_dir / "logs" / "prints"
@@ -407,10 +387,7 @@ def test_lines_that_cannot_be_written_are_told_of_and_then_counted(tmp_path: Pat
         told = next(events)
         assert (told["type"], told["worker"]) == ("log.lost", "prints-0")
         worker = daemon.worker("prints-0")
-        assert (told["lines"], told["bytes"]) == (
-            worker["log_lost_lines"],
-            worker["log_lost_bytes"],
-        )
+        assert (told["lines"], told["bytes"]) == (worker["log_lost_lines"], worker["log_lost_bytes"])
         assert told["lines"] > 0
 
 
@@ -424,9 +401,7 @@ def test_a_number_that_no_event_has_had_is_refused(daemon: DaemonProcess, method
 
 
 @pytest.mark.parametrize("method", ["event.list", "event.follow"])
-def test_numbers_of_several_nodes_are_refused_where_there_is_one(
-    daemon: DaemonProcess, method: str
-) -> None:
+def test_numbers_of_several_nodes_are_refused_where_there_is_one(daemon: DaemonProcess, method: str) -> None:
     with pytest.raises(InvalidParams, match="one:5,two:7") as refused:
         daemon.call(method, since="one:5,two:7")
     assert refused.value.data["key"] == "since"
@@ -448,9 +423,7 @@ def test_a_list_goes_on_where_the_answer_before_ended(tmp_path: Path) -> None:
         found = [event["data"][0] for answer in answers for event in answer["events"]]
         assert found == list(range(2_500))
         assert len(answers) > 4  # 20 MB, and then by number
-        last = [
-            daemon.call("event.list", since=newest - 1001 + more, until=newest) for more in (0, 1)
-        ]
+        last = [daemon.call("event.list", since=newest - 1001 + more, until=newest) for more in (0, 1)]
         assert [len(answer["events"]) for answer in last] == [1_000, 1_000]
         assert [answer["next"] for answer in last] == [newest - 1, None]
         shown = daemon.corral("--json", "events", "--since", "0", "--type", "numbered").stdout
@@ -460,9 +433,7 @@ def test_a_list_goes_on_where_the_answer_before_ended(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_a_follower_goes_on_after_kill_9_of_the_daemon_without_a_gap(
-    tmp_path: Path, seed: int
-) -> None:
+def test_a_follower_goes_on_after_kill_9_of_the_daemon_without_a_gap(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
     print("seed", seed)
     with DaemonProcess(tmp_path, "events.max_publish_per_second = 0\n") as daemon:
@@ -474,11 +445,7 @@ def test_a_follower_goes_on_after_kill_9_of_the_daemon_without_a_gap(
                 for _ in range(chance.randrange(5, 20)):
                     published = chance.randrange(1, 150)
                     for number in range(published):
-                        publisher.call(
-                            "event.publish",
-                            {"type": "numbered", "data": number},
-                            timeout_s=BOUND_S,
-                        )
+                        publisher.call("event.publish", {"type": "numbered", "data": number}, timeout_s=BOUND_S)
                     seen += [next(events) for _ in range(chance.randrange(published))]
                 daemon.kill()
                 with suppress(Unreachable):
@@ -487,9 +454,7 @@ def test_a_follower_goes_on_after_kill_9_of_the_daemon_without_a_gap(
             daemon.start()
         with daemon.client() as client:
             end = publish(daemon, "the.end")
-            seen += await_events(
-                follow(client, since=since), lambda f: any(e["seq"] == end for e in f)
-            )
+            seen += await_events(follow(client, since=since), lambda f: any(e["seq"] == end for e in f))
         seqs = [event["seq"] for event in seen]
         assert seqs == sorted(set(seqs))
         with closing(sqlite3.connect(daemon.state_dir / "corral.db")) as connection:
@@ -504,10 +469,7 @@ def test_the_command_that_loses_the_daemon_tells_where_to_go_on(tmp_path: Path) 
         command = [str(BIN / "corral"), "--socket", str(daemon.socket), "events", "-f"]
         for options in ([], ["--json"]):
             with subprocess.Popen(
-                [*command, "--since", "0", *options],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
+                [*command, "--since", "0", *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
             ) as process:
                 assert process.stdout is not None
                 process.stdout.readline()

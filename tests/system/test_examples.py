@@ -77,9 +77,7 @@ def test_the_plain_service_is_replaced_when_it_hangs(tmp_path: Path) -> None:
     with DaemonProcess(tmp_path, config) as daemon:
         assert daemon.corral("start", "web").returncode == 0
         assert daemon.corral("signal", "web", "STOP").returncode == 0
-        second = daemon.await_worker(
-            "web-0", lambda w: w["incarnation"] == 2 and w["state"] == "Ready"
-        )
+        second = daemon.await_worker("web-0", lambda w: w["incarnation"] == 2 and w["state"] == "Ready")
         assert second["last_exit"]["result"] == "stopped"
 
 
@@ -99,9 +97,7 @@ def test_an_editor_sees_what_its_profile_shows_of_servers_that_all_share(tmp_pat
         assert (done.returncode, "UTC" in done.stdout) == (0, True)
 
 
-def test_the_node_worker_lets_go_of_a_task_in_time_and_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_node_worker_lets_go_of_a_task_in_time_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{NODE_FOLDER / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("CORTEX_DB", str(tmp_path / "cortex.db"))
     config = ROOT / "examples" / "node" / "corral.toml"
@@ -126,9 +122,7 @@ def test_the_node_worker_lets_go_of_a_task_in_time_and_goes_on(
         ("mcp_agent_example", "the first commit"),
     ],
 )
-def test_a_program_with_a_daemon_of_its_own_runs_to_its_end(
-    tmp_path: Path, name: str, shown: str
-) -> None:
+def test_a_program_with_a_daemon_of_its_own_runs_to_its_end(tmp_path: Path, name: str, shown: str) -> None:
     git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@localhost"]
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "the first commit"], check=True)

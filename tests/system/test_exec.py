@@ -190,9 +190,7 @@ def test_output_waits_for_a_reader(daemon: DaemonProcess) -> None:
     with daemon.client() as client:
         run = Running(client, "plain", "head", "-c", str(size), "/dev/zero")
         while b") S " not in Path(f"/proc/{run.pid}/stat").read_bytes():
-            assert is_alive(
-                run.pid
-            )  # it cannot end: pipes and buffers hold a small part of its output
+            assert is_alive(run.pid)  # it cannot end: pipes and buffers hold a small part of its output
         for _ in range(3):
             daemon.call("daemon.status")
         assert is_alive(run.pid)
@@ -254,9 +252,7 @@ def test_a_command_never_outlives_its_worker(daemon: DaemonProcess) -> None:
 
 def test_a_command_ends_with_a_stop_of_its_worker(daemon: DaemonProcess) -> None:
     with daemon.client() as client:
-        run = Running(
-            client, "bare", "sh", "-c", "trap '' TERM; echo up; while :; do sleep 1; done"
-        )
+        run = Running(client, "bare", "sh", "-c", "trap '' TERM; echo up; while :; do sleep 1; done")
         run.until(b"up")
         daemon.call("agent.stop", names=["bare"])
         assert not is_alive(run.pid)
@@ -318,9 +314,7 @@ def test_input_belongs_to_the_connection_that_began(daemon: DaemonProcess) -> No
         assert run.output["stdout"] == b"mine"
 
 
-def test_a_worker_without_a_process_and_a_program_that_is_not_there_are_refused(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_worker_without_a_process_and_a_program_that_is_not_there_are_refused(daemon: DaemonProcess) -> None:
     with daemon.client() as client:
         with pytest.raises(Conflict) as refused:
             Running(client, "idle", "true")
@@ -430,9 +424,7 @@ def test_python_runs_a_command(daemon: DaemonProcess) -> None:
 
     assert asyncio.run(use()) == (b"abc" * 40_000, 0)
     with Runtime.connect(str(daemon.socket)) as runtime:
-        with runtime.exec_command(
-            "plain", ["sh", "-c", "read a; echo $a >&2; exit 4"], stdin=True
-        ) as run:
+        with runtime.exec_command("plain", ["sh", "-c", "read a; echo $a >&2; exit 4"], stdin=True) as run:
             run.write(b"line\n")
             pieces = list(run)
         assert [(each.stream, each.data) for each in pieces] == [("stderr", b"line\n")]
@@ -441,10 +433,7 @@ def test_python_runs_a_command(daemon: DaemonProcess) -> None:
 
 def test_a_program_with_a_token_runs_no_command_beyond_its_rights(daemon: DaemonProcess) -> None:
     token = daemon.call("token.add", name="operator", rights="operate")["token"]
-    with (
-        Runtime.connect(str(daemon.socket), token=token) as runtime,
-        pytest.raises(PermissionDenied),
-    ):
+    with Runtime.connect(str(daemon.socket), token=token) as runtime, pytest.raises(PermissionDenied):
         runtime.exec_command("plain", ["true"])
 
 

@@ -92,9 +92,7 @@ def daemon() -> Iterator[DaemonProcess]:
 
 def entered(daemon: DaemonProcess, name: str) -> dict[str, object]:
     """What a command sees in a worker that has made its files."""
-    done = daemon.corral(
-        *("exec", name, "--", "sh", "-c", "until test -e /tmp/ready; do sleep 0.01; done")
-    )
+    done = daemon.corral(*("exec", name, "--", "sh", "-c", "until test -e /tmp/ready; do sleep 0.01; done"))
     assert done.returncode == 0, done
     done = daemon.corral("exec", name, "--", PYTHON, "-c", LOOK)
     assert done.returncode == 0, done
@@ -124,9 +122,7 @@ def check(daemon: DaemonProcess, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_command_is_inside_the_sandbox_of_its_worker_with_no_more_rights(
-    daemon: DaemonProcess, name: str
-) -> None:
+def test_a_command_is_inside_the_sandbox_of_its_worker_with_no_more_rights(daemon: DaemonProcess, name: str) -> None:
     check(daemon, name)
 
 
@@ -143,9 +139,7 @@ def test_so_it_is_below_a_pid_namespace_of_the_daemon(tmp_path: Path) -> None:
         check(daemon, "none")
 
 
-def test_an_exit_code_a_signal_and_a_program_that_is_not_there_are_told(
-    daemon: DaemonProcess,
-) -> None:
+def test_an_exit_code_a_signal_and_a_program_that_is_not_there_are_told(daemon: DaemonProcess) -> None:
     for script, code in (("exit 7", 7), ("kill -9 $$", 137), ("kill -TERM $$", 143)):
         assert daemon.corral("exec", "none", "sh", "-c", script).returncode == code
     assert daemon.corral("exec", "none", "nowhere").returncode == 127
@@ -163,14 +157,7 @@ def test_a_signal_reaches_the_command_and_a_terminal_is_its_own(daemon: DaemonPr
         run.send(signal="USR1")
         assert run.end()["code"] == 9
         run = Running(
-            client,
-            "none",
-            "sh",
-            "-c",
-            "stty size; tty >/dev/tty && echo shown",
-            tty=True,
-            rows=7,
-            columns=31,
+            client, "none", "sh", "-c", "stty size; tty >/dev/tty && echo shown", tty=True, rows=7, columns=31
         )
         assert run.end()["code"] in (0, 1)
         assert b"7 31" in run.output["stdout"]

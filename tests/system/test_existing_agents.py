@@ -15,9 +15,7 @@ BOUND_S = 280
 AGENTS = ("pydantic-ai", "openai-agents", "langgraph", "agno")
 
 
-def test_agents_of_frameworks_are_killed_paused_hibernated_budgeted_traced_and_approved(
-    tmp_path: Path,
-) -> None:
+def test_agents_of_frameworks_are_killed_paused_hibernated_budgeted_traced_and_approved(tmp_path: Path) -> None:
     written = tmp_path / "table.json"
     done = subprocess.run(
         [sys.executable, "-P", str(DEMO), f"--table={written}", *AGENTS],

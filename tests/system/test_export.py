@@ -108,14 +108,9 @@ def test_an_export_that_is_added_to_an_empty_daemon_is_exported_as_the_same_text
         del os.environ["EXPORT_TOKEN"]
     assert added.returncode == 0, added.stderr
     second = empty.corral("export").stdout
-    assert without_comments(second) == without_comments(
-        first.stdout.replace("${EXPORT_TOKEN}", "$${EXPORT_TOKEN}")
-    )
+    assert without_comments(second) == without_comments(first.stdout.replace("${EXPORT_TOKEN}", "$${EXPORT_TOKEN}"))
     for name in ("crew", "idle", "added", "time"):
-        assert (
-            empty.call("agent.show", name=name)["spec"].keys()
-            >= daemon.call("agent.show", name=name)["spec"].keys()
-        )
+        assert empty.call("agent.show", name=name)["spec"].keys() >= daemon.call("agent.show", name=name)["spec"].keys()
     (tmp_path / "again.toml").write_text(second)
     for name in ("hourly", "nightly", "sweep"):
         empty.call("schedule.rm", name=name)
@@ -133,9 +128,7 @@ def test_an_export_is_a_configuration_file_that_corrald_takes(
     folder = tmp_path / "three"
     folder.mkdir()
     text = daemon.corral("export").stdout
-    assert (
-        text.index("[stores.main]") < text.index("[templates.base]") < text.index("[agents.made]")
-    )
+    assert text.index("[stores.main]") < text.index("[templates.base]") < text.index("[agents.made]")
     with DaemonProcess(folder, text, environ={"EXPORT_TOKEN": "a secret token"}) as other:
         assert without_comments(other.corral("export").stdout) == without_comments(text)
         for method in ("template.list", "store.list"):
@@ -144,17 +137,11 @@ def test_an_export_is_a_configuration_file_that_corrald_takes(
         for template in ("wide", "base"):
             one, two = (made_of(each, template) for each in (daemon, other))
             assert one == two, template
-        assert (one["command"], one["process"]) == (
-            ["sleep", "3"],
-            {"working_directory": str(daemon.folder)},
-        )
+        assert (one["command"], one["process"]) == (["sleep", "3"], {"working_directory": str(daemon.folder)})
     (tmp_path / "export.toml").write_text(text)
     refused = empty.corral("add", "--no-start", "--file", str(tmp_path / "export.toml"))
     assert refused.returncode == 2, "its store is not there"
-    assert (
-        "stores.main, stores.notes, templates.base, templates.wide, mcp.profiles.narrow"
-        in refused.stderr
-    )
+    assert "stores.main, stores.notes, templates.base, templates.wide, mcp.profiles.narrow" in refused.stderr
     chosen = daemon.call("daemon.export", names=["made"])
     assert chosen["names"] == ["main", "base", "wide", "made"]
     assert chosen["secrets"] == ["key"]
@@ -205,10 +192,7 @@ def test_an_import_that_is_refused_in_the_end_leaves_nothing(empty: DaemonProces
                 "daemon.import",
                 agents=[{"name": "one", "spec": spec}],
                 teams={"red": {"mode": "broadcast", "members": ["one"]}},
-                schedules={
-                    "good": {"every": 60, "agent": "one", "objective": "x"},
-                    "bad": schedule,
-                },
+                schedules={"good": {"every": 60, "agent": "one", "objective": "x"}, "bad": schedule},
             )
         assert names() == before
         assert empty.call("schedule.list") == {"schedules": []}
@@ -216,9 +200,7 @@ def test_an_import_that_is_refused_in_the_end_leaves_nothing(empty: DaemonProces
         empty.call("daemon.import", agents=[{"name": "one", "spec": spec}] * 2)
 
 
-def test_export_writes_a_new_file_for_its_owner_alone(
-    daemon: DaemonProcess, tmp_path: Path
-) -> None:
+def test_export_writes_a_new_file_for_its_owner_alone(daemon: DaemonProcess, tmp_path: Path) -> None:
     file = tmp_path / "crew.toml"
     assert daemon.corral("export", "crew", "-o", str(file)).returncode == 0
     assert file.stat().st_mode & 0o777 == 0o600

@@ -143,9 +143,7 @@ def test_the_official_client_calls_an_agent_as_a_tool(daemon: DaemonProcess, way
         assert shop.output_schema is not None
         sold = await client.call_tool("agent__shop", {"item": "pen", "count": 3})
         assert (sold.is_error, sold.structured_content) == (False, {"total": 3})
-        said = await client.call_tool(
-            "agent__talker", {"objective": "hi", "input": [1]}, progress_callback=stepped
-        )
+        said = await client.call_tool("agent__talker", {"objective": "hi", "input": [1]}, progress_callback=stepped)
         assert (said.structured_content, said.content[0].text) == (None, "hi: [1]")  # type: ignore[union-attr]  # it is text
         added = await client.call_tool("agent__lister", {"input": [1, 2]})
         assert added.content[0].text == "3"  # type: ignore[union-attr]  # it is text
@@ -198,11 +196,7 @@ def test_a_failed_task_is_an_error_that_a_model_reads(daemon: DaemonProcess) -> 
 def test_a_cancelled_call_cancels_the_task(daemon: DaemonProcess) -> None:
     with serving(daemon.socket) as editor:
         editor.initialize()
-        params: Any = {
-            "name": "agent__shop",
-            "arguments": {"item": "slow"},
-            "_meta": {"progressToken": "t"},
-        }
+        params: Any = {"name": "agent__shop", "arguments": {"item": "slow"}, "_meta": {"progressToken": "t"}}
         editor.send({"id": "slow", "method": "tools/call", "params": params})
         while (message := editor.next()).get("params", {}).get("progress") != 0.5:
             assert "method" in message, message
@@ -233,17 +227,10 @@ def test_the_output_of_every_task_is_held_to_the_schema(daemon: DaemonProcess) -
 
 
 def test_a_worker_delegates_by_the_tools_that_it_may_call(daemon: DaemonProcess) -> None:
-    record = run(
-        daemon, "caller", {"tool": "agent__shop", "arguments": {"item": "pen", "count": 2}}
-    )
+    record = run(daemon, "caller", {"tool": "agent__shop", "arguments": {"item": "pen", "count": 2}})
     output = record["output"]
-    assert (output["names"], output["structured"]) == (
-        ["agent__shop", "agent__caller"],
-        {"total": 2},
-    )
-    assert [daemon.call("task.show", task=child)["agent"] for child in record["children"]] == [
-        "shop"
-    ]
+    assert (output["names"], output["structured"]) == (["agent__shop", "agent__caller"], {"total": 2})
+    assert [daemon.call("task.show", task=child)["agent"] for child in record["children"]] == ["shop"]
     denied = run(daemon, "caller", {"tool": "agent__talker", "arguments": {"objective": "x"}})
     assert denied["output"]["error"] == "PermissionDenied"
 
@@ -303,9 +290,7 @@ def test_a_reload_changes_the_schemas_without_a_restart(daemon: DaemonProcess) -
     assert daemon.worker("lister-0")["incarnation"] == 1
 
 
-def test_a_tool_that_requires_a_task_is_refused_to_clients_without_tasks(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_tool_that_requires_a_task_is_refused_to_clients_without_tasks(daemon: DaemonProcess) -> None:
     order: Any = {"name": "agent__talker", "arguments": {"objective": "hello"}}
     with serving(daemon.socket) as editor, serving(daemon.socket) as modern:
         editor.initialize()
@@ -323,9 +308,7 @@ def test_a_tool_that_requires_a_task_is_refused_to_clients_without_tasks(
         assert called(editor, "agent__talker", {"objective": "hello"})["isError"] is False
 
 
-def test_a_person_is_asked_for_required_arguments_that_a_call_leaves_out(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_person_is_asked_for_required_arguments_that_a_call_leaves_out(daemon: DaemonProcess) -> None:
     order: Any = {"name": "agent__shop", "arguments": {"count": 2}}
     said: Any = {"action": "accept", "content": {"item": "hat", "count": 9}}
     able: Any = {**MODERN, META + "clientCapabilities": {"elicitation": {}}}
@@ -371,9 +354,7 @@ def test_a_person_is_asked_for_required_arguments_that_a_call_leaves_out(
         ({"command": ["x"], "output_schema": True}, "output_schema"),
     ],
 )
-def test_a_schema_that_cannot_hold_is_refused_by_key(
-    daemon: DaemonProcess, table: dict[str, object], key: str
-) -> None:
+def test_a_schema_that_cannot_hold_is_refused_by_key(daemon: DaemonProcess, table: dict[str, object], key: str) -> None:
     with pytest.raises(InvalidParams) as caught:
         daemon.call("agent.add", name="odd", kind="agent", spec=table)
     assert caught.value.data["key"] == f"agents.odd.{key}"

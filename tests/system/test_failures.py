@@ -83,11 +83,7 @@ def corrald(folder: Path, text: str, *arguments: str, **options: Path) -> list[s
     config.write_text(text)
     places = {"config": config, "socket": folder / "corral.sock", "state-dir": folder / "state"}
     places |= {name.replace("_", "-"): path for name, path in options.items()}
-    return [
-        str(BIN / "corrald"),
-        *(f"--{name}={path}" for name, path in places.items()),
-        *arguments,
-    ]
+    return [str(BIN / "corrald"), *(f"--{name}={path}" for name, path in places.items()), *arguments]
 
 
 def corral(socket: Path, *arguments: str) -> list[str]:
@@ -144,9 +140,7 @@ def test_the_table_on_paper_has_the_rows_and_codes_of_this_test() -> None:
 
 
 @pytest.mark.parametrize("row", CODES)
-def test_what_is_wrong_is_one_line_and_an_exit_code(
-    row: str, daemon: DaemonProcess, tmp_path: Path
-) -> None:
+def test_what_is_wrong_is_one_line_and_an_exit_code(row: str, daemon: DaemonProcess, tmp_path: Path) -> None:
     ended = subprocess.run(
         command(row, daemon, tmp_path),
         stdin=subprocess.DEVNULL,
@@ -161,15 +155,11 @@ def test_what_is_wrong_is_one_line_and_an_exit_code(
 
 
 @pytest.mark.long
-def test_a_daemon_that_did_not_start_left_nothing_behind(
-    daemon: DaemonProcess, tmp_path: Path
-) -> None:
+def test_a_daemon_that_did_not_start_left_nothing_behind(daemon: DaemonProcess, tmp_path: Path) -> None:
     for row in ("broken TOML", "unknown key", "socket path too long, corrald"):
         folder = tmp_path / row.replace(" ", "-")
         folder.mkdir()
-        subprocess.run(
-            command(row, daemon, folder), capture_output=True, timeout=BOUND_S, check=False
-        )
+        subprocess.run(command(row, daemon, folder), capture_output=True, timeout=BOUND_S, check=False)
         assert [path.name for path in folder.iterdir()] == ["corral.toml"]
 
 
@@ -180,8 +170,6 @@ def test_a_worker_that_prints_garbage_still_works(daemon: DaemonProcess) -> None
 
 def test_the_running_daemon_is_none_the_worse_for_it(daemon: DaemonProcess, tmp_path: Path) -> None:
     for row in ("second daemon", "second daemon on the same state folder"):
-        subprocess.run(
-            command(row, daemon, tmp_path), capture_output=True, timeout=BOUND_S, check=False
-        )
+        subprocess.run(command(row, daemon, tmp_path), capture_output=True, timeout=BOUND_S, check=False)
     assert daemon.call("daemon.status")["daemon"]["pid"] == daemon.pid
     assert daemon.corral("start", "garbage").returncode == 0

@@ -17,9 +17,7 @@ def typed(folder: Path, words: list[str], answers: str, **variables: str) -> tup
     ours, theirs = pty.openpty()
     command = [str(BIN / "corral"), *words]
     environ = {**os.environ, "TERM": "xterm", **variables}
-    with subprocess.Popen(
-        command, cwd=folder, stdin=theirs, stdout=theirs, stderr=theirs, env=environ
-    ) as process:
+    with subprocess.Popen(command, cwd=folder, stdin=theirs, stdout=theirs, stderr=theirs, env=environ) as process:
         os.close(theirs)
         os.write(ours, answers.encode())
         seen = b""
@@ -50,9 +48,7 @@ def test_what_init_writes_runs_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("template", ["agent", "program", "tools"])
 def test_every_template_passes_the_check(tmp_path: Path, template: str) -> None:
-    done = run_corral(
-        tmp_path, "init", "sub", "--template", template, "--name", "calendar", "--json"
-    )
+    done = run_corral(tmp_path, "init", "sub", "--template", template, "--name", "calendar", "--json")
     assert json.loads(done.stdout)["problem"] is None
     if template == "program":
         quoted = ["sh", "-c", 'echo "a\\b"']
@@ -105,9 +101,7 @@ class Editor:
         self.folder = folder
         (folder / "editor.py").write_text(EDITOR)
 
-    def edit(
-        self, daemon: DaemonProcess, answers: str, *texts: str, path: str = ""
-    ) -> tuple[int, str]:
+    def edit(self, daemon: DaemonProcess, answers: str, *texts: str, path: str = "") -> tuple[int, str]:
         (self.folder / "turns").unlink(missing_ok=True)
         for number, text in enumerate(texts):
             (self.folder / f"text{number}").write_text(text)

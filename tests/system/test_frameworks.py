@@ -64,9 +64,7 @@ def run_on_each(daemon: DaemonProcess, agent: str) -> dict[int, Any]:
 
 
 @pytest.mark.parametrize("agent", FRAMEWORKS)
-def test_an_agent_of_a_framework_is_forked_works_and_comes_back(
-    daemon: DaemonProcess, agent: str
-) -> None:
+def test_an_agent_of_a_framework_is_forked_works_and_comes_back(daemon: DaemonProcess, agent: str) -> None:
     daemon.call("agent.start", names=[agent])
     warm = status(daemon, agent)["warm"]
     assert (warm["state"], warm["reason"]) == ("warm", None)
@@ -90,9 +88,7 @@ def test_an_agent_of_a_framework_is_forked_works_and_comes_back(
     daemon.call("agent.stop", names=[agent])
 
 
-def test_an_agent_whose_import_cannot_be_forked_starts_cold_and_says_why(
-    daemon: DaemonProcess,
-) -> None:
+def test_an_agent_whose_import_cannot_be_forked_starts_cold_and_says_why(daemon: DaemonProcess) -> None:
     daemon.call("agent.start", names=["unfit"])
     warm = status(daemon, "unfit")["warm"]
     assert warm["state"] == "cold"

@@ -114,9 +114,7 @@ def lines(path: Path) -> int:
         ('tcp = "127.0.0.1:PORT"', "closed"),
     ],
 )
-def test_a_program_that_turns_bad_degrades_its_agent_until_it_is_well(
-    tmp_path: Path, check: str, bad: str
-) -> None:
+def test_a_program_that_turns_bad_degrades_its_agent_until_it_is_well(tmp_path: Path, check: str, bad: str) -> None:
     port = free_port()
     check = check.replace("PORT", str(port))
     more = f'health = {{ {check}, interval = "50ms" }}\nready = {{ log = "listening on" }}'
@@ -199,9 +197,7 @@ def test_a_recovery_is_run_once_for_each_failure_and_then_it_is_asked_again(tmp_
 def test_a_recovery_that_mends_is_run_once(tmp_path: Path) -> None:
     ill = tmp_path / "ill"
     mend = json.dumps(["sh", "-c", f"echo x >> {tmp_path}/kicks; rm {ill}"])
-    check = (
-        f'health = {{ exec = ["test", "!", "-e", "{ill}"], interval = "50ms", recovery = "mend" }}'
-    )
+    check = f'health = {{ exec = ["test", "!", "-e", "{ill}"], interval = "50ms", recovery = "mend" }}'
     config = f"[recovery.actions]\nmend = {mend}\n" + shell("web", "sleep 1000", check)
     ill.touch()
     with DaemonProcess(tmp_path, config) as daemon, Watch(daemon) as watch:
@@ -213,10 +209,7 @@ def test_a_recovery_that_mends_is_run_once(tmp_path: Path) -> None:
 def test_a_signal_reaches_the_program(tmp_path: Path) -> None:
     port = free_port()
     check = f'health = {{ http = "http://127.0.0.1:{port}/", interval = "50ms", recovery = "signal:SIGHUP" }}\nready = {{ tcp = "127.0.0.1:{port}" }}'
-    with (
-        DaemonProcess(tmp_path, program(tmp_path, port, check)) as daemon,
-        Watch(daemon) as watch,
-    ):
+    with DaemonProcess(tmp_path, program(tmp_path, port, check)) as daemon, Watch(daemon) as watch:
         watch.ever("worker.state", worker="web-0", to="Ready")
         (tmp_path / "mode").write_text("bad")
         for _ in range(3):
@@ -225,9 +218,7 @@ def test_a_signal_reaches_the_program(tmp_path: Path) -> None:
         assert daemon.worker("web-0")["incarnation"] == 1
 
 
-def test_a_restart_as_recovery_is_a_new_incarnation_and_counts_as_no_failure(
-    tmp_path: Path,
-) -> None:
+def test_a_restart_as_recovery_is_a_new_incarnation_and_counts_as_no_failure(tmp_path: Path) -> None:
     mark = tmp_path / "ill"
     check = f'health = {{ exec = ["test", "!", "-e", "{mark}"], interval = "50ms", recovery = "restart" }}'
     config = shell("web", f"rm -f {mark}; exec sleep 1000", check)
@@ -257,10 +248,7 @@ def test_without_graceful_degradation_the_worker_is_replaced_as_hung(tmp_path: P
 def test_a_paused_program_is_not_asked(tmp_path: Path) -> None:
     port = free_port()
     check = f'health = {{ http = "http://127.0.0.1:{port}/", interval = "30ms", timeout = "100ms" }}\nready = {{ log = "listening" }}'
-    with (
-        DaemonProcess(tmp_path, program(tmp_path, port, check)) as daemon,
-        Watch(daemon) as watch,
-    ):
+    with DaemonProcess(tmp_path, program(tmp_path, port, check)) as daemon, Watch(daemon) as watch:
         watch.ever("worker.state", worker="web-0", to="Ready")
         daemon.call("agent.pause", names=["web"])
         with socket.create_connection(("127.0.0.1", port)) as connection:  # the kernel accepts
@@ -368,9 +356,7 @@ def test_a_server_that_is_busy_for_long_is_not_hung(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_a_call_in_flight_excuses_a_question_that_was_not_answered_before_it(
-    tmp_path: Path,
-) -> None:
+def test_a_call_in_flight_excuses_a_question_that_was_not_answered_before_it(tmp_path: Path) -> None:
     config = silent(tmp_path, more='monitoring.heartbeat_timeout = "4s"')
     with DaemonProcess(tmp_path, config) as daemon:
         daemon.call("agent.start", names=["s"])
@@ -395,9 +381,7 @@ def test_a_server_that_died_inside_is_found_after_the_timeout_of_its_call(tmp_pa
         assert daemon.worker("s-0")["last_exit"]["result"] == "hung"
 
 
-def test_a_server_that_died_inside_is_found_while_it_is_called_again_and_again(
-    tmp_path: Path,
-) -> None:
+def test_a_server_that_died_inside_is_found_while_it_is_called_again_and_again(tmp_path: Path) -> None:
     config = silent(tmp_path, more='mcp.request_timeout = "400ms"')
     with DaemonProcess(tmp_path, config) as daemon, Watch(daemon) as watch:
         stop = threading.Event()
@@ -450,9 +434,7 @@ def test_questions_keep_no_server_awake_and_wake_none(tmp_path: Path) -> None:
 def test_a_server_of_the_official_sdk_is_healthy_in_both_eras(tmp_path: Path, version: str) -> None:
     pytest.importorskip("mcp")
     command = json.dumps([sys.executable, str(OFFICIAL)])
-    config = (
-        f'{IMPATIENT}[mcp.servers.s]\ncommand = {command}\nmcp.protocol_version = "{version}"\n'
-    )
+    config = f'{IMPATIENT}[mcp.servers.s]\ncommand = {command}\nmcp.protocol_version = "{version}"\n'
     with DaemonProcess(tmp_path, config) as daemon:
         daemon.call("agent.start", names=["s"])
         stamps: set[str] = set()
@@ -559,9 +541,7 @@ def test_an_alert_command_starts_at_the_folder_of_the_configuration(tmp_path: Pa
         assert (told["type"], told["agent"]) == ("health.degraded", "ill")
 
 
-def test_an_alert_is_posted_once_and_one_that_is_refused_is_counted(
-    tmp_path: Path, hook: Posted
-) -> None:
+def test_an_alert_is_posted_once_and_one_that_is_refused_is_counted(tmp_path: Path, hook: Posted) -> None:
     url = f"http://127.0.0.1:{hook.server_address[1]}/alert"
     check = f'health = {{ exec = ["test", "!", "-e", "{tmp_path}/ill"], interval = "50ms" }}\nmonitoring.alert_url = "{url}"'
     config = shell("web", "exec sleep 1000", check)
@@ -588,10 +568,7 @@ def test_a_reload_changes_checks_without_a_restart(tmp_path: Path) -> None:
         daemon.call("daemon.reload")
         watch.until("health.recovered", check="exec")
         until(daemon, lambda: health(daemon, "web-0")["healthy"] is True)
-        assert (daemon.worker("web-0")["incarnation"], entry(daemon, "web")["degraded"]) == (
-            1,
-            False,
-        )
+        assert (daemon.worker("web-0")["incarnation"], entry(daemon, "web")["degraded"]) == (1, False)
         daemon.config.write_text(shell("web", "exec sleep 1000", ""))
         daemon.call("daemon.reload")
         assert daemon.worker("web-0")["health"] == []
@@ -605,9 +582,7 @@ def test_a_stop_ends_the_question_under_way(tmp_path: Path) -> None:
         pid = (tmp_path / "pid").read_text().strip()
         daemon.call("agent.stop", names=["web"])
         until(daemon, lambda: not Path(f"/proc/{pid}").exists())
-        assert health(daemon, "web-0")["failures"] == 0, (
-            "a question that was taken back is no failure"
-        )
+        assert health(daemon, "web-0")["failures"] == 0, "a question that was taken back is no failure"
 
 
 def test_what_is_asked_ends_with_the_daemon(tmp_path: Path) -> None:

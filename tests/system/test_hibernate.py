@@ -111,9 +111,7 @@ def events(daemon: DaemonProcess, *types: str) -> list[Any]:
     return list(daemon.call("event.list", types=list(types))["events"])
 
 
-def test_a_hibernated_agent_has_no_process_and_comes_back_for_a_task_with_what_it_knew(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_hibernated_agent_has_no_process_and_comes_back_for_a_task_with_what_it_knew(daemon: DaemonProcess) -> None:
     before = run(daemon, "ann", "write", "monday")["pid"]
     daemon.call("agent.hibernate", names=["ann"])
     worker = daemon.worker("ann-0")
@@ -156,9 +154,7 @@ def test_again_is_harmless_and_what_was_not_asleep_cannot_be_woken(daemon: Daemo
         daemon.call("agent.hibernate", names=["nobody"])
 
 
-def test_what_is_stopped_in_its_sleep_stays_down_and_starts_with_what_it_saved(
-    daemon: DaemonProcess,
-) -> None:
+def test_what_is_stopped_in_its_sleep_stays_down_and_starts_with_what_it_saved(daemon: DaemonProcess) -> None:
     run(daemon, "ann", "write", "wednesday")
     known = run(daemon, "ann", "read")["pages"]
     daemon.call("agent.hibernate", names=["ann"])
@@ -187,9 +183,7 @@ def test_a_running_task_may_finish_and_what_is_queued_meanwhile_wakes_the_agent(
     assert two["output"]["pid"] != before  # it was given to no worker that was about to sleep
 
 
-def test_who_hangs_up_while_an_agent_falls_asleep_leaves_no_task_behind(
-    daemon: DaemonProcess, tmp_path: Path
-) -> None:
+def test_who_hangs_up_while_an_agent_falls_asleep_leaves_no_task_behind(daemon: DaemonProcess, tmp_path: Path) -> None:
     gate, door = tmp_path / "gate", tmp_path / "door"
     spec = {
         "entrypoint": "diarist_agent:agent",
@@ -225,9 +219,7 @@ def test_what_stays_busy_is_refused_and_goes_on(daemon: DaemonProcess) -> None:
     assert run(daemon, "ann", "read")
 
 
-def test_what_saves_nothing_is_refused_unless_forced_and_then_begins_anew(
-    daemon: DaemonProcess,
-) -> None:
+def test_what_saves_nothing_is_refused_unless_forced_and_then_begins_anew(daemon: DaemonProcess) -> None:
     daemon.call("agent.start", names=["mute"])
     with pytest.raises(Conflict) as refusal:
         daemon.call("agent.hibernate", names=["mute"])
@@ -270,8 +262,7 @@ def test_all_workers_sleep_or_none(daemon: DaemonProcess) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "params"),
-    [("agent.wake", {"names": ["bob"]}), ("task.run", {"agent": "bob", "objective": "read"})],
+    ("method", "params"), [("agent.wake", {"names": ["bob"]}), ("task.run", {"agent": "bob", "objective": "read"})]
 )
 def test_a_worker_that_was_added_while_its_agent_slept_wakes_with_it(
     daemon: DaemonProcess, method: str, params: dict[str, object]
@@ -358,9 +349,7 @@ def damage(daemon: DaemonProcess, number: int) -> None:
         store.execute("UPDATE checkpoint SET data = ? WHERE id = ?", (bytes(spoilt), number))
 
 
-def test_an_agent_that_keeps_nothing_but_its_sessions_is_hibernated_and_comes_back(
-    daemon: DaemonProcess,
-) -> None:
+def test_an_agent_that_keeps_nothing_but_its_sessions_is_hibernated_and_comes_back(daemon: DaemonProcess) -> None:
     daemon.call("agent.start", names=["function"])
     daemon.call("agent.hibernate", names=["function"])
     assert facts(daemon.worker("function-0")) == HIBERNATED

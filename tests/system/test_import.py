@@ -103,9 +103,7 @@ def test_the_sample_of_pm2_is_converted(tmp_path: Path) -> None:
         pytest.skip("pm2 is not installed")
     environ = {**os.environ, "PM2_HOME": str(tmp_path / "pm2"), "PWD": str(tmp_path)}
     for words in (["init", "simple"], ["kill"]):  # it starts a daemon for everything
-        subprocess.run(
-            [program, *words], cwd=tmp_path, env=environ, check=True, capture_output=True
-        )
+        subprocess.run([program, *words], cwd=tmp_path, env=environ, check=True, capture_output=True)
     done = run_corral(tmp_path, "import", "ecosystem.config.js", "--write", "corral.toml")
     assert done.returncode == 0, done.stderr
     checked(tmp_path)

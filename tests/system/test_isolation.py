@@ -23,9 +23,7 @@ from daemon_process import AGENTS, DaemonProcess
 ROOT = os.geteuid() == 0
 SYSTEM_PYTHON = "/usr/bin/python3"
 
-needs_landlock = pytest.mark.skipif(
-    landlock.abi() < 6, reason=f"this kernel has version {landlock.abi()} of Landlock"
-)
+needs_landlock = pytest.mark.skipif(landlock.abi() < 6, reason=f"this kernel has version {landlock.abi()} of Landlock")
 
 
 def reporter(folder: Path, name: str, more: str = "") -> str:
@@ -41,9 +39,7 @@ def report(folder: Path, name: str) -> Any:  # JSON
         return json.loads(fifo.read())
 
 
-def test_an_isolated_worker_has_all_that_was_promised(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_isolated_worker_has_all_that_was_promised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_OF_THE_DAEMON", "1")
     leak = os.open("/dev/null", os.O_RDONLY)
     with DaemonProcess(tmp_path, reporter(tmp_path, "usual")) as daemon:
@@ -150,10 +146,8 @@ class Yard:
                 shutil.chown(folder / name / "file", user)
         self.allowed, self.other = (socket.create_server(("127.0.0.1", 0)) for _ in range(2))
         python = sys.executable if user is None else SYSTEM_PYTHON
-        agent = (
-            f'entrypoint = "escapee:agent"\npython = "{python}"\n'
-            f'process.working_directory = "{AGENTS}"\n'
-            + (f'process.user = "{user}"\n' if user is not None else "")
+        agent = f'entrypoint = "escapee:agent"\npython = "{python}"\nprocess.working_directory = "{AGENTS}"\n' + (
+            f'process.user = "{user}"\n' if user is not None else ""
         )
         fence = (
             f'process.read_paths = ["{self.inside}", "{AGENTS}"]\n'
@@ -239,10 +233,7 @@ def test_what_is_kept_in_is_still_the_daemons_to_end(yard: Yard) -> None:
 @needs_landlock
 @pytest.mark.parametrize("key", ["read_paths", "write_paths"])
 def test_a_path_that_is_not_there_is_a_start_that_failed(tmp_path: Path, key: str) -> None:
-    config = (
-        '[agents.misled]\nprotocol = "none"\ncommand = ["true"]\nautostart = false\n'
-        f'process.{key} = ["missing"]\n'
-    )
+    config = f'[agents.misled]\nprotocol = "none"\ncommand = ["true"]\nautostart = false\nprocess.{key} = ["missing"]\n'
     with DaemonProcess(tmp_path, config) as daemon:
         with pytest.raises(CorralError):
             daemon.call("agent.start", names=["misled"])
@@ -287,9 +278,7 @@ def test_paths_and_ports_without_isolation_contradict_it(key: str, off: str) -> 
 
 
 def test_the_example_of_the_manual_is_a_configuration() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "reference" / "configuration.md").read_text(
-        "utf-8"
-    )
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "configuration.md").read_text("utf-8")
     section = text.partition("#### `read_paths`, `write_paths`, `connect_ports`")[2]
     example = textwrap.dedent(
         "".join(

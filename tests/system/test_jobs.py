@@ -99,9 +99,7 @@ def test_what_requires_jobs_starts_when_all_have_succeeded(daemon: DaemonProcess
     daemon.await_worker("slow-0", lambda worker: worker["pid"] is not None)
     assert job(daemon, "slow")["job"] == "running"
     table = daemon.corral("status").stdout
-    assert [line.split()[2] for line in table.splitlines() if line.startswith("slow")] == [
-        "Running"
-    ]
+    assert [line.split()[2] for line in table.splitlines() if line.startswith("slow")] == ["Running"]
     with (daemon.folder / "gate").open("w") as gate:
         gate.write("go\n")
     daemon.await_worker("svc-0", lambda worker: worker["state"] == "Ready")
@@ -117,15 +115,11 @@ def test_what_requires_jobs_starts_when_all_have_succeeded(daemon: DaemonProcess
 
 def test_a_done_job_is_shown_as_such(daemon: DaemonProcess) -> None:
     await_job(daemon, "quick", "succeeded")
-    (line,) = [
-        line for line in daemon.corral("status").stdout.splitlines() if line.startswith("quick")
-    ]
+    (line,) = [line for line in daemon.corral("status").stdout.splitlines() if line.startswith("quick")]
     assert line.split()[1:3] == ["job", "Done"]
 
 
-def test_what_waits_for_a_failed_job_says_why_and_goes_on_when_it_has_succeeded(
-    daemon: DaemonProcess,
-) -> None:
+def test_what_waits_for_a_failed_job_says_why_and_goes_on_when_it_has_succeeded(daemon: DaemonProcess) -> None:
     daemon.await_worker("stuck-0", lambda worker: "no table" in worker["reason"])
     assert "corral start broken" in daemon.worker("stuck-0")["reason"]
     refused = daemon.corral("start", "broken")
@@ -141,9 +135,7 @@ def test_a_service_that_runs_to_its_end_is_told_the_word_for_that(daemon: Daemon
     daemon.await_worker("waits-0", lambda worker: 'type = "oneshot"' in worker["reason"])
 
 
-def test_a_job_that_fails_is_retried_by_the_policy_and_a_start_waits_for_the_last_try(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_job_that_fails_is_retried_by_the_policy_and_a_start_waits_for_the_last_try(daemon: DaemonProcess) -> None:
     await_job(daemon, "retried", "failed")
     assert len(lines(daemon.folder / "tries")) == 3
     done = daemon.corral("start", "retried", "--json")
@@ -157,9 +149,7 @@ def test_a_run_that_takes_too_long_fails_as_task_timeout(daemon: DaemonProcess) 
     assert (done.returncode, error["data"]["result"]) == (5, "task-timeout")
 
 
-def test_a_start_of_all_leaves_jobs_that_are_done_or_not_to_start_by_themselves(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_start_of_all_leaves_jobs_that_are_done_or_not_to_start_by_themselves(daemon: DaemonProcess) -> None:
     for name in ("quick", "default"):
         await_job(daemon, name, "succeeded")
     before = lines(daemon.folder / "order")

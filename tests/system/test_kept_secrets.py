@@ -73,11 +73,7 @@ def test_a_secret_is_set_used_by_its_agents_rotated_and_removed(daemon: DaemonPr
     file.write_text(NEW)
     done = daemon.corral("--json", "secret", "rotate", "KEY", "--file", str(file), "--restart")
     file.unlink()
-    assert json.loads(done.stdout) == {
-        "name": "KEY",
-        "used_by": ["app", "stranger"],
-        "restarted": ["app-0", "app-1"],
-    }
+    assert json.loads(done.stdout) == {"name": "KEY", "used_by": ["app", "stranger"], "restarted": ["app-0", "app-1"]}
     assert before & pids(daemon) == set()
     assert has(daemon, NEW)
     assert daemon.corral("secret", "rotate", "NONE", "-", stdin="x").returncode == 3
@@ -97,9 +93,7 @@ def test_a_secret_is_set_used_by_its_agents_rotated_and_removed(daemon: DaemonPr
 def test_a_value_is_asked_for_without_an_echo(daemon: DaemonProcess) -> None:
     pid, terminal = pty.fork()
     if pid == 0:
-        os.execv(
-            BIN / "corral", ["corral", "--socket", str(daemon.socket), "secret", "set", "ASKED"]
-        )
+        os.execv(BIN / "corral", ["corral", "--socket", str(daemon.socket), "secret", "set", "ASKED"])
     shown = b""
     while b"value of ASKED: " not in shown:
         shown += os.read(terminal, 4096)
@@ -137,9 +131,7 @@ def test_nothing_shows_a_value(daemon: DaemonProcess) -> None:
     ]
     assert '"secret.rotate"' in shown[-1]
     kept = daemon.state_dir / "secrets.d"
-    files = [
-        path for path in daemon.state_dir.rglob("*") if path.is_file() and kept not in path.parents
-    ]
+    files = [path for path in daemon.state_dir.rglob("*") if path.is_file() and kept not in path.parents]
     shown += [path.read_bytes().decode("utf-8", "replace") for path in [*files, daemon.log]]
     values = (OLD, NEW, TYPED, WRONG)
     assert [(each, text) for each in values for text in shown if each in text] == []

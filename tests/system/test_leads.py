@@ -110,9 +110,7 @@ def test_the_items_of_a_list_go_to_the_members_in_turn(daemon: DaemonProcess) ->
 
 
 def test_a_synthesiser_gets_the_results_and_no_part(daemon: DaemonProcess) -> None:
-    assert run(daemon, "edited", "read", ["a", "b", "c"]) == [
-        *("reader read a", "checker read b", "reader read c")
-    ]
+    assert run(daemon, "edited", "read", ["a", "b", "c"]) == [*("reader read a", "checker read b", "reader read c")]
 
 
 def test_the_task_fails_when_each_part_has(daemon: DaemonProcess) -> None:
@@ -127,9 +125,7 @@ def test_a_wrong_configuration_or_a_lead_without_a_team_is_told(daemon: DaemonPr
     assert "run the team" in ended(daemon, "chief", "read")["error"]["message"]
 
 
-def test_parts_that_have_ended_are_not_run_again_after_a_kill_of_the_daemon(
-    daemon: DaemonProcess,
-) -> None:
+def test_parts_that_have_ended_are_not_run_again_after_a_kill_of_the_daemon(daemon: DaemonProcess) -> None:
     folder = daemon.config.parent
     with daemon.client() as client:
         client.call("event.follow", {"types": ["task.*"]}, timeout_s=BOUND_S)

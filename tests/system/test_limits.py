@@ -29,9 +29,7 @@ needs_other_user = pytest.mark.skipif(
 
 
 both_tiers = pytest.mark.parametrize(
-    "tier",
-    [f'[daemon]\ncontainment = "{word}"\n' for word in ("launcher", "auto")],
-    ids=["launcher", "auto"],
+    "tier", [f'[daemon]\ncontainment = "{word}"\n' for word in ("launcher", "auto")], ids=["launcher", "auto"]
 )
 """Without control groups, and with what there is of them here."""
 
@@ -46,9 +44,7 @@ def program(name: str, *arguments: str, python: str = sys.executable, **limits: 
     )  # fmt: skip
 
 
-def first(
-    notifications: Iterator[Any], key: str, is_it: Callable[[dict[str, Any]], bool]
-) -> dict[str, Any]:
+def first(notifications: Iterator[Any], key: str, is_it: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """The first of the records or events that is it."""
     return next(each for note in notifications for each in note.params[key] if is_it(each))
 
@@ -88,9 +84,7 @@ def ended(daemon: DaemonProcess, worker: str) -> Any:  # a worker's status
 
 @both_tiers
 @pytest.mark.parametrize("where", ["take", "child", "escapee"])
-def test_a_tree_that_takes_more_memory_than_it_may_is_killed_as_oom(
-    tmp_path: Path, where: str, tier: str
-) -> None:
+def test_a_tree_that_takes_more_memory_than_it_may_is_killed_as_oom(tmp_path: Path, where: str, tier: str) -> None:
     config = tier + program("hog", where, "300", max_memory_bytes="100MiB")
     config += program("neighbour", "take", "10", max_memory_bytes="100MiB")
     with DaemonProcess(tmp_path, config) as daemon:
@@ -143,9 +137,7 @@ def test_workers_that_share_their_pages_are_not_taken_for_hogs(tmp_path: Path, h
 
 
 def test_memory_is_held_where_nothing_is_tracked(tmp_path: Path) -> None:
-    config = program(
-        "hog", "take", "300", max_memory_bytes="100MiB", enable_resource_tracking=False
-    )
+    config = program("hog", "take", "300", max_memory_bytes="100MiB", enable_resource_tracking=False)
     with DaemonProcess(tmp_path, config) as daemon:
         start(daemon, "hog")
         assert ended(daemon, "hog-0")["last_exit"]["result"] == "oom"
@@ -155,9 +147,7 @@ def test_memory_is_held_where_nothing_is_tracked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", [["spin"], ["stubborn"], ["spin-in-children", "0.2"]])
-def test_a_tree_that_has_used_its_processor_time_ends_as_cpu_time(
-    tmp_path: Path, how: list[str]
-) -> None:
+def test_a_tree_that_has_used_its_processor_time_ends_as_cpu_time(tmp_path: Path, how: list[str]) -> None:
     with DaemonProcess(tmp_path, program("hog", *how, max_cpu_seconds=1)) as daemon:
         start(daemon, "hog")
         last = ended(daemon, "hog-0")["last_exit"]
@@ -169,9 +159,7 @@ def test_a_tree_that_has_used_its_processor_time_ends_as_cpu_time(
 
 
 @both_tiers
-def test_a_tree_that_uses_too_much_of_the_processors_is_held_back_and_goes_on(
-    tmp_path: Path, tier: str
-) -> None:
+def test_a_tree_that_uses_too_much_of_the_processors_is_held_back_and_goes_on(tmp_path: Path, tier: str) -> None:
     config = tier + program("hog", "spin", "2", cpu_limit_percent=10) + program("free", "spin")
     with DaemonProcess(tmp_path, config) as daemon:
         start(daemon, "hog", "free")
@@ -297,11 +285,7 @@ def test_a_program_that_can_have_no_more_address_space_is_told_so(tmp_path: Path
 def counted() -> tuple[str, int, str]:
     """An interpreter, how many processes and threads its user has now, and how the spec names the user."""
     if os.getuid() == 0:
-        return (
-            SYSTEM_PYTHON,
-            threads_of(65534),
-            'process.user = "nobody"\nprocess.working_directory = "/"\n',
-        )
+        return (SYSTEM_PYTHON, threads_of(65534), 'process.user = "nobody"\nprocess.working_directory = "/"\n')
     return sys.executable, threads_of(os.getuid()), ""
 
 
@@ -341,9 +325,7 @@ def test_a_limit_that_cannot_be_held_is_an_error_at_the_start(tmp_path: Path) ->
         assert (said.count("cannot start"), said.count("max_processes")) == (1, 1)
 
 
-def test_while_a_fork_bomb_goes_off_the_daemon_answers_and_nothing_of_it_is_left(
-    tmp_path: Path,
-) -> None:
+def test_while_a_fork_bomb_goes_off_the_daemon_answers_and_nothing_of_it_is_left(tmp_path: Path) -> None:
     with DaemonProcess(tmp_path, program("bomb", "bomb", "8")) as daemon:
         start(daemon, "bomb")
         while len(marked(tmp_path)) < 256:

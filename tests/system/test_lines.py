@@ -20,9 +20,7 @@ def run(folder: Path, course: Course) -> Verdict:
     return verdict
 
 
-def test_every_line_is_read_back_once_and_whole_although_its_printer_is_killed(
-    tmp_path: Path,
-) -> None:
+def test_every_line_is_read_back_once_and_whole_although_its_printer_is_killed(tmp_path: Path) -> None:
     verdict = run(tmp_path, Course(megabytes=1, workers=2, kills=5))
     assert verdict.wrong == []
     assert set(verdict.tallies) == {"files", "logs", "logs -f"}
@@ -58,9 +56,7 @@ sys.stdin.readline()
 """
 
 
-def test_what_is_printed_beside_the_protocol_is_kept_however_long_or_it_is_told_how_much_is_not(
-    tmp_path: Path,
-) -> None:
+def test_what_is_printed_beside_the_protocol_is_kept_however_long_or_it_is_told_how_much_is_not(tmp_path: Path) -> None:
     (tmp_path / "talker.py").write_text(TALKER)
     config = f"""
 monitoring.max_log_file_bytes = "100MiB"

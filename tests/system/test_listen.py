@@ -151,9 +151,7 @@ def test_no_connection_is_lost_over_twenty_restarts(tmp_path: Path, instances: i
     assert len(clients.workers) >= 20
 
 
-def test_a_killed_worker_cuts_the_requests_that_it_had_accepted_and_no_others(
-    tmp_path: Path,
-) -> None:
+def test_a_killed_worker_cuts_the_requests_that_it_had_accepted_and_no_others(tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
     recovery = "[agents.web.recovery]\nrestart_backoff_base = 0\nmax_restart_attempts = 100\n"
     with DaemonProcess(tmp_path, agent("web", address, more=recovery)) as daemon:
@@ -226,9 +224,7 @@ def test_a_stop_refuses_connections_and_a_start_takes_them_again(tmp_path: Path)
     assert all(map(is_refused, addresses))
 
 
-def test_the_first_connection_starts_an_agent_that_does_not_start_by_itself(
-    tmp_path: Path,
-) -> None:
+def test_the_first_connection_starts_an_agent_that_does_not_start_by_itself(tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
     with DaemonProcess(tmp_path, agent("lazy", address, "brief", "autostart = false")) as daemon:
         (status,) = daemon.call("daemon.status", names=["lazy"])["agents"]
@@ -243,13 +239,9 @@ def test_the_first_connection_starts_an_agent_that_does_not_start_by_itself(
         assert len(events) == 2
 
 
-def test_one_that_gave_up_refuses_connections_in_place_of_letting_them_wait(
-    tmp_path: Path,
-) -> None:
+def test_one_that_gave_up_refuses_connections_in_place_of_letting_them_wait(tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
-    config = agent("web", address, more="autostart = false").replace(
-        str(SERVER), str(tmp_path / "missing.py")
-    )
+    config = agent("web", address, more="autostart = false").replace(str(SERVER), str(tmp_path / "missing.py"))
     config += "[agents.web.recovery]\nmax_restart_attempts = 0\n"
     with DaemonProcess(tmp_path, config) as daemon:
         with connected(address) as client:
@@ -279,9 +271,7 @@ def test_an_address_in_use_keeps_that_agent_down_and_no_other(tmp_path: Path) ->
             ask(taken)
 
 
-def test_a_changed_address_is_another_socket_and_an_unchanged_one_the_same(
-    tmp_path: Path,
-) -> None:
+def test_a_changed_address_is_another_socket_and_an_unchanged_one_the_same(tmp_path: Path) -> None:
     stays, goes, comes = (f"127.0.0.1:{free_port()}" for _ in range(3))
     with DaemonProcess(tmp_path, agent("web", [stays, goes])) as daemon:
         ask(goes)

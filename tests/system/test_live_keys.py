@@ -16,9 +16,7 @@ from corral.worker.contract.errors import CorralError
 from daemon_process import BOUND_S, DaemonProcess
 from live_keys import BASE, PROBES, Json, Live, Probe, inline, probe
 
-AT_EACH_USE = (
-    "it is read at each use, which cannot be seen from outside; the tests of its room show it"
-)
+AT_EACH_USE = "it is read at each use, which cannot be seen from outside; the tests of its room show it"
 SHOWN_ELSEWHERE: dict[str, str] = {
     "rolling": "test_rolling.py::test_a_worker_that_may_not_have_another_beside_it_finishes_first_and_is_started_anew",
     "smoke": "test_rolling.py::test_the_smoke_task_decides_whether_a_version_gets_others",
@@ -113,9 +111,7 @@ def _words(live: Live) -> None:
     live.set("title", "Live one", description="It lives.", labels={"team": "red"})
     shown = live.shown()
     assert (shown["title"], shown["description"]) == ("Live one", "It lives.")
-    assert [a["name"] for a in live.call("daemon.status", selector="team=red")["agents"]] == [
-        "live"
-    ]
+    assert [a["name"] for a in live.call("daemon.status", selector="team=red")["agents"]] == ["live"]
 
 
 @probe("instances")
@@ -276,17 +272,13 @@ def _budgets(live: Live) -> None:
     live.set("resources.max_tokens_per_minute", 10)
     live.run("use", {"tokens": 50, "cents": 0})
     waits = live.submit("nothing")
-    live.await_task(
-        waits, lambda t: t["state"] == "queued" and "max_tokens_per_minute" in t["reason"]
-    )
+    live.await_task(waits, lambda t: t["state"] == "queued" and "max_tokens_per_minute" in t["reason"])
     live.reset()
     assert live.ended(waits)["state"] == "succeeded"
     live.set("tasks.max_cost_cents_per_day", 10)
     live.run("use", {"tokens": 0, "cents": 50})
     waits = live.submit("nothing")
-    live.await_task(
-        waits, lambda t: t["state"] == "queued" and "max_cost_cents_per_day" in t["reason"]
-    )
+    live.await_task(waits, lambda t: t["state"] == "queued" and "max_cost_cents_per_day" in t["reason"])
     live.reset()
     assert live.ended(waits)["state"] == "succeeded"
 
@@ -374,19 +366,13 @@ def _sessions(live: Live) -> None:
     live.set("memory.max_session_bytes", "1KiB")
     found = [live.run("recall", "x" * 500, session="s")["output"] for _ in range(3)]
     assert found[-1] == 2  # the oldest were removed
-    live.set(
-        "memory.overflow", "refuse", memory={"max_session_bytes": "1KiB", "overflow": "refuse"}
-    )
+    live.set("memory.overflow", "refuse", memory={"max_session_bytes": "1KiB", "overflow": "refuse"})
     assert live.run("recall", "x" * 900, session="s") == "ResourceLimitExceeded"
 
 
 @probe("memory.max_sessions", "memory.session_overflow")
 def _session_count(live: Live) -> None:
-    live.set(
-        "memory.session_overflow",
-        "refuse",
-        memory={"max_sessions": 1, "session_overflow": "refuse"},
-    )
+    live.set("memory.session_overflow", "refuse", memory={"max_sessions": 1, "session_overflow": "refuse"})
     live.call("memory.clear", agent="live")
     assert live.run("recall", "a", session="one")["state"] == "succeeded"
     assert live.run("recall", "a", session="two") == "ResourceLimitExceeded"

@@ -88,9 +88,7 @@ def numbers(found: list[dict[str, Any]], worker: str) -> list[int]:
     ]
 
 
-def test_a_follower_sees_every_line_once_over_rotations_and_kills_of_the_worker(
-    tmp_path: Path,
-) -> None:
+def test_a_follower_sees_every_line_once_over_rotations_and_kills_of_the_worker(tmp_path: Path) -> None:
     config = agent(
         "count",
         *python(COUNTER, "count", "1000000", "0.0001"),
@@ -180,9 +178,7 @@ def cpu_ticks(pid: int) -> int:
 
 
 @pytest.mark.parametrize("victim", ["launcher", "daemon"])
-def test_after_a_kill_what_was_shown_is_there_and_a_possible_gap_is_told(
-    tmp_path: Path, victim: str
-) -> None:
+def test_after_a_kill_what_was_shown_is_there_and_a_possible_gap_is_told(tmp_path: Path, victim: str) -> None:
     config = agent(
         "count",
         *python(COUNTER, "count", "10000000", "0.0001"),
@@ -204,9 +200,7 @@ def test_after_a_kill_what_was_shown_is_there_and_a_possible_gap_is_told(
         with daemon.client() as client:
             params = {"names": ["count"], "n": 1_000_000}
             client.call("log.follow", params, timeout_s=BOUND_S)
-            found = records(
-                client, lambda new: numbers(new, "count-0").count(0) == 2 and len(new) > 100
-            )
+            found = records(client, lambda new: numbers(new, "count-0").count(0) == 2 and len(new) > 100)
         assert found[: len(shown)] == shown
         got = numbers(found, "count-0")
         second = got.index(0, 1)
@@ -240,10 +234,7 @@ def test_what_json_prints_can_be_turned_back_into_the_bytes(tmp_path: Path) -> N
         done = daemon.corral("logs", "--json", "odd")
         assert done.returncode == 0
         found = [json.loads(line) for line in done.stdout.split("\n")[:-1]]
-        got = [
-            base64.b64decode(record["bytes"]) if "bytes" in record else record["text"].encode()
-            for record in found
-        ]
+        got = [base64.b64decode(record["bytes"]) if "bytes" in record else record["text"].encode() for record in found]
         count = len(got) // len(lines)  # it is started again
         assert count >= 1
         assert got == lines * count
@@ -271,9 +262,7 @@ def test_a_log_that_is_too_long_for_one_answer_is_shown_whole(tmp_path: Path) ->
         assert daemon.corral("logs", "-f", "--previous", "count").returncode == 2
 
 
-def test_a_follower_that_never_reads_is_skipped_ahead_and_nobody_else_notices(
-    tmp_path: Path,
-) -> None:
+def test_a_follower_that_never_reads_is_skipped_ahead_and_nobody_else_notices(tmp_path: Path) -> None:
     config = agent(
         "count",
         *python(COUNTER, "count", "150000", "0"),
@@ -411,10 +400,7 @@ def test_what_an_mcp_server_logs_keeps_its_level(tmp_path: Path) -> None:
         client.call("log.follow", {"names": ["noisy"], "n": 100}, timeout_s=BOUND_S)
         found = records(client, lambda new: sum(r["stream"] == "log" for r in new) >= 2)
         logged = [record for record in found if record["stream"] == "log"]
-        assert [(r["level"], r["text"]) for r in logged] == [
-            ("error", "disk full"),
-            ("notice", '{"free":0}'),
-        ]
+        assert [(r["level"], r["text"]) for r in logged] == [("error", "disk full"), ("notice", '{"free":0}')]
         assert logged[0]["fields"] == {"logger": "storage"}
         shown = daemon.corral("logs", "--level", "error", "--json", "noisy").stdout.splitlines()
         assert [json.loads(line)["text"] for line in shown] == ["disk full"]

@@ -55,10 +55,7 @@ NPM = {
         environment={"MEMORY_FILE_PATH": "{folder}/memory.json"},
     ),
     "filesystem": Server(
-        npm_program("mcp-server-filesystem", "{folder}"),
-        "read_text_file",
-        {"path": "{folder}/hay"},
-        "a needle",
+        npm_program("mcp-server-filesystem", "{folder}"), "read_text_file", {"path": "{folder}/hay"}, "a needle"
     ),
     "thinking": Server(
         npm_program("mcp-server-sequential-thinking"),
@@ -75,12 +72,7 @@ PYPI = {
         {"source_timezone": "UTC", "time": "12:00", "target_timezone": "Asia/Tokyo"},
         "+9.0h",
     ),
-    "git": Server(
-        [sys.executable, "-m", "mcp_server_git"],
-        "git_log",
-        {"repo_path": "{folder}"},
-        "the first change",
-    ),
+    "git": Server([sys.executable, "-m", "mcp_server_git"], "git_log", {"repo_path": "{folder}"}, "the first change"),
     "fetch": Server(
         [sys.executable, "-m", "mcp_server_fetch", "--allow-private-ips"],
         "fetch",
@@ -249,9 +241,7 @@ def test_a_server_is_listed_and_called_before_and_after_it_was_killed_and_restar
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_of_a_server_that_was_killed_restarted_or_stopped_nothing_is_left(
-    name: str, lives: dict[str, Life]
-) -> None:
+def test_of_a_server_that_was_killed_restarted_or_stopped_nothing_is_left(name: str, lives: dict[str, Life]) -> None:
     first, second, third = lives[name].pids
     assert first
     assert not first & second
@@ -271,9 +261,7 @@ def test_a_server_behind_npx_is_several_processes(lives: dict[str, Life]) -> Non
 
 
 @needs_npm
-def test_a_server_that_loses_overlapping_writes_keeps_those_of_forty_callers(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_server_that_loses_overlapping_writes_keeps_those_of_forty_callers(daemon: DaemonProcess) -> None:
     def create(number: int) -> None:
         entity = {"name": f"n{number}", "entityType": "number", "observations": [f"{number}"]}
         said(daemon, "graph", "create_entities", {"entities": [entity]})
@@ -297,9 +285,7 @@ def test_a_server_that_goes_on_after_a_cancel_is_called_again(daemon: DaemonProc
 
 
 @needs_npm
-def test_a_server_that_asked_its_client_ends_by_itself_when_its_input_does(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_server_that_asked_its_client_ends_by_itself_when_its_input_does(daemon: DaemonProcess) -> None:
     said(daemon, "asking", *ECHO[:2])
     daemon.call("agent.stop", names=["asking"])
     ended = daemon.worker("asking-0")["last_exit"]

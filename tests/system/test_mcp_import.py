@@ -102,9 +102,7 @@ def test_the_same_again_changes_nothing_and_another_table_is_refused_unless_repl
     assert imported(daemon, path)["unchanged"] == ["again", "fresh"]
 
 
-def test_a_name_of_the_file_or_of_corral_itself_is_never_replaced(
-    daemon: DaemonProcess, tmp_path: Path
-) -> None:
+def test_a_name_of_the_file_or_of_corral_itself_is_never_replaced(daemon: DaemonProcess, tmp_path: Path) -> None:
     for name in ("of-the-file", "cortex"):
         path = file(tmp_path, **{name: memory("x"), "beside": memory("y")})
         refused = daemon.corral("mcp", "import", path, "--replace")
@@ -121,9 +119,7 @@ def test_a_table_that_the_daemon_refuses_adds_none(daemon: DaemonProcess, tmp_pa
     assert "good" not in names(daemon)
 
 
-def test_an_import_that_starts_says_which_did_not_come_up(
-    daemon: DaemonProcess, tmp_path: Path
-) -> None:
+def test_an_import_that_starts_says_which_did_not_come_up(daemon: DaemonProcess, tmp_path: Path) -> None:
     gone = {"command": str(tmp_path / "missing")}
     path = file(tmp_path, up=memory("x"), gone=gone)
     done = daemon.corral("mcp", "import", path, "--start")
@@ -131,9 +127,7 @@ def test_an_import_that_starts_says_which_did_not_come_up(
     assert daemon.worker("up-0")["state"] == "Ready"
 
 
-def test_a_server_is_added_called_with_words_and_removed(
-    daemon: DaemonProcess, tmp_path: Path
-) -> None:
+def test_a_server_is_added_called_with_words_and_removed(daemon: DaemonProcess, tmp_path: Path) -> None:
     command = [f"{BIN}/corral-cortex", "mcp", "stdio", "--db", "words.db"]
     folder = ("--cwd", str(tmp_path))
     done = daemon.corral("mcp", "add", "words", "--env", "A=b", *folder, "--", *command)
@@ -151,12 +145,8 @@ def test_a_server_is_added_called_with_words_and_removed(
     assert "words" not in names(daemon)
 
 
-@pytest.mark.parametrize(
-    "words", ["", "x", "x --url http://a.example -- cmd", "x cmd", "x --env A -- cmd"]
-)
-def test_an_add_that_says_too_little_or_too_much_is_refused(
-    daemon: DaemonProcess, words: str
-) -> None:
+@pytest.mark.parametrize("words", ["", "x", "x --url http://a.example -- cmd", "x cmd", "x --env A -- cmd"])
+def test_an_add_that_says_too_little_or_too_much_is_refused(daemon: DaemonProcess, words: str) -> None:
     before = names(daemon)
     assert daemon.corral("mcp", "add", *words.split()).returncode == 2
     assert names(daemon) == before

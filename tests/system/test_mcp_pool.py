@@ -87,9 +87,7 @@ def call(daemon: DaemonProcess, tool: str, timeout_s: float | None = None, /, **
     return text(result)
 
 
-def refusal(
-    daemon: DaemonProcess, tool: str, timeout_s: float | None = None, /, **given: Any
-) -> CorralError:
+def refusal(daemon: DaemonProcess, tool: str, timeout_s: float | None = None, /, **given: Any) -> CorralError:
     with pytest.raises(CorralError) as caught:
         call(daemon, tool, timeout_s, **given)
     return caught.value
@@ -113,9 +111,7 @@ def gave_up(worker: Any) -> bool:
     return last is not None and last["result"] == "restart-limit"
 
 
-def test_a_server_starts_at_its_first_call_stops_unused_and_stays_listed_by_the_next_daemon(
-    tmp_path: Path,
-) -> None:
+def test_a_server_starts_at_its_first_call_stops_unused_and_stays_listed_by_the_next_daemon(tmp_path: Path) -> None:
     config = f'[mcp.servers.lazy]\n{STATE}]\nidle_timeout = "200ms"\n'
     with DaemonProcess(tmp_path, config) as daemon:
         assert daemon.worker("lazy-0")["state"] == "Initial"
@@ -142,9 +138,7 @@ def test_a_server_starts_at_its_first_call_stops_unused_and_stays_listed_by_the_
             daemon.call("mcp.tools", server="lazy")
 
 
-def test_a_server_that_dies_before_its_handshake_says_why_and_is_parked(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_server_that_dies_before_its_handshake_says_why_and_is_parked(daemon: DaemonProcess) -> None:
     error = refusal(daemon, "broken__put", value="x")
     assert error.code == SpawnFailed.code
     assert "the moon is in the wrong house" in error.message
@@ -158,9 +152,7 @@ def test_a_server_that_dies_before_its_handshake_says_why_and_is_parked(
     assert "broken" in daemon.call("mcp.tools")["failures"]
 
 
-def test_a_call_while_a_server_waits_for_its_next_start_ends_with_its_last_words(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_call_while_a_server_waits_for_its_next_start_ends_with_its_last_words(daemon: DaemonProcess) -> None:
     assert "patient" in daemon.call("mcp.tools")["failures"]
     daemon.await_worker("patient-0", lambda w: w["next_start_in_s"] is not None)
     error = refusal(daemon, "patient__put", 0.2, value="x")
@@ -185,11 +177,7 @@ def test_arguments_are_judged_before_the_server_sees_them(daemon: DaemonProcess)
         ({"path": "/a", "more": 1}, "more", "additionalProperties"),
     ):
         error = refusal(daemon, "lazy__read_folder", **arguments)
-        assert (error.code, error.data["key"], error.data["rule"]) == (
-            InvalidParams.code,
-            key,
-            rule,
-        )
+        assert (error.code, error.data["key"], error.data["rule"]) == (InvalidParams.code, key, rule)
     facts = server(daemon, "lazy")["mcp"]
     assert (facts["calls"] - calls, facts["in_flight"]) == (4, 0)
     assert call(daemon, "lazy__read_folder", path="/a/b") == ""
@@ -231,9 +219,7 @@ def test_two_processes_work_at_the_same_time_and_the_risk_of_that_is_told(
     assert daemon.log.read_text().count("server wide") == 1
 
 
-def test_a_call_does_not_go_to_a_process_that_is_being_removed(
-    daemon: DaemonProcess, tmp_path: Path
-) -> None:
+def test_a_call_does_not_go_to_a_process_that_is_being_removed(daemon: DaemonProcess, tmp_path: Path) -> None:
     def meet(name: str) -> str:
         return call(daemon, "narrowed__meet", folder=str(tmp_path), name=name, other="end")
 
@@ -252,9 +238,7 @@ def test_a_call_does_not_go_to_a_process_that_is_being_removed(
     assert isinstance(error, Timeout), "there is one process left, and it is at work"
 
 
-def test_agents_that_share_with_nobody_find_their_own_state_and_never_another_s(
-    daemon: DaemonProcess,
-) -> None:
+def test_agents_that_share_with_nobody_find_their_own_state_and_never_another_s(daemon: DaemonProcess) -> None:
     def tool(agent: str, name: str, **arguments: Any) -> str:
         task = daemon.call("task.run", agent=agent, objective=f"tool {name}", input=arguments)
         assert task["state"] == "succeeded", task
@@ -278,9 +262,7 @@ def test_the_process_of_a_removed_agent_ends_with_it_and_those_of_others_stay(
     daemon: DaemonProcess, tmp_path: Path
 ) -> None:
     def tool(agent: str, name: str, **arguments: Any) -> str:
-        task = daemon.call(
-            "task.run", agent=agent, objective=f"tool dedicated__{name}", input=arguments
-        )
+        task = daemon.call("task.run", agent=agent, objective=f"tool dedicated__{name}", input=arguments)
         assert task["state"] == "succeeded", task
         return str(task["output"]["text"])
 

@@ -82,18 +82,14 @@ def test_the_git_server_speaks_both_eras_and_ends_at_eof(version: str, repositor
 
 
 @pytest.mark.long
-def test_the_git_server_in_the_pool_is_found_called_killed_and_called_again(
-    repository: Path,
-) -> None:
+def test_the_git_server_in_the_pool_is_found_called_killed_and_called_again(repository: Path) -> None:
     async def test() -> None:
         git = ProcessBackend("git", GIT_SERVER)
         async with pooled(git, odd()) as pool:
             arguments: dict[str, object] = {"repo_path": str(repository)}
             assert "change 1" in text(await pool.call("git__git_log", arguments))
             assert "change 1" in text(await pool.call("git_log", arguments))
-            assert "git__git_status" in {
-                record["name"] for record in pool.tools(Access(("git__*",)))
-            }
+            assert "git__git_status" in {record["name"] for record in pool.tools(Access(("git__*",)))}
             assert len(git.started) == 1
 
             git.started[0].kill()

@@ -107,9 +107,7 @@ def test_the_official_client_uses_all_of_it(daemon: DaemonProcess, mode: Any) ->
         with anyio.fail_after(BOUND_S):
             parameters = StdioServerParameters(**entry(daemon))
             async with Client(stdio_client(parameters), mode=mode) as client:
-                assert client.protocol_version == (
-                    "2025-11-25" if mode == "legacy" else "2026-07-28"
-                )
+                assert client.protocol_version == ("2025-11-25" if mode == "legacy" else "2026-07-28")
                 assert mode == "2026-07-28" or client.instructions is not None
                 tools = {tool.name: tool for tool in (await client.list_tools()).tools}
                 assert OWN | {"odd__echo", "official__add"} <= tools.keys()
@@ -119,14 +117,9 @@ def test_the_official_client_uses_all_of_it(daemon: DaemonProcess, mode: Any) ->
                 assert [step[0] for step in steps] == [1, 2, 3]
                 shown = await client.call_tool("corral__list", {"kind": "servers"})
                 assert shown.structured_content is not None
-                assert {e["name"] for e in shown.structured_content["entries"]} == {
-                    "odd",
-                    "official",
-                }
+                assert {e["name"] for e in shown.structured_content["entries"]} == {"odd", "official"}
                 run = await client.call_tool(
-                    "corral__run",
-                    {"agent": "crew", "objective": "echo", "input": [1]},
-                    progress_callback=stepped,
+                    "corral__run", {"agent": "crew", "objective": "echo", "input": [1]}, progress_callback=stepped
                 )
                 assert run.structured_content is not None
                 assert run.structured_content["output"]["input"] == [1]
@@ -170,9 +163,7 @@ def test_the_inspector_finds_nothing_to_complain_of(daemon: DaemonProcess, tmp_p
     config.write_text(json.dumps({"mcpServers": servers}))
 
     def inspect(*arguments: str) -> Any:
-        program = npm_program(
-            "mcp-inspector", "--cli", "--config", str(config), "--server", "corral"
-        )
+        program = npm_program("mcp-inspector", "--cli", "--config", str(config), "--server", "corral")
         done = subprocess.run(
             [*program, *arguments],
             env={"PATH": f"{NODE_FOLDER / 'bin'}:/usr/bin:/bin", "HOME": str(tmp_path)},
@@ -210,9 +201,7 @@ def test_every_own_tool_answers_what_its_schema_says(daemon: DaemonProcess) -> N
         entries = {entry["name"]: entry for entry in check("corral__list")["entries"]}
         assert entries["crew"]["kind"] == "agent"
         assert entries["odd"]["kind"] == "mcp"
-        assert check("corral__show", name="editing")["spec"]["environment"] == {
-            "CORRAL_SOCKET": "***"
-        }
+        assert check("corral__show", name="editing")["spec"]["environment"] == {"CORRAL_SOCKET": "***"}
         assert check("corral__stop", name="odd")["entries"][0]["state"] == "Terminated"
         assert check("corral__start", name="odd")["entries"][0]["state"] == "Ready"
         pid = daemon.worker("odd-0")["pid"]
@@ -226,10 +215,7 @@ def test_every_own_tool_answers_what_its_schema_says(daemon: DaemonProcess) -> N
         assert check("corral__task", task=task["id"])["state"] == "succeeded"
         waiting = check("corral__run", agent="crew", objective="wait", detach=True)
         assert waiting["state"] in ("queued", "running")
-        assert check("corral__task", task=waiting["id"], wait_s=0.01)["state"] in (
-            "queued",
-            "running",
-        )
+        assert check("corral__task", task=waiting["id"], wait_s=0.01)["state"] in ("queued", "running")
         assert check("corral__cancel", task=waiting["id"])["state"] == "cancelled"
         assert check("corral__approvals", agent="crew") == {"approvals": [], "more": False}
         listed = {each["name"]: each for each in check("corral__methods")["methods"]}
@@ -251,9 +237,7 @@ def test_every_own_tool_answers_what_its_schema_says(daemon: DaemonProcess) -> N
         assert "nam" in text(refused)
 
 
-def test_a_cancelled_run_cancels_the_task_and_one_that_is_left_goes_on(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_cancelled_run_cancels_the_task_and_one_that_is_left_goes_on(daemon: DaemonProcess) -> None:
     with serving(daemon.socket) as editor:
         editor.initialize()
         params: Any = {
@@ -274,9 +258,7 @@ def test_a_cancelled_run_cancels_the_task_and_one_that_is_left_goes_on(
         while not any(left := daemon.call("task.list", state="running", agent="crew")["tasks"]):
             pass
     while (state := daemon.call("task.show", task=left[0]["id"])["state"]) == "running":
-        daemon.call(
-            "mcp.call", name="odd__release"
-        )  # again: what it waits for may not be there yet
+        daemon.call("mcp.call", name="odd__release")  # again: what it waits for may not be there yet
     assert state == "succeeded"
 
 
@@ -298,27 +280,15 @@ def test_what_a_client_does_is_in_the_audit_under_its_uid(daemon: DaemonProcess)
     ("options", "there", "not_there"),
     [
         (("--only", "official__*"), {"official__add"}, {"odd__echo", *OWN}),
-        (
-            ("--deny", "*__stop", "--deny=odd__*"),
-            {"official__add", "corral__list"},
-            {"corral__stop"},
-        ),
-        (
-            ("--read-only",),
-            {"odd__echo", "corral__logs"},
-            {"odd__raw", "corral__run", "corral__stop"},
-        ),
+        (("--deny", "*__stop", "--deny=odd__*"), {"official__add", "corral__list"}, {"corral__stop"}),
+        (("--read-only",), {"odd__echo", "corral__logs"}, {"odd__raw", "corral__run", "corral__stop"}),
         (
             ("--profile", "small"),
             {"odd__echo", "official__add", "corral__run"},
             {"odd__error", "odd__raw", "official__count", "corral__stop"},
         ),
         (("--profile", "tools-alone"), {"odd__echo", "official__add"}, OWN),
-        (
-            ("--profile", "small", "--read-only", "--deny", "official__*"),
-            {"odd__echo"},
-            {"official__add"},
-        ),
+        (("--profile", "small", "--read-only", "--deny", "official__*"), {"odd__echo"}, {"official__add"}),
     ],
 )
 def test_a_client_sees_and_calls_only_what_it_is_given(
@@ -345,15 +315,9 @@ def test_an_unknown_profile_is_said_so(daemon: DaemonProcess) -> None:
 def test_inside_an_agent_there_are_its_tools_and_its_tasks_limits(daemon: DaemonProcess) -> None:
     first = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "e"}}
 
-    def run(
-        *requests: tuple[str, dict[str, object]], agent: str = "editing", **boundaries: object
-    ) -> Any:
+    def run(*requests: tuple[str, dict[str, object]], agent: str = "editing", **boundaries: object) -> Any:
         task = daemon.call(
-            "task.run",
-            agent=agent,
-            objective="ask",
-            input=[("initialize", first), *requests],
-            boundaries=boundaries,
+            "task.run", agent=agent, objective="ask", input=[("initialize", first), *requests], boundaries=boundaries
         )
         assert task["state"] == "succeeded", task
         return task["output"][1:]
@@ -363,11 +327,7 @@ def test_inside_an_agent_there_are_its_tools_and_its_tasks_limits(daemon: Daemon
 
     echo = call("odd__echo", text="x")
     there, echoed, denied, foreign, own = run(
-        ("tools/list", {}),
-        echo,
-        call("odd__big", size=1),
-        call("official__add"),
-        call("corral__list"),
+        ("tools/list", {}), echo, call("odd__big", size=1), call("official__add"), call("corral__list")
     )
     assert "odd__echo" in names(there["tools"])
     assert not names(there["tools"]) & {"odd__big", "official__add", *OWN}
@@ -381,12 +341,8 @@ def test_inside_an_agent_there_are_its_tools_and_its_tasks_limits(daemon: Daemon
     assert [text(each) for each in allowed] == ["x", "x"]
     assert refused["_meta"]["corral/error"]["name"] == "ResourceLimitExceeded"
     stop = call("corral__stop", name="odd")
-    there, shown, *refusals = run(
-        ("tools/list", {}), call("corral__list"), stop, echo, agent="steering"
-    )
-    assert names(there["tools"]) == {
-        tool.name for tool in OWN_TOOLS.values() if tool.needs == "read"
-    }
+    there, shown, *refusals = run(("tools/list", {}), call("corral__list"), stop, echo, agent="steering")
+    assert names(there["tools"]) == {tool.name for tool in OWN_TOOLS.values() if tool.needs == "read"}
     assert shown["structuredContent"]["entries"]
     for refused in refusals:
         assert refused["_meta"]["corral/error"]["name"] == "PermissionDenied"
@@ -440,11 +396,7 @@ def test_a_session_outlives_the_daemon(tmp_path: Path) -> None:
         before = listed(editor)
         assert editor.ask("subscribe", "resources/subscribe", uri="odd://a")["result"] == {}
         editor.send(
-            {
-                "id": "held",
-                "method": "tools/call",
-                "params": {"name": "odd__progress", "arguments": {"text": "x"}},
-            }
+            {"id": "held", "method": "tools/call", "params": {"name": "odd__progress", "arguments": {"text": "x"}}}
         )
         editor.answer("held")
         hold = {"name": "odd__hold", "arguments": {}, "_meta": {"progressToken": 1}}
@@ -483,9 +435,7 @@ def test_ten_sessions_are_small_and_share_one_server(daemon: DaemonProcess) -> N
     assert daemon.worker("odd-0")["restarts"] >= 0
 
 
-def test_any_method_is_called_only_within_the_rights_and_the_tools_of_a_client(
-    daemon: DaemonProcess,
-) -> None:
+def test_any_method_is_called_only_within_the_rights_and_the_tools_of_a_client(daemon: DaemonProcess) -> None:
     with serving(daemon.socket, "--deny", "corral__stop") as editor:
         editor.initialize()
         offered = names(editor.ask("list", "tools/list")["result"]["tools"])

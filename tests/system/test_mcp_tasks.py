@@ -84,9 +84,7 @@ def opened(editor: Editor, version: str = "2025-11-25", **capabilities: object) 
 
 def begun(editor: Editor, item: str) -> Message:
     """The task of a call of the shop."""
-    answer = editor.ask(
-        item, "tools/call", name="agent__shop", arguments={"item": item}, task={"ttl": 1000}
-    )
+    answer = editor.ask(item, "tools/call", name="agent__shop", arguments={"item": item}, task={"ttl": 1000})
     return answer["result"]["task"]
 
 
@@ -153,8 +151,7 @@ def test_a_task_is_cancelled_once_and_its_client_is_notified(daemon: DaemonProce
 
 def test_the_tasks_of_all_callers_are_listed_page_by_page(daemon: DaemonProcess) -> None:
     made = [
-        daemon.call("task.run", agent="shop", objective="", input={"item": str(number)})["id"]
-        for number in range(101)
+        daemon.call("task.run", agent="shop", objective="", input={"item": str(number)})["id"] for number in range(101)
     ]
     with serving(daemon.socket) as editor:
         opened(editor)
@@ -186,9 +183,7 @@ def test_a_client_without_the_tools_for_tasks_sees_those_of_its_own_tools(
         assert editor.ask(2, "tasks/cancel", taskId=task)["error"]["code"] < 0
 
 
-def test_a_task_that_asks_outlives_the_daemon_and_its_question_reaches_the_client(
-    tmp_path: Path,
-) -> None:
+def test_a_task_that_asks_outlives_the_daemon_and_its_question_reaches_the_client(tmp_path: Path) -> None:
     (tmp_path / "tasked.py").write_text(CODE)
     with DaemonProcess(tmp_path, CONFIG) as daemon, serving(daemon.socket) as editor:
         opened(editor, elicitation={})
@@ -209,15 +204,10 @@ def test_a_task_that_asks_outlives_the_daemon_and_its_question_reaches_the_clien
         editor.send({"id": asked["id"], "result": answer})
         assert editor.answer(2)["result"]["content"][0]["text"] == "yes"
         shown = editor.ask(3, "tasks/get", taskId=task)["result"]
-        assert (shown["status"], shown["createdAt"]) == (
-            "completed",
-            made["result"]["task"]["createdAt"],
-        )
+        assert (shown["status"], shown["createdAt"]) == ("completed", made["result"]["task"]["createdAt"])
 
 
-def test_a_modern_client_that_does_not_declare_the_extension_has_plain_calls(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_modern_client_that_does_not_declare_the_extension_has_plain_calls(daemon: DaemonProcess) -> None:
     plain: Message = {**DECLARED, META + "clientCapabilities": {}}
     with serving(daemon.socket) as editor:
         found = editor.ask(0, "server/discover", _meta=plain)["result"]
@@ -288,9 +278,7 @@ def test_the_official_sdk_follows_a_task_and_answers_its_question(daemon: Daemon
                 return CallToolResult.model_validate(shown["result"])
             if shown["status"] == "input_required":
                 said = {"action": "accept", "content": {"answer": "no"}}
-                await ask(
-                    "tasks/update", inputResponses=dict.fromkeys(shown["inputRequests"], said)
-                )
+                await ask("tasks/update", inputResponses=dict.fromkeys(shown["inputRequests"], said))
             await asyncio.sleep(shown["pollIntervalMs"] / 10_000)
 
     class Tasks(ClientExtension):
@@ -308,9 +296,7 @@ def test_the_official_sdk_follows_a_task_and_answers_its_question(daemon: Daemon
         async with asyncio.timeout(BOUND_S), AsyncExitStack() as stack:
             args = ["--socket", str(daemon.socket), "mcp", "serve"]
             transport = stdio_client(StdioServerParameters(command=CORRAL, args=args))
-            client = Client(
-                transport, mode="2026-07-28", elicitation_callback=never, extensions=[Tasks()]
-            )
+            client = Client(transport, mode="2026-07-28", elicitation_callback=never, extensions=[Tasks()])
             client = await stack.enter_async_context(client)
             return await client.call_tool("agent__asker", {"objective": "Sell?"})
 
@@ -329,17 +315,11 @@ def test_a_modern_client_listens_to_its_task(daemon: DaemonProcess) -> None:
         assert acknowledged["notifications"] == {"taskIds": [task]}
         first = editor.next()
         assert (first["method"], first["params"]["status"]) == ("notifications/tasks", "working")
-        assert editor.ask(2, "tasks/cancel", taskId=task, _meta=DECLARED)["result"].keys() == {
-            "resultType",
-            "_meta",
-        }
+        assert editor.ask(2, "tasks/cancel", taskId=task, _meta=DECLARED)["result"].keys() == {"resultType", "_meta"}
         (last,) = editor.await_told({"notifications/tasks"})
         assert last["params"]["taskId"] == task
         assert last["params"]["status"] == "cancelled"
         assert last["params"]["_meta"] == {META + "subscriptionId": "listen"}
-        plain: Message = {
-            "notifications": wanted,
-            "_meta": {**DECLARED, META + "clientCapabilities": {}},
-        }
+        plain: Message = {"notifications": wanted, "_meta": {**DECLARED, META + "clientCapabilities": {}}}
         refused = editor.ask(3, "subscriptions/listen", **plain)
         assert refused["error"]["code"] == -32021

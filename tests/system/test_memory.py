@@ -45,9 +45,7 @@ def seen(daemon: DaemonProcess, session: str, agent: str = "keen") -> Any:
     return task["output"]
 
 
-def test_a_task_finds_what_the_tasks_before_it_left_whichever_worker_had_them(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_task_finds_what_the_tasks_before_it_left_whichever_worker_had_them(daemon: DaemonProcess) -> None:
     for number in range(4):
         task = run(daemon, "talk", f"say {number}")
         assert task["output"] == number
@@ -87,9 +85,7 @@ def test_a_turn_that_a_worker_did_not_survive_is_in_the_memory_once(daemon: Daem
     assert seen(daemon, "dying")["history"] == ["before", "twice"]
 
 
-def test_what_is_too_much_for_a_session_fails_its_task_and_the_session_stays(
-    daemon: DaemonProcess,
-) -> None:
+def test_what_is_too_much_for_a_session_fails_its_task_and_the_session_stays(daemon: DaemonProcess) -> None:
     run(daemon, "full", "say before", "brief")
     task = run(daemon, "full", "fill 2000", "brief")
     assert task["error"]["name"] == "ResourceLimitExceeded"
@@ -137,9 +133,7 @@ def test_nobody_remembers_for_an_agent_that_is_not_there(daemon: DaemonProcess) 
         daemon.call("memory.put", agent="nobody", key="k", value=1)
 
 
-def test_an_agent_that_was_removed_is_remembered_until_that_is_cleared(
-    daemon: DaemonProcess,
-) -> None:
+def test_an_agent_that_was_removed_is_remembered_until_that_is_cleared(daemon: DaemonProcess) -> None:
     spec = {"entrypoint": "rememberer:agent", "process": {"working_directory": str(AGENTS)}}
     daemon.call("agent.add", name="guest", spec=spec)
     run(daemon, "s", "say hello", "guest")
@@ -191,9 +185,7 @@ def test_a_turn_that_the_store_never_takes_fails_its_task_and_the_session_stays(
     assert seen(daemon, "whole")["history"] == ["one"]
 
 
-def test_sessions_survive_the_death_of_the_daemon_and_a_damaged_one_hurts_no_other(
-    tmp_path: Path,
-) -> None:
+def test_sessions_survive_the_death_of_the_daemon_and_a_damaged_one_hurts_no_other(tmp_path: Path) -> None:
     with DaemonProcess(tmp_path, CREW) as daemon:
         for session in ("good", "bad"):
             run(daemon, session, "say one")
@@ -277,9 +269,7 @@ def pools(daemon: DaemonProcess) -> dict[str, Any]:
     return {each["name"]: each for each in daemon.call("memory.pools")["pools"]}
 
 
-def test_a_pool_bounds_agents_of_several_owners_and_fails_the_task_that_is_too_much(
-    tmp_path: Path,
-) -> None:
+def test_a_pool_bounds_agents_of_several_owners_and_fails_the_task_that_is_too_much(tmp_path: Path) -> None:
     with DaemonProcess(tmp_path, POOLS) as daemon:
         daemon.call("agent.start", all=False, names=["keen", "acme/brief"])
         assert run(daemon, "a", "fill 30000")["state"] == "succeeded"
@@ -317,9 +307,7 @@ def test_a_reload_changes_a_pool_and_the_agents_in_it(tmp_path: Path) -> None:
         assert daemon.call("daemon.reload")["live"] == ["pools"]
         put(90_001)
         for command in ("add", "set"):
-            refused = daemon.corral(
-                "tenant", command, "acme" if command == "set" else "new", "pool=nowhere"
-            )
+            refused = daemon.corral("tenant", command, "acme" if command == "set" else "new", "pool=nowhere")
             assert (refused.returncode, "no pool has this name" in refused.stderr) == (2, True)
         daemon.config.write_text(text.replace("[pools.small]", "[pools.other]"))
         done = daemon.corral("reload")
@@ -327,9 +315,7 @@ def test_a_reload_changes_a_pool_and_the_agents_in_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_the_sum_of_a_pool_is_right_after_the_death_of_the_daemon_amid_writes(
-    tmp_path: Path,
-) -> None:
+def test_the_sum_of_a_pool_is_right_after_the_death_of_the_daemon_amid_writes(tmp_path: Path) -> None:
     config = POOLS.replace('"refuse"', '"evict"')
     with DaemonProcess(tmp_path, config) as daemon:
         for round_ in range(3):
@@ -339,9 +325,7 @@ def test_the_sum_of_a_pool_is_right_after_the_death_of_the_daemon_amid_writes(
                 size = 3000 + 1000 * (number % 5)
                 run(daemon, f"s{number % 5}", f"fill {size}", agent)
                 key, value = f"k{number % 3}", "x" * size
-                daemon.call(
-                    "memory.put", agent="still" if number % 2 else agent, key=key, value=value
-                )
+                daemon.call("memory.put", agent="still" if number % 2 else agent, key=key, value=value)
             for number in range(6):  # those are under way
                 params = {"agent": "keen", "objective": "fill 9000", "session": f"u{number}"}
                 daemon.call("task.submit", **params)
@@ -353,9 +337,7 @@ def test_the_sum_of_a_pool_is_right_after_the_death_of_the_daemon_amid_writes(
                     " WHERE agent <> 'still')"
                 ).fetchone()
             # The tasks that were under way go on: they are not to change what is compared.
-            daemon.config.write_text(
-                config.replace("instances = 2", "instances = 2\nautostart = false")
-            )
+            daemon.config.write_text(config.replace("instances = 2", "instances = 2\nautostart = false"))
             daemon.start()
             found = pools(daemon)["small"]
             assert found["used_bytes"] == direct <= 64 * 1024, round_

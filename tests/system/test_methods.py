@@ -59,14 +59,10 @@ class Calls:
         self.called: set[str] = set()
         self._client = client
 
-    def __call__(
-        self, method: str, /, **params: object
-    ) -> Any:  # the result, whose shape the test knows
+    def __call__(self, method: str, /, **params: object) -> Any:  # the result, whose shape the test knows
         """The result of a method, once it is what the method's schema says, with no key that the schema lacks."""
         self.called.add(method)
-        result = self._client.call(
-            method, params, timeout_s=BOUND_S, on_notification=lambda _: None
-        )
+        result = self._client.call(method, params, timeout_s=BOUND_S, on_notification=lambda _: None)
         decoded = msgspec.convert(result, METHODS[method].result, strict=True)
         assert msgspec.to_builtins(decoded) == result, method
         return result
@@ -138,10 +134,7 @@ def _agents(call: Calls) -> None:
     call("agent.scale", name="ann", instances=2)
     plain = {"command": ["sleep", "1000000"], "protocol": "none"}
     call("agent.add", name="plain", spec=plain)
-    others = [
-        {"name": "second", "spec": plain},
-        {"name": "third", "spec": {"command": ["/nowhere"]}},
-    ]
+    others = [{"name": "second", "spec": plain}, {"name": "third", "spec": {"command": ["/nowhere"]}}]
     call("agent.add_all", agents=others)
     assert call("agent.add_all", agents=others, present="keep", dry_run=True)["unchanged"]
     call("agent.signal", name="plain", signal="CONT")
@@ -189,9 +182,7 @@ def _approvals(call: Calls, daemon: DaemonProcess) -> None:
     with daemon.client() as client:
         client.call("event.follow", {"types": ["approval.asked"]}, timeout_s=BOUND_S)
         task = call("task.submit", agent="asks", objective="Go on?")["id"]
-        number = (
-            next(client.notifications()) and call("approval.list", task=task)["approvals"][0]["id"]
-        )
+        number = next(client.notifications()) and call("approval.list", task=task)["approvals"][0]["id"]
     call("approval.show", approval=number)
     call("approval.answer", approval=number, answer="yes")
     call("task.wait", task=task)
@@ -199,11 +190,7 @@ def _approvals(call: Calls, daemon: DaemonProcess) -> None:
 
 def _groups_and_schedules(call: Calls) -> None:
     call("team.add", name="trio", spec={"mode": "route", "members": ["ann", "bob", "crew"]})
-    call(
-        "workflow.add",
-        name="short",
-        spec={"steps": [{"name": "a", "agent": "crew", "objective": "echo"}]},
-    )
+    call("workflow.add", name="short", spec={"steps": [{"name": "a", "agent": "crew", "objective": "echo"}]})
     for kind, name in (("team", "trio"), ("workflow", "short")):
         call(f"{kind}.list")
         call(f"{kind}.show", name=name)

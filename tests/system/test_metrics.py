@@ -74,9 +74,7 @@ def until(look: Callable[[], Any], is_so: Callable[[Any], bool]) -> Any:
     return found
 
 
-def history(
-    daemon: DaemonProcess, agent: str | None = "spender", **params: object
-) -> list[dict[str, Any]]:
+def history(daemon: DaemonProcess, agent: str | None = "spender", **params: object) -> list[dict[str, Any]]:
     named = {} if agent is None else {"agent": agent}
     return list(daemon.call("metrics.history", **named, **params)["points"])
 
@@ -118,9 +116,7 @@ def test_the_history_has_what_was_done_also_over_a_stop_and_a_kill(daemon: Daemo
         assert summed(history(daemon, step_s=step_s)) == done, "a restart is no jump"
 
 
-def test_an_idle_agent_has_points_without_rows_and_one_that_is_left_out_has_none(
-    daemon: DaemonProcess,
-) -> None:
+def test_an_idle_agent_has_points_without_rows_and_one_that_is_left_out_has_none(daemon: DaemonProcess) -> None:
     def rows(name: str) -> int:
         path = f"file:{daemon.state_dir}/corral.db?mode=ro"
         with closing(sqlite3.connect(path, uri=True)) as store:
@@ -145,9 +141,7 @@ def test_an_idle_agent_has_points_without_rows_and_one_that_is_left_out_has_none
         history(daemon, "idle", since=10.0, until=5.0)
 
 
-def test_restarts_and_failures_lower_the_health_and_a_worker_that_gave_up_has_none(
-    daemon: DaemonProcess,
-) -> None:
+def test_restarts_and_failures_lower_the_health_and_a_worker_that_gave_up_has_none(daemon: DaemonProcess) -> None:
     def scores() -> dict[str, int]:
         status = daemon.call("daemon.status")
         return {each["name"]: each["health_score"] for each in status["agents"]}
@@ -259,7 +253,4 @@ def test_collecting_is_stopped_and_begun_again_by_a_reload(daemon: DaemonProcess
     daemon.call("daemon.reload")
     until(lambda: daemon.call("metrics.latest")["agents"], bool)
     run(daemon, 2)
-    until(
-        lambda: summed(history(daemon))["executed"],
-        lambda found: found == before["executed"] + 2,
-    )
+    until(lambda: summed(history(daemon))["executed"], lambda found: found == before["executed"] + 2)

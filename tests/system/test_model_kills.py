@@ -80,10 +80,7 @@ def kill(daemon: DaemonProcess, what: str) -> None:
 
 @pytest.mark.parametrize(
     "kills",
-    [
-        ("daemon", "gateway", "both", "daemon"),
-        pytest.param(("daemon", "gateway", "both") * 10, marks=pytest.mark.long),
-    ],
+    [("daemon", "gateway", "both", "daemon"), pytest.param(("daemon", "gateway", "both") * 10, marks=pytest.mark.long)],
     ids=["few", "many"],
 )
 def test_every_call_is_counted_once_whatever_is_killed(

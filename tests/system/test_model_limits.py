@@ -45,18 +45,13 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, provider: Provider) -> Iter
             model(provider, "mapped", 'model = "in5+w5"'),
             model(provider, "poor", "max_cost_cents_per_day = 10"),
             model(provider, "poorer", 'max_cost_cents_per_day = 10\nfallback = ["mapped"]'),
-            model(
-                provider, "gone", 'fallback = ["mapped"]\nmax_retries = 1', "http://127.0.0.1:9/v1"
-            ),
+            model(provider, "gone", 'fallback = ["mapped"]\nmax_retries = 1', "http://127.0.0.1:9/v1"),
             model(provider, "nowhere", "max_retries = 0", "http://127.0.0.1:9/v1"),
             model(provider, "locked").replace(KEY, "${secret:MISSING}"),
             model(provider, "forbidden"),
             model(provider, "narrow", "max_tokens_per_minute = 100\nmax_concurrent_calls = 4"),
             "[tenants.acme]\nmax_tokens_per_minute = 50\n",
-            agent(
-                "free",
-                '["plain", "mapped", "poor", "poorer", "gone", "nowhere", "locked", "narrow", "hasty"]',
-            ),
+            agent("free", '["plain", "mapped", "poor", "poorer", "gone", "nowhere", "locked", "narrow", "hasty"]'),
             model(provider, "hasty", 'timeout = "300ms"\nmax_retries = 0'),
             agent("wide", '["plain"]', "resources.max_concurrent_requests = 2"),
             agent("held", '["plain"]', "resources.max_tokens_per_minute = 50"),
@@ -100,32 +95,22 @@ def test_another_model_answers_for_one_that_does_not(daemon: DaemonProcess) -> N
     assert "MISSING" in json.dumps(record["output"][2]["body"])
 
 
-def test_a_model_that_has_used_its_day_refuses_and_has_its_fallback_answer(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_model_that_has_used_its_day_refuses_and_has_its_fallback_answer(daemon: DaemonProcess) -> None:
     record = run(daemon, "free", ("poor", "in5+w5"), ("poor", "in5+w5"))
     assert statuses(record) == [200, 429]
     refusal = record["output"][1]
     assert refusal["body"]["error"]["corral"]["limit"] == "max_cost_cents_per_day"
-    assert (
-        refusal["headers"]["x-should-retry"] == "false"
-        or int(refusal["headers"]["retry-after"]) <= 60
-    )
+    assert refusal["headers"]["x-should-retry"] == "false" or int(refusal["headers"]["retry-after"]) <= 60
     record = run(daemon, "free", ("poorer", "in9+w9"), ("poorer", "any"))
     assert (statuses(record), record["output"][1]["model"]) == ([200, 200], "mapped")
 
 
 @pytest.mark.parametrize(("name", "owner"), [("held", "agent"), ("acme/one", "tenant")])
-def test_an_agent_or_tenant_that_has_used_its_minute_is_refused(
-    daemon: DaemonProcess, name: str, owner: str
-) -> None:
+def test_an_agent_or_tenant_that_has_used_its_minute_is_refused(daemon: DaemonProcess, name: str, owner: str) -> None:
     record = run(daemon, name, ("plain", "in40+w20"), ("plain", "in40+w20"))
     assert statuses(record) == [200, 429]
     facts = record["output"][1]["body"]["error"]["corral"]
-    assert facts == {
-        **{"limit": "max_tokens_per_minute", "value": 50, "used": 60},
-        owner: name.partition("/")[0],
-    }
+    assert facts == {**{"limit": "max_tokens_per_minute", "value": 50, "used": 60}, owner: name.partition("/")[0]}
     assert 1 <= int(record["output"][1]["headers"]["retry-after"]) <= 62
 
 
@@ -164,12 +149,7 @@ def test_calls_that_run_together_pass_a_limit_by_those_under_way_at_most(
     daemon: DaemonProcess, provider: Provider
 ) -> None:
     served = provider.get("/counts").get("ended", 0)
-    record = daemon.call(
-        "task.run",
-        agent="free",
-        objective="call",
-        input={"together": [("narrow", "in25+w25")] * 40},
-    )
+    record = daemon.call("task.run", agent="free", objective="call", input={"together": [("narrow", "in25+w25")] * 40})
     found = statuses(record)
     assert set(found) == {200, 429}
     assert 2 <= found.count(200) <= 2 + 3
@@ -181,11 +161,7 @@ def test_calls_that_run_together_pass_a_limit_by_those_under_way_at_most(
 
 def test_a_task_ends_when_its_calls_have_used_its_budget(daemon: DaemonProcess) -> None:
     record = daemon.call(
-        "task.submit",
-        agent="free",
-        objective="call",
-        input=[("plain", "in40+w20")] * 3,
-        boundaries={"max_tokens": 100},
+        "task.submit", agent="free", objective="call", input=[("plain", "in40+w20")] * 3, boundaries={"max_tokens": 100}
     )
     record = daemon.call("task.wait", task=record["id"])
     assert (record["state"], record["error"]["name"]) == ("failed", "ResourceLimitExceeded")

@@ -102,19 +102,14 @@ def test_hundreds_of_random_calls_are_counted_as_the_provider_counts_them(
     parts = ("input", "cached", "write", "output")
     assert told == sum(after.get(part, 0) - before.get(part, 0) for part in parts)
     sums = daemon.call("models.list")["models"]
-    assert (
-        sum(each["tokens_today"] for each in sums) - sum(each["tokens_today"] for each in models)
-        == told
-    )
+    assert sum(each["tokens_today"] for each in sums) - sum(each["tokens_today"] for each in models) == told
     assert not any(each["calls_estimated_today"] for each in sums)
 
 
 def random_call(dice: random.Random) -> dict[str, Any]:
     """One call whose usage the provider tells, or that has none."""
     words = [f"in{dice.randrange(1, 500)}", f"w{dice.randrange(1, 60)}"]
-    api = dice.choice(
-        ["chat", "chat", "responses", "embed", "messages", "messages", "count", "models"]
-    )
+    api = dice.choice(["chat", "chat", "responses", "embed", "messages", "messages", "count", "models"])
     if dice.random() < 0.4:
         words.append(f"cached{dice.randrange(1, 200)}")
     if dice.random() < 0.15 and api in ("chat", "messages"):
@@ -179,11 +174,7 @@ def test_no_usage_is_shown_to_a_caller_that_has_not_asked_for_it(daemon: DaemonP
 
 
 def test_errors_of_the_provider_are_passed_on_and_its_key_is_not(daemon: DaemonProcess) -> None:
-    calls = [
-        {"api": api, "model": f"always{status}"}
-        for api in ("chat", "messages")
-        for status in (400, 401, 422)
-    ]
+    calls = [{"api": api, "model": f"always{status}"} for api in ("chat", "messages") for status in (400, 401, 422)]
     found = run(daemon, *calls)["output"]
     assert [each["status"] for each in found] == [400, 401, 422] * 2
     assert "scripted" in json.dumps(found[0]["body"])
@@ -236,25 +227,13 @@ def test_what_an_agent_reports_of_measured_calls_is_not_added(daemon: DaemonProc
     assert record["tokens_used"] == 52
 
 
-def test_calls_of_several_tasks_of_one_worker_count_for_the_task_of_their_key(
-    daemon: DaemonProcess,
-) -> None:
+def test_calls_of_several_tasks_of_one_worker_count_for_the_task_of_their_key(daemon: DaemonProcess) -> None:
     tasks = [
         daemon.call(
             "task.submit",
             agent="caller",
             objective="call",
-            input={
-                "calls": [
-                    {
-                        "api": "chat",
-                        "model": f"in100+w{number}+slow",
-                        "stream": True,
-                        "name": "main",
-                    }
-                ]
-                * 3
-            },
+            input={"calls": [{"api": "chat", "model": f"in100+w{number}+slow", "stream": True, "name": "main"}] * 3},
         )["id"]
         for number in (10, 20, 30)
     ]
@@ -271,9 +250,7 @@ def test_a_gateway_that_dies_is_replaced(daemon: DaemonProcess) -> None:
     assert daemon.call("models.list")["gateway"]["restarts"] == gateway["restarts"] + 1
 
 
-def test_a_gateway_that_is_killed_loses_no_call_that_it_has_answered(
-    daemon: DaemonProcess, provider: Provider
-) -> None:
+def test_a_gateway_that_is_killed_loses_no_call_that_it_has_answered(daemon: DaemonProcess, provider: Provider) -> None:
     served, known = tokens_served(provider), tokens_measured(daemon)
     calls = [{"api": "chat", "model": "in5+w5", "retries": 9}] * 200
     task = daemon.call("task.submit", agent="caller", objective="call", input={"calls": calls})
@@ -302,9 +279,7 @@ def tokens_measured(daemon: DaemonProcess) -> int:
 
 
 @pytest.mark.parametrize("script", ["w9+nousage", "w9+old"])
-def test_a_stream_whose_provider_tells_no_usage_is_estimated_and_marked(
-    daemon: DaemonProcess, script: str
-) -> None:
+def test_a_stream_whose_provider_tells_no_usage_is_estimated_and_marked(daemon: DaemonProcess, script: str) -> None:
     before = estimated(daemon)
     record = run(daemon, *[{"api": "chat", "model": script, "stream": True}] * 2)
     assert [each["words"] for each in record["output"]] == [9, 9]
@@ -324,9 +299,7 @@ class Gemini:
         self.daemon = daemon
         self.env = run(daemon, environment=names)["output"]
 
-    def call(
-        self, path: str, *, where: str = "GOOGLE_GEMINI_BASE_URL", in_query: bool = False
-    ) -> tuple[int, str]:
+    def call(self, path: str, *, where: str = "GOOGLE_GEMINI_BASE_URL", in_query: bool = False) -> tuple[int, str]:
         """Returns status and body."""
         key, url = self.env["GEMINI_API_KEY"], f"{self.env[where]}/{path}"
         if in_query:
@@ -370,9 +343,7 @@ def test_calls_of_gemini_are_counted_as_the_provider_reports_them(
     assert "corral-" not in json.dumps(seen)
 
 
-def test_a_call_of_gemini_without_figures_is_estimated_and_counting_costs_nothing(
-    gemini: Gemini,
-) -> None:
+def test_a_call_of_gemini_without_figures_is_estimated_and_counting_costs_nothing(gemini: Gemini) -> None:
     before = gemini.use()
     assert gemini.call("v1beta/models/m:countTokens")[0] == 200
     assert gemini.use() == before
@@ -383,9 +354,7 @@ def test_a_call_of_gemini_without_figures_is_estimated_and_counting_costs_nothin
     assert 16 <= tokens - before[0] < 200
 
 
-def test_gemini_gets_the_name_of_the_table_and_errors_in_its_own_shape(
-    gemini: Gemini, provider: Provider
-) -> None:
+def test_gemini_gets_the_name_of_the_table_and_errors_in_its_own_shape(gemini: Gemini, provider: Provider) -> None:
     status, _ = gemini.call(GENERATE.format("any"), where="CORRAL_MODEL_MAPPED_GEM_URL")
     assert status == 200
     assert provider.get("/seen")[-1]["path"] == "/v1beta/models/in5%2Bw5:generateContent"
@@ -407,9 +376,7 @@ def test_a_reload_changes_prices_and_limits_of_a_model(tmp_path: Path, provider:
     with DaemonProcess(tmp_path, text) as daemon:
         worker = daemon.await_worker("caller-0", lambda worker: worker["state"] == "Ready")
         assert run(daemon, {"api": "chat", "model": "in40+w12"})["cost_cents"] == 40 + 36
-        daemon.config.write_text(
-            text.replace("output = 3000000 }", "output = 1000000 }\nmax_tokens_per_minute = 100")
-        )
+        daemon.config.write_text(text.replace("output = 3000000 }", "output = 1000000 }\nmax_tokens_per_minute = 100"))
         daemon.call("daemon.reload")
         record = run(daemon, *[{"api": "chat", "model": "in40+w12"}] * 3)
         assert record["cost_cents"] == 52

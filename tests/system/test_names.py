@@ -30,16 +30,12 @@ def conflict(daemon: DaemonProcess, method: str, **params: object) -> dict[str, 
     return caught.value.data
 
 
-def test_an_agent_with_such_a_name_is_found_by_it_and_so_are_its_workers(
-    daemon: DaemonProcess,
-) -> None:
+def test_an_agent_with_such_a_name_is_found_by_it_and_so_are_its_workers(daemon: DaemonProcess) -> None:
     shown = daemon.call("agent.show", name="node-1")
     assert [w["id"] for w in shown["agent"]["workers"]] == ["node-1-0", "node-1-1"]
     killed = daemon.worker("node-1-1")
     daemon.call("agent.signal", name="node-1-1", signal="SIGKILL")
-    back = daemon.await_worker(
-        "node-1-1", lambda w: w["incarnation"] > killed["incarnation"] and w["state"] == "Ready"
-    )
+    back = daemon.await_worker("node-1-1", lambda w: w["incarnation"] > killed["incarnation"] and w["state"] == "Ready")
     assert back["restarts"] == 1
     assert daemon.worker("node-1-0")["restarts"] == 0
     logs = daemon.corral("--json", "logs", "node-1-1", "-n", "10").stdout.splitlines()
@@ -63,10 +59,7 @@ def test_a_word_is_never_both_a_name_and_a_worker(daemon: DaemonProcess) -> None
     daemon.call("agent.add", name="worker-2", spec=SLEEP)
     data = conflict(daemon, "agent.scale", name="worker", instances=3)
     assert (data["name"], data["max"]) == ("worker-2", 2)
-    assert [w["id"] for w in daemon.call("agent.show", name="worker")["agent"]["workers"]] == [
-        "worker-0",
-        "worker-1",
-    ]
+    assert [w["id"] for w in daemon.call("agent.show", name="worker")["agent"]["workers"]] == ["worker-0", "worker-1"]
     daemon.call("agent.add", name="node", spec=SLEEP)
 
     text = daemon.config.read_text()
@@ -86,9 +79,7 @@ def test_a_restart_keeps_an_agent_with_such_a_name(daemon: DaemonProcess) -> Non
     daemon.await_worker("worker-1", lambda w: w["state"] == "Ready")
 
 
-def test_an_agent_with_a_range_grows_up_to_the_name_of_another(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
+def test_an_agent_with_a_range_grows_up_to_the_name_of_another(tmp_path_factory: pytest.TempPathFactory) -> None:
     config = f"""
     [tasks]
     scale_up_after = 0

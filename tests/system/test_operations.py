@@ -203,11 +203,7 @@ class Person:
 
     def work(self) -> tuple[str, dict[str, object]]:
         objective = self.random.choice(["x", "hold", "hold", "die"])
-        return "task.submit", {
-            "agent": "warm",
-            "objective": objective,
-            "durable": self.random.random() < 0.5,
-        }
+        return "task.submit", {"agent": "warm", "objective": objective, "durable": self.random.random() < 0.5}
 
     def harm(self) -> tuple[str, dict[str, object]]:
         """Ends a zygote, or a process that it has forked, or changes what it has read."""
@@ -372,11 +368,7 @@ class World:
         """The promises, when everybody has been answered."""
         workers, lives = self.snapshot()
         assert {worker["state"] for worker in workers.values()} <= LEGAL
-        strays = [
-            (pid, unit)
-            for pid, unit in lives
-            if unit not in current(workers) and ".zygote#" not in unit
-        ]
+        strays = [(pid, unit) for pid, unit in lives if unit not in current(workers) and ".zygote#" not in unit]
         assert strays == [], [workers.get(unit.rpartition("#")[0]) for _, unit in strays]
         leaders = {w["pid"]: w for w in workers.values() if w["pid"]}
         assert set(leaders) <= {pid for pid, _ in lives}, (lives, workers)
@@ -457,9 +449,7 @@ def test_whatever_eight_clients_do_at_once_the_promises_hold(world: World) -> No
             left -= burst
             with ThreadPoolExecutor(CLIENTS) as pool:
                 shares = [burst // CLIENTS + (n < burst % CLIENTS) for n in range(CLIENTS)]
-                acts = [
-                    pool.submit(person.act, n) for person, n in zip(people, shares, strict=True)
-                ]
+                acts = [pool.submit(person.act, n) for person, n in zip(people, shares, strict=True)]
                 for act in acts:
                     act.result()
             world.look()

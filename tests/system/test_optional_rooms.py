@@ -44,9 +44,7 @@ def refused_config(folder: Path, config: str, environ: dict[str, str]) -> str:
     return ended.stderr.strip().splitlines()[-1]
 
 
-def test_without_orchestration_agents_run_tasks_and_schedules_and_teams_are_refused(
-    tmp_path: Path,
-) -> None:
+def test_without_orchestration_agents_run_tasks_and_schedules_and_teams_are_refused(tmp_path: Path) -> None:
     environ = package_without(tmp_path, "supervisor/orchestration")
     with DaemonProcess(tmp_path, ECHO, environ=environ) as here:
         done = here.call("task.run", agent="echo", objective="echo")
@@ -64,17 +62,13 @@ def test_without_orchestration_agents_run_tasks_and_schedules_and_teams_are_refu
         assert reload.value.data["key"] == "teams.duo"
 
 
-def test_without_orchestration_a_configuration_with_a_workflow_is_refused_by_its_name(
-    tmp_path: Path,
-) -> None:
+def test_without_orchestration_a_configuration_with_a_workflow_is_refused_by_its_name(tmp_path: Path) -> None:
     environ = package_without(tmp_path, "supervisor/orchestration")
     config = ECHO + '\n[workflows.chain]\nsteps = [{ name = "one", agent = "echo" }]\n'
     assert "workflows.chain" in refused_config(tmp_path, config, environ)
 
 
-def test_without_cortex_there_is_no_memory_server_and_the_memory_of_sessions_stays(
-    tmp_path: Path,
-) -> None:
+def test_without_cortex_there_is_no_memory_server_and_the_memory_of_sessions_stays(tmp_path: Path) -> None:
     environ = package_without(tmp_path, "mcp/cortex")
     config = ECHO + '\n[daemon]\nlog_level = "debug"\n'
     with DaemonProcess(tmp_path, config, environ=environ) as here:

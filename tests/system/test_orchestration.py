@@ -56,10 +56,7 @@ CREWS = (
     + "[workflows.held]\n"
     + steps("held", 'name = "waits"\nagent = "ann"\nobjective = "wait"')
     + "[workflows.many]\n"
-    + steps(
-        "many",
-        'name = "each"\nagent = "cleo"\nobjective = "echo"\nfor_each = "${input}"\ninput = "${item}"',
-    )
+    + steps("many", 'name = "each"\nagent = "cleo"\nobjective = "echo"\nfor_each = "${input}"\ninput = "${item}"')
     + '[teams.chorus]\nmode = "broadcast"\nmembers = ["ben", "report", "ann"]\n'
     + '[teams.pair]\nmode = "broadcast"\nmembers = ["ann", "ben"]\n'
     + '[teams.turns]\nmode = "route"\nrouting = "round-robin"\nmembers = ["ann", "ben"]\n'
@@ -88,9 +85,7 @@ def step_events(daemon: DaemonProcess, task: str) -> list[tuple[str, str]]:
     return [(event["step"], event["state"]) for event in events]
 
 
-def submit_and_await(
-    daemon: DaemonProcess, name: str, objective: str, **more: object
-) -> tuple[str, str]:
+def submit_and_await(daemon: DaemonProcess, name: str, objective: str, **more: object) -> tuple[str, str]:
     """Submits a task and waits for the progress message "waits" of one below it; returns both ids."""
     with daemon.client() as client:
         client.call("event.follow", {"types": ["task.progress"]}, timeout_s=BOUND_S)
@@ -142,22 +137,14 @@ def test_a_step_that_fails_ends_the_workflow_and_what_is_under_way(daemon: Daemo
     assert ("breaks", "failed") in step_events(daemon, task["id"])
 
 
-def test_an_expression_without_a_value_fails_the_task_by_step_and_key(
-    daemon: DaemonProcess,
-) -> None:
+def test_an_expression_without_a_value_fails_the_task_by_step_and_key(daemon: DaemonProcess) -> None:
     done = daemon.corral("--json", "run", "report", "x", "--input", "{}")
     assert done.returncode == 1
     error = json.loads(done.stdout)["error"]
-    assert (error["name"], error["data"]["step"], error["data"]["key"]) == (
-        "TaskFailed",
-        "gather",
-        "input",
-    )
+    assert (error["name"], error["data"]["step"], error["data"]["key"]) == ("TaskFailed", "gather", "input")
 
 
-def test_a_workflow_that_takes_too_long_ends_as_timeout_with_its_steps(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_workflow_that_takes_too_long_ends_as_timeout_with_its_steps(daemon: DaemonProcess) -> None:
     task = run(daemon, "late")
     assert (task["state"], task["error"]["name"]) == ("timeout", "Timeout")
     assert task["boundaries"]["timeout_s"] == 0.2
@@ -211,16 +198,11 @@ def test_a_broadcast_answers_in_the_order_of_the_members(daemon: DaemonProcess) 
     assert task["output"][0]["output"]["agent"] == "ben"
     assert task["output"][1]["output"]["first"] == ["w"]
     assert [each["task"] for each in task["output"]] == [
-        child["id"]
-        for name in ("ben", "report", "ann")
-        for child in children(daemon, task)
-        if child["step"] == name
+        child["id"] for name in ("ben", "report", "ann") for child in children(daemon, task) if child["step"] == name
     ]
 
 
-def test_an_output_format_is_for_each_member_and_for_the_whole_of_a_workflow(
-    daemon: DaemonProcess,
-) -> None:
+def test_an_output_format_is_for_each_member_and_for_the_whole_of_a_workflow(daemon: DaemonProcess) -> None:
     given: dict[str, list[str]] = {"words": []}
     for name in ("chorus", "turns", "report"):
         for kind, state in (("object", "succeeded"), ("number", "failed")):
@@ -241,9 +223,7 @@ def test_a_broadcast_fails_only_when_all_members_do(daemon: DaemonProcess) -> No
     assert [each["member"] for each in told] == ["ben", "report", "ann"]
 
 
-def test_errors_that_are_long_together_leave_a_record_that_can_be_read(
-    daemon: DaemonProcess,
-) -> None:
+def test_errors_that_are_long_together_leave_a_record_that_can_be_read(daemon: DaemonProcess) -> None:
     task = run(daemon, "pair", "fail-long 9000000")
     assert (task["state"], task["error"]["name"]) == ("failed", "TaskFailed")
     for told in [each["error"] for each in task["error"]["data"]["members"]]:
@@ -268,10 +248,7 @@ def test_a_route_gives_each_task_to_one_member(daemon: DaemonProcess) -> None:
 
 
 def test_a_route_looks_for_what_is_required(daemon: DaemonProcess) -> None:
-    went = {
-        run(daemon, "turns", required_capabilities=["words", "rare"])["output"]["agent"]
-        for _ in range(3)
-    }
+    went = {run(daemon, "turns", required_capabilities=["words", "rare"])["output"]["agent"] for _ in range(3)}
     assert went == {"ann"}
     with pytest.raises(NotFound):
         run(daemon, "turns", required_capabilities=["nothing"])
@@ -383,15 +360,9 @@ def test_after_kill_9_nobody_is_passed_over_and_what_was_used_still_counts(tmp_p
             os.close(gate_fd)
         of_step = {child["step"]: child for child in children(daemon, ended)}
         output = of_step["all"]["output"]
-        assert [(each["member"], each["state"]) for each in output] == [
-            ("ann", "succeeded"),
-            ("ben", "succeeded"),
-        ]
+        assert [(each["member"], each["state"]) for each in output] == [("ann", "succeeded"), ("ben", "succeeded")]
         assert ended["state"] == "failed", ended
-        assert (ended["error"]["name"], ended["error"]["data"]["limit"]) == (
-            "ResourceLimitExceeded",
-            "max_tokens",
-        )
+        assert (ended["error"]["name"], ended["error"]["data"]["limit"]) == ("ResourceLimitExceeded", "max_tokens")
 
 
 def test_whatever_its_parts_do_an_end_of_the_whole_leaves_nothing(tmp_path: Path) -> None:
@@ -500,11 +471,7 @@ def test_what_is_added_stays_until_it_is_removed(small: DaemonProcess) -> None:
     with pytest.raises(Conflict) as caught:
         small.call("team.rm", name="one")
     assert caught.value.data["required_by"] == ["two"]
-    assert set(small.call("agent.rm", names=["ann"], cascade=True)["removed"]) == {
-        "ann",
-        "one",
-        "two",
-    }
+    assert set(small.call("agent.rm", names=["ann"], cascade=True)["removed"]) == {"ann", "one", "two"}
     assert names(small) == {"filed"}
     small.kill()
     small.start()
@@ -540,10 +507,7 @@ def test_several_are_added_together_or_not_at_all(small: DaemonProcess, tmp_path
     )
     done = small.corral("workflow", "add", "--file", str(file))
     assert (done.returncode, done.stdout) == (0, "added workflow outer\nadded workflow inner\n")
-    bad: dict[str, Any] = {
-        "three": {"steps": [{"name": "s", "agent": "ann"}]},
-        "outer": {"steps": []},
-    }
+    bad: dict[str, Any] = {"three": {"steps": [{"name": "s", "agent": "ann"}]}, "outer": {"steps": []}}
     with pytest.raises(Conflict):
         small.call("workflow.add", specs=bad)
     assert names(small) == {"filed", "outer", "inner"}
@@ -577,9 +541,7 @@ def test_a_reload_follows_the_file_and_refuses_what_would_break(small: DaemonPro
     assert small.call("agent.show", name="one")["agent"]["kind"] == "agent"
 
 
-def test_what_the_store_holds_and_the_agents_no_longer_allow_is_left_out(
-    small: DaemonProcess,
-) -> None:
+def test_what_the_store_holds_and_the_agents_no_longer_allow_is_left_out(small: DaemonProcess) -> None:
     small.call("team.add", name="one", spec=ROUTE)
     small.call("team.add", name="two", spec={"mode": "route", "members": ["one"]})
     small.stop()

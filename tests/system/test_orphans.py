@@ -26,9 +26,7 @@ def tier(request: pytest.FixtureRequest) -> str:
     asked = str(request.param)
     if asked == "pidns":
         try:
-            made = subprocess.run(
-                ["unshare", "--pid", "--fork", "true"], capture_output=True, timeout=BOUND_S
-            )
+            made = subprocess.run(["unshare", "--pid", "--fork", "true"], capture_output=True, timeout=BOUND_S)
         except FileNotFoundError:
             pytest.skip("no unshare(1): whether PID namespaces can be had is not known")
         if made.returncode != 0:
@@ -38,10 +36,7 @@ def tier(request: pytest.FixtureRequest) -> str:
 
 @pytest.mark.parametrize(
     ("name", "tier"),
-    [
-        *((name, tier) for name in SCENARIOS for tier in ("auto", "launcher")),
-        *((name, "pidns") for name in KILLS),
-    ],
+    [*((name, tier) for name in SCENARIOS for tier in ("auto", "launcher")), *((name, "pidns") for name in KILLS)],
     indirect=["tier"],
 )
 def test_nothing_outlives_its_supervisor(name: str, tier: str, tmp_path: Path) -> None:
@@ -63,8 +58,7 @@ def test_an_orphan_would_be_seen(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     lives = Lives.of(tmp_path, ["stray-0"])
     with subprocess.Popen(
-        [sys.executable, "-I", "-S", str(LITTER), str(tmp_path), "escape"],
-        env={"CORRAL_WORKER": "stray-0#1"},
+        [sys.executable, "-I", "-S", str(LITTER), str(tmp_path), "escape"], env={"CORRAL_WORKER": "stray-0#1"}
     ) as leader:
         try:
             lives.await_lines(PROCESSES["escape"])

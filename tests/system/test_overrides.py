@@ -196,9 +196,7 @@ def test_a_team_of_the_file_is_set_and_comes_back(tmp_path: Path) -> None:
         assert overridden(daemon, "duo") is None
 
 
-def test_what_no_longer_fits_the_file_is_refused_at_a_reload_and_ends_at_a_start(
-    tmp_path: Path,
-) -> None:
+def test_what_no_longer_fits_the_file_is_refused_at_a_reload_and_ends_at_a_start(tmp_path: Path) -> None:
     with DaemonProcess(tmp_path, A + OTHER) as daemon:
         daemon.call("agent.set", name="a", spec={"requires": ["other"]})
         circle = A + OTHER + 'requires = ["a"]\n'

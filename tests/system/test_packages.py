@@ -30,9 +30,7 @@ def stored(daemon: DaemonProcess) -> list[Path]:
     return sorted((Path(state) / "packages").iterdir())
 
 
-def test_a_package_goes_from_a_new_folder_into_the_daemon_and_out(
-    daemon: DaemonProcess, tmp_path: Path
-) -> None:
+def test_a_package_goes_from_a_new_folder_into_the_daemon_and_out(daemon: DaemonProcess, tmp_path: Path) -> None:
     folder, file = str(tmp_path / "greeter"), str(tmp_path / "x.corral")
     with daemon:
         corral(daemon, "package", "new", "greeter", folder)
@@ -61,9 +59,7 @@ def test_a_package_goes_from_a_new_folder_into_the_daemon_and_out(
             daemon.call("package.show", package="greeter")
 
 
-def test_the_command_reads_an_address_and_the_daemon_checks_the_sum(
-    daemon: DaemonProcess, tmp_path: Path
-) -> None:
+def test_the_command_reads_an_address_and_the_daemon_checks_the_sum(daemon: DaemonProcess, tmp_path: Path) -> None:
     file = tmp_path / "x.corral"
     with daemon:
         corral(daemon, "package", "build", str(EXAMPLE), "-o", str(file))

@@ -140,9 +140,7 @@ def test_a_start_that_is_paused_does_not_time_out(daemon: DaemonProcess) -> None
     assert worker["last_exit"]["result"] == "start-timeout"
 
 
-def test_pausing_and_resuming_again_is_fine_and_what_does_not_run_is_refused(
-    daemon: DaemonProcess,
-) -> None:
+def test_pausing_and_resuming_again_is_fine_and_what_does_not_run_is_refused(daemon: DaemonProcess) -> None:
     for verb in ("pause", "pause", "resume", "resume"):
         daemon.call(f"agent.{verb}", names=["crew"])
     daemon.call("agent.resume", names=["pair"])
@@ -219,9 +217,7 @@ def test_the_time_of_a_task_stands_still_with_its_worker(daemon: DaemonProcess) 
     assert state(daemon, "crew-0")[2] == incarnation, "it let go in time"
 
 
-def test_a_task_of_a_paused_worker_can_be_cancelled_and_its_worker_may_let_go_later(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_task_of_a_paused_worker_can_be_cancelled_and_its_worker_may_let_go_later(daemon: DaemonProcess) -> None:
     incarnation = state(daemon, "crew-0")[2]
     task = begin(daemon, "wait")
     daemon.call("agent.pause", names=["crew"])
@@ -250,9 +246,7 @@ def test_a_signal_does_not_wake_what_is_paused_and_a_kill_ends_it(daemon: Daemon
         with pytest.raises(Conflict):
             daemon.call("agent.signal", name="crew", signal=name)
     daemon.call("agent.signal", name="crew", signal="KILL")
-    after = daemon.await_worker(
-        "crew-0", lambda w: w["incarnation"] > before["incarnation"] and w["state"] == "Ready"
-    )
+    after = daemon.await_worker("crew-0", lambda w: w["incarnation"] > before["incarnation"] and w["state"] == "Ready")
     assert after["paused"] is False
     assert after["last_exit"]["signal"] == "SIGKILL"
     assert daemon.call("task.run", agent="crew", objective="echo")["state"] == "succeeded"

@@ -113,10 +113,7 @@ def test_of_many_that_come_at_once_with_one_key_one_is_queued(daemon: DaemonProc
 
 
 def test_the_key_of_a_capabilitys_task_is_known_whoever_took_it(daemon: DaemonProcess) -> None:
-    taken = {
-        daemon.call("task.run", capability="work", objective="echo", idempotency_key="k")["id"]
-        for _ in range(4)
-    }
+    taken = {daemon.call("task.run", capability="work", objective="echo", idempotency_key="k")["id"] for _ in range(4)}
     assert len(taken) == 1
 
 
@@ -143,9 +140,7 @@ def test_a_waiting_task_says_what_it_waits_for(daemon: DaemonProcess) -> None:
 
 
 @pytest.mark.parametrize("ended", [True, False])
-def test_a_task_after_one_that_failed_is_cancelled_with_the_ones_after_it(
-    daemon: DaemonProcess, ended: bool
-) -> None:
+def test_a_task_after_one_that_failed_is_cancelled_with_the_ones_after_it(daemon: DaemonProcess, ended: bool) -> None:
     failing = submit(daemon, "crew", "raise it")
     if ended:
         await_end(daemon, failing)
@@ -196,9 +191,7 @@ def test_a_task_that_no_worker_took_in_time_has_timed_out(daemon: DaemonProcess)
 def test_what_is_required_has_to_be_offered_by_who_takes_it(daemon: DaemonProcess) -> None:
     both = daemon.call("task.run", objective="echo", required_capabilities=["night", "work"])
     assert both["agent"] == "crew"
-    narrowed = daemon.call(
-        "task.run", capability="work", objective="echo", required_capabilities=["night"]
-    )
+    narrowed = daemon.call("task.run", capability="work", objective="echo", required_capabilities=["night"])
     assert narrowed["agent"] == "crew"
     with pytest.raises(Conflict) as refusal:
         run(daemon, "trio", required_capabilities=["work", "night"])
@@ -224,9 +217,7 @@ def test_round_robin_gives_each_worker_its_turn(daemon: DaemonProcess) -> None:
     assert workers[3:] == workers[:3]
 
 
-def test_tasks_of_a_session_run_one_after_the_other_and_hold_up_nobody(
-    daemon: DaemonProcess,
-) -> None:
+def test_tasks_of_a_session_run_one_after_the_other_and_hold_up_nobody(daemon: DaemonProcess) -> None:
     first = begin_wait(daemon, "trio", session="talk")
     second = submit(daemon, "trio", session="talk")
     third = submit(daemon, "trio", session="talk")
@@ -292,9 +283,7 @@ def stored(daemon: DaemonProcess, task: str) -> bool:
     return bool(rows) or bool(events)
 
 
-def test_a_task_that_is_not_durable_is_found_while_the_daemon_lives_and_in_no_store(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_task_that_is_not_durable_is_found_while_the_daemon_lives_and_in_no_store(daemon: DaemonProcess) -> None:
     with daemon.client() as listener:  # who hears of it does not make it stored
         listener.call("event.follow", {"types": ["task.*"]}, timeout_s=BOUND_S)
         task = run(daemon, "crew", input="quick", durable=False, idempotency_key="fleeting")
@@ -314,9 +303,7 @@ def test_a_task_that_is_not_durable_is_found_while_the_daemon_lives_and_in_no_st
     daemon.call("task.cancel", task=blocker)
 
 
-def test_a_list_has_durable_and_other_tasks_in_one_order_on_all_its_pages(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_list_has_durable_and_other_tasks_in_one_order_on_all_its_pages(daemon: DaemonProcess) -> None:
     sent = [run(daemon, "small", durable=n % 3 != 0)["id"] for n in range(10)]
     listed: list[str] = []
     more: str | None = None

@@ -60,9 +60,7 @@ def quotas(daemon: DaemonProcess, *names: str) -> dict[str, dict[str, Any]]:
     return {each["key"]: each for each in found if names or each["name"] is None}
 
 
-def test_usage_counts_and_refused_calls_are_reported_beside_each_limit(
-    daemon: DaemonProcess,
-) -> None:
+def test_usage_counts_and_refused_calls_are_reported_beside_each_limit(daemon: DaemonProcess) -> None:
     for _ in range(2):
         daemon.call("task.run", agent="spender", objective="spend", input="spend")
     found = quotas(daemon, "spender")
@@ -81,10 +79,7 @@ def test_usage_counts_and_refused_calls_are_reported_beside_each_limit(
 
 
 def test_a_full_queue_counts_what_it_refuses(daemon: DaemonProcess) -> None:
-    waiting = [
-        daemon.call("task.submit", agent="small", objective="wait", when_down="queue")["id"]
-        for _ in range(2)
-    ]
+    waiting = [daemon.call("task.submit", agent="small", objective="wait", when_down="queue")["id"] for _ in range(2)]
     with pytest.raises(Overloaded):
         daemon.call("task.submit", agent="small", objective="wait", when_down="queue")
     queue = quotas(daemon, "small")["tasks.max_queue_size"]
@@ -96,9 +91,7 @@ def test_a_full_queue_counts_what_it_refuses(daemon: DaemonProcess) -> None:
     assert quotas(daemon, "small")["tasks.max_queue_size"]["used"] == 0
 
 
-def test_places_of_workers_and_processes_are_those_that_are_taken_now(
-    daemon: DaemonProcess,
-) -> None:
+def test_places_of_workers_and_processes_are_those_that_are_taken_now(daemon: DaemonProcess) -> None:
     places = quotas(daemon, "spender")["resources.max_concurrent_requests"]
     assert (places["limit"], places["used"]) == (1, 0)
     processes = quotas(daemon)["process.max_concurrent_processes"]

@@ -283,9 +283,7 @@ def test_who_is_idle_is_replaced_while_another_is_busy(daemon: DaemonProcess, ho
     assert lives(until(daemon, "pair", is_warm)) == [2, 2]
 
 
-def test_sources_that_cannot_be_imported_leave_what_works_and_are_told_of(
-    daemon: DaemonProcess, home: Home
-) -> None:
+def test_sources_that_cannot_be_imported_leave_what_works_and_are_told_of(daemon: DaemonProcess, home: Home) -> None:
     start(daemon, "broken")
     before = until(daemon, "broken", is_warm)
     with watched(daemon, "broken") as until_told:
@@ -310,9 +308,7 @@ def test_sources_that_cannot_be_imported_leave_what_works_and_are_told_of(
     assert run(daemon, "broken")["version"] == 2
 
 
-def test_sources_that_forbid_to_fork_now_have_the_workers_start_cold(
-    daemon: DaemonProcess, home: Home
-) -> None:
+def test_sources_that_forbid_to_fork_now_have_the_workers_start_cold(daemon: DaemonProcess, home: Home) -> None:
     start(daemon, "threaded")
     with watched(daemon, "threaded") as until_told:
         home.write("threaded", THREADED)
@@ -335,9 +331,7 @@ def test_a_restart_has_read_what_was_written_before_it(daemon: DaemonProcess, ho
         assert {run(daemon, "crowd")["version"] for _ in range(4)} == {number}
 
 
-def test_a_fork_of_the_old_one_that_comes_after_the_renewal_is_replaced_too(
-    daemon: DaemonProcess, home: Home
-) -> None:
+def test_a_fork_of_the_old_one_that_comes_after_the_renewal_is_replaced_too(daemon: DaemonProcess, home: Home) -> None:
     home.write("late", HELD_BIRTH)
     start(daemon, "late")
     (first,) = pids(entry(daemon, "late"))
@@ -365,9 +359,7 @@ def renewing(daemon: DaemonProcess, home: Home, name: str, text: str) -> Held:
     return task
 
 
-def test_a_worker_that_is_paused_is_replaced_when_it_goes_on(
-    daemon: DaemonProcess, home: Home
-) -> None:
+def test_a_worker_that_is_paused_is_replaced_when_it_goes_on(daemon: DaemonProcess, home: Home) -> None:
     task = renewing(daemon, home, "pair", "NUMBER = 11")
     daemon.call("agent.pause", names=[task.worker])
     before = daemon.worker(task.worker)
@@ -379,9 +371,7 @@ def test_a_worker_that_is_paused_is_replaced_when_it_goes_on(
     assert daemon.worker(task.worker)["incarnation"] == before["incarnation"] + 1
 
 
-def test_a_stop_in_the_middle_leaves_nothing_and_a_start_runs_what_is_new(
-    daemon: DaemonProcess, home: Home
-) -> None:
+def test_a_stop_in_the_middle_leaves_nothing_and_a_start_runs_what_is_new(daemon: DaemonProcess, home: Home) -> None:
     task = renewing(daemon, home, "pair", "NUMBER = 21")
     with ThreadPoolExecutor(1) as pool:
         stopping = pool.submit(daemon.call, "agent.stop", names=["pair"])
@@ -394,9 +384,7 @@ def test_a_stop_in_the_middle_leaves_nothing_and_a_start_runs_what_is_new(
     assert entry(daemon, "pair")["warm"]["state"] == "warm"
 
 
-def test_who_is_added_in_the_middle_is_new_and_who_is_taken_away_is_gone(
-    daemon: DaemonProcess, home: Home
-) -> None:
+def test_who_is_added_in_the_middle_is_new_and_who_is_taken_away_is_gone(daemon: DaemonProcess, home: Home) -> None:
     task = renewing(daemon, home, "pair", "NUMBER = 31")
     daemon.call("agent.scale", name="pair", instances=4)
     assert {run(daemon, "pair")["version"] for _ in range(9)} == {31}
@@ -409,9 +397,7 @@ def test_who_is_added_in_the_middle_is_new_and_who_is_taken_away_is_gone(
     assert children(found["warm"]["pid"]) == set(pids(found))
 
 
-def test_who_sleeps_through_a_renewal_wakes_as_what_is_new(
-    daemon: DaemonProcess, home: Home
-) -> None:
+def test_who_sleeps_through_a_renewal_wakes_as_what_is_new(daemon: DaemonProcess, home: Home) -> None:
     start(daemon, "sleeper")
     assert run(daemon, "sleeper")["version"] == 0
     daemon.call("agent.hibernate", names=["sleeper"])
@@ -454,9 +440,7 @@ def spares(daemon: DaemonProcess, name: str, count: int) -> set[int]:
     return ahead(until(daemon, name, is_settled))
 
 
-def test_a_spare_becomes_the_next_worker_and_another_takes_its_place(
-    daemon: DaemonProcess, home: Home
-) -> None:
+def test_a_spare_becomes_the_next_worker_and_another_takes_its_place(daemon: DaemonProcess, home: Home) -> None:
     start(daemon, "spared")
     ahead = spares(daemon, "spared", 2)
     assert len(ahead) == 2

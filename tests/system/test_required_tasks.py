@@ -42,9 +42,7 @@ def words(daemon: DaemonProcess, tool: str, **more: object) -> Any:
 
 
 @pytest.mark.parametrize("era", ERAS)
-def test_a_tool_that_requires_tasks_is_called_like_any_other(
-    daemon: DaemonProcess, era: str
-) -> None:
+def test_a_tool_that_requires_tasks_is_called_like_any_other(daemon: DaemonProcess, era: str) -> None:
     assert words(daemon, f"{era}__slow") == "slow is done"
 
 
@@ -61,9 +59,7 @@ def test_a_failed_task_is_a_failed_call(daemon: DaemonProcess) -> None:
 
 
 @pytest.mark.parametrize("era", ERAS)
-def test_a_task_that_does_not_end_is_cancelled_at_the_time_limit(
-    daemon: DaemonProcess, era: str
-) -> None:
+def test_a_task_that_does_not_end_is_cancelled_at_the_time_limit(daemon: DaemonProcess, era: str) -> None:
     words(daemon, f"{era}__cancelled")  # it is up: its start is not part of the limit
     with pytest.raises(Timeout):
         words(daemon, f"{era}__endless", timeout_s=0.5)
@@ -71,9 +67,7 @@ def test_a_task_that_does_not_end_is_cancelled_at_the_time_limit(
 
 
 @pytest.mark.parametrize("tool", ["forgets", "odd", "garbage", "dies"])
-def test_what_a_server_does_wrong_is_an_error_that_names_it(
-    daemon: DaemonProcess, tool: str
-) -> None:
+def test_what_a_server_does_wrong_is_an_error_that_names_it(daemon: DaemonProcess, tool: str) -> None:
     with pytest.raises(CorralError) as caught:
         words(daemon, f"legacy__{tool}")
     assert isinstance(caught.value, ToolFailed)
@@ -104,9 +98,7 @@ def test_a_client_is_asked_and_its_cancelling_cancels_the_task(daemon: DaemonPro
         assert result["resultType"] == "complete"  # the task is between corral and the server
 
 
-def test_a_modern_task_that_asks_goes_on_with_the_answer_of_its_caller(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_modern_task_that_asks_goes_on_with_the_answer_of_its_caller(daemon: DaemonProcess) -> None:
     able: Any = {**MODERN, "io.modelcontextprotocol/clientCapabilities": {"elicitation": {}}}
     call: Any = {"name": "modern__asks", "arguments": {}}
     said: Any = {"which": {"action": "accept", "content": {"name": "this one"}}}

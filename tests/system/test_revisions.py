@@ -41,9 +41,7 @@ def test_changes_are_revisions_and_every_one_comes_back(tmp_path: Path) -> None:
         assert (newest["how"], newest["why"], newest["state"]) == ("set", "as agreed", "current")
         assert newest["by"] not in ("", "file")
         found = daemon.call("revision.diff", name="a")["changes"]
-        assert [each["key"] for each in found] == [
-            *("environment.KEY", "labels.team", "tasks.max_attempts", "title"),
-        ]
+        assert [each["key"] for each in found] == [*("environment.KEY", "labels.team", "tasks.max_attempts", "title")]
         assert found[0]["before"] == found[0]["after"] != "one", "values are hidden"
         assert "two" not in daemon.corral("history", "a", "2").stdout
 
@@ -53,7 +51,7 @@ def test_changes_are_revisions_and_every_one_comes_back(tmp_path: Path) -> None:
         assert daemon.corral("rollback", "a").returncode == 0
         assert "tasks" not in daemon.call("agent.show", name="a")["spec"]
         assert revisions(daemon, "a") == [
-            *((3, "current", "rollback"), (2, "superseded", "set"), (1, "superseded", "add")),
+            *((3, "current", "rollback"), (2, "superseded", "set"), (1, "superseded", "add"))
         ]
         assert daemon.call("agent.rollback", name="a", revision=2)["revision"] == 4
         assert daemon.call("agent.show", name="a")["etag"] == shown["etag"]
@@ -117,10 +115,7 @@ def test_a_reload_makes_revisions_of_what_it_changes(tmp_path: Path) -> None:
         daemon.call("daemon.reload")
         assert revisions(daemon, "filed") == [(2, "current", "reload"), (1, "superseded", "file")]
         daemon.call("agent.set", name="filed", spec={"title": "Other"})
-        assert revisions(daemon, "filed")[:2] == [
-            (3, "current", "set"),
-            (2, "superseded", "reload"),
-        ]
+        assert revisions(daemon, "filed")[:2] == [(3, "current", "set"), (2, "superseded", "reload")]
 
 
 def test_no_change_is_lost_when_several_callers_change_one_table_at_once(tmp_path: Path) -> None:
@@ -174,7 +169,4 @@ def test_a_daemon_that_is_killed_between_changes_leaves_one_table_and_its_revisi
         assert [each["state"] for each in found] == ["current", *["superseded"] * (len(found) - 1)]
         shown = daemon.call("agent.show", name="a")["spec"]
         assert daemon.call("revision.show", name="a")["spec"] == shown
-        assert (
-            daemon.call("agent.set", name="a", spec={"title": "after"})["revision"]
-            == len(found) + 1
-        )
+        assert daemon.call("agent.set", name="a", spec={"title": "after"})["revision"] == len(found) + 1

@@ -51,9 +51,7 @@ def printed(daemon: DaemonProcess, name: str) -> str:
     raise AssertionError("the daemon has gone")
 
 
-def intrusion(
-    place: Path, user: str | None, control: str = "none", daemon_keys: str = ""
-) -> Mapping[str, str]:
+def intrusion(place: Path, user: str | None, control: str = "none", daemon_keys: str = "") -> Mapping[str, str]:
     """What comes of every attempt of an intruder that runs as `user`, or as the daemon does."""
     for name in ("intruder.py", "forger.py"):
         shutil.copy(AGENTS / name, place)
@@ -80,27 +78,9 @@ def intrusion(
         return found
 
 
-CALLS = {
-    "call",
-    "reload",
-    "call as orphan",
-    "call on a passed connection",
-    "call on a dead one's connection",
-}
-TOUCHES = {
-    "signal launcher",
-    "signal daemon",
-    "signal neighbour",
-    "debug daemon",
-    "debug neighbour",
-}
-READS = {
-    "read store",
-    "read logs",
-    "read configuration",
-    "read daemon's environment",
-    "read daemon's files",
-}
+CALLS = {"call", "reload", "call as orphan", "call on a passed connection", "call on a dead one's connection"}
+TOUCHES = {"signal launcher", "signal daemon", "signal neighbour", "debug daemon", "debug neighbour"}
+READS = {"read store", "read logs", "read configuration", "read daemon's environment", "read daemon's files"}
 
 
 @AS_ROOT
@@ -211,9 +191,7 @@ protocol = "none"
         environ = Path(f"/proc/{victim}/environ").read_bytes().split(b"\0")
         (mark,) = [each[14:].decode() for each in environ if each.startswith(b"CORRAL_WORKER=")]
         command = [interpreter(), str(AGENTS / "forger.py"), mark]
-        daemon.call(
-            "agent.add", name="forger", spec={"command": command, "protocol": "none"}, wait=False
-        )
+        daemon.call("agent.add", name="forger", spec={"command": command, "protocol": "none"}, wait=False)
         forged = int(printed(daemon, "forger").removeprefix("forged "))
         daemon.call("agent.stop", names=["forger"])
         assert systemd_box.start_time(forged) is None
@@ -223,9 +201,7 @@ protocol = "none"
 # -- people
 
 
-def as_user(
-    uid: int, gid: int, path: Path, requests: list[tuple[str, dict[str, object]]]
-) -> list[Any]:
+def as_user(uid: int, gid: int, path: Path, requests: list[tuple[str, dict[str, object]]]) -> list[Any]:
     """The answers that another user gets: a child of ours becomes it and asks. None where it does not get in."""
     reading, writing = os.pipe()
     child = os.fork()

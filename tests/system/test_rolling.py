@@ -123,9 +123,7 @@ def test_a_task_goes_on_in_its_worker_while_new_ones_are_run_by_the_new_one(
 
 
 @pytest.mark.parametrize("bad", ["bad-import", "bad-exit", "bad-health"])
-def test_a_version_that_does_not_come_up_is_taken_back_and_never_gets_a_task(
-    daemon: DaemonProcess, bad: str
-) -> None:
+def test_a_version_that_does_not_come_up_is_taken_back_and_never_gets_a_task(daemon: DaemonProcess, bad: str) -> None:
     before = daemon.worker("one-0")
     event = settled(daemon, version(bad))
     assert event["type"] == "agent.taken_back"
@@ -143,9 +141,7 @@ def test_the_zygote_of_the_former_version_is_there_again_after_a_bad_one(tmp_pat
             watch.next("agent.taken_back")
             assert watch.any()["type"] in ("agent.warm", "agent.renewal")
         zygote = daemon.call("agent.show", name="one")["agent"]["warm"]
-        assert zygote["state"] in ("warm", "renewing"), (
-            "its workers may be forks of the earlier one still"
-        )
+        assert zygote["state"] in ("warm", "renewing"), "its workers may be forks of the earlier one still"
         assert zygote["reason"] is None
         assert run(daemon)["output"]["version"] == "one"
 
@@ -183,12 +179,8 @@ def test_a_caller_that_waits_is_told_whether_a_change_is_in_force_or_why_it_was_
     assert run(daemon)["output"]["version"] == "three"
 
 
-@pytest.mark.parametrize(
-    ("name", "end"), [("two", "agent.rolled"), ("bad-smoke", "agent.taken_back")]
-)
-def test_the_smoke_task_decides_whether_a_version_gets_others(
-    daemon: DaemonProcess, name: str, end: str
-) -> None:
+@pytest.mark.parametrize(("name", "end"), [("two", "agent.rolled"), ("bad-smoke", "agent.taken_back")])
+def test_the_smoke_task_decides_whether_a_version_gets_others(daemon: DaemonProcess, name: str, end: str) -> None:
     smoke = 'smoke = { objective = "smoke", input = 1, timeout = 20 }'
     assert settled(daemon, more(version(name), smoke))["type"] == end
     tasks = daemon.call("task.list", agent="one")["tasks"]
@@ -234,9 +226,7 @@ def test_a_worker_that_may_not_have_another_beside_it_waits_for_those_of_earlier
     assert run(daemon)["output"]["version"] == "three"
 
 
-def test_a_start_waits_for_the_end_of_a_new_worker_that_a_stop_has_met(
-    daemon: DaemonProcess, tmp_path: Path
-) -> None:
+def test_a_start_waits_for_the_end_of_a_new_worker_that_a_stop_has_met(daemon: DaemonProcess, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "begun")
     begins = f", BEGUN = {json.dumps(str(tmp_path / 'begun'))} }}"
     with Watch(daemon, "worker.state") as watch:
@@ -256,9 +246,7 @@ def test_a_start_waits_for_the_end_of_a_new_worker_that_a_stop_has_met(
     assert run(daemon)["output"]["version"] == "three"
 
 
-def test_workers_that_a_scaling_takes_away_during_a_change_leave_nothing_of_it(
-    tmp_path: Path,
-) -> None:
+def test_workers_that_a_scaling_takes_away_during_a_change_leave_nothing_of_it(tmp_path: Path) -> None:
     text, gate = more(AGENT, "instances = 2"), tmp_path / "gate"
     smoke = f'smoke = {{ objective = "hold", input = {json.dumps(str(gate))} }}'
     with DaemonProcess(tmp_path, text) as daemon:
@@ -279,9 +267,7 @@ def test_workers_that_a_scaling_takes_away_during_a_change_leave_nothing_of_it(
         assert daemon.worker("one-1")["state"] in ("Ready", "Idle")
 
 
-def test_what_the_coming_configuration_requires_is_not_removed(
-    daemon: DaemonProcess, tmp_path: Path
-) -> None:
+def test_what_the_coming_configuration_requires_is_not_removed(daemon: DaemonProcess, tmp_path: Path) -> None:
     ground = {"entrypoint": "rolled_agent:agent", "warm": False}
     daemon.call("agent.add", name="ground", spec=ground)
     daemon.call("agent.add", name="late", spec=ground)
@@ -299,17 +285,13 @@ def test_what_the_coming_configuration_requires_is_not_removed(
     assert [a["name"] for a in daemon.call("daemon.status")["agents"]] == ["one"]
 
 
-def test_what_is_started_anew_in_its_place_and_fails_is_the_former_one_again(
-    daemon: DaemonProcess,
-) -> None:
+def test_what_is_started_anew_in_its_place_and_fails_is_the_former_one_again(daemon: DaemonProcess) -> None:
     event = settled(daemon, more(version("bad-exit"), "rolling = false"))
     assert event["type"] == "agent.taken_back"
     assert run(daemon)["output"]["version"] == "one"
 
 
-def test_without_room_for_another_process_a_worker_is_started_anew_in_its_place(
-    tmp_path: Path,
-) -> None:
+def test_without_room_for_another_process_a_worker_is_started_anew_in_its_place(tmp_path: Path) -> None:
     text = AGENT.replace("[process]", "[process]\nmax_concurrent_processes = 1")
     with DaemonProcess(tmp_path, text) as daemon:
         daemon.await_worker("one-0", lambda w: w["state"] == "Ready")
@@ -345,9 +327,7 @@ def test_a_stop_ends_new_and_former_workers_alike(daemon: DaemonProcess, tmp_pat
     assert run(daemon)["output"]["version"] == "two"
 
 
-def test_workers_that_finish_are_shown_with_their_incarnation(
-    daemon: DaemonProcess, tmp_path: Path
-) -> None:
+def test_workers_that_finish_are_shown_with_their_incarnation(daemon: DaemonProcess, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     before = daemon.worker("one-0")
     task = begun(daemon, gate)
@@ -394,9 +374,7 @@ def test_a_service_is_replaced_beside_the_former_one(tmp_path: Path) -> None:
         os.kill(after["pid"], 0)
 
 
-def test_a_call_of_a_server_goes_on_in_its_process_while_others_meet_the_new_one(
-    tmp_path: Path,
-) -> None:
+def test_a_call_of_a_server_goes_on_in_its_process_while_others_meet_the_new_one(tmp_path: Path) -> None:
     server = f'[mcp.servers.state]\ncommand = ["{sys.executable}", "-I", "{AGENTS}/mcp_state.py"]\n'
     with DaemonProcess(tmp_path, server) as daemon:
         daemon.call("mcp.call", name="state__get", arguments={})
@@ -407,9 +385,7 @@ def test_a_call_of_a_server_goes_on_in_its_process_while_others_meet_the_new_one
         assert daemon.worker("state-0")["pid"] != before["pid"]
 
 
-def test_calls_of_a_server_that_is_replaced_in_its_place_wait_for_the_new_process(
-    tmp_path: Path,
-) -> None:
+def test_calls_of_a_server_that_is_replaced_in_its_place_wait_for_the_new_process(tmp_path: Path) -> None:
     server = f"""[mcp.servers.state]
 command = ["{sys.executable}", "-I", "{AGENTS}/mcp_state.py"]
 concurrency = "parallel"

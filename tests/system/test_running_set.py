@@ -14,13 +14,7 @@ from typing import Any
 
 import pytest
 
-from corral.worker.contract.errors import (
-    Conflict,
-    CorralError,
-    InvalidParams,
-    NotFound,
-    ResourceLimitExceeded,
-)
+from corral.worker.contract.errors import Conflict, CorralError, InvalidParams, NotFound, ResourceLimitExceeded
 from daemon_process import AGENTS, BOUND_S, DaemonProcess, marked
 
 RAW = AGENTS / "raw_worker.py"
@@ -34,12 +28,7 @@ def many(*agents: tuple[str, dict[str, object]]) -> list[dict[str, object]]:
     return [{"name": name, "spec": spec} for name, spec in agents]
 
 
-CHAIN = many(
-    ("roof", raw(requires=["wall"])),
-    ("wall", raw(requires=["ground"])),
-    ("ground", raw()),
-    ("tree", raw()),
-)
+CHAIN = many(("roof", raw(requires=["wall"])), ("wall", raw(requires=["ground"])), ("ground", raw()), ("tree", raw()))
 
 
 @pytest.fixture
@@ -71,15 +60,11 @@ def test_what_is_required_starts_first_and_stops_last(daemon: DaemonProcess) -> 
         assert seen[lower, "Ready", 1] < seen[upper, "Starting", 1]
         assert seen[upper, "Terminated", 1] < seen[lower, "ShuttingDown", 1]
     assert seen["tree", "ShuttingDown", 1] < seen["roof", "Terminated", 1], "it waits for nobody"
-    assert {w["state"] for a in daemon.call("daemon.status")["agents"] for w in a["workers"]} == {
-        "Terminated"
-    }
+    assert {w["state"] for a in daemon.call("daemon.status")["agents"] for w in a["workers"]} == {"Terminated"}
 
 
 @pytest.mark.parametrize("everything", [True, False])
-def test_a_restart_ends_in_the_one_order_and_starts_in_the_other(
-    daemon: DaemonProcess, everything: bool
-) -> None:
+def test_a_restart_ends_in_the_one_order_and_starts_in_the_other(daemon: DaemonProcess, everything: bool) -> None:
     daemon.call("agent.add_all", agents=CHAIN)
     chosen = {"all": True} if everything else {"names": ["wall", "ground", "roof"]}
     daemon.call("agent.restart", **chosen)
@@ -159,15 +144,11 @@ def test_of_several_none_is_added_when_one_is_wrong(tmp_path: Path, what: str) -
         assert names(daemon) == ["taken"]
 
 
-def test_what_does_not_come_up_is_added_and_told_and_the_others_are_up(
-    daemon: DaemonProcess,
-) -> None:
+def test_what_does_not_come_up_is_added_and_told_and_the_others_are_up(daemon: DaemonProcess) -> None:
     recovery = {"restart": "never"}
     agents = many(("good", raw()), ("bad", raw("exit", recovery=recovery)), ("fine", raw()))
     answer = daemon.call("agent.add_all", agents=agents)
-    assert {name: error["name"] for name, error in answer["failures"].items()} == {
-        "bad": "SpawnFailed"
-    }
+    assert {name: error["name"] for name, error in answer["failures"].items()} == {"bad": "SpawnFailed"}
     states = {a["name"]: a["state"] for a in answer["agents"]}
     assert states == {"good": "Ready", "bad": "Terminated", "fine": "Ready"}
 
@@ -184,9 +165,7 @@ def test_a_file_is_added_as_a_whole_by_the_command(daemon: DaemonProcess) -> Non
     assert names(daemon) == ["one", "two"]
 
 
-def test_what_is_required_is_removed_with_those_that_require_it_or_not_at_all(
-    daemon: DaemonProcess,
-) -> None:
+def test_what_is_required_is_removed_with_those_that_require_it_or_not_at_all(daemon: DaemonProcess) -> None:
     daemon.call("agent.add_all", agents=CHAIN)
     with pytest.raises(Conflict) as refusal:
         daemon.call("agent.rm", names=["tree", "ground"])
@@ -205,9 +184,7 @@ def test_what_is_required_is_removed_with_those_that_require_it_or_not_at_all(
     assert names(daemon) == ["tree"]
 
 
-def test_several_are_removed_in_one_call_when_they_require_only_each_other(
-    daemon: DaemonProcess,
-) -> None:
+def test_several_are_removed_in_one_call_when_they_require_only_each_other(daemon: DaemonProcess) -> None:
     daemon.call("agent.add_all", agents=CHAIN)
     done = daemon.corral("rm", "wall", "roof", "ground")
     assert (done.returncode, names(daemon)) == (0, ["tree"])
@@ -225,9 +202,7 @@ def test_the_lives_of_a_name_that_comes_back_are_counted_on(daemon: DaemonProces
     assert daemon.worker("phoenix-0")["incarnation"] == 3
 
 
-def test_what_is_being_removed_is_not_started_for_another_that_requires_it(
-    daemon: DaemonProcess,
-) -> None:
+def test_what_is_being_removed_is_not_started_for_another_that_requires_it(daemon: DaemonProcess) -> None:
     slow = raw("deaf", process={"shutdown_grace_period": "1s"})
     agents = many(("slow", slow), ("after", raw(requires=["slow"])))
     daemon.call("agent.add_all", agents=agents)
@@ -248,9 +223,7 @@ def test_what_is_being_removed_is_not_started_for_another_that_requires_it(
 
 @pytest.mark.long
 @pytest.mark.parametrize("first", ["rm", "add"])
-def test_what_is_removed_and_what_comes_to_require_it_meet_in_the_store(
-    daemon: DaemonProcess, first: str
-) -> None:
+def test_what_is_removed_and_what_comes_to_require_it_meet_in_the_store(daemon: DaemonProcess, first: str) -> None:
     daemon.call("agent.add_all", agents=many(("none", raw()), ("other", raw())), start=False)
     daemon.call("agent.scale", name="none", instances=0)
     calls: dict[str, tuple[str, dict[str, object]]] = {
@@ -281,9 +254,7 @@ def test_what_has_given_up_starts_again_in_order(daemon: DaemonProcess, verb: st
     works.touch()
     again = {"command": ["sh", "-c", f"test -e {works} && exec sleep 600"], "protocol": "none"}
     never = {"recovery": {"restart": "never"}}
-    agents = many(
-        ("after", {**again, **never, "requires": ["first"]}), ("first", {**again, **never})
-    )
+    agents = many(("after", {**again, **never, "requires": ["first"]}), ("first", {**again, **never}))
     daemon.call("agent.add_all", agents=agents)
     for name in ("after", "first"):
         daemon.call("agent.signal", name=name, signal="KILL")
@@ -294,9 +265,7 @@ def test_what_has_given_up_starts_again_in_order(daemon: DaemonProcess, verb: st
     assert seen["first", "Ready", 2] < seen["after", "Starting", 2]
 
 
-def test_a_start_that_a_stop_takes_back_is_a_conflict_also_when_it_has_ended_before(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_start_that_a_stop_takes_back_is_a_conflict_also_when_it_has_ended_before(daemon: DaemonProcess) -> None:
     never = {"command": ["sleep", "600"], "protocol": "none", "ready": {"log": "never"}}
     daemon.call("agent.add", name="never", spec=never, start=False)
     with ThreadPoolExecutor() as pool:
@@ -378,16 +347,13 @@ def test_a_new_backoff_applies_to_a_worker_that_waits(tmp_path: Path) -> None:
         assert daemon.worker("crashes-0")["state"] == "Terminated", "it is not started by that"
         daemon.call("agent.reset", names=["crashes"])
         again: Any = daemon.await_worker(
-            "crashes-0",
-            lambda w: w["incarnation"] == 2 + 1 + 5 and w["state"] == "Terminated",
+            "crashes-0", lambda w: w["incarnation"] == 2 + 1 + 5 and w["state"] == "Terminated"
         )
         assert again["last_exit"]["result"] == "restart-limit"
 
 
 def test_a_file_that_closes_a_circle_or_names_nobody_changes_nothing(tmp_path: Path) -> None:
-    config = (
-        '[agents.{name}]\ncommand = ["sleep", "600"]\nprotocol = "none"\nrequires = {requires}\n'
-    )
+    config = '[agents.{name}]\ncommand = ["sleep", "600"]\nprotocol = "none"\nrequires = {requires}\n'
     first = config.format(name="one", requires="[]") + config.format(name="two", requires='["one"]')
     with DaemonProcess(tmp_path, first) as daemon:
         daemon.call("agent.add", name="added", spec=raw(requires=["two"]))
@@ -406,9 +372,7 @@ def test_a_file_that_closes_a_circle_or_names_nobody_changes_nothing(tmp_path: P
 
 
 @pytest.mark.long
-def test_a_worker_that_is_replaced_between_two_steps_of_a_dispatch_costs_no_attempt(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_worker_that_is_replaced_between_two_steps_of_a_dispatch_costs_no_attempt(daemon: DaemonProcess) -> None:
     daemon.call("agent.add", name="busy", spec=raw(tasks={"max_attempts": 1}, instances=2))
     tasks: list[str] = []
     for _ in range(15):
@@ -466,9 +430,7 @@ def test_a_task_is_not_given_to_a_worker_that_changed_while_the_attempt_was_writ
     assert (ended["state"], ended["attempt"]) == ("succeeded", 1)
 
 
-def test_of_many_that_are_added_at_once_those_beyond_the_limit_are_not_there(
-    tmp_path: Path,
-) -> None:
+def test_of_many_that_are_added_at_once_those_beyond_the_limit_are_not_there(tmp_path: Path) -> None:
     limit = 4
     with DaemonProcess(tmp_path, f"process.max_concurrent_processes = {limit}\n") as daemon:
 
@@ -506,9 +468,7 @@ requires = ["ground"]
         assert [worker["id"] for worker in wall["workers"]] == ["wall-0"]
 
 
-def test_what_was_started_without_workers_is_up_when_it_is_given_some(
-    daemon: DaemonProcess,
-) -> None:
+def test_what_was_started_without_workers_is_up_when_it_is_given_some(daemon: DaemonProcess) -> None:
     daemon.call("agent.add", name="one", spec=raw())
     daemon.call("agent.stop", names=["one"])
     daemon.call("agent.scale", name="one", instances=0)
@@ -560,9 +520,7 @@ def test_who_hangs_up_while_workers_are_taken_away_leaves_no_gap_in_their_number
         assert [worker["id"] for worker in told["workers"]] == [f"held-{n}" for n in range(3)]
 
 
-def test_who_hangs_up_while_the_store_is_slow_leaves_what_the_store_has(
-    daemon: DaemonProcess,
-) -> None:
+def test_who_hangs_up_while_the_store_is_slow_leaves_what_the_store_has(daemon: DaemonProcess) -> None:
     path = daemon.state_dir / "corral.db"
     daemon.call("agent.add_all", agents=many(("stays", raw()), ("goes", raw())), start=False)
     asked = {"jsonrpc": "2.0", "id": 1, "method": "agent.rm", "params": {"names": ["goes"]}}

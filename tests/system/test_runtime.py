@@ -87,9 +87,7 @@ def test_events_logs_and_a_task_are_iterated_over(runtime: Runtime) -> None:
         assert types[-1] == "task.ended"
         assert followed.stream.task is not None
         assert followed.stream.task.state == "succeeded"
-        assert (
-            next(event for event in events if event.type == "task.ended").fields["task"] == task.id
-        )
+        assert next(event for event in events if event.type == "task.ended").fields["task"] == task.id
     with runtime.follow_logs(task=task.id, follow=False) as lines:
         assert "echoes heron" in [line["text"] for line in lines]
     with runtime.follow_logs(["crew"]) as lines:
@@ -292,9 +290,7 @@ def test_a_runtime_in_a_forked_child_is_refused(daemon: DaemonProcess) -> None:
 def test_a_daemon_that_just_starts_is_waited_for(tmp_path: Path) -> None:
     connected: list[Runtime] = []
     socket = tmp_path / "corral.sock"
-    waiting = threading.Thread(
-        target=lambda: connected.append(Runtime.connect(socket, wait_s=BOUND_S))
-    )
+    waiting = threading.Thread(target=lambda: connected.append(Runtime.connect(socket, wait_s=BOUND_S)))
     waiting.start()
     with DaemonProcess(tmp_path, ""):
         waiting.join(BOUND_S)

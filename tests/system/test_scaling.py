@@ -147,9 +147,7 @@ def test_a_backlog_adds_workers_and_idleness_removes_them(daemon: DaemonProcess)
     assert workers(daemon, "many") == ["many-0"]
 
 
-def test_a_worker_that_is_to_go_is_given_nothing_more_and_keeps_what_it_has(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_worker_that_is_to_go_is_given_nothing_more_and_keeps_what_it_has(daemon: DaemonProcess) -> None:
     daemon.call("agent.start", names=["broad"])
     daemon.call("agent.scale", name="broad", instances=2)
     with steps(daemon, "broad") as told:
@@ -164,10 +162,7 @@ def test_a_worker_that_is_to_go_is_given_nothing_more_and_keeps_what_it_has(
         assert changes(told.events) == []
         daemon.call("task.cancel", task=fourth)
         change(
-            daemon,
-            CONFIG.replace(
-                "[agents.broad]\ninstances = { min = 1, max = 4 }", "[agents.broad]\ninstances = 2"
-            ),
+            daemon, CONFIG.replace("[agents.broad]\ninstances = { min = 1, max = 4 }", "[agents.broad]\ninstances = 2")
         )
         fifth = submit(daemon, "broad")
         assert told.until_started(fifth) == "broad-1", "without a range nobody is to go"
@@ -179,9 +174,7 @@ def test_a_worker_that_is_to_go_is_given_nothing_more_and_keeps_what_it_has(
     assert daemon.call("task.show", task=found["broad-1"])["error"]["name"] == "Cancelled"
 
 
-def test_the_last_worker_that_runs_stays_while_the_others_are_stopped(
-    daemon: DaemonProcess,
-) -> None:
+def test_the_last_worker_that_runs_stays_while_the_others_are_stopped(daemon: DaemonProcess) -> None:
     daemon.call("agent.start", names=["many"])
     daemon.call("agent.scale", name="many", instances=2)
     daemon.call("agent.stop", names=["many-0"])
@@ -230,9 +223,7 @@ def test_workers_are_added_when_there_is_room_for_more_processes(daemon: DaemonP
         told.until(4)
 
 
-def test_somebody_may_set_a_number_within_the_range_and_the_load_goes_on_from_there(
-    daemon: DaemonProcess,
-) -> None:
+def test_somebody_may_set_a_number_within_the_range_and_the_load_goes_on_from_there(daemon: DaemonProcess) -> None:
     daemon.call("agent.start", names=["many"])
     with steps(daemon, "many") as told:
         with pytest.raises(InvalidParams) as refused:

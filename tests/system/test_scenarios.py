@@ -96,9 +96,7 @@ def test_a_line_of_64_megabytes_is_bounded_and_the_next_is_whole(tmp_path: Path)
                 break
             assert time.monotonic() < until
         kept = sum(path.stat().st_size for path in (tmp_path / "state" / "logs").rglob("*.log*"))
-        assert kept < 2 * 5 * 10 * 1024 * 1024, (
-            "max_log_files of max_log_file_bytes, and what is open"
-        )
+        assert kept < 2 * 5 * 10 * 1024 * 1024, "max_log_files of max_log_file_bytes, and what is open"
         peak = Path(f"/proc/{daemon.pid}/status").read_text().partition("VmHWM:")[2].split()[0]
         assert int(peak) * 1024 < 200 * 1024 * 1024
 

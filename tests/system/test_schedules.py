@@ -27,9 +27,7 @@ autostart = false
 process.working_directory = "{AGENTS}"
 """
 
-MOVED = CREW.replace('capabilities = ["pairing"]', "").replace(
-    "autostart = false", 'capabilities = ["pairing"]'
-)
+MOVED = CREW.replace('capabilities = ["pairing"]', "").replace("autostart = false", 'capabilities = ["pairing"]')
 """Another agent has the capability."""
 
 ECHO = {"agent": "crew", "objective": "echo"}
@@ -125,11 +123,7 @@ REFUSED: list[tuple[dict[str, object], type[Exception], str | None]] = [
     ({"cron": "* * * * *", "timezone": "Mars/Olympus"}, InvalidParams, "timezone"),
     ({}, InvalidParams, "every_s"),
     ({"every_s": 5, "task": {**ECHO, "at": 4e9}}, InvalidParams, "task.at"),
-    (
-        {"every_s": 5, "task": {**ECHO, "idempotency_key": "k"}},
-        InvalidParams,
-        "task.idempotency_key",
-    ),
+    ({"every_s": 5, "task": {**ECHO, "idempotency_key": "k"}}, InvalidParams, "task.idempotency_key"),
     ({"every_s": 5, "task": {"objective": "echo"}}, InvalidParams, "task.agent"),
     ({"every_s": 5, "task": {"agent": "nobody", "objective": "echo"}}, NotFound, None),
     ({"every_s": 5, "task": {**ECHO, "input": "x" * 70_000}}, ResourceLimitExceeded, None),
@@ -154,9 +148,7 @@ def test_a_name_is_given_once(daemon: DaemonProcess) -> None:
     daemon.call("schedule.rm", name="one")
 
 
-def test_a_run_that_is_due_while_the_last_one_goes_on_is_skipped_unless_it_may_queue(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_run_that_is_due_while_the_last_one_goes_on_is_skipped_unless_it_may_queue(daemon: DaemonProcess) -> None:
     wait = {"agent": "crew", "objective": "wait"}
     daemon.call("schedule.add", name="slow", task=wait, every_s=1)
     (skipped,) = await_events(daemon, "schedule.skipped", "slow")[:1]
@@ -174,9 +166,7 @@ def test_a_run_that_is_due_while_the_last_one_goes_on_is_skipped_unless_it_may_q
     assert [task["state"] for task in tasks[:2]] == ["running", "running"]
 
 
-def test_a_task_that_is_not_accepted_is_told_and_the_schedule_goes_on(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_task_that_is_not_accepted_is_told_and_the_schedule_goes_on(daemon: DaemonProcess) -> None:
     daemon.call("schedule.add", name="vain", task={**ECHO, "agent": "absent"}, every_s=1)
     events = await_events(daemon, "schedule.refused", "vain", 2)
     assert {event["error"] for event in events} == {"Conflict"}
@@ -235,9 +225,7 @@ def test_what_was_missed_is_made_up_for_once_and_what_is_damaged_keeps_nothing_e
 
 
 @pytest.mark.parametrize("whom", [{"agent": "crew"}, {"capability": "pairing"}])
-def test_a_kill_between_a_task_and_the_note_of_it_makes_no_second_one(
-    tmp_path: Path, whom: dict[str, str]
-) -> None:
+def test_a_kill_between_a_task_and_the_note_of_it_makes_no_second_one(tmp_path: Path, whom: dict[str, str]) -> None:
     with DaemonProcess(tmp_path, CREW) as daemon:
         task = {**whom, "objective": "echo"}
         daemon.call("schedule.add", name="once", task=task, every_s=3600)
@@ -253,9 +241,7 @@ def test_a_kill_between_a_task_and_the_note_of_it_makes_no_second_one(
         while (record := daemon.call("schedule.show", name="once"))["last_task"] is None:
             daemon.call("task.run", agent="crew", objective="echo")
         assert record["last_task"] == first["id"]
-        assert [t["id"] for t in daemon.call("task.list", schedule="once")["tasks"]] == [
-            first["id"]
-        ]
+        assert [t["id"] for t in daemon.call("task.list", schedule="once")["tasks"]] == [first["id"]]
 
 
 @pytest.mark.long
@@ -274,9 +260,7 @@ def test_a_wall_clock_that_jumps_a_year_makes_one_run_and_goes_on_from_there(
             seen = len(tasks)
         daemon.call("schedule.rm", name="tick")
         record = daemon.call("event.list", types=["task.queued"])["events"]
-        keys = [
-            task["idempotency_key"] for task in daemon.call("task.list", schedule="tick")["tasks"]
-        ]
+        keys = [task["idempotency_key"] for task in daemon.call("task.list", schedule="tick")["tasks"]]
         assert len(set(keys)) == len(keys) == len(record)
         years = {datetime.fromisoformat(key.removeprefix("tick@")).year for key in keys}
         assert len(years) == 3

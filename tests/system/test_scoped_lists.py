@@ -31,16 +31,12 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[DaemonProc
         with daemon.client() as client:
             made: list[Any] = [
                 client.call(
-                    "task.submit",
-                    {"agent": name, "objective": "say x", "session": f"s{number}"},
-                    timeout_s=BOUND_S,
+                    "task.submit", {"agent": name, "objective": "say x", "session": f"s{number}"}, timeout_s=BOUND_S
                 )
                 for number in range(EACH)
                 for name in NAMES
             ]
-            ended = [
-                client.call("task.wait", {"task": each["id"]}, timeout_s=BOUND_S) for each in made
-            ]
+            ended = [client.call("task.wait", {"task": each["id"]}, timeout_s=BOUND_S) for each in made]
         assert {each["state"] for each in ended} == {"succeeded"}  # type: ignore[index]  # a record
         yield daemon, made
 
@@ -74,11 +70,7 @@ def test_a_scoped_token_pages_through_its_tasks_in_full_pages(
             break
         assert len(page["tasks"]) == N
     assert found == wanted[::-1]
-    assert ask(scoped, "task.list", limit=N, state="failed") == {
-        "tasks": [],
-        "more": None,
-        "skipped": 0,
-    }
+    assert ask(scoped, "task.list", limit=N, state="failed") == {"tasks": [], "more": None, "skipped": 0}
 
 
 def test_a_scoped_token_pages_through_its_events_in_full_pages(
@@ -129,9 +121,7 @@ def test_a_scoped_token_lists_as_many_sessions_as_it_asks_for(
     assert len(of_one) == EACH
 
 
-def test_a_token_for_no_agent_that_is_there_lists_nothing(
-    tasks: tuple[DaemonProcess, list[Any]],
-) -> None:
+def test_a_token_for_no_agent_that_is_there_lists_nothing(tasks: tuple[DaemonProcess, list[Any]]) -> None:
     daemon, _ = tasks
     token = daemon.call("token.add", name="none", rights="read", agents=["other"])["token"]
     with daemon.client() as client:

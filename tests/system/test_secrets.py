@@ -165,9 +165,7 @@ def test_the_headers_of_a_remote_server_have_it_inside_landlock(
 
 @pytest.mark.long
 def test_the_check_and_the_doctor_name_what_is_missing(daemon: DaemonProcess) -> None:
-    found = [
-        each for each in daemon.call("daemon.doctor")["findings"] if each["topic"] == "secrets"
-    ]
+    found = [each for each in daemon.call("daemon.doctor")["findings"] if each["topic"] == "secrets"]
     assert [each["verdict"] for each in found] == ["warning"]
     assert any("NOWHERE" in each["found"] for each in found)
     done = subprocess.run(

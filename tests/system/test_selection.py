@@ -74,9 +74,7 @@ def test_globs_and_labels_choose_names_in_every_command(tmp_path: Path) -> None:
         after = pids(daemon, "web-a", "web-b")
         assert not set(before) & set(after)
         assert corral("restart", "web-b-[1]") == "restarted web-b-1 (Ready)\n"
-        assert [a == b for a, b in zip(after, pids(daemon, "web-a", "web-b"), strict=True)] == [
-            *(True, True, False)
-        ]
+        assert [a == b for a, b in zip(after, pids(daemon, "web-a", "web-b"), strict=True)] == [*(True, True, False)]
         # What does not run is passed over where a pattern chose it, and refused where it was named.
         assert corral("pause", "-l", "team=red") == "paused web-a (Ready)\n"
         corral("pause", "idle", code=4)
@@ -104,9 +102,7 @@ def test_a_label_that_changes_takes_effect_at_a_reload_without_a_restart(tmp_pat
         daemon.await_worker("web-a-0", lambda worker: worker["state"] == "Ready")
         before = pids(daemon, "web-a")
         changed = CONFIG.replace('tier = "web" }\ntitle = "First"', 'tier = "db" }\ntitle = "2"')
-        daemon.config.write_text(
-            changed.replace('labels = { team = "red" }\n[agents.kind]', "[agents.kind]")
-        )
+        daemon.config.write_text(changed.replace('labels = { team = "red" }\n[agents.kind]', "[agents.kind]"))
         plan = daemon.call("daemon.reload")
         assert plan["changed"] == {"web-a": "live"}
         assert plan["teams"] == {"all": "changed"}

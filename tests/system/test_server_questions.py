@@ -84,12 +84,8 @@ def test_the_fields_of_a_form_are_questions_of_the_task(daemon: DaemonProcess, e
     task = submit(daemon, f"{era}__order")
     asked = answer(daemon, task, "Ada", "many", "3", "yes")
     begin = f"MCP server {era} asks: Your order\n"
-    assert [each["question"].removeprefix(begin) for each in asked] == [
-        *("Name", "Count", "Count", "Gift")
-    ]
-    assert {(each["server"], each["agent"], each["can_decline"]) for each in asked} == {
-        (era, "tools", True)
-    }
+    assert [each["question"].removeprefix(begin) for each in asked] == [*("Name", "Count", "Count", "Gift")]
+    assert {(each["server"], each["agent"], each["can_decline"]) for each in asked} == {(era, "tools", True)}
     assert asked[3]["options"] == ["yes", "no"]
     assert output(daemon, task) == ["accept", {"name": "Ada", "count": 3, "gift": True}]
 
@@ -106,9 +102,7 @@ def test_a_declined_question_declines_the_form(daemon: DaemonProcess, era: str) 
 
 @pytest.mark.parametrize("era", ERAS)
 @pytest.mark.parametrize(("words", "action"), [("allow", "accept"), ("deny", "decline")])
-def test_a_form_without_fields_asks_for_consent(
-    daemon: DaemonProcess, era: str, words: str, action: str
-) -> None:
+def test_a_form_without_fields_asks_for_consent(daemon: DaemonProcess, era: str, words: str, action: str) -> None:
     task = submit(daemon, f"{era}__consent")
     (asked,) = answer(daemon, task, words)
     assert asked["options"] == ["yes", "no"]
@@ -116,9 +110,7 @@ def test_a_form_without_fields_asks_for_consent(
 
 
 @pytest.mark.long
-def test_a_question_expires_with_the_time_limit_of_its_call_and_cancels_the_form(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_question_expires_with_the_time_limit_of_its_call_and_cancels_the_form(daemon: DaemonProcess) -> None:
     daemon.call("task.run", agent="tools", objective="legacy_hasty__nothing")
     task = submit(daemon, "legacy_hasty__order")
     asked = question(daemon, task)
@@ -133,9 +125,7 @@ def test_a_question_expires_with_the_time_limit_of_its_call_and_cancels_the_form
 
 
 @pytest.mark.long
-def test_a_modern_server_waits_for_a_person_beyond_the_time_limit_of_a_call(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_modern_server_waits_for_a_person_beyond_the_time_limit_of_a_call(daemon: DaemonProcess) -> None:
     task = submit(daemon, "modern_hasty__consent")
     expires = question(daemon, task)["expires_at"]
     asked_at = question(daemon, task)["asked_at"]
@@ -158,9 +148,7 @@ def test_the_question_of_a_cancelled_task_is_withdrawn(daemon: DaemonProcess, er
 
 
 @pytest.mark.long
-def test_the_question_of_a_dead_worker_is_withdrawn_and_asked_again_by_the_next_attempt(
-    daemon: DaemonProcess,
-) -> None:
+def test_the_question_of_a_dead_worker_is_withdrawn_and_asked_again_by_the_next_attempt(daemon: DaemonProcess) -> None:
     task = submit(daemon, "modern__consent")
     first = question(daemon, task)
     worker = daemon.call("task.show", task=task)["worker"]
@@ -225,9 +213,7 @@ def test_the_person_at_the_client_of_the_task_is_asked_for_the_form_of_a_server(
     assert heard[0] == f"tools: MCP server {era} asks: Your order\nName"
 
 
-def test_a_call_outside_a_task_gets_no_answer_and_its_server_the_reason(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_call_outside_a_task_gets_no_answer_and_its_server_the_reason(daemon: DaemonProcess) -> None:
     with pytest.raises(ToolFailed) as refused:
         daemon.call("mcp.call", name="legacy__consent", arguments={})
     assert refused.value.data["server"] == "legacy"

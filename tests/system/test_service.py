@@ -62,11 +62,7 @@ def corrald(
 
 def options(folder: Path, config: str = "") -> list[str]:
     (folder / "corral.toml").write_text(config)
-    return [
-        f"--config={folder}/corral.toml",
-        f"--socket={folder}/corral.sock",
-        f"--state-dir={folder}/state",
-    ]
+    return [f"--config={folder}/corral.toml", f"--socket={folder}/corral.sock", f"--state-dir={folder}/state"]
 
 
 # -- the service manager
@@ -74,10 +70,7 @@ def options(folder: Path, config: str = "") -> list[str]:
 
 def test_it_says_when_it_is_ready_and_when_it_stops(tmp_path: Path) -> None:
     environ = {"NOTIFY_SOCKET": str(tmp_path / "notify.sock")}
-    with (
-        notified(tmp_path) as manager,
-        corrald(*options(tmp_path), environ=environ, cwd=tmp_path) as process,
-    ):
+    with notified(tmp_path) as manager, corrald(*options(tmp_path), environ=environ, cwd=tmp_path) as process:
         assert manager.recv(256) == b"READY=1"
         with Client(str(tmp_path / "corral.sock")) as client:  # ready means that it answers
             client.call("daemon.status", timeout_s=BOUND_S)
@@ -99,14 +92,9 @@ def test_it_speaks_to_an_abstract_socket_as_well(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_it_feeds_the_watchdog_while_its_loop_turns_and_not_while_it_is_stopped(
-    tmp_path: Path,
-) -> None:
+def test_it_feeds_the_watchdog_while_its_loop_turns_and_not_while_it_is_stopped(tmp_path: Path) -> None:
     environ = {"NOTIFY_SOCKET": str(tmp_path / "notify.sock"), "WATCHDOG_USEC": "30000000"}
-    with (
-        notified(tmp_path) as manager,
-        corrald(*options(tmp_path), environ=environ, cwd=tmp_path) as process,
-    ):
+    with notified(tmp_path) as manager, corrald(*options(tmp_path), environ=environ, cwd=tmp_path) as process:
         said = [manager.recv(256) for _ in range(4)]
         assert sorted(said) == [b"READY=1", b"WATCHDOG=1", b"WATCHDOG=1", b"WATCHDOG=1"]
         process.send_signal(signal.SIGSTOP)
@@ -129,15 +117,8 @@ def _drain(receiver: socket.socket) -> None:
 
 def test_a_watchdog_for_another_process_is_not_fed(tmp_path: Path) -> None:
     # sd_watchdog_enabled(3): WATCHDOG_PID names the process that is meant.
-    environ = {
-        "NOTIFY_SOCKET": str(tmp_path / "notify.sock"),
-        "WATCHDOG_USEC": "30000000",
-        "WATCHDOG_PID": "1",
-    }
-    with (
-        notified(tmp_path) as manager,
-        corrald(*options(tmp_path), environ=environ, cwd=tmp_path) as process,
-    ):
+    environ = {"NOTIFY_SOCKET": str(tmp_path / "notify.sock"), "WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"}
+    with notified(tmp_path) as manager, corrald(*options(tmp_path), environ=environ, cwd=tmp_path) as process:
         assert manager.recv(256) == b"READY=1"
         process.terminate()
         assert manager.recv(256) == b"STOPPING=1"
@@ -150,10 +131,7 @@ def test_a_watchdog_for_another_process_is_not_fed(tmp_path: Path) -> None:
 def test_a_signal_drains_and_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     environ = {"NOTIFY_SOCKET": str(tmp_path / "notify.sock")}
     config = '[agents.plain]\ncommand = ["sleep", "600"]\nprotocol = "none"\n'
-    with (
-        notified(tmp_path) as manager,
-        corrald(*options(tmp_path, config), environ=environ, cwd=tmp_path) as process,
-    ):
+    with notified(tmp_path) as manager, corrald(*options(tmp_path, config), environ=environ, cwd=tmp_path) as process:
         assert manager.recv(256) == b"READY=1"
         with Client(str(tmp_path / "corral.sock")) as client:
             client.call("agent.start", {"names": ["plain"]}, timeout_s=BOUND_S)
@@ -166,10 +144,7 @@ def test_a_signal_drains_and_leaves_nothing(tmp_path: Path, number: signal.Signa
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_means_at_once(tmp_path: Path, number: signal.Signals) -> None:
     environ = {"NOTIFY_SOCKET": str(tmp_path / "notify.sock")}
-    with (
-        notified(tmp_path) as manager,
-        corrald(*options(tmp_path, DEAF), environ=environ, cwd=tmp_path) as process,
-    ):
+    with notified(tmp_path) as manager, corrald(*options(tmp_path, DEAF), environ=environ, cwd=tmp_path) as process:
         assert manager.recv(256) == b"READY=1"
         with Client(str(tmp_path / "corral.sock")) as client:
             client.call("agent.start", {"names": ["deaf"]}, timeout_s=BOUND_S)
@@ -183,10 +158,7 @@ def test_a_second_signal_means_at_once(tmp_path: Path, number: signal.Signals) -
 def test_a_hangup_does_not_end_the_daemon(tmp_path: Path) -> None:
     # systemd counts a death by SIGHUP as a wish, and does not start it again (systemd.service(5)).
     environ = {"NOTIFY_SOCKET": str(tmp_path / "notify.sock")}
-    with (
-        notified(tmp_path) as manager,
-        corrald(*options(tmp_path), environ=environ, cwd=tmp_path) as process,
-    ):
+    with notified(tmp_path) as manager, corrald(*options(tmp_path), environ=environ, cwd=tmp_path) as process:
         assert manager.recv(256) == b"READY=1"
         process.send_signal(signal.SIGHUP)
         process.terminate()
@@ -215,9 +187,7 @@ def _ordinary(tmp_path: Path) -> int | None:
 
 
 @pytest.mark.parametrize("variables", ["xdg", "home"])
-def test_an_ordinary_user_s_defaults_are_the_base_directories(
-    tmp_path: Path, variables: str
-) -> None:
+def test_an_ordinary_user_s_defaults_are_the_base_directories(tmp_path: Path, variables: str) -> None:
     uid = _ordinary(tmp_path)
     environ = {"HOME": str(tmp_path), "NOTIFY_SOCKET": str(tmp_path / "notify.sock")}
     if variables == "xdg":
@@ -296,10 +266,7 @@ def test_variables_say_where_things_are_and_the_command_follows(tmp_path: Path) 
 
 def test_the_sdk_can_be_read_by_agents_of_other_users(tmp_path: Path) -> None:
     environ = {"NOTIFY_SOCKET": str(tmp_path / "notify.sock")}
-    with (
-        notified(tmp_path) as manager,
-        corrald(*options(tmp_path), environ=environ, cwd=tmp_path),
-    ):
+    with notified(tmp_path) as manager, corrald(*options(tmp_path), environ=environ, cwd=tmp_path):
         assert manager.recv(256) == b"READY=1"
         assert (tmp_path / "state" / "sdk").stat().st_mode & 0o055 == 0o055
         assert (tmp_path / "state" / "corral.db").stat().st_mode & 0o077 == 0  # and this cannot
@@ -307,13 +274,9 @@ def test_the_sdk_can_be_read_by_agents_of_other_users(tmp_path: Path) -> None:
 
 def test_an_option_comes_before_a_variable(tmp_path: Path) -> None:
     environ = {
-        name: str(tmp_path / "not" / "here")
-        for name in ("CORRAL_CONFIG", "CORRAL_SOCKET", "CORRAL_STATE_DIR")
+        name: str(tmp_path / "not" / "here") for name in ("CORRAL_CONFIG", "CORRAL_SOCKET", "CORRAL_STATE_DIR")
     } | {"NOTIFY_SOCKET": str(tmp_path / "notify.sock")}
-    with (
-        notified(tmp_path) as manager,
-        corrald(*options(tmp_path), environ=environ, cwd=tmp_path),
-    ):
+    with notified(tmp_path) as manager, corrald(*options(tmp_path), environ=environ, cwd=tmp_path):
         assert manager.recv(256) == b"READY=1"
         with Client(str(tmp_path / "corral.sock")) as client:
             client.call("daemon.status", timeout_s=BOUND_S)
@@ -388,9 +351,7 @@ def test_the_system_unit_has_only_what_systemd_knows(tmp_path: Path) -> None:
     _make("install", tmp_path, PREFIX=str(BIN.parent))
     unit = tmp_path / "usr/local/lib/systemd/system/corrald.service"
     assert "@" not in "".join(
-        line
-        for line in unit.read_text().splitlines()
-        if not line.startswith(("#", "SystemCallFilter"))
+        line for line in unit.read_text().splitlines() if not line.startswith(("#", "SystemCallFilter"))
     )
     _verify(unit)
 
@@ -421,8 +382,7 @@ def test_uninstall_removes_what_install_brought_but_the_configuration(tmp_path: 
 def test_the_example_configuration_is_valid(tmp_path: Path) -> None:
     text = (ROOT / "systemd" / "corral.toml").read_text()
     everything = "\n".join(
-        line.removeprefix("# ") if "=" in line or line.startswith("# [") else line
-        for line in text.splitlines()
+        line.removeprefix("# ") if "=" in line or line.startswith("# [") else line for line in text.splitlines()
     )
     for written in (text, everything):
         assert _check({}, tmp_path, None, *options(tmp_path, written)).returncode == 0

@@ -37,9 +37,7 @@ def test_a_dry_run_prints_the_files_that_make_install_writes(tmp_path: Path, sco
     done = corral("install-service", f"--{scope}", "--dry-run", "--json", **environ)
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
-    paths = [
-        f"{key}={each}" for key, each in {"PREFIX": BIN.parent, "CORRALD": BIN / "corrald"}.items()
-    ]
+    paths = [f"{key}={each}" for key, each in {"PREFIX": BIN.parent, "CORRALD": BIN / "corrald"}.items()]
     target = "install" if scope == "system" else "install-user"
     make = ["make", "--silent", "-C", str(ROOT / "systemd"), target, f"DESTDIR={tmp_path / 'root'}"]
     units = [] if scope == "system" else [f"USER_UNITS={home}/.config/systemd/user"]
@@ -49,15 +47,9 @@ def test_a_dry_run_prints_the_files_that_make_install_writes(tmp_path: Path, sco
     manual = {path for path in plan["files"] if "/man/" in path}
     assert {path.partition("/man/")[2] for path in manual} == PAGES
     written = {path: each.read_text() for path, each in made.items() if not each.is_symlink()}
-    expected = (
-        plan["files"]
-        if scope == "system"
-        else {k: v for k, v in plan["files"].items() if k not in manual}
-    )
+    expected = plan["files"] if scope == "system" else {k: v for k, v in plan["files"].items() if k not in manual}
     assert written == expected
-    assert {path: os.readlink(each) for path, each in made.items() if each.is_symlink()} == plan[
-        "links"
-    ]
+    assert {path: os.readlink(each) for path, each in made.items() if each.is_symlink()} == plan["links"]
     assert ["systemctl", "daemon-reload"] in [[c[0], c[-1]] for c in plan["commands"]]
 
 
@@ -74,20 +66,10 @@ def test_without_systemd_nothing_is_installed_and_the_reason_is_told() -> None:
 def test_the_manual_pages_have_every_command_option_and_key(tmp_path: Path) -> None:
     done = corral("man", "--write", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    texts = {
-        str(p.relative_to(tmp_path)): p.read_text() for p in tmp_path.rglob("*.*") if p.is_file()
-    }
+    texts = {str(p.relative_to(tmp_path)): p.read_text() for p in tmp_path.rglob("*.*") if p.is_file()}
     assert set(texts) == PAGES
-    plain = {
-        name: text.replace("\\-", "-").replace("\\fB", "").replace("\\fP", "")
-        for name, text in texts.items()
-    }
-    for words in (
-        "corral mcp import",
-        "corral install-service",
-        "--selector LABEL",
-        "CORRAL_SOCKET",
-    ):
+    plain = {name: text.replace("\\-", "-").replace("\\fB", "").replace("\\fP", "") for name, text in texts.items()}
+    for words in ("corral mcp import", "corral install-service", "--selector LABEL", "CORRAL_SOCKET"):
         assert words in plain["man1/corral.1"]
     assert "--state-dir DIR" in plain["man8/corrald.8"]
     for words in ("[AGENTS.NAME]", "max_memory_bytes", "labels", "secrets_file"):
@@ -96,27 +78,10 @@ def test_the_manual_pages_have_every_command_option_and_key(tmp_path: Path) -> N
     for page in ("corral", "corrald", "corral.toml"):
         assert (
             corral("man", page).stdout
-            == texts[
-                next(
-                    name
-                    for name in texts
-                    if f"/{page}." in name and name.count(".") == page.count(".") + 1
-                )
-            ]
+            == texts[next(name for name in texts if f"/{page}." in name and name.count(".") == page.count(".") + 1)]
         )
     if shutil.which("man") and shutil.which("groff"):
         for name in texts:
-            command = [
-                "man",
-                "--warnings",
-                "-E",
-                "UTF-8",
-                "-l",
-                "-Tutf8",
-                "-Z",
-                str(tmp_path / name),
-            ]
-            shown = subprocess.run(
-                command, capture_output=True, text=True, timeout=BOUND_S, check=False
-            )
+            command = ["man", "--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z", str(tmp_path / name)]
+            shown = subprocess.run(command, capture_output=True, text=True, timeout=BOUND_S, check=False)
             assert (shown.returncode, shown.stderr) == (0, "")

@@ -104,9 +104,7 @@ def worker(daemon: DaemonProcess, name: str) -> Any:
 
 
 def again(daemon: DaemonProcess, name: str, life: int) -> Any:
-    return daemon.await_worker(
-        f"{name}-0", lambda found: found["incarnation"] > life and found["state"] == "Ready"
-    )
+    return daemon.await_worker(f"{name}-0", lambda found: found["incarnation"] > life and found["state"] == "Ready")
 
 
 def test_one_process_imports_for_all_agents_that_are_started_alike(daemon: DaemonProcess) -> None:
@@ -129,9 +127,7 @@ def test_one_process_imports_for_all_agents_that_are_started_alike(daemon: Daemo
         daemon.call("agent.stop", names=["secretive", *NAMES])
 
 
-def test_the_import_the_death_and_the_renewal_of_one_agent_are_its_own(
-    daemon: DaemonProcess, tmp_path: Path
-) -> None:
+def test_the_import_the_death_and_the_renewal_of_one_agent_are_its_own(daemon: DaemonProcess, tmp_path: Path) -> None:
     before = {name: worker(daemon, name) for name in NAMES}
     shared = warm(daemon, "one")["shared_pid"]
     daemon.call("agent.start", names=["dying"], wait=False)
@@ -158,9 +154,7 @@ def test_a_change_of_the_shared_sources_reaches_all(daemon: DaemonProcess, tmp_p
     assert now != shared
 
 
-def test_the_death_of_the_shared_process_is_that_of_all_and_all_come_back(
-    daemon: DaemonProcess,
-) -> None:
+def test_the_death_of_the_shared_process_is_that_of_all_and_all_come_back(daemon: DaemonProcess) -> None:
     before = {name: worker(daemon, name) for name in NAMES}
     shared = warm(daemon, "one")["shared_pid"]
     os.kill(shared, signal.SIGKILL)

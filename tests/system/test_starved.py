@@ -122,9 +122,7 @@ def test_a_daemon_without_descriptors_is_steered_and_feeds_its_watchdog(tmp_path
             limits = {"max_file_descriptors": 32}
             spec = {"command": ["sleep", "1000"], "protocol": "none", "resources": limits}
             with pytest.raises((SpawnFailed, Overloaded)):
-                client.call(
-                    "agent.add", {"name": "more", "spec": spec, "directory": "/"}, timeout_s=BOUND_S
-                )
+                client.call("agent.add", {"name": "more", "spec": spec, "directory": "/"}, timeout_s=BOUND_S)
             assert worker(client) == before
         beats(manager, 2)
         idle.close()

@@ -35,9 +35,7 @@ http = "127.0.0.1:0"
 command = ["python", "{AGENTS}/crew_agent.py"]
 """ + LINES.format(name="lines")
 
-needs_root = pytest.mark.skipif(
-    os.geteuid() != 0, reason="only root can mount, and own files of others"
-)
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount, and own files of others")
 
 
 class Ended(NamedTuple):
@@ -78,11 +76,7 @@ class Folder:
                     f"--socket={self.folder / 'corral.sock'}",
                     f"--state-dir={state}",
                 ],
-                env={
-                    **os.environ,
-                    "PATH": f"{BIN}:{os.environ['PATH']}",
-                    "NOTIFY_SOCKET": str(address),
-                },
+                env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "NOTIFY_SOCKET": str(address)},
                 stdin=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -92,11 +86,7 @@ class Folder:
                 await_so(until)
                 process.terminate()
             _, said = process.communicate(timeout=BOUND_S)
-        lines = [
-            line
-            for line in said.splitlines()
-            if " info " not in line and "corral-agent" not in line
-        ]
+        lines = [line for line in said.splitlines() if " info " not in line and "corral-agent" not in line]
         return Ended(is_ready, process.returncode, lines)
 
     def _await(self, process: subprocess.Popen[str], notified: socket.socket) -> bool:
@@ -132,16 +122,7 @@ def entries(used: Folder) -> list[Path]:
     """What a running daemon has made in its state folder, of itself and for its workers."""
     found = [path.relative_to(used.original) for path in sorted(used.original.rglob("*"))]
     names = {str(path) for path in found}
-    assert {
-        "corral.db",
-        "cortex",
-        "http.token",
-        "logs",
-        "logs/.alive",
-        "sdk",
-        "sdk/corral",
-        "tmp",
-    } <= names
+    assert {"corral.db", "cortex", "http.token", "logs", "logs/.alive", "sdk", "sdk/corral", "tmp"} <= names
     return [*found, Path("corral.db-wal"), Path("corral.db-shm")]
 
 
@@ -296,14 +277,7 @@ def test_a_store_that_is_cut_off_foreign_or_newer_is_left_as_it_is(used: Folder)
             connection.execute("CREATE TABLE mine (a)")
 
     found: list[object] = []
-    harms: list[Callable[[Path], object]] = [
-        cut(10),
-        cut(100),
-        cut(4096),
-        cut(60_000),
-        newer,
-        other,
-    ]
+    harms: list[Callable[[Path], object]] = [cut(10), cut(100), cut(4096), cut(60_000), newer, other]
     harms.append(lambda path: path.write_bytes(b"no database" * 1000))
     for harm in harms:
         state = used.copy()
@@ -383,9 +357,7 @@ def test_a_read_only_file_system_is_named(used: Folder, small_disk: Path) -> Non
     assert prepared(state) is None
 
 
-def test_a_disk_that_is_full_at_the_start_is_named_and_loses_nothing(
-    used: Folder, small_disk: Path
-) -> None:
+def test_a_disk_that_is_full_at_the_start_is_named_and_loses_nothing(used: Folder, small_disk: Path) -> None:
     """With each amount of free space the start either succeeds or ends in one line; with more of it it succeeds."""
     page = os.sysconf("SC_PAGESIZE")
     state = small_disk / "state"
@@ -419,18 +391,14 @@ def test_a_state_folder_that_is_a_file_or_below_one_is_refused(used: Folder) -> 
     assert file.read_text() == "somebody's"
 
 
-def test_a_slow_disk_is_named_while_the_store_is_opened_and_a_stop_does_not_wait(
-    used: Folder, tmp_path: Path
-) -> None:
+def test_a_slow_disk_is_named_while_the_store_is_opened_and_a_stop_does_not_wait(used: Folder, tmp_path: Path) -> None:
     """Each sync takes a minute: the start says so, and a stop ends it at once."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler: the disk cannot be slowed down")
     library = tmp_path / "slow_sync.so"
     source = AGENTS / "slow_sync.c"
-    subprocess.run(
-        [compiler, "-shared", "-fPIC", "-o", str(library), str(source)], check=True, timeout=BOUND_S
-    )
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), str(source)], check=True, timeout=BOUND_S)
     state = used.copy()
     command = [str(BIN / "corrald"), f"--config={used.folder / 'corral.toml'}"]
     command += [f"--socket={used.folder / 'corral.sock'}", f"--state-dir={state}"]

@@ -52,9 +52,7 @@ def difference(before: Any, after: Any, group: str) -> dict[str, float]:
     }
 
 
-def test_every_task_that_ends_is_counted_once_with_what_became_of_it(
-    daemon: DaemonProcess,
-) -> None:
+def test_every_task_that_ends_is_counted_once_with_what_became_of_it(daemon: DaemonProcess) -> None:
     before = figures(daemon)
     with ThreadPoolExecutor(8) as threads:
         done = list(threads.map(run, 40 * [daemon], 40 * ["crew"], 40 * ["echo"]))
@@ -95,9 +93,7 @@ def test_durations_are_those_of_the_handler_and_not_of_the_queue(daemon: DaemonP
     assert executor["average_ms"] > 0
 
 
-def test_each_life_counts_and_its_processor_time_is_not_lost_with_it(
-    daemon: DaemonProcess,
-) -> None:
+def test_each_life_counts_and_its_processor_time_is_not_lost_with_it(daemon: DaemonProcess) -> None:
     before = figures(daemon, "crew")["agents"]["crew"]
     task = run(daemon, "crew", "die-once")
     assert task["state"] == "succeeded"
@@ -131,9 +127,7 @@ def test_tool_calls_count_for_who_made_them_and_for_the_server(daemon: DaemonPro
     assert of_server["executor"]["p50_ms"] > 0
 
 
-def test_the_total_is_the_sum_of_its_parts_and_keeps_what_was_removed(
-    daemon: DaemonProcess,
-) -> None:
+def test_the_total_is_the_sum_of_its_parts_and_keeps_what_was_removed(daemon: DaemonProcess) -> None:
     spec = {"entrypoint": "crew_agent:agent", "process": {"working_directory": str(AGENTS)}}
     before = figures(daemon)
     daemon.call("agent.add", name="passing", spec=spec)
@@ -156,9 +150,7 @@ def test_the_total_is_the_sum_of_its_parts_and_keeps_what_was_removed(
     for key in ("active", "memory_bytes"):
         counted = [*(part["process"] for part in parts), *own.values()]
         assert after["process"][key] == sum(each[key] for each in counted)
-    assert after["executor"]["total"] == 1 + sum(
-        part["executor"]["total"] for part in after["agents"].values()
-    )
+    assert after["executor"]["total"] == 1 + sum(part["executor"]["total"] for part in after["agents"].values())
 
 
 def test_names_choose_and_an_unknown_one_is_refused(daemon: DaemonProcess) -> None:

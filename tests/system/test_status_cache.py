@@ -56,9 +56,7 @@ def test_every_change_of_a_worker_is_told(daemon: DaemonProcess) -> None:
 
 
 def test_a_wait_that_gets_shorter_is_told_at_each_look(daemon: DaemonProcess) -> None:
-    daemon.call(
-        "agent.add", name="brief", spec={"command": ["false"], "protocol": "none"}, wait=False
-    )
+    daemon.call("agent.add", name="brief", spec={"command": ["false"], "protocol": "none"}, wait=False)
     daemon.await_worker("brief-0", lambda worker: worker["next_start_in_s"] is not None)
 
     def left_s() -> float:

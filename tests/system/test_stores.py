@@ -65,9 +65,7 @@ def folder_with(tmp_path: Path, listener: socket.socket) -> str:
     return f'[daemon]\nsecrets_file = "secrets"\n{config_of(listener)}'
 
 
-def test_workers_get_stores_and_these_are_probed_listed_and_changed(
-    tmp_path: Path, listener: socket.socket
-) -> None:
+def test_workers_get_stores_and_these_are_probed_listed_and_changed(tmp_path: Path, listener: socket.socket) -> None:
     text = folder_with(tmp_path, listener)
     port = listener.getsockname()[1]
     with DaemonProcess(tmp_path, text) as daemon:
@@ -77,11 +75,7 @@ def test_workers_get_stores_and_these_are_probed_listed_and_changed(
             "CORRAL_STORE_MAIN_DB": f"postgresql://app:{PASSWORD}@127.0.0.1:{port}/app",
             "CORRAL_STORE_FACTS": f"{tmp_path}/facts.db",
         }
-        assert states(daemon) == {
-            "facts": ("up", ""),
-            "main-db": ("up", ""),
-            "nobody": ("unused", ""),
-        }
+        assert states(daemon) == {"facts": ("up", ""), "main-db": ("up", ""), "nobody": ("unused", "")}
         assert daemon.call("runtime.stats")["databases"]["ids"] == ["main-db", "facts"]
 
         listener.close()

@@ -89,9 +89,7 @@ def test_a_member_that_is_a_workflow_is_chosen_by_its_capabilities(daemon: Daemo
     assert done["output"] == "writer reader read"
 
 
-def test_a_capability_that_nothing_offers_is_not_found_and_status_shows_those_there_are(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_capability_that_nothing_offers_is_not_found_and_status_shows_those_there_are(daemon: DaemonProcess) -> None:
     with pytest.raises(NotFound, match="juggle"):
         run(daemon, capability="juggle")
     status = daemon.call("daemon.status")

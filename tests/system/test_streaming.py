@@ -49,9 +49,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
         yield process
 
 
-def streamed(
-    daemon: DaemonProcess, agent: str, objective: str, **params: object
-) -> tuple[list[Message], Any]:
+def streamed(daemon: DaemonProcess, agent: str, objective: str, **params: object) -> tuple[list[Message], Any]:
     """The messages about parts, and the record of the task."""
     found: list[Message] = []
 
@@ -73,9 +71,7 @@ def test_parts_come_in_order_and_before_the_result(daemon: DaemonProcess) -> Non
     messages, record = streamed(daemon, "streams", "values 500")
     assert parts_of(messages) == [{"number": number} for number in range(500)]
     assert [each["number"] for each in messages] == [*range(1, 501)]
-    assert {(each["task"], each["attempt"], each["lost"]) for each in messages} == {
-        (record["id"], 1, 0)
-    }
+    assert {(each["task"], each["attempt"], each["lost"]) for each in messages} == {(record["id"], 1, 0)}
     assert record["output"] == 500
 
 
@@ -93,9 +89,7 @@ def test_a_caller_that_does_not_ask_gets_no_parts(daemon: DaemonProcess) -> None
     assert (messages, record["output"]) == ([], "the end")
 
 
-def test_every_reader_gets_all_parts_whenever_it_comes(
-    daemon: DaemonProcess, tmp_path: Path
-) -> None:
+def test_every_reader_gets_all_parts_whenever_it_comes(daemon: DaemonProcess, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     task = daemon.call("task.submit", agent="streams", objective="gate", input=str(gate))["id"]
     for _ in range(2):
@@ -132,9 +126,7 @@ def test_a_second_attempt_tells_that_it_begins_anew(daemon: DaemonProcess, tmp_p
     ]
 
 
-def test_a_part_that_is_too_large_or_no_json_is_refused_in_the_worker(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_part_that_is_too_large_or_no_json_is_refused_in_the_worker(daemon: DaemonProcess) -> None:
     messages, record = streamed(daemon, "streams", f"large {MAX_PART_BYTES}")
     assert (messages, record["error"]["name"]) == ([], "ResourceLimitExceeded")
     assert record["error"]["data"]["limit"] == "part"
@@ -144,16 +136,12 @@ def test_a_part_that_is_too_large_or_no_json_is_refused_in_the_worker(
     assert (messages, record["error"]["name"]) == ([], "InvalidParams")
 
 
-def test_the_daemon_refuses_what_another_worker_streams_beyond_the_limit(
-    daemon: DaemonProcess,
-) -> None:
+def test_the_daemon_refuses_what_another_worker_streams_beyond_the_limit(daemon: DaemonProcess) -> None:
     messages, record = streamed(daemon, "streams", f"unchecked {MAX_PART_BYTES}")
     assert (parts_of(messages), record["state"]) == (["good"], "succeeded")
 
 
-def test_a_reader_that_does_not_read_holds_up_nobody_and_is_told_what_it_lost(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_reader_that_does_not_read_holds_up_nobody_and_is_told_what_it_lost(daemon: DaemonProcess) -> None:
     objective = "flood 2000"  # 20 MB: more than the buffers of a socket
     with daemon.client() as idle:
         task = daemon.call("task.submit", agent="streams", objective=objective)["id"]
@@ -182,9 +170,7 @@ def test_a_lead_reads_what_its_delegate_streams(daemon: DaemonProcess) -> None:
     assert (failed["state"], failed["error"]["name"]) == ("failed", "InvalidParams")
 
 
-def test_a_lead_that_stops_reading_cancels_its_delegate(
-    daemon: DaemonProcess, tmp_path: Path
-) -> None:
+def test_a_lead_that_stops_reading_cancels_its_delegate(daemon: DaemonProcess, tmp_path: Path) -> None:
     never = str(tmp_path / "never")
     _, record = streamed(daemon, "streams", "leave", input=never)
     assert record["output"] == "before"
@@ -197,9 +183,7 @@ def test_a_lead_that_stops_reading_cancels_its_delegate(
 # -- the command
 
 
-def test_run_prints_text_as_it_comes_and_the_result_only_if_it_is_another(
-    daemon: DaemonProcess,
-) -> None:
+def test_run_prints_text_as_it_comes_and_the_result_only_if_it_is_another(daemon: DaemonProcess) -> None:
     done = daemon.corral("run", "texts", "one two")
     assert (done.returncode, done.stdout) == (0, "one two \n")
     done = daemon.corral("run", "streams", "words a b")

@@ -152,10 +152,7 @@ def test_system_calls_that_lead_out_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("network", ["host", "none"])
 def test_a_network_of_its_own_has_a_loopback_alone(tmp_path: Path, network: str) -> None:
-    with (
-        socket.create_server(("127.0.0.1", 0)) as server,
-        socket.socket(socket.AF_UNIX) as abstract,
-    ):
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as abstract:
         abstract.bind(f"\0corral-{os.getpid()}")
         abstract.listen()
         expression = (
@@ -209,9 +206,7 @@ def test_status_shows_the_program_itself_and_counts_what_is_inside(tmp_path: Pat
         worker = daemon.await_worker("kept-0", lambda w: w["rss_bytes"] > 64 << 20)
         argv = Path(f"/proc/{worker['pid']}/cmdline").read_bytes().split(b"\0")
         assert argv[0] == sys.executable.encode()
-        assert [Path(f"/proc/{pid}/comm").read_text() for pid in below(worker["pid"])] == [
-            "sleep\n"
-        ]
+        assert [Path(f"/proc/{pid}/comm").read_text() for pid in below(worker["pid"])] == ["sleep\n"]
 
 
 @pytest.mark.parametrize("who", ["daemon", "launcher", "leader"])
@@ -277,9 +272,7 @@ def test_a_pause_stops_what_is_inside_and_a_resume_lets_it_go_on(tmp_path: Path)
 
 
 def test_a_program_that_is_not_there_is_an_error_with_its_name(tmp_path: Path) -> None:
-    config = (
-        '[agents.kept]\nprotocol = "none"\ncommand = ["/no/such"]\nprocess.isolation = "strict"\n'
-    )
+    config = '[agents.kept]\nprotocol = "none"\ncommand = ["/no/such"]\nprocess.isolation = "strict"\n'
     with DaemonProcess(tmp_path, config) as daemon:
         worker = daemon.await_worker("kept-0", lambda w: w["state"] == "Terminated")
         assert worker["last_exit"]["result"] == "exec-failed"

@@ -71,9 +71,7 @@ def fetched(url):
 
 def proxied(folder: Path, hosts: list[str], body: str, more: str = "") -> str:
     network = f'process.network = "proxy"\nprocess.allowed_hosts = {json.dumps(hosts)}\n{more}'
-    write = (
-        "json.dump(found, open('out/report.tmp', 'w')); os.rename('out/report.tmp', 'out/report')"
-    )
+    write = "json.dump(found, open('out/report.tmp', 'w')); os.rename('out/report.tmp', 'out/report')"
     code = f"{FETCH}\n{body}\n{write}\nimport signal; signal.pause()"
     return strict(folder, code, network)
 
@@ -97,11 +95,7 @@ def test_listed_hosts_are_reached_and_others_are_refused_and_recorded(tmp_path: 
             assert "allowed_hosts" in found["other"][0][1]
             until(lambda: len(refusals(daemon)) == 2)
             (record,) = (each for each in refusals(daemon) if each["host"] == "127.0.0.1")
-    assert (record["who"], record["host"], record["port"]) == (
-        {"agent": "kept"},
-        "127.0.0.1",
-        other,
-    )
+    assert (record["who"], record["host"], record["port"]) == ({"agent": "kept"}, "127.0.0.1", other)
     assert (record["result"], record["count"]) == ("AccessDenied", 1)
 
 
@@ -141,9 +135,7 @@ def test_ordinary_clients_find_the_proxy(tmp_path: Path, client: str) -> None:
     with serving() as port:
         url = f"http://127.0.0.1:{port}/"
         script = f"fetch('{url}').then(r => r.text()).then(t => console.log(t))"
-        words = (
-            [program, "-sS", "--noproxy", "", url] if client == "curl" else [program, "-e", script]
-        )
+        words = [program, "-sS", "--noproxy", "", url] if client == "curl" else [program, "-e", script]
         body = (
             "import subprocess\nos.environ.pop('no_proxy'); os.environ.pop('NO_PROXY')\n"
             f"done = subprocess.run({words!r}, capture_output=True, text=True)\n"
@@ -215,11 +207,7 @@ def test_a_killed_proxy_is_started_again_and_serves_the_same_worker(tmp_path: Pa
             until((tmp_path / "out" / "first").exists)
             launcher = daemon.call("daemon.status")["daemon"]["launcher_pid"]
             children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
-            (proxy,) = [
-                int(pid)
-                for pid in children
-                if b"egress.program" in Path(f"/proc/{pid}/cmdline").read_bytes()
-            ]
+            (proxy,) = [int(pid) for pid in children if b"egress.program" in Path(f"/proc/{pid}/cmdline").read_bytes()]
             os.kill(proxy, signal.SIGKILL)
             (tmp_path / "out" / "killed").touch()
             assert reported(tmp_path)[0] == 200
@@ -231,16 +219,7 @@ def test_tls_goes_through_untouched(tmp_path: Path) -> None:
         pytest.skip("there is no openssl")
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     made = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key)]
-    made += [
-        "-out",
-        str(certificate),
-        "-days",
-        "1",
-        "-subj",
-        "/CN=x",
-        "-addext",
-        "subjectAltName=IP:127.0.0.1",
-    ]
+    made += ["-out", str(certificate), "-days", "1", "-subj", "/CN=x", "-addext", "subjectAltName=IP:127.0.0.1"]
     subprocess.run(made, check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)

@@ -145,15 +145,11 @@ def test_a_wrong_configuration_fails_once_and_stays_failed(box: Box) -> None:
     assert daemon_pid(box) > 0
 
 
-def test_reload_applies_what_changed_and_a_broken_file_fails_it_and_changes_nothing(
-    box: Box,
-) -> None:
+def test_reload_applies_what_changed_and_a_broken_file_fails_it_and_changes_nothing(box: Box) -> None:
     sleeper = '[agents.{}]\ncommand = ["sleep", "1000"]\nprotocol = "none"\n'
     start(box, sleeper.format("first"))
     before = daemon_pid(box)
-    box.write(
-        "/etc/corral/corral.toml", BASE + sleeper.format("first") + sleeper.format("second"), 0o600
-    )
+    box.write("/etc/corral/corral.toml", BASE + sleeper.format("first") + sleeper.format("second"), 0o600)
     box.run("systemctl", "reload", "corrald")
     names = {agent["name"] for agent in answer(box, "status")["agents"]}
     assert names == {"first", "second"}
@@ -168,9 +164,7 @@ def test_reload_applies_what_changed_and_a_broken_file_fails_it_and_changes_noth
 
 
 @pytest.mark.long
-def test_a_daemon_that_stands_still_is_killed_by_the_watchdog_and_nothing_of_its_life_is_left(
-    box: Box,
-) -> None:
+def test_a_daemon_that_stands_still_is_killed_by_the_watchdog_and_nothing_of_its_life_is_left(box: Box) -> None:
     impatient = "/run/systemd/system/corrald.service.d/watchdog.conf"
     box.write(impatient, "[Service]\nWatchdogSec=3s\n")
     box.run("systemctl", "daemon-reload")
@@ -248,10 +242,7 @@ def test_who_connects_while_it_restarts_waits(box: Box) -> None:
         while restarting.poll() is None or asked < 3:
             done = box.run("corral", "--json", "status", status=None)
             # A call that the old daemon had taken when it ended is lost, and said to be; a connection never is.
-            assert done.returncode == 0 or json.loads(done.stdout)["error"]["name"] in (
-                "ShuttingDown",
-                "Unreachable",
-            )
+            assert done.returncode == 0 or json.loads(done.stdout)["error"]["name"] in ("ShuttingDown", "Unreachable")
             assert "missing" not in done.stdout
             assert "stale" not in done.stdout
             asked += 1
@@ -307,10 +298,7 @@ sys.stderr.flush()
 time.sleep(1000)
 """
     box.write(f"{AGENTS}/printer.py", printer)
-    agent = (
-        f'[agents.printer]\ncommand = ["/usr/bin/env", "python3", "{AGENTS}/printer.py"]\n'
-        'protocol = "none"\n'
-    )
+    agent = f'[agents.printer]\ncommand = ["/usr/bin/env", "python3", "{AGENTS}/printer.py"]\nprotocol = "none"\n'
     box.write("/etc/corral/corral.toml", BASE + "journal = true\n" + agent, 0o600)
     box.run("systemctl", "start", "corrald")
     assert answer(box, "status")["daemon"]["journal"] is True
@@ -372,16 +360,7 @@ def test_agents_can_do_in_the_unit_what_agents_do_and_no_more(box: Box) -> None:
     assert needs - {"sandbox"} <= {name for name in ruler if ruler[name]}
     assert not {
         name
-        for name in (
-            "etc",
-            "usr",
-            "sysctl",
-            "debug",
-            "shared folder",
-            "raw socket",
-            "kernel crypto",
-            "other cgroup",
-        )
+        for name in ("etc", "usr", "sysctl", "debug", "shared folder", "raw socket", "kernel crypto", "other cgroup")
         if ruler[name]
     }
     assert ruler["own cgroup"]
@@ -432,20 +411,13 @@ def test_it_is_up_after_a_boot_that_never_gets_a_network(machine: Box) -> None:
         states = {agent["name"]: agent["state"] for agent in answer(box, "status")["agents"]}
         assert set(states) == {"plain", "late"}  # what was acknowledged before the power was lost
         failed = box.run("systemctl", "list-units", "--failed", "--plain", "--no-legend").stdout
-        units = {
-            line.split()[0] for line in failed.splitlines()
-        }  # this machine's own may be among them
+        units = {line.split()[0] for line in failed.splitlines()}  # this machine's own may be among them
         assert "never-online.service" in units
         assert not [unit for unit in units if "corral" in unit]
         order = _stamps(box, "never-online.service", "InactiveEnterTimestampMonotonic")
         assert order <= _stamps(box, "corrald.service", "ExecMainStartTimestampMonotonic")
     finally:
-        box.run(
-            "rm",
-            "-r",
-            f"{mine}/network-online.target.wants",
-            "/etc/systemd/system/network-online.target.wants",
-        )
+        box.run("rm", "-r", f"{mine}/network-online.target.wants", "/etc/systemd/system/network-online.target.wants")
         stop(box)
 
 
@@ -458,14 +430,9 @@ def test_install_service_enables_and_starts_it_and_uninstall_removes_it(box: Box
     box.write(config, BASE, 0o600)
     done = box.run(f"{PREFIX}/bin/corral", "install-service", "--now")
     assert f"kept {config}" in done.stdout
-    assert shown(box, "ActiveState", "UnitFileState") == {
-        **{"ActiveState": "active", "UnitFileState": "enabled"},
-    }
+    assert shown(box, "ActiveState", "UnitFileState") == {**{"ActiveState": "active", "UnitFileState": "enabled"}}
     assert answer(box, "status")["daemon"]["socket"] == SOCKET
-    assert (
-        box.run("test", "-s", "/usr/local/share/man/man5/corral.toml.5", status=None).returncode
-        == 0
-    )
+    assert box.run("test", "-s", "/usr/local/share/man/man5/corral.toml.5", status=None).returncode == 0
     try:
         box.run("corral", "uninstall-service")
         assert box.run("systemctl", "cat", "corrald", status=None).returncode != 0
@@ -480,55 +447,22 @@ def test_install_service_enables_and_starts_it_and_uninstall_removes_it(box: Box
 
 
 def test_the_service_of_one_user_runs_under_the_user_s_manager(box: Box) -> None:
-    box.run(
-        "install",
-        "-d",
-        "-o",
-        "member",
-        "-g",
-        "member",
-        "-m",
-        "700",
-        "/run/user/member",
-        "/home/member",
-    )
+    box.run("install", "-d", "-o", "member", "-g", "member", "-m", "700", "/run/user/member", "/home/member")
     environ = {"XDG_RUNTIME_DIR": "/run/user/member", "HOME": "/home/member", "USER": "member"}
     folder = "/home/member/.config/systemd/user"
-    make = (
-        "make",
-        "--silent",
-        "-C",
-        "/srv/checkout/systemd",
-        "install-user",
-        "DESTDIR=/",
-        "HOME=/home/member",
-    )
-    box.run(
-        *make,
-        f"USER_UNITS={folder}",
-        f"CORRALD={PREFIX}/bin/corrald",
-        user="member",
-        environ=environ,
-    )
-    systemd = (
-        "/lib/systemd/systemd"
-        if os.path.exists("/lib/systemd/systemd")
-        else "/usr/lib/systemd/systemd"
-    )
+    make = ("make", "--silent", "-C", "/srv/checkout/systemd", "install-user", "DESTDIR=/", "HOME=/home/member")
+    box.run(*make, f"USER_UNITS={folder}", f"CORRALD={PREFIX}/bin/corrald", user="member", environ=environ)
+    systemd = "/lib/systemd/systemd" if os.path.exists("/lib/systemd/systemd") else "/usr/lib/systemd/systemd"
     manager = ("--property=User=member", "--property=Delegate=yes", "--property=Type=notify")
     passed = [f"--setenv={name}={value}" for name, value in environ.items()]
     box.run("systemd-run", "--quiet", "--unit=manager", *manager, *passed, systemd, "--user")
     try:
         box.run("systemctl", "--user", "enable", "--now", "corrald", user="member", environ=environ)
-        status = json.loads(
-            box.run("corral", "--json", "status", user="member", environ=environ).stdout
-        )
+        status = json.loads(box.run("corral", "--json", "status", user="member", environ=environ).stdout)
         assert status["daemon"]["socket"] == "/run/user/member/corral/corral.sock"
         box.run("systemctl", "--user", "reload", "corrald", user="member", environ=environ)
         box.run("systemctl", "--user", "stop", "corrald", user="member", environ=environ)
-        assert (
-            box.run("corral", "status", user="member", status=None, environ=environ).returncode == 6
-        )
+        assert box.run("corral", "status", user="member", status=None, environ=environ).returncode == 6
     finally:
         box.run("systemctl", "stop", "manager", status=None)
 
@@ -621,13 +555,7 @@ def units(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_exposure_of_the_unit_is_below_four(units: Path) -> None:
-    command = [
-        "systemd-analyze",
-        "security",
-        "--offline=true",
-        "--threshold=39",
-        str(units / "corrald.service"),
-    ]
+    command = ["systemd-analyze", "security", "--offline=true", "--threshold=39", str(units / "corrald.service")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=BOUND_S, check=False)
     if "unrecognized option" in done.stderr:
         pytest.skip("systemd-analyze is older than --offline (systemd 250)")

@@ -122,9 +122,7 @@ def test_a_task_that_is_tried_again_has_the_lines_of_all_attempts(daemon: Daemon
     assert found == ["attempt 1 prints", "attempt 2 prints"]
 
 
-def test_after_a_restart_of_the_daemon_the_lines_are_found_by_the_record(
-    daemon: DaemonProcess,
-) -> None:
+def test_after_a_restart_of_the_daemon_the_lines_are_found_by_the_record(daemon: DaemonProcess) -> None:
     task = submit(daemon, "talks", "before")
     daemon.call("task.wait", task=task)
     daemon.stop()
@@ -132,9 +130,7 @@ def test_after_a_restart_of_the_daemon_the_lines_are_found_by_the_record(
     assert said(lines(daemon, task)) == spoken("before")
 
 
-def test_what_selects_a_task_goes_with_no_names_and_an_unknown_one_is_said(
-    daemon: DaemonProcess,
-) -> None:
+def test_what_selects_a_task_goes_with_no_names_and_an_unknown_one_is_said(daemon: DaemonProcess) -> None:
     with pytest.raises(NotFound):
         daemon.call("log.read", task="nobody")
     task = submit(daemon, "talks", "x")

@@ -64,9 +64,7 @@ def begun(daemon: DaemonProcess, agent: str, objective: str, *words: str) -> lis
     raise AssertionError("the stream of events does not end")
 
 
-def test_a_failed_task_is_a_dead_letter_and_is_tried_again_as_a_new_task(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_failed_task_is_a_dead_letter_and_is_tried_again_as_a_new_task(daemon: DaemonProcess) -> None:
     old = fail(daemon, "crew", "a first time")
     assert old in dead(daemon, "crew")
     done = daemon.corral("task", "retry", old)
@@ -112,11 +110,7 @@ def test_what_has_not_failed_is_not_tried_again(daemon: DaemonProcess) -> None:
     fine = daemon.call("task.run", agent="crew", objective="echo")["id"]
     (waiting,) = begun(daemon, "crew", "wait", "waits")
     refused = printed(daemon, "task", "retry", fine, waiting, "none", code=4)
-    assert [each["error"]["name"] for each in refused["failed"]] == [
-        "Conflict",
-        "Conflict",
-        "NotFound",
-    ]
+    assert [each["error"]["name"] for each in refused["failed"]] == ["Conflict", "Conflict", "NotFound"]
     daemon.call("task.cancel", task=waiting)
     assert waiting not in dead(daemon, "crew")
     assert len(printed(daemon, "task", "retry", waiting)["retried"]) == 1
@@ -149,9 +143,7 @@ def test_the_tree_of_a_task_has_what_it_delegated(daemon: DaemonProcess) -> None
     assert (cut["children"], cut["more"]) == ([], 1)
 
 
-def test_who_follows_a_task_is_told_of_those_below_it_and_then_of_its_end(
-    daemon: DaemonProcess,
-) -> None:
+def test_who_follows_a_task_is_told_of_those_below_it_and_then_of_its_end(daemon: DaemonProcess) -> None:
     (child,) = begun(daemon, "crew", "delegate-wait pair", "waits")
     root = daemon.call("task.show", task=child)["parent"]
     told: list[Any] = []
@@ -162,20 +154,13 @@ def test_who_follows_a_task_is_told_of_those_below_it_and_then_of_its_end(
             daemon.call("task.cancel", task=root)
 
     with daemon.client() as client:
-        ended: Any = client.call(
-            "task.follow", {"task": root}, timeout_s=BOUND_S, on_notification=hear
-        )
-    assert [(each["task"], each["type"]) for each in told[:2]] == [
-        (root, "task.started"),
-        (child, "task.started"),
-    ]
+        ended: Any = client.call("task.follow", {"task": root}, timeout_s=BOUND_S, on_notification=hear)
+    assert [(each["task"], each["type"]) for each in told[:2]] == [(root, "task.started"), (child, "task.started")]
     assert ended["state"] == "cancelled"
     assert (root, "cancelled") in [(each["task"], each.get("state")) for each in told[2:]]
 
 
-def test_a_task_that_is_followed_from_the_start_tells_each_step_and_what_it_delegates(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_task_that_is_followed_from_the_start_tells_each_step_and_what_it_delegates(daemon: DaemonProcess) -> None:
     (first,) = begun(daemon, "crew", "wait", "waits")
     task = daemon.call("task.submit", agent="crew", objective="delegate pair")["id"]
     told: list[Any] = []
@@ -186,9 +171,7 @@ def test_a_task_that_is_followed_from_the_start_tells_each_step_and_what_it_dele
             daemon.call("task.cancel", task=first)
 
     with daemon.client() as client:
-        ended: Any = client.call(
-            "task.follow", {"task": task}, timeout_s=BOUND_S, on_notification=hear
-        )
+        ended: Any = client.call("task.follow", {"task": task}, timeout_s=BOUND_S, on_notification=hear)
     (child,) = ended["children"]
     steps = [(event["task"], event["type"]) for event in told]
     assert steps[0] == (task, "task.queued")
@@ -199,9 +182,7 @@ def test_a_task_that_is_followed_from_the_start_tells_each_step_and_what_it_dele
 
 def test_follow_tells_people_on_stderr_and_ends_with_the_result(daemon: DaemonProcess) -> None:
     task = daemon.call("task.run", agent="crew", objective="delegate pair")["id"]
-    *events, record = map(
-        json.loads, daemon.corral("task", "follow", task, "--json").stdout.splitlines()
-    )
+    *events, record = map(json.loads, daemon.corral("task", "follow", task, "--json").stdout.splitlines())
     assert (record["id"], record["state"]) == (task, "succeeded")
     assert (events[0]["task"], events[0]["seq"]) == (task, None)
     people = daemon.corral("task", "follow", task)
@@ -209,9 +190,7 @@ def test_follow_tells_people_on_stderr_and_ends_with_the_result(daemon: DaemonPr
     assert task in people.stderr
 
 
-def test_several_tasks_are_waited_for_and_the_first_that_failed_is_the_exit_code(
-    daemon: DaemonProcess,
-) -> None:
+def test_several_tasks_are_waited_for_and_the_first_that_failed_is_the_exit_code(daemon: DaemonProcess) -> None:
     fine = daemon.call("task.submit", agent="pair", objective="echo", input="x")["id"]
     bad = daemon.call("task.submit", agent="pair", objective="raise no")["id"]
     records = printed(daemon, "task", "wait", fine, bad, code=1)
@@ -262,8 +241,7 @@ def damage(daemon: DaemonProcess, task: str) -> None:
     """Flips a letter in a record; what is left is good JSON."""
     with closing(sqlite3.connect(daemon.state_dir / "corral.db", timeout=BOUND_S)) as connection:
         changed = connection.execute(
-            "UPDATE task SET record = CAST(replace(CAST(record AS TEXT), 'fragile', 'fragilf') AS BLOB)"
-            " WHERE id = ?",
+            "UPDATE task SET record = CAST(replace(CAST(record AS TEXT), 'fragile', 'fragilf') AS BLOB) WHERE id = ?",
             (task,),
         )
         assert changed.rowcount == 1

@@ -93,9 +93,7 @@ EXPECTED = [
 ]
 
 
-def test_the_log_of_a_task_has_all_of_its_steps_also_while_it_is_followed(
-    daemon: DaemonProcess,
-) -> None:
+def test_the_log_of_a_task_has_all_of_its_steps_also_while_it_is_followed(daemon: DaemonProcess) -> None:
     task = daemon.call("task.submit", agent="doer", objective="work")["id"]
     sent: list[Any] = []
 
@@ -105,9 +103,7 @@ def test_the_log_of_a_task_has_all_of_its_steps_also_while_it_is_followed(
         sent.extend(entries)
 
     with daemon.client() as client:
-        answer: Any = client.call(
-            "task.log", {"task": task, "follow": True}, timeout_s=BOUND_S, on_notification=note
-        )
+        answer: Any = client.call("task.log", {"task": task, "follow": True}, timeout_s=BOUND_S, on_notification=note)
     assert answer == {"task": task, "state": "succeeded", "entries": []}
     followed = sorted(sent, key=lambda each: each["after_s"])
     found: list[Any] = []
@@ -149,9 +145,7 @@ def test_a_follower_that_comes_late_gets_each_line_once(daemon: DaemonProcess) -
         if {"log", "progress"} <= {each["step"] for each in past}:
             break
     with daemon.client() as client:
-        client.call(
-            "task.log", {"task": task, "follow": True}, timeout_s=BOUND_S, on_notification=note
-        )
+        client.call("task.log", {"task": task, "follow": True}, timeout_s=BOUND_S, on_notification=note)
     assert [each["text"] for each in sent if each["step"] == "log"] == ["before", "after"]
 
 
@@ -165,9 +159,7 @@ def test_a_task_is_said_to_have_used_what_it_used(daemon: DaemonProcess) -> None
     assert after["cpu_ms"] < task["cpu_ms"]
 
 
-def test_the_cost_of_an_agent_stays_when_it_is_removed_and_over_a_restart(
-    daemon: DaemonProcess,
-) -> None:
+def test_the_cost_of_an_agent_stays_when_it_is_removed_and_over_a_restart(daemon: DaemonProcess) -> None:
     daemon.call("task.run", agent="doer", objective="echo")  # of one agent alone there is no sum
     spec = {"entrypoint": "doer:agent", "process": {"working_directory": str(daemon.folder)}}
     daemon.call("agent.add", name="brief", spec=spec)
@@ -180,10 +172,7 @@ def test_the_cost_of_an_agent_stays_when_it_is_removed_and_over_a_restart(
     def costs(*options: str) -> list[list[Any]]:
         shown = json.loads(daemon.corral("--json", "cost", "--agent", "brief", *options).stdout)
         assert shown["total"]["tokens"] == 210
-        return [
-            [each["session"], each["tasks"], each["tokens"], each["cost_cents"]]
-            for each in shown["costs"]
-        ]
+        return [[each["session"], each["tasks"], each["tokens"], each["cost_cents"]] for each in shown["costs"]]
 
     assert costs() == [[None, 3, 210, 4.5]]
     assert costs("--by", "session", "--since", "1h") == [["one", 2, 140, 3.0], ["two", 1, 70, 1.5]]

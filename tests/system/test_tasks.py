@@ -10,13 +10,7 @@ from typing import Any
 
 import pytest
 
-from corral.worker.contract.errors import (
-    Conflict,
-    NotFound,
-    Overloaded,
-    ResourceLimitExceeded,
-    Timeout,
-)
+from corral.worker.contract.errors import Conflict, NotFound, Overloaded, ResourceLimitExceeded, Timeout
 from corral.worker.contract.records import ENDED
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
@@ -63,9 +57,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
         yield process
 
 
-def run(
-    daemon: DaemonProcess, agent: str, objective: str, given: object = None, **more: object
-) -> Any:
+def run(daemon: DaemonProcess, agent: str, objective: str, given: object = None, **more: object) -> Any:
     return daemon.call("task.run", agent=agent, objective=objective, input=given, **more)
 
 
@@ -101,13 +93,8 @@ def test_a_task_comes_back_with_its_output(daemon: DaemonProcess) -> None:
     assert daemon.call("task.show", task=task["id"]) == task
 
 
-def test_a_list_of_tasks_that_carry_megabytes_is_cut_to_what_a_message_holds(
-    daemon: DaemonProcess,
-) -> None:
-    sent = [
-        daemon.call("task.submit", agent="crew", objective="none", input="x" * 6_000_000)["id"]
-        for _ in range(3)
-    ]
+def test_a_list_of_tasks_that_carry_megabytes_is_cut_to_what_a_message_holds(daemon: DaemonProcess) -> None:
+    sent = [daemon.call("task.submit", agent="crew", objective="none", input="x" * 6_000_000)["id"] for _ in range(3)]
     for task in sent:
         daemon.call("task.wait", task=task)
     listed = daemon.call("task.list", agent="crew")["tasks"]
@@ -130,9 +117,7 @@ def test_a_task_whose_worker_dies_is_tried_again_on_its_next_life(daemon: Daemon
     assert task["output"] == {"attempt": 2}
 
 
-def test_a_task_that_kills_every_worker_is_given_up_and_the_agent_is_not(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_task_that_kills_every_worker_is_given_up_and_the_agent_is_not(daemon: DaemonProcess) -> None:
     task = run(daemon, "crew", "die")
     assert task["state"] == "failed"
     assert task["attempt"] == 3
@@ -144,9 +129,7 @@ def test_a_task_that_kills_every_worker_is_given_up_and_the_agent_is_not(
     assert run(daemon, "crew", "echo")["state"] == "succeeded"
 
 
-def test_a_task_beyond_its_timeout_ends_as_timeout_and_the_worker_goes_on(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_task_beyond_its_timeout_ends_as_timeout_and_the_worker_goes_on(daemon: DaemonProcess) -> None:
     before = daemon.worker("crew-0")["pid"]
     task = run(daemon, "crew", "wait", timeout_s=0.2)
     assert task["state"] == "timeout"
@@ -170,9 +153,7 @@ def test_a_task_goes_on_from_its_checkpoint_when_its_worker_died(daemon: DaemonP
     assert (task["attempt"], task["output"]) == (2, {"done": 3})
 
 
-def test_a_handler_that_shows_no_sign_of_life_within_stall_timeout_is_hung(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_handler_that_shows_no_sign_of_life_within_stall_timeout_is_hung(daemon: DaemonProcess) -> None:
     task = run(daemon, "lively", "stall")
     assert (task["state"], task["attempt"]) == ("succeeded", 2)
     exits = daemon.call("agent.show", name="lively")["exits"]
@@ -240,29 +221,17 @@ def test_tools_are_called_through_the_pool_and_the_allow_list_holds(daemon: Daem
     assert refused["error"]["name"] == "PermissionDenied"
     assert run(daemon, "strict", "tools")["output"] == ["cortex__cortex_search"]
     narrowed = run(
-        daemon,
-        "crew",
-        "tool cortex__cortex_store",
-        {"content": "x"},
-        boundaries={"allowed_tools": ["git__*"]},
+        daemon, "crew", "tool cortex__cortex_store", {"content": "x"}, boundaries={"allowed_tools": ["git__*"]}
     )
     assert narrowed["error"]["name"] == "PermissionDenied"
 
 
 def test_a_task_may_make_so_many_tool_calls_and_no_more(daemon: DaemonProcess) -> None:
-    task = run(
-        daemon,
-        "crew",
-        "tool cortex__cortex_search",
-        {"query": "x"},
-        boundaries={"max_tool_calls": 0},
-    )
+    task = run(daemon, "crew", "tool cortex__cortex_search", {"query": "x"}, boundaries={"max_tool_calls": 0})
     assert task["error"]["name"] == "ResourceLimitExceeded"
 
 
-def test_a_result_that_is_too_large_is_refused_and_the_worker_is_usable(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_result_that_is_too_large_is_refused_and_the_worker_is_usable(daemon: DaemonProcess) -> None:
     task = run(daemon, "strict", "big 2000")
     assert task["state"] == "failed"
     assert task["error"]["name"] == "ResourceLimitExceeded"
@@ -308,17 +277,13 @@ def test_an_agent_has_no_rights_on_the_control_socket(daemon: DaemonProcess) -> 
     assert '"code":-33003' in task["output"]
 
 
-def test_an_agent_gets_no_rights_by_a_child_that_is_dead_when_the_daemon_looks(
-    daemon: DaemonProcess,
-) -> None:
+def test_an_agent_gets_no_rights_by_a_child_that_is_dead_when_the_daemon_looks(daemon: DaemonProcess) -> None:
     # An isolated one may not stop the daemon, and so could not make it look too late.
     task = run(daemon, "free", f"connect-by-a-dead-child {daemon.pid} {daemon.socket}")
     assert '"code":-33003' in task["output"]
 
 
-def test_an_agents_events_reach_the_stream_and_the_daemons_cannot_be_forged(
-    daemon: DaemonProcess,
-) -> None:
+def test_an_agents_events_reach_the_stream_and_the_daemons_cannot_be_forged(daemon: DaemonProcess) -> None:
     assert run(daemon, "crew", "announce finding", {"n": 1})["state"] == "succeeded"
     events = daemon.call("event.list", types=["finding"])["events"]
     assert events[-1]["data"] == {"n": 1}
@@ -331,9 +296,7 @@ def test_tasks_and_their_ends_survive_kill_9_of_the_daemon(tmp_path: Path) -> No
         daemon.call("agent.start", names=["crew"])
         done = run(daemon, "crew", "echo", 1)
         begun = submit_and_await(daemon, "crew", "wait", "waits")
-        queued = [
-            daemon.call("task.submit", agent="crew", objective="echo", input=n) for n in range(20)
-        ]
+        queued = [daemon.call("task.submit", agent="crew", objective="echo", input=n) for n in range(20)]
         daemon.kill()
         daemon.start()
         assert daemon.call("task.show", task=done["id"]) == done
@@ -434,9 +397,7 @@ def test_an_end_that_the_store_refuses_is_written_and_told_when_it_can_be(tmp_pa
 
 
 @pytest.mark.long
-def test_a_task_whose_caller_hangs_up_at_once_is_taken_whole_or_not_at_all(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_task_whose_caller_hangs_up_at_once_is_taken_whole_or_not_at_all(daemon: DaemonProcess) -> None:
     before = {task["id"] for task in daemon.call("task.list")["tasks"]}
     for _ in range(20):
         tell(daemon, "task.submit", agent="crew", objective="echo")

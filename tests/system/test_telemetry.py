@@ -65,11 +65,7 @@ def post(daemon: DaemonProcess, path: str, body: object, headers: Mapping[str, s
 
 
 def of_task(spans: list[Received], name: str, task: str) -> Received:
-    (found,) = [
-        each
-        for each in spans
-        if each.name == name and each.attributes.get("corral.task.id") == task
-    ]
+    (found,) = [each for each in spans if each.name == name and each.attributes.get("corral.task.id") == task]
     return found
 
 
@@ -77,8 +73,7 @@ def until_ended(receiver: Receiver, task: str) -> list[Received]:
     """All spans, when that of the task has arrived; the others of it were sent before."""
     return receiver.until(
         lambda r: any(
-            each.attributes.get("corral.task.state") and each.attributes["corral.task.id"] == task
-            for each in r.spans
+            each.attributes.get("corral.task.state") and each.attributes["corral.task.id"] == task for each in r.spans
         )
     )
 
@@ -95,9 +90,7 @@ def test_one_trace_goes_from_a_request_through_a_delegation_to_the_tool(
     assert task["traceparent"] == GIVEN
     child = task["children"][0]
     spans = until_ended(receiver, task["id"])
-    lead, attempt = (
-        of_task(spans, name, task["id"]) for name in ("invoke_agent leads", "attempt 1")
-    )
+    lead, attempt = (of_task(spans, name, task["id"]) for name in ("invoke_agent leads", "attempt 1"))
     help_, inner = (of_task(spans, name, child) for name in ("invoke_agent helps", "attempt 1"))
     tool = of_task(spans, "execute_tool traced__where", child)
     chain = [lead, attempt, help_, inner, tool]
@@ -135,9 +128,7 @@ def test_the_attempts_of_a_task_are_spans_and_the_failed_one_says_why(
     assert (second.is_error, whole.is_error) == (False, False)
 
 
-def test_a_client_that_has_no_trace_begins_one_with_its_tool_call(
-    daemon: DaemonProcess, receiver: Receiver
-) -> None:
+def test_a_client_that_has_no_trace_begins_one_with_its_tool_call(daemon: DaemonProcess, receiver: Receiver) -> None:
     answered = daemon.call("mcp.call", name="traced__where")["content"][0]["text"]
     spans = receiver.until(lambda r: any(each.span in answered for each in r.spans))
     (tool,) = [each for each in spans if each.span in answered]
@@ -180,9 +171,7 @@ def _is_told_once(folder: Path, config: str, receiver: Receiver) -> None:
 
 
 @pytest.mark.long
-def test_a_collector_that_takes_nothing_costs_spans_alone_and_that_is_told_once(
-    tmp_path: Path,
-) -> None:
+def test_a_collector_that_takes_nothing_costs_spans_alone_and_that_is_told_once(tmp_path: Path) -> None:
     with Receiver() as receiver:
         config = CREW.replace("ADDRESS", receiver.address)
         for status in (503, None):  # it refuses, and it does not answer

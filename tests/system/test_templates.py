@@ -32,13 +32,10 @@ def test_a_template_makes_agents_of_the_file_and_of_the_command_line_and_its_cha
     tmp_path: Path,
 ) -> None:
     with DaemonProcess(tmp_path, SLEEPER.format(instances=1) + OF_FILE.format(601)) as daemon:
-        added = daemon.corral(
-            "add", "two", "--template", "sleeper", "--set", "seconds=602", "--set", "team=blue"
-        )
+        added = daemon.corral("add", "two", "--template", "sleeper", "--set", "seconds=602", "--set", "team=blue")
         assert added.returncode == 0, added.stderr
         pids = {
-            name: daemon.await_worker(f"{name}-0", lambda w: w["state"] == "Ready")["pid"]
-            for name in ("one", "two")
+            name: daemon.await_worker(f"{name}-0", lambda w: w["state"] == "Ready")["pid"] for name in ("one", "two")
         }
         assert cmdline(pids["one"]) == b"sleep\x00601\x00"
         assert cmdline(pids["two"]) == b"sleep\x00602\x00"
@@ -46,15 +43,9 @@ def test_a_template_makes_agents_of_the_file_and_of_the_command_line_and_its_cha
 
         (mine,) = [t for t in daemon.call("template.list")["templates"] if t["name"] == "sleeper"]
         assert mine["used_by"] == ["one", "two"]
-        assert [(p["name"], p["required"]) for p in mine["params"]] == [
-            ("seconds", True),
-            ("team", False),
-        ]
+        assert [(p["name"], p["required"]) for p in mine["params"]] == [("seconds", True), ("team", False)]
         shown = daemon.call("agent.show", name="two")
-        assert shown["spec"] == {
-            "template": "sleeper",
-            "params": {"seconds": 602, "team": "blue"},
-        }
+        assert shown["spec"] == {"template": "sleeper", "params": {"seconds": 602, "team": "blue"}}
         assert shown["template"]["params"] == {"seconds": 602, "team": "blue"}
         assert shown["template"]["spec"]["command"] == ["sleep", "602"]
         assert shown["template"]["source"] == str(daemon.config)
@@ -98,9 +89,7 @@ def test_a_param_of_an_agent_is_set_and_comes_back_with_its_revision(tmp_path: P
         exported = daemon.corral("export").stdout
         assert '"602"' in exported
         daemon.call("agent.set", name="two", spec={"params": {"seconds": 601}, "title": None})
-        daemon.await_worker(
-            "two-0", lambda w: w["state"] == "Ready" and cmdline(w["pid"]) == b"sleep\x00601\x00"
-        )
+        daemon.await_worker("two-0", lambda w: w["state"] == "Ready" and cmdline(w["pid"]) == b"sleep\x00601\x00")
         assert daemon.call("agent.show", name="two")["spec"] == spec
 
 
@@ -112,9 +101,7 @@ def test_a_param_of_an_agent_is_set_and_comes_back_with_its_revision(tmp_path: P
         ({"template": "sleeper", "params": {"seconds": 1, "tem": "x"}}, "tem"),
     ],
 )
-def test_a_param_that_does_not_fit_adds_nothing(
-    daemon: DaemonProcess, spec: dict[str, object], param: str
-) -> None:
+def test_a_param_that_does_not_fit_adds_nothing(daemon: DaemonProcess, spec: dict[str, object], param: str) -> None:
     with pytest.raises(InvalidParams) as caught:
         daemon.call("agent.add", name="bad", spec=spec)
     found = {key: caught.value.data[key] for key in ("agent", "template", "param")}
@@ -128,9 +115,7 @@ def test_hostile_params_are_refused_at_once(daemon: DaemonProcess) -> None:
         deep = {"a": deep}
     for value in (deep, "x" * 2_000_000, [1] * 100_000):
         with pytest.raises(InvalidParams):
-            daemon.call(
-                "agent.add", name="bad", spec={"template": "sleeper", "params": {"team": value}}
-            )
+            daemon.call("agent.add", name="bad", spec={"template": "sleeper", "params": {"team": value}})
     assert daemon.call("daemon.ping") == {}
 
 
@@ -149,7 +134,5 @@ def test_the_commands_tell_of_templates(daemon: DaemonProcess) -> None:
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
-    with DaemonProcess(
-        tmp_path_factory.mktemp("templates"), SLEEPER.format(instances=1)
-    ) as process:
+    with DaemonProcess(tmp_path_factory.mktemp("templates"), SLEEPER.format(instances=1)) as process:
         yield process

@@ -68,9 +68,7 @@ def report(daemon: DaemonProcess, agent: str) -> dict[str, str]:
     """The words that the script of an agent has printed."""
     daemon.call("agent.start", names=[agent])
     lines = daemon.call("log.read", names=[agent], n=100, stream="stdout")["records"]
-    return dict(
-        word.split("=", 1) for each in lines for word in each["text"].split() if "=" in word
-    )
+    return dict(word.split("=", 1) for each in lines for word in each["text"].split() if "=" in word)
 
 
 def uid_of(daemon: DaemonProcess, name: str) -> Any:
@@ -84,9 +82,7 @@ def test_an_agent_runs_as_its_tenant_in_its_folder(daemon: DaemonProcess, agent:
     assert (found["uid"], found["gid"], found["groups"]) == (str(uid), str(uid), str(uid))
     assert (found["pwd"], found["home"], found["user"]) == (str(folder), str(folder), "acme")
     assert found["socket"] == "none"
-    assert (found["own"], found["secret"], found["tmp"], found["private"]) == (
-        *("yes", "no", "no", "yes"),
-    )
+    assert (found["own"], found["secret"], found["tmp"], found["private"]) == (*("yes", "no", "no", "yes"),)
     status = folder.stat()
     assert (status.st_uid, status.st_mode & 0o777) == (uid, 0o700)
 
@@ -104,11 +100,7 @@ def test_each_tenant_has_a_uid_of_its_own_unless_it_names_a_user(daemon: DaemonP
 def test_the_layers_in_force_are_shown(daemon: DaemonProcess) -> None:
     found = daemon.call("tenant.show", name="acme")["layers"]
     layers = {each["name"]: each for each in found}
-    assert layers["user"] == {
-        "name": "user",
-        "in_force": True,
-        "detail": str(uid_of(daemon, "acme")),
-    }
+    assert layers["user"] == {"name": "user", "in_force": True, "detail": str(uid_of(daemon, "acme"))}
     assert layers["folder"]["detail"] == str(daemon.state_dir / "tenants" / "acme")
     assert layers["no-new-privileges"]["in_force"]
 

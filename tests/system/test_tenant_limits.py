@@ -7,11 +7,7 @@ from typing import Any
 
 import pytest
 
-from corral.worker.contract.errors import (
-    NotFound,
-    Overloaded,
-    ResourceLimitExceeded,
-)
+from corral.worker.contract.errors import NotFound, Overloaded, ResourceLimitExceeded
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
 CONFIG = f"""
@@ -63,14 +59,10 @@ def begun(daemon: DaemonProcess, task: Any) -> None:
 
 def quota(daemon: DaemonProcess, key: str) -> Any:
     found = daemon.call("quota.list")["quotas"]
-    return next(
-        each for each in found if (each["tenant"], each["key"]) == ("acme", f"tenants.{key}")
-    )
+    return next(each for each in found if (each["tenant"], each["key"]) == ("acme", f"tenants.{key}"))
 
 
-def test_one_task_more_than_those_of_a_minute_is_refused_and_others_are_not(
-    daemon: DaemonProcess,
-) -> None:
+def test_one_task_more_than_those_of_a_minute_is_refused_and_others_are_not(daemon: DaemonProcess) -> None:
     limited(daemon, max_tasks_per_minute=2)
     began = time.monotonic()
     for name in ("acme/live", "acme/second"):
@@ -126,9 +118,7 @@ def test_the_longest_task_of_a_tenant_caps_that_of_the_task(daemon: DaemonProces
     limited(daemon, max_task_duration='"200ms"')
     ended = daemon.call("task.run", agent="acme/live", objective="wait", timeout_s=60)
     assert (ended["state"], ended["error"]["name"]) == ("timeout", "Timeout")
-    assert (
-        daemon.call("task.run", agent="live", objective="wait", input=0.3)["state"] == "succeeded"
-    )
+    assert daemon.call("task.run", agent="live", objective="wait", input=0.3)["state"] == "succeeded"
 
 
 @pytest.mark.parametrize(
@@ -153,9 +143,7 @@ def test_what_all_agents_of_a_tenant_use_holds_all_of_them_back(
     assert daemon.call("task.wait", task=held["id"])["state"] == "succeeded"
 
 
-def test_one_agent_more_than_the_limit_is_refused_at_add_at_scale_and_at_reload(
-    daemon: DaemonProcess,
-) -> None:
+def test_one_agent_more_than_the_limit_is_refused_at_add_at_scale_and_at_reload(daemon: DaemonProcess) -> None:
     limited(daemon, max_agents=3)
     spec = {"command": ["sleep", "600"], "protocol": "none"}
     daemon.call("agent.add", name="acme/third", spec=spec)
@@ -189,9 +177,7 @@ def test_a_worker_beyond_a_lower_limit_is_not_started_again(daemon: DaemonProces
     daemon.call("agent.start", names=["acme/live"], all=False)
 
 
-def test_quota_shows_the_limits_of_a_tenant_before_those_of_its_agents(
-    daemon: DaemonProcess,
-) -> None:
+def test_quota_shows_the_limits_of_a_tenant_before_those_of_its_agents(daemon: DaemonProcess) -> None:
     limited(daemon, max_agents=7)
     lines = daemon.corral("quota", "acme/live").stdout.splitlines()
     assert [line.split()[:2] for line in lines[1:3]] == [
@@ -221,9 +207,7 @@ def test_a_tenant_that_keeps_too_much_on_disk_keeps_no_more(daemon: DaemonProces
     daemon.call("task.run", agent="acme/live", **NOTHING)
 
 
-def test_a_limit_that_is_set_at_run_time_frees_what_it_held_and_a_new_tenant_begins_anew(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_limit_that_is_set_at_run_time_frees_what_it_held_and_a_new_tenant_begins_anew(daemon: DaemonProcess) -> None:
     spec = {"entrypoint": "live_agent:agent", "process": {"working_directory": str(AGENTS)}}
     daemon.call("tenant.add", name="late", spec={"max_tokens_per_minute": 10})
     daemon.call("agent.add", name="late/live", spec=spec)

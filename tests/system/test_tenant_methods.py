@@ -6,13 +6,7 @@ from typing import Any
 
 import pytest
 
-from corral.worker.contract.errors import (
-    Conflict,
-    InvalidParams,
-    NotFound,
-    PermissionDenied,
-    SpawnFailed,
-)
+from corral.worker.contract.errors import Conflict, InvalidParams, NotFound, PermissionDenied, SpawnFailed
 from daemon_process import AGENTS, DaemonProcess
 
 CONFIG = f"""
@@ -92,10 +86,7 @@ def test_nothing_is_added_for_a_tenant_that_is_not_declared(
     with pytest.raises(NotFound) as found:
         daemon.call(method, **params)
     assert found.value.data["tenant"] == "other"
-    assert [each["name"] for each in daemon.call("daemon.status")["agents"]] == [
-        "filed/live",
-        "live",
-    ]
+    assert [each["name"] for each in daemon.call("daemon.status")["agents"]] == ["filed/live", "live"]
 
 
 def test_a_suspended_tenant_runs_nothing_until_it_is_resumed(daemon: DaemonProcess) -> None:
@@ -128,14 +119,8 @@ def test_a_suspended_tenant_runs_nothing_until_it_is_resumed(daemon: DaemonProce
     assert events(daemon) == [("tenant.suspended", "filed"), ("tenant.resumed", "filed")]
 
 
-def test_an_agent_that_has_given_up_starts_again_when_its_tenant_is_got(
-    daemon: DaemonProcess,
-) -> None:
-    spec = {
-        "command": ["false"],
-        "protocol": "none",
-        "recovery": {"max_restart_attempts": 0},
-    }
+def test_an_agent_that_has_given_up_starts_again_when_its_tenant_is_got(daemon: DaemonProcess) -> None:
+    spec = {"command": ["false"], "protocol": "none", "recovery": {"max_restart_attempts": 0}}
     with pytest.raises(SpawnFailed):
         daemon.call("agent.add", name="filed/broken", spec=spec)
     before = daemon.worker("filed/broken-0")["incarnation"]
@@ -145,14 +130,10 @@ def test_an_agent_that_has_given_up_starts_again_when_its_tenant_is_got(
 
 
 def test_the_command_prints_what_it_does(daemon: DaemonProcess) -> None:
-    assert (
-        daemon.corral("tenant", "add", "acme", "max_agents=5", "tier=free").stdout == "added acme\n"
-    )
+    assert daemon.corral("tenant", "add", "acme", "max_agents=5", "tier=free").stdout == "added acme\n"
     assert daemon.corral("tenant", "add", "acme").stdout == "there is acme\n"
     assert daemon.corral("tenant", "add", "acme", "--new").returncode == 4
-    assert (
-        "changed acme: max_agents" in daemon.corral("tenant", "set", "acme", "max_agents=").stdout
-    )
+    assert "changed acme: max_agents" in daemon.corral("tenant", "set", "acme", "max_agents=").stdout
     assert "filed" in daemon.corral("tenant", "list").stdout
     shown = daemon.corral("tenant", "show", "filed").stdout
     assert "agents: filed/live" in shown

@@ -14,12 +14,7 @@ from typing import Any
 import pytest
 
 from corral.worker.client.sync import Client
-from corral.worker.contract.errors import (
-    InvalidParams,
-    NotFound,
-    PermissionDenied,
-    ResourceLimitExceeded,
-)
+from corral.worker.contract.errors import InvalidParams, NotFound, PermissionDenied, ResourceLimitExceeded
 from daemon_process import BOUND_S, DaemonProcess
 from package_site import Site, package
 from tenant_uids import RANGE
@@ -157,10 +152,7 @@ def test_a_package_of_a_tenant_has_the_keys_of_a_tenant(daemon: DaemonProcess) -
             called(acme, "deployment.create", package="kit@2.1", agent="beta/kit")
     with pytest.raises(InvalidParams):  # the owner does not give it its own rights by mistake
         daemon.call("deployment.create", package="acme/kit@2.1", agent="kit")
-    assert [each["name"] for each in daemon.call("agent.list")["agents"]] == [
-        "full/big",
-        "cortex",
-    ]
+    assert [each["name"] for each in daemon.call("agent.list")["agents"]] == ["full/big", "cortex"]
 
 
 def test_a_tenant_with_a_full_disk_adds_no_package(daemon: DaemonProcess) -> None:
@@ -179,9 +171,7 @@ def test_a_tenant_with_a_full_disk_adds_no_package(daemon: DaemonProcess) -> Non
             called(full, "package.add", data=data)
 
 
-def test_nothing_is_left_of_the_packages_of_a_tenant_that_is_removed(
-    daemon: DaemonProcess,
-) -> None:
+def test_nothing_is_left_of_the_packages_of_a_tenant_that_is_removed(daemon: DaemonProcess) -> None:
     daemon.call("tenant.add", name="zanzibar")
     with of_tenant(daemon, "zanzibar") as tenant:
         called(tenant, "package.add", data=built(daemon))

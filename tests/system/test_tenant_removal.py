@@ -77,9 +77,7 @@ def rows_with(path: Path, word: str) -> dict[str, int]:
             if table in EXEMPT:
                 continue
             columns = [row[1] for row in store.execute(f"PRAGMA table_info({table})")]
-            where = " OR ".join(
-                f"instr(CAST({column} AS BLOB), CAST('{word}' AS BLOB))" for column in columns
-            )
+            where = " OR ".join(f"instr(CAST({column} AS BLOB), CAST('{word}' AS BLOB))" for column in columns)
             (count,) = store.execute(f"SELECT count(*) FROM {table} WHERE {where}").fetchone()
             if count:
                 found[table] = count
@@ -191,17 +189,7 @@ def test_nothing_is_left_of_a_tenant_that_is_removed(daemon: DaemonProcess) -> N
     store = daemon.state_dir / "corral.db"
     use(daemon, "live")
     populate(daemon)
-    kinds = {
-        "agent",
-        "task",
-        "event",
-        "session",
-        "memory",
-        "checkpoint",
-        "revision",
-        "metric",
-        "access_token",
-    }
+    kinds = {"agent", "task", "event", "session", "memory", "checkpoint", "revision", "metric", "access_token"}
     assert kinds | {"schedule", "tenant", "incarnation"} <= rows_with(store, NAME).keys()
     assert processes_with(f"{NAME}/")
     assert files_with(daemon.state_dir, NAME)

@@ -85,9 +85,7 @@ def awaited(is_so: Callable[[], bool]) -> None:
         assert time.monotonic() < until
 
 
-def test_an_agent_sees_the_servers_of_its_tenant_and_those_that_the_owner_gives_to_each(
-    daemon: DaemonProcess,
-) -> None:
+def test_an_agent_sees_the_servers_of_its_tenant_and_those_that_the_owner_gives_to_each(daemon: DaemonProcess) -> None:
     of_all = {"shared": "shared", "lone": "lone"}
     assert servers(daemon, "acme/a") == {"files": "acme/files", **of_all}
     assert servers(daemon, "bee/c") == {"files": "bee/files", **of_all}
@@ -124,10 +122,7 @@ def test_an_exposed_agent_is_a_tool_of_its_own_tenant_alone(daemon: DaemonProces
         tools = ask(daemon, agent, "tools/list")["tools"]
         assert [each["name"] for each in tools if each["server"] == "agent"] == [own]
         for name in exposed.values():
-            call: dict[str, Any] = {
-                "name": name,
-                "arguments": {"objective": "tools/list", "input": {}},
-            }
+            call: dict[str, Any] = {"name": name, "arguments": {"objective": "tools/list", "input": {}}}
             answer = ask(daemon, agent, "tools/call", **call)
             if name == own:
                 assert answer.get("isError") is not True, answer

@@ -47,9 +47,7 @@ def test_a_tenant_adds_its_agents_by_short_names(acme: Client) -> None:
     assert call(acme, "agent.add_all", agents=[{"name": "b", "spec": spec}])["added"] == ["acme/b"]
     call(acme, "agent.set", name="a", spec={"title": "mine"})
     assert call(acme, "agent.show", name="a")["spec"]["title"] == "mine"
-    with pytest.raises(
-        InvalidParams
-    ) as found:  # it is its own that is looked at, which has no tasks
+    with pytest.raises(InvalidParams) as found:  # it is its own that is looked at, which has no tasks
         call(acme, "team.add", name="t", spec={"mode": "route", "members": ["a"]})
     assert "acme/a" in str(found.value)
     call(acme, "agent.rm", names=["b", "a"])
@@ -65,9 +63,7 @@ def test_a_tenant_adds_its_agents_by_short_names(acme: Client) -> None:
         ({**SLEEP, "stores": ["main"]}, "stores"),
     ],
 )
-def test_a_key_of_the_owner_is_refused_on_every_way(
-    acme: Client, spec: dict[str, object], key: str
-) -> None:
+def test_a_key_of_the_owner_is_refused_on_every_way(acme: Client, spec: dict[str, object], key: str) -> None:
     call(acme, "agent.add", name="way", spec=SLEEP)
     changes = {name: each for name, each in spec.items() if name not in SLEEP}
     ways: list[tuple[str, dict[str, object]]] = [

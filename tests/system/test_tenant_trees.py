@@ -17,9 +17,7 @@ HOG = f"{AGENTS}/hog.py"
 
 def hog(*words: object) -> str:
     command = ", ".join(f'"{word}"' for word in (sys.executable, "-I", HOG, *words))
-    return (
-        f'command = [{command}]\nprotocol = "none"\nautostart = false\nrecovery.restart = "never"\n'
-    )
+    return f'command = [{command}]\nprotocol = "none"\nautostart = false\nrecovery.restart = "never"\n'
 
 
 CONFIG = f"""
@@ -107,9 +105,7 @@ def test_shared_pages_count_once(daemon: DaemonProcess) -> None:
     assert daemon.worker("acme/small-0")["restarts"] == 0
 
 
-def test_processes_of_all_workers_end_the_one_with_the_most_and_refuse_a_start(
-    daemon: DaemonProcess,
-) -> None:
+def test_processes_of_all_workers_end_the_one_with_the_most_and_refuse_a_start(daemon: DaemonProcess) -> None:
     start(daemon, "acme/quiet")
     start(daemon, "acme/shared")
     limited(daemon, max_processes=5)
@@ -130,9 +126,7 @@ def test_processes_of_all_workers_end_the_one_with_the_most_and_refuse_a_start(
 
 
 @pytest.mark.long
-def test_files_beyond_the_limit_end_their_writers_until_there_is_room(
-    daemon: DaemonProcess,
-) -> None:
+def test_files_beyond_the_limit_end_their_writers_until_there_is_room(daemon: DaemonProcess) -> None:
     start(daemon, "acme/writer", "other/large")
     limited(daemon, max_disk_bytes='"1MiB"')
     last = ended(daemon, "acme/writer-0")
@@ -170,9 +164,7 @@ def test_workers_of_a_tenant_share_its_processor_time(daemon: DaemonProcess) -> 
     assert events
     began, before = time.monotonic(), used()
     deadline = began + BOUND_S
-    while (
-        True
-    ):  # until both had their part, and together no more than the limit: a sample may come late
+    while True:  # until both had their part, and together no more than the limit: a sample may come late
         passed = time.monotonic() - began
         spent = [now - then for now, then in zip(used(), before, strict=True)]
         if min(spent) >= 0.2 and sum(spent) / passed < 0.6:

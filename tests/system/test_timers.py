@@ -44,9 +44,7 @@ def names(daemon: DaemonProcess) -> set[str]:
 def await_last_run(daemon: DaemonProcess, name: str, task: str) -> Any:  # the run
     """The last run of a schedule, as soon as it is that of a task which has ended."""
     with daemon.client() as client:
-        client.call(
-            "event.follow", {"types": ["schedule.ended"], "since_time": 0.0}, timeout_s=30.0
-        )
+        client.call("event.follow", {"types": ["schedule.ended"], "since_time": 0.0}, timeout_s=30.0)
         for notification in client.notifications():
             events: Any = notification.params["events"]
             if any(event["task"] == task for event in events):
@@ -101,9 +99,7 @@ def test_a_command_of_the_file_runs_as_a_job_with_a_history_and_logs(folder: Pat
             daemon.call("schedule.add_command", name="work", command=["true"], every_s=60)
 
 
-def test_a_kill_of_the_daemon_during_a_run_leaves_no_process_and_a_true_history(
-    folder: Path,
-) -> None:
+def test_a_kill_of_the_daemon_during_a_run_leaves_no_process_and_a_true_history(folder: Path) -> None:
     with DaemonProcess(folder, FILE.format(folder=folder, overlap="skip")) as daemon:
         task = daemon.call("schedule.run", name="work")
         with (folder / "gate").open("w"):
@@ -128,11 +124,7 @@ def test_a_reload_follows_the_schedules_of_the_file_and_says_what_it_does(folder
             .replace('timezone = "Europe/Berlin"', "catch_up = false")
         )
         planned = daemon.call("daemon.reload")
-        assert planned["schedules"] == {
-            "nightly": "changed",
-            "other": "added",
-            "work": "removed",
-        }
+        assert planned["schedules"] == {"nightly": "changed", "other": "added", "work": "removed"}
         assert names(daemon) == {"nightly", "other"}
         nightly = shown(daemon, "nightly")
         assert (nightly["cron"], nightly["every_s"], nightly["runs"]) == ("@daily", None, 1)
@@ -163,14 +155,10 @@ def test_the_file_wins_over_a_schedule_of_its_name_until_it_has_it_no_more(folde
 
 def test_a_time_that_has_come_runs_once_whatever_happens_to_the_daemon(folder: Path) -> None:
     soon = datetime.now(UTC) + timedelta(seconds=2)
-    text = FILE.format(folder=folder, overlap="skip").replace(
-        'every = "12h"', f"at = {soon.isoformat()}"
-    )
+    text = FILE.format(folder=folder, overlap="skip").replace('every = "12h"', f"at = {soon.isoformat()}")
     with DaemonProcess(folder, text) as daemon:
         with daemon.client() as client:
-            client.call(
-                "event.follow", {"types": ["task.ended"], "since_time": 0.0}, timeout_s=30.0
-            )
+            client.call("event.follow", {"types": ["task.ended"], "since_time": 0.0}, timeout_s=30.0)
             next(client.notifications())
         daemon.kill()
         daemon.start()
@@ -221,11 +209,7 @@ def test_a_start_time_alone_does_not_block_and_with_a_name_it_is_a_schedule(fold
         assert daemon.call("task.show", task=done.stdout.strip())["state"] == "queued"
         named = daemon.corral("run", "report", "--at", "1h", "--name", "once", "--json")
         record = json.loads(named.stdout)
-        assert (record["name"], record["at"], record["next_at"]) == (
-            "once",
-            record["at"],
-            record["at"],
-        )
+        assert (record["name"], record["at"], record["next_at"]) == ("once", record["at"], record["at"])
         task = {"agent": "report", "objective": "x"}
         with pytest.raises(InvalidParams):
             daemon.call("schedule.add", name="past", task=task, at=1e9)

@@ -11,14 +11,7 @@ from contextlib import closing
 import pytest
 
 from corral.worker.client.sync import Client
-from corral.worker.contract.errors import (
-    Conflict,
-    CorralError,
-    InvalidParams,
-    NotFound,
-    Overloaded,
-    PermissionDenied,
-)
+from corral.worker.contract.errors import Conflict, CorralError, InvalidParams, NotFound, Overloaded, PermissionDenied
 from daemon_process import BOUND_S, DaemonProcess
 from mcp_editor import serving
 
@@ -161,9 +154,7 @@ def test_a_command_takes_a_token(daemon: DaemonProcess) -> None:
     assert daemon.corral("token", "rm", "ci").returncode == 3
 
 
-def test_tokens_outlive_the_daemon_and_a_damaged_one_is_none(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
+def test_tokens_outlive_the_daemon_and_a_damaged_one_is_none(tmp_path_factory: pytest.TempPathFactory) -> None:
     with DaemonProcess(tmp_path_factory.mktemp("kept"), CONFIG) as daemon:
         kept = daemon.call("token.add", name="kept", rights="read")["token"]
         lost = daemon.call("token.add", name="lost", rights="read", agents=["web"])["token"]
@@ -191,19 +182,13 @@ def status_over_http(address: str, token: str | None) -> int:
         **({} if token is None else {"Authorization": f"Bearer {token}"}),
     }
     body: dict[str, object] = {"jsonrpc": "2.0", "id": 1, "method": "initialize"}
-    body["params"] = {
-        "protocolVersion": "2025-06-18",
-        "capabilities": {},
-        "clientInfo": {"name": "x"},
-    }
+    body["params"] = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "x"}}
     with closing(connection):
         connection.request("POST", "/mcp", json.dumps(body), headers)
         return connection.getresponse().status
 
 
-def test_a_request_over_http_has_the_rights_of_its_token(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
+def test_a_request_over_http_has_the_rights_of_its_token(tmp_path_factory: pytest.TempPathFactory) -> None:
     config = CONFIG.replace("[daemon]", '[daemon]\nhttp = "127.0.0.1:0"')
     key = "a-key-of-an-operator"
     folder = tmp_path_factory.mktemp("http")
@@ -220,9 +205,7 @@ def test_a_request_over_http_has_the_rights_of_its_token(
             daemon.call("token.add", name="OS_SECURITY_KEY", rights="read")
 
 
-def test_a_caller_makes_as_many_changes_in_a_minute_as_it_may(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
+def test_a_caller_makes_as_many_changes_in_a_minute_as_it_may(tmp_path_factory: pytest.TempPathFactory) -> None:
     config = CONFIG.replace("[daemon]", "[daemon]\nmax_changes_per_minute = 2")
     with DaemonProcess(tmp_path_factory.mktemp("rate"), config) as daemon:
         token = daemon.call("token.add", name="ci", rights="operate")["token"]
@@ -239,9 +222,7 @@ def test_a_caller_makes_as_many_changes_in_a_minute_as_it_may(
         daemon.call("daemon.emergency_stop")
 
 
-def test_an_editor_with_a_token_has_its_tools_alone(
-    daemon: DaemonProcess, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_editor_with_a_token_has_its_tools_alone(daemon: DaemonProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = daemon.call("token.add", name="editor", rights="read", agents=["web"])["token"]
 
     def tools() -> set[str]:

@@ -128,9 +128,7 @@ def test_calls_outlive_a_kill_of_the_daemon(daemon: DaemonProcess) -> None:
     assert len(calls_of(daemon, task["id"], 1)) == 1
 
 
-def test_an_agent_makes_so_many_calls_a_minute_and_a_reload_changes_that(
-    daemon: DaemonProcess,
-) -> None:
+def test_an_agent_makes_so_many_calls_a_minute_and_a_reload_changes_that(daemon: DaemonProcess) -> None:
     output = run(daemon, "slow", *[ECHO] * 5)["output"]
     assert output[:3] == ["ok"] * 3
     for name, limit, retry_after_s in output[3:]:
@@ -149,18 +147,13 @@ def test_an_agent_makes_so_many_calls_a_minute_and_a_reload_changes_that(
     assert daemon.worker("slow-0")["pid"] == pid, "it is in force without a restart"
 
 
-def test_tasks_that_fail_again_and_again_are_published_and_so_is_their_end(
-    daemon: DaemonProcess,
-) -> None:
+def test_tasks_that_fail_again_and_again_are_published_and_so_is_their_end(daemon: DaemonProcess) -> None:
     with daemon.client() as client:
         client.call("event.follow", {"types": ["agent.tasks_*"]}, timeout_s=BOUND_S)
         for _ in range(2):
             daemon.call("task.run", agent="silent", objective="fail")
         first = next_event(client)
-        assert (first["type"], first["agent"], first["failures"]) == (
-            *("agent.tasks_failing", "silent"),
-            2,
-        )
+        assert (first["type"], first["agent"], first["failures"]) == (*("agent.tasks_failing", "silent"), 2)
         assert "as it was asked" in first["reason"]
         assert next_event(client)["type"] == "agent.tasks_recovered"
 

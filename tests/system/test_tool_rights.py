@@ -53,13 +53,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
 
 def asked(daemon: DaemonProcess, method: str, params: object = None, **boundaries: object) -> Any:
     """What a worker is answered that asks for something in a task."""
-    task = daemon.call(
-        "task.run",
-        agent="user",
-        objective=method,
-        input=params or {},
-        boundaries=boundaries,
-    )
+    task = daemon.call("task.run", agent="user", objective=method, input=params or {}, boundaries=boundaries)
     assert task["state"] == "succeeded", task["error"]
     return task["output"]
 
@@ -105,10 +99,7 @@ def test_a_task_lists_and_calls_what_its_boundaries_allow(daemon: DaemonProcess)
 
 @pytest.mark.parametrize(
     ("boundaries", "code"),
-    [
-        ({"allowed_tools": ["odd__slow"]}, PermissionDenied.code),
-        ({"max_tool_calls": 0}, ResourceLimitExceeded.code),
-    ],
+    [({"allowed_tools": ["odd__slow"]}, PermissionDenied.code), ({"max_tool_calls": 0}, ResourceLimitExceeded.code)],
     ids=["tools", "calls"],
 )
 def test_a_call_that_names_no_task_is_bound_by_each_that_the_worker_runs(
@@ -123,9 +114,7 @@ def test_a_call_that_names_no_task_is_bound_by_each_that_the_worker_runs(
     assert "content" in asked(daemon, "tools/call", call("odd__methods"))
 
 
-def test_a_process_inside_an_agents_tree_has_its_tools_on_the_control_socket_too(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_process_inside_an_agents_tree_has_its_tools_on_the_control_socket_too(daemon: DaemonProcess) -> None:
     command = [sys.executable, "-c", ASKING, str(daemon.socket), "odd__methods", "odd__echo"]
     spec = {"command": command, "protocol": "none", "control": "operate", "tools": ["odd__m*"]}
     daemon.call("agent.add", name="inside", spec=spec)
@@ -153,9 +142,7 @@ def test_a_call_whose_caller_hangs_up_is_recorded_as_cancelled(daemon: DaemonPro
     assert [each["result"] for each in calls(daemon)][-1] == "cancelled"
 
 
-def test_arguments_are_kept_when_that_is_configured_short_ones_and_no_secrets(
-    daemon: DaemonProcess,
-) -> None:
+def test_arguments_are_kept_when_that_is_configured_short_ones_and_no_secrets(daemon: DaemonProcess) -> None:
     arguments = {"text": "kept", "api_key": "hunter2", "deep": [{"headers": {"X": "hunter2"}}]}
     text = json.dumps(arguments, sort_keys=True, separators=(",", ":")).encode()
     digest = {"sha256": hashlib.sha256(text).hexdigest(), "bytes": len(text)}

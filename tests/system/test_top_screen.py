@@ -34,9 +34,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
         yield process
 
 
-def top(
-    daemon: DaemonProcess, *words: str, size: tuple[int, int] = (80, 24), **environ: str
-) -> ScreenTerminal:
+def top(daemon: DaemonProcess, *words: str, size: tuple[int, int] = (80, 24), **environ: str) -> ScreenTerminal:
     command = [str(BIN / "corral"), "--socket", str(daemon.socket), "top", *words]
     return ScreenTerminal(command, *size, environ)
 
@@ -47,23 +45,12 @@ def line_of(text: str, name: str) -> list[str]:
     return found[0] if found else []
 
 
-def test_what_happens_is_on_the_screen_at_once_and_not_with_the_next_sample(
-    daemon: DaemonProcess,
-) -> None:
+def test_what_happens_is_on_the_screen_at_once_and_not_with_the_next_sample(daemon: DaemonProcess) -> None:
     with top(daemon, *SELDOM) as screen:
         shown = screen.wait_text("other", "? keys")
         assert "…" in shown
         header = next(line for line in screen.lines if line.startswith("NAME▲"))
-        assert header.split()[1:9] == [
-            "STATE",
-            "WORKERS",
-            "HEALTH",
-            "CPU%",
-            "MEM",
-            "RUN",
-            "QUEUE",
-            "OK",
-        ]
+        assert header.split()[1:9] == ["STATE", "WORKERS", "HEALTH", "CPU%", "MEM", "RUN", "QUEUE", "OK"]
         screen.press("/OTH\r")
         screen.wait_for(lambda text: "filter: OTH" in text and "crew" not in text)
         screen.press("\r")
@@ -117,9 +104,7 @@ def test_a_token_that_may_only_read_has_no_keys_that_act(daemon: DaemonProcess) 
         assert screen.wait_end() == 0
 
 
-def test_a_larger_terminal_shows_more_columns_and_a_small_one_cuts_names(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_larger_terminal_shows_more_columns_and_a_small_one_cuts_names(daemon: DaemonProcess) -> None:
     with top(daemon, "--interval", "200ms", size=(200, 60)) as screen:
         screen.wait_text("CPU HISTORY", "a-name-that-takes-many-columns-of-a-terminal ", "P99")
         screen.resize(40, 10)
@@ -162,8 +147,7 @@ def test_a_daemon_that_goes_away_is_told_and_found_again(daemon: DaemonProcess) 
 
 
 @pytest.mark.parametrize(
-    ("end", "status"),
-    [("q", 0), ("\x03", 0), (signal.SIGINT, 0), (signal.SIGTERM, -15), (signal.SIGHUP, -1)],
+    ("end", "status"), [("q", 0), ("\x03", 0), (signal.SIGINT, 0), (signal.SIGTERM, -15), (signal.SIGHUP, -1)]
 )
 def test_the_terminal_is_given_back_however_it_ends(
     daemon: DaemonProcess, end: str | signal.Signals, status: int
@@ -226,9 +210,7 @@ with Terminal(has_colours=True) as terminal:
 
 
 def test_an_exception_is_read_on_a_terminal_that_is_whole() -> None:
-    with ScreenTerminal(
-        [sys.executable, "-c", BREAKS], 80, 24, {"TERM": "xterm-256color"}
-    ) as screen:
+    with ScreenTerminal([sys.executable, "-c", BREAKS], 80, 24, {"TERM": "xterm-256color"}) as screen:
         screen.wait_text("on the screen")
         screen.press("\n")
         assert screen.wait_end() == 1

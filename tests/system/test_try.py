@@ -95,9 +95,7 @@ def test_the_result_is_on_stdout_the_log_on_stderr_and_nothing_is_left(folder: P
         (("trial.py", "x", "--env", "NOT_SET_HERE"), 2, "--env"),
     ],
 )
-def test_the_exit_code_is_that_of_the_task(
-    folder: Path, arguments: tuple[str, ...], status: int, words: str
-) -> None:
+def test_the_exit_code_is_that_of_the_task(folder: Path, arguments: tuple[str, ...], status: int, words: str) -> None:
     with start(folder, *arguments) as process:
         output, log = process.communicate(timeout=BOUND_S)
     assert (process.returncode, output) == (status, ""), log

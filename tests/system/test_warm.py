@@ -94,9 +94,7 @@ TIERS = ["launcher", *(pytest.param(tier, marks=pytest.mark.long) for tier in ("
 
 
 @pytest.fixture(scope="module", params=TIERS)
-def daemon(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[DaemonProcess]:
+def daemon(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
     """A daemon in each tier; what `auto` finds here is not the first one, where there are cgroups."""
     if request.param == "pidns" and os.geteuid() != 0:
         pytest.skip("an ordinary user's namespaces may be refused")
@@ -114,9 +112,7 @@ def up(daemon: DaemonProcess, worker: str) -> Any:
 
 
 def up_again(daemon: DaemonProcess, worker: str, life: int) -> Any:
-    return daemon.await_worker(
-        worker, lambda status: status["incarnation"] > life and status["state"] in UP
-    )
+    return daemon.await_worker(worker, lambda status: status["incarnation"] > life and status["state"] in UP)
 
 
 def ask(daemon: DaemonProcess, agent: str, objective: str, **more: object) -> Any:
@@ -160,20 +156,14 @@ def test_the_workers_of_an_agent_are_forks_of_one_zygote(daemon: DaemonProcess) 
     assert said["unit"].startswith("pair-")
     own, short = said["temporary"].rpartition("/")[::2]
     assert own.rpartition("/")[2].startswith("pair.zygote.")
-    assert said["unit"].replace("#", ".") == f"pair-{short}", (
-        "a path of a socket there has 107 bytes"
-    )
+    assert said["unit"].replace("#", ".") == f"pair-{short}", "a path of a socket there has 107 bytes"
 
 
-def test_each_fork_prints_into_its_own_log_and_the_zygote_into_its_own(
-    daemon: DaemonProcess,
-) -> None:
+def test_each_fork_prints_into_its_own_log_and_the_zygote_into_its_own(daemon: DaemonProcess) -> None:
     up(daemon, "pair-0")
     unit = ask(daemon, "pair", "print")["unit"]
     shown = daemon.corral("logs", "pair").stdout.splitlines()
-    assert all(len(line.split()) > len(("time", "worker", "stream")) for line in shown), (
-        "one is empty"
-    )
+    assert all(len(line.split()) > len(("time", "worker", "stream")) for line in shown), "one is empty"
     ours = [line for line in shown if line.endswith(("to stdout", "to stderr"))]
     assert len(ours) == 2
     assert all(unit.partition("#")[0] in line for line in ours)
@@ -186,8 +176,7 @@ def test_a_fork_that_is_killed_is_restarted_as_another_fork(daemon: DaemonProces
     zygote = warmth(daemon, "pair")["pid"]
     os.kill(before["pid"], signal.SIGKILL)
     after = daemon.await_worker(
-        "pair-1",
-        lambda status: status["incarnation"] > before["incarnation"] and status["state"] in UP,
+        "pair-1", lambda status: status["incarnation"] > before["incarnation"] and status["state"] in UP
     )
     assert after["last_exit"]["signal"] == "SIGKILL"
     assert parent_of(after["pid"]) == zygote
@@ -215,8 +204,7 @@ def test_a_signal_reaches_the_fork_alone(daemon: DaemonProcess) -> None:
     zygote = warmth(daemon, "pair")["pid"]
     assert daemon.corral("signal", "pair-1", "KILL").returncode == 0
     daemon.await_worker(
-        "pair-1",
-        lambda status: status["incarnation"] > before["incarnation"] and status["state"] in UP,
+        "pair-1", lambda status: status["incarnation"] > before["incarnation"] and status["state"] in UP
     )
     assert warmth(daemon, "pair")["pid"] == zygote
 
@@ -232,12 +220,7 @@ def test_a_fork_that_takes_too_much_memory_is_ended(daemon: DaemonProcess) -> No
 
 def test_the_tree_of_a_fork_has_only_the_rights_of_its_agent(daemon: DaemonProcess) -> None:
     up(daemon, "pair-0")
-    record = daemon.call(
-        "task.run",
-        agent="pair",
-        objective="stop another",
-        input=str(daemon.socket),
-    )
+    record = daemon.call("task.run", agent="pair", objective="stop another", input=str(daemon.socket))
     assert record["state"] == "failed"
     assert "PermissionDenied" in json.dumps(record["error"])
 
@@ -299,9 +282,7 @@ def test_an_entrypoint_that_is_not_there_is_shown_by_the_start(daemon: DaemonPro
 # --- the end of a zygote ---
 
 
-def test_the_death_of_a_zygote_is_that_of_its_workers_and_they_are_restarted(
-    daemon: DaemonProcess,
-) -> None:
+def test_the_death_of_a_zygote_is_that_of_its_workers_and_they_are_restarted(daemon: DaemonProcess) -> None:
     lives = {name: up(daemon, name)["incarnation"] for name in ("pair-0", "pair-1")}
     zygote = warmth(daemon, "pair")["pid"]
     os.kill(zygote, signal.SIGSEGV)
@@ -311,9 +292,7 @@ def test_the_death_of_a_zygote_is_that_of_its_workers_and_they_are_restarted(
     assert warmth(daemon, "pair")["pid"] not in (zygote, None)
 
 
-def test_a_zygote_that_floods_the_daemon_is_given_up_and_the_agent_works(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_zygote_that_floods_the_daemon_is_given_up_and_the_agent_works(daemon: DaemonProcess) -> None:
     daemon.call("agent.start", names=["liar"], wait=False)
     with daemon.client() as client:
         client.call("event.follow", {"types": ["agent.cold"]}, timeout_s=BOUND_S)
@@ -335,9 +314,7 @@ def test_an_emergency_stop_leaves_no_zygote(daemon: DaemonProcess) -> None:
 
 
 @pytest.mark.parametrize("victim", ["daemon", "launcher"])
-def test_nothing_of_a_zygote_outlives_daemon_or_launcher(
-    daemon: DaemonProcess, tmp_path: Path, victim: str
-) -> None:
+def test_nothing_of_a_zygote_outlives_daemon_or_launcher(daemon: DaemonProcess, tmp_path: Path, victim: str) -> None:
     tier = daemon.call("daemon.status", names=[])["daemon"]["containment"]
     asked = tier if tier in ("launcher", "pidns") else "auto"
     with DaemonProcess(tmp_path, config(tmp_path, asked)) as other:

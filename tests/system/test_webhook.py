@@ -106,9 +106,7 @@ class Service:
         self.server.daemon_threads = True
         self.port = self.server.server_address[1]
 
-    def answer(
-        self, to: http.server.BaseHTTPRequestHandler, status: int, body: bytes, **headers: str
-    ) -> None:
+    def answer(self, to: http.server.BaseHTTPRequestHandler, status: int, body: bytes, **headers: str) -> None:
         """Sends a whole response."""
         to.send_response(status)
         for name, value in headers.items():
@@ -236,9 +234,7 @@ def test_the_service_gets_the_whole_task(daemon: DaemonProcess, service: Service
     assert request.headers["idempotency-key"] == record["id"]
 
 
-def test_the_signature_proves_who_sent_the_body_and_when(
-    daemon: DaemonProcess, service: Service
-) -> None:
+def test_the_signature_proves_who_sent_the_body_and_when(daemon: DaemonProcess, service: Service) -> None:
     run(daemon, "hook", "answer 1")
     request = last_request(service)
     signed = request.headers["x-corral-timestamp"].encode() + b"." + request.body
@@ -282,9 +278,7 @@ def test_an_overload_is_tried_again_where_the_configuration_says_so(daemon: Daem
     assert run(daemon, "patient", "busy first")["output"] == 2
 
 
-def test_the_next_attempt_keeps_to_the_pause_that_the_service_asks_for(
-    daemon: DaemonProcess, service: Service
-) -> None:
+def test_the_next_attempt_keeps_to_the_pause_that_the_service_asks_for(daemon: DaemonProcess, service: Service) -> None:
     while not service.requests.empty():
         service.requests.get()
     assert run(daemon, "patient", "later first")["output"] == 2
@@ -328,9 +322,7 @@ def test_the_output_is_held_to_its_size(daemon: DaemonProcess) -> None:
     ],
     ids=["events", "result", "text", "lines"],
 )
-def test_a_response_in_parts_is_streamed(
-    daemon: DaemonProcess, answered: str, parts: object, output: object
-) -> None:
+def test_a_response_in_parts_is_streamed(daemon: DaemonProcess, answered: str, parts: object, output: object) -> None:
     found: list[Any] = []
 
     def hear(notification: Notification) -> None:
@@ -371,9 +363,7 @@ def test_a_service_that_breaks_off_is_asked_again(daemon: DaemonProcess, service
     assert daemon.worker("hook-0")["restarts"] == 0
 
 
-def test_a_service_that_nobody_reaches_is_named_after_the_last_attempt(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_service_that_nobody_reaches_is_named_after_the_last_attempt(daemon: DaemonProcess) -> None:
     error = failure(daemon, "nobody", "anything")
     assert isinstance(error, WorkerFailed)
     assert (error.data["attempts"], error.data["result"]) == (3, "unreachable")
@@ -386,9 +376,7 @@ def test_so_many_requests_run_at_once_as_the_agent_may_have(daemon: DaemonProces
     assert [record["output"] for record in ended] == ["both", "both"]
 
 
-def test_its_process_is_restarted_and_its_task_sent_again(
-    daemon: DaemonProcess, service: Service
-) -> None:
+def test_its_process_is_restarted_and_its_task_sent_again(daemon: DaemonProcess, service: Service) -> None:
     task = daemon.call("task.submit", agent="patient", objective="hang")["id"]
     while service.requests.get(timeout=BOUND_S).task["task"] != task:
         pass
@@ -411,9 +399,7 @@ def test_its_health_check_asks_the_service(daemon: DaemonProcess) -> None:
             next(changes)
 
 
-def test_no_credential_is_anywhere_but_in_its_process(
-    daemon: DaemonProcess, service: Service
-) -> None:
+def test_no_credential_is_anywhere_but_in_its_process(daemon: DaemonProcess, service: Service) -> None:
     error = failure(daemon, "hook", "leak")
     assert error.data["status"] == 400
     spec = daemon.call("agent.show", name="hook")["spec"]
@@ -441,9 +427,7 @@ def test_no_credential_is_anywhere_but_in_its_process(
         assert [text for text in said if value in text] == []
 
 
-def test_a_command_adds_one_and_its_key_is_shown_nowhere(
-    daemon: DaemonProcess, service: Service
-) -> None:
+def test_a_command_adds_one_and_its_key_is_shown_nowhere(daemon: DaemonProcess, service: Service) -> None:
     url = f"http://127.0.0.1:{service.port}/added"
     options = ("--webhook", url, "--header", "X-One=1", "--webhook-secret", "hunter2-plain")
     added = daemon.corral("add", "added", *options)

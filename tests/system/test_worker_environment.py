@@ -123,9 +123,7 @@ def reports(daemon: DaemonProcess, agent: str, instances: int) -> dict[str, Any]
 
 
 @pytest.mark.parametrize("agent", ["forked", "cold"])
-def test_every_worker_has_the_socket_its_agent_and_its_number(
-    daemon: DaemonProcess, agent: str
-) -> None:
+def test_every_worker_has_the_socket_its_agent_and_its_number(daemon: DaemonProcess, agent: str) -> None:
     for number in range(2):
         daemon.await_worker(f"{agent}-{number}", lambda worker: worker["state"] == "Ready")
     for worker, report in reports(daemon, agent, 2).items():
@@ -138,9 +136,7 @@ def test_every_worker_has_the_socket_its_agent_and_its_number(
     assert warm["state"] == ("warm" if agent == "forked" else "cold"), warm
 
 
-def test_a_number_stays_over_a_restart_and_the_next_follows_at_scaling(
-    daemon: DaemonProcess,
-) -> None:
+def test_a_number_stays_over_a_restart_and_the_next_follows_at_scaling(daemon: DaemonProcess) -> None:
     daemon.call("agent.restart", names=["cold"])
     daemon.call("agent.scale", name="cold", instances=3)
     ports = {report["port"] for report in reports(daemon, "cold", 3).values()}
@@ -164,8 +160,6 @@ def test_what_a_python_service_prints_is_in_the_log_while_it_runs(daemon: Daemon
 
 
 @pytest.mark.parametrize("agent", ["forked", "confined"])
-def test_an_mcp_client_in_an_agent_sees_the_tools_that_the_agent_may_call(
-    daemon: DaemonProcess, agent: str
-) -> None:
+def test_an_mcp_client_in_an_agent_sees_the_tools_that_the_agent_may_call(daemon: DaemonProcess, agent: str) -> None:
     done = daemon.call("task.run", agent=agent, objective="tools")
     assert "odd__echo" in done["output"], done

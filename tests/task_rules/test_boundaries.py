@@ -41,9 +41,7 @@ pytestmark = pytest.mark.core
         (TaskParams("x", timeout_s=9, boundaries=Boundaries(timeout_s=4)), 4.0),
     ],
 )
-def test_a_timeout_is_in_one_place_however_it_was_written(
-    written: TaskParams, timeout_s: float | None
-) -> None:
+def test_a_timeout_is_in_one_place_however_it_was_written(written: TaskParams, timeout_s: float | None) -> None:
     once = normalised(written)
     assert (once.timeout_s, once.boundaries.timeout) == (None, None)
     assert once.boundaries.timeout_s == timeout_s
@@ -56,9 +54,7 @@ def test_a_timeout_is_in_one_place_however_it_was_written(
         TaskParams("x", allowed_tools=["time__*", "git__log", "time__*"]),
         TaskParams("x", boundaries=Boundaries(allowed_tools=["time__*", "git__log"])),
         TaskParams(
-            "x",
-            allowed_tools=["git__log", "time__*"],
-            boundaries=Boundaries(allowed_tools=["time__*", "git__log"]),
+            "x", allowed_tools=["git__log", "time__*"], boundaries=Boundaries(allowed_tools=["time__*", "git__log"])
         ),
     ],
 )
@@ -136,24 +132,14 @@ def test_a_task_delegates_neither_too_deep_nor_too_often() -> None:
 
 
 def test_a_child_has_the_boundaries_of_its_parent_where_it_has_none() -> None:
-    upper = Boundaries(
-        timeout_s=10.0,
-        max_tool_calls=3,
-        allowed_tools=["time__*"],
-        max_tokens=100,
-        max_cost_cents=5.0,
-    )
+    upper = Boundaries(timeout_s=10.0, max_tool_calls=3, allowed_tools=["time__*"], max_tokens=100, max_cost_cents=5.0)
     assert within(Boundaries(), parent(boundaries=upper)) == upper
     assert within(upper, parent()) == upper
 
 
 def test_a_child_is_never_freer_than_its_parent() -> None:
     upper = Boundaries(
-        timeout_s=10.0,
-        max_tool_calls=3,
-        allowed_tools=["time__*", "git__log"],
-        max_tokens=100,
-        max_cost_cents=5.0,
+        timeout_s=10.0, max_tool_calls=3, allowed_tools=["time__*", "git__log"], max_tokens=100, max_cost_cents=5.0
     )
     asked = Boundaries(
         timeout_s=20.0,
@@ -201,19 +187,14 @@ def test_the_common_patterns_admit_what_both_lists_admit_and_nothing_else(seed: 
         other = [text("ab*?", 6) for _ in range(luck.randint(0, 3))]
         both = common(one, other)
         for name in {text("ab", 8) for _ in range(80)}:
-            admitted = all(
-                any(fnmatchcase(name, each) for each in patterns) for patterns in (one, other)
-            )
+            admitted = all(any(fnmatchcase(name, each) for each in patterns) for patterns in (one, other))
             assert any(fnmatchcase(name, each) for each in both) == admitted, (one, other, name)
 
 
 def test_patterns_that_would_take_for_ever_are_refused() -> None:
     hostile = "*a" * 60 + "*"
     with pytest.raises(ResourceLimitExceeded) as refused:
-        within(
-            Boundaries(allowed_tools=["*b" * 60 + "*"]),
-            parent(boundaries=Boundaries(allowed_tools=[hostile])),
-        )
+        within(Boundaries(allowed_tools=["*b" * 60 + "*"]), parent(boundaries=Boundaries(allowed_tools=[hostile])))
     assert refused.value.data["limit"] == "allowed_tools"
     assert refused.value.data["value"] == MAX_NARROWING
 
@@ -241,9 +222,7 @@ def test_a_task_that_has_used_more_than_it_may_goes_on_no_more(
     tokens: int, cost_cents: float, children: tuple[int, float], limit: str | None
 ) -> None:
     bounds = Boundaries(max_tokens=100, max_cost_cents=5.0)
-    found = overspent(
-        parent(boundaries=bounds, tokens_used=tokens, cost_cents=cost_cents), *children
-    )
+    found = overspent(parent(boundaries=bounds, tokens_used=tokens, cost_cents=cost_cents), *children)
     assert (None if found is None else found.data["limit"]) == limit
 
 

@@ -31,8 +31,7 @@ def nested(levels: int) -> dict[str, object]:
 
 
 WIDE: dict[str, object] = {
-    "$defs": {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(40)}
-    | {"d40": {"type": "string"}},
+    "$defs": {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(40)} | {"d40": {"type": "string"}},
     "$ref": "#/$defs/d0",
 }
 
@@ -55,9 +54,7 @@ WIDE: dict[str, object] = {
     ],
     ids=lambda schema: json.dumps(schema)[:30],
 )
-def test_a_schema_that_cannot_be_applied_is_refused_with_the_reason(
-    schema: dict[str, object],
-) -> None:
+def test_a_schema_that_cannot_be_applied_is_refused_with_the_reason(schema: dict[str, object]) -> None:
     with pytest.raises(InvalidParams) as refused:
         check_format(OutputFormat(schema=schema))
     assert refused.value.data["key"] == "output_format.schema"
@@ -93,10 +90,7 @@ def test_a_number_that_is_too_large_for_most_is_judged_too() -> None:
 
 def test_what_could_take_long_to_tell_is_refused_by_its_limit() -> None:
     """A recursive schema whose work doubles with each level of the output."""
-    tree: dict[str, object] = {
-        "properties": {"a": {"$ref": "#"}},
-        "anyOf": [{"items": {"$ref": "#"}}, True],
-    }
+    tree: dict[str, object] = {"properties": {"a": {"$ref": "#"}}, "anyOf": [{"items": {"$ref": "#"}}, True]}
     value: object = 1
     for _ in range(40):
         value = {"a": value}
@@ -107,10 +101,7 @@ def test_what_could_take_long_to_tell_is_refused_by_its_limit() -> None:
 
 def test_a_long_output_is_held_against_a_plain_schema() -> None:
     rows: list[dict[str, object]] = [{"name": "x", "sizes": [1, 2.5]} for _ in range(50_000)]
-    row: dict[str, object] = {
-        "type": "object",
-        "properties": {"sizes": {"items": {"type": "number"}}},
-    }
+    row: dict[str, object] = {"type": "object", "properties": {"sizes": {"items": {"type": "number"}}}}
     check_output(asked({"type": "array", "items": row}), rows)
     rows[-1]["sizes"] = ["many"]
     with pytest.raises(TaskFailed) as failed:

@@ -7,15 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corral.supervisor.task_rules.queue import (
-    AGING_S,
-    SLACK,
-    Slot,
-    TaskQueue,
-    choose,
-    preferred,
-    rank,
-)
+from corral.supervisor.task_rules.queue import AGING_S, SLACK, Slot, TaskQueue, choose, preferred, rank
 
 pytestmark = pytest.mark.core
 
@@ -117,11 +109,7 @@ def test_between_a_stuck_and_a_common_task_the_rank_decides() -> None:
     queue.add("common", 2.0)
     queue.add("stuck", 1.0, sticky=key)
     queue.add("last", 3.0, sticky=key)
-    assert [queue.next([slot("a-0")], BOTH) for _ in range(3)] == [
-        ("stuck", "a-0"),
-        ("common", "a-0"),
-        ("last", "a-0"),
-    ]
+    assert [queue.next([slot("a-0")], BOTH) for _ in range(3)] == [("stuck", "a-0"), ("common", "a-0"), ("last", "a-0")]
 
 
 def test_round_robin_is_kept_over_an_empty_queue() -> None:
@@ -206,9 +194,7 @@ class Life:
             mates = [j for j in self.jobs.values() if j.session == job.session and j is not job]
             if any(j.has_begun for j in mates):
                 return False
-            if not job.has_begun and any(
-                (j.rank, j.arrival) < (job.rank, job.arrival) for j in mates
-            ):
+            if not job.has_begun and any((j.rank, j.arrival) < (job.rank, job.arrival) for j in mates):
                 return False
         return True
 
@@ -357,9 +343,7 @@ def test_equals_go_in_order_of_arrival(priority: int, a: float, b: float) -> Non
 
 
 @given(priorities, priorities, arrivals, arrivals, st.floats(0, 1e6))
-def test_waiting_raises_a_task_by_one_step_a_minute(
-    p: int, q: int, a: float, b: float, later_s: float
-) -> None:
+def test_waiting_raises_a_task_by_one_step_a_minute(p: int, q: int, a: float, b: float, later_s: float) -> None:
     """The order is that of priority plus minutes waited, at whatever time one looks."""
     now = EPOCH_S + 100 + later_s
     worth = [p + (now - a) / AGING_S, q + (now - b) / AGING_S]
@@ -400,9 +384,7 @@ def test_a_key_sticks_to_its_worker_and_moves_only_when_that_goes() -> None:
     share = [list(before.values()).count(worker) for worker in workers]
     assert min(share) > 150, share
     after = {key: preferred(key, workers[:-1]) for key in keys}
-    assert {key for key in keys if before[key] != after[key]} == {
-        key for key in keys if before[key] == "a-7"
-    }
+    assert {key for key in keys if before[key] != after[key]} == {key for key in keys if before[key] == "a-7"}
     assert preferred("key", []) is None
 
 

@@ -5,13 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from corral.supervisor.config.spec import Tasks
-from corral.supervisor.task_rules.retry_policy import (
-    Attempted,
-    Policy,
-    policy_of,
-    retries,
-    retry_delay_s,
-)
+from corral.supervisor.task_rules.retry_policy import Attempted, Policy, policy_of, retries, retry_delay_s
 from corral.worker.contract.records import Retry
 
 pytestmark = pytest.mark.core

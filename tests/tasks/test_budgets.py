@@ -28,11 +28,7 @@ class AgentWithBudget:
         self.freed: list[str] = []
         self.bus = Bus(1, self.events.append)
         self.spec = Spec(
-            name="a",
-            kind="agent",
-            source="test",
-            resources=Resources(),
-            tasks=Tasks(max_cost_cents_per_day=100),
+            name="a", kind="agent", source="test", resources=Resources(), tasks=Tasks(max_cost_cents_per_day=100)
         )
 
     def spec_of(self, name: str) -> Spec | None:
@@ -40,17 +36,13 @@ class AgentWithBudget:
 
     async def budgets(self) -> Budgets:
         """Returns those of a new daemon."""
-        made = Budgets(
-            self.store, self.bus, self.spec_of, on_free=self.freed.append, clock=lambda: self.now
-        )
+        made = Budgets(self.store, self.bus, self.spec_of, on_free=self.freed.append, clock=lambda: self.now)
         await made.load()
         return made
 
     async def rows(self) -> list[tuple[object, ...]]:
         await self.store.write()  # what was posted before is on disk then
-        return [
-            tuple(row) for row in await self.store.read("SELECT agent, cost_cents FROM spending")
-        ]
+        return [tuple(row) for row in await self.store.read("SELECT agent, cost_cents FROM spending")]
 
 
 @asynccontextmanager

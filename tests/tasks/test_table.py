@@ -60,8 +60,7 @@ def damage(path: Path, task_id: str) -> None:
     """Changes one letter of an objective, which leaves good JSON."""
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(
-            "UPDATE task SET record = CAST(replace(CAST(record AS TEXT), 'thing', 'thong') AS BLOB)"
-            " WHERE id = ?",
+            "UPDATE task SET record = CAST(replace(CAST(record AS TEXT), 'thing', 'thong') AS BLOB) WHERE id = ?",
             (task_id,),
         )
         connection.commit()
@@ -118,9 +117,7 @@ def test_filters_find_what_they_name_and_nothing_else(path: Path) -> None:
     run(path, test)
 
 
-def test_pages_follow_one_another_without_a_gap_or_a_repeat(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pages_follow_one_another_without_a_gap_or_a_repeat(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "LOOK_ROWS", 7)
     monkeypatch.setattr(room, "MOST_LOOKED", 14)
 
@@ -157,9 +154,7 @@ def test_pages_follow_one_another_without_a_gap_or_a_repeat(
     run(path, test)
 
 
-def test_a_flipped_letter_is_a_corruption_that_names_the_task_and_harms_no_other(
-    path: Path,
-) -> None:
+def test_a_flipped_letter_is_a_corruption_that_names_the_task_and_harms_no_other(path: Path) -> None:
     async def test(records: Records, _: Store) -> None:
         await save_all(records, task(1), task(2), task(3, state="running"), task(4, state="queued"))
         damage(path, "t0002")
@@ -186,9 +181,7 @@ def test_a_flipped_letter_is_a_corruption_that_names_the_task_and_harms_no_other
     run(path, test)
 
 
-def test_garbage_is_a_corruption_too_and_what_was_written_before_checksums_is_read(
-    path: Path,
-) -> None:
+def test_garbage_is_a_corruption_too_and_what_was_written_before_checksums_is_read(path: Path) -> None:
     async def test(records: Records, store: Store) -> None:
         await save_all(records, task(1), task(2), task(3))
         garbage = "UPDATE task SET record = ?, checksum = NULL WHERE id = ?"
@@ -204,9 +197,7 @@ def test_garbage_is_a_corruption_too_and_what_was_written_before_checksums_is_re
 
 def test_an_idempotency_key_is_one_task_of_an_agent(path: Path) -> None:
     async def test(records: Records, _: Store) -> None:
-        await save_all(
-            records, task(1, idempotency_key="k"), task(2, agent="b", idempotency_key="k")
-        )
+        await save_all(records, task(1, idempotency_key="k"), task(2, agent="b", idempotency_key="k"))
         with pytest.raises(Conflict):
             await records.save(task(3, idempotency_key="k"), 5.0)
         found = await records.find_by_key("k", "b")
@@ -299,13 +290,7 @@ def test_each_agent_keeps_its_tasks_for_as_long_as_it_says_and_dead_letters_long
         for each in (await records.page(TaskListParams(limit=1000))).tasks:
             left.setdefault(each.agent, set()).add(str(each.worker))
         queued = {"queued0", "queued2", "queued8", "queued40"}
-        assert left["default"] == queued | {
-            "succeeded0",
-            "succeeded2",
-            "failed0",
-            "failed2",
-            "failed8",
-        }
+        assert left["default"] == queued | {"succeeded0", "succeeded2", "failed0", "failed2", "failed8"}
         assert left["short"] == queued | {"succeeded0", "failed0"}
         assert len(left["long"]) == 12
         assert removed == 2 * (2 + 1 + 3 + 3)
@@ -337,9 +322,7 @@ QUESTIONS = {
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_no_question_looks_at_all_tasks_or_sorts_them(path: Path, question: str) -> None:
     async def test(_: Records, store: Store) -> None:
-        plan = await store.read(
-            f"EXPLAIN QUERY PLAN SELECT record FROM task WHERE {QUESTIONS[question]}"
-        )
+        plan = await store.read(f"EXPLAIN QUERY PLAN SELECT record FROM task WHERE {QUESTIONS[question]}")
         steps = [str(row[3]) for row in plan]
         assert all("INDEX" in step or "PRIMARY KEY" in step for step in steps[:1]), steps
         assert not any("TEMP B-TREE" in step for step in steps) or question == "unfinished", steps

@@ -89,9 +89,7 @@ async def test_what_is_delegated_while_its_parent_ends_is_refused(
 
 
 @on_loop
-async def test_a_task_cannot_delegate_to_itself_by_its_own_key(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_task_cannot_delegate_to_itself_by_its_own_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with task_harness(tmp_path, monkeypatch) as here:
         here.add("a", 3)
         first = await here.submit(idempotency_key="k")
@@ -122,14 +120,11 @@ async def test_a_task_whose_time_comes_while_it_is_looked_at_goes_on_once() -> N
 
     dependencies = Dependencies(on_ready, lambda: now)
     entries = [
-        Entry(Task(id=name, agent="a", objective="o"), 0.0, Limits(0.0, 0, None), 0.0, due=0.001)
-        for name in "xy"
+        Entry(Task(id=name, agent="a", objective="o"), 0.0, Limits(0.0, 0, None), 0.0, due=0.001) for name in "xy"
     ]
     assert all(map(dependencies.holds, entries))
     now = 1.0
-    assert dependencies.holds(entries[0]), (
-        "a second answer would enqueue a task that `on_ready` reports later"
-    )
+    assert dependencies.holds(entries[0]), "a second answer would enqueue a task that `on_ready` reports later"
     async with asyncio.timeout(BOUND_S):
         await is_ready.wait()
     assert ready == ["x", "y"]
@@ -255,9 +250,7 @@ class Remembering:
 
 
 @on_loop
-async def test_a_task_whose_session_cannot_be_written_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_task_whose_session_cannot_be_written_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sessions = Remembering()
     async with task_harness(tmp_path, monkeypatch, sessions) as here:
         here.add("a")
@@ -370,9 +363,7 @@ async def test_an_error_code_of_a_workers_own_is_the_failure_of_its_task(
 
 
 @on_loop
-async def test_a_pause_that_the_store_refused_is_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_pause_that_the_store_refused_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with task_harness(tmp_path, monkeypatch) as here:
         here.add("a")
         bus = Bus(1, lambda _: None)
@@ -444,9 +435,7 @@ async def test_what_waited_for_another_task_has_its_queue_timeout_from_that_ones
         stamp = here.stamp(now)
         first = Task(id="1", agent="a", objective="o", state="succeeded", finished_at=stamp)
         await here.tasks.records.save(first, now - 7200.0)
-        await here.tasks.records.save(
-            Task(id="2", agent="a", objective="o", after=["1"]), now - 7200.0
-        )
+        await here.tasks.records.save(Task(id="2", agent="a", objective="o", after=["1"]), now - 7200.0)
         await here.tasks.load()
         await here.settle()
         worker = here.workers("a")[0]
@@ -542,9 +531,7 @@ class Life:
 
 @pytest.mark.parametrize("seed", range(6))
 @on_loop
-async def test_whatever_happens_each_task_ends_once(
-    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_whatever_happens_each_task_ends_once(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     print("seed", seed)
     async with task_harness(tmp_path, monkeypatch) as here:
         here.add("a", 2, retry_on="any")

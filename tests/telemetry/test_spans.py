@@ -3,14 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from corral.supervisor.telemetry.spans import (
-    Span,
-    attempt_context,
-    failed_attempt,
-    task_context,
-    task_spans,
-    wait_span,
-)
+from corral.supervisor.telemetry.spans import Span, attempt_context, failed_attempt, task_context, task_spans, wait_span
 from corral.supervisor.telemetry.tracing import ModelCall, Tracer
 from corral.worker.contract.records import Error, Task
 from corral.worker.contract.trace_context import of_environment, parse, valid

@@ -14,9 +14,7 @@ from corral.supervisor.tenants.uids import free_uid, uid_range, uids_of
 from corral.worker.contract.errors import InvalidParams
 
 FOLDER = "/state/tenants/acme"
-OWN = Standing(
-    tenant="acme", folder=FOLDER, user="1900000001", identity=(1_900_000_001, 1_900_000_001, [])
-)
+OWN = Standing(tenant="acme", folder=FOLDER, user="1900000001", identity=(1_900_000_001, 1_900_000_001, []))
 
 
 def spec(text: str, general: str = "") -> Spec:
@@ -64,26 +62,18 @@ def test_without_a_user_of_its_own_the_table_says_the_user() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "found"),
-    [("/a/b", True), ("/a/b/c", True), ("/a/bc", False), ("/a/b/../c", False), ("/", False)],
+    ("path", "found"), [("/a/b", True), ("/a/b/c", True), ("/a/bc", False), ("/a/b/../c", False), ("/", False)]
 )
 def test_a_path_below_a_folder(path: str, found: bool) -> None:
     assert is_below(path, "/a/b") is found
 
 
-@pytest.mark.parametrize(
-    "raw", [1, "", "5", "5-9", "1000-999", "1000-4294967294", "1000-9999999", "1000-2000x"]
-)
+@pytest.mark.parametrize("raw", [1, "", "5", "5-9", "1000-999", "1000-4294967294", "1000-9999999", "1000-2000x"])
 def test_a_range_of_uids_that_is_refused(raw: object) -> None:
     with pytest.raises(Refused):
         uid_range(raw)
     with pytest.raises(InvalidParams):
-        decode(
-            f"[daemon]\ntenant_uids = {raw!r}\n",
-            source="c.toml",
-            directory="/",
-            variables=Variables({}, {}),
-        )
+        decode(f"[daemon]\ntenant_uids = {raw!r}\n", source="c.toml", directory="/", variables=Variables({}, {}))
 
 
 def test_the_least_free_uid_is_chosen() -> None:
@@ -94,6 +84,4 @@ def test_the_least_free_uid_is_chosen() -> None:
 
 def test_the_folder_of_the_configuration_is_not_that_of_a_tenant(tmp_path: Path) -> None:
     assert spec("").process.working_directory == ""
-    assert spec("", f'process.working_directory = "{tmp_path}"').process.working_directory == str(
-        tmp_path
-    )
+    assert spec("", f'process.working_directory = "{tmp_path}"').process.working_directory == str(tmp_path)

@@ -56,12 +56,7 @@ async def test_what_was_kept_is_found_by_the_next_daemon(tmp_path: Path) -> None
     assert (acme.max_agents, acme.max_processes, acme.source) == (5, 3, "c.toml")
     assert (new.max_agents, new.source) == (5, STORE)
     assert second.kept("new").uid == 1_900_000_001
-    assert [second.is_suspended(name) for name in ("acme", "new", "", "nobody")] == [
-        True,
-        False,
-        False,
-        True,
-    ]
+    assert [second.is_suspended(name) for name in ("acme", "new", "", "nobody")] == [True, False, False, True]
     await store.close()
 
 
@@ -97,9 +92,7 @@ async def test_a_tenant_whose_tier_is_gone_keeps_no_limit_of_it_and_is_there(
 
 
 @in_loop
-async def test_a_tenant_with_a_damaged_record_is_suspended(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_tenant_with_a_damaged_record_is_suspended(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = Store.open(tmp_path / "corral.db")
     await store.write(("INSERT INTO tenant (name, record) VALUES ('acme', ?)", (b"{",)))
     tenants = Tenants(store, lambda: FILE)

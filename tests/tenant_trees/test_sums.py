@@ -4,13 +4,7 @@ import math
 
 import pytest
 
-from corral.supervisor.tenant_trees.sums import (
-    LOOK_S,
-    look_in_s,
-    over_memory,
-    over_processes,
-    shared_percent,
-)
+from corral.supervisor.tenant_trees.sums import LOOK_S, look_in_s, over_memory, over_processes, shared_percent
 from corral.supervisor.usage.limits import GROWTH_BYTES_PER_S, MIN_LOOK_S
 
 pytestmark = pytest.mark.core

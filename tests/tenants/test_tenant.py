@@ -73,22 +73,14 @@ def refused(text: str) -> dict[str, Any]:  # Any: the data of an error
 def test_a_full_name_has_its_tenant_before_the_slash() -> None:
     assert (tenant_of("acme/x"), tenant_of("x")) == ("acme", "")
     assert (local_name("acme/x"), local_name("x")) == ("x", "x")
-    assert (qualified("x", "acme"), qualified("b/x", "acme"), qualified("x", "")) == (
-        "acme/x",
-        "b/x",
-        "x",
-    )
+    assert (qualified("x", "acme"), qualified("b/x", "acme"), qualified("x", "")) == ("acme/x", "b/x", "x")
     assert is_tenant_name("a-1")
     assert not any(map(is_tenant_name, ("", "A", "1a", "a_b", "a/b", "a" * 33, "a\n", "..")))
 
 
 def test_a_tenant_has_the_limits_of_its_tier_and_its_own_win() -> None:
     acme = decode(TEXT).tenants["acme"]
-    assert acme.limits == {
-        "max_agents": 7,
-        "max_memory_bytes": 1 << 30,
-        "max_task_duration": 300.0,
-    }
+    assert acme.limits == {"max_agents": 7, "max_memory_bytes": 1 << 30, "max_task_duration": 300.0}
     assert decode(TEXT).tenants["other"].limits == {}
 
 
@@ -157,9 +149,7 @@ def test_a_table_that_was_encoded_decodes_to_the_same() -> None:
         ),
     ],
 )
-def test_a_name_or_a_limit_that_does_not_fit_is_an_error(
-    text: str, key: str, value: object
-) -> None:
+def test_a_name_or_a_limit_that_does_not_fit_is_an_error(text: str, key: str, value: object) -> None:
     data = refused(text)
     assert (data["key"], data["value"]) == (key, value)
 

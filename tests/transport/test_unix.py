@@ -35,10 +35,7 @@ class Table:
             SimpleNamespace(worker=SimpleNamespace(pid=pid), spec=SimpleNamespace(name=name))
             for pid, (name, _) in grants.items()
         ]
-        specs = {
-            name: SimpleNamespace(spec=SimpleNamespace(control=control))
-            for name, control in grants.values()
-        }
+        specs = {name: SimpleNamespace(spec=SimpleNamespace(control=control)) for name, control in grants.values()}
         registry = SimpleNamespace(lives=lambda: workers)
         self.agents = SimpleNamespace(registry=registry, agents=specs)
         no_commands = SimpleNamespace(leaders=dict)
@@ -52,9 +49,7 @@ class Table:
         return {"permission": caller.permission}
 
 
-def serve(
-    path: Path, client: str, *, grants: Mapping[int, tuple[str, str]] | None = None
-) -> object:
+def serve(path: Path, client: str, *, grants: Mapping[int, tuple[str, str]] | None = None) -> object:
     """Listens at `path` while `client`, a program of this Python, runs; what it printed."""
 
     async def run() -> str:
@@ -128,9 +123,7 @@ def adopted(sock: socket.socket, whose: str, *more: socket.socket) -> str:
     return done.stdout.strip()
 
 
-def test_the_socket_of_the_service_manager_is_taken_and_nobody_inherits_it_further(
-    tmp_path: Path,
-) -> None:
+def test_the_socket_of_the_service_manager_is_taken_and_nobody_inherits_it_further(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(path)
@@ -282,9 +275,7 @@ for one in many[{RESERVE}:]:             # …and the others when there is room 
     async def run() -> int:
         lock = SocketLock(tmp_path / "s")
         table = Table({})
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", client, str(tmp_path / "s")
-        )
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", client, str(tmp_path / "s"))
         table.agents = Table({process.pid: ("it", "admin")}).agents
         listener = Listener(cast("Control", table), lock, group=None)
         listener.open()

@@ -19,13 +19,7 @@ from corral.mcp.protocol.caller import Caller
 from corral.mcp.protocol.messages import META, Progress
 from corral.mcp.protocol.sse import Event, EventStream
 from corral.mcp.upstream import http_headers
-from corral.mcp.upstream.http_bridge import (
-    HEADERS_VARIABLE,
-    MAX_RESUMES,
-    URL_VARIABLE,
-    HttpBridge,
-    Lost,
-)
+from corral.mcp.upstream.http_bridge import HEADERS_VARIABLE, MAX_RESUMES, URL_VARIABLE, HttpBridge, Lost
 from corral.mcp.upstream.session import Session
 from corral.worker.contract.errors import Overloaded, ResourceLimitExceeded, ToolFailed
 from corral.worker.contract.jsonrpc import MAX_MESSAGE_BYTES
@@ -95,9 +89,7 @@ class Near:
 
     def send(self, method: str, number: int | None = None, **params: object) -> None:
         message: Json = {"jsonrpc": "2.0", "method": method, "params": params}
-        self.reader.feed_data(
-            json.dumps(message if number is None else {**message, "id": number}).encode() + b"\n"
-        )
+        self.reader.feed_data(json.dumps(message if number is None else {**message, "id": number}).encode() + b"\n")
 
     def ask(self, number: int, method: str = "tools/call", **params: object) -> None:
         """Sends a request of the modern era."""
@@ -238,9 +230,7 @@ def test_requests_overlap_and_each_gets_its_own_answer() -> None:
         for number in range(64):
             client.send("tools/call", number, name=f"n{number}")
         answers = [await client.get() for _ in range(64)]
-        assert {one["id"]: one["result"]["echo"] for one in answers} == {
-            number: f"n{number}" for number in range(64)
-        }
+        assert {one["id"]: one["result"]["echo"] for one in answers} == {number: f"n{number}" for number in range(64)}
 
     play(handler, test)
 
@@ -580,10 +570,7 @@ def test_only_redirections_within_the_origin_are_followed() -> None:
     [
         (404, ""),
         (404, '{"jsonrpc":"2.0","id":null,"error":{"code":-32001,"message":"unknown"}}'),
-        (
-            400,
-            '{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"No valid session ID"}}',
-        ),
+        (400, '{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"No valid session ID"}}'),
         (400, "Invalid or missing session ID"),
     ],
 )
@@ -673,20 +660,13 @@ def test_a_modern_request_repeats_itself_in_headers() -> None:
     async def test(client: Near, server: Far) -> None:
         client.ask(1, "tools/list")
         listed = (await client.get())["result"]
-        assert ([tool["name"] for tool in listed["tools"]], listed["kept"]) == (
-            ["plain", "marked"],
-            1,
-        )
+        assert ([tool["name"] for tool in listed["tools"]], listed["kept"]) == (["plain", "marked"], 1)
         client.ask(2, name="marked", arguments={"region": "Zürich"})
         await client.get()
         headers, _ = await server.hear("POST", id=2)
         assert headers["mcp-protocol-version"] == MODERN
         assert (headers["mcp-method"], headers["mcp-name"]) == ("tools/call", "marked")
-        assert (
-            headers["mcp-param-region"]
-            == http_headers.encoded("Zürich")
-            == "=?base64?WsO8cmljaA==?="
-        )
+        assert headers["mcp-param-region"] == http_headers.encoded("Zürich") == "=?base64?WsO8cmljaA==?="
         client.ask(3, name="plain", arguments={"region": "x"})
         await client.get()
         headers, _ = await server.hear("POST", id=3)
@@ -744,10 +724,7 @@ def test_marks_where_none_may_be_are_refused(schema: Json) -> None:
 
 
 def test_marks_are_found_at_any_depth_and_read_where_they_were_found() -> None:
-    inner = {
-        "type": "object",
-        "properties": {"name": MARKED, "n": {"type": "integer", http_headers.MARK: "N"}},
-    }
+    inner = {"type": "object", "properties": {"name": MARKED, "n": {"type": "integer", http_headers.MARK: "N"}}}
     schema = {"properties": {"who": inner, "free": {"default": MARKED}}}
     marks = http_headers.marks_of(schema)
     assert marks == {("who", "name"): "Name", ("who", "n"): "N"}
@@ -757,9 +734,7 @@ def test_marks_are_found_at_any_depth_and_read_where_they_were_found() -> None:
         ({"who": 7, "name": "x"}, {}),
         (None, {}),
     ):
-        headers = http_headers.request_headers(
-            MODERN, "tools/call", {"arguments": arguments}, marks
-        )
+        headers = http_headers.request_headers(MODERN, "tools/call", {"arguments": arguments}, marks)
         assert {k: v for k, v in headers.items() if k.startswith("Mcp-Param")} == expected
 
 
@@ -768,11 +743,7 @@ def test_events_are_the_same_however_the_stream_is_cut() -> None:
         b"\xef\xbb\xbf: note\r\ndata: one\r\ndata: 1\r\n\r\nevent: kind\rid: 7\rdata: two\rdata:three\r\r"
         b"id: bad\0\nretry: 1500\nretry: x\nnothing\ndata\n\ndata: \xc3\xa9\n\ndata: lost"
     )
-    expected = [
-        Event("message", b"one\n1"),
-        Event("kind", b"two\nthree"),
-        Event("message", "é".encode()),
-    ]
+    expected = [Event("message", b"one\n1"), Event("kind", b"two\nthree"), Event("message", "é".encode())]
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed {seed}")  # pytest shows it when the test fails
     chance = random.Random(seed)
@@ -795,9 +766,7 @@ async def session(url: str, **options: Any) -> AsyncGenerator[Session, None]:
     """A session over a process of its own, which ends by itself when it is told so."""
     os.environ[URL_VARIABLE], os.environ[HEADERS_VARIABLE] = url, "{}"
     try:
-        process, read_fd, write_fd = spawn(
-            (sys.executable, "-P", "-m", "corral.mcp.upstream.http_bridge")
-        )
+        process, read_fd, write_fd = spawn((sys.executable, "-P", "-m", "corral.mcp.upstream.http_bridge"))
     finally:
         del os.environ[URL_VARIABLE], os.environ[HEADERS_VARIABLE]
     client = Session("far", request_timeout_s=BOUND_S, client_version="0", **options)
@@ -838,9 +807,7 @@ def test_the_official_server_is_used_in_both_eras_through_the_process() -> None:
                     assert "add" in {tool.name for tool in client.tools}
                     heard: list[Progress] = []
                     result: Any = await client.request(
-                        "tools/call",
-                        {"name": "count", "arguments": {"to": 3}},
-                        caller=Caller(on_progress=heard.append),
+                        "tools/call", {"name": "count", "arguments": {"to": 3}}, caller=Caller(on_progress=heard.append)
                     )
                     assert result["content"][0]["text"] == "counted"
                     assert [at.progress for at in heard] == [1, 2, 3]
@@ -871,9 +838,7 @@ def test_eof_ends_the_process_at_once_although_a_request_hangs() -> None:
 
 def test_a_process_that_is_not_told_where_to_go_says_so_and_ends() -> None:
     async def test() -> None:
-        process, read_fd, write_fd = spawn(
-            (sys.executable, "-P", "-m", "corral.mcp.upstream.http_bridge")
-        )
+        process, read_fd, write_fd = spawn((sys.executable, "-P", "-m", "corral.mcp.upstream.http_bridge"))
         try:
             assert await ended(process) == 2
         finally:

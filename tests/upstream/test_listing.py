@@ -52,9 +52,7 @@ async def refusal(call: Awaitable[object]) -> CorralError:
 
 @pytest.mark.parametrize("era", ERAS)
 @pytest.mark.parametrize("cursor", ["plain", "empty", "ignored"])
-def test_everything_that_is_declared_is_listed_by_all_its_pages_and_as_it_came(
-    era: str, cursor: str
-) -> None:
+def test_everything_that_is_declared_is_listed_by_all_its_pages_and_as_it_came(era: str, cursor: str) -> None:
     async def test() -> None:
         command = (*ODD, f"--era={era}", *ALL, "--pages=2", f"--cursor={cursor}")
         async with life(command) as server:
@@ -200,17 +198,12 @@ def test_a_refresh_reads_lists_again_of_which_the_server_says_nothing() -> None:
 
 
 @pytest.mark.parametrize("how", ["result", "cancelled"])
-def test_a_subscription_that_the_server_ends_is_made_again_and_what_was_missed_is_read(
-    how: str,
-) -> None:
+def test_a_subscription_that_the_server_ends_is_made_again_and_what_was_missed_is_read(how: str) -> None:
     async def test() -> None:
         changed: asyncio.Queue[Catalogue] = asyncio.Queue()
         updated: asyncio.Queue[str] = asyncio.Queue()
         assert RELISTEN_S < BOUND_S / 2
-        options: dict[str, Any] = {
-            "on_catalogue": changed.put_nowait,
-            "on_updated": updated.put_nowait,
-        }
+        options: dict[str, Any] = {"on_catalogue": changed.put_nowait, "on_updated": updated.put_nowait}
         async with life((*ODD, "--era=modern", *ALL), **options) as server:
             await server.session.request("resources/subscribe", {"uri": "odd://a"})
             await call(server, "unlisten", how=how)
@@ -220,9 +213,7 @@ def test_a_subscription_that_the_server_ends_is_made_again_and_what_was_missed_i
             await call(server, "grow", name="heard")
             assert (await changed.get()).tools[-1].name == "heard"
             listened = await heard(server, "subscriptions/listen")
-            assert [each["notifications"] for each in listened[2:]] == [
-                each["notifications"] for each in listened[:2]
-            ]
+            assert [each["notifications"] for each in listened[2:]] == [each["notifications"] for each in listened[:2]]
 
     run(test())
 
@@ -257,16 +248,12 @@ def test_a_modern_server_that_does_not_tell_of_resources_refuses_the_subscriptio
     async def test() -> None:
         for listen in ("refuse", "nothing"):
             async with life((*ODD, "--era=modern", f"--listen={listen}")) as server:
-                error = await refusal(
-                    server.session.request("resources/subscribe", {"uri": "odd://a"})
-                )
+                error = await refusal(server.session.request("resources/subscribe", {"uri": "odd://a"}))
                 assert (type(error), error.data["code"]) == (ToolFailed, -32601)
                 assert error.data["uri"] == "odd://a"
         async with life((*ODD, "--era=modern", "--listen=silent")) as server:
             params = {"uri": "odd://a"}
-            error = await refusal(
-                server.session.request("resources/subscribe", params, timeout_s=SHORT_S)
-            )
+            error = await refusal(server.session.request("resources/subscribe", params, timeout_s=SHORT_S))
             assert type(error) is Timeout
             assert await heard(server, "notifications/cancelled") != []
 

@@ -40,9 +40,7 @@ def run(test: Awaitable[None]) -> None:
 async def call(server: Life, tool: str, caller: Caller = NOBODY, **arguments: object) -> Any:
     """What a tool answers as text, read as JSON."""
     params: dict[str, object] = {"name": tool, "arguments": arguments}
-    result: Any = await server.session.request(
-        "tools/call", params, caller=caller, timeout_s=BOUND_S
-    )
+    result: Any = await server.session.request("tools/call", params, caller=caller, timeout_s=BOUND_S)
     return json.loads(result["content"][0]["text"])
 
 
@@ -83,9 +81,7 @@ def answering(answer: object) -> Callable[[str, Mapping[str, object]], Awaitable
         ("completion/complete", {"ref": {"type": "ref/prompt", "name": "greet"}}),
     ],
 )
-def test_a_result_of_any_kind_is_handed_over_as_it_came(
-    era: str, method: str, params: dict[str, Any]
-) -> None:
+def test_a_result_of_any_kind_is_handed_over_as_it_came(era: str, method: str, params: dict[str, Any]) -> None:
     async def test() -> None:
         async with life((*ODD, f"--era={era}", *ALL)) as server:
             assert await server.session.request(method, params) == {
@@ -100,20 +96,13 @@ def test_a_result_of_any_kind_is_handed_over_as_it_came(
 
 
 @pytest.mark.parametrize(
-    ("method", "params"),
-    [("prompts/get", {"name": "input"}), ("resources/read", {"uri": "odd://input"})],
+    ("method", "params"), [("prompts/get", {"name": "input"}), ("resources/read", {"uri": "odd://input"})]
 )
-def test_a_request_for_input_is_the_callers_and_so_is_what_he_answers(
-    method: str, params: dict[str, object]
-) -> None:
+def test_a_request_for_input_is_the_callers_and_so_is_what_he_answers(method: str, params: dict[str, object]) -> None:
     async def test() -> None:
         async with life((*ODD, "--era=modern", *ALL)) as server:
             wanted = await server.session.request(method, params)
-            assert wanted == {
-                "resultType": "input_required",
-                "requestState": "s",
-                "inputRequests": {"q": {}},
-            }
+            assert wanted == {"resultType": "input_required", "requestState": "s", "inputRequests": {"q": {}}}
             again = {"inputResponses": {"q": {"x": 1}}, "requestState": "s"}
             assert await server.session.request(method, {**params, **again}) == {"echo": again}
 
@@ -195,10 +184,7 @@ def test_answers_in_one_batch_are_taken_in_the_revision_that_has_batches(version
 def test_progress_gives_a_request_more_time_but_never_more_than_the_maximum() -> None:
     async def test() -> None:
         loop = asyncio.get_running_loop()
-        options: dict[str, Any] = {
-            "request_timeout_s": SHORT_S,
-            "max_request_timeout_s": 4 * SHORT_S,
-        }
+        options: dict[str, Any] = {"request_timeout_s": SHORT_S, "max_request_timeout_s": 4 * SHORT_S}
         async with life(ODD, **options) as server:
             hold: dict[str, object] = {"name": "hold", "arguments": {}}
             started = loop.time()
@@ -223,9 +209,7 @@ def test_a_callers_own_time_limit_is_one_for_the_whole() -> None:
         async with life(ODD) as server:
             hold: dict[str, object] = {"name": "hold", "arguments": {}}
             caller = Caller(on_progress=reports.append)
-            held = asyncio.create_task(
-                server.session.request("tools/call", hold, timeout_s=SHORT_S, caller=caller)
-            )
+            held = asyncio.create_task(server.session.request("tools/call", hold, timeout_s=SHORT_S, caller=caller))
             while not held.done():
                 await say(server, "nudge")
             assert (await refusal(held)).data["timeout_s"] == SHORT_S
@@ -248,9 +232,7 @@ def test_what_may_be_asked_for_is_declared_and_nothing_else() -> None:
             (RELAYS, {"elicitation": {}, "roots": {"listChanged": False}, "sampling": {}}),
         ):
             async with life(ODD, **options) as server:
-                (greeting,) = [
-                    m for m in await call(server, "methods") if m["method"] == "initialize"
-                ]
+                (greeting,) = [m for m in await call(server, "methods") if m["method"] == "initialize"]
                 assert greeting["params"]["capabilities"] == declared
 
     run(test())
@@ -271,11 +253,7 @@ def test_nobody_is_asked_who_is_not_certain_to_be_meant_or_cannot_answer() -> No
     async def test() -> None:
         able = Caller(capabilities=ABLE, ask=answering(7))
         async with life(ODD, **RELAYS) as server:
-            for caller in (
-                NOBODY,
-                Caller(capabilities=ABLE),
-                Caller(capabilities={"roots": {}}, ask=answering(7)),
-            ):
+            for caller in (NOBODY, Caller(capabilities=ABLE), Caller(capabilities={"roots": {}}, ask=answering(7))):
                 reply = await call(server, "ask", caller, method=ASKED[0])
                 assert reply["error"]["code"] == -32601
             held = asyncio.create_task(say(server, "hold", able))
@@ -306,10 +284,7 @@ def test_what_a_caller_refuses_is_told_to_the_server() -> None:
         async with life(ODD, **RELAYS) as server:
             caller = Caller(capabilities=ABLE, ask=ask)
             reply = await call(server, "ask", caller, method=ASKED[0])
-            assert (reply["error"]["code"], reply["error"]["data"]) == (
-                Cancelled.code,
-                {"why": "away"},
-            )
+            assert (reply["error"]["code"], reply["error"]["data"]) == (Cancelled.code, {"why": "away"})
 
     run(test())
 
@@ -413,11 +388,7 @@ async def played(**options: Any) -> AsyncGenerator[tuple[Session, Played], None]
     )
     server = Played(lines, its_stdout)
     opening = asyncio.create_task(session.open(read_fd, write_fd, timeout_s=BOUND_S))
-    greeting: dict[str, object] = {
-        "protocolVersion": "2025-11-25",
-        "capabilities": {},
-        "serverInfo": {},
-    }
+    greeting: dict[str, object] = {"protocolVersion": "2025-11-25", "capabilities": {}, "serverInfo": {}}
     server.write({"id": (await server.next())["id"], "result": greeting})
     assert (await server.next())["method"] == "notifications/initialized"
     server.write({"id": (await server.next())["id"], "result": {"tools": []}})
@@ -442,11 +413,7 @@ def test_progress_that_comes_with_the_answer_but_after_it_is_dropped() -> None:
             request = await server.next()
             token = request["params"]["_meta"]["progressToken"]
             step: list[dict[str, object]] = [
-                {
-                    "method": "notifications/progress",
-                    "params": {"progressToken": token, "progress": n},
-                }
-                for n in (1, 2)
+                {"method": "notifications/progress", "params": {"progressToken": token, "progress": n}} for n in (1, 2)
             ]
             server.write(step[0], {"id": request["id"], "result": {}}, step[1])
             await call
@@ -493,9 +460,7 @@ def test_a_question_that_came_before_a_request_is_not_about_it() -> None:
 
 
 @pytest.mark.parametrize("era", ERAS)
-def test_each_of_many_callers_gets_his_own_answer_from_a_server_that_does_everything_wrong(
-    era: str,
-) -> None:
+def test_each_of_many_callers_gets_his_own_answer_from_a_server_that_does_everything_wrong(era: str) -> None:
     async def test() -> None:
         notices: list[object] = []
         log: list[object] = []
@@ -509,9 +474,7 @@ def test_each_of_many_callers_gets_his_own_answer_from_a_server_that_does_everyt
 
             async def work(number: int) -> None:
                 reports: list[Progress] = []
-                caller = Caller(
-                    capabilities=ABLE, ask=answering(number), on_progress=reports.append
-                )
+                caller = Caller(capabilities=ABLE, ask=answering(number), on_progress=reports.append)
                 for n in range(4):
                     text = f"{number}/{n} ä\u2028\u0000\U0001f600 \\u0041 \"'"
                     structured = {"n": [number, n / 3, None, True, -(10**25)], text: {"": text}}

@@ -15,13 +15,7 @@ from corral.mcp.protocol.catalog import Catalogue
 from corral.mcp.protocol.messages import LEGACY_VERSIONS, Progress
 from corral.mcp.upstream.listing import MAX_PAGES, RELIST_PAUSE_S
 from corral.mcp.upstream.session import Session
-from corral.worker.contract.errors import (
-    CorralError,
-    InvalidParams,
-    ResourceLimitExceeded,
-    Timeout,
-    ToolFailed,
-)
+from corral.worker.contract.errors import CorralError, InvalidParams, ResourceLimitExceeded, Timeout, ToolFailed
 from corral.worker.contract.jsonrpc import Foreign
 from programs.mcp_odd import NOISE, NOISE_FOREIGN
 from programs.mcp_process import BOUND_S, ODD, OFFICIAL, Life, ended, life
@@ -107,19 +101,12 @@ def test_a_configured_revision_is_the_one_that_is_offered(version: str) -> None:
 def test_a_server_that_ends_at_anything_but_initialize_is_opened() -> None:
     async def test() -> None:
         async with life((*ODD, "--era=strict")) as server:
-            assert await methods(server) == [
-                "initialize",
-                "notifications/initialized",
-                "tools/list",
-                "tools/call",
-            ]
+            assert await methods(server) == ["initialize", "notifications/initialized", "tools/list", "tools/call"]
 
     run(test())
 
 
-@pytest.mark.parametrize(
-    "flags", [["--era=modern"], ["--era=modern", "--refuse=-32601"], ["--era=forgetful"]]
-)
+@pytest.mark.parametrize("flags", [["--era=modern"], ["--era=modern", "--refuse=-32601"], ["--era=forgetful"]])
 def test_a_server_that_refuses_initialize_is_asked_the_modern_way(flags: list[str]) -> None:
     async def test() -> None:
         async with life((*ODD, *flags)) as server:
@@ -185,10 +172,7 @@ def test_a_server_that_ends_during_the_handshake_is_named(point: str) -> None:
 def test_a_session_that_ends_with_the_last_answer_is_never_taken_for_open() -> None:
     async def test() -> None:
         session = Session(
-            "brief",
-            request_timeout_s=BOUND_S,
-            client_version="0",
-            on_notification=lambda _: session.close(),
+            "brief", request_timeout_s=BOUND_S, client_version="0", on_notification=lambda _: session.close()
         )
         its_stdin, write_fd = os.pipe()
         read_fd, its_stdout = os.pipe()
@@ -432,8 +416,7 @@ def test_progress_reaches_the_call_that_makes_it() -> None:
         async with life(ODD) as server:
             reports: dict[str, list[Progress]] = {"a": [], "b": []}
             calls = [
-                call(server.session, "progress", {"text": key}, on_progress=reports[key].append)
-                for key in reports
+                call(server.session, "progress", {"text": key}, on_progress=reports[key].append) for key in reports
             ]
             await asyncio.gather(*calls)
             await server.text("echo", text="progress of finished calls comes before this")
@@ -621,8 +604,7 @@ def test_a_ping_of_a_server_that_is_gone_fails() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "era", "version"),
-    [("auto", "legacy", "2025-11-25"), ("2026-07-28", "modern", "2026-07-28")],
+    ("asked", "era", "version"), [("auto", "legacy", "2025-11-25"), ("2026-07-28", "modern", "2026-07-28")]
 )
 def test_the_official_server_is_spoken_to_in_both_eras(asked: str, era: str, version: str) -> None:
     async def test() -> None:
@@ -670,18 +652,14 @@ async def speak_to_the_official_server(session: Session, era: str) -> None:
     assert [(each["name"], each["title"]) for each in catalogue.prompts] == [("greet", "Greeting")]
     assert [each["uri"] for each in catalogue.resources] == ["official://a"]
     assert [each["uriTemplate"] for each in catalogue.templates] == ["official://of/{name}"]
-    prompt: Any = await session.request(
-        "prompts/get", {"name": "greet", "arguments": {"whom": "x"}}
-    )
+    prompt: Any = await session.request("prompts/get", {"name": "greet", "arguments": {"whom": "x"}})
     assert prompt["messages"][0]["content"]["text"] == "Greet x."
     for uri, text in (("official://a", "the text of a"), ("official://of/x", "of x")):
         read: Any = await session.request("resources/read", {"uri": uri})
         assert read["contents"][0]["text"] == text
     ref = {"type": "ref/prompt", "name": "greet"}
     argument = {"name": "whom", "value": ""}
-    completed: Any = await session.request(
-        "completion/complete", {"ref": ref, "argument": argument}
-    )
+    completed: Any = await session.request("completion/complete", {"ref": ref, "argument": argument})
     assert completed["completion"]["values"] == ["one", "two"]
     error = await refusal(session.request("resources/read", {"uri": "official://none"}))
     assert type(error) is InvalidParams or error.data.get("code") == -32002

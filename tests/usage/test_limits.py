@@ -6,36 +6,20 @@ import pytest
 
 from corral.supervisor.config.spec import Resources
 from corral.supervisor.usage import limits
-from corral.supervisor.usage.limits import (
-    MIN_LOOK_S,
-    SHARE,
-    Excess,
-    look_in_s,
-    pause_s,
-)
+from corral.supervisor.usage.limits import MIN_LOOK_S, SHARE, Excess, look_in_s, pause_s
 
 pytestmark = pytest.mark.core
 
 MIB = 1024 * 1024
 
 LIMITS = Resources(
-    max_memory_bytes=100 * MIB,
-    max_cpu_seconds=10,
-    max_file_size_bytes=MIB,
-    max_file_descriptors=64,
-    max_processes=20,
+    max_memory_bytes=100 * MIB, max_cpu_seconds=10, max_file_size_bytes=MIB, max_file_descriptors=64, max_processes=20
 )
 
 NONE = Resources(max_memory_bytes=0)
 
 
-def wait_s(
-    cpu_s: float = 0.0,
-    resources: Resources = LIMITS,
-    *,
-    age_s: float = 1e6,
-    processors: int = 2,
-) -> float:
+def wait_s(cpu_s: float = 0.0, resources: Resources = LIMITS, *, age_s: float = 1e6, processors: int = 2) -> float:
     return look_in_s(cpu_s, resources, age_s=age_s, interval_s=5.0, processors=processors)
 
 
@@ -49,11 +33,7 @@ def wait_s(
     ],
 )
 def test_a_figure_beyond_its_limit_is_an_excess_with_both(
-    judge: Callable[[float, Resources], Excess | None],
-    within: float,
-    beyond: float,
-    key: str,
-    result: str | None,
+    judge: Callable[[float, Resources], Excess | None], within: float, beyond: float, key: str, result: str | None
 ) -> None:
     assert judge(within, LIMITS) is None
     found = judge(beyond, LIMITS)

@@ -64,10 +64,7 @@ def survey(tree: Tree) -> Usage:
 
 def waiting(code: str) -> list[str]:
     """Arguments of a Python that runs `code`, says so, and waits for its stdin to end or for a kill."""
-    return [
-        "-c",
-        f"import os, sys, time, threading\n{code}\nprint('so', flush=True)\ntime.sleep(600)",
-    ]
+    return ["-c", f"import os, sys, time, threading\n{code}\nprint('so', flush=True)\ntime.sleep(600)"]
 
 
 # -- one tree
@@ -148,9 +145,7 @@ def test_a_share_that_cannot_be_told_is_all_that_the_process_has() -> None:
         assert 20 * MIB < pss_bytes({process.pid: 12345}) < 100 * MIB
 
 
-def test_shares_that_take_too_long_to_tell_are_not_waited_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_shares_that_take_too_long_to_tell_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
 
     def stuck(_: object) -> int:
@@ -217,17 +212,13 @@ def test_processor_time_is_that_of_the_whole_tree_and_outlives_its_children() ->
 
 
 def test_descriptors_are_counted() -> None:
-    with running(
-        *waiting("held = [os.open('/dev/null', os.O_RDONLY) for _ in range(50)]")
-    ) as process:
+    with running(*waiting("held = [os.open('/dev/null', os.O_RDONLY) for _ in range(50)]")) as process:
         line_of(process)
         assert open_files(process.pid) == len(os.listdir(f"/proc/{process.pid}/fd")) >= 50
     assert open_files(process.pid) == 0
 
 
-def test_a_survey_of_many_processes_gives_others_their_turn(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_survey_of_many_processes_gives_others_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("corral.supervisor.usage.tree.BATCH", 4)
     with running(*waiting("for _ in range(5): os.fork()")) as process:
         for _ in range(32):
@@ -287,9 +278,7 @@ def test_a_cgroup_tells_whose_processes_are_whoever_their_parents_are() -> None:
 # -- what is counted between two surveys
 
 
-def process(
-    started: int = 1, parent: int = 1, own_s: float = 0.0, reaped_s: float = 0.0
-) -> Process:
+def process(started: int = 1, parent: int = 1, own_s: float = 0.0, reaped_s: float = 0.0) -> Process:
     return Process(started, parent, 1, 0, int(own_s * 1e9), reaped_s)
 
 
@@ -334,9 +323,7 @@ LEADER, CHILD = 10, 11
         ({LEADER: process(own_s=1.0)}, {}, 0.0),
     ],
 )
-def test_processor_time_is_counted_once(
-    before: dict[int, Process], now: dict[int, Process], expected_s: float
-) -> None:
+def test_processor_time_is_counted_once(before: dict[int, Process], now: dict[int, Process], expected_s: float) -> None:
     found_s, _ = used_s(before, now, 100 if before else 0, {})
     assert found_s == pytest.approx(expected_s)
 
@@ -461,9 +448,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Given:
     return found
 
 
-def test_a_tree_is_looked_at_when_the_machine_has_given_out_what_it_may_still_take(
-    given: Given,
-) -> None:
+def test_a_tree_is_looked_at_when_the_machine_has_given_out_what_it_may_still_take(given: Given) -> None:
     async def main() -> None:
         with running(HOG, "spin") as busy:
             async with watching() as watcher:
@@ -482,9 +467,7 @@ def test_a_tree_is_looked_at_when_the_machine_has_given_out_what_it_may_still_ta
     asyncio.run(main())
 
 
-def test_a_tree_that_was_quiet_when_it_might_have_been_over_its_limit_is_asked_after_again(
-    given: Given,
-) -> None:
+def test_a_tree_that_was_quiet_when_it_might_have_been_over_its_limit_is_asked_after_again(given: Given) -> None:
     async def main() -> None:
         with running(*waiting("")) as idle:
             line_of(idle)
@@ -520,9 +503,7 @@ async def until(is_so: Callable[[], bool]) -> None:
 
 
 def asleep(*pids: int) -> bool:
-    return all(
-        Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S" for pid in pids
-    )
+    return all(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S" for pid in pids)
 
 
 def test_quiet_trees_of_which_one_wakes_are_held_to_their_limits_however_long_they_have_rested(
@@ -612,9 +593,7 @@ def test_what_a_process_takes_is_in_what_the_kernel_has_given_out() -> None:
         assert allocated_bytes() >= before + 40 * MIB
 
 
-def test_where_the_kernel_does_not_tell_all_have_taken_memory_all_the_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_where_the_kernel_does_not_tell_all_have_taken_memory_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("corral.supervisor.usage.tree._vmstat", lambda: b"nr_free_pages 1\n")
     before, until = allocated_bytes(), time.monotonic() + 0.05
     while time.monotonic() < until:
@@ -715,10 +694,7 @@ def test_processor_time_goes_on_from_a_survey_to_glances_and_back() -> None:
         tree.close()
 
 
-@pytest.mark.parametrize(
-    "code",
-    ["os.fork()", "threading.Thread(target=time.sleep, args=(600,), daemon=True).start()"],
-)
+@pytest.mark.parametrize("code", ["os.fork()", "threading.Thread(target=time.sleep, args=(600,), daemon=True).start()"])
 def test_more_than_one_process_or_thread_is_too_much_for_a_glance(code: str) -> None:
     grow = f"sys.stdin.readline()\n{code}\nprint('grown', flush=True)"
     with subprocess.Popen(

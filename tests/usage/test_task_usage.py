@@ -31,9 +31,7 @@ class Machine:
         self.reads += 1
         return self.peak_bytes
 
-    def run(
-        self, took_s: float, rises_to: int | None = None, *, before: int = 0, after: int = 0
-    ) -> int:
+    def run(self, took_s: float, rises_to: int | None = None, *, before: int = 0, after: int = 0) -> int:
         """Returns the peak of a task that takes so long, with these samples."""
         self.now += 1.0
         meter = self.meters.begin("a", 0, self.peak, before, 0.0)
@@ -93,15 +91,11 @@ def test_the_processes_of_a_worker_count_for_long_tasks_alone(machine: Machine) 
 def worker() -> Iterator["subprocess.Popen[str]"]:
     code = "import sys\nfor line in sys.stdin: exec(line); print(flush=True)"
     command = [sys.executable, "-Sc", code]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield process
 
 
-def test_the_kernel_tells_the_time_and_the_peak_of_a_real_process(
-    worker: "subprocess.Popen[str]",
-) -> None:
+def test_the_kernel_tells_the_time_and_the_peak_of_a_real_process(worker: "subprocess.Popen[str]") -> None:
     assert worker.stdin is not None
     assert worker.stdout is not None
     worker.stdin.write("pass\n")

@@ -4,16 +4,7 @@ import random
 
 import pytest
 
-from corral.supervisor.usage.limits import (
-    BURST_S,
-    FREEZE_MAX_S,
-    IDLE_LOOK_S,
-    PERIOD_S,
-    SLICE_S,
-    Throttle,
-    begin,
-    step,
-)
+from corral.supervisor.usage.limits import BURST_S, FREEZE_MAX_S, IDLE_LOOK_S, PERIOD_S, SLICE_S, Throttle, begin, step
 
 pytestmark = pytest.mark.core
 

@@ -8,13 +8,7 @@ from pathlib import Path
 import pytest
 
 from corral.supervisor.store.store import Store
-from corral.supervisor.worker_api.call_history import (
-    MAX_CALLS,
-    RESULT_BYTES,
-    CallHistory,
-    Ended,
-    bounded_result,
-)
+from corral.supervisor.worker_api.call_history import MAX_CALLS, RESULT_BYTES, CallHistory, Ended, bounded_result
 from corral.worker.contract import codec
 
 pytestmark = pytest.mark.shell

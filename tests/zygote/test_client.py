@@ -57,11 +57,7 @@ class ZygoteHarness:
         self.changed = asyncio.Event()
         self.children: list[Child] = []
         self.logs = LogStore(folder / "logs")
-        self.launcher = Launcher(
-            on_exit=self._of_launcher,
-            on_empty=lambda _unit: self.zygote.emptied(),
-            **options,
-        )
+        self.launcher = Launcher(on_exit=self._of_launcher, on_empty=lambda _unit: self.zygote.emptied(), **options)
         (folder / "tmp").mkdir()
         self.env = {"PATH": os.defpath, "PERJURY": perjury}
         order = json.dumps({"entrypoint": "perjurer:agent", "preload": []})
@@ -167,25 +163,14 @@ class ZygoteHarness:
             "limits": {},
             "config": {},
         }
-        run: dict[str, object] = {
-            "task": "t",
-            "attempt": 1,
-            "objective": objective,
-            "input": None,
-            "context": {},
-        }
+        run: dict[str, object] = {"task": "t", "attempt": 1, "objective": objective, "input": None, "context": {}}
         requests: list[tuple[str, dict[str, object]]] = [
             ("initialize", initialize),
             ("task/run", run | {"boundaries": {}}),
         ]
         answer: Any = None
         for number, (method, params) in enumerate(requests, 1):
-            request: dict[str, object] = {
-                "jsonrpc": "2.0",
-                "id": number,
-                "method": method,
-                "params": params,
-            }
+            request: dict[str, object] = {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
             os.write(child.stdin_fd, json.dumps(request).encode() + b"\n")
             answer = await self._answer(child.stdout_fd, number)
         return answer["result"]["output"]
@@ -229,9 +214,7 @@ def is_there(pid: int) -> bool:
 # --- an honest zygote ---
 
 
-def test_a_worker_is_a_fork_of_the_zygote_and_ends_as_any_other(
-    tmp_path: Path, options: dict[str, Any]
-) -> None:
+def test_a_worker_is_a_fork_of_the_zygote_and_ends_as_any_other(tmp_path: Path, options: dict[str, Any]) -> None:
     async def main() -> None:
         async with ZygoteHarness(tmp_path, options, "") as harness:
             loaded = await harness.start()
@@ -256,9 +239,7 @@ def test_a_worker_is_a_fork_of_the_zygote_and_ends_as_any_other(
     run(main())
 
 
-def test_what_escapes_from_a_fork_is_its_own_and_dies_with_it(
-    tmp_path: Path, options: dict[str, Any]
-) -> None:
+def test_what_escapes_from_a_fork_is_its_own_and_dies_with_it(tmp_path: Path, options: dict[str, Any]) -> None:
     async def main() -> None:
         async with ZygoteHarness(tmp_path, options, "") as harness:
             await harness.start()
@@ -314,9 +295,7 @@ def test_each_fork_has_a_group_of_its_own_that_goes_with_it(tmp_path: Path) -> N
     run(main())
 
 
-def test_a_spare_is_a_worker_once_it_has_another_name(
-    tmp_path: Path, options: dict[str, Any]
-) -> None:
+def test_a_spare_is_a_worker_once_it_has_another_name(tmp_path: Path, options: dict[str, Any]) -> None:
     async def main() -> None:
         async with ZygoteHarness(tmp_path, options, "") as harness:
             await harness.start()
@@ -330,9 +309,7 @@ def test_a_spare_is_a_worker_once_it_has_another_name(
     run(main())
 
 
-def test_a_spare_whose_death_is_on_its_way_under_its_old_name_is_told_of_by_its_new_one(
-    tmp_path: Path,
-) -> None:
+def test_a_spare_whose_death_is_on_its_way_under_its_old_name_is_told_of_by_its_new_one(tmp_path: Path) -> None:
     async def main() -> None:
         async with ZygoteHarness(tmp_path, {}, "") as harness:
             await harness.start()
@@ -413,9 +390,7 @@ def test_the_death_of_a_zygote_is_that_of_its_workers_and_of_what_escaped(
     run(main())
 
 
-def test_the_launchers_death_is_that_of_zygotes_and_their_workers(
-    tmp_path: Path, options: dict[str, Any]
-) -> None:
+def test_the_launchers_death_is_that_of_zygotes_and_their_workers(tmp_path: Path, options: dict[str, Any]) -> None:
     async def main() -> None:
         async with ZygoteHarness(tmp_path, options, "") as harness:
             tree = await harness.lived_in("perjurer-0#1")
@@ -482,9 +457,7 @@ def test_a_zygote_that_says_what_it_cannot_say_is_killed(tmp_path: Path, perjury
     run(main())
 
 
-def test_a_zygote_can_send_no_descriptor_of_which_the_close_would_hold_up_the_loop(
-    tmp_path: Path,
-) -> None:
+def test_a_zygote_can_send_no_descriptor_of_which_the_close_would_hold_up_the_loop(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as sock:
         try:
             sock.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)

@@ -215,9 +215,7 @@ def test_when_the_old_one_dies_during_a_renewal_workers_wait_for_the_new_one() -
         ((Wanted(), Failed(1, "x")), []),
     ],
 )
-def test_nothing_is_left_of_what_nobody_wants(
-    events: tuple[Event, ...], ends: list[policy.Action]
-) -> None:
+def test_nothing_is_left_of_what_nobody_wants(events: tuple[Event, ...], ends: list[policy.Action]) -> None:
     state, actions = lived(*events, Unwanted())
     assert (state.phase, actions) == (Phase.ABSENT, ends)
 
@@ -339,9 +337,7 @@ class World:
             Phase.COLD: (False, False),
         }
         self._expect(has == fits[self.state.phase], "the phase says something else")
-        self._expect(
-            self.state.phase is not Phase.COLD or bool(self.state.reason), "cold without a reason"
-        )
+        self._expect(self.state.phase is not Phase.COLD or bool(self.state.reason), "cold without a reason")
         if self.state.phase is Phase.WARM and self.state.is_settled and self.state.current:
             newest = self.zygotes[self.state.current].version
             stay = [z.number for z in self.zygotes.values() if self.replaced <= z.number]
@@ -503,10 +499,7 @@ FAULTS = {
         "    if event.number != warmth.coming:\n        return warmth, []\n    if event.unfit:",
         "    if event.unfit:",
     ),
-    "a change during a load is forgotten": (
-        "again=event.reason, pause_s=pause_s), []",
-        "pause_s=pause_s), []",
-    ),
+    "a change during a load is forgotten": ("again=event.reason, pause_s=pause_s), []", "pause_s=pause_s), []"),
     "what was changed during a load is taken for read": (
         "    if warmth.again:  # it may have imported that already",
         "    if False:",

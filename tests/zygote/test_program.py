@@ -26,9 +26,7 @@ from zygote_wire import Worker, ZygoteWire, piped
 pytestmark = pytest.mark.shell
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may change the user")
-needs_landlock = pytest.mark.skipif(
-    landlock.abi() < 6, reason=f"this kernel has version {landlock.abi()} of Landlock"
-)
+needs_landlock = pytest.mark.skipif(landlock.abi() < 6, reason=f"this kernel has version {landlock.abi()} of Landlock")
 SYSTEM_PYTHON = "/usr/bin/python3"
 PACKAGE = Path(corral.__file__).parent
 
@@ -103,9 +101,7 @@ def started_cold(launcher: Wire, unit: str, **options: Any) -> Worker:
     return worker
 
 
-def test_a_fork_finds_all_that_a_worker_finds_that_was_started_by_itself(
-    tmp_path: Path, stack: ExitStack
-) -> None:
+def test_a_fork_finds_all_that_a_worker_finds_that_was_started_by_itself(tmp_path: Path, stack: ExitStack) -> None:
     launcher = Wire()
     stack.callback(launcher.close)
     env = {"PATH": os.defpath, "LANG": "C.UTF-8"}
@@ -113,9 +109,7 @@ def test_a_fork_finds_all_that_a_worker_finds_that_was_started_by_itself(
     options = {"limits": limits, "nice": 3, "umask": 0o027, "scope_signals": landlock.abi() >= 6}
     options["scope_limits"] = seccomp.can_scope_limits()
     folders = [str(tmp_path / name) for name in ("cold", "zygote", "zygote/warm")]
-    given: list[dict[str, Any]] = [
-        options | {"temporary": path, "env": env | {"TMPDIR": path}} for path in folders
-    ]
+    given: list[dict[str, Any]] = [options | {"temporary": path, "env": env | {"TMPDIR": path}} for path in folders]
     given[1]["limits"] = {"NOFILE": 256, "CORE": 0}  # the other one is each worker's own
     cold = started_cold(launcher, "tested-0#1", **given[0])
     stack.callback(cold.close)
@@ -137,9 +131,7 @@ def test_a_fork_finds_all_that_a_worker_finds_that_was_started_by_itself(
     assert Path(f"/proc/{wire.pid}/comm").read_text() == "corral-zygote\n"
 
 
-def test_what_the_import_has_changed_of_the_process_stays_so(
-    tmp_path: Path, stack: ExitStack
-) -> None:
+def test_what_the_import_has_changed_of_the_process_stays_so(tmp_path: Path, stack: ExitStack) -> None:
     (tmp_path / "own").mkdir()
     text = (
         'os.chdir("own"); os.umask(0o007); del os.environ["GIVEN"]; os.environ["PATH"] = "/own"\n'
@@ -154,9 +146,7 @@ def test_what_the_import_has_changed_of_the_process_stays_so(
     assert worker.run() == [str(tmp_path / "own"), 0o007, None, "/own"]
 
 
-def test_variables_and_umask_are_those_of_the_spawn_and_not_of_the_zygote(
-    report: ZygoteWire,
-) -> None:
+def test_variables_and_umask_are_those_of_the_spawn_and_not_of_the_zygote(report: ZygoteWire) -> None:
     worker = worker_of(report, "tested-5#1", env={"NEW": "1", "PATH": "/new"}, umask=0o027)
     assert worker.run("surroundings")["Umask"] == "0027"
     values = [worker.run("environment", name=name) for name in ("NEW", "PATH", "LANG")]
@@ -196,9 +186,7 @@ def test_a_fork_logs_to_its_own_stderr(report: ZygoteWire) -> None:
     assert f"logged by {pid}" in worker.said()
 
 
-def test_functions_for_the_exit_run_once_and_in_workers_that_leave_by_themselves(
-    stack: ExitStack,
-) -> None:
+def test_functions_for_the_exit_run_once_and_in_workers_that_leave_by_themselves(stack: ExitStack) -> None:
     wire = zygote(stack, "fork_report:agent")
     wire.loaded()
     first, second = (worker_of(wire, f"tested-0#{n}") for n in (1, 2))
@@ -207,10 +195,7 @@ def test_functions_for_the_exit_run_once_and_in_workers_that_leave_by_themselves
     wire.send(op="kill", unit="tested-0#2")
     wire.hear("emptied", unit="tested-0#2")
     said = first.said()
-    assert [said.count(f"the {whose}'s exit {first.pid}") for whose in ("agent", "module")] == [
-        1,
-        1,
-    ]
+    assert [said.count(f"the {whose}'s exit {first.pid}") for whose in ("agent", "module")] == [1, 1]
     assert "'s exit" not in second.said()
     wire.sock.close()
     assert wire.process.wait(BOUND_S) == 0
@@ -255,9 +240,7 @@ os.register_at_fork(after_in_child=hook)
 """
 
 
-def test_a_signal_that_a_hook_of_a_fork_lets_through_ends_that_fork_alone(
-    tmp_path: Path, stack: ExitStack
-) -> None:
+def test_a_signal_that_a_hook_of_a_fork_lets_through_ends_that_fork_alone(tmp_path: Path, stack: ExitStack) -> None:
     wire = zygote(stack, module(tmp_path, EAGER + ANSWERS), folder=tmp_path)
     wire.loaded()
     wire.fork("tested-0#1")
@@ -282,9 +265,7 @@ def test_a_spare_that_is_renamed_is_called_so_from_then_on(stack: ExitStack) -> 
     wire.hear("emptied", unit="other-3#2.4")
 
 
-def test_a_killed_fork_takes_what_has_escaped_of_it_along_and_nobody_elses(
-    stack: ExitStack,
-) -> None:
+def test_a_killed_fork_takes_what_has_escaped_of_it_along_and_nobody_elses(stack: ExitStack) -> None:
     wire = zygote(stack, "fork_report:agent")
     wire.loaded()
     first, second = (worker_of(wire, f"tested-{n}#1") for n in (0, 1))
@@ -332,9 +313,7 @@ def test_a_killed_launcher_or_zygote_leaves_no_fork(victim: str, stack: ExitStac
     watched.assert_end()
 
 
-def test_a_fork_that_cannot_become_a_worker_says_which_stage_failed(
-    tmp_path: Path, report: ZygoteWire
-) -> None:
+def test_a_fork_that_cannot_become_a_worker_says_which_stage_failed(tmp_path: Path, report: ZygoteWire) -> None:
     _, seq = report.ask_fork("tested-10#1", cwd=str(tmp_path / "missing"))
     failed = report.hear("failed", seq=seq)
     assert (failed["stage"], failed["unit"]) == ("chdir", "tested-10#1")
@@ -443,8 +422,7 @@ UNFIT = {
         ("thread", "pulse, subject.beat"),
     ),
     "nameless thread": (
-        "import _thread\nlock = _thread.allocate_lock()\nlock.acquire()\n"
-        "_thread.start_new_thread(lock.acquire, ())",
+        "import _thread\nlock = _thread.allocate_lock()\nlock.acquire()\n_thread.start_new_thread(lock.acquire, ())",
         ("thread", ""),
     ),
     "listener": (
@@ -464,15 +442,9 @@ UNFIT = {
         'import sqlite3\ndb = sqlite3.connect("x")\ndb.execute("CREATE TABLE t (x)")',
         ("descriptor", "/x, open for writing"),
     ),
-    "lock of processes": (
-        "import multiprocessing\nlock = multiprocessing.Lock()",
-        ("memory", "/dev/shm/sem."),
-    ),
+    "lock of processes": ("import multiprocessing\nlock = multiprocessing.Lock()", ("memory", "/dev/shm/sem.")),
     "shared memory": ("import mmap\nshared = mmap.mmap(-1, 4096)", ("memory", "/dev/zero")),
-    "process": (
-        'import subprocess\nchild = subprocess.Popen(["sleep", "1000"])',
-        ("process", "sleep, pid "),
-    ),
+    "process": ('import subprocess\nchild = subprocess.Popen(["sleep", "1000"])', ("process", "sleep, pid ")),
 }
 
 
@@ -505,9 +477,7 @@ def test_what_is_named_can_be_read_whatever_it_is_called(tmp_path: Path, stack: 
     assert len(unfit["what"]) <= 200
 
 
-def test_what_is_harmless_and_what_is_gone_again_is_no_reason(
-    tmp_path: Path, stack: ExitStack
-) -> None:
+def test_what_is_harmless_and_what_is_gone_again_is_no_reason(tmp_path: Path, stack: ExitStack) -> None:
     text = (
         'import logging, subprocess, threading\nhandler = logging.FileHandler("log")\n'
         'reader, null, folder = open(__file__), open("/dev/null", "w"), os.open(".", os.O_RDONLY)\n'
@@ -520,16 +490,11 @@ def test_what_is_harmless_and_what_is_gone_again_is_no_reason(
     assert worker_of(wire, "tested-0#1").run() == 1
 
 
-def test_a_thread_that_its_library_ends_before_a_fork_is_no_reason(
-    tmp_path: Path, stack: ExitStack
-) -> None:
+def test_a_thread_that_its_library_ends_before_a_fork_is_no_reason(tmp_path: Path, stack: ExitStack) -> None:
     text = (
         "import threading\nevent = threading.Event()\nthread = threading.Thread(target=event.wait)\n"
         "thread.start()\n@os.register_at_fork\n"
-    ).replace(
-        "@os.register_at_fork\n",
-        "os.register_at_fork(before=lambda: (event.set(), thread.join()))\n",
-    ) + ANSWERS
+    ).replace("@os.register_at_fork\n", "os.register_at_fork(before=lambda: (event.set(), thread.join()))\n") + ANSWERS
     wire = zygote(stack, module(tmp_path, text), folder=tmp_path)
     assert wire.loaded()["unfit"] == []
     assert worker_of(wire, "tested-0#1").run() == 1
@@ -578,9 +543,7 @@ def test_a_source_that_an_editor_has_replaced_is_told_of(project: Project) -> No
     assert project.decode_failure() == [str(project.source)]
 
 
-def test_a_burst_of_changes_is_one_message_without_what_was_not_imported(
-    project: Project, tmp_path: Path
-) -> None:
+def test_a_burst_of_changes_is_one_message_without_what_was_not_imported(project: Project, tmp_path: Path) -> None:
     (tmp_path / "unrelated.py").write_text("x = 1\n")
     (tmp_path / "__pycache__" / "part.cpython-0.pyc").write_bytes(b"x")
     subject = tmp_path / "subject.py"
@@ -595,9 +558,7 @@ def test_a_burst_of_changes_is_one_message_without_what_was_not_imported(
     assert not [said for said in project.wire.said if said["op"] == "changed"]
 
 
-def test_what_was_touched_or_written_again_as_it_was_has_not_changed(
-    project: Project, tmp_path: Path
-) -> None:
+def test_what_was_touched_or_written_again_as_it_was_has_not_changed(project: Project, tmp_path: Path) -> None:
     text = project.source.read_text()
     project.source.touch()
     project.source.write_text(text)
@@ -610,9 +571,7 @@ def test_what_was_touched_or_written_again_as_it_was_has_not_changed(
     assert project.decode_failure() == [str(subject)]
 
 
-def test_a_source_that_is_gone_is_found_and_told_of_when_it_is_there_again(
-    project: Project,
-) -> None:
+def test_a_source_that_is_gone_is_found_and_told_of_when_it_is_there_again(project: Project) -> None:
     project.source.unlink()
     assert project.checked() == [str(project.source)]
     project.source.write_text("NUMBER = 2\n")
@@ -645,17 +604,13 @@ os.utime(part.__file__, (written_s, written_s))
 """What leaves the bytecode as good as it was, as far as Python looks."""
 
 
-def test_a_source_that_was_written_while_it_was_imported_is_told_of(
-    tmp_path: Path, stack: ExitStack
-) -> None:
+def test_a_source_that_was_written_while_it_was_imported_is_told_of(tmp_path: Path, stack: ExitStack) -> None:
     (tmp_path / "part.py").write_text("NUMBER = 1\n")
     wire = zygote(stack, module(tmp_path, REWRITES + ANSWERS), folder=tmp_path)
     assert wire.hear("changed")["paths"] == [str(tmp_path / "part.py")]
 
 
-def test_what_was_written_twice_in_a_second_is_imported_as_it_is_now(
-    tmp_path: Path, stack: ExitStack
-) -> None:
+def test_what_was_written_twice_in_a_second_is_imported_as_it_is_now(tmp_path: Path, stack: ExitStack) -> None:
     part = tmp_path / "part.py"
     part.write_text("NUMBER = 1\n")
     py_compile.compile(str(part), doraise=True)
@@ -664,9 +619,7 @@ def test_what_was_written_twice_in_a_second_is_imported_as_it_is_now(
     beside.write_text("NUMBER = 2\n")
     os.utime(beside, ns=(written_ns, written_ns))
     beside.replace(part)
-    entrypoint = module(
-        tmp_path, f"import part\nprint(part.NUMBER)\n{ANSWERS}VERSION = part.NUMBER\n"
-    )
+    entrypoint = module(tmp_path, f"import part\nprint(part.NUMBER)\n{ANSWERS}VERSION = part.NUMBER\n")
     env = {"PATH": os.defpath, "PYTHONDONTWRITEBYTECODE": "1"}
     wire = zygote(stack, entrypoint, folder=tmp_path, env=env)
     wire.loaded()
@@ -704,9 +657,7 @@ def sdk() -> Iterator[Path]:
         yield folder
 
 
-def test_another_virtual_environment_needs_nothing_of_ours(
-    tmp_path: Path, sdk: Path, stack: ExitStack
-) -> None:
+def test_another_virtual_environment_needs_nothing_of_ours(tmp_path: Path, sdk: Path, stack: ExitStack) -> None:
     venv.create(tmp_path / "venv", symlinks=True, with_pip=False)
     python = tmp_path / "venv" / "bin" / "python"
     text = (
@@ -749,9 +700,7 @@ def test_another_user_with_limits_forks_as_that_user(sdk: Path, stack: ExitStack
 
 
 @needs_landlock
-def test_each_fork_has_a_temporary_folder_and_signals_of_its_own(
-    tmp_path: Path, stack: ExitStack
-) -> None:
+def test_each_fork_has_a_temporary_folder_and_signals_of_its_own(tmp_path: Path, stack: ExitStack) -> None:
     launcher = Wire()
     stack.callback(launcher.close)
     above = str(tmp_path / "zygote")
@@ -763,9 +712,7 @@ def test_each_fork_has_a_temporary_folder_and_signals_of_its_own(
 
     wire = zygote(stack, "fork_report:agent", launcher=launcher, **given(above))
     wire.loaded()
-    first, second = (
-        worker_of(wire, f"tested-{n}#1", **given(folder)) for n, folder in enumerate(folders)
-    )
+    first, second = (worker_of(wire, f"tested-{n}#1", **given(folder)) for n, folder in enumerate(folders))
     assert first.run("write", path=f"{folders[0]}/file")
     with pytest.raises(AssertionError, match="Permission denied"):
         first.run("write", path=f"{folders[1]}/file")

@@ -34,14 +34,7 @@ class Forks:
         self.forked.put_nowait(launch.unit)
         asyncio.get_running_loop().call_soon(self.on_fork)
         fds = [os.open(os.devnull, os.O_RDWR) for _ in range(3)]
-        return Child(
-            unit=launch.unit,
-            pid=1,
-            starttime=1,
-            stdin_fd=fds[0],
-            stdout_fd=fds[1],
-            stderr_fd=fds[2],
-        )
+        return Child(unit=launch.unit, pid=1, starttime=1, stdin_fd=fds[0], stdout_fd=fds[1], stderr_fd=fds[2])
 
     def temporary_of(self, launch: Launch) -> None:
         """None has one."""

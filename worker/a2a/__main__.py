@@ -74,9 +74,7 @@ class Runner:
             question = remote.words or "The agent asks for input, and does not say which."
             answer = await task.ask(question, key=f"a2a-{number}-{question[:100]}")
             await self._send(task, remote, reply_of(task, remote, answer, number))
-        raise TaskFailed(
-            f'cannot answer more than {QUESTIONS} questions of task "{task.id}"', limit=QUESTIONS
-        )
+        raise TaskFailed(f'cannot answer more than {QUESTIONS} questions of task "{task.id}"', limit=QUESTIONS)
 
     async def _found_again(self, task: Task, remote: RemoteTask) -> bool:
         """Returns whether an earlier attempt has begun a task that the agent still has, and that has not failed."""
@@ -100,9 +98,7 @@ class Runner:
             return
         params = {"message": message}
         try:
-            async with contextlib.aclosing(
-                self._remote.stream(task, "SendStreamingMessage", params)
-            ) as events:
+            async with contextlib.aclosing(self._remote.stream(task, "SendStreamingMessage", params)) as events:
                 async for event in events:
                     await self._take(task, remote, event)
         except WorkerFailed:
@@ -128,9 +124,7 @@ class Runner:
         """Follows the task by a stream of its own until that ends or is cut; returns whether there was one."""
         has_begun = False
         try:
-            async with contextlib.aclosing(
-                self._remote.stream(task, "SubscribeToTask", {"id": remote.id})
-            ) as events:
+            async with contextlib.aclosing(self._remote.stream(task, "SubscribeToTask", {"id": remote.id})) as events:
                 async for event in events:
                     has_begun = True
                     await self._take(task, remote, event)

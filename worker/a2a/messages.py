@@ -19,9 +19,7 @@ VERSION = "1.0"
 CARD = ".well-known/agent-card.json"
 """Path of a card below the address of its agent."""
 
-ENDED = frozenset(
-    {"TASK_STATE_COMPLETED", "TASK_STATE_FAILED", "TASK_STATE_CANCELED", "TASK_STATE_REJECTED"}
-)
+ENDED = frozenset({"TASK_STATE_COMPLETED", "TASK_STATE_FAILED", "TASK_STATE_CANCELED", "TASK_STATE_REJECTED"})
 ASKS, ASKS_LOGIN = "TASK_STATE_INPUT_REQUIRED", "TASK_STATE_AUTH_REQUIRED"
 
 WORDS = {
@@ -120,17 +118,11 @@ def request_of(task: TaskRequest) -> dict[str, object]:
         parts.append({"text": task.objective, "mediaType": "text/plain"})
     if task.input is not None or not parts:
         parts.append({"data": task.input, "mediaType": "application/json"})
-    message: dict[str, object] = {
-        "messageId": f"{task.id}-{task.delivery}",
-        "role": "ROLE_USER",
-        "parts": parts,
-    }
+    message: dict[str, object] = {"messageId": f"{task.id}-{task.delivery}", "role": "ROLE_USER", "parts": parts}
     return {**message, "contextId": task.session} if task.session else message
 
 
-def reply_of(
-    task: TaskRequest, remote: "RemoteTask", answer: str, number: int
-) -> dict[str, object]:
+def reply_of(task: TaskRequest, remote: "RemoteTask", answer: str, number: int) -> dict[str, object]:
     """Returns the message that answers a question of the remote task."""
     message: dict[str, object] = {
         "messageId": f"{task.id}-{task.delivery}-{number}",
@@ -162,9 +154,7 @@ class RemoteTask:
         self.state = ""
         self.words = ""
         """The text of its last message."""
-        self._message: Sequence[Mapping[str, Json]] | None = (
-            None  # parts of an answer without a task
-        )
+        self._message: Sequence[Mapping[str, Json]] | None = None  # parts of an answer without a task
         self._artifacts: dict[str, list[Mapping[str, Json]]] = {}
         self._sizes: dict[str, int] = {}
 
@@ -245,12 +235,8 @@ class RemoteTask:
             self._sizes[name] = 0
         self._sizes[name] += len(name) + sum(len(encode(part)) for part in parts)
         if sum(self._sizes.values()) > MAX_MESSAGE_BYTES:
-            text = (
-                f"cannot take the output of {self._address}: it exceeds {MAX_MESSAGE_BYTES} bytes"
-            )
-            raise ResourceLimitExceeded(
-                text, limit="max_output_size_bytes", value=MAX_MESSAGE_BYTES
-            )
+            text = f"cannot take the output of {self._address}: it exceeds {MAX_MESSAGE_BYTES} bytes"
+            raise ResourceLimitExceeded(text, limit="max_output_size_bytes", value=MAX_MESSAGE_BYTES)
         kept.extend(parts)
         return [_value([part]) for part in parts] if appends or is_new else []
 

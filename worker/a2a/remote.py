@@ -73,9 +73,7 @@ class Remote:
         async with _Request(self, task, call.verb, call.url, call.body) as response:
             return self._result(interface, await whole_body(response, task.id))
 
-    async def stream(
-        self, task: Task, method: str, params: Mapping[str, object]
-    ) -> AsyncGenerator[Json, None]:
+    async def stream(self, task: Task, method: str, params: Mapping[str, object]) -> AsyncGenerator[Json, None]:
         """Yields the results that a call streams; raises as `call`."""
         interface = await self.interface(task)
         call = call_of(interface, task.id, method, params)
@@ -137,13 +135,7 @@ class _Request:
     """Sends a request, and turns what fails into a typed error."""
 
     def __init__(
-        self,
-        remote: Remote,
-        task: Task,
-        method: str,
-        url: URL,
-        body: bytes | None,
-        accept: str = "application/json",
+        self, remote: Remote, task: Task, method: str, url: URL, body: bytes | None, accept: str = "application/json"
     ) -> None:
         self._address, self._worker = remote.target.address, task.worker
         self._entered = remote.request(task, method, url, body, accept)

@@ -18,15 +18,7 @@ from ..sdk.results import Json, object_of
 from ..sdk.stdio import log_line
 from ..sdk.task import Hooks, Start, Task, stateless
 from . import content, files, policy
-from .capabilities import (
-    PROTOCOL_VERSION,
-    AgentInfo,
-    info_of,
-    is_sign_in,
-    sign_in_failed,
-    turn_refused,
-    words_of,
-)
+from .capabilities import PROTOCOL_VERSION, AgentInfo, info_of, is_sign_in, sign_in_failed, turn_refused, words_of
 from .process import AgentProcess
 from .sessions import Session, Sessions
 from .tool_server import ToolServer
@@ -83,9 +75,7 @@ class Bridge:
             "fs/read_text_file": self._read,
             "fs/write_text_file": self._write,
             "terminal/create": lambda session, params: session.terminals.create(params),
-            "terminal/wait_for_exit": lambda session, params: session.terminals.wait_for_exit(
-                params
-            ),
+            "terminal/wait_for_exit": lambda session, params: session.terminals.wait_for_exit(params),
             "terminal/output": _at_once(lambda session, params: session.terminals.output(params)),
             "terminal/kill": _at_once(lambda session, params: session.terminals.kill(params)),
             "terminal/release": _at_once(lambda session, params: session.terminals.release(params)),
@@ -138,9 +128,7 @@ class Bridge:
                 raise sign_in_failed(self._info, None, error) from None
             text = f"cannot start the ACP agent: it opens no session: {words_of(error)}"
             raise SpawnFailed(text, result="exec-failed", reason=error.message) from None
-        log_line(
-            f"corral: {self._info.name or self._argv[0]} {self._info.version} is ready, by ACP"
-        )
+        log_line(f"corral: {self._info.name or self._argv[0]} {self._info.version} is ready, by ACP")
 
     async def _sign_in(self) -> None:
         asked = self._auth_method
@@ -194,9 +182,7 @@ class Bridge:
         task = turn.task
         blocks = content.blocks_of(task, embeds=self._info.embeds, earlier=session.earlier)
         params = {"sessionId": session.id, "prompt": blocks}
-        prompt = asyncio.get_running_loop().create_task(
-            self._agent.request("session/prompt", params)
-        )
+        prompt = asyncio.get_running_loop().create_task(self._agent.request("session/prompt", params))
         try:
             answer = await asyncio.shield(prompt)
         except CorralError as error:
@@ -276,9 +262,7 @@ class Bridge:
             return {"outcome": {"outcome": "cancelled"}}
         return {"outcome": {"outcome": "selected", "optionId": option}}
 
-    async def _asked(
-        self, turn: Turn, action: policy.Action, options: Sequence[policy.Option]
-    ) -> str | None:
+    async def _asked(self, turn: Turn, action: policy.Action, options: Sequence[policy.Option]) -> str | None:
         """Returns the option that a person chooses; that of refusal if nobody does in time."""
         by_answer = policy.answers(options)
         refusal = policy.option_for("deny", options)

@@ -50,9 +50,7 @@ def info_of(answer: object) -> AgentInfo:
     fields = as_object(answer)
     version = None if fields is None else fields.get("protocolVersion")
     if fields is None or version != PROTOCOL_VERSION:
-        text = (
-            f"cannot speak ACP version {version!r:.100} with it: {PROTOCOL_VERSION} is the only one"
-        )
+        text = f"cannot speak ACP version {version!r:.100} with it: {PROTOCOL_VERSION} is the only one"
         raise SpawnFailed(text, result="exec-failed", reason="protocol", value=version)
     own = as_object(fields.get("agentInfo")) or {}
     able = as_object(fields.get("agentCapabilities")) or {}
@@ -119,7 +117,5 @@ def _methods(fields: Mapping[str, object]) -> list[Method]:
             continue
         variables = [as_object(var) or {} for var in as_array(one.get("vars")) or []]
         names = tuple(str(var.get("name"))[:SHOWN_CHARS] for var in variables[:10])
-        found.append(
-            Method(str(one["id"])[:SHOWN_CHARS], str(one.get("name") or "")[:SHOWN_CHARS], names)
-        )
+        found.append(Method(str(one["id"])[:SHOWN_CHARS], str(one.get("name") or "")[:SHOWN_CHARS], names))
     return found[:20]

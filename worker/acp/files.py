@@ -11,13 +11,7 @@ import stat
 from collections.abc import Mapping
 from typing import BinaryIO
 
-from ..contract.errors import (
-    InvalidParams,
-    NotFound,
-    PermissionDenied,
-    ResourceLimitExceeded,
-    TaskFailed,
-)
+from ..contract.errors import InvalidParams, NotFound, PermissionDenied, ResourceLimitExceeded, TaskFailed
 
 READ_BYTES = 8 * 1024 * 1024
 """Bytes of a file that one request reads; a message has 16 MiB, and JSON may double a text."""

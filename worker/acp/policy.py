@@ -25,12 +25,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
 _OURS = re.compile(r"mcp_corral_(?=[^_])")
 """Beginning of a tool of the pool as Gemini CLI names it; others write `mcp__corral__`."""
 
-_WORDS = {
-    "allow_once": "allow",
-    "allow_always": "allow always",
-    "reject_once": "deny",
-    "reject_always": "deny always",
-}
+_WORDS = {"allow_once": "allow", "allow_always": "allow always", "reject_once": "deny", "reject_always": "deny always"}
 """Answer to a question by the kind of the option that it stands for."""
 
 
@@ -88,9 +83,7 @@ def policy_of(text: str) -> Policy:
     timeout_s = found.get("timeout_s")
     if not given <= set(STRICTEST_FIRST) or not isinstance(timeout_s, int | float | None):
         raise ValueError("the policy has an unknown word")
-    return Policy(
-        cast("Decision", found["default"]), cast("Mapping[str, Decision]", rules), timeout_s
-    )
+    return Policy(cast("Decision", found["default"]), cast("Mapping[str, Decision]", rules), timeout_s)
 
 
 def action_of(call: Mapping[str, object]) -> Action:

@@ -65,9 +65,7 @@ class AgentProcess:
         read_fd, its_stdout = os.pipe()
         its_stdin, write_fd = os.pipe()
         try:
-            self._child = subprocess.Popen(
-                self._argv, stdin=its_stdin, stdout=its_stdout, env=dict(env)
-            )
+            self._child = subprocess.Popen(self._argv, stdin=its_stdin, stdout=its_stdout, env=dict(env))
         except (OSError, ValueError) as error:
             os.close(read_fd)
             os.close(write_fd)
@@ -81,9 +79,7 @@ class AgentProcess:
         self._loop.add_reader(self._pidfd, self._exited)
         await self.channel.open_pipes(read_fd, write_fd)
 
-    async def request(
-        self, method: str, params: Mapping[str, object], *, timeout_s: float | None = None
-    ) -> object:
+    async def request(self, method: str, params: Mapping[str, object], *, timeout_s: float | None = None) -> object:
         """Returns the response to a request. A caller that is cancelled does not withdraw it: ACP has methods for that.
 
         Never returns when the program is gone: this process ends then, too.

@@ -62,9 +62,7 @@ class TurnCalls:
 
     async def call(self, name: str, arguments: Mapping[str, object]) -> object:
         """Returns the response to `tools/call`."""
-        return await self._calls.request(
-            "tools/call", self._for_task({"name": name, "arguments": arguments})
-        )
+        return await self._calls.request("tools/call", self._for_task({"name": name, "arguments": arguments}))
 
     def _for_task(self, params: dict[str, object]) -> dict[str, object]:
         turn = self._turn()
@@ -205,9 +203,7 @@ class Sessions:
         except CorralError as error:
             if is_sign_in(error):
                 raise
-            log_line(
-                f"corral: cannot take up session {session_id}, a new one is told of it: {error.message}"
-            )
+            log_line(f"corral: cannot take up session {session_id}, a new one is told of it: {error.message}")
             return None
         return session
 

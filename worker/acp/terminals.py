@@ -44,10 +44,7 @@ class Terminal:
     def output(self) -> dict[str, object]:
         """Returns what it has printed until now, and how it ended if it has."""
         self._read()
-        found: dict[str, object] = {
-            "output": bytes(self._output).decode("utf-8", "ignore"),
-            "truncated": self._is_cut,
-        }
+        found: dict[str, object] = {"output": bytes(self._output).decode("utf-8", "ignore"), "truncated": self._is_cut}
         if self.ended.is_set():
             found["exitStatus"] = self.exit_status()
         return found

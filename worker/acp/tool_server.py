@@ -128,9 +128,7 @@ class _Connection(Channel):
         """Refuses processes of other users, and too many."""
         super().connection_made(transport)
         connected = transport.get_extra_info("socket")
-        credentials = connected.getsockopt(
-            socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
-        )
+        credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         if struct.unpack("3i", credentials)[1] != os.getuid() or self._server.is_full():
             self.close()
 
@@ -177,15 +175,9 @@ class _Tools:
         if kind != "tools":
             return []
         answer = as_object(await self._calls.tools()) or {}
-        return [
-            _tool(fields)
-            for each in as_array(answer.get("tools")) or []
-            if (fields := as_object(each))
-        ]
+        return [_tool(fields) for each in as_array(answer.get("tools")) or [] if (fields := as_object(each))]
 
-    async def request(
-        self, method: str, params: Mapping[str, object], _caller: Caller
-    ) -> dict[str, object]:
+    async def request(self, method: str, params: Mapping[str, object], _caller: Caller) -> dict[str, object]:
         """Returns the result of a call.
 
         Raises:
@@ -217,10 +209,6 @@ def _nothing() -> None:
 
 def _tool(fields: Mapping[str, object]) -> dict[str, object]:
     """Returns MCP's object of a tool that the daemon has listed."""
-    names = {
-        "description": "description",
-        "input_schema": "inputSchema",
-        "annotations": "annotations",
-    }
+    names = {"description": "description", "input_schema": "inputSchema", "annotations": "annotations"}
     found = {to: fields[key] for key, to in names.items() if fields.get(key) is not None}
     return {"name": fields.get("name"), "inputSchema": {"type": "object"}, **found}

@@ -142,12 +142,7 @@ class Turn:
     def _report(self, report: _Report) -> None:
         last = self._reports[-1] if self._reports else None
         is_text = report.kind in ("part", "debug")
-        if (
-            last is not None
-            and is_text
-            and last.kind == report.kind
-            and len(last.text) < JOINED_CHARS
-        ):
+        if last is not None and is_text and last.kind == report.kind and len(last.text) < JOINED_CHARS:
             self._reports[-1] = last._replace(text=last.text + report.text)
         elif report.kind == "part" or len(self._reports) < REPORTS_MOST:
             self._reports.append(report)
@@ -171,9 +166,7 @@ class Turn:
         """Ends `run` once all is sent."""
         self._is_over = True
         if self._dropped:
-            self._reports.append(
-                _Report("log", f"{self._dropped} reports of the agent came too fast")
-            )
+            self._reports.append(_Report("log", f"{self._dropped} reports of the agent came too fast"))
         self._has_more.set()
 
     async def _send(self, report: _Report) -> None:
@@ -205,7 +198,5 @@ class Turn:
         """
         if self._is_too_long:
             text = f'cannot keep the output of task "{self.task.id}": it has more than {self._limit_bytes} bytes'
-            raise ResourceLimitExceeded(
-                text, limit="max_output_size_bytes", value=self._limit_bytes
-            )
+            raise ResourceLimitExceeded(text, limit="max_output_size_bytes", value=self._limit_bytes)
         return self._others

@@ -13,17 +13,7 @@ from agno.tools.function import Function
 from ..contract.errors import TaskFailed
 from ..sdk.results import Json
 from ..sdk.task import Task
-from .exchange import (
-    Entry,
-    PoolTool,
-    ToolsOf,
-    as_json,
-    earlier,
-    is_streamed,
-    prompt_of,
-    remember,
-    stream_text,
-)
+from .exchange import Entry, PoolTool, ToolsOf, as_json, earlier, is_streamed, prompt_of, remember, stream_text
 
 FRAMEWORK = "agno"
 
@@ -45,9 +35,7 @@ def native_tool(tool: PoolTool) -> Function:
     )
 
 
-def handler_of(
-    found: Any, options: Mapping[str, Json], tools_of: ToolsOf
-) -> Callable[[Task], Awaitable[object]]:
+def handler_of(found: Any, options: Mapping[str, Json], tools_of: ToolsOf) -> Callable[[Task], Awaitable[object]]:
     """Returns the handler that runs the agent or team; `options` are further arguments of its `arun`."""
 
     async def run(task: Task) -> object:
@@ -72,9 +60,7 @@ def handler_of(
     return run
 
 
-async def _streamed(
-    task: Task, agent: Any, messages: list[Message], given: Mapping[str, Json]
-) -> Any:
+async def _streamed(task: Task, agent: Any, messages: list[Message], given: Mapping[str, Json]) -> Any:
     result: Any = None
     events = agent.arun(messages, stream=True, yield_run_output=True, **given)
     async for event in events:

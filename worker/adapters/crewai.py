@@ -39,14 +39,10 @@ def native_tool(tool: PoolTool, bridge: ThreadBridge) -> Any:
             given = {key: value for key, value in arguments.items() if value is not None}
             return bridge.wait(answer(given))
 
-    return PooledTool(
-        name=tool.name, description=tool.description, args_schema=_arguments(tool.schema)
-    )
+    return PooledTool(name=tool.name, description=tool.description, args_schema=_arguments(tool.schema))
 
 
-def handler_of(
-    found: Any, options: Mapping[str, Json], tools_of: ToolsOf
-) -> Callable[[Task], Awaitable[object]]:
+def handler_of(found: Any, options: Mapping[str, Json], tools_of: ToolsOf) -> Callable[[Task], Awaitable[object]]:
     """Returns the handler that runs the crew; `options` are further arguments of its `kickoff`."""
 
     async def run(task: Task) -> object:
@@ -88,7 +84,5 @@ def _arguments(schema: Mapping[str, Json]) -> Any:
     fields: dict[str, Any] = {}
     for name, about in schema["properties"].items():
         kind: Any = TYPES.get(str(about.get("type")), Any) if isinstance(about, dict) else Any
-        fields[name] = (
-            (kind, ...) if name in needed else (kind | None if kind is not Any else Any, None)
-        )
+        fields[name] = (kind, ...) if name in needed else (kind | None if kind is not Any else Any, None)
     return create_model("Arguments", **fields)

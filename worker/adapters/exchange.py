@@ -55,9 +55,7 @@ def prompt_of(task: Task) -> str:
     """Returns the objective and the input of a task as one text."""
     if task.input is None:
         return task.objective
-    given = (
-        task.input if isinstance(task.input, str) else json.dumps(task.input, ensure_ascii=False)
-    )
+    given = task.input if isinstance(task.input, str) else json.dumps(task.input, ensure_ascii=False)
     return f"{task.objective}\n\n{given}" if task.objective else given
 
 

@@ -7,15 +7,7 @@ tools in the shape of the framework that it returns.
 """
 
 import inspect
-from collections.abc import (
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Generator,
-    Iterator,
-    Mapping,
-    MutableMapping,
-)
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping, MutableMapping
 from functools import partial
 from typing import Any, cast
 
@@ -80,9 +72,7 @@ def _factory(
             native: Any = recognition.adapter_of(shape)  # each has its own type of a tool
             arguments["tools"] = [native.native_tool(each) for each in await pool_tools(task)]
         call = partial(found, **arguments)
-        made = await (
-            call() if inspect.iscoroutinefunction(found) else run_in_thread(call, lambda _: None)
-        )
+        made = await (call() if inspect.iscoroutinefunction(found) else run_in_thread(call, lambda _: None))
         kind = recognition.kind_of(made)
         if kind is None or kind == recognition.FUNCTION:
             return as_json(made)
@@ -94,10 +84,7 @@ def _factory(
 
 
 def _arguments(
-    found: Function,
-    signature: inspect.Signature,
-    options: Mapping[str, Json],
-    task: Task | SyncTask,
+    found: Function, signature: inspect.Signature, options: Mapping[str, Json], task: Task | SyncTask
 ) -> dict[str, Any]:
     """Returns the arguments of the function for a task.
 

@@ -21,29 +21,14 @@ from langchain_core.messages import (
     messages_to_dict,
 )
 from langchain_core.tools import StructuredTool
-from langgraph.checkpoint.memory import (  # pyright: ignore[reportMissingTypeStubs]  it has none
-    InMemorySaver,
-)
+from langgraph.checkpoint.memory import InMemorySaver  # pyright: ignore[reportMissingTypeStubs]  it has none
 from langgraph.graph import StateGraph  # pyright: ignore[reportMissingTypeStubs]  it has none
-from langgraph.types import (  # pyright: ignore[reportMissingTypeStubs]  it has none
-    Command,
-    Interrupt,
-)
+from langgraph.types import Command, Interrupt  # pyright: ignore[reportMissingTypeStubs]  it has none
 
 from ..contract.errors import InvalidParams
 from ..sdk.results import Json
 from ..sdk.task import Task
-from .exchange import (
-    Entry,
-    PoolTool,
-    ToolsOf,
-    as_json,
-    earlier,
-    is_streamed,
-    prompt_of,
-    remember,
-    stream_text,
-)
+from .exchange import Entry, PoolTool, ToolsOf, as_json, earlier, is_streamed, prompt_of, remember, stream_text
 
 FRAMEWORK = "langgraph"
 
@@ -62,9 +47,7 @@ def native_tool(tool: PoolTool) -> StructuredTool:
     )
 
 
-def handler_of(
-    found: Any, options: Mapping[str, Json], _: ToolsOf
-) -> Callable[[Task], Awaitable[object]]:
+def handler_of(found: Any, options: Mapping[str, Json], _: ToolsOf) -> Callable[[Task], Awaitable[object]]:
     """Returns the handler that runs the graph, compiled or not; `options` are further arguments of its `astream`."""
     graph = found.compile() if isinstance(found, StateGraph) else found
 
@@ -160,9 +143,7 @@ class _Run:
         modes = ["values", "messages"] if is_streamed(self._task) else ["values"]
         end: Any = None
         interrupts: Sequence[Interrupt] = ()
-        async for mode, value in self._graph.astream(
-            given, self._config, stream_mode=modes, **self._options
-        ):
+        async for mode, value in self._graph.astream(given, self._config, stream_mode=modes, **self._options):
             if mode == "messages":
                 message = value[0]
                 if isinstance(message, AIMessage) and message.text:

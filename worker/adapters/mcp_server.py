@@ -17,9 +17,7 @@ SDKS = ("mcp", "fastmcp")
 """Packages whose errors report that a tool has failed."""
 
 
-def handler_of(
-    found: Any, options: Mapping[str, Json], _: ToolsOf
-) -> Callable[[Task], Awaitable[object]]:
+def handler_of(found: Any, options: Mapping[str, Json], _: ToolsOf) -> Callable[[Task], Awaitable[object]]:
     """Returns the handler that calls a tool of the server; `options` are further arguments of its `call_tool`."""
 
     async def run(task: Task) -> object:

@@ -13,17 +13,7 @@ from agents import FunctionTool, Runner
 
 from ..sdk.results import Json
 from ..sdk.task import Task
-from .exchange import (
-    Entry,
-    PoolTool,
-    ToolsOf,
-    as_json,
-    earlier,
-    is_streamed,
-    prompt_of,
-    remember,
-    stream_text,
-)
+from .exchange import Entry, PoolTool, ToolsOf, as_json, earlier, is_streamed, prompt_of, remember, stream_text
 
 FRAMEWORK = "openai-agents"
 
@@ -45,9 +35,7 @@ def native_tool(tool: PoolTool) -> FunctionTool:
     )
 
 
-def handler_of(
-    found: Any, options: Mapping[str, Json], tools_of: ToolsOf
-) -> Callable[[Task], Awaitable[object]]:
+def handler_of(found: Any, options: Mapping[str, Json], tools_of: ToolsOf) -> Callable[[Task], Awaitable[object]]:
     """Returns the handler that runs the agent; `options` are further arguments of `Runner.run`."""
 
     async def run(task: Task) -> object:

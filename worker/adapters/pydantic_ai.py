@@ -22,17 +22,7 @@ from pydantic_ai.toolsets import FunctionToolset
 
 from ..sdk.results import Json
 from ..sdk.task import Task
-from .exchange import (
-    Entry,
-    PoolTool,
-    ToolsOf,
-    as_json,
-    earlier,
-    is_streamed,
-    prompt_of,
-    remember,
-    stream_text,
-)
+from .exchange import Entry, PoolTool, ToolsOf, as_json, earlier, is_streamed, prompt_of, remember, stream_text
 
 FRAMEWORK = "pydantic-ai"
 
@@ -43,14 +33,10 @@ def native_tool(tool: PoolTool) -> Tool[Any]:
     async def call(**arguments: Json) -> str:
         return await tool.call(arguments)
 
-    return Tool.from_schema(
-        call, name=tool.name, description=tool.description, json_schema=tool.schema
-    )
+    return Tool.from_schema(call, name=tool.name, description=tool.description, json_schema=tool.schema)
 
 
-def handler_of(
-    found: Any, options: Mapping[str, Json], tools_of: ToolsOf
-) -> Callable[[Task], Awaitable[object]]:
+def handler_of(found: Any, options: Mapping[str, Json], tools_of: ToolsOf) -> Callable[[Task], Awaitable[object]]:
     """Returns the handler that runs the agent; `options` are further arguments of its `run`."""
 
     async def run(task: Task) -> object:

@@ -77,9 +77,7 @@ def _of_object(agent: object, spec: Mapping[str, object]) -> tuple[str, dict[str
         if not _is_guarded(path):
             raise _unusable(agent, f'it is in "{path}", the program itself: {GUARD}')
     if not all(part.isidentifier() for part in name.split(".")):
-        raise _unusable(
-            agent, f'"{path.name}" cannot be imported: rename it, with letters, digits and _'
-        )
+        raise _unusable(agent, f'"{path.name}" cannot be imported: rename it, with letters, digits and _')
     return given or attribute, _table(path, name, attribute, spec)
 
 
@@ -107,9 +105,7 @@ def _attribute_of(agent: object, made_in: str | None) -> tuple[ModuleType, str] 
     return module, attribute
 
 
-def _table(
-    file: Path, module: str, attribute: str, spec: Mapping[str, object]
-) -> dict[str, object]:
+def _table(file: Path, module: str, attribute: str, spec: Mapping[str, object]) -> dict[str, object]:
     """Returns the table of an agent in a file; its workers begin in the folder from which the module is imported."""
     is_package = file.name == "__init__.py" and file.stem != module
     folder = file.parents[module.count(".") + (1 if is_package else 0)]
@@ -127,11 +123,7 @@ def _is_guarded(path: Path) -> bool:
     except (OSError, SyntaxError, ValueError):
         return False
     tests = [node.test for node in tree.body if isinstance(node, ast.If)]
-    return any(
-        isinstance(name, ast.Name) and name.id == "__name__"
-        for test in tests
-        for name in ast.walk(test)
-    )
+    return any(isinstance(name, ast.Name) and name.id == "__name__" for test in tests for name in ast.walk(test))
 
 
 def _unusable(source: object, reason: str) -> InvalidParams:

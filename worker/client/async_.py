@@ -61,10 +61,7 @@ class Connection:
 
     @classmethod
     async def open(
-        cls,
-        daemon: str | Endpoint,
-        *,
-        on_notification: Callable[[Notification], None] | None = None,
+        cls, daemon: str | Endpoint, *, on_notification: Callable[[Notification], None] | None = None
     ) -> Self:
         """Connects to a daemon, or to that at a path; without `on_notification` notifications are dropped.
 
@@ -81,9 +78,7 @@ class Connection:
         try:
             made.settimeout(None)
             made.setblocking(False)
-            _, channel = await loop.create_unix_connection(
-                lambda: _Channel(path, on_notification), sock=made
-            )
+            _, channel = await loop.create_unix_connection(lambda: _Channel(path, on_notification), sock=made)
         except BaseException:
             made.close()
             raise
@@ -102,11 +97,7 @@ class Connection:
         return self._channel.is_closed
 
     async def call(
-        self,
-        method: str,
-        params: Mapping[str, object] | None = None,
-        *,
-        timeout_s: float | None = None,
+        self, method: str, params: Mapping[str, object] | None = None, *, timeout_s: float | None = None
     ) -> object:
         """Returns the result of `method`; waits without limit unless `timeout_s` is given.
 
@@ -198,9 +189,7 @@ class Reconnecting:
                 if self._is_shut:
                     text = f'cannot reach the daemon at "{self.path}": the runtime is shut down; make another one'
                     raise Unreachable(text, socket=self.path, reason="closed")
-                self._connection = await Connection.open(
-                    self._endpoint, on_notification=self._on_notification
-                )
+                self._connection = await Connection.open(self._endpoint, on_notification=self._on_notification)
             return self._connection
 
     async def open_within(self, patience_s: float) -> Connection:
@@ -221,9 +210,7 @@ class Reconnecting:
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, RETRY_LAST_S)
 
-    async def call(
-        self, method: str, params: Mapping[str, object], *, timeout_s: float | None = None
-    ) -> object:
+    async def call(self, method: str, params: Mapping[str, object], *, timeout_s: float | None = None) -> object:
         """Returns the result of `method`; see `Connection.call`."""
         self.check()
         connection = self._connection
@@ -232,12 +219,7 @@ class Reconnecting:
         return await connection.call(method, params, timeout_s=timeout_s)
 
     async def ask(
-        self,
-        type_: type[T],
-        method: str,
-        params: Mapping[str, object],
-        *,
-        timeout_s: float | None = None,
+        self, type_: type[T], method: str, params: Mapping[str, object], *, timeout_s: float | None = None
     ) -> T:
         """Returns the result of `method` decoded as `type_`; see `Connection.call`.
 

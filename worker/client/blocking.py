@@ -228,9 +228,7 @@ class Runtime(BlockingMethods):
         self._loop.wait(stream.open())
         return Followed(self._loop, stream, stream.__aiter__())
 
-    def follow_task(
-        self, task: str, *, timeout_s: float | None = None
-    ) -> Followed[DaemonEvent, TaskStream]:
+    def follow_task(self, task: str, *, timeout_s: float | None = None) -> Followed[DaemonEvent, TaskStream]:
         """Follows the events of a task and of those that it delegates, until it has ended: then `stream.task` is its record."""
         stream = self._runtime.follow_task(task, timeout_s=timeout_s)
         return Followed(self._loop, stream, stream.__aiter__())
@@ -245,9 +243,7 @@ class Runtime(BlockingMethods):
         stream = self._runtime.run_agent_stream(name, objective, **options)
         return Followed(self._loop, stream, stream.__aiter__())
 
-    def stream_task(
-        self, task: str, *, timeout_s: float | None = None
-    ) -> Followed[Part, PartStream]:
+    def stream_task(self, task: str, *, timeout_s: float | None = None) -> Followed[Part, PartStream]:
         """Returns an iterator over what a task streams, until it has ended: then `stream.task` is its record."""
         stream = self._runtime.stream_task(task, timeout_s=timeout_s)
         return Followed(self._loop, stream, stream.__aiter__())

@@ -88,14 +88,7 @@ from ..control.state_results import (
     SessionShown,
     Value,
 )
-from ..control.tenants import (
-    TenantAdded,
-    TenantChanged,
-    TenantRemoved,
-    Tenants,
-    TenantShown,
-    TenantSwitched,
-)
+from ..control.tenants import TenantAdded, TenantChanged, TenantRemoved, Tenants, TenantShown, TenantSwitched
 from .agent_source import AgentSource
 from .loop_thread import LoopThread
 from .runtime import AgentRuntime
@@ -126,14 +119,10 @@ class BlockingMethods:
         Needs the right "admin".
         """
         return self._loop.wait(
-            self._runtime.add_agents(
-                agents, start=start, wait=wait, present=present, dry_run=dry_run
-            )
+            self._runtime.add_agents(agents, start=start, wait=wait, present=present, dry_run=dry_run)
         )
 
-    def expose_agent(
-        self, name: str, address: str | None, *, auth: Literal["token", "none"] = "token"
-    ) -> Exposed:
+    def expose_agent(self, name: str, address: str | None, *, auth: Literal["token", "none"] = "token") -> Exposed:
         """Serves an agent, team or workflow alone over HTTP at an address, or no longer; kept until it is removed.
 
         Needs the right "admin".
@@ -153,17 +142,11 @@ class BlockingMethods:
         Needs the right "operate".
         """
         return self._loop.wait(
-            self._runtime.hibernate_agents(
-                names, selector=selector, timeout_s=timeout_s, force=force
-            )
+            self._runtime.hibernate_agents(names, selector=selector, timeout_s=timeout_s, force=force)
         )
 
     def list_agents(
-        self,
-        names: Sequence[str] | None = None,
-        *,
-        selector: str | None = None,
-        failed: bool = False,
+        self, names: Sequence[str] | None = None, *, selector: str | None = None, failed: bool = False
     ) -> Agents:
         """Lists the status of agents and MCP servers: of all, or of those that the params choose.
 
@@ -194,9 +177,7 @@ class BlockingMethods:
         Needs the right "operate".
         """
         return self._loop.wait(
-            self._runtime.reset_agents(
-                names, all=all, selector=selector, wait=wait, timeout_s=timeout_s
-            )
+            self._runtime.reset_agents(names, all=all, selector=selector, wait=wait, timeout_s=timeout_s)
         )
 
     def restart_agents(
@@ -213,9 +194,7 @@ class BlockingMethods:
         Needs the right "operate".
         """
         return self._loop.wait(
-            self._runtime.restart_agents(
-                names, all=all, selector=selector, wait=wait, timeout_s=timeout_s
-            )
+            self._runtime.restart_agents(names, all=all, selector=selector, wait=wait, timeout_s=timeout_s)
         )
 
     def resume_agents(
@@ -241,9 +220,7 @@ class BlockingMethods:
         Needs the right "admin".
         """
         return self._loop.wait(
-            self._runtime.remove_agents(
-                names, name=name, selector=selector, cascade=cascade, expected=expected
-            )
+            self._runtime.remove_agents(names, name=name, selector=selector, cascade=cascade, expected=expected)
         )
 
     def rollback_agent(
@@ -328,13 +305,7 @@ class BlockingMethods:
         """
         return self._loop.wait(
             self._runtime.set_agent(
-                name,
-                spec,
-                expected=expected,
-                why=why,
-                dry_run=dry_run,
-                wait=wait,
-                timeout_s=timeout_s,
+                name, spec, expected=expected, why=why, dry_run=dry_run, wait=wait, timeout_s=timeout_s
             )
         )
 
@@ -350,20 +321,13 @@ class BlockingMethods:
         return self._loop.wait(self._runtime.show_agent(name))
 
     def signal_agents(
-        self,
-        signal: str,
-        names: Sequence[str] = (),
-        *,
-        name: str | None = None,
-        selector: str | None = None,
+        self, signal: str, names: Sequence[str] = (), *, name: str | None = None, selector: str | None = None
     ) -> Names:
         """Sends a signal to the leader of each worker that runs.
 
         Needs the right "operate".
         """
-        return self._loop.wait(
-            self._runtime.signal_agents(signal, names, name=name, selector=selector)
-        )
+        return self._loop.wait(self._runtime.signal_agents(signal, names, name=name, selector=selector))
 
     def start_agents(
         self,
@@ -381,9 +345,7 @@ class BlockingMethods:
         Needs the right "operate".
         """
         return self._loop.wait(
-            self._runtime.start_agents(
-                names, all=all, selector=selector, wait=wait, timeout_s=timeout_s
-            )
+            self._runtime.start_agents(names, all=all, selector=selector, wait=wait, timeout_s=timeout_s)
         )
 
     def stop_agents(
@@ -400,9 +362,7 @@ class BlockingMethods:
         Needs the right "operate".
         """
         return self._loop.wait(
-            self._runtime.stop_agents(
-                names, all=all, selector=selector, wait=wait, timeout_s=timeout_s
-            )
+            self._runtime.stop_agents(names, all=all, selector=selector, wait=wait, timeout_s=timeout_s)
         )
 
     def wake_agents(
@@ -419,9 +379,7 @@ class BlockingMethods:
         Needs the right "operate".
         """
         return self._loop.wait(
-            self._runtime.wake_agents(
-                names, all=all, selector=selector, wait=wait, timeout_s=timeout_s
-            )
+            self._runtime.wake_agents(names, all=all, selector=selector, wait=wait, timeout_s=timeout_s)
         )
 
     def answer_approval(self, approval: int, answer: str | None) -> Approval:
@@ -432,20 +390,13 @@ class BlockingMethods:
         return self._loop.wait(self._runtime.answer_approval(approval, answer))
 
     def list_approvals(
-        self,
-        *,
-        agent: str | None = None,
-        task: str | None = None,
-        ended: bool = False,
-        limit: int = 1000,
+        self, *, agent: str | None = None, task: str | None = None, ended: bool = False, limit: int = 1000
     ) -> Approvals:
         """Lists the open questions of tasks, the oldest first; with `ended` those that have ended, the newest first.
 
         Needs the right "read".
         """
-        return self._loop.wait(
-            self._runtime.list_approvals(agent=agent, task=task, ended=ended, limit=limit)
-        )
+        return self._loop.wait(self._runtime.list_approvals(agent=agent, task=task, ended=ended, limit=limit))
 
     def show_approval(self, approval: int) -> Approval:
         """Returns a question of a task, with its answer where it has one.
@@ -525,9 +476,7 @@ class BlockingMethods:
         """
         return self._loop.wait(self._runtime.list_checkpoints(name=name, limit=limit))
 
-    def remove_checkpoints(
-        self, checkpoints: Sequence[int], *, force: bool = False
-    ) -> CheckpointsRemoved:
+    def remove_checkpoints(self, checkpoints: Sequence[int], *, force: bool = False) -> CheckpointsRemoved:
         """Removes checkpoints, all or none; one that a worker is to begin with only with `force`.
 
         Needs the right "operate".
@@ -561,9 +510,7 @@ class BlockingMethods:
 
         Needs the right "read".
         """
-        return self._loop.wait(
-            self._runtime.list_costs(by=by, since=since, until=until, agent=agent, limit=limit)
-        )
+        return self._loop.wait(self._runtime.list_costs(by=by, since=since, until=until, agent=agent, limit=limit))
 
     def doctor(self) -> Diagnosis:
         """Checks the machine and the daemon: the features of the kernel, those in force, and the guarantees that hold.
@@ -579,9 +526,7 @@ class BlockingMethods:
         """
         return self._loop.wait(self._runtime.emergency_stop())
 
-    def export(
-        self, names: Sequence[str] | None = None, *, selector: str | None = None
-    ) -> Exported:
+    def export(self, names: Sequence[str] | None = None, *, selector: str | None = None) -> Exported:
         """Returns agents, servers, teams, workflows and schedules as TOML, which `corral add --file` takes.
 
         Before them stand the stores, templates and profiles of the configuration file, which `corrald` takes with the rest; where names are chosen, those
@@ -634,23 +579,17 @@ class BlockingMethods:
         """
         return self._loop.wait(self._runtime.ping())
 
-    def reload(
-        self, *, dry_run: bool = False, wait: bool = False, timeout_s: float | None = None
-    ) -> Reloaded:
+    def reload(self, *, dry_run: bool = False, wait: bool = False, timeout_s: float | None = None) -> Reloaded:
         """Reads the configuration again, applies the changes and returns them; an invalid file changes nothing.
 
         Needs the right "admin".
         """
-        return self._loop.wait(
-            self._runtime.reload(dry_run=dry_run, wait=wait, timeout_s=timeout_s)
-        )
+        return self._loop.wait(self._runtime.reload(dry_run=dry_run, wait=wait, timeout_s=timeout_s))
 
     def get_schema(
         self,
         *,
-        document: Literal[
-            "config", "agent", "server", "template", "team", "workflow", "task", "event"
-        ] = "config",
+        document: Literal["config", "agent", "server", "template", "team", "workflow", "task", "event"] = "config",
     ) -> object:
         """Returns the JSON Schema of the configuration file, of a table in it, of a task, or of an event.
 
@@ -740,14 +679,7 @@ class BlockingMethods:
         """
         return self._loop.wait(
             self._runtime.list_events(
-                since=since,
-                since_time=since_time,
-                n=n,
-                types=types,
-                agent=agent,
-                worker=worker,
-                task=task,
-                until=until,
+                since=since, since_time=since_time, n=n, types=types, agent=agent, worker=worker, task=task, until=until
             )
         )
 
@@ -807,9 +739,7 @@ class BlockingMethods:
 
         Needs the right "operate".
         """
-        return self._loop.wait(
-            self._runtime.call_tool(name, arguments, timeout_s=timeout_s, traceparent=traceparent)
-        )
+        return self._loop.wait(self._runtime.call_tool(name, arguments, timeout_s=timeout_s, traceparent=traceparent))
 
     def finish_login(self, name: str, login: str, *, redirect: str | None = None) -> Login:
         """Finishes a login, and starts the server's workers that waited for it; `pending` while a device has not been told yet.
@@ -825,9 +755,7 @@ class BlockingMethods:
 
         Needs the right "admin".
         """
-        return self._loop.wait(
-            self._runtime.start_login(name, port=port, device=device, scopes=scopes)
-        )
+        return self._loop.wait(self._runtime.start_login(name, port=port, device=device, scopes=scopes))
 
     def list_logins(self) -> Logins:
         """Lists the remote MCP servers with the state of their logins; no token.
@@ -899,9 +827,7 @@ class BlockingMethods:
         """
         return self._loop.wait(self._runtime.delete_memory(agent, key, session=session))
 
-    def expire_session(
-        self, agent: str, session: str, *, ttl_s: float | None = None
-    ) -> SessionExpiry:
+    def expire_session(self, agent: str, session: str, *, ttl_s: float | None = None) -> SessionExpiry:
         """Sets the time after which a session is gone, from now on; without `ttl_s` only `retention` counts.
 
         Needs the right "operate".
@@ -922,27 +848,19 @@ class BlockingMethods:
         """
         return self._loop.wait(self._runtime.memory_pools())
 
-    def put_memory(
-        self, agent: str, key: str, value: object, *, ttl_s: float | None = None, session: str = ""
-    ) -> Done:
+    def put_memory(self, agent: str, key: str, value: object, *, ttl_s: float | None = None, session: str = "") -> Done:
         """Stores a value under a key of an agent; it is durable when this returns.
 
         Needs the right "operate".
         """
-        return self._loop.wait(
-            self._runtime.put_memory(agent, key, value, ttl_s=ttl_s, session=session)
-        )
+        return self._loop.wait(self._runtime.put_memory(agent, key, value, ttl_s=ttl_s, session=session))
 
-    def search_memory(
-        self, agent: str, query: str = "", *, limit: int = 100, session: str | None = None
-    ) -> Items:
+    def search_memory(self, agent: str, query: str = "", *, limit: int = 100, session: str | None = None) -> Items:
         """Returns keys and values of an agent that contain a text, the newest first.
 
         Needs the right "read".
         """
-        return self._loop.wait(
-            self._runtime.search_memory(agent, query, limit=limit, session=session)
-        )
+        return self._loop.wait(self._runtime.search_memory(agent, query, limit=limit, session=session))
 
     def list_sessions(self, *, agent: str | None = None, limit: int = 1000) -> Sessions:
         """Lists sessions with turns, messages, sizes and last access, the last used first.
@@ -977,13 +895,9 @@ class BlockingMethods:
 
         Needs the right "read".
         """
-        return self._loop.wait(
-            self._runtime.get_metrics_history(agent=agent, since=since, until=until, step_s=step_s)
-        )
+        return self._loop.wait(self._runtime.get_metrics_history(agent=agent, since=since, until=until, step_s=step_s))
 
-    def get_latest_metrics(
-        self, names: Sequence[str] | None = None, *, selector: str | None = None
-    ) -> MetricsLatest:
+    def get_latest_metrics(self, names: Sequence[str] | None = None, *, selector: str | None = None) -> MetricsLatest:
         """Returns the present figures: those since the daemon's start, and those of the last minute.
 
         Needs the right "read".
@@ -1002,9 +916,7 @@ class BlockingMethods:
 
         Needs the right "read".
         """
-        return self._loop.wait(
-            self._runtime.get_metrics_top(names, selector=selector, since=since, limit=limit)
-        )
+        return self._loop.wait(self._runtime.get_metrics_top(names, selector=selector, since=since, limit=limit))
 
     def list_models(self) -> Models:
         """Lists the declared models: state, users, and what was measured of them today; connects to those of which nothing is known.
@@ -1064,9 +976,7 @@ class BlockingMethods:
         """
         return self._loop.wait(self._runtime.show_package(package))
 
-    def upload_package(
-        self, data: str, *, offset: int = 0, upload: str | None = None
-    ) -> PackageUpload:
+    def upload_package(self, data: str, *, offset: int = 0, upload: str | None = None) -> PackageUpload:
         """Takes the next bytes of a package; `package.add` adds it once all have arrived. An upload without calls for ten minutes may go.
 
         Needs the right "admin".
@@ -1080,18 +990,14 @@ class BlockingMethods:
         """
         return self._loop.wait(self._runtime.verify_package(package))
 
-    def list_quotas(
-        self, names: Sequence[str] | None = None, *, selector: str | None = None
-    ) -> QuotaList:
+    def list_quotas(self, names: Sequence[str] | None = None, *, selector: str | None = None) -> QuotaList:
         """Lists the limits that the daemon holds, what is used of each, and how often it has refused something.
 
         Needs the right "read".
         """
         return self._loop.wait(self._runtime.list_quotas(names, selector=selector))
 
-    def diff_revisions(
-        self, name: str, *, before: int | None = None, after: int | None = None
-    ) -> RevisionDiff:
+    def diff_revisions(self, name: str, *, before: int | None = None, after: int | None = None) -> RevisionDiff:
         """Compares two revisions key by key; values of environment, headers and secrets are hidden.
 
         Needs the right "read".
@@ -1255,20 +1161,14 @@ class BlockingMethods:
 
         Needs the right "admin".
         """
-        return self._loop.wait(
-            self._runtime.rotate_secret(name, secret, agents=agents, restart=restart)
-        )
+        return self._loop.wait(self._runtime.rotate_secret(name, secret, agents=agents, restart=restart))
 
-    def set_secret(
-        self, name: str, secret: str, *, agents: Sequence[str] = (), replace: bool = False
-    ) -> SecretUse:
+    def set_secret(self, name: str, secret: str, *, agents: Sequence[str] = (), replace: bool = False) -> SecretUse:
         """Keeps a secret for `${secret:NAME}`, of all agents or of those that match `agents`. Returns the agents that name it.
 
         Needs the right "admin".
         """
-        return self._loop.wait(
-            self._runtime.set_secret(name, secret, agents=agents, replace=replace)
-        )
+        return self._loop.wait(self._runtime.set_secret(name, secret, agents=agents, replace=replace))
 
     def list_stores(self) -> Stores:
         """Probes the declared stores that agents use, and lists all, each with its state and its users.
@@ -1294,13 +1194,7 @@ class BlockingMethods:
         """
         return self._loop.wait(
             self._runtime.discard_tasks(
-                task=task,
-                tasks=tasks,
-                dead=dead,
-                agent=agent,
-                limit=limit,
-                until=until,
-                after=after,
+                task=task, tasks=tasks, dead=dead, agent=agent, limit=limit, until=until, after=after
             )
         )
 
@@ -1308,13 +1202,10 @@ class BlockingMethods:
         self,
         *,
         agent: str | None = None,
-        state: Literal["queued", "running", "succeeded", "failed", "cancelled", "timeout"]
-        | None = None,
+        state: Literal["queued", "running", "succeeded", "failed", "cancelled", "timeout"] | None = None,
         limit: int = 100,
         agents: Sequence[str] = (),
-        states: Sequence[
-            Literal["queued", "running", "succeeded", "failed", "cancelled", "timeout"]
-        ] = (),
+        states: Sequence[Literal["queued", "running", "succeeded", "failed", "cancelled", "timeout"]] = (),
         since: float | datetime | None = None,
         until: float | datetime | None = None,
         parent: str | None = None,
@@ -1374,13 +1265,7 @@ class BlockingMethods:
         """
         return self._loop.wait(
             self._runtime.retry_tasks(
-                task=task,
-                tasks=tasks,
-                dead=dead,
-                agent=agent,
-                limit=limit,
-                until=until,
-                after=after,
+                task=task, tasks=tasks, dead=dead, agent=agent, limit=limit, until=until, after=after
             )
         )
 
@@ -1425,9 +1310,7 @@ class BlockingMethods:
         """
         return self._loop.wait(self._runtime.list_templates())
 
-    def add_tenant(
-        self, name: str, *, spec: Mapping[str, object] | None = None, new: bool = False
-    ) -> TenantAdded:
+    def add_tenant(self, name: str, *, spec: Mapping[str, object] | None = None, new: bool = False) -> TenantAdded:
         """Adds a tenant, or returns the one that is there, whose agents that have given up start again.
 
         A tenant that is there with other values of the given keys is a Conflict, and so is any with `new`.
@@ -1495,9 +1378,7 @@ class BlockingMethods:
 
         Needs the right "admin".
         """
-        return self._loop.wait(
-            self._runtime.add_token(name, rights, agents=agents, expires_s=expires_s, tenant=tenant)
-        )
+        return self._loop.wait(self._runtime.add_token(name, rights, agents=agents, expires_s=expires_s, tenant=tenant))
 
     def list_tokens(self) -> TokenList:
         """Lists the tokens with their rights, agents, ends and last use; without their texts, which are kept nowhere.
@@ -1513,16 +1394,12 @@ class BlockingMethods:
         """
         return self._loop.wait(self._runtime.remove_token(name))
 
-    def rotate_token(
-        self, name: str, *, overlap_s: float = 0, expires_s: float | None = None
-    ) -> NewToken:
+    def rotate_token(self, name: str, *, overlap_s: float = 0, expires_s: float | None = None) -> NewToken:
         """Replaces the text of a token, and keeps its rights; the one before ends at once, or after `overlap_s`.
 
         Needs the right "admin".
         """
-        return self._loop.wait(
-            self._runtime.rotate_token(name, overlap_s=overlap_s, expires_s=expires_s)
-        )
+        return self._loop.wait(self._runtime.rotate_token(name, overlap_s=overlap_s, expires_s=expires_s))
 
     def add_workflows(
         self,
@@ -1577,9 +1454,7 @@ class BlockingMethods:
             SpawnFailed, Timeout: it did not become Ready; it is added nevertheless.
         """
         return self._loop.wait(
-            self._runtime.spawn_agent(
-                name, command=command, entrypoint=entrypoint, agent=agent, **spec
-            )
+            self._runtime.spawn_agent(name, command=command, entrypoint=entrypoint, agent=agent, **spec)
         )
 
     def register_agent(
@@ -1593,9 +1468,7 @@ class BlockingMethods:
     ) -> AgentStatus:
         """Adds an agent without starting it; else as `spawn_agent`."""
         return self._loop.wait(
-            self._runtime.register_agent(
-                name, command=command, entrypoint=entrypoint, agent=agent, **spec
-            )
+            self._runtime.register_agent(name, command=command, entrypoint=entrypoint, agent=agent, **spec)
         )
 
     def add_agent(
@@ -1614,9 +1487,7 @@ class BlockingMethods:
             CorralError: as for `spawn_agent`.
         """
         return self._loop.wait(
-            self._runtime.add_agent(
-                name, spec, kind=kind, start=start, wait=wait, directory=directory
-            )
+            self._runtime.add_agent(name, spec, kind=kind, start=start, wait=wait, directory=directory)
         )
 
     def remove_agent(self, name: str, *, cascade: bool = False) -> list[str]:
@@ -1669,12 +1540,7 @@ class BlockingMethods:
         return self._loop.wait(self._runtime.agent_status(name))
 
     def run_agent(
-        self,
-        name: str,
-        objective: str = "",
-        *,
-        on_progress: OnProgress | None = None,
-        **options: Unpack[TaskOptions],
+        self, name: str, objective: str = "", *, on_progress: OnProgress | None = None, **options: Unpack[TaskOptions]
     ) -> object:
         """Runs a task on an agent, team or workflow, and returns its output.
 
@@ -1685,9 +1551,7 @@ class BlockingMethods:
             CorralError: the task was refused, or it failed: of the class that its record names, with `task` in
                 `data`.
         """
-        return self._loop.wait(
-            self._runtime.run_agent(name, objective, on_progress=on_progress, **options)
-        )
+        return self._loop.wait(self._runtime.run_agent(name, objective, on_progress=on_progress, **options))
 
     def execute_task(
         self,
@@ -1705,9 +1569,7 @@ class BlockingMethods:
             CorralError: the task was refused.
             Unreachable: the daemon went away; `data["task"]` names the accepted task: wait for it again.
         """
-        return self._loop.wait(
-            self._runtime.execute_task(agent, objective, on_progress=on_progress, **options)
-        )
+        return self._loop.wait(self._runtime.execute_task(agent, objective, on_progress=on_progress, **options))
 
     def execute_tasks_parallel(
         self, tasks: Iterable[TaskParams | Mapping[str, object]], *, max_parallel: int | None = None
@@ -1723,13 +1585,9 @@ class BlockingMethods:
         Raises:
             InvalidParams: `max_parallel` is less than 1.
         """
-        return self._loop.wait(
-            self._runtime.execute_tasks_parallel(tasks, max_parallel=max_parallel)
-        )
+        return self._loop.wait(self._runtime.execute_tasks_parallel(tasks, max_parallel=max_parallel))
 
-    def submit_task(
-        self, agent: str | None, objective: str = "", **options: Unpack[TaskOptions]
-    ) -> Task:
+    def submit_task(self, agent: str | None, objective: str = "", **options: Unpack[TaskOptions]) -> Task:
         """Submits a task and returns its record; it is stored by then, and runs whatever happens to this program.
 
         Raises:
@@ -1739,18 +1597,14 @@ class BlockingMethods:
         """
         return self._loop.wait(self._runtime.submit_task(agent, objective, **options))
 
-    def wait_task(
-        self, task: str, *, timeout_s: float | None = None, on_progress: OnProgress | None = None
-    ) -> Task:
+    def wait_task(self, task: str, *, timeout_s: float | None = None, on_progress: OnProgress | None = None) -> Task:
         """Returns the record of a task when it has ended; calls `on_progress` with each progress until then.
 
         Raises:
             NotFound: there is no such task.
             Timeout: it has not ended within `timeout_s`; it continues.
         """
-        return self._loop.wait(
-            self._runtime.wait_task(task, timeout_s=timeout_s, on_progress=on_progress)
-        )
+        return self._loop.wait(self._runtime.wait_task(task, timeout_s=timeout_s, on_progress=on_progress))
 
     def cancel_task(self, task: str) -> Task:
         """Cancels a task and the tasks that it delegated; returns its record."""
@@ -1764,9 +1618,7 @@ class BlockingMethods:
         """
         return self._loop.wait(self._runtime.show_task(task, calls=calls))
 
-    def list_tasks(
-        self, *, agent: str | None = None, state: TaskState | None = None, limit: int = 100
-    ) -> list[Task]:
+    def list_tasks(self, *, agent: str | None = None, state: TaskState | None = None, limit: int = 100) -> list[Task]:
         """Returns records of tasks, newest first; `list_task_page` has more conditions, and the next page."""
         return self._loop.wait(self._runtime.list_tasks(agent=agent, state=state, limit=limit))
 
@@ -1825,21 +1677,15 @@ class BlockingMethods:
             Corrupted: the stored checkpoint is damaged.
         """
         return self._loop.wait(
-            self._runtime.restore_agent(
-                checkpoint, name, start=start, data=data, timeout_s=timeout_s
-            )
+            self._runtime.restore_agent(checkpoint, name, start=start, data=data, timeout_s=timeout_s)
         )
 
-    def hibernate_agent(
-        self, name: str, *, timeout_s: float | None = None, force: bool = False
-    ) -> AgentStatus:
+    def hibernate_agent(self, name: str, *, timeout_s: float | None = None, force: bool = False) -> AgentStatus:
         """Saves an agent's state and ends its processes; its next task, or `wake_agent`, restores it.
 
         With `force` also one that saves no state is ended.
         """
-        return self._loop.wait(
-            self._runtime.hibernate_agent(name, timeout_s=timeout_s, force=force)
-        )
+        return self._loop.wait(self._runtime.hibernate_agent(name, timeout_s=timeout_s, force=force))
 
     def wake_agent(self, name: str, *, timeout_s: float | None = None) -> AgentStatus:
         """Starts a hibernated agent from its saved state."""
@@ -1855,11 +1701,7 @@ class BlockingMethods:
         return self._loop.wait(self._runtime.select_agents(names, selector=selector))
 
     def status(
-        self,
-        names: Sequence[str] | None = None,
-        *,
-        selector: str | None = None,
-        failed: bool = False,
+        self, names: Sequence[str] | None = None, *, selector: str | None = None, failed: bool = False
     ) -> Status:
         """Returns the status of the daemon, of its agents and MCP servers, and task counts.
 
@@ -1873,9 +1715,7 @@ class BlockingMethods:
         """
         return self._loop.wait(self._runtime.status(names, selector=selector, failed=failed))
 
-    def get_statistics(
-        self, names: Sequence[str] | None = None, *, selector: str | None = None
-    ) -> Statistics:
+    def get_statistics(self, names: Sequence[str] | None = None, *, selector: str | None = None) -> Statistics:
         """Returns counts and durations since the daemon started, in total and by agent and server (chosen as in `status`).
 
         Raises:

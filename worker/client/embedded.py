@@ -41,13 +41,7 @@ Config = str | os.PathLike[str] | Mapping[str, object]
 class Embedded:
     """Holds the process of a daemon that was started for this program."""
 
-    def __init__(
-        self,
-        folder: Path,
-        process: asyncio.subprocess.Process,
-        lifeline: int,
-        log: BinaryIO,
-    ) -> None:
+    def __init__(self, folder: Path, process: asyncio.subprocess.Process, lifeline: int, log: BinaryIO) -> None:
         self._folder = folder
         self._process = process
         self._lifeline = lifeline
@@ -122,9 +116,7 @@ class Embedded:
         notified = asyncio.ensure_future(loop.sock_recv(ready, 256))
         ended = asyncio.ensure_future(self._process.wait())
         try:
-            await asyncio.wait(
-                {notified, ended}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait({notified, ended}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
             if notified.done():
                 return
             reason = self._last_log_line()
@@ -185,9 +177,7 @@ def _socket_in(folder: Path) -> Path:
 
 def _environ() -> dict[str, str]:
     """Returns the environment of this program without FOREIGN_VARIABLES."""
-    return {
-        key: value for key, value in os.environ.items() if not key.startswith(FOREIGN_VARIABLES)
-    }
+    return {key: value for key, value in os.environ.items() if not key.startswith(FOREIGN_VARIABLES)}
 
 
 def _config_file(folder: Path, config: Config | None) -> Path:

@@ -58,9 +58,7 @@ class _CallStream:
         if stream is not None:
             await stream.connection.close()
 
-    async def _begin(
-        self, method: str, params: Mapping[str, object]
-    ) -> tuple[Stream, dict[str, object]]:
+    async def _begin(self, method: str, params: Mapping[str, object]) -> tuple[Stream, dict[str, object]]:
         """Returns the stream of a call, with its answer; a failure leaves no connection."""
         stream = await Stream.open(self._daemon)
         try:
@@ -78,9 +76,7 @@ class EventStream(_CallStream):
     events come once they are back.
     """
 
-    def __init__(
-        self, daemon: str | Endpoint, filters: Mapping[str, object], since: int | str | None
-    ) -> None:
+    def __init__(self, daemon: str | Endpoint, filters: Mapping[str, object], since: int | str | None) -> None:
         super().__init__(daemon)
         self._filters = filters
         self._since = since
@@ -246,9 +242,7 @@ class TaskStream:
         """
         stream = await Stream.open(self._daemon)
         self._connection = stream.connection
-        asking = asyncio.ensure_future(
-            _ask_and_close(stream.connection, "task.follow", self._params)
-        )
+        asking = asyncio.ensure_future(_ask_and_close(stream.connection, "task.follow", self._params))
         try:
             with suppress(Unreachable):  # the stream ends with the answer
                 async for notification in stream:
@@ -295,9 +289,7 @@ class PartStream:
     A task that it runs itself is cancelled when the iteration is left before, and its failure is raised at the end.
     """
 
-    def __init__(
-        self, daemon: str | Endpoint, params: Mapping[str, object], runner: TaskRunner | None = None
-    ) -> None:
+    def __init__(self, daemon: str | Endpoint, params: Mapping[str, object], runner: TaskRunner | None = None) -> None:
         self._daemon = daemon
         self._params = params
         self._runner = runner
@@ -452,9 +444,7 @@ def _place_after(since: int | str | None, event: DaemonEvent) -> int | str:
     return max(since if isinstance(since, int) else 0, event.seq)
 
 
-async def _ask_and_close(
-    connection: Connection, method: str, params: Mapping[str, object]
-) -> object:
+async def _ask_and_close(connection: Connection, method: str, params: Mapping[str, object]) -> object:
     try:
         return await connection.call(method, params)
     finally:

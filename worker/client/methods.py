@@ -40,15 +40,7 @@ from ..control.deployments import (
     DeploymentsParams,
     DeployParams,
 )
-from ..control.logins import (
-    LoggedOut,
-    Login,
-    LoginFinishParams,
-    LoginParams,
-    Logins,
-    LoginStarted,
-    LogoutParams,
-)
+from ..control.logins import LoggedOut, Login, LoginFinishParams, LoginParams, Logins, LoginStarted, LogoutParams
 from ..control.metrics import (
     MetricsHistory,
     MetricsHistoryParams,
@@ -222,9 +214,7 @@ class Methods:
 
         Needs the right "admin".
         """
-        params = given(
-            AddAllParams, agents=agents, start=start, wait=wait, present=present, dry_run=dry_run
-        )
+        params = given(AddAllParams, agents=agents, start=start, wait=wait, present=present, dry_run=dry_run)
         return await self._connection.ask(AgentsAdded, "agent.add_all", params)
 
     async def expose_agent(
@@ -249,17 +239,11 @@ class Methods:
 
         Needs the right "operate".
         """
-        params = given(
-            HibernateParams, names=names, selector=selector, timeout_s=timeout_s, force=force
-        )
+        params = given(HibernateParams, names=names, selector=selector, timeout_s=timeout_s, force=force)
         return await self._connection.ask(AgentsChanged, "agent.hibernate", params)
 
     async def list_agents(
-        self,
-        names: Sequence[str] | None = None,
-        *,
-        selector: str | None = None,
-        failed: bool = False,
+        self, names: Sequence[str] | None = None, *, selector: str | None = None, failed: bool = False
     ) -> Agents:
         """Lists the status of agents and MCP servers: of all, or of those that the params choose.
 
@@ -291,9 +275,7 @@ class Methods:
 
         Needs the right "operate".
         """
-        params = given(
-            NamesParams, names=names, all=all, selector=selector, wait=wait, timeout_s=timeout_s
-        )
+        params = given(NamesParams, names=names, all=all, selector=selector, wait=wait, timeout_s=timeout_s)
         return await self._connection.ask(AgentsChanged, "agent.reset", params)
 
     async def restart_agents(
@@ -309,9 +291,7 @@ class Methods:
 
         Needs the right "operate".
         """
-        params = given(
-            NamesParams, names=names, all=all, selector=selector, wait=wait, timeout_s=timeout_s
-        )
+        params = given(NamesParams, names=names, all=all, selector=selector, wait=wait, timeout_s=timeout_s)
         return await self._connection.ask(AgentsChanged, "agent.restart", params)
 
     async def resume_agents(
@@ -337,14 +317,7 @@ class Methods:
 
         Needs the right "admin".
         """
-        params = given(
-            RemoveParams,
-            name=name,
-            names=names,
-            selector=selector,
-            cascade=cascade,
-            expected=expected,
-        )
+        params = given(RemoveParams, name=name, names=names, selector=selector, cascade=cascade, expected=expected)
         return await self._connection.ask(Removed, "agent.rm", params)
 
     async def rollback_agent(
@@ -453,12 +426,7 @@ class Methods:
         return await self._connection.ask(AgentShown, "agent.show", params)
 
     async def signal_agents(
-        self,
-        signal: str,
-        names: Sequence[str] = (),
-        *,
-        name: str | None = None,
-        selector: str | None = None,
+        self, signal: str, names: Sequence[str] = (), *, name: str | None = None, selector: str | None = None
     ) -> Names:
         """Sends a signal to the leader of each worker that runs.
 
@@ -482,9 +450,7 @@ class Methods:
 
         Needs the right "operate".
         """
-        params = given(
-            NamesParams, names=names, all=all, selector=selector, wait=wait, timeout_s=timeout_s
-        )
+        params = given(NamesParams, names=names, all=all, selector=selector, wait=wait, timeout_s=timeout_s)
         return await self._connection.ask(AgentsChanged, "agent.start", params)
 
     async def stop_agents(
@@ -500,9 +466,7 @@ class Methods:
 
         Needs the right "operate".
         """
-        params = given(
-            NamesParams, names=names, all=all, selector=selector, wait=wait, timeout_s=timeout_s
-        )
+        params = given(NamesParams, names=names, all=all, selector=selector, wait=wait, timeout_s=timeout_s)
         return await self._connection.ask(AgentsChanged, "agent.stop", params)
 
     async def wake_agents(
@@ -518,9 +482,7 @@ class Methods:
 
         Needs the right "operate".
         """
-        params = given(
-            NamesParams, names=names, all=all, selector=selector, wait=wait, timeout_s=timeout_s
-        )
+        params = given(NamesParams, names=names, all=all, selector=selector, wait=wait, timeout_s=timeout_s)
         return await self._connection.ask(AgentsChanged, "agent.wake", params)
 
     async def answer_approval(self, approval: int, answer: str | None) -> Approval:
@@ -532,12 +494,7 @@ class Methods:
         return await self._connection.ask(Approval, "approval.answer", params)
 
     async def list_approvals(
-        self,
-        *,
-        agent: str | None = None,
-        task: str | None = None,
-        ended: bool = False,
-        limit: int = 1000,
+        self, *, agent: str | None = None, task: str | None = None, ended: bool = False, limit: int = 1000
     ) -> Approvals:
         """Lists the open questions of tasks, the oldest first; with `ended` those that have ended, the newest first.
 
@@ -631,9 +588,7 @@ class Methods:
         params = given(CheckpointListParams, name=name, limit=limit)
         return await self._connection.ask(Checkpoints, "checkpoint.list", params)
 
-    async def remove_checkpoints(
-        self, checkpoints: Sequence[int], *, force: bool = False
-    ) -> CheckpointsRemoved:
+    async def remove_checkpoints(self, checkpoints: Sequence[int], *, force: bool = False) -> CheckpointsRemoved:
         """Removes checkpoints, all or none; one that a worker is to begin with only with `force`.
 
         Needs the right "operate".
@@ -689,9 +644,7 @@ class Methods:
         params = given(NoParams)
         return await self._connection.ask(EmergencyStopped, "daemon.emergency_stop", params)
 
-    async def export(
-        self, names: Sequence[str] | None = None, *, selector: str | None = None
-    ) -> Exported:
+    async def export(self, names: Sequence[str] | None = None, *, selector: str | None = None) -> Exported:
         """Returns agents, servers, teams, workflows and schedules as TOML, which `corral add --file` takes.
 
         Before them stand the stores, templates and profiles of the configuration file, which `corrald` takes with the rest; where names are chosen, those
@@ -731,9 +684,7 @@ class Methods:
         )
         return await self._connection.ask(Imported, "daemon.import", params)
 
-    async def set_log_level(
-        self, level: Literal["debug", "info", "warning", "error"]
-    ) -> LogLevelSet:
+    async def set_log_level(self, level: Literal["debug", "info", "warning", "error"]) -> LogLevelSet:
         """Sets the log level of the daemon, until a reload or its end; `daemon.status` shows it.
 
         Needs the right "operate".
@@ -749,9 +700,7 @@ class Methods:
         params = given(NoParams)
         return await self._connection.ask(Done, "daemon.ping", params)
 
-    async def reload(
-        self, *, dry_run: bool = False, wait: bool = False, timeout_s: float | None = None
-    ) -> Reloaded:
+    async def reload(self, *, dry_run: bool = False, wait: bool = False, timeout_s: float | None = None) -> Reloaded:
         """Reads the configuration again, applies the changes and returns them; an invalid file changes nothing.
 
         Needs the right "admin".
@@ -762,9 +711,7 @@ class Methods:
     async def get_schema(
         self,
         *,
-        document: Literal[
-            "config", "agent", "server", "template", "team", "workflow", "task", "event"
-        ] = "config",
+        document: Literal["config", "agent", "server", "template", "team", "workflow", "task", "event"] = "config",
     ) -> object:
         """Returns the JSON Schema of the configuration file, of a table in it, of a task, or of an event.
 
@@ -928,9 +875,7 @@ class Methods:
 
         Needs the right "operate".
         """
-        params = given(
-            CallParams, name=name, arguments=arguments, timeout_s=timeout_s, traceparent=traceparent
-        )
+        params = given(CallParams, name=name, arguments=arguments, timeout_s=timeout_s, traceparent=traceparent)
         return await self._connection.ask(object, "mcp.call", params)
 
     async def finish_login(self, name: str, login: str, *, redirect: str | None = None) -> Login:
@@ -1031,9 +976,7 @@ class Methods:
         params = given(MemoryKeyParams, agent=agent, key=key, session=session)
         return await self._connection.ask(Done, "memory.delete", params)
 
-    async def expire_session(
-        self, agent: str, session: str, *, ttl_s: float | None = None
-    ) -> SessionExpiry:
+    async def expire_session(self, agent: str, session: str, *, ttl_s: float | None = None) -> SessionExpiry:
         """Sets the time after which a session is gone, from now on; without `ttl_s` only `retention` counts.
 
         Needs the right "operate".
@@ -1064,9 +1007,7 @@ class Methods:
 
         Needs the right "operate".
         """
-        params = given(
-            MemoryPutParams, agent=agent, key=key, value=value, ttl_s=ttl_s, session=session
-        )
+        params = given(MemoryPutParams, agent=agent, key=key, value=value, ttl_s=ttl_s, session=session)
         return await self._connection.ask(Done, "memory.put", params)
 
     async def search_memory(
@@ -1087,9 +1028,7 @@ class Methods:
         params = given(MemoryListParams, agent=agent, limit=limit)
         return await self._connection.ask(Sessions, "memory.sessions", params)
 
-    async def show_session(
-        self, agent: str, session: str, *, last: int | None = None
-    ) -> SessionShown:
+    async def show_session(self, agent: str, session: str, *, last: int | None = None) -> SessionShown:
         """Returns a session: history, variables and data; counts as an access.
 
         Needs the right "read".
@@ -1211,9 +1150,7 @@ class Methods:
         params = given(PackageParams, package=package)
         return await self._connection.ask(PackageDetails, "package.show", params)
 
-    async def upload_package(
-        self, data: str, *, offset: int = 0, upload: str | None = None
-    ) -> PackageUpload:
+    async def upload_package(self, data: str, *, offset: int = 0, upload: str | None = None) -> PackageUpload:
         """Takes the next bytes of a package; `package.add` adds it once all have arrived. An upload without calls for ten minutes may go.
 
         Needs the right "admin".
@@ -1229,9 +1166,7 @@ class Methods:
         params = given(PackageParams, package=package)
         return await self._connection.ask(PackageRecord, "package.verify", params)
 
-    async def list_quotas(
-        self, names: Sequence[str] | None = None, *, selector: str | None = None
-    ) -> QuotaList:
+    async def list_quotas(self, names: Sequence[str] | None = None, *, selector: str | None = None) -> QuotaList:
         """Lists the limits that the daemon holds, what is used of each, and how often it has refused something.
 
         Needs the right "read".
@@ -1239,9 +1174,7 @@ class Methods:
         params = given(StatisticsParams, names=names, selector=selector)
         return await self._connection.ask(QuotaList, "quota.list", params)
 
-    async def diff_revisions(
-        self, name: str, *, before: int | None = None, after: int | None = None
-    ) -> RevisionDiff:
+    async def diff_revisions(self, name: str, *, before: int | None = None, after: int | None = None) -> RevisionDiff:
         """Compares two revisions key by key; values of environment, headers and secrets are hidden.
 
         Needs the right "read".
@@ -1455,14 +1388,7 @@ class Methods:
         Needs the right "operate".
         """
         params = given(
-            TasksParams,
-            task=task,
-            tasks=tasks,
-            dead=dead,
-            agent=agent,
-            limit=limit,
-            until=until,
-            after=after,
+            TasksParams, task=task, tasks=tasks, dead=dead, agent=agent, limit=limit, until=until, after=after
         )
         return await self._connection.ask(TasksDiscarded, "task.discard", params)
 
@@ -1470,13 +1396,10 @@ class Methods:
         self,
         *,
         agent: str | None = None,
-        state: Literal["queued", "running", "succeeded", "failed", "cancelled", "timeout"]
-        | None = None,
+        state: Literal["queued", "running", "succeeded", "failed", "cancelled", "timeout"] | None = None,
         limit: int = 100,
         agents: Sequence[str] = (),
-        states: Sequence[
-            Literal["queued", "running", "succeeded", "failed", "cancelled", "timeout"]
-        ] = (),
+        states: Sequence[Literal["queued", "running", "succeeded", "failed", "cancelled", "timeout"]] = (),
         since: float | datetime | None = None,
         until: float | datetime | None = None,
         parent: str | None = None,
@@ -1536,14 +1459,7 @@ class Methods:
         Needs the right "operate".
         """
         params = given(
-            TasksParams,
-            task=task,
-            tasks=tasks,
-            dead=dead,
-            agent=agent,
-            limit=limit,
-            until=until,
-            after=after,
+            TasksParams, task=task, tasks=tasks, dead=dead, agent=agent, limit=limit, until=until, after=after
         )
         return await self._connection.ask(TasksRetried, "task.retry", params)
 
@@ -1670,14 +1586,7 @@ class Methods:
 
         Needs the right "admin".
         """
-        params = given(
-            TokenAddParams,
-            name=name,
-            rights=rights,
-            agents=agents,
-            expires_s=expires_s,
-            tenant=tenant,
-        )
+        params = given(TokenAddParams, name=name, rights=rights, agents=agents, expires_s=expires_s, tenant=tenant)
         return await self._connection.ask(NewToken, "token.add", params)
 
     async def list_tokens(self) -> TokenList:
@@ -1696,9 +1605,7 @@ class Methods:
         params = given(TokenNameParams, name=name)
         return await self._connection.ask(TokenRemoved, "token.rm", params)
 
-    async def rotate_token(
-        self, name: str, *, overlap_s: float = 0, expires_s: float | None = None
-    ) -> NewToken:
+    async def rotate_token(self, name: str, *, overlap_s: float = 0, expires_s: float | None = None) -> NewToken:
         """Replaces the text of a token, and keeps its rights; the one before ends at once, or after `overlap_s`.
 
         Needs the right "admin".

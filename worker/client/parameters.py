@@ -18,9 +18,7 @@ def given(type_: type[msgspec.Struct], **arguments: object) -> dict[str, object]
         value = plain(arguments.get(field.name, UNSET))
         if value is UNSET or (value is None and not field.required):
             continue
-        default = (
-            field.default_factory() if field.default_factory is not NODEFAULT else field.default
-        )
+        default = field.default_factory() if field.default_factory is not NODEFAULT else field.default
         if field.required or value != default or type(value) is not type(default):
             params[field.name] = value
     return params

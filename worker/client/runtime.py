@@ -15,16 +15,7 @@ from typing import Any, Literal, Self, Unpack
 from msgspec import UNSET
 
 from ..contract.errors import Conflict, CorralError, InvalidParams, NotFound
-from ..contract.records import (
-    AgentStatus,
-    Statistics,
-    Status,
-    Task,
-    TaskParams,
-    TaskState,
-    TeamStatus,
-    WorkflowStatus,
-)
+from ..contract.records import AgentStatus, Statistics, Status, Task, TaskParams, TaskState, TeamStatus, WorkflowStatus
 from ..control.params import (
     CheckpointRestoreParams,
     EventParams,
@@ -44,15 +35,7 @@ from .methods import Methods
 from .parameters import given
 from .subscription import Handler, Subscription
 from .sync import default_socket
-from .tasks import (
-    OnProgress,
-    ProgressListeners,
-    TaskOptions,
-    TaskRunner,
-    failure,
-    submit_params,
-    task_params,
-)
+from .tasks import OnProgress, ProgressListeners, TaskOptions, TaskRunner, failure, submit_params, task_params
 from .usage import ResourceUsage, resource_usage
 
 PARALLEL = 100
@@ -277,12 +260,7 @@ class AgentRuntime(Methods):
     # -- tasks
 
     async def run_agent(
-        self,
-        name: str,
-        objective: str = "",
-        *,
-        on_progress: OnProgress | None = None,
-        **options: Unpack[TaskOptions],
+        self, name: str, objective: str = "", *, on_progress: OnProgress | None = None, **options: Unpack[TaskOptions]
     ) -> object:
         """Runs a task on an agent, team or workflow, and returns its output.
 
@@ -302,9 +280,7 @@ class AgentRuntime(Methods):
     run_team = run_agent
     run_workflow = run_agent
 
-    def run_agent_stream(
-        self, name: str, objective: str = "", **options: Unpack[TaskOptions]
-    ) -> PartStream:
+    def run_agent_stream(self, name: str, objective: str = "", **options: Unpack[TaskOptions]) -> PartStream:
         """Runs a task as `run_agent`, and iterates over what it streams: `async for part in runtime.run_agent_stream(…)`.
 
         `output` of the stream is then its result. To leave the iteration early cancels the task.
@@ -334,10 +310,7 @@ class AgentRuntime(Methods):
         return await self._tasks.execute(submit_params(agent, objective, options), on_progress)
 
     async def execute_tasks_parallel(
-        self,
-        tasks: Iterable[TaskParams | Mapping[str, object]],
-        *,
-        max_parallel: int | None = None,
+        self, tasks: Iterable[TaskParams | Mapping[str, object]], *, max_parallel: int | None = None
     ) -> list[Task | CorralError]:
         """Runs tasks, `max_parallel` at a time; returns in their order the result or error of `execute_task`.
 
@@ -353,14 +326,10 @@ class AgentRuntime(Methods):
         limit = PARALLEL if max_parallel is None else max_parallel
         if limit < 1:
             reason = "it has to be at least 1"
-            raise InvalidParams(
-                f"cannot run {limit} tasks at a time: {reason}", key="max_parallel", value=limit
-            )
+            raise InvalidParams(f"cannot run {limit} tasks at a time: {reason}", key="max_parallel", value=limit)
         return await self._tasks.execute_all([task_params(each) for each in tasks], limit)
 
-    async def submit_task(
-        self, agent: str | None, objective: str = "", **options: Unpack[TaskOptions]
-    ) -> Task:
+    async def submit_task(self, agent: str | None, objective: str = "", **options: Unpack[TaskOptions]) -> Task:
         """Submits a task and returns its record; it is stored by then, and runs whatever happens to this program.
 
         Raises:
@@ -368,16 +337,10 @@ class AgentRuntime(Methods):
             Conflict: the agent is stopped.
             Overloaded: its queue is full; `data["retry_after_s"]`.
         """
-        return await self._connection.ask(
-            Task, "task.submit", submit_params(agent, objective, options)
-        )
+        return await self._connection.ask(Task, "task.submit", submit_params(agent, objective, options))
 
     async def wait_task(
-        self,
-        task: str,
-        *,
-        timeout_s: float | None = None,
-        on_progress: OnProgress | None = None,
+        self, task: str, *, timeout_s: float | None = None, on_progress: OnProgress | None = None
     ) -> Task:
         """Returns the record of a task when it has ended; calls `on_progress` with each progress until then.
 
@@ -421,9 +384,7 @@ class AgentRuntime(Methods):
 
     async def remove_team(self, name: str, *, cascade: bool = False) -> list[str]:
         """Removes a team but not its members, with `cascade` also all that refer to it; returns the removed names."""
-        return (
-            await self._connection.ask(Removed, "team.rm", {"name": name, "cascade": cascade})
-        ).removed
+        return (await self._connection.ask(Removed, "team.rm", {"name": name, "cascade": cascade})).removed
 
     async def add_workflow(self, name: str, spec: Mapping[str, object]) -> WorkflowStatus:
         """Adds a workflow by its table in the configuration, and returns its status.
@@ -452,9 +413,7 @@ class AgentRuntime(Methods):
         params = {"name": name, "timeout_s": timeout_s}
         saved = (await self._connection.ask(Checkpoints, "checkpoint.save", params)).checkpoints
         if len(saved) != 1:
-            words = (
-                f'cannot tell which checkpoint of "{name}": it has {len(saved)} workers; name one'
-            )
+            words = f'cannot tell which checkpoint of "{name}": it has {len(saved)} workers; name one'
             raise Conflict(words, name=name, checkpoints=[each.id for each in saved])
         return saved[0].id
 
@@ -478,18 +437,11 @@ class AgentRuntime(Methods):
             Corrupted: the stored checkpoint is damaged.
         """
         params = given(
-            CheckpointRestoreParams,
-            checkpoint=checkpoint,
-            name=name,
-            data=data,
-            timeout_s=timeout_s,
-            start=start,
+            CheckpointRestoreParams, checkpoint=checkpoint, name=name, data=data, timeout_s=timeout_s, start=start
         )
         return (await self._connection.ask(CheckpointRestored, "checkpoint.restore", params)).agent
 
-    async def hibernate_agent(
-        self, name: str, *, timeout_s: float | None = None, force: bool = False
-    ) -> AgentStatus:
+    async def hibernate_agent(self, name: str, *, timeout_s: float | None = None, force: bool = False) -> AgentStatus:
         """Saves an agent's state and ends its processes; its next task, or `wake_agent`, restores it.
 
         With `force` also one that saves no state is ended.
@@ -503,9 +455,7 @@ class AgentRuntime(Methods):
 
     # -- observing
 
-    async def select_agents(
-        self, names: Sequence[str] = (), *, selector: str | None = None
-    ) -> list[str]:
+    async def select_agents(self, names: Sequence[str] = (), *, selector: str | None = None) -> list[str]:
         """Returns the names that globs and labels choose: `select_agents(["work*"], selector="team=red")`.
 
         Raises:
@@ -516,11 +466,7 @@ class AgentRuntime(Methods):
         return (await self._connection.ask(Names, "agent.select", params)).names
 
     async def status(
-        self,
-        names: Sequence[str] | None = None,
-        *,
-        selector: str | None = None,
-        failed: bool = False,
+        self, names: Sequence[str] | None = None, *, selector: str | None = None, failed: bool = False
     ) -> Status:
         """Returns the status of the daemon, of its agents and MCP servers, and task counts.
 
@@ -537,9 +483,7 @@ class AgentRuntime(Methods):
         params |= {"failed": True} if failed else {}
         return await self._connection.ask(Status, "daemon.status", params, timeout_s=ANSWER_S)
 
-    async def get_statistics(
-        self, names: Sequence[str] | None = None, *, selector: str | None = None
-    ) -> Statistics:
+    async def get_statistics(self, names: Sequence[str] | None = None, *, selector: str | None = None) -> Statistics:
         """Returns counts and durations since the daemon started, in total and by agent and server (chosen as in `status`).
 
         Raises:
@@ -577,15 +521,7 @@ class AgentRuntime(Methods):
 
         Returns an async iterator; in an `async with` it follows from entering, else from the first step on.
         """
-        filters = given(
-            EventParams,
-            types=types,
-            since_time=since_time,
-            n=n,
-            agent=agent,
-            worker=worker,
-            task=task,
-        )
+        filters = given(EventParams, types=types, since_time=since_time, n=n, agent=agent, worker=worker, task=task)
         return EventStream(self._daemon, filters, since)
 
     def follow_logs(
@@ -682,9 +618,7 @@ class AgentRuntime(Methods):
         self._subscriptions.append(subscription)
         return subscription
 
-    async def call(
-        self, method: str, *, timeout_s: float | None = None, **params: object
-    ) -> object:
+    async def call(self, method: str, *, timeout_s: float | None = None, **params: object) -> object:
         """Returns the result of any method of the daemon, as JSON; `rpc.discover` lists them.
 
         Raises:

@@ -77,6 +77,4 @@ class Subscription:
             if inspect.isawaitable(found):
                 await found
         except Exception:
-            logger.exception(
-                'cannot handle event %d "%s": the handler failed', event.seq, event.type
-            )
+            logger.exception('cannot handle event %d "%s": the handler failed', event.seq, event.type)

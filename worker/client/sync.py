@@ -16,13 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from types import TracebackType
 
-from ..contract.errors import (
-    InvalidRequest,
-    MethodNotFound,
-    Overloaded,
-    Timeout,
-    Unreachable,
-)
+from ..contract.errors import InvalidRequest, MethodNotFound, Overloaded, Timeout, Unreachable
 from ..contract.jsonrpc import Event, Foreign, Id, Notification, Peer, Request, Response
 
 SOCKET_PATH_BYTES_MAX = 107
@@ -90,10 +84,7 @@ class Client:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 
@@ -319,9 +310,7 @@ def _check_owner(path: str) -> None:
         return  # connecting fails with a better message
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid or found.st_mode & 0o077:
         text = f'"{folder}" is not a folder that only uid {uid} can use'
-        raise _unreachable(
-            path, "not-ours", text, uid=found.st_uid, mode=oct(found.st_mode & 0o777)
-        )
+        raise _unreachable(path, "not-ours", text, uid=found.st_uid, mode=oct(found.st_mode & 0o777))
 
 
 def _why(error: Exception) -> tuple[str, str]:
@@ -330,15 +319,9 @@ def _why(error: Exception) -> tuple[str, str]:
     if number == errno.EAGAIN:
         return "busy", "the daemon took no connection for too long"
     if number in (errno.ENOENT, errno.ENOTDIR):
-        return (
-            "missing",
-            'there is no such socket (is corrald running? "corrald --detach" starts it)',
-        )
+        return ("missing", 'there is no such socket (is corrald running? "corrald --detach" starts it)')
     if number == errno.ECONNREFUSED:
-        return (
-            "stale",
-            'nothing listens on it any more (is corrald running? "corrald --detach" starts it)',
-        )
+        return ("stale", 'nothing listens on it any more (is corrald running? "corrald --detach" starts it)')
     if number in (errno.EACCES, errno.EPERM):
         return "forbidden", "permission denied (the socket belongs to another user)"
     if number in (errno.EPROTOTYPE, errno.ENOTSOCK):

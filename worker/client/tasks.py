@@ -114,9 +114,7 @@ class TaskRunner:
         self._listeners = listeners
         self._late: set[asyncio.Task[object]] = set()
 
-    async def wait(
-        self, task: str, *, timeout_s: float | None = None, on_progress: OnProgress | None = None
-    ) -> Task:
+    async def wait(self, task: str, *, timeout_s: float | None = None, on_progress: OnProgress | None = None) -> Task:
         """Returns the record of a task when it has ended; see `AgentRuntime.wait_task`."""
         params: dict[str, object] = {"task": task, "timeout_s": timeout_s}
         if on_progress is None:
@@ -124,9 +122,7 @@ class TaskRunner:
         with self._listeners.listening(task, on_progress):
             return await self._connection.ask(Task, "task.wait", params)
 
-    async def execute(
-        self, params: Mapping[str, object], on_progress: OnProgress | None = None
-    ) -> Task:
+    async def execute(self, params: Mapping[str, object], on_progress: OnProgress | None = None) -> Task:
         """Submits a task and returns its record when it has ended; see `AgentRuntime.execute_task`."""
         task = await self.submit(params)
         try:
@@ -150,9 +146,7 @@ class TaskRunner:
         """Cancels a task in the background; `settle` waits for it."""
         self._finish_later(self._cancel(task))
 
-    async def execute_all(
-        self, tasks: Iterable[Mapping[str, object]], max_parallel: int
-    ) -> list[Task | CorralError]:
+    async def execute_all(self, tasks: Iterable[Mapping[str, object]], max_parallel: int) -> list[Task | CorralError]:
         """Executes tasks, `max_parallel` at a time; returns the record or the error of each, in their order."""
         waiting = deque(enumerate(tasks))
         results: dict[int, Task | CorralError] = {}

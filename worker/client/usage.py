@@ -34,9 +34,7 @@ def resource_usage(status: Status, statistics: Statistics, quotas: QuotaList) ->
     known = {**statistics.agents, **statistics.mcp_servers}
     limits: dict[str, dict[str, float]] = {}
     for quota in quotas.quotas:
-        limits.setdefault(quota.name or (f"{quota.tenant}/" if quota.tenant else ""), {})[
-            quota.key
-        ] = quota.limit
+        limits.setdefault(quota.name or (f"{quota.tenant}/" if quota.tenant else ""), {})[quota.key] = quota.limit
     parts: dict[str, ResourceUsage] = {}
     for entry in (*status.agents, *status.mcp_servers):
         workers = {worker.id: _usage(worker) for worker in entry.workers}

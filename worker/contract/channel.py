@@ -219,9 +219,7 @@ class Channel(asyncio.Protocol):
                 handle.cancel()
         if self._writer is not None:
             self._writer.close()
-            if (
-                self._writer.get_write_buffer_size() > 0
-            ):  # else a peer that never reads would keep the descriptor
+            if self._writer.get_write_buffer_size() > 0:  # else a peer that never reads would keep the descriptor
                 self._linger = self._loop.call_later(self._stall_s, self._writer.abort)
         self._can_write.set()
         on_closed = self._on_closed
@@ -233,11 +231,7 @@ class Channel(asyncio.Protocol):
     # -- sending
 
     async def request(
-        self,
-        method: str,
-        params: Mapping[str, object] | None = None,
-        *,
-        timeout_s: float | None,
+        self, method: str, params: Mapping[str, object] | None = None, *, timeout_s: float | None
     ) -> object:
         """Returns the result of a call; cancelling the caller cancels the request at the peer.
 
@@ -256,13 +250,7 @@ class Channel(asyncio.Protocol):
             self.cancel(Call(request_id, answer), "the caller was cancelled")
             raise
 
-    async def call(
-        self,
-        method: str,
-        params: Mapping[str, object] | None = None,
-        *,
-        timeout_s: float | None,
-    ) -> Call:
+    async def call(self, method: str, params: Mapping[str, object] | None = None, *, timeout_s: float | None) -> Call:
         """Queues a request and returns it, for a caller that waits for more than its answer.
 
         Raises:
@@ -316,11 +304,7 @@ class Channel(asyncio.Protocol):
         return Call(self._ask(method, params, deadline, answer), answer)
 
     def _ask(
-        self,
-        method: str,
-        params: Mapping[str, object] | None,
-        deadline: float | None,
-        answer: asyncio.Future[object],
+        self, method: str, params: Mapping[str, object] | None, deadline: float | None, answer: asyncio.Future[object]
     ) -> Id:
         self._check_open()
         peer = self.peer
@@ -515,10 +499,7 @@ class Channel(asyncio.Protocol):
             return
         task.cancel(event.reason)
         serving = task.get_coro()
-        if (
-            inspect.iscoroutine(serving)
-            and inspect.getcoroutinestate(serving) == inspect.CORO_CREATED
-        ):
+        if inspect.iscoroutine(serving) and inspect.getcoroutinestate(serving) == inspect.CORO_CREATED:
             # Withdrawn before its first step: `_serve` never runs.
             del self._serving[event.id]
             self.peer.fail(event.id, Cancelled("cannot start the request: cancelled"))
@@ -544,9 +525,7 @@ class Channel(asyncio.Protocol):
             self.peer.fail(request.id, Cancelled(text, reason=str(reason)))
         except Exception as error:  # the outermost frame of this request: a defect of this program
             logger.exception("%s from %s failed", request.method, self.name)
-            self.peer.fail(
-                request.id, InternalError(f'cannot answer "{request.method}": {error!r}')
-            )
+            self.peer.fail(request.id, InternalError(f'cannot answer "{request.method}": {error!r}'))
         else:
             self.peer.respond(request.id, result)
         finally:
@@ -558,9 +537,7 @@ class Channel(asyncio.Protocol):
                     self._flush_handle = self._loop.call_soon(self._flush)
 
 
-def _eager_task(
-    serving: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop
-) -> asyncio.Task[None]:
+def _eager_task(serving: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
     """Returns a task that has run up to its first wait, where Python can do that."""
     if sys.version_info >= (3, 12):
         return asyncio.Task(serving, loop=loop, eager_start=True)

@@ -186,9 +186,7 @@ class Peer:
         self._partial += piece
         size_bytes = len(self._partial)
         if size_bytes > self._max_message_bytes or (
-            self._log_foreign
-            and size_bytes > PIECE_BYTES
-            and not self._is_like_message(self._partial)
+            self._log_foreign and size_bytes > PIECE_BYTES and not self._is_like_message(self._partial)
         ):
             self._drop_line(self._partial, events)
             self._partial.clear()
@@ -259,9 +257,7 @@ class Peer:
             error = InvalidRequest("cannot read the request: its method is not a string")
             self._refuse(line, error, events, request_id)
         elif "id" in message and request_id is None:
-            error = InvalidRequest(
-                "cannot read the request: its id is neither a string nor an integer"
-            )
+            error = InvalidRequest("cannot read the request: its id is neither a string nor an integer")
             self._refuse(line, error, events)
         elif params is None:
             error = InvalidParams(f'cannot call "{method}": its params are not an object')
@@ -273,16 +269,12 @@ class Peer:
             self._send_error(request_id, error)
         elif len(self._serving) >= self._max_requests:
             message_text = f"cannot take a request beyond {self._max_requests} in flight"
-            self._send_error(
-                request_id, Overloaded(message_text, limit=self._max_requests, retry_after_s=1)
-            )
+            self._send_error(request_id, Overloaded(message_text, limit=self._max_requests, retry_after_s=1))
         else:
             self._serving.add(request_id)
             events.append(Request(request_id, method, params))
 
-    def _read_notification(
-        self, method: str, params: dict[str, object], events: list[Event]
-    ) -> None:
+    def _read_notification(self, method: str, params: dict[str, object], events: list[Event]) -> None:
         if method != CANCELLED:
             events.append(Notification(method, params))
             return
@@ -306,18 +298,10 @@ class Peer:
         error = None if refusal is None else from_wire(refusal)
         events.append(Response(request_id, entry[2], message.get("result"), error))
 
-    def _refuse(
-        self,
-        line: bytes,
-        error: CorralError,
-        events: list[Event],
-        request_id: Id | None = None,
-    ) -> None:
+    def _refuse(self, line: bytes, error: CorralError, events: list[Event], request_id: Id | None = None) -> None:
         if self._answer_foreign or request_id is not None:
             self._send_error(request_id, error)
-        events.append(
-            Foreign(line, error.message, ended=not (self._skipping and self._log_foreign))
-        )
+        events.append(Foreign(line, error.message, ended=not (self._skipping and self._log_foreign)))
 
     def _drop_line(self, line: bytes | bytearray, events: list[Event]) -> None:
         """Ends the request that a line which is too long concerned, if its first 4 KiB name it; its end has not arrived yet."""
@@ -351,12 +335,7 @@ class Peer:
     # -- sending
 
     def request(
-        self,
-        method: str,
-        params: Mapping[str, object] | None = None,
-        *,
-        deadline: float | None,
-        context: object = None,
+        self, method: str, params: Mapping[str, object] | None = None, *, deadline: float | None, context: object = None
     ) -> Id:
         """Queues a request and returns its id; it ends with a Response that has `context`.
 
@@ -378,9 +357,7 @@ class Peer:
         self._in_flight[request_id] = (method, deadline, context)
         if deadline is not None:
             heapq.heappush(self._deadlines, (deadline, number, request_id))
-            if (
-                len(self._deadlines) > 2 * len(self._in_flight) + 64
-            ):  # most are of answered requests
+            if len(self._deadlines) > 2 * len(self._in_flight) + 64:  # most are of answered requests
                 self._deadlines = [each for each in self._deadlines if each[2] in self._in_flight]
                 heapq.heapify(self._deadlines)
         return request_id
@@ -459,9 +436,7 @@ class Peer:
 
     def close(self, error: CorralError) -> list[Response]:
         """Ends every request in flight with `error`, after the peer is gone."""
-        ended = [
-            Response(i, context, None, error) for i, (_, _, context) in self._in_flight.items()
-        ]
+        ended = [Response(i, context, None, error) for i, (_, _, context) in self._in_flight.items()]
         self._in_flight.clear()
         self._deadlines.clear()
         self._serving.clear()
@@ -506,14 +481,8 @@ class Peer:
     def _send_error(self, request_id: Id | None, error: CorralError) -> None:
         try:
             line = self._encode({"jsonrpc": "2.0", "id": request_id, "error": error.to_wire()})
-        except (
-            CorralError
-        ):  # data that JSON cannot express, or too much of it, must not prevent the response
-            bare: dict[str, object] = {
-                "code": error.code,
-                "message": ascii(error.message[:MESSAGE_CHARS]),
-                "data": {},
-            }
+        except CorralError:  # data that JSON cannot express, or too much of it, must not prevent the response
+            bare: dict[str, object] = {"code": error.code, "message": ascii(error.message[:MESSAGE_CHARS]), "data": {}}
             line = codec.encode({"jsonrpc": "2.0", "id": request_id, "error": bare})
         self._send(line)
 

@@ -55,9 +55,7 @@ class Misfit(NamedTuple):
         """Returns all of it, for the end of a message."""
         if not self.key:
             return self.rule
-        return (
-            f"{self.key} = {self.shown}: {self.rule}" if self.shown else f"{self.key}: {self.rule}"
-        )
+        return f"{self.key} = {self.shown}: {self.rule}" if self.shown else f"{self.key}: {self.rule}"
 
 
 def misfit_of(error: Exception, value: object, shape: type) -> Misfit:

@@ -58,9 +58,7 @@ class JoinedParts:
         """
         if self._size > MAX_MESSAGE_BYTES:
             text = f"cannot return {self._size} bytes of parts: the limit is {MAX_MESSAGE_BYTES}"
-            raise ResourceLimitExceeded(
-                text, limit="message", value=MAX_MESSAGE_BYTES, size_bytes=self._size
-            )
+            raise ResourceLimitExceeded(text, limit="message", value=MAX_MESSAGE_BYTES, size_bytes=self._size)
         if not self._parts:
             return None
         return "".join(map(str, self._parts)) if self._is_text else self._parts

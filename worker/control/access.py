@@ -16,9 +16,7 @@ RIGHTS: tuple[Rights, ...] = get_args(Rights)
 
 TokenName = Annotated[str, Meta(pattern=f"^{FULL}$")]
 TenantName = Annotated[str, Meta(pattern=f"^{TENANT}$")]
-Globs = Annotated[
-    list[Annotated[str, Meta(min_length=1, max_length=100)]], Meta(min_length=1, max_length=100)
-]
+Globs = Annotated[list[Annotated[str, Meta(min_length=1, max_length=100)]], Meta(min_length=1, max_length=100)]
 Lifetime = Annotated[float, Meta(ge=1, le=3_153_600_000)]
 Overlap = Annotated[float, Meta(ge=0, le=2_592_000)]
 

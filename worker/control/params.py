@@ -9,17 +9,7 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ..contract.names import FULL
-from ..contract.records import (
-    Count,
-    Key,
-    Moment,
-    Overlap,
-    Seconds,
-    Sequence,
-    TaskParams,
-    TaskState,
-    Traceparent,
-)
+from ..contract.records import Count, Key, Moment, Overlap, Seconds, Sequence, TaskParams, TaskState, Traceparent
 from .nodes import NodePlaces
 
 
@@ -51,9 +41,7 @@ Selector = Annotated[str, Meta(min_length=1, max_length=1000)]
 class SchemaParams(Struct, frozen=True, forbid_unknown_fields=True):
     """Names the document whose JSON Schema is returned."""
 
-    document: Literal[
-        "config", "agent", "server", "template", "team", "workflow", "task", "event"
-    ] = "config"
+    document: Literal["config", "agent", "server", "template", "team", "workflow", "task", "event"] = "config"
 
 
 class StatusParams(Struct, frozen=True, forbid_unknown_fields=True):
@@ -112,9 +100,7 @@ class ExposeParams(Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     name: str
-    address: (
-        Annotated[str, Meta(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$")] | None
-    )
+    address: Annotated[str, Meta(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$")] | None
     auth: Literal["token", "none"] = "token"
 
 

@@ -27,18 +27,14 @@ from ..contract.records import (
 )
 from .runtime_results import TemplateUse
 
-Table: TypeAlias = Annotated[
-    dict[str, object], Meta(description="A table of the configuration, as the file has it")
-]
+Table: TypeAlias = Annotated[dict[str, object], Meta(description="A table of the configuration, as the file has it")]
 
 Event: TypeAlias = Annotated[
-    dict[str, object],
-    Meta(description="seq, at, type, agent, worker, incarnation, and the fields of its type"),
+    dict[str, object], Meta(description="seq, at, type, agent, worker, incarnation, and the fields of its type")
 ]
 
 AuditRecord: TypeAlias = Annotated[
-    dict[str, object],
-    Meta(description="id, at, action, who, result, hash, and what the action tells"),
+    dict[str, object], Meta(description="id, at, action, who, result, hash, and what the action tells")
 ]
 
 

@@ -9,9 +9,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ..contract.records import AgentStatus
 
-Table: TypeAlias = Annotated[
-    dict[str, object], Meta(description="A table of the configuration, as the file has it")
-]
+Table: TypeAlias = Annotated[dict[str, object], Meta(description="A table of the configuration, as the file has it")]
 
 
 class Agents(Struct, frozen=True, kw_only=True):

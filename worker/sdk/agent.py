@@ -16,34 +16,14 @@ Importing it takes a few milliseconds: `run` imports asyncio. It must not know t
 
 import os
 import sys
-from collections.abc import (
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Coroutine,
-    Generator,
-    Iterable,
-    Mapping,
-)
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar, overload
 
 from ..contract.errors import Conflict, InvalidParams, NotInitialized
 from .results import Json, ToolResult
 from .source_location import place_of_caller
-from .task import (
-    MARK,
-    Event,
-    EventHook,
-    HealthHook,
-    Hooks,
-    Running,
-    Start,
-    SyncTask,
-    Task,
-    call_tool,
-    publish_event,
-)
+from .task import MARK, Event, EventHook, HealthHook, Hooks, Running, Start, SyncTask, Task, call_tool, publish_event
 
 NAME_CHARS = 48
 """Number of characters of the name of a health check."""
@@ -54,11 +34,7 @@ MIN_INTERVAL_S = 0.01
 MAX_TYPES = 64
 """Number of globs that one worker can subscribe to."""
 
-Handler = (
-    Callable[[Task], Awaitable[object]]
-    | Callable[[Task], AsyncIterator[object]]
-    | Callable[[SyncTask], object]
-)
+Handler = Callable[[Task], Awaitable[object]] | Callable[[Task], AsyncIterator[object]] | Callable[[SyncTask], object]
 H = TypeVar("H", bound=Handler)
 OnStart = TypeVar("OnStart", bound=Callable[[Start], object])
 OnEvent = TypeVar("OnEvent", bound=Callable[[Event], object])
@@ -80,13 +56,9 @@ class Agent:
         version: version of the agent, for people.
     """
 
-    def __init__(
-        self, name: str | None = None, *, capabilities: Iterable[str] = (), version: str = ""
-    ) -> None:
+    def __init__(self, name: str | None = None, *, capabilities: Iterable[str] = (), version: str = "") -> None:
         if isinstance(capabilities, str):
-            raise InvalidParams(
-                f'cannot read capabilities "{capabilities}": give a list', key="capabilities"
-            )
+            raise InvalidParams(f'cannot read capabilities "{capabilities}": give a list', key="capabilities")
         frame = sys._getframe(1)
         made_at = place_of_caller(frame)
         self._file = frame.f_code.co_filename
@@ -165,9 +137,7 @@ class Agent:
     def _subscribe(self, hook: Callable[[Event], object], types: tuple[str, ...]) -> object:
         known = {glob for each in self._hooks.on_event for glob in each.types}
         if len(known.union(types)) > MAX_TYPES:
-            raise InvalidParams(
-                f"cannot subscribe to more than {MAX_TYPES} types", key="types", limit=MAX_TYPES
-            )
+            raise InvalidParams(f"cannot subscribe to more than {MAX_TYPES} types", key="types", limit=MAX_TYPES)
         self._hooks.on_event.append(EventHook(hook, types))
         return hook
 
@@ -230,13 +200,7 @@ class Agent:
         return _Done()
 
     async def tool(
-        self,
-        name: str,
-        arguments: Mapping[str, object] | None = None,
-        /,
-        *,
-        check: bool = True,
-        **keywords: object,
+        self, name: str, arguments: Mapping[str, object] | None = None, /, *, check: bool = True, **keywords: object
     ) -> ToolResult:
         """Calls a tool, as Task.tool does, outside any task; `agent.wait(agent.tool(…))` in a `def` hook.
 

@@ -20,9 +20,7 @@ def _ignore(_path: str, _text: bytes) -> None:
 
 
 @contextlib.contextmanager
-def imports_as_written(
-    note: Callable[[str, bytes], None] = _ignore,
-) -> Generator[None, None, None]:
+def imports_as_written(note: Callable[[str, bytes], None] = _ignore) -> Generator[None, None, None]:
     """Imports modules inside the block from their sources where their bytecode may be stale.
 
     `note` is called with the path and the text of each source that is compiled.

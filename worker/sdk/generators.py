@@ -27,15 +27,11 @@ def handler_of(function: Handler) -> Handler:
     if inspect.isasyncgenfunction(plain):
         return _async_handler(cast("Callable[[Task], AsyncGenerator[object, None]]", function))
     if inspect.isgeneratorfunction(plain):
-        return _blocking_handler(
-            cast("Callable[[SyncTask], Generator[object, None, object]]", function)
-        )
+        return _blocking_handler(cast("Callable[[SyncTask], Generator[object, None, object]]", function))
     return function
 
 
-def _async_handler(
-    function: Callable[[Task], AsyncGenerator[object, None]],
-) -> Callable[[Task], Awaitable[object]]:
+def _async_handler(function: Callable[[Task], AsyncGenerator[object, None]]) -> Callable[[Task], Awaitable[object]]:
     async def run(task: Task) -> object:
         joined = JoinedParts()
         async with aclosing(function(task)) as parts:
@@ -47,9 +43,7 @@ def _async_handler(
     return run
 
 
-def _blocking_handler(
-    function: Callable[[SyncTask], Generator[object, None, object]],
-) -> Callable[[SyncTask], object]:
+def _blocking_handler(function: Callable[[SyncTask], Generator[object, None, object]]) -> Callable[[SyncTask], object]:
     def run(task: SyncTask) -> object:
         joined = JoinedParts()
         with closing(function(task)) as parts:

@@ -19,10 +19,7 @@ class HealthFunctions:
     """Answers the daemon's requests about the health of this worker."""
 
     def __init__(
-        self,
-        checks: Sequence[HealthHook],
-        recoveries: Mapping[str, Callable[[], object]],
-        call: Call,
+        self, checks: Sequence[HealthHook], recoveries: Mapping[str, Callable[[], object]], call: Call
     ) -> None:
         self._checks = {each.name: each for each in checks}
         self._recoveries = recoveries

@@ -28,12 +28,7 @@ Answers = Mapping[str, object]
 
 
 def run(
-    hooks: Hooks,
-    request: dict[str, Json],
-    config: Json,
-    tools: Answers,
-    agents: Answers,
-    answers: Answers,
+    hooks: Hooks, request: dict[str, Json], config: Json, tools: Answers, agents: Answers, answers: Answers
 ) -> Json:
     """Returns the output of the handler as a caller would get it, in a loop and a thread of its own.
 
@@ -50,9 +45,7 @@ def run(
 
     def work() -> None:
         try:
-            found.append(
-                asyncio.run(_run(hooks, request, config, _Answers(tools, agents, answers)))
-            )
+            found.append(asyncio.run(_run(hooks, request, config, _Answers(tools, agents, answers))))
         except BaseException as error:  # raised again for the caller, below
             failed.append(error)
 

@@ -140,7 +140,5 @@ def access_of(name: str, task: str) -> ModelAccess:
     word = name.upper().replace("-", "_")
     url, key = (os.environ.get(f"{MODEL_VARIABLE}{word}_{part}", "") for part in ("URL", "KEY"))
     if not url or not key:
-        raise NotFound(
-            f'cannot use model "{name}": it is not among models of this agent', model=name
-        )
+        raise NotFound(f'cannot use model "{name}": it is not among models of this agent', model=name)
     return ModelAccess(url, f"{key}.{task}")

@@ -372,9 +372,7 @@ class Worker:
         """Subscribes before the worker is Ready, so that no later event is missed."""
         if types := self._subscriptions.types:
             try:
-                await self._channel.request(
-                    "event/subscribe", {"types": types}, timeout_s=SUBSCRIBE_S
-                )
+                await self._channel.request("event/subscribe", {"types": types}, timeout_s=SUBSCRIBE_S)
             except CorralError as error:
                 log_traceback(error, "cannot subscribe to events")
 
@@ -397,9 +395,7 @@ class Worker:
             task, work = self._begun(start, handler, params)
             try:
                 output = await work
-                if (
-                    me.cancelling()
-                ):  # the handler suppressed it, but the daemon has withdrawn the request
+                if me.cancelling():  # the handler suppressed it, but the daemon has withdrawn the request
                     raise asyncio.CancelledError
                 answer = _output(output, task.id, start.limits)
                 return answer if task.session is None else _with_memory(answer, task)
@@ -441,9 +437,7 @@ class Worker:
         """Sends a part of the output of a task; see Task.stream."""
         size_of(part)
         self.notify("stream", {"task": task, "part": part})
-        await asyncio.sleep(
-            0
-        )  # it is sent, and so are heartbeats, where a handler waits for nothing else
+        await asyncio.sleep(0)  # it is sent, and so are heartbeats, where a handler waits for nothing else
         await self._channel.drain()
 
     def start(self, coroutine: Coroutine[Any, Any, T], what: str, /) -> asyncio.Task[T]:
@@ -461,9 +455,7 @@ class Worker:
 
     def _check_thread(self) -> None:
         if threading.get_ident() != self._thread:
-            raise RuntimeError(
-                "cannot use a Task from another thread: make the handler a plain def"
-            )
+            raise RuntimeError("cannot use a Task from another thread: make the handler a plain def")
 
     # -- handlers and hooks
 
@@ -535,9 +527,7 @@ def _output(output: object, task_id: str, limits: dict[str, Json]) -> dict[str, 
         most = limit
     if size > most:
         text = f'cannot return {size} bytes from task "{task_id}": the limit is {most}'
-        raise ResourceLimitExceeded(
-            text, limit="max_output_size_bytes", value=most, size_bytes=size
-        )
+        raise ResourceLimitExceeded(text, limit="max_output_size_bytes", value=most, size_bytes=size)
     return {"output": output}
 
 
@@ -580,9 +570,7 @@ def _reason(error: BaseException, what: str, kind: type[CorralError]) -> BaseExc
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
         return error
     log_traceback(error, what)
-    known = (
-        getattr(error, "code", None) in CLASSES
-    )  # a subclass of the agent may have any code or none
+    known = getattr(error, "code", None) in CLASSES  # a subclass of the agent may have any code or none
     if isinstance(error, CorralError) and known and not isinstance(error, Unreachable):
         return error
     name, text = type(error).__name__, _text(error)

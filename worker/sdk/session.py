@@ -41,9 +41,7 @@ class Memory:
 
     @cached_property
     def _variables(self) -> "_TrackedDict":
-        return _TrackedDict(
-            cast("dict[str, Json]", self._given.get("variables") or {}), self._encode
-        )
+        return _TrackedDict(cast("dict[str, Json]", self._given.get("variables") or {}), self._encode)
 
     @cached_property
     def _data(self) -> "_TrackedDict":
@@ -166,11 +164,7 @@ class _TrackedDict:
             if not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance]  an author's
                 raise TypeError(f"the name of a value is a text, not {key!r:.100}")
         before = self._before
-        changed = {
-            key: value
-            for key, value in self._values.items()
-            if before.get(key) != self._encode(value)
-        }
+        changed = {key: value for key, value in self._values.items() if before.get(key) != self._encode(value)}
         found: dict[str, object] = {}
         if changed:
             found["set"] = changed

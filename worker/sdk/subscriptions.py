@@ -41,10 +41,7 @@ class Subscriptions:
     def deliver(self, params: Mapping[str, Json]) -> None:
         """Queues the event of an `event` notification for the hooks that want its type."""
         event = Event(
-            str(params.get("type", "")),
-            params.get("data"),
-            str(params.get("from", "")),
-            str(params.get("at", "")),
+            str(params.get("type", "")), params.get("data"), str(params.get("from", "")), str(params.get("at", ""))
         )
         if event.type == SKIPPED:
             count = event.data.get("count") if isinstance(event.data, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  JSON

@@ -187,20 +187,12 @@ class Task(TaskRequest):
     cancelled, asyncio.CancelledError is raised where the handler awaits.
     """
 
-    def __init__(
-        self, start: Start, params: Mapping[str, Json], calls: Calls, memory: Memory
-    ) -> None:
+    def __init__(self, start: Start, params: Mapping[str, Json], calls: Calls, memory: Memory) -> None:
         super().__init__(start, params, memory)
         self._calls = calls
 
     async def tool(
-        self,
-        name: str,
-        arguments: Mapping[str, object] | None = None,
-        /,
-        *,
-        check: bool = True,
-        **keywords: object,
+        self, name: str, arguments: Mapping[str, object] | None = None, /, *, check: bool = True, **keywords: object
     ) -> ToolResult:
         """Calls a tool of the pool, such as "git__git_log"; a short name is accepted if it is unique.
 
@@ -306,9 +298,7 @@ class Task(TaskRequest):
         )
         return delegated(await self._calls.request("task/delegate", params))
 
-    def delegate_stream(
-        self, agent: str | None = None, objective: str = "", **options: Json
-    ) -> "DelegateStream":
+    def delegate_stream(self, agent: str | None = None, objective: str = "", **options: Json) -> "DelegateStream":
         """Delegates work as `delegate`, and reads what the other handler streams: `async for part in …`.
 
         `result` of the stream is then its Result; the errors of `delegate` are raised by the iteration. Close it
@@ -412,9 +402,7 @@ class Task(TaskRequest):
         """
         await self._calls.stream(self.id, part)
 
-    async def remember(
-        self, key: str, value: Json, *, ttl_s: float | None = None, session: str | None = None
-    ) -> None:
+    async def remember(self, key: str, value: Json, *, ttl_s: float | None = None, session: str | None = None) -> None:
         """Stores a value under a key of this agent, for `ttl_s` seconds or without limit."""
         params = _with({"key": key, "value": value}, ttl_s=ttl_s, session=session)
         await self._calls.request("memory/put", params)
@@ -484,9 +472,7 @@ def _blocking(
     return call
 
 
-def _on_loop(
-    method: Callable[Concatenate[Task, P], None],
-) -> Callable[Concatenate["SyncTask", P], None]:
+def _on_loop(method: Callable[Concatenate[Task, P], None]) -> Callable[Concatenate["SyncTask", P], None]:
     """Returns the method of SyncTask that runs a plain method of Task on the loop and waits until it returns."""
 
     @wraps(method)
@@ -503,14 +489,7 @@ class SyncTask(TaskRequest):
     the handler waits. A handler that computes for long should check it regularly.
     """
 
-    def __init__(
-        self,
-        start: Start,
-        params: Mapping[str, Json],
-        calls: Calls,
-        memory: Memory,
-        bridge: Bridge,
-    ) -> None:
+    def __init__(self, start: Start, params: Mapping[str, Json], calls: Calls, memory: Memory, bridge: Bridge) -> None:
         super().__init__(start, params, memory)
         self._task = Task(start, params, calls, memory)
         self._bridge = bridge
@@ -536,9 +515,7 @@ class SyncTask(TaskRequest):
     beat = _on_loop(Task.beat)
     log = _on_loop(Task.log)
 
-    def delegate_stream(
-        self, agent: str | None = None, objective: str = "", **options: Json
-    ) -> "SyncDelegateStream":
+    def delegate_stream(self, agent: str | None = None, objective: str = "", **options: Json) -> "SyncDelegateStream":
         """Delegates work and reads what the other handler streams: `for part in …`; see Task.delegate_stream."""
         stream = self._task.delegate_stream(agent, objective, **options)
         return SyncDelegateStream(stream, self._bridge)
@@ -578,9 +555,7 @@ class DelegateStream:
         if self.result is not None:
             raise StopAsyncIteration
         if not self._place:
-            record = object_of(
-                await self._calls.request("task/delegate", {**self._params, "wait": False})
-            )
+            record = object_of(await self._calls.request("task/delegate", {**self._params, "wait": False}))
             self._id = str(record.get("id"))
             self._place = {"task": self._id}
         if not self._parts:
@@ -593,9 +568,7 @@ class DelegateStream:
         found = self._parts.pop()
         number = found.get("number", 0)
         self._place |= {"delivery": found.get("delivery", 0), "number": number}
-        return StreamedPart(
-            found.get("part"), found.get("attempt", 0), number == 0, found.get("lost", 0)
-        )
+        return StreamedPart(found.get("part"), found.get("attempt", 0), number == 0, found.get("lost", 0))
 
     async def __aenter__(self) -> "DelegateStream":
         return self
@@ -684,13 +657,7 @@ class Running(NamedTuple):
 class Hooks:
     """Holds the functions that an agent has registered; each may be sync or async."""
 
-    def __init__(
-        self,
-        name: str | None,
-        capabilities: tuple[str, ...],
-        version: str,
-        made_at: str = "",
-    ) -> None:
+    def __init__(self, name: str | None, capabilities: tuple[str, ...], version: str, made_at: str = "") -> None:
         self.name = name
         self.capabilities = capabilities
         self.version = version
@@ -725,9 +692,7 @@ async def call_tool(
     result = tool_result(await calls.request("tools/call", params))
     if check and result.is_error:
         first = result.text.strip().partition("\n")[0]
-        raise ToolFailed(
-            f'cannot complete the call of "{name}": {first}', tool=name, content=result.content
-        )
+        raise ToolFailed(f'cannot complete the call of "{name}": {first}', tool=name, content=result.content)
     return result
 
 

@@ -62,10 +62,7 @@ class _HandlerThread(threading.Thread):
     """Runs one function of an author. A daemon thread: it never keeps the process alive."""
 
     def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        function: Callable[[], T],
-        ended: "asyncio.Future[_Outcome[T]]",
+        self, loop: asyncio.AbstractEventLoop, function: Callable[[], T], ended: "asyncio.Future[_Outcome[T]]"
     ) -> None:
         super().__init__(name="corral-handler", daemon=True)
         self._loop = loop

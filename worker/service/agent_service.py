@@ -72,9 +72,7 @@ class AgentService:
 
     def _check_served(self) -> None:
         if self._runtime is None:
-            text = (
-                f'cannot tell where "{self.name}" is served: use `with AgentService(...)`, or start'
-            )
+            text = f'cannot tell where "{self.name}" is served: use `with AgentService(...)`, or start'
             raise NotInitialized(text, name=self.name)
 
     def start(self, port: int | None = None) -> None:
@@ -87,9 +85,7 @@ class AgentService:
         """
         with contextlib.suppress(RuntimeError):
             asyncio.get_running_loop()
-            text = (
-                f'cannot start "{self.name}" in an event loop: use `async with AgentService(...)`'
-            )
+            text = f'cannot start "{self.name}" in an event loop: use `async with AgentService(...)`'
             raise Conflict(text, name=self.name)
         if port is not None:
             self._port = port
@@ -159,10 +155,7 @@ class AgentService:
         return self
 
     def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _value: BaseException | None,
-        _traceback: TracebackType | None,
+        self, _type: type[BaseException] | None, _value: BaseException | None, _traceback: TracebackType | None
     ) -> None:
         thread, self._loop_thread = self._loop_thread, None
         if thread is not None:

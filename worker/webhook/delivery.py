@@ -103,9 +103,7 @@ def answer_of(body: bytes, address: str) -> Answer:
     return Answer(fields["output"], tokens, float(cost))
 
 
-def error_of(
-    status: int, headers: Mapping[str, str], body: bytes, address: str, now: datetime
-) -> CorralError:
+def error_of(status: int, headers: Mapping[str, str], body: bytes, address: str, now: datetime) -> CorralError:
     """Returns the error that a response without success stands for."""
     phrases = {one.value: one.phrase for one in http.HTTPStatus}
     reason = f"HTTP {status} {phrases.get(status, '')}".rstrip()

@@ -85,12 +85,8 @@ async def whole_body(response: aiohttp.ClientResponse, task: str) -> bytes:
     async for chunk in response.content.iter_any():
         chunks += chunk
         if len(chunks) > MAX_MESSAGE_BYTES:
-            text = (
-                f'cannot read the response to task "{task}": it exceeds {MAX_MESSAGE_BYTES} bytes'
-            )
-            raise ResourceLimitExceeded(
-                text, limit="max_output_size_bytes", value=MAX_MESSAGE_BYTES
-            )
+            text = f'cannot read the response to task "{task}": it exceeds {MAX_MESSAGE_BYTES} bytes'
+            raise ResourceLimitExceeded(text, limit="max_output_size_bytes", value=MAX_MESSAGE_BYTES)
     return bytes(chunks)
 
 

@@ -85,9 +85,7 @@ class StreamedResponse:
         else:
             *lines, self._pending = _LINE_END.split(text)
             if len(self._pending) > MAX_MESSAGE_BYTES:
-                words = (
-                    f"cannot read a line of {self._address}: it exceeds {MAX_MESSAGE_BYTES} bytes"
-                )
+                words = f"cannot read a line of {self._address}: it exceeds {MAX_MESSAGE_BYTES} bytes"
                 raise ResourceLimitExceeded(words, limit="message", value=MAX_MESSAGE_BYTES)
             take = self._take_line if self._kind == LINES else self._take_field
             found = [part for line in lines for part in take(line)]

@@ -78,9 +78,7 @@ class Clone3:
         """
         flags = CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID
         flags |= 0 if group is None else CLONE_INTO_CGROUP
-        arguments = struct.pack(
-            "=11Q", flags, 0, self._thread, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, group or 0
-        )
+        arguments = struct.pack("=11Q", flags, 0, self._thread, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, group or 0)
         sys.audit("os.fork")
         python = ctypes.pythonapi
         python.PyOS_BeforeFork()

@@ -74,9 +74,7 @@ class Inspection:
 
     def harmless(self) -> list[int]:
         """Returns the descriptors that an import has left open and that forks may keep."""
-        return [
-            fd for fd, link in descriptors().items() if fd not in self.own and not _hazard(fd, link)
-        ]
+        return [fd for fd, link in descriptors().items() if fd not in self.own and not _hazard(fd, link)]
 
     def _findings(self) -> Iterator[Finding]:
         yield from _threads()

@@ -43,12 +43,7 @@ from ...supervisor.launcher.child_setup import ChildSetup, Refused, encode_failu
 from ...supervisor.launcher.main_loop import MainLoop
 from ...supervisor.launcher.process_tree import Trees
 from ...supervisor.launcher.protocol import Channel
-from ...supervisor.linux.kernel import (
-    MARK,
-    PR_SET_CHILD_SUBREAPER,
-    PR_SET_NAME,
-    prctl,
-)
+from ...supervisor.linux.kernel import MARK, PR_SET_CHILD_SUBREAPER, PR_SET_NAME, prctl
 from ..adapters.recognition import adapt
 from ..sdk.agent import Agent, loading_entrypoint
 from ..sdk.entrypoint import load, log_unloadable
@@ -173,9 +168,7 @@ class Inherited:
     def note(self) -> None:
         """Notes, after the import, which variables, folder and umask differ: the agent set those itself."""
         names = self.environ.keys() | os.environ.keys()
-        self.own_variables = {
-            name for name in names if os.environ.get(name) != self.environ.get(name)
-        }
+        self.own_variables = {name for name in names if os.environ.get(name) != self.environ.get(name)}
         self.has_own_folder = os.getcwd() != self.folder
         self.has_own_umask = current_umask() != self.umask
 
@@ -211,9 +204,7 @@ class Zygote:
         self.inherited = Inherited()
         self.inspection = Inspection()
         self.dispositions: dict[int, Any] = {}  # Any: the handlers of signal.signal
-        self.blocked: set[int] = (
-            set()
-        )  # signals blocked by the import; a fork begins with all of them
+        self.blocked: set[int] = set()  # signals blocked by the import; a fork begins with all of them
         self.kept_before = [] if shared is None else shared.kept
         self.kept: list[int] = []
         self.cloner: clone3.Clone3 | None = None
@@ -256,9 +247,7 @@ class Zygote:
     def _settle(self) -> None:
         """Prepares the process after the last import, so that forks need not repeat the work."""
         if not self.is_rehearsed:
-            with contextlib.suppress(
-                Exception
-            ):  # it only saves time, and what fails will fail again
+            with contextlib.suppress(Exception):  # it only saves time, and what fails will fail again
                 rehearse()
         self.inherited.note()
         self.sources.note()
@@ -532,9 +521,7 @@ def rehearse() -> None:
     try:
         os.write(requests, REHEARSED)
         loop = asyncio.SelectorEventLoop()  # the agent's own choice of a loop is not touched
-        loop.run_until_complete(
-            runtime.Worker(Hooks(None, (), ""), loop).live(Pipes(reading, writing))
-        )
+        loop.run_until_complete(runtime.Worker(Hooks(None, (), ""), loop).live(Pipes(reading, writing)))
         loop.close()
     finally:
         os.close(requests)
