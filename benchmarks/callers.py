@@ -83,8 +83,9 @@ async def http(tool: str, port: str, path: str, *headers: str) -> AsyncGenerator
 @contextlib.asynccontextmanager
 async def sdk(*command: str) -> AsyncGenerator[Call, None]:
     """The official SDK's client."""
-    from mcp import ClientSession, StdioServerParameters  # noqa: PLC0415  only this one has it
     from mcp.client.stdio import stdio_client  # noqa: PLC0415  as above
+
+    from mcp import ClientSession, StdioServerParameters  # noqa: PLC0415  only this one has it
 
     server = StdioServerParameters(command=command[0], args=[*command[1:]])
     async with stdio_client(server) as streams, ClientSession(*streams) as theirs:

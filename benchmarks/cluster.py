@@ -21,9 +21,9 @@ sys.path.append(str(Path(__file__).parent))  # `python -P` leaves out where `ben
 import bench
 from bench import BOUND_S, Daemon, Measure
 
-from corral.supervisor.cluster.settings import ClusterSettings
-from corral.supervisor.engine.connection import open_engine
-from corral.supervisor.engine.local_servers import LocalServers
+from corral.supervisor.cluster.engine.connection import open_engine
+from corral.supervisor.cluster.engine.local_servers import LocalServers
+from corral.supervisor.config.declared.cluster import ClusterSettings
 from corral.worker.client.async_ import Connection
 from corral.worker.client.sync import Client
 from corral.worker.contract.errors import CorralError

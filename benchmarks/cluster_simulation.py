@@ -21,7 +21,7 @@ sys.path.append(str(Path(__file__).parent))  # `python -P` leaves out where `ben
 import bench
 from bench import Measure
 
-from corral.supervisor.cluster.lease import (
+from corral.supervisor.cluster.lease.lease import (
     ELECTION_TIMING,
     TIMING,
     Arm,
@@ -43,7 +43,7 @@ from corral.supervisor.cluster.lease import (
     step,
     vanished,
 )
-from corral.supervisor.cluster.placement import Change, Node, Placement, choose, decide
+from corral.supervisor.cluster.placed.placement import Change, Node, Placement, choose, decide
 
 WHOLE = {"rounds": 3, "nodes": 1_000, "agents": 100_000, "life": 60}
 QUICK = {"rounds": 2, "nodes": 30, "agents": 600, "life": 20}

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).parent))  # `python -P` leaves out where `bench` is
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 import bench
 from bench import Measure
 
-from corral.supervisor.packages.builder import build
+from corral.supervisor.agents.packages.builder import build
 from corral.worker.client.sync import Client
 from wheels import offline, wheel
 

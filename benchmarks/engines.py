@@ -17,10 +17,10 @@ sys.path.append(str(Path(__file__).parent))  # `python -P` leaves out where `ben
 import bench
 from bench import Measure
 
-from corral.supervisor.cluster.settings import ClusterSettings
-from corral.supervisor.engine.connection import open_engine
-from corral.supervisor.engine.interface import Engine
-from corral.supervisor.engine.local_servers import Fsync, LocalServers, program_of
+from corral.supervisor.cluster.engine.connection import open_engine
+from corral.supervisor.cluster.engine.interface import Engine
+from corral.supervisor.cluster.engine.local_servers import Fsync, LocalServers, program_of
+from corral.supervisor.config.declared.cluster import ClusterSettings
 from corral.worker.contract.errors import InvalidParams
 
 Kind = Literal["nats", "redis"]

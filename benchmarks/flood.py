@@ -309,10 +309,7 @@ async def _emptied(path: str) -> None:
 
 def _one(path: str, kind: str, count: int) -> dict[str, list[float]]:
     quiet = asyncio.run(_latencies_ms(path, count))
-    if kind in OUTSIDE:
-        flooded = _outside(path, OUTSIDE[kind], count)
-    else:
-        flooded = asyncio.run(_inside(path, kind, count))
+    flooded = _outside(path, OUTSIDE[kind], count) if kind in OUTSIDE else asyncio.run(_inside(path, kind, count))
     return {**_percentiles(f"{kind}_quiet", quiet), **_percentiles(kind, flooded)}
 
 

@@ -20,16 +20,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from corral.supervisor.logs.rotating_file import LogLimits
-from corral.supervisor.logs.store import LogStore
-from corral.supervisor.tasks.table import Records
+from corral.supervisor.records.logs.rotating_file import LogLimits
+from corral.supervisor.records.logs.store import LogStore
+from corral.supervisor.tasks.run.table import Records
 from corral.worker.client.sync import Client
 from corral.worker.contract.records import Task, TaskState
 
 sys.path.append(str(Path(__file__).parent))  # `python -P` leaves out where `bench` is
 import bench
-import workers
 from bench import BOUND_S, Daemon, Measure, Rounds
+
+import workers
 from workers import Births
 
 

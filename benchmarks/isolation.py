@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).parent))  # `python -P` leaves out where `bench` is
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 import bench
 from bench import BOUND_S, Daemon, Measure, memory_mb
 
 from container_images import python_rootfs, why_not
-from corral.supervisor.isolation import availability
+from corral.supervisor.machine.isolation import availability
 from corral.worker.client.sync import Client
 
-AGENTS = bench.ROOT / "tests" / "programs"
+AGENTS = bench.ROOT / "tests" / "support" / "programs"
 
 LEVELS = {
     "none": 'process.isolation = "none"',

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from corral.supervisor.tasks.table import Records
+from corral.supervisor.tasks.run.table import Records
 from corral.worker.client.sync import Client
 from corral.worker.contract.records import Error, Task
 

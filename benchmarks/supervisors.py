@@ -25,8 +25,9 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parent))  # `python -P` leaves out where `bench` is
 import bench
 import peers
-import workers
 from bench import BOUND_S, Daemon, Measure
+
+import workers
 from workers import Births
 
 

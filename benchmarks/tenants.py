@@ -16,7 +16,7 @@ from bench import BOUND_S, Daemon, Measure, memory_mb
 
 from corral.worker.client.sync import Client
 
-AGENTS = bench.ROOT / "tests" / "programs"
+AGENTS = bench.ROOT / "tests" / "support" / "programs"
 MANY, MANY_QUICK = 1000, 5
 ROUNDS, ROUNDS_QUICK = 9, 1
 TIMES, TIMES_QUICK = 5, 1

@@ -22,7 +22,7 @@ from bench import BOUND_S, Daemon, Measure, memory_mb
 
 from corral.worker.client.sync import Client
 
-AGENTS = bench.ROOT / "tests" / "programs"
+AGENTS = bench.ROOT / "tests" / "support" / "programs"
 
 FRAMEWORKS, FRAMEWORKS_QUICK = ("pydantic_ai", "langgraph", "mcp"), ("none",)
 PRELOAD = {"mcp": ["jsonschema", "anyio._backends._asyncio"]}

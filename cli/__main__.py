@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     import click
 
-    from ..worker.contract.errors import CorralError
+    from corral.worker.contract.errors import CorralError
+
     from .context import Session
 
 COMMANDS = {
@@ -156,7 +157,8 @@ def _keep_out() -> None:
 
 def _serve(arguments: list[str]) -> int | None:
     """Runs `corral mcp serve` without click and returns its exit status; returns None for other command lines."""
-    from ..worker.contract.errors import CorralError  # noqa: PLC0415 - after _keep_out
+    from corral.worker.contract.errors import CorralError  # noqa: PLC0415 - after _keep_out
+
     from .tools.serve import handed_over  # noqa: PLC0415 - likewise
 
     serve = None if COMPLETE_VARIABLE in os.environ else handed_over(arguments)
@@ -181,7 +183,8 @@ def _is_answered(arguments: list[str]) -> bool:
 def _run(arguments: list[str]) -> int:
     import click  # noqa: PLC0415 - after _keep_out
 
-    from ..worker.contract.errors import CorralError  # noqa: PLC0415 - likewise
+    from corral.worker.contract.errors import CorralError  # noqa: PLC0415 - likewise
+
     from .context import Session  # noqa: PLC0415 - likewise
 
     session = Session(os.environ)
@@ -223,7 +226,8 @@ def command_line() -> "click.Group":
     """Returns the whole command line; its commands are imported when they are looked up."""
     import click  # noqa: PLC0415 - after _keep_out
 
-    from .. import __version__  # noqa: PLC0415 - likewise
+    from corral import __version__  # noqa: PLC0415 - likewise
+
     from .context import CommandGroup  # noqa: PLC0415 - likewise
 
     def show_version(context: click.Context, _: click.Parameter, value: object) -> None:

@@ -2,7 +2,7 @@
 
 import json
 
-from ..worker.contract.errors import InvalidParams
+from corral.worker.contract.errors import InvalidParams
 
 
 def assigned(name: str, text: str) -> tuple[str, str]:

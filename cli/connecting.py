@@ -8,8 +8,9 @@ import os
 import time
 from collections.abc import Callable, Mapping
 
-from ..worker.client.sync import Client
-from ..worker.contract.errors import InvalidParams, Unreachable
+from corral.worker.client.sync import Client
+from corral.worker.contract.errors import InvalidParams, Unreachable
+
 from .render import duration_s
 
 VARIABLE = "CORRAL_CONNECT_TIMEOUT"

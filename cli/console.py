@@ -15,7 +15,7 @@ TYPE_CHECKING = False  # start-up time: typing takes milliseconds
 if TYPE_CHECKING:
     from typing import TextIO
 
-    from ..worker.client.sync import Client
+    from corral.worker.client.sync import Client
 
 ANSWER_S = 30.0
 """Seconds to wait for an answer that the daemon has in memory."""
@@ -62,7 +62,7 @@ class Session:
     @property
     def socket(self) -> str:
         """Returns the path of the control socket."""
-        from ..worker.client.sync import default_socket  # noqa: PLC0415 - start-up time: status_fast finds it by itself
+        from corral.worker.client.sync import default_socket  # noqa: PLC0415 - start-up time: status_fast finds it by itself
 
         return self.given_socket or default_socket(self._environ, os.getuid())
 

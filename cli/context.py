@@ -12,7 +12,8 @@ from typing import Any, cast
 
 import click
 
-from ..worker.contract.errors import CorralError, InvalidParams
+from corral.worker.contract.errors import CorralError, InvalidParams
+
 from . import render
 from .console import ANSWER_S, Session
 from .render import duration_s, inner, inners, items
@@ -337,7 +338,7 @@ def json_value(text: str, option: str, *, or_text: bool = False) -> object:
     Raises:
         InvalidParams: it is no JSON, or the file cannot be read.
     """
-    from ..worker.contract import codec  # noqa: PLC0415 - start-up time: only for commands with such an option
+    from corral.worker.contract import codec  # noqa: PLC0415 - start-up time: only for commands with such an option
 
     source = text
     try:

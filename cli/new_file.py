@@ -2,7 +2,7 @@
 
 import os
 
-from ..worker.contract.errors import Conflict, InvalidParams
+from corral.worker.contract.errors import Conflict, InvalidParams
 
 
 def write_new(path: str, text: str, mode: int = 0o600) -> None:

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 import click
 
-from ..worker.contract.errors import CorralError, InvalidParams
+from corral.worker.contract.errors import CorralError, InvalidParams
 
 OPTIONS = {
     "every_s": "--every",

@@ -17,21 +17,23 @@ from typing import NoReturn
 import setproctitle
 import uvloop
 
-from .. import __version__
-from ..worker.contract.errors import CorralError, InvalidParams
-from . import background, daemon
-from .config.references import tool_warnings
-from .config.sources import literal_warnings
-from .config.spec import Config, Daemon
-from .http.admission import address_of
-from .installation import Paths, default_paths, read_config
-from .lifeline import Lifeline
-from .logs.daemon_log import STDERR, DaemonLog
-from .logs.journald import is_stream_to_journal
-from .process.launch import secret_problems
-from .secrets.secrets import Secrets
-from .state_folder import check_state_folder
-from .transport.socket_lock import inherited_socket
+from corral import __version__
+from corral.worker.contract.errors import CorralError, InvalidParams
+
+from .config.secrets.secrets import Secrets
+from .config.spec.references import tool_warnings
+from .config.spec.sources import literal_warnings
+from .config.spec.spec import Config, Daemon
+from .daemon import run as daemon
+from .daemon.host import background
+from .daemon.host.installation import Paths, default_paths, read_config
+from .daemon.host.lifeline import Lifeline
+from .daemon.host.state_folder import check_state_folder
+from .faces.http.admission import address_of
+from .faces.socket.socket_lock import inherited_socket
+from .records.logs.daemon_log import STDERR, DaemonLog
+from .records.logs.journald import is_stream_to_journal
+from .workers.process.launch import secret_problems
 
 ERROR_MARK = "<3>"
 """The prefix of a line of stderr that the journal takes as an error; see sd-daemon(3)."""
@@ -234,7 +236,7 @@ def _check_http(daemon: Daemon) -> None:
     if daemon.http is not None:
         address_of(daemon.http, is_protected=has_tls or daemon.http_behind_proxy)
     if has_tls:
-        from .http.tls import read_tls  # noqa: PLC0415  # ssl costs time: only who wants it pays
+        from .faces.http.tls import read_tls  # noqa: PLC0415  # ssl costs time: only who wants it pays
 
         read_tls(daemon.http_tls_cert, daemon.http_tls_key)
 

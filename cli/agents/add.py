@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from ...worker.contract.errors import InvalidParams, from_wire
+from corral.worker.contract.errors import InvalidParams, from_wire
+
 from .. import render
 from ..context import AddCommand, Session, pair, typed_pairs
 from ..render import inner, inners, word

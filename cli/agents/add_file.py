@@ -4,8 +4,9 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ...worker.contract.codec import as_object
-from ...worker.contract.errors import InvalidParams
+from corral.worker.contract.codec import as_object
+from corral.worker.contract.errors import InvalidParams
+
 from .. import render
 from ..context import Session, admit_msgspec, text_document
 from ..render import inner, inners, items
@@ -100,8 +101,8 @@ def _tables_of(path: str) -> tuple[dict[str, Any], Callable[[str, str], str], di
     The variables are those of this command's environment and of `.env` beside the file.
     """
     admit_msgspec()
-    from ...supervisor.config import sources  # noqa: PLC0415 - start-up time: only --file
-    from ...supervisor.decoding import decoder  # noqa: PLC0415 - start-up time: only --file
+    from corral.supervisor.config.decoding import decoder  # noqa: PLC0415 - start-up time: only --file
+    from corral.supervisor.config.spec import sources  # noqa: PLC0415 - start-up time: only --file
 
     folder = os.path.dirname(os.path.abspath(path))
     document = decoder.Document(path, text_document(path), folder)

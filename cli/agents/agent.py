@@ -5,8 +5,9 @@ from typing import Any
 
 import click
 
-from ...worker.contract.codec import as_array, as_object
-from ...worker.contract.errors import InvalidParams
+from corral.worker.contract.codec import as_array, as_object
+from corral.worker.contract.errors import InvalidParams
+
 from .. import render
 from ..context import Command, Session, complete_agents, complete_named, selecting, selection, waiting_s
 from ..context import duration as a_duration

@@ -8,10 +8,11 @@ from typing import TextIO
 
 import click
 
-from ...worker.client.sync import Client
-from ...worker.contract.errors import NotFound
-from ...worker.contract.jsonrpc import Notification
-from ...worker.contract.log_pieces import PieceJoiner
+from corral.worker.client.sync import Client
+from corral.worker.contract.errors import NotFound
+from corral.worker.contract.jsonrpc import Notification
+from corral.worker.contract.log_pieces import PieceJoiner
+
 from ..context import ANSWER_S, Command, Session, complete_agents
 from ..render import as_record, inner, inners, number, word
 from .raw_terminal import LeavingKeys, RawTerminal

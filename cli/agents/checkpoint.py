@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 import click
 
-from ...worker.contract import codec
-from ...worker.contract.errors import InvalidParams, NotFound
+from corral.worker.contract import codec
+from corral.worker.contract.errors import InvalidParams, NotFound
+
 from .. import render
 from ..context import CommandGroup, Session, complete_agents, complete_names, duration, json_value, waiting_s
 from ..render import inner, inners, number, word

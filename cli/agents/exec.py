@@ -10,9 +10,10 @@ from typing import TextIO
 
 import click
 
-from ...worker.client.sync import Client
-from ...worker.contract.errors import Conflict, CorralError, InvalidParams, NotFound, SpawnFailed
-from ...worker.contract.jsonrpc import Id, Response
+from corral.worker.client.sync import Client
+from corral.worker.contract.errors import Conflict, CorralError, InvalidParams, NotFound, SpawnFailed
+from corral.worker.contract.jsonrpc import Id, Response
+
 from ..context import ANSWER_S, Command, Session, complete_agents
 from ..render import as_record, number, word
 from .raw_terminal import RawTerminal, Signals, size

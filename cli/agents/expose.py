@@ -4,7 +4,8 @@ import shlex
 
 import click
 
-from ...worker.contract.errors import InvalidParams
+from corral.worker.contract.errors import InvalidParams
+
 from .. import render
 from ..context import Command, Session, complete_named
 from ..render import inner, word

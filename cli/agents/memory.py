@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import click
 
-from ...worker.contract import codec
+from corral.worker.contract import codec
+
 from .. import render
 from ..context import CommandGroup, Session, complete_agents, duration, json_value
 from ..render import inner, inners, number, word

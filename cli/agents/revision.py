@@ -5,7 +5,8 @@ from typing import Any, cast
 
 import click
 
-from ...worker.contract.errors import InvalidParams
+from corral.worker.contract.errors import InvalidParams
+
 from .. import render
 from ..assignments import assigned, toml_value
 from ..context import WAIT, WAIT_S, Command, Session, complete_named, limit_s, waiting

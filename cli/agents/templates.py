@@ -5,7 +5,8 @@ from collections.abc import Mapping
 
 import click
 
-from ...worker.contract.errors import NotFound
+from corral.worker.contract.errors import NotFound
+
 from .. import render
 from ..context import Command, Session
 from ..render import inner, inners, items, word

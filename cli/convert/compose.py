@@ -7,8 +7,9 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 
-from ...worker.contract.codec import as_array, as_object
-from ...worker.contract.errors import InvalidParams
+from corral.worker.contract.codec import as_array, as_object
+from corral.worker.contract.errors import InvalidParams
+
 from . import yaml_text
 from .draft import Draft, Entry, Reference, Table, expanded, list_unknown
 from .quantities import seconds_of, size_of

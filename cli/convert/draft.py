@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ...worker.contract import toml_text
+from corral.worker.contract import toml_text
+
 from ..tools.import_convert import allowed_name, looks_secret
 
 Table = dict[str, object]

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import click
 
-from ...worker.contract.codec import as_object
-from ...worker.contract.errors import CorralError, InvalidParams
+from corral.worker.contract.codec import as_object
+from corral.worker.contract.errors import CorralError, InvalidParams
+
 from .. import render
 from ..config_check import problem_of
 from ..context import Command, Session

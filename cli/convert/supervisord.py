@@ -5,7 +5,8 @@ import re
 import shlex
 from collections.abc import Mapping
 
-from ...worker.contract.errors import InvalidParams
+from corral.worker.contract.errors import InvalidParams
+
 from .draft import Draft, Entry, Reference, Table, expanded, list_unknown
 from .quantities import size_of
 

@@ -4,7 +4,7 @@ import re
 from functools import lru_cache
 from typing import Any
 
-from ...worker.contract.errors import InvalidParams
+from corral.worker.contract.errors import InvalidParams
 
 OTHERS = (":bool", ":int", ":timestamp")
 """Endings of the kinds of plain words that YAML 1.1 and 1.2 read differently."""

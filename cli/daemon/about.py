@@ -3,8 +3,9 @@
 import click
 from click.shell_completion import get_completion_class
 
-from ... import __version__
-from ...worker.contract.errors import InvalidParams
+from corral import __version__
+from corral.worker.contract.errors import InvalidParams
+
 from ..context import Command, Session, admit_msgspec
 
 SHELLS = ("bash", "zsh", "fish")
@@ -80,11 +81,11 @@ def schema(session: Session, document: str) -> None:
     """
     admit_msgspec()
     if document == OPENAPI:
-        from ...supervisor.http_api.openapi import openapi  # noqa: PLC0415 - start-up time: this document alone
-        from ...supervisor.methods.all import METHODS  # noqa: PLC0415 - start-up time: this document alone
+        from corral.supervisor.api.daemon_methods.all import METHODS  # noqa: PLC0415 - start-up time: this document alone
+        from corral.supervisor.faces.http_api.openapi import openapi  # noqa: PLC0415 - start-up time: this document alone
 
         session.print_json(openapi(METHODS))
         return
-    from ...supervisor.schema.documents import schema_of  # noqa: PLC0415 - start-up time: this command alone
+    from corral.supervisor.api.schema.documents import schema_of  # noqa: PLC0415 - start-up time: this command alone
 
     session.print_json(schema_of(document))  # type: ignore[arg-type]  # click has checked the word

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...supervisor.linux.durable import sync_folder
-from ...worker.contract.errors import Conflict, CorralError, Corrupted, InvalidParams
+from corral.supervisor.machine.linux.durable import sync_folder
+from corral.worker.contract.errors import Conflict, CorralError, Corrupted, InvalidParams
+
 from .. import render
 from ..context import Command, Session, admit_msgspec, complete_named, selecting, selection
 from ..new_file import write_new
 from ..render import inner, items, number, word
 
 if TYPE_CHECKING:
-    from ...supervisor.backup.archive import Manifest
+    from corral.supervisor.records.backup.archive import Manifest
 
 
 @click.command("export", cls=Command)
@@ -128,9 +129,9 @@ def restore(session: Session, file: str, check: bool, replace: bool, state_dir: 
     The state takes effect when corrald starts the next time. It may run meanwhile: then restart it.
     """
     admit_msgspec()
-    from ...supervisor.backup import restore as restoring  # noqa: PLC0415 - start-up time
-    from ...supervisor.backup import staging  # noqa: PLC0415 - start-up time
-    from ...supervisor.process import host_facts  # noqa: PLC0415 - start-up time
+    from corral.supervisor.records.backup import restore as restoring  # noqa: PLC0415 - start-up time
+    from corral.supervisor.records.backup import staging  # noqa: PLC0415 - start-up time
+    from corral.supervisor.workers.process import host_facts  # noqa: PLC0415 - start-up time
 
     if check:
         found = staging.check(Path(file))

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 import click
 
-from ...worker.contract.errors import InvalidParams
-from ...worker.contract.jsonrpc import Notification
+from corral.worker.contract.errors import InvalidParams
+from corral.worker.contract.jsonrpc import Notification
+
 from ..context import ANSWER_S, Command, Session, duration, json_value
 
 FOLLOW = ".follow"

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import click
 
-from ...worker.contract.errors import SpawnFailed
+from corral.worker.contract.errors import SpawnFailed
+
 from .. import render
 from ..context import Command, CommandGroup, Session, admit_msgspec
 
 if TYPE_CHECKING:
-    from ...supervisor.cluster.settings import ClusterSettings
-    from ...supervisor.engine.interface import Engine
-    from ...supervisor.engine.local_servers import LocalServers
-    from ...supervisor.nodes.local_nodes import LocalNodes
+    from corral.supervisor.cluster.engine.interface import Engine
+    from corral.supervisor.cluster.engine.local_servers import LocalServers
+    from corral.supervisor.cluster.lease.local_nodes import LocalNodes
+    from corral.supervisor.config.declared.cluster import ClusterSettings
 
 RESTART_S = 5.0
 """Seconds after which a node or server that has ended starts again: longer than a lease, so that its agents move."""
@@ -76,11 +77,11 @@ def dev(
     They listen on the loopback address alone, and end with this command, however that ends. One that ends by itself starts again
     after 5 s. It is for a first try and for tests: one disk has all.
     """
-    from ...supervisor.engine.local_servers import LocalServers  # noqa: PLC0415  # only for this command
+    from corral.supervisor.cluster.engine.local_servers import LocalServers  # noqa: PLC0415  # only for this command
 
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     fsync: Literal["always", "usual"] = "always" if sync else "usual"
-    from ...supervisor.nodes.local_nodes import LocalNodes  # noqa: PLC0415  # only for this command
+    from corral.supervisor.cluster.lease.local_nodes import LocalNodes  # noqa: PLC0415  # only for this command
 
     include = None if config is None else config.absolute()
     with contextlib.ExitStack() as stack:
@@ -194,8 +195,8 @@ def check(session: Session, url: str) -> None:
 
 def _settings(url: str) -> "ClusterSettings":
     """Decodes the address as `[cluster]` would have it."""
-    from ...supervisor.cluster.settings import decode_cluster  # noqa: PLC0415  # only for this command
-    from ...supervisor.decoding.decoder import Document  # noqa: PLC0415
+    from corral.supervisor.config.declared.cluster import decode_cluster  # noqa: PLC0415  # only for this command
+    from corral.supervisor.config.decoding.decoder import Document  # noqa: PLC0415
 
     scheme = url.partition(":")[0]
     table: dict[str, object] = {"url": url, "engine": "redis" if "redis" in scheme else "nats"}
@@ -206,7 +207,7 @@ def _settings(url: str) -> "ClusterSettings":
 
 async def _check(settings: "ClusterSettings") -> tuple[dict[str, float], tuple[str, ...]]:
     """Returns the median time of operations in milliseconds, and what the engine cannot promise."""
-    from ...supervisor.engine.connection import open_engine  # noqa: PLC0415  # only for this command
+    from corral.supervisor.cluster.engine.connection import open_engine  # noqa: PLC0415  # only for this command
 
     engine = await open_engine(settings, start_s=5.0)
     try:

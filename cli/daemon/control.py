@@ -6,7 +6,8 @@ from contextlib import suppress
 
 import click
 
-from ...worker.contract.errors import Timeout
+from corral.worker.contract.errors import Timeout
+
 from .. import render
 from ..context import WAIT, WAIT_S, Command, CommandGroup, Session, duration, limit_s, waiting
 from ..render import inner, items, number, word

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 
 import click
 
-from ... import __version__
-from ...worker.contract.errors import Unreachable
+from corral import __version__
+from corral.worker.contract.errors import Unreachable
+
 from .. import render
 from ..config_check import problem_of
 from ..connecting import ABSENT
@@ -60,7 +61,7 @@ def doctor(session: Session) -> int:
 
 def _without_daemon(session: Session, error: Unreachable) -> dict[str, object]:
     """Makes the report for a daemon that does not run."""
-    from ...supervisor.process import host_check, host_facts  # noqa: PLC0415 - only where there is no daemon to ask
+    from corral.supervisor.workers.process import host_check, host_facts  # noqa: PLC0415 - only where there is no daemon to ask
 
     environ = os.environ
     facts = host_facts.look(

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import click
 
-from ...supervisor.linux.durable import sync_folder
-from ...worker.contract.errors import (
+from corral.supervisor.machine.linux.durable import sync_folder
+from corral.worker.contract.errors import (
     Cancelled,
     Conflict,
     CorralError,
@@ -25,6 +25,7 @@ from ...worker.contract.errors import (
     PermissionDenied,
     Unreachable,
 )
+
 from .. import render
 from ..config_check import problem_of
 from ..context import Command, Session

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 import click
 
-from ...worker.contract.errors import Conflict, InvalidParams
+from corral.worker.contract.errors import Conflict, InvalidParams
+
 from ..config_check import problem_of
 from ..context import Command, Session
 from ..new_file import write_new

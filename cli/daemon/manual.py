@@ -11,8 +11,9 @@ from importlib.resources import files
 
 import click
 
-from ... import __version__
-from ...worker.contract.errors import InvalidParams
+from corral import __version__
+from corral.worker.contract.errors import InvalidParams
+
 from ..context import Command, CommandGroup, Session
 from . import roff
 
@@ -70,10 +71,7 @@ def pages(root: click.Context, folder: str) -> dict[str, str]:
 
 def page_text(root: click.Context, name: str) -> str:
     """Returns one page in roff."""
-    if name == "corral":
-        lines = _commands(root)
-    else:
-        lines = _daemon() if name == "corrald" else _configuration()
+    lines = _commands(root) if name == "corral" else _daemon() if name == "corrald" else _configuration()
     return "\n".join(lines) + "\n"
 
 

@@ -2,7 +2,8 @@
 
 import click
 
-from ...worker.contract.errors import NotFound
+from corral.worker.contract.errors import NotFound
+
 from .. import render
 from ..context import Command, CommandGroup, Session, complete_names
 from ..render import inner, number, word

@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from ...worker.contract.errors import InvalidParams
+from corral.worker.contract.errors import InvalidParams
+
 from .. import render
 from ..context import Command, CommandGroup, Session, complete_agents, complete_names
 from ..render import items, word

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import click
 
-from ...worker.contract.errors import Conflict, InvalidParams, PermissionDenied, SpawnFailed
+from corral.worker.contract.errors import Conflict, InvalidParams, PermissionDenied, SpawnFailed
+
 from ..context import Command, Session
 from .manual import pages
 

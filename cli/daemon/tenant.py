@@ -4,7 +4,8 @@ import json
 
 import click
 
-from ...worker.contract.errors import InvalidParams
+from corral.worker.contract.errors import InvalidParams
+
 from .. import render
 from ..assignments import assigned, toml_value
 from ..context import Command, CommandGroup, Session, complete_names

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from ...worker.contract.errors import InvalidParams, Unreachable
+from corral.worker.contract.errors import InvalidParams, Unreachable
+
 from .. import render
 from ..context import ANSWER_S, CommandGroup, Session, complete_agents, json_value, place, session_of, unknown_word
 from ..log_lines import MISSING, line_at, report_missing

@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping
 
 import click
 
-from ...worker.client.sync import Client
-from ...worker.contract.errors import Unreachable, from_wire
-from ...worker.contract.log_pieces import PieceJoiner
+from corral.worker.client.sync import Client
+from corral.worker.contract.errors import Unreachable, from_wire
+from corral.worker.contract.log_pieces import PieceJoiner
+
 from ..context import ANSWER_S, Command, Session, complete_agents, moment, selecting, selection
 from ..log_lines import MISSING, LogWriter, Records, Times, report_missing
 from ..render import inners, word

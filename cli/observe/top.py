@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from ...worker.client.sync import Client
+from corral.worker.client.sync import Client
+
 from .. import render
 from ..context import ANSWER_S, Command, Session, admit_msgspec, complete_agents, duration, selecting, selection
 from ..render import Record, inner, inners, number, word

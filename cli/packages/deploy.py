@@ -5,9 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import click
 
-from ...worker.contract import errors
-from ...worker.contract.errors import CorralError, InvalidParams
-from ...worker.contract.jsonrpc import Notification
+from corral.worker.contract import errors
+from corral.worker.contract.errors import CorralError, InvalidParams
+from corral.worker.contract.jsonrpc import Notification
+
 from .. import render
 from ..context import Command, Session, complete_named, duration, json_value, pair
 from ..render import Record, as_record, inner, inners, number, word

@@ -9,7 +9,8 @@ from typing import IO, Any
 
 import click
 
-from ...worker.contract.errors import InvalidParams, NotFound, Unreachable
+from corral.worker.contract.errors import InvalidParams, NotFound, Unreachable
+
 from .. import render
 from ..context import Command, CommandGroup, Session, admit_msgspec, complete_names
 from ..render import items, word
@@ -32,7 +33,7 @@ of_package = click.argument("name", metavar="NAME[@VERSION]", shell_complete=com
 def new(session: Session, name: str, folder: str | None) -> None:
     """Make a folder with a package that works."""
     admit_msgspec()
-    from ...supervisor.packages.builder import scaffold  # noqa: PLC0415  # msgspec is admitted first
+    from corral.supervisor.agents.packages.builder import scaffold  # noqa: PLC0415  # msgspec is admitted first
 
     path = Path(folder or name)
     files = list(scaffold(path, name))
@@ -52,9 +53,9 @@ def new(session: Session, name: str, folder: str | None) -> None:
 def build(session: Session, folder: str, output: str | None, key: str | None, with_secrets: bool) -> None:
     """Build a package of a folder. The same files make the same bytes; no daemon is needed."""
     admit_msgspec()
-    from ...supervisor.packages.builder import build as built  # noqa: PLC0415  # likewise
-    from ...supervisor.packages.builder import describe  # noqa: PLC0415  # likewise
-    from ...supervisor.packages.signature import read_secret  # noqa: PLC0415  # likewise
+    from corral.supervisor.agents.packages.builder import build as built  # noqa: PLC0415  # likewise
+    from corral.supervisor.agents.packages.builder import describe  # noqa: PLC0415  # likewise
+    from corral.supervisor.agents.packages.signature import read_secret  # noqa: PLC0415  # likewise
 
     secret = None if key is None else read_secret(Path(key))
     try:
@@ -80,7 +81,7 @@ def build(session: Session, folder: str, output: str | None, key: str | None, wi
 def keygen(session: Session, path: str) -> None:
     """Make a key to sign packages with. FILE is the secret one; the public one is printed."""
     admit_msgspec()
-    from ...supervisor.packages.signature import generate  # noqa: PLC0415  # likewise
+    from corral.supervisor.agents.packages.signature import generate  # noqa: PLC0415  # likewise
 
     try:
         public = generate(Path(path))
@@ -105,8 +106,8 @@ def sign(session: Session, path: str, key: str, output: str | None) -> None:
     FILE is the package, KEY the secret key. Every byte of the package is verified before; its digest stays the same.
     """
     admit_msgspec()
-    from ...supervisor.packages.builder import describe, resigned  # noqa: PLC0415  # likewise
-    from ...supervisor.packages.signature import read_secret  # noqa: PLC0415  # likewise
+    from corral.supervisor.agents.packages.builder import describe, resigned  # noqa: PLC0415  # likewise
+    from corral.supervisor.agents.packages.signature import read_secret  # noqa: PLC0415  # likewise
 
     secret = read_secret(Path(key))
     try:
@@ -252,8 +253,8 @@ def verify(session: Session, name: str) -> None:
 
 def _verified(path: str) -> dict[str, object]:
     admit_msgspec()
-    from ...supervisor.packages.archive import opened  # noqa: PLC0415  # likewise
-    from ...supervisor.packages.package import read_package  # noqa: PLC0415  # likewise
+    from corral.supervisor.agents.packages.archive import opened  # noqa: PLC0415  # likewise
+    from corral.supervisor.agents.packages.package import read_package  # noqa: PLC0415  # likewise
 
     try:
         with opened(Path(path)) as file:

@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from ...worker.client.async_ import Connection
-from ...worker.contract.errors import CorralError, Unreachable
-from ...worker.contract.jsonrpc import Notification
-from ...worker.contract.log_pieces import PieceJoiner
+from corral.worker.client.async_ import Connection
+from corral.worker.contract.errors import CorralError, Unreachable
+from corral.worker.contract.jsonrpc import Notification
+from corral.worker.contract.log_pieces import PieceJoiner
+
 from .. import render
 from ..console import ANSWER_S
 from ..render import Record, inners, word

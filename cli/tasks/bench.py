@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import click
 
-from ...worker.contract.errors import CorralError, Unreachable
+from corral.worker.contract.errors import CorralError, Unreachable
+
 from .. import render
 from ..context import Command, Session, duration, json_value
 from ..render import number, word

@@ -5,7 +5,8 @@ The text is on stdout as it comes, also in a pipe; the result is printed after i
 
 from collections.abc import Mapping
 
-from ...worker.contract.jsonrpc import MAX_MESSAGE_BYTES, Notification
+from corral.worker.contract.jsonrpc import MAX_MESSAGE_BYTES, Notification
+
 from .. import render
 from ..context import Session
 from ..render import number, word

@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 
 import click
 
-from ...worker.contract.errors import InvalidParams
-from ...worker.contract.trace_context import of_environment
+from corral.worker.contract.errors import InvalidParams
+from corral.worker.contract.trace_context import of_environment
+
 from ..context import complete_names, duration, duration_s, json_value, moment
 
 DAY_S = 86_400.0

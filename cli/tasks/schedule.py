@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from ...worker.contract.errors import InvalidParams, NotFound
+from corral.worker.contract.errors import InvalidParams, NotFound
+
 from .. import render
 from ..context import AddCommand, Command, CommandGroup, Session, complete_names, duration, pair
 from ..render import inner, inners, items, number, word

@@ -12,8 +12,8 @@ from typing import Any
 
 import click
 
-from ...worker.client.sync import Client, await_daemon
-from ...worker.contract.errors import (
+from corral.worker.client.sync import Client, await_daemon
+from corral.worker.contract.errors import (
     Cancelled,
     CorralError,
     InvalidParams,
@@ -22,7 +22,8 @@ from ...worker.contract.errors import (
     WorkerFailed,
     from_wire,
 )
-from ...worker.contract.jsonrpc import Notification
+from corral.worker.contract.jsonrpc import Notification
+
 from .. import render
 from ..context import ANSWER_S, Command, CommandGroup, Session, complete_agents, complete_names, duration, moment
 from ..render import inner, inners, number, word

@@ -5,9 +5,10 @@ import threading
 from functools import partial
 from types import TracebackType
 
-from ...worker.client.sync import Client, await_daemon
-from ...worker.contract.errors import CorralError, Unreachable
-from ...worker.contract.log_pieces import PieceJoiner
+from corral.worker.client.sync import Client, await_daemon
+from corral.worker.contract.errors import CorralError, Unreachable
+from corral.worker.contract.log_pieces import PieceJoiner
+
 from ..context import ANSWER_S, Session
 from ..log_lines import LogWriter
 from ..render import inners, word

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Mapping
 
-from ...worker.contract.jsonrpc import Notification
+from corral.worker.contract.jsonrpc import Notification
+
 from .. import render
 from ..context import Session
 from ..log_lines import LOUD, line_at

@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from ...worker.contract.errors import InvalidParams
+from corral.worker.contract.errors import InvalidParams
+
 from .. import render
 from ..context import CommandGroup, Session, complete_names, toml_document
 from ..render import inner, inners, items, word

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import click
 
-from ...worker.contract.errors import CorralError, InvalidParams
+from corral.worker.contract.errors import CorralError, InvalidParams
+
 from .. import render
 from ..context import Command, Session, duration, json_value
 
@@ -146,8 +147,8 @@ async def _tried(
     config: str | None,
     watch: bool,
 ) -> int:
-    from ...worker.client.embedded import START_S, Embedded  # noqa: PLC0415 - start-up time: asyncio, tempfile
-    from ...worker.client.runtime import AgentRuntime  # noqa: PLC0415 - likewise
+    from corral.worker.client.embedded import START_S, Embedded  # noqa: PLC0415 - start-up time: asyncio, tempfile
+    from corral.worker.client.runtime import AgentRuntime  # noqa: PLC0415 - likewise
 
     daemon = await Embedded.start(config, None, START_S)
     shown: asyncio.Task[None] | None = None
@@ -193,7 +194,7 @@ async def _run(session: Session, runtime: Any, name: str, objective: str, task: 
 
 async def _show_log(session: Session, socket: str, name: str) -> None:
     """Prints what the agent writes to stderr, until the daemon has ended."""
-    from ...worker.client.async_ import Stream  # noqa: PLC0415 - start-up time: asyncio
+    from corral.worker.client.async_ import Stream  # noqa: PLC0415 - start-up time: asyncio
 
     stream = await Stream.open(socket)
     try:

@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-from ...worker.client.sync import Client, await_daemon
-from ...worker.contract.errors import Conflict, InvalidParams, ShuttingDown, Unreachable
-from ...worker.contract.jsonrpc import Notification
+from corral.worker.client.sync import Client, await_daemon
+from corral.worker.contract.errors import Conflict, InvalidParams, ShuttingDown, Unreachable
+from corral.worker.contract.jsonrpc import Notification
+
 from .. import render
 from ..context import ANSWER_S, Session, waiting_s
 from ..render import number, word

@@ -13,10 +13,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
-from ...worker.contract import toml_text
-from ...worker.contract.codec import as_array, as_object
-from ...worker.contract.errors import InvalidParams
-from ...worker.contract.literal import literal_table
+from corral.worker.contract import toml_text
+from corral.worker.contract.codec import as_array, as_object
+from corral.worker.contract.errors import InvalidParams
+from corral.worker.contract.literal import literal_table
+
 from .import_files import Section, Surroundings, Table, refuse
 
 

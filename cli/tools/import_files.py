@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple, NoReturn
 
-from ...worker.contract.codec import as_array, as_object
-from ...worker.contract.errors import InvalidParams
+from corral.worker.contract.codec import as_array, as_object
+from corral.worker.contract.errors import InvalidParams
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
 """Bytes of the largest file that is read: some clients keep their whole history in it."""

@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from ...worker.contract.errors import Conflict, InvalidParams, from_wire
+from corral.worker.contract.errors import Conflict, InvalidParams, from_wire
+
 from .. import render
 from ..context import Command, Session, pair
 from ..new_file import write_new

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 
 import click
 
-from ...worker.contract.errors import InvalidParams, Timeout
+from corral.worker.contract.errors import InvalidParams, Timeout
+
 from .. import render
 from ..context import Session, complete_names, duration
 from ..render import inners, items, word

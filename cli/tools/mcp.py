@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
-from ...worker.contract.errors import InvalidParams, NotFound
-from ...worker.contract.trace_context import of_environment
+from corral.worker.contract.errors import InvalidParams, NotFound
+from corral.worker.contract.trace_context import of_environment
+
 from .. import render
 from ..context import (
     AddCommand,

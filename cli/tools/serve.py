@@ -17,9 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from ...worker.client import sync, worker_socket
-from ...worker.contract import codec
-from ...worker.contract.errors import (
+from corral.worker.client import sync, worker_socket
+from corral.worker.contract import codec
+from corral.worker.contract.errors import (
     CorralError,
     InvalidParams,
     InvalidRequest,
@@ -32,8 +32,9 @@ from ...worker.contract.errors import (
     Unreachable,
     from_wire,
 )
-from ...worker.contract.jsonrpc import HEAD_BYTES, request_id_in
-from ...worker.contract.mcp_info import META
+from corral.worker.contract.jsonrpc import HEAD_BYTES, request_id_in
+from corral.worker.contract.mcp_info import META
+
 from .serve_offline import ClientRequest, offline_answer, unsupported_version
 
 MAX_LINE_BYTES = 16 * 1024 * 1024

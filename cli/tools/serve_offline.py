@@ -6,10 +6,10 @@ the endpoint.
 
 from collections.abc import Mapping
 
-from ... import __version__
-from ...worker.contract import codec
-from ...worker.contract.errors import CorralError, InvalidParams, WorkerFailed
-from ...worker.contract.mcp_info import INSTRUCTIONS, LEGACY_VERSIONS, META, MODERN_VERSIONS, capabilities
+from corral import __version__
+from corral.worker.contract import codec
+from corral.worker.contract.errors import CorralError, InvalidParams, WorkerFailed
+from corral.worker.contract.mcp_info import INSTRUCTIONS, LEGACY_VERSIONS, META, MODERN_VERSIONS, capabilities
 
 UNSUPPORTED_VERSION = -32022
 

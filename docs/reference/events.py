@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from corral.supervisor.events.catalog import CATALOGUE, RESERVED, EventType
+from corral.supervisor.records.events.catalog import CATALOGUE, RESERVED, EventType
 
 PAGE = Path(__file__).with_name("events.md")
 
@@ -76,10 +76,7 @@ many; more is refused as Overloaded, with `retry_after_s`.
 
 def _row(kind: EventType) -> str:
     fields = "; ".join(f"`{name}` ({what}): {meaning}" for name, what, meaning in kind.fields)
-    if kind.shown is None:
-        shown = "no"
-    else:
-        shown = ", ".join(sorted(f"`{name}`" for name in kind.shown)) or "that it happened"
+    shown = "no" if kind.shown is None else ", ".join(sorted(f"`{name}`" for name in kind.shown)) or "that it happened"
     cells = (f"`{kind.name}`", kind.meaning, kind.subject, fields, kind.stored, shown)
     return f"| {' | '.join(cells)} |"
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from corral.supervisor.api.faces import Route
-from corral.supervisor.api.table import Method
-from corral.supervisor.http_api.statuses import success
-from corral.supervisor.methods.all import METHODS
+from corral.supervisor.api.daemon_methods.all import METHODS
+from corral.supervisor.api.table.faces import Route
+from corral.supervisor.api.table.table import Method
+from corral.supervisor.faces.http_api.statuses import success
 
 PAGE = Path(__file__).with_name("http_routes.md")
 

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
-from corral.supervisor.api.openrpc import openrpc
-from corral.supervisor.methods.all import METHODS
+from corral.supervisor.api.daemon_methods.all import METHODS
+from corral.supervisor.api.table.openrpc import openrpc
 from corral.worker.contract.errors import CLASSES
 
 PAGE = Path(__file__).with_name("protocol.md")

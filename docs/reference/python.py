@@ -18,8 +18,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import NODEFAULT, Struct, UnsetType
 
-from corral.supervisor.api.table import Method
-from corral.supervisor.methods.all import METHODS
+from corral.supervisor.api.daemon_methods.all import METHODS
+from corral.supervisor.api.table.table import Method
 from corral.worker.contract import records
 
 ROOT = Path(__file__).parents[2]

@@ -1,4 +1,4 @@
-"""Writes supervisor/schema/descriptions.py from the tables of configuration.md: `python docs/reference/schema.py`."""
+"""Writes supervisor/api/schema/descriptions.py from the tables of configuration.md: `python docs/reference/schema.py`."""
 
 import json
 import re

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ...worker.contract.errors import Conflict, Overloaded, PermissionDenied, ResourceLimitExceeded
+from corral.worker.contract.errors import Conflict, Overloaded, PermissionDenied, ResourceLimitExceeded
 
 BUSY_S = 10.0
 """Seconds to wait for another process that writes to the same file."""

@@ -8,7 +8,7 @@ import struct
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from ...worker.contract.codec import as_array, as_object, decode
+from corral.worker.contract.codec import as_array, as_object, decode
 
 MAX_TIME_S = 253_402_300_800.0
 """Seconds of the Unix epoch at the end of the year 9999: no stored time is later."""

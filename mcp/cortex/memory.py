@@ -14,8 +14,9 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ...worker.contract.codec import encode
-from ...worker.contract.errors import Conflict, InvalidParams, NotFound, ResourceLimitExceeded
+from corral.worker.contract.codec import encode
+from corral.worker.contract.errors import Conflict, InvalidParams, NotFound, ResourceLimitExceeded
+
 from .database import Store
 from .item import (
     IN_NAMESPACE,

@@ -11,8 +11,9 @@ from array import array
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ...worker.contract.codec import encode
-from ...worker.contract.errors import InvalidParams
+from corral.worker.contract.codec import encode
+from corral.worker.contract.errors import InvalidParams
+
 from .database import Store
 from .item import IN_NAMESPACE, ITEM, LIVE, Item, ItemRow, is_whole, item_of, plain_id, sha256
 

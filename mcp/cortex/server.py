@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from ... import __version__
-from ...worker.contract.codec import as_object, encode
-from ...worker.contract.errors import CorralError, InternalError, InvalidParams, MethodNotFound
-from ...worker.contract.jsonrpc import Peer, Request
-from ...worker.contract.mcp_info import LEGACY_VERSIONS, META, MODERN_VERSIONS
+from corral import __version__
+from corral.worker.contract.codec import as_object, encode
+from corral.worker.contract.errors import CorralError, InternalError, InvalidParams, MethodNotFound
+from corral.worker.contract.jsonrpc import Peer, Request
+from corral.worker.contract.mcp_info import LEGACY_VERSIONS, META, MODERN_VERSIONS
+
 from .database import MAX_FILE_BYTES, Store
 from .memory import Memory, Quota
 from .tools import TOOLS, check

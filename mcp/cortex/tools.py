@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from ...worker.contract.codec import as_array, as_object
-from ...worker.contract.errors import InvalidParams
+from corral.worker.contract.codec import as_array, as_object
+from corral.worker.contract.errors import InvalidParams
+
 from .item import Item
 from .memory import Memory
 

@@ -7,8 +7,9 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
 
-from ...worker.contract.codec import as_array, as_object
-from ...worker.contract.errors import CorralError, InvalidParams
+from corral.worker.contract.codec import as_array, as_object
+from corral.worker.contract.errors import CorralError, InvalidParams
+
 from ..protocol.caller import Caller
 from ..protocol.catalog import Kind
 from ..protocol.messages import ACKNOWLEDGED, SUBSCRIPTION_ID, UPDATED

@@ -8,8 +8,8 @@ import contextlib
 from collections.abc import Awaitable, Mapping
 from typing import Protocol
 
-from ...worker.contract.codec import as_object
-from ...worker.contract.errors import (
+from corral.worker.contract.codec import as_object
+from corral.worker.contract.errors import (
     Conflict,
     CorralError,
     InternalError,
@@ -19,6 +19,7 @@ from ...worker.contract.errors import (
     ResourceLimitExceeded,
     ToolFailed,
 )
+
 from ..protocol.caller import Caller
 from ..protocol.messages import (
     LOG_MESSAGE,

@@ -14,9 +14,10 @@ transport without client state (HTTP, for modern clients) may use one endpoint f
 import base64
 from collections.abc import Callable, Mapping
 
-from ...worker.contract.codec import as_object
-from ...worker.contract.errors import CorralError, InvalidParams, MethodNotFound
-from ...worker.contract.mcp_info import CAPABILITIES, TASKS_VERSION, capabilities
+from corral.worker.contract.codec import as_object
+from corral.worker.contract.errors import CorralError, InvalidParams, MethodNotFound
+from corral.worker.contract.mcp_info import CAPABILITIES, TASKS_VERSION, capabilities
+
 from ..protocol.caller import NOBODY, Caller
 from ..protocol.catalog import Kind
 from ..protocol.input_required import MAX_ROUNDS, requires_input, too_many_rounds, with_input

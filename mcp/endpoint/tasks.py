@@ -6,9 +6,10 @@ modern client declares the extension with each request; then every call that can
 
 from collections.abc import Callable, Mapping
 
-from ...worker.contract.codec import as_object
-from ...worker.contract.errors import CorralError, InvalidParams, MethodNotFound, from_wire
-from ...worker.contract.mcp_info import TASKS_EXTENSION
+from corral.worker.contract.codec import as_object
+from corral.worker.contract.errors import CorralError, InvalidParams, MethodNotFound, from_wire
+from corral.worker.contract.mcp_info import TASKS_EXTENSION
+
 from ..protocol.caller import Caller
 from ..protocol.messages import CALL
 from ..protocol.tasks import (

@@ -9,7 +9,8 @@ import secrets
 from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
-from ...worker.contract.errors import InvalidParams, ToolFailed
+from corral.worker.contract.errors import InvalidParams, ToolFailed
+
 from ..protocol.dpop import base64url
 from .records import Client, Endpoints, Settings
 

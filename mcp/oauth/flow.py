@@ -14,7 +14,8 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 from msgspec.structs import replace
 
-from ...worker.contract.errors import InvalidParams, PermissionDenied, ToolFailed
+from corral.worker.contract.errors import InvalidParams, PermissionDenied, ToolFailed
+
 from ..protocol import dpop
 from . import client_auth, metadata
 from .challenge import Challenge, parse

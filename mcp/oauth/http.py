@@ -10,9 +10,10 @@ from typing import Self
 import aiohttp
 from yarl import URL
 
-from ... import __version__
-from ...worker.contract.codec import as_object, decode
-from ...worker.contract.errors import ToolFailed
+from corral import __version__
+from corral.worker.contract.codec import as_object, decode
+from corral.worker.contract.errors import ToolFailed
+
 from ..protocol.messages import MODERN_VERSIONS
 from . import metadata
 

@@ -8,8 +8,9 @@ import ipaddress
 from collections.abc import Mapping
 from urllib.parse import urlsplit, urlunsplit
 
-from ...worker.contract.codec import as_array
-from ...worker.contract.errors import ToolFailed
+from corral.worker.contract.codec import as_array
+from corral.worker.contract.errors import ToolFailed
+
 from ..protocol import dpop
 from .records import Endpoints
 

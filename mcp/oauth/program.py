@@ -13,7 +13,8 @@ import sys
 
 import msgspec
 
-from ...worker.contract.errors import CorralError, InternalError
+from corral.worker.contract.errors import CorralError, InternalError
+
 from .flow import perform
 from .records import MARK, VARIABLE, Order
 

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
-from ...worker.contract.errors import CorralError
+from corral.worker.contract.errors import CorralError
+
 from ..protocol.catalog import Catalogue
 from ..upstream.session import Session
 from .placement import Phase, Share

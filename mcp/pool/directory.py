@@ -8,8 +8,9 @@ import difflib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
-from ...worker.contract.errors import Conflict, NotFound, PermissionDenied
-from ...worker.contract.names import local_name, tenant_of
+from corral.worker.contract.errors import Conflict, NotFound, PermissionDenied
+from corral.worker.contract.names import local_name, tenant_of
+
 from ..protocol.catalog import (
     FULL,
     KINDS,

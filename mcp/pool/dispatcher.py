@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
-from ...worker.contract.errors import CorralError, Overloaded, SpawnFailed, Timeout
+from corral.worker.contract.errors import CorralError, Overloaded, SpawnFailed, Timeout
+
 from ..upstream.session import Session
 from .backend import Backend, Process
 from .gate import MAX_WAITING, Gate

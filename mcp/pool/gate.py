@@ -9,7 +9,7 @@ from collections import deque
 from contextlib import suppress
 from typing import NamedTuple
 
-from ...worker.contract.errors import Overloaded
+from corral.worker.contract.errors import Overloaded
 
 MAX_WAITING = 1_000
 """Number of calls that wait at one process."""

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from ...worker.contract.codec import as_object
-from ...worker.contract.errors import (
+from corral.worker.contract.codec import as_object
+from corral.worker.contract.errors import (
     Conflict,
     CorralError,
     InvalidParams,
@@ -25,7 +25,8 @@ from ...worker.contract.errors import (
     Timeout,
     ToolFailed,
 )
-from ...worker.contract.names import qualified
+from corral.worker.contract.names import qualified
+
 from ..protocol.caller import NOBODY, Caller
 from ..protocol.catalog import FULL, KINDS, Access, Catalogue, Kind, admits, concerns
 from ..protocol.messages import CALL, COMPLETE, GET_PROMPT, READ, Tool

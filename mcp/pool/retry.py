@@ -1,6 +1,7 @@
 """Decides whether a call is retried after the loss of its server; values in, a decision out."""
 
-from ...worker.contract.errors import ToolFailed
+from corral.worker.contract.errors import ToolFailed
+
 from ..protocol.messages import Tool
 
 UNSENT_RETRIES = 2

@@ -9,7 +9,8 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Protocol, TypeAlias
 
-from ...worker.contract.errors import CorralError, Overloaded
+from corral.worker.contract.errors import CorralError, Overloaded
+
 from ..protocol.messages import SUBSCRIBE, UNSUBSCRIBE
 from ..upstream.session import Session
 

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any, Protocol, cast
 
-from ...worker.contract.codec import as_array, as_object
-from ...worker.contract.errors import InvalidParams, ResourceLimitExceeded
+from corral.worker.contract.codec import as_array, as_object
+from corral.worker.contract.errors import InvalidParams, ResourceLimitExceeded
+
 from ..protocol.messages import Tool
 
 MAX_SCHEMA_NODES = 20_000

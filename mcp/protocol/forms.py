@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
-from ...worker.contract.approvals import OPTION_CHARS, OPTIONS_MOST, QUESTION_CHARS, ApprovalState
-from ...worker.contract.codec import as_array, as_object
-from ...worker.contract.errors import InvalidParams
+from corral.worker.contract.approvals import OPTION_CHARS, OPTIONS_MOST, QUESTION_CHARS, ApprovalState
+from corral.worker.contract.codec import as_array, as_object
+from corral.worker.contract.errors import InvalidParams
 
 Json = Any  # a value of the form's sender: only it knows the shape
 

@@ -5,8 +5,8 @@ The request is repeated with the responses, until its result is complete. It mus
 
 from collections.abc import Awaitable, Callable, Mapping
 
-from ...worker.contract.codec import as_object
-from ...worker.contract.errors import ToolFailed
+from corral.worker.contract.codec import as_object
+from corral.worker.contract.errors import ToolFailed
 
 MAX_ROUNDS = 10
 """Number of times that a modern server may ask for input before its result."""

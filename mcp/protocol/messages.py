@@ -11,11 +11,11 @@ from typing import Literal
 
 import msgspec
 
-from ...worker.contract.codec import as_array, as_object
-from ...worker.contract.errors import InvalidParams, ToolFailed
-from ...worker.contract.mcp_info import LEGACY_VERSIONS as LEGACY_VERSIONS
-from ...worker.contract.mcp_info import META as META
-from ...worker.contract.mcp_info import MODERN_VERSIONS as MODERN_VERSIONS
+from corral.worker.contract.codec import as_array, as_object
+from corral.worker.contract.errors import InvalidParams, ToolFailed
+from corral.worker.contract.mcp_info import LEGACY_VERSIONS as LEGACY_VERSIONS
+from corral.worker.contract.mcp_info import META as META
+from corral.worker.contract.mcp_info import MODERN_VERSIONS as MODERN_VERSIONS
 
 Era = Literal["legacy", "modern"]
 Relay = Literal["elicitation", "roots", "sampling"]

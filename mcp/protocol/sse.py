@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ...worker.contract.errors import ResourceLimitExceeded
-from ...worker.contract.jsonrpc import MAX_MESSAGE_BYTES
+from corral.worker.contract.errors import ResourceLimitExceeded
+from corral.worker.contract.jsonrpc import MAX_MESSAGE_BYTES
 
 
 class Event(NamedTuple):

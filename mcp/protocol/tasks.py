@@ -9,8 +9,8 @@ from typing import Literal
 
 import msgspec
 
-from ...worker.contract.codec import as_object
-from ...worker.contract.mcp_info import META, TASKS_EXTENSION
+from corral.worker.contract.codec import as_object
+from corral.worker.contract.mcp_info import META, TASKS_EXTENSION
 
 CANCEL_TASK = "tasks/cancel"
 GET_TASK = "tasks/get"

@@ -9,8 +9,9 @@ from collections.abc import AsyncGenerator
 
 import aiohttp
 
-from ...worker.contract.codec import as_object, decode
-from ...worker.contract.errors import ToolFailed
+from corral.worker.contract.codec import as_object, decode
+from corral.worker.contract.errors import ToolFailed
+
 from ..protocol.sse import Event, EventStream
 from . import http_headers
 from .http_client import RETRY_S

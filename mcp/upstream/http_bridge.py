@@ -21,8 +21,8 @@ from types import MappingProxyType
 import aiohttp
 from yarl import URL
 
-from ...worker.contract.codec import as_array, as_object, decode, encode
-from ...worker.contract.errors import (
+from corral.worker.contract.codec import as_array, as_object, decode, encode
+from corral.worker.contract.errors import (
     CorralError,
     InternalError,
     MethodNotFound,
@@ -30,7 +30,8 @@ from ...worker.contract.errors import (
     PermissionDenied,
     ToolFailed,
 )
-from ...worker.contract.jsonrpc import CANCELLED, MAX_MESSAGE_BYTES
+from corral.worker.contract.jsonrpc import CANCELLED, MAX_MESSAGE_BYTES
+
 from ..protocol import messages
 from ..protocol.sse import EventStream
 from . import http_headers

@@ -13,9 +13,10 @@ from typing import Self
 import aiohttp
 from yarl import URL
 
-from ... import __version__
-from ...worker.contract.errors import CorralError, Overloaded, ToolFailed
-from ...worker.contract.jsonrpc import MAX_MESSAGE_BYTES
+from corral import __version__
+from corral.worker.contract.errors import CorralError, Overloaded, ToolFailed
+from corral.worker.contract.jsonrpc import MAX_MESSAGE_BYTES
+
 from ..protocol.sse import too_long
 
 CONNECT_S = 10.0

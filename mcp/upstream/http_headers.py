@@ -10,7 +10,8 @@ import binascii
 import re
 from collections.abc import Mapping
 
-from ...worker.contract.codec import as_array, as_object
+from corral.worker.contract.codec import as_array, as_object
+
 from ..protocol import messages, tasks
 
 VERSION = "MCP-Protocol-Version"

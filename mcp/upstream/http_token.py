@@ -12,8 +12,9 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
-from ...worker.contract.codec import as_object, encode
-from ...worker.contract.errors import from_wire
+from corral.worker.contract.codec import as_object, encode
+from corral.worker.contract.errors import from_wire
+
 from ..protocol import dpop, messages
 
 VARIABLE = "CORRAL_MCP_TOKENS"

@@ -10,10 +10,11 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from ...worker.contract.channel import Call
-from ...worker.contract.codec import as_object
-from ...worker.contract.errors import CorralError, InvalidParams, MethodNotFound
-from ...worker.contract.jsonrpc import Request
+from corral.worker.contract.channel import Call
+from corral.worker.contract.codec import as_object
+from corral.worker.contract.errors import CorralError, InvalidParams, MethodNotFound
+from corral.worker.contract.jsonrpc import Request
+
 from ..protocol.caller import Caller
 from ..protocol.messages import RELAYED, Relay, read_progress
 

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from ...worker.contract.codec import as_array, as_object, encode
-from ...worker.contract.errors import CorralError, MethodNotFound, ResourceLimitExceeded, ToolFailed
+from corral.worker.contract.codec import as_array, as_object, encode
+from corral.worker.contract.errors import CorralError, MethodNotFound, ResourceLimitExceeded, ToolFailed
+
 from ..protocol.catalog import KINDS, Catalogue, Kind
 from ..protocol.messages import LIST_TOOLS, Opened, Tool
 

@@ -16,9 +16,9 @@ import logging
 import select
 from collections.abc import Awaitable, Callable, Collection, Mapping
 
-from ...worker.contract.channel import Channel
-from ...worker.contract.codec import as_array
-from ...worker.contract.errors import (
+from corral.worker.contract.channel import Channel
+from corral.worker.contract.codec import as_array
+from corral.worker.contract.errors import (
     CorralError,
     InvalidParams,
     MethodNotFound,
@@ -29,7 +29,8 @@ from ...worker.contract.errors import (
     Timeout,
     ToolFailed,
 )
-from ...worker.contract.jsonrpc import CANCELLED, Foreign, Notification, Peer, Request
+from corral.worker.contract.jsonrpc import CANCELLED, Foreign, Notification, Peer, Request
+
 from ..protocol import messages
 from ..protocol.caller import NOBODY, Caller
 from ..protocol.catalog import KINDS, Catalogue, Kind

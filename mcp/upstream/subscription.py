@@ -10,9 +10,10 @@ import functools
 import logging
 from collections.abc import Callable, Mapping
 
-from ...worker.contract.channel import Call, Channel
-from ...worker.contract.codec import as_object
-from ...worker.contract.errors import CorralError, Overloaded, Timeout, ToolFailed
+from corral.worker.contract.channel import Call, Channel
+from corral.worker.contract.codec import as_object
+from corral.worker.contract.errors import CorralError, Overloaded, Timeout, ToolFailed
+
 from ..protocol.messages import LISTEN, SUBSCRIPTION_ID
 
 RELISTEN_S = 1.0

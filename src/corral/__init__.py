@@ -10,12 +10,12 @@ __version__ = "0.1.0"
 
 TYPE_CHECKING = False  # as type checkers know it; importing typing takes milliseconds of every start
 if TYPE_CHECKING:
-    from .worker.client.blocking import Runtime  # noqa: TID251 - it is relative
-    from .worker.client.events import DaemonEvent, EventStream, Part  # noqa: TID251 - it is relative
-    from .worker.client.runtime import AgentRuntime  # noqa: TID251 - it is relative
-    from .worker.client.tasks import Progress, TaskOptions, failure  # noqa: TID251 - it is relative
-    from .worker.client.usage import ResourceUsage  # noqa: TID251 - it is relative
-    from .worker.contract.errors import (  # noqa: TID251 - it is relative
+    from .worker.client.blocking import Runtime
+    from .worker.client.events import DaemonEvent, EventStream, Part
+    from .worker.client.runtime import AgentRuntime
+    from .worker.client.tasks import Progress, TaskOptions, failure
+    from .worker.client.usage import ResourceUsage
+    from .worker.contract.errors import (
         Cancelled,
         Conflict,
         CorralError,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         Unreachable,
         WorkerFailed,
     )
-    from .worker.contract.records import (  # noqa: TID251 - it is relative
+    from .worker.contract.records import (
         AgentStatus,
         Boundaries,
         OutputFormat,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
         Task,
         TaskParams,
     )
-    from .worker.service.agent_service import AgentService  # noqa: TID251 - it is relative
+    from .worker.service.agent_service import AgentService
 
 __all__ = [
     "AgentRuntime",

@@ -3,6 +3,6 @@
 An `entrypoint` that names such an object needs no call of it. Importing this module imports no framework.
 """
 
-from .worker.adapters.recognition import wrap  # noqa: TID251 - it is relative
+from .worker.adapters.recognition import wrap
 
 __all__ = ["wrap"]

@@ -13,9 +13,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .worker import Agent, CorralError, Result, Task, TaskFailed  # noqa: TID251 - it is relative
-from .worker.contract import codec  # noqa: TID251 - it is relative
-from .worker.contract.errors import Cancelled, InvalidParams  # noqa: TID251 - it is relative
+from .worker import Agent, CorralError, Result, Task, TaskFailed
+from .worker.contract import codec
+from .worker.contract.errors import Cancelled, InvalidParams
 
 MERGES = ("list", "text", "first")
 KEYS = frozenset({"merge", "max_parallel", "synthesiser"})

@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "support")]  # `python -P` leaves them out
 
 from corral.worker.client.sync import Client
 from corral.worker.contract.errors import CorralError

@@ -28,7 +28,10 @@ from typing import Any
 from corral.worker.client.sync import Client
 from corral.worker.contract.errors import CorralError, Overloaded, ShuttingDown, Timeout, Unreachable
 
-sys.path.append(str(Path(__file__).parents[1]))  # `python -P` leaves out where the harness is
+sys.path += [
+    str(Path(__file__).parents[1]),
+    str(Path(__file__).parents[1] / "support"),
+]  # `python -P` leaves out where the harness is
 
 from chaos.witness import Evidence, Order
 from daemon_process import BOUND_S, DaemonProcess, marked

@@ -22,11 +22,14 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # `python -P` leaves it out
+sys.path += [
+    str(Path(__file__).resolve().parents[1]),
+    str(Path(__file__).resolve().parents[1] / "support"),
+]  # `python -P` leaves it out
 from cluster_of_daemons import Cluster, until_all_answer
-from corral.supervisor.cluster.settings import ClusterSettings
-from corral.supervisor.engine.connection import open_engine
-from corral.supervisor.engine.local_servers import Fsync, LocalServers, program_of
+from corral.supervisor.cluster.engine.connection import open_engine
+from corral.supervisor.cluster.engine.local_servers import Fsync, LocalServers, program_of
+from corral.supervisor.config.declared.cluster import ClusterSettings
 from corral.worker.contract.errors import CorralError, InvalidParams, Timeout
 from daemon_process import AGENTS, DaemonProcess
 from faults import versions

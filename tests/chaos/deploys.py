@@ -21,7 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).parents[1]))  # `python -P` leaves out where the harness is
+sys.path += [
+    str(Path(__file__).parents[1]),
+    str(Path(__file__).parents[1] / "support"),
+]  # `python -P` leaves out where the harness is
 
 from corral.worker.contract.errors import CorralError
 from daemon_process import BOUND_S, marked

@@ -14,10 +14,13 @@ import time
 from pathlib import Path
 from typing import Literal
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # `python -P` leaves it out
+sys.path += [
+    str(Path(__file__).resolve().parents[1]),
+    str(Path(__file__).resolve().parents[1] / "support"),
+]  # `python -P` leaves it out
 import engine_load
-from corral.supervisor.engine.interface import Engine
-from corral.supervisor.engine.local_servers import Fsync, LocalServers, program_of
+from corral.supervisor.cluster.engine.interface import Engine
+from corral.supervisor.cluster.engine.local_servers import Fsync, LocalServers, program_of
 from corral.worker.contract.errors import InvalidParams
 from engine_load import Load
 

@@ -31,7 +31,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).parents[1]))  # `python -P` leaves out where the harness is
+sys.path += [
+    str(Path(__file__).parents[1]),
+    str(Path(__file__).parents[1] / "support"),
+]  # `python -P` leaves out where the harness is
 
 from chaos.ledger import PREFIX_BYTES, Life, Reader, Seen, Tally, lives_of, seen_in_files
 from chaos.scribe import WIDTH

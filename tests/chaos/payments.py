@@ -26,7 +26,10 @@ from typing import Any
 from corral.worker.client.sync import Client
 from corral.worker.contract.errors import Conflict, CorralError
 
-sys.path.append(str(Path(__file__).parents[1]))  # `python -P` leaves out where the harness is
+sys.path += [
+    str(Path(__file__).parents[1]),
+    str(Path(__file__).parents[1] / "support"),
+]  # `python -P` leaves out where the harness is
 
 from daemon_process import BOUND_S, DaemonProcess, marked
 

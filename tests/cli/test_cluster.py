@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor.engine.local_servers import program_of
+from corral.supervisor.cluster.engine.local_servers import program_of
 from corral.worker.contract.errors import InvalidParams
 
 pytestmark = pytest.mark.shell

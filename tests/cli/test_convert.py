@@ -9,8 +9,8 @@ import pytest
 from corral.cli.convert import calendar_event, quantities, shell_line
 from corral.cli.convert.draft import Draft
 from corral.cli.convert.import_file import converted, detected
-from corral.supervisor.config.loader import decode
-from corral.supervisor.config.sources import Variables
+from corral.supervisor.config.spec.loader import decode
+from corral.supervisor.config.spec.sources import Variables
 from corral.worker.contract.errors import InvalidParams
 
 pytestmark = pytest.mark.core

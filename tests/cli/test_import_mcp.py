@@ -21,8 +21,8 @@ from corral.cli.tools.import_convert import (
     with_references,
 )
 from corral.cli.tools.import_files import Section, Surroundings, plain_json, read, usual_files
-from corral.supervisor.config.loader import decode
-from corral.supervisor.config.spec import Config
+from corral.supervisor.config.spec.loader import decode
+from corral.supervisor.config.spec.spec import Config
 from corral.worker.contract.errors import InvalidParams
 
 pytestmark = pytest.mark.shell

@@ -14,7 +14,10 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 
-sys.path.append(str(Path(__file__).parents[1]))  # `python -P` leaves out where the harness is
+sys.path += [
+    str(Path(__file__).parents[1]),
+    str(Path(__file__).parents[1] / "support"),
+]  # `python -P` leaves out where the harness is
 
 from daemon_process import DaemonProcess
 

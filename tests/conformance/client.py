@@ -25,10 +25,10 @@ from corral.mcp.protocol.caller import Caller
 from corral.mcp.upstream.http_bridge import HEADERS_VARIABLE, URL_VARIABLE
 from corral.mcp.upstream.http_token import VARIABLE as ASKS_TOKENS
 from corral.mcp.upstream.session import Session
-from corral.supervisor.config.spec import Spec
-from corral.supervisor.logins.logins import Logins
-from corral.supervisor.oauth.declared import Oauth
-from corral.supervisor.oauth.token_store import TokenStore
+from corral.supervisor.agents.external.logins import Logins
+from corral.supervisor.agents.external.token_store import TokenStore
+from corral.supervisor.config.declared.oauth import Oauth
+from corral.supervisor.config.spec.spec import Spec
 from corral.worker.contract.errors import CorralError, PermissionDenied
 
 BOUND_S = 60.0

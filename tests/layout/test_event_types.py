@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
-from corral.supervisor.events.catalog import CATALOGUE, EXPIRED, RESERVED, SKIPPED
+from corral.supervisor.records.events.catalog import CATALOGUE, EXPIRED, RESERVED, SKIPPED
 
 ROOT = Path(__file__).parents[2]
 

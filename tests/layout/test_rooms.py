@@ -20,7 +20,7 @@ worker.service: worker.contract worker.client
 worker.webhook: worker.contract worker.sdk
 worker.a2a: worker.contract worker.sdk worker.webhook
 worker.acp: worker.contract worker.sdk mcp.endpoint mcp.protocol
-worker.zygote: worker.adapters worker.sdk supervisor.linux supervisor.launcher
+worker.zygote: worker.adapters worker.sdk supervisor.machine.linux supervisor.machine.launcher
 worker: worker.contract worker.sdk worker.adapters
 mcp.protocol: worker.contract
 mcp.upstream: worker.contract mcp.protocol
@@ -28,127 +28,127 @@ mcp.pool: worker.contract mcp.protocol mcp.upstream
 mcp.endpoint: worker.contract mcp.protocol mcp.upstream
 mcp.oauth: worker.contract mcp.protocol
 mcp.cortex: worker.contract
-supervisor.linux:
-supervisor.launcher: linux
-supervisor.isolation: linux
-supervisor.decoding: worker.contract mcp.pool
-supervisor.secrets: worker.contract linux
+supervisor.machine.linux:
+supervisor.machine.launcher: linux
+supervisor.machine.isolation: linux
+supervisor.config.decoding: worker.contract mcp.pool
+supervisor.config.secrets: worker.contract linux
 supervisor.stores: worker.contract decoding secrets
 supervisor.models: worker.contract decoding secrets
 supervisor.tenants: worker.contract decoding
 supervisor.cluster: worker.contract decoding
-supervisor.engine: worker.contract cluster
-supervisor.nodes: worker.contract cluster engine
+supervisor.cluster.engine: worker.contract cluster
+supervisor.cluster.lease: worker.contract cluster engine
 supervisor.memory_pools: worker.contract decoding tenants
 supervisor.oauth: worker.contract mcp.oauth decoding linux
 supervisor.config: worker.contract cluster decoding mcp.pool memory_pools models oauth secrets stores tenants
-supervisor.store: worker.contract
-supervisor.access: worker.contract worker.control quotas store
-supervisor.lifecycle: worker.contract config
-supervisor.events: worker.contract config store
+supervisor.records.store: worker.contract
+supervisor.tenants.tokens: worker.contract worker.control quotas store
+supervisor.workers.lifecycle: worker.contract config
+supervisor.records.events: worker.contract config store
 supervisor.tenancy: worker.contract config decoding linux store tenants
-supervisor.quotas: worker.contract config events tenancy tenants
-supervisor.schema: worker.contract cluster config decoding events memory_pools models oauth stores tenants
-supervisor.audit: worker.contract config store
-supervisor.backup: worker.contract worker.control audit config decoding linux memory_pools models secrets store stores
-supervisor.containers: config
-supervisor.usage: config linux
-supervisor.process: worker.contract config containers decoding isolation launcher linux secrets stores usage
-supervisor.egress: isolation launcher process
-supervisor.model_gateway: worker.contract launcher linux models process
-supervisor.logs: worker.contract config events
-supervisor.packages: worker.contract config decoding linux secrets store
-supervisor.deployment: worker.contract worker.control agents config decoding events launcher lifecycle linux logs packages process revisions rollout store supervision tenants
-supervisor.sessions: worker.contract config events memory_pools store tenants
-supervisor.listening: worker.contract config linux
-supervisor.streaming: worker.contract
-supervisor.supervision: worker.contract mcp.protocol mcp.upstream config containers events lifecycle linux listening logs process store usage
-supervisor.tenant_trees: worker.contract lifecycle process quotas store supervision tenancy tenants usage
-supervisor.revisions: worker.contract events store
-supervisor.overrides: worker.contract config decoding revisions
+supervisor.tenants.quotas: worker.contract config events tenancy tenants
+supervisor.api.schema: worker.contract cluster config decoding events memory_pools models oauth stores tenants
+supervisor.records.audit: worker.contract config store
+supervisor.records.backup: worker.contract worker.control audit config decoding linux memory_pools models secrets store stores
+supervisor.workers.containers: config
+supervisor.workers.usage: config linux
+supervisor.workers.process: worker.contract config containers decoding isolation launcher linux secrets stores usage
+supervisor.workers.egress: isolation launcher process
+supervisor.models.gateway: worker.contract launcher linux models process
+supervisor.records.logs: worker.contract config events
+supervisor.agents.packages: worker.contract config decoding linux secrets store
+supervisor.agents.deployment: worker.contract worker.control agents config decoding events launcher lifecycle linux logs packages process revisions rollout store supervision tenants
+supervisor.records.memory: worker.contract config events memory_pools store tenants
+supervisor.workers.listening: worker.contract config linux
+supervisor.tasks.run: worker.contract
+supervisor.workers.supervision: worker.contract mcp.protocol mcp.upstream config containers events lifecycle linux listening logs process store usage
+supervisor.tenants.limits: worker.contract lifecycle process quotas store supervision tenancy tenants usage
+supervisor.agents.kept: worker.contract events store
+supervisor.agents.kept: worker.contract config decoding revisions
 supervisor.agents: worker.contract mcp.protocol mcp.upstream mcp.pool config decoding events lifecycle overrides process quotas revisions store supervision tenancy
-supervisor.telemetry: worker.contract logs
-supervisor.hibernation: worker.contract lifecycle events supervision agents
-supervisor.logins: worker.contract mcp.oauth config lifecycle oauth process
-supervisor.zygote: worker.contract agents config events launcher lifecycle linux logs process supervision usage
-supervisor.task_rules: worker.contract mcp.pool agents config decoding lifecycle
+supervisor.records.telemetry: worker.contract logs
+supervisor.agents.demand: worker.contract lifecycle events supervision agents
+supervisor.agents.external: worker.contract mcp.oauth config lifecycle oauth process
+supervisor.workers.zygote: worker.contract agents config events launcher lifecycle linux logs process supervision usage
+supervisor.tasks.rules: worker.contract mcp.pool agents config decoding lifecycle
 supervisor.tasks: worker.contract worker.control config events lifecycle quotas store streaming supervision telemetry agents hibernation task_rules usage
-supervisor.model_use: worker.contract agents config isolation lifecycle models process quotas secrets store stores supervision tasks telemetry task_rules
-supervisor.activation: worker.contract agents lifecycle supervision
+supervisor.models.desk: worker.contract agents config isolation lifecycle models process quotas secrets store stores supervision tasks telemetry task_rules
+supervisor.agents.demand: worker.contract agents lifecycle supervision
 supervisor.rollout: worker.contract agents config lifecycle supervision tasks
-supervisor.autoscaling: worker.contract agents config lifecycle supervision tasks
-supervisor.jobs: worker.contract agents config events lifecycle store supervision tasks
-supervisor.orchestration: worker.contract worker.control config decoding events lifecycle store supervision agents tasks task_rules
-supervisor.approvals: worker.contract events store
-supervisor.worker_api: worker.contract mcp.protocol mcp.pool agents audit config events lifecycle quotas secrets sessions store streaming supervision telemetry hibernation tasks approvals
-supervisor.metrics: worker.contract worker.control agents config events lifecycle process store supervision tasks worker_api usage
-supervisor.reports: worker.contract worker.control events logs store supervision
-supervisor.package_methods: worker.contract worker.control access api events packages supervision
+supervisor.agents.demand: worker.contract agents config lifecycle supervision tasks
+supervisor.tasks.workflows: worker.contract agents config events lifecycle store supervision tasks
+supervisor.tasks.workflows: worker.contract worker.control config decoding events lifecycle store supervision agents tasks task_rules
+supervisor.tasks.worker_api: worker.contract events store
+supervisor.tasks.worker_api: worker.contract mcp.protocol mcp.pool agents audit config events lifecycle quotas secrets sessions store streaming supervision telemetry hibernation tasks approvals
+supervisor.api.metrics: worker.contract worker.control agents config events lifecycle process store supervision tasks worker_api usage
+supervisor.api.reports: worker.contract worker.control events logs store supervision
+supervisor.api.agent_methods: worker.contract worker.control access api events packages supervision
 supervisor.api: worker.contract worker.control mcp.pool access agents audit backup config deployment events lifecycle logins logs metrics model_use packages process quotas secrets sessions stores supervision hibernation tasks worker_api reports tenancy tenants approvals
-supervisor.tenant_methods: worker.contract worker.control access agents api config decoding lifecycle memory_pools process supervision tenant_removal tenants
-supervisor.tenant_removal: worker.contract process store tenancy
+supervisor.api.daemon_methods: worker.contract worker.control access agents api config decoding lifecycle memory_pools process supervision tenant_removal tenants
+supervisor.tenants.registry: worker.contract process store tenancy
 supervisor.interactive: worker.contract worker.control access api config containers process supervision
-supervisor.methods: worker.contract worker.control access agents api audit backup config decoding events interactive lifecycle login_methods logs model_use overrides package_methods process revisions schema secrets store streaming supervision tenant_methods worker_api reports approval_methods cluster_methods
-supervisor.approval_methods: worker.contract worker.control access api
-supervisor.cluster_calls: worker.contract worker.control api engine logs nodes supervision
-supervisor.cluster_tasks: worker.contract engine task_rules tasks
-supervisor.cluster_node: worker.contract worker.control agents api cluster cluster_calls cluster_tasks config decoding engine events lifecycle nodes process supervision tasks task_rules quotas
-supervisor.cluster_methods: worker.control api
-supervisor.login_methods: worker.contract worker.control access api config lifecycle
-supervisor.mcp_gateway: worker.contract worker.control mcp.protocol access api config events supervision tasks worker_api
-supervisor.transport: worker.contract worker.control mcp.protocol mcp.endpoint access api mcp_gateway streaming supervision
-supervisor.http: worker.contract mcp.protocol mcp.upstream mcp.endpoint api
-supervisor.http_api: worker.contract worker.control api config http supervision
-supervisor.a2a: worker.contract worker.control access api events http store supervision
-supervisor.prometheus: worker.contract access agents api http lifecycle metrics
-supervisor.dashboard: worker.contract http http_api
-supervisor.services: worker.contract worker.control access agents api config decoding events http lifecycle store supervision
-supervisor.composition: *
+supervisor.api.daemon_methods: worker.contract worker.control access agents api audit backup config decoding events interactive lifecycle login_methods logs model_use overrides package_methods process revisions schema secrets store streaming supervision tenant_methods worker_api reports approval_methods cluster_methods
+supervisor.api.task_methods: worker.contract worker.control access api
+supervisor.cluster.calls: worker.contract worker.control api engine logs nodes supervision
+supervisor.cluster.state: worker.contract engine task_rules tasks
+supervisor.cluster.placed: worker.contract worker.control agents api cluster cluster_calls cluster_tasks config decoding engine events lifecycle nodes process supervision tasks task_rules quotas
+supervisor.api.daemon_methods: worker.control api
+supervisor.api.agent_methods: worker.contract worker.control access api config lifecycle
+supervisor.faces.mcp: worker.contract worker.control mcp.protocol access api config events supervision tasks worker_api
+supervisor.faces.socket: worker.contract worker.control mcp.protocol mcp.endpoint access api mcp_gateway streaming supervision
+supervisor.faces.http: worker.contract mcp.protocol mcp.upstream mcp.endpoint api
+supervisor.faces.http_api: worker.contract worker.control api config http supervision
+supervisor.faces.a2a: worker.contract worker.control access api events http store supervision
+supervisor.faces.prometheus: worker.contract access agents api http lifecycle metrics
+supervisor.faces.dashboard: worker.contract http http_api
+supervisor.faces.services: worker.contract worker.control access agents api config decoding events http lifecycle store supervision
+supervisor.daemon.composition: *
 supervisor: *
 cli: worker.contract worker.client cli.tools
-cli.agents: worker.contract worker.client cli supervisor.config supervisor.decoding
+cli.agents: worker.contract worker.client cli supervisor.config supervisor.config.decoding
 cli.tasks: worker.contract worker.client cli
-cli.packages: worker.contract cli supervisor.packages
+cli.packages: worker.contract cli supervisor.agents.packages
 cli.observe: worker.contract worker.client cli cli.screen
 cli.screen: worker.contract worker.client cli
 cli.tools: worker.contract worker.client cli
-cli.daemon: worker.contract supervisor.backup supervisor.cluster supervisor.decoding supervisor.engine supervisor.linux supervisor.nodes supervisor.process supervisor.http_api supervisor.methods cli supervisor.schema
+cli.daemon: worker.contract supervisor.records.backup supervisor.cluster supervisor.config.decoding supervisor.cluster.engine supervisor.machine.linux supervisor.cluster.lease supervisor.workers.process supervisor.faces.http_api supervisor.api.daemon_methods cli supervisor.api.schema
 cli.convert: worker.contract cli cli.tools
 """
 """room: the rooms that it may import; a name without a dot is one of supervisor, or cli."""
 
 PURE = {
-    "supervisor.decoding": "values expression decoder",
+    "supervisor.config.decoding": "values expression decoder",
     "supervisor.config": "probe_spec team workflow spec sections program_rules template_spec templates loader diff",
     "supervisor.tenants": "tenant naming uids",
     "supervisor.tenancy": "floor",
-    "supervisor.quotas": "minute spending fair_share task_limits",
-    "supervisor.tenant_trees": "sums",
+    "supervisor.tenants.quotas": "minute spending fair_share task_limits",
+    "supervisor.tenants.limits": "sums",
     "supervisor.memory_pools": "declared",
     "supervisor.oauth": "declared",
     "mcp.oauth": "challenge metadata records",
     "supervisor.cluster": "settings lease placement fencing",
-    "supervisor.cluster_calls": "one_view",
-    "supervisor.store": "sealed",
-    "supervisor.access": "scope change_rate",
-    "supervisor.backup": "export",
-    "supervisor.lifecycle": "state_machine transitions restart_policy health_check start_failure",
-    "supervisor.usage": "limits",
-    "supervisor.isolation": "levels bubblewrap",
-    "supervisor.egress": "rules",
+    "supervisor.cluster.calls": "one_view",
+    "supervisor.records.store": "sealed",
+    "supervisor.tenants.tokens": "scope change_rate",
+    "supervisor.records.backup": "export",
+    "supervisor.workers.lifecycle": "state_machine transitions restart_policy health_check start_failure",
+    "supervisor.workers.usage": "limits",
+    "supervisor.machine.isolation": "levels bubblewrap",
+    "supervisor.workers.egress": "rules",
     "supervisor.models": "declared tables usage endpoint",
-    "supervisor.model_gateway": "shapes stream",
-    "supervisor.packages": "manifest",
-    "supervisor.zygote": "policy",
-    "supervisor.sessions": "session",
-    "supervisor.task_rules": "availability boundaries payload queue retry_policy",
-    "supervisor.metrics": "histogram step rollup series health ranking",
+    "supervisor.models.gateway": "shapes stream",
+    "supervisor.agents.packages": "manifest",
+    "supervisor.workers.zygote": "policy",
+    "supervisor.records.memory": "session",
+    "supervisor.tasks.rules": "availability boundaries payload queue retry_policy",
+    "supervisor.api.metrics": "histogram step rollup series health ranking",
     "supervisor.rollout": "policy",
-    "supervisor.revisions": "decision",
-    "supervisor.activation": "policy",
-    "supervisor.autoscaling": "policy",
-    "supervisor.orchestration": "cron workflow_decision",
-    "supervisor.a2a": "messages",
+    "supervisor.agents.kept": "decision",
+    "supervisor.agents.demand": "policy",
+    "supervisor.agents.demand": "policy",
+    "supervisor.tasks.workflows": "cron workflow_decision",
+    "supervisor.faces.a2a": "messages",
     "mcp.upstream": "liveness",
     "worker.acp": "policy content capabilities",
     "worker.a2a": "messages",
@@ -273,7 +273,7 @@ def test_a_module_that_decides_does_nothing(module: str) -> None:
     assert IMPURE.isdisjoint(imports(module))
 
 
-@pytest.mark.parametrize("room", ["supervisor.linux", "supervisor.launcher"])
+@pytest.mark.parametrize("room", ["supervisor.machine.linux", "supervisor.machine.launcher"])
 def test_the_launcher_is_made_of_the_standard_library(room: str) -> None:
     for module in MODULES:
         if room_of(module) == room:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor.linux import landlock
+from corral.supervisor.machine.linux import landlock
 from corral.worker.contract.errors import (
     CorralError,
     PermissionDenied,

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor.audit.hash_chain import AppendRecords, encode
-from corral.supervisor.methods.all import METHODS
+from corral.supervisor.api.daemon_methods.all import METHODS
+from corral.supervisor.records.audit.hash_chain import AppendRecords, encode
 from corral.worker.contract.errors import CorralError, InvalidParams, NotFound, Overloaded
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from corral.supervisor import background
+from corral.supervisor.daemon.host import background
 from daemon_process import BIN, BOUND_S, marked
 
 pytestmark = [pytest.mark.shell, pytest.mark.long]

@@ -165,7 +165,7 @@ def test_without_secrets_the_archive_has_no_value_of_one(daemon: DaemonProcess, 
 LISTING = """
 import sys
 from pathlib import Path
-from corral.supervisor.backup.archive import Reader
+from corral.supervisor.records.backup.archive import Reader
 print(*(each.path for each in Reader(open(sys.argv[1], "rb"), "b").manifest.files), sep="\\n")
 """
 

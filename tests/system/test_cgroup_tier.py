@@ -1,4 +1,4 @@
-"""The kernel's controllers, shortly: a guest boots, and a few tests of tests/cgroup_tier run in it. `make cgroup-tier` runs all."""
+"""The kernel's controllers, shortly: a guest boots, and a few tests of tests/system/cgroup_tier run in it. `make cgroup-tier` runs all."""
 
 import os
 import time
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import uml_guest
-from cgroup_tier.run import in_guest
+from system.cgroup_tier.run import in_guest
 
 BOUND_S = 100.0
 
@@ -28,7 +28,7 @@ needs_guest = pytest.mark.skipif(bool(LACKING), reason=LACKING or "it can boot")
 
 @needs_guest
 def test_limits_that_the_kernel_holds_are_held_and_told(tmp_path: Path) -> None:
-    named = [f"tests/cgroup_tier/{name}" for name in TOLD]
+    named = [f"tests/system/cgroup_tier/{name}" for name in TOLD]
     status, said = in_guest(tmp_path, *named, bound_s=BOUND_S)
     assert status == 0, said
     assert f"{len(TOLD)} passed" in said

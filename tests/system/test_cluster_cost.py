@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cluster_of_daemons import cluster_of, home_of, placed
-from corral.supervisor.engine.local_servers import LocalServers
+from corral.supervisor.cluster.engine.local_servers import LocalServers
 from daemon_process import DaemonProcess
 
 pytestmark = pytest.mark.shell

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from cluster_of_daemons import LOOK_S, Cluster, cluster_of, cluster_table, engine_or_skip, names, until_all_answer
-from corral.supervisor.engine.local_servers import LocalServers
+from corral.supervisor.cluster.engine.local_servers import LocalServers
 from corral.worker.contract.errors import NotFound, Timeout
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
@@ -213,8 +213,8 @@ def test_a_daemon_without_a_cluster_imports_nothing_of_it(tmp_path: Path) -> Non
     config.write_text(ECHO)
     program = (
         "import sys\n"
-        "import corral.supervisor.daemon, corral.supervisor.composition.rooms\n"
-        "from corral.supervisor.installation import read_config\n"
+        "import corral.supervisor.daemon, corral.supervisor.daemon.composition.rooms\n"
+        "from corral.supervisor.daemon.host.installation import read_config\n"
         "from pathlib import Path\n"
         "read_config(Path(sys.argv[1]))\n"
         "print(*sorted(sys.modules))\n"
@@ -223,7 +223,7 @@ def test_a_daemon_without_a_cluster_imports_nothing_of_it(tmp_path: Path) -> Non
         [sys.executable, "-P", "-c", program, str(config)], capture_output=True, text=True, timeout=BOUND_S, check=True
     )
     loaded = ended.stdout.split()
-    assert "corral.supervisor.composition.rooms" in loaded
+    assert "corral.supervisor.daemon.composition.rooms" in loaded
     rooms = tuple(f"corral.supervisor.{room}" for room in ROOMS)
     assert [name for name in loaded if name.startswith((*rooms, "nats", "redis"))] == []
     with DaemonProcess(tmp_path, ECHO) as here, pytest.raises(NotFound) as alone:

@@ -12,15 +12,15 @@ import pytest
 from msgspec import Struct
 
 from cluster_of_daemons import cluster_of, home_of
-from corral.supervisor.cluster.settings import ClusterSettings
-from corral.supervisor.cluster_calls.forwarding import Call, Question, Reply
-from corral.supervisor.cluster_calls.remote_caller import CallerFacts
-from corral.supervisor.cluster_node.state import Assignment, CancelledTask, Drained, PlacedSpec, spec_key
-from corral.supervisor.cluster_tasks.stored_task import StoredEnd, StoredTask, encoded_task, queue_of
-from corral.supervisor.engine.connection import open_engine
-from corral.supervisor.engine.interface import Engine
-from corral.supervisor.engine.local_servers import LocalServers
-from corral.supervisor.nodes.record import NodeRecord
+from corral.supervisor.cluster.calls.forwarding import Call, Question, Reply
+from corral.supervisor.cluster.calls.remote_caller import CallerFacts
+from corral.supervisor.cluster.engine.connection import open_engine
+from corral.supervisor.cluster.engine.interface import Engine
+from corral.supervisor.cluster.engine.local_servers import LocalServers
+from corral.supervisor.cluster.lease.record import NodeRecord
+from corral.supervisor.cluster.state.state import Assignment, CancelledTask, Drained, PlacedSpec, spec_key
+from corral.supervisor.cluster.state.stored_task import StoredEnd, StoredTask, encoded_task, queue_of
+from corral.supervisor.config.declared.cluster import ClusterSettings
 from corral.worker.contract.records import Task, TaskParams
 from daemon_process import AGENTS
 from system.test_cluster_placement import placed

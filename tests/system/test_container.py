@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from container_images import python_rootfs, rootfs, skip_without, why_not
-from corral.supervisor.linux import kernel
-from corral.supervisor.process.containment import state_number
+from corral.supervisor.machine.linux import kernel
+from corral.supervisor.workers.process.containment import state_number
 from corral.worker.contract.errors import CorralError, SpawnFailed
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 from strict_agent import until

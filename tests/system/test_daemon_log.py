@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor.logs.daemon_log import QUEUE_BYTES, DaemonLog, Handler
+from corral.supervisor.records.logs.daemon_log import QUEUE_BYTES, DaemonLog, Handler
 from corral.worker.contract.errors import InvalidParams, NotFound, from_wire
 from daemon_process import BIN, BOUND_S, DaemonProcess
-from logs.test_journald import Journald
+from records.logs.test_journald import Journald
 
 TEXT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (debug|info|warning|error|critical) +\S")
 

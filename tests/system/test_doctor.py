@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from corral import __version__
-from corral.supervisor.containers import engines
-from corral.supervisor.isolation.availability import Trial
-from corral.supervisor.process import host_check
-from corral.supervisor.process.host_check import Finding, Promise
-from corral.supervisor.process.host_facts import Containment, Facts, Services
+from corral.supervisor.machine.isolation.availability import Trial
+from corral.supervisor.workers.containers import engines
+from corral.supervisor.workers.process import host_check
+from corral.supervisor.workers.process.host_check import Finding, Promise
+from corral.supervisor.workers.process.host_facts import Containment, Facts, Services
 from daemon_process import BIN, BOUND_S, DaemonProcess
 
 TOPICS = {

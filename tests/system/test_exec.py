@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from corral import AgentRuntime, Runtime
-from corral.supervisor.linux import landlock
+from corral.supervisor.machine.linux import landlock
 from corral.worker.client.sync import Client
 from corral.worker.contract.errors import (
     Conflict,

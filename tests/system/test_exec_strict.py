@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from corral.supervisor.linux import kernel
+from corral.supervisor.machine.linux import kernel
 from corral.worker.contract.errors import SpawnFailed
 from daemon_process import DaemonProcess
 from strict_agent import needs_strict, until

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor.config.loader import decode
-from corral.supervisor.linux import landlock
+from corral.supervisor.config.spec.loader import decode
+from corral.supervisor.machine.linux import landlock
 from corral.worker.contract.errors import CorralError, InvalidParams
 from daemon_process import AGENTS, DaemonProcess
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import live_probes
-from corral.supervisor.config import diff, spec
+from corral.supervisor.config.spec import diff, spec
 from corral.worker.contract.errors import CorralError
 from daemon_process import BOUND_S, DaemonProcess
 from live_keys import BASE, PROBES, Json, Live, Probe, inline, probe

@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from corral.supervisor.mcp_gateway.tools import OWN_TOOLS
+from corral.supervisor.faces.mcp.tools import OWN_TOOLS
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 from mcp_editor import CORRAL, LISTS_CHANGED, MIB, MODERN, Editor, serving
 from node_packages import NODE_FOLDER, needs_npm, npm_program

@@ -10,14 +10,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from corral.supervisor.methods.all import METHODS
-from corral.supervisor.packages.builder import build, scaffold
+from corral.supervisor.agents.packages.builder import build, scaffold
+from corral.supervisor.api.daemon_methods.all import METHODS
 from corral.worker.client.sync import Client
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
 ELSEWHERE = {
     **dict.fromkeys(("node.list", "node.drain", "node.resume"), "test_cluster_nodes.py"),
-    **dict.fromkeys(("mcp.login", "mcp.finish_login", "mcp.logout"), "tests/logins/test_login.py"),
+    **dict.fromkeys(("mcp.login", "mcp.finish_login", "mcp.logout"), "tests/agents/external/test_login.py"),
 }
 """Methods that this daemon refuses, as it has joined no cluster and has no remote server -> the tests that call them."""
 

@@ -23,8 +23,8 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor.lifecycle.state_machine import UP
-from corral.supervisor.linux.kernel import MARK
+from corral.supervisor.machine.linux.kernel import MARK
+from corral.supervisor.workers.lifecycle.state_machine import UP
 from corral.worker.client.sync import Client
 from corral.worker.contract.errors import CorralError, Unreachable
 from corral.worker.contract.records import ENDED

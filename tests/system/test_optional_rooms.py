@@ -45,7 +45,7 @@ def refused_config(folder: Path, config: str, environ: dict[str, str]) -> str:
 
 
 def test_without_orchestration_agents_run_tasks_and_schedules_and_teams_are_refused(tmp_path: Path) -> None:
-    environ = package_without(tmp_path, "supervisor/orchestration")
+    environ = package_without(tmp_path, "supervisor/tasks/workflows")
     with DaemonProcess(tmp_path, ECHO, environ=environ) as here:
         done = here.call("task.run", agent="echo", objective="echo")
         assert done["state"] == "succeeded"
@@ -63,7 +63,7 @@ def test_without_orchestration_agents_run_tasks_and_schedules_and_teams_are_refu
 
 
 def test_without_orchestration_a_configuration_with_a_workflow_is_refused_by_its_name(tmp_path: Path) -> None:
-    environ = package_without(tmp_path, "supervisor/orchestration")
+    environ = package_without(tmp_path, "supervisor/tasks/workflows")
     config = ECHO + '\n[workflows.chain]\nsteps = [{ name = "one", agent = "echo" }]\n'
     assert "workflows.chain" in refused_config(tmp_path, config, environ)
 
@@ -82,7 +82,7 @@ def test_without_cortex_there_is_no_memory_server_and_the_memory_of_sessions_sta
 
 
 def test_without_zygotes_workers_start_cold_and_say_why(tmp_path: Path) -> None:
-    environ = package_without(tmp_path, "supervisor/zygote", "worker/zygote")
+    environ = package_without(tmp_path, "supervisor/workers/zygote", "worker/zygote")
     config = f"""
 [agents.pair]
 entrypoint = "forked_agent:agent"

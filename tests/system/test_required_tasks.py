@@ -14,7 +14,7 @@ from mcp_editor import MODERN, serving
 
 pytestmark = pytest.mark.contract
 
-PROGRAM = Path(__file__).parents[1] / "programs" / "mcp_tasks.py"
+PROGRAM = Path(__file__).parents[1] / "support" / "programs" / "mcp_tasks.py"
 
 CONFIG = "".join(
     f"""

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import systemd_box
-from corral.supervisor.linux import landlock, seccomp
+from corral.supervisor.machine.linux import landlock, seccomp
 from corral.worker.contract.errors import PermissionDenied
 from daemon_process import AGENTS, BOUND_S, NO_RIGHTS, DaemonProcess
 

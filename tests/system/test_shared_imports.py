@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor.linux import kernel
+from corral.supervisor.machine.linux import kernel
 from daemon_process import BOUND_S, DaemonProcess
 
 SHARED = """

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pytest
 
-from corral.supervisor.state_folder import check_state_folder, make_sdk_folder, open_store
+from corral.supervisor.daemon.host.state_folder import check_state_folder, make_sdk_folder, open_store
 from corral.worker.contract.errors import Conflict, CorralError, PermissionDenied
 from daemon_process import AGENTS, BIN, BOUND_S, NO_RIGHTS, DaemonProcess
 from small_disk import mounted

@@ -336,7 +336,7 @@ def test_a_machine_without_bubblewrap_is_an_error_at_start_and_told_by_doctor(
 
 
 def test_an_mcp_server_may_be_strict(tmp_path: Path) -> None:
-    program = Path(__file__).parents[1] / "programs" / "mcp_state.py"
+    program = Path(__file__).parents[1] / "support" / "programs" / "mcp_state.py"
     words = json.dumps([sys.executable, "-I", str(program)])
     config = f'[mcp.servers.state]\ncommand = {words}\nprocess.isolation = "strict"\n'
     config += 'process.network = "none"\n'

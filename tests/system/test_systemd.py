@@ -45,7 +45,7 @@ pytestmark = pytest.mark.skipif(bool(systemd_box.missing()), reason=systemd_box.
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     with systemd_box.booted(tmp_path_factory.mktemp("box")) as box:
         for name in ("unit_probe.py", "breeder.py"):
-            box.write(f"{AGENTS}/{name}", (ROOT / "tests" / "programs" / name).read_text())
+            box.write(f"{AGENTS}/{name}", (ROOT / "tests" / "support" / "programs" / name).read_text())
         accounts = "u member - -\nu stranger - -\nm member corral\n"
         box.write("/etc/sysusers.d/tests.conf", accounts)
         box.run("systemd-sysusers", "/etc/sysusers.d/tests.conf")

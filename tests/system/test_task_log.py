@@ -13,7 +13,7 @@ import pytest
 from corral.worker.contract.errors import InvalidParams, NotFound
 from daemon_process import BIN, BOUND_S, DaemonProcess
 
-PROGRAMS = Path(__file__).parents[1] / "programs"
+PROGRAMS = Path(__file__).parents[1] / "support" / "programs"
 
 CONFIG = f"""
 [process]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor.process.containment import state_number
+from corral.supervisor.workers.process.containment import state_number
 from corral.worker.contract.errors import Conflict, CorralError, NotFound
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 from tenant_uids import RANGE

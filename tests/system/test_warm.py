@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor.linux import kernel
+from corral.supervisor.machine.linux import kernel
 from daemon_process import AGENTS, BOUND_S, DaemonProcess, marked
 
 PLACE = f'process.working_directory = "{AGENTS}"'

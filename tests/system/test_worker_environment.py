@@ -105,7 +105,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
     folder = tmp_path_factory.mktemp("environment")
     (folder / "member.py").write_text(AGENT)
     (folder / "service.py").write_text(SERVICE)
-    programs = Path(__file__).parents[1] / "programs"
+    programs = Path(__file__).parents[1] / "support" / "programs"
     readable = [folder, Path(sys.prefix), Path(__file__).parents[2]]
     paths = ", ".join(json.dumps(str(each)) for each in readable)
     config = CONFIG.format(port=two_free_ports(), programs=programs, paths=paths)

@@ -8,7 +8,8 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
-from ... import __version__
+from corral import __version__
+
 from ..contract.codec import as_object, decode
 from ..contract.errors import ResourceLimitExceeded, TaskFailed
 from ..contract.jsonrpc import MAX_MESSAGE_BYTES

@@ -8,8 +8,9 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from ... import __version__
-from ...mcp.protocol import forms
+from corral import __version__
+from corral.mcp.protocol import forms
+
 from ..contract.approvals import KEY_CHARS, OPTION_CHARS
 from ..contract.codec import as_object
 from ..contract.errors import CorralError, InvalidParams, MethodNotFound, SpawnFailed

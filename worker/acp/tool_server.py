@@ -15,11 +15,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Protocol
 
-from ... import __version__
-from ...mcp.endpoint.server import McpEndpoint
-from ...mcp.protocol.caller import Caller
-from ...mcp.protocol.catalog import Kind
-from ...mcp.protocol.messages import CALL
+from corral import __version__
+from corral.mcp.endpoint.server import McpEndpoint
+from corral.mcp.protocol.caller import Caller
+from corral.mcp.protocol.catalog import Kind
+from corral.mcp.protocol.messages import CALL
+
 from ..contract.channel import Channel
 from ..contract.codec import as_array, as_object
 from ..contract.errors import MethodNotFound, NotFound, PermissionDenied

@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 
 import aiohttp
 
-from ... import __version__
+from corral import __version__
+
 from ..contract.errors import CorralError
 from ..sdk.results import Json
 from ..sdk.task import Start, Task

@@ -5,7 +5,8 @@ import sys
 from collections.abc import Callable
 from typing import Protocol
 
-from ... import __version__
+from corral import __version__
+
 from ..contract.errors import CorralError
 from ..sdk.agent import Agent
 from ..sdk.results import Json

@@ -19,7 +19,7 @@ import struct
 import sys
 import threading
 
-from ...supervisor.linux import cgroup
+from corral.supervisor.machine.linux import cgroup
 
 CLONE_CHILD_CLEARTID, CLONE_CHILD_SETTID, CLONE_INTO_CGROUP = 0x00200000, 0x01000000, 0x200000000
 CLONE3 = 435

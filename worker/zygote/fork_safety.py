@@ -22,7 +22,7 @@ import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ...supervisor.linux import kernel
+from corral.supervisor.machine.linux import kernel
 
 NAMED = 32
 """Number of findings that are reported."""

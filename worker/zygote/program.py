@@ -3,7 +3,7 @@
 JSON is an object: `entrypoint`, MODULE:AGENT, and `preload`, names of modules to import before it; `anew` is true if
 sources may have changed a moment ago. With an empty `entrypoint` it imports `preload` alone, and forks the zygotes of agents.
 stdin is one end of a SOCK_SEQPACKET pair whose other end the daemon holds. The messages are the launcher's protocol
-(`supervisor.launcher.protocol`), with these in addition:
+(`supervisor.machine.launcher.protocol`), with these in addition:
 
     ← loaded {duration_s, rss_bytes, modules, files, unfit: [{kind, what, module}]}: the first message
     → rename {unit, to}: a spare becomes a worker; later messages use the new name
@@ -39,11 +39,12 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from ...supervisor.launcher.child_setup import ChildSetup, Refused, encode_failure
-from ...supervisor.launcher.main_loop import MainLoop
-from ...supervisor.launcher.process_tree import Trees
-from ...supervisor.launcher.protocol import Channel
-from ...supervisor.linux.kernel import MARK, PR_SET_CHILD_SUBREAPER, PR_SET_NAME, prctl
+from corral.supervisor.machine.launcher.child_setup import ChildSetup, Refused, encode_failure
+from corral.supervisor.machine.launcher.main_loop import MainLoop
+from corral.supervisor.machine.launcher.process_tree import Trees
+from corral.supervisor.machine.launcher.protocol import Channel
+from corral.supervisor.machine.linux.kernel import MARK, PR_SET_CHILD_SUBREAPER, PR_SET_NAME, prctl
+
 from ..adapters.recognition import adapt
 from ..sdk.agent import Agent, loading_entrypoint
 from ..sdk.entrypoint import load, log_unloadable
@@ -60,8 +61,8 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import NoReturn
 
-    from ...supervisor.launcher.child_setup import Spawn
-    from ...supervisor.launcher.main_loop import Become
+    from corral.supervisor.machine.launcher.child_setup import Spawn
+    from corral.supervisor.machine.launcher.main_loop import Become
 
 if not TYPE_CHECKING:
     # The C functions without signal's enumerations: a fork would have to copy those.

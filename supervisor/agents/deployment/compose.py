@@ -1,0 +1,42 @@
+"""Composes the room: makes the deployments of one daemon of its store, its running set and its state folder."""
+
+import os
+from pathlib import Path
+
+from corral.supervisor.workers.supervision.shared import Shared
+
+from ..packages.store import Packages
+from ..rollout.roll import Try
+from ..rollout.rollouts import Rollouts
+from ..running.agents import Agents
+from .deployments import Deployments
+from .installer import Installer
+from .package_source import PackageSource
+from .records import Records
+from .running_set import RunningSet
+
+
+def make_deployments(
+    shared: Shared, agents: Agents, packages: Packages, rollouts: Rollouts, attempt: Try, state_dir: Path
+) -> Deployments:
+    """Returns the deployments; `attempt` runs the smoke task of a first version."""
+    host = shared.host
+
+    def folder_of(tenant: str) -> str:
+        return str(state_dir / "tenants" / tenant)
+
+    return Deployments(
+        Records(shared.store, shared.bus),
+        Installer(shared.probes.commands, host, shared.logs, state_dir, satisfies),
+        PackageSource(packages),
+        RunningSet(agents, rollouts, attempt, host, folder_of),
+        host.environ.get("PATH", os.defpath),
+        folder_of,
+    )
+
+
+def satisfies(version: str, specifier: str) -> bool:
+    """Returns whether a version of Python is one that a specifier (PEP 440) allows."""
+    from packaging.specifiers import SpecifierSet  # noqa: PLC0415  # only who deploys pays
+
+    return SpecifierSet(specifier).contains(version, prereleases=True)

@@ -1,0 +1,146 @@
+"""Owns a folder of folders, each of which is whole once its marker is written, last and synced.
+
+Environments and installed packages cannot be moved after they were built: programs in them name their paths. So each is
+built under its final name, and whatever has no marker is the rest of a build that was killed.
+"""
+
+import contextlib
+import os
+import stat
+from collections.abc import Collection
+from pathlib import Path
+
+from msgspec import Struct
+
+from corral.supervisor.config.spec.spec import Spec
+from corral.supervisor.machine.launcher.child_setup import Refused, identity_of
+from corral.supervisor.machine.linux.kernel import sync_file_system
+from corral.supervisor.workers.process.launch import Host
+from corral.supervisor.workers.process.sandbox import remove_temporary
+from corral.worker.contract.errors import SpawnFailed
+
+MARKER = ".whole"
+OF_TENANT = "+"
+"""Ends the name of a tenant that a folder belongs to, at the beginning of the folder's name."""
+REMOVAL_S = 60.0
+"""Seconds that the removal of one folder may take: the next start removes the rest."""
+
+
+class Owner(Struct, frozen=True):
+    """Represents the user that an agent runs as; `is_other` unless that is the daemon's own."""
+
+    uid: int
+    gid: int
+
+    @property
+    def is_other(self) -> bool:
+        """Returns whether files of the daemon are another user's for it."""
+        return self.uid != os.getuid()
+
+    @classmethod
+    def of(cls, spec: Spec, host: Host) -> "Owner":
+        """Returns the user of a spec.
+
+        Raises:
+            SpawnFailed: there is no such user, or its tenant may start nothing.
+        """
+        spec, identity = host.floor(spec)
+        if identity is not None:
+            return cls(identity[0], identity[1])
+        try:
+            uid, gid, _ = identity_of(spec.process.user or host.default_user, spec.process.group)
+        except Refused as error:
+            raise SpawnFailed(f'cannot install "{spec.name}": {error}', agent=spec.name) from None
+        return cls(uid, gid)
+
+    def give(self, path: Path) -> None:
+        """Makes the user the owner of one folder."""
+        if self.is_other:
+            os.chown(path, self.uid, self.gid, follow_symlinks=False)
+
+    def give_tree(self, path: Path) -> None:
+        """Makes the user the owner of a folder and all in it, which nobody else has been able to change."""
+        if self.is_other:
+            for _, folders, files, fd in os.fwalk(path, follow_symlinks=False):
+                os.fchown(fd, self.uid, self.gid)
+                for name in (*folders, *files):
+                    os.chown(name, self.uid, self.gid, dir_fd=fd, follow_symlinks=False)
+
+    def take_tree(self, path: Path) -> None:
+        """Takes a folder back from the user, which can read and run all in it then, and change nothing.
+
+        The user may have put anything there: files with a second name elsewhere and those of others stay as they are.
+        """
+        if not self.is_other:
+            return
+        for _, _, files, fd in os.fwalk(path, follow_symlinks=False):
+            if os.fstat(fd).st_uid == self.uid:
+                os.fchown(fd, os.getuid(), self.gid)
+                os.fchmod(fd, 0o750)
+            for name in files:
+                found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_uid == self.uid:
+                    os.chown(name, os.getuid(), self.gid, dir_fd=fd, follow_symlinks=False)
+                    mode = stat.S_IMODE(found.st_mode) & 0o755
+                    os.chmod(name, mode | (0o050 if mode & 0o100 else 0o040), dir_fd=fd)
+
+
+class MarkedFolders:
+    """Keeps folders by name in `root`. Its methods block; none is called for one name at the same time."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def prepare(self) -> None:
+        """Makes the root; other users can pass through it, not list it."""
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.root.chmod(0o711 if os.getuid() == 0 else 0o700)
+
+    def path_of(self, name: str) -> Path:
+        """Returns the path of a folder, which need not exist."""
+        return self.root / name
+
+    def is_whole(self, name: str) -> bool:
+        """Returns whether the folder is there, complete."""
+        return (self.root / name / MARKER).is_file()
+
+    def begin(self, name: str) -> Path:
+        """Makes a folder that is not whole; one of this name before it is removed."""
+        path = self.root / name
+        remove(path)
+        path.mkdir(mode=0o700)
+        if os.getuid() == 0:
+            path.chmod(0o711)  # whatever the umask: its user passes through it
+        return path
+
+    def finish(self, name: str) -> None:
+        """Marks a folder as whole, once all in it is on the disk."""
+        path = self.root / name
+        sync_file_system(path)
+        (path / MARKER).touch(mode=0o600, exist_ok=True)
+        sync_file_system(path)
+
+    def set_aside(self) -> list[Path]:
+        """Renames what an earlier daemon did not finish, and returns it; to be called before anything is built."""
+        found: list[Path] = []
+        for path in sorted(self.root.iterdir()):
+            if not (path / MARKER).is_file():
+                aside = path if path.name.startswith(".") else self.root / f".{path.name}"
+                if aside != path:
+                    remove(aside)
+                    path.rename(aside)
+                found.append(aside)
+        return found
+
+    def unused(self, used: Collection[str]) -> list[Path]:
+        """Returns the whole folders that are not `used`."""
+        with contextlib.suppress(FileNotFoundError):
+            return sorted(p for p in self.root.iterdir() if p.name not in used and (p / MARKER).is_file())
+        return []
+
+
+def remove(path: Path) -> bool:
+    """Removes a folder and its content, which may be hostile; returns whether nothing of it is left."""
+    with contextlib.suppress(OSError):  # first: a folder that is half removed is not whole
+        (path / MARKER).unlink()
+    return remove_temporary(str(path), REMOVAL_S)

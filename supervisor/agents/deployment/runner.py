@@ -1,0 +1,198 @@
+"""Runs the commands of an installation as the agent's user inside its isolation, bounded in time, disk and output.
+
+A command sees no environment but the one given here. Its output goes to the log of the agent's installations; a failure
+has its last lines. The end of a command is the end of every process that it started.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from corral.supervisor.config.decoding.values import GIB, MIB
+from corral.supervisor.config.spec.spec import Process, Spec
+from corral.supervisor.workers.process.command import Commands, Outcome
+from corral.worker.contract.errors import CorralError, ResourceLimitExceeded, SpawnFailed, Timeout
+from corral.worker.contract.names import tenant_of
+
+from .steps import last_lines
+
+LOOK_S = 0.5
+"""Seconds between two measurements of what an installation takes on the disk."""
+
+INHERITED = ("HOME", "LOGNAME", "PATH", "USER", "LANG")
+PORTS = (80, 443)
+"""Ports of package indexes, which an agent that may connect to some ports alone can reach while it is installed."""
+
+LEAST_MEMORY_BYTES = 2 * GIB
+LEAST_DESCRIPTORS = 4096
+
+
+class Limits(Struct, frozen=True):
+    """Holds the bounds of one installation, all of its commands together."""
+
+    timeout_s: float = 600.0
+    size_bytes: int = 4 * GIB
+    output_bytes: int = MIB
+
+
+class Place(Struct, frozen=True):
+    """Describes where a command of an installation runs.
+
+    `measured` is the folder that it fills, `environment` all that it sees beside what every process gets; the lists hold
+    the paths that it may read and write, where the agent may not read and write all.
+    """
+
+    cwd: Path
+    measured: Path
+    environment: Mapping[str, str]
+    readable: tuple[str, ...] = ()
+    writable: tuple[str, ...] = ()
+
+
+def installing_spec(spec: Spec, place: Place) -> Spec:
+    """Returns the spec of an agent's installation: the agent's user and isolation, with other paths and limits.
+
+        Its environment, with secrets in it, is not for programs of strangers. Limits that suit the agent, such as its memory,
+        are raised to what an installer needs, and its network is the host's: packages come from hosts that the agent need not reach.
+    That of a tenant stays as it is.
+    """
+    process = spec.process
+    read, write, ports = process.read_paths, process.write_paths, process.connect_ports
+    is_of_tenant = bool(tenant_of(spec.name))
+    if process.isolation == "strict" or is_of_tenant:  # without a list it sees nothing more
+        read, write = read or (), write or ()
+    return replace(
+        spec,
+        entrypoint=None,
+        environment={},
+        process=replace(
+            process,
+            working_directory=str(place.cwd),
+            read_paths=None if read is None else (*read, *place.readable, *place.writable),
+            write_paths=None if write is None else (*write, *place.writable),
+            network=process.network if is_of_tenant else "host",
+            allowed_hosts=process.allowed_hosts if is_of_tenant else (),
+            connect_ports=None if ports is None else tuple(dict.fromkeys((*ports, *PORTS))),
+            inherit_environment=INHERITED,
+            environment_file=None,
+            environment=Process().environment,
+        ),
+        resources=replace(
+            spec.resources,
+            max_memory_bytes=max(spec.resources.max_memory_bytes, LEAST_MEMORY_BYTES),
+            max_file_descriptors=max(spec.resources.max_file_descriptors, LEAST_DESCRIPTORS),
+            max_cpu_seconds=0,
+            max_file_size_bytes=0,
+            max_address_space_bytes=0,
+        ),
+    )
+
+
+class Runner:
+    """Runs the commands of one installation, one after the other; together they stay within the limits.
+
+    Args:
+        commands: runs them.
+        spec: that of the agent.
+        limits: the bounds.
+        on_output: takes what they print.
+    """
+
+    def __init__(self, commands: Commands, spec: Spec, limits: Limits, on_output: Callable[[bytes], None]) -> None:
+        self.spec = spec
+        self._commands = commands
+        self._limits = limits
+        self._deadline = asyncio.get_running_loop().time() + limits.timeout_s
+        self._on_output = on_output
+        self._printed = 0
+
+    async def run(self, what: str, argv: Sequence[str], place: Place) -> Outcome:
+        """Runs one command, and returns how it ended; `what` names it in errors, as "resolve the dependencies".
+
+        Raises:
+            Timeout: the time of the installation is over.
+            ResourceLimitExceeded: the folder that it fills takes more than the limit on the disk.
+            SpawnFailed: it could not be started; `data["stage"]`.
+        """
+        left_s = self._deadline - asyncio.get_running_loop().time()
+        if left_s <= 0:
+            raise self._too_late(what)
+        spec = installing_spec(self.spec, place)
+        self._log(f"$ {' '.join(argv)}\n".encode())
+        running = asyncio.ensure_future(
+            self._commands.run(
+                spec,
+                argv,
+                unit=f"{self.spec.name}.install",
+                timeout_s=left_s,
+                environment=place.environment,
+                on_output=self._log,
+            )
+        )
+        try:
+            size_bytes = await self._watched(running, place.measured)
+        finally:
+            if not running.done():
+                running.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await running
+        if size_bytes > self._limits.size_bytes:
+            text = f'cannot {what} of "{self.spec.name}": it takes more than {self._limits.size_bytes} bytes'
+            raise ResourceLimitExceeded(text, limit=self._limits.size_bytes, value=size_bytes)
+        outcome = running.result()
+        if outcome.problem and asyncio.get_running_loop().time() >= self._deadline:
+            raise self._too_late(what)
+        if outcome.code is None and outcome.signal is None:
+            text = f'cannot {what} of "{self.spec.name}": {outcome.problem}'
+            raise SpawnFailed(text, agent=self.spec.name, stage=what, program=argv[0])
+        return outcome
+
+    async def _watched(self, running: asyncio.Future[Outcome], measured: Path) -> int:
+        """Waits for the end of a command, or for its files to be too large; returns their last size."""
+        while True:
+            done, _ = await asyncio.wait({running}, timeout=LOOK_S)
+            size_bytes = await asyncio.to_thread(size_of, measured, self._limits.size_bytes)
+            if done or size_bytes > self._limits.size_bytes:
+                return size_bytes
+
+    def _log(self, chunk: bytes) -> None:
+        room = self._limits.output_bytes - self._printed
+        self._printed += len(chunk)
+        if room > 0:
+            self._on_output(chunk[:room])
+            if len(chunk) > room:
+                self._on_output(b"\n(more output is left out)\n")
+
+    def _too_late(self, what: str) -> Timeout:
+        limit_s = self._limits.timeout_s
+        text = f'cannot {what} of "{self.spec.name}" within {limit_s:g} s'
+        return Timeout(text, limit=limit_s, stage=what)
+
+
+def failure(what: str, name: str, outcome: Outcome, kind: type[CorralError]) -> CorralError:
+    """Returns the error of a command that ended badly, with the last lines that it printed."""
+    output = last_lines(outcome.output)
+    ended = outcome.problem or (f"killed by {outcome.signal}" if outcome.signal else f"exit status {outcome.code}")
+    text = f'cannot {what} of "{name}": {ended}'
+    if output:
+        text += f": {output.splitlines()[-1].strip()}"
+    return kind(text, agent=name, stage=what, code=outcome.code, output=output)
+
+
+def size_of(path: Path, enough: int) -> int:
+    """Returns the bytes that a folder takes on the disk; stops counting beyond `enough`. Links are not followed."""
+    total = 0
+    folders = [os.fspath(path)]
+    while folders and total <= enough:
+        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):  # removed meanwhile
+                    total += entry.stat(follow_symlinks=False).st_blocks * 512
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+    return total

@@ -1,0 +1,191 @@
+"""Probes the declared stores, lists them, and tells when one goes down or comes up.
+
+A store is probed at the start, then at intervals while an agent that uses it runs, and when stores are listed. One that
+nobody uses is not probed. A probe that is under way serves all who ask meanwhile.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Literal, NamedTuple, Protocol
+
+from msgspec import Struct
+
+from corral.supervisor.config.declared.stores import DeclaredStore, Kind, place_of
+from corral.supervisor.config.decoding.values import Refused
+from corral.worker.contract.errors import SpawnFailed
+
+from .probe import why_not_connected, why_not_opened
+
+INTERVAL_S = 30.0
+"""Seconds between two probes of a store whose users run."""
+
+TIMEOUT_S = 3.0
+"""Seconds that a probe may take."""
+
+PROBES_MAX = 16
+"""Number of probes at a time."""
+
+State = Literal["up", "down", "unused", "unknown"]
+
+
+class User(NamedTuple):
+    """Represents an agent, with the stores that it uses, and whether a worker of it runs."""
+
+    name: str
+    stores: tuple[str, ...]
+    runs: bool
+
+
+class StoreFacts(Struct, frozen=True, kw_only=True):
+    """Represents what is known of a store; `url` has no secret, `reason` tells why the state is down or unknown."""
+
+    name: str
+    kind: Kind
+    url: str
+    state: State
+    reason: str
+    used_by: tuple[str, ...]
+
+
+class Publish(Protocol):
+    """Publishes that a store went down or came up."""
+
+    def __call__(self, kind: str, /, *, name: str, reason: str) -> object:
+        """Publishes an event of this type."""
+        ...
+
+
+class _Finding(NamedTuple):
+    """Holds the result of the last probe of a store, which was declared like this then."""
+
+    store: DeclaredStore
+    state: Literal["up", "down", "unknown"]
+    reason: str
+
+
+class Stores:
+    """Probes the stores of one daemon.
+
+    Args:
+        declared: returns the stores of the configuration in force.
+        users: returns the agents.
+        expand: returns an address of an agent with its secrets in place; raises SpawnFailed. It may block.
+        publish: publishes an event.
+    """
+
+    def __init__(
+        self,
+        declared: Callable[[], Mapping[str, DeclaredStore]],
+        users: Callable[[], Iterable[User]],
+        expand: Callable[[DeclaredStore, str], str],
+        publish: Publish,
+        *,
+        interval_s: float = INTERVAL_S,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        self._declared = declared
+        self._users = users
+        self._expand = expand
+        self._publish = publish
+        self._interval_s = interval_s
+        self._timeout_s = timeout_s
+        self._found: dict[str, _Finding] = {}
+        self._probing: dict[str, asyncio.Task[None]] = {}
+        self._opening: dict[str, asyncio.Future[str]] = {}
+        self._turns = asyncio.Semaphore(PROBES_MAX)
+
+    async def run(self) -> None:
+        """Probes the stores that are used, then at intervals those whose users run; until it is cancelled."""
+        try:
+            await self._probe(self.used_by())
+            while True:
+                await asyncio.sleep(self._interval_s)
+                running = {name for user in self._users() if user.runs for name in user.stores}
+                await self._probe(running & self._declared().keys())
+        finally:
+            for probe in self._probing.values():
+                probe.cancel()
+
+    def used_by(self) -> dict[str, tuple[str, ...]]:
+        """Returns the declared stores that agents use, each with the names of these agents."""
+        found: dict[str, list[str]] = {}
+        for user in self._users():
+            for name in user.stores:
+                found.setdefault(name, []).append(user.name)
+        return {name: tuple(sorted(found[name])) for name in self._declared() if name in found}
+
+    async def listed(self) -> list[StoreFacts]:
+        """Probes the stores that are used, and returns all that are declared, by name."""
+        await self._probe(self.used_by())
+        used = self.used_by()
+        return [self._facts(store, used.get(name, ())) for name, store in sorted(self._declared().items())]
+
+    def _facts(self, store: DeclaredStore, used_by: tuple[str, ...]) -> StoreFacts:
+        found = self._found.get(store.name)
+        state: State = "unused"
+        reason = ""
+        if used_by:
+            is_known = found is not None and found.store == store
+            state, reason = found[1:] if found and is_known else ("unknown", "not probed yet")
+        return StoreFacts(
+            name=store.name, kind=store.kind, url=store.shown, state=state, reason=reason, used_by=used_by
+        )
+
+    async def _probe(self, names: Iterable[str]) -> None:
+        """Probes stores at the same time; waits for a probe that is under way in place of a second one."""
+        for name in names:
+            if name not in self._probing:
+                probe = asyncio.create_task(self._probe_one(name))
+                self._probing[name] = probe
+                probe.add_done_callback(partial(self._probed, name))
+        waiting = [self._probing[name] for name in names]
+        if waiting:
+            await asyncio.wait(waiting)
+
+    def _probed(self, name: str, _: object) -> None:
+        del self._probing[name]
+
+    def _opened(self, path: str, _: object) -> None:
+        del self._opening[path]
+
+    async def _probe_one(self, name: str) -> None:
+        store, users = self._declared()[name], self.used_by().get(name, ())
+        if not users:
+            return
+        async with self._turns:
+            found = await self._finding(store, users[0])
+        before = self._found.get(name)
+        if self._declared().get(name) != store:
+            return  # it was changed meanwhile
+        self._found[name] = found
+        was_down = before is not None and before.store == store and before.state == "down"
+        if found.state == "down" and not was_down:
+            self._publish("store.down", name=name, reason=found.reason)
+        elif found.state == "up" and was_down and before is not None:
+            self._publish("store.up", name=name, reason=before.reason)
+
+    async def _finding(self, store: DeclaredStore, user: str) -> _Finding:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                place = place_of(store.kind, await asyncio.to_thread(self._expand, store, user))
+                if place.path:
+                    reason = await self._why_not_opened(store.kind, place.path)
+                else:
+                    reason = await why_not_connected(place.host, place.port)
+        except TimeoutError:
+            return _Finding(store, "down", f"no answer within {self._timeout_s:g} s")
+        except SpawnFailed as error:
+            return _Finding(store, "unknown", error.message)
+        except Refused as refused:
+            return _Finding(store, "unknown", f"with its secret: {refused.reason}")
+        return _Finding(store, "down" if reason else "up", reason)
+
+    async def _why_not_opened(self, kind: Kind, path: str) -> str:
+        """Opens a path in a thread; while one hangs at a dead disk, no second one is sent there."""
+        opening = self._opening.get(path)
+        if opening is None:
+            opening = asyncio.ensure_future(asyncio.to_thread(why_not_opened, kind, path))
+            self._opening[path] = opening
+            opening.add_done_callback(partial(self._opened, path))
+        return await asyncio.shield(opening)

@@ -1,0 +1,526 @@
+"""Serves the methods `agent.*` of the table: shows, starts, stops and changes agents and servers."""
+
+import asyncio
+import signal as signals
+from collections.abc import Awaitable, Callable, Mapping
+
+from msgspec import UNSET, UnsetType
+from msgspec.structs import asdict
+
+from corral.supervisor.agents.kept.record import Cause
+from corral.supervisor.agents.running.await_state import can_pause
+from corral.supervisor.agents.running.membership import Addition
+from corral.supervisor.config.decoding.values import quoted
+from corral.supervisor.config.secrets.secrets import MASK, masked, masked_address
+from corral.supervisor.config.spec.labels import is_glob
+from corral.supervisor.config.spec.loader import expanded_table, group_table, to_table
+from corral.supervisor.config.spec.spec import Spec
+from corral.supervisor.tenants.tokens.scope import ALL_NAMES, NAME, NAMES, NAMES_AND_GROUPS, NEW_AGENT
+from corral.supervisor.workers.lifecycle.cordon import Unschedulable
+from corral.supervisor.workers.lifecycle.state_machine import UP
+from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
+from corral.worker.contract import codec
+from corral.worker.contract.errors import Conflict, CorralError, InvalidParams, Timeout
+from corral.worker.contract.names import tenant_of
+from corral.worker.contract.records import AgentStatus, TeamStatus
+from corral.worker.control.params import (
+    AddAllParams,
+    AddParams,
+    ExposeParams,
+    HibernateParams,
+    NameParams,
+    NamesParams,
+    RemoveParams,
+    ScaleParams,
+    SelectionParams,
+    SignalParams,
+)
+from corral.worker.control.results import (
+    AgentExit,
+    AgentsAdded,
+    AgentsChanged,
+    AgentShown,
+    Exposed,
+    Names,
+    Removed,
+    ToolCallRate,
+)
+from corral.worker.control.runtime_results import TemplateUse
+
+from ..table.caller import made_by
+from ..table.faces import faces
+from ..table.results import error_records
+from ..table.status import exit_record
+from ..table.table import Caller, Control, method
+
+STDERR_LINES = 20
+
+
+@method(
+    "agent.show",
+    "read",
+    NameParams,
+    AgentShown,
+    scope=NAME,
+    faces=faces("GET /agents/{name}", python="show_agent", command="show"),
+)
+async def _show(control: Control, params: NameParams, _caller: Caller) -> AgentShown:
+    """Returns one agent in full: its spec (values of environment and headers hidden), last exits, the end of its stderr.
+
+    While a change is rolled out, the spec is the new one; `agent.rolling` says how far that is.
+
+    Of a team or workflow: its spec.
+    """
+    if (group := control.agents.groups.by_name.get(params.name)) is not None:
+        status = control.status.group_status(group)
+        if isinstance(status, TeamStatus):
+            return AgentShown(team=status, spec=group_table(group), source=group.source)
+        return AgentShown(workflow=status, spec=group_table(group), source=group.source)
+    supervisors = control.agents.supervisors(params.name)
+    name = params.name if params.name in control.agents.agents else supervisors[0].spec.name
+    agent = control.agents.of(name)
+    spec = masked_table(to_table(agent.intended, control.agents.config.defaults))
+    exits = [
+        AgentExit(worker=supervisor.id, incarnation=number, **asdict(exit_record(last)))
+        for supervisor in supervisors
+        for number, last in supervisor.exits
+    ]
+    exits.sort(key=lambda each: each.at, reverse=True)
+    return AgentShown(
+        agent=control.status.agent_status(agent),
+        spec=spec,
+        source=agent.intended.source,
+        etag=control.agents.membership.etag(name),
+        template=_template_use(control, agent.intended),
+        exits=exits,
+        tool_calls=ToolCallRate(
+            last_minute=control.statistics.calls_last_minute(agent.name),
+            limit=agent.spec.resources.max_tool_calls_per_minute,
+        ),
+        stderr={supervisor.id: supervisor.log.tail("stderr", STDERR_LINES) for supervisor in supervisors},
+    )
+
+
+def masked_table(table: Mapping[str, object]) -> dict[str, object]:
+    """Returns the table of an agent without the values of environments, headers and keys."""
+    found = dict(table)
+    for key, value in table.items():
+        if key in ("environment", "headers"):
+            found[key] = dict.fromkeys(codec.as_object(value) or {}, MASK)
+        elif key == "process":
+            found[key] = masked_table(codec.as_object(value) or {})
+        elif key == "params":
+            found[key] = masked(value)
+        elif key == "webhook_secret":
+            found[key] = MASK
+        elif key == "url":
+            found[key] = masked_address(str(value))
+    return found
+
+
+def _template_use(control: Control, spec: Spec) -> TemplateUse | UnsetType:
+    if spec.template is None:
+        return UNSET
+    config = control.agents.config
+    template = config.templates.get(spec.template)
+    params = spec.params if template is None else template.values(spec.params)
+    return TemplateUse(
+        name=spec.template,
+        source=None if template is None else template.source,
+        params=codec.as_object(masked(params)) or {},
+        spec=masked_table(expanded_table(spec, config.defaults)),
+    )
+
+
+class _Selection:
+    """Resolves the names, globs and labels of a call once, so that it reports on exactly the workers that it acts on.
+
+    Args:
+        control: has the running set.
+        params: of the call.
+
+    Raises:
+        NotFound: a name is unknown, or a glob or the selector matches nothing.
+        InvalidParams: nothing is named, or both names and all.
+    """
+
+    def __init__(self, control: Control, params: NamesParams | SelectionParams | HibernateParams) -> None:
+        everything = not isinstance(params, HibernateParams) and params.all
+        if everything and params.selector is None:
+            self.names, self.all = list(params.names), True
+        else:
+            self.names = control.agents.registry.chosen(params.names, params.selector)
+            self.all = False
+        self._given = set() if params.selector else {n for n in params.names if not is_glob(n)}
+        self._control = control
+        self.supervisors = control.agents.selected(self.names, self.all)
+
+    def pass_over(self, is_concerned: Callable[[WorkerSupervisor], bool]) -> None:
+        """Leaves out the names that a glob or a selector chose and none of whose workers is concerned, unless none is."""
+        supervisors = self._control.agents.supervisors
+        kept = [n for n in self.names if n in self._given or any(map(is_concerned, supervisors(n)))]
+        if kept and not self.all:
+            self.names = kept
+            self.supervisors = self._control.agents.selected(kept, everything=False)
+
+    def leave_out_suspended(self) -> None:
+        """Leaves out agents of suspended tenants that were not named themselves."""
+        is_suspended = self._control.tenants.is_suspended
+        self.supervisors = [
+            k
+            for k in self.supervisors
+            if not is_suspended(tenant_of(k.spec.name)) or not self._given.isdisjoint((k.spec.name, k.id))
+        ]
+
+    def leave_out_jobs(self, is_kept: Callable[[WorkerSupervisor], bool]) -> None:
+        """Leaves out the jobs that were not named themselves, but for those that `is_kept` returns True for."""
+        self.supervisors = [
+            k
+            for k in self.supervisors
+            if k.spec.type == "service" or is_kept(k) or not self._given.isdisjoint((k.spec.name, k.id))
+        ]
+
+    async def bounded(self, timeout_s: float | None, work: Awaitable[None]) -> AgentsChanged:
+        """Awaits work and returns the status of the selection.
+
+        Raises:
+            Timeout: it takes longer; it goes on.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                await work
+        except TimeoutError:
+            text = f"cannot wait longer than {timeout_s:g} s: it goes on"
+            raise Timeout(text, names=self.names) from None
+        return self.statuses()
+
+    def statuses(self) -> AgentsChanged:
+        """Returns the status of its agents, and the names and worker ids that were chosen."""
+        agents = dict.fromkeys(supervisor.spec.name for supervisor in self.supervisors)
+        present = [self._control.agents.agents.get(name) for name in agents]
+        statuses = [self._control.status.agent_status(each) for each in present if each is not None]
+        names = list(agents) if self.all else self.names
+        return AgentsChanged(agents=statuses, names=names)
+
+
+@method(
+    "agent.select", "read", SelectionParams, Names, scope=ALL_NAMES, faces=faces("GET /select", python="select_agents")
+)
+async def _select(control: Control, params: SelectionParams, _caller: Caller) -> Names:
+    """Returns the names of the agents, MCP servers, teams, workflows and workers that the params choose."""
+    if params.all and params.names:
+        raise InvalidParams("cannot select: give names, or all", key="names", value=params.names)
+    if params.all and params.selector is None:
+        return Names(names=[*control.agents.agents, *control.agents.groups.by_name])
+    names = control.agents.registry.chosen(params.names, params.selector, groups=True)
+    return Names(names=names)
+
+
+def _is_missing(supervisor: WorkerSupervisor) -> bool:
+    """Returns True if a job is to run by itself, and has not succeeded yet."""
+    return supervisor.spec.autostart and not supervisor.worker.done
+
+
+@method(
+    "agent.start",
+    "operate",
+    NamesParams,
+    AgentsChanged,
+    recorded="or-refused",
+    scope=NAMES,
+    faces=faces("POST /agents/{names}/start", "POST /agents/start", python="start_agent", command="start"),
+)
+async def _start(control: Control, params: NamesParams, _caller: Caller) -> AgentsChanged:
+    """Starts agents or workers and waits until they are ready, jobs until they have succeeded.
+
+    A choice that does not name them leaves out jobs that have succeeded, or that are not to start by themselves.
+    """
+    chosen = _Selection(control, params)
+    chosen.leave_out_suspended()
+    chosen.leave_out_jobs(_is_missing)
+    operations = control.agents.operations
+    operations.unhold(chosen.names, chosen.all)
+    return await chosen.bounded(params.timeout_s, operations.start(chosen.supervisors, wait=params.wait))
+
+
+@method(
+    "agent.stop",
+    "operate",
+    NamesParams,
+    AgentsChanged,
+    recorded="always",
+    scope=NAMES,
+    faces=faces("POST /agents/{names}/stop", "POST /agents/stop", python="stop_agent", command="stop"),
+)
+async def _stop(control: Control, params: NamesParams, _caller: Caller) -> AgentsChanged:
+    """Stops agents or workers and waits until no process of them is left."""
+    chosen = _Selection(control, params)
+    control.hibernation.stopped(chosen.supervisors)
+    stopping = control.agents.operations.stop(chosen.supervisors, wait=params.wait)
+    return await chosen.bounded(params.timeout_s, stopping)
+
+
+@method(
+    "agent.restart",
+    "operate",
+    NamesParams,
+    AgentsChanged,
+    recorded="or-refused",
+    scope=NAMES,
+    faces=faces("POST /agents/{names}/restart", "POST /agents/restart", python="restart_agent", command="restart"),
+)
+async def _restart(control: Control, params: NamesParams, _caller: Caller) -> AgentsChanged:
+    """Stops agents or workers, starts them again and waits until they are ready; leaves out jobs that neither run nor are named."""
+    chosen = _Selection(control, params)
+    chosen.leave_out_suspended()
+    chosen.leave_out_jobs(lambda supervisor: supervisor.worker.tree)
+    restarting = control.agents.operations.restart(chosen.supervisors, wait=params.wait)
+    return await chosen.bounded(params.timeout_s, restarting)
+
+
+@method(
+    "agent.reset",
+    "operate",
+    NamesParams,
+    AgentsChanged,
+    recorded="or-refused",
+    scope=NAMES,
+    faces=faces("POST /agents/{names}/reset", "POST /agents/reset", python="reset_agent", command="reset"),
+)
+async def _reset(control: Control, params: NamesParams, _caller: Caller) -> AgentsChanged:
+    """Forgets failures: agents that are wanted and have given up start again."""
+    chosen = _Selection(control, params)
+    control.agents.operations.reset(chosen.supervisors)
+    return chosen.statuses()
+
+
+@method(
+    "agent.pause",
+    "operate",
+    SelectionParams,
+    AgentsChanged,
+    recorded="always",
+    scope=NAMES,
+    faces=faces("POST /agents/{names}/pause", "POST /agents/pause", python="pause_agent", command="pause"),
+)
+async def _pause(control: Control, params: SelectionParams, _caller: Caller) -> AgentsChanged:
+    """Freezes agents or workers with all their processes, until they are resumed, stopped or die."""
+    chosen = _Selection(control, params)
+    chosen.pass_over(lambda supervisor: can_pause(supervisor.worker))
+    await control.agents.operations.pause(chosen.names, chosen.all)
+    return chosen.statuses()
+
+
+@method(
+    "agent.resume",
+    "operate",
+    SelectionParams,
+    AgentsChanged,
+    recorded="always",
+    scope=NAMES,
+    faces=faces("POST /agents/{names}/resume", "POST /agents/resume", python="resume_agent", command="resume"),
+)
+async def _resume(control: Control, params: SelectionParams, _caller: Caller) -> AgentsChanged:
+    """Lets paused agents or workers run again."""
+    chosen = _Selection(control, params)
+    control.agents.operations.resume(chosen.supervisors)
+    return chosen.statuses()
+
+
+@method(
+    "agent.hibernate",
+    "operate",
+    HibernateParams,
+    AgentsChanged,
+    recorded="always",
+    scope=NAMES,
+    faces=faces(
+        "POST /agents/{names}/hibernate", "POST /agents/hibernate", python="hibernate_agent", command="hibernate"
+    ),
+)
+async def _hibernate(control: Control, params: HibernateParams, _caller: Caller) -> AgentsChanged:
+    """Saves a checkpoint of agents or workers, and ends their processes until a task, `wake` or `start` comes."""
+    chosen = _Selection(control, params)
+    chosen.pass_over(lambda supervisor: supervisor.spec.speaks == "corral" and supervisor.worker.state in UP)
+    await control.hibernation.hibernate(chosen.names, timeout_s=params.timeout_s, force=params.force)
+    return chosen.statuses()
+
+
+@method(
+    "agent.wake",
+    "operate",
+    NamesParams,
+    AgentsChanged,
+    recorded="or-refused",
+    scope=NAMES,
+    faces=faces("POST /agents/{names}/wake", "POST /agents/wake", python="wake_agent", command="wake"),
+)
+async def _wake(control: Control, params: NamesParams, _caller: Caller) -> AgentsChanged:
+    """Starts hibernated agents or workers with their checkpoints, and waits until they are ready."""
+    chosen = _Selection(control, params)
+    if params.all:
+        chosen.supervisors = [
+            supervisor for supervisor in chosen.supervisors if supervisor.is_cordoned(Unschedulable.HIBERNATED)
+        ]
+    waking = control.hibernation.wake(chosen.supervisors, wait=params.wait)
+    return await chosen.bounded(params.timeout_s, waking)
+
+
+@method(
+    "agent.add",
+    "admin",
+    AddParams,
+    AgentStatus,
+    recorded="or-refused",
+    tenant=NEW_AGENT,
+    faces=faces("POST /agents", python="add_agent", command="add"),
+)
+async def _add(control: Control, params: AddParams, caller: Caller) -> AgentStatus:
+    """Adds an agent or an MCP server, which is kept until it is removed."""
+    addition = Addition(params.name, params.kind, params.spec, params.directory or "/")
+    cause = Cause("add", made_by(caller))
+    failures = await control.agents.membership.add([addition], start=params.start, wait=params.wait, cause=cause)
+    for error in failures.values():
+        raise error
+    return control.status.agent_status(control.agents.of(params.name))
+
+
+@method(
+    "agent.add_all",
+    "admin",
+    AddAllParams,
+    AgentsAdded,
+    recorded="or-refused",
+    recorded_keys=("failures",),
+    tenant=NEW_AGENT,
+    faces=faces("POST /agents/batch", python="add_agents", command="add"),
+)
+async def _add_all(control: Control, params: AddAllParams, caller: Caller) -> AgentsAdded:
+    """Adds several agents and MCP servers, all or none; `failures` has those that did not start.
+
+    `added`, `changed` (with the keys) and `unchanged` are the names, also those of a dry run.
+    """
+    agents = control.agents
+    additions = [
+        Addition(each.name, each.kind, each.spec, each.directory or "/", each.environment) for each in params.agents
+    ]
+    there = {} if params.present == "refuse" else agents.membership.compared(additions)
+    changed = {name: list(keys) for name, keys in there.items() if keys}
+    if changed and params.present == "keep" and not params.dry_run:
+        name, keys = next(iter(changed.items()))
+        words = f'cannot add "{name}": it is there and differs in {", ".join(keys)}'
+        raise Conflict(words, name=name, keys=keys, changed=changed)
+    fresh = [each for each in additions if each.name not in there or each.name in changed]
+    failures: dict[str, CorralError] = {}
+    if params.dry_run:
+        agents.membership.check(fresh, replacing=changed)
+    elif fresh:
+        cause = Cause("add", made_by(caller))
+        failures = await agents.membership.add(
+            fresh, start=params.start, wait=params.wait, cause=cause, replacing=changed
+        )
+    present = [agents.agents.get(each.name) for each in params.agents]
+    statuses = [control.status.agent_status(agent) for agent in present if agent is not None]
+    return AgentsAdded(
+        agents=statuses,
+        failures=error_records(failures),
+        added=[each.name for each in fresh if each.name not in changed],
+        changed=changed,
+        unchanged=[name for name, keys in there.items() if not keys],
+    )
+
+
+@method(
+    "agent.rm",
+    "admin",
+    RemoveParams,
+    Removed,
+    recorded="always",
+    recorded_keys=("removed",),
+    scope=NAMES_AND_GROUPS,
+    faces=faces("DELETE /agents/{names}", "DELETE /agents", python="remove_agent", command="rm"),
+)
+async def _rm(control: Control, params: RemoveParams, _caller: Caller) -> Removed:
+    """Stops agents and MCP servers and removes them, all or none; returns the removed names."""
+    names = params.names if params.name is None else [params.name, *params.names]
+    if not names and params.selector is None:
+        raise InvalidParams("cannot remove: give a name", key="names", value=[])
+    names = control.agents.registry.chosen(names, params.selector, groups=True)
+    if params.expected is not None:
+        if len(names) != 1:
+            words = f"cannot remove {len(names)} agents by one etag: name one"
+            raise InvalidParams(words, key="expected", value=params.expected)
+        control.agents.membership.check_etag(names[0], params.expected)
+    removed = await control.agents.membership.remove(names, cascade=params.cascade)
+    return Removed(removed=removed)
+
+
+@method(
+    "agent.expose",
+    "admin",
+    ExposeParams,
+    Exposed,
+    recorded="or-refused",
+    recorded_keys=("service",),
+    scope=NAME,
+    tenant=None,
+    faces=faces("POST /agents/{name}/expose", python="expose_agent", command="expose"),
+)
+async def _expose(control: Control, params: ExposeParams, _caller: Caller) -> Exposed:
+    """Serves an agent, team or workflow alone over HTTP at an address, or no longer; kept until it is removed."""
+    service = await control.services.expose(params.name, params.address, params.auth)
+    token_file = control.services.token_file
+    return Exposed(name=params.name, service=service, token_file=token_file)
+
+
+@method(
+    "agent.scale",
+    "operate",
+    ScaleParams,
+    AgentStatus,
+    recorded="or-refused",
+    scope=NAME,
+    faces=faces("POST /agents/{name}/scale", python="scale_agent", command="scale"),
+)
+async def _scale(control: Control, params: ScaleParams, caller: Caller) -> AgentStatus:
+    """Changes the number of workers of an agent; of a placed one that of its replicas on all nodes together."""
+    cause = Cause("set", made_by(caller), "scaled")
+    agent = await control.agents.replicas.scale(params.name, params.instances, wait=params.wait, cause=cause)
+    return control.status.agent_status(agent)
+
+
+@method(
+    "agent.signal",
+    "operate",
+    SignalParams,
+    Names,
+    recorded="always",
+    scope=NAMES,
+    faces=faces("POST /agents/{names}/signal", "POST /agents/signal", python="signal_agent", command="signal"),
+)
+async def _signal(control: Control, params: SignalParams, _caller: Caller) -> Names:
+    """Sends a signal to the leader of each worker that runs."""
+    name = params.signal.upper()
+    name = name if name.startswith("SIG") else f"SIG{name}"
+    if name not in signals.Signals.__members__:
+        raise InvalidParams(f'cannot send signal "{params.signal}": it is unknown', key="signal", value=params.signal)
+    given = params.names if params.name is None else [params.name, *params.names]
+    chosen = _Selection(control, SelectionParams(names=given, selector=params.selector))
+    paused = [k.id for k in chosen.supervisors if k.worker.paused_at is not None]
+    if paused and name != "SIGKILL":  # it would wait, or let the program run
+        text = f'cannot signal "{paused[0]}": it is paused; corral resume {paused[0]}'
+        raise Conflict(text, name=paused[0], reason="paused")
+    running = [k for k in chosen.supervisors if k.worker.pid is not None]
+    if not running:
+        words = f"cannot signal {quoted(chosen.names)}: it has no process"
+        raise Conflict(words, name=chosen.names[0])
+    for supervisor in running:
+        supervisor.signal(name, tree=False)
+        control.shared.bus.publish(
+            "agent.signalled",
+            agent=supervisor.spec.name,
+            worker=supervisor.id,
+            incarnation=supervisor.worker.incarnation,
+            signal=name,
+        )
+    return Names(names=[supervisor.id for supervisor in running])

@@ -1,0 +1,194 @@
+"""Serves the methods of the table that run commands of an operator beside workers: with a connection, or to their end."""
+
+import asyncio
+import base64
+import binascii
+import codecs
+import contextlib
+import signal as signals
+from collections.abc import Mapping
+
+import msgspec
+
+from corral.supervisor.tenants.tokens.scope import NAME, OPEN
+from corral.supervisor.workers.supervision.shared import utc_now
+from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
+from corral.worker.contract.errors import Conflict, InvalidParams
+from corral.worker.control.params import ExecInputParams, ExecParams, RunCommandParams
+from corral.worker.control.results import CommandRun, ExecInput, ExecStarted
+
+from ..table.faces import faces
+from ..table.services import ExecRequest, Reader, RunningCommand
+from ..table.table import Caller, Control, method
+
+ENDS_WITH_CONNECTION = (
+    "its command ends with its connection, and its input belongs to that connection alone: use the socket"
+)
+
+
+END = "exec.end"
+"""The notification with the end of a command."""
+
+
+@method(
+    "agent.exec",
+    "admin",
+    ExecParams,
+    ExecStarted,
+    recorded="or-refused",
+    recorded_keys=("exec", "worker", "pid"),
+    scope=NAME,
+    faces=faces(python="exec_command", command="exec", reason=ENDS_WITH_CONNECTION),
+)
+async def _exec(control: Control, params: ExecParams, caller: Caller) -> ExecStarted:
+    """Runs a command with the user, limits, isolation and environment of a worker; it ends with this connection.
+
+    It reaches the secrets of the agent, and whatever the agent may write to: so it needs the right admin.
+    """
+    supervisor = _chosen(control, params.name)
+    size = (params.rows, params.columns) if params.tty else None
+    wanted = ExecRequest(params.argv, params.environment, params.working_directory, size, params.stdin or params.tty)
+    command = await control.execs.start(supervisor, wanted, caller)
+    caller.follow(_run(control, command, caller))
+    assert command.pid is not None, "it was started"
+    return ExecStarted(exec=command.unit, worker=command.worker, pid=command.pid)
+
+
+@method(
+    "agent.exec_input",
+    "admin",
+    ExecInputParams,
+    ExecInput,
+    scope=OPEN,
+    faces=faces(command="exec", reason=ENDS_WITH_CONNECTION),
+)
+async def _exec_input(control: Control, params: ExecInputParams, caller: Caller) -> ExecInput:
+    """Writes to a running command of this connection, and answers once it is taken; signals it; resizes its terminal."""
+    command = control.execs.of(params.exec, caller)
+    try:
+        data = base64.b64decode(params.data, validate=True)
+    except binascii.Error as error:
+        text = f"cannot write to {params.exec}: data is not base64: {error}"
+        raise InvalidParams(text, key="data") from None
+    signum = None if params.signal is None else _number(params.signal)
+    if params.rows is not None and params.columns is not None:
+        command.resize(params.rows, params.columns)
+    if signum is not None:
+        command.signal(signum)
+    if data or params.end:
+        await command.write(data, end=params.end)
+    return ExecInput(written=len(data))
+
+
+class _Output:
+    """Keeps the first part of the output of a command, and counts the rest.
+
+    Args:
+        limit: number of bytes of stdout, and of stderr, that are kept.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._kept = {"stdout": bytearray(), "stderr": bytearray()}
+        self.size = {"stdout": 0, "stderr": 0}
+
+    def notify(self, _method: str, params: Mapping[str, object]) -> None:
+        stream, data = str(params["stream"]), base64.b64decode(str(params["data"]))
+        self.size[stream] += len(data)
+        kept = self._kept[stream]
+        kept += data[: self._limit - len(kept)]
+
+    async def drain(self) -> None:
+        """Returns at once: it takes all output."""
+
+    def text(self, stream: str) -> str:
+        """Returns what was kept; a character that the limit has cut is left out."""
+        kept = bytes(self._kept[stream])
+        if len(kept) == self.size[stream]:
+            return kept.decode("utf-8", "replace")
+        return codecs.getincrementaldecoder("utf-8")("replace").decode(kept)
+
+
+@method(
+    "agent.run_command",
+    "admin",
+    RunCommandParams,
+    CommandRun,
+    recorded="or-refused",
+    recorded_keys=("exec", "worker"),
+    scope=NAME,
+    faces=faces("POST /agents/{name}/exec", python="run_command", command="exec"),
+)
+async def _run_command(control: Control, params: RunCommandParams, caller: Caller) -> CommandRun:
+    """Runs a command as `agent.exec` does, without a terminal, and answers once it has ended.
+
+    The command is killed after `timeout_s`, or when its worker ends; the answer has what it printed until then.
+    """
+    supervisor = _chosen(control, params.name)
+    wanted = ExecRequest(params.argv, params.environment, params.working_directory, None, bool(params.stdin))
+    command = await control.execs.start(supervisor, wanted, caller)
+    output = _Output(params.max_output_bytes)
+    loop = asyncio.get_running_loop()
+    ends = loop.call_later(params.timeout_s, command.end, f"it did not end within {params.timeout_s:g} s")
+    feeds = loop.create_task(_feed(command, params.stdin.encode()))
+    try:
+        await _run_to_end(control, command, output, caller)
+    finally:
+        ends.cancel()
+        feeds.cancel()
+        await asyncio.gather(feeds, return_exceptions=True)
+    printed = {
+        "stdout": output.text("stdout"),
+        "stderr": output.text("stderr"),
+        "stdout_bytes": output.size["stdout"],
+        "stderr_bytes": output.size["stderr"],
+    }
+    return msgspec.convert({**command.record, **printed}, CommandRun)
+
+
+async def _feed(command: RunningCommand, data: bytes) -> None:
+    if data:
+        with contextlib.suppress(Conflict):  # it reads no more, as head(1) does
+            await command.write(data, end=True)
+
+
+async def _run(control: Control, command: RunningCommand, caller: Caller) -> None:
+    await _run_to_end(control, command, caller, caller)
+    caller.notify(END, command.record)
+
+
+async def _run_to_end(control: Control, command: RunningCommand, reader: Reader, caller: Caller) -> None:
+    """Runs a command until it has ended, and records its end."""
+    try:
+        await command.run(reader)
+    finally:
+        control.execs.forget(command.unit)
+        control.audit.add(
+            {
+                "action": "agent.exec.end",
+                "who": dict(caller.who),
+                "names": [command.worker],
+                "params": {"exec": command.unit},
+                "at": utc_now(),
+                "result": command.outcome,
+            }
+        )
+
+
+def _chosen(control: Control, name: str) -> WorkerSupervisor:
+    """Returns the worker of a name: itself, or the first one of an agent that has a process, else the first.
+
+    Raises:
+        NotFound: there is no such agent or worker.
+    """
+    supervisors = control.agents.supervisors(name)
+    running = [each for each in supervisors if each.life is not None and each.life.child]
+    return (running or supervisors)[0]
+
+
+def _number(name: str) -> int:
+    try:
+        return int(signals.Signals[name if name.startswith("SIG") else f"SIG{name}"])
+    except KeyError:
+        text = f'cannot signal: "{name}" is no signal'
+        raise InvalidParams(text, key="signal", value=name) from None

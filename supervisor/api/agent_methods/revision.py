@@ -1,0 +1,179 @@
+"""Serves the methods `revision.*` and `agent.rollback`: the history of tables, and the way back."""
+
+from collections.abc import Mapping
+
+from corral.supervisor.agents.kept.difference import Difference, differences
+from corral.supervisor.agents.kept.overrides import in_file_form
+from corral.supervisor.agents.kept.record import Cause, Revision
+from corral.supervisor.agents.kept.revision_rows import MAX_REVISIONS
+from corral.supervisor.records.events.bus import rfc3339
+from corral.supervisor.tenants.tokens.scope import NAME
+from corral.worker.contract.errors import Conflict, InvalidParams, NotFound
+from corral.worker.control import revisions as shapes
+from corral.worker.control.revisions import (
+    KeyChange,
+    RevisionDiff,
+    RevisionDiffParams,
+    RevisionListParams,
+    RevisionShown,
+    RevisionShowParams,
+    RollbackParams,
+    RolledBack,
+)
+
+from ..table.caller import made_by
+from ..table.faces import faces
+from ..table.table import Caller, Control, method
+from .agent import masked_table
+
+
+@method(
+    "revision.list",
+    "read",
+    RevisionListParams,
+    shapes.Revisions,
+    scope=NAME,
+    faces=faces("GET /agents/{name}/revisions", python="list_revisions", command="history"),
+)
+async def _list(control: Control, params: RevisionListParams, _caller: Caller) -> shapes.Revisions:
+    """Lists the revisions of an agent, server, team or workflow, the newest first."""
+    found = await control.agents.revisions.list(params.name, params.limit)
+    return shapes.Revisions(revisions=[_shape(each) for each in found])
+
+
+@method(
+    "revision.show",
+    "read",
+    RevisionShowParams,
+    RevisionShown,
+    scope=NAME,
+    faces=faces("GET /agents/{name}/revision", python="show_revision", command="history"),
+)
+async def _show(control: Control, params: RevisionShowParams, _caller: Caller) -> RevisionShown:
+    """Returns one revision with its table; values of environment, headers and secrets are hidden."""
+    found = await _chosen(control, params.name, params.revision)
+    return RevisionShown(revision=_shape(found), spec=masked_table(found.table))
+
+
+@method(
+    "revision.diff",
+    "read",
+    RevisionDiffParams,
+    RevisionDiff,
+    scope=NAME,
+    faces=faces("GET /agents/{name}/diff", python="diff_revisions", command="diff"),
+)
+async def _diff(control: Control, params: RevisionDiffParams, _caller: Caller) -> RevisionDiff:
+    """Compares two revisions key by key; values of environment, headers and secrets are hidden."""
+    after = await _chosen(control, params.name, params.after)
+    if params.before is None:
+        before = await control.agents.revisions.before(params.name, after.number)
+    else:
+        before = await control.agents.revisions.find(params.name, params.before)
+    table: Mapping[str, object] = {} if before is None else before.table
+    return RevisionDiff(
+        name=params.name,
+        before=None if before is None else before.number,
+        after=after.number,
+        changes=_hidden(differences(table, after.table), table, after.table),
+    )
+
+
+@method(
+    "agent.rollback",
+    "admin",
+    RollbackParams,
+    RolledBack,
+    recorded="or-refused",
+    recorded_keys=("revision", "of", "changed"),
+    faces=faces("POST /agents/{name}/rollback", python="rollback_agent", command="rollback"),
+)
+async def _rollback(control: Control, params: RollbackParams, caller: Caller) -> RolledBack:
+    """Puts the table of an earlier revision in force again, as a new revision; also of a server, team or workflow."""
+    membership, revisions = control.agents.membership, control.agents.revisions
+    membership.etag(params.name)  # refuses a name that is not there
+    chosen = await _of_rollback(control, params)
+    kind = membership.kind_of(params.name)
+    if chosen.kind != kind:
+        words = f'cannot roll back "{params.name}": revision {chosen.number} was of kind {chosen.kind}, it is {kind}'
+        raise Conflict(words, name=params.name, revision=chosen.number, kind=chosen.kind)
+    cause = Cause("rollback", made_by(caller), params.why, chosen.cause.package, chosen.number)
+    table = in_file_form(chosen) if membership.is_of_file(params.name) else chosen.table
+    changed = await membership.replace(params.name, table, cause, expected=params.expected, dry_run=params.dry_run)
+    number = revisions.head(params.name).last
+    if params.wait and not params.dry_run:
+        await revisions.until_settled({params.name: number}, params.timeout_s)
+    return RolledBack(
+        name=params.name,
+        revision=number if changed and not params.dry_run else None,
+        of=chosen.number,
+        changed=changed,
+        etag=membership.etag(params.name),
+        rolling=revisions.head(params.name).rolling == number,
+    )
+
+
+async def _of_rollback(control: Control, params: RollbackParams) -> Revision:
+    """Returns the revision that is to be in force again: by its number, by the version of its package, or the last one before."""
+    revisions, name = control.agents.revisions, params.name
+    if params.version is not None and params.revision is not None:
+        words = f'cannot roll back "{name}": give a revision or a version, not both'
+        raise InvalidParams(words, key="version", value=params.version)
+    if params.revision is not None:
+        return await revisions.find(name, params.revision)
+    if params.version is None:
+        return await revisions.former(name)
+    found = await revisions.list(name, MAX_REVISIONS)
+    good = [each for each in found if each.cause.package and each.state in ("current", "superseded")]
+    versions = [(each.cause.package or "").rpartition("@")[2] for each in good]
+    chosen = next((n for n, each in enumerate(versions) if _is_same(each, params.version)), None)
+    if chosen is None:
+        known = ", ".join(dict.fromkeys(versions)) or "none"
+        words = f'cannot roll back "{name}" to version "{params.version}": it had {known}'
+        raise NotFound(words, name=name, version=params.version, versions=[*dict.fromkeys(versions)])
+    return good[chosen]
+
+
+def _is_same(version: str, asked: str) -> bool:
+    """Returns whether two versions are equal as PEP 440 has it: 1.0 is 1.0.0."""
+    from packaging.version import InvalidVersion, Version  # noqa: PLC0415  # only who has packages pays
+
+    try:
+        return Version(version) == Version(asked)
+    except InvalidVersion:
+        return False
+
+
+async def _chosen(control: Control, name: str, number: int | None) -> Revision:
+    """Returns the revision of a number, or the newest that is, or was last, in force."""
+    revisions = control.agents.revisions
+    if number is None:
+        number = revisions.head(name).current
+    if number is None:
+        return (await revisions.list(name, 1))[0]
+    return await revisions.find(name, number)
+
+
+def _hidden(found: list[Difference], before: Mapping[str, object], after: Mapping[str, object]) -> list[KeyChange]:
+    """Returns differences as they may be shown: compared as they are, with the values of the masked tables."""
+    shown = differences(masked_table(before), {}), differences(masked_table(after), {})
+    one, other = ({each.key: each.before for each in flat} for flat in shown)
+    return [KeyChange(key=each.key, before=one.get(each.key), after=other.get(each.key)) for each in found]
+
+
+def _shape(found: Revision) -> shapes.Revision:
+    cause = found.cause
+    return shapes.Revision(
+        name=found.name,
+        revision=found.number,
+        kind=found.kind,
+        state=found.state,
+        reason=found.reason,
+        how=cause.how,
+        by=cause.by,
+        why=cause.why,
+        package=cause.package,
+        of=cause.of,
+        at=rfc3339(found.at),
+        settled_at=None if found.settled_at is None else rfc3339(found.settled_at),
+    )

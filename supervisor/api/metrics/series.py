@@ -1,0 +1,136 @@
+"""Chooses the resolution that fits a question about the history, and puts its rows together. Pure.
+
+A step in which no daemon collected has no point. One in which the daemon collected and the subject has no row is a step
+in which nothing happened to it: its gauges are those of its last row.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from corral.worker.contract.errors import InvalidParams
+
+from .rollup import PERIOD_MS, Tier
+from .step import DAEMON, Step, added
+
+POINTS = 720
+"""Number of points that are returned at most where no step is asked for."""
+
+POINTS_MAX = 5_000
+"""Number of points that are returned at most."""
+
+
+class Range(NamedTuple):
+    """Describes the points of an answer: those of steps that begin from `since_ms` on, and before `until_ms`."""
+
+    tier: Tier
+    since_ms: int
+    until_ms: int
+    step_ms: int
+
+
+class Point(NamedTuple):
+    """Represents one step of an answer. `span_ms` is the time in it for which the daemon collected."""
+
+    at_ms: int
+    span_ms: int
+    step: Step
+
+
+def chosen_range(
+    since_ms: int,
+    until_ms: int,
+    step_ms: int | None,
+    *,
+    now_ms: int,
+    interval_ms: int,
+    retention_ms: Mapping[Tier, int],
+) -> Range:
+    """Returns the finest range that has what is asked for, within the limits of points.
+
+    Args:
+        since_ms: the beginning.
+        until_ms: the end.
+        step_ms: the time between two points; None: as fits.
+        now_ms: the present.
+        interval_ms: time between two raw rows.
+        retention_ms: how long the rows of each tier are kept.
+
+    Raises:
+        InvalidParams: it ends before it begins, or has too many points.
+    """
+    if until_ms <= since_ms:
+        raise InvalidParams("cannot show the history: since is not before until", key="since")
+    tiers = [each for each in Tier if since_ms >= now_ms - retention_ms[each]] or [Tier.HOUR]
+    periods = {each: PERIOD_MS.get(each, interval_ms) for each in tiers}
+    length_ms = until_ms - since_ms
+    if step_ms is None:
+        fitting = [each for each in tiers if length_ms <= periods[each] * POINTS]
+        tier = fitting[0] if fitting else tiers[-1]
+        step_ms = periods[tier] * -(-length_ms // (periods[tier] * POINTS))
+    else:
+        tier = next((each for each in reversed(tiers) if periods[each] <= step_ms), tiers[0])
+        step_ms = periods[tier] * -(-step_ms // periods[tier])
+        if length_ms > step_ms * POINTS_MAX:
+            text = f"cannot show {length_ms // step_ms} points: the limit is {POINTS_MAX}"
+            raise InvalidParams(text, key="step_s", limit=POINTS_MAX)
+    return Range(tier, since_ms - since_ms % step_ms, until_ms, step_ms)
+
+
+RANKED_ROWS = 200_000
+"""Number of rows, about, of which a ranking is made."""
+
+
+def ranking_tier(
+    since_ms: int, until_ms: int, subjects: int, *, interval_ms: int, retention_ms: Mapping[Tier, int]
+) -> Tier:
+    """Returns the finest tier that is still there and has at most RANKED_ROWS rows of so many subjects."""
+    for tier in Tier:
+        rows = (until_ms - since_ms) // PERIOD_MS.get(tier, interval_ms) * subjects
+        if since_ms >= until_ms - retention_ms[tier] and rows <= RANKED_ROWS:
+            return tier
+    return Tier.HOUR
+
+
+def points(
+    chosen: Range,
+    subject: str,
+    daemon_rows: Sequence[tuple[int, Step]],
+    subject_rows: Sequence[tuple[int, Step]],
+    before: Step | None,
+) -> list[Point]:
+    """Returns the points of a subject.
+
+    Args:
+        chosen: the range.
+        subject: its name; `DAEMON` for the daemon, whose rows are both.
+        daemon_rows: the rows of the daemon within the range, by time.
+        subject_rows: those of the subject.
+        before: the last row of the subject before the range, None where there is none since the daemon's start.
+    """
+    found: list[Point] = []
+    held = before
+    index = 0
+    for at_ms, daemon in daemon_rows:
+        if subject == DAEMON:
+            here: Step | None = daemon
+        else:
+            if daemon.begins:
+                held = None
+            while index < len(subject_rows) and subject_rows[index][0] < at_ms:
+                index += 1  # the daemon has no row of that time: a part of a step was lost
+            here = None
+            if index < len(subject_rows) and subject_rows[index][0] == at_ms:
+                here = subject_rows[index][1]
+                index += 1
+            elif held is not None:
+                here = held.gauges_alone()
+            held = here
+        if here is None:
+            continue
+        begin_ms = at_ms - (at_ms - chosen.since_ms) % chosen.step_ms
+        if found and found[-1].at_ms == begin_ms:
+            last = found[-1]
+            found[-1] = Point(begin_ms, last.span_ms + daemon.span_ms, added(last.step, here))
+        else:
+            found.append(Point(begin_ms, daemon.span_ms, here))
+    return found

@@ -1,0 +1,407 @@
+"""Restricts a call to the tenant and the agents of its caller, by the rule of its method: the one place that does.
+
+A caller that is bound to a tenant may say short names: they become full ones here. Names in the params are replaced by those in scope before the
+handler sees them. A name, a task, a checkpoint or a schedule that is out of scope is answered exactly as one that is not there. It knows no single method.
+"""
+
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from corral.supervisor.agents.deployment.deployments import Deployments
+from corral.supervisor.agents.packages.store import no_package
+from corral.supervisor.agents.running.registry import Registry
+from corral.supervisor.config.declared.allowed import Kind, check_table
+from corral.supervisor.config.spec.labels import chosen, is_glob
+from corral.supervisor.config.spec.spec import kind_of_group
+from corral.supervisor.tasks.run.tasks import Tasks
+from corral.supervisor.tasks.worker_api.approvals import Approvals
+from corral.supervisor.tenants.tokens.scope import Rule, as_glob, bound, is_in_scope, kept, without_names
+from corral.supervisor.workers.supervision.shared import Shared
+from corral.worker.contract import codec
+from corral.worker.contract.errors import CorralError, NotFound, PermissionDenied
+from corral.worker.contract.names import qualified, tenant_of
+from corral.worker.contract.records import ScheduleRecord, TaskParams
+from corral.worker.control.access import Rights
+from corral.worker.control.params import AttachParams
+
+from .caller import Caller
+from .naming import with_tenant
+
+
+def tasks_in_scope(listed: Mapping[str, object], caller: Caller) -> Mapping[str, object]:
+    """Returns a list of tasks, in the shape of `task.list`, without those of agents that a caller may not know."""
+    return listed if caller.agents is None else kept(listed, "tasks", "agent", caller.agents)
+
+
+class Schedules(Protocol):
+    """Represents the schedules, of which the tasks are looked up."""
+
+    def show(self, name: str) -> ScheduleRecord:
+        """Returns a schedule; raises NotFound."""
+        ...
+
+
+class Scope:
+    """Restricts the calls of one caller.
+
+    Args:
+        globs: of the agents that it may know.
+        tenant: that it is bound to; "" for none.
+        registry: has the running set.
+        tasks: are looked up by id.
+        shared: has checkpoints and logs.
+        schedules: are looked up by name; None where that room is not installed.
+        approvals: are looked up by number.
+        deployments: likewise.
+        folder: that of the tenant.
+    """
+
+    def __init__(
+        self,
+        globs: Sequence[str],
+        tenant: str,
+        registry: Registry,
+        tasks: Tasks,
+        shared: Shared,
+        schedules: Schedules | None,
+        approvals: Approvals,
+        deployments: Deployments,
+        folder: str = "",
+    ) -> None:
+        self._globs = globs
+        self._tenant = tenant
+        self._is_whole = bool(tenant) and globs == bound(None, tenant)
+        self._registry = registry
+        self._tasks = tasks
+        self._shared = shared
+        self._schedules = schedules
+        self._approvals = approvals
+        self._deployments = deployments
+        self._folder = folder
+
+    async def restricted(self, method: str, rule: Rule | None, asked: Struct) -> Struct:
+        """Returns the params of a call, about agents in scope alone.
+
+        Raises:
+            PermissionDenied: the method cannot be restricted, or not with these params.
+            NotFound: a name in them is out of scope, or is not there.
+            InvalidParams: a selector is not valid.
+        """
+        if rule is None:
+            raise self._not_restricted(method)
+        if rule.target == "tenant":
+            return self._own_tenant(asked)
+        if self._tenant and rule.target != "tool":
+            asked = with_tenant(asked, self._tenant)
+            if rule.target in ("package", "new deployment"):
+                return self._own_package(asked)
+        if getattr(asked, "cascade", False) and not self._is_whole:
+            raise self._refused(method, "cascade may reach other agents")
+        given: Any = asked  # Any: the shape of the params follows from the target of the rule
+        if rule.target == "names":
+            if getattr(given, "task", None) is not None:  # which says the names by itself
+                await self.check_task(given.task)
+                return asked
+            return self._named(rule, given)
+        if rule.target == "name":
+            self._check(given.name)
+        elif rule.target == "agent":
+            self._check_agents(method, rule, given)
+        elif rule.target == "task":
+            await self._check_tasks(method, given)
+        elif rule.target == "new task":
+            await self._check_new(method, given)
+        elif rule.target == "new schedule":
+            self._check_own("schedule", given.name or f"{self._tenant}/")
+            await self._check_new(method, given.task)
+        elif rule.target == "schedule":
+            self._check_schedule(given.name)
+        elif rule.target == "checkpoint":
+            await self._check_checkpoints(given)
+        elif rule.target == "own":
+            self._check_own(rule.noun, given.name)
+        elif rule.target == "new agent":
+            return self._checked_additions(given)
+        elif rule.target == "new group":
+            self._check_groups(rule.noun, given)
+        elif rule.target == "table":
+            self._check(given.name)
+            self._check_change(given)
+        elif rule.target == "deployment":
+            self._check_deployment(given.deployment)
+        elif rule.target == "approval":
+            await self._check_approval(given.approval)
+        return asked
+
+    def result(self, rule: Rule | None, found: object) -> object:
+        """Returns a result without entries that are out of scope."""
+        if rule is None or not (rule.lists or rule.tenants):
+            return found
+        value = codec.as_object(msgspec.to_builtins(found)) or {}
+        if rule.tenants:
+            entries = map(codec.as_object, codec.as_array(value.get(rule.tenants)) or [])
+            own = [each for each in entries if each and each.get("name") == self._tenant]
+            value = {**value, rule.tenants: own}
+        for key, path in rule.lists:
+            value = kept(value, key, path, self._globs)
+        return value
+
+    def error(self, error: CorralError) -> CorralError:
+        """Returns an error without names that are out of scope."""
+        error.data = without_names(error.data, self._globs)
+        return error
+
+    # -- names
+
+    def _named(self, rule: Rule, given: Any) -> Struct:  # Any: see `restricted`
+        names: list[str] = list(getattr(given, "names", None) or [])
+        if getattr(given, "name", None) is not None:
+            names.insert(0, given.name)
+        selector = getattr(given, "selector", None)
+        is_all = bool(getattr(given, "all", False))
+        for name in names:
+            if not is_glob(name):
+                self._check(name)
+        if is_all and names and selector is None:
+            return given  # type: ignore[no-any-return]  # the handler refuses it
+        if not names and selector is None:
+            if not is_all and not rule.lists_all:
+                return given  # type: ignore[no-any-return]  # the handler refuses it
+            names = [as_glob(name) for name in self._entries(rule)]
+            if not names and not rule.groups:
+                raise NotFound("cannot find any agent in scope", known=[])
+        else:
+            plain = set() if selector is not None else {n for n in names if not is_glob(n)}
+            found = chosen(names, selector, self._entries(rule), self._workers())
+            names = [name if name in plain else as_glob(name) for name in found]
+        empty = {"name": None, "selector": None, "all": False}
+        cleared = {key: value for key, value in empty.items() if hasattr(given, key)}
+        return replace(given, names=names, **cleared)  # type: ignore[no-any-return]  # a Struct
+
+    def _entries(self, rule: Rule) -> dict[str, Mapping[str, str]]:
+        registry = self._registry
+        found: dict[str, Mapping[str, str]] = {name: agent.spec.labels for name, agent in registry.agents.items()}
+        if rule.groups:
+            found |= {name: group.labels for name, group in registry.groups.items()}
+        if rule.logs:
+            found |= {name: {} for name in self._shared.logs.names() if name not in found}
+        return {name: labels for name, labels in found.items() if self._is_known(name)}
+
+    def _workers(self) -> dict[str, list[str]]:
+        return {
+            name: [supervisor.id for supervisor in agent.supervisors]
+            for name, agent in self._registry.agents.items()
+            if is_in_scope(name, self._globs)
+        }
+
+    def _is_known(self, name: str) -> bool:
+        """Returns whether an agent, a group, or the agent of a worker is in scope."""
+        registry = self._registry
+        if name not in registry.agents and name not in registry.groups:
+            supervisor = registry.supervisor(name)
+            name = name if supervisor is None else supervisor.spec.name
+        return is_in_scope(name, self._globs)
+
+    def _check(self, name: str) -> None:
+        if not self._is_known(name):
+            known = sorted(n for n in {*self._registry.agents, *self._registry.groups})
+            raise NotFound(
+                f'cannot find agent, MCP server or worker "{name}"',
+                name=name,
+                known=[each for each in known if is_in_scope(each, self._globs)],
+            )
+
+    def _check_own(self, noun: str, name: str) -> None:
+        if self._tenant and tenant_of(name) != self._tenant:
+            raise NotFound(f'cannot find {noun} "{name}"', name=name)
+
+    def _own_tenant(self, given: Any) -> Struct:  # Any: see `restricted`
+        """Returns params with the tenant of the caller, where they name none.
+
+        Raises:
+            NotFound: they name another.
+        """
+        if given.name not in (None, self._tenant):
+            raise NotFound(f'cannot find tenant "{given.name}"', name=given.name, known=[])
+        return replace(given, name=self._tenant)  # type: ignore[no-any-return]  # a Struct
+
+    # -- tables that a tenant writes
+
+    def _checked_additions(self, given: Any) -> Struct:  # Any: see `restricted`
+        """Returns the params of new agents and servers, whose relative paths are relative to the folder of the tenant.
+
+        Raises:
+            NotFound: one is another's.
+            PermissionDenied: its table has what is not for tenants.
+        """
+        several = getattr(given, "agents", None)
+        found: list[Struct] = []
+        for each in [given] if several is None else several:
+            self._check_own("agent", each.name)
+            check_table(each.kind, each.name, each.spec, self._folder)
+            found.append(replace(each, directory=self._folder))
+        return found[0] if several is None else replace(given, agents=found)
+
+    def _check_groups(self, noun: str, given: Any) -> None:  # Any: likewise
+        kind: Kind = "team" if noun == "team" else "workflow"
+        named = {**given.specs, **({} if given.spec is None else {given.name or "": given.spec})}
+        for name, table in named.items():
+            self._check_own(noun, name or f"{self._tenant}/")
+            check_table(kind, name, table, self._folder)
+
+    def _check_change(self, given: Any) -> None:  # Any: likewise
+        group = self._registry.groups.get(given.name)
+        agent = self._registry.agents.get(given.name)
+        kind: Kind = "agent" if agent is None else agent.spec.kind
+        kind = kind if group is None else kind_of_group(group)
+        check_table(kind, given.name, given.spec, self._folder)
+
+    # -- what belongs to an agent
+
+    def _check_agents(self, method: str, rule: Rule, given: Any) -> None:  # Any: see `restricted`
+        names = [getattr(given, key, None) for key in ("agent", "worker")]
+        names += getattr(given, "agents", None) or []
+        present = [name for name in names if name is not None]
+        if not present and not (rule.lists or rule.sends or rule.lists_all):
+            raise self._refused(method, "it needs the name of an agent")
+        for name in present:
+            self._check(name)
+
+    async def _check_tasks(self, method: str, given: Any) -> None:  # Any: see `restricted`
+        ids = [*([given.task] if given.task is not None else []), *getattr(given, "tasks", [])]
+        if getattr(given, "agent", None) is not None:
+            self._check(given.agent)
+        elif getattr(given, "dead", False):
+            raise self._refused(method, "it needs the name of an agent")
+        for each in ids:
+            await self.check_task(each)
+
+    async def check_task(self, task_id: str) -> None:
+        """Refuses a task whose agent is out of scope.
+
+        Raises:
+            NotFound: it is, or there is no such task.
+        """
+        try:
+            task = await self._tasks.show(task_id)
+        except NotFound:
+            task = None
+        if task is None or not is_in_scope(task.agent, self._globs):
+            raise NotFound(f'cannot find task "{task_id}"', task=task_id) from None
+
+    async def _check_new(self, method: str, task: TaskParams) -> None:
+        if task.agent is not None:
+            self._check(task.agent)
+        elif not self._is_whole:
+            raise self._refused(method, "it needs the name of an agent")
+        for each in task.after:
+            await self.check_task(each)
+
+    def _check_schedule(self, name: str) -> None:
+        found = None
+        if self._schedules is not None:
+            try:
+                found = self._schedules.show(name)
+            except NotFound:
+                found = None
+        agent = "" if found is None else found.task.agent or ""
+        is_own = self._is_whole and found is not None and tenant_of(name) == self._tenant
+        if not is_own and not is_in_scope(agent, self._globs):
+            raise NotFound(f'cannot find schedule "{name}"', name=name)
+
+    async def _check_checkpoints(self, given: Any) -> None:  # Any: see `restricted`
+        if getattr(given, "name", None) is not None:
+            self._check(given.name)
+        number = getattr(given, "checkpoint", None)
+        numbers = [*([] if number is None else [number]), *getattr(given, "checkpoints", [])]
+        for each in numbers:
+            try:
+                record, _ = await self._shared.checkpoints.find(each)
+            except NotFound:
+                record = None
+            if record is None or not is_in_scope(record.agent, self._globs):
+                raise NotFound(f"cannot find checkpoint {each}", checkpoint=each)
+
+    def _own_package(self, given: Any) -> Struct:  # Any: see `restricted`
+        """Returns params with the full name of a package, and those of its agent.
+
+        Raises:
+            NotFound: the package, or the agent, is another's.
+        """
+        reference = qualified(given.package, self._tenant)
+        if tenant_of(reference) != self._tenant:
+            raise no_package(reference)
+        if getattr(given, "agent", None) is not None:
+            self._check_own("agent", given.agent)
+        return replace(given, package=reference)  # type: ignore[no-any-return]  # a Struct
+
+    def _check_deployment(self, number: int) -> None:
+        try:
+            agent = self._deployments.of(number).agent
+        except NotFound:
+            agent = None
+        if agent is None or not is_in_scope(agent, self._globs):
+            raise NotFound(f"cannot find deployment {number}", deployment=number)
+
+    async def _check_approval(self, number: int) -> None:
+        try:
+            agent = (await self._approvals.show(number)).agent
+        except NotFound:
+            agent = None
+        if agent is None or not is_in_scope(agent, self._globs):
+            raise NotFound(f"cannot find approval {number}", approval=number)
+
+    def _not_restricted(self, method: str) -> PermissionDenied:
+        if self._is_whole:
+            return PermissionDenied(f'cannot call "{method}": a tenant may not call it', method=method, reason="tenant")
+        return self._refused(method, "it cannot be restricted to them")
+
+    def _refused(self, method: str, why: str) -> PermissionDenied:
+        whose = "for a tenant" if self._is_whole else "with a token for some agents alone"
+        return PermissionDenied(
+            f'cannot call "{method}" {whose}: {why}', method=method, reason="tenant" if self._tenant else "scope"
+        )
+
+
+class ScopedCaller:
+    """Passes notifications on to a caller, without the entries that are out of its scope."""
+
+    def __init__(self, caller: Caller, globs: Sequence[str], rule: Rule) -> None:
+        self._caller = caller
+        self._globs = globs
+        self._sends: Iterable[tuple[str, str, str]] = rule.sends
+        self.name = caller.name
+        self.permission: Rights = caller.permission
+        self.who = caller.who
+        self.agents: Sequence[str] | None = globs
+        self.tenant = caller.tenant
+        self.supervisor = caller.supervisor
+
+    def notify(self, method: str, params: Mapping[str, object]) -> None:
+        """Sends a notification; none whose entries are all out of scope."""
+        for name, key, path in self._sends:
+            if name == method:
+                params = kept(params, key, path, self._globs)
+                if not params[key]:
+                    return
+        self._caller.notify(method, params)
+
+    async def drain(self) -> None:
+        """Waits as the caller does."""
+        await self._caller.drain()
+
+    def follow(self, following: Awaitable[None]) -> None:
+        """Runs `following` as the caller does."""
+        self._caller.follow(following)
+
+    def attach(self, view: AttachParams) -> None:
+        """Switches the connection to MCP."""
+        self._caller.attach(view)
+
+    def log_in(self, digest: bytes | None, tenant: str) -> None:
+        """Restricts the connection."""
+        self._caller.log_in(digest, tenant)

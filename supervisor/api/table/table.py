@@ -1,0 +1,598 @@
+"""Defines the one method table of the daemon: each method with its permission, its params and its handler.
+
+Every transport calls `Control.call`. A method is a function of the
+table with its params as a Struct, a permission and a docstring; `rpc.discover` returns the table as an
+OpenRPC document, from which docs/reference/protocol.md is generated.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, overload
+
+import msgspec
+from msgspec import Raw, Struct
+
+from corral.mcp.pool.pool import Pool
+from corral.supervisor.agents.demand.hibernation import Hibernation
+from corral.supervisor.agents.deployment.deployments import Deployments
+from corral.supervisor.agents.external.logins import Logins
+from corral.supervisor.agents.external.stores import Stores
+from corral.supervisor.agents.packages.store import Packages
+from corral.supervisor.agents.running.agents import Agents
+from corral.supervisor.config.secrets.secrets import MASK, masked
+from corral.supervisor.config.spec.labels import is_glob
+from corral.supervisor.models.desk.listing import ModelListing
+from corral.supervisor.records.audit.hash_chain import digest
+from corral.supervisor.records.audit.log import Audit, refusal_key
+from corral.supervisor.records.backup.backups import Backups
+from corral.supervisor.records.logs.daemon_log import log_outcome
+from corral.supervisor.records.memory.expiry import Expiry
+from corral.supervisor.records.memory.listing import Listing
+from corral.supervisor.records.memory.sessions import Memory
+from corral.supervisor.tasks.run.tasks import Tasks
+from corral.supervisor.tasks.worker_api.approvals import Approvals
+from corral.supervisor.tasks.worker_api.pubsub import WorkerPubsub
+from corral.supervisor.tasks.worker_api.requests import convert
+from corral.supervisor.tasks.worker_api.tool_calls import ToolCalls
+from corral.supervisor.tenants.quotas.disk_use import DiskUse
+from corral.supervisor.tenants.quotas.turns import CallTurns
+from corral.supervisor.tenants.registry.accounts import Accounts
+from corral.supervisor.tenants.registry.tenants import Tenants
+from corral.supervisor.tenants.tokens.change_rate import ChangeRate
+from corral.supervisor.tenants.tokens.scope import Rule, bound
+from corral.supervisor.tenants.tokens.tokens import Tokens
+from corral.supervisor.workers.supervision.shared import Shared, utc_now
+from corral.worker.contract import codec
+from corral.worker.contract.errors import (
+    CorralError,
+    InvalidParams,
+    MethodNotFound,
+    NotFound,
+    Overloaded,
+    PermissionDenied,
+)
+from corral.worker.contract.records import Run, ScheduleRecord, Task
+from corral.worker.control.access import RIGHTS, Rights
+from corral.worker.control.params import ScheduleParams
+
+from ..metrics.statistics import Statistics
+from ..metrics.view import MetricsView
+from ..reports.costs import CostSums
+from .caller import Caller as Caller
+from .examples import EXAMPLES
+from .faces import Faces
+from .quotas import Quotas
+from .results import Open, recorded_values
+from .scoping import Scope, ScopedCaller
+from .services import Cluster, Execs, Services
+from .status import DaemonFacts, StatusReport
+from .status_cache import StatusCache
+from .status_feed import StatusFeed
+
+Permission = Rights
+
+Recorded = Literal["never", "by-itself", "always", "or-refused"]
+"""Whether a method changes the running set, so that the audit has a record of each call before it is answered.
+
+A method that gives the daemon less to do runs `always`, and its record follows when the store takes it; one that
+gives it more is refused while no record can be stored. A tool call records itself (`by-itself`).
+"""
+
+logger = logging.getLogger(__name__)
+
+NAMES_KEPT = 50
+"""Number of names of one call in its record; its params have all, or their digest."""
+
+MAX_NAME = 100
+"""Characters of a name: no agent has a longer one."""
+
+MAX_MESSAGE = 300
+"""Characters of an error's message in a record."""
+
+MAX_PARAMS_BYTES = 4096
+"""Bytes of JSON in a record; longer params are kept as their SHA-256."""
+
+MAX_DENIED_NAMES = 5
+
+MAX_DENIED_BYTES = 512
+"""Bytes of JSON in the record of a denied call, so that an unprivileged caller cannot flood the log."""
+
+UNLIMITED = frozenset({"daemon.emergency_stop", "daemon.reload", "daemon.stop", "package.upload"})
+"""Changes that are no part of max_changes_per_minute: an emergency, the ways to another limit, and the parts of a package,
+whose `package.add` counts."""
+
+UNDONE = (InvalidParams, NotFound, PermissionDenied)
+"""Errors after which a method has done nothing. Others may come after a part was done (a store that no longer takes
+writes, a start that was stopped meanwhile): each of those has a record of its own."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """Represents one entry of the table."""
+
+    name: str
+    permission: Permission
+    params: type[Struct]
+    serve: Callable[["Control", Any, Caller], Awaitable[object]]  # each with its own params
+    faces: Faces
+    result: Any  # a type as msgspec takes it, which may be an annotated one
+    """Type of its result: a Struct, or for an `Open` one an annotated dict. Its JSON Schema describes the answer."""
+    recorded: Recorded = "never"
+    recorded_keys: tuple[str, ...] = ()
+    """Keys of its result that go into the record."""
+    scope: Rule | None = None
+    """Rule that restricts it to the agents of a caller; without one it is refused to a caller whose token names agents."""
+    tenant: Rule | None = None
+    """Rule that restricts it to a tenant; without one it is refused to a caller that is bound to a tenant."""
+
+    @property
+    def summary(self) -> str:
+        """Returns the first line of its docstring."""
+        return (self.serve.__doc__ or "").strip().partition("\n")[0]
+
+    @property
+    def example(self) -> Mapping[str, object]:
+        """Returns params that show its use; a method without any in `api.examples` has none to show."""
+        return EXAMPLES.get(self.name, {})
+
+
+METHODS: dict[str, Method] = {}
+"""All methods by name, filled by the modules that `methods.all` imports."""
+
+P = TypeVar("P", bound=Struct)
+R = TypeVar("R", bound=Struct)
+A = TypeVar("A")
+
+Serve: TypeAlias = Callable[["Control", P, Caller], Awaitable[A]]
+"""A function of the table, with its params and its answer."""
+
+
+@overload
+def method(
+    name: str,
+    permission: Permission,
+    params: type[P],
+    result: type[R],
+    *,
+    faces: Faces,
+    recorded: Recorded = ...,
+    recorded_keys: tuple[str, ...] = ...,
+    scope: Rule | None = ...,
+    tenant: Rule | Literal["scope"] | None = ...,
+) -> Callable[[Serve[P, R | Raw]], Serve[P, R | Raw]]: ...
+
+
+@overload
+def method(
+    name: str,
+    permission: Permission,
+    params: type[P],
+    result: Open,
+    *,
+    faces: Faces,
+    recorded: Recorded = ...,
+    recorded_keys: tuple[str, ...] = ...,
+    scope: Rule | None = ...,
+    tenant: Rule | Literal["scope"] | None = ...,
+) -> Callable[[Serve[P, dict[str, object] | Raw]], Serve[P, dict[str, object] | Raw]]: ...
+
+
+def method(
+    name: str,
+    permission: Permission,
+    params: type[Struct],
+    result: type[Struct] | Open,
+    *,
+    faces: Faces,
+    recorded: Recorded = "never",
+    recorded_keys: tuple[str, ...] = (),
+    scope: Rule | None = None,
+    tenant: Rule | Literal["scope"] | None = "scope",
+) -> Callable[[Any], Any]:  # the overloads say which functions
+    """Returns a decorator that enters a function into the table. Its rule for a tenant is that of `scope` unless it has one of its own.
+
+    The function returns an instance of `result`, or its encoded form; of an `Open` one, the plain dict.
+    """
+    shape = result.type if isinstance(result, Open) else result
+    own = scope if tenant == "scope" else tenant
+
+    def enter(serve: Callable[["Control", Any, Caller], Awaitable[object]]) -> object:
+        METHODS[name] = Method(name, permission, params, serve, faces, shape, recorded, recorded_keys, scope, own)
+        return serve
+
+    return enter
+
+
+class Schedules(Protocol):
+    """Keeps schedules, and submits their tasks; its room is optional."""
+
+    async def add(self, params: ScheduleParams, *, command: list[str] | None = None) -> ScheduleRecord:
+        """Adds a schedule; `command` is that of the job of its name."""
+        ...
+
+    async def remove(self, name: str) -> ScheduleRecord:
+        """Removes a schedule."""
+        ...
+
+    def list(self) -> list[ScheduleRecord]:
+        """Returns all schedules, by name."""
+        ...
+
+    def show(self, name: str) -> ScheduleRecord:
+        """Returns a schedule."""
+        ...
+
+    def upcoming(self, name: str) -> Sequence[str]:
+        """Returns the next times of a schedule."""
+        ...
+
+    async def recent(self, name: str) -> Sequence[Run]:
+        """Returns the last runs of a schedule, the newest first."""
+        ...
+
+    def check_free(self, name: str) -> None:
+        """Refuses a name that a schedule has."""
+        ...
+
+    async def pause(self, name: str) -> ScheduleRecord:
+        """Pauses a schedule."""
+        ...
+
+    async def resume(self, name: str) -> ScheduleRecord:
+        """Resumes a schedule."""
+        ...
+
+    async def run_now(self, name: str) -> Task:
+        """Submits the task of a schedule at once."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Control:
+    """Answers calls for one daemon. The methods of the table reach the rooms through it."""
+
+    shared: Shared
+    agents: Agents
+    hibernation: Hibernation
+    tasks: Tasks
+    optional_schedules: Schedules | None
+    memory: Memory
+    memory_expiry: Expiry
+    memory_listing: Listing
+    pool: Pool
+    tool_calls: ToolCalls
+    pubsub: WorkerPubsub
+    audit: Audit
+    packages: Packages
+    costs: CostSums
+    approvals: Approvals
+    logins: Logins
+    tokens: Tokens
+    tenants: Tenants
+    accounts: Accounts
+    statistics: Statistics
+    metrics: MetricsView
+    quotas: Quotas
+    turns: CallTurns
+    stores: Stores
+    models: ModelListing
+    daemon: DaemonFacts
+    status: StatusReport
+    status_cache: StatusCache
+    status_feed: StatusFeed
+    backups: Backups
+    services: Services
+    deployments: Deployments
+    disk_use: DiskUse
+    execs: Execs
+    methods: Mapping[str, Method]
+    optional_cluster: Cluster | None = None
+    change_rate: ChangeRate = field(default_factory=ChangeRate)
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+
+    @property
+    def schedules(self) -> Schedules:
+        """Returns the schedules; teams and workflows are of the same room.
+
+        Raises:
+            NotFound: this installation has no room `orchestration`.
+        """
+        if self.optional_schedules is None:
+            raise NotFound(
+                "cannot use schedules, teams and workflows: supervisor/tasks/workflows is not installed",
+                room="orchestration",
+            )
+        return self.optional_schedules
+
+    @property
+    def cluster(self) -> Cluster:
+        """Returns the cluster that the daemon has joined.
+
+        Raises:
+            NotFound: it is in none.
+        """
+        if self.optional_cluster is None:
+            raise NotFound(
+                "cannot find a cluster: the daemon has joined none; write [cluster] in its configuration", key="cluster"
+            )
+        return self.optional_cluster
+
+    async def call(self, name: str, params: Mapping[str, object], caller: Caller) -> object:
+        """Returns the result of a method, a Struct, Raw or plain values; logs the call at DEBUG.
+
+        Raises:
+            CorralError: as `answer`.
+        """
+        begun = perf_counter()  # the loop's own time is in milliseconds
+        if not self.turns.is_next(caller.tenant):
+            await self.turns.wait(caller.tenant)
+        try:
+            if not logger.isEnabledFor(logging.DEBUG):
+                return await self.answer(name, params, caller)
+            facts = {"caller": caller.name, "method": name, "params": masked(_open_params(name, params))}
+            return await log_outcome(logger, "call", facts, self.answer(name, params, caller))
+        finally:
+            if name in self.methods:  # others may have any name
+                self.statistics.served(name, perf_counter() - begun)
+
+    async def answer(self, name: str, params: Mapping[str, object], caller: Caller) -> object:
+        """Returns the result of a method, a Struct, Raw or plain values.
+
+        Raises:
+            MethodNotFound: there is no such method.
+            PermissionDenied: the caller may not call it.
+            InvalidParams: its params are not those of the table.
+            CorralError: as the method raises it.
+        """
+        entry = self.methods.get(name)
+        if entry is None:
+            raise MethodNotFound(f'cannot call "{name}": there is no such method', method=name)
+        if self.optional_cluster is None:
+            return await self._answer_here(entry, params, caller)
+        return await self.optional_cluster.routed(
+            entry.name,
+            entry.faces.streams,
+            entry.permission == "read",
+            params,
+            caller,
+            lambda own: self._answer_here(entry, own, caller),
+        )
+
+    async def answer_here(self, name: str, params: Mapping[str, object], caller: Caller) -> object:
+        """Returns the result of a method as this daemon answers it, for a caller on another node of its cluster.
+
+        Raises:
+            CorralError: as `answer`.
+        """
+        entry = self.methods.get(name)
+        if entry is None:
+            raise MethodNotFound(f'cannot call "{name}": there is no such method', method=name)
+        return await self._answer_here(entry, params, caller)
+
+    def runs(self, task: str) -> bool:
+        """Returns whether a task waits for a worker here, or runs on one."""
+        return self.tasks.find(task) is not None
+
+    def has_schedule(self, name: str) -> bool:
+        """Returns whether this daemon has a schedule of this name."""
+        schedules = self.optional_schedules
+        return schedules is not None and any(each.name == name for each in schedules.list())
+
+    async def has(self, names: Sequence[str], task: str) -> bool:
+        """Returns whether this daemon has all of these agents, servers, teams, workflows or workers, or this task."""
+        if task:
+            try:
+                await self.tasks.show(task)
+            except NotFound:
+                return False
+            return True
+        registry = self.agents.registry
+        return bool(names) and all(
+            name in registry.agents or name in registry.groups or registry.supervisor(name) is not None
+            for name in names
+        )
+
+    async def _answer_here(self, entry: Method, params: Mapping[str, object], caller: Caller) -> object:
+        name = entry.name
+        is_dry = params.get("dry_run") is True and "dry_run" in entry.params.__struct_fields__
+        if entry.recorded in ("always", "or-refused") and not is_dry:
+            return await self._change(entry, params, caller)
+        try:
+            asked = await self._admitted(entry, params, caller)
+        except CorralError as error:
+            self.note_refused(name, params, caller, error)
+            raise
+        return await self._served(entry, asked, caller)
+
+    async def _admitted(self, entry: Method, params: Mapping[str, object], caller: Caller) -> Struct:
+        """Returns the params as the method takes them, restricted to the tenant and the agents of the caller."""
+        if caller.tenant:
+            self._check_tenant(entry, caller.tenant)
+        if RIGHTS.index(caller.permission) < RIGHTS.index(entry.permission):
+            raise PermissionDenied(
+                f'cannot call "{entry.name}": {caller.name} may only {caller.permission}',
+                method=entry.name,
+                needs=entry.permission,
+            )
+        asked = convert(params, entry.params, entry.name)
+        if caller.agents is not None:
+            scope = self._scope(caller.agents, caller.tenant)
+            asked = await scope.restricted(entry.name, _rule(entry, caller), asked)
+        return asked
+
+    def _check_tenant(self, entry: Method, tenant: str) -> None:
+        """Refuses a tenant that is not there, and the changes of one that is suspended."""
+        if self.tenants.find(tenant) is None:
+            raise NotFound(f'cannot find tenant "{tenant}"', name=tenant, known=[])
+        if entry.permission != "read" and self.tenants.is_suspended(tenant):
+            raise PermissionDenied(
+                f'cannot call "{entry.name}": tenant "{tenant}" is suspended',
+                method=entry.name,
+                tenant=tenant,
+                reason="suspended",
+            )
+
+    def _check_rate(self, entry: Method, caller: Caller) -> None:
+        """Refuses a change beyond the number that a caller may make within a minute."""
+        limit = self.agents.config.daemon.max_changes_per_minute
+        if entry.name in UNLIMITED:
+            return
+        token = caller.who.get("token")  # an HTTP client chooses its other name itself
+        name = refusal_key(caller.who) if token is None else f"token {token}"
+        wait_s = self.change_rate.take(name, limit, self.loop.time())
+        if wait_s:
+            raise Overloaded(
+                f'cannot call "{entry.name}": {caller.name} has made {limit} changes within a minute',
+                limit="max_changes_per_minute",
+                value=limit,
+                retry_after_s=round(wait_s, 3),
+            )
+
+    async def _served(self, entry: Method, asked: Struct, caller: Caller) -> object:
+        """Calls the handler; a caller with a tenant or some agents alone learns nothing of others from its answer."""
+        if self.optional_cluster is not None:
+            placed = self.optional_cluster.placed_call(entry.name, asked, caller)
+            if placed is not None and (answer := await placed) is not None:
+                return answer
+        if caller.agents is None:
+            return await entry.serve(self, asked, caller)
+        scope, rule = self._scope(caller.agents, caller.tenant), _rule(entry, caller)
+        if rule is not None and rule.sends:
+            caller = ScopedCaller(caller, caller.agents, rule)
+        try:
+            return scope.result(rule, await entry.serve(self, asked, caller))
+        except CorralError as error:
+            raise scope.error(error) from None
+
+    def _scope(self, globs: Sequence[str], tenant: str) -> Scope:
+        registry, schedules = self.agents.registry, self.optional_schedules
+        folder = str(self.accounts.folder(tenant)) if tenant else ""
+        return Scope(
+            globs, tenant, registry, self.tasks, self.shared, schedules, self.approvals, self.deployments, folder
+        )
+
+    async def _change(self, entry: Method, params: Mapping[str, object], caller: Caller) -> object:
+        """Calls a method that the audit records: its record is durable before this returns or raises.
+
+        It is not durable where the store takes no write within seconds; where the same call is refused to
+        the caller once more; and where the caller hangs up, since the method may go on.
+        """
+        at, started = utc_now(), self.loop.time()
+        names = self._resolved(params)
+
+        def record(result: str, **facts: object) -> dict[str, object]:
+            duration_s = round(self.loop.time() - started, 6)
+            entry_record = {**_record(entry.name, params, caller), "names": names}
+            return {**entry_record, "at": at, "result": result, "duration_s": duration_s, **facts}
+
+        try:
+            asked = await self._admitted(entry, params, caller)
+            self._check_rate(entry, caller)
+            if caller.agents is not None:  # the names that are left
+                names = self._resolved(codec.as_object(msgspec.to_builtins(asked)) or {})
+            if entry.recorded == "or-refused":
+                await self.audit.require(f'call "{entry.name}"')
+        except CorralError as error:
+            self.note_refused(entry.name, params, caller, error)
+            raise
+        try:
+            result = await self._served(entry, asked, caller)
+        except CorralError as error:
+            entry_record = record(error.name, **_failure(error))
+            if not isinstance(error, UNDONE) or self.audit.refuse(entry_record, refusal_key(caller.who)):
+                await self.audit.keep(entry_record)
+            raise
+        except asyncio.CancelledError:  # it hung up: no caller waits
+            self.audit.add(record("Cancelled"))
+            raise
+        except Exception:  # a defect of ours: the record is kept all the same
+            await self.audit.keep(record("InternalError"))
+            raise
+        facts = recorded_values(result, entry.recorded_keys)
+        await self.audit.keep(record("ok", **({"told": _bounded(facts)} if facts else {})))
+        return result
+
+    def _resolved(self, params: Mapping[str, object]) -> list[object]:
+        """Returns the names that a call is about, for its record: globs and selectors as what they choose now."""
+        names = _names(params)
+        selector = params.get("selector")
+        plain = [each for each in names if isinstance(each, str) and each != "*"]
+        if selector is None and (params.get("all") is True or not any(map(is_glob, plain))):
+            return names
+        try:
+            found = self.agents.registry.chosen(plain, selector if isinstance(selector, str) else None, groups=True)
+        except CorralError:  # the method refuses it
+            return names
+        return [*found[:NAMES_KEPT]]
+
+    def note_refused(self, name: str, params: Mapping[str, object], caller: Caller, error: CorralError) -> None:
+        """Records that a change or a tool call was refused before anything was done, unless it was just before."""
+        entry = self.methods.get(name)
+        if entry is not None and entry.recorded == "by-itself":
+            self.tool_calls.note_refused(params.get("name"), caller.who, error)
+        elif entry is not None and entry.recorded != "never":
+            record = {**_record(name, params, caller), "at": utc_now(), "result": error.name}
+            record |= _failure(error)
+            if isinstance(error, PermissionDenied):
+                record["names"] = _names(params)[:MAX_DENIED_NAMES]
+                record["params"] = _bounded(_open_params(name, params), MAX_DENIED_BYTES)
+            if self.audit.refuse(record, refusal_key(caller.who)):
+                self.audit.add(record)
+
+
+def _rule(entry: Method, caller: Caller) -> Rule | None:
+    """Returns the rule that restricts a call; that of a caller bound to a tenant, whose token names agents, is the narrower one."""
+    is_whole = caller.agents == bound(None, caller.tenant)
+    return entry.tenant if caller.tenant and (is_whole or entry.scope is not None) else entry.scope
+
+
+# -- audit records of calls
+
+
+def _record(name: str, params: Mapping[str, object], caller: Caller) -> dict[str, object]:
+    return {
+        "action": name,
+        "who": dict(caller.who),
+        "names": _names(params),
+        "params": _bounded(_open_params(name, params)),
+    }
+
+
+OPEN_OF_SECRETS = frozenset({"name", "agents", "replace", "restart", "force", "rights", "expires_s", "overlap_s"})
+"""Keys of the methods `secret.*`, `token.*` and `auth.*` whose values may be shown: a mistyped key must not show a secret."""
+
+
+def _open_params(name: str, params: Mapping[str, object]) -> Mapping[str, object]:
+    """Returns the params that logs and the audit may see, before any is masked by its own key."""
+    if not name.startswith(("secret.", "token.", "auth.")):
+        return params
+    return {key: value if key in OPEN_OF_SECRETS else MASK for key, value in params.items()}
+
+
+def _names(params: Mapping[str, object]) -> list[object]:
+    """Returns the names that a call is about; `*` for all."""
+    if params.get("all") is True:
+        return ["*"]
+    found = [params.get("name")]
+    found += codec.as_array(params.get("names")) or []
+    added = codec.as_array(params.get("agents")) or []
+    found += [(codec.as_object(each) or {}).get("name") for each in added[:NAMES_KEPT]]
+    return [each[:MAX_NAME] for each in found[:NAMES_KEPT] if isinstance(each, str)]
+
+
+def _bounded(value: Mapping[str, object], limit: int = MAX_PARAMS_BYTES) -> dict[str, object]:
+    """Returns params or a result as the audit may show them: without secrets, and as a digest where they are long."""
+    sha256, size_bytes = digest(value)
+    if sha256 is None or size_bytes > limit:
+        return {"sha256": sha256, "bytes": size_bytes}
+    return codec.as_object(masked(value)) or {}
+
+
+def _failure(error: CorralError) -> dict[str, object]:
+    """Returns the record of an error; without the message of InvalidParams, which quotes a value that may be a secret."""
+    if isinstance(error, InvalidParams):
+        return {"code": error.code, "key": str(error.data.get("key", ""))[:MAX_MESSAGE]}
+    return {"code": error.code, "message": error.message[:MAX_MESSAGE]}

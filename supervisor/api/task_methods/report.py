@@ -1,0 +1,155 @@
+"""Serves the methods `cost.list` and `task.log` of the table."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+
+import msgspec
+
+from corral.supervisor.records.events.bus import Event
+from corral.supervisor.records.events.history import EventFilter
+from corral.supervisor.records.logs.file_format import LogFilter
+from corral.supervisor.records.logs.merging import LogPosition
+from corral.supervisor.tenants.tokens.scope import TASK, Rule, knows
+from corral.worker.contract.log_pieces import PieceJoiner
+from corral.worker.contract.records import ENDED, Task
+from corral.worker.control.reports import CostParams, Costs, TaskLog, TaskLogEntry, TaskLogParams
+
+from ..reports.task_lines import LATE_S, lines_of_task
+from ..reports.timeline import Timeline
+from ..table.faces import faces
+from ..table.table import Caller, Control, method
+from .task import children_of
+
+STORED = ("task.started", "task.progress", "task.retried")
+"""Types of events that tell steps of a task."""
+
+FOLLOWED = (*STORED, "task.queued", "task.ended", "mcp.call")
+"""Types that a follower of a task needs: of it, of its tool calls, of tasks that it delegates."""
+
+MOST_CHILDREN = 1_000
+"""Number of delegated tasks in one log."""
+
+MOST_EVENTS = 5_000
+"""Number of stored events in one log, the first."""
+
+ENTRIES_AT_ONCE = 500
+"""Number of entries in one notification."""
+
+LAST_LINES_S = 5.0
+"""Seconds that the last lines may take after the end of the task."""
+
+
+@method(
+    "cost.list",
+    "read",
+    CostParams,
+    Costs,
+    scope=Rule("agent"),
+    tenant=Rule("agent", lists_all=True),
+    faces=faces("GET /costs", python="list_costs", command="cost"),
+)
+async def _costs(control: Control, params: CostParams, caller: Caller) -> Costs:
+    """Returns what ended tasks have used, summed by agent, session, tenant, day or hour; also of agents that were removed."""
+    return await control.costs.listed(params, knows(caller.agents))
+
+
+@method(
+    "task.log",
+    "read",
+    TaskLogParams,
+    TaskLog,
+    scope=TASK,
+    faces=faces("GET /tasks/{task}/log", python="task_log", command="task log", streams=True),
+)
+async def _task_log(control: Control, params: TaskLogParams, caller: Caller) -> TaskLog:
+    """Returns what a task has done in order of time: attempts, progress, log lines, tool calls, delegated tasks.
+
+    With `follow` they are sent as `task.log` notifications {entries}, until it has ended.
+    """
+    shared = control.shared
+    if not params.follow:
+        task = await control.tasks.show(params.task)
+        entries, _ = await _past(control, task, params.lines)
+        return TaskLog(task=task.id, state=task.state, entries=entries)
+    children: set[str] = set()
+
+    def is_of_task(event: Event) -> bool:
+        fields = event.fields
+        of = fields.get("task")
+        if event.type == "task.queued" and fields.get("parent") == params.task:
+            if len(children) < MOST_CHILDREN:
+                children.add(str(of))
+            return True
+        return of == params.task or of in children
+
+    with shared.bus.subscribe(FOLLOWED, where=is_of_task) as subscription:
+        task = await control.tasks.show(params.task)
+        newest = shared.bus.newest
+        children |= {*task.children[:MOST_CHILDREN]}
+        entries, position = await _past(control, task, params.lines)
+        _send(caller, entries)
+        await caller.drain()
+        if task.state in ENDED:
+            return TaskLog(task=task.id, state=task.state, entries=[])
+        timeline = Timeline(task)
+
+        async def send_events() -> None:
+            async for event in subscription:
+                if event.seq > newest:
+                    entry = timeline.of_live_event(event.record())
+                    _send(caller, [] if entry is None else [entry])
+                    await caller.drain()
+
+        async def send_lines() -> None:
+            place = LogPosition.parse(position.text())  # as a reader that comes back with it
+            batches = lines_of_task(shared, task, LogFilter(), None, place, follow=True)
+            joiner = PieceJoiner()
+            async with contextlib.aclosing(batches):
+                async for batch in batches:
+                    _send(caller, [timeline.of_line(line) for line in joiner.join(batch)])
+                    await caller.drain()
+            _send(caller, [timeline.of_line(line) for line in joiner.flush()])
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(send_events())
+            lines = group.create_task(send_lines())
+            ended = await control.tasks.wait(params.task)
+            await asyncio.wait([lines], timeout=LAST_LINES_S)
+            lines.cancel()
+            subscription.close()
+        _send(caller, [timeline.end(ended)])
+    return TaskLog(task=ended.id, state=ended.state, entries=[])
+
+
+async def _past(control: Control, task: Task, count: int) -> tuple[list[TaskLogEntry], LogPosition]:
+    """Returns the entries so far, with the last `count` log lines, and the place in the log behind them."""
+    shared = control.shared
+    history, newest = shared.event_history, shared.bus.newest
+    wanted = EventFilter(STORED, task=task.id, since_s=datetime.fromisoformat(task.created_at).timestamp() - LATE_S)
+    start = await history.begin(wanted, newest=newest, since=None, n=None, until=newest)
+    events: list[Mapping[str, object]] = []
+    async for page in history.history(start, newest, wanted, reports_expired=False):
+        events += page.records[: MOST_EVENTS - len(events)]
+    calls = await control.tool_calls.history.of(task.id)
+    children = await children_of(control, task, MOST_CHILDREN)
+    position, joiner = LogPosition(), PieceJoiner()
+    lines: list[dict[str, object]] = []
+    batches = lines_of_task(shared, task, LogFilter(), count, position, follow=False)
+    async with shared.logs.answering, contextlib.aclosing(batches):
+        async for batch in batches:
+            lines += joiner.join(batch)
+    lines += joiner.flush()
+    return Timeline(task).history(events, calls, children, lines), position
+
+
+def _send(caller: Caller, entries: Sequence[TaskLogEntry]) -> None:
+    for some in _messages(entries):
+        caller.notify("task.log", {"entries": [msgspec.to_builtins(each) for each in some]})
+
+
+def _messages(entries: Sequence[TaskLogEntry]) -> Iterator[Sequence[TaskLogEntry]]:
+    """Yields entries in messages that are not long."""
+    for place in range(0, len(entries), ENTRIES_AT_ONCE):
+        yield entries[place : place + ENTRIES_AT_ONCE]

@@ -1,0 +1,359 @@
+"""Carries what placed agents keep from node to node: checkpoints, sessions and values by key, each a key of the engine.
+
+A write goes to the engine before it is acknowledged, with the fencing tokens of its writers: of a node that was replaced it is
+refused, and counted. Reads are from the store of the node, which takes over what the engine has when an agent starts there,
+and when a task of a session begins.
+"""
+
+import asyncio
+import hashlib
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import msgspec
+from msgspec import Raw, Struct
+
+from corral.worker.contract.errors import Conflict, Timeout
+
+from ..engine.interface import Engine, Entry
+from ..state.state import decoded, encoded
+
+CARRIED = "carried"
+"""The prefix of what placed agents keep."""
+
+GIVEN_MAX = 10_000
+"""Number of sessions of which it is remembered that the store of this node has what the engine has."""
+
+VALUE = "value-"
+SESSION = "session-"
+NOTHING = b"null"
+"""Bytes of a value that was deleted."""
+
+READ_S = 5.0
+"""Seconds that the values of an agent may take to be read."""
+
+ENDED_S = 30 * 86_400
+"""Seconds that the end of a session, and of the values that ended with it, is kept for nodes that have them yet."""
+
+TASK_S = 7 * 86_400
+"""Seconds that the checkpoint of a task is kept on the engine."""
+
+
+class Carried(Struct, frozen=True, kw_only=True):
+    """Represents one value: `tokens` has the fencing token of the last writer of each replica, `name` what it is of."""
+
+    tokens: dict[str, int]
+    data: Raw
+    name: list[str] = []
+    ends_at: float | None = None
+    is_over: bool = False
+    """Whether a session was cleared; `data` is an empty one."""
+
+
+class Fence(NamedTuple):
+    """Names the replica for which a node writes, and its fencing token."""
+
+    replica: int
+    token: int
+
+
+class Stores(Protocol):
+    """Represents what of the store of this node is carried."""
+
+    async def packed(self, agent: str, session: str) -> bytes | None:
+        """Returns a whole session; None where there is none."""
+        ...
+
+    async def unpack(self, agent: str, session: str, record: bytes, ends_at: float | None) -> None:
+        """Replaces a whole session, and its end."""
+        ...
+
+    async def session_end(self, agent: str, session: str) -> float | None:
+        """Returns when a session ends, in seconds of the Unix epoch; None where no end was given to it."""
+        ...
+
+    async def drop_session(self, agent: str, session: str) -> None:
+        """Removes a session of this node alone."""
+        ...
+
+    def empty_session(self) -> bytes:
+        """Returns a session without a turn."""
+        ...
+
+    async def take_value(self, agent: str, session: str, key: str, value: object, ends_at: float | None) -> None:
+        """Keeps a value by key, None for its end."""
+        ...
+
+
+class TaskCheckpoints(Protocol):
+    """Represents the checkpoints of this node."""
+
+    async def take_over(self, agent: str, worker: str | None, task: str | None, data: object) -> None:
+        """Keeps a checkpoint of another node."""
+        ...
+
+
+class CarriedState:
+    """Writes and reads what is carried.
+
+    Args:
+        engine: returns the engine; None while this node has not reached it.
+        fence: returns the replica and token of an agent that this node runs; None where it does not, or has lost its lease.
+        note_late: counts and publishes a write that is refused: agent, task, reason.
+    """
+
+    def __init__(
+        self,
+        engine: Callable[[], Engine | None],
+        fence: Callable[[str], Fence | None],
+        note_late: Callable[[str, str, str], None],
+    ) -> None:
+        self._engine = engine
+        self._fence = fence
+        self._note_late = note_late
+        self._given: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self._is_placed: Callable[[str], bool] = lambda _: False
+        self._stores: Stores | None = None
+        self._checkpoints: TaskCheckpoints | None = None
+
+    def bind(self, is_placed: Callable[[str], bool], stores: Stores, checkpoints: TaskCheckpoints) -> None:
+        """Connects the store of this node."""
+        self._is_placed = is_placed
+        self._stores = stores
+        self._checkpoints = checkpoints
+
+    # -- checkpoints
+
+    async def checkpoint(self, agent: str, worker: str | None, task: str | None, text: bytes) -> None:
+        """Stores a checkpoint of a placed agent on the engine; does nothing for another one.
+
+        Raises:
+            Conflict: this node was replaced.
+            Timeout: the engine does not answer.
+            ResourceLimitExceeded: it is larger than the engine takes.
+        """
+        if not self._is_placed(agent):
+            return
+        if task is not None:
+            await self._write(agent, f"task-{task}", text, task, ttl_s=TASK_S)
+        elif worker is not None:
+            fence = self._fence(agent)
+            replica = 0 if fence is None else fence.replica
+            await self._write(agent, f"worker-{replica}-{worker}", text, "", name=[worker])
+
+    async def take_task(self, engine: Engine, agent: str, task: str) -> None:
+        """Takes over the checkpoint of a task that began on another node."""
+        await self._take_checkpoint(engine, f"task-{task}", agent, None, task)
+
+    async def take_workers(self, engine: Engine, agent: str, replicas: Sequence[int], workers: Sequence[str]) -> None:
+        """Takes over the last checkpoints of the workers of replicas that start here."""
+        for replica in replicas:
+            for worker in workers:
+                await self._take_checkpoint(engine, f"worker-{replica}-{worker}", agent, worker, None)
+
+    async def _take_checkpoint(
+        self, engine: Engine, what: str, agent: str, worker: str | None, task: str | None
+    ) -> None:
+        found = _carried(await engine.get(_key(agent, what)))
+        if found is not None and self._checkpoints is not None:
+            data = msgspec.json.decode(found.data)
+            await self._checkpoints.take_over(agent, worker, task, data)
+
+    # -- values by key
+
+    async def value(self, agent: str, session: str, key: str, text: bytes | None, ttl_s: float | None) -> None:
+        """Stores a value of a placed agent on the engine, None for its end; does nothing for another agent.
+
+        Raises:
+            Conflict: this node was replaced.
+            Timeout: the engine does not answer.
+            ResourceLimitExceeded: it is larger than the engine takes.
+        """
+        if not self._is_placed(agent):
+            return
+        what = VALUE + _digest(f"{session}\0{key}")
+        await self._write(
+            agent,
+            what,
+            NOTHING if text is None else text,
+            "",
+            name=[session, key],
+            ttl_s=None if ttl_s is None else math.ceil(ttl_s) + 1,
+            ends_at=None if ttl_s is None else time.time() + ttl_s,
+        )
+
+    async def take_values(self, engine: Engine, agent: str) -> None:
+        """Takes over the values of an agent that starts here.
+
+        Raises:
+            Timeout: the engine does not bring them in time.
+        """
+        assert self._stores is not None, "it is bound before the node joins"
+        for what, found in (await self._all(engine, agent)).items():
+            if not what.startswith(VALUE):
+                continue
+            if found.ends_at is None or found.ends_at > time.time():
+                session, name = found.name
+                data = msgspec.json.decode(found.data)
+                await self._stores.take_value(agent, session, name, data, found.ends_at)
+
+    async def _all(self, engine: Engine, agent: str) -> dict[str, Carried]:
+        """Returns all that an agent keeps."""
+        watch = await engine.watch(f"{CARRIED}/{agent}")
+        try:
+            async with asyncio.timeout(READ_S):
+                await watch.synced()
+            entries = watch.entries()
+        except TimeoutError:
+            raise Timeout(f'cannot read what "{agent}" keeps: the engine is too slow') from None
+        finally:
+            await watch.close()
+        found = {key.removeprefix(f"{CARRIED}/{agent}/"): _carried(e) for key, e in entries.items()}
+        return {what: each for what, each in found.items() if each is not None}
+
+    # -- sessions
+
+    async def take_session(self, engine: Engine, agent: str, session: str) -> int:
+        """Takes over a session as the engine has it; returns its revision there, 0 where there is none."""
+        entry = await engine.get(_session_key(agent, session))
+        found = _carried(entry)
+        given = self._given.pop((agent, session), None)
+        if entry is not None and entry.revision == given:
+            return given  # the store of this node has it as it was given
+        if entry is None or found is None or self._stores is None:
+            return 0 if entry is None else entry.revision
+        if found.is_over or (found.ends_at is not None and found.ends_at <= time.time()):
+            await self._stores.drop_session(agent, session)
+        else:
+            await self._stores.unpack(agent, session, bytes(found.data), found.ends_at)
+        return entry.revision
+
+    async def give_session(self, agent: str, session: str, task: str, revision: int) -> None:
+        """Stores a session with the turn of a task that was given it at `revision`.
+
+        Raises:
+            Conflict: this node was replaced, or another one has written the session since.
+            Timeout: the engine does not answer.
+            ResourceLimitExceeded: it is larger than the engine takes.
+        """
+        assert self._stores is not None, "it is bound before the node joins"
+        record = await self._stores.packed(agent, session)
+        if record is not None:
+            given = await self._write(
+                agent,
+                _session_name(session),
+                record,
+                task,
+                name=[session],
+                revision=revision,
+                ends_at=await self._stores.session_end(agent, session),
+            )
+            self._given[agent, session] = given
+            if len(self._given) > GIVEN_MAX:
+                self._given.popitem(last=False)
+
+    async def end_session(self, agent: str, session: str, ends_at: float | None) -> None:
+        """Gives an end to a session of a placed agent on the engine, None for none; does nothing for another agent.
+
+        Raises:
+            Conflict: this node was replaced.
+            Timeout: the engine does not answer.
+        """
+        engine = self._engine()
+        if not self._is_placed(agent) or engine is None:
+            return
+        entry = await engine.get(_session_key(agent, session))
+        found = _carried(entry)
+        if entry is not None and found is not None and not found.is_over:
+            what, data = _session_name(session), bytes(found.data)
+            await self._write(agent, what, data, "", name=[session], revision=entry.revision, ends_at=ends_at)
+
+    async def clear(self, agent: str, session: str | None) -> int:
+        """Ends a session of a placed agent with its values on the engine, or all; returns the number of sessions.
+
+        Raises:
+            Conflict: this node does not run the agent, or was replaced.
+            Timeout: the engine does not answer.
+        """
+        engine = self._engine()
+        if not self._is_placed(agent) or engine is None or self._stores is None:
+            return 0
+        empty, count = self._stores.empty_session(), 0
+        for what, found in (await self._all(engine, agent)).items():
+            is_session = what.startswith(SESSION)
+            if found.is_over or (is_session or what.startswith(VALUE)) is False:
+                continue
+            if session in (None, found.name[0]):
+                data = empty if is_session else NOTHING
+                name, is_over = found.name, is_session
+                await self._write(agent, what, data, "", name=name, ttl_s=ENDED_S, is_over=is_over)
+                count += is_session
+        return count
+
+    # -- one write
+
+    async def _write(
+        self,
+        agent: str,
+        what: str,
+        data: bytes,
+        task: str,
+        *,
+        name: Sequence[str] = (),
+        revision: int | None = None,
+        ttl_s: int | None = None,
+        ends_at: float | None = None,
+        is_over: bool = False,
+    ) -> int:
+        engine, fence = self._engine(), self._fence(agent)
+        if fence is None or engine is None:
+            raise self._late(agent, what, task, "this node has lost its lease")
+        key = _key(agent, what)
+        while True:
+            entry = await engine.get(key)
+            present = _carried(entry)
+            tokens = {} if present is None else present.tokens
+            if tokens.get(str(fence.replica), 0) > fence.token:
+                raise self._late(agent, what, task, "a newer node has written it")
+            here = 0 if entry is None else entry.revision
+            if revision is not None and here != revision:
+                reason = "another node has written it since"
+                raise Conflict(f'cannot keep {what} of "{agent}": {reason}', reason=reason)
+            value = Carried(
+                tokens={**tokens, str(fence.replica): fence.token},
+                data=Raw(data),
+                name=list(name),
+                ends_at=ends_at,
+                is_over=is_over,
+            )
+            try:
+                return await engine.put(key, encoded(value), revision=here, ttl_s=ttl_s)
+            except Conflict:
+                continue  # it is read anew: a newer token may be there
+
+    def _late(self, agent: str, what: str, task: str, reason: str) -> Conflict:
+        self._note_late(agent, task, f"{what}: {reason}")
+        return Conflict(f'cannot keep {what} of "{agent}": {reason}', agent=agent, reason=reason)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _key(agent: str, what: str) -> str:
+    return f"{CARRIED}/{agent}/{what}"
+
+
+def _session_name(session: str) -> str:
+    return SESSION + _digest(session)
+
+
+def _session_key(agent: str, session: str) -> str:
+    return _key(agent, _session_name(session))
+
+
+def _carried(entry: Entry | None) -> Carried | None:
+    return None if entry is None else decoded(entry.value, Carried)

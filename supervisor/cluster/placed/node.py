@@ -1,0 +1,335 @@
+"""Joins a cluster, and keeps this node's part of it up until the daemon ends.
+
+The engine is looked for again and again: a daemon whose engine is away runs its local agents, and says that it is degraded.
+"""
+
+import asyncio
+import contextlib
+import logging
+import uuid
+from collections.abc import Awaitable, Callable
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from corral.supervisor.agents.running.agents import Agents
+from corral.supervisor.api.table.caller import Caller
+from corral.supervisor.api.table.services import FoundEngine
+from corral.supervisor.config.declared.cluster import ClusterSettings
+from corral.supervisor.workers.supervision.shared import Shared, utc_now
+from corral.worker.contract.errors import Conflict, CorralError, InvalidParams, NotFound, Timeout
+from corral.worker.control.nodes import Node
+from corral.worker.control.params import ScaleParams
+
+from ..calls.forwarding import Forwarding
+from ..calls.router import ALL_S, OPERATIONS, Router
+from ..engine.connection import open_engine
+from ..engine.interface import Engine
+from ..lease.lease import Lease, Timing
+from ..lease.lease_holder import PART, LeaseHolder
+from ..lease.membership import Membership, boot_clock
+from ..lease.observer import nodes_now
+from ..lease.record import NodeRecord
+from ..state.state import Drained, drained_key, encoded
+from ..state.view import ClusterView
+from .carried_state import CarriedState
+from .placed_agents import PlacedAgents
+from .placed_changes import PlacedChanges
+from .placed_runner import PlacedRunner
+from .placed_tasks import PlacedTasks
+from .placer import Placer
+from .shared_budgets import SharedBudgets
+from .shared_schedules import SharedSchedules
+from .specs import SpecPublisher
+from .task_calls import TaskCalls
+
+AGAIN_S = 1.0
+"""Seconds between two attempts to reach an engine at the start."""
+
+ANSWER_S = 5.0
+"""Seconds that a question about all nodes may take."""
+
+LEAVE_S = 2.0
+"""Seconds that the end of the daemon waits for the engine."""
+
+logger = logging.getLogger(__name__)
+
+
+class ClusterNode:
+    """Represents this daemon in its cluster.
+
+    Args:
+        settings: `[cluster]`.
+        name: of this node.
+        version: of corral.
+        shared: the launcher, the events, and the rights to run placed agents.
+        token: returns the token of the engine, with its secret in place.
+        agents: the running set.
+    """
+
+    def __init__(
+        self,
+        settings: ClusterSettings,
+        name: str,
+        version: str,
+        shared: Shared,
+        token: Callable[[], str],
+        agents: Agents,
+    ) -> None:
+        self.name = name
+        self.settings = settings
+        self.timing = Timing(lease_s=float(settings.lease), beat_s=settings.beat)
+        self._version = version
+        self._token = token
+        self._incarnation = uuid.uuid4().hex
+        self._engine: Engine | None = None
+        self._last: list[Node] = []
+        self._problem = ""
+        self.view = ClusterView()
+        self._membership: Membership | None = None
+        self.forwarding = forwarding = Forwarding(name, self._incarnation)
+        self.carried = CarriedState(
+            lambda: self._engine,
+            lambda agent: self.placed.fence(agent) if self._holds_lease() else None,
+            lambda agent, task, reason: self.tasks.note_late(agent, task, reason),
+        )
+        self.tasks = PlacedTasks(
+            name, self.view, agents, shared.placements, shared.bus, self._holds_lease, self.carried
+        )
+        self._task_calls = TaskCalls(name, self.tasks, forwarding)
+        self._router = Router(
+            name,
+            forwarding,
+            self._reached,
+            self._others,
+            self.view.nodes_of,
+            self._task_calls.waiting,
+            lambda: self.holder.is_degraded,
+        )
+        self.routed = self._router.routed
+        self.runner = PlacedRunner(name, self.tasks, lambda: self._engine)
+        self.budgets = SharedBudgets(name, self.view)
+        self.schedules = SharedSchedules(self.view, lambda: self._engine)
+        self.changes = PlacedChanges(self.view)
+        self.placed = PlacedAgents(name, self.view, agents, shared, self.tasks, self.carried)
+        self.holder = LeaseHolder(name, shared.launcher, shared.bus, shared.placements, self._lease, self.placed)
+        self._specs = SpecPublisher(name, agents.config, shared.bus)
+        agents.reload.subscribe(self._specs.reloaded)
+        self._placer = Placer(
+            name, self._incarnation, self.view, shared.bus, self.timing, lambda: self.holder.may_start
+        )
+
+    # -- for status
+
+    @property
+    def degraded(self) -> list[str]:
+        """Returns the word for it where the node has no lease that it can rely on."""
+        return [PART] if self.holder.is_degraded else []
+
+    # -- for methods
+
+    async def found(self) -> FoundEngine:
+        """Returns what the engine is, why this node has not joined, and what the engine cannot promise as it is set up now."""
+        name = f"{self.settings.engine} at {self.settings.shown}"
+        if self._engine is None:
+            return FoundEngine(name, problem=self._problem or f"{name}: no answer yet")
+        try:
+            weak = await self._engine.weaknesses()
+        except CorralError as error:
+            return FoundEngine(name, problem=error.message)
+        return FoundEngine(f"{name}, as node {self.name}", weaknesses=weak)
+
+    async def nodes(self) -> list[Node]:
+        """Returns the nodes that have a lease, and those that are drained, by name; those known last while the engine is away.
+
+        Raises:
+            Timeout: the engine does not answer.
+        """
+        if self.holder.is_degraded:
+            known = {each.name: each for each in self._last}
+            own = _node(self._record(), self.name)
+            others = [replace(each, state="unknown") for each in known.values() if not each.here]
+            return sorted([replace(own, state="away"), *others], key=lambda each: each.name)
+        self._last = await self._nodes_now()
+        return self._last
+
+    async def _nodes_now(self) -> list[Node]:
+        engine = self._reached("list the nodes")
+        try:
+            records = {each.name: each for each in await nodes_now(engine, ANSWER_S)}
+        except TimeoutError:
+            raise self._no_answer("list the nodes") from None
+        return [_node(record, self.name) for _, record in sorted(records.items())]
+
+    async def drain(self, node: str, by: str) -> Node:
+        """Requests that a node gives its replicas away, and gets no new ones, until `resume`.
+
+        Raises:
+            NotFound: no node of that name has a lease.
+            Timeout: the engine does not answer.
+        """
+        return await self._set_drained(node, Drained(by=by, at=utc_now()))
+
+    async def resume(self, node: str) -> Node:
+        """Lets a node get replicas again.
+
+        Raises:
+            NotFound: no node of that name has a lease.
+            Timeout: the engine does not answer.
+        """
+        return await self._set_drained(node, None)
+
+    async def _set_drained(self, node: str, wanted: Drained | None) -> Node:
+        found = {each.name: each for each in await self._nodes_now()}
+        if node not in found:
+            raise NotFound(f'cannot find node "{node}"', name=node, known=sorted(found))
+        engine, key = self._reached(f'drain node "{node}"'), drained_key(node)
+        while True:
+            entry = await engine.get(key)
+            try:
+                if wanted is not None and entry is None:
+                    await engine.put(key, encoded(wanted), revision=0)
+                elif wanted is None and entry is not None:
+                    await engine.put(key, None, revision=entry.revision)
+            except Conflict:
+                continue  # another one has just done the same, or the opposite
+            state = "ready" if wanted is None else "draining"
+            return replace(found[node], state=state)
+
+    def _reached(self, what: str) -> Engine:
+        if self._engine is None:
+            raise self._no_answer(what)
+        return self._engine
+
+    def _no_answer(self, what: str) -> Timeout:
+        return Timeout(
+            f"cannot {what}: the engine at {self.settings.shown} does not answer",
+            engine=self.settings.engine,
+            url=self.settings.shown,
+            uncertain=False,
+        )
+
+    def placed_call(self, method: str, asked: Struct, caller: Caller) -> Awaitable[object] | None:
+        """Returns the answer to a call about a task or the memory of a placed agent, which all nodes have; None for other calls."""
+        if method in OPERATIONS and (places := self._places(asked)):
+            return self._router.on_all(method, asked, caller, places)
+        if isinstance(asked, ScaleParams) and self.tasks.is_placed(asked.name):
+            engine = self._reached(f'scale "{asked.name}"')
+            statuses = self._router.statuses(asked.name, caller)
+            return self.changes.scale(engine, asked, statuses)
+        agent = getattr(asked, "agent", None)
+        if method.startswith("memory.") and self.tasks.is_placed(agent):
+            nodes = self.view.nodes_of(str(agent))
+            return self._router.of_placed(method, asked, caller, nodes)
+        return self._task_calls.answer(method, asked, caller, self._reached)
+
+    def _places(self, asked: Struct) -> dict[str, list[str]]:
+        """Returns the nodes that run the named agents, each with their names; none unless all of them are placed."""
+        names = getattr(asked, "names", [])
+        if not names or not all(map(self.tasks.is_placed, names)):
+            return {}
+        found: dict[str, list[str]] = {}
+        for name in names:
+            for node in self.view.nodes_of(name):
+                found.setdefault(node, []).append(name)
+        return found
+
+    # -- calls about other nodes
+
+    async def _others(self) -> list[str]:
+        """Returns the names of the other nodes; those that were known last where the engine does not answer now."""
+        if self._engine is not None and not self.holder.is_degraded:
+            with contextlib.suppress(TimeoutError, CorralError):
+                records = await nodes_now(self._engine, ALL_S)
+                self._last = [_node(each, self.name) for each in records]
+        return [each.name for each in self._last if not each.here]
+
+    # -- its life
+
+    async def run(self) -> None:
+        """Joins, and keeps the lease until it is cancelled; the workers of the cluster have to be stopped by then."""
+        engine = await self._open()
+        self._engine, self._problem = engine, ""
+        try:
+            membership = Membership(engine, self._record, self.holder, timing=self.timing)
+            self._membership = membership
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(membership.run())
+                    group.create_task(self._warn(engine))
+                    group.create_task(self.view.follow(engine))
+                    group.create_task(self.placed.run(engine))
+                    group.create_task(self._specs.run(engine))
+                    group.create_task(self.budgets.run(engine))
+                    group.create_task(self._placer.run(engine))
+                    group.create_task(self.tasks.ends.follow(engine))
+                    group.create_task(self.tasks.report_always(engine))
+                    group.create_task(self.tasks.follow_cancels(engine))
+                    group.create_task(self.forwarding.serve(engine))
+                    group.create_task(self.forwarding.answer_where(engine))
+            finally:
+                await self.tasks.close()
+                with contextlib.suppress(TimeoutError, CorralError):
+                    async with asyncio.timeout(LEAVE_S):
+                        await self.placed.release(engine)
+                        await self._placer.leave(engine)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LEAVE_S):
+                        await membership.leave()
+        finally:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LEAVE_S):
+                    await engine.close()
+
+    async def _open(self) -> Engine:
+        """Connects to the engine, however long that takes."""
+        while True:
+            try:
+                return await open_engine(self.settings, token=self._token())
+            except (InvalidParams, Timeout) as error:
+                if not self._problem:
+                    logger.warning("this node is not in its cluster yet: %s", error)
+                self._problem = error.message
+                self.holder.note_engine(is_there=False)
+                await asyncio.sleep(AGAIN_S)
+
+    async def _warn(self, engine: Engine) -> None:
+        """Writes what the engine cannot promise to the log."""
+        try:
+            for each in await engine.weaknesses():
+                logger.warning("the engine of the cluster: %s", each)
+        except CorralError as error:
+            logger.warning("cannot read the settings of the engine: %s", error)
+
+    def _holds_lease(self) -> bool:
+        """Returns whether the lease holds at this moment, also where nothing has looked at the clock yet."""
+        lease = self._lease()
+        is_held = lease.phase in ("held", "doubtful")
+        return is_held and boot_clock() < lease.good_at + self.timing.stop_after_s
+
+    def _lease(self) -> Lease:
+        return Lease() if self._membership is None else self._membership.lease
+
+    def _record(self) -> NodeRecord:
+        return NodeRecord(
+            name=self.name,
+            incarnation=self._incarnation,
+            version=self._version,
+            labels=self.settings.labels,
+            capacity=self.settings.capacity,
+            load=self.placed.load,
+            state="draining" if self.name in self.view.drained else "ready",
+            refuses=self.placed.refuses,
+        )
+
+
+def _node(record: NodeRecord, here: str) -> Node:
+    return Node(
+        name=record.name,
+        state=record.state,
+        version=record.version,
+        labels=record.labels,
+        capacity=record.capacity,
+        load=record.load,
+        here=record.name == here,
+    )

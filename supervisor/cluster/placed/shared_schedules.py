@@ -1,0 +1,100 @@
+"""Keeps the schedules that all nodes have in the engine: those that were added for placed agents at run time.
+
+Every node has each of them, and one node submits each run, as `placed_runner` decides. They live as long as the engine.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from corral.worker.contract.errors import Conflict, NotFound, Timeout
+from corral.worker.contract.records import ScheduleRecord
+
+from ..engine.interface import Engine
+from ..state.state import decoded, encoded, schedule_key
+from ..state.view import ClusterView
+
+SEEN_S = 2.0
+"""Seconds that this node waits until it sees that a schedule is gone."""
+
+
+class SharedSchedules:
+    """Adds, removes and pauses schedules of the cluster.
+
+    Args:
+        view: holds the state of the engine, as this node knows it.
+        engine: returns the engine; None while this node has not reached it.
+    """
+
+    def __init__(self, view: ClusterView, engine: Callable[[], Engine | None]) -> None:
+        self._view = view
+        self._engine = engine
+        self.subscribe = view.subscribe
+
+    def known(self) -> Mapping[str, ScheduleRecord] | None:
+        """Returns them by name; None before they were read from the engine."""
+        if not self._view.synced.is_set():
+            return None
+        return {name: known.value for name, known in self._view.schedules.items()}
+
+    async def add(self, record: ScheduleRecord) -> None:
+        """Adds one, on the engine when this returns.
+
+        Raises:
+            Conflict: there is one of its name.
+            Timeout: the engine does not answer.
+        """
+        name = record.name
+        engine, value = self._reached(f'add schedule "{name}"'), encoded(record)
+        try:
+            revision = await engine.put(schedule_key(name), value, revision=0)
+        except Conflict:
+            text = f'cannot add schedule "{name}": the cluster has one; corral schedule rm {name}'
+            raise Conflict(text, name=name) from None
+        self._view.put_schedule(record, revision)
+
+    async def remove(self, name: str) -> None:
+        """Removes one; one that is gone already is as wanted.
+
+        Raises:
+            Timeout: the engine does not answer.
+        """
+        engine = self._reached(f'remove schedule "{name}"')
+        while (entry := await engine.get(schedule_key(name))) is not None:
+            try:
+                await engine.put(schedule_key(name), None, revision=entry.revision)
+            except Conflict:
+                continue  # another node has just paused it
+            break
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SEEN_S):
+                await self._view.until(lambda: name not in self._view.schedules)
+
+    async def set_paused(self, name: str, *, paused: bool) -> None:
+        """Pauses or resumes one on all nodes.
+
+        Raises:
+            NotFound: it was removed meanwhile.
+            Timeout: the engine does not answer.
+        """
+        engine = self._reached(f'{"pause" if paused else "resume"} schedule "{name}"')
+        while True:
+            entry = await engine.get(schedule_key(name))
+            record = None if entry is None else decoded(entry.value, ScheduleRecord)
+            if entry is None or record is None:
+                raise NotFound(f'cannot find schedule "{name}"', name=name, known=[])
+            wanted = msgspec.structs.replace(record, paused=paused)
+            try:
+                revision = await engine.put(schedule_key(name), encoded(wanted), revision=entry.revision)
+            except Conflict:
+                continue
+            self._view.put_schedule(wanted, revision)
+            return
+
+    def _reached(self, what: str) -> Engine:
+        engine = self._engine()
+        if engine is None:
+            raise Timeout(f"cannot {what}: the engine of the cluster does not answer", uncertain=False)
+        return engine

@@ -1,0 +1,159 @@
+"""Decides which keys a tenant may write into a table of its own: a list of those that it may, so that a new key is refused at first.
+
+The tables of the owner are not judged here: the floor of `tenancy` holds for them. A path has to lie in the folder of the
+tenant. A variable of the daemon's environment is never expanded for a tenant.
+"""
+
+import re
+from collections.abc import Mapping
+from posixpath import join, normpath
+from typing import Literal
+
+from corral.worker.contract import codec
+from corral.worker.contract.errors import PermissionDenied
+
+Kind = Literal["agent", "mcp", "team", "workflow"]
+
+_PROGRAM = """
+    autostart capabilities command concurrency config denied_tools description disabled entrypoint environment hibernate_after
+    idle_timeout input_schema instances labels max_calls_per_minute min_spare models output_schema own params preload protocol python
+    remain requires resources rolling share smoke tasks template timeout title tools type warm process monitoring recovery
+"""
+_GROUP = (
+    "capabilities description input_schema labels lead max_parallel members mode output routing steps timeout title"
+)
+
+KEYS: Mapping[Kind, frozenset[str]] = {
+    "agent": frozenset(_PROGRAM.split()),
+    "mcp": frozenset(_PROGRAM.split()),
+    "team": frozenset(_GROUP.split()),
+    "workflow": frozenset(_GROUP.split()),
+}
+"""Keys of a table that a tenant may write."""
+
+IN_SECTIONS: Mapping[str, frozenset[str] | None] = {
+    "process": frozenset(
+        [
+            "environment",
+            "drain_timeout",
+            "isolation",
+            "network",
+            "nice",
+            "read_paths",
+            "shutdown_grace_period",
+            "spawn_timeout",
+            "stop_signal",
+            "umask",
+            "working_directory",
+            "write_paths",
+        ]
+    ),
+    "monitoring": frozenset(
+        [
+            "agent_log_level",
+            "enable_log_aggregation",
+            "health_check_interval",
+            "heartbeat_interval",
+            "heartbeat_timeout",
+            "max_log_buffer_size",
+            "max_log_file_bytes",
+            "max_log_files",
+            "stall_timeout",
+        ]
+    ),
+    "recovery": frozenset(
+        [
+            "checkpoint_interval",
+            "checkpoint_retention",
+            "enable_auto_restart",
+            "enable_checkpointing",
+            "enable_graceful_degradation",
+            "failure_threshold",
+            "healthy_after",
+            "max_checkpoint_bytes",
+            "max_checkpoints",
+            "max_restart_attempts",
+            "restart",
+            "restart_backoff_base",
+            "restart_backoff_max",
+            "restart_window",
+        ]
+    ),
+    "resources": None,
+    "tasks": None,
+}
+"""Keys of the sections that a tenant may write; None for all of them."""
+
+PATHS = ("working_directory", "read_paths", "write_paths")
+
+TEMPLATES = ("default",)
+"""Templates of the owner that a tenant may use."""
+
+_VARIABLE = re.compile(r"\$\{(?!secret:|param\.)[^}]*\}?")
+
+
+def check_table(kind: Kind, name: str, table: Mapping[str, object], folder: str) -> None:
+    """Accepts a table, or the changes of one, that a tenant writes; `folder` is that of the tenant.
+
+    Raises:
+        PermissionDenied: a key or a value is not for tenants; `data` has key, value and reason.
+    """
+    for key, value in table.items():
+        if key not in KEYS[kind]:
+            raise _refused(name, key, value, "this key is not for tenants")
+        section = codec.as_object(value)
+        if key in IN_SECTIONS and section is not None:
+            for inner, given in section.items():
+                allowed = IN_SECTIONS[key]
+                if allowed is not None and inner not in allowed:
+                    raise _refused(name, f"{key}.{inner}", given, "this key is not for tenants")
+                _check_value(name, f"{key}.{inner}", inner, given, folder)
+        else:
+            _check_value(name, key, key, value, folder)
+    _check_variables(name, "", table)
+
+
+def _check_value(name: str, path: str, key: str, value: object, folder: str) -> None:
+    if value is None:  # it removes the key
+        return
+    if key == "isolation" and value == "none":
+        raise _refused(name, path, value, "a tenant's agent is isolated")
+    if key == "nice" and isinstance(value, int | float) and value < 0:
+        raise _refused(name, path, value, "a tenant's agent has no higher priority than others")
+    if key == "network" and value == "host":
+        raise _refused(name, path, value, "a tenant's agent has no network of the host by its own table")
+    if key == "template" and value not in TEMPLATES:
+        raise _refused(name, path, value, "templates are the owner's")
+    if key in PATHS:
+        for each in codec.as_array(value) or [value]:
+            if not isinstance(each, str) or not _is_below(each.removeprefix("-"), folder):
+                raise _refused(name, path, each, f'it has to lie in "{folder}"')
+
+
+def _is_below(path: str, folder: str) -> bool:
+    """Returns whether a path, which may be relative to `folder`, lies in it."""
+    folder = normpath(folder)
+    path = normpath(join(folder, path))
+    return path == folder or path.startswith(f"{folder}/")
+
+
+def _check_variables(name: str, path: str, value: object) -> None:
+    """Refuses a variable of the environment in any text."""
+    if isinstance(value, str):
+        if _VARIABLE.search(value.replace("$$", "")):
+            raise _refused(name, path, value, "variables of the daemon are not for tenants")
+        return
+    inner = codec.as_object(value)
+    entries = inner.items() if inner is not None else enumerate(codec.as_array(value) or [])
+    for key, each in entries:
+        _check_variables(name, f"{path}.{key}".lstrip("."), each)
+
+
+def _refused(name: str, key: str, value: object, reason: str) -> PermissionDenied:
+    return PermissionDenied(
+        f'cannot take the table of "{name}": {key} = {value!r}: {reason}',
+        name=name,
+        key=key,
+        value=value,
+        reason=reason,
+    )

@@ -1,0 +1,68 @@
+"""Decodes `[pools.NAME]`, and resolves the names of pools that agents and tenants refer to."""
+
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
+from typing import Annotated, Literal
+
+from msgspec import Struct
+
+from corral.worker.contract.names import FULL, tenant_of
+
+from ..decoding.decoder import Document, KeyPath, fields_of
+from ..decoding.values import KIB, Bytes, Seconds, at_least, matching
+from .naming import why_no_name
+
+a_pool = matching(FULL, "the name of a pool")
+
+Overflow = Literal["evict", "refuse", "trim"]
+"""The ways of making room for a write that finds its pool full."""
+
+
+class DeclaredPool(Struct, frozen=True, kw_only=True):
+    """Represents a memory pool: how many bytes the sessions and keys of its agents may have together.
+
+    A `retention` of 0 is that of each agent, a `cleanup_interval` of 0 that of `[memory]`.
+    """
+
+    name: str
+    max_bytes: Annotated[Bytes, at_least(KIB)]
+    overflow: Overflow = "evict"
+    retention: Seconds = 0.0
+    cleanup_interval: Seconds = 0.0
+
+
+POOL_KEYS = fields_of(DeclaredPool, without={"name"})
+
+
+def decode_pools(document: Document, tables: Mapping[str, object]) -> tuple[dict[str, DeclaredPool], set[str]]:
+    """Returns the pools of a file, and the names of those whose tables are refused, which are noted."""
+    found: dict[str, DeclaredPool] = {}
+    for name, table in tables.items():
+        path = ("pools", name)
+        with document.collecting():
+            if reason := why_no_name(name):
+                raise document.error(path, name, reason)
+            keys = document.decode(path, table, POOL_KEYS)
+            if "max_bytes" not in keys:
+                example = 'it is missing: write max_bytes = "256MiB"'
+                raise document.error((*path, "max_bytes"), None, example)
+            found[name] = DeclaredPool(name=name, **keys)
+    return found, {*tables} - found.keys()
+
+
+def check_pool(document: Document, path: KeyPath, name: str | None, pools: Collection[str], tenant: str = "") -> None:
+    """Refuses the name of a pool that there is not, or that another tenant has.
+
+    Raises:
+        InvalidParams: it is refused; `data` has key, value and reason.
+    """
+    if name is None:
+        return
+    if tenant_of(name) not in ("", tenant):
+        whose = f'the tenant "{tenant}"' if tenant else "the owner"
+        raise document.error(path, name, f"no pool of {whose}")
+    if name not in pools:
+        near = get_close_matches(name, pools, 1)
+        guess = f'; did you mean "{near[0]}"?' if near else ""
+        table = f'[pools."{name}"]' if tenant_of(name) else f"[pools.{name}]"
+        raise document.error(path, name, f"no pool has this name: write {table}{guess}")

@@ -1,0 +1,124 @@
+"""Decodes `[tenants.NAME]` over the defaults of its tier, `[tiers.NAME]`.
+
+A limit of 0 is none. A key that the table of a tenant has wins over that of its tier. Errors name file, key, value and
+reason. Whether a user exists is checked where a process is started.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from corral.worker.contract.names import FULL, LOCAL, is_tenant_name
+
+from ..decoding.decoder import STORE, Document, Fields, KeyPath, fields_of
+from ..decoding.values import duration, is_table, matching, size, whole
+
+Count = Annotated[int, whole(0, 1_000_000_000)]
+Bytes = Annotated[int, size]
+a_tier = matching(LOCAL, "the name of a tier")
+a_pool = matching(FULL, "the name of a pool")
+a_user = matching(r"[^\x00-\x20/:]{1,64}", "the name or the number of a user, as a string")
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """Holds `[tiers.NAME]`: the limits of a tenant, for all its agents together; 0 is no limit."""
+
+    max_agents: Count = 0
+    max_processes: Count = 0
+    max_memory_bytes: Bytes = 0
+    cpu_limit_percent: Annotated[int, whole(0, 1_000_000)] = 0
+    max_disk_bytes: Bytes = 0
+    max_tasks_per_minute: Count = 0
+    max_queue_size: Count = 0
+    max_task_duration: Annotated[float, duration] = 0.0
+    max_tokens_per_minute: Count = 0
+    max_cost_cents_per_day: Count = 0
+
+
+class Tenant(Limits, frozen=True, kw_only=True):
+    """`[tenants.NAME]`: a tenant with its limits, those of its `tier` among them; `source` is where its table came from.
+
+    `user` is the account of its processes, None for a uid of its own. `written` has the keys of its own table.
+    """
+
+    name: str
+    source: str = STORE
+    tier: Annotated[str, a_tier] | None = None
+    user: Annotated[str, a_user] | None = None
+    pool: Annotated[str, a_pool] | None = None
+    written: dict[str, object] = {}
+
+    @property
+    def limits(self) -> dict[str, int | float]:
+        """Returns the limits that are set, by key."""
+        found = {key: getattr(self, key) for key in TIER_KEYS}
+        return {key: value for key, value in found.items() if value}
+
+
+TIER_KEYS: Fields = fields_of(Limits)
+TENANT_KEYS: Fields = fields_of(Tenant, without={"name", "source", "written"})
+
+
+def decode_tiers(document: Document, tables: Mapping[str, object]) -> dict[str, Limits]:
+    """Returns the tiers of a file; refused tables are noted, and left out."""
+    found: dict[str, Limits] = {}
+    for name, table in tables.items():
+        with document.collecting():
+            found[name] = Limits(**document.decode(("tiers", name), table, TIER_KEYS))
+    return found
+
+
+def decode_tenants(
+    document: Document, tables: Mapping[str, object], tiers: Mapping[str, Limits], known_tiers: Collection[str] = ()
+) -> dict[str, Tenant]:
+    """Returns the tenants of a file; refused tables are noted, and left out. `known_tiers` may have refused tables."""
+    found: dict[str, Tenant] = {}
+    for name, table in tables.items():
+        with document.collecting():
+            found[name] = _tenant(document, name, table, tiers, known_tiers)
+    return found
+
+
+def decode_tenant(
+    name: str, table: Mapping[str, object], tiers: Mapping[str, Limits], *, source: str = STORE
+) -> Tenant:
+    """Decodes one tenant from a table of the same shape as `[tenants.NAME]`.
+
+    Raises:
+        InvalidParams: the name, a key or a value is refused; `data` has key, value and reason.
+    """
+    document = Document(source, "")
+    found: Tenant | None = None
+    with document.collecting():
+        found = _tenant(document, name, table, tiers, tiers)
+    document.check()
+    assert found is not None, "a table that is not decoded has a mistake"
+    return found
+
+
+def with_tiers(tenant: Tenant, tiers: Mapping[str, Limits]) -> Tenant:
+    """Returns a tenant with the defaults that its tier has now.
+
+    Raises:
+        InvalidParams: its tier is gone.
+    """
+    return replace(decode_tenant(tenant.name, tenant.written, tiers), source=tenant.source)
+
+
+def _tenant(
+    document: Document, name: str, table: object, tiers: Mapping[str, Limits], known_tiers: Collection[str]
+) -> Tenant:
+    path: KeyPath = ("tenants", name)
+    if not is_tenant_name(name):
+        reason = "a tenant's name has 1 to 32 small letters, digits and -, and starts with a letter"
+        raise document.error(path, name, reason)
+    own: dict[str, Any] = document.decode(path, table, TENANT_KEYS)
+    tier = own.get("tier")
+    if tier is not None and tier not in tiers and tier not in known_tiers:
+        raise document.error((*path, "tier"), tier, f"no tier has this name: write [tiers.{tier}]")
+    defaults = msgspec.structs.asdict(tiers.get(tier or "", Limits()))
+    written: dict[str, object] = dict(table) if is_table(table) else {}
+    return Tenant(**{**defaults, **own}, name=name, source=document.part_of(path).source, written=written)

@@ -1,0 +1,398 @@
+"""Composes the rooms of the daemon: makes each, and connects it with those that it needs.
+
+Nothing is decided here, and nothing runs: `daemon` serves, and takes the rooms down.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from corral.mcp.pool.pool import Pool
+from corral.supervisor.agents.demand.activation import SocketActivation
+from corral.supervisor.agents.demand.autoscaler import Autoscaler
+from corral.supervisor.agents.demand.hibernation import Hibernation
+from corral.supervisor.agents.deployment.compose import make_deployments
+from corral.supervisor.agents.external.stores import Stores, User
+from corral.supervisor.agents.packages.store import Packages
+from corral.supervisor.agents.rollout.rollouts import Rollouts
+from corral.supervisor.agents.running.agent import Agent
+from corral.supervisor.agents.running.agents import Agents
+from corral.supervisor.api.metrics.collector import Collector
+from corral.supervisor.api.metrics.statistics import Statistics
+from corral.supervisor.api.metrics.view import MetricsView
+from corral.supervisor.api.reports.costs import CostSums
+from corral.supervisor.api.table.quotas import Quotas
+from corral.supervisor.config.declared.stores import DeclaredStore
+from corral.supervisor.config.spec.spec import Config, Recovery, Spec, kind_of_group
+from corral.supervisor.machine.isolation.levels import Sandbox
+from corral.supervisor.models.desk.under_way import CallsUnderWay
+from corral.supervisor.records.audit.log import now
+from corral.supervisor.records.logs.daemon_log import DaemonLog
+from corral.supervisor.records.memory.expiry import Expiry
+from corral.supervisor.records.memory.sessions import Memory
+from corral.supervisor.records.store.gathered import Gathered
+from corral.supervisor.records.store.store import Store
+from corral.supervisor.records.telemetry.tracing import Tracer
+from corral.supervisor.tasks.run.backlog import Backlog
+from corral.supervisor.tasks.run.tasks import Tasks
+from corral.supervisor.tasks.worker_api.approvals import Approvals
+from corral.supervisor.tasks.worker_api.call_history import CallHistory
+from corral.supervisor.tasks.worker_api.call_rate import CallRates
+from corral.supervisor.tasks.worker_api.pubsub import WorkerPubsub
+from corral.supervisor.tasks.worker_api.requests import WorkerApi
+from corral.supervisor.tasks.worker_api.tool_calls import ToolCalls
+from corral.supervisor.tasks.workflows.runner import JobRunner
+from corral.supervisor.tasks.workflows.successes import Successes
+from corral.supervisor.tenants.quotas.turns import CallTurns
+from corral.supervisor.tenants.registry.removal import take_up
+from corral.supervisor.tenants.tokens.tokens import Tokens
+from corral.supervisor.workers.egress.proxy import EgressProxy
+from corral.supervisor.workers.exec.execs import Execs
+from corral.supervisor.workers.lifecycle.state_machine import UP
+from corral.supervisor.workers.process.launcher_client import Exit
+from corral.supervisor.workers.supervision.alerts import Alerts
+from corral.supervisor.workers.supervision.limit_enforcer import LimitEnforcer
+from corral.supervisor.workers.supervision.shared import Shared
+from corral.supervisor.workers.supervision.task_failures import TaskFailures
+from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
+
+from ..host.installation import HAS_ORCHESTRATION, Paths, boot_id, built_in
+from .model_rooms import ModelRooms
+from .shared_rooms import SharedRooms, make_shared_rooms
+from .smoke import smoke_of
+from .tenant_rooms import TenantRooms
+
+if HAS_ORCHESTRATION:
+    from corral.supervisor.tasks.workflows.schedules import Schedules
+    from corral.supervisor.tasks.workflows.workflow_engine import WorkflowEngine
+
+if TYPE_CHECKING:
+    from corral.supervisor.cluster.placed.node import ClusterNode
+
+logger = logging.getLogger(__name__)
+
+
+class Rooms:
+    """Holds the rooms of a running daemon."""
+
+    def __init__(self, basis: SharedRooms) -> None:
+        shared, paths = basis.shared, basis.paths
+        config, tracer = basis.config, basis.tracer
+        self.config = config
+        self.paths = paths
+        self.shared = shared
+        self.audit = basis.audit
+        self.exports = basis.exports
+        self.daemon_log = basis.daemon_log
+        self.forwarding = basis.forwarding
+        self.logins = basis.logins
+        self._zygotes = basis.zygotes
+        self.execs = Execs(shared.launcher, shared.host, shared.generation)
+        self.egress = EgressProxy(shared.launcher, shared.host, shared.generation, self._note_refused_host)
+        self.pubsub = WorkerPubsub(shared.bus, lambda: self.agents.config.events)
+        self.turns = CallTurns(asyncio.get_running_loop())
+        self.limits = LimitEnforcer(shared.launcher, shared.bus)
+        rooms = TenantRooms(shared, paths.state_dir, lambda: self.agents.config, self.limits)
+        self.tenant_rooms, self.tenants = rooms, rooms.tenants
+        self.service = WorkerApi(shared.checkpoints, self.pubsub, self.turns, rooms.disk_use)
+        self.pool = Pool(on_refused=self._note_refused)
+        self.agents = Agents(shared, config, self.service, self.pool, rooms.tenants, rooms.gate)
+        self.cluster = _cluster(config, shared, self.agents)
+        self.memory = Memory(
+            shared.store, shared.bus, lambda: self.agents.config, self._spec_of, lambda: self.tenants.all()
+        )
+        self.memory_expiry = Expiry(shared.store, self.memory)
+        backlog = Backlog()
+        self.hibernation = Hibernation(self.agents, shared.checkpoints, backlog.queued)
+        self.activation = SocketActivation(self.agents, shared)
+        self.tokens = Tokens(shared.store, is_tenant=lambda name: self.tenants.find(name) is not None)
+        self.packages = Packages(shared.store, paths.state_dir / "packages", lambda: self.agents.config.packages)
+        self.successes = Successes(shared.store, self.agents, boot_id())
+        call_rates = CallRates()
+        self.statistics = Statistics(
+            shared, self.agents, self.limits, self._composite, call_rates, lambda name: self.tasks.budgets.used(name)
+        )
+        self.gathered = Gathered(shared.store)
+        self.costs = CostSums(shared.store, gathered=self.gathered)
+        self.measured = CallsUnderWay()
+        self.approvals = Approvals(shared.store, shared.bus)
+        self.tasks = self._make_tasks(backlog, tracer)
+        self.models = ModelRooms(
+            shared,
+            self.agents,
+            self.tasks,
+            backlog,
+            self.measured,
+            self._untasked,
+            paths.state_dir,
+            self.gathered,
+            tracer,
+        )
+        self.limits.subscribe(self.tasks.note_sample)
+        if self.cluster is not None:
+            self._join(self.cluster)
+        self.tasks.bind_jobs(lambda writer, executor: JobRunner(writer, self.agents, executor))
+        self.collector = Collector(self.statistics, self.limits, self.agents, self.tasks, shared.store, paths.state_dir)
+        self.metrics = MetricsView(self.collector, self.statistics, self.agents)
+        self.stores = self._make_stores()
+        self.quotas = self._make_quotas(backlog, call_rates)
+        self.schedules = self._make_schedules() if HAS_ORCHESTRATION else None
+        self.tool_calls = self._make_tool_calls(call_rates, tracer)
+        self.service.bind(self.tasks, self.tool_calls, self.memory, self.hibernation, self.approvals)
+        self.autoscaler = Autoscaler(self.agents, self.tasks.dispatcher)
+        attempt = smoke_of(self.tasks)
+        self.rollouts = Rollouts(self.agents, attempt)
+        self.deployments = make_deployments(shared, self.agents, self.packages, self.rollouts, attempt, paths.state_dir)
+        self.packages.users = self.deployments.users_of
+        self.agents.changes.bind(self.rollouts)
+        self._subscribe()
+        self.alerts = self._make_alerts()
+        self.agents.reload.subscribe(self.autoscaler.reloaded)
+        self.agents.reload.subscribe(lambda _: self.collector.reloaded())
+        self.agents.reload.subscribe(lambda _: self.models.gateway.refresh())
+        rooms.bind(self.agents, self.tasks)
+
+    def _make_tasks(self, backlog: Backlog, tracer: Tracer | None) -> Tasks:
+        task_failures = TaskFailures(self.shared.bus, lambda: self.agents.config, self._spec_of)
+        return Tasks(
+            self.shared,
+            self.agents,
+            backlog,
+            self.hibernation,
+            self.memory,
+            observers=[
+                self.statistics,
+                task_failures,
+                self.costs,
+                self.approvals,
+                *([] if tracer is None else [tracer]),
+            ],
+            on_waiting=lambda name: self.autoscaler.check_soon(name),
+            success_rate=self.statistics.recent_success_rate,
+            limits=self.limits,
+            on_usage=self.statistics.used,
+            tracing=tracer,
+            tenants=self.tenant_rooms.task_limits,
+            turns=self.turns,
+            measured=self.measured,
+            gathered=self.gathered,
+        )
+
+    def _make_quotas(self, backlog: Backlog, call_rates: CallRates) -> Quotas:
+        rooms = self.tenant_rooms
+        return Quotas(
+            self.agents, self.tasks, backlog, call_rates, self.pool, rooms.tenants, rooms.task_limits, rooms.measured
+        )
+
+    def _make_tool_calls(self, call_rates: CallRates, tracer: Tracer | None) -> ToolCalls:
+        return ToolCalls(
+            self.shared.bus,
+            self.agents,
+            self.tasks,
+            self.pool,
+            self.audit,
+            self.statistics.called,
+            call_rates,
+            CallHistory(self.shared.store),
+            self.approvals,
+            tracer,
+        )
+
+    def _join(self, cluster: "ClusterNode") -> None:
+        """Connects tasks, state and budgets with the cluster."""
+        checkpoints, tasks = self.shared.checkpoints, self.tasks
+        cluster.tasks.bind(tasks)
+        cluster.carried.bind(cluster.tasks.is_placed, self.memory, checkpoints)
+        checkpoints.bind(cluster.carried)
+        self.memory.key_values.bind(cluster.carried)
+        tasks.bind_placed(cluster.runner)
+        tasks.budgets.bind(cluster.budgets)
+        cluster.budgets.bind(tasks.budgets)
+
+    def _make_stores(self) -> Stores:
+        return Stores(
+            lambda: self.agents.config.stores,
+            lambda: map(_user, self.agents.agents.values()),
+            self._expanded,
+            self.shared.bus.publish,
+        )
+
+    def _make_alerts(self) -> Alerts:
+        shared, config = self.shared, self.paths.config
+        return Alerts(
+            shared.bus,
+            shared.probes.commands,
+            shared.alert_counts,
+            lambda: self.agents.config,
+            self._spec_of,
+            "/" if config is None else str(config.resolve().parent),
+        )
+
+    def _make_schedules(self) -> "Schedules":
+        """Connects the optional room of workflows and schedules."""
+        shared = self.shared
+        self.tasks.bind(WorkflowEngine(shared, self.agents, self.tasks))
+        cluster = None if self.cluster is None else self.cluster.runner
+        schedules = Schedules(
+            shared.store,
+            shared.bus,
+            self.agents,
+            self.tasks,
+            cluster=cluster,
+            shared=None if self.cluster is None else self.cluster.schedules,
+        )
+        self.agents.reload.subscribe(schedules.follow)
+        return schedules
+
+    def _subscribe(self) -> None:
+        """Subscribes the rooms to the changes that each acts on; those of workers are called in this order."""
+        self.agents.replicas.subscribe(self.autoscaler.resized)
+        self.agents.replicas.subscribe(lambda agent: self.tasks.dispatcher.look_soon(agent.name))
+        changes = self.service.changes
+        changes.subscribe(self.statistics.changed)  # before the limits forget what it used
+        changes.subscribe(self.limits.changed)
+        self.tenant_rooms.subscribe(changes)
+        changes.subscribe(self.agents.servers.changed)
+        changes.subscribe(self.autoscaler.changed, load=True)
+        if self._zygotes is not None:
+            from corral.supervisor.agents.rollout.rolling_restart import RollingRestart  # noqa: PLC0415  # an optional room
+
+            changes.subscribe(RollingRestart(self.agents, self._zygotes).changed, load=True)
+        changes.subscribe(self.pubsub.changed)
+        changes.subscribe(self._of_places(self.hibernation.changed))
+        changes.subscribe(self.activation.changed)
+        changes.subscribe(self._of_places(self.successes.changed))
+        changes.subscribe(lambda _: self.agents.startup.fill_room())
+        changes.subscribe(self.tasks.dispatcher.worker_changed)
+        changes.subscribe(self.rollouts.changed, load=True)
+
+    def _of_places(self, listener: Callable[[WorkerSupervisor], None]) -> Callable[[WorkerSupervisor], None]:
+        """Returns a listener for workers that have their places, since it keeps facts by worker id."""
+        registry = self.agents.registry
+
+        def changed(supervisor: WorkerSupervisor) -> None:
+            if registry.supervisor(supervisor.id) is supervisor:
+                listener(supervisor)
+
+        return changed
+
+    @classmethod
+    async def compose(
+        cls, config: Config, paths: Paths, daemon_log: DaemonLog, store: Store, stack: contextlib.AsyncExitStack
+    ) -> "Rooms":
+        """Makes the rooms, starts the launcher, and loads what the store has; `stack` takes them down."""
+        basis = await make_shared_rooms(config, paths, daemon_log, store, stack, lambda: this)
+        this = cls(basis)
+        stack.push_async_callback(this.gathered.end)
+        stack.callback(this.activation.close)
+        stack.push_async_callback(this.tenant_rooms.trees.close)
+        await this.shared.launcher.start()
+        stack.push_async_callback(this.shared.launcher.close)
+        stack.push_async_callback(this.egress.end)
+        stack.push_async_callback(this.models.end)
+        if basis.zygotes is not None:
+            stack.push_async_callback(basis.zygotes.close)
+        stack.callback(this.approvals.close)
+        await this._load(store)
+        return this
+
+    async def _load(self, store: Store) -> None:
+        """Loads what the store has: tenants first, tasks and schedules last."""
+        state_dir = self.paths.state_dir
+        await self.tenants.load()
+        await take_up(store, self.tenants, state_dir)
+        await self.tenant_rooms.accounts.prepare()
+        ordinary_user = os.getuid() != 0 and "INVOCATION_ID" not in os.environ
+        default_user = self.shared.host.default_user
+        await self.agents.load(built_in(self.config, self.paths, ordinary_user, default_user))
+        await self.hibernation.load()
+        await self.successes.load()
+        await self.tokens.load()
+        await self.deployments.load()
+        await self.packages.load()
+        await self.approvals.load()
+        await self.models.ledger.load()
+        await self.tasks.load(self._recover_usage)
+        if self.schedules is not None:
+            await self.schedules.load(self.config)
+
+    def _composite(self, name: str) -> str | None:
+        """Returns the kind of a team or workflow, "team" or "workflow"; None for other names."""
+        found = self.agents.groups.by_name.get(name)
+        return None if found is None else kind_of_group(found)
+
+    def recovery_of(self, name: str) -> Recovery:
+        """Returns the `[recovery]` of an agent; the common one where it is no more."""
+        spec = self._spec_of(name)
+        return self.agents.config.defaults.recovery if spec is None else spec.recovery
+
+    def _spec_of(self, name: str) -> Spec | None:
+        agent = self.agents.agents.get(name)
+        return None if agent is None else agent.spec
+
+    def _expanded(self, store: DeclaredStore, agent: str) -> str:
+        """Returns the address of a store with the secrets that an agent gets."""
+        return self.shared.host.secrets.expand({store.name: store.url}, agent, "store")[store.name]
+
+    def exited(self, report: Exit) -> None:
+        """Handles the death of a leader: a zygote's, a worker's, or a command's."""
+        if self._zygotes is not None and self._zygotes.exited(report):
+            return
+        self.shared.probes.commands.exited(report)
+        self.execs.exited(report)
+        self.agents.exited(report)
+
+    def emptied(self, unit: str) -> None:
+        """Handles the end of a unit's last process."""
+        if self._zygotes is not None and self._zygotes.emptied(unit):
+            return
+        self.shared.probes.commands.emptied(unit)
+        self.execs.emptied(unit)
+        self.egress.close(unit)
+        self.models.gateway.close(unit)
+        self.agents.emptied(unit)
+        self.activation.ended(unit)
+
+    def opened(self, unit: str, sandbox: Sandbox, fds: Sequence[int]) -> None:
+        """Handles the listening sockets in the network of a worker."""
+        for fd in self.models.opened(unit, sandbox, fds).values():
+            self.egress.open(unit, sandbox, fd)
+
+    async def _recover_usage(self, uncounted: Collection[str]) -> None:
+        for task in await self.models.desk.recover(uncounted, self.tasks.records.find):
+            self.costs.ended(task)
+
+    def _untasked(self, agent: str, tokens: int, cost_cents: float) -> None:
+        self.statistics.used(agent, tokens, cost_cents)
+        self.costs.used(agent, tokens, cost_cents)
+
+    def _note_refused_host(self, facts: Mapping[str, object]) -> None:
+        agent = str(facts["agent"])
+        who = {"agent": agent}
+        record = {"at": now(), "action": "network.connect", "who": who, "names": [agent], **facts}
+        self.audit.add({**record, "result": "AccessDenied"})
+
+    def _note_refused(self, server: str, limit: int, wait_s: float) -> None:
+        reason = f"max_calls_per_minute = {limit} is used up"
+        self.shared.bus.publish("limit.calls", agent=server, limit=limit, wait_s=round(wait_s, 3), reason=reason)
+
+
+def _cluster(config: Config, shared: Shared, agents: Agents) -> "ClusterNode | None":
+    """Makes this daemon's part of its cluster, if it is to join one.
+
+    Raises:
+        InvalidParams: the client of the engine is not installed, or the host's name cannot be that of a node.
+    """
+    if config.cluster is None:
+        return None
+    from corral.supervisor.cluster.placed.compose import make_node  # noqa: PLC0415  # only who wants a cluster pays
+
+    return make_node(config.cluster, shared, agents)
+
+
+def _user(agent: Agent) -> User:
+    runs = any(supervisor.worker.state in UP for supervisor in agent.supervisors)
+    return User(agent.name, agent.spec.stores, runs)

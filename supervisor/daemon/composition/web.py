@@ -1,0 +1,253 @@
+"""Composes what the daemon serves over HTTP: the faces, and the server that they share.
+
+aiohttp is imported with this module, and this module only where `[daemon] http` is set.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from weakref import WeakSet
+
+from corral import __version__
+from corral.mcp.protocol.caller import Caller
+from corral.supervisor.agents.running.agent import Agent
+from corral.supervisor.api.table.caller import narrowed
+from corral.supervisor.api.table.table import Control, Permission
+from corral.supervisor.config.decoding.values import HttpAuth
+from corral.supervisor.config.spec.spec import Config, Daemon
+from corral.supervisor.faces.a2a.face import A2aFace
+from corral.supervisor.faces.dashboard.face import BrowserSessions, DashboardFace, PageFace
+from corral.supervisor.faces.dashboard.sessions import Sessions
+from corral.supervisor.faces.http.admission import address_of, is_loopback
+from corral.supervisor.faces.http.face import Authenticate, Bind, Face, HttpClient
+from corral.supervisor.faces.http.probes import Health, Readiness, Ready
+from corral.supervisor.faces.http.server import HttpServer
+from corral.supervisor.faces.http.tls import read_tls
+from corral.supervisor.faces.http.token_file import MIN_TOKEN, read_token
+from corral.supervisor.faces.http_api.calls import ApiFace
+from corral.supervisor.faces.http_api.documents import DocsFace, OpenApiFace
+from corral.supervisor.faces.http_api.runtime_routes import RuntimeFace
+from corral.supervisor.faces.mcp.mcp_face import McpFace
+from corral.supervisor.faces.mcp.mcp_request import ViewQuery
+from corral.supervisor.faces.mcp.view import Client, ClientTools
+from corral.supervisor.faces.prometheus.face import MetricsFace
+from corral.supervisor.faces.services.listener import Listener as ServiceListener
+from corral.supervisor.faces.services.services import Listen
+from corral.supervisor.tenants.registry.tenants import Tenants
+from corral.supervisor.tenants.tokens.scope import bound, is_in_scope, lesser
+from corral.supervisor.tenants.tokens.tokens import Tokens, digest_of
+from corral.supervisor.workers.lifecycle.state_machine import UP
+from corral.worker.contract.errors import CorralError, InvalidParams, PermissionDenied
+from corral.worker.control.params import AttachParams
+
+MCP_PERMISSION: Permission = "operate"
+"""The most that an MCP client may do, also with a token of an administrator: a model calls its tools."""
+
+MAX_DOWN = 200
+"""Number of names in the answer of `/readyz`."""
+
+logger = logging.getLogger(__name__)
+
+
+async def open_web(
+    control: Control, daemon: Daemon, state_dir: Path, is_stopping: Callable[[], bool]
+) -> tuple[HttpServer, str, str]:
+    """Serves HTTP at the address of `[daemon] http`; returns the server, the address as it became (HOST:PORT), and a line about it.
+
+    Raises:
+        CorralError: it cannot be served.
+    """
+    assert daemon.http is not None, "HTTP is wanted"
+    tls = read_tls(daemon.http_tls_cert, daemon.http_tls_key)
+    is_protected = tls is not None or daemon.http_behind_proxy
+    host, port = address_of(daemon.http, is_protected=is_protected)
+    _fix_tokens(control.tokens, daemon, state_dir)
+    browsers = BrowserSessions(Sessions(), _client_by(control.tokens), control.loop.time)
+    server = HttpServer(
+        [*_faces(control, is_stopping), *_dashboard(control.tokens, browsers)],
+        _authenticate_by(control.tokens),
+        bind=_bind_by(control.tenants),
+        browser_client=browsers.client,
+        names=daemon.http_hosts,
+        is_behind_proxy=daemon.http_behind_proxy,
+        tls=tls,
+    )
+    address = await server.open(host, port)
+    if tls is not None:
+        control.agents.reload.subscribe(lambda _: _renew_tls(server, daemon))
+    scheme = "http" if tls is None else "https"
+    logger.info("serving HTTP", extra={"fields": {"address": f"{scheme}://{address}"}})
+    if tls is not None:
+        reach = "TLS"
+    elif is_loopback(host):
+        reach = "without TLS, for this machine alone"
+    else:
+        reach = "without TLS, for a proxy"
+    return server, address, f"{scheme}://{address}: tokens, {reach}"
+
+
+def _fix_tokens(tokens: Tokens, daemon: Daemon, state_dir: Path) -> None:
+    """Adds the tokens that are kept in the file and in the environment, once."""
+    if tokens.named("http.token") is not None:
+        return
+    token = read_token(Path(daemon.http_token_file or state_dir / "http.token"))
+    tokens.fix("http.token", token, "admin")
+    if key := os.environ.get("OS_SECURITY_KEY"):
+        if len(key) < MIN_TOKEN:
+            raise InvalidParams(
+                f"cannot use OS_SECURITY_KEY: it has {len(key)} characters of at least {MIN_TOKEN}",
+                key="OS_SECURITY_KEY",
+                reason="too short",
+            )
+        tokens.fix("OS_SECURITY_KEY", key, "admin")
+
+
+def service_opener(control: Control, daemon: Daemon, state_dir: Path) -> Listen:
+    """Returns what opens the service of one agent, team or workflow, by the rules of `[daemon] http`.
+
+    Raises:
+        CorralError: no service can be opened.
+    """
+    _fix_tokens(control.tokens, daemon, state_dir)
+    servers = WeakSet[HttpServer]()
+
+    def renew_tls(_: Config) -> None:
+        for server in servers:
+            _renew_tls(server, daemon)
+
+    if daemon.http_tls_cert is not None:
+        control.agents.reload.subscribe(renew_tls)
+
+    async def listen(name: str, address: str, auth: Callable[[], HttpAuth]) -> ServiceListener:
+        tls = read_tls(daemon.http_tls_cert, daemon.http_tls_key)
+
+        def make_server(faces: Sequence[Face]) -> HttpServer:
+            return HttpServer(
+                faces,
+                _authenticate_by(control.tokens),
+                bind=_bind_by(control.tenants),
+                names=daemon.http_hosts,
+                is_behind_proxy=daemon.http_behind_proxy,
+                tls=tls,
+            )
+
+        is_protected = tls is not None or daemon.http_behind_proxy
+        place = address_of(address, is_protected=is_protected)
+        scheme = "http" if tls is None else "https"
+        listener = ServiceListener(make_server, control, name, auth, scheme=scheme)
+        await listener.open(*place)
+        servers.add(listener.server)
+        return listener
+
+    return listen
+
+
+def _renew_tls(server: HttpServer, daemon: Daemon) -> None:
+    """Reads the certificate again, which may have been renewed; one that cannot be used leaves the old one in use."""
+    try:
+        tls = read_tls(daemon.http_tls_cert, daemon.http_tls_key)
+    except CorralError as error:
+        logger.error("%s", error.message)
+        return
+    assert tls is not None, "the keys themselves do not change while the daemon runs"
+    server.renew_tls(tls)
+
+
+def _authenticate_by(tokens: Tokens) -> Authenticate:
+    """Returns the function that knows the tokens: each request brings one, and has its rights and its agents."""
+    client_of = _client_by(tokens)
+    return lambda sent: client_of(b"" if sent is None else digest_of(sent))
+
+
+def _client_by(tokens: Tokens) -> Callable[[bytes], HttpClient]:
+    """Returns the function that knows the tokens by their digests."""
+
+    def client_of(digest: bytes) -> HttpClient:
+        grant = tokens.permitted(digest)
+        if grant is None:
+            raise PermissionDenied("cannot serve the request without a valid bearer token")
+        who = {"http": grant.name, "token": grant.name}
+        client = HttpClient(grant.name, grant.rights, who, grant.agents, lambda: tokens.permitted(digest) is not None)
+        return _of_tenant(client, grant.tenant) if grant.tenant else client
+
+    return client_of
+
+
+def _of_tenant(client: HttpClient, tenant: str) -> HttpClient:
+    """Returns a client that is bound to a tenant."""
+    globs = bound(client.agents, tenant)
+    assert globs is not None, "those of a tenant are never all"
+    who = {**client.who, "tenant": tenant}
+    return replace(client, agents=tuple(globs), tenant=tenant, who=who)
+
+
+def _bind_by(tenants: Tenants) -> Bind:
+    """Returns the function that binds a client to the tenant that its request names."""
+
+    def bind(client: HttpClient, wanted: str) -> HttpClient:
+        tenant = narrowed(tenants, client.tenant, wanted)
+        return client if tenant == client.tenant else _of_tenant(client, tenant)
+
+    return bind
+
+
+def _dashboard(tokens: Tokens, browsers: BrowserSessions) -> list[Face]:
+    return [PageFace(), DashboardFace(browsers, _authenticate_by(tokens), digest_of)]
+
+
+def _faces(control: Control, is_stopping: Callable[[], bool]) -> list[Face]:
+    """Returns all faces, in any order: the longest prefix decides."""
+    return [
+        Health(),
+        Ready(lambda client: _readiness(control, client, is_draining=is_stopping())),
+        McpFace(_offer(control), version=__version__),
+        ApiFace(control),
+        RuntimeFace(control),
+        A2aFace(control, __version__),
+        OpenApiFace(control.methods),
+        DocsFace(),
+        MetricsFace(control),
+    ]
+
+
+def _readiness(control: Control, client: HttpClient, *, is_draining: bool) -> Readiness:
+    down = (
+        name for name, agent in control.agents.agents.items() if _is_down(agent) and is_in_scope(name, client.agents)
+    )
+    return Readiness(is_draining, list(islice(down, MAX_DOWN)))
+
+
+def _is_down(agent: Agent) -> bool:
+    """Returns whether a worker of it is wanted, and is neither up nor a job that has succeeded."""
+    workers = (supervisor.worker for supervisor in agent.supervisors)
+    return any(worker.wanted and worker.state not in UP and not worker.done for worker in workers)
+
+
+def _offer(control: Control) -> Callable[[ViewQuery, Caller, HttpClient], ClientTools]:
+    """Returns what makes the tools of an MCP client."""
+
+    def offer(query: ViewQuery, caller: Caller, client: HttpClient) -> ClientTools:
+        tokens, name = control.tokens, client.name
+
+        def permission() -> Permission | None:
+            grant = tokens.named(name)
+            return None if grant is None else lesser(grant.rights, MCP_PERMISSION)
+
+        def agents() -> Sequence[str] | None:
+            grant = tokens.named(name)
+            return () if grant is None else bound(grant.agents, client.tenant)
+
+        who = {**client.who, "http": caller.name}
+        gateway_client = Client(caller.name, caller.sharer, who, permission, agents=agents, tenant=client.tenant)
+        view = AttachParams(
+            only=None if query.only is None else list(query.only),
+            deny=list(query.deny),
+            read_only=query.read_only,
+            profile=query.profile,
+        )
+        return ClientTools(control, gateway_client, view)
+
+    return offer

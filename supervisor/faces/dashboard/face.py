@@ -1,0 +1,210 @@
+"""Serves the page of the dashboard and its files, and opens and closes sessions.
+
+The page is open, as it says nothing of this daemon: it asks `/api/v1` with the cookie of its session. That cookie is HttpOnly
+and SameSite=Strict. Ports are one site to a browser, so that another server of this machine could still send it:
+a request with a session is served only where the browser says that it comes from this very origin.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from aiohttp import web
+
+from corral.worker.contract.errors import InvalidParams, MethodNotFound, PermissionDenied
+
+from ..http.answers import JSON, Refused, check_type, read_body
+from ..http.face import FOREIGN, Authenticate, HttpClient
+from ..http_api.documents import HEADERS, check_read, file_answer, files_of
+from .sessions import SESSION_S, Sessions
+
+PAGE = Path(__file__).parent / "page"
+
+FILES = "/dashboard"
+"""Prefix of the files of the page, and of its session."""
+
+SESSION_PATH = f"{FILES}/session"
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+)
+"""Content-Security-Policy: nothing inline, nothing from elsewhere, and no text that becomes markup."""
+
+PAGE_HEADERS = {**HEADERS, "Content-Security-Policy": POLICY}
+
+MAX_LOGIN_BYTES = 8192
+
+
+class _Login(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    token: str
+
+
+class BrowserSessions:
+    """Identifies the browser of a request by its cookie.
+
+    Args:
+        sessions: the open ones.
+        token_client: returns the client of the token with a digest.
+        clock: returns monotonic seconds.
+    """
+
+    def __init__(
+        self, sessions: Sessions, token_client: Callable[[bytes], HttpClient], clock: Callable[[], float]
+    ) -> None:
+        self.sessions = sessions
+        self._token_client = token_client
+        self._clock = clock
+
+    def open(self, token: bytes) -> str:
+        """Opens a session of the token with this digest, and returns its id."""
+        return self.sessions.open(token, self._clock())
+
+    def client(self, request: web.BaseRequest) -> HttpClient | None:
+        """Returns the client of a request's cookie; None where it has none.
+
+        Raises:
+            PermissionDenied: the session is over, or another page sent the request.
+        """
+        session_id = request.cookies.get(cookie_name(request))
+        if session_id is None:
+            return None
+        token = self.sessions.token(session_id, self._clock())
+        if token is None:
+            raise PermissionDenied("cannot serve the request: its session is over", reason="session")
+        check_origin(request)
+        client = self._token_client(token)
+
+        def is_valid() -> bool:
+            is_open = self.sessions.token(session_id, self._clock()) is not None
+            return is_open and client.is_valid()
+
+        return replace(client, is_valid=is_valid)
+
+
+def cookie_name(request: web.BaseRequest) -> str:
+    """Returns the name of the cookie: with the port, as a browser sends cookies of one host to all its ports."""
+    port = request.headers.get("Host", "").rpartition(":")[2]
+    return f"corral_session_{port}" if port.isdecimal() else "corral_session"
+
+
+def check_origin(request: web.BaseRequest) -> None:
+    """Rejects a request that did not come from the page: any of another origin, and a change that does not say its own.
+
+    Raises:
+        PermissionDenied: it is one of these.
+    """
+    origin, site = request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site")
+    is_change = request.method not in ("GET", "HEAD")
+    if origin is None:
+        is_ours = not is_change and site in (None, "same-origin", "none")
+    else:
+        is_ours = origin.lower().partition("://")[2] == request.headers.get("Host", "").lower()
+    if not is_ours:
+        raise PermissionDenied(
+            "cannot serve a session to another page: the request is not from this origin",
+            header="Origin",
+            reason=FOREIGN,
+        )
+
+
+class PageFace:
+    """Serves the page at `/`."""
+
+    prefix = "/"
+    open = True
+
+    async def serve(self, request: web.BaseRequest, client: HttpClient) -> web.StreamResponse:
+        """Answers with the page.
+
+        Raises:
+            NotFound: it is another path, which no face has.
+            Refused: it is not a GET.
+        """
+        check_read(request, request.path == self.prefix)
+        return file_answer(request, files_of(PAGE), "index.html", PAGE_HEADERS)
+
+    async def close(self) -> None:
+        """Returns at once."""
+
+
+class DashboardFace:
+    """Serves the files of the page, and opens and closes sessions.
+
+    Args:
+        browsers: the sessions.
+        authenticate: returns the client of a token.
+        digest_of: returns the digest of the text of a token.
+    """
+
+    prefix = FILES
+    open = True
+
+    def __init__(
+        self, browsers: BrowserSessions, authenticate: Authenticate, digest_of: Callable[[str], bytes]
+    ) -> None:
+        self._browsers = browsers
+        self._authenticate = authenticate
+        self._digest_of = digest_of
+
+    async def serve(self, request: web.BaseRequest, client: HttpClient) -> web.StreamResponse:
+        """Answers with a file, or opens (POST) or closes (DELETE) a session.
+
+        Raises:
+            NotFound: there is no such file.
+            PermissionDenied: another page sent the request.
+            Refused: the token is wrong, or it is another verb.
+        """
+        if request.path == SESSION_PATH:
+            return await self._session(request)
+        name = request.path.removeprefix(f"{FILES}/")
+        check_read(request, name in files_of(PAGE))
+        return file_answer(request, files_of(PAGE), name, PAGE_HEADERS)
+
+    async def close(self) -> None:
+        """Returns at once."""
+
+    async def _session(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.method not in ("POST", "DELETE"):
+            error = MethodNotFound(f'cannot serve {request.method} of "{SESSION_PATH}"')
+            raise Refused(405, error, Allow="DELETE, POST")
+        check_origin(request)
+        if request.method == "POST":
+            return await self._log_in(request)
+        session_id = request.cookies.get(cookie_name(request))
+        if session_id is not None:
+            self._browsers.sessions.close(session_id)
+        return _answer(request, "", 0)
+
+    async def _log_in(self, request: web.BaseRequest) -> web.Response:
+        body = await read_body(request)
+        check_type(request, body, (JSON,))
+        try:
+            token = msgspec.json.decode(body[: MAX_LOGIN_BYTES + 1], type=_Login).token.strip()
+        except msgspec.MsgspecError:
+            words = 'cannot log in: the body is not {"token": TEXT}'
+            raise InvalidParams(words, key="token", reason="body") from None
+        try:
+            self._authenticate(token)
+        except PermissionDenied as error:
+            raise Refused(401, error, WWW_Authenticate='Bearer realm="corral"') from error
+        return _answer(request, self._browsers.open(self._digest_of(token)), int(SESSION_S))
+
+
+def _answer(request: web.BaseRequest, session_id: str, max_age_s: int) -> web.Response:
+    """Returns an answer without content that sets the cookie; `max_age_s` 0 removes it."""
+    response = web.Response(status=204, headers={"Cache-Control": "no-store"})
+    is_secure = request.headers.get("Origin", "").lower().startswith("https://")
+    same_site: Literal["Strict"] = "Strict"
+    response.set_cookie(
+        cookie_name(request),
+        session_id,
+        max_age=max_age_s,
+        path="/",
+        httponly=True,
+        samesite=same_site,
+        secure=is_secure,
+    )
+    return response

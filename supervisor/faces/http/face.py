@@ -1,0 +1,98 @@
+"""Defines a face, which serves the requests below one prefix of the path, and the client of a request.
+
+It must not know aiohttp's server, a face of ours, or how a client was identified.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from corral.supervisor.api.table.table import Permission
+from corral.worker.contract.errors import NotFound
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+
+@dataclass(frozen=True)
+class HttpClient:
+    """Represents the client of one request.
+
+    Attributes:
+        name: of its token, for errors and events.
+        permission: the highest that it has.
+        who: its name in the audit.
+        agents: the globs of the agents that it may reach; None for all.
+        tenant: that it is bound to; "" for none.
+        is_valid: returns whether its token is valid still, for a stream that lasts.
+    """
+
+    name: str
+    permission: Permission
+    who: Mapping[str, object] = field(default_factory=dict[str, object])
+    agents: tuple[str, ...] | None = None
+    is_valid: Callable[[], bool] = lambda: True
+    tenant: str = ""
+
+    @property
+    def owner(self) -> str:
+        """Returns what the sessions of this client belong to: its token, and its tenant."""
+        return f"{self.name} {self.tenant}"
+
+
+ANONYMOUS = HttpClient("anonymous", "read", {"http": "anonymous"}, ())
+"""The client of an open face that sent no token, or a wrong one: it reaches no agent."""
+
+Authenticate = Callable[[str | None], HttpClient]
+"""Returns the client of a bearer token, None where there is none; raises PermissionDenied."""
+
+Bind = Callable[[HttpClient, str], HttpClient]
+"""Returns a client as it is when it is bound to a tenant; raises NotFound."""
+
+
+def refuse_tenants(client: HttpClient, tenant: str) -> HttpClient:
+    """Refuses to bind a client: there are no tenants.
+
+    Raises:
+        NotFound: always.
+    """
+    raise NotFound(f'cannot find tenant "{tenant}"', name=tenant, known=[])
+
+
+TENANT_HEADER = "Corral-Tenant"
+TENANT_KEY = "tenant"
+"""Key of a query that stands for the header."""
+
+
+FOREIGN = "origin"
+"""`data["reason"]` of the PermissionDenied of a session that another page uses."""
+
+BrowserClient = Callable[["web.BaseRequest"], HttpClient | None]
+"""Returns the client of the session of a browser, None where the request has none; raises PermissionDenied."""
+
+
+class Face(Protocol):
+    """Serves all requests below one prefix of the path; the longest prefix that fits decides."""
+
+    @property
+    def prefix(self) -> str:
+        """Returns the prefix, such as "/api/v1"; it ends where a segment ends. "/" takes what no other face has."""
+        ...
+
+    @property
+    def open(self) -> bool:
+        """Returns whether it is served without a token."""
+        ...
+
+    async def serve(self, request: "web.BaseRequest", client: HttpClient) -> "web.StreamResponse":
+        """Answers one request.
+
+        Raises:
+            Refused: it is answered with this status.
+            CorralError: it is answered with the status of its class.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Ends all that is under way."""
+        ...

@@ -1,0 +1,263 @@
+"""Serves HTTP on the daemon's own loop: one listener, and the faces below their prefixes.
+
+Connections are bounded, and so is the time that each may take to send the head of its first request: any
+program that reaches the address can open connections and send nothing. A client with a token goes before them.
+
+This module must not know the daemon, nor what a face serves. aiohttp is imported with this module, and this module only
+where HTTP is on.
+"""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Collection, Sequence
+
+from aiohttp import HttpVersion10, HttpVersion11, StreamReader, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import RawRequestMessage
+
+from corral.worker.contract.errors import (
+    CorralError,
+    InternalError,
+    InvalidRequest,
+    NotFound,
+    PermissionDenied,
+    ShuttingDown,
+)
+
+from .admission import Admission, bracketed, check_target
+from .answers import MAX_BODY_BYTES, Refused, failure, too_long
+from .connection import IDLE_S, Connection
+from .face import (
+    ANONYMOUS,
+    FOREIGN,
+    TENANT_HEADER,
+    TENANT_KEY,
+    Authenticate,
+    Bind,
+    BrowserClient,
+    Face,
+    HttpClient,
+    refuse_tenants,
+)
+from .listener import Listener
+
+MAX_CONNECTIONS = 512
+
+VERSIONS = (HttpVersion11, HttpVersion10)
+"""Versions of HTTP that are served."""
+
+logger = logging.getLogger(__name__)
+
+
+class _Request(web.BaseRequest):
+    """Represents a request whose answer does not tell the versions of libraries, as aiohttp would by itself."""
+
+    async def _prepare_hook(self, response: web.StreamResponse) -> None:
+        response.headers.pop("Server", None)
+
+
+class HttpServer:
+    """Serves faces over HTTP.
+
+    Args:
+        faces: each with its own prefix.
+        authenticate: returns the client of a token.
+        bind: returns a client as it is when it is bound to the tenant that its request names.
+        browser_client: returns the client of a browser's session, of a request without a token; None: there are no sessions.
+        names: the only names that `Host` may have; see Admission.
+        is_behind_proxy: whether clients name the host of a proxy.
+        tls: for HTTPS; None for HTTP.
+        max_connections: the number of connections at once.
+        idle_s: seconds that a connection may be without a request.
+    """
+
+    def __init__(
+        self,
+        faces: Sequence[Face],
+        authenticate: Authenticate,
+        *,
+        bind: Bind = refuse_tenants,
+        browser_client: BrowserClient | None = None,
+        names: Collection[str] = (),
+        is_behind_proxy: bool = False,
+        tls: ssl.SSLContext | None = None,
+        max_connections: int = MAX_CONNECTIONS,
+        idle_s: float = IDLE_S,
+    ) -> None:
+        self._faces = sorted(faces, key=lambda face: len(face.prefix), reverse=True)
+        self._exact = {face.prefix: face for face in self._faces}
+        assert len(self._exact) == len(self._faces), "two faces have the same prefix"
+        self._authenticate = authenticate
+        self._bind = bind
+        self._browser_client = browser_client
+        self._names = names
+        self._is_behind_proxy = is_behind_proxy
+        self._max_connections = max_connections
+        self._idle_s = idle_s
+        self._known: set[asyncio.BaseProtocol] = set()
+        self._loop = asyncio.get_running_loop()
+        self._admission: Admission | None = None
+        self._runner: web.ServerRunner | None = None
+        self._listener = Listener(self._connection, self._make_room, tls=tls)
+        self._is_closing = False
+
+    # -- opening and closing
+
+    async def open(self, host: str, port: int) -> str:
+        """Listens, and returns the address: `HOST:PORT`.
+
+        Raises:
+            InvalidParams: the host has no address.
+            PermissionDenied: the address cannot be bound.
+        """
+        # There are few prefixes: an Application with its router would cost each request a tenth of its time.
+        server = web.Server(self._serve, request_factory=self._request, access_log=None, handler_cancellation=True)
+        self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=1.0)
+        await self._runner.setup()
+        try:
+            number = await self._listener.open(host, port)
+        except CorralError:
+            await self._runner.cleanup()
+            raise
+        self._admission = Admission(
+            host, number, self._authenticate, names=self._names, is_behind_proxy=self._is_behind_proxy
+        )
+        return f"{bracketed(host)}:{number}"
+
+    def renew_tls(self, tls: ssl.SSLContext) -> None:
+        """Takes another certificate, for connections from now on."""
+        self._listener.tls = tls
+
+    def _request(
+        self,
+        message: RawRequestMessage,
+        payload: StreamReader,
+        protocol: web.RequestHandler,
+        writer: AbstractStreamWriter,
+        task: "asyncio.Task[None]",
+    ) -> web.BaseRequest:
+        if message.version not in VERSIONS:  # it may mean something else by all that follows
+            message = message._replace(version=HttpVersion11, path="")
+        return _Request(message, payload, protocol, writer, task, self._loop, client_max_size=MAX_BODY_BYTES)
+
+    @property
+    def connections(self) -> int:
+        """Returns the number of connections."""
+        return len(self._server.connections)
+
+    @property
+    def _server(self) -> web.Server:
+        server = None if self._runner is None else self._runner.server
+        assert server is not None, "it listens"
+        return server
+
+    def _connection(self) -> Connection:
+        return Connection(self._server, self._idle_s)
+
+    def _make_room(self, opening: int) -> bool:
+        """Returns whether one more connection is accepted, if need be at the cost of one that never showed a token."""
+        connections = self._server.connections
+        if len(self._known) > self._max_connections:
+            self._known.intersection_update(connections)
+        if len(connections) + opening < self._max_connections:
+            return True
+        # Any program that reaches the address can open connections and send nothing: a client with a token goes before them.
+        strangers = (each for each in connections if each.transport is not None and each not in self._known)
+        first = next(strangers, None)
+        if first is None:
+            return False
+        first.force_close()
+        return True
+
+    def stop_listening(self) -> None:
+        """Takes no more connections; those that there are, and those that wait to be accepted, go on."""
+        self._listener.stop()
+
+    async def close(self) -> None:
+        """Stops listening, and closes the faces and every connection."""
+        self._is_closing = True
+        self._listener.close()
+        await asyncio.gather(*(face.close() for face in self._faces))
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    # -- one request
+
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            face = self._face(request)
+            client = self._admit(request, is_open=face is not None and face.open)
+            if self._is_closing:
+                raise ShuttingDown("cannot serve HTTP: the daemon is stopping")
+            if face is None:
+                raise NotFound(f'cannot find "{request.path}"')
+            return await face.serve(request, client)
+        except Refused as refused:
+            found = failure(refused.error, refused.status, refused.headers)
+        except CorralError as error:
+            found = failure(error)
+        except web.HTTPRequestEntityTooLarge:
+            long = too_long()
+            found = failure(long.error, long.status, long.headers)
+        except ConnectionError:
+            raise
+        except Exception as error:  # the outermost frame of this request: a defect of ours
+            logger.exception("%s over HTTP failed", request.method)
+            text = f"cannot answer: {type(error).__name__}"
+            found = failure(InternalError(text))
+        if request.writer.output_size > 0:  # its answer has begun, and cannot be taken back
+            if request.transport is not None:
+                request.transport.abort()
+            raise ConnectionResetError("the answer had begun")
+        return found
+
+    def _face(self, request: web.BaseRequest) -> Face | None:
+        """Returns the face whose prefix is the longest that fits.
+
+        Raises:
+            Refused: the target is no plain path.
+        """
+        try:
+            check_target(request.raw_path)
+        except InvalidRequest as error:
+            raise Refused(400, error, Connection="close") from error
+        path = request.path
+        found = self._exact.get(path)
+        if found is not None:
+            return found
+        for face in self._faces:
+            prefix = face.prefix
+            if prefix == "/" or (path.startswith(prefix) and path[len(prefix)] == "/"):
+                return face
+        return None
+
+    def _admit(self, request: web.BaseRequest, *, is_open: bool) -> HttpClient:
+        """Returns the client of a request.
+
+        Raises:
+            Refused: it names another host or origin, is of another page's session, or has no right token.
+            NotFound: it names a tenant that is not there, or not that of its token.
+        """
+        assert self._admission is not None, "it listens"
+        hosts, origins = (request.headers.getall(name, []) for name in ("Host", "Origin"))
+        try:
+            self._admission.check_place(hosts, origins)
+        except PermissionDenied as error:
+            raise Refused(403, error, Connection="close") from error
+        try:
+            client = None
+            if self._browser_client is not None and "Authorization" not in request.headers:
+                client = self._browser_client(request)
+            client = client or self._admission.client(request.headers)
+        except PermissionDenied as error:
+            if is_open:
+                return ANONYMOUS
+            if error.data.get("reason") == FOREIGN:
+                raise Refused(403, error) from error
+            raise Refused(401, error, WWW_Authenticate='Bearer realm="corral"') from error
+        self._known.add(request.protocol)
+        tenant = request.headers.get(TENANT_HEADER)
+        if tenant is None and TENANT_KEY in request.rel_url.raw_query_string:
+            tenant = request.query.get(TENANT_KEY)
+        return client if tenant is None else self._bind(client, tenant)

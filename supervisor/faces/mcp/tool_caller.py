@@ -1,0 +1,103 @@
+"""Represents the client of one of corral's own tools to the method table: its rights, and where progress goes.
+
+This module must not know a connection.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from corral.mcp.protocol.messages import Progress
+from corral.supervisor.api.table.table import Permission
+from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
+from corral.worker.contract import codec
+from corral.worker.contract.errors import Conflict
+from corral.worker.control.params import AttachParams
+
+from .elicitation import Person
+
+MAX_PART_CHARS = 4_000
+"""Characters of what is streamed in one message of progress; the answer has all of it."""
+
+TINY = 1e-9
+"""Number by which progress grows with a part: next to nothing, so that the progress of the task is still seen."""
+
+
+class ToolCaller:
+    """Represents the caller of one of these tools to the method table.
+
+    Args:
+        name: for errors.
+        permission: of the client, as it is now.
+        who: as the audit names it.
+        agents: globs of those that it may know; None for all.
+        on_progress: takes the progress of a task that the call waits for.
+        traceparent: the trace context of the client.
+        tenant: that it is bound to; "" for none.
+        person: at a client that can be asked; None: it cannot.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        permission: Permission,
+        who: Mapping[str, object],
+        agents: Sequence[str] | None,
+        on_progress: Callable[[Progress], None] | None,
+        traceparent: str | None = None,
+        tenant: str = "",
+        person: Person | None = None,
+    ) -> None:
+        self.person = person
+        self.tenant = tenant
+        self.traceparent = traceparent
+        self.name = name
+        self.agents = agents
+        self.permission: Permission = permission
+        self.who = who
+        self.supervisor: WorkerSupervisor | None = None  # none of these calls a tool of the pool
+        self._on_progress = on_progress
+        self._last = -1.0
+
+    def notify(self, method: str, params: Mapping[str, object]) -> None:
+        """Reports progress, and what is streamed; MCP requires that it grows, so a smaller value than the last is dropped."""
+        if self._on_progress is not None and method == "task.part":
+            self._last = round(max(self._last, 0.0) + TINY, 9)
+            self._on_progress(Progress(self._last, None, _part_text(params)))
+        if method != "task.progress" or self._on_progress is None:
+            return
+        progress, total, message = (params.get(key) for key in ("progress", "total", "message"))
+        reached = float(progress) if isinstance(progress, int | float) else 0.0
+        if reached > self._last:
+            self._last = reached
+            of = float(total) if isinstance(total, int | float) else None
+            text = str(message) if message else f"{params.get('task')}: {params.get('state')}"
+            self._on_progress(Progress(reached, of, text))
+
+    @property
+    def wants_parts(self) -> bool:
+        """Returns whether the client has asked for progress."""
+        return self._on_progress is not None
+
+    async def drain(self) -> None:
+        """Returns at once: progress is short, and the transport bounds it."""
+
+    def follow(self, following: Awaitable[None]) -> None:
+        """Refuses: a tool has one answer."""
+        raise Conflict("cannot follow anything through a tool")
+
+    def attach(self, view: AttachParams) -> None:
+        """Refuses: this is MCP already."""
+        raise Conflict("cannot attach through a tool")
+
+    def log_in(self, digest: bytes | None, tenant: str) -> None:
+        """Refuses: the client of the tool has logged in."""
+        raise Conflict("cannot log in through a tool")
+
+
+def _part_text(params: Mapping[str, object]) -> str:
+    """Returns the message of progress for a part."""
+    part, lost = params.get("part"), params.get("lost")
+    if params.get("number") == 0:
+        return f"attempt {params.get('attempt')} begins anew"
+    text = part if isinstance(part, str) else codec.encode(part).decode()
+    text = text if len(text) <= MAX_PART_CHARS else f"{text[:MAX_PART_CHARS]}…"
+    return f"({lost} parts were lost) {text}" if lost else text

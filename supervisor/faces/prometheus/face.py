@@ -1,0 +1,61 @@
+"""Answers `GET /metrics`, in the text format of Prometheus or as OpenMetrics, whichever `Accept` prefers.
+
+A token with the right `read` is enough; one with some agents sees their series alone. Scrapes are answered one after
+the other, so that many scrapers cost no more at a time than one.
+"""
+
+import asyncio
+
+from aiohttp import web
+
+from corral.supervisor.api.table.table import Control
+from corral.worker.contract.errors import MethodNotFound, NotFound
+
+from ..http.answers import Refused
+from ..http.face import HttpClient
+from . import snapshot
+
+
+class MetricsFace:
+    """Serves the figures of one daemon.
+
+    Args:
+        control: reaches the rooms that count.
+    """
+
+    prefix = "/metrics"
+    open = False
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._scraping = asyncio.Lock()
+
+    async def serve(self, request: web.BaseRequest, client: HttpClient) -> web.StreamResponse:
+        """Answers with the figures of this moment.
+
+        Raises:
+            NotFound: the path goes on, or `enable_metrics` is false.
+            Refused: it is not a GET.
+        """
+        if request.path != self.prefix:
+            raise NotFound(f'cannot find "{request.path}"', path=request.path)
+        if request.method not in ("GET", "HEAD"):
+            error = MethodNotFound(f'cannot serve {request.method} of "{request.path}"')
+            raise Refused(405, error, Allow="GET, HEAD")
+        if not self._control.agents.config.defaults.monitoring.enable_metrics:
+            raise NotFound("cannot serve metrics: enable_metrics is false", key="enable_metrics")
+        accept = request.headers.get("Accept", "")
+        async with self._scraping:
+            figures = await snapshot.take(self._control, client.agents)
+            body, content_type = await asyncio.to_thread(_exposition, figures, accept)
+        headers = {"Content-Type": content_type, "Cache-Control": "no-store"}
+        return web.Response(body=body, headers=headers)
+
+    async def close(self) -> None:
+        """Returns at once."""
+
+
+def _exposition(figures: snapshot.Snapshot, accept: str) -> tuple[bytes, str]:
+    from .exposition import encoded  # noqa: PLC0415  # 17 ms, which the loop does not wait for
+
+    return encoded(figures, accept)

@@ -1,0 +1,252 @@
+"""Answers the requests of one service: `POST /run`, `GET /health`, `GET /status` and `GET /openapi.json`.
+
+Each is a call of the method table about the agent of the service alone. It must not know sockets, nor how a
+task is run.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Annotated
+
+import msgspec
+from aiohttp import web
+from msgspec import Meta, Struct
+
+from corral.supervisor.api.table.table import Control, Permission
+from corral.supervisor.config.decoding.values import HttpAuth
+from corral.supervisor.tenants.tokens.scope import is_in_scope
+from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
+from corral.worker.contract import codec
+from corral.worker.contract.errors import (
+    CorralError,
+    InternalError,
+    InvalidParams,
+    MethodNotFound,
+    NotFound,
+    ParseError,
+    from_wire,
+)
+from corral.worker.contract.misfit import misfit_of
+from corral.worker.contract.records import ENDED
+from corral.worker.contract.trace_context import KEY, valid
+from corral.worker.control.params import AttachParams
+
+from ..http.answers import Refused, answer, check_type, read_body, status_of
+from ..http.event_sender import Outbox, event, send_call
+from ..http.face import ANONYMOUS, HttpClient
+from .health import reasons_of
+from .openapi import document
+
+EVENTS = {"task.progress": "progress", "task.part": "part"}
+"""Names of the events of a stream, by notification."""
+
+ROUTES = {"/run": "POST", "/status": "GET", "/openapi.json": "GET"}
+
+
+class RunBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """Represents the body of `POST /run`; with `stream` the answer is a stream of events."""
+
+    input: object = None
+    objective: str = ""
+    context: object = None
+    session: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+    timeout_s: Annotated[float, Meta(gt=0)] | None = None
+    stream: bool = False
+
+
+class ServiceCaller:
+    """Represents the client of one request to the method table; `outbox` holds the progress that waits for it."""
+
+    def __init__(self, client: HttpClient, permission: Permission) -> None:
+        self.supervisor: WorkerSupervisor | None = None
+        self.name = f"http {client.name}"
+        self.agents: Sequence[str] | None = None if client is ANONYMOUS else client.agents
+        self.tenant = "" if client is ANONYMOUS else client.tenant
+        self.permission: Permission = permission
+        self.who: Mapping[str, object] = client.who
+        self.outbox = Outbox()
+
+    def notify(self, method: str, params: Mapping[str, object]) -> None:
+        """Keeps a message about progress, or a part of the output, until it is sent."""
+        if method in EVENTS:
+            self.outbox.put(event(EVENTS[method], params))
+
+    async def drain(self) -> None:
+        """Waits while the client reads too slowly."""
+        await self.outbox.drain()
+
+    def follow(self, following: Awaitable[None]) -> None:
+        """Refuses to go on after the call: no method that is called here does."""
+        raise InternalError("cannot follow over this service")
+
+    def attach(self, view: AttachParams) -> None:
+        """Refuses MCP."""
+        raise InternalError("cannot speak MCP over this service")
+
+    def log_in(self, digest: bytes | None, tenant: str) -> None:
+        """Refuses: each request brings its token."""
+        raise InternalError("cannot log in over this service")
+
+
+class HealthFace:
+    """Answers `GET /health`, for all who reach the address."""
+
+    prefix = "/health"
+    open = True
+
+    def __init__(self, control: Control, name: str) -> None:
+        self._control = control
+        self._name = name
+
+    async def serve(self, request: web.BaseRequest, client: HttpClient) -> web.StreamResponse:
+        """Answers 200 where tasks can be done now, else 503 with the reasons."""
+        if request.path != self.prefix:
+            raise NotFound(f'cannot find "{request.path}"')
+        _check_verb(request, "GET")
+        reasons = reasons_of(self._control.agents, self._name)
+        state = "unavailable" if reasons else "ok"
+        found = {"name": self._name, "status": state, "reasons": reasons}
+        return answer(found, 503 if reasons else 200)
+
+    async def close(self) -> None:
+        """Returns at once: nothing is under way."""
+
+
+class ServiceFace:
+    """Answers all other requests of one service.
+
+    Args:
+        control: the method table.
+        name: of the agent, team or workflow.
+        auth: returns whether a token is asked for, as it is now.
+    """
+
+    prefix = "/"
+
+    def __init__(self, control: Control, name: str, auth: Callable[[], HttpAuth]) -> None:
+        self._control = control
+        self._name = name
+        self._auth = auth
+
+    @property
+    def open(self) -> bool:
+        """Returns whether it is served without a token."""
+        return self._auth() == "none"
+
+    async def close(self) -> None:
+        """Leaves what is under way to the server, which cancels it."""
+
+    async def serve(self, request: web.BaseRequest, client: HttpClient) -> web.StreamResponse:
+        """Answers one request.
+
+        Raises:
+            Refused: the request is not one of ROUTES.
+            CorralError: the method refuses it.
+        """
+        verb = ROUTES.get(request.path)
+        if verb is None:
+            known = sorted({*ROUTES, HealthFace.prefix})
+            text = f'cannot find "{request.path}"; there are {", ".join(known)}'
+            raise NotFound(text, known=known)
+        _check_verb(request, verb)
+        if request.path == "/openapi.json":
+            return answer(document(self._name, with_token=not self.open))
+        caller = self._caller(client)
+        if request.path == "/status":
+            return answer(await self._status(caller))
+        return await self._run(request, caller)
+
+    def _caller(self, client: HttpClient) -> ServiceCaller:
+        """Returns the caller of the method table.
+
+        Raises:
+            NotFound: the token is not for this agent.
+        """
+        if client is ANONYMOUS and self.open:
+            return ServiceCaller(client, "operate")
+        if not is_in_scope(self._name, client.agents):
+            raise NotFound(f'cannot find "{self._name}"', name=self._name)
+        return ServiceCaller(client, client.permission)
+
+    async def _status(self, caller: ServiceCaller) -> object:
+        found = await self._control.call("daemon.status", {"names": [self._name]}, caller)
+        status = codec.as_object(msgspec.to_builtins(found)) or {}
+        for key in ("agents", "teams", "workflows"):
+            if entries := codec.as_array(status.get(key)):
+                return entries[0]
+        raise NotFound(f'cannot find "{self._name}"', name=self._name)
+
+    # -- a task
+
+    async def _run(self, request: web.BaseRequest, caller: ServiceCaller) -> web.StreamResponse:
+        body = await _read_run(request)
+        params: dict[str, object] = {"agent": self._name, "objective": body.objective}
+        for key in ("input", "context", "session", "timeout_s"):
+            if (value := getattr(body, key)) is not None:
+                params[key] = value
+        if (idempotency_key := request.headers.get("Idempotency-Key")) is not None:
+            params["idempotency_key"] = idempotency_key
+        is_streamed = body.stream or _wants_stream(request)
+        if is_streamed:
+            params["stream"] = True
+        if (above := valid(request.headers.get(KEY))) is not None:
+            params[KEY] = above
+        call = self._control.call("task.run", params, caller)
+        if is_streamed:
+            return await send_call(request, caller.outbox, call, _last_event)
+        status, found = _result(await call)
+        return answer(found, status)
+
+
+def _check_verb(request: web.BaseRequest, verb: str) -> None:
+    if request.method != verb and not (verb == "GET" and request.method == "HEAD"):
+        error = MethodNotFound(f'cannot serve {request.method} "{request.path}": it takes {verb}')
+        raise Refused(405, error, Allow=verb)
+
+
+def _wants_stream(request: web.BaseRequest) -> bool:
+    accept = ",".join(request.headers.getall("Accept", []))
+    return "text/event-stream" in accept.lower()
+
+
+async def _read_run(request: web.BaseRequest) -> RunBody:
+    """Reads the body of a run; an empty one is a task without any input.
+
+    Raises:
+        Refused: it is no JSON.
+        InvalidParams: it has another shape.
+    """
+    body = await read_body(request)
+    if not body:
+        return RunBody()
+    check_type(request, body)
+    try:
+        given = codec.decode(body)
+    except ValueError as error:
+        raise Refused(400, ParseError(f"cannot read the body as JSON: {error}")) from error
+    try:
+        return msgspec.convert(given, RunBody)
+    except msgspec.ValidationError as error:
+        found = misfit_of(error, given, RunBody)
+        facts = {"key": found.key, "value": found.shown, "reason": found.rule}
+        raise InvalidParams(f"cannot run: {found.words}", **facts) from error
+
+
+def _result(record: object) -> tuple[int, dict[str, object]]:
+    """Returns the status and the answer of a task that has ended."""
+    task = codec.as_object(msgspec.to_builtins(record)) or {}
+    assert task.get("state") in ENDED, "task.run answers when the task has ended"
+    found: dict[str, object] = {key: task.get(key) for key in ("state", "output")}
+    found = {"task": task.get("id"), **found}
+    if task["state"] == "succeeded":
+        return 200, found
+    error = from_wire(task.get("error"))
+    return status_of(error), {**found, "error": error.to_record()}
+
+
+def _last_event(task: "asyncio.Future[object]") -> bytes:
+    try:
+        status, found = _result(task.result())
+    except CorralError as error:
+        return event("error", {"error": error.to_record()})
+    return event("result" if status == 200 else "error", found)

@@ -1,0 +1,107 @@
+"""Encodes and reads the lines in which the gateway notes what calls use, before it tells the daemon. Values in, values out.
+
+A call has a line when it is passed on, one each second while its answer streams, and one at its end; the last one counts. Each
+line has its checksum: one that was not written whole, or was changed, is left out, and its number is told.
+"""
+
+import zlib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from corral.supervisor.config.declared.models import Prices
+
+from .usage import Usage
+
+CHECKSUM_CHARS = 8
+
+
+class Account(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Represents what a call counts for: an agent, one of its tasks or none, at the prices of the models that may answer."""
+
+    agent: str
+    task: str | None = None
+    prices: dict[str, Prices] = {}
+
+
+class Line(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Represents what is known of a call at a moment, in seconds since 1970; the first line has the account, the last the outcome."""
+
+    call: int
+    at: float
+    model: str
+    usage: Usage = Usage()
+    is_estimated: bool = False
+    outcome: str = ""
+    account: Account | None = None
+
+
+class Noted(NamedTuple):
+    """Represents a call of a journal; `end` is the position behind its last line, 0 for one that has not ended."""
+
+    account: Account
+    last: Line
+    end: int
+
+
+class Contents(NamedTuple):
+    """Represents a journal: its calls, the ended ones first and in order, and the number of lines that cannot be read."""
+
+    calls: list[Noted]
+    damaged: int
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Line).decode
+
+
+def encoded(line: Line) -> bytes:
+    """Returns a line as bytes."""
+    text = _encode(line)
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def contents(data: bytes) -> Contents:
+    """Returns what a journal says."""
+    begun: dict[int, tuple[Account, Line]] = {}
+    ended: list[Noted] = []
+    damaged = position = 0
+    for text in data.splitlines(keepends=True):
+        position += len(text)
+        if text == b"\n":
+            continue
+        line = _read(text)
+        if line is None:
+            damaged += 1
+            continue
+        account = line.account
+        if account is None:
+            if line.call not in begun:
+                damaged += 1
+                continue
+            account = begun[line.call][0]
+        if line.outcome:
+            begun.pop(line.call, None)
+            ended.append(Noted(account, line, position))
+        else:
+            begun[line.call] = account, line
+    return Contents([*ended, *(Noted(*each, 0) for each in begun.values())], damaged)
+
+
+def _read(text: bytes) -> Line | None:
+    checksum, _, rest = text.partition(b" ")
+    body = rest.removesuffix(b"\n")
+    try:
+        if len(checksum) == CHECKSUM_CHARS and int(checksum, 16) == zlib.crc32(body):
+            return _decode(body)
+    except (ValueError, msgspec.DecodeError):
+        pass
+    return None
+
+
+def prices_of(account: Account, model: str) -> Prices:
+    """Returns the prices of the model that has answered a call."""
+    found: Mapping[str, Prices] = account.prices
+    return found.get(model, Prices())

@@ -1,0 +1,206 @@
+"""Starts the gateway when the first worker needs it, feeds it, and starts it again when it has died.
+
+One process serves all workers, as a unit of the launcher: it dies with the daemon, and the daemon's loop copies no data.
+The daemon keeps each listening socket, so that a new gateway goes on where the old one has ended; calls are lost then,
+workers are not. The keys of providers reach it over a socket pair: they are in no command line, environment or file.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import threading
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from corral.supervisor.workers.process.helper_process import HelperProcess, Program
+from corral.supervisor.workers.process.launch import Host
+from corral.supervisor.workers.process.launcher_client import Launcher
+from corral.worker.contract.errors import CorralError
+
+from .endpoint import Endpoint
+
+REFRESH_S = 10.0
+"""Seconds after which keys are read again when a call comes: a secret may have changed."""
+BACKLOG = 512
+PROGRAM = Program(
+    title="the gateway of models",
+    unit="corral.models",
+    module="model_gateway.program",
+    environment=(
+        *("PATH", "LANG", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"),
+        *("http_proxy", "https_proxy", "no_proxy"),
+    ),
+)
+
+log = logging.getLogger(__name__)
+
+
+class Desk(Protocol):
+    """Decides about calls, and counts what they have used."""
+
+    def decide(self, asked: Mapping[str, Any]) -> Mapping[str, object]:  # Any: JSON
+        """Returns the answer for a call: `go` or `refuse`."""
+        ...
+
+    def used(self, report: Mapping[str, Any]) -> bool:  # Any: JSON
+        """Takes what a call has used; returns whether calls are to begin in a new journal."""
+        ...
+
+    def journal(self) -> tuple[str, int]:
+        """Returns a new journal: its name, and its file, which is the receiver's.
+
+        Raises:
+            ResourceLimitExceeded: it cannot be made.
+        """
+        ...
+
+    def closed(self, journal: str) -> None:
+        """Notes that all calls of a journal have ended."""
+        ...
+
+    def lost(self) -> None:
+        """Notes that the calls under way are lost."""
+        ...
+
+
+class ModelGateway:
+    """Represents the gateway; for use in one event loop, but for `port`.
+
+    Args:
+        launcher: starts the process.
+        host: facts of the machine.
+        generation: the number of this daemon.
+        desk: decides and counts.
+        endpoints: returns the models with their keys; it may wait for a disk.
+    """
+
+    def __init__(
+        self,
+        launcher: Launcher,
+        host: Host,
+        generation: int,
+        desk: Desk,
+        endpoints: Callable[[], Awaitable[Sequence[Endpoint]]],
+    ) -> None:
+        self._desk = desk
+        self._endpoints = endpoints
+        self._loop = asyncio.get_running_loop()
+        self._listeners: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self._port = 0
+        self._refreshing: asyncio.Task[None] | None = None
+        self._refreshed_at = 0.0
+        self._is_fed = False  # the process has the models, and is told of each socket
+        self._is_closed = False
+        self._process = HelperProcess(
+            launcher, host, generation, PROGRAM, on_start=self._begin, on_message=self._on_message, on_end=self._ended
+        )
+
+    @property
+    def pid(self) -> int | None:
+        """Returns the pid of the process, None while there is none."""
+        return self._process.pid
+
+    @property
+    def restarts(self) -> int:
+        """Returns the number of times that a dead one was replaced."""
+        return self._process.restarts
+
+    def port(self) -> int:
+        """Returns the port of the gateway on the loopback of the machine, and starts it; any thread may call it."""
+        with self._lock:
+            if not self._port:
+                sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.bind(("127.0.0.1", 0))
+                sock.listen(BACKLOG)
+                self._port = sock.getsockname()[1]
+                self._loop.call_soon_threadsafe(self.open, "", sock.detach())
+        return self._port
+
+    def open(self, unit: str, listener_fd: int) -> None:
+        """Serves at a socket in the network of a worker, "" for the machine's; it belongs to this object from now on."""
+        if self._is_closed:
+            os.close(listener_fd)
+            return
+        self._listeners[unit] = listener_fd
+        if self._is_fed:
+            self._send_listener(unit)
+        self._process.start()
+
+    def close(self, unit: str) -> None:
+        """Ends the calls of a worker that is gone."""
+        found = self._listeners.pop(unit, None)
+        if found is not None:
+            os.close(found)
+        self._process.send({"op": "close", "unit": unit})
+
+    def refresh(self) -> None:
+        """Reads the models and their keys again."""
+        self._refreshed_at = self._loop.time()
+        if self._process.is_up and self._refreshing is None:
+            self._refreshing = self._loop.create_task(self._feed())
+            self._refreshing.add_done_callback(self._refreshed)
+
+    def settle(self) -> None:
+        """Takes what the gateway has told until now."""
+        self._process.read()
+
+    async def end(self) -> None:
+        """Ends the gateway."""
+        self._is_closed = True
+        await self._process.end()
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            await asyncio.gather(self._refreshing, return_exceptions=True)
+        for listener_fd in self._listeners.values():
+            os.close(listener_fd)
+        self._listeners.clear()
+
+    def _refreshed(self, task: asyncio.Task[None]) -> None:
+        self._refreshing = None
+        if not task.cancelled() and task.exception() is not None:
+            log.error("cannot read the models: %s", task.exception())
+
+    async def _feed(self) -> None:
+        endpoints = await self._endpoints()
+        self._process.send({"op": "models", "models": msgspec.to_builtins(endpoints)})
+
+    def _send_journal(self) -> None:
+        try:
+            name, fd = self._desk.journal()
+        except CorralError as error:  # calls are counted all the same, as long as no process dies
+            log.error("%s", error.message)
+            return
+        self._process.send({"op": "journal", "name": name}, [fd])
+
+    def _send_listener(self, unit: str) -> None:
+        self._process.send({"op": "listen", "unit": unit}, [os.dup(self._listeners[unit])])
+
+    async def _begin(self) -> None:
+        """Sends a new process its journal, the models, and then its sockets: a call comes once its model is known."""
+        self._refreshed_at = self._loop.time()
+        self._send_journal()
+        await self._feed()
+        self._is_fed = True
+        for unit in self._listeners:
+            self._send_listener(unit)
+
+    def _ended(self) -> None:
+        self._is_fed = False
+        self._desk.lost()
+
+    def _on_message(self, message: Any) -> None:  # Any: JSON
+        if message.get("op") == "used":
+            if self._desk.used(message) and self._process.is_up:
+                self._send_journal()
+        elif message.get("op") == "closed":
+            self._desk.closed(message["journal"])
+        elif message.get("op") == "ask":
+            if self._loop.time() > self._refreshed_at + REFRESH_S:
+                self.refresh()
+            answer = self._desk.decide(message)
+            self._process.send({**answer, "call": message["call"]})

@@ -1,0 +1,312 @@
+"""Stores values of any shape by agent, session and key, for a time or for good.
+
+The number of an agent's keys and their bytes are counted in the same transaction as every change, so that the limits
+hold exactly. A value carries a checksum, so that a damaged one is noticed.
+"""
+
+import sqlite3
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from corral.supervisor.config.spec import spec
+from corral.worker.contract import codec
+from corral.worker.contract.errors import Corrupted, InvalidParams, ResourceLimitExceeded
+
+from ..store.store import Row, Store
+from .overflow import Entry
+from .pooling import Claim
+from .rows import OF_AGENTS, count_keys, names, remove_keys, usage_of
+
+MAX_VALUE_BYTES = 1024 * 1024
+"""Bytes of the largest value, as JSON."""
+
+FOUND_BYTES = 8 * 1024 * 1024
+"""Bytes of the values that a search returns at most: half a message."""
+
+
+class Carrier(Protocol):
+    """Holds the values of the agents that a cluster places."""
+
+    async def value(self, agent: str, session: str, key: str, text: bytes | None, ttl_s: float | None) -> None:
+        """Stores a value for the node that runs the agent next, None for its end; does nothing for an agent of this daemon alone."""
+        ...
+
+    async def end_session(self, agent: str, session: str, ends_at: float | None) -> None:
+        """Gives an end to a session for the node that runs the agent next."""
+        ...
+
+    async def clear(self, agent: str, session: str | None) -> int:
+        """Ends a session with its values for all nodes, or all of an agent; returns the number of sessions."""
+        ...
+
+
+class KeyValues:
+    """Stores the keys of all agents of one daemon.
+
+    Args:
+        store: the daemon's store.
+        rules: returns the limits of an agent.
+        claim: returns the claim on the pool of an agent, for one write; None where it has no pool.
+        on_written: publishes the sessions and keys that gave way to a write.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        rules: Callable[[str], spec.Memory],
+        claim: Callable[[str], Claim | None],
+        on_written: Callable[[Claim], None],
+    ) -> None:
+        self._store = store
+        self._rules = rules
+        self._claim = claim
+        self._on_written = on_written
+        self._carrier: Carrier | None = None
+
+    def bind(self, carrier: Carrier) -> None:
+        """Connects the cluster, which has a value of an agent that it places before it is kept here."""
+        self._carrier = carrier
+
+    async def put(
+        self, agent: str, session: str, key: str, value: object, *, ttl_s: float | None, is_taken: bool = False
+    ) -> None:
+        """Stores a value under a key, for `ttl_s` seconds or for good; it is durable when this returns.
+
+        One that is `taken` comes from another node of the cluster.
+
+        Raises:
+            Conflict: the cluster has another node run the agent.
+            InvalidParams: the value is too large.
+            ResourceLimitExceeded: the agent has as many keys or bytes as it may, or its pool is full.
+        """
+        blob = codec.encode(value)
+        if len(blob) > MAX_VALUE_BYTES:
+            raise InvalidParams(
+                f'cannot store "{key}": {len(blob)} bytes are more than {MAX_VALUE_BYTES}',
+                key="value",
+                limit=MAX_VALUE_BYTES,
+            )
+        if self._carrier is not None and not is_taken:
+            await self._carrier.value(agent, session, key, blob, ttl_s)
+        rules, claim = self._rules(agent), self._claim(agent)
+        await self._store.write(_Put(agent, session, key, blob, ttl_s, rules, claim))
+        if claim is not None:
+            self._on_written(claim)
+
+    async def get(self, agent: str, session: str, key: str) -> object:
+        """Returns the value of a key, None where there is none.
+
+        Raises:
+            Corrupted: the value was changed since it was stored.
+        """
+        rows = await self._store.read(
+            "SELECT value, crc FROM memory WHERE agent = ? AND session = ? AND key = ?"
+            " AND (expires_at IS NULL OR expires_at > ?)",
+            (agent, session, key, time.time()),
+        )
+        return _value(rows[0], agent, session, key) if rows else None
+
+    async def delete(self, agent: str, session: str, key: str) -> int:
+        """Removes a key; returns the number of removed keys, 0 or 1.
+
+        Raises:
+            Conflict: the cluster has another node run the agent.
+        """
+        if self._carrier is not None:
+            await self._carrier.value(agent, session, key, None, None)
+        return await self.drop(agent, session, key)
+
+    async def drop(self, agent: str, session: str, key: str) -> int:
+        """Removes a key of this node alone; returns the number of removed keys, 0 or 1."""
+        return (await self._store.write(_Delete(agent, session, key)))[0]
+
+    async def search(self, agent: str, session: str | None, query: str, limit: int) -> list[dict[str, object]]:
+        """Finds keys with the text in key or value, the newest first; a damaged value is marked `corrupted`."""
+        escaped = query.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+        like = f"%{escaped}%"
+        rows = await self._store.read(
+            "SELECT session, key, value, crc FROM memory WHERE agent = ?"
+            " AND (? IS NULL OR session = ?) AND (expires_at IS NULL OR expires_at > ?)"
+            " AND (key LIKE ? ESCAPE '\\' OR CAST(value AS TEXT) LIKE ? ESCAPE '\\')"
+            " ORDER BY updated_at DESC LIMIT ?",
+            (agent, session, session, time.time(), like, like, limit),
+        )
+        items: list[dict[str, object]] = []
+        room = FOUND_BYTES
+        for where, key, *cells in rows:
+            room -= len(cells[0]) if isinstance(cells[0], bytes) else 0
+            if room < 0 and items:
+                break
+            item: dict[str, object] = {"session": where, "key": key, "value": None}
+            try:
+                item["value"] = _value(tuple(cells), agent, str(where), str(key))
+            except Corrupted:
+                item["corrupted"] = True
+            items.append(item)
+        return items
+
+    async def clear_carried(self, agent: str, session: str | None) -> int:
+        """Ends on the other nodes what is cleared here; returns the number of sessions, 0 for an agent of this daemon alone."""
+        return 0 if self._carrier is None else await self._carrier.clear(agent, session)
+
+    async def end_carried(self, agent: str, session: str, ends_at: float | None) -> None:
+        """Gives an end to a session on the other nodes, too."""
+        if self._carrier is not None:
+            await self._carrier.end_session(agent, session, ends_at)
+
+    def clear_keys(self, agent: str, session: str | None) -> "ClearKeys":
+        """Returns a step that removes the keys of a session, or all of an agent, as part of a larger change."""
+        return ClearKeys(agent, session)
+
+    async def expire(self, now: float, agents: Sequence[str] | None) -> dict[str, int]:
+        """Removes keys whose time is over, of all agents or of some; returns how many, by agent.
+
+        Raises:
+            Overloaded: the store takes nothing now.
+        """
+        step = _Expire(now, agents)
+        await self._store.write(step)
+        return step.gone
+
+
+class _Change:
+    """Defines a change of the table of keys."""
+
+    count = 1
+
+    @property
+    def size_bytes(self) -> int:
+        """Returns the bytes that it takes of the memory for waiting writes."""
+        return 0
+
+    def seal(self) -> None:
+        """Ends nothing: this step does not grow."""
+
+
+class _Put(_Change):
+    def __init__(
+        self,
+        agent: str,
+        session: str,
+        key: str,
+        blob: bytes,
+        ttl_s: float | None,
+        rules: spec.Memory,
+        claim: Claim | None,
+    ) -> None:
+        self._agent = agent
+        self._where = (agent, session, key)
+        self._blob = blob
+        self._at = time.time()
+        self._expires_at = None if ttl_s is None else self._at + ttl_s
+        self._rules = rules
+        self._claim = claim
+
+    @property
+    def size_bytes(self) -> int:
+        """Returns the bytes that it takes of the memory for waiting writes."""
+        return len(self._blob)
+
+    def run(self, connection: sqlite3.Connection) -> int:
+        """Stores the value.
+
+        Raises:
+            ResourceLimitExceeded: the agent has as many keys or bytes as it may, or its pool is full.
+        """
+        found = connection.execute(
+            "SELECT LENGTH(CAST(key AS BLOB)) + LENGTH(value) FROM memory WHERE agent = ? AND session = ? AND key = ?",
+            self._where,
+        ).fetchone()
+        size = len(self._where[2].encode()) + len(self._blob)
+        more_keys, more_bytes = int(found is None), size - (0 if found is None else found[0])
+        if self._exceeded(connection, more_keys, more_bytes) is not None:
+            # Keys whose time is over make room at once.
+            remove_keys(connection, "agent = ? AND expires_at < ?", (self._agent, self._at))
+            if limit := self._exceeded(connection, more_keys, more_bytes):
+                raise self._refusal(*limit)
+        connection.execute(
+            "INSERT INTO memory (agent, session, key, value, updated_at, expires_at, crc)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET value = excluded.value,"
+            " updated_at = excluded.updated_at, expires_at = excluded.expires_at, crc = excluded.crc",
+            (*self._where, self._blob, self._at, self._expires_at, zlib.crc32(self._blob)),
+        )
+        count_keys(connection, self._agent, more_keys, more_bytes)
+        if self._claim is not None and more_bytes > 0:
+            written = Entry(*self._where, size)
+            self._claim.settle(connection, written, more_bytes, self._at, has_history=False)
+        return 1
+
+    def _exceeded(self, connection: sqlite3.Connection, more_keys: int, more_bytes: int) -> tuple[str, int] | None:
+        """Returns the limit that would be exceeded, and its value; a smaller value than before exceeds none."""
+        keys, size, _ = usage_of(connection, self._agent)
+        if more_keys > 0 and keys + more_keys > self._rules.max_keys:
+            return "max_keys", self._rules.max_keys
+        if more_bytes > 0 and size + more_bytes > self._rules.max_keys_bytes:
+            return "max_keys_bytes", self._rules.max_keys_bytes
+        return None
+
+    def _refusal(self, limit: str, value: int) -> ResourceLimitExceeded:
+        agent, _, key = self._where
+        text = f'cannot store "{key}" of agent "{agent}": {limit} = {value} is used up'
+        return ResourceLimitExceeded(text, limit=limit, value=value, agent=agent, key=key)
+
+
+class _Delete(_Change):
+    def __init__(self, agent: str, session: str, key: str) -> None:
+        self._where = (agent, session, key)
+
+    def run(self, connection: sqlite3.Connection) -> int:
+        """Removes the key."""
+        condition = "agent = ? AND session = ? AND key = ?"
+        return sum(remove_keys(connection, condition, self._where).values())
+
+
+class ClearKeys(_Change):
+    """Removes the keys of a session, or all of an agent; `removed` is their number."""
+
+    def __init__(self, agent: str, session: str | None) -> None:
+        self.removed = 0
+        self._where = (agent, session, session)
+
+    def run(self, connection: sqlite3.Connection) -> int:
+        """Removes the keys."""
+        condition = "agent = ? AND (? IS NULL OR session = ?)"
+        self.removed = sum(remove_keys(connection, condition, self._where).values())
+        return self.removed
+
+
+class _Expire(_Change):
+    def __init__(self, now: float, agents: Sequence[str] | None) -> None:
+        self._now = now
+        self._agents = agents
+        self.gone: dict[str, int] = {}
+
+    def run(self, connection: sqlite3.Connection) -> int:
+        """Removes the keys."""
+        if self._agents is None:
+            self.gone = remove_keys(connection, "expires_at <= ?", (self._now,))
+        else:
+            condition = f"expires_at <= ? AND {OF_AGENTS}"
+            self.gone = remove_keys(connection, condition, (self._now, names(self._agents)))
+        return sum(self.gone.values())
+
+
+def _value(row: Row, agent: str, session: str, key: str) -> object:
+    blob, crc = row
+    record = f'key "{key}" of agent "{agent}"'
+    try:
+        if isinstance(blob, bytes) and crc in (None, zlib.crc32(blob)):  # older rows have no sum
+            return codec.decode(blob)
+        reason = "checksum"
+    except ValueError:
+        reason = "no-value"
+    raise Corrupted(
+        f"cannot read {record}: it is not what was written",
+        record=record,
+        reason=reason,
+        agent=agent,
+        session=session,
+        key=key,
+    )

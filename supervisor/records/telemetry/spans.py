@@ -1,0 +1,209 @@
+"""Decides the spans of a task and of a tool call, with their ids, names and attributes: values in, values out.
+
+A task is one span, with its wait for the first attempt and each attempt as children. A tool call or a delegated
+task is a child of the attempt that began it. Names and attributes are those of OpenTelemetry's semantic conventions
+for generative AI and MCP; those that they do not have begin with `corral.`.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
+from typing import Literal, NamedTuple
+
+from corral.worker.contract.records import Task
+from corral.worker.contract.trace_context import TraceContext, parse
+
+Kind = Literal["internal", "server", "client"]
+
+Attributes = Mapping[str, str | int | float | bool]
+
+MESSAGE_CHARS = 300
+"""Characters of an error's message in a span."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class Span(NamedTuple):
+    """Represents a span that has ended; times are in nanoseconds of the Unix epoch.
+
+    `parent` is the id of the span above it, "" where there is none. `error` is the name of the error with which it has ended, "" without one.
+    """
+
+    name: str
+    context: TraceContext
+    parent: str
+    kind: Kind
+    start_ns: int
+    end_ns: int
+    attributes: Attributes
+    error: str = ""
+    message: str = ""
+
+
+def task_context(task: Task) -> TraceContext:
+    """Returns the context of a task's span.
+
+    Its trace is that of its caller, else its own.
+    """
+    above = parse(task.traceparent)
+    found = _digest(task.id, task.created_at)
+    if above is not None:
+        return TraceContext(above.trace, found[:16], above.flags)
+    return TraceContext(_digest("trace", task.id, task.created_at), found[:16])
+
+
+def attempt_context(task: Task) -> TraceContext:
+    """Returns the context of the attempt that is under way; of a team or workflow that of the task, since it has none."""
+    context = task_context(task)
+    if not task.delivery or task.kind not in ("task", "job"):
+        return context
+    return context._replace(span=_digest(task.id, task.created_at, str(task.delivery))[:16])
+
+
+def task_spans(task: Task) -> list[Span]:
+    """Returns the spans of a task that has ended: its own, and that of its last attempt, or of its wait for one."""
+    context = task_context(task)
+    if not context.is_sampled:
+        return []
+    above = parse(task.traceparent)
+    start_ns, end_ns = unix_ns(task.created_at), unix_ns(task.finished_at or task.created_at)
+    error, message = "", ""
+    if task.error is not None:
+        error, message = task.error.name, task.error.message[:MESSAGE_CHARS]
+    operation = "invoke_workflow" if task.kind == "workflow" else "invoke_agent"
+    attributes: dict[str, str | int | float | bool] = {
+        "gen_ai.operation.name": operation,
+        "gen_ai.agent.name": task.agent,
+        "corral.task.id": task.id,
+        "corral.task.kind": task.kind,
+        "corral.task.state": task.state,
+        "corral.task.attempts": task.attempt,
+        "corral.task.tool_calls": task.tool_calls,
+        "corral.task.tokens_used": task.tokens_used,
+        "corral.task.cost_cents": task.cost_cents,
+    }
+    if task.session is not None:
+        attributes["gen_ai.conversation.id"] = task.session
+    if task.parent is not None:
+        attributes["corral.task.parent"] = task.parent
+    if task.step:
+        attributes["corral.task.step"] = task.step
+    is_remote = above is not None and task.parent is None
+    own = Span(
+        f"{operation} {task.agent}",
+        context,
+        "" if above is None else above.span,
+        "server" if is_remote else "internal",
+        start_ns,
+        end_ns,
+        attributes,
+        error,
+        message,
+    )
+    if task.started_at is None:
+        return [own, _wait(task, context, end_ns)]
+    if task.kind not in ("task", "job"):
+        return [own]
+    return [own, _attempt(task, context, end_ns, (error, message))]
+
+
+def wait_span(task: Task) -> Span | None:
+    """Returns the span of a task's wait for its first attempt, which begins; None of a later one."""
+    context = task_context(task)
+    if not context.is_sampled or task.delivery > 1 or task.started_at is None:
+        return None
+    return _wait(task, context, unix_ns(task.started_at))
+
+
+def failed_attempt(task: Task, now_ns: int, error: str, message: str) -> Span | None:
+    """Returns the span of an attempt that another one follows."""
+    context = task_context(task)
+    if not context.is_sampled or task.started_at is None:
+        return None
+    return _attempt(task, context, now_ns, (error, message[:MESSAGE_CHARS]))
+
+
+def tool_span(
+    context: TraceContext,
+    parent: str,
+    times_ns: tuple[int, int],
+    *,
+    tool: str,
+    server: str,
+    task: str | None,
+    outcome: str,
+) -> Span:
+    """Returns the span of a tool call that has ended."""
+    attributes = {
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": tool,
+        "mcp.method.name": "tools/call",
+        "corral.mcp.server": server,
+        "corral.tool.outcome": outcome,
+    }
+    if task is not None:
+        attributes["corral.task.id"] = task
+    error = "" if outcome == "ok" else "tool_error" if outcome == "error" else outcome
+    return Span(f"execute_tool {tool}", context, parent, "client", *times_ns, attributes, error)
+
+
+def model_span(
+    context: TraceContext,
+    parent: str,
+    times_ns: tuple[int, int],
+    *,
+    model: str,
+    provider: str,
+    task: str | None,
+    agent: str,
+    tokens: tuple[int, int],
+    outcome: str,
+) -> Span:
+    """Returns the span of a call of a model that has ended; `tokens` are those of its input and of its output."""
+    attributes: dict[str, str | int | float | bool] = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": provider,
+        "gen_ai.request.model": model,
+        "gen_ai.agent.name": agent,
+        "gen_ai.usage.input_tokens": tokens[0],
+        "gen_ai.usage.output_tokens": tokens[1],
+        "corral.model.outcome": outcome,
+    }
+    if task is not None:
+        attributes["corral.task.id"] = task
+    error = "" if outcome == "ok" else outcome
+    return Span(f"chat {model}", context, parent, "client", *times_ns, attributes, error)
+
+
+def unix_ns(stamp: str) -> int:
+    """Returns the nanoseconds of a time in RFC 3339."""
+    return (datetime.fromisoformat(stamp) - _EPOCH) // _MICROSECOND * 1000
+
+
+def _wait(task: Task, context: TraceContext, end_ns: int) -> Span:
+    start_ns = unix_ns(task.created_at)
+    own = context._replace(span=_digest("wait", task.id, task.created_at)[:16])
+    attributes: dict[str, str | int | float | bool] = {"corral.task.id": task.id}
+    attributes["corral.task.priority"] = task.priority
+    return Span("queue", own, context.span, "internal", min(start_ns, end_ns), end_ns, attributes)
+
+
+def _attempt(task: Task, context: TraceContext, end_ns: int, error: tuple[str, str]) -> Span:
+    assert task.started_at is not None, "the attempt has begun"
+    attributes: dict[str, str | int | float | bool] = {
+        "corral.task.id": task.id,
+        "corral.task.attempt": task.attempt,
+        "corral.task.delivery": task.delivery,
+    }
+    if task.worker is not None:
+        attributes["gen_ai.agent.id"] = task.worker
+    own = attempt_context(task)
+    start_ns = min(unix_ns(task.started_at), end_ns)
+    name = f"attempt {task.attempt}"
+    return Span(name, own, context.span, "internal", start_ns, end_ns, attributes, *error)
+
+
+def _digest(*words: str) -> str:
+    """Returns 32 hexadecimal digits that these words alone have."""
+    return blake2b("\0".join(words).encode(), digest_size=16).hexdigest()

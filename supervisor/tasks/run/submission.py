@@ -1,0 +1,347 @@
+"""Takes new tasks: each is admitted, recorded and queued, or refused with the reason; a key is taken once.
+
+Guarantees that a durable task is committed before it is acknowledged, and that of two that come at once with one
+idempotency key the second gets the task of the first. `admission` decides, `record_writer` writes, `dispatcher` begins
+what can begin at once.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from functools import partial
+from weakref import WeakValueDictionary
+
+from msgspec.structs import replace
+
+from corral.supervisor.agents.running.agent import Agent
+from corral.supervisor.records.store.batch import Writing
+from corral.supervisor.records.telemetry.tracing import Tracing
+from corral.supervisor.tenants.quotas.turns import CallTurns
+from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
+from corral.worker.contract.errors import Conflict, CorralError, Corrupted, NotFound, PermissionDenied, ShuttingDown
+from corral.worker.contract.names import qualified, tenant_of
+from corral.worker.contract.records import Task, TaskKind, TaskParams
+
+from ..rules.boundaries import normalised, within
+from .accounting import Accounting
+from .admission import Admission
+from .backlog import Backlog, Entry, Origin, dependency_failed, waiting_reason
+from .composite import CompositeRunner, WorkflowEngine
+from .dispatcher import Dispatcher
+from .executor import Executor
+from .record_writer import RecordWriter
+
+ON_ENGINE = "x"
+"""The first character of the id of a task that the engine of a cluster keeps."""
+
+logger = logging.getLogger(__name__)
+
+
+class Submission:
+    """Takes the tasks of one daemon.
+
+    Args:
+        writer: writes the records.
+        backlog: the tasks that have not ended.
+        admission: decides whether a task is accepted, and for which agent.
+        accounting: the bounds of delegation.
+        executor: watches the tasks that have been taken.
+        composites: checks what is given to teams and workflows.
+        dispatcher: begins what can begin.
+        tracing: the context of traces of a task without one.
+        turns: bounds how many tasks of a tenant are written at once; None: nothing does.
+    """
+
+    def __init__(
+        self,
+        writer: RecordWriter,
+        backlog: Backlog,
+        admission: Admission,
+        accounting: Accounting,
+        executor: Executor,
+        composites: CompositeRunner,
+        dispatcher: Dispatcher,
+        tracing: Tracing,
+        turns: CallTurns | None,
+    ) -> None:
+        self._writer = writer
+        self._backlog = backlog
+        self._admission = admission
+        self._accounting = accounting
+        self._executor = executor
+        self._composites = composites
+        self._dispatcher = dispatcher
+        self._tracing = tracing
+        self._turns = turns
+        self._workflows: WorkflowEngine | None = None
+        self._arriving = WeakValueDictionary[str, asyncio.Lock]()
+        self._loop = asyncio.get_running_loop()
+
+    def bind(self, workflows: WorkflowEngine) -> None:
+        """Connects the engine of teams and workflows, which knows the members of a team."""
+        self._workflows = workflows
+
+    async def submit(
+        self,
+        params: TaskParams,
+        *,
+        parent: Task | None = None,
+        step: str = "",
+        schedule: str | None = None,
+        retry_of: str | None = None,
+        only: WorkerSupervisor | None = None,
+        tenant: str = "",
+        task_id: str = "",
+        deliveries: int = 0,
+    ) -> Task:
+        """Returns the acknowledged task as it was accepted: if it is durable, it is in the store.
+
+        With an idempotency key that was given before it is the task of then, in whatever state it is by now.
+        Of a task with a `parent` the tenant is that of the parent, else `tenant`: it reaches what is the tenant's alone.
+        One that the cluster has accepted has its `task_id` already, and has begun `deliveries` times elsewhere.
+        With `only` it begins on that worker at once, whatever else that runs, and on no other one.
+
+        Raises:
+            InvalidParams: a param is malformed or contradicts another; `data` has `key`.
+            NotFound: no such agent, none with the capabilities, or no task of those in `after`.
+            Conflict: the agent is stopped, or its protocol has no tasks; the key was given to another task.
+            Overloaded: the queue is full; `data` has `retry_after_s`.
+            ShuttingDown: the daemon is stopping.
+        """
+        tenant = tenant if parent is None else tenant_of(parent.agent)
+        params, kind, able = self._admission.check(params, tenant, is_taken=bool(task_id))
+        if parent is not None:
+            able = self._of_team(parent, params, able)
+        if params.traceparent is None:
+            tracing = self._tracing
+            above = tracing.of_root() if parent is None else tracing.of_attempt(parent)
+            params = params if above is None else replace(params, traceparent=above)
+        origin = Origin(parent, step, schedule, retry_of, task_id, deliveries)
+        take = partial(self._take, params, kind, able, origin, only)
+        key = params.idempotency_key
+        whose = tenant_of(params.agent or qualified("", tenant))
+        if key is None:
+            return await self._paced(whose, take)
+        if not step:
+            self._accounting.check_is_no_step(key)
+        lock = self._arriving.setdefault(key, asyncio.Lock())
+        async with lock:  # of two that come at once the second sees the first
+            names = [agent.name for agent in able] or [str(params.agent)]
+            known = await self._writer.known(names, key)
+            return await self._paced(whose, take) if known is None else await self._known(known, params, parent)
+
+    async def _paced(self, tenant: str, take: Callable[[], Awaitable[Task]]) -> Task:
+        """Takes a task at once, or while several tenants call, when few others of its tenant are being written."""
+        if self._turns is None or not self._turns.is_contended:
+            return await take()
+        async with self._turns.submitting(tenant):
+            return await take()
+
+    async def note_refused(self, params: TaskParams, error: CorralError, *, parent: Task, step: str) -> Task:
+        """Returns the record of a part of a task that was refused: it has failed, under every later daemon too.
+
+        Raises:
+            Conflict: its key was given to another task.
+            CorralError: there is no room for it, or the daemon is stopping.
+        """
+        self._admission.check_open()
+        params = normalised(params)
+        entry = self._admission.entry(
+            params.agent or "",  # no agent has the capability
+            params,
+            within(params.boundaries, self._accounting.check_may_delegate(parent)),
+            kind=self._admission.kind(params.agent),
+            parent=parent,
+            step=step,
+        )
+        self._accounting.add_child(entry)
+        try:
+            await self._writer.end(entry, "failed", error=error)
+        except BaseException:
+            self._accounting.remove_child(entry, is_refused=True)
+            raise
+        return entry.task
+
+    def _of_team(self, parent: Task, params: TaskParams, able: list[Agent]) -> list[Agent]:
+        """Returns those of the agents to which the parent may delegate: the members, where it leads a team.
+
+        Raises:
+            PermissionDenied: it leads one, and the child is for no member of it.
+        """
+        members = None if self._workflows is None else self._workflows.members_for(parent)
+        if members is None or params.agent in members:
+            return able
+        found = [agent for agent in able if agent.name in members]
+        if not found:
+            asked = params.agent or params.capability or ""
+            raise PermissionDenied(
+                f'cannot delegate to "{asked}": task "{parent.id}" leads a team of {", ".join(members)}',
+                agent=params.agent,
+                task=parent.id,
+                members=list(members),
+            )
+        return found
+
+    async def _known(self, known: Entry | Task, params: TaskParams, parent: Task | None) -> Task:
+        """Returns the task that was given the key before.
+
+        Raises:
+            Conflict: that is another task, or one that would wait for itself.
+        """
+        if parent is not None and self._is_above(known, parent):
+            raise Conflict(
+                f'cannot delegate with idempotency_key "{params.idempotency_key}": it is that of task'
+                f' "{parent.id}" itself, or of one that waits for it',
+                key="idempotency_key",
+                task=parent.id,
+            )
+        if isinstance(known, Entry):
+            if known.accepted is not None:
+                await asyncio.shield(known.accepted)
+            if parent is not None and known.task.parent == parent.id:
+                self._accounting.add_child(known)
+        task = known.task if isinstance(known, Entry) else known
+        if (task.objective, task.input) != (params.objective, params.input):
+            raise Conflict(
+                f'cannot take the task: its idempotency_key "{params.idempotency_key}" is that of task'
+                f' "{task.id}", which is another one',
+                key="idempotency_key",
+                task=task.id,
+            )
+        return task
+
+    def _is_above(self, known: Entry | Task, task: Task | None) -> bool:
+        while task is not None:
+            if isinstance(known, Entry) and known.task.id == task.id:
+                return True
+            task = None if task.parent is None else self._writer.find(task.parent)
+        return False
+
+    async def _take(
+        self, params: TaskParams, kind: TaskKind, able: list[Agent], origin: Origin, only: WorkerSupervisor | None
+    ) -> Task:
+        parent = origin.parent
+        if kind == "task":
+            name = self._admission.choose(able, params)
+        else:
+            assert params.agent is not None, "the kind is that of a name"
+            name = params.agent
+            if kind not in ("job", "placed"):
+                params = self._composites.checked(params, name, kind)
+        self._admission.check_input(name, params.input)
+        self._admission.check_tenant(name, is_step=bool(origin.step))
+        boundaries = params.boundaries
+        if parent is not None:
+            boundaries = within(boundaries, self._accounting.check_may_delegate(parent))
+        entry = self._admission.entry(
+            name,
+            params,
+            boundaries,
+            kind=kind,
+            parent=parent,
+            step=origin.step,
+            schedule=origin.schedule,
+            retry_of=origin.retry_of,
+            origin=origin,
+        )
+        if not origin.step:
+            self._admission.note_taken(name)
+        entry.only = only
+        if entry.task.after:
+            await self.block(entry, is_new=True)
+        try:
+            if entry.task.after:  # it took a while
+                self._admission.check_open()
+                if parent is not None:
+                    self._accounting.check_may_delegate(parent)
+            if parent is not None:
+                self._accounting.check_can_run(entry.task, parent)
+        except CorralError:
+            self._dispatcher.dependencies.remove(entry)  # else it would begin when they have ended
+            raise
+        if (entry.blockers or entry.due is not None) and (reason := waiting_reason(entry)):
+            entry.task = replace(entry.task, reason=reason)
+        taken = entry.task
+        self._backlog.add(entry)
+        self._executor.watch(entry)
+        if parent is not None:
+            self._accounting.add_child(entry)
+        self._accept(entry)
+        if entry.accepted is not None:
+            # A caller that hangs up meanwhile does not take back a task that the store may have already.
+            await asyncio.shield(entry.accepted)
+        return taken
+
+    async def block(self, entry: Entry, *, is_new: bool) -> None:
+        """Finds the tasks in `after` that have not ended; from then on their ends are noticed.
+
+        Raises:
+            NotFound: a new task names one that there is not.
+            Conflict: a durable one would wait for one that is not, which the next daemon does not know.
+        """
+        task = entry.task
+        ended: dict[str, Task | None] = {}
+        # Of a placed agent, those on the engine are awaited by the cluster.
+        after = [e for e in task.after if task.kind != "placed" or not e.startswith(ON_ENGINE)]
+        while True:
+            open_ones = {each for each in after if each not in ended}
+            unseen = [each for each in open_ones if self._backlog.find(each) is None]
+            if not unseen:
+                break
+            for each in unseen:
+                ended[each] = await self._known_end(each, is_new=is_new)
+        for each in after if task.durable and is_new else ():
+            found = self._writer.find(each) or self._writer.volatile.find(each)
+            if found is not None and not found.durable:
+                raise Conflict(
+                    f'cannot let a durable task wait for task "{each}": that is not durable', key="after", task=each
+                )
+        for each, found in ended.items():
+            if found is None or found.state != "succeeded":
+                state = "unknown" if found is None else found.state
+                entry.dependency_error = dependency_failed(task.id, each, state)
+                return
+            if found.finished_at is not None:  # since then it has waited for a worker
+                freed = datetime.fromisoformat(found.finished_at).timestamp()
+                entry.since = max(entry.since, self._loop.time() - max(0.0, time.time() - freed))
+        entry.blockers = open_ones
+        self._dispatcher.dependencies.add(entry)
+
+    async def _known_end(self, task_id: str, *, is_new: bool) -> Task | None:
+        """Returns the record of a task that has ended; None for one that is not known any more."""
+        try:
+            return await self._writer.show(task_id)
+        except NotFound:
+            if is_new:
+                raise
+        except Corrupted as error:
+            logger.warning("%s", error)
+        return None
+
+    def _accept(self, entry: Entry) -> None:
+        """Writes a new task; one that can begin at once is written with its first attempt."""
+        if not entry.task.durable:
+            self._writer.accept(entry)
+            self._dispatcher.settle(entry)
+            return
+        entry.accepted = self._loop.create_future()
+        must_wait = entry.dependency_error is not None or (
+            (entry.blockers or entry.due is not None) and self._dispatcher.dependencies.holds(entry)
+        )
+        if not must_wait and self._dispatcher.begin_at_once(entry):
+            return
+        written = self._writer.save(entry, entry.task)
+        assert written is not None, "a durable task is written"
+        written.add_done_callback(partial(self._stored, entry))
+
+    def _stored(self, entry: Entry, written: Writing) -> None:
+        error = None if written.cancelled() else written.exception()
+        if written.cancelled() or error is not None:
+            self._dispatcher.dependencies.remove(entry)
+            refusal = error or ShuttingDown("cannot take the task: the store is closed")
+            self._executor.refuse(entry, refusal)
+        else:
+            self._writer.accept(entry)
+            self._dispatcher.settle(entry)

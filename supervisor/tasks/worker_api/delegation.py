@@ -1,0 +1,179 @@
+"""Delegates parts of a task to other agents, by a worker's `task/delegate` and `task/delegate_all`.
+
+The request waits for the ends. The queue decides about the depth, the number and circles, and cancels the children
+when the parent ends; here the children are cancelled when the request is withdrawn.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from difflib import get_close_matches
+from typing import cast
+
+import msgspec
+
+from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
+from corral.worker.contract import codec
+from corral.worker.contract.errors import CorralError, InvalidParams, NotFound, ResourceLimitExceeded
+from corral.worker.contract.jsonrpc import MAX_MESSAGE_BYTES
+from corral.worker.contract.names import tenant_of
+from corral.worker.contract.records import Task, TaskParams
+from corral.worker.contract.worker_messages import DelegateAllParams, DelegateParams, PartsParams
+
+from ..run.backlog import Entry
+from ..run.buffer import Cursor
+from ..run.tasks import Tasks
+
+ANSWER_BYTES = MAX_MESSAGE_BYTES - 1024 * 1024
+"""Bytes of the records of `task/delegate_all` together; for one that finds no room the answer has its id."""
+
+_FIELDS = TaskParams.__struct_fields__
+
+
+class Delegation:
+    """Runs one request of a worker to delegate.
+
+    Args:
+        tasks: the daemon's.
+        supervisor: of the worker.
+        task: for which of its tasks; None: for the one that it runs, or for none where it runs none.
+
+    Raises:
+        NotFound: the worker does not run that task.
+        InvalidParams: it runs several, and names none.
+    """
+
+    def __init__(self, tasks: Tasks, supervisor: WorkerSupervisor, task: str | None) -> None:
+        if task is None and len(supervisor.running) > 1:
+            # A child of none of them would be bound by no limits, and cancelled with none.
+            raise InvalidParams(
+                f'cannot delegate for worker "{supervisor.id}": it runs {len(supervisor.running)} tasks, and the request names none',
+                key="task",
+            )
+        self._tasks = tasks
+        self._tenant = tenant_of(supervisor.spec.name)
+        self._entry = tasks.accounting.task_of(supervisor, task)
+        self._room = ANSWER_BYTES
+
+    @property
+    def _parent(self) -> Task | None:
+        return None if self._entry is None else self._entry.task
+
+    async def one(self, asked: DelegateParams) -> object:
+        """Returns the record of the child when it has ended.
+
+        Raises:
+            CorralError: it was not accepted.
+        """
+        params = TaskParams(**{name: getattr(asked, name) for name in _FIELDS})
+        if not asked.wait:
+            return msgspec.to_builtins(await self._submitted(params))
+        return msgspec.to_builtins(await self._ended(params))
+
+    async def all(self, asked: DelegateAllParams) -> dict[str, object]:
+        """Returns `{"results": […]}` in the order of the tasks: each the record, or `{"error": …}` where none was accepted.
+
+        Raises:
+            ResourceLimitExceeded: they are too many, or stand too deep: none was submitted.
+            Cancelled: the parent has ended.
+        """
+        parent = self._parent
+        if parent is not None:
+            self._tasks.accounting.check_may_delegate(parent, len(asked.tasks))
+        results: list[object] = [None] * len(asked.tasks)
+        left = iter(enumerate(asked.tasks))
+        at_once = min(asked.max_parallel or len(asked.tasks), len(asked.tasks))
+        async with asyncio.TaskGroup() as group:
+            for _ in range(at_once):
+                group.create_task(self._work_off(left, results))
+        return {"results": results}
+
+    async def _work_off(self, left: Iterator[tuple[int, TaskParams]], results: list[object]) -> None:
+        for index, params in left:
+            try:
+                results[index] = self._fitted(await self._ended(params))
+            except CorralError as error:
+                results[index] = {"error": error.to_record()}
+
+    async def _submitted(self, params: TaskParams) -> Task:
+        """Returns the record of the child; of the task that had its idempotency key already, where there is one."""
+        try:
+            child = await self._tasks.submit(params, parent=self._parent, tenant=self._tenant)
+        except NotFound as error:
+            known = codec.as_array(error.data.get("known")) or []
+            near = get_close_matches(params.agent or "", [str(each) for each in known], 1)
+            if not near:
+                raise
+            words = f'{error.message}; did you mean "{near[0]}"?'
+            raise NotFound(words, **{**error.data, "near": near}) from error
+        return child
+
+    async def _ended(self, params: TaskParams) -> Task:
+        child = await self._submitted(params)
+        entry = self._entry
+        if entry is not None and child.parent != entry.task.id:
+            return await self._others(child, entry)
+        try:
+            return await self._tasks.wait(child.id)
+        except asyncio.CancelledError:
+            await self._tasks.cancel(child.id, "the worker that delegated it no longer waits")
+            raise
+
+    async def _others(self, child: Task, entry: Entry) -> Task:
+        """Returns the ended record of a task that had the idempotency key already: it is waited for, and never cancelled here."""
+        # It need not have a place of its own any more; it has to end.
+        awaited = Task(id="", agent=child.agent, kind="team", after=[child.id])
+        self._tasks.accounting.check_can_run(awaited, entry.task)
+        entry.waits.append(child.id)
+        try:
+            return await self._tasks.wait(child.id)
+        finally:
+            entry.waits.remove(child.id)
+
+    def _fitted(self, task: Task) -> dict[str, object]:
+        """Returns a record for the answer, if there is room for it in a message."""
+        record = cast("dict[str, object]", msgspec.to_builtins(task))  # a Struct's fields have names
+        size = len(codec.encode(record))
+        if size > self._room:
+            raise ResourceLimitExceeded(
+                f'cannot answer with the record of task "{task.id}": all together are too long; it is in the store',
+                limit="message",
+                value=MAX_MESSAGE_BYTES,
+                task=task.id,
+                state=task.state,
+            )
+        self._room -= size
+        return record
+
+
+async def child_of(tasks: Tasks, supervisor: WorkerSupervisor, task: str) -> Task:
+    """Returns the record of a task that a running task of the worker has delegated.
+
+    Raises:
+        NotFound: there is none.
+    """
+    child = await tasks.show(task)
+    if child.parent not in supervisor.running:
+        text = f'cannot find task "{task}" below a task of worker "{supervisor.id}"'
+        raise NotFound(text, task=task)
+    return child
+
+
+async def parts_of(tasks: Tasks, supervisor: WorkerSupervisor, asked: PartsParams) -> dict[str, object]:
+    """Returns what a child has streamed, or its record when it has ended and nothing more is to be read.
+
+    Raises:
+        NotFound: the worker has delegated no such task.
+    """
+    child = await child_of(tasks, supervisor, asked.task)
+    buffer = tasks.parts(child.id)
+    cursor = Cursor(asked.delivery, asked.number, asked.number > 0)
+    while buffer is not None:
+        found: list[object] = []
+        while (message := buffer.read(cursor)) is not None:
+            found.append(message)
+        if found:
+            return {"parts": found, "record": None}
+        if buffer.closed.is_set():
+            break
+        await buffer.stirred.wait()
+    return {"parts": [], "record": msgspec.to_builtins(await tasks.wait(child.id))}

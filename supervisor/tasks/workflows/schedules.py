@@ -1,0 +1,590 @@
+"""Submits the tasks of schedules when they are due, on a grid of seconds or by cron, and records each run.
+
+Guarantees one task for a run: it has an idempotency key, NAME@TIME, so that a daemon that dies between the task and
+the record of the run submits none twice. The times are decided in `cron`. The wall clock is read again every LOOK_S at
+least, since it may be set.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from secrets import token_hex
+
+import msgspec
+from msgspec.structs import replace
+
+from corral.supervisor.agents.running.agents import Agents
+from corral.supervisor.config.decoding.values import Refused
+from corral.supervisor.config.spec.job import Schedule, job_task
+from corral.supervisor.config.spec.spec import Config
+from corral.supervisor.records.events.bus import Bus
+from corral.supervisor.records.store.store import Store
+from corral.worker.contract.errors import (
+    Conflict,
+    CorralError,
+    Corrupted,
+    InvalidParams,
+    NotFound,
+    Overloaded,
+    ResourceLimitExceeded,
+    ShuttingDown,
+)
+from corral.worker.contract.names import tenant_of
+from corral.worker.contract.records import Error, Run, ScheduleRecord, Task, TaskParams
+from corral.worker.control.params import ScheduleParams, TaskListParams
+
+from ..rules.boundaries import normalised
+from ..run.tasks import Tasks
+from .cluster_ports import ClusterRuns, SharedSchedules
+from .cron import LATE_S, Due, Times, check, decide, following
+from .schedule_sources import adopted, run_of, set_paused, shared_entry
+from .schedule_table import CLUSTER, Entry, ScheduleTable, entry_of, stamp, stamp_of
+
+MOST_SCHEDULES = 1_000
+"""Number of schedules of one daemon."""
+
+MOST_BYTES = 64 * 1024
+"""Bytes of a schedule with its task."""
+
+LOOK_S = 2.0
+"""Seconds between two looks at the wall clock, which may be set."""
+
+AGAIN_S = 5.0
+"""Seconds until a run is retried for which the queue has no room."""
+
+AT_ONCE = 64
+"""Number of due runs that are submitted together, and share commits."""
+
+RECENT = 10
+"""Number of runs of `recent`."""
+
+UPCOMING = 5
+"""Number of times of `upcoming`."""
+
+logger = logging.getLogger(__name__)
+
+
+class Schedules:
+    """Keeps the schedules of one daemon.
+
+    Args:
+        store: where they are kept.
+        bus: publishes their changes and runs.
+        agents: those that tasks are for.
+        tasks: accepts the tasks.
+        clock: seconds of the Unix epoch.
+        cluster: has one node submit each run for an agent that it places; None: the daemon is in no cluster.
+        shared: keeps those that are added for agents that the cluster places.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        bus: Bus,
+        agents: Agents,
+        tasks: Tasks,
+        clock: Callable[[], float] = time.time,
+        cluster: ClusterRuns | None = None,
+        shared: SharedSchedules | None = None,
+    ) -> None:
+        self._cluster = cluster
+        self._shared = shared
+        if shared is not None:
+            shared.subscribe(self._follow_shared)
+        self._table = ScheduleTable(store)
+        self._bus = bus
+        self._agents = agents
+        self._tasks = tasks
+        self._clock = clock
+        self._entries: dict[str, Entry] = {}
+        self._hidden: dict[str, Entry] = {}
+        """Those that were added at run time, and whose names the configuration file has, too."""
+        self._cancelling: set[asyncio.Task[Task]] = set()
+        self._changed = asyncio.Event()
+
+    async def load(self, config: Config) -> None:
+        """Loads the schedules of an earlier daemon and those of the configuration file, which continue where they stood.
+
+        An unreadable one stays in the store, and does not run.
+        """
+        earlier: dict[str, Entry] = {}
+        for row in await self._table.rows():
+            try:
+                entry = entry_of(row)
+            except (ValueError, TypeError) as error:
+                logger.error('cannot read schedule "%s": %s', row[0], error)
+                reason = f"its record in the store is damaged: {error}"[:300]
+                self._bus.publish("schedule.corrupted", schedule=str(row[0]), reason=reason)
+                continue
+            if entry.is_shared and self._shared is None:
+                continue  # the daemon has left its cluster
+            if not entry.is_of_file:
+                self._entries[entry.record.name] = entry
+            elif entry.record.name in config.schedules:
+                earlier[entry.record.name] = entry
+            else:
+                self._table.forget(entry.key)
+        self._adopt(config.schedules, earlier)
+
+    def follow(self, config: Config) -> None:
+        """Adopts the schedules of a configuration that was read again."""
+        here = {name: entry for name, entry in self._entries.items() if entry.is_of_file}
+        for name in here.keys() - config.schedules.keys():
+            entry = self._entries.pop(name)
+            self._table.forget(entry.key)
+            self._publish("schedule.removed", entry.record)
+            if name in self._hidden:
+                self._entries[name] = self._hidden.pop(name)
+        self._adopt(config.schedules, here)
+        self._changed.set()
+
+    def _adopt(self, schedules: Mapping[str, Schedule], earlier: Mapping[str, Entry]) -> None:
+        """Takes in the schedules of the file; `earlier` are their entries under an earlier daemon or file."""
+        now = round(self._clock(), 3)
+        for name, schedule in schedules.items():
+            known = self._entries.get(name)
+            if known is not None and not known.is_of_file:
+                self._hidden[name] = known
+                reason = "the configuration file names it too, and wins"
+                self._bus.publish("config.shadowed", agent=name, reason=reason)
+            before = None if name not in earlier else earlier[name].record
+            made = 0.0 if self._is_placed(schedule.task) else now  # one grid on all nodes
+            entry = self._entries[name] = adopted(schedule, earlier.get(name), now, made)
+            if before is None:
+                self._publish("schedule.added", entry.record, next_at=entry.record.next_at)
+            if entry.record != before:
+                self._table.post(entry)
+
+    def _follow_shared(self) -> None:
+        """Adopts the schedules of the cluster as they are now; one whose name this daemon has itself is left out."""
+        found = None if self._shared is None else self._shared.known()
+        if found is None:
+            return
+        for name, entry in list(self._entries.items()):
+            if entry.is_shared and name not in found:
+                del self._entries[name]
+                self._table.forget(entry.key)
+                self._publish("schedule.removed", entry.record)
+        for name, record in found.items():
+            known = self._entries.get(name)
+            if known is not None and not known.is_shared:
+                continue
+            before = None if known is None else known.record
+            if before is None or before.created_at != record.created_at:
+                self._entries[name] = known = shared_entry(record, self._clock())
+                self._publish("schedule.added", known.record, next_at=known.record.next_at)
+            elif known is not None and before.paused != record.paused:
+                set_paused(known, self._clock(), paused=record.paused)
+                what = "schedule.paused" if record.paused else "schedule.resumed"
+                facts = {} if record.paused else {"next_at": known.record.next_at}
+                self._publish(what, known.record, **facts)
+            else:
+                continue
+            self._table.post(known)
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Submits tasks when they are due, until it is cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            self._changed.clear()
+            await self._note_ends()
+            await self._turn(self._clock(), loop.time())
+            now = self._clock()
+            waits_s = LOOK_S
+            for entry in self._entries.values():
+                if entry.next_at is not None:
+                    due_s = max(entry.next_at - now, entry.not_before - loop.time())
+                    waits_s = min(waits_s, due_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, waits_s)):
+                    await self._changed.wait()
+
+    # -- the methods
+
+    async def add(self, params: ScheduleParams, *, command: list[str] | None = None) -> ScheduleRecord:
+        """Adds a schedule, and returns it when it is in the store; `command` is that of the job of its name.
+
+        Raises:
+            InvalidParams: its times, or a param of its task that a schedule cannot have.
+            NotFound: there is no agent, team or workflow of the name that its task is for.
+            Conflict: there is one of this name.
+            ResourceLimitExceeded: there are too many, or it is too long.
+        """
+        now = round(self._clock(), 3)  # as the record has it for the next daemon
+        start = None if params.start_at is None else round(params.start_at, 3)
+        at = None if params.at is None else round(params.at, 3)
+        anchor = now if start is None else start
+        times = Times(anchor, params.every_s, params.cron, params.timezone, start, at)
+        try:
+            check(times)
+        except Refused as error:
+            key = str(error.item)
+            value = getattr(params, key, None)
+            what = "" if value is None else f' with {key} "{value}"'
+            words = f"cannot make a schedule{what}: {error.reason}"
+            raise InvalidParams(words, key=key, value=value) from error
+        task = self._checked_task(normalised(self._complete(params.task)))
+        name = params.name or self._free_name(params)
+        self.check_free(name)
+        if len(self._entries) >= MOST_SCHEDULES:
+            words = f'cannot add schedule "{name}": there are {MOST_SCHEDULES}'
+            raise ResourceLimitExceeded(words, limit="schedules", value=MOST_SCHEDULES)
+        if at is not None and at < now - LATE_S:
+            words = f"cannot make a schedule: {stamp(at)} is past"
+            raise InvalidParams(words, key="at", value=params.at)
+        # A start at the present time means now, although the call took a moment.
+        is_now = start is not None and params.every_s is not None and start <= now <= start + LATE_S
+        next_at = start if is_now else following(times, now)
+        if at is not None and next_at is None:
+            next_at = at
+        record = ScheduleRecord(
+            name=name,
+            task=task,
+            every_s=params.every_s,
+            cron=params.cron,
+            timezone=params.timezone,
+            catch_up=params.catch_up,
+            overlap=params.overlap,
+            start_at=stamp_of(start),
+            created_at=stamp(now),
+            next_at=stamp_of(next_at),
+            at=stamp_of(at),
+            command=command,
+        )
+        size = len(msgspec.json.encode(record))
+        if size > MOST_BYTES:
+            words = f'cannot add schedule "{name}": {size} bytes are more than {MOST_BYTES}'
+            raise ResourceLimitExceeded(words, limit="schedule", value=size)
+        if self._shared is not None and self._is_placed(task):
+            await self._shared.add(record := replace(record, source=CLUSTER))
+            self._follow_shared()
+            return self._entries[name].record if name in self._entries else record
+        entry = Entry(record, times, now, next_at)
+        self._entries[name] = entry
+        try:
+            await self._table.save(entry)
+        except BaseException:
+            self._entries.pop(name, None)
+            raise
+        self._publish("schedule.added", record, next_at=record.next_at)
+        self._changed.set()
+        return record
+
+    def _complete(self, task: TaskParams) -> TaskParams:
+        """Returns the params of a task; of a job, which needs no objective, with its command line as that."""
+        agent = self._agents.agents.get(task.agent or "")
+        if agent is None or agent.spec.type != "oneshot" or task.objective:
+            return task
+        return replace(task, objective=job_task(agent.name, agent.spec.command).objective)
+
+    def _checked_task(self, task: TaskParams) -> TaskParams:
+        for key, value in (("at", task.at), ("after", task.after or None), ("idempotency_key", task.idempotency_key)):
+            if value is not None:
+                words = f"cannot make a schedule of a task with {key}: each run has its own"
+                raise InvalidParams(words, key=f"task.{key}", value=value)
+        if (task.agent is None) == (task.capability is None):
+            words = "cannot choose an agent for the schedule's task: give agent or capability"
+            raise InvalidParams(words, key="task.agent")
+        if task.agent is not None and self._tasks.kind(task.agent) == "task":
+            self._agents.of(task.agent)
+        return task
+
+    def check_free(self, name: str) -> None:
+        """Refuses a name that a schedule has.
+
+        Raises:
+            Conflict: there is one.
+        """
+        entry = self._entries.get(name)
+        if entry is None:
+            return
+        words = f'cannot add schedule "{name}": there is one; corral schedule rm {name}'
+        if entry.is_of_file:
+            words = f'cannot add schedule "{name}": the configuration file has one'
+        raise Conflict(words, name=name)
+
+    def _free_name(self, params: ScheduleParams) -> str:
+        stem = (params.task.agent or "task")[:40]
+        while (name := f"{stem}-{token_hex(3)}") in self._entries:
+            pass
+        return name
+
+    def list(self) -> list[ScheduleRecord]:
+        """Returns all schedules, by name."""
+        return [self._entries[name].record for name in sorted(self._entries)]
+
+    def show(self, name: str) -> ScheduleRecord:
+        """Returns a schedule.
+
+        Raises:
+            NotFound: there is none of this name.
+        """
+        return self._of(name).record
+
+    def upcoming(self, name: str) -> Sequence[str]:
+        """Returns the next UPCOMING times of a schedule; none while it is paused.
+
+        Raises:
+            NotFound: there is none of this name.
+        """
+        entry = self._of(name)
+
+        def times() -> Iterator[float]:
+            at = entry.next_at
+            while at is not None:
+                yield at
+                at = following(entry.times, at)
+
+        return [stamp(at) for at in islice(times(), UPCOMING)]
+
+    async def recent(self, name: str) -> Sequence[Run]:
+        """Returns the last runs of a schedule, the newest first, also those that are under way.
+
+        Raises:
+            NotFound: there is none of this name.
+        """
+        self._of(name)
+        page = await self._tasks.list(TaskListParams(schedule=name, limit=RECENT))
+        return [run_of(task) for task in page.tasks]
+
+    async def remove(self, name: str) -> ScheduleRecord:
+        """Removes a schedule; the tasks that it submitted stay.
+
+        Raises:
+            NotFound: there is none of this name.
+            Conflict: the configuration file has it.
+            Overloaded: the store takes nothing now.
+        """
+        entry = self._of(name)
+        if entry.is_of_file:
+            words = f'cannot remove schedule "{name}": it is in the configuration file; corral schedule pause {name}'
+            raise Conflict(words, name=name, source=entry.record.source)
+        if entry.is_shared and self._shared is not None:
+            await self._shared.remove(name)
+            self._follow_shared()
+            return entry.record
+        del self._entries[name]  # first: the record of a run that ends now would write it again
+        try:
+            await self._table.remove(entry.key)
+        except BaseException:
+            self._entries.setdefault(name, entry)
+            raise
+        self._publish("schedule.removed", entry.record)
+        return entry.record
+
+    async def pause(self, name: str) -> ScheduleRecord:
+        """Pauses a schedule; runs that are due meanwhile are left out for good.
+
+        Raises:
+            NotFound: there is none of this name.
+        """
+        entry = self._of(name)
+        if not entry.record.paused:
+            if await self._shared_is_set(entry, paused=True):
+                return self._of(name).record
+            await self._set_paused(entry, paused=True, next_at=None)
+            self._publish("schedule.paused", entry.record)
+        return entry.record
+
+    async def resume(self, name: str) -> ScheduleRecord:
+        """Resumes a schedule, from its next time on.
+
+        Raises:
+            NotFound: there is none of this name.
+        """
+        entry = self._of(name)
+        if entry.record.paused:
+            if await self._shared_is_set(entry, paused=False):
+                return self._of(name).record
+            next_at = following(entry.times, self._clock())
+            await self._set_paused(entry, paused=False, next_at=next_at)
+            self._publish("schedule.resumed", entry.record, next_at=entry.record.next_at)
+            self._changed.set()
+        return entry.record
+
+    async def _shared_is_set(self, entry: Entry, *, paused: bool) -> bool:
+        if self._shared is None or not entry.is_shared:
+            return False
+        await self._shared.set_paused(entry.record.name, paused=paused)
+        self._follow_shared()
+        return True
+
+    async def _set_paused(self, entry: Entry, *, paused: bool, next_at: float | None) -> None:
+        before, entry.next_at = entry.next_at, next_at
+        entry.record = replace(entry.record, paused=paused, next_at=stamp_of(next_at))
+        try:
+            await self._table.save(entry)
+        except BaseException:  # a second call must not be answered as if it were so already
+            entry.next_at = before
+            entry.record = replace(entry.record, paused=not paused, next_at=stamp_of(before))
+            self._changed.set()
+            raise
+
+    async def run_now(self, name: str) -> Task:
+        """Submits the task of a schedule at once, beside its times, and returns it.
+
+        Raises:
+            NotFound: there is none of this name.
+            CorralError: the task is not accepted.
+        """
+        entry = self._of(name)
+        task = await self._tasks.submit(entry.record.task, schedule=name, tenant=tenant_of(name))
+        entry.record = replace(entry.record, last_task=task.id, runs=entry.record.runs + 1)
+        await self._note(entry)
+        return task
+
+    def _of(self, name: str) -> Entry:
+        entry = self._entries.get(name)
+        if entry is None:
+            known = sorted(self._entries)[:100]
+            raise NotFound(f'cannot find schedule "{name}"', name=name, known=known)
+        return entry
+
+    # -- what is due
+
+    async def _turn(self, now: float, loop_s: float) -> None:
+        due: list[tuple[Entry, Due]] = []
+        for entry in list(self._entries.values()):
+            if entry.not_before > loop_s:
+                continue
+            try:
+                what = decide(entry.times, entry.next_at, entry.last_due, now)
+            except Refused as error:  # its time zone is no longer on this machine
+                self._refuse(entry, NotFound(f"cannot tell when it is due: {error.reason}"))
+                entry.not_before = loop_s + LATE_S
+                continue
+            if what.run is not None:
+                due.append((entry, what))
+            elif what.next_at != entry.next_at:  # the clock was set back
+                self._put_off(entry, what.next_at)
+                await self._note(entry)
+        for start in range(0, len(due), AT_ONCE):
+            some = due[start : start + AT_ONCE]
+            await asyncio.gather(*(self._perform(entry, what) for entry, what in some))
+
+    async def _perform(self, entry: Entry, due: Due) -> None:
+        """Submits the task of a run, or skips it; either way the schedule goes on."""
+        try:
+            why_not = self._why_not(entry, due)
+            claim = "run" if why_not is not None else await self._claimed(entry, due)
+            if claim == "later":
+                entry.not_before = asyncio.get_running_loop().time() + AGAIN_S
+                return
+            if claim == "busy":
+                why_not = "its last task, of another node, has not ended"
+            if why_not is None:
+                if claim == "run":
+                    await self._submit(entry, due)
+            else:
+                entry.record = replace(entry.record, skipped=entry.record.skipped + 1)
+                self._publish("schedule.skipped", entry.record, reason=why_not)
+        except (Overloaded, ShuttingDown) as error:
+            if entry.not_before == 0.0:
+                self._refuse(entry, error)
+            entry.not_before = asyncio.get_running_loop().time() + AGAIN_S
+            return
+        except CorralError as error:
+            self._refuse(entry, error)
+        except Exception as error:  # one schedule must not keep the others from their times
+            logger.exception('cannot run schedule "%s"', entry.record.name)
+            self._refuse(entry, CorralError(f"cannot run the schedule: {error!r}"))
+        entry.not_before = 0.0
+        entry.last_due = due.run
+        entry.record = replace(entry.record, last_due_at=stamp_of(due.run))
+        self._put_off(entry, due.next_at)
+        await self._note(entry)
+
+    def _is_placed(self, task: TaskParams) -> bool:
+        return self._cluster is not None and self._cluster.is_placed(task.agent)
+
+    async def _claimed(self, entry: Entry, due: Due) -> str:
+        """Returns whether this daemon submits a run; of an agent of its own it always does."""
+        record = entry.record
+        at = stamp_of(due.run)
+        if self._cluster is None or not self._is_placed(record.task) or at is None:
+            return "run"
+        agent, may_overlap = record.task.agent or "", record.overlap != "skip"
+        return await self._cluster.claim(record.name, agent, at, may_overlap=may_overlap)
+
+    def _why_not(self, entry: Entry, due: Due) -> str | None:
+        record = entry.record
+        if due.missed and not record.catch_up:
+            return f"it was due at {stamp_of(due.run)}, when no daemon ran"
+        last = None if record.last_task is None else self._tasks.find(record.last_task)
+        if record.overlap == "skip" and last is not None:
+            return f"its last task {last.id} is still {last.state}"
+        if record.overlap == "replace" and last is not None:
+            self._cancel(last)
+        return None
+
+    def _cancel(self, task: Task) -> None:
+        """Cancels the run that another one replaces, without a wait for its end: others are due, too."""
+        work = asyncio.create_task(self._tasks.cancel(task.id, "replaced by the next run"))
+        self._cancelling.add(work)
+        work.add_done_callback(self._cancelling.discard)
+
+    async def _note_ends(self) -> None:
+        """Records how the last runs have ended, also those that ended when no daemon ran."""
+        for entry in list(self._entries.values()):
+            task_id, run = entry.record.last_task, entry.record.last_run
+            if task_id is None or (run is not None and run.task == task_id):
+                continue
+            if self._tasks.find(task_id) is None:
+                run = await self._ended(task_id)
+                entry.record = replace(entry.record, last_run=run)
+                await self._note(entry)
+                facts = {"task": task_id, "state": run.state, "code": run.code}
+                self._publish("schedule.ended", entry.record, **facts)
+
+    async def _ended(self, task_id: str) -> Run:
+        try:
+            return run_of(await self._tasks.show(task_id))
+        except (NotFound, Corrupted):
+            return Run(task=task_id, state="unknown")
+
+    async def _submit(self, entry: Entry, due: Due) -> None:
+        record = entry.record
+        key = f"{record.name}@{stamp_of(due.run)}"
+        task: Task | None = None
+        if entry.is_loaded and record.task.capability is not None and due.run is not None:
+            # Routing may choose another agent than before, where the key means nothing.
+            task = await self._tasks.records.find_by_key(key, None, since=due.run)
+        if task is None or tenant_of(task.agent) != tenant_of(record.name):  # another's key
+            params = replace(record.task, idempotency_key=key)
+            task = await self._tasks.submit(params, schedule=record.name, tenant=tenant_of(record.name))
+        entry.is_loaded = False
+        entry.record = replace(entry.record, last_task=task.id, runs=entry.record.runs + 1)
+
+    def _refuse(self, entry: Entry, error: CorralError) -> None:
+        last_error = Error(error.code, error.name, error.message, error.data)
+        refused = entry.record.refused + 1
+        entry.record = replace(entry.record, last_error=last_error, refused=refused)
+        logger.warning('schedule "%s": %s', entry.record.name, error)
+        reason = error.message[:1000]
+        self._publish("schedule.refused", entry.record, error=error.name, reason=reason)
+
+    def _put_off(self, entry: Entry, next_at: float | None) -> None:
+        """Sets the next time, unless it was paused meanwhile."""
+        if not entry.record.paused:
+            entry.next_at = next_at
+            entry.record = replace(entry.record, next_at=stamp_of(next_at))
+
+    # -- the store
+
+    async def _note(self, entry: Entry) -> None:
+        """Records a run. When the store refuses that, the idempotency key of the task still prevents a second one."""
+        if self._entries.get(entry.record.name) is not entry:
+            return  # removed meanwhile
+        try:
+            await self._table.save(entry)
+        except CorralError as error:
+            logger.warning('cannot note a run of schedule "%s": %s', entry.record.name, error)
+
+    def _publish(self, what: str, record: ScheduleRecord, **facts: object) -> None:
+        self._bus.publish(
+            what, agent=record.task.agent, worker=None, incarnation=None, store=True, schedule=record.name, **facts
+        )

@@ -1,0 +1,207 @@
+"""Holds the collaborators that all worker supervisors of one daemon share.
+
+A plain value, filled by the composition root: no behaviour but the clocks, and the ports that other rooms fill. It knows
+no worker.
+"""
+
+import asyncio
+import functools
+import logging
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Protocol
+
+from corral.supervisor.config.spec.spec import Spec
+from corral.supervisor.records.events.bus import Bus
+from corral.supervisor.records.events.history import EventHistory
+from corral.supervisor.records.logs.store import LogStore
+from corral.supervisor.records.store.incarnations import Incarnations
+from corral.supervisor.records.store.store import Store
+
+from ..lifecycle.placements import Placements
+from ..lifecycle.state_machine import Worker
+from ..listening.sockets import ListenSockets
+from ..process.launch import Host
+from ..process.launcher_client import Launcher
+from ..process.parent import Child, Launch, Parent
+from ..process.sandbox import Removals
+from .alerts import Counts
+from .checkpoints import Checkpoints
+from .health_monitor import Surroundings
+from .probes import Probes
+from .start_gate import StartGate
+from .task_moments import TaskMoments
+
+PREPARED_STARTS = 128
+"""Number of starts prepared at a time, more than may be under way: a task for each of a thousand waiting ones takes 3 kB."""
+
+logger = logging.getLogger(__name__)
+
+
+class StallClock:
+    """Notes when the daemon last came back from a stall: silence before that is no fault of a worker.
+
+    A daemon that was stopped, starved or suspended finds its workers' heartbeats unread. A judgement of
+    silence counts from `floor()`, which has to be called every second or so.
+    """
+
+    STALL_S = 3.0
+
+    def __init__(self) -> None:
+        self._seen_at = time.monotonic()
+        self._woke_at = 0.0
+
+    def floor(self) -> float:
+        """Returns the monotonic time before which silence does not count."""
+        now = time.monotonic()
+        if now - self._seen_at > self.STALL_S:
+            logger.warning("the daemon was stalled for %.1f s", now - self._seen_at)
+            self._woke_at = now
+        self._seen_at = now
+        return self._woke_at
+
+
+class HasWorker(Protocol):
+    """Represents a supervisor, as far as the zygotes need it."""
+
+    @property
+    def worker(self) -> Worker:
+        """Returns the state of the worker."""
+        ...
+
+
+class HasWorkers(Protocol):
+    """Represents an agent with its workers, as far as the zygotes need it."""
+
+    @property
+    def spec(self) -> Spec:
+        """Returns the spec in force."""
+        ...
+
+    @property
+    def supervisors(self) -> Sequence[HasWorker]:
+        """Returns the supervisors of its workers."""
+        ...
+
+    @property
+    def lives(self) -> Sequence[HasWorker]:
+        """Returns all that may have processes: its workers, and those beside them."""
+        ...
+
+
+class Zygotes(Protocol):
+    """Starts workers, as forks of an agent's zygote where there is one: the port of the optional room `zygote`."""
+
+    async def prepared(self, spec: Spec, doomed: asyncio.Event) -> None:
+        """Returns as soon as it is clear how a worker of this spec starts; at once when `doomed` is set."""
+        ...
+
+    async def spawn(self, spec: Spec, launch: Launch, *, pipe_stdin: bool) -> tuple[Parent, Child, str | None]:
+        """Spawns a worker; returns its parent, its process and its temporary folder.
+
+        Raises:
+            SpawnFailed, ShuttingDown: as `Parent.spawn`.
+        """
+        ...
+
+    def pids(self) -> list[int]:
+        """Returns the pids of all zygotes."""
+        ...
+
+    def kill(self, name: str, unit: str) -> None:
+        """Kills a worker of an agent whose fork is under way."""
+        ...
+
+    def note(self, agent: HasWorkers) -> None:
+        """Takes note of a change of an agent, or of its workers."""
+        ...
+
+    def restore(self, spec: Spec) -> None:
+        """Loads what the next worker of a spec is forked from, after another spec of the agent was taken back."""
+        ...
+
+    def forget(self, name: str) -> None:
+        """Ends the zygotes of an agent that was removed."""
+        ...
+
+    async def check_sources(self, names: Iterable[str], *, dry_run: bool = False) -> list[str]:
+        """Returns those of these agents whose sources have changed; without `dry_run` they are loaded anew."""
+        ...
+
+    async def settled(self, names: Iterable[str]) -> None:
+        """Waits until no sources of these agents are being loaded.
+
+        Raises:
+            SpawnFailed: changed sources of one cannot be imported; its workers are as they were.
+        """
+        ...
+
+    async def until_ended(self, names: Collection[str]) -> None:
+        """Waits, for a bounded time, until the zygotes of these agents that are ending have ended."""
+        ...
+
+    def current(self, name: str) -> Parent | None:
+        """Returns the zygote that an agent's next worker is forked from."""
+        ...
+
+    def facts(self, name: str) -> dict[str, object] | None:
+        """Returns the facts of an agent's zygote for `status`; None where there is none, and none is wanted."""
+        ...
+
+
+class Tokens(Protocol):
+    """Gives the processes of remote MCP servers their access tokens: the port of the room `logins`."""
+
+    async def token(self, spec: Spec, wish: Mapping[str, object]) -> dict[str, object]:
+        """Returns the token of the moment, or another one than that which the server refused.
+
+        Raises:
+            CorralError: there is none; PermissionDenied where a person has to log in.
+        """
+        ...
+
+    async def removed(self, name: str) -> None:
+        """Forgets what is kept of a server that was removed."""
+        ...
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Holds the collaborators of every supervisor.
+
+    `generation` counts the daemon's starts on its store; `starting` bounds the launches under way, and
+    `start_gate` those that are prepared.
+    """
+
+    launcher: Launcher
+    zygotes: Zygotes
+    bus: Bus
+    event_history: EventHistory
+    store: Store
+    incarnations: Incarnations
+    checkpoints: Checkpoints
+    logs: LogStore
+    generation: int
+    host: Host
+    stall_clock: StallClock
+    probes: Probes
+    tokens: Tokens
+    alert_counts: Counts
+    starting: asyncio.Semaphore
+    start_gate: StartGate = field(default_factory=lambda: StartGate(PREPARED_STARTS))
+    removals: Removals = field(default_factory=Removals)
+    task_moments: TaskMoments = field(default_factory=TaskMoments)
+    sockets: ListenSockets = field(default_factory=ListenSockets)
+    placements: Placements = field(default_factory=Placements)
+
+    @functools.cached_property
+    def surroundings(self) -> Surroundings:
+        """Returns the collaborators that the health monitors of all workers share."""
+        return Surroundings(self.bus, self.probes, self.stall_clock.floor, utc_now)
+
+
+def utc_now() -> str:
+    """Returns the wall-clock time for people, RFC 3339 with milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,152 @@
+"""The schemas of what users write: every example is valid, wrong files are not, and the keys are those that are decoded."""
+
+import importlib.util
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import pytest
+
+from corral.cli.daemon.init import TEMPLATES, planned
+from corral.supervisor.api.schema.documents import DOCUMENTS, schema_of
+from corral.supervisor.api.schema.rules import of_field
+from corral.supervisor.config.spec.spec import FIELDS
+from corral.supervisor.config.spec.team import TEAM_KEYS
+from corral.supervisor.config.spec.workflow import STEP_KEYS, WORKFLOW_KEYS
+
+pytestmark = pytest.mark.core
+
+ROOT = Path(__file__).parents[3]
+EXAMPLES = sorted(path for path in (ROOT / "examples").rglob("*.toml") if path.name != "package.toml")
+AGENT = '[agents.a]\ncommand = ["x"]\n'
+
+
+def is_valid(document: Any, text: str) -> bool:  # Any: one of DOCUMENTS
+    validator = jsonschema_rs.validator_for(schema_of(document))
+    return validator.is_valid(json.loads(json.dumps(tomllib.loads(text), default=str)))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.parent.name)
+def test_every_example_is_valid(path: Path) -> None:
+    assert is_valid("config", path.read_text("utf-8"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        AGENT,
+        "#:schema corral.schema.json\n" + AGENT,
+        "include = ['conf.d/*.toml']\n",
+        f"{AGENT}instances = '${{N:-2}}'\nautostart = '${{YES}}'\n",
+        f"{AGENT}instances = {{ min = 1, max = '${{N}}' }}\n".replace("'${N}'", "8"),
+        f"{AGENT}health = [{{ tcp = '127.0.0.1:80', interval = '5s' }}, {{ name = 'x', exec = ['x'] }}]\n",
+        f"{AGENT}protocol = 'none'\nready = {{ log = 'up' }}\n",
+        f"{AGENT}resources = {{ cpu_limit_percent = 80.0, max_memory_bytes = '1.5GiB' }}\n",
+        "[mcp.servers.s]\nurl = 'https://h/mcp'\nheaders = { A = 'b' }\n[mcp.profiles.p]\nread_only = true\n",
+        "[templates.t]\nparams.n = { type = 'integer' }\ncommand = ['x', '${param.n}']\ninstances = '${param.n}'\n"
+        "process.nice = '${param.n}'\nidle_timeout = 5\n[agents.a]\ntemplate = 't'\nparams.n = 3\n"
+        "[mcp.servers.s]\ntemplate = 't'\n",
+        "[mcp.servers.cortex]\ndisabled = true\n",
+        "[tasks]\nretry_on = ['worker-death', 'Timeout']\n[recovery.actions]\nx = ['y']\n",
+        "[teams.t]\nlead = 'a'\nmembers = ['b']\n[[workflows.w.steps]]\nname = 'x'\nagent = 'a'\nfor_each = '${input}'\n",
+    ],
+)
+def test_a_right_file_is_valid(text: str) -> None:
+    assert is_valid("config", text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "agent = 1",
+        "[monitoring]\nenable_metrics = 1",
+        "[metrics]\nretention = { day = '1d' }",
+        "[daemon]\nlog_level = 'loud'",
+        "[process]\nisolation = 'vm'",
+        "[resources]\nmax_memory_bytes = '2 gigs'",
+        "[resources]\nmax_output_size_bytes = 0",
+        "[process]\nspawn_timeout = '10 sec'",
+        "[process]\nspawn_timeout = 0",
+        "[process]\nnice = 99",
+        "[process]\nstop_signal = 'TERM'",
+        "[agents.a]\n",
+        "[agents.a]\ncommand = 'x'",
+        "[agents.a]\nentrypoint = 'a'",
+        f"{AGENT}instances = 0",
+        f"{AGENT}instances = '2'",
+        f"{AGENT}instnaces = 1",
+        f"{AGENT}environment = {{ A = 1 }}",
+        f"{AGENT}idle_timeout = 1",
+        f"{AGENT}process.start_concurrency = 1",
+        f"{AGENT}[agents.a.resource]\n",
+        "[mcp.servers.s]\ncommand = ['x']\nshare = 'worker'",
+        "[mcp.servers.s]\nargs = ['x']",
+        "[templates.t]\nnicer = 1",
+        "[templates.t]\nparams.n = 'integer'",
+        "[templates.t]\ninstances = '2'",
+        "[agents.a]\ntemplate = 3",
+        "[teams.t]\nlead = 'a'",
+        "[workflows.w]\nsteps = []",
+        "[[workflows.w.steps]]\nname = 'x'\npriority = 11",
+    ],
+)
+def test_a_wrong_file_is_not_valid(text: str) -> None:
+    assert not is_valid("config", text)
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_new_file_is_valid_also_with_the_keys_that_are_comments(template: str) -> None:
+    text = next(iter(planned("/srv", template, "hello", ["sleep", "1"]).values()))
+    assert is_valid("config", text)
+    uncommented = re.sub(r"^# (?=\w+ = )", "", text, flags=re.M)
+    assert uncommented != text
+    assert is_valid("config", re.sub(r"^url = .*$", "", uncommented, flags=re.M))
+
+
+def test_every_rule_of_every_key_has_a_schema() -> None:
+    tables = [*FIELDS.values(), TEAM_KEYS, STEP_KEYS]
+    tables.append({key: field for key, field in WORKFLOW_KEYS.items() if key != "steps"})
+    for fields in tables:
+        for field in fields.values():
+            of_field(field)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_each_schema_is_one_and_describes_itself(document: Any) -> None:  # Any: one of DOCUMENTS
+    schema = schema_of(document)
+    jsonschema_rs.meta.validate(schema)
+    assert schema["title"]
+    assert json.loads(json.dumps(schema, allow_nan=False)) == schema
+
+
+def test_the_parts_are_checked_alone() -> None:
+    assert is_valid("agent", 'command = ["x"]\ninstances = "${N}"\n')
+    assert not is_valid("agent", "url = 'https://h'\n")
+    assert is_valid("server", "url = 'https://h/mcp'\n")
+    assert is_valid("team", "mode = 'broadcast'\nmembers = ['a']\n")
+    assert is_valid("task", "agent = 'a'\nobjective = 'x'\n")
+    assert not is_valid("task", "agent = 'a'\nobjectiv = 'x'\n")
+    event = {"seq": 1, "at": "2026-01-01T00:00:00Z", "type": "worker.state", "agent": "a"}
+    assert jsonschema_rs.is_valid(schema_of("event"), event | {"worker": "a-0", "incarnation": 1})
+
+
+def test_the_descriptions_are_those_of_the_manual() -> None:
+    script = ROOT / "docs" / "reference" / "schema.py"
+    spec = importlib.util.spec_from_file_location("schema_script", script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.MODULE.read_text("utf-8") == module.module()
+    properties = schema_of("config")["properties"]
+    undescribed = {
+        f"{name}.{key}"
+        for name, table in properties.items()
+        for key, schema in table.get("properties", {}).items()
+        if "description" not in schema
+    }
+    assert undescribed == {"mcp.servers", "mcp.profiles"}

@@ -1,0 +1,56 @@
+"""The answers of all nodes to one call are joined: lists with their nodes, counts as sums, tasks as pages."""
+
+from typing import Any
+
+import pytest
+
+from corral.supervisor.cluster.calls.one_view import united
+
+pytestmark = pytest.mark.core
+
+
+def task(number: int, state: str = "succeeded") -> dict[str, object]:
+    at = f"2026-01-01T00:00:{number:02d}.000Z"
+    return {"id": f"t{number}", "state": state, "created_at": at}
+
+
+def cursor(number: int) -> str:
+    return f"{1767225600.0 + number!r}:{number}"
+
+
+def test_lists_are_joined_and_other_values_are_those_of_this_node() -> None:
+    one = {"agents": [{"name": "a"}], "daemon": {"pid": 1}, "tasks": {"queued": 1, "failed": 2}}
+    two = {"agents": [{"name": "b"}], "daemon": {"pid": 2}, "tasks": {"queued": 3, "failed": 0}}
+    assert united("daemon.status", {"one": one, "two": two}) == {
+        "agents": [{"name": "a", "node": "one"}, {"name": "b", "node": "two"}],
+        "daemon": {"pid": 1},
+        "tasks": {"queued": 4, "failed": 2},
+    }
+
+
+def test_tasks_are_the_newest_first_and_once_each() -> None:
+    answers = {
+        "one": {"tasks": [task(3), task(1)], "more": None, "skipped": 0},
+        "two": {"tasks": [task(2)], "more": None, "skipped": 0},
+        "": {"tasks": [task(3, "queued"), task(4, "queued")]},
+    }
+    found = united("task.list", answers)
+    assert found["more"] is None
+    tasks: Any = found["tasks"]
+    assert [(each["id"], each["node"], each["state"]) for each in tasks] == [
+        ("t4", None, "queued"),
+        ("t3", "one", "succeeded"),
+        ("t2", "two", "succeeded"),
+        ("t1", "one", "succeeded"),
+    ]
+
+
+def test_a_page_ends_where_the_page_of_a_node_does() -> None:
+    answers = {
+        "one": {"tasks": [task(9), task(8)], "more": cursor(8)},
+        "two": {"tasks": [task(5), task(1)], "more": cursor(1)},
+    }
+    found = united("task.list", answers)
+    tasks: Any = found["tasks"]
+    assert [each["id"] for each in tasks] == ["t9", "t8"]  # older ones of "two" are in the next
+    assert found["more"] == cursor(8)

@@ -1,0 +1,108 @@
+"""The matrix of rights over HTTP: every route of the table with no token, a wrong, a removed, and those of each right.
+
+The expected status of a cell is derived from the table alone.
+"""
+
+import http.client
+import json
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from corral.supervisor.api.daemon_methods.all import METHODS
+from corral.supervisor.api.table.faces import Route
+from corral.worker.control.access import RIGHTS
+from daemon_process import BOUND_S, DaemonProcess
+
+pytestmark = pytest.mark.shell
+
+CONFIG = """
+[daemon]
+http = "127.0.0.1:0"
+[agents.secretary]
+command = ["sleep", "1000"]
+protocol = "none"
+autostart = false
+"""
+
+NO_TOKEN = ("none", "wrong", "removed")
+
+CASES = [
+    pytest.param(name, route, id=f"{name}-{route.verb}-{route.path}")
+    for name, entry in sorted(METHODS.items())
+    for route in entry.faces.routes
+]
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
+    with DaemonProcess(tmp_path_factory.mktemp("http-matrix"), CONFIG) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def tokens(daemon: DaemonProcess) -> dict[str, str | None]:
+    """A token of each kind."""
+    found: dict[str, str | None] = {"none": None, "wrong": "corral_" + "x" * 43}
+    for rights in RIGHTS:
+        found[rights] = daemon.call("token.add", name=rights, rights=rights)["token"]
+    foreign = daemon.call("token.add", name="foreign", rights="admin", agents=["other*"])
+    found["foreign"] = foreign["token"]
+    found["removed"] = daemon.call("token.add", name="removed", rights="admin")["token"]
+    daemon.call("token.rm", name="removed")
+    return found
+
+
+def status(address: str, route: Route, token: str | None, *, streams: bool, value: str = "no-such-name") -> int:
+    """The status of a request that does nothing: its body has an unknown key, its path an unknown name."""
+    words = [
+        ("1" if key.removesuffix("s") in ("checkpoint", "approval") else value) if is_key else key
+        for key, is_key in route.segments
+    ]
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    headers["Accept"] = "text/event-stream" if streams else "application/json"
+    body = None
+    if route.verb not in ("GET", "DELETE"):
+        headers["Content-Type"] = "application/json"
+        body = json.dumps({"no such key": 1})
+    host, _, port = address.rpartition(":")
+    with closing(http.client.HTTPConnection(host, int(port), timeout=BOUND_S)) as connection:
+        connection.request(route.verb, "/api/v1/" + "/".join(words), body, headers)
+        return connection.getresponse().status
+
+
+@pytest.mark.parametrize(("name", "route"), CASES)
+def test_a_route_needs_the_right_of_its_method(
+    daemon: DaemonProcess, tokens: dict[str, str | None], name: str, route: Route
+) -> None:
+    address = daemon.call("daemon.status", names=[])["daemon"]["http"]
+    entry = METHODS[name]
+    streams = entry.faces.only_streams
+    for kind in NO_TOKEN:
+        assert status(address, route, tokens[kind], streams=streams) == 401, kind
+    for rights in RIGHTS:
+        found = status(address, route, tokens[rights], streams=streams)
+        if RIGHTS.index(rights) < RIGHTS.index(entry.permission):
+            assert found == 403, rights
+        else:
+            assert found not in (401, 403), rights
+            assert found < 500, rights
+
+
+@pytest.mark.parametrize(("name", "route"), CASES)
+def test_a_route_is_restricted_to_the_agents_of_a_token(
+    daemon: DaemonProcess, tokens: dict[str, str | None], name: str, route: Route
+) -> None:
+    entry = METHODS[name]
+    if route.verb not in ("GET", "DELETE"):
+        pytest.skip("its body is not valid here: test_rights has it")
+    address = daemon.call("daemon.status", names=[])["daemon"]["http"]
+    streams = entry.faces.only_streams
+    of_one = status(address, route, tokens["foreign"], streams=streams, value="secretary")
+    of_none = status(address, route, tokens["foreign"], streams=streams, value="nowhere")
+    assert of_one == of_none, "it must not know that the name is there"
+    if entry.scope is None:
+        assert of_one in (403, 422)
+    elif route.keys and name != "daemon.schema":
+        assert of_one == 404

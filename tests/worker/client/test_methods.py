@@ -1,0 +1,94 @@
+"""The Python names of the table of methods: each is there, with the params of its method."""
+
+import importlib.util
+import inspect
+import types
+from pathlib import Path
+
+import pytest
+
+from corral import AgentRuntime, Runtime
+from corral.supervisor.api.daemon_methods.all import METHODS
+from corral.worker.client.parameters import given
+from corral.worker.client.tasks import TaskOptions
+from corral.worker.control.params import ScheduleParams, TaskListParams
+
+ROOT = Path(__file__).parents[3]
+
+pytestmark = pytest.mark.contract
+
+OTHER_NAMES = {
+    ("select_agents", "all"): "all are chosen without names",
+    ("events", "until"): "a follower ignores it",
+    ("execute_task", "stream"): "run_agent_stream",
+    ("wait_task", "stream"): "stream_task",
+}
+"""Params that a method made by hand takes in another way, or not."""
+
+
+def script() -> types.ModuleType:
+    """Returns docs/reference/python.py as a module."""
+    path = ROOT / "docs" / "reference" / "python.py"
+    spec = importlib.util.spec_from_file_location("python_reference", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+SCRIPT = script()
+
+
+def parameters(name: str) -> set[str]:
+    """Returns the names of the parameters of a method of AgentRuntime, those of its options included."""
+    found = inspect.signature(getattr(AgentRuntime, name)).parameters
+    options = TaskOptions.__annotations__ if "options" in found else {}
+    return {*found, *options} - {"self", "options"}
+
+
+def test_the_typed_methods_are_those_that_the_table_gives() -> None:
+    for path, text in SCRIPT.written().items():
+        assert path.read_text("utf-8") == text, f"run docs/reference/python.py: {path.name}"
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_a_method_of_the_table_has_a_typed_one_in_python_with_all_its_params(method: str) -> None:
+    entry = METHODS[method]
+    name = entry.faces.python
+    if name is None:
+        assert entry.faces.reason
+        return
+    taken = parameters(name)
+    if name in SCRIPT.FULL and hasattr(AgentRuntime, SCRIPT.FULL[name]):
+        taken |= parameters(SCRIPT.FULL[name])
+    missing = set(entry.params.__struct_fields__) - taken
+    assert {key for key in missing if (name, key) not in OTHER_NAMES} == set()
+
+
+def test_params_that_are_as_by_default_are_not_sent() -> None:
+    assert given(TaskListParams, agent=None, agents=(), limit=100, roots=True) == {"roots": True}
+    task = {"objective": "x", "after": ("a",)}
+    assert given(ScheduleParams, task=task, every_s=2, catch_up=False) == {
+        "task": {"objective": "x", "after": ["a"]},
+        "every_s": 2,
+        "catch_up": False,
+    }
+
+
+def public(of: type) -> dict[str, object]:
+    """Returns the public methods and properties of a class, with their bases'."""
+    return {name: getattr(of, name) for name in dir(of) if not name.startswith("_")}
+
+
+def test_the_synchronous_runtime_has_the_methods_of_the_other_one_with_their_signatures() -> None:
+    ours, theirs = public(AgentRuntime), public(Runtime)
+    assert set(ours) - {"socket"} == set(theirs) - {"socket"}
+    for name, method in ours.items():
+        if not callable(method) or name in ("connect", "start"):
+            continue
+        other = theirs[name]
+        assert callable(other)
+        signature = inspect.signature(method)
+        assert list(signature.parameters.values()) == list(inspect.signature(other).parameters.values()), name
+        assert not inspect.iscoroutinefunction(other), name
