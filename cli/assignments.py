@@ -6,11 +6,7 @@ from corral.worker.contract.errors import InvalidParams
 
 
 def assigned(name: str, text: str) -> tuple[str, str]:
-    """Splits KEY=VALUE, a change of the table of `name`.
-
-    Raises:
-        InvalidParams: it is not KEY=VALUE.
-    """
+    """Splits KEY=VALUE, a change of the table of `name`."""
     key, equals, value = text.partition("=")
     if not (key and equals):
         reason = f"{text!r} is not KEY=VALUE"

@@ -8,11 +8,7 @@ CHECK_S = 20.0
 
 
 def problem_of(path: str | None = None) -> str:
-    """Returns the mistakes that `corrald --check` finds, one on each line; empty if there are none.
-
-    Args:
-        path: the file; None: the one that corrald would read.
-    """
+    """Returns the mistakes that `corrald --check` finds, one on each line; empty if there are none."""
     check = [sys.executable, "-P", "-m", "corral.supervisor", "--check"]
     check += [] if path is None else ["--config", path]
     try:

@@ -32,11 +32,7 @@ ABSENT = frozenset({"missing", "stale"})
 
 
 def patience_of(given_s: float | None, environ: Mapping[str, str]) -> tuple[float, float]:
-    """Returns the seconds to wait for a socket, and for one whose lock is held.
-
-    Raises:
-        InvalidParams: the variable is no duration.
-    """
+    """Returns the seconds to wait for a socket, and for one whose lock is held."""
     text = environ.get(VARIABLE, "")
     if given_s is None and text:
         given_s = duration_s(text)
@@ -47,16 +43,7 @@ def patience_of(given_s: float | None, environ: Mapping[str, str]) -> tuple[floa
 
 
 def connected(socket_path: Callable[[], str], patience: tuple[float, float], note: Callable[[str], None]) -> Client:
-    """Returns a connection to the daemon, once it listens.
-
-    Args:
-        socket_path: returns the path, which may be another one when the daemon has made its socket.
-        patience: seconds to wait, as `patience_of` returns them.
-        note: shows a line to the user, once the waiting takes long.
-
-    Raises:
-        Unreachable: no daemon listens in time; or waiting cannot help.
-    """
+    """Returns a connection to the daemon, once it listens."""
     begun = time.monotonic()
     pause_s = RETRY_FIRST_S
     is_noted = False

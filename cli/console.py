@@ -89,13 +89,7 @@ class Session:
             return 80
 
     def connect(self) -> "Client":
-        """Returns a connection to the daemon, which a token and a tenant restrict if given; waits for one that is about to listen.
-
-        Raises:
-            Unreachable: no daemon answers.
-            PermissionDenied: the token is wrong.
-            NotFound: there is no such tenant.
-        """
+        """Returns a connection to the daemon, which a token and a tenant restrict if given; waits for one that is about to listen."""
         from .connecting import connected, patience_of  # noqa: PLC0415 - start-up time: status_fast connects by itself
 
         def note(text: str) -> None:

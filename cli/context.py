@@ -134,11 +134,7 @@ def selection(names: Iterable[str], selector: Iterable[str]) -> dict[str, object
 
 
 def pair(name: str, option: str, text: str) -> tuple[str, str]:
-    """Splits `K=V`, an option of the command that adds `name`.
-
-    Raises:
-        InvalidParams: it is not K=V.
-    """
+    """Splits `K=V`, an option of the command that adds `name`."""
     key, equals, value = text.partition("=")
     if not equals or not key:
         words = f'cannot add "{name}": {option} {text!r} is not K=V'
@@ -149,11 +145,7 @@ def pair(name: str, option: str, text: str) -> tuple[str, str]:
 def typed_pairs(
     refusal: str, option: str, pairs: Iterable[str], schemas: Callable[[], Mapping[str, object]]
 ) -> dict[str, object]:
-    """Parses `K=V` and `K:=JSON`; the JSON Schema of K decides about a V that could be JSON, and is asked for only then.
-
-    Raises:
-        InvalidParams: one is neither; `refusal` begins its message, and `option` is its key.
-    """
+    """Parses `K=V` and `K:=JSON`; the JSON Schema of K decides about a V that could be JSON, and is asked for only then."""
     found: dict[str, object] = {}
     doubtful: dict[str, object] = {}
     for text in pairs:
@@ -190,12 +182,7 @@ def _takes_text(schema: Mapping[str, object]) -> bool:
 
 
 class CommandGroup(click.Group):
-    """A group of commands that takes the global options too.
-
-    Args:
-        table: commands that are imported when they are used: name -> module below this package, whose
-            attribute of the same name (`_` for `-`, `_` after a word of Python's) is the command.
-    """
+    """A group of commands that takes the global options too."""
 
     command_class = Command
 
@@ -334,9 +321,6 @@ def json_value(text: str, option: str, *, or_text: bool = False) -> object:
     """Reads the value of an option that takes JSON: literal, from `@FILE`, or from stdin with `-`.
 
     With `or_text` a literal that is no JSON, and does not begin like an object, a list or a quoted text, is itself a text.
-
-    Raises:
-        InvalidParams: it is no JSON, or the file cannot be read.
     """
     from corral.worker.contract import codec  # noqa: PLC0415 - start-up time: only for commands with such an option
 
@@ -375,11 +359,7 @@ def _is_meant_as_json(text: str) -> bool:
 
 
 def toml_document(path: str) -> dict[str, Any]:
-    """Reads the tables of a TOML file.
-
-    Raises:
-        InvalidParams: it cannot be read.
-    """
+    """Reads the tables of a TOML file."""
     import tomllib  # noqa: PLC0415 - start-up time: only --file needs it
 
     try:
@@ -395,11 +375,7 @@ def admit_msgspec() -> None:
 
 
 def text_document(path: str) -> str:
-    """Reads a file of text.
-
-    Raises:
-        InvalidParams: it cannot be read.
-    """
+    """Reads a file of text."""
     try:
         with open(path, encoding="utf-8") as file:
             return file.read()
@@ -412,11 +388,7 @@ def text_document(path: str) -> str:
 
 
 def place(text: str, now: float) -> dict[str, object]:
-    """Returns the params of `--since`: `since` for a number, or for one of each node; `since_time` for a time (see `moment`).
-
-    Raises:
-        InvalidParams: it is neither.
-    """
+    """Returns the params of `--since`: `since` for a number, or for one of each node; `since_time` for a time (see `moment`)."""
     if all(node[:1].isalpha() and seq.isdecimal() for node, _, seq in _pairs(text)):
         return {"since": text}
     if not text.isdecimal():
@@ -436,9 +408,6 @@ def moment(text: str, option: str, now: float, forms: str = "5m,") -> float:
     """Returns Unix seconds from an RFC 3339 time, or from a duration such as `5m`: that long ago.
 
     A time without a zone is UTC, as every time that corral prints. Times before 1970 become 1970.
-
-    Raises:
-        InvalidParams: it is neither.
     """
     ago_s = duration_s(text)
     if ago_s is not None:

@@ -13,12 +13,7 @@ STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
 
 def field_lines(record: Mapping[str, object], time: Callable[[str], str]) -> list[str]:
-    """Returns a line for each value of a record, aligned; those that are null or empty are left out.
-
-    Args:
-        record: from the daemon; the values of an object in it follow its key and a dot.
-        time: formats a time.
-    """
+    """Returns a line for each value of a record, aligned; those that are null or empty are left out."""
     pairs = [pair for key, value in record.items() for pair in _pairs(key, value, time)]
     width = max((len(key) for key, _ in pairs), default=0)
     return [f"{key:<{width}}  {text}" for key, text in pairs]

@@ -6,12 +6,7 @@ from corral.worker.contract.errors import Conflict, InvalidParams
 
 
 def write_new(path: str, text: str, mode: int = 0o600) -> None:
-    """Writes a new file.
-
-    Raises:
-        Conflict: it exists.
-        InvalidParams: it cannot be written.
-    """
+    """Writes a new file."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     except FileExistsError as error:
@@ -24,11 +19,7 @@ def write_new(path: str, text: str, mode: int = 0o600) -> None:
 
 
 def read_text(path: str, most_bytes: int) -> str:
-    """Returns the text of a file.
-
-    Raises:
-        InvalidParams: it cannot be read, is not UTF-8, or has more than `most_bytes`.
-    """
+    """Returns the text of a file."""
     try:
         with open(path, "rb") as file:
             data = file.read(most_bytes + 1)

@@ -205,16 +205,7 @@ def table(
     right: Sequence[str] = (),
     paint: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """Returns aligned lines, the header first.
-
-    Args:
-        header: names of the columns; no line is longer than `width`, and a cell that is cut ends with ….
-        rows: cells, already harmless (`one_line`).
-        width: columns of the terminal; with None nothing is dropped or cut.
-        droppable: columns to drop, in this order, while the lines are too wide.
-        right: columns that are aligned to the right.
-        paint: SGR codes of cells, by the whole text of the cell.
-    """
+    """Returns aligned lines, the header first."""
     grid = [list(header), *([cell or "-" for cell in row] for row in rows)]
     names = list(header)
     widths = [_width(column) for column in zip(*grid, strict=True)]

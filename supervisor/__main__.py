@@ -108,11 +108,7 @@ def main() -> None:
 
 
 def _detach(arguments: argparse.Namespace, paths: Paths) -> None:
-    """Starts this daemon in the background, and prints its pid when it is ready.
-
-    Raises:
-        CorralError: it cannot be started.
-    """
+    """Starts this daemon in the background, and prints its pid when it is ready."""
     check_state_folder(paths.state_dir)
     log: Path = (arguments.log_file or paths.state_dir / background.LOG_NAME).absolute()
     rest = [f"--socket={paths.socket}", f"--state-dir={paths.state_dir}"]
@@ -227,11 +223,7 @@ def _locate(
 
 
 def _check_http(daemon: Daemon) -> None:
-    """Rejects an address that cannot be served.
-
-    Raises:
-        InvalidParams: others could read what is sent there, or the certificate is none.
-    """
+    """Rejects an address that cannot be served."""
     has_tls = daemon.http_tls_cert is not None or daemon.http_tls_key is not None
     if daemon.http is not None:
         address_of(daemon.http, is_protected=has_tls or daemon.http_behind_proxy)

@@ -35,11 +35,7 @@ Added = tuple[list[dict[str, object]], dict[str, object]]
 
 
 def add_file(session: Session, options: Mapping[str, Any], how: Mapping[str, bool]) -> Added:
-    """Adds what a file has; returns the entries of what was added, and the errors of agents that did not start.
-
-    Raises:
-        InvalidParams: the file cannot be read, or has none of the wanted tables.
-    """
+    """Adds what a file has; returns the entries of what was added, and the errors of agents that did not start."""
     request, left_out = _request(options)
     if left_out:
         words = f"left out, since only a configuration file has them: {', '.join(left_out)}"

@@ -71,11 +71,7 @@ def _workers(connection: Client) -> list[dict[str, object]]:
 
 
 def _worker(connection: Client, name: str) -> str:
-    """Returns the worker of a name.
-
-    Raises:
-        NotFound: there is none.
-    """
+    """Returns the worker of a name."""
     workers = _workers(connection)
     found = [word(each, "id") for each in workers if word(each, "id") == name]
     found += [word(each, "id") for each in workers if word(each, "agent") == name]

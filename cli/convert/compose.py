@@ -60,11 +60,7 @@ _VARIABLE = re.compile(r"\$(?:(\$)|([A-Za-z_]\w*)|\{([A-Za-z_]\w*)(?:(:?[-?+])([
 
 
 def convert(text: str, source: str) -> Draft:
-    """Converts the text of a Compose file.
-
-    Raises:
-        InvalidParams: it is no YAML, or has no services.
-    """
+    """Converts the text of a Compose file."""
     top = as_object(yaml_text.document(text, source)) or {}
     services = as_object(top.get("services"))
     if services is None:

@@ -86,11 +86,7 @@ def _text(path: str, form: str | None) -> str:
 
 
 def detected(path: str, text: str) -> str:
-    """Returns the format of a file, by its name, else by its content.
-
-    Raises:
-        InvalidParams: it is none of them.
-    """
+    """Returns the format of a file, by its name, else by its content."""
     name = os.path.basename(path)
     ending = os.path.splitext(name)[1].lower()
     if ending in (".service", ".timer", ".socket", ".target", ".path"):
@@ -128,11 +124,7 @@ def _has_servers(path: str) -> bool:
 
 
 def converted(form: str, texts: dict[str, str]) -> Draft:
-    """Converts the texts of files, by path.
-
-    Raises:
-        InvalidParams: a text is not of that format.
-    """
+    """Converts the texts of files, by path."""
     path, text = next(iter(texts.items()))
     folder = os.path.dirname(os.path.abspath(path))
     if form == "systemd":

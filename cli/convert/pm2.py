@@ -56,11 +56,7 @@ NODE_ENDINGS = frozenset((".js", ".cjs", ".mjs", ".ts", ""))
 
 
 def convert(text: str, source: str) -> Draft:
-    """Converts the text of an ecosystem file.
-
-    Raises:
-        InvalidParams: it cannot be read, or has no apps.
-    """
+    """Converts the text of an ecosystem file."""
     is_script = source.endswith((".js", ".cjs", ".mjs"))
     found = _evaluated(source) if is_script else yaml_text.document(text, source)
     top = as_object(found) or {}

@@ -53,11 +53,7 @@ _EXPRESSION = re.compile(r"%(?:(%)|\(([A-Za-z_0-9]+)\)(0?\d*)([sd]))")
 
 
 def convert(text: str, source: str, folder: str) -> Draft:
-    """Converts the text of a supervisord.conf that lies in `folder`.
-
-    Raises:
-        InvalidParams: the text is no such file.
-    """
+    """Converts the text of a supervisord.conf that lies in `folder`."""
     parser = configparser.RawConfigParser(
         inline_comment_prefixes=(";",), strict=False, allow_no_value=True, default_section="\0"
     )

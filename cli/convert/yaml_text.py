@@ -35,11 +35,7 @@ def _loader() -> Any:  # Any: PyYAML has no types
 
 
 def document(text: str, source: str) -> object:
-    """Returns the first document.
-
-    Raises:
-        InvalidParams: the text is not YAML.
-    """
+    """Returns the first document."""
     import yaml  # noqa: PLC0415 - only files in YAML need it
 
     try:

@@ -81,12 +81,7 @@ def backup(session: Session, file: str, logs: bool, no_secrets: bool) -> None:
 
 
 def _fetch(call: Callable[..., Any], found: render.Record, file: str) -> None:  # Any: a result of the table
-    """Writes the archive to a new file, which is there when it is whole and on disk.
-
-    Raises:
-        InvalidParams: it cannot be written.
-        Corrupted: the archive that came is not the one that was made.
-    """
+    """Writes the archive to a new file, which is there when it is whole and on disk."""
     part = f"{file}.part-{os.getpid()}"
     try:
         fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

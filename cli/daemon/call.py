@@ -42,11 +42,7 @@ def call(session: Session, method: str, given: tuple[str, ...], params: str | No
 
 
 def _params(given: tuple[str, ...], text: str | None) -> dict[str, object]:
-    """Returns the params.
-
-    Raises:
-        InvalidParams: they are no object, or one is not KEY=VALUE.
-    """
+    """Returns the params."""
     params: dict[str, object] = {}
     if text is not None:
         found = json_value(text, "--params")

@@ -96,11 +96,7 @@ def dev(
 
 
 def _serve(session: Session, running: "LocalServers", daemons: "LocalNodes") -> None:
-    """Prints where the servers and daemons are, and runs them until a signal.
-
-    Raises:
-        SpawnFailed: one of them ended by itself again and again.
-    """
+    """Prints where the servers and daemons are, and runs them until a signal."""
     pids = {number: process.pid for number, process in running.processes.items()}
     if session.json:
         session.print_json(

@@ -74,11 +74,7 @@ def edit(session: Session, path: str | None, no_reload: bool) -> None:
 
 
 def editor_of(environ: Mapping[str, str]) -> list[str]:
-    """Returns the words that start the editor.
-
-    Raises:
-        NotFound: there is none.
-    """
+    """Returns the words that start the editor."""
     for name in ("VISUAL", "EDITOR"):
         if environ.get(name, "").strip():
             with contextlib.suppress(ValueError):
@@ -110,13 +106,7 @@ def _of_daemon(session: Session) -> str | None:
 
 
 def read(path: str) -> Original:
-    """Reads a file that is to be edited.
-
-    Raises:
-        NotFound: it does not exist.
-        PermissionDenied: it may not be read, or its folder may not be written.
-        InvalidParams: it is no file.
-    """
+    """Reads a file that is to be edited."""
     real = os.path.realpath(path)
     try:
         with open(real, "rb") as file:
@@ -144,10 +134,6 @@ def _edited(session: Session, original: Original, editor: list[str], *, is_part:
     """Lets the user edit a copy until it is valid, and saves it; returns False if nothing has changed.
 
     A part of a configuration is checked alone, without the names in the other files, so that it may be saved as it is.
-
-    Raises:
-        Cancelled: the user gave up; the copy stays.
-        Conflict: the file was changed meanwhile; the copy stays.
     """
     folder, name = os.path.split(original.path)
     # Beside the file, so that relative paths in it and a .env lead to the same places.
@@ -202,12 +188,7 @@ def _answer(question: str, usual: str) -> str:
 
 
 def save(original: Original, content: bytes, copy: str) -> None:
-    """Puts a new content in place of the file at once; mode and owner stay.
-
-    Raises:
-        Conflict: the file is no longer the one that was read.
-        PermissionDenied: its owner cannot be kept.
-    """
+    """Puts a new content in place of the file at once; mode and owner stay."""
     try:
         with open(original.path, "rb") as file:
             is_same = file.read() == original.content

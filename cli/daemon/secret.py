@@ -110,11 +110,7 @@ def _show(session: Session, found: dict[str, object], done: str) -> None:
 
 
 def _value(name: str, options: dict[str, Any]) -> str:
-    """Reads the value: from a file, from stdin, or from a person at the terminal; without one final newline.
-
-    Raises:
-        InvalidParams: it cannot be read.
-    """
+    """Reads the value: from a file, from stdin, or from a person at the terminal; without one final newline."""
     path = options["path"] if options["source"] is None else "-"
     try:
         if path == "-":

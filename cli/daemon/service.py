@@ -109,12 +109,7 @@ def _is_user(scope: str | None) -> bool:
 
 
 def _check(verb: str, *, is_user: bool) -> None:
-    """Refuses where the commands below cannot work.
-
-    Raises:
-        PermissionDenied: only root may.
-        Conflict: systemd does not run here.
-    """
+    """Refuses where the commands below cannot work."""
     if not is_user and os.getuid() != 0:
         words = f"cannot {verb} the service of the machine: only root may; --user is for your own"
         raise PermissionDenied(words, scope="system")
@@ -130,11 +125,7 @@ def _check(verb: str, *, is_user: bool) -> None:
 
 
 def planned(context: click.Context, *, is_user: bool, now: bool) -> Plan:
-    """Returns the files and commands of an installation of this corral.
-
-    Raises:
-        InvalidParams: a path of the installation cannot stand in a unit.
-    """
+    """Returns the files and commands of an installation of this corral."""
     folder = os.path.dirname(os.path.abspath(sys.argv[0]))
     folder = folder if os.path.exists(os.path.join(folder, "corrald")) else os.path.join(sys.prefix, "bin")
     if any(letter.isspace() or letter in "%\"'\\|" for letter in folder):

@@ -161,11 +161,7 @@ def _state(record: dict[str, object]) -> str:
 
 
 def _table(name: str, assignments: tuple[str, ...]) -> dict[str, object]:
-    """Returns the table of KEY=VALUE words; a value is read as JSON or TOML where it is that, else it is a text.
-
-    Raises:
-        InvalidParams: a word is not KEY=VALUE.
-    """
+    """Returns the table of KEY=VALUE words; a value is read as JSON or TOML where it is that, else it is a text."""
     found: dict[str, object] = {}
     for text in assignments:
         key, value = assigned(f'tenant "{name}"', text)

@@ -109,11 +109,7 @@ def logs(
 def _follow(
     session: Session, connection: Client, params: Mapping[str, object], write: Callable[[Records], None]
 ) -> None:
-    """Writes records as they arrive, until the daemon ends the stream.
-
-    Raises:
-        Unreachable: the daemon is gone; `after` in its data is the position behind what was written, `since` its time.
-    """
+    """Writes records as they arrive, until the daemon ends the stream."""
     connection.call("log.follow", params, timeout_s=ANSWER_S)
     last = after = ""
     joiner = PieceJoiner()

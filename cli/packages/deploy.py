@@ -86,11 +86,7 @@ def deploy(
 
 
 def percent(text: str) -> int:
-    """Reads a share of workers, as 10% or 10.
-
-    Raises:
-        InvalidParams: it is no whole number from 1 to 99.
-    """
+    """Reads a share of workers, as 10% or 10."""
     digits = text.removesuffix("%")
     if digits.isascii() and digits.isdigit() and 1 <= int(digits) <= 99:
         return int(digits)

@@ -152,12 +152,7 @@ def add(session: Session, source: str, sha256: str | None) -> None:
 
 
 def _chunks(source: str) -> Iterator[bytes]:
-    """Yields the bytes of a file or an address, in chunks that are full but for the last.
-
-    Raises:
-        NotFound, InvalidParams: the file cannot be read.
-        Unreachable: the address does not answer.
-    """
+    """Yields the bytes of a file or an address, in chunks that are full but for the last."""
     if "://" in source:
         yield from _download(source)
         return

@@ -239,13 +239,7 @@ def gap(width: int) -> int:
 
 
 def fitted(columns: Sequence[Column], natural: Sequence[int], width: int) -> list[tuple[Column, int]]:
-    """Returns the columns that fit into a line, with their widths.
-
-    Args:
-        columns: all columns of the table.
-        natural: the width that each of them would take.
-        width: columns of the terminal.
-    """
+    """Returns the columns that fit into a line, with their widths."""
     kept = list(zip(columns, natural, strict=True))
     while _taken(kept, width) > width and any(c.rank for c, _ in kept):
         kept.remove(max(kept, key=lambda each: each[0].rank))

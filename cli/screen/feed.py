@@ -36,16 +36,7 @@ RETRY_FIRST_S, RETRY_LAST_S = 0.1, 1.0
 
 
 class Feed:
-    """Fills a snapshot from a daemon.
-
-    Args:
-        path: of the control socket.
-        login: restricts each connection, unless it is empty.
-        params: the names and labels that the command was given.
-        interval_s: seconds between two calls of the status.
-        snapshot: is filled.
-        changed: called after each change of it.
-    """
+    """Fills a snapshot from a daemon."""
 
     def __init__(
         self,
@@ -85,11 +76,7 @@ class Feed:
             pause_s = min(2 * pause_s, RETRY_LAST_S)
 
     async def _serve(self) -> None:
-        """Serves until the connection ends.
-
-        Raises:
-            CorralError: it has ended, or the daemon refuses something.
-        """
+        """Serves until the connection ends."""
         async with await self._open(self._notified) as connection:
             me = render.as_record(await connection.call("auth.whoami", {}, timeout_s=ANSWER_S))
             self._snapshot.rights = word(me, "rights")

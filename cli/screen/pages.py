@@ -63,15 +63,7 @@ class Drawn:
 
 
 def drawn(view: View, snapshot: Snapshot, size: tuple[int, int], now: float, message: str = "") -> Drawn:
-    """Returns the page of a view.
-
-    Args:
-        view: the choices of the user.
-        snapshot: the newest known state of the daemon.
-        size: columns and lines of the terminal.
-        now: the time, in Unix seconds.
-        message: the result of the last action.
-    """
+    """Returns the page of a view."""
     width, height = max(size[0], 1), max(size[1], 1)
     body = max(height - FRAME_LINES, 1)
     if view.mode == "help":

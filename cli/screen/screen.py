@@ -29,11 +29,7 @@ ENDS: tuple[int, ...] = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 def show(session: Session, params: Record, interval_s: float, order: str) -> bool:
-    """Shows the screen until the user quits; returns False if the terminal cannot show one.
-
-    Raises:
-        CorralError: no daemon answers, or it refuses the names or the token.
-    """
+    """Shows the screen until the user quits; returns False if the terminal cannot show one."""
     if not is_usable():
         return False
     with session.connect() as connection:  # it waits for a daemon that starts, and tells what is wrong

@@ -122,13 +122,7 @@ MOVES = {"up": -1, "k": -1, "down": 1, "j": 1}
 
 
 def pressed(view: View, key: str, shown: Shown) -> tuple[View, Wish]:
-    """Returns the view after a key, and what is to be done.
-
-    Args:
-        view: the view before.
-        key: a character, or the name of a key: up, down, pageup, pagedown, home, end, enter, escape, backspace, tab, interrupt.
-        shown: the content of the screen.
-    """
+    """Returns the view after a key, and what is to be done."""
     if key == "interrupt":
         return view, "quit"
     if view.mode == "filter":

@@ -97,14 +97,7 @@ def bench(session: Session, /, **options: Any) -> int:  # Any: the values of the
 
 
 class BenchRun:
-    """Runs the tasks in threads.
-
-    Args:
-        session: makes the connections.
-        params: those of each `task.run`.
-        count: number of tasks.
-        parallel: number of threads.
-    """
+    """Runs the tasks in threads."""
 
     def __init__(self, session: Session, params: dict[str, object], count: int, parallel: int) -> None:
         self.refusal: CorralError | None = None

@@ -14,13 +14,7 @@ from .wait import Mode, TaskProgress
 
 
 class PartPrinter:
-    """Prints the parts of one task, over as many connections and attempts as it takes.
-
-    Args:
-        session: of the command.
-        progress: shares the terminal.
-        mode: "json" prints each message as a line.
-    """
+    """Prints the parts of one task, over as many connections and attempts as it takes."""
 
     def __init__(self, session: Session, progress: TaskProgress, mode: Mode) -> None:
         self._session = session

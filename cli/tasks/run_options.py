@@ -154,11 +154,7 @@ def add_times(command: F) -> F:
 
 
 def is_schedule(options: Mapping[str, Any]) -> bool:
-    """Returns True if the options create a schedule.
-
-    Raises:
-        InvalidParams: an option of schedules is given for one task.
-    """
+    """Returns True if the options create a schedule."""
     is_once = options["at"] is not None and options["name"] is not None
     if is_once or any(options[name] is not None for name in AGAIN):
         return True
@@ -171,11 +167,7 @@ def is_schedule(options: Mapping[str, Any]) -> bool:
 
 
 def schedule(options: Mapping[str, Any]) -> dict[str, object]:
-    """Returns the params of schedule.add.
-
-    Raises:
-        InvalidParams: a value cannot be read, or does not apply to a schedule.
-    """
+    """Returns the params of schedule.add."""
     if options["detach"]:
         words = "cannot use --detach with a schedule: the command does not wait for its tasks"
         raise InvalidParams(words, key="--detach")
@@ -186,11 +178,7 @@ def schedule(options: Mapping[str, Any]) -> dict[str, object]:
 
 
 def times(options: Mapping[str, Any]) -> dict[str, object]:
-    """Returns the params of schedule.add that are about times.
-
-    Raises:
-        InvalidParams: a value cannot be read, or there are several.
-    """
+    """Returns the params of schedule.add that are about times."""
     if all(options[name] is not None for name in AGAIN):
         raise InvalidParams("cannot use --every and --cron together: give one", key="--cron")
     chosen = {"every_s": options["every"]}
@@ -205,11 +193,7 @@ def times(options: Mapping[str, Any]) -> dict[str, object]:
 
 
 def task(options: Mapping[str, Any]) -> dict[str, object]:
-    """Returns the params of task.submit.
-
-    Raises:
-        InvalidParams: a value cannot be read.
-    """
+    """Returns the params of task.submit."""
     key = "capability" if options["capability"] else "agent"
     params: dict[str, object] = {key: options["agent"], "objective": options["objective"]}
     if options["given"] is not None:
@@ -271,11 +255,7 @@ def _retry(options: Mapping[str, Any]) -> dict[str, object] | None:
 
 
 def instant(text: str, option: str, now: float) -> float:
-    """Returns Unix seconds of a future time: `5m` from now, `18:00` (UTC, the next), or an RFC 3339 time.
-
-    Raises:
-        InvalidParams: it is none of these.
-    """
+    """Returns Unix seconds of a future time: `5m` from now, `18:00` (UTC, the next), or an RFC 3339 time."""
     ahead_s = duration_s(text)
     if ahead_s is not None:
         return now + ahead_s

@@ -135,11 +135,7 @@ def _add_schedule(session: Session, params: Mapping[str, object]) -> None:
 
 
 def _submit(session: Session, connection: Client, params: Mapping[str, object]) -> dict[str, object]:
-    """Returns the record of the accepted task; a task with a key is sent again when the connection breaks.
-
-    Raises:
-        Unreachable: the connection broke before the answer: the task may have been accepted, so it is not sent again.
-    """
+    """Returns the record of the accepted task; a task with a key is sent again when the connection breaks."""
     try:
         found = connection.call("task.submit", params, timeout_s=ANSWER_S)
     except (Unreachable, Timeout) as error:

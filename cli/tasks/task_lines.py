@@ -53,11 +53,7 @@ class TaskLines:
             self._connection.close()
 
     def _reconnected(self) -> Client:
-        """Returns a connection that goes on behind the last line, once the daemon is back.
-
-        Raises:
-            CorralError: it does not come back in time, or without the task.
-        """
+        """Returns a connection that goes on behind the last line, once the daemon is back."""
         connection = await_daemon(self._connection.path, patience_s=RECONNECT_S)
         try:
             if self._login:

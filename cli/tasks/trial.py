@@ -35,11 +35,7 @@ class Target(NamedTuple):
 
 
 def target_of(text: str, folder: Path) -> Target:
-    """Returns the agent that MODULE:AGENT, FILE.py or FILE.py:AGENT names.
-
-    Raises:
-        InvalidParams: there is no such file, or it has no or several agents.
-    """
+    """Returns the agent that MODULE:AGENT, FILE.py or FILE.py:AGENT names."""
     module, colon, attribute = text.partition(":")
     if module.endswith(".py"):
         path = folder / module

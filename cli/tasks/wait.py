@@ -57,13 +57,7 @@ class TaskWait:
         self._on_notification = on_notification
 
     def until_ended(self, timeout_s: float | None) -> dict[str, object]:
-        """Returns the record of the task when it has ended.
-
-        Raises:
-            Timeout: it has not within `timeout_s`.
-            Unreachable: the daemon went away and did not come back within RECONNECT_S.
-            NotFound: it came back without the task.
-        """
+        """Returns the record of the task when it has ended."""
         give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
         lost_at: float | None = None
         while True:

@@ -87,11 +87,7 @@ def looks_secret(name: str, value: str) -> bool:
 
 
 def translated(section: Section, name: str, around: Surroundings, *, rename: str | None = None) -> Server | Skipped:
-    """Translates one entry of a section to a table of corral, or returns why it cannot.
-
-    Raises:
-        InvalidParams: a field is not what it should be, or a variable in it has no value; `server` and `field`.
-    """
+    """Translates one entry of a section to a table of corral, or returns why it cannot."""
     entry = section.entries[name]
     if entry.get("disabled") is True or entry.get("enabled") is False:
         return Skipped(name, section.place, "it is disabled there")
@@ -401,11 +397,7 @@ def chosen(
     only: Sequence[str] = (),
     renames: Mapping[str, str] | None = None,
 ) -> tuple[list[Server], list[Skipped]]:
-    """Translates the servers of several sections, all or the named ones; equal servers in two places count once.
-
-    Raises:
-        InvalidParams: an entry is invalid; a name in `only` or `renames` does not exist; two servers have one name.
-    """
+    """Translates the servers of several sections, all or the named ones; equal servers in two places count once."""
     renames = renames or {}
     known = [name for section in sections for name in section.entries]
     for name in (*only, *renames):

@@ -84,11 +84,7 @@ def usual_files(around: Surroundings, folder: str) -> list[tuple[str, str]]:
 
 
 def read(path: str, home: str) -> list[Section]:
-    """Reads the servers of one file; returns an empty list if its format is unknown.
-
-    Raises:
-        InvalidParams: it cannot be read, or is neither JSON (with comments) nor, called *.toml, TOML.
-    """
+    """Reads the servers of one file; returns an empty list if its format is unknown."""
     file = os.path.abspath(path)
     document = _document(file)
     project = _project(file, home)
@@ -190,10 +186,6 @@ def _project(file: str, home: str) -> str | None:
 
 
 def refuse(file: str, server: str, field: str, reason: str) -> NoReturn:
-    """Refuses a file because of one field of one server.
-
-    Raises:
-        InvalidParams: always; `data` has `file`, `server`, `field` and `reason`.
-    """
+    """Refuses a file because of one field of one server."""
     words = f'cannot import "{server}" of "{file}": {field}: {reason}'
     raise InvalidParams(words, file=file, server=server, field=field, reason=reason)

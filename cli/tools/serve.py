@@ -123,9 +123,6 @@ def serve(
     """Relays between stdin and stdout and the daemon until EOF; returns the exit status, which is 0.
 
     Without `socket_path` the standard path is determined anew at each attempt, because it depends on existing files.
-
-    Raises:
-        CorralError: the daemon refused the client before a session began: an unknown profile, no rights.
     """
     attach: dict[str, object] = {"read_only": read_only}
     if only:
@@ -227,13 +224,7 @@ class Link:
 
 
 class Relay:
-    """Relays between one client on stdin and stdout and the daemon, present or not.
-
-    Args:
-        path: of the control socket; None: the usual one.
-        attach: the params of `mcp.attach`.
-        login: restricts the connection first, unless it is empty.
-    """
+    """Relays between one client on stdin and stdout and the daemon, present or not."""
 
     def __init__(self, path: str | None, attach: Mapping[str, object], login: Mapping[str, object]) -> None:
         self._login = login
@@ -262,12 +253,7 @@ class Relay:
         self._asks: dict[Key, object] = {}
 
     def run(self) -> None:
-        """Runs until EOF on stdin and the answers to earlier requests, or LINGER_S after EOF.
-
-        Raises:
-            BrokenPipeError: the client no longer reads.
-            CorralError: the daemon refused the client before a session began.
-        """
+        """Runs until EOF on stdin and the answers to earlier requests, or LINGER_S after EOF."""
         while True:
             now = time.monotonic()
             link = self._link

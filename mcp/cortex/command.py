@@ -21,15 +21,6 @@ def command(
     A program named by `explicit` or `$CORTEX_BINARY` is used as written: if it cannot be started, the user gets the
     error, and no other program is started instead. A program found in ./dist, ../dist or PATH must be executable, and
     is looked for only for an ordinary user: root and systemd must not start a file that happens to lie there.
-
-    Args:
-        explicit: `[mcp] cortex_binary_path`, if it is set.
-        args: `[mcp] cortex_args`.
-        environ: the daemon's environment: CORTEX_BINARY and PATH.
-        ordinary_user: neither root nor started by systemd.
-        is_executable: whether a path is a file that can be executed.
-        python: the interpreter for the built-in server.
-        folder: the folder that ./dist and ../dist are relative to.
     """
     named = explicit or environ.get("CORTEX_BINARY")
     if named:

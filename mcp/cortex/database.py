@@ -110,13 +110,7 @@ class Store:
     """Holds the open file. For one thread; other processes may have the same file open."""
 
     def __init__(self, path: Path, *, busy_s: float = BUSY_S, max_file_bytes: int = MAX_FILE_BYTES):
-        """Opens the file, which is created with mode 0600 (its folder 0700) if it is not there.
-
-        Raises:
-            PermissionDenied: the file may not be opened or written.
-            Conflict: it is damaged, of a newer corral, or another program's.
-            Overloaded: another process kept it locked for longer than `busy_s`.
-        """
+        """Opens the file, which is created with mode 0600 (its folder 0700) if it is not there."""
         self._path = path
         self._busy_s = busy_s
         self._trim_at_bytes = WAL_BYTES
@@ -144,11 +138,7 @@ class Store:
 
     @contextmanager
     def transaction(self, *, writes: bool = True) -> Generator[None, None, None]:
-        """Runs a transaction: its changes are on the disk at the end, or undone by an exception.
-
-        Raises:
-            Overloaded: another process kept the file locked for longer than BUSY_S.
-        """
+        """Runs a transaction: its changes are on the disk at the end, or undone by an exception."""
         begin = "BEGIN IMMEDIATE" if writes else "BEGIN"
         with self.typed_errors():
             self._patiently(lambda: self.connection.execute(begin))

@@ -91,12 +91,6 @@ class Memory:
         """Stores `content`; it is on the disk when this returns.
 
         A repetition with the same `idempotency_key`, within RECEIPT_S, does nothing and returns the first result.
-
-        Raises:
-            InvalidParams: JSON cannot express the metadata.
-            Conflict: the idempotency key was used for another item.
-            ResourceLimitExceeded: the item is too large, the quota of the namespace or the disk is full.
-            Overloaded: another process kept the file locked for longer than BUSY_S.
         """
         now = self._clock()
         new = _New.of(content, key, namespace, tags, metadata or {}, now, ttl_s)
@@ -265,9 +259,6 @@ class Memory:
         Without a namespace all namespaces are searched. A query without a word finds nothing. `metadata` are members
         that an item must have, `since` (inclusive) and `until` bound its `created_at`. With the `cursor` of an earlier
         page of the same search it returns the next page, without items stored in the meantime.
-
-        Raises:
-            InvalidParams: the cursor does not belong to this search.
         """
         wanted: dict[str, object] = {
             "namespace": namespace,
@@ -279,12 +270,7 @@ class Memory:
         return self._search.page(query, wanted, limit=limit, now=self._clock(), cursor=cursor)
 
     def retrieve(self, *, item_id: str | None = None, key: str | None = None, namespace: str | None = None) -> Item:
-        """Returns the item of an id or, in the namespace, of a key; also one archived as a duplicate.
-
-        Raises:
-            NotFound: there is none, or it has expired.
-            Conflict: the stored item is damaged; `data` has the id.
-        """
+        """Returns the item of an id or, in the namespace, of a key; also one archived as a duplicate."""
         assert (item_id is None) != (key is None), "an item is retrieved by its id or by its key"
         query = f"""SELECT {ITEM} FROM memory AS m
             WHERE {"m.id = :id" if key is None else "m.key = :key"} AND {IN_NAMESPACE}

@@ -78,11 +78,7 @@ class Search:
         self._rankings: dict[str, _Ranking] = {}  # by cursor, the newest last
 
     def page(self, query: str, filters: Mapping[str, object], *, limit: int, now: float, cursor: str | None) -> Found:
-        """Returns the best `limit` items of a query, or those after a cursor; `filters` are the parameters of `_RANK`.
-
-        Raises:
-            InvalidParams: the cursor does not belong to this search.
-        """
+        """Returns the best `limit` items of a query, or those after a cursor; `filters` are the parameters of `_RANK`."""
         # FTS5 reads a query as a C string and knows operators; a quoted term has neither.
         words = dict.fromkeys(query.replace("\0", " ").split())
         terms = ['"' + word.replace('"', '""') + '"' for word in list(words)[:MAX_TERMS]]

@@ -62,11 +62,7 @@ class Server:
         self._is_legacy = False
 
     def answer(self, method: str, params: Mapping[str, object]) -> dict[str, object]:
-        """Returns the result of one request.
-
-        Raises:
-            CorralError: the error response.
-        """
+        """Returns the result of one request."""
         meta = as_object(params.get("_meta")) or {}
         if method == "initialize":
             return self._initialize(params)

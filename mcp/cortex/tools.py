@@ -276,11 +276,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 
 def check(schema: Mapping[str, object], value: object, field: str = "arguments") -> None:
-    """Checks a value against the schema of a tool here.
-
-    Raises:
-        InvalidParams: it is invalid; `data` has the field and the violated rule.
-    """
+    """Checks a value against the schema of a tool here."""
     kind = str(schema["type"])
     if kind == "integer" and isinstance(value, float) and value.is_integer():
         value = int(value)  # JSON has one kind of number

@@ -40,12 +40,7 @@ WANTED: dict[str, str] = {
 
 
 class Listens:
-    """Serves the listens of one endpoint.
-
-    Args:
-        provider: the source of what changes.
-        tasks: the tasks of the client; None without tasks.
-    """
+    """Serves the listens of one endpoint."""
 
     def __init__(self, provider: Provider, tasks: TaskSource | None) -> None:
         self._provider = provider
@@ -61,11 +56,7 @@ class Listens:
                 listen.set_result(None)
 
     async def serve(self, request: ServedRequest, params: Mapping[str, object], caller: Caller) -> dict[str, object]:
-        """Sends the notifications that the filter names until the client cancels or the endpoint is closed.
-
-        Raises:
-            CorralError: the filter is invalid, or there are too many.
-        """
+        """Sends the notifications that the filter names until the client cancels or the endpoint is closed."""
         wanted = as_object(params.get("notifications"))
         if wanted is None:
             raise InvalidParams('cannot listen: "notifications" is no object', key="notifications")

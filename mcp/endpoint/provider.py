@@ -28,19 +28,11 @@ class Provider(Protocol):
 
         `params` are those of MCP, with the caller's `_meta` except the protocol's own keys, and with
         `inputResponses` and `requestState` where it has them.
-
-        Raises:
-            NotFound: there is no such tool, prompt or resource; for a tool `data["tool"]` or `data["server"]` names it.
-            CorralError: the request failed.
         """
         ...
 
     async def subscribe(self, uri: str, on_updated: Callable[[str], None]) -> Callable[[], None]:
-        """Calls `on_updated` with the URI whenever the resource changes; returns a function that ends that.
-
-        Raises:
-            CorralError: there is no such resource, or its server does not support subscriptions.
-        """
+        """Calls `on_updated` with the URI whenever the resource changes; returns a function that ends that."""
         ...
 
     def watch(self, on_change: Callable[[Kind], None]) -> Callable[[], None]:
@@ -64,11 +56,7 @@ class TaskSource(Protocol):
     """Defines the tasks of one client: those that it may see, also where another has begun them."""
 
     async def begin(self, params: Mapping[str, object], caller: Caller) -> McpTask | None:
-        """Begins a call of a tool as a task; returns None, without any effect, for a tool whose calls are no tasks.
-
-        Raises:
-            CorralError: it was not accepted.
-        """
+        """Begins a call of a tool as a task; returns None, without any effect, for a tool whose calls are no tasks."""
         ...
 
     def requires(self, name: object) -> bool:
@@ -76,44 +64,23 @@ class TaskSource(Protocol):
         ...
 
     async def task(self, task_id: str, caller: Caller) -> McpTask:
-        """Returns a task.
-
-        Raises:
-            NotFound: there is none that the client may see.
-        """
+        """Returns a task."""
         ...
 
     async def ended(self, task_id: str, caller: Caller) -> McpTask:
-        """Returns a task when its status is final; meanwhile the client is asked what the task needs to know.
-
-        Raises:
-            NotFound: there is none that the client may see.
-        """
+        """Returns a task when its status is final; meanwhile the client is asked what the task needs to know."""
         ...
 
     async def page(self, cursor: str | None, caller: Caller) -> tuple[list[McpTask], str | None]:
-        """Returns tasks without results, the newest first, and the cursor of the next ones.
-
-        Raises:
-            InvalidParams: there is no such cursor.
-        """
+        """Returns tasks without results, the newest first, and the cursor of the next ones."""
         ...
 
     async def cancel(self, task_id: str, caller: Caller) -> McpTask:
-        """Cancels a task and returns it when it has ended; one that had ended before stays as it is.
-
-        Raises:
-            NotFound: there is none that the client may see.
-            PermissionDenied: the client may not.
-        """
+        """Cancels a task and returns it when it has ended; one that had ended before stays as it is."""
         ...
 
     async def answer(self, task_id: str, responses: Mapping[str, object], caller: Caller) -> None:
-        """Takes the client's answers to what a task needs to know; those to other questions are ignored.
-
-        Raises:
-            NotFound: there is none that the client may see.
-        """
+        """Takes the client's answers to what a task needs to know; those to other questions are ignored."""
         ...
 
     def feed(self, caller: Caller, on_status: Callable[[McpTask], None]) -> TaskFeed:

@@ -138,12 +138,7 @@ class ServedRequest:
             self.notify(LOG_MESSAGE, params)
 
     async def ask(self, method: str, params: Mapping[str, object]) -> object:
-        """Returns the client's response to a request of the server.
-
-        Raises:
-            MethodNotFound: the client has not declared this capability.
-            CorralError: the client refuses.
-        """
+        """Returns the client's response to a request of the server."""
         needed = RELAYED.get(method)
         if needed is None or needed not in self._capabilities or self.is_over:
             text = f'cannot ask the client "{method}": it has not declared that it can be asked'

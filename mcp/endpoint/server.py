@@ -81,16 +81,7 @@ def _drop(_method: str, _params: Mapping[str, object]) -> None:
 
 
 class McpEndpoint:
-    """Represents the MCP server of one client.
-
-    Args:
-        provider: the source of its tools, prompts and resources.
-        name: the server's name, for clients that show it.
-        version: corral's own version.
-        caller: identity of the client; capabilities and callbacks are added for each request.
-        notify: sends notifications that belong to no request: changed lists, resources and tasks.
-        tasks: the tasks of the client; without them the endpoint declares none.
-    """
+    """Represents the MCP server of one client."""
 
     def __init__(
         self,
@@ -129,11 +120,7 @@ class McpEndpoint:
     async def request(
         self, request_id: str | int, method: str, params: Mapping[str, object], link: ClientLink
     ) -> dict[str, object]:
-        """Returns the result of a request of the client.
-
-        Raises:
-            CorralError: its `to_wire` is the error response.
-        """
+        """Returns the result of a request of the client."""
         meta = as_object(params.get("_meta"))
         if meta is not None and VERSION_KEY in meta:
             request = self._modern_request(request_id, meta, link)

@@ -39,12 +39,7 @@ Notify = Callable[[str, Mapping[str, object]], None]
 
 
 class TaskRequests:
-    """Serves the requests about tasks of one client.
-
-    Args:
-        source: the tasks.
-        notify: sends a legacy client notifications of changed statuses.
-    """
+    """Serves the requests about tasks of one client."""
 
     def __init__(self, source: TaskSource, notify: Notify) -> None:
         self._source = source
@@ -65,12 +60,7 @@ class TaskRequests:
     async def begin_legacy(
         self, request: ServedRequest, params: Mapping[str, object], base: Caller
     ) -> dict[str, object]:
-        """Returns the task of a call that asks for one.
-
-        Raises:
-            MethodNotFound: calls of the tool are no tasks.
-            CorralError: it was not accepted.
-        """
+        """Returns the task of a call that asks for one."""
         asked, name = as_object(params["task"]), params.get("name")
         if asked is None:
             raise InvalidParams(f'cannot call "{name}": "task" is no object', key="task")
@@ -87,11 +77,7 @@ class TaskRequests:
         return {"task": legacy_task(task)}
 
     def check_plain(self, name: object) -> None:
-        """Checks that a legacy client may call a tool without a task.
-
-        Raises:
-            MethodNotFound: it may not, as 2025-11-25 has it.
-        """
+        """Checks that a legacy client may call a tool without a task."""
         if self._source.requires(name):
             text = f'cannot call "{name}" without a task: its "taskSupport" is "required"'
             raise MethodNotFound(text, method=CALL, tool=name)
@@ -99,11 +85,7 @@ class TaskRequests:
     async def begin_modern(
         self, request: ServedRequest, params: Mapping[str, object], base: Caller
     ) -> dict[str, object] | None:
-        """Returns the task of a call, or its refusal as a result; None if the call is none.
-
-        Raises:
-            ProtocolError: the tool can be called as a task alone, and the client does not declare the extension.
-        """
+        """Returns the task of a call, or its refusal as a result; None if the call is none."""
         if self._source.requires(params.get("name")):
             check_speaks_tasks(request.capabilities)
         if not speaks_tasks(request.capabilities):
@@ -117,11 +99,7 @@ class TaskRequests:
     async def serve(
         self, request: ServedRequest, method: str, params: Mapping[str, object], base: Caller
     ) -> dict[str, object]:
-        """Returns the result of a request about tasks.
-
-        Raises:
-            CorralError: there is none; an unknown task is InvalidParams.
-        """
+        """Returns the result of a request about tasks."""
         if request.is_modern:
             check_speaks_tasks(request.capabilities)
         caller = request.caller(base)
@@ -195,11 +173,7 @@ class TaskRequests:
 
 
 def check_speaks_tasks(capabilities: Mapping[str, object]) -> None:
-    """Checks that a modern client declares the extension.
-
-    Raises:
-        ProtocolError: it does not.
-    """
+    """Checks that a modern client declares the extension."""
     if not speaks_tasks(capabilities):
         text = f'cannot serve tasks: the client does not declare "{TASKS_EXTENSION}"'
         needed: dict[str, object] = {"extensions": {TASKS_EXTENSION: {}}}
@@ -207,11 +181,7 @@ def check_speaks_tasks(capabilities: Mapping[str, object]) -> None:
 
 
 def _result_of(task: McpTask) -> dict[str, object]:
-    """Returns the result of the call of a legacy client.
-
-    Raises:
-        CorralError: the call has none.
-    """
+    """Returns the result of the call of a legacy client."""
     if task.result is None:
         raise from_wire(task.error)
     meta = {**(as_object(task.result.get("_meta")) or {}), RELATED_TASK: {"taskId": task.id}}

@@ -35,11 +35,7 @@ def method_for(settings: Settings, offered: Sequence[str]) -> str:
 
 
 def method_to_ask(offered: Sequence[str]) -> str:
-    """Returns the method to register with: none, since a loopback client keeps no secret, unless the server wants one.
-
-    Raises:
-        ToolFailed: it wants another; the reason is `unsupported-client-auth`.
-    """
+    """Returns the method to register with: none, since a loopback client keeps no secret, unless the server wants one."""
     if not offered or "none" in offered:
         return "none"
     known = (each for each in offered if each in ("client_secret_basic", "client_secret_post"))
@@ -50,11 +46,7 @@ def method_to_ask(offered: Sequence[str]) -> str:
 
 
 def authenticated(client: Client, endpoints: Endpoints, settings: Settings, now: float) -> Signed:
-    """Returns what authenticates the client in a request to the token endpoint.
-
-    Raises:
-        InvalidParams: the private key is none, or of an unknown kind.
-    """
+    """Returns what authenticates the client in a request to the token endpoint."""
     fields = {"client_id": client.client_id}  # some servers look for it beside the header, too
     if client.method == "client_secret_basic" and client.client_secret:
         words = f"{quote(client.client_id, safe='')}:{quote(client.client_secret, safe='')}"
@@ -76,11 +68,7 @@ def authenticated(client: Client, endpoints: Endpoints, settings: Settings, now:
 
 
 def signed(claims: Mapping[str, object], key: str) -> str:
-    """Returns a JWT with these claims, signed by a private key in PEM: EC P-256, RSA or Ed25519.
-
-    Raises:
-        InvalidParams: it is no such key.
-    """
+    """Returns a JWT with these claims, signed by a private key in PEM: EC P-256, RSA or Ed25519."""
     from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415  # few need it
     from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils  # noqa: PLC0415

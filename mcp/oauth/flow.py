@@ -45,11 +45,7 @@ OFFLINE = "offline_access"
 
 
 async def perform(order: Order) -> Answer:
-    """Performs one step.
-
-    Raises:
-        PermissionDenied, ToolFailed, InvalidParams: it is refused, or cannot be done; `data["reason"]` says why.
-    """
+    """Performs one step."""
     async with Http(order.url) as http:
         match order.step:
             case "start" | "device":
@@ -288,13 +284,7 @@ async def _finish(http: Http, order: Order) -> Grant:
 
 
 def code_of(redirect: str, pending: Pending) -> str:
-    """Returns the code in the address to which a browser was sent back, once state and issuer are right.
-
-    Raises:
-        InvalidParams: it is no such address.
-        PermissionDenied: the login was refused (`access-denied`), or belongs to another one (`state-mismatch`,
-            `iss-missing`, `iss-mismatch`).
-    """
+    """Returns the code in the address to which a browser was sent back, once state and issuer are right."""
     query = parse_qs(urlsplit(redirect.strip()).query)
     single = {name: values[0] for name, values in query.items() if len(values) == 1}
     if "state" not in single:

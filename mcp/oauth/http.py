@@ -46,12 +46,7 @@ class Http:
         await self._http.close()
 
     async def get(self, url: str) -> Reply:
-        """Reads a document; redirections are followed as far as they lead to safe addresses.
-
-        Raises:
-            ToolFailed: the server cannot be reached (`unreachable`), answers too much (`bad-answer`), or leads to an
-                address that is not safe (`insecure-address`).
-        """
+        """Reads a document; redirections are followed as far as they lead to safe addresses."""
         for _ in range(MAX_REDIRECTS + 1):
             metadata.checked_address(url, "an address of metadata", self.server_url)
             status, found, headers = await self._send("GET", url)
@@ -64,19 +59,11 @@ class Http:
         return 404, {}, {}
 
     async def post_form(self, url: str, fields: Mapping[str, str], headers: Mapping[str, str] | None = None) -> Reply:
-        """Posts a form; a redirection is no answer, because the form has secrets.
-
-        Raises:
-            ToolFailed: as for `get`.
-        """
+        """Posts a form; a redirection is no answer, because the form has secrets."""
         return await self._send("POST", url, data=dict(fields), headers=headers)
 
     async def post_json(self, url: str, value: object, headers: Mapping[str, str] | None = None) -> Reply:
-        """Posts a JSON value.
-
-        Raises:
-            ToolFailed: as for `get`.
-        """
+        """Posts a JSON value."""
         return await self._send("POST", url, json=value, headers=headers)
 
     async def _send(

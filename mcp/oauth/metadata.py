@@ -33,11 +33,7 @@ def origin_of(url: str) -> str:
 
 
 def checked_address(url: object, what: str, server_url: str) -> str:
-    """Returns an address to which secrets may be sent: https, or http on this machine or on the host of an http server.
-
-    Raises:
-        ToolFailed: it is none; the reason is `insecure-address`.
-    """
+    """Returns an address to which secrets may be sent: https, or http on this machine or on the host of an http server."""
     text = url if isinstance(url, str) else ""
     try:
         parts = urlsplit(text)
@@ -90,11 +86,7 @@ def canonical(server_url: str) -> str:
 
 
 def checked_resource(document: Mapping[str, object], server_url: str) -> str:
-    """Returns the resource identifier that a document publishes, exactly as written.
-
-    Raises:
-        ToolFailed: it is that of another server; the reason is `resource-mismatch`.
-    """
+    """Returns the resource identifier that a document publishes, exactly as written."""
     found = document.get("resource")
     text = found if isinstance(found, str) else ""
     if text and _covers(text, server_url):
@@ -125,12 +117,7 @@ def strings(value: object) -> tuple[str, ...]:
 
 
 def read_endpoints(document: Mapping[str, object], issuer: str, server_url: str) -> Endpoints:
-    """Returns the facts of an authorization server from its metadata.
-
-    Raises:
-        ToolFailed: the metadata is that of another issuer (`issuer-mismatch`), has no PKCE with S256 (`no-pkce`), requires
-            pushed authorization requests (`no-par`), or an address in it is missing or not safe (`insecure-address`).
-    """
+    """Returns the facts of an authorization server from its metadata."""
     named = document.get("issuer")
     # RFC 8414 wants them identical; a slash after the bare host is what parsers of URLs add.
     if not isinstance(named, str) or named.rstrip("/") != issuer.rstrip("/"):

@@ -179,24 +179,14 @@ class Directory:
         return self.view(access).servers.get(shown) if separator else None
 
     def tool(self, name: str, access: Access) -> tuple[str, Tool]:
-        """Returns the server and the tool of a name: an exposed one, or a tool's own name that only one server has.
-
-        Raises:
-            NotFound: no tool has this name; `data["near"]` has similar names.
-            Conflict: several servers have it; `data["candidates"]` has the exposed names.
-            PermissionDenied: it is not allowed.
-        """
+        """Returns the server and the tool of a name: an exposed one, or a tool's own name that only one server has."""
         tools = self.view(access).tools
         flags = {exposed: tool.is_read_only for exposed, (_, tool) in tools.items()}
         own = {exposed: tool.name for exposed, (_, tool) in tools.items()}
         return tools[_choose("tool", name, own, flags, access)]
 
     def prompt(self, name: str, access: Access) -> tuple[str, str]:
-        """Returns the server of a prompt and its own name there.
-
-        Raises:
-            NotFound, Conflict, PermissionDenied: as for `tool`.
-        """
+        """Returns the server of a prompt and its own name there."""
         prompts = self.view(access).prompts
         own = {exposed: str(prompt["name"]) for exposed, (_, prompt) in prompts.items()}
         exposed = _choose("prompt", name, own, dict.fromkeys(own, True), access)
@@ -207,9 +197,6 @@ class Directory:
 
         An unlisted resource may be read too: from the server that is named before `__`, whose template it matches,
         or that is the only one with resources.
-
-        Raises:
-            NotFound, Conflict, PermissionDenied: as for `tool`.
         """
         view = self.view(access)
         shown, own = self._resource(uri, access, view)
@@ -242,13 +229,7 @@ class Directory:
 
 
 def name_seen(server: str, share: Share, tenant: str | None) -> str | None:
-    """Returns the name under which a tenant sees a server, None where it does not; the one place that decides it.
-
-    Args:
-        server: its full name.
-        share: the unit that has processes of its own.
-        tenant: "" for the owner; None for a view of all servers.
-    """
+    """Returns the name under which a tenant sees a server, None where it does not; the one place that decides it."""
     if tenant is None:
         return server
     if tenant_of(server) == tenant:

@@ -211,12 +211,7 @@ class Dispatcher:
         return slot
 
     async def wait(self, sharer: str | None, is_shared: bool, deadline: float | None) -> Slot:
-        """Takes a process that has to be added, renewed or waited for, and returns it.
-
-        Raises:
-            Overloaded: all stay in use by others until the deadline.
-            CorralError: the server may not be called now, or a process cannot be added.
-        """
+        """Takes a process that has to be added, renewed or waited for, and returns it."""
         backend = self.backend
         name = backend.name
         if deadline is None:
@@ -316,9 +311,6 @@ class Dispatcher:
         """Returns a session with a process, after starting it if needed; a long backoff is not waited for.
 
         At the deadline the cause of the failed start, if known, is raised in place of the timeout.
-
-        Raises:
-            CorralError: the process does not become ready by the deadline on the loop's clock.
         """
         self.backend.check()
         limit_s = self.backend.request_timeout_s

@@ -47,11 +47,7 @@ class Gate:
         return True
 
     async def wait(self, shared: bool) -> None:
-        """Waits until the call is admitted; `leave` is due afterwards, unless the wait was cancelled.
-
-        Raises:
-            Overloaded: too many calls wait already.
-        """
+        """Waits until the call is admitted; `leave` is due afterwards, unless the wait was cancelled."""
         if len(self._queue) >= self._max_waiting:
             text = f'cannot queue a call of MCP server "{self._name}": {self._max_waiting} wait already'
             raise Overloaded(text, server=self._name, limit="queue", value=self._max_waiting, retry_after_s=1)

@@ -78,15 +78,7 @@ Decision = Use | Renew | Grow | Wait
 
 
 def choose(places: Sequence[Place], *, share: Share, sharer: str, spares: int, maximum: int) -> Decision:
-    """Decides which process takes a call.
-
-    Args:
-        places: the present processes.
-        share: the unit that has processes of its own.
-        sharer: the sharer of the call; ignored where all share.
-        spares: number of processes held in reserve while the others are up.
-        maximum: number of processes permitted.
-    """
+    """Decides which process takes a call."""
     if share != "all":
         return _leased(places, sharer, maximum)
     return _least_loaded(places, spares)

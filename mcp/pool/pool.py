@@ -74,12 +74,7 @@ class Target(NamedTuple):
 
 
 class Pool:
-    """Holds the shared servers.
-
-    Args:
-        on_refused: called with a server's name, its limit and the seconds to wait, at the first of several
-            requests that exceed `max_calls_per_minute`.
-    """
+    """Holds the shared servers."""
 
     def __init__(self, *, on_refused: Callable[[str, int, float], None] | None = None) -> None:
         self._entries: dict[str, Dispatcher] = {}
@@ -93,11 +88,7 @@ class Pool:
     # -- adding, changing and removing servers
 
     def add(self, backend: Backend) -> None:
-        """Adds a server.
-
-        Raises:
-            Conflict: the name is taken.
-        """
+        """Adds a server."""
         if backend.name in self._entries:
             raise Conflict(f'cannot add MCP server "{backend.name}": the name is taken')
         self._entries[backend.name] = Dispatcher(backend)
@@ -106,11 +97,7 @@ class Pool:
         self._notify(self._directory.of(backend.name).differs(Catalogue()) if known else KINDS)
 
     def remove(self, name: str) -> None:
-        """Removes a server; running calls continue to their end.
-
-        Raises:
-            NotFound: there is no server of this name.
-        """
+        """Removes a server; running calls continue to their end."""
         entry = self._entry(name)
         del self._entries[name]
         entry.close()
@@ -167,11 +154,7 @@ class Pool:
         return sorted(self._entries)
 
     def stats(self, name: str) -> Stats:
-        """Returns the counts of a server.
-
-        Raises:
-            NotFound: there is no server of this name.
-        """
+        """Returns the counts of a server."""
         entry = self._entry(name)
         slots = entry.slots
         return Stats(
@@ -229,10 +212,6 @@ class Pool:
         """Starts the servers that have never listed anything, so that the lists contain them.
 
         A running server with expired lists is asked again, and watchers are notified of changes.
-
-        Args:
-            names: the servers to consider; all when absent.
-            patience_s: limit of the wait for starts; their own limits when absent. The starts continue after it.
 
         Returns:
             The errors of those that could not be started, by name.
@@ -295,18 +274,7 @@ class Pool:
     # -- resolving requests
 
     async def resolve(self, name: str, access: Access = FULL) -> tuple[Backend, Tool]:
-        """Returns the server and the tool of a name; starts a server that never listed its tools.
-
-        Args:
-            name: an exposed name, or a tool's own name that only one server has.
-            access: the access of the caller.
-
-        Raises:
-            NotFound: no tool has this name; `data["near"]` has similar names.
-            Conflict: several servers have it; `data["candidates"]` has the exposed names.
-            PermissionDenied: it is not allowed.
-            CorralError: the server that the name begins with cannot be started.
-        """
+        """Returns the server and the tool of a name; starts a server that never listed its tools."""
         target = await self._resolve(CALL, {"name": name}, access)
         assert target.tool is not None, "a call is of a tool"
         return target.entry.backend, target.tool
@@ -379,25 +347,7 @@ class Pool:
         caller: Caller = NOBODY,
         timeout_s: float | None = None,
     ) -> dict[str, object]:
-        """Runs one request and returns MCP's result, unchanged.
-
-        Args:
-            method: tools/call, prompts/get, resources/read or completion/complete.
-            params: of MCP, with exposed names or URIs.
-            access: the access of the caller.
-            caller: receives progress and requests of the server, and determines the process.
-            timeout_s: limit in seconds, including the start of the server and waiting; at most the server's
-                maximum. When absent, the server's request timeout bounds the wait, then the request without
-                progress, and a start has its own limits.
-
-        Raises:
-            NotFound, Conflict, PermissionDenied: as for `resolve`.
-            InvalidParams: the arguments violate the tool's schema, or as for `Session.request`.
-            ToolFailed, ResourceLimitExceeded: as for `Session.request`.
-            Timeout: it took too long; the request was cancelled at the server.
-            Overloaded: too many requests wait for this server, or were made in this minute.
-            CorralError: the server could not be started.
-        """
+        """Runs one request and returns MCP's result, unchanged."""
         deadline = None
         if timeout_s is not None:
             deadline = asyncio.get_running_loop().time() + timeout_s
@@ -523,9 +473,6 @@ class Pool:
         """Calls `on_updated` with the URI whenever the resource changes; returns a function that ends that.
 
         Callers share one subscription at the server. It outlives the process, which is kept up for it.
-
-        Raises:
-            CorralError: there is no such resource, or its server does not support subscriptions.
         """
         target = await self._resolve(READ, {"uri": uri}, access)
         backend = target.entry.backend

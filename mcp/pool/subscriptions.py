@@ -76,12 +76,7 @@ class Subscribers:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def subscribe(self, key: Key, listener: Callable[[], None]) -> Callable[[], None]:
-        """Calls `listener` at each change; returns a function that ends the subscription.
-
-        Raises:
-            CorralError: the server refuses, or cannot be started.
-            Overloaded: it has too many subscriptions already.
-        """
+        """Calls `listener` at each change; returns a function that ends the subscription."""
         known = self._subscriptions.get(key)
         if known is None:
             if sum(each[0] == key[0] for each in self._subscriptions) >= MAX_SUBSCRIPTIONS:

@@ -76,11 +76,7 @@ class Validators:
         self._known: dict[int, tuple[Tool, _Validator | None]] = {}
 
     def check(self, exposed: str, tool: Tool, arguments: Mapping[str, object]) -> None:
-        """Checks the arguments of a call, if the schema can be applied.
-
-        Raises:
-            InvalidParams: they violate it; `data` has `key`, the path of the argument, and `rule`.
-        """
+        """Checks the arguments of a call, if the schema can be applied."""
         # By identity, because a listing creates new tools. The tool is kept, so that its id is not reused.
         found = self._known.get(id(tool))
         if found is None:
@@ -135,11 +131,7 @@ class Schema:
     """Validates values of any kind, such as the output of a task; the schema is hostile input too."""
 
     def __init__(self, schema: Mapping[str, object] | bool) -> None:
-        """Compiles the schema.
-
-        Raises:
-            InvalidParams: it is not a schema, or cannot be applied here; `data["reason"]` has the cause.
-        """
+        """Compiles the schema."""
         measured: Mapping[str, object] = {} if isinstance(schema, bool) else schema
         try:
             measure = _Measure(measured)
@@ -150,11 +142,7 @@ class Schema:
         self._max_work = MAX_WORK if measure.has_patterns else MAX_PLAIN_WORK
 
     def faults(self, value: object) -> list[dict[str, str]]:
-        """Returns the errors of a value, at most ERRORS_MAX, each with `path`, `rule` and `reason`; empty if it is valid.
-
-        Raises:
-            ResourceLimitExceeded: the check could take too long; `data` has `limit` and `value`.
-        """
+        """Returns the errors of a value, at most ERRORS_MAX, each with `path`, `rule` and `reason`; empty if it is valid."""
         size, depth = _weight({"": value}, self._max_work // max(1, self._width))
         growth = self._returns**depth if self._returns > 1 else 1
         if self._width * size * growth > self._max_work:
@@ -226,11 +214,7 @@ class _Measure:
         return self._patterns > 0
 
     def taken(self) -> tuple[int, int]:
-        """Returns the number of places, and of recursive references.
-
-        Raises:
-            _Uncheckable: the schema is too large, or has references that cannot be followed.
-        """
+        """Returns the number of places, and of recursive references."""
         return self._of(self._schema, 0)
 
     def _of(self, value: object, depth: int) -> tuple[int, int]:

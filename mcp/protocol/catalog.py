@@ -185,10 +185,6 @@ def exposed_uris(
     """Returns the resources, or templates, of all servers by exposed URI, each with its server.
 
     A URI that only one server has is exposed unchanged, others as `SERVER__URI`.
-
-    Args:
-        listed: entries by server.
-        key: the key of an entry's URI.
     """
     found: dict[str, dict[str, Mapping[str, object]]] = {}
     for server, entries in listed.items():

@@ -62,10 +62,6 @@ async def fill(params: Mapping[str, object], ask: Ask) -> dict[str, Json]:
     """Returns the response to a form, whose fields are asked one after the other.
 
     A declined question declines the form. One that expires, is withdrawn, or gets no fitting answer cancels it.
-
-    Raises:
-        InvalidParams: it is none that can be asked.
-        CorralError: as `ask` raises it.
     """
     values: dict[str, Json] = {}
     for number, field in enumerate(fields_of(params), 1):
@@ -90,11 +86,7 @@ async def fill(params: Mapping[str, object], ask: Ask) -> dict[str, Json]:
 
 
 def fields_of(params: Mapping[str, object]) -> list[Field]:
-    """Returns the fields of a form, in its order; one of the kind `CONSENT` for a form without any.
-
-    Raises:
-        InvalidParams: it is no form, has too many fields, or one of a kind that forms do not have.
-    """
+    """Returns the fields of a form, in its order; one of the kind `CONSENT` for a form without any."""
     mode = params.get("mode", "form")
     if mode != "form":
         text = f"cannot ask in mode {mode!r:.100}: forms are served alone"
@@ -116,11 +108,7 @@ def fields_of(params: Mapping[str, object]) -> list[Field]:
 
 
 def value_of(field: Field, answer: str) -> Json:
-    """Returns the value that an answer stands for; None for a field that is left out.
-
-    Raises:
-        ValueError: it is none of the field.
-    """
+    """Returns the value that an answer stands for; None for a field that is left out."""
     if field.kind == "array":
         words = [each.strip() for each in answer.split(",") if each.strip()]
         if unknown := [each for each in words if field.choices and each not in field.choices]:

@@ -23,12 +23,7 @@ def requires_input(result: Mapping[str, object]) -> bool:
 async def with_input(
     method: str, params: Mapping[str, object], result: Mapping[str, object], ask: Ask
 ) -> dict[str, object]:
-    """Returns the params of the next request: those of the last one, with the input that its result requires.
-
-    Raises:
-        ToolFailed: a request for input has no method.
-        CorralError: as `ask` raises it.
-    """
+    """Returns the params of the next request: those of the last one, with the input that its result requires."""
     responses: dict[str, object] = {}
     for key, raw in (as_object(result.get("inputRequests")) or {}).items():
         asked = as_object(raw) or {}

@@ -76,9 +76,6 @@ def eras_to_try(protocol_version: str, hint: Era | None) -> tuple[Era, ...]:
     trip; a server of both eras keeps that of the first message, and works in either. A server known to be modern
     (`hint`) is opened in the modern era; in case it was replaced by a legacy one, `initialize` follows, and in case
     it was only slow, its refusal of `initialize` leads back to the modern era.
-
-    Raises:
-        InvalidParams: there is no such revision.
     """
     if protocol_version in LEGACY_VERSIONS:
         return ("legacy",)
@@ -121,11 +118,7 @@ def client_info(client_version: str) -> dict[str, object]:
 
 
 def read_initialize(result: object) -> Opened:
-    """Decodes a result of `initialize`.
-
-    Raises:
-        ToolFailed: it is invalid, or its revision is unknown.
-    """
+    """Decodes a result of `initialize`."""
     fields = as_object(result) or {}
     version = fields.get("protocolVersion")
     if version not in LEGACY_VERSIONS:
@@ -141,11 +134,7 @@ def read_initialize(result: object) -> Opened:
 
 
 def read_discover(result: object) -> Opened:
-    """Decodes a result of `server/discover`.
-
-    Raises:
-        ToolFailed: it is invalid, or the server supports no known modern revision.
-    """
+    """Decodes a result of `server/discover`."""
     fields = as_object(result) or {}
     offered = as_array(fields.get("supportedVersions")) or []
     common = [version for version in MODERN_VERSIONS if version in offered]
@@ -180,15 +169,7 @@ def request_meta(
     capabilities: Mapping[str, object],
     log_level: str | None = None,
 ) -> dict[str, object]:
-    """Returns the `_meta` that a request needs in its era; the caller's keys are kept, except those in OURS.
-
-    Args:
-        given: the caller's `_meta`, if it has one.
-        modern_version: the revision on a modern connection, None on a legacy one.
-        client_version: corral's own.
-        capabilities: the caller's, which a modern server receives with each request.
-        log_level: the least severe log message that a modern server should send, unless the caller gives a level.
-    """
+    """Returns the `_meta` that a request needs in its era; the caller's keys are kept, except those in OURS."""
     meta: dict[str, object] = {}
     theirs = as_object(given)
     if theirs:
@@ -256,9 +237,6 @@ def read_result(method: str, result: object) -> dict[str, object]:
     A failed tool (`isError`) is a result, and so is `input_required`: the caller has to handle both.
     Missing `content` of a tool becomes an empty list. Structured content is not checked against the output
     schema: the caller has the schema as well, and corral does not use the content.
-
-    Raises:
-        ToolFailed: the answer violates the protocol.
     """
     fields = as_object(result)
     if fields is None:

@@ -28,11 +28,7 @@ class EventStream:
         self._is_first = True
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
-        """Yields the events that this chunk completes.
-
-        Raises:
-            ResourceLimitExceeded: one is longer than the size limit of a message.
-        """
+        """Yields the events that this chunk completes."""
         if self._ended_in_cr and chunk.startswith(b"\n"):
             chunk = chunk[1:]
             self._ended_in_cr = False

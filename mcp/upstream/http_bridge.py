@@ -83,17 +83,7 @@ class _PendingRequest:
 
 
 class HttpBridge:
-    """Implements the client side of streamable HTTP for one server.
-
-    Args:
-        url: address of the MCP endpoint.
-        headers: headers of every request; those of the protocol take precedence.
-        write: writes one line to the client, and waits while the client does not read.
-        has_old: whether the server has the transport of 2024-11-05 alone, HTTP with SSE; else that is tried when it
-            refuses `initialize` over the newer one.
-        asks_tokens: whether the client has access tokens for requests, see `http_token`.
-        listen_s: seconds that the first request waits for the stream of unsolicited messages.
-    """
+    """Implements the client side of streamable HTTP for one server."""
 
     def __init__(
         self,
@@ -120,11 +110,7 @@ class HttpBridge:
         self._group: asyncio.TaskGroup
 
     async def run(self, reader: asyncio.StreamReader) -> None:
-        """Relays messages until EOF.
-
-        Raises:
-            BaseExceptionGroup: with `Lost`, when the session has to be opened anew.
-        """
+        """Relays messages until EOF."""
         async with self._server:
             async with asyncio.TaskGroup() as self._group:
                 try:
@@ -258,12 +244,7 @@ class HttpBridge:
     async def _refused(
         self, number: Id, pending: _PendingRequest, response: aiohttp.ClientResponse, line: bytes
     ) -> None:
-        """Handles an HTTP error for its request: writes a JSON-RPC error, or tries the old transport.
-
-        Raises:
-            Lost: the session is gone.
-            CorralError: the error for the client.
-        """
+        """Handles an HTTP error for its request: writes a JSON-RPC error, or tries the old transport."""
         status = response.status
         body = await head_of(response)
         answer = error_answer(body)
@@ -279,11 +260,7 @@ class HttpBridge:
         raise self._server.error_of(response, body)
 
     async def _ask_old(self, pending: _PendingRequest, line: bytes) -> None:
-        """Opens the transport of 2024-11-05 for `initialize`; it has no other first request.
-
-        Raises:
-            CorralError: it has none, or is asked for something else.
-        """
+        """Opens the transport of 2024-11-05 for `initialize`; it has no other first request."""
         if pending.method != messages.INITIALIZE:
             text = f'cannot call "{pending.method}": the server begins with {messages.INITIALIZE}'
             raise MethodNotFound(text)
@@ -294,11 +271,7 @@ class HttpBridge:
     # -- what is sent
 
     async def _send(self, method: str, body: bytes | None, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
-        """Sends a request with an access token where there is one, and again with another one when the server wants that.
-
-        Raises:
-            CorralError: there is no token that the server takes.
-        """
+        """Sends a request with an access token where there is one, and again with another one when the server wants that."""
         for challenges in range(MAX_CHALLENGES + 1):
             token = await self._tokens.current()
             self._server.hide(token)
@@ -543,11 +516,7 @@ async def serve(url: URL, headers: Mapping[str, str], read_fd: int, write_fd: in
 
 
 def read_environment(environ: Mapping[str, str]) -> tuple[URL, dict[str, str]]:
-    """Returns the address and the headers.
-
-    Raises:
-        InternalError: the variables are invalid; the message contains no value of them.
-    """
+    """Returns the address and the headers."""
     try:
         url = URL(environ.get(URL_VARIABLE, ""))
         given = as_object(decode(environ.get(HEADERS_VARIABLE, "{}").encode()))

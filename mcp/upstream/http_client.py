@@ -36,12 +36,7 @@ JSON_TYPE, STREAM_TYPE = "application/json", "text/event-stream"
 
 
 class HttpClient:
-    """Sends requests to one server, and only to its origin.
-
-    Args:
-        url: address of the MCP endpoint; it may change within the same origin.
-        headers: headers of every request; those of the protocol take precedence.
-    """
+    """Sends requests to one server, and only to its origin."""
 
     def __init__(self, url: URL, headers: Mapping[str, str]) -> None:
         self.url = url
@@ -68,11 +63,7 @@ class HttpClient:
         await self._http.close()
 
     async def send(self, method: str, body: bytes | None, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
-        """Sends a request and returns the response, after redirections within the same origin.
-
-        Raises:
-            ToolFailed: a redirection leads to another origin, or there are too many.
-        """
+        """Sends a request and returns the response, after redirections within the same origin."""
         accept = STREAM_TYPE if method == "GET" else f"{JSON_TYPE}, {STREAM_TYPE}"
         whole = {**self._headers, "Accept": accept, "User-Agent": f"corral/{__version__}", **headers}
         if body is not None:
@@ -130,11 +121,7 @@ class HttpClient:
 
 
 async def whole_body(response: aiohttp.ClientResponse) -> bytes:
-    """Reads a whole body.
-
-    Raises:
-        ResourceLimitExceeded: it exceeds the size limit of a message.
-    """
+    """Reads a whole body."""
     chunks: list[bytes] = []
     size_bytes = 0
     async for chunk in response.content.iter_any():

@@ -56,14 +56,7 @@ def modern_version(params: Mapping[str, object]) -> str | None:
 def request_headers(
     version: str, method: str, params: Mapping[str, object], marks: Mapping[Path, str]
 ) -> dict[str, str]:
-    """Returns the headers of a request of the modern era.
-
-    Args:
-        version: the revision that the request names.
-        method: its method.
-        params: its params.
-        marks: the marked arguments of the called tool, see `marks_of`.
-    """
+    """Returns the headers of a request of the modern era."""
     headers = {VERSION: version, METHOD: encoded(method)}
     name = params.get(NAMED.get(method, ""))
     if isinstance(name, str):
@@ -96,11 +89,7 @@ def decoded(value: str) -> str | None:
 
 
 def marks_of(schema: object) -> dict[Path, str]:
-    """Returns the arguments that a tool's input schema marks, by path, with the name of the header of each.
-
-    Raises:
-        ValueError: the schema has an invalid mark; such a tool must not be listed.
-    """
+    """Returns the arguments that a tool's input schema marks, by path, with the name of the header of each."""
     marks: dict[Path, str] = {}
     seen: set[str] = set()
     # None in place of a path: it cannot be reached through `properties` alone.

@@ -39,12 +39,7 @@ def is_challenge(status: int, header: str) -> bool:
 
 
 class TokenSource:
-    """Holds the token of the moment, and asks for others, one request at a time.
-
-    Args:
-        write: writes one line to the client.
-        is_off: never asks, because the requests have credentials already.
-    """
+    """Holds the token of the moment, and asks for others, one request at a time."""
 
     def __init__(self, write: Callable[[bytes], Awaitable[None]], *, is_off: bool) -> None:
         self.is_off = is_off
@@ -58,11 +53,7 @@ class TokenSource:
         self._waiting: dict[str, asyncio.Future[dict[str, object]]] = {}
 
     async def current(self) -> str:
-        """Returns the token of the moment, "" if there is none.
-
-        Raises:
-            CorralError: one is needed, and there is none: PermissionDenied where a person has to log in.
-        """
+        """Returns the token of the moment, "" if there is none."""
         if self.is_off or self._is_fresh():
             return self._token
         async with self._lock:
@@ -87,11 +78,7 @@ class TokenSource:
         return bool(self._key) and is_new and dpop.USE_NONCE in challenge
 
     async def renew(self, refused: str, status: int, challenge: str) -> None:
-        """Gets a token in place of a refused one, unless that has happened meanwhile.
-
-        Raises:
-            CorralError: there is none that could help: PermissionDenied where a person has to log in.
-        """
+        """Gets a token in place of a refused one, unless that has happened meanwhile."""
         async with self._lock:
             if self._token == refused:
                 params = {"refused": refused, "status": status, "challenge": challenge}

@@ -49,12 +49,7 @@ class Flight:
 
 
 class Flights:
-    """Holds the requests in flight on one connection.
-
-    Args:
-        relays: the requests of the server that were declared to it.
-        reschedule: changes the deadline of a request, on the loop's clock.
-    """
+    """Holds the requests in flight on one connection."""
 
     def __init__(self, relays: frozenset[Relay], reschedule: Callable[[Call, float], None]) -> None:
         self._relays = relays
@@ -103,12 +98,6 @@ class Flights:
 
         Meanwhile the server need not report progress: the deadline of the caller's request is its maximum, which
         also bounds the response.
-
-        Raises:
-            MethodNotFound: the request was not declared, its caller is uncertain, or the caller cannot be asked:
-                `data["reason"]` is not-declared, uncertain-caller or no-person.
-            InvalidParams: its mode was not declared.
-            CorralError: the error of the caller.
         """
         relay = RELAYED.get(request.method)
         if relay is None or relay not in self._relays:

@@ -59,13 +59,7 @@ class Listed(NamedTuple):
 
 
 class Inventory:
-    """Maintains the catalogue of one connected server.
-
-    Args:
-        server: its name, for messages.
-        ask: sends a request, by method and params, and returns its result.
-        on_change: takes the catalogue whenever a list has changed after `open`.
-    """
+    """Maintains the catalogue of one connected server."""
 
     def __init__(self, server: str, ask: Ask, on_change: Callable[[Catalogue], None]) -> None:
         self.catalogue = Catalogue()
@@ -85,9 +79,6 @@ class Inventory:
         """Reads the declared lists for the first time; tools also if no list is declared.
 
         A server is useful without prompts and resources: only a failure to list tools is an error.
-
-        Raises:
-            CorralError: the tools could not be listed, or the connection has ended.
         """
         declared = [each for each in KINDS_OF if each in opened.capabilities] or ["tools"]
         self._kinds = tuple(kind for each in declared for kind in KINDS_OF[each])
@@ -173,11 +164,6 @@ async def read_list(kind: Kind, ask: Ask) -> Listed:
 
     A cursor is opaque, and `""` is valid. A repeated cursor ends the list, because some servers ignore cursors. A
     server without the method has an empty list.
-
-    Raises:
-        ToolFailed: an answer is not a page of the list.
-        ResourceLimitExceeded: the list exceeds MAX_PAGES, MAX_ENTRIES or MAX_LIST_BYTES.
-        CorralError: an error of `ask`.
     """
     found: dict[str, dict[str, object]] = {}
     seen: set[str] = set()

@@ -71,26 +71,7 @@ def _ignore(_: object) -> None:
 
 
 class Session:
-    """Represents a client's connection to one MCP server.
-
-    Args:
-        name: the server's name, for errors.
-        request_timeout_s: seconds that a request without a timeout of its own may take without progress.
-        max_request_timeout_s: seconds that such a request may take in all.
-        client_version: corral's own version, which servers may log.
-        protocol_version: "auto" or a revision of MCP.
-        era_hint: the era of an earlier incarnation of this server; see `messages.eras_to_try`. Drop it after a
-            failed `open`: some servers exit when opened in the wrong era.
-        probe_s: seconds that a server believed to be modern may be silent before `initialize` is tried.
-        relays: the client capabilities declared to a legacy server; its requests go to a caller that has them.
-        log_level: the least severe message that a server with a log should send; its own choice when absent.
-        on_log: takes each line on the server's stdout that is not a message, a long one in pieces.
-        on_catalogue: takes the catalogue whenever a list has changed after `open`.
-        on_updated: takes the URI of a changed resource that is subscribed to, or below one that is.
-        on_notification: takes `notifications/message`, the server's own log.
-        on_closed: called once when the connection has ended, with the error if this side closed it.
-        authorize: answers the `corral/token` requests of the process that connects a remote server; see `http_token`.
-    """
+    """Represents a client's connection to one MCP server."""
 
     def __init__(
         self,
@@ -213,11 +194,6 @@ class Session:
         """Takes ownership of the server's stdout and stdin, negotiates an era and reads the lists.
 
         After an error the session is closed, and a new process needs a new session.
-
-        Raises:
-            Timeout: the server did not respond within `timeout_s`.
-            ToolFailed: it ended, or no era could be negotiated, or its tools could not be listed.
-            ResourceLimitExceeded: it has more tools than the limit.
         """
         assert self._state is _State.NEW, "a session is opened once"
         self._state = _State.OPENING
@@ -323,22 +299,6 @@ class Session:
         Cancelling the caller cancels the request at the server; a late response is dropped. The caller has to handle
         a result of type `input_required`: it repeats the request with `inputResponses` and `requestState` in
         `params`, which are passed on unchanged. So is `_meta`, except the keys that identify the client.
-
-        Args:
-            method: of the legacy era: tools/call, prompts/get, resources/read, resources/subscribe,
-                resources/unsubscribe or completion/complete.
-            params: its params, with the server's own names.
-            timeout_s: limit in seconds. When absent, the session's request timeout applies since the last progress,
-                and its maximum to the whole request.
-            caller: receives progress and requests of the server.
-
-        Raises:
-            InvalidParams: the server refused it (-32602), or JSON cannot express the params.
-            NotFound: there is no such resource (-32002).
-            ToolFailed: the server refused it otherwise (`data["code"]`), violated the protocol, or ended
-                (`data["lost"]`; `data["sent"]` is True if it may have read the request).
-            Timeout: no response in time; the request was cancelled at the server.
-            ResourceLimitExceeded: the response, or the request, exceeds the size limit of a message.
         """
         channel = self._channel
         # A request that is written together with others skips the check of the pipe, which costs a system call.
@@ -388,12 +348,7 @@ class Session:
             raise ToolFailed(error.message, server=self.name, **{key: subject}) from error
 
     async def ping(self, *, timeout_s: float | None) -> None:
-        """Returns when the server has responded in any way; a refusal proves it alive too.
-
-        Raises:
-            Timeout: no response; a server that is busy with a call may be silent as well.
-            ToolFailed: the server has ended.
-        """
+        """Returns when the server has responded in any way; a refusal proves it alive too."""
         method = messages.PING if self.era == "legacy" else messages.DISCOVER
         try:
             await self._ask(method, self._with_meta({}), timeout_s=timeout_s)

@@ -37,13 +37,7 @@ class _Stream:
 
 
 class Subscriptions:
-    """Holds the subscriptions on one connection, by a key of the owner's choice.
-
-    Args:
-        channel: the connection to the server.
-        params_of: adds the `_meta` of the era to the params of a request.
-        on_gap: called with the key of a subscription that was interrupted and is active again.
-    """
+    """Holds the subscriptions on one connection, by a key of the owner's choice."""
 
     def __init__(
         self,
@@ -61,12 +55,7 @@ class Subscriptions:
         return key in self._streams
 
     async def start(self, key: str, filters: Mapping[str, object]) -> None:
-        """Sends the request without waiting for its acknowledgement; does nothing if the key exists.
-
-        Raises:
-            Overloaded: there are too many.
-            CorralError: it could not be sent.
-        """
+        """Sends the request without waiting for its acknowledgement; does nothing if the key exists."""
         if key in self._streams:
             return
         if len(self._streams) >= MAX_SUBSCRIPTIONS:
@@ -80,12 +69,7 @@ class Subscriptions:
             raise
 
     async def honoured(self, key: str, *, timeout_s: float) -> Mapping[str, object]:
-        """Waits for the acknowledgement and returns the notifications that the server has agreed to send.
-
-        Raises:
-            Timeout: there was none.
-            CorralError: the server refused, or is gone.
-        """
+        """Waits for the acknowledgement and returns the notifications that the server has agreed to send."""
         stream = self._streams.get(key)
         if stream is None:
             raise ToolFailed(f'cannot subscribe to "{key}": the subscription has ended')

@@ -62,12 +62,6 @@ async def request(
     """Returns the result of a request as `Session.request` does; runs the call of a tool as a task where that requires it.
 
     `limits_s` are the limits of one request, and of a task whose call has no `timeout_s`.
-
-    Raises:
-        ToolFailed: as for `Session.request`; and the task was lost, was cancelled, has failed, or asks for input that the caller cannot give.
-        InvalidParams: as for `Session.request`; and the state of a call that goes on is not of this caller, or of an earlier process.
-        Timeout: it took too long; the request, or the task, was cancelled at the server.
-        CorralError: as for `Session.request`.
     """
     if tool is None:
         return await session.request(method, params, timeout_s=timeout_s, caller=caller)

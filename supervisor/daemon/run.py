@@ -58,10 +58,6 @@ async def run(
     """Runs the daemon until SIGTERM or SIGINT, or the end of `lifeline`; returns when nothing of it is left.
 
     `daemon_log` is its log, and stays open; `inherited` is the control socket where the service manager listens already.
-
-    Raises:
-        Conflict: another daemon has the socket.
-        CorralError: something that it needs cannot be had.
     """
     for key, group in (("group", config.daemon.group), ("readers", config.daemon.readers)):
         if group is not None:
@@ -207,11 +203,7 @@ class _Daemon:
         return chores
 
     async def _open_web(self, control: Control) -> "HttpServer | None":
-        """Serves HTTP, if that is wanted.
-
-        Raises:
-            CorralError: it cannot be.
-        """
+        """Serves HTTP, if that is wanted."""
         if self._rooms.config.daemon.http is None:
             return None
         from .composition.web import open_web  # noqa: PLC0415  # aiohttp costs 16 MB: only who wants HTTP pays

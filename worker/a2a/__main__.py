@@ -27,11 +27,7 @@ QUESTIONS = 50
 
 
 class Runner:
-    """Runs the tasks of one remote agent.
-
-    Args:
-        target: where it is.
-    """
+    """Runs the tasks of one remote agent."""
 
     def __init__(self, target: Target) -> None:
         self._remote = Remote(target)
@@ -45,14 +41,7 @@ class Runner:
         await self._remote.close()
 
     async def run(self, task: Task) -> Json:
-        """Runs a task at the remote agent, and returns its output.
-
-        Raises:
-            TaskFailed: the agent has failed, refuses the task, or answers with nothing of the protocol.
-            Overloaded: the agent asks for a pause.
-            WorkerFailed: it cannot be reached.
-            ResourceLimitExceeded: the output exceeds the size limit of a message, or there are too many questions.
-        """
+        """Runs a task at the remote agent, and returns its output."""
         remote = RemoteTask(self._remote.target.address)
         try:
             await self._run(task, remote)

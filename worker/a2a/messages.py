@@ -82,11 +82,7 @@ def card_url(url: URL) -> URL:
 
 
 def interface_of(card: Json, given: URL) -> Interface:
-    """Returns the interface that is used: the first of JSON-RPC and HTTP with JSON of A2A 1, at the host that the configuration names.
-
-    Raises:
-        TaskFailed: the card has none.
-    """
+    """Returns the interface that is used: the first of JSON-RPC and HTTP with JSON of A2A 1, at the host that the configuration names."""
     address = str(given.origin())
     offered = _tables(card.get("supportedInterfaces")) if isinstance(card, Mapping) else []
     for each in offered:
@@ -141,11 +137,7 @@ def error_of(error: Json, address: str) -> CorralError:
 
 
 class RemoteTask:
-    """Holds what is known of a remote task.
-
-    Args:
-        address: of the agent, for messages.
-    """
+    """Holds what is known of a remote task."""
 
     def __init__(self, address: str) -> None:
         self._address = address
@@ -164,12 +156,7 @@ class RemoteTask:
         return self._message is not None or self.state in ENDED or self.state in (ASKS, ASKS_LOGIN)
 
     def take(self, event: Json) -> list[Value]:
-        """Takes the result of a call, or an event of a stream; returns the parts of output that it adds.
-
-        Raises:
-            TaskFailed: it is none of the protocol.
-            ResourceLimitExceeded: the output is larger than a message.
-        """
+        """Takes the result of a call, or an event of a stream; returns the parts of output that it adds."""
         if not isinstance(event, Mapping):
             raise self._unreadable(event)
         if isinstance(message := event.get("message"), Mapping):
@@ -186,11 +173,7 @@ class RemoteTask:
         return []
 
     def output(self) -> Value:
-        """Returns the output of a task that has ended.
-
-        Raises:
-            TaskFailed: it has ended without success.
-        """
+        """Returns the output of a task that has ended."""
         if self._message is not None:
             return _value(self._message)
         if self.state != "TASK_STATE_COMPLETED":

@@ -26,11 +26,7 @@ Json = Any  # a value of the protocol, checked where it is used
 
 
 class Remote:
-    """Represents one remote agent.
-
-    Args:
-        target: its address, or that of its card, and the headers of each request.
-    """
+    """Represents one remote agent."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -47,12 +43,7 @@ class Remote:
         await self._http.close()
 
     async def interface(self, task: Task) -> Interface:
-        """Returns where the agent is, by its card.
-
-        Raises:
-            TaskFailed: there is no card, or it names no interface that is spoken here.
-            WorkerFailed: the agent cannot be reached.
-        """
+        """Returns where the agent is, by its card."""
         now = time.monotonic()
         if self._interface is None or now > self._known_at + CARD_S:
             url = card_url(self.target.url)
@@ -62,13 +53,7 @@ class Remote:
         return self._interface
 
     async def call(self, task: Task, method: str, params: Mapping[str, object]) -> Json:
-        """Returns the result of a call.
-
-        Raises:
-            TaskFailed: the agent answers with an error, or with nothing of the protocol.
-            Overloaded: it asks for a pause.
-            WorkerFailed: it cannot be reached.
-        """
+        """Returns the result of a call."""
         interface = await self.interface(task)
         call = call_of(interface, task.id, method, params)
         async with _Request(self, task, call.verb, call.url, call.body) as response:

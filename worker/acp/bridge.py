@@ -36,15 +36,7 @@ CLIENT_CAPABILITIES = {
 
 
 class Bridge:
-    """Represents the worker, to the SDK that calls its hooks and to the agent.
-
-    Args:
-        argv: the program of the agent.
-        env: its environment.
-        permissions: the policy for actions that it asks permission for.
-        auth_method: by which it signs in; None where it is signed in.
-        has_tools: it may call tools of the pool.
-    """
+    """Represents the worker, to the SDK that calls its hooks and to the agent."""
 
     def __init__(
         self,
@@ -85,11 +77,7 @@ class Bridge:
     # -- life cycle
 
     async def _start(self, start: Start) -> None:
-        """Starts the agent, and opens a session of it, so that a worker is Ready which can work.
-
-        Raises:
-            SpawnFailed: the program cannot be run, speaks another version, or is not signed in.
-        """
+        """Starts the agent, and opens a session of it, so that a worker is Ready which can work."""
         limit = start.limits.get("max_output_size_bytes")
         if isinstance(limit, int) and limit > 0:
             self._limit_bytes = min(self._limit_bytes, limit)
@@ -152,11 +140,7 @@ class Bridge:
     # -- tasks
 
     async def _run(self, task: Task) -> Json:
-        """Runs a task as a turn, and returns the last message of the agent.
-
-        Raises:
-            CorralError: the turn has not come to its end.
-        """
+        """Runs a task as a turn, and returns the last message of the agent."""
         assert self._sessions is not None, "a worker that is Ready has sessions"
         try:
             session = await self._sessions.of(task)
@@ -218,12 +202,7 @@ class Bridge:
             session.turn.update(update)
 
     async def _serve(self, request: Request) -> object:
-        """Returns the response to a request of the agent.
-
-        Raises:
-            MethodNotFound: a client of ACP has no such method, or this one does not offer it.
-            CorralError: as the method raises it.
-        """
+        """Returns the response to a request of the agent."""
         served = self._served.get(request.method)
         if served is None:
             text = f'cannot call "{request.method}": corral does not offer it'
@@ -303,11 +282,7 @@ class Bridge:
     # -- forms
 
     async def _form(self, session: Session, params: Mapping[str, object]) -> object:
-        """Asks a person for the fields of a form, one after the other.
-
-        Raises:
-            InvalidParams: it is none that can be asked.
-        """
+        """Asks a person for the fields of a form, one after the other."""
         turn = session.turn
         if turn is None or turn.is_cancelled:
             return {"action": "cancel"}

@@ -42,11 +42,7 @@ class AgentInfo(NamedTuple):
 
 
 def info_of(answer: object) -> AgentInfo:
-    """Reads the answer to `initialize`.
-
-    Raises:
-        SpawnFailed: it is none, or of another version of the protocol.
-    """
+    """Reads the answer to `initialize`."""
     fields = as_object(answer)
     version = None if fields is None else fields.get("protocolVersion")
     if fields is None or version != PROTOCOL_VERSION:

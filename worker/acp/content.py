@@ -33,13 +33,7 @@ class Usage(NamedTuple):
 def blocks_of(
     task: TaskRequest, *, embeds: bool, earlier: Sequence[Mapping[str, Json]] = ()
 ) -> list[dict[str, object]]:
-    """Returns the content blocks of a prompt: the objective, and what else the task has.
-
-    Args:
-        task: the task.
-        embeds: the agent takes embedded resources.
-        earlier: messages of the session that this ACP session does not know.
-    """
+    """Returns the content blocks of a prompt: the objective, and what else the task has."""
     found: list[dict[str, object]] = []
     if earlier:
         found.append(_text(_conversation(earlier)))
@@ -84,12 +78,7 @@ def output_of(text: str, others: Sequence[Json], output_format: Json) -> Json:
 
 
 def error_of(answer: object, text: str) -> CorralError | None:
-    """Returns the error for a turn that has not come to its end; None if it has.
-
-    Args:
-        answer: the agent's response to `session/prompt`.
-        text: the last message of the agent.
-    """
+    """Returns the error for a turn that has not come to its end; None if it has."""
     fields = as_object(answer)
     reason = fields.get("stopReason") if fields is not None else None
     if reason == "end_turn":

@@ -29,14 +29,7 @@ class FileNotThere(NotFound):
 
 
 def read_text(params: Mapping[str, object], folder: str) -> dict[str, object]:
-    """Returns the content of a file, or `limit` lines of it from `line` (1 is the first).
-
-    Raises:
-        InvalidParams: the path is relative, or no file.
-        PermissionDenied: the path is outside of the working directory, or forbidden.
-        NotFound: there is no such file.
-        ResourceLimitExceeded: it is too long; `line` and `limit` read a part, as long as that is not.
-    """
+    """Returns the content of a file, or `limit` lines of it from `line` (1 is the first)."""
     path = _path(params, folder, "read")
     line, limit = _number(params, "line"), _number(params, "limit")
     try:
@@ -56,13 +49,7 @@ def read_text(params: Mapping[str, object], folder: str) -> dict[str, object]:
 
 
 def write_text(params: Mapping[str, object], folder: str) -> dict[str, object]:
-    """Writes a file as a whole: a reader sees the old text or the new one. Folders above it are made.
-
-    Raises:
-        InvalidParams: the path is relative, or is no file, or there is no text.
-        PermissionDenied: the path is outside of the working directory, or forbidden.
-        ResourceLimitExceeded: the disk is full, or a limit of the file's size is reached.
-    """
+    """Writes a file as a whole: a reader sees the old text or the new one. Folders above it are made."""
     path = _path(params, folder, "write")
     content = params.get("content")
     if not isinstance(content, str):
@@ -90,11 +77,7 @@ def write_text(params: Mapping[str, object], folder: str) -> dict[str, object]:
 
 
 def _mode_of(path: str) -> int | None:
-    """Returns the permissions of the file that is there; None if there is none.
-
-    Raises:
-        InvalidParams: it is no file.
-    """
+    """Returns the permissions of the file that is there; None if there is none."""
     try:
         found = os.stat(path)
     except FileNotFoundError:

@@ -70,11 +70,7 @@ class Action(NamedTuple):
 
 
 def policy_of(text: str) -> Policy:
-    """Decodes the policy that the daemon passes as JSON.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """Decodes the policy that the daemon passes as JSON."""
     found = as_object(decode(text.encode()))
     if found is None:
         raise ValueError("the policy is no object")

@@ -26,13 +26,7 @@ EOF_S = 0.3
 
 
 class AgentProcess:
-    """Represents the running program.
-
-    Args:
-        argv: the program and its arguments.
-        serve: answers its requests.
-        receive: takes its notifications.
-    """
+    """Represents the running program."""
 
     def __init__(
         self,
@@ -57,11 +51,7 @@ class AgentProcess:
         )
 
     async def start(self, env: Mapping[str, str]) -> None:
-        """Starts the program.
-
-        Raises:
-            SpawnFailed: it cannot be run.
-        """
+        """Starts the program."""
         read_fd, its_stdout = os.pipe()
         its_stdin, write_fd = os.pipe()
         try:
@@ -83,9 +73,6 @@ class AgentProcess:
         """Returns the response to a request. A caller that is cancelled does not withdraw it: ACP has methods for that.
 
         Never returns when the program is gone: this process ends then, too.
-
-        Raises:
-            CorralError: the agent's error, or Timeout.
         """
         try:
             call = await self.channel.call(method, params, timeout_s=timeout_s)
@@ -131,11 +118,7 @@ class AgentProcess:
 
 
 def end_as(status: int) -> NoReturn:
-    """Ends this process as its child ended; a success that nobody asked for is a failure.
-
-    Args:
-        status: the exit status of the child, or the negative number of the signal that ended it.
-    """
+    """Ends this process as its child ended; a success that nobody asked for is a failure."""
     if status < 0:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         signal.signal(-status, signal.SIG_DFL) if -status not in _FIXED else None

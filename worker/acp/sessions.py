@@ -45,12 +45,7 @@ class Session:
 
 
 class TurnCalls:
-    """Makes tool requests to the daemon: for the task of the turn that runs, else for the agent.
-
-    Args:
-        turn: returns the turn.
-        calls: sends the requests.
-    """
+    """Makes tool requests to the daemon: for the task of the turn that runs, else for the agent."""
 
     def __init__(self, turn: Callable[[], Turn | None], calls: Calls) -> None:
         self._turn = turn
@@ -70,17 +65,7 @@ class TurnCalls:
 
 
 class Sessions:
-    """Holds the ACP sessions of one life of the agent.
-
-    Args:
-        agent: the running program.
-        info: its capabilities.
-        life: names this life among all lives of the workers of the agent.
-        folder: the working directory of all sessions.
-        tools: offers the pool's tools; None where the agent may call none.
-        calls: makes the tool requests.
-        turns_most: number of turns that run at once.
-    """
+    """Holds the ACP sessions of one life of the agent."""
 
     def __init__(
         self,
@@ -114,19 +99,11 @@ class Sessions:
         return self._by_id.get(session_id) if isinstance(session_id, str) else None
 
     async def open_spare(self) -> None:
-        """Opens the session of the next task that has none of its own, so that a start shows whether that can be.
-
-        Raises:
-            CorralError: the agent's error.
-        """
+        """Opens the session of the next task that has none of its own, so that a start shows whether that can be."""
         self._spare = await self._new()
 
     async def of(self, task: Task) -> Session:
-        """Returns the session in which a task is a turn.
-
-        Raises:
-            CorralError: the agent cannot open one.
-        """
+        """Returns the session in which a task is a turn."""
         if task.session is None:
             spare, self._spare = self._spare, None
             return spare or await self._new()

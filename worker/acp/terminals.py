@@ -109,11 +109,7 @@ class Terminal:
 
 
 class Terminals:
-    """Holds the terminals of one session.
-
-    Args:
-        folder: the working directory of the session.
-    """
+    """Holds the terminals of one session."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
@@ -121,13 +117,7 @@ class Terminals:
         self._last = 0
 
     async def create(self, params: Mapping[str, object]) -> dict[str, object]:
-        """Starts a command.
-
-        Raises:
-            InvalidParams: the command, an argument or a variable has another type.
-            ResourceLimitExceeded: too many terminals are not released.
-            SpawnFailed: the command cannot be run.
-        """
+        """Starts a command."""
         command, args = params.get("command"), as_array(params.get("args")) or []
         if not isinstance(command, str) or not all(isinstance(each, str) for each in args):
             raise InvalidParams("cannot run a command: it is no text", key="command")
@@ -165,38 +155,22 @@ class Terminals:
         return {"terminalId": name}
 
     def output(self, params: Mapping[str, object]) -> dict[str, object]:
-        """Returns the output of a terminal until now.
-
-        Raises:
-            NotFound: there is no such terminal.
-        """
+        """Returns the output of a terminal until now."""
         return self._of(params).output()
 
     async def wait_for_exit(self, params: Mapping[str, object]) -> dict[str, object]:
-        """Returns how a command ended, when it has.
-
-        Raises:
-            NotFound: there is no such terminal.
-        """
+        """Returns how a command ended, when it has."""
         terminal = self._of(params)
         await terminal.ended.wait()
         return terminal.exit_status()
 
     def kill(self, params: Mapping[str, object]) -> dict[str, object]:
-        """Kills a command; its output can still be read.
-
-        Raises:
-            NotFound: there is no such terminal.
-        """
+        """Kills a command; its output can still be read."""
         self._of(params).kill()
         return {}
 
     def release(self, params: Mapping[str, object]) -> dict[str, object]:
-        """Kills a command, and forgets it.
-
-        Raises:
-            NotFound: there is no such terminal.
-        """
+        """Kills a command, and forgets it."""
         terminal = self._of(params)
         terminal.release()
         del self._open[str(params["terminalId"])]

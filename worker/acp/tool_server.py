@@ -90,11 +90,7 @@ class ToolServer:
         self._sessions.pop(token, None)
 
     def calls_of(self, token: object) -> Calls:
-        """Returns the tool requests of a session.
-
-        Raises:
-            PermissionDenied: there is no such session.
-        """
+        """Returns the tool requests of a session."""
         found = self._sessions.get(token) if isinstance(token, str) else None
         if found is None:
             raise PermissionDenied("cannot serve tools: the token is that of no session")
@@ -179,12 +175,7 @@ class _Tools:
         return [_tool(fields) for each in as_array(answer.get("tools")) or [] if (fields := as_object(each))]
 
     async def request(self, method: str, params: Mapping[str, object], _caller: Caller) -> dict[str, object]:
-        """Returns the result of a call.
-
-        Raises:
-            NotFound: it is no call of a tool.
-            CorralError: the call failed.
-        """
+        """Returns the result of a call."""
         name = params.get("name")
         if method != CALL or not isinstance(name, str):
             raise NotFound(f'cannot serve "{method}": corral gives an ACP agent tools alone')
@@ -192,11 +183,7 @@ class _Tools:
         return as_object(await self._calls.call(name, arguments)) or {}
 
     async def subscribe(self, uri: str, _on_updated: Callable[[str], None]) -> Callable[[], None]:
-        """Refuses: there are no resources.
-
-        Raises:
-            NotFound: always.
-        """
+        """Refuses: there are no resources."""
         raise NotFound(f'cannot find resource "{uri}"', uri=uri)
 
     def watch(self, _on_change: Callable[[Kind], None]) -> Callable[[], None]:

@@ -44,12 +44,7 @@ class _Report(NamedTuple):
 
 
 class Turn:
-    """Collects the updates of one turn, and sends them on while `run` is awaited.
-
-    Args:
-        task: the task that the turn is.
-        limit_bytes: of the output.
-    """
+    """Collects the updates of one turn, and sends them on while `run` is awaited."""
 
     def __init__(self, task: Task, limit_bytes: int) -> None:
         self.task = task
@@ -191,11 +186,7 @@ class Turn:
 
     @property
     def others(self) -> list[Json]:
-        """Returns the content of the last message that is no text.
-
-        Raises:
-            ResourceLimitExceeded: the messages of the turn were too long to be kept.
-        """
+        """Returns the content of the last message that is no text."""
         if self._is_too_long:
             text = f'cannot keep the output of task "{self.task.id}": it has more than {self._limit_bytes} bytes'
             raise ResourceLimitExceeded(text, limit="max_output_size_bytes", value=self._limit_bytes)

@@ -86,11 +86,7 @@ def _factory(
 def _arguments(
     found: Function, signature: inspect.Signature, options: Mapping[str, Json], task: Task | SyncTask
 ) -> dict[str, Any]:
-    """Returns the arguments of the function for a task.
-
-    Raises:
-        InvalidParams: a parameter is in none of them.
-    """
+    """Returns the arguments of the function for a task."""
     fields = cast("dict[str, Json]", task.input) if isinstance(task.input, dict) else {}
     arguments: dict[str, Any] = dict(options)
     left: list[inspect.Parameter] = []
@@ -120,11 +116,7 @@ def _arguments(
 
 
 def _shape_of(found: Function) -> str:
-    """Returns the adapter whose tools the function gets: that of its return annotation, else of what its module uses.
-
-    Raises:
-        InvalidParams: its module uses no framework, or several.
-    """
+    """Returns the adapter whose tools the function gets: that of its return annotation, else of what its module uses."""
     plain: Any = inspect.unwrap(found)
     annotation = _package_of(plain.__annotations__.get("return"))
     if annotation in PACKAGES:

@@ -70,17 +70,7 @@ def adapt(found: object) -> Agent | None:
 
 
 def wrap(found: object, /, name: str | None = None, **options: Json) -> Agent:
-    """Returns an agent that runs an object of a framework, or a function.
-
-    Args:
-        found: a LangGraph graph, a pydantic-ai Agent, an OpenAI Agents SDK Agent, an agno Agent or Team, a CrewAI Crew, a
-            FastMCP server, or a function.
-        name: name in messages; by default the name in the configuration.
-        options: further arguments of each run of the framework, such as `deps` of pydantic-ai or `max_turns`.
-
-    Raises:
-        InvalidParams: the object is none of these.
-    """
+    """Returns an agent that runs an object of a framework, or a function."""
     kind = kind_of(found)
     if kind is None:
         kinds = "a LangGraph graph, an agent of pydantic-ai, OpenAI Agents SDK or agno, a CrewAI crew, a FastMCP server or a function"

@@ -23,11 +23,7 @@ from .worker import serve
 
 
 class Sender:
-    """Sends tasks to one service.
-
-    Args:
-        target: where they are sent.
-    """
+    """Sends tasks to one service."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -42,14 +38,7 @@ class Sender:
         await self._http.close()
 
     async def run(self, task: Task) -> Json:
-        """Sends a task, and returns the output of the response.
-
-        Raises:
-            TaskFailed: the service refused the task, or its response is invalid.
-            Overloaded: the service asks for a pause.
-            WorkerFailed: the service cannot be reached, or has broken off.
-            ResourceLimitExceeded: the response exceeds the size limit of a message.
-        """
+        """Sends a task, and returns the output of the response."""
         try:
             answer = await self._sent(task)
         except CorralError as error:

@@ -80,11 +80,7 @@ def signature(secret: str, timestamp: str, body: bytes) -> str:
 
 
 def answer_of(body: bytes, address: str) -> Answer:
-    """Decodes the body of a successful response; an empty one has the output None.
-
-    Raises:
-        TaskFailed: it is not JSON, or a figure of its envelope is invalid.
-    """
+    """Decodes the body of a successful response; an empty one has the output None."""
     if not body.strip():
         return Answer(None)
     try:

@@ -105,11 +105,7 @@ async def head_of(response: aiohttp.ClientResponse) -> bytes:
 
 
 def take_environment(environ: MutableMapping[str, str]) -> Target:
-    """Takes the target out of the environment, so that no child gets it.
-
-    Raises:
-        InternalError: the variables are invalid; the message contains no value of them.
-    """
+    """Takes the target out of the environment, so that no child gets it."""
     address = environ.pop(URL_VARIABLE, "")
     method = environ.pop(METHOD_VARIABLE, "POST")
     written = environ.pop(HEADERS_VARIABLE, "{}")

@@ -30,12 +30,7 @@ _LINE_END = re.compile(r"\r\n|\n|\r(?!$)")
 
 
 class StreamedResponse:
-    """Holds what of one body is not decoded yet.
-
-    Args:
-        kind: one of the values of KINDS.
-        address: of the service, for messages.
-    """
+    """Holds what of one body is not decoded yet."""
 
     def __init__(self, kind: str, address: str) -> None:
         self._kind = kind
@@ -50,12 +45,7 @@ class StreamedResponse:
         """Whether a text is the JSON of an answer, which has no parts; None while nothing of it has come."""
 
     def feed(self, data: bytes) -> list[Json]:
-        """Returns the parts that the next bytes complete.
-
-        Raises:
-            TaskFailed: a line is no JSON, or the service reports an error.
-            ResourceLimitExceeded: a line is larger than a message.
-        """
+        """Returns the parts that the next bytes complete."""
         return self._parts(self._decoder.decode(data))
 
     def finish(self) -> list[Json]:
@@ -63,11 +53,7 @@ class StreamedResponse:
         return self._parts(self._decoder.decode(b"", final=True) + "\n\n" * (self._kind != TEXT))
 
     def answer(self) -> Answer:
-        """Returns the output, after the last part.
-
-        Raises:
-            ResourceLimitExceeded: the parts together are larger than a message.
-        """
+        """Returns the output, after the last part."""
         if self._result is not None:
             return self._result
         value = self._joined.value

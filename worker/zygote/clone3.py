@@ -46,11 +46,7 @@ class Clone3:
     """Forks this process, which must have one thread, into control groups."""
 
     def __init__(self) -> None:
-        """Checks whether it is possible here, and tries it.
-
-        Raises:
-            Impossible: it is not.
-        """
+        """Checks whether it is possible here, and tries it."""
         calls = ROBUST_LISTS.get(os.uname().machine)
         if calls is None or struct.calcsize("P") != 8 or sys.implementation.name != "cpython":
             raise Impossible(f"nothing is known of {os.uname().machine}")
@@ -71,11 +67,7 @@ class Clone3:
             raise Impossible(str(error)) from error
 
     def fork(self, group: int | None) -> int:
-        """Forks as os.fork does; the child begins in the group whose folder is open as `group`.
-
-        Raises:
-            OSError: there is no child: it may not be placed there, or no process can be made.
-        """
+        """Forks as os.fork does; the child begins in the group whose folder is open as `group`."""
         flags = CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID
         flags |= 0 if group is None else CLONE_INTO_CGROUP
         arguments = struct.pack("=11Q", flags, 0, self._thread, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, group or 0)

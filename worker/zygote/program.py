@@ -211,11 +211,7 @@ class Zygote:
         self.cloner: clone3.Clone3 | None = None
 
     def load(self, entrypoint: str, preload: list[str]) -> Agent | None:
-        """Imports everything, and sends the result; returns the agent, None without an entrypoint.
-
-        Raises:
-            Unloadable: something cannot be imported.
-        """
+        """Imports everything, and sends the result; returns the agent, None without an entrypoint."""
         what = ""
         agent = None
         try:

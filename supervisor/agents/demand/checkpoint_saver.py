@@ -47,14 +47,7 @@ class CheckpointSaver:
     # -- on request
 
     async def save(self, name: str, timeout_s: float | None) -> list[CheckpointRecord]:
-        """Saves a checkpoint of each worker of an agent that is up, or of one worker.
-
-        Raises:
-            NotFound: there is no such agent or worker.
-            Conflict: none is up, one is paused, or saves nothing.
-            TaskFailed, Timeout, WorkerFailed: one could not; others may have.
-            ResourceLimitExceeded: a checkpoint is longer than max_checkpoint_bytes.
-        """
+        """Saves a checkpoint of each worker of an agent that is up, or of one worker."""
         supervisors = self._agents.supervisors(name)
         up = [supervisor for supervisor in supervisors if supervisor.worker.state in UP]
         what = f'save a checkpoint of "{name}"'
@@ -192,12 +185,7 @@ async def _state_of(supervisor: WorkerSupervisor, timeout_s: float | None) -> ob
 async def ask_worker(
     supervisor: WorkerSupervisor, what: str, method: str, params: dict[str, object], timeout_s: float | None
 ) -> dict[str, object]:
-    """Calls a method of a worker that is up, and returns the result.
-
-    Raises:
-        Conflict: it is paused, or knows no such method.
-        CorralError: the error of the worker, or no answer.
-    """
+    """Calls a method of a worker that is up, and returns the result."""
     if supervisor.worker.paused_at is not None:
         text = f"cannot {what}: it is paused; corral resume {supervisor.id}"
         raise Conflict(text, worker=supervisor.id, reason="paused")

@@ -96,11 +96,7 @@ class Hibernation:
             self.wake_soon(agent)
 
     async def checkpoint_of(self, supervisor: WorkerSupervisor) -> dict[str, object]:
-        """Returns the state for the next life of a worker, as `{"checkpoint": data}`, or nothing.
-
-        Raises:
-            SpawnFailed: its checkpoint is damaged or gone.
-        """
+        """Returns the state for the next life of a worker, as `{"checkpoint": data}`, or nothing."""
         resumption = self._resumptions.get(supervisor.id)
         if resumption is not None:
             self._begun[supervisor.id] = (supervisor.worker.incarnation, resumption.checkpoint)
@@ -229,12 +225,6 @@ class Hibernation:
 
         Returns the worker, its own copy of the checkpoint, and whether it took effect at once: one that does not run
         begins with it at its next start.
-
-        Raises:
-            NotFound: there is no such checkpoint or worker.
-            Corrupted: the checkpoint is damaged.
-            Conflict: it is a task's, or the worker cannot take it now.
-            TaskFailed, Timeout: the worker could not restore it.
         """
         if number is not None:
             record, data = await self.checkpoints.find(number)
@@ -276,18 +266,7 @@ class Hibernation:
     # -- sleeping and waking
 
     async def hibernate(self, names: Sequence[str], *, timeout_s: float | None, force: bool) -> list[WorkerSupervisor]:
-        """Saves checkpoints of workers and ends their processes, all or none; waits until no process is left.
-
-        Args:
-            names: agents or workers; workers of an agent that do not run are skipped.
-            timeout_s: seconds to wait for running tasks; None: the shutdown_grace_period.
-            force: end also workers without a checkpoint.
-
-        Raises:
-            NotFound: a name is unknown.
-            Conflict: one is busy, does not run, saves nothing, or is no agent.
-            CorralError: one could not save.
-        """
+        """Saves checkpoints of workers and ends their processes, all or none; waits until no process is left."""
         if self._agents.draining:
             raise ShuttingDown("cannot hibernate anything: the daemon is stopping")
         chosen = self._agents.selected(names, everything=False)
@@ -353,12 +332,7 @@ class Hibernation:
         return await asyncio.gather(*map(save, supervisors))
 
     async def wake(self, supervisors: Sequence[WorkerSupervisor], *, wait: bool) -> None:
-        """Starts hibernated workers from their checkpoints, and waits until they are up; running ones are untouched.
-
-        Raises:
-            Conflict: one is neither up nor sleeps, or an emergency stop is in force.
-            CorralError: as for `Agents.start`.
-        """
+        """Starts hibernated workers from their checkpoints, and waits until they are up; running ones are untouched."""
         for supervisor in supervisors:
             if not (_is_hibernated(supervisor) or supervisor.worker.wanted or self._came_asleep(supervisor)):
                 text = f'cannot wake "{supervisor.id}": it is not hibernated; corral start {supervisor.id}'
@@ -412,11 +386,7 @@ def _has_no_task(supervisor: WorkerSupervisor) -> Callable[[state_machine.Worker
 
 
 def _is_to_sleep(supervisor: WorkerSupervisor) -> bool:
-    """Returns True if a worker is up, False if it hibernates.
-
-    Raises:
-        Conflict: it is neither.
-    """
+    """Returns True if a worker is up, False if it hibernates."""
     worker = supervisor.worker
     if worker.state in UP and worker.paused_at is None:
         return True

@@ -27,19 +27,7 @@ class Bounds(Struct, frozen=True):
 
 
 class Load(Struct, frozen=True):
-    """Represents the load of an agent.
-
-    Args:
-        instances: number of workers in any state.
-        coming: those of them that are starting; 0 where nothing is ready.
-        free: places for tasks that are not taken; 0 where nothing is ready.
-        running: tasks that are executed.
-        ready: tasks that one more worker could begin at once.
-        offered: tasks that wait for any worker, or for one of their own.
-        failing: why a worker of it does not start; "" where none fails, or nothing is ready.
-        room: how many more processes the daemon may have.
-        unable: workers before the last that are stopped, or do not start: without the last one they are not enough.
-    """
+    """Represents the load of an agent."""
 
     instances: int
     coming: int

@@ -53,16 +53,7 @@ logger = logging.getLogger(__name__)
 
 
 class Deployments:
-    """Holds the deployments of one daemon.
-
-    Args:
-        records: keeps their records.
-        installer: installs versions.
-        packages: has the packages.
-        agents: brings versions in force.
-        path: the PATH of the daemon, which the commands of packages see.
-        folder_of: returns the folder of a tenant.
-    """
+    """Holds the deployments of one daemon."""
 
     def __init__(
         self,
@@ -125,11 +116,7 @@ class Deployments:
         return [self._shown(record) for record in reversed(found[-limit:])]
 
     def of(self, number: int) -> Deployment:
-        """Returns one deployment.
-
-        Raises:
-            NotFound: there is none of this number.
-        """
+        """Returns one deployment."""
         return self._shown(self._records.of(number))
 
     def users_of(self, package: str, digest: str) -> list[str]:
@@ -165,12 +152,6 @@ class Deployments:
         """Deploys a version, and returns its record once it serves, a share of the workers has it, or it has failed.
 
         A caller that is cancelled leaves it under way.
-
-        Raises:
-            NotFound, Corrupted: there is no such package, or a byte of it has changed.
-            InvalidParams: the settings do not make an agent.
-            PermissionDenied: the package of a tenant, or its settings, have a key that is not for tenants.
-            Conflict: a deployment of this agent is under way, or its name is taken.
         """
         package = await self._packages.find(params.package)
         name = params.agent or package.name
@@ -207,11 +188,7 @@ class Deployments:
         return await asyncio.shield(task)
 
     def _check_owner(self, package: str, name: str) -> None:
-        """Refuses to deploy the package of a tenant as an agent of another owner, whose rights it would have.
-
-        Raises:
-            InvalidParams: it is so.
-        """
+        """Refuses to deploy the package of a tenant as an agent of another owner, whose rights it would have."""
         tenant = tenant_of(package)
         if tenant and tenant_of(name) != tenant:
             reason = f'its package is one of the tenant "{tenant}": deploy it as {tenant}/NAME'
@@ -266,11 +243,7 @@ class Deployments:
             raise
 
     def _check_needs(self, record: Deployment, package: Package) -> None:
-        """Notes what is missing, before anything is installed.
-
-        Raises:
-            NotFound: something that is not optional.
-        """
+        """Notes what is missing, before anything is installed."""
         commands = [need.name for need in package.needs if need.kind == "commands"]
         lacking = missing(package.needs, self._agents.facts(commands, tenant_of(record.agent)))
         required = [need for need in lacking if not need.is_optional]
@@ -349,11 +322,7 @@ class Deployments:
     # -- canaries
 
     async def promote(self, name: str) -> Deployment:
-        """Gives the rest of the workers the version of the canary; returns its record once all have it, or it has failed.
-
-        Raises:
-            Conflict: there is no canary.
-        """
+        """Gives the rest of the workers the version of the canary; returns its record once all have it, or it has failed."""
         record = await self._taken(name, "promote")
         return await asyncio.shield(self._promoting(record))
 
@@ -364,11 +333,7 @@ class Deployments:
         return task
 
     async def abort(self, name: str) -> Deployment:
-        """Takes back a canary, or gives up a deployment that is under way; returns its record.
-
-        Raises:
-            Conflict: nothing is under way.
-        """
+        """Takes back a canary, or gives up a deployment that is under way; returns its record."""
         running = self._running.get(name)
         if running is not None:
             self._aborted.add(name)

@@ -55,12 +55,7 @@ class Environments:
         return path.removeprefix(root).partition(os.sep)[0] if path.startswith(root) else ""
 
     async def provide(self, runner: Runner, setting: Setting, lock: str, python: str) -> str:
-        """Returns the key of the environment of a lock, which is built if it is not there.
-
-        Raises:
-            SpawnFailed: a distribution cannot be installed; `data["output"]`.
-            Timeout, ResourceLimitExceeded: a bound of the installation was met.
-        """
+        """Returns the key of the environment of a lock, which is built if it is not there."""
         key = environment_key(lock, python, str(setting.owner.uid))
         if setting.tenant:
             key = f"{setting.tenant}{OF_TENANT}{key}"

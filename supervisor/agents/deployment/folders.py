@@ -39,11 +39,7 @@ class Owner(Struct, frozen=True):
 
     @classmethod
     def of(cls, spec: Spec, host: Host) -> "Owner":
-        """Returns the user of a spec.
-
-        Raises:
-            SpawnFailed: there is no such user, or its tenant may start nothing.
-        """
+        """Returns the user of a spec."""
         spec, identity = host.floor(spec)
         if identity is not None:
             return cls(identity[0], identity[1])

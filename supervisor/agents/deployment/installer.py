@@ -64,16 +64,7 @@ class Installation(Struct, frozen=True):
 
 
 class Installer:
-    """Installs packages in the state folder of one daemon.
-
-    Args:
-        commands: runs the steps.
-        host: the facts of this machine.
-        logs: where the output of the steps goes.
-        state_dir: has the folders `environments`, `installed` and `cache`.
-        satisfies: returns whether a version of Python is one that a specifier (PEP 440) allows.
-        tool: installs Python packages; None is `tool_of` the daemon's environment.
-    """
+    """Installs packages in the state folder of one daemon."""
 
     def __init__(
         self,
@@ -114,14 +105,7 @@ class Installer:
         limits: Limits,
         on_step: Callable[[str], None],
     ) -> Installation:
-        """Installs a version as `name`; `on_step` is told what is done next, as "resolve".
-
-        Raises:
-            Conflict: the requirements contradict each other, or do not exist; `data["output"]` has the resolver's words.
-            NotFound: there is no fitting interpreter, or no npm.
-            SpawnFailed: a dependency or the script of the package cannot be installed.
-            Timeout, ResourceLimitExceeded: a bound was met.
-        """
+        """Installs a version as `name`; `on_step` is told what is done next, as "resolve"."""
         writer = self._logs.writer(spec.name, f"{spec.name}-install", LogLimits.of(spec.monitoring))
         stream = writer.stream("stdout")
         try:
@@ -271,11 +255,7 @@ def tool_of(environ: Mapping[str, str]) -> Tool:
 
 
 def _read(path: Path) -> str:
-    """Reads a file that a command of another user has written, and nothing that it links to.
-
-    Raises:
-        OSError, ValueError: it cannot be read, is no file or too long.
-    """
+    """Reads a file that a command of another user has written, and nothing that it links to."""
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
         text = file.read(MAX_LOCK_BYTES + 1)
     if len(text) > MAX_LOCK_BYTES:

@@ -25,20 +25,11 @@ class Packages(Protocol):
     """Gives the packages that were added."""
 
     async def find(self, reference: str) -> Package:
-        """Returns the version that NAME or NAME@VERSION stands for, after its bytes were verified.
-
-        Raises:
-            NotFound: there is none.
-            Corrupted: a byte has changed.
-        """
+        """Returns the version that NAME or NAME@VERSION stands for, after its bytes were verified."""
         ...
 
     def unpack(self, package: Package, target: Path) -> None:
-        """Writes the files of a package into a folder; blocks.
-
-        Raises:
-            Corrupted: a byte has changed.
-        """
+        """Writes the files of a package into a folder; blocks."""
         ...
 
 
@@ -50,28 +41,15 @@ class Agents(Protocol):
         ...
 
     def decode(self, name: str, table: Mapping[str, object]) -> Spec:
-        """Returns the spec of a table.
-
-        Raises:
-            InvalidParams: it is not valid.
-            Conflict: the name is taken by something that no package can replace.
-        """
+        """Returns the spec of a table."""
         ...
 
     async def roll(self, name: str, table: Mapping[str, object], change: Change) -> int | None:
-        """Changes an agent, or adds it, and returns its revision when the version serves, or its share of the workers does.
-
-        Raises:
-            CorralError: it did not come up, and the spec before is in force again.
-        """
+        """Changes an agent, or adds it, and returns its revision when the version serves, or its share of the workers does."""
         ...
 
     async def promote(self, name: str) -> None:
-        """Gives the rest of the workers the version that a share of them has.
-
-        Raises:
-            CorralError: it did not come up, and the spec before is in force again.
-        """
+        """Gives the rest of the workers the version that a share of them has."""
         ...
 
     async def abort(self, name: str, reason: str) -> None:

@@ -65,11 +65,7 @@ class Records:
         return [record for record in self._records.values() if test(record)]
 
     def of(self, number: int) -> Deployment:
-        """Returns one record.
-
-        Raises:
-            NotFound: there is none of this number.
-        """
+        """Returns one record."""
         record = self._records.get(number)
         if record is None:
             raise NotFound(f"cannot find deployment {number}", deployment=number)
@@ -95,11 +91,7 @@ class Records:
         }
 
     async def put(self, record: Deployment, *, lock: str = "") -> Deployment:
-        """Keeps a record, durably, and publishes it; the oldest of its agent go beyond the bound.
-
-        Raises:
-            Overloaded: the store takes nothing now; the record in memory is the one before.
-        """
+        """Keeps a record, durably, and publishes it; the oldest of its agent go beyond the bound."""
         statements = [_put(record)]
         if lock:
             sql = "UPDATE deployment SET lock = ? WHERE number = ?"

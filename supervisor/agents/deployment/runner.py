@@ -94,14 +94,7 @@ def installing_spec(spec: Spec, place: Place) -> Spec:
 
 
 class Runner:
-    """Runs the commands of one installation, one after the other; together they stay within the limits.
-
-    Args:
-        commands: runs them.
-        spec: that of the agent.
-        limits: the bounds.
-        on_output: takes what they print.
-    """
+    """Runs the commands of one installation, one after the other; together they stay within the limits."""
 
     def __init__(self, commands: Commands, spec: Spec, limits: Limits, on_output: Callable[[bytes], None]) -> None:
         self.spec = spec
@@ -112,13 +105,7 @@ class Runner:
         self._printed = 0
 
     async def run(self, what: str, argv: Sequence[str], place: Place) -> Outcome:
-        """Runs one command, and returns how it ended; `what` names it in errors, as "resolve the dependencies".
-
-        Raises:
-            Timeout: the time of the installation is over.
-            ResourceLimitExceeded: the folder that it fills takes more than the limit on the disk.
-            SpawnFailed: it could not be started; `data["stage"]`.
-        """
+        """Runs one command, and returns how it ended; `what` names it in errors, as "resolve the dependencies"."""
         left_s = self._deadline - asyncio.get_running_loop().time()
         if left_s <= 0:
             raise self._too_late(what)

@@ -53,12 +53,7 @@ class RunningSet:
         return None if agent is None else agent.spec
 
     def decode(self, name: str, table: Mapping[str, object]) -> Spec:
-        """Returns the spec of a table.
-
-        Raises:
-            InvalidParams: it is not valid.
-            Conflict: the name is that of a server, a team or a workflow, or the configuration file has it.
-        """
+        """Returns the spec of a table."""
         agent = self._agents.agents.get(name)
         if agent is None:
             self._agents.groups.check_free(name, "deploy")
@@ -131,11 +126,7 @@ class RunningSet:
         return (await self._begun[name].result()).reason or "another change has taken its place"
 
     async def _until_done(self, rollout: Rollout) -> None:
-        """Waits until a change has ended, or holds.
-
-        Raises:
-            WorkerFailed: it was taken back.
-        """
+        """Waits until a change has ended, or holds."""
         held = asyncio.ensure_future(rollout.held.wait())
         ended = asyncio.ensure_future(rollout.result())
         try:
@@ -150,11 +141,7 @@ class RunningSet:
             raise WorkerFailed(words, name=rollout.agent, reason=reason)
 
     async def _add(self, addition: Addition, cause: Cause) -> None:
-        """Adds the first version; it is removed again unless it proves itself.
-
-        Raises:
-            CorralError: it does not come up, or its health checks or its smoke task fail.
-        """
+        """Adds the first version; it is removed again unless it proves itself."""
         name = addition.name
         await self._agents.membership.add([addition], start=False, wait=False, cause=cause)
         is_proven = False

@@ -101,11 +101,7 @@ def resolve(tool: Tool, python: str, requirements: str, folder: str) -> Argv:
 
 
 def lock_of_report(report: str) -> str:
-    """Returns the lock that pip's report of a resolution stands for.
-
-    Raises:
-        ValueError: a distribution has no hash, or the report has another form.
-    """
+    """Returns the lock that pip's report of a resolution stands for."""
     lines: list[str] = []
     for each in json.loads(report)["install"]:
         name, version = each["metadata"]["name"], each["metadata"]["version"]

@@ -68,13 +68,7 @@ class Login:
 
 
 class Logins:
-    """Holds the grants of all servers.
-
-    Args:
-        store: keeps them.
-        perform: performs a step.
-        publish: takes the events.
-    """
+    """Holds the grants of all servers."""
 
     def __init__(self, store: TokenStore, perform: Perform, publish: Publish) -> None:
         self._store = store
@@ -86,13 +80,7 @@ class Logins:
     # -- tokens for the processes of servers
 
     async def token(self, spec: Spec, wish: Mapping[str, object]) -> dict[str, object]:
-        """Returns the token of the moment, or another one than the `refused` one; {} where none is known to be needed.
-
-        Raises:
-            PermissionDenied: a person has to log in; `reason` is `needs-login`, or `insufficient-scope` where the
-                token is good, but not for this.
-            CorralError: the authorization server cannot be asked now.
-        """
+        """Returns the token of the moment, or another one than the `refused` one; {} where none is known to be needed."""
         server = self._servers.setdefault(spec.name, _Server())
         async with server.lock:
             await self._load(spec, server)
@@ -138,12 +126,7 @@ class Logins:
         return error
 
     async def _renewed(self, spec: Spec, server: _Server, grant: Grant, *, is_refused: bool) -> Grant | None:
-        """Returns the grant with a new token; one that is still good where its server cannot be asked now.
-
-        Raises:
-            PermissionDenied: the grant is gone, and a person has to log in.
-            CorralError: the authorization server cannot be asked now, and the token has ended.
-        """
+        """Returns the grant with a new token; one that is still good where its server cannot be asked now."""
         if not grant.refresh_token:
             if _needs_no_person(spec):
                 return await self._own(spec, server)
@@ -196,12 +179,7 @@ class Logins:
     # -- logins of persons
 
     async def start(self, spec: Spec, *, port: int, device: bool, scopes: tuple[str, ...]) -> Login:
-        """Starts a login; the browser is to be sent to its `authorization_url`, or the code to be typed at another device.
-
-        Raises:
-            Conflict: the server is none that a person can log in to.
-            PermissionDenied, ToolFailed: its authorization server refuses, or breaks the rules.
-        """
+        """Starts a login; the browser is to be sent to its `authorization_url`, or the code to be typed at another device."""
         _check_may_log_in(spec)
         server = self._servers.setdefault(spec.name, _Server())
         async with server.lock:
@@ -229,12 +207,7 @@ class Logins:
         return login
 
     async def finish(self, spec: Spec, number: str, redirect: str) -> Grant:
-        """Finishes a login with the address to which the browser was sent back.
-
-        Raises:
-            NotFound: there is no such login, or its time is over.
-            InvalidParams, PermissionDenied, ToolFailed: as `mcp.oauth.flow`.
-        """
+        """Finishes a login with the address to which the browser was sent back."""
         login = self._login(spec, number)
         order = Order(step="finish", url=login.pending.url, pending=login.pending, redirect=redirect)
         found = await self._perform(spec, order)
@@ -244,12 +217,7 @@ class Logins:
         return found.grant
 
     async def poll(self, spec: Spec, number: str) -> Grant | None:
-        """Waits for the person at another device for POLL_S at most; None: the login is still open.
-
-        Raises:
-            NotFound: there is no such login, or its time is over.
-            PermissionDenied, ToolFailed: as `mcp.oauth.flow`.
-        """
+        """Waits for the person at another device for POLL_S at most; None: the login is still open."""
         login = self._login(spec, number)
         until = min(time.time() + POLL_S, login.pending.expires_at)
         order = Order(step="poll", url=login.pending.url, pending=login.pending, until=until)
@@ -284,11 +252,7 @@ class Logins:
         return there_was
 
     async def forget(self, name: str) -> bool:
-        """Removes what is kept of a server, in memory and on disk; returns whether there was anything.
-
-        Raises:
-            Overloaded: it cannot be removed from the disk.
-        """
+        """Removes what is kept of a server, in memory and on disk; returns whether there was anything."""
         there_was = await asyncio.to_thread(self._store.remove, name)
         server = self._servers.get(name)
         if server is not None:
@@ -360,11 +324,7 @@ class Logins:
         self._publish("mcp.logged_in", agent=spec.name, **facts)
 
     async def _load(self, spec: Spec, server: _Server, *, is_lenient: bool = False) -> None:
-        """Reads what is kept once.
-
-        Raises:
-            PermissionDenied: it cannot be read, and a person has to log in again; not with `is_lenient`.
-        """
+        """Reads what is kept once."""
         if server.is_loaded:
             return
         try:

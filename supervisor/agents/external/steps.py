@@ -31,11 +31,7 @@ class Steps:
         self._host = host
 
     async def __call__(self, spec: Spec, order: Order) -> Answer:
-        """Performs an order for a server, with its settings.
-
-        Raises:
-            CorralError: as `mcp.oauth.flow.perform`, or a secret of the settings is not there.
-        """
+        """Performs an order for a server, with its settings."""
         full = replace(order, settings=settings_of(spec, self._host))
         text = base64.b64encode(msgspec.json.encode(full)).decode()
         printed = bytearray()
@@ -68,11 +64,7 @@ def _reaching(spec: Spec) -> Spec:
 
 
 def settings_of(spec: Spec, host: Host) -> Settings:
-    """Returns the settings of a server with its secrets.
-
-    Raises:
-        SpawnFailed: a secret is not there.
-    """
+    """Returns the settings of a server with its secrets."""
     oauth = spec.oauth
     if oauth is None:
         return Settings()

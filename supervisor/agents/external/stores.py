@@ -65,14 +65,7 @@ class _Finding(NamedTuple):
 
 
 class Stores:
-    """Probes the stores of one daemon.
-
-    Args:
-        declared: returns the stores of the configuration in force.
-        users: returns the agents.
-        expand: returns an address of an agent with its secrets in place; raises SpawnFailed. It may block.
-        publish: publishes an event.
-    """
+    """Probes the stores of one daemon."""
 
     def __init__(
         self,

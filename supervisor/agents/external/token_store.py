@@ -68,11 +68,7 @@ class TokenStore:
     credentials: str | None = None
 
     def get(self, name: str) -> Kept | None:
-        """Returns what is kept of a server; None if there is nothing.
-
-        Raises:
-            Corrupted: its file cannot be read, or not be decrypted with the key of the moment.
-        """
+        """Returns what is kept of a server; None if there is nothing."""
         try:
             data = self._path(name).read_bytes()
         except FileNotFoundError:
@@ -105,11 +101,7 @@ class TokenStore:
         return sorted(each.replace(JOINT, SEPARATOR) for each in found if not each.startswith(TEMPORARY))
 
     def set(self, name: str, kept: Kept) -> None:
-        """Keeps a grant; on disk when this returns.
-
-        Raises:
-            Overloaded: it cannot be written.
-        """
+        """Keeps a grant; on disk when this returns."""
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415  # as above
 
         nonce = secrets.token_bytes(NONCE_BYTES)
@@ -121,11 +113,7 @@ class TokenStore:
             raise _unwritten(name, error) from None
 
     def remove(self, name: str) -> bool:
-        """Removes what is kept of a server; returns whether there was anything.
-
-        Raises:
-            Overloaded: it cannot be removed.
-        """
+        """Removes what is kept of a server; returns whether there was anything."""
         try:
             os.unlink(self._path(name))
             sync_folder(self.state_dir / FOLDER)
@@ -136,12 +124,7 @@ class TokenStore:
         return True
 
     def _key(self, *, is_made: bool) -> bytes:
-        """Returns the key; with `is_made` it is made if there is none.
-
-        Raises:
-            OSError: it cannot be read or written.
-            ValueError: it is none, or others may use it.
-        """
+        """Returns the key; with `is_made` it is made if there is none."""
         if self.credentials is not None:
             try:
                 return _key_of(Path(self.credentials, KEY_CREDENTIAL).read_bytes())

@@ -37,12 +37,7 @@ class Override(NamedTuple):
 
 
 class Overrides:
-    """Holds the overrides of one daemon.
-
-    Args:
-        revisions: says which revision of a name is rolling or current: that of an override, or of the file.
-        config: the configuration as the file has it.
-    """
+    """Holds the overrides of one daemon."""
 
     def __init__(self, revisions: Revisions, config: Config) -> None:
         self._revisions = revisions
@@ -108,11 +103,7 @@ class Overrides:
             del self._made[draft.name]
 
     def overlaid(self, config: Config) -> tuple[Config, tuple[str, ...]]:
-        """Returns a configuration of the file with the overrides in it, and the names of those that end because its table has changed.
-
-        Raises:
-            InvalidParams: an override does not fit the rest of the configuration any more.
-        """
+        """Returns a configuration of the file with the overrides in it, and the names of those that end because its table has changed."""
         found, ended = config, list[str]()
         for name in self._made:
             override = self.of(name)
@@ -139,12 +130,7 @@ class Overrides:
         return written_table(spec, self.file.defaults)
 
     def spec(self, name: str, table: Mapping[str, object]) -> Spec:
-        """Returns the agent or server of the file with another table; the file's own where it means the same.
-
-        Raises:
-            Conflict: the file does not have it any more, or it is the command of a schedule.
-            InvalidParams: the table is not valid.
-        """
+        """Returns the agent or server of the file with another table; the file's own where it means the same."""
         own = self.file.agents.get(name)
         if own is None or name in self.file.schedules:
             why = "the configuration file has it no more"
@@ -165,11 +151,7 @@ class Overrides:
         return self.table(spec), base_of(self.file, spec.name)
 
     def group(self, group: Group, table: Mapping[str, object]) -> tuple[Group, str | None]:
-        """Returns a team or workflow of the file with another table, and the base if it is not the file's own.
-
-        Raises:
-            InvalidParams: the table is not valid.
-        """
+        """Returns a team or workflow of the file with another table, and the base if it is not the file's own."""
         kind = kind_of_group(group)
         decode_group(group.name, table, kind=kind, source=STORE)
         new = decode_group(group.name, table, kind=kind, source=group.source)

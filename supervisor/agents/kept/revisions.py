@@ -29,12 +29,7 @@ class Recording(NamedTuple):
 
 
 class Revisions:
-    """Holds the heads of all names, and the revisions in the store.
-
-    Args:
-        store: has them; every method that writes raises Overloaded where it takes nothing now, and then nothing is changed.
-        bus: receives an event about each.
-    """
+    """Holds the heads of all names, and the revisions in the store."""
 
     def __init__(self, store: Store, bus: Bus) -> None:
         self._store = store
@@ -187,12 +182,7 @@ class Revisions:
         return head.rolling is not None and head.rolling == head.last
 
     async def until_settled(self, numbers: Mapping[str, int], timeout_s: float | None) -> None:
-        """Waits until revisions, by name, are rolling no more; without a limit as long as their workers take.
-
-        Raises:
-            WorkerFailed: one was taken back; `data["taken_back"]` has the reasons by name.
-            Timeout: one is rolling still, and goes on.
-        """
+        """Waits until revisions, by name, are rolling no more; without a limit as long as their workers take."""
         failed: dict[str, str] = {}
         try:
             async with asyncio.timeout(timeout_s):
@@ -250,22 +240,14 @@ class Revisions:
         return self._heads.get(name) or Head()
 
     async def list(self, name: str, limit: int) -> list[Revision]:
-        """Returns the revisions of a name, the newest first.
-
-        Raises:
-            NotFound: there is none.
-        """
+        """Returns the revisions of a name, the newest first."""
         found = await self._table.list(name, limit)
         if not found:
             raise NotFound(f'cannot find revisions of "{name}"', name=name)
         return found
 
     async def find(self, name: str, number: int) -> Revision:
-        """Returns one revision.
-
-        Raises:
-            NotFound: there is none of that number.
-        """
+        """Returns one revision."""
         found = await self._table.find(name, number)
         if found is None:
             last = self._head(name).last
@@ -278,11 +260,7 @@ class Revisions:
         return await self._table.before(name, number)
 
     async def former(self, name: str) -> Revision:
-        """Returns the revision that was current before the present one.
-
-        Raises:
-            NotFound: there is none.
-        """
+        """Returns the revision that was current before the present one."""
         head = self._head(name)
         found = await self.before(name, head.last + 1 if head.current is None else head.current)
         if found is None:

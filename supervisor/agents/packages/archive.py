@@ -167,11 +167,7 @@ def header(path: str, size: int, mode: int) -> bytes:
 def write_archive(
     target: BinaryIO, manifest: Manifest, open_file: Callable[[FileEntry], BinaryIO], signature: bytes = b""
 ) -> None:
-    """Writes an archive: the same bytes for the same manifest, contents and signature, by one version of zstd.
-
-    Raises:
-        InvalidParams: a file has changed since the manifest was made.
-    """
+    """Writes an archive: the same bytes for the same manifest, contents and signature, by one version of zstd."""
     import zstandard  # noqa: PLC0415  # only who builds or reads packages pays
 
     encoded = manifest.encode()
@@ -218,10 +214,6 @@ def read_archive(source: BinaryIO, sink: Sink) -> Archive:
     """Reads an archive from the beginning of a file to its end, and gives its files to `sink`.
 
     Its files count only once this has returned: a damaged end is found last.
-
-    Raises:
-        InvalidParams: it is no package; `data["reason"]`.
-        ResourceLimitExceeded: it is larger than packages may be.
     """
     import zstandard  # noqa: PLC0415  # likewise
 
@@ -238,11 +230,7 @@ def read_archive(source: BinaryIO, sink: Sink) -> Archive:
 
 
 def read_manifest(source: BinaryIO) -> Archive:
-    """Reads the manifest and the signature alone; the files are not checked.
-
-    Raises:
-        InvalidParams, ResourceLimitExceeded: as `read_archive`.
-    """
+    """Reads the manifest and the signature alone; the files are not checked."""
 
     class Enough(Exception):
         pass
@@ -428,12 +416,7 @@ def _frame_content(source: BinaryIO) -> int:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Generator[BinaryIO, None, None]:
-    """Opens a regular file to be read; links are not followed, and a FIFO or device is never waited for.
-
-    Raises:
-        InvalidParams: it is no regular file.
-        OSError: it cannot be opened.
-    """
+    """Opens a regular file to be read; links are not followed, and a FIFO or device is never waited for."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     with os.fdopen(fd, "rb", buffering=CHUNK) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):

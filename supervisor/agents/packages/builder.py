@@ -81,20 +81,7 @@ class Built(Struct, frozen=True):
 def build(
     folder: Path, target: Path | None = None, *, secret: bytes | None = None, with_secrets: bool = False
 ) -> Built:
-    """Builds a package, signed where there is a `secret` key.
-
-    Args:
-        folder: has the package.toml.
-        target: the archive, which is replaced as a whole; NAME-VERSION.corral in the present folder otherwise.
-        secret: the 32 bytes of a secret key.
-        with_secrets: also takes files that look like secrets.
-
-    Raises:
-        NotFound: there is no such folder, or no package.toml in it.
-        InvalidParams: package.toml is wrong, or a file cannot be part of a package; `data["path"]`.
-        ResourceLimitExceeded: it is too large.
-        OSError: a file cannot be read or written.
-    """
+    """Builds a package, signed where there is a `secret` key."""
     spec = read_spec(folder)
     sources = {source.path: source for source in collect(folder, with_secrets=with_secrets)}
     manifest = _manifest(spec, sources)
@@ -115,10 +102,6 @@ def resigned(source: Path, secret: bytes, target: Path | None = None) -> Built:
     """Signs a package that is built already, in place of a signature that it has; every byte of it is verified before.
 
     The result is that of `build` with the same key. `target` is the archive to write, `source` itself unless it is given.
-
-    Raises:
-        InvalidParams, ResourceLimitExceeded: it is no package; `data["reason"]`.
-        OSError: it cannot be read or written.
     """
     path = target or source
     with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
@@ -152,12 +135,7 @@ def _write(path: Path, manifest: Manifest, open_file: Callable[[FileEntry], Bina
 
 
 def read_spec(folder: Path) -> PackageSpec:
-    """Reads the package.toml of a folder.
-
-    Raises:
-        NotFound: there is none.
-        InvalidParams: it is wrong.
-    """
+    """Reads the package.toml of a folder."""
     try:
         with (folder / PACKAGE_TOML).open("rb") as file:
             return decode_package(file.read(MAX_BYTES + 1))
@@ -167,12 +145,7 @@ def read_spec(folder: Path) -> PackageSpec:
 
 
 def collect(folder: Path, *, with_secrets: bool = False) -> list[Source]:
-    """Returns the files of a package, sorted by path, after its ignore rules.
-
-    Raises:
-        InvalidParams: one cannot be part of a package; `data["path"]`.
-        ResourceLimitExceeded: there are too many.
-    """
+    """Returns the files of a package, sorted by path, after its ignore rules."""
     root = os.path.realpath(folder)
     rules = _ignore_rules(root)
     found: list[Source] = []
@@ -339,12 +312,7 @@ if __name__ == "__main__":
 
 
 def scaffold(folder: Path, name: str) -> Sequence[str]:
-    """Writes the files of a new package into a new folder, and returns their names.
-
-    Raises:
-        InvalidParams: the name is not one of a package.
-        Conflict: the folder exists, and is not empty.
-    """
+    """Writes the files of a new package into a new folder, and returns their names."""
     module = name.replace("-", "_")
     toml = _TOML.format(name=name, module=module)
     decode_package(toml.encode())

@@ -83,12 +83,7 @@ def too_large(what: str, value: int, limit: int) -> ResourceLimitExceeded:
 
 
 def decode_manifest(data: bytes) -> Manifest:
-    """Decodes and checks a manifest.
-
-    Raises:
-        InvalidParams: it is not canonical, of another format, or has a path or size that no package has.
-        ResourceLimitExceeded: it is too long, or its files are too many or too large.
-    """
+    """Decodes and checks a manifest."""
     if len(data) > MANIFEST_MAX_BYTES:
         raise too_large("a manifest", len(data), MANIFEST_MAX_BYTES)
     try:
@@ -106,12 +101,7 @@ def decode_manifest(data: bytes) -> Manifest:
 
 
 def check_files(files: tuple[FileEntry, ...]) -> None:
-    """Checks the files of a manifest.
-
-    Raises:
-        InvalidParams: a path is not one of a package, two are the same on some file system, or they are not sorted.
-        ResourceLimitExceeded: there are too many, or they are too large together.
-    """
+    """Checks the files of a manifest."""
     if len(files) > FILES_MAX:
         raise too_large("a number of files", len(files), FILES_MAX)
     total = 0

@@ -51,10 +51,6 @@ def read_package(source: BinaryIO, sink: Sink | None = None) -> Package:
     """Reads a package from the beginning of a file to its end, and gives its files to `sink`; verifies everything.
 
     A signature that it has must be right; whether its key counts is for the caller to say.
-
-    Raises:
-        InvalidParams: it is no package, or its parts contradict each other; `data["reason"]`.
-        ResourceLimitExceeded: it is larger than packages may be.
     """
     kept = _Both(sink or Discard())
     found = read_archive(source, kept)
@@ -69,20 +65,12 @@ def read_package(source: BinaryIO, sink: Sink | None = None) -> Package:
 
 
 def signer_of(archive: Archive) -> str:
-    """Returns the public key that signed an archive, "" where it has no signature.
-
-    Raises:
-        InvalidParams: the signature is wrong.
-    """
+    """Returns the public key that signed an archive, "" where it has no signature."""
     return verify(archive.signature, archive.manifest.encode()) if archive.signature else ""
 
 
 def check_agreement(spec: PackageSpec, manifest: Manifest) -> None:
-    """Checks that a manifest is that of a package.toml.
-
-    Raises:
-        InvalidParams: it has another name or version, or the install script is missing or no program.
-    """
+    """Checks that a manifest is that of a package.toml."""
     for key in ("name", "version"):
         written, listed = getattr(spec, key), getattr(manifest, key)
         if written != listed:
@@ -102,12 +90,7 @@ def check_agreement(spec: PackageSpec, manifest: Manifest) -> None:
 
 
 def unpack(source: BinaryIO, target: Path) -> Package:
-    """Writes the files of a package into an empty folder while it verifies them; a failure may leave some of them.
-
-    Raises:
-        InvalidParams, ResourceLimitExceeded: as `read_package`.
-        OSError: a file cannot be written.
-    """
+    """Writes the files of a package into an empty folder while it verifies them; a failure may leave some of them."""
     sink = Unpacked(target)
     try:
         return read_package(source, sink)

@@ -36,11 +36,7 @@ class Signature(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def decode_signature(data: bytes) -> Signature:
-    """Decodes the signature of an archive.
-
-    Raises:
-        InvalidParams: it is none.
-    """
+    """Decodes the signature of an archive."""
     try:
         found = msgspec.json.decode(data, type=Signature)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
@@ -51,11 +47,7 @@ def decode_signature(data: bytes) -> Signature:
 
 
 def verify(data: bytes, manifest: bytes) -> str:
-    """Returns the public key that signed a manifest; the caller decides whether it is one that counts.
-
-    Raises:
-        InvalidParams: the signature is not one of these bytes.
-    """
+    """Returns the public key that signed a manifest; the caller decides whether it is one that counts."""
     from cryptography.exceptions import InvalidSignature  # noqa: PLC0415  # only who verifies pays
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415  # likewise
 
@@ -72,11 +64,7 @@ def verify(data: bytes, manifest: bytes) -> str:
 
 
 def public_bytes(text: str) -> bytes:
-    """Returns the 32 bytes of a public key.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """Returns the 32 bytes of a public key."""
     if not text.startswith(PUBLIC_PREFIX):
         raise ValueError(f'a public key begins with "{PUBLIC_PREFIX}"')
     data = _bytes(text.removeprefix(PUBLIC_PREFIX))
@@ -113,12 +101,7 @@ def public_text(secret: bytes) -> str:
 
 
 def generate(path: Path) -> str:
-    """Makes a key pair, writes the secret key to a new file of mode 0600, and returns the text of the public one.
-
-    Raises:
-        Conflict: the file exists.
-        OSError: it cannot be written.
-    """
+    """Makes a key pair, writes the secret key to a new file of mode 0600, and returns the text of the public one."""
     secret = os.urandom(32)
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -132,13 +115,7 @@ def generate(path: Path) -> str:
 
 
 def read_secret(path: Path) -> bytes:
-    """Returns the 32 bytes of a secret key in a file.
-
-    Raises:
-        NotFound: there is no such file.
-        PermissionDenied: others than its owner can read it.
-        InvalidParams: it holds no key.
-    """
+    """Returns the 32 bytes of a secret key in a file."""
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode

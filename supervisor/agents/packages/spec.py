@@ -258,11 +258,7 @@ def unknown_key(key: str, known: tuple[str, ...]) -> str:
 
 
 def decode_package(data: bytes) -> PackageSpec:
-    """Decodes the bytes of a package.toml.
-
-    Raises:
-        InvalidParams: with `file`, `key`, `value`, `reason`, and `line` where it is known; all mistakes in `errors`.
-    """
+    """Decodes the bytes of a package.toml."""
     try:
         text = data.decode()
     except UnicodeDecodeError as error:

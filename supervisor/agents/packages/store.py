@@ -94,15 +94,7 @@ class _Upload:
 
 
 class Packages:
-    """Holds the packages of one daemon.
-
-    Args:
-        store: keeps the records.
-        folder: has the archives.
-        settings: returns the keys of `[packages]` that are in force.
-        users: returns the agents that use the package of a full name and a digest.
-        clock: returns seconds that never go back.
-    """
+    """Holds the packages of one daemon."""
 
     def __init__(
         self,
@@ -146,12 +138,6 @@ class Packages:
         """Appends bytes in base64 to an upload of an owner, or to a new one; returns its id and the bytes that it has.
 
         A repeated chunk, whose answer was lost, is answered as the first time.
-
-        Raises:
-            NotFound: there is no such upload.
-            Conflict: the bytes do not begin where it ends, or another call is writing to it.
-            Overloaded: there are too many uploads.
-            ResourceLimitExceeded: it is larger than `packages.max_bytes`.
         """
         content = _decoded(data)
         key = self._begin(tenant) if upload is None else upload
@@ -211,13 +197,6 @@ class Packages:
         """Verifies an upload of an owner and keeps it as a package; returns the one that is there, if it has the same content.
 
         The upload is gone afterwards, whatever happened.
-
-        Raises:
-            InvalidParams: it is no package.
-            ResourceLimitExceeded: it is too large, or there are too many packages.
-            PermissionDenied: it is not signed by a key that is trusted.
-            Conflict: there is another package of this name and version.
-            Overloaded: the store takes no write.
         """
         found = self._of(key, tenant)
         if found.is_busy:
@@ -280,12 +259,7 @@ class Packages:
         )
 
     async def remove(self, reference: str) -> Stored:
-        """Removes a package.
-
-        Raises:
-            NotFound: there is none.
-            Conflict: agents use it; `data["used_by"]`.
-        """
+        """Removes a package."""
         return await _finished(self._remove(reference))
 
     async def _remove(self, reference: str) -> Stored:
@@ -315,11 +289,7 @@ class Packages:
         return [each for one in names for each in _by_version(self._kept[k] for k in self._kept if k[0] == one)]
 
     def of(self, reference: str) -> Stored:
-        """Returns the package that NAME@VERSION names, or NAME: its highest version, a final one where there is one.
-
-        Raises:
-            NotFound: there is none.
-        """
+        """Returns the package that NAME@VERSION names, or NAME: its highest version, a final one where there is one."""
         name, _, version = reference.partition("@")
         found = self.list(name)
         if version:
@@ -331,25 +301,14 @@ class Packages:
         return chosen
 
     async def find(self, reference: str) -> Stored:
-        """Returns the package that a reference names, after each byte of it was verified.
-
-        Raises:
-            NotFound: there is none.
-            Corrupted: a byte has changed.
-            PermissionDenied: a signature is required meanwhile, and its key is not trusted.
-        """
+        """Returns the package that a reference names, after each byte of it was verified."""
         found = self.of(reference)
         package = await asyncio.to_thread(self._checked, found.digest, found.tenant)
         self._check_signature(package)
         return found
 
     def unpack(self, digest: str, target: Path, tenant: str = "") -> None:
-        """Writes the files of a package of an owner into an empty folder, and verifies them meanwhile; blocks.
-
-        Raises:
-            Corrupted: a byte has changed.
-            OSError: a file cannot be written.
-        """
+        """Writes the files of a package of an owner into an empty folder, and verifies them meanwhile; blocks."""
         path = self._path(digest, tenant)
         try:
             with opened(path) as file:
@@ -363,9 +322,6 @@ class Packages:
         """Checks that each file of a package is unchanged in the folder that it was unpacked into; blocks.
 
         Other files there, which an installation or the agent made, are not looked at.
-
-        Raises:
-            Corrupted: a file is missing, or a byte of it or of the package has changed; `data["path"]`.
         """
         path = self._path(digest)
         try:

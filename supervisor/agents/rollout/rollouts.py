@@ -59,12 +59,7 @@ class Rollout:
 
 
 class Rollouts:
-    """Replaces the workers of the agents and servers of one daemon.
-
-    Args:
-        agents: the running set.
-        attempt: runs a smoke task on a worker.
-    """
+    """Replaces the workers of the agents and servers of one daemon."""
 
     def __init__(self, agents: Agents, attempt: Try) -> None:
         self._agents = agents
@@ -89,15 +84,6 @@ class Rollouts:
         The spec is in force when the new workers have their places; until then `agent.spec` is the former one, and
         `agent.target` this one. It is taken back by itself where a new worker does not come up, a health check of it
         fails, or the smoke task does. A change that is under way is given up.
-
-        Args:
-            agent: of which at least one worker is wanted.
-            spec: of the same kind and type as the present one; its table is in the store, if it belongs there.
-            share: part of the workers, above 0; below 1 that part is replaced (at least one worker, and never all of
-                several), then the change holds until `proceed` or `take_back`. The share of workers is the share of tasks.
-                An agent with one worker holds with that one replaced.
-            added: whether the spec was added at run time; None: as the present one.
-            resumed: an earlier daemon had begun it, and the former workers are being started: they are waited for.
         """
         former, head = agent.spec, self._revisions.head(agent.name)
         self.forgo(agent)
@@ -147,22 +133,14 @@ class Rollouts:
         return None if roll is None else self._handles.get(roll)
 
     def proceed(self, name: str) -> None:
-        """Replaces the rest of the workers of a change that holds.
-
-        Raises:
-            Conflict: no change of that agent is under way.
-        """
+        """Replaces the rest of the workers of a change that holds."""
         roll = self._present(name, "proceed with")
         roll.share, roll.is_holding = 1.0, False
         self._handles[roll].held.clear()
         self._look(name)
 
     def take_back(self, name: str, reason: str) -> None:
-        """Takes a change back that is not finished: the former spec is in force again.
-
-        Raises:
-            Conflict: no change of that agent is under way.
-        """
+        """Takes a change back that is not finished: the former spec is in force again."""
         roll = self._present(name, "take back")
         roll.why_revoked = reason
         self._look(name)

@@ -168,11 +168,7 @@ def has_range(spec: Spec) -> bool:
 
 
 def check_range(spec: Spec, instances: int) -> None:
-    """Refuses a number that its own load would change again at once; none at all switches it off.
-
-    Raises:
-        InvalidParams: it is neither 0 nor within the range.
-    """
+    """Refuses a number that its own load would change again at once; none at all switches it off."""
     least, most = spec.instances.minimum, spec.instances.maximum
     if has_range(spec) and instances != 0 and not least <= instances <= most:
         raise InvalidParams(

@@ -117,11 +117,7 @@ class Agents:
     # -- look-up
 
     def of(self, name: str) -> Agent:
-        """Returns the agent or server of that name.
-
-        Raises:
-            NotFound: there is none.
-        """
+        """Returns the agent or server of that name."""
         return self.registry.of(name)
 
     def unknown(self, what: str, name: str) -> NotFound:
@@ -129,11 +125,7 @@ class Agents:
         return self.registry.unknown(what, name)
 
     def supervisors(self, name: str) -> list[WorkerSupervisor]:
-        """Returns all supervisors of an agent, or the one of a worker id.
-
-        Raises:
-            NotFound: the name is neither.
-        """
+        """Returns all supervisors of an agent, or the one of a worker id."""
         return self.registry.supervisors(name)
 
     def all_supervisors(self) -> list[WorkerSupervisor]:
@@ -141,20 +133,11 @@ class Agents:
         return self.registry.all_supervisors()
 
     def selected(self, names: Sequence[str], everything: bool) -> list[WorkerSupervisor]:
-        """Returns the supervisors that a command names, each once.
-
-        Raises:
-            NotFound: a name is unknown.
-            InvalidParams: nothing is named, or both names and all.
-        """
+        """Returns the supervisors that a command names, each once."""
         return self.registry.selected(names, everything)
 
     def check_may_call(self, what: str) -> None:
-        """Refuses calls of servers that would be started for them; `what` is what cannot be done.
-
-        Raises:
-            Conflict, ShuttingDown: an emergency stop is in force, or the daemon stops.
-        """
+        """Refuses calls of servers that would be started for them; `what` is what cannot be done."""
         self._control.check_may_call(what)
 
     # -- reports of the launcher

@@ -29,11 +29,7 @@ class EmergencyStopSwitch:
         self.in_force = await self._table.emergency_stop()
 
     def check(self, what: str) -> None:
-        """Refuses work while an emergency stop is in force; `what` is what cannot be done.
-
-        Raises:
-            Conflict: it is.
-        """
+        """Refuses work while an emergency stop is in force; `what` is what cannot be done."""
         if self.in_force is not None:
             raise Conflict(
                 f"cannot {what}: an emergency stop is in force; corral start NAME, or --all",
@@ -47,11 +43,7 @@ class EmergencyStopSwitch:
         return self.in_force
 
     async def store(self, emergency_stop: EmergencyStop) -> None:
-        """Makes an emergency stop durable.
-
-        Raises:
-            Overloaded: the store takes nothing now: a new daemon would not know of it.
-        """
+        """Makes an emergency stop durable."""
         try:
             async with asyncio.timeout(STORE_S), self._storing:
                 await self._table.set_emergency_stop(emergency_stop)
@@ -63,12 +55,7 @@ class EmergencyStopSwitch:
             ) from None
 
     async def release(self) -> None:
-        """Ends the emergency stop, if one is in force; waits for one that is being stored.
-
-        Raises:
-            Conflict: another one has come meanwhile.
-            Overloaded: the store takes nothing now; it stays in force.
-        """
+        """Ends the emergency stop, if one is in force; waits for one that is being stored."""
         async with self._storing:
             emergency_stop = self.in_force
             if emergency_stop is None:

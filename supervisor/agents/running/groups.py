@@ -28,15 +28,7 @@ REMOVED = {"team": "team.removed", "workflow": "workflow.removed"}
 
 
 class Groups:
-    """Holds the existing teams and workflows.
-
-    Args:
-        bus: receives events about additions and removals.
-        revisions: their tables in the store.
-        overrides: which tables of the file are overridden.
-        registry: the existing agents and servers; gets these names, too.
-        tenants: those that a name may belong to.
-    """
+    """Holds the existing teams and workflows."""
 
     def __init__(
         self, bus: Bus, revisions: Revisions, overrides: Overrides, registry: Registry, tenants: Tenants
@@ -52,11 +44,7 @@ class Groups:
         self._tenants = tenants
 
     def of(self, name: str, kind: str) -> Group:
-        """Returns the team or workflow (`kind`) of that name.
-
-        Raises:
-            NotFound: there is none.
-        """
+        """Returns the team or workflow (`kind`) of that name."""
         found = self.by_name.get(name)
         if found is None or kind_of_group(found) != kind:
             known = [] if found is not None else [each.name for each in self.all(kind)]
@@ -69,11 +57,7 @@ class Groups:
         return [each for each in self.by_name.values() if kind_of_group(each) == kind]
 
     def check_free(self, name: str, verb: str) -> None:
-        """Refuses a name that one of them has.
-
-        Raises:
-            Conflict: it is taken.
-        """
+        """Refuses a name that one of them has."""
         if (found := self.by_name.get(name)) is not None:
             kind = kind_of_group(found)
             raise Conflict(f'cannot {verb} "{name}": the name is taken by a {kind}', name=name)
@@ -118,14 +102,7 @@ class Groups:
     # -- at run time
 
     async def add(self, kind: str, tables: Mapping[str, Mapping[str, object]], cause: Cause) -> list[Group]:
-        """Adds teams or workflows (`kind`), all or none; they are in the store before this returns.
-
-        Raises:
-            Conflict: a name is taken.
-            NotFound: there is no tenant of a name.
-            InvalidParams: a table is not valid, or names one that does not exist.
-            Overloaded: the store takes nothing now.
-        """
+        """Adds teams or workflows (`kind`), all or none; they are in the store before this returns."""
         for name in tables:
             self._tenants.check_known(name)
             self.check_free(name, "add")
@@ -156,13 +133,7 @@ class Groups:
     async def change(
         self, group: Group, table: Mapping[str, object], cause: Cause, *, dry_run: bool = False
     ) -> list[str]:
-        """Replaces the table of one; returns the keys that differ. Of one of the file it is in force until the file's changes.
-
-        Raises:
-            Conflict: the file has changed it meanwhile.
-            InvalidParams: the table is not valid, or names one that does not exist.
-            Overloaded: the store takes nothing now; nothing is changed.
-        """
+        """Replaces the table of one; returns the keys that differ. Of one of the file it is in force until the file's changes."""
         name, kind = group.name, kind_of_group(group)
         base = None
         if group.source == STORE:
@@ -206,11 +177,7 @@ class Groups:
             found |= dict.fromkeys(more)
 
     def check_not_needed(self, names: Collection[str]) -> None:
-        """Refuses to remove a name that one of them needs.
-
-        Raises:
-            Conflict: with `required_by`.
-        """
+        """Refuses to remove a name that one of them needs."""
         for name in names:
             others = [each.name for each in self.by_name.values() if name in each.needs and each.name not in names]
             if others:
@@ -227,12 +194,7 @@ class Groups:
     # -- the file
 
     def planned(self, wanted: Mapping[str, Group], agents: Mapping[str, Spec]) -> dict[str, dict[str, str]]:
-        """Returns the changes by a configuration with `wanted` and `agents`: `teams` and `workflows`, by name.
-
-        Raises:
-            Conflict: the file gives a name to another kind that was added at run time.
-            InvalidParams: a group that was added at run time names one that no longer exists.
-        """
+        """Returns the changes by a configuration with `wanted` and `agents`: `teams` and `workflows`, by name."""
         following = self.following(wanted)
         for name in following:
             if name in agents:

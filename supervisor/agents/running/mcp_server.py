@@ -41,11 +41,7 @@ class ServerControl:
     replicas: Replicas
 
     def check_may_call(self, what: str) -> None:
-        """Refuses calls of servers that would be started for them; `what` is what cannot be done.
-
-        Raises:
-            Conflict, ShuttingDown: an emergency stop is in force, or the daemon stops.
-        """
+        """Refuses calls of servers that would be started for them; `what` is what cannot be done."""
         self.emergency.check(what)
         if self.registry.draining:
             raise ShuttingDown(f"cannot {what}: the daemon is stopping")
@@ -90,14 +86,7 @@ class ServerProcess:
         return line.session if isinstance(line, McpLine) and line.session.is_open else None
 
     async def acquire(self) -> Session:
-        """Returns a session with the process, which is started if it is not up.
-
-        Raises:
-            Conflict: it is paused.
-            SpawnFailed, Timeout: it does not come up.
-            ToolFailed: it has closed its pipes, has just ended, or is being removed: another one may take the call.
-            ResourceLimitExceeded: there is no room for it.
-        """
+        """Returns a session with the process, which is started if it is not up."""
         supervisor = self.supervisor
         name = supervisor.spec.name
         if supervisor.worker.paused_at is not None:
@@ -127,11 +116,7 @@ class ServerProcess:
         return ToolFailed(text, server=name, lost=True, sent=False)
 
     async def renew(self) -> None:
-        """Restarts it, and waits until it is up again.
-
-        Raises:
-            CorralError: it does not come up.
-        """
+        """Restarts it, and waits until it is up again."""
         await self._control.operations.restart([self.supervisor])
 
     def start(self) -> None:
@@ -244,12 +229,7 @@ class McpServer:
         return self._processes
 
     def check(self) -> None:
-        """Refuses calls of a server that was stopped on request.
-
-        Raises:
-            Conflict: it is stopped, or an emergency stop is in force.
-            ShuttingDown: the daemon stops.
-        """
+        """Refuses calls of a server that was stopped on request."""
         what = f'call MCP server "{self.name}"'
         self._control.check_may_call(what)
         if self._agent.held or not self._agent.supervisors:
@@ -257,11 +237,7 @@ class McpServer:
             raise Conflict(text, server=self.name)
 
     async def grow(self) -> None:
-        """Adds a process.
-
-        Raises:
-            ResourceLimitExceeded: there is no room for it.
-        """
+        """Adds a process."""
         await self._control.replicas.grow(self._agent)
 
 

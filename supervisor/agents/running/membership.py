@@ -247,12 +247,7 @@ class Membership:
     # -- adding
 
     def compared(self, additions: Iterable[Addition]) -> dict[str, tuple[str, ...]]:
-        """Returns, for each taken name, the keys that differ from its present table; none if they are equal.
-
-        Raises:
-            Conflict: they differ, and the present one was not added at run time, or is of the other kind.
-            InvalidParams: a table is not valid.
-        """
+        """Returns, for each taken name, the keys that differ from its present table; none if they are equal."""
         found: dict[str, tuple[str, ...]] = {}
         for addition in additions:
             agent = self._agents.get(addition.name)
@@ -285,12 +280,6 @@ class Membership:
         An existing one named in `replacing` gets its new table, as at a reload; with a `share` below 1 that part of its
         workers, until the rest is asked for.
         Returns by name why started ones did not come up; they are added all the same.
-
-        Raises:
-            Conflict: a name is taken, twice there, or an emergency stop is in force and they are to start.
-            NotFound, PermissionDenied: there is no such tenant, or it is suspended.
-            InvalidParams: a table is not valid, or requires one that does not exist.
-            ResourceLimitExceeded: there is no room for their workers.
         """
         self._startup.check_may_start(())
         if start:
@@ -333,11 +322,7 @@ class Membership:
     # -- changing one
 
     def kind_of(self, name: str) -> Kind:
-        """Returns the kind of an agent, server, team or workflow.
-
-        Raises:
-            NotFound: there is none of that name.
-        """
+        """Returns the kind of an agent, server, team or workflow."""
         group = self._groups.by_name.get(name)
         return self._registry.of(name).spec.kind if group is None else kind_of_group(group)
 
@@ -347,21 +332,13 @@ class Membership:
         return agent is not None and not agent.added
 
     def table(self, name: str) -> dict[str, object]:
-        """Returns the table of an agent, server, team or workflow.
-
-        Raises:
-            NotFound: there is none of that name.
-        """
+        """Returns the table of an agent, server, team or workflow."""
         if (group := self._groups.by_name.get(name)) is not None:
             return group_table(group)
         return to_table(self._registry.of(name).intended, self._registry.config.defaults)
 
     def etag(self, name: str) -> str:
-        """Returns what stands for the whole table of a name: it changes with each key of it.
-
-        Raises:
-            NotFound: there is none of that name.
-        """
+        """Returns what stands for the whole table of a name: it changes with each key of it."""
         table = self.table(name)
         agent = self._agents.get(name)
         if agent is not None and agent.intended.template is not None:
@@ -371,12 +348,7 @@ class Membership:
         return hashlib.sha256(encoded).hexdigest()[:ETAG_DIGITS]
 
     def check_etag(self, name: str, expected: str) -> None:
-        """Refuses a table that has changed.
-
-        Raises:
-            NotFound: there is nothing of that name.
-            Conflict: its etag is another; `data["reason"]` is "stale".
-        """
+        """Refuses a table that has changed."""
         if (etag := self.etag(name)) != expected:
             words = f'cannot change "{name}": its etag is {etag}, and no longer {expected}'
             raise Conflict(words, name=name, reason="stale", etag=etag, expected=expected)
@@ -394,11 +366,6 @@ class Membership:
 
         Of one of the file, the table is in force until the file's own changes. One change after the other: none is made
         to a table that another has changed meanwhile.
-
-        Raises:
-            NotFound: there is nothing of that name.
-            Conflict: it is built in, or its etag is not the `expected` one.
-            InvalidParams: the new table is not valid.
         """
         async with self._setting:
             table = self._overrides.table(self._agents[name].intended) if self.is_of_file(name) else self.table(name)
@@ -534,11 +501,6 @@ class Membership:
         """Stops and removes agents, all or none; with `cascade` also their dependents. Returns the removed names.
 
         A named team or workflow is removed; its tasks continue.
-
-        Raises:
-            NotFound: there is no such agent.
-            Conflict: another agent requires one of them; `data["required_by"]`.
-            Overloaded: the store takes nothing now; they are stopped, and still there.
         """
         groups = [name for name in dict.fromkeys(names) if name in self._groups.by_name]
         chosen = {name: self._registry.of(name) for name in names if name not in groups}
@@ -578,12 +540,7 @@ class Membership:
                 )
 
     async def take_out(self, agents: Iterable[Agent], groups: Sequence[str] = ()) -> list[str]:
-        """Stops and removes agents and groups, also if others require them by now; returns the removed names.
-
-        Raises:
-            NotFound: another call has removed all of the agents.
-            Conflict: an agent that came meanwhile requires one of them.
-        """
+        """Stops and removes agents and groups, also if others require them by now; returns the removed names."""
         async with contextlib.AsyncExitStack() as stack:
             for agent in sorted(agents, key=lambda each: each.name):  # in one order for all
                 await stack.enter_async_context(agent.changing)

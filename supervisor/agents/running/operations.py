@@ -40,10 +40,6 @@ class Operations:
         """Starts workers and what they require, and waits until they are up; ends an emergency stop.
 
         A worker that the autoscaler removes meanwhile is neither started nor missed.
-
-        Raises:
-            CorralError: as for `Startup.bring_up`, but for the emergency stop.
-            Overloaded: the emergency stop cannot be ended now; none is started.
         """
         is_scaled_away = self._registry.is_scaled_away
         supervisors = [k for k in supervisors if not is_scaled_away(k)] or supervisors
@@ -61,11 +57,7 @@ class Operations:
     # -- stopping
 
     async def stop(self, supervisors: Sequence[WorkerSupervisor], *, wait: bool = True) -> None:
-        """Stops workers, at once but for those that others of them require, and waits until nothing is left.
-
-        Raises:
-            Timeout: a process survives SIGKILL; the killing goes on.
-        """
+        """Stops workers, at once but for those that others of them require, and waits until nothing is left."""
         supervisors = self._registry.with_beside(supervisors)
         chosen, using = set(supervisors), users(supervisors)
         wholly = {
@@ -100,11 +92,7 @@ class Operations:
                 continue
 
     async def until_gone(self, supervisors: Sequence[WorkerSupervisor]) -> None:
-        """Waits until stopping workers have no processes left, or are started again.
-
-        Raises:
-            Timeout: a process survives SIGKILL; the killing goes on.
-        """
+        """Waits until stopping workers have no processes left, or are started again."""
         stages = sum(1 for _ in waves({supervisor.spec.name: supervisor.spec for supervisor in supervisors}.values()))
         try:
             async with asyncio.timeout(stages * _patience_s(supervisors)):
@@ -116,11 +104,7 @@ class Operations:
         await self._zygotes.until_ended({supervisor.spec.name for supervisor in supervisors})
 
     async def restart(self, supervisors: Sequence[WorkerSupervisor], *, wait: bool = True) -> None:
-        """Ends workers and starts a new incarnation of each; dependents end first and start last.
-
-        Raises:
-            SpawnFailed, Timeout, Conflict, ResourceLimitExceeded: as for start.
-        """
+        """Ends workers and starts a new incarnation of each; dependents end first and start last."""
         self._emergency.check("start anything")
         self._startup.startable(supervisors)
         numbers = {supervisor.id: supervisor.worker.incarnation for supervisor in supervisors}
@@ -140,11 +124,7 @@ class Operations:
             await self._startup.until_up([supervisor], exits)
 
     async def _with_new_sources(self, supervisors: Sequence[WorkerSupervisor]) -> list[WorkerSupervisor]:
-        """Waits for the import of changed sources; returns the supervisors that were not stopped meanwhile.
-
-        Raises:
-            SpawnFailed: the sources cannot be imported; the workers continue unchanged.
-        """
+        """Waits for the import of changed sources; returns the supervisors that were not stopped meanwhile."""
         wanted = {supervisor for supervisor in supervisors if supervisor.worker.wanted}
         names = list(dict.fromkeys(supervisor.spec.name for supervisor in supervisors))
         await self._zygotes.check_sources(names)
@@ -191,12 +171,7 @@ class Operations:
         return sorted(supervisors, key=lambda supervisor: place[supervisor.spec.name])
 
     def reset(self, supervisors: Sequence[WorkerSupervisor]) -> None:
-        """Clears failures; starts wanted workers that gave up, after the agents that they require.
-
-        Raises:
-            ResourceLimitExceeded: that would be too many; nothing is changed.
-            ShuttingDown: the daemon is stopping.
-        """
+        """Clears failures; starts wanted workers that gave up, after the agents that they require."""
         self._startup.check_may_start(())
         needed = self._startup.needed(k for k in supervisors if k.worker.wanted and rests(k.worker))
         self._startup.check_capacity(idle_counts(needed))
@@ -211,9 +186,6 @@ class Operations:
         """Freezes workers with all their processes until they are resumed, stopped or die; again is harmless.
 
         With `everything`, or for an agent of several, those that do not run are passed over.
-
-        Raises:
-            Conflict: a name has no worker that runs; nobody is paused.
         """
         chosen = self._registry.selected(names, everything)
         for name in names:
@@ -239,10 +211,6 @@ class Operations:
 
         Nothing is waited for before they are killed. `stop_tasks` is called before, so that no task takes the
         death of its worker for a failure.
-
-        Raises:
-            Overloaded: it is done, but the store takes nothing now: a new daemon would not know of it.
-            Timeout: a process survives SIGKILL; the killing goes on.
         """
         emergency_stop = self._emergency.engage(by)
         self._startup.forget_waiting()

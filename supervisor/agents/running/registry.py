@@ -46,11 +46,7 @@ class Registry:
         return {name: agent.intended for name, agent in self.agents.items()}
 
     def of(self, name: str) -> Agent:
-        """Returns the agent or server of that name.
-
-        Raises:
-            NotFound: there is none.
-        """
+        """Returns the agent or server of that name."""
         agent = self.agents.get(name)
         if agent is None:
             raise self.unknown("agent", name)
@@ -70,11 +66,7 @@ class Registry:
         return workers_max(name, [*self.agents, *self.groups])
 
     def check_worker_ids(self, specs: Iterable[Spec], names: Iterable[str] = ()) -> None:
-        """Refuses specs that are to come, and other names, if one of all names is then the id of a worker as well.
-
-        Raises:
-            Conflict: one is.
-        """
+        """Refuses specs that are to come, and other names, if one of all names is then the id of a worker as well."""
         workers = {name: len(agent.supervisors) for name, agent in self.agents.items()}
         workers |= {spec.name: processes_of(spec) for spec in specs}
         known = {*workers, *self.groups, *names}
@@ -82,11 +74,7 @@ class Registry:
             check_worker_ids(workers, known, "add")
 
     def supervisors(self, name: str) -> list[WorkerSupervisor]:
-        """Returns all supervisors of an agent, or the one of a worker id.
-
-        Raises:
-            NotFound: the name is neither.
-        """
+        """Returns all supervisors of an agent, or the one of a worker id."""
         if name in self.agents:
             return self.agents[name].supervisors
         found = self.supervisor(name)
@@ -122,12 +110,7 @@ class Registry:
         return list(found)
 
     def selected(self, names: Sequence[str], everything: bool) -> list[WorkerSupervisor]:
-        """Returns the supervisors that a command names, each once.
-
-        Raises:
-            NotFound: a name is unknown.
-            InvalidParams: nothing is named, or both names and all.
-        """
+        """Returns the supervisors that a command names, each once."""
         if everything == bool(names):
             raise InvalidParams("cannot tell whom: give names, or all", key="names", value=list(names))
         if everything:
@@ -137,18 +120,7 @@ class Registry:
     def chosen(
         self, names: Sequence[str], selector: str | None, *, groups: bool = False, extra: Iterable[str] = ()
     ) -> list[str]:
-        """Returns the names and worker ids that names, globs and a selector of labels choose, each once.
-
-        Args:
-            names: names without wildcards are returned whether they exist or not.
-            selector: requirements on labels; None: none.
-            groups: whether globs and the selector choose teams and workflows, too.
-            extra: other names that globs choose; they have no labels.
-
-        Raises:
-            NotFound: a glob or the selector matches nothing.
-            InvalidParams: the selector is not valid.
-        """
+        """Returns the names and worker ids that names, globs and a selector of labels choose, each once."""
         if selector is None and not any(map(is_glob, names)):
             return list(names)
         entries = {name: agent.spec.labels for name, agent in self.agents.items()}
@@ -215,11 +187,7 @@ class Registry:
 
     @contextlib.asynccontextmanager
     async def changing(self, agent: Agent) -> AsyncGenerator[None, None]:
-        """Holds the lock for one change of an agent's workers.
-
-        Raises:
-            NotFound: the agent was removed while this waited.
-        """
+        """Holds the lock for one change of an agent's workers."""
         async with agent.changing:
             if self.agents.get(agent.name) is not agent:
                 raise was_removed(agent.name)

@@ -79,15 +79,7 @@ class Reload:
             self._on_reload.remove(on_reload)
 
     async def adopt(self, config: Config, *, dry_run: bool, by: str = BY_FILE) -> Plan:
-        """Adopts a new configuration; touches only changed agents, and waits for none. `by` is the caller.
-
-        Raises:
-            InvalidParams: an agent that was added at run time requires one that no longer exists, or its template is
-                gone or does not fit it any more, or a store of it is gone; or a table that overrides the file's does not
-                fit the rest of it.
-            Conflict: a name would be the id of a worker, too.
-            ResourceLimitExceeded: a tenant would have more agents than its limit.
-        """
+        """Adopts a new configuration; touches only changed agents, and waits for none. `by` is the caller."""
         if not dry_run:
             await self._tenants.prepare(config.tenants)
         file, (config, ended) = config, self._overrides.overlaid(config)

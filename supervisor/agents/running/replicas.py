@@ -61,10 +61,6 @@ class Replicas:
         """Gives an agent more or fewer workers; those with the highest numbers are removed first.
 
         With a `cause` the number is part of the table of one that was added at run time, and makes a revision of it.
-
-        Raises:
-            InvalidParams: it has a range, and that is neither in it nor 0.
-            NotFound, ResourceLimitExceeded, SpawnFailed, Timeout: as for start and stop.
         """
         agent = self._registry.of(name)
         async with self._registry.changing(agent):
@@ -96,9 +92,6 @@ class Replicas:
         """Gives an agent with a range more workers, or removes the last ones if they have no task.
 
         Returns False when nothing was done: they have one, or `is_right` says no once the agent's lock is held.
-
-        Raises:
-            NotFound, Conflict, ResourceLimitExceeded, ShuttingDown, Timeout: as for start and stop.
         """
         async with self._registry.changing(agent):
             self._startup.check_may_start(())
@@ -117,11 +110,7 @@ class Replicas:
         self._shared.bus.publish("agent.scaled", agent=name, instances=instances, before=before, reason=reason)
 
     async def grow(self, agent: Agent) -> None:
-        """Adds a worker to a server for a call, which starts it.
-
-        Raises:
-            NotFound, ResourceLimitExceeded, ShuttingDown: that cannot be done.
-        """
+        """Adds a worker to a server for a call, which starts it."""
         async with self._registry.changing(agent):
             self._startup.check_may_start(())
             self._startup.check_capacity({agent.name: 1})
@@ -133,11 +122,7 @@ class Replicas:
                 self._publish_scaled(agent.name, before + 1, before, "a call found no free process")
 
     def _check_ids(self, agent: Agent, number: int) -> None:
-        """Refuses a number of workers with which the id of one were the name of another agent, server, team or workflow.
-
-        Raises:
-            Conflict: it is such a number; `data` has the `name`, and the `max` that is possible.
-        """
+        """Refuses a number of workers with which the id of one were the name of another agent, server, team or workflow."""
         most = self._registry.workers_max(agent.name)
         if most is not None and number > most:
             name = f"{agent.name}-{most}"
@@ -145,11 +130,7 @@ class Replicas:
             raise Conflict(words, name=name, agent=agent.name, max=most, value=number)
 
     def _bounded(self, agent: Agent, number: int) -> int:
-        """Returns as many of that number of workers as names of others leave.
-
-        Raises:
-            Conflict: they leave no more than there are.
-        """
+        """Returns as many of that number of workers as names of others leave."""
         most = self._registry.workers_max(agent.name)
         if most is None or number <= most:
             return number

@@ -51,11 +51,7 @@ class Startup:
     # -- may it start
 
     def check_capacity(self, wanted: Mapping[str, int]) -> None:
-        """Refuses to start more workers than the daemon, or a tenant, may have; `wanted` has their number by agent.
-
-        Raises:
-            ResourceLimitExceeded: with `limit` and `value`.
-        """
+        """Refuses to start more workers than the daemon, or a tenant, may have; `wanted` has their number by agent."""
         limit, more = self._limit, sum(wanted.values())
         active = self._registry.active() if more else 0
         if active + more > limit:
@@ -67,11 +63,7 @@ class Startup:
         self._room.check(wanted)
 
     def check_may_start(self, supervisors: Iterable[WorkerSupervisor]) -> None:
-        """Refuses to start anything while the daemon stops, workers that come or go, and those of suspended tenants.
-
-        Raises:
-            ShuttingDown, Conflict, NotFound, PermissionDenied: it is so.
-        """
+        """Refuses to start anything while the daemon stops, workers that come or go, and those of suspended tenants."""
         if self._registry.draining:
             raise ShuttingDown("cannot start anything: the daemon is stopping")
         for supervisor in supervisors:
@@ -82,20 +74,12 @@ class Startup:
                 raise Conflict(f'cannot start "{supervisor.id}": it is being added or removed', worker=supervisor.id)
 
     def check_may_begin(self, supervisors: Sequence[WorkerSupervisor]) -> None:
-        """Refuses what `bring_up` would refuse.
-
-        Raises:
-            CorralError: as for `bring_up`.
-        """
+        """Refuses what `bring_up` would refuse."""
         self._emergency.check("start anything")
         self.startable(supervisors)
 
     def startable(self, supervisors: Sequence[WorkerSupervisor], *, anew: bool = False) -> list[WorkerSupervisor]:
-        """Returns the supervisors after those that have to be started for them, if all of them may be; `anew` as in `needed`.
-
-        Raises:
-            ShuttingDown, Conflict, NotFound, ResourceLimitExceeded: one may not be started.
-        """
+        """Returns the supervisors after those that have to be started for them, if all of them may be; `anew` as in `needed`."""
         self.check_may_start(supervisors)
         needed = self.needed(supervisors, anew=anew)
         chosen = set(supervisors)
@@ -137,13 +121,6 @@ class Startup:
         """Starts workers and what they require, and waits until they are up, jobs until they have succeeded.
 
         `anew` as in `needed`.
-
-        Raises:
-            SpawnFailed: one did not come up; `data` has `result`.
-            Timeout: one was not ready in time.
-            Conflict: an emergency stop is in force, one is being removed, or is paused before it was ready.
-            ResourceLimitExceeded: they are too many; none is started.
-            NotFound, ShuttingDown: one was removed, or the daemon is stopping.
         """
         self._emergency.check("start anything")
         needed = self.startable(supervisors, anew=anew)
@@ -153,11 +130,7 @@ class Startup:
             await self.until_up(supervisors, before)
 
     async def call_up(self, supervisor: WorkerSupervisor) -> None:
-        """Starts the worker of a server that is called, or waits for one that is starting.
-
-        Raises:
-            CorralError: as for `bring_up`.
-        """
+        """Starts the worker of a server that is called, or waits for one that is starting."""
         worker = supervisor.worker
         last = worker.last_exit
         if worker.state is State.TERMINATED and last is not None and last.result == "restart-limit":
@@ -276,11 +249,7 @@ class Startup:
         return {each.id: each.worker.last_exit for each in self._registry.all_supervisors()}
 
     async def until_up(self, supervisors: Iterable[WorkerSupervisor], before: Exits) -> None:
-        """Waits until workers and what they require are up, or one has failed since `before`.
-
-        Raises:
-            SpawnFailed, Timeout, Conflict: one is not coming up.
-        """
+        """Waits until workers and what they require are up, or one has failed since `before`."""
         for supervisor in supervisors:
             await self.until(supervisor, has_settled(before.get(supervisor.id)), before)
             is_up = supervisor.worker.is_satisfied
@@ -288,11 +257,7 @@ class Startup:
                 raise not_up(supervisor.worker)
 
     async def until(self, supervisor: WorkerSupervisor, done: Callable[[Worker], bool], before: Exits) -> None:
-        """Waits for a worker that may wait for others, as long as those are coming up or are up.
-
-        Raises:
-            SpawnFailed, Timeout, Conflict: an agent that it requires is not coming up.
-        """
+        """Waits for a worker that may wait for others, as long as those are coming up or are up."""
         agent = self._registry.agents.get(supervisor.spec.name)
         while not done(supervisor.worker):
             if agent is None or not supervisor.worker.waits:

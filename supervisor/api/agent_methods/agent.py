@@ -133,16 +133,7 @@ def _template_use(control: Control, spec: Spec) -> TemplateUse | UnsetType:
 
 
 class _Selection:
-    """Resolves the names, globs and labels of a call once, so that it reports on exactly the workers that it acts on.
-
-    Args:
-        control: has the running set.
-        params: of the call.
-
-    Raises:
-        NotFound: a name is unknown, or a glob or the selector matches nothing.
-        InvalidParams: nothing is named, or both names and all.
-    """
+    """Resolves the names, globs and labels of a call once, so that it reports on exactly the workers that it acts on."""
 
     def __init__(self, control: Control, params: NamesParams | SelectionParams | HibernateParams) -> None:
         everything = not isinstance(params, HibernateParams) and params.all
@@ -181,11 +172,7 @@ class _Selection:
         ]
 
     async def bounded(self, timeout_s: float | None, work: Awaitable[None]) -> AgentsChanged:
-        """Awaits work and returns the status of the selection.
-
-        Raises:
-            Timeout: it takes longer; it goes on.
-        """
+        """Awaits work and returns the status of the selection."""
         try:
             async with asyncio.timeout(timeout_s):
                 await work

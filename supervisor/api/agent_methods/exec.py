@@ -81,11 +81,7 @@ async def _exec_input(control: Control, params: ExecInputParams, caller: Caller)
 
 
 class _Output:
-    """Keeps the first part of the output of a command, and counts the rest.
-
-    Args:
-        limit: number of bytes of stdout, and of stderr, that are kept.
-    """
+    """Keeps the first part of the output of a command, and counts the rest."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -176,11 +172,7 @@ async def _run_to_end(control: Control, command: RunningCommand, reader: Reader,
 
 
 def _chosen(control: Control, name: str) -> WorkerSupervisor:
-    """Returns the worker of a name: itself, or the first one of an agent that has a process, else the first.
-
-    Raises:
-        NotFound: there is no such agent or worker.
-    """
+    """Returns the worker of a name: itself, or the first one of an agent that has a process, else the first."""
     supervisors = control.agents.supervisors(name)
     running = [each for each in supervisors if each.life is not None and each.life.child]
     return (running or supervisors)[0]

@@ -102,11 +102,7 @@ def _file_tables(config: Config, users: Sequence[Spec] | None) -> FileTables:
 
 
 def _wanted(control: Control, params: ExportParams, schedules: Sequence[ScheduleRecord]) -> set[str] | None:
-    """Returns the names that the params choose; None for all.
-
-    Raises:
-        NotFound: there is none of a name.
-    """
+    """Returns the names that the params choose; None for all."""
     if params.names is None and params.selector is None:
         return None
     extra = [each.name for each in schedules]
@@ -191,11 +187,7 @@ class _Added:
 def _expanded(
     params: ImportParams, section: str, tables: Mapping[str, Mapping[str, object]]
 ) -> dict[str, dict[str, object]]:
-    """Returns tables with their variables replaced, if the call has values of variables.
-
-    Raises:
-        InvalidParams: a variable is not set.
-    """
+    """Returns tables with their variables replaced, if the call has values of variables."""
     if params.environment is None:
         return {name: dict(table) for name, table in tables.items()}
     document = Document(STORE, "", params.directory or "/")
@@ -210,11 +202,7 @@ def _expanded(
 
 
 def _read_schedules(params: ImportParams) -> tuple[dict[str, Schedule], list[Addition]]:
-    """Returns the schedules of a call, and the jobs of their commands.
-
-    Raises:
-        InvalidParams: a table is not valid.
-    """
+    """Returns the schedules of a call, and the jobs of their commands."""
     tables = _expanded(params, "schedules", params.schedules)
     document = Document(STORE, "", params.directory or "/")
     found: dict[str, Schedule] = {}

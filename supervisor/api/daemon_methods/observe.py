@@ -53,11 +53,7 @@ def _wanted(params: EventParams, caller: Caller) -> EventFilter:
 
 
 def _number(key: str, value: int | str | None) -> int | None:
-    """Returns the number of an event of this daemon.
-
-    Raises:
-        InvalidParams: it is a text for the events of all nodes.
-    """
+    """Returns the number of an event of this daemon."""
     if isinstance(value, str):
         text = f"cannot use {key} = {value}: numbers of several nodes are for the events of a cluster"
         raise InvalidParams(text, key=key, value=value)

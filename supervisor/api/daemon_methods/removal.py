@@ -38,11 +38,7 @@ async def _remove(control: Control, params: TenantNameParams, _caller: Caller) -
 
 
 def _check(control: Control, name: str) -> None:
-    """Refuses a tenant that is not there, or that the file has.
-
-    Raises:
-        NotFound, Conflict: it is so.
-    """
+    """Refuses a tenant that is not there, or that the file has."""
     tenants, config = control.tenants, control.agents.config
     if tenants.find(name) is None and name not in tenants.kept_names():
         tenants.of(name)
@@ -53,11 +49,7 @@ def _check(control: Control, name: str) -> None:
 
 
 async def _forget(control: Control, name: str) -> None:
-    """Ends what the daemon itself holds of a tenant: its processes, tasks, schedules, tokens and secrets.
-
-    Raises:
-        CorralError: a part of it cannot be ended now; another call goes on from there.
-    """
+    """Ends what the daemon itself holds of a tenant: its processes, tasks, schedules, tokens and secrets."""
     await control.deployments.forget(name)
     control.packages.forget(name)
     agents = [each for each in control.agents.agents.values() if tenant_of(each.name) == name]

@@ -110,11 +110,7 @@ async def _rotate(control: Control, params: SecretRotateParams, _caller: Caller)
 
 
 async def _restarted(control: Control, names: Sequence[str]) -> list[str]:
-    """Restarts the workers of agents that are up one after another, each until it is up; returns their ids.
-
-    Raises:
-        CorralError: one does not come up; those after it keep the old value.
-    """
+    """Restarts the workers of agents that are up one after another, each until it is up; returns their ids."""
     found: list[str] = []
     for name in names:
         for supervisor in control.agents.selected([name], False):

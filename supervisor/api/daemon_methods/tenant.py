@@ -205,11 +205,7 @@ def supervisors_of(control: Control, name: str) -> list[WorkerSupervisor]:
 
 
 def _decoded(control: Control, name: str, table: Mapping[str, object]) -> Tenant:
-    """Returns a tenant from its table.
-
-    Raises:
-        InvalidParams: a key is refused, or there is no memory pool of the name.
-    """
+    """Returns a tenant from its table."""
     config = control.agents.config
     tenant = decode_tenant(name, table, config.tiers)
     document = Document(STORE, "")
@@ -218,12 +214,7 @@ def _decoded(control: Control, name: str, table: Mapping[str, object]) -> Tenant
 
 
 def _check_same(control: Control, present: Tenant, params: TenantAddParams) -> None:
-    """Refuses a second addition that asks for a new tenant, or for other values.
-
-    Raises:
-        Conflict: `keys` are those that differ.
-        InvalidParams: the table is not valid.
-    """
+    """Refuses a second addition that asks for a new tenant, or for other values."""
     name = params.name
     if params.new:
         raise Conflict(f'cannot add tenant "{name}": there is one of this name', name=name)

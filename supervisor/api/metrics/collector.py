@@ -92,17 +92,7 @@ class _Subject:
 
 
 class Collector:
-    """Collects for one daemon.
-
-    Args:
-        statistics: has the counters.
-        limits: knows what each tree uses.
-        agents: the running set, and the configuration in force.
-        tasks: has the queues.
-        store: keeps the rows.
-        state_dir: is measured.
-        clock: seconds since 1970.
-    """
+    """Collects for one daemon."""
 
     def __init__(
         self,
@@ -192,11 +182,7 @@ class Collector:
                 logger.exception("cannot collect metrics")
 
     async def step(self, at_ms: int) -> None:
-        """Reads all, and writes a row for each subject to which something happened since the last step.
-
-        Raises:
-            Overloaded, Conflict, ShuttingDown: the store does not take it.
-        """
+        """Reads all, and writes a row for each subject to which something happened since the last step."""
         begins = self._before_ms is None
         span_ms = self._interval_ms if self._before_ms is None else at_ms - self._before_ms
         if span_ms <= 0:  # the clock was set back

@@ -26,14 +26,7 @@ def health_score(
     since: float,
     has_given_up: bool = False,
 ) -> int:
-    """Returns the score: 100 is an agent to which nothing bad happened.
-
-    Args:
-        ends: times of ended tasks that were not cancelled, and whether each succeeded.
-        incidents: times of incidents, and their kinds.
-        since: the beginning of the window, on the same clock.
-        has_given_up: whether a worker of it is not started again after its failures.
-    """
+    """Returns the score: 100 is an agent to which nothing bad happened."""
     if has_given_up:
         return 0
     outcomes = [ok for at, ok in ends if at > since]

@@ -45,19 +45,7 @@ def chosen_range(
     interval_ms: int,
     retention_ms: Mapping[Tier, int],
 ) -> Range:
-    """Returns the finest range that has what is asked for, within the limits of points.
-
-    Args:
-        since_ms: the beginning.
-        until_ms: the end.
-        step_ms: the time between two points; None: as fits.
-        now_ms: the present.
-        interval_ms: time between two raw rows.
-        retention_ms: how long the rows of each tier are kept.
-
-    Raises:
-        InvalidParams: it ends before it begins, or has too many points.
-    """
+    """Returns the finest range that has what is asked for, within the limits of points."""
     if until_ms <= since_ms:
         raise InvalidParams("cannot show the history: since is not before until", key="since")
     tiers = [each for each in Tier if since_ms >= now_ms - retention_ms[each]] or [Tier.HOUR]
@@ -98,15 +86,7 @@ def points(
     subject_rows: Sequence[tuple[int, Step]],
     before: Step | None,
 ) -> list[Point]:
-    """Returns the points of a subject.
-
-    Args:
-        chosen: the range.
-        subject: its name; `DAEMON` for the daemon, whose rows are both.
-        daemon_rows: the rows of the daemon within the range, by time.
-        subject_rows: those of the subject.
-        before: the last row of the subject before the range, None where there is none since the daemon's start.
-    """
+    """Returns the points of a subject."""
     found: list[Point] = []
     held = before
     index = 0

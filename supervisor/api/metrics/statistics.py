@@ -225,16 +225,7 @@ NOTHING = Count()
 
 
 class Statistics:
-    """Counts for one daemon.
-
-    Args:
-        shared: knows corral's own processes, which the totals count.
-        agents: the running set.
-        limits: knows what each tree uses.
-        kind_of: "team" or "workflow" for the name of one, else None.
-        rates: counts tool calls by the minute.
-        usage_of: returns the tokens of an agent within the last minute, and its cents of the last day.
-    """
+    """Counts for one daemon."""
 
     def __init__(
         self,
@@ -442,11 +433,7 @@ class Statistics:
         return self._overhead.figures()
 
     async def shown(self, names: Iterable[str] | None = None) -> dict[str, object]:
-        """Returns all counters, or beside the totals those of `names`, as `statistics.show` answers.
-
-        Raises:
-            NotFound: no agent, server, team or workflow has one of the names.
-        """
+        """Returns all counters, or beside the totals those of `names`, as `statistics.show` answers."""
         chosen = None if names is None else set(names)
         for name in chosen or ():
             if not self._is_known(name):

@@ -87,11 +87,7 @@ class MetricTable:
         self._store = store
 
     async def write(self, rows: Sequence[Row]) -> None:
-        """Writes rows as one group.
-
-        Raises:
-            Overloaded, Conflict, ShuttingDown: as `Store.write`.
-        """
+        """Writes rows as one group."""
         await self._store.write(_Insertion(rows))
 
     async def of_subject(

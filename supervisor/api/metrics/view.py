@@ -40,14 +40,7 @@ LOOKS = 1_000
 
 
 class MetricsView:
-    """Reads the metrics of one daemon.
-
-    Args:
-        collector: has the rows, and what is not complete yet.
-        statistics: has the health, and the calls of methods.
-        agents: the running set, and the configuration in force.
-        clock: seconds since 1970.
-    """
+    """Reads the metrics of one daemon."""
 
     def __init__(
         self, collector: Collector, statistics: Statistics, agents: Agents, *, clock: Callable[[], float] = time.time
@@ -66,13 +59,7 @@ class MetricsView:
     async def history(
         self, name: str | None, since: float | None, until: float | None, step_s: float | None
     ) -> MetricsHistory:
-        """Returns the points of an agent or server, or with None of the daemon.
-
-        Raises:
-            NotFound: there is none of the name, nor was there any that the store knows.
-            InvalidParams: the range is empty, or has too many points.
-            Overloaded, Conflict: the store cannot be read.
-        """
+        """Returns the points of an agent or server, or with None of the daemon."""
         now_ms = int(self._clock() * 1000)
         until_ms = max(now_ms, self.collector.last_ms) + 1 if until is None else int(until * 1000)
         since_ms = max(0, until_ms - HOUR_MS if since is None else int(since * 1000))
@@ -132,12 +119,7 @@ class MetricsView:
     # -- ranking
 
     async def top(self, names: list[str] | None, since: float | None, limit: int) -> MetricsTop:
-        """Ranks agents and servers; with None all that there are.
-
-        Raises:
-            InvalidParams: the beginning is not before the present.
-            Overloaded, Conflict: the store cannot be read.
-        """
+        """Ranks agents and servers; with None all that there are."""
         now_ms = max(int(self._clock() * 1000), self.collector.last_ms) + 1
         since_ms = max(0, now_ms - HOUR_MS if since is None else int(since * 1000))
         known = [*self._agents.agents] if names is None else names

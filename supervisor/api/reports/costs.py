@@ -58,13 +58,7 @@ GROUPS = {
 
 
 class CostSums:
-    """Adds the usage of each task that ends; belongs to the loop's thread.
-
-    Args:
-        store: keeps the sums.
-        clock: seconds of the Unix epoch.
-        gathered: writes them together with other figures; None: alone.
-    """
+    """Adds the usage of each task that ends; belongs to the loop's thread."""
 
     def __init__(self, store: Store, clock: Callable[[], float] = time.time, gathered: Gathered | None = None) -> None:
         self._store = store
@@ -110,19 +104,11 @@ class CostSums:
         return [(INTO, (*key, *values)) for key, values in sums.items()]
 
     async def settle(self) -> None:
-        """Writes the sums so far: a reader that comes after finds them, and none is written later.
-
-        Raises:
-            Overloaded, Conflict, ShuttingDown: the store does not take them; they are kept for the next time.
-        """
+        """Writes the sums so far: a reader that comes after finds them, and none is written later."""
         await self._gathered.settle()
 
     async def listed(self, params: CostParams, knows: Callable[[str], bool] | None) -> Costs:
-        """Returns the sums that are asked for, the most expensive first, or in order of time; of agents that pass `knows`.
-
-        Raises:
-            Overloaded, Conflict, ShuttingDown: as `Store.read`.
-        """
+        """Returns the sums that are asked for, the most expensive first, or in order of time; of agents that pass `knows`."""
         await self.settle()
         until = self._clock() + HOUR_S if params.until is None else params.until
         since = 0.0 if params.since is None else params.since

@@ -105,11 +105,7 @@ class TaskLog:
 async def lines_of_task(
     shared: Shared, task: Task, wanted: LogFilter, n: int | None, position: LogPosition | None, *, follow: bool
 ) -> AsyncGenerator[list[Record]]:
-    """Yields the lines of a task that are wanted, in batches; with `follow` until it has ended.
-
-    Raises:
-        ResourceLimitExceeded: the pattern takes too long.
-    """
+    """Yields the lines of a task that are wanted, in batches; with `follow` until it has ended."""
     log = TaskLog(task.id, shared.task_moments)
     # The end is noted the moment it is published; nothing is queued.
     with shared.bus.subscribe(TYPES[-1:], where=log.note_end):

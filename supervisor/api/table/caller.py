@@ -31,11 +31,7 @@ class Caller(Protocol):
         ...
 
     async def drain(self) -> None:
-        """Waits while the caller reads too slowly.
-
-        Raises:
-            CorralError: it is gone.
-        """
+        """Waits while the caller reads too slowly."""
         ...
 
     def follow(self, following: Awaitable[None]) -> None:
@@ -43,28 +39,16 @@ class Caller(Protocol):
         ...
 
     def attach(self, view: AttachParams) -> None:
-        """Switches the connection to MCP.
-
-        Raises:
-            CorralError: it cannot, or there is no such profile.
-        """
+        """Switches the connection to MCP."""
         ...
 
     def log_in(self, digest: bytes | None, tenant: str) -> None:
-        """Restricts the connection to what the token of a digest permits, None for no token, and to a tenant, "" for none.
-
-        Raises:
-            Conflict: it has logged in already, or is no connection.
-        """
+        """Restricts the connection to what the token of a digest permits, None for no token, and to a tenant, "" for none."""
         ...
 
 
 def narrowed(tenants: Tenants, present: str, wanted: str) -> str:
-    """Returns the tenant of a caller that is bound to `present` and asks for `wanted`, "" for none.
-
-    Raises:
-        NotFound: there is no such tenant, or it is not that of the caller.
-    """
+    """Returns the tenant of a caller that is bound to `present` and asks for `wanted`, "" for none."""
     if not wanted or wanted == present:
         return present
     if present:

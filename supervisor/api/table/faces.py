@@ -24,11 +24,7 @@ class Route:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parses "VERB /PATH".
-
-        Raises:
-            ValueError: it is written differently.
-        """
+        """Parses "VERB /PATH"."""
         verb, _, path = text.partition(" ")
         if verb not in VERBS or not path.startswith("/"):
             raise ValueError(f"{text!r} is no route: write VERB /PATH")

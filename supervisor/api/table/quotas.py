@@ -46,13 +46,6 @@ class Quotas:
         """Returns the limits of agents and servers, and before them those of their tenants.
 
         Without names it has those of all tenants and, first, those of the whole daemon.
-
-        Args:
-            names: of agents and servers, or of tenants with all that is theirs; others have none. None: all.
-            now: seconds of the monotonic clock.
-
-        Raises:
-            NotFound: there is no agent, server, team, workflow or tenant of a name.
         """
         if names is None:
             tenants, chosen = set(self._tenants.all()), list(self._agents.agents.values())

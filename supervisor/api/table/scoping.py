@@ -46,19 +46,7 @@ class Schedules(Protocol):
 
 
 class Scope:
-    """Restricts the calls of one caller.
-
-    Args:
-        globs: of the agents that it may know.
-        tenant: that it is bound to; "" for none.
-        registry: has the running set.
-        tasks: are looked up by id.
-        shared: has checkpoints and logs.
-        schedules: are looked up by name; None where that room is not installed.
-        approvals: are looked up by number.
-        deployments: likewise.
-        folder: that of the tenant.
-    """
+    """Restricts the calls of one caller."""
 
     def __init__(
         self,
@@ -84,13 +72,7 @@ class Scope:
         self._folder = folder
 
     async def restricted(self, method: str, rule: Rule | None, asked: Struct) -> Struct:
-        """Returns the params of a call, about agents in scope alone.
-
-        Raises:
-            PermissionDenied: the method cannot be restricted, or not with these params.
-            NotFound: a name in them is out of scope, or is not there.
-            InvalidParams: a selector is not valid.
-        """
+        """Returns the params of a call, about agents in scope alone."""
         if rule is None:
             raise self._not_restricted(method)
         if rule.target == "tenant":
@@ -220,11 +202,7 @@ class Scope:
             raise NotFound(f'cannot find {noun} "{name}"', name=name)
 
     def _own_tenant(self, given: Any) -> Struct:  # Any: see `restricted`
-        """Returns params with the tenant of the caller, where they name none.
-
-        Raises:
-            NotFound: they name another.
-        """
+        """Returns params with the tenant of the caller, where they name none."""
         if given.name not in (None, self._tenant):
             raise NotFound(f'cannot find tenant "{given.name}"', name=given.name, known=[])
         return replace(given, name=self._tenant)  # type: ignore[no-any-return]  # a Struct
@@ -232,12 +210,7 @@ class Scope:
     # -- tables that a tenant writes
 
     def _checked_additions(self, given: Any) -> Struct:  # Any: see `restricted`
-        """Returns the params of new agents and servers, whose relative paths are relative to the folder of the tenant.
-
-        Raises:
-            NotFound: one is another's.
-            PermissionDenied: its table has what is not for tenants.
-        """
+        """Returns the params of new agents and servers, whose relative paths are relative to the folder of the tenant."""
         several = getattr(given, "agents", None)
         found: list[Struct] = []
         for each in [given] if several is None else several:
@@ -281,11 +254,7 @@ class Scope:
             await self.check_task(each)
 
     async def check_task(self, task_id: str) -> None:
-        """Refuses a task whose agent is out of scope.
-
-        Raises:
-            NotFound: it is, or there is no such task.
-        """
+        """Refuses a task whose agent is out of scope."""
         try:
             task = await self._tasks.show(task_id)
         except NotFound:
@@ -327,11 +296,7 @@ class Scope:
                 raise NotFound(f"cannot find checkpoint {each}", checkpoint=each)
 
     def _own_package(self, given: Any) -> Struct:  # Any: see `restricted`
-        """Returns params with the full name of a package, and those of its agent.
-
-        Raises:
-            NotFound: the package, or the agent, is another's.
-        """
+        """Returns params with the full name of a package, and those of its agent."""
         reference = qualified(given.package, self._tenant)
         if tenant_of(reference) != self._tenant:
             raise no_package(reference)

@@ -123,11 +123,7 @@ class Reader(Protocol):
         ...
 
     async def drain(self) -> None:
-        """Waits while it reads too slowly.
-
-        Raises:
-            CorralError: it is gone.
-        """
+        """Waits while it reads too slowly."""
         ...
 
 

@@ -77,18 +77,7 @@ class DaemonFacts:
 
 
 class StatusReport:
-    """Builds the status of the daemon, its agents and their workers from the rooms that hold it.
-
-    Args:
-        shared: the collaborators of all workers.
-        agents: the running set.
-        tasks: for the counts of tasks and the lengths of queues.
-        pool: for the counts of tool calls.
-        limits: for the resources that each worker uses.
-        audit: for whether it is behind.
-        statistics: for the health of agents.
-        daemon: the facts about the daemon itself.
-    """
+    """Builds the status of the daemon, its agents and their workers from the rooms that hold it."""
 
     def __init__(
         self,
@@ -116,9 +105,6 @@ class StatusReport:
         """Returns the daemon, the agents, MCP servers, teams and workflows of `names` (None: all), and task counts.
 
         With `failed`, only those of them that are not as wanted.
-
-        Raises:
-            NotFound: a name is not in use.
         """
         agents = self._agents
         groups = agents.groups.by_name
@@ -147,11 +133,7 @@ class StatusReport:
         )
 
     def own(self, names: list[str], *, failed: bool = False) -> Status:
-        """Returns the status of `names` as their tenant may know it: without the figures of the daemon and of others.
-
-        Raises:
-            NotFound: a name is not in use.
-        """
+        """Returns the status of `names` as their tenant may know it: without the figures of the daemon and of others."""
         found = self.status(names, failed=failed)
         return replace(found, daemon=own_daemon(found.daemon), tasks=self.counts(names))
 

@@ -295,11 +295,7 @@ class Control:
 
     @property
     def schedules(self) -> Schedules:
-        """Returns the schedules; teams and workflows are of the same room.
-
-        Raises:
-            NotFound: this installation has no room `orchestration`.
-        """
+        """Returns the schedules; teams and workflows are of the same room."""
         if self.optional_schedules is None:
             raise NotFound(
                 "cannot use schedules, teams and workflows: supervisor/tasks/workflows is not installed",
@@ -309,11 +305,7 @@ class Control:
 
     @property
     def cluster(self) -> Cluster:
-        """Returns the cluster that the daemon has joined.
-
-        Raises:
-            NotFound: it is in none.
-        """
+        """Returns the cluster that the daemon has joined."""
         if self.optional_cluster is None:
             raise NotFound(
                 "cannot find a cluster: the daemon has joined none; write [cluster] in its configuration", key="cluster"
@@ -321,11 +313,7 @@ class Control:
         return self.optional_cluster
 
     async def call(self, name: str, params: Mapping[str, object], caller: Caller) -> object:
-        """Returns the result of a method, a Struct, Raw or plain values; logs the call at DEBUG.
-
-        Raises:
-            CorralError: as `answer`.
-        """
+        """Returns the result of a method, a Struct, Raw or plain values; logs the call at DEBUG."""
         begun = perf_counter()  # the loop's own time is in milliseconds
         if not self.turns.is_next(caller.tenant):
             await self.turns.wait(caller.tenant)
@@ -339,14 +327,7 @@ class Control:
                 self.statistics.served(name, perf_counter() - begun)
 
     async def answer(self, name: str, params: Mapping[str, object], caller: Caller) -> object:
-        """Returns the result of a method, a Struct, Raw or plain values.
-
-        Raises:
-            MethodNotFound: there is no such method.
-            PermissionDenied: the caller may not call it.
-            InvalidParams: its params are not those of the table.
-            CorralError: as the method raises it.
-        """
+        """Returns the result of a method, a Struct, Raw or plain values."""
         entry = self.methods.get(name)
         if entry is None:
             raise MethodNotFound(f'cannot call "{name}": there is no such method', method=name)
@@ -362,11 +343,7 @@ class Control:
         )
 
     async def answer_here(self, name: str, params: Mapping[str, object], caller: Caller) -> object:
-        """Returns the result of a method as this daemon answers it, for a caller on another node of its cluster.
-
-        Raises:
-            CorralError: as `answer`.
-        """
+        """Returns the result of a method as this daemon answers it, for a caller on another node of its cluster."""
         entry = self.methods.get(name)
         if entry is None:
             raise MethodNotFound(f'cannot call "{name}": there is no such method', method=name)

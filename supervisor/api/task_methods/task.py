@@ -391,13 +391,7 @@ async def _named(control: Control, params: TasksParams) -> tuple[list[str], str 
 
 
 async def _retried(control: Control, task_id: str) -> Task:
-    """Submits a new task in place of an ended one.
-
-    Raises:
-        NotFound: there is no such task, or no agent of that name.
-        Conflict: it has not ended, has succeeded, or was tried again already.
-        CorralError: the new one is not accepted.
-    """
+    """Submits a new task in place of an ended one."""
     old = await control.tasks.show(task_id)
     if old.state not in ENDED or old.state == "succeeded":
         words = f'cannot retry task "{task_id}": it is {old.state}'

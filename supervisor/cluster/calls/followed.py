@@ -65,16 +65,7 @@ def reads_own(method: str, params: Mapping[str, object]) -> bool:
 
 
 class Followed:
-    """Represents one stream over nodes.
-
-    Args:
-        method: of FOLLOWED.
-        params: of the call, without its node.
-        caller: gets the notifications.
-        ask: begins the stream of one node.
-        nodes: returns the names of the nodes that are to be followed now.
-        alone: the one node that was named, whose places are as it says them; "" for all.
-    """
+    """Represents one stream over nodes."""
 
     def __init__(
         self,
@@ -118,13 +109,7 @@ class Followed:
     # -- for the call
 
     async def begin(self) -> Done | Position | LogPlace:
-        """Returns the place of the stream, once each node has begun or is known to be missing.
-
-        Raises:
-            NotFound: no node has what is asked for.
-            Unreachable: no node answers.
-            CorralError: a node refuses it.
-        """
+        """Returns the place of the stream, once each node has begun or is known to be missing."""
         self._readers = {name: _NodeReader(name, self) for name in await self._nodes()}
         failures = await asyncio.gather(*(each.begin() for each in self._readers.values()))
         refused = [each for each in failures if each is not None]
@@ -326,11 +311,7 @@ class _NodeReader:
         return None
 
     async def _ask(self, caller: Caller) -> object:
-        """Begins with those of the names that the node has.
-
-        Raises:
-            NotFound: it has none of them.
-        """
+        """Begins with those of the names that the node has."""
         params = self._stream.params_of(self.node)
         self.unknown = {}
         while True:

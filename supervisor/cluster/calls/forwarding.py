@@ -116,12 +116,7 @@ class Table(Protocol):
 
 
 class Forwarding:
-    """Passes calls on, and serves those of others.
-
-    Args:
-        node: the name of this node.
-        incarnation: of its daemon.
-    """
+    """Passes calls on, and serves those of others."""
 
     def __init__(self, node: str, incarnation: str = "") -> None:
         self._node = node
@@ -159,14 +154,7 @@ class Forwarding:
         is_direct: bool = False,
         timeout_s: float = LONGEST_S,
     ) -> object:
-        """Returns the answer of another node.
-
-        Raises:
-            Unreachable: it is not there, or has gone meanwhile.
-            Timeout: it has not answered within `timeout_s`.
-            ResourceLimitExceeded: the call is too large to be passed on.
-            CorralError: as that node answers.
-        """
+        """Returns the answer of another node."""
         subject = f"streams/{uuid.uuid4().hex}" if streams else ""
         facts = CallerFacts(
             name=caller.name,
@@ -218,12 +206,7 @@ class Forwarding:
             await asyncio.gather(asking, return_exceptions=True)
 
     async def _follow(self, engine: Engine, source: "_Source", caller: Caller) -> None:
-        """Passes notifications on until the caller hangs up, or they end; tells the other node that it is there.
-
-        Raises:
-            Unreachable: the node is gone, or one of its messages was lost.
-            CorralError: as what is followed has failed there.
-        """
+        """Passes notifications on until the caller hangs up, or they end; tells the other node that it is there."""
 
         async def live() -> None:
             while True:

@@ -78,14 +78,7 @@ class Pieces:
 
 
 class RemoteCaller:
-    """Sends notifications to the node of the caller, one after the other.
-
-    Args:
-        facts: of the caller.
-        send: sends one encoded notification.
-        is_direct: whether it asks for what this node itself runs.
-        window: number of messages of what is followed that may be under way; 0 for any number.
-    """
+    """Sends notifications to the node of the caller, one after the other."""
 
     def __init__(
         self, facts: CallerFacts, send: Callable[[bytes], Awaitable[None]], *, is_direct: bool = False, window: int = 0

@@ -79,17 +79,7 @@ Here = Callable[[Mapping[str, object]], Awaitable[object]]
 
 
 class Router:
-    """Answers calls with what other nodes have.
-
-    Args:
-        name: of this node.
-        forwarding: passes calls on.
-        reached: returns the engine; raises Timeout where it is away.
-        others: returns the names of the other nodes.
-        runners: returns the nodes that run a placed agent.
-        waiting: returns the tasks that wait on the engine, in the shape of `task.list`.
-        is_degraded: returns whether this node has no lease that it can rely on.
-    """
+    """Answers calls with what other nodes have."""
 
     def __init__(
         self,
@@ -112,12 +102,7 @@ class Router:
     async def routed(
         self, method: str, streams: bool, reads: bool, params: Mapping[str, object], caller: Caller, here: Here
     ) -> object:
-        """Returns the answer of the node that the key `node` of the params names, or of the one that has what they are about.
-
-        Raises:
-            Unreachable: that node is not there.
-            CorralError: as the node answers.
-        """
+        """Returns the answer of the node that the key `node` of the params names, or of the one that has what they are about."""
         own = {key: value for key, value in params.items() if key != NODE_KEY}
         is_free = caller.agents is None and not caller.tenant
         is_outside = not isinstance(caller, RemoteCaller)
@@ -215,11 +200,7 @@ class Router:
     async def _change_memory(
         self, method: str, params: Mapping[str, object], caller: Caller, nodes: Sequence[str]
     ) -> object:
-        """Changes the memory of an agent on nodes, one after the other; of counts the greatest is returned.
-
-        Raises:
-            NotFound: none of them has what is named.
-        """
+        """Changes the memory of an agent on nodes, one after the other; of counts the greatest is returned."""
         answer: dict[str, object] | None = None
         failed: CorralError | None = None
         for node in nodes:
@@ -283,9 +264,6 @@ class Router:
         """Returns the lists of all nodes as one, each entry with its node; other values are those of this node.
 
         `missing_nodes` are those that do not answer within ALL_S; with the engine away, all others that were known.
-
-        Raises:
-            NotFound: no node has the named one.
         """
         others = await self._others()
         wanted = _of_each(method, own, [self._name, *others])

@@ -12,12 +12,7 @@ START_S = 10.0
 async def open_engine(
     settings: ClusterSettings, *, token: str | None = None, timeout_s: float = TIMEOUT_S, start_s: float = START_S
 ) -> Engine:
-    """Connects to an engine; `token` is the one of the settings with its secret in place.
-
-    Raises:
-        InvalidParams: the client library is not installed, or the server is too old or set up wrongly.
-        Timeout: no server answered within `start_s`.
-    """
+    """Connects to an engine; `token` is the one of the settings with its secret in place."""
     tls: TlsFiles | None = None
     if settings.tls_ca or settings.tls_certificate:
         tls = TlsFiles(settings.tls_ca, settings.tls_certificate, settings.tls_key)

@@ -66,12 +66,7 @@ NOT_FOUND = (10059, 10014, 10037)
 
 
 class JetStream:
-    """Represents a connection to NATS.
-
-    Args:
-        client: a connected client.
-        timeout_s: seconds that an operation may take.
-    """
+    """Represents a connection to NATS."""
 
     kind = "nats"
 
@@ -93,12 +88,7 @@ class JetStream:
         timeout_s: float = TIMEOUT_S,
         start_s: float = 10.0,
     ) -> "JetStream":
-        """Connects, and makes the streams where they are missing.
-
-        Raises:
-            Timeout: no server answered within `start_s`, or its JetStream is not ready.
-            InvalidParams: the server is too old, or has no JetStream.
-        """
+        """Connects, and makes the streams where they are missing."""
         last: list[Exception] = []
 
         async def note(error: Exception) -> None:
@@ -418,12 +408,7 @@ class JetStream:
             await asyncio.sleep(0.02)
 
     async def api(self, what: str, body: Json, name: str, *, timeout_s: float | None = None) -> Json:
-        """Sends a request to JetStream.
-
-        Raises:
-            ApiError: it was refused.
-            Timeout: no answer.
-        """
+        """Sends a request to JetStream."""
         bound = self._timeout_s if timeout_s is None else timeout_s
         try:
             async with asyncio.timeout(bound):
@@ -439,12 +424,7 @@ class JetStream:
         return answer_of(message)
 
     async def _stored(self, subject: str, payload: bytes, headers: dict[str, str], what: str, name: str) -> int:
-        """Publishes to a stream, and returns the sequence number; repeats while no leader took it.
-
-        Raises:
-            ApiError: it was refused.
-            Timeout: no answer.
-        """
+        """Publishes to a stream, and returns the sequence number; repeats while no leader took it."""
         is_sent = False
         try:
             async with asyncio.timeout(self._timeout_s):

@@ -82,11 +82,7 @@ def tasks_config(replicas: int) -> Json:
 
 
 def answer_of(message: Msg) -> Json:
-    """Returns the answer of the server.
-
-    Raises:
-        ApiError: it refuses.
-    """
+    """Returns the answer of the server."""
     found: Json = msgspec.json.decode(message.data)
     if error := found.get("error"):
         raise ApiError(error.get("err_code", error["code"]), error["description"])
@@ -153,11 +149,7 @@ class Replies:
         )
 
     async def request(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> Msg:
-        """Returns the answer; its caller bounds the wait.
-
-        Raises:
-            NoRespondersError: nothing listens.
-        """
+        """Returns the answer; its caller bounds the wait."""
         number = str(next(self._numbers))
         answer: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer

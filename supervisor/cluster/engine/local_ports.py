@@ -20,11 +20,7 @@ Held = socket.socket
 
 
 def reserve(count: int) -> tuple[list[int], list[Held]]:
-    """Returns ports that nothing listens on, and what holds them.
-
-    Raises:
-        ResourceLimitExceeded: there are not so many.
-    """
+    """Returns ports that nothing listens on, and what holds them."""
     last = min(int(GIVEN.read_text().split()[0]), 2**16)
     size = last - FIRST
     ports, held = list[int](), list[Held]()

@@ -34,11 +34,7 @@ Fsync = Literal["always", "usual"]
 
 
 def program_of(kind: str) -> str:
-    """Returns the path of an engine's server: beside this Python, or in PATH.
-
-    Raises:
-        InvalidParams: it is not installed.
-    """
+    """Returns the path of an engine's server: beside this Python, or in PATH."""
     name = PROGRAMS[kind]
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if os.access(beside, os.X_OK) else shutil.which(name)
@@ -49,19 +45,7 @@ def program_of(kind: str) -> str:
 
 
 class LocalServers:
-    """Starts and stops the servers of one engine.
-
-    Args:
-        kind: "nats" or "redis".
-        count: 1, or 3 for NATS.
-        folder: holds their stores and logs; it is kept.
-        ports: one for each server; free ones if absent.
-        fsync: when a write is on the disk.
-        token: required from clients; "" is none.
-        hosts: the address that each listens on.
-        before: the words in front of the command of each, as those of `ip netns exec`.
-        environ: more of their environment.
-    """
+    """Starts and stops the servers of one engine."""
 
     def __init__(
         self,
@@ -142,11 +126,7 @@ class LocalServers:
             os.close(log)
 
     def wait(self, number: int) -> None:
-        """Waits until a server accepts connections.
-
-        Raises:
-            SpawnFailed: it ended, or was too slow.
-        """
+        """Waits until a server accepts connections."""
         end = time.monotonic() + START_S
         process = self.processes[number]
         while True:

@@ -16,12 +16,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+)*")
 
 
 def checked(name: str, what: str, *, wildcard: bool = False) -> str:
-    """Returns the same name, of a `what`: "key", "queue", "subject", "id".
-
-    Raises:
-        InvalidParams: it has other characters, or none.
-        ResourceLimitExceeded: it is too long.
-    """
+    """Returns the same name, of a `what`: "key", "queue", "subject", "id"."""
     bare = name.removesuffix("/*") if wildcard else name
     if len(name) > NAME_CHARS_MAX or name.count("/") >= WORDS_MAX:
         limit = f"{NAME_CHARS_MAX} characters and {WORDS_MAX} words"
@@ -35,11 +30,7 @@ def checked(name: str, what: str, *, wildcard: bool = False) -> str:
 
 
 def limited(value: bytes, what: str, name: str) -> bytes:
-    """Returns the same value.
-
-    Raises:
-        ResourceLimitExceeded: it is larger than an engine takes.
-    """
+    """Returns the same value."""
     if len(value) > VALUE_BYTES_MAX:
         raise ResourceLimitExceeded(
             f'cannot store {what} "{name}": {len(value)} bytes are more than {VALUE_BYTES_MAX}',
@@ -51,11 +42,7 @@ def limited(value: bytes, what: str, name: str) -> bytes:
 
 
 def lease_seconds(ttl_s: int | None, key: str) -> int | None:
-    """Returns the same duration.
-
-    Raises:
-        InvalidParams: it is shorter than an engine counts.
-    """
+    """Returns the same duration."""
     if ttl_s is not None and ttl_s < TTL_MIN_S:
         reason = f"a lease has whole seconds, at least {TTL_MIN_S}"
         raise InvalidParams(f'cannot store key "{key}" for {ttl_s} s: {reason}', name=key, reason=reason)

@@ -53,12 +53,7 @@ _REDIS: Wire = Redis
 
 
 class RedisEngine:
-    """Represents a connection to Redis.
-
-    Args:
-        client: a client whose own retries and timeouts are off.
-        timeout_s: seconds that an operation may take.
-    """
+    """Represents a connection to Redis."""
 
     kind = "redis"
 
@@ -87,12 +82,7 @@ class RedisEngine:
         timeout_s: float = TIMEOUT_S,
         start_s: float = 10.0,
     ) -> "RedisEngine":
-        """Opens the connection.
-
-        Raises:
-            Timeout: no server answered within `start_s`.
-            InvalidParams: the server is too old, or there are several addresses.
-        """
+        """Opens the connection."""
         address, *others = urls
         if others:
             raise InvalidParams(
@@ -394,12 +384,7 @@ class RedisEngine:
             raise self._refused(what, name, error) from error
 
     async def call(self, what: str, name: str, work: Callable[[], Awaitable[Wire]], *, extra_s: float = 0.0) -> Wire:
-        """Runs one command, bounded.
-
-        Raises:
-            Timeout: no answer.
-            ResponseError: the server refused it.
-        """
+        """Runs one command, bounded."""
         try:
             async with asyncio.timeout(self._timeout_s + extra_s):
                 found = await work()

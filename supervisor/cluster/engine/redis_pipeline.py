@@ -18,12 +18,7 @@ Wire = Any  # Any: each command defines the shape of its answer
 
 
 class RedisPipeline:
-    """Sends commands.
-
-    Args:
-        client: the connections.
-        timeout_s: seconds that the answers may take.
-    """
+    """Sends commands."""
 
     def __init__(self, client: Wire, timeout_s: float) -> None:
         self._client = client
@@ -33,11 +28,7 @@ class RedisPipeline:
         self._timer: asyncio.TimerHandle | None = None
 
     async def run(self, *command: Wire) -> Wire:
-        """Returns the answer to a command.
-
-        Raises:
-            RedisError: the server refused it, or is not there.
-        """
+        """Returns the answer to a command."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Wire] = loop.create_future()
         self._waiting.append((command, answer))

@@ -95,9 +95,6 @@ class Following:
     """Follows the engine in a task of its own until it is closed; a failure, `failures`, begins it anew.
 
     A subclass follows in `_follow_once`, and calls this `__init__` last: the task begins with it.
-
-    Args:
-        closed: is called when it is closed.
     """
 
     failures: ClassVar[tuple[type[Exception], ...]] = ()

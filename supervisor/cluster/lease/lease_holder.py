@@ -26,16 +26,7 @@ class PlacedAgents(Protocol):
 
 
 class LeaseHolder:
-    """Performs the actions of one node's lease.
-
-    Args:
-        node: the name of this node.
-        launcher: holds the deadline.
-        bus: takes the events.
-        placements: the rights to run placed agents.
-        lease: returns the lease as it is now.
-        agents: the placed agents of this node.
-    """
+    """Performs the actions of one node's lease."""
 
     def __init__(
         self,

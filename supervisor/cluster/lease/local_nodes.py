@@ -24,15 +24,7 @@ STOP_S = 20.0
 
 
 class LocalNodes:
-    """Starts and stops the nodes.
-
-    Args:
-        engine: "nats" or "redis".
-        url: the value of `[cluster] url`.
-        count: of the nodes.
-        folder: holds theirs, `node-1` and so on; it is kept. A configuration that is there already stays.
-        include: a file that the configuration of each includes.
-    """
+    """Starts and stops the nodes."""
 
     def __init__(self, engine: str, url: str, count: int, folder: Path, include: Path | None = None) -> None:
         self._include = include
@@ -62,11 +54,7 @@ class LocalNodes:
         self.stop()
 
     def start(self, name: str) -> None:
-        """Starts a node that does not run, and waits until it is ready.
-
-        Raises:
-            SpawnFailed: it ended, or was too slow.
-        """
+        """Starts a node that does not run, and waits until it is ready."""
         folder = self.folders[name]
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         config = folder / "corral.toml"

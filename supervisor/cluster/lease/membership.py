@@ -68,13 +68,7 @@ class Performer(Protocol):
 
 
 class Membership:
-    """Keeps the lease of one node.
-
-    Args:
-        engine: the engine; its operations may take longer than a beat.
-        record: returns the record of this node as it is now.
-        performer: performs the actions.
-    """
+    """Keeps the lease of one node."""
 
     def __init__(
         self,
@@ -162,11 +156,7 @@ class Membership:
             self._take(Granted(sent_at, token or revision))
 
     async def _stored(self, token: int) -> int:
-        """Takes or renews the lease, and returns its revision.
-
-        Raises:
-            Conflict: another process has it, or it has ended.
-        """
+        """Takes or renews the lease, and returns its revision."""
         record = self._record()
         key, value = key_of(record.name), encoded(record)
         lease_s = int(self._timing.lease_s)

@@ -10,11 +10,7 @@ from .record import NODES, NodeRecord, decoded, name_of
 
 
 async def nodes_now(engine: Engine, timeout_s: float) -> list[NodeRecord]:
-    """Returns the nodes that have a lease, by name.
-
-    Raises:
-        TimeoutError: the engine did not answer in time.
-    """
+    """Returns the nodes that have a lease, by name."""
     watch = await engine.watch(NODES)
     try:
         async with asyncio.timeout(timeout_s):
@@ -26,13 +22,7 @@ async def nodes_now(engine: Engine, timeout_s: float) -> list[NodeRecord]:
 
 
 class Observer:
-    """Follows the leases of all nodes.
-
-    Args:
-        engine: the engine.
-        on_over: called once with the name of a node whose agents may start elsewhere.
-        on_change: called after a node came, went, or described itself anew; not for a mere beat.
-    """
+    """Follows the leases of all nodes."""
 
     def __init__(
         self,

@@ -97,13 +97,7 @@ class TaskCheckpoints(Protocol):
 
 
 class CarriedState:
-    """Writes and reads what is carried.
-
-    Args:
-        engine: returns the engine; None while this node has not reached it.
-        fence: returns the replica and token of an agent that this node runs; None where it does not, or has lost its lease.
-        note_late: counts and publishes a write that is refused: agent, task, reason.
-    """
+    """Writes and reads what is carried."""
 
     def __init__(
         self,
@@ -128,13 +122,7 @@ class CarriedState:
     # -- checkpoints
 
     async def checkpoint(self, agent: str, worker: str | None, task: str | None, text: bytes) -> None:
-        """Stores a checkpoint of a placed agent on the engine; does nothing for another one.
-
-        Raises:
-            Conflict: this node was replaced.
-            Timeout: the engine does not answer.
-            ResourceLimitExceeded: it is larger than the engine takes.
-        """
+        """Stores a checkpoint of a placed agent on the engine; does nothing for another one."""
         if not self._is_placed(agent):
             return
         if task is not None:
@@ -165,13 +153,7 @@ class CarriedState:
     # -- values by key
 
     async def value(self, agent: str, session: str, key: str, text: bytes | None, ttl_s: float | None) -> None:
-        """Stores a value of a placed agent on the engine, None for its end; does nothing for another agent.
-
-        Raises:
-            Conflict: this node was replaced.
-            Timeout: the engine does not answer.
-            ResourceLimitExceeded: it is larger than the engine takes.
-        """
+        """Stores a value of a placed agent on the engine, None for its end; does nothing for another agent."""
         if not self._is_placed(agent):
             return
         what = VALUE + _digest(f"{session}\0{key}")
@@ -186,11 +168,7 @@ class CarriedState:
         )
 
     async def take_values(self, engine: Engine, agent: str) -> None:
-        """Takes over the values of an agent that starts here.
-
-        Raises:
-            Timeout: the engine does not bring them in time.
-        """
+        """Takes over the values of an agent that starts here."""
         assert self._stores is not None, "it is bound before the node joins"
         for what, found in (await self._all(engine, agent)).items():
             if not what.startswith(VALUE):
@@ -232,13 +210,7 @@ class CarriedState:
         return entry.revision
 
     async def give_session(self, agent: str, session: str, task: str, revision: int) -> None:
-        """Stores a session with the turn of a task that was given it at `revision`.
-
-        Raises:
-            Conflict: this node was replaced, or another one has written the session since.
-            Timeout: the engine does not answer.
-            ResourceLimitExceeded: it is larger than the engine takes.
-        """
+        """Stores a session with the turn of a task that was given it at `revision`."""
         assert self._stores is not None, "it is bound before the node joins"
         record = await self._stores.packed(agent, session)
         if record is not None:
@@ -256,12 +228,7 @@ class CarriedState:
                 self._given.popitem(last=False)
 
     async def end_session(self, agent: str, session: str, ends_at: float | None) -> None:
-        """Gives an end to a session of a placed agent on the engine, None for none; does nothing for another agent.
-
-        Raises:
-            Conflict: this node was replaced.
-            Timeout: the engine does not answer.
-        """
+        """Gives an end to a session of a placed agent on the engine, None for none; does nothing for another agent."""
         engine = self._engine()
         if not self._is_placed(agent) or engine is None:
             return
@@ -272,12 +239,7 @@ class CarriedState:
             await self._write(agent, what, data, "", name=[session], revision=entry.revision, ends_at=ends_at)
 
     async def clear(self, agent: str, session: str | None) -> int:
-        """Ends a session of a placed agent with its values on the engine, or all; returns the number of sessions.
-
-        Raises:
-            Conflict: this node does not run the agent, or was replaced.
-            Timeout: the engine does not answer.
-        """
+        """Ends a session of a placed agent with its values on the engine, or all; returns the number of sessions."""
         engine = self._engine()
         if not self._is_placed(agent) or engine is None or self._stores is None:
             return 0

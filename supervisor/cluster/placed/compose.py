@@ -14,11 +14,7 @@ from .node import ClusterNode
 
 
 def make_node(settings: ClusterSettings, shared: Shared, agents: Agents) -> ClusterNode:
-    """Makes the node; nothing runs yet.
-
-    Raises:
-        InvalidParams: the client of the engine is not installed, or the host's name cannot be that of a node.
-    """
+    """Makes the node; nothing runs yet."""
     if importlib.util.find_spec(settings.engine) is None:
         raise InvalidParams(
             f'cannot use [cluster] engine = "{settings.engine}": its client is not installed;'

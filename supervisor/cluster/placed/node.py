@@ -56,16 +56,7 @@ logger = logging.getLogger(__name__)
 
 
 class ClusterNode:
-    """Represents this daemon in its cluster.
-
-    Args:
-        settings: `[cluster]`.
-        name: of this node.
-        version: of corral.
-        shared: the launcher, the events, and the rights to run placed agents.
-        token: returns the token of the engine, with its secret in place.
-        agents: the running set.
-    """
+    """Represents this daemon in its cluster."""
 
     def __init__(
         self,
@@ -140,11 +131,7 @@ class ClusterNode:
         return FoundEngine(f"{name}, as node {self.name}", weaknesses=weak)
 
     async def nodes(self) -> list[Node]:
-        """Returns the nodes that have a lease, and those that are drained, by name; those known last while the engine is away.
-
-        Raises:
-            Timeout: the engine does not answer.
-        """
+        """Returns the nodes that have a lease, and those that are drained, by name; those known last while the engine is away."""
         if self.holder.is_degraded:
             known = {each.name: each for each in self._last}
             own = _node(self._record(), self.name)
@@ -162,21 +149,11 @@ class ClusterNode:
         return [_node(record, self.name) for _, record in sorted(records.items())]
 
     async def drain(self, node: str, by: str) -> Node:
-        """Requests that a node gives its replicas away, and gets no new ones, until `resume`.
-
-        Raises:
-            NotFound: no node of that name has a lease.
-            Timeout: the engine does not answer.
-        """
+        """Requests that a node gives its replicas away, and gets no new ones, until `resume`."""
         return await self._set_drained(node, Drained(by=by, at=utc_now()))
 
     async def resume(self, node: str) -> Node:
-        """Lets a node get replicas again.
-
-        Raises:
-            NotFound: no node of that name has a lease.
-            Timeout: the engine does not answer.
-        """
+        """Lets a node get replicas again."""
         return await self._set_drained(node, None)
 
     async def _set_drained(self, node: str, wanted: Drained | None) -> Node:

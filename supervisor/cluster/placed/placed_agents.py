@@ -36,16 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 class PlacedAgents:
-    """Represents the placed agents of this node.
-
-    Args:
-        node: the name of this node.
-        view: the placed agents of the cluster.
-        agents: the running set.
-        shared: the rights to run placed agents, and the events.
-        tasks: takes the tasks of agents that run here.
-        carried: brings the checkpoints of workers from node to node.
-    """
+    """Represents the placed agents of this node."""
 
     def __init__(
         self, node: str, view: ClusterView, agents: Agents, shared: Shared, tasks: PlacedTasks, carried: CarriedState
@@ -274,20 +265,12 @@ class PlacedAgents:
 
 
 def decoded_spec(name: str, placed: PlacedSpec) -> Spec:
-    """Returns the spec of a placed agent: its table stands alone, whatever the defaults of this node are.
-
-    Raises:
-        InvalidParams: this version cannot read it.
-    """
+    """Returns the spec of a placed agent: its table stands alone, whatever the defaults of this node are."""
     return decode_agent(name, placed.table, kind="agent", defaults=Defaults(), source=STORE, directory=placed.directory)
 
 
 def workers_of(name: str, placed: PlacedSpec) -> int:
-    """Returns the number of workers of one replica.
-
-    Raises:
-        InvalidParams: this version cannot read the table.
-    """
+    """Returns the number of workers of one replica."""
     return decoded_spec(name, placed).instances.minimum
 
 

@@ -41,22 +41,13 @@ Statuses = Callable[[], Awaitable[object]]
 
 
 class PlacedChanges:
-    """Changes the tables of placed agents on the engine.
-
-    Args:
-        view: the placed agents of the cluster.
-    """
+    """Changes the tables of placed agents on the engine."""
 
     def __init__(self, view: ClusterView) -> None:
         self._view = view
 
     async def scale(self, engine: Engine, asked: ScaleParams, statuses: Statuses) -> dict[str, object]:
-        """Gives a placed agent another number of replicas; returns its status with the workers of all nodes.
-
-        Raises:
-            NotFound: no node has published it, or it was removed meanwhile.
-            Timeout: the engine does not answer; or replicas find no node, though the number is kept.
-        """
+        """Gives a placed agent another number of replicas; returns its status with the workers of all nodes."""
         revision = await self._store(engine, asked.name, asked.instances)
         if asked.wait:
             await self._until_placed(engine, asked.name, asked.instances, revision)
@@ -106,11 +97,7 @@ class PlacedChanges:
                 ) from None
 
     def _is_placed(self, name: str, replicas: int, revision: int) -> bool:
-        """Returns whether exactly the wanted replicas have nodes, which have claimed them.
-
-        Raises:
-            NotFound: it was removed.
-        """
+        """Returns whether exactly the wanted replicas have nodes, which have claimed them."""
         known = self._view.specs.get(name)
         if known is None:
             raise NotFound(f'cannot find a placed agent "{name}": it was removed', name=name)

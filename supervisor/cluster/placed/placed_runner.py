@@ -51,13 +51,7 @@ class Tick(Struct, frozen=True, kw_only=True):
 
 
 class PlacedRunner:
-    """Submits tasks of this daemon to the engine, and returns their ends.
-
-    Args:
-        node: the name of this node.
-        tasks: the tasks of placed agents.
-        engine: returns the engine; None while this node has not reached it.
-    """
+    """Submits tasks of this daemon to the engine, and returns their ends."""
 
     def __init__(self, node: str, tasks: PlacedTasks, engine: Callable[[], Engine | None]) -> None:
         self._node = node
@@ -69,11 +63,7 @@ class PlacedRunner:
     # -- tasks
 
     async def execute(self, task: Task) -> Task:
-        """Returns the end of a task, with the node behind the name of its worker; waits while the engine is away.
-
-        Raises:
-            CorralError: the engine does not take it, or a task that had to succeed before has not.
-        """
+        """Returns the end of a task, with the node behind the name of its worker; waits while the engine is away."""
         while True:
             engine = self._engine()
             try:

@@ -75,17 +75,7 @@ class Counts(Struct):
 
 
 class PlacedTasks:
-    """Accepts tasks for placed agents, and runs those of the agents that this node holds.
-
-    Args:
-        node: the name of this node.
-        view: the placed agents of the cluster.
-        agents: the running set.
-        placements: the rights of this node to run placed agents.
-        bus: takes the events.
-        holds_lease: returns whether the lease of this node holds at this moment, by its own clock.
-        carried: brings the sessions and checkpoints of tasks from node to node.
-    """
+    """Accepts tasks for placed agents, and runs those of the agents that this node holds."""
 
     def __init__(
         self,
@@ -134,11 +124,6 @@ class PlacedTasks:
         """Returns the record of a task as it was accepted: it is on the engine by then.
 
         With an idempotency key that was given before, it is that task. `task_id` is that of `id_of`, for who waits for it already.
-
-        Raises:
-            InvalidParams: a param is malformed.
-            ResourceLimitExceeded: the task is too large.
-            Timeout: the engine did not answer; send it again with its idempotency key.
         """
         assert params.agent is not None, "its tasks are those of an agent"
         params = normalised(params)

@@ -34,16 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 class Placer:
-    """Takes the role when it is free, and places while it has it.
-
-    Args:
-        node: the name of this node.
-        incarnation: differs for every start of a daemon.
-        view: the placed agents of the cluster.
-        bus: takes the events.
-        timing: of leases.
-        may_place: returns whether this node holds its own lease.
-    """
+    """Takes the role when it is free, and places while it has it."""
 
     def __init__(
         self, node: str, incarnation: str, view: ClusterView, bus: Bus, timing: Timing, may_place: Callable[[], bool]

@@ -36,13 +36,7 @@ class Budgets(Protocol):
 
 
 class SharedBudgets:
-    """Knows what all nodes have used.
-
-    Args:
-        node: the name of this one.
-        view: holds the state of the engine, as this node knows it.
-        clock: seconds of the Unix epoch.
-    """
+    """Knows what all nodes have used."""
 
     def __init__(self, node: str, view: ClusterView, clock: Callable[[], float] = time.time) -> None:
         self._node = node

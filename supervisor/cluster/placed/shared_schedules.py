@@ -21,12 +21,7 @@ SEEN_S = 2.0
 
 
 class SharedSchedules:
-    """Adds, removes and pauses schedules of the cluster.
-
-    Args:
-        view: holds the state of the engine, as this node knows it.
-        engine: returns the engine; None while this node has not reached it.
-    """
+    """Adds, removes and pauses schedules of the cluster."""
 
     def __init__(self, view: ClusterView, engine: Callable[[], Engine | None]) -> None:
         self._view = view
@@ -40,12 +35,7 @@ class SharedSchedules:
         return {name: known.value for name, known in self._view.schedules.items()}
 
     async def add(self, record: ScheduleRecord) -> None:
-        """Adds one, on the engine when this returns.
-
-        Raises:
-            Conflict: there is one of its name.
-            Timeout: the engine does not answer.
-        """
+        """Adds one, on the engine when this returns."""
         name = record.name
         engine, value = self._reached(f'add schedule "{name}"'), encoded(record)
         try:
@@ -56,11 +46,7 @@ class SharedSchedules:
         self._view.put_schedule(record, revision)
 
     async def remove(self, name: str) -> None:
-        """Removes one; one that is gone already is as wanted.
-
-        Raises:
-            Timeout: the engine does not answer.
-        """
+        """Removes one; one that is gone already is as wanted."""
         engine = self._reached(f'remove schedule "{name}"')
         while (entry := await engine.get(schedule_key(name))) is not None:
             try:
@@ -73,12 +59,7 @@ class SharedSchedules:
                 await self._view.until(lambda: name not in self._view.schedules)
 
     async def set_paused(self, name: str, *, paused: bool) -> None:
-        """Pauses or resumes one on all nodes.
-
-        Raises:
-            NotFound: it was removed meanwhile.
-            Timeout: the engine does not answer.
-        """
+        """Pauses or resumes one on all nodes."""
         engine = self._reached(f'{"pause" if paused else "resume"} schedule "{name}"')
         while True:
             entry = await engine.get(schedule_key(name))

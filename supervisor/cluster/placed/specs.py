@@ -25,13 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class SpecPublisher:
-    """Publishes the placed agents of the configuration in force.
-
-    Args:
-        node: the name of this node.
-        config: the configuration at the start.
-        bus: takes the events.
-    """
+    """Publishes the placed agents of the configuration in force."""
 
     def __init__(self, node: str, config: Config, bus: Bus) -> None:
         self._node = node

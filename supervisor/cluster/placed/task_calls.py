@@ -34,13 +34,7 @@ LAST_S = 2.0
 
 
 class TaskCalls:
-    """Answers calls about tasks that the engine keeps.
-
-    Args:
-        node: the name of this node.
-        tasks: the tasks of placed agents.
-        forwarding: reaches other nodes.
-    """
+    """Answers calls about tasks that the engine keeps."""
 
     def __init__(self, node: str, tasks: PlacedTasks, forwarding: Forwarding) -> None:
         self._node = node
@@ -84,11 +78,7 @@ class TaskCalls:
         return {"tasks": [msgspec.to_builtins(self._tasks.queued_record(each)) for each in found]}
 
     async def _check_known(self, engine: Engine, after: Sequence[str]) -> None:
-        """Leaves a task that waits to this daemon, which submits it when its time has come.
-
-        Raises:
-            NotFound: a task that it is to wait for is not known.
-        """
+        """Leaves a task that waits to this daemon, which submits it when its time has come."""
         for each in after:
             if each.startswith(MARK) and not await self._is_known(engine, each):
                 raise NotFound(f'cannot find task "{each}"', task=each)

@@ -21,11 +21,7 @@ EndQueue = asyncio.Queue[StoredEnd | None]
 
 
 class TaskEnds:
-    """Finds ends, waits for them, and tells of them.
-
-    Args:
-        node: the name of this node.
-    """
+    """Finds ends, waits for them, and tells of them."""
 
     def __init__(self, node: str) -> None:
         self._node = node

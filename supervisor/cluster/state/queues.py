@@ -74,11 +74,7 @@ class QueueOrder:
 
 
 class TaskQueues:
-    """Appends tasks to the queues of their agents, and takes them from there.
-
-    Args:
-        known: the present knowledge about the queues.
-    """
+    """Appends tasks to the queues of their agents, and takes them from there."""
 
     def __init__(self, known: Known) -> None:
         self._known = known
@@ -89,11 +85,7 @@ class TaskQueues:
         return {queue_of(agent): self._known.default_priority(agent), **others}
 
     async def append(self, engine: Engine, stored: StoredTask, payload: bytes) -> None:
-        """Stores a task in the queue of its priority.
-
-        Raises:
-            Timeout: the engine did not answer.
-        """
+        """Stores a task in the queue of its priority."""
         agent, priority = stored.params.agent or "", stored.params.priority
         if priority == self._known.default_priority(agent):
             priority = None
@@ -133,11 +125,7 @@ class QueueTaker:
         self._rung: Subscription | None = None
 
     async def take(self, engine: Engine, count_max: int) -> list[Taken]:
-        """Returns the most urgent tasks that nobody has, waiting for one for a while.
-
-        Raises:
-            CorralError: the engine does not give them.
-        """
+        """Returns the most urgent tasks that nobody has, waiting for one for a while."""
         queues = self._queues.of(self._agent)
         if len(queues) == 1:
             return await engine.take(queue_of(self._agent), WAIT_S, count_max)

@@ -93,11 +93,7 @@ _VARIABLE = re.compile(r"\$\{(?!secret:|param\.)[^}]*\}?")
 
 
 def check_table(kind: Kind, name: str, table: Mapping[str, object], folder: str) -> None:
-    """Accepts a table, or the changes of one, that a tenant writes; `folder` is that of the tenant.
-
-    Raises:
-        PermissionDenied: a key or a value is not for tenants; `data` has key, value and reason.
-    """
+    """Accepts a table, or the changes of one, that a tenant writes; `folder` is that of the tenant."""
     for key, value in table.items():
         if key not in KEYS[kind]:
             raise _refused(name, key, value, "this key is not for tenants")

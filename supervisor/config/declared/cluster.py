@@ -136,11 +136,7 @@ CLUSTER_KEYS: Fields = fields_of(ClusterSettings)
 
 
 def decode_cluster(document: Document, table: Mapping[str, object]) -> ClusterSettings:
-    """Decodes the table `[cluster]`.
-
-    Raises:
-        InvalidParams: a key is missing, unknown or refused, or contradicts another one.
-    """
+    """Decodes the table `[cluster]`."""
     keys = document.decode(("cluster",), table, CLUSTER_KEYS)
     for key, example in (("engine", 'engine = "nats"'), ("url", 'url = "nats://HOST:4222"')):
         if key not in keys:
@@ -163,11 +159,7 @@ def decode_cluster(document: Document, table: Mapping[str, object]) -> ClusterSe
 
 
 def node_name(settings: ClusterSettings, host: str) -> str:
-    """Returns the name of this node: the one of the settings, else the first part of the host's name.
-
-    Raises:
-        Refused: the host's name cannot be one of a node.
-    """
+    """Returns the name of this node: the one of the settings, else the first part of the host's name."""
     name = settings.node or host.partition(".")[0]
     if not re.fullmatch(NODE, name):
         raise Refused('the host\'s name cannot be one of a node: write node = "NAME"', name)

@@ -38,11 +38,7 @@ def decode_models(
 def check_models(
     names: Collection[str], tenant: str, models: Mapping[str, DeclaredModel], broken: Collection[str] = ()
 ) -> None:
-    """Refuses names that an agent of a tenant ("" for the owner's) may not use; `broken` are those of refused tables.
-
-    Raises:
-        Refused: there is no such model for it; `item` is its name.
-    """
+    """Refuses names that an agent of a tenant ("" for the owner's) may not use; `broken` are those of refused tables."""
     known = [name for name, model in models.items() if model.is_for(tenant)]
     for name in names:
         if name in known or name in broken:

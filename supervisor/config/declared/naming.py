@@ -23,11 +23,7 @@ def why_no_name(name: str) -> str:
 
 
 def own_name(name: str, tenant: str) -> str:
-    """Returns the full name of what a table of `tenant` ("" for the owner) refers to.
-
-    Raises:
-        Refused: it is another's.
-    """
+    """Returns the full name of what a table of `tenant` ("" for the owner) refers to."""
     if name in BUILT_IN:
         return name
     full = qualified(name, tenant)
@@ -38,9 +34,5 @@ def own_name(name: str, tenant: str) -> str:
 
 
 def own_names(names: Iterable[str], tenant: str) -> tuple[str, ...]:
-    """Returns the full names of what a table of `tenant` refers to.
-
-    Raises:
-        Refused: one is another's; `item` is it.
-    """
+    """Returns the full names of what a table of `tenant` refers to."""
     return tuple(own_name(name, tenant) for name in names)

@@ -51,11 +51,7 @@ def decode_pools(document: Document, tables: Mapping[str, object]) -> tuple[dict
 
 
 def check_pool(document: Document, path: KeyPath, name: str | None, pools: Collection[str], tenant: str = "") -> None:
-    """Refuses the name of a pool that there is not, or that another tenant has.
-
-    Raises:
-        InvalidParams: it is refused; `data` has key, value and reason.
-    """
+    """Refuses the name of a pool that there is not, or that another tenant has."""
     if name is None:
         return
     if tenant_of(name) not in ("", tenant):

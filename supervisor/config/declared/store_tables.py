@@ -33,11 +33,7 @@ def decode_stores(document: Document, tables: Mapping[str, object]) -> tuple[dic
 def urls_of(
     names: Collection[str], stores: Mapping[str, DeclaredStore], broken: Collection[str] = ()
 ) -> dict[str, str]:
-    """Returns the addresses of stores by name; `broken` are names whose tables were refused.
-
-    Raises:
-        Refused: there is no such store; `item` is its name.
-    """
+    """Returns the addresses of stores by name; `broken` are names whose tables were refused."""
     for name in names:
         if name not in stores and name not in broken:
             near = get_close_matches(name, [*stores, *broken], 1)

@@ -72,21 +72,13 @@ def variable_of(name: str) -> str:
 
 
 def checked(kind: Kind, url: str) -> None:
-    """Refuses an address that no secret can make right; one that begins with a secret is not known yet.
-
-    Raises:
-        Refused: as `place_of`.
-    """
+    """Refuses an address that no secret can make right; one that begins with a secret is not known yet."""
     if not REFERENCE.match(url):
         place_of(kind, REFERENCE.sub("0", url))
 
 
 def place_of(kind: Kind, url: str) -> Place:
-    """Returns where a store is, from its address with the secrets in it.
-
-    Raises:
-        Refused: it is no address of this kind; the reason has no part of it.
-    """
+    """Returns where a store is, from its address with the secrets in it."""
     if kind in SCHEMES:
         return _network_place(SCHEMES[kind], url)
     return Place(path=_path(kind, url))

@@ -85,11 +85,7 @@ def decode_tenants(
 def decode_tenant(
     name: str, table: Mapping[str, object], tiers: Mapping[str, Limits], *, source: str = STORE
 ) -> Tenant:
-    """Decodes one tenant from a table of the same shape as `[tenants.NAME]`.
-
-    Raises:
-        InvalidParams: the name, a key or a value is refused; `data` has key, value and reason.
-    """
+    """Decodes one tenant from a table of the same shape as `[tenants.NAME]`."""
     document = Document(source, "")
     found: Tenant | None = None
     with document.collecting():
@@ -100,11 +96,7 @@ def decode_tenant(
 
 
 def with_tiers(tenant: Tenant, tiers: Mapping[str, Limits]) -> Tenant:
-    """Returns a tenant with the defaults that its tier has now.
-
-    Raises:
-        InvalidParams: its tier is gone.
-    """
+    """Returns a tenant with the defaults that its tier has now."""
     return replace(decode_tenant(tenant.name, tenant.written, tiers), source=tenant.source)
 
 

@@ -91,11 +91,7 @@ def decode_key(
     directory: str = "",
     unknown: Callable[[str, Collection[str]], str] = why_unknown,
 ) -> Any:
-    """Decodes the value of one key; a relative path is one in `directory`.
-
-    Raises:
-        RefusedKey: there is no such key, or a rule refuses its value.
-    """
+    """Decodes the value of one key; a relative path is one in `directory`."""
     field = fields.get(key)
     if field is None:
         raise RefusedKey(key, raw, unknown(key, fields))
@@ -232,11 +228,7 @@ class Part:
         return places_of(self.text)
 
     def tables(self) -> dict[str, object]:
-        """Parses the TOML.
-
-        Raises:
-            InvalidParams: with `line` and `column` where the grammar is broken; `key` and `value` are None.
-        """
+        """Parses the TOML."""
         try:
             return tomllib.loads(self.text)
         except RecursionError:
@@ -345,20 +337,12 @@ class Document:
             self._mistakes.append(error)
 
     def stop_after(self, failures: int) -> None:
-        """Leaves the present table if there are mistakes beyond the first `failures`.
-
-        Raises:
-            Stopped: there are.
-        """
+        """Leaves the present table if there are mistakes beyond the first `failures`."""
         if self.failures > failures:
             raise Stopped
 
     def check(self) -> None:
-        """Raises all mistakes that were noted, in the order of their lines.
-
-        Raises:
-            InvalidParams: there are some. Several are in `errors`; the other facts are those of the first.
-        """
+        """Raises all mistakes that were noted, in the order of their lines."""
         if not self._mistakes:
             return
         lines = [each.data.get("line") for each in self._mistakes]
@@ -381,11 +365,7 @@ class Document:
     def decode_key(
         self, path: KeyPath, raw: object, fields: Fields, *, part: Part | None = None, **how: Any
     ) -> Any:  # Any: see `decode_key`
-        """Decodes the value of the key that `path` ends with.
-
-        Raises:
-            InvalidParams: there is no such key, or a rule refuses its value.
-        """
+        """Decodes the value of the key that `path` ends with."""
         part = part or self.part_of(path)
         try:
             return decode_key(path[-1], raw, fields, directory=part.directory, **how)
@@ -406,12 +386,7 @@ class Document:
         return found
 
     def decode(self, path: KeyPath, raw: object, fields: Fields) -> dict[str, Any]:
-        """Decodes a table by its keys.
-
-        Raises:
-            InvalidParams: it is no table.
-            Stopped: some of its keys were refused, and are noted.
-        """
+        """Decodes a table by its keys."""
         if not is_table(raw):
             raise self.error(path, raw, "write a table")
         before = self.failures

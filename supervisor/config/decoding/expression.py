@@ -62,40 +62,24 @@ class Use(NamedTuple):
 
 
 def uses(template: object) -> frozenset[Use]:
-    """Returns the names that the `${…}` in all texts of a JSON value use.
-
-    Raises:
-        BadExpression: one cannot be read.
-    """
+    """Returns the names that the `${…}` in all texts of a JSON value use."""
     return frozenset(use for tree in _trees(template, 0) for use in _uses(tree))
 
 
 def condition_uses(text: str) -> frozenset[Use]:
-    """Returns the names that a condition uses.
-
-    Raises:
-        BadExpression: it cannot be read.
-    """
+    """Returns the names that a condition uses."""
     return frozenset(_uses(_tree(text)))
 
 
 def value_of(template: str, names: Mapping[str, object]) -> object:
-    """Returns the value of a text that is one `${…}`, as it is, however large.
-
-    Raises:
-        BadExpression: it has none.
-    """
+    """Returns the value of a text that is one `${…}`, as it is, however large."""
     tree = _parts(template)[0]
     assert isinstance(tree, ast.expr), "it was checked when it was read"
     return _evaluate(tree, names)
 
 
 def is_reference(template: object) -> bool:
-    """Returns whether a value is a text that is one `${…}` and nothing beside it.
-
-    Raises:
-        BadExpression: it cannot be read.
-    """
+    """Returns whether a value is a text that is one `${…}` and nothing beside it."""
     if not isinstance(template, str):
         return False
     parts = _parts(template)
@@ -107,19 +91,12 @@ def rendered(template: object, names: Mapping[str, object]) -> object:
 
     A text that is one `${…}` becomes the value itself; within a longer text, another value stands as JSON. `$${` is
     a plain `${`.
-
-    Raises:
-        BadExpression: an expression has no value, or the whole would be larger than MAX_BYTES.
     """
     return _Rendering(names).of(template)
 
 
 def holds(text: str, names: Mapping[str, object]) -> bool:
-    """Returns whether a condition is met: null, false, 0, and an empty value are not.
-
-    Raises:
-        BadExpression: it has no value.
-    """
+    """Returns whether a condition is met: null, false, 0, and an empty value are not."""
     return bool(_evaluate(_tree(text), names))
 
 
@@ -160,11 +137,7 @@ class _Rendering:
 
 
 def _encoded(value: object) -> bytes:
-    """Encodes a value as JSON.
-
-    Raises:
-        BadExpression: it is nested so deeply that no record could hold it.
-    """
+    """Encodes a value as JSON."""
     try:
         return codec.encode_with_margin(value)
     except ValueError as error:

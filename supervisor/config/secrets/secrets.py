@@ -59,17 +59,7 @@ class Secrets:
     store: SecretStore | None = None
 
     def expand(self, values: Mapping[str, str], owner: str, what: str) -> dict[str, str]:
-        """Returns the values with each reference replaced by its secret, which is taken as it is.
-
-        Args:
-            values: of an environment, of headers, or addresses of stores.
-            owner: the agent or server that has them, for errors.
-            what: the word for one of them, for errors: "variable", "header" or "store".
-
-        Raises:
-            SpawnFailed: a reference is malformed, its secret is not there or cannot be read; `data` has `agent`,
-                `variable`, `header` or `store`, and `secret`.
-        """
+        """Returns the values with each reference replaced by its secret, which is taken as it is."""
         if not any(BEGINNING in value for value in values.values()):
             return dict(values)
         stored: dict[str, str] | None = None
@@ -196,12 +186,7 @@ class _Place:
 
 
 def read_text(path: str, *, is_private: bool = False, encoding: str = "utf-8") -> str:
-    """Reads a file of at most MAX_BYTES, which has to be its owner's alone where `is_private`.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is no such file; the text says why.
-    """
+    """Reads a file of at most MAX_BYTES, which has to be its owner's alone where `is_private`."""
     # Without waiting: opening a pipe without a writer would block.
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     with open(fd, "rb") as file:
@@ -250,11 +235,7 @@ def _filled(value: str, secrets: Mapping[str, str]) -> str:
 
 
 def _names(value: str, here: _Place) -> Iterator[str]:
-    """Yields the names of the secrets in a value.
-
-    Raises:
-        SpawnFailed: a reference is malformed.
-    """
+    """Yields the names of the secrets in a value."""
     for match in REFERENCE.finditer(value):
         yield match[1]
     if BEGINNING in REFERENCE.sub("\0", value):
@@ -264,11 +245,7 @@ def _names(value: str, here: _Place) -> Iterator[str]:
 
 
 def _parse(text: str) -> dict[str, str]:
-    """Parses `NAME=VALUE` lines; `#` begins a comment line, nothing is quoted or expanded.
-
-    Raises:
-        ValueError: a line is none of these.
-    """
+    """Parses `NAME=VALUE` lines; `#` begins a comment line, nothing is quoted or expanded."""
     found: dict[str, str] = {}
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip() or line.lstrip().startswith("#"):

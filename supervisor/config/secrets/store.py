@@ -60,12 +60,7 @@ class SecretStore:
     folder: Path
 
     def get(self, name: str) -> KeptSecret | None:
-        """Returns a secret; None if there is none of this name.
-
-        Raises:
-            OSError: it cannot be read.
-            ValueError: its file is damaged, or others may use it.
-        """
+        """Returns a secret; None if there is none of this name."""
         if not NAME.fullmatch(name):
             return None
         try:
@@ -92,13 +87,7 @@ class SecretStore:
         return sorted(each for each in names if NAME.fullmatch(each))
 
     def set(self, name: str, value: str, agents: tuple[str, ...], *, replace: bool) -> None:
-        """Keeps a secret; on disk when this returns.
-
-        Raises:
-            InvalidParams: the name or the value cannot be one.
-            Conflict: it is there already, and not to be replaced.
-            Overloaded: it cannot be written.
-        """
+        """Keeps a secret; on disk when this returns."""
         if not NAME.fullmatch(name):
             words = "a name has letters, digits, _ . and -, begins with a letter or _, and has 100 characters at most"
             raise InvalidParams(f'cannot set secret "{name}": {words}', key="name", value=name)
@@ -114,12 +103,7 @@ class SecretStore:
             raise _refused(name, error) from None
 
     def rotate(self, name: str, value: str, agents: tuple[str, ...] | None) -> None:
-        """Replaces the value of a secret, and its agents unless these are None; on disk when this returns.
-
-        Raises:
-            NotFound: it is not there.
-            InvalidParams, Overloaded: as for set.
-        """
+        """Replaces the value of a secret, and its agents unless these are None; on disk when this returns."""
         try:
             before = self.get(name)
         except (OSError, ValueError):
@@ -133,12 +117,7 @@ class SecretStore:
         self.set(name, value, before.agents if agents is None else agents, replace=True)
 
     def remove(self, name: str) -> None:
-        """Removes a secret.
-
-        Raises:
-            NotFound: it is not there.
-            Overloaded: it cannot be removed.
-        """
+        """Removes a secret."""
         if name not in self.names():
             raise NotFound(f'cannot find secret "{name}"', name=name)
         try:

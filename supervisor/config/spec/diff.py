@@ -153,15 +153,7 @@ def plan(
     new: Config,
     derived: Mapping[str, Spec] | None = None,
 ) -> Plan:
-    """Returns the changes that make the running set that of the new file.
-
-    Args:
-        running: every agent and server that there is.
-        from_file: those of them that the old file brought.
-        old: the configuration in force.
-        new: the configuration that was read.
-        derived: those added at run time whose templates have changed, as they become.
-    """
+    """Returns the changes that make the running set that of the new file."""
     wanted = {name: spec for name, spec in new.agents.items() if not spec.disabled}
     wanted |= derived or {}
     effects: dict[str, Effect] = {}

@@ -25,11 +25,7 @@ OF_SERVICES = ("ready", "health", "hibernate_after", "listen", "rolling", "smoke
 def decode_job(
     document: Document, path: KeyPath, table: Mapping[str, object], own: dict[str, Any]
 ) -> None:  # Any: the values of a Spec's fields, each decoded by its own rule
-    """Completes the decoded keys of a job, and refuses those that contradict its type, or need it.
-
-    Raises:
-        InvalidParams: a key contradicts `type`; `data` has key, value and reason.
-    """
+    """Completes the decoded keys of a job, and refuses those that contradict its type, or need it."""
     if own.get("type") != "oneshot":
         _refuse_without_type(document, path, own)
         return
@@ -75,11 +71,7 @@ OBJECTIVE_CHARS = 1_000
 
 
 def zone(name: str) -> tzinfo:
-    """Returns a time zone of this machine.
-
-    Raises:
-        Refused: there is none of this name.
-    """
+    """Returns a time zone of this machine."""
     from zoneinfo import ZoneInfo  # noqa: PLC0415 - only a named time zone pays: 0.25 MB
 
     try:
@@ -89,11 +81,7 @@ def zone(name: str) -> tzinfo:
 
 
 def following(expression: str, after: datetime) -> datetime | None:
-    """Returns the first time after `after` that a cron expression has, in the zone of `after`; None if there is none.
-
-    Raises:
-        Refused: it is no cron expression.
-    """
+    """Returns the first time after `after` that a cron expression has, in the zone of `after`; None if there is none."""
     from cronsim import CronSim, CronSimError  # noqa: PLC0415 - only a cron schedule pays
 
     try:
@@ -223,11 +211,7 @@ def _recovery(written: object) -> object:
 
 
 def decode_schedule(document: Document, name: str, table: Mapping[str, object]) -> Schedule:
-    """Decodes one schedule from its table; the job of its command is decoded apart.
-
-    Raises:
-        InvalidParams: the table is not valid; `data` has key, value and reason.
-    """
+    """Decodes one schedule from its table; the job of its command is decoded apart."""
     path = ("schedules", name)
     has_command = "command" in table
     mine = {key: value for key, value in table.items() if not has_command or key in TIMES}

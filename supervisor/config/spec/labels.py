@@ -78,11 +78,7 @@ class Requirement(Struct, frozen=True):
 
 
 def parse_selector(text: str) -> tuple[Requirement, ...]:
-    """Parses `key`, `!key`, `key=value` and `key!=value`, separated by commas.
-
-    Raises:
-        InvalidParams: a part is none of these.
-    """
+    """Parses `key`, `!key`, `key=value` and `key!=value`, separated by commas."""
     return tuple(_requirement(part.strip(), text) for part in text.split(","))
 
 
@@ -111,16 +107,6 @@ def chosen(
 
     A glob stands for the names that match it, and for those matching ids of workers that belong to none of these
     names. A name without wildcards is returned as it is: the caller finds out whether it exists.
-
-    Args:
-        names: names, worker ids and globs; without any, the selector alone decides.
-        selector: the labels that an entry needs; a worker has those of its agent.
-        entries: all names with their labels.
-        workers: the worker ids of each name.
-
-    Raises:
-        NotFound: a glob or the selector matches nothing.
-        InvalidParams: the selector is not valid.
     """
     wanted = parse_selector(selector) if selector is not None else ()
     found: dict[str, None] = {}

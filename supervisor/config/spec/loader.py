@@ -94,11 +94,7 @@ ONLY_OF_SERVERS = frozenset({"idle_timeout", "concurrency", "share", "spares", "
 
 
 def decode(text: str, *, source: str, directory: str, variables: Variables = NO_VARIABLES) -> Config:
-    """Decodes a whole file, and those that it includes. Relative paths in it are relative to `directory`, an absolute path.
-
-    Raises:
-        InvalidParams: with `file` (`source`), `key`, `value`, `reason`, and `line` where it is known.
-    """
+    """Decodes a whole file, and those that it includes. Relative paths in it are relative to `directory`, an absolute path."""
     document = Document(source, text, directory)
     config = _decode(document, merged(document, variables), variables)
     document.check()
@@ -255,9 +251,6 @@ def decode_agent(
     With `variables` the Spec has what they are now; without them nothing is expanded. With `keeps_written` it knows how
     values were written, too. Without `stores`, `pools` and `models` their names are not checked, and the Spec has no addresses of stores. The
     names in `requires` are checked by `check_requires`, for the whole set.
-
-    Raises:
-        InvalidParams: as `decode`, without `line`.
     """
     document = Document(source, "", directory)
     path = ("agents", name) if kind == "agent" else ("mcp", "servers", name)
@@ -279,9 +272,6 @@ def decode_group(name: str, table: Mapping[str, object], *, kind: str, source: s
     """Decodes one team or workflow (`kind`) from a table of the same shape as `[teams.NAME]` or `[workflows.NAME]`.
 
     The names of members are checked by `check_groups`, for the whole set.
-
-    Raises:
-        InvalidParams: as `decode`, without `line`.
     """
     document = Document(source, "")
     return _alone(document, lambda: _group(document, f"{kind}s", name, table))

@@ -24,11 +24,7 @@ PROGRAM_KEYS = frozenset({"command", "entrypoint", "url"})
 
 
 def check_type(document: Document, path: KeyPath, own: Mapping[str, object]) -> None:
-    """Refuses the type of a server in the table of an agent, and the other way round.
-
-    Raises:
-        InvalidParams: it is refused; `data` has key, value and reason.
-    """
+    """Refuses the type of a server in the table of an agent, and the other way round."""
     if (own["type"] in ("http", "sse")) != (path[:2] == ("mcp", "servers")):
         reason = 'an agent has "service" or "oneshot", a server with a url "http" or "sse"'
         raise document.error(path, own["type"], reason)

@@ -45,11 +45,7 @@ def shared_ids(workers: Mapping[str, int], names: Iterable[str]) -> Iterator[tup
 
 
 def check_worker_ids(workers: Mapping[str, int], names: Iterable[str], verb: str) -> None:
-    """Refuses names that are also ids of workers, so that each word is one or the other.
-
-    Raises:
-        Conflict: one is; `data` has `name`, `agent` and `workers`.
-    """
+    """Refuses names that are also ids of workers, so that each word is one or the other."""
     for name, agent in shared_ids(workers, names):
         number = workers[agent]
         words = (
@@ -79,11 +75,7 @@ _N = TypeVar("_N", Spec, Team, Workflow, Group, Schedule)
 
 
 def of_same_tenant(document: Document, path: KeyPath, table: _N) -> _N:
-    """Returns what a table became, with the full names of all that it refers to.
-
-    Raises:
-        InvalidParams: it refers to what another tenant has.
-    """
+    """Returns what a table became, with the full names of all that it refers to."""
     tenant = tenant_of(table.name)
     key: KeyPath = ()
     try:
@@ -125,21 +117,13 @@ def _qualified(table: _N, tenant: str) -> _N:
 
 
 def check_requires(agents: Mapping[str, Spec]) -> None:
-    """Refuses a `requires` with an unknown name or a disabled server, or that closes a circle.
-
-    Raises:
-        InvalidParams: as `decode`, without `line`; a circle is also in `cycle`, first name repeated last.
-    """
+    """Refuses a `requires` with an unknown name or a disabled server, or that closes a circle."""
     for mistake in requires_mistakes(None, agents):
         raise mistake
 
 
 def check_groups(groups: Mapping[str, Group], agents: Mapping[str, Spec]) -> None:
-    """Refuses teams and workflows with a member that does not exist or takes no tasks, or that close a circle.
-
-    Raises:
-        InvalidParams: as `decode`, without `line`; a circle is also in `cycle`, first name repeated last.
-    """
+    """Refuses teams and workflows with a member that does not exist or takes no tasks, or that close a circle."""
     for mistake in group_mistakes(None, groups, agents):
         raise mistake
 
@@ -248,11 +232,7 @@ def schedule_mistakes(
 
 
 def check_addresses(served: Iterable[Spec | Group], daemon: Daemon) -> None:
-    """Refuses an HTTP address that two have, or that is open to others without a token.
-
-    Raises:
-        InvalidParams: as `decode`, without `line`; `data["other"]` is the key that has the address already.
-    """
+    """Refuses an HTTP address that two have, or that is open to others without a token."""
     for mistake in address_mistakes(None, served, daemon):
         raise mistake
 
@@ -335,11 +315,7 @@ REMOTE = ("webhook", "a2a")
 
 
 def check_webhook(document: Document, path: KeyPath, own: Mapping[str, object]) -> None:
-    """Requires a url of a webhook or a remote agent, which has no program here, and refuses its keys of any other agent.
-
-    Raises:
-        InvalidParams: a key is missing, or contradicts the protocol; `data` has key, value and reason.
-    """
+    """Requires a url of a webhook or a remote agent, which has no program here, and refuses its keys of any other agent."""
     protocol = own.get("protocol")
     is_remote = protocol in REMOTE
     for key, default in WEBHOOK_KEYS.items():
@@ -372,11 +348,7 @@ ACP_KEYS: Mapping[str, object] = {
 
 
 def check_acp(document: Document, path: KeyPath, own: Mapping[str, object]) -> None:
-    """Refuses keys of an ACP agent of any other, and those that one cannot have.
-
-    Raises:
-        InvalidParams: a key contradicts the protocol; `data` has key, value and reason.
-    """
+    """Refuses keys of an ACP agent of any other, and those that one cannot have."""
     if own.get("protocol") != "acp":
         for key, default in ACP_KEYS.items():
             if own.get(key, default) != default:
@@ -388,11 +360,7 @@ def check_acp(document: Document, path: KeyPath, own: Mapping[str, object]) -> N
 
 
 def check_exposed(document: Document, path: KeyPath, own: Mapping[str, object]) -> None:
-    """Refuses keys about the tasks of an agent that takes none.
-
-    Raises:
-        InvalidParams: such a key is there; `data` has key, value and reason.
-    """
+    """Refuses keys about the tasks of an agent that takes none."""
     if own.get("protocol", "corral") in ("corral", "webhook", "acp", "a2a"):
         return
     for key in ("expose", "input_schema", "output_schema"):
@@ -402,11 +370,7 @@ def check_exposed(document: Document, path: KeyPath, own: Mapping[str, object]) 
 
 
 def check_call(document: Document, path: KeyPath, own: Mapping[str, object]) -> None:
-    """Refuses keys about the calls of an agent's tool where they would have no effect.
-
-    Raises:
-        InvalidParams: such a key is there; `data` has key, value and reason.
-    """
+    """Refuses keys about the calls of an agent's tool where they would have no effect."""
     schema = own.get("input_schema")
     needs = {"task_support": bool(own.get("expose")), "ask_missing": bool(own.get("expose"))}
     if own.get("ask_missing") and not (isinstance(schema, Mapping) and schema.get("required")):

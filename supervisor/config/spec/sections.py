@@ -24,11 +24,7 @@ CONFINING = ("read_paths", "write_paths", "connect_ports")
 
 
 def table_at(document: Document, path: KeyPath, raw: object) -> Mapping[str, object]:
-    """Returns a value that has to be a table.
-
-    Raises:
-        InvalidParams: it is none.
-    """
+    """Returns a value that has to be a table."""
     if not is_table(raw):
         name = ".NAME" if path[-1] in NAMED else ""
         if path[-1] == "memory":  # elsewhere the word is the limit

@@ -48,11 +48,7 @@ class Variables:
 
     @classmethod
     def beside(cls, folder: str, environ: Mapping[str, str]) -> "Variables":
-        """Makes the variables for a configuration file in a folder.
-
-        Raises:
-            InvalidParams: there is a file `.env` that cannot be read, or has a line that is none.
-        """
+        """Makes the variables for a configuration file in a folder."""
         name = f"{folder}/{DOTENV}"
         try:
             found = parsed(read_text(name, encoding="utf-8-sig"))
@@ -65,11 +61,7 @@ class Variables:
         return cls(environ, found, folder)
 
     def expanded(self, text: str) -> str:
-        """Returns a text with its variables replaced; an Expanded if there were some.
-
-        Raises:
-            Refused: a reference is malformed, or its variable is not set; `item` is the reference.
-        """
+        """Returns a text with its variables replaced; an Expanded if there were some."""
         if "$" not in text:
             return text
         found = _REFERENCE.sub(self._value, text)
@@ -111,9 +103,6 @@ def parsed(text: str) -> dict[str, str]:
 
     `export` may stand before, `#` begins a comment after a space, and quotes around a value are removed. In double
     quotes a backslash stands before n, t, a quote, a dollar and itself.
-
-    Raises:
-        ValueError: a line is none of these.
     """
     found: dict[str, str] = {}
     for number, line in enumerate(text.split("\n"), 1):
@@ -225,20 +214,13 @@ def merged(document: Document, variables: Variables, *, expands: bool = True) ->
     """Returns the tables of the document's file and of all that it includes; mistakes in those are noted.
 
     Without `expands`, variables are replaced in `include` alone.
-
-    Raises:
-        InvalidParams: the main file is no TOML.
     """
     reading = _Reading(document, variables, expands=expands)
     return reading.tables(document.main, document.main.tables())
 
 
 def files_of(document: Document, variables: Variables) -> list[str]:
-    """Returns the paths of the document's file and of all that it includes, without links; mistakes are noted.
-
-    Raises:
-        InvalidParams: the main file is no TOML.
-    """
+    """Returns the paths of the document's file and of all that it includes, without links; mistakes are noted."""
     reading = _Reading(document, variables, expands=False)
     reading.tables(document.main, document.main.tables())
     return sorted(reading.seen)

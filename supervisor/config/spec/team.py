@@ -58,11 +58,7 @@ TEAM_KEYS = fields_of(Team, without={"name", "source"})
 
 
 def decode_team(document: Document, name: str, raw: object) -> Team:
-    """Decodes one team from its table.
-
-    Raises:
-        InvalidParams: the table is not valid; `data` has key, value and reason.
-    """
+    """Decodes one team from its table."""
     path = ("teams", name)
     own = document.decode(path, raw, TEAM_KEYS)
     if not own.get("members"):
@@ -159,15 +155,7 @@ def best(candidates: Sequence[Candidate], thresholds: Thresholds) -> str | None:
 def chosen(
     routing: Routing, candidates: Sequence[Candidate], *, turn: int, sticky_key: str, thresholds: Thresholds = USUAL
 ) -> str | None:
-    """Returns the member that runs a task; None where there is no candidate.
-
-    Args:
-        routing: the team's.
-        candidates: the members that can run it, in their order.
-        turn: how many tasks came before this one, for round-robin.
-        sticky_key: routed to one member as long as that is a candidate.
-        thresholds: for the routing best.
-    """
+    """Returns the member that runs a task; None where there is no candidate."""
     if not candidates:
         return None
     if routing == "round-robin":

@@ -289,13 +289,7 @@ class Derived(NamedTuple):
 def derived(
     document: Document, path: KeyPath, table: Mapping[str, object], templates: Templates, defaults: Defaults
 ) -> Derived | None:
-    """Returns the table of an agent or server with the keys of its template; None if it has none.
-
-    Raises:
-        InvalidParams: there is no such template, or a parameter is missing, unknown or of another type; `data` has
-            `agent`, `template` and `param`.
-        Stopped: several are, and noted.
-    """
+    """Returns the table of an agent or server with the keys of its template; None if it has none."""
     if "template" not in table:
         if table.get("params"):
             raise document.error((*path, "params"), None, "it goes with template only")
@@ -415,11 +409,7 @@ class _Budget:
 
 
 def _layers(template: Template, values: Mapping[str, object], budget: _Budget) -> dict[str, object]:
-    """Returns the keys that a template gives, with all parameters put in.
-
-    Raises:
-        Refused: they are too many, or a table or list stands inside a text.
-    """
+    """Returns the keys that a template gives, with all parameters put in."""
     found: dict[str, object] = {}
     for layer in template.layers:
         body = {key: _filled(value, values, budget, 1, as_words=key in TEXT_KEYS) for key, value in layer.body.items()}

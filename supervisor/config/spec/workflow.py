@@ -165,11 +165,7 @@ WORKFLOW_KEYS = fields_of(Workflow, without={"name", "source"})
 
 
 def decode_workflow(document: Document, name: str, raw: object) -> Workflow:
-    """Decodes one workflow from its table; its expressions refer to existing steps and close no circle.
-
-    Raises:
-        InvalidParams: the table is not valid; `data` has key, value and reason. The key names the step.
-    """
+    """Decodes one workflow from its table; its expressions refer to existing steps and close no circle."""
     path = ("workflows", name)
     own = document.decode(path, raw, WORKFLOW_KEYS)
     tables = own.pop("steps", None)

@@ -27,11 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class Exports:
-    """Makes what sends each signal.
-
-    Raises:
-        InvalidParams: the extra `otel` is not installed.
-    """
+    """Makes what sends each signal."""
 
     def __init__(self, settings: Telemetry, generation: int, bus: Bus) -> None:
         self._settings = settings

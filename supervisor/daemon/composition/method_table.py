@@ -23,14 +23,7 @@ if TYPE_CHECKING:
 def make_control(
     rooms: Rooms, started: float, http_address: Callable[[], str | None], http_note: Callable[[], str]
 ) -> tuple[Control, AgentServices]:
-    """Makes the method table, and the services over HTTP that it has.
-
-    Args:
-        rooms: the rooms that its methods use.
-        started: when the daemon began, on the monotonic clock.
-        http_address: returns where HTTP is served, None if nowhere.
-        http_note: returns what is to be said of that.
-    """
+    """Makes the method table, and the services over HTTP that it has."""
     config_path = None if rooms.paths.config is None else str(rooms.paths.config)
     services = AgentServices(
         rooms.agents,

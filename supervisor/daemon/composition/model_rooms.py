@@ -22,19 +22,7 @@ from corral.supervisor.workers.supervision.shared import Shared
 
 
 class ModelRooms:
-    """Holds the rooms of models of one daemon.
-
-    Args:
-        shared: has the launcher, the store and the facts of the machine.
-        agents: the running set, with the models of the configuration in force.
-        tasks: are charged with what their calls use.
-        backlog: finds tasks.
-        under_way: the calls under way, for which ends of tasks wait.
-        untasked: called with agent, tokens and cents of a call that counts for no task.
-        state_dir: has the journals.
-        gathered: writes what calls have used.
-        tracing: makes the span of each call; None: there are none.
-    """
+    """Holds the rooms of models of one daemon."""
 
     def __init__(
         self,

@@ -381,11 +381,7 @@ class Rooms:
 
 
 def _cluster(config: Config, shared: Shared, agents: Agents) -> "ClusterNode | None":
-    """Makes this daemon's part of its cluster, if it is to join one.
-
-    Raises:
-        InvalidParams: the client of the engine is not installed, or the host's name cannot be that of a node.
-    """
+    """Makes this daemon's part of its cluster, if it is to join one."""
     if config.cluster is None:
         return None
     from corral.supervisor.cluster.placed.compose import make_node  # noqa: PLC0415  # only who wants a cluster pays

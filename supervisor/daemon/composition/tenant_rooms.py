@@ -27,14 +27,7 @@ from corral.supervisor.workers.supervision.worker_supervisor import WorkerSuperv
 
 
 class TenantRooms:
-    """Holds the rooms of tenants of a running daemon.
-
-    Args:
-        shared: the launcher, the store and the stream of events.
-        state_dir: has the folders of tenants.
-        config: returns the configuration in force.
-        limits: has the process trees of workers.
-    """
+    """Holds the rooms of tenants of a running daemon."""
 
     def __init__(self, shared: Shared, state_dir: Path, config: Callable[[], Config], limits: LimitEnforcer) -> None:
         self.tenants = Tenants(shared.store, config)

@@ -55,11 +55,7 @@ logger = logging.getLogger(__name__)
 async def open_web(
     control: Control, daemon: Daemon, state_dir: Path, is_stopping: Callable[[], bool]
 ) -> tuple[HttpServer, str, str]:
-    """Serves HTTP at the address of `[daemon] http`; returns the server, the address as it became (HOST:PORT), and a line about it.
-
-    Raises:
-        CorralError: it cannot be served.
-    """
+    """Serves HTTP at the address of `[daemon] http`; returns the server, the address as it became (HOST:PORT), and a line about it."""
     assert daemon.http is not None, "HTTP is wanted"
     tls = read_tls(daemon.http_tls_cert, daemon.http_tls_key)
     is_protected = tls is not None or daemon.http_behind_proxy
@@ -106,11 +102,7 @@ def _fix_tokens(tokens: Tokens, daemon: Daemon, state_dir: Path) -> None:
 
 
 def service_opener(control: Control, daemon: Daemon, state_dir: Path) -> Listen:
-    """Returns what opens the service of one agent, team or workflow, by the rules of `[daemon] http`.
-
-    Raises:
-        CorralError: no service can be opened.
-    """
+    """Returns what opens the service of one agent, team or workflow, by the rules of `[daemon] http`."""
     _fix_tokens(control.tokens, daemon, state_dir)
     servers = WeakSet[HttpServer]()
 

@@ -44,11 +44,7 @@ class LogFile:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Opens the file as stdout and stderr of this process.
-
-        Raises:
-            PermissionDenied: it cannot be opened.
-        """
+        """Opens the file as stdout and stderr of this process."""
         this = cls(path.absolute())
         try:
             this._use()
@@ -75,11 +71,7 @@ class LogFile:
 
 
 def start(arguments: Sequence[str], log: Path, environ: Mapping[str, str]) -> int:
-    """Starts `corrald ARGUMENTS` in the background, and returns its pid when it is ready.
-
-    Raises:
-        CorralError: it is not; `data["code"]` is the exit status of one that ended.
-    """
+    """Starts `corrald ARGUMENTS` in the background, and returns its pid when it is ready."""
     try:
         fd = _opened(log)
     except OSError as error:

@@ -63,12 +63,7 @@ def default_paths(environ: Mapping[str, str], uid: int) -> Paths:
 
 
 def read_config(path: Path | None) -> Config:
-    """Reads the configuration of a file; the defaults when there is none.
-
-    Raises:
-        InvalidParams: it is not valid; `data` has file, key, value and reason.
-        NotFound, PermissionDenied: it cannot be read.
-    """
+    """Reads the configuration of a file; the defaults when there is none."""
     if path is None:
         return decode("", source="(no configuration file)", directory="/")
     try:
@@ -104,11 +99,7 @@ def make_host(
     tenant_limits: Callable[[str], tuple[int, int, int]],
     models: Models,
 ) -> Host:
-    """Returns the facts of this machine that workers are started with; `floor`, `tenant_limits` and `models` are called at each start.
-
-    Raises:
-        CorralError: a part of the state folder cannot be made.
-    """
+    """Returns the facts of this machine that workers are started with; `floor`, `tenant_limits` and `models` are called at each start."""
     with preparing(paths.state_dir):
         temporary_root = make_temporary_root(paths.state_dir)
         containers_root = paths.state_dir / "containers"

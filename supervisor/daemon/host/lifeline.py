@@ -23,11 +23,7 @@ class Lifeline:
 
     @classmethod
     def of(cls, fd: int) -> Self:
-        """Makes the lifeline of a descriptor that was passed on; children do not inherit it.
-
-        Raises:
-            InvalidParams: it is not open.
-        """
+        """Makes the lifeline of a descriptor that was passed on; children do not inherit it."""
         try:
             fcntl.fcntl(fd, fcntl.F_GETFD)
             os.set_inheritable(fd, False)

@@ -47,12 +47,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_state_folder(root: Path) -> None:
-    """Makes the state folder, 0700 (as root 0711), or checks the one that is there, which it does not change then.
-
-    Raises:
-        PermissionDenied: it is another user's, read-only, or cannot be made.
-        Conflict: an entry is not of its kind, or only a part of the store is there; `data` has `path` and `reason`.
-    """
+    """Makes the state folder, 0700 (as root 0711), or checks the one that is there, which it does not change then."""
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_rights(root)
@@ -66,11 +61,7 @@ def check_state_folder(root: Path) -> None:
 
 @contextlib.contextmanager
 def preparing(root: Path) -> Iterator[None]:
-    """Reports what keeps an entry from being made as an error that names the state folder.
-
-    Raises:
-        PermissionDenied: it cannot be made.
-    """
+    """Reports what keeps an entry from being made as an error that names the state folder."""
     try:
         yield
     except OSError as error:
@@ -78,11 +69,7 @@ def preparing(root: Path) -> Iterator[None]:
 
 
 def make_sdk_folder(root: Path) -> Path:
-    """Makes a folder that holds nothing but `corral/`, so that any interpreter can use the SDK from it.
-
-    Raises:
-        PermissionDenied: it cannot be made.
-    """
+    """Makes a folder that holds nothing but `corral/`, so that any interpreter can use the SDK from it."""
     with preparing(root):
         folder = root / "sdk"
         folder.mkdir(exist_ok=True)
@@ -102,9 +89,6 @@ async def open_store(root: Path, is_to_end: asyncio.Event, notify: Callable[[str
 
     A slow disk is named in the log, and the service manager asked to wait. An opening that is given up changes nothing:
     it is one transaction.
-
-    Raises:
-        CorralError: as `Store.open`.
     """
     path = root / STORE
     if not path.exists() and any((root / "logs").glob("[!.]*")):
@@ -153,11 +137,7 @@ async def open_store(root: Path, is_to_end: asyncio.Event, notify: Callable[[str
 
 
 def _check_rights(root: Path) -> None:
-    """Refuses a folder, or a store in it, that is another user's, and one on a read-only file system.
-
-    Raises:
-        PermissionDenied: it is so.
-    """
+    """Refuses a folder, or a store in it, that is another user's, and one on a read-only file system."""
     if os.statvfs(root).f_flag & os.ST_RDONLY:
         raise _refusal(root, "its file system is read-only", "read-only")
     if not os.access(root, os.R_OK | os.W_OK | os.X_OK):
@@ -178,11 +158,7 @@ def _new_owner(root: Path) -> int:
 
 
 def _check_kinds(root: Path) -> None:
-    """Refuses a file where a folder has to be, and the reverse.
-
-    Raises:
-        Conflict: there is one.
-    """
+    """Refuses a file where a folder has to be, and the reverse."""
     for name in (*FOLDERS, *FILES):
         path = root / name
         with contextlib.suppress(FileNotFoundError):
@@ -209,11 +185,7 @@ def _wrong_kind(root: Path, name: str, is_folder: bool, needed: str) -> Conflict
 
 
 def _check_store(root: Path) -> None:
-    """Refuses the log of a store whose file is missing or empty: SQLite would delete it, with the commits that it holds.
-
-    Raises:
-        Conflict: it is so.
-    """
+    """Refuses the log of a store whose file is missing or empty: SQLite would delete it, with the commits that it holds."""
     sizes = [path.stat().st_size if path.exists() else 0 for path in (root / STORE, root / LOG_OF_STORE)]
     if not sizes[0] and sizes[1]:
         text = (

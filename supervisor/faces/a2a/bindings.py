@@ -93,22 +93,14 @@ class Binding(Protocol):
 
 
 class JsonRpc:
-    """Speaks JSON-RPC 2.0.
-
-    Args:
-        request: the one to answer.
-    """
+    """Speaks JSON-RPC 2.0."""
 
     def __init__(self, request: web.BaseRequest) -> None:
         self._request = request
         self._id: object = None
 
     def read(self, body: bytes) -> tuple[str, Json]:
-        """Returns the method and its params.
-
-        Raises:
-            A2aError: it is no request, or of another version.
-        """
+        """Returns the method and its params."""
         _check_type(self._request, body)
         call = _decoded(body)
         if not isinstance(call, dict) or call.get("jsonrpc") != "2.0":
@@ -138,24 +130,14 @@ class JsonRpc:
 
 
 class Rest:
-    """Speaks HTTP with JSON.
-
-    Args:
-        request: the one to answer.
-        path: that of the request, below the one of the agent.
-    """
+    """Speaks HTTP with JSON."""
 
     def __init__(self, request: web.BaseRequest, path: str) -> None:
         self._request = request
         self._path = path
 
     def read(self, body: bytes) -> tuple[str, Json]:
-        """Returns the operation and its params: those of the path, of the query and of the body.
-
-        Raises:
-            A2aError: there is no such path, the body is no object, or it is of another version.
-            Refused: the path has other verbs.
-        """
+        """Returns the operation and its params: those of the path, of the query and of the body."""
         verbs: list[str] = []
         for verb, pattern, operation in _PATTERNS:
             if (found := pattern.fullmatch(self._path)) is None:

@@ -44,12 +44,7 @@ class A2aFace:
         await self._pushes.close()
 
     async def serve(self, request: web.BaseRequest, client: HttpClient) -> web.StreamResponse:
-        """Answers one request.
-
-        Raises:
-            NotFound: there is no such agent, or it is out of the token's scope.
-            Refused: the verb or the type of the body is wrong.
-        """
+        """Answers one request."""
         name, path = self._found(request.path.removeprefix(self.prefix).strip("/"), client)
         if path == CARD:
             if request.method != "GET":

@@ -80,11 +80,7 @@ def error_of(error: CorralError) -> A2aError:
 
 
 def wanted(message: Json, agent: str, context: str) -> dict[str, object]:
-    """Returns the params of a task for a message.
-
-    Raises:
-        A2aError: the message has no part, or one of a kind that no task has.
-    """
+    """Returns the params of a task for a message."""
     texts: list[str] = []
     data: list[object] = []
     for part in _parts_of(message):

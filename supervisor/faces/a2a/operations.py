@@ -74,15 +74,7 @@ class A2aCaller:
 
 
 class Operations:
-    """Performs the operations of A2A about one agent, in any binding.
-
-    Args:
-        control: is called with the rights of the caller.
-        agent: its full name.
-        caller: the client.
-        binding: encodes the events of streams.
-        pushes: notifies clients.
-    """
+    """Performs the operations of A2A about one agent, in any binding."""
 
     def __init__(self, control: Control, agent: str, caller: A2aCaller, binding: Binding, pushes: Pushes) -> None:
         self._pushes = pushes
@@ -110,11 +102,7 @@ class Operations:
         return operation in self._streams
 
     async def run(self, operation: str, params: Json) -> object:
-        """Returns the result of an operation.
-
-        Raises:
-            A2aError, CorralError: it is refused.
-        """
+        """Returns the result of an operation."""
         if operation in self._operations:
             return await self._operations[operation](params)
         if operation == "GetExtendedAgentCard":
@@ -122,11 +110,7 @@ class Operations:
         raise A2aError(-32601, f'cannot call "{operation}": A2A {VERSION} has no such method')
 
     async def stream(self, request: web.BaseRequest, operation: str, params: Json) -> web.StreamResponse:
-        """Answers with the events of a task.
-
-        Raises:
-            A2aError, CorralError: it is refused.
-        """
+        """Answers with the events of a task."""
         task = await self._streams[operation](params)
         following = self._followed(task, goes_on=operation == "SubscribeToTask")
         return await send_call(request, self._caller.outbox, following, self._last)
@@ -289,11 +273,7 @@ class Operations:
         return task
 
     async def _task(self, params: Json) -> Task:
-        """Returns a task of this agent.
-
-        Raises:
-            A2aError: the agent has no such task.
-        """
+        """Returns a task of this agent."""
         task_id = params.get("id")
         if not isinstance(task_id, str) or not task_id:
             raise A2aError(-32602, 'cannot find a task without "id"')
@@ -354,11 +334,7 @@ def _event(value: object) -> bytes:
 
 
 def _history(params: Json) -> int | None:
-    """Returns the limit of messages in a record.
-
-    Raises:
-        A2aError: it is no number, or below zero.
-    """
+    """Returns the limit of messages in a record."""
     limit = params.get("historyLength")
     if limit is not None and (type(limit) is not int or limit < 0):
         raise A2aError(-32602, f'cannot use {limit!r} as "historyLength": it is 0 or more')

@@ -84,12 +84,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pushes:
-    """Holds the addresses, and notifies them.
-
-    Args:
-        control: has the tasks, the store and the events.
-        allowed: the addresses that the operator allows, as `is_allowed` has them.
-    """
+    """Holds the addresses, and notifies them."""
 
     def __init__(self, control: Control, allowed: Sequence[str]) -> None:
         self._control = control
@@ -119,11 +114,7 @@ class Pushes:
     # -- the configurations of a task
 
     def read(self, task: str, params: Json) -> Target:
-        """Reads the configuration of a client.
-
-        Raises:
-            A2aError: it is none, or of an address that is not allowed.
-        """
+        """Reads the configuration of a client."""
         if not self.is_on:
             raise A2aError(-32003, "cannot send push notifications: the operator allows no address")
         given: Mapping[str, Json] = params if isinstance(params, dict) else {}
@@ -147,11 +138,7 @@ class Pushes:
         return target
 
     async def add(self, target: Target, task: Task, question: object) -> None:
-        """Keeps a configuration, in place of one with the same id. The present status counts as known.
-
-        Raises:
-            A2aError: there are too many.
-        """
+        """Keeps a configuration, in place of one with the same id. The present status counts as known."""
         await self._loaded.wait()
         ids = self._known.setdefault(target.task, set())
         if target.id not in ids and len(ids) >= PER_TASK:

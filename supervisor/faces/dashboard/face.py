@@ -43,13 +43,7 @@ class _Login(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BrowserSessions:
-    """Identifies the browser of a request by its cookie.
-
-    Args:
-        sessions: the open ones.
-        token_client: returns the client of the token with a digest.
-        clock: returns monotonic seconds.
-    """
+    """Identifies the browser of a request by its cookie."""
 
     def __init__(
         self, sessions: Sessions, token_client: Callable[[bytes], HttpClient], clock: Callable[[], float]
@@ -63,11 +57,7 @@ class BrowserSessions:
         return self.sessions.open(token, self._clock())
 
     def client(self, request: web.BaseRequest) -> HttpClient | None:
-        """Returns the client of a request's cookie; None where it has none.
-
-        Raises:
-            PermissionDenied: the session is over, or another page sent the request.
-        """
+        """Returns the client of a request's cookie; None where it has none."""
         session_id = request.cookies.get(cookie_name(request))
         if session_id is None:
             return None
@@ -91,11 +81,7 @@ def cookie_name(request: web.BaseRequest) -> str:
 
 
 def check_origin(request: web.BaseRequest) -> None:
-    """Rejects a request that did not come from the page: any of another origin, and a change that does not say its own.
-
-    Raises:
-        PermissionDenied: it is one of these.
-    """
+    """Rejects a request that did not come from the page: any of another origin, and a change that does not say its own."""
     origin, site = request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site")
     is_change = request.method not in ("GET", "HEAD")
     if origin is None:
@@ -117,12 +103,7 @@ class PageFace:
     open = True
 
     async def serve(self, request: web.BaseRequest, client: HttpClient) -> web.StreamResponse:
-        """Answers with the page.
-
-        Raises:
-            NotFound: it is another path, which no face has.
-            Refused: it is not a GET.
-        """
+        """Answers with the page."""
         check_read(request, request.path == self.prefix)
         return file_answer(request, files_of(PAGE), "index.html", PAGE_HEADERS)
 
@@ -131,13 +112,7 @@ class PageFace:
 
 
 class DashboardFace:
-    """Serves the files of the page, and opens and closes sessions.
-
-    Args:
-        browsers: the sessions.
-        authenticate: returns the client of a token.
-        digest_of: returns the digest of the text of a token.
-    """
+    """Serves the files of the page, and opens and closes sessions."""
 
     prefix = FILES
     open = True
@@ -150,13 +125,7 @@ class DashboardFace:
         self._digest_of = digest_of
 
     async def serve(self, request: web.BaseRequest, client: HttpClient) -> web.StreamResponse:
-        """Answers with a file, or opens (POST) or closes (DELETE) a session.
-
-        Raises:
-            NotFound: there is no such file.
-            PermissionDenied: another page sent the request.
-            Refused: the token is wrong, or it is another verb.
-        """
+        """Answers with a file, or opens (POST) or closes (DELETE) a session."""
         if request.path == SESSION_PATH:
             return await self._session(request)
         name = request.path.removeprefix(f"{FILES}/")

@@ -21,11 +21,7 @@ HOST = re.compile(r"([a-z0-9._-]{1,255}|\[[0-9a-f:.]{2,64}\])(:[0-9]{1,5})?")
 
 
 def address_of(address: str, *, is_protected: bool) -> tuple[str, int]:
-    """Returns host and port of `HOST:PORT`; a host that others reach only where the connections are protected.
-
-    Raises:
-        InvalidParams: others could reach it, and their tokens could be read on the way.
-    """
+    """Returns host and port of `HOST:PORT`; a host that others reach only where the connections are protected."""
     host, _, port = address.rpartition(":")
     bare = host.strip("[]")
     if not is_protected and not is_loopback(bare):
@@ -53,11 +49,7 @@ def bracketed(host: str) -> str:
 
 
 def check_target(target: str) -> None:
-    """Rejects the target of a request that is no plain path, with or without a query.
-
-    Raises:
-        InvalidRequest: it is absolute, has a segment `.` or `..`, or control characters or bytes that are no text.
-    """
+    """Rejects the target of a request that is no plain path, with or without a query."""
     path = target.partition("?")[0]
     if "%" not in path and "/." not in path and path.startswith("/") and path.isascii():
         return
@@ -74,15 +66,7 @@ def check_target(target: str) -> None:
 
 
 class Admission:
-    """Identifies the client of a request.
-
-    Args:
-        host: that the server listens at.
-        port: that it listens at.
-        authenticate: returns the client of a token.
-        names: the only names that `Host` may have, with any port; empty: those of this machine, and any name where
-            the server does not listen at a loopback address, or `is_behind_proxy`.
-    """
+    """Identifies the client of a request."""
 
     def __init__(
         self,
@@ -102,11 +86,7 @@ class Admission:
             self._hosts |= local
 
     def check_place(self, hosts: Sequence[str], origins: Sequence[str]) -> None:
-        """Rejects a request whose headers `Host` and `Origin` have these values.
-
-        Raises:
-            PermissionDenied: it names another host or origin.
-        """
+        """Rejects a request whose headers `Host` and `Origin` have these values."""
         host = hosts[0].lower() if hosts else ""
         if len(hosts) != 1 or not self._is_ours(host):
             raise PermissionDenied(f"cannot serve host {host!r}", header="Host")
@@ -121,11 +101,7 @@ class Admission:
         return bool(self._names) and HOST.fullmatch(host) is not None and _bare(host) in self._names
 
     def client(self, headers: Mapping[str, str]) -> HttpClient:
-        """Returns the client whose token is in the header `Authorization`.
-
-        Raises:
-            PermissionDenied: there is none, or it is wrong.
-        """
+        """Returns the client whose token is in the header `Authorization`."""
         scheme, _, token = headers.get("Authorization", "").partition(" ")
         token = token.strip()
         return self._authenticate(token if scheme.lower() == "bearer" and token else None)

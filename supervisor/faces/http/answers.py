@@ -46,11 +46,7 @@ class Refused(Exception):
 
 
 def check_type(request: web.BaseRequest, body: bytes, types: Sequence[str] = (JSON, CURL_TYPE)) -> None:
-    """Refuses a body of another type; one without a type is JSON.
-
-    Raises:
-        Refused: it is of another type, or encoded.
-    """
+    """Refuses a body of another type; one without a type is JSON."""
     given = request.headers.get("Content-Type", JSON).partition(";")[0].strip().lower()
     if body and (given not in types or "Content-Encoding" in request.headers):
         error = InvalidRequest(f"cannot read the body: it is no plain {types[0]}")
@@ -65,11 +61,7 @@ def status_of(error: CorralError) -> int:
 
 
 def answer(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    """Encodes a value as the answer.
-
-    Raises:
-        InternalError: it cannot be encoded.
-    """
+    """Encodes a value as the answer."""
     try:
         body = codec.encode(value)
     except ValueError as error:
@@ -97,11 +89,7 @@ def failure(error: CorralError, status: int | None = None, headers: Mapping[str,
 
 
 async def read_body(request: web.BaseRequest, within_s: float = BODY_S) -> bytes:
-    """Returns the body of a request, `b""` where it has none.
-
-    Raises:
-        Refused: it is too long or compressed, or does not come in time, or the client expects something else than 100 Continue.
-    """
+    """Returns the body of a request, `b""` where it has none."""
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise Refused(415, InvalidRequest("cannot read the body: it has a Content-Encoding"))
     if (request.content_length or 0) > MAX_BODY_BYTES:  # before any of it is kept
@@ -141,11 +129,7 @@ async def _continue(request: web.BaseRequest) -> None:
 
 
 async def write(request: web.BaseRequest, response: web.StreamResponse, data: bytes) -> None:
-    """Sends a part of a stream to a client that reads it in time.
-
-    Raises:
-        ConnectionError: it does not read, or is gone.
-    """
+    """Sends a part of a stream to a client that reads it in time."""
     try:
         async with asyncio.timeout(STALL_S):
             await response.write(data)

@@ -20,12 +20,7 @@ MAX_REASON = 200
 
 
 class Connection(web.RequestHandler):
-    """Serves the requests of one connection, one after the other.
-
-    Args:
-        server: of aiohttp; it holds all connections.
-        idle_s: seconds that it may be without a request.
-    """
+    """Serves the requests of one connection, one after the other."""
 
     __slots__ = ()
 

@@ -92,11 +92,7 @@ def event(name: str, value: object, number: object = None) -> bytes:
 
 
 async def send(request: web.BaseRequest, chunks: AsyncGenerator[bytes, None]) -> web.StreamResponse:
-    """Answers with these chunks of events, to their end.
-
-    Raises:
-        ConnectionError: the client does not read, or is gone; or the chunks were broken off.
-    """
+    """Answers with these chunks of events, to their end."""
     response = web.StreamResponse(headers=SSE_HEADERS)
     await response.prepare(request)
     try:
@@ -115,18 +111,7 @@ async def send(request: web.BaseRequest, chunks: AsyncGenerator[bytes, None]) ->
 async def send_call(
     request: web.BaseRequest, outbox: Outbox, call: Awaitable[T], ending: Callable[["asyncio.Future[T]"], bytes]
 ) -> web.StreamResponse:
-    """Answers with what a call puts into the outbox, and with its end; a client that hangs up ends the call.
-
-    Args:
-        request: the request.
-        outbox: of the caller of the call.
-        call: it begins here.
-        ending: returns the last event, of the call that is done.
-
-    Raises:
-        CorralError: the call fails before its first event.
-        ConnectionError: the client does not read, or is gone.
-    """
+    """Answers with what a call puts into the outbox, and with its end; a client that hangs up ends the call."""
     task = asyncio.ensure_future(call)
     task.add_done_callback(outbox.wake)
     try:

@@ -51,11 +51,7 @@ Bind = Callable[[HttpClient, str], HttpClient]
 
 
 def refuse_tenants(client: HttpClient, tenant: str) -> HttpClient:
-    """Refuses to bind a client: there are no tenants.
-
-    Raises:
-        NotFound: always.
-    """
+    """Refuses to bind a client: there are no tenants."""
     raise NotFound(f'cannot find tenant "{tenant}"', name=tenant, known=[])
 
 
@@ -85,12 +81,7 @@ class Face(Protocol):
         ...
 
     async def serve(self, request: "web.BaseRequest", client: HttpClient) -> "web.StreamResponse":
-        """Answers one request.
-
-        Raises:
-            Refused: it is answered with this status.
-            CorralError: it is answered with the status of its class.
-        """
+        """Answers one request."""
         ...
 
     async def close(self) -> None:

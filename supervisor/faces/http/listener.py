@@ -28,13 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class Listener:
-    """Accepts the connections of one address.
-
-    Args:
-        protocol: makes the protocol of a connection.
-        admit: returns whether one more connection is accepted; `opening` are not in its protocols yet.
-        handshake_s: seconds that a TLS handshake may take.
-    """
+    """Accepts the connections of one address."""
 
     def __init__(
         self,
@@ -58,12 +52,7 @@ class Listener:
         """Whether the last connection could not be accepted: it is logged once."""
 
     async def open(self, host: str, port: int) -> int:
-        """Listens, and returns the port.
-
-        Raises:
-            InvalidParams: the host has no address.
-            PermissionDenied: the address cannot be bound.
-        """
+        """Listens, and returns the port."""
         place = "127.0.0.1" if host == "localhost" else host
         try:
             found = await self._loop.getaddrinfo(place, port, type=socket.SOCK_STREAM)

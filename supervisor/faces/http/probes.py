@@ -42,11 +42,7 @@ class Health:
 
 
 class Ready:
-    """Answers 200 if nothing that is wanted is down, else 503 with the names.
-
-    Args:
-        look: returns the readiness as it is now, with the names that a client may know.
-    """
+    """Answers 200 if nothing that is wanted is down, else 503 with the names."""
 
     prefix = READY_PATH
     open = False

@@ -58,19 +58,7 @@ class _Request(web.BaseRequest):
 
 
 class HttpServer:
-    """Serves faces over HTTP.
-
-    Args:
-        faces: each with its own prefix.
-        authenticate: returns the client of a token.
-        bind: returns a client as it is when it is bound to the tenant that its request names.
-        browser_client: returns the client of a browser's session, of a request without a token; None: there are no sessions.
-        names: the only names that `Host` may have; see Admission.
-        is_behind_proxy: whether clients name the host of a proxy.
-        tls: for HTTPS; None for HTTP.
-        max_connections: the number of connections at once.
-        idle_s: seconds that a connection may be without a request.
-    """
+    """Serves faces over HTTP."""
 
     def __init__(
         self,
@@ -105,12 +93,7 @@ class HttpServer:
     # -- opening and closing
 
     async def open(self, host: str, port: int) -> str:
-        """Listens, and returns the address: `HOST:PORT`.
-
-        Raises:
-            InvalidParams: the host has no address.
-            PermissionDenied: the address cannot be bound.
-        """
+        """Listens, and returns the address: `HOST:PORT`."""
         # There are few prefixes: an Application with its router would cost each request a tenth of its time.
         server = web.Server(self._serve, request_factory=self._request, access_log=None, handler_cancellation=True)
         self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=1.0)
@@ -213,11 +196,7 @@ class HttpServer:
         return found
 
     def _face(self, request: web.BaseRequest) -> Face | None:
-        """Returns the face whose prefix is the longest that fits.
-
-        Raises:
-            Refused: the target is no plain path.
-        """
+        """Returns the face whose prefix is the longest that fits."""
         try:
             check_target(request.raw_path)
         except InvalidRequest as error:
@@ -233,12 +212,7 @@ class HttpServer:
         return None
 
     def _admit(self, request: web.BaseRequest, *, is_open: bool) -> HttpClient:
-        """Returns the client of a request.
-
-        Raises:
-            Refused: it names another host or origin, is of another page's session, or has no right token.
-            NotFound: it names a tenant that is not there, or not that of its token.
-        """
+        """Returns the client of a request."""
         assert self._admission is not None, "it listens"
         hosts, origins = (request.headers.getall(name, []) for name in ("Host", "Origin"))
         try:

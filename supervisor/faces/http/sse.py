@@ -35,12 +35,7 @@ SSE_HEADERS = {
 
 
 class Stream:
-    """Holds the events of one stream.
-
-    Args:
-        number: its own among the streams of a client.
-        keeps: whether a reader may come back.
-    """
+    """Holds the events of one stream."""
 
     def __init__(self, number: int, *, keeps: bool) -> None:
         self.number = number
@@ -73,11 +68,7 @@ class Stream:
         self._stir()
 
     def put(self, message: object) -> None:
-        """Appends one message; of too many that wait, the oldest are dropped, or the stream is broken off.
-
-        Raises:
-            ValueError: it cannot be encoded as JSON.
-        """
+        """Appends one message; of too many that wait, the oldest are dropped, or the stream is broken off."""
         data = codec.encode(message)
         if self.is_finished:
             return

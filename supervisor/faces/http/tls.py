@@ -12,11 +12,7 @@ KEY_KEY = "daemon.http_tls_key"
 
 
 def read_tls(cert: str | None, key: str | None) -> ssl.SSLContext | None:
-    """Returns a context for TLS 1.2 and later with a certificate chain and its key; None where neither is given.
-
-    Raises:
-        InvalidParams: one is missing, cannot be read, or they do not belong together.
-    """
+    """Returns a context for TLS 1.2 and later with a certificate chain and its key; None where neither is given."""
     if cert is None and key is None:
         return None
     if cert is None or key is None:

@@ -17,12 +17,7 @@ MAX_TOKEN_BYTES = 4096
 
 
 def read_token(path: Path) -> str:
-    """Reads the bearer token from a file that only its owner may read; makes a file that does not exist.
-
-    Raises:
-        PermissionDenied: the file is not ours alone, or cannot be used.
-        InvalidParams: its content is no token.
-    """
+    """Reads the bearer token from a file that only its owner may read; makes a file that does not exist."""
 
     def refused(reason: str) -> PermissionDenied:
         text = f'cannot use token file "{path}": {reason}'

@@ -75,12 +75,7 @@ class ApiFace:
         self._router = Router(control.methods)
 
     async def serve(self, request: web.BaseRequest, client: HttpClient) -> web.StreamResponse:
-        """Answers one request.
-
-        Raises:
-            Refused: its path, verb or types cannot be served.
-            CorralError: as the method raises it.
-        """
+        """Answers one request."""
         streams = accepts(request, EVENTS)
         path = request.rel_url.raw_path.removeprefix(PREFIX)
         try:
@@ -143,11 +138,7 @@ async def _params(request: web.BaseRequest, match: Match) -> dict[str, object]:
 
 
 def _node_of(request: web.BaseRequest, match: Match, fields: Mapping[str, object]) -> tuple[str, str | None]:
-    """Returns the query without the node that is to answer, and that node; None where the request names none.
-
-    Raises:
-        InvalidParams: header and query name two.
-    """
+    """Returns the query without the node that is to answer, and that node; None where the request names none."""
     query = request.rel_url.raw_query_string
     named = request.headers.getall(NODE_HEADER, [])
     if NODE_KEY not in fields and NODE_KEY in query:

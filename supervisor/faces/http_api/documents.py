@@ -37,11 +37,7 @@ HEADERS = {
 
 
 class OpenApiFace:
-    """Serves the OpenAPI document, which is made at the first request.
-
-    Args:
-        methods: the table.
-    """
+    """Serves the OpenAPI document, which is made at the first request."""
 
     prefix = "/openapi.json"
     open = True
@@ -51,12 +47,7 @@ class OpenApiFace:
         self._body: bytes | None = None
 
     async def serve(self, request: web.BaseRequest, client: HttpClient) -> web.StreamResponse:
-        """Answers with the document.
-
-        Raises:
-            NotFound: the path goes on.
-            Refused: it is not a GET.
-        """
+        """Answers with the document."""
         check_read(request, request.path == self.prefix)
         if self._body is None:
             self._body = codec.encode(openapi(self._methods))
@@ -73,12 +64,7 @@ class DocsFace:
     open = True
 
     async def serve(self, request: web.BaseRequest, client: HttpClient) -> web.StreamResponse:
-        """Answers with the page, its style or its script.
-
-        Raises:
-            NotFound: there is no such file.
-            Refused: it is not a GET.
-        """
+        """Answers with the page, its style or its script."""
         name = request.path.removeprefix(self.prefix).removeprefix("/") or "index.html"
         check_read(request, name in files_of(PAGE))
         return file_answer(request, files_of(PAGE), name, HEADERS)
@@ -95,12 +81,7 @@ def files_of(page: Path) -> dict[str, bytes]:
 
 
 def check_read(request: web.BaseRequest, is_there: bool) -> None:
-    """Rejects a request for something that is not there, or that is no GET.
-
-    Raises:
-        NotFound: it is not there.
-        Refused: it is not a GET.
-    """
+    """Rejects a request for something that is not there, or that is no GET."""
     if not is_there:
         raise NotFound(f'cannot find "{request.path}"', path=request.path)
     if request.method not in ("GET", "HEAD"):

@@ -37,18 +37,7 @@ PLAIN = ("7bit", "8bit", "binary")
 
 
 def configuration(body: bytes, content_type: str, field: str) -> dict[str, object]:
-    """Returns the configuration of a body.
-
-    Args:
-        body: of the request.
-        content_type: as it was sent, with the boundary of a multipart body.
-        field: the name of the field of a form, or of the one key of a JSON body around it.
-
-    Raises:
-        ParseError: it is not JSON.
-        InvalidRequest: it is no object, or the form has no such field.
-        ResourceLimitExceeded: the form is too long.
-    """
+    """Returns the configuration of a body."""
     kind = content_type.partition(";")[0].strip().lower()
     if kind == JSON:
         found = codec.as_object(_decoded(body))

@@ -152,13 +152,7 @@ def one_of(key: str) -> str:
 
 
 class _Operation:
-    """Describes one route of a method.
-
-    Args:
-        method: of the table.
-        route: one of its routes.
-        number: of the route, from 0.
-    """
+    """Describes one route of a method."""
 
     def __init__(self, method: Method, route: Route, number: int) -> None:
         self.method, self.route, self.path = method, route, _path(route)

@@ -46,11 +46,7 @@ class _Node:
 
 
 class Router:
-    """Finds methods by verb and path.
-
-    Args:
-        methods: the table.
-    """
+    """Finds methods by verb and path."""
 
     def __init__(self, methods: Mapping[str, Method]) -> None:
         self._root = _Node()
@@ -66,18 +62,7 @@ class Router:
                 node.methods.setdefault(route.verb, []).append((method, route))
 
     def match(self, verb: str, raw_path: str, *, streams: bool) -> Match:
-        """Returns the method of a request; `raw_path` is the undecoded path below PREFIX.
-
-        Args:
-            verb: of the request; HEAD is served as GET.
-            raw_path: as it was sent.
-            streams: whether the client accepts `text/event-stream`.
-
-        Raises:
-            NotFound: there is no such path.
-            VerbRefused: the path does not serve the verb.
-            InvalidParams: a segment is not UTF-8.
-        """
+        """Returns the method of a request; `raw_path` is the undecoded path below PREFIX."""
         words = raw_path.removeprefix("/").split("/")
         found = _reached(self._root, words) if all(words) else []
         if not any(node.methods for node, _ in found):

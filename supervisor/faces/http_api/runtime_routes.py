@@ -61,12 +61,7 @@ class RuntimeFace:
         self._control = control
 
     async def serve(self, request: web.BaseRequest, client: HttpClient) -> web.StreamResponse:
-        """Answers one request.
-
-        Raises:
-            Refused: its path or verb is none of the eight, its id is missing or taken, or its body is of another type.
-            CorralError: as the method raises it.
-        """
+        """Answers one request."""
         words = request.rel_url.raw_path.removeprefix(PREFIX).removeprefix("/").split("/")
         caller = OneAnswer(client)
         match words:
@@ -150,9 +145,6 @@ def _spec(kind: Kind, given: Mapping[str, object], templates: Mapping[str, Templ
     """Returns the table of a configuration, with the template that it has where it has no program.
 
     A template that declares the parameters `name` and `description` gets those of the configuration.
-
-    Raises:
-        InvalidParams: a team or workflow has a template.
     """
     spec = dict(given)
     title = spec.pop("name", None)

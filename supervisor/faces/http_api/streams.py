@@ -29,12 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 class StreamCaller:
-    """Represents a caller that gets its notifications as events.
-
-    Args:
-        client: of the request.
-        resumption: how a reader goes on where it was; None where it cannot.
-    """
+    """Represents a caller that gets its notifications as events."""
 
     def __init__(self, client: HttpClient, resumption: Resumption | None) -> None:
         self.name = client.name
@@ -95,12 +90,7 @@ class StreamCaller:
 async def serve_stream(
     request: web.BaseRequest, control: Control, method: Method, params: Mapping[str, object], client: HttpClient
 ) -> web.StreamResponse:
-    """Answers a request with the events of a call.
-
-    Raises:
-        CorralError: the call fails before its first event.
-        ConnectionError: the client does not read, or is gone.
-    """
+    """Answers a request with the events of a call."""
     caller = StreamCaller(client, method.faces.resumption)
     if method.faces.parts:
         params = {"stream": True, **params}

@@ -55,17 +55,7 @@ class InputRequired(Exception):
 
 
 class Person:
-    """Represents the person at a client that has declared elicitation, during one call.
-
-    Args:
-        control: of the daemon.
-        ask: sends the client a request; None for a modern client, which is asked by results.
-        params: of the call, with `inputResponses` and `requestState` where it goes on.
-        related: the task of MCP to which the requests belong; None without one.
-
-    Raises:
-        InvalidParams: the state is none of corral's.
-    """
+    """Represents the person at a client that has declared elicitation, during one call."""
 
     def __init__(
         self, control: Control, ask: Ask | None, params: Mapping[str, object], related: str | None = None
@@ -95,12 +85,7 @@ class Person:
         self._responses = {}
 
     async def beside(self, task: str, work: Awaitable[T]) -> T:
-        """Returns what `work` returns, and asks meanwhile the questions of a task and of what it delegates.
-
-        Raises:
-            InputRequired: a modern client has to be asked.
-            CorralError: as `work` raises it.
-        """
+        """Returns what `work` returns, and asks meanwhile the questions of a task and of what it delegates."""
         approvals = self._control.approvals
         working = asyncio.ensure_future(work)
         try:
@@ -113,11 +98,7 @@ class Person:
             await asyncio.wait([working])
 
     async def ask_all(self, numbers: Sequence[int]) -> None:
-        """Asks these questions, and returns when each has ended, or the client has said that it has no answer.
-
-        Raises:
-            InputRequired: a modern client has to be asked.
-        """
+        """Asks these questions, and returns when each has ended, or the client has said that it has no answer."""
         approvals = self._control.approvals
         await self._while_open(lambda: [each for each in approvals.open() if each.id in numbers], None, None)
 

@@ -75,13 +75,7 @@ Offer = Callable[[ViewQuery, Caller, HttpClient], HttpTools]
 
 
 class McpFace:
-    """Serves MCP.
-
-    Args:
-        offer: makes the tools of a client.
-        version: corral's own.
-        max_sessions: the number of legacy clients at once.
-    """
+    """Serves MCP."""
 
     prefix = PATH
     open = False

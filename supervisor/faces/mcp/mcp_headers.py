@@ -15,11 +15,7 @@ Values = Callable[[str], list[str]]
 
 
 def check_routing(values: Values, method: str, params: Mapping[str, object], version: object) -> None:
-    """Compares the headers that every request has.
-
-    Raises:
-        ProtocolError: they differ from the message, are missing, or are there twice.
-    """
+    """Compares the headers that every request has."""
     if _only(values, http_headers.VERSION) != version:
         raise _mismatch(http_headers.VERSION, "the revision in _meta")
     if _only(values, http_headers.METHOD) != method:
@@ -33,11 +29,7 @@ def check_routing(values: Values, method: str, params: Mapping[str, object], ver
 
 
 def check_params(values: Values, schema: object, arguments: Mapping[str, object]) -> None:
-    """Compares the headers that the schema of a tool asks for with the arguments of a call.
-
-    Raises:
-        ProtocolError: they differ, or one is there and the other is not.
-    """
+    """Compares the headers that the schema of a tool asks for with the arguments of a call."""
     try:
         marks = http_headers.marks_of(schema)
     except ValueError:

@@ -45,12 +45,7 @@ class ViewQuery(NamedTuple):
 
 
 def check_headers(request: web.BaseRequest, rpc: RpcRequest, client_tools: HttpTools) -> None:
-    """Compares the headers of a modern request with its message and with the schema of its tool.
-
-    Raises:
-        InvalidParams: the `_meta` of the request is incomplete.
-        ProtocolError: the headers differ from the message.
-    """
+    """Compares the headers of a modern request with its message and with the schema of its tool."""
     meta = as_object(rpc.params.get("_meta")) or {}
     for key in ("protocolVersion", "clientCapabilities"):
         if META + key not in meta:
@@ -79,11 +74,7 @@ def client_name(client: object) -> str:
 
 
 def view_query(request: web.BaseRequest) -> ViewQuery:
-    """Parses the query of the address.
-
-    Raises:
-        InvalidParams: it has another key, which may have been meant to narrow the choice.
-    """
+    """Parses the query of the address."""
     query = request.query
     known = {"only", "deny", "read_only", "profile"}
     if unknown := sorted(query.keys() - known - {TENANT_KEY}):

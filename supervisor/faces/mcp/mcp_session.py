@@ -61,16 +61,7 @@ class RpcRequest(NamedTuple):
 
 
 class HttpSession:
-    """Represents the session of one legacy client.
-
-    Args:
-        session_id: the client sends it with each request.
-        client_tools: of this client.
-        caller: for the pool and the audit.
-        version: corral's own.
-        owner: the name of the client, which alone may use it.
-        tasks: of this client.
-    """
+    """Represents the session of one legacy client."""
 
     def __init__(
         self,
@@ -147,11 +138,7 @@ class HttpSession:
             self.streams[0].put({"jsonrpc": "2.0", "method": method, "params": params})
 
     async def ask(self, stream: Stream, method: str, params: Mapping[str, object]) -> object:
-        """Sends the client a request on a stream and returns its answer.
-
-        Raises:
-            CorralError: its error, or Timeout.
-        """
+        """Sends the client a request on a stream and returns its answer."""
         self._last_ask += 1
         request_id = f"corral-{self._last_ask}"
         answer = self._asks[request_id] = self._loop.create_future()
@@ -180,11 +167,7 @@ class HttpSession:
 
 
 class HttpSessions:
-    """Holds all sessions, the last used one at the end, and their finished streams.
-
-    Args:
-        most: the number of sessions at once.
-    """
+    """Holds all sessions, the last used one at the end, and their finished streams."""
 
     def __init__(self, most: int = MAX_SESSIONS) -> None:
         self._most = most
@@ -205,11 +188,7 @@ class HttpSessions:
         self._sessions[session.id] = self._sessions.pop(session.id)
 
     def make_room(self, request_id: Id) -> None:
-        """Ends, where there are too many, the session that was idle for longest.
-
-        Raises:
-            Refused: none is idle.
-        """
+        """Ends, where there are too many, the session that was idle for longest."""
         if len(self._sessions) < self._most:
             return
         idle = next((session for session in self if session.is_idle), None)
@@ -352,11 +331,7 @@ class Reply:
 
 
 def read_request(message: Mapping[str, object]) -> RpcRequest:
-    """Returns the request in a message.
-
-    Raises:
-        Refused: there is none.
-    """
+    """Returns the request in a message."""
     request_id, method = message.get("id"), message.get("method")
     if not isinstance(request_id, str | int) or isinstance(request_id, bool):
         error = InvalidRequest("cannot read the request: its id is no string and no integer")

@@ -29,11 +29,7 @@ OF_FIELDS = frozenset(
 async def complete(
     receiver: Receiver, arguments: Mapping[str, object], params: Mapping[str, object], caller: Caller
 ) -> Mapping[str, object]:
-    """Returns the arguments with what the person gives.
-
-    Raises:
-        InputRequired: a modern client has to be asked.
-    """
+    """Returns the arguments with what the person gives."""
     form = form_of(receiver, arguments)
     if form is None or has_response(params):
         return completed(receiver, arguments, params)

@@ -105,23 +105,14 @@ class TaskClient(Protocol):
 
 
 class ClientTasks:
-    """Shows and begins the tasks of one client.
-
-    Args:
-        control: of the daemon.
-        client: its tools and rights.
-    """
+    """Shows and begins the tasks of one client."""
 
     def __init__(self, control: Control, client: TaskClient) -> None:
         self._control = control
         self._client = client
 
     async def begin(self, params: Mapping[str, object], caller: Caller) -> McpTask | None:
-        """Begins a call of a tool as a task; returns None, without any effect, for a tool whose calls are no tasks.
-
-        Raises:
-            CorralError: it was not accepted.
-        """
+        """Begins a call of a tool as a task; returns None, without any effect, for a tool whose calls are no tasks."""
         name = str(params.get("name"))
         if "requestState" in params or not (name == RUN or name.startswith(exposed.PREFIX)):
             return None  # the first is a call that goes on, and so was no task
@@ -161,19 +152,11 @@ class ClientTasks:
             return False
 
     async def task(self, task_id: str, caller: Caller) -> McpTask:
-        """Returns a task.
-
-        Raises:
-            NotFound: there is none that the client may see.
-        """
+        """Returns a task."""
         return self._shown(await self._record(task_id, caller), caller)
 
     async def ended(self, task_id: str, caller: Caller) -> McpTask:
-        """Returns a task when its status is final; meanwhile the person at the client is asked its questions.
-
-        Raises:
-            NotFound: there is none that the client may see.
-        """
+        """Returns a task when its status is final; meanwhile the person at the client is asked its questions."""
         record = await self._record(task_id, caller)
         if record.state not in ENDED:
             person = self._client.person(caller, {}, related=task_id)
@@ -186,11 +169,7 @@ class ClientTasks:
         return self._shown(record, caller)
 
     async def page(self, cursor: str | None, caller: Caller) -> tuple[list[McpTask], str | None]:
-        """Returns tasks without results, the newest first, and the cursor of the next ones.
-
-        Raises:
-            CorralError: there is no such cursor.
-        """
+        """Returns tasks without results, the newest first, and the cursor of the next ones."""
         params: dict[str, object] = {"limit": PAGE}
         if cursor is not None:
             params["before"] = cursor
@@ -201,12 +180,7 @@ class ClientTasks:
         return shown, more if isinstance(more, str) else None
 
     async def cancel(self, task_id: str, caller: Caller) -> McpTask:
-        """Cancels a task and returns it when it has ended; one that had ended before stays as it is.
-
-        Raises:
-            NotFound: there is none that the client may see.
-            PermissionDenied: the client may not.
-        """
+        """Cancels a task and returns it when it has ended; one that had ended before stays as it is."""
         record = await self._record(task_id, caller)
         if not (self._client.may_use(OWN_TOOLS[f"{PREFIX}cancel"]) or self._is_begun_with(record)):
             text = f'cannot cancel task "{task_id}": it is not allowed'
@@ -215,11 +189,7 @@ class ClientTasks:
         return self._shown(await self._called("task.cancel", {"task": task_id}, tool_caller), caller)
 
     async def answer(self, task_id: str, responses: Mapping[str, object], caller: Caller) -> None:
-        """Takes the client's answers to the questions of a task; those to other questions are ignored.
-
-        Raises:
-            NotFound: there is none that the client may see.
-        """
+        """Takes the client's answers to the questions of a task; those to other questions are ignored."""
         await self._record(task_id, caller)
         state = {"asked": [each.id for each in self._questions(task_id)]}
         given = {"inputResponses": responses, "requestState": codec.encode(state).decode()}
@@ -300,13 +270,7 @@ class ClientTasks:
 
 
 class StatusFeed:
-    """Reports changed statuses of tasks, from the events of the daemon.
-
-    Args:
-        control: of the daemon.
-        show: returns a task; raises CorralError.
-        on_status: is called with each task that has another status than before.
-    """
+    """Reports changed statuses of tasks, from the events of the daemon."""
 
     def __init__(
         self, control: Control, show: Callable[[str], Awaitable[McpTask]], on_status: Callable[[McpTask], None]

@@ -22,18 +22,7 @@ TINY = 1e-9
 
 
 class ToolCaller:
-    """Represents the caller of one of these tools to the method table.
-
-    Args:
-        name: for errors.
-        permission: of the client, as it is now.
-        who: as the audit names it.
-        agents: globs of those that it may know; None for all.
-        on_progress: takes the progress of a task that the call waits for.
-        traceparent: the trace context of the client.
-        tenant: that it is bound to; "" for none.
-        person: at a client that can be asked; None: it cannot.
-    """
+    """Represents the caller of one of these tools to the method table."""
 
     def __init__(
         self,

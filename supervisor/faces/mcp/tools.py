@@ -118,11 +118,7 @@ class OwnTool:
         }
 
     async def call(self, control: Control, arguments: Mapping[str, object], caller: ToolCaller) -> dict[str, object]:
-        """Calls the tool and returns MCP's result object.
-
-        Raises:
-            CorralError: as the method table raises it, or the arguments are not those of the schema.
-        """
+        """Calls the tool and returns MCP's result object."""
         if not self.is_within(caller.permission):
             raise PermissionDenied(
                 f'cannot call "{self.name}": {caller.name} may only {caller.permission}',
@@ -301,11 +297,7 @@ async def _approvals(control: Control, asked: ApprovalsArguments, caller: ToolCa
 async def run_exposed(
     control: Control, receiver: exposed.Receiver, order: exposed.Order, caller: ToolCaller
 ) -> dict[str, object]:
-    """Runs a task on an exposed agent, team or workflow, and returns MCP's result.
-
-    Raises:
-        CorralError: it was not accepted.
-    """
+    """Runs a task on an exposed agent, team or workflow, and returns MCP's result."""
     asked = RunArguments(order.objective, agent=receiver.name, input=order.input)
     answer = await _run(control, asked, caller)
     return exposed.result_of(codec.as_object(answer.structured) or {})

@@ -58,16 +58,7 @@ class Client:
 
 
 class ClientTools:
-    """Serves the tools, prompts and resources of one client.
-
-    Args:
-        control: of the daemon.
-        client: for its rights.
-        view: its own patterns and profile, which narrow the rights.
-
-    Raises:
-        NotFound: there is no such profile.
-    """
+    """Serves the tools, prompts and resources of one client."""
 
     def __init__(self, control: Control, client: Client, view: AttachParams) -> None:
         self._control = control
@@ -181,11 +172,7 @@ class ClientTools:
         return self._control.pool.tool(name, self.access)
 
     async def request(self, method: str, params: Mapping[str, object], caller: Caller) -> dict[str, object]:
-        """Returns the result of tools/call, prompts/get, resources/read or completion/complete.
-
-        Raises:
-            CorralError: it could not be had.
-        """
+        """Returns the result of tools/call, prompts/get, resources/read or completion/complete."""
         control = self._control
         if caller.tenant != self._client.tenant:
             caller = replace(caller, tenant=self._client.tenant)
@@ -244,11 +231,7 @@ class ClientTools:
         )
 
     def check_own(self, tool: OwnTool) -> None:
-        """Checks that one of corral's own tools is offered.
-
-        Raises:
-            PermissionDenied: it is not.
-        """
+        """Checks that one of corral's own tools is offered."""
         if not self.may_use(tool):
             raise PermissionDenied(f'cannot call "{tool.name}": it is not allowed', tool=tool.name)
 
@@ -257,11 +240,7 @@ class ClientTools:
         return any(known == name for known, _ in self._exposed())
 
     def receiver(self, name: str) -> exposed.Receiver:
-        """Returns the agent, team or workflow that has a tool.
-
-        Raises:
-            NotFound: none that the client may call has it.
-        """
+        """Returns the agent, team or workflow that has a tool."""
         found = next((each for known, each in self._exposed() if known == name), None)
         if found is None:
             raise NotFound(f'cannot find tool "{name}"', tool=name, near=[])
@@ -308,11 +287,7 @@ class ClientTools:
             return exposed.failed(error)
 
     async def subscribe(self, uri: str, on_updated: Callable[[str], None]) -> Callable[[], None]:
-        """Calls `on_updated` with the URI whenever the resource changes; returns a function that ends that.
-
-        Raises:
-            CorralError: there is no such resource, or its server has no subscriptions.
-        """
+        """Calls `on_updated` with the URI whenever the resource changes; returns a function that ends that."""
         client = self._client
         caller = Caller(name=client.name, sharer=client.sharer, tenant=client.tenant)
         return await self._control.pool.subscribe(uri, on_updated, self.access, caller=caller)

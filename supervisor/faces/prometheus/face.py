@@ -17,11 +17,7 @@ from . import snapshot
 
 
 class MetricsFace:
-    """Serves the figures of one daemon.
-
-    Args:
-        control: reaches the rooms that count.
-    """
+    """Serves the figures of one daemon."""
 
     prefix = "/metrics"
     open = False
@@ -31,12 +27,7 @@ class MetricsFace:
         self._scraping = asyncio.Lock()
 
     async def serve(self, request: web.BaseRequest, client: HttpClient) -> web.StreamResponse:
-        """Answers with the figures of this moment.
-
-        Raises:
-            NotFound: the path goes on, or `enable_metrics` is false.
-            Refused: it is not a GET.
-        """
+        """Answers with the figures of this moment."""
         if request.path != self.prefix:
             raise NotFound(f'cannot find "{request.path}"', path=request.path)
         if request.method not in ("GET", "HEAD"):

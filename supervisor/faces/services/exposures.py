@@ -49,11 +49,7 @@ class Exposures:
         return name in self._by_name
 
     async def set(self, entry: Spec | Group, exposure: Exposure) -> None:
-        """Stores a change; one to what the table says is none.
-
-        Raises:
-            Overloaded: the store takes nothing now; nothing is changed.
-        """
+        """Stores a change; one to what the table says is none."""
         others = {name: each for name, each in self._by_name.items() if name != entry.name}
         is_none = exposure.address == entry.http and (exposure.address is None or exposure.auth == entry.http_auth)
         await self._write(others if is_none else {**others, entry.name: exposure})

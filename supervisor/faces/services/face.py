@@ -113,13 +113,7 @@ class HealthFace:
 
 
 class ServiceFace:
-    """Answers all other requests of one service.
-
-    Args:
-        control: the method table.
-        name: of the agent, team or workflow.
-        auth: returns whether a token is asked for, as it is now.
-    """
+    """Answers all other requests of one service."""
 
     prefix = "/"
 
@@ -137,12 +131,7 @@ class ServiceFace:
         """Leaves what is under way to the server, which cancels it."""
 
     async def serve(self, request: web.BaseRequest, client: HttpClient) -> web.StreamResponse:
-        """Answers one request.
-
-        Raises:
-            Refused: the request is not one of ROUTES.
-            CorralError: the method refuses it.
-        """
+        """Answers one request."""
         verb = ROUTES.get(request.path)
         if verb is None:
             known = sorted({*ROUTES, HealthFace.prefix})
@@ -157,11 +146,7 @@ class ServiceFace:
         return await self._run(request, caller)
 
     def _caller(self, client: HttpClient) -> ServiceCaller:
-        """Returns the caller of the method table.
-
-        Raises:
-            NotFound: the token is not for this agent.
-        """
+        """Returns the caller of the method table."""
         if client is ANONYMOUS and self.open:
             return ServiceCaller(client, "operate")
         if not is_in_scope(self._name, client.agents):
@@ -210,12 +195,7 @@ def _wants_stream(request: web.BaseRequest) -> bool:
 
 
 async def _read_run(request: web.BaseRequest) -> RunBody:
-    """Reads the body of a run; an empty one is a task without any input.
-
-    Raises:
-        Refused: it is no JSON.
-        InvalidParams: it has another shape.
-    """
+    """Reads the body of a run; an empty one is a task without any input."""
     body = await read_body(request)
     if not body:
         return RunBody()

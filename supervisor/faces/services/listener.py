@@ -73,15 +73,7 @@ class _Traffic:
 
 
 class Listener:
-    """Serves one agent, team or workflow at one address; see `services.Listening`.
-
-    Args:
-        make_server: makes the server of its faces.
-        control: the method table.
-        name: of the agent, team or workflow.
-        auth: returns whether a token is asked for, as it is now.
-        scheme: of the address, as the server speaks it.
-    """
+    """Serves one agent, team or workflow at one address; see `services.Listening`."""
 
     def __init__(
         self,
@@ -99,12 +91,7 @@ class Listener:
         self.url = ""
 
     async def open(self, host: str, port: int) -> None:
-        """Opens the address.
-
-        Raises:
-            InvalidParams: the host has no address.
-            PermissionDenied: the address cannot be bound.
-        """
+        """Opens the address."""
         self.url = f"{self._scheme}://{await self.server.open(host, port)}"
 
     async def leave(self) -> None:

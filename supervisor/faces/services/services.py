@@ -77,14 +77,7 @@ class _Service:
 
 
 class AgentServices:
-    """Holds all services of one daemon.
-
-    Args:
-        agents: the running set, which says where each is to be served.
-        shared: has the bus, which tells of changes, and the store.
-        prepare: returns what opens a service; called when the first is to be opened.
-        token_file: the path of the file with the token of the daemon's user; made by then.
-    """
+    """Holds all services of one daemon."""
 
     def __init__(self, agents: Agents, shared: Shared, prepare: Callable[[], Listen], token_file: str) -> None:
         self._agents = agents
@@ -240,14 +233,7 @@ class AgentServices:
     # -- at run time
 
     async def expose(self, name: str, address: str | None, auth: HttpAuth) -> ServiceStatus | None:
-        """Serves an agent, team or workflow at an address from now on, or not at all; kept until it is removed.
-
-        Raises:
-            NotFound: there is no such name.
-            Conflict: it cannot be served there: the address is taken.
-            InvalidParams: it is an MCP server, or the address is no proper one.
-            Overloaded: the store takes nothing now.
-        """
+        """Serves an agent, team or workflow at an address from now on, or not at all; kept until it is removed."""
         entry = self._entries().get(name)
         if entry is None:
             spec = self._agents.of(name).spec  # raises NotFound

@@ -28,9 +28,6 @@ def inherited_socket(environ: MutableMapping[str, str], pid: int) -> socket.sock
     """Returns the listening socket that the service manager has passed, if any; see sd_listen_fds(3).
 
     The variables about it are removed: they are meant for this process, and not for its children.
-
-    Raises:
-        InvalidParams: it is not one listening unix stream socket with a path.
     """
     meant_for, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
     environ.pop("LISTEN_FDNAMES", None)
@@ -71,11 +68,6 @@ class SocketLock:
 
     With `inherited`, a socket that the service manager bound there, the file is the manager's: it is
     neither replaced nor removed, and its owner, group and mode are what the manager gave it.
-
-    Raises:
-        Conflict: another daemon has it; `data["pid"]` is its.
-        InvalidParams: the path is too long.
-        PermissionDenied: its folder cannot be used.
     """
 
     def __init__(self, path: Path, inherited: socket.socket | None = None) -> None:
@@ -117,10 +109,6 @@ class SocketLock:
         """Returns a listening socket at the path, of the mode that the groups ask for; or the inherited one as it is.
 
         Both groups may connect: one has the file, two are in its access list (acl(5)). The peer's credentials decide its rights.
-
-        Raises:
-            InvalidParams: a group does not exist any more.
-            PermissionDenied: it cannot be bound.
         """
         if self.inherited is not None:
             return self.inherited
@@ -158,12 +146,7 @@ class SocketLock:
 
 
 def make_private_folder(folder: Path) -> None:
-    """Makes a folder for the socket, 0700; one in /tmp has to be ours, since any user can make it first.
-
-    Raises:
-        OSError: it cannot be made.
-        PermissionDenied: it belongs to another user.
-    """
+    """Makes a folder for the socket, 0700; one in /tmp has to be ours, since any user can make it first."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.parent == Path("/tmp") and folder.name.startswith("corral-"):
         owner = folder.lstat().st_uid
@@ -182,11 +165,7 @@ def access_list(gids: Sequence[int]) -> bytes:
 
 
 def group_id(name: str, key: str = "daemon.group") -> int:
-    """Returns the id of a group whose members may connect; `key` is the one that names it.
-
-    Raises:
-        InvalidParams: it does not exist.
-    """
+    """Returns the id of a group whose members may connect; `key` is the one that names it."""
     try:
         return grp.getgrnam(name).gr_gid
     except KeyError:

@@ -112,12 +112,7 @@ class Listener:
         self.closing = False
 
     def open(self) -> None:
-        """Starts to listen.
-
-        Raises:
-            InvalidParams: a group does not exist any more.
-            PermissionDenied: the socket cannot be bound.
-        """
+        """Starts to listen."""
         self._socket = self._lock.listen(self._group, self._readers)
         self._loop.add_reader(self._socket.fileno(), self._accept)
 
@@ -367,11 +362,7 @@ class Connection(Channel):
         return () if grant is None else bound(grant.agents, self._bound)
 
     def log_in(self, digest: bytes | None, tenant: str) -> None:
-        """Restricts the connection to what the token of a digest permits, at each call as it is then, and to a tenant.
-
-        Raises:
-            Conflict: it has logged in already.
-        """
+        """Restricts the connection to what the token of a digest permits, at each call as it is then, and to a tenant."""
         grant = None if digest is None else self._control.tokens.permitted(digest)
         if self._has_logged_in or (digest is not None and grant is None):
             raise Conflict("cannot log in: this connection has logged in already")
@@ -398,11 +389,7 @@ class Connection(Channel):
     # -- as an MCP client
 
     def attach(self, view: AttachParams) -> None:
-        """Switches the connection to MCP.
-
-        Raises:
-            NotFound: there is no such profile.
-        """
+        """Switches the connection to MCP."""
         sharer = self._identity.agent or f"client {self._token}"
         client = Client(self.name, sharer, self.who, self._granted, self.supervisor, self._agents, self._bound)
         client_tools = ClientTools(self._control, client, view)
@@ -412,11 +399,7 @@ class Connection(Channel):
         )
 
     async def ask(self, method: str, params: Mapping[str, object]) -> object:
-        """Returns an MCP client's answer to a request of ours; the caller bounds the wait.
-
-        Raises:
-            CorralError: it refuses, or is gone.
-        """
+        """Returns an MCP client's answer to a request of ours; the caller bounds the wait."""
         return await self.request(method, params, timeout_s=None)
 
     def _on_notification(self, notification: Notification) -> None:

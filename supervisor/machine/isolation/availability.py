@@ -49,11 +49,7 @@ class Trial:
 
 
 def bubblewrap(environ: Mapping[str, str]) -> str:
-    """Returns the path of the program in the PATH of `environ`.
-
-    Raises:
-        Missing: it is not there.
-    """
+    """Returns the path of the program in the PATH of `environ`."""
     found = shutil.which(PROGRAM, path=environ.get("PATH", os.defpath))
     if found is None:
         raise Missing(f"there is no {PROGRAM} in PATH", INSTALL)
@@ -62,11 +58,7 @@ def bubblewrap(environ: Mapping[str, str]) -> str:
 
 @cache
 def strict_filter() -> str:
-    """Returns the seccomp filter of strict, in hexadecimal.
-
-    Raises:
-        Missing: none is known for this machine.
-    """
+    """Returns the seccomp filter of strict, in hexadecimal."""
     machine = os.uname().machine
     try:
         return seccomp_profile.strict_program(machine).hex()

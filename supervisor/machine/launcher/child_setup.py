@@ -425,9 +425,6 @@ def identity_of(user: str | None, group: str | None) -> tuple[int, int, list[int
     """Returns uid, gid and supplementary groups of a user and a group, each a name or a number; None is the current one.
 
     It may take as long as the databases of users take, see nsswitch.conf(5).
-
-    Raises:
-        Refused: there is no such user or group.
     """
     uid, gid, name = os.getuid(), os.getgid(), None
     if user is not None:

@@ -34,11 +34,7 @@ class LeaseTimer:
         self._fd = -1
 
     def set(self, token: int, kill_at_s: float) -> int:
-        """Sets the lease in force; returns a descriptor that is readable from its deadline on.
-
-        Raises:
-            OSError: no descriptor is left.  The lease before stays in force.
-        """
+        """Sets the lease in force; returns a descriptor that is readable from its deadline on."""
         if self._fd < 0:
             self._fd = kernel.timer_descriptor(CLOCK_BOOTTIME)
         whole, rest = divmod(kill_at_s, 1.0)

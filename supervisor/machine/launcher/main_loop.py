@@ -433,11 +433,7 @@ class MainLoop:
             self._send_roots()
 
     def _send_exits(self) -> None:
-        """Sends the exits of leaders.
-
-        Raises:
-            OSError: no descriptor is left to read whether the kernel killed for memory.
-        """
+        """Sends the exits of leaders."""
         while self.dead:
             unit, status, usage = self.dead[0]
             oom = None if unit.group is None else cgroup.oom(unit.group)

@@ -130,11 +130,7 @@ class Trees:
         self.expected = (b" " + self.expected).replace(b" %d " % pid, b" ", 1)[1:]
 
     def adopt(self) -> None:
-        """Finds processes that were reparented to the launcher, and attributes them to units.
-
-        Raises:
-            OSError: descriptors or memory have run out; nothing may be concluded now.
-        """
+        """Finds processes that were reparented to the launcher, and attributes them to units."""
         for orphan in self.unknown():  # in the middle of an exec, for one, its mark cannot be read
             process = look_up(orphan.pid)
             orphan.unit = None if process is None else self.owner(process)

@@ -58,10 +58,6 @@ def receive(sock: socket.socket) -> tuple[Any, list[int]]:  # Any: JSON
 
     A long message whose memfd did not arrive (this process is out of descriptors) keeps its
     envelope: `memfd` is still true in it.
-
-    Raises:
-        BlockingIOError: no message has arrived.
-        EOFError: the peer has closed its end.
     """
     data, ancillary, _flags, _address = sock.recvmsg(MESSAGE_BYTES, socket.CMSG_SPACE(4 * DESCRIPTORS), FLAGS)
     if not data:

@@ -135,11 +135,7 @@ class Plan:
         return found
 
     def string(self, data: bytes) -> int:
-        """Appends a string and returns its address.
-
-        Raises:
-            Unplanned: there is a zero byte in it.
-        """
+        """Appends a string and returns its address."""
         if 0 in data:
             raise Unplanned
         return self.put(data + b"\0")
@@ -158,11 +154,7 @@ class RawSpawner:
     """Starts processes by plans; `launcher` is its own pid, `altered` the signals without default handlers."""
 
     def __init__(self, launcher: int, altered: Sequence[int]) -> None:
-        """Maps the stub and tries a plan.
-
-        Raises:
-            OSError: this machine does not allow it.
-        """
+        """Maps the stub and tries a plan."""
         if os.uname().machine != MACHINE or struct.calcsize("P") != 8 or sys.byteorder != "little":
             raise OSError(errno.ENOTSUP, f"this is no {MACHINE}")
         self.launcher = launcher
@@ -220,11 +212,7 @@ class RawSpawner:
             raise OSError(errno.ENOTSUP, "a plan does not work here")
 
     def start(self, spawn: Any, fds: Sequence[int], report: int) -> int | None:  # Any: JSON
-        """Starts a process by a plan and returns its pid, or None where `child_setup` has to do it.
-
-        Raises:
-            OSError: no process can be made now.
-        """
+        """Starts a process by a plan and returns its pid, or None where `child_setup` has to do it."""
         try:
             if spawn.get("cgroup") is not None:
                 pid = self._start_in_group(spawn, fds, report)
@@ -411,11 +399,7 @@ class RawSpawner:
             self._advise(MADV_DONTFORK)
 
     def include_memory(self) -> None:
-        """Includes the launcher's memory again, for a fork that runs Python.
-
-        Raises:
-            OSError: a part could not be included, so that no such fork is possible.
-        """
+        """Includes the launcher's memory again, for a fork that runs Python."""
         if self.is_memory_excluded:
             self._advise(MADV_DOFORK)
             self.is_memory_excluded = False

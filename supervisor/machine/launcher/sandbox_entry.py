@@ -40,9 +40,6 @@ def enter(pid: int, pidfd: int, report: int, launcher: int) -> None:
     """Joins the other namespaces of the process, and returns in a child inside them; the leader never returns.
 
     In the child the descriptor `report` leads to the leader, which passes on what is written there.
-
-    Raises:
-        joining.Refused: the kernel refuses a step.
     """
     flags = joining.differing(pid)
     sys.meta_path.clear()

@@ -112,11 +112,7 @@ class Sandboxes:
 
 
 def host_of(sandbox: Any, units: dict[str, Unit]) -> Unit | None:  # Any: JSON
-    """Returns the unit whose sandbox a request asks to join, and adds to the request how; None if it asks for none.
-
-    Raises:
-        OSError: that unit has no program now.
-    """
+    """Returns the unit whose sandbox a request asks to join, and adds to the request how; None if it asks for none."""
     if sandbox is None or sandbox["kind"] != "join":
         return None
     host = units.get(sandbox["unit"])

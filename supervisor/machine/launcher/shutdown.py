@@ -27,11 +27,6 @@ def kill_all(trees: Trees, wake: int, abandoned: set[str]) -> None:
     """Kills everything below this process, again and again, until nothing is left.
 
     Groups of other units, and the parent folder, may belong to the next daemon already: they are not touched.
-
-    Args:
-        trees: the units that live.
-        wake: a pipe that becomes readable when a child has died.
-        abandoned: paths of the groups of units that are gone, still to be removed.
     """
     groups = {unit.group for unit in trees.units.values() if unit.group is not None}
     monitors = _end_containers(trees)

@@ -51,9 +51,6 @@ class Groups:
 
         A limit of 0 is no limit; `cpu_percent` is in percent of one core.  `tenant_limits` has the same three of the
         unit's tenant, all its units together.
-
-        Raises:
-            OSError: the kernel refuses the group or a limit; nothing of it remains.
         """
         path = self.of(unit)
         slice_of_it = slice_around(path)
@@ -157,11 +154,7 @@ def limits(memory_bytes: int, cpu_percent: int, processes: int) -> list[tuple[st
 
 
 def relimit(path: str, memory_bytes: int, cpu_percent: int) -> None:
-    """Changes limits of a living group, as far as it has the controllers; 0 is no limit. It may block while the kernel reclaims memory.
-
-    Raises:
-        OSError: the kernel refuses a limit.
-    """
+    """Changes limits of a living group, as far as it has the controllers; 0 is no limit. It may block while the kernel reclaims memory."""
     none = {"memory.max": "max", "memory.swap.max": "max", "cpu.max": f"max {CPU_PERIOD_US}"}
     for name, value in (none | dict(limits(memory_bytes, cpu_percent, 0))).items():
         _write_if_present(path, name, value)
@@ -178,11 +171,7 @@ def slice_limits(memory_bytes: int, cpu_percent: int, processes: int) -> list[tu
 
 
 def relimit_slice(path: str, memory_bytes: int, cpu_percent: int, processes: int) -> None:
-    """Changes the limits of a slice that differ, as far as it has the controllers. It may block while the kernel reclaims memory.
-
-    Raises:
-        OSError: the kernel refuses a limit.
-    """
+    """Changes the limits of a slice that differ, as far as it has the controllers. It may block while the kernel reclaims memory."""
     for name, value in slice_limits(memory_bytes, cpu_percent, processes):
         try:
             is_so = read(path, name).strip() == value
@@ -211,11 +200,7 @@ def read(path: str, name: str) -> str:
 
 
 def write(path: str, name: str, value: str) -> None:
-    """Writes one file of a group in one call, so that the kernel's refusal is not lost in a buffer.
-
-    Raises:
-        OSError: the kernel refuses it, or there is no such file.
-    """
+    """Writes one file of a group in one call, so that the kernel's refusal is not lost in a buffer."""
     fd = os.open(f"{path}/{name}", os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, value.encode())
@@ -283,11 +268,7 @@ def oom(path: str) -> dict[str, int | str]:
 
 
 def below(path: str) -> list[str]:
-    """Returns the folders of the groups directly below this one; none where the path is gone or too long.
-
-    Raises:
-        OSError: descriptors or memory have run out.
-    """
+    """Returns the folders of the groups directly below this one; none where the path is gone or too long."""
     try:
         with os.scandir(path) as entries:
             return [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
@@ -329,11 +310,7 @@ def _remove(path: str) -> bool:
 
 
 def hold(path: str) -> int:
-    """Locks the folder against `remove_unheld`; returns the descriptor, or -1 if the folder has just been removed.
-
-    Raises:
-        OSError: the folder cannot be opened.
-    """
+    """Locks the folder against `remove_unheld`; returns the descriptor, or -1 if the folder has just been removed."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:

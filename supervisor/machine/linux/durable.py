@@ -4,11 +4,7 @@ import os
 
 
 def sync_folder(folder: str | os.PathLike[str]) -> None:
-    """Returns when the names in a folder are on the disk.
-
-    Raises:
-        OSError: it cannot be opened, or the disk has failed.
-    """
+    """Returns when the names in a folder are on the disk."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

@@ -40,11 +40,7 @@ class Refused(Exception):
 
 
 def differing(pid: int) -> int:
-    """Returns the flags of the namespaces of a process that are not those of this one.
-
-    Raises:
-        Refused: it is gone, or may not be looked at.
-    """
+    """Returns the flags of the namespaces of a process that are not those of this one."""
     flags = 0
     try:
         for name, flag in FLAGS.items():
@@ -61,9 +57,6 @@ def join(pidfd: int, flags: int) -> None:
     """Joins namespaces of a process; children from then on are in its pid namespace.
 
     This process cannot be looked into by others of its user from then on, until its next exec.
-
-    Raises:
-        Refused: the kernel refuses it.
     """
     prctl(PR_SET_DUMPABLE, 0)
     if flags and _libc.setns(pidfd, flags) != 0:
@@ -72,11 +65,7 @@ def join(pidfd: int, flags: int) -> None:
 
 
 def drop_capabilities() -> None:
-    """Gives up every capability for good: no program that is executed later has one, not even for root.
-
-    Raises:
-        Refused: the kernel refuses it.
-    """
+    """Gives up every capability for good: no program that is executed later has one, not even for root."""
     for capability in range(CAPABILITIES):
         try:
             prctl(PR_CAPBSET_DROP, capability)

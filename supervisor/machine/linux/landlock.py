@@ -76,10 +76,6 @@ def restrict(
 
     A writable path is readable too, and `temporary` is both.  A path that begins with "-" is skipped where it cannot
     be reached, as in systemd.exec(5).  `scope_sockets` keeps it from abstract sockets of others.  no_new_privs has to be set before.  `version` is the kernel's unless given.
-
-    Raises:
-        Impossible: the kernel cannot hold it, or a path is not there.
-        OSError: the kernel refuses for a reason that has nothing to do with any key.
     """
     asked = {
         "read_paths": read_paths is not None,
@@ -122,11 +118,7 @@ def restrict(
 
 
 def _check(asked: dict[str, bool], version: int) -> None:
-    """Refuses a restriction that needs a later kernel.
-
-    Raises:
-        Impossible: one does.
-    """
+    """Refuses a restriction that needs a later kernel."""
     for key, needed in NEEDED_ABI.items():
         if asked[key] and version < needed:
             has = f"this kernel has {version}" if version else "this kernel has none"
@@ -166,11 +158,7 @@ def _unreachable(number: int) -> str:
 
 
 def system_call(number: int, *arguments: bytes | int | None) -> int:
-    """Makes a system call and returns its result.
-
-    Raises:
-        OSError: the call failed.
-    """
+    """Makes a system call and returns its result."""
     # An int goes as a whole register: through the C library's variadic syscall(2) half would be noise.
     words = [ctypes.c_long(word) if isinstance(word, int) else word for word in arguments]
     result: int = _syscall(ctypes.c_long(number), *words)

@@ -61,11 +61,7 @@ class MapWriter:
         os.close(asked)
 
     def write(self) -> None:
-        """Writes the maps of this process, which is in its new user namespace.
-
-        Raises:
-            OSError: the kernel refuses them.
-        """
+        """Writes the maps of this process, which is in its new user namespace."""
         os.write(self._asks, b"m")
         os.close(self._asks)
         if os.waitpid(self._pid, 0)[1] != 0:
@@ -90,9 +86,6 @@ def enter(handover: int, ports: list[int], writer: MapWriter | None = None) -> N
 
     Root needs no user namespace for it; another user gets one, in which it has its own number. `writer` writes the maps of
     that for a process that was root before.
-
-    Raises:
-        Refused: the kernel refuses a step.
     """
     uid, gid = os.geteuid(), os.getegid()
     flags = CLONE_NEWNET if uid == 0 else CLONE_NEWNET | CLONE_NEWUSER

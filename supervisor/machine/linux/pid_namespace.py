@@ -32,9 +32,6 @@ def enter(announce: Callable[[int], None]) -> None:
 
     The function returns in a child.  The calling process passes the child's outer pid to `announce`, for which the
     child waits, and then ends itself with the child.
-
-    Raises:
-        Refused: the kernel refuses a step; raised in the calling process.
     """
     uid, gid = os.geteuid(), os.getegid()
     _check("unshare", ctypes.CDLL(None, use_errno=True).unshare(_flags(uid)))

@@ -66,10 +66,6 @@ def only_plain_connects() -> None:
 
     Programs of another architecture, such as 32-bit ones, can make no system call any more.  no_new_privs has to be set
     before.
-
-    Raises:
-        Unknown: there is no filter for this architecture.
-        OSError: the kernel has no seccomp.
     """
     install(b"".join(_filter(os.uname().machine)))
 
@@ -78,10 +74,6 @@ def only_own_limits() -> None:
     """Leaves this thread and all that it starts no resource limits to set but those of the process that asks, by pid 0.
 
     Limits of any process may still be read.  no_new_privs has to be set before.
-
-    Raises:
-        Unknown: there is no filter for this architecture.
-        OSError: the kernel has no seccomp.
     """
     install(limits_program(os.uname().machine))
 
@@ -102,11 +94,7 @@ def header(program: bytes, address: int) -> bytes:
 
 
 def limits_program(machine: str) -> bytes:
-    """Encodes the filter of `only_own_limits`.
-
-    Raises:
-        Unknown: there is none for this machine.
-    """
+    """Encodes the filter of `only_own_limits`."""
     try:
         calls = LIMITS[machine]
     except KeyError:
@@ -129,11 +117,7 @@ def limits_program(machine: str) -> bytes:
 
 
 def install(program: bytes) -> None:
-    """Installs a filter, without the slower branches that kernels before 5.16 give a filtered process otherwise.
-
-    Raises:
-        OSError: the kernel has no seccomp, or no_new_privs is not set.
-    """
+    """Installs a filter, without the slower branches that kernels before 5.16 give a filtered process otherwise."""
     instructions = ctypes.create_string_buffer(program)
     encoded = header(program, ctypes.addressof(instructions))
     system_call(SECCOMP[os.uname().machine], SET_MODE_FILTER, SPEC_ALLOW, encoded)

@@ -99,11 +99,7 @@ TABLES = {
 
 
 def strict_program(machine: str) -> bytes:
-    """Encodes the filter; programs of another architecture, such as 32-bit ones, can make no system call.
-
-    Raises:
-        Unknown: there is none for this machine.
-    """
+    """Encodes the filter; programs of another architecture, such as 32-bit ones, can make no system call."""
     try:
         architecture, column, judged = TABLES[machine]
     except KeyError:

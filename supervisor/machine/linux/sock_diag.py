@@ -51,11 +51,7 @@ class UnixSocket(NamedTuple):
 
 
 def inet_sockets(port: int, states: Collection[int]) -> Iterator[InetSocket]:
-    """Yields the TCP sockets with this port of their own in one of these states, of IPv4 and IPv6.
-
-    Raises:
-        OSError: the kernel does not answer: it was built without, or a filter forbids it.
-    """
+    """Yields the TCP sockets with this port of their own in one of these states, of IPv4 and IPv6."""
     mask = sum(1 << state for state in states)
     for domain in (socket.AF_INET, socket.AF_INET6):
         head = INET_REQUEST_HEAD.pack(domain, socket.IPPROTO_TCP, 0, 0, mask)
@@ -71,11 +67,7 @@ def inet_sockets(port: int, states: Collection[int]) -> Iterator[InetSocket]:
 
 
 def unix_sockets(path: str, states: Collection[int]) -> Iterator[UnixSocket]:
-    """Yields the unix sockets that are bound to this path, in one of these states; those accepted there included.
-
-    Raises:
-        OSError: as `inet_sockets`.
-    """
+    """Yields the unix sockets that are bound to this path, in one of these states; those accepted there included."""
     mask = sum(1 << state for state in states)
     request = UNIX_REQUEST.pack(socket.AF_UNIX, 0, 0, mask, 0, UDIAG_SHOW_NAME, 0, 0)
     wanted = os.fsencode(path)

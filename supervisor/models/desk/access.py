@@ -23,14 +23,7 @@ class Access(NamedTuple):
 
 
 class ModelAccess:
-    """Gives access to the models of one daemon; any thread may call it.
-
-    Args:
-        keys: makes the keys of workers.
-        models: returns the models of the configuration in force.
-        port: returns the port of the gateway on the loopback of the machine, and starts it.
-        secrets: expands the keys of providers.
-    """
+    """Gives access to the models of one daemon; any thread may call it."""
 
     def __init__(
         self, keys: Keys, models: Callable[[], Mapping[str, DeclaredModel]], port: Callable[[], int], secrets: Secrets

@@ -51,21 +51,7 @@ class LastCall(NamedTuple):
 
 
 class ModelDesk:
-    """Decides about the calls of one daemon, and counts them.
-
-    Args:
-        keys: reads the keys of workers.
-        models: returns the models of the configuration in force.
-        agents: finds workers.
-        backlog: finds tasks.
-        accounting: is report what tasks use.
-        budgets: are the limits of agents and tenants.
-        ledger: sums.
-        journals: have what was used and is not counted yet.
-        under_way: the calls that were let pass.
-        untasked: called with agent, tokens and cents of a call that counts for no task.
-        tracing: makes the span of each call.
-    """
+    """Decides about the calls of one daemon, and counts them."""
 
     def __init__(
         self,
@@ -162,11 +148,7 @@ class ModelDesk:
         return "journal" in report and self._journals.count(report["journal"], report["position"])
 
     def journal(self) -> Opened:
-        """Returns a new journal, in which the gateway notes the calls that begin from now on.
-
-        Raises:
-            ResourceLimitExceeded: it cannot be made.
-        """
+        """Returns a new journal, in which the gateway notes the calls that begin from now on."""
         return self._journals.open()
 
     def closed(self, journal: str) -> None:
@@ -241,10 +223,6 @@ class ModelDesk:
     async def recover(self, tasks: Collection[str], find: Callable[[str], Awaitable[Task | None]]) -> list[Task]:
         """Counts what an earlier daemon has not counted any more.
 
-        Args:
-            tasks: ids of ended tasks whose usage may be in no sum.
-            find: returns the record of a task from the store.
-
         Returns:
             the ended tasks whose usage is in their record alone.
         """
@@ -306,11 +284,7 @@ class ModelDesk:
         return None
 
     def _task(self, supervisor: WorkerSupervisor, named: str, traceparent: str) -> Entry | None:
-        """Returns the task that a call is for: the named one, that of its trace, else the only one of its worker.
-
-        Raises:
-            NotFound: its worker does not run the task that it names.
-        """
+        """Returns the task that a call is for: the named one, that of its trace, else the only one of its worker."""
         if named:
             return self._accounting.task_of(supervisor, named[:TASK_CHARS])
         if len(supervisor.running) > 1 and (context := parse(traceparent)) is not None:

@@ -43,14 +43,7 @@ class Opened(NamedTuple):
 
 
 class Journals:
-    """Keeps the journals of one daemon; belongs to the loop's thread.
-
-    Args:
-        folder: has the files.
-        store: knows how far they are counted.
-        gathered: writes that with the figures.
-        generation: the number of this daemon.
-    """
+    """Keeps the journals of one daemon; belongs to the loop's thread."""
 
     def __init__(self, folder: Path, store: Store, gathered: Gathered, generation: int) -> None:
         self._folder = folder
@@ -64,11 +57,7 @@ class Journals:
         self._last = ""
 
     async def load(self) -> None:
-        """Loads how far the files of earlier daemons are counted.
-
-        Raises:
-            Overloaded, Conflict: the store cannot be read.
-        """
+        """Loads how far the files of earlier daemons are counted."""
         for name, counted in await self._store.read("SELECT name, counted FROM model_journal"):
             self._counted[str(name)] = counted if isinstance(counted, int) else COUNTED
         with contextlib.suppress(OSError):
@@ -77,11 +66,7 @@ class Journals:
         self._sweep()
 
     def open(self) -> Opened:
-        """Returns a new journal, in which calls begin from now on.
-
-        Raises:
-            ResourceLimitExceeded: the file cannot be made.
-        """
+        """Returns a new journal, in which calls begin from now on."""
         self._sweep()
         self._number += 1
         name = f"{self._generation}.{self._number}"

@@ -63,13 +63,7 @@ class Sums:
 
 
 class Ledger:
-    """Sums the calls of one daemon; belongs to the loop's thread.
-
-    Args:
-        store: keeps the sums.
-        gathered: writes them together with other figures.
-        clock: seconds of the Unix epoch.
-    """
+    """Sums the calls of one daemon; belongs to the loop's thread."""
 
     def __init__(self, store: Store, gathered: Gathered, clock: Callable[[], float] = time.time) -> None:
         self._store = store
@@ -89,11 +83,7 @@ class Ledger:
         """Number of refused calls since the start of the daemon, by model and the limit, or the reason in a word."""
 
     async def load(self) -> None:
-        """Loads the sums of the last 24 hours.
-
-        Raises:
-            Overloaded, Conflict: the store cannot be read.
-        """
+        """Loads the sums of the last 24 hours."""
         since = self._hour() - DAY_H
         rows = await self._store.read(
             f"SELECT hour, model, agent, {', '.join(COLUMNS)} FROM model_use WHERE hour >= ?", (since,)

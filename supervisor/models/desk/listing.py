@@ -37,15 +37,7 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
 
 
 class ModelListing:
-    """Lists the models of one daemon.
-
-    Args:
-        models: returns the models of the configuration in force.
-        users: returns names of agents, each with the names of its models.
-        endpoints: returns the models with their keys.
-        desk: has the last calls, and the sums.
-        process: returns the pid of the gateway, and how often a dead one was replaced.
-    """
+    """Lists the models of one daemon."""
 
     def __init__(
         self,

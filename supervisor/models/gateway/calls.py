@@ -87,14 +87,7 @@ class Record:
 
 
 class Calls:
-    """Performs the calls of all workers.
-
-    Args:
-        upstream: asks providers.
-        ask: asks the daemon.
-        report: reports the usage of a call to the daemon.
-        closed: reports the end of a journal.
-    """
+    """Performs the calls of all workers."""
 
     def __init__(self, upstream: Upstream, ask: Ask, report: Report, closed: Closed) -> None:
         self._upstream = upstream
@@ -346,11 +339,7 @@ async def _parts(request: web.BaseRequest) -> Any:  # Any: an async iterator of 
 
 
 async def _whole(answer: Answer) -> bytes:
-    """Returns the body of an answer that does not stream.
-
-    Raises:
-        Refused: it is too long, or the provider has hung up.
-    """
+    """Returns the body of an answer that does not stream."""
     body, name = bytearray(), answer.endpoint.name
     try:
         async for part in answer.response.content.iter_any():

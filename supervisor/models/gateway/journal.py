@@ -16,12 +16,7 @@ NOTE_S, NOTE_SHARE = 1.0, 0.1
 
 
 class Journal:
-    """Represents one file; calls that have begun in it end in it.
-
-    Args:
-        name: its name.
-        fd: the file, open for appending; this object closes it.
-    """
+    """Represents one file; calls that have begun in it end in it."""
 
     def __init__(self, name: str, fd: int) -> None:
         self.name = name

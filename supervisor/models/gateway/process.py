@@ -50,11 +50,7 @@ class Desk(Protocol):
         ...
 
     def journal(self) -> tuple[str, int]:
-        """Returns a new journal: its name, and its file, which is the receiver's.
-
-        Raises:
-            ResourceLimitExceeded: it cannot be made.
-        """
+        """Returns a new journal: its name, and its file, which is the receiver's."""
         ...
 
     def closed(self, journal: str) -> None:
@@ -67,15 +63,7 @@ class Desk(Protocol):
 
 
 class ModelGateway:
-    """Represents the gateway; for use in one event loop, but for `port`.
-
-    Args:
-        launcher: starts the process.
-        host: facts of the machine.
-        generation: the number of this daemon.
-        desk: decides and counts.
-        endpoints: returns the models with their keys; it may wait for a disk.
-    """
+    """Represents the gateway; for use in one event loop, but for `port`."""
 
     def __init__(
         self,

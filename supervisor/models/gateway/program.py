@@ -53,11 +53,7 @@ class Daemon:
         self._asked: dict[int, asyncio.Future[Passed]] = {}
 
     async def ask(self, asked: Mapping[str, object]) -> Passed:
-        """Returns the leave for a call.
-
-        Raises:
-            Refused: the daemon refuses it, or does not answer.
-        """
+        """Returns the leave for a call."""
         call = asked["call"]
         assert isinstance(call, int), "it is a number"
         answer: asyncio.Future[Passed] = self._loop.create_future()

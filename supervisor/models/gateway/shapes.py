@@ -164,9 +164,6 @@ def edited(kind: Kind, path: str, body: bytes, model: str, *, asks_usage: bool =
     """Returns a request with the provider's name of the model, and, if `asks_usage`, with a request for the usage of a stream.
 
     The bytes are left as they are where nothing has to be changed.
-
-    Raises:
-        Refused: it is not a JSON object.
     """
     is_completion = kind == "openai" and path.endswith("completions")
     asks = asks_usage and is_completion and ASKED.search(body) is not None

@@ -40,12 +40,7 @@ NO_USAGE = re.compile(rb'"usage"\s*:\s*null')
 
 
 class StreamReader:
-    """Reads one answer that streams.
-
-    Args:
-        kind: the shape of the events.
-        hides_usage: true if the event with nothing but the usage is taken out.
-    """
+    """Reads one answer that streams."""
 
     def __init__(self, kind: Kind, *, hides_usage: bool = False) -> None:
         self._kind = kind

@@ -57,11 +57,7 @@ class Upstream:
         """Endpoints, by name and address, that refuse a request for the usage of a stream."""
 
     async def ask(self, question: Question, endpoints: Sequence[Endpoint]) -> Answer:
-        """Returns the first answer that is no failure of a provider, else the last.
-
-        Raises:
-            Refused: none has answered.
-        """
+        """Returns the first answer that is no failure of a provider, else the last."""
         tries = 0
         last: Refused | Answer | None = None
         for place, endpoint in enumerate(endpoints):

@@ -65,11 +65,7 @@ class Chain(NamedTuple):
 
 
 def encode(value: object) -> bytes:
-    """Encodes a value as canonical JSON: UTF-8, sorted keys, no spaces.
-
-    Raises:
-        ValueError: the value holds something that JSON cannot express.
-    """
+    """Encodes a value as canonical JSON: UTF-8, sorted keys, no spaces."""
     try:
         return _ENCODER.encode(value)
     except (TypeError, OverflowError, RecursionError, UnicodeError) as error:
@@ -77,11 +73,7 @@ def encode(value: object) -> bytes:
 
 
 def parse_position(text: str) -> Position:
-    """Parses a position written as `NUMBER:HASH`.
-
-    Raises:
-        ValueError: it has another form.
-    """
+    """Parses a position written as `NUMBER:HASH`."""
     number, _, digits = text.partition(":")
     if not number.isdecimal() or len(digits) != 64:
         raise ValueError("not NUMBER:HASH")

@@ -185,11 +185,7 @@ class Audit:
 
     @classmethod
     async def open(cls, store: Store, config: Callable[[], AuditConfig]) -> "Audit":
-        """Opens the audit in a store.
-
-        Raises:
-            CorralError: the store cannot be read.
-        """
+        """Opens the audit in a store."""
         found = await store.read(CHAIN)
         return cls(store, config, integer(found[0][4]) if found else 0)
 
@@ -236,11 +232,7 @@ class Audit:
         return False
 
     async def require(self, what: str) -> None:
-        """Refuses an action that needs a record while none can be stored; `what` names the action in the error.
-
-        Raises:
-            Overloaded: no record can be stored now.
-        """
+        """Refuses an action that needs a record while none can be stored; `what` names the action in the error."""
         if self.is_behind and not await self.settle():
             raise Overloaded(f"cannot {what}: no audit record of it can be stored", reason="audit", retry_after_s=1.0)
 
@@ -379,9 +371,6 @@ class Audit:
 
         That is the next `after`, or without it the next `before`, None at the end. Less than `n` where they would be
         more than ANSWER_BYTES, or where LOOKED_ROWS have not enough that are wanted.
-
-        Raises:
-            CorralError: the store cannot be read.
         """
         await self.settle()
         forward = after is not None
@@ -409,11 +398,7 @@ class Audit:
         return page(None)
 
     async def chain(self) -> Chain:
-        """Reads where the chain begins and ends.
-
-        Raises:
-            Conflict: the store is corrupt, or the row of the chain was removed.
-        """
+        """Reads where the chain begins and ends."""
         rows = await self._store.read(CHAIN)
         if not rows:
             raise Conflict("cannot read the audit: its chain has no head", reason="corrupt")
@@ -429,10 +414,6 @@ class Audit:
 
         `{"ok", "records", "first", "last", "anchor", "head", "wrong"}`; `wrong` is None or `{"id", "what"}`. With
         `expected`, a position that was noted earlier, the chain has to contain that.
-
-        Raises:
-            Conflict: SQLite cannot read the file.
-            Overloaded: the store takes no more reads now.
         """
         await self.settle()
         async with self._pruning_lock:

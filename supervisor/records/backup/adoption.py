@@ -64,12 +64,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 
 def adopt(root: Path, now: float | None = None) -> Path | None:
-    """Adopts the state that waits in a state folder; returns where the one before is, None if nothing waits.
-
-    Raises:
-        Conflict: another daemon uses the folder, or the restoration is damaged.
-        PermissionDenied: it cannot be moved.
-    """
+    """Adopts the state that waits in a state folder; returns where the one before is, None if nothing waits."""
     staging = root / STAGING
     try:
         if not (staging / MARK).exists() and not (staging / PLAN).exists():
@@ -172,11 +167,7 @@ def jump(seconds: float) -> int:
 
 
 def _renumber(root: Path, mark: Mark, now: float) -> None:
-    """Raises generation and incarnations of the new store above all that were given here; again is harmless.
-
-    Raises:
-        Conflict: the new store is damaged.
-    """
+    """Raises generation and incarnations of the new store above all that were given here; again is harmless."""
     new = root / STAGING / NEW / STORE
     generation, events, incarnations = _given(root / STORE)
     more = jump(now - mark.created)
@@ -221,11 +212,7 @@ def _given(store: Path) -> tuple[int, int, list[tuple[str, int]]]:
 
 
 def _decoded(path: Path, kind: type[_S]) -> _S | None:
-    """Returns what a file of ours holds; None if there is none.
-
-    Raises:
-        Conflict: it is damaged.
-    """
+    """Returns what a file of ours holds; None if there is none."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError:

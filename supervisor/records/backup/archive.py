@@ -106,17 +106,7 @@ class Changed(Exception):
 
 
 def write(manifest: Manifest, open_file: Callable[[File], BinaryIO], sink: Sink) -> None:
-    """Writes an archive.
-
-    Args:
-        manifest: of all files.
-        open_file: opens one of them, which has at least its size.
-        sink: takes the archive.
-
-    Raises:
-        Changed: a file has other bytes than its hash says.
-        OSError: a file cannot be read, or the sink is full.
-    """
+    """Writes an archive."""
     import tarfile  # noqa: PLC0415 - start-up time: only a backup needs it
 
     import zstandard  # noqa: PLC0415 - likewise
@@ -198,15 +188,7 @@ class Member(NamedTuple):
 
 
 class Reader:
-    """Reads an archive from its beginning to its end, and refuses each deviation from the manifest.
-
-    Args:
-        stream: the archive.
-        name: its name in errors.
-
-    Raises:
-        Corrupted: it is no archive of this kind; `data` has `file`, `reason` and, of a member, `member`.
-    """
+    """Reads an archive from its beginning to its end, and refuses each deviation from the manifest."""
 
     def __init__(self, stream: BinaryIO, name: str) -> None:
         import tarfile  # noqa: PLC0415 - as above
@@ -221,11 +203,7 @@ class Reader:
         self.manifest = self._read_manifest()
 
     def members(self) -> Iterator[Member]:
-        """Yields every file; the bytes of each have been checked when they have been read to their end.
-
-        Raises:
-            Corrupted: as the constructor.
-        """
+        """Yields every file; the bytes of each have been checked when they have been read to their end."""
         for file in self.manifest.files:
             name, size = self._header()
             if name != file.path or size != file.size:

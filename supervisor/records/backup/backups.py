@@ -55,16 +55,7 @@ class Backups:
         _remove(self._root)  # of a daemon that was killed
 
     async def make(self, source: Source, before: Callable[[], None] | None = None) -> BackupMade:
-        """Makes an archive; the one before is gone.
-
-        Args:
-            source: describes what is in it.
-            before: called on the thread before anything is copied.
-
-        Raises:
-            Conflict: another one is being made, or a file changes all the time.
-            Overloaded: the disk is full or fails; nothing is left.
-        """
+        """Makes an archive; the one before is gone."""
         if self._is_making:
             text = "cannot make a backup: another one is being made"
             raise Conflict(text, reason="in-progress", retry_after_s=RETRY_AFTER_S)
@@ -94,11 +85,7 @@ class Backups:
         _remove(folder)
 
     async def read(self, id_: str, offset: int) -> BackupPiece:
-        """Returns the bytes of an archive from `offset` on, at most PIECE_BYTES.
-
-        Raises:
-            NotFound: there is no such archive any more.
-        """
+        """Returns the bytes of an archive from `offset` on, at most PIECE_BYTES."""
         made, file = self._made, self._file
         if made is None or file is None or made.id != id_:
             text = f'cannot find backup "{id_}": make it again'

@@ -77,16 +77,7 @@ def export(
     *,
     shows_values: bool,
 ) -> Export:
-    """Returns the TOML of these agents, servers, teams, workflows and schedules.
-
-    Args:
-        specs: agents and servers; built-in servers are left out.
-        groups: teams and workflows.
-        schedules: with those that have a command, whose jobs are among the `specs`.
-        file: stores, templates, profiles and memory pools; those that are built in are left out.
-        shows_values: whether plain values of environments and headers stand in the text. If not, a variable of the
-            environment stands for each, which is to be set where the text is added.
-    """
+    """Returns the TOML of these agents, servers, teams, workflows and schedules."""
     chosen = list(schedules)
     commands = {each.name for each in chosen if each.command is not None}
     by_name = {each.name: each for each in specs if each.source != BUILT_IN}

@@ -33,12 +33,7 @@ class Restored:
 
 
 def restore(file: Path, state_dir: Path, config: Path, *, replace: bool) -> Restored:
-    """Restores an archive, where the state folder is empty or `replace` is true.
-
-    Raises:
-        Conflict: there is a state, or another configuration; `data` has `path` and `reason`.
-        Corrupted, NotFound, PermissionDenied: the archive is not whole, or cannot be written.
-    """
+    """Restores an archive, where the state folder is empty or `replace` is true."""
     _check_own(state_dir)
     if (state_dir / STAGING / PLAN).exists():
         words = "an earlier one has begun to take effect: start corrald, which ends it"

@@ -86,12 +86,7 @@ class Snapshot:
 
 
 def take(source: Source, folder: Path, is_over: threading.Event) -> Snapshot:
-    """Copies the databases to `folder`, and hashes all files.
-
-    Raises:
-        Cancelled: `is_over` is set.
-        OSError, sqlite3.Error: a file cannot be read, or the disk of `folder` is full.
-    """
+    """Copies the databases to `folder`, and hashes all files."""
     taking = _Taking(source, folder, is_over)
     taking.run()
     now = time.time()
@@ -233,12 +228,7 @@ class _Taking:
 
 
 def copy_database(source: Path, target: Path, is_over: threading.Event) -> None:
-    """Copies a database as it is at this moment, while others write to it.
-
-    Raises:
-        Cancelled: `is_over` is set.
-        sqlite3.Error: it cannot be read, or the disk is full.
-    """
+    """Copies a database as it is at this moment, while others write to it."""
 
     def step(_status: int, _remaining: int, _total: int) -> None:
         if is_over.is_set():
@@ -274,12 +264,7 @@ def _without_sibling(path: Path) -> Path:
 
 
 def _open_regular(path: Path) -> int:
-    """Opens a regular file; never a link, and never one that would block.
-
-    Raises:
-        OSError: it cannot be opened.
-        ValueError: it is no regular file.
-    """
+    """Opens a regular file; never a link, and never one that would block."""
     if not stat.S_ISREG(path.lstat().st_mode):
         raise ValueError("it is no regular file")
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)

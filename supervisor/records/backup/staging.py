@@ -40,11 +40,7 @@ class Checked(NamedTuple):
 
 
 def check(file: Path) -> Checked:
-    """Reads an archive as a whole, and checks every hash, its databases and its audit; changes nothing.
-
-    Raises:
-        Corrupted, Conflict, NotFound, PermissionDenied: it is not whole, or not for this version.
-    """
+    """Reads an archive as a whole, and checks every hash, its databases and its audit; changes nothing."""
     with _opened(file) as stream, tempfile.TemporaryDirectory(prefix="corral-restore-") as folder:
         reader = _reader(stream, file)
         records = 0
@@ -63,12 +59,7 @@ def check(file: Path) -> Checked:
 
 
 def stage(file: Path, state_dir: Path) -> Checked:
-    """Unpacks an archive in the state folder; one that waits there is forgotten. It has no effect before `commit`.
-
-    Raises:
-        Corrupted, Conflict, NotFound, PermissionDenied: it is not whole, not for this version, or the disk is full;
-            nothing is changed.
-    """
+    """Unpacks an archive in the state folder; one that waits there is forgotten. It has no effect before `commit`."""
     staging = state_dir / STAGING
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -100,11 +91,7 @@ def stage(file: Path, state_dir: Path) -> Checked:
 
 
 def commit(state_dir: Path, manifest: Manifest) -> None:
-    """Marks what is staged for the next start of the daemon.
-
-    Raises:
-        PermissionDenied: the disk is full, or fails.
-    """
+    """Marks what is staged for the next start of the daemon."""
     staging = state_dir / STAGING
     names = sorted(each.name for each in (staging / NEW).iterdir())
     mark = Mark(created=manifest.created, names=names, has_logs=manifest.has_logs)
@@ -199,12 +186,7 @@ def _give(place: Path, owner: str | None) -> None:
 
 
 def _check_database(copy: Path, path: str, file: Path) -> int:
-    """Checks the form of a database, and of the store its audit; returns the number of records of that.
-
-    Raises:
-        Corrupted: it is damaged.
-        Conflict: it is no store of corral.
-    """
+    """Checks the form of a database, and of the store its audit; returns the number of records of that."""
     try:
         with closing(sqlite3.connect(f"file:{quote(str(copy))}?mode=rw", uri=True)) as database:
             database.execute("PRAGMA trusted_schema = OFF")

@@ -271,10 +271,6 @@ class Bus:
         """Subscribes to the events from now on whose type matches one of the globs (`task.*`) and that `where` takes.
 
         At most `limit` of them, and `limit_bytes`, are queued.
-
-        Raises:
-            InvalidParams: too many globs, or one that is too long.
-            Overloaded: too many subscriptions.
         """
         patterns = Types(types)
         if len(self._subscriptions) >= SUBSCRIPTIONS_LIMIT:
@@ -301,11 +297,7 @@ class Bus:
 
 
 class Types:
-    """Represents globs of event types, as in fnmatch(3): `*` is any text, dots included, `?` one character.
-
-    Raises:
-        InvalidParams: too many globs, or too long ones.
-    """
+    """Represents globs of event types, as in fnmatch(3): `*` is any text, dots included, `?` one character."""
 
     def __init__(self, globs: Sequence[str]) -> None:
         if len(globs) > PATTERNS_LIMIT:

@@ -70,11 +70,7 @@ logger = logging.getLogger(__name__)
 
 
 class EventFilter:
-    """Selects events by type, agent, worker, task and time, and by a filter of agents; None is all.
-
-    Raises:
-        InvalidParams: too many globs, or one that is too long.
-    """
+    """Selects events by type, agent, worker, task and time, and by a filter of agents; None is all."""
 
     def __init__(
         self,
@@ -305,9 +301,6 @@ class EventHistory:
 
         Those that are on disk come at most `rows` in one page, for a caller that takes no more. `until` is a number
         that has been given. Where events in between were removed, an `events.expired` comes before the rest.
-
-        Raises:
-            Overloaded: the store takes nothing now, and more waits for it than is remembered here.
         """
         reported_to = position if reports_expired else self.removed_to
         is_written = False
@@ -337,11 +330,7 @@ class EventHistory:
             yield rest
 
     async def begin(self, wanted: EventFilter, *, newest: int, since: int | None, n: int | None, until: int) -> int:
-        """Returns the position from which a reader begins: before the last `n`, after `since`, not too old.
-
-        Raises:
-            Conflict: `since` is a number that was never given.
-        """
+        """Returns the position from which a reader begins: before the last `n`, after `since`, not too old."""
         if since is not None and since > newest:
             raise Conflict(
                 f"cannot go on after event {since}: the newest is {newest}",
@@ -430,11 +419,7 @@ class EventHistory:
                 await self._remove(lambda: self._all_bytes > limit * KEPT_SHARE and self._agents_bytes <= share)
 
     async def expire(self, before_s: float) -> None:
-        """Removes events older than a time of the Unix epoch, while `run` is active.
-
-        Raises:
-            CorralError: the store takes nothing now.
-        """
+        """Removes events older than a time of the Unix epoch, while `run` is active."""
         await self._counted.wait()  # rows must not go while they are counted
         await self._remove(lambda: True, before_at=rfc3339(max(before_s, 0.0)))
 

@@ -33,9 +33,6 @@ def compress(source: int, target: int, is_stopped: Callable[[], bool]) -> bool:
     """Writes what the descriptor `source` has to `target`, down to the disk; False if it was stopped.
 
     Made for a thread: memory is bounded by a member, and zlib works without the interpreter's lock.
-
-    Raises:
-        OSError: the disk refuses.
     """
     offset = 0
     while block := os.pread(source, BLOCK_BYTES, offset):
@@ -72,11 +69,7 @@ class Archive:
     """An open compressed file, read as if it were the original. The descriptor stays the caller's."""
 
     def __init__(self, fd: int) -> None:
-        """Finds out where the members are.
-
-        Raises:
-            ValueError: it is not such a file, or not a whole one.
-        """
+        """Finds out where the members are."""
         self._fd = fd
         self._members, self._offsets = _index(fd)
 

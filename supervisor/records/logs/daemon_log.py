@@ -69,17 +69,7 @@ class DaemonLog:
         place: str = "",
         on_idle: Callable[[], None] | None = None,
     ) -> None:
-        """Takes over the root logger.
-
-        Args:
-            level: the least severe level that is written.
-            form: of the entries that go to stderr.
-            journal_stream: the value of JOURNAL_STREAM, see systemd.exec(5).
-            journal_path: the socket of the journal.
-            fd: the descriptor that is stderr.
-            place: the name of the file that stderr is, for people.
-            on_idle: called at each look whether entries wait; rotates that file.
-        """
+        """Takes over the root logger."""
         self._on_idle = on_idle
         is_journal = is_stream_to_journal(fd, journal_stream)
         journal = Journal(journal_path)
@@ -153,11 +143,7 @@ class _Sink(Protocol):
         ...
 
     def write(self, entry: object) -> object | None:
-        """Writes an entry; returns the rest of it that cannot be written now, else None.
-
-        Raises:
-            OSError: it will never be written.
-        """
+        """Writes an entry; returns the rest of it that cannot be written now, else None."""
         ...
 
     def wait(self, timeout_s: float) -> None:
@@ -320,12 +306,7 @@ class _SharedDescriptor:
                 self._own_fd = os.open(f"/proc/self/fd/{fd}", flags)
 
     def write(self, data: bytes) -> int:
-        """Writes as much as it can now; returns the number of bytes written.
-
-        Raises:
-            BlockingIOError: none can be written now.
-            OSError: none can be written any more.
-        """
+        """Writes as much as it can now; returns the number of bytes written."""
         if self._socket is not None:
             return self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         if self._own_fd >= 0:

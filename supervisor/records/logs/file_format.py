@@ -159,11 +159,7 @@ class LogFilter:
         return not self.names or not self.names.isdisjoint((agent, worker))
 
     def select(self, records: Iterable[Record]) -> list[Record]:
-        """Returns the records that are selected; those of the stream `corral`, which report lost lines, always are.
-
-        Raises:
-            ResourceLimitExceeded: the pattern takes too long.
-        """
+        """Returns the records that are selected; those of the stream `corral`, which report lost lines, always are."""
         since = None if self.since is None else timestamp(self.since)
         until = None if self.until is None else timestamp(self.until)
         rank = None if self.level is None else _RANKS[self.level]

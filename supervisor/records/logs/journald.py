@@ -52,11 +52,7 @@ class Outcome(Enum):
 
 
 def encode(fields: Fields) -> bytes:
-    """Encodes an entry.
-
-    Raises:
-        InvalidParams: journald would drop a field of that name.
-    """
+    """Encodes an entry."""
     parts: list[bytes] = []
     for name, value in fields.items():
         data = value if isinstance(value, bytes) else _bytes(str(value))
@@ -116,11 +112,7 @@ class Journal:
         return self._connected() is not None
 
     def send(self, fields: Fields) -> Outcome:
-        """Sends an entry, if that can be done now.
-
-        Raises:
-            InvalidParams: as `encode`.
-        """
+        """Sends an entry, if that can be done now."""
         data = encode(fields)
         if len(data) > ENTRY_BYTES:
             data = _cut(fields, len(data) - ENTRY_BYTES)

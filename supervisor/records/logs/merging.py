@@ -91,11 +91,7 @@ class LogPosition:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Decodes what `text` has returned.
-
-        Raises:
-            ValueError: it is nothing of the kind.
-        """
+        """Decodes what `text` has returned."""
         try:
             data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
             stored = msgspec.msgpack.decode(data, type=_StoredPosition)
@@ -219,9 +215,6 @@ async def batches_of(
     """Yields what is wanted of these records, merged by time; nothing is read before the batch before is taken.
 
     Notes in `position` what it has passed; a batch is empty where that is much.
-
-    Raises:
-        ResourceLimitExceeded: the pattern takes too long.
     """
     batches = in_batches(heapq.merge(*runs, key=time_of))
     while True:

@@ -30,11 +30,7 @@ class Pattern:
     """Represents a compiled regular expression."""
 
     def __init__(self, text: str) -> None:
-        """Compiles the expression.
-
-        Raises:
-            InvalidParams: it is malformed, or longer than LENGTH_LIMIT.
-        """
+        """Compiles the expression."""
         self._text = text
         if len(text) > LENGTH_LIMIT:
             raise self._refusal(f"it is longer than {LENGTH_LIMIT} characters")
@@ -50,11 +46,7 @@ class Pattern:
         return InvalidParams(f'cannot search for "{shown}": {reason}', key="grep", value=shown, reason=reason)
 
     def matching(self, items: Sequence[T], text_of: Callable[[T], str | None]) -> list[T]:
-        """Returns the items whose text matches somewhere, or that have none.
-
-        Raises:
-            ResourceLimitExceeded: the search took longer than SEARCH_S.
-        """
+        """Returns the items whose text matches somewhere, or that have none."""
         search = self._search
         with _Clock() as clock:
             try:

@@ -165,9 +165,6 @@ class LogStore:
         Names are agents or workers, running or not; none means all. The last `n` cost no more in a long
         log than in a short one, unless they have to be looked for. `position` is where a reader goes on, if it was
         given, and is moved with each batch, which may be empty.
-
-        Raises:
-            ResourceLimitExceeded: the pattern takes too long.
         """
         with self._reading():
             horizon = self._begin_round(position) if position else _NEVER
@@ -190,9 +187,6 @@ class LogStore:
         rotated away before it was read gets a record of the stream `corral` with `skipped_lines`.
         Close it with `contextlib.aclosing`; a `follower` of the caller's own shows more, and can end it. `position` is as
         in `history`. Lines are in the order of their times: none comes before an earlier one of another worker.
-
-        Raises:
-            ResourceLimitExceeded: the pattern takes too long.
         """
         follower = follower or Follower(wanted)
         # Of a worker whose files were removed the writer does not begin at 0.

@@ -15,13 +15,7 @@ ALL_MAX = 1_000_000
 
 
 class Expiry:
-    """Removes what has expired, of the agents of one daemon.
-
-    Args:
-        store: the daemon's store.
-        memory: knows the agents' limits and pools, and the sessions that tasks work on.
-        clock: monotonic seconds.
-    """
+    """Removes what has expired, of the agents of one daemon."""
 
     def __init__(self, store: Store, memory: Memory, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
@@ -44,11 +38,7 @@ class Expiry:
         return max(0.0, min(each - ages.get(pool, each) for pool, each in self._intervals().items()))
 
     async def expire_due(self, now: float, *, every: bool = False) -> None:
-        """Removes what has expired in each pool whose interval is over, or in every one, and of agents without a pool.
-
-        Raises:
-            Overloaded: the store takes nothing now.
-        """
+        """Removes what has expired in each pool whose interval is over, or in every one, and of agents without a pool."""
         at = self._clock()
         intervals = self._intervals()
         due = {
@@ -67,15 +57,8 @@ class Expiry:
     async def expire(self, now: float, only: str | None = None) -> dict[str, int]:
         """Removes what has expired, of all agents or of one.
 
-        Args:
-            now: seconds since 1970.
-            only: the agent; None for all.
-
         Returns:
             The numbers of removed `sessions` and `keys`.
-
-        Raises:
-            Overloaded: the store takes nothing now.
         """
         return await self._expire(now, lambda agent: only in (None, agent), is_all=only is None)
 

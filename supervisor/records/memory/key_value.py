@@ -43,14 +43,7 @@ class Carrier(Protocol):
 
 
 class KeyValues:
-    """Stores the keys of all agents of one daemon.
-
-    Args:
-        store: the daemon's store.
-        rules: returns the limits of an agent.
-        claim: returns the claim on the pool of an agent, for one write; None where it has no pool.
-        on_written: publishes the sessions and keys that gave way to a write.
-    """
+    """Stores the keys of all agents of one daemon."""
 
     def __init__(
         self,
@@ -75,11 +68,6 @@ class KeyValues:
         """Stores a value under a key, for `ttl_s` seconds or for good; it is durable when this returns.
 
         One that is `taken` comes from another node of the cluster.
-
-        Raises:
-            Conflict: the cluster has another node run the agent.
-            InvalidParams: the value is too large.
-            ResourceLimitExceeded: the agent has as many keys or bytes as it may, or its pool is full.
         """
         blob = codec.encode(value)
         if len(blob) > MAX_VALUE_BYTES:
@@ -96,11 +84,7 @@ class KeyValues:
             self._on_written(claim)
 
     async def get(self, agent: str, session: str, key: str) -> object:
-        """Returns the value of a key, None where there is none.
-
-        Raises:
-            Corrupted: the value was changed since it was stored.
-        """
+        """Returns the value of a key, None where there is none."""
         rows = await self._store.read(
             "SELECT value, crc FROM memory WHERE agent = ? AND session = ? AND key = ?"
             " AND (expires_at IS NULL OR expires_at > ?)",
@@ -109,11 +93,7 @@ class KeyValues:
         return _value(rows[0], agent, session, key) if rows else None
 
     async def delete(self, agent: str, session: str, key: str) -> int:
-        """Removes a key; returns the number of removed keys, 0 or 1.
-
-        Raises:
-            Conflict: the cluster has another node run the agent.
-        """
+        """Removes a key; returns the number of removed keys, 0 or 1."""
         if self._carrier is not None:
             await self._carrier.value(agent, session, key, None, None)
         return await self.drop(agent, session, key)
@@ -161,11 +141,7 @@ class KeyValues:
         return ClearKeys(agent, session)
 
     async def expire(self, now: float, agents: Sequence[str] | None) -> dict[str, int]:
-        """Removes keys whose time is over, of all agents or of some; returns how many, by agent.
-
-        Raises:
-            Overloaded: the store takes nothing now.
-        """
+        """Removes keys whose time is over, of all agents or of some; returns how many, by agent."""
         step = _Expire(now, agents)
         await self._store.write(step)
         return step.gone
@@ -210,11 +186,7 @@ class _Put(_Change):
         return len(self._blob)
 
     def run(self, connection: sqlite3.Connection) -> int:
-        """Stores the value.
-
-        Raises:
-            ResourceLimitExceeded: the agent has as many keys or bytes as it may, or its pool is full.
-        """
+        """Stores the value."""
         found = connection.execute(
             "SELECT LENGTH(CAST(key AS BLOB)) + LENGTH(value) FROM memory WHERE agent = ? AND session = ? AND key = ?",
             self._where,

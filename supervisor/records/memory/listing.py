@@ -33,12 +33,7 @@ _USAGES = (
 
 
 class Listing:
-    """Reads what there is of the sessions and keys of all agents.
-
-    Args:
-        store: the daemon's store.
-        memory: knows the pools and the cache.
-    """
+    """Reads what there is of the sessions and keys of all agents."""
 
     def __init__(self, store: Store, memory: Memory) -> None:
         self._store = store
@@ -113,12 +108,7 @@ class Listing:
         return {"pool": self._memory.cache_state(), "agents": agents}
 
     async def pools(self, running: Iterable[str], knows: Knows | None = None) -> list[dict[str, object]]:
-        """Returns the memory pools with their sums, and the names of their agents that pass `knows`.
-
-        Args:
-            running: the agents that there are.
-            knows: the names that the caller may know; a pool without any of them is left out. None for all.
-        """
+        """Returns the memory pools with their sums, and the names of their agents that pass `knows`."""
         now = time.time()
         membership = self._memory.membership
         found: dict[str, dict[str, object]] = {}

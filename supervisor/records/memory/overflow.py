@@ -47,14 +47,7 @@ def decide(pool: DeclaredPool, used_bytes: int, *, has_history: bool) -> Verdict
 def victims(
     pool: DeclaredPool, used_bytes: int, oldest_first: Iterable[Entry], spared: Container[tuple[str, str, str | None]]
 ) -> list[Entry] | None:
-    """Returns the entries to evict, the oldest ones; None where the pool would be too full without all of them.
-
-    Args:
-        pool: the pool that is too full.
-        used_bytes: bytes that it has with the write.
-        oldest_first: its sessions and keys.
-        spared: names of those that stay: the one that is written, and sessions that tasks work on.
-    """
+    """Returns the entries to evict, the oldest ones; None where the pool would be too full without all of them."""
     goal_bytes = pool.max_bytes - pool.max_bytes // SLACK
     chosen: list[Entry] = []
     for entry in oldest_first:

@@ -74,14 +74,7 @@ class Bounds:
 
 
 class Claim:
-    """Makes room for one write in the pool of its agent; a step of the store settles it in its transaction.
-
-    Args:
-        pool: the pool.
-        membership: tells which agents are in it.
-        spared: sessions that tasks work on; they are not evicted.
-        bounds: of all pools.
-    """
+    """Makes room for one write in the pool of its agent; a step of the store settles it in its transaction."""
 
     def __init__(self, pool: DeclaredPool, membership: Membership, spared: Collection[Name], bounds: Bounds) -> None:
         self.pool = pool
@@ -100,18 +93,8 @@ class Claim:
     ) -> int:
         """Makes room after a write that has made its entry larger; runs on the writer's thread.
 
-        Args:
-            connection: in the transaction of the write.
-            written: the session or key that was written.
-            more_bytes: by which it has grown.
-            now: seconds since 1970.
-            has_history: whether the write can be trimmed.
-
         Returns:
             The bytes by which the caller has to trim the session that it has written; 0 where all fits.
-
-        Raises:
-            ResourceLimitExceeded: the pool is full.
         """
         self.evicted, self.expired, self.expired_keys = [], [], {}
         pool = self.pool

@@ -166,17 +166,7 @@ class SessionState:
         return {"turns": self.turns, "history": history, **values}
 
     def plan(self, answer: MemoryDelta, *, limit_bytes: int, trims: bool, named: Mapping[str, object]) -> Turn:
-        """Plans the turn that a worker's answer makes.
-
-        Args:
-            answer: the changes that the worker has answered.
-            limit_bytes: for the whole session.
-            trims: whether the oldest messages give way to the new; else a session that is too large is refused.
-            named: agent and session, for an error.
-
-        Raises:
-            ResourceLimitExceeded: the session would be larger than the limit, whatever messages went.
-        """
+        """Plans the turn that a worker's answer makes."""
         anew = answer.history is not None
         messages = [Raw(codec.encode(each)) for each in [*(answer.history or ()), *answer.append]]
         sets, gone = _changes(answer)
@@ -248,11 +238,7 @@ def decoded(record: bytes) -> Turn:
 
 
 def read(stored: StoredSession, record: str) -> SessionState:
-    """Reads a session from its records.
-
-    Raises:
-        Corrupted: one of them is damaged, of a newer version, or missing; `data["record"]` is `record`.
-    """
+    """Reads a session from its records."""
     made = SessionState()
     for number, blob in enumerate([*filter(None, [stored.base]), *stored.since]):
         try:

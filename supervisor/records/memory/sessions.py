@@ -45,15 +45,7 @@ class _Pending(NamedTuple):
 
 
 class Memory:
-    """Restores and stores the sessions of all agents of one daemon, and their values by key (`key_values`).
-
-    Args:
-        store: the daemon's store.
-        bus: publishes evictions, expiries and damage.
-        config: returns the configuration in force.
-        spec_of: returns the spec of an agent; None of one that was removed, whose memory stays.
-        tenants: returns the tenants by name.
-    """
+    """Restores and stores the sessions of all agents of one daemon, and their values by key (`key_values`)."""
 
     def __init__(
         self,
@@ -133,13 +125,7 @@ class Memory:
             self._in_use.pop((task.agent, task.session), None)
 
     async def recall(self, agent: str, session: str) -> dict[str, object]:
-        """Returns the content of a session, for `task/run`; a new session is empty.
-
-        Raises:
-            Corrupted: a record was changed since it was stored; `data` names agent and session.
-            ResourceLimitExceeded: the agent has as many sessions as it may.
-            Overloaded: the store cannot be read now.
-        """
+        """Returns the content of a session, for `task/run`; a new session is empty."""
         name = (agent, session)
         found = self.cache.get(name)
         if found is None:
@@ -162,12 +148,7 @@ class Memory:
         return {"session": session, **content}
 
     def keep(self, task: Task, answer: object) -> tuple[Statement, ...]:
-        """Returns the statements that store a turn, to be written with the end of its task; `kept` or `dropped` follows.
-
-        Raises:
-            ResourceLimitExceeded: the session would be too large.
-            WorkerFailed: `answer` is no change of a session.
-        """
+        """Returns the statements that store a turn, to be written with the end of its task; `kept` or `dropped` follows."""
         if task.session is None:
             return ()
         name = (task.agent, task.session)
@@ -239,11 +220,7 @@ class Memory:
     # -- for the other nodes of a cluster
 
     async def packed(self, agent: str, session: str) -> bytes | None:
-        """Returns a whole session as one record; None where there is none.
-
-        Raises:
-            Corrupted: a record was changed since it was stored.
-        """
+        """Returns a whole session as one record; None where there is none."""
         name = (agent, session)
         found = self.cache.get(name)
         if found is None or found.state.content is None:
@@ -290,11 +267,7 @@ class Memory:
             self._store.post(accessed(name, session.accessed_at))
 
     async def _check_room(self, name: Name) -> None:
-        """Refuses a session that would be one too many, unless another gives way to it.
-
-        Raises:
-            ResourceLimitExceeded: the agent has as many sessions as it may.
-        """
+        """Refuses a session that would be one too many, unless another gives way to it."""
         rules = self._rules(name[0])
         if rules.session_overflow == "evict":
             return
@@ -309,11 +282,7 @@ class Memory:
             )
 
     async def _load(self, name: Name) -> HeldSession | None:
-        """Reads a session from the store.
-
-        Raises:
-            Corrupted: a record was changed since it was stored.
-        """
+        """Reads a session from the store."""
         rows = await self._store.read(SELECT, (*name, *name))
         if not rows:
             return None
@@ -340,12 +309,7 @@ class Memory:
     # -- for clients
 
     async def show(self, agent: str, session: str, last: int | None) -> dict[str, object]:
-        """Returns a session with its content, of its history at most the `last` messages; that counts as an access.
-
-        Raises:
-            NotFound: there is none.
-            Corrupted: a record was changed since it was stored.
-        """
+        """Returns a session with its content, of its history at most the `last` messages; that counts as an access."""
         name = (agent, session)
         found = self.cache.get(name) or await self._load(name)
         if found is None or not found.is_stored or found.is_over(time.time()):
@@ -365,12 +329,7 @@ class Memory:
         }
 
     async def clear(self, agent: str, session: str | None) -> dict[str, int]:
-        """Removes a session, or all memory of an agent; returns how much it was, once that is durable.
-
-        Raises:
-            Conflict: a task works on it.
-            NotFound: there is no such session.
-        """
+        """Removes a session, or all memory of an agent; returns how much it was, once that is durable."""
         used = [name for name in self._users if name[0] == agent and session in (None, name[1])]
         if used:
             task = self._users[used[0]]
@@ -392,12 +351,7 @@ class Memory:
         return {"sessions": sessions, "keys": keys.removed}
 
     async def expire_session(self, agent: str, session: str, ttl_s: float | None) -> str:
-        """Sets the end of a session to `ttl_s` seconds from now, or to none; returns the time at which it will be gone.
-
-        Raises:
-            NotFound: there is no such session.
-            Overloaded: the store takes nothing now.
-        """
+        """Sets the end of a session to `ttl_s` seconds from now, or to none; returns the time at which it will be gone."""
         name, now = (agent, session), time.time()
         expires_at = None if ttl_s is None else now + ttl_s
         (found,) = await self._store.write(ending(name, expires_at, now))

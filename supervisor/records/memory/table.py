@@ -102,12 +102,7 @@ class AppendTurn:
             self._is_sealed = True
 
     def run(self, connection: sqlite3.Connection) -> int:
-        """Writes the turn.
-
-        Raises:
-            Corrupted: the session in the store has other turns than those before this one.
-            ResourceLimitExceeded: its memory pool is full.
-        """
+        """Writes the turn."""
         agent, session = self._name
         self.evicted = ()
         self.turn = self._planned
@@ -148,11 +143,7 @@ class AppendTurn:
     def _trim(
         self, connection: sqlite3.Connection, claim: Claim, state: SessionState, written: Entry, excess_bytes: int
     ) -> bytes:
-        """Drops the oldest messages until the pool fits; returns the record of the turn.
-
-        Raises:
-            ResourceLimitExceeded: that is not enough.
-        """
+        """Drops the oldest messages until the pool fits; returns the record of the turn."""
         trimmed = state.trimmed(self.turn, written.size_bytes - excess_bytes)
         if trimmed is None:
             raise claim.refusal(written, claim.pool.max_bytes + excess_bytes)
@@ -164,11 +155,7 @@ class AppendTurn:
         return seal(encoded(trimmed), compress=self._compress)
 
     def _check_gone(self, connection: sqlite3.Connection) -> None:
-        """Refuses a session that is in the store with another number of turns: its row was damaged.
-
-        Raises:
-            Corrupted: the session is in the store.
-        """
+        """Refuses a session that is in the store with another number of turns: its row was damaged."""
         found = connection.execute("SELECT turns FROM session WHERE agent = ? AND session = ?", self._name).fetchone()
         if found is not None:
             record = record_of(self._name)

@@ -94,11 +94,7 @@ class Batches:
         """Whether the open batch waits for the commit of another."""
 
     def write(self, sql: str, row: Values, wait_s: float = 0.0) -> Writing:
-        """Writes one row by an `INSERT … VALUES (…)`, with any clauses after it; waits and ends as `Store.begin` does.
-
-        Raises:
-            Overloaded, ShuttingDown: as `Store.begin`.
-        """
+        """Writes one row by an `INSERT … VALUES (…)`, with any clauses after it; waits and ends as `Store.begin` does."""
         waiting: Writing = self._loop.create_future()
         size_bytes = ROW_BYTES
         for value in row:

@@ -72,11 +72,7 @@ class Gathered:
             self._writing.add_done_callback(lambda done: self._written(group, done))
 
     async def settle(self) -> None:
-        """Writes all that is gathered, and returns when it is durable.
-
-        Raises:
-            Overloaded, Conflict, ShuttingDown: the store does not take it; it is kept, and written later.
-        """
+        """Writes all that is gathered, and returns when it is durable."""
         for _ in range(3):  # the group under way, one that was refused, and what is gathered by now
             if self._writing is None:
                 self.flush()

@@ -254,13 +254,7 @@ class Database(NamedTuple):
 
 
 def open_database(path: Path) -> Database:
-    """Opens or creates the file (folder 0700, file 0600), migrates its schema, and counts its generation up.
-
-    Raises:
-        PermissionDenied: folder or file may not be created or written.
-        Conflict: another process has it open, or the file is corrupt, of a newer version or no
-            store at all; `data["reason"]` has the cause, `data["file"]` names it.
-    """
+    """Opens or creates the file (folder 0700, file 0600), migrates its schema, and counts its generation up."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

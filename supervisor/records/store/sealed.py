@@ -46,17 +46,7 @@ def seal(data: bytes, *, compress: bool) -> bytes:
 
 
 def unseal(blob: bytes, record: str, limit: int = MOST_BYTES) -> bytes:
-    """Returns the content of a sealed `blob`, or `blob` itself where it is plain JSON.
-
-    Args:
-        blob: a record.
-        record: its name in an error, such as `checkpoint 7`.
-        limit: bytes; a longer content was not sealed by the caller.
-
-    Raises:
-        Corrupted: the record was changed; `data` has `record` and `reason`: `no-envelope`, `newer-version`,
-            `truncated`, `checksum` or `too-large`.
-    """
+    """Returns the content of a sealed `blob`, or `blob` itself where it is plain JSON."""
     if not blob.startswith(MAGIC):
         return _plain(blob, record)
     if len(blob) < HEADER_BYTES:

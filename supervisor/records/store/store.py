@@ -182,13 +182,7 @@ class Store:
 
     @classmethod
     def open(cls, path: Path, *, clock: Callable[[], float] = time.monotonic) -> "Store":
-        """Opens or creates the store at `path` (folder 0700, file 0600) and counts its generation up.
-
-        Raises:
-            PermissionDenied: folder or file may not be created or written.
-            Conflict: another process has it open, or the file is corrupt, of a newer version or no
-                store at all; `data["reason"]` has the cause, `data["file"]` names it.
-        """
+        """Opens or creates the store at `path` (folder 0700, file 0600) and counts its generation up."""
         found = open_database(path)
         return cls(path, found.lock_fd, found.writer, found.reader, found.generation, clock)
 
@@ -229,13 +223,6 @@ class Store:
 
         The number is the rowid of a plain INSERT or REPLACE, else the count of changed rows (also of
         `INSERT OR IGNORE` and upserts). A caller that is cancelled does not cancel the write.
-
-        Raises:
-            Overloaded: too much is waiting, the store is stalled, or the disk is full, read-only or
-                failing (`data["reason"]`); nothing of the group is stored, come back in `retry_after_s`.
-            Conflict: a constraint forbids it (`reason: constraint`) or the file is corrupt.
-            ShuttingDown: the store is closing.
-            sqlite3.Error: the statement itself is wrong.
         """
         return await self.begin(*statements)
 
@@ -275,13 +262,7 @@ class Store:
         return True
 
     async def read(self, sql: str, params: Params = ()) -> list[Row]:
-        """Returns the rows of a query over committed data; never waits for a write. The caller sets a LIMIT.
-
-        Raises:
-            Overloaded: too many reads are waiting.
-            Conflict: the file is corrupt.
-            ShuttingDown: the store is closing.
-        """
+        """Returns the rows of a query over committed data; never waits for a write. The caller sets a LIMIT."""
         if self._closed is not None:
             raise ShuttingDown("cannot read the store: it is closing", file=str(self.path))
         if self._reads >= READS_LIMIT:

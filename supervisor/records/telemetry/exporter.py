@@ -103,12 +103,7 @@ class _Counted(SpanExporter):
 
 
 class Exporter:
-    """Takes the spans of one daemon.
-
-    Args:
-        origin: names the daemon and its collector.
-        report: called on the loop when spans begin and cease to be dropped.
-    """
+    """Takes the spans of one daemon."""
 
     def __init__(self, origin: Origin, report: Report) -> None:
         inner = OTLPSpanExporter(endpoint=origin.endpoint("traces"), timeout=TIMEOUT_S)

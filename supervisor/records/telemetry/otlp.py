@@ -19,13 +19,7 @@ Signal = Literal["traces", "metrics", "logs"]
 
 
 class Origin:
-    """Names the daemon that a signal comes from, as its receivers show it.
-
-    Args:
-        address: of the collector, without `/v1/SIGNAL`.
-        version: of corral.
-        generation: number of this life of the daemon.
-    """
+    """Names the daemon that a signal comes from, as its receivers show it."""
 
     def __init__(self, address: str, version: str, generation: int) -> None:
         # Each refused batch would be a line of its log, and is reported once by its sender.

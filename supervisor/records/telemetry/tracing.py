@@ -66,13 +66,7 @@ class Tracing:
 
 
 class Tracer(Tracing):
-    """Makes the spans of tasks and tool calls; it observes all tasks.
-
-    Args:
-        emit: takes each span.
-        traces_per_second: the number of traces that begin here and are recorded, as many at once; 0 is no limit.
-        clock: returns seconds.
-    """
+    """Makes the spans of tasks and tool calls; it observes all tasks."""
 
     def __init__(
         self, emit: Callable[[Span], None], traces_per_second: int = 0, clock: Callable[[], float] = time.monotonic

@@ -48,12 +48,7 @@ class Down(Struct, frozen=True):
 
 
 def why_down(agent: Agent, agents: Mapping[str, Agent]) -> Down | None:
-    """Returns why an agent runs no task until it is started; None while it does, or will.
-
-    Args:
-        agent: the agent.
-        agents: all agents and servers, among them those that it requires.
-    """
+    """Returns why an agent runs no task until it is started; None while it does, or will."""
     name, supervisors = agent.name, agent.supervisors
     if not supervisors:
         least = max(1, agent.spec.instances.minimum)

@@ -46,12 +46,7 @@ Groups = Sequence[Sequence[str]]
 
 
 def normalised(params: TaskParams) -> TaskParams:
-    """Returns the same params, with each boundary in one place: `boundaries.timeout_s` and `boundaries.allowed_tools`.
-
-    Raises:
-        InvalidParams: a field is empty, too long, malformed, or contradicts another;
-            `data` has `key`, the path of it, and `reason`.
-    """
+    """Returns the same params, with each boundary in one place: `boundaries.timeout_s` and `boundaries.allowed_tools`."""
     _check_words(params)
     for index, each in enumerate(params.required_capabilities):
         if not _CAPABILITY.fullmatch(each):
@@ -138,11 +133,7 @@ def _allowed_tools(params: TaskParams) -> list[str] | None:
 
 
 def check_child(parent: Task, tasks: Tasks, children: int, count: int = 1) -> None:
-    """Returns if a task that has delegated `children` may delegate `count` more; `tasks` is its agent's section.
-
-    Raises:
-        ResourceLimitExceeded: there are too many, or it stands too deep; `data` has `limit` and `value`.
-    """
+    """Returns if a task that has delegated `children` may delegate `count` more; `tasks` is its agent's section."""
     if parent.depth + 1 > tasks.max_delegation_depth:
         raise ResourceLimitExceeded(
             f'cannot delegate for task "{parent.id}": it stands {parent.depth} deep, and'
@@ -165,9 +156,6 @@ def within(boundaries: Boundaries, parent: Task) -> Boundaries:
     """Returns the boundaries of a task that `parent` delegates: its own, within those of `parent`.
 
     `boundaries` are normalised ones. Of tokens and cost a child has the rest that its parent may use.
-
-    Raises:
-        ResourceLimitExceeded: the intersection of the two lists of tools takes too long; `data` has `limit`.
     """
     upper = parent.boundaries
     tools = boundaries.allowed_tools

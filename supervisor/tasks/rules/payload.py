@@ -45,11 +45,7 @@ KEPT = 256
 
 
 def check_format(asked: OutputFormat | None) -> None:
-    """Returns if outputs can be validated against the schema, or there is none.
-
-    Raises:
-        InvalidParams: it is too long, no JSON Schema, or one that cannot be applied; `data` has `key` and `reason`.
-    """
+    """Returns if outputs can be validated against the schema, or there is none."""
     if asked is None or asked.schema is None:
         return
     text = codec.encode(asked.schema)
@@ -65,12 +61,7 @@ def check_format(asked: OutputFormat | None) -> None:
 
 
 def check_output(task: Task, output: object) -> None:
-    """Returns if an output matches the schema of its task.
-
-    Raises:
-        TaskFailed: it does not: `data` has `path`, `rule` and `reason` of the first fault, `errors` has some more.
-        ResourceLimitExceeded: the check takes too long; `data` has `limit` and `value`.
-    """
+    """Returns if an output matches the schema of its task."""
     asked = task.output_format
     if asked is None or asked.schema is None:
         return
@@ -96,12 +87,7 @@ def check_output(task: Task, output: object) -> None:
 
 
 def check_input(name: str, schema: Mapping[str, object], value: object) -> None:
-    """Returns if the input of a task matches the `input_schema` of its agent.
-
-    Raises:
-        InvalidParams: it does not: `data` has `key`, and `path`, `rule` and `reason` of the first fault, `errors` has some more.
-        ResourceLimitExceeded: the check takes too long; `data` has `limit` and `value`.
-    """
+    """Returns if the input of a task matches the `input_schema` of its agent."""
     if faults := _compiled(codec.encode(schema)).faults(value):
         first = faults[0]
         key = f"input.{first['path']}" if first["path"] else "input"
@@ -115,12 +101,7 @@ def check_input(name: str, schema: Mapping[str, object], value: object) -> None:
 
 
 def check_agent_output(task: Task, schema: Mapping[str, object] | None, output: object) -> None:
-    """Returns if an output matches the `output_schema` of its agent, or there is none.
-
-    Raises:
-        TaskFailed: it does not: `data` has `path`, `rule` and `reason` of the first fault, `errors` has some more.
-        ResourceLimitExceeded: the check takes too long; `data` has `limit` and `value`.
-    """
+    """Returns if an output matches the `output_schema` of its agent, or there is none."""
     if schema is not None and (faults := _compiled(codec.encode(schema)).faults(output)):
         first = faults[0]
         raise TaskFailed(
@@ -139,12 +120,7 @@ def _compiled(text: bytes) -> Schema:
 
 
 def check_result(task: Task, output: object, words: int, limit_bytes: int = MAX_MESSAGE_BYTES) -> None:
-    """Returns if an output matches the schema of its task, and is not too long beside `words` bytes of input.
-
-    Raises:
-        ResourceLimitExceeded: it is too long, too long for the check of its schema, or nested too deep.
-        TaskFailed: it does not match the schema.
-    """
+    """Returns if an output matches the schema of its task, and is not too long beside `words` bytes of input."""
     size = _length(output)
     # The record holds the input too, and must fit into a message with it.
     taken = words + CHILD_BYTES * len(task.children)
@@ -194,11 +170,7 @@ def _size(value: object) -> float:
 
 
 def words_bytes(task: Task) -> int:
-    """Returns the bytes of the caller's part of a record: objective, input and context, boundaries and output format.
-
-    Raises:
-        ResourceLimitExceeded: it is nested too deep.
-    """
+    """Returns the bytes of the caller's part of a record: objective, input and context, boundaries and output format."""
     size = _length([task.objective, task.input, task.context])
     if task.boundaries != NO_BOUNDARIES or task.output_format is not None:
         size += len(msgspec.json.encode([task.boundaries, task.output_format]))

@@ -54,16 +54,7 @@ class Measured(Protocol):
 
 
 class Accounting:
-    """Counts what running tasks use and delegate, against their limits.
-
-    Args:
-        writer: finds tasks, and publishes their progress.
-        agents: their limits and workers.
-        budgets: is charged with the usage; None: agents have none.
-        on_usage: called with the agent, the tokens and the cents of each usage.
-        measured: has what the calls of models of tasks use; None: nothing is measured.
-        gathered: writes what running tasks have used until now; None: it is not written before their end.
-    """
+    """Counts what running tasks use and delegate, against their limits."""
 
     def __init__(
         self,
@@ -89,11 +80,7 @@ class Accounting:
         self._saved: set[str] = set()  # tasks with usage in the store
 
     async def load(self, store: Store) -> set[str]:
-        """Loads what the unfinished tasks of an earlier daemon have used, and returns the ended ones that it left.
-
-        Raises:
-            Overloaded, Conflict: the store cannot be read.
-        """
+        """Loads what the unfinished tasks of an earlier daemon have used, and returns the ended ones that it left."""
         ended: set[str] = set()
         rows = await store.read("SELECT task, tokens, cost_cents, estimated FROM task_use")
         for name, tokens, cents, estimated in rows:
@@ -136,11 +123,7 @@ class Accounting:
                 yield "DELETE FROM task_use WHERE task = ?", (task_id,)
 
     def task_of(self, supervisor: WorkerSupervisor, task_id: str | None) -> Entry | None:
-        """Returns the running task of a worker that a message is about; None where it is about none.
-
-        Raises:
-            NotFound: the worker does not run that task.
-        """
+        """Returns the running task of a worker that a message is about; None where it is about none."""
         if task_id is None:
             if len(supervisor.running) != 1:
                 return None
@@ -231,11 +214,7 @@ class Accounting:
             each = self._parent(each)
 
     def count_tool_call(self, entry: Entry) -> None:
-        """Counts a tool call of a task.
-
-        Raises:
-            ResourceLimitExceeded: it would be one more than the task may make.
-        """
+        """Counts a tool call of a task."""
         allowed = entry.limits.max_tool_calls
         if entry.task.tool_calls >= allowed:
             raise ResourceLimitExceeded(
@@ -249,11 +228,7 @@ class Accounting:
     # -- delegation
 
     def check_is_no_step(self, key: str) -> None:
-        """Refuses a key under which a task of a team or workflow finds one of its own parts.
-
-        Raises:
-            InvalidParams: it is one, and that task has not ended.
-        """
+        """Refuses a key under which a task of a team or workflow finds one of its own parts."""
         above = self._writer.find(key.partition("/")[0])
         if above is not None and above.kind in ("team", "workflow", "job"):
             raise InvalidParams(
@@ -263,11 +238,7 @@ class Accounting:
             )
 
     def check_can_run(self, child: Task, parent: Task) -> None:
-        """Returns if a child, not yet queued, could begin while its parent waits for it.
-
-        Raises:
-            Conflict: every worker that could run it waits for the parent, or a task that it comes after does.
-        """
+        """Returns if a child, not yet queued, could begin while its parent waits for it."""
 
         def waits(task_id: str) -> list[str]:
             entry = self._backlog.find(task_id)
@@ -306,12 +277,7 @@ class Accounting:
         return task is not None and task.session == session
 
     def check_may_delegate(self, parent: Task, count: int = 1) -> Task:
-        """Returns the record of a running task that may submit `count` children, with the usage of all tasks below it.
-
-        Raises:
-            Cancelled: it has ended, or is about to.
-            ResourceLimitExceeded: it has too many children, or stands too deep.
-        """
+        """Returns the record of a running task that may submit `count` children, with the usage of all tasks below it."""
         above = self._backlog.find(parent.id)
         if above is None or above.is_ending or (above.stop is not None and above.stop.done()):
             raise Cancelled(f'cannot delegate for task "{parent.id}": it has ended', task=parent.id)

@@ -55,14 +55,7 @@ NOT_OF_JOBS = ("input", "context", "session", "sticky_key", "output_format")
 
 
 class Admission:
-    """Accepts or refuses the new tasks of one daemon.
-
-    Args:
-        agents: those that may be given tasks.
-        backlog: the tasks that have not ended.
-        success_rate: of the last tasks of an agent, None without any.
-        tenants: holds tenants to their limits; None: there are no tenants.
-    """
+    """Accepts or refuses the new tasks of one daemon."""
 
     def __init__(
         self,
@@ -97,11 +90,6 @@ class Admission:
 
         One that the cluster has accepted, and this node has taken, is for a worker here. A capability is looked for among the agents and groups of `tenant` alone, "" for the owner's. The names that a
         tenant gives are its own.
-
-        Raises:
-            InvalidParams: a param is malformed, or contradicts another.
-            PermissionDenied: its tenant is suspended.
-            CorralError: as `check_open` and `_candidates`.
         """
         self.check_open()
         if params.agent is None:
@@ -120,12 +108,7 @@ class Admission:
         return params, kind, self._candidates(params, tenant) if kind == "task" else []
 
     def check_open(self) -> None:
-        """Returns while the daemon accepts tasks.
-
-        Raises:
-            ShuttingDown: it is stopping.
-            Conflict: an emergency stop is in force.
-        """
+        """Returns while the daemon accepts tasks."""
         if self._registry.draining:
             raise ShuttingDown("cannot take the task: the daemon is stopping")
         if self._agents.emergency.in_force is not None:
@@ -149,12 +132,7 @@ class Admission:
         return "task" if group is None else kind_of_group(group)
 
     def _check_job(self, params: TaskParams) -> None:
-        """Returns if a task of a job can be accepted.
-
-        Raises:
-            InvalidParams: it has something that a command is not given.
-            Overloaded: too many runs of it are waiting.
-        """
+        """Returns if a task of a job can be accepted."""
         agent = self._registry.of(params.agent or "")
         for key in NOT_OF_JOBS:
             if getattr(params, key):
@@ -163,13 +141,7 @@ class Admission:
         self._check_room(agent)
 
     def _candidates(self, params: TaskParams, tenant: str) -> list[Agent]:
-        """Returns the agents that a task may be for: the named one, or those that offer the capabilities.
-
-        Raises:
-            InvalidParams: it names neither an agent nor a capability, or both.
-            NotFound: there is no agent of the name, or none with the capabilities.
-            Conflict: the named one does not offer what is required.
-        """
+        """Returns the agents that a task may be for: the named one, or those that offer the capabilities."""
         required = params.required_capabilities
         if params.agent is not None and params.capability is not None:
             raise InvalidParams("cannot choose an agent for the task: give agent or capability", key="agent")
@@ -193,11 +165,7 @@ class Admission:
         return able
 
     def _own(self, params: TaskParams, name: str, tenant: str) -> TaskParams:
-        """Returns params with the full name of what a tenant gives a task to.
-
-        Raises:
-            NotFound: the tenant has none of the name, even where another tenant has.
-        """
+        """Returns params with the full name of what a tenant gives a task to."""
         full = qualified(name, tenant)
         names = [*self._registry.agents, *self._registry.groups]
         if tenant_of(full) != tenant or full not in names:
@@ -234,24 +202,13 @@ class Admission:
         ]
 
     def choose(self, able: Sequence[Agent], params: TaskParams) -> str:
-        """Returns the agent that is given the task: the least loaded, or that of its sticky key or session.
-
-        Raises:
-            NotFound: none of them is up, nor will be.
-            Conflict: its protocol has no tasks, or it is down, and the task does not wait for that to change.
-            Overloaded: too many are waiting.
-        """
+        """Returns the agent that is given the task: the least loaded, or that of its sticky key or session."""
         agent = able[0] if params.agent is not None else self._route(able, params)
         self._check_agent(agent, params.when_down)
         return agent.spec.name
 
     def check_input(self, name: str, value: object) -> None:
-        """Returns if an input matches the `input_schema` of its agent, team or workflow, or there is none.
-
-        Raises:
-            InvalidParams: it does not; `data` has `key`, and `path`, `rule` and `reason` of the first fault.
-            ResourceLimitExceeded: the check takes too long.
-        """
+        """Returns if an input matches the `input_schema` of its agent, team or workflow, or there is none."""
         agent = self._registry.agents.get(name)
         found = self._agents.groups.by_name.get(name) if agent is None else agent.spec
         if found is not None and found.input_schema is not None:
@@ -323,9 +280,6 @@ class Admission:
         """Returns if the tenant of an agent, team or workflow may submit one more task.
 
         A step does not count against the limit of a minute: the task of its team or workflow did.
-
-        Raises:
-            Overloaded: one of its limits is reached.
         """
         tenant = tenant_of(name)
         if self._tenants is None or not tenant:
@@ -419,12 +373,7 @@ class Admission:
         retry_of: str | None = None,
         origin: Origin | None = None,
     ) -> Entry:
-        """Returns a new task; `origin` is that of one that the cluster has accepted.
-
-        Raises:
-            ResourceLimitExceeded: no message could hold its record.
-            Overloaded: there is no room for it.
-        """
+        """Returns a new task; `origin` is that of one that the cluster has accepted."""
         agent = self._registry.agents.get(name) if kind == "task" else None
         section = self._registry.config.defaults.tasks if agent is None else agent.spec.tasks
         priority = params.priority or section.default_priority

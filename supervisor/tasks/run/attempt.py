@@ -71,17 +71,7 @@ Outcome = Succeeded | Failed | BrokenOff
 
 
 class Attempt:
-    """Runs one attempt.
-
-    Args:
-        task: its record, running, with the worker and the number of the attempt.
-        limits: those in force for it.
-        words: bytes of the caller's part of the record.
-        supervisor: of the worker.
-        stop: ends with the reason when the task is cancelled, or has used more than it may.
-        alarms: those of all attempts.
-        traceparent: names its span, for the worker.
-    """
+    """Runs one attempt."""
 
     def __init__(
         self,

@@ -51,17 +51,7 @@ class Origin(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """Holds a task that has not ended, and its run-time state. Its state is changed by `Backlog.replace` alone.
-
-    Args:
-        task: its record.
-        created: when it came, in seconds of the Unix epoch.
-        limits: those in force for it.
-        since: since when it waits for a worker, on the loop's clock.
-        size_bytes: of the caller's objective, input and context.
-        due: when it may begin, in seconds of the Unix epoch.
-        blockers: tasks that have to succeed before.
-    """
+    """Holds a task that has not ended, and its run-time state. Its state is changed by `Backlog.replace` alone."""
 
     task: Task
     created: float
@@ -258,10 +248,6 @@ class Dependencies:
     """Holds back the tasks of one daemon that wait for a time or for other tasks.
 
     Times are those of the wall clock, which may be set: nothing begins before the clock says so.
-
-    Args:
-        on_ready: called with a task that waits for neither any more, or never can begin.
-        clock: seconds of the Unix epoch.
     """
 
     def __init__(self, on_ready: Callable[[Entry], None], clock: Callable[[], float] = time.time) -> None:

@@ -59,15 +59,6 @@ class Budgets:
     until enough of it is past; running tasks go on. Costs are kept in the store, so that a day outlives the daemon. After
     a `kill -9` reports of agents of the last 0.1 s may be missing; measured usage is not, see `model_use`. The sums of a
     tenant stand under its name with a slash.
-
-    Args:
-        store: keeps the costs.
-        bus: publishes a budget that is used up.
-        spec_of: the spec of an agent as it is now, None where there is none of the name.
-        on_free: called with the name of an agent, or of a tenant with a slash, that may be given tasks again.
-        clock: seconds of the Unix epoch.
-        tenants: has the budgets of tenants; None: there are no tenants.
-        gathered: writes the costs together with other figures; None: alone.
     """
 
     def __init__(
@@ -104,11 +95,7 @@ class Budgets:
         self._elsewhere = elsewhere
 
     async def load(self) -> None:
-        """Loads the costs of the last day, also those under earlier daemons.
-
-        Raises:
-            Overloaded, Conflict: the store cannot be read.
-        """
+        """Loads the costs of the last day, also those under earlier daemons."""
         self._remove_old(self._clock())
         since = self._clock() - DAY_S - NO_COST.step_s
         rows = await self._store.read(

@@ -62,12 +62,7 @@ class PartBuffers:
 
 
 class PartBuffer:
-    """Holds the last parts of one task. The parts of a beginning are numbered from 1.
-
-    Args:
-        task: its id.
-        shared: the sizes of all buffers together.
-    """
+    """Holds the last parts of one task. The parts of a beginning are numbered from 1."""
 
     def __init__(self, task: str, shared: PartBuffers) -> None:
         self.task = task

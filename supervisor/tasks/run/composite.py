@@ -39,19 +39,12 @@ class WorkflowEngine(Protocol):
         """Returns the only agents to which a running task may delegate, since it leads a team; None if it leads none."""
 
     def check(self, params: TaskParams) -> None:
-        """Returns if a task for a team or workflow can be accepted.
-
-        Raises:
-            CorralError: it could not be executed as it is.
-        """
+        """Returns if a task for a team or workflow can be accepted."""
 
     async def execute(self, task: Task) -> TaskResult:
         """Returns the result of a task; also called again for one that a daemon left, `attempt` unchanged.
 
         It is cancelled when the task is cancelled or timed out; the tasks that it submitted are cancelled by the executor.
-
-        Raises:
-            CorralError: the task has failed.
         """
 
     def note_end(self, task: Task) -> None:
@@ -68,25 +61,14 @@ class PlacedRunner(Protocol):
         """Returns the priority of tasks of an agent of the cluster that have none."""
 
     async def execute(self, task: Task) -> Task:
-        """Returns the end of a task on the node that ran it; also called again for one that a daemon left.
-
-        Raises:
-            CorralError: the cluster does not take it.
-        """
+        """Returns the end of a task on the node that ran it; also called again for one that a daemon left."""
 
     async def withdraw(self, task: Task) -> None:
         """Cancels a task whose end nobody waits for any more."""
 
 
 class CompositeRunner:
-    """Executes the tasks of one daemon that need no worker of it: those of teams, workflows and placed agents.
-
-    Args:
-        writer: writes their records.
-        agents: the teams and workflows that there are.
-        executor: announces their starts, and ends them.
-        accounting: is told what tasks on other nodes have used.
-    """
+    """Executes the tasks of one daemon that need no worker of it: those of teams, workflows and placed agents."""
 
     def __init__(self, writer: RecordWriter, agents: Agents, executor: Executor, accounting: Accounting) -> None:
         self._accounting = accounting
@@ -108,12 +90,7 @@ class CompositeRunner:
         self._placed = placed
 
     def checked(self, params: TaskParams, name: str, kind: TaskKind) -> TaskParams:
-        """Returns the params of a new task of a team or workflow, with the timeout of that.
-
-        Raises:
-            NotFound: there is no engine.
-            CorralError: it could not be executed as it is.
-        """
+        """Returns the params of a new task of a team or workflow, with the timeout of that."""
         if self._workflows is None:
             words = f'cannot run a task of {kind} "{name}": supervisor/tasks/workflows is not installed'
             raise NotFound(words, room="orchestration")
@@ -184,11 +161,7 @@ class CompositeRunner:
         return self._workflows.execute(task)
 
     async def _on_its_node(self, entry: Entry, placed: PlacedRunner) -> TaskResult:
-        """Returns the result of a task of a placed agent, and takes over what it has used.
-
-        Raises:
-            CorralError: it has failed there.
-        """
+        """Returns the result of a task of a placed agent, and takes over what it has used."""
         ended = await placed.execute(entry.task)
         self._accounting.record_usage(entry, ended.tokens_used, ended.cost_cents)
         entry.task = replace(entry.task, worker=ended.worker, tool_calls=ended.tool_calls, delivery=ended.delivery)

@@ -51,17 +51,7 @@ class Jobs(Protocol):
 
 
 class Dispatcher:
-    """Dispatches the tasks of one daemon's agents.
-
-    Args:
-        writer: finds tasks, and notifies their listeners.
-        agents: their workers.
-        executor: runs the dispatched tasks.
-        composites: runs those of teams and workflows.
-        budgets: hold back agents; None: agents have none.
-        hibernation: wakes agents for tasks.
-        on_waiting: called with the name of an agent for which tasks wait, after each attempt to dispatch them.
-    """
+    """Dispatches the tasks of one daemon's agents."""
 
     def __init__(
         self,

@@ -80,18 +80,10 @@ class Sessions(Protocol):
         """Notes that a task with a session has ended; it is in the store."""
 
     async def recall(self, agent: str, session: str) -> dict[str, object]:
-        """Returns the `memory` that is sent to the worker.
-
-        Raises:
-            Corrupted: the stored state cannot be read: the task fails with this.
-        """
+        """Returns the `memory` that is sent to the worker."""
 
     def keep(self, task: Task, change: object) -> tuple[Statement, ...]:
-        """Returns the statements to write with the end of a task; `change` is the worker's `memory`, None if it sent none.
-
-        Raises:
-            ResourceLimitExceeded: it is too much: the task fails with this.
-        """
+        """Returns the statements to write with the end of a task; `change` is the worker's `memory`, None if it sent none."""
 
     def kept(self, task: Task) -> None:
         """Notes that the statements of `keep` are durable."""
@@ -101,19 +93,7 @@ class Sessions(Protocol):
 
 
 class Executor:
-    """Executes the tasks of one daemon.
-
-    Args:
-        writer: writes and announces records.
-        agents: their workers and limits.
-        accounting: counts the usage that workers report with an answer.
-        checkpoints: the last one of a task is sent with its next attempt.
-        sessions: the state of sessions; None: there are none.
-        observers: are called at each start of an attempt.
-        tracing: names the span of each attempt.
-        limits: has the samples of what workers use; None: tasks are not measured.
-        longest_s: returns the seconds of the longest task that the tenant of an agent may have; 0 is no limit.
-    """
+    """Executes the tasks of one daemon."""
 
     def __init__(
         self,
@@ -317,11 +297,7 @@ class Executor:
             self._loop.call_later(RETRY_AFTER_S, self._scheduler.enqueue, entry)
 
     async def _outcome(self, entry: Entry, attempt: Attempt, started: Task, written: Writing | None) -> Outcome:
-        """Returns the outcome of an attempt that was begun.
-
-        Raises:
-            CorralError: the store has not taken it; nothing has been executed.
-        """
+        """Returns the outcome of an attempt that was begun."""
         assert entry.stop is not None, "it was given to a worker"
         if written is not None:
             await written

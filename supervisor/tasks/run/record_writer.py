@@ -106,16 +106,7 @@ class TaskObserver(Protocol):
 
 
 class RecordWriter:
-    """Reads and writes the records of one daemon's tasks, and publishes their changes.
-
-    Args:
-        shared: the store, and the stream of events.
-        backlog: the tasks that have not ended.
-        on_end: called when a task has ended, before that is announced.
-        is_closing: whether a write that the store refuses now is left to the next daemon.
-        observers: are called with each record that has ended.
-        write_wait_s: returns the seconds for which a record of an agent may wait for the commit of another.
-    """
+    """Reads and writes the records of one daemon's tasks, and publishes their changes."""
 
     def __init__(
         self,
@@ -152,12 +143,7 @@ class RecordWriter:
         return None if entry is None else entry.task
 
     async def show(self, task_id: str) -> Task:
-        """Returns the record of a task.
-
-        Raises:
-            NotFound: there is none, or it has expired.
-            Corrupted: it is there and cannot be read.
-        """
+        """Returns the record of a task."""
         task = self.find(task_id) or self.volatile.find(task_id)
         if task is None:
             task = await self.records.find(task_id)
@@ -166,11 +152,7 @@ class RecordWriter:
         return task
 
     async def known(self, agents: Sequence[str], key: str) -> Entry | Task | None:
-        """Returns the task that one of the agents was given with an idempotency key.
-
-        Raises:
-            Corrupted: its record is there and cannot be read.
-        """
+        """Returns the task that one of the agents was given with an idempotency key."""
         for name in agents:
             found = self.backlog.find_by_key(name, key) or self.volatile.find_by_key(name, key)
             if found is not None:
@@ -255,10 +237,6 @@ class RecordWriter:
         """Ends a task, once; returns False when it has ended already, or is about to.
 
         An end cannot be refused: it has happened. It is announced when the store takes it; `on_written` is called before.
-
-        Raises:
-            Overloaded: the store does not take it, and the daemon is stopping.
-            Conflict, Corrupted, ResourceLimitExceeded: the store never takes it, with what is to be written with it: it has not ended.
         """
         if entry.is_ending:
             return False
@@ -304,11 +282,7 @@ class RecordWriter:
     async def _written(
         self, entry: Entry, ended: Task, written: Writing | None, more: Sequence[Statement] = ()
     ) -> None:
-        """Waits until an end is in the store, which may accept it later.
-
-        Raises:
-            CorralError: as `end`.
-        """
+        """Waits until an end is in the store, which may accept it later."""
         while written is not None:
             try:
                 await written

@@ -29,13 +29,7 @@ class Receiver(Protocol):
 
 
 class PartSender:
-    """Sends the parts of one task from now on, beginning with those that are kept.
-
-    Args:
-        buffer: of the task.
-        receiver: of the parts.
-        pace_s: seconds in which parts are gathered.
-    """
+    """Sends the parts of one task from now on, beginning with those that are kept."""
 
     def __init__(self, buffer: PartBuffer, receiver: Receiver, pace_s: float = PACE_S) -> None:
         self._buffer = buffer

@@ -40,19 +40,7 @@ logger = logging.getLogger(__name__)
 
 
 class Submission:
-    """Takes the tasks of one daemon.
-
-    Args:
-        writer: writes the records.
-        backlog: the tasks that have not ended.
-        admission: decides whether a task is accepted, and for which agent.
-        accounting: the bounds of delegation.
-        executor: watches the tasks that have been taken.
-        composites: checks what is given to teams and workflows.
-        dispatcher: begins what can begin.
-        tracing: the context of traces of a task without one.
-        turns: bounds how many tasks of a tenant are written at once; None: nothing does.
-    """
+    """Takes the tasks of one daemon."""
 
     def __init__(
         self,
@@ -102,13 +90,6 @@ class Submission:
         Of a task with a `parent` the tenant is that of the parent, else `tenant`: it reaches what is the tenant's alone.
         One that the cluster has accepted has its `task_id` already, and has begun `deliveries` times elsewhere.
         With `only` it begins on that worker at once, whatever else that runs, and on no other one.
-
-        Raises:
-            InvalidParams: a param is malformed or contradicts another; `data` has `key`.
-            NotFound: no such agent, none with the capabilities, or no task of those in `after`.
-            Conflict: the agent is stopped, or its protocol has no tasks; the key was given to another task.
-            Overloaded: the queue is full; `data` has `retry_after_s`.
-            ShuttingDown: the daemon is stopping.
         """
         tenant = tenant if parent is None else tenant_of(parent.agent)
         params, kind, able = self._admission.check(params, tenant, is_taken=bool(task_id))
@@ -140,12 +121,7 @@ class Submission:
             return await take()
 
     async def note_refused(self, params: TaskParams, error: CorralError, *, parent: Task, step: str) -> Task:
-        """Returns the record of a part of a task that was refused: it has failed, under every later daemon too.
-
-        Raises:
-            Conflict: its key was given to another task.
-            CorralError: there is no room for it, or the daemon is stopping.
-        """
+        """Returns the record of a part of a task that was refused: it has failed, under every later daemon too."""
         self._admission.check_open()
         params = normalised(params)
         entry = self._admission.entry(
@@ -165,11 +141,7 @@ class Submission:
         return entry.task
 
     def _of_team(self, parent: Task, params: TaskParams, able: list[Agent]) -> list[Agent]:
-        """Returns those of the agents to which the parent may delegate: the members, where it leads a team.
-
-        Raises:
-            PermissionDenied: it leads one, and the child is for no member of it.
-        """
+        """Returns those of the agents to which the parent may delegate: the members, where it leads a team."""
         members = None if self._workflows is None else self._workflows.members_for(parent)
         if members is None or params.agent in members:
             return able
@@ -185,11 +157,7 @@ class Submission:
         return found
 
     async def _known(self, known: Entry | Task, params: TaskParams, parent: Task | None) -> Task:
-        """Returns the task that was given the key before.
-
-        Raises:
-            Conflict: that is another task, or one that would wait for itself.
-        """
+        """Returns the task that was given the key before."""
         if parent is not None and self._is_above(known, parent):
             raise Conflict(
                 f'cannot delegate with idempotency_key "{params.idempotency_key}": it is that of task'
@@ -275,12 +243,7 @@ class Submission:
         return taken
 
     async def block(self, entry: Entry, *, is_new: bool) -> None:
-        """Finds the tasks in `after` that have not ended; from then on their ends are noticed.
-
-        Raises:
-            NotFound: a new task names one that there is not.
-            Conflict: a durable one would wait for one that is not, which the next daemon does not know.
-        """
+        """Finds the tasks in `after` that have not ended; from then on their ends are noticed."""
         task = entry.task
         ended: dict[str, Task | None] = {}
         # Of a placed agent, those on the engine are awaited by the cluster.

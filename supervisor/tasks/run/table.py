@@ -92,12 +92,7 @@ def is_dead(task: Task) -> bool:
 
 
 class Records:
-    """Reads and writes the table of tasks.
-
-    Args:
-        store: where it is.
-        on_corrupted: called for a task that had not ended and whose record cannot be read.
-    """
+    """Reads and writes the table of tasks."""
 
     def __init__(self, store: Store, on_corrupted: Callable[[Corrupted], None] | None = None) -> None:
         self._store = store
@@ -110,10 +105,6 @@ class Records:
 
         `created` is in seconds of the Unix epoch. A task that is another one's retry takes that from the
         dead letters.
-
-        Raises:
-            Overloaded: the store takes nothing now.
-            Conflict: another task of the agent has its idempotency key.
         """
         await self._store.write(*self.statements(task, created), *more)
 
@@ -149,11 +140,7 @@ class Records:
     # -- reading
 
     async def dead_letters(self, wanted: TasksParams) -> tuple[list[str], str | None]:
-        """Returns the ids of dead letters, the oldest first, and the `after` of the next page.
-
-        Raises:
-            InvalidParams: `after` is not from an earlier answer.
-        """
+        """Returns the ids of dead letters, the oldest first, and the `after` of the next page."""
         where = _Where(["dead = 1"], [])
         if wanted.agent is not None:
             where.add("+agent = ?", wanted.agent)  # by the index of the dead, which are few
@@ -204,20 +191,12 @@ class Records:
         return found
 
     async def find(self, task_id: str) -> Task | None:
-        """Returns a record by its id.
-
-        Raises:
-            Corrupted: it is there and cannot be read.
-        """
+        """Returns a record by its id."""
         rows = await self._store.read(f"{_READ} WHERE id = ?", (task_id,))
         return _task(rows[0]) if rows else None
 
     async def find_by_key(self, key: str, agent: str | None, *, since: float | None = None) -> Task | None:
-        """Returns the task with an idempotency key, of an agent; or of any agent, if it is not older than `since`.
-
-        Raises:
-            Corrupted: it is there and cannot be read.
-        """
+        """Returns the task with an idempotency key, of an agent; or of any agent, if it is not older than `since`."""
         if agent is not None:
             where, values = "agent = ? AND idempotency_key = ?", [agent, key]
             rows = await self._store.read(f"{_READ} WHERE {where}", values)
@@ -233,11 +212,7 @@ class Records:
         return [task for task in map(_readable, rows) if task is not None]
 
     async def page(self, wanted: TaskListParams) -> Page:
-        """Returns records, newest first; fewer than the limit where they would be more than LIST_BYTES.
-
-        Raises:
-            InvalidParams: `before` is not from an earlier page.
-        """
+        """Returns records, newest first; fewer than the limit where they would be more than LIST_BYTES."""
         index, scan = _index(wanted), _scan(wanted)
         place = None if wanted.before is None else place_of(wanted.before, "before")
         found: list[Task] = []
@@ -408,11 +383,7 @@ def cursor_of(place: tuple[float, int] | None) -> str | None:
 
 
 def place_of(cursor: str, key: str = "before") -> tuple[float, int]:
-    """Returns the place that a `before` means.
-
-    Raises:
-        InvalidParams: it is not from an earlier page.
-    """
+    """Returns the place that a `before` means."""
     created, _, rowid = cursor.partition(":")
     try:
         return float(created), int(rowid)

@@ -50,25 +50,7 @@ logger = logging.getLogger(__name__)
 
 
 class Tasks:
-    """Accepts, runs and ends the tasks of one daemon.
-
-    Args:
-        shared: the store, the stream of events, the checkpoints.
-        agents: their workers run the tasks.
-        backlog: the tasks that have not ended, empty yet.
-        hibernation: wakes agents for tasks.
-        sessions: the state of sessions; None: there are none.
-        observers: are called with each start of an attempt and each end of a task.
-        on_waiting: called with the name of an agent for which tasks wait, after each attempt to dispatch them.
-        success_rate: returns the share of its last tasks in which an agent, team or workflow succeeded, None without any.
-        limits: has the samples of what workers use; None: tasks are not measured.
-        on_usage: called with the agent, the tokens and the cents of each usage of a task.
-        tracing: passes the context of traces on; None: of callers alone.
-        tenants: holds tenants to their limits; None: there are no tenants.
-        turns: bounds how many tasks of a tenant are written at once; None: nothing does.
-        measured: has what the calls of models of tasks use; None: nothing is measured.
-        gathered: writes what tasks use with other figures; None: usage of running ones is not written.
-    """
+    """Accepts, runs and ends the tasks of one daemon."""
 
     def __init__(
         self,
@@ -184,12 +166,7 @@ class Tasks:
     # -- from an earlier daemon
 
     async def load(self, recover: Callable[[Collection[str]], Awaitable[None]] | None = None) -> None:
-        """Loads the tasks that an earlier daemon left: queued ones wait on, begun ones follow retry_on.
-
-        Args:
-            recover: counts what that daemon has not counted, before any goes on; is given the ids of ended tasks whose usage
-                may be in no sum.
-        """
+        """Loads the tasks that an earlier daemon left: queued ones wait on, begun ones follow retry_on."""
         await self.budgets.load()
         self._writer.counts |= await self.records.counts(is_in_cluster=self._is_in_cluster)
         now, here = time.time(), self._loop.time()
@@ -279,12 +256,7 @@ class Tasks:
         return self._writer.find(task_id)
 
     async def show(self, task_id: str) -> Task:
-        """Returns the record of a task.
-
-        Raises:
-            NotFound: there is none, or it has expired.
-            Corrupted: it is there and cannot be read.
-        """
+        """Returns the record of a task."""
         return await self._writer.show(task_id)
 
     async def list(self, wanted: TaskListParams, knows: Callable[[str], bool] | None = None) -> Page:
@@ -292,11 +264,7 @@ class Tasks:
         return await self._writer.list(wanted, knows)
 
     async def wait(self, task_id: str, *, listener: Progress | None = None) -> Task:
-        """Returns the record of a task when it has ended; `listener` is called with its record at each change.
-
-        Raises:
-            NotFound: there is no such task.
-        """
+        """Returns the record of a task when it has ended; `listener` is called with its record at each change."""
         entry = self._backlog.find(task_id)
         if entry is None:
             return await self.show(task_id)
@@ -329,11 +297,7 @@ class Tasks:
     # -- ends
 
     async def cancel(self, task_id: str, reason: str = "cancelled on request") -> Task:
-        """Cancels a task and those that it delegated; one that has ended stays as it is.
-
-        Raises:
-            NotFound: there is no such task.
-        """
+        """Cancels a task and those that it delegated; one that has ended stays as it is."""
         entry = self._backlog.find(task_id)
         if entry is None:
             return await self.show(task_id)
@@ -347,11 +311,7 @@ class Tasks:
         self.dispatcher.abandon(agent)
 
     async def cancel_all(self, tenant: str) -> None:
-        """Cancels every task of a tenant, and waits until their ends are written.
-
-        Raises:
-            Overloaded: the store does not take them now; it will, as soon as it can.
-        """
+        """Cancels every task of a tenant, and waits until their ends are written."""
         entries = [entry for entry in self._backlog if tenant_of(entry.task.agent) == tenant]
         self._executor.stop_each(entries, f"the tenant {tenant} is removed")
         await self.halted([entry.task.id for entry in entries])
@@ -365,11 +325,7 @@ class Tasks:
         return tuple(entry.task.id for entry in entries)
 
     async def halted(self, task_ids: Iterable[str]) -> None:
-        """Waits until the ends of tasks are written.
-
-        Raises:
-            Overloaded: the store does not take them now; it will, as soon as it can.
-        """
+        """Waits until the ends of tasks are written."""
         try:
             async with asyncio.timeout(HALT_S):
                 for entry in filter(None, map(self._backlog.find, task_ids)):
@@ -406,11 +362,7 @@ class Tasks:
 
 
 def _ended(entry: Entry) -> Task:
-    """Returns the record of a task that is over.
-
-    Raises:
-        NotFound: the store has not taken it, so that it has never been.
-    """
+    """Returns the record of a task that is over."""
     task = entry.task
     if task.state not in ENDED:
         raise NotFound(f'cannot find task "{task.id}": it was not taken', task=task.id)

@@ -14,9 +14,6 @@ def answer_of(words: str, options: Sequence[str], approval: int) -> str:
     """Returns the option that `words` name, in any case; the words themselves where there are no options.
 
     A word of consent means the option of consent, whichever of the words it has; so does one of refusal.
-
-    Raises:
-        InvalidParams: they are none of the options; `data["options"]` has them.
     """
     if not options:
         return words
@@ -32,22 +29,14 @@ def answer_of(words: str, options: Sequence[str], approval: int) -> str:
 
 
 def check_decline(question: Approval) -> None:
-    """Refuses to decline what is no question of a form.
-
-    Raises:
-        InvalidParams: it can only be answered; `data["options"]` has its options.
-    """
+    """Refuses to decline what is no question of a form."""
     if not question.can_decline:
         text = f"cannot decline {question.id}: it belongs to no form, and can only be answered"
         raise InvalidParams(text, key="answer", value=None, options=list(question.options))
 
 
 def check_question(asked: AskParams) -> None:
-    """Refuses a question that no answer could end as it says.
-
-    Raises:
-        InvalidParams: two options differ in nothing but their case, or the default is no option.
-    """
+    """Refuses a question that no answer could end as it says."""
     if len({option.lower() for option in asked.options}) < len(asked.options):
         text = "cannot ask: two options differ in nothing but their case"
         raise InvalidParams(text, key="options", value=asked.options)

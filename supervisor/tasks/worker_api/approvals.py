@@ -59,13 +59,7 @@ class Open(Struct, eq=False):
 
 
 class Approvals:
-    """Holds the questions of one daemon.
-
-    Args:
-        store: keeps them.
-        bus: publishes their changes.
-        clock: returns the Unix time.
-    """
+    """Holds the questions of one daemon."""
 
     def __init__(self, store: Store, bus: Bus, clock: Callable[[], float] = time.time) -> None:
         self._store = store
@@ -103,19 +97,7 @@ class Approvals:
     # -- tasks
 
     async def ask(self, task: Task, worker: str, asked: AskParams, server: str | None = None) -> Approval:
-        """Returns the record of a question when it has ended; at once where it has ended before.
-
-        Args:
-            task: that asks.
-            worker: that runs it.
-            asked: the question.
-            server: the MCP server that asks in a call of the task; the question is withdrawn if this is cancelled.
-
-        Raises:
-            InvalidParams: no answer could end it as it says, or its detail is too long.
-            ResourceLimitExceeded: too many are open.
-            Overloaded: the store takes nothing now.
-        """
+        """Returns the record of a question when it has ended; at once where it has ended before."""
         check_question(asked)
         key = (task.id, key_of(asked))
         async with self._asking.setdefault(key, asyncio.Lock()):
@@ -254,11 +236,7 @@ class Approvals:
         return found[:limit]
 
     async def show(self, number: int) -> Approval:
-        """Returns a question.
-
-        Raises:
-            NotFound: there is none of the number.
-        """
+        """Returns a question."""
         one = self._open.get(number)
         if one is not None:
             return one.record
@@ -269,14 +247,7 @@ class Approvals:
         return found
 
     async def answer(self, number: int, words: str | None, by: str) -> Approval:
-        """Answers a question, or declines its form; that is durable when this returns.
-
-        Raises:
-            NotFound: there is none of the number.
-            Conflict: it has ended already; `data` has its state and answer.
-            InvalidParams: the words are none of its options, or it can only be answered.
-            Overloaded: the store takes nothing now; the question is open still.
-        """
+        """Answers a question, or declines its form; that is durable when this returns."""
         one = self._open.get(number)
         if one is None or one.is_ending:
             found = await self.show(number) if one is None else one.record

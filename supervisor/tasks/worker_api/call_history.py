@@ -104,11 +104,7 @@ class CallHistory:
             self._waiting, self._waiting_bytes = [], 0
 
     async def of(self, task: str) -> list[TaskCall]:
-        """Returns the calls of a task that the store has, oldest first.
-
-        Raises:
-            Overloaded, Conflict, ShuttingDown: as `Store.read`.
-        """
+        """Returns the calls of a task that the store has, oldest first."""
         rows = await self._store.read(
             "SELECT delivery, at, tool, outcome, duration_s, size_bytes, result FROM task_call"
             " WHERE task = ? ORDER BY id LIMIT ?",

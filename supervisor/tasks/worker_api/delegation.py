@@ -30,17 +30,7 @@ _FIELDS = TaskParams.__struct_fields__
 
 
 class Delegation:
-    """Runs one request of a worker to delegate.
-
-    Args:
-        tasks: the daemon's.
-        supervisor: of the worker.
-        task: for which of its tasks; None: for the one that it runs, or for none where it runs none.
-
-    Raises:
-        NotFound: the worker does not run that task.
-        InvalidParams: it runs several, and names none.
-    """
+    """Runs one request of a worker to delegate."""
 
     def __init__(self, tasks: Tasks, supervisor: WorkerSupervisor, task: str | None) -> None:
         if task is None and len(supervisor.running) > 1:
@@ -59,23 +49,14 @@ class Delegation:
         return None if self._entry is None else self._entry.task
 
     async def one(self, asked: DelegateParams) -> object:
-        """Returns the record of the child when it has ended.
-
-        Raises:
-            CorralError: it was not accepted.
-        """
+        """Returns the record of the child when it has ended."""
         params = TaskParams(**{name: getattr(asked, name) for name in _FIELDS})
         if not asked.wait:
             return msgspec.to_builtins(await self._submitted(params))
         return msgspec.to_builtins(await self._ended(params))
 
     async def all(self, asked: DelegateAllParams) -> dict[str, object]:
-        """Returns `{"results": […]}` in the order of the tasks: each the record, or `{"error": …}` where none was accepted.
-
-        Raises:
-            ResourceLimitExceeded: they are too many, or stand too deep: none was submitted.
-            Cancelled: the parent has ended.
-        """
+        """Returns `{"results": […]}` in the order of the tasks: each the record, or `{"error": …}` where none was accepted."""
         parent = self._parent
         if parent is not None:
             self._tasks.accounting.check_may_delegate(parent, len(asked.tasks))
@@ -146,11 +127,7 @@ class Delegation:
 
 
 async def child_of(tasks: Tasks, supervisor: WorkerSupervisor, task: str) -> Task:
-    """Returns the record of a task that a running task of the worker has delegated.
-
-    Raises:
-        NotFound: there is none.
-    """
+    """Returns the record of a task that a running task of the worker has delegated."""
     child = await tasks.show(task)
     if child.parent not in supervisor.running:
         text = f'cannot find task "{task}" below a task of worker "{supervisor.id}"'
@@ -159,11 +136,7 @@ async def child_of(tasks: Tasks, supervisor: WorkerSupervisor, task: str) -> Tas
 
 
 async def parts_of(tasks: Tasks, supervisor: WorkerSupervisor, asked: PartsParams) -> dict[str, object]:
-    """Returns what a child has streamed, or its record when it has ended and nothing more is to be read.
-
-    Raises:
-        NotFound: the worker has delegated no such task.
-    """
+    """Returns what a child has streamed, or its record when it has ended and nothing more is to be read."""
     child = await child_of(tasks, supervisor, asked.task)
     buffer = tasks.parts(child.id)
     cursor = Cursor(asked.delivery, asked.number, asked.number > 0)

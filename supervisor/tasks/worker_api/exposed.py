@@ -102,11 +102,7 @@ def listed(receiver: Receiver) -> dict[str, object]:
 
 
 def order_of(receiver: Receiver, arguments: Mapping[str, object]) -> Order:
-    """Returns what a call asks for; the input is checked against its schema where the task is taken.
-
-    Raises:
-        InvalidParams: the arguments are not those of the tool.
-    """
+    """Returns what a call asks for; the input is checked against its schema where the task is taken."""
     if _takes_arguments(receiver):
         return Order("", dict(arguments))
     objective = arguments.get("objective", "" if receiver.input_schema else None)

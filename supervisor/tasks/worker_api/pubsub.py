@@ -85,13 +85,7 @@ class WorkerPubsub:
         self._meters: dict[object, Meter] = {}
 
     def publish(self, supervisor: WorkerSupervisor, event_type: str, data: object) -> int:
-        """Publishes a worker's event and returns its number.
-
-        Raises:
-            InvalidParams: it is no type, or the data is too long or nested too deep.
-            PermissionDenied: the type is the daemon's.
-            Overloaded: the worker publishes too fast.
-        """
+        """Publishes a worker's event and returns its number."""
         line = self._checked(supervisor, supervisor.id, event_type, data)
         return self._bus.relay(
             event_type,
@@ -108,9 +102,6 @@ class WorkerPubsub:
 
         `who` has its `uid` on the socket and its name in `http` there, the `agent` in whose tree it is, if any, and its
         `tenant`: the event is one of the tenant then. The callers of a tenant have the rate of one worker together.
-
-        Raises:
-            InvalidParams, PermissionDenied, Overloaded: as for `publish`.
         """
         sender = f"http {who['http']}" if "http" in who else f"uid {who['uid']}"
         tenant = who.get("tenant")
@@ -166,12 +157,7 @@ class WorkerPubsub:
         return line
 
     def subscribe(self, supervisor: WorkerSupervisor, types: list[str]) -> None:
-        """Sends a worker, from now on, the events of these types, in place of what it subscribed to before.
-
-        Raises:
-            InvalidParams: too many globs, or one that is too long.
-            Overloaded: too many subscriptions.
-        """
+        """Sends a worker, from now on, the events of these types, in place of what it subscribed to before."""
         life = supervisor.life
         assert life is not None, "only what lives can ask"
 

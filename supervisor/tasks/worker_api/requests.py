@@ -56,11 +56,7 @@ Handler = Callable[[WorkerSupervisor, Mapping[str, object]], Awaitable[object]]
 
 
 def convert(params: Mapping[str, object], type_: type[T], method: str) -> T:
-    """Converts the params of a call to their Struct.
-
-    Raises:
-        InvalidParams: they have another shape; `data["key"]` is the path, `data["reason"]` the rule.
-    """
+    """Converts the params of a call to their Struct."""
     try:
         return msgspec.convert(params, type_)
     except msgspec.ValidationError as error:
@@ -125,12 +121,7 @@ class WorkerApi:
     # -- the supervisors' side
 
     def serve(self, supervisor: WorkerSupervisor, request: Request) -> Awaitable[object]:
-        """Returns the answer to a request of a worker.
-
-        Raises:
-            MethodNotFound: workers have no such method.
-            CorralError: as the method raises it.
-        """
+        """Returns the answer to a request of a worker."""
         method = self._methods.get(request.method)
         if method is None:
             raise MethodNotFound(f'cannot call "{request.method}": workers have no such method')
@@ -165,11 +156,7 @@ class WorkerApi:
             supervisor.note("warning", f'refused "{notification.method}": {error.message}')
 
     async def checkpoint_of(self, supervisor: WorkerSupervisor) -> dict[str, object]:
-        """Returns the checkpoint that the next incarnation of a worker begins with.
-
-        Raises:
-            SpawnFailed: it cannot be had.
-        """
+        """Returns the checkpoint that the next incarnation of a worker begins with."""
         return await self._hibernation.checkpoint_of(supervisor)
 
     def removed(self, agent: str) -> None:

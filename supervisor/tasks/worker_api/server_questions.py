@@ -28,16 +28,7 @@ RESERVE_S = 2.0
 
 
 class ServerQuestions:
-    """Asks the questions of one tool call.
-
-    Args:
-        approvals: hold them.
-        entry: the task that the call is made for.
-        worker: that runs the task.
-        server: that is called.
-        limit_s: that a request may take which waits for the answer.
-        started: when the call began, on the monotonic clock.
-    """
+    """Asks the questions of one tool call."""
 
     def __init__(
         self, approvals: Approvals, entry: Entry, worker: str, server: str, limit_s: float, started: float
@@ -49,21 +40,11 @@ class ServerQuestions:
         self._ends_at = started + limit_s - min(RESERVE_S, limit_s / 10)
 
     async def ask_within_request(self, method: str, params: Mapping[str, object]) -> object:
-        """Returns the response to a form, while the request of the call waits for it: its time limit holds.
-
-        Raises:
-            CorralError: as `ask`.
-        """
+        """Returns the response to a form, while the request of the call waits for it: its time limit holds."""
         return await self.ask(method, params, self._ends_at)
 
     async def ask(self, method: str, params: Mapping[str, object], ends_at: float | None = None) -> dict[str, object]:
-        """Returns the response to a form; its questions expire at `ends_at`, else as those of tasks.
-
-        Raises:
-            MethodNotFound: the server asks for something else than a form, or the task does not run any more.
-            InvalidParams: it is no form that can be asked.
-            ResourceLimitExceeded: too many questions are open.
-        """
+        """Returns the response to a form; its questions expire at `ends_at`, else as those of tasks."""
         attempt = self._entry.attempt
         if method != ELICIT or attempt is None:
             reason = "no-task" if attempt is None else "not-declared"

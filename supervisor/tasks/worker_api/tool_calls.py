@@ -86,20 +86,7 @@ def caller_of(name: str, sharer: str, tenant: str = "") -> Caller:
 
 
 class ToolCalls:
-    """Calls tools for workers and clients, within their limits, and records each call.
-
-    Args:
-        bus: for the event `mcp.call`.
-        agents: the running set.
-        tasks: count the calls that are made for them.
-        pool: of the MCP servers.
-        audit: keeps a record of each call.
-        on_call: takes each call that was made: the agent (None: a client), the server, the outcome, seconds.
-        rates: the numbers of calls of each agent within the last minute.
-        history: keeps the calls of tasks with their records.
-        approvals: hold the questions that servers ask during calls for tasks.
-        tracing: makes the span of each call.
-    """
+    """Calls tools for workers and clients, within their limits, and records each call."""
 
     def __init__(
         self,
@@ -132,9 +119,6 @@ class ToolCalls:
         """Returns the tools that a worker may call for one of its tasks (None: for all that it runs).
 
         Starts the servers among them that never listed anything.
-
-        Raises:
-            NotFound: the worker does not run that task.
         """
         access = access_of(supervisor.spec, _lists(self._entries(supervisor, task)))
         await self._pool.list_servers(self._pool.concerned(access), patience_s=LISTING_S)
@@ -142,13 +126,7 @@ class ToolCalls:
         return [*(exposed.listed(each) for _, each in agents), *self._pool.tools(access)]
 
     async def call_for(self, supervisor: WorkerSupervisor, call: WorkerCallParams) -> dict[str, object]:
-        """Returns MCP's result of a worker's tool call.
-
-        Raises:
-            NotFound: the worker does not run the task that it names.
-            ResourceLimitExceeded: a task that the call is for may make no more.
-            CorralError: as `Pool.request`.
-        """
+        """Returns MCP's result of a worker's tool call."""
         if call.name.startswith(exposed.PREFIX):
             access = access_of(supervisor.spec)
             return await self.call_agent(supervisor, call.task, call.name, call.arguments, access)
@@ -164,15 +142,7 @@ class ToolCalls:
     async def call_agent(
         self, supervisor: WorkerSupervisor, task: str | None, name: str, arguments: Mapping[str, object], access: Access
     ) -> dict[str, object]:
-        """Returns MCP's result of a call of an exposed agent from a worker's tree: it is delegated by the worker's task.
-
-        Raises:
-            NotFound: there is no such tool, or the worker does not run that task.
-            PermissionDenied: the worker, or a task of it, may not call it.
-            Conflict: the delegation would close a circle.
-            ResourceLimitExceeded: a task that the call is for may make no more.
-            CorralError: the task was not accepted.
-        """
+        """Returns MCP's result of a call of an exposed agent from a worker's tree: it is delegated by the worker's task."""
         entries = self._entries(supervisor, task)
         self._charge(entries, _ToolCall(name, self._who(supervisor), supervisor))
         for each in _lists(entries):
@@ -196,9 +166,6 @@ class ToolCalls:
 
         A request that names none is bound by the limits of each that has not ended: one that was cancelled
         is over before its worker lets go of it.
-
-        Raises:
-            NotFound: the worker does not run that task, or all that it runs have ended.
         """
         named = (task,) if task is not None else tuple(supervisor.running)
         found: list[Entry] = []
@@ -215,11 +182,7 @@ class ToolCalls:
         return found
 
     def _charge(self, entries: Sequence[Entry], record: "_ToolCall") -> None:
-        """Counts a call for the tasks that it is made for.
-
-        Raises:
-            ResourceLimitExceeded: one of them may make no more.
-        """
+        """Counts a call for the tasks that it is made for."""
         if len(entries) == 1:
             record.entry = entries[0]
             record.task, record.delivery = entries[0].task.id, entries[0].task.delivery
@@ -235,11 +198,7 @@ class ToolCalls:
             raise
 
     def _check_rate(self, spec: Spec) -> None:
-        """Counts a call for its agent.
-
-        Raises:
-            Overloaded: the agent has used up `max_tool_calls_per_minute`.
-        """
+        """Counts a call for its agent."""
         limit = spec.resources.max_tool_calls_per_minute
         wait_s = self._rates.take(spec.name, limit, time.monotonic())
         if not wait_s:
@@ -277,22 +236,7 @@ class ToolCalls:
         more: Mapping[str, object] | None = None,
         supervisor: WorkerSupervisor | None = None,
     ) -> dict[str, object]:
-        """Returns MCP's result of a client's tool call, which the audit keeps with its caller and outcome.
-
-        Args:
-            name: the tool's exposed name.
-            arguments: for the tool.
-            caller: for the pool, the server and the event.
-            who: for the audit.
-            access: the part of the pool that the caller may use.
-            timeout_s: as for `Pool.request`.
-            more: further params of `tools/call`, such as `_meta` and `inputResponses`.
-            supervisor: the worker in whose tree the caller is: the call counts for each of its tasks.
-
-        Raises:
-            ResourceLimitExceeded: a task of that worker may make no more calls.
-            CorralError: as `Pool.request`.
-        """
+        """Returns MCP's result of a client's tool call, which the audit keeps with its caller and outcome."""
         record = _ToolCall(name, who, supervisor)
         if supervisor is not None:
             entries = self._entries(supervisor, None)

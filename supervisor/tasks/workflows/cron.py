@@ -49,11 +49,7 @@ class Due(Struct, frozen=True):
 
 
 def check(times: Times) -> None:
-    """Returns if the times can be computed.
-
-    Raises:
-        Refused: they cannot; `item` is the key.
-    """
+    """Returns if the times can be computed."""
     if [times.every_s, times.cron, times.at].count(None) != 2:
         raise Refused("give every_s, cron or at", "every_s")
     if times.timezone is not None and times.cron is None:
@@ -64,11 +60,7 @@ def check(times: Times) -> None:
 
 
 def following(times: Times, after: float) -> float | None:
-    """Returns the first time after `after`; None when there is none.
-
-    Raises:
-        Refused: the cron expression or the zone cannot be read; `item` is the key.
-    """
+    """Returns the first time after `after`; None when there is none."""
     if times.at is not None:
         return times.at if after < times.at else None
     if times.start is not None and after < times.start:

@@ -34,13 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 class JobRunner:
-    """Executes the tasks of one daemon's jobs.
-
-    Args:
-        writer: writes their records.
-        agents: the jobs are among them.
-        executor: announces the starts of tasks, and ends them.
-    """
+    """Executes the tasks of one daemon's jobs."""
 
     def __init__(self, writer: RecordWriter, agents: Agents, executor: Executor) -> None:
         self._writer = writer

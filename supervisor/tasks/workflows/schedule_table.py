@@ -70,11 +70,7 @@ class ScheduleTable:
         return await self._store.read(sql)
 
     async def save(self, entry: Entry) -> None:
-        """Writes a schedule; returns when it is on disk.
-
-        Raises:
-            CorralError: the store takes nothing now.
-        """
+        """Writes a schedule; returns when it is on disk."""
         await self._store.write(_insertion(entry))
 
     def post(self, entry: Entry) -> None:
@@ -82,11 +78,7 @@ class ScheduleTable:
         self._store.post(_insertion(entry))
 
     async def remove(self, key: str) -> None:
-        """Deletes a row.
-
-        Raises:
-            CorralError: the store takes nothing now.
-        """
+        """Deletes a row."""
         await self._store.write(("DELETE FROM schedule WHERE name = ?", (key,)))
 
     def forget(self, key: str) -> None:
@@ -103,11 +95,7 @@ def _insertion(entry: Entry) -> Statement:
 
 
 def entry_of(row: Row) -> Entry:
-    """Returns the schedule of a row.
-
-    Raises:
-        ValueError, TypeError: it is not what was written.
-    """
+    """Returns the schedule of a row."""
     _, created, next_at, blob, checksum = row
     if not isinstance(blob, bytes) or zlib.crc32(blob) != checksum:
         raise ValueError("its checksum is another")

@@ -68,17 +68,7 @@ logger = logging.getLogger(__name__)
 
 
 class Schedules:
-    """Keeps the schedules of one daemon.
-
-    Args:
-        store: where they are kept.
-        bus: publishes their changes and runs.
-        agents: those that tasks are for.
-        tasks: accepts the tasks.
-        clock: seconds of the Unix epoch.
-        cluster: has one node submit each run for an agent that it places; None: the daemon is in no cluster.
-        shared: keeps those that are added for agents that the cluster places.
-    """
+    """Keeps the schedules of one daemon."""
 
     def __init__(
         self,
@@ -206,14 +196,7 @@ class Schedules:
     # -- the methods
 
     async def add(self, params: ScheduleParams, *, command: list[str] | None = None) -> ScheduleRecord:
-        """Adds a schedule, and returns it when it is in the store; `command` is that of the job of its name.
-
-        Raises:
-            InvalidParams: its times, or a param of its task that a schedule cannot have.
-            NotFound: there is no agent, team or workflow of the name that its task is for.
-            Conflict: there is one of this name.
-            ResourceLimitExceeded: there are too many, or it is too long.
-        """
+        """Adds a schedule, and returns it when it is in the store; `command` is that of the job of its name."""
         now = round(self._clock(), 3)  # as the record has it for the next daemon
         start = None if params.start_at is None else round(params.start_at, 3)
         at = None if params.at is None else round(params.at, 3)
@@ -294,11 +277,7 @@ class Schedules:
         return task
 
     def check_free(self, name: str) -> None:
-        """Refuses a name that a schedule has.
-
-        Raises:
-            Conflict: there is one.
-        """
+        """Refuses a name that a schedule has."""
         entry = self._entries.get(name)
         if entry is None:
             return
@@ -318,19 +297,11 @@ class Schedules:
         return [self._entries[name].record for name in sorted(self._entries)]
 
     def show(self, name: str) -> ScheduleRecord:
-        """Returns a schedule.
-
-        Raises:
-            NotFound: there is none of this name.
-        """
+        """Returns a schedule."""
         return self._of(name).record
 
     def upcoming(self, name: str) -> Sequence[str]:
-        """Returns the next UPCOMING times of a schedule; none while it is paused.
-
-        Raises:
-            NotFound: there is none of this name.
-        """
+        """Returns the next UPCOMING times of a schedule; none while it is paused."""
         entry = self._of(name)
 
         def times() -> Iterator[float]:
@@ -342,23 +313,13 @@ class Schedules:
         return [stamp(at) for at in islice(times(), UPCOMING)]
 
     async def recent(self, name: str) -> Sequence[Run]:
-        """Returns the last runs of a schedule, the newest first, also those that are under way.
-
-        Raises:
-            NotFound: there is none of this name.
-        """
+        """Returns the last runs of a schedule, the newest first, also those that are under way."""
         self._of(name)
         page = await self._tasks.list(TaskListParams(schedule=name, limit=RECENT))
         return [run_of(task) for task in page.tasks]
 
     async def remove(self, name: str) -> ScheduleRecord:
-        """Removes a schedule; the tasks that it submitted stay.
-
-        Raises:
-            NotFound: there is none of this name.
-            Conflict: the configuration file has it.
-            Overloaded: the store takes nothing now.
-        """
+        """Removes a schedule; the tasks that it submitted stay."""
         entry = self._of(name)
         if entry.is_of_file:
             words = f'cannot remove schedule "{name}": it is in the configuration file; corral schedule pause {name}'
@@ -377,11 +338,7 @@ class Schedules:
         return entry.record
 
     async def pause(self, name: str) -> ScheduleRecord:
-        """Pauses a schedule; runs that are due meanwhile are left out for good.
-
-        Raises:
-            NotFound: there is none of this name.
-        """
+        """Pauses a schedule; runs that are due meanwhile are left out for good."""
         entry = self._of(name)
         if not entry.record.paused:
             if await self._shared_is_set(entry, paused=True):
@@ -391,11 +348,7 @@ class Schedules:
         return entry.record
 
     async def resume(self, name: str) -> ScheduleRecord:
-        """Resumes a schedule, from its next time on.
-
-        Raises:
-            NotFound: there is none of this name.
-        """
+        """Resumes a schedule, from its next time on."""
         entry = self._of(name)
         if entry.record.paused:
             if await self._shared_is_set(entry, paused=False):
@@ -425,12 +378,7 @@ class Schedules:
             raise
 
     async def run_now(self, name: str) -> Task:
-        """Submits the task of a schedule at once, beside its times, and returns it.
-
-        Raises:
-            NotFound: there is none of this name.
-            CorralError: the task is not accepted.
-        """
+        """Submits the task of a schedule at once, beside its times, and returns it."""
         entry = self._of(name)
         task = await self._tasks.submit(entry.record.task, schedule=name, tenant=tenant_of(name))
         entry.record = replace(entry.record, last_task=task.id, runs=entry.record.runs + 1)

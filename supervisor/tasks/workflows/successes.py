@@ -29,13 +29,7 @@ class Success(msgspec.Struct, frozen=True):
 
 
 class Successes:
-    """Holds the successes that remain, of one daemon's jobs.
-
-    Args:
-        store: where they are kept.
-        agents: those that the jobs are among.
-        boot: identifies the present run of the machine.
-    """
+    """Holds the successes that remain, of one daemon's jobs."""
 
     def __init__(self, store: Store, agents: Agents, boot: str) -> None:
         self._store = store

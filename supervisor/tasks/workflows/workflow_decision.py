@@ -68,13 +68,7 @@ class Decision(NamedTuple):
 
 
 def decide(workflow: Workflow, task: Task, branches: Mapping[str, Branch]) -> Decision:
-    """Decides the tasks to queue next, or the end, from the states of the steps.
-
-    Args:
-        workflow: with its steps.
-        task: the workflow's own: its objective, input and context are what the expressions see.
-        branches: the tasks that were queued, by label.
-    """
+    """Decides the tasks to queue next, or the end, from the states of the steps."""
     return _Deciding(workflow, task, branches).decision()
 
 

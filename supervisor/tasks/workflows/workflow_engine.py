@@ -80,12 +80,7 @@ class WorkflowEngine:
         return None if found is None else kind_of_group(found)
 
     def check(self, params: TaskParams) -> None:
-        """Returns if a task for a team or workflow can be accepted.
-
-        Raises:
-            InvalidParams: the team routes by sticky_key, and the task has none.
-            NotFound: no member has the required capabilities.
-        """
+        """Returns if a task for a team or workflow can be accepted."""
         found = self._agents.groups.by_name.get(params.agent or "")
         if not isinstance(found, Team):
             return
@@ -114,12 +109,7 @@ class WorkflowEngine:
         return team.members if task.agent == team.lead else None
 
     async def execute(self, task: Task) -> TaskResult:
-        """Returns the result of a task of a team or workflow; also called again for one that a daemon left.
-
-        Raises:
-            NotFound: its team or workflow is gone.
-            CorralError: it has failed.
-        """
+        """Returns the result of a task of a team or workflow; also called again for one that a daemon left."""
         found = self._agents.groups.by_name.get(task.agent)
         if found is None:
             text = f'cannot go on with task "{task.id}": "{task.agent}" is gone'
@@ -224,11 +214,7 @@ class WorkflowEngine:
             return Branch(task_id, "failed", error=recorded(error))
 
     async def _submit(self, task: Task, step: str, params: TaskParams) -> Task:
-        """Returns the part of a task for a step, submitted if it is not yet; always the same one.
-
-        Raises:
-            CorralError: it cannot be queued.
-        """
+        """Returns the part of a task for a step, submitted if it is not yet; always the same one."""
         keyed = _keyed(task, step, params)
         end = asyncio.get_running_loop().time() + OVERLOADED_S
         line = self._lines.setdefault(params.agent or params.capability or "", asyncio.Lock())
@@ -247,11 +233,7 @@ class WorkflowEngine:
                         await self._tasks.next_end()
 
     async def _offer(self, task: Task, step: str, keyed: TaskParams) -> Task:
-        """Queues a part of a task, as soon as it is known which agents could run it.
-
-        Raises:
-            CorralError: it cannot be queued.
-        """
+        """Queues a part of a task, as soon as it is known which agents could run it."""
         try:
             parent = self._tasks.find(task.id) or task
             return await self._tasks.submit(keyed, parent=parent, step=step)
@@ -365,11 +347,7 @@ class WorkflowEngine:
         return await self._passed_on(team, task, earlier, params)
 
     async def _passed_on(self, team: Team, task: Task, earlier: Mapping[str, Task], params: TaskParams) -> TaskResult:
-        """Returns the result of one member's task.
-
-        Raises:
-            CorralError: it failed; the class is kept.
-        """
+        """Returns the result of one member's task."""
         name = params.agent or ""
         branch = await self._run(task, Submission(name, name, params), earlier)
         if branch.state == "succeeded":
@@ -377,11 +355,7 @@ class WorkflowEngine:
         raise _failure(team, name, branch)
 
     def _able(self, team: Team, required: list[str]) -> list[str]:
-        """Returns the members with the required capabilities.
-
-        Raises:
-            NotFound: none does.
-        """
+        """Returns the members with the required capabilities."""
         able = [name for name in team.members if self._is_able(name, required)]
         if not able:
             text = f'cannot find a member of team "{team.name}" with {", ".join(required)}'
@@ -471,11 +445,7 @@ class _Outputs:
         return branch if self._size_bytes <= OUTPUTS_BYTES else replace(branch, output=None)
 
     def check(self, task: Task) -> None:
-        """Returns if all outputs are held.
-
-        Raises:
-            ResourceLimitExceeded: they are too long together.
-        """
+        """Returns if all outputs are held."""
         if self._size_bytes > OUTPUTS_BYTES:
             raise ResourceLimitExceeded(
                 f'cannot go on with task "{task.id}": the outputs of its parts take more than {OUTPUTS_BYTES} bytes',

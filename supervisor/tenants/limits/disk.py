@@ -33,13 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class TenantDisk:
-    """Looks at the disk for one daemon.
-
-    Args:
-        use: takes the figures.
-        store: has rows of tenants.
-        state_dir: has the folders of tenants.
-    """
+    """Looks at the disk for one daemon."""
 
     def __init__(self, use: DiskUse, store: Store, state_dir: Path) -> None:
         self._use = use

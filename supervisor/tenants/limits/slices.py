@@ -111,13 +111,7 @@ def _all_counts(paths: Mapping[str, Path]) -> dict[str, Counts]:
 
 
 class Slices:
-    """Changes the limits of slices, and tells when they are reached.
-
-    Args:
-        tenants: has the limits.
-        places: finds the folders.
-        publish: is called when the kernel has held a tenant to a limit.
-    """
+    """Changes the limits of slices, and tells when they are reached."""
 
     def __init__(self, tenants: Tenants, places: Places, publish: Publish) -> None:
         self._tenants = tenants

@@ -35,14 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 class TenantTrees:
-    """Holds the tenants of one daemon to sums of trees.
-
-    Args:
-        tenants: have the limits.
-        enforcer: has the trees of workers.
-        containment: returns which limits the kernel holds.
-        refusals: counts and publishes.
-    """
+    """Holds the tenants of one daemon to sums of trees."""
 
     def __init__(
         self, tenants: Tenants, enforcer: LimitEnforcer, containment: Callable[[], Containment], refusals: Refusals
@@ -86,13 +79,7 @@ class TenantTrees:
             self._consider(tenant)
 
     def hold_all(self, tenant: str, over: Over, hold: Callable[[WorkerSupervisor, str, str], None]) -> None:
-        """Ends all workers of a tenant that has passed a limit, since it is not known which one did, until there is room.
-
-        Args:
-            tenant: its name.
-            over: the limit.
-            hold: ends one with a result and a reason, and starts it again as soon as there is room.
-        """
+        """Ends all workers of a tenant that has passed a limit, since it is not known which one did, until there is room."""
         for supervisor in tuple(self._running.get(tenant, ())):
             if self._may_end(tenant, supervisor, over):
                 hold(supervisor, over.result, over.reason)

@@ -9,12 +9,7 @@ KEY = "max_disk_bytes"
 
 
 class DiskUse:
-    """Holds how much each tenant was seen to keep on disk.
-
-    Args:
-        tenants: have the limits.
-        refusals: counts.
-    """
+    """Holds how much each tenant was seen to keep on disk."""
 
     def __init__(self, tenants: Tenants, refusals: Refusals) -> None:
         self._tenants = tenants
@@ -45,11 +40,7 @@ class DiskUse:
         return self._used_bytes.get(tenant, 0)
 
     def check(self, tenant: str, agent: str, what: str) -> None:
-        """Returns if more may be kept for a tenant; `what` is the thing that is to be done for `agent`.
-
-        Raises:
-            ResourceLimitExceeded: its limit is reached; `data` has `limit`, `value`, `used` and `tenant`.
-        """
+        """Returns if more may be kept for a tenant; `what` is the thing that is to be done for `agent`."""
         limit = self.limit(tenant)
         used = self._used_bytes.get(tenant, 0) if limit else 0
         if not limit or used < limit:

@@ -11,12 +11,7 @@ EVENT_S = 60.0
 
 
 class Refusals:
-    """Counts the refusals of one daemon by tenant and key.
-
-    Args:
-        bus: publishes the first refusal of a minute.
-        clock: seconds of a clock that never goes back.
-    """
+    """Counts the refusals of one daemon by tenant and key."""
 
     def __init__(self, bus: Bus, clock: Callable[[], float] = time.monotonic) -> None:
         self._bus = bus

@@ -20,14 +20,7 @@ DISK = "max_disk_bytes"
 
 
 class TenantGate:
-    """Joins the limits, the processes and the refusals of the tenants of one daemon.
-
-    Args:
-        tenants: has the limits.
-        refusals: counts.
-        processes: returns the number of processes and threads that a tenant was seen to have.
-        files: returns the bytes of the files that its processes were seen to have written.
-    """
+    """Joins the limits, the processes and the refusals of the tenants of one daemon."""
 
     def __init__(
         self,
@@ -60,23 +53,14 @@ class RunningSet(Protocol):
 
 
 class TenantRoom:
-    """Decides whether a tenant has room for more agents and workers.
-
-    Args:
-        running: tells what there is.
-        gate: has the limits; None: there are no tenants.
-    """
+    """Decides whether a tenant has room for more agents and workers."""
 
     def __init__(self, running: RunningSet, gate: TenantGate | None) -> None:
         self._running = running
         self._gate = gate
 
     def check_names(self, coming: Iterable[str], *, going: Iterable[str] = (), config: Config | None = None) -> None:
-        """Returns if each tenant may have the agents and servers that are to come, when those that go are gone.
-
-        Raises:
-            ResourceLimitExceeded: a tenant would have too many; `data` has `limit`, `value` and `tenant`.
-        """
+        """Returns if each tenant may have the agents and servers that are to come, when those that go are gone."""
         present = set(self._running.names)
         new = {name for name in coming if tenant_of(name)} - present
         if not new or self._gate is None:
@@ -95,11 +79,7 @@ class TenantRoom:
             )
 
     def check(self, wanted: Mapping[str, int]) -> None:
-        """Returns if each tenant may start so many more workers of its agents.
-
-        Raises:
-            ResourceLimitExceeded: one may not; `data` has `limit`, `value` and `tenant`.
-        """
+        """Returns if each tenant may start so many more workers of its agents."""
         found = self._full(wanted)
         if found is not None and self._gate is not None:
             tenant, key, limit, used, text = found

@@ -34,19 +34,7 @@ class TaskLimits:
     def check(
         self, tenant: str, agent: str, waiting: int, now: float | None, *, retry_after_s: Callable[[], float]
     ) -> None:
-        """Returns if a tenant with `waiting` tasks may submit one more.
-
-        Args:
-            tenant: the tenant of the agent.
-            agent: the name that the task is for.
-            waiting: the number of its tasks that wait.
-            now: the present time; None where the limit of a minute does not matter.
-            retry_after_s: returns the seconds to wait where the queue is full.
-
-        Raises:
-            ResourceLimitExceeded: it keeps too much on disk.
-            Overloaded: a limit is reached; `data` has `limit`, `value`, `used`, `tenant` and `retry_after_s`.
-        """
+        """Returns if a tenant with `waiting` tasks may submit one more."""
         found = self._tenants.find(tenant) if tenant else None
         if found is None:
             return

@@ -55,12 +55,7 @@ WRITE_WAIT_S = 0.01
 
 
 class CallTurns:
-    """Orders the calls of one daemon by deficit round robin between tenants; the owner, "", is one of them.
-
-    Args:
-        loop: runs the calls.
-        clock: seconds of a clock that never goes back.
-    """
+    """Orders the calls of one daemon by deficit round robin between tenants; the owner, "", is one of them."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = time.monotonic) -> None:
         self._loop = loop

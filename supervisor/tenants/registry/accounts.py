@@ -23,13 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class Accounts:
-    """Holds the accounts of the tenants of one daemon.
-
-    Args:
-        tenants: have the uids.
-        state_dir: holds the folders.
-        default_user: runs agents of a root daemon that have no user of their own.
-    """
+    """Holds the accounts of the tenants of one daemon."""
 
     def __init__(self, tenants: Tenants, state_dir: Path, default_user: str | None) -> None:
         self._tenants = tenants
@@ -49,11 +43,7 @@ class Accounts:
         return self.root / name
 
     def standing(self, name: str) -> Standing:
-        """Returns what the processes of a tenant run as.
-
-        Raises:
-            NotFound: there is no such tenant.
-        """
+        """Returns what the processes of a tenant run as."""
         tenant, folder = self._tenants.of(name), str(self.folder(name))
         uid = self._tenants.kept(name).uid
         if not self._is_root:
@@ -76,9 +66,6 @@ class Accounts:
         """Returns the spec that a process is started with, and its identity where its user is a number alone.
 
         Makes the folder of its tenant, if it is not there; may block as long as the disk does.
-
-        Raises:
-            SpawnFailed: its tenant is suspended or gone, or its folder cannot be made.
         """
         name = tenant_of(spec.name)
         if not name:
@@ -128,11 +115,7 @@ class Accounts:
 
 
 def _owner(standing: Standing) -> tuple[int, int] | None:
-    """Returns uid and gid of the folder; None where they are the daemon's own.
-
-    Raises:
-        KeyError: there is no such user.
-    """
+    """Returns uid and gid of the folder; None where they are the daemon's own."""
     if standing.identity is not None:
         return standing.identity[:2]
     if standing.user is None:

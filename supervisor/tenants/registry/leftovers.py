@@ -29,11 +29,7 @@ SHARED = ("/dev/shm", "/dev/mqueue")
 
 
 async def erase_folders(paths: Sequence[Path]) -> int:
-    """Removes folders with their content; returns how many there were.
-
-    Raises:
-        Overloaded: a part is left; `path` names the folder.
-    """
+    """Removes folders with their content; returns how many there were."""
     count = 0
     for path in paths:
         if not os.path.lexists(path):
@@ -47,11 +43,7 @@ async def erase_folders(paths: Sequence[Path]) -> int:
 
 
 async def end_processes(uid: int) -> int:
-    """Kills every process of a uid that no other may have, until none is left; returns how many were found at first.
-
-    Raises:
-        Timeout: one survives SIGKILL.
-    """
+    """Kills every process of a uid that no other may have, until none is left; returns how many were found at first."""
     found = await asyncio.to_thread(_processes, uid)
     count, left = len(found), found
     try:

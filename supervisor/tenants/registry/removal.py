@@ -30,10 +30,6 @@ async def erase(store: Store, tenants: Tenants, state_dir: Path, name: str) -> d
     """Erases all that the store and the disk have of a tenant; returns the counts by kind.
 
     Its uid is free for another tenant when this returns, and not before.
-
-    Raises:
-        Overloaded: the store takes nothing now, or a file cannot be removed; a later call goes on from there.
-        Timeout: a process survives SIGKILL.
     """
     found: dict[str, int] = {}
     uid = tenants.kept(name).uid

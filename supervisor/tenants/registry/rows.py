@@ -22,11 +22,7 @@ CHILDREN = (
 
 
 async def erase_rows(store: Store, tenant: str) -> dict[str, int]:
-    """Deletes all rows of a tenant in one transaction; returns their counts by table, without those that had none.
-
-    Raises:
-        Overloaded: the store takes nothing now; nothing is deleted.
-    """
+    """Deletes all rows of a tenant in one transaction; returns their counts by table, without those that had none."""
     statements = list(_statements(tenant, await _columns(store)))
     counts = await store.write(*(statement for _, statement in statements))
     found: dict[str, int] = {}

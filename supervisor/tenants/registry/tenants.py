@@ -56,12 +56,7 @@ class Kept(Struct, frozen=True, kw_only=True):
 
 
 class Tenants:
-    """Holds the tenants of one daemon.
-
-    Args:
-        store: keeps the records.
-        config: returns the configuration in force.
-    """
+    """Holds the tenants of one daemon."""
 
     def __init__(self, store: Store, config: Callable[[], Config]) -> None:
         self._store = store
@@ -74,11 +69,7 @@ class Tenants:
 
     @contextlib.contextmanager
     def removal(self, name: str) -> Generator[None]:
-        """Marks the removal of a tenant as under way: a second one could erase a tenant that is added after the first.
-
-        Raises:
-            Conflict: another one is.
-        """
+        """Marks the removal of a tenant as under way: a second one could erase a tenant that is added after the first."""
         if name in self._removals:
             words = "its removal is under way"
             raise Conflict(f'cannot remove tenant "{name}": {words}', name=name, reason="removing")
@@ -119,11 +110,7 @@ class Tenants:
         return (self.all() if config is None else self._laid_over(config)).get(name)
 
     def of(self, name: str) -> Tenant:
-        """Returns a tenant.
-
-        Raises:
-            NotFound: there is none of the name.
-        """
+        """Returns a tenant."""
         found = self.find(name)
         if found is None:
             known = sorted(self.all())
@@ -157,12 +144,7 @@ class Tenants:
         return kept.suspended or kept.removing or self.find(name) is None
 
     def check_known(self, name: str) -> None:
-        """Refuses the full name of something that is to be added where its tenant is not declared, or is being removed.
-
-        Raises:
-            NotFound: there is no such tenant.
-            Conflict: it is being removed.
-        """
+        """Refuses the full name of something that is to be added where its tenant is not declared, or is being removed."""
         tenant = tenant_of(name)
         if not tenant:
             return
@@ -174,11 +156,7 @@ class Tenants:
             raise Conflict(f'cannot add "{name}": {words}', name=name, reason="removing")
 
     def check_active(self, name: str, what: str) -> None:
-        """Refuses work for the full name of an agent whose tenant is suspended; `what` is what cannot be done.
-
-        Raises:
-            PermissionDenied: it is; `reason` is "suspended".
-        """
+        """Refuses work for the full name of an agent whose tenant is suspended; `what` is what cannot be done."""
         tenant = tenant_of(name)
         if tenant and self.is_suspended(tenant):
             raise PermissionDenied(
@@ -197,12 +175,7 @@ class Tenants:
         return self.kept(name).uid is None
 
     async def prepare(self, names: Iterable[str]) -> None:
-        """Gives each tenant that has none the number of its life, and its uid if there is a range; it is on disk when this returns.
-
-        Raises:
-            Overloaded: the store takes nothing now.
-            ResourceLimitExceeded: all uids of the range are taken.
-        """
+        """Gives each tenant that has none the number of its life, and its uid if there is a range; it is on disk when this returns."""
         for name in names:
             tenant = self.find(name)
             kept = self.prepared(name, self.kept(name), tenant is None or tenant.user is None)
@@ -210,11 +183,7 @@ class Tenants:
                 await self.keep(name, kept)
 
     def prepared(self, name: str, kept: Kept, needs_uid: bool) -> Kept:
-        """Returns a record with the number of its life, and with a uid if it needs one and there is a range.
-
-        Raises:
-            ResourceLimitExceeded: all uids of the range are taken.
-        """
+        """Returns a record with the number of its life, and with a uid if it needs one and there is a range."""
         if not kept.runtime_id:
             began = kept.created_at or time.time()
             kept = replace(kept, runtime_id=secrets.token_hex(8), created_at=began)
@@ -232,11 +201,7 @@ class Tenants:
         return replace(kept, uid=uid)
 
     async def keep(self, name: str, kept: Kept) -> None:
-        """Stores the record of a tenant; it is on disk when this returns.
-
-        Raises:
-            Overloaded: the store takes nothing now; nothing has changed.
-        """
+        """Stores the record of a tenant; it is on disk when this returns."""
         record = seal(msgspec.json.encode(kept), compress=False)
         sql = (
             "INSERT INTO tenant (name, record) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET record = excluded.record"
@@ -246,11 +211,7 @@ class Tenants:
         self._changed(name)
 
     async def forget(self, name: str) -> None:
-        """Removes the record of a tenant; that of the file, if there is one, is in force as it stands.
-
-        Raises:
-            Overloaded: the store takes nothing now; nothing has changed.
-        """
+        """Removes the record of a tenant; that of the file, if there is one, is in force as it stands."""
         await self._store.write(("DELETE FROM tenant WHERE name = ?", (name,)))
         self._kept.pop(name, None)
         self._changed(name)

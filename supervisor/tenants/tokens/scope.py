@@ -38,11 +38,7 @@ def bound(globs: Sequence[str] | None, tenant: str) -> Sequence[str] | None:
 
 
 def own_globs(globs: Sequence[str] | None, tenant: str) -> list[str] | None:
-    """Returns globs with the tenant that they are about, "" for the owner.
-
-    Raises:
-        InvalidParams: one is about another.
-    """
+    """Returns globs with the tenant that they are about, "" for the owner."""
     if globs is None:
         return None
     found = [qualified(glob, tenant) for glob in globs]

@@ -85,13 +85,7 @@ class Entry(NamedTuple):
 
 
 class Tokens:
-    """Holds the tokens of one daemon.
-
-    Args:
-        store: keeps them.
-        clock: returns the Unix time.
-        is_tenant: returns whether there is a tenant of a name.
-    """
+    """Holds the tokens of one daemon."""
 
     def __init__(
         self, store: Store, clock: Callable[[], float] = time.time, is_tenant: Callable[[str], bool] = lambda _: False
@@ -156,13 +150,7 @@ class Tokens:
     async def add(
         self, name: str, rights: Rights, agents: Sequence[str] | None, expires_s: float | None, created_by: str
     ) -> NewToken:
-        """Makes a token and returns it with its text; it is on disk by then.
-
-        Raises:
-            Conflict: there is one of this name.
-            ResourceLimitExceeded: there are too many.
-            Overloaded: the store takes nothing now.
-        """
+        """Makes a token and returns it with its text; it is on disk by then."""
         if name in self._kept or name in RESERVED:
             words = f'it is there already; "corral token rotate {name}" replaces it'
             raise Conflict(f'cannot add token "{name}": {words}', name=name)
@@ -181,12 +169,7 @@ class Tokens:
         return _with_text(self._record(kept, now), text)
 
     async def rotate(self, name: str, overlap_s: float, expires_s: float | None) -> NewToken:
-        """Gives a token a new text and returns it; the one before is valid for `overlap_s` more.
-
-        Raises:
-            NotFound: there is no such token.
-            Overloaded: the store takes nothing now; nothing has changed.
-        """
+        """Gives a token a new text and returns it; the one before is valid for `overlap_s` more."""
         kept = self._of(name)
         now, text = self._clock(), _new_text()
         grant = kept.grant
@@ -207,12 +190,7 @@ class Tokens:
         return _with_text(self._record(rotated, now), text)
 
     async def remove(self, name: str) -> None:
-        """Removes a token: it is valid no more when this begins to wait for the disk.
-
-        Raises:
-            NotFound: there is no such token.
-            Overloaded: the store takes nothing now, so that it would be back after a restart of the daemon.
-        """
+        """Removes a token: it is valid no more when this begins to wait for the disk."""
         self._of(name)
         self._ended.add(name)
         self._index()

@@ -38,11 +38,7 @@ class Trial:
 
 
 def engine_for(runtime: str, image: str, environ: Mapping[str, str]) -> Engine:
-    """Returns the engine for an image; the first one that works, in `auto`.
-
-    Raises:
-        Missing: there is none.
-    """
+    """Returns the engine for an image; the first one that works, in `auto`."""
     reasons: list[str] = []
     for kind in _kinds(runtime, image):
         try:

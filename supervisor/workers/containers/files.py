@@ -43,11 +43,7 @@ def folder_of(root: Path, unit: str) -> str:
 
 
 def make(folder: str, owner: tuple[int, int]) -> str:
-    """Makes the folder of a container, and in it the temporary folder of its user; returns the path of that.
-
-    Raises:
-        OSError: it cannot be made.
-    """
+    """Makes the folder of a container, and in it the temporary folder of its user; returns the path of that."""
     os.makedirs(folder, mode=0o711)
     temporary = f"{folder}/tmp"
     os.mkdir(temporary, 0o700)

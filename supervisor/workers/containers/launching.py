@@ -53,11 +53,7 @@ def contained(
     state: str,
     environ: Mapping[str, str],
 ) -> Contained:
-    """Makes the folder of a container, and returns how its monitor is run; it blocks.
-
-    Raises:
-        Unheld: no engine runs the image here, or it cannot hold a key.
-    """
+    """Makes the folder of a container, and returns how its monitor is run; it blocks."""
     process, folder = spec.process, files.folder_of(root, unit)
     image = process.image or ""
     uid, gid, groups = identity

@@ -118,11 +118,7 @@ def name_of(state: str, unit: str) -> str:
 
 
 def planned(facts: Facts, engine: Engine) -> Plan:
-    """Returns the plan of a container.
-
-    Raises:
-        Refused: the engine cannot hold a limit, or pass on a value.
-    """
+    """Returns the plan of a container."""
     return _of_runc(facts, engine) if engine.kind == "runc" else _of_engine(facts, engine)
 
 

@@ -36,13 +36,7 @@ END_OF_INPUT = b"\x04"
 
 
 class Ends:
-    """Holds both ends of a command's stdin, stdout and stderr: pipes, or one terminal.
-
-    Args:
-        size: rows and columns of the terminal; None for pipes.
-        owner: the user and group that the terminal is given to; None leaves them.
-        has_input: whether something may be written to its stdin, which is /dev/null else.
-    """
+    """Holds both ends of a command's stdin, stdout and stderr: pipes, or one terminal."""
 
     def __init__(self, size: tuple[int, int] | None, owner: tuple[int, int] | None, *, has_input: bool) -> None:
         self.is_terminal = size is not None
@@ -104,15 +98,7 @@ class Ends:
 
 
 class Command:
-    """Represents one command that runs.
-
-    Args:
-        unit: its name at the launcher.
-        worker: id of the worker beside which it runs.
-        agent: name of its agent.
-        ends: of its streams.
-        launcher: is its parent.
-    """
+    """Represents one command that runs."""
 
     def __init__(self, unit: str, worker: str, agent: str, ends: Ends, launcher: Launcher) -> None:
         self.unit = unit
@@ -141,11 +127,7 @@ class Command:
     # -- input
 
     async def write(self, data: bytes, *, end: bool) -> None:
-        """Writes to its stdin, and returns once it is taken; with `end` the input ends there.
-
-        Raises:
-            Conflict: it reads no input, or no more.
-        """
+        """Writes to its stdin, and returns once it is taken; with `end` the input ends there."""
         async with self._writing:
             rest = memoryview(data + (END_OF_INPUT if end and self._ends.is_terminal else b""))
             while rest:

@@ -25,13 +25,7 @@ COMMANDS, COMMANDS_OF_WORKER = 64, 8
 
 
 class Execs:
-    """Runs the commands of all operators of one daemon.
-
-    Args:
-        launcher: is their parent.
-        host: has the facts that every Launch is computed from.
-        generation: of the daemon, a part of the name of each command.
-    """
+    """Runs the commands of all operators of one daemon."""
 
     def __init__(self, launcher: Launcher, host: Host, generation: int) -> None:
         self._launcher = launcher
@@ -44,13 +38,7 @@ class Execs:
         self._owners: dict[str, object] = {}
 
     async def start(self, supervisor: WorkerSupervisor, wanted: ExecRequest, owner: object) -> Command:
-        """Starts a command beside a worker; `owner` is the connection that alone may write to it.
-
-        Raises:
-            Conflict: the worker has no process now, or is paused.
-            ResourceLimitExceeded: too many commands run.
-            SpawnFailed: it cannot be started; `data` has the `stage` and the `errno`.
-        """
+        """Starts a command beside a worker; `owner` is the connection that alone may write to it."""
         life = self._life(supervisor)
         unit = f"{supervisor.id}.exec#{self._generation}.{next(self._numbers)}"
         self._check_room(supervisor.id)
@@ -86,11 +74,7 @@ class Execs:
         self._owners.pop(unit, None)
 
     def of(self, unit: str, owner: object) -> Command:
-        """Returns a running command.
-
-        Raises:
-            NotFound: there is none of this connection.
-        """
+        """Returns a running command."""
         command = self._commands.get(unit)
         if command is None or self._owners.get(unit) is not owner:
             raise NotFound(f'cannot find command "{unit}": none of this connection', exec=unit)
@@ -184,11 +168,7 @@ def _beside(launch: Launch, life: Incarnation, wanted: ExecRequest) -> Launch:
 
 
 def _in_container(life: Incarnation, folder: str, wanted: ExecRequest) -> Launch:
-    """Returns the Launch of the engine that runs a command in a container.
-
-    Raises:
-        Conflict: the container has not started yet.
-    """
+    """Returns the Launch of the engine that runs a command in a container."""
     record = record_of(folder)
     if record is None or not has_started(folder):
         raise _gone(life.unit)

@@ -44,11 +44,7 @@ class Placements:
         return self._held.get(agent)
 
     def lease(self, agent: str) -> int:
-        """Returns the lease that the processes of a placed agent belong to.
-
-        Raises:
-            SpawnFailed: this node may not run it now.
-        """
+        """Returns the lease that the processes of a placed agent belong to."""
         hold = self._held.get(agent)
         if hold is None:
             reason = "this node does not hold it in the cluster"

@@ -42,16 +42,7 @@ class Rest(Struct, frozen=True):
 def decide(
     recovery: Recovery, history: History, *, clean: bool, counts: bool, ready_for_s: float | None, jitter: float
 ) -> Again | Rest:
-    """Decides what follows an unrequested end of a worker.
-
-    Args:
-        recovery: the policy in force now.
-        history: of the earlier lives.
-        clean: it exited with status 0 after it had been Ready.
-        counts: whether the end counts against the worker (a death while Busy counts for its task).
-        ready_for_s: how long it had been Ready; None when it never was.
-        jitter: a number from 0 to 1, new for each decision.
-    """
+    """Decides what follows an unrequested end of a worker."""
     lived = after_life(recovery, history, ready_for_s)
     earlier = len(lived.failures)
     if not _wants_restart(recovery, clean):

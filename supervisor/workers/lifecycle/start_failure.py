@@ -37,14 +37,7 @@ _PYTHON = re.compile(r"(python|pypy|graalpy)[0-9.]*[a-z]*$")
 
 
 def words_of_end(spec: Spec, cause: str, code: int | None, lines: Sequence[str]) -> str:
-    """Returns how a process ended before its worker was up, and what helps.
-
-    Args:
-        spec: the spec with which it was started.
-        cause: how it ended, such as "exited with status 1".
-        code: its exit status; None if a signal ended it.
-        lines: the end of its stderr, the latest line last.
-    """
+    """Returns how a process ended before its worker was up, and what helps."""
     if code == 0 and spec.type == "oneshot":
         return cause  # its success
     words = last_words(lines)

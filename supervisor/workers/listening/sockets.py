@@ -73,13 +73,7 @@ class ListenSockets:
         return list(self._by_agent.get(agent, {}).values())
 
     def open(self, spec: Spec) -> list[ListenSocket]:
-        """Opens the addresses of a spec that are not open yet; returns the sockets of all, in the order of the spec.
-
-        Raises:
-            Conflict: an address is in use; `data` has `address` and `owner`.
-            PermissionDenied: the daemon's user may not have an address.
-            InvalidParams: there is no such address, or folder, on this machine.
-        """
+        """Opens the addresses of a spec that are not open yet; returns the sockets of all, in the order of the spec."""
         held = self._by_agent.setdefault(spec.name, {})
         for address in spec.listen:
             found = held.get(address.address)
@@ -111,11 +105,7 @@ class ListenSockets:
         return InvalidParams(f"{words}: {reason}", **facts)
 
     def hand_out(self, spec: Spec, unit: str) -> list[int]:
-        """Returns a descriptor of each socket of a spec for a new life, which the caller has to close; opens what is missing.
-
-        Raises:
-            SpawnFailed: an address cannot be had; `data` has `stage` "listen", `address`, and `owner` of one that is in use.
-        """
+        """Returns a descriptor of each socket of a spec for a new life, which the caller has to close; opens what is missing."""
         try:
             sockets = self.open(spec)
             made: list[int] = []
@@ -176,11 +166,7 @@ def _renamed(found: ListenSocket, address: ListenAddress) -> ListenSocket:
 
 
 def _open(address: ListenAddress) -> ListenSocket:
-    """Opens one address.
-
-    Raises:
-        OSError: it is in use, not allowed, or not of this machine.
-    """
+    """Opens one address."""
     if address.path is not None:
         return _open_path(address, address.path)
     host, port = address.place

@@ -89,17 +89,7 @@ class Commands:
         stdin: bytes | None = None,
         on_output: Callable[[bytes], None] | None = None,
     ) -> Outcome:
-        """Runs a command, and returns how it ended once no process of it is left; never raises for its failures.
-
-        Args:
-            spec: gives user, limits, folder and environment.
-            argv: the program and its arguments.
-            unit: the beginning of the unit's name, which is made unique here.
-            timeout_s: seconds from the start until it is killed.
-            environment: variables that override those of the spec.
-            stdin: at most INPUT_BYTES; None is /dev/null.
-            on_output: called with each piece of what it prints, of both streams.
-        """
+        """Runs a command, and returns how it ended once no process of it is left; never raises for its failures."""
         assert stdin is None or len(stdin) <= INPUT_BYTES, "the caller bounds it"
         key = f"{unit}#{self._generation}.{next(self._numbers)}"
         running = _Running(spec.name, asyncio.get_running_loop().create_future())

@@ -74,11 +74,7 @@ class Subtree:
         return cgroup.Groups(str(self.path), self.name)
 
     def make(self) -> None:
-        """Makes the group, or takes over the one that an earlier daemon has left.
-
-        Raises:
-            Refusal: it cannot be made.
-        """
+        """Makes the group, or takes over the one that an earlier daemon has left."""
         try:
             for _ in range(HOLD_TRIES):
                 self.path.mkdir(exist_ok=True)
@@ -161,11 +157,7 @@ def contained(subtree: Subtree | None, reason: str, *, pid_namespace: bool) -> C
 
 
 def claim(state_dir: Path) -> Subtree:
-    """Finds, makes and prepares the subtree; below a delegated group, this process moves to a leaf.
-
-    Raises:
-        Refusal: none may be used; its text is the reason.
-    """
+    """Finds, makes and prepares the subtree; below a delegated group, this process moves to a leaf."""
     own, name = _own_group()
     if (own / "cgroup.type").exists() and _read(own, "cgroup.type") != "domain":
         raise Refusal(f"{own} is a threaded control group")
@@ -222,11 +214,7 @@ def _enable(parent: Path, subtree: Subtree) -> None:
 
 
 def _own_group() -> tuple[Path, str]:
-    """Returns the folder of this process's group, and its name in /proc/self/cgroup.
-
-    Raises:
-        Refusal: it is not visible.
-    """
+    """Returns the folder of this process's group, and its name in /proc/self/cgroup."""
     name = cgroup.name_of("self")
     if not name:
         raise Refusal("this kernel has no control groups of version 2")

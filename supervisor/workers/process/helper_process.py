@@ -43,17 +43,7 @@ class Program(NamedTuple):
 
 
 class HelperProcess:
-    """Represents one helper; for use in one event loop.
-
-    Args:
-        launcher: starts the process.
-        host: facts of the machine.
-        generation: the number of this daemon.
-        program: the program that it runs.
-        on_start: tells a new process what it serves; it may wait.
-        on_message: called with each message of the process.
-        on_end: called when a process is gone, with its last messages read.
-    """
+    """Represents one helper; for use in one event loop."""
 
     def __init__(
         self,

@@ -124,11 +124,7 @@ class Host:
 
 
 async def prepare(spec: Spec, host: Host, unit: str) -> Launch:
-    """Computes as `launch_of` does, in a thread where a disk or a user database may be slow.
-
-    Raises:
-        SpawnFailed: as `launch_of`.
-    """
+    """Computes as `launch_of` does, in a thread where a disk or a user database may be slow."""
     return await _prepare(spec, host, unit, _argv(spec))
 
 
@@ -145,9 +141,6 @@ async def prepare_zygote(spec: Spec, host: Host, unit: str, *, anew: bool = Fals
     """Computes the Launch of an agent's zygote: that of a worker, with another program.
 
     `anew` is true if sources may have changed a moment ago.
-
-    Raises:
-        SpawnFailed: as `launch_of`.
     """
     order = {"entrypoint": spec.entrypoint, "preload": spec.preload, "anew": anew}
     launch = await _prepare(spec, host, unit, _module(spec, "zygote.program", msgspec.json.encode(order).decode()))
@@ -224,9 +217,6 @@ def launch_of(
     """Computes the Launch of one incarnation, `unit`, of a worker; `argv` replaces its own program.
 
     `identity` is that of a user who is a number alone; None looks up the user of the spec.
-
-    Raises:
-        SpawnFailed: the spec has a key that cannot be enforced here, or its secrets or its environment file cannot be read.
     """
     process = spec.process
     tenant = tenant_of(spec.name)
@@ -280,9 +270,6 @@ def _contained(launch: Launch, spec: Spec, host: Host) -> Launch:
     """Returns the Launch of the monitor of a container, which runs the program of another Launch.
 
     The monitor and its engine run as the daemon, the program inside as the user of the spec.
-
-    Raises:
-        SpawnFailed: no engine runs the image here, or it cannot hold a key.
     """
     if spec.protocol == "acp":
         why = 'isolation "container" with protocol "acp": its command may run the engine itself'
@@ -329,11 +316,7 @@ def _contained(launch: Launch, spec: Spec, host: Host) -> Launch:
 
 
 def _strict(launch: Launch, spec: Spec, host: Host, *, has_models: bool) -> Launch:
-    """Returns the Launch of a program inside bubblewrap, whose mounts take the place of Landlock's paths.
-
-    Raises:
-        SpawnFailed: this machine has no bubblewrap, a listed path does not exist, or no filter is known for it.
-    """
+    """Returns the Launch of a program inside bubblewrap, whose mounts take the place of Landlock's paths."""
     process, env = spec.process, dict(launch.env)
     for key, paths in (("read_paths", process.read_paths), ("write_paths", process.write_paths)):
         for path in paths or ():
@@ -596,11 +579,7 @@ def _home_of(user: str) -> dict[str, str]:
 
 
 def read_environment_file(path: Path) -> dict[str, str]:
-    """Reads the variables of a file of `NAME=value` lines; `#` begins a comment line, nothing is expanded.
-
-    Raises:
-        SpawnFailed: the file cannot be read, or a line has another form.
-    """
+    """Reads the variables of a file of `NAME=value` lines; `#` begins a comment line, nothing is expanded."""
     found: dict[str, str] = {}
     if str(path) == os.devnull:
         return found

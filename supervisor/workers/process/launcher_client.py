@@ -150,9 +150,6 @@ class Launcher(ParentClient):
 
         With `state_dir`, every process of an earlier Launcher of that folder is killed: the caller makes sure that the
         earlier daemon is dead.  Below a delegated cgroup this process moves to a leaf.
-
-        Raises:
-            SpawnFailed: the launcher does not answer; `data["retryable"]` is true if a later attempt may succeed.
         """
         assert self._supervisor is None, "a Launcher starts once"
         await self._prepare()
@@ -181,11 +178,6 @@ class Launcher(ParentClient):
         Without a pipe the child has /dev/null there, or as its stdin `stdin_fd`.  It inherits `sockets` as descriptors 3,
         4…: as many as `launch` says.  All of these are closed here in any case.  A spawn that is cancelled leaves no
         process, and no callback follows it.
-
-        Raises:
-            SpawnFailed: `data` has the `stage` that failed, its `errno`, and `retryable`; and where a program is not in
-                PATH, the `search_path`.
-            ShuttingDown: the launcher is being closed.
         """
         try:
             await self._ready.wait()
@@ -228,9 +220,6 @@ class Launcher(ParentClient):
 
         Its stdin, stdout and stderr are `fds`, which are closed here in any case. `host` may be of a zygote. The caller
         kills the guest when its host ends.
-
-        Raises:
-            SpawnFailed, ShuttingDown: as `spawn`.
         """
         if not self._ready.is_set() or self._closing.is_set():
             close_all(fds)
@@ -260,11 +249,7 @@ class Launcher(ParentClient):
         super()._forget(key)
 
     async def listed(self) -> list[Listed]:
-        """Returns all units with their processes, as the launcher finds them now.
-
-        Raises:
-            Timeout: the launcher does not answer; it is about to be replaced.
-        """
+        """Returns all units with their processes, as the launcher finds them now."""
         await self._ready.wait()
         if self._link is None:
             return []

@@ -194,11 +194,7 @@ class Link:
         on_message: Callable[[Any], None],  # Any: JSON
         silence_s: float,
     ) -> None:
-        """Starts the process.
-
-        Raises:
-            OSError: it does not start.
-        """
+        """Starts the process."""
         self._loop = asyncio.get_running_loop()
         self._listener = on_message
         self._silence_s = silence_s

@@ -114,20 +114,11 @@ class Parent(Protocol):
     """Starts and signals workers: the launcher, or a zygote."""
 
     async def spawn(self, launch: Launch, *, pipe_stdin: bool = True, pipe_stdout: bool = True) -> Child:
-        """Starts a process, and returns when its program runs.
-
-        Raises:
-            SpawnFailed: it does not run; `data` has the `stage`, the `errno`, and `retryable`.
-            ShuttingDown: the parent is being closed.
-        """
+        """Starts a process, and returns when its program runs."""
         ...
 
     def signal(self, unit: str, signum: int, scope: Scope = "leader") -> None:
-        """Signals the unit's leader or all of its processes; does nothing if it is gone.
-
-        Raises:
-            Overloaded: too many messages wait for the parent.
-        """
+        """Signals the unit's leader or all of its processes; does nothing if it is gone."""
         ...
 
     def kill(self, unit: str) -> None:
@@ -135,19 +126,11 @@ class Parent(Protocol):
         ...
 
     def freeze(self, unit: str) -> None:
-        """Freezes every process of the unit until `thaw`; a kill or an ending signal reaches them nevertheless.
-
-        Raises:
-            Overloaded: as `signal`.
-        """
+        """Freezes every process of the unit until `thaw`; a kill or an ending signal reaches them nevertheless."""
         ...
 
     def thaw(self, unit: str) -> None:
-        """Lets the unit run again.
-
-        Raises:
-            Overloaded: as `signal`.
-        """
+        """Lets the unit run again."""
         ...
 
     def roots(self, unit: str) -> tuple[int, ...]:
@@ -210,9 +193,6 @@ class ParentClient:
         """Signals the unit's leader or all of its processes; does nothing if it is gone.
 
         SIGTERM, SIGINT, SIGQUIT and SIGHUP to a tree also continue its stopped processes, where they would only pend.
-
-        Raises:
-            Overloaded: too many messages wait for the parent.
         """
         self._ask(unit, "signal", signal=int(signum), scope=scope)
 
@@ -225,19 +205,11 @@ class ParentClient:
         self._channel.send({"op": "kill", "unit": unit})
 
     def freeze(self, unit: str) -> None:
-        """Freezes every process of the unit until `thaw`; a kill or an ending signal reaches them nevertheless.
-
-        Raises:
-            Overloaded: as `signal`.
-        """
+        """Freezes every process of the unit until `thaw`; a kill or an ending signal reaches them nevertheless."""
         self._ask(unit, "freeze")
 
     def thaw(self, unit: str) -> None:
-        """Lets the unit run again.  Without cgroups, processes that had stopped themselves run again too.
-
-        Raises:
-            Overloaded: as `signal`.
-        """
+        """Lets the unit run again.  Without cgroups, processes that had stopped themselves run again too."""
         self._ask(unit, "thaw")
 
     # --- requests to the parent ----------------------------------------------------------------
@@ -254,9 +226,6 @@ class ParentClient:
         """Starts a process; `stdin` is True for a pipe, False for /dev/null, or a descriptor to pass on.
 
         That descriptor and `more`, which follow the three standard ones, are closed here in any case.
-
-        Raises:
-            SpawnFailed: it did not start.
         """
         given = [*more] if isinstance(stdin, bool) else [stdin, *more]
         ours: list[int] = []
@@ -278,11 +247,7 @@ class ParentClient:
         return await self._spawned(unit or self._unit(launch.unit), launch, ours, stdin, pipe_stdout)
 
     async def _spawn_at(self, launch: Launch, fds: Sequence[int]) -> int:
-        """Starts a process with these three as its stdin, stdout and stderr, which are closed here in any case; returns its pid.
-
-        Raises:
-            SpawnFailed: it did not start.
-        """
+        """Starts a process with these three as its stdin, stdout and stderr, which are closed here in any case; returns its pid."""
         try:
             channel, request = self._admitted(launch)
         except BaseException:
@@ -296,11 +261,7 @@ class ParentClient:
         return pid
 
     def _admitted(self, launch: Launch) -> tuple[Channel, dict[str, object]]:
-        """Returns the channel and the request of a start.
-
-        Raises:
-            SpawnFailed: the parent is gone, or takes no more.
-        """
+        """Returns the channel and the request of a start."""
         if self._channel is None:
             raise failed(launch.unit, "parent", errno.EAGAIN, f"{self._name} is gone")
         if launch.unit in self._units:

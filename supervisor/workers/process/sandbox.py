@@ -325,11 +325,7 @@ class _Removal:
         self.taken = 0
 
     def remove(self, path: str) -> bool:
-        """Removes the folder; returns True if no part of it is left.
-
-        Raises:
-            OSError: it cannot be moved, or the time is over.
-        """
+        """Removes the folder; returns True if no part of it is left."""
         self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             self._take(path)

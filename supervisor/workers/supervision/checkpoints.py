@@ -82,12 +82,7 @@ class Checkpoints:
     async def keep(
         self, agent: str, worker: str | None, task: str | None, data: object, reason: Reason
     ) -> CheckpointRecord:
-        """Keeps what was saved, in place of the oldest of its like.
-
-        Raises:
-            ResourceLimitExceeded: it is longer than max_checkpoint_bytes.
-            Conflict: the cluster has another node run the agent.
-        """
+        """Keeps what was saved, in place of the oldest of its like."""
         text = self.encoded(agent, data, f'worker "{worker}"' if task is None else f'task "{task}"')
         if self._carrier is not None and reason != "taken":
             await self._carrier.checkpoint(agent, worker, task, text)
@@ -111,11 +106,7 @@ class Checkpoints:
         await self.keep(agent, worker, task, data, "taken")
 
     def encoded(self, agent: str, data: object, subject: str) -> bytes:
-        """Encodes the data before it is sealed; the error names its owner.
-
-        Raises:
-            ResourceLimitExceeded: it is longer than max_checkpoint_bytes of the agent.
-        """
+        """Encodes the data before it is sealed; the error names its owner."""
         text, most = codec.encode(data), self._recovery_of(agent).max_checkpoint_bytes
         if len(text) > most:
             raise ResourceLimitExceeded(
@@ -128,19 +119,11 @@ class Checkpoints:
     # -- reading
 
     async def of_task(self, task_id: str) -> dict[str, object]:
-        """Returns the last checkpoint of a task, as `{"checkpoint": data}`; empty if there is none.
-
-        Raises:
-            Corrupted: none of its checkpoints is intact.
-        """
+        """Returns the last checkpoint of a task, as `{"checkpoint": data}`; empty if there is none."""
         return await self._newest("task = ?", task_id)
 
     async def latest(self, worker_id: str) -> dict[str, object]:
-        """Returns the last checkpoint of a worker, as `{"checkpoint": data}`; empty if there is none.
-
-        Raises:
-            Corrupted: none of its checkpoints is intact.
-        """
+        """Returns the last checkpoint of a worker, as `{"checkpoint": data}`; empty if there is none."""
         return await self._newest("worker = ? AND task IS NULL AND reason <> 'removed'", worker_id)
 
     async def _newest(self, where: str, value: str) -> dict[str, object]:
@@ -176,12 +159,7 @@ class Checkpoints:
         )
 
     async def find(self, number: int) -> tuple[CheckpointRecord, object]:
-        """Returns one checkpoint and its data.
-
-        Raises:
-            NotFound: there is none of that number.
-            Corrupted: it is damaged.
-        """
+        """Returns one checkpoint and its data."""
         rows = await self._store.read(f"SELECT {_RECORD}, data FROM checkpoint WHERE id = ?", (number,))
         if not rows:
             raise _not_found(number)
@@ -217,12 +195,7 @@ class Checkpoints:
     # -- removing
 
     async def remove(self, numbers: Sequence[int], *, force: bool = False) -> Sequence[int]:
-        """Removes checkpoints, all or none; those that a worker is to begin with only with `force`: then it begins anew.
-
-        Raises:
-            NotFound: there is none of a number.
-            Conflict: a worker is to begin with one of them.
-        """
+        """Removes checkpoints, all or none; those that a worker is to begin with only with `force`: then it begins anew."""
         marks = ", ".join("?" * len(numbers))
         rows = await self._store.read(f"SELECT id FROM checkpoint WHERE id IN ({marks})", numbers)
         there = {row[0] for row in rows}

@@ -36,11 +36,7 @@ class ColdStarts:
             self._bus.publish("agent.cold", agent=spec.name, reason=REASON)
 
     async def spawn(self, _spec: Spec, launch: Launch, *, pipe_stdin: bool) -> tuple[Parent, Child, str | None]:
-        """Spawns a worker by the launcher; returns the launcher, the process and its temporary folder.
-
-        Raises:
-            SpawnFailed, ShuttingDown: as `Launcher.spawn`.
-        """
+        """Spawns a worker by the launcher; returns the launcher, the process and its temporary folder."""
         child = await self._launcher.spawn(launch, pipe_stdin=pipe_stdin)
         return self._launcher, child, launch.temporary
 

@@ -57,20 +57,12 @@ class Subject(Protocol):
 
     @property
     def session(self) -> Session:
-        """Returns the connection to an MCP server.
-
-        Raises:
-            CorralError: it has none now.
-        """
+        """Returns the connection to an MCP server."""
         ...
 
     @property
     def channel(self) -> Channel:
-        """Returns the connection to a worker that speaks corral.
-
-        Raises:
-            CorralError: it has none now.
-        """
+        """Returns the connection to a worker that speaks corral."""
         ...
 
     @property

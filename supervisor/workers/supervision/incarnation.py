@@ -58,11 +58,7 @@ class Owner(Protocol):
         ...
 
     async def load_checkpoint(self) -> Mapping[str, object]:
-        """Returns the state that the incarnation begins with, as `{"checkpoint": data}`, or nothing.
-
-        Raises:
-            SpawnFailed: it cannot be read, and the worker must not begin without it.
-        """
+        """Returns the state that the incarnation begins with, as `{"checkpoint": data}`, or nothing."""
         ...
 
     def spawned(self, incarnation: "Incarnation") -> None:

@@ -88,11 +88,7 @@ class Hooks(Protocol):
         ...
 
     async def token(self, wish: Mapping[str, object]) -> object:
-        """Answers a request for an access token, see `mcp.upstream.http_token`.
-
-        Raises:
-            CorralError: there is none.
-        """
+        """Answers a request for an access token, see `mcp.upstream.http_token`."""
         ...
 
 
@@ -105,11 +101,7 @@ class Line(Protocol):
         ...
 
     async def open(self, child: Child) -> None:
-        """Shakes hands; returns when the program is ready.
-
-        Raises:
-            CorralError: it never will be.
-        """
+        """Shakes hands; returns when the program is ready."""
         ...
 
     def configure(self, spec: Spec) -> None:

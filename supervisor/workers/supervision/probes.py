@@ -133,13 +133,7 @@ async def ask_http(url: str, timeout_s: float) -> Finding:
 
 
 async def http_status(method: str, url: str, *, timeout_s: float, body: bytes = b"") -> int:
-    """Sends one HTTP request, a body as JSON, and returns the status. Only the first line is read.
-
-    Raises:
-        TimeoutError: there was none in time.
-        OSError: there was none.
-        ValueError: it was not HTTP, or the address is none.
-    """
+    """Sends one HTTP request, a body as JSON, and returns the status. Only the first line is read."""
     parts = urlsplit(url)
     async with asyncio.timeout(timeout_s):
         is_tls = parts.scheme == "https"

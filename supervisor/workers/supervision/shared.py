@@ -99,11 +99,7 @@ class Zygotes(Protocol):
         ...
 
     async def spawn(self, spec: Spec, launch: Launch, *, pipe_stdin: bool) -> tuple[Parent, Child, str | None]:
-        """Spawns a worker; returns its parent, its process and its temporary folder.
-
-        Raises:
-            SpawnFailed, ShuttingDown: as `Parent.spawn`.
-        """
+        """Spawns a worker; returns its parent, its process and its temporary folder."""
         ...
 
     def pids(self) -> list[int]:
@@ -131,11 +127,7 @@ class Zygotes(Protocol):
         ...
 
     async def settled(self, names: Iterable[str]) -> None:
-        """Waits until no sources of these agents are being loaded.
-
-        Raises:
-            SpawnFailed: changed sources of one cannot be imported; its workers are as they were.
-        """
+        """Waits until no sources of these agents are being loaded."""
         ...
 
     async def until_ended(self, names: Collection[str]) -> None:
@@ -155,11 +147,7 @@ class Tokens(Protocol):
     """Gives the processes of remote MCP servers their access tokens: the port of the room `logins`."""
 
     async def token(self, spec: Spec, wish: Mapping[str, object]) -> dict[str, object]:
-        """Returns the token of the moment, or another one than that which the server refused.
-
-        Raises:
-            CorralError: there is none; PermissionDenied where a person has to log in.
-        """
+        """Returns the token of the moment, or another one than that which the server refused."""
         ...
 
     async def removed(self, name: str) -> None:

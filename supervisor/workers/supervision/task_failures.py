@@ -50,13 +50,7 @@ class Failures(Struct, frozen=True):
 
 
 class TaskFailures:
-    """Observes the ends of all tasks, and publishes `agent.tasks_failing` and `agent.tasks_recovered`.
-
-    Args:
-        bus: takes the events.
-        config: returns the configuration in force.
-        spec_of: returns an agent's own specification by its name.
-    """
+    """Observes the ends of all tasks, and publishes `agent.tasks_failing` and `agent.tasks_recovered`."""
 
     def __init__(self, bus: Bus, config: Callable[[], Config], spec_of: Callable[[str], Spec | None]) -> None:
         self._bus = bus

@@ -77,11 +77,7 @@ class Service(Protocol):
         ...
 
     async def checkpoint_of(self, supervisor: "WorkerSupervisor") -> dict[str, object]:
-        """Returns the state for the next life of a worker, as `{"checkpoint": data}`, or nothing.
-
-        Raises:
-            SpawnFailed: it cannot be loaded, and the worker must not begin without it.
-        """
+        """Returns the state for the next life of a worker, as `{"checkpoint": data}`, or nothing."""
         ...
 
     def removed(self, agent: str) -> None:
@@ -578,11 +574,7 @@ class WorkerSupervisor:
 
     @property
     def channel(self) -> Channel:
-        """Returns the connection to a worker that speaks corral.
-
-        Raises:
-            WorkerFailed: it has none now.
-        """
+        """Returns the connection to a worker that speaks corral."""
         line = self.life.line if self.life is not None else None
         if not isinstance(line, CorralLine) or line.channel is None:
             words = f'cannot reach worker "{self.id}": it is not running'
@@ -591,11 +583,7 @@ class WorkerSupervisor:
 
     @property
     def session(self) -> Session:
-        """Returns the connection to an MCP server.
-
-        Raises:
-            NotInitialized: it has none now.
-        """
+        """Returns the connection to an MCP server."""
         line = self.life.line if self.life is not None else None
         if not isinstance(line, McpLine) or self.worker.state not in UP:
             raise NotInitialized(f'cannot reach MCP server "{self.spec.name}": it is not ready')

@@ -28,11 +28,7 @@ MOST_KNOWN = 10_000
 
 
 class Meters:
-    """Measures the tasks of one daemon; belongs to the loop's thread.
-
-    Args:
-        clock: seconds of a clock that never goes back.
-    """
+    """Measures the tasks of one daemon; belongs to the loop's thread."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -41,15 +37,7 @@ class Meters:
         self._read_at = -PAUSE_S
 
     def begin(self, unit: str, pid: int, peak: Callable[[], int | None], rss_bytes: int, tree_cpu_s: float) -> "Meter":
-        """Begins to measure a task.
-
-        Args:
-            unit: names the incarnation.
-            pid: of the worker's process.
-            peak: reads the peak of the incarnation so far, in bytes; None where it is not known.
-            rss_bytes: the last sample of its memory, 0 without any.
-            tree_cpu_s: the last sample of the processor time of its processes.
-        """
+        """Begins to measure a task."""
         now = self._clock()
         before = self._known.get(unit)
         if before is None and now - self._read_at >= PAUSE_S:

@@ -96,9 +96,6 @@ class Files:
     """Holds open the files of one process that are read repeatedly, which takes a fifth of the time.
 
     While they are open, its files are never those of another process with the same pid.
-
-    Raises:
-        OSError: the process is gone or hidden, or no more descriptors may be held.
     """
 
     __slots__ = ("_cgroup", "_folder", "_others", "_stat", "pid")
@@ -131,9 +128,6 @@ class Files:
         """Returns the process, the number of its descriptors, and its cgroup's processor time, if it has one.
 
         None unless the process is alone: it has one thread and no children, or is the only one of its cgroup.
-
-        Raises:
-            OSError: the process is gone.
         """
         process = _process(self.pid, os.pread(self._stat, STAT_BYTES, 0))
         open_files = os.fstat(self._folder).st_size  # 0 before Linux 6.2

@@ -193,12 +193,7 @@ class Zygote(ParentClient):
     # --- its life ------------------------------------------------------------------------------
 
     async def start(self) -> Loaded:
-        """Starts it, and returns when it has imported everything. The caller bounds the time; a cancel ends the zygote.
-
-        Raises:
-            SpawnFailed: it cannot be started, or has died: with its last line, and `data["log"]`, its last lines.
-            ShuttingDown: the launcher is being closed.
-        """
+        """Starts it, and returns when it has imported everything. The caller bounds the time; a cancel ends the zygote."""
         self._log.begin()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with contextlib.suppress(OSError):  # an older kernel
@@ -234,9 +229,6 @@ class Zygote(ParentClient):
         """Forks a worker, and returns when it has become one; with the channel `stdin_fd`, which is closed here, a zygote.
 
         Its command, user and limits are those of the zygote; its temporary folder is `temporary_of(launch)`.
-
-        Raises:
-            SpawnFailed: it did not become one; `data` has the `stage`, the `errno`, and `retryable`.
         """
         unit = self._unit(launch.unit)
         try:
@@ -283,11 +275,7 @@ class Zygote(ParentClient):
         return True
 
     async def check(self) -> list[str]:
-        """Returns the source files that differ from the imported ones now.
-
-        Raises:
-            Timeout: it does not answer in time, or is gone.
-        """
+        """Returns the source files that differ from the imported ones now."""
         if self._channel is None or not self.is_loaded:
             raise Timeout(f'cannot look at the sources of "{self.unit}": its zygote is gone')
         seq = self._next_seq()

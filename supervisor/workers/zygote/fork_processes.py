@@ -25,11 +25,7 @@ class ForkCgroups:
         self._abandoned: set[str] = set()  # to be removed as soon as they are empty
 
     def make(self, launch: Launch, unit: Unit) -> list[int]:
-        """Makes a group if there are cgroups; returns the descriptor through which a process joins it.
-
-        Raises:
-            SpawnFailed: the kernel refuses the group or a limit.
-        """
+        """Makes a group if there are cgroups; returns the descriptor through which a process joins it."""
         if self._groups is None:
             return []
         limits = launch.memory_bytes, launch.cpu_percent, launch.processes
@@ -47,11 +43,7 @@ class ForkCgroups:
         return unit.group in self._frozen
 
     def set_frozen(self, unit: Unit, is_frozen: bool) -> None:
-        """Freezes or thaws the unit's group, which it has.
-
-        Raises:
-            Overloaded: the kernel refuses it.
-        """
+        """Freezes or thaws the unit's group, which it has."""
         assert unit.group is not None, "the caller has checked it"
         try:
             cgroup.freeze(unit.group, is_frozen)
@@ -103,11 +95,7 @@ class ForkPids:
         return process is not None and process.parent == self._zygote
 
     def identity(self, message: Spawned) -> tuple[int, int] | None:
-        """Returns pid and starttime of a new fork in our pid namespace; None if it has ended already.
-
-        Raises:
-            InvalidMessage: the process is no child of the zygote.
-        """
+        """Returns pid and starttime of a new fork in our pid namespace; None if it has ended already."""
         pid = self.ours([message.pid])
         process = kernel.look_up(pid[0]) if pid else None
         if process is None:

@@ -432,14 +432,7 @@ class Turn(Struct, frozen=True):
 
 
 def turn(aged: Sequence[Aged], *, workers: int, coming: int, slots: int) -> Turn:
-    """Selects the workers to be replaced next: idle ones first, so that no task is interrupted.
-
-    Args:
-        aged: workers that have to be replaced.
-        workers: number of workers of the agent.
-        coming: number of replaced workers that are not up yet: one that does not come up stops the others.
-        slots: number of tasks that one worker takes at a time.
-    """
+    """Selects the workers to be replaced next: idle ones first, so that no task is interrupted."""
     room = max(1, workers // SHARE) - coming
     if room <= 0:
         return Turn((), frozenset())

@@ -128,11 +128,7 @@ class ZygotePool:
             self._begin(self.prepared(spec, asyncio.Event()))
 
     async def spawn(self, spec: Spec, launch: Launch, *, pipe_stdin: bool) -> tuple[Parent, Child, str | None]:
-        """Starts a worker as a spare, a fork, or by its program; returns its parent, itself, and its temporary folder.
-
-        Raises:
-            SpawnFailed, ShuttingDown: as `Launcher.spawn`.
-        """
+        """Starts a worker as a spare, a fork, or by its program; returns its parent, itself, and its temporary folder."""
         record = self._records.get(spec.name) if is_warm(spec) else None
         self._starts += 1
         try:
@@ -219,11 +215,7 @@ class ZygotePool:
         return [record.spec.name for record, has in zip(found, has_changed, strict=True) if has]
 
     async def settled(self, names: Iterable[str]) -> None:
-        """Waits until no load is under way for these agents.
-
-        Raises:
-            SpawnFailed: the changed sources of one cannot be imported; its workers continue unchanged.
-        """
+        """Waits until no load is under way for these agents."""
         for name in names:
             record = self._records.get(name)
             if record is None:

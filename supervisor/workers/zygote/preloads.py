@@ -87,9 +87,6 @@ class Preloads:
         """Returns the process of which an agent's zygote, `unit`, is to be a fork; None where it is to be loaded by itself.
 
         Its sources are those of the time of this call. `release` has to be called when the unit is gone.
-
-        Raises:
-            SpawnFailed: the spec cannot be prepared.
         """
         if not spec.preload:
             return None
@@ -205,12 +202,7 @@ class Preloads:
             logger.warning("agents do not share the imports of %s: %s", names, reason)
 
     async def _started(self, found: Preload, spec: Spec, unit: str) -> Zygote:
-        """Starts one, and returns it when it can fork.
-
-        Raises:
-            SpawnFailed: it cannot be loaded, or its imports leave what no fork may have.
-            TimeoutError: it takes too long.
-        """
+        """Starts one, and returns it when it can fork."""
         launch = await prepare_zygote(_without_agent(spec), self._host, unit, anew=found.loads > 0)
         log = self._logs.writer(spec.name, spec.name + SUFFIX, LogLimits.of(spec.monitoring))
 

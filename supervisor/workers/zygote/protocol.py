@@ -148,11 +148,7 @@ class InvalidMessage(Exception):
 
 
 def decoded(packet: bytes) -> Message:
-    """Decodes the message in a packet.
-
-    Raises:
-        InvalidMessage: it is none.
-    """
+    """Decodes the message in a packet."""
     try:
         return _decoder.decode(packet)
     except (msgspec.MsgspecError, UnicodeError) as error:
@@ -160,11 +156,7 @@ def decoded(packet: bytes) -> Message:
 
 
 def receive(sock: socket.socket) -> tuple[bytes, list[int]]:
-    """Returns the next packet and its descriptors, which the caller closes.
-
-    Raises:
-        BlockingIOError, EOFError: as `launcher.protocol.receive`.
-    """
+    """Returns the next packet and its descriptors, which the caller closes."""
     data, ancillary, flags, _ = sock.recvmsg(
         MESSAGE_BYTES, socket.CMSG_SPACE(4 * DESCRIPTORS), socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
     )
@@ -178,11 +170,7 @@ def receive(sock: socket.socket) -> tuple[bytes, list[int]]:
 
 
 def check(is_so: bool, accusation: str) -> None:
-    """Requires a condition.
-
-    Raises:
-        InvalidMessage: it is false.
-    """
+    """Requires a condition."""
     if not is_so:
         raise InvalidMessage(accusation)
 
@@ -194,11 +182,7 @@ class MessageLimit:
         self._tokens, self._counted_s = UNREQUESTED[0], now
 
     def count(self, now: float, units: int) -> None:
-        """Counts a message of a zygote with this number of units.
-
-        Raises:
-            InvalidMessage: there are too many.
-        """
+        """Counts a message of a zygote with this number of units."""
         gained = (now - self._counted_s) * UNREQUESTED[1] * (1 + units)
         self._tokens = min(UNREQUESTED[0], self._tokens + gained) - 1
         self._counted_s = now
