@@ -9,7 +9,7 @@ TESTS = Path(__file__).parents[1]
 
 TEXT = (TESTS / "README.md").read_text("utf-8")
 
-NAMED = sorted(set(re.findall(r"`(\w+/test_\w+\.py)::(test_\w+)`", TEXT)))
+NAMED = sorted(set(re.findall(r"`((?:\w+/)+test_\w+\.py)::(test_\w+)`", TEXT)))
 
 
 @pytest.mark.parametrize(("file", "test"), NAMED)
@@ -19,6 +19,6 @@ def test_a_test_that_is_named_is_there(file: str, test: str) -> None:
 
 
 def test_every_scenario_has_its_row_with_a_test() -> None:
-    rows = re.findall(r"^\| (\d+) \|.*`\w+/test_\w+\.py::test_\w+`", TEXT, re.MULTILINE)
+    rows = re.findall(r"^\| (\d+) \|.*`(?:\w+/)+test_\w+\.py::test_\w+`", TEXT, re.MULTILINE)
     assert [int(number) for number in rows] == list(range(1, len(rows) + 1))
     assert len(rows) == 68

@@ -7,11 +7,11 @@ worker that is removed is the one with the highest number: it is cordoned, and g
 import asyncio
 import logging
 import math
+from typing import Protocol
 
 from msgspec.structs import replace
 
 from corral.supervisor.config.spec.spec import Config
-from corral.supervisor.tasks.run.dispatcher import Dispatcher
 from corral.supervisor.workers.lifecycle.cordon import Unschedulable
 from corral.supervisor.workers.lifecycle.state_machine import UP, State, Worker
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
@@ -23,6 +23,22 @@ from . import sizing as policy
 from .sizing import Bounds, Decision, Load, Scaling
 
 logger = logging.getLogger(__name__)
+
+
+class Queues(Protocol):
+    """The waiting tasks of agents, as `tasks.run.dispatcher` has them."""
+
+    def pressure(self, agent: Agent) -> tuple[int, int]:
+        """Returns the number of tasks that one more worker could begin, and of those that wait for any worker."""
+        ...
+
+    def note(self, supervisor: WorkerSupervisor) -> None:
+        """Notes that a worker may be able to begin a task, or one more, or no longer."""
+        ...
+
+    def dispatch(self, name: str) -> None:
+        """Gives waiting tasks to the free workers of an agent."""
+        ...
 
 
 class _Scaled:
@@ -51,9 +67,9 @@ class _Scaled:
 class Autoscaler:
     """Scales the agents of one daemon within their ranges."""
 
-    def __init__(self, agents: Agents, dispatcher: Dispatcher) -> None:
+    def __init__(self, agents: Agents, queues: Queues) -> None:
         self._agents = agents
-        self._dispatcher = dispatcher
+        self._queues = queues
         self._loop = asyncio.get_running_loop()
         self._scaled: dict[str, _Scaled] = {}
         self._pending: set[str] = set()
@@ -174,7 +190,7 @@ class Autoscaler:
 
     def _load(self, scaled: _Scaled, bounds: Bounds) -> Load:
         agent = scaled.agent
-        ready, offered = self._dispatcher.pressure(agent)
+        ready, offered = self._queues.pressure(agent)
         running = sum(len(supervisor.running) for supervisor in agent.supervisors)
         load = Load(len(agent.supervisors), 0, 0, running, ready, offered)
         if not ready:
@@ -204,8 +220,8 @@ class Autoscaler:
         for supervisor in agent.supervisors:
             if supervisor.is_cordoned(Unschedulable.SURPLUS):
                 supervisor.uncordon(Unschedulable.SURPLUS)
-                self._dispatcher.note(supervisor)
-                self._dispatcher.dispatch(agent.name)
+                self._queues.note(supervisor)
+                self._queues.dispatch(agent.name)
 
     def _publish_held_back(self, scaled: _Scaled, reason: str) -> None:
         name, instances = scaled.agent.name, len(scaled.agent.supervisors)
@@ -226,7 +242,7 @@ class Autoscaler:
         def is_right() -> bool:
             if scaled.is_overruled or len(agent.supervisors) != before:
                 return False  # its number was set by hand while this waited
-            return instances > before or not self._dispatcher.pressure(agent)[1]
+            return instances > before or not self._queues.pressure(agent)[1]
 
         try:
             if await self._agents.replicas.adjust(agent, instances, decision.reason, is_right):

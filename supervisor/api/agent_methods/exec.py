@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import msgspec
 
 from corral.supervisor.tenants.tokens.scope import NAME, OPEN
+from corral.supervisor.workers.exec.request import ExecRequest, Reader
 from corral.supervisor.workers.supervision.shared import utc_now
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract.errors import Conflict, InvalidParams
@@ -18,7 +19,7 @@ from corral.worker.control.params import ExecInputParams, ExecParams, RunCommand
 from corral.worker.control.results import CommandRun, ExecInput, ExecStarted
 
 from ..table.faces import faces
-from ..table.services import ExecRequest, Reader, RunningCommand
+from ..table.services import RunningCommand
 from ..table.table import Caller, Control, method
 
 ENDS_WITH_CONNECTION = (

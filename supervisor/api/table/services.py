@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple, Protocol
 from msgspec import Struct
 
 from corral.supervisor.agents.running.agent import Agent
+from corral.supervisor.workers.exec.request import ExecRequest, Reader
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract.records import ListenStatus, ServiceStatus
 from corral.worker.control.nodes import Node
@@ -99,31 +100,6 @@ class Cluster(Protocol):
 
     async def resume(self, node: str) -> Node:
         """Lets a node get replicas again; raises NotFound."""
-        ...
-
-
-class ExecRequest(NamedTuple):
-    """Describes a command: its program, what differs from the worker's environment and folder, and its streams.
-
-    `size` is that of a terminal, rows and columns; None for pipes. Without `has_input` its stdin is /dev/null.
-    """
-
-    argv: Sequence[str]
-    environment: Mapping[str, str]
-    folder: str | None
-    size: tuple[int, int] | None
-    has_input: bool
-
-
-class Reader(Protocol):
-    """Receives notifications."""
-
-    def notify(self, method: str, params: Mapping[str, object]) -> None:
-        """Sends a notification."""
-        ...
-
-    async def drain(self) -> None:
-        """Waits while it reads too slowly."""
         ...
 
 

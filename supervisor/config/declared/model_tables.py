@@ -4,12 +4,11 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from difflib import get_close_matches
 
-from corral.supervisor.models.gateway.keys import address_variable
 from corral.worker.contract.names import LOCAL
 
 from ..decoding.decoder import Document
 from ..decoding.values import Refused
-from .models import ALL_TENANTS, KINDS, MODEL_KEYS, DeclaredModel
+from .models import ALL_TENANTS, KINDS, MODEL_KEYS, DeclaredModel, variable
 
 _NAME = re.compile(LOCAL)
 
@@ -25,8 +24,8 @@ def decode_models(
             if not _NAME.fullmatch(name):
                 reason = "a name has 1 to 48 letters, digits, _ and -, and starts with a letter"
                 raise document.error(("models", name), name, reason)
-            if (other := names.setdefault(address_variable(name), name)) != name:
-                reason = f'the model "{other}" has the same variable, {address_variable(name)}'
+            if (other := names.setdefault(variable(name, "URL"), name)) != name:
+                reason = f'the model "{other}" has the same variable, {variable(name, "URL")}'
                 raise document.error(("models", name), name, reason)
             found[name] = _model(document, name, table, tenants)
     for name, model in found.items():

@@ -110,3 +110,8 @@ class DeclaredModel(Struct, frozen=True, kw_only=True):
 
 
 MODEL_KEYS = fields_of(DeclaredModel, without={"name"})
+
+
+def variable(name: str, part: Literal["URL", "KEY"]) -> str:
+    """Returns the variable that passes the address or the key of a model: CORRAL_MODEL_GPT_5_URL of "gpt-5"."""
+    return f"CORRAL_MODEL_{name.upper().replace('-', '_')}_{part}"

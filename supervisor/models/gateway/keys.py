@@ -12,10 +12,7 @@ import secrets
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from corral.supervisor.config.declared.models import DeclaredModel
-
-VARIABLE = "CORRAL_MODEL_"
-"""The beginning of the variables of one model: CORRAL_MODEL_NAME_URL and CORRAL_MODEL_NAME_KEY."""
+from corral.supervisor.config.declared.models import DeclaredModel, variable
 
 USUAL: Mapping[str, tuple[str, str]] = {
     "openai": ("OPENAI_BASE_URL", "OPENAI_API_KEY"),
@@ -70,11 +67,6 @@ class Keys:
         return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 
-def address_variable(name: str) -> str:
-    """Returns the variable that passes the address of a model: CORRAL_MODEL_GPT_5_URL of "gpt-5"."""
-    return f"{_beginning(name)}URL"
-
-
 def variables(models: Iterable[DeclaredModel], address: str, key: str) -> dict[str, str]:
     """Returns the variables of a worker that may use these models, at a gateway with this address."""
     env: dict[str, str] = {}
@@ -83,10 +75,6 @@ def variables(models: Iterable[DeclaredModel], address: str, key: str) -> dict[s
         usual_url, usual_key = USUAL[model.kind]
         env.setdefault(usual_url, url)
         env.setdefault(usual_key, key)
-        env[address_variable(model.name)] = url
-        env[f"{_beginning(model.name)}KEY"] = key
+        env[variable(model.name, "URL")] = url
+        env[variable(model.name, "KEY")] = key
     return env
-
-
-def _beginning(name: str) -> str:
-    return f"{VARIABLE}{name.upper().replace('-', '_')}_"

@@ -13,11 +13,11 @@ import signal
 import struct
 import termios
 
-from corral.supervisor.api.table.services import Reader
 from corral.worker.contract.errors import Conflict
 
 from ..process.launcher_client import Launcher
 from ..process.parent import Exit
+from .request import Reader
 
 READ_BYTES = 32 * 1024
 """Bytes of output in one notification, before base64."""

@@ -8,7 +8,6 @@ import itertools
 
 from msgspec.structs import replace
 
-from corral.supervisor.api.table.services import ExecRequest
 from corral.supervisor.config.spec.spec import Spec
 from corral.worker.contract.errors import Conflict, NotFound, ResourceLimitExceeded
 
@@ -19,6 +18,7 @@ from ..process.parent import Exit, Launch
 from ..supervision.incarnation import Incarnation
 from ..supervision.worker_supervisor import WorkerSupervisor
 from .command import Command, Ends
+from .request import ExecRequest
 
 COMMANDS, COMMANDS_OF_WORKER = 64, 8
 """Number of commands that run at once: altogether, and beside one worker."""
