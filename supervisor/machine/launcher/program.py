@@ -32,13 +32,13 @@ if not __package__:  # run by path: the folder of our package is the last place 
     sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__))))))
 
 # Absolute, since a program that is run by path has no package; and nothing else of ours.
-from ..linux.cgroup import Groups
-from ..linux.kernel import PR_SET_CHILD_SUBREAPER, PR_SET_NAME, prctl
-from .child_setup import become
-from .main_loop import MainLoop
-from .process_tree import Trees
-from .protocol import Channel, encode
-from .raw_spawn import RawSpawner
+from corral.supervisor.machine.launcher.child_setup import become
+from corral.supervisor.machine.launcher.main_loop import MainLoop
+from corral.supervisor.machine.launcher.process_tree import Trees
+from corral.supervisor.machine.launcher.protocol import Channel, encode
+from corral.supervisor.machine.launcher.raw_spawn import RawSpawner
+from corral.supervisor.machine.linux.cgroup import Groups
+from corral.supervisor.machine.linux.kernel import PR_SET_CHILD_SUBREAPER, PR_SET_NAME, prctl
 
 TYPE_CHECKING = False  # importing typing would cost 10 ms and 1.5 MB
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def _wake(_signum: int, _frame: object) -> None:
 
 def _enter_namespace(sock: socket.socket) -> bool:
     """Enters a PID namespace and continues as its first process; sends the reason and returns False if refused."""
-    from ..linux import pid_namespace  # noqa: PLC0415 - seldom asked for
+    from corral.supervisor.machine.linux import pid_namespace  # noqa: PLC0415 - seldom asked for
 
     def announce(pid: int) -> None:
         sock.send(encode({"op": "moved", "pid": pid})[0])
