@@ -1,7 +1,8 @@
 """Measures how far a reader has to travel: the shape of the source tree, and the modules that three paths cross.
 
-`make layout` prints one table; `--tree PATH` measures another checkout with the interpreter of its own `.venv`, so that two
-versions are compared by the same means.  A *stay* is one uninterrupted run of Python calls in one module of corral, seen by
+`make layout` prints one table; `--tree PATH`, which may be repeated, measures another checkout by the same means, with this
+interpreter: `--tree . --tree ../before` compares two versions.  A *method* that forwards only calls a method of one of its
+object's parts with its own parameters.  A *stay* is one uninterrupted run of Python calls in one module of corral, seen by
 sys.setprofile on the daemon's main thread.  Three paths are traced: one echo task from its submission until its answer, one
 start of a worker until its packet is sent to the launcher, one log line from the pipe until it is in the file.  Each is
 traced several times, and the smallest count is kept, since whatever else the daemon does meanwhile only adds to it.
@@ -19,7 +20,6 @@ import tempfile
 import time
 import tokenize
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,18 +30,18 @@ ROUNDS = 7
 TRACER = r"""
 import os, signal, sys, json
 where = os.environ["CORRAL_TRACE"]
-roots = tuple(os.path.join(p, name) + os.sep for p in json.loads(os.environ["CORRAL_TRACE_ROOTS"]) for name in ("cli", "mcp", "supervisor", "worker"))
+tree = os.environ["CORRAL_TRACE_TREE"] + os.sep
+folders = tuple(tree + name + os.sep for name in ("cli", "mcp", "supervisor", "worker"))
 names = {}
 stays = []
 def module(code):
     found = names.get(code)
     if found is None:
         path = os.path.realpath(code.co_filename)
-        found = next((path[len(os.path.dirname(root.rstrip(os.sep))) + 1:-3] for root in roots if path.startswith(root)), "")
-        names[code] = found
+        found = names[code] = path[len(tree):-3] if path.startswith(folders) else ""
     return found
 def is_spawn(frame):
-    if frame.f_code.co_name != "send" or not module(frame.f_code).endswith(("supervisor/link", "process/launcher_link")):
+    if frame.f_code.co_name != "send":
         return False
     message = frame.f_locals.get("message")
     return isinstance(message, dict) and message.get("op") == "spawn"
@@ -106,134 +106,147 @@ def modules_of(tree: Path) -> dict[str, Path]:
     }
 
 
-def imports_of(module: str, modules: dict[str, Path]) -> Iterator[str]:
-    """Yields the modules of corral that a module imports."""
-    folder = module.split(".")[:-1]
-    for node in ast.walk(ast.parse(modules[module].read_text("utf-8"))):
-        if not isinstance(node, ast.ImportFrom):
-            continue
-        parts = node.module.split(".") if node.module else []
-        if node.level:
-            parts = folder[: max(0, len(folder) - node.level + 1)] + parts
-        elif parts[:1] == ["corral"]:
-            parts = parts[1:]
-        else:
-            continue
-        for alias in node.names:
-            for name in (".".join([*parts, alias.name]), ".".join(parts)):
-                if name in modules:
-                    yield name
-                    break
+def rooms_of(modules: dict[str, Path]) -> Counter[str]:
+    """Counts the modules of each folder; `__init__.py` is none."""
+    return Counter(name.rpartition(".")[0] for name in modules if not name.endswith("__init__"))
 
 
-def code_lines(path: Path) -> int:
-    """Counts the lines that hold code: no blank line, no comment, no docstring."""
-    text = path.read_text("utf-8")
-    held: set[int] = set()
-    skipped = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
+def kinds_of(text: str, tree: ast.Module) -> Counter[str]:
+    """Counts the lines of a module by kind; each line has one."""
+    skipped = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    code: set[int] = set()
+    comments: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type not in skipped and token.type != tokenize.ENDMARKER:
-            held |= set(range(token.start[0], token.end[0] + 1))
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            held -= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
-    return len(held)
+        if token.type == tokenize.COMMENT:
+            comments.add(token.start[0])
+        elif token.type not in skipped:
+            code |= set(range(token.start[0], token.end[0] + 1))
+    docstrings: set[int] = set()
+    imports: set[int] = set()
+    signatures: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            docstrings |= _lines(node)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            imports |= _lines(node)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            signatures |= set(range(node.lineno, max(node.body[0].lineno, node.lineno + 1)))
+    code -= docstrings
+    imports &= code
+    signatures = (signatures & code) - imports
+    lines = text.splitlines()
+    return Counter(
+        total=len(lines),
+        blank=sum(not line.strip() for number, line in enumerate(lines, 1) if number not in docstrings),
+        comment=len(comments - code),
+        docstring=len(docstrings),
+        signature=len(signatures),
+        imports=len(imports),
+        statement=len(code - imports - signatures),
+    )
 
 
-def set_from_outside(path: Path) -> int:
-    """Counts the attributes that a module sets on objects other than `self` or appends to lists of theirs."""
-    found = 0
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        targets = node.targets if isinstance(node, ast.Assign) else []
-        if isinstance(node, ast.AugAssign):
-            targets = [node.target]
-        for target in targets:
-            if isinstance(target, ast.Attribute) and (
-                not isinstance(target.value, ast.Name) or target.value.id not in ("self", "options")
-            ):
-                found += 1
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            holder = node.func.value
-            if node.func.attr in ("append", "extend") and isinstance(holder, ast.Attribute):
-                inner = holder.value
-                found += not (isinstance(inner, ast.Name) and inner.id == "self")
-    return found
+def _lines(node: ast.stmt) -> set[int]:
+    return set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
 
 
-def longest_chain(arrows: dict[str, set[str]]) -> int:
-    """Returns the number of nodes on the longest path of a graph without circles."""
-    depth: dict[str, int] = {}
-
-    def visit(node: str, path: tuple[str, ...]) -> int:
-        if node in path:
-            return 0
-        if node not in depth:
-            below = [visit(each, (*path, node)) for each in arrows.get(node, ())]
-            depth[node] = 1 + max(below, default=0)
-        return depth[node]
-
-    return max(visit(node, ()) for node in arrows)
+def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+    """Returns the names of the parameters, without `self`."""
+    given = function.args
+    return [
+        each.arg for each in (*given.posonlyargs, *given.args, *given.kwonlyargs) if each.arg not in ("self", "cls")
+    ]
 
 
-def methods_by_inheritance(modules: dict[str, Path], imports: dict[str, list[str]]) -> tuple[int, str]:
-    """Returns the largest number of methods of one object whose classes lie in several files, and its class.
+def is_protocol(node: ast.ClassDef) -> bool:
+    """Says whether a class is a `Protocol`, with type parameters or without."""
+    bases = [base.value if isinstance(base, ast.Subscript) else base for base in node.bases]
+    return any(isinstance(base, ast.Name) and base.id == "Protocol" for base in bases)
 
-    `imports` holds, by module, the modules of corral that it imports.
-    """
-    classes: dict[tuple[str, str], tuple[list[str], int]] = {}
-    for module, path in modules.items():
-        for node in ast.parse(path.read_text("utf-8")).body:
-            if isinstance(node, ast.ClassDef):
-                bases = [base.id for base in node.bases if isinstance(base, ast.Name)]
-                own = sum(isinstance(e, ast.FunctionDef | ast.AsyncFunctionDef) for e in node.body)
-                classes[module, node.name] = (bases, own)
 
-    def total(module: str, name: str) -> tuple[int, set[str]]:
-        bases, own = classes[module, name]
-        files = {module}
-        for base in bases:
-            for where in (module, *imports[module]):
-                if (where, base) in classes:
-                    more, others = total(where, base)
-                    own, files = own + more, files | others
-                    break
-        return own, files
+def is_dataclass(node: ast.ClassDef) -> bool:
+    """Says whether a class is decorated as a dataclass."""
+    decorators = [each.func if isinstance(each, ast.Call) else each for each in node.decorator_list]
+    return any(isinstance(each, ast.Name) and each.id == "dataclass" for each in decorators)
 
-    found = [(*total(*each), each[1]) for each in classes]
-    return max(((own, name) for own, files, name in found if len(files) > 1), default=(0, "none"))
+
+def is_forwarding(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """Says whether all that a method does is to call a method of a part of its object with its own parameters."""
+    body = [each for each in function.body if not (isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant))]
+    if len(body) != 1 or not isinstance(body[0], ast.Return | ast.Expr) or function.decorator_list:
+        return False
+    call = body[0].value
+    call = call.value if isinstance(call, ast.Await) else call
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
+        return False
+    part = call.func.value
+    if not (isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name) and part.value.id == "self"):
+        return False
+    passed = [each.id for each in call.args if isinstance(each, ast.Name)]
+    passed += [each.value.id for each in call.keywords if isinstance(each.value, ast.Name)]
+    return len(passed) == len(call.args) + len(call.keywords) and passed == parameters(function)
+
+
+def words_of_docs(tree: Path) -> tuple[int, int]:
+    """Counts the words of all pages that people write, and of those that a program writes."""
+    written = made = 0
+    for path in [*tree.glob("*.md"), *(tree / "docs").rglob("*.md"), *(tree / "examples").rglob("*.md")]:
+        text = path.read_text("utf-8")
+        if text.startswith("<!-- written by"):
+            made += len(text.split())
+        else:
+            written += len(text.split())
+    return written, made
 
 
 def shape(tree: Path) -> dict[str, str]:
     """Returns the rows of the table that need no running daemon."""
     modules = modules_of(tree)
-    room = {module: module.rpartition(".")[0] for module in modules}
-    imports = {module: list(imports_of(module, modules)) for module in modules}
-    arrows = {module: set(names) for module, names in imports.items()}
-    between: dict[str, set[str]] = {name: set() for name in room.values()}
-    importers: Counter[str] = Counter()
-    for module, names in arrows.items():
-        importers.update(names)
-        between[room[module]] |= {room[name] for name in names} - {room[module]}
-    sizes = Counter(room[module] for module in modules if not module.endswith("__init__"))
-    largest, count = sizes.most_common(1)[0]
-    supervised = [m for m in modules if m.startswith("supervisor.") and "__" not in m]
-    once = sum(importers[module] == 1 for module in supervised)
-    lines = {m: len(path.read_text("utf-8").splitlines()) for m, path in modules.items()}
-    longest = max(lines, key=lambda module: lines[module])
-    methods, name = methods_by_inheritance(modules, imports)
-    code = sum(code_lines(path) for path in modules.values())
+    rooms = rooms_of(modules)
+    supervised = [name for name in rooms if name.startswith("supervisor.")]
+    kinds: Counter[str] = Counter()
+    longest = (0, "")
+    constructor = fields = (0, "")
+    protocols = forwarding = 0
+    for name, path in modules.items():
+        text = path.read_text("utf-8")
+        syntax = ast.parse(text)
+        counted = kinds_of(text, syntax)
+        kinds += counted
+        longest = max(longest, (counted["total"], name))
+        for node in ast.walk(syntax):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                forwarding += is_forwarding(node)
+            elif isinstance(node, ast.ClassDef):
+                protocols += is_protocol(node)
+                if is_dataclass(node):
+                    size = sum(isinstance(each, ast.AnnAssign) for each in node.body)
+                    fields = max(fields, (size, f"{name}.{node.name}"))
+                for each in node.body:
+                    if isinstance(each, ast.FunctionDef) and each.name == "__init__":
+                        constructor = max(constructor, (len(parameters(each)), f"{name}.{node.name}"))
+    tests = [path.read_text("utf-8") for path in sorted((tree / "tests").rglob("*.py"))]
+    written, made = words_of_docs(tree)
     return {
-        "modules; largest folder": f"{sum(sizes.values())}; {largest} {count}",
-        "rooms": str(len(sizes)),
-        "arrows between rooms": str(sum(len(each) for each in between.values())),
-        "arrows between modules": str(sum(len(each) for each in arrows.values())),
-        "longest chain of imports: modules; rooms": f"{longest_chain(arrows)}; {longest_chain(between)}",
-        "modules of supervisor with one importer": f"{once} of {len(supervised)}",
-        "largest object by inheritance over files": f"{name}, {methods} methods",
-        "attributes set from outside in daemon.py": str(set_from_outside(tree / "supervisor" / "daemon.py")),
-        "longest module": f"{longest}, {lines[longest]} lines",
-        "modules over 600 lines": str(sum(count > 600 for count in lines.values())),
-        "lines; lines of code": f"{sum(lines.values())}; {code}",
+        "groups of supervisor": str(len({name.split(".")[1] for name in supervised})),
+        "rooms of supervisor; of all": f"{len(supervised)}; {len(rooms)}",
+        "files": str(len(modules)),
+        "largest room": "{}, {} modules".format(*rooms.most_common(1)[0]),
+        "lines": f"{kinds['total']:,}",
+        "blank": f"{kinds['blank']:,}",
+        "comment": f"{kinds['comment']:,}",
+        "docstring": f"{kinds['docstring']:,}",
+        "signature": f"{kinds['signature']:,}",
+        "import": f"{kinds['imports']:,}",
+        "statement": f"{kinds['statement']:,}",
+        "longest module": f"{longest[1]}, {longest[0]} lines",
+        "largest constructor": f"{constructor[1]}, {constructor[0]} parameters",
+        "largest dataclass": f"{fields[1]}, {fields[0]} fields",
+        "protocols": str(protocols),
+        "forwarding methods": str(forwarding),
+        "tests: files; lines": f"{len(tests)}; {sum(text.count(chr(10)) for text in tests):,}",
+        "words of docs, written by hand": f"{written:,}",
+        "words of docs, written by a program and committed": f"{made:,}",
     }
 
 
@@ -250,21 +263,23 @@ class Traced:
         (folder / "corral.toml").write_text(CONFIG)
         os.mkfifo(folder / "fifo")
         (folder / "traced.py").write_text(TRACER)
-        self._bin = tree / ".venv" / "bin"
+        self._python = [sys.executable, "-P"]
         environ = {key: value for key, value in os.environ.items() if not key.startswith("CORRAL_")}
         self._environ = environ | {
             "CORRAL_SOCKET": str(self._socket),
             "CORRAL_STATE_DIR": str(folder / "state"),
             "CORRAL_TRACE": str(self._file),
-            "CORRAL_TRACE_ROOTS": json.dumps([str(tree)]),
+            "CORRAL_TRACE_TREE": str(tree),
+            "PYTHONPATH": str(tree / "src"),
         }
         self.process = subprocess.Popen(
-            [*(str(self._bin / "python"), "-P", str(folder / "traced.py")), *("--config", str(folder / "corral.toml"))],
+            [*self._python, str(folder / "traced.py"), "--config", str(folder / "corral.toml")],
             env=self._environ,
             stderr=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + BOUND_S
         while not self._socket.exists():
+            assert self.process.poll() is None, "the daemon has ended"
             assert time.monotonic() < deadline, "the daemon does not listen"
             time.sleep(0.05)
         self.corral("start", "echo", "line")
@@ -273,7 +288,7 @@ class Traced:
     def corral(self, *words: str) -> str:
         """Runs a command on the daemon and returns its output."""
         done = subprocess.run(
-            [str(self._bin / "corral"), *words],
+            [*self._python, "-m", "corral.cli", *words],
             env=self._environ,
             check=True,
             capture_output=True,
@@ -357,11 +372,13 @@ def paths(tree: Path) -> dict[str, str]:
 def main() -> None:
     """Prints the table of one tree or of several, side by side."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tree", type=Path, action="append", help="a checkout with a .venv (this one)")
+    parser.add_argument("--tree", type=Path, action="append", help="a checkout (this one)")
     parser.add_argument("--no-trace", action="store_true", help="count the source only")
     options = parser.parse_args()
     trees: list[Path] = options.tree or [ROOT]
     tables = [shape(tree.resolve()) | ({} if options.no_trace else paths(tree.resolve())) for tree in trees]
+    print("| | " + " | ".join(tree.resolve().name for tree in trees) + " |")
+    print("|---" * (len(trees) + 1) + "|")
     for row in tables[0]:
         print(f"| {row} | " + " | ".join(table[row] for table in tables) + " |")
 
