@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 AGENT_USER = "corral-agent"
 """The system user that agents of a root daemon run as, when it exists."""
 
-HAS_ORCHESTRATION = find_spec(f"{__package__}.orchestration") is not None
+HAS_ORCHESTRATION = find_spec("corral.supervisor.tasks.workflows") is not None
 """Whether the optional room of teams, workflows and schedules is installed."""
 
 logger = logging.getLogger(__name__)
@@ -194,7 +194,7 @@ def zygote_pool(
     try:
         from corral.supervisor.workers.zygote.pool import ZygotePool  # noqa: PLC0415  # an optional room
     except ModuleNotFoundError as error:
-        if error.name != f"{__package__}.zygote":
+        if error.name != "corral.supervisor.workers.zygote":
             raise
         logger.debug("the room zygote is left out: all workers start cold")
         return None

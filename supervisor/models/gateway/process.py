@@ -28,7 +28,7 @@ BACKLOG = 512
 PROGRAM = Program(
     title="the gateway of models",
     unit="corral.models",
-    module="model_gateway.program",
+    module="models.gateway.program",
     environment=(
         *("PATH", "LANG", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"),
         *("http_proxy", "https_proxy", "no_proxy"),

@@ -18,7 +18,7 @@ from ..process.launcher_client import Launcher
 PROGRAM = Program(
     title="the proxy of agents' networks",
     unit="corral.proxy",
-    module="egress.program",
+    module="workers.egress.program",
     environment=("PATH", "LANG", "SSL_CERT_FILE"),
 )
 

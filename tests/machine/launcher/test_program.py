@@ -226,7 +226,7 @@ program.main()
 
 def test_a_start_that_cannot_be_looked_at_is_answered_and_leaves_nothing(tmp_path: Path, token: str) -> None:
     program = tmp_path / "blind.py"
-    program.write_text(BLIND.format(source=str(Path(launcher.__file__).parents[3])))
+    program.write_text(BLIND.format(source=str(Path(launcher.__file__).parents[4])))
     wire = Wire(program=str(program))
     answer = refusal(wire, ["sh", "-c", "sleep 1000", token])
     assert (answer["errno"], answer["retryable"]) == (errno.ENFILE, True)
@@ -758,16 +758,16 @@ print(*(name for name in sys.modules if name.partition(".")[0] not in sys.stdlib
             "lease",
         ),
     }
-    expected = {"corral", "corral.supervisor"}
+    expected = {"corral", "corral.supervisor", "corral.supervisor.machine"}
     for room, modules in rooms.items():
-        expected |= {f"corral.supervisor.{room}"}
-        expected |= {f"corral.supervisor.{room}.{module}" for module in modules}
+        expected |= {f"corral.supervisor.machine.{room}"}
+        expected |= {f"corral.supervisor.machine.{room}.{module}" for module in modules}
     assert set(loaded) - {"__main__", "sitecustomize"} == expected
 
 
 def test_a_launcher_that_may_not_keep_its_compiled_code_works(tmp_path: Path) -> None:
     package = tmp_path / "corral"
-    rooms = [Path("supervisor", room) for room in ("linux", "launcher")]
+    rooms = [Path("supervisor", "machine", room) for room in ("linux", "launcher")]
     for room in rooms:
         (package / room).mkdir(parents=True)
         for path in (Path(launcher.__file__).parents[1] / room.name).glob("*.py"):

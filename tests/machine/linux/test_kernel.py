@@ -93,7 +93,7 @@ def test_a_brand_outlives_session_parents_and_environment() -> None:
 def test_a_branded_process_brands_its_own_and_the_third_level_says_no() -> None:
     if kernel.brand_for(0, 0) is None:
         pytest.skip("this process may not set the limit")
-    folder = str(Path(kernel.__file__).parents[3])
+    folder = str(Path(kernel.__file__).parents[4])
     lines = subprocess.check_output([*PYTHON, "-c", BRANDED, folder], text=True).splitlines()
     assert lines[:2] == ["5 6", "7 8"]
     assert lines[2] in ("7 8", "9 10"), "who may raise a limit may brand at any level"
