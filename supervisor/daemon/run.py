@@ -195,11 +195,10 @@ class _Daemon:
             loop.create_task(self._rooms.activation.run()),
             loop.create_task(self._rooms.stores.run()),
             loop.create_task(self._rooms.collector.run()),
+            loop.create_task(self._rooms.schedules.run()),
         ]
         if self._rooms.cluster is not None:
             chores.append(loop.create_task(self._rooms.cluster.run()))
-        if self._rooms.schedules is not None:
-            chores.append(loop.create_task(self._rooms.schedules.run()))
         return chores
 
     async def _open_web(self, control: Control) -> "HttpServer | None":

@@ -3,8 +3,8 @@
 import os
 
 from corral.supervisor.workers.process.launcher_client import Launcher
-from corral.supervisor.workers.supervision.shared import Zygotes
 from corral.supervisor.workers.usage.tree import read_process
+from corral.supervisor.workers.zygote.pool import ZygotePool
 
 
 class Overhead:
@@ -13,7 +13,7 @@ class Overhead:
     The time of a process that has ended is that of the last look at it.
     """
 
-    def __init__(self, launcher: Launcher, zygotes: Zygotes) -> None:
+    def __init__(self, launcher: Launcher, zygotes: ZygotePool) -> None:
         self._launcher = launcher
         self._zygotes = zygotes
         self._used_s: dict[str, dict[int, float]] = {}

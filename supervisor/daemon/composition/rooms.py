@@ -17,6 +17,7 @@ from corral.supervisor.agents.demand.hibernation import Hibernation
 from corral.supervisor.agents.deployment.compose import make_deployments
 from corral.supervisor.agents.external.stores import Stores, User
 from corral.supervisor.agents.packages.store import Packages
+from corral.supervisor.agents.rollout.rolling_restart import RollingRestart
 from corral.supervisor.agents.rollout.rollouts import Rollouts
 from corral.supervisor.agents.running.agent import Agent
 from corral.supervisor.agents.running.agents import Agents
@@ -45,7 +46,9 @@ from corral.supervisor.tasks.worker_api.pubsub import WorkerPubsub
 from corral.supervisor.tasks.worker_api.requests import WorkerApi
 from corral.supervisor.tasks.worker_api.tool_calls import ToolCalls
 from corral.supervisor.tasks.workflows.runner import JobRunner
+from corral.supervisor.tasks.workflows.schedules import Schedules
 from corral.supervisor.tasks.workflows.successes import Successes
+from corral.supervisor.tasks.workflows.workflow_engine import WorkflowEngine
 from corral.supervisor.tenants.quotas.turns import CallTurns
 from corral.supervisor.tenants.registry.removal import take_up
 from corral.supervisor.tenants.tokens.tokens import Tokens
@@ -59,15 +62,11 @@ from corral.supervisor.workers.supervision.shared import Shared
 from corral.supervisor.workers.supervision.task_failures import TaskFailures
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 
-from ..host.installation import HAS_ORCHESTRATION, Paths, boot_id, built_in
+from ..host.installation import Paths, boot_id, built_in
 from .model_rooms import ModelRooms
 from .shared_rooms import SharedRooms, make_shared_rooms
 from .smoke import smoke_of
 from .tenant_rooms import TenantRooms
-
-if HAS_ORCHESTRATION:
-    from corral.supervisor.tasks.workflows.schedules import Schedules
-    from corral.supervisor.tasks.workflows.workflow_engine import WorkflowEngine
 
 if TYPE_CHECKING:
     from corral.supervisor.cluster.placed.node import ClusterNode
@@ -89,7 +88,6 @@ class Rooms:
         self.daemon_log = basis.daemon_log
         self.forwarding = basis.forwarding
         self.logins = basis.logins
-        self._zygotes = basis.zygotes
         self.execs = Execs(shared.launcher, shared.host, shared.generation)
         self.egress = EgressProxy(shared.launcher, shared.host, shared.generation, self._note_refused_host)
         self.pubsub = WorkerPubsub(shared.bus, lambda: self.agents.config.events)
@@ -139,7 +137,7 @@ class Rooms:
         self.metrics = MetricsView(self.collector, self.statistics, self.agents)
         self.stores = self._make_stores()
         self.quotas = self._make_quotas(backlog, call_rates)
-        self.schedules = self._make_schedules() if HAS_ORCHESTRATION else None
+        self.schedules = self._make_schedules()
         self.tool_calls = self._make_tool_calls(call_rates, tracer)
         self.service.bind(self.tasks, self.tool_calls, self.memory, self.hibernation, self.approvals)
         self.autoscaler = Autoscaler(self.agents, self.tasks.dispatcher)
@@ -231,8 +229,8 @@ class Rooms:
             "/" if config is None else str(config.resolve().parent),
         )
 
-    def _make_schedules(self) -> "Schedules":
-        """Connects the optional room of workflows and schedules."""
+    def _make_schedules(self) -> Schedules:
+        """Connects the room of workflows and schedules."""
         shared = self.shared
         self.tasks.bind(WorkflowEngine(shared, self.agents, self.tasks))
         cluster = None if self.cluster is None else self.cluster.runner
@@ -257,10 +255,7 @@ class Rooms:
         self.tenant_rooms.subscribe(changes)
         changes.subscribe(self.agents.servers.changed)
         changes.subscribe(self.autoscaler.changed, load=True)
-        if self._zygotes is not None:
-            from corral.supervisor.agents.rollout.rolling_restart import RollingRestart  # noqa: PLC0415  # an optional room
-
-            changes.subscribe(RollingRestart(self.agents, self._zygotes).changed, load=True)
+        changes.subscribe(RollingRestart(self.agents, self.shared.zygotes).changed, load=True)
         changes.subscribe(self.pubsub.changed)
         changes.subscribe(self._of_places(self.hibernation.changed))
         changes.subscribe(self.activation.changed)
@@ -293,8 +288,7 @@ class Rooms:
         stack.push_async_callback(this.shared.launcher.close)
         stack.push_async_callback(this.egress.end)
         stack.push_async_callback(this.models.end)
-        if basis.zygotes is not None:
-            stack.push_async_callback(basis.zygotes.close)
+        stack.push_async_callback(this.shared.zygotes.close)
         stack.callback(this.approvals.close)
         await this._load(store)
         return this
@@ -307,7 +301,7 @@ class Rooms:
         await self.tenant_rooms.accounts.prepare()
         ordinary_user = os.getuid() != 0 and "INVOCATION_ID" not in os.environ
         default_user = self.shared.host.default_user
-        await self.agents.load(built_in(self.config, self.paths, ordinary_user, default_user))
+        await self.agents.load([built_in(self.config, self.paths, ordinary_user, default_user)])
         await self.hibernation.load()
         await self.successes.load()
         await self.tokens.load()
@@ -316,8 +310,7 @@ class Rooms:
         await self.approvals.load()
         await self.models.ledger.load()
         await self.tasks.load(self._recover_usage)
-        if self.schedules is not None:
-            await self.schedules.load(self.config)
+        await self.schedules.load(self.config)
 
     def _composite(self, name: str) -> str | None:
         """Returns the kind of a team or workflow, "team" or "workflow"; None for other names."""
@@ -339,7 +332,7 @@ class Rooms:
 
     def exited(self, report: Exit) -> None:
         """Handles the death of a leader: a zygote's, a worker's, or a command's."""
-        if self._zygotes is not None and self._zygotes.exited(report):
+        if self.shared.zygotes.exited(report):
             return
         self.shared.probes.commands.exited(report)
         self.execs.exited(report)
@@ -347,7 +340,7 @@ class Rooms:
 
     def emptied(self, unit: str) -> None:
         """Handles the end of a unit's last process."""
-        if self._zygotes is not None and self._zygotes.emptied(unit):
+        if self.shared.zygotes.emptied(unit):
             return
         self.shared.probes.commands.emptied(unit)
         self.execs.emptied(unit)

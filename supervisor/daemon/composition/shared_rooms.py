@@ -8,7 +8,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from corral.supervisor.agents.external.logins import Logins
 from corral.supervisor.agents.external.steps import Steps
@@ -34,19 +34,16 @@ from corral.supervisor.workers.process.launch import Host
 from corral.supervisor.workers.process.launcher_client import Exit, Launcher
 from corral.supervisor.workers.supervision.alerts import Counts
 from corral.supervisor.workers.supervision.checkpoints import Checkpoints
-from corral.supervisor.workers.supervision.cold_starts import ColdStarts
 from corral.supervisor.workers.supervision.probes import Probes
 from corral.supervisor.workers.supervision.shared import Shared, StallClock
+from corral.supervisor.workers.zygote.pool import ZygotePool
 from corral.worker.contract.errors import CorralError
 from corral.worker.contract.names import tenant_of
 
-from ..host.installation import Paths, make_host, zygote_pool
+from ..host.installation import Paths, make_host
 from .exports import Exports
 from .model_rooms import ModelRooms
 from .tenant_rooms import TenantRooms
-
-if TYPE_CHECKING:
-    from corral.supervisor.workers.zygote.pool import ZygotePool
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +103,6 @@ class SharedRooms:
     shared: Shared
     audit: Audit
     forwarding: Forwarding
-    zygotes: "ZygotePool | None"
     logins: Logins
     exports: Exports
     tracer: Tracer | None
@@ -135,7 +131,7 @@ async def make_shared_rooms(
     forwarding = await _forwarding(config, logs, bus, stack)
     launcher = _launcher(config, paths, bus, others)
     host = _host(config, paths, launcher, others)
-    zygotes = zygote_pool(
+    zygotes = ZygotePool(
         launcher,
         host,
         bus,
@@ -149,7 +145,7 @@ async def make_shared_rooms(
     logins = Logins(tokens, Steps(commands, host), bus.publish)
     shared = Shared(
         launcher=launcher,
-        zygotes=ColdStarts(launcher, bus) if zygotes is None else zygotes,
+        zygotes=zygotes,
         bus=bus,
         event_history=event_history,
         store=store,
@@ -167,7 +163,7 @@ async def make_shared_rooms(
     exports = Exports(config.telemetry, store.generation, bus)
     await exports.follow(logs, stack)
     tracer = exports.tracer(stack)
-    return SharedRooms(config, paths, daemon_log, shared, audit, forwarding, zygotes, logins, exports, tracer)
+    return SharedRooms(config, paths, daemon_log, shared, audit, forwarding, logins, exports, tracer)
 
 
 def _launcher(config: Config, paths: Paths, bus: Bus, others: Callable[[], Others]) -> Launcher:

@@ -8,35 +8,26 @@ import resource
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from corral.mcp.cortex import command as cortex
 from corral.supervisor.agents.deployment.folders import MarkedFolders
 from corral.supervisor.agents.deployment.installer import INSTALLED
 from corral.supervisor.agents.deployment.integrity import Integrity
 from corral.supervisor.config.secrets.secrets import Secrets
 from corral.supervisor.config.spec.loader import decode, decode_agent
 from corral.supervisor.config.spec.sources import Variables
-from corral.supervisor.config.spec.spec import Config, Process, Spec, kind_of_group
-from corral.supervisor.records.events.bus import Bus
-from corral.supervisor.records.logs.store import LogStore
+from corral.supervisor.config.spec.spec import Config, Process, Spec
 from corral.supervisor.workers.process.containment import state_number
 from corral.supervisor.workers.process.launch import Floor, Host, Models
-from corral.supervisor.workers.process.launcher_client import Exit, Launcher
+from corral.supervisor.workers.process.launcher_client import Launcher
 from corral.supervisor.workers.process.sandbox import make_temporary_root
 from corral.worker.contract.errors import InvalidParams, NotFound, PermissionDenied
 
 from .state_folder import make_sdk_folder, preparing
 
-if TYPE_CHECKING:
-    from corral.supervisor.workers.zygote.pool import ZygotePool
-
 AGENT_USER = "corral-agent"
 """The system user that agents of a root daemon run as, when it exists."""
-
-HAS_ORCHESTRATION = find_spec("corral.supervisor.tasks.workflows") is not None
-"""Whether the optional room of teams, workflows and schedules is installed."""
 
 logger = logging.getLogger(__name__)
 
@@ -76,11 +67,7 @@ def read_config(path: Path | None) -> Config:
         raise PermissionDenied(f'cannot read "{path}": {error.strerror}', file=str(path)) from error
     folder = str(path.resolve().parent)
     variables = Variables.beside(folder, os.environ)
-    config = decode(text, source=str(path), directory=folder, variables=variables)
-    for group in () if HAS_ORCHESTRATION else config.groups.values():
-        key, reason = (f"{kind_of_group(group)}s.{group.name}", "supervisor/tasks/workflows is not installed")
-        raise InvalidParams(f'cannot use "{key}" of "{path}": {reason}', file=str(path), key=key, reason=reason)
-    return config
+    return decode(text, source=str(path), directory=folder, variables=variables)
 
 
 def raise_descriptor_limit() -> None:
@@ -134,13 +121,8 @@ def _default_user() -> str | None:
     return AGENT_USER
 
 
-def built_in(config: Config, paths: Paths, ordinary_user: bool, default_user: str | None) -> list[Spec]:
-    """Returns the spec of the built-in memory server; none where that optional room is not installed."""
-    try:
-        from corral.mcp.cortex import command as cortex  # noqa: PLC0415  the room is optional
-    except ModuleNotFoundError as error:
-        logger.debug("there is no built-in memory server: %s", error)
-        return []
+def built_in(config: Config, paths: Paths, ordinary_user: bool, default_user: str | None) -> Spec:
+    """Returns the spec of the built-in memory server."""
     command = cortex.command(
         config.defaults.mcp.cortex_binary_path,
         config.defaults.mcp.cortex_args,
@@ -162,8 +144,7 @@ def built_in(config: Config, paths: Paths, ordinary_user: bool, default_user: st
         "environment": {"CORTEX_DB": str(folder / "cortex.db")},
         "process": _with_own(config.defaults.process, str(folder)),
     }
-    spec = decode_agent("cortex", table, kind="mcp", defaults=config.defaults, source="built-in", directory=str(folder))
-    return [spec]
+    return decode_agent("cortex", table, kind="mcp", defaults=config.defaults, source="built-in", directory=str(folder))
 
 
 def _with_own(process: Process, folder: str) -> dict[str, object]:
@@ -178,24 +159,3 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:
         return ""
-
-
-def zygote_pool(
-    launcher: Launcher,
-    host: Host,
-    bus: Bus,
-    logs: LogStore,
-    generation: int,
-    *,
-    on_exit: Callable[[Exit], None],
-    on_empty: Callable[[str], None],
-) -> "ZygotePool | None":
-    """Returns the pool of zygotes; None where that room is left out of the installation."""
-    try:
-        from corral.supervisor.workers.zygote.pool import ZygotePool  # noqa: PLC0415  # an optional room
-    except ModuleNotFoundError as error:
-        if error.name != "corral.supervisor.workers.zygote":
-            raise
-        logger.debug("the room zygote is left out: all workers start cold")
-        return None
-    return ZygotePool(launcher, host, bus, logs, generation, on_exit=on_exit, on_empty=on_empty)

@@ -8,7 +8,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
@@ -21,12 +21,11 @@ from corral.supervisor.records.store.incarnations import Incarnations
 from corral.supervisor.records.store.store import Store
 
 from ..lifecycle.placements import Placements
-from ..lifecycle.state_machine import Worker
 from ..listening.sockets import ListenSockets
 from ..process.launch import Host
 from ..process.launcher_client import Launcher
-from ..process.parent import Child, Launch, Parent
 from ..process.sandbox import Removals
+from ..zygote.pool import ZygotePool
 from .alerts import Counts
 from .checkpoints import Checkpoints
 from .health_monitor import Surroundings
@@ -63,86 +62,6 @@ class StallClock:
         return self._woke_at
 
 
-class HasWorker(Protocol):
-    """Represents a supervisor, as far as the zygotes need it."""
-
-    @property
-    def worker(self) -> Worker:
-        """Returns the state of the worker."""
-        ...
-
-
-class HasWorkers(Protocol):
-    """Represents an agent with its workers, as far as the zygotes need it."""
-
-    @property
-    def spec(self) -> Spec:
-        """Returns the spec in force."""
-        ...
-
-    @property
-    def supervisors(self) -> Sequence[HasWorker]:
-        """Returns the supervisors of its workers."""
-        ...
-
-    @property
-    def lives(self) -> Sequence[HasWorker]:
-        """Returns all that may have processes: its workers, and those beside them."""
-        ...
-
-
-class Zygotes(Protocol):
-    """Starts workers, as forks of an agent's zygote where there is one: the port of the optional room `zygote`."""
-
-    async def prepared(self, spec: Spec, doomed: asyncio.Event) -> None:
-        """Returns as soon as it is clear how a worker of this spec starts; at once when `doomed` is set."""
-        ...
-
-    async def spawn(self, spec: Spec, launch: Launch, *, pipe_stdin: bool) -> tuple[Parent, Child, str | None]:
-        """Spawns a worker; returns its parent, its process and its temporary folder."""
-        ...
-
-    def pids(self) -> list[int]:
-        """Returns the pids of all zygotes."""
-        ...
-
-    def kill(self, name: str, unit: str) -> None:
-        """Kills a worker of an agent whose fork is under way."""
-        ...
-
-    def note(self, agent: HasWorkers) -> None:
-        """Takes note of a change of an agent, or of its workers."""
-        ...
-
-    def restore(self, spec: Spec) -> None:
-        """Loads what the next worker of a spec is forked from, after another spec of the agent was taken back."""
-        ...
-
-    def forget(self, name: str) -> None:
-        """Ends the zygotes of an agent that was removed."""
-        ...
-
-    async def check_sources(self, names: Iterable[str], *, dry_run: bool = False) -> list[str]:
-        """Returns those of these agents whose sources have changed; without `dry_run` they are loaded anew."""
-        ...
-
-    async def settled(self, names: Iterable[str]) -> None:
-        """Waits until no sources of these agents are being loaded."""
-        ...
-
-    async def until_ended(self, names: Collection[str]) -> None:
-        """Waits, for a bounded time, until the zygotes of these agents that are ending have ended."""
-        ...
-
-    def current(self, name: str) -> Parent | None:
-        """Returns the zygote that an agent's next worker is forked from."""
-        ...
-
-    def facts(self, name: str) -> dict[str, object] | None:
-        """Returns the facts of an agent's zygote for `status`; None where there is none, and none is wanted."""
-        ...
-
-
 class Tokens(Protocol):
     """Gives the processes of remote MCP servers their access tokens: the port of the room `logins`."""
 
@@ -164,7 +83,7 @@ class Shared:
     """
 
     launcher: Launcher
-    zygotes: Zygotes
+    zygotes: ZygotePool
     bus: Bus
     event_history: EventHistory
     store: Store

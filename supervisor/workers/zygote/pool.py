@@ -7,8 +7,9 @@ it. The replacement of workers after a renewal is done by `rolling_restart`: her
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from functools import partial
+from typing import Protocol
 
 import msgspec
 
@@ -22,7 +23,6 @@ from ..lifecycle.state_machine import UP, Worker
 from ..process.launch import Host, prepare, prepare_zygote, why_cold
 from ..process.launcher_client import Launcher
 from ..process.parent import Child, Exit, Launch, Parent
-from ..supervision.shared import HasWorkers
 from . import policy
 from .agent_record import AgentRecord, Order, ZygoteSlot, words_of_changes, words_of_unfit
 from .client import Loaded, Zygote
@@ -45,6 +45,34 @@ SUFFIX = ".zygote"
 """Suffix of an agent's name that denotes its zygote, in units and logs."""
 
 logger = logging.getLogger(__name__)
+
+
+class HasWorker(Protocol):
+    """Represents a supervisor, as far as the zygotes need it."""
+
+    @property
+    def worker(self) -> Worker:
+        """Returns the state of the worker."""
+        ...
+
+
+class HasWorkers(Protocol):
+    """Represents an agent with its workers, as far as the zygotes need it."""
+
+    @property
+    def spec(self) -> Spec:
+        """Returns the spec in force."""
+        ...
+
+    @property
+    def supervisors(self) -> Sequence[HasWorker]:
+        """Returns the supervisors of its workers."""
+        ...
+
+    @property
+    def lives(self) -> Sequence[HasWorker]:
+        """Returns all that may have processes: its workers, and those beside them."""
+        ...
 
 
 class ZygotePool:
