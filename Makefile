@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: hostile existing-agents demo test long check bench start workers supervisors growth tasks million backup memory logs mcp models http dashboard sessions frameworks engines engine-chaos cluster-chaos cluster-simulation cluster-bench deploy isolation tenants flood deploys layout lines orphans chaos changes payments conformance openapi operations systemd cgroup-tier crewai openapi-client http-churn format clean
+.PHONY: site hostile existing-agents demo test long check bench start workers supervisors growth tasks million backup memory logs mcp models http dashboard sessions frameworks engines engine-chaos cluster-chaos cluster-simulation cluster-bench deploy isolation tenants flood deploys layout lines orphans chaos changes payments conformance openapi operations systemd cgroup-tier crewai openapi-client http-churn format clean
 .DELETE_ON_ERROR:
 
 # Hundreds of daemons and commands are started here: without bytecode each would compile what it imports, again and again.
@@ -19,6 +19,10 @@ test: $(VENV)/.test $(VENV)/.node $(VENV)/.compiled
 # The tests that `make test` leaves out for their time.
 long: $(VENV)/.test $(VENV)/.node
 	$(BIN)/python -P -m pytest -q -n 4 --dist loadscope -m long $(ARGS)
+
+# The documentation as HTML, in build/site.
+site: $(VENV)/.test
+	$(BIN)/python -P -m mkdocs build --strict
 
 check: $(VENV)/.check
 	$(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""Writes docs/reference/cli.md from the commands of `corral` and the notes of cli_notes.toml: `python docs/reference/cli.py`."""
+"""Makes the page cli.md from the commands of `corral` and the notes of cli_notes.toml."""
 
 import tomllib
 from collections.abc import Iterator
@@ -8,10 +8,7 @@ import click
 
 from corral.cli.__main__ import COMMANDS, command_line
 
-PAGE = Path(__file__).with_name("cli.md")
-
 HEAD = """\
-<!-- written by docs/reference/cli.py; do not edit -->
 # The `corral` command
 
 `corral` talks to a running `corrald` over its unix socket and never starts one. This page lists every command with its
@@ -31,7 +28,7 @@ options, its output and its exit codes; `corral COMMAND --help` shows the same o
 | `--version` | show the version of the command (only directly after `corral`) |
 | `-h`, `--help` | show the options |
 
-The first five stand before or after the command: `corral --json status` equals `corral status --json`.
+All but `--version` stand before or after the command: `corral --json status` equals `corral status --json`.
 They end at `--`: the words after it belong to the command that is added.
 
 **Socket.** The path is `--socket`, else `$CORRAL_SOCKET`, else for root `/run/corral/corral.sock`, for other users
@@ -145,7 +142,3 @@ def _row(context: click.Context, option: click.Option) -> str:
     names = ", ".join(f"`{name}{value}`" for name in option.opts).replace("|", "\\|")
     text = (option.help or "").replace("|", "\\|")
     return f"| {names.replace('[', '').replace(']', '')} | {text} |\n"
-
-
-if __name__ == "__main__":
-    PAGE.write_text(page(), "utf-8")

@@ -1,13 +1,8 @@
-"""Writes docs/reference/events.md from the catalogue in the code: `python docs/reference/events.py`."""
-
-from pathlib import Path
+"""Makes the page events.md from the catalogue in the code."""
 
 from corral.supervisor.records.events.catalog import CATALOGUE, RESERVED, EventType
 
-PAGE = Path(__file__).with_name("events.md")
-
 HEAD = """\
-<!-- written by docs/reference/events.py; do not edit -->
 # Events
 
 Everything that happens in the daemon is one numbered, ordered stream of events. `corral events` shows it, `event.list` and `event.follow` of the
@@ -89,7 +84,3 @@ def page() -> str:
     lines += [_row(CATALOGUE[name]) for name in sorted(CATALOGUE)]
     reserved = ", ".join(f"`{word}`" for word in sorted(RESERVED))
     return "\n".join(lines) + "\n" + FOREIGN.format(reserved=reserved)
-
-
-if __name__ == "__main__":
-    PAGE.write_text(page(), "utf-8")

@@ -1,16 +1,11 @@
-"""Writes docs/reference/http_routes.md from the method table: `python docs/reference/http_routes.py`."""
-
-from pathlib import Path
+"""Makes the page http_routes.md from the method table."""
 
 from corral.supervisor.api.daemon_methods.all import METHODS
 from corral.supervisor.api.table.faces import Route
 from corral.supervisor.api.table.table import Method
 from corral.supervisor.faces.http_api.statuses import success
 
-PAGE = Path(__file__).with_name("http_routes.md")
-
 HEAD = """\
-<!-- written by docs/reference/http_routes.py; do not edit -->
 # HTTP routes
 
 Each route below `/api/v1` is a method of [the table](protocol.md#methods-of-the-control-socket), with the same params, result and rights. Addresses, tokens and
@@ -79,7 +74,3 @@ def _row(route: Route, method: Method) -> str:
     summary = method.summary.replace("|", "\\|")
     cells = [f"`{route.verb} {route.path}`", f"`{method.name}`", method.permission, answer, summary]
     return f"| {' | '.join(cells)} |"
-
-
-if __name__ == "__main__":
-    PAGE.write_text(page(), "utf-8")

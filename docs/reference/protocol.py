@@ -1,17 +1,13 @@
-"""Writes docs/reference/protocol.md from the tables in the code: `python docs/reference/protocol.py`."""
+"""Makes the page protocol.md from the tables in the code."""
 
 import json
-from pathlib import Path
 from typing import Any, cast
 
 from corral.supervisor.api.daemon_methods.all import METHODS
 from corral.supervisor.api.table.openrpc import openrpc
 from corral.worker.contract.errors import CLASSES
 
-PAGE = Path(__file__).with_name("protocol.md")
-
 HEAD = """\
-<!-- written by docs/reference/protocol.py; do not edit -->
 # Protocol
 
 One codec everywhere: JSON-RPC 2.0 (https://www.jsonrpc.org/specification), one UTF-8 JSON object per line, no batches, at most
@@ -156,7 +152,3 @@ def page() -> str:
         meaning = (error.__doc__ or "").partition("\n")[0]
         lines.append(f"| {code} | {error.__name__} | {error.exit_status} | {meaning} |")
     return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    PAGE.write_text(page(), "utf-8")

@@ -1,8 +1,8 @@
-"""Writes the typed methods of `corral.AgentRuntime` and `corral.Runtime`, and their table in docs/reference/python.md.
+"""Writes the typed methods of `corral.AgentRuntime` and `corral.Runtime`.
 
 `python docs/reference/python.py` writes, from the table of methods, worker/client/methods.py; from that and
-worker/client/runtime.py, worker/client/blocking_methods.py; and the part of python.md below MARK. A method that
-worker/client/runtime.py defines by hand is not generated; FULL names a second method with all params of it.
+worker/client/runtime.py, worker/client/blocking_methods.py. A method that worker/client/runtime.py defines by hand is not
+generated; FULL names a second method with all params of it.
 """
 
 import ast
@@ -24,8 +24,6 @@ from corral.worker.contract import records
 
 ROOT = Path(__file__).parents[2]
 CLIENT = ROOT / "worker" / "client"
-PAGE = Path(__file__).with_name("python.md")
-MARK = "<!-- below: written by docs/reference/python.py; do not edit -->\n"
 
 FULL = {
     "start_agent": "start_agents",
@@ -290,31 +288,9 @@ def _formatted(text: str) -> str:
     return text
 
 
-# -- the page
-
-
-def page() -> str:
-    """Returns the text of python.md: its upper part as it is, and the table of all methods."""
-    kept = PAGE.read_text("utf-8").partition(MARK)[0]
-    known = hand_made()
-    rows = ["| Python | method | needs | does |\n|---|---|---|---|\n"]
-    for name in sorted(METHODS):
-        entry = METHODS[name]
-        python = entry.faces.python
-        if python is not None:
-            both = [python, FULL[python]] if python in FULL and python in known else [python]
-            written = ", ".join(f"`{each}`" for each in both)
-            rows.append(f"| {written} | `{name}` | {entry.permission} | {_cell(entry.summary)} |\n")
-    return kept + MARK + "".join(rows)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
-
-
 def written() -> dict[Path, str]:
-    """Returns the text of each file that this writes, by path."""
-    return {CLIENT / "methods.py": methods_module(), CLIENT / "blocking_methods.py": blocking_module(), PAGE: page()}
+    """Returns the text of each module that this writes, by path."""
+    return {CLIENT / "methods.py": methods_module(), CLIENT / "blocking_methods.py": blocking_module()}
 
 
 if __name__ == "__main__":

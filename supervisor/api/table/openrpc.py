@@ -1,6 +1,6 @@
 """Describes the method table as an OpenRPC 1.3 document (https://spec.open-rpc.org), which `rpc.discover` returns.
 
-docs/reference/protocol.md is generated from it. `components` makes the JSON Schemas, also for other documents.
+The reference page of the protocol is made from it. `components` makes the JSON Schemas, also for other documents.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

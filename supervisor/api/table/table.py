@@ -2,7 +2,7 @@
 
 Every transport calls `Control.call`. A method is a function of the
 table with its params as a Struct, a permission and a docstring; `rpc.discover` returns the table as an
-OpenRPC document, from which docs/reference/protocol.md is generated.
+OpenRPC document, from which the reference page of the protocol is made.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """Lists every type of event that the daemon publishes, with its meaning, its fields, and those that agents may see.
 
-The bus holds its publishers to it, and docs/reference/events.md is written from it. It decides nothing else, and knows
+The bus holds its publishers to it, and the page of events is made from it. It decides nothing else, and knows
 no publisher.
 """
 
