@@ -1,12 +1,13 @@
 """How fast is corral? All benchmarks, one after the other, and beside what was aimed at.
 
-Each is a program of its own, and runs alone, too. Peers are put into one temporary folder, or `--peers FOLDER`, and left out with
+Each is a program of its own: `run.py NAME` runs one, with its own options behind the name, and `run.py --list` lists them. Peers are put into one temporary folder, or `--peers FOLDER`, and left out with
 a reason where they cannot be had; with --quick only those that are in that folder take part. `--read` takes the figures of
 an earlier run (its JSON, or that of one benchmark) in place of a new one, and `--write` puts the tables into a document, between
 its markers.
 """
 
 import argparse
+import ast
 import json
 import re
 import shlex
@@ -107,7 +108,16 @@ class Found:
 
 
 def main() -> int:
+    names = [part.name for part in PARTS]
+    if sys.argv[1:2] and sys.argv[1].replace("-", "_") in names:
+        program = HERE / f"{sys.argv[1].replace('-', '_')}.py"
+        return subprocess.call([sys.executable, "-P", str(program), *sys.argv[2:]])
     options = _options()
+    if options.list or options.name == "list":
+        for name in names:
+            document = ast.get_docstring(ast.parse((HERE / f"{name}.py").read_text("utf-8"))) or ""
+            print(f"{name:20} {document.partition(chr(10))[0]}")
+        return 0
     found = Found()
     for path in options.read or ():
         found.take(path)
@@ -129,6 +139,8 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     names = [part.name for part in PARTS]
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", nargs="?", choices=["list", *names], metavar="NAME", help="run this one alone")
+    parser.add_argument("--list", action="store_true", help="list the benchmarks")
     parser.add_argument("--quick", action="store_true", help="few rounds: to see that it works")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there too")
     parser.add_argument("--peers", metavar="FOLDER", type=Path, help="where the peers are, or are put and kept")

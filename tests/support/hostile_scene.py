@@ -1,6 +1,6 @@
 """A daemon with an owner's victim and a hostile agent, on each level of isolation; and the table of what stops it.
 
-`make hostile` makes every attempt on every level that this machine gives, and writes what it finds into
+`make long hostile` makes every attempt on every level that this machine gives, and writes what it finds into
 the table of docs/explanation/hostile-agent.md.
 """
 

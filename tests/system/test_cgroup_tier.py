@@ -1,4 +1,4 @@
-"""The kernel's controllers, shortly: a guest boots, and a few tests of tests/system/cgroup_tier run in it. `make cgroup-tier` runs all."""
+"""The kernel's controllers, shortly: a guest boots, and a few tests of tests/system/cgroup_tier run in it. `make long cgroup-tier` runs all."""
 
 import os
 import time

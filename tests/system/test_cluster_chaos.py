@@ -1,4 +1,4 @@
-"""A short form of `make cluster-chaos`: nodes and the engine are hurt under load, and nothing that was accepted is lost."""
+"""A short form of `make long cluster-chaos`: nodes and the engine are hurt under load, and nothing that was accepted is lost."""
 
 import json
 import subprocess

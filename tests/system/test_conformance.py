@@ -1,4 +1,4 @@
-"""The official conformance suite, shortly: one scenario of each kind, as `make conformance` runs all of them."""
+"""The official conformance suite, shortly: one scenario of each kind, as `make long conformance` runs all of them."""
 
 import asyncio
 import sys

@@ -1,4 +1,4 @@
-"""The review by agents of frameworks that exist already; `make existing-agents` adds those of the Agent Client Protocol."""
+"""The review by agents of frameworks that exist already; `make long existing-agents` adds those of the Agent Client Protocol."""
 
 import json
 import subprocess

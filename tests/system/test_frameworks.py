@@ -21,7 +21,7 @@ FRAMEWORKS = {
 EXAMPLES = Path(__file__).parents[2] / "examples" / "frameworks"
 
 CREWAI = "CORRAL_CREWAI"
-"""The variable that names an interpreter with crewai, which needs another version of mcp than the tests: `make crewai`."""
+"""The variable that names an interpreter with crewai, which needs another version of mcp than the tests: `make long crewai`."""
 
 CONFIG = "".join(
     f"""

@@ -1,7 +1,7 @@
 """The units under a real systemd: started, reloaded, killed, watched, stopped, booted; and what agents may do in them.
 
 One box for all (see `systemd_box`), with corral installed by the documented commands. `CORRAL_KILLS=50` repeats
-the kills that often (`make systemd`).
+the kills that often (`make long systemd`).
 """
 
 import json

@@ -2,7 +2,7 @@
 
     python tests/faces/http_api/all_operations.py [-n EXAMPLES] [--seed N] [--only REGEX]
 
-Each answer has to be one that the document describes: its status, its type, its headers, its shape. `make openapi` is the long run;
+Each answer has to be one that the document describes: its status, its type, its headers, its shape. `make long openapi` is the long run;
 a test has a short one.
 """
 

@@ -2,7 +2,7 @@
 
     python tests/faces/http_api/generated_client.py FOLDER
 
-FOLDER is an environment that has openapi-python-client: it needs an older typer than the tests. `make openapi-client` makes it.
+FOLDER is an environment that has openapi-python-client: it needs an older typer than the tests. `make long openapi-client` makes it.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Every operation of the OpenAPI document, called by schemathesis: a short form of `make openapi`."""
+"""Every operation of the OpenAPI document, called by schemathesis: a short form of `make long openapi`."""
 
 import pytest
 

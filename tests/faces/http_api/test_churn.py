@@ -1,4 +1,4 @@
-"""Agents, teams and workflows added and removed over HTTP while tasks run: no request fails. `make http-churn` runs 100."""
+"""Agents, teams and workflows added and removed over HTTP while tasks run: no request fails. `make long http-churn` runs 100."""
 
 import os
 import threading
