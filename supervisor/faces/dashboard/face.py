@@ -1,8 +1,9 @@
 """Serves the page of the dashboard and its files, and opens and closes sessions.
 
-The page is open, as it says nothing of this daemon: it asks `/api/v1` with the cookie of its session. That cookie is HttpOnly
-and SameSite=Strict. Ports are one site to a browser, so that another server of this machine could still send it:
-a request with a session is served only where the browser says that it comes from this very origin.
+The page is open, as it says nothing of this daemon: it asks `/api/v1` with the cookie of its session, which is HttpOnly and
+SameSite=Strict, and with a word of its own in a header, see `sessions`. Ports are one site to a browser, so that the page
+of another server of this machine could have the cookie sent: a request with a session is served only where the browser
+says that it comes from this very origin.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from corral.worker.contract.errors import InvalidParams, MethodNotFound, Permiss
 from ..http.answers import JSON, Refused, check_type, read_body
 from ..http.face import FOREIGN, Authenticate, HttpClient
 from ..http_api.documents import HEADERS, check_read, file_answer, files_of
-from .sessions import SESSION_S, Sessions
+from .sessions import SESSION_S, Proof, Sessions
 
 PAGE = Path(__file__).parent / "page"
 
@@ -35,6 +36,9 @@ POLICY = (
 
 PAGE_HEADERS = {**HEADERS, "Content-Security-Policy": POLICY}
 
+HEADER = "Corral-Session"
+"""Header with the word of a session that is not in its cookie: of the answer to the login, and of each request."""
+
 MAX_LOGIN_BYTES = 8192
 
 
@@ -43,7 +47,7 @@ class _Login(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BrowserSessions:
-    """Identifies the browser of a request by its cookie."""
+    """Identifies the browser of a request by the cookie and the header of its session."""
 
     def __init__(
         self, sessions: Sessions, token_client: Callable[[bytes], HttpClient], clock: Callable[[], float]
@@ -52,23 +56,23 @@ class BrowserSessions:
         self._token_client = token_client
         self._clock = clock
 
-    def open(self, token: bytes) -> str:
-        """Opens a session of the token with this digest, and returns its id."""
+    def open(self, token: bytes) -> Proof:
+        """Opens a session of the token with this digest."""
         return self.sessions.open(token, self._clock())
 
     def client(self, request: web.BaseRequest) -> HttpClient | None:
-        """Returns the client of a request's cookie; None where it has none."""
-        session_id = request.cookies.get(cookie_name(request))
-        if session_id is None:
+        """Returns the client of a request's session; None where it has no cookie of one."""
+        proof = proof_of(request)
+        if proof is None:
             return None
-        token = self.sessions.token(session_id, self._clock())
+        token = self.sessions.token(proof, self._clock())
         if token is None:
             raise PermissionDenied("cannot serve the request: its session is over", reason="session")
         check_origin(request)
         client = self._token_client(token)
 
         def is_valid() -> bool:
-            is_open = self.sessions.token(session_id, self._clock()) is not None
+            is_open = self.sessions.token(proof, self._clock()) is not None
             return is_open and client.is_valid()
 
         return replace(client, is_valid=is_valid)
@@ -78,6 +82,12 @@ def cookie_name(request: web.BaseRequest) -> str:
     """Returns the name of the cookie: with the port, as a browser sends cookies of one host to all its ports."""
     port = request.headers.get("Host", "").rpartition(":")[2]
     return f"corral_session_{port}" if port.isdecimal() else "corral_session"
+
+
+def proof_of(request: web.BaseRequest) -> Proof | None:
+    """Returns what a request shows of a session; None where it has no cookie of one."""
+    cookie = request.cookies.get(cookie_name(request))
+    return None if cookie is None else Proof(cookie, request.headers.get(HEADER, ""))
 
 
 def check_origin(request: web.BaseRequest) -> None:
@@ -142,16 +152,16 @@ class DashboardFace:
         check_origin(request)
         if request.method == "POST":
             return await self._log_in(request)
-        session_id = request.cookies.get(cookie_name(request))
-        if session_id is not None:
-            self._browsers.sessions.close(session_id)
-        return _answer(request, "", 0)
+        proof = proof_of(request)
+        if proof is not None:
+            self._browsers.sessions.close(proof)
+        return _answer(request, Proof("", ""), 0)
 
     async def _log_in(self, request: web.BaseRequest) -> web.Response:
-        body = await read_body(request)
+        body = await read_body(request, MAX_LOGIN_BYTES)
         check_type(request, body, (JSON,))
         try:
-            token = msgspec.json.decode(body[: MAX_LOGIN_BYTES + 1], type=_Login).token.strip()
+            token = msgspec.json.decode(body, type=_Login).token.strip()
         except msgspec.MsgspecError:
             words = 'cannot log in: the body is not {"token": TEXT}'
             raise InvalidParams(words, key="token", reason="body") from None
@@ -162,14 +172,14 @@ class DashboardFace:
         return _answer(request, self._browsers.open(self._digest_of(token)), int(SESSION_S))
 
 
-def _answer(request: web.BaseRequest, session_id: str, max_age_s: int) -> web.Response:
-    """Returns an answer without content that sets the cookie; `max_age_s` 0 removes it."""
-    response = web.Response(status=204, headers={"Cache-Control": "no-store"})
+def _answer(request: web.BaseRequest, proof: Proof, max_age_s: int) -> web.Response:
+    """Returns an answer without content that sets the cookie and tells the page its word; `max_age_s` 0 removes the cookie."""
+    response = web.Response(status=204, headers={"Cache-Control": "no-store", HEADER: proof.header})
     is_secure = request.headers.get("Origin", "").lower().startswith("https://")
     same_site: Literal["Strict"] = "Strict"
     response.set_cookie(
         cookie_name(request),
-        session_id,
+        proof.cookie,
         max_age=max_age_s,
         path="/",
         httponly=True,

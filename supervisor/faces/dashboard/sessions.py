@@ -1,7 +1,10 @@
-"""Keeps the sessions of browsers: a random id in a cookie stands for a token, until a time, or until the token ends.
+"""Keeps the sessions of browsers: two random words stand for a token, until a time, or until the token ends.
 
-They are in memory alone: after a restart of the daemon a browser logs in again. An id is kept as its SHA-256, so that
-nothing that shows the memory of the daemon shows a cookie. Times are seconds of the monotonic clock, as arguments.
+A browser sends a cookie to every port of a host (RFC 6265, 8.5), so that another server of this machine may be sent it:
+the cookie is one of the two. The other is known to the page alone, which sends it as a header; what a page stores is
+its origin's, port included. They are in memory alone: after a restart of the daemon a browser logs in again. Both are kept
+as one SHA-256, so that nothing that shows the memory of the daemon shows them. Times are seconds of the monotonic clock,
+as arguments.
 """
 
 import secrets
@@ -13,8 +16,15 @@ SESSION_S = 12 * 3600.0
 
 MAX_SESSIONS = 200
 
-ID_BYTES = 32
-"""Bytes of chance in the id of a session."""
+WORD_BYTES = 32
+"""Bytes of chance in each of the two words."""
+
+
+class Proof(NamedTuple):
+    """What a browser shows of its session: the value of its cookie, and that of its header."""
+
+    cookie: str
+    header: str
 
 
 class _Session(NamedTuple):
@@ -35,25 +45,25 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._open)
 
-    def open(self, token: bytes, now: float) -> str:
-        """Opens a session of the token with this digest, and returns its id."""
+    def open(self, token: bytes, now: float) -> Proof:
+        """Opens a session of the token with this digest."""
         for each in [each for each, session in self._open.items() if session.until <= now]:
             del self._open[each]
         while len(self._open) >= self._most:
             del self._open[next(iter(self._open))]
-        session_id = secrets.token_urlsafe(ID_BYTES)
-        self._open[_digest(session_id)] = _Session(token, now + self._duration_s)
-        return session_id
+        proof = Proof(secrets.token_urlsafe(WORD_BYTES), secrets.token_urlsafe(WORD_BYTES))
+        self._open[_digest(proof)] = _Session(token, now + self._duration_s)
+        return proof
 
-    def token(self, session_id: str, now: float) -> bytes | None:
+    def token(self, proof: Proof, now: float) -> bytes | None:
         """Returns the digest of the token of a session; None if it is closed, over, or none."""
-        session = self._open.get(_digest(session_id))
+        session = self._open.get(_digest(proof))
         return None if session is None or session.until <= now else session.token
 
-    def close(self, session_id: str) -> None:
+    def close(self, proof: Proof) -> None:
         """Closes a session; one that is closed stays so."""
-        self._open.pop(_digest(session_id), None)
+        self._open.pop(_digest(proof), None)
 
 
-def _digest(session_id: str) -> bytes:
-    return sha256(session_id.encode("utf-8", "surrogateescape")).digest()
+def _digest(proof: Proof) -> bytes:
+    return sha256(" ".join(proof).encode("utf-8", "surrogateescape")).digest()

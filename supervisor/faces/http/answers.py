@@ -5,7 +5,7 @@ import contextlib
 import math
 from collections.abc import Mapping, Sequence
 
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion11, StreamReader, web
 
 from corral.worker.contract import codec
 from corral.worker.contract.errors import (
@@ -13,11 +13,15 @@ from corral.worker.contract.errors import (
     CorralError,
     InternalError,
     InvalidRequest,
+    Overloaded,
     ResourceLimitExceeded,
     Timeout,
 )
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
+
+MAX_BODIES_BYTES = 8 * MAX_BODY_BYTES
+"""Bytes of all bodies that are being received, by this process: each of many clients could send one byte at a time."""
 
 BODY_S = 30.0
 """Seconds that a body may take to arrive."""
@@ -88,33 +92,59 @@ def failure(error: CorralError, status: int | None = None, headers: Mapping[str,
     return response
 
 
-async def read_body(request: web.BaseRequest, within_s: float = BODY_S) -> bytes:
+class Bodies:
+    """Counts the bytes of bodies that are being received."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._held_bytes = 0
+
+    async def read(self, content: StreamReader, most_bytes: int) -> bytes:
+        """Returns a body as it arrives; refuses it once it is too long, or too much of all is held."""
+        body = bytearray()
+        try:
+            while part := await content.readany():
+                body += part
+                self._held_bytes += len(part)
+                if len(body) > most_bytes:
+                    raise too_long(most_bytes)
+                if self._held_bytes > self._most_bytes:
+                    text = "cannot take the message now: too many are being received"
+                    full = Overloaded(text, limit="messages", value=self._most_bytes, retry_after_s=1.0)
+                    raise Refused(503, full, Connection="close")
+            return bytes(body)
+        finally:
+            self._held_bytes -= len(body)
+
+
+_BODIES = Bodies(MAX_BODIES_BYTES)
+
+
+async def read_body(request: web.BaseRequest, most_bytes: int = MAX_BODY_BYTES, within_s: float = BODY_S) -> bytes:
     """Returns the body of a request, `b""` where it has none."""
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise Refused(415, InvalidRequest("cannot read the body: it has a Content-Encoding"))
-    if (request.content_length or 0) > MAX_BODY_BYTES:  # before any of it is kept
-        raise too_long()
+    if (request.content_length or 0) > most_bytes:  # before any of it is kept
+        raise too_long(most_bytes)
     if "Expect" in request.headers:
         await _continue(request)
     try:
         # Nearly always all of it came with the headers, and nothing has to be waited for.
         is_here = request.content.is_eof()
         async with asyncio.timeout(within_s) if not is_here else contextlib.nullcontext():
-            return await request.read()
+            return await _BODIES.read(request.content, most_bytes)
     except TimeoutError as error:
         late = Timeout("cannot wait longer for the body")
         raise Refused(408, late, Connection="close") from error
-    except web.HTTPRequestEntityTooLarge as error:
-        raise too_long() from error
     except web.RequestPayloadError as error:
         invalid = InvalidRequest(f"cannot read the body: {error}")
         raise Refused(400, invalid, Connection="close") from error
 
 
-def too_long() -> Refused:
+def too_long(most_bytes: int = MAX_BODY_BYTES) -> Refused:
     """Returns the answer to a body that is too long."""
-    text = f"cannot take a message of more than {MAX_BODY_BYTES} bytes"
-    fault = ResourceLimitExceeded(text, limit="message", value=MAX_BODY_BYTES)
+    text = f"cannot take a message of more than {most_bytes} bytes"
+    fault = ResourceLimitExceeded(text, limit="message", value=most_bytes)
     return Refused(413, fault, Connection="close")
 
 

@@ -1,6 +1,7 @@
 """Serves one connection: requests that cannot be parsed are answered as all other errors are, and not logged."""
 
 import asyncio
+from collections.abc import Callable
 
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
@@ -22,9 +23,10 @@ MAX_REASON = 200
 class Connection(web.RequestHandler):
     """Serves the requests of one connection, one after the other."""
 
-    __slots__ = ()
+    __slots__ = ("_on_lost",)
 
-    def __init__(self, server: web.Server, idle_s: float) -> None:
+    def __init__(self, server: web.Server, idle_s: float, on_lost: Callable[[asyncio.BaseProtocol], None]) -> None:
+        self._on_lost = on_lost
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
@@ -33,6 +35,11 @@ class Connection(web.RequestHandler):
             access_log=None,  # type: ignore[arg-type]  # aiohttp's own signature leaves None out
             auto_decompress=False,
         )
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Tells the server, which counts the connections of each client."""
+        self._on_lost(self)
+        super().connection_lost(exc)
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None

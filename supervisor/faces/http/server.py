@@ -1,7 +1,8 @@
 """Serves HTTP on the daemon's own loop: one listener, and the faces below their prefixes.
 
 Connections are bounded, and so is the time that each may take to send the head of its first request: any
-program that reaches the address can open connections and send nothing. A client with a token goes before them.
+program that reaches the address can open connections and send nothing. A client with a token goes before them. A token, or
+a tenant with all of its tokens, has a share of the connections, and some are left for the daemon's user and for probes.
 
 This module must not know the daemon, nor what a face serves. aiohttp is imported with this module, and this module only
 where HTTP is on.
@@ -21,12 +22,14 @@ from corral.worker.contract.errors import (
     InternalError,
     InvalidRequest,
     NotFound,
+    Overloaded,
     PermissionDenied,
     ShuttingDown,
 )
 
 from .admission import Admission, bracketed, check_target
-from .answers import MAX_BODY_BYTES, Refused, failure, too_long
+from .answers import Refused, failure
+from .clients import Clients
 from .connection import IDLE_S, Connection
 from .face import (
     ANONYMOUS,
@@ -83,7 +86,7 @@ class HttpServer:
         self._is_behind_proxy = is_behind_proxy
         self._max_connections = max_connections
         self._idle_s = idle_s
-        self._known: set[asyncio.BaseProtocol] = set()
+        self._clients = Clients(max_connections)
         self._loop = asyncio.get_running_loop()
         self._admission: Admission | None = None
         self._runner: web.ServerRunner | None = None
@@ -122,7 +125,7 @@ class HttpServer:
     ) -> web.BaseRequest:
         if message.version not in VERSIONS:  # it may mean something else by all that follows
             message = message._replace(version=HttpVersion11, path="")
-        return _Request(message, payload, protocol, writer, task, self._loop, client_max_size=MAX_BODY_BYTES)
+        return _Request(message, payload, protocol, writer, task, self._loop)
 
     @property
     def connections(self) -> int:
@@ -136,17 +139,15 @@ class HttpServer:
         return server
 
     def _connection(self) -> Connection:
-        return Connection(self._server, self._idle_s)
+        return Connection(self._server, self._idle_s, self._clients.forget)
 
     def _make_room(self, opening: int) -> bool:
         """Returns whether one more connection is accepted, if need be at the cost of one that never showed a token."""
         connections = self._server.connections
-        if len(self._known) > self._max_connections:
-            self._known.intersection_update(connections)
         if len(connections) + opening < self._max_connections:
             return True
         # Any program that reaches the address can open connections and send nothing: a client with a token goes before them.
-        strangers = (each for each in connections if each.transport is not None and each not in self._known)
+        strangers = (each for each in connections if each.transport is not None and each not in self._clients)
         first = next(strangers, None)
         if first is None:
             return False
@@ -180,9 +181,6 @@ class HttpServer:
             found = failure(refused.error, refused.status, refused.headers)
         except CorralError as error:
             found = failure(error)
-        except web.HTTPRequestEntityTooLarge:
-            long = too_long()
-            found = failure(long.error, long.status, long.headers)
         except ConnectionError:
             raise
         except Exception as error:  # the outermost frame of this request: a defect of ours
@@ -230,8 +228,23 @@ class HttpServer:
             if error.data.get("reason") == FOREIGN:
                 raise Refused(403, error) from error
             raise Refused(401, error, WWW_Authenticate='Bearer realm="corral"') from error
-        self._known.add(request.protocol)
-        tenant = request.headers.get(TENANT_HEADER)
-        if tenant is None and TENANT_KEY in request.rel_url.raw_query_string:
-            tenant = request.query.get(TENANT_KEY)
+        try:
+            self._clients.note(request.protocol, client)
+        except Overloaded as error:
+            raise Refused(429, error, Connection="close") from error
+        tenant = _tenant(request)
         return client if tenant is None else self._bind(client, tenant)
+
+
+def _tenant(request: web.BaseRequest) -> str | None:
+    """Returns the tenant that a request names, however its name is encoded; None where it names none."""
+    given = request.headers.getall(TENANT_HEADER, [])
+    if request.query_string:
+        given = given + request.query.getall(TENANT_KEY, [])
+    if not given:
+        return None
+    if len(set(given)) > 1 or not given[0]:
+        words = "it is empty" if not given[0] else "it is given twice"
+        error = InvalidRequest(f"cannot tell the tenant of the request: {words}", header=TENANT_HEADER)
+        raise Refused(400, error)
+    return given[0]

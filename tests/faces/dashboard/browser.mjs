@@ -95,14 +95,14 @@ await page.waitForSelector('.bar .badge[data-state="Ready"]');
 
 // -- a log line, and what is searched in it
 await go(page, "agents/echo/logs", ".vtable");
-await page.evaluate(() => fetch("/api/v1/run", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ agent: "echo", objective: "print", input: 30 }) }));
+await page.evaluate(() => fetch("/api/v1/run", { method: "POST", headers: { "content-type": "application/json", "corral-session": localStorage.getItem("corral-session") }, body: JSON.stringify({ agent: "echo", objective: "print", input: 30 }) }));
 await page.waitForFunction(() => document.querySelector(".log-line")?.textContent.startsWith("line"));
 await page.fill("main input[type=search]", "line 29");
 await page.waitForFunction(() => document.querySelectorAll("mark").length === 1);
 found.logRows = await page.$$eval(".vrow", (all) => all.length);
 
 // -- questions of tasks are answered; one stays open for the views below
-const submit = (objective, input) => page.evaluate(([objective, input]) => fetch("/api/v1/tasks", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ agent: "questions", objective, input }) }).then((answer) => answer.json()), [objective, input]);
+const submit = (objective, input) => page.evaluate(([objective, input]) => fetch("/api/v1/tasks", { method: "POST", headers: { "corral-session": localStorage.getItem("corral-session"), "content-type": "application/json" }, body: JSON.stringify({ agent: "questions", objective, input }) }).then((answer) => answer.json()), [objective, input]);
 await go(page, "", ".tile");
 const deploy = await submit("Deploy it?", { options: ["yes", "no"] });
 await page.click('button[aria-label="yes: Deploy it?"]');
@@ -114,7 +114,7 @@ await page.click(".question button");
 await page.waitForFunction(() => !document.querySelector(".question"));
 found.answers = await page.evaluate(async (tasks) => Promise.all(tasks.map(async (id) => {
   for (;;) {
-    const task = await (await fetch(`/api/v1/tasks/${id}`)).json();
+    const task = await (await fetch(`/api/v1/tasks/${id}`, { headers: { "corral-session": localStorage.getItem("corral-session") } })).json();
     if (task.finished_at) return task.output;
   }
 })), [deploy.id, name.id]);
@@ -161,7 +161,7 @@ for (const view of ["", "agents/echo", "agents/echo/revisions", `tasks/${found.t
 }
 
 // -- the end of the session shows the login
-await page.evaluate(() => fetch("/dashboard/session", { method: "DELETE" }));
+await page.evaluate(() => fetch("/dashboard/session", { method: "DELETE", headers: { "corral-session": localStorage.getItem("corral-session") } }));
 await page.evaluate(() => { location.hash = "#/tasks"; });
 await page.waitForSelector("#token");
 await browser.close();

@@ -28,7 +28,11 @@ async function go(hash, ready) {
 }
 
 const rows = () => page.$$eval(".vrow", (all) => all.map((row) => [...row.querySelectorAll(".cell")].map((each) => each.textContent.trim())));
-const call = (path, body) => page.evaluate(([path, body]) => fetch(`/api/v1/${path}`, body ? { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) } : {}).then((answer) => answer.json()), [path, body]);
+const call = (path, body) => page.evaluate(([path, body]) => {
+  const own = { "corral-session": localStorage.getItem("corral-session") };
+  const options = body ? { method: "POST", headers: { "content-type": "application/json", ...own }, body: JSON.stringify(body) } : { headers: own };
+  return fetch(`/api/v1/${path}`, options).then((answer) => answer.json());
+}, [path, body]);
 
 // -- the nodes, and what runs on them
 await page.keyboard.press("7");

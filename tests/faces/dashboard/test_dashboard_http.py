@@ -22,12 +22,13 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
 
 
 class Browser:
-    """A browser: it keeps the cookie of its session, and says where its requests come from."""
+    """A browser: it keeps the cookie and the word of its session, and says where its requests come from."""
 
     def __init__(self, api: Api) -> None:
         self.api = api
         self.origin = f"http://{api.address}"
         self.cookie = ""
+        self.word = ""
 
     def ask(self, verb: str, path: str, body: object = None, **headers: str) -> Answered:
         """The answer; without a token, and with the cookie."""
@@ -35,7 +36,7 @@ class Browser:
         if verb != "GET":
             sent = {"Origin": self.origin, **sent}
         if self.cookie:
-            sent["Cookie"] = self.cookie
+            sent = {"Cookie": self.cookie, "Corral_Session": self.word, **sent}
         with closing(self.api.connection()) as connection:
             data = None if body is None else str(body).replace("'", '"').encode()
             given = {key.replace("_", "-"): value for key, value in sent.items() if value}
@@ -50,6 +51,7 @@ class Browser:
         """Logs in, and keeps the cookie."""
         found = self.ask("POST", "/dashboard/session", {"token": token}, **headers)
         self.cookie = found.headers.get("Set-Cookie", "").partition(";")[0]
+        self.word = found.headers.get("Corral-Session", "")
         return found
 
 
@@ -121,6 +123,19 @@ def test_a_session_serves_no_other_page(browser: Browser) -> None:
     assert ask("GET", "/api/v1/status", Sec_Fetch_Site="same-site").status == 403
     assert ask("POST", "/dashboard/session", {"token": "x"}, Origin=foreign).status == 403
     assert ask("GET", "/api/v1/status").status == 200
+
+
+def test_a_cookie_alone_which_every_port_of_the_host_is_sent_opens_nothing(browser: Browser) -> None:
+    assert browser.ask("GET", "/api/v1/status").status == 200
+    for word in ("", "x" * 43, browser.cookie.partition("=")[2]):
+        for verb, path in (("GET", "status"), ("POST", "emergency-stop"), ("GET", "whoami")):
+            assert browser.ask(verb, f"/api/v1/{path}", {}, Corral_Session=word).status == 401
+    assert browser.ask("GET", "/api/v1/status").status == 200
+
+
+def test_a_login_reads_no_more_than_a_login_needs(api: Api) -> None:
+    found = Browser(api).ask("POST", "/dashboard/session", {"token": "x" * 10_000})
+    assert (found.status, found.json["error"]["data"]) == (413, {"limit": "message", "value": 8192})
 
 
 def test_a_session_ends_with_its_token(api: Api) -> None:

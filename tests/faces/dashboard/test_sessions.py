@@ -1,6 +1,6 @@
 """The table of browser sessions: bounded in number and time."""
 
-from corral.supervisor.faces.dashboard.sessions import Sessions
+from corral.supervisor.faces.dashboard.sessions import Proof, Sessions
 
 TOKEN, OTHER = b"1" * 32, b"2" * 32
 
@@ -10,7 +10,19 @@ def test_a_session_stands_for_its_token_until_its_end() -> None:
     session_id = sessions.open(TOKEN, 100.0)
     assert sessions.token(session_id, 109.9) == TOKEN
     assert sessions.token(session_id, 110.0) is None
-    assert sessions.token("another", 100.0) is None
+    assert sessions.token(Proof("another", "word"), 100.0) is None
+
+
+def test_neither_the_cookie_nor_the_header_is_enough() -> None:
+    sessions = Sessions()
+    one, two = sessions.open(TOKEN, 0.0), sessions.open(TOKEN, 0.0)
+    for wrong in (
+        Proof(one.cookie, ""),
+        Proof("", one.header),
+        Proof(one.cookie, two.header),
+        Proof(one.header, one.cookie),
+    ):
+        assert sessions.token(wrong, 0.0) is None
 
 
 def test_a_closed_session_stands_for_nothing() -> None:

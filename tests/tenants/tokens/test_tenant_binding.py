@@ -106,6 +106,8 @@ def test_an_owner_narrows_a_request_to_a_tenant(daemon: DaemonProcess) -> None:
     for path, headers in (
         ("/status?tenant=acme", {}),
         ("/status?names=w*&tenant=acme", {}),
+        ("/status?%74enant=acme", {}),
+        ("/status?tenant=acme&tenan%74=acme", {"Corral-Tenant": "acme"}),
         ("/status", {"Corral-Tenant": "acme"}),
     ):
         status, found = over_http(daemon, path, token, **headers)
@@ -116,6 +118,13 @@ def test_an_owner_narrows_a_request_to_a_tenant(daemon: DaemonProcess) -> None:
     status, found = over_http(daemon, "/agents/globex%2Fweb", token)
     assert (status, found["agent"]["name"]) == (200, "globex/web")
     assert over_http(daemon, "/status?tenant=nowhere", token)[0] == 404
+    for path, headers in (
+        ("/status", {"Corral-Tenant": ""}),
+        ("/status?tenant=", {}),
+        ("/status?tenant=acme&%74enant=globex", {}),
+        ("/status?tenant=acme", {"Corral-Tenant": "globex"}),
+    ):
+        assert over_http(daemon, path, token, **headers)[0] == 400, "it is refused, and never served unbound"
     with pytest.raises(NotFound):
         logged_in(daemon, tenant="nowhere")
 

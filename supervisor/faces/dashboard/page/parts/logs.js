@@ -1,6 +1,6 @@
 // Follows logs: the newest lines at the end, with a search in what was sent, and one that the daemon does.
 
-import { url } from "./api.js";
+import { Stream, url } from "./api.js";
 import { h, setText } from "./dom.js";
 import { clock, count } from "./format.js";
 import { virtualTable } from "./table.js";
@@ -64,7 +64,7 @@ export function logs(params, label) {
     source?.close();
     lines = [];
     draw();
-    source = new EventSource(url(["logs"], { ...params, n: FIRST_LINES, grep: grep.value, level: level.value }));
+    source = new Stream(url(["logs"], { ...params, n: FIRST_LINES, grep: grep.value, level: level.value }));
     source.addEventListener("log", ({ data }) => {
       for (const record of JSON.parse(data).records) lines.push({ ...record, number: (numbered += 1) });
       if (lines.length > MOST_LINES) lines.splice(0, lines.length - MOST_LINES);
@@ -76,11 +76,10 @@ export function logs(params, label) {
     });
     source.addEventListener("result", () => source.close());
     source.addEventListener("error", ({ data }) => {
-      if (!data) return;
-      setText(note, JSON.parse(data).message);
-      source.close();
+      if (data) source.close();
+      if (data) setText(note, JSON.parse(data).message);
+      else if (source.isClosed) setText(note, grep.value ? "The daemon refuses that regular expression." : "The log cannot be followed.");
     });
-    source.onerror = () => { if (source.readyState === EventSource.CLOSED) setText(note, grep.value ? "The daemon refuses that regular expression." : "The log cannot be followed."); };
   }
   open();
   return { element, close: () => source?.close() };

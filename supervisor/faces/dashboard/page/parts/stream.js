@@ -1,6 +1,6 @@
 // Follows the status by one connection (`daemon.follow`), in a cluster that of all nodes, and opens it again with the whole status after each loss.
 
-import { get, session, url } from "./api.js";
+import { get, session, Stream, url } from "./api.js";
 import { applyChange, applyMissing, applyStatus, changed, model } from "./model.js";
 
 const AGAIN_MS = 1000;
@@ -36,7 +36,7 @@ function close() {
 
 function open() {
   clearTimeout(timer);
-  source = new EventSource(url(["status"], { node: model.here ? "*" : null }));
+  source = new Stream(url(["status"], { node: model.here ? "*" : null }));
   source.addEventListener("status", ({ data }) => {
     waitMs = AGAIN_MS;
     const { status, node } = JSON.parse(data);

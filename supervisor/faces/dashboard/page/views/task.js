@@ -1,7 +1,7 @@
 // Shows one task: its state, a waterfall of waiting, attempts, tool calls and delegations, its parts, output and log.
 
 import { cancel, retry } from "../parts/actions.js";
-import { get, url } from "../parts/api.js";
+import { get, Stream, url } from "../parts/api.js";
 import { lanes } from "../parts/chart.js";
 import { badge, h, setBadge, setText } from "../parts/dom.js";
 import { clock, cost, count, duration } from "../parts/format.js";
@@ -65,7 +65,7 @@ export function taskView({ parts: [id] }) {
 
   function listen() {
     if (source) return;
-    source = new EventSource(url(["tasks", id, "wait"]));
+    source = new Stream(url(["tasks", id, "wait"]));
     const take = ({ data }) => {
       const { part, lost, attempt } = JSON.parse(data);
       if (attempt !== undefined && parts.attempt !== attempt) { parts.textContent = ""; parts.attempt = attempt; }

@@ -1,0 +1,60 @@
+"""Decides how many connections each client may have: one token, or all tokens of a tenant, cannot take those of the others."""
+
+from collections import Counter
+from collections.abc import Hashable
+
+from corral.worker.contract.errors import Overloaded
+
+from .face import HttpClient
+
+RETRY_AFTER_S = 1.0
+
+
+class Clients:
+    """Knows the client of each connection that has shown a token; values and counts alone, no sockets.
+
+    Of `most` connections a client has a quarter, and all clients but the daemon's user together seven eighths: what is left
+    lets that user in, and probes, which show no token.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._share = max(1, most // 4)
+        self._together = max(1, most - most // 8)
+        self._owners: dict[Hashable, str] = {}
+        self._counts: Counter[str] = Counter()
+
+    def __contains__(self, connection: Hashable) -> bool:
+        return connection in self._owners
+
+    def note(self, connection: Hashable, client: HttpClient) -> None:
+        """Notes whose connection it is; raises Overloaded where its client, or all of them, have too many."""
+        owner = _owner(client)
+        if self._owners.get(connection) == owner:
+            return
+        if owner:
+            limit, held = self._share, self._counts[owner]
+            if held < limit:
+                limit, held = self._together, self._counts.total() - self._counts[""]
+            if held >= limit:
+                text = f"cannot serve another connection: {owner} has {self._counts[owner]}, all clients {len(self._owners)}"
+                raise Overloaded(text, limit="connections", value=limit, retry_after_s=RETRY_AFTER_S)
+        self.forget(connection)
+        self._owners[connection] = owner
+        self._counts[owner] += 1
+
+    def forget(self, connection: Hashable) -> None:
+        """Forgets a connection that is over, or was never known."""
+        owner = self._owners.pop(connection, None)
+        if owner is not None:
+            self._counts[owner] -= 1
+            if not self._counts[owner]:
+                del self._counts[owner]
+
+
+def _owner(client: HttpClient) -> str:
+    """Returns whose share a client uses; "" for the daemon's user, who may use what there is."""
+    if client.tenant:
+        return f'tenant "{client.tenant}"'
+    if client.permission == "admin" and client.agents is None:
+        return ""
+    return f'token "{client.name}"'
