@@ -29,10 +29,9 @@ from corral.supervisor.agents.rollout.policy import (
     View,
     decide,
 )
+from seeds import seeds
 
 pytestmark = pytest.mark.core
-
-SEEDS = range(500)
 
 
 def view(*slots: Slot, **more: object) -> View:
@@ -232,7 +231,7 @@ class World:
             self.put(number, former=Former.GONE if is_stopped else Former.DOWN, tasks=0)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", seeds(500))
 def test_every_change_ends_and_nothing_is_cut_on_the_way(seed: int) -> None:
     chance = random.Random(seed)
     count, room = chance.randint(1, 6), chance.randint(0, 8)

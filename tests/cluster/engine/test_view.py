@@ -9,11 +9,12 @@ import pytest
 
 from corral.supervisor.cluster.engine.interface import Change
 from corral.supervisor.cluster.engine.view import Inbox, View
+from seeds import seeds
 
 pytestmark = pytest.mark.core
 
 
-@pytest.mark.parametrize("seed", range(100))
+@pytest.mark.parametrize("seed", seeds(100))
 def test_a_reader_ends_with_what_the_engine_has_whatever_it_missed(seed: int) -> None:
     print(f"seed {seed}")
     rng = random.Random(seed)

@@ -5,6 +5,7 @@ import random
 import pytest
 
 from corral.supervisor.cluster.lease.fencing import Record, judge, written
+from seeds import seeds
 
 pytestmark = pytest.mark.core
 
@@ -21,7 +22,7 @@ def test_an_ended_record_ends_once_and_a_late_writer_is_late_there_too() -> None
     assert judge(record, 3) == "late"
 
 
-@pytest.mark.parametrize("seed", range(100))
+@pytest.mark.parametrize("seed", seeds(100))
 def test_tokens_of_a_record_never_go_back_and_it_ends_at_most_once(seed: int) -> None:
     print(f"seed {seed}")
     rng = random.Random(seed)

@@ -37,13 +37,14 @@ from corral.supervisor.cluster.lease.lease import (
     step,
     vanished,
 )
+from seeds import seeds
 
 pytestmark = pytest.mark.core
 
 Step = Callable[[Lease, Event, float, Timing], tuple[Lease, tuple[Action, ...]]]
 
 LIFE_S = 60.0
-SEEDS = range(60)
+SEEDS = 60
 
 
 def held(at: float = 0.0) -> Lease:
@@ -276,14 +277,14 @@ class World:
         self.at(self.now + self.random.uniform(1, 6), self.fate)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", seeds(SEEDS))
 def test_whatever_happens_never_do_two_nodes_run_a_singleton(seed: int) -> None:
     print(f"seed {seed}")
     World(seed).live()
 
 
 def test_the_lives_have_in_them_what_they_are_for() -> None:
-    worlds = [World(seed) for seed in SEEDS]
+    worlds = [World(seed) for seed in range(SEEDS)]
     for world in worlds:
         world.live()
     assert sum(world.runs for world in worlds) > 60
@@ -315,7 +316,7 @@ BROKEN: dict[str, Callable[[int], World]] = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_the_lives_find_each_planted_defect(name: str) -> None:
     def lives() -> None:
-        for seed in SEEDS:
+        for seed in range(SEEDS):
             BROKEN[name](seed).live()
 
     with pytest.raises(AssertionError, match="both run"):

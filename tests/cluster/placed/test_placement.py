@@ -15,10 +15,9 @@ from corral.supervisor.cluster.placed.placement import (
     must_leave,
     why_not,
 )
+from seeds import seeds
 
 pytestmark = pytest.mark.core
-
-SEEDS = range(200)
 
 
 def nodes(*found: Node) -> dict[str, Node]:
@@ -89,7 +88,7 @@ def test_fewer_replicas_take_the_last_numbers_away() -> None:
     assert after["one"].load == 1
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", seeds(200))
 def test_whatever_the_cluster_is_like_the_decision_is_sound_and_stable(seed: int) -> None:
     print(f"seed {seed}")
     rng = random.Random(seed)

@@ -10,6 +10,7 @@ from corral.supervisor.config.spec import diff, loader
 from corral.supervisor.config.spec.probe_spec import Check, Readiness
 from corral.supervisor.config.spec.spec import Spec
 from corral.worker.contract.errors import InvalidParams
+from seeds import seeds
 
 pytestmark = pytest.mark.core
 
@@ -165,7 +166,7 @@ def test_ready_is_for_programs_that_cannot_say_it(protocol: str) -> None:
 # -- what is written survives
 
 
-@pytest.mark.parametrize("seed", range(200))
+@pytest.mark.parametrize("seed", seeds(200))
 def test_checks_survive_their_own_table(seed: int) -> None:
     rng = random.Random(seed)
     ways: list[dict[str, object]] = [{"exec": ["a", ""]}, {"http": "http://h/"}, {"tcp": "h:1"}]

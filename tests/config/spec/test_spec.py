@@ -22,6 +22,7 @@ from corral.supervisor.config.decoding.decoder import STORE
 from corral.supervisor.config.spec import diff, loader, references, spec
 from corral.supervisor.config.spec.spec import Config, Defaults, Scale, Spec
 from corral.worker.contract.errors import InvalidParams
+from seeds import seeds
 
 pytestmark = pytest.mark.core
 
@@ -764,7 +765,7 @@ def some_table(rng: random.Random, kind: str, isolated: bool) -> dict[str, objec
     return table | some_sections(rng, isolated)
 
 
-@pytest.mark.parametrize("seed", range(300))
+@pytest.mark.parametrize("seed", seeds(300))
 def test_a_spec_survives_its_own_table(seed: int) -> None:
     rng = random.Random(seed)
     kind: Literal["agent", "mcp"] = rng.choice(["agent", "mcp"])

@@ -23,6 +23,7 @@ from corral.supervisor.tasks.rules.boundaries import (
 )
 from corral.worker.contract.errors import InvalidParams, ResourceLimitExceeded
 from corral.worker.contract.records import Boundaries, OutputFormat, Retry, Task, TaskParams
+from seeds import seeds
 
 pytestmark = pytest.mark.core
 
@@ -360,7 +361,7 @@ def test_a_chain_of_two_thousand_delegations_is_answered(closed: bool) -> None:
     assert can("agent0", running | {"asking": "z"}, waits=waits) is not closed
 
 
-@pytest.mark.parametrize("seed", range(100))
+@pytest.mark.parametrize("seed", seeds(100))
 def test_what_is_refused_would_have_stood_still_and_what_is_allowed_not(seed: int) -> None:
     """Played out: tasks that wait for nobody end, their places are taken, until nothing moves."""
     luck = random.Random(seed)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corral.supervisor.tasks.rules.queue import AGING_S, SLACK, Slot, TaskQueue, choose, preferred, rank
+from seeds import seeds
 
 pytestmark = pytest.mark.core
 
@@ -244,7 +245,7 @@ class Life:
             self.workers = [f"a-{n}" for n in range(self.luck.randint(1, 4))]
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", seeds(60))
 def test_in_a_long_life_it_is_always_the_right_ones_turn(seed: int) -> None:
     """No two of a session at once, each on the worker that it sticks to, in order, and nobody held up for nothing."""
     print("seed", seed)

@@ -11,6 +11,7 @@ from corral.supervisor.config.spec.workflow import Workflow
 from corral.supervisor.tasks.workflows.workflow_decision import Branch, Decision, decide
 from corral.worker.contract.errors import Conflict, TaskFailed
 from corral.worker.contract.records import Error, Task
+from seeds import seeds
 from workflow_config import step, workflow
 
 pytestmark = pytest.mark.core
@@ -190,7 +191,7 @@ def fate(label: str, rng: random.Random) -> Branch:
     return failed() if rng.random() < 0.15 else done(f"output of {label}")
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", seeds(60))
 def test_every_order_and_every_crash_lead_to_the_same_end(seed: int) -> None:
     print(f"seed {seed}")
     rng = random.Random(seed)

@@ -5,11 +5,12 @@ import random
 import pytest
 
 from corral.supervisor.tenants.quotas.minute import MINUTE_S, SLOT_S, Minute
+from seeds import seeds
 
 pytestmark = pytest.mark.core
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", seeds(30))
 def test_no_minute_has_more_than_the_limit_and_a_wait_is_enough(seed: int) -> None:
     draw = random.Random(seed)
     minute, limit, now = Minute(), draw.randrange(1, 20), 1000.0 + draw.random()

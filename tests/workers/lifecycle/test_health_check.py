@@ -1,7 +1,7 @@
 """One health check: an answer for every phase and event, each rule as a sentence, and long random lives.
 
 `World` plays a worker that lives, dies, is paused, answers well or badly or late, and a daemon that stalls. It keeps its own
-books from what it did, and checks after every step. `python tests/workers/lifecycle/test_health_check.py SEED` prints one life.
+books from what it did, and checks after every step. `PYTHONPATH=tests/support python tests/workers/lifecycle/test_health_check.py SEED` prints one life.
 """
 
 import heapq
@@ -37,6 +37,7 @@ from corral.supervisor.workers.lifecycle.health_check import (
     Tick,
     Up,
 )
+from seeds import seeds
 
 pytestmark = pytest.mark.core
 
@@ -356,7 +357,7 @@ def test_silence_counts_from_the_latest_sign(latest: str) -> None:
 
 # -- long random lives
 
-SEEDS = range(120)
+SEEDS = 120
 STEPS = 400
 Step = Callable[[Health, Event, float], health_check.Step]
 
@@ -544,7 +545,7 @@ class World:
             raise Broken(f"{promise}\n{self.now} {self.health} {self.due}")
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", seeds(SEEDS))
 def test_whatever_happens_the_promises_hold(seed: int) -> None:
     print(f"seed {seed}")
     World(seed).live()
@@ -558,7 +559,7 @@ def test_the_lives_pass_every_phase_and_perform_every_action() -> None:
         seen.update([after.phase, *map(type, actions)])
         return after, actions
 
-    for seed in SEEDS:
+    for seed in range(SEEDS):
         World(seed, step).live()
     assert seen == {*Phase, *health_check.Action.__args__}
 
@@ -614,7 +615,7 @@ def planted(old: str, new: str) -> Step:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_lives_see_when(fault: str) -> None:
     step = planted(*FAULTS[fault])
-    for seed in SEEDS:
+    for seed in range(SEEDS):
         try:
             World(seed, step).live()
         except AssertionError:

@@ -3,7 +3,7 @@
 `World` plays the machine and the people: programs that start late or never, crash, hang, ignore what
 they are told and leave others behind, and commands at any time. It keeps its own books of what is
 wanted and of what the restart policy allows, and checks after every step. A life is its seed:
-`python tests/workers/lifecycle/test_random_lives.py SEED` prints one whole. Planted faults show that the checks see.
+`PYTHONPATH=tests/support python tests/workers/lifecycle/test_random_lives.py SEED` prints one whole. Planted faults show that the checks see.
 """
 
 import heapq
@@ -55,10 +55,11 @@ from corral.supervisor.workers.lifecycle.state_machine import (
     Worked,
     Worker,
 )
+from seeds import seeds
 
 pytestmark = pytest.mark.core
 
-SEEDS = range(150)
+SEEDS = 150
 EVENTS = 500
 LATE_S = 0.5
 """How late the daemon's loop may be."""
@@ -757,7 +758,7 @@ class World:
             print(line)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", seeds(SEEDS))
 def test_whatever_happens_in_a_long_life_the_promises_hold(seed: int) -> None:
     print(f"seed {seed}")
     World(seed).live(EVENTS)
@@ -776,7 +777,7 @@ def test_the_lives_are_not_idle() -> None:
             results.add(after.last_exit.result)
         return after, actions
 
-    for seed in SEEDS:
+    for seed in range(SEEDS):
         World(seed, step).live(EVENTS)
     assert moves == {(old, new) for old, news in TRANSITIONS.items() for new in news}
     assert results >= {"stopped", "exited", "signaled", "hung", "start-timeout", "exec-failed"}
@@ -938,7 +939,7 @@ def test_without_a_fault_the_planted_copy_lives_as_the_original_does() -> None:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_lives_see_when(fault: str) -> None:
     step = planted(*FAULTS[fault])
-    for seed in SEEDS:
+    for seed in range(SEEDS):
         try:
             World(seed, step).live(EVENTS)
         except AssertionError:

@@ -2,7 +2,7 @@
 
 `World` plays the machine: zygotes that load, fail, are unfit, die, sources that change while they are read, and
 people. It keeps its own books of who lives and of what was read, and checks after every step. A life is its seed:
-`python tests/workers/zygote/test_policy.py SEED` prints one whole.
+`PYTHONPATH=tests/support python tests/workers/zygote/test_policy.py SEED` prints one whole.
 """
 
 import inspect
@@ -41,10 +41,11 @@ from corral.supervisor.workers.zygote.policy import (
     Warmth,
     turn,
 )
+from seeds import seeds
 
 pytestmark = pytest.mark.core
 
-SEEDS = range(100)
+SEEDS = 100
 EVENTS = 400
 IMPORT_S_MAX = 3.0
 RENEWALS_A_MINUTE = 11
@@ -485,7 +486,7 @@ class World:
         self._expect(not self.zygotes, "something is left")
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", seeds(SEEDS))
 def test_whatever_happens_to_zygotes_none_is_lost_sight_of(seed: int) -> None:
     World(seed).live()
 
@@ -538,7 +539,7 @@ def planted(old: str, new: str) -> Step:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_lives_see_when(fault: str) -> None:
     step = planted(*FAULTS[fault])
-    for seed in SEEDS:
+    for seed in range(SEEDS):
         try:
             World(seed, step).live()
         except (AssertionError, KeyError):
@@ -559,7 +560,7 @@ class Worker:
     up_at: float = 0.0
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", seeds(60))
 def test_under_load_each_worker_is_replaced_and_no_task_is_cut(seed: int) -> None:
     chance = random.Random(seed)
     count, slots = chance.choice((1, 1, 2, 3, 8, 20)), chance.choice((1, 1, 2, 5))
