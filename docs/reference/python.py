@@ -1,17 +1,13 @@
-"""Writes the typed methods of `corral.AgentRuntime` and `corral.Runtime`.
+"""Writes the typed methods of `corral.AgentRuntime`: worker/client/methods.py, from the table of methods.
 
-`python docs/reference/python.py` writes, from the table of methods, worker/client/methods.py; from that and
-worker/client/runtime.py, worker/client/blocking_methods.py. A method that worker/client/runtime.py defines by hand is not
-generated; FULL names a second method with all params of it.
+A method that worker/client/runtime.py defines by hand is not generated; FULL names a second method with all params of it.
 """
 
 import ast
-import re
 import subprocess
 import sys
 import types
 import typing
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -46,39 +42,13 @@ FULL = {
 POSITIONAL = frozenset({"names", "specs", "data", "arguments", "query", "server"})
 """Optional params that need no keyword."""
 
-OWN = frozenset(
-    {
-        "connect",
-        "start",
-        "shutdown",
-        "events",
-        "exec_command",
-        "follow_logs",
-        "follow_status",
-        "follow_task",
-        "run_agent_stream",
-        "stream_task",
-        "subscribe",
-    }
-)
-"""Methods of AgentRuntime that are no coroutines to be waited for: `Runtime` has its own."""
 
+def hand_made() -> set[str]:
+    """Returns the names of the methods that runtime.py defines."""
+    tree = ast.parse((CLIENT / "runtime.py").read_text("utf-8"))
+    (found,) = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "AgentRuntime"]
+    return {each.name for each in found.body if isinstance(each, ast.AsyncFunctionDef | ast.FunctionDef)}
 
-def hand_made() -> dict[str, ast.AsyncFunctionDef | ast.FunctionDef]:
-    """Returns the public methods that runtime.py defines, by name."""
-    return {each.name: each for each in _methods(CLIENT / "runtime.py", "AgentRuntime")}
-
-
-def _methods(path: Path, name: str) -> Iterator[ast.AsyncFunctionDef | ast.FunctionDef]:
-    tree = ast.parse(path.read_text("utf-8"))
-    (found,) = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name]
-    for each in found.body:
-        is_method = isinstance(each, ast.AsyncFunctionDef | ast.FunctionDef)
-        if is_method and not each.name.startswith("_"):
-            yield each
-
-
-# -- the methods of AgentRuntime
 
 HEAD = '''\
 # written by docs/reference/python.py; do not edit
@@ -209,73 +179,6 @@ def _imports(names: set[tuple[str, str]]) -> str:
     return "".join(f"from {module} import {name}\n" for module, name in sorted(names))
 
 
-# -- the methods of Runtime
-
-BLOCKING_HEAD = '''\
-# written by docs/reference/python.py; do not edit
-# ruff: noqa: A002 - parameters have the names that the daemon has for them
-"""Defines each coroutine of `runtime.AgentRuntime` as a function that waits; `blocking.Runtime` has these methods.
-
-It must not decide anything.
-"""
-
-%s
-
-class BlockingMethods:
-    """Calls the coroutines of an AgentRuntime, and waits for them."""
-
-    def __init__(self, loop: LoopThread, runtime: AgentRuntime) -> None:
-        self._loop = loop
-        self._runtime = runtime
-'''
-
-
-def blocking_module() -> str:
-    """Returns the text of worker/client/blocking_methods.py, from methods.py and runtime.py as they are."""
-    sources = [(CLIENT / "methods.py", "Methods"), (CLIENT / "runtime.py", "AgentRuntime")]
-    imported = {(".loop_thread", "LoopThread"), (".runtime", "AgentRuntime")}
-    bodies: list[str] = []
-    known: dict[str, str] = {}
-    for path, name in sources:
-        tree = ast.parse(path.read_text("utf-8"))
-        for node in tree.body:
-            if isinstance(node, ast.ImportFrom):
-                module = "." * node.level + (node.module or "")
-                known |= {alias.name: module for alias in node.names}
-        for method in _methods(path, name):
-            if isinstance(method, ast.AsyncFunctionDef) and method.name not in OWN:
-                bodies.append(_blocking(method))
-    text = "".join(bodies)
-    for each in set(re.findall(r"[A-Za-z]+", _signatures(text))) & set(known):
-        imported.add((known[each], each))
-    names = "import os\n\n" if "os.PathLike" in text else ""
-    return _formatted(BLOCKING_HEAD % (names + _imports(imported)) + text)
-
-
-def _signatures(text: str) -> str:
-    tree = ast.parse("class X:\n" + text)
-    found: list[str] = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef):
-            found += [ast.unparse(node.args), ast.unparse(node.returns or ast.Constant(None))]
-    return " ".join(found)
-
-
-def _blocking(method: ast.AsyncFunctionDef) -> str:
-    given = method.args
-    arguments = [each.arg for each in given.args[1:]]
-    arguments += [f"{each.arg}={each.arg}" for each in given.kwonlyargs]
-    arguments += [] if given.kwarg is None else [f"**{given.kwarg.arg}"]
-    returns = ast.unparse(method.returns or ast.Constant(None))
-    document = ast.get_docstring(method, clean=False) or ""
-    plain = ast.unparse(given)
-    return f'''
-    def {method.name}({plain}) -> {returns}:
-        """{document}"""
-        return self._loop.wait(self._runtime.{method.name}({", ".join(arguments)}))
-'''
-
-
 def _formatted(text: str) -> str:
     """Returns the text as ruff formats it, with its imports in order."""
     ruff = [sys.executable, "-m", "ruff"]
@@ -289,11 +192,10 @@ def _formatted(text: str) -> str:
 
 
 def written() -> dict[Path, str]:
-    """Returns the text of each module that this writes, by path."""
-    return {CLIENT / "methods.py": methods_module(), CLIENT / "blocking_methods.py": blocking_module()}
+    """Returns the text of the module that this writes, by its path."""
+    return {CLIENT / "methods.py": methods_module()}
 
 
 if __name__ == "__main__":
-    (CLIENT / "methods.py").write_text(methods_module(), "utf-8")  # which the others read
     for path, text in written().items():
         path.write_text(text, "utf-8")

@@ -136,6 +136,7 @@ class AgentRuntime(Methods):
 
     async def spawn_agent(
         self,
+        /,
         name: AgentSource,
         *,
         command: Sequence[str] | None = None,
@@ -164,6 +165,7 @@ class AgentRuntime(Methods):
 
     async def register_agent(
         self,
+        /,
         name: AgentSource,
         *,
         command: Sequence[str] | None = None,
@@ -618,7 +620,7 @@ class AgentRuntime(Methods):
         self._subscriptions.append(subscription)
         return subscription
 
-    async def call(self, method: str, *, timeout_s: float | None = None, **params: object) -> object:
+    async def call(self, /, method: str, *, timeout_s: float | None = None, **params: object) -> object:
         """Returns the result of any method of the daemon, as JSON; `rpc.discover` lists them.
 
         Raises:
