@@ -225,12 +225,12 @@ def commands() -> Iterator[tuple[str, click.Command]]:
 # --- the whole ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name, _ in commands()])
-def test_every_command_has_help(world: World, name: str) -> None:
-    for option in ("-h", "--help"):
-        done = world.corral(*name.split(), option)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout.startswith(f"Usage: corral {name}")
+def test_every_command_has_help(world: World, subtests: pytest.Subtests) -> None:
+    for name, _ in commands():
+        with subtests.test(name):
+            done = world.corral(*name.split(), "--help")
+            assert (done.returncode, done.stderr) == (0, "")
+            assert done.stdout.startswith(f"Usage: corral {name}")
     assert world.daemon.calls == []
 
 
@@ -385,14 +385,12 @@ def test_the_list_of_commands_has_headings(world: World) -> None:
     assert found == ["Options", "Agents", "Tasks", "Packages", "Observe", "Tools", "Convert", "Daemon"]
 
 
-GROUPS = [name for name, command in commands() if isinstance(command, click.Group)]
-
-
-@pytest.mark.parametrize("name", ["", *GROUPS])
-def test_a_list_of_commands_cuts_no_sentence(world: World, name: str) -> None:
-    listed = world.corral(*name.split(), "--help").stdout.splitlines()[1:]
-    assert len(listed) > (0 if name else len(COMMANDS))
-    assert [line for line in listed if line.endswith("...")] == []
+def test_a_list_of_commands_cuts_no_sentence(world: World, subtests: pytest.Subtests) -> None:
+    for name in ("", *(name for name, command in commands() if isinstance(command, click.Group))):
+        with subtests.test(name):
+            listed = world.corral(*name.split(), "-h").stdout.splitlines()[1:]
+            assert len(listed) > (0 if name else len(COMMANDS))
+            assert [line for line in listed if line.endswith("...")] == []
 
 
 @pytest.mark.parametrize("code", sorted(set(CLASSES) - {Unreachable.code}))

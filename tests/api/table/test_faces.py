@@ -18,37 +18,38 @@ from corral.worker.control.results import TaskInShort
 OF_OTHERS = {"daemon.schema", "rpc.discover", "mcp.call", "mcp.read"}
 """Methods whose result is a document of another specification, or one that an MCP server has made."""
 
-each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+
+def test_a_method_has_a_result_with_a_schema(subtests: pytest.Subtests) -> None:
+    for method in METHODS.values():
+        with subtests.test(method.name):
+            result: object = method.result
+            is_struct = isinstance(result, type) and issubclass(result, msgspec.Struct)
+            assert is_struct is (method.name not in OF_OTHERS)
+            (schema,), schemas = components([method.result])
+            shape = schemas[str(schema["$ref"]).rpartition("/")[2]] if "$ref" in schema else schema
+            assert shape["type"] == "object"
+            assert shape["title"]
+            assert shape["description"]
 
 
-@each_method
-def test_a_method_has_a_result_with_a_schema(method: Method) -> None:
-    result: object = method.result
-    is_struct = isinstance(result, type) and issubclass(result, msgspec.Struct)
-    assert is_struct is (method.name not in OF_OTHERS)
-    (schema,), schemas = components([method.result])
-    shape = schemas[str(schema["$ref"]).rpartition("/")[2]] if "$ref" in schema else schema
-    assert shape["type"] == "object"
-    assert shape["title"]
-    assert shape["description"]
+def test_a_method_has_an_example_that_it_would_accept(subtests: pytest.Subtests) -> None:
+    assert EXAMPLES.keys() == METHODS.keys()
+    for method in METHODS.values():
+        with subtests.test(method.name):
+            msgspec.convert(method.example, method.params)
 
 
-@each_method
-def test_a_method_has_an_example_that_it_would_accept(method: Method) -> None:
-    assert method.name in EXAMPLES
-    msgspec.convert(method.example, method.params)
-
-
-@each_method
-def test_a_method_is_reached_by_http_by_python_and_by_a_command_or_has_a_reason(method: Method) -> None:
-    faces = method.faces
-    assert faces.routes or faces.reason
-    assert faces.python or faces.reason
-    for runtime in (AgentRuntime, Runtime):
-        assert faces.python is None or callable(getattr(runtime, faces.python, None))
-    assert _is_command(faces.command)
-    for route in faces.routes:
-        assert set(route.keys) <= set(method.params.__struct_fields__)
+def test_a_method_is_reached_by_http_by_python_and_by_a_command_or_has_a_reason(subtests: pytest.Subtests) -> None:
+    for method in METHODS.values():
+        faces = method.faces
+        with subtests.test(method.name):
+            assert faces.routes or faces.reason
+            assert faces.python or faces.reason
+            for runtime in (AgentRuntime, Runtime):
+                assert faces.python is None or callable(getattr(runtime, faces.python, None))
+            assert _is_command(faces.command)
+            for route in faces.routes:
+                assert set(route.keys) <= set(method.params.__struct_fields__)
 
 
 def _is_command(words: str) -> bool:
@@ -62,10 +63,6 @@ def _is_command(words: str) -> bool:
             return False
         command = command.get_command(click.Context(command), word)
     return command is not None
-
-
-def test_an_example_is_of_a_method() -> None:
-    assert EXAMPLES.keys() == METHODS.keys()
 
 
 def test_no_two_methods_have_one_python_name() -> None:

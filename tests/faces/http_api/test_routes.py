@@ -40,12 +40,7 @@ ONCE = [
 ]
 """Methods that answer a second call in another way."""
 
-ROUTES = [
-    pytest.param(method, route, id=f"{method.name} {route.verb} {route.path}")
-    for method in METHODS.values()
-    for route in method.faces.routes
-    if not method.faces.only_streams and method.name not in (*ENDING, *ONCE)
-]
+ROUTES = [(method, route) for method in METHODS.values() for route in method.faces.routes]
 
 
 @pytest.fixture(scope="module")
@@ -91,11 +86,18 @@ def set_up(api: Api) -> None:
     api.daemon.call("agent.start", names=["echo"])
 
 
-@pytest.mark.parametrize(("method", "route"), ROUTES)
-def test_a_route_answers_as_the_socket_does(api: Api, method: Method, route: Route) -> None:
-    params = params_for(method, route)
-    if any(isinstance(params[key], list) and len(params[key]) > 1 for key in route.keys):  # type: ignore[arg-type]  # of lists
-        pytest.skip("a path holds one value")
+def test_a_route_answers_as_the_socket_does(api: Api, subtests: pytest.Subtests) -> None:
+    for method, route in ROUTES:
+        if method.faces.only_streams or method.name in (*ENDING, *ONCE):
+            continue
+        params = params_for(method, route)
+        if any(isinstance(params[key], list) and len(params[key]) > 1 for key in route.keys):  # type: ignore[arg-type]  # of lists
+            continue  # a path holds one value
+        with subtests.test(method.name, verb=route.verb, path=route.path):
+            check_the_answer(api, method, route, params)
+
+
+def check_the_answer(api: Api, method: Method, route: Route, params: dict[str, object]) -> None:
     path, left = split(method, route, params)
     in_query = route.verb in IN_QUERY
     texts = {k: str(v).lower() if isinstance(v, bool) else v for k, v in left.items()}
@@ -124,16 +126,11 @@ def test_a_signal_for_an_agent_without_a_process_is_refused_by_its_name(api: Api
     assert answered.json["error"]["message"] == 'cannot signal "echo": it has no process'
 
 
-@pytest.mark.parametrize(
-    ("method", "route"),
-    [
-        pytest.param(method, route, id=f"{method.name} {route.verb} {route.path}")
-        for method in METHODS.values()
-        for route in method.faces.routes
-    ],
-)
-def test_each_route_leads_to_its_method(method: Method, route: Route) -> None:
-    path = "/" + "/".join("a%2Fb" if is_key else word for word, is_key in route.segments)
-    match = Router(METHODS).match(route.verb, path, streams=method.faces.only_streams)
-    assert match.method is method
-    assert match.keys == dict.fromkeys(route.keys, "a/b")
+def test_each_route_leads_to_its_method(subtests: pytest.Subtests) -> None:
+    router = Router(METHODS)
+    for method, route in ROUTES:
+        path = "/" + "/".join("a%2Fb" if is_key else word for word, is_key in route.segments)
+        with subtests.test(method.name, verb=route.verb, path=route.path):
+            match = router.match(route.verb, path, streams=method.faces.only_streams)
+            assert match.method is method
+            assert match.keys == dict.fromkeys(route.keys, "a/b")

@@ -28,11 +28,7 @@ autostart = false
 
 NO_TOKEN = ("none", "wrong", "removed")
 
-CASES = [
-    pytest.param(name, route, id=f"{name}-{route.verb}-{route.path}")
-    for name, entry in sorted(METHODS.items())
-    for route in entry.faces.routes
-]
+ROUTES = [(entry, route) for _, entry in sorted(METHODS.items()) for route in entry.faces.routes]
 
 
 @pytest.fixture(scope="module")
@@ -72,37 +68,37 @@ def status(address: str, route: Route, token: str | None, *, streams: bool, valu
         return connection.getresponse().status
 
 
-@pytest.mark.parametrize(("name", "route"), CASES)
 def test_a_route_needs_the_right_of_its_method(
-    daemon: DaemonProcess, tokens: dict[str, str | None], name: str, route: Route
+    daemon: DaemonProcess, tokens: dict[str, str | None], subtests: pytest.Subtests
 ) -> None:
     address = daemon.call("daemon.status", names=[])["daemon"]["http"]
-    entry = METHODS[name]
-    streams = entry.faces.only_streams
-    for kind in NO_TOKEN:
-        assert status(address, route, tokens[kind], streams=streams) == 401, kind
-    for rights in RIGHTS:
-        found = status(address, route, tokens[rights], streams=streams)
-        if RIGHTS.index(rights) < RIGHTS.index(entry.permission):
-            assert found == 403, rights
-        else:
-            assert found not in (401, 403), rights
-            assert found < 500, rights
+    for entry, route in ROUTES:
+        streams = entry.faces.only_streams
+        with subtests.test(entry.name, verb=route.verb, path=route.path):
+            for kind in NO_TOKEN:
+                assert status(address, route, tokens[kind], streams=streams) == 401, kind
+            for rights in RIGHTS:
+                found = status(address, route, tokens[rights], streams=streams)
+                if RIGHTS.index(rights) < RIGHTS.index(entry.permission):
+                    assert found == 403, rights
+                else:
+                    assert found not in (401, 403), rights
+                    assert found < 500, rights
 
 
-@pytest.mark.parametrize(("name", "route"), CASES)
 def test_a_route_is_restricted_to_the_agents_of_a_token(
-    daemon: DaemonProcess, tokens: dict[str, str | None], name: str, route: Route
+    daemon: DaemonProcess, tokens: dict[str, str | None], subtests: pytest.Subtests
 ) -> None:
-    entry = METHODS[name]
-    if route.verb not in ("GET", "DELETE"):
-        pytest.skip("its body is not valid here: test_rights has it")
     address = daemon.call("daemon.status", names=[])["daemon"]["http"]
-    streams = entry.faces.only_streams
-    of_one = status(address, route, tokens["foreign"], streams=streams, value="secretary")
-    of_none = status(address, route, tokens["foreign"], streams=streams, value="nowhere")
-    assert of_one == of_none, "it must not know that the name is there"
-    if entry.scope is None:
-        assert of_one in (403, 422)
-    elif route.keys and name != "daemon.schema":
-        assert of_one == 404
+    for entry, route in ROUTES:
+        if route.verb not in ("GET", "DELETE"):
+            continue  # its body is not valid here: test_rights has it
+        streams = entry.faces.only_streams
+        with subtests.test(entry.name, verb=route.verb, path=route.path):
+            of_one = status(address, route, tokens["foreign"], streams=streams, value="secretary")
+            of_none = status(address, route, tokens["foreign"], streams=streams, value="nowhere")
+            assert of_one == of_none, "it must not know that the name is there"
+            if entry.scope is None:
+                assert of_one in (403, 422)
+            elif route.keys and entry.name != "daemon.schema":
+                assert of_one == 404

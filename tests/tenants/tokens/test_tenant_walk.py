@@ -395,11 +395,10 @@ def test_every_method_without_a_rule_for_tenants_is_closed_on_purpose() -> None:
     assert {name for name, entry in METHODS.items() if entry.tenant is None} == {*CLOSED}
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
-def test_every_method_has_an_example_that_the_walk_begins_with(name: str) -> None:
-    entry = METHODS[name]
-    required = [each.name for each in msgspec.structs.fields(entry.params) if each.required]
-    assert not required or entry.example, "put one into api.examples"
+def test_every_method_has_an_example_that_the_walk_begins_with() -> None:
+    for name, entry in METHODS.items():
+        required = [each.name for each in msgspec.structs.fields(entry.params) if each.required]
+        assert not required or entry.example, f"{name}: put one into api.examples"
 
 
 COMMANDS = (
@@ -465,28 +464,27 @@ FIGURES = re.compile(
 """Figures that change by themselves: those of the tenant's own agent as it was sampled last are among them."""
 
 
-@pytest.mark.parametrize(
-    "method",
-    sorted(
+def test_no_figure_of_a_tenant_tells_of_the_work_of_others(walk: Walk, subtests: pytest.Subtests) -> None:
+    reading = sorted(
         name
         for name, entry in METHODS.items()
         if entry.permission == "read" and entry.tenant is not None and not is_closing(name)
-    ),
-)
-def test_no_figure_of_a_tenant_tells_of_the_work_of_others(walk: Walk, method: str) -> None:
-    params = with_own(dict(METHODS[method].example))
-    least = {} if METHODS[method].params.__struct_fields__ else params
+    )
     with walk.client() as client:
 
-        def figures() -> list[str]:
+        def figures(method: str) -> list[str]:
+            params = with_own(dict(METHODS[method].example))
+            least = {} if METHODS[method].params.__struct_fields__ else params
             return [FIGURES.sub("", answered(client, method, each)) for each in (params, least)]
 
-        before = figures()
+        before = {method: figures(method) for method in reading}
         for owner in OWNERS:
             for _ in range(3):
                 task = walk.daemon.call("task.submit", agent=owner, objective="nothing")
                 walk.daemon.call("task.wait", task=task["id"])
-        assert figures() == before
+        for method in reading:
+            with subtests.test(method):
+                assert figures(method) == before[method]
 
 
 def test_the_audit_tells_a_tenant_of_itself_alone(walk: Walk) -> None:

@@ -52,18 +52,18 @@ def test_the_typed_methods_are_those_that_the_table_gives() -> None:
         assert path.read_text("utf-8") == text, f"run docs/reference/python.py: {path.name}"
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
-def test_a_method_of_the_table_has_a_typed_one_in_python_with_all_its_params(method: str) -> None:
-    entry = METHODS[method]
-    name = entry.faces.python
-    if name is None:
-        assert entry.faces.reason
-        return
-    taken = parameters(name)
-    if name in SCRIPT.FULL and hasattr(AgentRuntime, SCRIPT.FULL[name]):
-        taken |= parameters(SCRIPT.FULL[name])
-    missing = set(entry.params.__struct_fields__) - taken
-    assert {key for key in missing if (name, key) not in OTHER_NAMES} == set()
+def test_a_method_of_the_table_has_a_typed_one_in_python_with_all_its_params(subtests: pytest.Subtests) -> None:
+    for entry in METHODS.values():
+        name = entry.faces.python
+        with subtests.test(entry.name):
+            if name is None:
+                assert entry.faces.reason
+                continue
+            taken = parameters(name)
+            if name in SCRIPT.FULL and hasattr(AgentRuntime, SCRIPT.FULL[name]):
+                taken |= parameters(SCRIPT.FULL[name])
+            missing = set(entry.params.__struct_fields__) - taken
+            assert {key for key in missing if (name, key) not in OTHER_NAMES} == set()
 
 
 def test_params_that_are_as_by_default_are_not_sent() -> None:
