@@ -81,8 +81,8 @@ def schema(session: Session, document: str) -> None:
     """
     admit_msgspec()
     if document == OPENAPI:
-        from corral.supervisor.api.daemon_methods.all import METHODS  # noqa: PLC0415 - start-up time: this document alone
         from corral.supervisor.faces.http_api.openapi import openapi  # noqa: PLC0415 - start-up time: this document alone
+        from corral.worker.methods.table import METHODS  # noqa: PLC0415 - start-up time: this document alone
 
         session.print_json(openapi(METHODS))
         return

@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from corral.supervisor.api.daemon_methods.all import METHODS
 from corral.supervisor.faces.http_api.openapi import openapi
+from corral.worker.methods.table import METHODS
 
 TARGET = Path(__file__).with_name("client.ts")
 

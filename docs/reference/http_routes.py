@@ -1,9 +1,9 @@
 """Makes the page http_routes.md from the method table."""
 
-from corral.supervisor.api.daemon_methods.all import METHODS
-from corral.supervisor.api.table.faces import Route
-from corral.supervisor.api.table.table import Method
 from corral.supervisor.faces.http_api.statuses import success
+from corral.worker.methods.faces import Route
+from corral.worker.methods.method import Method
+from corral.worker.methods.table import METHODS
 
 HEAD = """\
 # HTTP routes

@@ -3,9 +3,9 @@
 import json
 from typing import Any, cast
 
-from corral.supervisor.api.daemon_methods.all import METHODS
 from corral.supervisor.api.table.openrpc import openrpc
 from corral.worker.contract.errors import CLASSES
+from corral.worker.methods.table import METHODS
 
 HEAD = """\
 # Protocol

@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import NODEFAULT, Struct, UnsetType
 
-from corral.supervisor.api.daemon_methods.all import METHODS
-from corral.supervisor.api.table.table import Method
 from corral.worker.contract import records
+from corral.worker.methods.method import Method
+from corral.worker.methods.table import METHODS
 
 ROOT = Path(__file__).parents[2]
 CLIENT = ROOT / "worker" / "client"
@@ -103,7 +103,7 @@ def _method(name: str, entry: Method, names: set[tuple[str, str]]) -> str:
     signature = ", ".join(["self", *required, *(["*"] if optional else []), *optional])
     result = _result(entry.result, names)
     arguments = "".join(f", {key}={key}" for key in keys)
-    lines = [line.strip() for line in (entry.serve.__doc__ or "").strip().splitlines()]
+    lines = [line.strip() for line in entry.doc.splitlines()]
     text = "\n        ".join(lines)
     needs = f'Needs the right "{entry.permission}".'
     names |= {(".parameters", "given"), (_module(entry.params), entry.params.__name__)}

@@ -1,6 +1,6 @@
 """Makes the page python_methods.md from the table of methods."""
 
-from corral.supervisor.api.daemon_methods.all import METHODS
+from corral.worker.methods.table import METHODS
 
 HEAD = """\
 # Methods of the Python API

@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from corral.cli.__main__ import command_line
-from corral.supervisor.api.daemon_methods.all import METHODS
 from corral.supervisor.records.events.catalog import CATALOGUE
 from corral.worker.contract.errors import CLASSES
+from corral.worker.methods.table import METHODS
 from documents import ROOT, generated
 
 BOUND_S = 60

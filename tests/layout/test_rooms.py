@@ -31,6 +31,7 @@ GROUPS = [
 ROOMS = """
 worker.contract:
 worker.control: worker.contract
+worker.methods: worker.contract worker.control
 worker.sdk: worker.contract
 worker.adapters: worker.contract worker.sdk
 worker.client: worker.contract worker.control worker.adapters worker.sdk
@@ -53,7 +54,7 @@ cli.packages: worker.contract cli agents
 cli.observe: worker.contract worker.client cli cli.screen
 cli.screen: worker.contract worker.client cli
 cli.tools: worker.contract worker.client cli
-cli.daemon: worker.contract cli machine config records workers api cluster faces
+cli.daemon: worker.contract worker.methods cli machine config records workers api cluster faces
 cli.convert: worker.contract cli cli.tools
 """
 """The rooms outside supervisor/, and what each may import: rooms, and groups of supervisor/."""

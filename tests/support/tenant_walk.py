@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from corral.supervisor.api.daemon_methods.all import METHODS
 from corral.worker.contract import codec
+from corral.worker.methods.table import METHODS
 
 WORD = "zephyr"
 """Stands in every name and value of the other tenant and of the owner, and in nothing else."""

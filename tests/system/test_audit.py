@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor.api.daemon_methods.all import METHODS
 from corral.supervisor.records.audit.hash_chain import AppendRecords, encode
 from corral.worker.contract.errors import CorralError, InvalidParams, NotFound, Overloaded
+from corral.worker.methods.table import METHODS
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
 CONFIG = f"""

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from corral.supervisor.agents.packages.builder import build, scaffold
-from corral.supervisor.api.daemon_methods.all import METHODS
 from corral.worker.client.sync import Client
+from corral.worker.methods.table import METHODS
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
 ELSEWHERE = {

@@ -15,7 +15,6 @@ from corral.supervisor.config.secrets.secrets import MASK, masked, masked_addres
 from corral.supervisor.config.spec.labels import is_glob
 from corral.supervisor.config.spec.loader import expanded_table, group_table, to_table
 from corral.supervisor.config.spec.spec import Spec
-from corral.supervisor.tenants.tokens.scope import ALL_NAMES, NAME, NAMES, NAMES_AND_GROUPS, NEW_AGENT
 from corral.supervisor.workers.lifecycle.cordon import Unschedulable
 from corral.supervisor.workers.lifecycle.state_machine import UP
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
@@ -46,31 +45,35 @@ from corral.worker.control.results import (
     ToolCallRate,
 )
 from corral.worker.control.runtime_results import TemplateUse
+from corral.worker.methods.agent import (
+    AGENT_ADD,
+    AGENT_ADD_ALL,
+    AGENT_EXPOSE,
+    AGENT_HIBERNATE,
+    AGENT_PAUSE,
+    AGENT_RESET,
+    AGENT_RESTART,
+    AGENT_RESUME,
+    AGENT_RM,
+    AGENT_SCALE,
+    AGENT_SELECT,
+    AGENT_SHOW,
+    AGENT_SIGNAL,
+    AGENT_START,
+    AGENT_STOP,
+    AGENT_WAKE,
+)
 
 from ..table.caller import made_by
-from ..table.faces import faces
 from ..table.results import error_records
 from ..table.status import exit_record
-from ..table.table import Caller, Control, method
+from ..table.table import Caller, Control, serve
 
 STDERR_LINES = 20
 
 
-@method(
-    "agent.show",
-    "read",
-    NameParams,
-    AgentShown,
-    scope=NAME,
-    faces=faces("GET /agents/{name}", python="show_agent", command="show"),
-)
+@serve(AGENT_SHOW)
 async def _show(control: Control, params: NameParams, _caller: Caller) -> AgentShown:
-    """Returns one agent in full: its spec (values of environment and headers hidden), last exits, the end of its stderr.
-
-    While a change is rolled out, the spec is the new one; `agent.rolling` says how far that is.
-
-    Of a team or workflow: its spec.
-    """
     if (group := control.agents.groups.by_name.get(params.name)) is not None:
         status = control.status.group_status(group)
         if isinstance(status, TeamStatus):
@@ -190,11 +193,8 @@ class _Selection:
         return AgentsChanged(agents=statuses, names=names)
 
 
-@method(
-    "agent.select", "read", SelectionParams, Names, scope=ALL_NAMES, faces=faces("GET /select", python="select_agents")
-)
+@serve(AGENT_SELECT)
 async def _select(control: Control, params: SelectionParams, _caller: Caller) -> Names:
-    """Returns the names of the agents, MCP servers, teams, workflows and workers that the params choose."""
     if params.all and params.names:
         raise InvalidParams("cannot select: give names, or all", key="names", value=params.names)
     if params.all and params.selector is None:
@@ -208,20 +208,8 @@ def _is_missing(supervisor: WorkerSupervisor) -> bool:
     return supervisor.spec.autostart and not supervisor.worker.done
 
 
-@method(
-    "agent.start",
-    "operate",
-    NamesParams,
-    AgentsChanged,
-    recorded="or-refused",
-    scope=NAMES,
-    faces=faces("POST /agents/{names}/start", "POST /agents/start", python="start_agent", command="start"),
-)
+@serve(AGENT_START)
 async def _start(control: Control, params: NamesParams, _caller: Caller) -> AgentsChanged:
-    """Starts agents or workers and waits until they are ready, jobs until they have succeeded.
-
-    A choice that does not name them leaves out jobs that have succeeded, or that are not to start by themselves.
-    """
     chosen = _Selection(control, params)
     chosen.leave_out_suspended()
     chosen.leave_out_jobs(_is_missing)
@@ -230,34 +218,16 @@ async def _start(control: Control, params: NamesParams, _caller: Caller) -> Agen
     return await chosen.bounded(params.timeout_s, operations.start(chosen.supervisors, wait=params.wait))
 
 
-@method(
-    "agent.stop",
-    "operate",
-    NamesParams,
-    AgentsChanged,
-    recorded="always",
-    scope=NAMES,
-    faces=faces("POST /agents/{names}/stop", "POST /agents/stop", python="stop_agent", command="stop"),
-)
+@serve(AGENT_STOP)
 async def _stop(control: Control, params: NamesParams, _caller: Caller) -> AgentsChanged:
-    """Stops agents or workers and waits until no process of them is left."""
     chosen = _Selection(control, params)
     control.hibernation.stopped(chosen.supervisors)
     stopping = control.agents.operations.stop(chosen.supervisors, wait=params.wait)
     return await chosen.bounded(params.timeout_s, stopping)
 
 
-@method(
-    "agent.restart",
-    "operate",
-    NamesParams,
-    AgentsChanged,
-    recorded="or-refused",
-    scope=NAMES,
-    faces=faces("POST /agents/{names}/restart", "POST /agents/restart", python="restart_agent", command="restart"),
-)
+@serve(AGENT_RESTART)
 async def _restart(control: Control, params: NamesParams, _caller: Caller) -> AgentsChanged:
-    """Stops agents or workers, starts them again and waits until they are ready; leaves out jobs that neither run nor are named."""
     chosen = _Selection(control, params)
     chosen.leave_out_suspended()
     chosen.leave_out_jobs(lambda supervisor: supervisor.worker.tree)
@@ -265,85 +235,38 @@ async def _restart(control: Control, params: NamesParams, _caller: Caller) -> Ag
     return await chosen.bounded(params.timeout_s, restarting)
 
 
-@method(
-    "agent.reset",
-    "operate",
-    NamesParams,
-    AgentsChanged,
-    recorded="or-refused",
-    scope=NAMES,
-    faces=faces("POST /agents/{names}/reset", "POST /agents/reset", python="reset_agent", command="reset"),
-)
+@serve(AGENT_RESET)
 async def _reset(control: Control, params: NamesParams, _caller: Caller) -> AgentsChanged:
-    """Forgets failures: agents that are wanted and have given up start again."""
     chosen = _Selection(control, params)
     control.agents.operations.reset(chosen.supervisors)
     return chosen.statuses()
 
 
-@method(
-    "agent.pause",
-    "operate",
-    SelectionParams,
-    AgentsChanged,
-    recorded="always",
-    scope=NAMES,
-    faces=faces("POST /agents/{names}/pause", "POST /agents/pause", python="pause_agent", command="pause"),
-)
+@serve(AGENT_PAUSE)
 async def _pause(control: Control, params: SelectionParams, _caller: Caller) -> AgentsChanged:
-    """Freezes agents or workers with all their processes, until they are resumed, stopped or die."""
     chosen = _Selection(control, params)
     chosen.pass_over(lambda supervisor: can_pause(supervisor.worker))
     await control.agents.operations.pause(chosen.names, chosen.all)
     return chosen.statuses()
 
 
-@method(
-    "agent.resume",
-    "operate",
-    SelectionParams,
-    AgentsChanged,
-    recorded="always",
-    scope=NAMES,
-    faces=faces("POST /agents/{names}/resume", "POST /agents/resume", python="resume_agent", command="resume"),
-)
+@serve(AGENT_RESUME)
 async def _resume(control: Control, params: SelectionParams, _caller: Caller) -> AgentsChanged:
-    """Lets paused agents or workers run again."""
     chosen = _Selection(control, params)
     control.agents.operations.resume(chosen.supervisors)
     return chosen.statuses()
 
 
-@method(
-    "agent.hibernate",
-    "operate",
-    HibernateParams,
-    AgentsChanged,
-    recorded="always",
-    scope=NAMES,
-    faces=faces(
-        "POST /agents/{names}/hibernate", "POST /agents/hibernate", python="hibernate_agent", command="hibernate"
-    ),
-)
+@serve(AGENT_HIBERNATE)
 async def _hibernate(control: Control, params: HibernateParams, _caller: Caller) -> AgentsChanged:
-    """Saves a checkpoint of agents or workers, and ends their processes until a task, `wake` or `start` comes."""
     chosen = _Selection(control, params)
     chosen.pass_over(lambda supervisor: supervisor.spec.speaks == "corral" and supervisor.worker.state in UP)
     await control.hibernation.hibernate(chosen.names, timeout_s=params.timeout_s, force=params.force)
     return chosen.statuses()
 
 
-@method(
-    "agent.wake",
-    "operate",
-    NamesParams,
-    AgentsChanged,
-    recorded="or-refused",
-    scope=NAMES,
-    faces=faces("POST /agents/{names}/wake", "POST /agents/wake", python="wake_agent", command="wake"),
-)
+@serve(AGENT_WAKE)
 async def _wake(control: Control, params: NamesParams, _caller: Caller) -> AgentsChanged:
-    """Starts hibernated agents or workers with their checkpoints, and waits until they are ready."""
     chosen = _Selection(control, params)
     if params.all:
         chosen.supervisors = [
@@ -353,17 +276,8 @@ async def _wake(control: Control, params: NamesParams, _caller: Caller) -> Agent
     return await chosen.bounded(params.timeout_s, waking)
 
 
-@method(
-    "agent.add",
-    "admin",
-    AddParams,
-    AgentStatus,
-    recorded="or-refused",
-    tenant=NEW_AGENT,
-    faces=faces("POST /agents", python="add_agent", command="add"),
-)
+@serve(AGENT_ADD)
 async def _add(control: Control, params: AddParams, caller: Caller) -> AgentStatus:
-    """Adds an agent or an MCP server, which is kept until it is removed."""
     addition = Addition(params.name, params.kind, params.spec, params.directory or "/")
     cause = Cause("add", made_by(caller))
     failures = await control.agents.membership.add([addition], start=params.start, wait=params.wait, cause=cause)
@@ -372,21 +286,8 @@ async def _add(control: Control, params: AddParams, caller: Caller) -> AgentStat
     return control.status.agent_status(control.agents.of(params.name))
 
 
-@method(
-    "agent.add_all",
-    "admin",
-    AddAllParams,
-    AgentsAdded,
-    recorded="or-refused",
-    recorded_keys=("failures",),
-    tenant=NEW_AGENT,
-    faces=faces("POST /agents/batch", python="add_agents", command="add"),
-)
+@serve(AGENT_ADD_ALL)
 async def _add_all(control: Control, params: AddAllParams, caller: Caller) -> AgentsAdded:
-    """Adds several agents and MCP servers, all or none; `failures` has those that did not start.
-
-    `added`, `changed` (with the keys) and `unchanged` are the names, also those of a dry run.
-    """
     agents = control.agents
     additions = [
         Addition(each.name, each.kind, each.spec, each.directory or "/", each.environment) for each in params.agents
@@ -417,18 +318,8 @@ async def _add_all(control: Control, params: AddAllParams, caller: Caller) -> Ag
     )
 
 
-@method(
-    "agent.rm",
-    "admin",
-    RemoveParams,
-    Removed,
-    recorded="always",
-    recorded_keys=("removed",),
-    scope=NAMES_AND_GROUPS,
-    faces=faces("DELETE /agents/{names}", "DELETE /agents", python="remove_agent", command="rm"),
-)
+@serve(AGENT_RM)
 async def _rm(control: Control, params: RemoveParams, _caller: Caller) -> Removed:
-    """Stops agents and MCP servers and removes them, all or none; returns the removed names."""
     names = params.names if params.name is None else [params.name, *params.names]
     if not names and params.selector is None:
         raise InvalidParams("cannot remove: give a name", key="names", value=[])
@@ -442,51 +333,22 @@ async def _rm(control: Control, params: RemoveParams, _caller: Caller) -> Remove
     return Removed(removed=removed)
 
 
-@method(
-    "agent.expose",
-    "admin",
-    ExposeParams,
-    Exposed,
-    recorded="or-refused",
-    recorded_keys=("service",),
-    scope=NAME,
-    tenant=None,
-    faces=faces("POST /agents/{name}/expose", python="expose_agent", command="expose"),
-)
+@serve(AGENT_EXPOSE)
 async def _expose(control: Control, params: ExposeParams, _caller: Caller) -> Exposed:
-    """Serves an agent, team or workflow alone over HTTP at an address, or no longer; kept until it is removed."""
     service = await control.services.expose(params.name, params.address, params.auth)
     token_file = control.services.token_file
     return Exposed(name=params.name, service=service, token_file=token_file)
 
 
-@method(
-    "agent.scale",
-    "operate",
-    ScaleParams,
-    AgentStatus,
-    recorded="or-refused",
-    scope=NAME,
-    faces=faces("POST /agents/{name}/scale", python="scale_agent", command="scale"),
-)
+@serve(AGENT_SCALE)
 async def _scale(control: Control, params: ScaleParams, caller: Caller) -> AgentStatus:
-    """Changes the number of workers of an agent; of a placed one that of its replicas on all nodes together."""
     cause = Cause("set", made_by(caller), "scaled")
     agent = await control.agents.replicas.scale(params.name, params.instances, wait=params.wait, cause=cause)
     return control.status.agent_status(agent)
 
 
-@method(
-    "agent.signal",
-    "operate",
-    SignalParams,
-    Names,
-    recorded="always",
-    scope=NAMES,
-    faces=faces("POST /agents/{names}/signal", "POST /agents/signal", python="signal_agent", command="signal"),
-)
+@serve(AGENT_SIGNAL)
 async def _signal(control: Control, params: SignalParams, _caller: Caller) -> Names:
-    """Sends a signal to the leader of each worker that runs."""
     name = params.signal.upper()
     name = name if name.startswith("SIG") else f"SIG{name}"
     if name not in signals.Signals.__members__:

@@ -3,7 +3,6 @@
 import asyncio
 
 from corral.supervisor.records.events.bus import Event
-from corral.supervisor.tenants.tokens.scope import DEPLOYMENT, NAME, NEW_DEPLOYMENT, Rule
 from corral.worker.contract.names import tenant_of
 from corral.worker.control.deployments import (
     CanaryParams,
@@ -13,29 +12,22 @@ from corral.worker.control.deployments import (
     DeploymentsParams,
     DeployParams,
 )
+from corral.worker.methods.deployment import (
+    DEPLOYMENT_ABORT,
+    DEPLOYMENT_CREATE,
+    DEPLOYMENT_LIST,
+    DEPLOYMENT_PROMOTE,
+    DEPLOYMENT_SHOW,
+)
 
 from ..table.caller import made_by
-from ..table.faces import faces
-from ..table.table import Caller, Control, method
+from ..table.table import Caller, Control, serve
 
 FOLLOWED = ("deployment.state",)
 
 
-@method(
-    "deployment.create",
-    "admin",
-    DeployParams,
-    Deployment,
-    recorded="or-refused",
-    recorded_keys=("deployment", "agent", "version", "state"),
-    tenant=NEW_DEPLOYMENT,
-    faces=faces("POST /deployments", python="deploy", command="deploy", streams=True),
-)
+@serve(DEPLOYMENT_CREATE)
 async def _create(control: Control, params: DeployParams, caller: Caller) -> Deployment:
-    """Deploys a version of a package as an agent; answers when it serves, its canary does, or it has failed.
-
-    Meanwhile each step is sent as a `deployment.event` notification {event}. A caller that hangs up leaves it under way.
-    """
     name = params.agent or params.package.partition("@")[0]
     control.disk_use.check(tenant_of(name), name, "deploy")
 
@@ -59,57 +51,21 @@ async def _create(control: Control, params: DeployParams, caller: Caller) -> Dep
             sending.cancel()
 
 
-@method(
-    "deployment.list",
-    "read",
-    DeploymentsParams,
-    Deployments,
-    scope=Rule(lists=(("deployments", "agent"),)),
-    faces=faces("GET /deployments", python="list_deployments", command="deployments"),
-)
+@serve(DEPLOYMENT_LIST)
 async def _deployments(control: Control, params: DeploymentsParams, _caller: Caller) -> Deployments:
-    """Lists the deployments of one agent or of all, the newest first."""
     return Deployments(deployments=control.deployments.listed(params.name, params.limit))
 
 
-@method(
-    "deployment.show",
-    "read",
-    DeploymentParams,
-    Deployment,
-    tenant=DEPLOYMENT,
-    faces=faces("GET /deployments/{deployment}", python="show_deployment", command="deployments"),
-)
+@serve(DEPLOYMENT_SHOW)
 async def _deployment(control: Control, params: DeploymentParams, _caller: Caller) -> Deployment:
-    """Returns one deployment in full."""
     return control.deployments.of(params.deployment)
 
 
-@method(
-    "deployment.promote",
-    "admin",
-    CanaryParams,
-    Deployment,
-    recorded="or-refused",
-    recorded_keys=("deployment", "state"),
-    scope=NAME,
-    faces=faces("POST /deployments/{name}/promote", python="promote_deployment", command="deploy"),
-)
+@serve(DEPLOYMENT_PROMOTE)
 async def _promote(control: Control, params: CanaryParams, _caller: Caller) -> Deployment:
-    """Gives the rest of an agent's workers the version of its canary; answers when all have it, or it has failed."""
     return await control.deployments.promote(params.name)
 
 
-@method(
-    "deployment.abort",
-    "admin",
-    CanaryParams,
-    Deployment,
-    recorded="always",
-    recorded_keys=("deployment", "state"),
-    scope=NAME,
-    faces=faces("POST /deployments/{name}/abort", python="abort_deployment", command="deploy"),
-)
+@serve(DEPLOYMENT_ABORT)
 async def _abort(control: Control, params: CanaryParams, _caller: Caller) -> Deployment:
-    """Takes back a canary, or gives up a deployment that is under way; answers when the former version is whole again."""
     return await control.deployments.abort(params.name)

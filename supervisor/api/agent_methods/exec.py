@@ -10,42 +10,23 @@ from collections.abc import Mapping
 
 import msgspec
 
-from corral.supervisor.tenants.tokens.scope import NAME, OPEN
 from corral.supervisor.workers.exec.request import ExecRequest, Reader
 from corral.supervisor.workers.supervision.shared import utc_now
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract.errors import Conflict, InvalidParams
 from corral.worker.control.params import ExecInputParams, ExecParams, RunCommandParams
 from corral.worker.control.results import CommandRun, ExecInput, ExecStarted
+from corral.worker.methods.command import AGENT_EXEC, AGENT_EXEC_INPUT, AGENT_RUN_COMMAND
 
-from ..table.faces import faces
 from ..table.services import RunningCommand
-from ..table.table import Caller, Control, method
-
-ENDS_WITH_CONNECTION = (
-    "its command ends with its connection, and its input belongs to that connection alone: use the socket"
-)
-
+from ..table.table import Caller, Control, serve
 
 END = "exec.end"
 """The notification with the end of a command."""
 
 
-@method(
-    "agent.exec",
-    "admin",
-    ExecParams,
-    ExecStarted,
-    recorded="or-refused",
-    recorded_keys=("exec", "worker", "pid"),
-    scope=NAME,
-    faces=faces(python="exec_command", command="exec", reason=ENDS_WITH_CONNECTION),
-)
+@serve(AGENT_EXEC)
 async def _exec(control: Control, params: ExecParams, caller: Caller) -> ExecStarted:
-    """Runs a command with the user, limits, isolation and environment of a worker; it ends with this connection.
-
-    It reaches the secrets of the agent, and whatever the agent may write to: so it needs the right admin.
-    """
     supervisor = _chosen(control, params.name)
     size = (params.rows, params.columns) if params.tty else None
     wanted = ExecRequest(params.argv, params.environment, params.working_directory, size, params.stdin or params.tty)
@@ -55,16 +36,8 @@ async def _exec(control: Control, params: ExecParams, caller: Caller) -> ExecSta
     return ExecStarted(exec=command.unit, worker=command.worker, pid=command.pid)
 
 
-@method(
-    "agent.exec_input",
-    "admin",
-    ExecInputParams,
-    ExecInput,
-    scope=OPEN,
-    faces=faces(command="exec", reason=ENDS_WITH_CONNECTION),
-)
+@serve(AGENT_EXEC_INPUT)
 async def _exec_input(control: Control, params: ExecInputParams, caller: Caller) -> ExecInput:
-    """Writes to a running command of this connection, and answers once it is taken; signals it; resizes its terminal."""
     command = control.execs.of(params.exec, caller)
     try:
         data = base64.b64decode(params.data, validate=True)
@@ -106,21 +79,8 @@ class _Output:
         return codecs.getincrementaldecoder("utf-8")("replace").decode(kept)
 
 
-@method(
-    "agent.run_command",
-    "admin",
-    RunCommandParams,
-    CommandRun,
-    recorded="or-refused",
-    recorded_keys=("exec", "worker"),
-    scope=NAME,
-    faces=faces("POST /agents/{name}/exec", python="run_command", command="exec"),
-)
+@serve(AGENT_RUN_COMMAND)
 async def _run_command(control: Control, params: RunCommandParams, caller: Caller) -> CommandRun:
-    """Runs a command as `agent.exec` does, without a terminal, and answers once it has ended.
-
-    The command is killed after `timeout_s`, or when its worker ends; the answer has what it printed until then.
-    """
     supervisor = _chosen(control, params.name)
     wanted = ExecRequest(params.argv, params.environment, params.working_directory, None, bool(params.stdin))
     command = await control.execs.start(supervisor, wanted, caller)

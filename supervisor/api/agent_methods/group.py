@@ -5,16 +5,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from corral.supervisor.agents.kept.record import Cause
 from corral.supervisor.config.spec.loader import group_table
 from corral.supervisor.config.spec.spec import Group
-from corral.supervisor.tenants.tokens.scope import NAME, NEW_TEAM, NEW_WORKFLOW, Rule
 from corral.worker.contract.errors import InvalidParams
 from corral.worker.contract.names import qualified
 from corral.worker.contract.records import TeamStatus, WorkflowStatus
 from corral.worker.control.params import GroupAddParams, GroupRemoveParams, NameParams, NoParams
 from corral.worker.control.results import Removed, Teams, TeamShown, Workflows, WorkflowShown
+from corral.worker.methods.group import (
+    TEAM_ADD,
+    TEAM_LIST,
+    TEAM_RM,
+    TEAM_SHOW,
+    WORKFLOW_ADD,
+    WORKFLOW_LIST,
+    WORKFLOW_RM,
+    WORKFLOW_SHOW,
+)
 
 from ..table.caller import generated_name, made_by
-from ..table.faces import faces
-from ..table.table import Caller, Control, method
+from ..table.table import Caller, Control, serve
 
 
 def _statuses(control: Control, groups: Iterable[Group]) -> list[TeamStatus | WorkflowStatus]:
@@ -56,117 +64,47 @@ async def _remove(control: Control, kind: str, params: GroupRemoveParams) -> Rem
     return Removed(removed=removed)
 
 
-@method(
-    "team.list",
-    "read",
-    NoParams,
-    Teams,
-    scope=Rule(lists=(("teams", "name"),)),
-    faces=faces("GET /teams", python="list_teams", command="team list"),
-)
+@serve(TEAM_LIST)
 async def _team_list(control: Control, _params: NoParams, _caller: Caller) -> Teams:
-    """Lists the teams."""
     return _teams(control, control.agents.groups.all("team"))
 
 
-@method(
-    "team.show",
-    "read",
-    NameParams,
-    TeamShown,
-    scope=NAME,
-    faces=faces("GET /teams/{name}", python="show_team", command="team show"),
-)
+@serve(TEAM_SHOW)
 async def _team_show(control: Control, params: NameParams, _caller: Caller) -> TeamShown:
-    """Returns one team in full, with its spec."""
     group = control.agents.groups.of(params.name, "team")
     status = control.status.group_status(group)
     assert isinstance(status, TeamStatus), "it was looked for as one"
     return TeamShown(team=status, spec=group_table(group), source=group.source)
 
 
-@method(
-    "team.add",
-    "admin",
-    GroupAddParams,
-    Teams,
-    recorded="or-refused",
-    tenant=NEW_TEAM,
-    faces=faces("POST /teams", python="add_team", command="team add"),
-)
+@serve(TEAM_ADD)
 async def _team_add(control: Control, params: GroupAddParams, caller: Caller) -> Teams:
-    """Adds teams, which are kept until they are removed."""
     return _teams(control, await _add_groups(control, "team", params, caller))
 
 
-@method(
-    "team.rm",
-    "admin",
-    GroupRemoveParams,
-    Removed,
-    recorded="always",
-    recorded_keys=("removed",),
-    scope=NAME,
-    faces=faces("DELETE /teams/{name}", python="remove_team", command="team rm"),
-)
+@serve(TEAM_RM)
 async def _team_rm(control: Control, params: GroupRemoveParams, _caller: Caller) -> Removed:
-    """Removes a team; its tasks that are under way go on."""
     return await _remove(control, "team", params)
 
 
-@method(
-    "workflow.list",
-    "read",
-    NoParams,
-    Workflows,
-    scope=Rule(lists=(("workflows", "name"),)),
-    faces=faces("GET /workflows", python="list_workflows", command="workflow list"),
-)
+@serve(WORKFLOW_LIST)
 async def _workflow_list(control: Control, _params: NoParams, _caller: Caller) -> Workflows:
-    """Lists the workflows."""
     return _workflows(control, control.agents.groups.all("workflow"))
 
 
-@method(
-    "workflow.show",
-    "read",
-    NameParams,
-    WorkflowShown,
-    scope=NAME,
-    faces=faces("GET /workflows/{name}", python="show_workflow", command="workflow show"),
-)
+@serve(WORKFLOW_SHOW)
 async def _workflow_show(control: Control, params: NameParams, _caller: Caller) -> WorkflowShown:
-    """Returns one workflow in full, with its steps."""
     group = control.agents.groups.of(params.name, "workflow")
     status = control.status.group_status(group)
     assert isinstance(status, WorkflowStatus), "it was looked for as one"
     return WorkflowShown(workflow=status, spec=group_table(group), source=group.source)
 
 
-@method(
-    "workflow.add",
-    "admin",
-    GroupAddParams,
-    Workflows,
-    recorded="or-refused",
-    tenant=NEW_WORKFLOW,
-    faces=faces("POST /workflows", python="add_workflow", command="workflow add"),
-)
+@serve(WORKFLOW_ADD)
 async def _workflow_add(control: Control, params: GroupAddParams, caller: Caller) -> Workflows:
-    """Adds workflows, which are kept until they are removed."""
     return _workflows(control, await _add_groups(control, "workflow", params, caller))
 
 
-@method(
-    "workflow.rm",
-    "admin",
-    GroupRemoveParams,
-    Removed,
-    recorded="always",
-    recorded_keys=("removed",),
-    scope=NAME,
-    faces=faces("DELETE /workflows/{name}", python="remove_workflow", command="workflow rm"),
-)
+@serve(WORKFLOW_RM)
 async def _workflow_rm(control: Control, params: GroupRemoveParams, _caller: Caller) -> Removed:
-    """Removes a workflow; its tasks that are under way go on."""
     return await _remove(control, "workflow", params)

@@ -3,7 +3,6 @@
 from datetime import UTC, datetime
 
 from corral.supervisor.config.spec.spec import Spec
-from corral.supervisor.tenants.tokens.scope import NAME, Rule
 from corral.supervisor.workers.lifecycle.state_machine import NEEDS_LOGIN, State
 from corral.worker.contract.errors import NotFound
 from corral.worker.control.logins import (
@@ -16,24 +15,14 @@ from corral.worker.control.logins import (
     LogoutParams,
 )
 from corral.worker.control.params import NoParams
+from corral.worker.methods.login import MCP_FINISH_LOGIN, MCP_LOGIN, MCP_LOGINS, MCP_LOGOUT
 
-from ..table.faces import faces
 from ..table.results import as_result
-from ..table.table import Caller, Control, method
+from ..table.table import Caller, Control, serve
 
 
-@method(
-    "mcp.login",
-    "admin",
-    LoginParams,
-    LoginStarted,
-    recorded="or-refused",
-    recorded_keys=("issuer", "scopes"),
-    scope=NAME,
-    faces=faces("POST /mcp/servers/{name}/login", python="start_login", command="mcp login"),
-)
+@serve(MCP_LOGIN)
 async def _login(control: Control, params: LoginParams, _caller: Caller) -> LoginStarted:
-    """Starts a login to a remote MCP server (OAuth): returns the address that a person's browser has to open."""
     spec = _spec(control, params.name)
     login = await control.logins.start(spec, port=params.port, device=params.device, scopes=tuple(params.scopes))
     pending = login.pending
@@ -50,18 +39,8 @@ async def _login(control: Control, params: LoginParams, _caller: Caller) -> Logi
     )
 
 
-@method(
-    "mcp.finish_login",
-    "admin",
-    LoginFinishParams,
-    Login,
-    recorded="or-refused",
-    recorded_keys=("state", "issuer", "scopes"),
-    scope=NAME,
-    faces=faces("POST /mcp/servers/{name}/login/finish", python="finish_login", command="mcp login"),
-)
+@serve(MCP_FINISH_LOGIN)
 async def _finish(control: Control, params: LoginFinishParams, _caller: Caller) -> Login:
-    """Finishes a login, and starts the server's workers that waited for it; `pending` while a device has not been told yet."""
     spec = _spec(control, params.name)
     logins = control.logins
     if params.redirect is not None:
@@ -79,33 +58,15 @@ async def _finish(control: Control, params: LoginFinishParams, _caller: Caller) 
     return await _facts(control, spec)
 
 
-@method(
-    "mcp.logout",
-    "admin",
-    LogoutParams,
-    LoggedOut,
-    recorded="always",
-    recorded_keys=("forgotten",),
-    scope=NAME,
-    faces=faces("DELETE /mcp/servers/{name}/login", python="logout", command="mcp logout"),
-)
+@serve(MCP_LOGOUT)
 async def _logout(control: Control, params: LogoutParams, _caller: Caller) -> LoggedOut:
-    """Forgets the token of a remote MCP server and corral's registration there, and revokes the token."""
     spec = _spec(control, params.name)
     forgotten = await control.logins.logout(spec, revoke=params.revoke)
     return LoggedOut(name=spec.name, forgotten=forgotten)
 
 
-@method(
-    "mcp.logins",
-    "read",
-    NoParams,
-    Logins,
-    scope=Rule(lists=(("logins", "name"),)),
-    faces=faces("GET /mcp/logins", python="list_logins", command="mcp logins"),
-)
+@serve(MCP_LOGINS)
 async def _logins(control: Control, _params: NoParams, _caller: Caller) -> Logins:
-    """Lists the remote MCP servers with the state of their logins; no token."""
     specs = [agent.spec for agent in control.agents.agents.values() if agent.spec.asks_tokens]
     return Logins(logins=[await _facts(control, spec) for spec in specs])
 

@@ -3,46 +3,25 @@
 import msgspec
 
 from corral.supervisor.tasks.worker_api.tool_calls import LISTING_S, caller_of
-from corral.supervisor.tenants.tokens.scope import OPEN, TOOL, Rule
 from corral.worker.contract.errors import NotFound
 from corral.worker.contract.names import qualified
 from corral.worker.contract.trace_context import KEY
 from corral.worker.control.params import AttachParams, CallParams, NoParams, ReadParams, ToolsParams
 from corral.worker.control.results import Done, Prompts, Resources, Servers, Tool, Tools
+from corral.worker.methods.mcp import MCP_ATTACH, MCP_CALL, MCP_PROMPTS, MCP_READ, MCP_RESOURCES, MCP_SERVERS, MCP_TOOLS
 
-from ..table.faces import faces
-from ..table.results import Open, error_records
-from ..table.table import Caller, Control, method
-
-TOOL_RESULT = Open("ToolResult", "MCP's result of `tools/call`, as the server sent it: content, isError")
-
-RESOURCE_CONTENTS = Open("ResourceContents", "MCP's result of `resources/read`, as the server sent it: contents")
+from ..table.results import error_records
+from ..table.table import Caller, Control, serve
 
 
-@method(
-    "mcp.servers",
-    "read",
-    NoParams,
-    Servers,
-    scope=Rule(lists=(("servers", "name"),)),
-    faces=faces("GET /mcp/servers", python="list_servers", command="mcp servers"),
-)
+@serve(MCP_SERVERS)
 async def _servers(control: Control, _params: NoParams, _caller: Caller) -> Servers:
-    """Lists the MCP servers, with the tools that they listed last."""
     servers = [a for a in control.agents.agents.values() if a.spec.kind == "mcp"]
     return Servers(servers=[control.status.agent_status(server) for server in servers])
 
 
-@method(
-    "mcp.tools",
-    "read",
-    ToolsParams,
-    Tools,
-    tenant=TOOL,
-    faces=faces("GET /mcp/tools", python="list_tools", command="mcp tools"),
-)
+@serve(MCP_TOOLS)
 async def _tools(control: Control, params: ToolsParams, caller: Caller) -> Tools:
-    """Lists the tools of all servers, or of one; a server that never listed any is started first."""
     access = control.tool_calls.access_for(caller.who if caller.tenant else {})
     known = sorted(control.pool.concerned(access))
     server = params.server
@@ -62,17 +41,8 @@ async def _tools(control: Control, params: ToolsParams, caller: Caller) -> Tools
     return Tools(tools=found, failures=error_records(failures))
 
 
-@method(
-    "mcp.call",
-    "operate",
-    CallParams,
-    TOOL_RESULT,
-    recorded="by-itself",
-    tenant=TOOL,
-    faces=faces("POST /mcp/tools/{name}/call", python="call_tool", command="mcp call"),
-)
+@serve(MCP_CALL)
 async def _call(control: Control, params: CallParams, caller: Caller) -> dict[str, object]:
-    """Calls a tool and returns MCP's result object."""
     return await control.tool_calls.call(
         params.name,
         params.arguments,
@@ -89,48 +59,22 @@ async def _call(control: Control, params: CallParams, caller: Caller) -> dict[st
     )
 
 
-@method(
-    "mcp.attach",
-    "read",
-    AttachParams,
-    Done,
-    scope=OPEN,
-    faces=faces(
-        command="mcp serve", reason="it turns a connection of the socket into one of MCP, which HTTP serves at /mcp"
-    ),
-)
+@serve(MCP_ATTACH)
 async def _attach(_control: Control, params: AttachParams, caller: Caller) -> Done:
-    """Switches this connection to MCP, of either era, after the answer; the params narrow the tools that it offers."""
     caller.attach(params)
     return Done()
 
 
-@method(
-    "mcp.prompts",
-    "read",
-    NoParams,
-    Prompts,
-    tenant=TOOL,
-    faces=faces("GET /mcp/prompts", python="list_prompts", command="mcp prompts"),
-)
+@serve(MCP_PROMPTS)
 async def _prompts(control: Control, _params: NoParams, caller: Caller) -> Prompts:
-    """Lists the prompts of all servers, by exposed name; a server that never listed anything is started first."""
     access = control.tool_calls.access_for(caller.who if caller.tenant else {})
     failures = await control.pool.list_servers(control.pool.concerned(access), patience_s=LISTING_S)
     prompts = control.pool.offered("prompts", access)
     return Prompts(prompts=prompts, failures=error_records(failures))
 
 
-@method(
-    "mcp.resources",
-    "read",
-    NoParams,
-    Resources,
-    tenant=TOOL,
-    faces=faces("GET /mcp/resources", python="list_resources", command="mcp resources"),
-)
+@serve(MCP_RESOURCES)
 async def _resources(control: Control, _params: NoParams, caller: Caller) -> Resources:
-    """Lists the resources of all servers and their templates; a server that never listed anything is started first."""
     access = control.tool_calls.access_for(caller.who if caller.tenant else {})
     failures = await control.pool.list_servers(control.pool.concerned(access), patience_s=LISTING_S)
     return Resources(
@@ -140,16 +84,8 @@ async def _resources(control: Control, _params: NoParams, caller: Caller) -> Res
     )
 
 
-@method(
-    "mcp.read",
-    "operate",
-    ReadParams,
-    RESOURCE_CONTENTS,
-    tenant=TOOL,
-    faces=faces("POST /mcp/resources/read", python="read_resource", command="mcp read"),
-)
+@serve(MCP_READ)
 async def _read(control: Control, params: ReadParams, caller: Caller) -> dict[str, object]:
-    """Reads a resource and returns MCP's result object."""
     whose = str(caller.who.get("agent") or f"uid {caller.who.get('uid')}")
     return await control.pool.request(
         "resources/read",

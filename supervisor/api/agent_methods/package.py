@@ -8,7 +8,6 @@ from typing import cast
 import msgspec
 
 from corral.supervisor.agents.packages.store import Stored
-from corral.supervisor.tenants.tokens.scope import OPEN, OWN_PACKAGE, OWN_PACKAGES
 from corral.supervisor.workers.supervision.shared import utc_now
 from corral.worker.contract.errors import InvalidParams
 from corral.worker.control.packages import (
@@ -21,41 +20,28 @@ from corral.worker.control.packages import (
     PackageUpload,
     PackageUploadParams,
 )
+from corral.worker.methods.package import (
+    PACKAGE_ADD,
+    PACKAGE_LIST,
+    PACKAGE_RM,
+    PACKAGE_SHOW,
+    PACKAGE_UPLOAD,
+    PACKAGE_VERIFY,
+)
 
 from ..table.caller import made_by
-from ..table.faces import faces
-from ..table.table import Caller, Control, method
+from ..table.table import Caller, Control, serve
 
 
-@method(
-    "package.upload",
-    "admin",
-    PackageUploadParams,
-    PackageUpload,
-    recorded="always",
-    recorded_keys=("upload", "offset"),
-    tenant=OPEN,
-    faces=faces("POST /packages/uploads", python="upload_package", command="package add"),
-)
+@serve(PACKAGE_UPLOAD)
 async def _upload(control: Control, params: PackageUploadParams, caller: Caller) -> PackageUpload:
-    """Takes the next bytes of a package; `package.add` adds it once all have arrived. An upload without calls for ten minutes may go."""
     control.disk_use.check(caller.tenant, "package", "upload")
     upload, offset = await control.packages.upload(params.upload, params.offset, params.data, caller.tenant)
     return PackageUpload(upload=upload, offset=offset)
 
 
-@method(
-    "package.add",
-    "admin",
-    PackageAddParams,
-    PackageRecord,
-    recorded="or-refused",
-    recorded_keys=("name", "version", "digest", "signer"),
-    tenant=OPEN,
-    faces=faces("POST /packages", python="add_package", command="package add"),
-)
+@serve(PACKAGE_ADD)
 async def _add(control: Control, params: PackageAddParams, caller: Caller) -> PackageRecord:
-    """Verifies an uploaded package and keeps it. The same content twice is one package; other content needs another version."""
     upload = params.upload
     if (upload is None) == (params.data is None):
         raise InvalidParams("cannot add a package: give either upload or data", key="upload")
@@ -67,30 +53,14 @@ async def _add(control: Control, params: PackageAddParams, caller: Caller) -> Pa
     return _record(control, found)
 
 
-@method(
-    "package.list",
-    "read",
-    PackageListParams,
-    PackageRecords,
-    tenant=OWN_PACKAGES,
-    faces=faces("GET /packages", python="list_packages", command="package list"),
-)
+@serve(PACKAGE_LIST)
 async def _list(control: Control, params: PackageListParams, _caller: Caller) -> PackageRecords:
-    """Returns the packages, by name and version."""
     found = control.packages.list(params.name)
     return PackageRecords(packages=[_record(control, each) for each in found])
 
 
-@method(
-    "package.show",
-    "read",
-    PackageParams,
-    PackageDetails,
-    tenant=OWN_PACKAGE,
-    faces=faces("GET /packages/{package}", python="show_package", command="package show"),
-)
+@serve(PACKAGE_SHOW)
 async def _show(control: Control, params: PackageParams, _caller: Caller) -> PackageDetails:
-    """Returns a package with its needs, its dependencies and the keys of its agent."""
     found = control.packages.of(params.package)
     spec = found.spec
     plain = cast("dict[str, dict[str, object]]", msgspec.to_builtins(spec))  # as the Struct has them
@@ -105,31 +75,13 @@ async def _show(control: Control, params: PackageParams, _caller: Caller) -> Pac
     )
 
 
-@method(
-    "package.verify",
-    "read",
-    PackageParams,
-    PackageRecord,
-    tenant=OWN_PACKAGE,
-    faces=faces("POST /packages/{package}/verify", python="verify_package", command="package verify"),
-)
+@serve(PACKAGE_VERIFY)
 async def _verify(control: Control, params: PackageParams, _caller: Caller) -> PackageRecord:
-    """Verifies each byte of a package, and its signature; a changed byte is Corrupted."""
     return _record(control, await control.packages.find(params.package))
 
 
-@method(
-    "package.rm",
-    "admin",
-    PackageParams,
-    PackageRecord,
-    recorded="or-refused",
-    recorded_keys=("name", "version", "digest"),
-    tenant=OWN_PACKAGE,
-    faces=faces("DELETE /packages/{package}", python="remove_package", command="package rm"),
-)
+@serve(PACKAGE_RM)
 async def _remove(control: Control, params: PackageParams, _caller: Caller) -> PackageRecord:
-    """Removes a package; one that an agent uses, or can come back to, is refused."""
     return _record(control, await control.packages.remove(params.package))
 
 

@@ -7,7 +7,6 @@ from corral.supervisor.agents.kept.overrides import in_file_form
 from corral.supervisor.agents.kept.record import Cause, Revision
 from corral.supervisor.agents.kept.revision_rows import MAX_REVISIONS
 from corral.supervisor.records.events.bus import rfc3339
-from corral.supervisor.tenants.tokens.scope import NAME
 from corral.worker.contract.errors import Conflict, InvalidParams, NotFound
 from corral.worker.control import revisions as shapes
 from corral.worker.control.revisions import (
@@ -20,51 +19,27 @@ from corral.worker.control.revisions import (
     RollbackParams,
     RolledBack,
 )
+from corral.worker.methods.revision import AGENT_ROLLBACK, REVISION_DIFF, REVISION_LIST, REVISION_SHOW
 
 from ..table.caller import made_by
-from ..table.faces import faces
-from ..table.table import Caller, Control, method
+from ..table.table import Caller, Control, serve
 from .agent import masked_table
 
 
-@method(
-    "revision.list",
-    "read",
-    RevisionListParams,
-    shapes.Revisions,
-    scope=NAME,
-    faces=faces("GET /agents/{name}/revisions", python="list_revisions", command="history"),
-)
+@serve(REVISION_LIST)
 async def _list(control: Control, params: RevisionListParams, _caller: Caller) -> shapes.Revisions:
-    """Lists the revisions of an agent, server, team or workflow, the newest first."""
     found = await control.agents.revisions.list(params.name, params.limit)
     return shapes.Revisions(revisions=[_shape(each) for each in found])
 
 
-@method(
-    "revision.show",
-    "read",
-    RevisionShowParams,
-    RevisionShown,
-    scope=NAME,
-    faces=faces("GET /agents/{name}/revision", python="show_revision", command="history"),
-)
+@serve(REVISION_SHOW)
 async def _show(control: Control, params: RevisionShowParams, _caller: Caller) -> RevisionShown:
-    """Returns one revision with its table; values of environment, headers and secrets are hidden."""
     found = await _chosen(control, params.name, params.revision)
     return RevisionShown(revision=_shape(found), spec=masked_table(found.table))
 
 
-@method(
-    "revision.diff",
-    "read",
-    RevisionDiffParams,
-    RevisionDiff,
-    scope=NAME,
-    faces=faces("GET /agents/{name}/diff", python="diff_revisions", command="diff"),
-)
+@serve(REVISION_DIFF)
 async def _diff(control: Control, params: RevisionDiffParams, _caller: Caller) -> RevisionDiff:
-    """Compares two revisions key by key; values of environment, headers and secrets are hidden."""
     after = await _chosen(control, params.name, params.after)
     if params.before is None:
         before = await control.agents.revisions.before(params.name, after.number)
@@ -79,17 +54,8 @@ async def _diff(control: Control, params: RevisionDiffParams, _caller: Caller) -
     )
 
 
-@method(
-    "agent.rollback",
-    "admin",
-    RollbackParams,
-    RolledBack,
-    recorded="or-refused",
-    recorded_keys=("revision", "of", "changed"),
-    faces=faces("POST /agents/{name}/rollback", python="rollback_agent", command="rollback"),
-)
+@serve(AGENT_ROLLBACK)
 async def _rollback(control: Control, params: RollbackParams, caller: Caller) -> RolledBack:
-    """Puts the table of an earlier revision in force again, as a new revision; also of a server, team or workflow."""
     membership, revisions = control.agents.membership, control.agents.revisions
     membership.etag(params.name)  # refuses a name that is not there
     chosen = await _of_rollback(control, params)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from corral.supervisor.tenants.tokens.scope import OPEN, OWN_TOKEN, own_globs
+from corral.supervisor.tenants.tokens.scope import own_globs
 from corral.supervisor.tenants.tokens.tokens import digest_of
 from corral.worker.contract.errors import InvalidParams, NotFound, PermissionDenied
 from corral.worker.contract.names import qualified, tenant_of
@@ -17,24 +17,14 @@ from corral.worker.control.access import (
     Whoami,
 )
 from corral.worker.control.params import NoParams
+from corral.worker.methods.access import AUTH_LOGIN, AUTH_WHOAMI, TOKEN_ADD, TOKEN_LIST, TOKEN_RM, TOKEN_ROTATE
 
 from ..table.caller import narrowed
-from ..table.faces import faces
-from ..table.table import Caller, Control, method
+from ..table.table import Caller, Control, serve
 
 
-@method(
-    "token.add",
-    "admin",
-    TokenAddParams,
-    NewToken,
-    recorded="or-refused",
-    recorded_keys=("rights", "agents", "expires_at"),
-    tenant=OWN_TOKEN,
-    faces=faces("POST /tokens", python="add_token", command="token add"),
-)
+@serve(TOKEN_ADD)
 async def _add(control: Control, params: TokenAddParams, caller: Caller) -> NewToken:
-    """Makes a token with rights, for some agents or all, of the owner or of a tenant; the answer alone has its text."""
     tenant = params.tenant or tenant_of(params.name) or caller.tenant
     name = qualified(params.name, tenant)
     if tenant_of(name) != tenant or caller.tenant not in ("", tenant):
@@ -50,63 +40,24 @@ async def _add(control: Control, params: TokenAddParams, caller: Caller) -> NewT
     )
 
 
-@method(
-    "token.list",
-    "admin",
-    NoParams,
-    TokenList,
-    tenant=OPEN,
-    faces=faces("GET /tokens", python="list_tokens", command="token list"),
-)
+@serve(TOKEN_LIST)
 async def _list(control: Control, _params: NoParams, caller: Caller) -> TokenList:
-    """Lists the tokens with their rights, agents, ends and last use; without their texts, which are kept nowhere."""
     return TokenList(control.tokens.list(caller.tenant or None))
 
 
-@method(
-    "token.rm",
-    "admin",
-    TokenNameParams,
-    TokenRemoved,
-    recorded="always",
-    recorded_keys=("removed",),
-    tenant=OWN_TOKEN,
-    faces=faces("DELETE /tokens/{name}", python="remove_token", command="token rm"),
-)
+@serve(TOKEN_RM)
 async def _remove(control: Control, params: TokenNameParams, _caller: Caller) -> TokenRemoved:
-    """Removes a token: its next request is refused."""
     await control.tokens.remove(params.name)
     return TokenRemoved([params.name])
 
 
-@method(
-    "token.rotate",
-    "admin",
-    TokenRotateParams,
-    NewToken,
-    recorded="or-refused",
-    recorded_keys=("rights", "agents", "expires_at"),
-    tenant=OWN_TOKEN,
-    faces=faces("POST /tokens/{name}/rotate", python="rotate_token", command="token rotate"),
-)
+@serve(TOKEN_ROTATE)
 async def _rotate(control: Control, params: TokenRotateParams, _caller: Caller) -> NewToken:
-    """Replaces the text of a token, and keeps its rights; the one before ends at once, or after `overlap_s`."""
     return await control.tokens.rotate(params.name, params.overlap_s, params.expires_s)
 
 
-@method(
-    "auth.login",
-    "read",
-    LoginParams,
-    Whoami,
-    scope=OPEN,
-    faces=faces(
-        command="--token",
-        reason="it restricts a connection of the socket; a request over HTTP brings its token and its tenant with it",
-    ),
-)
+@serve(AUTH_LOGIN)
 async def _login(control: Control, params: LoginParams, caller: Caller) -> Whoami:
-    """Restricts this connection to the rights and agents of a token, for as long as that is valid, and to a tenant; nothing is ever added."""
     if params.token is None and params.tenant is None:
         raise InvalidParams("cannot log in: give a token, a tenant, or both", key="token")
     tenant, digest = params.tenant or "", None
@@ -120,11 +71,8 @@ async def _login(control: Control, params: LoginParams, caller: Caller) -> Whoam
     return _whoami(control, caller)
 
 
-@method(
-    "auth.whoami", "read", NoParams, Whoami, scope=OPEN, faces=faces("GET /whoami", python="whoami", command="whoami")
-)
+@serve(AUTH_WHOAMI)
 async def _show(control: Control, _params: NoParams, caller: Caller) -> Whoami:
-    """Returns the caller as this daemon knows it: name, rights and agents."""
     return _whoami(control, caller)
 
 

@@ -17,7 +17,6 @@ from corral.supervisor.config.spec.template_spec import Template
 from corral.supervisor.records.backup.export import FileTables, export
 from corral.supervisor.records.backup.snapshot import Source
 from corral.supervisor.records.store.schema import MIGRATIONS
-from corral.supervisor.tenants.tokens.scope import ALL_NAMES
 from corral.worker.contract.errors import CorralError, InvalidParams, NotFound
 from corral.worker.contract.records import ScheduleRecord
 from corral.worker.control.backup import (
@@ -33,27 +32,15 @@ from corral.worker.control.backup import (
 )
 from corral.worker.control.params import ScheduleParams
 from corral.worker.control.results import Done
+from corral.worker.methods.backup import BACKUP_DISCARD, BACKUP_MAKE, BACKUP_READ, DAEMON_EXPORT, DAEMON_IMPORT
 
 from ..table.caller import made_by
-from ..table.faces import faces
 from ..table.results import error_records
-from ..table.table import Caller, Control, method
+from ..table.table import Caller, Control, serve
 
 
-@method(
-    "daemon.export",
-    "read",
-    ExportParams,
-    Exported,
-    scope=ALL_NAMES,
-    faces=faces("GET /export", python="export", command="export"),
-)
+@serve(DAEMON_EXPORT)
 async def _export(control: Control, params: ExportParams, caller: Caller) -> Exported:
-    """Returns agents, servers, teams, workflows and schedules as TOML, which `corral add --file` takes.
-
-    Before them stand the stores, templates and profiles of the configuration file, which `corrald` takes with the rest; where names are chosen, those
-    stores and templates that they use. Secrets are named. Plain values of environments and headers are in it for a caller with the right admin alone.
-    """
     agents, groups = control.agents.agents, control.agents.groups.by_name
     optional = control.optional_schedules
     schedules = [] if optional is None else optional.list()
@@ -121,17 +108,8 @@ def _users(schedule: ScheduleRecord) -> set[str | None]:
     return {schedule.name, schedule.task.agent}
 
 
-@method(
-    "daemon.import",
-    "admin",
-    ImportParams,
-    Imported,
-    recorded="or-refused",
-    recorded_keys=("agents", "teams", "workflows", "schedules"),
-    faces=faces("POST /import", python="import_tables", command="add"),
-)
+@serve(DAEMON_IMPORT)
 async def _import(control: Control, params: ImportParams, caller: Caller) -> Imported:
-    """Adds agents, servers, teams, workflows and schedules, all or none; `failures` has the agents that did not start."""
     if not any((params.agents, params.teams, params.workflows, params.schedules)):
         raise InvalidParams("cannot import: there is no table", key="agents", value=None)
     schedules, jobs = _read_schedules(params)
@@ -244,20 +222,8 @@ async def _start(control: Control, names: Sequence[str], *, wait: bool) -> dict[
     return failures
 
 
-@method(
-    "backup.make",
-    "admin",
-    BackupParams,
-    BackupMade,
-    recorded="always",
-    recorded_keys=("id", "sha256"),
-    faces=faces("POST /backups", python="make_backup", command="backup"),
-)
+@serve(BACKUP_MAKE)
 async def _make(control: Control, params: BackupParams, _caller: Caller) -> BackupMade:
-    """Makes an archive of the state folder and the configuration, in which is all that was acknowledged before.
-
-    It holds secrets in plain text, unless `secrets` is false. `backup.read` hands it out.
-    """
     store = control.shared.store
     config = None if control.daemon.config is None else Path(control.daemon.config)
     secrets_file = control.agents.config.daemon.secrets_file
@@ -291,27 +257,12 @@ def _config_files(config: Path | None, secrets_file: str | None, secrets: bool) 
     return [each for each in found if each.is_file()]
 
 
-@method(
-    "backup.read",
-    "admin",
-    BackupReadParams,
-    BackupPiece,
-    faces=faces("GET /backups/{id}", python="read_backup", command="backup"),
-)
+@serve(BACKUP_READ)
 async def _read(control: Control, params: BackupReadParams, _caller: Caller) -> BackupPiece:
-    """Returns a part of an archive, from `offset` on."""
     return await control.backups.read(params.id, params.offset)
 
 
-@method(
-    "backup.discard",
-    "admin",
-    BackupDiscardParams,
-    Done,
-    recorded="always",
-    faces=faces("DELETE /backups/{id}", python="discard_backup", command="backup"),
-)
+@serve(BACKUP_DISCARD)
 async def _discard(control: Control, params: BackupDiscardParams, _caller: Caller) -> Done:
-    """Removes an archive from the state folder."""
     control.backups.discard(params.id)
     return Done()

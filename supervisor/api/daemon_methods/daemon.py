@@ -11,7 +11,7 @@ import msgspec
 
 from corral import __version__
 from corral.supervisor.config.secrets.secrets import is_reference
-from corral.supervisor.tenants.tokens.scope import ALL_NAMES, OPEN, is_in_scope
+from corral.supervisor.tenants.tokens.scope import is_in_scope
 from corral.supervisor.workers.lifecycle.state_machine import GIVEN_UP, UP, State
 from corral.supervisor.workers.process.launch import secret_problems
 from corral.worker.contract import codec
@@ -38,71 +38,55 @@ from corral.worker.control.results import (
     Stopping,
 )
 from corral.worker.control.runtime_results import Template, TemplateParam, Templates
+from corral.worker.methods.daemon import (
+    DAEMON_DOCTOR,
+    DAEMON_EMERGENCY_STOP,
+    DAEMON_FOLLOW,
+    DAEMON_LOG_LEVEL,
+    DAEMON_PING,
+    DAEMON_RELOAD,
+    DAEMON_SCHEMA,
+    DAEMON_STATUS,
+    DAEMON_STOP,
+    QUOTA_LIST,
+    RPC_DISCOVER,
+    STATISTICS_SHOW,
+    TEMPLATE_LIST,
+)
+from corral.worker.methods.method import AnyMethod
 
 from ..table.caller import made_by
-from ..table.faces import faces
 from ..table.openrpc import openrpc
-from ..table.results import Open, as_result
-from ..table.table import Caller, Control, Method, method
+from ..table.results import as_result
+from ..table.table import Caller, Control, serve
 from ..table.tenant_view import own_statistics
 
 if TYPE_CHECKING:
     from corral.supervisor.workers.process.host_facts import Services
 
-SCHEMA = Open("Schema", "A JSON Schema (draft 2020-12)")
 
-OPENRPC = Open("OpenRpc", "An OpenRPC document (https://spec.open-rpc.org)")
-
-
-@method("daemon.ping", "read", NoParams, Done, scope=OPEN, faces=faces("GET /ping", python="ping"))
+@serve(DAEMON_PING)
 async def _ping(_control: Control, _params: NoParams, _caller: Caller) -> Done:
-    """Answers at once, so that a client knows that the daemon is up."""
     return Done()
 
 
-@method(
-    "daemon.emergency_stop",
-    "operate",
-    NoParams,
-    EmergencyStopped,
-    recorded="always",
-    recorded_keys=("workers", "tasks"),
-    faces=faces("POST /emergency-stop", python="emergency_stop", command="emergency-stop"),
-)
+@serve(DAEMON_EMERGENCY_STOP)
 async def _emergency_stop(control: Control, _params: NoParams, caller: Caller) -> EmergencyStopped:
-    """Kills every worker and server at once, cancels every task, and refuses work until `agent.start`."""
     halted: list[str] = []
     killed = await control.agents.operations.halt(caller.name, lambda: halted.extend(control.tasks.halt()))
     await control.tasks.halted(halted)
     return EmergencyStopped(workers=killed, tasks=len(halted))
 
 
-@method(
-    "daemon.stop",
-    "admin",
-    NoParams,
-    Stopping,
-    recorded="always",
-    faces=faces("POST /stop", python="stop_daemon", command="daemon stop"),
-)
+@serve(DAEMON_STOP)
 async def _stop(_control: Control, _params: NoParams, _caller: Caller) -> Stopping:
-    """Stops the daemon, as SIGTERM does: workers end in order, each within its grace period. Answers before that."""
     pid = os.getpid()
     os.kill(pid, signal.SIGTERM)  # the handler of the daemon is the one way to its end
     return Stopping(pid=pid)
 
 
-@method(
-    "daemon.reload",
-    "admin",
-    ReloadParams,
-    Reloaded,
-    recorded="or-refused",
-    recorded_keys=("added", "removed", "changed", "live", "pending", "teams", "workflows"),
-    faces=faces("POST /reload", python="reload", command="reload"),
-)
+@serve(DAEMON_RELOAD)
 async def _reload(control: Control, params: ReloadParams, caller: Caller) -> Reloaded:
-    """Reads the configuration again, applies the changes and returns them; an invalid file changes nothing."""
     config = control.daemon.read_config()
     plan = await control.agents.reload.adopt(config, dry_run=params.dry_run, by=made_by(caller))
     if params.wait and not params.dry_run:
@@ -110,30 +94,15 @@ async def _reload(control: Control, params: ReloadParams, caller: Caller) -> Rel
     return msgspec.convert(plan, Reloaded, from_attributes=True)
 
 
-@method(
-    "daemon.schema",
-    "read",
-    SchemaParams,
-    SCHEMA,
-    scope=OPEN,
-    faces=faces("GET /schema/{document}", "GET /schema", python="get_schema", command="schema"),
-)
+@serve(DAEMON_SCHEMA)
 async def _schema(_control: Control, params: SchemaParams, _caller: Caller) -> dict[str, object]:
-    """Returns the JSON Schema of the configuration file, of a table in it, of a task, or of an event."""
     from ..schema.documents import schema_of  # noqa: PLC0415 - start-up time: few ask
 
     return schema_of(params.document)
 
 
-@method(
-    "template.list",
-    "read",
-    NoParams,
-    Templates,
-    faces=faces("GET /templates", python="list_templates", command="templates"),
-)
+@serve(TEMPLATE_LIST)
 async def _templates(control: Control, _params: NoParams, _caller: Caller) -> Templates:
-    """Returns the templates of the configuration, with their parameters and the agents and servers that have them."""
     users: dict[str, list[str]] = {}
     for agent in control.agents.agents.values():
         if agent.spec.template is not None:
@@ -156,42 +125,25 @@ async def _templates(control: Control, _params: NoParams, _caller: Caller) -> Te
     )
 
 
-@method(
-    "daemon.log_level",
-    "operate",
-    LogLevelParams,
-    LogLevelSet,
-    recorded="always",
-    faces=faces("PUT /log-level", python="set_log_level", command="log-level"),
-)
+@serve(DAEMON_LOG_LEVEL)
 async def _log_level(control: Control, params: LogLevelParams, _caller: Caller) -> LogLevelSet:
-    """Sets the log level of the daemon, until a reload or its end; `daemon.status` shows it."""
     control.daemon.daemon_log.set_level(params.level)
     return LogLevelSet(level=params.level)
 
 
-@method("rpc.discover", "read", NoParams, OPENRPC, scope=OPEN, faces=faces("GET /openrpc", python="discover"))
+@serve(RPC_DISCOVER)
 async def _discover(control: Control, _params: NoParams, _caller: Caller) -> msgspec.Raw:
-    """Returns this table as an OpenRPC document (https://spec.open-rpc.org)."""
     # Making it takes tens of milliseconds, in which the loop would serve no other client.
     return msgspec.Raw(await asyncio.to_thread(_encoded, tuple(control.methods.values())))
 
 
 @lru_cache(1)
-def _encoded(entries: tuple[Method, ...]) -> bytes:
+def _encoded(entries: tuple[AnyMethod, ...]) -> bytes:
     return codec.encode(openrpc({entry.name: entry for entry in entries}))
 
 
-@method(
-    "daemon.status",
-    "read",
-    StatusParams,
-    Status,
-    scope=ALL_NAMES,
-    faces=faces("GET /status", python="status", command="status"),
-)
+@serve(DAEMON_STATUS)
 async def _status(control: Control, params: StatusParams, caller: Caller) -> Status | msgspec.Raw:
-    """Returns the status of the daemon, of agents, MCP servers, teams and workflows, and task counts."""
     if params == StatusParams():
         return control.status_cache.status()
     names = _chosen(control, params)
@@ -200,17 +152,8 @@ async def _status(control: Control, params: StatusParams, caller: Caller) -> Sta
     return control.status.status(names, failed=params.failed)
 
 
-@method(
-    "daemon.follow",
-    "read",
-    NoParams,
-    Done,
-    scope=OPEN,
-    faces=faces("GET /status", python="follow_status", command="call", streams=True, only_streams=True),
-)
+@serve(DAEMON_FOLLOW)
 async def _follow(control: Control, _params: NoParams, caller: Caller) -> Done:
-    """Sends the status as a `status` notification {status}, then what changes in it and all events as `status.change` {change}."""
-
     def whole() -> Status | msgspec.Raw:
         if caller.agents is None:
             return control.status_cache.status()
@@ -229,9 +172,8 @@ def _chosen(control: Control, params: StatusParams | StatisticsParams) -> list[s
     return control.agents.registry.chosen(params.names or [], params.selector, groups=True)
 
 
-@method("daemon.doctor", "read", NoParams, Diagnosis, faces=faces("GET /doctor", python="doctor", command="doctor"))
+@serve(DAEMON_DOCTOR)
 async def _doctor(control: Control, _params: NoParams, caller: Caller) -> Diagnosis:
-    """Checks the machine and the daemon: the features of the kernel, those in force, and the guarantees that hold."""
     from corral.supervisor.workers.process import host_check, host_facts  # noqa: PLC0415 - start-up time: few ask
 
     problem = ""
@@ -325,29 +267,13 @@ def _sharing(control: Control) -> tuple[str, ...]:
     )
 
 
-@method(
-    "statistics.show",
-    "read",
-    StatisticsParams,
-    Statistics,
-    scope=ALL_NAMES,
-    faces=faces("GET /statistics", python="get_statistics", command="stats"),
-)
+@serve(STATISTICS_SHOW)
 async def _show(control: Control, params: StatisticsParams, caller: Caller) -> Statistics:
-    """Returns counts of processes, tasks and tool calls since the daemon started: in total, and of all names or of `names`."""
     shown = as_result(await control.statistics.shown(_chosen(control, params)), Statistics)
     return own_statistics(shown) if caller.tenant else shown
 
 
-@method(
-    "quota.list",
-    "read",
-    StatisticsParams,
-    QuotaList,
-    scope=ALL_NAMES,
-    faces=faces("GET /quotas", python="list_quotas", command="quota"),
-)
+@serve(QUOTA_LIST)
 async def _quotas(control: Control, params: StatisticsParams, _caller: Caller) -> QuotaList:
-    """Lists the limits that the daemon holds, what is used of each, and how often it has refused something."""
     found = control.quotas.shown(_chosen(control, params), time.monotonic())
     return QuotaList(quotas=found)

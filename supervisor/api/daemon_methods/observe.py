@@ -15,7 +15,7 @@ from corral.supervisor.records.logs.file_format import LogFilter
 from corral.supervisor.records.logs.file_format import Record as LogRecord
 from corral.supervisor.records.logs.merging import LogPosition
 from corral.supervisor.records.logs.regex import Pattern
-from corral.supervisor.tenants.tokens.scope import LOGS, OPEN, Rule, knows
+from corral.supervisor.tenants.tokens.scope import knows
 from corral.worker.contract import codec
 from corral.worker.contract.errors import InvalidParams, ResourceLimitExceeded
 from corral.worker.contract.log_pieces import PieceJoiner
@@ -31,11 +31,19 @@ from corral.worker.control.results import (
     Position,
     Published,
 )
+from corral.worker.methods.events import (
+    AUDIT_LIST,
+    AUDIT_VERIFY,
+    EVENT_FOLLOW,
+    EVENT_LIST,
+    EVENT_PUBLISH,
+    LOG_FOLLOW,
+    LOG_READ,
+)
 
 from ..reports.task_lines import lines_of_task
-from ..table.faces import Resumption, faces
 from ..table.results import as_result
-from ..table.table import Caller, Control, method
+from ..table.table import Caller, Control, serve
 
 ANSWER_BYTES = 8 * 1024 * 1024
 """Bytes of JSON in one answer: `next` of events says where to go on, longer logs have to be followed."""
@@ -60,16 +68,8 @@ def _number(key: str, value: int | str | None) -> int | None:
     return value
 
 
-@method(
-    "event.list",
-    "read",
-    EventParams,
-    Events,
-    scope=Rule("agent", lists=(("events", "agent"),)),
-    faces=faces("GET /events", python="list_events", command="events"),
-)
+@serve(EVENT_LIST)
 async def _list_events(control: Control, params: EventParams, caller: Caller) -> Events:
-    """Lists stored events, oldest first; `next`, where it is not null, is the `since` for more of them."""
     event_history, newest = control.shared.event_history, control.shared.bus.newest
     wanted = _wanted(params, caller)
     since, until = _number("since", params.since), _number("until", params.until)
@@ -98,23 +98,8 @@ async def _list_events(control: Control, params: EventParams, caller: Caller) ->
     return Events(events=found, next=next_seq, newest=newest)
 
 
-@method(
-    "event.follow",
-    "read",
-    EventParams,
-    Position,
-    scope=Rule("agent", sends=(("event", "events", "agent"),)),
-    faces=faces(
-        "GET /events",
-        python="events",
-        command="events",
-        streams=True,
-        only_streams=True,
-        resumption=Resumption("seq", "since"),
-    ),
-)
+@serve(EVENT_FOLLOW)
 async def _follow_events(control: Control, params: EventParams, caller: Caller) -> Position:
-    """Sends stored events after `position`, then all new ones, as `event` notifications {events}."""
     wanted = _wanted(params, caller)
     newest = control.shared.bus.newest
     since = _number("since", params.since)
@@ -195,16 +180,8 @@ class EventFollower:
         await self._caller.drain()
 
 
-@method(
-    "event.publish",
-    "operate",
-    EventPublishParams,
-    Published,
-    tenant=OPEN,
-    faces=faces("POST /events", python="publish", command="events publish"),
-)
+@serve(EVENT_PUBLISH)
 async def _publish_event(control: Control, params: EventPublishParams, caller: Caller) -> Published:
-    """Publishes an event to the subscribers of its type; returns its number."""
     return Published(seq=control.pubsub.publish_from(caller.who, params.type, params.data))
 
 
@@ -256,16 +233,8 @@ def _is_about(record: Record, name: str) -> bool:
     return any(word in (name, "*") or (isinstance(word, str) and word.rpartition("-")[0] == name) for word in words)
 
 
-@method(
-    "audit.list",
-    "operate",
-    AuditParams,
-    AuditPage,
-    tenant=OPEN,
-    faces=faces("GET /audit", python="list_audit", command="audit list"),
-)
+@serve(AUDIT_LIST)
 async def _list(control: Control, params: AuditParams, caller: Caller) -> AuditPage:
-    """Lists audit records, oldest first: the newest `n`, or those after `since`; `next` is the next `before`, or `since`."""
     n = RECORDS if params.n is None else params.n
     if params.since is not None and params.before is not None:
         raise InvalidParams("cannot list from both ends: give since or before", key="before")
@@ -275,15 +244,8 @@ async def _list(control: Control, params: AuditParams, caller: Caller) -> AuditP
     return AuditPage(records=records, next=next_place)
 
 
-@method(
-    "audit.verify",
-    "operate",
-    VerifyParams,
-    AuditVerdict,
-    faces=faces("GET /audit/verify", python="verify_audit", command="audit verify"),
-)
+@serve(AUDIT_VERIFY)
 async def _verify(control: Control, params: VerifyParams, _caller: Caller) -> AuditVerdict:
-    """Verifies the whole chain of hashes; `wrong` is the first record that is not as it was written."""
     expected = None
     if params.head is not None:
         try:
@@ -319,11 +281,8 @@ def _log_filter(control: Control, params: LogParams) -> LogFilter:
     )
 
 
-@method(
-    "log.read", "read", LogParams, LogLines, scope=LOGS, faces=faces("GET /logs", python="read_logs", command="logs")
-)
+@serve(LOG_READ)
 async def _read_log(control: Control, params: LogParams, _caller: Caller) -> LogLines:
-    """Returns the last lines of the logs, merged by time, up to 8 MiB of JSON."""
     found: list[LogRecord] = []
     size = 0
     joiner = PieceJoiner()
@@ -344,23 +303,8 @@ async def _read_log(control: Control, params: LogParams, _caller: Caller) -> Log
     return LogLines(records=records, position=None if position is None else position.text())
 
 
-@method(
-    "log.follow",
-    "read",
-    LogParams,
-    LogPlace,
-    scope=LOGS,
-    faces=faces(
-        "GET /logs",
-        python="follow_logs",
-        command="logs",
-        streams=True,
-        only_streams=True,
-        resumption=Resumption("position", "after", of_all=True),
-    ),
-)
+@serve(LOG_FOLLOW)
 async def _follow_log(control: Control, params: LogParams, caller: Caller) -> LogPlace:
-    """Sends the last lines, then new ones, as `log` notifications {records, position}; without `follow` the last ones, then `log.end`."""
     if params.follow and (params.until is not None or params.previous):
         key = "previous" if params.previous else "until"
         raise InvalidParams(f'cannot follow a log with "{key}": that is over', key=key)

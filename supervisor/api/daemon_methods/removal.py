@@ -8,25 +8,13 @@ from corral.supervisor.tenants.registry.removal import erase
 from corral.worker.contract.errors import Conflict
 from corral.worker.contract.names import tenant_of
 from corral.worker.control.tenants import TenantNameParams, TenantRemoved
+from corral.worker.methods.tenant import TENANT_RM
 
-from ..table.faces import faces
-from ..table.table import Caller, Control, method
+from ..table.table import Caller, Control, serve
 
 
-@method(
-    "tenant.rm",
-    "admin",
-    TenantNameParams,
-    TenantRemoved,
-    recorded="always",
-    recorded_keys=("removed", "erased"),
-    faces=faces("DELETE /tenants/{name}", python="remove_tenant", command="tenant rm"),
-)
+@serve(TENANT_RM)
 async def _remove(control: Control, params: TenantNameParams, _caller: Caller) -> TenantRemoved:
-    """Ends all of a tenant, then erases what there is of it; the audit alone keeps its records.
-
-    A tenant that the configuration file has is a Conflict: its tables go first. So is one whose removal is under way.
-    """
     name, tenants = params.name, control.tenants
     _check(control, name)
     with tenants.removal(name):

@@ -6,7 +6,7 @@ from msgspec import UNSET
 
 from corral.supervisor.agents.kept.record import Cause
 from corral.supervisor.models.desk.ledger import Sums
-from corral.supervisor.tenants.tokens.scope import AGENT, ALL_NAMES, OPEN, TABLE, is_in_scope
+from corral.supervisor.tenants.tokens.scope import is_in_scope
 from corral.worker.control.metrics import (
     MetricsHistory,
     MetricsHistoryParams,
@@ -28,22 +28,23 @@ from corral.worker.control.runtime_results import (
     Store,
     Stores,
 )
+from corral.worker.methods.runtime import (
+    AGENT_LIST,
+    AGENT_SET,
+    METRICS_HISTORY,
+    METRICS_LATEST,
+    METRICS_TOP,
+    MODELS_LIST,
+    RUNTIME_STATS,
+    STORE_LIST,
+)
 
 from ..table.caller import made_by
-from ..table.faces import faces
-from ..table.table import Caller, Control, method
+from ..table.table import Caller, Control, serve
 
 
-@method(
-    "agent.list",
-    "read",
-    StatusParams,
-    Agents,
-    scope=ALL_NAMES,
-    faces=faces("GET /agents", python="list_agents", command="status"),
-)
+@serve(AGENT_LIST)
 async def _list(control: Control, params: StatusParams, _caller: Caller) -> Agents:
-    """Lists the status of agents and MCP servers: of all, or of those that the params choose."""
     names = None
     if params.names is not None or params.selector is not None:
         names = control.agents.registry.chosen(params.names or [], params.selector, groups=True)
@@ -51,18 +52,8 @@ async def _list(control: Control, params: StatusParams, _caller: Caller) -> Agen
     return Agents(agents=[*status.agents, *status.mcp_servers])
 
 
-@method(
-    "agent.set",
-    "admin",
-    AgentSetParams,
-    AgentSet,
-    recorded="or-refused",
-    recorded_keys=("changed",),
-    tenant=TABLE,
-    faces=faces("PATCH /agents/{name}", python="set_agent", command="set"),
-)
+@serve(AGENT_SET)
 async def _set(control: Control, params: AgentSetParams, caller: Caller) -> AgentSet:
-    """Changes keys of an agent, server, team or workflow; each change is a revision."""
     membership = control.agents.membership
     cause = Cause("set", made_by(caller), params.why)
     changed = await membership.change(params.name, params.spec, cause, expected=params.expected, dry_run=params.dry_run)
@@ -80,17 +71,8 @@ async def _set(control: Control, params: AgentSetParams, caller: Caller) -> Agen
     )
 
 
-@method(
-    "runtime.stats",
-    "read",
-    NoParams,
-    RuntimeStatistics,
-    scope=OPEN,
-    faces=faces("GET /runtime-stats", python="get_runtime_stats"),
-)
+@serve(RUNTIME_STATS)
 async def _stats(control: Control, _params: NoParams, caller: Caller) -> RuntimeStatistics:
-    """Returns the number and the names of agents, teams, workflows, and databases: the declared stores that agents use."""
-
     def counted(names: Iterable[str]) -> Counted:
         known = [name for name in names if is_in_scope(name, caller.agents)]
         return Counted(count=len(known), ids=known)
@@ -109,16 +91,8 @@ async def _stats(control: Control, _params: NoParams, caller: Caller) -> Runtime
     )
 
 
-@method(
-    "store.list",
-    "read",
-    NoParams,
-    Stores,
-    scope=OPEN,
-    faces=faces("GET /stores", python="list_stores", command="stores"),
-)
+@serve(STORE_LIST)
 async def _stores(control: Control, _params: NoParams, caller: Caller) -> Stores:
-    """Probes the declared stores that agents use, and lists all, each with its state and its users."""
     found: list[Store] = []
     for each in await control.stores.listed():
         users = [name for name in each.used_by if is_in_scope(name, caller.agents)]
@@ -130,16 +104,8 @@ async def _stores(control: Control, _params: NoParams, caller: Caller) -> Stores
     return Stores(stores=found)
 
 
-@method(
-    "models.list",
-    "read",
-    NoParams,
-    Models,
-    scope=OPEN,
-    faces=faces("GET /models", python="list_models", command="models"),
-)
+@serve(MODELS_LIST)
 async def _models(control: Control, _params: NoParams, caller: Caller) -> Models:
-    """Lists the declared models: state, users, and what was measured of them today; connects to those of which nothing is known."""
     found: list[Model] = []
     for each in await control.models.listed():
         users = [name for name in each.used_by if is_in_scope(name, caller.agents)]
@@ -176,43 +142,19 @@ async def _models(control: Control, _params: NoParams, caller: Caller) -> Models
     return Models(models=found, gateway=ModelsGateway(pid=pid, in_flight=in_flight, restarts=restarts))
 
 
-@method(
-    "metrics.history",
-    "read",
-    MetricsHistoryParams,
-    MetricsHistory,
-    scope=AGENT,
-    faces=faces("GET /metrics/history", python="get_metrics_history", command="metrics"),
-)
+@serve(METRICS_HISTORY)
 async def _history(control: Control, params: MetricsHistoryParams, _caller: Caller) -> MetricsHistory:
-    """Returns what an agent, a server or the daemon did and used over time, in steps."""
     return await control.metrics.history(params.agent, params.since, params.until, params.step_s)
 
 
-@method(
-    "metrics.top",
-    "read",
-    MetricsTopParams,
-    MetricsTop,
-    scope=ALL_NAMES,
-    faces=faces("GET /metrics/top", python="get_metrics_top", command="metrics"),
-)
+@serve(METRICS_TOP)
 async def _top(control: Control, params: MetricsTopParams, _caller: Caller) -> MetricsTop:
-    """Ranks agents and servers by success, duration and cost, and names those that are a problem."""
     names = _names(control, params.names, params.selector)
     return await control.metrics.top(names, params.since, params.limit)
 
 
-@method(
-    "metrics.latest",
-    "read",
-    MetricsLatestParams,
-    MetricsLatest,
-    scope=ALL_NAMES,
-    faces=faces("GET /metrics/latest", python="get_latest_metrics", command="metrics"),
-)
+@serve(METRICS_LATEST)
 async def _latest(control: Control, params: MetricsLatestParams, _caller: Caller) -> MetricsLatest:
-    """Returns the present figures: those since the daemon's start, and those of the last minute."""
     return await control.metrics.latest(_names(control, params.names, params.selector))
 
 

@@ -8,30 +8,20 @@ from msgspec.structs import replace
 from corral.supervisor.agents.running.agent import Agent
 from corral.supervisor.config.secrets.secrets import referred
 from corral.supervisor.config.secrets.store import SecretStore
-from corral.supervisor.tenants.tokens.scope import OPEN, OWN_SECRET, own_globs
+from corral.supervisor.tenants.tokens.scope import own_globs
 from corral.supervisor.workers.lifecycle.state_machine import UP
 from corral.worker.contract.errors import Conflict
 from corral.worker.contract.names import qualified, tenant_of
 from corral.worker.control.params import NoParams, SecretRemoveParams, SecretRotateParams, SecretSetParams
 from corral.worker.control.results import Secret, SecretRotated, Secrets, SecretUse
+from corral.worker.methods.secret import SECRET_LIST, SECRET_RM, SECRET_ROTATE, SECRET_SET
 
-from ..table.faces import faces
 from ..table.results import as_result
-from ..table.table import Caller, Control, method
+from ..table.table import Caller, Control, serve
 
 
-@method(
-    "secret.set",
-    "admin",
-    SecretSetParams,
-    SecretUse,
-    recorded="or-refused",
-    recorded_keys=("used_by",),
-    tenant=OWN_SECRET,
-    faces=faces("PUT /secrets/{name}", python="set_secret", command="secret set"),
-)
+@serve(SECRET_SET)
 async def _set(control: Control, params: SecretSetParams, _caller: Caller) -> SecretUse:
-    """Keeps a secret for `${secret:NAME}`, of all agents or of those that match `agents`. Returns the agents that name it."""
     _check_tenant(control, params.name)
     await asyncio.to_thread(
         _store(control).set,
@@ -43,16 +33,8 @@ async def _set(control: Control, params: SecretSetParams, _caller: Caller) -> Se
     return SecretUse(name=params.name, used_by=_users(control, params.name))
 
 
-@method(
-    "secret.list",
-    "admin",
-    NoParams,
-    Secrets,
-    tenant=OPEN,
-    faces=faces("GET /secrets", python="list_secrets", command="secret list"),
-)
+@serve(SECRET_LIST)
 async def _list(control: Control, _params: NoParams, caller: Caller) -> Secrets:
-    """Returns the names of all secrets, their places, and the agents that they are for and that name them; no value."""
     secrets = control.shared.host.secrets
     found = await asyncio.to_thread(secrets.listed)
     if caller.tenant:
@@ -70,17 +52,8 @@ async def _list(control: Control, _params: NoParams, caller: Caller) -> Secrets:
     return Secrets(secrets=[replace(each, used_by=users[each.name]) for each in (*kept, *lost)])
 
 
-@method(
-    "secret.rm",
-    "admin",
-    SecretRemoveParams,
-    SecretUse,
-    recorded="or-refused",
-    tenant=OWN_SECRET,
-    faces=faces("DELETE /secrets/{name}", python="remove_secret", command="secret rm"),
-)
+@serve(SECRET_RM)
 async def _remove(control: Control, params: SecretRemoveParams, _caller: Caller) -> SecretUse:
-    """Removes a kept secret. One that agents name is refused without `force`."""
     users = _users(control, params.name)
     if users and not params.force:
         words = f"{', '.join(users)} could not start without it; --force removes it"
@@ -89,18 +62,8 @@ async def _remove(control: Control, params: SecretRemoveParams, _caller: Caller)
     return SecretUse(name=params.name, used_by=users)
 
 
-@method(
-    "secret.rotate",
-    "admin",
-    SecretRotateParams,
-    SecretRotated,
-    recorded="or-refused",
-    recorded_keys=("used_by", "restarted"),
-    tenant=OWN_SECRET,
-    faces=faces("POST /secrets/{name}/rotate", python="rotate_secret", command="secret rotate"),
-)
+@serve(SECRET_ROTATE)
 async def _rotate(control: Control, params: SecretRotateParams, _caller: Caller) -> SecretRotated:
-    """Replaces the value of a kept secret; with `restart` the workers of agents that name it restart one after another."""
     globs = own_globs(params.agents, tenant_of(params.name))
     agents = None if globs is None else tuple(globs)
     await asyncio.to_thread(_store(control).rotate, params.name, params.secret, agents)

@@ -11,7 +11,6 @@ from corral.supervisor.config.declared.pools import check_pool
 from corral.supervisor.config.declared.tenant import Tenant, decode_tenant
 from corral.supervisor.config.decoding.decoder import STORE, Document
 from corral.supervisor.config.spec.spec import kind_of_group
-from corral.supervisor.tenants.tokens.scope import OWN_TENANT, OWN_TENANTS
 from corral.supervisor.workers.lifecycle.state_machine import State
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract import codec
@@ -30,26 +29,14 @@ from corral.worker.control.tenants import (
     TenantShowParams,
     TenantSwitched,
 )
+from corral.worker.methods.tenant import TENANT_ADD, TENANT_LIST, TENANT_RESUME, TENANT_SET, TENANT_SHOW, TENANT_SUSPEND
 
-from ..table.faces import faces
-from ..table.table import Caller, Control, method
+from ..table.table import Caller, Control, serve
 from .layers import layers_of
 
 
-@method(
-    "tenant.add",
-    "admin",
-    TenantAddParams,
-    TenantAdded,
-    recorded="or-refused",
-    recorded_keys=("created", "restarted"),
-    faces=faces("PUT /tenants/{name}", python="add_tenant", command="tenant add"),
-)
+@serve(TENANT_ADD)
 async def _add(control: Control, params: TenantAddParams, _caller: Caller) -> TenantAdded:
-    """Adds a tenant, or returns the one that is there, whose agents that have given up start again.
-
-    A tenant that is there with other values of the given keys is a Conflict, and so is any with `new`.
-    """
     tenants, name = control.tenants, params.name
     present = tenants.find(name)
     if present is not None:
@@ -65,16 +52,8 @@ async def _add(control: Control, params: TenantAddParams, _caller: Caller) -> Te
     return TenantAdded(tenant=_record(control, tenants.of(name)), created=True)
 
 
-@method(
-    "tenant.list",
-    "read",
-    NoParams,
-    Tenants,
-    tenant=OWN_TENANTS,
-    faces=faces("GET /tenants", python="list_tenants", command="tenant list"),
-)
+@serve(TENANT_LIST)
 async def _list(control: Control, _params: NoParams, _caller: Caller) -> Tenants:
-    """Lists the tenants with their limits and counts; a tenant is told of itself alone."""
     found = control.tenants.all()
     by_tenant: dict[str, list[Agent]] = {}
     for agent in control.agents.agents.values():
@@ -83,19 +62,8 @@ async def _list(control: Control, _params: NoParams, _caller: Caller) -> Tenants
     return Tenants(records)
 
 
-@method(
-    "tenant.show",
-    "read",
-    TenantShowParams,
-    TenantShown,
-    tenant=OWN_TENANT,
-    faces=faces("GET /tenants/{name}", "GET /tenant", python="show_tenant", command="tenant show"),
-)
+@serve(TENANT_SHOW)
 async def _show(control: Control, params: TenantShowParams, _caller: Caller) -> TenantShown:
-    """Returns one tenant in full: its table, the names of what it has, and the layers that keep it apart.
-
-    A caller that is bound to a tenant names its own, or none.
-    """
     if params.name is None:
         raise InvalidParams("cannot show a tenant: name one", key="name")
     tenant = control.tenants.of(params.name)
@@ -113,17 +81,8 @@ async def _show(control: Control, params: TenantShowParams, _caller: Caller) -> 
     )
 
 
-@method(
-    "tenant.set",
-    "admin",
-    TenantSetParams,
-    TenantChanged,
-    recorded="or-refused",
-    recorded_keys=("keys",),
-    faces=faces("PATCH /tenants/{name}", python="set_tenant", command="tenant set"),
-)
+@serve(TENANT_SET)
 async def _set(control: Control, params: TenantSetParams, _caller: Caller) -> TenantChanged:
-    """Changes keys of the table of a tenant at once; a key that is null is as the file or the tier has it again."""
     tenants, name = control.tenants, params.name
     before = tenants.of(name)
     kept = tenants.kept(name)
@@ -144,17 +103,8 @@ async def _set(control: Control, params: TenantSetParams, _caller: Caller) -> Te
     return TenantChanged(tenant=_record(control, tenants.of(name)), keys=keys)
 
 
-@method(
-    "tenant.suspend",
-    "admin",
-    TenantNameParams,
-    TenantSwitched,
-    recorded="always",
-    recorded_keys=("workers",),
-    faces=faces("POST /tenants/{name}/suspend", python="suspend_tenant", command="tenant suspend"),
-)
+@serve(TENANT_SUSPEND)
 async def _suspend(control: Control, params: TenantNameParams, _caller: Caller) -> TenantSwitched:
-    """Stops all agents and servers of a tenant, and refuses its tasks and starts until it is resumed; again is harmless."""
     tenants, name = control.tenants, params.name
     tenant = tenants.of(name)
     kept = tenants.kept(name)
@@ -168,17 +118,8 @@ async def _suspend(control: Control, params: TenantNameParams, _caller: Caller) 
     return TenantSwitched(tenant=_record(control, tenant), workers=sorted(stopped))
 
 
-@method(
-    "tenant.resume",
-    "admin",
-    TenantNameParams,
-    TenantSwitched,
-    recorded="or-refused",
-    recorded_keys=("workers",),
-    faces=faces("POST /tenants/{name}/resume", python="resume_tenant", command="tenant resume"),
-)
+@serve(TENANT_RESUME)
 async def _resume(control: Control, params: TenantNameParams, _caller: Caller) -> TenantSwitched:
-    """Starts the agents of a suspended tenant that start by themselves, and takes its tasks again; again is harmless."""
     tenants, name = control.tenants, params.name
     tenant = tenants.of(name)
     kept = tenants.kept(name)

@@ -10,13 +10,12 @@ from typing import Any
 import msgspec
 
 from corral import __version__
-
-from .table import Method
+from corral.worker.methods.method import AnyMethod
 
 Schema = dict[str, Any]  # the values of its keys have types of their own
 
 
-def openrpc(methods: Mapping[str, Method]) -> dict[str, object]:
+def openrpc(methods: Mapping[str, AnyMethod]) -> dict[str, object]:
     """Returns the method table as an OpenRPC 1.3 document."""
     entries = [methods[name] for name in sorted(methods)]
     params, schemas = components([*[entry.params for entry in entries], *results_of(entries)])
@@ -53,7 +52,7 @@ def openrpc(methods: Mapping[str, Method]) -> dict[str, object]:
     }
 
 
-def results_of(entries: Iterable[Method]) -> list[Any]:  # types, some of them annotated
+def results_of(entries: Iterable[AnyMethod]) -> list[Any]:  # types, some of them annotated
     """Returns the types of the results of methods, in their order."""
     return [entry.result for entry in entries]
 

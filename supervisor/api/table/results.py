@@ -1,36 +1,19 @@
-"""Describes results that no Struct can have, and makes the parts that several results share.
+"""Makes the parts that several results share.
 
 It must not know a method.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import msgspec
-from msgspec import UNSET, Meta, Struct
+from msgspec import UNSET, Struct
 
 from corral.worker.contract import codec
 from corral.worker.contract.errors import CorralError
 from corral.worker.contract.records import Error
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Open:
-    """Describes a result that others shape, so that corral passes it on and no Struct can have its keys.
-
-    These are results of MCP servers, and documents whose form another specification defines.
-    """
-
-    title: str
-    description: str
-
-    @property
-    def type(self) -> Any:  # an annotated type, for which there is no other
-        """Returns its type as msgspec takes it, with title and description in its JSON Schema."""
-        return Annotated[dict[str, object], Meta(title=self.title, description=self.description)]
 
 
 def recorded_values(result: object, keys: tuple[str, ...]) -> dict[str, object]:

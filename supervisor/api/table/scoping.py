@@ -19,7 +19,7 @@ from corral.supervisor.config.spec.labels import chosen, is_glob
 from corral.supervisor.config.spec.spec import kind_of_group
 from corral.supervisor.tasks.run.tasks import Tasks
 from corral.supervisor.tasks.worker_api.approvals import Approvals
-from corral.supervisor.tenants.tokens.scope import Rule, as_glob, bound, is_in_scope, kept, without_names
+from corral.supervisor.tenants.tokens.scope import as_glob, bound, is_in_scope, kept, without_names
 from corral.supervisor.workers.supervision.shared import Shared
 from corral.worker.contract import codec
 from corral.worker.contract.errors import CorralError, NotFound, PermissionDenied
@@ -27,6 +27,7 @@ from corral.worker.contract.names import qualified, tenant_of
 from corral.worker.contract.records import ScheduleRecord, TaskParams
 from corral.worker.control.access import Rights
 from corral.worker.control.params import AttachParams
+from corral.worker.methods.rules import Rule
 
 from .caller import Caller
 from .naming import with_tenant

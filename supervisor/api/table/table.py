@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar, overload
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
@@ -42,7 +42,7 @@ from corral.supervisor.tenants.quotas.turns import CallTurns
 from corral.supervisor.tenants.registry.accounts import Accounts
 from corral.supervisor.tenants.registry.tenants import Tenants
 from corral.supervisor.tenants.tokens.change_rate import ChangeRate
-from corral.supervisor.tenants.tokens.scope import Rule, bound
+from corral.supervisor.tenants.tokens.scope import bound
 from corral.supervisor.tenants.tokens.tokens import Tokens
 from corral.supervisor.workers.supervision.shared import Shared, utc_now
 from corral.worker.contract import codec
@@ -57,15 +57,15 @@ from corral.worker.contract.errors import (
 from corral.worker.contract.records import Run, ScheduleRecord, Task
 from corral.worker.control.access import RIGHTS, Rights
 from corral.worker.control.params import ScheduleParams
+from corral.worker.methods.method import AnyMethod, Method
+from corral.worker.methods.rules import Rule
 
 from ..metrics.statistics import Statistics
 from ..metrics.view import MetricsView
 from ..reports.costs import CostSums
 from .caller import Caller as Caller
-from .examples import EXAMPLES
-from .faces import Faces
 from .quotas import Quotas
-from .results import Open, recorded_values
+from .results import recorded_values
 from .scoping import Scope, ScopedCaller
 from .services import Cluster, Execs, Services
 from .status import DaemonFacts, StatusReport
@@ -73,13 +73,6 @@ from .status_cache import StatusCache
 from .status_feed import StatusFeed
 
 Permission = Rights
-
-Recorded = Literal["never", "by-itself", "always", "or-refused"]
-"""Whether a method changes the running set, so that the audit has a record of each call before it is answered.
-
-A method that gives the daemon less to do runs `always`, and its record follows when the store takes it; one that
-gives it more is refused while no record can be stored. A tool call records itself (`by-itself`).
-"""
 
 logger = logging.getLogger(__name__)
 
@@ -109,99 +102,22 @@ UNDONE = (InvalidParams, NotFound, PermissionDenied)
 writes, a start that was stopped meanwhile): each of those has a record of its own."""
 
 
-@dataclass(frozen=True)
-class Method:
-    """Represents one entry of the table."""
-
-    name: str
-    permission: Permission
-    params: type[Struct]
-    serve: Callable[["Control", Any, Caller], Awaitable[object]]  # each with its own params
-    faces: Faces
-    result: Any  # a type as msgspec takes it, which may be an annotated one
-    """Type of its result: a Struct, or for an `Open` one an annotated dict. Its JSON Schema describes the answer."""
-    recorded: Recorded = "never"
-    recorded_keys: tuple[str, ...] = ()
-    """Keys of its result that go into the record."""
-    scope: Rule | None = None
-    """Rule that restricts it to the agents of a caller; without one it is refused to a caller whose token names agents."""
-    tenant: Rule | None = None
-    """Rule that restricts it to a tenant; without one it is refused to a caller that is bound to a tenant."""
-
-    @property
-    def summary(self) -> str:
-        """Returns the first line of its docstring."""
-        return (self.serve.__doc__ or "").strip().partition("\n")[0]
-
-    @property
-    def example(self) -> Mapping[str, object]:
-        """Returns params that show its use; a method without any in `api.examples` has none to show."""
-        return EXAMPLES.get(self.name, {})
-
-
-METHODS: dict[str, Method] = {}
-"""All methods by name, filled by the modules that `methods.all` imports."""
-
 P = TypeVar("P", bound=Struct)
-R = TypeVar("R", bound=Struct)
 A = TypeVar("A")
 
 Serve: TypeAlias = Callable[["Control", P, Caller], Awaitable[A]]
-"""A function of the table, with its params and its answer."""
+"""A function that serves a method, with its params and its answer."""
+
+HANDLERS: dict[str, Serve[Any, object]] = {}
+"""The functions that serve the methods, by the names of those; filled by the modules that `daemon_methods.all` imports."""
 
 
-@overload
-def method(
-    name: str,
-    permission: Permission,
-    params: type[P],
-    result: type[R],
-    *,
-    faces: Faces,
-    recorded: Recorded = ...,
-    recorded_keys: tuple[str, ...] = ...,
-    scope: Rule | None = ...,
-    tenant: Rule | Literal["scope"] | None = ...,
-) -> Callable[[Serve[P, R | Raw]], Serve[P, R | Raw]]: ...
+def serve(method: Method[P, A]) -> Callable[[Serve[P, A | Raw]], Serve[P, A | Raw]]:
+    """Returns a decorator for the function that serves a method. It returns the method's result, or its encoded form."""
 
-
-@overload
-def method(
-    name: str,
-    permission: Permission,
-    params: type[P],
-    result: Open,
-    *,
-    faces: Faces,
-    recorded: Recorded = ...,
-    recorded_keys: tuple[str, ...] = ...,
-    scope: Rule | None = ...,
-    tenant: Rule | Literal["scope"] | None = ...,
-) -> Callable[[Serve[P, dict[str, object] | Raw]], Serve[P, dict[str, object] | Raw]]: ...
-
-
-def method(
-    name: str,
-    permission: Permission,
-    params: type[Struct],
-    result: type[Struct] | Open,
-    *,
-    faces: Faces,
-    recorded: Recorded = "never",
-    recorded_keys: tuple[str, ...] = (),
-    scope: Rule | None = None,
-    tenant: Rule | Literal["scope"] | None = "scope",
-) -> Callable[[Any], Any]:  # the overloads say which functions
-    """Returns a decorator that enters a function into the table. Its rule for a tenant is that of `scope` unless it has one of its own.
-
-    The function returns an instance of `result`, or its encoded form; of an `Open` one, the plain dict.
-    """
-    shape = result.type if isinstance(result, Open) else result
-    own = scope if tenant == "scope" else tenant
-
-    def enter(serve: Callable[["Control", Any, Caller], Awaitable[object]]) -> object:
-        METHODS[name] = Method(name, permission, params, serve, faces, shape, recorded, recorded_keys, scope, own)
-        return serve
+    def enter(handler: Serve[P, A | Raw]) -> Serve[P, A | Raw]:
+        HANDLERS[method.name] = handler
+        return handler
 
     return enter
 
@@ -288,7 +204,8 @@ class Control:
     deployments: Deployments
     disk_use: DiskUse
     execs: Execs
-    methods: Mapping[str, Method]
+    methods: Mapping[str, AnyMethod]
+    handlers: Mapping[str, Serve[Any, object]]
     optional_cluster: Cluster | None = None
     change_rate: ChangeRate = field(default_factory=ChangeRate)
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
@@ -372,7 +289,7 @@ class Control:
             for name in names
         )
 
-    async def _answer_here(self, entry: Method, params: Mapping[str, object], caller: Caller) -> object:
+    async def _answer_here(self, entry: AnyMethod, params: Mapping[str, object], caller: Caller) -> object:
         name = entry.name
         is_dry = params.get("dry_run") is True and "dry_run" in entry.params.__struct_fields__
         if entry.recorded in ("always", "or-refused") and not is_dry:
@@ -384,7 +301,7 @@ class Control:
             raise
         return await self._served(entry, asked, caller)
 
-    async def _admitted(self, entry: Method, params: Mapping[str, object], caller: Caller) -> Struct:
+    async def _admitted(self, entry: AnyMethod, params: Mapping[str, object], caller: Caller) -> Struct:
         """Returns the params as the method takes them, restricted to the tenant and the agents of the caller."""
         if caller.tenant:
             self._check_tenant(entry, caller.tenant)
@@ -400,7 +317,7 @@ class Control:
             asked = await scope.restricted(entry.name, _rule(entry, caller), asked)
         return asked
 
-    def _check_tenant(self, entry: Method, tenant: str) -> None:
+    def _check_tenant(self, entry: AnyMethod, tenant: str) -> None:
         """Refuses a tenant that is not there, and the changes of one that is suspended."""
         if self.tenants.find(tenant) is None:
             raise NotFound(f'cannot find tenant "{tenant}"', name=tenant, known=[])
@@ -412,7 +329,7 @@ class Control:
                 reason="suspended",
             )
 
-    def _check_rate(self, entry: Method, caller: Caller) -> None:
+    def _check_rate(self, entry: AnyMethod, caller: Caller) -> None:
         """Refuses a change beyond the number that a caller may make within a minute."""
         limit = self.agents.config.daemon.max_changes_per_minute
         if entry.name in UNLIMITED:
@@ -428,19 +345,19 @@ class Control:
                 retry_after_s=round(wait_s, 3),
             )
 
-    async def _served(self, entry: Method, asked: Struct, caller: Caller) -> object:
+    async def _served(self, entry: AnyMethod, asked: Struct, caller: Caller) -> object:
         """Calls the handler; a caller with a tenant or some agents alone learns nothing of others from its answer."""
         if self.optional_cluster is not None:
             placed = self.optional_cluster.placed_call(entry.name, asked, caller)
             if placed is not None and (answer := await placed) is not None:
                 return answer
         if caller.agents is None:
-            return await entry.serve(self, asked, caller)
+            return await self.handlers[entry.name](self, asked, caller)
         scope, rule = self._scope(caller.agents, caller.tenant), _rule(entry, caller)
         if rule is not None and rule.sends:
             caller = ScopedCaller(caller, caller.agents, rule)
         try:
-            return scope.result(rule, await entry.serve(self, asked, caller))
+            return scope.result(rule, await self.handlers[entry.name](self, asked, caller))
         except CorralError as error:
             raise scope.error(error) from None
 
@@ -451,7 +368,7 @@ class Control:
             globs, tenant, registry, self.tasks, self.shared, schedules, self.approvals, self.deployments, folder
         )
 
-    async def _change(self, entry: Method, params: Mapping[str, object], caller: Caller) -> object:
+    async def _change(self, entry: AnyMethod, params: Mapping[str, object], caller: Caller) -> object:
         """Calls a method that the audit records: its record is durable before this returns or raises.
 
         It is not durable where the store takes no write within seconds; where the same call is refused to
@@ -520,7 +437,7 @@ class Control:
                 self.audit.add(record)
 
 
-def _rule(entry: Method, caller: Caller) -> Rule | None:
+def _rule(entry: AnyMethod, caller: Caller) -> Rule | None:
     """Returns the rule that restricts a call; that of a caller bound to a tenant, whose token names agents, is the narrower one."""
     is_whole = caller.agents == bound(None, caller.tenant)
     return entry.tenant if caller.tenant and (is_whole or entry.scope is not None) else entry.scope

@@ -11,15 +11,15 @@ from corral.supervisor.records.events.bus import Event
 from corral.supervisor.records.events.history import EventFilter
 from corral.supervisor.records.logs.file_format import LogFilter
 from corral.supervisor.records.logs.merging import LogPosition
-from corral.supervisor.tenants.tokens.scope import TASK, Rule, knows
+from corral.supervisor.tenants.tokens.scope import knows
 from corral.worker.contract.log_pieces import PieceJoiner
 from corral.worker.contract.records import ENDED, Task
 from corral.worker.control.reports import CostParams, Costs, TaskLog, TaskLogEntry, TaskLogParams
+from corral.worker.methods.report import COST_LIST, TASK_LOG
 
 from ..reports.task_lines import LATE_S, lines_of_task
 from ..reports.timeline import Timeline
-from ..table.faces import faces
-from ..table.table import Caller, Control, method
+from ..table.table import Caller, Control, serve
 from .task import children_of
 
 STORED = ("task.started", "task.progress", "task.retried")
@@ -41,33 +41,13 @@ LAST_LINES_S = 5.0
 """Seconds that the last lines may take after the end of the task."""
 
 
-@method(
-    "cost.list",
-    "read",
-    CostParams,
-    Costs,
-    scope=Rule("agent"),
-    tenant=Rule("agent", lists_all=True),
-    faces=faces("GET /costs", python="list_costs", command="cost"),
-)
+@serve(COST_LIST)
 async def _costs(control: Control, params: CostParams, caller: Caller) -> Costs:
-    """Returns what ended tasks have used, summed by agent, session, tenant, day or hour; also of agents that were removed."""
     return await control.costs.listed(params, knows(caller.agents))
 
 
-@method(
-    "task.log",
-    "read",
-    TaskLogParams,
-    TaskLog,
-    scope=TASK,
-    faces=faces("GET /tasks/{task}/log", python="task_log", command="task log", streams=True),
-)
+@serve(TASK_LOG)
 async def _task_log(control: Control, params: TaskLogParams, caller: Caller) -> TaskLog:
-    """Returns what a task has done in order of time: attempts, progress, log lines, tool calls, delegated tasks.
-
-    With `follow` they are sent as `task.log` notifications {entries}, until it has ended.
-    """
     shared = control.shared
     if not params.follow:
         task = await control.tasks.show(params.task)

@@ -5,46 +5,35 @@ from msgspec.structs import asdict, replace
 from corral.supervisor.agents.kept.record import Cause
 from corral.supervisor.agents.running.membership import Addition
 from corral.supervisor.config.spec.job import commands_of, job_task
-from corral.supervisor.tenants.tokens.scope import SCHEDULE, Rule
 from corral.worker.contract.names import qualified
 from corral.worker.contract.records import ScheduleRecord, Task
 from corral.worker.control.params import NoParams, ScheduleCommandParams, ScheduleNameParams, ScheduleParams
 from corral.worker.control.results import Removed, Schedules, ScheduleShown
+from corral.worker.methods.schedule import (
+    SCHEDULE_ADD,
+    SCHEDULE_ADD_COMMAND,
+    SCHEDULE_LIST,
+    SCHEDULE_PAUSE,
+    SCHEDULE_RESUME,
+    SCHEDULE_RM,
+    SCHEDULE_RUN,
+    SCHEDULE_SHOW,
+)
 
 from ..table.caller import generated_name, made_by
-from ..table.faces import faces
-from ..table.table import Caller, Control, method
+from ..table.table import Caller, Control, serve
 
 
-@method(
-    "schedule.add",
-    "operate",
-    ScheduleParams,
-    ScheduleRecord,
-    recorded="or-refused",
-    recorded_keys=("name",),
-    scope=Rule("new schedule"),
-    faces=faces("POST /schedules", python="add_schedule", command="schedule add"),
-)
+@serve(SCHEDULE_ADD)
 async def _add(control: Control, params: ScheduleParams, caller: Caller) -> ScheduleRecord:
-    """Adds a schedule, which submits a task at each of its times; it survives a restart of the daemon."""
     if caller.tenant and params.name is None:
         name = qualified(generated_name("schedule"), caller.tenant)
         params = replace(params, name=name)
     return await control.schedules.add(params)
 
 
-@method(
-    "schedule.add_command",
-    "admin",
-    ScheduleCommandParams,
-    ScheduleRecord,
-    recorded="or-refused",
-    recorded_keys=("name",),
-    faces=faces("POST /schedules/commands", python="add_command_schedule", command="schedule add"),
-)
+@serve(SCHEDULE_ADD_COMMAND)
 async def _add_command(control: Control, params: ScheduleCommandParams, caller: Caller) -> ScheduleRecord:
-    """Adds a schedule of a command, and a job of its name that runs the command."""
     name, command = params.name, list(params.command)
     table = commands_of({name: {**params.spec, "command": command}})[name]
     asked = ScheduleParams(
@@ -70,17 +59,8 @@ async def _add_command(control: Control, params: ScheduleCommandParams, caller: 
         raise
 
 
-@method(
-    "schedule.rm",
-    "operate",
-    ScheduleNameParams,
-    Removed,
-    recorded="always",
-    scope=SCHEDULE,
-    faces=faces("DELETE /schedules/{name}", python="remove_schedule", command="schedule rm"),
-)
+@serve(SCHEDULE_RM)
 async def _remove(control: Control, params: ScheduleNameParams, _caller: Caller) -> Removed:
-    """Removes a schedule, and the job that was added with its command; the tasks that it submitted stay."""
     removed = await control.schedules.remove(params.name)
     agent = control.agents.agents.get(params.name)
     if removed.command is not None and agent is not None and agent.added:
@@ -88,30 +68,13 @@ async def _remove(control: Control, params: ScheduleNameParams, _caller: Caller)
     return Removed(removed=[params.name])
 
 
-@method(
-    "schedule.list",
-    "read",
-    NoParams,
-    Schedules,
-    scope=Rule(lists=(("schedules", "task.agent"),)),
-    tenant=Rule(lists=(("schedules", "name"),)),
-    faces=faces("GET /schedules", python="list_schedules", command="schedules"),
-)
+@serve(SCHEDULE_LIST)
 async def _list(control: Control, _params: NoParams, _caller: Caller) -> Schedules:
-    """Lists all schedules, by name."""
     return Schedules(schedules=control.schedules.list())
 
 
-@method(
-    "schedule.show",
-    "read",
-    ScheduleNameParams,
-    ScheduleShown,
-    scope=SCHEDULE,
-    faces=faces("GET /schedules/{name}", python="show_schedule", command="schedule show"),
-)
+@serve(SCHEDULE_SHOW)
 async def _show(control: Control, params: ScheduleNameParams, _caller: Caller) -> ScheduleShown:
-    """Returns a schedule with its next times (`upcoming`) and its last runs (`recent`), the newest first."""
     record = control.schedules.show(params.name)
     return ScheduleShown(
         **asdict(record),
@@ -120,42 +83,16 @@ async def _show(control: Control, params: ScheduleNameParams, _caller: Caller) -
     )
 
 
-@method(
-    "schedule.pause",
-    "operate",
-    ScheduleNameParams,
-    ScheduleRecord,
-    recorded="always",
-    scope=SCHEDULE,
-    faces=faces("POST /schedules/{name}/pause", python="pause_schedule", command="schedule pause"),
-)
+@serve(SCHEDULE_PAUSE)
 async def _pause(control: Control, params: ScheduleNameParams, _caller: Caller) -> ScheduleRecord:
-    """Pauses a schedule until it is resumed; the times meanwhile are skipped."""
     return await control.schedules.pause(params.name)
 
 
-@method(
-    "schedule.resume",
-    "operate",
-    ScheduleNameParams,
-    ScheduleRecord,
-    recorded="or-refused",
-    scope=SCHEDULE,
-    faces=faces("POST /schedules/{name}/resume", python="resume_schedule", command="schedule resume"),
-)
+@serve(SCHEDULE_RESUME)
 async def _resume(control: Control, params: ScheduleNameParams, _caller: Caller) -> ScheduleRecord:
-    """Resumes a paused schedule."""
     return await control.schedules.resume(params.name)
 
 
-@method(
-    "schedule.run",
-    "operate",
-    ScheduleNameParams,
-    Task,
-    scope=SCHEDULE,
-    faces=faces("POST /schedules/{name}/run", python="run_schedule", command="schedule run"),
-)
+@serve(SCHEDULE_RUN)
 async def _run_schedule(control: Control, params: ScheduleNameParams, _caller: Caller) -> Task:
-    """Submits the task of a schedule now, beside its times, and returns its record."""
     return await control.schedules.run_now(params.name)

@@ -13,7 +13,7 @@ from msgspec.structs import asdict
 
 from corral.supervisor.agents.kept.record import Cause
 from corral.supervisor.agents.running.membership import Addition
-from corral.supervisor.tenants.tokens.scope import AGENT, CHECKPOINT, NAME, OPEN, Rule, knows
+from corral.supervisor.tenants.tokens.scope import knows
 from corral.worker.contract.errors import InvalidParams, NotFound, PermissionDenied
 from corral.worker.control.params import (
     CheckpointIdParams,
@@ -50,206 +50,107 @@ from corral.worker.control.state_results import (
     SessionShown,
     Value,
 )
+from corral.worker.methods.state import (
+    CHECKPOINT_LIST,
+    CHECKPOINT_RESTORE,
+    CHECKPOINT_RM,
+    CHECKPOINT_SAVE,
+    CHECKPOINT_SHOW,
+    MEMORY_CLEANUP,
+    MEMORY_CLEAR,
+    MEMORY_DELETE,
+    MEMORY_EXPIRE,
+    MEMORY_GET,
+    MEMORY_POOLS,
+    MEMORY_PUT,
+    MEMORY_SEARCH,
+    MEMORY_SESSIONS,
+    MEMORY_SHOW,
+    MEMORY_STATS,
+)
 
 from ..table.caller import made_by
-from ..table.faces import faces
 from ..table.results import as_result
-from ..table.table import Caller, Control, method
+from ..table.table import Caller, Control, serve
 
 
-@method(
-    "memory.sessions",
-    "read",
-    MemoryListParams,
-    Sessions,
-    scope=Rule("agent", lists=(("sessions", "agent"),)),
-    faces=faces("GET /sessions", "GET /sessions/{agent}", python="list_sessions", command="memory list"),
-)
+@serve(MEMORY_SESSIONS)
 async def _sessions(control: Control, params: MemoryListParams, caller: Caller) -> Sessions:
-    """Lists sessions with turns, messages, sizes and last access, the last used first."""
     found = await control.memory_listing.sessions(params.agent, params.limit, knows(caller.agents))
     return Sessions(sessions=as_result(found, list[Session]))
 
 
-@method(
-    "memory.show",
-    "read",
-    MemoryShowParams,
-    SessionShown,
-    scope=AGENT,
-    faces=faces("GET /sessions/{agent}/{session}", python="show_session", command="memory show"),
-)
+@serve(MEMORY_SHOW)
 async def _show(control: Control, params: MemoryShowParams, _caller: Caller) -> SessionShown:
-    """Returns a session: history, variables and data; counts as an access."""
     shown: dict[str, Any] = await control.memory.show(params.agent, params.session, params.last)
     return SessionShown(**shown)  # its parts are encoded JSON, which nothing decodes on its way
 
 
-@method(
-    "memory.put",
-    "operate",
-    MemoryPutParams,
-    Done,
-    scope=AGENT,
-    faces=faces("PUT /memory/{agent}/{key}", python="put_memory", command="memory put"),
-)
+@serve(MEMORY_PUT)
 async def _put(control: Control, params: MemoryPutParams, _caller: Caller) -> Done:
-    """Stores a value under a key of an agent; it is durable when this returns."""
     agent = control.agents.of(params.agent).name
     await control.memory.key_values.put(agent, params.session, params.key, params.value, ttl_s=params.ttl_s)
     return Done()
 
 
-@method(
-    "memory.get",
-    "read",
-    MemoryKeyParams,
-    Value,
-    scope=AGENT,
-    faces=faces("GET /memory/{agent}/{key}", python="get_memory", command="memory get"),
-)
+@serve(MEMORY_GET)
 async def _get(control: Control, params: MemoryKeyParams, _caller: Caller) -> Value:
-    """Returns the value under a key of an agent; null where there is none."""
     key_values = control.memory.key_values
     return Value(value=await key_values.get(params.agent, params.session, params.key))
 
 
-@method(
-    "memory.delete",
-    "operate",
-    MemoryKeyParams,
-    Done,
-    scope=AGENT,
-    faces=faces("DELETE /memory/{agent}/{key}", python="delete_memory", command="memory rm"),
-)
+@serve(MEMORY_DELETE)
 async def _delete(control: Control, params: MemoryKeyParams, _caller: Caller) -> Done:
-    """Deletes a key of an agent."""
     if not await control.memory.key_values.delete(params.agent, params.session, params.key):
         text = f'cannot find key "{params.key}" of agent "{params.agent}"'
         raise NotFound(text, agent=params.agent, key=params.key)
     return Done()
 
 
-@method(
-    "memory.search",
-    "read",
-    MemoryFindParams,
-    Items,
-    scope=AGENT,
-    faces=faces("GET /memory/{agent}", python="search_memory", command="memory search"),
-)
+@serve(MEMORY_SEARCH)
 async def _search(control: Control, params: MemoryFindParams, _caller: Caller) -> Items:
-    """Returns keys and values of an agent that contain a text, the newest first."""
     key_values = control.memory.key_values
     items = await key_values.search(params.agent, params.session, params.query, params.limit)
     return Items(items=as_result(items, list[Item]))
 
 
-@method(
-    "memory.clear",
-    "operate",
-    MemoryClearParams,
-    MemoryRemoved,
-    scope=AGENT,
-    faces=faces(
-        "DELETE /sessions/{agent}/{session}", "DELETE /sessions/{agent}", python="clear_memory", command="memory clear"
-    ),
-)
+@serve(MEMORY_CLEAR)
 async def _clear(control: Control, params: MemoryClearParams, _caller: Caller) -> MemoryRemoved:
-    """Deletes a session of an agent with its keys, or all of them; refused while a task works on it."""
     return MemoryRemoved(**await control.memory.clear(params.agent, params.session))
 
 
-@method(
-    "memory.cleanup",
-    "operate",
-    MemoryCleanupParams,
-    MemoryRemoved,
-    scope=AGENT,
-    faces=faces("POST /memory/cleanup", python="clean_up_memory", command="memory cleanup"),
-)
+@serve(MEMORY_CLEANUP)
 async def _cleanup(control: Control, params: MemoryCleanupParams, _caller: Caller) -> MemoryRemoved:
-    """Removes at once the sessions and keys that have expired, of an agent or of all; returns how many of each."""
     return MemoryRemoved(**await control.memory_expiry.expire(time.time(), params.agent))
 
 
-@method(
-    "memory.expire",
-    "operate",
-    MemoryExpireParams,
-    SessionExpiry,
-    scope=AGENT,
-    faces=faces("POST /sessions/{agent}/{session}/expire", python="expire_session", command="memory expire"),
-)
+@serve(MEMORY_EXPIRE)
 async def _expire(control: Control, params: MemoryExpireParams, _caller: Caller) -> SessionExpiry:
-    """Sets the time after which a session is gone, from now on; without `ttl_s` only `retention` counts."""
     agent, session = params.agent, params.session
     at = await control.memory.expire_session(agent, session, params.ttl_s)
     return SessionExpiry(agent=agent, session=session, expires_at=at)
 
 
-@method(
-    "memory.pools",
-    "read",
-    NoParams,
-    MemoryPools,
-    scope=OPEN,
-    faces=faces("GET /memory/pools", python="memory_pools", command="memory pools"),
-)
+@serve(MEMORY_POOLS)
 async def _pools(control: Control, _params: NoParams, caller: Caller) -> MemoryPools:
-    """Lists the memory pools: their limits, the size of their sessions and keys, and the agents in them."""
     found = await control.memory_listing.pools(control.agents.agents, knows(caller.agents))
     return MemoryPools(pools=as_result(found, list[MemoryPool]))
 
 
-@method(
-    "memory.stats",
-    "read",
-    MemoryStatsParams,
-    MemoryStatistics,
-    scope=Rule("agent", lists=(("agents", "agent"),)),
-    faces=faces("GET /memory", python="memory_stats", command="memory stats"),
-)
+@serve(MEMORY_STATS)
 async def _stats(control: Control, params: MemoryStatsParams, caller: Caller) -> MemoryStatistics:
-    """Returns the size of sessions and keys by agent, without expired ones, and the bytes of them in the daemon's memory."""
     found = await control.memory_listing.stats(params.agent, knows(caller.agents))
     return as_result(found, MemoryStatistics)
 
 
-@method(
-    "checkpoint.save",
-    "operate",
-    CheckpointSaveParams,
-    Checkpoints,
-    scope=NAME,
-    faces=faces("POST /checkpoints", "POST /agents/{name}/checkpoint", python="save_state", command="checkpoint save"),
-)
+@serve(CHECKPOINT_SAVE)
 async def _save(control: Control, params: CheckpointSaveParams, _caller: Caller) -> Checkpoints:
-    """Saves a checkpoint of one worker, or of each worker of an agent that is up."""
     saved = await control.hibernation.saver.save(params.name, params.timeout_s)
     return Checkpoints(checkpoints=saved)
 
 
-@method(
-    "checkpoint.restore",
-    "operate",
-    CheckpointRestoreParams,
-    CheckpointRestored,
-    recorded="or-refused",
-    recorded_keys=("worker", "added"),
-    scope=CHECKPOINT,
-    faces=faces(
-        "POST /checkpoints/{checkpoint}/restore",
-        "POST /checkpoints/restore",
-        python="restore_agent",
-        command="checkpoint restore",
-    ),
-)
+@serve(CHECKPOINT_RESTORE)
 async def _restore(control: Control, params: CheckpointRestoreParams, caller: Caller) -> CheckpointRestored:
-    """Restores a checkpoint, also another worker's, in a worker; one that does not run begins with it.
-
-    `checkpoint` is the worker's own copy, `live` whether it goes on with it at once. A removed agent is brought back.
-    """
     has_data = not isinstance(params.data, msgspec.UnsetType)
     if has_data == (params.checkpoint is not None):
         text = "cannot restore: give a checkpoint, or data"
@@ -313,48 +214,20 @@ async def _brought_back(control: Control, checkpoint: int, name: str | None, cal
     return _BroughtBack(agent, f"{agent}-{record.worker.rpartition('-')[2]}")
 
 
-@method(
-    "checkpoint.list",
-    "read",
-    CheckpointListParams,
-    Checkpoints,
-    scope=Rule(lists=(("checkpoints", "agent"),)),
-    faces=faces("GET /checkpoints", python="list_checkpoints", command="checkpoint list"),
-)
+@serve(CHECKPOINT_LIST)
 async def _list(control: Control, params: CheckpointListParams, caller: Caller) -> Checkpoints:
-    """Lists checkpoints without their data, newest first."""
     checkpoints = control.shared.checkpoints
     found = await checkpoints.list(params.name, params.limit, knows(caller.agents))
     return Checkpoints(checkpoints=list(found))
 
 
-@method(
-    "checkpoint.show",
-    "read",
-    CheckpointIdParams,
-    CheckpointShown,
-    scope=CHECKPOINT,
-    faces=faces("GET /checkpoints/{checkpoint}", python="show_checkpoint", command="checkpoint show"),
-)
+@serve(CHECKPOINT_SHOW)
 async def _show_checkpoint(control: Control, params: CheckpointIdParams, _caller: Caller) -> CheckpointShown:
-    """Returns one checkpoint with its data."""
     record, data = await control.shared.checkpoints.find(params.checkpoint)
     return CheckpointShown(**asdict(record), data=data)
 
 
-@method(
-    "checkpoint.rm",
-    "operate",
-    CheckpointRemoveParams,
-    CheckpointsRemoved,
-    recorded="always",
-    recorded_keys=("removed",),
-    scope=CHECKPOINT,
-    faces=faces(
-        "DELETE /checkpoints/{checkpoints}", "DELETE /checkpoints", python="remove_checkpoints", command="checkpoint rm"
-    ),
-)
+@serve(CHECKPOINT_RM)
 async def _rm(control: Control, params: CheckpointRemoveParams, _caller: Caller) -> CheckpointsRemoved:
-    """Removes checkpoints, all or none; one that a worker is to begin with only with `force`."""
     removed = await control.hibernation.remove(params.checkpoints, force=params.force)
     return CheckpointsRemoved(removed=list(removed))

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from corral.supervisor.records.events.bus import Event
 from corral.supervisor.tasks.run.sender import PartSender
-from corral.supervisor.tenants.tokens.scope import NEW_TASK, TASK, Rule, knows
+from corral.supervisor.tenants.tokens.scope import knows
 from corral.worker.contract.errors import Conflict, CorralError, Corrupted, InvalidParams, NotFound, Timeout
 from corral.worker.contract.names import tenant_of
 from corral.worker.contract.records import ENDED, Error, Task, TaskParams
@@ -32,10 +32,21 @@ from corral.worker.control.results import (
     TasksDiscarded,
     TasksRetried,
 )
+from corral.worker.methods.task import (
+    TASK_CANCEL,
+    TASK_DISCARD,
+    TASK_FOLLOW,
+    TASK_LIST,
+    TASK_RETRY,
+    TASK_RUN,
+    TASK_SHOW,
+    TASK_SUBMIT,
+    TASK_TREE,
+    TASK_WAIT,
+)
 
-from ..table.faces import faces
 from ..table.results import error_record
-from ..table.table import Caller, Control, method
+from ..table.table import Caller, Control, serve
 
 FOLLOWED = ("task.queued", "task.started", "task.progress", "task.retried", "task.ended")
 """Event types of a task, and of those below it, that `task.follow` sends."""
@@ -99,52 +110,19 @@ class ProgressSender:
             self._timer = None
 
 
-@method(
-    "task.run",
-    "operate",
-    TaskRunParams,
-    Task,
-    scope=NEW_TASK,
-    faces=faces(
-        "POST /agents/{agent}/run",
-        "POST /teams/{agent}/run",
-        "POST /workflows/{agent}/run",
-        "POST /run",
-        python="execute_task",
-        command="run",
-        streams=True,
-        parts=True,
-    ),
-)
+@serve(TASK_RUN)
 async def _run(control: Control, params: TaskRunParams, caller: Caller) -> Task:
-    """Runs a task and answers when it has ended; a caller that hangs up leaves it running."""
     task = await control.tasks.submit(params, tenant=caller.tenant)
     return await _ended(control, task.id, caller, params.stream)
 
 
-@method(
-    "task.submit",
-    "operate",
-    TaskParams,
-    Task,
-    scope=NEW_TASK,
-    faces=faces("POST /tasks", python="submit_task", command="run"),
-)
+@serve(TASK_SUBMIT)
 async def _submit(control: Control, params: TaskParams, caller: Caller) -> Task:
-    """Queues a task and answers with its record at once; it is durable by then."""
     return await control.tasks.submit(params, tenant=caller.tenant)
 
 
-@method(
-    "task.wait",
-    "read",
-    TaskWaitParams,
-    Task,
-    scope=TASK,
-    faces=faces("GET /tasks/{task}/wait", python="wait_task", command="task wait", streams=True, parts=True),
-)
+@serve(TASK_WAIT)
 async def _wait(control: Control, params: TaskWaitParams, caller: Caller) -> Task:
-    """Answers with the record of a task when it has ended."""
     try:
         async with asyncio.timeout(params.timeout_s):
             return await _ended(control, params.task, caller, params.stream)
@@ -174,16 +152,8 @@ def _late(params: TaskWaitParams | TaskFollowParams) -> Timeout:
     )
 
 
-@method(
-    "task.follow",
-    "read",
-    TaskFollowParams,
-    Task,
-    scope=TASK,
-    faces=faces("GET /tasks/{task}/follow", python="follow_task", command="task follow", streams=True),
-)
+@serve(TASK_FOLLOW)
 async def _follow(control: Control, params: TaskFollowParams, caller: Caller) -> Task:
-    """Returns as `task.wait`; meanwhile sends the events of the task and those below it as `task.event` notifications {event}."""
     followed = {params.task}
 
     def is_below(event: Event) -> bool:
@@ -245,32 +215,16 @@ def _standing(task: Task) -> dict[str, object]:
     }
 
 
-@method(
-    "task.show",
-    "read",
-    TaskShowParams,
-    Task,
-    scope=TASK,
-    faces=faces("GET /tasks/{task}", python="show_task", command="task show"),
-)
+@serve(TASK_SHOW)
 async def _show_task(control: Control, params: TaskShowParams, _caller: Caller) -> Task:
-    """Returns the record of a task, with its tool calls where they are asked for."""
     task = await control.tasks.show(params.task)
     if params.calls:
         task = replace(task, calls=await control.tool_calls.history.of(task.id))
     return task
 
 
-@method(
-    "task.tree",
-    "read",
-    TaskTreeParams,
-    TaskNode,
-    scope=TASK,
-    faces=faces("GET /tasks/{task}/tree", python="task_tree", command="task show"),
-)
+@serve(TASK_TREE)
 async def _tree(control: Control, params: TaskTreeParams, _caller: Caller) -> TaskNode:
-    """Returns a short record of a task with those it delegated: {task, children: [the same], more: number of children left out}."""
     top = await control.tasks.show(params.task)
     root = TaskNode(task=_in_short(top), children=[], more=0)
     level = [(root, top)]
@@ -314,43 +268,19 @@ async def children_of(control: Control, task: Task, limit: int) -> list[Task]:
     return found
 
 
-@method(
-    "task.list",
-    "read",
-    TaskListParams,
-    TaskPage,
-    scope=Rule("agent", lists=(("tasks", "agent"),)),
-    faces=faces("GET /tasks", python="list_tasks", command="tasks"),
-)
+@serve(TASK_LIST)
 async def _list_tasks(control: Control, params: TaskListParams, caller: Caller) -> TaskPage:
-    """Lists records of tasks, newest first; `more`, where it is not null, is the `before` for the rest; `skipped` cannot be read."""
     page = await control.tasks.list(params, knows(caller.agents))
     return TaskPage(tasks=page.tasks, more=page.more, skipped=page.skipped)
 
 
-@method(
-    "task.cancel",
-    "operate",
-    TaskIdParams,
-    Task,
-    scope=TASK,
-    faces=faces("DELETE /tasks/{task}", "POST /tasks/{task}/cancel", python="cancel_task", command="task cancel"),
-)
+@serve(TASK_CANCEL)
 async def _cancel(control: Control, params: TaskIdParams, _caller: Caller) -> Task:
-    """Cancels a task and those that it delegated."""
     return await control.tasks.cancel(params.task)
 
 
-@method(
-    "task.retry",
-    "operate",
-    TasksParams,
-    TasksRetried,
-    scope=TASK,
-    faces=faces("POST /tasks/{tasks}/retry", "POST /tasks/retry", python="retry_tasks", command="task retry"),
-)
+@serve(TASK_RETRY)
 async def _retry(control: Control, params: TasksParams, _caller: Caller) -> TasksRetried:
-    """Queues ended tasks once more, each as a new task: {retried: [{task, by}], failed: [{task, error}], more: the `after` of more dead letters}."""
     ids, more = await _named(control, params)
     queued: list[Retried] = []
     failed: list[RetryFailed] = []
@@ -363,16 +293,8 @@ async def _retry(control: Control, params: TasksParams, _caller: Caller) -> Task
     return TasksRetried(retried=queued, failed=failed, more=more)
 
 
-@method(
-    "task.discard",
-    "operate",
-    TasksParams,
-    TasksDiscarded,
-    scope=TASK,
-    faces=faces("POST /tasks/{tasks}/discard", "POST /tasks/discard", python="discard_tasks", command="task discard"),
-)
+@serve(TASK_DISCARD)
 async def _discard(control: Control, params: TasksParams, _caller: Caller) -> TasksDiscarded:
-    """Removes tasks from the dead letters; their records stay for as long as those of others: {discarded, more}."""
     ids, more = await _named(control, params)
     if not params.dead:
         for task_id in ids:

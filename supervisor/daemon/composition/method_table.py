@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from corral.supervisor.api.daemon_methods.all import METHODS
+from corral.supervisor.api.daemon_methods.all import HANDLERS
 from corral.supervisor.api.table.status import DaemonFacts, StatusReport
 from corral.supervisor.api.table.status_cache import StatusCache
 from corral.supervisor.api.table.status_feed import StatusFeed
@@ -12,6 +12,7 @@ from corral.supervisor.faces.services.services import AgentServices
 from corral.supervisor.records.backup.backups import Backups
 from corral.supervisor.records.memory.listing import Listing
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
+from corral.worker.methods.table import METHODS
 
 from ..host.installation import read_config
 from .rooms import Rooms
@@ -82,6 +83,7 @@ def make_control(
         deployments=rooms.deployments,
         execs=rooms.execs,
         methods=METHODS,
+        handlers=HANDLERS,
         optional_cluster=rooms.cluster,
     )
     if rooms.cluster is not None:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from aiohttp import web
 
-from corral.supervisor.api.table.table import Method
 from corral.worker.contract import codec
 from corral.worker.contract.errors import MethodNotFound, NotFound
+from corral.worker.methods.method import AnyMethod
 
 from ..http.answers import Refused
 from ..http.face import HttpClient
@@ -42,7 +42,7 @@ class OpenApiFace:
     prefix = "/openapi.json"
     open = True
 
-    def __init__(self, methods: Mapping[str, Method]) -> None:
+    def __init__(self, methods: Mapping[str, AnyMethod]) -> None:
         self._methods = methods
         self._body: bytes | None = None
 

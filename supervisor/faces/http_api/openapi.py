@@ -11,9 +11,9 @@ from typing import cast
 import msgspec
 
 from corral import __version__
-from corral.supervisor.api.table.faces import Resumption, Route
 from corral.supervisor.api.table.openrpc import any_value
-from corral.supervisor.api.table.table import Method
+from corral.worker.methods.faces import Resumption, Route
+from corral.worker.methods.method import AnyMethod
 
 from .other_paths import other_paths
 from .statuses import ERROR_STATUSES, MESSAGES, success
@@ -54,12 +54,12 @@ TAGS = {
 }
 
 
-def openapi(methods: Mapping[str, Method]) -> dict[str, object]:
+def openapi(methods: Mapping[str, AnyMethod]) -> dict[str, object]:
     """Returns the method table as an OpenAPI 3.1 document."""
     served = [methods[name] for name in sorted(methods) if methods[name].faces.routes]
     params, results, components = _schemas(served)
     paths: dict[str, dict[str, Schema]] = {}
-    late: list[tuple[Method, Route]] = []
+    late: list[tuple[AnyMethod, Route]] = []
     for method, route, number in _numbered(served):
         if method.faces.only_streams:
             late.append((method, route))
@@ -99,7 +99,7 @@ def openapi(methods: Mapping[str, Method]) -> dict[str, object]:
     }
 
 
-def _schemas(served: Sequence[Method]) -> tuple[dict[str, Schema], dict[str, Schema], dict[str, Schema]]:
+def _schemas(served: Sequence[AnyMethod]) -> tuple[dict[str, Schema], dict[str, Schema], dict[str, Schema]]:
     """Returns the schema of the params and of the result of each method, and the components that they refer to."""
     schemas, components = msgspec.json.schema_components(
         [method.params for method in served] + [method.result for method in served],
@@ -134,7 +134,7 @@ def _forget_unused(paths: object, components: dict[str, Schema]) -> None:
             del components[name]
 
 
-def _numbered(served: Sequence[Method]) -> Iterator[tuple[Method, Route, int]]:
+def _numbered(served: Sequence[AnyMethod]) -> Iterator[tuple[AnyMethod, Route, int]]:
     for method in served:
         for number, route in enumerate(method.faces.routes):
             yield method, route, number
@@ -154,7 +154,7 @@ def one_of(key: str) -> str:
 class _Operation:
     """Describes one route of a method."""
 
-    def __init__(self, method: Method, route: Route, number: int) -> None:
+    def __init__(self, method: AnyMethod, route: Route, number: int) -> None:
         self.method, self.route, self.path = method, route, _path(route)
         base = method.faces.python or method.name.replace(".", "_")
         self.id = base if number == 0 else f"{base}_{self._suffix(number)}"
@@ -177,8 +177,7 @@ class _Operation:
     def described(self, params: Schema, result: Schema, components: dict[str, Schema]) -> dict[str, object]:
         """Returns the operation; a body of its own is added to the components."""
         method = self.method
-        lines = (method.serve.__doc__ or "").strip()
-        text = "\n\n".join(" ".join(part.split()) for part in lines.split("\n\n"))
+        text = "\n\n".join(" ".join(part.split()) for part in method.doc.split("\n\n"))
         found: dict[str, object] = {
             "operationId": self.id,
             "summary": method.summary.rstrip("."),
@@ -306,7 +305,7 @@ def _last_event_id(resumption: Resumption) -> Schema:
     }
 
 
-def _add_stream(operation: Schema, method: Method) -> None:
+def _add_stream(operation: Schema, method: AnyMethod) -> None:
     """Adds the answer of a request that accepts an event stream."""
     responses = cast("dict[str, dict[str, object]]", operation["responses"])
     answer = responses[min(responses)]

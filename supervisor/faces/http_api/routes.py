@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from corral.supervisor.api.table.faces import Route
-from corral.supervisor.api.table.table import Method
 from corral.worker.contract.errors import InvalidParams, MethodNotFound, NotFound
+from corral.worker.methods.faces import Route
+from corral.worker.methods.method import AnyMethod
 
 PREFIX = "/api/v1"
 
@@ -19,7 +19,7 @@ PREFIX = "/api/v1"
 class Match(NamedTuple):
     """Represents the method of a request, and the keys of its params that the path has."""
 
-    method: Method
+    method: AnyMethod
     route: Route
     keys: dict[str, str]
 
@@ -42,13 +42,13 @@ class VerbRefused(MethodNotFound):
 class _Node:
     literals: dict[str, "_Node"] = field(default_factory=dict[str, "_Node"])
     key: "_Node | None" = None
-    methods: dict[str, list[tuple[Method, Route]]] = field(default_factory=dict[str, list[tuple[Method, Route]]])
+    methods: dict[str, list[tuple[AnyMethod, Route]]] = field(default_factory=dict[str, list[tuple[AnyMethod, Route]]])
 
 
 class Router:
     """Finds methods by verb and path."""
 
-    def __init__(self, methods: Mapping[str, Method]) -> None:
+    def __init__(self, methods: Mapping[str, AnyMethod]) -> None:
         self._root = _Node()
         for method in methods.values():
             for route in method.faces.routes:
@@ -90,7 +90,7 @@ def _reached(root: _Node, words: list[str]) -> list[tuple[_Node, list[str]]]:
     return reached
 
 
-def _in_order(entries: Iterable[tuple[Method, Route]], *, streams: bool) -> list[tuple[Method, Route]]:
+def _in_order(entries: Iterable[tuple[AnyMethod, Route]], *, streams: bool) -> list[tuple[AnyMethod, Route]]:
     """Returns the methods of one verb and path that can answer: of a stream and a plain one that which is asked for."""
     able = [entry for entry in entries if streams or not entry[0].faces.only_streams]
     return sorted(able, key=lambda entry: not entry[0].faces.only_streams)

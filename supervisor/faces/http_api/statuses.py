@@ -5,8 +5,6 @@ It must not know aiohttp: the OpenAPI document and the routes take the same tabl
 
 from collections.abc import Mapping
 
-from corral.supervisor.api.table.faces import Route
-from corral.supervisor.api.table.table import Method
 from corral.worker.contract.errors import (
     CLASSES,
     Conflict,
@@ -21,6 +19,8 @@ from corral.worker.contract.errors import (
     Timeout,
     WorkerFailed,
 )
+from corral.worker.methods.faces import Route
+from corral.worker.methods.method import AnyMethod
 
 ERROR_STATUSES: Mapping[str, int] = {cls.__name__: cls.http_status for cls in CLASSES.values()}
 """HTTP status of each class; one without a token or with an unknown one is 401."""
@@ -47,7 +47,7 @@ MESSAGES: Mapping[int, CorralError] = {
 """An example of each refusal, by status."""
 
 
-def success(method: Method, route: Route) -> int:
+def success(method: AnyMethod, route: Route) -> int:
     """Returns the status of an answer: 201 for what was added, 202 for what was only accepted."""
     if method.name == "task.submit":
         return 202

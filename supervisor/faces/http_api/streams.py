@@ -11,13 +11,14 @@ from collections.abc import Awaitable, Mapping, Sequence
 
 from aiohttp import web
 
-from corral.supervisor.api.table.faces import Resumption
-from corral.supervisor.api.table.table import Control, Method, Permission
+from corral.supervisor.api.table.table import Control, Permission
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract import codec
 from corral.worker.contract.errors import Conflict, CorralError, InternalError
 from corral.worker.control.nodes import places_of, places_text
 from corral.worker.control.params import AttachParams
+from corral.worker.methods.faces import Resumption
+from corral.worker.methods.method import AnyMethod
 
 from ..http.event_sender import Outbox, event, send_call
 from ..http.face import HttpClient
@@ -88,7 +89,7 @@ class StreamCaller:
 
 
 async def serve_stream(
-    request: web.BaseRequest, control: Control, method: Method, params: Mapping[str, object], client: HttpClient
+    request: web.BaseRequest, control: Control, method: AnyMethod, params: Mapping[str, object], client: HttpClient
 ) -> web.StreamResponse:
     """Answers a request with the events of a call."""
     caller = StreamCaller(client, method.faces.resumption)
@@ -98,7 +99,7 @@ async def serve_stream(
     return await send_call(request, caller.outbox, call, _ending)
 
 
-async def _performed(control: Control, method: Method, params: Mapping[str, object], caller: StreamCaller) -> object:
+async def _performed(control: Control, method: AnyMethod, params: Mapping[str, object], caller: StreamCaller) -> object:
     """Calls the method, and does what follows the call; returns the result of the call."""
     result = await control.call(method.name, params, caller)
     if caller.following is not None:

@@ -8,12 +8,12 @@ import pytest
 
 from corral import AgentRuntime, Runtime
 from corral.cli.__main__ import command_line
-from corral.supervisor.api.daemon_methods.all import METHODS
-from corral.supervisor.api.table.examples import EXAMPLES
+from corral.supervisor.api.daemon_methods.all import HANDLERS
 from corral.supervisor.api.table.openrpc import components, openrpc, results_of
-from corral.supervisor.api.table.table import Method
 from corral.worker.contract.records import Task
 from corral.worker.control.results import TaskInShort
+from corral.worker.methods.method import AnyMethod
+from corral.worker.methods.table import METHODS
 
 OF_OTHERS = {"daemon.schema", "rpc.discover", "mcp.call", "mcp.read"}
 """Methods whose result is a document of another specification, or one that an MCP server has made."""
@@ -33,7 +33,6 @@ def test_a_method_has_a_result_with_a_schema(subtests: pytest.Subtests) -> None:
 
 
 def test_a_method_has_an_example_that_it_would_accept(subtests: pytest.Subtests) -> None:
-    assert EXAMPLES.keys() == METHODS.keys()
     for method in METHODS.values():
         with subtests.test(method.name):
             msgspec.convert(method.example, method.params)
@@ -65,13 +64,17 @@ def _is_command(words: str) -> bool:
     return command is not None
 
 
+def test_each_method_is_served_and_nothing_else_is() -> None:
+    assert HANDLERS.keys() == METHODS.keys()
+
+
 def test_no_two_methods_have_one_python_name() -> None:
     names = [method.faces.python for method in METHODS.values() if method.faces.python]
     assert len(names) == len(set(names))
 
 
 def test_no_two_methods_have_one_route_but_a_list_and_its_stream() -> None:
-    found: dict[tuple[object, ...], list[Method]] = defaultdict(list)
+    found: dict[tuple[object, ...], list[AnyMethod]] = defaultdict(list)
     for method in METHODS.values():
         for route in method.faces.routes:
             shape = tuple(None if is_key else name for name, is_key in route.segments)

@@ -17,8 +17,8 @@ sys.path += [
     str(Path(__file__).parents[2]),
     str(Path(__file__).parents[2] / "support"),
 ]  # `python -P` leaves out where `daemon_process` is
-from corral.supervisor.api.daemon_methods.all import METHODS
 from corral.supervisor.faces.http_api.openapi import openapi
+from corral.worker.methods.table import METHODS
 from daemon_process import AGENTS, DaemonProcess
 
 PROGRAM = """

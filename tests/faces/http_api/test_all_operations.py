@@ -2,8 +2,8 @@
 
 import pytest
 
-from corral.supervisor.api.daemon_methods.all import METHODS
 from corral.supervisor.faces.http_api.openapi import openapi
+from corral.worker.methods.table import METHODS
 from faces.http_api.all_operations import EXCLUDED, run
 
 EXAMPLES = 1

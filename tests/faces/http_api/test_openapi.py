@@ -10,11 +10,11 @@ import msgspec
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from corral.supervisor.api.daemon_methods.all import METHODS
 from corral.supervisor.faces.http.answers import status_of
 from corral.supervisor.faces.http_api.openapi import BASE, openapi
 from corral.supervisor.faces.http_api.statuses import ERROR_STATUSES, MESSAGES
 from corral.worker.contract.errors import CLASSES
+from corral.worker.methods.table import METHODS
 from daemon_process import BIN
 
 pytestmark = pytest.mark.core

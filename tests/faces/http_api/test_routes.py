@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor.api.daemon_methods.all import METHODS
-from corral.supervisor.api.table.faces import Route
-from corral.supervisor.api.table.table import Method
 from corral.supervisor.faces.http.answers import status_of
 from corral.supervisor.faces.http_api.request_params import IN_QUERY, fields_of, is_list
 from corral.supervisor.faces.http_api.routes import Router
 from corral.worker.contract.errors import Conflict, CorralError
+from corral.worker.methods.faces import Route
+from corral.worker.methods.method import AnyMethod
+from corral.worker.methods.table import METHODS
 from http_api_client import Api, segment, serving
 
 pytestmark = pytest.mark.shell
@@ -49,7 +49,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
         yield found
 
 
-def params_for(method: Method, route: Route) -> dict[str, object]:
+def params_for(method: AnyMethod, route: Route) -> dict[str, object]:
     """The params of the example, with a value for each key of the path; agents are the one there is."""
     params = dict(method.example)
     for key in route.keys:
@@ -66,7 +66,7 @@ def params_for(method: Method, route: Route) -> dict[str, object]:
     return params
 
 
-def split(method: Method, route: Route, params: Mapping[str, object]) -> tuple[str, dict[str, Any]]:
+def split(method: AnyMethod, route: Route, params: Mapping[str, object]) -> tuple[str, dict[str, Any]]:
     """The path of a request, and the params that it does not hold."""
     left = dict(params)
     words: list[str] = []
@@ -97,7 +97,7 @@ def test_a_route_answers_as_the_socket_does(api: Api, subtests: pytest.Subtests)
             check_the_answer(api, method, route, params)
 
 
-def check_the_answer(api: Api, method: Method, route: Route, params: dict[str, object]) -> None:
+def check_the_answer(api: Api, method: AnyMethod, route: Route, params: dict[str, object]) -> None:
     path, left = split(method, route, params)
     in_query = route.verb in IN_QUERY
     texts = {k: str(v).lower() if isinstance(v, bool) else v for k, v in left.items()}

@@ -17,8 +17,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from corral.supervisor.api.table.faces import faces
-from corral.supervisor.api.table.table import Control, Method, Permission, Serve
+from corral.supervisor.api.table.table import Control, Permission, Serve
 from corral.supervisor.config.spec.spec import Audit as Keys
 from corral.supervisor.records.audit import hash_chain
 from corral.supervisor.records.audit import log as audit_module
@@ -32,6 +31,8 @@ from corral.supervisor.tenants.tokens.change_rate import ChangeRate
 from corral.worker.contract.errors import Conflict, CorralError, Overloaded, PermissionDenied, ResourceLimitExceeded
 from corral.worker.control.params import NoParams
 from corral.worker.control.results import Done
+from corral.worker.methods.faces import faces
+from corral.worker.methods.method import method
 
 pytestmark = pytest.mark.shell
 
@@ -469,9 +470,6 @@ FULL_DISK = """
 import asyncio, resource, signal, sys
 from pathlib import Path
 from corral.supervisor.records.audit.log import Audit
-from corral.supervisor.tenants.tokens.change_rate import ChangeRate
-from corral.supervisor.api.table.faces import faces
-from corral.supervisor.api.table.table import Control, Method, Permission, Serve
 from corral.supervisor.config.spec.spec import Audit as Keys
 from corral.supervisor.records.store.store import Store
 
@@ -579,9 +577,14 @@ def lasted(name: str, seconds: float) -> None:
 
 def control(audit: Audit, serve: Serve[NoParams, object], *, permission: Permission = "operate") -> Control:
     """A method table with one change, `test.change`, and nothing behind it."""
-    entry = Method("test.change", permission, NoParams, serve, faces(), Done, recorded="always")
+    entry = method("test.change", permission, NoParams, Done, faces=faces(), doc="Changes.", recorded="always")
     rooms: dict[str, Any] = dict.fromkeys(Control.__dataclass_fields__)  # the method asks for nothing
-    rooms |= {"audit": audit, "methods": {entry.name: entry}, "loop": asyncio.get_running_loop()}
+    rooms |= {
+        "audit": audit,
+        "methods": {entry.name: entry},
+        "handlers": {entry.name: serve},
+        "loop": asyncio.get_running_loop(),
+    }
     daemon = SimpleNamespace(max_changes_per_minute=0)
     rooms |= {"turns": CallTurns(asyncio.get_running_loop())}
     rooms |= {"agents": SimpleNamespace(config=SimpleNamespace(daemon=daemon))}

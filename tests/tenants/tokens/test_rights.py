@@ -12,12 +12,12 @@ import msgspec
 import pytest
 from msgspec import Struct
 
-from corral.supervisor.api.daemon_methods.all import METHODS
 from corral.worker.client.sync import Client
 from corral.worker.contract import codec
 from corral.worker.contract.errors import CorralError, InvalidParams, NotFound, PermissionDenied
 from corral.worker.contract.records import TaskParams
 from corral.worker.control.access import RIGHTS
+from corral.worker.methods.table import METHODS
 from daemon_process import BOUND_S, DaemonProcess
 
 pytestmark = pytest.mark.shell

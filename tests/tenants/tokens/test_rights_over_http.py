@@ -10,9 +10,9 @@ from contextlib import closing
 
 import pytest
 
-from corral.supervisor.api.daemon_methods.all import METHODS
-from corral.supervisor.api.table.faces import Route
 from corral.worker.control.access import RIGHTS
+from corral.worker.methods.faces import Route
+from corral.worker.methods.table import METHODS
 from daemon_process import BOUND_S, DaemonProcess
 
 pytestmark = pytest.mark.shell

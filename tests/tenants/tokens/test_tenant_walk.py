@@ -19,10 +19,10 @@ import msgspec
 import pytest
 
 from corral import Runtime
-from corral.supervisor.api.daemon_methods.all import METHODS
 from corral.worker.client.sync import Client
 from corral.worker.contract import codec
 from corral.worker.contract.errors import CorralError, PermissionDenied
+from corral.worker.methods.table import METHODS
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 from tenant_walk import SAID, WORD, Attempt, Foreign, attempts, replaced, told
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from corral import AgentRuntime, Runtime
-from corral.supervisor.api.daemon_methods.all import METHODS
 from corral.worker.client.parameters import given
 from corral.worker.client.tasks import TaskOptions
 from corral.worker.control.params import ScheduleParams, TaskListParams
+from corral.worker.methods.table import METHODS
 
 ROOT = Path(__file__).parents[3]
 

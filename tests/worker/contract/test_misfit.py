@@ -7,11 +7,11 @@ import msgspec
 import pytest
 from msgspec import Meta, Struct
 
-from corral.supervisor.api.daemon_methods.all import METHODS
 from corral.supervisor.tasks.worker_api.requests import convert
 from corral.worker.contract import worker_messages
 from corral.worker.contract.errors import InvalidParams
 from corral.worker.contract.misfit import misfit_of
+from corral.worker.methods.table import METHODS
 
 pytestmark = pytest.mark.contract
 

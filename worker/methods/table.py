@@ -1,0 +1,56 @@
+"""Holds the definitions of all methods, by name."""
+
+from collections.abc import Mapping
+
+from . import (
+    access,
+    agent,
+    approval,
+    backup,
+    command,
+    daemon,
+    deployment,
+    events,
+    group,
+    login,
+    mcp,
+    node,
+    package,
+    report,
+    revision,
+    runtime,
+    schedule,
+    secret,
+    state,
+    task,
+    tenant,
+)
+from .method import AnyMethod, Method
+
+_MODULES = (
+    access,
+    agent,
+    approval,
+    backup,
+    command,
+    daemon,
+    deployment,
+    events,
+    group,
+    login,
+    mcp,
+    node,
+    package,
+    report,
+    revision,
+    runtime,
+    schedule,
+    secret,
+    state,
+    task,
+    tenant,
+)
+
+METHODS: Mapping[str, AnyMethod] = {
+    each.name: each for module in _MODULES for each in vars(module).values() if isinstance(each, Method)
+}
