@@ -119,6 +119,22 @@ class Session:
         """Writes text of corral and a newline."""
         self.stdout.write(text + "\n")
 
+    def print_line(self, text: str) -> None:
+        """Writes a line that may have names of others in it: they cannot control the terminal."""
+        self.print(render.one_line(text))
+
+    def printed_json(self, value: object) -> bool:
+        """Writes the value as JSON if that is wanted; returns whether it is."""
+        if self.json:
+            self.print_json(value)
+        return self.json
+
+    def answer(self, value: object, *lines: str) -> None:
+        """Writes what a command has done: the value as JSON if that is wanted, else the lines."""
+        if not self.printed_json(value):
+            for line in lines:
+                self.print_line(line)
+
     def print_foreign(self, text: str, end: str = "\n") -> None:
         """Writes text of a worker or a server: unchanged, or harmless on a terminal."""
         shown = render.visible(text, keep_colours=self.colours) if self.is_terminal else text

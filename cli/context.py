@@ -24,6 +24,7 @@ __all__ = [
     "Command",
     "CommandGroup",
     "Session",
+    "command",
     "complete_agents",
     "complete_named",
     "complete_names",
@@ -113,6 +114,19 @@ class Command(click.Command):
         self.params += global_options()
 
 
+def command(
+    name: str,
+    cls: type[click.Command] = Command,
+    **attributes: Any,  # Any: as click has it
+) -> Callable[[Callable[..., Any]], click.Command]:
+    """Defines a command by a function that takes the session, then the values of its options."""
+
+    def define(function: Callable[..., Any]) -> click.Command:  # Any: likewise
+        return click.command(name, cls=cls, **attributes)(click.pass_obj(function))
+
+    return define
+
+
 class AddCommand(Command):
     """A command with NAME whose `command` is exactly the words after the first `--`."""
 
@@ -195,6 +209,16 @@ class CommandGroup(click.Group):
         super().__init__(*args, **kwargs)
         self.params += global_options()
         self.table = table or {}
+
+    def define(self, name: str, **attributes: Any) -> Callable[[Callable[..., Any]], click.Command]:  # Any: likewise
+        """Adds a command with a function that takes the session, then its options."""
+
+        def add(function: Callable[..., Any]) -> click.Command:  # Any: likewise
+            made = command(name, **attributes)(function)
+            self.add_command(made)
+            return made
+
+        return add
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Returns the commands in the order in which they were defined."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 
-from . import render
 from .console import Session
 from .fields import toml_text
 from .render import inner, inners, items, word
@@ -37,7 +36,7 @@ def print_group(session: Session, found: Mapping[str, object]) -> None:
                 session.print(f"set by revision {revision}, not as in the file")
     for key, value in spec.items():
         if key != "steps" and value is not None:
-            session.print(render.one_line(f"{key} = {toml_text(value)}"))
+            session.print_line(f"{key} = {toml_text(value)}")
     if steps := inners(spec, "steps"):
         session.print("")
         session.print_table(
@@ -52,7 +51,7 @@ def print_service(session: Session, entry: Mapping[str, object]) -> None:
     if service := inner(entry, "service"):
         place = word(service, "url") or f"{word(service, 'address')}: {word(service, 'reason')}"
         by = ", by corral expose" if service.get("exposed") else ""
-        session.print(render.one_line(f"HTTP {word(service, 'state')} at {place}{by}"))
+        session.print_line(f"HTTP {word(service, 'state')} at {place}{by}")
 
 
 def print_listen(session: Session, entry: Mapping[str, object]) -> None:
@@ -62,7 +61,7 @@ def print_listen(session: Session, entry: Mapping[str, object]) -> None:
         name = word(each, "name")
         named = f" ({name})" if name and name != entry.get("name") else ""
         reason = f": {word(each, 'reason')}" if word(each, "reason") else ""
-        session.print(render.one_line(f"listen {word(each, 'state')} at {place}{named}{reason}"))
+        session.print_line(f"listen {word(each, 'state')} at {place}{named}{reason}")
 
 
 def _step_row(step: Mapping[str, object]) -> list[str]:

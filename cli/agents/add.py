@@ -8,12 +8,11 @@ import click
 
 from corral.worker.contract.errors import InvalidParams, from_wire
 
-from .. import render
-from ..context import AddCommand, Session, pair, typed_pairs
+from ..context import AddCommand, Session, command, pair, typed_pairs
 from ..render import inner, inners, word
 
 
-@click.command(
+@command(
     "add",
     cls=AddCommand,
     epilog="""\b
@@ -81,7 +80,6 @@ Write the command after --, so that its options are not read as options of corra
 )
 @click.option("--no-start", is_flag=True, help="Add it without starting it.")
 @click.option("--no-wait", is_flag=True, help="Return at once instead of waiting until it is ready.")
-@click.pass_obj
 def add(session: Session, /, **options: Any) -> None:  # Any: the values of the options above
     """Add an agent or an MCP server. A restart of the daemon keeps it."""
     how = {"start": not options["no_start"], "wait": not options["no_wait"]}
@@ -93,7 +91,7 @@ def add(session: Session, /, **options: Any) -> None:  # Any: the values of the 
 
         entries, failures = add_file(session, options, how)
     for entry in () if session.json else entries:
-        session.print(render.one_line(f"added {word(entry, 'name')} ({word(entry, 'state', '-')})"))
+        session.print_line(f"added {word(entry, 'name')} ({word(entry, 'state', '-')})")
     for failure in failures.values():  # it was added all the same
         raise from_wire(failure)
     if session.json:

@@ -1,6 +1,6 @@
 """Implements `corral status`, `show` and the commands that change the running set: agents and MCP servers alike."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -9,7 +9,7 @@ from corral.worker.contract.codec import as_array, as_object
 from corral.worker.contract.errors import InvalidParams
 
 from .. import render
-from ..context import Command, Session, complete_agents, complete_named, selecting, selection, waiting_s
+from ..context import Session, command, complete_agents, complete_named, selecting, selection, waiting_s
 from ..context import duration as a_duration
 from ..fields import toml_text
 from ..render import inner, inners, items, word
@@ -23,11 +23,10 @@ EXITS_SHOWN = 5
 # --- status and show --------------------------------------------------------------------------------------
 
 
-@click.command("status", cls=Command)
+@command("status")
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_named)
 @click.option("--failed", is_flag=True, help="Show only those that failed or are degraded.")
 @selecting
-@click.pass_obj
 def status(session: Session, names: tuple[str, ...], failed: bool, selector: tuple[str, ...]) -> None:
     """Show agents, their workers and MCP servers."""
     params = selection(names, selector) | ({"failed": True} if failed else {})
@@ -40,18 +39,16 @@ def status(session: Session, names: tuple[str, ...], failed: bool, selector: tup
         print_status(session, found, all_of_it=not params)
 
 
-@click.command("show", cls=Command)
+@command("show")
 @click.argument("names", nargs=-1, metavar="NAME...", shell_complete=complete_named)
 @selecting
-@click.pass_obj
 def show(session: Session, names: tuple[str, ...], selector: tuple[str, ...]) -> None:
     """Show agents, workers or MCP servers in full."""
     params = _chosen("show", names, selector)
     is_plain = not selector and all(WILDCARDS.isdisjoint(name) for name in names)
     wanted = names if is_plain else items(session.call("agent.select", params), "names")
     found = [session.call("agent.show", {"name": str(name)}) for name in wanted]
-    if session.json:
-        session.print_json(found[0] if is_plain and len(found) == 1 else found)
+    if session.printed_json(found[0] if is_plain and len(found) == 1 else found):
         return
     for number, each in enumerate(found):
         if number:
@@ -72,13 +69,13 @@ def _print_shown(session: Session, found: Mapping[str, object]) -> None:
     facts = [f"{k} {words[v] if isinstance(v, bool) else v}" for k, v in values.items()]
     if (revision := entry.get("overridden")) is not None:
         facts.append(f"set by revision {revision}, not as in the file")
-    session.print(render.one_line(", ".join(facts)))
+    session.print_line(", ".join(facts))
     made = inner(found, "tool_calls")
     if made.get("limit") or made.get("last_minute"):
         limit = word(made, "limit") if made.get("limit") else "any number"
         session.print(f"tool calls in the last minute: {word(made, 'last_minute')} of {limit}")
     if warm := inner(entry, "warm"):
-        session.print(render.one_line(_warmth(warm)))
+        session.print_line(_warmth(warm))
     print_service(session, entry)
     print_listen(session, entry)
     _print_spec(session, inner(found, "spec"))
@@ -141,15 +138,23 @@ def _print_spec(session: Session, spec: Mapping[str, object]) -> None:
     tables = [key for key, value in spec.items() if as_object(value) is not None]
     for key, value in spec.items():
         if key not in tables and value is not None:
-            session.print(render.one_line(f"{key} = {toml_text(value)}"))
+            session.print_line(f"{key} = {toml_text(value)}")
     for key in tables:
-        session.print(render.one_line(f"[{key}]"))
+        session.print_line(f"[{key}]")
         for inner_key, value in inner(spec, key).items():
             if value is not None:
-                session.print(render.one_line(f"{inner_key} = {toml_text(value)}"))
+                session.print_line(f"{inner_key} = {toml_text(value)}")
 
 
 # --- starting and stopping ------------------------------------------------------------------------
+
+
+OF_CHOSEN = (
+    click.option("--all", "everything", is_flag=True, help="Select all agents and MCP servers."),
+    selecting,
+    click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_agents),
+)
+"""What the commands with names, `-l` or `--all` take; the last one stands first."""
 
 
 def _verb(name: str, help_text: str, done: str) -> click.Command:
@@ -161,23 +166,16 @@ def _verb(name: str, help_text: str, done: str) -> click.Command:
         if (timeout_s := options["timeout_s"]) is not None:
             params["timeout_s"] = timeout_s
         found = session.call(f"agent.{name}", params, timeout_s=waiting_s(timeout_s))
-        if session.json:
-            session.print_json(found)
-            return
         verb = done if params["wait"] else f"asked to {name}"
-        for named, state in _named(found, options["names"]):
-            session.print(render.one_line(f"{verb} {named} ({state})"))
+        session.answer(found, *(f"{verb} {named} ({state})" for named, state in _named(found, options["names"])))
 
-    command: Callable[..., None] = click.pass_obj(act)
     for option in (
         click.option("--timeout", "timeout_s", type=a_duration, metavar="D", help="Wait at most this long."),
         click.option("--no-wait", is_flag=True, help="Return at once instead of waiting for the result."),
-        click.option("--all", "everything", is_flag=True, help="Select all agents and MCP servers."),
-        selecting,
-        click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_agents),
+        *OF_CHOSEN,
     ):
-        command = option(command)
-    return click.command(name, cls=Command, help=help_text)(command)
+        option(act)
+    return command(name, help=help_text)(act)
 
 
 def _named(found: Mapping[str, object], given: Sequence[object]) -> Iterator[tuple[str, str]]:
@@ -216,20 +214,11 @@ def _pausing(name: str, help_text: str, done: str) -> click.Command:
 
     def act(session: Session, names: tuple[str, ...], selector: tuple[str, ...], everything: bool) -> None:
         found = session.call(f"agent.{name}", _chosen(name, names, selector, everything=everything))
-        if session.json:
-            session.print_json(found)
-            return
-        for named, state in _named(found, names):
-            session.print(render.one_line(f"{done} {named} ({state})"))
+        session.answer(found, *(f"{done} {named} ({state})" for named, state in _named(found, names)))
 
-    command: Callable[..., None] = click.pass_obj(act)
-    for option in (
-        click.option("--all", "everything", is_flag=True, help="Select all agents and MCP servers."),
-        selecting,
-        click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_agents),
-    ):
-        command = option(command)
-    return click.command(name, cls=Command, help=help_text)(command)
+    for option in OF_CHOSEN:
+        option(act)
+    return command(name, help=help_text)(act)
 
 
 pause = _pausing("pause", "Freeze all processes of agents, workers or MCP servers.", "paused")
@@ -239,12 +228,11 @@ resume = _pausing("resume", "Continue paused agents, workers or MCP servers.", "
 wake = _verb("wake", "Start hibernated agents from their checkpoints.", "woken")
 
 
-@click.command("hibernate", cls=Command)
+@command("hibernate")
 @click.argument("names", nargs=-1, metavar="NAME...", shell_complete=complete_agents)
 @selecting
 @click.option("--timeout", "timeout_s", type=a_duration, metavar="D", help="Wait at most this long for running tasks.")
 @click.option("--force", is_flag=True, help="Hibernate agents that save no checkpoint, too: they start without state.")
-@click.pass_obj
 def hibernate(
     session: Session, names: tuple[str, ...], selector: tuple[str, ...], timeout_s: float | None, force: bool
 ) -> None:
@@ -256,36 +244,26 @@ def hibernate(
     if timeout_s is not None:
         params["timeout_s"] = timeout_s
     found = session.call("agent.hibernate", params, timeout_s=None)
-    if session.json:
-        session.print_json(found)
-        return
-    for named, state in _named(found, names):
-        session.print(render.one_line(f"hibernated {named} ({state})"))
+    session.answer(found, *(f"hibernated {named} ({state})" for named, state in _named(found, names)))
 
 
 # --- changing the set -----------------------------------------------------------------------------
 
 
-@click.command("rm", cls=Command)
+@command("rm")
 @click.argument("names", nargs=-1, metavar="NAME...", shell_complete=complete_named)
 @selecting
 @click.option("--cascade", is_flag=True, help="Also remove agents and servers that require them.")
-@click.pass_obj
 def rm(session: Session, names: tuple[str, ...], selector: tuple[str, ...], cascade: bool) -> None:
     """Remove agents, MCP servers, teams or workflows. Removes all of them or none."""
     request = _chosen("rm", names, selector) | {"cascade": cascade}
     found = session.call("agent.rm", request, timeout_s=None)
-    if session.json:
-        session.print_json(found)
-        return
-    for name in items(found, "removed"):
-        session.print(render.one_line(f"removed {name}"))
+    session.answer(found, *(f"removed {name}" for name in items(found, "removed")))
 
 
-@click.command("scale", cls=Command)
+@command("scale")
 @click.argument("name", metavar="NAME", shell_complete=complete_agents)
 @click.argument("instances", type=click.IntRange(0), metavar="N")
-@click.pass_obj
 def scale(session: Session, name: str, instances: int) -> None:
     """Set the number of workers of an agent.
 
@@ -293,10 +271,7 @@ def scale(session: Session, name: str, instances: int) -> None:
     For an agent that a cluster places, N is the number of its replicas on all nodes together.
     """
     entry = session.call("agent.scale", {"name": name, "instances": instances}, timeout_s=None)
-    if session.json:
-        session.print_json(entry)
-        return
-    session.print(render.one_line(f"scaled {name} to {instances} ({word(entry, 'state', '-')})"))
+    session.answer(entry, f"scaled {name} to {instances} ({word(entry, 'state', '-')})")
 
 
 def _complete_signals(_context: click.Context, _parameter: click.Parameter, start: str) -> list[str]:
@@ -305,20 +280,16 @@ def _complete_signals(_context: click.Context, _parameter: click.Parameter, star
     return [each.name for each in Signals if each.name.startswith(start.upper())]
 
 
-@click.command("signal", cls=Command)
+@command("signal")
 @click.argument("names", nargs=-1, metavar="NAME...", shell_complete=complete_agents)
 @click.argument("signal_name", metavar="SIG", shell_complete=_complete_signals)
 @selecting
-@click.pass_obj
 def signal(session: Session, names: tuple[str, ...], signal_name: str, selector: tuple[str, ...]) -> None:
     """Send a signal to agents or workers. SIG is a name such as HUP or SIGHUP, or a number."""
     params = _chosen("signal", names, selector) | {"signal": _signal(signal_name)}
     found = session.call("agent.signal", params)
-    if session.json:
-        session.print_json(found)
-        return
     workers = ", ".join(map(str, items(found, "names") or names))
-    session.print(render.one_line(f"sent {_signal(signal_name)} to {workers}"))
+    session.answer(found, f"sent {_signal(signal_name)} to {workers}")
 
 
 def _signal(text: str) -> str:

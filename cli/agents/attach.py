@@ -13,7 +13,7 @@ from corral.worker.contract.errors import NotFound
 from corral.worker.contract.jsonrpc import Notification
 from corral.worker.contract.log_pieces import PieceJoiner
 
-from ..context import ANSWER_S, Command, Session, complete_agents
+from ..context import ANSWER_S, Session, command, complete_agents
 from ..render import as_record, inner, inners, number, word
 from .raw_terminal import LeavingKeys, RawTerminal
 
@@ -30,9 +30,8 @@ INTERRUPT = b"\x03"
 """One byte, Ctrl-C: it leaves, too, since nothing that is typed reaches the worker."""
 
 
-@click.command(
+@command(
     "attach",
-    cls=Command,
     epilog="""\b
 Examples:
   corral attach greeter
@@ -40,7 +39,6 @@ Examples:
 """,
 )
 @click.argument("name", metavar="NAME", shell_complete=complete_agents)
-@click.pass_obj
 def attach(session: Session, name: str) -> int:
     """Print what a worker prints, until it ends.
 

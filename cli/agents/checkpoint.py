@@ -18,25 +18,23 @@ complete_checkpoints = complete_names("checkpoint.list", "checkpoints")
 HEADER = ("ID", "AT", "AGENT", "WORKER", "REASON", "SIZE", "TASK")
 
 
-@checkpoint.command("save")
+@checkpoint.define("save")
 @click.argument("name", metavar="NAME", shell_complete=complete_agents)
 @click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Wait at most this long for each worker.")
-@click.pass_obj
 def save(session: Session, name: str, timeout_s: float | None) -> None:
     """Save a checkpoint of each worker of an agent, or of one worker."""
     params: dict[str, object] = {"name": name}
     if timeout_s is not None:
         params["timeout_s"] = timeout_s
     found = session.call("checkpoint.save", params, timeout_s=waiting_s(timeout_s))
-    if session.json:
-        session.print_json(found)
+    if session.printed_json(found):
         return
     for each in inners(found, "checkpoints"):
         words = f"saved checkpoint {word(each, 'id')} of {word(each, 'worker')}"
-        session.print(render.one_line(f"{words} ({render.size(number(each, 'size_bytes'))})"))
+        session.print_line(f"{words} ({render.size(number(each, 'size_bytes'))})")
 
 
-@checkpoint.command("restore")
+@checkpoint.define("restore")
 @click.argument("which", metavar="ID|NAME", required=False, shell_complete=complete_checkpoints)
 @click.argument("name", metavar="[NAME]", required=False, shell_complete=complete_agents)
 @click.option(
@@ -44,7 +42,6 @@ def save(session: Session, name: str, timeout_s: float | None) -> None:
 )
 @click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Wait at most this long for the worker.")
 @click.option("--no-start", is_flag=True, help="Do not start an agent that is brought back.")
-@click.pass_obj
 def restore(
     session: Session, which: str | None, name: str | None, given: str | None, timeout_s: float | None, no_start: bool
 ) -> None:
@@ -67,18 +64,14 @@ def restore(
     if no_start:
         params["start"] = False
     found = session.call("checkpoint.restore", params, timeout_s=waiting_s(timeout_s))
-    if session.json:
-        session.print_json(found)
-        return
     how = "goes on with it" if found.get("live") else "begins with it at its next start"
     number_ = word(inner(found, "checkpoint"), "id")
-    session.print(render.one_line(f"{word(found, 'worker')} {how} (checkpoint {number_})"))
+    session.answer(found, f"{word(found, 'worker')} {how} (checkpoint {number_})")
 
 
-@checkpoint.command("list")
+@checkpoint.define("list")
 @click.argument("name", metavar="[NAME]", required=False, shell_complete=complete_agents)
 @click.option("-n", "limit", type=click.IntRange(1, 10_000), metavar="N", help="List at most N; default 100.")
-@click.pass_obj
 def list_(session: Session, name: str | None, limit: int | None) -> None:
     """List checkpoints, the newest first. NAME is an agent, a worker or a task."""
     params: dict[str, object] = {}
@@ -105,19 +98,17 @@ def _row(session: Session, record: Mapping[str, object]) -> list[str]:
     ]
 
 
-@checkpoint.command("show")
+@checkpoint.define("show")
 @click.argument("which", metavar="ID", shell_complete=complete_checkpoints)
 @click.option("--output", "path", metavar="FILE", help="Write the data as JSON to this file.")
-@click.pass_obj
 def show(session: Session, which: str, path: str | None) -> None:
     """Show a checkpoint with its data."""
     found = session.call("checkpoint.show", {"checkpoint": _id(which)})
     if path is not None:
         _write(path, found.get("data"))
-        session.print(render.one_line(f"wrote {path}"))
+        session.print_line(f"wrote {path}")
         return
-    if session.json:
-        session.print_json(found)
+    if session.printed_json(found):
         return
     keys = ("id", "at", "agent", "worker", "task", "reason", "size_bytes")
     session.print_fields({key: found.get(key) for key in keys})
@@ -133,20 +124,16 @@ def _write(path: str, data: object) -> None:
         raise InvalidParams(text, key="--output", value=path) from error
 
 
-@checkpoint.command("rm")
+@checkpoint.define("rm")
 @click.argument("which", nargs=-1, required=True, metavar="ID...", shell_complete=complete_checkpoints)
 @click.option(
     "--force", is_flag=True, help="Remove also a checkpoint that a worker would start from: it starts without state."
 )
-@click.pass_obj
 def rm(session: Session, which: tuple[str, ...], force: bool) -> None:
     """Remove checkpoints."""
     params: dict[str, object] = {"checkpoints": [_id(each) for each in which], "force": force}
     found = session.call("checkpoint.rm", params)
-    if session.json:
-        session.print_json(found)
-        return
-    session.print(render.one_line(f"removed {', '.join(which)}"))
+    session.answer(found, f"removed {', '.join(which)}")
 
 
 def _id(text: str | None) -> int:

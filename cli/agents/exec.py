@@ -14,7 +14,7 @@ from corral.worker.client.sync import Client
 from corral.worker.contract.errors import Conflict, CorralError, InvalidParams, NotFound, SpawnFailed
 from corral.worker.contract.jsonrpc import Id, Response
 
-from ..context import ANSWER_S, Command, Session, complete_agents
+from ..context import ANSWER_S, Command, Session, command, complete_agents
 from ..render import as_record, number, word
 from .raw_terminal import RawTerminal, Signals, size
 
@@ -39,7 +39,7 @@ class ExecCommand(Command):
         super().__init__(*args, **kwargs)
 
 
-@click.command(
+@command(
     "exec",
     cls=ExecCommand,
     epilog="""\b
@@ -55,7 +55,6 @@ Examples:
 @click.option("-w", "--workdir", metavar="DIR", help="Run in this folder; default the worker's.")
 @click.argument("name", metavar="NAME", shell_complete=complete_agents)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[--] CMD...")
-@click.pass_obj
 def exec(  # noqa: A001 - the name of the command
     session: Session,
     interactive: bool,

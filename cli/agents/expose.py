@@ -6,18 +6,16 @@ import click
 
 from corral.worker.contract.errors import InvalidParams
 
-from .. import render
-from ..context import Command, Session, complete_named
+from ..context import Session, command, complete_named
 from ..render import inner, word
 
 
-@click.command("expose", cls=Command)
+@command("expose")
 @click.argument("name", metavar="NAME", shell_complete=complete_named)
 @click.option("--port", type=click.IntRange(0, 65_535), metavar="N", help="The port; 0 takes a free one.")
 @click.option("--host", metavar="ADDRESS", help="The address; by default 127.0.0.1.")
 @click.option("--no-token", is_flag=True, help="Ask for no token: every program of this machine may use it.")
 @click.option("--off", is_flag=True, help="Serve it no longer.")
-@click.pass_obj
 def expose(session: Session, name: str, port: int | None, host: str | None, no_token: bool, off: bool) -> None:
     """Serve one agent alone over HTTP.
 
@@ -31,18 +29,17 @@ def expose(session: Session, name: str, port: int | None, host: str | None, no_t
     place = f"[{place}]" if ":" in place and not place.startswith("[") else place
     params = {"name": name, "address": None if off else f"{place}:{port}", "auth": "none" if no_token else "token"}
     found = session.call("agent.expose", params)
-    if session.json:
-        session.print_json(found)
+    if session.printed_json(found):
         return
     url = word(inner(found, "service"), "url")
     if not url:
-        session.print(render.one_line(f"{name} is not served over HTTP"))
+        session.print_line(f"{name} is not served over HTTP")
         return
-    session.print(render.one_line(f"{name} is served at {url}"))
-    session.print(render.one_line(f"curl {url}/health"))
+    session.print_line(f"{name} is served at {url}")
+    session.print_line(f"curl {url}/health")
     words = ["curl", f"{url}/run", "-H", "Content-Type: application/json", "-d", '{"input": null}']
     line = shlex.join(words)
     if not no_token:
         file = shlex.quote(word(found, "token_file"))
         line += f' -H "Authorization: Bearer $(cat {file})"'
-    session.print(render.one_line(line))
+    session.print_line(line)

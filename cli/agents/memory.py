@@ -26,10 +26,9 @@ _session = click.option(
 )
 
 
-@memory.command("list")
+@memory.define("list")
 @click.argument("agent", metavar="[AGENT]", required=False, shell_complete=complete_agents)
 @click.option("--limit", type=click.IntRange(1, 10_000), default=1_000, metavar="N", help="List at most N.")
-@click.pass_obj
 def list_(session: Session, agent: str | None, limit: int) -> None:
     """List sessions, the most recently used first."""
     params = {"agent": agent, "limit": limit}
@@ -52,16 +51,14 @@ def _row(session: Session, record: Mapping[str, object]) -> list[str]:
     return [*cells, *sizes, *times]
 
 
-@memory.command("show")
+@memory.define("show")
 @click.argument("agent", metavar="AGENT", shell_complete=complete_agents)
 @click.argument("of", metavar="SESSION")
 @click.option("-n", "last", type=click.IntRange(0), metavar="N", help="Show only the last N messages.")
-@click.pass_obj
 def show(session: Session, agent: str, of: str, last: int | None) -> None:
     """Show the messages, variables and data of a session."""
     record = session.call("memory.show", {"agent": agent, "session": of, "last": last})
-    if session.json:
-        session.print_json(record)
+    if session.printed_json(record):
         return
     keys = ("agent", "session", "turns", "messages", "size_bytes", "created_at", "accessed_at", "expires_at")
     session.print_fields({key: record.get(key) for key in keys})
@@ -77,11 +74,10 @@ def show(session: Session, agent: str, of: str, last: int | None) -> None:
             session.print_foreign(f"{role}: {render.output_text(content)}")
 
 
-@memory.command("get")
+@memory.define("get")
 @click.argument("agent", metavar="AGENT", shell_complete=complete_agents)
 @click.argument("key", metavar="KEY")
 @_session
-@click.pass_obj
 def get(session: Session, agent: str, key: str, of: str | None) -> None:
     """Print the value of a key, or null if there is none."""
     found = session.call("memory.get", {"agent": agent, "key": key, "session": of or ""})
@@ -92,13 +88,12 @@ def get(session: Session, agent: str, key: str, of: str | None) -> None:
         session.print_foreign(value)
 
 
-@memory.command("put")
+@memory.define("put")
 @click.argument("agent", metavar="AGENT", shell_complete=complete_agents)
 @click.argument("key", metavar="KEY")
 @click.argument("value", metavar="JSON|TEXT|@FILE|-")
 @_session
 @click.option("--ttl", "ttl_s", type=duration, metavar="D", help="Delete the value after this long.")
-@click.pass_obj
 def put(session: Session, agent: str, key: str, value: str, of: str | None, ttl_s: float | None) -> None:
     """Store a value under a key."""
     given = json_value(value, "VALUE", or_text=True)
@@ -108,11 +103,10 @@ def put(session: Session, agent: str, key: str, value: str, of: str | None, ttl_
         session.print_json(found)
 
 
-@memory.command("rm")
+@memory.define("rm")
 @click.argument("agent", metavar="AGENT", shell_complete=complete_agents)
 @click.argument("key", metavar="KEY")
 @_session
-@click.pass_obj
 def rm(session: Session, agent: str, key: str, of: str | None) -> None:
     """Delete a key and its value."""
     found = session.call("memory.delete", {"agent": agent, "key": key, "session": of or ""})
@@ -120,12 +114,11 @@ def rm(session: Session, agent: str, key: str, of: str | None) -> None:
         session.print_json(found)
 
 
-@memory.command("search")
+@memory.define("search")
 @click.argument("agent", metavar="AGENT", shell_complete=complete_agents)
 @click.argument("query", metavar="TEXT", default="")
 @_session
 @click.option("--limit", type=click.IntRange(1, 1000), default=100, metavar="N", help="List at most N.")
-@click.pass_obj
 def search(session: Session, agent: str, query: str, of: str | None, limit: int) -> None:
     """List keys and values that contain a text. Without TEXT, list all, the newest first."""
     params = {"agent": agent, "query": query, "session": of, "limit": limit}
@@ -150,50 +143,43 @@ def _value_text(value: object) -> str:
     return value if isinstance(value, str) else render.json_text(value, indent=False)
 
 
-@memory.command("clear")
+@memory.define("clear")
 @click.argument("agent", metavar="AGENT", shell_complete=complete_agents)
 @click.argument("of", metavar="[SESSION]", required=False)
-@click.pass_obj
 def clear(session: Session, agent: str, of: str | None) -> None:
     """Delete a session with its keys, or the whole memory of an agent."""
     found = session.call("memory.clear", {"agent": agent, "session": of})
-    if session.json:
-        session.print_json(found)
+    if session.printed_json(found):
         return
     sessions, keys = word(found, "sessions", "0"), word(found, "keys", "0")
     session.print(f"{agent}: forgot {sessions} sessions and {keys} keys")
 
 
-@memory.command("cleanup")
+@memory.define("cleanup")
 @click.argument("agent", metavar="[AGENT]", required=False, shell_complete=complete_agents)
-@click.pass_obj
 def cleanup(session: Session, agent: str | None) -> None:
     """Remove what has expired, of an agent or of all."""
     found = session.call("memory.cleanup", {"agent": agent})
-    if session.json:
-        session.print_json(found)
+    if session.printed_json(found):
         return
     sessions, keys = word(found, "sessions", "0"), word(found, "keys", "0")
     session.print(f"removed {sessions} expired sessions and {keys} expired keys")
 
 
-@memory.command("expire")
+@memory.define("expire")
 @click.argument("agent", metavar="AGENT", shell_complete=complete_agents)
 @click.argument("of", metavar="SESSION")
 @click.argument("after", metavar="D|never", type=duration_or_never)
-@click.pass_obj
 def expire(session: Session, agent: str, of: str, after: float | None) -> None:
     """Set the time from now on after which a session is gone."""
     params = {"agent": agent, "session": of, "ttl_s": after}
     found = session.call("memory.expire", params)
-    if session.json:
-        session.print_json(found)
+    if session.printed_json(found):
         return
     session.print(f"{agent}: {of} is gone after {session.at(word(found, 'expires_at'))}")
 
 
-@memory.command("pools")
-@click.pass_obj
+@memory.define("pools")
 def pools(session: Session) -> None:
     """Show the memory pools with their sizes and their agents."""
     found = session.call("memory.pools", {})
@@ -223,14 +209,12 @@ def _pool_row(record: Mapping[str, object]) -> list[str]:
     ]
 
 
-@memory.command("stats")
+@memory.define("stats")
 @click.argument("agent", metavar="[AGENT]", required=False, shell_complete=complete_agents)
-@click.pass_obj
 def stats(session: Session, agent: str | None) -> None:
     """Show the number and size of sessions and keys by agent."""
     found = session.call("memory.stats", {"agent": agent})
-    if session.json:
-        session.print_json(found)
+    if session.printed_json(found):
         return
     names = ("agent", "pool", "sessions", "turns", "messages")
     rows = [

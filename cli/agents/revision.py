@@ -9,7 +9,7 @@ from corral.worker.contract.errors import InvalidParams
 
 from .. import render
 from ..assignments import assigned, toml_value
-from ..context import WAIT, WAIT_S, Command, Session, complete_named, limit_s, waiting
+from ..context import WAIT, WAIT_S, Session, command, complete_named, limit_s, waiting
 from ..fields import toml_text
 from ..render import inner, inners, items, word
 
@@ -20,7 +20,7 @@ DRY_RUN = click.option("--dry-run", is_flag=True, help="Print what would change,
 WHY = click.option("--why", default="", metavar="TEXT", help="The reason of the change, kept with it.")
 
 
-@click.command("set", cls=Command)
+@command("set")
 @click.argument("name", metavar="NAME", shell_complete=complete_named)
 @click.argument("assignments", nargs=-1, metavar="KEY=VALUE...")
 @click.option("--unset", multiple=True, metavar="KEY", help="Remove KEY: its default applies again.")
@@ -28,7 +28,6 @@ WHY = click.option("--why", default="", metavar="TEXT", help="The reason of the 
 @WAIT
 @WAIT_S
 @DRY_RUN
-@click.pass_obj
 def set_(
     session: Session,
     name: str,
@@ -58,13 +57,12 @@ def set_(
     params = {"name": name, "spec": spec, "why": why, "dry_run": dry_run}
     params |= waiting(wait, timeout_s)
     found = session.call("agent.set", params, timeout_s=limit_s(params))
-    if session.json:
-        session.print_json(found)
+    if session.printed_json(found):
         return
     _print_changed(session, name, found, dry_run)
 
 
-@click.command("history", cls=Command)
+@command("history")
 @click.argument("name", metavar="NAME", shell_complete=complete_named)
 @click.argument("revision", required=False, type=click.IntRange(1), metavar="[REV]")
 @click.option(
@@ -76,7 +74,6 @@ def set_(
     metavar="N",
     help="How many, the newest first.",
 )
-@click.pass_obj
 def history(session: Session, name: str, revision: int | None, count: int) -> None:
     """List the revisions of a name, or print one in full.
 
@@ -90,18 +87,16 @@ def history(session: Session, name: str, revision: int | None, count: int) -> No
         _print_table(session, inner(shown, "spec"), "")
         return
     found = session.call("revision.list", {"name": name, "limit": count})
-    if session.json:
-        session.print_json(found)
+    if session.printed_json(found):
         return
     rows = [_row(session, each) for each in inners(found, "revisions")]
     session.print_table(("REV", "STATE", "AT", "HOW", "BY", "WHY"), rows, droppable=("BY", "AT"))
 
 
-@click.command("diff", cls=Command)
+@command("diff")
 @click.argument("name", metavar="NAME", shell_complete=complete_named)
 @click.argument("before", required=False, type=click.IntRange(1), metavar="[A]")
 @click.argument("after", required=False, type=click.IntRange(1), metavar="[B]")
-@click.pass_obj
 def diff(session: Session, name: str, before: int | None, after: int | None) -> None:
     """Compare two revisions key by key.
 
@@ -109,11 +104,10 @@ def diff(session: Session, name: str, before: int | None, after: int | None) -> 
     with the one before it. Values of environment, headers and secrets are hidden.
     """
     found = session.call("revision.diff", {"name": name, "before": before, "after": after})
-    if session.json:
-        session.print_json(found)
+    if session.printed_json(found):
         return
-    session.print(render.one_line(f"--- {name} {word(found, 'before', 'nothing')}"))
-    session.print(render.one_line(f"+++ {name} {word(found, 'after')}"))
+    session.print_line(f"--- {name} {word(found, 'before', 'nothing')}")
+    session.print_line(f"+++ {name} {word(found, 'after')}")
     for each in inners(found, "changes"):
         for sign, side, colour in (("-", "before", "31"), ("+", "after", "32")):
             if each.get(side) is not None:
@@ -121,14 +115,13 @@ def diff(session: Session, name: str, before: int | None, after: int | None) -> 
                 session.print(session.styled(render.one_line(line), colour))
 
 
-@click.command("rollback", cls=Command)
+@command("rollback")
 @click.argument("name", metavar="NAME", shell_complete=complete_named)
 @click.argument("revision", required=False, metavar="[REV|VERSION]")
 @WHY
 @WAIT
 @WAIT_S
 @DRY_RUN
-@click.pass_obj
 def rollback(
     session: Session, name: str, revision: str | None, why: str, wait: bool, timeout_s: float | None, dry_run: bool
 ) -> None:
@@ -143,8 +136,7 @@ def rollback(
         params |= {"revision": int(revision)} if is_number else {"version": revision}
     params |= waiting(wait, timeout_s)
     found = session.call("agent.rollback", params, timeout_s=limit_s(params))
-    if session.json:
-        session.print_json(found)
+    if session.printed_json(found):
         return
     _print_changed(session, name, found, dry_run, f" to revision {word(found, 'of')}")
 
@@ -152,11 +144,11 @@ def rollback(
 def _print_changed(session: Session, name: str, found: Mapping[str, object], dry_run: bool, to: str = "") -> None:
     keys = ", ".join(str(each) for each in items(found, "changed"))
     if not keys:
-        session.print(render.one_line(f"{name} is so already"))
+        session.print_line(f"{name} is so already")
         return
     done = "would change" if dry_run else "changed"
     number = "" if dry_run else f", as revision {word(found, 'revision')}"
-    session.print(render.one_line(f"{name} {done}{to}: {keys}{number}"))
+    session.print_line(f"{name} {done}{to}: {keys}{number}")
     if found.get("rolling"):
         session.note(f"it is rolling: corral status {name}")
 
@@ -178,7 +170,7 @@ def _print_table(session: Session, table: Mapping[str, object], above: str) -> N
         if within:
             _print_table(session, within, f"{above}{key}.")
         else:
-            session.print(render.one_line(f"{above}{key} = {toml_text(value)}"))
+            session.print_line(f"{above}{key} = {toml_text(value)}")
 
 
 def _put(spec: dict[str, Any], key: str, value: object) -> None:

@@ -8,13 +8,12 @@ import click
 from corral.worker.contract.errors import NotFound
 
 from .. import render
-from ..context import Command, Session
+from ..context import Session, command
 from ..render import inner, inners, items, word
 
 
-@click.command("templates", cls=Command)
+@command("templates")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.pass_obj
 def templates(session: Session, names: tuple[str, ...]) -> None:
     """List templates with their parameters.
 
@@ -26,8 +25,7 @@ def templates(session: Session, names: tuple[str, ...]) -> None:
         if name not in known:
             raise NotFound(f'cannot find template "{name}"', name=name, known=known)
     chosen = [each for each in found if not names or word(each, "name") in names]
-    if session.json:
-        session.print_json({"templates": chosen})
+    if session.printed_json({"templates": chosen}):
         return
     rows = [
         (

@@ -6,19 +6,17 @@ from click.shell_completion import get_completion_class
 from corral import __version__
 from corral.worker.contract.errors import InvalidParams
 
-from ..context import Command, Session, admit_msgspec
+from ..context import Command, Session, admit_msgspec, command
 
 SHELLS = ("bash", "zsh", "fish")
 DOCUMENTS = ("config", "agent", "server", "template", "team", "workflow", "task", "event")
 OPENAPI = "openapi"
 
 
-@click.command("version", cls=Command)
-@click.pass_obj
+@command("version")
 def version(session: Session) -> None:
     """Show the version of this command. `corral status` shows that of the daemon."""
-    if session.json:
-        session.print_json({"version": __version__})
+    if session.printed_json({"version": __version__}):
         return
     session.print(f"corral {__version__}")
 
@@ -69,9 +67,8 @@ def completion(context: click.Context, shell: str) -> None:
     root.obj.print(script.rstrip())
 
 
-@click.command("schema", cls=Command)
+@command("schema")
 @click.argument("document", default="config", type=click.Choice((*DOCUMENTS, OPENAPI)))
-@click.pass_obj
 def schema(session: Session, document: str) -> None:
     """Print the JSON Schema of the configuration.
 

@@ -15,7 +15,7 @@ from corral.supervisor.machine.linux.durable import sync_folder
 from corral.worker.contract.errors import Conflict, CorralError, Corrupted, InvalidParams
 
 from .. import render
-from ..context import Command, Session, admit_msgspec, complete_named, selecting, selection
+from ..context import Session, admit_msgspec, command, complete_named, selecting, selection
 from ..new_file import write_new
 from ..render import inner, items, number, word
 
@@ -23,11 +23,10 @@ if TYPE_CHECKING:
     from corral.supervisor.records.backup.archive import Manifest
 
 
-@click.command("export", cls=Command)
+@command("export")
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_named)
 @selecting
 @click.option("-o", "--output", metavar="FILE", help="Write a new file in place of stdout.")
-@click.pass_obj
 def export(session: Session, names: tuple[str, ...], selector: tuple[str, ...], output: str | None) -> None:
     """Print the running set as a configuration file.
 
@@ -44,16 +43,15 @@ def export(session: Session, names: tuple[str, ...], selector: tuple[str, ...], 
     if session.json:
         session.print_json(found)
     elif output is not None:
-        session.print(render.one_line(f"exported {len(items(found, 'names'))} to {output}"))
+        session.print_line(f"exported {len(items(found, 'names'))} to {output}")
     else:
         session.print(text.removesuffix("\n"))
 
 
-@click.command("backup", cls=Command)
+@command("backup")
 @click.argument("file", metavar="FILE", type=click.Path())
 @click.option("--logs", is_flag=True, help="Include the logs of agents and servers.")
 @click.option("--no-secrets", is_flag=True, help="Leave out kept secrets, tokens of HTTP and .env files.")
-@click.pass_obj
 def backup(session: Session, file: str, logs: bool, no_secrets: bool) -> None:
     """Write an archive of the whole state.
 
@@ -70,12 +68,11 @@ def backup(session: Session, file: str, logs: bool, no_secrets: bool) -> None:
         finally:
             with suppress(CorralError):  # it is forgotten anyway
                 client.call("backup.discard", {"id": found["id"]})
-    if session.json:
-        session.print_json(found)
+    if session.printed_json(found):
         return
     files, size = int(number(found, "files") or 0), int(number(found, "size") or 0)
     content = render.size(number(found, "content_bytes") or 0)
-    session.print(render.one_line(f"wrote {file}: {files} files, {content}, {render.size(size)} compressed"))
+    session.print_line(f"wrote {file}: {files} files, {content}, {render.size(size)} compressed")
     for path, reason in inner(found, "left").items():
         session.note(render.one_line(f"left out {path}: {reason}"))
 
@@ -111,13 +108,12 @@ def _fetch(call: Callable[..., Any], found: render.Record, file: str) -> None:  
         raise InvalidParams(words, file=file, reason=why) from error
 
 
-@click.command("restore", cls=Command)
+@command("restore")
 @click.argument("file", metavar="FILE", type=click.Path())
 @click.option("--check", is_flag=True, help="Read and check the whole archive, and change nothing.")
 @click.option("--replace", is_flag=True, help="Replace a state that is there, and keep it beside.")
 @click.option("--state-dir", metavar="DIR", help="State folder; by default that of corrald.")
 @click.option("--config", metavar="PATH", help="Configuration file; by default that of corrald.")
-@click.pass_obj
 def restore(session: Session, file: str, check: bool, replace: bool, state_dir: str | None, config: str | None) -> None:
     """Restore an archive of `corral backup`.
 
@@ -140,12 +136,12 @@ def restore(session: Session, file: str, check: bool, replace: bool, state_dir: 
     if session.json:
         return
     for path in done.config:
-        session.print(render.one_line(f"wrote {path}"))
+        session.print_line(f"wrote {path}")
     for path in done.kept:
-        session.print(render.one_line(f"kept {path}"))
+        session.print_line(f"kept {path}")
     for path in done.elsewhere:
         session.note(render.one_line(f"{path} is in the archive below elsewhere/: put it there yourself"))
-    session.print(render.one_line(f'start or restart corrald with the state folder "{folder}"'))
+    session.print_line(f'start or restart corrald with the state folder "{folder}"')
 
 
 def _default_config() -> str:
@@ -168,10 +164,7 @@ def _print_restored(session: Session, verb: str, manifest: "Manifest", audit_rec
         "has_logs": manifest.has_logs,
         "from_state_dir": manifest.state_dir,
     }
-    if session.json:
-        session.print_json({**facts, "state_dir": state_dir or None})
-        return
     made_at = session.at(manifest.created_at, is_brief=False)
     of = f"backup of {made_at} by corral {manifest.version}"
     what = f"{len(manifest.files)} files, {render.size(manifest.size)}, {audit_records} audit records"
-    session.print(render.one_line(f"{verb} the {of}: {what}"))
+    session.answer({**facts, "state_dir": state_dir or None}, f"{verb} the {of}: {what}")

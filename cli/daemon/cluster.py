@@ -16,8 +16,7 @@ import click
 
 from corral.worker.contract.errors import SpawnFailed
 
-from .. import render
-from ..context import Command, CommandGroup, Session, admit_msgspec
+from ..context import CommandGroup, Session, admit_msgspec
 
 if TYPE_CHECKING:
     from corral.supervisor.cluster.engine.interface import Engine
@@ -50,7 +49,7 @@ class _Program(NamedTuple):
 cluster = CommandGroup("cluster", help="Start and check the engine of a cluster.")
 
 
-@cluster.command("dev", cls=Command)
+@cluster.define("dev")
 @click.option("--engine", type=click.Choice(["nats", "redis"]), default="nats", help="Which engine to start.")
 @click.option("--servers", type=click.IntRange(1, 3), default=1, help="Number of servers: 1 or 3; Redis has 1.")
 @click.option("--folder", metavar="DIR", help="Keep its store and logs there; without it they go at the end.")
@@ -62,7 +61,6 @@ cluster = CommandGroup("cluster", help="Start and check the engine of a cluster.
     help="A configuration that each daemon includes, such as one with placed agents.",
 )
 @click.option("--sync", is_flag=True, help="Write to the disk before each confirmation.")
-@click.pass_obj
 def dev(
     session: Session,
     engine: Literal["nats", "redis"],
@@ -170,9 +168,8 @@ def _run(session: Session, programs: Sequence[_Program]) -> None:
             session.note(f"{each.name} ended with {status}; it starts again in {RESTART_S:.0f} s")
 
 
-@cluster.command("check", cls=Command)
+@cluster.define("check")
 @click.argument("url", metavar="URL")
-@click.pass_obj
 def check(session: Session, url: str) -> None:
     """Try the engine at URL, and print what it cannot promise.
 
@@ -180,13 +177,12 @@ def check(session: Session, url: str) -> None:
     """
     admit_msgspec()
     operations, weaknesses = asyncio.run(_check(_settings(url)))
-    if session.json:
-        session.print_json({"operations_ms": operations, "weaknesses": list(weaknesses)})
+    if session.printed_json({"operations_ms": operations, "weaknesses": list(weaknesses)}):
         return
     rows = [[name, f"{ms:.2f} ms"] for name, ms in operations.items()]
     session.print_table(("OPERATION", "MEDIAN"), rows)
     for line in weaknesses:
-        session.print(render.one_line(f"! {line}"))
+        session.print_line(f"! {line}")
 
 
 def _settings(url: str) -> "ClusterSettings":

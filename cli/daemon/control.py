@@ -9,23 +9,21 @@ import click
 from corral.worker.contract.errors import Timeout
 
 from .. import render
-from ..context import WAIT, WAIT_S, Command, CommandGroup, Session, duration, limit_s, waiting
+from ..context import WAIT, WAIT_S, CommandGroup, Session, command, duration, limit_s, waiting
 from ..render import inner, items, number, word
 
 LEVELS = ("debug", "info", "warning", "error")
 
 
-@click.command("reload", cls=Command)
+@command("reload")
 @click.option("--dry-run", is_flag=True, help="Print the changes without making them.")
 @WAIT
 @WAIT_S
-@click.pass_obj
 def reload(session: Session, dry_run: bool, wait: bool, timeout_s: float | None) -> None:
     """Read the configuration again, and apply its changes."""
     params = {"dry_run": dry_run, **waiting(wait, timeout_s)}
     found = session.call("daemon.reload", params, timeout_s=limit_s(params))
-    if session.json:
-        session.print_json(found)
+    if session.printed_json(found):
         return
     print_changes(session, found)
 
@@ -51,12 +49,11 @@ def print_changes(session: Session, found: render.Record) -> None:
     ]
     lines += [f"! {key}: takes effect when corrald starts" for key in items(found, "pending")]
     for line in lines or ["nothing has changed"]:
-        session.print(render.one_line(line))
+        session.print_line(line)
 
 
-@click.command("log-level", cls=Command)
+@command("log-level")
 @click.argument("level", required=False, metavar="[LEVEL]", type=click.Choice(LEVELS))
-@click.pass_obj
 def log_level(session: Session, level: str | None) -> None:
     """Show or set the level of the daemon's own log.
 
@@ -68,23 +65,18 @@ def log_level(session: Session, level: str | None) -> None:
         level = word(inner(status, "daemon"), "log_level")
     else:
         session.call("daemon.log_level", {"level": level})
-    if session.json:
-        session.print_json({"level": level})
+    if session.printed_json({"level": level}):
         return
     session.print(level)
 
 
-@click.command("emergency-stop", cls=Command)
-@click.pass_obj
+@command("emergency-stop")
 def emergency_stop(session: Session) -> None:
     """Kill every worker and MCP server at once. Cancels every task, and refuses work until `corral start`."""
     found = session.call("daemon.emergency_stop", {}, timeout_s=None)
-    if session.json:
-        session.print_json(found)
-        return
     killed, cancelled = word(found, "workers"), word(found, "tasks")
     words = f"killed {killed} workers, cancelled {cancelled} tasks"
-    session.print(render.one_line(f'{words}; "corral start --all" goes on'))
+    session.answer(found, f'{words}; "corral start --all" goes on')
 
 
 @click.group("daemon", cls=CommandGroup)
@@ -92,10 +84,9 @@ def daemon() -> None:
     """Control the daemon itself."""
 
 
-@daemon.command("stop", cls=Command)
+@daemon.define("stop")
 @click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Give up waiting (exit 5).")
 @click.option("--no-wait", is_flag=True, help="Return when the daemon has begun to stop.")
-@click.pass_obj
 def daemon_stop(session: Session, timeout_s: float | None, no_wait: bool) -> None:
     """Stop the daemon and all that it runs, and wait for its end.
 
@@ -106,8 +97,7 @@ def daemon_stop(session: Session, timeout_s: float | None, no_wait: bool) -> Non
     if not no_wait and not _has_ended(pid, timeout_s):
         text = f"cannot see the end of the daemon with pid {pid} within {render.duration(timeout_s)}"
         raise Timeout(f"{text}: it goes on stopping", pid=pid, limit=timeout_s)
-    if session.json:
-        session.print_json(found)
+    if session.printed_json(found):
         return
     session.print(f"{'stopping' if no_wait else 'stopped'} corrald, pid {pid}")
 

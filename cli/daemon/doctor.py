@@ -7,15 +7,13 @@ starts now; only then are parts of the daemon imported.
 import os
 from collections.abc import Mapping
 
-import click
-
 from corral import __version__
 from corral.worker.contract.errors import Unreachable
 
 from .. import render
 from ..config_check import problem_of
 from ..connecting import ABSENT
-from ..context import Command, Session
+from ..context import Session, command
 from ..render import inner, inners, word
 
 MARKS = {
@@ -29,8 +27,7 @@ MARKS = {
 """Verdict -> mark and colour."""
 
 
-@click.command("doctor", cls=Command)
-@click.pass_obj
+@command("doctor")
 def doctor(session: Session) -> int:
     """Check this machine and the daemon for missing features. Exits 1 if something is broken."""
     try:

@@ -28,7 +28,7 @@ from corral.worker.contract.errors import (
 
 from .. import render
 from ..config_check import problem_of
-from ..context import Command, Session
+from ..context import Session, command
 from ..render import inner, word
 from .control import print_changes
 
@@ -46,10 +46,9 @@ class Original(NamedTuple):
     gid: int
 
 
-@click.command("edit", cls=Command)
+@command("edit")
 @click.argument("path", required=False, metavar="[FILE]", type=click.Path())
 @click.option("--no-reload", is_flag=True, help="Save without applying the changes.")
-@click.pass_obj
 def edit(session: Session, path: str | None, no_reload: bool) -> None:
     """Edit the configuration file. Checks it before it is saved, and applies the changes.
 

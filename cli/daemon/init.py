@@ -12,7 +12,7 @@ import click
 from corral.worker.contract.errors import Conflict, InvalidParams
 
 from ..config_check import problem_of
-from ..context import Command, Session
+from ..context import Session, command
 from ..new_file import write_new
 
 TEMPLATES = ("agent", "program", "tools")
@@ -77,9 +77,8 @@ def run(task):
 '''
 
 
-@click.command(
+@command(
     "init",
-    cls=Command,
     epilog="""\b
 Examples:
   corral init
@@ -94,7 +93,6 @@ Examples:
     help="agent: a Python agent (default). program: any program. tools: an agent and an MCP server.",
 )
 @click.option("--name", metavar="NAME", help=f'Name of the agent; default "{NAME}".')
-@click.pass_obj
 def init(
     session: Session, /, folder: str, command: tuple[str, ...], yes: bool, template: str | None, name: str | None
 ) -> None:
@@ -169,8 +167,7 @@ def _short(path: str) -> str:
 def _print_next(session: Session, files: Sequence[str], template: str, name: str) -> None:
     config = files[0]
     problem, shown = problem_of(config), _short(config)
-    if session.json:
-        session.print_json({"config": config, "template": template, "name": name, "problem": problem or None})
+    if session.printed_json({"config": config, "template": template, "name": name, "problem": problem or None}):
         return
     session.print(f"wrote {', '.join(map(_short, files))}")
     for line in problem.splitlines():

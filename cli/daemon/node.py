@@ -5,7 +5,7 @@ import click
 from corral.worker.contract.errors import NotFound
 
 from .. import render
-from ..context import Command, CommandGroup, Session, complete_names
+from ..context import CommandGroup, Session, command, complete_names
 from ..render import inner, number, word
 
 HEADER = ("NODE", "STATE", "LOAD", "CAPACITY", "LABELS", "VERSION", "")
@@ -15,8 +15,7 @@ complete_nodes = complete_names("node.list", "nodes")
 node = CommandGroup("node", help="Show a node of the cluster, drain it, and take it back.")
 
 
-@click.command("nodes", cls=Command)
-@click.pass_obj
+@command("nodes")
 def nodes(session: Session) -> None:
     """List the nodes of the cluster, or the last known ones."""
     found = session.call("node.list", {})
@@ -33,9 +32,8 @@ def nodes(session: Session) -> None:
     session.print_table(HEADER, rows, droppable=("VERSION", "LABELS"), right=("LOAD", "CAPACITY"))
 
 
-@node.command("show", cls=Command)
+@node.define("show")
 @click.argument("name", metavar="NAME", shell_complete=complete_nodes)
-@click.pass_obj
 def show(session: Session, name: str) -> None:
     """Show a node, with the agents and MCP servers that it runs."""
     found = session.call("node.list", {})
@@ -51,8 +49,7 @@ def show(session: Session, name: str) -> None:
         for each in render.inners(status, kind)
     ]
     daemon, tasks = inner(status, "daemon"), inner(status, "tasks")
-    if session.json:
-        session.print_json({**record, "daemon": daemon, "tasks": tasks, "agents": agents})
+    if session.printed_json({**record, "daemon": daemon, "tasks": tasks, "agents": agents}):
         return
     labels, degraded = render.as_record(record.get("labels")), daemon.get("degraded")
     session.print_fields(
@@ -71,9 +68,8 @@ def show(session: Session, name: str) -> None:
         session.print_table(("NAME", "KIND", "STATE"), rows)
 
 
-@node.command("drain", cls=Command)
+@node.define("drain")
 @click.argument("name", metavar="NAME", shell_complete=complete_nodes)
-@click.pass_obj
 def drain(session: Session, name: str) -> None:
     """Move the placed agents of a node to other nodes.
 
@@ -82,9 +78,8 @@ def drain(session: Session, name: str) -> None:
     _print(session, session.call("node.drain", {"name": name}))
 
 
-@node.command("resume", cls=Command)
+@node.define("resume")
 @click.argument("name", metavar="NAME", shell_complete=complete_nodes)
-@click.pass_obj
 def resume(session: Session, name: str) -> None:
     """Let a node get placed agents again."""
     _print(session, session.call("node.resume", {"name": name}))

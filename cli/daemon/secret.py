@@ -7,8 +7,7 @@ import click
 
 from corral.worker.contract.errors import InvalidParams
 
-from .. import render
-from ..context import Command, CommandGroup, Session, complete_agents, complete_names
+from ..context import CommandGroup, Session, complete_agents, complete_names
 from ..render import items, word
 
 complete_secrets = complete_names("secret.list", "secrets")
@@ -28,13 +27,12 @@ of_agents = click.option(
 )
 
 
-@secret.command("set", cls=Command)
+@secret.define("set")
 @of_name
 @of_source
 @of_file
 @of_agents
 @click.option("--replace", is_flag=True, help="Replace a secret of this name.")
-@click.pass_obj
 def set_(session: Session, /, name: str, **options: Any) -> None:  # Any: the options above
     """Keep a secret. Asks for its value, unless it comes from a file or from stdin."""
     params: dict[str, object] = {"name": name, "secret": _value(name, options)}
@@ -42,13 +40,12 @@ def set_(session: Session, /, name: str, **options: Any) -> None:  # Any: the op
     _show(session, session.call("secret.set", params), "set")
 
 
-@secret.command("rotate", cls=Command)
+@secret.define("rotate")
 @of_name
 @of_source
 @of_file
 @of_agents
 @click.option("--restart", is_flag=True, help="Restart the workers that use it, one after another.")
-@click.pass_obj
 def rotate(session: Session, /, name: str, **options: Any) -> None:  # Any: the options above
     """Replace the value of a secret.
 
@@ -60,8 +57,7 @@ def rotate(session: Session, /, name: str, **options: Any) -> None:  # Any: the 
     _show(session, session.call("secret.rotate", params, **timeout), "rotated")
 
 
-@secret.command("list", cls=Command)
-@click.pass_obj
+@secret.define("list")
 def list_(session: Session) -> None:
     """List the secrets and the agents that name them, without values."""
     found = session.call("secret.list", {})
@@ -84,27 +80,22 @@ def list_(session: Session) -> None:
     )
 
 
-@secret.command("rm", cls=Command)
+@secret.define("rm")
 @of_name
 @click.option("--force", is_flag=True, help="Remove it although agents name it.")
-@click.pass_obj
 def remove(session: Session, name: str, force: bool) -> None:
     """Remove a secret."""
     found = session.call("secret.rm", {"name": name, "force": force})
-    if session.json:
-        session.print_json(found)
-        return
-    session.print(render.one_line(f"removed {name}"))
+    session.answer(found, f"removed {name}")
 
 
 def _show(session: Session, found: dict[str, object], done: str) -> None:
-    if session.json:
-        session.print_json(found)
+    if session.printed_json(found):
         return
-    session.print(render.one_line(f"{done} {word(found, 'name')}"))
+    session.print_line(f"{done} {word(found, 'name')}")
     restarted = [str(each) for each in items(found, "restarted")]
     if restarted:
-        session.print(render.one_line(f"restarted {' '.join(restarted)}"))
+        session.print_line(f"restarted {' '.join(restarted)}")
     elif users := " ".join(map(str, items(found, "used_by"))):
         session.note(f"processes that run keep the value before: corral restart {users}")
 

@@ -6,9 +6,8 @@ import click
 
 from corral.worker.contract.errors import InvalidParams
 
-from .. import render
 from ..assignments import assigned, toml_value
-from ..context import Command, CommandGroup, Session, complete_names
+from ..context import CommandGroup, Session, complete_names
 from ..fields import toml_text
 from ..render import inner, inners, items, word
 
@@ -19,11 +18,10 @@ tenant = CommandGroup("tenant", help="Add, list, change, suspend and remove tena
 of_name = click.argument("name", metavar="NAME", shell_complete=complete_tenants)
 
 
-@tenant.command("add", cls=Command)
+@tenant.define("add")
 @click.argument("name", metavar="NAME")
 @click.argument("assignments", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--new", is_flag=True, help="Refuse a name that is there already.")
-@click.pass_obj
 def add(session: Session, name: str, assignments: tuple[str, ...], new: bool) -> None:
     """Add a tenant with limits, or get the one of the name.
 
@@ -31,16 +29,14 @@ def add(session: Session, name: str, assignments: tuple[str, ...], new: bool) ->
     start again if they have given up.
     """
     found = session.call("tenant.add", {"name": name, "spec": _table(name, assignments), "new": new})
-    if session.json:
-        session.print_json(found)
+    if session.printed_json(found):
         return
-    session.print(render.one_line(f"{'added' if found.get('created') else 'there is'} {name}"))
+    session.print_line(f"{'added' if found.get('created') else 'there is'} {name}")
     if restarted := " ".join(map(str, items(found, "restarted"))):
         session.note(f"started again: {restarted}")
 
 
-@tenant.command("list", cls=Command)
-@click.pass_obj
+@tenant.define("list")
 def list_(session: Session) -> None:
     """List the tenants."""
     found = session.call("tenant.list", {})
@@ -66,70 +62,61 @@ def list_(session: Session) -> None:
     )
 
 
-@tenant.command("show", cls=Command)
+@tenant.define("show")
 @click.argument("name", metavar="[NAME]", required=False, shell_complete=complete_tenants)
-@click.pass_obj
 def show(session: Session, name: str | None) -> None:
     """Show a tenant with its limits, its agents and its layers.
 
     A tenant sees itself alone, and needs no NAME.
     """
     found = session.call("tenant.show", {} if name is None else {"name": name})
-    if session.json:
-        session.print_json(found)
+    if session.printed_json(found):
         return
     record = inner(found, "tenant")
-    session.print(render.one_line(f"{word(record, 'name')}: {_state(record)}, from {word(record, 'source')}"))
+    session.print_line(f"{word(record, 'name')}: {_state(record)}, from {word(record, 'source')}")
     for key in ("runtime_id", "tier", "user", "uid", "pool", "folder", "created_at"):
         if record.get(key) is not None:
-            session.print(render.one_line(f"  {key}: {word(record, key)}"))
+            session.print_line(f"  {key}: {word(record, key)}")
     for key, value in inner(record, "limits").items():
-        session.print(render.one_line(f"  {key} = {toml_text(value)}"))
+        session.print_line(f"  {key} = {toml_text(value)}")
     for key in ("agents", "servers", "groups"):
         if names := " ".join(map(str, items(found, key))):
-            session.print(render.one_line(f"  {key}: {names}"))
+            session.print_line(f"  {key}: {names}")
     for layer in inners(found, "layers"):
         mark = "yes" if layer.get("in_force") else "no"
         detail = f" ({word(layer, 'detail')})" if layer.get("detail") else ""
-        session.print(render.one_line(f"  {word(layer, 'name')}: {mark}{detail}"))
+        session.print_line(f"  {word(layer, 'name')}: {mark}{detail}")
 
 
-@tenant.command("set", cls=Command)
+@tenant.define("set")
 @of_name
 @click.argument("assignments", nargs=-1, metavar="KEY=VALUE...")
-@click.pass_obj
 def set_(session: Session, name: str, assignments: tuple[str, ...]) -> None:
     """Change keys of a tenant at once; KEY= takes a key out."""
     spec = _table(name, assignments)
     if not spec:
         raise InvalidParams(f'cannot set tenant "{name}": give KEY=VALUE', key="spec")
     found = session.call("tenant.set", {"name": name, "spec": spec})
-    if session.json:
-        session.print_json(found)
-        return
     keys = " ".join(map(str, items(found, "keys")))
-    session.print(render.one_line(f"changed {name}: {keys}" if keys else f"{name} is unchanged"))
+    session.answer(found, f"changed {name}: {keys}" if keys else f"{name} is unchanged")
 
 
-@tenant.command("suspend", cls=Command)
+@tenant.define("suspend")
 @of_name
-@click.pass_obj
 def suspend(session: Session, name: str) -> None:
     """Stop all of a tenant, and refuse its tasks until it is resumed."""
     _print_switched(session, session.call("tenant.suspend", {"name": name}), "stopped")
 
 
-@tenant.command("resume", cls=Command)
+@tenant.define("resume")
 @of_name
-@click.pass_obj
 def resume(session: Session, name: str) -> None:
     """Start the agents of a suspended tenant, and take its tasks again."""
     _print_switched(session, session.call("tenant.resume", {"name": name}), "started")
 
 
-@tenant.command("rm", cls=Command)
+@tenant.define("rm")
 @click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=complete_tenants)
-@click.pass_obj
 def remove(session: Session, names: tuple[str, ...]) -> None:
     """End all of tenants, and erase what there is of them.
 
@@ -140,18 +127,17 @@ def remove(session: Session, names: tuple[str, ...]) -> None:
         if session.json:
             session.print_json(found)
             continue
-        session.print(render.one_line(f"removed {name}"))
+        session.print_line(f"removed {name}")
         counts = ", ".join(f"{value} {key}" for key, value in inner(found, "erased").items())
         if counts:
             session.note(f"erased: {counts}")
 
 
 def _print_switched(session: Session, found: dict[str, object], verb: str) -> None:
-    if session.json:
-        session.print_json(found)
+    if session.printed_json(found):
         return
     record = inner(found, "tenant")
-    session.print(render.one_line(f"{word(record, 'name')}: {_state(record)}"))
+    session.print_line(f"{word(record, 'name')}: {_state(record)}")
     if workers := " ".join(map(str, items(found, "workers"))):
         session.note(f"{verb}: {workers}")
 

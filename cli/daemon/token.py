@@ -2,8 +2,7 @@
 
 import click
 
-from .. import render
-from ..context import Command, CommandGroup, Session, complete_names, duration
+from ..context import CommandGroup, Session, command, complete_names, duration
 from ..render import items, word
 
 complete_tokens = complete_names("token.list", "tokens")
@@ -19,7 +18,7 @@ of_expiry = click.option(
 )
 
 
-@token.command("add", cls=Command)
+@token.define("add")
 @click.argument("name", metavar="NAME")
 @click.option(
     "--rights",
@@ -34,7 +33,6 @@ of_expiry = click.option(
     help="Restrict it to these agents, servers, teams and workflows; repeatable.",
 )
 @of_expiry
-@click.pass_obj
 def add(session: Session, name: str, rights: str, agents: tuple[str, ...], expires_s: float | None) -> None:
     """Make a token, and print it once."""
     params: dict[str, object] = {"name": name, "rights": rights, "agents": list(agents) or None}
@@ -42,8 +40,7 @@ def add(session: Session, name: str, rights: str, agents: tuple[str, ...], expir
     _print_new(session, session.call("token.add", params))
 
 
-@token.command("list", cls=Command)
-@click.pass_obj
+@token.define("list")
 def list_(session: Session) -> None:
     """List the tokens, without their texts."""
     found = session.call("token.list", {})
@@ -67,19 +64,15 @@ def list_(session: Session) -> None:
     )
 
 
-@token.command("rm", cls=Command)
+@token.define("rm")
 @click.argument("name", metavar="NAME", shell_complete=complete_tokens)
-@click.pass_obj
 def remove(session: Session, name: str) -> None:
     """Remove a token, which ends at once."""
     found = session.call("token.rm", {"name": name})
-    if session.json:
-        session.print_json(found)
-        return
-    session.print(render.one_line(f"removed {name}"))
+    session.answer(found, f"removed {name}")
 
 
-@token.command("rotate", cls=Command)
+@token.define("rotate")
 @click.argument("name", metavar="NAME", shell_complete=complete_tokens)
 @click.option(
     "--overlap",
@@ -90,7 +83,6 @@ def remove(session: Session, name: str) -> None:
     help="How long the text before stays valid; by default not at all.",
 )
 @of_expiry
-@click.pass_obj
 def rotate(session: Session, name: str, overlap_s: float | None, expires_s: float | None) -> None:
     """Replace the text of a token, and print the new one once."""
     params: dict[str, object] = {"name": name, "overlap_s": overlap_s or 0}
@@ -98,20 +90,15 @@ def rotate(session: Session, name: str, overlap_s: float | None, expires_s: floa
     _print_new(session, session.call("token.rotate", params))
 
 
-@click.command("whoami", cls=Command)
-@click.pass_obj
+@command("whoami")
 def whoami(session: Session) -> None:
     """Print the caller's name, rights and agents."""
     found = session.call("auth.whoami", {})
-    if session.json:
-        session.print_json(found)
-        return
-    session.print(render.one_line(f"{word(found, 'name')}: {word(found, 'rights')}, agents: {_agents(found)}"))
+    session.answer(found, f"{word(found, 'name')}: {word(found, 'rights')}, agents: {_agents(found)}")
 
 
 def _print_new(session: Session, found: dict[str, object]) -> None:
-    if session.json:
-        session.print_json(found)
+    if session.printed_json(found):
         return
     session.print(word(found, "token"))
     name, rights = word(found, "name"), word(found, "rights")

@@ -7,7 +7,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from .. import render
-from ..context import ANSWER_S, Command, CommandGroup, Session, complete_agents, moment, place
+from ..context import ANSWER_S, CommandGroup, Session, complete_agents, moment, place
 from ..render import duration, inner, inners, items, number, word
 
 RECORDS_SHOWN = 100
@@ -53,7 +53,7 @@ def audit() -> None:
     """
 
 
-@audit.command("list", cls=Command)
+@audit.define("list")
 @click.option(
     "-n",
     "count",
@@ -74,7 +74,6 @@ def audit() -> None:
     help="Print only records about or by this agent or worker.",
     shell_complete=complete_agents,
 )
-@click.pass_obj
 def list_(
     session: Session,
     count: int | None,
@@ -186,9 +185,8 @@ def _user(uid: object) -> str:
         return f"uid {uid}"
 
 
-@audit.command("verify", cls=Command)
+@audit.define("verify")
 @click.option("--head", metavar="NUMBER:HASH", help="Head that was printed earlier and that the log must contain.")
-@click.pass_obj
 def verify(session: Session, head: str | None) -> int:
     """Verify that no record was changed or removed. Prints the head of the chain of hashes."""
     params = {} if head is None else {"head": head}

@@ -5,15 +5,14 @@ import time
 import click
 
 from .. import render
-from ..context import Command, Session, complete_agents, moment
+from ..context import Session, command, complete_agents, moment
 from ..render import Record, inner, inners, number, word
 
 GROUPS = ("agent", "session", "day", "hour", "tenant")
 
 
-@click.command(
+@command(
     "cost",
-    cls=Command,
     epilog="""\b
 Examples:
   corral cost --since 24h
@@ -31,7 +30,6 @@ Examples:
 @click.option("--since", metavar="T", help="Count only tasks that ended since: 24h (ago), or a time.")
 @click.option("--until", metavar="T", help="Count only tasks that ended before this.")
 @click.option("--agent", metavar="NAME", help="Count only this agent.", shell_complete=complete_agents)
-@click.pass_obj
 def cost(session: Session, by: str, since: str | None, until: str | None, agent: str | None) -> None:
     """Show tokens, cents and processor time of ended tasks.
 
@@ -46,8 +44,7 @@ def cost(session: Session, by: str, since: str | None, until: str | None, agent:
     if agent is not None:
         params["agent"] = agent
     document = session.call("cost.list", params)
-    if session.json:
-        session.print_json(document)
+    if session.printed_json(document):
         return
     costs = inners(document, "costs")
     if not costs:

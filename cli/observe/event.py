@@ -181,10 +181,9 @@ def _line(session: Session, record: Mapping[str, object], utc: bool) -> str:
     return f"{session.styled(at, 'grey')} {head} {text}".rstrip()
 
 
-@events.command("publish")
+@events.define("publish")
 @click.argument("type", metavar="TYPE")
 @click.argument("data", metavar="[JSON|TEXT|@FILE|-]", required=False)
-@click.pass_obj
 def publish(session: Session, /, data: str | None, **arguments: Any) -> None:  # Any: click's
     """Publish an event to the subscribers of its type.
 

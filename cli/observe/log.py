@@ -9,7 +9,7 @@ from corral.worker.client.sync import Client
 from corral.worker.contract.errors import Unreachable, from_wire
 from corral.worker.contract.log_pieces import PieceJoiner
 
-from ..context import ANSWER_S, Command, Session, complete_agents, moment, selecting, selection
+from ..context import ANSWER_S, Session, command, complete_agents, moment, selecting, selection
 from ..log_lines import MISSING, LogWriter, Records, Times, report_missing
 from ..render import inners, word
 
@@ -19,9 +19,8 @@ LINES_BEFORE_FOLLOWING = 10
 MOST_LINES = 1_000_000
 
 
-@click.command(
+@command(
     "logs",
-    cls=Command,
     epilog="""\b
 Examples:
   corral logs -f greeter
@@ -56,7 +55,6 @@ Examples:
 )
 @click.option("--utc", is_flag=True, help="Print times in UTC, in full, also on a terminal.")
 @click.option("--no-time", is_flag=True, help="Print no times.")
-@click.pass_obj
 def logs(
     session: Session,
     /,

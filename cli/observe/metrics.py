@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from .. import render
-from ..context import Command, Session, complete_agents, duration, moment
+from ..context import Session, command, complete_agents, duration, moment
 from ..render import Record, inners, number, word
 
 HEADER = (
@@ -37,14 +37,13 @@ SPARKS = (
 """Label, key and unit of each line of bars."""
 
 
-@click.command("metrics", cls=Command)
+@command("metrics")
 @click.argument("name", required=False, metavar="[NAME]", shell_complete=complete_agents)
 @click.option("--since", default="1h", metavar="T", help="Begin here; default 1h ago.")
 @click.option("--until", metavar="T", help="End here; default now.")
 @click.option("--step", type=duration, metavar="D", help="Time between two rows.")
 @click.option("--top", is_flag=True, help="Rank agents, and name problems.")
 @click.option("--now", "latest", is_flag=True, help="Show the last minute of each agent.")
-@click.pass_obj
 def metrics(session: Session, /, **options: Any) -> None:  # Any: the values of the options above
     """Show what an agent or the daemon did over time."""
     now = time.time()
@@ -73,8 +72,7 @@ def metrics(session: Session, /, **options: Any) -> None:  # Any: the values of 
 
 
 def _show_history(session: Session, document: Record) -> None:
-    if session.json:
-        session.print_json(document)
+    if session.printed_json(document):
         return
     points = inners(document, "points")
     if not points:
@@ -153,8 +151,7 @@ def _amount(value: float, unit: str) -> str:
 
 def _show_latest(session: Session, params: Record) -> None:
     document = session.call("metrics.latest", dict(params))
-    if session.json:
-        session.print_json(document)
+    if session.printed_json(document):
         return
     if document.get("enabled") is not True:
         session.print("metrics are off: enable_metrics = false")
@@ -178,8 +175,7 @@ def _present(session: Session, found: Record) -> list[str]:
 
 def _show_top(session: Session, params: Record) -> None:
     document = session.call("metrics.top", dict(params))
-    if session.json:
-        session.print_json(document)
+    if session.printed_json(document):
         return
     rows = [
         [kind if not place else "", *_ranked(each)]

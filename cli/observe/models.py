@@ -1,13 +1,10 @@
 """Implements `corral models`: the declared models, whether they answer, and what was measured of them today."""
 
-import click
-
-from ..context import Command, Session
+from ..context import Session, command
 from ..render import items, number, word
 
 
-@click.command("models", cls=Command)
-@click.pass_obj
+@command("models")
 def models(session: Session) -> None:
     """List models, their agents, and today's tokens and cost."""
     found = session.call("models.list", {})

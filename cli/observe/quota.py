@@ -3,7 +3,7 @@
 import click
 
 from .. import render
-from ..context import Command, Session, complete_agents, selecting, selection
+from ..context import Session, command, complete_agents, selecting, selection
 from ..render import Record, inners, number, word
 
 HEADER = ("NAME", "LIMIT", "VALUE", "USED", "WINDOW", "REFUSED")
@@ -11,10 +11,9 @@ HEADER = ("NAME", "LIMIT", "VALUE", "USED", "WINDOW", "REFUSED")
 BYTES = "_bytes"
 
 
-@click.command("quota", cls=Command)
+@command("quota")
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_agents)
 @selecting
-@click.pass_obj
 def quota(session: Session, names: tuple[str, ...], selector: tuple[str, ...]) -> None:
     """Show limits and what is used of each.
 
@@ -24,8 +23,7 @@ def quota(session: Session, names: tuple[str, ...], selector: tuple[str, ...]) -
     of its agents.
     """
     document = session.call("quota.list", selection(names, selector))
-    if session.json:
-        session.print_json(document)
+    if session.printed_json(document):
         return
     session.print_table(
         HEADER, [_row(each) for each in inners(document, "quotas")], droppable=("WINDOW", "REFUSED"), right=HEADER[2:]

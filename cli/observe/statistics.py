@@ -3,7 +3,7 @@
 import click
 
 from .. import render
-from ..context import Command, Session, complete_agents, selecting, selection
+from ..context import Session, command, complete_agents, selecting, selection
 from ..render import Record, inner, number, word
 from ..screen.samples import KINDS, milliseconds, overhead_line
 
@@ -15,15 +15,13 @@ STATISTICS_HEADER = (
 )
 
 
-@click.command("stats", cls=Command)
+@command("stats")
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_agents)
 @selecting
-@click.pass_obj
 def stats(session: Session, names: tuple[str, ...], selector: tuple[str, ...]) -> None:
     """Show numbers of tasks and tool calls since the start."""
     document = session.call("statistics.show", selection(names, selector))
-    if session.json:
-        session.print_json(document)
+    if session.printed_json(document):
         return
     named = [(name, found) for group in GROUPS for name, found in inner(document, group).items()]
     lifetime = render.duration(number(document, "uptime_s"))

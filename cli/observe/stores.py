@@ -1,13 +1,10 @@
 """Implements `corral stores`: the declared databases and knowledge, and whether they can be reached."""
 
-import click
-
-from ..context import Command, Session
+from ..context import Session, command
 from ..render import items, word
 
 
-@click.command("stores", cls=Command)
-@click.pass_obj
+@command("stores")
 def stores(session: Session) -> None:
     """List stores and the agents that use them."""
     found = session.call("store.list", {})

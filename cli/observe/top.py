@@ -11,7 +11,7 @@ import click
 from corral.worker.client.sync import Client
 
 from .. import render
-from ..context import ANSWER_S, Command, Session, admit_msgspec, complete_agents, duration, selecting, selection
+from ..context import ANSWER_S, Session, admit_msgspec, command, complete_agents, duration, selecting, selection
 from ..render import Record, inner, inners, number, word
 from ..screen.samples import ORDERS, Order, key_of, milliseconds, overhead_line, sample
 
@@ -33,14 +33,13 @@ DUMB = frozenset({"", "dumb", "unknown"})
 """Values of TERM of a terminal that cannot move its cursor."""
 
 
-@click.command("top", cls=Command)
+@command("top")
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_agents)
 @click.option("--interval", type=duration, default="2s", metavar="D", help="Time between two samples; default 2s.")
 @click.option("-n", "count", type=click.IntRange(1), metavar="COUNT", help="Exit after this many samples.")
 @click.option("--once", is_flag=True, help="Print one sample and exit, like -n 1.")
 @click.option("--sort", type=click.Choice(list(ORDERS)), default="cpu", help="Column to sort by; default cpu.")
 @selecting
-@click.pass_obj
 def top(session: Session, /, **options: Any) -> None:  # Any: the values of the options above
     """Watch and control agents and MCP servers on a screen.
 

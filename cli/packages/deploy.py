@@ -10,13 +10,13 @@ from corral.worker.contract.errors import CorralError, InvalidParams
 from corral.worker.contract.jsonrpc import Notification
 
 from .. import render
-from ..context import Command, Session, complete_named, duration, json_value, pair
+from ..context import Session, command, complete_named, duration, json_value, pair
 from ..render import Record, as_record, inner, inners, number, word
 
 HEADER = ("DEPLOYMENT", "NAME", "PACKAGE", "VERSION", "STATE", "REVISION", "AT", "BY")
 
 
-@click.command("deploy", cls=Command)
+@command("deploy")
 @click.argument("target", metavar="PACKAGE[@VERSION]")
 @click.option("--as", "agent", metavar="NAME", help="The agent; by default the package's name.")
 @click.option(
@@ -42,7 +42,6 @@ HEADER = ("DEPLOYMENT", "NAME", "PACKAGE", "VERSION", "STATE", "REVISION", "AT",
 @click.option("--why", default="", metavar="TEXT", help="The reason, for the history.")
 @click.option("--promote", is_flag=True, help="Give all workers of the agent the canary's version.")
 @click.option("--abort", is_flag=True, help="Take the canary, or what is under way, back.")
-@click.pass_obj
 def deploy(
     session: Session,
     target: str,
@@ -130,7 +129,7 @@ def _print(session: Session, record: Record, *, is_wanted: bool = False) -> int:
     elif error is None:
         name, state = word(record, "agent"), word(record, "state")
         what = f"{word(record, 'package')} {word(record, 'version')}"
-        session.print(render.one_line(f"{name} is {what}: {state}"))
+        session.print_line(f"{name} is {what}: {state}")
     elif not is_wanted:
         session.stdout.flush()
         session.note(f"corral: {error.message}")
@@ -144,10 +143,9 @@ def _error(record: Mapping[str, object]) -> CorralError | None:
     return errors.from_wire(found) if found is not None else None
 
 
-@click.command("deployments", cls=Command)
+@command("deployments")
 @click.argument("name", metavar="[NAME]", required=False, shell_complete=complete_named)
 @click.option("-n", "limit", type=click.IntRange(1, 1000), default=50, metavar="N", help="At most N.")
-@click.pass_obj
 def deployments(session: Session, name: str | None, limit: int) -> None:
     """Show deployments, the newest first.
 
@@ -161,8 +159,7 @@ def deployments(session: Session, name: str | None, limit: int) -> None:
             _print_full(session, record)
         return
     found = session.call("deployment.list", {"name": name, "limit": limit})
-    if session.json:
-        session.print_json(found)
+    if session.printed_json(found):
         return
     rows = [_row(session, each) for each in inners(found, "deployments")]
     session.print_table(HEADER, rows, droppable=("BY", "AT", "REVISION"), right=("DEPLOYMENT", "REVISION"))
@@ -187,15 +184,15 @@ def _print_full(session: Session, record: Record) -> None:
     keys = ("deployment", "agent", "package", "version", "state", "revision", "digest", "why")
     for key in (*keys, "folder", "environment"):
         if word(record, key):
-            session.print(render.one_line(f"{key:12} {word(record, key)}"))
+            session.print_line(f"{key:12} {word(record, key)}")
     for key in ("created_at", "finished_at"):
         if word(record, key):
             session.print(f"{key:12} {session.at(word(record, key), is_brief=False)}")
     for check in inners(record, "checks"):
         words = f"{word(check, 'name'):12} {word(check, 'state')}  {word(check, 'message')}"
-        session.print(render.one_line(f"check {words.rstrip()}"))
+        session.print_line(f"check {words.rstrip()}")
     error = _error(record)
     if error is not None:
-        session.print(render.one_line(f"{'error':12} {error.message}"))
+        session.print_line(f"{'error':12} {error.message}")
         for line in str(error.data.get("output") or "").splitlines():
-            session.print(render.one_line(f"  {line}"))
+            session.print_line(f"  {line}")

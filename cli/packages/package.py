@@ -12,7 +12,7 @@ import click
 from corral.worker.contract.errors import InvalidParams, NotFound, Unreachable
 
 from .. import render
-from ..context import Command, CommandGroup, Session, admit_msgspec, complete_names
+from ..context import CommandGroup, Session, admit_msgspec, complete_names
 from ..render import items, word
 
 CHUNK_BYTES = 1024 * 1024
@@ -26,10 +26,9 @@ package = CommandGroup("package", help="Build, sign, add, verify and remove pack
 of_package = click.argument("name", metavar="NAME[@VERSION]", shell_complete=complete_names("package.list", "packages"))
 
 
-@package.command("new", cls=Command)
+@package.define("new")
 @click.argument("name", metavar="NAME")
 @click.argument("folder", metavar="[FOLDER]", required=False)
-@click.pass_obj
 def new(session: Session, name: str, folder: str | None) -> None:
     """Make a folder with a package that works."""
     admit_msgspec()
@@ -37,19 +36,17 @@ def new(session: Session, name: str, folder: str | None) -> None:
 
     path = Path(folder or name)
     files = list(scaffold(path, name))
-    if session.json:
-        session.print_json({"folder": str(path), "files": files})
+    if session.printed_json({"folder": str(path), "files": files}):
         return
-    session.print(render.one_line(f"made {path}: {', '.join(files)}"))
+    session.print_line(f"made {path}: {', '.join(files)}")
     session.note(f"corral package build {path}")
 
 
-@package.command("build", cls=Command)
+@package.define("build")
 @click.argument("folder", metavar="FOLDER")
 @click.option("-o", "--output", metavar="FILE", help="Write it there, not to NAME-VERSION.corral.")
 @click.option("--sign", "key", metavar="KEY", help="Sign it with this secret key.")
 @click.option("--with-secrets", is_flag=True, help="Take files that look like secrets, such as .env.")
-@click.pass_obj
 def build(session: Session, folder: str, output: str | None, key: str | None, with_secrets: bool) -> None:
     """Build a package of a folder. The same files make the same bytes; no daemon is needed."""
     admit_msgspec()
@@ -65,19 +62,14 @@ def build(session: Session, folder: str, output: str | None, key: str | None, wi
         words = f'cannot build a package: "{where}": {(error.strerror or "").lower()}'
         raise InvalidParams(words, path=str(where)) from error
     facts = describe(found)
-    if session.json:
-        session.print_json(facts)
-        return
     signed = f", signed by {found.signer}" if found.signer else ""
     size = render.size(found.size)
     files = len(found.manifest.files)
-    session.print(render.one_line(f"built {found.path}: {files} files, {size}{signed}"))
-    session.print(render.one_line(f"digest {found.digest}"))
+    session.answer(facts, f"built {found.path}: {files} files, {size}{signed}", f"digest {found.digest}")
 
 
-@package.command("keygen", cls=Command)
+@package.define("keygen")
 @click.argument("path", metavar="FILE")
-@click.pass_obj
 def keygen(session: Session, path: str) -> None:
     """Make a key to sign packages with. FILE is the secret one; the public one is printed."""
     admit_msgspec()
@@ -88,18 +80,16 @@ def keygen(session: Session, path: str) -> None:
     except OSError as error:
         words = f'cannot write a key to "{path}": {(error.strerror or "").lower()}'
         raise InvalidParams(words, path=path) from error
-    if session.json:
-        session.print_json({"path": path, "public_key": public})
+    if session.printed_json({"path": path, "public_key": public}):
         return
     session.print(public)
     session.note('[packages] trusted_keys = ["..."] takes it, with require_signature = true')
 
 
-@package.command("sign", cls=Command)
+@package.define("sign")
 @click.argument("path", metavar="FILE")
 @click.argument("key", metavar="KEY")
 @click.option("-o", "--output", metavar="FILE", help="Write the signed package there instead.")
-@click.pass_obj
 def sign(session: Session, path: str, key: str, output: str | None) -> None:
     """Sign a package that is built, in place of a signature that it has.
 
@@ -118,17 +108,12 @@ def sign(session: Session, path: str, key: str, output: str | None) -> None:
     except OSError as error:
         words = f'cannot sign "{error.filename or path}": {(error.strerror or "").lower()}'
         raise InvalidParams(words, path=str(error.filename or path)) from error
-    if session.json:
-        session.print_json(describe(found))
-        return
-    session.print(render.one_line(f"signed {found.path}, by {found.signer}"))
-    session.print(render.one_line(f"digest {found.digest}"))
+    session.answer(describe(found), f"signed {found.path}, by {found.signer}", f"digest {found.digest}")
 
 
-@package.command("add", cls=Command)
+@package.define("add")
 @click.argument("source", metavar="FILE|URL")
 @click.option("--sha256", metavar="HEX", help="Refuse the file unless this is its SHA-256.")
-@click.pass_obj
 def add(session: Session, source: str, sha256: str | None) -> None:
     """Add a package to the daemon. This command reads the file or address, not the daemon."""
     offset = 0
@@ -144,11 +129,8 @@ def add(session: Session, source: str, sha256: str | None) -> None:
         raise InvalidParams(f'cannot add "{source}": it is empty', path=source)
     params = {"upload": upload, "sha256": (sha256 or whole.hexdigest()).lower()}
     found = session.call("package.add", params, timeout_s=None)
-    if session.json:
-        session.print_json(found)
-        return
     words = f"added {word(found, 'name')}@{word(found, 'version')}: {word(found, 'digest')}"
-    session.print(render.one_line(words))
+    session.answer(found, words)
 
 
 def _chunks(source: str) -> Iterator[bytes]:
@@ -194,9 +176,8 @@ def _full(answer: IO[bytes]) -> bytes:
     return data
 
 
-@package.command("list", cls=Command)
+@package.define("list")
 @click.argument("name", metavar="[NAME]", required=False)
-@click.pass_obj
 def list_(session: Session, name: str | None) -> None:
     """List the packages of the daemon."""
     found = session.call("package.list", {"name": name})
@@ -221,29 +202,24 @@ def list_(session: Session, name: str | None) -> None:
     )
 
 
-@package.command("show", cls=Command)
+@package.define("show")
 @of_package
-@click.pass_obj
 def show(session: Session, name: str) -> None:
     """Show a package: its agent, its needs and its dependencies."""
     session.print_json(session.call("package.show", {"package": name}))
 
 
-@package.command("verify", cls=Command)
+@package.define("verify")
 @of_package
-@click.pass_obj
 def verify(session: Session, name: str) -> None:
     """Verify each byte of a package, and its signature. NAME may also be a .corral file, which needs no daemon."""
     if name.endswith(".corral") or os.sep in name:
         found = _verified(name)
     else:
         found = session.call("package.verify", {"package": name}, timeout_s=None)
-    if session.json:
-        session.print_json(found)
-        return
     signer = word(found, "signer", "")
     words = f"{word(found, 'name')}@{word(found, 'version')} is whole"
-    session.print(render.one_line(f"{words}, signed by {signer}" if signer else f"{words}, not signed"))
+    session.answer(found, f"{words}, signed by {signer}" if signer else f"{words}, not signed")
 
 
 def _verified(path: str) -> dict[str, object]:
@@ -263,16 +239,12 @@ def _verified(path: str) -> dict[str, object]:
     return {**facts, "digest": found.digest, "signer": found.signer or None}
 
 
-@package.command("rm", cls=Command)
+@package.define("rm")
 @of_package
-@click.pass_obj
 def remove(session: Session, name: str) -> None:
     """Remove a package. One that an agent uses, or can come back to, is refused."""
     found = session.call("package.rm", {"package": name})
-    if session.json:
-        session.print_json(found)
-        return
-    session.print(render.one_line(f"removed {word(found, 'name')}@{word(found, 'version')}"))
+    session.answer(found, f"removed {word(found, 'name')}@{word(found, 'version')}")
 
 
 def _size(record: dict[str, object]) -> str:

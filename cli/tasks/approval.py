@@ -35,11 +35,10 @@ def approvals(context: click.Context) -> None:
         context.invoke(list_, agent=None, task=None, ended=False)
 
 
-@approvals.command("list")
+@approvals.define("list")
 @click.option("--agent", metavar="NAME", help="Only those of this agent.")
 @click.option("--task", metavar="ID", help="Only those of this task.")
 @click.option("--ended", is_flag=True, help="Those that have ended, the newest first.")
-@click.pass_obj
 def list_(session: Session, agent: str | None, task: str | None, ended: bool) -> None:
     """List the open questions, the oldest first."""
     given: dict[str, object] = {"agent": agent, "task": task}
@@ -70,14 +69,12 @@ def _ended_row(session: Session, record: Mapping[str, object]) -> list[str]:
     return [*(word(record, key) for key in keys), session.at(word(record, "ended_at"))]
 
 
-@approvals.command("show")
+@approvals.define("show")
 @click.argument("number", metavar="ID", type=click.IntRange(1), shell_complete=complete_open)
-@click.pass_obj
 def show(session: Session, number: int) -> None:
     """Show a question, with what it is about."""
     found = render.as_record(session.call("approval.show", {"approval": number}))
-    if session.json:
-        session.print_json(found)
+    if session.printed_json(found):
         return
     session.print_fields({key: value for key, value in found.items() if key != "detail"})
     if found.get("detail") is not None:
@@ -95,12 +92,11 @@ def _answer(session: Session, numbers: Iterable[int], answer: str | None) -> Non
         line = f"declined {number} of {word(record, 'agent')}"
         if record.get("answer") is not None:
             line = f'answered {number} of {word(record, "agent")} with "{word(record, "answer")}"'
-        session.print(render.one_line(line))
+        session.print_line(line)
 
 
-@approvals.command("allow")
+@approvals.define("allow")
 @click.argument("numbers", metavar="ID…", nargs=-1, required=True, type=click.IntRange(1))
-@click.pass_obj
 def allow(session: Session, numbers: tuple[int, ...]) -> None:
     """Answer with the word of consent.
 
@@ -109,9 +105,8 @@ def allow(session: Session, numbers: tuple[int, ...]) -> None:
     _answer(session, numbers, "allow")
 
 
-@approvals.command("deny")
+@approvals.define("deny")
 @click.argument("numbers", metavar="ID…", nargs=-1, required=True, type=click.IntRange(1))
-@click.pass_obj
 def deny(session: Session, numbers: tuple[int, ...]) -> None:
     """Answer with the word of refusal.
 
@@ -120,9 +115,8 @@ def deny(session: Session, numbers: tuple[int, ...]) -> None:
     _answer(session, numbers, "deny")
 
 
-@approvals.command("decline")
+@approvals.define("decline")
 @click.argument("numbers", metavar="ID…", nargs=-1, required=True, type=click.IntRange(1))
-@click.pass_obj
 def decline(session: Session, numbers: tuple[int, ...]) -> None:
     """Decline the form that a question belongs to.
 
@@ -131,10 +125,9 @@ def decline(session: Session, numbers: tuple[int, ...]) -> None:
     _answer(session, numbers, None)
 
 
-@approvals.command("answer")
+@approvals.define("answer")
 @click.argument("number", metavar="ID", type=click.IntRange(1), shell_complete=complete_open)
 @click.argument("answer", metavar="ANSWER")
-@click.pass_obj
 def answer(session: Session, number: int, answer: str) -> None:
     """Answer with an option, or with any text.
 

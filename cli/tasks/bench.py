@@ -17,7 +17,7 @@ import click
 from corral.worker.contract.errors import CorralError, Unreachable
 
 from .. import render
-from ..context import Command, Session, duration, json_value
+from ..context import Session, command, duration, json_value
 from ..render import number, word
 from .run_options import complete_addressees
 
@@ -38,9 +38,8 @@ class Ended(NamedTuple):
     error: str = ""
 
 
-@click.command(
+@command(
     "bench",
-    cls=Command,
     epilog="""\b
 Examples:
   corral bench greeter --tasks 1000 --parallel 8
@@ -67,7 +66,6 @@ Examples:
 @click.option("--input", "given", metavar="JSON|TEXT|@FILE|-", help="Input of each task.")
 @click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Stop a task after it has run this long.")
 @click.option("--no-durable", is_flag=True, help="Do not write the tasks to the store.")
-@click.pass_obj
 def bench(session: Session, /, **options: Any) -> int:  # Any: the values of the options above
     """Measure how long tasks of an agent take.
 

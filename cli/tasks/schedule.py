@@ -9,7 +9,7 @@ import click
 from corral.worker.contract.errors import InvalidParams, NotFound
 
 from .. import render
-from ..context import AddCommand, Command, CommandGroup, Session, complete_names, duration, pair
+from ..context import AddCommand, CommandGroup, Session, command, complete_names, duration, pair
 from ..render import inner, inners, items, number, word
 from .run_options import add_times, times
 
@@ -80,8 +80,7 @@ def _when(session: Session, record: Mapping[str, object]) -> str:
     return word(record, "cron") + (f" {zone}" if zone else "")
 
 
-@click.command("schedules", cls=Command)
-@click.pass_obj
+@command("schedules")
 def schedules(session: Session) -> None:
     """List the schedules."""
     _list(session)
@@ -90,7 +89,7 @@ def schedules(session: Session) -> None:
 schedule = CommandGroup("schedule", help="Add, show, pause, run and remove schedules.")
 
 
-@schedule.command(
+@schedule.define(
     "add",
     cls=AddCommand,
     epilog="""\b
@@ -110,7 +109,6 @@ corral run AGENT OBJECTIVE --cron EXPR.""",
 @click.option("--user", metavar="USER", help="User that the command runs as.")
 @click.option("--cwd", metavar="DIR", help="Working directory; default is the current one.")
 @click.option("--memory", metavar="SIZE", help='Memory limit of the process tree, such as "512MiB".')
-@click.pass_obj
 def add(session: Session, /, **options: Any) -> None:  # Any: the values of the options above
     """Add a schedule of a command.
 
@@ -132,28 +130,24 @@ def add(session: Session, /, **options: Any) -> None:  # Any: the values of the 
         spec["environment"] = dict(pair(name, "--env", each) for each in options["environment"])
     params = {"name": name, "command": list(options["command"]), "spec": spec, **times(options)}
     record = session.call("schedule.add_command", params)
-    if session.json:
-        session.print_json(record)
+    if session.printed_json(record):
         return
-    session.print(render.one_line(f"added {name}"))
+    session.print_line(f"added {name}")
     session.note(f"runs next at {word(record, 'next_at', 'no time at all')}")
 
 
-@schedule.command("list")
-@click.pass_obj
+@schedule.define("list")
 def list_schedules(session: Session) -> None:
     """List the schedules."""
     _list(session)
 
 
-@schedule.command("show")
+@schedule.define("show")
 @click.argument("name", metavar="NAME", shell_complete=complete_schedules)
-@click.pass_obj
 def show(session: Session, name: str) -> None:
     """Show a schedule in full, with its next and last runs."""
     record = session.call("schedule.show", {"name": name})
-    if session.json:
-        session.print_json(record)
+    if session.printed_json(record):
         return
     runs = inners(record, "recent")
     left_out = ("recent",) if items(record, "missing_nodes") else ("recent", "missing_nodes")
@@ -178,9 +172,8 @@ def _run_row(session: Session, run: Mapping[str, object]) -> list[str]:
     return [*cells, word(run, "incarnation"), word(run, "error")]
 
 
-@schedule.command("rm")
+@schedule.define("rm")
 @of_schedules
-@click.pass_obj
 def remove(session: Session, names: tuple[str, ...]) -> None:
     """Remove schedules, all of them or none. Their tasks stay."""
     _check_known(session, names)
@@ -204,37 +197,30 @@ def _check_known(session: Session, names: tuple[str, ...]) -> None:
 def _each(session: Session, method: str, names: tuple[str, ...]) -> None:
     _check_known(session, names)
     records = [session.call(method, {"name": name}) for name in dict.fromkeys(names)]
-    if session.json:
-        session.print_json({"schedules": records})
+    if session.printed_json({"schedules": records}):
         return
     for record in records:
         following = "paused" if record.get("paused") is True else word(record, "next_at", "never")
-        session.print(render.one_line(f"{word(record, 'name')} {following}"))
+        session.print_line(f"{word(record, 'name')} {following}")
 
 
-@schedule.command("pause")
+@schedule.define("pause")
 @of_schedules
-@click.pass_obj
 def pause(session: Session, names: tuple[str, ...]) -> None:
     """Pause schedules. Runs that are due meanwhile are skipped."""
     _each(session, "schedule.pause", names)
 
 
-@schedule.command("resume")
+@schedule.define("resume")
 @of_schedules
-@click.pass_obj
 def resume(session: Session, names: tuple[str, ...]) -> None:
     """Resume paused schedules at their next run time."""
     _each(session, "schedule.resume", names)
 
 
-@schedule.command("run")
+@schedule.define("run")
 @click.argument("name", metavar="NAME", shell_complete=complete_schedules)
-@click.pass_obj
 def run(session: Session, name: str) -> None:
     """Submit the task of a schedule now, and print its id."""
     record = session.call("schedule.run", {"name": name})
-    if session.json:
-        session.print_json(record)
-        return
-    session.print(render.one_line(word(record, "id")))
+    session.answer(record, word(record, "id"))

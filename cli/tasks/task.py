@@ -25,7 +25,7 @@ from corral.worker.contract.errors import (
 from corral.worker.contract.jsonrpc import Notification
 
 from .. import render
-from ..context import ANSWER_S, Command, CommandGroup, Session, complete_agents, complete_names, duration, moment
+from ..context import ANSWER_S, CommandGroup, Session, command, complete_agents, complete_names, duration, moment
 from ..render import inner, inners, number, word
 from . import run_options
 from .run_options import add_run_options, complete_addressees, complete_tasks
@@ -40,9 +40,8 @@ PAGE = 1_000
 complete_schedules = complete_names("schedule.list", "schedules")
 
 
-@click.command(
+@command(
     "run",
-    cls=Command,
     epilog="""\b
 Examples:
   corral run greeter "greet the visitors"
@@ -60,7 +59,6 @@ Examples:
     type=click.Choice(("text", "json", "off")),
     help="Print streamed text as it comes, all parts as JSON lines, or none; default text, with --json off.",
 )
-@click.pass_obj
 def run(
     session: Session, /, logs: bool, mode: Mode | None, **options: Any
 ) -> int:  # Any: the values of the options above
@@ -103,10 +101,9 @@ def run(
 
 
 def _print_submitted(session: Session, record: Mapping[str, object]) -> None:
-    if session.json:
-        session.print_json(record)
+    if session.printed_json(record):
         return
-    session.print(render.one_line(word(record, "id")))
+    session.print_line(word(record, "id"))
     if record.get("scheduled_at") is not None:
         session.note(
             f"begins at {session.at(word(record, 'scheduled_at'), in_note=True)}; corral task wait {word(record, 'id')}"
@@ -126,10 +123,9 @@ def _lines(
 
 def _add_schedule(session: Session, params: Mapping[str, object]) -> None:
     record = session.call("schedule.add", params)
-    if session.json:
-        session.print_json(record)
+    if session.printed_json(record):
         return
-    session.print(render.one_line(word(record, "name")))
+    session.print_line(word(record, "name"))
     due = word(record, "next_at")
     session.note(f"runs next at {session.at(due, in_note=True) if due else 'no time at all'}")
 
@@ -199,7 +195,7 @@ def _error(record: Mapping[str, object]) -> CorralError | None:
     return None
 
 
-@click.command("tasks", cls=Command)
+@command("tasks")
 @click.option(
     "--agent",
     "agents",
@@ -222,13 +218,11 @@ def _error(record: Mapping[str, object]) -> CorralError | None:
 @click.option("--session", "of_session", metavar="S", help="List only tasks of this session.")
 @click.option("-g", "--grep", "text", metavar="TEXT", help="List only tasks whose objective contains this.")
 @click.option("--limit", type=click.IntRange(1), default=100, metavar="N", help="List at most N; default 100.")
-@click.pass_obj
 def tasks(session: Session, /, **options: Any) -> None:  # Any: the values of the options above
     """List tasks, the newest first."""
     params = _filters(options)
     records, skipped = _pages(session, params, options["limit"])
-    if session.json:
-        session.print_json(records)
+    if session.printed_json(records):
         return
     if skipped:
         session.note(f"{skipped} tasks are left out: their records cannot be read")
@@ -307,11 +301,10 @@ def _reason(error: Mapping[str, object]) -> str:
 task = CommandGroup("task", help="Show, follow, cancel or retry single tasks.")
 
 
-@task.command("show")
+@task.define("show")
 @click.argument("task_id", metavar="ID", shell_complete=complete_tasks)
 @click.option("--tree", is_flag=True, help="Print only the tree of delegated tasks.")
 @click.option("--calls", is_flag=True, help="Print only its tool calls.")
-@click.pass_obj
 def show(session: Session, task_id: str, tree: bool, calls: bool) -> None:
     """Show a task and the tree of its delegated tasks."""
     if tree and calls:
@@ -325,8 +318,7 @@ def show(session: Session, task_id: str, tree: bool, calls: bool) -> None:
         print_calls(session, task_id)
         return
     record = session.call("task.show", {"task": task_id})
-    if session.json:
-        session.print_json(record)
+    if session.printed_json(record):
         return
     long = ("input", "context", "output")
     error = {key: each for key, each in inner(record, "error").items() if key != "data"}
@@ -343,8 +335,7 @@ def show(session: Session, task_id: str, tree: bool, calls: bool) -> None:
 
 def _show_tree(session: Session, task_id: str) -> None:
     found = session.call("task.tree", {"task": task_id, "limit": TREE_TASKS})
-    if session.json:
-        session.print_json(found)
+    if session.printed_json(found):
         return
     # Without recursion: a tree of tasks may be deeper than Python's stack.
     left = [(found, 0)]
@@ -360,7 +351,7 @@ def _show_tree(session: Session, task_id: str) -> None:
         left += [(child, depth + 1) for child in reversed(inners(node, "children"))]
 
 
-@task.command("log")
+@task.define("log")
 @click.argument("task_id", metavar="ID", shell_complete=complete_tasks)
 @click.option("-f", "--follow", is_flag=True, help="Go on until the task has ended.")
 @click.option(
@@ -372,7 +363,6 @@ def _show_tree(session: Session, task_id: str) -> None:
     help="Number of log lines, counted from the last; default 1000.",
 )
 @click.option("--utc", is_flag=True, help="Print times in UTC, in full, also on a terminal.")
-@click.pass_obj
 def log(session: Session, task_id: str, follow: bool, count: int, utc: bool) -> int:
     """Print what a task has done, in order of time.
 
@@ -384,23 +374,20 @@ def log(session: Session, task_id: str, follow: bool, count: int, utc: bool) -> 
     return print_log(session, task_id, count, follow=follow, utc=utc)
 
 
-@task.command("cancel")
+@task.define("cancel")
 @click.argument("task_ids", metavar="ID…", nargs=-1, required=True, shell_complete=complete_tasks)
-@click.pass_obj
 def cancel(session: Session, task_ids: tuple[str, ...]) -> None:
     """Cancel tasks and the tasks that they delegated."""
     records = [session.call("task.cancel", {"task": task_id}) for task_id in task_ids]
-    if session.json:
-        session.print_json(records[0] if len(records) == 1 else records)
-        return
-    for record in records:
-        session.print(render.one_line(f"{word(record, 'id')} {word(record, 'state', '-')}"))
+    session.answer(
+        records[0] if len(records) == 1 else records,
+        *(f"{word(record, 'id')} {word(record, 'state', '-')}" for record in records),
+    )
 
 
-@task.command("wait")
+@task.define("wait")
 @click.argument("task_ids", metavar="ID…", nargs=-1, required=True, shell_complete=complete_tasks)
 @click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Wait at most this long.")
-@click.pass_obj
 def wait(session: Session, task_ids: tuple[str, ...], timeout_s: float | None) -> int:
     """Wait until tasks end, and print their results. Ctrl-C leaves the tasks running."""
     give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
@@ -411,7 +398,7 @@ def wait(session: Session, task_ids: tuple[str, ...], timeout_s: float | None) -
             waiting = TaskWait(session, connection, task_id, progress.show)
             records.append(waiting.until_ended(left_s))
         if not session.json and len(task_ids) > 1:
-            session.print(render.one_line(f"{task_id} {word(records[-1], 'state')}"))
+            session.print_line(f"{task_id} {word(records[-1], 'state')}")
             _print_result(session, records[-1])
     if len(records) == 1:
         return _print_result(session, records[0])
@@ -426,10 +413,9 @@ def _worst(records: Sequence[Mapping[str, object]]) -> int:
     return errors[0].exit_status if errors else 0
 
 
-@task.command("follow")
+@task.define("follow")
 @click.argument("task_id", metavar="ID", shell_complete=complete_tasks)
 @click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Follow the task at most this long.")
-@click.pass_obj
 def follow(session: Session, task_id: str, timeout_s: float | None) -> int:
     """Print the progress of a task until it ends, and its result. Its delegated tasks are shown, too."""
 
@@ -474,9 +460,8 @@ def select_tasks(command: Callable[..., Any]) -> Callable[..., Any]:  # Any: any
     return ids(command)
 
 
-@task.command("retry")
+@task.define("retry")
 @select_tasks
-@click.pass_obj
 def retry(session: Session, task_ids: tuple[str, ...], dead: bool, agent: str | None) -> int:
     """Queue failed tasks again as new tasks. Prints the new ids."""
     retried: list[dict[str, object]] = []
@@ -489,7 +474,7 @@ def retry(session: Session, task_ids: tuple[str, ...], dead: bool, agent: str | 
         session.print_json({"retried": retried, "failed": failed})
         return errors[0].exit_status if errors else 0
     for each in retried:
-        session.print(render.one_line(word(each, "by")))
+        session.print_line(word(each, "by"))
     for error in errors:
         session.note(f"corral: {error.message}")
     if not retried and not failed:
@@ -497,16 +482,14 @@ def retry(session: Session, task_ids: tuple[str, ...], dead: bool, agent: str | 
     return errors[0].exit_status if errors else 0
 
 
-@task.command("discard")
+@task.define("discard")
 @select_tasks
-@click.pass_obj
 def discard(session: Session, task_ids: tuple[str, ...], dead: bool, agent: str | None) -> None:
     """Remove tasks from the dead letters. Their records stay in the list of tasks."""
     asked = _selection(task_ids, dead, agent)
     answers = _in_batches(session, "task.discard", asked)
     count = sum(int(number(found, "discarded") or 0) for found in answers)
-    if session.json:
-        session.print_json({"discarded": count})
+    if session.printed_json({"discarded": count}):
         return
     session.print(f"{count} discarded")
 

@@ -7,7 +7,6 @@ import click
 
 from corral.worker.contract.errors import InvalidParams
 
-from .. import render
 from ..context import CommandGroup, Session, complete_names, toml_document
 from ..render import inner, inners, items, word
 from ..team_table import print_group, print_groups
@@ -29,7 +28,7 @@ def _list(kind: str) -> Callable[..., None]:
         else:
             session.note(f"there are no {kind}s")
 
-    return click.pass_obj(act)
+    return act
 
 
 def _show(kind: str) -> Callable[..., None]:
@@ -40,19 +39,15 @@ def _show(kind: str) -> Callable[..., None]:
         else:
             print_group(session, found)
 
-    return click.pass_obj(act)
+    return act
 
 
 def _rm(kind: str) -> Callable[..., None]:
     def act(session: Session, name: str, cascade: bool) -> None:
         found = session.call(f"{kind}.rm", {"name": name, "cascade": cascade}, timeout_s=None)
-        if session.json:
-            session.print_json(found)
-            return
-        for removed in items(found, "removed"):
-            session.print(render.one_line(f"removed {removed}"))
+        session.answer(found, *(f"removed {removed}" for removed in items(found, "removed")))
 
-    return click.pass_obj(act)
+    return act
 
 
 def _fill(noun: CommandGroup, kind: str) -> None:
@@ -60,17 +55,17 @@ def _fill(noun: CommandGroup, kind: str) -> None:
     complete = complete_names(f"{kind}.list", f"{kind}s")
     name = click.argument("name", metavar="NAME", shell_complete=complete)
     cascade = click.option("--cascade", is_flag=True, help=f"Also remove everything that requires the {kind}.")
-    noun.command("list", help=f"List the {kind}s.")(_list(kind))
-    noun.command("show", help=f"Show one {kind} in full.")(name(_show(kind)))
+    noun.define("list", help=f"List the {kind}s.")(_list(kind))
+    noun.define("show", help=f"Show one {kind} in full.")(name(_show(kind)))
     forget = f"Remove a {kind}. Its running tasks continue."
-    noun.command("rm", help=forget)(name(cascade(_rm(kind))))
+    noun.define("rm", help=forget)(name(cascade(_rm(kind))))
 
 
 _fill(team, "team")
 _fill(workflow, "workflow")
 
 
-@team.command("add")
+@team.define("add")
 @click.argument("name", required=False, metavar="[NAME]")
 @click.option("--file", "path", metavar="F", help="Add the [teams.NAME] tables of a TOML file, all of them or NAME.")
 @click.option("--lead", metavar="AGENT", help="Agent that gets the tasks in mode coordinate.")
@@ -88,7 +83,6 @@ _fill(workflow, "workflow")
 @click.option(
     "--max-parallel", type=click.IntRange(1), metavar="N", help="Number of tasks that run at the same time; default 8."
 )
-@click.pass_obj
 def add_team(session: Session, /, **options: Any) -> None:  # Any: the values of the options above
     """Add a team. A restart of the daemon keeps it."""
     keys = ("lead", "mode", "routing", "max_parallel")
@@ -105,7 +99,7 @@ def add_team(session: Session, /, **options: Any) -> None:  # Any: the values of
     _add(session, "team", {name: spec} if path is None else _tables("team", path, name))
 
 
-@workflow.command("add")
+@workflow.define("add")
 @click.argument("name", required=False, metavar="[NAME]")
 @click.option(
     "--file",
@@ -114,7 +108,6 @@ def add_team(session: Session, /, **options: Any) -> None:  # Any: the values of
     metavar="F",
     help="Add the [workflows.NAME] tables of a TOML file, all of them or NAME.",
 )
-@click.pass_obj
 def add_workflow(session: Session, name: str | None, path: str) -> None:
     """Add workflows from a file. A restart of the daemon keeps them."""
     _add(session, "workflow", _tables("workflow", path, name))
@@ -133,8 +126,4 @@ def _tables(kind: str, path: str, wanted: str | None) -> dict[str, object]:
 
 def _add(session: Session, kind: str, specs: Mapping[str, object]) -> None:
     found = inners(session.call(f"{kind}.add", {"specs": dict(specs)}, timeout_s=None), f"{kind}s")
-    if session.json:
-        session.print_json(found)
-        return
-    for record in found:
-        session.print(render.one_line(f"added {kind} {word(record, 'name')}"))
+    session.answer(found, *(f"added {kind} {word(record, 'name')}" for record in found))

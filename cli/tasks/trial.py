@@ -14,7 +14,7 @@ import click
 from corral.worker.contract.errors import CorralError, InvalidParams
 
 from .. import render
-from ..context import Command, Session, duration, json_value
+from ..context import Session, command, duration, json_value
 
 READ_S = 5.0
 """Seconds for which the last log lines of the ended daemon are read."""
@@ -79,7 +79,7 @@ def _agents(statements: Iterable[ast.stmt]) -> Iterable[str]:
         yield from (to.id for to in targets if called == "Agent" and isinstance(to, ast.Name))
 
 
-@click.command("try", cls=Command)
+@command("try")
 @click.argument("target", metavar="MODULE:AGENT|FILE.py")
 @click.argument("objective", metavar="OBJECTIVE")
 @click.option("--input", "given", metavar="JSON|TEXT|@FILE|-", help="Structured input of the task.")
@@ -89,7 +89,6 @@ def _agents(statements: Iterable[ast.stmt]) -> Iterable[str]:
 @click.option("--env", "variables", multiple=True, metavar="K[=V]", help="Variable of the agent; K alone takes yours.")
 @click.option("--max-memory", metavar="SIZE", help="Limit of its process tree, such as 512MiB.")
 @click.option("--watch", is_flag=True, help="Run again whenever a source file of the agent changes.")
-@click.pass_obj
 def try_(session: Session, /, target: str, objective: str, **options: Any) -> int:
     """Run one task on an agent of a file, without a daemon.
 

@@ -13,16 +13,14 @@ import click
 from corral.worker.contract.errors import Conflict, InvalidParams, from_wire
 
 from .. import render
-from ..context import Command, Session, pair
+from ..context import Session, command, pair
 from ..new_file import write_new
 from ..render import inner, items
 from .import_convert import Server, Skipped, chosen, hidden, toml, with_references
 from .import_files import Section, Surroundings, read, usual_files
 
 
-@click.command(
-    "import", cls=Command, epilog="Variables are expanded during the import; the daemon expands ${secret:NAME}."
-)
+@command("import", epilog="Variables are expanded during the import; the daemon expands ${secret:NAME}.")
 @click.argument("words", nargs=-1, metavar="[FILE]...", type=click.Path())
 @click.option(
     "--scan", is_flag=True, help="Search the usual files of editors; import [NAME]... or --all of their servers."
@@ -40,7 +38,6 @@ from .import_files import Section, Surroundings, read, usual_files
 @click.option("--start", is_flag=True, help="Start each server now instead of at its first call.")
 @click.option("--dry-run", is_flag=True, help="Print the changes without making them.")
 @click.option("--write", metavar="FILE|-", help="Write TOML to a file instead of changing the daemon.")
-@click.pass_obj
 def import_(session: Session, /, **options: Any) -> None:  # Any: the values of the options
     """Import MCP servers from files of editors and agents."""
     around = Surroundings(
@@ -142,7 +139,7 @@ def _write(session: Session, servers: Sequence[Server], skipped: Sequence[Skippe
             found = {"file": target, "servers": names, "wanted": wanted}
             session.print_json({**found, **_untaken(skipped, servers)})
         else:
-            session.print(render.one_line(f"wrote {len(names)} servers to {target}"))
+            session.print_line(f"wrote {len(names)} servers to {target}")
     if wanted:
         names = sorted({name for each in wanted.values() for name in each})
         session.note(f"write NAME=VALUE lines for these into [daemon] secrets_file: {', '.join(names)}")
@@ -188,7 +185,7 @@ def _print_taken(session: Session, found: Mapping[str, object], dry: Sequence[Se
         words = ", ".join(str(key) for key in render.items({"keys": keys}, "keys"))
         lines.append(f"{verb} {name}: it differs in {words}{hint}")
     for line in lines:
-        session.print(render.one_line(line))
+        session.print_line(line)
     if dry:
         session.print("\n" + toml([each._replace(table=hidden(each.table)) for each in dry]).rstrip())
     elif items(found, "added"):

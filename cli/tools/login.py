@@ -10,7 +10,6 @@ import click
 
 from corral.worker.contract.errors import InvalidParams, Timeout
 
-from .. import render
 from ..context import Session, complete_names, duration
 from ..render import inners, items, word
 
@@ -81,12 +80,9 @@ def login(
                 redirect = _redirect(started, listening, ends_at)
         finish = {"name": name, "login": started["login"], "redirect": redirect}
         found = session.call("mcp.finish_login", finish, timeout_s=None)
-    if session.json:
-        session.print_json(found)
-        return
     scope = " ".join(map(str, items(found, "scopes")))
     for_what = f" for {scope}" if scope else ""
-    session.print(render.one_line(f"logged in to {name} at {word(found, 'issuer')}{for_what}"))
+    session.answer(found, f"logged in to {name} at {word(found, 'issuer')}{for_what}")
 
 
 @click.command("logout")
@@ -99,7 +95,7 @@ def logout(session: Session, name: str, no_revoke: bool) -> None:
     if session.json:
         session.print_json(found)
     elif found.get("forgotten"):
-        session.print(render.one_line(f"logged out of {name}"))
+        session.print_line(f"logged out of {name}")
     else:
         session.note(f"there was no login to {name}")
 

@@ -33,8 +33,7 @@ complete_servers = complete_names("mcp.servers", "servers")
 complete_tools = complete_names("mcp.tools", "tools")
 
 
-@mcp.command("servers")
-@click.pass_obj
+@mcp.define("servers")
 def servers(session: Session) -> None:
     """List MCP servers with their state and tools."""
     found = session.call("mcp.servers", {})
@@ -75,15 +74,13 @@ def _server_row(entry: Mapping[str, object], about: Mapping[str, object]) -> tup
     )
 
 
-@mcp.command("tools")
+@mcp.define("tools")
 @click.argument("server", required=False, metavar="[SERVER]", shell_complete=complete_servers)
-@click.pass_obj
 def tools(session: Session, server: str | None) -> None:
     """List tools with their arguments and descriptions."""
     params = {} if server is None else {"server": server}
     found = session.call("mcp.tools", params, timeout_s=None)  # it may start a server first
-    if session.json:
-        session.print_json(found.get("tools", []))
+    if session.printed_json(found.get("tools", [])):
         return
     for name, error in inner(found, "failures").items():
         session.note(f"corral: {name}: {word(render.as_record(error), 'message', 'it failed')}")
@@ -105,14 +102,13 @@ def _arguments(tool: Mapping[str, object]) -> str:
     return " ".join((*required, *(f"[{name}]" for name in optional)))
 
 
-@mcp.command("call", epilog="KEY=VALUE has the type of the schema of the tool, else it is text; KEY:=JSON is JSON.")
+@mcp.define("call", epilog="KEY=VALUE has the type of the schema of the tool, else it is text; KEY:=JSON is JSON.")
 @click.argument("name", metavar="SERVER__TOOL", shell_complete=complete_tools)
 @click.argument("pairs", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option(
     "--args", "arguments", metavar="JSON|@FILE|-", help="All arguments of the tool, in place of pairs; default {}."
 )
 @click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Give up after this long.")
-@click.pass_obj
 def call(session: Session, name: str, pairs: tuple[str, ...], arguments: str | None, timeout_s: float | None) -> int:
     """Call a tool and print its text. Exits 1 if the tool returns an error."""
     if arguments is not None and pairs:
@@ -173,12 +169,11 @@ def _texts(result: Mapping[str, object]) -> Iterable[str]:
         yield f"[{' '.join(part for part in (kind or 'content', where, mime_type) if part)}]"
 
 
-@mcp.command("serve")
+@mcp.define("serve")
 @click.option("--only", multiple=True, metavar="PATTERN", help="Offer only tools whose names match; repeatable.")
 @click.option("--deny", multiple=True, metavar="PATTERN", help="Offer no tools whose names match; repeatable.")
 @click.option("--read-only", is_flag=True, help="Offer only tools that are declared read-only.")
 @click.option("--profile", metavar="NAME", help="Offer the tools that [mcp.profiles.NAME] of the daemon allows.")
-@click.pass_obj
 def serve(session: Session, only: tuple[str, ...], deny: tuple[str, ...], read_only: bool, profile: str | None) -> int:
     """Serve all tools over MCP on stdin and stdout. Corral's own tools are among them."""
     from .serve import serve  # noqa: PLC0415 - main has run it already, unless the line is unusual
@@ -186,8 +181,7 @@ def serve(session: Session, only: tuple[str, ...], deny: tuple[str, ...], read_o
     return serve(session.given_socket, login=session.login, only=only, deny=deny, read_only=read_only, profile=profile)
 
 
-@mcp.command("prompts")
-@click.pass_obj
+@mcp.define("prompts")
 def prompts(session: Session) -> None:
     """List prompts with their arguments."""
     found = _listed(session, "mcp.prompts")
@@ -208,13 +202,11 @@ def prompts(session: Session) -> None:
     session.print_table(("NAME", "ARGUMENTS", "DESCRIPTION"), rows, droppable=("ARGUMENTS",))
 
 
-@mcp.command("resources")
-@click.pass_obj
+@mcp.define("resources")
 def resources(session: Session) -> None:
     """List resources and resource templates."""
     found = _listed(session, "mcp.resources")
-    if session.json:
-        session.print_json({key: found.get(key, []) for key in ("resources", "templates")})
+    if session.printed_json({key: found.get(key, []) for key in ("resources", "templates")}):
         return
     rows = [
         (word(each, key), word(each, "mimeType", "-"), word(each, "title") or word(each, "name"))
@@ -234,18 +226,16 @@ def _listed(session: Session, method: str) -> dict[str, object]:
     return found
 
 
-@mcp.command("read")
+@mcp.define("read")
 @click.argument("uri", metavar="URI")
 @click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Give up after this long.")
-@click.pass_obj
 def read(session: Session, uri: str, timeout_s: float | None) -> None:
     """Read a resource and print its text. Other content is named in brackets."""
     params: dict[str, object] = {"uri": uri}
     if timeout_s is not None:
         params["timeout_s"] = timeout_s
     result = session.call("mcp.read", params, timeout_s=waiting_s(timeout_s))
-    if session.json:
-        session.print_json(result)
+    if session.printed_json(result):
         return
     for text in _texts({"content": [{"resource": each} for each in inners(result, "contents")]}):
         session.print_foreign(text)
@@ -254,7 +244,7 @@ def read(session: Session, uri: str, timeout_s: float | None) -> None:
 # --- servers come and go --------------------------------------------------------------------------
 
 
-@mcp.command(
+@mcp.define(
     "add",
     cls=AddCommand,
     epilog="""\b
@@ -287,7 +277,6 @@ Write the command after --, or give --url in place of a command.""",
     "--deny", "denied", multiple=True, metavar="PATTERN", help="Hide tools of the server whose names match; repeatable."
 )
 @click.option("--no-start", is_flag=True, help="Add the server without starting it.")
-@click.pass_obj
 def add(session: Session, /, **options: Any) -> None:  # Any: the values of the options above
     """Add a server, and start it once to list its tools. A restart of the daemon keeps it."""
     request = {
@@ -298,11 +287,8 @@ def add(session: Session, /, **options: Any) -> None:  # Any: the values of the 
         "start": not options["no_start"],
     }
     entry = session.call("agent.add", request, timeout_s=None)
-    if session.json:
-        session.print_json(entry)
-        return
     tools = f", {len(items(entry, 'tools'))} tools" if items(entry, "tools") else ""
-    session.print(render.one_line(f"added {word(entry, 'name')} ({word(entry, 'state', '-')}{tools})"))
+    session.answer(entry, f"added {word(entry, 'name')} ({word(entry, 'state', '-')}{tools})")
 
 
 def _table(options: Mapping[str, Any]) -> dict[str, object]:  # Any: the values of options
@@ -327,10 +313,9 @@ def _table(options: Mapping[str, Any]) -> dict[str, object]:  # Any: the values 
     return spec
 
 
-@mcp.command("rm")
+@mcp.define("rm")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_servers)
 @click.option("--cascade", is_flag=True, help="Also remove agents and servers that require them.")
-@click.pass_obj
 def rm(session: Session, names: tuple[str, ...], cascade: bool) -> None:
     """Stop and remove servers, all of them or none."""
     known = [word(each, "name") for each in inners(session.call("mcp.servers", {}), "servers")]
@@ -339,8 +324,4 @@ def rm(session: Session, names: tuple[str, ...], cascade: bool) -> None:
             raise NotFound(f'cannot remove "{name}": there is no such MCP server', name=name, known=known)
     request: dict[str, object] = {"names": list(names), "cascade": cascade}
     found = session.call("agent.rm", request, timeout_s=None)
-    if session.json:
-        session.print_json(found)
-        return
-    for gone in items(found, "removed"):
-        session.print(render.one_line(f"removed {gone}"))
+    session.answer(found, *(f"removed {gone}" for gone in items(found, "removed")))
