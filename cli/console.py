@@ -166,8 +166,7 @@ class Session:
 
     def records(self, found: render.Record, key: str, nothing: str) -> list[dict[str, object]]:
         """Returns the records under `key` for a table; with --json, or without any, prints that and returns none."""
-        if self.json:
-            self.print_json(found.get(key, []))
+        if self.printed_json(found.get(key, [])):
             return []
         records = render.inners(found, key)
         if not records:
@@ -204,6 +203,33 @@ class Session:
         if self.colours:
             lines[0] = render.styled(lines[0], render.COLOURS["bold"])
         self.print("\n".join(lines))
+
+    def print_list(
+        self,
+        found: render.Record,
+        key: str,
+        nothing: str,
+        columns: render.Columns,
+        *,
+        droppable: Iterable[str] = (),
+        right: Iterable[str] = (),
+    ) -> None:
+        """Writes a table of the records under `key`; with --json, or without any, as `records` does."""
+        rows = [
+            [each(record) if callable(each) else self._cell(record, each) for each in columns.values()]
+            for record in self.records(found, key, nothing)
+        ]
+        if rows:
+            self.print_table(columns, rows, droppable=droppable, right=right)
+
+    def _cell(self, record: render.Record, key: str) -> str:
+        """Returns a value as people read it; its key says whether it is a time or a size."""
+        if key == "at" or key.endswith("_at"):
+            return self.at(render.word(record, key))
+        if key.endswith("_bytes"):
+            return render.size(render.number(record, key))
+        is_list = isinstance(record.get(key), list)
+        return " ".join(map(str, render.items(record, key))) if is_list else render.word(record, key)
 
     def styled(self, text: str, colour: str) -> str:
         """Returns the text in a colour, if colours are wanted."""

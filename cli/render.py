@@ -6,9 +6,12 @@ cursor, set the title of the window or hide other text. This module reads no soc
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 Record = Mapping[str, object]
+
+Columns = Mapping[str, str | Callable[[Record], str]]
+"""The columns of a table: by its heading the key of each, or a function of the record."""
 
 COLOURS = {"grey": "90", "red": "31", "green": "32", "yellow": "33", "blue": "34", "bold": "1"}
 WORKER_COLOURS = ("36", "33", "32", "35", "34", "96", "93", "92", "95", "94")

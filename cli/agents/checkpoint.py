@@ -1,7 +1,5 @@
 """Implements `corral checkpoint …`: workers save checkpoints and continue from them."""
 
-from collections.abc import Mapping
-
 import click
 
 from corral.worker.contract import codec
@@ -9,13 +7,11 @@ from corral.worker.contract.errors import InvalidParams, NotFound
 
 from .. import render
 from ..context import CommandGroup, Session, complete_agents, complete_names, duration, json_value, waiting_s
-from ..render import inner, inners, number, word
+from ..render import Columns, inner, inners, number, word
 
 checkpoint = CommandGroup("checkpoint", help="Save, restore, list and remove checkpoints of workers.")
 
 complete_checkpoints = complete_names("checkpoint.list", "checkpoints")
-
-HEADER = ("ID", "AT", "AGENT", "WORKER", "REASON", "SIZE", "TASK")
 
 
 @checkpoint.define("save")
@@ -81,21 +77,17 @@ def list_(session: Session, name: str | None, limit: int | None) -> None:
         params["limit"] = limit
     found = session.call("checkpoint.list", params)
     of = "" if name is None else f' of "{name}"'
-    rows = [_row(session, each) for each in session.records(found, "checkpoints", f"there are no checkpoints{of}")]
-    if rows:
-        session.print_table(HEADER, rows, droppable=("TASK", "AGENT"), right=("ID", "SIZE"))
-
-
-def _row(session: Session, record: Mapping[str, object]) -> list[str]:
-    return [
-        word(record, "id"),
-        session.at(word(record, "at")),
-        word(record, "agent"),
-        word(record, "worker", "-"),
-        word(record, "reason"),
-        render.size(number(record, "size_bytes")),
-        word(record, "task", "-"),
-    ]
+    columns: Columns = {
+        "ID": "id",
+        "AT": "at",
+        "AGENT": "agent",
+        "WORKER": "worker",
+        "REASON": "reason",
+        "SIZE": "size_bytes",
+        "TASK": "task",
+    }
+    nothing = f"there are no checkpoints{of}"
+    session.print_list(found, "checkpoints", nothing, columns, droppable=("TASK", "AGENT"), right=("ID", "SIZE"))
 
 
 @checkpoint.define("show")

@@ -4,11 +4,9 @@ from collections.abc import Mapping
 
 import click
 
-from corral.worker.contract import codec
-
 from .. import render
 from ..context import CommandGroup, Session, complete_agents, duration, json_value
-from ..render import inner, inners, number, word
+from ..render import Columns, inner, inners, items, number, word
 
 memory = CommandGroup("memory", help="Show and change sessions and stored values of agents.")
 
@@ -32,23 +30,25 @@ _session = click.option(
 def list_(session: Session, agent: str | None, limit: int) -> None:
     """List sessions, the most recently used first."""
     params = {"agent": agent, "limit": limit}
-    found = session.call("memory.sessions", params)
-    records = session.records(found, "sessions", "there are no sessions")
-    if not records:
-        return
-    session.print_table(
-        ("AGENT", "SESSION", "TURNS", "MESSAGES", "SIZE", "STORED", "CREATED", "LAST ACCESS", "EXPIRES"),
-        [_row(session, record) for record in records],
+    columns: Columns = {
+        "AGENT": "agent",
+        "SESSION": "session",
+        "TURNS": "turns",
+        "MESSAGES": "messages",
+        "SIZE": "size_bytes",
+        "STORED": "stored_bytes",
+        "CREATED": "created_at",
+        "LAST ACCESS": "accessed_at",
+        "EXPIRES": "expires_at",
+    }
+    session.print_list(
+        session.call("memory.sessions", params),
+        "sessions",
+        "there are no sessions",
+        columns,
         droppable=("CREATED", "STORED", "MESSAGES", "EXPIRES"),
         right=("TURNS", "MESSAGES", "SIZE", "STORED"),
     )
-
-
-def _row(session: Session, record: Mapping[str, object]) -> list[str]:
-    cells = [word(record, key) for key in ("agent", "session", "turns", "messages")]
-    sizes = [render.size(number(record, key)) for key in ("size_bytes", "stored_bytes")]
-    times = [session.at(word(record, key)) for key in ("created_at", "accessed_at", "expires_at")]
-    return [*cells, *sizes, *times]
 
 
 @memory.define("show")
@@ -122,21 +122,12 @@ def rm(session: Session, agent: str, key: str, of: str | None) -> None:
 def search(session: Session, agent: str, query: str, of: str | None, limit: int) -> None:
     """List keys and values that contain a text. Without TEXT, list all, the newest first."""
     params = {"agent": agent, "query": query, "session": of, "limit": limit}
-    found = session.call("memory.search", params)
-    records = session.records(found, "items", "nothing is found")
-    if not records:
-        return
-    session.print_table(
-        ("KEY", "SESSION", "VALUE"),
-        [
-            [
-                word(record, "key"),
-                word(record, "session"),
-                "(corrupted)" if record.get("corrupted") else _value_text(record.get("value")),
-            ]
-            for record in records
-        ],
-    )
+    columns: Columns = {
+        "KEY": "key",
+        "SESSION": "session",
+        "VALUE": lambda record: "(corrupted)" if record.get("corrupted") else _value_text(record.get("value")),
+    }
+    session.print_list(session.call("memory.search", params), "items", "nothing is found", columns)
 
 
 def _value_text(value: object) -> str:
@@ -182,31 +173,35 @@ def expire(session: Session, agent: str, of: str, after: float | None) -> None:
 @memory.define("pools")
 def pools(session: Session) -> None:
     """Show the memory pools with their sizes and their agents."""
-    found = session.call("memory.pools", {})
-    records = session.records(found, "pools", "there are no memory pools")
-    if not records:
-        return
-    session.print_table(
-        ("POOL", "USED", "OF", "FULL", "OVERFLOW", "SESSIONS", "KEYS", "AGENTS"),
-        [_pool_row(record) for record in records],
+    columns: Columns = {
+        "POOL": "name",
+        "USED": "used_bytes",
+        "OF": "max_bytes",
+        "FULL": _fullness,
+        "OVERFLOW": "overflow",
+        "SESSIONS": "sessions",
+        "KEYS": "keys",
+        "AGENTS": _first_agents,
+    }
+    session.print_list(
+        session.call("memory.pools", {}),
+        "pools",
+        "there are no memory pools",
+        columns,
         droppable=("KEYS", "SESSIONS", "OVERFLOW"),
         right=("USED", "OF", "FULL", "SESSIONS", "KEYS"),
     )
 
 
-def _pool_row(record: Mapping[str, object]) -> list[str]:
-    used, most = number(record, "used_bytes"), number(record, "max_bytes")
-    agents = [str(each) for each in codec.as_array(record.get("agents")) or []]
-    shown = ", ".join(agents[:AGENTS_SHOWN])
+def _fullness(record: Mapping[str, object]) -> str:
+    most = number(record, "max_bytes")
+    return f"{100 * (number(record, 'used_bytes') or 0) / most:.0f}%" if most else "-"
+
+
+def _first_agents(record: Mapping[str, object]) -> str:
+    agents = [str(each) for each in items(record, "agents")]
     more = f" and {len(agents) - AGENTS_SHOWN} more" if len(agents) > AGENTS_SHOWN else ""
-    return [
-        word(record, "name"),
-        render.size(used),
-        render.size(most),
-        f"{100 * (used or 0) / most:.0f}%" if most else "-",
-        *(word(record, key) for key in ("overflow", "sessions", "keys")),
-        shown + more,
-    ]
+    return ", ".join(agents[:AGENTS_SHOWN]) + more
 
 
 @memory.define("stats")

@@ -8,7 +8,7 @@ import click
 from corral.worker.contract.errors import InvalidParams
 
 from ..context import CommandGroup, Session, complete_agents, complete_names
-from ..render import items, word
+from ..render import Columns, items, word
 
 complete_secrets = complete_names("secret.list", "secrets")
 
@@ -60,24 +60,15 @@ def rotate(session: Session, /, name: str, **options: Any) -> None:  # Any: the 
 @secret.define("list")
 def list_(session: Session) -> None:
     """List the secrets and the agents that name them, without values."""
-    found = session.call("secret.list", {})
-    records = session.records(found, "secrets", 'there are no secrets; "corral secret set" keeps one')
-    if not records:
-        return
-    session.print_table(
-        ("NAME", "KEPT IN", "FOR", "CHANGED", "USED BY"),
-        [
-            [
-                word(record, "name"),
-                word(record, "problem") or word(record, "source", "nowhere"),
-                " ".join(map(str, items(record, "agents"))) or "all",
-                session.at(word(record, "changed_at")),
-                " ".join(map(str, items(record, "used_by"))),
-            ]
-            for record in records
-        ],
-        droppable=("CHANGED",),
-    )
+    columns: Columns = {
+        "NAME": "name",
+        "KEPT IN": lambda record: word(record, "problem") or word(record, "source", "nowhere"),
+        "FOR": lambda record: " ".join(map(str, items(record, "agents"))) or "all",
+        "CHANGED": "changed_at",
+        "USED BY": "used_by",
+    }
+    nothing = 'there are no secrets; "corral secret set" keeps one'
+    session.print_list(session.call("secret.list", {}), "secrets", nothing, columns, droppable=("CHANGED",))
 
 
 @secret.define("rm")

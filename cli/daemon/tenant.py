@@ -9,7 +9,7 @@ from corral.worker.contract.errors import InvalidParams
 from ..assignments import assigned, toml_value
 from ..context import CommandGroup, Session, complete_names
 from ..fields import toml_text
-from ..render import inner, inners, items, word
+from ..render import Columns, Record, inner, inners, items, word
 
 complete_tenants = complete_names("tenant.list", "tenants")
 
@@ -39,27 +39,18 @@ def add(session: Session, name: str, assignments: tuple[str, ...], new: bool) ->
 @tenant.define("list")
 def list_(session: Session) -> None:
     """List the tenants."""
-    found = session.call("tenant.list", {})
-    records = session.records(found, "tenants", 'there are no tenants; "corral tenant add NAME" makes one')
-    if not records:
-        return
-    session.print_table(
-        ("NAME", "STATE", "TIER", "AGENTS", "SERVERS", "WORKERS", "UID", "SOURCE"),
-        [
-            [
-                word(record, "name"),
-                _state(record),
-                word(record, "tier", "-") or "-",
-                word(record, "agents"),
-                word(record, "servers"),
-                word(record, "workers"),
-                word(record, "uid", "-") or "-",
-                word(record, "source"),
-            ]
-            for record in records
-        ],
-        droppable=("SOURCE", "SERVERS"),
-    )
+    columns: Columns = {
+        "NAME": "name",
+        "STATE": _state,
+        "TIER": "tier",
+        "AGENTS": "agents",
+        "SERVERS": "servers",
+        "WORKERS": "workers",
+        "UID": "uid",
+        "SOURCE": "source",
+    }
+    nothing = 'there are no tenants; "corral tenant add NAME" makes one'
+    session.print_list(session.call("tenant.list", {}), "tenants", nothing, columns, droppable=("SOURCE", "SERVERS"))
 
 
 @tenant.define("show")
@@ -142,7 +133,7 @@ def _print_switched(session: Session, found: dict[str, object], verb: str) -> No
         session.note(f"{verb}: {workers}")
 
 
-def _state(record: dict[str, object]) -> str:
+def _state(record: Record) -> str:
     return "suspended" if record.get("suspended") else "active"
 
 

@@ -3,7 +3,7 @@
 import click
 
 from ..context import CommandGroup, Session, command, complete_names, duration
-from ..render import items, word
+from ..render import Columns, Record, items, word
 
 complete_tokens = complete_names("token.list", "tokens")
 
@@ -43,24 +43,17 @@ def add(session: Session, name: str, rights: str, agents: tuple[str, ...], expir
 @token.define("list")
 def list_(session: Session) -> None:
     """List the tokens, without their texts."""
-    found = session.call("token.list", {})
-    records = session.records(found, "tokens", 'there are no tokens; "corral token add" makes one')
-    if not records:
-        return
-    session.print_table(
-        ("NAME", "RIGHTS", "AGENTS", "EXPIRES", "LAST USED", "CREATED BY"),
-        [
-            [
-                word(record, "name"),
-                word(record, "rights"),
-                _agents(record),
-                "expired" if record.get("expired") else _at(session, record, "expires_at"),
-                _at(session, record, "last_used"),
-                word(record, "created_by"),
-            ]
-            for record in records
-        ],
-        droppable=("CREATED BY", "LAST USED"),
+    columns: Columns = {
+        "NAME": "name",
+        "RIGHTS": "rights",
+        "AGENTS": _agents,
+        "EXPIRES": lambda record: "expired" if record.get("expired") else session.at(word(record, "expires_at")),
+        "LAST USED": lambda record: session.at(word(record, "last_used")),
+        "CREATED BY": "created_by",
+    }
+    nothing = 'there are no tokens; "corral token add" makes one'
+    session.print_list(
+        session.call("token.list", {}), "tokens", nothing, columns, droppable=("CREATED BY", "LAST USED")
     )
 
 
@@ -105,9 +98,5 @@ def _print_new(session: Session, found: dict[str, object]) -> None:
     session.note(f'token "{name}" ({rights}, agents: {_agents(found)}) is not shown again')
 
 
-def _agents(record: dict[str, object]) -> str:
+def _agents(record: Record) -> str:
     return " ".join(map(str, items(record, "agents"))) or "all"
-
-
-def _at(session: Session, record: dict[str, object], key: str) -> str:
-    return session.at(word(record, key, "")) if record.get(key) else "-"

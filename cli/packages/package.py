@@ -13,7 +13,7 @@ from corral.worker.contract.errors import InvalidParams, NotFound, Unreachable
 
 from .. import render
 from ..context import CommandGroup, Session, admit_msgspec, complete_names
-from ..render import items, word
+from ..render import Columns, word
 
 CHUNK_BYTES = 1024 * 1024
 """Bytes of a package in one call."""
@@ -181,25 +181,17 @@ def _full(answer: IO[bytes]) -> bytes:
 def list_(session: Session, name: str | None) -> None:
     """List the packages of the daemon."""
     found = session.call("package.list", {"name": name})
-    records = session.records(found, "packages", 'there are no packages; "corral package add" adds one')
-    if not records:
-        return
-    session.print_table(
-        ("NAME", "VERSION", "FILES", "SIZE", "SIGNED BY", "ADDED", "USED BY"),
-        [
-            [
-                word(each, "name"),
-                word(each, "version"),
-                str(each.get("files")),
-                _size(each),
-                word(each, "signer", "nobody"),
-                session.at(word(each, "added_at")),
-                " ".join(map(str, items(each, "used_by"))),
-            ]
-            for each in records
-        ],
-        droppable=("ADDED",),
-    )
+    columns: Columns = {
+        "NAME": "name",
+        "VERSION": "version",
+        "FILES": "files",
+        "SIZE": "size_bytes",
+        "SIGNED BY": lambda record: word(record, "signer", "nobody"),
+        "ADDED": "added_at",
+        "USED BY": "used_by",
+    }
+    nothing = 'there are no packages; "corral package add" adds one'
+    session.print_list(found, "packages", nothing, columns, droppable=("ADDED",))
 
 
 @package.define("show")
@@ -245,8 +237,3 @@ def remove(session: Session, name: str) -> None:
     """Remove a package. One that an agent uses, or can come back to, is refused."""
     found = session.call("package.rm", {"package": name})
     session.answer(found, f"removed {word(found, 'name')}@{word(found, 'version')}")
-
-
-def _size(record: dict[str, object]) -> str:
-    size = record.get("size_bytes")
-    return render.size(size if isinstance(size, int) else None)

@@ -20,9 +20,8 @@ of_schedules = click.argument("names", metavar="NAME…", nargs=-1, required=Tru
 
 def _list(session: Session) -> None:
     found = session.call("schedule.list", {})
-    records = session.records(
-        found, "schedules", "there are no schedules; corral schedule add NAME --cron EXPR -- CMD makes one"
-    )
+    nothing = "there are no schedules; corral schedule add NAME --cron EXPR -- CMD makes one"
+    records = session.records(found, "schedules", nothing)
     if not records:
         return
     session.print_table(

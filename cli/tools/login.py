@@ -11,7 +11,7 @@ import click
 from corral.worker.contract.errors import InvalidParams, Timeout
 
 from ..context import Session, complete_names, duration
-from ..render import inners, items, word
+from ..render import Columns, items, word
 
 LOGIN_S = 600.0
 """Seconds to wait for the browser; the daemon gives no more either."""
@@ -104,21 +104,15 @@ def logout(session: Session, name: str, no_revoke: bool) -> None:
 @click.pass_obj
 def logins(session: Session) -> None:
     """List remote MCP servers with their logins. No token is shown."""
-    found = session.call("mcp.logins", {})
-    entries = session.records(found, "logins", "there are no remote MCP servers")
-    if not entries:
-        return
-    rows = [
-        (
-            word(each, "name"),
-            word(each, "state"),
-            word(each, "issuer", "-"),
-            word(each, "expires_at") or "-",
-            word(each, "reason") or " ".join(map(str, items(each, "scopes"))),
-        )
-        for each in inners(found, "logins")
-    ]
-    session.print_table(("NAME", "LOGIN", "ISSUER", "UNTIL", "SCOPES"), rows, droppable=("UNTIL",))
+    columns: Columns = {
+        "NAME": "name",
+        "LOGIN": "state",
+        "ISSUER": "issuer",
+        "UNTIL": lambda each: word(each, "expires_at"),
+        "SCOPES": lambda each: word(each, "reason") or " ".join(map(str, items(each, "scopes"))),
+    }
+    nothing = "there are no remote MCP servers"
+    session.print_list(session.call("mcp.logins", {}), "logins", nothing, columns, droppable=("UNTIL",))
 
 
 def _polled(session: Session, started: Mapping[str, object], ends_at: float) -> dict[str, object]:
