@@ -14,6 +14,8 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+from corral.supervisor.api.schema.reference import with_tables
+
 DOCS = Path(__file__).parent
 NAMES = ("cli", "events", "http_routes", "protocol", "python_methods")
 
@@ -41,7 +43,7 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Names a file of the repository that is no page of the site, where the text links to it; called by mkdocs."""
+    """Puts tables of keys where a page names them, and plain names for links to files that are no pages; called by mkdocs."""
 
     def named(link: re.Match[str]) -> str:
         path = os.path.normpath(os.path.join("docs", os.path.dirname(page.file.src_uri), link[2]))
@@ -49,7 +51,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
             return link[0]
         return link[1] if path in link[1] else f"{link[1]} (`{path}`)"
 
-    return LINK.sub(named, markdown)
+    return LINK.sub(named, with_tables(markdown))
 
 
 if __name__ == "__main__":

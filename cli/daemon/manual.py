@@ -14,7 +14,7 @@ import click
 from corral import __version__
 from corral.worker.contract.errors import InvalidParams
 
-from ..context import Command, CommandGroup, Session
+from ..context import Command, CommandGroup, Session, admit_msgspec
 from . import roff
 
 PAGES = {"corral": 1, "corrald": 8, "corral.toml": 5}
@@ -179,7 +179,10 @@ def _daemon() -> Iterator[str]:
 
 
 def _configuration() -> Iterator[str]:
-    source = files("corral.cli").joinpath("manual/configuration.md").read_text("utf-8")
+    admit_msgspec()
+    from corral.supervisor.api.schema.reference import with_tables  # noqa: PLC0415 - start-up time: this page alone
+
+    source = with_tables(files("corral.cli").joinpath("manual/configuration.md").read_text("utf-8"))
     yield from roff.page("corral.toml", 5, "configuration of corrald", __version__)
     yield roff.heading("Description")
     yield from roff.markdown(source)

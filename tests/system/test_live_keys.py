@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import live_probes
+from corral.supervisor.config.decoding.keys import fields_of
 from corral.supervisor.config.spec import diff, spec
 from corral.worker.contract.errors import CorralError
 from daemon_process import BOUND_S, DaemonProcess
@@ -75,12 +76,9 @@ assert live_probes.__doc__, "it is imported for its probes"
 
 def live_keys() -> set[str]:
     """The keys that a reload reports as taking effect at once, as agents and as the daemon have them."""
-    found = {key for key in spec.FIELDS[spec.Spec] if key not in diff.RESTART_KEYS}
+    found = {key for key, field in fields_of(spec.Spec).items() if field.change == "live"}
     for name, section in spec.SECTIONS.items():
-        for key in spec.FIELDS[section]:
-            restarts = name in diff.RESTART_KEYS and key not in diff.LIVE_IN_SECTIONS.get(name, ())
-            if key not in spec.DAEMON_WIDE.get(name, ()) and not restarts:
-                found.add(f"{name}.{key}")
+        found |= {f"{name}.{key}" for key, field in fields_of(section).items() if field.change == "live"}
     return found | diff.LIVE
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from corral.supervisor.config.declared.allowed import check_table
+from corral.supervisor.config.spec.allowed import check_table
 from corral.supervisor.config.spec.spec import Spec
 from corral.supervisor.config.spec.template_spec import merge
 from corral.supervisor.workers.supervision.shared import utc_now

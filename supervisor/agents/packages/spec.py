@@ -11,11 +11,12 @@ from typing import Annotated, Any, cast
 
 from msgspec import Struct
 
-from corral.supervisor.config.decoding.decoder import Document, Field, KeyPath, fields_of
+from corral.supervisor.config.decoding.decoder import Document, KeyPath
+from corral.supervisor.config.decoding.keys import Field, fields_of
 from corral.supervisor.config.decoding.values import Refused, RefusedKey, each, is_list, is_table
 from corral.supervisor.config.secrets.secrets import referred
 from corral.supervisor.config.spec.loader import decode_agent
-from corral.supervisor.config.spec.spec import DAEMON_WIDE, FIELDS, SECTIONS, Defaults, Spec
+from corral.supervisor.config.spec.spec import DAEMON_WIDE, SECTIONS, Defaults, Spec
 from corral.worker.contract.errors import InvalidParams
 
 from .manifest import path_problem
@@ -244,7 +245,7 @@ class _Keys(Struct, kw_only=True):
 
 _WRITTEN = {"requires_runtime": "requires-runtime"}
 _OWN: dict[str, Field] = {_WRITTEN.get(k, k): field for k, field in fields_of(_Keys).items()}
-_ALL = (*_OWN, *FIELDS[Spec], *SECTIONS)
+_ALL = (*_OWN, *fields_of(Spec), *SECTIONS)
 
 
 def unknown_key(key: str, known: tuple[str, ...]) -> str:
@@ -274,7 +275,7 @@ def decode_package(data: bytes) -> PackageSpec:
         with document.collecting():
             if key in _OWN:
                 own[key] = document.decode_key((key,), value, _OWN)
-            if key in FIELDS[Spec] or key in SECTIONS:
+            if key in fields_of(Spec) or key in SECTIONS:
                 _check_agent_key(document, key, value)
                 agent[key] = value
             elif key not in _OWN:
@@ -293,8 +294,8 @@ def _check_agent_key(document: Document, key: str, value: object) -> None:
     """Refuses a key of the agent that is not valid alone."""
     if reason := FORBIDDEN.get((key,)):
         raise document.error((key,), value, reason)
-    if key in FIELDS[Spec]:
-        document.decode_key((key,), value, FIELDS[Spec])
+    if key in fields_of(Spec):
+        document.decode_key((key,), value, fields_of(Spec))
         return
     if not is_table(value):
         raise document.error((key,), value, "write a table")
@@ -304,12 +305,12 @@ def _check_agent_key(document: Document, key: str, value: object) -> None:
             document.note(document.error(path, raw, reason))
         elif inner in DAEMON_WIDE.get(key, ()):
             document.note(document.error(path, raw, "it counts for the whole daemon"))
-        elif inner not in FIELDS[SECTIONS[key]]:
-            known = tuple(FIELDS[SECTIONS[key]])
+        elif inner not in fields_of(SECTIONS[key]):
+            known = tuple(fields_of(SECTIONS[key]))
             document.note(document.error(path, raw, unknown_key(inner, known)))
         else:
             with document.collecting():
-                document.decode_key(path, raw, FIELDS[SECTIONS[key]])
+                document.decode_key(path, raw, fields_of(SECTIONS[key]))
 
 
 def _check_agent(document: Document, name: str, agent: Mapping[str, object]) -> Spec:

@@ -1,40 +1,24 @@
 """Builds the schema of a configuration file, of each kind of table in it, of a task, and of an event."""
 
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Literal
 
 import msgspec
-from msgspec import Struct
 
-from corral.supervisor.config.declared.cluster import CLUSTER_KEYS
-from corral.supervisor.config.declared.models import MODEL_KEYS
-from corral.supervisor.config.declared.pools import POOL_KEYS
-from corral.supervisor.config.declared.stores import STORE_KEYS
-from corral.supervisor.config.declared.tenant import TENANT_KEYS, TIER_KEYS
-from corral.supervisor.config.decoding.decoder import Field
-from corral.supervisor.config.spec.job import TIMES, WORK
-from corral.supervisor.config.spec.loader import ONLY_OF_AGENTS, ONLY_OF_SERVERS
-from corral.supervisor.config.spec.spec import (
-    DAEMON_WIDE,
-    FIELDS,
-    SECTIONS,
-    Audit,
-    Daemon,
-    Events,
-    Mcp,
-    Metrics,
-    Packages,
-    Profile,
-    Spec,
-    Telemetry,
-)
-from corral.supervisor.config.spec.team import TEAM_KEYS
-from corral.supervisor.config.spec.workflow import STEP_KEYS, WORKFLOW_KEYS
+from corral.supervisor.config.declared.cluster import ClusterSettings
+from corral.supervisor.config.declared.models import DeclaredModel
+from corral.supervisor.config.declared.pools import DeclaredPool
+from corral.supervisor.config.declared.stores import DeclaredStore
+from corral.supervisor.config.declared.tenant import Limits, Tenant
+from corral.supervisor.config.decoding.keys import schema_of as table
+from corral.supervisor.config.decoding.shapes import VARIABLE, Schema
+from corral.supervisor.config.spec.job import Times, Work
+from corral.supervisor.config.spec.spec import DAEMON_TABLES, DAEMON_WIDE, SECTIONS, Profile, Spec, of_others
+from corral.supervisor.config.spec.team import Team
+from corral.supervisor.config.spec.workflow import Workflow
 from corral.supervisor.records.events.catalog import CATALOGUE
 from corral.worker.contract.records import TaskParams
-
-from .descriptions import DESCRIPTIONS
-from .rules import VARIABLE, Schema, of_field, or_variable
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -46,46 +30,32 @@ def schema_of(document: Document) -> Schema:
     return _SCHEMAS[document]()
 
 
-def _keys(fields: Mapping[str, object], section: str, schemas: Mapping[str, Schema]) -> Schema:
-    """Returns the schema of a table, whose keys have the descriptions of the manual."""
-    properties: Schema = {}
-    for key in fields:
-        described = DESCRIPTIONS.get(f"{section}.{key}")
-        properties[key] = {**schemas[key], **({"description": described} if described else {})}
-    return {"type": "object", "properties": properties, "additionalProperties": False}
-
-
-def _table(struct: type[Struct], section: str, *, without: Collection[str] = ()) -> Schema:
-    fields = {key: field for key, field in FIELDS[struct].items() if key not in without}
-    return _keys(fields, section, {k: or_variable(of_field(f)) for k, f in fields.items()})
-
-
 def _sections() -> dict[str, Schema]:
     """Returns the sections as an agent may override them."""
-    return {name: _table(struct, name, without=DAEMON_WIDE.get(name, ())) for name, struct in SECTIONS.items()}
+    return {name: table(struct, DAEMON_WIDE[name]) for name, struct in SECTIONS.items()}
 
 
 def _spec(foreign: Collection[str], programs: Collection[str]) -> Schema:
-    own = _table(Spec, "agents", without=foreign)
+    own = table(Spec, foreign)
     own["properties"] |= _sections()
     own["anyOf"] = [{"required": [key]} for key in programs]
     return own
 
 
 def _agent() -> Schema:
-    return _spec(ONLY_OF_SERVERS, ("command", "entrypoint", "template"))
+    return _spec(of_others("agent"), ("command", "entrypoint", "template"))
 
 
 def _server() -> Schema:
-    table = _spec(ONLY_OF_AGENTS, ("command", "url", "template"))
-    table["anyOf"].append({"properties": {"disabled": {"const": True}}, "required": ["disabled"]})
-    return table
+    found = _spec(of_others("mcp"), ("command", "url", "template"))
+    found["anyOf"].append({"properties": {"disabled": {"const": True}}, "required": ["disabled"]})
+    return found
 
 
 def _template() -> Schema:
     """Returns the schema of a template: keys of agents and servers, and the parameters that it declares."""
-    table = _table(Spec, "agents")
-    table["properties"] |= _sections() | {
+    found = table(Spec)
+    found["properties"] |= _sections() | {
         "template": {"type": "string", "description": "the template that it begins with"},
         "params": {
             "type": "object",
@@ -93,95 +63,44 @@ def _template() -> Schema:
             "description": "its parameters, each a JSON Schema; one without a default has to be given",
         },
     }
-    return table
-
-
-def _team() -> Schema:
-    keys = {key: or_variable(of_field(field)) for key, field in TEAM_KEYS.items()}
-    return {**_keys(TEAM_KEYS, "teams", keys), "required": ["members"]}
-
-
-def _workflow() -> Schema:
-    steps = {key: of_field(field) for key, field in STEP_KEYS.items()}
-    step = {**_keys(STEP_KEYS, "steps", steps), "required": ["name"]}
-    keys = {key: of_field(field) for key, field in WORKFLOW_KEYS.items() if key != "steps"}
-    keys["steps"] = {"type": "array", "items": step, "minItems": 1}
-    return {**_keys(WORKFLOW_KEYS, "workflows", keys), "required": ["steps"]}
+    return found
 
 
 def _schedule() -> Schema:
     """Returns the schema of a schedule: of a task, or of a command with the keys of the job that it is."""
-    fields = {**TIMES, **WORK}
-    keys = {key: or_variable(of_field(field)) for key, field in fields.items()}
-    table = _keys(fields, "schedules", keys)
-    own = _table(Spec, "agents", without=ONLY_OF_SERVERS)["properties"] | _sections()
-    table["properties"] = own | table["properties"]
-    return table
+    found = table(Spec, of_others("agent"))
+    found["properties"] |= _sections() | table(Times)["properties"] | table(Work)["properties"]
+    return found
 
 
-def _store() -> Schema:
-    keys = {key: or_variable(of_field(field)) for key, field in STORE_KEYS.items()}
-    return {**_keys(STORE_KEYS, "stores", keys), "required": list(STORE_KEYS)}
-
-
-def _cluster() -> Schema:
-    keys = {key: or_variable(of_field(field)) for key, field in CLUSTER_KEYS.items()}
-    return {**_keys(CLUSTER_KEYS, "cluster", keys), "required": ["engine", "url"]}
-
-
-def _model() -> Schema:
-    keys = {key: or_variable(of_field(field)) for key, field in MODEL_KEYS.items()}
-    return {**_keys(MODEL_KEYS, "models", keys), "required": ["kind"]}
-
-
-def _pool() -> Schema:
-    keys = {key: or_variable(of_field(field)) for key, field in POOL_KEYS.items()}
-    return {**_keys(POOL_KEYS, "pools", keys), "required": ["max_bytes"]}
-
-
-def _tables(fields: Mapping[str, Field], section: str) -> Schema:
-    keys = {key: or_variable(of_field(field)) for key, field in fields.items()}
-    return {"type": "object", "additionalProperties": _keys(fields, section, keys)}
-
-
-def _named(name: str) -> Schema:
-    return {"type": "object", "additionalProperties": {"$ref": f"#/$defs/{name}"}}
+def _named(schema: Schema) -> Schema:
+    """Returns the schema of a table of named tables."""
+    return {"type": "object", "additionalProperties": schema}
 
 
 def _config() -> Schema:
-    mcp = _table(Mcp, "mcp")
-    mcp["properties"] |= {
-        "servers": _named("server"),
-        "profiles": {"type": "object", "additionalProperties": _table(Profile, "profiles")},
+    """Returns the schema of a file; what one agent, server, team or workflow may have is a part of its own."""
+    parts = {each: _PARTS[each][1]() for each in _PARTS}
+    named = {f"{each}s": _named({"$ref": f"#/$defs/{each}"}) for each in parts}
+    tables = {name: table(struct) for name, struct in {**DAEMON_TABLES, **SECTIONS}.items()}
+    tables["mcp"]["properties"] |= {"servers": named.pop("servers"), "profiles": _named(table(Profile))}
+    include: Schema = {
+        "type": "array",
+        "items": {"type": "string"},
+        "description": "paths and patterns of further files, relative to this one",
     }
     properties: Schema = {
-        "include": {
-            "type": "array",
-            "items": {"type": "string"},
-            "description": "paths and patterns of further files, relative to this one",
-        },
-        "daemon": _table(Daemon, "daemon"),
-        "events": _table(Events, "events"),
-        "audit": _table(Audit, "audit"),
-        "packages": _table(Packages, "packages"),
-        "metrics": _table(Metrics, "metrics"),
-        "telemetry": _table(Telemetry, "telemetry"),
-        "cluster": _cluster(),
-        **{name: _table(struct, name) for name, struct in SECTIONS.items()},
-        "mcp": mcp,
-        "templates": _named("template"),
-        "agents": _named("agent"),
-        "stores": {"type": "object", "additionalProperties": _store()},
-        "models": {"type": "object", "additionalProperties": _model()},
-        "pools": {"type": "object", "additionalProperties": _pool()},
-        "tenants": _tables(TENANT_KEYS, "tenants"),
-        "tiers": _tables(TIER_KEYS, "tenants"),
-        "teams": _named("team"),
-        "workflows": _named("workflow"),
-        "schedules": {"type": "object", "additionalProperties": _schedule()},
+        "include": include,
+        **tables,
+        **named,
+        "cluster": table(ClusterSettings),
+        "stores": _named(table(DeclaredStore)),
+        "models": _named(table(DeclaredModel)),
+        "pools": _named(table(DeclaredPool)),
+        "tenants": _named(table(Tenant)),
+        "tiers": _named(table(Limits)),
+        "schedules": _named(_schedule()),
     }
-    parts = {"agent": _agent(), "server": _server(), "template": _template()}
-    parts |= {"team": _team(), "workflow": _workflow()}
     return {
         "$schema": DIALECT,
         "title": "The configuration of corral",
@@ -192,8 +111,18 @@ def _config() -> Schema:
     }
 
 
-def _part(title: str, build: Callable[[], Schema]) -> Callable[[], Schema]:
-    return lambda: {"$schema": DIALECT, "title": title, **build(), "$defs": {"variable": VARIABLE}}
+_PARTS: Mapping[Document, tuple[str, Callable[[], Schema]]] = {
+    "agent": ("A table [agents.NAME]", _agent),
+    "server": ("A table [mcp.servers.NAME]", _server),
+    "template": ("A table [templates.NAME]", _template),
+    "team": ("A table [teams.NAME]", lambda: table(Team)),
+    "workflow": ("A table [workflows.NAME]", lambda: table(Workflow, has_variables=False)),
+}
+
+
+def _part(document: Document) -> Schema:
+    title, build = _PARTS[document]
+    return {"$schema": DIALECT, "title": title, **build(), "$defs": {"variable": VARIABLE}}
 
 
 def _task() -> Schema:
@@ -239,11 +168,7 @@ def _event() -> Schema:
 
 _SCHEMAS: Mapping[Document, Callable[[], Schema]] = {
     "config": _config,
-    "agent": _part("A table [agents.NAME]", _agent),
-    "server": _part("A table [mcp.servers.NAME]", _server),
-    "template": _part("A table [templates.NAME]", _template),
-    "team": _part("A table [teams.NAME]", _team),
-    "workflow": _part("A table [workflows.NAME]", _workflow),
+    **{each: partial(_part, each) for each in _PARTS},
     "task": _task,
     "event": _event,
 }

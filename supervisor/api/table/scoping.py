@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from corral.supervisor.agents.deployment.deployments import Deployments
 from corral.supervisor.agents.packages.store import no_package
 from corral.supervisor.agents.running.registry import Registry
-from corral.supervisor.config.declared.allowed import Kind, check_table
+from corral.supervisor.config.spec.allowed import Kind, check_table
 from corral.supervisor.config.spec.labels import chosen, is_glob
 from corral.supervisor.config.spec.spec import kind_of_group
 from corral.supervisor.tasks.run.tasks import Tasks

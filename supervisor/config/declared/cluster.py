@@ -5,15 +5,16 @@ Errors name file, key, value and reason, and never repeat a token or the passwor
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from corral.worker.contract.names import LOCAL
 
-from ..decoding.decoder import Document, Fields, fields_of
+from ..decoding.decoder import Document, decode_inline
+from ..decoding.keys import Change, Fields, Key, fields_of, schema_of
+from ..decoding.shapes import STRINGS, TEXT, accepts
 from ..decoding.values import Path, PositiveSeconds, Refused, duration, is_table, matching, whole, whole_seconds
 
 EngineKind = Literal["nats", "redis"]
@@ -48,6 +49,7 @@ NODE = LOCAL
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_./-]{0,62})")
 
 
+@accepts("table of strings", STRINGS)
 def node_labels(raw: object) -> dict[str, str]:
     """Accepts a table of labels: { zone = "a", gpu = "yes" }."""
     if not is_table(raw):
@@ -64,6 +66,7 @@ def node_labels(raw: object) -> dict[str, str]:
     return found
 
 
+@accepts("addresses with commas between", TEXT)
 def addresses(raw: object) -> str:
     """Accepts the addresses of an engine's servers, with commas between."""
     if not isinstance(raw, str) or not raw or re.search(r"[\s\\]", raw):
@@ -71,6 +74,7 @@ def addresses(raw: object) -> str:
     return raw
 
 
+@accepts("string, or `${secret:NAME}`", TEXT)
 def hidden(raw: object) -> str:
     """Accepts a token, which no error repeats."""
     if not isinstance(raw, str) or not raw or re.search(r"[\x00-\x20\x7f]", raw):
@@ -86,21 +90,13 @@ class Placement(Struct, frozen=True, kw_only=True):
     replicas: Annotated[int, whole(0, REPLICAS_MAX)] = 1
 
 
+PLACEMENT_KEYS = fields_of(Placement)
+
+
+@accepts("table: `labels`, `spread`, `replicas`", lambda: schema_of(Placement))
 def placement_table(raw: object) -> Placement:
-    """Accepts a table of a placement: { labels = { zone = "a" }, spread = "node", replicas = 3 }."""
-    known = Placement.__struct_fields__
-    if not is_table(raw) or not set(raw) <= set(known):
-        raise Refused(f"write a table with {', '.join(known)}, such as {{ replicas = 3 }}")
-    found = Placement(
-        labels=node_labels(raw.get("labels", {})), replicas=whole(0, REPLICAS_MAX)(raw.get("replicas", 1))
-    )
-    match raw.get("spread", "none"):
-        case "none":
-            return found
-        case "node":
-            return replace(found, spread="node")
-        case other:
-            raise Refused('spread is "none" or "node"', other)
+    """Decodes the table `placement`."""
+    return Placement(**decode_inline(raw, PLACEMENT_KEYS, "placement = { replicas = 3 }"))
 
 
 class ClusterSettings(Struct, frozen=True, kw_only=True):
@@ -109,17 +105,34 @@ class ClusterSettings(Struct, frozen=True, kw_only=True):
     `lease` and `beat` are seconds: how long a node counts as alive after its last beat, and between two beats.
     """
 
+    changes: ClassVar[Change] = "daemon"
+
     engine: EngineKind
+    """The kind of server that keeps leases and placements."""
     url: Annotated[str, addresses]
-    node: Annotated[str, matching(NODE, "a name of 1 to 48 letters, digits, _ and -")] = ""
+    """The servers, such as `nats://10.0.0.1:4222,nats://10.0.0.2:4222` or `redis://10.0.0.1:6379`; `tls://` and
+    `rediss://` are encrypted."""
+    node: Annotated[
+        str, matching(NODE, "a name of 1 to 48 letters, digits, _ and -"), Key(default="the host's name")
+    ] = ""
+    """The name of this node: a second daemon of that name waits until the first one's lease has ended."""
     labels: Annotated[dict[str, str], node_labels] = {}
+    """Words that placements ask for."""
     capacity: Annotated[int, whole(1, CAPACITY_MAX)] = 100
+    """How many replicas of placed agents this node takes."""
     token: Annotated[str, hidden] = ""
-    tls_ca: Path | None = None
+    """The token or password of the engine; it gives admin rights on every node."""
+    tls_ca: Annotated[Path, Key(default="those of the system")] | None = None
+    """The certificates that the servers' are checked with."""
     tls_certificate: Path | None = None
+    """The certificate of this node."""
     tls_key: Path | None = None
-    lease: Annotated[int, duration, whole_seconds] = 3
+    """Its key."""
+    lease: Annotated[int, duration, whole_seconds, Key(unit=f"whole seconds, {LEASE_MIN_S} to {LEASE_MAX_S}")] = 3
+    """How long a node counts as alive after its last beat; it stops its placed agents 1.25 s before. Three servers of
+    NATS need `"10s"`, see [leases](../explanation/engines.md#leases)."""
     beat: PositiveSeconds = 0.5
+    """The time between two beats."""
 
     @property
     def urls(self) -> tuple[str, ...]:

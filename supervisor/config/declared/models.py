@@ -8,8 +8,10 @@ from msgspec import Struct
 
 from corral.worker.contract.names import FULL
 
-from ..decoding.decoder import fields_of
-from ..decoding.values import Refused, above_zero, duration, each, http_headers, is_table, matching, web_url, whole
+from ..decoding.decoder import decode_inline
+from ..decoding.keys import Key, fields_of, schema_of
+from ..decoding.shapes import TEXT, accepts
+from ..decoding.values import Refused, above_zero, duration, each, http_headers, matching, web_url, whole
 from ..secrets.secrets import BEGINNING, REFERENCE
 
 Kind = Literal["openai", "anthropic", "gemini"]
@@ -38,36 +40,38 @@ a_tenant = matching(r"\*|[A-Za-z][A-Za-z0-9_-]{0,47}", 'the name of a tenant, or
 a_provider_name = matching(rf"[^\x00-\x20\x7f]{{1,{MODEL_CHARS_MAX}}}", "the provider's name of a model")
 
 
+@accepts("cents", {"type": "number", "minimum": 0, "maximum": PRICE_MAX})
+def price(raw: object) -> float:
+    """Accepts a number of cents per million tokens."""
+    if isinstance(raw, bool) or not isinstance(raw, int | float) or not 0 <= raw <= PRICE_MAX:
+        raise Refused(f"a price is cents per million tokens, 0 to {PRICE_MAX}")
+    return float(raw)
+
+
+Price = Annotated[float, price]
+
+
 class Prices(Struct, frozen=True, kw_only=True):
     """Holds cents per million tokens: of input, of input from the provider's cache, of input written to it, of output."""
 
-    input: float = 0.0
-    cached: float = 0.0
-    cache_write: float = 0.0
-    output: float = 0.0
+    input: Price = 0.0
+    cached: Price = 0.0
+    cache_write: Price = 0.0
+    output: Price = 0.0
 
 
-PRICE_KEYS = Prices.__struct_fields__
+PRICE_KEYS = fields_of(Prices)
 
 
+@accepts("table of numbers", lambda: schema_of(Prices))
 def price_table(raw: object) -> Prices:
     """Accepts a table of prices; cached input costs as much as other input, where it has no price of its own."""
-    example = "write a table: { input = 250, cached = 125, output = 1000 }"
-    if isinstance(raw, Prices):
-        return raw
-    if not is_table(raw):
-        raise Refused(example)
-    found: dict[str, float] = {}
-    for key, value in raw.items():
-        if key not in PRICE_KEYS:
-            raise Refused(f"unknown price; known are {', '.join(PRICE_KEYS)}", key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= PRICE_MAX:
-            raise Refused(f"a price is cents per million tokens, 0 to {PRICE_MAX}", value)
-        found[key] = float(value)
+    found = decode_inline(raw, PRICE_KEYS, "{ input = 250, cached = 125, output = 1000 }")
     given = found.get("input", 0.0)
     return Prices(**{"cached": given, "cache_write": given, **found})
 
 
+@accepts("string", TEXT)
 def provider_key(raw: object) -> str:
     """Accepts the key of a provider, which is shown nowhere."""
     if not isinstance(raw, str) or not re.fullmatch(r"[\x21-\x7e]*", raw):
@@ -85,19 +89,33 @@ class DeclaredModel(Struct, frozen=True, kw_only=True):
     """
 
     name: str
-    kind: Kind
-    base_url: Annotated[str, web_url] = ""
+    kind: Annotated[Kind, Key("restart")]
+    """The shape of its API: chat, responses and embeddings of OpenAI, or messages of Anthropic."""
+    base_url: Annotated[str, web_url, Key(default="that of the provider")] = ""
+    """The address of the provider, as its own client takes it."""
     key: Annotated[str, provider_key] = ""
+    """The key of the provider, which no agent sees: [`${secret:NAME}`](#secrets)."""
     headers: Annotated[dict[str, str], http_headers] = {}
+    """Further headers for the provider, with `${secret:NAME}`."""
     model: Annotated[str, a_provider_name] = ""
-    prices: Annotated[Prices, price_table] = Prices()
+    """The provider's name of the model, in place of the one that a caller gives."""
+    prices: Annotated[Prices, price_table, Key(default="`{}`")] = Prices()
+    """Cents per million tokens: `input`, `cached` (read from the provider's cache), `cache_write`, `output`; the two of
+    the cache cost as much as `input` unless they are given."""
     fallback: Annotated[tuple[str, ...], each(a_model, "names")] = ()
+    """Models of the same kind that answer, in this order, when this one does not or has used up a limit."""
     tenants: Annotated[tuple[str, ...], each(a_tenant, "names")] = ()
+    """The [tenants](#tenantsname) whose agents may use it, `"*"` for all."""
     max_tokens_per_minute: Annotated[int, whole(0, _COUNT_MAX)] = 0
+    """Tokens of all its callers; 0 is off."""
     max_cost_cents_per_day: Annotated[int, whole(0, _COUNT_MAX)] = 0
+    """Cost of all its callers within 24 hours; 0 is off."""
     max_concurrent_calls: Annotated[int, whole(1, 1000)] = 100
+    """Calls at a time."""
     max_retries: Annotated[int, whole(0, 10)] = 2
+    """Further tries of a call that the provider has not answered, before a byte was passed on."""
     timeout: Annotated[float, duration, above_zero] = 600.0
+    """For the beginning of an answer, and between two parts of it."""
 
     def is_for(self, tenant: str) -> bool:
         """Returns whether agents of a tenant, "" for the owner's, may use it."""
@@ -109,7 +127,7 @@ class DeclaredModel(Struct, frozen=True, kw_only=True):
         return (self.base_url or ADDRESSES[self.kind]).rstrip("/")
 
 
-MODEL_KEYS = fields_of(DeclaredModel, without={"name"})
+MODEL_KEYS = fields_of(DeclaredModel)
 
 
 def variable(name: str, part: Literal["URL", "KEY"]) -> str:

@@ -8,7 +8,8 @@ from msgspec import Struct
 
 from corral.worker.contract.names import FULL, tenant_of
 
-from ..decoding.decoder import Document, KeyPath, fields_of
+from ..decoding.decoder import Document, KeyPath
+from ..decoding.keys import fields_of
 from ..decoding.values import KIB, Bytes, Seconds, at_least, matching
 from .naming import why_no_name
 
@@ -26,12 +27,17 @@ class DeclaredPool(Struct, frozen=True, kw_only=True):
 
     name: str
     max_bytes: Annotated[Bytes, at_least(KIB)]
+    """Size of the sessions and keys of its agents together, as JSON."""
     overflow: Overflow = "evict"
+    """For a write that finds it full: the least recently used sessions and keys are removed, the write is refused, or
+    the oldest history of its session is removed."""
     retention: Seconds = 0.0
+    """A session that was not used for so long is removed; 0 is `memory.retention` of its agent."""
     cleanup_interval: Seconds = 0.0
+    """Time between two removals of what has expired in it; 0 is `memory.cleanup_interval`."""
 
 
-POOL_KEYS = fields_of(DeclaredPool, without={"name"})
+POOL_KEYS = fields_of(DeclaredPool)
 
 
 def decode_pools(document: Document, tables: Mapping[str, object]) -> tuple[dict[str, DeclaredPool], set[str]]:

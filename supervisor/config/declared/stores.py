@@ -9,7 +9,8 @@ from msgspec import Struct
 
 from corral.worker.contract.names import local_name
 
-from ..decoding.decoder import fields_of
+from ..decoding.keys import Key, fields_of
+from ..decoding.shapes import TEXT, accepts
 from ..decoding.values import Refused
 from ..secrets.secrets import BEGINNING, REFERENCE
 
@@ -31,6 +32,7 @@ URL_CHARS_MAX = 4096
 _REFUSED_CHARS = re.compile(r"[\x00-\x20\x7f\\]")
 
 
+@accepts("address or path", TEXT)
 def store_url(raw: object) -> str:
     """Accepts a text that may be an address or a path; it is never repeated, since it may have a password."""
     if not isinstance(raw, str) or not raw or "\0" in raw:
@@ -47,7 +49,9 @@ class DeclaredStore(Struct, frozen=True, kw_only=True):
 
     name: str
     kind: Kind
-    url: Annotated[str, store_url]
+    """What the address has to be, and how it is probed."""
+    url: Annotated[str, store_url, Key("restart")]
+    """Its address, with [`${secret:NAME}`](#secrets) where it has one."""
 
     @property
     def shown(self) -> str:
@@ -55,7 +59,7 @@ class DeclaredStore(Struct, frozen=True, kw_only=True):
         return shown(self.kind, self.url)
 
 
-STORE_KEYS = fields_of(DeclaredStore, without={"name"})
+STORE_KEYS = fields_of(DeclaredStore)
 
 
 class Place(NamedTuple):

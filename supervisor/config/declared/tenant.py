@@ -13,7 +13,8 @@ from msgspec.structs import replace
 
 from corral.worker.contract.names import FULL, LOCAL, is_tenant_name
 
-from ..decoding.decoder import STORE, Document, Fields, KeyPath, fields_of
+from ..decoding.decoder import STORE, Document, KeyPath
+from ..decoding.keys import Fields, fields_of
 from ..decoding.values import duration, is_table, matching, size, whole
 
 Count = Annotated[int, whole(0, 1_000_000_000)]
@@ -27,15 +28,26 @@ class Limits(Struct, frozen=True, kw_only=True):
     """Holds `[tiers.NAME]`: the limits of a tenant, for all its agents together; 0 is no limit."""
 
     max_agents: Count = 0
+    """Agents and MCP servers, and workers of them that run at once."""
     max_processes: Count = 0
+    """Processes of all its workers; with the pids controller processes and threads, and the kernel refuses forks beyond
+    it."""
     max_memory_bytes: Bytes = 0
+    """Memory of all its process trees; with the memory controller the kernel ends one worker when it is used up."""
     cpu_limit_percent: Annotated[int, whole(0, 1_000_000)] = 0
+    """100 is one core; with the cpu controller the kernel holds the share of all its workers together."""
     max_disk_bytes: Bytes = 0
+    """What it keeps: its folder, its logs and its rows in the store."""
     max_tasks_per_minute: Count = 0
+    """Tasks that may be submitted within a minute."""
     max_queue_size: Count = 0
+    """Tasks that may wait."""
     max_task_duration: Annotated[float, duration] = 0.0
+    """The longest task."""
     max_tokens_per_minute: Count = 0
+    """Tokens that its agents report within a minute."""
     max_cost_cents_per_day: Count = 0
+    """Cost that its agents report within a day."""
 
 
 class Tenant(Limits, frozen=True, kw_only=True):
@@ -47,8 +59,11 @@ class Tenant(Limits, frozen=True, kw_only=True):
     name: str
     source: str = STORE
     tier: Annotated[str, a_tier] | None = None
+    """The `[tiers.NAME]` with its defaults."""
     user: Annotated[str, a_user] | None = None
+    """The user of its processes; by default a user number of its own, where the daemon may give one."""
     pool: Annotated[str, a_pool] | None = None
+    """The `[pools.NAME]` of its agents that name none."""
     written: dict[str, object] = {}
 
     @property
@@ -59,7 +74,7 @@ class Tenant(Limits, frozen=True, kw_only=True):
 
 
 TIER_KEYS: Fields = fields_of(Limits)
-TENANT_KEYS: Fields = fields_of(Tenant, without={"name", "source", "written"})
+TENANT_KEYS: Fields = fields_of(Tenant)
 
 
 def decode_tiers(document: Document, tables: Mapping[str, object]) -> dict[str, Limits]:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection
 
+from ..decoding.shapes import accepts
 from ..decoding.values import Refused
 
 LEAST_UID = 1000
@@ -15,6 +16,7 @@ RANGE_MAX = 1_000_000
 RANGE = re.compile(r"([0-9]{1,10})-([0-9]{1,10})")
 
 
+@accepts('"FIRST-LAST"', {"type": "string", "pattern": f"^{RANGE.pattern}$"})
 def uid_range(raw: object) -> str:
     """Decodes a range of uids, "FIRST-LAST"."""
     found = RANGE.fullmatch(raw) if isinstance(raw, str) else None

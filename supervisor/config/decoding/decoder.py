@@ -1,7 +1,6 @@
 """Decodes every table of a configuration: TOML text to tables, and a table to the values of a Struct, key by key.
 
-The annotations of a Struct are the declaration of its keys: the functions in `Annotated[...]` are the rules that
-are applied to a key's value in order. An error names file, line, key, value and reason.
+`keys` has the declaration of the keys, which is applied here. An error names file, line, key, value and reason.
 
 An error never repeats what could be a secret: tables and environments are named by kind only.
 """
@@ -16,27 +15,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
 from types import NoneType
-from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
-
-from msgspec import Struct
+from typing import Any, TypeVar
 
 from corral.worker.contract.errors import InvalidParams
 
-from .values import (
-    SIZE_MAX_BYTES,
-    Refused,
-    RefusedKey,
-    Rule,
-    boolean,
-    dotted,
-    file_path,
-    file_paths,
-    is_list,
-    is_table,
-    kind_of,
-    one_of,
-    quoted,
-)
+from .keys import Fields
+from .shapes import Rule
+from .values import SIZE_MAX_BYTES, Refused, RefusedKey, dotted, is_list, is_table, kind_of, quoted
 
 KeyPath = tuple[str, ...]
 
@@ -45,36 +30,6 @@ SECRET = frozenset({"env", "environment", "headers", "webhook_secret"})
 
 STORE = "store"
 """The source of entries that were added at run time: no file that a person could look into."""
-
-
-class Field(NamedTuple):
-    """Declares a key: the `rules` that its value passes in order; with `is_path` it is relative to a folder."""
-
-    rules: tuple[Rule, ...]
-    is_path: bool = False
-
-
-Fields = Mapping[str, Field]
-"""The keys of one table, in the order of the manual."""
-
-
-def fields_of(struct: type[Struct], *, without: Collection[str] = ()) -> dict[str, Field]:
-    """Returns the keys of a table whose Struct is `struct`: its fields, but those in `without`."""
-    hints = get_type_hints(struct, include_extras=True)
-    return {key: _field(hint) for key, hint in hints.items() if key not in without}
-
-
-def _field(hint: object) -> Field:
-    rules: tuple[Rule, ...] = ()
-    for part in (hint, *(get_args(hint) if NoneType in get_args(hint) else ())):
-        rules = getattr(part, "__metadata__", ()) or rules
-    plain = [part for part in (hint, *get_args(hint)) if get_origin(part) is Literal]
-    if hint is bool:
-        rules = (boolean,)
-    elif plain:
-        rules = (one_of(get_args(plain[0])), *rules)
-    assert rules, f"a field without a rule: {hint}"
-    return Field(rules, file_path in rules or file_paths in rules)
 
 
 def why_unknown(key: str, known: Collection[str]) -> str:
@@ -112,6 +67,13 @@ def decode_key(
     if isinstance(value, str):
         return str(PurePosixPath(directory, value))
     return tuple(str(PurePosixPath(directory, item)) for item in value)
+
+
+def decode_inline(raw: object, keys: Fields, example: str) -> dict[str, Any]:  # Any: see `decode_key`
+    """Decodes a table that is the value of a key; one that is refused has its own path in it."""
+    if not is_table(raw):
+        raise Refused(f"write a table: {example}")
+    return {key: decode_key(key, value, keys) for key, value in raw.items()}
 
 
 def _ruled(value: Any, rules: tuple[Rule, ...]) -> Any:  # Any: see Rule

@@ -9,13 +9,13 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal, TypeGuard, cast
+from typing import Annotated, Literal, TypeGuard, cast
 from urllib.parse import urlsplit
 
-from corral.mcp.pool.validation import Schema
+from corral.mcp.pool import validation
 from corral.worker.contract.codec import encode
 from corral.worker.contract.errors import (
     Conflict,
@@ -30,8 +30,12 @@ from corral.worker.contract.errors import (
     WorkerFailed,
 )
 
+from .shapes import STRINGS, TEXT, Rule, Schema, Shape, accepts, narrows, or_variable, shape_of, unchanged
+
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 DAY_S = 86_400.0
+COUNT_MAX = 1_000_000_000
+"""Number up to which the bound of a count is worth a word."""
 DURATION_MAX_S = 36_525 * DAY_S
 SIZE_MAX_BYTES = (1 << 63) - 1
 CONFIG_DEPTH_MAX = 32
@@ -73,7 +77,8 @@ class RefusedKey(Refused):
         return self
 
 
-Rule = Callable[[Any], Any]  # Any: each rule takes the result of the one before
+WEB: Schema = {"type": "string", "pattern": "^https?://"}
+ARGV: Schema = {"type": "array", "items": TEXT, "minItems": 1}
 
 DURATION_TEXT = re.compile(r"(\d{1,15}(?:\.\d{1,15})?) ?(ms|s|m|h|d)")
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY_S}
@@ -86,6 +91,11 @@ _SIZE_UNITS = {"B": 1, "kB": 1000, "KB": 1000, "MB": 10**6, "GB": 10**9, "TB": 1
 }
 
 
+def _number_or_text(kind: str, text: re.Pattern[str]) -> Schema:
+    return {"anyOf": [{"type": kind, "minimum": 0}, {"type": "string", "pattern": f"^{text.pattern}$"}]}
+
+
+@accepts("duration", _number_or_text("number", DURATION_TEXT))
 def duration(raw: object) -> float:
     """Returns seconds, from a number of them or a text with a unit."""
     number: float | None = None
@@ -100,6 +110,11 @@ def duration(raw: object) -> float:
     return float(number)
 
 
+@narrows(
+    lambda before: Shape(
+        f"{before.unit}, above 0", {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, *before.schema["anyOf"][1:]]}
+    )
+)
 def above_zero(seconds: float) -> float:
     """Returns the same duration, unless it is 0."""
     if seconds <= 0:
@@ -107,6 +122,7 @@ def above_zero(seconds: float) -> float:
     return seconds
 
 
+@narrows(lambda before: Shape("whole seconds", before.schema))
 def whole_seconds(seconds: float) -> int:
     """Returns the same duration as an int, unless there is a fraction."""
     if seconds != math.floor(seconds):
@@ -114,6 +130,7 @@ def whole_seconds(seconds: float) -> int:
     return int(seconds)
 
 
+@accepts("size", _number_or_text("integer", SIZE_TEXT))
 def size(raw: object) -> int:
     """Returns bytes, from a number of them or a text with a unit."""
     number: int | None = None
@@ -127,6 +144,18 @@ def size(raw: object) -> int:
     if not 0 <= number <= SIZE_MAX_BYTES:
         raise Refused(f"write a size from 0 to {SIZE_MAX_BYTES} bytes")
     return number
+
+
+def duration_text(seconds: float) -> str:
+    """Returns a duration above 0 as a file has it, in the largest unit that it is a whole number of."""
+    units = ((DAY_S, "d"), (3600, "h"), (60, "m"), (1, "s"))
+    return next((f"{seconds / unit:.0f}{name}" for unit, name in units if seconds % unit == 0), f"{seconds * 1000:g}ms")
+
+
+def size_text(number: int, between: str = "") -> str:
+    """Returns bytes as a file has them, in the largest unit that they are a whole number of."""
+    units = ((TIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"))
+    return next((f"{number // unit}{between}{name}" for unit, name in units if number % unit == 0), str(number))
 
 
 @dataclass(frozen=True)
@@ -143,6 +172,15 @@ class Between:
         if self.maximum is not None and not self.minimum <= number <= self.maximum:
             raise Refused(f"write a value from {self.minimum} to {self.maximum}")
         return number
+
+    def shape(self, before: Shape) -> Shape:
+        """Returns the same shape with these bounds for a number."""
+        number, *rest = before.schema["anyOf"]
+        number = {**number, "minimum": self.minimum}
+        if self.maximum is None:
+            return Shape(f"{before.unit}, {size_text(self.minimum, ' ')} or more", {"anyOf": [number, *rest]})
+        words = f"{before.unit}, {size_text(self.minimum, ' ')} to {size_text(self.maximum, ' ')}"
+        return Shape(words, {"anyOf": [{**number, "maximum": self.maximum}, *rest]})
 
 
 def at_least(minimum: int) -> Between:
@@ -171,12 +209,18 @@ class Whole:
             return number
         raise Refused(f"write a whole number from {self.minimum} to {self.maximum}")
 
+    def shape(self, _before: Shape) -> Shape:
+        """Returns a whole number in this range."""
+        words = f"{self.minimum} or more" if self.maximum > COUNT_MAX else f"{self.minimum} to {self.maximum}"
+        return Shape(words, {"type": "integer", "minimum": self.minimum, "maximum": self.maximum})
+
 
 def whole(minimum: int, maximum: int) -> Whole:
     """Returns a rule for a whole number in a range, both ends included."""
     return Whole(minimum, maximum)
 
 
+@accepts("boolean", {"type": "boolean"})
 def boolean(raw: object) -> bool:
     """Accepts true or false, and nothing that stands for them."""
     if not isinstance(raw, bool):
@@ -198,24 +242,14 @@ class OneOf:
         guess = f'; did you mean "{near[0]}"?' if near else ""
         raise Refused(f"write one of {quoted(self.choices)}{guess}")
 
+    def shape(self, _before: Shape) -> Shape:
+        """Returns the words."""
+        return Shape(", ".join(self.choices), {"enum": list(self.choices)})
+
 
 def one_of(choices: Sequence[str]) -> OneOf:
     """Returns a rule for one of a few words."""
     return OneOf(tuple(choices))
-
-
-@dataclass(frozen=True)
-class Available:
-    """Refuses words that are reserved for a later version; `missing` has them, each with the advice."""
-
-    missing: tuple[tuple[str, str], ...]
-
-    def __call__(self, word: str) -> str:
-        """Returns the same word, unless it is one of them."""
-        for each_missing, advice in self.missing:
-            if word == each_missing:
-                raise Refused(f"not available in this version: {advice}")
-        return word
 
 
 @dataclass(frozen=True)
@@ -231,12 +265,17 @@ class Matching:
             raise Refused(f"write {self.words}")
         return raw
 
+    def shape(self, _before: Shape) -> Shape:
+        """Returns the pattern, in words and as it is."""
+        return Shape(self.words, {"type": "string", "pattern": f"^({self.pattern})$".replace(r"\0", r"\x00")})
+
 
 def matching(pattern: str, words: str) -> Matching:
     """Returns a rule for a string that `pattern` matches whole; `words` describe the string in the error."""
     return Matching(pattern, words)
 
 
+@accepts("path", {"type": "string", "minLength": 1})
 def file_path(raw: object) -> str:
     """Accepts a path, absolute or not."""
     if not isinstance(raw, str) or not raw or "\0" in raw:
@@ -265,6 +304,12 @@ class Each:
                 raise Refused(f"in a list of {self.words}: {refused.reason}", item) from refused
         return tuple(items)
 
+    def shape(self, _before: Shape) -> Shape:
+        """Returns a list."""
+        items = or_variable(shape_of((self.rule,)).schema)
+        words = ", ".join(self.rule.choices) if isinstance(self.rule, OneOf) else self.words
+        return Shape(f"list of {words}", {"type": "array", "items": items})
+
 
 def each(rule: Rule, words: str) -> Each:
     """Returns a rule for a list of which every item passes `rule`; `words` name the items."""
@@ -277,7 +322,13 @@ RETRY_ERRORS = tuple(
 ) + tuple(kind.__name__ for kind in (NotFound, Conflict, PermissionDenied, Overloaded))
 """Errors of an attempt after which another one may be worth it."""
 
+_REASONS: Schema = {"enum": [*RETRY_WORDS, *RETRY_ERRORS]}
 
+
+@accepts(
+    "worker-death, any, never, the name of an error, or a list of these",
+    {"anyOf": [_REASONS, {"type": "array", "items": _REASONS, "minItems": 1}]},
+)
 def retry_reasons(raw: object) -> str | tuple[str, ...]:
     """Accepts the reasons to retry a task: a word, or a list of words and of errors' names; "never" stands alone."""
     if isinstance(raw, str):
@@ -288,6 +339,7 @@ def retry_reasons(raw: object) -> str | tuple[str, ...]:
     return tuple(map(str, names))
 
 
+@accepts("string", TEXT)
 def argument(raw: object) -> str:
     """Accepts a string that execve(2) can take."""
     if not isinstance(raw, str) or "\0" in raw:
@@ -295,6 +347,7 @@ def argument(raw: object) -> str:
     return raw
 
 
+@accepts("list of strings", ARGV)
 def argv(raw: object) -> tuple[object, ...]:
     """Accepts a program and its arguments."""
     if isinstance(raw, str):
@@ -318,6 +371,7 @@ def _as_list(line: str, more: Sequence[object] = ()) -> str:
     return json.dumps([*words, *more], ensure_ascii=False)
 
 
+@accepts('"MODULE:NAME"', {"type": "string", "pattern": r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$"})
 def module_and_name(raw: object) -> str:
     """Accepts the agent of the Python SDK: a module, and the name in it."""
     words = 'write "MODULE:NAME"'
@@ -333,6 +387,7 @@ def module_and_name(raw: object) -> str:
     raise Refused(words)
 
 
+@accepts("table of strings", STRINGS)
 def variables(raw: object) -> dict[str, str]:
     """Accepts a table of environment variables."""
     if not is_table(raw):
@@ -358,6 +413,7 @@ class RefusedVariable(RefusedKey):
         super().__init__(name, shown, reason)
 
 
+@accepts("http or https address", WEB)
 def web_url(raw: object) -> str:
     """Accepts the address of a remote MCP server or a webhook, without userinfo, which would end up in lists and logs."""
     words = 'write "https://HOST/PATH"'
@@ -375,12 +431,14 @@ def web_url(raw: object) -> str:
     return raw
 
 
+@accepts("http or https address", WEB)
 def push_address(raw: object) -> str:
     """Accepts the beginning of addresses of push notifications; its port may be `*`."""
     found = web_url(re.sub(r":\*(?=/|$)", "", raw, count=1) if isinstance(raw, str) else raw)
     return raw if isinstance(raw, str) else found
 
 
+@accepts("table of strings", STRINGS)
 def http_headers(raw: object) -> dict[str, str]:
     """Accepts names and values of HTTP headers (RFC 9110, 5.1 and 5.5)."""
     if not is_table(raw):
@@ -397,6 +455,7 @@ PERMISSIONS = ("ask", "allow", "deny")
 PERMISSION_RULES_MAX = 100
 
 
+@accepts(f"table of {', '.join(PERMISSIONS)}", {"type": "object", "additionalProperties": {"enum": list(PERMISSIONS)}})
 def rules_of_actions(raw: object) -> dict[str, str]:
     """Accepts a table of globs of actions, each with what holds for them."""
     words = " or ".join(f'"{word}"' for word in PERMISSIONS)
@@ -412,6 +471,7 @@ def rules_of_actions(raw: object) -> dict[str, str]:
     return {glob: str(word) for glob, word in raw.items()}
 
 
+@accepts("string", TEXT)
 def signing_key(raw: object) -> str:
     """Accepts the key of a signature, which is shown nowhere."""
     if not isinstance(raw, str) or "\0" in raw:
@@ -419,6 +479,7 @@ def signing_key(raw: object) -> str:
     return raw
 
 
+@accepts("table", {"type": "object"})
 def free_table(raw: object) -> dict[str, object]:
     """Accepts a table of the agent's own. It travels as JSON, so it holds only values that JSON has."""
     if not is_table(raw):
@@ -426,16 +487,23 @@ def free_table(raw: object) -> dict[str, object]:
     return {name: _json_value(value, 1) for name, value in raw.items()}
 
 
+@accepts("table, a JSON Schema", {"type": "object"})
 def json_schema(raw: object) -> dict[str, object]:
     """Accepts a JSON Schema that values can be validated against here, at a bounded cost and without fetching anything."""
     schema = free_table(raw)
     if (size := len(encode(schema))) > SCHEMA_BYTES_MAX:
         raise Refused(f"its {size} bytes are more than {SCHEMA_BYTES_MAX}", "...")
     try:
-        Schema(schema)
+        validation.Schema(schema)
     except InvalidParams as error:
         raise Refused(str(error.data["reason"]), "...") from error
     return schema
+
+
+@accepts("any value", {})
+def json_value(raw: object) -> object:
+    """Accepts a value that JSON has."""
+    return _json_value(raw, 1)
 
 
 def _json_value(value: object, depth: int) -> object:
@@ -452,6 +520,7 @@ def _json_value(value: object, depth: int) -> object:
     raise Refused("JSON, in which it is handed to the agent, has no such value: quote it", value)
 
 
+@accepts("name of a signal", {"enum": list(SIGNALS)})
 def signal_name(raw: object) -> str:
     """Accepts the name of a signal that can ask a program to end."""
     if isinstance(raw, str) and raw in SIGNALS:
@@ -461,6 +530,7 @@ def signal_name(raw: object) -> str:
     raise Refused(f'write a signal that ends a program by its name, such as "{example}"')
 
 
+@accepts(", ".join(PROTOCOL_VERSIONS), {"enum": list(PROTOCOL_VERSIONS)})
 def protocol_revision(raw: object) -> str:
     """Accepts the word auto, or a revision of MCP. Without quotes it is a date to TOML."""
     if not isinstance(raw, str):
@@ -468,6 +538,7 @@ def protocol_revision(raw: object) -> str:
     return str(one_of(PROTOCOL_VERSIONS)(raw))
 
 
+@narrows(unchanged)
 def port_of(address: str) -> str:
     """Returns the same HOST:PORT, unless the port is above 65535."""
     if int(address.rpartition(":")[2]) > 65_535:

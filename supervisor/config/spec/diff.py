@@ -9,78 +9,36 @@ from collections.abc import Mapping
 from typing import Literal
 
 from msgspec import Struct
-from msgspec.structs import asdict
 
 from ..decoding.decoder import STORE
+from ..decoding.keys import fields_of
 from ..decoding.values import is_table
 from .job import Schedule
-from .spec import DAEMON_WIDE, FIELDS, SECTIONS, Config, Group, Spec
+from .spec import DAEMON_TABLES, SECTIONS, Config, Group, Spec
 
 Effect = Literal["live", "restart"]
 
-# Keys that a running worker was started with; every other key of a Spec takes effect at once.
-RESTART_KEYS = frozenset(("kind", "command", "entrypoint", "python", "protocol", "type", "config", "environment")) | {
-    "disabled",
-    "url",
-    "headers",
-    "oauth",
-    "method",
-    "webhook_secret",
-    "permissions",
-    "permission_rules",
-    "permission_timeout",
-    "auth_method",
-    "listen",
-    "relays",
-    "share",
-    "stores",
-    "models",
+RESTART_KEYS = frozenset(k for k, f in fields_of(Spec).items() if f.change == "restart") | {
+    "kind",
     "process",
     "resources",
 }
-# Keys of these two sections that the daemon or a cgroup holds, or that are needed only to start or end a worker.
-LIVE_IN_SECTIONS = {
-    "process": frozenset({"spawn_timeout", "shutdown_grace_period", "drain_timeout", "stop_signal"}),
-    "resources": frozenset({"max_task_duration", "max_tool_calls_per_task"})
-    | {"max_output_size_bytes", "max_concurrent_requests", "max_tokens_per_minute"}
-    | {"max_tool_calls_per_minute", "max_memory_bytes", "cpu_limit_percent"},
-}
+"""What a running worker was started with, but for live keys of the two sections."""
+
+NAMED_TABLES = ("stores", "models", "pools", "tenants", "tiers")
+"""Tables of a file whose entries take effect at a reload, as `[mcp.profiles]` do."""
 
 LIVE = frozenset(
-    {
-        "audit.arguments",
-        "packages.require_signature",
-        "packages.trusted_keys",
-        "packages.max_bytes",
-        "pools",
-        "audit.max_bytes",
-        "audit.retention",
-        "daemon.journal",
-        "daemon.log_level",
-        "daemon.max_changes_per_minute",
-        "events.max_bytes",
-        "events.max_publish_per_second",
-        "events.retention",
+    (
+        *NAMED_TABLES,
         "mcp.profiles",
-        "metrics.health_window",
-        "metrics.problem_average",
-        "metrics.problem_average_tasks",
-        "metrics.problem_error_percent",
-        "metrics.problem_error_tasks",
-        "metrics.retention",
-        "memory.cleanup_interval",
-        "memory.max_pool_bytes",
-        "process.max_concurrent_processes",
-        "models",
-        "stores",
-        "tenants",
-        "tiers",
-        "tasks.best_max_load_percent",
-        "tasks.best_min_success_percent",
-        "tasks.capability_routing",
-        "tasks.max_total_queue_bytes",
-        "tasks.max_total_queue_size",
-    }
+        *(
+            f"{name}.{key}"
+            for name, table in {**DAEMON_TABLES, **SECTIONS}.items()
+            for key, field in fields_of(table).items()
+            if field.change == "daemon, live"
+        ),
+    )
 )
 """Daemon-wide keys that take effect at a reload; the others wait for the next start of the daemon."""
 
@@ -117,7 +75,7 @@ class Plan(Struct, frozen=True):
 def changed(old: Spec, new: Spec) -> dict[str, Effect]:
     """Returns the keys that differ, as `command` or `tasks.max_attempts`: in force at once, or in new workers."""
     kinds: dict[str, Effect] = {}
-    for key in ("kind", *FIELDS[Spec]):
+    for key in ("kind", *fields_of(Spec)):
         if not _same(getattr(old, key), getattr(new, key)):
             kinds[key] = "restart" if key in RESTART_KEYS else "live"
     if old.store_urls != new.store_urls:
@@ -126,15 +84,12 @@ def changed(old: Spec, new: Spec) -> dict[str, Effect]:
         kinds["models"] = "restart"
     for name, section in SECTIONS.items():
         before, after = getattr(old, name), getattr(new, name)
-        for key in FIELDS[section]:
-            if getattr(before, key) == getattr(after, key):
-                continue
-            if key in DAEMON_WIDE.get(name, frozenset()):
+        for key, field in fields_of(section).items():
+            if field.is_daemon_wide or getattr(before, key) == getattr(after, key):
                 continue
             # The era of MCP is settled when a server starts.
             settled = new.protocol == "mcp" and key == "protocol_version"
-            is_live = key in LIVE_IN_SECTIONS.get(name, ()) or name not in RESTART_KEYS
-            kinds[f"{name}.{key}"] = "live" if is_live and not settled else "restart"
+            kinds[f"{name}.{key}"] = "restart" if settled or field.change == "restart" else "live"
     if not kinds and not _same(old.own, new.own):
         kinds["template"] = "live"  # the same agent, of which another part is its own
     return kinds
@@ -205,24 +160,13 @@ def _pending(old: Config, new: Config) -> tuple[str, ...]:
 
 def _daemon_wide(config: Config) -> dict[str, object]:
     """Returns the daemon-wide keys, by their full names."""
-    sections = {"daemon": config.daemon, "events": config.events, "audit": config.audit}
-    sections |= {"packages": config.packages, "metrics": config.metrics}
-    sections["telemetry"] = config.telemetry
-    values = {
-        f"{section}.{key}": value for section, struct in sections.items() for key, value in asdict(struct).items()
+    tables: dict[str, Struct | None] = {name: getattr(config, name) for name in (*DAEMON_TABLES, "cluster")}
+    tables |= {name: getattr(config.defaults, name) for name in SECTIONS}
+    values: dict[str, object] = {
+        f"{name}.{key}": getattr(table, key)
+        for name, table in tables.items()
+        if table is not None
+        for key, field in fields_of(type(table)).items()
+        if field.is_daemon_wide
     }
-    for key in ("max_concurrent_processes", "start_concurrency"):
-        values[f"process.{key}"] = getattr(config.process, key)
-    for key in sorted(DAEMON_WIDE["tasks"]):
-        values[f"tasks.{key}"] = getattr(config.defaults.tasks, key)
-    if config.cluster is not None:
-        values |= {f"cluster.{key}": value for key, value in asdict(config.cluster).items()}
-    values["memory.cleanup_interval"] = config.defaults.memory.cleanup_interval
-    values["memory.max_pool_bytes"] = config.defaults.memory.max_pool_bytes
-    values["mcp.profiles"] = config.profiles
-    values["stores"] = config.stores
-    values["models"] = config.models
-    values["pools"] = config.pools
-    values["tenants"] = config.tenants
-    values["tiers"] = config.tiers
-    return values
+    return values | {"mcp.profiles": config.profiles, **{name: getattr(config, name) for name in NAMED_TABLES}}

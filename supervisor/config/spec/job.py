@@ -13,10 +13,11 @@ from msgspec import Struct
 
 from corral.worker.contract.records import Boundaries, Overlap, Retry, TaskParams
 
-from ..decoding.decoder import Document, KeyPath, fields_of
-from ..decoding.values import PositiveSeconds, Refused, is_table, matching, retry_reasons, whole
+from ..decoding.decoder import Document, KeyPath
+from ..decoding.keys import fields_of
+from ..decoding.shapes import TEXT, accepts, narrows, unchanged
+from ..decoding.values import PositiveSeconds, Refused, is_table, json_value, matching, retry_reasons, whole
 from .team import a_name
-from .workflow import json_value
 
 OF_SERVICES = ("ready", "health", "hibernate_after", "listen", "rolling", "smoke")
 """Keys for a process that stays: a job is done when it has ended."""
@@ -92,6 +93,7 @@ def following(expression: str, after: datetime) -> datetime | None:
         return None
 
 
+@narrows(unchanged)
 def interval(seconds: float) -> float:
     """Accepts the seconds between two runs."""
     if seconds < 1:
@@ -99,6 +101,7 @@ def interval(seconds: float) -> float:
     return seconds
 
 
+@accepts("cron expression", TEXT)
 def cron_expression(raw: object) -> str:
     """Accepts a cron expression that has a time."""
     if not isinstance(raw, str):
@@ -112,6 +115,7 @@ def cron_expression(raw: object) -> str:
     return raw
 
 
+@accepts("date and time", TEXT)
 def date_and_time(raw: object) -> datetime:
     """Decodes a date and time, of TOML or as a string of RFC 3339."""
     if isinstance(raw, str):
@@ -124,6 +128,7 @@ def date_and_time(raw: object) -> datetime:
     return raw
 
 
+@accepts("time zone", TEXT)
 def zone_name(raw: object) -> str:
     """Accepts the name of a time zone of this machine."""
     if not isinstance(raw, str):
@@ -138,36 +143,36 @@ def zone_name(raw: object) -> str:
 Text = Annotated[str, matching(r"[\s\S]*\S[\s\S]*", "a text")]
 
 
-class _Times(Struct):
+class Times(Struct):
     """Declares the keys that each schedule has."""
 
-    every: Annotated[PositiveSeconds, interval]
-    cron: Annotated[str, cron_expression]
-    at: Annotated[datetime, date_and_time]
-    timezone: Annotated[str, zone_name]
-    catch_up: bool
-    overlap: Literal["skip", "queue", "replace"]
+    every: Annotated[PositiveSeconds, interval] | None = None
+    cron: Annotated[str, cron_expression] | None = None
+    at: Annotated[datetime, date_and_time] | None = None
+    timezone: Annotated[str, zone_name] | None = None
+    catch_up: bool = True
+    overlap: Literal["skip", "queue", "replace"] = "skip"
 
 
-class _Work(Struct):
+class Work(Struct):
     """Declares the keys of a schedule that makes tasks."""
 
-    agent: Annotated[str, a_name]
-    team: Annotated[str, a_name]
-    workflow: Annotated[str, a_name]
-    capability: Text
-    objective: Text
-    input: Annotated[object, json_value]
-    context: Annotated[object, json_value]
-    priority: Annotated[int, whole(1, 10)]
-    session: Text
-    sticky_key: Text
-    timeout: PositiveSeconds
-    max_attempts: Annotated[int, whole(1, 1000)]
-    retry_on: Annotated[str | tuple[str, ...], retry_reasons]
+    agent: Annotated[str, a_name] | None = None
+    team: Annotated[str, a_name] | None = None
+    workflow: Annotated[str, a_name] | None = None
+    capability: Text | None = None
+    objective: Text | None = None
+    input: Annotated[object, json_value] = None
+    context: Annotated[object, json_value] = None
+    priority: Annotated[int, whole(1, 10)] | None = None
+    session: Text | None = None
+    sticky_key: Text | None = None
+    timeout: PositiveSeconds | None = None
+    max_attempts: Annotated[int, whole(1, 1000)] | None = None
+    retry_on: Annotated[str | tuple[str, ...], retry_reasons] | None = None
 
 
-TIMES, WORK = fields_of(_Times), fields_of(_Work)
+TIMES, WORK = fields_of(Times), fields_of(Work)
 RECEIVERS = ("agent", "team", "workflow", "capability")
 
 

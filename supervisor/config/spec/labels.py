@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from corral.worker.contract.errors import InvalidParams, NotFound
 
+from ..decoding.shapes import STRINGS, TEXT, accepts
 from ..decoding.values import Refused, RefusedKey, is_table
 
 LABELS_MAX = 100
@@ -32,6 +33,7 @@ _REQUIREMENT = re.compile(r"(!?)([^=!]*?)\s*(?:(!=|==|=)\s*(.*))?")
 WILDCARDS = frozenset("*?[")
 
 
+@accepts("table of strings", STRINGS)
 def label_table(raw: object) -> dict[str, str]:
     """Accepts a table of strings."""
     if not is_table(raw):
@@ -50,6 +52,7 @@ def label_table(raw: object) -> dict[str, str]:
     return {key: str(value) for key, value in raw.items()}
 
 
+@accepts("string", TEXT)
 def title_text(raw: object) -> str:
     """Accepts a text of one line."""
     if not isinstance(raw, str) or len(raw) > TITLE_MAX or not raw.isprintable():
@@ -57,6 +60,7 @@ def title_text(raw: object) -> str:
     return raw
 
 
+@accepts("string", TEXT)
 def description_text(raw: object) -> str:
     """Accepts a text of several lines."""
     if not isinstance(raw, str) or len(raw) > DESCRIPTION_MAX or "\0" in raw:

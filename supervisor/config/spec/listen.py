@@ -8,6 +8,7 @@ import re
 
 from msgspec import Struct
 
+from ..decoding.shapes import TEXT, Schema, accepts, closed_object
 from ..decoding.values import Refused, is_list, is_table, kind_of
 
 ADDRESSES_MAX = 10
@@ -55,6 +56,17 @@ class ListenAddress(Struct, frozen=True):
         return {"address": self.address, **given} if given else self.address
 
 
+def _schema() -> Schema:
+    properties: dict[str, Schema] = {
+        "address": TEXT,
+        "name": {"type": "string", "pattern": f"^{NAME}$"},
+        "mode": {"type": "string", "pattern": f"^{MODE}$"},
+    }
+    one = [TEXT, closed_object(properties, "address")]
+    return {"anyOf": [*one, {"type": "array", "items": {"anyOf": one}, "maxItems": ADDRESSES_MAX}]}
+
+
+@accepts("address, or list of them", _schema)
 def listen_addresses(raw: object) -> tuple[ListenAddress, ...]:
     """Decodes one address, or a list of them."""
     items = raw if is_list(raw) else [raw]

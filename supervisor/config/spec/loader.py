@@ -25,7 +25,9 @@ from ..declared.store_tables import decode_stores, urls_of
 from ..declared.stores import DeclaredStore
 from ..declared.tenant import Tenant, decode_tenants, decode_tiers
 from ..decoding.decoder import Document, KeyPath, written_keys, written_secrets
+from ..decoding.keys import fields_of
 from ..decoding.values import Refused, free_table, is_list, is_table
+from .diff import NAMED_TABLES
 from .job import Schedule, commands_of, decode_job, decode_schedule, job_task
 from .listen import ListenAddress
 from .probe_spec import Check, Readiness, SmokeTask, written
@@ -45,52 +47,30 @@ from .references import (
 from .sections import decode_section, table_at, table_in
 from .sources import NO_VARIABLES, Variables, expanded, merged
 from .spec import (
+    DAEMON_TABLES,
     DAEMON_WIDE,
-    FIELDS,
     SECTIONS,
-    Audit,
     Config,
-    Daemon,
     Defaults,
-    Events,
     Group,
     Kind,
-    Metrics,
-    Packages,
     Process,
     Profile,
     Scale,
     Spec,
-    Telemetry,
     kind_of_group,
+    of_others,
 )
 from .team import Team, decode_team, team_table
 from .template_spec import BUILT_IN_TEMPLATES, Templates
 from .templates import decode_templates, derived
 from .workflow import decode_workflow, workflow_table
 
-ONLY_OF_AGENTS = frozenset(
-    (
-        *("entrypoint", "python", "capabilities", "tools", "config", "hibernate_after"),
-        *("http", "http_auth", "listen", "remain", "timeout", "warm", "preload"),
-        *("min_spare", "method", "webhook_secret", "expose", "input_schema"),
-        "output_schema",
-        "task_support",
-        "ask_missing",
-        "stores",
-        "placement",
-        "models",
-    )
-)
 LEVELS_MAX = 100
 """Number of levels of a table that is decoded; sections and free tables allow fewer."""
 
 _S = TypeVar("_S", bound=Struct)
 _T = TypeVar("_T")
-ONLY_OF_SERVERS = frozenset({"idle_timeout", "concurrency", "share", "spares", "max_calls_per_minute", "oauth"}) | {
-    "relays",
-    "disabled",
-}
 
 
 def decode(text: str, *, source: str, directory: str, variables: Variables = NO_VARIABLES) -> Config:
@@ -134,16 +114,13 @@ def _decode(document: Document, top: Mapping[str, object], variables: Variables)
     schedules = _schedules(document, top, agents, groups, broken)
     _check_worker_ids(document, agents, groups)
     placed = _placed(document, agents, groups, "cluster" in top)
-    daemon = section(("daemon",), Daemon(), top)
-    for mistake in address_mistakes(document, [*agents.values(), *groups.values()], daemon):
+    daemon_tables: dict[str, Any] = {  # each of its own type
+        name: section((name,), table(), top) for name, table in DAEMON_TABLES.items()
+    }
+    for mistake in address_mistakes(document, [*agents.values(), *groups.values()], daemon_tables["daemon"]):
         document.note(mistake)
     return Config(
-        daemon=daemon,
-        events=section(("events",), Events(), top),
-        audit=section(("audit",), Audit(), top),
-        packages=section(("packages",), Packages(), top),
-        metrics=section(("metrics",), Metrics(), top),
-        telemetry=section(("telemetry",), Telemetry(), top),
+        **daemon_tables,
         cluster=_cluster(document, top),
         process=defaults.process,
         agents=agents,
@@ -443,7 +420,7 @@ def _own_keys(
     """Returns the keys and the sections of one agent or server; those that are refused are noted."""
     own: dict[str, Any] = {}
     sections: dict[str, Any] = {}
-    foreign = ONLY_OF_SERVERS if kind == "agent" else ONLY_OF_AGENTS
+    foreign = of_others(kind)
     for key, value in table.items():
         here = (*path, key)
         with document.collecting():
@@ -454,7 +431,7 @@ def _own_keys(
             if key in foreign:
                 whom = "MCP servers" if kind == "agent" else "agents"
                 raise document.error(here, value, f"this is a key of {whom} only")
-            own[key] = document.decode_key(here, value, FIELDS[Spec], unknown=why_unknown_in_spec)
+            own[key] = document.decode_key(here, value, fields_of(Spec), unknown=why_unknown_in_spec)
             if key == "type":
                 check_type(document, here, own)
     return own, sections
@@ -482,12 +459,7 @@ def _check_worker_ids(document: Document, agents: Mapping[str, Spec], groups: Ma
 
 GROUPS: Mapping[str, Callable[[Document, str, object], Group]] = {"teams": decode_team, "workflows": decode_workflow}
 
-TABLES = (
-    *SECTIONS,
-    *("daemon", "events", "audit", "packages", "metrics", "telemetry", "cluster"),
-    *("agents", *GROUPS, "schedules", "templates", "stores", "models", "pools"),
-    *("tenants", "tiers"),
-)
+TABLES = (*SECTIONS, *DAEMON_TABLES, *("cluster", "agents", *GROUPS, "schedules", "templates", *NAMED_TABLES))
 """The tables of a file."""
 
 
@@ -543,7 +515,7 @@ def _group(document: Document, section: str, name: str, table: object) -> Group:
 def _differences(new: Struct, base: Struct, *, skip: frozenset[str]) -> dict[str, object]:
     return {
         key: _plain(getattr(new, key))
-        for key in FIELDS[type(new)]
+        for key in fields_of(type(new))
         if key not in skip and getattr(new, key) != getattr(base, key)
     }
 

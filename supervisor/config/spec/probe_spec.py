@@ -5,22 +5,27 @@ action exists, and that the way fits the protocol, is checked by `loader`, which
 """
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from ..decoding.decoder import Field, Fields, decode_key, fields_of
+from ..decoding.decoder import decode_inline, decode_key
+from ..decoding.keys import COMPUTED, Field, Fields, Key, fields_of, schema_of
+from ..decoding.shapes import TEXT, Schema, accepts, closed_object, or_variable
 from ..decoding.values import (
+    ARGV,
+    WEB,
     PositiveSeconds,
     Refused,
     RefusedKey,
     Seconds,
     argv,
     differs,
-    free_table,
     is_list,
     is_table,
+    json_value,
     matching,
     of_instance,
     port_of,
@@ -55,6 +60,7 @@ NO_ACTIONS = ("none", "restart")
 """Recoveries that are built in: no names in `[recovery.actions]`."""
 
 
+@accepts("http or https address", WEB)
 def http_url(raw: object) -> str:
     """Accepts an address that can be probed by HTTP."""
     words = 'write an address such as "http://127.0.0.1:8080/health"'
@@ -73,6 +79,7 @@ def http_url(raw: object) -> str:
 tcp_address = matching(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}", '"HOST:PORT"')
 
 
+@accepts("address", TEXT)
 def _tcp(raw: object) -> str:
     is_varied = isinstance(raw, str) and differs(raw)
     address = port_of(tcp_address(of_instance(str(raw), 0) if is_varied else raw))
@@ -81,6 +88,7 @@ def _tcp(raw: object) -> str:
     return str(raw) if is_varied else address
 
 
+@accepts("regular expression", TEXT)
 def pattern(raw: object) -> str:
     """Accepts a regular expression of Python."""
     if not isinstance(raw, str) or not 0 < len(raw) <= PATTERN_MAX:
@@ -92,12 +100,14 @@ def pattern(raw: object) -> str:
     return raw
 
 
+@accepts("true", {"const": True})
 def _yes(raw: object) -> str:
     if raw is not True:
         raise Refused("write mcp = true")
     return ""
 
 
+@accepts("none, restart, signal:NAME, or the name of an action", TEXT)
 def recovery_name(raw: object) -> str:
     """Accepts the recovery from a failure: none, restart, signal:NAME, or the name of an action."""
     if isinstance(raw, str) and raw.startswith(SIGNAL):
@@ -118,20 +128,28 @@ class Check(Struct, frozen=True, kw_only=True):
     Every `threshold` bad answers in a row are one failure, and for each failure `recovery` is run once.
     """
 
-    name: Annotated[str, _name]
-    way: Way
+    name: Annotated[str, _name, Key(default="`exec`, `http`, `tcp` or `mcp`")] = ""
+    """Its name in `status` and in events."""
+    way: Annotated[Way, COMPUTED]
     target: tuple[str, ...] = ()
-    interval: PositiveSeconds | None = None
-    timeout: PositiveSeconds | None = None
+    interval: Annotated[PositiveSeconds, Key(default="`[monitoring] health_check_interval`")] | None = None
+    """From an answer to the next check."""
+    timeout: Annotated[PositiveSeconds, Key(default="`5s`; for `mcp`, `heartbeat_timeout`")] | None = None
+    """An answer that takes longer is a bad one."""
     threshold: Annotated[int, whole(1, 1000)] = 1
-    start_delay: Seconds | None = None
+    """So many bad answers in a row are a failure. `failure_threshold` counts these failures. Write more than 1 if a
+    single bad answer should not cause a recovery."""
+    start_delay: Annotated[Seconds, Key(default="the interval")] | None = None
+    """From Ready to the first check."""
     recovery: Annotated[str, recovery_name] = "none"
+    """The action after each failure: `"restart"`, `"signal:SIGHUP"` (any signal that `stop_signal` takes), or the name
+    of an action. The next check is 1 s later at most."""
 
 
 class Readiness(Struct, frozen=True, kw_only=True):
     """Represents the probe by which a program without a protocol becomes Ready: a line of its log, or a good answer."""
 
-    way: Way
+    way: Annotated[Way, COMPUTED]
     target: tuple[str, ...]
     interval: PositiveSeconds = READY_INTERVAL_S
     timeout: PositiveSeconds = TIMEOUT_S
@@ -141,7 +159,7 @@ class SmokeTask(Struct, frozen=True, kw_only=True):
     """Represents the task that a new worker has to finish before workers of its spec get others; `input` is any JSON."""
 
     objective: Annotated[str, matching(r"(?s).{1,10000}", "1 to 10000 characters")]
-    input: object = None
+    input: Annotated[object, json_value] = None
     timeout: PositiveSeconds = SMOKE_TIMEOUT_S
 
 
@@ -152,9 +170,9 @@ _WAYS: dict[str, Field] = {
     "mcp": Field((_yes,)),
     "log": Field((pattern,)),
 }
-SMOKE_KEYS = fields_of(SmokeTask, without={"input"})
-CHECK_KEYS = fields_of(Check, without={"way", "target"})
-READY_KEYS = fields_of(Readiness, without={"way", "target"})
+SMOKE_KEYS = fields_of(SmokeTask)
+CHECK_KEYS = fields_of(Check)
+READY_KEYS = fields_of(Readiness)
 _HEALTH_WAYS = ("exec", "http", "tcp", "mcp")
 _READY_WAYS = ("log", "http", "tcp", "exec")
 _NOT_OF_MCP = ("threshold", "recovery")
@@ -162,6 +180,18 @@ _NOT_OF_MCP = ("threshold", "recovery")
 assert {*_WAYS, "worker"} == set(get_args(Way)), "every way has its rule"
 
 
+def _schema(ways: Iterable[str], struct: type[Struct]) -> Schema:
+    table = schema_of(struct)
+    properties = {way: or_variable(_WAYS[way].shape.schema) for way in ways} | table["properties"]
+    return closed_object(properties)
+
+
+def _checks_schema() -> Schema:
+    check = _schema(_HEALTH_WAYS, Check)
+    return {"anyOf": [check, {"type": "array", "items": check, "maxItems": CHECKS_MAX}]}
+
+
+@accepts("table, or list of tables", _checks_schema)
 def checks(raw: object) -> tuple[Check, ...]:
     """Decodes `health`: one table, or a list of tables with different names."""
     tables = raw if is_list(raw) else [raw]
@@ -187,6 +217,7 @@ def _check(raw: object) -> Check:
     return Check(way=way, target=target, **rest)
 
 
+@accepts("table", lambda: _schema(_READY_WAYS, Readiness))
 def readiness(raw: object) -> Readiness:
     """Decodes `ready`: one table."""
     way, target, rest = _asked(raw, _READY_WAYS, READY_KEYS, 'ready = { log = "listening" }')
@@ -196,33 +227,24 @@ def readiness(raw: object) -> Readiness:
     return Readiness(way=way, target=target, **rest)
 
 
+@accepts("table", lambda: schema_of(SmokeTask))
 def smoke_task(raw: object) -> SmokeTask:
     """Decodes `smoke`: one table."""
-    example = 'write a table: smoke = { objective = "ping" }'
-    if not is_table(raw):
-        raise Refused(example)
-    for key, value in raw.items():
-        if key != "input" and key not in SMOKE_KEYS:
-            raise RefusedKey(key, value, f"unknown key; known are {quoted([*SMOKE_KEYS, 'input'])}")
-    if "objective" not in raw:
-        raise Refused(f"it needs an objective: {example}")
-    read = {key: decode_key(key, raw[key], SMOKE_KEYS) for key in raw if key != "input"}
-    return SmokeTask(input=free_table({"input": raw.get("input")})["input"], **read)
+    example = 'smoke = { objective = "ping" }'
+    read = decode_inline(raw, SMOKE_KEYS, example)
+    if "objective" not in read:
+        raise Refused(f"it needs an objective: write {example}")
+    return SmokeTask(**read)
 
 
 # Any: a table of values of several types, each of which passed its own rule.
 def _asked(
     raw: object, ways: tuple[str, ...], keys: Fields, example: str
 ) -> tuple[Way, tuple[str, ...], dict[str, Any]]:
-    if not is_table(raw):
-        raise Refused(f"write a table: {example}")
-    for key, value in raw.items():
-        if key not in ways and key not in keys:
-            raise RefusedKey(key, value, f"unknown key; known are {quoted([*ways, *keys])}")
-    named = [way for way in ways if way in raw]
+    read = decode_inline(raw, {way: _WAYS[way] for way in ways} | {**keys}, example)
+    named = [way for way in ways if way in read]
     if len(named) != 1:
         raise Refused(f"write one of {quoted(ways)}: {example}")
-    read = {key: decode_key(key, value, {**_WAYS, **keys}) for key, value in raw.items()}
     target = read.pop(named[0])
     way: Any = named[0]  # one of the literals of Way
     return way, _target(target), read
@@ -234,6 +256,7 @@ def _target(value: object) -> tuple[str, ...]:
     return (str(value),) if value else ()
 
 
+@accepts("table of commands", {"type": "object", "additionalProperties": ARGV})
 def actions(raw: object) -> dict[str, tuple[str, ...]]:
     """Decodes `[recovery.actions]`: NAME = [program, arguments]."""
     if not is_table(raw):

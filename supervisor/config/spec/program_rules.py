@@ -9,15 +9,16 @@ from difflib import get_close_matches
 from typing import Any
 
 from ..decoding.decoder import Document, KeyPath
+from ..decoding.keys import fields_of
 from ..decoding.values import is_list, is_table
 from .probe_spec import NO_ACTIONS, SIGNAL
 from .references import check_acp, check_call, check_exposed, check_webhook
-from .spec import DAEMON_WIDE, FIELDS, SECTIONS, Recovery, Spec
+from .spec import DAEMON_WIDE, SECTIONS, Recovery, Spec
 
 
 def hides_program(key: str) -> bool:
     """Returns whether a key says, or may be meant to say, which program it is: its mistake explains that there is none."""
-    return key in PROGRAM_KEYS or (key not in SECTIONS and key not in FIELDS[Spec])
+    return key in PROGRAM_KEYS or (key not in SECTIONS and key not in fields_of(Spec))
 
 
 PROGRAM_KEYS = frozenset({"command", "entrypoint", "url"})

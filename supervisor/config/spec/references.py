@@ -18,9 +18,10 @@ from corral.worker.contract.names import tenant_of
 
 from ..declared.naming import own_name, own_names
 from ..decoding.decoder import Document, KeyPath
+from ..decoding.keys import fields_of
 from ..decoding.values import Refused, dotted, is_loopback, is_table, place_of
 from .job import Schedule
-from .spec import FIELDS, SECTIONS, Config, Daemon, Group, Spec, kind_of_group
+from .spec import SECTIONS, Config, Daemon, Group, Spec, kind_of_group
 from .team import Team, circle
 from .workflow import Workflow
 
@@ -412,7 +413,7 @@ _HINTS = {
 
 def why_unknown(key: str, known: Collection[str]) -> str:
     """Returns the reason for refusing a key, with the nearest key that there is, or the one that means it."""
-    elsewhere = {key: name for name, section in SECTIONS.items() for key in FIELDS[section]}
+    elsewhere = {key: name for name, section in SECTIONS.items() for key in fields_of(section)}
     if key in _HINTS and key not in known:
         return f"unknown key; {_HINTS[key]}"
     if near := [] if key in elsewhere else get_close_matches(key, known, 1):

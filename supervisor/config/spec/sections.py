@@ -10,9 +10,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ..decoding.decoder import Document, KeyPath
+from ..decoding.keys import fields_of
 from ..decoding.values import dotted, is_table
 from .references import why_unknown
-from .spec import FIELDS, Monitoring, Process, Recovery
+from .spec import Monitoring, Process, Recovery
 
 _S = TypeVar("_S", bound=Struct)
 
@@ -46,7 +47,7 @@ def decode_section(document: Document, path: KeyPath, raw: object, base: _S) -> 
     if not table:
         return base
     before = document.failures
-    changes = document.decode_keys(path, table, FIELDS[type(base)], unknown=why_unknown)
+    changes = document.decode_keys(path, table, fields_of(type(base)), unknown=why_unknown)
     if isinstance(base, Process):
         with document.collecting():
             changes |= _isolation(document, path, changes, base)

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 from corral.worker.contract.errors import InvalidParams
 
-from ..decoding.decoder import Document, Expanded, Field, KeyPath, Part
+from ..decoding.decoder import Document, Expanded, KeyPath, Part
+from ..decoding.keys import Field
 from ..decoding.values import Matching, Refused, each, is_list, is_table
 from ..secrets.secrets import read_text
 from .spec import Spec

@@ -11,8 +11,10 @@ from msgspec import Struct
 
 from corral.worker.contract.names import FULL
 
-from ..decoding.decoder import Document, fields_of
-from ..decoding.values import HttpAddress, HttpAuth, Rule, each, json_schema, matching, whole
+from ..decoding.decoder import Document
+from ..decoding.keys import Key, fields_of
+from ..decoding.shapes import Rule
+from ..decoding.values import HttpAddress, HttpAuth, each, json_schema, matching, whole
 from .labels import description_text, label_table, title_text
 
 MEMBERS_MAX = 1000
@@ -34,19 +36,34 @@ class Team(Struct, frozen=True, kw_only=True):
 
     name: str
     source: str
-    title: Annotated[str, title_text] = ""
-    description: Annotated[str, description_text] = ""
-    labels: Annotated[dict[str, str], label_table] = {}
+    title: Annotated[str, title_text, Key(tenant=True)] = ""
+    """A name for people."""
+    description: Annotated[str, description_text, Key(tenant=True)] = ""
+    """A description for people and models."""
+    labels: Annotated[dict[str, str], label_table, Key(tenant=True)] = {}
+    """Words to select it by: `corral restart -l team=red`; a value has no comma."""
     expose: bool = False
-    input_schema: Annotated[dict[str, object], json_schema] | None = None
-    capabilities: Annotated[tuple[str, ...], capability_words] = ()
+    """Offers it to MCP clients as the tool `agent__NAME`, see [agents as tools](mcp.md#agents-as-tools)."""
+    input_schema: Annotated[dict[str, object], json_schema, Key(tenant=True)] | None = None
+    """The input of every task has to match it, else the task is refused as InvalidParams."""
+    capabilities: Annotated[tuple[str, ...], capability_words, Key(tenant=True)] = ()
+    """A task for these capabilities comes here where no agent offers them all: `corral run --capability review`."""
     http: HttpAddress | None = None
+    """Where it is served [alone, as a service](../how-to/agent-as-a-service.md): `POST /run`, `GET /health`, `GET
+    /status`; port 0 takes a free one. A change opens, closes or moves the service, and touches no worker."""
     http_auth: HttpAuth = "token"
-    lead: Annotated[str, a_name] | None = None
-    members: Annotated[tuple[str, ...], each(a_name, "names")]
-    mode: Mode = "coordinate"
-    routing: Routing = "least-load"
-    max_parallel: Annotated[int, whole(1, 10_000)] = 8
+    """`token`: `/run` and `/status` there ask for a bearer token, as the daemon's own HTTP does; `none`, on a loopback
+    address only: every program of this machine may use it."""
+    lead: Annotated[str, a_name, Key(tenant=True)] | None = None
+    """The agent that gets the task; with `mode = "coordinate"`, and only then."""
+    members: Annotated[tuple[str, ...], each(a_name, "names"), Key(tenant=True)]
+    """Agents, teams or workflows; at most 1000."""
+    mode: Annotated[Mode, Key(tenant=True)] = "coordinate"
+    """The lead runs the task and delegates to members; all members run it; one member runs it."""
+    routing: Annotated[Routing, Key(tenant=True)] = "least-load"
+    """The choice of the member, with `mode = "route"`."""
+    max_parallel: Annotated[int, whole(1, 10_000), Key(tenant=True)] = 8
+    """Members at work at once, with `mode = "broadcast"`."""
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -54,7 +71,7 @@ class Team(Struct, frozen=True, kw_only=True):
         return self.members if self.lead is None else (self.lead, *self.members)
 
 
-TEAM_KEYS = fields_of(Team, without={"name", "source"})
+TEAM_KEYS = fields_of(Team)
 
 
 def decode_team(document: Document, name: str, raw: object) -> Team:

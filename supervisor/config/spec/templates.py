@@ -19,13 +19,14 @@ import msgspec
 from corral.mcp.pool.validation import Schema
 from corral.worker.contract.errors import CorralError
 
-from ..decoding.decoder import SECRET, STORE, Document, Expanded, Field, KeyPath, Stopped, as_text, as_value, as_written
+from ..decoding.decoder import SECRET, STORE, Document, Expanded, KeyPath, Stopped, as_text, as_value, as_written
+from ..decoding.keys import Field, fields_of
 from ..decoding.values import Refused, is_list, is_table, json_schema, quoted
 from .program_rules import PROGRAM_KEYS, check_daemon_wide
 from .references import why_unknown, why_unknown_in_spec
 from .sections import table_at, table_in
 from .sources import Variables, expanded, literal
-from .spec import FIELDS, SECTIONS, Defaults, Spec
+from .spec import SECTIONS, Defaults, Spec
 from .team import a_name
 from .template_spec import BUILT_IN_TEMPLATES, Layer, Reference, Template, Templates, Text, merge
 
@@ -49,7 +50,7 @@ TEXT_KEYS = frozenset({"command", "environment", "headers", "labels"})
 
 _PARAM = re.compile(r"\$\$|\$\{param\.([^}]*)\}?")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,47}")
-_KEYS: Mapping[str, Field] = {key: FIELDS[Spec][key] for key in ("template", "params")}
+_KEYS: Mapping[str, Field] = {key: fields_of(Spec)[key] for key in ("template", "params")}
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -227,11 +228,11 @@ def _check_keys(document: Document, path: KeyPath, body: Mapping[str, object]) -
             if key in SECTIONS:
                 section = table_at(document, here, value)
                 check_daemon_wide(document, here, section)
-                fields = FIELDS[SECTIONS[key]]
+                fields = fields_of(SECTIONS[key])
                 for inner, each in section.items():
                     _check_value(document, (*here, inner), each, fields, why_unknown)
                 continue
-            _check_value(document, here, value, FIELDS[Spec], why_unknown_in_spec)
+            _check_value(document, here, value, fields_of(Spec), why_unknown_in_spec)
 
 
 def _check_value(
@@ -471,10 +472,10 @@ def _anchored(table: Mapping[str, object], directory: str) -> dict[str, object]:
     found: dict[str, object] = {}
     for key, value in table.items():
         if key in SECTIONS and is_table(value):
-            fields = FIELDS[SECTIONS[key]]
+            fields = fields_of(SECTIONS[key])
             found[key] = {k: anchored(k, each, fields) for k, each in value.items()}
         else:
-            found[key] = anchored(key, value, FIELDS[Spec])
+            found[key] = anchored(key, value, fields_of(Spec))
     return found
 
 

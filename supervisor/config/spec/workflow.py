@@ -14,20 +14,21 @@ from corral.worker.contract.misfit import misfit_of
 from corral.worker.contract.records import OutputFormat, Retry
 
 from ..decoding import expression
-from ..decoding.decoder import Document, KeyPath, fields_of
+from ..decoding.decoder import Document, KeyPath, decode_inline
 from ..decoding.expression import BadExpression, Use
+from ..decoding.keys import Key, fields_of, schema_of
+from ..decoding.shapes import TEXT, Rule, Schema, accepts, closed_object
 from ..decoding.values import (
     HttpAddress,
     HttpAuth,
     PositiveSeconds,
     Refused,
-    Rule,
-    duration,
+    Seconds,
     each,
-    free_table,
     is_list,
     is_table,
     json_schema,
+    json_value,
     matching,
     retry_reasons,
     whole,
@@ -47,11 +48,7 @@ STEP_FIELDS = ("state", "output", "error", "task")
 """Keys of a step in an expression."""
 
 
-def json_value(raw: object) -> object:
-    """Accepts a value that JSON has."""
-    return free_table({"it": raw})["it"]
-
-
+@accepts("string with `${…}`", TEXT)
 def template_text(raw: object) -> str:
     """Accepts a text that is not empty."""
     if not isinstance(raw, str) or not raw.strip():
@@ -59,24 +56,28 @@ def template_text(raw: object) -> str:
     return raw
 
 
+class _Retry(Struct):
+    """Declares the keys of `retry`."""
+
+    max_attempts: Annotated[int, whole(1, 1000)] | None = None
+    retry_on: Annotated[str | tuple[str, ...], retry_reasons] | None = None
+    retry_backoff_base: Seconds | None = None
+
+
+RETRY_KEYS = fields_of(_Retry)
+
+
+@accepts("table", lambda: schema_of(_Retry, has_variables=False))
 def retry_table(raw: object) -> Retry:
     """Decodes the retries of a step."""
-    rules: dict[str, Rule] = {
-        "max_attempts": whole(1, 1000),
-        "retry_on": lambda value: _listed(retry_reasons(value)),
-        "retry_backoff_base": duration,
-    }
-    if not is_table(raw) or not raw.keys() <= rules.keys():
-        raise Refused(f"write a table of {', '.join(rules)}")
-    own = {key: rules[key](value) for key, value in raw.items()}
+    own = decode_inline(raw, RETRY_KEYS, "retry = { max_attempts = 3 }")
     base_s = own.pop("retry_backoff_base", None)
+    if isinstance(own.get("retry_on"), tuple):
+        own["retry_on"] = list(own["retry_on"])
     return Retry(**own, retry_backoff_base_s=base_s)
 
 
-def _listed(reasons: str | tuple[str, ...]) -> str | list[str]:
-    return reasons if isinstance(reasons, str) else list(reasons)
-
-
+@accepts("table", closed_object({"description": TEXT, "schema": {"type": "object"}}))
 def format_table(raw: object) -> OutputFormat:
     """Decodes the format of an output."""
     try:
@@ -87,6 +88,7 @@ def format_table(raw: object) -> OutputFormat:
         ) from error
 
 
+@accepts("list, or one `${…}`", {"anyOf": [{"type": "array"}, TEXT]})
 def items_for_each(raw: object) -> object:
     """Accepts a list, or one reference to a list."""
     if is_list(raw):
@@ -99,12 +101,20 @@ def items_for_each(raw: object) -> object:
     raise Refused('write a list, or one reference: "${steps.NAME.output}"')
 
 
+def _steps_schema() -> Schema:
+    return {"type": "array", "items": schema_of(Step, has_variables=False), "minItems": 1}
+
+
+@accepts("list of tables", _steps_schema)
 def _as_written(raw: object) -> object:
     return raw  # each step has an error of its own
 
 
 _a_name: Rule = matching(r"[A-Za-z][A-Za-z0-9_-]{0,47}", "a name: letters, digits, _ and -")
 _words = each(matching(r"[^\x00-\x1f\x7f]{1,200}", "1 to 200 characters"), "strings")
+
+
+ANY = Key(tenant=True, unit="any value with `${…}`")
 
 
 class Step(Struct, frozen=True, kw_only=True):
@@ -114,23 +124,41 @@ class Step(Struct, frozen=True, kw_only=True):
     """
 
     name: Annotated[str, _a_name]
+    """The name for references from other steps."""
     agent: Annotated[str, a_name] | None = None
+    """The agent, team or workflow that runs it."""
     capability: Annotated[str, matching(r"[^\x00-\x1f\x7f]{1,200}", "1 to 200 characters")] | None = None
+    """In place of `agent`: any agent that offers it."""
     objective: Annotated[str, template_text] | None = None
-    input: Annotated[object, json_value] = None
-    context: Annotated[object, json_value] = None
+    """Not set: that of the workflow's task."""
+    input: Annotated[object, json_value, ANY] = None
+    """Not set: none."""
+    context: Annotated[object, json_value, ANY] = None
+    """Not set: that of the workflow's task."""
     after: Annotated[tuple[str, ...], each(_a_name, "steps")] = ()
+    """Steps that have to end before, beside those that it refers to."""
     join: Literal["all", "any"] = "all"
-    when: Annotated[str, template_text] | None = None
+    """How many of those must not have been skipped."""
+    when: Annotated[str, template_text, Key(unit="expression")] | None = None
+    """The step is skipped where this is false."""
     for_each: Annotated[object, items_for_each] = None
+    """One task for each item."""
     max_parallel: Annotated[int, whole(1, 10_000)] | None = None
+    """Of those at once."""
     on_failure: Literal["fail", "continue"] = "fail"
+    """Whether its failure ends the workflow."""
     retry: Annotated[Retry, retry_table] | None = None
+    """`max_attempts`, `retry_on`, `retry_backoff_base` in place of those in the agent's `[tasks]`."""
     timeout: PositiveSeconds | None = None
+    """For each of its tasks."""
     priority: Annotated[int, whole(1, 10)] | None = None
+    """Not set: that of the workflow's task."""
     required_capabilities: Annotated[tuple[str, ...], _words] = ()
+    """Capabilities that the agent must have, all of them."""
     allowed_tools: Annotated[tuple[str, ...], _words] | None = None
+    """Tools that it may call."""
     output_format: Annotated[OutputFormat, format_table] | None = None
+    """`description` in words; `schema`, a JSON Schema that the output must satisfy."""
     needs: tuple[str, ...] = ()
 
 
@@ -139,18 +167,32 @@ class Workflow(Struct, frozen=True, kw_only=True):
 
     name: str
     source: str
-    title: Annotated[str, title_text] = ""
-    description: Annotated[str, description_text] = ""
-    labels: Annotated[dict[str, str], label_table] = {}
+    title: Annotated[str, title_text, Key(tenant=True)] = ""
+    """A name for people."""
+    description: Annotated[str, description_text, Key(tenant=True)] = ""
+    """A description for people and models."""
+    labels: Annotated[dict[str, str], label_table, Key(tenant=True)] = {}
+    """Words to select it by: `corral restart -l team=red`; a value has no comma."""
     expose: bool = False
-    input_schema: Annotated[dict[str, object], json_schema] | None = None
-    capabilities: Annotated[tuple[str, ...], _words] = ()
+    """Offers it to MCP clients as the tool `agent__NAME`, see [agents as tools](mcp.md#agents-as-tools)."""
+    input_schema: Annotated[dict[str, object], json_schema, Key(tenant=True)] | None = None
+    """The input of every task has to match it, else the task is refused as InvalidParams."""
+    capabilities: Annotated[tuple[str, ...], _words, Key(tenant=True)] = ()
+    """A task for these capabilities comes here where no agent offers them all: `corral run --capability review`."""
     http: HttpAddress | None = None
+    """Where it is served [alone, as a service](../how-to/agent-as-a-service.md): `POST /run`, `GET /health`, `GET
+    /status`; port 0 takes a free one. A change opens, closes or moves the service, and touches no worker."""
     http_auth: HttpAuth = "token"
-    steps: Annotated[tuple[Step, ...], _as_written]
-    output: Annotated[object, json_value] = None
-    timeout: PositiveSeconds | None = None
-    max_parallel: Annotated[int, whole(1, 10_000)] = 16
+    """`token`: `/run` and `/status` there ask for a bearer token, as the daemon's own HTTP does; `none`, on a loopback
+    address only: every program of this machine may use it."""
+    steps: Annotated[tuple[Step, ...], _as_written, Key(tenant=True)]
+    """`[[workflows.NAME.steps]]`: 1 to 500."""
+    output: Annotated[object, json_value, ANY] = None
+    """The output; not set: the outputs of the steps that no other step needs, by name."""
+    timeout: Annotated[PositiveSeconds, Key(tenant=True)] | None = None
+    """For the whole, from its start on."""
+    max_parallel: Annotated[int, whole(1, 10_000), Key(tenant=True)] = 16
+    """Its tasks at once."""
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -158,8 +200,8 @@ class Workflow(Struct, frozen=True, kw_only=True):
         return tuple(dict.fromkeys(step.agent for step in self.steps if step.agent is not None))
 
 
-STEP_KEYS = fields_of(Step, without={"needs"})
-WORKFLOW_KEYS = fields_of(Workflow, without={"name", "source"})
+STEP_KEYS = fields_of(Step)
+WORKFLOW_KEYS = fields_of(Workflow)
 
 # --- reading --------------------------------------------------------------------------------------
 

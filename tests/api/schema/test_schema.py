@@ -1,6 +1,5 @@
 """The schemas of what users write: every example is valid, wrong files are not, and the keys are those that are decoded."""
 
-import importlib.util
 import json
 import re
 import tomllib
@@ -11,11 +10,11 @@ import jsonschema_rs
 import pytest
 
 from corral.cli.daemon.init import TEMPLATES, planned
+from corral.supervisor.api.schema import reference
 from corral.supervisor.api.schema.documents import DOCUMENTS, schema_of
-from corral.supervisor.api.schema.rules import of_field
-from corral.supervisor.config.spec.spec import FIELDS
-from corral.supervisor.config.spec.team import TEAM_KEYS
-from corral.supervisor.config.spec.workflow import STEP_KEYS, WORKFLOW_KEYS
+from corral.supervisor.config.decoding.keys import fields_of, sentences_of
+from corral.supervisor.config.spec.loader import decode
+from corral.supervisor.config.spec.spec import DAEMON_TABLES, SECTIONS
 
 pytestmark = pytest.mark.core
 
@@ -107,14 +106,6 @@ def test_a_new_file_is_valid_also_with_the_keys_that_are_comments(template: str)
     assert is_valid("config", re.sub(r"^url = .*$", "", uncommented, flags=re.M))
 
 
-def test_every_rule_of_every_key_has_a_schema() -> None:
-    tables = [*FIELDS.values(), TEAM_KEYS, STEP_KEYS]
-    tables.append({key: field for key, field in WORKFLOW_KEYS.items() if key != "steps"})
-    for fields in tables:
-        for field in fields.values():
-            of_field(field)
-
-
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_each_schema_is_one_and_describes_itself(document: Any) -> None:  # Any: one of DOCUMENTS
     schema = schema_of(document)
@@ -134,19 +125,31 @@ def test_the_parts_are_checked_alone() -> None:
     assert jsonschema_rs.is_valid(schema_of("event"), event | {"worker": "a-0", "incarnation": 1})
 
 
-def test_the_descriptions_are_those_of_the_manual() -> None:
-    script = ROOT / "docs" / "reference" / "schema.py"
-    spec = importlib.util.spec_from_file_location("schema_script", script)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert module.MODULE.read_text("utf-8") == module.module()
-    properties = schema_of("config")["properties"]
-    undescribed = {
-        f"{name}.{key}"
-        for name, table in properties.items()
-        for key, schema in table.get("properties", {}).items()
-        if "description" not in schema
-    }
-    assert undescribed == {"mcp.servers", "mcp.profiles"}
+@pytest.mark.parametrize("name", reference.TABLES)
+def test_every_key_has_a_sentence(name: str) -> None:
+    struct = reference.TABLES[name]
+    assert sentences_of(struct).keys() >= fields_of(struct).keys()
+
+
+def test_the_reference_has_a_place_for_every_table() -> None:
+    page = (ROOT / "docs" / "reference" / "configuration.md").read_text("utf-8")
+    assert sorted(re.findall("^<!-- keys of (.*) -->$", page, re.M)) == sorted(reference.TABLES)
+
+
+@pytest.mark.parametrize("name", [*DAEMON_TABLES, *SECTIONS])
+def test_the_reference_has_the_default_of_every_key(name: str) -> None:
+    rows = reference.with_tables(f"<!-- keys of {name} -->").split("\n")[2:]
+    for row in rows:
+        key, default, *_ = (cell.strip("` ") for cell in re.split(r"(?<!\\)\|", row)[1:-1])
+        written = "" if default == "-" else f"{key} = {default}"
+        assert decode(f"[{name}]\n{written}\n", source="", directory="/") == decode("", source="", directory="/"), key
+    assert len(rows) == len(fields_of(reference.TABLES[name]))
+
+
+def test_the_reference_says_whose_a_key_is_and_what_a_change_costs() -> None:
+    table = reference.with_tables("<!-- keys of agents -->")
+    (command,) = re.findall(r"^\| `command` .*$", table, re.M)
+    assert command.endswith("| both | restart |")
+    (idle,) = re.findall(r"^\| `idle_timeout` .*$", table, re.M)
+    assert idle.startswith('| `idle_timeout` | `"5m"` | duration |')
+    assert idle.endswith("| servers | live |")

@@ -5,7 +5,8 @@ from typing import Annotated, Literal, cast
 import pytest
 from msgspec import Struct
 
-from corral.supervisor.config.decoding.decoder import Document, Field, decode_key, fields_of
+from corral.supervisor.config.decoding.decoder import Document, decode_key
+from corral.supervisor.config.decoding.keys import Field, fields_of
 from corral.supervisor.config.decoding.values import Path, Paths, Refused, RefusedKey, Seconds, whole
 from corral.worker.contract.errors import InvalidParams
 
@@ -22,10 +23,10 @@ class Section(Struct, frozen=True, kw_only=True):
     folders: Paths = ()
 
 
-FIELDS = fields_of(Section, without={"name"})
+FIELDS = fields_of(Section)
 
 
-def test_the_keys_are_the_fields_in_their_order() -> None:
+def test_the_keys_are_the_fields_with_a_rule_in_their_order() -> None:
     assert list(FIELDS) == ["enabled", "mode", "count", "wait", "folder", "folders"]
 
 

@@ -11,16 +11,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, cast
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from msgspec.structs import replace
 
 from corral.supervisor.config.decoding import values
 from corral.supervisor.config.decoding.decoder import STORE
+from corral.supervisor.config.decoding.keys import fields_of
 from corral.supervisor.config.spec import diff, loader, references, spec
-from corral.supervisor.config.spec.spec import Config, Defaults, Scale, Spec
+from corral.supervisor.config.spec.spec import Config, Defaults, Scale
 from corral.worker.contract.errors import InvalidParams
 from seeds import seeds
 
@@ -33,23 +32,7 @@ AGENT = '[agents.a]\ncommand = ["x"]\n'
 SERVER = '[mcp.servers.s]\ncommand = ["x"]\n'
 
 
-NOT_KEYS = {
-    *("name", "kind", "source", "written", "written_secrets", "own", "store_urls", "model_kinds"),
-    *Defaults.__struct_fields__,
-}
 DAEMON_WIDE = ("daemon", "events", "audit")
-STRUCTS: dict[str, type[msgspec.Struct]] = {
-    "### `[daemon]`": spec.Daemon,
-    "### `[process]`": spec.Process,
-    "### `[resources]`": spec.Resources,
-    "### `[mcp]`": spec.Mcp,
-    "### `[monitoring]`": spec.Monitoring,
-    "### `[tasks]`": spec.Tasks,
-    "### `[events]`": spec.Events,
-    "### `[audit]`": spec.Audit,
-    "### `[recovery]`": spec.Recovery,
-    "## `[agents.NAME]` and `[mcp.servers.NAME]`": spec.Spec,
-}
 
 
 def decode(text: str) -> Config:
@@ -648,7 +631,7 @@ def test_a_table_from_elsewhere_is_refused_the_same_way(table: Any) -> None:  # 
 _WORDS = [
     *("daemon", "process", "resources", "mcp", "monitoring", "tasks", "events", "recovery"),
     *("agents", "servers", "a", "b-1", "cortex", "args", "env", "min", "max", "unknown", ""),
-    *(key for struct in STRUCTS.values() for key in struct.__struct_fields__),
+    *(key for table in [spec.Spec, *spec.DAEMON_TABLES.values(), *spec.SECTIONS.values()] for key in fields_of(table)),
 ]
 _SCALARS = st.one_of(
     st.booleans(),
@@ -870,74 +853,13 @@ def test_an_agent_that_becomes_a_server_is_restarted() -> None:
     assert "restart" in diff.changed(agent, server).values()
 
 
-# --- the manual ----------------------------------------------------------------------------------
-
-
-def manual_rows(heading: str) -> dict[str, tuple[str, ...]]:
-    """The cells behind each key of the table under a heading, without backquotes."""
-    page = MANUAL.read_text("utf-8")
-    part = page.split(f"\n{heading}\n")[1].split("\n#")[0]
-    rows: dict[str, tuple[str, ...]] = {}
-    for row in re.findall(r"^\| (`.*) \|$", part, re.M):
-        key, *cells = (cell.strip().strip("`") for cell in row.split("|"))
-        assert key not in rows
-        rows[key] = tuple(cells)
-    return rows
-
-
-@pytest.mark.parametrize("heading", STRUCTS)
-def test_the_manual_has_every_key_in_order(heading: str) -> None:
-    keys = [key for key in STRUCTS[heading].__struct_fields__ if key not in NOT_KEYS]
-    if STRUCTS[heading] is not spec.Spec:
-        keys = list(STRUCTS[heading].__struct_fields__)
-    assert list(manual_rows(heading)) == keys
-
-
-@pytest.mark.parametrize("heading", [h for h in STRUCTS if h.startswith("###")])
-def test_the_manual_has_the_default_of_every_section_key(heading: str) -> None:
-    name = heading.strip("# `[]")
-    for key, (default, *_) in manual_rows(heading).items():
-        written = "" if default == "-" else f"{key} = {default}"
-        config = decode(f"[{name}]\n{written}\n")
-        section = getattr(config if name in DAEMON_WIDE else config.defaults, name)
-        assert section == STRUCTS[heading](), key
-        if default == "-":
-            assert getattr(section, key) in (None, ""), key
-
-
-def test_the_manual_has_the_default_of_every_key_of_an_agent_or_server() -> None:
-    for key, (default, *_, whose, _change) in manual_rows(list(STRUCTS)[-1]).items():
-        if default == "-":
-            assert not getattr(Spec(name="a", kind="agent", source=FILE), key)
-            continue
-        bare, name = (SERVER, "s") if whose == "servers" else (AGENT, "a")
-        if key == "warm":
-            bare = "[agents.a]\nentrypoint = 'm:a'\n"
-        assert decode(f"{bare}{key} = {default}\n") == decode(bare), name
-
-
 def test_what_all_have_used_is_started_anew_before_it_is_one_s_own() -> None:
     server = "[mcp.servers.a]\ncommand = ['x']\n"
     old, new = decode(server).agents["a"], decode(server + "share = 'agent'").agents["a"]
     assert diff.changed(old, new) == {"share": "restart"}
 
 
-@pytest.mark.parametrize("heading", STRUCTS)
-def test_the_manual_says_what_a_change_needs(heading: str) -> None:
-    name = heading.strip("# `[]")
-    old = decode(AGENT).agents["a"]
-    for key, cells in manual_rows(heading).items():
-        if name in DAEMON_WIDE:
-            assert (cells[-1] == "daemon, live") == (f"{name}.{key}" in diff.LIVE), key
-            assert cells[-1].startswith("daemon"), key
-            continue
-        if name in Defaults.__struct_fields__:
-            new = replace(old, **{name: replace(getattr(old, name), **{key: object()})})
-        else:
-            new = replace(old, **{key: object()})
-        expected = set[str]() if cells[-1].startswith("daemon") else {cells[-1]}
-        assert (cells[-1] == "daemon, live") == (f"{name}.{key}" in diff.LIVE) or (cells[-1] == "daemon"), key
-        assert set(diff.changed(old, new).values()) == expected, key
+# --- the manual ----------------------------------------------------------------------------------
 
 
 def test_the_example_of_the_manual_decodes() -> None:

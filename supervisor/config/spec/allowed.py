@@ -1,4 +1,4 @@
-"""Decides which keys a tenant may write into a table of its own: a list of those that it may, so that a new key is refused at first.
+"""Decides which keys a tenant may write into a table of its own: those that are marked so, so that a new key is refused at first.
 
 The tables of the owner are not judged here: the floor of `tenancy` holds for them. A path has to lie in the folder of the
 tenant. A variable of the daemon's environment is never expanded for a tenant.
@@ -9,80 +9,39 @@ from collections.abc import Mapping
 from posixpath import join, normpath
 from typing import Literal
 
+from msgspec import Struct
+
 from corral.worker.contract import codec
 from corral.worker.contract.errors import PermissionDenied
 
+from ..decoding.keys import fields_of
+from .spec import SECTIONS, Spec
+from .team import Team
+from .workflow import Workflow
+
 Kind = Literal["agent", "mcp", "team", "workflow"]
 
-_PROGRAM = """
-    autostart capabilities command concurrency config denied_tools description disabled entrypoint environment hibernate_after
-    idle_timeout input_schema instances labels max_calls_per_minute min_spare models output_schema own params preload protocol python
-    remain requires resources rolling share smoke tasks template timeout title tools type warm process monitoring recovery
-"""
-_GROUP = (
-    "capabilities description input_schema labels lead max_parallel members mode output routing steps timeout title"
-)
 
-KEYS: Mapping[Kind, frozenset[str]] = {
-    "agent": frozenset(_PROGRAM.split()),
-    "mcp": frozenset(_PROGRAM.split()),
-    "team": frozenset(_GROUP.split()),
-    "workflow": frozenset(_GROUP.split()),
-}
-"""Keys of a table that a tenant may write."""
+def _marked(struct: type[Struct]) -> frozenset[str]:
+    return frozenset(key for key, field in fields_of(struct).items() if field.key.tenant)
+
 
 IN_SECTIONS: Mapping[str, frozenset[str] | None] = {
-    "process": frozenset(
-        [
-            "environment",
-            "drain_timeout",
-            "isolation",
-            "network",
-            "nice",
-            "read_paths",
-            "shutdown_grace_period",
-            "spawn_timeout",
-            "stop_signal",
-            "umask",
-            "working_directory",
-            "write_paths",
-        ]
-    ),
-    "monitoring": frozenset(
-        [
-            "agent_log_level",
-            "enable_log_aggregation",
-            "health_check_interval",
-            "heartbeat_interval",
-            "heartbeat_timeout",
-            "max_log_buffer_size",
-            "max_log_file_bytes",
-            "max_log_files",
-            "stall_timeout",
-        ]
-    ),
-    "recovery": frozenset(
-        [
-            "checkpoint_interval",
-            "checkpoint_retention",
-            "enable_auto_restart",
-            "enable_checkpointing",
-            "enable_graceful_degradation",
-            "failure_threshold",
-            "healthy_after",
-            "max_checkpoint_bytes",
-            "max_checkpoints",
-            "max_restart_attempts",
-            "restart",
-            "restart_backoff_base",
-            "restart_backoff_max",
-            "restart_window",
-        ]
-    ),
     "resources": None,
     "tasks": None,
+    **{name: keys for name, struct in SECTIONS.items() if (keys := _marked(struct))},
 }
 """Keys of the sections that a tenant may write; None for all of them."""
+
+_PROGRAM = _marked(Spec) | IN_SECTIONS.keys()
+
+KEYS: Mapping[Kind, frozenset[str]] = {
+    "agent": _PROGRAM,
+    "mcp": _PROGRAM,
+    "team": _marked(Team),
+    "workflow": _marked(Workflow),
+}
+"""Keys of a table that a tenant may write."""
 
 PATHS = ("working_directory", "read_paths", "write_paths")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from corral.supervisor.config.declared.allowed import KEYS, Kind, check_table
+from corral.supervisor.config.spec.allowed import KEYS, Kind, check_table
 from corral.worker.contract.errors import PermissionDenied
 
 pytestmark = pytest.mark.core
