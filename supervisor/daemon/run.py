@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import socket
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from msgspec.structs import asdict
@@ -22,15 +23,15 @@ from corral.supervisor.faces.socket.unix import Listener
 from corral.supervisor.records.audit.log import daemon_record
 from corral.supervisor.records.backup.adoption import adopt
 from corral.supervisor.records.logs.daemon_log import DaemonLog
-from corral.supervisor.workers.process.sandbox import leftovers, remove_containers, remove_leftovers
-from corral.supervisor.workers.supervision.limit_enforcer import LossReporter
 from corral.worker.contract.errors import CorralError
 
+from .composition.life import Room, close, life_of, load, start
 from .composition.method_table import make_control
 from .composition.rooms import Rooms
 from .host.end_signal import EndSignal
 from .host.installation import Paths, raise_descriptor_limit, read_config
 from .host.lifeline import Lifeline
+from .host.self_checks import SelfChecks
 from .host.service_manager import ServiceManager
 from .host.state_folder import check_state_folder, open_store
 from .retention import expire
@@ -77,44 +78,23 @@ async def run(
             return
         stack.push_async_callback(store.close)
         rooms = await Rooms.compose(config, paths, daemon_log, store, stack)
-        await _Daemon(rooms, end).serve(lock, started, manager)
+        await _Daemon(rooms, life_of(rooms, end.is_urgent), end).serve(lock, started, manager)
 
 
 class _Daemon:
     """Serves with the rooms of a running daemon."""
 
-    def __init__(self, rooms: Rooms, end: EndSignal) -> None:
+    def __init__(self, rooms: Rooms, life: Sequence[Room], end: EndSignal) -> None:
         self._rooms = rooms
+        self._life = life
         self._end = end
-        self._reloaded = asyncio.Event()
-        self._loss_reporter = LossReporter(rooms.shared.bus)
-        self._store_fails = False
-        self._lost_reported = 0
         self._http_address: str | None = None
         self._http_note = ""
         self._reloading: set[asyncio.Task[None]] = set()
-        rooms.agents.reload.subscribe(self._apply)
-
-    def _note_store(self) -> None:
-        """Publishes that the store takes nothing now, or has lost what was posted, or takes things again."""
-        store = self._rooms.shared.store
-        stalled_s, lost, is_bad = store.stalled_s, store.lost_posts, store.probe()
-        if self._store_fails != is_bad:
-            self._store_fails = is_bad
-            what = "daemon.degraded" if is_bad else "daemon.recovered"
-            since, self._lost_reported = lost - self._lost_reported, lost
-            self._rooms.shared.bus.publish(what, part="store", stalled_s=round(stalled_s, 3), lost=since)
-
-    def _apply(self, config: Config) -> None:
-        """Puts the daemon's own keys of a configuration that was read again in force."""
-        self._rooms.shared.event_history.recheck()
-        asyncio.get_running_loop().call_soon(self._rooms.tasks.budgets.look_again)  # the agents go over after this
-        self._reloaded.set()
-        self._rooms.daemon_log.set_level(config.daemon.log_level)
-        self._rooms.forwarding.want(config.daemon.journal)
 
     async def serve(self, lock: SocketLock, started: float, manager: ServiceManager) -> None:
         """Listens, starts what is to be started, and waits for the end."""
+        await load(self._life)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         control, services = make_control(self._rooms, started, lambda: self._http_address, lambda: self._http_note)
@@ -122,22 +102,19 @@ class _Daemon:
         listener = Listener(control, lock, group=groups.group, readers=groups.readers)
         web = await self._open_web(control)
         listener.open()
-        chores = [*self._chores(manager), loop.create_task(services.run())]
-        if (figures := self._rooms.exports.figures(control)) is not None:
-            chores.append(loop.create_task(figures))
+        running = [
+            self._beat(manager),
+            self._rooms.daemon_log.keep_up(),
+            expire(self._life, self._rooms.memory_expiry, self._rooms.in_force),
+            *[room.run() for room in self._life if room.run is not None],
+            services.run(),
+            self._rooms.exports.figures(control),
+        ]
+        chores = [loop.create_task(each) for each in running]
         try:
-            self._rooms.shared.bus.publish(
-                "daemon.started",
-                generation=self._rooms.shared.generation,
-                version=__version__,
-                clean=self._rooms.shared.event_history.was_clean,
-            )
-            self._record_start()
+            self._announce()
             if not self._end.is_wanted.is_set():
-                self._rooms.activation.open()
-                self._rooms.agents.boot()
-                self._rooms.hibernation.boot()
-                self._rooms.tasks.boot()
+                start(self._life)
             await services.open()
             manager.notify("READY=1")
             facts = {"pid": os.getpid(), "socket": str(self._rooms.paths.socket)}
@@ -146,7 +123,8 @@ class _Daemon:
             self._rooms.audit.add(daemon_record("daemon.stop"))
             manager.notify("STOPPING=1")
             logger.info("stopping")
-            await self._drain()
+            self._rooms.shared.bus.publish("daemon.stopping")
+            await close(self._life)
         finally:
             for chore in chores:
                 chore.cancel()
@@ -155,51 +133,6 @@ class _Daemon:
             if web is not None:
                 await web.close()
             await listener.close()
-
-    def _chores(self, manager: ServiceManager) -> list[asyncio.Task[None]]:
-        """Starts the tasks that run beside the serving, until they are cancelled."""
-        loop = asyncio.get_running_loop()
-        left = leftovers(self._rooms.shared.host.temporary_root)
-        containers = leftovers(self._rooms.shared.host.containers_root)
-        chores = [
-            loop.create_task(self._beat(manager)),
-            loop.create_task(self._rooms.daemon_log.keep_up()),
-            loop.create_task(
-                expire(
-                    self._rooms.shared.store,
-                    self._rooms.shared.logs,
-                    self._rooms.shared.event_history,
-                    self._rooms.audit,
-                    self._rooms.memory_expiry,
-                    self._rooms.shared.checkpoints,
-                    self._rooms.tool_calls.history,
-                    self._rooms.costs,
-                    self._rooms.agents.revisions,
-                    self._rooms.metrics,
-                    self._rooms.approvals,
-                    lambda: self._rooms.agents.config,
-                    lambda: [agent.spec for agent in self._rooms.agents.agents.values()],
-                    self._reloaded,
-                )
-            ),
-            loop.create_task(self._rooms.shared.event_history.run(lambda: self._rooms.agents.config.events)),
-            loop.create_task(self._rooms.alerts.run()),
-            loop.create_task(asyncio.to_thread(remove_leftovers, left)),
-            loop.create_task(asyncio.to_thread(remove_containers, containers)),
-            loop.create_task(self._rooms.deployments.clean()),
-            loop.create_task(self._rooms.limits.run()),
-            loop.create_task(self._rooms.tenant_rooms.slices.run()),
-            loop.create_task(self._rooms.tenant_rooms.disk.run()),
-            loop.create_task(self._rooms.hibernation.run()),
-            loop.create_task(self._rooms.autoscaler.run()),
-            loop.create_task(self._rooms.activation.run()),
-            loop.create_task(self._rooms.stores.run()),
-            loop.create_task(self._rooms.collector.run()),
-            loop.create_task(self._rooms.schedules.run()),
-        ]
-        if self._rooms.cluster is not None:
-            chores.append(loop.create_task(self._rooms.cluster.run()))
-        return chores
 
     async def _open_web(self, control: Control) -> "HttpServer | None":
         """Serves HTTP, if that is wanted."""
@@ -211,27 +144,6 @@ class _Daemon:
             control, self._rooms.config.daemon, self._rooms.paths.state_dir, self._end.is_wanted.is_set
         )
         return web
-
-    async def _drain(self) -> None:
-        self._rooms.shared.bus.publish("daemon.stopping")
-        self._rooms.activation.close()
-        draining = asyncio.create_task(self._rooms.agents.drain())
-        hurry = asyncio.create_task(self._end.is_urgent.wait())
-        await asyncio.wait({draining, hurry}, return_when=asyncio.FIRST_COMPLETED)
-        hurry.cancel()
-        if not draining.done():
-            await self._rooms.shared.launcher.close()  # kills everything, and reports it
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(5.0):
-                    await draining
-        await self._rooms.deployments.close()
-        await self._rooms.rollouts.close()
-        await self._rooms.pool.close()
-        await self._rooms.service.close()
-        await self._rooms.tasks.close()
-        self._rooms.tool_calls.history.flush()
-        self._rooms.costs.flush()
-        await self._rooms.collector.close()
 
     def _on_hangup(self) -> None:
         task = asyncio.get_running_loop().create_task(self._reload())
@@ -252,32 +164,29 @@ class _Daemon:
             self._rooms.shared.bus.publish("config.refused", reason=error.message)
             self._rooms.audit.add({**record, "result": error.name, "code": error.code})
 
-    def _record_start(self) -> None:
-        """Records the agents at the start; `unclean` where the last tool calls before may not be recorded."""
+    def _announce(self) -> None:
+        """Publishes and records the start; `unclean` where the last tool calls before may not be recorded."""
+        shared = self._rooms.shared
+        was_clean = shared.event_history.was_clean
+        shared.bus.publish("daemon.started", generation=shared.generation, version=__version__, clean=was_clean)
         names = list(self._rooms.agents.agents)
         self._rooms.audit.add(
             daemon_record(
                 "daemon.start",
                 names=names[:MAX_NAMES],
                 agents=len(names),
-                generation=self._rooms.shared.generation,
-                unclean=not self._rooms.shared.event_history.was_clean,
+                generation=shared.generation,
+                unclean=not was_clean,
             )
         )
 
     async def _beat(self, manager: ServiceManager) -> None:
         """Feeds the watchdog by the mere turning of the loop: a full disk or a stalled store is no reason to die."""
-        losses = 0
+        shared = self._rooms.shared
+        checks = SelfChecks(shared.store, shared.logs, shared.bus, self._rooms.agents.registry)
         while True:
             if manager.is_watching:
                 manager.notify("WATCHDOG=1")
-            self._rooms.shared.stall_clock.floor()
-            self._note_store()
-            try:
-                self._rooms.shared.logs.check()
-            except OSError as error:
-                logger.warning("cannot check the log files: %s", error)
-            if losses != self._rooms.shared.logs.losses:
-                losses = self._rooms.shared.logs.losses
-                self._loss_reporter.report(self._rooms.agents.registry.lives())
+            shared.stall_clock.floor()
+            checks.check()
             await asyncio.sleep(BEAT_S)

@@ -12,6 +12,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from corral.supervisor.config.spec import spec
+from corral.supervisor.config.spec.in_force import InForce
 from corral.supervisor.config.spec.loader import decode
 from corral.supervisor.records.events.bus import Bus, Event
 from corral.supervisor.records.memory.expiry import Expiry
@@ -45,10 +46,10 @@ class Room:
         self.bus = Bus(1)
         self.events = self.bus.subscribe(["memory.*"])
         self.untold: list[Event] = []
-        self.config = decode("", source="none", directory="/")
+        self.in_force = InForce(decode("", source="none", directory="/"))
         self.rules(**rules)
         self.specs: dict[str, spec.Spec] = {}
-        self.memory = Memory(self.store, self.bus, lambda: self.config, self.specs.get, lambda: self.config.tenants)
+        self.memory = Memory(self.store, self.bus, self.in_force, self.specs.get, lambda: self.in_force.config.tenants)
         self.listing = Listing(self.store, self.memory)
         self.clock = 1000.0
         self.expiry = Expiry(self.store, self.memory, lambda: self.clock)
@@ -57,13 +58,15 @@ class Room:
     def rules(self, **rules: Any) -> None:
         """What `[memory]` says."""
         memory = replace(spec.Memory(), **rules)
-        self.config = replace(self.config, defaults=replace(self.config.defaults, memory=memory))
+        config = self.in_force.config
+        self.in_force.adopt(replace(config, defaults=replace(config.defaults, memory=memory)))
 
     def file(self, text: str) -> None:
         """What the file says, agents, pools and tenants among it."""
-        self.config = decode(text, source="none", directory="/")
+        config = decode(text, source="none", directory="/")
+        self.in_force.adopt(config)
         self.specs.clear()
-        self.specs.update(self.config.agents)
+        self.specs.update(config.agents)
 
     def begun(self, session: str, agent: str = "a") -> Task:
         self._number += 1

@@ -5,7 +5,7 @@ nobody uses is not probed. A probe that is under way serves all who ask meanwhil
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Literal, NamedTuple, Protocol
 
@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from corral.supervisor.config.declared.stores import DeclaredStore, Kind, place_of
 from corral.supervisor.config.decoding.values import Refused
+from corral.supervisor.config.spec.in_force import InForce
 from corral.worker.contract.errors import SpawnFailed
 
 from .probe import why_not_connected, why_not_opened
@@ -69,7 +70,7 @@ class Stores:
 
     def __init__(
         self,
-        declared: Callable[[], Mapping[str, DeclaredStore]],
+        in_force: InForce,
         users: Callable[[], Iterable[User]],
         expand: Callable[[DeclaredStore, str], str],
         publish: Publish,
@@ -77,7 +78,7 @@ class Stores:
         interval_s: float = INTERVAL_S,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
-        self._declared = declared
+        self._in_force = in_force
         self._users = users
         self._expand = expand
         self._publish = publish
@@ -95,7 +96,7 @@ class Stores:
             while True:
                 await asyncio.sleep(self._interval_s)
                 running = {name for user in self._users() if user.runs for name in user.stores}
-                await self._probe(running & self._declared().keys())
+                await self._probe(running & self._in_force.config.stores.keys())
         finally:
             for probe in self._probing.values():
                 probe.cancel()
@@ -106,13 +107,13 @@ class Stores:
         for user in self._users():
             for name in user.stores:
                 found.setdefault(name, []).append(user.name)
-        return {name: tuple(sorted(found[name])) for name in self._declared() if name in found}
+        return {name: tuple(sorted(found[name])) for name in self._in_force.config.stores if name in found}
 
     async def listed(self) -> list[StoreFacts]:
         """Probes the stores that are used, and returns all that are declared, by name."""
         await self._probe(self.used_by())
         used = self.used_by()
-        return [self._facts(store, used.get(name, ())) for name, store in sorted(self._declared().items())]
+        return [self._facts(store, used.get(name, ())) for name, store in sorted(self._in_force.config.stores.items())]
 
     def _facts(self, store: DeclaredStore, used_by: tuple[str, ...]) -> StoreFacts:
         found = self._found.get(store.name)
@@ -143,13 +144,13 @@ class Stores:
         del self._opening[path]
 
     async def _probe_one(self, name: str) -> None:
-        store, users = self._declared()[name], self.used_by().get(name, ())
+        store, users = self._in_force.config.stores[name], self.used_by().get(name, ())
         if not users:
             return
         async with self._turns:
             found = await self._finding(store, users[0])
         before = self._found.get(name)
-        if self._declared().get(name) != store:
+        if self._in_force.config.stores.get(name) != store:
             return  # it was changed meanwhile
         self._found[name] = found
         was_down = before is not None and before.store == store and before.state == "down"

@@ -22,7 +22,7 @@ from typing import BinaryIO, TypeVar
 import msgspec
 from msgspec import Struct
 
-from corral.supervisor.config.spec.spec import Packages as Settings
+from corral.supervisor.config.spec.in_force import InForce
 from corral.supervisor.machine.linux.durable import sync_folder
 from corral.supervisor.records.store.sealed import seal, unseal
 from corral.supervisor.records.store.store import Store
@@ -93,25 +93,32 @@ class _Upload:
         self.is_busy = False
 
 
+Users = Callable[[str, str], Sequence[str]]
+"""Returns the names of the agents that need a package, by its name and digest."""
+
+
 class Packages:
     """Holds the packages of one daemon."""
 
     def __init__(
-        self,
-        store: Store,
-        folder: Path,
-        settings: Callable[[], Settings],
-        users: Callable[[str, str], Sequence[str]] = lambda _name, _digest: (),
-        clock: Callable[[], float] = time.monotonic,
+        self, store: Store, folder: Path, in_force: InForce, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._store = store
         self._folder = folder
-        self._settings = settings
-        self.users = users
+        self._in_force = in_force
+        self._users: list[Users] = []
         self._clock = clock
         self._kept: dict[tuple[str, str], Stored] = {}
         self._uploads: dict[str, _Upload] = {}
         self._turn = asyncio.Lock()
+
+    def keep_for(self, users: Users) -> None:
+        """Keeps packages as long as `users` returns the names of agents that need them."""
+        self._users.append(users)
+
+    def users(self, name: str, digest: str) -> list[str]:
+        """Returns the names of the agents that need a package."""
+        return [user for find in self._users for user in find(name, digest)]
 
     async def load(self) -> None:
         """Reads the records, and removes the files of an earlier daemon that have none."""
@@ -186,7 +193,7 @@ class Packages:
         self._uploads.pop(key).path.unlink(missing_ok=True)
 
     def _check_size(self, size: int) -> None:
-        limit = self._settings().max_bytes
+        limit = self._in_force.config.packages.max_bytes
         if size > limit:
             words = f"cannot take a package of more than {limit} bytes (packages.max_bytes)"
             raise ResourceLimitExceeded(words, limit=limit, value=size)
@@ -248,7 +255,7 @@ class Packages:
 
     def _check_signature(self, package: Package) -> None:
         """Refuses a package by a key that is not trusted, and one without a signature where they are required."""
-        settings = self._settings()
+        settings = self._in_force.config.packages
         if not settings.require_signature or package.signer in settings.trusted_keys:
             return
         reason = f"{package.signer} is not in packages.trusted_keys" if package.signer else "it is not signed"
@@ -265,7 +272,7 @@ class Packages:
     async def _remove(self, reference: str) -> Stored:
         async with self._turn:
             found = self.of(reference)
-            if users := list(self.users(found.name, found.digest)):
+            if users := self.users(found.name, found.digest):
                 words = f"cannot remove the package {found.reference}: {', '.join(users)} can come back to it"
                 raise Conflict(words, package=found.reference, used_by=users)
             key = found.name, found.spec.version

@@ -170,7 +170,7 @@ class Membership:
         for name, error in self._overrides.load(found, added).items():
             logger.error("%s", error)
             self._shared.bus.publish("config.refused", agent=name, reason=error.message)
-        self._registry.config = self._overrides.in_force()
+        self._registry.in_force.begin_with(self._overrides.in_force())
 
     def _in_force(self, entries: Iterable[Entry]) -> list[InForce]:
         """Returns the tables of all that there is, those of the store as it has them; not what is built in."""

@@ -6,6 +6,7 @@ Finds agents and workers, routes the launcher's reports to them, counts processe
 import contextlib
 from collections.abc import AsyncGenerator, Collection, Generator, Iterable, Sequence
 
+from corral.supervisor.config.spec.in_force import InForce
 from corral.supervisor.config.spec.labels import chosen, is_glob
 from corral.supervisor.config.spec.references import check_worker_ids, workers_max
 from corral.supervisor.config.spec.spec import Config, Group, Spec, kind_of_group
@@ -25,8 +26,8 @@ class Registry:
     are being written to the store, and not in force yet. `draining` is set when the daemon begins to stop.
     """
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    def __init__(self, in_force: InForce) -> None:
+        self.in_force = in_force
         self.agents: dict[str, Agent] = {}
         self.groups: dict[str, Group] = {}
         self.leaving: set[WorkerSupervisor] = set()
@@ -34,7 +35,17 @@ class Registry:
         self.coming: list[Spec] = []
         self.draining = False
 
+    @property
+    def config(self) -> Config:
+        """Returns the configuration in force."""
+        return self.in_force.config
+
     # -- look-up
+
+    def spec_of(self, name: str) -> Spec | None:
+        """Returns the spec in force of an agent or server; None where there is none of that name."""
+        agent = self.agents.get(name)
+        return None if agent is None else agent.spec
 
     @property
     def names(self) -> Collection[str]:

@@ -5,8 +5,7 @@ Guarantees that only changed agents are touched, and that nothing is waited for 
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping
 
 from msgspec.structs import asdict, replace
 
@@ -67,16 +66,6 @@ class Reload:
         self._tenants = tenants
         self._revisions = revisions
         self._overrides = overrides
-        self._on_reload: list[Callable[[Config], None]] = []
-
-    def subscribe(self, on_reload: Callable[[Config], None]) -> Callable[[], None]:
-        """Subscribes `on_reload` to each reloaded configuration in force; returns the function that unsubscribes."""
-        self._on_reload.append(on_reload)
-        return partial(self._unsubscribe, on_reload)
-
-    def _unsubscribe(self, on_reload: Callable[[Config], None]) -> None:
-        with contextlib.suppress(ValueError):  # again is harmless
-            self._on_reload.remove(on_reload)
 
     async def adopt(self, config: Config, *, dry_run: bool, by: str = BY_FILE) -> Plan:
         """Adopts a new configuration; touches only changed agents, and waits for none. `by` is the caller."""
@@ -109,9 +98,8 @@ class Reload:
         if dry_run:
             changed = await self._shared.zygotes.check_sources(kept, dry_run=True)
             return replace(planned, renewed=tuple(changed))
-        self._registry.config, self._overrides.file = config, file
-        for listener in list(self._on_reload):
-            listener(config)
+        self._overrides.file = file
+        self._registry.in_force.adopt(config)
         if planned.is_empty:
             return replace(planned, renewed=await self._read_anew())
         # Nothing is awaited until all is as the plan found it.

@@ -97,5 +97,5 @@ def _record(control: Control, found: Stored) -> PackageRecord:
         signer=found.signer or None,
         added_at=found.added_at,
         added_by=found.added_by,
-        used_by=list(control.packages.users(found.name, found.digest)),
+        used_by=control.packages.users(found.name, found.digest),
     )

@@ -105,7 +105,7 @@ class ClusterNode:
         self.placed = PlacedAgents(name, self.view, agents, shared, self.tasks, self.carried)
         self.holder = LeaseHolder(name, shared.launcher, shared.bus, shared.placements, self._lease, self.placed)
         self._specs = SpecPublisher(name, agents.config, shared.bus)
-        agents.reload.subscribe(self._specs.reloaded)
+        agents.in_force.subscribe(self._specs.reloaded)
         self._placer = Placer(
             name, self._incarnation, self.view, shared.bus, self.timing, lambda: self.holder.may_start
         )

@@ -5,7 +5,7 @@ opentelemetry costs 0.4 s and 20 MB: it is imported where `otlp` is set, and now
 
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from corral import __version__
@@ -61,10 +61,10 @@ class Exports:
         stack.push_async_callback(export.close)
         await export.placed()
 
-    def figures(self, control: Control) -> Coroutine[None, None, None] | None:
-        """Returns what sends the figures of `/metrics` until it is cancelled; None where that is not wanted."""
+    async def figures(self, control: Control) -> None:
+        """Sends the figures of `/metrics` until it is cancelled, if that is wanted."""
         if self._origin is None or not self._settings.metrics:
-            return None
+            return
         from corral.supervisor.faces.prometheus.push import push  # noqa: PLC0415  # as above
         from corral.supervisor.records.telemetry.otlp import in_thread  # noqa: PLC0415  # as above
         from corral.supervisor.records.telemetry.otlp_metrics import MetricsExporter  # noqa: PLC0415  # as above
@@ -74,7 +74,7 @@ class Exports:
         async def send(metrics: "Callable[[], Iterable[Metric]]", started_ns: int, now_ns: int) -> bool:
             return await in_thread(lambda: exporter.send(metrics(), started_ns, now_ns))
 
-        return push(control, send, self._report_of("metrics"), self._settings.metrics_interval)
+        await push(control, send, self._report_of("metrics"), self._settings.metrics_interval)
 
     def _report_of(self, signal: str) -> Report:
         """Returns what takes the state of a signal, as often as it likes: the first drop of any and the end of all are told."""

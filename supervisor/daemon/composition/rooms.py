@@ -27,7 +27,7 @@ from corral.supervisor.api.metrics.view import MetricsView
 from corral.supervisor.api.reports.costs import CostSums
 from corral.supervisor.api.table.quotas import Quotas
 from corral.supervisor.config.declared.stores import DeclaredStore
-from corral.supervisor.config.spec.spec import Config, Recovery, Spec, kind_of_group
+from corral.supervisor.config.spec.spec import Config, Recovery, kind_of_group
 from corral.supervisor.machine.isolation.levels import Sandbox
 from corral.supervisor.models.desk.under_way import CallsUnderWay
 from corral.supervisor.records.audit.log import now
@@ -50,7 +50,6 @@ from corral.supervisor.tasks.workflows.schedules import Schedules
 from corral.supervisor.tasks.workflows.successes import Successes
 from corral.supervisor.tasks.workflows.workflow_engine import WorkflowEngine
 from corral.supervisor.tenants.quotas.turns import CallTurns
-from corral.supervisor.tenants.registry.removal import take_up
 from corral.supervisor.tenants.tokens.tokens import Tokens
 from corral.supervisor.workers.egress.proxy import EgressProxy
 from corral.supervisor.workers.exec.execs import Execs
@@ -81,6 +80,8 @@ class Rooms:
         shared, paths = basis.shared, basis.paths
         config, tracer = basis.config, basis.tracer
         self.config = config
+        self.in_force = in_force = basis.in_force
+        self.built_in = [built_in(config, paths, _is_ordinary_user(), shared.host.default_user)]
         self.paths = paths
         self.shared = shared
         self.audit = basis.audit
@@ -90,24 +91,23 @@ class Rooms:
         self.logins = basis.logins
         self.execs = Execs(shared.launcher, shared.host, shared.generation)
         self.egress = EgressProxy(shared.launcher, shared.host, shared.generation, self._note_refused_host)
-        self.pubsub = WorkerPubsub(shared.bus, lambda: self.agents.config.events)
+        self.pubsub = WorkerPubsub(shared.bus, in_force)
         self.turns = CallTurns(asyncio.get_running_loop())
         self.limits = LimitEnforcer(shared.launcher, shared.bus)
-        rooms = TenantRooms(shared, paths.state_dir, lambda: self.agents.config, self.limits)
+        rooms = TenantRooms(shared, paths.state_dir, in_force, self.limits)
         self.tenant_rooms, self.tenants = rooms, rooms.tenants
         self.service = WorkerApi(shared.checkpoints, self.pubsub, self.turns, rooms.disk_use)
         self.pool = Pool(on_refused=self._note_refused)
-        self.agents = Agents(shared, config, self.service, self.pool, rooms.tenants, rooms.gate)
+        self.agents = Agents(shared, in_force, self.service, self.pool, rooms.tenants, rooms.gate)
         self.cluster = _cluster(config, shared, self.agents)
-        self.memory = Memory(
-            shared.store, shared.bus, lambda: self.agents.config, self._spec_of, lambda: self.tenants.all()
-        )
+        spec_of = self.agents.registry.spec_of
+        self.memory = Memory(shared.store, shared.bus, in_force, spec_of, self.tenants.all)
         self.memory_expiry = Expiry(shared.store, self.memory)
         backlog = Backlog()
         self.hibernation = Hibernation(self.agents, shared.checkpoints, backlog.queued)
         self.activation = SocketActivation(self.agents, shared)
         self.tokens = Tokens(shared.store, is_tenant=lambda name: self.tenants.find(name) is not None)
-        self.packages = Packages(shared.store, paths.state_dir / "packages", lambda: self.agents.config.packages)
+        self.packages = Packages(shared.store, paths.state_dir / "packages", in_force)
         self.successes = Successes(shared.store, self.agents, boot_id())
         call_rates = CallRates()
         self.statistics = Statistics(
@@ -144,17 +144,30 @@ class Rooms:
         attempt = smoke_of(self.tasks)
         self.rollouts = Rollouts(self.agents, attempt)
         self.deployments = make_deployments(shared, self.agents, self.packages, self.rollouts, attempt, paths.state_dir)
-        self.packages.users = self.deployments.users_of
+        self.packages.keep_for(self.deployments.users_of)
         self.agents.changes.bind(self.rollouts)
         self._subscribe()
         self.alerts = self._make_alerts()
-        self.agents.reload.subscribe(self.autoscaler.reloaded)
-        self.agents.reload.subscribe(lambda _: self.collector.reloaded())
-        self.agents.reload.subscribe(lambda _: self.models.gateway.refresh())
-        rooms.bind(self.agents, self.tasks)
+        rooms.follow(self.agents, self.tasks)
+        self._follow_reloads()
+
+    def _follow_reloads(self) -> None:
+        """Subscribes what takes up a configuration that was read again."""
+        in_force = self.in_force
+        in_force.subscribe(lambda config: self.daemon_log.set_level(config.daemon.log_level))
+        in_force.subscribe(lambda config: self.forwarding.want(config.daemon.journal))
+        in_force.subscribe(self.autoscaler.reloaded)
+        in_force.subscribe(lambda _: self.collector.reloaded())
+        in_force.subscribe(lambda _: self.models.gateway.refresh())
+        in_force.subscribe(self.schedules.follow)
+        in_force.subscribe(self._look_again)
+
+    def _look_again(self, _: Config) -> None:
+        """Looks at the budgets again, after the agents, which follow the configuration after its listeners."""
+        asyncio.get_running_loop().call_soon(self.tasks.budgets.look_again)
 
     def _make_tasks(self, backlog: Backlog, tracer: Tracer | None) -> Tasks:
-        task_failures = TaskFailures(self.shared.bus, lambda: self.agents.config, self._spec_of)
+        task_failures = TaskFailures(self.shared.bus, self.in_force, self.agents.registry.spec_of)
         return Tasks(
             self.shared,
             self.agents,
@@ -212,10 +225,7 @@ class Rooms:
 
     def _make_stores(self) -> Stores:
         return Stores(
-            lambda: self.agents.config.stores,
-            lambda: map(_user, self.agents.agents.values()),
-            self._expanded,
-            self.shared.bus.publish,
+            self.in_force, lambda: map(_user, self.agents.agents.values()), self._expanded, self.shared.bus.publish
         )
 
     def _make_alerts(self) -> Alerts:
@@ -224,8 +234,8 @@ class Rooms:
             shared.bus,
             shared.probes.commands,
             shared.alert_counts,
-            lambda: self.agents.config,
-            self._spec_of,
+            self.in_force,
+            self.agents.registry.spec_of,
             "/" if config is None else str(config.resolve().parent),
         )
 
@@ -234,7 +244,7 @@ class Rooms:
         shared = self.shared
         self.tasks.bind(WorkflowEngine(shared, self.agents, self.tasks))
         cluster = None if self.cluster is None else self.cluster.runner
-        schedules = Schedules(
+        return Schedules(
             shared.store,
             shared.bus,
             self.agents,
@@ -242,8 +252,6 @@ class Rooms:
             cluster=cluster,
             shared=None if self.cluster is None else self.cluster.schedules,
         )
-        self.agents.reload.subscribe(schedules.follow)
-        return schedules
 
     def _subscribe(self) -> None:
         """Subscribes the rooms to the changes that each acts on; those of workers are called in this order."""
@@ -278,7 +286,7 @@ class Rooms:
     async def compose(
         cls, config: Config, paths: Paths, daemon_log: DaemonLog, store: Store, stack: contextlib.AsyncExitStack
     ) -> "Rooms":
-        """Makes the rooms, starts the launcher, and loads what the store has; `stack` takes them down."""
+        """Makes the rooms and starts the launcher; `stack` takes them down."""
         basis = await make_shared_rooms(config, paths, daemon_log, store, stack, lambda: this)
         this = cls(basis)
         stack.push_async_callback(this.gathered.end)
@@ -290,27 +298,7 @@ class Rooms:
         stack.push_async_callback(this.models.end)
         stack.push_async_callback(this.shared.zygotes.close)
         stack.callback(this.approvals.close)
-        await this._load(store)
         return this
-
-    async def _load(self, store: Store) -> None:
-        """Loads what the store has: tenants first, tasks and schedules last."""
-        state_dir = self.paths.state_dir
-        await self.tenants.load()
-        await take_up(store, self.tenants, state_dir)
-        await self.tenant_rooms.accounts.prepare()
-        ordinary_user = os.getuid() != 0 and "INVOCATION_ID" not in os.environ
-        default_user = self.shared.host.default_user
-        await self.agents.load([built_in(self.config, self.paths, ordinary_user, default_user)])
-        await self.hibernation.load()
-        await self.successes.load()
-        await self.tokens.load()
-        await self.deployments.load()
-        await self.packages.load()
-        await self.approvals.load()
-        await self.models.ledger.load()
-        await self.tasks.load(self._recover_usage)
-        await self.schedules.load(self.config)
 
     def _composite(self, name: str) -> str | None:
         """Returns the kind of a team or workflow, "team" or "workflow"; None for other names."""
@@ -319,12 +307,8 @@ class Rooms:
 
     def recovery_of(self, name: str) -> Recovery:
         """Returns the `[recovery]` of an agent; the common one where it is no more."""
-        spec = self._spec_of(name)
+        spec = self.agents.registry.spec_of(name)
         return self.agents.config.defaults.recovery if spec is None else spec.recovery
-
-    def _spec_of(self, name: str) -> Spec | None:
-        agent = self.agents.agents.get(name)
-        return None if agent is None else agent.spec
 
     def _expanded(self, store: DeclaredStore, agent: str) -> str:
         """Returns the address of a store with the secrets that an agent gets."""
@@ -354,7 +338,8 @@ class Rooms:
         for fd in self.models.opened(unit, sandbox, fds).values():
             self.egress.open(unit, sandbox, fd)
 
-    async def _recover_usage(self, uncounted: Collection[str]) -> None:
+    async def recover_usage(self, uncounted: Collection[str]) -> None:
+        """Counts the calls of models that an earlier daemon had not counted."""
         for task in await self.models.desk.recover(uncounted, self.tasks.records.find):
             self.costs.ended(task)
 
@@ -371,6 +356,10 @@ class Rooms:
     def _note_refused(self, server: str, limit: int, wait_s: float) -> None:
         reason = f"max_calls_per_minute = {limit} is used up"
         self.shared.bus.publish("limit.calls", agent=server, limit=limit, wait_s=round(wait_s, 3), reason=reason)
+
+
+def _is_ordinary_user() -> bool:
+    return os.getuid() != 0 and "INVOCATION_ID" not in os.environ
 
 
 def _cluster(config: Config, shared: Shared, agents: Agents) -> "ClusterNode | None":

@@ -14,6 +14,7 @@ from corral.supervisor.agents.external.logins import Logins
 from corral.supervisor.agents.external.steps import Steps
 from corral.supervisor.agents.external.token_store import TokenStore
 from corral.supervisor.agents.running.agents import Agents
+from corral.supervisor.config.spec.in_force import InForce
 from corral.supervisor.config.spec.spec import Config, Recovery, Spec
 from corral.supervisor.machine.isolation.levels import Sandbox
 from corral.supervisor.models.desk.access import Access
@@ -98,6 +99,7 @@ class SharedRooms:
     """Holds the rooms that all others use, and what the daemon was started with."""
 
     config: Config
+    in_force: InForce
     paths: Paths
     daemon_log: DaemonLog
     shared: Shared
@@ -117,7 +119,8 @@ async def make_shared_rooms(
     others: Callable[[], Others],
 ) -> SharedRooms:
     """Makes them; `stack` takes them down, and `others` returns the other rooms once they are made."""
-    event_history = await EventHistory.open(store)
+    in_force = InForce(config)
+    event_history = await EventHistory.open(store, in_force)
     logs = LogStore(
         paths.state_dir / "logs",
         unclean=not event_history.was_clean,
@@ -125,7 +128,7 @@ async def make_shared_rooms(
     )
     stack.callback(logs.close)
     bus = Bus(event_history.first_seq, event_history.keep, reserve=event_history.reserve)
-    audit = await Audit.open(store, lambda: others().agents.config.audit)
+    audit = await Audit.open(store, in_force)
     await _note_head(audit)
     stack.push_async_callback(_note_clean_end, event_history, bus, audit)
     forwarding = await _forwarding(config, logs, bus, stack)
@@ -163,7 +166,7 @@ async def make_shared_rooms(
     exports = Exports(config.telemetry, store.generation, bus)
     await exports.follow(logs, stack)
     tracer = exports.tracer(stack)
-    return SharedRooms(config, paths, daemon_log, shared, audit, forwarding, logins, exports, tracer)
+    return SharedRooms(config, in_force, paths, daemon_log, shared, audit, forwarding, logins, exports, tracer)
 
 
 def _launcher(config: Config, paths: Paths, bus: Bus, others: Callable[[], Others]) -> Launcher:

@@ -4,11 +4,10 @@ Nothing is decided here. `composition` makes it before the agents, which start w
 tasks, which it frees.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 from corral.supervisor.agents.running.agents import Agents
-from corral.supervisor.config.spec.spec import Config
+from corral.supervisor.config.spec.in_force import InForce
 from corral.supervisor.tasks.run.tasks import Tasks
 from corral.supervisor.tenants.limits.disk import TenantDisk
 from corral.supervisor.tenants.limits.slices import Slices
@@ -29,8 +28,8 @@ from corral.supervisor.workers.supervision.worker_supervisor import WorkerSuperv
 class TenantRooms:
     """Holds the rooms of tenants of a running daemon."""
 
-    def __init__(self, shared: Shared, state_dir: Path, config: Callable[[], Config], limits: LimitEnforcer) -> None:
-        self.tenants = Tenants(shared.store, config)
+    def __init__(self, shared: Shared, state_dir: Path, in_force: InForce, limits: LimitEnforcer) -> None:
+        self.tenants = Tenants(shared.store, in_force)
         refusals = Refusals(shared.bus)
         self.disk_use = DiskUse(self.tenants, refusals)
         self.disk = TenantDisk(self.disk_use, shared.store, state_dir)
@@ -45,7 +44,7 @@ class TenantRooms:
         changes.subscribe(self.slices.changed)
         changes.subscribe(self.trees.changed)
 
-    def bind(self, agents: Agents, tasks: Tasks) -> None:
+    def follow(self, agents: Agents, tasks: Tasks) -> None:
         """Puts changed limits in force for agents and tasks."""
 
         def changed(name: str) -> None:
@@ -55,13 +54,13 @@ class TenantRooms:
             tasks.budgets.look_again()
             agents.startup.fill_room()
 
-        self.disk.on_over = lambda tenant, limit, used: self.trees.hold_all(
-            tenant, over_disk(tenant, limit, used), agents.startup.hold_until_room
-        )
-        self.disk.on_room = agents.startup.fill_room
+        def over(tenant: str, limit: int, used: int) -> None:
+            self.trees.hold_all(tenant, over_disk(tenant, limit, used), agents.startup.hold_until_room)
+
+        self.disk.subscribe(over, agents.startup.fill_room)
         self.tenants.subscribe(changed)
-        agents.reload.subscribe(lambda _: self.slices.reloaded())
-        agents.reload.subscribe(lambda _: self.trees.reloaded())
+        agents.in_force.subscribe(lambda _: self.slices.reloaded())
+        agents.in_force.subscribe(lambda _: self.trees.reloaded())
 
     def measured(self, tenant: str) -> dict[str, float]:
         """Returns what a tenant was seen to use of the limits that are measured, by key."""

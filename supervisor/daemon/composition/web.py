@@ -73,7 +73,7 @@ async def open_web(
     )
     address = await server.open(host, port)
     if tls is not None:
-        control.agents.reload.subscribe(lambda _: _renew_tls(server, daemon))
+        control.agents.in_force.subscribe(lambda _: _renew_tls(server, daemon))
     scheme = "http" if tls is None else "https"
     logger.info("serving HTTP", extra={"fields": {"address": f"{scheme}://{address}"}})
     if tls is not None:
@@ -111,7 +111,7 @@ def service_opener(control: Control, daemon: Daemon, state_dir: Path) -> Listen:
             _renew_tls(server, daemon)
 
     if daemon.http_tls_cert is not None:
-        control.agents.reload.subscribe(renew_tls)
+        control.agents.in_force.subscribe(renew_tls)
 
     async def listen(name: str, address: str, auth: Callable[[], HttpAuth]) -> ServiceListener:
         tls = read_tls(daemon.http_tls_cert, daemon.http_tls_key)

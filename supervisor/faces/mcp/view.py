@@ -312,7 +312,7 @@ class ClientTools:
             unsubscribe()
             changes.close()
 
-        unsubscribe = self._control.agents.reload.subscribe(reloaded)
+        unsubscribe = self._control.agents.in_force.subscribe(reloaded)
         return ended
 
 

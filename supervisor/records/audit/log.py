@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from corral.supervisor.config.spec.spec import Audit as AuditConfig
+from corral.supervisor.config.spec.in_force import InForce
 from corral.worker.contract.errors import (
     Conflict,
     CorralError,
@@ -158,14 +158,14 @@ def daemon_record(action: str, **facts: object) -> Record:
 
 
 class Audit:
-    """Writes, reads and verifies the audit of one daemon. `config` returns the present configuration.
+    """Writes, reads and verifies the audit of one daemon. It follows the configuration in force.
 
     All methods belong to the loop's thread. `open` begins and `close` ends the writing task.
     """
 
-    def __init__(self, store: Store, config: Callable[[], AuditConfig], size_bytes: int) -> None:
+    def __init__(self, store: Store, in_force: InForce, size_bytes: int) -> None:
         self._store = store
-        self._config = config
+        self._in_force = in_force
         self._size_bytes = size_bytes
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[_Waiting | _Gap] = deque()
@@ -184,10 +184,10 @@ class Audit:
         self._writing = self._loop.create_task(self._write())
 
     @classmethod
-    async def open(cls, store: Store, config: Callable[[], AuditConfig]) -> "Audit":
+    async def open(cls, store: Store, in_force: InForce) -> "Audit":
         """Opens the audit in a store."""
         found = await store.read(CHAIN)
-        return cls(store, config, integer(found[0][4]) if found else 0)
+        return cls(store, in_force, integer(found[0][4]) if found else 0)
 
     async def close(self) -> None:
         """Stores the waiting records, as far as the store takes them within KEEP_S; the rest goes to the daemon's log."""
@@ -437,7 +437,7 @@ class Audit:
     # -- pruning
 
     def _prune_if_full(self) -> None:
-        limit = max(self._config().max_bytes, LEAST_BYTES)
+        limit = max(self._in_force.config.audit.max_bytes, LEAST_BYTES)
         is_idle = self._pruning is None or self._pruning.done()
         if self._size_bytes > limit and is_idle and not self._closing:
             self._pruning = self._loop.create_task(self.prune())
@@ -457,7 +457,7 @@ class Audit:
 
     async def _prune(self, now_s: float | None) -> bool:
         """Runs one round; returns whether records were removed and there are still too many."""
-        config = self._config()
+        config = self._in_force.config.audit
         chain = await self.chain()
         end, position, size_bytes = chain.head.number, chain.anchor.number, chain.size_bytes
         limit = max(config.max_bytes, LEAST_BYTES)

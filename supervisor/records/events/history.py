@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from corral.supervisor.config.spec.spec import Events
+from corral.supervisor.config.spec.in_force import InForce
 from corral.worker.contract import codec
 from corral.worker.contract.errors import Conflict, CorralError, Overloaded
 
@@ -164,7 +164,7 @@ class _Rows:
 class EventHistory:
     """Owns the event table of one daemon; belongs to the loop's thread."""
 
-    def __init__(self, store: Store, *, first_seq: int, was_clean: bool, removed_to: int) -> None:
+    def __init__(self, store: Store, in_force: InForce, *, first_seq: int, was_clean: bool, removed_to: int) -> None:
         self.first_seq = first_seq
         """The first number that this daemon may give."""
         self.was_clean = was_clean
@@ -172,6 +172,7 @@ class EventHistory:
         self.removed_to = removed_to
         """The newest event that was ever removed."""
         self._store = store
+        self._in_force = in_force
         self._recent: deque[Event] = deque()
         self._recent_bytes = 0
         self._forgotten_to = 0
@@ -180,11 +181,12 @@ class EventHistory:
         self._agents_bytes = 0
         self._limit_bytes: int | None = None  # None until all is counted
         self._recheck = asyncio.Event()
+        in_force.subscribe(lambda _: self._recheck.set())
         self._counted = asyncio.Event()
         self._removing = asyncio.Lock()
 
     @classmethod
-    async def open(cls, store: Store) -> "EventHistory":
+    async def open(cls, store: Store, in_force: InForce) -> "EventHistory":
         """Finds out where the daemon before left off, and reserves the next numbers."""
         rows = await store.read(
             "SELECT key, value FROM meta WHERE key IN ('ended_at_seq', 'events_reserved', 'events_removed')"
@@ -198,7 +200,7 @@ class EventHistory:
         first = max(last, shown or 0) + 1
         await store.write(("DELETE FROM meta WHERE key = 'ended_at_seq'", ()), _reservation(first + RESERVE))
         removed_to = meta.get("events_removed", 0)
-        return cls(store, first_seq=first, was_clean=was_clean, removed_to=removed_to)
+        return cls(store, in_force, first_seq=first, was_clean=was_clean, removed_to=removed_to)
 
     def reserve(self, up_to: int) -> None:
         """Notes that numbers up to this one may be given: the next daemon begins after them."""
@@ -369,11 +371,7 @@ class EventHistory:
 
     # -- removing
 
-    def recheck(self) -> None:
-        """Checks the size again, since the configuration may have changed."""
-        self._recheck.set()
-
-    async def run(self, config: Callable[[], Events]) -> None:
+    async def run(self) -> None:
         """Keeps the table below `max_bytes` until it is cancelled."""
         try:
             await self._count()
@@ -382,7 +380,7 @@ class EventHistory:
         self._counted.set()
         while True:
             self._recheck.clear()
-            self._limit_bytes = config().max_bytes
+            self._limit_bytes = self._in_force.config.events.max_bytes
             try:
                 if self._is_over(1.0):
                     await self._shrink(self._limit_bytes)

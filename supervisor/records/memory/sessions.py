@@ -19,7 +19,8 @@ from msgspec import UNSET
 
 from corral.supervisor.config.declared.tenant import Tenant
 from corral.supervisor.config.spec import spec
-from corral.supervisor.config.spec.spec import Config, Spec
+from corral.supervisor.config.spec.in_force import InForce
+from corral.supervisor.config.spec.spec import Spec
 from corral.worker.contract.errors import Conflict, Corrupted, NotFound, ResourceLimitExceeded, WorkerFailed
 from corral.worker.contract.misfit import misfit_of
 from corral.worker.contract.records import Task
@@ -51,7 +52,7 @@ class Memory:
         self,
         store: Store,
         bus: Bus,
-        config: Callable[[], Config],
+        in_force: InForce,
         spec_of: Callable[[str], Spec | None],
         tenants: Callable[[], Mapping[str, Tenant]],
     ) -> None:
@@ -59,7 +60,7 @@ class Memory:
         self.key_values = KeyValues(store, self._rules, self._claim, self._publish_claim)
         self._store = store
         self._bus = bus
-        self._config = config
+        self._in_force = in_force
         self._spec_of = spec_of
         self._tenants = tenants
         self._bounds = Bounds()
@@ -69,14 +70,14 @@ class Memory:
 
     def _rules(self, agent: str) -> spec.Memory:
         found = self._spec_of(agent)
-        return self._config().defaults.memory if found is None else found.memory
+        return self._in_force.config.defaults.memory if found is None else found.memory
 
     # -- pools
 
     @property
     def membership(self) -> Membership:
         """Returns the pools of all agents, as they are now."""
-        return Membership(self._config(), self._tenants(), self._spec_of)
+        return Membership(self._in_force.config, self._tenants(), self._spec_of)
 
     def _claim(self, agent: str) -> Claim | None:
         """Returns the claim of one write on the pool of its agent; None where it has none."""
@@ -258,7 +259,7 @@ class Memory:
         await self.key_values.put(agent, session, key, value, ttl_s=ttl_s, is_taken=True)
 
     def _hold(self, name: Name, session: HeldSession) -> None:
-        self.cache.limit_bytes = self._config().defaults.memory.max_pool_bytes
+        self.cache.limit_bytes = self._in_force.config.defaults.memory.max_pool_bytes
         self.cache.put(name, session)
 
     def _note_access(self, name: Name, session: HeldSession) -> None:
@@ -387,7 +388,7 @@ class Memory:
         return {
             "sessions": len(cache),
             "size_bytes": cache.size_bytes,
-            "limit_bytes": self._config().defaults.memory.max_pool_bytes,
+            "limit_bytes": self._in_force.config.defaults.memory.max_pool_bytes,
             "hits": cache.hits,
             "misses": cache.misses,
             "evictions": cache.evictions,

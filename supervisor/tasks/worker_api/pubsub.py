@@ -11,12 +11,12 @@ slowly the oldest events are dropped, and it receives their number.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
 
-from corral.supervisor.config.spec.spec import Events
+from corral.supervisor.config.spec.in_force import InForce
 from corral.supervisor.records.events.bus import Bus, Event, Subscription
 from corral.supervisor.records.events.catalog import CATALOGUE, SKIPPED, TYPE_CHARS, is_reserved, is_type
 from corral.supervisor.workers.lifecycle.state_machine import UP, State
@@ -75,11 +75,11 @@ class _WorkerSubscription:
 
 
 class WorkerPubsub:
-    """Connects the workers of one daemon to its bus; `config` returns the section in force."""
+    """Connects the workers of one daemon to its bus."""
 
-    def __init__(self, bus: Bus, config: Callable[[], Events]) -> None:
+    def __init__(self, bus: Bus, in_force: InForce) -> None:
         self._bus = bus
-        self._config = config
+        self._in_force = in_force
         self._loop = asyncio.get_running_loop()
         self._subscriptions: dict[WorkerSupervisor, _WorkerSubscription] = {}
         self._meters: dict[object, Meter] = {}
@@ -130,7 +130,7 @@ class WorkerPubsub:
             raise PermissionDenied(
                 f'cannot publish "{event_type}": events of that kind are the daemon\'s', type=event_type
             )
-        per_s = self._config().max_publish_per_second
+        per_s = self._in_force.config.events.max_publish_per_second
         now = self._loop.time()
         meter = self._meters.get(publisher)
         if meter is None:

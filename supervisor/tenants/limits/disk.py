@@ -40,10 +40,17 @@ class TenantDisk:
         self._store = store
         self._state_dir = state_dir
         self._over = set[str]()
-        self.on_over: Callable[[str, int, int], None] = lambda *_: None
-        """Called after each look with a tenant whose own files are larger than its limit, the limit, and their bytes."""
-        self.on_room: Callable[[], None] = lambda: None
-        """Called when the files of a tenant fit into its limit again."""
+        self._on_over: list[Callable[[str, int, int], None]] = []
+        self._on_room: list[Callable[[], None]] = []
+
+    def subscribe(self, on_over: Callable[[str, int, int], None], on_room: Callable[[], None]) -> None:
+        """Subscribes to both sides of the limits.
+
+        `on_over` is called after each look with a tenant whose own files are larger than its limit, the limit, and their
+        bytes; `on_room` when the files of a tenant fit into its limit again.
+        """
+        self._on_over.append(on_over)
+        self._on_room.append(on_room)
 
     async def run(self) -> None:
         """Looks again and again, until it is cancelled."""
@@ -65,10 +72,12 @@ class TenantDisk:
         limit = self._use.limit(tenant)
         if limit and files >= limit:
             self._over.add(tenant)
-            self.on_over(tenant, limit, files)
+            for report in self._on_over:
+                report(tenant, limit, files)
         elif tenant in self._over:
             self._over.discard(tenant)
-            self.on_room()
+            for announce in self._on_room:
+                announce()
 
     def _others(self, tenant: str) -> list[Path]:
         """Returns the folders, beside its own, that the daemon fills for a tenant."""

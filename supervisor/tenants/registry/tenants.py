@@ -22,6 +22,7 @@ from msgspec.structs import replace
 from corral.supervisor.config.declared.tenant import Tenant, decode_tenant
 from corral.supervisor.config.declared.uids import free_uid, uids_of
 from corral.supervisor.config.decoding.decoder import STORE
+from corral.supervisor.config.spec.in_force import InForce
 from corral.supervisor.config.spec.spec import Config
 from corral.supervisor.records.store.sealed import seal, unseal
 from corral.supervisor.records.store.store import Store
@@ -58,9 +59,9 @@ class Kept(Struct, frozen=True, kw_only=True):
 class Tenants:
     """Holds the tenants of one daemon."""
 
-    def __init__(self, store: Store, config: Callable[[], Config]) -> None:
+    def __init__(self, store: Store, in_force: InForce) -> None:
         self._store = store
-        self._config = config
+        self._in_force = in_force
         self._kept: dict[str, Kept] = {}
         self._found: dict[str, Tenant] = {}
         self._known_config: Config | None = None
@@ -99,7 +100,7 @@ class Tenants:
 
     def all(self) -> dict[str, Tenant]:
         """Returns the tenants by name, with the limits in force."""
-        config = self._config()
+        config = self._in_force.config
         if config is not self._known_config:
             self._found = self._laid_over(config)
             self._known_config = config
@@ -170,7 +171,7 @@ class Tenants:
 
     def lacks_uid(self, name: str) -> bool:
         """Returns whether a tenant is to have a uid of the range, and has none."""
-        if self._config().daemon.tenant_uids is None or self.of(name).user is not None:
+        if self._in_force.config.daemon.tenant_uids is None or self.of(name).user is not None:
             return False
         return self.kept(name).uid is None
 
@@ -187,7 +188,7 @@ class Tenants:
         if not kept.runtime_id:
             began = kept.created_at or time.time()
             kept = replace(kept, runtime_id=secrets.token_hex(8), created_at=began)
-        text = self._config().daemon.tenant_uids
+        text = self._in_force.config.daemon.tenant_uids
         if kept.uid is not None or not needs_uid or text is None or os.getuid() != 0:
             return kept
         uids = uids_of(text)

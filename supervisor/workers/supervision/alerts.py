@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from corral.supervisor.config.spec.spec import Config, Monitoring, Spec
+from corral.supervisor.config.spec.in_force import InForce
+from corral.supervisor.config.spec.spec import Monitoring, Spec
 from corral.supervisor.records.events.bus import Bus, Event
 from corral.supervisor.records.events.catalog import SKIPPED
 from corral.worker.contract import codec
@@ -84,7 +85,7 @@ class Counts:
 class Alerts:
     """Runs the alert hook of one daemon.
 
-    `counts` is kept up to date; `config` is the configuration in force, `spec_of` an agent's own by its name.
+    `counts` is kept up to date; `spec_of` finds an agent's own by its name.
     """
 
     def __init__(
@@ -92,14 +93,14 @@ class Alerts:
         bus: Bus,
         commands: Commands,
         counts: Counts,
-        config: Callable[[], Config],
+        in_force: InForce,
         spec_of: Callable[[str], Spec | None],
         directory: str,
     ) -> None:
         self.counts = counts
         self._bus = bus
         self._commands = commands
-        self._config = config
+        self._in_force = in_force
         self._spec_of = spec_of
         self._directory = directory  # of the configuration file, as for an agent
         self._loop = asyncio.get_running_loop()
@@ -133,7 +134,7 @@ class Alerts:
 
     def _monitoring(self, event: Event) -> Monitoring:
         spec = None if event.agent is None else self._spec_of(event.agent)
-        return self._config().defaults.monitoring if spec is None else spec.monitoring
+        return self._in_force.config.defaults.monitoring if spec is None else spec.monitoring
 
     async def _deliver(self, event: Event, monitoring: Monitoring, body: bytes) -> None:
         try:
@@ -168,7 +169,7 @@ class Alerts:
 
     def _spec(self, argv: tuple[str, ...]) -> Spec:
         """Returns the spec of an agent with the defaults of the configuration, for its user and limits."""
-        defaults = self._config().defaults
+        defaults = self._in_force.config.defaults
         process = defaults.process
         folder = process.working_directory or self._directory
         return Spec(

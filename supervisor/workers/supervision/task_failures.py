@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from corral.supervisor.config.spec.spec import Config, Monitoring, Spec
+from corral.supervisor.config.spec.in_force import InForce
+from corral.supervisor.config.spec.spec import Monitoring, Spec
 from corral.supervisor.records.events.bus import Bus
 from corral.worker.contract.records import Task
 
@@ -52,9 +53,9 @@ class Failures(Struct, frozen=True):
 class TaskFailures:
     """Observes the ends of all tasks, and publishes `agent.tasks_failing` and `agent.tasks_recovered`."""
 
-    def __init__(self, bus: Bus, config: Callable[[], Config], spec_of: Callable[[str], Spec | None]) -> None:
+    def __init__(self, bus: Bus, in_force: InForce, spec_of: Callable[[str], Spec | None]) -> None:
         self._bus = bus
-        self._config = config
+        self._in_force = in_force
         self._spec_of = spec_of
         self._loop = asyncio.get_running_loop()
         self._failures: dict[str, Failures] = {}
@@ -109,4 +110,4 @@ class TaskFailures:
 
     def _monitoring(self, agent: str) -> Monitoring:
         spec = self._spec_of(agent)
-        return self._config().defaults.monitoring if spec is None else spec.monitoring
+        return self._in_force.config.defaults.monitoring if spec is None else spec.monitoring

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from configurations import configuration, in_force
 from corral.supervisor.agents.external.stores import Stores, User
 from corral.supervisor.config.declared.stores import DeclaredStore, Kind
 from corral.worker.contract.errors import SpawnFailed
@@ -24,17 +25,21 @@ class Daemon:
     """The stores and agents of a test, and what was published."""
 
     def __init__(self, *stores: DeclaredStore) -> None:
-        self.declared = {each.name: each for each in stores}
-        self.users = [User("reader", tuple(self.declared), True)]
+        self.in_force = in_force()
+        self.declare(*stores)
+        self.users = [User("reader", tuple(each.name for each in stores), True)]
         self.events: asyncio.Queue[tuple[str, str, str]] = asyncio.Queue()
         self.expand: Callable[[DeclaredStore, str], str] = lambda store, _: store.url
+
+    def declare(self, *stores: DeclaredStore) -> None:
+        self.in_force.adopt(configuration(stores={each.name: each for each in stores}))
 
     def publish(self, kind: str, /, *, name: str, reason: str) -> None:
         self.events.put_nowait((kind, name, reason))
 
     def stores(self, interval_s: float = 3600.0, timeout_s: float = BOUND_S) -> Stores:
         return Stores(
-            lambda: self.declared,
+            self.in_force,
             lambda: self.users,
             lambda store, user: self.expand(store, user),
             self.publish,
@@ -157,7 +162,7 @@ def test_an_unused_store_is_not_probed_and_a_changed_one_begins_anew(tmp_path: P
         daemon = Daemon(store("files", str(tmp_path / "gone")))
         stores = daemon.stores()
         assert (await state(stores))[0] == "down"
-        daemon.declared["a"] = store("files", str(tmp_path))
+        daemon.declare(store("files", str(tmp_path)))
         assert await state(stores) == ("up", "")
         daemon.users = []
         assert await state(stores) == ("unused", "")

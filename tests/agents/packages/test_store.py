@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from configurations import configuration, in_force
 from corral.supervisor.agents.packages.builder import build, scaffold
 from corral.supervisor.agents.packages.signature import generate, read_secret
 from corral.supervisor.agents.packages.store import IDLE_S, UPLOADS_MAX, Packages
@@ -32,13 +33,12 @@ class Rig:
     """A store of packages with its clock, settings and users."""
 
     def __init__(self, store: Store, folder: Path) -> None:
-        self.settings = Settings()
+        self.in_force = in_force()
         self.used: list[str] = []
         self.now = 0.0
         self.folder = folder
-        self.packages = Packages(
-            store, folder, lambda: self.settings, lambda _name, _digest: self.used, lambda: self.now
-        )
+        self.packages = Packages(store, folder, self.in_force, lambda: self.now)
+        self.packages.keep_for(lambda _name, _digest: self.used)
 
     async def add(self, data: bytes, sha256: str | None = None) -> str:
         """Uploads in two chunks, adds, and returns the digest."""
@@ -199,7 +199,7 @@ def test_a_required_signature_has_to_be_of_a_trusted_key(tmp_path: Path) -> None
 
     async def test(rig: Rig) -> None:
         await rig.add(plain)
-        rig.settings = Settings(require_signature=True, trusted_keys=(public,))
+        rig.in_force.adopt(configuration(packages=Settings(require_signature=True, trusted_keys=(public,))))
         await rig.add(signed)
         for data in (other, made(tmp_path, "4")):
             with pytest.raises(PermissionDenied):
@@ -232,7 +232,7 @@ def test_uploads_are_bounded_and_repeatable(tmp_path: Path) -> None:
         assert rig.files == [f"{digest}.corral"]
         with pytest.raises(NotFound):
             await packages.upload(key, 10, encoded(b"x"))
-        rig.settings = Settings(max_bytes=1024)
+        rig.in_force.adopt(configuration(packages=Settings(max_bytes=1024)))
         with pytest.raises(ResourceLimitExceeded):
             await packages.upload(None, 0, encoded(bytes(1025)))
         assert rig.files == [f"{digest}.corral"]

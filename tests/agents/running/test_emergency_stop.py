@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from configurations import in_force
 from corral.supervisor.agents.kept.agent_rows import AgentTable
 from corral.supervisor.agents.running import emergency_stop
 from corral.supervisor.agents.running.emergency_stop import EmergencyStopSwitch
@@ -40,10 +41,10 @@ def test_an_emergency_stop_is_in_force_and_answered_while_the_disk_hangs(
         store = Store.open(path)
         bus = SimpleNamespace(publish=publish)
         shared: Any = SimpleNamespace(bus=bus, zygotes=None)  # enough for a stop of no worker
-        config: Any = None
-        registry = Registry(config)
+        following = in_force()
+        registry = Registry(following)
         switch = EmergencyStopSwitch(AgentTable(store), shared.bus)
-        tenants = Tenants(store, lambda: config)
+        tenants = Tenants(store, following)
         startup = Startup(registry, switch, shared.bus, tenants, TenantRoom(registry, None))
         operations = Operations(shared, registry, startup, switch)
         stopped: list[str] = []

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from configurations import in_force
 from corral.supervisor.api.table.table import Control, Permission, Serve
 from corral.supervisor.config.spec.spec import Audit as Keys
 from corral.supervisor.records.audit import hash_chain
@@ -50,7 +51,7 @@ def run(path: Path, test: Test, keys: Keys | None = None) -> None:
     async def bounded() -> None:
         store = Store.open(path)
         try:
-            audit = await Audit.open(store, lambda: keys or Keys())
+            audit = await Audit.open(store, in_force(audit=keys or Keys()))
             try:
                 async with asyncio.timeout(BOUND_S):
                     await test(audit, store)
@@ -470,14 +471,15 @@ FULL_DISK = """
 import asyncio, resource, signal, sys
 from pathlib import Path
 from corral.supervisor.records.audit.log import Audit
-from corral.supervisor.config.spec.spec import Audit as Keys
+from corral.supervisor.config.spec.in_force import InForce
+from corral.supervisor.config.spec.loader import decode
 from corral.supervisor.records.store.store import Store
 
 async def main() -> None:
     path = Path(sys.argv[1])
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     store = Store.open(path)
-    audit = await Audit.open(store, Keys)
+    audit = await Audit.open(store, InForce(decode("", source="none", directory="/")))
     kept = [await audit.keep({"action": "before"})]
     size = Path(f"{path}-wal").stat().st_size
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))

@@ -11,7 +11,9 @@ from typing import cast
 
 import pytest
 
+from configurations import configuration, in_force
 from corral.supervisor.api.daemon_methods.observe import EventFollower
+from corral.supervisor.config.spec.in_force import InForce
 from corral.supervisor.config.spec.spec import Events
 from corral.supervisor.records.events.bus import QUEUE_LIMIT, RESERVE, Bus
 from corral.supervisor.records.events.history import RECENT_EVENTS, EventFilter, EventHistory
@@ -29,7 +31,8 @@ Record = dict[str, object]
 class Stream:
     """A stream with its store, as a daemon has it."""
 
-    def __init__(self, store: Store, event_history: EventHistory) -> None:
+    def __init__(self, store: Store, in_force: InForce, event_history: EventHistory) -> None:
+        self.in_force = in_force
         self.store = store
         self.event_history = event_history
         self.bus = Bus(event_history.first_seq, event_history.keep, reserve=event_history.reserve)
@@ -67,7 +70,8 @@ class Stream:
 async def stream(folder: Path) -> AsyncGenerator[Stream, None]:
     store = Store.open(folder / "corral.db")
     try:
-        yield Stream(store, await EventHistory.open(store))
+        following = in_force()
+        yield Stream(store, following, await EventHistory.open(store, following))
     finally:
         await store.close()
 
@@ -313,8 +317,9 @@ def rows(folder: Path) -> list[tuple[int, str]]:
 
 
 @asynccontextmanager
-async def kept_to(events: Stream, config: Callable[[], Events]) -> AsyncGenerator[None, None]:
-    chore = asyncio.create_task(events.event_history.run(config))
+async def kept_to(events: Stream, limit: int) -> AsyncGenerator[None, None]:
+    events.in_force.adopt(configuration(events=Events(max_bytes=limit)))
+    chore = asyncio.create_task(events.event_history.run())
     try:
         yield
     finally:
@@ -334,7 +339,7 @@ async def test_agents_that_flood_do_not_erase_what_the_daemon_told(tmp_path: Pat
     async with stream(tmp_path) as events:
         for _ in range(50):
             events.bus.publish("daemon.stopping")
-        async with kept_to(events, lambda: Events(max_bytes=limit)):
+        async with kept_to(events, limit):
             for _ in range(400):
                 events.say(data="x" * 5_000)
                 await asyncio.sleep(0)
@@ -356,12 +361,11 @@ async def test_the_oldest_go_when_the_limit_shrinks_and_a_reader_is_told(tmp_pat
             events.bus.publish("daemon.stopping")
     async with (
         stream(tmp_path) as events,  # which has to find out how much there is
-        kept_to(events, lambda: Events(max_bytes=limit)),
+        kept_to(events, limit),
     ):
         assert await events.read(0) != []
         assert len(rows(tmp_path)) == 3_000
-        limit = 100_000
-        events.event_history.recheck()
+        events.in_force.adopt(configuration(events=Events(max_bytes=100_000)))
         await until(events, lambda: events.event_history.removed_to > 0)
         await until(events, lambda: len(rows(tmp_path)) < 1_500)
         left = [seq for seq, _ in rows(tmp_path)]
@@ -385,13 +389,13 @@ async def test_what_is_too_old_goes_in_slices_and_the_rest_stays(tmp_path: Path)
         now += 100.0
         kept = [events.say() for _ in range(100)]
         await events.store.write()
-        async with kept_to(events, lambda: Events()):
+        async with kept_to(events, Events().max_bytes):
             await events.event_history.expire(now - 50.0)
         assert [seq for seq, _ in rows(tmp_path)] == kept
         now_read = [record["seq"] for record in await events.read(kept[0] - 1)]
         assert now_read == kept
         events.bus.publish("daemon.stopping")
-        async with kept_to(events, lambda: Events()):
+        async with kept_to(events, Events().max_bytes):
             await events.event_history.expire(now + 50.0)  # also what is still remembered
         (told,) = await events.read(0)
         assert told["type"] == "events.expired"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from corral.supervisor.config.spec.in_force import InForce
 from corral.supervisor.config.spec.loader import decode
 from corral.supervisor.config.spec.sources import Variables
 from corral.supervisor.records.events.bus import Bus, Event
@@ -26,7 +27,7 @@ def test_no_more_tasks_than_those_of_a_minute_pass_in_any_minute(tmp_path: Path)
         events: list[Event] = []
         now = 1000.0
         refusals = Refusals(Bus(1, events.append), lambda: now)
-        limits = TaskLimits(Tenants(store, lambda: config), refusals)
+        limits = TaskLimits(Tenants(store, InForce(config)), refusals)
         passed: list[float] = []
         looks = 0
         while now < 1300.0:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from corral.supervisor.config.decoding.decoder import STORE
+from corral.supervisor.config.spec.in_force import InForce
 from corral.supervisor.config.spec.loader import decode
 from corral.supervisor.config.spec.sources import Variables
 from corral.supervisor.config.spec.spec import Config
@@ -38,7 +39,7 @@ FILE = config('[tiers.free]\nmax_agents = 5\n[tenants.acme]\ntier = "free"\nmax_
 @in_loop
 async def test_what_was_kept_is_found_by_the_next_daemon(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "corral.db")
-    first = Tenants(store, lambda: FILE)
+    first = Tenants(store, InForce(FILE))
     changed: list[str] = []
     first.subscribe(changed.append)
     await first.keep("new", Kept(added=True, table={"tier": "free"}, uid=1_900_000_001))
@@ -49,7 +50,7 @@ async def test_what_was_kept_is_found_by_the_next_daemon(tmp_path: Path) -> None
     await store.close()
 
     store = Store.open(tmp_path / "corral.db")
-    second = Tenants(store, lambda: FILE)
+    second = Tenants(store, InForce(FILE))
     await second.load()
     assert sorted(second.all()) == ["acme", "new"]
     acme, new = second.of("acme"), second.of("new")
@@ -63,15 +64,15 @@ async def test_what_was_kept_is_found_by_the_next_daemon(tmp_path: Path) -> None
 @in_loop
 async def test_the_limits_follow_the_file_and_keys_set_at_run_time_win(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "corral.db")
-    current = FILE
-    tenants = Tenants(store, lambda: current)
+    in_force = InForce(FILE)
+    tenants = Tenants(store, in_force)
     await tenants.keep("acme", Kept(table={"max_processes": 3}))
-    current = config("[tenants.acme]\nmax_processes = 7\nmax_agents = 2\n[tenants.b]\n")
+    in_force.adopt(config("[tenants.acme]\nmax_processes = 7\nmax_agents = 2\n[tenants.b]\n"))
     found = tenants.of("acme")
     assert (found.max_processes, found.max_agents) == (3, 2)
     await tenants.forget("acme")
     assert tenants.of("acme").max_processes == 7
-    current = config("")
+    in_force.adopt(config(""))
     with pytest.raises(NotFound, match='cannot find tenant "acme"'):
         tenants.of("acme")
     await store.close()
@@ -82,10 +83,10 @@ async def test_a_tenant_whose_tier_is_gone_keeps_no_limit_of_it_and_is_there(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = Store.open(tmp_path / "corral.db")
-    current = FILE
-    tenants = Tenants(store, lambda: current)
+    in_force = InForce(FILE)
+    tenants = Tenants(store, in_force)
     await tenants.keep("new", Kept(added=True, table={"tier": "free"}))
-    current = config("")
+    in_force.adopt(config(""))
     assert tenants.of("new").max_agents == 0
     assert "no tier has this name" in caplog.text
     await store.close()
@@ -95,7 +96,7 @@ async def test_a_tenant_whose_tier_is_gone_keeps_no_limit_of_it_and_is_there(
 async def test_a_tenant_with_a_damaged_record_is_suspended(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = Store.open(tmp_path / "corral.db")
     await store.write(("INSERT INTO tenant (name, record) VALUES ('acme', ?)", (b"{",)))
-    tenants = Tenants(store, lambda: FILE)
+    tenants = Tenants(store, InForce(FILE))
     await tenants.load()
     assert tenants.is_suspended("acme")
     assert "its record is damaged" in caplog.text
