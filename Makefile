@@ -12,13 +12,13 @@ NAME := $(if $(filter bench long,$(firstword $(MAKECMDGOALS))),$(wordlist 2,2,$(
 
 .PHONY: demo test long check bench site layout format clean $(NAME)
 .DELETE_ON_ERROR:
-# Hundreds of daemons and commands are started here: without bytecode each would compile what it imports, again and again.
+# Many daemons and commands are started here: without bytecode each would compile what it imports, again and again.
 unexport PYTHONDONTWRITEBYTECODE
 
 demo: $(VENV)/.demo
 	@$(BIN)/python -P examples/crew/demo.py $(if $(REPO),--repo "$(REPO)") $(if $(KEEP),--keep)
 
-test: $(VENV)/.test $(VENV)/.node $(VENV)/.compiled
+test: $(VENV)/.test $(VENV)/.node
 	$(BIN)/python -P -m pytest -q -n 6 --dist loadscope -m "not long" $(ARGS)
 
 long: $(VENV)/.test $(VENV)/.node
@@ -60,12 +60,6 @@ $(VENV)/.node: tests/support/node/package.json | $(VENV)/.test
 	@PATH=$(NODE)/bin:$$PATH npm install --prefix $(NODE) --no-package-lock --ignore-scripts --no-audit --no-fund \
 		--fetch-retries=1 --fetch-retry-mintimeout=500 --fetch-retry-maxtimeout=2000 --fetch-timeout=20000 --loglevel=error && touch $@ \
 		|| echo "cannot install what tests/support/node/package.json names: the tests that need it are skipped"
-
-# Else each of the processes that run tests would compile all of them: half a minute of two cores.
-$(VENV)/.compiled: | $(VENV)/.test
-	@for part in tests/system --ignore=tests/system; do \
-		$(BIN)/python -P -m pytest -q --collect-only $$part > /dev/null & done; wait
-	@touch $@
 
 # One stamp per set of extras; a newer pyproject.toml installs again.
 $(VENV)/.%: pyproject.toml

@@ -7,9 +7,12 @@ that over exec(2): Python then installs no handler, and the programs under test,
 """
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -26,10 +29,17 @@ settings.load_profile("corral")
 # A test that has no daemon wants to hear of it at once; tests/cli/test_connecting.py waits for one.
 os.environ.setdefault("CORRAL_CONNECT_TIMEOUT", "0")
 
+# Hundreds of processes are started here: without bytecode each would compile what it imports, and rewrite the tests.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 MEMORY = "/dev/shm"
 
 ROOM_BYTES = 8 * 2**30
 """Free memory with which half a gigabyte of folders, twice, costs nobody anything."""
+
+OWN_FOLDER = re.compile(r"pytest-corral-(\d+)")
+"""The folder of a run, by the pid of its first process."""
 
 
 def has_room(folder: str) -> bool:
@@ -42,24 +52,38 @@ def has_room(folder: str) -> bool:
     return not found.f_flag & os.ST_NOEXEC and free_bytes >= ROOM_BYTES
 
 
-if has_room(MEMORY):
-    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", MEMORY)
-
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def own_folder() -> Path:
+    """Where the folders of all tests of this run will be. Those of earlier runs, which are left for their readers, go.
+
+    pytest's own has the user's name in it, which may be so long that no path below it is one of a socket (107 bytes).
+    """
+    root = Path(os.environ.get("PYTEST_DEBUG_TEMPROOT") or (MEMORY if has_room(MEMORY) else tempfile.gettempdir()))
+    for left in root.iterdir():
+        named = OWN_FOLDER.fullmatch(left.name)
+        if named and not Path(f"/proc/{named[1]}").exists() and left.lstat().st_uid == os.getuid():
+            shutil.rmtree(left, ignore_errors=True)
+    return root / f"pytest-corral-{os.getpid()}"
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest looks where its folder is to be
 def pytest_configure(config: pytest.Config) -> None:
-    """In a fresh clone, has pytest rewrite the modules once before the workers begin: each of them would rewrite all."""
-    tests = Path(__file__).parent
-    is_done = sys.dont_write_bytecode or any((tests / "layout" / "__pycache__").glob("test_*.pyc"))
-    if is_done or hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+    """Chooses the folder of all tests, and in a fresh clone has pytest rewrite the modules once: else each worker would."""
+    if hasattr(config, "workerinput"):
         return
-    folders = [str(path) for path in sorted(tests.iterdir()) if any(path.glob("test_*.py"))]
+    if config.option.basetemp is None:
+        config.option.basetemp = str(own_folder())
+    tests = Path(__file__).parent
+    modules, written = len([*tests.rglob("test_*.py")]), len([*tests.rglob("test_*.pyc")])
+    if written > modules / 2 or not config.getoption("numprocesses", None):
+        return
     command = [sys.executable, "-P", "-m", "pytest", "-q", "--collect-only"]
     both = [
         subprocess.Popen([*command, *half], cwd=tests.parent, stdout=subprocess.DEVNULL)
-        for half in (folders[::2], folders[1::2])
+        for half in (["tests/system"], ["tests", "--ignore=tests/system"])
     ]
     for each in both:
         each.wait()
