@@ -107,6 +107,21 @@ def _skipped(report: Report, name: str) -> str:
     return told[0] if told else f"no row {name}"
 
 
+@dataclass(frozen=True)
+class Figure:
+    """A row of a benchmark's report that the page shows, though nothing in particular is aimed at."""
+
+    what: str
+    part: str
+    row: str
+    """A pattern, as that of an aim; of several rows that match, the last counts."""
+
+    def found(self, report: Report | None) -> Mapping[str, Any] | None:
+        """The row of a report, or None where it is not there."""
+        rows = [] if report is None else [row for row in report["rows"] if re.fullmatch(self.row, row["name"])]
+        return rows[-1] if rows else None
+
+
 PEERS = ("supervisord", "circus", "pm2")
 
 AIMS = [
@@ -198,4 +213,50 @@ AIMS = [
     Aim("an empty task, durable", "tasks", "wide_durable_one_ms", "<=", 3.0, "fsync", "fsync", 1.0),
     Aim("empty tasks a second, not durable", "tasks", "wide_loose_rate", ">=", 10_000.0),
     Aim("empty tasks a second, durable", "tasks", "wide_durable_rate", ">=", 4_000.0),
+]
+
+FIGURES = [
+    Figure("daemon to READY, no agent, beside `python -c pass`", "start", "ready_empty"),
+    Figure("`corral status`, beside `python -c pass`", "start", "status"),
+    Figure("an empty durable task, beside a process pool's", "tasks", "wide_durable_one_ms"),
+    Figure("the same in a store with a million records, beside a thousand", "million", "run"),
+    Figure("an empty task during a backup, beside one alone", "backup", "run"),
+    Figure("a turn after 100 remembered messages", "memory", "remembered_100"),
+    Figure("the same, rebuilt turn by turn", "memory", "rebuilt_100"),
+    Figure("a tool call by `corral mcp serve`, beside the least client's", "mcp", "serve_us"),
+    Figure("FastMCP's proxy beside that", "mcp", "fastmcp_us"),
+    Figure("a tool call by HTTP, beside the least client's", "mcp", "http_us"),
+    Figure("mcp-proxy beside that", "mcp", "mcp_proxy_us"),
+    Figure("memory of 10 editor sessions, beside private copies", "sessions", "corral_10"),
+    Figure("memory of 30 LangGraph agents with shared imports, beside their own", "frameworks", "shared_mb"),
+    Figure("deployment from a warm cache, beside venv and pip", "deploy", "fresh_ms"),
+    Figure("a cold start in `strict`, beside `none`", "isolation", "strict"),
+    Figure("the same in a container by runc", "isolation", "runc"),
+    Figure("PSS of the daemon without tenants", "tenants", "empty"),
+    Figure("the same with 1,000 tenants, a hibernated agent each", "tenants", "memory"),
+    Figure("a hibernated agent woken", "tenants", "start"),
+    Figure("`daemon.status` of 1,000 over HTTP, beside the socket", "http_api", "http_status"),
+    Figure("an empty task over HTTP, beside the socket", "http_api", "http_run"),
+    Figure("an event to the screen of the dashboard", "dashboard", "pixel"),
+    Figure("processor share of 100 watched workers, beside unwatched ones", "sampler", "cpu_watched"),
+    Figure("processor time of a task with metrics, beside without", "metrics", "task on"),
+    Figure("a streamed part, from handler to reader", "streaming", "alone_us"),
+    Figure("a model's call through the gateway, beside a direct one", "models", "gateway_us"),
+    Figure("the first byte of its stream, likewise", "models", "gateway_first_us"),
+    Figure("processor time of a task with traces, beside without", "telemetry", "task on"),
+    *(
+        Figure(f"p99 of a tenant's tasks in another's flood of {words}, beside before it", "flood", f"{kind}_p99")
+        for kind, words in (
+            ("tasks", "tasks"),
+            ("failed", "tasks for nobody"),
+            ("connections", "connections"),
+            ("logs", "log lines"),
+            ("events", "events"),
+            ("calls", "tool calls"),
+        )
+    ),
+    Figure("an empty task by NATS on 3 nodes, beside NATS alone", "cluster", "nats3_us"),
+    Figure("the same by Redis, beside Redis alone", "cluster", "redis3_us"),
+    Figure("kill -9 of a node until its agent is Ready elsewhere", "cluster", "failover"),
+    Figure("a decision where an agent goes, among 1,000 nodes", "cluster_simulation", "decision"),
 ]

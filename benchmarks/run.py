@@ -2,8 +2,8 @@
 
 Each is a program of its own: `run.py NAME` runs one, with its own options behind the name, and `run.py --list` lists them. Peers are put into one temporary folder, or `--peers FOLDER`, and left out with
 a reason where they cannot be had; with --quick only those that are in that folder take part. `--read` takes the figures of
-an earlier run (its JSON, or that of one benchmark) in place of a new one, and `--write` puts the tables into a document, between
-its markers.
+an earlier run (its JSON, or that of one benchmark) in place of a new one, and `--write` puts the figures of all that was measured
+into the tables of a document, between its markers.
 """
 
 import argparse
@@ -31,7 +31,7 @@ PART_S = 3600.0
 
 @dataclass(frozen=True)
 class Part:
-    """A benchmark: its file is NAME.py, and its table in the document is between the markers of that name."""
+    """A benchmark: its file is NAME.py."""
 
     name: str
     has_peers: bool = False
@@ -68,8 +68,6 @@ PARTS = [
     Part("cluster_simulation"),
     Part("cluster"),
 ]
-
-AIMS_MARK = "aims"
 
 Record = dict[str, Any]  # Any: JSON
 
@@ -150,9 +148,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--read", metavar="FILE", type=Path, action="append", help="figures of an earlier run; may be repeated"
     )
-    parser.add_argument(
-        "--write", metavar="FILE", type=Path, help="put the tables into a document, between its markers"
-    )
+    parser.add_argument("--write", metavar="FILE", type=Path, help="put the figures into the tables of a document")
     return parser.parse_args()
 
 
@@ -185,19 +181,25 @@ def _run(part: Part, options: argparse.Namespace, folder: Path, found: Found) ->
         found.missing[part.name] = f"ended with status {status}"
 
 
+AIMS_HEADER = ["what", "benchmark", "aim", "measured", "met"]
+FIGURES_HEADER = ["what", "benchmark", "measured", "ratio"]
+RUNS_HEADER = ["benchmark", "day", "commit", "used by others"]
+
+MET, MISSED, UNKNOWN = "yes", "**no**", "not measured"
+
+
 def aims_table(lines: list[Record]) -> str:
-    """The aims for people; in the document, too."""
-    header = ["what", "benchmark", "aim", "measured", "met"]
-    rows = [header, ["---"] * len(header)]
-    for line in lines:
-        if line["met"] is None:
-            measured, met = "", f"not measured: {line['reason']}"
-        else:
-            unit = line["unit"]
-            measured = f"{bench.number(line['measured'])} {unit}".strip()
-            met = "yes" if line["met"] else "**no**"
-        rows.append([line["what"], line["part"], _limit_words(line), measured, met])
-    return bench.aligned(rows)
+    """The aims for people."""
+    return _table(AIMS_HEADER, [_aim_row(line) for line in lines])
+
+
+def _aim_row(line: Record) -> list[str]:
+    if line["met"] is None:
+        measured, met = "", f"{UNKNOWN}: {line['reason']}"
+    else:
+        measured = f"{bench.number(line['measured'])} {line['unit']}".strip()
+        met = MET if line["met"] else MISSED
+    return [line["what"], line["part"], _limit_words(line), measured, met]
 
 
 def _limit_words(line: Record) -> str:
@@ -210,35 +212,70 @@ def _limit_words(line: Record) -> str:
     return f"{words} {line['unit']}"
 
 
+def _figure_row(figure: aims.Figure, parts: Mapping[str, Record]) -> list[str]:
+    row = figure.found(parts.get(figure.part))
+    if row is None:
+        return [figure.what, figure.part, UNKNOWN, ""]
+    ratio = row["ratio"]
+    if ratio is None:
+        times = ""
+    else:
+        times = f"{bench.number(ratio['median'])} ({bench.number(ratio['min'])}..{bench.number(ratio['max'])})"
+    return [figure.what, figure.part, f"{bench.number(row['median'])} {row['unit']}", times]
+
+
+def _run_row(name: str, report: Record | None) -> list[str]:
+    if report is None:
+        return [name, "never", "", ""]
+    machine = report["machine"]
+    return [name, report["at"][:10], machine["commit"] or "unknown", f"{machine['others_cpu_percent']:.0f} %"]
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    return bench.aligned([header, ["---"] * len(header), *rows])
+
+
 # --- the document ---------------------------------------------------------------------------------
 
 
 def written(text: str, record: Mapping[str, Any]) -> str:  # Any: JSON
-    """The document with new tables between the markers of all parts that were measured; all else stays as it is.
+    """The document with new rows for the parts that were measured; those of other parts stay as they are.
 
     Raises:
         SystemExit: a marker is not there.
     """
-    for name, report in record["parts"].items():
-        shown = f"`{report['command']}`\n\n{bench.table(report)}"
-        text = _between(text, name, shown)
-    return _between(text, AIMS_MARK, _aims_text(record))
+    parts: Mapping[str, Record] = record["parts"]
+    rows = [_aim_row(line) for line in record["aims"]]
+    rows = _kept(text, "aims", rows, [row[1] in parts for row in rows])
+    met, missed = (sum(row[-1] == word for row in rows) for word in (MET, MISSED))
+    counts = f"{met} met, {missed} missed, {len(rows) - met - missed} not measured."
+    text = _between(text, "aims", f"{_table(AIMS_HEADER, rows)}\n\n{counts}")
+    rows = [_figure_row(figure, parts) for figure in aims.FIGURES]
+    rows = _kept(text, "figures", rows, [row[1] in parts for row in rows])
+    text = _between(text, "figures", _table(FIGURES_HEADER, rows))
+    rows = [_run_row(part.name, parts.get(part.name)) for part in PARTS]
+    rows = _kept(text, "runs", rows, [row[0] in parts for row in rows])
+    return _between(text, "runs", _table(RUNS_HEADER, rows))
 
 
-def _aims_text(record: Mapping[str, Any]) -> str:  # Any: JSON
-    days = sorted({report["at"][:10] for report in record["parts"].values()})
-    met, missed, unknown = (sum(line["met"] is wanted for line in record["aims"]) for wanted in (True, False, None))
-    when = " to ".join(dict.fromkeys([days[0], days[-1]])) if days else "never"
-    told = f"Measured {when}: {met} met, {missed} missed, {unknown} not measured."
-    return f"{aims_table(record['aims'])}\n\n{told}"
+def _kept(text: str, name: str, rows: list[list[str]], measured: list[bool]) -> list[list[str]]:
+    """The rows, each that was not measured as it stands in the document; a row is known by its first cell."""
+    marked = _marked(name).search(text)
+    if marked is None:
+        raise SystemExit(f'cannot write the table "{name}": its two markers are not there')
+    lines = [line for line in marked[2].splitlines() if line.startswith("| ")][2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    old = {row[0]: row for row in cells}
+    return [row if fresh else old.get(row[0], row) for row, fresh in zip(rows, measured, strict=True)]
 
 
 def _between(text: str, name: str, shown: str) -> str:
+    return _marked(name).sub(lambda match: f"{match[1]}\n{shown}\n{match[3]}", text)
+
+
+def _marked(name: str) -> re.Pattern[str]:
     begin, end = (re.escape(f"<!-- {word} {name} -->") for word in ("figures:", "end of"))
-    marked = re.compile(f"({begin}\n).*?(\n{end})", re.DOTALL)
-    if len(marked.findall(text)) != 1:
-        raise SystemExit(f'cannot write the table of "{name}": its two markers are not there once')
-    return marked.sub(lambda match: f"{match[1]}\n{shown}\n{match[2]}", text)
+    return re.compile(f"({begin}\n)(.*?)(\n{end})", re.DOTALL)
 
 
 if __name__ == "__main__":
