@@ -46,7 +46,7 @@ OFFLINE = "offline_access"
 
 async def perform(order: Order) -> Answer:
     """Performs one step."""
-    async with Http(order.url) as http:
+    async with Http(order.url, order.settings.issuer, order.settings.idp_issuer) as http:
         match order.step:
             case "start" | "device":
                 return Answer(pending=await _begin(http, order))

@@ -1,16 +1,26 @@
-"""Exchanges small JSON documents with servers that are not trusted: bounded in size, time and redirections.
+"""Exchanges small JSON documents with servers that are not trusted: bounded in size, time, redirections and reach.
+
+Addresses come from documents of a server, which could name services that it cannot reach itself. An address is judged where
+its name leads, at each connection: to this machine, its link or a private network only if the server that the configuration
+names is there. Where a proxy of the environment makes the connections, the proxy decides.
 
 It must not know OAuth. aiohttp is imported with this module.
 """
 
 import asyncio
+import contextlib
+import errno
+import socket
 from collections.abc import Mapping
-from typing import Self
+from typing import Any, Self
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import aiohttp
 from yarl import URL
 
 from corral import __version__
+from corral.worker.contract.addresses import Zone, zone_of
 from corral.worker.contract.codec import as_object, decode
 from corral.worker.contract.errors import ToolFailed
 
@@ -30,20 +40,38 @@ Reply = tuple[int, dict[str, object], Mapping[str, str]]
 
 
 class Http:
-    """Sends requests for the authorization of one server."""
+    """Sends requests for the authorization of one server; `named` are further addresses of the configuration, "" for none."""
 
-    def __init__(self, server_url: str) -> None:
+    def __init__(self, server_url: str, *named: str) -> None:
         self.server_url = server_url
+        self._configured = [url for url in (server_url, *named) if url]
+        self._zones: set[Zone] = {"public"}
         self._http: aiohttp.ClientSession
 
     async def __aenter__(self) -> Self:
+        is_proxied = not {"http", "https", "all"}.isdisjoint(getproxies())
+        if not is_proxied:
+            for url in self._configured:
+                self._zones |= await _zones_of(url)
+        connector = aiohttp.TCPConnector(socket_factory=None if is_proxied else self._socket)
         self._http = aiohttp.ClientSession(
-            cookie_jar=aiohttp.DummyCookieJar(), timeout=aiohttp.ClientTimeout(total=TIMEOUT_S), trust_env=True
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
+            trust_env=True,
         )
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
         await self._http.close()
+
+    def _socket(self, info: Any) -> socket.socket:  # as getaddrinfo returns it
+        """Makes the socket of a connection, if its address may be reached."""
+        family, kind, protocol, _, address = info
+        if zone_of(address[0]) not in self._zones:
+            where = "this machine or its link" if zone_of(address[0]) == "local" else "a private network"
+            raise OSError(errno.EACCES, f"{address[0]} is an address of {where}, where nothing of the configuration is")
+        return socket.socket(family, kind, protocol)
 
     async def get(self, url: str) -> Reply:
         """Reads a document; redirections are followed as far as they lead to safe addresses."""
@@ -93,6 +121,14 @@ class Http:
             if isinstance(error, TimeoutError | asyncio.TimeoutError):
                 why = f"no answer within {TIMEOUT_S:g} s"
             raise metadata.refused(f"cannot reach {where}: {why[:300]}", "unreachable", address=where) from error
+
+
+async def _zones_of(url: str) -> set[Zone]:
+    """Returns where the name of a server leads; nowhere while it cannot be resolved."""
+    with contextlib.suppress(OSError):
+        found = await asyncio.get_running_loop().getaddrinfo(urlsplit(url).hostname, None, type=socket.SOCK_STREAM)
+        return {zone_of(str(address[0])) for *_, address in found}
+    return set()
 
 
 async def _bounded(response: aiohttp.ClientResponse, where: str) -> dict[str, object]:

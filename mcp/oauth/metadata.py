@@ -33,7 +33,7 @@ def origin_of(url: str) -> str:
 
 
 def checked_address(url: object, what: str, server_url: str) -> str:
-    """Returns an address to which secrets may be sent: https, or http on this machine or on the host of an http server."""
+    """Returns an address to which secrets may be sent: https, or http on the host of an http server, or on this machine where the server is."""
     text = url if isinstance(url, str) else ""
     try:
         parts = urlsplit(text)
@@ -44,7 +44,8 @@ def checked_address(url: object, what: str, server_url: str) -> str:
     if is_whole and "@" not in parts.netloc and not parts.fragment and " " not in text:
         server = urlsplit(server_url)
         is_same_host = server.scheme == "http" and server.hostname == host
-        if parts.scheme == "https" or (parts.scheme == "http" and (is_loopback(host) or is_same_host)):
+        is_here = is_loopback(host) and is_loopback(server.hostname or "")
+        if parts.scheme == "https" or (parts.scheme == "http" and (is_here or is_same_host)):
             return text
     shown = "".join(each if each.isprintable() else " " for each in text[:200])
     raise refused(f'cannot use "{shown}" as {what}: it has to be an https address', "insecure-address", address=shown)

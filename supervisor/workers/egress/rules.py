@@ -3,15 +3,14 @@
 A host is a name, `*.` and a name for all below it, or an address, each with a port or without one, which means 80 and 443.
 """
 
-import ipaddress
 from collections.abc import Sequence
 
 from msgspec import Struct
 
+from corral.worker.contract.addresses import is_local, plain
+
 PORTS = (80, 443)
 """Ports of a host that is listed without one."""
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class Rule(Struct, frozen=True):
@@ -58,32 +57,6 @@ def why_address_refused(host: str, address: str, port: int, rules: Sequence[Rule
         named = f"{host} is at {found}" if host != str(found) else f"{found}"
         return f"{named}, an address of this machine or its link, which is not among allowed_hosts"
     return ""
-
-
-def plain(address: str) -> Address | None:
-    """Returns an address without its zone, and an IPv4 address that is written as IPv6 as what it is."""
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return None
-    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
-    return mapped or found
-
-
-def is_local(address: Address) -> bool:
-    """Returns whether an address is loopback, link-local (cloud metadata), unspecified, multicast or reserved."""
-    return (
-        address.is_loopback
-        or address.is_link_local
-        or address.is_unspecified
-        or address.is_multicast
-        or address.is_reserved
-        or str(address) in METADATA
-    )
-
-
-METADATA = frozenset({"fd00:ec2::254", "100.100.100.200", "168.63.129.16"})
-"""Addresses of cloud metadata that are neither loopback nor link-local."""
 
 
 def _covers(rule: Rule, name: str) -> bool:
