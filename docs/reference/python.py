@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import NODEFAULT, Struct, UnsetType
 
+from corral.worker import methods
 from corral.worker.contract import records
 from corral.worker.methods.method import Method
 from corral.worker.methods.table import METHODS
@@ -42,6 +43,15 @@ FULL = {
 POSITIONAL = frozenset({"names", "specs", "data", "arguments", "query", "server"})
 """Optional params that need no keyword."""
 
+DEFINITIONS = {
+    value.name: (module.__name__.rpartition(".")[2], constant)
+    for module in vars(methods).values()
+    if isinstance(module, types.ModuleType)
+    for constant, value in vars(module).items()
+    if isinstance(value, Method)
+}
+"""By the name of a method: the module of its definition, and the name of the definition there."""
+
 
 def hand_made() -> set[str]:
     """Returns the names of the methods that runtime.py defines."""
@@ -52,29 +62,25 @@ def hand_made() -> set[str]:
 
 HEAD = '''\
 # written by docs/reference/python.py; do not edit
-# ruff: noqa: A002 - parameters have the names that the daemon has for them
-"""Defines a typed coroutine for each method of the daemon; `runtime.AgentRuntime` has these methods, and more.
-
-Each sends its params to the daemon and decodes the answer. It must not decide anything.
-"""
+# ruff: noqa: A002, D102 - parameters have the names that the daemon has for them; the docstrings are those of the definitions
+# `calls` makes the bodies.
+# mypy: disable-error-code="empty-body"
+"""Declares a typed coroutine for each method of the daemon; `runtime.AgentRuntime` has these methods, and more."""
 
 %s
 
-class Methods:
+class Methods(Caller):
     """Calls the methods of a daemon over one connection.
 
     Each raises the CorralError that the daemon answers.
     """
-
-    def __init__(self, connection: Reconnecting) -> None:
-        self._connection = connection
 '''
 
 
 def methods_module() -> str:
     """Returns the text of worker/client/methods.py."""
     known = hand_made()
-    names: set[tuple[str, str]] = {(".async_", "Reconnecting")}
+    names: set[tuple[str, str]] = {(".calling", "Caller"), (".calling", "calls")}
     bodies: list[str] = []
     for _, entry in sorted(METHODS.items()):
         name = entry.faces.python
@@ -90,7 +96,6 @@ def _method(name: str, entry: Method, names: set[tuple[str, str]]) -> str:
     hints = typing.get_type_hints(entry.params, include_extras=True)
     required: list[str] = []
     optional: list[str] = []
-    keys: list[str] = []
     for field in msgspec.structs.fields(entry.params):
         written = _type(hints[field.name], names)
         if field.required:
@@ -99,23 +104,14 @@ def _method(name: str, entry: Method, names: set[tuple[str, str]]) -> str:
             required.append(f"{field.name}: {_with_default(field, written)}")
         else:
             optional.append(f"{field.name}: {_with_default(field, written)}")
-        keys.append(field.name)
     signature = ", ".join(["self", *required, *(["*"] if optional else []), *optional])
     result = _result(entry.result, names)
-    arguments = "".join(f", {key}={key}" for key in keys)
-    lines = [line.strip() for line in entry.doc.splitlines()]
-    text = "\n        ".join(lines)
-    needs = f'Needs the right "{entry.permission}".'
-    names |= {(".parameters", "given"), (_module(entry.params), entry.params.__name__)}
-    return f'''
-    async def {name}({signature}) -> {result}:
-        """{text}
-
-        {needs}
-        """
-        params = given({entry.params.__name__}{arguments})
-        return await self._connection.ask({result}, "{entry.name}", params)
-'''
+    module, constant = DEFINITIONS[entry.name]
+    names.add(("..methods", module))
+    return f"""
+    @calls({module}.{constant})
+    async def {name}({signature}) -> {result}: ...
+"""
 
 
 def _with_default(field: msgspec.structs.FieldInfo, written: str) -> str:

@@ -34,7 +34,7 @@ worker.control: worker.contract
 worker.methods: worker.contract worker.control
 worker.sdk: worker.contract
 worker.adapters: worker.contract worker.sdk
-worker.client: worker.contract worker.control worker.adapters worker.sdk
+worker.client: worker.contract worker.control worker.methods worker.adapters worker.sdk
 worker.service: worker.contract worker.client
 worker.webhook: worker.contract worker.sdk
 worker.a2a: worker.contract worker.sdk worker.webhook

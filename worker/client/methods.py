@@ -1,9 +1,8 @@
 # written by docs/reference/python.py; do not edit
-# ruff: noqa: A002 - parameters have the names that the daemon has for them
-"""Defines a typed coroutine for each method of the daemon; `runtime.AgentRuntime` has these methods, and more.
-
-Each sends its params to the daemon and decodes the answer. It must not decide anything.
-"""
+# ruff: noqa: A002, D102 - parameters have the names that the daemon has for them; the docstrings are those of the definitions
+# `calls` makes the bodies.
+# mypy: disable-error-code="empty-body"
+"""Declares a typed coroutine for each method of the daemon; `runtime.AgentRuntime` has these methods, and more."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -11,107 +10,16 @@ from typing import Literal
 
 from ..contract.approvals import Approval
 from ..contract.records import AgentStatus, ScheduleRecord, Task, TaskParams
-from ..control.access import (
-    NewToken,
-    TokenAddParams,
-    TokenList,
-    TokenNameParams,
-    TokenRemoved,
-    TokenRotateParams,
-    Whoami,
-)
-from ..control.approvals import ApprovalAnswerParams, ApprovalListParams, ApprovalParams, Approvals
-from ..control.backup import (
-    BackupDiscardParams,
-    BackupMade,
-    BackupParams,
-    BackupPiece,
-    BackupReadParams,
-    Exported,
-    ExportParams,
-    Imported,
-    ImportParams,
-)
-from ..control.deployments import (
-    CanaryParams,
-    Deployment,
-    DeploymentParams,
-    Deployments,
-    DeploymentsParams,
-    DeployParams,
-)
-from ..control.logins import LoggedOut, Login, LoginFinishParams, LoginParams, Logins, LoginStarted, LogoutParams
-from ..control.metrics import (
-    MetricsHistory,
-    MetricsHistoryParams,
-    MetricsLatest,
-    MetricsLatestParams,
-    MetricsTop,
-    MetricsTopParams,
-)
-from ..control.nodes import Node, NodeParams, Nodes
-from ..control.packages import (
-    PackageAddParams,
-    PackageDetails,
-    PackageListParams,
-    PackageParams,
-    PackageRecord,
-    PackageRecords,
-    PackageUpload,
-    PackageUploadParams,
-)
-from ..control.params import (
-    AddAllParams,
-    Addition,
-    AgentSetParams,
-    AuditParams,
-    CallParams,
-    CheckpointIdParams,
-    CheckpointListParams,
-    CheckpointRemoveParams,
-    CheckpointSaveParams,
-    EventParams,
-    EventPublishParams,
-    ExposeParams,
-    GroupAddParams,
-    HibernateParams,
-    LogLevelParams,
-    LogParams,
-    MemoryCleanupParams,
-    MemoryClearParams,
-    MemoryExpireParams,
-    MemoryFindParams,
-    MemoryKeyParams,
-    MemoryListParams,
-    MemoryPutParams,
-    MemoryShowParams,
-    MemoryStatsParams,
-    NameParams,
-    NamesParams,
-    NoParams,
-    ReadParams,
-    ReloadParams,
-    RemoveParams,
-    RunCommandParams,
-    ScaleParams,
-    ScheduleCommandParams,
-    ScheduleNameParams,
-    ScheduleParams,
-    SchemaParams,
-    SecretRemoveParams,
-    SecretRotateParams,
-    SecretSetParams,
-    SelectionParams,
-    SignalParams,
-    StatisticsParams,
-    StatusParams,
-    TaskListParams,
-    TasksParams,
-    TaskTreeParams,
-    ToolsParams,
-    VerifyParams,
-)
-from ..control.reports import CostParams, Costs, TaskLog, TaskLogParams
+from ..control.access import NewToken, TokenList, TokenRemoved, Whoami
+from ..control.approvals import Approvals
+from ..control.backup import BackupMade, BackupPiece, Exported, Imported
+from ..control.deployments import Deployment, Deployments
+from ..control.logins import LoggedOut, Login, Logins, LoginStarted
+from ..control.metrics import MetricsHistory, MetricsLatest, MetricsTop
+from ..control.nodes import Node, Nodes
+from ..control.packages import PackageDetails, PackageRecord, PackageRecords, PackageUpload
+from ..control.params import Addition
+from ..control.reports import Costs, TaskLog
 from ..control.results import (
     AgentsAdded,
     AgentsChanged,
@@ -150,16 +58,7 @@ from ..control.results import (
     Workflows,
     WorkflowShown,
 )
-from ..control.revisions import (
-    RevisionDiff,
-    RevisionDiffParams,
-    RevisionListParams,
-    Revisions,
-    RevisionShown,
-    RevisionShowParams,
-    RollbackParams,
-    RolledBack,
-)
+from ..control.revisions import RevisionDiff, Revisions, RevisionShown, RolledBack
 from ..control.runtime_results import Agents, AgentSet, Models, RuntimeStatistics, Stores, Templates
 from ..control.state_results import (
     Checkpoints,
@@ -174,31 +73,40 @@ from ..control.state_results import (
     SessionShown,
     Value,
 )
-from ..control.tenants import (
-    TenantAdded,
-    TenantAddParams,
-    TenantChanged,
-    TenantNameParams,
-    TenantRemoved,
-    Tenants,
-    TenantSetParams,
-    TenantShown,
-    TenantShowParams,
-    TenantSwitched,
+from ..control.tenants import TenantAdded, TenantChanged, TenantRemoved, Tenants, TenantShown, TenantSwitched
+from ..methods import (
+    access,
+    agent,
+    approval,
+    backup,
+    command,
+    daemon,
+    deployment,
+    events,
+    group,
+    login,
+    mcp,
+    node,
+    package,
+    report,
+    revision,
+    runtime,
+    schedule,
+    secret,
+    state,
+    task,
+    tenant,
 )
-from .async_ import Reconnecting
-from .parameters import given
+from .calling import Caller, calls
 
 
-class Methods:
+class Methods(Caller):
     """Calls the methods of a daemon over one connection.
 
     Each raises the CorralError that the daemon answers.
     """
 
-    def __init__(self, connection: Reconnecting) -> None:
-        self._connection = connection
-
+    @calls(agent.AGENT_ADD_ALL)
     async def add_agents(
         self,
         agents: Sequence[Addition | Mapping[str, object]],
@@ -207,26 +115,14 @@ class Methods:
         wait: bool = True,
         present: Literal["refuse", "keep", "replace"] = "refuse",
         dry_run: bool = False,
-    ) -> AgentsAdded:
-        """Adds several agents and MCP servers, all or none; `failures` has those that did not start.
+    ) -> AgentsAdded: ...
 
-        `added`, `changed` (with the keys) and `unchanged` are the names, also those of a dry run.
-
-        Needs the right "admin".
-        """
-        params = given(AddAllParams, agents=agents, start=start, wait=wait, present=present, dry_run=dry_run)
-        return await self._connection.ask(AgentsAdded, "agent.add_all", params)
-
+    @calls(agent.AGENT_EXPOSE)
     async def expose_agent(
         self, name: str, address: str | None, *, auth: Literal["token", "none"] = "token"
-    ) -> Exposed:
-        """Serves an agent, team or workflow alone over HTTP at an address, or no longer; kept until it is removed.
+    ) -> Exposed: ...
 
-        Needs the right "admin".
-        """
-        params = given(ExposeParams, name=name, address=address, auth=auth)
-        return await self._connection.ask(Exposed, "agent.expose", params)
-
+    @calls(agent.AGENT_HIBERNATE)
     async def hibernate_agents(
         self,
         names: Sequence[str] = (),
@@ -234,34 +130,19 @@ class Methods:
         selector: str | None = None,
         timeout_s: float | None = None,
         force: bool = False,
-    ) -> AgentsChanged:
-        """Saves a checkpoint of agents or workers, and ends their processes until a task, `wake` or `start` comes.
+    ) -> AgentsChanged: ...
 
-        Needs the right "operate".
-        """
-        params = given(HibernateParams, names=names, selector=selector, timeout_s=timeout_s, force=force)
-        return await self._connection.ask(AgentsChanged, "agent.hibernate", params)
-
+    @calls(runtime.AGENT_LIST)
     async def list_agents(
         self, names: Sequence[str] | None = None, *, selector: str | None = None, failed: bool = False
-    ) -> Agents:
-        """Lists the status of agents and MCP servers: of all, or of those that the params choose.
+    ) -> Agents: ...
 
-        Needs the right "read".
-        """
-        params = given(StatusParams, names=names, selector=selector, failed=failed)
-        return await self._connection.ask(Agents, "agent.list", params)
-
+    @calls(agent.AGENT_PAUSE)
     async def pause_agents(
         self, names: Sequence[str] = (), *, all: bool = False, selector: str | None = None
-    ) -> AgentsChanged:
-        """Freezes agents or workers with all their processes, until they are resumed, stopped or die.
+    ) -> AgentsChanged: ...
 
-        Needs the right "operate".
-        """
-        params = given(SelectionParams, names=names, all=all, selector=selector)
-        return await self._connection.ask(AgentsChanged, "agent.pause", params)
-
+    @calls(agent.AGENT_RESET)
     async def reset_agents(
         self,
         names: Sequence[str] = (),
@@ -270,14 +151,9 @@ class Methods:
         selector: str | None = None,
         wait: bool = True,
         timeout_s: float | None = None,
-    ) -> AgentsChanged:
-        """Forgets failures: agents that are wanted and have given up start again.
+    ) -> AgentsChanged: ...
 
-        Needs the right "operate".
-        """
-        params = given(NamesParams, names=names, all=all, selector=selector, wait=wait, timeout_s=timeout_s)
-        return await self._connection.ask(AgentsChanged, "agent.reset", params)
-
+    @calls(agent.AGENT_RESTART)
     async def restart_agents(
         self,
         names: Sequence[str] = (),
@@ -286,24 +162,14 @@ class Methods:
         selector: str | None = None,
         wait: bool = True,
         timeout_s: float | None = None,
-    ) -> AgentsChanged:
-        """Stops agents or workers, starts them again and waits until they are ready; leaves out jobs that neither run nor are named.
+    ) -> AgentsChanged: ...
 
-        Needs the right "operate".
-        """
-        params = given(NamesParams, names=names, all=all, selector=selector, wait=wait, timeout_s=timeout_s)
-        return await self._connection.ask(AgentsChanged, "agent.restart", params)
-
+    @calls(agent.AGENT_RESUME)
     async def resume_agents(
         self, names: Sequence[str] = (), *, all: bool = False, selector: str | None = None
-    ) -> AgentsChanged:
-        """Lets paused agents or workers run again.
+    ) -> AgentsChanged: ...
 
-        Needs the right "operate".
-        """
-        params = given(SelectionParams, names=names, all=all, selector=selector)
-        return await self._connection.ask(AgentsChanged, "agent.resume", params)
-
+    @calls(agent.AGENT_RM)
     async def remove_agents(
         self,
         names: Sequence[str] = (),
@@ -312,14 +178,9 @@ class Methods:
         selector: str | None = None,
         cascade: bool = False,
         expected: str | None = None,
-    ) -> Removed:
-        """Stops agents and MCP servers and removes them, all or none; returns the removed names.
+    ) -> Removed: ...
 
-        Needs the right "admin".
-        """
-        params = given(RemoveParams, name=name, names=names, selector=selector, cascade=cascade, expected=expected)
-        return await self._connection.ask(Removed, "agent.rm", params)
-
+    @calls(revision.AGENT_ROLLBACK)
     async def rollback_agent(
         self,
         name: str,
@@ -331,24 +192,9 @@ class Methods:
         dry_run: bool = False,
         wait: bool = False,
         timeout_s: float | None = None,
-    ) -> RolledBack:
-        """Puts the table of an earlier revision in force again, as a new revision; also of a server, team or workflow.
+    ) -> RolledBack: ...
 
-        Needs the right "admin".
-        """
-        params = given(
-            RollbackParams,
-            name=name,
-            revision=revision,
-            version=version,
-            why=why,
-            expected=expected,
-            dry_run=dry_run,
-            wait=wait,
-            timeout_s=timeout_s,
-        )
-        return await self._connection.ask(RolledBack, "agent.rollback", params)
-
+    @calls(command.AGENT_RUN_COMMAND)
     async def run_command(
         self,
         name: str,
@@ -359,33 +205,12 @@ class Methods:
         working_directory: str | None = None,
         timeout_s: float = 60.0,
         max_output_bytes: int = 1048576,
-    ) -> CommandRun:
-        """Runs a command as `agent.exec` does, without a terminal, and answers once it has ended.
+    ) -> CommandRun: ...
 
-        The command is killed after `timeout_s`, or when its worker ends; the answer has what it printed until then.
+    @calls(agent.AGENT_SCALE)
+    async def scale_agent(self, name: str, instances: int, *, wait: bool = True) -> AgentStatus: ...
 
-        Needs the right "admin".
-        """
-        params = given(
-            RunCommandParams,
-            name=name,
-            argv=argv,
-            stdin=stdin,
-            environment=environment,
-            working_directory=working_directory,
-            timeout_s=timeout_s,
-            max_output_bytes=max_output_bytes,
-        )
-        return await self._connection.ask(CommandRun, "agent.run_command", params)
-
-    async def scale_agent(self, name: str, instances: int, *, wait: bool = True) -> AgentStatus:
-        """Changes the number of workers of an agent; of a placed one that of its replicas on all nodes together.
-
-        Needs the right "operate".
-        """
-        params = given(ScaleParams, name=name, instances=instances, wait=wait)
-        return await self._connection.ask(AgentStatus, "agent.scale", params)
-
+    @calls(runtime.AGENT_SET)
     async def set_agent(
         self,
         name: str,
@@ -396,45 +221,17 @@ class Methods:
         dry_run: bool = False,
         wait: bool = False,
         timeout_s: float | None = None,
-    ) -> AgentSet:
-        """Changes keys of an agent, server, team or workflow; each change is a revision.
+    ) -> AgentSet: ...
 
-        Needs the right "admin".
-        """
-        params = given(
-            AgentSetParams,
-            name=name,
-            spec=spec,
-            expected=expected,
-            why=why,
-            dry_run=dry_run,
-            wait=wait,
-            timeout_s=timeout_s,
-        )
-        return await self._connection.ask(AgentSet, "agent.set", params)
+    @calls(agent.AGENT_SHOW)
+    async def show_agent(self, name: str) -> AgentShown: ...
 
-    async def show_agent(self, name: str) -> AgentShown:
-        """Returns one agent in full: its spec (values of environment and headers hidden), last exits, the end of its stderr.
-
-        While a change is rolled out, the spec is the new one; `agent.rolling` says how far that is.
-
-        Of a team or workflow: its spec.
-
-        Needs the right "read".
-        """
-        params = given(NameParams, name=name)
-        return await self._connection.ask(AgentShown, "agent.show", params)
-
+    @calls(agent.AGENT_SIGNAL)
     async def signal_agents(
         self, signal: str, names: Sequence[str] = (), *, name: str | None = None, selector: str | None = None
-    ) -> Names:
-        """Sends a signal to the leader of each worker that runs.
+    ) -> Names: ...
 
-        Needs the right "operate".
-        """
-        params = given(SignalParams, signal=signal, name=name, names=names, selector=selector)
-        return await self._connection.ask(Names, "agent.signal", params)
-
+    @calls(agent.AGENT_START)
     async def start_agents(
         self,
         names: Sequence[str] = (),
@@ -443,16 +240,9 @@ class Methods:
         selector: str | None = None,
         wait: bool = True,
         timeout_s: float | None = None,
-    ) -> AgentsChanged:
-        """Starts agents or workers and waits until they are ready, jobs until they have succeeded.
+    ) -> AgentsChanged: ...
 
-        A choice that does not name them leaves out jobs that have succeeded, or that are not to start by themselves.
-
-        Needs the right "operate".
-        """
-        params = given(NamesParams, names=names, all=all, selector=selector, wait=wait, timeout_s=timeout_s)
-        return await self._connection.ask(AgentsChanged, "agent.start", params)
-
+    @calls(agent.AGENT_STOP)
     async def stop_agents(
         self,
         names: Sequence[str] = (),
@@ -461,14 +251,9 @@ class Methods:
         selector: str | None = None,
         wait: bool = True,
         timeout_s: float | None = None,
-    ) -> AgentsChanged:
-        """Stops agents or workers and waits until no process of them is left.
+    ) -> AgentsChanged: ...
 
-        Needs the right "operate".
-        """
-        params = given(NamesParams, names=names, all=all, selector=selector, wait=wait, timeout_s=timeout_s)
-        return await self._connection.ask(AgentsChanged, "agent.stop", params)
-
+    @calls(agent.AGENT_WAKE)
     async def wake_agents(
         self,
         names: Sequence[str] = (),
@@ -477,40 +262,20 @@ class Methods:
         selector: str | None = None,
         wait: bool = True,
         timeout_s: float | None = None,
-    ) -> AgentsChanged:
-        """Starts hibernated agents or workers with their checkpoints, and waits until they are ready.
+    ) -> AgentsChanged: ...
 
-        Needs the right "operate".
-        """
-        params = given(NamesParams, names=names, all=all, selector=selector, wait=wait, timeout_s=timeout_s)
-        return await self._connection.ask(AgentsChanged, "agent.wake", params)
+    @calls(approval.APPROVAL_ANSWER)
+    async def answer_approval(self, approval: int, answer: str | None) -> Approval: ...
 
-    async def answer_approval(self, approval: int, answer: str | None) -> Approval:
-        """Answers an open question of a task, which goes on with the answer; the first one counts, and null declines a form.
-
-        Needs the right "operate".
-        """
-        params = given(ApprovalAnswerParams, approval=approval, answer=answer)
-        return await self._connection.ask(Approval, "approval.answer", params)
-
+    @calls(approval.APPROVAL_LIST)
     async def list_approvals(
         self, *, agent: str | None = None, task: str | None = None, ended: bool = False, limit: int = 1000
-    ) -> Approvals:
-        """Lists the open questions of tasks, the oldest first; with `ended` those that have ended, the newest first.
+    ) -> Approvals: ...
 
-        Needs the right "read".
-        """
-        params = given(ApprovalListParams, agent=agent, task=task, ended=ended, limit=limit)
-        return await self._connection.ask(Approvals, "approval.list", params)
+    @calls(approval.APPROVAL_SHOW)
+    async def show_approval(self, approval: int) -> Approval: ...
 
-    async def show_approval(self, approval: int) -> Approval:
-        """Returns a question of a task, with its answer where it has one.
-
-        Needs the right "read".
-        """
-        params = given(ApprovalParams, approval=approval)
-        return await self._connection.ask(Approval, "approval.show", params)
-
+    @calls(events.AUDIT_LIST)
     async def list_audit(
         self,
         *,
@@ -521,97 +286,36 @@ class Methods:
         n: int | None = None,
         actions: Sequence[str] | None = None,
         name: str | None = None,
-    ) -> AuditPage:
-        """Lists audit records, oldest first: the newest `n`, or those after `since`; `next` is the next `before`, or `since`.
+    ) -> AuditPage: ...
 
-        Needs the right "operate".
-        """
-        params = given(
-            AuditParams,
-            since=since,
-            before=before,
-            since_time=since_time,
-            until_time=until_time,
-            n=n,
-            actions=actions,
-            name=name,
-        )
-        return await self._connection.ask(AuditPage, "audit.list", params)
+    @calls(events.AUDIT_VERIFY)
+    async def verify_audit(self, *, head: str | None = None) -> AuditVerdict: ...
 
-    async def verify_audit(self, *, head: str | None = None) -> AuditVerdict:
-        """Verifies the whole chain of hashes; `wrong` is the first record that is not as it was written.
+    @calls(access.AUTH_WHOAMI)
+    async def whoami(self) -> Whoami: ...
 
-        Needs the right "operate".
-        """
-        params = given(VerifyParams, head=head)
-        return await self._connection.ask(AuditVerdict, "audit.verify", params)
+    @calls(backup.BACKUP_DISCARD)
+    async def discard_backup(self, id: str) -> Done: ...
 
-    async def whoami(self) -> Whoami:
-        """Returns the caller as this daemon knows it: name, rights and agents.
+    @calls(backup.BACKUP_MAKE)
+    async def make_backup(self, *, logs: bool = False, secrets: bool = True) -> BackupMade: ...
 
-        Needs the right "read".
-        """
-        params = given(NoParams)
-        return await self._connection.ask(Whoami, "auth.whoami", params)
+    @calls(backup.BACKUP_READ)
+    async def read_backup(self, id: str, *, offset: int = 0) -> BackupPiece: ...
 
-    async def discard_backup(self, id: str) -> Done:
-        """Removes an archive from the state folder.
+    @calls(state.CHECKPOINT_LIST)
+    async def list_checkpoints(self, *, name: str | None = None, limit: int = 100) -> Checkpoints: ...
 
-        Needs the right "admin".
-        """
-        params = given(BackupDiscardParams, id=id)
-        return await self._connection.ask(Done, "backup.discard", params)
+    @calls(state.CHECKPOINT_RM)
+    async def remove_checkpoints(self, checkpoints: Sequence[int], *, force: bool = False) -> CheckpointsRemoved: ...
 
-    async def make_backup(self, *, logs: bool = False, secrets: bool = True) -> BackupMade:
-        """Makes an archive of the state folder and the configuration, in which is all that was acknowledged before.
+    @calls(state.CHECKPOINT_SAVE)
+    async def save_states(self, name: str, *, timeout_s: float | None = None) -> Checkpoints: ...
 
-        It holds secrets in plain text, unless `secrets` is false. `backup.read` hands it out.
+    @calls(state.CHECKPOINT_SHOW)
+    async def show_checkpoint(self, checkpoint: int) -> CheckpointShown: ...
 
-        Needs the right "admin".
-        """
-        params = given(BackupParams, logs=logs, secrets=secrets)
-        return await self._connection.ask(BackupMade, "backup.make", params)
-
-    async def read_backup(self, id: str, *, offset: int = 0) -> BackupPiece:
-        """Returns a part of an archive, from `offset` on.
-
-        Needs the right "admin".
-        """
-        params = given(BackupReadParams, id=id, offset=offset)
-        return await self._connection.ask(BackupPiece, "backup.read", params)
-
-    async def list_checkpoints(self, *, name: str | None = None, limit: int = 100) -> Checkpoints:
-        """Lists checkpoints without their data, newest first.
-
-        Needs the right "read".
-        """
-        params = given(CheckpointListParams, name=name, limit=limit)
-        return await self._connection.ask(Checkpoints, "checkpoint.list", params)
-
-    async def remove_checkpoints(self, checkpoints: Sequence[int], *, force: bool = False) -> CheckpointsRemoved:
-        """Removes checkpoints, all or none; one that a worker is to begin with only with `force`.
-
-        Needs the right "operate".
-        """
-        params = given(CheckpointRemoveParams, checkpoints=checkpoints, force=force)
-        return await self._connection.ask(CheckpointsRemoved, "checkpoint.rm", params)
-
-    async def save_states(self, name: str, *, timeout_s: float | None = None) -> Checkpoints:
-        """Saves a checkpoint of one worker, or of each worker of an agent that is up.
-
-        Needs the right "operate".
-        """
-        params = given(CheckpointSaveParams, name=name, timeout_s=timeout_s)
-        return await self._connection.ask(Checkpoints, "checkpoint.save", params)
-
-    async def show_checkpoint(self, checkpoint: int) -> CheckpointShown:
-        """Returns one checkpoint with its data.
-
-        Needs the right "read".
-        """
-        params = given(CheckpointIdParams, checkpoint=checkpoint)
-        return await self._connection.ask(CheckpointShown, "checkpoint.show", params)
-
+    @calls(report.COST_LIST)
     async def list_costs(
         self,
         *,
@@ -620,41 +324,18 @@ class Methods:
         until: float | datetime | None = None,
         agent: str | None = None,
         limit: int = 1000,
-    ) -> Costs:
-        """Returns what ended tasks have used, summed by agent, session, tenant, day or hour; also of agents that were removed.
+    ) -> Costs: ...
 
-        Needs the right "read".
-        """
-        params = given(CostParams, by=by, since=since, until=until, agent=agent, limit=limit)
-        return await self._connection.ask(Costs, "cost.list", params)
+    @calls(daemon.DAEMON_DOCTOR)
+    async def doctor(self) -> Diagnosis: ...
 
-    async def doctor(self) -> Diagnosis:
-        """Checks the machine and the daemon: the features of the kernel, those in force, and the guarantees that hold.
+    @calls(daemon.DAEMON_EMERGENCY_STOP)
+    async def emergency_stop(self) -> EmergencyStopped: ...
 
-        Needs the right "read".
-        """
-        params = given(NoParams)
-        return await self._connection.ask(Diagnosis, "daemon.doctor", params)
+    @calls(backup.DAEMON_EXPORT)
+    async def export(self, names: Sequence[str] | None = None, *, selector: str | None = None) -> Exported: ...
 
-    async def emergency_stop(self) -> EmergencyStopped:
-        """Kills every worker and server at once, cancels every task, and refuses work until `agent.start`.
-
-        Needs the right "operate".
-        """
-        params = given(NoParams)
-        return await self._connection.ask(EmergencyStopped, "daemon.emergency_stop", params)
-
-    async def export(self, names: Sequence[str] | None = None, *, selector: str | None = None) -> Exported:
-        """Returns agents, servers, teams, workflows and schedules as TOML, which `corral add --file` takes.
-
-        Before them stand the stores, templates and profiles of the configuration file, which `corrald` takes with the rest; where names are chosen, those
-        stores and templates that they use. Secrets are named. Plain values of environments and headers are in it for a caller with the right admin alone.
-
-        Needs the right "read".
-        """
-        params = given(ExportParams, names=names, selector=selector)
-        return await self._connection.ask(Exported, "daemon.export", params)
-
+    @calls(backup.DAEMON_IMPORT)
     async def import_tables(
         self,
         *,
@@ -666,76 +347,33 @@ class Methods:
         wait: bool = True,
         directory: str | None = None,
         environment: Mapping[str, str] | None = None,
-    ) -> Imported:
-        """Adds agents, servers, teams, workflows and schedules, all or none; `failures` has the agents that did not start.
+    ) -> Imported: ...
 
-        Needs the right "admin".
-        """
-        params = given(
-            ImportParams,
-            agents=agents,
-            teams=teams,
-            workflows=workflows,
-            schedules=schedules,
-            start=start,
-            wait=wait,
-            directory=directory,
-            environment=environment,
-        )
-        return await self._connection.ask(Imported, "daemon.import", params)
+    @calls(daemon.DAEMON_LOG_LEVEL)
+    async def set_log_level(self, level: Literal["debug", "info", "warning", "error"]) -> LogLevelSet: ...
 
-    async def set_log_level(self, level: Literal["debug", "info", "warning", "error"]) -> LogLevelSet:
-        """Sets the log level of the daemon, until a reload or its end; `daemon.status` shows it.
+    @calls(daemon.DAEMON_PING)
+    async def ping(self) -> Done: ...
 
-        Needs the right "operate".
-        """
-        params = given(LogLevelParams, level=level)
-        return await self._connection.ask(LogLevelSet, "daemon.log_level", params)
+    @calls(daemon.DAEMON_RELOAD)
+    async def reload(
+        self, *, dry_run: bool = False, wait: bool = False, timeout_s: float | None = None
+    ) -> Reloaded: ...
 
-    async def ping(self) -> Done:
-        """Answers at once, so that a client knows that the daemon is up.
-
-        Needs the right "read".
-        """
-        params = given(NoParams)
-        return await self._connection.ask(Done, "daemon.ping", params)
-
-    async def reload(self, *, dry_run: bool = False, wait: bool = False, timeout_s: float | None = None) -> Reloaded:
-        """Reads the configuration again, applies the changes and returns them; an invalid file changes nothing.
-
-        Needs the right "admin".
-        """
-        params = given(ReloadParams, dry_run=dry_run, wait=wait, timeout_s=timeout_s)
-        return await self._connection.ask(Reloaded, "daemon.reload", params)
-
+    @calls(daemon.DAEMON_SCHEMA)
     async def get_schema(
         self,
         *,
         document: Literal["config", "agent", "server", "template", "team", "workflow", "task", "event"] = "config",
-    ) -> object:
-        """Returns the JSON Schema of the configuration file, of a table in it, of a task, or of an event.
+    ) -> object: ...
 
-        Needs the right "read".
-        """
-        params = given(SchemaParams, document=document)
-        return await self._connection.ask(object, "daemon.schema", params)
+    @calls(daemon.DAEMON_STOP)
+    async def stop_daemon(self) -> Stopping: ...
 
-    async def stop_daemon(self) -> Stopping:
-        """Stops the daemon, as SIGTERM does: workers end in order, each within its grace period. Answers before that.
+    @calls(deployment.DEPLOYMENT_ABORT)
+    async def abort_deployment(self, name: str) -> Deployment: ...
 
-        Needs the right "admin".
-        """
-        params = given(NoParams)
-        return await self._connection.ask(Stopping, "daemon.stop", params)
-
-    async def abort_deployment(self, name: str) -> Deployment:
-        """Takes back a canary, or gives up a deployment that is under way; answers when the former version is whole again.
-
-        Needs the right "admin".
-        """
-        params = given(CanaryParams, name=name)
-        return await self._connection.ask(Deployment, "deployment.abort", params)
-
+    @calls(deployment.DEPLOYMENT_CREATE)
     async def deploy(
         self,
         package: str,
@@ -746,49 +384,18 @@ class Methods:
         promote_after_s: float | None = None,
         timeout_s: float | None = None,
         why: str = "",
-    ) -> Deployment:
-        """Deploys a version of a package as an agent; answers when it serves, its canary does, or it has failed.
+    ) -> Deployment: ...
 
-        Meanwhile each step is sent as a `deployment.event` notification {event}. A caller that hangs up leaves it under way.
+    @calls(deployment.DEPLOYMENT_LIST)
+    async def list_deployments(self, *, name: str | None = None, limit: int = 50) -> Deployments: ...
 
-        Needs the right "admin".
-        """
-        params = given(
-            DeployParams,
-            package=package,
-            agent=agent,
-            settings=settings,
-            canary_percent=canary_percent,
-            promote_after_s=promote_after_s,
-            timeout_s=timeout_s,
-            why=why,
-        )
-        return await self._connection.ask(Deployment, "deployment.create", params)
+    @calls(deployment.DEPLOYMENT_PROMOTE)
+    async def promote_deployment(self, name: str) -> Deployment: ...
 
-    async def list_deployments(self, *, name: str | None = None, limit: int = 50) -> Deployments:
-        """Lists the deployments of one agent or of all, the newest first.
+    @calls(deployment.DEPLOYMENT_SHOW)
+    async def show_deployment(self, deployment: int) -> Deployment: ...
 
-        Needs the right "read".
-        """
-        params = given(DeploymentsParams, name=name, limit=limit)
-        return await self._connection.ask(Deployments, "deployment.list", params)
-
-    async def promote_deployment(self, name: str) -> Deployment:
-        """Gives the rest of an agent's workers the version of its canary; answers when all have it, or it has failed.
-
-        Needs the right "admin".
-        """
-        params = given(CanaryParams, name=name)
-        return await self._connection.ask(Deployment, "deployment.promote", params)
-
-    async def show_deployment(self, deployment: int) -> Deployment:
-        """Returns one deployment in full.
-
-        Needs the right "read".
-        """
-        params = given(DeploymentParams, deployment=deployment)
-        return await self._connection.ask(Deployment, "deployment.show", params)
-
+    @calls(events.EVENT_LIST)
     async def list_events(
         self,
         *,
@@ -800,32 +407,12 @@ class Methods:
         worker: str | None = None,
         task: str | None = None,
         until: int | str | None = None,
-    ) -> Events:
-        """Lists stored events, oldest first; `next`, where it is not null, is the `since` for more of them.
+    ) -> Events: ...
 
-        Needs the right "read".
-        """
-        params = given(
-            EventParams,
-            since=since,
-            since_time=since_time,
-            n=n,
-            types=types,
-            agent=agent,
-            worker=worker,
-            task=task,
-            until=until,
-        )
-        return await self._connection.ask(Events, "event.list", params)
+    @calls(events.EVENT_PUBLISH)
+    async def publish(self, type: str, data: object = None) -> Published: ...
 
-    async def publish(self, type: str, data: object = None) -> Published:
-        """Publishes an event to the subscribers of its type; returns its number.
-
-        Needs the right "operate".
-        """
-        params = given(EventPublishParams, type=type, data=data)
-        return await self._connection.ask(Published, "event.publish", params)
-
+    @calls(events.LOG_READ)
     async def read_logs(
         self,
         names: Sequence[str] | None = None,
@@ -841,28 +428,9 @@ class Methods:
         previous: bool = False,
         follow: bool = True,
         after: str | None = None,
-    ) -> LogLines:
-        """Returns the last lines of the logs, merged by time, up to 8 MiB of JSON.
+    ) -> LogLines: ...
 
-        Needs the right "read".
-        """
-        params = given(
-            LogParams,
-            names=names,
-            selector=selector,
-            task=task,
-            n=n,
-            since=since,
-            stream=stream,
-            until=until,
-            level=level,
-            grep=grep,
-            previous=previous,
-            follow=follow,
-            after=after,
-        )
-        return await self._connection.ask(LogLines, "log.read", params)
-
+    @calls(mcp.MCP_CALL)
     async def call_tool(
         self,
         name: str,
@@ -870,180 +438,75 @@ class Methods:
         *,
         timeout_s: float | None = None,
         traceparent: str | None = None,
-    ) -> object:
-        """Calls a tool and returns MCP's result object.
+    ) -> object: ...
 
-        Needs the right "operate".
-        """
-        params = given(CallParams, name=name, arguments=arguments, timeout_s=timeout_s, traceparent=traceparent)
-        return await self._connection.ask(object, "mcp.call", params)
+    @calls(login.MCP_FINISH_LOGIN)
+    async def finish_login(self, name: str, login: str, *, redirect: str | None = None) -> Login: ...
 
-    async def finish_login(self, name: str, login: str, *, redirect: str | None = None) -> Login:
-        """Finishes a login, and starts the server's workers that waited for it; `pending` while a device has not been told yet.
-
-        Needs the right "admin".
-        """
-        params = given(LoginFinishParams, name=name, login=login, redirect=redirect)
-        return await self._connection.ask(Login, "mcp.finish_login", params)
-
+    @calls(login.MCP_LOGIN)
     async def start_login(
         self, name: str, *, port: int = 41357, device: bool = False, scopes: Sequence[str] = ()
-    ) -> LoginStarted:
-        """Starts a login to a remote MCP server (OAuth): returns the address that a person's browser has to open.
+    ) -> LoginStarted: ...
 
-        Needs the right "admin".
-        """
-        params = given(LoginParams, name=name, port=port, device=device, scopes=scopes)
-        return await self._connection.ask(LoginStarted, "mcp.login", params)
+    @calls(login.MCP_LOGINS)
+    async def list_logins(self) -> Logins: ...
 
-    async def list_logins(self) -> Logins:
-        """Lists the remote MCP servers with the state of their logins; no token.
+    @calls(login.MCP_LOGOUT)
+    async def logout(self, name: str, *, revoke: bool = True) -> LoggedOut: ...
 
-        Needs the right "read".
-        """
-        params = given(NoParams)
-        return await self._connection.ask(Logins, "mcp.logins", params)
+    @calls(mcp.MCP_PROMPTS)
+    async def list_prompts(self) -> Prompts: ...
 
-    async def logout(self, name: str, *, revoke: bool = True) -> LoggedOut:
-        """Forgets the token of a remote MCP server and corral's registration there, and revokes the token.
+    @calls(mcp.MCP_READ)
+    async def read_resource(self, uri: str, *, timeout_s: float | None = None) -> object: ...
 
-        Needs the right "admin".
-        """
-        params = given(LogoutParams, name=name, revoke=revoke)
-        return await self._connection.ask(LoggedOut, "mcp.logout", params)
+    @calls(mcp.MCP_RESOURCES)
+    async def list_resources(self) -> Resources: ...
 
-    async def list_prompts(self) -> Prompts:
-        """Lists the prompts of all servers, by exposed name; a server that never listed anything is started first.
+    @calls(mcp.MCP_SERVERS)
+    async def list_servers(self) -> Servers: ...
 
-        Needs the right "read".
-        """
-        params = given(NoParams)
-        return await self._connection.ask(Prompts, "mcp.prompts", params)
+    @calls(mcp.MCP_TOOLS)
+    async def list_tools(self, server: str | None = None) -> Tools: ...
 
-    async def read_resource(self, uri: str, *, timeout_s: float | None = None) -> object:
-        """Reads a resource and returns MCP's result object.
+    @calls(state.MEMORY_CLEANUP)
+    async def clean_up_memory(self, *, agent: str | None = None) -> MemoryRemoved: ...
 
-        Needs the right "operate".
-        """
-        params = given(ReadParams, uri=uri, timeout_s=timeout_s)
-        return await self._connection.ask(object, "mcp.read", params)
+    @calls(state.MEMORY_CLEAR)
+    async def clear_memory(self, agent: str, *, session: str | None = None) -> MemoryRemoved: ...
 
-    async def list_resources(self) -> Resources:
-        """Lists the resources of all servers and their templates; a server that never listed anything is started first.
+    @calls(state.MEMORY_DELETE)
+    async def delete_memory(self, agent: str, key: str, *, session: str = "") -> Done: ...
 
-        Needs the right "read".
-        """
-        params = given(NoParams)
-        return await self._connection.ask(Resources, "mcp.resources", params)
+    @calls(state.MEMORY_EXPIRE)
+    async def expire_session(self, agent: str, session: str, *, ttl_s: float | None = None) -> SessionExpiry: ...
 
-    async def list_servers(self) -> Servers:
-        """Lists the MCP servers, with the tools that they listed last.
+    @calls(state.MEMORY_GET)
+    async def get_memory(self, agent: str, key: str, *, session: str = "") -> Value: ...
 
-        Needs the right "read".
-        """
-        params = given(NoParams)
-        return await self._connection.ask(Servers, "mcp.servers", params)
+    @calls(state.MEMORY_POOLS)
+    async def memory_pools(self) -> MemoryPools: ...
 
-    async def list_tools(self, server: str | None = None) -> Tools:
-        """Lists the tools of all servers, or of one; a server that never listed any is started first.
-
-        Needs the right "read".
-        """
-        params = given(ToolsParams, server=server)
-        return await self._connection.ask(Tools, "mcp.tools", params)
-
-    async def clean_up_memory(self, *, agent: str | None = None) -> MemoryRemoved:
-        """Removes at once the sessions and keys that have expired, of an agent or of all; returns how many of each.
-
-        Needs the right "operate".
-        """
-        params = given(MemoryCleanupParams, agent=agent)
-        return await self._connection.ask(MemoryRemoved, "memory.cleanup", params)
-
-    async def clear_memory(self, agent: str, *, session: str | None = None) -> MemoryRemoved:
-        """Deletes a session of an agent with its keys, or all of them; refused while a task works on it.
-
-        Needs the right "operate".
-        """
-        params = given(MemoryClearParams, agent=agent, session=session)
-        return await self._connection.ask(MemoryRemoved, "memory.clear", params)
-
-    async def delete_memory(self, agent: str, key: str, *, session: str = "") -> Done:
-        """Deletes a key of an agent.
-
-        Needs the right "operate".
-        """
-        params = given(MemoryKeyParams, agent=agent, key=key, session=session)
-        return await self._connection.ask(Done, "memory.delete", params)
-
-    async def expire_session(self, agent: str, session: str, *, ttl_s: float | None = None) -> SessionExpiry:
-        """Sets the time after which a session is gone, from now on; without `ttl_s` only `retention` counts.
-
-        Needs the right "operate".
-        """
-        params = given(MemoryExpireParams, agent=agent, session=session, ttl_s=ttl_s)
-        return await self._connection.ask(SessionExpiry, "memory.expire", params)
-
-    async def get_memory(self, agent: str, key: str, *, session: str = "") -> Value:
-        """Returns the value under a key of an agent; null where there is none.
-
-        Needs the right "read".
-        """
-        params = given(MemoryKeyParams, agent=agent, key=key, session=session)
-        return await self._connection.ask(Value, "memory.get", params)
-
-    async def memory_pools(self) -> MemoryPools:
-        """Lists the memory pools: their limits, the size of their sessions and keys, and the agents in them.
-
-        Needs the right "read".
-        """
-        params = given(NoParams)
-        return await self._connection.ask(MemoryPools, "memory.pools", params)
-
+    @calls(state.MEMORY_PUT)
     async def put_memory(
         self, agent: str, key: str, value: object, *, ttl_s: float | None = None, session: str = ""
-    ) -> Done:
-        """Stores a value under a key of an agent; it is durable when this returns.
+    ) -> Done: ...
 
-        Needs the right "operate".
-        """
-        params = given(MemoryPutParams, agent=agent, key=key, value=value, ttl_s=ttl_s, session=session)
-        return await self._connection.ask(Done, "memory.put", params)
-
+    @calls(state.MEMORY_SEARCH)
     async def search_memory(
         self, agent: str, query: str = "", *, limit: int = 100, session: str | None = None
-    ) -> Items:
-        """Returns keys and values of an agent that contain a text, the newest first.
+    ) -> Items: ...
 
-        Needs the right "read".
-        """
-        params = given(MemoryFindParams, agent=agent, query=query, limit=limit, session=session)
-        return await self._connection.ask(Items, "memory.search", params)
+    @calls(state.MEMORY_SESSIONS)
+    async def list_sessions(self, *, agent: str | None = None, limit: int = 1000) -> Sessions: ...
 
-    async def list_sessions(self, *, agent: str | None = None, limit: int = 1000) -> Sessions:
-        """Lists sessions with turns, messages, sizes and last access, the last used first.
+    @calls(state.MEMORY_SHOW)
+    async def show_session(self, agent: str, session: str, *, last: int | None = None) -> SessionShown: ...
 
-        Needs the right "read".
-        """
-        params = given(MemoryListParams, agent=agent, limit=limit)
-        return await self._connection.ask(Sessions, "memory.sessions", params)
+    @calls(state.MEMORY_STATS)
+    async def memory_stats(self, *, agent: str | None = None) -> MemoryStatistics: ...
 
-    async def show_session(self, agent: str, session: str, *, last: int | None = None) -> SessionShown:
-        """Returns a session: history, variables and data; counts as an access.
-
-        Needs the right "read".
-        """
-        params = given(MemoryShowParams, agent=agent, session=session, last=last)
-        return await self._connection.ask(SessionShown, "memory.show", params)
-
-    async def memory_stats(self, *, agent: str | None = None) -> MemoryStatistics:
-        """Returns the size of sessions and keys by agent, without expired ones, and the bytes of them in the daemon's memory.
-
-        Needs the right "read".
-        """
-        params = given(MemoryStatsParams, agent=agent)
-        return await self._connection.ask(MemoryStatistics, "memory.stats", params)
-
+    @calls(runtime.METRICS_HISTORY)
     async def get_metrics_history(
         self,
         *,
@@ -1051,24 +514,14 @@ class Methods:
         since: float | datetime | None = None,
         until: float | datetime | None = None,
         step_s: float | None = None,
-    ) -> MetricsHistory:
-        """Returns what an agent, a server or the daemon did and used over time, in steps.
+    ) -> MetricsHistory: ...
 
-        Needs the right "read".
-        """
-        params = given(MetricsHistoryParams, agent=agent, since=since, until=until, step_s=step_s)
-        return await self._connection.ask(MetricsHistory, "metrics.history", params)
-
+    @calls(runtime.METRICS_LATEST)
     async def get_latest_metrics(
         self, names: Sequence[str] | None = None, *, selector: str | None = None
-    ) -> MetricsLatest:
-        """Returns the present figures: those since the daemon's start, and those of the last minute.
+    ) -> MetricsLatest: ...
 
-        Needs the right "read".
-        """
-        params = given(MetricsLatestParams, names=names, selector=selector)
-        return await self._connection.ask(MetricsLatest, "metrics.latest", params)
-
+    @calls(runtime.METRICS_TOP)
     async def get_metrics_top(
         self,
         names: Sequence[str] | None = None,
@@ -1076,144 +529,61 @@ class Methods:
         selector: str | None = None,
         since: float | datetime | None = None,
         limit: int = 5,
-    ) -> MetricsTop:
-        """Ranks agents and servers by success, duration and cost, and names those that are a problem.
+    ) -> MetricsTop: ...
 
-        Needs the right "read".
-        """
-        params = given(MetricsTopParams, names=names, selector=selector, since=since, limit=limit)
-        return await self._connection.ask(MetricsTop, "metrics.top", params)
+    @calls(runtime.MODELS_LIST)
+    async def list_models(self) -> Models: ...
 
-    async def list_models(self) -> Models:
-        """Lists the declared models: state, users, and what was measured of them today; connects to those of which nothing is known.
+    @calls(node.NODE_DRAIN)
+    async def drain_node(self, name: str) -> Node: ...
 
-        Needs the right "read".
-        """
-        params = given(NoParams)
-        return await self._connection.ask(Models, "models.list", params)
+    @calls(node.NODE_LIST)
+    async def list_nodes(self) -> Nodes: ...
 
-    async def drain_node(self, name: str) -> Node:
-        """Requests that a node gives its replicas to other nodes, and gets no new ones, until `node.resume`; also over its restarts.
+    @calls(node.NODE_RESUME)
+    async def resume_node(self, name: str) -> Node: ...
 
-        Needs the right "admin".
-        """
-        params = given(NodeParams, name=name)
-        return await self._connection.ask(Node, "node.drain", params)
-
-    async def list_nodes(self) -> Nodes:
-        """Lists the nodes of the cluster that have a lease, without the engine those known last; NotFound where the daemon is in none.
-
-        Needs the right "read".
-        """
-        params = given(NoParams)
-        return await self._connection.ask(Nodes, "node.list", params)
-
-    async def resume_node(self, name: str) -> Node:
-        """Lets a node that was drained get replicas again.
-
-        Needs the right "admin".
-        """
-        params = given(NodeParams, name=name)
-        return await self._connection.ask(Node, "node.resume", params)
-
+    @calls(package.PACKAGE_ADD)
     async def add_package(
         self, data: str | None = None, *, upload: str | None = None, sha256: str | None = None
-    ) -> PackageRecord:
-        """Verifies an uploaded package and keeps it. The same content twice is one package; other content needs another version.
+    ) -> PackageRecord: ...
 
-        Needs the right "admin".
-        """
-        params = given(PackageAddParams, upload=upload, data=data, sha256=sha256)
-        return await self._connection.ask(PackageRecord, "package.add", params)
+    @calls(package.PACKAGE_LIST)
+    async def list_packages(self, *, name: str | None = None) -> PackageRecords: ...
 
-    async def list_packages(self, *, name: str | None = None) -> PackageRecords:
-        """Returns the packages, by name and version.
+    @calls(package.PACKAGE_RM)
+    async def remove_package(self, package: str) -> PackageRecord: ...
 
-        Needs the right "read".
-        """
-        params = given(PackageListParams, name=name)
-        return await self._connection.ask(PackageRecords, "package.list", params)
+    @calls(package.PACKAGE_SHOW)
+    async def show_package(self, package: str) -> PackageDetails: ...
 
-    async def remove_package(self, package: str) -> PackageRecord:
-        """Removes a package; one that an agent uses, or can come back to, is refused.
+    @calls(package.PACKAGE_UPLOAD)
+    async def upload_package(self, data: str, *, offset: int = 0, upload: str | None = None) -> PackageUpload: ...
 
-        Needs the right "admin".
-        """
-        params = given(PackageParams, package=package)
-        return await self._connection.ask(PackageRecord, "package.rm", params)
+    @calls(package.PACKAGE_VERIFY)
+    async def verify_package(self, package: str) -> PackageRecord: ...
 
-    async def show_package(self, package: str) -> PackageDetails:
-        """Returns a package with its needs, its dependencies and the keys of its agent.
+    @calls(daemon.QUOTA_LIST)
+    async def list_quotas(self, names: Sequence[str] | None = None, *, selector: str | None = None) -> QuotaList: ...
 
-        Needs the right "read".
-        """
-        params = given(PackageParams, package=package)
-        return await self._connection.ask(PackageDetails, "package.show", params)
+    @calls(revision.REVISION_DIFF)
+    async def diff_revisions(
+        self, name: str, *, before: int | None = None, after: int | None = None
+    ) -> RevisionDiff: ...
 
-    async def upload_package(self, data: str, *, offset: int = 0, upload: str | None = None) -> PackageUpload:
-        """Takes the next bytes of a package; `package.add` adds it once all have arrived. An upload without calls for ten minutes may go.
+    @calls(revision.REVISION_LIST)
+    async def list_revisions(self, name: str, *, limit: int = 50) -> Revisions: ...
 
-        Needs the right "admin".
-        """
-        params = given(PackageUploadParams, data=data, offset=offset, upload=upload)
-        return await self._connection.ask(PackageUpload, "package.upload", params)
+    @calls(revision.REVISION_SHOW)
+    async def show_revision(self, name: str, *, revision: int | None = None) -> RevisionShown: ...
 
-    async def verify_package(self, package: str) -> PackageRecord:
-        """Verifies each byte of a package, and its signature; a changed byte is Corrupted.
+    @calls(daemon.RPC_DISCOVER)
+    async def discover(self) -> object: ...
 
-        Needs the right "read".
-        """
-        params = given(PackageParams, package=package)
-        return await self._connection.ask(PackageRecord, "package.verify", params)
+    @calls(runtime.RUNTIME_STATS)
+    async def get_runtime_stats(self) -> RuntimeStatistics: ...
 
-    async def list_quotas(self, names: Sequence[str] | None = None, *, selector: str | None = None) -> QuotaList:
-        """Lists the limits that the daemon holds, what is used of each, and how often it has refused something.
-
-        Needs the right "read".
-        """
-        params = given(StatisticsParams, names=names, selector=selector)
-        return await self._connection.ask(QuotaList, "quota.list", params)
-
-    async def diff_revisions(self, name: str, *, before: int | None = None, after: int | None = None) -> RevisionDiff:
-        """Compares two revisions key by key; values of environment, headers and secrets are hidden.
-
-        Needs the right "read".
-        """
-        params = given(RevisionDiffParams, name=name, before=before, after=after)
-        return await self._connection.ask(RevisionDiff, "revision.diff", params)
-
-    async def list_revisions(self, name: str, *, limit: int = 50) -> Revisions:
-        """Lists the revisions of an agent, server, team or workflow, the newest first.
-
-        Needs the right "read".
-        """
-        params = given(RevisionListParams, name=name, limit=limit)
-        return await self._connection.ask(Revisions, "revision.list", params)
-
-    async def show_revision(self, name: str, *, revision: int | None = None) -> RevisionShown:
-        """Returns one revision with its table; values of environment, headers and secrets are hidden.
-
-        Needs the right "read".
-        """
-        params = given(RevisionShowParams, name=name, revision=revision)
-        return await self._connection.ask(RevisionShown, "revision.show", params)
-
-    async def discover(self) -> object:
-        """Returns this table as an OpenRPC document (https://spec.open-rpc.org).
-
-        Needs the right "read".
-        """
-        params = given(NoParams)
-        return await self._connection.ask(object, "rpc.discover", params)
-
-    async def get_runtime_stats(self) -> RuntimeStatistics:
-        """Returns the number and the names of agents, teams, workflows, and databases: the declared stores that agents use.
-
-        Needs the right "read".
-        """
-        params = given(NoParams)
-        return await self._connection.ask(RuntimeStatistics, "runtime.stats", params)
-
+    @calls(schedule.SCHEDULE_ADD)
     async def add_schedule(
         self,
         task: TaskParams | Mapping[str, object],
@@ -1226,25 +596,9 @@ class Methods:
         overlap: Literal["skip", "queue", "replace"] = "skip",
         start_at: float | datetime | None = None,
         at: float | datetime | None = None,
-    ) -> ScheduleRecord:
-        """Adds a schedule, which submits a task at each of its times; it survives a restart of the daemon.
+    ) -> ScheduleRecord: ...
 
-        Needs the right "operate".
-        """
-        params = given(
-            ScheduleParams,
-            task=task,
-            name=name,
-            every_s=every_s,
-            cron=cron,
-            timezone=timezone,
-            catch_up=catch_up,
-            overlap=overlap,
-            start_at=start_at,
-            at=at,
-        )
-        return await self._connection.ask(ScheduleRecord, "schedule.add", params)
-
+    @calls(schedule.SCHEDULE_ADD_COMMAND)
     async def add_command_schedule(
         self,
         name: str,
@@ -1259,119 +613,46 @@ class Methods:
         overlap: Literal["skip", "queue", "replace"] = "skip",
         start_at: float | datetime | None = None,
         at: float | datetime | None = None,
-    ) -> ScheduleRecord:
-        """Adds a schedule of a command, and a job of its name that runs the command.
+    ) -> ScheduleRecord: ...
 
-        Needs the right "admin".
-        """
-        params = given(
-            ScheduleCommandParams,
-            name=name,
-            command=command,
-            spec=spec,
-            directory=directory,
-            every_s=every_s,
-            cron=cron,
-            timezone=timezone,
-            catch_up=catch_up,
-            overlap=overlap,
-            start_at=start_at,
-            at=at,
-        )
-        return await self._connection.ask(ScheduleRecord, "schedule.add_command", params)
+    @calls(schedule.SCHEDULE_LIST)
+    async def list_schedules(self) -> Schedules: ...
 
-    async def list_schedules(self) -> Schedules:
-        """Lists all schedules, by name.
+    @calls(schedule.SCHEDULE_PAUSE)
+    async def pause_schedule(self, name: str) -> ScheduleRecord: ...
 
-        Needs the right "read".
-        """
-        params = given(NoParams)
-        return await self._connection.ask(Schedules, "schedule.list", params)
+    @calls(schedule.SCHEDULE_RESUME)
+    async def resume_schedule(self, name: str) -> ScheduleRecord: ...
 
-    async def pause_schedule(self, name: str) -> ScheduleRecord:
-        """Pauses a schedule until it is resumed; the times meanwhile are skipped.
+    @calls(schedule.SCHEDULE_RM)
+    async def remove_schedule(self, name: str) -> Removed: ...
 
-        Needs the right "operate".
-        """
-        params = given(ScheduleNameParams, name=name)
-        return await self._connection.ask(ScheduleRecord, "schedule.pause", params)
+    @calls(schedule.SCHEDULE_RUN)
+    async def run_schedule(self, name: str) -> Task: ...
 
-    async def resume_schedule(self, name: str) -> ScheduleRecord:
-        """Resumes a paused schedule.
+    @calls(schedule.SCHEDULE_SHOW)
+    async def show_schedule(self, name: str) -> ScheduleShown: ...
 
-        Needs the right "operate".
-        """
-        params = given(ScheduleNameParams, name=name)
-        return await self._connection.ask(ScheduleRecord, "schedule.resume", params)
+    @calls(secret.SECRET_LIST)
+    async def list_secrets(self) -> Secrets: ...
 
-    async def remove_schedule(self, name: str) -> Removed:
-        """Removes a schedule, and the job that was added with its command; the tasks that it submitted stay.
+    @calls(secret.SECRET_RM)
+    async def remove_secret(self, name: str, *, force: bool = False) -> SecretUse: ...
 
-        Needs the right "operate".
-        """
-        params = given(ScheduleNameParams, name=name)
-        return await self._connection.ask(Removed, "schedule.rm", params)
-
-    async def run_schedule(self, name: str) -> Task:
-        """Submits the task of a schedule now, beside its times, and returns its record.
-
-        Needs the right "operate".
-        """
-        params = given(ScheduleNameParams, name=name)
-        return await self._connection.ask(Task, "schedule.run", params)
-
-    async def show_schedule(self, name: str) -> ScheduleShown:
-        """Returns a schedule with its next times (`upcoming`) and its last runs (`recent`), the newest first.
-
-        Needs the right "read".
-        """
-        params = given(ScheduleNameParams, name=name)
-        return await self._connection.ask(ScheduleShown, "schedule.show", params)
-
-    async def list_secrets(self) -> Secrets:
-        """Returns the names of all secrets, their places, and the agents that they are for and that name them; no value.
-
-        Needs the right "admin".
-        """
-        params = given(NoParams)
-        return await self._connection.ask(Secrets, "secret.list", params)
-
-    async def remove_secret(self, name: str, *, force: bool = False) -> SecretUse:
-        """Removes a kept secret. One that agents name is refused without `force`.
-
-        Needs the right "admin".
-        """
-        params = given(SecretRemoveParams, name=name, force=force)
-        return await self._connection.ask(SecretUse, "secret.rm", params)
-
+    @calls(secret.SECRET_ROTATE)
     async def rotate_secret(
         self, name: str, secret: str, *, agents: Sequence[str] | None = None, restart: bool = False
-    ) -> SecretRotated:
-        """Replaces the value of a kept secret; with `restart` the workers of agents that name it restart one after another.
+    ) -> SecretRotated: ...
 
-        Needs the right "admin".
-        """
-        params = given(SecretRotateParams, name=name, secret=secret, agents=agents, restart=restart)
-        return await self._connection.ask(SecretRotated, "secret.rotate", params)
-
+    @calls(secret.SECRET_SET)
     async def set_secret(
         self, name: str, secret: str, *, agents: Sequence[str] = (), replace: bool = False
-    ) -> SecretUse:
-        """Keeps a secret for `${secret:NAME}`, of all agents or of those that match `agents`. Returns the agents that name it.
+    ) -> SecretUse: ...
 
-        Needs the right "admin".
-        """
-        params = given(SecretSetParams, name=name, secret=secret, agents=agents, replace=replace)
-        return await self._connection.ask(SecretUse, "secret.set", params)
+    @calls(runtime.STORE_LIST)
+    async def list_stores(self) -> Stores: ...
 
-    async def list_stores(self) -> Stores:
-        """Probes the declared stores that agents use, and lists all, each with its state and its users.
-
-        Needs the right "read".
-        """
-        params = given(NoParams)
-        return await self._connection.ask(Stores, "store.list", params)
-
+    @calls(task.TASK_DISCARD)
     async def discard_tasks(
         self,
         *,
@@ -1382,16 +663,9 @@ class Methods:
         limit: int = 1000,
         until: float | datetime | None = None,
         after: str | None = None,
-    ) -> TasksDiscarded:
-        """Removes tasks from the dead letters; their records stay for as long as those of others: {discarded, more}.
+    ) -> TasksDiscarded: ...
 
-        Needs the right "operate".
-        """
-        params = given(
-            TasksParams, task=task, tasks=tasks, dead=dead, agent=agent, limit=limit, until=until, after=after
-        )
-        return await self._connection.ask(TasksDiscarded, "task.discard", params)
-
+    @calls(task.TASK_LIST)
     async def list_task_page(
         self,
         *,
@@ -1409,40 +683,12 @@ class Methods:
         session: str | None = None,
         text: str | None = None,
         before: str | None = None,
-    ) -> TaskPage:
-        """Lists records of tasks, newest first; `more`, where it is not null, is the `before` for the rest; `skipped` cannot be read.
+    ) -> TaskPage: ...
 
-        Needs the right "read".
-        """
-        params = given(
-            TaskListParams,
-            agent=agent,
-            state=state,
-            limit=limit,
-            agents=agents,
-            states=states,
-            since=since,
-            until=until,
-            parent=parent,
-            roots=roots,
-            dead=dead,
-            schedule=schedule,
-            session=session,
-            text=text,
-            before=before,
-        )
-        return await self._connection.ask(TaskPage, "task.list", params)
+    @calls(report.TASK_LOG)
+    async def task_log(self, task: str, *, follow: bool = False, lines: int = 1000) -> TaskLog: ...
 
-    async def task_log(self, task: str, *, follow: bool = False, lines: int = 1000) -> TaskLog:
-        """Returns what a task has done in order of time: attempts, progress, log lines, tool calls, delegated tasks.
-
-        With `follow` they are sent as `task.log` notifications {entries}, until it has ended.
-
-        Needs the right "read".
-        """
-        params = given(TaskLogParams, task=task, follow=follow, lines=lines)
-        return await self._connection.ask(TaskLog, "task.log", params)
-
+    @calls(task.TASK_RETRY)
     async def retry_tasks(
         self,
         *,
@@ -1453,126 +699,53 @@ class Methods:
         limit: int = 1000,
         until: float | datetime | None = None,
         after: str | None = None,
-    ) -> TasksRetried:
-        """Queues ended tasks once more, each as a new task: {retried: [{task, by}], failed: [{task, error}], more: the `after` of more dead letters}.
+    ) -> TasksRetried: ...
 
-        Needs the right "operate".
-        """
-        params = given(
-            TasksParams, task=task, tasks=tasks, dead=dead, agent=agent, limit=limit, until=until, after=after
-        )
-        return await self._connection.ask(TasksRetried, "task.retry", params)
+    @calls(task.TASK_TREE)
+    async def task_tree(self, task: str, *, depth: int = 16, limit: int = 1000) -> TaskNode: ...
 
-    async def task_tree(self, task: str, *, depth: int = 16, limit: int = 1000) -> TaskNode:
-        """Returns a short record of a task with those it delegated: {task, children: [the same], more: number of children left out}.
-
-        Needs the right "read".
-        """
-        params = given(TaskTreeParams, task=task, depth=depth, limit=limit)
-        return await self._connection.ask(TaskNode, "task.tree", params)
-
+    @calls(group.TEAM_ADD)
     async def add_teams(
         self,
         specs: Mapping[str, Mapping[str, object]] | None = None,
         *,
         name: str | None = None,
         spec: Mapping[str, object] | None = None,
-    ) -> Teams:
-        """Adds teams, which are kept until they are removed.
+    ) -> Teams: ...
 
-        Needs the right "admin".
-        """
-        params = given(GroupAddParams, name=name, spec=spec, specs=specs)
-        return await self._connection.ask(Teams, "team.add", params)
+    @calls(group.TEAM_LIST)
+    async def list_teams(self) -> Teams: ...
 
-    async def list_teams(self) -> Teams:
-        """Lists the teams.
+    @calls(group.TEAM_SHOW)
+    async def show_team(self, name: str) -> TeamShown: ...
 
-        Needs the right "read".
-        """
-        params = given(NoParams)
-        return await self._connection.ask(Teams, "team.list", params)
+    @calls(daemon.TEMPLATE_LIST)
+    async def list_templates(self) -> Templates: ...
 
-    async def show_team(self, name: str) -> TeamShown:
-        """Returns one team in full, with its spec.
-
-        Needs the right "read".
-        """
-        params = given(NameParams, name=name)
-        return await self._connection.ask(TeamShown, "team.show", params)
-
-    async def list_templates(self) -> Templates:
-        """Returns the templates of the configuration, with their parameters and the agents and servers that have them.
-
-        Needs the right "read".
-        """
-        params = given(NoParams)
-        return await self._connection.ask(Templates, "template.list", params)
-
+    @calls(tenant.TENANT_ADD)
     async def add_tenant(
         self, name: str, *, spec: Mapping[str, object] | None = None, new: bool = False
-    ) -> TenantAdded:
-        """Adds a tenant, or returns the one that is there, whose agents that have given up start again.
+    ) -> TenantAdded: ...
 
-        A tenant that is there with other values of the given keys is a Conflict, and so is any with `new`.
+    @calls(tenant.TENANT_LIST)
+    async def list_tenants(self) -> Tenants: ...
 
-        Needs the right "admin".
-        """
-        params = given(TenantAddParams, name=name, spec=spec, new=new)
-        return await self._connection.ask(TenantAdded, "tenant.add", params)
+    @calls(tenant.TENANT_RESUME)
+    async def resume_tenant(self, name: str) -> TenantSwitched: ...
 
-    async def list_tenants(self) -> Tenants:
-        """Lists the tenants with their limits and counts; a tenant is told of itself alone.
+    @calls(tenant.TENANT_RM)
+    async def remove_tenant(self, name: str) -> TenantRemoved: ...
 
-        Needs the right "read".
-        """
-        params = given(NoParams)
-        return await self._connection.ask(Tenants, "tenant.list", params)
+    @calls(tenant.TENANT_SET)
+    async def set_tenant(self, name: str, spec: Mapping[str, object]) -> TenantChanged: ...
 
-    async def resume_tenant(self, name: str) -> TenantSwitched:
-        """Starts the agents of a suspended tenant that start by themselves, and takes its tasks again; again is harmless.
+    @calls(tenant.TENANT_SHOW)
+    async def show_tenant(self, *, name: str | None = None) -> TenantShown: ...
 
-        Needs the right "admin".
-        """
-        params = given(TenantNameParams, name=name)
-        return await self._connection.ask(TenantSwitched, "tenant.resume", params)
+    @calls(tenant.TENANT_SUSPEND)
+    async def suspend_tenant(self, name: str) -> TenantSwitched: ...
 
-    async def remove_tenant(self, name: str) -> TenantRemoved:
-        """Ends all of a tenant, then erases what there is of it; the audit alone keeps its records.
-
-        A tenant that the configuration file has is a Conflict: its tables go first. So is one whose removal is under way.
-
-        Needs the right "admin".
-        """
-        params = given(TenantNameParams, name=name)
-        return await self._connection.ask(TenantRemoved, "tenant.rm", params)
-
-    async def set_tenant(self, name: str, spec: Mapping[str, object]) -> TenantChanged:
-        """Changes keys of the table of a tenant at once; a key that is null is as the file or the tier has it again.
-
-        Needs the right "admin".
-        """
-        params = given(TenantSetParams, name=name, spec=spec)
-        return await self._connection.ask(TenantChanged, "tenant.set", params)
-
-    async def show_tenant(self, *, name: str | None = None) -> TenantShown:
-        """Returns one tenant in full: its table, the names of what it has, and the layers that keep it apart.
-
-        A caller that is bound to a tenant names its own, or none.
-
-        Needs the right "read".
-        """
-        params = given(TenantShowParams, name=name)
-        return await self._connection.ask(TenantShown, "tenant.show", params)
-
-    async def suspend_tenant(self, name: str) -> TenantSwitched:
-        """Stops all agents and servers of a tenant, and refuses its tasks and starts until it is resumed; again is harmless.
-
-        Needs the right "admin".
-        """
-        params = given(TenantNameParams, name=name)
-        return await self._connection.ask(TenantSwitched, "tenant.suspend", params)
-
+    @calls(access.TOKEN_ADD)
     async def add_token(
         self,
         name: str,
@@ -1581,64 +754,28 @@ class Methods:
         agents: Sequence[str] | None = None,
         expires_s: float | None = None,
         tenant: str | None = None,
-    ) -> NewToken:
-        """Makes a token with rights, for some agents or all, of the owner or of a tenant; the answer alone has its text.
+    ) -> NewToken: ...
 
-        Needs the right "admin".
-        """
-        params = given(TokenAddParams, name=name, rights=rights, agents=agents, expires_s=expires_s, tenant=tenant)
-        return await self._connection.ask(NewToken, "token.add", params)
+    @calls(access.TOKEN_LIST)
+    async def list_tokens(self) -> TokenList: ...
 
-    async def list_tokens(self) -> TokenList:
-        """Lists the tokens with their rights, agents, ends and last use; without their texts, which are kept nowhere.
+    @calls(access.TOKEN_RM)
+    async def remove_token(self, name: str) -> TokenRemoved: ...
 
-        Needs the right "admin".
-        """
-        params = given(NoParams)
-        return await self._connection.ask(TokenList, "token.list", params)
+    @calls(access.TOKEN_ROTATE)
+    async def rotate_token(self, name: str, *, overlap_s: float = 0, expires_s: float | None = None) -> NewToken: ...
 
-    async def remove_token(self, name: str) -> TokenRemoved:
-        """Removes a token: its next request is refused.
-
-        Needs the right "admin".
-        """
-        params = given(TokenNameParams, name=name)
-        return await self._connection.ask(TokenRemoved, "token.rm", params)
-
-    async def rotate_token(self, name: str, *, overlap_s: float = 0, expires_s: float | None = None) -> NewToken:
-        """Replaces the text of a token, and keeps its rights; the one before ends at once, or after `overlap_s`.
-
-        Needs the right "admin".
-        """
-        params = given(TokenRotateParams, name=name, overlap_s=overlap_s, expires_s=expires_s)
-        return await self._connection.ask(NewToken, "token.rotate", params)
-
+    @calls(group.WORKFLOW_ADD)
     async def add_workflows(
         self,
         specs: Mapping[str, Mapping[str, object]] | None = None,
         *,
         name: str | None = None,
         spec: Mapping[str, object] | None = None,
-    ) -> Workflows:
-        """Adds workflows, which are kept until they are removed.
+    ) -> Workflows: ...
 
-        Needs the right "admin".
-        """
-        params = given(GroupAddParams, name=name, spec=spec, specs=specs)
-        return await self._connection.ask(Workflows, "workflow.add", params)
+    @calls(group.WORKFLOW_LIST)
+    async def list_workflows(self) -> Workflows: ...
 
-    async def list_workflows(self) -> Workflows:
-        """Lists the workflows.
-
-        Needs the right "read".
-        """
-        params = given(NoParams)
-        return await self._connection.ask(Workflows, "workflow.list", params)
-
-    async def show_workflow(self, name: str) -> WorkflowShown:
-        """Returns one workflow in full, with its steps.
-
-        Needs the right "read".
-        """
-        params = given(NameParams, name=name)
-        return await self._connection.ask(WorkflowShown, "workflow.show", params)
+    @calls(group.WORKFLOW_SHOW)
+    async def show_workflow(self, name: str) -> WorkflowShown: ...
