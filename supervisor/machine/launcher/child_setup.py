@@ -380,7 +380,8 @@ class ChildSetup:
                 if os.path.exists(program):
                     raise Refused(errno.ENOENT, _without_interpreter(program)) from None
             except PermissionError:
-                forbidden = forbidden or program
+                if "/" in name or os.path.exists(program):  # else it is a folder of PATH that the user may not enter
+                    forbidden = forbidden or program
             except OSError as error:
                 number = error.errno or 0
                 raise Refused(number, _not_executed(program, number)) from None

@@ -131,6 +131,15 @@ def test_a_program_that_is_not_in_path_comes_with_the_path(wire: Wire) -> None:
     assert refusal(wire, ["/nope"])["data"] == {}
 
 
+def test_a_folder_of_path_that_its_user_may_not_enter_is_passed_over(wire: Wire, tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    options: dict[str, Any] = {"env": {"PATH": f"{closed}:{PATH}"}, **({"user": "nobody"} if ROOT else {})}
+    answer = refusal(wire, ["no-such-program"], **options)
+    assert (answer["errno"], answer["data"]) == (errno.ENOENT, {"search_path": f"{closed}:{PATH}"})
+    assert wire.start("a-0#1", ["echo", "found"], **options)[1] == "found\n"
+
+
 def with_children(wire: Wire) -> list[int]:
     process = kernel.look_up(wire.process.pid)
     assert process is not None
