@@ -79,13 +79,13 @@ def global_options() -> list[click.Parameter]:
         click.Option(
             ["--tenant"],
             metavar="NAME",
-            help="Call as this tenant, whose names may be short; default $CORRAL_TENANT.",
+            help="Act as this tenant; its names need no prefix; default $CORRAL_TENANT.",
             **common,
         ),
         click.Option(
             ["--node"],
             metavar="NAME",
-            help="Call this node of the cluster, or all with '*'; default $CORRAL_NODE, else the one that has what is named.",
+            help="Call this node of the cluster, or all with '*'; default $CORRAL_NODE, else the node that runs the named agent.",
             shell_complete=complete_names("node.list", "nodes"),
             **common,
         ),

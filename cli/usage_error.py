@@ -35,7 +35,7 @@ def usage_error(error: click.ClickException, arguments: list[str]) -> InvalidPar
         key = error.option_name
         words = f"{key} is no option{_near(error)}"
         if re.fullmatch(r"-[0-9.]+", key):
-            words = f"{key}: no number here is below 0"
+            words = f"{key}: must be 0 or more"
         elif at is not None and any(each.name == "assignments" for each in at.command.params):
             words += f"; keys are written {key.lstrip('-').replace('-', '_')}=VALUE"
         elif at is not None and at.command.name == "add" and "--" not in arguments:

@@ -20,7 +20,7 @@ FOREIGN = re.compile(
 """Words of the parser."""
 
 CASES = [
-    ("scale out -1", "-1: no number here is below 0"),
+    ("scale out -1", "-1: must be 0 or more"),
     ("scale out two", "N two: write a whole number of at least 0"),
     ("scale out", "N is missing"),
     ("run greeter hi --priority 99", "--priority 99: write a whole number from 1 to 10"),

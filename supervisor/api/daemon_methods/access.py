@@ -64,7 +64,7 @@ async def _login(control: Control, params: LoginParams, caller: Caller) -> Whoam
     if params.token is not None:
         grant, digest = control.tokens.find(params.token), digest_of(params.token)
         if grant is None or (caller.tenant and grant.tenant not in ("", caller.tenant)):
-            raise PermissionDenied("cannot log in: the token is wrong, or valid no more", reason="token")
+            raise PermissionDenied("cannot log in: the token is wrong or has expired", reason="token")
         tenant = narrowed(control.tenants, grant.tenant, tenant)
     tenant = narrowed(control.tenants, caller.tenant, tenant)
     caller.log_in(digest, tenant)

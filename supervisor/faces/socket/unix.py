@@ -332,7 +332,9 @@ class Connection(Channel):
             permission = "read"  # the tools of its agent are a worker's without any control
         if permission is None:
             if self._digest is not None and self._control.tokens.permitted(self._digest) is None:
-                raise PermissionDenied(f"cannot serve {self.name}: the token is valid no more", reason="token")
+                raise PermissionDenied(
+                    f"cannot serve {self.name}: the token has expired or was removed", reason="token"
+                )
             hint = f'; "control" of agent "{who}" grants none' if (who := self._identity.agent) else ""
             error = PermissionDenied(f"cannot serve {self.name}: it has no rights here{hint}")
             self._control.note_refused(request.method, request.params, self, error)
@@ -378,9 +380,9 @@ class Connection(Channel):
             self.name = f'token "{grant.name}" of {self.name}'
 
     def notify(self, method: str, params: Mapping[str, object] | None = None) -> None:
-        """Sends a notification; a connection whose token is valid no more ends instead."""
+        """Sends a notification; a connection whose token has expired or was removed ends instead."""
         if self._digest is not None and self._control.tokens.permitted(self._digest) is None:
-            self.close(PermissionDenied("cannot go on: the token is valid no more", reason="token"))
+            self.close(PermissionDenied("cannot go on: the token has expired or was removed", reason="token"))
             return
         if method == PART:  # a reader of parts that is slow is told what it lost
             self.wait_patiently()

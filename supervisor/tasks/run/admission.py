@@ -256,9 +256,7 @@ class Admission:
         spec = agent.spec
         name = spec.name
         if spec.speaks != "corral":
-            raise Conflict(
-                f'cannot run a task on "{name}": it speaks protocol "{spec.protocol}", which has none', agent=name
-            )
+            raise Conflict(f'cannot run a task on "{name}": it takes no tasks (protocol "{spec.protocol}")', agent=name)
         down = self.why_down(agent)
         if down is not None and not waits_when_down(agent, when_down):
             raise down.refusal()

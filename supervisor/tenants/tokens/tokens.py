@@ -131,7 +131,7 @@ class Tokens:
         return next((grant for grant in valid if self._is_owned(grant)), None)
 
     def find(self, token: str) -> Grant | None:
-        """Returns what a token permits now; None if it is none, or is valid no more."""
+        """Returns what a token permits now; None if it is none, or no longer valid."""
         return self.permitted(digest_of(token))
 
     def permitted(self, digest: bytes) -> Grant | None:
@@ -190,7 +190,7 @@ class Tokens:
         return _with_text(self._record(rotated, now), text)
 
     async def remove(self, name: str) -> None:
-        """Removes a token: it is valid no more when this begins to wait for the disk."""
+        """Removes a token: it is invalid before this waits for the disk."""
         self._of(name)
         self._ended.add(name)
         self._index()

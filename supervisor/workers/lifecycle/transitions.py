@@ -69,7 +69,7 @@ KILL_INTERVAL_S = 2.0
 ALIVE_S = 1.0
 """Seconds after which a program without a protocol is Ready."""
 
-HAS_LIVED = f"has lived {ALIVE_S:g} s"
+STAYED_UP = f"stayed up for {ALIVE_S:g} s"
 """Reason of such a transition: one string object for all workers."""
 
 
@@ -389,7 +389,7 @@ def _tick(worker: Worker, event: Tick, now: float) -> Step:
 
 def _starting_is_over(worker: Worker, now: float) -> Step:
     if _is_ready_by_living(worker.spec) and worker.pid is not None:
-        return _ready(worker, HAS_LIVED, now)
+        return _ready(worker, STAYED_UP, now)
     if worker.spec.type == "oneshot" and worker.pid is not None:
         return _kill(worker, job.LATE, job.late_words(worker.spec), now)
     timeout_s = worker.spec.process.spawn_timeout

@@ -96,6 +96,6 @@ await page.waitForFunction(() => document.querySelectorAll(".vrow").length === 1
 console.log("START");
 await page.waitForFunction(() => document.querySelectorAll(".vrow").length === 3);
 await go("", ".tile");
-await page.waitForFunction(() => document.querySelector("#verdict").textContent === "All is as wanted");
+await page.waitForFunction(() => document.querySelector("#verdict").textContent === "No problems");
 await browser.close();
 console.log(JSON.stringify(found));

@@ -20,7 +20,7 @@ export function lifelines(name, node, key) {
   let drawn = "";
   const chips = h("div", { className: "chips right", role: "group", "aria-label": "Range" }, RANGES.map(([label, seconds]) => h("button", { type: "button", "data-s": seconds, on: { click: () => { rangeS = seconds; load(); } } }, label)));
   const place = h("div", { className: "pad" });
-  const legend = h("p", { className: "legend pad" }, "Busy is not stored: it is shown from the moment at which this page was opened.");
+  const legend = h("p", { className: "legend pad" }, "Busy times are shown only since you opened this page.");
   const element = h("section", { className: "panel", "aria-label": "Lives of the workers" }, h("div", { className: "title" }, h("h2", {}, "Lives"), chips), place, legend);
 
   function take(event) {

@@ -14,7 +14,7 @@ const scores = new Map();
 
 const SHOWS = [
   ["all", "All", () => true],
-  ["problems", "Not as wanted", (entry) => problemOf(entry) !== null],
+  ["problems", "With problems", (entry) => problemOf(entry) !== null],
   ["busy", "Busy", (entry) => entry.state === "Busy" || entry.queued > 0],
   ["down", "Down", (entry) => !["Ready", "Idle", "Busy"].includes(entry.state)],
 ];

@@ -18,7 +18,7 @@ export function loginView(entered, message) {
       token.value = "";
       await entered();
     } catch (error) {
-      problem.textContent = error.status === 401 ? "The token is wrong, or valid no more." : error.message;
+      problem.textContent = error.status === 401 ? "The token is wrong or has expired." : error.message;
       button.disabled = false;
       token.select();
     }

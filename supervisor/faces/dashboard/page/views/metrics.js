@@ -40,7 +40,7 @@ export function metricsTab(name, node) {
       const [{ points, since: from }, latest] = await Promise.all([get(["metrics", "history"], { agent: name, node, since: since.toFixed(0) }), get(["metrics", "latest"], { names: name, node })]);
       const now = [...latest.agents, ...latest.mcp_servers][0];
       setText(score, now?.health_score == null ? "" : `Health ${now.health_score} of 100`);
-      setText(note, !latest.enabled ? "Metrics are off: [monitoring] enable_metrics." : points.length ? `since ${clock(points[0]?.at ?? from)}` : "Nothing was collected yet.");
+      setText(note, !latest.enabled ? "Metrics are off: [monitoring] enable_metrics." : points.length ? `since ${clock(points[0]?.at ?? from)}` : "No data yet.");
       for (const card of cards) {
         const values = points.map(card.valueOf);
         card.chart.set(values.map((value) => value ?? 0));

@@ -42,8 +42,8 @@ export function overviewView() {
   const questions = questionsPanel();
   const element = h("div", { className: "stack" }, verdict, problemsPanel, questions.element, hint, tiles,
     h("div", { className: "grid" },
-      panel("Longest queues", "#/agents", queue), panel("Failed last", "#/tasks?state=failed", failed)),
-    panel("Happened last", "#/events", recent));
+      panel("Longest queues", "#/agents", queue), panel("Recent failures", "#/tasks?state=failed", failed)),
+    panel("Recent events", "#/events", recent));
   let failures = null;
   let isAsking = false;
 
@@ -68,7 +68,7 @@ export function overviewView() {
     const wrong = wrongs();
     const bad = wrong.filter((each) => each.level === "bad").length;
     setAttribute(verdict, "data-level", bad ? "bad" : wrong.length ? "warn" : null);
-    setText(verdict.firstChild, wrong.length ? `${plural(wrong.length, "thing")} ${wrong.length === 1 ? "is" : "are"} not as wanted` : "All is as wanted");
+    setText(verdict.firstChild, wrong.length ? plural(wrong.length, "problem") : "No problems");
     setText(verdict.lastChild, `corrald ${model.daemon.version}, up ${duration(model.daemon.uptime_s + (performance.now() - model.receivedAt) / 1000)}`);
     problemsPanel.hidden = wrong.length === 0;
     hint.hidden = sums.agents > 0;
