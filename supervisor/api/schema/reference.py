@@ -57,7 +57,7 @@ def _rows(struct: type[Struct]) -> list[str]:
     found = [heads, ["---"] * len(heads)]
     for key, field in keys.items():
         whose = [_WHOSE[field.key.of]] if is_shared else []
-        found.append([f"`{key}`", _default(field), field.unit, sentences.get(key, ""), *whose, field.change])
+        found.append([f"`{key}`", _default(field), field.unit, sentences[key].removesuffix("."), *whose, field.change])
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in found]
 
 

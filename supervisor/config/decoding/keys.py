@@ -141,7 +141,7 @@ def schema_of(struct: type[Struct], without: Collection[str] = (), *, has_variab
 
 def plain(text: str) -> str:
     """Returns a sentence without the marks of Markdown, for readers that show it as it is."""
-    return re.sub(r"\[([^\]]*)\]\([^)]*\)|`", r"\1", text)
+    return re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text).replace("`", "")
 
 
 @cache
