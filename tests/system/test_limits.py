@@ -243,12 +243,13 @@ def test_limits_are_there_before_the_first_instruction(tmp_path: Path) -> None:
         max_file_size_bytes="3MiB",
         max_file_descriptors=99,
         max_address_space_bytes="1GiB",
+        max_core_dump_bytes="8MiB",
     )
     with DaemonProcess(tmp_path, config) as daemon:
         start(daemon, "asks")
         found = dict(word.split("=") for word in first_line(daemon, "asks").split())
         del found["NPROC"]
-        told = {"CPU": 7, "FSIZE": 3 * MIB, "NOFILE": 99, "AS": 1024 * MIB, "CORE": 0}
+        told = {"CPU": 7, "FSIZE": 3 * MIB, "NOFILE": 99, "AS": 1024 * MIB, "CORE": 8 * MIB}
         assert {name: int(value) for name, value in found.items()} == told
 
 

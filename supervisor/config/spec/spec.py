@@ -277,6 +277,8 @@ class Resources(Struct, frozen=True, kw_only=True):
     then, which the limit could cut off; 0 is off."""
     max_address_space_bytes: Annotated[Bytes, Key("restart")] = 0
     """Of each process (RLIMIT_AS); it breaks node and Python with many threads; 0 is off."""
+    max_core_dump_bytes: Annotated[Bytes, Key("restart")] = 0
+    """The largest core dump that each process may leave (RLIMIT_CORE), see core(5); with 0 none is written."""
     max_task_duration: PositiveSeconds = 300.0
     """The timeout of a task that names none."""
     max_tool_calls_per_task: Annotated[int, whole(1, 1_000_000)] = 50

@@ -532,7 +532,7 @@ def _headers(spec: Spec, host: Host) -> str:
 def _limits(spec: Spec, host: Host, user: str | None) -> dict[str, int]:
     """Returns the limits for setrlimit(2): each applies to one process, NPROC to all of its user."""
     resources = spec.resources
-    limits = {"NOFILE": resources.max_file_descriptors, "CORE": 0}
+    limits = {"NOFILE": resources.max_file_descriptors, "CORE": resources.max_core_dump_bytes}
     optional = {
         "CPU": resources.max_cpu_seconds,
         "FSIZE": resources.max_file_size_bytes,
