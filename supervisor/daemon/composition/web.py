@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from weakref import WeakSet
@@ -22,7 +23,7 @@ from corral.supervisor.faces.a2a.face import A2aFace
 from corral.supervisor.faces.dashboard.face import BrowserSessions, DashboardFace, PageFace
 from corral.supervisor.faces.dashboard.sessions import Sessions
 from corral.supervisor.faces.http.admission import address_of, is_loopback
-from corral.supervisor.faces.http.face import Authenticate, Bind, Face, HttpClient
+from corral.supervisor.faces.http.face import WRONG_TOKEN, Access, Authenticate, Bind, Face, HttpClient
 from corral.supervisor.faces.http.probes import Health, Readiness, Ready
 from corral.supervisor.faces.http.server import HttpServer
 from corral.supervisor.faces.http.tls import read_tls
@@ -36,10 +37,12 @@ from corral.supervisor.faces.mcp.view import Client, ClientTools
 from corral.supervisor.faces.prometheus.face import MetricsFace
 from corral.supervisor.faces.services.listener import Listener as ServiceListener
 from corral.supervisor.faces.services.services import Listen
+from corral.supervisor.records.audit.log import Audit
 from corral.supervisor.tenants.registry.tenants import Tenants
 from corral.supervisor.tenants.tokens.scope import bound, is_in_scope, lesser
 from corral.supervisor.tenants.tokens.tokens import Tokens, digest_of
 from corral.supervisor.workers.lifecycle.state_machine import UP
+from corral.supervisor.workers.supervision.shared import utc_now
 from corral.worker.contract.errors import CorralError, InvalidParams, PermissionDenied
 from corral.worker.control.params import AttachParams
 
@@ -64,9 +67,12 @@ async def open_web(
     browsers = BrowserSessions(Sessions(), _client_by(control.tokens), control.loop.time)
     server = HttpServer(
         [*_faces(control, is_stopping), *_dashboard(control.tokens, browsers)],
-        _authenticate_by(control.tokens),
-        bind=_bind_by(control.tenants),
-        browser_client=browsers.client,
+        Access(
+            _authenticate_by(control.tokens),
+            _bind_by(control.tenants),
+            browsers.client,
+            partial(_note_wrong_token, control.audit),
+        ),
         names=daemon.http_hosts,
         is_behind_proxy=daemon.http_behind_proxy,
         tls=tls,
@@ -105,6 +111,7 @@ def service_opener(control: Control, daemon: Daemon, state_dir: Path) -> Listen:
     """Returns what opens the service of one agent, team or workflow, by the rules of `[daemon] http`."""
     _fix_tokens(control.tokens, daemon, state_dir)
     servers = WeakSet[HttpServer]()
+    note_wrong = partial(_note_wrong_token, control.audit)
 
     def renew_tls(_: Config) -> None:
         for server in servers:
@@ -119,8 +126,7 @@ def service_opener(control: Control, daemon: Daemon, state_dir: Path) -> Listen:
         def make_server(faces: Sequence[Face]) -> HttpServer:
             return HttpServer(
                 faces,
-                _authenticate_by(control.tokens),
-                bind=_bind_by(control.tenants),
+                Access(_authenticate_by(control.tokens), _bind_by(control.tenants), note_wrong=note_wrong),
                 names=daemon.http_hosts,
                 is_behind_proxy=daemon.http_behind_proxy,
                 tls=tls,
@@ -154,13 +160,27 @@ def _authenticate_by(tokens: Tokens) -> Authenticate:
     return lambda sent: client_of(b"" if sent is None else digest_of(sent))
 
 
+def _note_wrong_token(audit: Audit, address: str) -> None:
+    """Records that a token was wrong; further ones of an address are counted in the record of the first."""
+    record: dict[str, object] = {
+        "at": utc_now(),
+        "action": "auth.login",
+        "who": {"http": address},
+        "names": [],
+        "result": "PermissionDenied",
+    }
+    if audit.refuse(record, f"over {address}"):
+        audit.add(record)
+
+
 def _client_by(tokens: Tokens) -> Callable[[bytes], HttpClient]:
     """Returns the function that knows the tokens by their digests."""
 
     def client_of(digest: bytes) -> HttpClient:
         grant = tokens.permitted(digest)
         if grant is None:
-            raise PermissionDenied("cannot serve the request without a valid bearer token")
+            reason = {"reason": WRONG_TOKEN} if digest else {}
+            raise PermissionDenied("cannot serve the request without a valid bearer token", **reason)
         who = {"http": grant.name, "token": grant.name}
         client = HttpClient(grant.name, grant.rights, who, grant.agents, lambda: tokens.permitted(digest) is not None)
         return _of_tenant(client, grant.tenant) if grant.tenant else client

@@ -13,13 +13,14 @@ RETRY_AFTER_S = 1.0
 class Clients:
     """Knows the client of each connection that has shown a token; values and counts alone, no sockets.
 
-    Of `most` connections a client has a quarter, and all clients but the daemon's user together seven eighths: what is left
-    lets that user in, and probes, which show no token.
+    Of `most` connections a client has a quarter, all clients but the daemon's user together seven eighths, and all with a
+    token fifteen sixteenths: what is left lets that user in, and probes, which show no token.
     """
 
     def __init__(self, most: int) -> None:
         self._share = max(1, most // 4)
         self._together = max(1, most - most // 8)
+        self._known = max(1, most - most // 16)
         self._owners: dict[Hashable, str] = {}
         self._counts: Counter[str] = Counter()
 
@@ -31,12 +32,13 @@ class Clients:
         owner = _owner(client)
         if self._owners.get(connection) == owner:
             return
+        held = self._counts[owner]
+        limits = [(self._known, len(self._owners))]
         if owner:
-            limit, held = self._share, self._counts[owner]
-            if held < limit:
-                limit, held = self._together, self._counts.total() - self._counts[""]
-            if held >= limit:
-                text = f"cannot serve another connection: {owner} has {self._counts[owner]}, all clients {len(self._owners)}"
+            limits += [(self._share, held), (self._together, len(self._owners) - self._counts[""])]
+        for limit, taken in limits:
+            if taken >= limit:
+                text = f"cannot serve another connection: {owner or 'the owner'} has {held}, all clients {len(self._owners)}"
                 raise Overloaded(text, limit="connections", value=limit, retry_after_s=RETRY_AFTER_S)
         self.forget(connection)
         self._owners[connection] = owner

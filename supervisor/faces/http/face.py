@@ -67,6 +67,23 @@ BrowserClient = Callable[["web.BaseRequest"], HttpClient | None]
 """Returns the client of the session of a browser, None where the request has none; raises PermissionDenied."""
 
 
+@dataclass(frozen=True)
+class Access:
+    """Identifies clients: by a bearer token, by the session of a browser, and by the tenant that a request names.
+
+    `note_wrong` is told the address of each client whose token is wrong.
+    """
+
+    authenticate: Authenticate
+    bind: Bind = refuse_tenants
+    browser_client: BrowserClient = lambda _request: None
+    note_wrong: Callable[[str], None] = lambda _address: None
+
+
+WRONG_TOKEN = "token"
+"""`data["reason"]` of the PermissionDenied of a token that is wrong or has expired."""
+
+
 class Face(Protocol):
     """Serves all requests below one prefix of the path; the longest prefix that fits decides."""
 

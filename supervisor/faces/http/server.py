@@ -31,18 +31,8 @@ from .admission import Admission, bracketed, check_target
 from .answers import Refused, failure
 from .clients import Clients
 from .connection import IDLE_S, Connection
-from .face import (
-    ANONYMOUS,
-    FOREIGN,
-    TENANT_HEADER,
-    TENANT_KEY,
-    Authenticate,
-    Bind,
-    BrowserClient,
-    Face,
-    HttpClient,
-    refuse_tenants,
-)
+from .face import ANONYMOUS, FOREIGN, TENANT_HEADER, TENANT_KEY, WRONG_TOKEN, Access, Face, HttpClient
+from .guesses import Guesses
 from .listener import Listener
 
 MAX_CONNECTIONS = 512
@@ -66,10 +56,8 @@ class HttpServer:
     def __init__(
         self,
         faces: Sequence[Face],
-        authenticate: Authenticate,
+        access: Access,
         *,
-        bind: Bind = refuse_tenants,
-        browser_client: BrowserClient | None = None,
         names: Collection[str] = (),
         is_behind_proxy: bool = False,
         tls: ssl.SSLContext | None = None,
@@ -79,9 +67,8 @@ class HttpServer:
         self._faces = sorted(faces, key=lambda face: len(face.prefix), reverse=True)
         self._exact = {face.prefix: face for face in self._faces}
         assert len(self._exact) == len(self._faces), "two faces have the same prefix"
-        self._authenticate = authenticate
-        self._bind = bind
-        self._browser_client = browser_client
+        self._access = access
+        self._guesses = Guesses()
         self._names = names
         self._is_behind_proxy = is_behind_proxy
         self._max_connections = max_connections
@@ -107,7 +94,7 @@ class HttpServer:
             await self._runner.cleanup()
             raise
         self._admission = Admission(
-            host, number, self._authenticate, names=self._names, is_behind_proxy=self._is_behind_proxy
+            host, number, self._access.authenticate, names=self._names, is_behind_proxy=self._is_behind_proxy
         )
         return f"{bracketed(host)}:{number}"
 
@@ -178,6 +165,10 @@ class HttpServer:
                 raise NotFound(f'cannot find "{request.path}"')
             return await face.serve(request, client)
         except Refused as refused:
+            if refused.error.data.get("reason") == WRONG_TOKEN:
+                address = request.remote or ""
+                self._access.note_wrong(address)
+                await asyncio.sleep(self._guesses.wait_s(address, self._loop.time()))
             found = failure(refused.error, refused.status, refused.headers)
         except CorralError as error:
             found = failure(error)
@@ -219,8 +210,8 @@ class HttpServer:
             raise Refused(403, error, Connection="close") from error
         try:
             client = None
-            if self._browser_client is not None and "Authorization" not in request.headers:
-                client = self._browser_client(request)
+            if "Authorization" not in request.headers:
+                client = self._access.browser_client(request)
             client = client or self._admission.client(request.headers)
         except PermissionDenied as error:
             if is_open:
@@ -233,7 +224,7 @@ class HttpServer:
         except Overloaded as error:
             raise Refused(429, error, Connection="close") from error
         tenant = _tenant(request)
-        return client if tenant is None else self._bind(client, tenant)
+        return client if tenant is None else self._access.bind(client, tenant)
 
 
 def _tenant(request: web.BaseRequest) -> str | None:

@@ -40,12 +40,17 @@ def test_room_is_left_for_the_owner_whatever_all_others_take() -> None:
     clients = Clients(MOST)
     taken_by_others = sum(taken(clients, HttpClient(f"t{number}", "read"), number) for number in range(10))
     assert taken_by_others == MOST - MOST // 8
-    assert taken(clients, OWNER, 99) == MOST
+    assert taken(clients, OWNER, 99) == MOST // 8 - MOST // 16
+
+
+def test_room_is_left_for_probes_whatever_the_owner_takes() -> None:
+    assert taken(Clients(MOST), OWNER, 1) == MOST - MOST // 16
 
 
 def test_the_owner_takes_nothing_from_the_share_of_others() -> None:
     clients = Clients(MOST)
-    taken(clients, OWNER, 99)
+    for number in range(MOST // 2):
+        clients.note((99, number), OWNER)
     assert taken(clients, HttpClient("weak", "read"), 1) == MOST // 4
 
 

@@ -14,7 +14,7 @@ from aiohttp import web
 from aiohttp.base_protocol import BaseProtocol
 
 from corral.supervisor.faces.http.answers import Bodies, Refused, answer, read_body
-from corral.supervisor.faces.http.face import ANONYMOUS, HttpClient
+from corral.supervisor.faces.http.face import ANONYMOUS, Access, HttpClient
 from corral.supervisor.faces.http.server import HttpServer
 from corral.worker.contract.errors import CLASSES, Conflict, InvalidParams, Overloaded, PermissionDenied
 
@@ -49,7 +49,7 @@ def authenticate(sent: str | None) -> HttpClient:
 
 @contextlib.asynccontextmanager
 async def served(*faces: FakeFace, **options: Any) -> AsyncGenerator[tuple[HttpServer, str], None]:
-    server = HttpServer(faces, authenticate, **options)
+    server = HttpServer(faces, Access(authenticate), **options)
     address = await server.open("127.0.0.1", 0)
     try:
         yield server, address
@@ -271,24 +271,24 @@ def test_no_answer_tells_the_versions_of_libraries() -> None:
 
 def test_the_bodies_of_all_requests_together_are_bounded() -> None:
     async def scene() -> None:
-        bodies = Bodies(100)
-        first, second, third = (asyncio_stream() for _ in range(3))
-        first.feed_data(b"x" * 90)
-        reading = asyncio.create_task(bodies.read(first, 1000))
-        await asyncio.sleep(0)
-        second.feed_data(b"y" * 20)
-        with pytest.raises(Refused) as refused:
-            await bodies.read(second, 1000)
-        assert (refused.value.status, refused.value.error.data["limit"]) == (503, "messages")
-        first.feed_eof()
-        assert await reading == b"x" * 90
-        third.feed_data(b"z" * 100)
-        third.feed_eof()
-        assert await bodies.read(third, 1000) == b"z" * 100
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            transport, protocol = await loop.create_connection(lambda: BaseProtocol(loop), sock=ours)
+            bodies = Bodies(100)
+            first, second, third = (aiohttp.StreamReader(protocol, 2**16, loop=loop) for _ in range(3))
+            first.feed_data(b"x" * 90)
+            reading = asyncio.create_task(bodies.read(first, 1000))
+            await asyncio.sleep(0)
+            second.feed_data(b"y" * 20)
+            with pytest.raises(Refused) as refused:
+                await bodies.read(second, 1000)
+            assert (refused.value.status, refused.value.error.data["limit"]) == (503, "messages")
+            first.feed_eof()
+            assert await reading == b"x" * 90
+            third.feed_data(b"z" * 100)
+            third.feed_eof()
+            assert await bodies.read(third, 1000) == b"z" * 100
+            transport.close()
 
     run(scene)
-
-
-def asyncio_stream() -> aiohttp.StreamReader:
-    protocol = BaseProtocol(asyncio.get_running_loop())
-    return aiohttp.StreamReader(protocol, 2**16, loop=asyncio.get_running_loop())

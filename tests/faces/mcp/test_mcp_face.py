@@ -27,7 +27,7 @@ from corral.mcp.protocol.messages import META
 from corral.mcp.upstream import http_headers
 from corral.supervisor.faces.http.admission import address_of
 from corral.supervisor.faces.http.answers import MAX_BODY_BYTES
-from corral.supervisor.faces.http.face import HttpClient
+from corral.supervisor.faces.http.face import Access, HttpClient
 from corral.supervisor.faces.http.server import HttpServer
 from corral.supervisor.faces.http.sse import MAX_BYTES, MAX_EVENTS, Stream, place_of
 from corral.supervisor.faces.http.token_file import read_token
@@ -120,7 +120,7 @@ async def site(**options: Any) -> AsyncGenerator[Site, None]:
         found = Site(http, FakeProvider())
         kept = {key: options.pop(key) for key in ("max_sessions",) if key in options}
         face = McpFace(found.offer, version="9", **kept)
-        found.web = HttpServer([face], authenticate, **options)
+        found.web = HttpServer([face], Access(authenticate), **options)
         found.address = await found.web.open("127.0.0.1", 0)
         try:
             yield found

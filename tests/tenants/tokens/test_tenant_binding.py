@@ -167,3 +167,10 @@ def test_a_method_without_a_rule_is_refused_to_a_tenant(daemon: DaemonProcess) -
             with pytest.raises(PermissionDenied) as refused:
                 client.call(method, {}, timeout_s=BOUND_S)
             assert refused.value.data["reason"] == "tenant"
+
+
+def test_wrong_tokens_are_recorded_once_and_counted(daemon: DaemonProcess) -> None:
+    for number in range(4):
+        assert over_http(daemon, "/status", f"guess-{number}")[0] == 401
+    found: Any = daemon.call("audit.list", actions=["auth.login"])["records"]
+    assert [(each["who"], each["result"]) for each in found] == [({"http": "127.0.0.1"}, "PermissionDenied")]
