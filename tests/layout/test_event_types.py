@@ -5,7 +5,7 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path
 
-from corral.supervisor.records.events.catalog import CATALOGUE, EXPIRED, RESERVED, SKIPPED
+from corral.supervisor.records.events.catalog import CATALOGUE, EXPIRED, SKIPPED
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,10 +48,6 @@ def test_what_is_published_is_in_the_catalogue() -> None:
 def test_what_is_in_the_catalogue_is_published() -> None:
     said = {word for _, tree in trees() for word in words(tree)}
     assert sorted(CATALOGUE.keys() - said - MADE) == []
-
-
-def test_a_type_of_the_catalogue_begins_with_a_reserved_word() -> None:
-    assert {name.partition(".")[0] for name in CATALOGUE} <= RESERVED
 
 
 def test_what_others_see_are_fields_that_there_are() -> None:

@@ -8,35 +8,6 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-RESERVED = frozenset(
-    {
-        "agent",
-        "approval",
-        "audit",
-        "checkpoint",
-        "config",
-        "corral",
-        "daemon",
-        "deployment",
-        "events",
-        "health",
-        "limit",
-        "log",
-        "mcp",
-        "memory",
-        "node",
-        "revision",
-        "schedule",
-        "store",
-        "task",
-        "team",
-        "tenant",
-        "worker",
-        "workflow",
-    }
-)
-"""The first words of types that only the daemon publishes, those of later versions among them."""
-
 TYPE_CHARS = 128
 """Characters of a type that an agent may give an event."""
 
@@ -493,6 +464,9 @@ _TYPES = (
 
 CATALOGUE = {each.name: each for each in _TYPES}
 """Every type of the daemon's own, by name."""
+
+RESERVED = frozenset(name.partition(".")[0] for name in CATALOGUE) | {"audit", "corral"}
+"""The first words of types that only the daemon publishes, two that a later version may need among them."""
 
 FIELDS = {each.name: each.field_names for each in _TYPES}
 """Types -> the fields of their events, no more and no less."""
