@@ -83,6 +83,9 @@ def test_a_backup_under_load_has_every_task_that_was_acknowledged_before(daemon:
         assert done.returncode == 0, done.stderr
         assert len(load.acknowledged) > len(before), "tasks went on during it"
     assert archive.stat().st_mode & 0o777 == 0o600
+    (event,) = daemon.call("event.list", types=["daemon.backed_up"])["events"]
+    assert event["size_bytes"] == archive.stat().st_size
+    assert (event["agent"], event["logs"], event["secrets"]) == (None, False, True)
     assert list((daemon.state_dir / "backup").iterdir()) == []
     other = tmp_path / "two"
     other.mkdir()

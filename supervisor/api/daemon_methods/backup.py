@@ -239,7 +239,16 @@ async def _make(control: Control, params: BackupParams, _caller: Caller) -> Back
         logs=params.logs,
         secrets=params.secrets,
     )
-    return await control.backups.make(source)
+    made = await control.backups.make(source)
+    control.shared.bus.publish(
+        "daemon.backed_up",
+        size_bytes=made.size,
+        files=made.files,
+        logs=params.logs,
+        secrets=params.secrets,
+        duration_s=made.duration_s,
+    )
+    return made
 
 
 def _config_files(config: Path | None, secrets_file: str | None, secrets: bool) -> list[Path]:

@@ -209,6 +209,13 @@ _TYPES = (
         Field("key", "text", "`alert` or `alert_url`"),
         _MESSAGE,
     )),
+    EventType("daemon.backed_up", "An archive of the state was made, and can be fetched.", DAEMON, (
+        Field("size_bytes", "bytes", "of the archive"),
+        Field("files", "count", "number of files in it"),
+        Field("logs", "boolean", "whether it has the logs of workers"),
+        Field("secrets", "boolean", "whether it has the values of secrets"),
+        Field("duration_s", "seconds", "from the call to the whole archive"),
+    )),
     EventType("daemon.degraded", "A part of the daemon cannot do its work now.", DAEMON, _PART),
     EventType("daemon.emergency_over", "The first start after an emergency stop.", DAEMON, shown=_ALL),
     EventType("daemon.emergency_stop", "Everything was killed, and nothing starts until `start`.", DAEMON, (
