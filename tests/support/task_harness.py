@@ -11,21 +11,31 @@ from typing import Any, cast
 import pytest
 from msgspec.structs import replace
 
+from corral.mcp.pool.pool import Pool
 from corral.supervisor.agents.demand.hibernation import Hibernation
 from corral.supervisor.agents.running.agent import Agent
 from corral.supervisor.agents.running.agents import Agents
+from corral.supervisor.config.spec.in_force import InForce
 from corral.supervisor.config.spec.spec import Audit as AuditSection
 from corral.supervisor.config.spec.spec import Config, Daemon, Defaults, Events, Process, Resources, Spec
 from corral.supervisor.config.spec.spec import Tasks as Section
-from corral.supervisor.records.events.bus import rfc3339
+from corral.supervisor.records.audit.log import Audit
+from corral.supervisor.records.events.bus import Bus, rfc3339
+from corral.supervisor.records.store.gathered import Gathered
 from corral.supervisor.records.store.store import Statement, Store
-from corral.supervisor.tasks.run import dispatcher, executor, record_writer, tasks
+from corral.supervisor.records.telemetry.tracing import Tracing
+from corral.supervisor.tasks.group import make_tasks
+from corral.supervisor.tasks.run import dispatcher, endings, executor, record_writer, tasks
 from corral.supervisor.tasks.run.backlog import Backlog
 from corral.supervisor.tasks.run.executor import Sessions
-from corral.supervisor.tasks.run.record_writer import TaskObserver
-from corral.supervisor.tasks.run.tasks import Tasks
+from corral.supervisor.tenants.quotas.disk_use import DiskUse
+from corral.supervisor.tenants.quotas.refusals import Refusals
+from corral.supervisor.tenants.quotas.task_limits import TaskLimits
+from corral.supervisor.tenants.quotas.turns import CallTurns
+from corral.supervisor.tenants.registry.tenants import Tenants
 from corral.supervisor.workers.lifecycle.state_machine import State, Worker
 from corral.supervisor.workers.supervision import worker_supervisor
+from corral.supervisor.workers.supervision.limit_enforcer import LimitEnforcer
 from corral.supervisor.workers.supervision.shared import Shared, StallClock
 from corral.supervisor.workers.supervision.task_moments import TaskMoments
 from corral.worker.contract.channel import Call
@@ -191,6 +201,21 @@ class FakeWorker:
             self.harness.note_change(self)
 
 
+class ForgetfulSessions:
+    """Keeps nothing from one task of a session to the next."""
+
+    def started(self, task: Task) -> None:
+        """Takes no note of it."""
+
+    ended = kept = dropped = started
+
+    async def recall(self, agent: str, session: str) -> dict[str, object]:
+        return {}
+
+    def keep(self, task: Task, change: object) -> tuple[Statement, ...]:
+        return ()
+
+
 class TaskHarness:
     """Holds the tasks room with its agents."""
 
@@ -203,9 +228,7 @@ class TaskHarness:
         self.doing: dict[str, str] = {}
         self.ever = Counter[str]()
         self._specs: dict[str, Spec] = {}
-        config = Config(
-            daemon=Daemon(), events=Events(), audit=AuditSection(), process=Process(), agents={}, defaults=Defaults()
-        )
+        config = empty_config()
         set_of_agents = SimpleNamespace(
             agents=self.agents,
             config=config,
@@ -213,6 +236,7 @@ class TaskHarness:
             emergency_stop=None,
             leaving=set(),
             of=self._of,
+            spec_of=self._spec_of,
             emergency=SimpleNamespace(in_force=None),
             groups=SimpleNamespace(by_name={}),
             tenants=SimpleNamespace(check_active=_nothing),
@@ -225,22 +249,33 @@ class TaskHarness:
         )
         self.running_set = set_of_agents
         self.backlog = Backlog()
-        self.observers: list[TaskObserver] = [self]
+        bus = cast(Bus, shared.bus)
         # Stand-ins with the attributes that the room uses, and no others.
-        self.tasks = Tasks(
+        made = make_tasks(
             cast(Shared, shared),
-            cast(Agents, set_of_agents),
+            sessions or ForgetfulSessions(),
+            Gathered(store),
+            Tracing(),
+            cast(Audit, None),
+            cast(LimitEnforcer, None),
+            no_tenants(store, bus),
+            CallTurns(self.loop),
             self.backlog,
+            cast(Agents, set_of_agents),
             cast(Hibernation, SimpleNamespace(is_hibernated=_never)),
-            sessions,
-            self.observers,
-            _nothing,
+            cast(Pool, None),
         )
+        made.writer.subscribe(self)
+        self.group = made
+        self.tasks = made.tasks
 
     def _of(self, name: str) -> Agent:
         if name not in self.agents:
             raise NotFound(f'cannot find agent "{name}"', name=name)
         return self.agents[name]
+
+    def _spec_of(self, name: str) -> Spec | None:
+        return self.agents[name].spec if name in self.agents else None
 
     def _publish(self, what: str, **facts: Any) -> None:
         if what.startswith("task."):
@@ -345,18 +380,31 @@ class TaskHarness:
             assert all(not worker_supervisor.running for worker_supervisor in agent.supervisors)
 
 
+def empty_config() -> Config:
+    """Returns a configuration without agents and tenants."""
+    return Config(
+        daemon=Daemon(), events=Events(), audit=AuditSection(), process=Process(), agents={}, defaults=Defaults()
+    )
+
+
+def no_tenants(store: Store, bus: Bus) -> TaskLimits:
+    """Returns the limits of the tenants of a daemon that has none."""
+    tenants, refusals = Tenants(store, InForce(empty_config())), Refusals(bus)
+    return TaskLimits(tenants, refusals, DiskUse(tenants, refusals))
+
+
 @asynccontextmanager
 async def task_harness(
     folder: Path, monkeypatch: pytest.MonkeyPatch, sessions: Sessions | None = None
 ) -> AsyncGenerator[TaskHarness, None]:
     """Yields a harness without agents, which retries refused writes soon."""
-    for room in (record_writer, executor, dispatcher, tasks):
+    for room in (record_writer, executor, endings, dispatcher, tasks):
         monkeypatch.setattr(room, "RETRY_AFTER_S", RETRY_S)
     store = cast(FickleStore, FickleStore.open(folder / "corral.db"))  # `open` makes what it is called on
     try:
         async with asyncio.timeout(BOUND_S):
             made = TaskHarness(store, sessions)
-            await made.tasks.load()
+            await made.group.recovery.load()
             made.tasks.boot()
             yield made
             store.refuses = None

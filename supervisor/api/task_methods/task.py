@@ -8,6 +8,7 @@ import msgspec
 from msgspec.structs import replace
 
 from corral.supervisor.records.events.bus import Event
+from corral.supervisor.tasks.run.backlog import Origin
 from corral.supervisor.tasks.run.sender import PartSender
 from corral.supervisor.tenants.tokens.scope import knows
 from corral.worker.contract.errors import Conflict, CorralError, Corrupted, InvalidParams, NotFound, Timeout
@@ -112,13 +113,13 @@ class ProgressSender:
 
 @serve(TASK_RUN)
 async def _run(control: Control, params: TaskRunParams, caller: Caller) -> Task:
-    task = await control.tasks.submit(params, tenant=caller.tenant)
+    task = await control.tasks.submit(params, Origin(tenant=caller.tenant))
     return await _ended(control, task.id, caller, params.stream)
 
 
 @serve(TASK_SUBMIT)
 async def _submit(control: Control, params: TaskParams, caller: Caller) -> Task:
-    return await control.tasks.submit(params, tenant=caller.tenant)
+    return await control.tasks.submit(params, Origin(tenant=caller.tenant))
 
 
 @serve(TASK_WAIT)
@@ -338,4 +339,5 @@ async def _retried(control: Control, task_id: str) -> Task:
         when_down=old.when_down,
         queue_timeout_s=old.queue_timeout_s,
     )
-    return await control.tasks.submit(params, schedule=old.schedule, retry_of=task_id, tenant=tenant_of(old.agent))
+    origin = Origin(schedule=old.schedule, retry_of=task_id, tenant=tenant_of(old.agent))
+    return await control.tasks.submit(params, origin)

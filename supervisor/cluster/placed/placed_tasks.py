@@ -18,6 +18,7 @@ from msgspec import Struct
 from corral.supervisor.agents.running.agents import Agents
 from corral.supervisor.records.events.bus import Bus
 from corral.supervisor.tasks.rules.boundaries import normalised
+from corral.supervisor.tasks.run.backlog import Origin
 from corral.supervisor.tasks.run.tasks import Tasks
 from corral.supervisor.workers.lifecycle.placements import Placements
 from corral.worker.contract.errors import Cancelled, Conflict, CorralError, ResourceLimitExceeded
@@ -382,7 +383,7 @@ class PlacedTasks:
         try:
             begun = self._tasks.find(stored.id)
             if begun is None:
-                await self._tasks.submit(params, task_id=stored.id, deliveries=delivery - 1)
+                await self._tasks.submit(params, Origin(id=stored.id, deliveries=delivery - 1))
                 if self._view.is_cancelled(stored.id):  # while it was submitted
                     await self._cancel_here(stored.id)
             ended = await self._tasks.wait(stored.id)

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from corral.mcp.pool.pool import Pool
@@ -29,26 +29,21 @@ from corral.supervisor.api.table.quotas import Quotas
 from corral.supervisor.config.declared.stores import DeclaredStore
 from corral.supervisor.config.spec.spec import Config, Recovery, kind_of_group
 from corral.supervisor.machine.isolation.levels import Sandbox
-from corral.supervisor.models.desk.under_way import CallsUnderWay
+from corral.supervisor.models.group import make_models
 from corral.supervisor.records.audit.log import now
 from corral.supervisor.records.logs.daemon_log import DaemonLog
 from corral.supervisor.records.memory.expiry import Expiry
 from corral.supervisor.records.memory.sessions import Memory
 from corral.supervisor.records.store.gathered import Gathered
 from corral.supervisor.records.store.store import Store
-from corral.supervisor.records.telemetry.tracing import Tracer
+from corral.supervisor.records.telemetry.tracing import Tracing
+from corral.supervisor.tasks.group import make_tasks
 from corral.supervisor.tasks.run.backlog import Backlog
-from corral.supervisor.tasks.run.tasks import Tasks
-from corral.supervisor.tasks.worker_api.approvals import Approvals
-from corral.supervisor.tasks.worker_api.call_history import CallHistory
+from corral.supervisor.tasks.run.record_writer import TaskObserver
 from corral.supervisor.tasks.worker_api.call_rate import CallRates
 from corral.supervisor.tasks.worker_api.pubsub import WorkerPubsub
 from corral.supervisor.tasks.worker_api.requests import WorkerApi
-from corral.supervisor.tasks.worker_api.tool_calls import ToolCalls
-from corral.supervisor.tasks.workflows.runner import JobRunner
-from corral.supervisor.tasks.workflows.schedules import Schedules
 from corral.supervisor.tasks.workflows.successes import Successes
-from corral.supervisor.tasks.workflows.workflow_engine import WorkflowEngine
 from corral.supervisor.tenants.quotas.turns import CallTurns
 from corral.supervisor.tenants.tokens.tokens import Tokens
 from corral.supervisor.workers.egress.proxy import EgressProxy
@@ -62,7 +57,6 @@ from corral.supervisor.workers.supervision.task_failures import TaskFailures
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 
 from ..host.installation import Paths, boot_id, built_in
-from .model_rooms import ModelRooms
 from .shared_rooms import SharedRooms, make_shared_rooms
 from .smoke import smoke_of
 from .tenant_rooms import TenantRooms
@@ -109,38 +103,48 @@ class Rooms:
         self.tokens = Tokens(shared.store, is_tenant=lambda name: self.tenants.find(name) is not None)
         self.packages = Packages(shared.store, paths.state_dir / "packages", in_force)
         self.successes = Successes(shared.store, self.agents, boot_id())
-        call_rates = CallRates()
-        self.statistics = Statistics(
-            shared, self.agents, self.limits, self._composite, call_rates, lambda name: self.tasks.budgets.used(name)
-        )
         self.gathered = Gathered(shared.store)
         self.costs = CostSums(shared.store, gathered=self.gathered)
-        self.measured = CallsUnderWay()
-        self.approvals = Approvals(shared.store, shared.bus)
-        self.tasks = self._make_tasks(backlog, tracer)
-        self.models = ModelRooms(
+        tasks = self.tasks_group = make_tasks(
             shared,
-            self.agents,
-            self.tasks,
-            backlog,
-            self.measured,
-            self._untasked,
-            paths.state_dir,
+            self.memory,
             self.gathered,
-            tracer,
+            tracer or Tracing(),
+            self.audit,
+            self.limits,
+            rooms.task_limits,
+            self.turns,
+            backlog,
+            self.agents,
+            self.hibernation,
+            self.pool,
         )
-        self.limits.subscribe(self.tasks.note_sample)
+        self.tasks, self.schedules, self.approvals = tasks.tasks, tasks.schedules, tasks.approvals
+        self.tool_calls = tasks.tool_calls
+        self.statistics = Statistics(
+            shared, self.agents, self.limits, self._composite, tasks.call_rates, tasks.budgets.used
+        )
+        tasks.routing.rate_by(self.statistics.recent_success_rate)
+        tasks.accounting.subscribe(self.statistics.used)
+        tasks.call_records.subscribe(self.statistics.called)
+        task_failures = TaskFailures(shared.bus, in_force, self.agents.registry.spec_of)
+        observers: list[TaskObserver] = [self.statistics, task_failures, self.costs]
+        for observer in observers if tracer is None else [*observers, tracer]:
+            tasks.writer.subscribe(observer)
+        self.models = make_models(shared, self.gathered, tracer or Tracing(), self.agents, tasks, paths.state_dir)
+        self.models.desk.subscribe(self.statistics.used)
+        self.models.desk.subscribe(self.costs.used)
+        self.models.measured.subscribe(self.costs.ended)
+        self.limits.subscribe(tasks.meters.note_sample)
         if self.cluster is not None:
             self._join(self.cluster)
-        self.tasks.bind_jobs(lambda writer, executor: JobRunner(writer, self.agents, executor))
         self.collector = Collector(self.statistics, self.limits, self.agents, self.tasks, shared.store, paths.state_dir)
         self.metrics = MetricsView(self.collector, self.statistics, self.agents)
         self.stores = self._make_stores()
-        self.quotas = self._make_quotas(backlog, call_rates)
-        self.schedules = self._make_schedules()
-        self.tool_calls = self._make_tool_calls(call_rates, tracer)
+        self.quotas = self._make_quotas(backlog, tasks.call_rates)
         self.service.bind(self.tasks, self.tool_calls, self.memory, self.hibernation, self.approvals)
-        self.autoscaler = Autoscaler(self.agents, self.tasks.dispatcher)
+        self.autoscaler = Autoscaler(self.agents, tasks.dispatcher)
+        tasks.dispatcher.subscribe(self.autoscaler.check_soon)
         attempt = smoke_of(self.tasks)
         self.rollouts = Rollouts(self.agents, attempt)
         self.deployments = make_deployments(shared, self.agents, self.packages, self.rollouts, attempt, paths.state_dir)
@@ -166,50 +170,10 @@ class Rooms:
         """Looks at the budgets again, after the agents, which follow the configuration after its listeners."""
         asyncio.get_running_loop().call_soon(self.tasks.budgets.look_again)
 
-    def _make_tasks(self, backlog: Backlog, tracer: Tracer | None) -> Tasks:
-        task_failures = TaskFailures(self.shared.bus, self.in_force, self.agents.registry.spec_of)
-        return Tasks(
-            self.shared,
-            self.agents,
-            backlog,
-            self.hibernation,
-            self.memory,
-            observers=[
-                self.statistics,
-                task_failures,
-                self.costs,
-                self.approvals,
-                *([] if tracer is None else [tracer]),
-            ],
-            on_waiting=lambda name: self.autoscaler.check_soon(name),
-            success_rate=self.statistics.recent_success_rate,
-            limits=self.limits,
-            on_usage=self.statistics.used,
-            tracing=tracer,
-            tenants=self.tenant_rooms.task_limits,
-            turns=self.turns,
-            measured=self.measured,
-            gathered=self.gathered,
-        )
-
     def _make_quotas(self, backlog: Backlog, call_rates: CallRates) -> Quotas:
         rooms = self.tenant_rooms
         return Quotas(
             self.agents, self.tasks, backlog, call_rates, self.pool, rooms.tenants, rooms.task_limits, rooms.measured
-        )
-
-    def _make_tool_calls(self, call_rates: CallRates, tracer: Tracer | None) -> ToolCalls:
-        return ToolCalls(
-            self.shared.bus,
-            self.agents,
-            self.tasks,
-            self.pool,
-            self.audit,
-            self.statistics.called,
-            call_rates,
-            CallHistory(self.shared.store),
-            self.approvals,
-            tracer,
         )
 
     def _join(self, cluster: "ClusterNode") -> None:
@@ -219,8 +183,7 @@ class Rooms:
         cluster.carried.bind(cluster.tasks.is_placed, self.memory, checkpoints)
         checkpoints.bind(cluster.carried)
         self.memory.key_values.bind(cluster.carried)
-        tasks.bind_placed(cluster.runner)
-        tasks.budgets.bind(cluster.budgets)
+        self.tasks_group.cluster.join(cluster.runner, cluster.budgets, cluster.schedules)
         cluster.budgets.bind(tasks.budgets)
 
     def _make_stores(self) -> Stores:
@@ -239,20 +202,6 @@ class Rooms:
             "/" if config is None else str(config.resolve().parent),
         )
 
-    def _make_schedules(self) -> Schedules:
-        """Connects the room of workflows and schedules."""
-        shared = self.shared
-        self.tasks.bind(WorkflowEngine(shared, self.agents, self.tasks))
-        cluster = None if self.cluster is None else self.cluster.runner
-        return Schedules(
-            shared.store,
-            shared.bus,
-            self.agents,
-            self.tasks,
-            cluster=cluster,
-            shared=None if self.cluster is None else self.cluster.schedules,
-        )
-
     def _subscribe(self) -> None:
         """Subscribes the rooms to the changes that each acts on; those of workers are called in this order."""
         self.agents.replicas.subscribe(self.autoscaler.resized)
@@ -269,6 +218,7 @@ class Rooms:
         changes.subscribe(self.activation.changed)
         changes.subscribe(self._of_places(self.successes.changed))
         changes.subscribe(lambda _: self.agents.startup.fill_room())
+        changes.subscribe(self.tasks_group.jobs.worker_changed)
         changes.subscribe(self.tasks.dispatcher.worker_changed)
         changes.subscribe(self.rollouts.changed, load=True)
 
@@ -295,7 +245,7 @@ class Rooms:
         await this.shared.launcher.start()
         stack.push_async_callback(this.shared.launcher.close)
         stack.push_async_callback(this.egress.end)
-        stack.push_async_callback(this.models.end)
+        stack.push_async_callback(this.models.gateway.end)
         stack.push_async_callback(this.shared.zygotes.close)
         stack.callback(this.approvals.close)
         return this
@@ -337,15 +287,6 @@ class Rooms:
         """Handles the listening sockets in the network of a worker."""
         for fd in self.models.opened(unit, sandbox, fds).values():
             self.egress.open(unit, sandbox, fd)
-
-    async def recover_usage(self, uncounted: Collection[str]) -> None:
-        """Counts the calls of models that an earlier daemon had not counted."""
-        for task in await self.models.desk.recover(uncounted, self.tasks.records.find):
-            self.costs.ended(task)
-
-    def _untasked(self, agent: str, tokens: int, cost_cents: float) -> None:
-        self.statistics.used(agent, tokens, cost_cents)
-        self.costs.used(agent, tokens, cost_cents)
 
     def _note_refused_host(self, facts: Mapping[str, object]) -> None:
         agent = str(facts["agent"])

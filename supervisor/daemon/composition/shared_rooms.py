@@ -18,6 +18,7 @@ from corral.supervisor.config.spec.in_force import InForce
 from corral.supervisor.config.spec.spec import Config, Recovery, Spec
 from corral.supervisor.machine.isolation.levels import Sandbox
 from corral.supervisor.models.desk.access import Access
+from corral.supervisor.models.group import ModelsGroup
 from corral.supervisor.records.audit.log import Audit
 from corral.supervisor.records.events.bus import Bus
 from corral.supervisor.records.events.history import EventHistory
@@ -43,7 +44,6 @@ from corral.worker.contract.names import tenant_of
 
 from ..host.installation import Paths, make_host
 from .exports import Exports
-from .model_rooms import ModelRooms
 from .tenant_rooms import TenantRooms
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Others(Protocol):
         ...
 
     @property
-    def models(self) -> ModelRooms:
+    def models(self) -> ModelsGroup:
         """Returns the rooms of models."""
         ...
 

@@ -5,6 +5,7 @@ import contextlib
 
 from corral.supervisor.agents.rollout.roll import Try
 from corral.supervisor.config.spec.spec import Spec
+from corral.supervisor.tasks.run.backlog import Origin
 from corral.supervisor.tasks.run.tasks import Tasks
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract.errors import CorralError
@@ -25,7 +26,7 @@ def smoke_of(tasks: Tasks) -> Try:
             retry=Retry(max_attempts=1, retry_on="never"),
         )
         try:
-            task = await tasks.submit(params, only=supervisor)
+            task = await tasks.submit(params, Origin(only=supervisor))
         except CorralError as error:
             return error.message
         try:

@@ -13,12 +13,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from corral.supervisor.agents.running.agents import Agents
-from corral.supervisor.config.declared.models import DeclaredModel
 from corral.supervisor.records.telemetry.tracing import ModelCall, Tracing
 from corral.supervisor.tasks.rules.boundaries import overspent
 from corral.supervisor.tasks.run.accounting import Accounting
-from corral.supervisor.tasks.run.backlog import Backlog, Entry
-from corral.supervisor.tasks.run.budgets import Budgets
+from corral.supervisor.tasks.run.backlog import Entry
 from corral.supervisor.tenants.quotas.spending import MINUTE_S
 from corral.supervisor.workers.lifecycle.state_machine import State
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
@@ -56,30 +54,29 @@ class ModelDesk:
     def __init__(
         self,
         keys: Keys,
-        models: Callable[[], Mapping[str, DeclaredModel]],
         agents: Agents,
-        backlog: Backlog,
         accounting: Accounting,
-        budgets: Budgets,
         ledger: Ledger,
         journals: Journals,
         under_way: CallsUnderWay,
-        untasked: Callable[[str, int, float], None],
-        tracing: Tracing | None = None,
+        tracing: Tracing,
     ) -> None:
         self._keys = keys
-        self._models = models
         self._agents = agents
-        self._backlog = backlog
         self._accounting = accounting
-        self._budgets = budgets
+        self._backlog = accounting.backlog
+        self._budgets = accounting.budgets
         self.ledger = ledger
         self._journals = journals
-        self._untasked = untasked
         self._under_way = under_way
-        self._tracing = tracing or Tracing()
+        self._tracing = tracing
+        self._untasked_listeners: list[Callable[[str, int, float], None]] = []
         self.last: dict[str, LastCall] = {}
         """The last call of each model."""
+
+    def subscribe(self, listener: Callable[[str, int, float], None]) -> None:
+        """Calls `listener` with the agent, tokens and cents of each call that belongs to no task."""
+        self._untasked_listeners.append(listener)
 
     @property
     def in_flight(self) -> int:
@@ -94,7 +91,7 @@ class ModelDesk:
             reason = "this key is not that of a worker that runs"
             return self._refuse("", "key", 401, reason if asked["key"] else "no key was given")
         name, spec = str(asked["model"]), supervisor.spec
-        tenant, models = tenant_of(spec.name), self._models()
+        tenant, models = tenant_of(spec.name), self._agents.config.models
         model = models.get(name)
         if model is None or name not in spec.models or not model.is_for(tenant):
             reason = f'the agent "{spec.name}" has no model "{name}"'
@@ -206,7 +203,8 @@ class ModelDesk:
             return
         self._budgets.charge(account.agent, usage.tokens, cents)
         if not has_record:
-            self._untasked(account.agent, usage.tokens, cents)
+            for listener in self._untasked_listeners:
+                listener(account.agent, usage.tokens, cents)
 
     def lost(self) -> None:
         """Counts the calls under way as lost, with what the journals know of them."""
@@ -221,11 +219,7 @@ class ModelDesk:
             self.ledger.outcomes[next(iter(call.models)), "lost"] += 1
 
     async def recover(self, tasks: Collection[str], find: Callable[[str], Awaitable[Task | None]]) -> list[Task]:
-        """Counts what an earlier daemon has not counted any more.
-
-        Returns:
-            the ended tasks whose usage is in their record alone.
-        """
+        """Counts what an earlier daemon has not counted any more; returns the ended tasks whose usage is in their record alone."""
         await self._journals.load()
         now, uncounted = time.time(), list[Noted]()
         for name in self._journals.all():

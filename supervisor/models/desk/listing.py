@@ -6,18 +6,20 @@ tells that a provider answers, not that it knows the key.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 from urllib.parse import urlsplit
 
 from msgspec import Struct
 
 from corral.supervisor.agents.external.probe import why_not_connected
+from corral.supervisor.agents.running.registry import Registry
 from corral.supervisor.config.declared.models import DeclaredModel
 
-from ..gateway.endpoint import Endpoint
 from .desk import LAST_S, ModelDesk
+from .endpoints import ModelEndpoints
 from .ledger import Ledger, Sums
+from .process import ModelGateway
 
 PROBE_S = 3.0
 """Seconds that a connection may take."""
@@ -39,19 +41,11 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
 class ModelListing:
     """Lists the models of one daemon."""
 
-    def __init__(
-        self,
-        models: Callable[[], Mapping[str, DeclaredModel]],
-        users: Callable[[], Iterable[tuple[str, Sequence[str]]]],
-        endpoints: Callable[[], Awaitable[Sequence[Endpoint]]],
-        desk: ModelDesk,
-        process: Callable[[], tuple[int | None, int]],
-    ) -> None:
-        self._models = models
-        self._users = users
+    def __init__(self, registry: Registry, endpoints: ModelEndpoints, desk: ModelDesk, gateway: ModelGateway) -> None:
+        self._registry = registry
         self._endpoints = endpoints
         self._desk = desk
-        self._process = process
+        self._gateway = gateway
 
     @property
     def ledger(self) -> Ledger:
@@ -61,23 +55,22 @@ class ModelListing:
     @property
     def process(self) -> tuple[int | None, int, int]:
         """Returns the pid of the gateway, the number of calls under way, and how often a dead gateway was replaced."""
-        pid, restarts = self._process()
-        return pid, self._desk.in_flight, restarts
+        return self._gateway.pid, self._desk.in_flight, self._gateway.restarts
 
     def used_by(self) -> dict[str, list[str]]:
         """Returns the agents of each declared model, by name."""
-        found: dict[str, list[str]] = {name: [] for name in self._models()}
-        for agent, names in self._users():
-            for name in names:
+        found: dict[str, list[str]] = {name: [] for name in self._registry.config.models}
+        for agent in self._registry.agents.values():
+            for name in agent.spec.models:
                 if name in found:
-                    found[name].append(agent)
+                    found[name].append(agent.name)
         return {name: sorted(agents) for name, agents in found.items()}
 
     async def listed(self) -> list[ModelFacts]:
         """Returns all models by name, after connecting to those that are used and of which nothing is known."""
-        problems = {each.name: each.problem for each in await self._endpoints()}
+        problems = {each.name: each.problem for each in await self._endpoints.read()}
         used = self.used_by()
-        models = [self._models()[name] for name in sorted(used)]
+        models = [self._registry.config.models[name] for name in sorted(used)]
         states = await asyncio.gather(
             *(self._state(each, bool(used[each.name]), problems.get(each.name, "")) for each in models)
         )

@@ -6,7 +6,7 @@ later. The end of such a task waits for that.
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from corral.supervisor.config.declared.models import DeclaredModel
@@ -21,13 +21,12 @@ class Call(NamedTuple):
     agent: str
     task: str | None
     models: Mapping[str, DeclaredModel]
+    above: str | None = None
 
     @property
     def first(self) -> str:
         """Returns the name of the model that is asked first."""
         return next(iter(self.models))
-
-    above: str | None = None
 
 
 class CallsUnderWay:
@@ -37,14 +36,9 @@ class CallsUnderWay:
         self._calls: dict[int, Call] = {}
         self._by_model = Counter[str]()
         self._waiting: dict[str, asyncio.Event] = {}
-        self._read: Callable[[], None] = lambda: None
 
     def __len__(self) -> int:
         return len(self._calls)
-
-    def bind(self, read: Callable[[], None]) -> None:
-        """Connects it with the gateway: `read` takes what that has told until now."""
-        self._read = read
 
     def add(self, number: int, call: Call) -> None:
         """Adds a call that was let pass."""
@@ -76,10 +70,6 @@ class CallsUnderWay:
         for event in self._waiting.values():
             event.set()
         return calls
-
-    def settle(self) -> None:
-        """Takes in at once what was measured until now."""
-        self._read()
 
     async def settled(self, task: str) -> None:
         """Returns when no call of a task is under way, or after SETTLE_S."""

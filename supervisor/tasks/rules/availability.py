@@ -8,10 +8,14 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from corral.supervisor.agents.running.agent import Agent
+from corral.supervisor.agents.running.agent import Agent, has_place
 from corral.supervisor.workers.lifecycle.cordon import Unschedulable
 from corral.supervisor.workers.lifecycle.state_machine import ASKED_FOR, State, Worker
+from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract.errors import Conflict
+from corral.worker.contract.records import WhenDown
+
+from .queue import Slot
 
 
 class Down(Struct, frozen=True):
@@ -77,6 +81,33 @@ def is_expected(worker: Worker) -> bool:
     """Returns True if a worker is up, or will be: not one that gave up, until a start is requested."""
     gave_up = worker.state is State.TERMINATED and worker.resume_at is None and not worker.waits
     return worker.wanted and not gave_up
+
+
+def free_slots(agent: Agent) -> list[Slot]:
+    """Returns the workers of an agent that can begin a task now."""
+    capacity = agent.spec.resources.max_concurrent_requests
+    return [slot_of(agent, supervisor) for supervisor in agent.supervisors if has_place(supervisor, capacity)]
+
+
+def slot_of(agent: Agent, supervisor: WorkerSupervisor) -> Slot:
+    """Returns a worker in the form that the queue decides with."""
+    capacity = agent.spec.resources.max_concurrent_requests
+    return Slot(supervisor.id, len(supervisor.running), capacity, supervisor.rested_at)
+
+
+def takes_tasks(agent: Agent) -> bool:
+    """Returns True if a worker of an agent can be given tasks, now or when it has ended one."""
+    return any(supervisor.takes_tasks for supervisor in agent.supervisors)
+
+
+def waits_when_down(agent: Agent, own: WhenDown | None) -> bool:
+    """Returns True if a task waits for its agent while that is down: by its own word, else by `[tasks] when_down`."""
+    return (own or agent.spec.tasks.when_down) == "queue"
+
+
+def wanted_workers(agent: Agent) -> frozenset[str]:
+    """Returns the workers of an agent that are up, or will be: not one that gave up, until a start is requested."""
+    return frozenset(supervisor.id for supervisor in agent.supervisors if is_expected(supervisor.worker))
 
 
 def _ended(agent: Agent, worker: Worker) -> Down:

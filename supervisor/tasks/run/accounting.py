@@ -6,7 +6,7 @@ task is queued or executed.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Protocol
 
 from msgspec.structs import replace
@@ -18,9 +18,9 @@ from corral.supervisor.workers.supervision.worker_supervisor import WorkerSuperv
 from corral.worker.contract.errors import Cancelled, Conflict, InvalidParams, NotFound, ResourceLimitExceeded
 from corral.worker.contract.records import Task
 
+from ..rules.availability import wanted_workers
 from ..rules.boundaries import Groups, can_ever_run, check_child, overspent
 from ..rules.queue import preferred
-from .admission import wanted_workers
 from .backlog import Entry
 from .budgets import Budgets
 from .buffer import PartBuffer, PartBuffers
@@ -46,47 +46,59 @@ class Measured(Protocol):
 
     def settle(self) -> None:
         """Takes in at once what was measured until now."""
-        ...
 
     async def settled(self, task: str) -> None:
         """Returns when no call of a task is under way, or after a moment."""
-        ...
+
+    async def recover(self, tasks: Collection[str]) -> None:
+        """Counts what an earlier daemon has not counted any more, also of these tasks, which have ended."""
+
+
+class _NothingMeasured:
+    def settle(self) -> None:
+        pass
+
+    async def settled(self, task: str) -> None:
+        pass
+
+    async def recover(self, tasks: Collection[str]) -> None:
+        pass
 
 
 class Accounting:
     """Counts what running tasks use and delegate, against their limits."""
 
-    def __init__(
-        self,
-        writer: RecordWriter,
-        agents: Agents,
-        budgets: Budgets | None,
-        on_usage: Callable[[str, int, float], None] = lambda *_: None,
-        measured: Measured | None = None,
-        gathered: Gathered | None = None,
-    ) -> None:
+    def __init__(self, writer: RecordWriter, agents: Agents, budgets: Budgets, gathered: Gathered) -> None:
         self._writer = writer
-        self._backlog = writer.backlog
+        self.backlog = writer.backlog
         self._agents = agents
-        self._budgets = budgets
+        self.budgets = budgets
         self._loop = asyncio.get_running_loop()
         self.part_buffers = PartBuffers()
-        self._on_usage = on_usage
-        self._measured = measured
+        self._usage_listeners: list[Callable[[str, int, float], None]] = []
+        self._measured: Measured = _NothingMeasured()
         self._gathered = gathered
-        if gathered is not None:
-            gathered.add(self._taken)
+        gathered.add(self._taken)
         self._unsaved: set[str] = set()  # tasks with usage that is not written
         self._saved: set[str] = set()  # tasks with usage in the store
+        writer.subscribe_to_ends(self._ended)
 
-    async def load(self, store: Store) -> set[str]:
-        """Loads what the unfinished tasks of an earlier daemon have used, and returns the ended ones that it left."""
+    def subscribe(self, listener: Callable[[str, int, float], None]) -> None:
+        """Calls `listener` with the agent, tokens and cents of each use of a task that runs here."""
+        self._usage_listeners.append(listener)
+
+    def measure_with(self, measured: Measured) -> None:
+        """Counts what is measured of calls of models, too; before anything is loaded."""
+        self._measured = measured
+
+    async def load(self, store: Store) -> None:
+        """Loads what the unfinished tasks of an earlier daemon have used, and has the calls counted that it left."""
         ended: set[str] = set()
         rows = await store.read("SELECT task, tokens, cost_cents, estimated FROM task_use")
         for name, tokens, cents, estimated in rows:
             task_id = str(name)
             self._saved.add(task_id)
-            entry = self._backlog.find(task_id)
+            entry = self.backlog.find(task_id)
             if entry is None:
                 ended.add(task_id)
                 self._save_soon(task_id)
@@ -97,22 +109,23 @@ class Accounting:
                     cost_cents=max(entry.task.cost_cents, cents),
                     tokens_estimated=max(entry.task.tokens_estimated, number_of(estimated)),
                 )
-        return ended
+        await self._measured.recover(ended)
 
-    def ended(self, task: Task) -> None:
+    def _ended(self, entry: Entry) -> None:
         """Notes that a task has ended; its record has what it has used."""
+        task = entry.task
         if task.id in self._saved or task.id in self._unsaved:
             self._save_soon(task.id)
+        self.remove_child(entry)
 
     def _save_soon(self, task_id: str) -> None:
-        if self._gathered is not None:
-            self._unsaved.add(task_id)
-            self._gathered.soon()
+        self._unsaved.add(task_id)
+        self._gathered.soon()
 
     def _taken(self) -> Iterator[Statement]:
         unsaved, self._unsaved = self._unsaved, set()
         for task_id in unsaved:
-            entry = self._backlog.find(task_id)
+            entry = self.backlog.find(task_id)
             if entry is not None:
                 self._saved.add(task_id)
                 task = entry.task
@@ -128,7 +141,7 @@ class Accounting:
             if len(supervisor.running) != 1:
                 return None
             task_id = next(iter(supervisor.running))
-        entry = self._backlog.find(task_id)
+        entry = self.backlog.find(task_id)
         if entry is None or task_id not in supervisor.running:
             raise NotFound(f'cannot find task "{task_id}" on worker "{supervisor.id}"', task=task_id)
         return entry
@@ -152,7 +165,7 @@ class Accounting:
             message=message,
             memory_bytes=None if entry.meter is None else entry.meter.most_bytes or None,
         )
-        self._writer.notify(entry)
+        entry.notify()
 
     def record_part(self, entry: Entry, part: object, size: int) -> None:
         """Keeps a part of `size` bytes that a task streams for its readers."""
@@ -179,13 +192,13 @@ class Accounting:
 
     def settle(self, entry: Entry) -> None:
         """Takes in what was measured of a task that is about to end."""
-        if entry.is_measured and self._measured is not None:
+        if entry.is_measured:
             self._measured.settle()
 
     async def settled(self, entry: Entry) -> None:
         """Takes in what was measured of a task that has its answer; waits a moment for calls that are being ended."""
         self.settle(entry)
-        if entry.is_measured and self._measured is not None:
+        if entry.is_measured:
             await self._measured.settled(entry.task.id)
 
     def record_measured(self, entry: Entry, tokens: int, cost_cents: float, *, estimated: int = 0) -> None:
@@ -202,9 +215,9 @@ class Accounting:
         if task.durable:
             self._save_soon(task.id)
         if task.kind != "placed":  # the node that runs it counts what its agent uses
-            if self._budgets is not None:
-                self._budgets.charge(task.agent, tokens, cost_cents)
-            self._on_usage(task.agent, tokens, cost_cents)
+            self.budgets.charge(task.agent, tokens, cost_cents)
+            for listener in self._usage_listeners:
+                listener(task.agent, tokens, cost_cents)
         each: Entry | None = entry
         while each is not None:
             if each is not entry:
@@ -241,7 +254,7 @@ class Accounting:
         """Returns if a child, not yet queued, could begin while its parent waits for it."""
 
         def waits(task_id: str) -> list[str]:
-            entry = self._backlog.find(task_id)
+            entry = self.backlog.find(task_id)
             return [] if entry is None else entry.waits
 
         if not can_ever_run(child, asking=parent.id, find=self._writer.find, waits=waits, obstacles=self._obstacles):
@@ -253,7 +266,7 @@ class Accounting:
 
     def _obstacles(self, task: Task) -> Groups:
         """Returns the groups of tasks that a queued task waits for: one of each group has to end."""
-        entry = self._backlog.find(task.id)
+        entry = self.backlog.find(task.id)
         if entry is not None and entry.is_begun:
             return []  # it has its place, and its attempt is being written
         groups = [[each] for each in task.after]
@@ -278,7 +291,7 @@ class Accounting:
 
     def check_may_delegate(self, parent: Task, count: int = 1) -> Task:
         """Returns the record of a running task that may submit `count` children, with the usage of all tasks below it."""
-        above = self._backlog.find(parent.id)
+        above = self.backlog.find(parent.id)
         if above is None or above.is_ending or (above.stop is not None and above.stop.done()):
             raise Cancelled(f'cannot delegate for task "{parent.id}": it has ended', task=parent.id)
         owner = self._agents.agents.get(parent.agent)
@@ -310,14 +323,14 @@ class Accounting:
 
     def restore_children(self, parent: str, children: Sequence[str]) -> None:
         """Enters the tasks that a running task delegated under an earlier daemon; some may have ended."""
-        above = self._backlog.find(parent)
+        above = self.backlog.find(parent)
         if above is not None:
             merged = list(dict.fromkeys([*children, *above.task.children]))
             above.task = replace(above.task, children=merged)
 
     def restore_usage(self, task_id: str, tokens: int, cost_cents: float) -> None:
         """Enters the usage below a running task under an earlier daemon; stops the task if that exceeds its limits."""
-        above = self._backlog.find(task_id)
+        above = self.backlog.find(task_id)
         if above is None:
             return
         above.children_tokens = max(above.children_tokens, tokens)
@@ -326,7 +339,7 @@ class Accounting:
 
     def _parent(self, entry: Entry) -> Entry | None:
         parent = entry.task.parent
-        return None if parent is None else self._backlog.find(parent)
+        return None if parent is None else self.backlog.find(parent)
 
 
 def _stop_overspent(entry: Entry) -> None:

@@ -38,15 +38,22 @@ Progress = Callable[[Task], None]
 class Origin(NamedTuple):
     """Represents the origin of a task: its parent, the step of a workflow, the schedule, the task that it repeats.
 
-    One that the cluster has accepted has its `id` already, and has begun so often before: `deliveries`.
+    `tenant` is that of the caller, whose names it uses; with a parent it is the parent's. One that the cluster has
+    accepted has its `id` already, and has begun so often before: `deliveries`. With `only` it begins on that worker at once,
+    whatever else that runs, and on no other one.
     """
 
-    parent: Task | None
-    step: str
-    schedule: str | None
-    retry_of: str | None
+    parent: Task | None = None
+    step: str = ""
+    schedule: str | None = None
+    retry_of: str | None = None
+    tenant: str = ""
     id: str = ""
     deliveries: int = 0
+    only: WorkerSupervisor | None = None
+
+
+NO_ORIGIN = Origin()
 
 
 @dataclass(slots=True, eq=False)
@@ -99,6 +106,16 @@ class Entry:
         """Returns True if it is being executed, or is about to be, or was stopped."""
         return self.stop is not None
 
+    @property
+    def is_unseen(self) -> bool:
+        """Returns True if no worker was sent the attempt that has just ended."""
+        return self.attempt is not None and not self.attempt.is_handed_over
+
+    def notify(self) -> None:
+        """Calls the listeners with its record."""
+        for listener in tuple(self.listeners):
+            listener(self.task)
+
     def cancel_timer(self) -> None:
         """Cancels the timer of queue_timeout."""
         if self.timer is not None:
@@ -117,9 +134,9 @@ class Backlog:
         self.queues: dict[str, TaskQueue] = {}
         """By agent, from its first task on that had to wait."""
         self.totals = Counter[TaskState]()
-        self.placed = Counter[TaskState]()
-        """Number of tasks by state, among all, that a node of the cluster runs under a record of its own."""
         """Number of tasks by state."""
+        self.placed = Counter[TaskState]()
+        """Number of them that a node of the cluster runs under a record of its own."""
         self._waiting = Counter[str]()
         """Number of queued tasks by tenant."""
         self.volatile: dict[str, Entry] = {}

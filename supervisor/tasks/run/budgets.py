@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Literal, Protocol
+from typing import Literal
 
 from corral.supervisor.config.spec.spec import Spec
 from corral.supervisor.records.events.bus import Bus
@@ -18,6 +18,8 @@ from corral.supervisor.tenants.quotas.spending import DAY_S, NO_COST, NO_TOKENS,
 from corral.supervisor.tenants.quotas.task_limits import TaskLimits
 from corral.supervisor.workers.usage.limits import Excess
 from corral.worker.contract.names import SEPARATOR, tenant_of
+
+from .cluster import Cluster
 
 SAVE_COST = (
     "INSERT INTO spending (agent, at, cost_cents) VALUES (?, ?, ?)"
@@ -36,28 +38,12 @@ NO_BUDGET = (0, 0)
 Key = Literal["max_tokens_per_minute", "max_cost_cents_per_day"]
 
 
-class Elsewhere(Protocol):
-    """Knows what other nodes of a cluster have used of the budgets of an agent, by the wall clock."""
-
-    def tokens(self, agent: str) -> Spending:
-        """Returns the tokens of the last minute."""
-        ...
-
-    def cents(self, agent: str) -> Spending:
-        """Returns the cents of the last day."""
-        ...
-
-    def changed(self, agent: str) -> None:
-        """Notes that this node has used more; `spent` of the budgets has it."""
-        ...
-
-
 class Budgets:
     """Limits the tokens of a minute and the cost of a day of each agent, and of all agents of a tenant together.
 
     An agent that has used up `max_tokens_per_minute` or `max_cost_cents_per_day`, or whose tenant has, is given no task
     until enough of it is past; running tasks go on. Costs are kept in the store, so that a day outlives the daemon. After
-    a `kill -9` reports of agents of the last 0.1 s may be missing; measured usage is not, see `model_use`. The sums of a
+    a `kill -9` reports of agents of the last 0.1 s may be missing; measured usage is not, see `models.desk`. The sums of a
     tenant stand under its name with a slash.
     """
 
@@ -66,33 +52,32 @@ class Budgets:
         store: Store,
         bus: Bus,
         spec_of: Callable[[str], Spec | None],
-        *,
-        on_free: Callable[[str], None],
+        tenants: TaskLimits,
+        gathered: Gathered,
+        cluster: Cluster,
         clock: Callable[[], float] = time.time,
-        tenants: TaskLimits | None = None,
-        gathered: Gathered | None = None,
     ) -> None:
         self._store = store
         self._bus = bus
         self._spec = spec_of
         self._tenants = tenants
-        self._on_free = on_free
+        self._cluster = cluster
+        self._free_listeners: list[Callable[[str], None]] = []
         self._clock = clock
         self._tokens: dict[str, Spending] = {}
         self._costs: dict[str, Spending] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._unsaved: dict[str, float] = {}  # by agent: from which entry on
-        self._gathered = gathered or Gathered(store)
+        self._gathered = gathered
         self._gathered.add(self._taken)
         self._swept_at = 0.0
-        self._elsewhere: Elsewhere | None = None
         self.held = Counter[tuple[str, str]]()
         """Number of times that a budget was used up, by agent and key."""
         self._loop = asyncio.get_running_loop()
 
-    def bind(self, elsewhere: Elsewhere) -> None:
-        """Connects the cluster, which knows what agents have used on other nodes."""
-        self._elsewhere = elsewhere
+    def subscribe(self, listener: Callable[[str], None]) -> None:
+        """Calls `listener` with each agent, or tenant with a slash, that has used up its budget no more."""
+        self._free_listeners.append(listener)
 
     async def load(self) -> None:
         """Loads the costs of the last day, also those under earlier daemons."""
@@ -121,10 +106,9 @@ class Budgets:
         found = self._charge(tenant_key(tenant), tokens, cost_cents) if tenant else None
         if found is not None:
             self.held[tenant_key(tenant), found.key] += 1
-            if self._tenants is not None:
-                used = found.used or 0.0
-                text = f'the tenant "{tenant}" has used {used:g} of {found.key} = {found.limit}'
-                self._tenants.refusals.note(tenant, found.key, found.limit, used, text, agent=agent)
+            used = found.used or 0.0
+            text = f'the tenant "{tenant}" has used {used:g} of {found.key} = {found.limit}'
+            self._tenants.refusals.note(tenant, found.key, found.limit, used, text, agent=agent)
             self._await_room(tenant_key(tenant))
 
     def restore_tokens(self, agent: str, tokens: int, age_s: float) -> None:
@@ -145,14 +129,14 @@ class Budgets:
         if cost_cents:
             self._costs[name] = self._costs.get(name, NO_COST).plus(cost_cents, self._clock())
             self._save_soon(name)
-        if self._elsewhere is not None and limits not in (None, NO_BUDGET):
-            self._elsewhere.changed(name)
+        if limits not in (None, NO_BUDGET):
+            self._cluster.elsewhere.changed(name)
         return None if limits is None or before is not None else self._excess(name, *limits)
 
     def _limits(self, name: str) -> tuple[int, int] | None:
         """Returns the tokens of a minute and the cents of a day of an agent or tenant, 0 for no limit; None if it is gone."""
         if name.endswith(SEPARATOR):
-            return None if self._tenants is None else self._tenants.budget(name[:-1])
+            return self._tenants.budget(name[:-1])
         spec = self._spec(name)
         if spec is None:
             return None
@@ -165,13 +149,11 @@ class Budgets:
         found = self._held(name, own) if own != NO_BUDGET else None
         if found is not None:
             return f"it waits: {found.message}"
-        limits = self._tenants.budget(tenant) if tenant and self._tenants else NO_BUDGET
+        limits = self._tenants.budget(tenant) if tenant else NO_BUDGET
         found = self._held(tenant_key(tenant), limits) if limits != NO_BUDGET else None
         return None if found is None else f'it waits: of its tenant "{tenant}", {found.message}'
 
     def _held(self, name: str, limits: tuple[int, int]) -> Excess | None:
-        if self._elsewhere is None and name not in self._tokens and name not in self._costs:
-            return None
         found = self._excess(name, *limits)
         if found is not None and name not in self._timers:
             self._await_room(name)  # the usage of an earlier daemon, or a new limit
@@ -182,7 +164,7 @@ class Budgets:
         tenant = tenant_of(spec.name)
         own = spec.resources.max_tokens_per_minute, spec.tasks.max_cost_cents_per_day
         found = [({"agent": spec.name}, spec.name, own)]
-        if tenant and self._tenants is not None:
+        if tenant:
             found.append(({"tenant": tenant}, tenant_key(tenant), self._tenants.budget(tenant)))
         for whose, name, limits in found:
             excess = self._held(name, limits) if limits != NO_BUDGET else None
@@ -204,17 +186,16 @@ class Budgets:
     def _tokens_of(self, name: str) -> tuple[Spending, float]:
         """Returns the tokens of all nodes, and the time by their clock."""
         own, now = self._tokens.get(name, NO_TOKENS), self._loop.time()
-        if self._elsewhere is None:
+        others = self._cluster.elsewhere.tokens(name)
+        if not others.entries:
             return own, now
         today = self._clock()
-        return own.with_others(self._elsewhere.tokens(name), today - now), today
+        return own.with_others(others, today - now), today
 
     def _cents_of(self, name: str) -> tuple[Spending, float]:
         """Returns the cents of all nodes, and the time by their clock."""
-        own, now = self._costs.get(name, NO_COST), self._clock()
-        if self._elsewhere is None:
-            return own, now
-        return own.with_others(self._elsewhere.cents(name), 0.0), now
+        own, others = self._costs.get(name, NO_COST), self._cluster.elsewhere.cents(name)
+        return own.with_others(others, 0.0) if others.entries else own, self._clock()
 
     def _excess(self, name: str, tokens: int, cents: int) -> Excess | None:
         """Returns the limit that is reached."""
@@ -256,7 +237,8 @@ class Budgets:
         if limits is None:
             self._tokens.pop(name, None)
         elif self._excess(name, *limits) is None:
-            self._on_free(name)
+            for listener in self._free_listeners:
+                listener(name)
         else:
             self._await_room(name)
 

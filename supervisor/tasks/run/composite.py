@@ -15,16 +15,17 @@ from msgspec.structs import replace
 
 from corral.supervisor.agents.running.agents import Agents
 from corral.supervisor.records.events.bus import rfc3339
-from corral.worker.contract.errors import CorralError, InternalError, NotFound, Timeout, from_wire
-from corral.worker.contract.records import Task, TaskKind, TaskParams
+from corral.worker.contract.errors import CorralError, InternalError, Timeout, from_wire
+from corral.worker.contract.records import Task, TaskParams
 from corral.worker.contract.worker_messages import TaskResult
 
 from ..rules.payload import check_result
 from .accounting import Accounting
 from .attempt import state_of
 from .backlog import Entry
-from .executor import CLOSE_S, Executor, gone
-from .record_writer import RecordWriter
+from .cluster import Cluster
+from .endings import CLOSE_S, Endings, agent_gone
+from .record_writer import RETRY_AFTER_S, RecordWriter
 
 logger = logging.getLogger(__name__)
 
@@ -32,74 +33,70 @@ logger = logging.getLogger(__name__)
 class WorkflowEngine(Protocol):
     """Executes the tasks of teams and workflows, which need no worker of their own."""
 
-    def timeout_s(self, name: str) -> float | None:
-        """Returns the seconds that a task of that name may take at most, whatever it asks for; None for no limit."""
-
     def members_for(self, task: Task) -> tuple[str, ...] | None:
         """Returns the only agents to which a running task may delegate, since it leads a team; None if it leads none."""
 
-    def check(self, params: TaskParams) -> None:
-        """Returns if a task for a team or workflow can be accepted."""
+    def checked(self, params: TaskParams) -> TaskParams:
+        """Returns the params of a task that can be accepted, within the time that its workflow may take."""
 
     async def execute(self, task: Task) -> TaskResult:
         """Returns the result of a task; also called again for one that a daemon left, `attempt` unchanged.
 
-        It is cancelled when the task is cancelled or timed out; the tasks that it submitted are cancelled by the executor.
+        It is cancelled when the task is cancelled or timed out; the tasks that it submitted are cancelled by others.
         """
 
     def note_end(self, task: Task) -> None:
         """Forgets a task of a team or workflow that has ended."""
 
 
-class PlacedRunner(Protocol):
-    """Runs the tasks of agents that a cluster places, on whichever node has the agent."""
+class _NoEngine:
+    """Stands for the engine until it is made: nothing is submitted or executed before."""
 
-    def is_placed(self, name: str) -> bool:
-        """Returns whether the cluster places an agent of this name."""
+    def members_for(self, task: Task) -> tuple[str, ...] | None:
+        return None
 
-    def default_priority(self, name: str) -> int:
-        """Returns the priority of tasks of an agent of the cluster that have none."""
+    def checked(self, params: TaskParams) -> TaskParams:
+        return params
 
-    async def execute(self, task: Task) -> Task:
-        """Returns the end of a task on the node that ran it; also called again for one that a daemon left."""
+    async def execute(self, task: Task) -> TaskResult:
+        raise agent_gone(task)
 
-    async def withdraw(self, task: Task) -> None:
-        """Cancels a task whose end nobody waits for any more."""
+    def note_end(self, task: Task) -> None:
+        pass
 
 
 class CompositeRunner:
     """Executes the tasks of one daemon that need no worker of it: those of teams, workflows and placed agents."""
 
-    def __init__(self, writer: RecordWriter, agents: Agents, executor: Executor, accounting: Accounting) -> None:
-        self._accounting = accounting
-        self._placed: PlacedRunner | None = None
+    def __init__(
+        self, writer: RecordWriter, endings: Endings, accounting: Accounting, agents: Agents, cluster: Cluster
+    ) -> None:
         self._writer = writer
+        self._endings = endings
+        self._accounting = accounting
         self._registry = agents.registry
         self._groups = agents.groups
-        self._executor = executor
-        self._workflows: WorkflowEngine | None = None
+        self._cluster = cluster
+        self._engine: WorkflowEngine = _NoEngine()
         self._running: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
+        writer.subscribe_to_ends(self._note_end)
 
-    def bind(self, workflows: WorkflowEngine) -> None:
-        """Connects the engine, which submits tasks itself."""
-        self._workflows = workflows
+    def execute_with(self, engine: WorkflowEngine) -> None:
+        """Executes teams and workflows with an engine, which is made later, since it submits tasks itself."""
+        self._engine = engine
 
-    def bind_placed(self, placed: PlacedRunner) -> None:
-        """Connects the cluster."""
-        self._placed = placed
+    def members_for(self, task: Task) -> tuple[str, ...] | None:
+        """Returns the only agents to which a running task may delegate, since it leads a team; None if it leads none."""
+        return self._engine.members_for(task)
 
-    def checked(self, params: TaskParams, name: str, kind: TaskKind) -> TaskParams:
+    def checked(self, params: TaskParams) -> TaskParams:
         """Returns the params of a new task of a team or workflow, with the timeout of that."""
-        if self._workflows is None:
-            words = f'cannot run a task of {kind} "{name}": supervisor/tasks/workflows is not installed'
-            raise NotFound(words, room="orchestration")
-        self._workflows.check(params)
-        limit_s = self._workflows.timeout_s(name)
-        if limit_s is None:
-            return params
-        least_s = min(limit_s, params.boundaries.timeout_s or limit_s)
-        return replace(params, boundaries=replace(params.boundaries, timeout_s=least_s))
+        return self._engine.checked(params)
+
+    def _note_end(self, entry: Entry) -> None:
+        if entry.task.kind in ("team", "workflow"):
+            self._engine.note_end(entry.task)
 
     async def close(self) -> None:
         """Interrupts all: the next daemon goes on with them."""
@@ -110,8 +107,15 @@ class CompositeRunner:
             for each in late:
                 each.cancel()
 
-    def begin(self, entry: Entry) -> None:
-        """Starts a task of a team or workflow."""
+    def begin_at_once(self, entry: Entry) -> bool:
+        """Begins a new task, before it is accepted."""
+        self.enqueue(entry)
+        return True
+
+    def enqueue(self, entry: Entry) -> None:
+        """Begins a task."""
+        if entry.is_begun or entry.is_ending:
+            return  # it was cancelled while it waited for the store
         entry.stop = self._loop.create_future()
         task = self._loop.create_task(self._run(entry, entry.stop))
         self._running.add(task)
@@ -134,12 +138,13 @@ class CompositeRunner:
                 if written is not None:
                     await written
             except CorralError as error:
-                await self._executor.try_later(entry, error)
+                if await self._endings.take_back(entry, error):
+                    self._loop.call_later(RETRY_AFTER_S, self.enqueue, entry)
                 return
-            self._executor.note_started(entry, None, task)
+            self._writer.start(entry, task)
         execute = self._executed(entry)
         if execute is None:
-            await self._executor.end(entry, "failed", gone(task))
+            await self._endings.end(entry, "failed", agent_gone(task))
             return
         work = self._loop.create_task(execute)
         try:
@@ -155,14 +160,12 @@ class CompositeRunner:
         """Returns what executes a task; None where nothing of its name is left."""
         task = entry.task
         if task.kind == "placed":
-            return None if self._placed is None else self._on_its_node(entry, self._placed)
-        if self._workflows is None or task.agent not in self._groups.by_name:
-            return None
-        return self._workflows.execute(task)
+            return self._on_its_node(entry) if self._cluster.is_joined else None
+        return self._engine.execute(task) if task.agent in self._groups.by_name else None
 
-    async def _on_its_node(self, entry: Entry, placed: PlacedRunner) -> TaskResult:
+    async def _on_its_node(self, entry: Entry) -> TaskResult:
         """Returns the result of a task of a placed agent, and takes over what it has used."""
-        ended = await placed.execute(entry.task)
+        ended = await self._cluster.runner.execute(entry.task)
         self._accounting.record_usage(entry, ended.tokens_used, ended.cost_cents)
         entry.task = replace(entry.task, worker=ended.worker, tool_calls=ended.tool_calls, delivery=ended.delivery)
         if ended.error is not None:
@@ -173,15 +176,15 @@ class CompositeRunner:
     async def _end(self, entry: Entry, work: asyncio.Task[TaskResult], stop: asyncio.Future[CorralError]) -> None:
         task = entry.task
         is_withdrawn = stop.done() or not work.done() or work.cancelled()
-        if is_withdrawn and task.kind == "placed" and self._placed is not None:
-            await self._placed.withdraw(task)
+        if is_withdrawn and task.kind == "placed":
+            await self._cluster.runner.withdraw(task)
         if stop.done():
-            await self._executor.end(entry, state_of(stop.result()), stop.result())
+            await self._endings.end(entry, state_of(stop.result()), stop.result())
             return
         if not work.done() or work.cancelled():
             limit_s = task.boundaries.timeout_s or 0.0
             text = f'cannot finish task "{task.id}" within {limit_s:g} s'
-            await self._executor.end(entry, "timeout", Timeout(text, limit="timeout_s", value=limit_s))
+            await self._endings.end(entry, "timeout", Timeout(text, limit="timeout_s", value=limit_s))
             return
         error = work.exception()
         if error is None:
@@ -190,16 +193,16 @@ class CompositeRunner:
             except CorralError as misfit:
                 error = misfit
         if error is None:
-            await self._executor.end(entry, "succeeded", output=work.result().output)
+            await self._endings.end(entry, "succeeded", output=work.result().output)
         elif self._registry.draining and task.kind != "placed":
             return  # its parts were refused or put down: the next daemon goes on with it
         elif isinstance(error, CorralError):
             state = state_of(error) if task.kind == "placed" else "failed"
-            await self._executor.end(entry, state, error)
+            await self._endings.end(entry, state, error)
         else:
             logger.error("cannot perform task %s", task.id, exc_info=error)
             defect = InternalError(f'cannot perform task "{task.id}": {error!r}')
-            await self._executor.end(entry, "failed", defect)
+            await self._endings.end(entry, "failed", defect)
 
 
 def _left_s(task: Task) -> float | None:

@@ -1,12 +1,12 @@
 """Dispatches queued tasks to idle workers, and records why a task has to wait.
 
-Which task is next is decided in `queue`, which agent it is for in `admission`; the executor runs it. Guarantees that a
+Which task is next is decided in `queue`, which agent it is for in `routing`; the executor runs it. Guarantees that a
 task which has neither dependency nor start time left is queued, executed or ended: none is forgotten.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from msgspec.structs import replace
@@ -17,16 +17,15 @@ from corral.supervisor.agents.running.agents import Agents
 from corral.supervisor.workers.lifecycle.state_machine import UP, State
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract.errors import Timeout, WorkerFailed
-from corral.worker.contract.names import tenant_of
-from corral.worker.contract.records import Task
+from corral.worker.contract.names import SEPARATOR, tenant_of
+from corral.worker.contract.records import Task, TaskKind
 
-from ..rules.availability import Down, why_down
+from ..rules.availability import Down, free_slots, slot_of, takes_tasks, waits_when_down, wanted_workers, why_down
 from ..rules.queue import TaskQueue
-from .admission import free_slots, slot_of, takes_tasks, waits_when_down, wanted_workers
 from .backlog import Dependencies, Entry, waiting_reason
 from .budgets import Budgets
-from .composite import CompositeRunner
-from .executor import Executor, gone
+from .endings import Endings, agent_gone
+from .executor import Executor
 from .record_writer import RETRY_AFTER_S, RecordWriter
 
 LOOKED_AT_ONCE = 500
@@ -36,18 +35,14 @@ LOOK_S = 1.0
 """Seconds after which the tasks of an agent that is being changed are looked at again."""
 
 
-class Jobs(Protocol):
-    """Executes the tasks of jobs, each as one run of a command."""
+class TaskRunner(Protocol):
+    """Runs the tasks of a kind that is no worker's queue."""
 
     def begin_at_once(self, entry: Entry) -> bool:
         """Begins a new task, before it is accepted; returns False if it has to wait."""
-        ...
 
     def enqueue(self, entry: Entry) -> None:
         """Begins a task as soon as its turn has come."""
-
-    def dispatch(self, name: str) -> None:
-        """Begins the next tasks of a job, as far as its workers are at rest."""
 
 
 class Dispatcher:
@@ -56,22 +51,21 @@ class Dispatcher:
     def __init__(
         self,
         writer: RecordWriter,
+        endings: Endings,
         agents: Agents,
         executor: Executor,
-        composites: CompositeRunner,
-        budgets: Budgets | None,
+        runners: Mapping[TaskKind, TaskRunner],
+        budgets: Budgets,
         hibernation: Hibernation,
-        on_waiting: Callable[[str], None],
     ) -> None:
-        self._writer = writer
         self._backlog = writer.backlog
+        self._endings = endings
         self._registry = agents.registry
         self._executor = executor
-        self._composites = composites
-        self._jobs: Jobs
+        self._runners = runners
         self._budgets = budgets
         self._hibernation = hibernation
-        self._on_waiting = on_waiting
+        self._wait_listeners: list[Callable[[str], None]] = []
         self.dependencies = Dependencies(self._on_ready)
         self._dispatching: set[str] = set()
         self._held: set[str] = set()
@@ -84,9 +78,41 @@ class Dispatcher:
         """Agents whose waiting tasks are being looked at; True: once more, from the beginning."""
         self._loop = asyncio.get_running_loop()
 
-    def bind_jobs(self, jobs: Jobs) -> None:
-        """Connects the runner of jobs, before the first task."""
-        self._jobs = jobs
+        writer.subscribe(self)
+        writer.subscribe_to_ends(self._resolve)
+        budgets.subscribe(self._freed)
+
+    def subscribe(self, listener: Callable[[str], None]) -> None:
+        """Calls `listener` with the name of each agent whose tasks have to wait for a worker."""
+        self._wait_listeners.append(listener)
+
+    def started(self, task: Task) -> None:
+        """Takes no note of a start."""
+
+    def ended(self, task: Task) -> None:
+        """Dispatches the next task of a session."""
+        if task.session is not None:
+            self.dispatch(task.agent)
+
+    def _resolve(self, entry: Entry) -> None:
+        """Frees the tasks that depend on one that has ended."""
+        if entry.blockers or entry.due is not None:
+            self.dependencies.remove(entry)
+        if entry.task.id in self.dependencies.dependants:
+            self.dependencies.resolve(entry.task)
+
+    def _freed(self, name: str) -> None:
+        """Dispatches the tasks of an agent, or of a tenant with a slash, that has used up its budget no more."""
+        tenant = name.removesuffix(SEPARATOR)
+        names = [name] if tenant == name else [each for each in self._backlog.queues if tenant_of(each) == tenant]
+        for each in names:
+            self.dispatch(each)
+
+    def close(self) -> None:
+        """Cancels what would begin a task later."""
+        self.dependencies.close()
+        self._executor.close()
+        self._budgets.close()
 
     def boot(self) -> None:
         """Starts the tasks of teams and workflows: by now it is known which agents are wanted for their steps."""
@@ -109,7 +135,7 @@ class Dispatcher:
         if entry.is_ending or entry.stop is not None or entry.accepted is not None:
             return
         if entry.dependency_error is not None:
-            self._executor.end_soon(entry, "cancelled", entry.dependency_error)
+            self._endings.end_soon(entry, "cancelled", entry.dependency_error)
         elif not self.dependencies.holds(entry):
             self.enqueue(entry)
 
@@ -117,13 +143,10 @@ class Dispatcher:
         """Begins a new task that does not have to wait, before it is accepted; returns False if it has to."""
         task = entry.task
         if entry.only is not None:
-            self._executor.begin(entry, entry.only)
+            self._executor.begin(entry, entry.only, self)
             return True
-        if task.kind == "job":
-            return self._jobs.begin_at_once(entry)
         if task.kind != "task":
-            self._composites.begin(entry)
-            return True
+            return self._runners[task.kind].begin_at_once(entry)
         agent = self._registry.agents.get(task.agent)
         queue = self._backlog.queues.get(task.agent)
         if agent is None or (queue is not None and queue.waiting):
@@ -150,7 +173,7 @@ class Dispatcher:
             return False
         self._dispatching.add(name)  # a worker that becomes busy calls `dispatch`
         try:
-            self._executor.begin(entry, worker)
+            self._executor.begin(entry, worker, self)
             agent.note(worker)
         finally:
             self._dispatching.discard(name)
@@ -162,19 +185,17 @@ class Dispatcher:
         if entry.is_begun or entry.is_ending:
             return  # it was cancelled while it waited for its next attempt
         if entry.only is not None:
-            self._executor.end_soon(entry, "failed", not_begun(entry.only, task))
+            self._endings.end_soon(entry, "failed", not_begun(entry.only, task))
             return
         if task.kind != "task":
             if self._early is not None:
                 self._early.append(entry)
-            elif task.kind == "job":
-                self._jobs.enqueue(entry)
             else:
-                self._composites.begin(entry)
+                self._runners[task.kind].enqueue(entry)
             return
         agent = self._registry.agents.get(task.agent)
         if agent is None:
-            self._executor.end_soon(entry, "failed", gone(task))
+            self._endings.end_soon(entry, "failed", agent_gone(task))
             return
         if self._begin_unqueued(entry, agent):
             return
@@ -189,7 +210,7 @@ class Dispatcher:
         reason = self._why_not(agent, None)
         if reason is not None and task.reason != reason:
             entry.task = replace(task, reason=reason)
-            self._writer.notify(entry)
+            entry.notify()
         if takes_tasks(agent):
             return
         if self._hibernation.is_hibernated(agent):
@@ -203,12 +224,12 @@ class Dispatcher:
             why = f": {task.reason}" if task.reason else ""
             text = f'cannot start task "{task.id}" within {limit_s:g} s (queue_timeout){why}'
             error = Timeout(text, limit="queue_timeout", value=limit_s)
-            self._executor.end_soon(entry, "timeout", error)
+            self._endings.end_soon(entry, "timeout", error)
 
     def abandon(self, name: str) -> None:
         """Ends the tasks that still wait for an agent that was removed."""
         self._backlog.remove_agent(name)
-        self._executor.abandon([each for each in self._backlog.of(name) if not each.is_begun])
+        self._endings.abandon([each for each in self._backlog.of(name) if not each.is_begun])
 
     # -- no worker takes them
 
@@ -223,7 +244,7 @@ class Dispatcher:
             self._looking[name] = True
         else:
             self._looking[name] = False
-            self._executor.keep(self._look(name))
+            self._endings.keep(self._look(name))
 
     async def _look(self, name: str) -> None:
         try:
@@ -255,11 +276,11 @@ class Dispatcher:
         waiting = [entry for entry in entries if self._is_waiting(entry)]
         if down is not None:
             doomed = [entry for entry in waiting if _is_in_vain(entry.task, agent, down)]
-            await self._executor.end_each(doomed, "failed", lambda task: down.refusal(task.id))
+            await self._endings.end_each(doomed, "failed", lambda task: down.refusal(task.id))
         for entry in waiting:
             if not entry.is_begun and entry.task.reason != reason:
                 entry.task = replace(entry.task, reason=reason)
-                self._writer.notify(entry)
+                entry.notify()
         return True
 
     def _is_waiting(self, entry: Entry) -> bool:
@@ -268,7 +289,7 @@ class Dispatcher:
         return is_free and entry.task.state == "queued" and not self.dependencies.holds(entry)
 
     def _why_not(self, agent: Agent, down: Down | None) -> str | None:
-        held = None if self._budgets is None else self._budgets.holds(agent.spec)
+        held = self._budgets.holds(agent.spec)
         if down is not None:
             return down.words
         if held is None and not takes_tasks(agent) and agent.is_paused:
@@ -292,17 +313,13 @@ class Dispatcher:
                 if found is None:
                     return
                 entry, supervisor = found
-                self._executor.begin(entry, supervisor)
+                self._executor.begin(entry, supervisor, self)
                 agent.note(supervisor)
         finally:
             self._dispatching.discard(name)
             if queue.waiting:
-                self._on_waiting(name)
-
-    def dispatch_all(self, tenant: str) -> None:
-        """Gives waiting tasks to the free workers of all agents of a tenant."""
-        for name in [each for each in self._backlog.queues if tenant_of(each) == tenant]:
-            self.dispatch(name)
+                for listener in self._wait_listeners:
+                    listener(name)
 
     def _is_stopped(self, name: str) -> bool:
         """Returns True while the daemon stops or the store refuses writes; in that case `_go_on` dispatches."""
@@ -312,7 +329,7 @@ class Dispatcher:
         return self._registry.draining
 
     def _is_over_budget(self, agent: Agent) -> bool:
-        return self._budgets is not None and self._budgets.holds(agent.spec) is not None
+        return self._budgets.holds(agent.spec) is not None
 
     def _next(self, agent: Agent, queue: TaskQueue) -> tuple[Entry, WorkerSupervisor] | None:
         """Returns the next task and its worker; all workers are compared only where the rule needs that."""
@@ -333,9 +350,7 @@ class Dispatcher:
     def release(self, supervisor: WorkerSupervisor, task: Task) -> None:
         """Frees the place of a task on a worker, and dispatches the next."""
         supervisor.end(task.id)
-        agent = self._registry.agents.get(task.agent)
-        if agent is not None:
-            agent.note(supervisor)
+        self.note(supervisor)
         self.dispatch(task.agent)
 
     def hold_off(self, agent: str) -> None:
@@ -363,7 +378,6 @@ class Dispatcher:
         """Dispatches tasks to a worker that is up, and records why tasks wait where it takes none."""
         worker = supervisor.worker
         if worker.spec.type == "oneshot":
-            self._jobs.dispatch(worker.spec.name)
             return
         self.note(supervisor)
         if worker.state in UP or worker.state is State.TERMINATED:

@@ -18,16 +18,19 @@ from typing import Protocol, TypeAlias
 import msgspec
 from msgspec.structs import replace
 
-from corral.supervisor.records.events.bus import rfc3339
+from corral.supervisor.agents.running.registry import Registry
+from corral.supervisor.records.events.bus import Bus, rfc3339
 from corral.supervisor.records.store.batch import Batches, Writing
-from corral.supervisor.records.store.store import Statement
-from corral.supervisor.workers.supervision.shared import Shared
+from corral.supervisor.records.store.store import Statement, Store
+from corral.supervisor.tenants.quotas.turns import CallTurns
 from corral.worker.contract.errors import CorralError, Corrupted, NotFound, Overloaded
+from corral.worker.contract.names import tenant_of
 from corral.worker.contract.records import Error, Task, TaskState
 from corral.worker.control.params import TaskListParams
 
 from ..rules.payload import bounded, error_room
 from .backlog import Backlog, Entry
+from .cluster import Cluster
 from .table import Page, Records, cursor_of, place_of
 
 RETRY_AFTER_S = 1.0
@@ -98,42 +101,62 @@ class TaskObserver(Protocol):
 
     def started(self, task: Task) -> None:
         """Notes that an attempt begins."""
-        ...
 
     def ended(self, task: Task) -> None:
         """Notes that a task has ended; it is in the store."""
-        ...
 
 
 class RecordWriter:
     """Reads and writes the records of one daemon's tasks, and publishes their changes."""
 
     def __init__(
-        self,
-        shared: Shared,
-        backlog: Backlog,
-        *,
-        on_end: Callable[[Entry], None],
-        is_closing: Callable[[], bool],
-        observers: Sequence[TaskObserver] = (),
-        write_wait_s: Callable[[str], float] = lambda _: 0.0,
+        self, store: Store, bus: Bus, backlog: Backlog, registry: Registry, turns: CallTurns, cluster: Cluster
     ) -> None:
         self.backlog = backlog
-        self._write_wait_s = write_wait_s
-        self.records = Records(shared.store, self._note_corrupted)
+        self.records = Records(store, self._note_corrupted)
         self.volatile = Volatile()
         self.counts: dict[str, int] = {"succeeded": 0, "failed": 0, "cancelled": 0, "timeout": 0}
-        self._store = shared.store
-        self._batches = Batches(shared.store)
-        self._bus = shared.bus
-        self._on_end = on_end
-        self._is_closing = is_closing
-        self._observers = observers
+        self._store = store
+        self._batches = Batches(store)
+        self._bus = bus
+        self._registry = registry
+        self._turns = turns
+        self._cluster = cluster
+        self._end_listeners: list[Callable[[Entry], None]] = []
+        self._end_waiters: list[asyncio.Future[None]] = []
+        self._observers: list[TaskObserver] = []
         self._ending = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
 
+    def subscribe(self, observer: TaskObserver) -> None:
+        """Tells an observer of each start and end from now on, once it is announced."""
+        self._observers.append(observer)
+
+    def subscribe_to_ends(self, listener: Callable[[Entry], None]) -> None:
+        """Calls `listener` with each task that has ended, and is in the store, before its end is announced."""
+        self._end_listeners.append(listener)
+
+    async def load_counts(self) -> None:
+        """Loads how many tasks have ended in each state, also under earlier daemons."""
+        self.counts |= await self.records.counts(is_in_cluster=self._cluster.is_joined)
+
+    async def next_end(self) -> None:
+        """Waits until any task ends, so that a full queue may have room."""
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._end_waiters.append(waiter)
+        try:
+            await waiter
+        finally:
+            if waiter in self._end_waiters:
+                self._end_waiters.remove(waiter)
+
     def _note_corrupted(self, error: Corrupted) -> None:
         self._bus.publish("task.corrupted", task=str(error.data["task"]), reason=error.message)
+
+    @property
+    def is_closing(self) -> bool:
+        """Returns whether the daemon stops: what the store refuses now is left to the next one."""
+        return self._registry.draining
 
     # -- reading
 
@@ -214,7 +237,7 @@ class RecordWriter:
             return None
         try:
             only = statements[0] if len(statements) == 1 else None
-            wait_s = self._write_wait_s(task.agent)
+            wait_s = self._turns.write_wait_s(tenant_of(task.agent))
             if isinstance(only, tuple) and isinstance(only[1], tuple):
                 return self._batches.write(only[0], only[1], wait_s)
             self._batches.end_batch()
@@ -288,7 +311,7 @@ class RecordWriter:
                 await written
                 return
             except Overloaded as refusal:
-                if self._is_closing():
+                if self.is_closing:
                     raise
                 logger.warning("cannot write down the end of task %s yet: %s", ended.id, refusal)
                 await asyncio.sleep(RETRY_AFTER_S)
@@ -305,12 +328,17 @@ class RecordWriter:
             self.volatile.put(ended, entry.created)
         if ended.kind != "placed":  # the node that ran it counts it
             self.counts[ended.state] += 1
-        self._on_end(entry)
+        for listener in self._end_listeners:
+            listener(entry)
+        waiters, self._end_waiters = self._end_waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
         if entry.parts is not None:
             entry.parts.close()
         entry.ended.set()
         if entry.listeners:
-            self.notify(entry)
+            entry.notify()
         if self._is_published("task.ended", ended):
             self.publish(
                 "task.ended",
@@ -334,10 +362,16 @@ class RecordWriter:
         task = entry.task
         self.publish("task.queued", task, priority=task.priority, parent=task.parent)
 
-    def notify(self, entry: Entry) -> None:
-        """Calls the listeners of a task with its record."""
-        for listener in tuple(entry.listeners):
-            listener(entry.task)
+    def start(self, entry: Entry, started: Task) -> None:
+        """Announces an attempt, which is in the store, or never will be; also acknowledges a task that begins at once."""
+        if entry.accepted is not None:
+            self.accept(entry)
+        self.backlog.replace(entry, started)
+        self.publish("task.started", started, delivery=started.delivery)
+        for observer in self._observers:
+            observer.started(started)
+        if entry.listeners:
+            entry.notify()
 
     def _is_published(self, what: str, task: Task) -> bool:
         """Returns True if an event about a task has a reader: that of one which is not durable is not stored."""

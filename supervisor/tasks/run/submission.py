@@ -17,9 +17,7 @@ from msgspec.structs import replace
 
 from corral.supervisor.agents.running.agent import Agent
 from corral.supervisor.records.store.batch import Writing
-from corral.supervisor.records.telemetry.tracing import Tracing
 from corral.supervisor.tenants.quotas.turns import CallTurns
-from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract.errors import Conflict, CorralError, Corrupted, NotFound, PermissionDenied, ShuttingDown
 from corral.worker.contract.names import qualified, tenant_of
 from corral.worker.contract.records import Task, TaskKind, TaskParams
@@ -27,10 +25,10 @@ from corral.worker.contract.records import Task, TaskKind, TaskParams
 from ..rules.boundaries import normalised, within
 from .accounting import Accounting
 from .admission import Admission
-from .backlog import Backlog, Entry, Origin, dependency_failed, waiting_reason
-from .composite import CompositeRunner, WorkflowEngine
+from .backlog import NO_ORIGIN, Entry, Origin, dependency_failed, waiting_reason
+from .composite import CompositeRunner
 from .dispatcher import Dispatcher
-from .executor import Executor
+from .endings import Endings
 from .record_writer import RecordWriter
 
 ON_ENGINE = "x"
@@ -45,67 +43,40 @@ class Submission:
     def __init__(
         self,
         writer: RecordWriter,
-        backlog: Backlog,
         admission: Admission,
         accounting: Accounting,
-        executor: Executor,
+        endings: Endings,
         composites: CompositeRunner,
         dispatcher: Dispatcher,
-        tracing: Tracing,
-        turns: CallTurns | None,
+        turns: CallTurns,
     ) -> None:
         self._writer = writer
-        self._backlog = backlog
+        self._backlog = writer.backlog
         self._admission = admission
         self._accounting = accounting
-        self._executor = executor
+        self._endings = endings
         self._composites = composites
         self._dispatcher = dispatcher
-        self._tracing = tracing
         self._turns = turns
-        self._workflows: WorkflowEngine | None = None
         self._arriving = WeakValueDictionary[str, asyncio.Lock]()
         self._loop = asyncio.get_running_loop()
 
-    def bind(self, workflows: WorkflowEngine) -> None:
-        """Connects the engine of teams and workflows, which knows the members of a team."""
-        self._workflows = workflows
-
-    async def submit(
-        self,
-        params: TaskParams,
-        *,
-        parent: Task | None = None,
-        step: str = "",
-        schedule: str | None = None,
-        retry_of: str | None = None,
-        only: WorkerSupervisor | None = None,
-        tenant: str = "",
-        task_id: str = "",
-        deliveries: int = 0,
-    ) -> Task:
+    async def submit(self, params: TaskParams, origin: Origin = NO_ORIGIN) -> Task:
         """Returns the acknowledged task as it was accepted: if it is durable, it is in the store.
 
         With an idempotency key that was given before it is the task of then, in whatever state it is by now.
-        Of a task with a `parent` the tenant is that of the parent, else `tenant`: it reaches what is the tenant's alone.
-        One that the cluster has accepted has its `task_id` already, and has begun `deliveries` times elsewhere.
-        With `only` it begins on that worker at once, whatever else that runs, and on no other one.
         """
-        tenant = tenant if parent is None else tenant_of(parent.agent)
-        params, kind, able = self._admission.check(params, tenant, is_taken=bool(task_id))
+        parent = origin.parent
+        tenant = origin.tenant if parent is None else tenant_of(parent.agent)
+        params, kind, able = self._admission.check(params, tenant, is_taken=bool(origin.id))
         if parent is not None:
             able = self._of_team(parent, params, able)
-        if params.traceparent is None:
-            tracing = self._tracing
-            above = tracing.of_root() if parent is None else tracing.of_attempt(parent)
-            params = params if above is None else replace(params, traceparent=above)
-        origin = Origin(parent, step, schedule, retry_of, task_id, deliveries)
-        take = partial(self._take, params, kind, able, origin, only)
+        take = partial(self._take, params, kind, able, origin)
         key = params.idempotency_key
         whose = tenant_of(params.agent or qualified("", tenant))
         if key is None:
             return await self._paced(whose, take)
-        if not step:
+        if not origin.step:
             self._accounting.check_is_no_step(key)
         lock = self._arriving.setdefault(key, asyncio.Lock())
         async with lock:  # of two that come at once the second sees the first
@@ -115,7 +86,7 @@ class Submission:
 
     async def _paced(self, tenant: str, take: Callable[[], Awaitable[Task]]) -> Task:
         """Takes a task at once, or while several tenants call, when few others of its tenant are being written."""
-        if self._turns is None or not self._turns.is_contended:
+        if not self._turns.is_contended:
             return await take()
         async with self._turns.submitting(tenant):
             return await take()
@@ -128,9 +99,8 @@ class Submission:
             params.agent or "",  # no agent has the capability
             params,
             within(params.boundaries, self._accounting.check_may_delegate(parent)),
-            kind=self._admission.kind(params.agent),
-            parent=parent,
-            step=step,
+            self._admission.kind(params.agent),
+            Origin(parent, step),
         )
         self._accounting.add_child(entry)
         try:
@@ -142,7 +112,7 @@ class Submission:
 
     def _of_team(self, parent: Task, params: TaskParams, able: list[Agent]) -> list[Agent]:
         """Returns those of the agents to which the parent may delegate: the members, where it leads a team."""
-        members = None if self._workflows is None else self._workflows.members_for(parent)
+        members = self._composites.members_for(parent)
         if members is None or params.agent in members:
             return able
         found = [agent for agent in able if agent.name in members]
@@ -187,9 +157,7 @@ class Submission:
             task = None if task.parent is None else self._writer.find(task.parent)
         return False
 
-    async def _take(
-        self, params: TaskParams, kind: TaskKind, able: list[Agent], origin: Origin, only: WorkerSupervisor | None
-    ) -> Task:
+    async def _take(self, params: TaskParams, kind: TaskKind, able: list[Agent], origin: Origin) -> Task:
         parent = origin.parent
         if kind == "task":
             name = self._admission.choose(able, params)
@@ -197,28 +165,18 @@ class Submission:
             assert params.agent is not None, "the kind is that of a name"
             name = params.agent
             if kind not in ("job", "placed"):
-                params = self._composites.checked(params, name, kind)
+                params = self._composites.checked(params)
         self._admission.check_input(name, params.input)
         self._admission.check_tenant(name, is_step=bool(origin.step))
         boundaries = params.boundaries
         if parent is not None:
             boundaries = within(boundaries, self._accounting.check_may_delegate(parent))
-        entry = self._admission.entry(
-            name,
-            params,
-            boundaries,
-            kind=kind,
-            parent=parent,
-            step=origin.step,
-            schedule=origin.schedule,
-            retry_of=origin.retry_of,
-            origin=origin,
-        )
+        entry = self._admission.entry(name, params, boundaries, kind, origin)
         if not origin.step:
             self._admission.note_taken(name)
-        entry.only = only
+        entry.only = origin.only
         if entry.task.after:
-            await self.block(entry, is_new=True)
+            await self._block(entry, is_new=True)
         try:
             if entry.task.after:  # it took a while
                 self._admission.check_open()
@@ -233,7 +191,7 @@ class Submission:
             entry.task = replace(entry.task, reason=reason)
         taken = entry.task
         self._backlog.add(entry)
-        self._executor.watch(entry)
+        self._endings.watch_deadline(entry)
         if parent is not None:
             self._accounting.add_child(entry)
         self._accept(entry)
@@ -242,7 +200,14 @@ class Submission:
             await asyncio.shield(entry.accepted)
         return taken
 
-    async def block(self, entry: Entry, *, is_new: bool) -> None:
+    async def resume(self, entry: Entry) -> None:
+        """Lets a task of an earlier daemon wait for its turn, behind the tasks and the time that it waits for."""
+        task = entry.task
+        if task.state == "queued" and task.started_at is None and task.after:
+            await self._block(entry, is_new=False)
+        self._dispatcher.settle(entry)
+
+    async def _block(self, entry: Entry, *, is_new: bool) -> None:
         """Finds the tasks in `after` that have not ended; from then on their ends are noticed."""
         task = entry.task
         ended: dict[str, Task | None] = {}
@@ -304,7 +269,7 @@ class Submission:
         if written.cancelled() or error is not None:
             self._dispatcher.dependencies.remove(entry)
             refusal = error or ShuttingDown("cannot take the task: the store is closed")
-            self._executor.refuse(entry, refusal)
+            self._endings.refuse(entry, refusal)
         else:
             self._writer.accept(entry)
             self._dispatcher.settle(entry)

@@ -94,9 +94,9 @@ def is_dead(task: Task) -> bool:
 class Records:
     """Reads and writes the table of tasks."""
 
-    def __init__(self, store: Store, on_corrupted: Callable[[Corrupted], None] | None = None) -> None:
+    def __init__(self, store: Store, on_corrupted: Callable[[Corrupted], None] = lambda _: None) -> None:
         self._store = store
-        self.on_corrupted = on_corrupted
+        self._on_corrupted = on_corrupted
 
     # -- writing
 
@@ -182,8 +182,7 @@ class Records:
                 found.append((_task(row), _real(row[4])))
             except Corrupted as error:
                 logger.error("%s", error)
-                if self.on_corrupted is not None:
-                    self.on_corrupted(error)
+                self._on_corrupted(error)
                 sql = "UPDATE task SET state = ?, finished_at = ? WHERE id = ?"
                 lost.append((sql, (UNREADABLE, time.time(), str(row[3]))))
         if lost:

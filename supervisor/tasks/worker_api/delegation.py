@@ -19,7 +19,7 @@ from corral.worker.contract.names import tenant_of
 from corral.worker.contract.records import Task, TaskParams
 from corral.worker.contract.worker_messages import DelegateAllParams, DelegateParams, PartsParams
 
-from ..run.backlog import Entry
+from ..run.backlog import Entry, Origin
 from ..run.buffer import Cursor
 from ..run.tasks import Tasks
 
@@ -78,7 +78,7 @@ class Delegation:
     async def _submitted(self, params: TaskParams) -> Task:
         """Returns the record of the child; of the task that had its idempotency key already, where there is one."""
         try:
-            child = await self._tasks.submit(params, parent=self._parent, tenant=self._tenant)
+            child = await self._tasks.submit(params, Origin(self._parent, tenant=self._tenant))
         except NotFound as error:
             known = codec.as_array(error.data.get("known")) or []
             near = get_close_matches(params.agent or "", [str(each) for each in known], 1)

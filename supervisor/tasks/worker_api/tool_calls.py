@@ -5,7 +5,7 @@ Every call of a tool goes through here, so that no way to the pool is without it
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
@@ -16,16 +16,11 @@ from corral.mcp.protocol.caller import Caller
 from corral.mcp.protocol.catalog import FULL, Access
 from corral.mcp.protocol.input_required import MAX_ROUNDS, requires_input, too_many_rounds, with_input
 from corral.supervisor.agents.running.agents import Agents
-from corral.supervisor.config.secrets.secrets import masked
 from corral.supervisor.config.spec.spec import Spec
-from corral.supervisor.records.audit.hash_chain import digest
-from corral.supervisor.records.audit.log import REFUSALS, Audit, refusal_key
-from corral.supervisor.records.events.bus import Bus, rfc3339
-from corral.supervisor.records.telemetry.tracing import ToolCall as TracedCall
 from corral.supervisor.records.telemetry.tracing import Tracing
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract import codec
-from corral.worker.contract.errors import CorralError, NotFound, Overloaded, PermissionDenied
+from corral.worker.contract.errors import CorralError, NotFound, PermissionDenied
 from corral.worker.contract.names import tenant_of
 from corral.worker.contract.trace_context import KEY, valid
 from corral.worker.contract.worker_messages import DelegateParams, WorkerCallParams
@@ -34,27 +29,19 @@ from ..run.backlog import Entry
 from ..run.tasks import Tasks
 from . import exposed
 from .approvals import Approvals
-from .call_history import MAX_CALLS, CallHistory, Ended
 from .call_rate import CallRates
+from .call_records import MAX_TOOL_NAME, CallRecords, ToolCall
 from .delegation import Delegation
 from .server_questions import CAPABILITIES, ServerQuestions
 
 LISTING_S = 10.0
 """Seconds that a list waits for servers that never listed anything; a change of the list is announced when they are up."""
 
-MAX_TOOL_NAME = 200
-"""Characters of a tool's name in a record: no tool has a longer one."""
-
-MAX_ARGUMENTS_BYTES = 4096
-"""Bytes of JSON in a record that keeps arguments; of longer ones it has the SHA-256 alone."""
-
 KNOWN_S = 1.0
 """Seconds that the user of a worker's process is cached."""
 
 REACHED = frozenset({"server", "tool"})
 """Keys in the data of an error of a call that may have reached a server: its session adds them."""
-
-REFUSED = frozenset(error.__name__ for error in REFUSALS)
 
 
 def access_of(spec: Spec, tasks: Iterable[Sequence[str] | None] = ()) -> Access:
@@ -90,29 +77,22 @@ class ToolCalls:
 
     def __init__(
         self,
-        bus: Bus,
         agents: Agents,
         tasks: Tasks,
         pool: Pool,
-        audit: Audit,
-        on_call: Callable[[str | None, str, str, float], None],
         rates: CallRates,
-        history: CallHistory,
+        records: CallRecords,
         approvals: Approvals,
-        tracing: Tracing | None = None,
+        tracing: Tracing,
     ) -> None:
-        self._tracing = tracing or Tracing()
-        self._bus = bus
         self._agents = agents
         self._tasks = tasks
         self._pool = pool
-        self._audit = audit
-        self._on_call = on_call
         self._rates = rates
-        self.history = history
+        self._records = records
+        self.history = records.history
         self._approvals = approvals
-        self._limited: set[str] = set()
-        """Agents whose last call was refused for their rate."""
+        self._tracing = tracing
         self._known: dict[str, tuple[int | None, float, dict[str, object]]] = {}
 
     async def tools_for(self, supervisor: WorkerSupervisor, task: str | None) -> list[dict[str, object]]:
@@ -131,7 +111,7 @@ class ToolCalls:
             access = access_of(supervisor.spec)
             return await self.call_agent(supervisor, call.task, call.name, call.arguments, access)
         entries = self._entries(supervisor, call.task)
-        record = _ToolCall(call.name, self._who(supervisor), supervisor)
+        record = ToolCall(call.name, self._who(supervisor), supervisor)
         self._charge(entries, record)
         access = access_of(supervisor.spec, _lists(entries))
         name = supervisor.spec.name
@@ -144,7 +124,7 @@ class ToolCalls:
     ) -> dict[str, object]:
         """Returns MCP's result of a call of an exposed agent from a worker's tree: it is delegated by the worker's task."""
         entries = self._entries(supervisor, task)
-        self._charge(entries, _ToolCall(name, self._who(supervisor), supervisor))
+        self._charge(entries, ToolCall(name, self._who(supervisor), supervisor))
         for each in _lists(entries):
             access = access if each is None else Access(tuple(each), within=access)
         receiver = exposed.receiver_of(self._agents.registry, name, access.view)
@@ -181,7 +161,7 @@ class ToolCalls:
             raise ended
         return found
 
-    def _charge(self, entries: Sequence[Entry], record: "_ToolCall") -> None:
+    def _charge(self, entries: Sequence[Entry], record: ToolCall) -> None:
         """Counts a call for the tasks that it is made for."""
         if len(entries) == 1:
             record.entry = entries[0]
@@ -189,32 +169,13 @@ class ToolCalls:
             record.above = self._tracing.of_attempt(entries[0].task)
         try:
             if record.supervisor is not None:
-                self._check_rate(record.supervisor.spec)
+                self._rates.charge(record.supervisor.spec, time.monotonic())
             for entry in entries:
                 self._tasks.accounting.count_tool_call(entry)
                 record.number = entry.task.tool_calls
         except CorralError as error:
-            self._record(record, error.name)
+            self._records.refuse(record, error.name)
             raise
-
-    def _check_rate(self, spec: Spec) -> None:
-        """Counts a call for its agent."""
-        limit = spec.resources.max_tool_calls_per_minute
-        wait_s = self._rates.take(spec.name, limit, time.monotonic())
-        if not wait_s:
-            self._limited.discard(spec.name)
-            return
-        reason = f"max_tool_calls_per_minute = {limit} is used up"
-        if spec.name not in self._limited:
-            self._limited.add(spec.name)
-            self._bus.publish("limit.tool_calls", agent=spec.name, limit=limit, wait_s=round(wait_s, 3), reason=reason)
-        raise Overloaded(
-            f'cannot call a tool for "{spec.name}": {reason}; next in {wait_s:.1f} s',
-            agent=spec.name,
-            limit="max_tool_calls_per_minute",
-            value=limit,
-            retry_after_s=round(wait_s, 3),
-        )
 
     def access_for(self, who: Mapping[str, object]) -> Access:
         """Returns the tools that a client of the control socket may see and call: all, those of its tenant, or inside an agent's tree those of the agent."""
@@ -237,7 +198,7 @@ class ToolCalls:
         supervisor: WorkerSupervisor | None = None,
     ) -> dict[str, object]:
         """Returns MCP's result of a client's tool call, which the audit keeps with its caller and outcome."""
-        record = _ToolCall(name, who, supervisor)
+        record = ToolCall(name, who, supervisor)
         if supervisor is not None:
             entries = self._entries(supervisor, None)
             self._charge(entries, record)
@@ -247,7 +208,7 @@ class ToolCalls:
         return await self._call(record, params, caller, access, timeout_s)
 
     async def _call(
-        self, record: "_ToolCall", params: Mapping[str, object], caller: Caller, access: Access, timeout_s: float | None
+        self, record: ToolCall, params: Mapping[str, object], caller: Caller, access: Access, timeout_s: float | None
     ) -> dict[str, object]:
         meta = codec.as_object(params.get("_meta")) if "_meta" in params else None
         above = record.above if meta is None else valid(meta.get(KEY)) or record.above
@@ -270,14 +231,14 @@ class ToolCalls:
             has_reached = error.data.keys() >= REACHED
             raise
         finally:
-            self._note(record, caller, outcome, params["arguments"], has_reached=has_reached)
+            self._records.add(record, caller, outcome, params["arguments"], has_reached=has_reached)
             if own is not None:
                 self._tracing.called(above, own, record.ended(outcome))
             if record.task is not None and record.supervisor is not None:
-                self._keep(record, record.supervisor.spec, outcome, result)
+                self._records.keep(record, record.supervisor.spec, outcome, result)
 
     async def _complete(
-        self, record: "_ToolCall", params: Mapping[str, object], caller: Caller, access: Access, timeout_s: float | None
+        self, record: ToolCall, params: Mapping[str, object], caller: Caller, access: Access, timeout_s: float | None
     ) -> dict[str, object]:
         """Returns the result of a call; a person gives the input that its server asks for, where it is made for one task.
 
@@ -297,7 +258,7 @@ class ToolCalls:
             params = await with_input("tools/call", params, result, ask)
         raise too_many_rounds("tools/call")
 
-    def _server_questions(self, entry: Entry, record: "_ToolCall", timeout_s: float | None) -> ServerQuestions:
+    def _server_questions(self, entry: Entry, record: ToolCall, timeout_s: float | None) -> ServerQuestions:
         assert record.supervisor is not None, "a call for a task has its worker"
         server = self._agents.agents.get(record.server)
         # One that is unknown asks nothing.
@@ -306,82 +267,9 @@ class ToolCalls:
         worker = record.supervisor.id
         return ServerQuestions(self._approvals, entry, worker, record.server, limit_s, record.started)
 
-    def _keep(self, call: "_ToolCall", spec: Spec, outcome: str, result: object) -> None:
-        """Keeps a call that has ended with the record of its task."""
-        wanted = spec.tasks.record_tool_calls
-        if wanted == "none" or call.task is None or call.number > MAX_CALLS:
-            return
-        ended = Ended(
-            task=call.task,
-            delivery=call.delivery,
-            at_s=call.at_s,
-            tool=call.tool[:MAX_TOOL_NAME],
-            outcome=outcome,
-            duration_s=call.duration_s,
-            result=result,
-        )
-        self.history.add(ended, with_result=wanted == "results")
-
     def note_refused(self, tool: object, who: Mapping[str, object], error: CorralError) -> None:
         """Records a client's tool call that was refused before it was made."""
-        self._record(_ToolCall(str(tool)[:MAX_TOOL_NAME], who, None), error.name)
-
-    def _note(self, call: "_ToolCall", caller: Caller, outcome: str, arguments: object, *, has_reached: bool) -> None:
-        """Publishes and records a call that has ended.
-
-        A call that has reached no server is a refusal: many alike are one record, and a worker's is no event.
-        """
-        call.duration_s = round(time.monotonic() - call.started, 6)
-        supervisor = call.supervisor
-        is_refusal = outcome in REFUSED and not has_reached
-        if not is_refusal:
-            agent = None if supervisor is None else supervisor.spec.name
-            self._on_call(agent, call.server, outcome, call.duration_s)
-        bus = self._bus
-        # It is not stored, and there are thousands a second: without a subscriber no event is made, and no number used.
-        if (supervisor is None or not is_refusal) and bus.has_subscribers("mcp.call"):
-            found = self._agents.agents.get(call.server)
-            has_server = found is not None and found.spec.kind == "mcp"
-            bus.publish(
-                "mcp.call",
-                agent=None if supervisor is None else supervisor.spec.name,
-                worker=None if supervisor is None else supervisor.id,
-                incarnation=None if supervisor is None else supervisor.worker.incarnation,
-                caller=caller.name,
-                server=call.server if has_server else None,
-                tool=call.tool[:MAX_TOOL_NAME],
-                task=call.task,
-                outcome=outcome,
-                duration_s=call.duration_s,
-                store=False,  # the audit has it: a tool call is one stored row
-            )
-        self._record(call, outcome, None if is_refusal else arguments, is_refusal=is_refusal)
-
-    def _record(self, call: "_ToolCall", outcome: str, arguments: object = None, *, is_refusal: bool = True) -> None:
-        record: dict[str, object] = {
-            "at": rfc3339(call.at_s),
-            "action": "mcp.call",
-            "who": call.who,
-            "tool": call.tool[:MAX_TOOL_NAME],
-            "server": call.server[:MAX_TOOL_NAME],
-            "task": call.task,
-            "result": outcome,
-            "duration_s": call.duration_s,
-        }
-        if is_refusal:
-            if self._audit.refuse(record, refusal_key(call.who)):
-                self._audit.add(record)
-            return
-        sha256, size_bytes = digest(arguments)
-        kept: dict[str, object] = {"sha256": sha256, "bytes": size_bytes}
-        if sha256 is not None and self._keeps(size_bytes):
-            kept["value"] = masked(arguments)
-        record["arguments"] = kept
-        self._audit.add(record)
-
-    def _keeps(self, size_bytes: int) -> bool:
-        """Returns whether arguments of this size are kept, beside their digest."""
-        return size_bytes <= MAX_ARGUMENTS_BYTES and self._agents.config.audit.arguments == "keep"
+        self._records.refuse(ToolCall(str(tool)[:MAX_TOOL_NAME], who, None), error.name)
 
     def _who(self, supervisor: WorkerSupervisor) -> dict[str, object]:
         """Returns a worker as the audit names it; its uid is that of its process within the last second."""
@@ -395,37 +283,6 @@ class ToolCalls:
         who: dict[str, object] = {"uid": uid, "pid": pid, "agent": supervisor.spec.name, "worker": supervisor.id}
         self._known[supervisor.id] = (pid, now + KNOWN_S, who)
         return who
-
-
-class _ToolCall:
-    """Holds the facts of a tool call before its outcome."""
-
-    __slots__ = (
-        *("above", "at_s", "delivery", "duration_s", "entry", "number", "server", "started"),
-        *("supervisor", "task", "tool", "who"),
-    )
-
-    def __init__(self, tool: str, who: Mapping[str, object], supervisor: WorkerSupervisor | None) -> None:
-        self.tool = tool
-        self.server = tool.partition(SEPARATOR)[0]
-        self.who = who
-        self.task: str | None = None
-        self.entry: Entry | None = None
-        """The one task that it is made for."""
-        self.delivery = 0
-        self.above: str | None = None
-        """Traceparent of the attempt that it is made in."""
-        self.number = 0
-        """Number of this call among those of its task."""
-        self.supervisor = supervisor
-        self.at_s = time.time()
-        self.started = time.monotonic()
-        self.duration_s = 0.0
-
-    def ended(self, outcome: str) -> TracedCall:
-        """Returns it as its span shows it."""
-        tool, server = self.tool[:MAX_TOOL_NAME], self.server[:MAX_TOOL_NAME]
-        return TracedCall(tool, server, self.task, self.at_s, self.duration_s, outcome)
 
 
 def _lists(entries: Iterable[Entry]) -> list[tuple[str, ...] | None]:

@@ -37,8 +37,9 @@ from corral.worker.contract.records import Error, Run, ScheduleRecord, Task, Tas
 from corral.worker.control.params import ScheduleParams, TaskListParams
 
 from ..rules.boundaries import normalised
+from ..run.backlog import Origin
+from ..run.cluster import Cluster
 from ..run.tasks import Tasks
-from .cluster_ports import ClusterRuns, SharedSchedules
 from .cron import LATE_S, Due, Times, check, decide, following
 from .schedule_sources import adopted, run_of, set_paused, shared_entry
 from .schedule_table import CLUSTER, Entry, ScheduleTable, entry_of, stamp, stamp_of
@@ -76,14 +77,10 @@ class Schedules:
         bus: Bus,
         agents: Agents,
         tasks: Tasks,
+        cluster: Cluster,
         clock: Callable[[], float] = time.time,
-        cluster: ClusterRuns | None = None,
-        shared: SharedSchedules | None = None,
     ) -> None:
         self._cluster = cluster
-        self._shared = shared
-        if shared is not None:
-            shared.subscribe(self._follow_shared)
         self._table = ScheduleTable(store)
         self._bus = bus
         self._agents = agents
@@ -95,11 +92,13 @@ class Schedules:
         self._cancelling: set[asyncio.Task[Task]] = set()
         self._changed = asyncio.Event()
 
-    async def load(self, config: Config) -> None:
+    async def load(self) -> None:
         """Loads the schedules of an earlier daemon and those of the configuration file, which continue where they stood.
 
         An unreadable one stays in the store, and does not run.
         """
+        self._cluster.schedules.subscribe(self._follow_shared)
+        schedules = self._agents.config.schedules
         earlier: dict[str, Entry] = {}
         for row in await self._table.rows():
             try:
@@ -109,15 +108,15 @@ class Schedules:
                 reason = f"its record in the store is damaged: {error}"[:300]
                 self._bus.publish("schedule.corrupted", schedule=str(row[0]), reason=reason)
                 continue
-            if entry.is_shared and self._shared is None:
+            if entry.is_shared and not self._cluster.is_joined:
                 continue  # the daemon has left its cluster
             if not entry.is_of_file:
                 self._entries[entry.record.name] = entry
-            elif entry.record.name in config.schedules:
+            elif entry.record.name in schedules:
                 earlier[entry.record.name] = entry
             else:
                 self._table.forget(entry.key)
-        self._adopt(config.schedules, earlier)
+        self._adopt(schedules, earlier)
 
     def follow(self, config: Config) -> None:
         """Adopts the schedules of a configuration that was read again."""
@@ -150,7 +149,7 @@ class Schedules:
 
     def _follow_shared(self) -> None:
         """Adopts the schedules of the cluster as they are now; one whose name this daemon has itself is left out."""
-        found = None if self._shared is None else self._shared.known()
+        found = self._cluster.schedules.known()
         if found is None:
             return
         for name, entry in list(self._entries.items()):
@@ -242,8 +241,8 @@ class Schedules:
         if size > MOST_BYTES:
             words = f'cannot add schedule "{name}": {size} bytes are more than {MOST_BYTES}'
             raise ResourceLimitExceeded(words, limit="schedule", value=size)
-        if self._shared is not None and self._is_placed(task):
-            await self._shared.add(record := replace(record, source=CLUSTER))
+        if self._is_placed(task):
+            await self._cluster.schedules.add(record := replace(record, source=CLUSTER))
             self._follow_shared()
             return self._entries[name].record if name in self._entries else record
         entry = Entry(record, times, now, next_at)
@@ -324,8 +323,8 @@ class Schedules:
         if entry.is_of_file:
             words = f'cannot remove schedule "{name}": it is in the configuration file; corral schedule pause {name}'
             raise Conflict(words, name=name, source=entry.record.source)
-        if entry.is_shared and self._shared is not None:
-            await self._shared.remove(name)
+        if entry.is_shared:
+            await self._cluster.schedules.remove(name)
             self._follow_shared()
             return entry.record
         del self._entries[name]  # first: the record of a run that ends now would write it again
@@ -360,9 +359,9 @@ class Schedules:
         return entry.record
 
     async def _shared_is_set(self, entry: Entry, *, paused: bool) -> bool:
-        if self._shared is None or not entry.is_shared:
+        if not entry.is_shared:
             return False
-        await self._shared.set_paused(entry.record.name, paused=paused)
+        await self._cluster.schedules.set_paused(entry.record.name, paused=paused)
         self._follow_shared()
         return True
 
@@ -380,7 +379,7 @@ class Schedules:
     async def run_now(self, name: str) -> Task:
         """Submits the task of a schedule at once, beside its times, and returns it."""
         entry = self._of(name)
-        task = await self._tasks.submit(entry.record.task, schedule=name, tenant=tenant_of(name))
+        task = await self._tasks.submit(entry.record.task, Origin(schedule=name, tenant=tenant_of(name)))
         entry.record = replace(entry.record, last_task=task.id, runs=entry.record.runs + 1)
         await self._note(entry)
         return task
@@ -447,16 +446,16 @@ class Schedules:
         await self._note(entry)
 
     def _is_placed(self, task: TaskParams) -> bool:
-        return self._cluster is not None and self._cluster.is_placed(task.agent)
+        return self._cluster.runner.is_placed(task.agent)
 
     async def _claimed(self, entry: Entry, due: Due) -> str:
         """Returns whether this daemon submits a run; of an agent of its own it always does."""
         record = entry.record
         at = stamp_of(due.run)
-        if self._cluster is None or not self._is_placed(record.task) or at is None:
+        if not self._is_placed(record.task) or at is None:
             return "run"
         agent, may_overlap = record.task.agent or "", record.overlap != "skip"
-        return await self._cluster.claim(record.name, agent, at, may_overlap=may_overlap)
+        return await self._cluster.runner.claim(record.name, agent, at, may_overlap=may_overlap)
 
     def _why_not(self, entry: Entry, due: Due) -> str | None:
         record = entry.record
@@ -503,7 +502,7 @@ class Schedules:
             task = await self._tasks.records.find_by_key(key, None, since=due.run)
         if task is None or tenant_of(task.agent) != tenant_of(record.name):  # another's key
             params = replace(record.task, idempotency_key=key)
-            task = await self._tasks.submit(params, schedule=record.name, tenant=tenant_of(record.name))
+            task = await self._tasks.submit(params, Origin(schedule=record.name, tenant=tenant_of(record.name)))
         entry.is_loaded = False
         entry.record = replace(entry.record, last_task=task.id, runs=entry.record.runs + 1)
 

@@ -19,8 +19,8 @@ from corral.supervisor.agents.running.agents import Agents
 from corral.supervisor.config.spec.spec import Group, kind_of_group
 from corral.supervisor.config.spec.team import Candidate, Team, chosen
 from corral.supervisor.config.spec.workflow import Workflow
+from corral.supervisor.records.events.bus import Bus
 from corral.supervisor.workers.lifecycle.state_machine import State, Worker
-from corral.supervisor.workers.supervision.shared import Shared
 from corral.worker.contract import codec
 from corral.worker.contract.errors import (
     Conflict,
@@ -33,12 +33,13 @@ from corral.worker.contract.errors import (
     TaskFailed,
     from_wire,
 )
-from corral.worker.contract.records import ENDED, Task, TaskKind, TaskParams
+from corral.worker.contract.records import ENDED, Task, TaskParams
 from corral.worker.contract.worker_messages import TaskResult
 
 from ..rules.availability import why_down
 from ..rules.payload import ERROR_BYTES, bounded
-from ..run.admission import has_capability, thresholds_of
+from ..run.backlog import Origin
+from ..run.routing import Routing, has_capability, thresholds_of
 from ..run.tasks import Tasks
 from .workflow_decision import Branch, Decision, Submission, decide, recorded
 
@@ -64,36 +65,31 @@ REASON_CHARS = 1_000
 class WorkflowEngine:
     """Executes the teams and workflows of one daemon."""
 
-    def __init__(self, shared: Shared, agents: Agents, tasks: Tasks) -> None:
-        self._shared = shared
+    def __init__(self, bus: Bus, agents: Agents, tasks: Tasks, routing: Routing) -> None:
+        self._bus = bus
         self._agents = agents
         self._tasks = tasks
+        self._routing = routing
         self._turns = Counter[str]()
         self._teams: dict[str, Team] = {}
         """By task: the team as it was when the task began, until its end is in the record."""
         self._lines = WeakValueDictionary[str, asyncio.Lock]()
         """By agent: parts that wait for a full queue form a line, of which the first alone retries."""
 
-    def kind(self, name: str) -> TaskKind | None:
-        """Returns the kind of a name, "team" or "workflow"; None for every other name."""
-        found = self._agents.groups.by_name.get(name)
-        return None if found is None else kind_of_group(found)
-
-    def check(self, params: TaskParams) -> None:
-        """Returns if a task for a team or workflow can be accepted."""
+    def checked(self, params: TaskParams) -> TaskParams:
+        """Returns the params of a task that can be accepted, within the time that its workflow may take."""
         found = self._agents.groups.by_name.get(params.agent or "")
-        if not isinstance(found, Team):
-            return
-        if found.mode == "route" and found.routing == "sticky" and params.sticky_key is None:
-            text = f'cannot route a task of team "{found.name}": it has no sticky_key'
-            raise InvalidParams(text, key="sticky_key", team=found.name)
-        if found.mode != "coordinate":
-            self._able(found, params.required_capabilities)
-
-    def timeout_s(self, name: str) -> float | None:
-        """Returns the seconds that a task of that name may take at most; None for no limit."""
-        found = self._agents.groups.by_name.get(name)
-        return found.timeout if isinstance(found, Workflow) else None
+        if isinstance(found, Team):
+            if found.mode == "route" and found.routing == "sticky" and params.sticky_key is None:
+                text = f'cannot route a task of team "{found.name}": it has no sticky_key'
+                raise InvalidParams(text, key="sticky_key", team=found.name)
+            if found.mode != "coordinate":
+                self._able(found, params.required_capabilities)
+        limit_s = found.timeout if isinstance(found, Workflow) else None
+        if limit_s is None:
+            return params
+        least_s = min(limit_s, params.boundaries.timeout_s or limit_s)
+        return replace(params, boundaries=replace(params.boundaries, timeout_s=least_s))
 
     def members_for(self, task: Task) -> tuple[str, ...] | None:
         """Returns the only agents to which a task may delegate: the members of the team that it leads; None if it leads none.
@@ -236,14 +232,14 @@ class WorkflowEngine:
         """Queues a part of a task, as soon as it is known which agents could run it."""
         try:
             parent = self._tasks.find(task.id) or task
-            return await self._tasks.submit(keyed, parent=parent, step=step)
+            return await self._tasks.submit(keyed, Origin(parent, step))
         except ShuttingDown:  # the next daemon goes on: this one cancels us at its end
             never: asyncio.Future[Task] = asyncio.get_running_loop().create_future()
             return await never
         except (Conflict, NotFound):  # as far as is known by now
             if not await self._announced_by(self._asked(keyed)):
                 raise
-        return await self._tasks.submit(keyed, parent=parent, step=step)
+        return await self._tasks.submit(keyed, Origin(parent, step))
 
     def _asked(self, params: TaskParams) -> Iterable[str]:
         """Returns the agents whose capabilities decide which one can run a task."""
@@ -289,7 +285,7 @@ class WorkflowEngine:
                 self._publish_step(task, step, stage.state, reason)
 
     def _publish_step(self, task: Task, step: str, state: str, reason: str = "") -> None:
-        self._shared.bus.publish(
+        self._bus.publish(
             "workflow.step", agent=task.agent, task=task.id, step=step, state=state, reason=reason[:REASON_CHARS]
         )
 
@@ -375,9 +371,9 @@ class WorkflowEngine:
 
     def _candidate(self, name: str) -> Candidate:
         if name not in self._agents.agents:
-            rate = self._tasks.success_rate(name)
+            rate = self._routing.success_rate(name)
             return Candidate(name, 1, 0, success_rate=rate)
-        return self._tasks.candidate(name)
+        return self._routing.candidate(name)
 
     def _offered(self, name: str) -> tuple[str, ...]:
         """Returns the capabilities of a team or workflow; none where it is gone."""
@@ -386,12 +382,12 @@ class WorkflowEngine:
 
     def _described(self, name: str) -> dict[str, object]:
         """Returns the description of a member that its lead is given."""
-        agent = self._agents.agents.get(name)
-        if agent is None:
-            offered = self._offered(name)
-            return {"name": name, "kind": self.kind(name), "capabilities": list(offered)}
-        offered = agent.spec.capabilities or _announced(agent)
-        return {"name": name, "kind": "agent", "capabilities": list(offered)}
+        agent, group = self._agents.agents.get(name), self._agents.groups.by_name.get(name)
+        if agent is not None:
+            offered = agent.spec.capabilities or _announced(agent)
+            return {"name": name, "kind": "agent", "capabilities": list(offered)}
+        kind = None if group is None else kind_of_group(group)  # None: it is gone
+        return {"name": name, "kind": kind, "capabilities": list(self._offered(name))}
 
 
 def _has_announced(agent: Agent, worker: Worker) -> bool:

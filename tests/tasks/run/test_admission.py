@@ -4,7 +4,8 @@ import pytest
 
 from corral.supervisor.config.spec.spec import Spec
 from corral.supervisor.config.spec.team import Candidate
-from corral.supervisor.tasks.run.admission import has_capability, retry_after_s, route
+from corral.supervisor.tasks.run.admission import retry_after_s
+from corral.supervisor.tasks.run.routing import has_capability, route
 
 pytestmark = pytest.mark.core
 

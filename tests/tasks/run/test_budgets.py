@@ -8,9 +8,12 @@ import pytest
 
 from corral.supervisor.config.spec.spec import Resources, Spec, Tasks
 from corral.supervisor.records.events.bus import Bus, Event
+from corral.supervisor.records.store.gathered import Gathered
 from corral.supervisor.records.store.store import Store
 from corral.supervisor.tasks.run.budgets import Budgets
+from corral.supervisor.tasks.run.cluster import Cluster
 from corral.supervisor.tenants.quotas.spending import NO_COST, NO_TOKENS, Spending
+from task_harness import no_tenants
 from worker_peer import on_loop
 
 pytestmark = pytest.mark.shell
@@ -26,6 +29,7 @@ class AgentWithBudget:
         self.now = 1_790_000_000.0
         self.events: list[Event] = []
         self.freed: list[str] = []
+        self.cluster = Cluster()
         self.bus = Bus(1, self.events.append)
         self.spec = Spec(
             name="a", kind="agent", source="test", resources=Resources(), tasks=Tasks(max_cost_cents_per_day=100)
@@ -36,7 +40,9 @@ class AgentWithBudget:
 
     async def budgets(self) -> Budgets:
         """Returns those of a new daemon."""
-        made = Budgets(self.store, self.bus, self.spec_of, on_free=self.freed.append, clock=lambda: self.now)
+        limits, gathered = no_tenants(self.store, self.bus), Gathered(self.store)
+        made = Budgets(self.store, self.bus, self.spec_of, limits, gathered, self.cluster, lambda: self.now)
+        made.subscribe(self.freed.append)
         await made.load()
         return made
 
@@ -184,7 +190,7 @@ async def test_what_other_nodes_have_used_counts_until_it_is_past(tmp_path: Path
     async with agent_with_budget(tmp_path) as scene:
         budgets = await scene.budgets()
         elsewhere = Elsewhere(scene.now)
-        budgets.bind(elsewhere)
+        scene.cluster.join(scene.cluster.runner, elsewhere, scene.cluster.schedules)
         assert budgets.used("a") == (30, 60)
         budgets.charge("a", 5, 39)
         assert elsewhere.told == ["a"]

@@ -155,16 +155,12 @@ def test_pages_follow_one_another_without_a_gap_or_a_repeat(path: Path, monkeypa
 
 
 def test_a_flipped_letter_is_a_corruption_that_names_the_task_and_harms_no_other(path: Path) -> None:
-    async def test(records: Records, _: Store) -> None:
+    async def test(_: Records, store: Store) -> None:
+        records = Records(store, lambda error: told.append(error.data["task"]))
         await save_all(records, task(1), task(2), task(3, state="running"), task(4, state="queued"))
         damage(path, "t0002")
         damage(path, "t0003")
         told: list[object] = []
-
-        def tell(error: Corrupted) -> None:
-            told.append(error.data["task"])
-
-        records.on_corrupted = tell
         with pytest.raises(Corrupted) as corrupted:
             await records.find("t0002")
         assert corrupted.value.data["task"] == "t0002"

@@ -12,12 +12,12 @@ import pytest
 from msgspec.structs import replace
 
 from corral.supervisor.agents.running.agents import Agents
-from corral.supervisor.config.spec import loader
 from corral.supervisor.records.events.bus import Bus
 from corral.supervisor.records.store.store import Statement
 from corral.supervisor.tasks.rules.boundaries import Limits
 from corral.supervisor.tasks.run import dispatcher, record_writer
-from corral.supervisor.tasks.run.backlog import Dependencies, Entry
+from corral.supervisor.tasks.run.backlog import Dependencies, Entry, Origin
+from corral.supervisor.tasks.run.cluster import Cluster
 from corral.supervisor.tasks.workflows.schedules import Schedules
 from corral.supervisor.workers.lifecycle.state_machine import State
 from corral.worker.contract.errors import (
@@ -58,7 +58,7 @@ async def test_a_delegated_task_that_was_refused_never_turns_up(
         worker = await here.begun(parent.id)
         after_itself = TaskParams(objective="o", agent="a", after=[parent.id])
         with pytest.raises(Conflict):
-            await here.tasks.submit(after_itself, parent=parent)
+            await here.tasks.submit(after_itself, Origin(parent))
         waits = asyncio.ensure_future(here.tasks.wait(parent.id))
         worker.answer(parent.id)
         assert (await waits).state == "succeeded"
@@ -77,7 +77,7 @@ async def test_what_is_delegated_while_its_parent_ends_is_refused(
         parent = await here.submit()
         worker = await here.begun(parent.id)
         after = TaskParams(objective="o", agent="a", after=[before.id])
-        asked = asyncio.ensure_future(here.tasks.submit(after, parent=parent))
+        asked = asyncio.ensure_future(here.tasks.submit(after, Origin(parent)))
         await asyncio.sleep(0)  # now it is looked up how the one before has ended
         here.backlog.find(parent.id).is_ending = True  # type: ignore[union-attr]  # it runs
         with pytest.raises(CorralError):
@@ -94,12 +94,12 @@ async def test_a_task_cannot_delegate_to_itself_by_its_own_key(tmp_path: Path, m
         here.add("a", 3)
         first = await here.submit(idempotency_key="k")
         await here.begun(first.id)
-        second = await here.tasks.submit(TaskParams(objective="o", agent="a"), parent=first)
+        second = await here.tasks.submit(TaskParams(objective="o", agent="a"), Origin(first))
         await here.begun(second.id)
         for parent in (first, second):
             again = TaskParams(objective="o", agent="a", idempotency_key="k")
             with pytest.raises(Conflict):
-                await here.tasks.submit(again, parent=parent)
+                await here.tasks.submit(again, Origin(parent))
         other = await here.submit(idempotency_key="k")
         assert other.id == first.id, "anybody else may ask for it"
         await here.tasks.cancel(first.id)
@@ -367,7 +367,7 @@ async def test_a_pause_that_the_store_refused_is_none(tmp_path: Path, monkeypatc
     async with task_harness(tmp_path, monkeypatch) as here:
         here.add("a")
         bus = Bus(1, lambda _: None)
-        schedules = Schedules(here.store, bus, cast(Agents, here.running_set), here.tasks)
+        schedules = Schedules(here.store, bus, cast(Agents, here.running_set), here.tasks, Cluster())
         task = TaskParams(objective="o", agent="a")
         added = await schedules.add(ScheduleParams(task=task, name="n", every_s=3600.0))
         for act, is_paused in ((schedules.pause, True), (schedules.resume, False)):
@@ -376,8 +376,8 @@ async def test_a_pause_that_the_store_refused_is_none(tmp_path: Path, monkeypatc
                 await act("n")
             here.store.refuses = None
             assert (await act("n")).paused == is_paused
-            later = Schedules(here.store, bus, cast(Agents, here.running_set), here.tasks)
-            await later.load(loader.decode("", source="f", directory="/"))
+            later = Schedules(here.store, bus, cast(Agents, here.running_set), here.tasks, Cluster())
+            await later.load()
             assert later.show("n").paused == is_paused
         assert schedules.show("n").next_at == added.next_at
 
@@ -412,7 +412,7 @@ async def test_a_mistake_of_ours_ends_the_task_and_frees_its_worker(
 
     async with task_harness(tmp_path, monkeypatch) as here:
         here.add("a")
-        here.observers.append(OnStart(mistake))
+        here.group.writer.subscribe(OnStart(mistake))
         with caplog.at_level(logging.CRITICAL):
             ended = await here.tasks.wait((await here.submit(objective="odd")).id)
         assert ended.error is not None
@@ -436,7 +436,7 @@ async def test_what_waited_for_another_task_has_its_queue_timeout_from_that_ones
         first = Task(id="1", agent="a", objective="o", state="succeeded", finished_at=stamp)
         await here.tasks.records.save(first, now - 7200.0)
         await here.tasks.records.save(Task(id="2", agent="a", objective="o", after=["1"]), now - 7200.0)
-        await here.tasks.load()
+        await here.group.recovery.load()
         await here.settle()
         worker = here.workers("a")[0]
         worker.is_closed = False
@@ -476,7 +476,7 @@ class Life:
             parent = here.tasks.find(chance.choice(list(here.doing)))
         params = TaskParams(objective="o", agent=chance.choice("ab"), **more)
         try:
-            task = await here.tasks.submit(params, parent=parent)
+            task = await here.tasks.submit(params, Origin(parent))
         except CorralError:
             return
         self.acknowledged.append(task)
@@ -688,12 +688,13 @@ async def test_a_mistake_of_ours_while_a_task_begins_ends_that_task_alone(
     async with task_harness(tmp_path, monkeypatch) as here:
         here.add("a", 1)
 
-        def stumble(_: Task) -> None:
-            here.observers.remove(observer)
-            raise ZeroDivisionError
+        mistakes = iter([ZeroDivisionError()])
 
-        observer = OnStart(stumble)
-        here.observers.append(observer)
+        def stumble_once(_: Task) -> None:
+            for mistake in mistakes:
+                raise mistake
+
+        here.group.writer.subscribe(OnStart(stumble_once))
         with caplog.at_level(logging.CRITICAL):
             task = await here.submit(durable=False)
             ended = await here.tasks.wait(task.id)

@@ -2,13 +2,14 @@
 
 import pytest
 
+from corral.supervisor.records.events.bus import Bus
 from corral.supervisor.tasks.worker_api.call_rate import CallRates
 
 pytestmark = pytest.mark.core
 
 
 def test_agents_are_counted_apart_and_without_a_limit_too() -> None:
-    rates = CallRates()
+    rates = CallRates(Bus(1))
     for _ in range(5):
         assert rates.take("a", 0, 10.0) == 0
     assert rates.take("b", 1, 10.5) == 0

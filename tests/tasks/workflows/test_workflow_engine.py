@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from corral.supervisor.config.spec.team import Team
 from corral.supervisor.config.spec.workflow import Step, Workflow
+from corral.supervisor.tasks.run.backlog import Origin
 from corral.supervisor.tasks.workflows import workflow_engine
 from corral.supervisor.tasks.workflows.workflow_engine import WorkflowEngine
 from corral.worker.contract.errors import Overloaded, ResourceLimitExceeded
@@ -42,12 +43,13 @@ class NarrowQueue:
     def find(self, _task_id: str) -> None:
         """Nothing is kept."""
 
-    async def submit(self, params: TaskParams, *, parent: Task, step: str) -> Task:
+    async def submit(self, params: TaskParams, origin: Origin) -> Task:
         self.asked += 1
         if self._open is not None:
             raise Overloaded("cannot queue a task: one is waiting")
         self._open = asyncio.Event()
-        return Task(id=step, agent=params.agent or "", parent=parent.id, step=step)
+        assert origin.parent is not None
+        return Task(id=origin.step, agent=params.agent or "", parent=origin.parent.id, step=origin.step)
 
     async def wait(self, task_id: str) -> Task:
         ended = Task(id=task_id, agent="ann", state="succeeded", output=self._output)
@@ -71,9 +73,9 @@ def perform(workflow: Workflow, queue: Any) -> TaskResult:  # what is asked of a
     async def run() -> TaskResult:
         groups = SimpleNamespace(by_name={workflow.name: workflow}, under_way=Counter[str]())
         agents: Any = SimpleNamespace(groups=groups, agents={})  # what is asked of them
-        shared: Any = SimpleNamespace(bus=SimpleNamespace(publish=_unheard))
+        bus: Any = SimpleNamespace(publish=_unheard)
         task = Task(id="1", agent=workflow.name, kind="workflow", objective="x")
-        engine = WorkflowEngine(shared, agents, queue)
+        engine = WorkflowEngine(bus, agents, queue, queue)
         queue.ended.append(engine.note_end)
         return await engine.execute(task)
 
@@ -100,7 +102,7 @@ def test_a_lead_keeps_to_its_team_before_it_is_performed_again_and_until_its_end
         whole = Task(id="1", agent="duo", kind="team", state="running")
         queue.find = {"1": whole}.get
         of_lead = Task(id="2", agent="chief", parent="1", step="chief", state="running")
-        leader = WorkflowEngine(agents, agents, queue)
+        leader = WorkflowEngine(agents, agents, queue, queue)
         queue.ended.append(leader.note_end)
         assert leader.members_for(of_lead) == ("ann", "ben")
         assert leader.members_for(replace(of_lead, agent="ann")) is None

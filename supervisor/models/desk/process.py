@@ -10,8 +10,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -20,7 +19,8 @@ from corral.supervisor.workers.process.launch import Host
 from corral.supervisor.workers.process.launcher_client import Launcher
 from corral.worker.contract.errors import CorralError
 
-from .endpoint import Endpoint
+from .desk import ModelDesk
+from .endpoints import ModelEndpoints
 
 REFRESH_S = 10.0
 """Seconds after which keys are read again when a call comes: a secret may have changed."""
@@ -38,40 +38,11 @@ PROGRAM = Program(
 log = logging.getLogger(__name__)
 
 
-class Desk(Protocol):
-    """Decides about calls, and counts what they have used."""
-
-    def decide(self, asked: Mapping[str, Any]) -> Mapping[str, object]:  # Any: JSON
-        """Returns the answer for a call: `go` or `refuse`."""
-        ...
-
-    def used(self, report: Mapping[str, Any]) -> bool:  # Any: JSON
-        """Takes what a call has used; returns whether calls are to begin in a new journal."""
-        ...
-
-    def journal(self) -> tuple[str, int]:
-        """Returns a new journal: its name, and its file, which is the receiver's."""
-        ...
-
-    def closed(self, journal: str) -> None:
-        """Notes that all calls of a journal have ended."""
-        ...
-
-    def lost(self) -> None:
-        """Notes that the calls under way are lost."""
-        ...
-
-
 class ModelGateway:
     """Represents the gateway; for use in one event loop, but for `port`."""
 
     def __init__(
-        self,
-        launcher: Launcher,
-        host: Host,
-        generation: int,
-        desk: Desk,
-        endpoints: Callable[[], Awaitable[Sequence[Endpoint]]],
+        self, launcher: Launcher, host: Host, generation: int, desk: ModelDesk, endpoints: ModelEndpoints
     ) -> None:
         self._desk = desk
         self._endpoints = endpoints
@@ -154,7 +125,7 @@ class ModelGateway:
             log.error("cannot read the models: %s", task.exception())
 
     async def _feed(self) -> None:
-        endpoints = await self._endpoints()
+        endpoints = await self._endpoints.read()
         self._process.send({"op": "models", "models": msgspec.to_builtins(endpoints)})
 
     def _send_journal(self) -> None:

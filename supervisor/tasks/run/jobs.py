@@ -7,7 +7,6 @@ find all of its workers at work wait for their turn, in the order in which they 
 
 import asyncio
 import logging
-import time
 from collections import deque
 from typing import Any
 
@@ -15,17 +14,17 @@ from msgspec.structs import replace
 
 from corral.supervisor.agents.running.agents import Agents
 from corral.supervisor.agents.running.await_state import has_ended
-from corral.supervisor.records.events.bus import rfc3339
 from corral.supervisor.workers.lifecycle import job, state_machine
 from corral.supervisor.workers.lifecycle.state_machine import ASKED_FOR
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract.errors import Cancelled, CorralError, InternalError, Timeout, WorkerFailed
 from corral.worker.contract.records import Task, TaskState
 
-from ..run.attempt import state_of
-from ..run.backlog import Entry
-from ..run.executor import Executor, gone
-from ..run.record_writer import RecordWriter
+from .attempt import state_of
+from .backlog import Entry
+from .endings import Endings, agent_gone
+from .executor import begun
+from .record_writer import RETRY_AFTER_S, RecordWriter
 
 WAITS = "it waits for the run before"
 """Reason of a task that waits for its turn."""
@@ -36,10 +35,10 @@ logger = logging.getLogger(__name__)
 class JobRunner:
     """Executes the tasks of one daemon's jobs."""
 
-    def __init__(self, writer: RecordWriter, agents: Agents, executor: Executor) -> None:
+    def __init__(self, writer: RecordWriter, endings: Endings, agents: Agents) -> None:
         self._writer = writer
+        self._endings = endings
         self._agents = agents
-        self._executor = executor
         self._waiting: dict[str, deque[Entry]] = {}
         self._taken: set[WorkerSupervisor] = set()
         self._loop = asyncio.get_running_loop()
@@ -55,18 +54,25 @@ class JobRunner:
 
     def enqueue(self, entry: Entry) -> None:
         """Begins a task as soon as its turn has come."""
+        if entry.is_begun or entry.is_ending:
+            return  # it was cancelled meanwhile
         name = entry.task.agent
         agent = self._agents.agents.get(name)
         if agent is None or agent.spec.type != "oneshot":
-            self._executor.end_soon(entry, "failed", gone(entry.task))
+            self._endings.end_soon(entry, "failed", agent_gone(entry.task))
             return
         self._waiting.setdefault(name, deque()).append(entry)
-        self.dispatch(name)
+        self._dispatch(name)
         if not entry.is_begun:
             entry.task = replace(entry.task, reason=WAITS)
-            self._writer.notify(entry)
+            entry.notify()
 
-    def dispatch(self, name: str) -> None:
+    def worker_changed(self, supervisor: WorkerSupervisor) -> None:
+        """Begins the next task of a job whose worker may be at rest."""
+        if supervisor.worker.spec.type == "oneshot":
+            self._dispatch(supervisor.worker.spec.name)
+
+    def _dispatch(self, name: str) -> None:
         """Begins the next tasks of a job, as far as its workers are at rest."""
         waiting = self._waiting.get(name)
         while waiting:
@@ -91,40 +97,33 @@ class JobRunner:
     def _begin(self, entry: Entry, supervisor: WorkerSupervisor) -> None:
         self._taken.add(supervisor)
         entry.stop = self._loop.create_future()
-        self._executor.keep(self._run(entry, supervisor, entry.stop))
+        self._endings.keep(self._run(entry, supervisor, entry.stop))
 
     async def _run(self, entry: Entry, supervisor: WorkerSupervisor, stop: asyncio.Future[CorralError]) -> None:
         task = entry.task
-        started = replace(
-            task,
-            state="running",
-            worker=supervisor.id,
-            attempt=task.attempt + 1,
-            delivery=task.delivery + 1,
-            started_at=rfc3339(time.time()),
-            reason="",
-        )
+        started = begun(task, supervisor.id)
         try:
             written = self._writer.save(entry, started)
             if written is not None:
                 await written
         except CorralError as error:
             self._release(supervisor)
-            await self._executor.try_later(entry, error)
+            if await self._endings.take_back(entry, error):
+                self._loop.call_later(RETRY_AFTER_S, self.enqueue, entry)
             return
-        self._executor.note_started(entry, None, started)
+        self._writer.start(entry, started)
         try:
             await self._perform(entry, supervisor, stop)
         except Exception as error:  # a defect of ours must not keep the task, or block its callers
             logger.exception("cannot perform task %s", task.id)
             defect = InternalError(f'cannot perform task "{task.id}": {error!r}'[:1000])
-            await self._executor.end(entry, "failed", defect)
+            await self._endings.end(entry, "failed", defect)
         finally:
             self._release(supervisor)
 
     def _release(self, supervisor: WorkerSupervisor) -> None:
         self._taken.discard(supervisor)
-        self.dispatch(supervisor.spec.name)
+        self._dispatch(supervisor.spec.name)
 
     async def _perform(self, entry: Entry, supervisor: WorkerSupervisor, stop: asyncio.Future[CorralError]) -> None:
         """Runs the command to its end and ends the task, or stops it with the task."""
@@ -140,15 +139,15 @@ class JobRunner:
             supervisor.send(state_machine.Stop(reason="its task has ended"))
             await supervisor.until(has_ended(supervisor.worker.incarnation))
         if stop.done():
-            await self._executor.end(entry, state_of(stop.result()), stop.result())
+            await self._endings.end(entry, state_of(stop.result()), stop.result())
         elif work.cancelled():
             text = f'cannot finish task "{task.id}" within {limit_s:g} s'
             late = Timeout(text, limit="timeout_s", value=limit_s)
-            await self._executor.end(entry, "timeout", late)
+            await self._endings.end(entry, "timeout", late)
         else:
             state, error = _outcome(task, supervisor, before, work.exception())
             output = {"code": 0, "incarnation": supervisor.worker.incarnation}
-            await self._executor.end(entry, state, error, output=None if error else output)
+            await self._endings.end(entry, state, error, output=None if error else output)
 
 
 def _outcome(
