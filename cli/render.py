@@ -41,20 +41,29 @@ TEXT_COLUMNS_LEAST = 8
 
 # Patterns are compiled at their first use: a table of printable names needs none of them.
 _SGR = r"\x1b\[[0-9;:]*m"
-_UNSEEN = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]"
-_C1 = r"[\x7f-\x9f]"
+_FORMAT = (
+    r"\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164"
+    r"\ud800-\udfff\ufe00-\ufe0e\ufeff\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff"
+)
+"""Characters that have no shape or change the direction of others: controls, fillers, tags, variation selectors but that of emoji."""
+_UNSEEN = rf"[\x00-\x08\x0b-\x1f{_FORMAT}]"
+_SEEN_COLOURS = (
+    r"0?[0-79]|2[1-9]|3[1-69]|9[0-6]|[34]9|38[;:]5[;:](?:[1-6]|9|1[0-4]|1[7-9]|[2-9][0-9]|1[0-9][0-9]|2[0-2][0-9]|230)"
+)
+"""Attributes that conceal nothing: no concealed text, no background, no colour that may be that of the background."""
 
 
 # --- text of workers and servers -----------------------------------------------------------------------
 
 
 def visible(text: str, *, keep_colours: bool = False) -> str:
-    r"""Makes everything visible that would control a terminal, like `cat -v`.
+    r"""Makes everything visible that would control a terminal or cannot be seen, like `cat -v`.
 
-    Newlines and tabs stay. Control characters become `^[`, others (C1, changes of direction) become
-    `\u009b`. Colours (SGR sequences) stay with `keep_colours`, ended by a reset, else they go.
+    Newlines and tabs stay. Control characters become `^[`, others (C1, changes of direction, characters without a shape)
+    become `\u009b`. Colours (SGR sequences) stay with `keep_colours`, ended by a reset, as far as they conceal nothing;
+    else they go.
     """
-    if text.isprintable():
+    if text.isascii() and text.isprintable():
         return text
     text = text.replace("\r\n", "\n")
     if not keep_colours:
@@ -62,7 +71,7 @@ def visible(text: str, *, keep_colours: bool = False) -> str:
     pieces: list[str] = []
     end = 0
     for match in re.finditer(_SGR, text):
-        pieces += (re.sub(_UNSEEN, _shown, text[end : match.start()]), match.group())
+        pieces += (re.sub(_UNSEEN, _shown, text[end : match.start()]), _seen_colours(match.group()))
         end = match.end()
     reset = "\x1b[0m" if pieces else ""
     return "".join((*pieces, re.sub(_UNSEEN, _shown, text[end:]), reset))
@@ -76,14 +85,24 @@ def one_line(text: str) -> str:
 def one_lines(texts: Iterable[str]) -> list[str]:
     """Applies `one_line` to each text; checks all of them at once, since as a rule none needs it."""
     found = list(texts)
-    return found if "".join(found).isprintable() else [one_line(text) for text in found]
+    whole = "".join(found)
+    return found if whole.isascii() and whole.isprintable() else [one_line(text) for text in found]
+
+
+def _seen_colours(sequence: str) -> str:
+    """Returns an SGR sequence without the attributes by which text could be there and not be seen."""
+    given = re.findall(r"[34]8[;:](?:5[;:]\d+|2(?:[;:]\d*){3,4})|[^;]+", sequence[2:-1])
+    kept = [each for each in given if re.fullmatch(_SEEN_COLOURS, each)]
+    return f"\x1b[{';'.join(kept)}m" if kept or sequence == "\x1b[m" else ""
 
 
 def _shown(match: re.Match[str]) -> str:
     number = ord(match.group())
     if number < 0x20:
         return "^" + chr(number + 0x40)
-    return "^?" if number == 0x7F else f"\\u{number:04x}"
+    if number == 0x7F:
+        return "^?"
+    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
 
 
 # --- JSON -----------------------------------------------------------------------------------------
@@ -96,7 +115,7 @@ def json_text(value: object, *, indent: bool, ascii_only: bool = False) -> str:
     )
     if text.isascii():
         return text
-    return re.sub(_C1, lambda match: f"\\u{ord(match.group()):04x}", text)
+    return re.sub(f"[{_FORMAT}]", lambda match: json.dumps(match.group())[1:-1], text)
 
 
 def output_text(value: object) -> str:

@@ -14,7 +14,7 @@ from corral.worker.contract.jsonrpc import Notification
 from corral.worker.contract.log_pieces import PieceJoiner
 
 from ..context import ANSWER_S, Session, command, complete_agents
-from ..render import as_record, inner, inners, number, word
+from ..render import as_record, inner, inners, number, visible, word
 from .raw_terminal import LeavingKeys, RawTerminal
 
 READ_BYTES = 1024
@@ -109,7 +109,8 @@ def _print(record: Mapping[str, object], end: str) -> None:
     stream = word(record, "stream")
     if stream in ("stdout", "stderr"):
         target = sys.stderr if stream == "stderr" else sys.stdout
-        target.write(word(record, "text") + end)
+        text = word(record, "text")
+        target.write((visible(text, keep_colours=True) if target.isatty() else text) + end)
         target.flush()
 
 

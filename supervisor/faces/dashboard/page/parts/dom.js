@@ -1,6 +1,13 @@
 // Makes and changes elements. No text ever becomes markup: the page's policy forbids it, too.
 
 const SVG = "http://www.w3.org/2000/svg";
+// Characters that have no shape or change the direction of others: text from outside must not hide a part of itself.
+const UNSEEN = /[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0e\ufeff\uffa0\ufff0-\ufffb\u{e0000}-\u{e0fff}\p{Cs}]/gu;
+
+/** Returns text with what could not be seen written out, such as \u202e. */
+export function visible(text) {
+  return text.replace(UNSEEN, (each) => `\\u${each.codePointAt(0).toString(16).padStart(4, "0")}`);
+}
 
 /** Returns an element. `props` are properties, `aria-*`, `data-*` and `role` attributes, `on` listeners; null children are left out. */
 export function h(name, props = {}, ...children) {
@@ -22,7 +29,7 @@ function fill(element, props, children) {
     else if (key.includes("-") || key === "role" || key === "for" || key === "colspan") element.setAttribute(key, value);
     else element[key] = value;
   }
-  element.append(...children.flat().filter((each) => each != null && each !== false));
+  element.append(...children.flat().filter((each) => each != null && each !== false).map((each) => (typeof each === "string" ? visible(each) : each)));
   return element;
 }
 
@@ -31,7 +38,7 @@ export function setText(element, text) {
   const given = String(text);
   if (element.shown !== given) {
     element.shown = given;
-    element.textContent = given;
+    element.textContent = visible(given);
   }
 }
 

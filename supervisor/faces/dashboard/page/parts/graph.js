@@ -1,6 +1,6 @@
 // Draws a graph of nodes in layers, from left to right: steps of a workflow, members of a team.
 
-import { s } from "./dom.js";
+import { s, visible } from "./dom.js";
 import { cut } from "./format.js";
 
 const WIDTH = 168;
@@ -53,11 +53,11 @@ export function graph(nodes, label) {
   for (const node of nodes) {
     const { x, y } = places.get(node.name);
     const text = s("text", { x: x + 12, y: y + 19 });
-    text.textContent = cut(node.title, 22);
+    text.textContent = visible(cut(node.title, 22));
     const sub = s("text", { class: "sub", x: x + 12, y: y + 35 });
-    sub.textContent = cut(node.sub ?? "", 26);
+    sub.textContent = visible(cut(node.sub ?? "", 26));
     const title = s("title");
-    title.textContent = `${node.title}: ${node.sub ?? ""} ${node.state ?? ""}`;
+    title.textContent = visible(`${node.title}: ${node.sub ?? ""} ${node.state ?? ""}`);
     const box = s("g", { class: "node", "data-state": node.state ?? "" }, title, s("rect", { x, y, width: WIDTH, height: HEIGHT, rx: 6 }), text, sub);
     picture.append(node.href ? s("a", { href: node.href }, box) : box);
   }

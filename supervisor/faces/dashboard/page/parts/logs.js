@@ -1,7 +1,7 @@
 // Follows logs: the newest lines at the end, with a search in what was sent, and one that the daemon does.
 
 import { Stream, url } from "./api.js";
-import { h, setText } from "./dom.js";
+import { h, setText, visible } from "./dom.js";
 import { clock, count } from "./format.js";
 import { virtualTable } from "./table.js";
 
@@ -41,8 +41,8 @@ export function logs(params, label) {
     cell.dataset.level = line.level ?? "";
     cell.title = line.text.length > 120 ? line.text : "";
     const at = words ? line.text.toLowerCase().indexOf(words) : -1;
-    if (at < 0) cell.textContent = line.text;
-    else cell.replaceChildren(line.text.slice(0, at), h("mark", {}, line.text.slice(at, at + words.length)), line.text.slice(at + words.length));
+    if (at < 0) cell.textContent = visible(line.text);
+    else cell.replaceChildren(visible(line.text.slice(0, at)), h("mark", {}, line.text.slice(at, at + words.length)), visible(line.text.slice(at + words.length)));
   }
 
   function draw() {

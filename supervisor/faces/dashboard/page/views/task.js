@@ -3,7 +3,7 @@
 import { cancel, retry } from "../parts/actions.js";
 import { get, Stream, url } from "../parts/api.js";
 import { lanes } from "../parts/chart.js";
-import { badge, h, setBadge, setText } from "../parts/dom.js";
+import { badge, h, setBadge, setText, visible } from "../parts/dom.js";
 import { clock, cost, count, duration } from "../parts/format.js";
 import { axisElement } from "../parts/lifeline.js";
 import { logs } from "../parts/logs.js";
@@ -71,7 +71,7 @@ export function taskView({ parts: [id] }) {
       if (attempt !== undefined && parts.attempt !== attempt) { parts.textContent = ""; parts.attempt = attempt; }
       const text = typeof part === "string" ? part : `${JSON.stringify(part)}\n`;
       partsPanel.hidden = false;
-      parts.textContent = ((lost ? `${parts.textContent}… ${lost} parts are missing\n` : parts.textContent) + text).slice(-MOST_PARTS);
+      parts.textContent = ((lost ? `${parts.textContent}… ${lost} parts are missing\n` : parts.textContent) + visible(text)).slice(-MOST_PARTS);
       parts.scrollTop = parts.scrollHeight;
     };
     source.addEventListener("task.part", take);
