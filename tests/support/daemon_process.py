@@ -7,11 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import forked
 from corral.worker.client.sync import Client
@@ -24,6 +25,10 @@ BIN = Path(sys.executable).parent
 
 AGENTS = Path(__file__).parent / "programs"
 
+
+LOOK_S = 0.02
+
+Value = TypeVar("Value")
 
 NO_RIGHTS = ("setpriv", "--inh-caps=-all", "--bounding-set=-all")
 """Begin of a command that root's processes run without capabilities: as those of an ordinary user, to others."""
@@ -167,6 +172,15 @@ def run_corral(folder: Path, *words: str, stdin: str | None = None) -> subproces
         timeout=BOUND_S,
         check=False,
     )
+
+
+def until(look: Callable[[], Value], is_so: Callable[[Value], object] = bool) -> Value:
+    """What is looked at, once it is so: for what no event tells. Between two looks the processor is left to others."""
+    end = time.monotonic() + BOUND_S
+    while not is_so(found := look()):
+        assert time.monotonic() < end, found
+        time.sleep(LOOK_S)
+    return found
 
 
 PASSING = re.compile(r'"(?:uptime_s|next_start_in_s)": [0-9.e-]+')

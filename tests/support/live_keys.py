@@ -3,14 +3,13 @@
 import copy
 import json
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 from corral.supervisor.config.decoding.values import is_list, is_table
 from corral.supervisor.config.spec import diff
 from corral.worker.contract.errors import CorralError
-from daemon_process import AGENTS, BOUND_S, DaemonProcess
+from daemon_process import AGENTS, BOUND_S, DaemonProcess, until
 
 Json = Any  # Any: the shape of each answer is the probe's affair
 
@@ -110,12 +109,8 @@ class Live:
         return self.until(lambda: self.call("task.show", task=task["id"]), is_so)
 
     def until(self, look: Callable[[], Json], is_so: Callable[[Json], bool]) -> Json:
-        """What is looked at, once it is so; looked at again every 20 ms, since files and waiting tasks send no event."""
-        end = time.monotonic() + BOUND_S
-        while not is_so(found := look()):
-            assert time.monotonic() < end, found
-            time.sleep(0.02)
-        return found
+        """What is looked at, once it is so: files and waiting tasks send no event."""
+        return until(look, is_so)
 
     def status(self, name: str = "live") -> Json:
         found = self.call("daemon.status", names=[name])

@@ -7,7 +7,6 @@ import re
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -19,7 +18,7 @@ import pytest
 from corral.supervisor.records.audit.hash_chain import AppendRecords, encode
 from corral.worker.contract.errors import CorralError, InvalidParams, NotFound, Overloaded
 from corral.worker.methods.table import METHODS
-from daemon_process import AGENTS, BOUND_S, DaemonProcess
+from daemon_process import AGENTS, BOUND_S, DaemonProcess, until
 
 CONFIG = f"""
 [agents.plain]
@@ -324,9 +323,7 @@ def test_the_record_of_an_answered_change_is_there_after_a_kill(daemon: DaemonPr
 
 def test_a_tool_call_is_on_disk_soon_and_without_anybody_asking(daemon: DaemonProcess) -> None:
     daemon.call("mcp.call", name="odd__echo", arguments={"text": "a"})
-    deadline = time.monotonic() + BOUND_S
-    while not [r for r in stored(daemon) if r["action"] == "mcp.call"]:
-        assert time.monotonic() < deadline
+    until(lambda: [r for r in stored(daemon) if r["action"] == "mcp.call"])
     daemon.kill()
     assert [r["action"] for r in stored(daemon)].count("mcp.call") == 1
     daemon.start()
@@ -358,16 +355,13 @@ def test_without_a_store_a_stop_is_done_and_answered_and_recorded_later_but_noth
         held.execute("BEGIN IMMEDIATE")
         daemon.call("agent.stop", names=["plain"])
         assert daemon.worker("plain-0")["state"] == "Terminated"
-        deadline = time.monotonic() + BOUND_S
-        while "audit" not in daemon.call("daemon.status")["daemon"]["degraded"]:
-            assert time.monotonic() < deadline
+        until(lambda: "audit" in daemon.call("daemon.status")["daemon"]["degraded"])
         with pytest.raises(Overloaded) as refused:
             daemon.call("agent.start", names=["plain"])
         assert refused.value.data["reason"] in ("audit", "stalled", "locked")
         assert daemon.worker("plain-0")["state"] == "Terminated"
         held.execute("ROLLBACK")
-    while daemon.call("daemon.status")["daemon"]["degraded"]:
-        assert time.monotonic() < deadline
+    until(lambda: not daemon.call("daemon.status")["daemon"]["degraded"])
     found = records(daemon, name="plain", actions=["agent.*"])
     assert [(r["action"], r["result"]) for r in found] == [
         ("agent.start", "ok"),

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from corral.worker.contract.errors import Conflict, CorralError, Overloaded
-from daemon_process import AGENTS, BOUND_S, DaemonProcess, marked
+from daemon_process import AGENTS, BOUND_S, DaemonProcess, marked, until
 
 RAW = AGENTS / "raw_worker.py"
 LONG = 600
@@ -247,8 +247,7 @@ def test_it_needs_no_store_to_end_what_runs(daemon: DaemonProcess) -> None:
         assert not any(Path(f"/proc/{pid}").exists() for pid in before)
         held.execute("ROLLBACK")
     assert refusals(daemon) == ["emergency-stop"] * 5
-    while "store" in daemon.call("daemon.status")["daemon"]["degraded"]:
-        time.sleep(0.01)  # no event tells of it
+    until(lambda: "store" not in daemon.call("daemon.status")["daemon"]["degraded"])
     assert daemon.call("daemon.emergency_stop")["workers"] == 0
 
 

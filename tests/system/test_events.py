@@ -23,7 +23,7 @@ from corral.worker.contract.errors import (
     PermissionDenied,
     Unreachable,
 )
-from daemon_process import AGENTS, BIN, BOUND_S, DaemonProcess
+from daemon_process import AGENTS, BIN, BOUND_S, DaemonProcess, until
 
 GOSSIP = f"""
 [agents.anna]
@@ -518,5 +518,4 @@ def test_what_is_kept_of_the_past_follows_the_file(tmp_path: Path) -> None:
             assert first["first"] == left[0]["seq"]
         daemon.config.write_text('events.retention = "1ms"\n')
         daemon.call("daemon.reload")
-        while daemon.call("event.list", types=["big"], n=100)["events"]:
-            pass
+        until(lambda: not daemon.call("event.list", types=["big"], n=100)["events"])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon_process import BOUND_S, DaemonProcess
+from daemon_process import BOUND_S, DaemonProcess, until
 from free_ports import free_port
 from mcp_editor import serving
 from node_packages import NODE_FOLDER
@@ -61,8 +61,7 @@ def test_the_models_of_the_example_are_measured_limited_and_replaced(tmp_path: P
         assert daemon.call("task.run", agent="patient", objective="two words")["tokens_used"] == 4
         assert daemon.call("task.run", agent="frugal", objective="a " * 8)["tokens_used"] == 16
         held = daemon.call("task.submit", agent="frugal", objective="no cent is left")
-        while "max_cost_cents_per_day" not in daemon.call("task.show", task=held["id"])["reason"]:
-            pass
+        until(lambda: "max_cost_cents_per_day" in daemon.call("task.show", task=held["id"])["reason"])
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/counts", timeout=BOUND_S) as answer:
             counts = json.load(answer)
         models = {each["name"]: each for each in daemon.call("models.list")["models"]}

@@ -7,7 +7,7 @@ import socket
 import socketserver
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pytest
 
 from corral.worker.client.sync import Client
 from corral.worker.contract.errors import SpawnFailed, Timeout
-from daemon_process import AGENTS, BIN, BOUND_S, DaemonProcess
+from daemon_process import AGENTS, BIN, BOUND_S, DaemonProcess, until
 from free_ports import free_port
 
 SERVER = AGENTS / "health_server.py"
@@ -82,12 +82,6 @@ def entry(daemon: DaemonProcess, name: str) -> Any:  # the status of an agent or
 def health(daemon: DaemonProcess, worker: str) -> Any:  # the record of its only check
     (record,) = daemon.worker(worker)["health"]
     return record
-
-
-def until(daemon: DaemonProcess, is_so: Callable[[], bool]) -> None:
-    """Asks again after each answer of the daemon; bounded by the test."""
-    while not is_so():
-        daemon.call("daemon.status")
 
 
 def silent_for(time_s: float) -> None:
@@ -268,7 +262,7 @@ def test_a_line_of_the_log_makes_a_program_ready(tmp_path: Path) -> None:
     script = f"printf 'now lis'; while test ! -e {tmp_path}/go; do sleep 0.02; done; echo 'tening on 80' >&2; echo tening on 80; sleep 1000"
     config = shell("web", script, 'ready = { log = "^now listening on \\\\d+$" }')
     with DaemonProcess(tmp_path, config) as daemon:
-        until(daemon, lambda: daemon.worker("web-0")["pid"] is not None)
+        until(lambda: daemon.worker("web-0")["pid"] is not None)
         assert daemon.worker("web-0")["state"] == "Starting"
         (tmp_path / "go").touch()
         daemon.await_worker("web-0", lambda w: w["state"] == "Ready")
@@ -291,7 +285,7 @@ def test_a_program_is_ready_when_a_question_is_answered_well(tmp_path: Path, rea
     config = program(tmp_path, port, f"ready = {{ {ready} }}\nautostart = false")
     with DaemonProcess(tmp_path, config) as daemon:
         daemon.call("agent.start", names=["web"], wait=False)
-        until(daemon, lambda: daemon.worker("web-0")["pid"] is not None)
+        until(lambda: daemon.worker("web-0")["pid"] is not None)
         assert daemon.worker("web-0")["state"] == "Starting"
         (tmp_path / "late").unlink()
         daemon.await_worker("web-0", lambda w: w["state"] == "Ready")
@@ -360,7 +354,7 @@ def test_a_call_in_flight_excuses_a_question_that_was_not_answered_before_it(tmp
     config = silent(tmp_path, more='monitoring.heartbeat_timeout = "4s"')
     with DaemonProcess(tmp_path, config) as daemon:
         daemon.call("agent.start", names=["s"])
-        until(daemon, lambda: lines(tmp_path / "pings") >= 2)
+        until(lambda: lines(tmp_path / "pings") >= 2)
         (tmp_path / "mute").touch()
         silent_for(0.5)  # it has been asked ten times an interval ago
         late = threading.Timer(6.0, (tmp_path / "mute").unlink)
@@ -453,7 +447,7 @@ def test_a_stall_of_the_daemon_counts_against_no_server(tmp_path: Path) -> None:
     with DaemonProcess(tmp_path, silent(tmp_path)) as daemon:
         daemon.call("agent.start", names=["s"])
         pid = daemon.worker("s-0")["pid"]
-        until(daemon, lambda: lines(tmp_path / "pings") >= 2)
+        until(lambda: lines(tmp_path / "pings") >= 2)
         os.kill(daemon.pid, signal.SIGSTOP)
         os.kill(pid, signal.SIGSTOP)
         silent_for(4.0)
@@ -486,7 +480,7 @@ def test_an_agent_that_gave_up_is_degraded_until_it_is_up(tmp_path: Path) -> Non
         watch.until("health.recovered", worker="web-0", check=None)
         assert not entry(daemon, "web")["degraded"]
         daemon.call("agent.stop", names=["web"])
-        until(daemon, lambda: lines(Path(f"{alerts}.types")) == 2)
+        until(lambda: lines(Path(f"{alerts}.types")) == 2)
         records = [json.loads(line) for line in alerts.read_text().splitlines()]
         assert sorted(r["type"] for r in records) == ["health.degraded", "health.recovered"]
         assert all((r["agent"], r["worker"]) == ("web", "web-0") for r in records)
@@ -536,7 +530,7 @@ def test_an_alert_command_starts_at_the_folder_of_the_configuration(tmp_path: Pa
     with DaemonProcess(tmp_path, config) as daemon:
         with pytest.raises(SpawnFailed):
             daemon.call("agent.start", names=["ill"])
-        until(daemon, lambda: daemon.call("daemon.status")["daemon"]["alerts"]["sent"] == 1)
+        until(lambda: daemon.call("daemon.status")["daemon"]["alerts"]["sent"] == 1)
         told = json.loads((daemon.config.parent / "told").read_text())
         assert (told["type"], told["agent"]) == ("health.degraded", "ill")
 
@@ -567,7 +561,7 @@ def test_a_reload_changes_checks_without_a_restart(tmp_path: Path) -> None:
         daemon.config.write_text(shell("web", "exec sleep 1000", 'health = { exec = ["true"], interval = "50ms" }'))  # fmt: skip
         daemon.call("daemon.reload")
         watch.until("health.recovered", check="exec")
-        until(daemon, lambda: health(daemon, "web-0")["healthy"] is True)
+        until(lambda: health(daemon, "web-0")["healthy"] is True)
         assert (daemon.worker("web-0")["incarnation"], entry(daemon, "web")["degraded"]) == (1, False)
         daemon.config.write_text(shell("web", "exec sleep 1000", ""))
         daemon.call("daemon.reload")
@@ -578,10 +572,10 @@ def test_a_stop_ends_the_question_under_way(tmp_path: Path) -> None:
     ask = json.dumps(["sh", "-c", f"echo $$ > {tmp_path}/pid; exec sleep 1000"])
     check = f'health = {{ exec = {ask}, interval = "20ms", timeout = "1h" }}'
     with DaemonProcess(tmp_path, shell("web", "exec sleep 1000", check)) as daemon:
-        until(daemon, lambda: lines(tmp_path / "pid") == 1)
+        until(lambda: lines(tmp_path / "pid") == 1)
         pid = (tmp_path / "pid").read_text().strip()
         daemon.call("agent.stop", names=["web"])
-        until(daemon, lambda: not Path(f"/proc/{pid}").exists())
+        until(lambda: not Path(f"/proc/{pid}").exists())
         assert health(daemon, "web-0")["failures"] == 0, "a question that was taken back is no failure"
 
 
@@ -628,8 +622,8 @@ def test_an_emergency_stop_ends_what_is_being_mended(tmp_path: Path) -> None:
     check = 'health = { exec = ["false"], interval = "50ms", recovery = "mend" }'
     config = f"[recovery.actions]\nmend = {mend}\n" + shell("web", "exec sleep 1000", check)
     with DaemonProcess(tmp_path, config) as daemon:
-        until(daemon, lambda: lines(tmp_path / "pid") == 1)
+        until(lambda: lines(tmp_path / "pid") == 1)
         pid = (tmp_path / "pid").read_text().strip()
         daemon.call("daemon.emergency_stop")
-        until(daemon, lambda: not Path(f"/proc/{pid}").exists())
+        until(lambda: not Path(f"/proc/{pid}").exists())
         assert daemon.worker("web-0")["pid"] is None

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 
 from corral.worker.client.sync import Client
-from daemon_process import AGENTS, BOUND_S, DaemonProcess, marked
+from daemon_process import AGENTS, BOUND_S, DaemonProcess, marked, until
 
 HOG = AGENTS / "hog.py"
 
@@ -128,8 +127,7 @@ def test_workers_that_share_their_pages_are_not_taken_for_hogs(tmp_path: Path, h
         with daemon.client() as client:
             said = lines(client, "family")
             assert len([next(said) for _ in range(5)]) == 5
-        while daemon.worker("family-0")["rss_bytes"] < 5 * 60 * MIB:
-            pass  # each status is a turn of the daemon's loop, which looks at the family meanwhile
+        until(lambda: daemon.worker("family-0")["rss_bytes"] >= 5 * 60 * MIB)
         start(daemon, "hog")
         # By the time that a later hog has been found, the family was looked at again.
         ended(daemon, "hog-0")
@@ -169,8 +167,7 @@ def test_a_tree_that_uses_too_much_of_the_processors_is_held_back_and_goes_on(tm
             for line in lines(client, "hog"):
                 if float(line) > 0.15:
                     break  # it goes on after having been held back
-        while not daemon.worker("hog-0")["throttled_s"] > 1.0:
-            pass  # each status is a turn of the daemon's loop
+        until(lambda: daemon.worker("hog-0")["throttled_s"] > 1.0)
         held, free = daemon.worker("hog-0"), daemon.worker("free-0")
         assert held["throttled"] is True
         assert held["state"] == "Ready"
@@ -186,12 +183,10 @@ def test_the_end_of_being_held_back_is_told_once(tmp_path: Path) -> None:
         assert first_line(daemon, "hog") == "begins"
         await_event(daemon, "limit.cpu", throttled=True)
         daemon.call("agent.signal", names=["hog"], signal="SIGUSR1")
-        deadline = time.monotonic() + BOUND_S
-        while True:  # it may be held back more than once before it takes the signal
-            events = daemon.call("event.list", types=["limit.cpu"])["events"]
-            if not events[-1]["throttled"] and not daemon.worker("hog-0")["throttled"]:
-                break
-            assert time.monotonic() < deadline, events
+        events = until(  # it may be held back more than once before it takes the signal
+            lambda: daemon.call("event.list", types=["limit.cpu"])["events"],
+            lambda events: not events[-1]["throttled"] and not daemon.worker("hog-0")["throttled"],
+        )
         assert [event["throttled"] for event in events] == [True, False] * (len(events) // 2)
         assert events[-1]["throttled_s"] > 0.0
 

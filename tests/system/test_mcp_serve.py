@@ -11,7 +11,7 @@ import jsonschema_rs
 import pytest
 
 from corral.supervisor.faces.mcp.tools import OWN_TOOLS
-from daemon_process import AGENTS, BOUND_S, DaemonProcess
+from daemon_process import AGENTS, BOUND_S, DaemonProcess, until
 from mcp_editor import CORRAL, LISTS_CHANGED, MIB, MODERN, Editor, serving
 from node_packages import NODE_FOLDER, needs_npm, npm_program
 
@@ -255,8 +255,7 @@ def test_a_cancelled_run_cancels_the_task_and_one_that_is_left_goes_on(daemon: D
         arguments: Any = {"agent": "crew", "objective": "tool odd__hold", "input": {}}
         params = {"name": "corral__run", "arguments": arguments}
         editor.send({"id": "left", "method": "tools/call", "params": params})
-        while not any(left := daemon.call("task.list", state="running", agent="crew")["tasks"]):
-            pass
+        left = until(lambda: daemon.call("task.list", state="running", agent="crew")["tasks"])
     while (state := daemon.call("task.show", task=left[0]["id"])["state"]) == "running":
         daemon.call("mcp.call", name="odd__release")  # again: what it waits for may not be there yet
     assert state == "succeeded"

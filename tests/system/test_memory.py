@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from corral.worker.contract.errors import Conflict, Corrupted, NotFound, ResourceLimitExceeded
-from daemon_process import AGENTS, BOUND_S, DaemonProcess
+from daemon_process import AGENTS, BOUND_S, DaemonProcess, until
 
 CREW = f"""
 [agents.keen]
@@ -220,8 +220,7 @@ def test_what_has_expired_is_neither_counted_nor_kept_beyond_a_cleanup(tmp_path:
 
         def put(key: str) -> None:
             daemon.call("memory.put", agent="keen", key=key, value="x", ttl_s=0.01)
-            while daemon.call("memory.get", agent="keen", key=key)["value"] is not None:
-                pass  # until its time is over
+            until(lambda: daemon.call("memory.get", agent="keen", key=key)["value"] is None)
 
         daemon.call("memory.put", agent="keen", key="stays", value="x")
         put("goes")
@@ -356,6 +355,5 @@ def test_a_handler_or_a_person_ends_a_session(tmp_path: Path) -> None:
         assert daemon.call("memory.show", agent="keen", session="s")["expires_at"] > kept
         assert daemon.corral("memory", "expire", "keen", "nobody", "1h").returncode == 3
         assert daemon.corral("memory", "expire", "keen", "s", "1ms").returncode == 0
-        while daemon.call("memory.sessions")["sessions"]:
-            pass  # until its time is over
+        until(lambda: not daemon.call("memory.sessions")["sessions"])
         assert seen(daemon, "s")["history"] == []

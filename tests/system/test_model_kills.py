@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from daemon_process import AGENTS, DaemonProcess
+from daemon_process import AGENTS, DaemonProcess, until
 from model_provider import KEY, Provider
 
 INPUT, OUTPUT = 5, 5
@@ -58,9 +58,8 @@ def use(daemon: DaemonProcess) -> Any:
 
 def await_tokens(daemon: DaemonProcess, tokens: int) -> None:
     """Returns when the model has used more."""
-    until = use(daemon)["tokens_today"] + tokens
-    while use(daemon)["tokens_today"] < until:
-        pass
+    enough = use(daemon)["tokens_today"] + tokens
+    until(lambda: use(daemon)["tokens_today"] >= enough)
 
 
 def submit(daemon: DaemonProcess, calls: int, script: str, **more: Any) -> str:
@@ -120,8 +119,7 @@ def test_a_stream_that_the_death_of_the_daemon_cuts_counts_as_far_as_it_had_come
         daemon.call("agent.start", names=["*"])
         before = provider.get("/counts").get("streamed", 0)
         task = submit(daemon, 1, "in40+w4000+slow+stream")
-        while provider.get("/counts").get("streamed", 0) < before + 80:
-            pass
+        until(lambda: provider.get("/counts").get("streamed", 0) >= before + 80)
         daemon.kill()
         daemon.start()
         record = daemon.call("task.wait", task=task)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from daemon_process import AGENTS, DaemonProcess
+from daemon_process import AGENTS, DaemonProcess, until
 from model_provider import KEY, Provider
 from strict_agent import NEVER, needs_strict, reported, strict
 
@@ -123,8 +123,7 @@ def test_a_provider_that_hangs_is_busy_or_answers_with_garbage_is_passed_on_as_i
     assert (hung["status"], hung["body"]["error"]["corral"]["model"]) == (504, "hasty")
     assert (busy["status"], busy["headers"]["retry-after"]) == (429, "30")
     assert record["tokens_used"] == len('{"model": "hang"}') // 4  # the provider has the request
-    while provider.get("/counts").get("hung_up", 0) == hung_up:
-        pass
+    until(lambda: provider.get("/counts").get("hung_up", 0) > hung_up)
     error = daemon.call("task.submit", agent="free", objective="call", input=[("plain", "garbage")])
     assert daemon.call("task.wait", task=error["id"])["tokens_used"] == 0
     assert statuses(run(daemon, "free", ("plain", "in5+w5"))) == [200]
@@ -135,8 +134,7 @@ def test_a_call_counts_for_the_task_that_its_header_or_its_trace_names(
 ) -> None:
     requests = provider.get("/counts").get("requests", 0)
     other = daemon.call("task.submit", agent="wide", objective="call", input=[("plain", "hang")])
-    while provider.get("/counts").get("requests", 0) == requests:
-        pass
+    until(lambda: provider.get("/counts").get("requests", 0) > requests)
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     calls = [("plain", "in1+w1", "header"), ("plain", "in2+w2", "trace"), ("plain", "in4+w4")]
     record = run(daemon, "wide", *calls, traceparent=trace)

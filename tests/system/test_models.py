@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from daemon_process import AGENTS, DaemonProcess
+from daemon_process import AGENTS, DaemonProcess, until
 from model_provider import KEY, Provider
 
 pytestmark = pytest.mark.long
@@ -135,8 +135,7 @@ def test_a_stream_that_its_caller_leaves_ends_at_the_provider_and_is_estimated(
     assert [each["words"] for each in record["output"]] == [5, 5]
     assert 40 < record["tokens_used"] < 400
     assert estimated(daemon) == before + 2
-    while provider.get("/counts").get("hung_up", 0) < hung_up + 2:
-        pass
+    until(lambda: provider.get("/counts").get("hung_up", 0) >= hung_up + 2)
 
 
 def estimated(daemon: DaemonProcess) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from corral.worker.contract.errors import Conflict, NotFound, SpawnFailed
-from daemon_process import BOUND_S, DaemonProcess, marked
+from daemon_process import BOUND_S, DaemonProcess, marked, until
 
 pytestmark = pytest.mark.long
 
@@ -132,11 +132,9 @@ def entry(daemon: DaemonProcess, name: str) -> Any:
     return found
 
 
-def until(daemon: DaemonProcess, name: str, is_so: Callable[[Any], bool]) -> Any:
-    """An agent's status as soon as it is so; asked for again after each answer, bounded by the test."""
-    while not is_so(found := entry(daemon, name)):
-        pass
-    return found
+def await_entry(daemon: DaemonProcess, name: str, is_so: Callable[[Any], bool]) -> Any:
+    """An agent's status as soon as it is so."""
+    return until(lambda: entry(daemon, name), is_so)
 
 
 def is_warm(found: Any) -> bool:
@@ -238,7 +236,7 @@ def test_sources_that_change_under_load_drop_no_task_and_all_end_on_the_newest(
                     daemon.call("daemon.reload")
                 while versions.get(timeout=BOUND_S) != number:
                     pass
-            until(daemon, "busy", is_warm)
+            await_entry(daemon, "busy", is_warm)
         finally:
             is_over.set()
         for load in loads:
@@ -268,7 +266,7 @@ def test_a_task_ends_on_what_its_worker_began_with_and_the_next_one_runs_what_is
     assert entry(daemon, "one")["warm"]["state"] == "renewing"
     assert task.release()["output"]["version"] == 0
     assert daemon.call("task.wait", task=waiting)["output"]["version"] == 1
-    assert lives(until(daemon, "one", is_warm)) == [2]
+    assert lives(await_entry(daemon, "one", is_warm)) == [2]
 
 
 def test_who_is_idle_is_replaced_while_another_is_busy(daemon: DaemonProcess, home: Home) -> None:
@@ -276,16 +274,16 @@ def test_who_is_idle_is_replaced_while_another_is_busy(daemon: DaemonProcess, ho
     task = Held(daemon, home, "pair")
     busy, idle = (0, 1) if task.worker == "pair-0" else (1, 0)
     home.write("pair", "NUMBER = 1")
-    until(daemon, "pair", lambda found: found["workers"][idle]["incarnation"] == 2)
+    await_entry(daemon, "pair", lambda found: found["workers"][idle]["incarnation"] == 2)
     assert run(daemon, "pair")["version"] == 1
     assert lives(entry(daemon, "pair"))[busy] == 1
     assert task.release()["output"]["version"] == 0
-    assert lives(until(daemon, "pair", is_warm)) == [2, 2]
+    assert lives(await_entry(daemon, "pair", is_warm)) == [2, 2]
 
 
 def test_sources_that_cannot_be_imported_leave_what_works_and_are_told_of(daemon: DaemonProcess, home: Home) -> None:
     start(daemon, "broken")
-    before = until(daemon, "broken", is_warm)
+    before = await_entry(daemon, "broken", is_warm)
     with watched(daemon, "broken") as until_told:
         home.write("broken", BROKEN)
         told = until_told("agent.renewal")
@@ -302,7 +300,7 @@ def test_sources_that_cannot_be_imported_leave_what_works_and_are_told_of(daemon
     with watched(daemon, "broken") as until_told:
         home.write("broken", "NUMBER = 2")
         until_told("agent.renewal", ok=True)
-    found = until(daemon, "broken", is_warm)
+    found = await_entry(daemon, "broken", is_warm)
     assert found["warm"]["reason"] is None
     assert "broken" not in daemon.call("daemon.reload", dry_run=True)["renewed"]
     assert run(daemon, "broken")["version"] == 2
@@ -313,7 +311,7 @@ def test_sources_that_forbid_to_fork_now_have_the_workers_start_cold(daemon: Dae
     with watched(daemon, "threaded") as until_told:
         home.write("threaded", THREADED)
         assert "left-behind" in until_told("agent.cold")["reason"]
-    found = until(daemon, "threaded", lambda found: lives(found) == [2, 2] and is_up(found))
+    found = await_entry(daemon, "threaded", lambda found: lives(found) == [2, 2] and is_up(found))
     assert found["warm"]["state"] == "cold"
     assert "left-behind" in found["warm"]["reason"]
     assert run(daemon, "threaded")["version"] == "threaded"
@@ -344,18 +342,18 @@ def test_a_fork_of_the_old_one_that_comes_after_the_renewal_is_replaced_too(daem
             home.write("late", "NUMBER = 1")
             until_told("agent.renewal", ok=True)
         opened.write(b"\n")
-    assert until(daemon, "late", is_warm)["workers"][0]["incarnation"] == 3
+    assert await_entry(daemon, "late", is_warm)["workers"][0]["incarnation"] == 3
     assert run(daemon, "late")["version"] == 1
 
 
 def renewing(daemon: DaemonProcess, home: Home, name: str, text: str) -> Held:
     """An agent in the middle of a renewal: one worker is new, the other one is busy."""
     start(daemon, name)
-    before = lives(until(daemon, name, is_warm))
+    before = lives(await_entry(daemon, name, is_warm))
     task = Held(daemon, home, name)
     idle = 1 - int(task.worker[-1])
     home.write(name, text)
-    until(daemon, name, lambda found: lives(found)[idle] > before[idle] and is_up(found))
+    await_entry(daemon, name, lambda found: lives(found)[idle] > before[idle] and is_up(found))
     return task
 
 
@@ -367,7 +365,7 @@ def test_a_worker_that_is_paused_is_replaced_when_it_goes_on(daemon: DaemonProce
     daemon.call("agent.resume", names=[task.worker])
     assert daemon.worker(task.worker)["incarnation"] == before["incarnation"]
     assert task.release()["state"] == "succeeded"
-    until(daemon, "pair", is_warm)
+    await_entry(daemon, "pair", is_warm)
     assert daemon.worker(task.worker)["incarnation"] == before["incarnation"] + 1
 
 
@@ -392,7 +390,7 @@ def test_who_is_added_in_the_middle_is_new_and_who_is_taken_away_is_gone(daemon:
         scaling = pool.submit(daemon.call, "agent.scale", name="pair", instances=2)
         assert task.release()["output"]["version"] != 31
         scaling.result(BOUND_S)
-    found = until(daemon, "pair", is_warm)
+    found = await_entry(daemon, "pair", is_warm)
     assert len(found["workers"]) == 2
     assert children(found["warm"]["pid"]) == set(pids(found))
 
@@ -408,7 +406,7 @@ def test_who_sleeps_through_a_renewal_wakes_as_what_is_new(daemon: DaemonProcess
     with pytest.raises(Conflict):
         daemon.call("agent.hibernate", names=["sleeper"], timeout_s=0.01)
     assert task.release()["output"]["version"] == 1
-    until(daemon, "sleeper", is_warm)
+    await_entry(daemon, "sleeper", is_warm)
     daemon.call("agent.hibernate", names=["sleeper"])
     assert processes(home, "sleeper") == set()
     assert run(daemon, "sleeper")["version"] == 2
@@ -437,7 +435,7 @@ def spares(daemon: DaemonProcess, name: str, count: int) -> set[int]:
     def is_settled(found: Mapping[str, Any]) -> bool:
         return is_warm(found) and found["warm"]["spares"] == count == len(ahead(found))
 
-    return ahead(until(daemon, name, is_settled))
+    return ahead(await_entry(daemon, name, is_settled))
 
 
 def test_a_spare_becomes_the_next_worker_and_another_takes_its_place(daemon: DaemonProcess, home: Home) -> None:
@@ -451,7 +449,7 @@ def test_a_spare_becomes_the_next_worker_and_another_takes_its_place(daemon: Dae
     (left,) = ahead - {output["pid"]}
     assert left in spares(daemon, "spared", 2)
     home.write("spared", "NUMBER = 1")
-    until(daemon, "spared", lambda found: lives(found) == [3])
+    await_entry(daemon, "spared", lambda found: lives(found) == [3])
     fresh = spares(daemon, "spared", 2)
     assert (len(fresh), left in fresh) == (2, False)
     daemon.call("agent.restart", names=["spared"])
@@ -479,7 +477,7 @@ def test_what_is_warm_and_how_many_spares_there_are_follows_the_configuration(
     daemon: DaemonProcess, home: Home
 ) -> None:
     start(daemon, "live")
-    before = until(daemon, "live", is_warm)
+    before = await_entry(daemon, "live", is_warm)
 
     def reload(section: str) -> None:
         daemon.config.write_text(home.config(live=section))
@@ -492,7 +490,7 @@ def test_what_is_warm_and_how_many_spares_there_are_follows_the_configuration(
     assert len(spares(daemon, "live", 1)) == 1
     assert pids(entry(daemon, "live")) == pids(before)
     reload('instances = 2\npreload = ["colorsys"]')
-    found = until(daemon, "live", lambda found: lives(found) == [2, 2] and is_warm(found))
+    found = await_entry(daemon, "live", lambda found: lives(found) == [2, 2] and is_warm(found))
     assert "colorsys" in Path(f"/proc/{found['warm']['pid']}/cmdline").read_text()
     reload("instances = 2\nwarm = false")
     assert pids(entry(daemon, "live")) == pids(found)

@@ -67,7 +67,7 @@ def test_a_slow_start_within_its_time_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_flood_of_heartbeats_is_bounded_and_helps_nobody_else(tmp_path: Path) -> None:
     silent = '\nmonitoring.heartbeat_timeout = "1s"\nmonitoring.heartbeat_interval = "200ms"'
-    config = odd("flood", "flood") + odd("calm", "blocks", more=silent)
+    config = odd("flood", "flood", more='process.spawn_timeout = "5s"') + odd("calm", "blocks", more=silent)
     with DaemonProcess(tmp_path, config) as daemon:
         # Forged beats do not save a worker that is silent itself, and who floods stays or is ended by name.
         calm = daemon.await_worker("calm-0", lambda worker: worker["incarnation"] >= 2)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from corral.worker.contract.errors import NotFound, Overloaded, ResourceLimitExceeded
-from daemon_process import AGENTS, BOUND_S, DaemonProcess
+from daemon_process import AGENTS, DaemonProcess, until
 
 CONFIG = f"""
 [process]
@@ -52,9 +52,7 @@ def submitted(daemon: DaemonProcess, agent: str, objective: str, **params: objec
 
 
 def begun(daemon: DaemonProcess, task: Any) -> None:
-    deadline = time.monotonic() + BOUND_S
-    while daemon.call("task.show", task=task["id"])["state"] == "queued":
-        assert time.monotonic() < deadline, task
+    until(lambda: daemon.call("task.show", task=task["id"])["state"] != "queued")
 
 
 def quota(daemon: DaemonProcess, key: str) -> Any:
@@ -191,9 +189,7 @@ def test_a_tenant_that_keeps_too_much_on_disk_keeps_no_more(daemon: DaemonProces
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "big").write_bytes(b"x" * 2_000_000)
     limited(daemon, max_disk_bytes='"1MiB"')
-    deadline = time.monotonic() + BOUND_S
-    while quota(daemon, "max_disk_bytes")["used"] <= 2_000_000:
-        assert time.monotonic() < deadline
+    until(lambda: quota(daemon, "max_disk_bytes")["used"] > 2_000_000)
     with pytest.raises(ResourceLimitExceeded) as refused:
         daemon.call("task.run", agent="acme/live", **NOTHING)
     data: Any = refused.value.data
@@ -202,8 +198,7 @@ def test_a_tenant_that_keeps_too_much_on_disk_keeps_no_more(daemon: DaemonProces
     assert quota(daemon, "max_disk_bytes")["used"] == data["used"]
     daemon.call("task.run", agent="other/live", **NOTHING)
     (folder / "big").unlink()
-    while quota(daemon, "max_disk_bytes")["used"] >= 2**20:
-        assert time.monotonic() < deadline + BOUND_S
+    until(lambda: quota(daemon, "max_disk_bytes")["used"] < 2**20)
     daemon.call("task.run", agent="acme/live", **NOTHING)
 
 

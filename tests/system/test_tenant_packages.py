@@ -5,7 +5,6 @@ import os
 import shutil
 import sqlite3
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 
 from corral.worker.client.sync import Client
 from corral.worker.contract.errors import InvalidParams, NotFound, PermissionDenied, ResourceLimitExceeded
-from daemon_process import BOUND_S, DaemonProcess
+from daemon_process import BOUND_S, DaemonProcess, until
 from package_site import Site, package
 from tenant_uids import RANGE
 
@@ -158,12 +157,12 @@ def test_a_package_of_a_tenant_has_the_keys_of_a_tenant(daemon: DaemonProcess) -
 def test_a_tenant_with_a_full_disk_adds_no_package(daemon: DaemonProcess) -> None:
     data = built(daemon)
     with of_tenant(daemon, "full") as full:
-        deadline = time.monotonic() + BOUND_S
-        while not any(
-            (each["tenant"], each["key"]) == ("full", "tenants.max_disk_bytes") and each["used"] > 1
-            for each in daemon.call("quota.list")["quotas"]
-        ):
-            assert time.monotonic() < deadline
+        until(
+            lambda: any(
+                (each["tenant"], each["key"]) == ("full", "tenants.max_disk_bytes") and each["used"] > 1
+                for each in daemon.call("quota.list")["quotas"]
+            )
+        )
         with pytest.raises(ResourceLimitExceeded) as refused:
             called(full, "package.upload", data="AAAA")
         assert refused.value.data["limit"] == "max_disk_bytes"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from corral.worker.contract.errors import ResourceLimitExceeded
-from daemon_process import AGENTS, BOUND_S, DaemonProcess
+from daemon_process import AGENTS, BOUND_S, DaemonProcess, until
 
 HOG = f"{AGENTS}/hog.py"
 
@@ -94,9 +94,7 @@ def test_shared_pages_count_once(daemon: DaemonProcess) -> None:
     limited(daemon, max_memory_bytes='"180MiB"')
     start(daemon, "acme/shared")  # 5 processes with the same 60 MiB
     start(daemon, "acme/small")
-    deadline = time.monotonic() + BOUND_S
-    while used_bytes(daemon) < 60 * 2**20:
-        assert time.monotonic() < deadline
+    until(lambda: used_bytes(daemon) >= 60 * 2**20)
     for _ in range(100):
         shared = daemon.worker("acme/shared-0")
         assert shared["pid"], shared

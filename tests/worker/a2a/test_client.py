@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from corral.worker.contract.errors import InvalidParams, TaskFailed, WorkerFailed
-from daemon_process import AGENTS, DaemonProcess
+from daemon_process import AGENTS, DaemonProcess, until
 from free_ports import free_port
 from http_api_client import Api
 
@@ -183,11 +183,9 @@ def sent(remote: RemoteAgent) -> list[Any]:
 
 def test_a_cancelled_task_is_cancelled_there(daemon: DaemonProcess, remote: RemoteAgent) -> None:
     task = daemon.call("task.submit", agent="streamed", objective="wait")
-    while "it works" not in (daemon.call("task.show", task=task["id"])["progress_message"] or ""):
-        pass
+    until(lambda: "it works" in (daemon.call("task.show", task=task["id"])["progress_message"] or ""))
     daemon.call("task.cancel", task=task["id"])
-    while "cancelled" not in remote.told()["notes"]:
-        pass
+    until(lambda: "cancelled" in remote.told()["notes"])
     assert daemon.call("task.wait", task=task["id"])["state"] == "cancelled"
 
 
@@ -243,11 +241,9 @@ headers = {{ X-Api-Key = "{KEY}" }}
     try:
         with DaemonProcess(tmp_path, text) as daemon:
             task = daemon.call("task.submit", agent="far", objective="gate")
-            while daemon.call("task.show", task=task["id"])["progress_message"] != "it works":
-                pass
+            until(lambda: daemon.call("task.show", task=task["id"])["progress_message"] == "it works")
             wire.cut()
-            while not _took_up(far):
-                pass
+            until(lambda: _took_up(far))
             urllib.request.urlopen(f"{far.url}/go", timeout=20).close()
             record = daemon.call("task.wait", task=task["id"])
             assert (record["output"], record["attempt"]) == ("the sea", 1)
