@@ -5,7 +5,7 @@ into one shell, and its output compared; `python` is run, `toml` is checked by `
 directly above a block says more: `<!-- file: NAME -->` saves it under that name in place of running it (`<!-- add to: NAME -->`
 appends it), `<!-- exit: N -->` is the status of its last command, `<!-- folder: PATH -->` begins with a copy of that folder of the repository, and
 `<!-- not run: REASON -->` leaves it out. In an expected output `…` is any text, on a line of its own any lines, and
-every number stands for any number; 4711 in a command is the pid of the page's daemon, and 86399 a number of this run alone.
+every number stands for any number, unless the comment is `<!-- exact -->`; 4711 in a command is the pid of the page's daemon, and 86399 a number of this run alone.
 A `make` is only asked what it would do.
 """
 
@@ -42,7 +42,7 @@ FOLLOWED_S = 1.5
 PAGES = pages()
 
 BLOCK = re.compile(
-    r"(?:^[ ]*<!-- (?P<key>not run|file|add to|exit|folder): (?P<value>[^\n]*?) -->\n)?"
+    r"(?:^[ ]*<!-- (?P<key>not run|file|add to|exit|folder|exact)(?:: (?P<value>[^\n]*?))? -->\n)?"
     r"^(?P<indent>[ ]*)```(?P<language>\w*)\n(?P<text>.*?)^[ ]*```$",
     re.MULTILINE | re.DOTALL,
 )
@@ -107,29 +107,29 @@ def commands_of(block: Block) -> Iterator[Command]:
         yield command
 
 
-def pattern_of(line: str) -> str:
-    """Returns the regular expression for one shown line: any number for a number, any text for `…`."""
+def pattern_of(line: str, *, is_exact: bool = False) -> str:
+    """Returns the regular expression for one shown line: any text for `…`, and any number for a number unless exact."""
     parts: list[str] = []
     for part in re.split(r"(…|\s+|\d+(?:\.\d+)?(?:(?:ms|[smhdKMG])\b)?)", line.strip()):
         if part == "…":
             parts.append(".*")
         elif part.isspace():
             parts.append(r"\s+")
-        elif re.match(r"\d", part):
+        elif re.match(r"\d", part) and not is_exact:
             parts.append(r"(?:\d+(?:\.\d+)?(?:ms|[smhdKMG])?\s?)+")
         else:
             parts.append(re.escape(part))
     return "".join(parts)
 
 
-def is_shown(shown: list[str], said: str) -> bool:
+def is_shown(shown: list[str], said: str, *, is_exact: bool = False) -> bool:
     """Decides whether an output is the one that the page shows; a page may show none."""
     lines = [line for line in shown if line.strip()]
     if not lines:
         return True
     pattern = ""
     for line in lines:
-        pattern += r"(?:.*\n)*?" if line.strip() == "…" else rf"\s*{pattern_of(line)}\s*\n"
+        pattern += r"(?:.*\n)*?" if line.strip() == "…" else rf"\s*{pattern_of(line, is_exact=is_exact)}\s*\n"
     return re.fullmatch(pattern, "".join(f"{line}\n" for line in said.splitlines() if line)) is not None
 
 
@@ -298,8 +298,18 @@ class Reader:
                 assert status in (0, 128 + signal.SIGINT), (command.text, said, errors)
             else:
                 assert status == wanted, (command.text, status, said, errors)
-            is_so = is_shown(command.shown, said) or is_shown(command.shown, errors + said)
+            is_so = any(is_shown(command.shown, each, is_exact=block.key == "exact") for each in (said, errors + said))
             assert is_so, (command.text, command.shown, said, errors)
+
+    def read(self, page: str) -> None:
+        """Does what a page says, block by block."""
+        for block in blocks_of(page):
+            if block.language in RUNNABLE and block.key != "not run":
+                try:
+                    self.follow(block)
+                except AssertionError as error:
+                    log = (self.folder / "daemon.log").read_text()
+                    raise AssertionError(f"{page}, line {block.line}: {error}\n{log}") from error
 
 
 def has_work(page: str) -> bool:
@@ -316,13 +326,16 @@ def marks_of(page: str) -> list[pytest.MarkDecorator]:
 @pytest.mark.parametrize("page", [pytest.param(page, marks=marks_of(page)) for page in PAGES if has_work(page)])
 def test_the_blocks_of_a_page_do_what_the_page_says(page: str) -> None:
     with Reader() as reader:
-        for block in blocks_of(page):
-            if block.language in RUNNABLE and block.key != "not run":
-                try:
-                    reader.follow(block)
-                except AssertionError as error:
-                    log = (reader.folder / "daemon.log").read_text()
-                    raise AssertionError(f"line {block.line}: {error}\n{log}") from error
+        reader.read(page)
+
+
+def test_the_tutorial_after_the_readme_shows_what_it_says() -> None:
+    with Reader() as reader:
+        reader.read("README.md")
+        reader.stop()
+        reader.type(f"mkdir {reader.folder}/next && cd {reader.folder}/next")
+        reader.work = reader.folder / "next"
+        reader.read("docs/tutorial/first-agents.md")
 
 
 def test_a_block_that_is_not_run_says_why() -> None:
@@ -352,3 +365,8 @@ def test_a_shown_output_is_compared_up_to_numbers_and_what_is_left_out(
     shown: list[str], said: str, expected: bool
 ) -> None:
     assert is_shown(shown, said) is expected
+
+
+def test_an_exact_output_is_compared_with_its_numbers() -> None:
+    assert is_shown(['"words": 79', '"at": "…"'], '"words": 79\n"at": "12"\n', is_exact=True)
+    assert not is_shown(['"words": 79'], '"words": 80\n', is_exact=True)
