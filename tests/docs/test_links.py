@@ -42,3 +42,9 @@ def test_a_file_that_a_page_names_exists() -> None:
         if path not in pages() and not (ROOT / path).exists()
     ]
     assert missing == []
+
+
+def test_the_index_names_every_page() -> None:
+    index = {os.path.normpath(f"docs/{link['path']}") for link in LINK.finditer(pages()["docs/README.md"])}
+    folders = ("docs/how-to/", "docs/reference/", "docs/tutorial/", "docs/explanation/")
+    assert sorted(page for page in pages() if page.startswith(folders) and page not in index) == []
