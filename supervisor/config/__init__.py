@@ -2,5 +2,5 @@
 
 May import: machine, mcp.pool.
 Rooms, each importing only those before it: decoding, secrets, declared, spec.
-Begin with `spec.spec` for the shapes, `spec.loader` for how a file becomes a Config.
+Begin with `decoding.keys`, how a key is defined once, then `spec.spec`, the keys, and `spec.loader`, how a file becomes a Config.
 """

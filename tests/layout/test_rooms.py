@@ -78,7 +78,7 @@ PURE = {
     "supervisor.cluster.calls": "one_view",
     "supervisor.cluster.lease": "lease fencing",
     "supervisor.cluster.placed": "placement",
-    "supervisor.config.declared": "tenant naming uids pools oauth cluster models model_tables",
+    "supervisor.config.declared": "tenant naming uids pools oauth cluster models",
     "supervisor.config.decoding": "values expression decoder",
     "supervisor.config.spec": "probe_spec team workflow spec sections program_rules template_spec templates loader diff",
     "supervisor.faces.a2a": "messages",

@@ -151,9 +151,7 @@ CLUSTER_KEYS: Fields = fields_of(ClusterSettings)
 def decode_cluster(document: Document, table: Mapping[str, object]) -> ClusterSettings:
     """Decodes the table `[cluster]`."""
     keys = document.decode(("cluster",), table, CLUSTER_KEYS)
-    for key, example in (("engine", 'engine = "nats"'), ("url", 'url = "nats://HOST:4222"')):
-        if key not in keys:
-            raise document.error(("cluster", key), None, f"it is missing: write {example}")
+    document.require(("cluster",), keys, engine='engine = "nats"', url='url = "nats://HOST:4222"')
     found = ClusterSettings(**keys)
     for url in found.urls:
         if reason := _why_refused(found.engine, url):

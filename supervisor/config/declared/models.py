@@ -1,17 +1,17 @@
-"""Represents a declared model: where it is, what it costs, and which limits it has."""
+"""Decodes `[models.NAME]`, where a model is, what it costs and its limits, and the names by which agents and models refer to it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Literal, get_args
 
 from msgspec import Struct
 
-from corral.worker.contract.names import FULL
+from corral.worker.contract.names import FULL, LOCAL
 
-from ..decoding.decoder import decode_inline
+from ..decoding.decoder import Document, KeyPath, decode_inline
 from ..decoding.keys import Key, fields_of, schema_of
 from ..decoding.shapes import TEXT, accepts
-from ..decoding.values import Refused, above_zero, duration, each, http_headers, matching, web_url, whole
+from ..decoding.values import Refused, above_zero, did_you_mean, duration, each, http_headers, matching, web_url, whole
 from ..secrets.secrets import BEGINNING, REFERENCE
 
 Kind = Literal["openai", "anthropic", "gemini"]
@@ -127,9 +127,73 @@ class DeclaredModel(Struct, frozen=True, kw_only=True):
         return (self.base_url or ADDRESSES[self.kind]).rstrip("/")
 
 
-MODEL_KEYS = fields_of(DeclaredModel)
-
-
 def variable(name: str, part: Literal["URL", "KEY"]) -> str:
     """Returns the variable that passes the address or the key of a model: CORRAL_MODEL_GPT_5_URL of "gpt-5"."""
     return f"CORRAL_MODEL_{name.upper().replace('-', '_')}_{part}"
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def decode_models(
+    document: Document, tables: Mapping[str, object], tenants: Collection[str]
+) -> tuple[dict[str, DeclaredModel], set[str]]:
+    """Returns the models of a file, and the names of those whose tables are refused, which are noted."""
+    names: dict[str, str] = {}
+
+    def decode(path: KeyPath, name: str, table: object) -> DeclaredModel:
+        if not re.fullmatch(LOCAL, name):
+            reason = "a name has 1 to 48 letters, digits, _ and -, and starts with a letter"
+            raise document.error(path, name, reason)
+        if (other := names.setdefault(variable(name, "URL"), name)) != name:
+            reason = f'the model "{other}" has the same variable, {variable(name, "URL")}'
+            raise document.error(path, name, reason)
+        return _model(document, path, name, table, tenants)
+
+    found, broken = document.decode_named("models", tables, decode)
+    for name, model in found.items():
+        for fallback, reason in _unfit(model, found, broken):
+            document.note(document.error(("models", name, "fallback"), fallback, reason))
+    return found, broken
+
+
+def check_models(
+    names: Collection[str], tenant: str, models: Mapping[str, DeclaredModel], broken: Collection[str] = ()
+) -> None:
+    """Refuses names that an agent of a tenant ("" for the owner's) may not use; `broken` are those of refused tables."""
+    known = [name for name, model in models.items() if model.is_for(tenant)]
+    for name in names:
+        if name in known or name in broken:
+            continue
+        guess = did_you_mean(name, known)
+        if tenant:
+            words = (
+                f'no model of the tenant "{tenant}" has this name: its owner allows it by tenants in [models.{name}]'
+            )
+            raise Refused(f"{words}{guess}", name)
+        raise Refused(f"no model has this name: write [models.{name}]{guess}", name)
+
+
+def _model(document: Document, path: KeyPath, name: str, table: object, tenants: Collection[str]) -> DeclaredModel:
+    keys = document.decode(path, table, fields_of(DeclaredModel))
+    document.require(path, keys, kind=f'kind = "{KINDS[0]}"')
+    model = DeclaredModel(name=name, **keys)
+    for tenant in model.tenants:
+        if tenant != ALL_TENANTS and tenant not in tenants:
+            reason = f"no tenant has this name: write [tenants.{tenant}]"
+            raise document.error((*path, "tenants"), tenant, reason)
+    return model
+
+
+def _unfit(
+    model: DeclaredModel, models: Mapping[str, DeclaredModel], broken: Collection[str]
+) -> Iterator[tuple[str, str]]:
+    """Yields the fallbacks that cannot stand in for a model, each with the reason."""
+    for name in model.fallback:
+        other = models.get(name)
+        if name == model.name:
+            yield name, "a model is no fallback of itself"
+        elif other is None and name not in broken:
+            yield name, f"no model has this name: write [models.{name}]"
+        elif other is not None and other.kind != model.kind:
+            yield name, f'it is of kind "{other.kind}", and calls of "{model.kind}" cannot go there'

@@ -1,7 +1,6 @@
 """Decodes `[pools.NAME]`, and resolves the names of pools that agents and tenants refer to."""
 
 from collections.abc import Collection, Mapping
-from difflib import get_close_matches
 from typing import Annotated, Literal
 
 from msgspec import Struct
@@ -10,7 +9,7 @@ from corral.worker.contract.names import FULL, tenant_of
 
 from ..decoding.decoder import Document, KeyPath
 from ..decoding.keys import fields_of
-from ..decoding.values import KIB, Bytes, Seconds, at_least, matching
+from ..decoding.values import KIB, Bytes, Seconds, at_least, did_you_mean, matching
 from .naming import why_no_name
 
 a_pool = matching(FULL, "the name of a pool")
@@ -37,23 +36,17 @@ class DeclaredPool(Struct, frozen=True, kw_only=True):
     """Time between two removals of what has expired in it; 0 is `memory.cleanup_interval`."""
 
 
-POOL_KEYS = fields_of(DeclaredPool)
-
-
 def decode_pools(document: Document, tables: Mapping[str, object]) -> tuple[dict[str, DeclaredPool], set[str]]:
     """Returns the pools of a file, and the names of those whose tables are refused, which are noted."""
-    found: dict[str, DeclaredPool] = {}
-    for name, table in tables.items():
-        path = ("pools", name)
-        with document.collecting():
-            if reason := why_no_name(name):
-                raise document.error(path, name, reason)
-            keys = document.decode(path, table, POOL_KEYS)
-            if "max_bytes" not in keys:
-                example = 'it is missing: write max_bytes = "256MiB"'
-                raise document.error((*path, "max_bytes"), None, example)
-            found[name] = DeclaredPool(name=name, **keys)
-    return found, {*tables} - found.keys()
+
+    def decode(path: KeyPath, name: str, table: object) -> DeclaredPool:
+        if reason := why_no_name(name):
+            raise document.error(path, name, reason)
+        keys = document.decode(path, table, fields_of(DeclaredPool))
+        document.require(path, keys, max_bytes='max_bytes = "256MiB"')
+        return DeclaredPool(name=name, **keys)
+
+    return document.decode_named("pools", tables, decode)
 
 
 def check_pool(document: Document, path: KeyPath, name: str | None, pools: Collection[str], tenant: str = "") -> None:
@@ -64,7 +57,6 @@ def check_pool(document: Document, path: KeyPath, name: str | None, pools: Colle
         whose = f'the tenant "{tenant}"' if tenant else "the owner"
         raise document.error(path, name, f"no pool of {whose}")
     if name not in pools:
-        near = get_close_matches(name, pools, 1)
-        guess = f'; did you mean "{near[0]}"?' if near else ""
+        guess = did_you_mean(name, pools)
         table = f'[pools."{name}"]' if tenant_of(name) else f"[pools.{name}]"
         raise document.error(path, name, f"no pool has this name: write {table}{guess}")

@@ -1,17 +1,19 @@
-"""Represents `[stores.NAME]` as values: reads addresses, and hides what may be a secret in them."""
+"""Decodes `[stores.NAME]` and the names by which agents refer to stores: reads addresses, and hides what may be a secret in them."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from pathlib import PurePosixPath
 from typing import Annotated, Literal, NamedTuple, get_args
 from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct
 
-from corral.worker.contract.names import local_name
+from corral.worker.contract.names import FULL, local_name, tenant_of
 
+from ..decoding.decoder import Document, KeyPath
 from ..decoding.keys import Key, fields_of
 from ..decoding.shapes import TEXT, accepts
-from ..decoding.values import Refused
+from ..decoding.values import Refused, did_you_mean
 from ..secrets.secrets import BEGINNING, REFERENCE
 
 Kind = Literal["sqlite", "postgres", "redis", "http", "files"]
@@ -57,9 +59,6 @@ class DeclaredStore(Struct, frozen=True, kw_only=True):
     def shown(self) -> str:
         """Returns the address without what may be a secret."""
         return shown(self.kind, self.url)
-
-
-STORE_KEYS = fields_of(DeclaredStore)
 
 
 class Place(NamedTuple):
@@ -143,3 +142,47 @@ def _path(kind: Kind, url: str) -> str:
         also = ' or "sqlite:////PATH"' if kind == "sqlite" else ""
         raise Refused(f'write an absolute path, "file:///PATH"{also}', "...")
     return path
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def decode_stores(document: Document, tables: Mapping[str, object]) -> tuple[dict[str, DeclaredStore], set[str]]:
+    """Returns the stores of a file, and the names of those whose tables are refused, which are noted."""
+    names: dict[tuple[str, str], str] = {}
+
+    def decode(path: KeyPath, name: str, table: object) -> DeclaredStore:
+        if not re.fullmatch(FULL, name):
+            reason = "a name has 1 to 48 letters, digits, _ and -, and starts with a letter"
+            raise document.error(path, name, reason)
+        if (other := names.setdefault((tenant_of(name), variable_of(name)), name)) != name:
+            reason = f'the store "{other}" has the same variable, {variable_of(name)}'
+            raise document.error(path, name, reason)
+        return _store(document, path, name, table)
+
+    return document.decode_named("stores", tables, decode)
+
+
+def urls_of(
+    names: Collection[str], stores: Mapping[str, DeclaredStore], broken: Collection[str] = ()
+) -> dict[str, str]:
+    """Returns the addresses of stores by name; `broken` are names whose tables were refused."""
+    for name in names:
+        if name not in stores and name not in broken:
+            guess = did_you_mean(name, [*stores, *broken])
+            raise Refused(f"no store has this name: write [stores.{name}]{guess}", name)
+    return {name: stores[name].url for name in names if name in stores}
+
+
+def _store(document: Document, path: KeyPath, name: str, table: object) -> DeclaredStore:
+    keys = document.decode(path, table, fields_of(DeclaredStore))
+    document.require(path, keys, kind=f'kind = "{KINDS[0]}"', url='url = "..."')
+    store = DeclaredStore(name=name, **keys)
+    kind, url = store.kind, str(store.url)
+    if is_relative(kind, url):
+        url = str(PurePosixPath(document.part_of(path).directory, url))
+    try:
+        checked(kind, url)
+    except Refused as refused:
+        raise document.error((*path, "url"), None, refused.reason) from None
+    return DeclaredStore(name=name, kind=kind, url=url)

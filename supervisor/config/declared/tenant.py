@@ -79,10 +79,9 @@ TENANT_KEYS: Fields = fields_of(Tenant)
 
 def decode_tiers(document: Document, tables: Mapping[str, object]) -> dict[str, Limits]:
     """Returns the tiers of a file; refused tables are noted, and left out."""
-    found: dict[str, Limits] = {}
-    for name, table in tables.items():
-        with document.collecting():
-            found[name] = Limits(**document.decode(("tiers", name), table, TIER_KEYS))
+    found, _ = document.decode_named(
+        "tiers", tables, lambda path, _, table: Limits(**document.decode(path, table, TIER_KEYS))
+    )
     return found
 
 
@@ -90,10 +89,9 @@ def decode_tenants(
     document: Document, tables: Mapping[str, object], tiers: Mapping[str, Limits], known_tiers: Collection[str] = ()
 ) -> dict[str, Tenant]:
     """Returns the tenants of a file; refused tables are noted, and left out. `known_tiers` may have refused tables."""
-    found: dict[str, Tenant] = {}
-    for name, table in tables.items():
-        with document.collecting():
-            found[name] = _tenant(document, name, table, tiers, known_tiers)
+    found, _ = document.decode_named(
+        "tenants", tables, lambda _, name, table: _tenant(document, name, table, tiers, known_tiers)
+    )
     return found
 
 

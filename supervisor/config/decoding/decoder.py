@@ -347,6 +347,22 @@ class Document:
                 self.note(error)
         return found
 
+    def require(self, path: KeyPath, keys: Collection[str], **examples: str) -> None:
+        """Refuses a table without one of the keys that have an example."""
+        for key, example in examples.items():
+            if key not in keys:
+                raise self.error((*path, key), None, f"it is missing: write {example}")
+
+    def decode_named(
+        self, section: str, tables: Mapping[str, object], decode: Callable[[KeyPath, str, object], _T]
+    ) -> tuple[dict[str, _T], set[str]]:
+        """Returns the named tables of a section, and the names of those that are refused, which are noted."""
+        found: dict[str, _T] = {}
+        for name, table in tables.items():
+            with self.collecting():
+                found[name] = decode((section, name), name, table)
+        return found, {*tables} - found.keys()
+
     def decode(self, path: KeyPath, raw: object, fields: Fields) -> dict[str, Any]:
         """Decodes a table by its keys."""
         if not is_table(raw):

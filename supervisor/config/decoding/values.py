@@ -228,6 +228,12 @@ def boolean(raw: object) -> bool:
     return raw
 
 
+def did_you_mean(word: str, known: Iterable[str], likeness: float = 0.6) -> str:
+    """Returns the end of a refusal that names the nearest known word; "" where none is near."""
+    near = get_close_matches(word, list(known), 1, likeness)
+    return f'; did you mean "{near[0]}"?' if near else ""
+
+
 @dataclass(frozen=True)
 class OneOf:
     """Accepts one of a few words."""
@@ -238,8 +244,7 @@ class OneOf:
         """Returns the word."""
         if isinstance(raw, str) and raw in self.choices:
             return raw
-        near = get_close_matches(raw, self.choices, 1, 0.5) if isinstance(raw, str) else []
-        guess = f'; did you mean "{near[0]}"?' if near else ""
+        guess = did_you_mean(raw, self.choices, 0.5) if isinstance(raw, str) else ""
         raise Refused(f"write one of {quoted(self.choices)}{guess}")
 
     def shape(self, _before: Shape) -> Shape:

@@ -1,6 +1,6 @@
 """Decides which keys a tenant may write into a table of its own: those that are marked so, so that a new key is refused at first.
 
-The tables of the owner are not judged here: the floor of `tenancy` holds for them. A path has to lie in the folder of the
+The tables of the owner are not judged here: the floor of `tenants.registry` holds for them. A path has to lie in the folder of the
 tenant. A variable of the daemon's environment is never expanded for a tenant.
 """
 

@@ -16,13 +16,11 @@ from msgspec.structs import asdict, replace
 from corral.worker.contract.names import local_name, tenant_of
 
 from ..declared.cluster import ClusterSettings, Placement, decode_cluster
-from ..declared.model_tables import check_models, decode_models
-from ..declared.models import DeclaredModel
+from ..declared.models import DeclaredModel, check_models, decode_models
 from ..declared.naming import why_no_name
 from ..declared.oauth import Oauth, oauth_as_table
 from ..declared.pools import DeclaredPool, check_pool, decode_pools
-from ..declared.store_tables import decode_stores, urls_of
-from ..declared.stores import DeclaredStore
+from ..declared.stores import DeclaredStore, decode_stores, urls_of
 from ..declared.tenant import Tenant, decode_tenants, decode_tiers
 from ..decoding.decoder import Document, KeyPath, written_keys, written_secrets
 from ..decoding.keys import fields_of

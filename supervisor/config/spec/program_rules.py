@@ -5,12 +5,11 @@ An error names the key that contradicts, and the remedy.
 
 import json
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any
 
 from ..decoding.decoder import Document, KeyPath
 from ..decoding.keys import fields_of
-from ..decoding.values import is_list, is_table
+from ..decoding.values import did_you_mean, is_list, is_table
 from .probe_spec import NO_ACTIONS, SIGNAL
 from .references import check_acp, check_call, check_exposed, check_webhook
 from .spec import DAEMON_WIDE, SECTIONS, Recovery, Spec
@@ -102,8 +101,7 @@ def check_health(
         action = check.recovery
         if action in NO_ACTIONS or action.startswith(SIGNAL) or action in recovery.actions:
             continue
-        near = get_close_matches(action, [*NO_ACTIONS, *recovery.actions], 1)
-        guess = f'; did you mean "{near[0]}"?' if near else ""
+        guess = did_you_mean(action, [*NO_ACTIONS, *recovery.actions])
         reason = f"no action in [recovery.actions] has this name{guess}"
         raise document.error((*path, "health", "recovery"), action, reason)
 

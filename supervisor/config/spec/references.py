@@ -19,7 +19,7 @@ from corral.worker.contract.names import tenant_of
 from ..declared.naming import own_name, own_names
 from ..decoding.decoder import Document, KeyPath
 from ..decoding.keys import fields_of
-from ..decoding.values import Refused, dotted, is_loopback, is_table, place_of
+from ..decoding.values import Refused, did_you_mean, dotted, is_loopback, is_table, place_of
 from .job import Schedule
 from .spec import SECTIONS, Config, Daemon, Group, Spec, kind_of_group
 from .team import Team, circle
@@ -66,9 +66,7 @@ def check_tenants(
             for name in table if is_table(table) else ():
                 tenant = tenant_of(name)
                 if tenant and tenant not in tenants:
-                    near = get_close_matches(tenant, tenants, 1)
-                    guess = f'; did you mean "{near[0]}"?' if near else ""
-                    reason = f"no tenant has this name: write [tenants.{tenant}]{guess}"
+                    reason = f"no tenant has this name: write [tenants.{tenant}]{did_you_mean(tenant, tenants)}"
                     document.note(document.error((*above, section, name), tenant, reason))
 
 
@@ -147,9 +145,7 @@ def requires_mistakes(
     for spec in agents.values():
         for name in spec.requires:
             if name not in agents and name not in broken and name != "cortex":  # it is built in
-                near = get_close_matches(name, agents, 1)
-                guess = f'; did you mean "{near[0]}"?' if near else ""
-                yield error(spec.name, name, f"no agent or MCP server has this name{guess}")
+                yield error(spec.name, name, f"no agent or MCP server has this name{did_you_mean(name, agents)}")
             if name in agents and agents[name].disabled:
                 yield error(spec.name, name, "this MCP server is disabled")
     try:
@@ -197,9 +193,7 @@ def _why_no_member(name: str, groups: Mapping[str, Group], agents: Mapping[str, 
     if name in groups:
         return None
     if name not in agents:
-        near = get_close_matches(name, [*agents, *groups], 1)
-        guess = f'; did you mean "{near[0]}"?' if near else ""
-        return f"no agent, team or workflow has this name{guess}"
+        return f"no agent, team or workflow has this name{did_you_mean(name, [*agents, *groups])}"
     if agents[name].speaks != "corral":
         return f'it speaks protocol "{agents[name].protocol}", which has no tasks'
     return None

@@ -1,7 +1,7 @@
 """Decodes workflows: their tables, the expressions in them, and the order of their steps.
 
 That the agents of the steps exist is checked by `loader`, which knows all names. How a workflow runs is decided in
-`orchestration`.
+`tasks.workflows`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
