@@ -256,7 +256,7 @@ def test_a_stop_returns_when_the_whole_tree_is_gone(daemon: DaemonProcess) -> No
     assert daemon.worker("litter-0")["last_exit"]["forced"] is True
 
 
-def test_a_worker_that_is_killed_is_replaced_and_its_litter_is_gone_before(daemon: DaemonProcess) -> None:
+def test_a_killed_worker_is_replaced_after_its_processes_have_ended(daemon: DaemonProcess) -> None:
     daemon.call("agent.start", names=["litter"])
     before = daemon.worker("litter-0")
     pid = before["pid"]

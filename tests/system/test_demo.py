@@ -295,7 +295,7 @@ def test_the_report_is_what_git_says_although_a_historian_is_killed(repository: 
 
 
 @pytest.mark.long
-def test_of_a_long_history_the_newest_commits_are_reported_and_said_to_be_cut(
+def test_a_long_history_is_cut_to_its_newest_commits_and_the_report_says_so(
     repository: Repository, stage: Stage
 ) -> None:
     run = stage.demo("--repo", repository.path / "day", "--commits", "14")
@@ -315,7 +315,9 @@ def test_one_commit_is_enough(stage: Stage) -> None:
 
 
 @pytest.mark.long
-def test_of_a_shallow_clone_what_has_no_parent_is_named_and_not_counted(repository: Repository, stage: Stage) -> None:
+def test_a_commit_without_its_parent_in_a_shallow_clone_is_named_and_not_counted(
+    repository: Repository, stage: Stage
+) -> None:
     shallow = stage.folder / "shallow"
     repository.git("clone", "--quiet", "--depth=1", repository.path.as_uri(), str(shallow))
     run = stage.demo("--repo", shallow)

@@ -140,7 +140,7 @@ def test_a_gap_that_is_counted_wrongly_is_seen() -> None:
         assert judged(seen) == expected
 
 
-def test_of_the_last_write_of_a_killed_life_any_beginning_may_be_there() -> None:
+def test_any_part_of_the_last_write_before_a_kill_may_be_in_the_log() -> None:
     lives = (Life(0, 30, 20), Life(30, COUNT, COUNT))
     assert judged(with_lines(*range(20), *range(30, COUNT)), *lives) == Tally()
     assert judged(with_lines(*range(25), *range(30, COUNT)), *lives) == Tally()

@@ -241,7 +241,7 @@ def test_a_server_is_listed_and_called_before_and_after_it_was_killed_and_restar
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_of_a_server_that_was_killed_restarted_or_stopped_nothing_is_left(name: str, lives: dict[str, Life]) -> None:
+def test_nothing_is_left_of_a_server_that_was_killed_restarted_or_stopped(name: str, lives: dict[str, Life]) -> None:
     first, second, third = lives[name].pids
     assert first
     assert not first & second

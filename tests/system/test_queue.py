@@ -104,7 +104,7 @@ def test_a_key_that_was_given_to_another_task_is_refused(daemon: DaemonProcess) 
     assert refusal.value.data["task"] == first["id"]
 
 
-def test_of_many_that_come_at_once_with_one_key_one_is_queued(daemon: DaemonProcess) -> None:
+def test_one_of_many_tasks_with_one_key_is_queued(daemon: DaemonProcess) -> None:
     with ThreadPoolExecutor(8) as threads:
         for way in ({"agent": "trio"}, {"capability": "work"}):
             asked = {"objective": "echo", "idempotency_key": f"crowd {way}", **way}

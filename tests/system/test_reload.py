@@ -116,7 +116,7 @@ def test_what_found_no_room_is_not_started_because_it_has_changed(tmp_path: Path
         assert up(daemon) == ["one-0"]
 
 
-def test_a_higher_limit_of_processes_alone_is_told_and_lets_those_start_that_wait(tmp_path: Path) -> None:
+def test_a_reload_that_only_raises_a_limit_is_reported_and_starts_waiting_workers(tmp_path: Path) -> None:
     two = ("one", "two")
     with DaemonProcess(tmp_path, plain(two, limit=1)) as daemon:
         daemon.await_worker("one-0", lambda w: w["state"] == "Ready")

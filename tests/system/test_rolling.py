@@ -302,7 +302,7 @@ def test_without_room_for_another_process_a_worker_is_started_anew_in_its_place(
         assert run(daemon)["output"]["version"] == "two"
 
 
-def test_of_two_changes_the_newest_wins(daemon: DaemonProcess, tmp_path: Path) -> None:
+def test_the_newest_of_two_changes_wins(daemon: DaemonProcess, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     smoke = f'smoke = {{ objective = "hold", input = {json.dumps(str(gate))} }}'
     with Watch(daemon, "task.progress", "agent.rolled", "agent.taken_back") as watch:

@@ -130,7 +130,7 @@ WRONG: dict[str, tuple[list[dict[str, object]], type[CorralError], str]] = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_of_several_none_is_added_when_one_is_wrong(tmp_path: Path, what: str) -> None:
+def test_no_agent_is_added_when_one_of_several_is_wrong(tmp_path: Path, what: str) -> None:
     more, refusal, names_it = WRONG[what]
     with DaemonProcess(tmp_path, "process.max_concurrent_processes = 8\n") as daemon:
         daemon.call("agent.add", name="taken", spec=raw())
@@ -430,7 +430,7 @@ def test_a_task_is_not_given_to_a_worker_that_changed_while_the_attempt_was_writ
     assert (ended["state"], ended["attempt"]) == ("succeeded", 1)
 
 
-def test_of_many_that_are_added_at_once_those_beyond_the_limit_are_not_there(tmp_path: Path) -> None:
+def test_agents_beyond_the_limit_are_not_added_when_many_come_at_once(tmp_path: Path) -> None:
     limit = 4
     with DaemonProcess(tmp_path, f"process.max_concurrent_processes = {limit}\n") as daemon:
 

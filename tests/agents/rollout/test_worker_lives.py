@@ -63,7 +63,7 @@ def test_any_other_copy_is_found(story: list[Event]) -> None:
         check_lives(story)
 
 
-def test_of_an_agent_that_permits_none_beside_each_copy_is_found() -> None:
+def test_every_second_copy_of_an_agent_that_permits_none_is_found() -> None:
     story = [*moved(3, *UP), *ROLLING, *moved(4, *UP)]
     check_lives(story)
     with pytest.raises(AssertionError):

@@ -33,7 +33,7 @@ def supervisor(stub: StubWorker) -> WorkerSupervisor:
     return cast(WorkerSupervisor, stub)  # it is asked for nothing else
 
 
-def test_of_a_thousand_workers_nobody_is_looked_at_but_the_first() -> None:
+def test_only_the_first_of_a_thousand_workers_is_looked_at() -> None:
     heap, stubs = WorkerHeap(), [StubWorker(f"a-{n}", rested_at=n) for n in range(1000)]
     for stub in stubs:
         heap.note(supervisor(stub), 1)
@@ -46,7 +46,7 @@ def test_of_a_thousand_workers_nobody_is_looked_at_but_the_first() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_it_is_the_least_loaded_and_then_the_longest_rested_of_those_that_can(seed: int) -> None:
+def test_the_least_loaded_worker_is_chosen_then_the_longest_idle(seed: int) -> None:
     print(f"seed {seed}")
     chance = random.Random(seed)
     heap, stubs, capacity = (WorkerHeap(), [StubWorker(f"a-{n}") for n in range(chance.randint(1, 9))], 2)

@@ -142,7 +142,7 @@ def test_a_revision_grows_over_all_keys(servers: LocalServers) -> None:
     run(servers, test)
 
 
-def test_of_many_writers_of_one_revision_one_wins(servers: LocalServers) -> None:
+def test_one_of_many_writers_of_a_revision_wins(servers: LocalServers) -> None:
     async def test(engine: Engine) -> None:
         async def write(i: int) -> bool:
             try:

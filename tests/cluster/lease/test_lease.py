@@ -283,7 +283,7 @@ def test_whatever_happens_never_do_two_nodes_run_a_singleton(seed: int) -> None:
     World(seed).live()
 
 
-def test_the_lives_have_in_them_what_they_are_for() -> None:
+def test_the_lives_contain_runs_moves_stops_and_kills() -> None:
     worlds = [World(seed) for seed in range(SEEDS)]
     for world in worlds:
         world.live()

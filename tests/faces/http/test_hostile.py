@@ -222,7 +222,7 @@ def test_heads_and_bodies_that_never_end_keep_nobody_waiting(target: Target) -> 
         assert status(target.send(b"GET /healthz HTTP/1.1\r\n" + target.host + CLOSE + b"\r\n")) == 200  # fmt: skip
 
 
-def test_of_more_connections_than_are_served_those_without_a_token_end(target: Target) -> None:
+def test_connections_without_a_token_are_closed_first_beyond_the_limit(target: Target) -> None:
     with contextlib.ExitStack() as stack:
         known = stack.enter_context(target.connect())
         request = b"DELETE /mcp HTTP/1.1\r\n" + target.host + target.auth + b"\r\n"

@@ -404,7 +404,7 @@ def test_beyond_the_limit_of_sessions_the_longest_idle_one_ends() -> None:
     run(test, max_sessions=2)
 
 
-def test_of_idle_sessions_the_one_that_was_used_last_stays() -> None:
+def test_the_idle_session_that_was_used_last_stays() -> None:
     async def test(site: Site) -> None:
         sessions = [await site.initialize() for _ in range(2)]
         async with site.post(site.message("ping"), sessions[0]) as answer:

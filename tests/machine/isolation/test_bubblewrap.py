@@ -84,7 +84,7 @@ def test_only_the_mounts_that_are_needed_are_made(mounts: list[Mount], kept: lis
     assert [mount.path for mount in ordered(mounts)] == kept
 
 
-def test_of_two_mounts_of_one_path_the_writable_one_counts() -> None:
+def test_the_writable_one_of_two_mounts_of_a_path_counts() -> None:
     (mount,) = ordered([Mount("/a", "/a"), Mount("/a", "/a", True), Mount("/a", "/a")])
     assert mount.is_writable
 

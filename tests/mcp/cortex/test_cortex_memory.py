@@ -305,7 +305,7 @@ def test_a_dry_run_says_what_would_happen_and_changes_nothing(memory: Memory, cl
     assert memory.consolidate(dry_run=False) == ([], [])
 
 
-def test_of_texts_that_are_nearly_equal_only_the_newest_is_found(memory: Memory, store: Store, clock: Clock) -> None:
+def test_only_the_newest_of_nearly_equal_texts_is_found(memory: Memory, store: Store, clock: Clock) -> None:
     ids: list[str] = []
     for text in ("Café au lait", "cafe\u0301  au\nlait", " CAFÉ AU LAIT ", "thé au lait"):
         ids.append(memory.store(text).id)

@@ -146,7 +146,7 @@ def test_any_names_are_exposed_once_and_within_the_rules() -> None:
         assert all(re.fullmatch(r"s__[A-Za-z0-9_-]{1,45}", name) for name in exposed)
 
 
-def test_of_two_tools_of_one_name_the_first_counts() -> None:
+def test_the_first_of_two_tools_with_one_name_counts() -> None:
     first, second = Tool(name="a", description="1"), Tool(name="a", description="2")
     assert exposed_tools("s", [first, second]) == {"s__a": first}
 
@@ -1186,7 +1186,7 @@ def test_a_process_that_was_called_while_it_started_is_busy_when_it_is_up() -> N
     run(test())
 
 
-def test_whoever_shares_with_nobody_has_a_process_of_his_own_and_meets_no_state_of_others() -> None:
+def test_a_client_that_shares_nothing_has_its_own_process_and_state() -> None:
     async def test() -> None:
         backend = PlayedBackend("s", tool("t", READ_ONLY), share="agent", max_processes=2)
         pool = pool_of(backend)

@@ -202,7 +202,7 @@ def test_what_rotates_while_a_reader_begins_is_read_whole(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("fate", ["read", "rotated away"])
-def test_of_a_worker_that_came_and_went_a_follower_is_told_what_it_missed(logs: LogStore, fate: str) -> None:
+def test_a_follower_learns_what_it_missed_of_a_worker_that_has_ended(logs: LogStore, fate: str) -> None:
     async def test() -> None:
         async with aclosing(logs.follow(LogFilter(), 0)) as batches:
             waiting: Awaitable[list[dict[str, object]]] = asyncio.ensure_future(anext(batches))

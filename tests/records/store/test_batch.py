@@ -45,7 +45,7 @@ def test_all_rows_that_come_at_once_are_written(tmp_path: Path, count: int) -> N
     assert [value for (value,) in rows] == list(range(count))
 
 
-def test_of_one_thing_that_is_written_often_the_last_is_what_stays(tmp_path: Path) -> None:
+def test_the_last_of_many_writes_to_one_row_is_kept(tmp_path: Path) -> None:
     async def act(store: Store, batches: Batches) -> None:
         writes = [batches.write(SAVE, ("k", n)) for n in range(100)]
         batches.end_batch()

@@ -59,7 +59,7 @@ def test_a_newer_format_is_named_as_such() -> None:
     assert reason(bytes(blob)) == "newer-version"
 
 
-def test_more_than_whoever_asks_can_have_sealed_is_refused() -> None:
+def test_a_value_larger_than_a_caller_may_seal_is_refused() -> None:
     blob = seal(LONG, compress=True)
     assert unseal(blob, "x", len(LONG)) == LONG
     assert reason(blob, len(LONG) - 1) == "too-large"

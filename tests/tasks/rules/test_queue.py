@@ -42,7 +42,7 @@ def test_nobody_goes_on_while_all_workers_are_full() -> None:
     assert queue.next(ONE) == ("one", "a-0")
 
 
-def test_of_a_session_one_is_out_at_a_time_and_nobody_else_waits_for_it() -> None:
+def test_one_task_of_a_session_runs_at_a_time_and_delays_no_other() -> None:
     queue = TaskQueue()
     queue.add("first", 1.0, session="s")
     queue.add("second", 2.0, session="s")
@@ -308,7 +308,7 @@ def test_what_one_more_worker_could_begin_is_not_what_waits_behind_its_session()
     assert (queue.offered, queue.ready(1)) == (2, 2), "it has taken the place of the second"
 
 
-def test_of_what_sticks_only_keys_beyond_one_for_each_worker_could_go_elsewhere() -> None:
+def test_only_sticky_keys_beyond_one_per_worker_may_move() -> None:
     queue = TaskQueue()
     for n in range(6):
         queue.add(f"t{n}", 1.0, sticky=f"key {n % 3}")
@@ -334,7 +334,7 @@ arrivals = st.integers(0, 100_000).map(lambda ms: EPOCH_S + ms / 1000)
 
 
 @given(priorities, priorities, arrivals)
-def test_of_two_that_came_together_the_more_urgent_is_first(a: int, b: int, at: float) -> None:
+def test_the_more_urgent_of_two_tasks_that_came_together_is_first(a: int, b: int, at: float) -> None:
     assert (rank(a, at) < rank(b, at)) == (a > b)
 
 

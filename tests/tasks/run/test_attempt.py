@@ -86,7 +86,7 @@ RUNNING = Task(id="1", agent="a", state="running")
 
 
 @on_loop
-async def test_of_a_task_that_ends_in_a_blink_its_end_alone_is_told() -> None:
+async def test_a_task_that_ends_at_once_reports_only_its_end() -> None:
     heard = Heard()
     listener = listener_for(heard)
     listener(RUNNING)
@@ -96,7 +96,7 @@ async def test_of_a_task_that_ends_in_a_blink_its_end_alone_is_told() -> None:
 
 
 @on_loop
-async def test_a_task_that_goes_on_is_told_of_and_from_then_on_each_change() -> None:
+async def test_a_task_that_goes_on_is_reported_and_each_change_after_it() -> None:
     heard = Heard()
     listener = listener_for(heard)
     listener(Task(id="1", agent="a", state="queued"))

@@ -87,7 +87,7 @@ def each_of(count: int) -> Workflow:
     return Workflow(name="many", source="", steps=(step,), max_parallel=count)
 
 
-def test_of_all_that_wait_for_a_place_the_first_alone_asks_for_it() -> None:
+def test_only_the_first_waiting_step_asks_for_a_place() -> None:
     queue = NarrowQueue()
     assert perform(each_of(PARTS), queue).output == {"each": [None] * PARTS}
     assert queue.asked <= 4 * PARTS

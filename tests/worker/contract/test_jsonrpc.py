@@ -556,7 +556,7 @@ LOGGED = {
 
 
 @pytest.mark.parametrize(("text", "cut_bytes"), LOGGED.values(), ids=LOGGED.keys())
-def test_of_a_line_for_a_log_all_is_handed_out_or_it_is_told_how_much_is_not(text: bytes, cut_bytes: int) -> None:
+def test_a_log_line_is_passed_on_whole_or_with_the_number_of_bytes_cut(text: bytes, cut_bytes: int) -> None:
     data = b"before\n\n%s\nafter\n" % text
     expected = [(b"before", 0), (b"", 0), (text[: len(text) - cut_bytes], cut_bytes), (b"after", 0)]
     for size in (1, 100, 4096, 4097, LIMIT_BYTES, len(data)):

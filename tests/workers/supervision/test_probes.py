@@ -321,7 +321,7 @@ def test_what_a_command_leaves_behind_is_killed(tmp_path: Path) -> None:
     assert not Path(f"/proc/{(tmp_path / 'child').read_text().strip()}").exists()
 
 
-def test_of_a_flood_only_the_end_is_kept(tmp_path: Path) -> None:
+def test_only_the_end_of_a_flood_of_output_is_kept(tmp_path: Path) -> None:
     ended = outcome(tmp_path, "head -c 50000000 /dev/zero | tr '\\0' x; echo; echo the end")
     assert ended.is_success
     assert ended.output.endswith("\nthe end\n")

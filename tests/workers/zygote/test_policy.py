@@ -487,7 +487,7 @@ class World:
 
 
 @pytest.mark.parametrize("seed", seeds(SEEDS))
-def test_whatever_happens_to_zygotes_none_is_lost_sight_of(seed: int) -> None:
+def test_every_zygote_is_accounted_for_whatever_happens(seed: int) -> None:
     World(seed).live()
 
 
@@ -600,7 +600,7 @@ def test_one_that_does_not_come_up_holds_up_the_others_which_go_on() -> None:
     assert turn(aged, workers=3, coming=1, slots=1) == policy.Turn((), frozenset())
 
 
-def test_of_workers_with_several_slots_not_all_run_dry_at_once() -> None:
+def test_workers_with_several_slots_are_not_all_drained_at_once() -> None:
     aged = [Aged(f"w-{n}", 2) for n in range(4)]
     assert len(turn(aged, workers=4, coming=0, slots=4).withheld) == 2
 
