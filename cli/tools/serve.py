@@ -348,10 +348,11 @@ class Relay:
                 self._take(line)
 
     def _take(self, line: bytes) -> None:
+        line = line.removeprefix(codec.BYTE_ORDER_MARK)
         try:
             message = codec.as_object(codec.decode(line))
         except ValueError as error:
-            self._fail(None, ParseError(f"cannot read the line as JSON: {error}"))
+            self._fail(request_id_in(line), ParseError(f"cannot read the line as JSON: {error}"))
             return
         if message is None:
             self._fail(None, InvalidRequest("cannot read the line as a message: it is no object"))

@@ -11,6 +11,9 @@ import math
 import re
 from typing import NoReturn, cast
 
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""What some programs write before their first message; a reader of JSON may ignore it (RFC 8259, 8.1)."""
+
 try:
     import msgspec
 except ImportError:  # an agent's own environment need not have it
@@ -75,6 +78,8 @@ if msgspec is not None:
         try:
             value: object = _DECODER.decode(line)
         except _NOT_DECODABLE as error:
+            if line[: len(BYTE_ORDER_MARK)] == BYTE_ORDER_MARK:
+                return decode(line[len(BYTE_ORDER_MARK) :])
             raise ValueError(str(error)) from error
         return value
 
@@ -105,7 +110,7 @@ else:
             ValueError: it is not UTF-8, not JSON, or nested deeper than the interpreter allows.
         """
         try:
-            text = bytes(line).decode("utf-8")
+            text = bytes(line).decode("utf-8").removeprefix("\ufeff")
             value: object = _loads(text)
             if "\\ud" in text or "\\uD" in text:
                 _dumps(value).encode("utf-8")  # a lone surrogate has no UTF-8

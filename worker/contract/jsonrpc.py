@@ -99,6 +99,9 @@ class Foreign(NamedTuple):
 Event = Request | Notification | Response | Withdrawn | Foreign
 
 
+UNREADABLE_BYTES = 256 * 1024
+"""Bytes of a line that is no JSON which are searched for its id."""
+
 _InFlight = tuple[str, float | None, object]
 """Method, deadline and context of a request in flight; a plain tuple, because each request makes one."""
 
@@ -231,7 +234,7 @@ class Peer:
             if mended != line:
                 self._read_line(mended, events)
                 return
-            self._refuse(line, ParseError(f"cannot read the line as JSON: {error}"), events)
+            self._read_unreadable(line, ParseError(f"cannot read the line as JSON: {error}"), events)
             return
         message: dict[str, object] | None = value if type(value) is dict else None
         if message is not None and message.get("jsonrpc") == "2.0":
@@ -246,6 +249,21 @@ class Peer:
         else:
             reason = 'cannot read the line as a request: no object with "jsonrpc": "2.0"'
             self._refuse(line, InvalidRequest(reason), events)
+
+    def _read_unreadable(self, line: bytes, error: CorralError, events: list[Event]) -> None:
+        """Answers the request, or ends the one, that a line concerns which is no JSON, as far as its id can be read."""
+        keys = _top_level(line[:UNREADABLE_BYTES]) if self._is_like_message(line) else {}
+        request_id = _id(keys.get("id"))
+        if "method" in keys:
+            self._refuse(line, error, events, request_id)
+            return
+        lost = [request_id] if request_id is not None and request_id in self._in_flight else []
+        if line.lstrip().startswith(b'"jsonrpc"'):  # a message on several lines, whichever it is about
+            error, lost = ParseError("cannot read the message: it is on several lines"), list(self._in_flight)
+        for each in lost:
+            _, _, context = self._in_flight.pop(each)
+            events.append(Response(each, context, None, error))
+        self._refuse(line, error, events)
 
     def _read_call(self, line: bytes, message: dict[str, object], events: list[Event]) -> None:
         method = message["method"]

@@ -15,6 +15,7 @@ from corral.worker.contract.errors import (
     InvalidParams,
     NotFound,
     Overloaded,
+    ParseError,
     ResourceLimitExceeded,
     Timeout,
     WorkerFailed,
@@ -333,9 +334,8 @@ FOREIGN = {
     "text": (b"hello", PARSE_ERROR),
     "half a message": (b'{"jsonrpc":"2.0","id":1,', PARSE_ERROR),
     "broken UTF-8": (b'{"jsonrpc":"2.0","method":"\xff"}', PARSE_ERROR),
-    "byte order mark": (b'\xef\xbb\xbf{"jsonrpc":"2.0","method":"a"}', PARSE_ERROR),
     "NUL": (b"\x00", PARSE_ERROR),
-    "NaN": (b'{"jsonrpc":"2.0","id":1,"method":"a","params":{"x":NaN}}', PARSE_ERROR),
+    "NaN": (b'{"jsonrpc":"2.0","method":"a","params":{"x":NaN}}', PARSE_ERROR),
     "lone surrogate": (b'{"jsonrpc":"2.0","id":"\\ud800","method":"a"}', PARSE_ERROR),
     "deep nesting": (b"[" * 100_000, PARSE_ERROR),
     "number": (b"1", INVALID_REQUEST),
@@ -668,7 +668,56 @@ def test_an_answer_with_half_a_character_is_an_answer_where_text_is_mended() -> 
     strict, mending = Peer(log_foreign=True), Peer(log_foreign=True, mends_text=True)
     for peer in (strict, mending):
         peer.request("tools/call", deadline=None)
-    (refused,), (answer,) = strict.receive(line), mending.receive(line)
+    (failed, refused), (answer,) = strict.receive(line), mending.receive(line)
     assert isinstance(refused, Foreign)
+    assert isinstance(failed, Response)
+    assert isinstance(failed.error, ParseError)
     assert isinstance(answer, Response)
     assert answer.result == {"text": "cut \ufffd"}
+
+
+def test_a_byte_order_mark_before_the_first_message_is_passed_over(wire: ModuleType) -> None:
+    (event,) = wire.Peer(log_foreign=True).receive(b"\xef\xbb\xbf" + line(id=1, method="a"))
+    assert (event.id, event.method) == (1, "a")
+
+
+@pytest.mark.parametrize("value", [b'"\\ud83d"', b'"\xff"', b"NaN", b"Infinity", b"[1,]"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        b'{"jsonrpc":"2.0","id":5,"method":"a","params":{"x":%b}}',
+        b'{"method":"a","params":{"x":%b},"jsonrpc":"2.0","id":5}',
+    ],
+)
+def test_a_request_that_is_no_json_is_answered_under_its_id(wire: ModuleType, form: bytes, value: bytes) -> None:
+    peer = wire.Peer(answer_foreign=True)
+    peer.receive(form % value + b"\n")
+    (answer,) = sent(peer)
+    assert answer["id"] == 5
+    assert code_of(answer) == ParseError.code
+
+
+@pytest.mark.parametrize("value", [b"NaN", b'"\xff"', b"-Infinity"])
+def test_an_answer_that_is_no_json_ends_its_request_at_once(wire: ModuleType, value: bytes) -> None:
+    peer = wire.Peer(log_foreign=True)
+    mine, other = (peer.request("tools/call", deadline=None) for _ in range(2))
+    events = peer.receive(b'{"result":{"x":%b},"jsonrpc":"2.0","id":%d}\n' % (value, mine))
+    assert [(each.id, type(each.error)) for each in events if isinstance(each, wire.Response)] == [(mine, ParseError)]
+    (answer,) = peer.receive(line(id=other, result={}))
+    assert answer.id == other
+
+
+def test_an_answer_on_several_lines_is_told_at_once(wire: ModuleType) -> None:
+    peer = wire.Peer(log_foreign=True)
+    mine = peer.request("tools/call", deadline=None)
+    events = peer.receive(b'{\n  "jsonrpc": "2.0",\n  "id": %d,\n  "result": {}\n}\n' % mine)
+    (ended,) = (each for each in events if isinstance(each, wire.Response))
+    assert (ended.id, type(ended.error)) == (mine, ParseError)
+
+
+def test_a_log_line_that_looks_like_json_ends_no_request(wire: ModuleType) -> None:
+    peer = wire.Peer(log_foreign=True)
+    mine = peer.request("tools/call", deadline=None)
+    assert not [each for each in peer.receive(b"{ id: 1, a: [Object] }\n{\n}\n") if isinstance(each, wire.Response)]
+    (answer,) = peer.receive(line(id=mine, result={}))
+    assert answer.id == mine
