@@ -301,8 +301,8 @@ def _why_no_tool(pattern: str, servers: Collection[str]) -> str | None:
     return f"matches no configured server{guess}"
 
 
-WEBHOOK_KEYS: Mapping[str, object] = {"url": None, "headers": {}, "method": "POST", "webhook_secret": ""}
-"""Keys of an agent that is a webhook, with their defaults; a remote agent of A2A and an MCP server have the first two."""
+WEBHOOK_KEYS = ("url", "headers", "method", "webhook_secret")
+"""Keys of an agent that is a webhook; a remote agent of A2A and an MCP server have the first two."""
 
 
 REMOTE = ("webhook", "a2a")
@@ -313,7 +313,8 @@ def check_webhook(document: Document, path: KeyPath, own: Mapping[str, object]) 
     """Requires a url of a webhook or a remote agent, which has no program here, and refuses its keys of any other agent."""
     protocol = own.get("protocol")
     is_remote = protocol in REMOTE
-    for key, default in WEBHOOK_KEYS.items():
+    for key in WEBHOOK_KEYS:
+        default = fields_of(Spec)[key].default
         is_known = protocol == "webhook" or (is_remote and key in ("url", "headers"))
         if not is_known and own.get(key, default) != default:
             value = None if key == "webhook_secret" else own[key]
@@ -333,19 +334,15 @@ def check_webhook(document: Document, path: KeyPath, own: Mapping[str, object]) 
         raise document.error((*path, "url"), None, reason)
 
 
-ACP_KEYS: Mapping[str, object] = {
-    "permissions": "ask",
-    "permission_rules": {},
-    "permission_timeout": None,
-    "auth_method": None,
-}
-"""Keys of an ACP agent, with their defaults."""
+ACP_KEYS = ("permissions", "permission_rules", "permission_timeout", "auth_method")
+"""Keys of an ACP agent."""
 
 
 def check_acp(document: Document, path: KeyPath, own: Mapping[str, object]) -> None:
     """Refuses keys of an ACP agent of any other, and those that one cannot have."""
     if own.get("protocol") != "acp":
-        for key, default in ACP_KEYS.items():
+        for key in ACP_KEYS:
+            default = fields_of(Spec)[key].default
             if own.get(key, default) != default:
                 reason = 'it goes with protocol = "acp"'
                 raise document.error((*path, key), own[key], reason)

@@ -103,22 +103,9 @@ def decode_team(document: Document, name: str, raw: object) -> Team:
 
 def team_table(team: Team) -> dict[str, object]:
     """Returns the smallest table from which `decode_team` makes an equal Team."""
-    table: dict[str, object] = {} if team.lead is None else {"lead": team.lead}
-    table["members"] = list(team.members)
     blank = Team(name=team.name, source=team.source, members=())
-    for key in (
-        "title",
-        "description",
-        "labels",
-        "expose",
-        "input_schema",
-        "capabilities",
-        "http",
-        "http_auth",
-        "mode",
-        "routing",
-        "max_parallel",
-    ):
+    table: dict[str, object] = {}
+    for key in ("lead", "members", *TEAM_KEYS):  # who they are comes first
         value = getattr(team, key)
         if value != getattr(blank, key):
             table[key] = list(value) if isinstance(value, tuple) else value

@@ -330,18 +330,12 @@ def in_order(workflow: Workflow) -> list[Step]:
 
 def workflow_table(workflow: Workflow) -> dict[str, object]:
     """Returns the smallest table from which `decode_workflow` makes an equal Workflow."""
-    table: dict[str, object] = {}
-    if workflow.timeout is not None:
-        table["timeout"] = workflow.timeout
     blank = Workflow(name="", source="", steps=())
-    served = ("expose", "input_schema", "http", "http_auth")
-    for key in ("title", "description", "labels", *served, "max_parallel"):
-        if getattr(workflow, key) != getattr(blank, key):
-            table[key] = getattr(workflow, key)
-    if workflow.capabilities:
-        table["capabilities"] = list(workflow.capabilities)
-    if workflow.output is not None:
-        table["output"] = workflow.output
+    table: dict[str, object] = {}
+    for key in WORKFLOW_KEYS:
+        value = getattr(workflow, key)
+        if key != "steps" and value != getattr(blank, key):
+            table[key] = list(value) if isinstance(value, tuple) else value
     table["steps"] = [_step_table(step) for step in workflow.steps]
     return table
 
