@@ -154,20 +154,18 @@ def test_workers_of_a_tenant_share_its_processor_time(daemon: DaemonProcess) -> 
     def used() -> list[float]:
         return [cpu_s(daemon.worker(f"acme/spin-{n}")["pid"]) for n in (0, 1)]
 
-    events: list[Any] = []
-    deadline = time.monotonic() + BOUND_S
-    while not events and time.monotonic() < deadline:
-        found = daemon.call("event.list", types=["limit.tenant"])["events"]
-        events = [each for each in found if each["key"] == "cpu_limit_percent"]
-    assert events
+    def is_held() -> bool:
+        events = daemon.call("event.list", types=["limit.tenant"])["events"]
+        return any(each["key"] == "cpu_limit_percent" for each in events)
+
+    until(is_held)
     began, before = time.monotonic(), used()
-    deadline = began + BOUND_S
-    while True:  # until both had their part, and together no more than the limit: a sample may come late
-        passed = time.monotonic() - began
-        spent = [now - then for now, then in zip(used(), before, strict=True)]
-        if min(spent) >= 0.2 and sum(spent) / passed < 0.6:
-            break
-        assert time.monotonic() < deadline, (passed, spent)
+
+    def look() -> tuple[float, list[float]]:
+        return time.monotonic() - began, [now - then for now, then in zip(used(), before, strict=True)]
+
+    # Both had their part, and together no more than the limit: a sample may come late.
+    until(look, lambda found: min(found[1]) >= 0.2 and sum(found[1]) / found[0] < 0.6)
     limited(daemon)
 
 
