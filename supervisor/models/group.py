@@ -1,11 +1,10 @@
 """Makes what passes calls of models on: the gateway, what decides about its calls, and what gives workers access to it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from corral.supervisor.agents.running.agents import Agents
-from corral.supervisor.machine.isolation.levels import MODEL_PORT, Sandbox
+from corral.supervisor.machine.isolation.levels import MODEL_PORT
 from corral.supervisor.records.store.gathered import Gathered
 from corral.supervisor.records.telemetry.tracing import Tracing
 from corral.supervisor.tasks.group import TasksGroup
@@ -34,13 +33,6 @@ class ModelsGroup:
     measured: MeasuredCalls
     listing: ModelListing
 
-    def opened(self, unit: str, sandbox: Sandbox, fds: Sequence[int]) -> dict[int, int]:
-        """Takes the socket of the gateway in the network of a worker, and returns the others by port."""
-        found = dict(zip(sandbox.listen, fds, strict=True))
-        if MODEL_PORT in found:
-            self.gateway.open(unit, found.pop(MODEL_PORT))
-        return found
-
 
 def make_models(
     shared: Shared, gathered: Gathered, tracing: Tracing, agents: Agents, tasks: TasksGroup, state_dir: Path
@@ -52,6 +44,7 @@ def make_models(
     desk = ModelDesk(keys, agents, tasks.accounting, ledger, journals, under_way, tracing)
     endpoints = ModelEndpoints(registry, shared.host.secrets)
     gateway = ModelGateway(shared.launcher, shared.host, shared.generation, desk, endpoints)
+    shared.launcher.serve(MODEL_PORT, gateway)
     access = ModelAccess(keys, registry, gateway)
     listing = ModelListing(registry, endpoints, desk, gateway)
     measured = MeasuredCalls(gateway, desk, under_way, tasks.tasks.records)

@@ -75,12 +75,6 @@ class SocketActivation:
         if agent is not None and (agent.spec.listen or agent.name in self._states):
             self._settle(agent)
 
-    def ended(self, unit: str) -> None:
-        """Takes note that no process of a life is left: the sockets of a former spec are needed no more."""
-        agent = self._agents.agents.get(self._sockets.ended(unit) or "")
-        if agent is not None:
-            self._settle(agent)
-
     async def run(self) -> None:
         """Follows agents that are added, changed and removed; until it is cancelled."""
         with self._bus.subscribe(CHANGES) as subscription:

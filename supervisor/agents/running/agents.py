@@ -14,7 +14,6 @@ from corral.supervisor.config.spec.spec import Config, Spec
 from corral.supervisor.tenants.quotas.room import TenantGate, TenantRoom
 from corral.supervisor.tenants.registry.tenants import Tenants
 from corral.supervisor.workers.lifecycle.cordon import Unschedulable
-from corral.supervisor.workers.process.parent import Exit
 from corral.supervisor.workers.supervision.shared import Shared
 from corral.supervisor.workers.supervision.worker_supervisor import Service, WorkerSupervisor
 from corral.worker.contract.errors import NotFound, Timeout
@@ -141,16 +140,6 @@ class Agents:
     def check_may_call(self, what: str) -> None:
         """Refuses calls of servers that would be started for them; `what` is what cannot be done."""
         self._control.check_may_call(what)
-
-    # -- reports of the launcher
-
-    def exited(self, report: Exit) -> None:
-        """Passes the death of a leader to its supervisor."""
-        self.registry.exited(report)
-
-    def emptied(self, unit: str) -> None:
-        """Passes the end of a process tree to its supervisor."""
-        self.registry.emptied(unit)
 
     # -- the daemon's life
 

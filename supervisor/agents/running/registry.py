@@ -1,6 +1,6 @@
 """Holds the running set by name: agents, MCP servers, teams and workflows, and the configuration in force.
 
-Finds agents and workers, routes the launcher's reports to them, counts processes. Starts and stops nothing.
+Finds agents and workers, counts processes. Starts and stops nothing.
 """
 
 import contextlib
@@ -10,7 +10,6 @@ from corral.supervisor.config.spec.in_force import InForce
 from corral.supervisor.config.spec.labels import chosen, is_glob
 from corral.supervisor.config.spec.references import check_worker_ids, workers_max
 from corral.supervisor.config.spec.spec import Config, Group, Spec, kind_of_group
-from corral.supervisor.workers.process.parent import Exit
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract.errors import InvalidParams, NotFound
 from corral.worker.contract.names import qualified
@@ -164,27 +163,6 @@ class Registry:
         """Counts what `max_agents` of a tenant limits: its agents and servers, or its active workers if they are more."""
         start = qualified("", tenant)
         return max(sum(name.startswith(start) for name in self.agents), self.active(tenant))
-
-    # -- reports of the launcher
-
-    def exited(self, report: Exit) -> None:
-        """Passes the death of a leader to its supervisor."""
-        for supervisor in self._lives_of(report.unit):
-            supervisor.exited(report)
-
-    def emptied(self, unit: str) -> None:
-        """Passes the end of a process tree to its supervisor."""
-        for supervisor in self._lives_of(unit):
-            supervisor.emptied(unit)
-
-    def _lives_of(self, unit: str) -> list[WorkerSupervisor]:
-        """Returns the supervisors of the worker that a unit is of; each knows its own units."""
-        worker_id = unit.rpartition("#")[0]
-        supervisor = self.supervisor(worker_id)
-        found = [] if supervisor is None else [supervisor]
-        agent = self.agents.get(worker_id.rpartition("-")[0])
-        beside = () if agent is None or not (agent.incoming or agent.outgoing) else agent.beside
-        return [*found, *(each for each in beside if each.id == worker_id)]
 
     # -- changes of the set
 

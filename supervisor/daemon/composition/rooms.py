@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from corral.mcp.pool.pool import Pool
@@ -28,7 +28,7 @@ from corral.supervisor.api.reports.costs import CostSums
 from corral.supervisor.api.table.quotas import Quotas
 from corral.supervisor.config.declared.stores import DeclaredStore
 from corral.supervisor.config.spec.spec import Config, Recovery, kind_of_group
-from corral.supervisor.machine.isolation.levels import Sandbox
+from corral.supervisor.machine.isolation.levels import PROXY_PORT
 from corral.supervisor.models.group import make_models
 from corral.supervisor.records.audit.log import now
 from corral.supervisor.records.logs.daemon_log import DaemonLog
@@ -49,7 +49,6 @@ from corral.supervisor.tenants.tokens.tokens import Tokens
 from corral.supervisor.workers.egress.proxy import EgressProxy
 from corral.supervisor.workers.exec.execs import Execs
 from corral.supervisor.workers.lifecycle.state_machine import UP
-from corral.supervisor.workers.process.launcher_client import Exit
 from corral.supervisor.workers.supervision.alerts import Alerts
 from corral.supervisor.workers.supervision.limit_enforcer import LimitEnforcer
 from corral.supervisor.workers.supervision.shared import Shared
@@ -85,6 +84,7 @@ class Rooms:
         self.logins = basis.logins
         self.execs = Execs(shared.launcher, shared.host, shared.generation)
         self.egress = EgressProxy(shared.launcher, shared.host, shared.generation, self._note_refused_host)
+        shared.launcher.serve(PROXY_PORT, self.egress)
         self.pubsub = WorkerPubsub(shared.bus, in_force)
         self.turns = CallTurns(asyncio.get_running_loop())
         self.limits = LimitEnforcer(shared.launcher, shared.bus)
@@ -213,6 +213,7 @@ class Rooms:
         changes.subscribe(self.agents.servers.changed)
         changes.subscribe(self.autoscaler.changed, load=True)
         changes.subscribe(RollingRestart(self.agents, self.shared.zygotes).changed, load=True)
+        changes.subscribe(self.execs.changed)
         changes.subscribe(self.pubsub.changed)
         changes.subscribe(self._of_places(self.hibernation.changed))
         changes.subscribe(self.activation.changed)
@@ -263,30 +264,6 @@ class Rooms:
     def _expanded(self, store: DeclaredStore, agent: str) -> str:
         """Returns the address of a store with the secrets that an agent gets."""
         return self.shared.host.secrets.expand({store.name: store.url}, agent, "store")[store.name]
-
-    def exited(self, report: Exit) -> None:
-        """Handles the death of a leader: a zygote's, a worker's, or a command's."""
-        if self.shared.zygotes.exited(report):
-            return
-        self.shared.probes.commands.exited(report)
-        self.execs.exited(report)
-        self.agents.exited(report)
-
-    def emptied(self, unit: str) -> None:
-        """Handles the end of a unit's last process."""
-        if self.shared.zygotes.emptied(unit):
-            return
-        self.shared.probes.commands.emptied(unit)
-        self.execs.emptied(unit)
-        self.egress.close(unit)
-        self.models.gateway.close(unit)
-        self.agents.emptied(unit)
-        self.activation.ended(unit)
-
-    def opened(self, unit: str, sandbox: Sandbox, fds: Sequence[int]) -> None:
-        """Handles the listening sockets in the network of a worker."""
-        for fd in self.models.opened(unit, sandbox, fds).values():
-            self.egress.open(unit, sandbox, fd)
 
     def _note_refused_host(self, facts: Mapping[str, object]) -> None:
         agent = str(facts["agent"])

@@ -6,7 +6,7 @@ They are made first, and ask the others only once those are made, see `Others`.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,7 +16,6 @@ from corral.supervisor.agents.external.token_store import TokenStore
 from corral.supervisor.agents.running.agents import Agents
 from corral.supervisor.config.spec.in_force import InForce
 from corral.supervisor.config.spec.spec import Config, Recovery, Spec
-from corral.supervisor.machine.isolation.levels import Sandbox
 from corral.supervisor.models.desk.access import Access
 from corral.supervisor.models.group import ModelsGroup
 from corral.supervisor.records.audit.log import Audit
@@ -33,7 +32,7 @@ from corral.supervisor.tenants.quotas.turns import CallTurns
 from corral.supervisor.tenants.registry.tenants import Tenants
 from corral.supervisor.workers.process.command import Commands
 from corral.supervisor.workers.process.launch import Host
-from corral.supervisor.workers.process.launcher_client import Exit, Launcher
+from corral.supervisor.workers.process.launcher_client import Launcher
 from corral.supervisor.workers.supervision.alerts import Counts
 from corral.supervisor.workers.supervision.checkpoints import Checkpoints
 from corral.supervisor.workers.supervision.probes import Probes
@@ -81,18 +80,6 @@ class Others(Protocol):
         """Returns the `[recovery]` of an agent."""
         ...
 
-    def exited(self, report: Exit) -> None:
-        """Handles the death of a leader."""
-        ...
-
-    def emptied(self, unit: str) -> None:
-        """Handles the end of a unit's last process."""
-        ...
-
-    def opened(self, unit: str, sandbox: Sandbox, fds: Sequence[int]) -> None:
-        """Handles the listening sockets in the network of a worker."""
-        ...
-
 
 @dataclass(frozen=True)
 class SharedRooms:
@@ -132,17 +119,9 @@ async def make_shared_rooms(
     await _note_head(audit)
     stack.push_async_callback(_note_clean_end, event_history, bus, audit)
     forwarding = await _forwarding(config, logs, bus, stack)
-    launcher = _launcher(config, paths, bus, others)
+    launcher = _launcher(config, paths, bus)
     host = _host(config, paths, launcher, others)
-    zygotes = ZygotePool(
-        launcher,
-        host,
-        bus,
-        logs,
-        store.generation,
-        on_exit=lambda report: others().exited(report),
-        on_empty=lambda unit: others().emptied(unit),
-    )
+    zygotes = ZygotePool(launcher, host, bus, logs, store.generation)
     commands = Commands(launcher, host, store.generation)
     tokens = TokenStore(paths.state_dir, host.environ.get("CREDENTIALS_DIRECTORY"))
     logins = Logins(tokens, Steps(commands, host), bus.publish)
@@ -169,13 +148,10 @@ async def make_shared_rooms(
     return SharedRooms(config, in_force, paths, daemon_log, shared, audit, forwarding, logins, exports, tracer)
 
 
-def _launcher(config: Config, paths: Paths, bus: Bus, others: Callable[[], Others]) -> Launcher:
+def _launcher(config: Config, paths: Paths, bus: Bus) -> Launcher:
     tier = config.daemon.containment
     return Launcher(
-        on_exit=lambda report: others().exited(report),
-        on_empty=lambda unit: others().emptied(unit),
         on_lost=lambda: _note_loss(bus),
-        on_network=lambda unit, sandbox, fds: others().opened(unit, sandbox, fds),
         sole_parent=True,
         state_dir=paths.state_dir,
         tier="auto" if tier == "pidns" else tier,

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from corral.supervisor.machine.isolation.levels import Sandbox
 from corral.supervisor.workers.process.helper_process import HelperProcess, Program
 from corral.supervisor.workers.process.launch import Host
 from corral.supervisor.workers.process.launcher_client import Launcher
@@ -77,11 +78,15 @@ class ModelGateway:
                 sock.bind(("127.0.0.1", 0))
                 sock.listen(BACKLOG)
                 self._port = sock.getsockname()[1]
-                self._loop.call_soon_threadsafe(self.open, "", sock.detach())
+                self._loop.call_soon_threadsafe(self._listen, "", sock.detach())
         return self._port
 
-    def open(self, unit: str, listener_fd: int) -> None:
-        """Serves at a socket in the network of a worker, "" for the machine's; it belongs to this object from now on."""
+    def open(self, unit: str, _sandbox: Sandbox, listener_fd: int) -> None:
+        """Serves at a socket in the network of a worker; it belongs to this object from now on."""
+        self._listen(unit, listener_fd)
+
+    def _listen(self, unit: str, listener_fd: int) -> None:
+        """Serves at a socket: of the network of a unit, "" for the machine's."""
         if self._is_closed:
             os.close(listener_fd)
             return

@@ -34,7 +34,7 @@ class Execs:
         self._numbers = itertools.count(1)
         self._commands: dict[str, Command] = {}
         self._workers: dict[str, str] = {}
-        self._hosts: dict[str, str] = {}
+        self._hosts: dict[str, Incarnation] = {}
         self._owners: dict[str, object] = {}
 
     async def start(self, supervisor: WorkerSupervisor, wanted: ExecRequest, owner: object) -> Command:
@@ -50,11 +50,11 @@ class Execs:
             ends = Ends(wanted.size, owner_ids, has_input=wanted.has_input)
             command = Command(unit, supervisor.id, supervisor.spec.name, ends, self._launcher)
             self._commands[unit] = command
-            self._hosts[unit] = life.unit
+            self._hosts[unit] = life
             self._owners[unit] = owner
             if supervisor.life is not life:
                 raise _gone(supervisor.id)
-            command.pid = await self._launcher.spawn_guest(launch, life.unit, ends.given_away())
+            command.pid = await self._launcher.spawn_guest(launch, self, life.unit, ends.given_away())
         except BaseException:
             self.forget(unit)
             if ends is not None:
@@ -87,24 +87,29 @@ class Execs:
     # -- reports of the launcher
 
     def exited(self, report: Exit) -> None:
-        """Takes the exit of a leader: of a command, or of the worker beside which some run."""
+        """Takes the exit of a command."""
         command = self._commands.get(report.unit)
-        if command is not None:
-            if report.lost:
-                command.reason = command.reason or report.cause
-            if not command.exit.done():
-                command.exit.set_result(report)
-            return
-        for unit, host in self._hosts.items():
-            if host == report.unit:
-                command = self._commands[unit]
-                command.end(f'worker "{command.worker}" has ended')
+        if command is None:
+            return  # its start has failed
+        if report.lost:
+            command.reason = command.reason or report.cause
+        if not command.exit.done():
+            command.exit.set_result(report)
 
     def emptied(self, unit: str) -> None:
-        """Takes the news that a unit is empty; other units are ignored."""
+        """Takes the news that no process of a command is left."""
         command = self._commands.get(unit)
         if command is not None:
             command.emptied.set()
+
+    def changed(self, supervisor: WorkerSupervisor) -> None:
+        """Ends the commands beside a worker that has ended."""
+        life = supervisor.life
+        if life is None or not supervisor.worker.exited:
+            return
+        for unit, host in self._hosts.items():
+            if host is life:
+                self._commands[unit].end(f'worker "{supervisor.id}" has ended')
 
     # -- starting
 

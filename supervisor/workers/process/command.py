@@ -110,13 +110,13 @@ class Commands:
                 await asyncio.to_thread(remove_containers, [launch.container])
 
     def exited(self, report: Exit) -> None:
-        """Takes the exit of a leader; those of other units are ignored."""
+        """Takes the exit of a command."""
         running = self._running.get(report.unit)
         if running is not None and not running.exit.done():
             running.exit.set_result(report)
 
     def emptied(self, unit: str) -> None:
-        """Takes the news that a unit is empty; other units are ignored."""
+        """Takes the news that no process of a command is left."""
         running = self._running.get(unit)
         if running is not None:
             running.emptied.set()
@@ -138,7 +138,7 @@ class Commands:
         try:
             try:
                 async with asyncio.timeout(timeout_s):
-                    child = await self._launcher.spawn(launch, pipe_stdin=stdin is not None)
+                    child = await self._launcher.spawn(launch, self, pipe_stdin=stdin is not None)
                     running.pid = child.pid
                     pipes = _Pipes(child, stdin, on_output)
                     await asyncio.shield(running.exit)

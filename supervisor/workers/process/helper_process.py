@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from corral.worker.contract.errors import CorralError
 
 from .launch import Host
-from .launcher_client import Launcher
+from .launcher_client import Exit, Launcher
 from .launcher_link import Channel, close_all
 from .parent import Launch
 
@@ -94,6 +94,12 @@ class HelperProcess:
         if self._channel is not None:
             self._channel.read()
 
+    def exited(self, report: Exit) -> None:
+        """Does nothing: the end of its channel has told it."""
+
+    def emptied(self, unit: str) -> None:
+        """Does nothing, as for its exit."""
+
     async def end(self) -> None:
         """Ends the process."""
         if self._running is not None:
@@ -127,7 +133,7 @@ class HelperProcess:
         with contextlib.ExitStack() as stack:
             stack.callback(self._launcher.kill, unit)
             stack.callback(ours.close)
-            child = await self._launcher.spawn(self._launch(unit), stdin_fd=theirs.detach())
+            child = await self._launcher.spawn(self._launch(unit), self, stdin_fd=theirs.detach())
             assert child.stdout_fd is not None, "it has one"
             for fd in (child.stdout_fd, child.stderr_fd):
                 stack.callback(os.close, fd)

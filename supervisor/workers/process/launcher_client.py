@@ -25,12 +25,13 @@ import asyncio
 import contextlib
 import errno
 import logging
+import os
 import secrets
 import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -43,9 +44,9 @@ from ..usage.limits import oom_of
 from . import containment, orphans
 from .containment import Containment, Subtree, Wanted
 from .launcher_link import Link, close_all
-from .parent import Child, Exit, Launch, ParentClient, Scope, failed
+from .parent import Child, Exit, Launch, ParentClient, Scope, UnitOwner, failed
 
-__all__ = ["Child", "Exit", "Launch", "Launcher", "Listed", "Scope"]
+__all__ = ["Child", "Exit", "Launch", "Launcher", "Listed", "Scope", "UnitOwner"]
 
 SILENCE_S = 5.0
 """Seconds of silence after which a launcher is replaced."""
@@ -69,12 +70,24 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
     processes: list[int]
 
 
+class Door(Protocol):
+    """Serves the workers that have a network of their own at one port in it."""
+
+    def open(self, unit: str, sandbox: Sandbox, listener_fd: int) -> None:
+        """Serves a worker at a socket in its network, which belongs to this object from now on."""
+        ...
+
+    def close(self, unit: str) -> None:
+        """Ends the serving of a unit that is gone; units without a socket are ignored."""
+        ...
+
+
 class Launcher(ParentClient):
     """Represents the launcher process and its units; for use in one event loop.
 
-    `on_exit` and `on_empty` are called from the loop for every unit that `spawn` returned: the exit once and then, when
-    no process of the unit is left, empty once.  `on_lost` is called when the launcher has died and its units have been
-    reported; a new launcher starts by itself.  `on_network` takes the listening sockets of a worker's own network.
+    The owner of a unit is told of its end, see `ParentClient`.  `on_lost` is called when the launcher has died and its
+    units have been reported; a new launcher starts by itself.  Each listening socket in a worker's own network is given
+    to the door of its port.
 
     A dead launcher's processes are reparented to this process.  Where other parts of it have children too, only those
     are killed that are known to be the launcher's: by pid, session, mark or parents.  `sole_parent` promises that there
@@ -84,10 +97,7 @@ class Launcher(ParentClient):
     def __init__(
         self,
         *,
-        on_exit: Callable[[Exit], None],
-        on_empty: Callable[[str], None],
-        on_lost: Callable[[], None] | None = None,
-        on_network: Callable[[str, Sandbox, list[int]], None] | None = None,
+        on_lost: Callable[[], None] = lambda: None,
         python: str = sys.executable,
         sole_parent: bool = False,
         silence_s: float = SILENCE_S,
@@ -95,9 +105,9 @@ class Launcher(ParentClient):
         tier: Wanted = "auto",
         pid_namespace: bool = False,
     ) -> None:
-        super().__init__("the launcher", on_exit=on_exit, on_empty=on_empty)
+        super().__init__("the launcher")
         self._on_lost = on_lost
-        self._on_network = on_network
+        self._doors: dict[int, Door] = {}
         self._python = python
         self._sole_parent = sole_parent
         self._silence_s = silence_s
@@ -164,9 +174,14 @@ class Launcher(ParentClient):
         self._supervisor = asyncio.create_task(self._supervise(), name="launcher-supervisor")
         self._supervisor.add_done_callback(_complain)
 
+    def serve(self, port: int, door: Door) -> None:
+        """Gives `door` the sockets at which the workers' own networks listen on a port, before the first of them starts."""
+        self._doors[port] = door
+
     async def spawn(
         self,
         launch: Launch,
+        owner: UnitOwner,
         *,
         pipe_stdin: bool = True,
         pipe_stdout: bool = True,
@@ -189,17 +204,21 @@ class Launcher(ParentClient):
             raise
         stdin = pipe_stdin if stdin_fd is None else stdin_fd
         if launch.sandbox is None or not launch.sandbox.listen:
-            return await self._spawn(launch, stdin=stdin, pipe_stdout=pipe_stdout, more=sockets)
+            return await self._spawn(
+                launch, self._unit(launch.unit, owner), stdin=stdin, pipe_stdout=pipe_stdout, more=sockets
+            )
         ours, theirs = socket.socketpair()
         with ours:
             more = (*sockets, theirs.detach())
-            child = await self._spawn(launch, stdin=stdin, pipe_stdout=pipe_stdout, more=more)
+            unit = self._unit(launch.unit, owner)
+            child = await self._spawn(launch, unit, stdin=stdin, pipe_stdout=pipe_stdout, more=more)
             # The program runs, so that its network has been handed over.
             _data, fds, _flags, _address = socket.recv_fds(ours, 1, len(launch.sandbox.listen), socket.MSG_DONTWAIT)
-        if self._on_network is None or launch.unit not in self._units:
-            close_all(fds)
-        else:
-            self._on_network(launch.unit, launch.sandbox, fds)
+        for port, fd in zip(launch.sandbox.listen, fds, strict=True):
+            if port in self._doors and launch.unit in self._units:
+                self._doors[port].open(launch.unit, launch.sandbox, fd)
+            else:
+                os.close(fd)
         return child
 
     def set_lease(self, token: int, kill_at_s: float) -> None:
@@ -215,7 +234,7 @@ class Launcher(ParentClient):
             token, kill_at_s = self._lease
             self._channel.send({"op": "lease", "token": token, "kill_at": kill_at_s})
 
-    async def spawn_guest(self, launch: Launch, host: str, fds: Sequence[int]) -> int:
+    async def spawn_guest(self, launch: Launch, owner: UnitOwner, host: str, fds: Sequence[int]) -> int:
         """Starts a process that counts as one of the unit `host`, until it ends; returns its pid.
 
         Its stdin, stdout and stderr are `fds`, which are closed here in any case. `host` may be of a zygote. The caller
@@ -226,7 +245,7 @@ class Launcher(ParentClient):
             raise ShuttingDown(f'cannot start "{launch.unit}": the launcher is not ready')
         self._guests[host] = (*self._guests.get(host, ()), launch.unit)
         try:
-            return await self._spawn_at(launch, fds)
+            return await self._spawn_at(launch, owner, fds)
         except BaseException:
             self._forget_guest(launch.unit)
             raise
@@ -246,6 +265,8 @@ class Launcher(ParentClient):
     def _forget(self, key: str) -> None:
         if self._guests:
             self._forget_guest(key)
+        for door in self._doors.values():
+            door.close(key)
         super()._forget(key)
 
     async def listed(self) -> list[Listed]:
@@ -349,8 +370,7 @@ class Launcher(ParentClient):
             if self._closing.is_set():
                 return
             log.error("the launcher has died; its workers were killed, and a new one is started")
-            if self._on_lost is not None:
-                self._on_lost()
+            self._on_lost()
             pause_s = RETRY_S[0]
             while not self._ready.is_set():
                 try:

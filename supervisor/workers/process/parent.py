@@ -110,11 +110,25 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
     oom: Oom = NO_OOM
 
 
+class UnitOwner(Protocol):
+    """Takes the reports about a unit: the exit of its leader once and then, when no process of it is left, empty once."""
+
+    def exited(self, report: Exit) -> None:
+        """Takes the exit of the leader."""
+        ...
+
+    def emptied(self, unit: str) -> None:
+        """Takes the news that no process of the unit is left."""
+        ...
+
+
 class Parent(Protocol):
     """Starts and signals workers: the launcher, or a zygote."""
 
-    async def spawn(self, launch: Launch, *, pipe_stdin: bool = True, pipe_stdout: bool = True) -> Child:
-        """Starts a process, and returns when its program runs."""
+    async def spawn(
+        self, launch: Launch, owner: UnitOwner, *, pipe_stdin: bool = True, pipe_stdout: bool = True
+    ) -> Child:
+        """Starts a process, and returns when its program runs; `owner` gets the reports about it."""
         ...
 
     def signal(self, unit: str, signum: int, scope: Scope = "leader") -> None:
@@ -153,10 +167,11 @@ class Stage(Enum):
 class Unit:
     """Represents one incarnation of one worker, as far as its parent has reported it."""
 
-    __slots__ = ("answer", "group", "is_killed", "is_silent", "key", "pid", "stage", "strays")
+    __slots__ = ("answer", "group", "is_killed", "is_silent", "key", "owner", "pid", "stage", "strays")
 
-    def __init__(self, key: str, answer: asyncio.Future[tuple[int, int]]) -> None:
+    def __init__(self, key: str, owner: UnitOwner, answer: asyncio.Future[tuple[int, int]]) -> None:
         self.key = key
+        self.owner = owner
         self.answer: asyncio.Future[tuple[int, int]] | None = answer  # None once it was taken
         self.stage = Stage.STARTING
         self.pid = 0
@@ -169,14 +184,12 @@ class Unit:
 class ParentClient:
     """Tracks the units of one parent; for use in one event loop.
 
-    `name` stands for the parent in messages. `on_exit` and `on_empty` are called from the loop for every unit that
-    `spawn` returned: the exit once and then, when no process of the unit is left, empty once.
+    `name` stands for the parent in messages. The owner of every unit that `spawn` returned is told of its end from the
+    loop: the exit once and then, when no process of the unit is left, empty once.
     """
 
-    def __init__(self, name: str, *, on_exit: Callable[[Exit], None], on_empty: Callable[[str], None]) -> None:
+    def __init__(self, name: str) -> None:
         self._name = name
-        self._on_exit = on_exit
-        self._on_empty = on_empty
         self._units: dict[str, Unit] = {}
         self._channel: Channel | None = None
         self._seq = 0
@@ -197,7 +210,7 @@ class ParentClient:
         self._ask(unit, "signal", signal=int(signum), scope=scope)
 
     def kill(self, unit: str) -> None:
-        """Sends SIGKILL to every process of the unit until it is empty; then `on_empty` is called."""
+        """Sends SIGKILL to every process of the unit until it is empty, of which its owner is told then."""
         found = self._units.get(unit)
         if found is None or found.is_killed or self._channel is None:
             return
@@ -215,13 +228,7 @@ class ParentClient:
     # --- requests to the parent ----------------------------------------------------------------
 
     async def _spawn(
-        self,
-        launch: Launch,
-        *,
-        stdin: bool | int,
-        pipe_stdout: bool,
-        unit: Unit | None = None,
-        more: Sequence[int] = (),
+        self, launch: Launch, unit: Unit, *, stdin: bool | int, pipe_stdout: bool, more: Sequence[int] = ()
     ) -> Child:
         """Starts a process; `stdin` is True for a pipe, False for /dev/null, or a descriptor to pass on.
 
@@ -244,9 +251,9 @@ class ParentClient:
         except OSError as error:
             close_all(ours)
             raise _of_pipes(launch.unit, error) from error
-        return await self._spawned(unit or self._unit(launch.unit), launch, ours, stdin, pipe_stdout)
+        return await self._spawned(unit, launch, ours, stdin, pipe_stdout)
 
-    async def _spawn_at(self, launch: Launch, fds: Sequence[int]) -> int:
+    async def _spawn_at(self, launch: Launch, owner: UnitOwner, fds: Sequence[int]) -> int:
         """Starts a process with these three as its stdin, stdout and stderr, which are closed here in any case; returns its pid."""
         try:
             channel, request = self._admitted(launch)
@@ -257,7 +264,7 @@ class ParentClient:
             channel.send(request, fds)
         except OSError as error:
             raise _of_pipes(launch.unit, error) from error
-        pid, _starttime = await self._answered(self._unit(launch.unit), launch, [])
+        pid, _starttime = await self._answered(self._unit(launch.unit, owner), launch, [])
         return pid
 
     def _admitted(self, launch: Launch) -> tuple[Channel, dict[str, object]]:
@@ -270,8 +277,8 @@ class ParentClient:
             raise failed(launch.unit, "queue", errno.EAGAIN, "too many starts wait already")
         return self._channel, self._request(launch)
 
-    def _unit(self, key: str) -> Unit:
-        return Unit(key, asyncio.get_running_loop().create_future())
+    def _unit(self, key: str, owner: UnitOwner) -> Unit:
+        return Unit(key, owner, asyncio.get_running_loop().create_future())
 
     async def _spawned(
         self, unit: Unit, launch: Launch, ours: list[int], stdin: bool | int, pipe_stdout: bool
@@ -346,7 +353,7 @@ class ParentClient:
     def _on_exited(self, report: Exit) -> None:
         unit = self._units[report.unit]
         unit.stage = Stage.EXITED
-        self._call_back(unit, self._on_exit, report)
+        self._call_back(unit, unit.owner.exited, report)
 
     def _report_lost(self, cause: str) -> None:
         """Reports every running unit as lost with its parent; each counts as empty only after `_forget`."""
@@ -359,7 +366,8 @@ class ParentClient:
                 self._on_exited(Exit(unit=key, pid=unit.pid, status=int(signal.SIGKILL), lost=True, cause=cause))
 
     def _forget(self, key: str) -> None:
-        self._call_back(self._units.pop(key), self._on_empty, key)
+        unit = self._units.pop(key)
+        self._call_back(unit, unit.owner.emptied, key)
         if not self._units:
             self._idle.set()
 

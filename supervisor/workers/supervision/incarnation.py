@@ -26,7 +26,7 @@ from ..lifecycle import state_machine
 from ..lifecycle.start_failure import shell_hint
 from ..lifecycle.state_machine import State, Worker
 from ..process.launch import prepare, with_sockets
-from ..process.parent import Child, Exit, Launch, Parent
+from ..process.parent import Child, Exit, Launch, Parent, UnitOwner
 from ..process.sandbox import Removals
 from ..usage import limits
 from ..usage.limits import Excess
@@ -41,7 +41,7 @@ NO_REASONS: frozenset[str] = frozenset()
 logger = logging.getLogger(__name__)
 
 
-class Owner(Protocol):
+class Owner(UnitOwner, Protocol):
     """Represents the supervisor of the worker, as far as the bring-up needs it."""
 
     log: LogWriter
@@ -279,7 +279,7 @@ async def _launch(life: Incarnation, owner: Owner, shared: Shared) -> Child:
         launch = replace(launch, lease=shared.placements.lease(owner.spec.name))
     life.temporary, life.container = launch.temporary, launch.container
     try:
-        child = await _spawn(life, owner.spec, launch, shared)
+        child = await _spawn(life, owner, launch, shared)
     except BaseException:
         life.release_folders(shared.removals)
         raise
@@ -296,19 +296,20 @@ async def _launch(life: Incarnation, owner: Owner, shared: Shared) -> Child:
     return child
 
 
-async def _spawn(life: Incarnation, spec: Spec, launch: Launch, shared: Shared) -> Child:
+async def _spawn(life: Incarnation, owner: Owner, launch: Launch, shared: Shared) -> Child:
+    spec = owner.spec
     pipe_stdin = spec.protocol != "none"
     if spec.listen:
         sockets = shared.sockets.hand_out(spec, life.unit)
         launch = with_sockets(launch, [each.name or spec.name for each in spec.listen])
         try:
-            return await shared.launcher.spawn(launch, pipe_stdin=pipe_stdin, sockets=sockets)
+            return await shared.launcher.spawn(launch, owner, pipe_stdin=pipe_stdin, sockets=sockets)
         except BaseException:
             shared.sockets.ended(life.unit)
             raise
     if spec.entrypoint is None:
-        return await shared.launcher.spawn(launch, pipe_stdin=pipe_stdin)
-    life.parent, child, life.temporary = await shared.zygotes.spawn(spec, launch, pipe_stdin=pipe_stdin)
+        return await shared.launcher.spawn(launch, owner, pipe_stdin=pipe_stdin)
+    life.parent, child, life.temporary = await shared.zygotes.spawn(spec, launch, owner, pipe_stdin=pipe_stdin)
     return child
 
 

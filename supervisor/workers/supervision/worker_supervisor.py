@@ -473,6 +473,7 @@ class WorkerSupervisor:
 
     def emptied(self, unit: str) -> None:
         """Takes the launcher's report that no process of the tree is left."""
+        self.shared.sockets.ended(unit)
         life = self.life
         if life is None or life.unit != unit:
             return

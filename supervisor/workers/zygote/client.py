@@ -29,7 +29,7 @@ from ..lifecycle.start_failure import last_words
 from ..process.containment import Containment
 from ..process.launcher_client import Launcher
 from ..process.launcher_link import PING_S, Channel, Heartbeat, close_all
-from ..process.parent import Child, Exit, Launch, ParentClient, Scope, Stage, Unit, failed
+from ..process.parent import Child, Exit, Launch, ParentClient, Scope, Stage, Unit, UnitOwner, failed
 from ..process.sandbox import remove_temporary
 from ..usage.limits import oom_of
 from .fork_processes import ForkCgroups, ForkPids
@@ -85,7 +85,7 @@ log = logging.getLogger(__name__)
 class Zygote(ParentClient):
     """Manages one zygote and its workers; for use in one event loop.
 
-    `launch` describes its start, as for any unit; `launcher` may be another zygote, `is_shared`, of which it is a fork. `on_exit` and `on_empty` are called as by a Launcher, for its workers;
+    `launch` describes its start, as for any unit; `launcher` may be another zygote, `is_shared`, of which it is a fork.
     `on_changed` with the source files that have changed; `on_lost` once, when it has died unrequested,
     before the ends of its workers are reported. Its output goes to `log`, which the caller releases.
 
@@ -97,15 +97,13 @@ class Zygote(ParentClient):
         launcher: "Launcher | Zygote",
         launch: Launch,
         *,
-        on_exit: Callable[[Exit], None],
-        on_empty: Callable[[str], None],
         on_changed: Callable[[list[str]], None],
         on_lost: Callable[["Zygote", str], None],
         log: LogWriter,
         silence_s: float = SILENCE_S,
         is_shared: bool = False,
     ) -> None:
-        super().__init__("the zygote", on_exit=on_exit, on_empty=on_empty)
+        super().__init__("the zygote")
         if isinstance(launcher, Zygote):
             launch = msgspec.structs.replace(launch, temporary=launcher.temporary_of(launch))
         self.unit = launch.unit
@@ -199,7 +197,7 @@ class Zygote(ParentClient):
         with contextlib.suppress(OSError):  # an older kernel
             ours.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)
         try:
-            child = await self.launcher.spawn(self._launch, stdin_fd=theirs.detach())
+            child = await self.launcher.spawn(self._launch, self, stdin_fd=theirs.detach())
         except BaseException:
             ours.close()
             self.gone.set()
@@ -224,13 +222,19 @@ class Zygote(ParentClient):
             raise
 
     async def spawn(
-        self, launch: Launch, *, pipe_stdin: bool = True, pipe_stdout: bool = True, stdin_fd: int | None = None
+        self,
+        launch: Launch,
+        owner: UnitOwner,
+        *,
+        pipe_stdin: bool = True,
+        pipe_stdout: bool = True,
+        stdin_fd: int | None = None,
     ) -> Child:
         """Forks a worker, and returns when it has become one; with the channel `stdin_fd`, which is closed here, a zygote.
 
         Its command, user and limits are those of the zygote; its temporary folder is `temporary_of(launch)`.
         """
-        unit = self._unit(launch.unit)
+        unit = self._unit(launch.unit, owner)
         try:
             if not self.is_loaded:
                 raise failed(launch.unit, "zygote", errno.EAGAIN, "its zygote is gone")
@@ -247,7 +251,7 @@ class Zygote(ParentClient):
         stdin = pipe_stdin if stdin_fd is None else stdin_fd
         try:
             async with asyncio.timeout(BIRTH_S):
-                return await self._spawn(own, stdin=stdin, pipe_stdout=pipe_stdout, unit=unit, more=joining)
+                return await self._spawn(own, unit, stdin=stdin, pipe_stdout=pipe_stdout, more=joining)
         except TimeoutError:
             reason = f"its fork has not become a worker within {BIRTH_S:g} s"
             raise failed(launch.unit, "fork", errno.EAGAIN, reason) from None
@@ -256,14 +260,14 @@ class Zygote(ParentClient):
                 self._cgroups.abandon(unit)
             raise
 
-    def rename(self, unit: str, to: str) -> bool:
-        """Renames a unit in all further messages; returns False if it is known to have ended."""
+    def hand_over(self, unit: str, to: str, owner: UnitOwner) -> bool:
+        """Gives a unit another name and owner in all further reports; returns False if it is known to have ended."""
         found = self._units.get(unit)
         if found is None or found.stage is not Stage.RUNNING:
             return False  # the end is or will be reported under the old name
         assert to not in self._units, "no unit has the name of another"
         del self._units[unit]
-        found.key = to
+        found.key, found.owner = to, owner
         self._units[to] = found
         self._aliases[unit] = to
         if unit in self._due:
@@ -474,7 +478,7 @@ class Zygote(ParentClient):
         for capture in self._captures:
             self._do(capture.drain(DRAIN_S))
 
-    def emptied(self) -> None:
+    def emptied(self, unit: str) -> None:
         """Handles the launcher's report that no process of the zygote is left."""
         for key, handle in list(self._emptying.items()):
             handle.cancel()

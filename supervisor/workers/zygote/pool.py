@@ -22,7 +22,7 @@ from corral.worker.contract.errors import CorralError, SpawnFailed
 from ..lifecycle.state_machine import UP, Worker
 from ..process.launch import Host, prepare, prepare_zygote, why_cold
 from ..process.launcher_client import Launcher
-from ..process.parent import Child, Exit, Launch, Parent
+from ..process.parent import Child, Launch, Parent, UnitOwner
 from . import policy
 from .agent_record import AgentRecord, Order, ZygoteSlot, words_of_changes, words_of_unfit
 from .client import Loaded, Zygote
@@ -78,34 +78,14 @@ class HasWorkers(Protocol):
 class ZygotePool:
     """Manages the zygotes of all agents of one daemon."""
 
-    def __init__(
-        self,
-        launcher: Launcher,
-        host: Host,
-        bus: Bus,
-        logs: LogStore,
-        generation: int,
-        *,
-        on_exit: Callable[[Exit], None],
-        on_empty: Callable[[str], None],
-    ) -> None:
+    def __init__(self, launcher: Launcher, host: Host, bus: Bus, logs: LogStore, generation: int) -> None:
         self._on_order: list[Callable[[str], None]] = []
         self._launcher = launcher
         self._host = host
         self._bus = bus
         self._logs = logs
         self._generation = generation
-        self._on_exit = on_exit
-        self._on_empty = on_empty
-        self._preloads = Preloads(
-            launcher,
-            host,
-            logs,
-            generation,
-            on_exit=self._zygote_exited,
-            on_empty=self._zygote_emptied,
-            on_changed=self._note_shared_changes,
-        )
+        self._preloads = Preloads(launcher, host, logs, generation, on_changed=self._note_shared_changes)
         self._records: dict[str, AgentRecord] = {}
         self._starts = 0
         self._chores: set[asyncio.Task[None]] = set()
@@ -155,32 +135,36 @@ class ZygotePool:
         if spec.name in self._records:
             self._begin(self.prepared(spec, asyncio.Event()))
 
-    async def spawn(self, spec: Spec, launch: Launch, *, pipe_stdin: bool) -> tuple[Parent, Child, str | None]:
+    async def spawn(
+        self, spec: Spec, launch: Launch, owner: UnitOwner, *, pipe_stdin: bool
+    ) -> tuple[Parent, Child, str | None]:
         """Starts a worker as a spare, a fork, or by its program; returns its parent, itself, and its temporary folder."""
         record = self._records.get(spec.name) if is_warm(spec) else None
         self._starts += 1
         try:
             while record is not None and (zygote := record.current) is not None:
                 record.reserve.delay()
-                spare = record.reserve.take(zygote, launch)
+                spare = record.reserve.take(zygote, launch, owner)
                 if spare is not None:
                     return zygote, spare.child, spare.temporary
                 try:
-                    child = await self._fork(record, zygote, launch, pipe_stdin=pipe_stdin)
+                    child = await self._fork(record, zygote, launch, owner, pipe_stdin=pipe_stdin)
                 except SpawnFailed:
                     if record.current is zygote:
                         raise  # else it has died meanwhile, or retired
                 else:
                     return zygote, child, zygote.temporary_of(launch)
-            child = await self._launcher.spawn(launch, pipe_stdin=pipe_stdin)
+            child = await self._launcher.spawn(launch, owner, pipe_stdin=pipe_stdin)
             return self._launcher, child, launch.temporary
         finally:
             self._starts -= 1
 
-    async def _fork(self, record: AgentRecord, zygote: Zygote, launch: Launch, *, pipe_stdin: bool) -> Child:
+    async def _fork(
+        self, record: AgentRecord, zygote: Zygote, launch: Launch, owner: UnitOwner, *, pipe_stdin: bool
+    ) -> Child:
         record.forking.append(zygote)
         try:
-            return await zygote.spawn(launch, pipe_stdin=pipe_stdin)
+            return await zygote.spawn(launch, owner, pipe_stdin=pipe_stdin)
         finally:
             record.forking.remove(zygote)
             if record.order is not None:  # which may have waited for this alone
@@ -283,20 +267,6 @@ class ZygotePool:
             return False
         record.order = None
         return True
-
-    def exited(self, report: Exit) -> bool:
-        """Handles the death of a zygote; returns False for other units."""
-        found = self._zygote_of(report.unit)
-        if found is not None:
-            found.exited(report)
-        return found is not None
-
-    def emptied(self, unit: str) -> bool:
-        """Handles the end of a zygote; returns False for other units."""
-        found = self._zygote_of(unit)
-        if found is not None:
-            found.emptied()
-        return found is not None
 
     def facts(self, name: str) -> dict[str, object] | None:
         """Returns the facts of an agent's zygote for `status`; None if there is none, and none is wanted."""
@@ -483,8 +453,6 @@ class ZygotePool:
         slot.zygote = Zygote(
             parent or self._launcher,
             launch,
-            on_exit=partial(self._exited, record),
-            on_empty=partial(self._emptied, record),
             on_changed=partial(self._note_changes, record, number),
             on_lost=partial(self._note_loss, record, number),
             log=record.log,
@@ -537,12 +505,6 @@ class ZygotePool:
         if number == record.state.current or number == record.state.coming:
             self._feed(record, policy.Changed(words_of_changes(paths)))
 
-    def _zygote_exited(self, report: Exit) -> None:
-        self.exited(report)
-
-    def _zygote_emptied(self, unit: str) -> None:
-        self.emptied(unit)
-
     def _note_shared_changes(self, unit: str, paths: list[str]) -> None:
         found = self._slot_of(unit)
         if found is not None:
@@ -553,20 +515,6 @@ class ZygotePool:
         slot = record.slots.get(number)
         if slot is not None and slot.loaded is not None:  # else its start reports more
             self._feed(record, policy.Lost(number, reason))
-
-    def _exited(self, record: AgentRecord, report: Exit) -> None:
-        if not record.reserve.exited(report):
-            self._on_exit(report)
-
-    def _emptied(self, record: AgentRecord, unit: str) -> None:
-        if not record.reserve.emptied(unit):
-            self._on_empty(unit)
-
-    def _zygote_of(self, unit: str) -> Zygote | None:
-        found = self._slot_of(unit)
-        if found is None:
-            return self._preloads.of(unit)
-        return found[0].slots[found[1]].zygote
 
     def _slot_of(self, unit: str) -> tuple[AgentRecord, int] | None:
         """Returns the agent and the number of the slot of a zygote."""

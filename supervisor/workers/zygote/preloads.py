@@ -21,7 +21,7 @@ from corral.worker.contract.errors import CorralError, SpawnFailed, Timeout
 
 from ..process.launch import Host, prepare_zygote
 from ..process.launcher_client import Launcher
-from ..process.parent import Exit, Launch
+from ..process.parent import Launch
 from .agent_record import words_of_unfit
 from .client import Zygote
 from .spares import substance
@@ -66,16 +66,12 @@ class Preloads:
         logs: LogStore,
         generation: int,
         *,
-        on_exit: Callable[[Exit], None],
-        on_empty: Callable[[str], None],
         on_changed: Callable[[str, list[str]], None],
     ) -> None:
         self._launcher = launcher
         self._host = host
         self._logs = logs
         self._generation = generation
-        self._on_exit = on_exit
-        self._on_empty = on_empty
         self._on_changed = on_changed
         self._preloads: list[Preload] = []
         self._zygotes: dict[str, Zygote] = {}
@@ -128,10 +124,6 @@ class Preloads:
     def pids(self) -> list[int]:
         """Returns the pids of these processes."""
         return [zygote.pid for zygote in self._zygotes.values() if zygote.pid]
-
-    def of(self, unit: str) -> Zygote | None:
-        """Returns the process of this unit; None for another unit."""
-        return self._zygotes.get(unit)
 
     async def close(self) -> None:
         """Ends all of them; those that were forked from them should have ended."""
@@ -215,14 +207,7 @@ class Preloads:
                 self._on_changed(each, paths)
 
         zygote = self._zygotes[unit] = Zygote(
-            self._launcher,
-            launch,
-            on_exit=self._on_exit,
-            on_empty=self._on_empty,
-            on_changed=changed,
-            on_lost=lost,
-            log=log,
-            is_shared=True,
+            self._launcher, launch, on_changed=changed, on_lost=lost, log=log, is_shared=True
         )
 
         async def attend() -> None:

@@ -21,7 +21,7 @@ from corral.worker.contract.errors import CorralError
 
 from ..process.launch import INSTANCE, Host, prepare
 from ..process.launcher_link import close_all
-from ..process.parent import Child, Exit, Launch
+from ..process.parent import Child, Exit, Launch, UnitOwner
 from ..process.sandbox import remove_temporary
 from .client import Zygote
 from .policy import SPARE_S, doubled_s
@@ -86,13 +86,13 @@ class Reserve:
         """Delays the next fork, because a worker is being started."""
         self._not_before = max(self._not_before, self._loop.time() + REFILL_S)
 
-    def take(self, zygote: Zygote, launch: Launch) -> Spare | None:
+    def take(self, zygote: Zygote, launch: Launch, owner: UnitOwner) -> Spare | None:
         """Takes a spare that was started like `launch`; it is that worker from now on."""
         for unit, spare in list(self._spares.items()):
             if spare.zygote is not zygote or substance(spare.launch) != substance(launch):
                 self._end(unit)  # a variable or a secret has changed since
                 continue
-            if not zygote.rename(unit, launch.unit):
+            if not zygote.hand_over(unit, launch.unit, owner):
                 continue  # `exited` will report its end
             del self._spares[unit]
             self._failures = 0
@@ -102,13 +102,11 @@ class Reserve:
         self._fill_soon()
         return None
 
-    def exited(self, report: Exit) -> bool:
-        """Handles the death of a spare; returns False for other units."""
-        if report.unit in self._ending:
-            return True
+    def exited(self, report: Exit) -> None:
+        """Handles the death of a spare."""
         spare = self._spares.pop(report.unit, None)
         if spare is None:
-            return False
+            return  # it was to end
         words = _last_words(spare.child.stderr_fd)
         cause = f"it ended with status {os.waitstatus_to_exitcode(report.status)}"
         self._release(spare)
@@ -116,18 +114,14 @@ class Reserve:
             if self._loop.time() - spare.born_at >= STEADY_S:
                 self._failures = 0
             self._fail(f"{cause}: {words}" if words else cause)
-        return True
 
-    def emptied(self, unit: str) -> bool:
-        """Handles the end of a spare; returns False for other units."""
-        if unit not in self._ending:
-            return False
-        temporary = self._ending.pop(unit)
+    def emptied(self, unit: str) -> None:
+        """Handles the end of a spare."""
+        temporary = self._ending.pop(unit, None)
         if temporary is not None:
             removal = self._loop.create_task(asyncio.to_thread(remove_temporary, temporary))
             self._removals.add(removal)
             removal.add_done_callback(self._removals.discard)
-        return True
 
     async def close(self) -> None:
         """Ends all spares; the end of the zygote ends their remaining processes."""
@@ -175,7 +169,7 @@ class Reserve:
         unit = f"{self._name}.spare#{self._generation}.{next(self._numbers)}"
         try:
             launch = await prepare(spec, self._host, unit)
-            child = await zygote.spawn(launch)
+            child = await zygote.spawn(launch, self)
         except CorralError as error:
             if zygote is self._zygote:
                 self._fail(error.message)

@@ -22,7 +22,7 @@ from corral.supervisor.config.spec.spec import Process, Spec
 from corral.supervisor.records.logs.store import LogStore
 from corral.supervisor.workers.process.command import Commands
 from corral.supervisor.workers.process.launch import Host
-from corral.supervisor.workers.process.launcher_client import Exit, Launcher
+from corral.supervisor.workers.process.launcher_client import Launcher
 from corral.worker.contract.errors import Conflict, NotFound, ResourceLimitExceeded, SpawnFailed, Timeout
 from wheels import offline, wheel
 
@@ -88,12 +88,6 @@ class Site:
 
 @contextlib.asynccontextmanager
 async def site(folder: Path, tool: Tool = USUAL) -> AsyncGenerator[Site, None]:
-    def exited(report: Exit) -> None:
-        commands.exited(report)
-
-    def emptied(unit: str) -> None:
-        commands.emptied(unit)
-
     links = folder / "links"
     wheel(links, "alpha", "1.0")
     wheel(links, "alpha", "2.0")
@@ -102,7 +96,7 @@ async def site(folder: Path, tool: Tool = USUAL) -> AsyncGenerator[Site, None]:
     environ["A_SECRET"] = "hunter2"
     state = folder / "state"
     host = Host(environ, folder, ordinary_user=os.getuid() != 0)
-    launcher = Launcher(on_exit=exited, on_empty=emptied)
+    launcher = Launcher()
     commands = Commands(launcher, host, 1)
     logs = LogStore(state / "logs")
     installer = Installer(commands, host, logs, state, lambda _version, specifier: specifier != ">=9", tool)

@@ -30,7 +30,7 @@ def available() -> None:
     """Skips where this user gets no namespace here."""
 
     async def probe() -> None:
-        it = Launcher(on_exit=print, on_empty=print, pid_namespace=True)
+        it = Launcher(pid_namespace=True)
         await it.start()
         await it.close()
 
@@ -60,14 +60,14 @@ class Kept:
         self.exits: dict[str, Exit] = {}
         self.empty = asyncio.Event()
         self.lost = asyncio.Event()
-        self.launcher = Launcher(
-            on_exit=lambda report: self.exits.update({report.unit: report}),
-            on_empty=lambda _unit: self.empty.set(),
-            on_lost=self.lost.set,
-            pid_namespace=True,
-            **options,
-        )
+        self.launcher = Launcher(on_lost=self.lost.set, pid_namespace=True, **options)
         self.children: list[Child] = []
+
+    def exited(self, report: Exit) -> None:
+        self.exits[report.unit] = report
+
+    def emptied(self, _unit: str) -> None:
+        self.empty.set()
 
     async def __aenter__(self) -> "Kept":
         await self.launcher.start()
@@ -83,7 +83,7 @@ class Kept:
     async def start(self, argv: list[str]) -> tuple[Child, str]:
         """A process of unit a-0#1, and the line that it prints."""
         launch = Launch(unit="a-0#1", argv=argv, env={"PATH": os.defpath}, cwd="/")
-        child = await self.launcher.spawn(launch)
+        child = await self.launcher.spawn(launch, self)
         self.children.append(child)
         assert child.stdout_fd is not None
         readable = asyncio.Event()

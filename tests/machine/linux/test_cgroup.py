@@ -382,7 +382,7 @@ def test_a_tier_that_is_asked_for_and_not_to_be_had_is_an_error(
             pytest.skip("this user has a subtree of its own")
         except containment.Refusal:
             pass
-        launcher = Launcher(on_exit=print, on_empty=print, state_dir=Path("/"), tier="cgroup")
+        launcher = Launcher(state_dir=Path("/"), tier="cgroup")
         with pytest.raises(SpawnFailed) as failure:
             asyncio.run(launcher.start())
         assert failure.value.data["stage"] == "cgroup"
@@ -395,7 +395,7 @@ def test_a_refusal_names_the_folder_as_it_is_written(tmp_path: Path, monkeypatch
         raise containment.Refusal(f"systemd has not delegated {folder}")
 
     monkeypatch.setattr(containment, "claim", refuse)
-    launcher = Launcher(on_exit=print, on_empty=print, state_dir=tmp_path, tier="cgroup")
+    launcher = Launcher(state_dir=tmp_path, tier="cgroup")
     with pytest.raises(SpawnFailed) as failure:
         asyncio.run(launcher.start())
     assert str(folder) in failure.value.message
@@ -403,7 +403,7 @@ def test_a_refusal_names_the_folder_as_it_is_written(tmp_path: Path, monkeypatch
 
 def test_what_this_machine_gives_is_told_part_by_part(tmp_path: Path) -> None:
     async def tell(**options: object) -> containment.Containment:
-        launcher = Launcher(on_exit=print, on_empty=print, **options)  # type: ignore[arg-type] # of the rows below
+        launcher = Launcher(**options)  # type: ignore[arg-type] # of the rows below
         await launcher.start()
         await launcher.close()
         return launcher.containment

@@ -46,9 +46,7 @@ class Daemon:
         self.losses = 0
         self.changed = asyncio.Event()
         self.children: list[Child] = []
-        self.launcher = Launcher(
-            on_exit=self._on_exit, on_empty=self._on_empty, on_lost=self._on_lost, **self.settings | options
-        )
+        self.launcher = Launcher(on_lost=self._on_lost, **self.settings | options)
 
     async def __aenter__(self) -> "Daemon":
         await self.launcher.start()
@@ -61,12 +59,12 @@ class Daemon:
                 if fd is not None:
                     os.close(fd)
 
-    def _on_exit(self, exit_: Exit) -> None:
+    def exited(self, exit_: Exit) -> None:
         assert exit_.unit not in self.exits, "an exit is told once"
         self.exits[exit_.unit] = exit_
         self._call_back("exit", exit_.unit)
 
-    def _on_empty(self, unit: str) -> None:
+    def emptied(self, unit: str) -> None:
         assert unit in self.exits, "an exit comes before the emptiness"
         assert unit not in self.empty, "an emptiness is told once"
         self.empty.append(unit)
@@ -91,7 +89,7 @@ class Daemon:
     ) -> Child:
         options = {"env": {"PATH": os.defpath}, "cwd": "/"} | options
         launch = Launch(unit=unit, argv=argv, **options)
-        child = await self.launcher.spawn(launch, pipe_stdin=pipes[0], pipe_stdout=pipes[1])
+        child = await self.launcher.spawn(launch, self, pipe_stdin=pipes[0], pipe_stdout=pipes[1])
         self.children.append(child)
         return child
 
@@ -668,15 +666,17 @@ def test_units_of_a_lease_end_at_its_deadline_also_while_the_daemon_is_frozen() 
     program = (
         "import asyncio, os, sys, time\n"
         "from corral.supervisor.workers.process.launcher_client import Launch, Launcher\n"
+        "class Owner:\n"
+        "    exited = emptied = print\n"
         "async def main():\n"
-        "    launcher = Launcher(on_exit=lambda _: None, on_empty=lambda _: None)\n"
+        "    launcher, owner = Launcher(), Owner()\n"
         "    await launcher.start()\n"
         "    now = time.clock_gettime(time.CLOCK_BOOTTIME)\n"
         "    launcher.set_lease(7, now + 1.0)\n"
         "    env = {'PATH': os.defpath}\n"
         "    script = 'setsid sleep 1000 & exec sleep 1000'\n"
-        "    leased = await launcher.spawn(Launch(unit='a-0#1', argv=['sh', '-c', script], env=env, cwd='/', lease=7))\n"
-        "    local = await launcher.spawn(Launch(unit='b-0#1', argv=['sleep', '1000'], env=env, cwd='/'))\n"
+        "    leased = await launcher.spawn(Launch(unit='a-0#1', argv=['sh', '-c', script], env=env, cwd='/', lease=7), owner)\n"
+        "    local = await launcher.spawn(Launch(unit='b-0#1', argv=['sleep', '1000'], env=env, cwd='/'), owner)\n"
         "    print(leased.pid, local.pid, launcher.pid, now + 1.0, flush=True)\n"
         "    await asyncio.sleep(1000)\n"
         "asyncio.run(main())\n"

@@ -21,7 +21,7 @@ from corral.supervisor.records.logs.store import LogStore
 from corral.supervisor.workers.process import command
 from corral.supervisor.workers.process.command import Commands, Outcome
 from corral.supervisor.workers.process.launch import Host
-from corral.supervisor.workers.process.launcher_client import Exit, Launcher
+from corral.supervisor.workers.process.launcher_client import Launcher
 from corral.supervisor.workers.supervision import probes as probe
 from corral.supervisor.workers.supervision.alerts import BURST, INTERVAL_S, Allowance
 from corral.supervisor.workers.supervision.line import WATCHED_BYTES, LogWatch
@@ -233,13 +233,7 @@ async def commands(folder: Path) -> AsyncGenerator[Commands, None]:
 async def launched(folder: Path) -> AsyncGenerator[tuple[Commands, Launcher], None]:
     """The same, with the launcher."""
 
-    def exited(report: Exit) -> None:
-        found.exited(report)
-
-    def emptied(unit: str) -> None:
-        found.emptied(unit)
-
-    launcher = Launcher(on_exit=exited, on_empty=emptied)
+    launcher = Launcher()
     environ = {"PATH": os.environ["PATH"]}
     found = Commands(launcher, Host(environ, folder, ordinary_user=os.getuid() != 0), 1)
     await launcher.start()

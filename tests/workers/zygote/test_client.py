@@ -57,7 +57,7 @@ class ZygoteHarness:
         self.changed = asyncio.Event()
         self.children: list[Child] = []
         self.logs = LogStore(folder / "logs")
-        self.launcher = Launcher(on_exit=self._of_launcher, on_empty=lambda _unit: self.zygote.emptied(), **options)
+        self.launcher = Launcher(**options)
         (folder / "tmp").mkdir()
         self.env = {"PATH": os.defpath, "PERJURY": perjury}
         order = json.dumps({"entrypoint": "perjurer:agent", "preload": []})
@@ -70,17 +70,12 @@ class ZygoteHarness:
             **launch,
         )
 
-    def _of_launcher(self, report: Exit) -> None:
-        self.zygote.exited(report)
-
     async def __aenter__(self) -> "ZygoteHarness":
         await self.launcher.start()
         self.log = self.logs.writer("perjurer", "perjurer.zygote", LIMITS)
         self.zygote = Zygote(
             self.launcher,
             self.launch,
-            on_exit=self._on_exit,
-            on_empty=self._on_empty,
             on_changed=lambda _: self.changed.set(),
             on_lost=self._on_lost,
             log=self.log,
@@ -99,12 +94,12 @@ class ZygoteHarness:
                     os.close(fd)
         assert list((self.folder / "tmp").iterdir()) == [], "a zygote's temporary folder is removed"
 
-    def _on_exit(self, report: Exit) -> None:
+    def exited(self, report: Exit) -> None:
         assert report.unit not in self.exits, "an exit is told once"
         self.exits[report.unit] = report
         self.changed.set()
 
-    def _on_empty(self, unit: str) -> None:
+    def emptied(self, unit: str) -> None:
         assert unit in self.exits, "an exit comes before the emptiness"
         assert unit not in self.empty, "an emptiness is told once"
         self.empty.append(unit)
@@ -139,7 +134,7 @@ class ZygoteHarness:
             temporary=str(self.folder / "tmp" / unit),
         )
         async with asyncio.timeout(BOUND_S):
-            child = await self.zygote.spawn(launch)
+            child = await self.zygote.spawn(launch, self)
         self.children.append(child)
         return child
 
@@ -300,7 +295,7 @@ def test_a_spare_is_a_worker_once_it_has_another_name(tmp_path: Path, options: d
         async with ZygoteHarness(tmp_path, options, "") as harness:
             await harness.start()
             child = await harness.spawn("perjurer.spare#1")
-            harness.zygote.rename("perjurer.spare#1", "perjurer-0#7")
+            harness.zygote.hand_over("perjurer.spare#1", "perjurer-0#7", harness)
             assert harness.zygote.roots("perjurer-0#7") == (child.pid,)
             assert harness.zygote.roots("perjurer.spare#1") == ()
             harness.zygote.signal("perjurer-0#7", signal.SIGKILL)
@@ -318,7 +313,7 @@ def test_a_spare_whose_death_is_on_its_way_under_its_old_name_is_told_of_by_its_
             until = time.monotonic() + BOUND_S
             while is_there(child.pid):  # the loop stands still: nothing of it is heard meanwhile
                 assert time.monotonic() < until
-            harness.zygote.rename("perjurer.spare#1", "perjurer-0#7")
+            harness.zygote.hand_over("perjurer.spare#1", "perjurer-0#7", harness)
             await harness.until(lambda: harness.empty == ["perjurer-0#7"])
             assert harness.losses == []
 
@@ -332,7 +327,7 @@ def test_a_spare_whose_death_was_heard_of_becomes_no_worker(tmp_path: Path) -> N
             child = await harness.spawn("perjurer.spare#1")
             os.kill(child.pid, signal.SIGKILL)
             await harness.until(lambda: "perjurer.spare#1" in harness.exits)
-            assert harness.zygote.rename("perjurer.spare#1", "perjurer-0#7") is False
+            assert harness.zygote.hand_over("perjurer.spare#1", "perjurer-0#7", harness) is False
             await harness.until(lambda: harness.empty == ["perjurer.spare#1"])
 
     run(main())

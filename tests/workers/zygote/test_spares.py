@@ -29,7 +29,7 @@ class Forks:
         self.forked = asyncio.Queue[str]()
         self.on_fork: Callable[[], object] = lambda: None
 
-    async def spawn(self, launch: Launch) -> Child:
+    async def spawn(self, launch: Launch, _owner: object) -> Child:
         self.last = launch
         self.forked.put_nowait(launch.unit)
         asyncio.get_running_loop().call_soon(self.on_fork)
@@ -39,7 +39,7 @@ class Forks:
     def temporary_of(self, launch: Launch) -> None:
         """None has one."""
 
-    def rename(self, unit: str, to: str) -> bool:
+    def hand_over(self, unit: str, to: str, _owner: object) -> bool:
         return unit != to
 
     def kill(self, unit: str) -> None:
@@ -61,7 +61,7 @@ def test_one_that_is_taken_the_moment_the_last_was_forked_is_replaced(tmp_path: 
             assert forks.last is not None, "it was forked"
             if not taken:
                 launch = msgspec.structs.replace(forks.last, unit="warm-0#1")
-                taken.append(reserve.take(zygote, launch))
+                taken.append(reserve.take(zygote, launch, reserve))
 
         forks.on_fork = take
         reserve.set_goal(zygote, spec)
