@@ -4,6 +4,7 @@ The Session of the process (`console`) is made before the command line is parsed
 """
 
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from itertools import groupby
@@ -145,6 +146,11 @@ def selection(names: Iterable[str], selector: Iterable[str]) -> dict[str, object
     """Returns the params for names (or globs of names) and the values of `-l`; none where none is given."""
     params: dict[str, object] = {"names": list(names)} if names else {}
     return params | ({"selector": ",".join(selector)} if selector else {})
+
+
+def given(**params: object) -> dict[str, object]:
+    """Returns the params that have a value: an option that is not given is None."""
+    return {key: value for key, value in params.items() if value is not None}
 
 
 def pair(name: str, option: str, text: str) -> tuple[str, str]:
@@ -445,6 +451,13 @@ def moment(text: str, option: str, now: float, forms: str = "5m,") -> float:
     except (ValueError, OverflowError) as error:
         words = f'cannot read {option} "{text}": write {forms} or a time such as 2026-01-31T12:00:00Z'
         raise InvalidParams(words, key=option, value=text) from error
+
+
+def between(since: str | None, until: str | None) -> dict[str, object]:
+    """Returns the params `since` and `until` of the options of these names; see `moment`."""
+    now = time.time()
+    texts = {"since": since, "until": until}
+    return {key: moment(text, f"--{key}", now) for key, text in texts.items() if text is not None}
 
 
 def complete_names(method: str, key: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:

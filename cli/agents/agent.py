@@ -9,7 +9,7 @@ from corral.worker.contract.codec import as_array, as_object
 from corral.worker.contract.errors import InvalidParams
 
 from .. import render
-from ..context import Session, command, complete_agents, complete_named, selecting, selection, waiting_s
+from ..context import Session, command, complete_agents, complete_named, given, selecting, selection, waiting_s
 from ..context import duration as a_duration
 from ..fields import toml_text
 from ..render import inner, inners, items, word
@@ -161,10 +161,9 @@ def _verb(name: str, help_text: str, done: str) -> click.Command:
     """Defines start, stop, restart, reset or wake: they share options and output."""
 
     def act(session: Session, **options: Any) -> None:  # Any: the values of the options below
+        timeout_s = options["timeout_s"]
         params = _chosen(name, options["names"], options["selector"], everything=options["everything"])
-        params["wait"] = not options["no_wait"]
-        if (timeout_s := options["timeout_s"]) is not None:
-            params["timeout_s"] = timeout_s
+        params |= given(wait=not options["no_wait"], timeout_s=timeout_s)
         found = session.call(f"agent.{name}", params, timeout_s=waiting_s(timeout_s))
         verb = done if params["wait"] else f"asked to {name}"
         session.answer(found, *(f"{verb} {named} ({state})" for named, state in _named(found, options["names"])))
@@ -240,9 +239,7 @@ def hibernate(
 
     A task or `corral wake` starts them again.
     """
-    params = _chosen("hibernate", names, selector) | {"force": force}
-    if timeout_s is not None:
-        params["timeout_s"] = timeout_s
+    params = _chosen("hibernate", names, selector) | given(force=force, timeout_s=timeout_s)
     found = session.call("agent.hibernate", params, timeout_s=None)
     session.answer(found, *(f"hibernated {named} ({state})" for named, state in _named(found, names)))
 

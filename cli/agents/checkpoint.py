@@ -6,7 +6,7 @@ from corral.worker.contract import codec
 from corral.worker.contract.errors import InvalidParams, NotFound
 
 from .. import render
-from ..context import CommandGroup, Session, complete_agents, complete_names, duration, json_value, waiting_s
+from ..context import CommandGroup, Session, complete_agents, complete_names, duration, given, json_value, waiting_s
 from ..render import Columns, inner, inners, number, word
 
 checkpoint = CommandGroup("checkpoint", help="Save, restore, list and remove checkpoints of workers.")
@@ -19,10 +19,7 @@ complete_checkpoints = complete_names("checkpoint.list", "checkpoints")
 @click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Wait at most this long for each worker.")
 def save(session: Session, name: str, timeout_s: float | None) -> None:
     """Save a checkpoint of each worker of an agent, or of one worker."""
-    params: dict[str, object] = {"name": name}
-    if timeout_s is not None:
-        params["timeout_s"] = timeout_s
-    found = session.call("checkpoint.save", params, timeout_s=waiting_s(timeout_s))
+    found = session.call("checkpoint.save", given(name=name, timeout_s=timeout_s), timeout_s=waiting_s(timeout_s))
     if session.printed_json(found):
         return
     for each in inners(found, "checkpoints"):
@@ -34,31 +31,25 @@ def save(session: Session, name: str, timeout_s: float | None) -> None:
 @click.argument("which", metavar="ID|NAME", required=False, shell_complete=complete_checkpoints)
 @click.argument("name", metavar="[NAME]", required=False, shell_complete=complete_agents)
 @click.option(
-    "--input", "given", metavar="JSON|@FILE|-", help="Restore this JSON value in place of a stored checkpoint."
+    "--input", "data", metavar="JSON|@FILE|-", help="Restore this JSON value in place of a stored checkpoint."
 )
 @click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Wait at most this long for the worker.")
 @click.option("--no-start", is_flag=True, help="Do not start an agent that is brought back.")
 def restore(
-    session: Session, which: str | None, name: str | None, given: str | None, timeout_s: float | None, no_start: bool
+    session: Session, which: str | None, name: str | None, data: str | None, timeout_s: float | None, no_start: bool
 ) -> None:
     """Continue a worker from a checkpoint.
 
     ID alone restores the worker that saved it, NAME another one. Where there is no such agent, it is added with the table
     that it had then, and started. With --input, give NAME and no ID.
     """
-    params: dict[str, object] = {}
-    if given is not None:
-        if which is None or name is not None:
-            raise InvalidParams("cannot restore: with --input name a worker alone", key="--input")
-        params = {"data": json_value(given, "--input"), "name": which}
+    params = given(timeout_s=timeout_s, start=False if no_start else None)
+    if data is None:
+        params |= given(checkpoint=_id(which), name=name)
+    elif which is None or name is not None:
+        raise InvalidParams("cannot restore: with --input name a worker alone", key="--input")
     else:
-        params = {"checkpoint": _id(which)}
-        if name is not None:
-            params["name"] = name
-    if timeout_s is not None:
-        params["timeout_s"] = timeout_s
-    if no_start:
-        params["start"] = False
+        params |= {"data": json_value(data, "--input"), "name": which}
     found = session.call("checkpoint.restore", params, timeout_s=waiting_s(timeout_s))
     how = "goes on with it" if found.get("live") else "begins with it at its next start"
     number_ = word(inner(found, "checkpoint"), "id")
@@ -70,12 +61,7 @@ def restore(
 @click.option("-n", "limit", type=click.IntRange(1, 10_000), metavar="N", help="List at most N; default 100.")
 def list_(session: Session, name: str | None, limit: int | None) -> None:
     """List checkpoints, the newest first. NAME is an agent, a worker or a task."""
-    params: dict[str, object] = {}
-    if name is not None:
-        params["name"] = name
-    if limit is not None:
-        params["limit"] = limit
-    found = session.call("checkpoint.list", params)
+    found = session.call("checkpoint.list", given(name=name, limit=limit))
     of = "" if name is None else f' of "{name}"'
     columns: Columns = {
         "ID": "id",

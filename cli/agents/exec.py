@@ -14,7 +14,7 @@ from corral.worker.client.sync import Client
 from corral.worker.contract.errors import Conflict, CorralError, InvalidParams, NotFound, SpawnFailed
 from corral.worker.contract.jsonrpc import Id, Response
 
-from ..context import ANSWER_S, Command, Session, command, complete_agents
+from ..context import ANSWER_S, Command, Session, command, complete_agents, given
 from ..render import as_record, number, word
 from .raw_terminal import RawTerminal, Signals, size
 
@@ -76,7 +76,7 @@ def exec(  # noqa: A001 - the name of the command
         raise click.UsageError("give the command to run: corral exec NAME -- CMD")
     if tty and not os.isatty(0):
         raise click.UsageError("-t needs a terminal as stdin")
-    params: dict[str, object] = {"name": name, "argv": list(argv), "stdin": interactive or tty}
+    params = given(name=name, argv=list(argv), stdin=interactive or tty, working_directory=workdir)
     environment = dict(_variable(each) for each in variables)
     if tty:
         rows, columns = size()
@@ -84,8 +84,6 @@ def exec(  # noqa: A001 - the name of the command
         environment = {"TERM": os.environ.get("TERM", "xterm"), **environment}
     if environment:
         params["environment"] = environment
-    if workdir is not None:
-        params["working_directory"] = workdir
     with session.connect() as connection:
         try:
             started = connection.call("agent.exec", params, timeout_s=ANSWER_S)

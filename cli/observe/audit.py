@@ -7,7 +7,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from .. import render
-from ..context import ANSWER_S, CommandGroup, Session, complete_agents, moment, place
+from ..context import ANSWER_S, CommandGroup, Session, complete_agents, given, moment, place
 from ..render import duration, inner, inners, items, number, word
 
 RECORDS_SHOWN = 100
@@ -83,11 +83,7 @@ def list_(
     name: str | None,
 ) -> None:
     """List records of changes and tool calls, the oldest first."""
-    params: dict[str, object] = {}
-    if actions:
-        params["actions"] = list(actions)
-    if name is not None:
-        params["name"] = name
+    params = given(actions=list(actions) or None, name=name)
     now = time.time()
     if until is not None:
         params["until_time"] = moment(until, "--until", now)

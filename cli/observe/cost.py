@@ -1,11 +1,9 @@
 """Implements `corral cost`: prints the usage of ended tasks, summed from the store."""
 
-import time
-
 import click
 
 from .. import render
-from ..context import Session, command, complete_agents, moment
+from ..context import Session, between, command, complete_agents, given
 from ..render import Record, inner, inners, number, word
 
 GROUPS = ("agent", "session", "day", "hour", "tenant")
@@ -35,15 +33,7 @@ def cost(session: Session, by: str, since: str | None, until: str | None, agent:
 
     Tokens and cents are what agents have reported. Sums stay when an agent is removed.
     """
-    now = time.time()
-    params: dict[str, object] = {"by": by}
-    if since is not None:
-        params["since"] = moment(since, "--since", now)
-    if until is not None:
-        params["until"] = moment(until, "--until", now)
-    if agent is not None:
-        params["agent"] = agent
-    document = session.call("cost.list", params)
+    document = session.call("cost.list", given(by=by, agent=agent) | between(since, until))
     if session.printed_json(document):
         return
     costs = inners(document, "costs")

@@ -9,7 +9,17 @@ import click
 from corral.worker.contract.errors import InvalidParams, Unreachable
 
 from .. import render
-from ..context import ANSWER_S, CommandGroup, Session, complete_agents, json_value, place, session_of, unknown_word
+from ..context import (
+    ANSWER_S,
+    CommandGroup,
+    Session,
+    complete_agents,
+    given,
+    json_value,
+    place,
+    session_of,
+    unknown_word,
+)
 from ..log_lines import MISSING, line_at, report_missing
 from ..render import inners, word
 
@@ -84,9 +94,7 @@ def events(
     With -f and --type it is a subscription. In a cluster the events are those of all nodes, `corral --node NAME events` those of one.
     """
     session = session_of(context)
-    params: dict[str, object] = {key: value for key, value in only.items() if value is not None}
-    if types:
-        params["types"] = list(types)
+    params = given(**only, types=list(types) or None)
     if since is not None:
         params |= place(since, time.time())
     if context.invoked_subcommand is not None:

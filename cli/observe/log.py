@@ -1,6 +1,5 @@
 """Implements `corral logs`: shows and follows the output of workers."""
 
-import time
 from collections.abc import Callable, Mapping
 
 import click
@@ -9,7 +8,7 @@ from corral.worker.client.sync import Client
 from corral.worker.contract.errors import Unreachable, from_wire
 from corral.worker.contract.log_pieces import PieceJoiner
 
-from ..context import ANSWER_S, Session, command, complete_agents, moment, selecting, selection
+from ..context import ANSWER_S, Session, between, command, complete_agents, given, selecting, selection
 from ..log_lines import MISSING, LogWriter, Records, Times, report_missing
 from ..render import inners, word
 
@@ -78,18 +77,9 @@ def logs(
         raise click.UsageError("-f does not go with --until or --previous: they select past lines")
     if only["task"] is not None and (names or selector or previous):
         raise click.UsageError("--task does not go with NAME, -l or --previous: the task says which")
-    params: dict[str, object] = {k: v for k, v in only.items() if v is not None}
-    params |= selection(names, selector)
+    params = given(**only, previous=previous or None, after=after)
+    params |= selection(names, selector) | between(since, until)
     times: Times = "none" if no_time else "utc" if utc else "local"
-    now = time.time()
-    if since is not None:
-        params["since"] = moment(since, "--since", now)
-    if until is not None:
-        params["until"] = moment(until, "--until", now)
-    if previous:
-        params["previous"] = True
-    if after is not None:
-        params["after"] = after
     if count is not None or (since is None and only["task"] is None):
         shown = LINES_BEFORE_FOLLOWING if follow else LINES_SHOWN
         params["n"] = shown if count is None else count

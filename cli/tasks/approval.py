@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import click
 
 from .. import render
-from ..context import CommandGroup, Session, complete_names
+from ..context import CommandGroup, Session, complete_names, given
 from ..render import word
 
 HEADER = ("ID", "AGENT", "TASK", "QUESTION", "ANSWERS", "EXPIRES")
@@ -41,9 +41,7 @@ def approvals(context: click.Context) -> None:
 @click.option("--ended", is_flag=True, help="Those that have ended, the newest first.")
 def list_(session: Session, agent: str | None, task: str | None, ended: bool) -> None:
     """List the open questions, the oldest first."""
-    given: dict[str, object] = {"agent": agent, "task": task}
-    params = {key: value for key, value in given.items() if value is not None}
-    found = session.call("approval.list", {**params, **({"ended": True} if ended else {})})
+    found = session.call("approval.list", given(agent=agent, task=task, ended=ended or None))
     records = session.records(found, "approvals", "no task waits for an answer")
     if not records:
         return

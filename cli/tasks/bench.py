@@ -17,7 +17,7 @@ import click
 from corral.worker.contract.errors import CorralError, Unreachable
 
 from .. import render
-from ..context import Session, command, duration, json_value
+from ..context import Session, command, duration, given, json_value
 from ..render import number, word
 from .run_options import complete_addressees
 
@@ -71,11 +71,9 @@ def bench(session: Session, /, **options: Any) -> int:  # Any: the values of the
 
     Runs many of them, and prints times, errors and throughput. Ctrl-C ends it after the tasks that run.
     """
-    params: dict[str, object] = {"agent": options["agent"], "objective": options["objective"]}
+    params = given(agent=options["agent"], objective=options["objective"], timeout_s=options["timeout_s"])
     if options["given"] is not None:
         params["input"] = json_value(options["given"], "--input", or_text=True)
-    if options["timeout_s"] is not None:
-        params["timeout_s"] = options["timeout_s"]
     if options["no_durable"]:
         params["durable"] = False
     run = BenchRun(session, params, options["count"], options["parallel"])

@@ -10,7 +10,7 @@ import click
 from corral.worker.contract.errors import InvalidParams
 from corral.worker.contract.trace_context import of_environment
 
-from ..context import complete_names, duration, duration_s, json_value, moment
+from ..context import complete_names, duration, duration_s, given, json_value, moment
 
 DAY_S = 86_400.0
 
@@ -183,7 +183,7 @@ def times(options: Mapping[str, Any]) -> dict[str, object]:
         raise InvalidParams("cannot use --every and --cron together: give one", key="--cron")
     chosen = {"every_s": options["every"]}
     chosen |= {key: options[key] for key in ("cron", "timezone", "overlap")}
-    params: dict[str, object] = {key: value for key, value in chosen.items() if value is not None}
+    params = given(**chosen)
     if options["no_catch_up"]:
         params["catch_up"] = False
     if options["at"] is not None:
@@ -204,54 +204,39 @@ def task(options: Mapping[str, Any]) -> dict[str, object]:
         params["at"] = instant(options["at"], "--at", time.time())
     if options["no_durable"]:
         params["durable"] = False
-    chosen: dict[str, object] = {
-        "timeout_s": options["timeout_s"],
-        "queue_timeout_s": options["queue_timeout_s"],
-        "deadline_s": options["deadline_s"],
-        "when_down": "queue" if options["queue"] else None,
-        "priority": options["priority"],
-        "required_capabilities": list(options["required"]) or None,
-        "idempotency_key": options["key"],
-        "session": options["session"],
-        "sticky_key": options["sticky_key"],
-        "after": list(options["after"]) or None,
-        "boundaries": _boundaries(options),
-        "output_format": _output_format(options),
-        "retry": _retry(options),
-        "traceparent": of_environment(),
-    }
-    return params | {key: value for key, value in chosen.items() if value is not None}
+    same = ("timeout_s", "queue_timeout_s", "deadline_s", "priority", "session", "sticky_key")
+    return params | given(
+        **{key: options[key] for key in same},
+        when_down="queue" if options["queue"] else None,
+        required_capabilities=list(options["required"]) or None,
+        idempotency_key=options["key"],
+        after=list(options["after"]) or None,
+        boundaries=_boundaries(options),
+        output_format=_output_format(options),
+        retry=_retry(options),
+        traceparent=of_environment(),
+    )
 
 
 def _boundaries(options: Mapping[str, Any]) -> dict[str, object] | None:
-    chosen = {
-        "max_tool_calls": options["max_tool_calls"],
-        "allowed_tools": list(options["tools"]) or None,
-        "max_tokens": options["max_tokens"],
-        "max_cost_cents": options["max_cost_cents"],
-        "scope": options["scope"],
-        "constraints": list(options["constraints"]) or None,
-    }
-    return {key: value for key, value in chosen.items() if value is not None} or None
+    same = ("max_tool_calls", "max_tokens", "max_cost_cents", "scope")
+    tools, constraints = list(options["tools"]) or None, list(options["constraints"]) or None
+    return given(**{key: options[key] for key in same}, allowed_tools=tools, constraints=constraints) or None
 
 
 def _output_format(options: Mapping[str, Any]) -> dict[str, object] | None:
-    wanted: dict[str, object] = {}
-    if options["wanted"] is not None:
-        wanted["description"] = options["wanted"]
-    if options["schema"] is not None:
-        wanted["schema"] = json_value(options["schema"], "--output-schema")
-    return wanted or None
+    schema = options["schema"]
+    return (
+        given(description=options["wanted"], schema=None if schema is None else json_value(schema, "--output-schema"))
+        or None
+    )
 
 
 def _retry(options: Mapping[str, Any]) -> dict[str, object] | None:
     words = list(options["retry_on"])
-    chosen = {
-        "max_attempts": options["max_attempts"],
-        "retry_on": words[0] if len(words) == 1 else words or None,
-        "retry_backoff_base_s": options["retry_backoff"],
-    }
-    return {key: value for key, value in chosen.items() if value is not None} or None
+    retry_on = words[0] if len(words) == 1 else words or None
+    backoff_s = options["retry_backoff"]
+    return given(max_attempts=options["max_attempts"], retry_on=retry_on, retry_backoff_base_s=backoff_s) or None
 
 
 def instant(text: str, option: str, now: float) -> float:

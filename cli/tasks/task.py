@@ -25,7 +25,17 @@ from corral.worker.contract.errors import (
 from corral.worker.contract.jsonrpc import Notification
 
 from .. import render
-from ..context import ANSWER_S, CommandGroup, Session, command, complete_agents, complete_names, duration, moment
+from ..context import (
+    ANSWER_S,
+    CommandGroup,
+    Session,
+    between,
+    command,
+    complete_agents,
+    complete_names,
+    duration,
+    given,
+)
 from ..render import inner, inners, number, word
 from . import run_options
 from .run_options import add_run_options, complete_addressees, complete_tasks
@@ -252,16 +262,10 @@ def _filters(options: Mapping[str, Any]) -> dict[str, object]:
         values = list(options[several])
         if values:
             params |= {one: values[0]} if len(values) == 1 else {several: values}
-    now = time.time()
-    for key in ("since", "until"):
-        if options[key] is not None:
-            params[key] = moment(options[key], f"--{key}", now)
+    params |= between(options["since"], options["until"])
     params |= {key: True for key in ("roots", "dead") if options[key]}
-    named = (("parent", "parent"), ("schedule", "schedule"), ("session", "of_session"))
-    for key, option in (*named, ("text", "text")):
-        if options[option] is not None:
-            params[key] = options[option]
-    return params
+    texts = {key: options[key] for key in ("parent", "schedule", "text")}
+    return params | given(**texts, session=options["of_session"])
 
 
 def _pages(session: Session, params: Mapping[str, object], limit: int) -> tuple[list[dict[str, object]], int]:

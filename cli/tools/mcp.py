@@ -16,6 +16,7 @@ from ..context import (
     Session,
     complete_names,
     duration,
+    given,
     json_value,
     pair,
     typed_pairs,
@@ -114,18 +115,14 @@ def call(session: Session, name: str, pairs: tuple[str, ...], arguments: str | N
     if arguments is not None and pairs:
         words = f'cannot call "{name}": {pairs[0]!r} stands beside --args'
         raise InvalidParams(words, key="--args", value=pairs[0])
-    given: object = typed_pairs(
+    values: object = typed_pairs(
         f'cannot call "{name}"', "arguments", pairs, lambda: inner(_schema(session, name), "properties")
     )
     if arguments is not None:
-        given = json_value(arguments, "--args")
-    if not isinstance(given, dict):
+        values = json_value(arguments, "--args")
+    if not isinstance(values, dict):
         raise InvalidParams("cannot read --args: it is no JSON object", key="--args", value=arguments)
-    params: dict[str, object] = {"name": name, "arguments": given}
-    if timeout_s is not None:
-        params["timeout_s"] = timeout_s
-    if (traceparent := of_environment()) is not None:
-        params["traceparent"] = traceparent
+    params = given(name=name, arguments=values, timeout_s=timeout_s, traceparent=of_environment())
     result = session.call("mcp.call", params, timeout_s=waiting_s(timeout_s))
     if session.json:
         session.print_json(result)
@@ -231,10 +228,7 @@ def _listed(session: Session, method: str) -> dict[str, object]:
 @click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Give up after this long.")
 def read(session: Session, uri: str, timeout_s: float | None) -> None:
     """Read a resource and print its text. Other content is named in brackets."""
-    params: dict[str, object] = {"uri": uri}
-    if timeout_s is not None:
-        params["timeout_s"] = timeout_s
-    result = session.call("mcp.read", params, timeout_s=waiting_s(timeout_s))
+    result = session.call("mcp.read", given(uri=uri, timeout_s=timeout_s), timeout_s=waiting_s(timeout_s))
     if session.printed_json(result):
         return
     for text in _texts({"content": [{"resource": each} for each in inners(result, "contents")]}):

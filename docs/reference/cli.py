@@ -20,7 +20,7 @@ options, its output and its exit codes; `corral COMMAND --help` shows the same o
 |---|---|
 | `--socket PATH` | socket of the daemon |
 | `--token TOKEN` | call with the rights of a [token](../how-to/tokens.md); better `CORRAL_TOKEN`, since other users see the words of a command |
-| `--node NAME` | call this [node](../how-to/run-on-many-machines.md#one-view) of the cluster, or all with `'*'`; default `CORRAL_NODE`, else the node that has what is named |
+| `--node NAME` | call this [node](../how-to/run-on-many-machines.md#one-view) of the cluster, or all with `'*'`; default `CORRAL_NODE`, else the node that runs the named agent |
 | `--tenant NAME` | act as this [tenant](../how-to/tenants-access.md); its names need no prefix; default `CORRAL_TENANT` |
 | `--connect-timeout D` | how long to wait for a daemon that starts; 0 does not wait |
 | `--json` | print JSON for programs: one document, or one object per line (NDJSON) for `logs`, `events`, `audit` and `top` |

@@ -73,7 +73,7 @@ class AgentRuntime(Methods):
         """Connects to a running daemon; without `socket` it is found as the `corral` command finds it.
 
         Waits up to `wait_s` seconds for a daemon that is just starting. A token restricts the connection to its rights, and
-        a tenant to the agents of that tenant, whose names may be short then.
+        a tenant to the agents of that tenant, whose names need no prefix then.
 
         Raises:
             Unreachable: no daemon listens there.
