@@ -133,7 +133,7 @@ def _cells(session: Session, entry: Mapping[str, object], worker: Mapping[str, o
         duration(number(worker, "uptime_s")) if is_alive else "-",
         word(worker, "restarts", "-"),
         word(worker, "renewals", "-"),
-        size(number(worker, "rss_bytes")) if is_alive else "-",
+        size(number(worker, "rss_bytes") or None) if is_alive else "-",  # 0 is not measured yet
         f"{cpu:.0f}%" if is_alive and cpu is not None else "-",
         _reason(session, entry, worker, state),
     ]

@@ -114,5 +114,7 @@ def overhead_line(found: Record) -> str:
     for part, figures in inner(found, "overhead").items():
         active = number(render.as_record(figures), "active") or 0
         memory = render.size(number(render.as_record(figures), "memory_bytes"))
-        words.append(f"{active:.0f} zygotes {memory}" if part == "zygotes" else f"{part} {memory}")
+        if part == "zygotes":
+            part = "1 zygote" if active == 1 else f"{active:.0f} zygotes"
+        words.append(f"{part} {memory}")
     return f"corral itself (RSS, part of the totals): {', '.join(words)}"

@@ -1,5 +1,6 @@
 """Tables fit the terminal, and records are shown as text: what the functions of `cli` make of values."""
 
+import io
 import os
 import random
 import time
@@ -7,8 +8,11 @@ import time
 import pytest
 
 from corral.cli import render
+from corral.cli.console import Session
 from corral.cli.fields import field_lines, toml_text
 from corral.cli.local_time import brief, local
+from corral.cli.screen.samples import overhead_line
+from corral.cli.status_table import print_entries
 
 pytestmark = pytest.mark.core
 
@@ -90,3 +94,17 @@ def test_times_are_local_and_short_where_the_day_is_today(monkeypatch: pytest.Mo
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+def test_memory_that_is_not_measured_yet_is_no_figure() -> None:
+    session = Session({})
+    session.stdout = io.StringIO()
+    worker = {"id": "web-0", "pid": 4711, "state": "Starting", "rss_bytes": 0}
+    print_entries(session, [{"name": "web", "state": "Starting", "workers": [worker]}])
+    header, row = session.stdout.getvalue().splitlines()
+    assert row.split()[header.split().index("RSS")] == "-"
+
+
+def test_one_zygote_is_counted_in_the_singular() -> None:
+    assert "1 zygote 2.0M" in overhead_line({"overhead": {"zygotes": {"active": 1, "memory_bytes": 2 << 20}}})
+    assert "2 zygotes 4.0M" in overhead_line({"overhead": {"zygotes": {"active": 2, "memory_bytes": 4 << 20}}})
