@@ -59,7 +59,6 @@ REFUSED = {
     "lone low surrogate": b'"\\udc00"',
     "surrogates in the wrong order": b'"\\udc00\\ud800"',
     "lone surrogate in a key": b'{"\\ud800":1}',
-    "byte order mark": b"\xef\xbb\xbf{}",
     "UTF-16": '{"a":1}'.encode("utf-16"),
     "overlong UTF-8": b'"\xc0\xaf"',
     "surrogate in UTF-8": b'"\xed\xa0\x80"',
@@ -305,3 +304,10 @@ def test_as_object_and_as_array_take_only_their_kind(codec: ModuleType, value: o
 )
 def test_text_that_was_cut_within_a_character_can_be_mended(codec: ModuleType, line: bytes, mended: str) -> None:
     assert codec.decode(codec.without_lone_surrogates(line)) == mended
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_a_byte_order_mark_is_passed_over(name: str) -> None:
+    assert CODECS[name].decode(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
+    with pytest.raises(ValueError, match=r"."):
+        CODECS[name].decode(b"\xef\xbb\xbf")
