@@ -9,7 +9,6 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from corral.mcp.pool.pool import Pool
-from corral.supervisor.config.spec.in_force import InForce
 from corral.supervisor.config.spec.spec import Config, Spec
 from corral.supervisor.tenants.quotas.room import TenantGate, TenantRoom
 from corral.supervisor.tenants.registry.tenants import Tenants
@@ -43,7 +42,7 @@ class Agents:
     def __init__(
         self,
         shared: Shared,
-        in_force: InForce,
+        registry: Registry,
         service: Service,
         pool: Pool,
         tenants: Tenants,
@@ -53,11 +52,11 @@ class Agents:
         self.revisions = revisions = Revisions(shared.store, bus)
         tools = ToolCache(shared.store, bus, pool)
         self.shared = shared
-        self.in_force = in_force
+        self.in_force = registry.in_force
         self.tenants = tenants
-        self.registry = registry = Registry(in_force)
+        self.registry = registry
         self.agents = registry.agents
-        self.overrides = overrides = Overrides(revisions, in_force.config)
+        self.overrides = overrides = Overrides(revisions, registry.config)
         self.groups = Groups(bus, revisions, overrides, registry, tenants)
         self.emergency = EmergencyStopSwitch(table, bus)
         room = TenantRoom(registry, gate)

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Collection, Generator, Iterable, Seq
 from corral.supervisor.config.spec.in_force import InForce
 from corral.supervisor.config.spec.labels import chosen, is_glob
 from corral.supervisor.config.spec.references import check_worker_ids, workers_max
-from corral.supervisor.config.spec.spec import Config, Group, Spec, kind_of_group
+from corral.supervisor.config.spec.spec import Config, Group, Recovery, Spec, kind_of_group
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract.errors import InvalidParams, NotFound
 from corral.worker.contract.names import qualified
@@ -45,6 +45,11 @@ class Registry:
         """Returns the spec in force of an agent or server; None where there is none of that name."""
         agent = self.agents.get(name)
         return None if agent is None else agent.spec
+
+    def recovery_of(self, name: str) -> Recovery:
+        """Returns the `[recovery]` of an agent; the common one where it is no more."""
+        spec = self.spec_of(name)
+        return self.config.defaults.recovery if spec is None else spec.recovery
 
     @property
     def names(self) -> Collection[str]:

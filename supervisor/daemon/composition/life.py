@@ -59,8 +59,8 @@ def life_of(rooms: Rooms, is_urgent: asyncio.Event) -> list[Room]:
             run=base.event_history.run,
             expire=aged(base.event_history.expire, lambda config: config.events.retention),
         ),
-        Room("leftovers", run=partial(asyncio.to_thread, remove_leftovers, leftovers(base.host.temporary_root))),
-        Room("containers", run=partial(asyncio.to_thread, remove_containers, leftovers(base.host.containers_root))),
+        Room("leftovers", run=_removal(remove_leftovers, leftovers(base.host.temporary_root))),
+        Room("containers", run=_removal(remove_containers, leftovers(base.host.containers_root))),
         Room("alerts", run=rooms.alerts.run),
         Room("limits", run=rooms.limits.run),
         Room("checkpoints", expire=base.checkpoints.expire),
@@ -102,6 +102,15 @@ def life_of(rooms: Rooms, is_urgent: asyncio.Event) -> list[Room]:
         Room("metrics", run=rooms.collector.run, close=rooms.collector.close, expire=rooms.metrics.expire),
     ]
     return life if rooms.cluster is None else [*life, Room("cluster", run=rooms.cluster.run)]
+
+
+def _removal(remove: Callable[[list[str]], None], left: list[str]) -> Callable[[], Coroutine[object, object, None]]:
+    """Returns what removes, beside the serving, what an earlier daemon has left."""
+
+    async def run() -> None:
+        await asyncio.to_thread(remove, left)
+
+    return run
 
 
 def _aged(in_force: InForce, expire: Expire, kept_s: Callable[[Config], float]) -> Expire:

@@ -27,7 +27,7 @@ from corral.supervisor.api.metrics.view import MetricsView
 from corral.supervisor.api.reports.costs import CostSums
 from corral.supervisor.api.table.quotas import Quotas
 from corral.supervisor.config.declared.stores import DeclaredStore
-from corral.supervisor.config.spec.spec import Config, Recovery, kind_of_group
+from corral.supervisor.config.spec.spec import Config, kind_of_group
 from corral.supervisor.machine.isolation.levels import PROXY_PORT
 from corral.supervisor.models.group import make_models
 from corral.supervisor.records.audit.log import now
@@ -44,7 +44,6 @@ from corral.supervisor.tasks.worker_api.call_rate import CallRates
 from corral.supervisor.tasks.worker_api.pubsub import WorkerPubsub
 from corral.supervisor.tasks.worker_api.requests import WorkerApi
 from corral.supervisor.tasks.workflows.successes import Successes
-from corral.supervisor.tenants.quotas.turns import CallTurns
 from corral.supervisor.tenants.tokens.tokens import Tokens
 from corral.supervisor.workers.egress.proxy import EgressProxy
 from corral.supervisor.workers.exec.execs import Execs
@@ -86,13 +85,13 @@ class Rooms:
         self.egress = EgressProxy(shared.launcher, shared.host, shared.generation, self._note_refused_host)
         shared.launcher.serve(PROXY_PORT, self.egress)
         self.pubsub = WorkerPubsub(shared.bus, in_force)
-        self.turns = CallTurns(asyncio.get_running_loop())
+        self.turns = basis.turns
         self.limits = LimitEnforcer(shared.launcher, shared.bus)
-        rooms = TenantRooms(shared, paths.state_dir, in_force, self.limits)
+        rooms = TenantRooms(shared, paths.state_dir, basis.tenants, basis.accounts, self.limits)
         self.tenant_rooms, self.tenants = rooms, rooms.tenants
         self.service = WorkerApi(shared.checkpoints, self.pubsub, self.turns, rooms.disk_use)
         self.pool = Pool(on_refused=self._note_refused)
-        self.agents = Agents(shared, in_force, self.service, self.pool, rooms.tenants, rooms.gate)
+        self.agents = Agents(shared, basis.registry, self.service, self.pool, rooms.tenants, rooms.gate)
         self.cluster = _cluster(config, shared, self.agents)
         spec_of = self.agents.registry.spec_of
         self.memory = Memory(shared.store, shared.bus, in_force, spec_of, self.tenants.all)
@@ -238,7 +237,7 @@ class Rooms:
         cls, config: Config, paths: Paths, daemon_log: DaemonLog, store: Store, stack: contextlib.AsyncExitStack
     ) -> "Rooms":
         """Makes the rooms and starts the launcher; `stack` takes them down."""
-        basis = await make_shared_rooms(config, paths, daemon_log, store, stack, lambda: this)
+        basis = await make_shared_rooms(config, paths, daemon_log, store, stack, lambda: this.models)
         this = cls(basis)
         stack.push_async_callback(this.gathered.end)
         stack.callback(this.activation.close)
@@ -255,11 +254,6 @@ class Rooms:
         """Returns the kind of a team or workflow, "team" or "workflow"; None for other names."""
         found = self.agents.groups.by_name.get(name)
         return None if found is None else kind_of_group(found)
-
-    def recovery_of(self, name: str) -> Recovery:
-        """Returns the `[recovery]` of an agent; the common one where it is no more."""
-        spec = self.agents.registry.spec_of(name)
-        return self.agents.config.defaults.recovery if spec is None else spec.recovery
 
     def _expanded(self, store: DeclaredStore, agent: str) -> str:
         """Returns the address of a store with the secrets that an agent gets."""

@@ -1,6 +1,6 @@
 """Composes the rooms that all others use: events, logs, the audit, the launcher, and the facts of the machine.
 
-They are made first, and ask the others only once those are made, see `Others`.
+They are made first; what they ask of agents and tenants are the tables of these, which need nothing.
 """
 
 import asyncio
@@ -8,14 +8,13 @@ import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from corral.supervisor.agents.external.logins import Logins
 from corral.supervisor.agents.external.steps import Steps
 from corral.supervisor.agents.external.token_store import TokenStore
-from corral.supervisor.agents.running.agents import Agents
+from corral.supervisor.agents.running.registry import Registry
 from corral.supervisor.config.spec.in_force import InForce
-from corral.supervisor.config.spec.spec import Config, Recovery, Spec
+from corral.supervisor.config.spec.spec import Config, Spec
 from corral.supervisor.models.desk.access import Access
 from corral.supervisor.models.group import ModelsGroup
 from corral.supervisor.records.audit.log import Audit
@@ -29,9 +28,9 @@ from corral.supervisor.records.store.store import Store
 from corral.supervisor.records.telemetry.tracing import Tracer
 from corral.supervisor.tenants.limits.slices import limits_in_kernel
 from corral.supervisor.tenants.quotas.turns import CallTurns
+from corral.supervisor.tenants.registry.accounts import Accounts
 from corral.supervisor.tenants.registry.tenants import Tenants
 from corral.supervisor.workers.process.command import Commands
-from corral.supervisor.workers.process.launch import Host
 from corral.supervisor.workers.process.launcher_client import Launcher
 from corral.supervisor.workers.supervision.alerts import Counts
 from corral.supervisor.workers.supervision.checkpoints import Checkpoints
@@ -41,44 +40,10 @@ from corral.supervisor.workers.zygote.pool import ZygotePool
 from corral.worker.contract.errors import CorralError
 from corral.worker.contract.names import tenant_of
 
-from ..host.installation import Paths, make_host
+from ..host.installation import Paths, default_user, make_host
 from .exports import Exports
-from .tenant_rooms import TenantRooms
 
 logger = logging.getLogger(__name__)
-
-
-class Others(Protocol):
-    """Lists the rooms and the functions that the shared ones use once all are made."""
-
-    @property
-    def agents(self) -> Agents:
-        """Returns the running set."""
-        ...
-
-    @property
-    def turns(self) -> CallTurns:
-        """Returns the turns of calls."""
-        ...
-
-    @property
-    def models(self) -> ModelsGroup:
-        """Returns the rooms of models."""
-        ...
-
-    @property
-    def tenants(self) -> Tenants:
-        """Returns the table of tenants."""
-        ...
-
-    @property
-    def tenant_rooms(self) -> TenantRooms:
-        """Returns the rooms of tenants."""
-        ...
-
-    def recovery_of(self, name: str) -> Recovery:
-        """Returns the `[recovery]` of an agent."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -87,6 +52,10 @@ class SharedRooms:
 
     config: Config
     in_force: InForce
+    registry: Registry
+    turns: CallTurns
+    tenants: Tenants
+    accounts: Accounts
     paths: Paths
     daemon_log: DaemonLog
     shared: Shared
@@ -103,15 +72,18 @@ async def make_shared_rooms(
     daemon_log: DaemonLog,
     store: Store,
     stack: contextlib.AsyncExitStack,
-    others: Callable[[], Others],
+    models: Callable[[], ModelsGroup],
 ) -> SharedRooms:
-    """Makes them; `stack` takes them down, and `others` returns the other rooms once they are made."""
+    """Makes them; `stack` takes them down, and `models` returns the group that gives a worker access to models."""
     in_force = InForce(config)
+    registry, turns = Registry(in_force), CallTurns(asyncio.get_running_loop())
+    tenants, user = Tenants(store, in_force), default_user()
+    accounts = Accounts(tenants, paths.state_dir, user)
     event_history = await EventHistory.open(store, in_force)
     logs = LogStore(
         paths.state_dir / "logs",
         unclean=not event_history.was_clean,
-        read_pause_s=lambda agent, size: others().turns.read_pause_s(tenant_of(agent), size),
+        read_pause_s=lambda agent, size: turns.read_pause_s(tenant_of(agent), size),
     )
     stack.callback(logs.close)
     bus = Bus(event_history.first_seq, event_history.keep, reserve=event_history.reserve)
@@ -120,7 +92,13 @@ async def make_shared_rooms(
     stack.push_async_callback(_note_clean_end, event_history, bus, audit)
     forwarding = await _forwarding(config, logs, bus, stack)
     launcher = _launcher(config, paths, bus)
-    host = _host(config, paths, launcher, others)
+
+    def access(spec: Spec, unit: str, *, own_network: bool) -> Access:
+        return models().access.of(spec, unit, own_network=own_network)
+
+    host = make_host(
+        config, paths, launcher, user, accounts.floor, lambda name: limits_in_kernel(tenants.find(name)), access
+    )
     zygotes = ZygotePool(launcher, host, bus, logs, store.generation)
     commands = Commands(launcher, host, store.generation)
     tokens = TokenStore(paths.state_dir, host.environ.get("CREDENTIALS_DIRECTORY"))
@@ -132,7 +110,7 @@ async def make_shared_rooms(
         event_history=event_history,
         store=store,
         incarnations=Incarnations(store),
-        checkpoints=Checkpoints(store, bus, lambda name: others().recovery_of(name)),
+        checkpoints=Checkpoints(store, bus, registry.recovery_of),
         logs=logs,
         generation=store.generation,
         host=host,
@@ -145,7 +123,22 @@ async def make_shared_rooms(
     exports = Exports(config.telemetry, store.generation, bus)
     await exports.follow(logs, stack)
     tracer = exports.tracer(stack)
-    return SharedRooms(config, in_force, paths, daemon_log, shared, audit, forwarding, logins, exports, tracer)
+    return SharedRooms(
+        config,
+        in_force,
+        registry,
+        turns,
+        tenants,
+        accounts,
+        paths,
+        daemon_log,
+        shared,
+        audit,
+        forwarding,
+        logins,
+        exports,
+        tracer,
+    )
 
 
 def _launcher(config: Config, paths: Paths, bus: Bus) -> Launcher:
@@ -156,20 +149,6 @@ def _launcher(config: Config, paths: Paths, bus: Bus) -> Launcher:
         state_dir=paths.state_dir,
         tier="auto" if tier == "pidns" else tier,
         pid_namespace=tier == "pidns",
-    )
-
-
-def _host(config: Config, paths: Paths, launcher: Launcher, others: Callable[[], Others]) -> Host:
-    def access(spec: Spec, unit: str, *, own_network: bool) -> Access:
-        return others().models.access.of(spec, unit, own_network=own_network)
-
-    return make_host(
-        config,
-        paths,
-        launcher,
-        lambda spec: others().tenant_rooms.accounts.floor(spec),
-        lambda name: limits_in_kernel(others().tenants.find(name)),
-        access,
     )
 
 

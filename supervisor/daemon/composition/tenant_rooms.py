@@ -7,7 +7,6 @@ tasks, which it frees.
 from pathlib import Path
 
 from corral.supervisor.agents.running.agents import Agents
-from corral.supervisor.config.spec.in_force import InForce
 from corral.supervisor.tasks.run.tasks import Tasks
 from corral.supervisor.tenants.limits.disk import TenantDisk
 from corral.supervisor.tenants.limits.slices import Slices
@@ -28,12 +27,14 @@ from corral.supervisor.workers.supervision.worker_supervisor import WorkerSuperv
 class TenantRooms:
     """Holds the rooms of tenants of a running daemon."""
 
-    def __init__(self, shared: Shared, state_dir: Path, in_force: InForce, limits: LimitEnforcer) -> None:
-        self.tenants = Tenants(shared.store, in_force)
+    def __init__(
+        self, shared: Shared, state_dir: Path, tenants: Tenants, accounts: Accounts, limits: LimitEnforcer
+    ) -> None:
+        self.tenants = tenants
         refusals = Refusals(shared.bus)
         self.disk_use = DiskUse(self.tenants, refusals)
         self.disk = TenantDisk(self.disk_use, shared.store, state_dir)
-        self.accounts = Accounts(self.tenants, state_dir, shared.host.default_user)
+        self.accounts = accounts
         self.task_limits = TaskLimits(self.tenants, refusals, self.disk_use)
         self.trees = TenantTrees(self.tenants, limits, lambda: shared.launcher.containment, refusals)
         self.slices = Slices(self.tenants, shared.launcher, refusals.note)

@@ -82,6 +82,7 @@ def make_host(
     config: Config,
     paths: Paths,
     launcher: Launcher,
+    default_user: str | None,
     floor: Floor,
     tenant_limits: Callable[[str], tuple[int, int, int]],
     models: Models,
@@ -95,7 +96,7 @@ def make_host(
         environ=dict(os.environ),
         sdk_path=make_sdk_folder(paths.state_dir),
         ordinary_user=os.getuid() != 0,
-        default_user=_default_user(),
+        default_user=default_user,
         temporary_root=temporary_root,
         containment=lambda: launcher.containment,
         secrets=Secrets.of(config.daemon.secrets_file, os.environ, paths.state_dir),
@@ -109,7 +110,8 @@ def make_host(
     )
 
 
-def _default_user() -> str | None:
+def default_user() -> str | None:
+    """Returns the user for agents whose spec names none; None where they run as the daemon."""
     if os.getuid() != 0:
         return None
     try:
