@@ -295,7 +295,7 @@ OTHER_WORDS = {
 
 _LISTED = dict.fromkeys(("ps", "ls", "list"), "corral tasks")
 _MADE = ("add", "create", "new", "apply")
-OTHER_PLACES = {
+OTHER_PLACES: dict[str, dict[str, str]] = {
     "corral": {
         **dict.fromkeys(("jobs", "queue", "queues"), "corral tasks"),
         **dict.fromkeys(("cron", "crontab", "timers", "list-timers"), "corral schedules"),
@@ -400,7 +400,7 @@ def toml_document(path: str) -> dict[str, Any]:
 
 def admit_msgspec() -> None:
     """Permits the import of msgspec, which the command line keeps out: this command reads a configuration itself."""
-    if sys.modules.get("msgspec", sys) is None:
+    if sys.modules.get("msgspec", sys) is None:  # pyright: ignore[reportUnnecessaryComparison]  see __main__
         del sys.modules["msgspec"]
 
 

@@ -78,7 +78,7 @@ def _sections(
             words = f'cannot import "{options["words"][0]}": it has no MCP servers under {keys}'
             raise InvalidParams(words, file=options["words"][0], reason="no servers")
     else:
-        sections = []
+        sections = list[Section]()
         for _client, path in usual_files(around, around.project or os.getcwd()):
             try:
                 sections += read(path, around.home)

@@ -1,15 +1,20 @@
 """The Python names of the table of methods: each is there, with the params of its method."""
 
+import asyncio
 import importlib.util
 import inspect
 import types
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from corral import AgentRuntime, Runtime
+from corral.worker.client.async_ import Reconnecting
+from corral.worker.client.methods import Methods
 from corral.worker.client.parameters import given
 from corral.worker.client.tasks import TaskOptions
+from corral.worker.contract.records import AgentStatus
 from corral.worker.control.params import ScheduleParams, TaskListParams
 from corral.worker.methods.table import METHODS
 
@@ -92,3 +97,18 @@ def test_the_synchronous_runtime_has_the_methods_of_the_other_one_with_their_sig
         signature = inspect.signature(method)
         assert list(signature.parameters.values()) == list(inspect.signature(other).parameters.values()), name
         assert not inspect.iscoroutinefunction(other), name
+
+
+def test_a_method_takes_the_arguments_of_its_signature_alone_and_sends_no_defaults() -> None:
+    sent: list[tuple[object, ...]] = []
+
+    class Connection:
+        async def ask(self, *call: object) -> None:
+            sent.append(call)
+
+    methods = Methods(cast("Reconnecting", Connection()))
+    asyncio.run(methods.scale_agent("web", instances=2, wait=True))
+    assert sent == [(AgentStatus, "agent.scale", {"name": "web", "instances": 2})]
+    with pytest.raises(TypeError):
+        asyncio.run(methods.scale_agent("web", 2, force=True))  # type: ignore[call-arg]  # which is the mistake
+    assert len(sent) == 1
