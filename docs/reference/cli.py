@@ -77,8 +77,8 @@ another user), `no-socket`, `busy`, `closed` (the connection broke), `foreign` (
 
 ## Output of workers on a terminal
 
-Text from a worker, a server or a tool never controls the terminal: control characters and changes of writing direction are made visible (`^[`,
-`\\u009b`). Colours (SGR sequences) in logs and task outputs are kept on a terminal and end with their line; elsewhere they
+Text from a worker, a server or a tool never controls the terminal: control characters, changes of writing direction and characters without a shape are made visible (`^[`,
+`\\u009b`). Colours (SGR sequences) in logs and task outputs are kept on a terminal, as far as they conceal nothing, and end with their line; elsewhere they
 are removed. When stdout is a file or a pipe, the text is passed through unchanged. A table is never wider than the terminal: long cells are cut and end
 with …, and columns are left out; piped, it is whole. Times in tables and of single records are local on a terminal, and UTC elsewhere. Places of one line (tables, events, errors) show newlines as `\\n`.
 """
