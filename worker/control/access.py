@@ -14,6 +14,12 @@ Rights = Literal["read", "operate", "admin"]
 RIGHTS: tuple[Rights, ...] = get_args(Rights)
 """Each includes those before it."""
 
+
+def permits(held: Rights, needed: Rights) -> bool:
+    """Returns whether a right includes another."""
+    return RIGHTS.index(held) >= RIGHTS.index(needed)
+
+
 TokenName = Annotated[str, Meta(pattern=f"^{FULL}$")]
 TenantName = Annotated[str, Meta(pattern=f"^{TENANT}$")]
 Globs = Annotated[list[Annotated[str, Meta(min_length=1, max_length=100)]], Meta(min_length=1, max_length=100)]

@@ -22,10 +22,9 @@ from corral.supervisor.agents.external.logins import Logins
 from corral.supervisor.agents.external.stores import Stores
 from corral.supervisor.agents.packages.store import Packages
 from corral.supervisor.agents.running.agents import Agents
-from corral.supervisor.config.secrets.secrets import MASK, masked
+from corral.supervisor.config.secrets.secrets import masked
 from corral.supervisor.config.spec.labels import is_glob
 from corral.supervisor.models.desk.listing import ModelListing
-from corral.supervisor.records.audit.hash_chain import digest
 from corral.supervisor.records.audit.log import Audit, refusal_key
 from corral.supervisor.records.backup.backups import Backups
 from corral.supervisor.records.logs.daemon_log import log_outcome
@@ -55,7 +54,7 @@ from corral.worker.contract.errors import (
     PermissionDenied,
 )
 from corral.worker.contract.records import Run, ScheduleRecord, Task
-from corral.worker.control.access import RIGHTS, Rights
+from corral.worker.control.access import Rights
 from corral.worker.control.params import ScheduleParams
 from corral.worker.methods.method import AnyMethod, Method
 from corral.worker.methods.rules import Rule
@@ -63,7 +62,9 @@ from corral.worker.methods.rules import Rule
 from ..metrics.statistics import Statistics
 from ..metrics.view import MetricsView
 from ..reports.costs import CostSums
+from .call_record import NAMES_KEPT, bounded, failure_of, names_of, open_params, record_of, refused_record
 from .caller import Caller as Caller
+from .caller import check_rights
 from .quotas import Quotas
 from .results import recorded_values
 from .scoping import Scope, ScopedCaller
@@ -75,23 +76,6 @@ from .status_feed import StatusFeed
 Permission = Rights
 
 logger = logging.getLogger(__name__)
-
-NAMES_KEPT = 50
-"""Number of names of one call in its record; its params have all, or their digest."""
-
-MAX_NAME = 100
-"""Characters of a name: no agent has a longer one."""
-
-MAX_MESSAGE = 300
-"""Characters of an error's message in a record."""
-
-MAX_PARAMS_BYTES = 4096
-"""Bytes of JSON in a record; longer params are kept as their SHA-256."""
-
-MAX_DENIED_NAMES = 5
-
-MAX_DENIED_BYTES = 512
-"""Bytes of JSON in the record of a denied call, so that an unprivileged caller cannot flood the log."""
 
 UNLIMITED = frozenset({"daemon.emergency_stop", "daemon.reload", "daemon.stop", "package.upload"})
 """Changes that are no part of max_changes_per_minute: an emergency, the ways to another limit, and the parts of a package,
@@ -237,17 +221,15 @@ class Control:
         try:
             if not logger.isEnabledFor(logging.DEBUG):
                 return await self.answer(name, params, caller)
-            facts = {"caller": caller.name, "method": name, "params": masked(_open_params(name, params))}
+            facts = {"caller": caller.name, "method": name, "params": masked(open_params(name, params))}
             return await log_outcome(logger, "call", facts, self.answer(name, params, caller))
         finally:
             if name in self.methods:  # others may have any name
                 self.statistics.served(name, perf_counter() - begun)
 
     async def answer(self, name: str, params: Mapping[str, object], caller: Caller) -> object:
-        """Returns the result of a method, a Struct, Raw or plain values."""
-        entry = self.methods.get(name)
-        if entry is None:
-            raise MethodNotFound(f'cannot call "{name}": there is no such method', method=name)
+        """Returns the result of a method, a Struct, Raw or plain values; from the node of the cluster that has what it is about."""
+        entry = self._entry(name)
         if self.optional_cluster is None:
             return await self._answer_here(entry, params, caller)
         return await self.optional_cluster.routed(
@@ -261,56 +243,38 @@ class Control:
 
     async def answer_here(self, name: str, params: Mapping[str, object], caller: Caller) -> object:
         """Returns the result of a method as this daemon answers it, for a caller on another node of its cluster."""
+        return await self._answer_here(self._entry(name), params, caller)
+
+    def _entry(self, name: str) -> AnyMethod:
         entry = self.methods.get(name)
         if entry is None:
             raise MethodNotFound(f'cannot call "{name}": there is no such method', method=name)
-        return await self._answer_here(entry, params, caller)
-
-    def runs(self, task: str) -> bool:
-        """Returns whether a task waits for a worker here, or runs on one."""
-        return self.tasks.find(task) is not None
-
-    def has_schedule(self, name: str) -> bool:
-        """Returns whether this daemon has a schedule of this name."""
-        schedules = self.optional_schedules
-        return schedules is not None and any(each.name == name for each in schedules.list())
-
-    async def has(self, names: Sequence[str], task: str) -> bool:
-        """Returns whether this daemon has all of these agents, servers, teams, workflows or workers, or this task."""
-        if task:
-            try:
-                await self.tasks.show(task)
-            except NotFound:
-                return False
-            return True
-        registry = self.agents.registry
-        return bool(names) and all(
-            name in registry.agents or name in registry.groups or registry.supervisor(name) is not None
-            for name in names
-        )
+        return entry
 
     async def _answer_here(self, entry: AnyMethod, params: Mapping[str, object], caller: Caller) -> object:
-        name = entry.name
+        """Admits a call or records its refusal, then serves it, with a record where it is a change."""
+        at, started = utc_now(), self.loop.time()
         is_dry = params.get("dry_run") is True and "dry_run" in entry.params.__struct_fields__
-        if entry.recorded in ("always", "or-refused") and not is_dry:
-            return await self._change(entry, params, caller)
+        is_change = entry.recorded in ("always", "or-refused") and not is_dry
         try:
             asked = await self._admitted(entry, params, caller)
+            if is_change:
+                await self._check_change(entry, caller)
         except CorralError as error:
-            self.note_refused(name, params, caller, error)
+            self.note_refused(entry.name, params, caller, error)
             raise
-        return await self._served(entry, asked, caller)
+        if not is_change:
+            return await self._served(entry, asked, caller)
+        # A caller that is restricted has only the names that are left to it.
+        own = params if caller.agents is None else codec.as_object(msgspec.to_builtins(asked)) or {}
+        record = {**record_of(entry.name, params, caller.who), "names": self._resolved(own), "at": at}
+        return await self._recorded(entry, self._served(entry, asked, caller), record, started)
 
     async def _admitted(self, entry: AnyMethod, params: Mapping[str, object], caller: Caller) -> Struct:
         """Returns the params as the method takes them, restricted to the tenant and the agents of the caller."""
         if caller.tenant:
             self._check_tenant(entry, caller.tenant)
-        if RIGHTS.index(caller.permission) < RIGHTS.index(entry.permission):
-            raise PermissionDenied(
-                f'cannot call "{entry.name}": {caller.name} may only {caller.permission}',
-                method=entry.name,
-                needs=entry.permission,
-            )
+        check_rights("method", entry.name, entry.permission, caller)
         asked = convert(params, entry.params, entry.name)
         if caller.agents is not None:
             scope = self._scope(caller.agents, caller.tenant)
@@ -329,11 +293,15 @@ class Control:
                 reason="suspended",
             )
 
+    async def _check_change(self, entry: AnyMethod, caller: Caller) -> None:
+        """Refuses a change beyond the rate of its caller, and one that needs a record while none can be stored."""
+        if entry.name not in UNLIMITED:
+            self._check_rate(entry, caller)
+        if entry.recorded == "or-refused":
+            await self.audit.require(f'call "{entry.name}"')
+
     def _check_rate(self, entry: AnyMethod, caller: Caller) -> None:
-        """Refuses a change beyond the number that a caller may make within a minute."""
         limit = self.agents.config.daemon.max_changes_per_minute
-        if entry.name in UNLIMITED:
-            return
         token = caller.who.get("token")  # an HTTP client chooses its other name itself
         name = refusal_key(caller.who) if token is None else f"token {token}"
         wait_s = self.change_rate.take(name, limit, self.loop.time())
@@ -368,36 +336,25 @@ class Control:
             globs, tenant, registry, self.tasks, self.shared, schedules, self.approvals, self.deployments, folder
         )
 
-    async def _change(self, entry: AnyMethod, params: Mapping[str, object], caller: Caller) -> object:
-        """Calls a method that the audit records: its record is durable before this returns or raises.
+    async def _recorded(
+        self, entry: AnyMethod, serving: Awaitable[object], called: Mapping[str, object], started: float
+    ) -> object:
+        """Awaits a change; its record is durable before this returns or raises.
 
         It is not durable where the store takes no write within seconds; where the same call is refused to
         the caller once more; and where the caller hangs up, since the method may go on.
         """
-        at, started = utc_now(), self.loop.time()
-        names = self._resolved(params)
 
         def record(result: str, **facts: object) -> dict[str, object]:
-            duration_s = round(self.loop.time() - started, 6)
-            entry_record = {**_record(entry.name, params, caller), "names": names}
-            return {**entry_record, "at": at, "result": result, "duration_s": duration_s, **facts}
+            return {**called, "result": result, "duration_s": round(self.loop.time() - started, 6), **facts}
 
         try:
-            asked = await self._admitted(entry, params, caller)
-            self._check_rate(entry, caller)
-            if caller.agents is not None:  # the names that are left
-                names = self._resolved(codec.as_object(msgspec.to_builtins(asked)) or {})
-            if entry.recorded == "or-refused":
-                await self.audit.require(f'call "{entry.name}"')
+            result = await serving
         except CorralError as error:
-            self.note_refused(entry.name, params, caller, error)
-            raise
-        try:
-            result = await self._served(entry, asked, caller)
-        except CorralError as error:
-            entry_record = record(error.name, **_failure(error))
-            if not isinstance(error, UNDONE) or self.audit.refuse(entry_record, refusal_key(caller.who)):
-                await self.audit.keep(entry_record)
+            failed = record(error.name, **failure_of(error))
+            who = codec.as_object(called["who"]) or {}
+            if not isinstance(error, UNDONE) or self.audit.refuse(failed, refusal_key(who)):
+                await self.audit.keep(failed)
             raise
         except asyncio.CancelledError:  # it hung up: no caller waits
             self.audit.add(record("Cancelled"))
@@ -406,12 +363,12 @@ class Control:
             await self.audit.keep(record("InternalError"))
             raise
         facts = recorded_values(result, entry.recorded_keys)
-        await self.audit.keep(record("ok", **({"told": _bounded(facts)} if facts else {})))
+        await self.audit.keep(record("ok", **({"told": bounded(facts)} if facts else {})))
         return result
 
     def _resolved(self, params: Mapping[str, object]) -> list[object]:
         """Returns the names that a call is about, for its record: globs and selectors as what they choose now."""
-        names = _names(params)
+        names = names_of(params)
         selector = params.get("selector")
         plain = [each for each in names if isinstance(each, str) and each != "*"]
         if selector is None and (params.get("all") is True or not any(map(is_glob, plain))):
@@ -428,65 +385,35 @@ class Control:
         if entry is not None and entry.recorded == "by-itself":
             self.tool_calls.note_refused(params.get("name"), caller.who, error)
         elif entry is not None and entry.recorded != "never":
-            record = {**_record(name, params, caller), "at": utc_now(), "result": error.name}
-            record |= _failure(error)
-            if isinstance(error, PermissionDenied):
-                record["names"] = _names(params)[:MAX_DENIED_NAMES]
-                record["params"] = _bounded(_open_params(name, params), MAX_DENIED_BYTES)
+            record = refused_record(name, params, caller.who, error)
             if self.audit.refuse(record, refusal_key(caller.who)):
                 self.audit.add(record)
+
+    def runs(self, task: str) -> bool:
+        """Returns whether a task waits for a worker here, or runs on one."""
+        return self.tasks.find(task) is not None
+
+    def has_schedule(self, name: str) -> bool:
+        """Returns whether this daemon has a schedule of this name."""
+        schedules = self.optional_schedules
+        return schedules is not None and any(each.name == name for each in schedules.list())
+
+    async def has(self, names: Sequence[str], task: str) -> bool:
+        """Returns whether this daemon has all of these agents, servers, teams, workflows or workers, or this task."""
+        if task:
+            try:
+                await self.tasks.show(task)
+            except NotFound:
+                return False
+            return True
+        registry = self.agents.registry
+        return bool(names) and all(
+            name in registry.agents or name in registry.groups or registry.supervisor(name) is not None
+            for name in names
+        )
 
 
 def _rule(entry: AnyMethod, caller: Caller) -> Rule | None:
     """Returns the rule that restricts a call; that of a caller bound to a tenant, whose token names agents, is the narrower one."""
     is_whole = caller.agents == bound(None, caller.tenant)
     return entry.tenant if caller.tenant and (is_whole or entry.scope is not None) else entry.scope
-
-
-# -- audit records of calls
-
-
-def _record(name: str, params: Mapping[str, object], caller: Caller) -> dict[str, object]:
-    return {
-        "action": name,
-        "who": dict(caller.who),
-        "names": _names(params),
-        "params": _bounded(_open_params(name, params)),
-    }
-
-
-OPEN_OF_SECRETS = frozenset({"name", "agents", "replace", "restart", "force", "rights", "expires_s", "overlap_s"})
-"""Keys of the methods `secret.*`, `token.*` and `auth.*` whose values may be shown: a mistyped key must not show a secret."""
-
-
-def _open_params(name: str, params: Mapping[str, object]) -> Mapping[str, object]:
-    """Returns the params that logs and the audit may see, before any is masked by its own key."""
-    if not name.startswith(("secret.", "token.", "auth.")):
-        return params
-    return {key: value if key in OPEN_OF_SECRETS else MASK for key, value in params.items()}
-
-
-def _names(params: Mapping[str, object]) -> list[object]:
-    """Returns the names that a call is about; `*` for all."""
-    if params.get("all") is True:
-        return ["*"]
-    found = [params.get("name")]
-    found += codec.as_array(params.get("names")) or []
-    added = codec.as_array(params.get("agents")) or []
-    found += [(codec.as_object(each) or {}).get("name") for each in added[:NAMES_KEPT]]
-    return [each[:MAX_NAME] for each in found[:NAMES_KEPT] if isinstance(each, str)]
-
-
-def _bounded(value: Mapping[str, object], limit: int = MAX_PARAMS_BYTES) -> dict[str, object]:
-    """Returns params or a result as the audit may show them: without secrets, and as a digest where they are long."""
-    sha256, size_bytes = digest(value)
-    if sha256 is None or size_bytes > limit:
-        return {"sha256": sha256, "bytes": size_bytes}
-    return codec.as_object(masked(value)) or {}
-
-
-def _failure(error: CorralError) -> dict[str, object]:
-    """Returns the record of an error; without the message of InvalidParams, which quotes a value that may be a secret."""
-    if isinstance(error, InvalidParams):
-        return {"code": error.code, "key": str(error.data.get("key", ""))[:MAX_MESSAGE]}
-    return {"code": error.code, "message": error.message[:MAX_MESSAGE]}

@@ -15,15 +15,16 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import fields
 
+from corral.supervisor.api.table.caller import check_rights
 from corral.supervisor.api.table.openrpc import any_value
 from corral.supervisor.api.table.table import Control, Permission
 from corral.supervisor.tasks.worker_api import exposed
 from corral.supervisor.tasks.worker_api.requests import convert
 from corral.worker.contract import codec
-from corral.worker.contract.errors import Conflict, CorralError, InvalidParams, Overloaded, PermissionDenied, Timeout
+from corral.worker.contract.errors import Conflict, CorralError, InvalidParams, Overloaded, Timeout
 from corral.worker.contract.records import ENDED, Task
 from corral.worker.contract.trace_context import KEY
-from corral.worker.control.access import RIGHTS
+from corral.worker.control.access import permits
 from corral.worker.control.approvals import Approvals
 
 from .elicitation import Person
@@ -96,7 +97,7 @@ class OwnTool:
 
     def is_within(self, permission: Permission | None) -> bool:
         """Returns whether a client with this permission may use it."""
-        return permission is not None and RIGHTS.index(permission) >= RIGHTS.index(self.needs)
+        return permission is not None and permits(permission, self.needs)
 
     def described(self) -> dict[str, object]:
         """Returns the entry of `tools/list`."""
@@ -119,12 +120,7 @@ class OwnTool:
 
     async def call(self, control: Control, arguments: Mapping[str, object], caller: ToolCaller) -> dict[str, object]:
         """Calls the tool and returns MCP's result object."""
-        if not self.is_within(caller.permission):
-            raise PermissionDenied(
-                f'cannot call "{self.name}": {caller.name} may only {caller.permission}',
-                tool=self.name,
-                needs=self.needs,
-            )
+        check_rights("tool", self.name, self.needs, caller)
         return _result_of(await self.serve(control, convert(arguments, self.arguments, self.name), caller))
 
 
@@ -380,7 +376,6 @@ def _is_callable(name: str) -> bool:
 
 
 async def _methods(control: Control, asked: MethodsArguments, caller: ToolCaller) -> Answer:
-    held = RIGHTS.index(caller.permission)
     found = [
         MethodEntry(
             name=name,
@@ -390,7 +385,7 @@ async def _methods(control: Control, asked: MethodsArguments, caller: ToolCaller
             example=dict(entry.example),
         )
         for name, entry in sorted(control.methods.items())
-        if name.startswith(asked.prefix) and _is_callable(name) and RIGHTS.index(entry.permission) <= held
+        if name.startswith(asked.prefix) and _is_callable(name) and permits(caller.permission, entry.permission)
     ]
     return Answer(Methods(found))
 

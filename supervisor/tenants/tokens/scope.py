@@ -10,12 +10,12 @@ from fnmatch import fnmatchcase
 from corral.worker.contract import codec
 from corral.worker.contract.errors import InvalidParams
 from corral.worker.contract.names import SEPARATOR, local_name, qualified, tenant_of
-from corral.worker.control.access import RIGHTS, Rights
+from corral.worker.control.access import Rights, permits
 
 
 def lesser(one: Rights, other: Rights) -> Rights:
     """Returns the one of two rights that permits less."""
-    return one if RIGHTS.index(one) <= RIGHTS.index(other) else other
+    return one if permits(other, one) else other
 
 
 def is_in_scope(name: str, globs: Sequence[str] | None) -> bool:
