@@ -17,20 +17,25 @@ Claim = Literal["run", "later", "elsewhere", "busy"]
 class PlacedRunner(Protocol):
     """Runs the tasks of agents that a cluster places, on whichever node has the agent."""
 
-    def is_placed(self, name: str | None) -> bool:
+    def is_placed(self, agent: str | None) -> bool:
         """Returns whether the cluster places an agent of this name."""
+        ...
 
-    def default_priority(self, name: str) -> int:
+    def default_priority(self, agent: str) -> int:
         """Returns the priority of tasks of an agent of the cluster that have none."""
+        ...
 
     async def execute(self, task: Task) -> Task:
         """Returns the end of a task on the node that ran it; also called again for one that a daemon left."""
+        ...
 
     async def withdraw(self, task: Task) -> None:
         """Cancels a task whose end nobody waits for any more."""
+        ...
 
     async def claim(self, schedule: str, agent: str, at: str, *, may_overlap: bool) -> Claim:
         """Returns what this node does about a run of a schedule: submit its task, ask again, or skip it."""
+        ...
 
 
 class Elsewhere(Protocol):
@@ -38,12 +43,15 @@ class Elsewhere(Protocol):
 
     def tokens(self, agent: str) -> Spending:
         """Returns the tokens of the last minute."""
+        ...
 
     def cents(self, agent: str) -> Spending:
         """Returns the cents of the last day."""
+        ...
 
     def changed(self, agent: str) -> None:
         """Notes that this node has used more; `spent` of the budgets has it."""
+        ...
 
 
 class SharedSchedules(Protocol):
@@ -51,18 +59,23 @@ class SharedSchedules(Protocol):
 
     def known(self) -> Mapping[str, ScheduleRecord] | None:
         """Returns them by name; None before they were read from the engine."""
+        ...
 
     def subscribe(self, listener: Callable[[], None], /) -> None:
         """Calls `listener` after each change."""
+        ...
 
     async def add(self, record: ScheduleRecord, /) -> None:
         """Adds one; raises Conflict where there is one of its name."""
+        ...
 
     async def remove(self, name: str, /) -> None:
         """Removes one."""
+        ...
 
     async def set_paused(self, name: str, /, *, paused: bool) -> None:
         """Pauses or resumes one."""
+        ...
 
 
 class Cluster:
@@ -81,11 +94,11 @@ class Cluster:
 
 
 class _NothingPlaced:
-    def is_placed(self, name: str | None) -> bool:
+    def is_placed(self, agent: str | None) -> bool:
         return False
 
-    def default_priority(self, name: str) -> int:
-        raise AssertionError(f"{name} is not placed")
+    def default_priority(self, agent: str) -> int:
+        raise AssertionError(f"{agent} is not placed")
 
     async def execute(self, task: Task) -> Task:
         raise AssertionError(f"{task.agent} is not placed")
