@@ -50,7 +50,15 @@ def tokens(daemon: DaemonProcess) -> dict[str, str | None]:
     return found
 
 
-def status(address: str, route: Route, token: str | None, *, streams: bool, value: str = "no-such-name") -> int:
+def status(
+    address: str,
+    route: Route,
+    token: str | None,
+    *,
+    streams: bool,
+    value: str = "no-such-name",
+    source: str = "127.0.0.1",
+) -> int:
     """The status of a request that does nothing: its body has an unknown key, its path an unknown name."""
     words = [
         ("1" if key.removesuffix("s") in ("checkpoint", "approval") else value) if is_key else key
@@ -63,7 +71,9 @@ def status(address: str, route: Route, token: str | None, *, streams: bool, valu
         headers["Content-Type"] = "application/json"
         body = json.dumps({"no such key": 1})
     host, _, port = address.rpartition(":")
-    with closing(http.client.HTTPConnection(host, int(port), timeout=BOUND_S)) as connection:
+    with closing(
+        http.client.HTTPConnection(host, int(port), timeout=BOUND_S, source_address=(source, 0))
+    ) as connection:
         connection.request(route.verb, "/api/v1/" + "/".join(words), body, headers)
         return connection.getresponse().status
 
@@ -72,11 +82,12 @@ def test_a_route_needs_the_right_of_its_method(
     daemon: DaemonProcess, tokens: dict[str, str | None], subtests: pytest.Subtests
 ) -> None:
     address = daemon.call("daemon.status", names=[])["daemon"]["http"]
-    for entry, route in ROUTES:
+    for number, (entry, route) in enumerate(ROUTES, start=1):
         streams = entry.faces.only_streams
+        source = f"127.0.1.{number}"  # an address of its own: many wrong tokens from one are answered late
         with subtests.test(entry.name, verb=route.verb, path=route.path):
             for kind in NO_TOKEN:
-                assert status(address, route, tokens[kind], streams=streams) == 401, kind
+                assert status(address, route, tokens[kind], streams=streams, source=source) == 401, kind
             for rights in RIGHTS:
                 found = status(address, route, tokens[rights], streams=streams)
                 if RIGHTS.index(rights) < RIGHTS.index(entry.permission):
