@@ -48,7 +48,7 @@ class TaskLines:
                 self._connection.close()
                 self._connection = self._reconnected()
         except CorralError as error:
-            self._progress.print(f"no more lines of the task are shown: {error.message}")
+            self._progress.print(f"cannot show further lines of the task: {error.message}")
         finally:
             self._connection.close()
 

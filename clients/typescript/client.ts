@@ -2334,7 +2334,7 @@ export interface TokenRecord {
   tenant?: string | null;
 }
 
-/** Names the tokens that are valid no more. */
+/** Names the tokens that are no longer valid. */
 export interface TokenRemoved {
   removed: Array<string>;
 }
@@ -2462,7 +2462,7 @@ export class Corral extends Connection {
   }>;
   }
 
-  /** Returns whether all that is wanted is up */
+  /** Returns whether everything that should run is up */
   readyz(options?: RequestOptions): Promise<{
     status: "ready" | "not ready";
     draining: boolean;

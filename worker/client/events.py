@@ -412,7 +412,7 @@ class ExecStream(_CallStream):
         """Writes to its stdin, and returns once it is taken; needs `stdin` or `tty`.
 
         Raises:
-            CorralError: it reads no more input, or has ended.
+            CorralError: it no longer reads its input, or has ended.
         """
         for start in range(0, len(data), 32 * 1024):
             piece = data[start : start + 32 * 1024]

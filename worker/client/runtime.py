@@ -229,7 +229,7 @@ class AgentRuntime(Methods):
         return await self._act("agent.restart", name, timeout_s=timeout_s)
 
     async def reset_agent(self, name: str) -> AgentStatus:
-        """Forgets the failures of an agent: one that is wanted and has given up starts again."""
+        """Forgets the failures of an agent: one that should run and has given up starts again."""
         return await self._act("agent.reset", name)
 
     async def pause_agent(self, name: str) -> AgentStatus:
@@ -475,7 +475,7 @@ class AgentRuntime(Methods):
         Args:
             names: names, worker ids or globs; None: all.
             selector: labels, such as `team=red,tier!=db`.
-            failed: whether to return only what is not as wanted.
+            failed: whether to return only what has a problem.
 
         Raises:
             NotFound: a name is unknown, or a glob or the selector matches nothing.

@@ -91,7 +91,7 @@ class TokenList(Struct, frozen=True):
 
 
 class TokenRemoved(Struct, frozen=True):
-    """Names the tokens that are valid no more."""
+    """Names the tokens that are no longer valid."""
 
     removed: list[str]
 

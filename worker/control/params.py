@@ -47,7 +47,7 @@ class SchemaParams(Struct, frozen=True, forbid_unknown_fields=True):
 class StatusParams(Struct, frozen=True, forbid_unknown_fields=True):
     """Selects agents, MCP servers, teams and workflows by names or globs and by labels; all when both are absent.
 
-    With `failed` only those that are not as wanted: ended by a failure, degraded, or waiting for the next start.
+    With `failed` only those with a problem: ended by a failure, degraded, or waiting for the next start.
     """
 
     names: list[str] | None = None

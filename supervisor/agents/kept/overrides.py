@@ -133,7 +133,7 @@ class Overrides:
         """Returns the agent or server of the file with another table; the file's own where it means the same."""
         own = self.file.agents.get(name)
         if own is None or name in self.file.schedules:
-            why = "the configuration file has it no more"
+            why = "it is no longer in the configuration file"
             if own is not None:
                 why = f"it is the command of a schedule of {own.source}; change it there, then corral reload"
             raise Conflict(f'cannot set "{name}": {why}', name=name, remedy="corral reload")

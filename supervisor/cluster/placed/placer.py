@@ -102,7 +102,7 @@ class Placer:
                 for task in tasks:
                     task.cancel()
         self._observer = None
-        logger.info("this node places no more")
+        logger.info("this node no longer places agents")
 
     def _note_over(self, name: str) -> None:
         logger.warning("node %s is over: its replicas get other nodes", name)

@@ -678,8 +678,8 @@ class Spec(Struct, frozen=True, kw_only=True):
     protocol: Annotated[Literal["corral", "mcp", "none", "webhook", "acp", "a2a"], Key("restart", tenant=True)] = (
         "corral"
     )
-    """The protocol on stdin and stdout; always `mcp` for MCP servers. `none`: any program, Ready once it has lived for
-    1 s; `webhook`: each task is an HTTP request to `url`, see [webhook agents](../how-to/webhook-agents.md); `acp`:
+    """The protocol on stdin and stdout; always `mcp` for MCP servers. `none`: any program, Ready once it has stayed
+    up for 1 s; `webhook`: each task is an HTTP request to `url`, see [webhook agents](../how-to/webhook-agents.md); `acp`:
     an agent of the Agent Client Protocol, see [ACP agents](../how-to/run-acp-agents.md); `a2a`: an agent of the A2A
     protocol at `url`, see [A2A](../how-to/a2a.md#run-tasks-of-a-remote-agent)."""
     type: Annotated[Literal["service", "oneshot", "http", "sse"], Key("restart", tenant=True)] = "service"
@@ -745,7 +745,7 @@ class Spec(Struct, frozen=True, kw_only=True):
     health: Checks | None = None
     """Health checks, see [Health](#health); not set: MCP servers are asked by MCP, agents send heartbeats."""
     ready: Annotated[Ready, Key(of="agent")] | None = None
-    """With `protocol = "none"`: the check that makes it Ready, in place of having lived for 1 s."""
+    """With `protocol = "none"`: the check that makes it Ready, in place of having stayed up for 1 s."""
     url: Annotated[str, web_url, Key("restart")] | None = None
     """In place of `command`: a remote MCP server, reached over HTTP by a bridge process of its own, with `protocol =
     "webhook"` the service that takes the tasks, or with `"a2a"` the agent or its card."""

@@ -175,7 +175,7 @@ class Pushes:
             if is_allowed(target.url, self._allowed):
                 self._known.setdefault(target.task, set()).add(target.id)
                 continue
-            logger.warning('an address of task "%s" is removed: it is allowed no more', target.task)
+            logger.warning('an address of task "%s" is removed: it is no longer allowed', target.task)
             await self._store.write((REMOVE, (target.task, target.id)))
         self._loaded.set()
         for task in tuple(self._known):

@@ -131,7 +131,7 @@ async def _chunks(
     while not task.done() or outbox.is_waiting:
         data = await outbox.next(PING_S)
         if outbox.is_broken:
-            raise ConnectionResetError("the client does not read, or may read no more")
+            raise ConnectionResetError("the client does not read, or may no longer read")
         if data or not task.done():
             yield data or PING
     yield ending(task)

@@ -30,7 +30,9 @@ def other_paths() -> dict[str, object]:
     not_ready: Schema = {"503": {"description": "Something is down, or the daemon stops.", **_json(ready)}}
     return {
         "/healthz": {"get": {**_get("healthz", "Returns that the daemon lives", lives), "security": []}},
-        "/readyz": {"get": _get("readyz", "Returns whether all that is wanted is up", ready, refusals | not_ready)},
+        "/readyz": {
+            "get": _get("readyz", "Returns whether everything that should run is up", ready, refusals | not_ready)
+        },
         "/openapi.json": {"get": {**_get("openapi", "Returns this document", {"type": "object"}), "security": []}},
         "/metrics": {"get": _metrics()},
         **_runtime(),

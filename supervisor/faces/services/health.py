@@ -28,7 +28,7 @@ def _reasons(agents: Agents, groups: Mapping[str, Group], name: str) -> list[str
     group, agent = groups.get(name), agents.agents.get(name)
     if group is not None:
         return _of_group(agents, groups, group)
-    return [f"{name} is no more"] if agent is None else _of_agent(agent)
+    return [f"{name} no longer exists"] if agent is None else _of_agent(agent)
 
 
 def _of_group(agents: Agents, groups: Mapping[str, Group], group: Group) -> list[str]:

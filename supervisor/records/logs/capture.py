@@ -556,7 +556,7 @@ class LogWriter:
             if in_part:
                 self._unended |= {prefix[31:37]}
             if torn_bytes or in_part or (self._was_alive and not is_reported):
-                reason = "the daemon ended while this worker lived, lines may be missing here"
+                reason = "the daemon ended while this worker was running, lines may be missing here"
                 self.lose(1 if torn_bytes else 0, torn_bytes, reason)
             self._was_alive = False
             self._unmark()

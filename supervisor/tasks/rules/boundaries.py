@@ -75,7 +75,7 @@ def _refused(key: str, reason: str) -> InvalidParams:
 
 def _check_words(params: TaskParams) -> None:
     if not params.objective.strip() and params.input is None and params.context is None:
-        raise _refused("objective", "say what is wanted, here or by an input")
+        raise _refused("objective", "say what to do, here or by an input")
     if len(params.objective) > MAX_OBJECTIVE_CHARS:
         text = f"{len(params.objective)} characters are more than {MAX_OBJECTIVE_CHARS}: write data into the input"
         raise _refused("objective", text)

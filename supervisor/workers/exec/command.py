@@ -138,7 +138,7 @@ class Command:
                 except BlockingIOError:
                     await self._writable()
                 except OSError as error:
-                    text = f'cannot write to "{self.unit}": it reads no more input'
+                    text = f'cannot write to "{self.unit}": it no longer reads its input'
                     raise Conflict(text, reason="input") from error
             if end:
                 self._ends.close_input()

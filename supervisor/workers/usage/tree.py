@@ -105,7 +105,7 @@ class Files:
 
     def __init__(self, pid: int, cgroup: str | None) -> None:
         if Files.held + FILES > _may_hold():
-            raise OSError(errno.EMFILE, "no more descriptors may be held open")
+            raise OSError(errno.EMFILE, "too many descriptors are held open")
         names = [f"/proc/{pid}/stat", f"/proc/{pid}/fd"]
         if cgroup is None:
             names.append(f"/proc/{pid}/task/{pid}/children")

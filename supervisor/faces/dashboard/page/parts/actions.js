@@ -14,7 +14,7 @@ const VERBS = {
   restart: { done: "restarted", text: "Its workers are stopped and started again. A running task is queued again unless it ends in time." },
   pause: { done: "paused", text: "All its processes are frozen until it is resumed." },
   resume: { done: "resumed", text: "Its processes run again." },
-  reset: { done: "reset", text: "Its failures are forgotten. If it is wanted, it starts again." },
+  reset: { done: "reset", text: "Its failures are forgotten. If it should be running, it starts again." },
 };
 
 /** Awaits what `doing` sends, and notes `done` or the error; returns the result, or null. */
