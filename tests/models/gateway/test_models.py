@@ -23,8 +23,8 @@ def refused(text: str) -> InvalidParams:
     ("text", "key"),
     [
         ("[models.a]\n", "models.a.kind"),
-        ('[models.a]\nkind = "openai"\nprices = { input = -1 }\n', "models.a.prices"),
-        ('[models.a]\nkind = "openai"\nprices = { outputs = 1 }\n', "models.a.prices"),
+        ('[models.a]\nkind = "openai"\nprices = { input = -1 }\n', "models.a.prices.input"),
+        ('[models.a]\nkind = "openai"\nprices = { outputs = 1 }\n', "models.a.prices.outputs"),
         ('[models.a]\nkind = "openai"\nfallback = ["a"]\n', "models.a.fallback"),
         (TWO.replace('"openai"\n', '"openai"\nfallback = ["b"]\n'), "models.a.fallback"),
         (TWO.replace('"openai"\n', '"openai"\nfallback = ["c"]\n'), "models.a.fallback"),
