@@ -10,7 +10,7 @@ WINDOW_S = 60.0
 STEP_S = 0.1
 """Seconds by which each further one waits longer."""
 
-MOST_S = 2.0
+MOST_S = 0.3
 
 ADDRESSES_MAX = 1000
 """Addresses that are remembered; beyond, the one that was silent for the longest is forgotten."""
