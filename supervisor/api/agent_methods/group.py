@@ -46,7 +46,6 @@ async def _add_groups(control: Control, kind: str, params: GroupAddParams, calle
     if not tables or (params.name is not None and params.spec is None):
         text = f"cannot add a {kind}: give spec, or specs"
         raise InvalidParams(text, key="name", value=params.name)
-    _ = control.schedules  # refuses where the room of teams and workflows is not installed
     return await control.agents.groups.add(kind, tables, Cause("add", made_by(caller)))
 
 

@@ -42,8 +42,7 @@ from ..table.table import Caller, Control, serve
 @serve(DAEMON_EXPORT)
 async def _export(control: Control, params: ExportParams, caller: Caller) -> Exported:
     agents, groups = control.agents.agents, control.agents.groups.by_name
-    optional = control.optional_schedules
-    schedules = [] if optional is None else optional.list()
+    schedules = control.schedules.list()
     wanted = _wanted(control, params, schedules)
     chosen = [each for each in schedules if wanted is None or _users(each) & wanted]
     jobs = {each.name for each in chosen if each.command is not None}
@@ -124,7 +123,6 @@ async def _import(control: Control, params: ImportParams, caller: Caller) -> Imp
             added.names += names
         for kind, tables in (("team", params.teams), ("workflow", params.workflows)):
             if tables:
-                _ = control.schedules  # refuses where their room is not installed
                 expanded_tables = _expanded(params, f"{kind}s", tables) if kind == "team" else tables
                 await control.agents.groups.add(kind, expanded_tables, cause)
                 added.names += tables

@@ -48,10 +48,9 @@ async def _forget(control: Control, name: str) -> None:
         await control.agents.membership.take_out(agents, groups)
     elif groups:
         await control.agents.membership.remove(groups, cascade=True)
-    if control.optional_schedules is not None:
-        for schedule in control.optional_schedules.list():
-            if tenant_of(schedule.task.agent or schedule.name) == name:
-                await control.optional_schedules.remove(schedule.name)
+    for schedule in control.schedules.list():
+        if tenant_of(schedule.task.agent or schedule.name) == name:
+            await control.schedules.remove(schedule.name)
     for token in control.tokens.list():
         if tenant_of(token.name) == name:
             await control.tokens.remove(token.name)

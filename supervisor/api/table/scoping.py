@@ -5,7 +5,7 @@ handler sees them. A name, a task, a checkpoint or a schedule that is out of sco
 """
 
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -19,12 +19,13 @@ from corral.supervisor.config.spec.labels import chosen, is_glob
 from corral.supervisor.config.spec.spec import kind_of_group
 from corral.supervisor.tasks.run.tasks import Tasks
 from corral.supervisor.tasks.worker_api.approvals import Approvals
+from corral.supervisor.tasks.workflows.schedules import Schedules
 from corral.supervisor.tenants.tokens.scope import as_glob, bound, is_in_scope, kept, without_names
 from corral.supervisor.workers.supervision.shared import Shared
 from corral.worker.contract import codec
 from corral.worker.contract.errors import CorralError, NotFound, PermissionDenied
 from corral.worker.contract.names import qualified, tenant_of
-from corral.worker.contract.records import ScheduleRecord, TaskParams
+from corral.worker.contract.records import TaskParams
 from corral.worker.control.access import Rights
 from corral.worker.control.params import AttachParams
 from corral.worker.methods.rules import Rule
@@ -38,14 +39,6 @@ def tasks_in_scope(listed: Mapping[str, object], caller: Caller) -> Mapping[str,
     return listed if caller.agents is None else kept(listed, "tasks", "agent", caller.agents)
 
 
-class Schedules(Protocol):
-    """Represents the schedules, of which the tasks are looked up."""
-
-    def show(self, name: str) -> ScheduleRecord:
-        """Returns a schedule; raises NotFound."""
-        ...
-
-
 class Scope:
     """Restricts the calls of one caller."""
 
@@ -56,7 +49,7 @@ class Scope:
         registry: Registry,
         tasks: Tasks,
         shared: Shared,
-        schedules: Schedules | None,
+        schedules: Schedules,
         approvals: Approvals,
         deployments: Deployments,
         folder: str = "",
@@ -272,12 +265,10 @@ class Scope:
             await self.check_task(each)
 
     def _check_schedule(self, name: str) -> None:
-        found = None
-        if self._schedules is not None:
-            try:
-                found = self._schedules.show(name)
-            except NotFound:
-                found = None
+        try:
+            found = self._schedules.show(name)
+        except NotFound:
+            found = None
         agent = "" if found is None else found.task.agent or ""
         is_own = self._is_whole and found is not None and tenant_of(name) == self._tenant
         if not is_own and not is_in_scope(agent, self._globs):

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
@@ -36,6 +36,7 @@ from corral.supervisor.tasks.worker_api.approvals import Approvals
 from corral.supervisor.tasks.worker_api.pubsub import WorkerPubsub
 from corral.supervisor.tasks.worker_api.requests import convert
 from corral.supervisor.tasks.worker_api.tool_calls import ToolCalls
+from corral.supervisor.tasks.workflows.schedules import Schedules
 from corral.supervisor.tenants.quotas.disk_use import DiskUse
 from corral.supervisor.tenants.quotas.turns import CallTurns
 from corral.supervisor.tenants.registry.accounts import Accounts
@@ -53,9 +54,7 @@ from corral.worker.contract.errors import (
     Overloaded,
     PermissionDenied,
 )
-from corral.worker.contract.records import Run, ScheduleRecord, Task
 from corral.worker.control.access import Rights
-from corral.worker.control.params import ScheduleParams
 from corral.worker.methods.method import AnyMethod, Method
 from corral.worker.methods.rules import Rule
 
@@ -106,50 +105,6 @@ def serve(method: Method[P, A]) -> Callable[[Serve[P, A | Raw]], Serve[P, A | Ra
     return enter
 
 
-class Schedules(Protocol):
-    """Keeps schedules, and submits their tasks; its room is optional."""
-
-    async def add(self, params: ScheduleParams, *, command: list[str] | None = None) -> ScheduleRecord:
-        """Adds a schedule; `command` is that of the job of its name."""
-        ...
-
-    async def remove(self, name: str) -> ScheduleRecord:
-        """Removes a schedule."""
-        ...
-
-    def list(self) -> list[ScheduleRecord]:
-        """Returns all schedules, by name."""
-        ...
-
-    def show(self, name: str) -> ScheduleRecord:
-        """Returns a schedule."""
-        ...
-
-    def upcoming(self, name: str) -> Sequence[str]:
-        """Returns the next times of a schedule."""
-        ...
-
-    async def recent(self, name: str) -> Sequence[Run]:
-        """Returns the last runs of a schedule, the newest first."""
-        ...
-
-    def check_free(self, name: str) -> None:
-        """Refuses a name that a schedule has."""
-        ...
-
-    async def pause(self, name: str) -> ScheduleRecord:
-        """Pauses a schedule."""
-        ...
-
-    async def resume(self, name: str) -> ScheduleRecord:
-        """Resumes a schedule."""
-        ...
-
-    async def run_now(self, name: str) -> Task:
-        """Submits the task of a schedule at once."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Control:
     """Answers calls for one daemon. The methods of the table reach the rooms through it."""
@@ -158,7 +113,7 @@ class Control:
     agents: Agents
     hibernation: Hibernation
     tasks: Tasks
-    optional_schedules: Schedules | None
+    schedules: Schedules
     memory: Memory
     memory_expiry: Expiry
     memory_listing: Listing
@@ -193,16 +148,6 @@ class Control:
     optional_cluster: Cluster | None = None
     change_rate: ChangeRate = field(default_factory=ChangeRate)
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
-
-    @property
-    def schedules(self) -> Schedules:
-        """Returns the schedules; teams and workflows are of the same room."""
-        if self.optional_schedules is None:
-            raise NotFound(
-                "cannot use schedules, teams and workflows: supervisor/tasks/workflows is not installed",
-                room="orchestration",
-            )
-        return self.optional_schedules
 
     @property
     def cluster(self) -> Cluster:
@@ -330,7 +275,7 @@ class Control:
             raise scope.error(error) from None
 
     def _scope(self, globs: Sequence[str], tenant: str) -> Scope:
-        registry, schedules = self.agents.registry, self.optional_schedules
+        registry, schedules = self.agents.registry, self.schedules
         folder = str(self.accounts.folder(tenant)) if tenant else ""
         return Scope(
             globs, tenant, registry, self.tasks, self.shared, schedules, self.approvals, self.deployments, folder
@@ -395,8 +340,7 @@ class Control:
 
     def has_schedule(self, name: str) -> bool:
         """Returns whether this daemon has a schedule of this name."""
-        schedules = self.optional_schedules
-        return schedules is not None and any(each.name == name for each in schedules.list())
+        return any(each.name == name for each in self.schedules.list())
 
     async def has(self, names: Sequence[str], task: str) -> bool:
         """Returns whether this daemon has all of these agents, servers, teams, workflows or workers, or this task."""

@@ -52,7 +52,7 @@ def make_control(
         agents=rooms.agents,
         hibernation=rooms.hibernation,
         tasks=rooms.tasks,
-        optional_schedules=rooms.schedules,
+        schedules=rooms.schedules,
         memory=rooms.memory,
         memory_expiry=rooms.memory_expiry,
         memory_listing=Listing(rooms.shared.store, rooms.memory),
