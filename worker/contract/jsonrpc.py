@@ -13,7 +13,7 @@ arrive, however long they are.
 
 import heapq
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from . import codec
@@ -260,9 +260,7 @@ class Peer:
         lost = [request_id] if request_id is not None and request_id in self._in_flight else []
         if line.lstrip().startswith(b'"jsonrpc"'):  # a message on several lines, whichever it is about
             error, lost = ParseError("cannot read the message: it is on several lines"), list(self._in_flight)
-        for each in lost:
-            _, _, context = self._in_flight.pop(each)
-            events.append(Response(each, context, None, error))
+        events += self._end(lost, error)
         self._refuse(line, error, events)
 
     def _read_call(self, line: bytes, message: dict[str, object], events: list[Event]) -> None:
@@ -345,10 +343,12 @@ class Peer:
         if request_id is not None and request_id not in self._in_flight:
             lost = []  # a response to a request that has ended
             self.dropped += 1
-        for each in lost:
-            _, _, context = self._in_flight.pop(each)
-            events.append(Response(each, context, None, error))
+        events += self._end(lost, error)
         events.append(Foreign(head, error.message, ended=not self._log_foreign))
+
+    def _end(self, ids: Iterable[Id], error: CorralError) -> list[Response]:
+        """Ends requests in flight with an error."""
+        return [Response(each, self._in_flight.pop(each)[2], None, error) for each in ids]
 
     # -- sending
 
@@ -454,8 +454,7 @@ class Peer:
 
     def close(self, error: CorralError) -> list[Response]:
         """Ends every request in flight with `error`, after the peer is gone."""
-        ended = [Response(i, context, None, error) for i, (_, _, context) in self._in_flight.items()]
-        self._in_flight.clear()
+        ended = self._end(list(self._in_flight), error)
         self._deadlines.clear()
         self._serving.clear()
         return ended

@@ -141,7 +141,7 @@ async def read_body(request: web.BaseRequest, most_bytes: int = MAX_BODY_BYTES, 
         raise Refused(400, invalid, Connection="close") from error
 
 
-def too_long(most_bytes: int = MAX_BODY_BYTES) -> Refused:
+def too_long(most_bytes: int) -> Refused:
     """Returns the answer to a body that is too long."""
     text = f"cannot take a message of more than {most_bytes} bytes"
     fault = ResourceLimitExceeded(text, limit="message", value=most_bytes)

@@ -230,7 +230,8 @@ class HttpServer:
 def _tenant(request: web.BaseRequest) -> str | None:
     """Returns the tenant that a request names, however its name is encoded; None where it names none."""
     given = request.headers.getall(TENANT_HEADER, [])
-    if request.query_string:
+    raw = request.rel_url.raw_query_string
+    if TENANT_KEY in raw or "%" in raw:  # no other query can name one
         given = given + request.query.getall(TENANT_KEY, [])
     if not given:
         return None
