@@ -140,14 +140,14 @@ def _cells(session: Session, entry: Mapping[str, object], worker: Mapping[str, o
 
 
 def _reason(session: Session, entry: Mapping[str, object], worker: Mapping[str, object], state: str) -> str:
-    """Returns the last column: the task of a busy worker, or the reason why another one is not up."""
+    """Returns the last column: the task of a busy worker and what it waits for, or the reason why another one is not up."""
     parts: list[str] = []
     if worker.get("paused"):
         parts.append("paused")
     if worker.get("throttled"):
         parts.append("throttled")
     if task := word(worker, "task"):
-        parts.append(task)
+        parts += filter(None, (task, word(worker, "task_reason")))
     if worker.get("done"):
         parts.append(f"succeeded {session.at(word(inner(worker, 'last_exit'), 'at'))}")
     elif _job_word(entry, worker) == "Running":

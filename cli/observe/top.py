@@ -17,7 +17,7 @@ from ..screen.samples import ORDERS, Order, key_of, milliseconds, overhead_line,
 
 HEADER = (
     *("NAME", "STATE", "WORKERS", "CPU%", "MEMORY", "RUNNING", "QUEUED", "OK", "FAILED"),
-    *("CALLS", "P50", "RESTARTS"),
+    *("CALLS", "P50", "RESTARTS", "REASON"),
 )
 
 INTERVAL_LEAST_S = 0.1
@@ -133,7 +133,7 @@ def _lines(session: Session, frame: Record) -> list[str]:
         [[render.one_line(cell) for cell in _top_row(row)] for row in inners(frame, "agents")],
         width=session.width,
         droppable=("RESTARTS", "P50", "CALLS", "QUEUED", "WORKERS", "STATE"),
-        right=HEADER[2:],
+        right=HEADER[2:-1],
         paint=paint if session.colours else None,
     )
     if session.colours:
@@ -150,7 +150,7 @@ def _top_row(row: Record) -> list[str]:
         word(row, "state"),
         f"{up}/{workers}",
         f"{number(row, 'cpu_percent') or 0:.1f}",
-        render.size(number(row, "memory_bytes")),
+        render.size(number(row, "memory_bytes") or None),  # 0 is not measured yet
         word(row, "running"),
         word(row, "queued"),
         word(row, "ok", "-"),
@@ -158,4 +158,5 @@ def _top_row(row: Record) -> list[str]:
         word(row, "tool_calls", "-"),
         milliseconds(row, "p50_ms"),
         word(row, "restarts"),
+        word(row, "reason"),
     ]

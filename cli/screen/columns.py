@@ -82,6 +82,10 @@ def _state(row: Record, _now: float) -> Cell:
     return state, render.STATE_COLOURS.get(state, "")
 
 
+def _reason(row: Record, _now: float) -> Cell:
+    return word(row, "reason"), "yellow"
+
+
 def _workers(row: Record, _now: float) -> Cell:
     up, count = number(row, "up"), number(row, "workers") or 0
     text = f"{'-' if up is None else f'{up:.0f}'}/{count:.0f}"
@@ -146,6 +150,7 @@ AGENTS = (
     Column("P99", _milliseconds("p99_ms"), _order_by_number("p99_ms"), 9, is_right=True),
     _figure("tool_calls", "CALLS", 12),
     _figure("restarts", "RESTARTS", 10, "yellow"),
+    Column("REASON", _reason, None, 8, flexible=True, least=20),
     Column("CPU HISTORY", _history, None, 13),
 )
 
@@ -155,9 +160,9 @@ def _worker_state(row: Record, now: float) -> Cell:
 
 
 def _worker_text(row: Record, _now: float) -> Cell:
-    """Returns the task of a worker, or the reason why it is not up."""
+    """Returns the task of a worker and what it waits for, or the reason why it is not up."""
     if task := word(row, "task"):
-        return task, ""
+        return (f"{task} {reason}", "yellow") if (reason := word(row, "task_reason")) else (task, "")
     if (wait_s := number(row, "next_start_in_s")) is not None:
         return f"next start in {render.duration(wait_s)}", "yellow"
     last = inner(row, "last_exit")
@@ -199,7 +204,8 @@ def _created(row: Record, now: float) -> Cell:
 def _objective(row: Record, _now: float) -> Cell:
     objective, message = word(row, "objective"), word(inner(row, "error"), "message")
     if not message:
-        return objective, ""
+        reason = word(row, "reason")
+        return ": ".join(filter(None, (objective, reason))), "yellow" if reason else ""
     cause = message.partition('": ')[2] if message.startswith("cannot ") else ""
     return ": ".join(filter(None, (objective, cause or message))), "red"
 

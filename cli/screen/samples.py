@@ -78,6 +78,11 @@ def processes(statistics: Record) -> dict[str, object]:
     return {key: sum(number(part, key) or 0 for part in parts or [own]) for key in own}
 
 
+def _reason(worker: Record) -> str:
+    """Returns what the task of a worker waits for, or why it is not up."""
+    return word(worker, "task_reason") or ("" if worker.get("pid") is not None else word(worker, "reason"))
+
+
 def row(entry: Record, figures: Record) -> dict[str, object]:
     """Returns the row of one agent or server."""
     workers, executor = inners(entry, "workers"), inner(figures, "executor")
@@ -97,6 +102,7 @@ def row(entry: Record, figures: Record) -> dict[str, object]:
         "restarts": sum(int(number(worker, "restarts") or 0) for worker in workers),
         "renewals": sum(int(number(worker, "renewals") or 0) for worker in workers),
         **{key: executor.get(key) for key in COUNTS},
+        "reason": next((found for worker in workers if (found := _reason(worker))), ""),
     }
 
 

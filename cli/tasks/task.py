@@ -239,9 +239,10 @@ def tasks(session: Session, /, **options: Any) -> None:  # Any: the values of th
     if not records:
         session.note("there are no such tasks" if params else "there are no tasks")
         return
-    has_errors = any(record.get("error") for record in records)
-    header = (*TASK_HEADER, "REASON") if has_errors else TASK_HEADER
-    rows = [_task_row(session, record)[: None if has_errors else -1] for record in records]
+    rows = [_task_row(session, record) for record in records]
+    has_reasons = any(row[-1] for row in rows)
+    header = (*TASK_HEADER, "REASON") if has_reasons else TASK_HEADER
+    rows = [row[: len(header)] for row in rows]
     if any("node" in record for record in records):  # as of a cluster
         header = (*header[:2], "NODE", *header[2:])
         nodes = [word(record, "node", "-") for record in records]
@@ -290,7 +291,7 @@ def _pages(session: Session, params: Mapping[str, object], limit: int) -> tuple[
 def _task_row(session: Session, record: Mapping[str, object]) -> list[str]:
     cells = [word(record, key) for key in ("id", "agent", "worker", "state", "priority", "attempt")]
     created = session.at(word(record, "created_at"))
-    reason = _reason(inner(record, "error"))
+    reason = _reason(inner(record, "error")) or word(record, "reason")
     took = render.duration(number(record, "duration_s"))
     return [*cells, took, created, word(record, "objective"), reason]
 

@@ -167,3 +167,24 @@ def test_the_command_lists_and_answers(daemon: DaemonProcess) -> None:
     shown = json.loads(daemon.corral("approvals", "list", "--ended", "--json").stdout)
     answers = {each["task"]: each["answer"] for each in shown}
     assert [answers[task] for task in tasks] == ["allow", "deny", "allow"]
+
+
+def test_every_list_says_which_task_waits_for_a_person_and_which_wait_behind_it(daemon: DaemonProcess) -> None:
+    daemon.call("agent.scale", name="questions", instances=1)
+    first = submit(daemon, "Delete 312 files?\nThey are old.", options=["yes", "no"])
+    number = asked(daemon, first)["id"]
+    second = submit(daemon, "And these?")
+    asks = "asks: Delete 312 files? (corral approvals)"
+    waits = "questions waits for an answer: Delete 312 files? (corral approvals)"
+    reasons = {each["id"]: each["reason"] for each in daemon.call("task.list")["tasks"]}
+    assert reasons == {first: asks, second: waits}
+    (worker,) = daemon.call("daemon.status", names=["questions"])["agents"][0]["workers"]
+    assert (worker["task"], worker["task_reason"]) == (first, asks)
+    for command in ("status", "tasks", "top --once"):
+        assert asks in daemon.corral(*command.split()).stdout, command
+
+    daemon.call("approval.answer", approval=number, answer="yes")
+    ended(daemon, first)
+    assert asked(daemon, second)["question"] == "And these?"
+    assert daemon.call("task.show", task=first)["reason"] == ""
+    assert daemon.call("task.show", task=second)["reason"] == "asks: And these? (corral approvals)"

@@ -298,7 +298,8 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
     `wanted` is true if it is to be up, which may hold for some workers of an agent only. `throttled` is true while
     cpu_limit_percent stops it; `throttled_s` is the sum of these times in this incarnation. `done` is true for a job
     from its success to the beginning of its next run. `restarts` counts starts after failures alone, `renewals` those
-    after an end that was asked for: `restart`, `reload`, a rolling restart on changed sources.
+    after an end that was asked for: `restart`, `reload`, a rolling restart on changed sources. `task_reason` is what its
+    task waits for, such as a person's answer; empty while it waits for nothing.
     """
 
     id: str
@@ -325,6 +326,7 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
     hibernated: bool = False
     done: bool = False
     renewals: int = 0
+    task_reason: str = ""
 
 
 class RollingStatus(Struct, frozen=True, kw_only=True, rename={"before": "from", "after": "to"}):

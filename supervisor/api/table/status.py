@@ -313,6 +313,8 @@ class StatusReport:
         sample = self.limits.sample(supervisor)
         throttling = self.limits.throttling(supervisor)
         next_start = worker.deadline if worker.state is State.INITIAL else None
+        task = next(iter(supervisor.running), None) if supervisor.spec.kind == "agent" else None
+        record = None if task is None else self._tasks.find(task)
         return WorkerStatus(
             id=worker.id,
             pid=worker.pid,
@@ -325,10 +327,11 @@ class StatusReport:
             paused=worker.paused_at is not None,
             cpu_percent=sample.cpu_percent,
             open_files=sample.open_files,
-            task=next(iter(supervisor.running), None) if supervisor.spec.kind == "agent" else None,
+            task=task,
             next_start_in_s=None if next_start is None else round(max(0.0, next_start - now), 3),
             last_exit=None if worker.last_exit is None else exit_record(worker.last_exit),
             reason=worker.reason,
+            task_reason="" if record is None else record.reason,
             wanted=worker.wanted,
             log_lost_lines=supervisor.log.lost_lines,
             log_lost_bytes=supervisor.log.lost_bytes,

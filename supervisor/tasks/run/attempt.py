@@ -98,7 +98,7 @@ class Attempt:
         self._call: Call | None = None
         self._channel: Channel | None = None
         self._answer = _Answer(loop=self._loop)
-        self._questions = 0
+        self._questions: list[str] = []
         self._asked_at = 0.0
         self._asked_s = 0.0  # in which a question was open, up to the last answer
         self._all_answered: asyncio.Event | None = None  # there while a question is open
@@ -108,21 +108,26 @@ class Attempt:
         """Returns True if its worker has been sent the task."""
         return self._call is not None
 
+    @property
+    def asks(self) -> str:
+        """Returns the question that has been open the longest; empty while there is none."""
+        return self._questions[0] if self._questions else ""
+
     def beat(self) -> None:
         """Restarts stall_timeout: the handler has shown a sign of life."""
         self._beat_at = self._loop.time()
 
     @contextlib.contextmanager
-    def question(self) -> Iterator[None]:
+    def question(self, text: str) -> Iterator[None]:
         """Stops both clocks while a question of the task is open: a person takes the time that it takes."""
         if not self._questions:
             self._asked_at = self._loop.time()
             self._all_answered = asyncio.Event()
-        self._questions += 1
+        self._questions.append(text)
         try:
             yield
         finally:
-            self._questions -= 1
+            self._questions.remove(text)
             if not self._questions:
                 self._asked_s += self._loop.time() - self._asked_at
                 self.beat()

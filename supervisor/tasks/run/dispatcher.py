@@ -5,8 +5,9 @@ task which has neither dependency nor start time left is queued, executed or end
 """
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Protocol
 
 from msgspec.structs import replace
@@ -22,6 +23,7 @@ from corral.worker.contract.records import Task, TaskKind
 
 from ..rules.availability import Down, free_slots, slot_of, takes_tasks, waits_when_down, wanted_workers, why_down
 from ..rules.queue import TaskQueue
+from .attempt import Attempt
 from .backlog import Dependencies, Entry, waiting_reason
 from .budgets import Budgets
 from .endings import Endings, agent_gone
@@ -30,6 +32,9 @@ from .record_writer import RETRY_AFTER_S, RecordWriter
 
 LOOKED_AT_ONCE = 500
 """Number of waiting tasks that are told the reason of their wait in one turn of the loop."""
+
+SHOWN_CHARS = 100
+"""Characters of a question in the reason of a task."""
 
 LOOK_S = 1.0
 """Seconds after which the tasks of an agent that is being changed are looked at again."""
@@ -76,6 +81,10 @@ class Dispatcher:
         """Tasks of teams and workflows until `boot`; None from then on."""
         self._looking: dict[str, bool] = {}
         """Agents whose waiting tasks are being looked at; True: once more, from the beginning."""
+        self._explained: set[str] = set()
+        """Agents of which some waiting tasks have a reason."""
+        self._questions: dict[str, list[str]] = {}
+        """Open questions of running tasks, by agent; the oldest first."""
         self._loop = asyncio.get_running_loop()
 
         writer.subscribe(self)
@@ -208,7 +217,8 @@ class Dispatcher:
             waits_until = entry.since + limit_s
             entry.timer = self._loop.call_at(waits_until, self._leave_queue, entry, limit_s)
         reason = self._why_not(agent, None)
-        if reason is not None and task.reason != reason:
+        if reason and task.reason != reason:
+            self._explained.add(task.agent)
             entry.task = replace(task, reason=reason)
             entry.notify()
         if takes_tasks(agent):
@@ -229,7 +239,29 @@ class Dispatcher:
     def abandon(self, name: str) -> None:
         """Ends the tasks that still wait for an agent that was removed."""
         self._backlog.remove_agent(name)
+        self._explained.discard(name)
         self._endings.abandon([each for each in self._backlog.of(name) if not each.is_begun])
+
+    @contextlib.contextmanager
+    def question(self, entry: Entry, attempt: Attempt, text: str) -> Generator[None]:
+        """Says in the record of a running task, and in those behind it, that it waits for a person, while that is so."""
+        questions = self._questions.setdefault(entry.task.agent, [])
+        questions.append(text)
+        try:
+            with attempt.question(text):
+                self._explain(entry, attempt)
+                yield
+        finally:
+            questions.remove(text)
+            if not questions:
+                self._questions.pop(entry.task.agent, None)
+            self._explain(entry, attempt)
+
+    def _explain(self, entry: Entry, attempt: Attempt) -> None:
+        if entry.attempt is attempt and entry.task.state == "running":
+            entry.task = replace(entry.task, reason=f"asks: {_shown(attempt.asks)}" if attempt.asks else "")
+            entry.notify()
+        self.look_soon(entry.task.agent)
 
     # -- no worker takes them
 
@@ -271,8 +303,12 @@ class Dispatcher:
             return False
         down = why_down(agent, registry.agents)
         reason = self._why_not(agent, down)
-        if reason is None:
+        if not reason and name not in self._explained:
             return False
+        if reason:
+            self._explained.add(name)
+        else:
+            self._explained.discard(name)
         waiting = [entry for entry in entries if self._is_waiting(entry)]
         if down is not None:
             doomed = [entry for entry in waiting if _is_in_vain(entry.task, agent, down)]
@@ -288,13 +324,16 @@ class Dispatcher:
         is_free = not entry.is_begun and not entry.is_ending and entry.accepted is None
         return is_free and entry.task.state == "queued" and not self.dependencies.holds(entry)
 
-    def _why_not(self, agent: Agent, down: Down | None) -> str | None:
-        held = self._budgets.holds(agent.spec)
+    def _why_not(self, agent: Agent, down: Down | None) -> str:
+        """Returns why no worker of an agent takes its next task; empty where each of them is busy, or about to be up."""
         if down is not None:
             return down.words
-        if held is None and not takes_tasks(agent) and agent.is_paused:
+        if held := self._budgets.holds(agent.spec):
+            return held
+        if not takes_tasks(agent) and agent.is_paused:
             return f"it is paused; corral resume {agent.name}"
-        return held
+        questions = self._questions.get(agent.name)
+        return f"{agent.name} waits for an answer: {_shown(questions[0])}" if questions else ""
 
     # -- to workers
 
@@ -397,6 +436,12 @@ class Dispatcher:
         if self._is_over_budget(agent) or self._loop.time() < self._held_until:
             return 0, queue.offered
         return queue.ready(len(agent.supervisors)), queue.offered
+
+
+def _shown(question: str) -> str:
+    """Returns the first line of a question, shortened, and the command that answers it."""
+    line = question.strip().partition("\n")[0]
+    return f"{line if len(line) <= SHOWN_CHARS else line[: SHOWN_CHARS - 1] + '…'} (corral approvals)"
 
 
 def _is_unbound(task: Task, agent: Agent) -> bool:

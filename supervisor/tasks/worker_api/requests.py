@@ -200,7 +200,7 @@ class WorkerApi:
         if entry is None or entry.attempt is None:
             text = f'cannot ask for worker "{supervisor.id}": the request names no task that it runs'
             raise InvalidParams(text, key="task")
-        with entry.attempt.question():
+        with self._tasks.dispatcher.question(entry, entry.attempt, asked.question):
             found = await self._approvals.ask(entry.task, supervisor.id, asked)
         return msgspec.to_builtins(found)
 

@@ -13,6 +13,7 @@ from corral.worker.contract.approvals import QUESTION_CHARS, AskParams
 from corral.worker.contract.errors import MethodNotFound
 
 from ..run.backlog import Entry
+from ..run.dispatcher import Dispatcher
 from .approvals import Approvals
 
 ELICIT = "elicitation/create"
@@ -31,9 +32,17 @@ class ServerQuestions:
     """Asks the questions of one tool call."""
 
     def __init__(
-        self, approvals: Approvals, entry: Entry, worker: str, server: str, limit_s: float, started: float
+        self,
+        approvals: Approvals,
+        dispatcher: Dispatcher,
+        entry: Entry,
+        worker: str,
+        server: str,
+        limit_s: float,
+        started: float,
     ) -> None:
         self._approvals = approvals
+        self._dispatcher = dispatcher
         self._entry = entry
         self._worker = worker
         self._server = server
@@ -63,8 +72,8 @@ class ServerQuestions:
                 key=f"mcp-{form}-{asked.number}-{asked.attempt}",
                 can_decline=True,
             )
-            record = await self._approvals.ask(self._entry.task, self._worker, question, self._server)
+            with self._dispatcher.question(self._entry, attempt, question.question):
+                record = await self._approvals.ask(self._entry.task, self._worker, question, self._server)
             return forms.Reply(record.state, record.answer)
 
-        with attempt.question():
-            return await forms.fill(params, put)
+        return await forms.fill(params, put)

@@ -265,7 +265,9 @@ class ToolCalls:
         most_s = 0.0 if server is None else server.spec.mcp.max_request_timeout
         limit_s = most_s if timeout_s is None else min(most_s, timeout_s)
         worker = record.supervisor.id
-        return ServerQuestions(self._approvals, entry, worker, record.server, limit_s, record.started)
+        return ServerQuestions(
+            self._approvals, self._tasks.dispatcher, entry, worker, record.server, limit_s, record.started
+        )
 
     def note_refused(self, tool: object, who: Mapping[str, object], error: CorralError) -> None:
         """Records a client's tool call that was refused before it was made."""
