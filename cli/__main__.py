@@ -279,6 +279,8 @@ def _next_step(error: "CorralError") -> str:
 
     if candidates := render.items(error.data, "candidates"):
         return "; name one: " + ", ".join(f'"{each}"' for each in candidates[:3])
+    if error.data.get("name") == "all":
+        return "; did you mean --all?"
     known = [str(each) for each in render.items(error.data, "known")]
     near = [str(each) for each in render.items(error.data, "near")]
     if not near and known:

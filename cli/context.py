@@ -244,6 +244,8 @@ class CommandGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Returns the command, or raises a usage error that names the nearest one."""
+        if ctx.parent is None and args and args[0] in ALIASES:
+            args = [*ALIASES[args[0]], *args[1:]]
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
             top = cast("click.Group", ctx.find_root().command).list_commands(ctx.find_root())
             raise unknown_word(ctx.command_path, args[0], self.list_commands(ctx), top)
@@ -272,6 +274,12 @@ class CommandGroup(click.Group):
             ctx.exit(2)
         return super().parse_args(ctx, args)
 
+
+ALIASES = {
+    **dict.fromkeys(("ps", "ls", "list"), ("status",)),
+    **{"up": ("start", "--all"), "down": ("stop", "--all"), "kill": ("signal", "KILL")},
+}
+"""Words of docker, pm2, kubectl and systemctl -> the command line that does the same."""
 
 OTHER_WORDS = {
     **dict.fromkeys(("ps", "ls", "list", "lst"), ("status", "servers", "list")),
@@ -306,7 +314,12 @@ OTHER_PLACES: dict[str, dict[str, str]] = {
         **dict.fromkeys(("secrets", "credentials", "credential"), "corral secret list"),
         **dict.fromkeys(("shutdown", "quit", "exit", "halt"), "corral daemon stop"),
         **{"agents": "corral status", "save": "corral checkpoint save"},
-        **{"up": "corral start --all", "down": "corral stop --all", "exec": "corral run"},
+        **{"exec": "corral run", "is-failed": "corral status --failed", "fg": "corral attach", "cat": "corral show"},
+        **dict.fromkeys(("list-units", "pid", "port", "is-active", "is-enabled", "stauts"), "corral status"),
+        **dict.fromkeys(("clear", "flush", "vacuum"), "corral logs"),
+        **dict.fromkeys(("build", "images", "pull", "push"), "corral package"),
+        **dict.fromkeys(("mask", "unmask"), "corral stop"),
+        "resurrect": "corrald",
         **dict.fromkeys(("web", "ui", "dashboard", "tui", "monit", "htop"), "corral top"),
         **dict.fromkeys(("attach", "journal"), "corral logs -f"),
         **dict.fromkeys(("check", "validate", "verify", "lint"), "corrald --check"),

@@ -283,20 +283,22 @@ def _complete_signals(_context: click.Context, _parameter: click.Parameter, star
 @selecting
 def signal(session: Session, names: tuple[str, ...], signal_name: str, selector: tuple[str, ...]) -> None:
     """Send a signal to agents or workers. SIG is a name such as HUP or SIGHUP, or a number."""
-    params = _chosen("signal", names, selector) | {"signal": _signal(signal_name)}
-    found = session.call("agent.signal", params)
+    chosen = _known_signal(signal_name)
+    if chosen is None and names and (chosen := _known_signal(names[0])):  # the order of kill(1)
+        names = (*names[1:], signal_name)
+    if chosen is None:
+        words = f'cannot send "{signal_name}": there is no such signal'
+        raise InvalidParams(words, key="signal", value=signal_name)
+    found = session.call("agent.signal", _chosen("signal", names, selector) | {"signal": chosen})
     workers = ", ".join(map(str, items(found, "names") or names))
-    session.answer(found, f"sent {_signal(signal_name)} to {workers}")
+    session.answer(found, f"sent {chosen} to {workers}")
 
 
-def _signal(text: str) -> str:
+def _known_signal(text: str) -> str | None:
+    """Returns the name of a signal; None where there is no such signal."""
     from signal import Signals  # noqa: PLC0415 - start-up time: this command alone needs it
 
     try:
-        if text.isdecimal():
-            return Signals(int(text)).name
-        name = text.upper()
-        return Signals[name if name.startswith("SIG") else f"SIG{name}"].name
-    except (KeyError, ValueError) as error:
-        words = f'cannot send "{text}": there is no such signal'
-        raise InvalidParams(words, key="signal", value=text) from error
+        return Signals(int(text)).name if text.isdecimal() else Signals[f"SIG{text.upper().removeprefix('SIG')}"].name
+    except (KeyError, ValueError):
+        return None

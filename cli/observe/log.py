@@ -33,6 +33,7 @@ Examples:
 @click.option("-f", "--follow", is_flag=True, help="Print new lines as they are written, until Ctrl-C.")
 @click.option(
     "-n",
+    "--tail",
     "count",
     type=click.IntRange(0, MOST_LINES),
     metavar="N",

@@ -259,6 +259,7 @@ WRONG = [
     "start a --timeout soon",
     "scale a many",
     "signal a SIGNOT",
+    "signal NOT a",
     "signal a 4000",
     "add",
     "add a",
@@ -337,7 +338,13 @@ def test_a_name_that_is_not_known_is_answered_with_the_nearest(
 @pytest.mark.parametrize(
     ("word", "meant"),
     [
-        ("ps", "status"),
+        ("is-failed", "corral status --failed"),
+        ("list-units", "corral status"),
+        ("stauts", "corral status"),
+        ("cat", "corral show"),
+        ("flush", "corral logs"),
+        ("pull", "corral package"),
+        ("resurrect", "corrald"),
         ("remove", "rm"),
         ("delete", "rm"),
         ("inspect", "show"),
@@ -769,12 +776,13 @@ def test_rm_scale_and_signal_say_what_was_done(world: World) -> None:
     assert json.loads(world.corral("scale", "a", "3", "--json").stdout) == entry("a", "Ready")
     for name in ("HUP", "SIGHUP", "1", "hup"):
         assert "SIGHUP" in world.corral("signal", "a-0", name).stdout
+    assert "SIGHUP" in world.corral("signal", "HUP", "a-0").stdout  # the order of kill(1)
     assert world.daemon.asked("agent.rm") == [
         {"names": ["a", "b"], "cascade": True},
         {"names": ["a"], "cascade": False},
     ]
     assert world.daemon.asked("agent.scale") == [{"name": "a", "instances": 3}]
-    assert world.daemon.asked("agent.signal") == [{"names": ["a-0"], "signal": "SIGHUP"}] * 4
+    assert world.daemon.asked("agent.signal") == [{"names": ["a-0"], "signal": "SIGHUP"}] * 5
 
 
 # --- tasks ----------------------------------------------------------------------------------------

@@ -108,3 +108,12 @@ def test_an_input_that_is_no_json_is_a_text(text: str, value: object) -> None:
 def test_an_input_that_begins_as_json_has_to_be_json(text: str) -> None:
     with pytest.raises(InvalidParams):
         json_value(text, "--input", or_text=True)
+
+
+@pytest.mark.parametrize(
+    ("word", "command"), [("ps", "status"), ("ls", "status"), ("up", "start"), ("down", "stop"), ("kill", "signal")]
+)
+def test_the_usual_words_of_other_programs_are_commands(word: str, command: str) -> None:
+    group = command_line()
+    name, found, _ = group.resolve_command(click.Context(group), [word, "web"])
+    assert (name, found) == (command, group.get_command(click.Context(group), command))
