@@ -34,7 +34,7 @@ CASES = [
     ("tasks list", 'unexpected "list"'),
     ("run", "AGENT is missing"),
     ("add kit python x.py", "write -- before"),
-    ("logs -n many", "-n many: write a whole number"),
+    ("logs -n many", "--tail many: write a whole number"),
 ]
 
 
