@@ -345,6 +345,8 @@ class _Entry:
             return f"${{{body}}}"  # no variable: text such as ${#list}
         if name in around.environ:
             return around.environ[name]
+        if name in (as_object(self._entry.get("env")) or {}):
+            return f"${{{body}}}"  # the server finds it in its own environment, as mcp-remote does
         if not has_default:
             self.fail(field, f"the variable {name} is not set, and has no default")
         return default

@@ -106,7 +106,16 @@ def read(path: str, home: str) -> list[Section]:
         if table.get("mcpServers"):
             entries = _entries(table["mcpServers"], file, "mcpServers")
             sections.append(Section(file, folder, entries, timeout_unit_s=unit_s))
+    if not sections:  # opencode has its servers in "mcp", a plug-in of Claude Code in the file itself
+        holders = (as_object(document.get("mcp")) or {}, document)
+        found = next((each for each in holders if each and all(map(_is_server, each.values()))), None)
+        sections += [] if found is None else [Section(file, project, _entries(found, file, "mcp"))]
     return sections
+
+
+def _is_server(value: object) -> bool:
+    table = as_object(value) or {}
+    return "command" in table or "url" in table
 
 
 def _document(file: str) -> Mapping[str, object]:

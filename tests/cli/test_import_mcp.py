@@ -590,3 +590,24 @@ def test_a_new_name_that_corral_does_not_allow_is_refused_before_anything_is_wri
     with pytest.raises(InvalidParams) as caught:
         taken(home, path, renames={"s": "a b"})
     assert caught.value.data["value"] == "a b"
+
+
+def test_a_variable_that_the_server_finds_in_its_own_environment_stays_as_it_is(home: Path) -> None:
+    entry = {"command": "npx", "args": ["mcp-remote", "--header", "Authorization:${AUTH}"], "env": {"AUTH": "Bearer x"}}
+    path = written(home / "mcp.json", {"mcpServers": {"remote": entry}})
+    table = one(home, path).table
+    assert table["command"] == ["npx", "mcp-remote", "--header", "Authorization:${AUTH}"]
+    with pytest.raises(InvalidParams):
+        one(home, written(home / "other.json", {"mcpServers": {"remote": {**entry, "env": {}}}}))
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"time": {"command": "uvx", "args": ["mcp-server-time"]}},
+        {"$schema": "x", "mcp": {"time": {"type": "local", "command": ["uvx", "mcp-server-time"]}}},
+    ],
+)
+def test_the_servers_of_a_plug_in_and_of_opencode_are_found(home: Path, document: Mapping[str, object]) -> None:
+    server = one(home, written(home / "file.json", document))
+    assert (server.name, server.table["command"]) == ("time", ["uvx", "mcp-server-time"])

@@ -5,12 +5,15 @@ from collections.abc import Mapping
 
 from .codec import as_array, as_object
 
-_DOLLAR = re.compile(r"\$(?!\{(?:secret:[^}]*|port:[^}]*|instance)\})")
+_DOLLAR = re.compile(r"\$(?=[${]|\Z)(?!\{(?:secret:[^}]*|port:[^}]*|instance)\})")
 
 
 def literal(text: str) -> str:
-    """Returns the text with each dollar doubled, but those of references that are no variables of the environment."""
-    return _DOLLAR.sub("$$$$", text) if "$" in text else text
+    """Returns the text with each dollar doubled that would be expanded, here or before a text that follows.
+
+    The references that the start of a worker expands, such as `${instance}`, stay as they are.
+    """
+    return _DOLLAR.sub("$$", text) if "$" in text else text
 
 
 def literal_table(table: Mapping[str, object]) -> dict[str, object]:

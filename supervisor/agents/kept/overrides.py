@@ -16,10 +16,11 @@ from corral.supervisor.config.decoding.decoder import STORE
 from corral.supervisor.config.spec.diff import changed
 from corral.supervisor.config.spec.loader import decode_agent, decode_group, group_table, to_table
 from corral.supervisor.config.spec.references import check_addresses, check_groups, check_requires, check_worker_ids
-from corral.supervisor.config.spec.sources import Variables, literal
+from corral.supervisor.config.spec.sources import Variables
 from corral.supervisor.config.spec.spec import Config, Defaults, Group, Spec, kind_of_group
 from corral.worker.contract import codec
 from corral.worker.contract.errors import Conflict, CorralError, InvalidParams
+from corral.worker.contract.literal import literal
 
 from .record import Draft, Kind, Revision
 from .revisions import Revisions

@@ -30,8 +30,6 @@ DOTENV = ".env"
 
 _LATER = r"\$\{(?:instance|secret:[^}]*|port:[^}]*)\}"
 _REFERENCE = re.compile(rf"\$\$|{_LATER}|\$\{{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}}]*))?\}}|\$\{{[^}}]*\}}?")
-_TO_ESCAPE = re.compile(rf"{_LATER}|\$\$|\$\{{")
-_ESCAPED = {"$$": "$$$$", "${": "$${"}
 _LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*")
 
 
@@ -163,11 +161,6 @@ def expand(value: object, variables: Variables, path: KeyPath, refuse: Callable[
     if is_list(value):
         return [expand(each, variables, path, refuse) for each in value]
     return value
-
-
-def literal(text: str) -> str:
-    """Returns a text in which what would be expanded is escaped, but for what a worker's start expands."""
-    return _TO_ESCAPE.sub(lambda found: _ESCAPED.get(found[0], found[0]), text)
 
 
 def _texts(value: object) -> Iterator[str]:

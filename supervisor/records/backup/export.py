@@ -18,11 +18,11 @@ from corral.supervisor.config.declared.stores import DeclaredStore
 from corral.supervisor.config.decoding.decoder import STORE
 from corral.supervisor.config.secrets.secrets import REFERENCE, masked_address
 from corral.supervisor.config.spec.loader import expanded_table, group_table
-from corral.supervisor.config.spec.sources import literal
 from corral.supervisor.config.spec.spec import Defaults, Group, Profile, Spec, kind_of_group
 from corral.supervisor.config.spec.template_spec import Template
 from corral.supervisor.config.spec.templates import template_table
 from corral.worker.contract import codec, toml_text
+from corral.worker.contract.literal import literal
 from corral.worker.contract.records import Boundaries, Retry, ScheduleRecord, TaskParams
 
 Table = dict[str, object]

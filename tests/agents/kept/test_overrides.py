@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from corral.supervisor.agents.kept.overrides import Overrides, base_of, written_table
 from corral.supervisor.config.spec.loader import decode
-from corral.supervisor.config.spec.sources import Variables, literal
+from corral.supervisor.config.spec.sources import Variables
 from corral.supervisor.config.spec.spec import Config
 from corral.worker.contract import codec
+from corral.worker.contract.literal import literal
 
 FOLDER = tempfile.gettempdir()
 PARTS = st.sampled_from(["$", "{", "}", "$$", "${A}", "${A:-b}", "${secret:S}", "x", " ", "${N}"])
