@@ -38,6 +38,9 @@ RUNS = {
     "deploys": LongRun("tests/chaos/deploys.py", "the daemon is killed during deployments and rollbacks", 8),
     "engine-chaos": LongRun("tests/chaos/engines.py", "servers of NATS and Redis are killed and frozen under load", 4),
     "lines": LongRun("tests/chaos/lines.py", "numbered log lines through kills, rotation and compression", 20),
+    "soak": LongRun(
+        "tests/chaos/soak.py", "everything is used for hours, and whatever grows without end is named", 120
+    ),
     "orphans": LongRun("tests/chaos/orphans.py", "no process outlives its worker, launcher or daemon", 25),
     "payments": LongRun("tests/chaos/payments.py", "1,000 payments are made once whatever interrupts them", 10),
     "cgroup-tier": LongRun(
