@@ -137,7 +137,8 @@ class MetricsView:
     def _ranked(
         self, known: list[str], steps: Mapping[str, Step], since_ms: int, now_ms: int, limit: int
     ) -> MetricsTop:
-        own = {name: steps[name] for name in known if name in steps}
+        # One may have been removed while the rows were read.
+        own = {name: steps[name] for name in known if name in steps and name in self._agents.agents}
         whole = steps.get(DAEMON, Step())
         found = ranking(own, limit)
 
