@@ -72,5 +72,5 @@ def _row(route: Route, method: Method) -> str:
     answer = "events" if method.faces.only_streams else str(success(method, route))
     answer += " or events" if method.faces.streams and not method.faces.only_streams else ""
     summary = method.summary.replace("|", "\\|")
-    cells = [f"`{route.verb} {route.path}`", f"`{method.name}`", method.permission, answer, summary]
+    cells = [f"`{route.verb} {route.path}`", f"`{method.name}`", method.access.permission, answer, summary]
     return f"| {' | '.join(cells)} |"

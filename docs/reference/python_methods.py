@@ -16,7 +16,7 @@ Methods for one agent that do something to it have a twin that takes names with 
 def page() -> str:
     """Returns the page."""
     return HEAD + "".join(
-        f"| `{method.faces.python}` | `{name}` | {method.permission} | {method.summary.replace('|', chr(92) + '|')} |\n"
+        f"| `{method.faces.python}` | `{name}` | {method.access.permission} | {method.summary.replace('|', chr(92) + '|')} |\n"
         for name, method in sorted(METHODS.items())
         if method.faces.python is not None
     )

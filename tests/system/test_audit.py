@@ -109,7 +109,11 @@ def test_each_change_is_recorded_with_who_asked_for_what_and_what_came_of_it(dae
 
 
 def test_every_method_that_may_do_something_says_whether_it_is_recorded() -> None:
-    silent = {name for name, entry in METHODS.items() if entry.permission != "read" and entry.recorded == "never"}
+    silent = {
+        name
+        for name, entry in METHODS.items()
+        if entry.access.permission != "read" and entry.access.recorded == "never"
+    }
     assert silent == {
         "agent.exec_input",  # its agent.exec is recorded, and what is typed may be a secret,
         "audit.list",
@@ -439,7 +443,7 @@ def test_a_change_of_the_file_while_the_daemon_was_down_is_found(daemon: DaemonP
 
 
 def test_who_may_only_look_does_not_see_what_others_did(daemon: DaemonProcess) -> None:
-    assert METHODS["audit.list"].permission == METHODS["audit.verify"].permission == "operate"
+    assert METHODS["audit.list"].access.permission == METHODS["audit.verify"].access.permission == "operate"
 
 
 def test_the_program_of_the_manual_verifies_the_file_by_the_head_that_the_daemon_noted_in_its_log(

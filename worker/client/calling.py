@@ -34,7 +34,7 @@ def calls(definition: Method[Any, Any]) -> Callable[[F], F]:
             params = given(definition.params, **arguments)
             return await self._connection.ask(definition.result, definition.name, params)  # pyright: ignore[reportPrivateUsage]  its own
 
-        call.__doc__ = f'{definition.doc}\n\nNeeds the right "{definition.permission}".'
+        call.__doc__ = f'{definition.doc}\n\nNeeds the right "{definition.access.permission}".'
         return cast("F", call)  # it has that signature
 
     return define

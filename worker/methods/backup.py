@@ -1,29 +1,16 @@
 """Defines the methods about exports, imports and backups."""
 
-from ..control.backup import (
-    BackupDiscardParams,
-    BackupMade,
-    BackupParams,
-    BackupPiece,
-    BackupReadParams,
-    Exported,
-    ExportParams,
-    Imported,
-    ImportParams,
-)
+from ..control import backup
 from ..control.results import Done
 from .faces import faces
-from .method import method
+from .method import Signature, access, method
 from .rules import ALL_NAMES
 
 DAEMON_EXPORT = method(
-    "daemon.export",
-    "read",
-    ExportParams,
-    Exported,
-    scope=ALL_NAMES,
-    faces=faces("GET /export", python="export", command="export"),
-    doc="""Returns agents, servers, teams, workflows and schedules as TOML, which `corral add --file` takes.
+    Signature("daemon.export", backup.ExportParams, backup.Exported),
+    access("read", ALL_NAMES),
+    faces("GET /export", python="export", command="export"),
+    """Returns agents, servers, teams, workflows and schedules as TOML, which `corral add --file` takes.
 
     Before them stand the stores, templates and profiles of the configuration file, which `corrald` takes with the rest; where names are chosen, those
     stores and templates that they use. Secrets are named. Plain values of environments and headers are in it for a caller with the right admin alone.
@@ -32,26 +19,18 @@ DAEMON_EXPORT = method(
 )
 
 DAEMON_IMPORT = method(
-    "daemon.import",
-    "admin",
-    ImportParams,
-    Imported,
-    recorded="or-refused",
-    recorded_keys=("agents", "teams", "workflows", "schedules"),
-    faces=faces("POST /import", python="import_tables", command="add"),
-    doc="Adds agents, servers, teams, workflows and schedules, all or none; `failures` has the agents that did not start.",
+    Signature("daemon.import", backup.ImportParams, backup.Imported),
+    access("admin", recorded="or-refused", recorded_keys=("agents", "teams", "workflows", "schedules")),
+    faces("POST /import", python="import_tables", command="add"),
+    "Adds agents, servers, teams, workflows and schedules, all or none; `failures` has the agents that did not start.",
     example={"agents": [{"name": "crawler", "spec": {"entrypoint": "crawler:agent", "instances": 2}}], "start": False},
 )
 
 BACKUP_MAKE = method(
-    "backup.make",
-    "admin",
-    BackupParams,
-    BackupMade,
-    recorded="always",
-    recorded_keys=("id", "sha256"),
-    faces=faces("POST /backups", python="make_backup", command="backup"),
-    doc="""Makes an archive of the state folder and the configuration, in which is all that was acknowledged before.
+    Signature("backup.make", backup.BackupParams, backup.BackupMade),
+    access("admin", recorded="always", recorded_keys=("id", "sha256")),
+    faces("POST /backups", python="make_backup", command="backup"),
+    """Makes an archive of the state folder and the configuration, in which is all that was acknowledged before.
 
     It holds secrets in plain text, unless `secrets` is false. `backup.read` hands it out.
     """,
@@ -59,22 +38,17 @@ BACKUP_MAKE = method(
 )
 
 BACKUP_READ = method(
-    "backup.read",
-    "admin",
-    BackupReadParams,
-    BackupPiece,
-    faces=faces("GET /backups/{id}", python="read_backup", command="backup"),
-    doc="Returns a part of an archive, from `offset` on.",
+    Signature("backup.read", backup.BackupReadParams, backup.BackupPiece),
+    access("admin"),
+    faces("GET /backups/{id}", python="read_backup", command="backup"),
+    "Returns a part of an archive, from `offset` on.",
     example={"id": "5f0c2a9b7e1d4c38", "offset": 524288},
 )
 
 BACKUP_DISCARD = method(
-    "backup.discard",
-    "admin",
-    BackupDiscardParams,
-    Done,
-    recorded="always",
-    faces=faces("DELETE /backups/{id}", python="discard_backup", command="backup"),
-    doc="Removes an archive from the state folder.",
+    Signature("backup.discard", backup.BackupDiscardParams, Done),
+    access("admin", recorded="always"),
+    faces("DELETE /backups/{id}", python="discard_backup", command="backup"),
+    "Removes an archive from the state folder.",
     example={"id": "5f0c2a9b7e1d4c38"},
 )

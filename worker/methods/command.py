@@ -3,7 +3,7 @@
 from ..control.params import ExecInputParams, ExecParams, RunCommandParams
 from ..control.results import CommandRun, ExecInput, ExecStarted
 from .faces import faces
-from .method import method
+from .method import Signature, access, method
 from .rules import NAME, OPEN
 
 ENDS_WITH_CONNECTION = (
@@ -11,15 +11,10 @@ ENDS_WITH_CONNECTION = (
 )
 
 AGENT_EXEC = method(
-    "agent.exec",
-    "admin",
-    ExecParams,
-    ExecStarted,
-    recorded="or-refused",
-    recorded_keys=("exec", "worker", "pid"),
-    scope=NAME,
-    faces=faces(python="exec_command", command="exec", reason=ENDS_WITH_CONNECTION),
-    doc="""Runs a command with the user, limits, isolation and environment of a worker; it ends with this connection.
+    Signature("agent.exec", ExecParams, ExecStarted),
+    access("admin", NAME, recorded="or-refused", recorded_keys=("exec", "worker", "pid")),
+    faces(python="exec_command", command="exec", reason=ENDS_WITH_CONNECTION),
+    """Runs a command with the user, limits, isolation and environment of a worker; it ends with this connection.
 
     It reaches the secrets of the agent, and whatever the agent may write to: so it needs the right admin.
     """,
@@ -27,26 +22,18 @@ AGENT_EXEC = method(
 )
 
 AGENT_EXEC_INPUT = method(
-    "agent.exec_input",
-    "admin",
-    ExecInputParams,
-    ExecInput,
-    scope=OPEN,
-    faces=faces(command="exec", reason=ENDS_WITH_CONNECTION),
-    doc="Writes to a running command of this connection, and answers once it is taken; signals it; resizes its terminal.",
+    Signature("agent.exec_input", ExecInputParams, ExecInput),
+    access("admin", OPEN),
+    faces(command="exec", reason=ENDS_WITH_CONNECTION),
+    "Writes to a running command of this connection, and answers once it is taken; signals it; resizes its terminal.",
     example={"exec": "crawler-0.exec#7.1", "data": "bHMK"},
 )
 
 AGENT_RUN_COMMAND = method(
-    "agent.run_command",
-    "admin",
-    RunCommandParams,
-    CommandRun,
-    recorded="or-refused",
-    recorded_keys=("exec", "worker"),
-    scope=NAME,
-    faces=faces("POST /agents/{name}/exec", python="run_command", command="exec"),
-    doc="""Runs a command as `agent.exec` does, without a terminal, and answers once it has ended.
+    Signature("agent.run_command", RunCommandParams, CommandRun),
+    access("admin", NAME, recorded="or-refused", recorded_keys=("exec", "worker")),
+    faces("POST /agents/{name}/exec", python="run_command", command="exec"),
+    """Runs a command as `agent.exec` does, without a terminal, and answers once it has ended.
 
     The command is killed after `timeout_s`, or when its worker ends; the answer has what it printed until then.
     """,

@@ -3,32 +3,22 @@
 from ..control.logins import LoggedOut, Login, LoginFinishParams, LoginParams, Logins, LoginStarted, LogoutParams
 from ..control.params import NoParams
 from .faces import faces
-from .method import method
+from .method import Signature, access, method
 from .rules import NAME, Rule
 
 MCP_LOGIN = method(
-    "mcp.login",
-    "admin",
-    LoginParams,
-    LoginStarted,
-    recorded="or-refused",
-    recorded_keys=("issuer", "scopes"),
-    scope=NAME,
-    faces=faces("POST /mcp/servers/{name}/login", python="start_login", command="mcp login"),
-    doc="Starts a login to a remote MCP server (OAuth): returns the address that a person's browser has to open.",
+    Signature("mcp.login", LoginParams, LoginStarted),
+    access("admin", NAME, recorded="or-refused", recorded_keys=("issuer", "scopes")),
+    faces("POST /mcp/servers/{name}/login", python="start_login", command="mcp login"),
+    "Starts a login to a remote MCP server (OAuth): returns the address that a person's browser has to open.",
     example={"name": "issues"},
 )
 
 MCP_FINISH_LOGIN = method(
-    "mcp.finish_login",
-    "admin",
-    LoginFinishParams,
-    Login,
-    recorded="or-refused",
-    recorded_keys=("state", "issuer", "scopes"),
-    scope=NAME,
-    faces=faces("POST /mcp/servers/{name}/login/finish", python="finish_login", command="mcp login"),
-    doc="Finishes a login, and starts the server's workers that waited for it; `pending` while a device has not been told yet.",
+    Signature("mcp.finish_login", LoginFinishParams, Login),
+    access("admin", NAME, recorded="or-refused", recorded_keys=("state", "issuer", "scopes")),
+    faces("POST /mcp/servers/{name}/login/finish", python="finish_login", command="mcp login"),
+    "Finishes a login, and starts the server's workers that waited for it; `pending` while a device has not been told yet.",
     example={
         "name": "issues",
         "login": "8Cw3kJ1vXoQ",
@@ -37,24 +27,16 @@ MCP_FINISH_LOGIN = method(
 )
 
 MCP_LOGOUT = method(
-    "mcp.logout",
-    "admin",
-    LogoutParams,
-    LoggedOut,
-    recorded="always",
-    recorded_keys=("forgotten",),
-    scope=NAME,
-    faces=faces("DELETE /mcp/servers/{name}/login", python="logout", command="mcp logout"),
-    doc="Forgets the token of a remote MCP server and corral's registration there, and revokes the token.",
+    Signature("mcp.logout", LogoutParams, LoggedOut),
+    access("admin", NAME, recorded="always", recorded_keys=("forgotten",)),
+    faces("DELETE /mcp/servers/{name}/login", python="logout", command="mcp logout"),
+    "Forgets the token of a remote MCP server and corral's registration there, and revokes the token.",
     example={"name": "issues"},
 )
 
 MCP_LOGINS = method(
-    "mcp.logins",
-    "read",
-    NoParams,
-    Logins,
-    scope=Rule(lists=(("logins", "name"),)),
-    faces=faces("GET /mcp/logins", python="list_logins", command="mcp logins"),
-    doc="Lists the remote MCP servers with the state of their logins; no token.",
+    Signature("mcp.logins", NoParams, Logins),
+    access("read", Rule(lists=(("logins", "name"),))),
+    faces("GET /mcp/logins", python="list_logins", command="mcp logins"),
+    "Lists the remote MCP servers with the state of their logins; no token.",
 )

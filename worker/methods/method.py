@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar, overload
+from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar, cast
 
 from msgspec import Meta, Struct
 
@@ -13,7 +13,6 @@ from .rules import Rule
 
 P = TypeVar("P", bound=Struct)
 R = TypeVar("R")
-S = TypeVar("S", bound=Struct)
 
 Recorded = Literal["never", "by-itself", "always", "or-refused"]
 """Whether a method changes the running set, so that the audit has a record of each call before it is answered.
@@ -23,51 +22,76 @@ gives it more is refused while no record can be stored. A tool call records itse
 """
 
 
-@dataclass(frozen=True)
-class Open:
-    """Describes a result that others shape, so that corral passes it on and no Struct can have its keys.
+def open_result(title: str, description: str) -> type[dict[str, object]]:
+    """Returns the type of a result that others shape, so that corral passes it on and no Struct can have its keys.
 
-    These are results of MCP servers, and documents whose form another specification defines.
+    These are results of MCP servers, and documents whose form another specification defines. Its JSON Schema has title and description.
+    """
+    return cast("type[dict[str, object]]", Annotated[dict[str, object], Meta(title=title, description=description)])
+
+
+@dataclass(frozen=True)
+class Signature(Generic[P, R]):
+    """Represents what stands on the wire: the method's name, such as "agent.show", its params and its result.
+
+    The params are a Struct without unknown keys. The JSON Schema of the result, a Struct or an `open_result`, describes the answer.
     """
 
-    title: str
-    description: str
+    name: str
+    params: type[P]
+    result: type[R]
 
-    @property
-    def type(self) -> Any:  # an annotated type, for which there is no other
-        """Returns its type as msgspec takes it, with title and description in its JSON Schema."""
-        return Annotated[dict[str, object], Meta(title=self.title, description=self.description)]
+
+@dataclass(frozen=True)
+class Access:
+    """Describes who may call a method, and what the audit keeps of it.
+
+    Attributes:
+        permission: the right that a caller needs.
+        scope: restricts it to the agents of a caller; without a rule it is refused to a caller whose token names agents.
+        tenant: restricts it to a tenant; without a rule it is refused to a caller that is bound to a tenant.
+        recorded: whether the audit has a record of each call.
+        recorded_keys: keys of its result that go into the record.
+    """
+
+    permission: Rights
+    scope: Rule | None
+    tenant: Rule | None
+    recorded: Recorded
+    recorded_keys: tuple[str, ...]
+
+
+def access(
+    permission: Rights,
+    scope: Rule | None = None,
+    *,
+    tenant: Rule | Literal["scope"] | None = "scope",
+    recorded: Recorded = "never",
+    recorded_keys: tuple[str, ...] = (),
+) -> Access:
+    """Returns the access to a method; its rule for a tenant is that of `scope` unless it has one of its own."""
+    return Access(permission, scope, scope if tenant == "scope" else tenant, recorded, recorded_keys)
 
 
 @dataclass(frozen=True, eq=False)
 class Method(Generic[P, R]):
-    """Represents one method; P are its params and R is its result, an instance of a Struct or the plain dict of an `Open` one.
+    """Represents one method; P are its params and R is its result, an instance of a Struct or a plain dict.
 
     Attributes:
-        name: on the wire, such as "agent.show".
-        permission: the right that a caller needs.
-        params: a Struct without unknown keys.
-        result: the type of its result as msgspec takes it; its JSON Schema describes the answer.
+        name: see Signature, also for `params` and `result`.
+        access: who may call it.
         faces: where it is offered beside the socket.
         doc: what it does, in Markdown; the first line stands alone.
         example: params that show its use; empty where none are needed.
-        recorded: whether the audit has a record of each call.
-        recorded_keys: keys of its result that go into the record.
-        scope: restricts it to the agents of a caller; without a rule it is refused to a caller whose token names agents.
-        tenant: restricts it to a tenant; without a rule it is refused to a caller that is bound to a tenant.
     """
 
     name: str
-    permission: Rights
     params: type[P]
-    result: Any
+    result: type[R]
+    access: Access
     faces: Faces
     doc: str
     example: Mapping[str, object] = field(default_factory=dict[str, object])
-    recorded: Recorded = "never"
-    recorded_keys: tuple[str, ...] = ()
-    scope: Rule | None = None
-    tenant: Rule | None = None
 
     @property
     def summary(self) -> str:
@@ -79,53 +103,9 @@ AnyMethod: TypeAlias = Method[Struct, Any]
 """One of all methods: its params are some Struct."""
 
 
-@overload
 def method(
-    name: str,
-    permission: Rights,
-    params: type[P],
-    result: type[S],
-    *,
-    faces: Faces,
-    doc: str,
-    example: Mapping[str, object] = ...,
-    recorded: Recorded = ...,
-    recorded_keys: tuple[str, ...] = ...,
-    scope: Rule | None = ...,
-    tenant: Rule | Literal["scope"] | None = ...,
-) -> Method[P, S]: ...
-
-
-@overload
-def method(
-    name: str,
-    permission: Rights,
-    params: type[P],
-    result: Open,
-    *,
-    faces: Faces,
-    doc: str,
-    example: Mapping[str, object] = ...,
-    recorded: Recorded = ...,
-    recorded_keys: tuple[str, ...] = ...,
-    scope: Rule | None = ...,
-    tenant: Rule | Literal["scope"] | None = ...,
-) -> Method[P, dict[str, object]]: ...
-
-
-def method(
-    name: str,
-    permission: Rights,
-    params: type[P],
-    result: type[Struct] | Open,
-    *,
-    faces: Faces,
-    doc: str,
-    tenant: Rule | Literal["scope"] | None = "scope",
-    scope: Rule | None = None,
-    **more: Any,
-) -> Method[P, Any]:  # the overloads say which
-    """Defines a method. Its rule for a tenant is that of `scope` unless it has one of its own."""
-    shape = result.type if isinstance(result, Open) else result
-    own = scope if tenant == "scope" else tenant
-    return Method(name, permission, params, shape, faces, inspect.cleandoc(doc), scope=scope, tenant=own, **more)
+    signature: Signature[P, R], access: Access, faces: Faces, doc: str, *, example: Mapping[str, object] | None = None
+) -> Method[P, R]:
+    """Defines a method."""
+    name, params, result = signature.name, signature.params, signature.result
+    return Method(name, params, result, access, faces, inspect.cleandoc(doc), example or {})

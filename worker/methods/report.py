@@ -2,29 +2,22 @@
 
 from ..control.reports import CostParams, Costs, TaskLog, TaskLogParams
 from .faces import faces
-from .method import method
+from .method import Signature, access, method
 from .rules import TASK, Rule
 
 COST_LIST = method(
-    "cost.list",
-    "read",
-    CostParams,
-    Costs,
-    scope=Rule("agent"),
-    tenant=Rule("agent", lists_all=True),
-    faces=faces("GET /costs", python="list_costs", command="cost"),
-    doc="Returns what ended tasks have used, summed by agent, session, tenant, day or hour; also of agents that were removed.",
+    Signature("cost.list", CostParams, Costs),
+    access("read", Rule("agent"), tenant=Rule("agent", lists_all=True)),
+    faces("GET /costs", python="list_costs", command="cost"),
+    "Returns what ended tasks have used, summed by agent, session, tenant, day or hour; also of agents that were removed.",
     example={"by": "day", "agent": "crawler"},
 )
 
 TASK_LOG = method(
-    "task.log",
-    "read",
-    TaskLogParams,
-    TaskLog,
-    scope=TASK,
-    faces=faces("GET /tasks/{task}/log", python="task_log", command="task log", streams=True),
-    doc="""Returns what a task has done in order of time: attempts, progress, log lines, tool calls, delegated tasks.
+    Signature("task.log", TaskLogParams, TaskLog),
+    access("read", TASK),
+    faces("GET /tasks/{task}/log", python="task_log", command="task log", streams=True),
+    """Returns what a task has done in order of time: attempts, progress, log lines, tool calls, delegated tasks.
 
     With `follow` they are sent as `task.log` notifications {entries}, until it has ended.
     """,

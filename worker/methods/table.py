@@ -1,6 +1,7 @@
 """Holds the definitions of all methods, by name."""
 
 from collections.abc import Mapping
+from typing import TypeGuard
 
 from . import (
     access,
@@ -51,6 +52,11 @@ _MODULES = (
     tenant,
 )
 
+
+def _is_definition(value: object) -> TypeGuard[AnyMethod]:
+    return isinstance(value, Method)
+
+
 METHODS: Mapping[str, AnyMethod] = {
-    each.name: each for module in _MODULES for each in vars(module).values() if isinstance(each, Method)
+    each.name: each for module in _MODULES for each in vars(module).values() if _is_definition(each)
 }

@@ -1,31 +1,16 @@
 """Defines the methods about tenants."""
 
+from ..control import tenants
 from ..control.params import NoParams
-from ..control.tenants import (
-    TenantAdded,
-    TenantAddParams,
-    TenantChanged,
-    TenantNameParams,
-    TenantRemoved,
-    Tenants,
-    TenantSetParams,
-    TenantShown,
-    TenantShowParams,
-    TenantSwitched,
-)
 from .faces import faces
-from .method import method
+from .method import Signature, access, method
 from .rules import OWN_TENANT, OWN_TENANTS
 
 TENANT_RM = method(
-    "tenant.rm",
-    "admin",
-    TenantNameParams,
-    TenantRemoved,
-    recorded="always",
-    recorded_keys=("removed", "erased"),
-    faces=faces("DELETE /tenants/{name}", python="remove_tenant", command="tenant rm"),
-    doc="""Ends all of a tenant, then erases what there is of it; the audit alone keeps its records.
+    Signature("tenant.rm", tenants.TenantNameParams, tenants.TenantRemoved),
+    access("admin", recorded="always", recorded_keys=("removed", "erased")),
+    faces("DELETE /tenants/{name}", python="remove_tenant", command="tenant rm"),
+    """Ends all of a tenant, then erases what there is of it; the audit alone keeps its records.
 
     A tenant that the configuration file has is a Conflict: its tables go first. So is one whose removal is under way.
     """,
@@ -33,14 +18,10 @@ TENANT_RM = method(
 )
 
 TENANT_ADD = method(
-    "tenant.add",
-    "admin",
-    TenantAddParams,
-    TenantAdded,
-    recorded="or-refused",
-    recorded_keys=("created", "restarted"),
-    faces=faces("PUT /tenants/{name}", python="add_tenant", command="tenant add"),
-    doc="""Adds a tenant, or returns the one that is there, whose agents that have given up start again.
+    Signature("tenant.add", tenants.TenantAddParams, tenants.TenantAdded),
+    access("admin", recorded="or-refused", recorded_keys=("created", "restarted")),
+    faces("PUT /tenants/{name}", python="add_tenant", command="tenant add"),
+    """Adds a tenant, or returns the one that is there, whose agents that have given up start again.
 
     A tenant that is there with other values of the given keys is a Conflict, and so is any with `new`.
     """,
@@ -48,23 +29,17 @@ TENANT_ADD = method(
 )
 
 TENANT_LIST = method(
-    "tenant.list",
-    "read",
-    NoParams,
-    Tenants,
-    tenant=OWN_TENANTS,
-    faces=faces("GET /tenants", python="list_tenants", command="tenant list"),
-    doc="Lists the tenants with their limits and counts; a tenant is told of itself alone.",
+    Signature("tenant.list", NoParams, tenants.Tenants),
+    access("read", tenant=OWN_TENANTS),
+    faces("GET /tenants", python="list_tenants", command="tenant list"),
+    "Lists the tenants with their limits and counts; a tenant is told of itself alone.",
 )
 
 TENANT_SHOW = method(
-    "tenant.show",
-    "read",
-    TenantShowParams,
-    TenantShown,
-    tenant=OWN_TENANT,
-    faces=faces("GET /tenants/{name}", "GET /tenant", python="show_tenant", command="tenant show"),
-    doc="""Returns one tenant in full: its table, the names of what it has, and the layers that keep it apart.
+    Signature("tenant.show", tenants.TenantShowParams, tenants.TenantShown),
+    access("read", tenant=OWN_TENANT),
+    faces("GET /tenants/{name}", "GET /tenant", python="show_tenant", command="tenant show"),
+    """Returns one tenant in full: its table, the names of what it has, and the layers that keep it apart.
 
     A caller that is bound to a tenant names its own, or none.
     """,
@@ -72,37 +47,25 @@ TENANT_SHOW = method(
 )
 
 TENANT_SET = method(
-    "tenant.set",
-    "admin",
-    TenantSetParams,
-    TenantChanged,
-    recorded="or-refused",
-    recorded_keys=("keys",),
-    faces=faces("PATCH /tenants/{name}", python="set_tenant", command="tenant set"),
-    doc="Changes keys of the table of a tenant at once; a key that is null is as the file or the tier has it again.",
+    Signature("tenant.set", tenants.TenantSetParams, tenants.TenantChanged),
+    access("admin", recorded="or-refused", recorded_keys=("keys",)),
+    faces("PATCH /tenants/{name}", python="set_tenant", command="tenant set"),
+    "Changes keys of the table of a tenant at once; a key that is null is as the file or the tier has it again.",
     example={"name": "acme", "spec": {"max_agents": 10}},
 )
 
 TENANT_SUSPEND = method(
-    "tenant.suspend",
-    "admin",
-    TenantNameParams,
-    TenantSwitched,
-    recorded="always",
-    recorded_keys=("workers",),
-    faces=faces("POST /tenants/{name}/suspend", python="suspend_tenant", command="tenant suspend"),
-    doc="Stops all agents and servers of a tenant, and refuses its tasks and starts until it is resumed; again is harmless.",
+    Signature("tenant.suspend", tenants.TenantNameParams, tenants.TenantSwitched),
+    access("admin", recorded="always", recorded_keys=("workers",)),
+    faces("POST /tenants/{name}/suspend", python="suspend_tenant", command="tenant suspend"),
+    "Stops all agents and servers of a tenant, and refuses its tasks and starts until it is resumed; again is harmless.",
     example={"name": "acme"},
 )
 
 TENANT_RESUME = method(
-    "tenant.resume",
-    "admin",
-    TenantNameParams,
-    TenantSwitched,
-    recorded="or-refused",
-    recorded_keys=("workers",),
-    faces=faces("POST /tenants/{name}/resume", python="resume_tenant", command="tenant resume"),
-    doc="Starts the agents of a suspended tenant that start by themselves, and takes its tasks again; again is harmless.",
+    Signature("tenant.resume", tenants.TenantNameParams, tenants.TenantSwitched),
+    access("admin", recorded="or-refused", recorded_keys=("workers",)),
+    faces("POST /tenants/{name}/resume", python="resume_tenant", command="tenant resume"),
+    "Starts the agents of a suspended tenant that start by themselves, and takes its tasks again; again is harmless.",
     example={"name": "acme"},
 )

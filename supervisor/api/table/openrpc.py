@@ -40,8 +40,8 @@ def openrpc(methods: Mapping[str, AnyMethod]) -> dict[str, object]:
                         "params": [{"name": key, "value": value} for key, value in entry.example.items()],
                     }
                 ],
-                "x-permission": entry.permission,
-                "x-recorded": entry.recorded,
+                "x-permission": entry.access.permission,
+                "x-recorded": entry.access.recorded,
             }
         )
     return {

@@ -180,7 +180,7 @@ class Control:
         return await self.optional_cluster.routed(
             entry.name,
             entry.faces.streams,
-            entry.permission == "read",
+            entry.access.permission == "read",
             params,
             caller,
             lambda own: self._answer_here(entry, own, caller),
@@ -200,7 +200,7 @@ class Control:
         """Admits a call or records its refusal, then serves it, with a record where it is a change."""
         at, started = utc_now(), self.loop.time()
         is_dry = params.get("dry_run") is True and "dry_run" in entry.params.__struct_fields__
-        is_change = entry.recorded in ("always", "or-refused") and not is_dry
+        is_change = entry.access.recorded in ("always", "or-refused") and not is_dry
         try:
             asked = await self._admitted(entry, params, caller)
             if is_change:
@@ -219,7 +219,7 @@ class Control:
         """Returns the params as the method takes them, restricted to the tenant and the agents of the caller."""
         if caller.tenant:
             self._check_tenant(entry, caller.tenant)
-        check_rights("method", entry.name, entry.permission, caller)
+        check_rights("method", entry.name, entry.access.permission, caller)
         asked = convert(params, entry.params, entry.name)
         if caller.agents is not None:
             scope = self._scope(caller.agents, caller.tenant)
@@ -230,7 +230,7 @@ class Control:
         """Refuses a tenant that is not there, and the changes of one that is suspended."""
         if self.tenants.find(tenant) is None:
             raise NotFound(f'cannot find tenant "{tenant}"', name=tenant, known=[])
-        if entry.permission != "read" and self.tenants.is_suspended(tenant):
+        if entry.access.permission != "read" and self.tenants.is_suspended(tenant):
             raise PermissionDenied(
                 f'cannot call "{entry.name}": tenant "{tenant}" is suspended',
                 method=entry.name,
@@ -242,7 +242,7 @@ class Control:
         """Refuses a change beyond the rate of its caller, and one that needs a record while none can be stored."""
         if entry.name not in UNLIMITED:
             self._check_rate(entry, caller)
-        if entry.recorded == "or-refused":
+        if entry.access.recorded == "or-refused":
             await self.audit.require(f'call "{entry.name}"')
 
     def _check_rate(self, entry: AnyMethod, caller: Caller) -> None:
@@ -307,7 +307,7 @@ class Control:
         except Exception:  # a defect of ours: the record is kept all the same
             await self.audit.keep(record("InternalError"))
             raise
-        facts = recorded_values(result, entry.recorded_keys)
+        facts = recorded_values(result, entry.access.recorded_keys)
         await self.audit.keep(record("ok", **({"told": bounded(facts)} if facts else {})))
         return result
 
@@ -327,9 +327,9 @@ class Control:
     def note_refused(self, name: str, params: Mapping[str, object], caller: Caller, error: CorralError) -> None:
         """Records that a change or a tool call was refused before anything was done, unless it was just before."""
         entry = self.methods.get(name)
-        if entry is not None and entry.recorded == "by-itself":
+        if entry is not None and entry.access.recorded == "by-itself":
             self.tool_calls.note_refused(params.get("name"), caller.who, error)
-        elif entry is not None and entry.recorded != "never":
+        elif entry is not None and entry.access.recorded != "never":
             record = refused_record(name, params, caller.who, error)
             if self.audit.refuse(record, refusal_key(caller.who)):
                 self.audit.add(record)
@@ -360,4 +360,4 @@ class Control:
 def _rule(entry: AnyMethod, caller: Caller) -> Rule | None:
     """Returns the rule that restricts a call; that of a caller bound to a tenant, whose token names agents, is the narrower one."""
     is_whole = caller.agents == bound(None, caller.tenant)
-    return entry.tenant if caller.tenant and (is_whole or entry.scope is not None) else entry.scope
+    return entry.access.tenant if caller.tenant and (is_whole or entry.access.scope is not None) else entry.access.scope

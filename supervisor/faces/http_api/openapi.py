@@ -184,7 +184,7 @@ class _Operation:
             "description": text,
             "tags": [method.name.partition(".")[0]],
             "x-method": method.name,
-            "x-permission": method.permission,
+            "x-permission": method.access.permission,
         }
         if parameters := [*self._in_path(params), *self._in_query(params), *self._headers(params)]:
             found["parameters"] = parameters

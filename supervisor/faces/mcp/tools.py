@@ -380,12 +380,12 @@ async def _methods(control: Control, asked: MethodsArguments, caller: ToolCaller
         MethodEntry(
             name=name,
             summary=entry.summary,
-            needs=entry.permission,
+            needs=entry.access.permission,
             params=[each.name + ("" if each.required else "?") for each in fields(entry.params)],
             example=dict(entry.example),
         )
         for name, entry in sorted(control.methods.items())
-        if name.startswith(asked.prefix) and _is_callable(name) and permits(caller.permission, entry.permission)
+        if name.startswith(asked.prefix) and _is_callable(name) and permits(caller.permission, entry.access.permission)
     ]
     return Answer(Methods(found))
 

@@ -33,7 +33,7 @@ from corral.worker.contract.errors import Conflict, CorralError, Overloaded, Per
 from corral.worker.control.params import NoParams
 from corral.worker.control.results import Done
 from corral.worker.methods.faces import faces
-from corral.worker.methods.method import method
+from corral.worker.methods.method import Signature, access, method
 
 pytestmark = pytest.mark.shell
 
@@ -579,7 +579,8 @@ def lasted(name: str, seconds: float) -> None:
 
 def control(audit: Audit, serve: Serve[NoParams, object], *, permission: Permission = "operate") -> Control:
     """A method table with one change, `test.change`, and nothing behind it."""
-    entry = method("test.change", permission, NoParams, Done, faces=faces(), doc="Changes.", recorded="always")
+    change = Signature("test.change", NoParams, Done)
+    entry = method(change, access(permission, recorded="always"), faces(), "Changes.")
     rooms: dict[str, Any] = dict.fromkeys(Control.__dataclass_fields__)  # the method asks for nothing
     rooms |= {
         "audit": audit,

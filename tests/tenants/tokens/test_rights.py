@@ -144,9 +144,9 @@ def test_a_method_needs_its_right(clients: dict[str, Client], subtests: pytest.S
         with subtests.test(name, rights=rights):
             # No method has this key: where the right is enough, that is the next mistake, and nothing is done.
             found = answered(clients[rights], name, {"no such key": 1})
-            if RIGHTS.index(rights) < RIGHTS.index(entry.permission):
+            if RIGHTS.index(rights) < RIGHTS.index(entry.access.permission):
                 assert isinstance(found, PermissionDenied)
-                assert found.data["needs"] == entry.permission
+                assert found.data["needs"] == entry.access.permission
             else:
                 assert isinstance(found, InvalidParams)
 
@@ -204,7 +204,7 @@ def check_that_it_is_restricted(scoped: Client, name: str) -> None:
     params = params_of(entry.params)
     if name == "secret.set":
         params["name"] = "KEY"
-    rule = entry.scope
+    rule = entry.access.scope
     if rule is not None and rule.target == "agent" and not (rule.lists or rule.sends):
         params["agent"] = "secretary"
     found = answered(scoped, name, params)
@@ -228,7 +228,7 @@ def check_that_it_is_restricted(scoped: Client, name: str) -> None:
 
 
 def test_every_method_without_a_rule_is_closed_on_purpose() -> None:
-    assert {name for name, entry in METHODS.items() if entry.scope is None} == set(CLOSED)
+    assert {name for name, entry in METHODS.items() if entry.access.scope is None} == set(CLOSED)
 
 
 def test_what_chooses_all_chooses_those_in_scope(clients: dict[str, Client]) -> None:

@@ -90,7 +90,7 @@ def test_a_route_needs_the_right_of_its_method(
                 assert status(address, route, tokens[kind], streams=streams, source=source) == 401, kind
             for rights in RIGHTS:
                 found = status(address, route, tokens[rights], streams=streams)
-                if RIGHTS.index(rights) < RIGHTS.index(entry.permission):
+                if RIGHTS.index(rights) < RIGHTS.index(entry.access.permission):
                     assert found == 403, rights
                 else:
                     assert found not in (401, 403), rights
@@ -109,7 +109,7 @@ def test_a_route_is_restricted_to_the_agents_of_a_token(
             of_one = status(address, route, tokens["foreign"], streams=streams, value="secretary")
             of_none = status(address, route, tokens["foreign"], streams=streams, value="nowhere")
             assert of_one == of_none, "it must not know that the name is there"
-            if entry.scope is None:
+            if entry.access.scope is None:
                 assert of_one in (403, 422)
             elif route.keys and entry.name != "daemon.schema":
                 assert of_one == 404

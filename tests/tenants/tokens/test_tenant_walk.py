@@ -392,7 +392,7 @@ CLOSED = {
 
 
 def test_every_method_without_a_rule_for_tenants_is_closed_on_purpose() -> None:
-    assert {name for name, entry in METHODS.items() if entry.tenant is None} == {*CLOSED}
+    assert {name for name, entry in METHODS.items() if entry.access.tenant is None} == {*CLOSED}
 
 
 def test_every_method_has_an_example_that_the_walk_begins_with() -> None:
@@ -468,7 +468,7 @@ def test_no_figure_of_a_tenant_tells_of_the_work_of_others(walk: Walk, subtests:
     reading = sorted(
         name
         for name, entry in METHODS.items()
-        if entry.permission == "read" and entry.tenant is not None and not is_closing(name)
+        if entry.access.permission == "read" and entry.access.tenant is not None and not is_closing(name)
     )
     with walk.client() as client:
 
