@@ -4,15 +4,16 @@ It is `runtime.AgentRuntime` on an event loop in a thread of its own: the same m
 of threads may use one; a call that waits holds up no other.
 """
 
+import inspect
 import os
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from datetime import datetime
 from functools import wraps
-from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from ..control.results import LogLine
 from .embedded import START_S, Config
 from .events import (
+    CallStream,
     DaemonEvent,
     EventStream,
     ExecOutput,
@@ -23,13 +24,13 @@ from .events import (
     StatusStream,
     TaskStream,
 )
-from .loop_thread import Followed, LoopThread
+from .loop_thread import Followed, LoopThread, Streaming
 from .runtime import AgentRuntime
 from .subscription import Handler, Subscription
-from .tasks import TaskOptions
 
 T = TypeVar("T")
 P = ParamSpec("P")
+F = TypeVar("F", bound=Followed[Any, Any])
 
 
 def waits(
@@ -41,6 +42,24 @@ def waits(
     def call(self: "Runtime", /, *args: P.args, **keywords: P.kwargs) -> T:
         return self._loop.wait(method(self._runtime, *args, **keywords))  # pyright: ignore[reportPrivateUsage]  its own
 
+    return call
+
+
+def follows(
+    method: Callable[Concatenate[AgentRuntime, P], Streaming[Any]], made: type[F]
+) -> Callable[Concatenate["Runtime", P], F]:
+    """Returns the method of Runtime for one of AgentRuntime that returns a stream; a stream that can be opened is open then."""
+
+    @wraps(method)
+    def call(self: "Runtime", /, *args: P.args, **keywords: P.kwargs) -> F:
+        stream = method(self._runtime, *args, **keywords)  # pyright: ignore[reportPrivateUsage]  its own
+        loop = self._loop  # pyright: ignore[reportPrivateUsage]  likewise
+        if isinstance(stream, CallStream):
+            loop.wait(stream.open())
+        return made(loop, stream, stream.__aiter__())
+
+    signature = inspect.signature(method).replace(return_annotation=made)
+    setattr(call, "__signature__", signature)  # noqa: B010 - a function's type does not have it
     return call
 
 
@@ -340,118 +359,13 @@ class Runtime:
 
     # -- streams
 
-    def events(
-        self,
-        types: Sequence[str] | None = None,
-        *,
-        since: int | str | None = None,
-        since_time: float | datetime | None = None,
-        n: int | None = None,
-        agent: str | None = None,
-        worker: str | None = None,
-        task: str | None = None,
-    ) -> Followed[DaemonEvent, EventStream]:
-        """Follows events of `types` (globs such as "task.*") from now on, or after event number `since`.
-
-        Returns an iterator; a `with` ends it.
-        """
-        stream = self._runtime.events(
-            types, since=since, since_time=since_time, n=n, agent=agent, worker=worker, task=task
-        )
-        self._loop.wait(stream.open())
-        return Followed(self._loop, stream, stream.__aiter__())
-
-    def exec_command(
-        self,
-        name: str,
-        argv: Sequence[str],
-        *,
-        tty: bool = False,
-        stdin: bool = False,
-        rows: int = 24,
-        columns: int = 80,
-        environment: Mapping[str, str] | None = None,
-        working_directory: str | None = None,
-    ) -> FollowedExec:
-        """Runs a command in the isolation of a worker: of `name`, a worker's id or an agent's name.
-
-        Returns an iterator of its output; a `with` ends it.
-        """
-        stream = self._runtime.exec_command(
-            name,
-            argv,
-            tty=tty,
-            stdin=stdin,
-            rows=rows,
-            columns=columns,
-            environment=environment,
-            working_directory=working_directory,
-        )
-        self._loop.wait(stream.open())
-        return FollowedExec(self._loop, stream, stream.__aiter__())
-
-    def follow_logs(
-        self,
-        names: Sequence[str] | None = None,
-        *,
-        selector: str | None = None,
-        task: str | None = None,
-        n: int | None = None,
-        since: float | datetime | None = None,
-        stream: Literal["stdout", "stderr", "log"] | None = None,
-        until: float | datetime | None = None,
-        level: Literal["debug", "info", "warning", "error", "critical"] | None = None,
-        grep: str | None = None,
-        previous: bool = False,
-        follow: bool = True,
-        after: str | None = None,
-    ) -> Followed[LogLine, LogStream]:
-        """Follows the logs of agents and servers: the last lines, then new ones; conditions as in `read_logs`.
-
-        Returns an iterator; a `with` ends it.
-        """
-        lines = self._runtime.follow_logs(
-            names,
-            selector=selector,
-            task=task,
-            n=n,
-            since=since,
-            stream=stream,
-            until=until,
-            level=level,
-            grep=grep,
-            previous=previous,
-            follow=follow,
-            after=after,
-        )
-        self._loop.wait(lines.open())
-        return Followed(self._loop, lines, lines.__aiter__())
-
-    def follow_status(self) -> Followed[Mapping[str, object], StatusStream]:
-        """Follows the status: first the whole of it, then what changes in it, with all events."""
-        stream = self._runtime.follow_status()
-        self._loop.wait(stream.open())
-        return Followed(self._loop, stream, stream.__aiter__())
-
-    def follow_task(self, task: str, *, timeout_s: float | None = None) -> Followed[DaemonEvent, TaskStream]:
-        """Follows the events of a task and of those that it delegates, until it has ended: then `stream.task` is its record."""
-        stream = self._runtime.follow_task(task, timeout_s=timeout_s)
-        return Followed(self._loop, stream, stream.__aiter__())
-
-    def run_agent_stream(
-        self, name: str, objective: str = "", **options: Unpack[TaskOptions]
-    ) -> Followed[Part, PartStream]:
-        """Runs a task as `run_agent`, and returns an iterator over what it streams; `stream.output` is then its result.
-
-        A `with` cancels the task where it is left early.
-        """
-        stream = self._runtime.run_agent_stream(name, objective, **options)
-        return Followed(self._loop, stream, stream.__aiter__())
-
-    def stream_task(self, task: str, *, timeout_s: float | None = None) -> Followed[Part, PartStream]:
-        """Returns an iterator over what a task streams, until it has ended: then `stream.task` is its record."""
-        stream = self._runtime.stream_task(task, timeout_s=timeout_s)
-        return Followed(self._loop, stream, stream.__aiter__())
+    events = follows(AgentRuntime.events, Followed[DaemonEvent, EventStream])
+    exec_command = follows(AgentRuntime.exec_command, FollowedExec)
+    follow_logs = follows(AgentRuntime.follow_logs, Followed[LogLine, LogStream])
+    follow_status = follows(AgentRuntime.follow_status, Followed[Mapping[str, object], StatusStream])
+    follow_task = follows(AgentRuntime.follow_task, Followed[DaemonEvent, TaskStream])
+    run_agent_stream = follows(AgentRuntime.run_agent_stream, Followed[Part, PartStream])
+    stream_task = follows(AgentRuntime.stream_task, Followed[Part, PartStream])
 
     def subscribe(
         self, types: str | Sequence[str], handler: Handler, *, since: int | str | None = None

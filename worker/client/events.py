@@ -31,7 +31,7 @@ class DaemonEvent(msgspec.Struct, frozen=True, kw_only=True):
     fields: dict[str, object] = {}
 
 
-class _CallStream:
+class CallStream:
     """Holds the connection of one call whose notifications follow: an `async with` begins on entering, and closes it.
 
     A subclass begins in `open`, which `_begin` serves.
@@ -68,7 +68,7 @@ class _CallStream:
             raise
 
 
-class EventStream(_CallStream):
+class EventStream(CallStream):
     """Iterates over the events of a daemon, or of all nodes of its cluster: those of each in order and without gaps.
 
     A slow reader delays nobody: unread events stay in the store. When the connection breaks, iteration continues
@@ -135,7 +135,7 @@ class EventStream(_CallStream):
         await super().close()
 
 
-class LogStream(_CallStream):
+class LogStream(CallStream):
     """Iterates over lines of logs: the last ones, then new ones as they come.
 
     It ends where `follow` is false, or with the task that was asked for. It begins on the first step, or in an
@@ -195,7 +195,7 @@ class LogStream(_CallStream):
             self.position = position
 
 
-class StatusStream(_CallStream):
+class StatusStream(CallStream):
     """Iterates over the status of a daemon: first the whole, as a key `status`, then what has changed, as a key `change`."""
 
     async def open(self) -> Stream:
@@ -359,7 +359,7 @@ class ExecOutput(msgspec.Struct, frozen=True, kw_only=True):
     data: bytes
 
 
-class ExecStream(_CallStream):
+class ExecStream(CallStream):
     """Iterates over the output of a command, until it has ended; then `code` or `signal` says how.
 
     It begins on the first step, or in an `async with` on entering; the command ends when that is left.

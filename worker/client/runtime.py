@@ -521,7 +521,8 @@ class AgentRuntime(Methods):
 
         In a cluster they are those of all nodes, and a text `since` is a place of all of them.
 
-        Returns an async iterator; in an `async with` it follows from entering, else from the first step on.
+        Returns an async iterator; in an `async with` it follows from entering, else from the first step on. Of `Runtime` it is an
+        iterator that follows from the call on; a `with` ends it.
         """
         filters = given(EventParams, types=types, since_time=since_time, n=n, agent=agent, worker=worker, task=task)
         return EventStream(self._daemon, filters, since)
@@ -545,6 +546,7 @@ class AgentRuntime(Methods):
         """Follows the logs of agents and servers: the last lines, then new ones; conditions as in `read_logs`.
 
         With `after`, a `position` of the stream or of `read_logs`, all lines behind it, also those of a daemon before this one.
+        Of `Runtime` it is an iterator; a `with` ends it.
         """
         params = given(
             LogParams,
@@ -578,7 +580,7 @@ class AgentRuntime(Methods):
         """Runs a command in the isolation of a worker: of `name`, a worker's id or an agent's name.
 
         Returns an async iterator of its output; in an `async with` it starts on entering, else with the first step. It
-        ends when that is left.
+        ends when that is left. Of `Runtime` it is an iterator, and the command starts with the call.
         """
         params = given(
             ExecParams,

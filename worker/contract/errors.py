@@ -6,6 +6,9 @@ corral's own. A class exists only where a caller handles it differently. Standar
 
 from typing import ClassVar, cast
 
+CLASSES: "dict[int, type[CorralError]]" = {}
+"""The classes of the table, by their codes."""
+
 
 class CorralError(Exception):
     """Base of every error that crosses a boundary: a message for people, `data` for programs."""
@@ -13,6 +16,12 @@ class CorralError(Exception):
     code: ClassVar[int]
     exit_status: ClassVar[int] = 1
     http_status: ClassVar[int] = 500
+
+    def __init_subclass__(cls, *, code: int | None = None, exit_status: int = 1, http_status: int = 500) -> None:
+        """Enters a class of the table below; one of a program has no code, or sets it itself."""
+        if code is not None:
+            cls.code, cls.exit_status, cls.http_status = code, exit_status, http_status
+            CLASSES[code] = cls
 
     def __init__(self, message: str, /, **data: object) -> None:
         super().__init__(message)
@@ -41,184 +50,86 @@ class CorralError(Exception):
         return {"code": self.code, "name": self.name, "message": self.message, "data": self.data}
 
 
-class Unreachable(CorralError):
+class Unreachable(CorralError, code=-33000, exit_status=6, http_status=503):
     """Raised in clients if no daemon answers on the socket; never sent."""
 
-    code = -33000
-    exit_status = 6
-    http_status = 503
 
-
-class ParseError(CorralError):
+class ParseError(CorralError, code=-32700, exit_status=2, http_status=400):
     """Raised for a line that is not JSON."""
 
-    code = -32700
-    exit_status = 2
-    http_status = 400
 
-
-class InvalidRequest(CorralError):
+class InvalidRequest(CorralError, code=-32600, exit_status=2, http_status=400):
     """Raised for JSON that is not a JSON-RPC request."""
 
-    code = -32600
-    exit_status = 2
-    http_status = 400
 
-
-class MethodNotFound(CorralError):
+class MethodNotFound(CorralError, code=-32601, exit_status=2, http_status=404):
     """Raised for a method that does not exist."""
 
-    code = -32601
-    exit_status = 2
-    http_status = 404
 
-
-class InvalidParams(CorralError):
+class InvalidParams(CorralError, code=-32602, exit_status=2, http_status=422):
     """Raised for a wrong parameter, configuration key or command-line value; `data` names it."""
 
-    code = -32602
-    exit_status = 2
-    http_status = 422
 
-
-class InternalError(CorralError):
+class InternalError(CorralError, code=-32603, exit_status=2):
     """Raised for a defect of corral, or for an error code that this version does not know."""
 
-    code = -32603
-    exit_status = 2
 
-
-class NotFound(CorralError):
+class NotFound(CorralError, code=-33001, exit_status=3, http_status=404):
     """Raised if the named agent, worker, task, server or tool does not exist."""
 
-    code = -33001
-    exit_status = 3
-    http_status = 404
 
-
-class Conflict(CorralError):
+class Conflict(CorralError, code=-33002, exit_status=4, http_status=409):
     """Raised if the present state does not permit the operation."""
 
-    code = -33002
-    exit_status = 4
-    http_status = 409
 
-
-class PermissionDenied(CorralError):
+class PermissionDenied(CorralError, code=-33003, exit_status=4, http_status=403):
     """Raised if the caller has no right to the operation."""
 
-    code = -33003
-    exit_status = 4
-    http_status = 403
 
-
-class Timeout(CorralError):
+class Timeout(CorralError, code=-33004, exit_status=5, http_status=504):
     """Raised if it took longer than the caller or the configuration allows."""
 
-    code = -33004
-    exit_status = 5
-    http_status = 504
 
-
-class ResourceLimitExceeded(CorralError):
+class ResourceLimitExceeded(CorralError, code=-33005, exit_status=7, http_status=429):
     """Raised at a limit; `data` has `limit` and `value`."""
 
-    code = -33005
-    exit_status = 7
-    http_status = 429
 
-
-class NotInitialized(CorralError):
+class NotInitialized(CorralError, code=-33006, exit_status=4, http_status=409):
     """Raised if the peer has not sent `initialize` yet."""
 
-    code = -33006
-    exit_status = 4
-    http_status = 409
 
-
-class ShuttingDown(CorralError):
+class ShuttingDown(CorralError, code=-33007, exit_status=4, http_status=503):
     """Raised if the daemon or the worker is stopping and accepts no new work."""
 
-    code = -33007
-    exit_status = 4
-    http_status = 503
 
-
-class SpawnFailed(CorralError):
+class SpawnFailed(CorralError, code=-33008, http_status=502):
     """Raised if a process could not be started, or did not become ready; `data` has `result`."""
 
-    code = -33008
-    http_status = 502
 
-
-class WorkerFailed(CorralError):
+class WorkerFailed(CorralError, code=-33009, http_status=502):
     """Raised if the worker died while it was needed; `data` has `worker` and `result`."""
 
-    code = -33009
-    http_status = 502
 
-
-class Cancelled(CorralError):
+class Cancelled(
+    CorralError, code=-33010, exit_status=8, http_status=409
+):  # a state that its reader did not expect; 499 is no registered status
     """Raised if the request or task was cancelled."""
 
-    code = -33010
-    exit_status = 8
-    http_status = 409  # a state that its reader did not expect; 499 is no registered status
 
-
-class Overloaded(CorralError):
+class Overloaded(CorralError, code=-33011, exit_status=7, http_status=429):
     """Raised if a bounded queue is full; `data` has `retry_after_s`."""
 
-    code = -33011
-    exit_status = 7
-    http_status = 429
 
-
-class ToolFailed(CorralError):
+class ToolFailed(CorralError, code=-33012, http_status=502):
     """Raised if an MCP server failed while it ran the tool, or violated the protocol."""
 
-    code = -33012
-    http_status = 502
 
-
-class TaskFailed(CorralError):
+class TaskFailed(CorralError, code=-33013, http_status=502):
     """Raised if the task's handler raised an exception; `data` has `exception`."""
 
-    code = -33013
-    http_status = 502
 
-
-class Corrupted(CorralError):
+class Corrupted(CorralError, code=-33014):
     """Raised if a record of the store is damaged: `data["record"]` names it. An earlier one may be usable."""
-
-    code = -33014
-
-
-CLASSES: dict[int, type[CorralError]] = {
-    cls.code: cls
-    for cls in (
-        Unreachable,
-        ParseError,
-        InvalidRequest,
-        MethodNotFound,
-        InvalidParams,
-        InternalError,
-        NotFound,
-        Conflict,
-        PermissionDenied,
-        Timeout,
-        ResourceLimitExceeded,
-        NotInitialized,
-        ShuttingDown,
-        SpawnFailed,
-        WorkerFailed,
-        Cancelled,
-        Overloaded,
-        ToolFailed,
-        TaskFailed,
-        Corrupted,
-    )
-}
 
 
 def from_wire(error: object) -> CorralError:
