@@ -25,6 +25,7 @@ STATE_COLOURS = {
     "Starting": "yellow",
     "ShuttingDown": "yellow",
     "Terminated": "red",
+    "Failed": "red",
     "queued": "yellow",
     "running": "blue",
     "succeeded": "green",

@@ -111,16 +111,16 @@ def _rows(session: Session, entry: Mapping[str, object]) -> Iterator[list[str]]:
         yield [f"  {word(worker, 'id')}", kind, *_cells(session, entry, worker)]
 
 
-def _job_word(entry: Mapping[str, object], worker: Mapping[str, object]) -> str:
-    """Returns the word for the state of a worker of a job; "" where the state itself says it."""
-    if word(entry, "type") != "oneshot":
-        return ""
-    if worker.get("done"):
+def _shown_state(entry: Mapping[str, object], worker: Mapping[str, object]) -> str:
+    """Returns the state of a worker in a word: Failed where it ended by itself and stays down, Running and Done for jobs."""
+    state, last, is_job = word(worker, "state", "-"), inner(worker, "last_exit"), word(entry, "type") == "oneshot"
+    if is_job and worker.get("done"):
         return "Done"
-    state, result = word(worker, "state"), word(inner(worker, "last_exit"), "result")
-    if state == "Terminated" and result not in ("stopped", ""):
+    result = word(last, "result")
+    is_well = result in ("", "stopped", "hibernated") or (not is_job and result == "exited" and last.get("code") == 0)
+    if state == "Terminated" and not is_well:
         return "Failed"
-    return "Running" if state == "Starting" and worker.get("pid") is not None else ""
+    return "Running" if is_job and state == "Starting" and worker.get("pid") is not None else state
 
 
 def _cells(session: Session, entry: Mapping[str, object], worker: Mapping[str, object]) -> list[str]:
@@ -128,7 +128,7 @@ def _cells(session: Session, entry: Mapping[str, object], worker: Mapping[str, o
     is_alive = worker.get("pid") is not None
     cpu = number(worker, "cpu_percent")
     return [
-        _job_word(entry, worker) or state,
+        _shown_state(entry, worker),
         word(worker, "pid", "-"),
         duration(number(worker, "uptime_s")) if is_alive else "-",
         word(worker, "restarts", "-"),
@@ -150,7 +150,7 @@ def _reason(session: Session, entry: Mapping[str, object], worker: Mapping[str, 
         parts += filter(None, (task, word(worker, "task_reason")))
     if worker.get("done"):
         parts.append(f"succeeded {session.at(word(inner(worker, 'last_exit'), 'at'))}")
-    elif _job_word(entry, worker) == "Running":
+    elif _shown_state(entry, worker) == "Running":
         pass
     elif state in DOWN:
         parts += _why_down(entry, worker, state)

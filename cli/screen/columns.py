@@ -79,6 +79,8 @@ def _named(key: str, name: str, least: int) -> Column:
 
 def _state(row: Record, _now: float) -> Cell:
     state = word(row, "state", "-")
+    if state == "Terminated" and word(row, "health") == "failed":
+        state = "Failed"
     return state, render.STATE_COLOURS.get(state, "")
 
 

@@ -87,7 +87,7 @@ class Attempt:
         self._traceparent = traceparent
         self._limits = limits
         self._words = words
-        self._supervisor = supervisor
+        self.supervisor = supervisor
         self._stop = stop
         self._alarms = alarms
         self._incarnation = supervisor.worker.incarnation
@@ -142,7 +142,7 @@ class Attempt:
                 # While the attempt was written, the worker was replaced, or cordoned.
                 return Failed(self._not_begun(), died=False, put_down=True)
             try:
-                connected = self._supervisor.channel
+                connected = self.supervisor.channel
                 await connected.drain()
                 self._hand_over(connected, more)
             except CorralError as error:
@@ -152,9 +152,9 @@ class Attempt:
         assert channel is not None, "it was handed over"
         late = await self._until_over(call)
         if not call.answer.done() and not self._stop.done() and late is None:
-            stall_s = self._supervisor.worker.spec.monitoring.stall_timeout
+            stall_s = self.supervisor.worker.spec.monitoring.stall_timeout
             reason = f'its task "{self._task.id}" has shown no sign of life for {stall_s:g} s'
-            self._supervisor.send(state_machine.Replace("hung", reason))
+            self.supervisor.send(state_machine.Replace("hung", reason))
             await asyncio.wait({call.answer})  # its death ends the call, at the latest
         if call.answer.done():
             return await self._answered(channel, call.answer)
@@ -168,7 +168,7 @@ class Attempt:
 
     def try_at_once(self) -> None:
         """Sends the task to the worker in this turn of the loop, if that needs no waiting; else `outcome` does."""
-        if self._can_begin and (channel := self._supervisor.channel).can_send:
+        if self._can_begin and (channel := self.supervisor.channel).can_send:
             with contextlib.suppress(CorralError):  # `outcome` meets it, too
                 self._hand_over(channel, {})
 
@@ -179,7 +179,7 @@ class Attempt:
 
     @property
     def _can_begin(self) -> bool:
-        supervisor = self._supervisor
+        supervisor = self.supervisor
         return supervisor.worker.incarnation == self._incarnation and supervisor.takes_tasks
 
     def _hand_over(self, channel: Channel, more: Mapping[str, object]) -> None:
@@ -193,18 +193,18 @@ class Attempt:
         """Gives the worker cancel_grace to let go of the task after BrokenOff, and replaces it if it does not."""
         call = self._call
         assert call is not None, "what is broken off had begun"
-        grace_s = self._supervisor.worker.spec.tasks.cancel_grace
+        grace_s = self.supervisor.worker.spec.tasks.cancel_grace
         call.answer.add_done_callback(_retrieve)  # the record is closed in any case
         await asyncio.wait({call.answer}, timeout=grace_s)
         while not call.answer.done() and self._is_paused:
             await self._until_resumed({call.answer})
             await asyncio.wait({call.answer}, timeout=grace_s)
-        if not call.answer.done() and self._supervisor.worker.incarnation == self._incarnation:
+        if not call.answer.done() and self.supervisor.worker.incarnation == self._incarnation:
             reason = f'held on to task "{self._task.id}" for {grace_s:g} s after its {state}'
-            self._supervisor.send(state_machine.Replace("task-timeout", reason))
+            self.supervisor.send(state_machine.Replace("task-timeout", reason))
 
     def _not_begun(self) -> WorkerFailed:
-        worker = self._supervisor.worker
+        worker = self.supervisor.worker
         state = "paused" if worker.paused_at is not None else str(worker.state)
         return WorkerFailed(f'cannot begin task "{self._task.id}": worker "{worker.id}" is {state}', worker=worker.id)
 
@@ -240,9 +240,9 @@ class Attempt:
         Neither clock runs while the worker is paused, or a question of the task is open.
         """
         limit_s = self._limits.timeout_s
-        stall_s = self._supervisor.worker.spec.monitoring.stall_timeout
+        stall_s = self.supervisor.worker.spec.monitoring.stall_timeout
         self._beat_at = self._loop.time()
-        begun = self._beat_at - self._supervisor.worker.frozen_s(self._beat_at)
+        begun = self._beat_at - self.supervisor.worker.frozen_s(self._beat_at)
         while True:
             due = begun + limit_s + self._still_s(self._loop.time())
             if stall_s > 0:
@@ -288,21 +288,21 @@ class Attempt:
 
     @property
     def _is_paused(self) -> bool:
-        worker = self._supervisor.worker
+        worker = self.supervisor.worker
         return worker.paused_at is not None and worker.incarnation == self._incarnation
 
     def _still_s(self, now: float) -> float:
         """Returns the seconds up to `now` in which the clocks stood still."""
         asked_s = now - self._asked_at if self._questions else 0.0
-        return self._supervisor.worker.frozen_s(now) + self._asked_s + asked_s
+        return self.supervisor.worker.frozen_s(now) + self._asked_s + asked_s
 
     async def _until_resumed(self, ends: set[asyncio.Future[Any]]) -> None:
         """Waits for the end of the pause, or for one of `ends`."""
-        await _first_of(ends, self._supervisor.until(lambda _: not self._is_paused))
+        await _first_of(ends, self.supervisor.until(lambda _: not self._is_paused))
 
     def _alive_at(self) -> float:
-        resumed_at = self._supervisor.worker.resumed_at
-        return max(self._beat_at, resumed_at, self._supervisor.shared.stall_clock.floor())
+        resumed_at = self.supervisor.worker.resumed_at
+        return max(self._beat_at, resumed_at, self.supervisor.shared.stall_clock.floor())
 
     async def _answered(self, channel: Channel, answer: asyncio.Future[object]) -> Outcome:
         error = answer.exception()
@@ -315,7 +315,7 @@ class Attempt:
             error = InternalError(f'cannot read the end of task "{self._task.id}": {error!r}')
         else:
             error = of_agent(error)
-        is_remote = self._supervisor.spec.protocol in ("webhook", "a2a") and isinstance(error, WorkerFailed)
+        is_remote = self.supervisor.spec.protocol in ("webhook", "a2a") and isinstance(error, WorkerFailed)
         if is_remote and not channel.is_closed:
             return Failed(error, died=True, put_down=False, remote=True)
         # An agent may return any error, as of a task that it delegated: that is not its own death.
@@ -325,9 +325,9 @@ class Attempt:
     async def _failed(self, error: CorralError, *, died: bool) -> Failed:
         if died:
             error = await self._cause_of_death(error)
-        worker = self._supervisor.worker
+        worker = self.supervisor.worker
         # Its last message may be read when it has ended, and the next incarnation is starting: then the exit alone knows why.
-        ends = [last.result for number, last in self._supervisor.exits if number == self._incarnation]
+        ends = [last.result for number, last in self.supervisor.exits if number == self._incarnation]
         leaving = worker.state is State.SHUTTING_DOWN or died or bool(ends)
         reasons = {worker.cause, str(error.data.get("result")) if died else "", *ends}
         asked = leaving and not reasons.isdisjoint(ASKED_FOR)
@@ -336,7 +336,7 @@ class Attempt:
 
     async def _cause_of_death(self, error: CorralError) -> CorralError:
         """Returns the reason of the exit, which is often reported after the pipe was closed; it is the better one."""
-        supervisor, incarnation = self._supervisor, self._incarnation
+        supervisor, incarnation = self.supervisor, self._incarnation
         try:
             async with asyncio.timeout(DRAIN_S):
                 await supervisor.until(lambda w: w.incarnation != incarnation or w.pid is None)
@@ -362,9 +362,9 @@ class Attempt:
         except msgspec.ValidationError as error:
             text = f'cannot read the result of task "{task.id}": {misfit_of(error, answer, TaskResult).words}'
             raise WorkerFailed(text, worker=task.worker, result="exited") from error
-        limit_bytes = self._supervisor.worker.spec.resources.max_output_size_bytes
+        limit_bytes = self.supervisor.worker.spec.resources.max_output_size_bytes
         check_result(task, result.output, self._words, limit_bytes)
-        check_agent_output(task, self._supervisor.spec.output_schema, result.output)
+        check_agent_output(task, self.supervisor.spec.output_schema, result.output)
         return result
 
 

@@ -120,6 +120,8 @@ found.answers = await page.evaluate(async (tasks) => Promise.all(tasks.map(async
 })), [deploy.id, name.id]);
 await submit("Still open?");
 await page.waitForSelector(".question");
+await page.waitForSelector('.badge[data-state="asks"]');
+found.overview = await page.$$eval('[aria-label="Agents"] .list li', (all) => all.map((each) => [...each.children].slice(0, 3).map((cell) => cell.textContent)));
 
 // -- a table of ten thousand rows has few elements
 found.rows = await page.evaluate(async () => {
@@ -147,6 +149,10 @@ for (const [name, options] of Object.entries({ light: { colorScheme: "light" }, 
     const serious = violations.filter((each) => each.impact === "serious" || each.impact === "critical");
     found.axe[`${name} ${view}`] = serious.map((each) => `${each.id}: ${each.nodes.slice(0, 3).map((node) => node.html.slice(0, 200)).join(" | ")}`);
     found.wide[`${name} ${view}`] = await other.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+  }
+  if (name === "dark") {
+    await go(other, "agents/broken", ".vrow");
+    found.phoneWorker = await other.$$eval(".vrow .cell", (all) => all.filter((each) => each.offsetParent).map((each) => each.textContent));
   }
   await other.context().close();
 }

@@ -155,3 +155,15 @@ def test_no_view_is_wider_than_the_screen(seen: Seen) -> None:
 
 def test_a_token_that_may_read_sees_no_button_that_changes_something(seen: Seen) -> None:
     assert seen.found["readerButtons"] == []
+
+
+def test_the_overview_lists_agents_who_ask_first_then_who_failed(seen: Seen) -> None:
+    first, second, *_ = seen.found["overview"]
+    assert first == ["asks", "questions", "Still open?"]
+    assert second[:2] == ["Failed", "broken"]
+    assert "no-such-program-at-all" in second[2]
+
+
+def test_a_phone_shows_why_a_worker_failed_and_its_buttons(seen: Seen) -> None:
+    assert "no-such-program-at-all" in " ".join(seen.found["phoneWorker"])
+    assert seen.found["phoneWorker"][-1] == "Restart Stop"

@@ -1,8 +1,8 @@
 // Says in a line what an event tells.
 
-import { duration } from "./format.js";
+import { duration, size } from "./format.js";
 
-const COMMON = new Set(["seq", "at", "type", "agent", "worker", "incarnation", "node"]);
+const COMMON = new Set(["seq", "at", "type", "agent", "worker", "incarnation", "node", "reason", "message"]);
 
 /** Returns the line. */
 export function eventText(event) {
@@ -16,15 +16,20 @@ export function eventText(event) {
     case "task.ended": return `task ${event.task} ${event.state}${event.duration_s == null ? "" : ` after ${duration(event.duration_s)}`}${because}`;
     case "task.progress": return `task ${event.task}: ${event.progress}${event.total == null ? "" : ` of ${event.total}`}${because}`;
     case "mcp.call": return `called ${event.tool}: ${event.outcome} after ${duration(event.duration_s)}`;
-    default: return `${event.type} ${fieldText(event)}`.trim();
+    default: return [words(event.type.slice(event.type.indexOf(".") + 1)), fieldText(event)].filter(Boolean).join(", ") + because;
   }
 }
 
-/** Returns the fields that only this type has, as short text. */
+/** Returns the fields that only this type has, as short text with their units. */
 export function fieldText(event) {
-  return Object.entries(event).filter(([key, value]) => !COMMON.has(key) && value != null && value !== "")
-    .map(([key, value]) => `${key}=${typeof value === "string" ? value : JSON.stringify(value)}`).join(" ");
+  return Object.entries(event).filter(([key, value]) => !COMMON.has(key) && value != null && value !== "").map(([key, value]) => {
+    if (key.endsWith("_bytes")) return `${words(key.slice(0, -6))} ${size(value)}`;
+    if (key.endsWith("_s")) return `${words(key.slice(0, -2))} ${duration(value)}`;
+    return `${words(key)} ${typeof value === "string" ? value : JSON.stringify(value)}`;
+  }).join(", ");
 }
+
+const words = (key) => key.replaceAll(/[_.]/g, " ");
 
 /** Returns the address of what an event is about, or null. */
 export function eventTarget(event) {

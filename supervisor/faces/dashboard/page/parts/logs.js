@@ -29,6 +29,7 @@ export function logs(params, label) {
       { key: "text", label: "Line", width: "minmax(0, 1fr)", render: renderLine },
     ],
   });
+  table.element.classList.add("log");
   table.element.style.setProperty("--above", "330px");
   const element = h("div", { className: "stack" }, h("div", { className: "bar" }, search, grep, level, follow, note), table.element);
 

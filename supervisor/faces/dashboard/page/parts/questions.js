@@ -57,7 +57,7 @@ function makeQuestion(asked) {
   return h("li", { className: "question" },
     h("a", { className: "name", href: `#/tasks/${encodeURIComponent(asked.task)}` }, asked.node ? `${asked.agent}@${asked.node}` : asked.agent),
     h("span", { className: "grow wrap", title: asked.question }, text),
-    h("span", { className: "when", title: "when it expires" }, clock(asked.expires_at)),
+    h("span", { className: "when" }, `expires ${clock(asked.expires_at)}`),
     may("operate") ? answers(asked) : null);
 }
 

@@ -1,16 +1,24 @@
 // Shows rows of one height as a table of which only the visible part exists: ten thousand rows cost as much as fifty.
 //
-// Columns: {key, label, title?, align?, width, cell(row) → text or node maker, sort?(row), low?: hidden on phones}.
+// Columns: {key, label, title?, align?, width, cell(row) → text or node maker, sort?(row), low?: hidden on phones,
+// line?: there it has a line of its own below the others}.
 
 import { h, setAttribute, setText } from "./dom.js";
 
 const OVERSCAN = 6;
+const LINE = 30;
+const HEAD = 35;
+
+/** The width at which page.css has one column. */
+const phone = matchMedia("(max-width: 760px)");
 
 /**
  * Returns {element, set(rows), refresh()}.
  * `render(cell, row, column)` may be given by a column to fill its cell; else `text(row)` is its text.
  */
-export function virtualTable({ columns, label, keyOf, open, order, empty = "Nothing here.", rowHeight = 32, onEnd }) {
+export function virtualTable({ columns, label, keyOf, open, order, empty = "Nothing here.", rowHeight: plainHeight = 32, onEnd }) {
+  const lines = columns.filter((column) => column.line).length;
+  let rowHeight = 0;
   const state = { rows: [], sorted: [], order: order ?? null, focus: 0, first: -1, last: -1, width: 0 };
   const head = h("div", { className: "vhead", role: "row" });
   const body = h("div", { className: "vbody", role: "rowgroup" });
@@ -18,8 +26,7 @@ export function virtualTable({ columns, label, keyOf, open, order, empty = "Noth
   const scroller = h("div", { className: "vscroll", role: "presentation" }, h("div", { role: "rowgroup", className: "vheadgroup" }, head), body);
   const element = h("div", { className: "vtable", role: "table", "aria-label": label }, scroller, note);
   element.style.setProperty("--columns", columns.map((column) => column.width ?? "1fr").join(" "));
-  element.style.setProperty("--columns-phone", columns.filter((column) => !column.low).map((column) => column.phone ?? column.width ?? "1fr").join(" "));
-  element.style.setProperty("--row", `${rowHeight}px`);
+  element.style.setProperty("--columns-phone", columns.filter((column) => !column.low && !column.line).map((column) => column.phone ?? column.width ?? "1fr").join(" "));
 
   for (const column of columns) {
     const cell = h("div", { className: classes(column), role: "columnheader", title: column.title ?? null });
@@ -31,7 +38,7 @@ export function virtualTable({ columns, label, keyOf, open, order, empty = "Noth
   }
 
   function classes(column) {
-    return ["cell", column.align === "right" ? "right" : "", column.low ? "low" : ""].filter(Boolean).join(" ");
+    return ["cell", column.align === "right" ? "right" : "", column.low ? "low" : "", column.line ? "line" : ""].filter(Boolean).join(" ");
   }
 
   function sortBy(column) {
@@ -50,6 +57,7 @@ export function virtualTable({ columns, label, keyOf, open, order, empty = "Noth
     }
     setAttribute(element, "aria-rowcount", state.sorted.length + 1);
     body.style.height = `${state.sorted.length * rowHeight}px`;
+    element.style.setProperty("--whole", `${state.sorted.length * rowHeight + HEAD}px`);
     note.hidden = state.sorted.length > 0;
     element.classList.toggle("none", state.sorted.length === 0);
     draw(true);
@@ -143,6 +151,16 @@ export function virtualTable({ columns, label, keyOf, open, order, empty = "Noth
     requestAnimationFrame(() => { isDue = false; draw(false); });
   }, { passive: true });
   new ResizeObserver(() => draw(true)).observe(scroller);
+
+  /** Gives the rows their height; on a phone with the lines of their own that some columns have. */
+  function measure() {
+    rowHeight = plainHeight + (phone.matches ? lines * LINE : 0);
+    element.style.setProperty("--row", `${rowHeight}px`);
+    for (const row of pool.values()) row.place = -1;
+    arrange();
+  }
+  measure();
+  if (lines) phone.addEventListener("change", () => { if (element.isConnected) measure(); });
 
   return {
     element,

@@ -64,7 +64,7 @@ export function agentView({ parts: [address, tab] }) {
     inner.update?.();
     if (!entry) { setText(title, model.isLive ? "It is not in the running set." : ""); return; }
     const problem = problemOf(entry);
-    setBadge(state, entry.degraded ? "degraded" : stateOf(entry));
+    setBadge(state, entry.degraded && problem?.level !== "bad" ? "degraded" : stateOf(entry));
     setText(title, entry.title || entry.description || "");
     setText(reason, problem?.text ?? (entry.rolling ? `rolling: ${entry.rolling.reason}` : ""));
     reason.hidden = !reason.textContent;
@@ -94,7 +94,7 @@ function actionsOf(entry, problem) {
   if (!may("operate")) return [];
   const { name, node } = entry;
   const found = [];
-  if (entry.kind === "agent") found.push(h("button", { type: "button", className: "primary", on: { click: () => run(name, node) } }, "Run a task"));
+  if (entry.kind === "agent" && entry.protocol !== "none") found.push(h("button", { type: "button", className: "primary", on: { click: () => run(name, node) } }, "Run a task"));
   if (problem?.level === "bad") found.push(verbButton("reset", name, { node }));
   found.push(verbButton(entry.wanted ? "restart" : "start", name, { node }));
   if (entry.wanted) found.push(verbButton("stop", name, { node }), verbButton(entry.figures.paused ? "resume" : "pause", name, { node }));
@@ -114,8 +114,8 @@ function workersTab(name, node, key) {
       { key: "cpu", label: "CPU", align: "right", width: "56px", phone: "48px", sort: (each) => each.cpu_percent, text: (each) => (each.pid == null ? "-" : percent(each.cpu_percent)) },
       { key: "memory", label: "Memory", align: "right", width: "72px", low: true, sort: (each) => each.rss_bytes, text: (each) => (each.pid == null ? "-" : size(each.rss_bytes)) },
       { key: "restarts", label: "Restarts", align: "right", width: "76px", low: true, sort: (each) => each.restarts, text: (each) => count(each.restarts) },
-      { key: "task", label: "Task or reason", width: "minmax(160px, 2fr)", low: true, render: renderTask },
-      { key: "actions", label: "", title: "Actions", width: may("operate") ? "150px" : "0px", low: true, render: (cell, worker) => renderActions(cell, worker, node) },
+      { key: "task", label: "Task or reason", width: "minmax(160px, 2fr)", line: true, render: renderTask },
+      { key: "actions", label: "", title: "Actions", width: may("operate") ? "150px" : "0px", line: true, render: (cell, worker) => renderActions(cell, worker, node) },
     ],
   });
   table.element.classList.add("fits");
@@ -149,7 +149,7 @@ function renderTask(cell, worker) {
   const last = worker.last_exit;
   const words = worker.next_start_in_s != null ? `next start in ${duration(worker.next_start_in_s)}` : "";
   const ended = worker.pid == null && last ? last.message || last.result : "";
-  const text = worker.task ? "" : [words, worker.reason && !ended.includes(worker.reason) ? worker.reason : "", ended].filter(Boolean).join(": ");
+  const text = worker.task ? (worker.task_reason && ` ${worker.task_reason}`) : [words, worker.reason && !ended.includes(worker.reason) ? worker.reason : "", ended].filter(Boolean).join(": ");
   setText(cell.text, text);
   setAttribute(cell, "title", text || null);
 }

@@ -27,7 +27,7 @@ export const serversView = ({ query }) => listView("mcp", "MCP servers", query);
 
 /** Returns the state of an entry as `corral status` shows it: a job has words of its own. */
 export function stateOf(entry) {
-  return { running: "Running", succeeded: "Done", failed: "Failed" }[entry.job] ?? entry.state;
+  return { running: "Running", succeeded: "Done", failed: "Failed" }[entry.job] ?? (problemOf(entry)?.level === "bad" ? "Failed" : entry.state);
 }
 
 function columnsOf(kind) {
@@ -63,9 +63,8 @@ function renderName(cell, entry) {
 function renderState(cell, entry) {
   if (!cell.badge) cell.append((cell.badge = badge("")));
   const state = stateOf(entry);
-  setBadge(cell.badge, entry.degraded && state !== "Terminated" ? "degraded" : entry.figures.paused ? "paused" : state);
+  setBadge(cell.badge, entry.degraded && state !== "Terminated" && state !== "Failed" ? "degraded" : entry.figures.paused ? "paused" : state);
   if (state === "Initial" && !entry.wanted) setAttribute(cell.badge, "data-state", "off");
-  else if (problemOf(entry)?.level === "bad") setAttribute(cell.badge, "data-state", "bad");
 }
 
 function renderSpark(cell, entry) {

@@ -3,11 +3,12 @@
 import { verbButton } from "../parts/actions.js";
 import { get } from "../parts/api.js";
 import { spark } from "../parts/chart.js";
-import { badge, h, keyed, setAttribute, setText } from "../parts/dom.js";
+import { badge, h, keyed, setAttribute, setBadge, setText } from "../parts/dom.js";
 import { eventKey, eventSubject, eventText, eventTarget } from "../parts/event_text.js";
 import { ago, clock, count, cut, duration, percent, plural, size } from "../parts/format.js";
 import { entriesOf, model, onEvents, points, problemOf, totals } from "../parts/model.js";
 import { questionsPanel } from "../parts/questions.js";
+import { stateOf } from "./agents.js";
 
 const MOST_PROBLEMS = 12;
 const MOST_ROWS = 10;
@@ -36,13 +37,14 @@ export function overviewView() {
   const problemsPanel = h("section", { className: "panel", "aria-labelledby": "verdict" }, problems);
   const tiles = h("dl", { className: "tiles" }, TILES.map(makeTile));
   const hint = h("p", { className: "panel empty" }, "Nothing to run yet: ", h("code", {}, "corral add NAME -- COMMAND"), ", or agents in the configuration.");
+  const agents = h("ul", { className: "list" });
   const queue = h("ul", { className: "list" });
   const failed = h("ul", { className: "list" });
   const recent = h("ul", { className: "list" });
   const questions = questionsPanel();
   const element = h("div", { className: "stack" }, verdict, problemsPanel, questions.element, hint, tiles,
-    h("div", { className: "grid" },
-      panel("Longest queues", "#/agents", queue), panel("Recent failures", "#/tasks?state=failed", failed)),
+    h("div", { className: "grid" }, panel("Agents", "#/agents", agents), panel("Longest queues", "#/agents", queue),
+      panel("Recent failures", "#/tasks?state=failed", failed)),
     panel("Recent events", "#/events", recent));
   let failures = null;
   let isAsking = false;
@@ -83,13 +85,15 @@ export function overviewView() {
       setAttribute(cell, "data-level", tile.level?.() ?? null);
       if (cell.chart) cell.chart.set(points("", tile.series));
     });
+    const shown = entriesOf("agent").sort((a, b) => needOf(b) - needOf(a) || a.key.localeCompare(b.key)).slice(0, MOST_ROWS);
+    fillList(agents, shown, (each) => each.key, makeAgent, updateAgent);
     const queues = entriesOf("agent").filter((entry) => entry.queued > 0).sort((a, b) => b.queued - a.queued).slice(0, MOST_ROWS);
     fillList(queue, queues, (each) => each.key, (each) => h("li", {}, h("a", { className: "grow", href: `#/agents/${encodeURIComponent(each.key)}` }, each.key), h("span", { className: "number" })),
-      (row, each) => setText(row.lastChild, `${count(each.queued)} queued, ${count(each.figures.running)} running`), "No task waits.");
-    fillList(failed, failures ?? [], (each) => each.id, makeFailure, null, failures ? "No task has failed." : "Asking");
+      (row, each) => setText(row.lastChild, `${count(each.queued)} queued, ${count(each.figures.running)} running`));
+    fillList(failed, failures ?? [], (each) => each.id, makeFailure);
     const known = new Set(model.events.map(eventKey));
     const happened = [...past.filter((event) => !known.has(eventKey(event))), ...model.events].filter(isNews).slice(-MOST_ROWS).reverse();
-    fillList(recent, happened, eventKey, makeEvent, null, "Nothing has happened yet.");
+    fillList(recent, happened, eventKey, makeEvent);
   }
   return { element, update, close: () => { end(); questions.close(); } };
 }
@@ -137,7 +141,7 @@ function makeTile({ label, series }) {
 
 function makeFailure(task) {
   return h("li", {}, badge(task.state), h("a", { className: "name", href: `#/tasks/${encodeURIComponent(task.id)}` }, task.agent),
-    h("span", { className: "grow", title: task.error?.message ?? "" }, task.error?.message ?? task.objective), h("span", { className: "when", title: ago(task.finished_at) }, clock(task.finished_at)));
+    h("span", { className: "grow wrap", title: task.error?.message ?? "" }, task.error?.message ?? task.objective), h("span", { className: "when", title: ago(task.finished_at) }, clock(task.finished_at)));
 }
 
 function makeEvent(event) {
@@ -146,13 +150,38 @@ function makeEvent(event) {
     h("span", { className: "grow", title: eventText(event) }, eventText(event)));
 }
 
-function fillList(list, items, keyOf, make, update, empty) {
-  if (!items.length) {
-    if (list.dataset.empty !== empty) { list.known?.clear(); list.replaceChildren(h("li", { className: "muted" }, empty)); list.dataset.empty = empty; }
-    return;
-  }
-  if (list.dataset.empty) { list.replaceChildren(); list.known?.clear(); delete list.dataset.empty; }
+/** Fills the list of a panel, which is shown only while there is something in it. */
+function fillList(list, items, keyOf, make, update) {
+  list.parentElement.hidden = items.length === 0;
   keyed(list, items, keyOf, make, update);
+}
+
+/** Returns the question that a worker of an agent waits with, as `{task, text}`; null without one. */
+function questionOf(entry) {
+  const worker = entry.workers.find((each) => each.task_reason);
+  return worker ? { task: worker.task, text: worker.task_reason } : null;
+}
+
+/** Returns how much an agent needs somebody to look at it: first who asks, then who fails, then who works. */
+function needOf(entry) {
+  if (questionOf(entry)) return 3;
+  return problemOf(entry) ? 2 : entry.figures.running ? 1 : 0;
+}
+
+function makeAgent(entry) {
+  const chart = spark(96, 20, `CPU of ${entry.key}`);
+  const row = h("li", {}, badge(""), h("a", { className: "name", href: `#/agents/${encodeURIComponent(entry.key)}` }, entry.key), h("a", { className: "grow" }), chart.element);
+  return Object.assign(row, { chart });
+}
+
+function updateAgent(row, entry) {
+  const question = questionOf(entry);
+  const task = question?.task ?? entry.workers.find((each) => each.task)?.task;
+  setBadge(row.children[0], question ? "asks" : stateOf(entry));
+  const text = question?.text.replace(/^asks: | \(corral approvals\)$/g, "") ?? problemOf(entry)?.text ?? (task ? `task ${task}` : entry.title ?? entry.description ?? "");
+  setText(row.children[2], text);
+  setAttribute(row.children[2], "href", task ? `#/tasks/${encodeURIComponent(task)}` : null);
+  row.chart.set(points(entry.key, "cpu"), 10);
 }
 
 function panel(title, href, list) {
