@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from pwd import getpwuid
 from typing import Literal, Protocol
 
+from corral.supervisor.records.audit.log import refusal_key
 from corral.supervisor.tenants.registry.tenants import Tenants
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract.errors import NotFound, PermissionDenied
@@ -53,6 +54,12 @@ def check_rights(kind: Literal["method", "tool"], name: str, needs: Rights, call
         raise PermissionDenied(
             f'cannot call "{name}": {caller.name} may only {caller.permission}', **{kind: name, "needs": needs}
         )
+
+
+def turn_key(caller: Caller) -> str:
+    """Returns whose calls wait for one another: those of an agent, a token, an HTTP client's name, or a process of a user."""
+    is_shared = not caller.who.keys().isdisjoint(("agent", "token", "http"))
+    return refusal_key(caller.who) if is_shared else caller.name
 
 
 def narrowed(tenants: Tenants, present: str, wanted: str) -> str:

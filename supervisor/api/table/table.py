@@ -63,7 +63,7 @@ from ..metrics.view import MetricsView
 from ..reports.costs import CostSums
 from .call_record import NAMES_KEPT, bounded, failure_of, names_of, open_params, record_of, refused_record
 from .caller import Caller as Caller
-from .caller import check_rights
+from .caller import check_rights, turn_key
 from .quotas import Quotas
 from .results import recorded_values
 from .scoping import Scope, ScopedCaller
@@ -162,7 +162,7 @@ class Control:
         """Returns the result of a method, a Struct, Raw or plain values; logs the call at DEBUG."""
         begun = perf_counter()  # the loop's own time is in milliseconds
         if not self.turns.is_next(caller.tenant):
-            await self.turns.wait(caller.tenant)
+            await self.turns.wait(caller.tenant, turn_key(caller))
         try:
             if not logger.isEnabledFor(logging.DEBUG):
                 return await self.answer(name, params, caller)

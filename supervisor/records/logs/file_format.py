@@ -28,6 +28,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import perf_counter
 from typing import Protocol, TypeAlias, TypeVar, cast
 
 import msgspec
@@ -36,7 +37,7 @@ from corral.worker.contract.names import is_tenant_name, local_name, qualified, 
 
 from . import bgzf
 from .bgzf import Archive
-from .regex import Pattern
+from .regex import SLICE_S, Pattern
 
 Record: TypeAlias = dict[str, object]
 
@@ -159,11 +160,11 @@ class LogFilter:
         return not self.names or not self.names.isdisjoint((agent, worker))
 
     def select(self, records: Iterable[Record]) -> list[Record]:
-        """Returns the records that are selected; those of the stream `corral`, which report lost lines, always are."""
+        """Returns the records that are selected but for the pattern; those of the stream `corral`, which report lost lines, always are."""
         since = None if self.since is None else timestamp(self.since)
         until = None if self.until is None else timestamp(self.until)
         rank = None if self.level is None else _RANKS[self.level]
-        chosen = [
+        return [
             record
             for record in records
             if (since is None or time_of(record) >= since)
@@ -177,9 +178,24 @@ class LogFilter:
                 )
             )
         ]
-        if self.pattern is not None:
-            chosen = self.pattern.matching(chosen, _searched)
-        return chosen
+
+    async def selected(self, records: Iterable[Record]) -> list[Record]:
+        """Returns the records that are selected, after a turn of the loop.
+
+        Where a search takes long, others have the loop for as long as it took.
+        """
+        chosen = self.select(records)
+        if self.pattern is None:
+            await asyncio.sleep(0)
+            return chosen
+        found: list[Record] = []
+        begun = perf_counter()
+        for some in self.pattern.matching(chosen, _searched):
+            found += some
+            took_s = perf_counter() - begun
+            await asyncio.sleep(took_s if took_s >= SLICE_S else 0)
+            begun = perf_counter()
+        return found
 
 
 def _searched(record: Record) -> str | None:

@@ -224,8 +224,7 @@ async def batches_of(
                 return
             if position is not None:
                 position.note(batch)
-            batch[:] = wanted.select(batch)
-            await asyncio.sleep(0)
+            batch[:] = await wanted.selected(batch)
         if batch or (position is not None and position.is_stale):
             yield batch
 
@@ -266,8 +265,7 @@ async def _last_rare(
         while True:
             async with turn:
                 some = cursor.step(room, stream)
-                chosen = wanted.select(some or ())
-                await asyncio.sleep(0)
+                chosen = await wanted.selected(some or ())
             if some is None:
                 break
             count += sum(map(_ends_line, chosen))

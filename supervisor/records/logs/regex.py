@@ -1,4 +1,4 @@
-"""Searches with regular expressions of callers, and gives up after a bounded time of the processor.
+"""Searches with regular expressions of callers, in slices between which the loop turns, and gives up on a line that takes too long.
 
 `re` holds the interpreter's lock while it searches, so that no thread and no task could end it; but it lets
 signal handlers run (CPython, `_sre`), and one that raises ends the search. The clock is ITIMER_VIRTUAL, which
@@ -8,7 +8,8 @@ only runs while this process works. Only the main thread can search. Why not RE2
 import re
 import signal
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from time import perf_counter
 from types import FrameType
 from typing import TypeVar
 
@@ -21,7 +22,13 @@ SEARCHED_CHARS = 16 * 1024
 """Characters of each text that are searched; the rest is not."""
 
 SEARCH_S = 0.1
-"""Seconds of processor time for one call: so long the loop may stand still."""
+"""Seconds of processor time for one call."""
+
+LINE_S = 0.05
+"""Seconds of processor time for one slice, of which a single line takes most then: so long the loop may stand still."""
+
+SLICE_S = 0.01
+"""Seconds after which a slice ends with the line that is searched."""
 
 T = TypeVar("T")
 
@@ -45,21 +52,35 @@ class Pattern:
         shown = self._text[:LENGTH_LIMIT]
         return InvalidParams(f'cannot search for "{shown}": {reason}', key="grep", value=shown, reason=reason)
 
-    def matching(self, items: Sequence[T], text_of: Callable[[T], str | None]) -> list[T]:
-        """Returns the items whose text matches somewhere, or that have none."""
-        search = self._search
-        with _Clock() as clock:
-            try:
-                found = [item for item in items if (text := text_of(item)) is None or search(text[:SEARCHED_CHARS])]
-                clock.is_running = False
-            except _TimeIsOver:
-                raise ResourceLimitExceeded(
-                    f'cannot search for "{self._text}": it takes longer than {SEARCH_S:g} s for a few lines',
-                    key="grep",
-                    value=self._text,
-                    limit=SEARCH_S,
-                ) from None
-        return found
+    def matching(self, items: Iterable[T], text_of: Callable[[T], str | None]) -> Iterator[list[T]]:
+        """Yields the items whose text matches somewhere, or that have none, a list for each slice of the search."""
+        left, left_s = iter(items), SEARCH_S
+        is_last = False
+        while not is_last:
+            found: list[T] = []
+            with _Clock(min(LINE_S, left_s)) as clock:
+                try:
+                    is_last = self._fill(found, left, text_of)
+                    clock.is_running = False
+                except _TimeIsOver:
+                    raise ResourceLimitExceeded(
+                        f'cannot search for "{self._text}": it takes longer than {SEARCH_S:g} s for a few lines, or {LINE_S:g} s for one',
+                        key="grep",
+                        value=self._text,
+                        limit=SEARCH_S,
+                    ) from None
+            left_s -= clock.spent_s
+            yield found
+
+    def _fill(self, found: list[T], left: Iterator[T], text_of: Callable[[T], str | None]) -> bool:
+        """Searches one slice; returns whether nothing is left."""
+        search, until = self._search, perf_counter() + SLICE_S
+        for item in left:
+            if (text := text_of(item)) is None or search(text[:SEARCHED_CHARS]):
+                found.append(item)
+            if perf_counter() >= until:
+                return False
+        return True
 
 
 class _TimeIsOver(Exception):
@@ -67,14 +88,16 @@ class _TimeIsOver(Exception):
 
 
 class _Clock:
-    """Raises _TimeIsOver in the block after SEARCH_S, unless `is_running` was set to False before."""
+    """Raises _TimeIsOver in the block after `limit_s`, unless `is_running` was set to False before."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
         self.is_running = True
+        self.spent_s = 0.0
 
     def __enter__(self) -> "_Clock":
         self._before = signal.signal(signal.SIGVTALRM, self._ring)
-        signal.setitimer(signal.ITIMER_VIRTUAL, SEARCH_S)
+        signal.setitimer(signal.ITIMER_VIRTUAL, self._limit_s)
         return self
 
     def _ring(self, _signal: int, _frame: FrameType | None) -> None:
@@ -84,5 +107,5 @@ class _Clock:
 
     def __exit__(self, *_: object) -> None:
         self.is_running = False
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        self.spent_s = self._limit_s - signal.setitimer(signal.ITIMER_VIRTUAL, 0)[0]
         signal.signal(signal.SIGVTALRM, self._before)

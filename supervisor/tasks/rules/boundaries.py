@@ -339,7 +339,8 @@ def can_ever_run(
     session, one that it comes after). A task that `find` does not find has ended. Waiting tasks in a circle without a
     free place on it would wait for their own end: such a delegation is refused before it is queued.
     """
-    known: dict[str, tuple[bool, Groups]] = {}
+    # What `asking` waits for is not looked at, however much it is: `asking` must not be needed at all.
+    known: dict[str, tuple[bool, Groups]] = {asking: (False, ())}
     left = [each for group in obstacles(child) for each in group]
     while left:
         task_id = left.pop()

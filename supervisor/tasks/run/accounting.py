@@ -252,17 +252,23 @@ class Accounting:
 
     def check_can_run(self, child: Task, parent: Task) -> None:
         """Returns if a child, not yet queued, could begin while its parent waits for it."""
-
-        def waits(task_id: str) -> list[str]:
-            entry = self.backlog.find(task_id)
-            return [] if entry is None else entry.waits
-
-        if not can_ever_run(child, asking=parent.id, find=self._writer.find, waits=waits, obstacles=self._obstacles):
+        find, waits = self._writer.find, self._waited_for
+        if not can_ever_run(child, asking=parent.id, find=find, waits=waits, obstacles=self._obstacles):
             raise Conflict(
                 f'cannot delegate to "{child.agent}": it could begin only after this task, which waits for it',
                 agent=child.agent,
                 task=parent.id,
             )
+
+    def _waited_for(self, task_id: str) -> list[str]:
+        """Returns the tasks that a running task waits for: one alone of those that wait for any worker of the same agent."""
+        entry = self.backlog.find(task_id)
+        unlike: dict[tuple[bool, str], str] = {}
+        for each in () if entry is None else entry.waits:
+            child = self.backlog.find(each)
+            is_alike = child is not None and child.takes_any_place
+            unlike[is_alike, child.task.agent if child is not None and is_alike else each] = each
+        return list(unlike.values())
 
     def _obstacles(self, task: Task) -> Groups:
         """Returns the groups of tasks that a queued task waits for: one of each group has to end."""

@@ -107,6 +107,13 @@ class Entry:
         return self.stop is not None
 
     @property
+    def takes_any_place(self) -> bool:
+        """Returns True if it waits for a place among the workers of its agent, and for nothing else."""
+        task = self.task
+        is_bound = task.after or task.session is not None or task.sticky_key is not None
+        return task.state == "queued" and task.kind == "task" and not self.is_begun and not is_bound
+
+    @property
     def is_unseen(self) -> bool:
         """Returns True if no worker was sent the attempt that has just ended."""
         return self.attempt is not None and not self.attempt.is_handed_over

@@ -135,7 +135,7 @@ class WorkerApi:
     async def _in_turn(
         self, turns: CallTurns, tenant: str, method: Handler, supervisor: WorkerSupervisor, params: Mapping[str, object]
     ) -> object:
-        await turns.wait(tenant)
+        await turns.wait(tenant, supervisor.id)
         return await method(supervisor, params)
 
     def handle_notification(self, supervisor: WorkerSupervisor, notification: Notification) -> None:

@@ -1,10 +1,12 @@
-"""Gives callers of several tenants their turns, so that the calls of one do not stand before those of another.
+"""Gives callers their turns, so that the calls of one do not stand before those of another.
 
 The daemon has one thread. Calls that arrive together are served one after the other, and those of a flood would all stand
-before a single call of another tenant. While several tenants call, each gets one call in a turn of the loop; the further
-ones wait here. For NEAR_S after the call of another each gets one in PACE_S, and the output of its workers is read at a pace,
-so that the loop, the store and the processors are not busy with a flood alone while that call is served. A tenant that calls
-alone waits for nothing.
+before a single call of another caller. So about TURN_S of calls begin in one turn of the loop; the further ones wait here,
+and go on by turns: of each caller one, and of each tenant one however many callers it has.
+
+While several tenants call, each gets one call in a turn of the loop. For NEAR_S after the call of another each gets one
+in PACE_S, and the output of its workers is read at a pace, so that the loop, the store and the processors are not busy
+with a flood alone while that call is served.
 """
 
 import asyncio
@@ -15,6 +17,15 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 from .fair_share import Turns
+
+TURN_S = 0.005
+"""Seconds for which calls of one tenant keep one turn of the loop busy."""
+
+CALLS = 32
+"""Number of calls that begin in one turn of the loop, until it is known how long they take."""
+
+CALLS_MAX = 256
+"""Number of them however short they are."""
 
 QUIET_S = 1.0
 """Seconds without a call after which a tenant counts as one that does not call."""
@@ -55,12 +66,21 @@ WRITE_WAIT_S = 0.01
 
 
 class CallTurns:
-    """Orders the calls of one daemon by deficit round robin between tenants; the owner, "", is one of them."""
+    """Orders the calls of one daemon by round robin between tenants, of which the owner, "", is one, and between callers of each."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = time.monotonic) -> None:
         self._loop = loop
         self._clock = clock
-        self._waiting = Turns[str, asyncio.Future[None]]()
+        self._waiting = Turns[str, None]()
+        """Calls that wait, by tenant."""
+        self._callers: dict[str, Turns[str, asyncio.Future[None]]] = {}
+        """The same, by tenant and caller."""
+        self._most = CALLS
+        """Number of calls that fit into TURN_S, as the last turns were."""
+        self._left = self._most
+        """Number of them that may still begin in this turn."""
+        self._began_at = 0.0
+        """When this turn began."""
         self._taken = set[str]()
         """Tenants that had a call since `_pump` ran last."""
         self._last = ""
@@ -83,10 +103,11 @@ class CallTurns:
             self._other_at = self._last_at
             self._last = tenant
         self._last_at = now
-        if now - self._other_at >= QUIET_S and not len(self._waiting):
-            return True
-        if tenant in self._taken or self._waiting.waiting(tenant):
+        is_over = self._left <= 0 or (self._is_pumping and now - self._began_at > TURN_S)
+        is_alone = now - self._other_at >= QUIET_S and not len(self._waiting)
+        if is_over or (not is_alone and (tenant in self._taken or self._waiting.waiting(tenant))):
             return False
+        self._left -= 1
         self._taken.add(tenant)
         self._pump_soon()
         return True
@@ -173,32 +194,57 @@ class CallTurns:
         """Returns whether a tenant other than this one called within the last NEAR_S."""
         return now - (self._other_at if tenant == self._last else self._last_at) < NEAR_S
 
-    async def wait(self, tenant: str) -> None:
-        """Returns when it is the turn of a call of a tenant."""
+    async def wait(self, tenant: str, caller: str) -> None:
+        """Returns when it is the turn of a call of one caller of a tenant."""
         turn: asyncio.Future[None] = self._loop.create_future()
-        self._waiting.put(tenant, turn)
+        self._waiting.put(tenant, None)
+        self._callers.setdefault(tenant, Turns()).put(caller, turn)
         self._pump_soon()
         await turn
 
     def _pump_soon(self) -> None:
         if not self._is_pumping:
             self._is_pumping = True
+            self._began_at = self._clock()
             if self._is_near:
                 self._loop.call_later(PACE_S, self._pump)
             else:
                 self._loop.call_soon(self._pump)
 
     def _pump(self) -> None:
-        """Gives each waiting tenant one call, or all that wait if nobody else calls."""
+        """Begins a new turn: of the calls that wait each tenant has one, or as many as fit if nobody else calls."""
         self._is_pumping = False
+        self._measure()
         self._taken.clear()
         is_alone = self._clock() - self._other_at >= QUIET_S
-        left = len(self._waiting) if is_alone else self._waiting.parties
-        while left and (found := self._waiting.next()) is not None:
-            tenant, turn = found
+        most = self._left if is_alone else min(self._left, self._waiting.parties)
+        while most and (turn := self._next()) is not None:
             if not turn.done():  # else its caller has hung up
                 turn.set_result(None)
-                self._taken.add(tenant)
-                left -= 1
+                self._left -= 1
+                most -= 1
         if self._taken or len(self._waiting):
             self._pump_soon()
+
+    def _measure(self) -> None:
+        """Adapts the number of calls of a turn to the time that the last one took, where it was full."""
+        took_s = self._clock() - self._began_at
+        if took_s > TURN_S:
+            self._most = max(1, self._most // 2)
+        elif took_s < TURN_S / 2 and self._left <= 0:
+            self._most = min(CALLS_MAX, 2 * self._most)
+        self._left = self._most
+
+    def _next(self) -> asyncio.Future[None] | None:
+        """Removes and returns the call whose turn it is, and counts its tenant as one that had it."""
+        found = self._waiting.next()
+        if found is None:
+            return None
+        tenant, callers = found[0], self._callers[found[0]]
+        of_caller = callers.next()
+        assert of_caller is not None, "both count the same calls"
+        if not len(callers):
+            del self._callers[tenant]
+        if not of_caller[1].done():
+            self._taken.add(tenant)
+        return of_caller[1]

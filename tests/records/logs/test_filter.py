@@ -3,15 +3,16 @@
 import asyncio
 import os
 import random
+import time
 from collections.abc import Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 import pytest
 
 from corral.supervisor.records.logs.file_format import LogFilter, Record
 from corral.supervisor.records.logs.merging import BATCH_BYTES, BATCH_RECORDS, in_batches
-from corral.supervisor.records.logs.regex import LENGTH_LIMIT, Pattern
+from corral.supervisor.records.logs.regex import LENGTH_LIMIT, SEARCH_S, Pattern
 from corral.supervisor.records.logs.store import LogStore
 from corral.worker.contract.errors import InvalidParams, ResourceLimitExceeded
 from log_folder import BOUND_S, content, run, taken, texts, writer_of
@@ -117,7 +118,25 @@ def test_what_is_no_pattern_is_refused(pattern: str) -> None:
 
 
 def test_a_pattern_that_may_mean_something_else_one_day_is_taken_as_it_is() -> None:
-    assert Pattern("[[a]").matching(["[", "b"], str) == ["["]
+    assert list(Pattern("[[a]").matching(["[", "b"], str)) == [["["]]
+
+
+def test_a_search_that_takes_long_is_cut_into_slices_between_which_the_loop_turns() -> None:
+    lines = ["x" * 100 for _ in range(100)]
+    slices: list[float] = []
+    begun = time.perf_counter()
+    with suppress(ResourceLimitExceeded):  # on a slow machine it has not the time for all of them
+        for _ in Pattern("x*x*y").matching(lines, str):
+            slices.append(time.perf_counter() - begun)
+            begun = time.perf_counter()
+    assert len(slices) > 3
+
+
+def test_one_line_has_half_the_time_of_a_search() -> None:
+    begun = time.process_time()
+    with pytest.raises(ResourceLimitExceeded):
+        list(Pattern("(x+x+)+y").matching(["x" * 5_000], str))
+    assert time.process_time() - begun < SEARCH_S
 
 
 def test_lines_that_tell_of_a_loss_are_shown_whatever_is_asked_for(tmp_path: Path) -> None:

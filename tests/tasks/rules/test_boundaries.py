@@ -361,6 +361,24 @@ def test_a_chain_of_two_thousand_delegations_is_answered(closed: bool) -> None:
     assert can("agent0", running | {"asking": "z"}, waits=waits) is not closed
 
 
+def test_the_children_that_a_task_has_already_are_not_looked_at_for_the_next() -> None:
+    looked_at: list[str] = []
+
+    def find(task_id: str) -> Task:
+        looked_at.append(task_id)
+        return Task(id=task_id, agent="a", state="running" if task_id in ("asking", "other") else "queued")
+
+    children = [f"child{n}" for n in range(1000)]
+    assert can_ever_run(
+        Task(id="new", agent="a"),
+        asking="asking",
+        find=find,
+        waits=lambda task_id: children if task_id == "asking" else [],
+        obstacles=lambda _: [["asking", "other"]],
+    )
+    assert len(looked_at) <= 2
+
+
 @pytest.mark.parametrize("seed", seeds(100))
 def test_what_is_refused_would_have_stood_still_and_what_is_allowed_not(seed: int) -> None:
     """Played out: tasks that wait for nobody end, their places are taken, until nothing moves."""

@@ -7,11 +7,13 @@ import pytest
 
 from corral.supervisor.tenants.quotas.turns import (
     BURST_S,
+    CALLS_MAX,
     NEAR_S,
     PACE_S,
     QUIET_S,
     READ_BYTES_PER_S,
     READ_S,
+    TURN_S,
     WRITE_S,
     WRITE_WAIT_S,
     WRITES,
@@ -33,10 +35,11 @@ class Calls:
         self.turns = CallTurns(asyncio.get_running_loop(), lambda: self.now)
         self.order: list[str] = []
 
-    async def one(self, tenant: str) -> None:
+    async def one(self, tenant: str, caller: str = "", cost_s: float = 0.0) -> None:
         if not self.turns.is_next(tenant):
-            await self.turns.wait(tenant)
-        self.order.append(tenant)
+            await self.turns.wait(tenant, caller)
+        self.now += cost_s
+        self.order.append(caller or tenant)
 
 
 def test_a_call_waits_for_about_one_of_each_other_tenant() -> None:
@@ -82,8 +85,46 @@ def test_a_tenant_that_calls_alone_waits_for_nothing() -> None:
         await calls.one("b")
         assert calls.turns.is_next("a")
         assert not calls.turns.is_next("a")  # b has just called
+        await asyncio.sleep(2 * PACE_S)
         calls.now += QUIET_S
-        assert all(calls.turns.is_next("a") for _ in range(100))
+        assert all(calls.turns.is_next("a") for _ in range(10))
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("cost_s", [0.0001, 0.001, 0.02])
+def test_a_burst_of_one_caller_leaves_the_loop_to_others_after_a_few_milliseconds(cost_s: float) -> None:
+    async def test() -> None:
+        calls = Calls()
+        count = 4 * CALLS_MAX
+        async with asyncio.TaskGroup() as group:
+            for _ in range(count):
+                group.create_task(calls.one("", "worker", cost_s))
+            took_s: list[float] = []
+            while len(calls.order) < count:
+                before = calls.now
+                await asyncio.sleep(0)
+                took_s.append(calls.now - before)
+        assert took_s[0] <= TURN_S + cost_s
+        assert max(took_s[12:]) <= max(2 * TURN_S, cost_s), "the first turns show what a call costs"
+
+    asyncio.run(test())
+
+
+def test_a_single_call_waits_for_one_of_each_other_caller_of_its_tenant() -> None:
+    async def test() -> None:
+        calls = Calls()
+        async with asyncio.TaskGroup() as group:
+            for caller in ("worker-0", "worker-1"):
+                for _ in range(2 * CALLS_MAX):
+                    group.create_task(calls.one("", caller))
+            while len(calls.order) < CALLS_MAX:
+                await asyncio.sleep(0)
+            begun = len(calls.order)
+            group.create_task(calls.one("", "person"))
+        assert calls.order.index("person") - begun <= 2 + 2 * CALLS_MAX, (
+            "the turns that are given already, and one of each"
+        )
 
     asyncio.run(test())
 
