@@ -117,7 +117,8 @@ def _shown_state(entry: Mapping[str, object], worker: Mapping[str, object]) -> s
     if is_job and worker.get("done"):
         return "Done"
     result = word(last, "result")
-    is_well = result in ("", "stopped", "hibernated") or (not is_job and result == "exited" and last.get("code") == 0)
+    # A job that has exited with status 0 and is no longer done was stopped since.
+    is_well = result in ("", "stopped", "hibernated") or (result == "exited" and last.get("code") == 0)
     if state == "Terminated" and not is_well:
         return "Failed"
     return "Running" if is_job and state == "Starting" and worker.get("pid") is not None else state

@@ -34,16 +34,18 @@ def save(session: Session, name: str, timeout_s: float | None) -> None:
     "--input", "data", metavar="JSON|@FILE|-", help="Restore this JSON value in place of a stored checkpoint."
 )
 @click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Wait at most this long for the worker.")
-@click.option("--no-start", is_flag=True, help="Do not start an agent that is brought back.")
+@click.option(
+    "--start/--no-start", default=None, help="Start one that is stopped, too; or not even one that is brought back."
+)
 def restore(
-    session: Session, which: str | None, name: str | None, data: str | None, timeout_s: float | None, no_start: bool
+    session: Session, which: str | None, name: str | None, data: str | None, timeout_s: float | None, start: bool | None
 ) -> None:
     """Continue a worker from a checkpoint.
 
     ID alone restores the worker that saved it, NAME another one. Where there is no such agent, it is added with the table
     that it had then, and started. With --input, give NAME and no ID.
     """
-    params = given(timeout_s=timeout_s, start=False if no_start else None)
+    params = given(timeout_s=timeout_s, start=start)
     if data is None:
         params |= given(checkpoint=_id(which), name=name)
     elif which is None or name is not None:

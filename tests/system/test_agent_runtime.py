@@ -214,8 +214,9 @@ def test_a_new_agent_goes_on_where_the_old_one_stood(daemon: DaemonProcess) -> N
             await runtime.run_agent("old", "write", input="dear diary")
             saved = await runtime.save_state("old")
             await runtime.register_agent("new", entrypoint=diarist, process=PLACE)
+            assert await runtime.restore_agent(saved, "new", start=False) == "new"
+            assert (await runtime.agent_status("new")).state == "Initial"
             assert await runtime.restore_agent(saved, "new") == "new"
-            await runtime.start_agent("new")
             assert (await read_by(runtime, "new")) == ["dear diary"]
             asleep = await runtime.hibernate_agent("new")
             assert asleep.workers[0].pid is None

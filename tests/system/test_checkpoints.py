@@ -134,6 +134,10 @@ def test_another_agent_continues_where_one_stood(daemon: DaemonProcess) -> None:
     assert pages(daemon, "young") == then
     daemon.call("agent.restart", names=["young"])
     assert pages(daemon, "young") == []  # it began with it once
+    daemon.call("agent.stop", names=["young"])
+    answer = daemon.call("checkpoint.restore", checkpoint=number, name="young", start=True)
+    assert (answer["live"], daemon.worker("young-0")["state"]) == (True, "Ready")
+    assert pages(daemon, "young") == then
     daemon.call("agent.rm", name="young")
 
 

@@ -69,7 +69,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "no such library",
     ),
     "health": ({"keys": f'{USUAL}\nhealth = {{ name = "db", exec = ["false"], interval = "100ms" }}'}, "db"),
-    "smoke": ({"keys": f'{USUAL}\nsmoke = {{ objective = "smoke", input = 1 }}', "fails_smoke": True}, "it smokes"),
+    "smoke": ({"keys": f'{USUAL}\nsmoke = {{ objective = "smoke" }}', "fails_smoke": True}, "it smokes"),
     "memory": (
         {
             "source": SLEEPS + SOURCE.format(version="1.1", fails_smoke=False),
@@ -111,7 +111,7 @@ def test_a_bad_version_gets_no_task_and_leaves_the_old_one_serving(tmp_path: Pat
 
 def test_a_first_version_that_is_bad_is_not_there_afterwards(tmp_path: Path) -> None:
     with Site(tmp_path) as site:
-        site.add("1.0", keys=f'{USUAL}\nsmoke = {{ objective = "smoke", input = 1 }}', fails_smoke=True)
+        site.add("1.0", keys=f'{USUAL}\nsmoke = {{ objective = "smoke" }}', fails_smoke=True)
         record = site.deploy("kit")
         assert record["state"] == "failed"
         assert "it smokes" in record["error"]["message"]

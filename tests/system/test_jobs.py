@@ -119,6 +119,16 @@ def test_a_done_job_is_shown_as_such(daemon: DaemonProcess) -> None:
     assert line.split()[1:3] == ["job", "Done"]
 
 
+def test_one_that_has_succeeded_and_is_stopped_has_not_failed(daemon: DaemonProcess) -> None:
+    daemon.call("agent.add", name="over", spec={"type": "oneshot", "command": ["true"]})
+    await_job(daemon, "over", "succeeded")
+    assert daemon.corral("stop", "over").stdout == "stopped over (Terminated)\n"
+    assert job(daemon, "over")["job"] == "stopped"
+    (line,) = [line for line in daemon.corral("status").stdout.splitlines() if line.startswith("over")]
+    assert line.split()[1:3] == ["job", "Terminated"]
+    daemon.call("agent.rm", name="over")
+
+
 def test_what_waits_for_a_failed_job_says_why_and_goes_on_when_it_has_succeeded(daemon: DaemonProcess) -> None:
     daemon.await_worker("stuck-0", lambda worker: "no table" in worker["reason"])
     assert "corral start broken" in daemon.worker("stuck-0")["reason"]
@@ -213,7 +223,7 @@ def test_a_success_that_remains_is_kept_over_a_restart_until_the_command_changes
         daemon.await_worker("svc-0", lambda worker: worker["state"] == "Ready")
         assert lines(tmp_path / "once") == ["a", "a", "b"]
         daemon.corral("stop", "once")
-        assert job(daemon, "once")["job"] in ("stopped", "failed", "idle")
+        assert job(daemon, "once")["job"] == "stopped"
         daemon.stop()
         daemon.start()
         daemon.await_worker("svc-0", lambda worker: worker["state"] == "Ready")

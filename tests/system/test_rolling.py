@@ -179,9 +179,12 @@ def test_a_caller_that_waits_is_told_whether_a_change_is_in_force_or_why_it_was_
     assert run(daemon)["output"]["version"] == "three"
 
 
+@pytest.mark.parametrize("keys", ["", ", input = 1, timeout = 20"])
 @pytest.mark.parametrize(("name", "end"), [("two", "agent.rolled"), ("bad-smoke", "agent.taken_back")])
-def test_the_smoke_task_decides_whether_a_version_gets_others(daemon: DaemonProcess, name: str, end: str) -> None:
-    smoke = 'smoke = { objective = "smoke", input = 1, timeout = 20 }'
+def test_the_smoke_task_decides_whether_a_version_gets_others(
+    daemon: DaemonProcess, name: str, end: str, keys: str
+) -> None:
+    smoke = f'smoke = {{ objective = "smoke"{keys} }}'
     assert settled(daemon, more(version(name), smoke))["type"] == end
     tasks = daemon.call("task.list", agent="one")["tasks"]
     assert [task["objective"] for task in tasks] == ["smoke"]

@@ -431,8 +431,8 @@ class AgentRuntime(Methods):
         """Restores a worker from a checkpoint, or from `data`: the one that saved it, or `name`; returns the agent's name.
 
         Where there is no agent of that name, that of the checkpoint is added under it, with the table that it had when the
-        checkpoint was saved, and runs, unless `start` is False. A worker that is there and does not run restores it when it is
-        started. A running task may continue for `timeout_s`.
+        checkpoint was saved. One that does not run is started with it; with `start=False` it restores it at its next start.
+        A running task may continue for `timeout_s`.
 
         Raises:
             NotFound: there is no such checkpoint, or no such worker.

@@ -250,14 +250,14 @@ class CheckpointRestoreParams(Struct, frozen=True, forbid_unknown_fields=True):
 
     Without `name` it is the worker that saved it. A running task may continue as with HibernateParams. Where there is no
     agent of the name, the checkpoint's own is added under it, with the table that it had then, and started unless `start`
-    is false.
+    is false. A worker that is there and stopped is started only where `start` is true; else it begins with it at its next start.
     """
 
     checkpoint: Number | None = None
     name: str | None = None
     data: object | UnsetType = UNSET
     timeout_s: Seconds | None = None
-    start: bool = True
+    start: bool | None = None
 
 
 class CheckpointListParams(Struct, frozen=True, forbid_unknown_fields=True):

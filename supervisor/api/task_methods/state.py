@@ -167,7 +167,8 @@ async def _restore(control: Control, params: CheckpointRestoreParams, caller: Ca
         if added is not None:
             await asyncio.shield(control.agents.membership.remove([added.agent]))
         raise
-    if added is not None and params.start:
+    starts = params.start is not False if added is not None else params.start and not is_live
+    if starts:
         async with asyncio.timeout(params.timeout_s):
             await control.agents.operations.start([supervisor], wait=True)
         is_live = True

@@ -5,6 +5,7 @@ the audit. A task keeps MAX_CALLS calls; its record counts all. The calls go wit
 """
 
 import asyncio
+import contextlib
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from corral.supervisor.config.secrets.secrets import masked, masked_address
 from corral.supervisor.records.events.bus import rfc3339
 from corral.supervisor.records.store.store import Row, Store, insert, moment_of, number_of
 from corral.worker.contract import codec
+from corral.worker.contract.errors import CorralError
 from corral.worker.contract.records import TaskCall
 
 FLUSH_S = 0.08
@@ -104,7 +106,10 @@ class CallHistory:
             self._waiting, self._waiting_bytes = [], 0
 
     async def of(self, task: str) -> list[TaskCall]:
-        """Returns the calls of a task that the store has, oldest first."""
+        """Returns the calls of a task that have ended, oldest first; while the store takes no writes, those that it has."""
+        self.flush()
+        with contextlib.suppress(CorralError):
+            await self._store.write()  # what was given to it before is there after this
         rows = await self._store.read(
             "SELECT delivery, at, tool, outcome, duration_s, size_bytes, result FROM task_call"
             " WHERE task = ? ORDER BY id LIMIT ?",

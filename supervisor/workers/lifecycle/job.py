@@ -28,9 +28,10 @@ def state(worker: Worker) -> JobState:
         return "running"
     if worker.waits or worker.resume_at is not None or worker.deadline is not None:
         return "waiting"
-    if worker.last_exit is None:
+    last = worker.last_exit
+    if last is None:
         return "idle"
-    return "stopped" if worker.last_exit.result in ASKED_FOR else "failed"
+    return "stopped" if last.result in ASKED_FOR or is_success(worker.spec, last) else "failed"
 
 
 def is_success(spec: Spec, last: LastExit) -> bool:

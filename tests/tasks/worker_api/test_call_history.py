@@ -57,6 +57,20 @@ def test_calls_are_kept_in_order_and_bounded(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_a_call_is_there_as_soon_as_it_has_ended(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        store = Store.open(tmp_path / "corral.db")
+        history = CallHistory(store)
+        history.add(call("t", 1), with_result=False)
+        assert [each.tool for each in await history.of("t")] == ["odd__1"]
+        history.add(call("t", 2), with_result=False)
+        history.flush()  # given to the store, and not on disk yet
+        assert [each.tool for each in await history.of("t")] == ["odd__1", "odd__2"]
+        await store.close()
+
+    asyncio.run(scenario())
+
+
 class Tracing:
     """A step of the store, after which it has all statements."""
 
