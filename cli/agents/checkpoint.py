@@ -35,7 +35,7 @@ def save(session: Session, name: str, timeout_s: float | None) -> None:
 )
 @click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Wait at most this long for the worker.")
 @click.option(
-    "--start/--no-start", default=None, help="Start one that is stopped, too; or not even one that is brought back."
+    "--start/--no-start", default=None, help="Start an agent that is stopped, too; or not even one that is added again."
 )
 def restore(
     session: Session, which: str | None, name: str | None, data: str | None, timeout_s: float | None, start: bool | None

@@ -66,7 +66,7 @@ def exec(  # noqa: A001 - the name of the command
 ) -> int:
     """Run a command in the isolation of a worker.
 
-    It has the user, limits, environment and folder of the worker.
+    The command has the user, limits, environment and folder of the worker.
 
     NAME is a worker's id, or an agent's name for its first worker that runs. The command ends with this one; its exit
     code is passed on, 128+N after signal N, 126 or 127 where it cannot be started.

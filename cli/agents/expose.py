@@ -14,8 +14,8 @@ from ..render import inner, word
 @click.argument("name", metavar="NAME", shell_complete=complete_named)
 @click.option("--port", type=click.IntRange(0, 65_535), metavar="N", help="The port; 0 takes a free one.")
 @click.option("--host", metavar="ADDRESS", help="The address; by default 127.0.0.1.")
-@click.option("--no-token", is_flag=True, help="Ask for no token: every program of this machine may use it.")
-@click.option("--off", is_flag=True, help="Serve it no longer.")
+@click.option("--no-token", is_flag=True, help="Require no token: every program of this machine may use it.")
+@click.option("--off", is_flag=True, help="Stop serving it.")
 def expose(session: Session, name: str, port: int | None, host: str | None, no_token: bool, off: bool) -> None:
     """Serve one agent alone over HTTP.
 

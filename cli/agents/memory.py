@@ -162,7 +162,7 @@ def cleanup(session: Session, agent: str | None) -> None:
 @click.argument("of", metavar="SESSION")
 @click.argument("after", metavar="D|never", type=duration_or_never)
 def expire(session: Session, agent: str, of: str, after: float | None) -> None:
-    """Set the time from now on after which a session is gone."""
+    """Set the time after which a session expires."""
     params = {"agent": agent, "session": of, "ttl_s": after}
     found = session.call("memory.expire", params)
     if session.printed_json(found):

@@ -17,7 +17,7 @@ OF_TEXTS = ("environment", "headers", "labels")
 """Tables whose values are texts, also where they look like numbers."""
 
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Print what would change, and change nothing.")
-WHY = click.option("--why", default="", metavar="TEXT", help="The reason of the change, kept with it.")
+WHY = click.option("--why", default="", metavar="TEXT", help="Reason of the change; shown in the history.")
 
 
 @command("set")
@@ -40,8 +40,8 @@ def set_(
 ) -> None:
     """Change keys of an agent, server, team or workflow.
 
-    A KEY may have dots: tasks.max_attempts=5, environment.MODEL=x, labels.team=red. VALUE is read as TOML where it is
-    TOML, else it is a text. KEY= removes the key, as --unset does. Each change is a revision.
+    A KEY may have dots: tasks.max_attempts=5, environment.MODEL=x, labels.team=red. VALUE is TOML, or else
+    a text. KEY= removes the key, as --unset does. Each change is a revision.
     """
     spec: dict[str, Any] = {}
     for text in assignments:
@@ -125,10 +125,10 @@ def diff(session: Session, name: str, before: int | None, after: int | None) -> 
 def rollback(
     session: Session, name: str, revision: str | None, why: str, wait: bool, timeout_s: float | None, dry_run: bool
 ) -> None:
-    """Put the table of an earlier revision in force again.
+    """Restore the table of an earlier revision.
 
-    It is that of REV, a number, or of the last one with this VERSION of its package, such as 1.2.0; else of the one that
-    was current before. It is a change like `corral set`, and makes a new revision.
+    REV is its number, VERSION that of a package, such as 1.2.0; without either, it is the revision that was current before.
+    The rollback is a new revision.
     """
     params: dict[str, object] = {"name": name, "why": why, "dry_run": dry_run}
     if revision is not None:

@@ -42,7 +42,7 @@ Examples:
 )
 @click.argument("paths", nargs=-1, required=True, metavar="FILE...", type=click.Path())
 @click.option(
-    "--format", "form", type=click.Choice(FORMATS), help="Format of the file; by default its name and content tell."
+    "--format", "form", type=click.Choice(FORMATS), help="Format of the file; found by name and content by default."
 )
 @click.option("--write", "target", metavar="FILE|-", help="Write a file; default is stdout.")
 @click.pass_context

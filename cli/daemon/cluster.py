@@ -52,7 +52,7 @@ cluster = CommandGroup("cluster", help="Start and check the engine of a cluster.
 @cluster.define("dev")
 @click.option("--engine", type=click.Choice(["nats", "redis"]), default="nats", help="Which engine to start.")
 @click.option("--servers", type=click.IntRange(1, 3), default=1, help="Number of servers: 1 or 3; Redis has 1.")
-@click.option("--folder", metavar="DIR", help="Keep its store and logs there; without it they go at the end.")
+@click.option("--folder", metavar="DIR", help="Keep its store and logs there; else they are removed at the end.")
 @click.option("--nodes", type=click.IntRange(0, 16), default=3, help="Number of daemons; 0 starts none.")
 @click.option(
     "--config",
@@ -73,7 +73,7 @@ def dev(
     """Run an engine and daemons that use it on this machine until Ctrl-C.
 
     They listen on the loopback address alone, and end with this command, however that ends. One that ends by itself starts again
-    after 5 s. It is for a first try and for tests: one disk has all.
+    after 5 s. It is for trials and tests: everything is on one disk.
     """
     from corral.supervisor.cluster.engine.local_servers import LocalServers  # noqa: PLC0415  # only for this command
 
@@ -171,9 +171,9 @@ def _run(session: Session, programs: Sequence[_Program]) -> None:
 @cluster.define("check")
 @click.argument("url", metavar="URL")
 def check(session: Session, url: str) -> None:
-    """Try the engine at URL, and print what it cannot promise.
+    """Test the engine at URL, and print its weaknesses.
 
-    URL is the value of `[cluster] url`. A token is taken from $CORRAL_ENGINE_TOKEN. Keys and queues of the try are removed.
+    URL is the value of `[cluster] url`. A token is taken from $CORRAL_ENGINE_TOKEN. The keys and queues of the test are removed.
     """
     admit_msgspec()
     operations, weaknesses = asyncio.run(_check(_settings(url)))

@@ -12,7 +12,7 @@ from ..render import Columns, inner, items, number, word
 
 complete_nodes = complete_names("node.list", "nodes")
 
-node = CommandGroup("node", help="Show a node of the cluster, drain it, and take it back.")
+node = CommandGroup("node", help="Show, drain and resume a node of the cluster.")
 
 
 @command("nodes")

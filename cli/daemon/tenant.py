@@ -21,12 +21,12 @@ of_name = click.argument("name", metavar="NAME", shell_complete=complete_tenants
 @tenant.define("add")
 @click.argument("name", metavar="NAME")
 @click.argument("assignments", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--new", is_flag=True, help="Refuse a name that is there already.")
+@click.option("--new", is_flag=True, help="Refuse a name that exists.")
 def add(session: Session, name: str, assignments: tuple[str, ...], new: bool) -> None:
-    """Add a tenant with limits, or get the one of the name.
+    """Add a tenant with limits, or show the existing one.
 
-    A KEY is one of [tenants.NAME]: tier=free, max_agents=5, max_memory_bytes=2GiB. Agents of a tenant that is there
-    start again if they have given up.
+    A KEY is one of [tenants.NAME]: tier=free, max_agents=5, max_memory_bytes=2GiB. Agents of an existing tenant
+    that have given up start again.
     """
     found = session.call("tenant.add", {"name": name, "spec": _table(name, assignments), "new": new})
     if session.printed_json(found):
@@ -83,7 +83,7 @@ def show(session: Session, name: str | None) -> None:
 @of_name
 @click.argument("assignments", nargs=-1, metavar="KEY=VALUE...")
 def set_(session: Session, name: str, assignments: tuple[str, ...]) -> None:
-    """Change keys of a tenant at once; KEY= takes a key out."""
+    """Change keys of a tenant at once; KEY= removes a key."""
     spec = _table(name, assignments)
     if not spec:
         raise InvalidParams(f'cannot set tenant "{name}": give KEY=VALUE', key="spec")
@@ -95,7 +95,7 @@ def set_(session: Session, name: str, assignments: tuple[str, ...]) -> None:
 @tenant.define("suspend")
 @of_name
 def suspend(session: Session, name: str) -> None:
-    """Stop all of a tenant, and refuse its tasks until it is resumed."""
+    """Stop a tenant, and refuse its tasks until it is resumed."""
     _print_switched(session, session.call("tenant.suspend", {"name": name}), "stopped")
 
 
@@ -109,7 +109,7 @@ def resume(session: Session, name: str) -> None:
 @tenant.define("rm")
 @click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=complete_tenants)
 def remove(session: Session, names: tuple[str, ...]) -> None:
-    """End all of tenants, and erase what there is of them.
+    """Remove tenants with all that they have.
 
     The audit alone keeps its records. The first tenant that cannot be removed ends the command; those before it are gone. With --json each has a line.
     """

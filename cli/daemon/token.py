@@ -7,14 +7,14 @@ from ..render import Columns, Record, items, word
 
 complete_tokens = complete_names("token.list", "tokens")
 
-token = CommandGroup("token", help="Make, list, rotate and remove tokens.")
+token = CommandGroup("token", help="Create, list, rotate and remove tokens.")
 
 of_expiry = click.option(
     "--expires",
     "expires_s",
     metavar="D",
     type=duration,
-    help="End it after this time, such as 30d; without it a token has no end.",
+    help="Let it expire after this time, such as 30d; by default never.",
 )
 
 
@@ -34,7 +34,7 @@ of_expiry = click.option(
 )
 @of_expiry
 def add(session: Session, name: str, rights: str, agents: tuple[str, ...], expires_s: float | None) -> None:
-    """Make a token, and print it once."""
+    """Create a token, and print it once."""
     params: dict[str, object] = {"name": name, "rights": rights, "agents": list(agents) or None}
     params |= {} if expires_s is None else {"expires_s": expires_s}
     _print_new(session, session.call("token.add", params))
@@ -73,7 +73,7 @@ def remove(session: Session, name: str) -> None:
     metavar="D",
     type=duration,
     default=None,
-    help="How long the text before stays valid; by default not at all.",
+    help="Time for which the old text stays valid; none by default.",
 )
 @of_expiry
 def rotate(session: Session, name: str, overlap_s: float | None, expires_s: float | None) -> None:

@@ -56,9 +56,8 @@ def deploy(
 ) -> int:
     """Deploy a package as an agent.
 
-    The version is installed beside the one that serves, which goes on until the workers of the new one are
-    up, healthy and past the smoke task; a version that does not get there is taken back. With --promote or
-    --abort the argument is the NAME of the agent.
+    The version is installed beside the one that serves, and replaces it when its workers are up, healthy and past
+    the smoke task; otherwise it is taken back. With --promote or --abort the argument is the NAME of the agent.
     """
     if promote or abort:
         given = (agent, canary, promote_after_s, timeout_s, why, settings)

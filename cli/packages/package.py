@@ -30,7 +30,7 @@ of_package = click.argument("name", metavar="NAME[@VERSION]", shell_complete=com
 @click.argument("name", metavar="NAME")
 @click.argument("folder", metavar="[FOLDER]", required=False)
 def new(session: Session, name: str, folder: str | None) -> None:
-    """Make a folder with a package that works."""
+    """Create a folder with a package that works."""
     admit_msgspec()
     from corral.supervisor.agents.packages.builder import scaffold  # noqa: PLC0415  # msgspec is admitted first
 
@@ -46,9 +46,9 @@ def new(session: Session, name: str, folder: str | None) -> None:
 @click.argument("folder", metavar="FOLDER")
 @click.option("-o", "--output", metavar="FILE", help="Write it there, not to NAME-VERSION.corral.")
 @click.option("--sign", "key", metavar="KEY", help="Sign it with this secret key.")
-@click.option("--with-secrets", is_flag=True, help="Take files that look like secrets, such as .env.")
+@click.option("--with-secrets", is_flag=True, help="Include files that look like secrets, such as .env.")
 def build(session: Session, folder: str, output: str | None, key: str | None, with_secrets: bool) -> None:
-    """Build a package of a folder. The same files make the same bytes; no daemon is needed."""
+    """Build a package from a folder. The same files make the same bytes; no daemon is needed."""
     admit_msgspec()
     from corral.supervisor.agents.packages.builder import build as built  # noqa: PLC0415  # likewise
     from corral.supervisor.agents.packages.builder import describe  # noqa: PLC0415  # likewise
@@ -71,7 +71,7 @@ def build(session: Session, folder: str, output: str | None, key: str | None, wi
 @package.define("keygen")
 @click.argument("path", metavar="FILE")
 def keygen(session: Session, path: str) -> None:
-    """Make a key to sign packages with. FILE is the secret one; the public one is printed."""
+    """Create a key to sign packages. FILE is the secret key; the public key is printed."""
     admit_msgspec()
     from corral.supervisor.agents.packages.signature import generate  # noqa: PLC0415  # likewise
 
@@ -234,6 +234,6 @@ def _verified(path: str) -> dict[str, object]:
 @package.define("rm")
 @of_package
 def remove(session: Session, name: str) -> None:
-    """Remove a package. One that an agent uses, or can come back to, is refused."""
+    """Remove a package that no agent uses or can roll back to."""
     found = session.call("package.rm", {"package": name})
     session.answer(found, f"removed {word(found, 'name')}@{word(found, 'version')}")

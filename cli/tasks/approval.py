@@ -96,7 +96,7 @@ def _answer(session: Session, numbers: Iterable[int], answer: str | None) -> Non
 @approvals.define("allow")
 @click.argument("numbers", metavar="ID…", nargs=-1, required=True, type=click.IntRange(1))
 def allow(session: Session, numbers: tuple[int, ...]) -> None:
-    """Answer with the word of consent.
+    """Answer with consent.
 
     It is the option allow, yes, approve or ok, whichever the question has.
     """
@@ -106,7 +106,7 @@ def allow(session: Session, numbers: tuple[int, ...]) -> None:
 @approvals.define("deny")
 @click.argument("numbers", metavar="ID…", nargs=-1, required=True, type=click.IntRange(1))
 def deny(session: Session, numbers: tuple[int, ...]) -> None:
-    """Answer with the word of refusal.
+    """Answer with refusal.
 
     It is the option deny, no, reject or refuse, whichever the question has.
     """
@@ -118,7 +118,7 @@ def deny(session: Session, numbers: tuple[int, ...]) -> None:
 def decline(session: Session, numbers: tuple[int, ...]) -> None:
     """Decline the form that a question belongs to.
 
-    An MCP server or an ACP agent asks by forms, and is told. Its other questions are not asked. The question of a handler is answered, by `deny`.
+    This tells the MCP server or ACP agent, and withdraws its other questions. The question of a handler is denied.
     """
     _answer(session, numbers, None)
 

@@ -358,7 +358,7 @@ def _show_tree(session: Session, task_id: str) -> None:
 
 @task.define("log")
 @click.argument("task_id", metavar="ID", shell_complete=complete_tasks)
-@click.option("-f", "--follow", is_flag=True, help="Go on until the task has ended.")
+@click.option("-f", "--follow", is_flag=True, help="Follow until the task has ended.")
 @click.option(
     "-n",
     "count",

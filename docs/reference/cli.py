@@ -19,7 +19,7 @@ options, its output and its exit codes; `corral COMMAND --help` shows the same o
 | option | meaning |
 |---|---|
 | `--socket PATH` | socket of the daemon |
-| `--token TOKEN` | call with the rights of a [token](../how-to/tokens.md); better `CORRAL_TOKEN`, since other users see the words of a command |
+| `--token TOKEN` | call with the rights of a [token](../how-to/tokens.md); better `CORRAL_TOKEN`, since other users can see a command line |
 | `--node NAME` | call this [node](../how-to/run-on-many-machines.md#one-view) of the cluster, or all with `'*'`; default `CORRAL_NODE`, else the node that runs the named agent |
 | `--tenant NAME` | act as this [tenant](../how-to/tenants-access.md); its names need no prefix; default `CORRAL_TENANT` |
 | `--connect-timeout D` | how long to wait for a daemon that starts; 0 does not wait |
@@ -28,21 +28,21 @@ options, its output and its exit codes; `corral COMMAND --help` shows the same o
 | `--version` | show the version of the command (only directly after `corral`) |
 | `-h`, `--help` | show the options |
 
-All but `--version` stand before or after the command: `corral --json status` equals `corral status --json`.
-They end at `--`: the words after it belong to the command that is added.
+All but `--version` may be given before or after the command: `corral --json status` equals `corral status --json`.
+They end at `--`: what follows belongs to the command that is added.
 
 **Socket.** The path is `--socket`, else `$CORRAL_SOCKET`, else for root `/run/corral/corral.sock`, for other users
 `$XDG_RUNTIME_DIR/corral/corral.sock`, and without that variable `/run/user/UID/corral/corral.sock` if it exists, else
 `/tmp/corral-UID/corral.sock`. The folder in `/tmp` is used only if it belongs to the user and no other user may enter it.
 
 **A daemon that starts.** Where the socket is missing, or no process listens at it, a command waits 3 s for one, and 10 s while a process has the lock of the
-socket (`SOCKET.lock`), which is a daemon that is starting; on a terminal it says so after half a second. So `corral run` may follow `corrald &` at once. Then the
-command exits 6, and the error has the time that it waited. `--connect-timeout D`, else `$CORRAL_CONNECT_TIMEOUT`, is another bound for both. Completion in the shell never waits.
+socket (`SOCKET.lock`), which is a daemon that is starting; on a terminal it says so after half a second. So `corral run` may follow `corrald &` at once. After that time it
+exits 6. `--connect-timeout D`, else `$CORRAL_CONNECT_TIMEOUT`, replaces both times. Completion in the shell never waits.
 
 **Values.** Durations (`D`) are `500ms`, `30s`, `5m`, `1h`, `2d`, or a number of seconds. Times (`T`) are RFC 3339 in UTC, or a duration, which means
 that long ago. JSON arguments are written literally, read from a file with `@FILE`, or read from stdin with `-`.
 
-**Names.** Where a command takes `NAME...`, a NAME may be a glob in quotes: `'work*'` stands for every agent and server whose name matches, and for each matching worker id
+**Names.** Where a command takes `NAME...`, a NAME may be a glob in quotes: `'work*'` selects every agent and server whose name matches, and each matching worker id
 of the others. `-l` selects by `labels`: `team=red`, `team!=red` (also without the label), `team` (has it), `!team`; several, separated by commas or with
 `-l` again, all have to hold, together with the names. A glob or selector that matches nothing exits 3, and nothing is done. `pause` and
 `hibernate` pass over what does not run if a glob or selector chose it.
@@ -86,7 +86,7 @@ with …, and columns are left out; piped, it is whole. Times in tables and of s
 NOTES: dict[str, str] = tomllib.loads(Path(__file__).with_name("cli_notes.toml").read_text("utf-8"))
 """Command -> what its page says beside its help and its options: behaviour, exit codes, JSON."""
 
-GLOBAL = ("socket", "token", "connect_timeout", "json", "no_color")
+GLOBAL = ("socket", "token", "tenant", "node", "connect_timeout", "json", "no_color")
 
 
 def page() -> str:

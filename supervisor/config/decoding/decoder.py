@@ -275,7 +275,10 @@ class Document:
         if self.source == STORE:
             depth = 3 if path[0] == "mcp" else 2
             where, key = f"cannot accept {_brief(path[depth - 1])}", dotted(path[depth:])
-        what = key if value is None or not key else f"{key} = {_brief(shown)}"
+        if value is None or not key:
+            what = key
+        else:
+            what = f"[{key}]" if isinstance(value, Mapping) else f"{key} = {_brief(shown)}"
         words = ": ".join(filter(None, (where, what, _one_line(reason))))
         return InvalidParams(words, **facts)
 

@@ -82,7 +82,9 @@ def decode(text: str, *, source: str, directory: str, variables: Variables = NO_
 def _decode(document: Document, top: Mapping[str, object], variables: Variables) -> Config:
     for key, value in top.items():
         if key not in TABLES:
-            document.note(document.error((key,), value, why_unknown(key, TABLES)))
+            words = why_unknown(key, TABLES)
+            words = words.replace("unknown key", "unknown table", 1) if isinstance(value, Mapping) else words
+            document.note(document.error((key,), value, words))
     mcp = dict(table_in(document, ("mcp",), top))
     servers = table_in(document, ("mcp", "servers"), mcp)
     profiles = table_in(document, ("mcp", "profiles"), mcp)

@@ -121,7 +121,7 @@ def _ended(agent: Agent, worker: Worker) -> Down:
     return Down(
         agent.name,
         f"no worker of it is up, nor will be ({reason})",
-        f"mend it, then corral reset {agent.name}",
+        f"fix it, then corral reset {agent.name}",
         last.result,
         worker.id,
     )
