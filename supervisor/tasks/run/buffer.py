@@ -5,6 +5,7 @@ or transport; readers wait for `stirred`.
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,7 +16,13 @@ TOTAL_BYTES = 32 * 1024 * 1024
 """Bytes of parts that all running tasks keep together; beyond it each keeps its newest one alone."""
 
 ENDED_BYTES = 4 * 1024 * 1024
-"""Bytes of parts that are kept of tasks that have ended, the last ones: a reader may come a moment after the end."""
+"""Bytes of the buffers that are kept of tasks that have ended, the last ones: a reader may come a moment after the end."""
+
+ENDED_S = 60.0
+"""Seconds for which they are kept."""
+
+BUFFER_BYTES = 2048
+"""Bytes that a buffer takes beside its parts: its events above all."""
 
 MERGED_BYTES = 32 * 1024
 """Bytes of text that one message has, beyond which no further part is merged into it."""
@@ -40,25 +47,32 @@ class Cursor:
 class PartBuffers:
     """Holds what the buffers of one daemon share: their size together, and the last ones of tasks that have ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.size_bytes = 0
         """Of the parts of running tasks."""
-        self._ended: dict[str, PartBuffer] = {}
+        self._clock = clock
+        self._ended: dict[str, tuple[PartBuffer, float]] = {}
+        """With the times of their ends."""
         self._ended_bytes = 0
 
     def of_ended(self, task: str) -> "PartBuffer | None":
         """Returns the parts of a task that ended a short while ago."""
-        return self._ended.get(task)
+        found = self._ended.get(task)
+        return None if found is None else found[0]
 
     def keep(self, buffer: "PartBuffer") -> None:
         """Takes the buffer of a task that has ended; the oldest ones make room."""
         if not buffer.last or buffer.task in self._ended:
             return
-        self._ended[buffer.task] = buffer
-        self._ended_bytes += buffer.size_bytes
-        while self._ended_bytes > ENDED_BYTES:
-            oldest = self._ended.pop(next(iter(self._ended)))
-            self._ended_bytes -= oldest.size_bytes
+        now = self._clock()
+        self._ended[buffer.task] = buffer, now
+        self._ended_bytes += buffer.size_bytes + BUFFER_BYTES
+        while self._ended:
+            task, (oldest, ended_at) = next(iter(self._ended.items()))
+            if self._ended_bytes <= ENDED_BYTES and now - ended_at <= ENDED_S:
+                break
+            del self._ended[task]
+            self._ended_bytes -= oldest.size_bytes + BUFFER_BYTES
 
 
 class PartBuffer:

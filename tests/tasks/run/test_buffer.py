@@ -4,7 +4,9 @@ import random
 from typing import Any
 
 from corral.supervisor.tasks.run.buffer import (
+    BUFFER_BYTES,
     ENDED_BYTES,
+    ENDED_S,
     MERGED_BYTES,
     OVERHEAD_BYTES,
     TASK_BYTES,
@@ -108,7 +110,24 @@ def test_the_last_parts_of_ended_tasks_are_kept_for_a_while() -> None:
     assert last is not None
     assert len(drained(last, Cursor())) == 1
     kept = sum(shared.of_ended(str(number)) is not None for number in range(200))
-    assert kept == ENDED_BYTES // (40_002 + OVERHEAD_BYTES)
+    assert kept == ENDED_BYTES // (40_002 + OVERHEAD_BYTES + BUFFER_BYTES)
+
+
+def test_many_short_streams_are_kept_for_a_minute_and_their_buffers_count() -> None:
+    now = 0.0
+    shared = PartBuffers(clock=lambda: now)
+    for number in range(ENDED_BYTES // BUFFER_BYTES):
+        buffer = begun(str(number), shared)
+        buffer.put({"n": 1}, 7)
+        buffer.close()
+    assert shared.of_ended("0") is None
+    assert shared.of_ended("200") is not None
+    now = ENDED_S + 1
+    last = begun("last", shared)
+    last.put({"n": 1}, 7)
+    last.close()
+    assert shared.of_ended("last") is last
+    assert shared.of_ended("200") is None
 
 
 def test_random_readers_get_all_parts_in_order_or_a_count_of_those_that_are_lost() -> None:
