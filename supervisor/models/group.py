@@ -29,7 +29,6 @@ class ModelsGroup:
     desk: ModelDesk
     ledger: Ledger
     gateway: ModelGateway
-    access: ModelAccess
     measured: MeasuredCalls
     listing: ModelListing
 
@@ -45,8 +44,8 @@ def make_models(
     endpoints = ModelEndpoints(registry, shared.host.secrets)
     gateway = ModelGateway(shared.launcher, shared.host, shared.generation, desk, endpoints)
     shared.launcher.serve(MODEL_PORT, gateway)
-    access = ModelAccess(keys, registry, gateway)
+    shared.host.before_launch(ModelAccess(keys, registry, gateway).given)
     listing = ModelListing(registry, endpoints, desk, gateway)
     measured = MeasuredCalls(gateway, desk, under_way, tasks.tasks.records)
     tasks.accounting.measure_with(measured)
-    return ModelsGroup(desk, ledger, gateway, access, measured, listing)
+    return ModelsGroup(desk, ledger, gateway, measured, listing)

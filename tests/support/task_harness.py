@@ -323,7 +323,7 @@ class TaskHarness:
             worker.worker = replace(worker.worker, wanted=False)
             worker.die()
         del self.agents[name]
-        self.tasks.abandon(name)
+        self.tasks.dispatcher.abandon(name)
 
     def workers(self, name: str) -> list[FakeWorker]:
         """Returns the workers of an agent."""

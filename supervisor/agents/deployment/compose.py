@@ -1,8 +1,8 @@
 """Composes the room: makes the deployments of one daemon of its store, its running set and its state folder."""
 
 import os
-from pathlib import Path
 
+from corral.supervisor.tenants.registry.accounts import Accounts
 from corral.supervisor.workers.supervision.shared import Shared
 
 from ..packages.store import Packages
@@ -17,17 +17,17 @@ from .running_set import RunningSet
 
 
 def make_deployments(
-    shared: Shared, agents: Agents, packages: Packages, rollouts: Rollouts, attempt: Try, state_dir: Path
+    shared: Shared, agents: Agents, packages: Packages, rollouts: Rollouts, attempt: Try, accounts: Accounts
 ) -> Deployments:
     """Returns the deployments; `attempt` runs the smoke task of a first version."""
     host = shared.host
 
     def folder_of(tenant: str) -> str:
-        return str(state_dir / "tenants" / tenant)
+        return str(accounts.folder(tenant))
 
     return Deployments(
         Records(shared.store, shared.bus),
-        Installer(shared.probes.commands, host, shared.logs, state_dir, satisfies),
+        Installer(shared.probes.commands, host, accounts.floor, shared.logs, accounts.root.parent, satisfies),
         PackageSource(packages),
         RunningSet(agents, rollouts, attempt, host, folder_of),
         host.environ.get("PATH", os.defpath),

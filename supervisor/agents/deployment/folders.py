@@ -15,7 +15,7 @@ from msgspec import Struct
 from corral.supervisor.config.spec.spec import Spec
 from corral.supervisor.machine.launcher.child_setup import Refused, identity_of
 from corral.supervisor.machine.linux.kernel import sync_file_system
-from corral.supervisor.workers.process.launch import Host
+from corral.supervisor.workers.process.launch import Identity
 from corral.supervisor.workers.process.sandbox import remove_temporary
 from corral.worker.contract.errors import SpawnFailed
 
@@ -38,13 +38,12 @@ class Owner(Struct, frozen=True):
         return self.uid != os.getuid()
 
     @classmethod
-    def of(cls, spec: Spec, host: Host) -> "Owner":
-        """Returns the user of a spec."""
-        spec, identity = host.floor(spec)
+    def of(cls, spec: Spec, identity: Identity | None, default_user: str | None) -> "Owner":
+        """Returns the user of a spec; `identity` is that of one who is a number alone."""
         if identity is not None:
             return cls(identity[0], identity[1])
         try:
-            uid, gid, _ = identity_of(spec.process.user or host.default_user, spec.process.group)
+            uid, gid, _ = identity_of(spec.process.user or default_user, spec.process.group)
         except Refused as error:
             raise SpawnFailed(f'cannot install "{spec.name}": {error}', agent=spec.name) from None
         return cls(uid, gid)

@@ -19,7 +19,7 @@ from corral.supervisor.config.spec.spec import Spec
 from corral.supervisor.records.logs.rotating_file import LogLimits
 from corral.supervisor.records.logs.store import LogStore
 from corral.supervisor.workers.process.command import Commands
-from corral.supervisor.workers.process.launch import Host
+from corral.supervisor.workers.process.launch import Host, Identity
 from corral.worker.contract.errors import Conflict, NotFound, SpawnFailed
 from corral.worker.contract.names import tenant_of
 
@@ -49,6 +49,9 @@ RESOLVING = "resolving"
 RESULT = "result"
 MAX_LOCK_BYTES = 8 * MIB
 
+Floor = Callable[[Spec], tuple[Spec, Identity | None]]
+"""Returns the spec with which what is a tenant's is run, and its identity where its user is a number alone; may block."""
+
 Unpack = Callable[[Path], None]
 """Writes the files of a package, which were verified, into a folder."""
 
@@ -70,6 +73,7 @@ class Installer:
         self,
         commands: Commands,
         host: Host,
+        floor: Floor,
         logs: LogStore,
         state_dir: Path,
         satisfies: Callable[[str, str], bool],
@@ -80,6 +84,7 @@ class Installer:
         self._cache = state_dir / CACHE
         self._commands = commands
         self._host = host
+        self._floor = floor
         self._logs = logs
         self._satisfies = satisfies
         self._tool = tool or tool_of(host.environ)
@@ -121,7 +126,7 @@ class Installer:
             self._logs.release(writer)
 
     def _setting(self, spec: Spec) -> Setting:
-        owner, tenant = Owner.of(spec, self._host), tenant_of(spec.name)
+        owner, tenant = Owner.of(*self._floor(spec), self._host.default_user), tenant_of(spec.name)
         cache = self._cache / (f"{tenant}{OF_TENANT}{owner.uid}" if tenant else str(owner.uid))
         if not cache.is_dir():
             cache.mkdir(mode=0o700)

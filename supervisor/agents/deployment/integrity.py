@@ -1,15 +1,19 @@
 """Notes the SHA-256 of a version's files when it is installed, and compares them before each start of a worker.
 
 Files that its install script has changed are noted as they are then, and files that it has made are not noted. A file
-whose inode has not changed since it was read is not read again. All functions block.
+whose inode has not changed since it was read is not read again. All functions but `checked` block.
 """
 
+import asyncio
 import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+
+from corral.supervisor.workers.process.launch import Order
+from corral.worker.contract.errors import SpawnFailed
 
 from .folders import MARKER, MarkedFolders
 
@@ -48,6 +52,19 @@ class Integrity:
         """Returns whether a working directory is that of a version whose installation has ended."""
         root = os.path.dirname(folder)
         return os.path.dirname(root) == self._root and os.path.exists(f"{root}/{MARKER}")
+
+    async def checked(self, order: Order) -> Order:
+        """Refuses a launch in a folder whose files have changed: a launch step."""
+        folder = order.spec.process.working_directory
+        if self.covers(folder) and (problem := await asyncio.to_thread(self.problem, folder)):
+            raise SpawnFailed(
+                f'cannot start "{order.spec.name}": {problem}; deploy the package again',
+                result="exec-failed",
+                agent=order.spec.name,
+                reason="corrupted",
+                retryable=False,
+            )
+        return order
 
     def problem(self, folder: str) -> str:
         """Returns which file of an installed version has changed; "" if none has."""

@@ -12,9 +12,9 @@ from corral.mcp.pool.pool import Pool
 from corral.supervisor.config.spec.spec import Config, Spec
 from corral.supervisor.tenants.quotas.room import TenantGate, TenantRoom
 from corral.supervisor.tenants.registry.tenants import Tenants
+from corral.supervisor.workers.group import WorkersGroup
 from corral.supervisor.workers.lifecycle.cordon import Unschedulable
-from corral.supervisor.workers.supervision.shared import Shared
-from corral.supervisor.workers.supervision.worker_supervisor import Service, WorkerSupervisor
+from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract.errors import NotFound, Timeout
 
 from ..kept.agent_rows import AgentTable, EmergencyStop
@@ -40,14 +40,9 @@ class Agents:
     """Holds the agents and MCP servers of one daemon by name, and offers the operations on them."""
 
     def __init__(
-        self,
-        shared: Shared,
-        registry: Registry,
-        service: Service,
-        pool: Pool,
-        tenants: Tenants,
-        gate: TenantGate | None = None,
+        self, workers: WorkersGroup, registry: Registry, pool: Pool, tenants: Tenants, gate: TenantGate | None = None
     ) -> None:
+        shared = workers.shared
         table, bus = AgentTable(shared.store), shared.bus
         self.revisions = revisions = Revisions(shared.store, bus)
         tools = ToolCache(shared.store, bus, pool)
@@ -62,13 +57,12 @@ class Agents:
         room = TenantRoom(registry, gate)
         self.startup = Startup(registry, self.emergency, bus, tenants, room)
         self.operations = Operations(shared, registry, self.startup, self.emergency)
-        self.replicas = Replicas(shared, service, registry, revisions, self.startup, self.operations, tools)
+        self.replicas = Replicas(workers, registry, revisions, self.startup, self.operations, tools)
         self._control = ServerControl(registry, self.emergency, self.startup, self.operations, self.replicas)
         self.servers = McpServers(pool, tools, self._control)
         self.changes = changes = SpecChanges(shared, registry, self.startup, self.operations, tools)
         self.membership = Membership(
             shared,
-            service,
             registry,
             table,
             revisions,

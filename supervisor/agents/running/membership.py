@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -24,7 +24,7 @@ from corral.supervisor.config.spec.template_spec import merge
 from corral.supervisor.tenants.quotas.room import TenantRoom
 from corral.supervisor.tenants.registry.tenants import Tenants
 from corral.supervisor.workers.supervision.shared import Shared
-from corral.supervisor.workers.supervision.worker_supervisor import Service, WorkerSupervisor
+from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract.errors import Conflict, CorralError, InvalidParams
 from corral.worker.contract.names import tenant_of
 
@@ -70,7 +70,6 @@ class Membership:
     def __init__(
         self,
         shared: Shared,
-        service: Service,
         registry: Registry,
         table: AgentTable,
         revisions: Revisions,
@@ -87,7 +86,7 @@ class Membership:
         tenants: Tenants,
     ) -> None:
         self._shared = shared
-        self._service = service
+        self._on_removed: list[Callable[[str], None]] = []
         self._registry = registry
         self._agents = registry.agents
         self._table = table
@@ -105,6 +104,10 @@ class Membership:
         self._tenants = tenants
         self._setting = asyncio.Lock()
         self._unfinished: list[Spec] = []
+
+    def subscribe(self, on_removed: Callable[[str], None]) -> None:
+        """Subscribes `on_removed` to the names of agents and servers that were removed."""
+        self._on_removed.append(on_removed)
 
     # -- from the file and an earlier daemon
 
@@ -576,7 +579,8 @@ class Membership:
             self._servers.end_of_tenant(tenant)
         for agent in agents:
             self._shared.zygotes.forget(agent.name)
-            self._service.removed(agent.name)
+            for notify in self._on_removed:
+                notify(agent.name)
             self._shared.bus.publish("agent.removed", agent=agent.name)
         await self._replicas.close(supervisors)
         for agent in agents:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Coroutine, Iterable
 
 from corral.supervisor.config.spec.loader import to_table
 from corral.supervisor.config.spec.spec import Spec, rescaled
-from corral.supervisor.workers.supervision.shared import Shared
-from corral.supervisor.workers.supervision.worker_supervisor import Service, WorkerSupervisor
+from corral.supervisor.workers.group import WorkersGroup
+from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract.errors import Conflict, CorralError, ResourceLimitExceeded
 
 from ..kept.record import Cause
@@ -27,16 +27,15 @@ class Replicas:
 
     def __init__(
         self,
-        shared: Shared,
-        service: Service,
+        workers: WorkersGroup,
         registry: Registry,
         revisions: Revisions,
         startup: Startup,
         operations: Operations,
         tools: ToolCache,
     ) -> None:
-        self._shared = shared
-        self._service = service
+        self._workers = workers
+        self._shared = workers.shared
         self._registry = registry
         self._revisions = revisions
         self._startup = startup
@@ -198,8 +197,8 @@ class Replicas:
         """Makes the supervisor of worker `number`, which continues the incarnations of an earlier daemon."""
         worker_id = f"{spec.name}-{number}"
         earlier = self._shared.incarnations.last(worker_id)
-        own = spec_of(spec, number)
-        return WorkerSupervisor(self._shared, worker_id, own, self._service, incarnation=earlier)
+        own, workers = spec_of(spec, number), self._workers
+        return WorkerSupervisor(workers.shared, workers.requests, workers.changes, worker_id, own, incarnation=earlier)
 
     async def settle(self) -> None:
         """Waits until every worker that was removed is closed."""

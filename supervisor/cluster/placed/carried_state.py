@@ -10,16 +10,19 @@ import hashlib
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 import msgspec
 from msgspec import Raw, Struct
 
+from corral.supervisor.records.events.bus import Bus
 from corral.worker.contract.errors import Conflict, Timeout
 
 from ..engine.interface import Engine, Entry
 from ..state.state import decoded, encoded
+from ..state.view import PlacedNames
+from .fences import Fences
 
 CARRIED = "carried"
 """The prefix of what placed agents keep."""
@@ -51,13 +54,6 @@ class Carried(Struct, frozen=True, kw_only=True):
     ends_at: float | None = None
     is_over: bool = False
     """Whether a session was cleared; `data` is an empty one."""
-
-
-class Fence(NamedTuple):
-    """Names the replica for which a node writes, and its fencing token."""
-
-    replica: int
-    token: int
 
 
 class Stores(Protocol):
@@ -100,24 +96,14 @@ class CarriedState:
     """Writes and reads what is carried."""
 
     def __init__(
-        self,
-        engine: Callable[[], Engine | None],
-        fence: Callable[[str], Fence | None],
-        note_late: Callable[[str, str, str], None],
+        self, fences: Fences, placed: PlacedNames, bus: Bus, stores: Stores, checkpoints: TaskCheckpoints
     ) -> None:
-        self._engine = engine
-        self._fence = fence
-        self._note_late = note_late
-        self._given: OrderedDict[tuple[str, str], int] = OrderedDict()
-        self._is_placed: Callable[[str], bool] = lambda _: False
-        self._stores: Stores | None = None
-        self._checkpoints: TaskCheckpoints | None = None
-
-    def bind(self, is_placed: Callable[[str], bool], stores: Stores, checkpoints: TaskCheckpoints) -> None:
-        """Connects the store of this node."""
-        self._is_placed = is_placed
+        self._fences = fences
+        self._is_placed = placed.has
+        self._bus = bus
         self._stores = stores
         self._checkpoints = checkpoints
+        self._given: OrderedDict[tuple[str, str], int] = OrderedDict()
 
     # -- checkpoints
 
@@ -128,7 +114,7 @@ class CarriedState:
         if task is not None:
             await self._write(agent, f"task-{task}", text, task, ttl_s=TASK_S)
         elif worker is not None:
-            fence = self._fence(agent)
+            fence = self._fences.of(agent)
             replica = 0 if fence is None else fence.replica
             await self._write(agent, f"worker-{replica}-{worker}", text, "", name=[worker])
 
@@ -146,7 +132,7 @@ class CarriedState:
         self, engine: Engine, what: str, agent: str, worker: str | None, task: str | None
     ) -> None:
         found = _carried(await engine.get(_key(agent, what)))
-        if found is not None and self._checkpoints is not None:
+        if found is not None:
             data = msgspec.json.decode(found.data)
             await self._checkpoints.take_over(agent, worker, task, data)
 
@@ -169,7 +155,6 @@ class CarriedState:
 
     async def take_values(self, engine: Engine, agent: str) -> None:
         """Takes over the values of an agent that starts here."""
-        assert self._stores is not None, "it is bound before the node joins"
         for what, found in (await self._all(engine, agent)).items():
             if not what.startswith(VALUE):
                 continue
@@ -201,7 +186,7 @@ class CarriedState:
         given = self._given.pop((agent, session), None)
         if entry is not None and entry.revision == given:
             return given  # the store of this node has it as it was given
-        if entry is None or found is None or self._stores is None:
+        if entry is None or found is None:
             return 0 if entry is None else entry.revision
         if found.is_over or (found.ends_at is not None and found.ends_at <= time.time()):
             await self._stores.drop_session(agent, session)
@@ -211,7 +196,6 @@ class CarriedState:
 
     async def give_session(self, agent: str, session: str, task: str, revision: int) -> None:
         """Stores a session with the turn of a task that was given it at `revision`."""
-        assert self._stores is not None, "it is bound before the node joins"
         record = await self._stores.packed(agent, session)
         if record is not None:
             given = await self._write(
@@ -229,7 +213,7 @@ class CarriedState:
 
     async def end_session(self, agent: str, session: str, ends_at: float | None) -> None:
         """Gives an end to a session of a placed agent on the engine, None for none; does nothing for another agent."""
-        engine = self._engine()
+        engine = self._fences.joining.engine
         if not self._is_placed(agent) or engine is None:
             return
         entry = await engine.get(_session_key(agent, session))
@@ -240,8 +224,8 @@ class CarriedState:
 
     async def clear(self, agent: str, session: str | None) -> int:
         """Ends a session of a placed agent with its values on the engine, or all; returns the number of sessions."""
-        engine = self._engine()
-        if not self._is_placed(agent) or engine is None or self._stores is None:
+        engine = self._fences.joining.engine
+        if not self._is_placed(agent) or engine is None:
             return 0
         empty, count = self._stores.empty_session(), 0
         for what, found in (await self._all(engine, agent)).items():
@@ -270,7 +254,7 @@ class CarriedState:
         ends_at: float | None = None,
         is_over: bool = False,
     ) -> int:
-        engine, fence = self._engine(), self._fence(agent)
+        engine, fence = self._fences.joining.engine, self._fences.of(agent)
         if fence is None or engine is None:
             raise self._late(agent, what, task, "this node has lost its lease")
         key = _key(agent, what)
@@ -297,7 +281,7 @@ class CarriedState:
                 continue  # it is read anew: a newer token may be there
 
     def _late(self, agent: str, what: str, task: str, reason: str) -> Conflict:
-        self._note_late(agent, task, f"{what}: {reason}")
+        self._bus.publish("task.late", agent=agent, task=task, reason=f"{what}: {reason}")
         return Conflict(f'cannot keep {what} of "{agent}": {reason}', agent=agent, reason=reason)
 
 

@@ -12,11 +12,14 @@ from collections.abc import Awaitable, Callable
 from msgspec import Struct
 from msgspec.structs import replace
 
+from corral import __version__
 from corral.supervisor.agents.running.agents import Agents
 from corral.supervisor.api.table.caller import Caller
 from corral.supervisor.api.table.services import FoundEngine
 from corral.supervisor.config.declared.cluster import ClusterSettings
-from corral.supervisor.workers.supervision.shared import Shared, utc_now
+from corral.supervisor.records.memory.sessions import Memory
+from corral.supervisor.tasks.group import TasksGroup
+from corral.supervisor.workers.supervision.shared import utc_now
 from corral.worker.contract.errors import Conflict, CorralError, InvalidParams, NotFound, Timeout
 from corral.worker.control.nodes import Node
 from corral.worker.control.params import ScaleParams
@@ -25,14 +28,15 @@ from ..calls.forwarding import Forwarding
 from ..calls.router import ALL_S, OPERATIONS, Router
 from ..engine.connection import open_engine
 from ..engine.interface import Engine
-from ..lease.lease import Lease, Timing
 from ..lease.lease_holder import PART, LeaseHolder
-from ..lease.membership import Membership, boot_clock
+from ..lease.membership import Membership
 from ..lease.observer import nodes_now
 from ..lease.record import NodeRecord
 from ..state.state import Drained, drained_key, encoded
-from ..state.view import ClusterView
+from ..state.view import ClusterView, PlacedNames
 from .carried_state import CarriedState
+from .fences import Fences
+from .joining import Joining
 from .placed_agents import PlacedAgents
 from .placed_changes import PlacedChanges
 from .placed_runner import PlacedRunner
@@ -62,53 +66,43 @@ class ClusterNode:
         self,
         settings: ClusterSettings,
         name: str,
-        version: str,
-        shared: Shared,
         token: Callable[[], str],
         agents: Agents,
+        tasks: TasksGroup,
+        memory: Memory,
     ) -> None:
+        shared = agents.shared
         self.name = name
         self.settings = settings
-        self.timing = Timing(lease_s=float(settings.lease), beat_s=settings.beat)
-        self._version = version
         self._token = token
         self._incarnation = uuid.uuid4().hex
-        self._engine: Engine | None = None
         self._last: list[Node] = []
-        self._problem = ""
-        self.view = ClusterView()
-        self._membership: Membership | None = None
-        self.forwarding = forwarding = Forwarding(name, self._incarnation)
-        self.carried = CarriedState(
-            lambda: self._engine,
-            lambda agent: self.placed.fence(agent) if self._holds_lease() else None,
-            lambda agent, task, reason: self.tasks.note_late(agent, task, reason),
-        )
-        self.tasks = PlacedTasks(
-            name, self.view, agents, shared.placements, shared.bus, self._holds_lease, self.carried
-        )
-        self._task_calls = TaskCalls(name, self.tasks, forwarding)
+        self._joining = joining = Joining(settings)
+        self.view = view = ClusterView()
+        placed, fences = PlacedNames(view, agents.in_force), Fences(joining, shared.placements)
+        self.forwarding = Forwarding(name, self._incarnation)
+        self.carried = CarriedState(fences, placed, shared.bus, memory, shared.checkpoints)
+        self.tasks = PlacedTasks(name, view, placed, fences, self.carried, agents, tasks.tasks)
+        self.placed = PlacedAgents(name, view, fences, self.carried, agents, self.tasks)
+        self.holder = LeaseHolder(name, shared.launcher, shared.bus, fences.placements, joining.lease, self.placed)
+        self._task_calls = TaskCalls(name, self.tasks, self.forwarding)
         self._router = Router(
             name,
-            forwarding,
-            self._reached,
+            self.forwarding,
+            joining.reached,
             self._others,
-            self.view.nodes_of,
+            view.nodes_of,
             self._task_calls.waiting,
             lambda: self.holder.is_degraded,
         )
         self.routed = self._router.routed
-        self.runner = PlacedRunner(name, self.tasks, lambda: self._engine)
-        self.budgets = SharedBudgets(name, self.view)
-        self.schedules = SharedSchedules(self.view, lambda: self._engine)
-        self.changes = PlacedChanges(self.view)
-        self.placed = PlacedAgents(name, self.view, agents, shared, self.tasks, self.carried)
-        self.holder = LeaseHolder(name, shared.launcher, shared.bus, shared.placements, self._lease, self.placed)
+        self.runner = PlacedRunner(name, self.tasks, joining)
+        self.budgets = SharedBudgets(name, view, tasks.budgets)
+        self.schedules = SharedSchedules(view, joining)
+        self.changes = PlacedChanges(view)
         self._specs = SpecPublisher(name, agents.config, shared.bus)
         agents.in_force.subscribe(self._specs.reloaded)
-        self._placer = Placer(
-            name, self._incarnation, self.view, shared.bus, self.timing, lambda: self.holder.may_start
-        )
+        self._placer = Placer(name, self._incarnation, view, shared.bus, joining.timing, self.holder)
 
     # -- for status
 
@@ -122,10 +116,10 @@ class ClusterNode:
     async def found(self) -> FoundEngine:
         """Returns what the engine is, why this node has not joined, and what the engine cannot promise as it is set up now."""
         name = f"{self.settings.engine} at {self.settings.shown}"
-        if self._engine is None:
-            return FoundEngine(name, problem=self._problem or f"{name}: no answer yet")
+        if self._joining.engine is None:
+            return FoundEngine(name, problem=self._joining.problem or f"{name}: no answer yet")
         try:
-            weak = await self._engine.weaknesses()
+            weak = await self._joining.engine.weaknesses()
         except CorralError as error:
             return FoundEngine(name, problem=error.message)
         return FoundEngine(f"{name}, as node {self.name}", weaknesses=weak)
@@ -141,11 +135,11 @@ class ClusterNode:
         return self._last
 
     async def _nodes_now(self) -> list[Node]:
-        engine = self._reached("list the nodes")
+        engine = self._joining.reached("list the nodes")
         try:
             records = {each.name: each for each in await nodes_now(engine, ANSWER_S)}
         except TimeoutError:
-            raise self._no_answer("list the nodes") from None
+            raise self._joining.no_answer("list the nodes") from None
         return [_node(record, self.name) for _, record in sorted(records.items())]
 
     async def drain(self, node: str, by: str) -> Node:
@@ -160,7 +154,7 @@ class ClusterNode:
         found = {each.name: each for each in await self._nodes_now()}
         if node not in found:
             raise NotFound(f'cannot find node "{node}"', name=node, known=sorted(found))
-        engine, key = self._reached(f'drain node "{node}"'), drained_key(node)
+        engine, key = self._joining.reached(f'drain node "{node}"'), drained_key(node)
         while True:
             entry = await engine.get(key)
             try:
@@ -173,32 +167,19 @@ class ClusterNode:
             state = "ready" if wanted is None else "draining"
             return replace(found[node], state=state)
 
-    def _reached(self, what: str) -> Engine:
-        if self._engine is None:
-            raise self._no_answer(what)
-        return self._engine
-
-    def _no_answer(self, what: str) -> Timeout:
-        return Timeout(
-            f"cannot {what}: the engine at {self.settings.shown} does not answer",
-            engine=self.settings.engine,
-            url=self.settings.shown,
-            uncertain=False,
-        )
-
     def placed_call(self, method: str, asked: Struct, caller: Caller) -> Awaitable[object] | None:
         """Returns the answer to a call about a task or the memory of a placed agent, which all nodes have; None for other calls."""
         if method in OPERATIONS and (places := self._places(asked)):
             return self._router.on_all(method, asked, caller, places)
         if isinstance(asked, ScaleParams) and self.tasks.is_placed(asked.name):
-            engine = self._reached(f'scale "{asked.name}"')
+            engine = self._joining.reached(f'scale "{asked.name}"')
             statuses = self._router.statuses(asked.name, caller)
             return self.changes.scale(engine, asked, statuses)
         agent = getattr(asked, "agent", None)
         if method.startswith("memory.") and self.tasks.is_placed(agent):
             nodes = self.view.nodes_of(str(agent))
             return self._router.of_placed(method, asked, caller, nodes)
-        return self._task_calls.answer(method, asked, caller, self._reached)
+        return self._task_calls.answer(method, asked, caller, self._joining.reached)
 
     def _places(self, asked: Struct) -> dict[str, list[str]]:
         """Returns the nodes that run the named agents, each with their names; none unless all of them are placed."""
@@ -215,9 +196,9 @@ class ClusterNode:
 
     async def _others(self) -> list[str]:
         """Returns the names of the other nodes; those that were known last where the engine does not answer now."""
-        if self._engine is not None and not self.holder.is_degraded:
+        if self._joining.engine is not None and not self.holder.is_degraded:
             with contextlib.suppress(TimeoutError, CorralError):
-                records = await nodes_now(self._engine, ALL_S)
+                records = await nodes_now(self._joining.engine, ALL_S)
                 self._last = [_node(each, self.name) for each in records]
         return [each.name for each in self._last if not each.here]
 
@@ -226,10 +207,10 @@ class ClusterNode:
     async def run(self) -> None:
         """Joins, and keeps the lease until it is cancelled; the workers of the cluster have to be stopped by then."""
         engine = await self._open()
-        self._engine, self._problem = engine, ""
+        self._joining.engine, self._joining.problem = engine, ""
         try:
-            membership = Membership(engine, self._record, self.holder, timing=self.timing)
-            self._membership = membership
+            membership = Membership(engine, self._record, self.holder, timing=self._joining.timing)
+            self._joining.membership = membership
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(membership.run())
@@ -264,9 +245,9 @@ class ClusterNode:
             try:
                 return await open_engine(self.settings, token=self._token())
             except (InvalidParams, Timeout) as error:
-                if not self._problem:
+                if not self._joining.problem:
                     logger.warning("this node is not in its cluster yet: %s", error)
-                self._problem = error.message
+                self._joining.problem = error.message
                 self.holder.note_engine(is_there=False)
                 await asyncio.sleep(AGAIN_S)
 
@@ -278,20 +259,11 @@ class ClusterNode:
         except CorralError as error:
             logger.warning("cannot read the settings of the engine: %s", error)
 
-    def _holds_lease(self) -> bool:
-        """Returns whether the lease holds at this moment, also where nothing has looked at the clock yet."""
-        lease = self._lease()
-        is_held = lease.phase in ("held", "doubtful")
-        return is_held and boot_clock() < lease.good_at + self.timing.stop_after_s
-
-    def _lease(self) -> Lease:
-        return Lease() if self._membership is None else self._membership.lease
-
     def _record(self) -> NodeRecord:
         return NodeRecord(
             name=self.name,
             incarnation=self._incarnation,
-            version=self._version,
+            version=__version__,
             labels=self.settings.labels,
             capacity=self.settings.capacity,
             load=self.placed.load,

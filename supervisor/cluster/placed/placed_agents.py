@@ -16,14 +16,14 @@ from corral.supervisor.config.decoding.decoder import STORE
 from corral.supervisor.config.decoding.values import Refused
 from corral.supervisor.config.spec.loader import decode_agent
 from corral.supervisor.config.spec.spec import Defaults, Spec, rescaled
-from corral.supervisor.workers.lifecycle.placements import Hold, Placements
-from corral.supervisor.workers.supervision.shared import Shared
+from corral.supervisor.workers.lifecycle.placements import Hold
 from corral.worker.contract.errors import Conflict, CorralError, Timeout
 
 from ..engine.interface import Engine
 from ..state.state import Assignment, PlacedSpec, ReplicaName, assignment_key, encoded
 from ..state.view import ClusterView
-from .carried_state import CarriedState, Fence
+from .carried_state import CarriedState
+from .fences import Fences
 from .placed_tasks import PlacedTasks
 
 REFUSED_MAX = 200
@@ -39,16 +39,16 @@ class PlacedAgents:
     """Represents the placed agents of this node."""
 
     def __init__(
-        self, node: str, view: ClusterView, agents: Agents, shared: Shared, tasks: PlacedTasks, carried: CarriedState
+        self, node: str, view: ClusterView, fences: Fences, carried: CarriedState, agents: Agents, tasks: PlacedTasks
     ) -> None:
         self._carried = carried
-        self._replica: dict[str, int] = {}
+        self._replicas = fences.replicas
         self._node = node
         self._tasks = tasks
         self._view = view
         self._agents = agents
-        self._placements: Placements = shared.placements
-        self._bus = shared.bus
+        self._placements = fences.placements
+        self._bus = agents.shared.bus
         self._lease = 0
         self._claims: dict[ReplicaName, int] = {}
         self._published: dict[str, PlacedSpec] = {}
@@ -61,11 +61,6 @@ class PlacedAgents:
     def load(self) -> int:
         """Returns the number of replicas that this node has claimed."""
         return len(self._claims)
-
-    def fence(self, agent: str) -> Fence | None:
-        """Returns the replica for which this node writes, and its token; None where it does not run the agent."""
-        hold = self._placements.find(agent)
-        return None if hold is None else Fence(self._replica.get(agent, 0), hold.fencing_token)
 
     @property
     def refuses(self) -> list[str]:
@@ -135,7 +130,7 @@ class PlacedAgents:
         for (name, number), token in self._claims.items():
             wanted.setdefault(name, []).append(token)
             if token == max(wanted[name]):
-                self._replica[name] = number
+                self._replicas[name] = number
         for agent in list(self._agents.agents.values()):
             if agent.spec.placement is not None and self._must_end(agent.name, wanted):
                 await self._tasks.end(agent.name)

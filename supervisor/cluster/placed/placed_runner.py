@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
 from datetime import datetime
 from typing import Literal
 
@@ -23,6 +22,7 @@ from ..engine.interface import Engine
 from ..lease.record import key_of
 from ..state.state import decoded, encoded
 from ..state.stored_task import MARK, StoredEnd, id_of
+from .joining import Joining
 from .placed_tasks import PlacedTasks
 
 AGAIN_S = 1.0
@@ -53,10 +53,10 @@ class Tick(Struct, frozen=True, kw_only=True):
 class PlacedRunner:
     """Submits tasks of this daemon to the engine, and returns their ends."""
 
-    def __init__(self, node: str, tasks: PlacedTasks, engine: Callable[[], Engine | None]) -> None:
+    def __init__(self, node: str, tasks: PlacedTasks, joining: Joining) -> None:
         self._node = node
         self._tasks = tasks
-        self._engine = engine
+        self._joining = joining
         self.is_placed = tasks.is_placed
         self.default_priority = tasks.default_priority
 
@@ -65,7 +65,7 @@ class PlacedRunner:
     async def execute(self, task: Task) -> Task:
         """Returns the end of a task, with the node behind the name of its worker; waits while the engine is away."""
         while True:
-            engine = self._engine()
+            engine = self._joining.engine
             try:
                 if engine is not None:
                     end = await self._ended(engine, task)
@@ -87,7 +87,7 @@ class PlacedRunner:
 
     async def withdraw(self, task: Task) -> None:
         """Cancels a task whose end nobody waits for; one that runs is cancelled by its node when that is there."""
-        engine = self._engine()
+        engine = self._joining.engine
         if engine is not None:
             with contextlib.suppress(TimeoutError, CorralError):
                 async with asyncio.timeout(WITHDRAW_S):
@@ -100,7 +100,7 @@ class PlacedRunner:
 
         The run of a node that is gone is claimed anew; had it submitted the task, its idempotency key makes it the same.
         """
-        engine = self._engine()
+        engine = self._joining.engine
         if engine is None:
             return "later"
         key = f"{TICKS}/{schedule}"

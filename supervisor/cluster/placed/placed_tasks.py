@@ -2,25 +2,22 @@
 
 Guarantees that an acknowledged task is delivered until its end is stored, and that its end is stored once, by a record
 that is made at revision 0 and has the fencing token of its writer. A task may run twice: its node died, or lost its lease. A node that
-has no lease writes no end; one that comes back late finds the record made, and what it says is dropped and counted.
+has no lease writes no end; one that comes back late finds the record made, and what it says is dropped and published.
 """
 
 import asyncio
 import contextlib
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from weakref import WeakValueDictionary
 
 import msgspec
-from msgspec import Struct
 
 from corral.supervisor.agents.running.agents import Agents
-from corral.supervisor.records.events.bus import Bus
 from corral.supervisor.tasks.rules.boundaries import normalised
 from corral.supervisor.tasks.run.backlog import Origin
 from corral.supervisor.tasks.run.tasks import Tasks
-from corral.supervisor.workers.lifecycle.placements import Placements
 from corral.worker.contract.errors import Cancelled, Conflict, CorralError, ResourceLimitExceeded
 from corral.worker.contract.records import Error, Task, TaskParams
 
@@ -39,8 +36,9 @@ from ..state.stored_task import (
     queued_record,
     result_key,
 )
-from ..state.view import ClusterView
+from ..state.view import ClusterView, PlacedNames
 from .carried_state import CarriedState
+from .fences import Fences
 
 FRESH_S = 1.0
 """Seconds of silence of the engine up to which the cancelled tasks are known here without a question."""
@@ -66,15 +64,6 @@ FINAL_ERRORS = frozenset({"TaskFailed", "InvalidParams", "ResourceLimitExceeded"
 logger = logging.getLogger(__name__)
 
 
-class Counts(Struct):
-    """Counts since the start of the daemon: accepted and ended here, delivered again, and ends that came too late."""
-
-    accepted: int = 0
-    ended: int = 0
-    again: int = 0
-    late: int = 0
-
-
 class PlacedTasks:
     """Accepts tasks for placed agents, and runs those of the agents that this node holds."""
 
@@ -82,20 +71,21 @@ class PlacedTasks:
         self,
         node: str,
         view: ClusterView,
-        agents: Agents,
-        placements: Placements,
-        bus: Bus,
-        holds_lease: Callable[[], bool],
+        placed: PlacedNames,
+        fences: Fences,
         carried: CarriedState,
+        agents: Agents,
+        tasks: Tasks,
     ) -> None:
+        self.is_placed = placed.has
         self._carried = carried
         self._node = node
         self._view = view
         self._agents = agents
-        self._placements = placements
-        self._bus = bus
-        self._holds_lease = holds_lease
-        self._tasks: Tasks | None = None
+        self._placements = fences.placements
+        self._bus = agents.shared.bus
+        self._holds_lease = fences.joining.holds_lease
+        self._tasks = tasks
         self.ends = TaskEnds(node)
         self._queues = TaskQueues(view)
         self._accepted: OrderedDict[str, Task] = OrderedDict()
@@ -105,15 +95,6 @@ class PlacedTasks:
         self._open: set[str] = set()
         self._held: dict[str, tuple[float, Taken]] = {}
         self._in_turn = WeakValueDictionary[tuple[str, str], asyncio.Lock]()
-        self.counts = Counts()
-
-    def bind(self, tasks: Tasks) -> None:
-        """Connects the tasks of this daemon, which run the taken ones."""
-        self._tasks = tasks
-
-    def is_placed(self, agent: str | None) -> bool:
-        """Returns whether the tasks of an agent are kept by the engine."""
-        return agent is not None and (agent in self._view.specs or agent in self._agents.config.placed)
 
     def default_priority(self, agent: str) -> int:
         """Returns the priority of tasks of an agent that have none."""
@@ -140,7 +121,6 @@ class PlacedTasks:
                 value=len(payload),
             )
         await self._queues.append(engine, stored, payload)
-        self.counts.accepted += 1
         task = self.queued_record(stored)
         self._accepted[task_id] = task
         if len(self._accepted) > ACCEPTED_MAX:
@@ -151,7 +131,6 @@ class PlacedTasks:
         """Returns the record of a task: one that runs here, one that has ended, or one that was accepted here; else None."""
         if not task_id.startswith(MARK):
             return None
-        assert self._tasks is not None, "it is bound before the node joins"
         if (here := self._tasks.find(task_id)) is not None:
             return here
         end = await self.ends.find(engine, task_id)
@@ -174,7 +153,7 @@ class PlacedTasks:
 
     def runs(self, task_id: str) -> bool:
         """Returns whether a task waits for a worker here, or runs on one."""
-        return self._tasks is not None and self._tasks.find(task_id) is not None
+        return self._tasks.find(task_id) is not None
 
     async def queued(self, engine: Engine, task_id: str) -> Task | None:
         """Returns the record of a task that no node is known to run; None where there is none."""
@@ -240,7 +219,7 @@ class PlacedTasks:
             while True:
                 task_id = (await inbox.next()).payload.decode()
                 self._view.note_cancelled(task_id)
-                if task_id in self._open and self._tasks is not None:
+                if task_id in self._open:
                     if self._tasks.find(task_id) is not None:
                         each = asyncio.create_task(self._cancel_here(task_id))
                         self._running.add(each)
@@ -250,7 +229,6 @@ class PlacedTasks:
             await inbox.close()
 
     async def _cancel_here(self, task_id: str) -> None:
-        assert self._tasks is not None, "it is bound before the node joins"
         with contextlib.suppress(CorralError):
             await self._tasks.cancel(task_id)
 
@@ -298,8 +276,6 @@ class PlacedTasks:
 
     async def _run(self, agent: str, engine: Engine, taken: Taken, slots: "_Slots") -> None:
         """Runs one delivery of a task, and stores its end."""
-        if taken.delivery > 1:
-            self.counts.again += 1
         self._held[taken.handle] = (asyncio.get_running_loop().time(), taken)
         epoch = self._placements.epoch
         try:
@@ -314,7 +290,7 @@ class PlacedTasks:
             slots.release(taken)  # its worker is free
             if epoch != self._placements.epoch or not self._holds_lease():
                 if ended is not None:
-                    self.note_late(agent, stored.id, "this node has lost its lease meanwhile")
+                    self._publish_late(agent, stored.id, "this node has lost its lease meanwhile")
             elif ended is not None and await self._keep_end(agent, engine, stored, ended):
                 await self._settle_done(engine, taken)
             else:
@@ -378,7 +354,6 @@ class PlacedTasks:
 
     async def _performed(self, stored: StoredTask, delivery: int) -> Task | None:
         """Runs a task on a worker here, and returns its end; None where it has to be delivered again."""
-        assert self._tasks is not None, "it is bound before the node joins"
         params = msgspec.structs.replace(stored.params, idempotency_key=None, durable=False, when_down="queue")
         try:
             begun = self._tasks.find(stored.id)
@@ -410,9 +385,7 @@ class PlacedTasks:
             return msgspec.structs.replace(ended, state="failed", output=None, error=failure)
         return ended
 
-    def note_late(self, agent: str, task_id: str, reason: str) -> None:
-        """Counts and publishes a write that came too late."""
-        self.counts.late += 1
+    def _publish_late(self, agent: str, task_id: str, reason: str) -> None:
         self._bus.publish("task.late", agent=agent, task=task_id, reason=reason)
 
     async def _keep_end(self, agent: str, engine: Engine, stored: StoredTask, ended: Task) -> bool:
@@ -434,12 +407,10 @@ class PlacedTasks:
             is_own = known is not None and (known.node, known.token) == (self._node, end.token)
             was_cancelled = known is not None and known.task.state == "cancelled"
             if not is_own and not was_cancelled:
-                self.note_late(agent, stored.id, "another end is stored")
+                self._publish_late(agent, stored.id, "another end is stored")
             if known is None:
                 return False
             end, value = known, msgspec.json.encode(known)
-        else:
-            self.counts.ended += 1
         await self.ends.announce(engine, stored, end, value)
         return True
 

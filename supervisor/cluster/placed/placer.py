@@ -8,7 +8,7 @@ node whose lease is over are given to another one.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from msgspec.structs import replace
 
@@ -17,6 +17,7 @@ from corral.worker.contract.errors import Conflict, CorralError
 
 from ..engine.interface import Engine
 from ..lease.lease import Timing
+from ..lease.lease_holder import LeaseHolder
 from ..lease.observer import Observer
 from ..lease.record import NodeRecord
 from ..state.state import Assignment, ReplicaName, assignment_key, encoded
@@ -37,13 +38,13 @@ class Placer:
     """Takes the role when it is free, and places while it has it."""
 
     def __init__(
-        self, node: str, incarnation: str, view: ClusterView, bus: Bus, timing: Timing, may_place: Callable[[], bool]
+        self, node: str, incarnation: str, view: ClusterView, bus: Bus, timing: Timing, holder: LeaseHolder
     ) -> None:
         self._value = f"{node} {incarnation}".encode()
         self._view = view
         self._bus = bus
         self._timing = timing
-        self._may_place = may_place
+        self._holder = holder
         self._revision = 0
         self._wake = asyncio.Event()
         self._refusals: dict[str, str] = {}
@@ -57,7 +58,7 @@ class Placer:
         try:
             while True:
                 is_held = any(e.value != self._value for e in watch.entries().values())
-                if not is_held and self._may_place() and await self._has_role(engine):
+                if not is_held and self._holder.may_start and await self._has_role(engine):
                     await self._lead(engine)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(None if is_held else self._timing.beat_s):
@@ -96,7 +97,7 @@ class Placer:
             try:
                 while True:
                     await asyncio.sleep(max(self._timing.beat_s, self._timing.lease_s / 4))
-                    if not self._may_place() or not await self._has_role(engine):
+                    if not self._holder.may_start or not await self._has_role(engine):
                         break
             finally:
                 for task in tasks:

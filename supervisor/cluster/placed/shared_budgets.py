@@ -38,17 +38,13 @@ class Budgets(Protocol):
 class SharedBudgets:
     """Knows what all nodes have used."""
 
-    def __init__(self, node: str, view: ClusterView, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, node: str, view: ClusterView, budgets: Budgets, clock: Callable[[], float] = time.time) -> None:
         self._node = node
         self._view = view
         self._clock = clock
-        self._budgets: Budgets | None = None
+        self._budgets = budgets
         self._changed: set[str] = set()
         self._has_changed = asyncio.Event()
-
-    def bind(self, budgets: Budgets) -> None:
-        """Connects the budgets of this node."""
-        self._budgets = budgets
 
     def tokens(self, agent: str) -> Spending:
         """Returns the tokens of the last minute on other nodes."""
@@ -78,7 +74,6 @@ class SharedBudgets:
             await asyncio.sleep(PAUSE_S)
 
     async def _write(self, engine: Engine, agent: str) -> None:
-        assert self._budgets is not None, "something has been used"
         tokens, cents = self._budgets.spent(agent)
         key = spent_key(agent, self._node)
         entry = await engine.get(key)

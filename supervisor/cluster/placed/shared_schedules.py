@@ -5,16 +5,16 @@ Every node has each of them, and one node submits each run, as `placed_runner` d
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import msgspec
 
-from corral.worker.contract.errors import Conflict, NotFound, Timeout
+from corral.worker.contract.errors import Conflict, NotFound
 from corral.worker.contract.records import ScheduleRecord
 
-from ..engine.interface import Engine
 from ..state.state import decoded, encoded, schedule_key
 from ..state.view import ClusterView
+from .joining import Joining
 
 SEEN_S = 2.0
 """Seconds that this node waits until it sees that a schedule is gone."""
@@ -23,9 +23,9 @@ SEEN_S = 2.0
 class SharedSchedules:
     """Adds, removes and pauses schedules of the cluster."""
 
-    def __init__(self, view: ClusterView, engine: Callable[[], Engine | None]) -> None:
+    def __init__(self, view: ClusterView, joining: Joining) -> None:
         self._view = view
-        self._engine = engine
+        self._reached = joining.reached
         self.subscribe = view.subscribe
 
     def known(self) -> Mapping[str, ScheduleRecord] | None:
@@ -73,9 +73,3 @@ class SharedSchedules:
                 continue
             self._view.put_schedule(wanted, revision)
             return
-
-    def _reached(self, what: str) -> Engine:
-        engine = self._engine()
-        if engine is None:
-            raise Timeout(f"cannot {what}: the engine of the cluster does not answer", uncertain=False)
-        return engine

@@ -8,6 +8,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from msgspec import Struct
 
+from corral.supervisor.config.spec.in_force import InForce
 from corral.worker.contract.records import ScheduleRecord
 
 from ..engine.interface import Change, Engine, Watch
@@ -28,6 +29,18 @@ class Known(NamedTuple, Generic[_S]):
 
     value: _S
     revision: int
+
+
+class PlacedNames:
+    """Knows which agents the cluster places: those that it has, and those that the configuration of this node adds."""
+
+    def __init__(self, view: "ClusterView", in_force: InForce) -> None:
+        self._view = view
+        self._in_force = in_force
+
+    def has(self, agent: str | None) -> bool:
+        """Returns whether the tasks and the state of an agent are kept by the engine."""
+        return agent is not None and (agent in self._view.specs or agent in self._in_force.config.placed)
 
 
 class ClusterView:

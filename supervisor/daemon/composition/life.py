@@ -86,7 +86,7 @@ def life_of(rooms: Rooms, is_urgent: asyncio.Event) -> list[Room]:
         Room("rollouts", close=rooms.rollouts.close),
         Room("stores", run=rooms.stores.run),
         Room("MCP servers", close=rooms.pool.close),
-        Room("subscriptions", close=rooms.service.close),
+        Room("subscriptions", close=rooms.pubsub.close),
         Room("approvals", load=rooms.approvals.load, expire=rooms.approvals.expire),
         Room("model calls", load=rooms.models.ledger.load),
         Room(

@@ -97,9 +97,9 @@ def _make_status(rooms: Rooms, daemon: DaemonFacts) -> tuple[StatusReport, Statu
         rooms.shared, rooms.agents, rooms.tasks, rooms.pool, rooms.limits, rooms.audit, rooms.statistics, daemon
     )
     status_cache = StatusCache(status, rooms.agents, rooms.tasks, rooms.shared.logs)
-    rooms.service.changes.subscribe(status_cache.note, load=True)
+    rooms.workers.changes.subscribe(status_cache.note, load=True)
     status_feed = StatusFeed(status, rooms.agents, rooms.shared.bus)
-    rooms.service.changes.subscribe(status_feed.note, load=True)
+    rooms.workers.changes.subscribe(status_feed.note, load=True)
 
     def sampled(supervisor: WorkerSupervisor) -> None:
         status_cache.note(supervisor)

@@ -15,6 +15,9 @@ from corral.supervisor.agents.demand.activation import SocketActivation
 from corral.supervisor.agents.demand.autoscaler import Autoscaler
 from corral.supervisor.agents.demand.hibernation import Hibernation
 from corral.supervisor.agents.deployment.compose import make_deployments
+from corral.supervisor.agents.deployment.folders import MarkedFolders
+from corral.supervisor.agents.deployment.installer import INSTALLED
+from corral.supervisor.agents.deployment.integrity import Integrity
 from corral.supervisor.agents.external.stores import Stores, User
 from corral.supervisor.agents.packages.store import Packages
 from corral.supervisor.agents.rollout.rolling_restart import RollingRestart
@@ -37,20 +40,21 @@ from corral.supervisor.records.memory.sessions import Memory
 from corral.supervisor.records.store.gathered import Gathered
 from corral.supervisor.records.store.store import Store
 from corral.supervisor.records.telemetry.tracing import Tracing
-from corral.supervisor.tasks.group import make_tasks
+from corral.supervisor.tasks.group import TasksGroup, make_tasks
 from corral.supervisor.tasks.run.backlog import Backlog
 from corral.supervisor.tasks.run.record_writer import TaskObserver
 from corral.supervisor.tasks.worker_api.call_rate import CallRates
 from corral.supervisor.tasks.worker_api.pubsub import WorkerPubsub
 from corral.supervisor.tasks.worker_api.requests import WorkerApi
 from corral.supervisor.tasks.workflows.successes import Successes
+from corral.supervisor.tenants.quotas.request_gate import RequestGate
 from corral.supervisor.tenants.tokens.tokens import Tokens
 from corral.supervisor.workers.egress.proxy import EgressProxy
 from corral.supervisor.workers.exec.execs import Execs
+from corral.supervisor.workers.group import make_workers
 from corral.supervisor.workers.lifecycle.state_machine import UP
 from corral.supervisor.workers.supervision.alerts import Alerts
 from corral.supervisor.workers.supervision.limit_enforcer import LimitEnforcer
-from corral.supervisor.workers.supervision.shared import Shared
 from corral.supervisor.workers.supervision.task_failures import TaskFailures
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 
@@ -76,11 +80,14 @@ class Rooms:
         self.built_in = [built_in(config, paths, _is_ordinary_user(), shared.host.default_user)]
         self.paths = paths
         self.shared = shared
+        self.workers = make_workers(shared)
         self.audit = basis.audit
         self.exports = basis.exports
         self.daemon_log = basis.daemon_log
         self.forwarding = basis.forwarding
         self.logins = basis.logins
+        shared.host.before_launch(basis.accounts.given)
+        shared.host.before_launch(Integrity(MarkedFolders(paths.state_dir / INSTALLED)).checked)
         self.execs = Execs(shared.launcher, shared.host, shared.generation)
         self.egress = EgressProxy(shared.launcher, shared.host, shared.generation, self._note_refused_host)
         shared.launcher.serve(PROXY_PORT, self.egress)
@@ -89,10 +96,9 @@ class Rooms:
         self.limits = LimitEnforcer(shared.launcher, shared.bus)
         rooms = TenantRooms(shared, paths.state_dir, basis.tenants, basis.accounts, self.limits)
         self.tenant_rooms, self.tenants = rooms, rooms.tenants
-        self.service = WorkerApi(shared.checkpoints, self.pubsub, self.turns, rooms.disk_use)
+        self.workers.requests.admit_by(RequestGate(self.turns, rooms.disk_use))
         self.pool = Pool(on_refused=self._note_refused)
-        self.agents = Agents(shared, basis.registry, self.service, self.pool, rooms.tenants, rooms.gate)
-        self.cluster = _cluster(config, shared, self.agents)
+        self.agents = Agents(self.workers, basis.registry, self.pool, rooms.tenants, rooms.gate)
         spec_of = self.agents.registry.spec_of
         self.memory = Memory(shared.store, shared.bus, in_force, spec_of, self.tenants.all)
         self.memory_expiry = Expiry(shared.store, self.memory)
@@ -135,18 +141,28 @@ class Rooms:
         self.models.desk.subscribe(self.costs.used)
         self.models.measured.subscribe(self.costs.ended)
         self.limits.subscribe(tasks.meters.note_sample)
-        if self.cluster is not None:
-            self._join(self.cluster)
+        self.cluster = _cluster(config, self.agents, tasks, self.memory)
         self.collector = Collector(self.statistics, self.limits, self.agents, self.tasks, shared.store, paths.state_dir)
         self.metrics = MetricsView(self.collector, self.statistics, self.agents)
         self.stores = self._make_stores()
         self.quotas = self._make_quotas(backlog, tasks.call_rates)
-        self.service.bind(self.tasks, self.tool_calls, self.memory, self.hibernation, self.approvals)
+        WorkerApi(
+            self.workers.requests,
+            self.tasks,
+            self.tool_calls,
+            self.memory.key_values,
+            shared.checkpoints,
+            self.approvals,
+            self.pubsub,
+        )
+        self.workers.requests.begin_by(self.hibernation.checkpoint_of)
+        for forget in (self.tool_calls.removed, self.hibernation.removed, tasks.dispatcher.abandon):
+            self.agents.membership.subscribe(forget)
         self.autoscaler = Autoscaler(self.agents, tasks.dispatcher)
         tasks.dispatcher.subscribe(self.autoscaler.check_soon)
         attempt = smoke_of(self.tasks)
         self.rollouts = Rollouts(self.agents, attempt)
-        self.deployments = make_deployments(shared, self.agents, self.packages, self.rollouts, attempt, paths.state_dir)
+        self.deployments = make_deployments(shared, self.agents, self.packages, self.rollouts, attempt, basis.accounts)
         self.packages.keep_for(self.deployments.users_of)
         self.agents.changes.bind(self.rollouts)
         self._subscribe()
@@ -175,16 +191,6 @@ class Rooms:
             self.agents, self.tasks, backlog, call_rates, self.pool, rooms.tenants, rooms.task_limits, rooms.measured
         )
 
-    def _join(self, cluster: "ClusterNode") -> None:
-        """Connects tasks, state and budgets with the cluster."""
-        checkpoints, tasks = self.shared.checkpoints, self.tasks
-        cluster.tasks.bind(tasks)
-        cluster.carried.bind(cluster.tasks.is_placed, self.memory, checkpoints)
-        checkpoints.bind(cluster.carried)
-        self.memory.key_values.bind(cluster.carried)
-        self.tasks_group.cluster.join(cluster.runner, cluster.budgets, cluster.schedules)
-        cluster.budgets.bind(tasks.budgets)
-
     def _make_stores(self) -> Stores:
         return Stores(
             self.in_force, lambda: map(_user, self.agents.agents.values()), self._expanded, self.shared.bus.publish
@@ -205,7 +211,7 @@ class Rooms:
         """Subscribes the rooms to the changes that each acts on; those of workers are called in this order."""
         self.agents.replicas.subscribe(self.autoscaler.resized)
         self.agents.replicas.subscribe(lambda agent: self.tasks.dispatcher.look_soon(agent.name))
-        changes = self.service.changes
+        changes = self.workers.changes
         changes.subscribe(self.statistics.changed)  # before the limits forget what it used
         changes.subscribe(self.limits.changed)
         self.tenant_rooms.subscribe(changes)
@@ -237,7 +243,7 @@ class Rooms:
         cls, config: Config, paths: Paths, daemon_log: DaemonLog, store: Store, stack: contextlib.AsyncExitStack
     ) -> "Rooms":
         """Makes the rooms and starts the launcher; `stack` takes them down."""
-        basis = await make_shared_rooms(config, paths, daemon_log, store, stack, lambda: this.models)
+        basis = await make_shared_rooms(config, paths, daemon_log, store, stack)
         this = cls(basis)
         stack.push_async_callback(this.gathered.end)
         stack.callback(this.activation.close)
@@ -274,13 +280,13 @@ def _is_ordinary_user() -> bool:
     return os.getuid() != 0 and "INVOCATION_ID" not in os.environ
 
 
-def _cluster(config: Config, shared: Shared, agents: Agents) -> "ClusterNode | None":
+def _cluster(config: Config, agents: Agents, tasks: TasksGroup, memory: Memory) -> "ClusterNode | None":
     """Makes this daemon's part of its cluster, if it is to join one."""
     if config.cluster is None:
         return None
-    from corral.supervisor.cluster.placed.compose import make_node  # noqa: PLC0415  # only who wants a cluster pays
+    from corral.supervisor.cluster.group import make_cluster  # noqa: PLC0415  # only who wants a cluster pays
 
-    return make_node(config.cluster, shared, agents)
+    return make_cluster(config.cluster, agents, tasks, memory)
 
 
 def _user(agent: Agent) -> User:

@@ -6,7 +6,6 @@ They are made first; what they ask of agents and tenants are the tables of these
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from corral.supervisor.agents.external.logins import Logins
@@ -14,9 +13,7 @@ from corral.supervisor.agents.external.steps import Steps
 from corral.supervisor.agents.external.token_store import TokenStore
 from corral.supervisor.agents.running.registry import Registry
 from corral.supervisor.config.spec.in_force import InForce
-from corral.supervisor.config.spec.spec import Config, Spec
-from corral.supervisor.models.desk.access import Access
-from corral.supervisor.models.group import ModelsGroup
+from corral.supervisor.config.spec.spec import Config
 from corral.supervisor.records.audit.log import Audit
 from corral.supervisor.records.events.bus import Bus
 from corral.supervisor.records.events.history import EventHistory
@@ -26,7 +23,6 @@ from corral.supervisor.records.logs.store import LogStore
 from corral.supervisor.records.store.incarnations import Incarnations
 from corral.supervisor.records.store.store import Store
 from corral.supervisor.records.telemetry.tracing import Tracer
-from corral.supervisor.tenants.limits.slices import limits_in_kernel
 from corral.supervisor.tenants.quotas.turns import CallTurns
 from corral.supervisor.tenants.registry.accounts import Accounts
 from corral.supervisor.tenants.registry.tenants import Tenants
@@ -67,14 +63,9 @@ class SharedRooms:
 
 
 async def make_shared_rooms(
-    config: Config,
-    paths: Paths,
-    daemon_log: DaemonLog,
-    store: Store,
-    stack: contextlib.AsyncExitStack,
-    models: Callable[[], ModelsGroup],
+    config: Config, paths: Paths, daemon_log: DaemonLog, store: Store, stack: contextlib.AsyncExitStack
 ) -> SharedRooms:
-    """Makes them; `stack` takes them down, and `models` returns the group that gives a worker access to models."""
+    """Makes them; `stack` takes them down."""
     in_force = InForce(config)
     registry, turns = Registry(in_force), CallTurns(asyncio.get_running_loop())
     tenants, user = Tenants(store, in_force), default_user()
@@ -93,12 +84,7 @@ async def make_shared_rooms(
     forwarding = await _forwarding(config, logs, bus, stack)
     launcher = _launcher(config, paths, bus)
 
-    def access(spec: Spec, unit: str, *, own_network: bool) -> Access:
-        return models().access.of(spec, unit, own_network=own_network)
-
-    host = make_host(
-        config, paths, launcher, user, accounts.floor, lambda name: limits_in_kernel(tenants.find(name)), access
-    )
+    host = make_host(config, paths, launcher, user)
     zygotes = ZygotePool(launcher, host, bus, logs, store.generation)
     commands = Commands(launcher, host, store.generation)
     tokens = TokenStore(paths.state_dir, host.environ.get("CREDENTIALS_DIRECTORY"))

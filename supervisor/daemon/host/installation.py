@@ -6,20 +6,17 @@ import os
 import pwd
 import resource
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from corral.mcp.cortex import command as cortex
-from corral.supervisor.agents.deployment.folders import MarkedFolders
-from corral.supervisor.agents.deployment.installer import INSTALLED
-from corral.supervisor.agents.deployment.integrity import Integrity
 from corral.supervisor.config.secrets.secrets import Secrets
 from corral.supervisor.config.spec.loader import decode, decode_agent
 from corral.supervisor.config.spec.sources import Variables
 from corral.supervisor.config.spec.spec import Config, Process, Spec
 from corral.supervisor.workers.process.containment import state_number
-from corral.supervisor.workers.process.launch import Floor, Host, Models
+from corral.supervisor.workers.process.launch import Host
 from corral.supervisor.workers.process.launcher_client import Launcher
 from corral.supervisor.workers.process.sandbox import make_temporary_root
 from corral.worker.contract.errors import InvalidParams, NotFound, PermissionDenied
@@ -78,16 +75,8 @@ def raise_descriptor_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def make_host(
-    config: Config,
-    paths: Paths,
-    launcher: Launcher,
-    default_user: str | None,
-    floor: Floor,
-    tenant_limits: Callable[[str], tuple[int, int, int]],
-    models: Models,
-) -> Host:
-    """Returns the facts of this machine that workers are started with; `floor`, `tenant_limits` and `models` are called at each start."""
+def make_host(config: Config, paths: Paths, launcher: Launcher, default_user: str | None) -> Host:
+    """Returns the facts of this machine that workers are started with."""
     with preparing(paths.state_dir):
         temporary_root = make_temporary_root(paths.state_dir)
         containers_root = paths.state_dir / "containers"
@@ -103,10 +92,6 @@ def make_host(
         socket=paths.socket,
         containers_root=containers_root,
         state=f"{state_number(paths.state_dir):08x}",
-        integrity=Integrity(MarkedFolders(paths.state_dir / INSTALLED)),
-        floor=floor,
-        tenant_limits=tenant_limits,
-        models=models,
     )
 
 

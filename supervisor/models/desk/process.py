@@ -9,7 +9,6 @@ import asyncio
 import logging
 import os
 import socket
-import threading
 from typing import Any
 
 import msgspec
@@ -40,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 class ModelGateway:
-    """Represents the gateway; for use in one event loop, but for `port`."""
+    """Represents the gateway; for use in one event loop."""
 
     def __init__(
         self, launcher: Launcher, host: Host, generation: int, desk: ModelDesk, endpoints: ModelEndpoints
@@ -49,7 +48,6 @@ class ModelGateway:
         self._endpoints = endpoints
         self._loop = asyncio.get_running_loop()
         self._listeners: dict[str, int] = {}
-        self._lock = threading.Lock()
         self._port = 0
         self._refreshing: asyncio.Task[None] | None = None
         self._refreshed_at = 0.0
@@ -70,15 +68,14 @@ class ModelGateway:
         return self._process.restarts
 
     def port(self) -> int:
-        """Returns the port of the gateway on the loopback of the machine, and starts it; any thread may call it."""
-        with self._lock:
-            if not self._port:
-                sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                sock.bind(("127.0.0.1", 0))
-                sock.listen(BACKLOG)
-                self._port = sock.getsockname()[1]
-                self._loop.call_soon_threadsafe(self._listen, "", sock.detach())
+        """Returns the port of the gateway on the loopback of the machine, and starts it."""
+        if not self._port:
+            sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(("127.0.0.1", 0))
+            sock.listen(BACKLOG)
+            self._port = sock.getsockname()[1]
+            self._listen("", sock.detach())
         return self._port
 
     def open(self, unit: str, _sandbox: Sandbox, listener_fd: int) -> None:

@@ -42,6 +42,20 @@ class Carrier(Protocol):
         ...
 
 
+class NotCarried:
+    """Carries nothing: all agents are of this daemon alone."""
+
+    async def value(self, agent: str, session: str, key: str, text: bytes | None, ttl_s: float | None) -> None:
+        """Stores nothing."""
+
+    async def end_session(self, agent: str, session: str, ends_at: float | None) -> None:
+        """Ends nothing."""
+
+    async def clear(self, agent: str, session: str | None) -> int:
+        """Clears nothing."""
+        return 0
+
+
 class KeyValues:
     """Stores the keys of all agents of one daemon."""
 
@@ -56,11 +70,11 @@ class KeyValues:
         self._rules = rules
         self._claim = claim
         self._on_written = on_written
-        self._carrier: Carrier | None = None
+        self.carrier: Carrier = NotCarried()
 
-    def bind(self, carrier: Carrier) -> None:
-        """Connects the cluster, which has a value of an agent that it places before it is kept here."""
-        self._carrier = carrier
+    def carry_by(self, carrier: Carrier) -> None:
+        """Gives each change to a cluster, which has a value of an agent that it places before it is kept here."""
+        self.carrier = carrier
 
     async def put(
         self, agent: str, session: str, key: str, value: object, *, ttl_s: float | None, is_taken: bool = False
@@ -76,8 +90,8 @@ class KeyValues:
                 key="value",
                 limit=MAX_VALUE_BYTES,
             )
-        if self._carrier is not None and not is_taken:
-            await self._carrier.value(agent, session, key, blob, ttl_s)
+        if not is_taken:
+            await self.carrier.value(agent, session, key, blob, ttl_s)
         rules, claim = self._rules(agent), self._claim(agent)
         await self._store.write(_Put(agent, session, key, blob, ttl_s, rules, claim))
         if claim is not None:
@@ -94,8 +108,7 @@ class KeyValues:
 
     async def delete(self, agent: str, session: str, key: str) -> int:
         """Removes a key; returns the number of removed keys, 0 or 1."""
-        if self._carrier is not None:
-            await self._carrier.value(agent, session, key, None, None)
+        await self.carrier.value(agent, session, key, None, None)
         return await self.drop(agent, session, key)
 
     async def drop(self, agent: str, session: str, key: str) -> int:
@@ -126,15 +139,6 @@ class KeyValues:
                 item["corrupted"] = True
             items.append(item)
         return items
-
-    async def clear_carried(self, agent: str, session: str | None) -> int:
-        """Ends on the other nodes what is cleared here; returns the number of sessions, 0 for an agent of this daemon alone."""
-        return 0 if self._carrier is None else await self._carrier.clear(agent, session)
-
-    async def end_carried(self, agent: str, session: str, ends_at: float | None) -> None:
-        """Gives an end to a session on the other nodes, too."""
-        if self._carrier is not None:
-            await self._carrier.end_session(agent, session, ends_at)
 
     def clear_keys(self, agent: str, session: str | None) -> "ClearKeys":
         """Returns a step that removes the keys of a session, or all of an agent, as part of a larger change."""

@@ -339,7 +339,7 @@ class Memory:
                 task=task,
                 **named(used[0]),
             )
-        carried = await self.key_values.clear_carried(agent, session)
+        carried = await self.key_values.carrier.clear(agent, session)
         step = Remove(agent, () if session is None else (session,))
         keys = self.key_values.clear_keys(agent, session)
         await self._store.write(step, keys)
@@ -359,7 +359,7 @@ class Memory:
         if not found:
             text = f'cannot find session "{session}" of agent "{agent}"'
             raise NotFound(text, **named(name))
-        await self.key_values.end_carried(agent, session, expires_at)
+        await self.key_values.carrier.end_session(agent, session, expires_at)
         for held in (self._in_use.get(name), self.cache.get(name)):
             if held is not None:
                 held.expires_at = expires_at

@@ -138,10 +138,6 @@ class Tasks:
         await entry.ended.wait()
         return _ended(entry)
 
-    def abandon(self, agent: str) -> None:
-        """Ends the tasks that still wait for an agent that was removed."""
-        self.dispatcher.abandon(agent)
-
     async def cancel_all(self, tenant: str) -> None:
         """Cancels every task of a tenant, and waits until their ends are written."""
         entries = [entry for entry in self._backlog if tenant_of(entry.task.agent) == tenant]

@@ -4,23 +4,18 @@ A worker is not trusted: it speaks only for its own tasks, sees only its own age
 the tools that its agent and its task are allowed, and cannot invent events of the daemon.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import TypeVar
 
 import msgspec
 
-from corral.supervisor.agents.demand.hibernation import Hibernation
-from corral.supervisor.records.memory.sessions import Memory
-from corral.supervisor.tenants.quotas.disk_use import DiskUse
-from corral.supervisor.tenants.quotas.turns import CallTurns
+from corral.supervisor.records.memory.key_value import KeyValues
 from corral.supervisor.workers.supervision.checkpoints import Checkpoints, Reason
-from corral.supervisor.workers.supervision.worker_changes import WorkerChanges
+from corral.supervisor.workers.supervision.requests import Handler, Hearer, Requests
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract.approvals import AskParams
-from corral.worker.contract.errors import CorralError, InvalidParams, MethodNotFound
-from corral.worker.contract.jsonrpc import Notification, Request
+from corral.worker.contract.errors import InvalidParams
 from corral.worker.contract.misfit import misfit_of
-from corral.worker.contract.names import tenant_of
 from corral.worker.contract.parts import size_of
 from corral.worker.contract.worker_messages import (
     BeatParams,
@@ -52,8 +47,6 @@ LEVELS = ("debug", "info", "warning", "error", "critical")
 
 T = TypeVar("T")
 
-Handler = Callable[[WorkerSupervisor, Mapping[str, object]], Awaitable[object]]
-
 
 def convert(params: Mapping[str, object], type_: type[T], method: str) -> T:
     """Converts the params of a call to their Struct."""
@@ -66,32 +59,26 @@ def convert(params: Mapping[str, object], type_: type[T], method: str) -> T:
         raise InvalidParams(text, method=method, **facts) from error
 
 
-KEPT = frozenset({"memory/put", "checkpoint/put"})
-"""Requests that keep something: refused while the tenant of the worker keeps too much."""
-
-
 class WorkerApi:
     """Serves every worker of one daemon."""
 
-    _tasks: Tasks
-    _tool_calls: ToolCalls
-    _memory: Memory
-    _hibernation: Hibernation
-    _approvals: Approvals
-
     def __init__(
         self,
+        requests: Requests[WorkerSupervisor],
+        tasks: Tasks,
+        tool_calls: ToolCalls,
+        values: KeyValues,
         checkpoints: Checkpoints,
+        approvals: Approvals,
         pubsub: WorkerPubsub,
-        turns: CallTurns | None = None,
-        disk: DiskUse | None = None,
     ) -> None:
-        self._turns = turns
-        self._disk = disk
-        self.changes = WorkerChanges[WorkerSupervisor]()
+        self._tasks = tasks
+        self._tool_calls = tool_calls
+        self._values = values
         self._checkpoints = checkpoints
+        self._approvals = approvals
         self._pubsub = pubsub
-        self._methods: dict[str, Handler] = {
+        handlers: dict[str, Handler[WorkerSupervisor]] = {
             "tools/list": self._list_tools,
             "tools/call": self._call_tool,
             "task/delegate": self._delegate,
@@ -107,63 +94,17 @@ class WorkerApi:
             "event/publish": self._publish,
             "event/subscribe": self._subscribe,
         }
-
-    def bind(
-        self, tasks: Tasks, tool_calls: ToolCalls, memory: Memory, hibernation: Hibernation, approvals: Approvals
-    ) -> None:
-        """Completes the circle before the first worker starts: agents and tasks are made with this object as an argument."""
-        self._tasks = tasks
-        self._tool_calls = tool_calls
-        self._memory = memory
-        self._hibernation = hibernation
-        self._approvals = approvals
-
-    # -- the supervisors' side
-
-    def serve(self, supervisor: WorkerSupervisor, request: Request) -> Awaitable[object]:
-        """Returns the answer to a request of a worker."""
-        method = self._methods.get(request.method)
-        if method is None:
-            raise MethodNotFound(f'cannot call "{request.method}": workers have no such method')
-        tenant = tenant_of(supervisor.spec.name)
-        if tenant and request.method in KEPT and self._disk is not None:
-            self._disk.check(tenant, supervisor.spec.name, f"serve {request.method} of")
-        if self._turns is None or self._turns.is_next(tenant):
-            return method(supervisor, request.params)
-        return self._in_turn(self._turns, tenant, method, supervisor, request.params)
-
-    async def _in_turn(
-        self, turns: CallTurns, tenant: str, method: Handler, supervisor: WorkerSupervisor, params: Mapping[str, object]
-    ) -> object:
-        await turns.wait(tenant, supervisor.id)
-        return await method(supervisor, params)
-
-    def handle_notification(self, supervisor: WorkerSupervisor, notification: Notification) -> None:
-        """Takes a notification of a worker; one that is malformed goes to its log."""
-        try:
-            if notification.method == "stream":
-                self._stream(supervisor, notification.params)
-            elif notification.method == "progress":
-                self._progress(supervisor, notification.params)
-            elif notification.method == "log":
-                self._log(supervisor, notification.params)
-            elif notification.method == "usage":
-                self._usage(supervisor, notification.params)
-            elif notification.method == "heartbeat" and "task" in notification.params:
-                self._beat(supervisor, notification.params)
-            # Any other heartbeat carries no params; an unknown notification is from a newer worker.
-        except CorralError as error:
-            supervisor.note("warning", f'refused "{notification.method}": {error.message}')
-
-    async def checkpoint_of(self, supervisor: WorkerSupervisor) -> dict[str, object]:
-        """Returns the checkpoint that the next incarnation of a worker begins with."""
-        return await self._hibernation.checkpoint_of(supervisor)
-
-    def removed(self, agent: str) -> None:
-        """Handles the removal of an agent: its hibernation ends, and its queued tasks are abandoned."""
-        self._tool_calls.forget_processes()
-        self._hibernation.removed(agent)
-        self._tasks.abandon(agent)
+        for method, handler in handlers.items():
+            requests.serve(method, handler)
+        hearers: dict[str, Hearer[WorkerSupervisor]] = {
+            "stream": self._stream,
+            "progress": self._progress,
+            "log": self._log,
+            "usage": self._usage,
+            "heartbeat": self._beat,
+        }
+        for notification, hearer in hearers.items():
+            requests.hear(notification, hearer)
 
     # -- tools
 
@@ -208,26 +149,23 @@ class WorkerApi:
 
     async def _put(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
         asked = convert(params, MemoryParams, "memory/put")
-        await self._memory.key_values.put(
-            supervisor.spec.name, asked.session, asked.key, asked.value, ttl_s=asked.ttl_s
-        )
+        await self._values.put(supervisor.spec.name, asked.session, asked.key, asked.value, ttl_s=asked.ttl_s)
         return {}
 
     async def _get(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
         asked = convert(params, MemoryParams, "memory/get")
-        found = await self._memory.key_values.get(supervisor.spec.name, asked.session, asked.key)
+        found = await self._values.get(supervisor.spec.name, asked.session, asked.key)
         return {"value": found}
 
     async def _delete(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
         asked = convert(params, MemoryParams, "memory/delete")
-        await self._memory.key_values.delete(supervisor.spec.name, asked.session, asked.key)
+        await self._values.delete(supervisor.spec.name, asked.session, asked.key)
         return {}
 
     async def _search(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
         asked = convert(params, MemorySearchParams, "memory/search")
-        return {
-            "items": await self._memory.key_values.search(supervisor.spec.name, asked.session, asked.query, asked.limit)
-        }
+        items = await self._values.search(supervisor.spec.name, asked.session, asked.query, asked.limit)
+        return {"items": items}
 
     async def _checkpoint(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
         asked = convert(params, CheckpointParams, "checkpoint/put")
@@ -264,6 +202,8 @@ class WorkerApi:
             self._tasks.accounting.record_part(entry, asked.part, size_of(asked.part))
 
     def _beat(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> None:
+        if "task" not in params:
+            return  # a sign of life of the worker itself, which carries nothing
         entry = self._tasks.accounting.task_of(supervisor, convert(params, BeatParams, "heartbeat").task)
         if entry is not None:
             self._tasks.accounting.record_heartbeat(entry)
@@ -284,7 +224,3 @@ class WorkerApi:
             only = next(iter(running)) if len(running) == 1 else None
             task = only if asked.task is None else asked.task if asked.task in running else None
             supervisor.note(level, asked.message, asked.fields, task)
-
-    async def close(self) -> None:
-        """Ends the subscriptions of workers."""
-        await self._pubsub.close()

@@ -137,7 +137,7 @@ class ToolCalls:
         record = await Delegation(self._tasks, supervisor, task).one(asked)
         return exposed.result_of(codec.as_object(record) or {})
 
-    def forget_processes(self) -> None:
+    def removed(self, _agent: str) -> None:
         """Forgets the users of workers' processes, after an agent was removed."""
         self._known.clear()
 

@@ -11,11 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from corral.supervisor.config.declared.tenant import Tenant
 from corral.supervisor.machine.linux import cgroup
 from corral.worker.contract.names import tenant_of
 
-from ..registry.tenants import Tenants
+from ..registry.tenants import Tenants, limits_in_kernel
 
 WATCH_S = 2.0
 """Seconds between two looks at the counts of slices with limits."""
@@ -97,13 +96,6 @@ class Started(Protocol):
     def worker(self) -> Leader:
         """Returns its state."""
         ...
-
-
-def limits_in_kernel(tenant: Tenant | None) -> tuple[int, int, int]:
-    """Returns the limits that a slice has: bytes of memory, percent of one core, processes; 0 is no limit."""
-    if tenant is None:
-        return 0, 0, 0
-    return tenant.max_memory_bytes, tenant.cpu_limit_percent, tenant.max_processes
 
 
 def _all_counts(paths: Mapping[str, Path]) -> dict[str, Counts]:

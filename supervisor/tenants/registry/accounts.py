@@ -5,17 +5,19 @@ A folder is STATE_DIR/tenants/TENANT, of mode 0700. It belongs to the uid of the
 the daemon, so that no tenant can put a link in the place of another's folder.
 """
 
+import asyncio
 import logging
 import os
 import pwd
 from pathlib import Path
 
 from corral.supervisor.config.spec.spec import Spec
+from corral.supervisor.workers.process.launch import Order
 from corral.worker.contract.errors import CorralError, SpawnFailed
 from corral.worker.contract.names import tenant_of
 
 from .floor import Identity, Standing, floored
-from .tenants import Tenants
+from .tenants import Tenants, limits_in_kernel
 
 FOLDER_MODE = 0o700
 
@@ -61,6 +63,14 @@ class Accounts:
         if self._tenants.of(name).user is not None or self._tenants.kept(name).uid is not None:
             return ""
         return "neither [daemon] tenant_uids nor the user of the tenant is set"
+
+    async def given(self, order: Order) -> Order:
+        """Gives what is a tenant's its user, its folder and the limits of the tenant: a launch step."""
+        name = tenant_of(order.spec.name)
+        if not name:
+            return order
+        spec, identity = await asyncio.to_thread(self.floor, order.spec)
+        return order._replace(spec=spec, identity=identity, tenant_limits=limits_in_kernel(self._tenants.find(name)))
 
     def floor(self, spec: Spec) -> tuple[Spec, Identity | None]:
         """Returns the spec that a process is started with, and its identity where its user is a number alone.

@@ -26,6 +26,7 @@ from corral.supervisor.config.spec.in_force import InForce
 from corral.supervisor.config.spec.spec import Config
 from corral.supervisor.records.store.sealed import seal, unseal
 from corral.supervisor.records.store.store import Store
+from corral.supervisor.workers.process.launch import TenantLimits
 from corral.worker.contract.errors import (
     Conflict,
     CorralError,
@@ -236,3 +237,10 @@ class Tenants:
                 tenant = base or Tenant(name=name)
             found[name] = replace(tenant, source=base.source if base else STORE)
         return found
+
+
+def limits_in_kernel(tenant: Tenant | None) -> TenantLimits:
+    """Returns the limits that a slice has: bytes of memory, percent of one core, processes; 0 is no limit."""
+    if tenant is None:
+        return 0, 0, 0
+    return tenant.max_memory_bytes, tenant.cpu_limit_percent, tenant.max_processes

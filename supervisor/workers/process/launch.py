@@ -10,17 +10,17 @@ import os
 import pwd
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
 
 from corral.supervisor.config.declared.stores import variable_of
 from corral.supervisor.config.secrets.secrets import Secrets, is_reference, read_text
-from corral.supervisor.config.spec.spec import Spec
+from corral.supervisor.config.spec.spec import Process, Spec
 from corral.supervisor.machine.isolation import availability
 from corral.supervisor.machine.isolation.bubblewrap import joining, wrapped
 from corral.supervisor.machine.isolation.levels import PROXY_PORT, Facts, Sandbox
@@ -60,51 +60,38 @@ PORTS = {"http": 80, "https": 443}
 Identity = tuple[int, int, Sequence[int]]
 """uid, gid and supplementary groups."""
 
-Floor = Callable[[Spec], tuple[Spec, Identity | None]]
+TenantLimits = tuple[int, int, int]
+"""Bytes of memory, percent of one core and number of processes of all workers of a tenant together; 0 is no limit."""
 
 
-class Integrity(Protocol):
-    """Finds out whether the files of an installed package are as they were installed."""
+class Order(NamedTuple):
+    """Describes a process that is to be started; a launch step returns it with what its room has to say about it.
 
-    def covers(self, folder: str) -> bool:
-        """Returns whether a working directory is that of an installed package."""
-        ...
+    `unit` is one incarnation of a worker, or a program beside it. `identity` is that of a user who is a number alone,
+    `variables` come on top of the spec's own, `model_port` is the port for calls of models, 0 for none. `tenant_limits` is
+    None for what is not a tenant's.
+    """
 
-    def problem(self, folder: str) -> str:
-        """Returns which file has changed, "" if none has; blocks."""
-        ...
-
-
-class Models(Protocol):
-    """Gives a worker access to the models of its agent."""
-
-    def __call__(self, spec: Spec, unit: str, *, own_network: bool) -> tuple[Mapping[str, str], int]:
-        """Returns the variables of a worker, and the port that it connects to; 0 where it has no models."""
-        ...
+    spec: Spec
+    unit: str
+    identity: Identity | None = None
+    variables: Mapping[str, str] = {}
+    model_port: int = 0
+    tenant_limits: TenantLimits | None = None
 
 
-def no_models(spec: Spec, unit: str, *, own_network: bool) -> tuple[Mapping[str, str], int]:
-    """Returns the access to models where there are none."""
-    del spec, unit, own_network
-    return {}, 0
-
-
-def no_limits(_tenant: str) -> tuple[int, int, int]:
-    """Returns the limits of a tenant that has none."""
-    return 0, 0, 0
+LaunchStep = Callable[[Order], Awaitable[Order]]
 
 
 @dataclass(frozen=True)
 class Host:
     """Holds the facts of the host that apply to every process, determined once at the daemon's start.
 
-    `integrity` looks at installed packages before each start; `environ` is the daemon's own environment, from which a spec inherits names; `sdk_path` a folder that holds nothing but
+    `environ` is the daemon's own environment, from which a spec inherits names; `sdk_path` a folder that holds nothing but
     `corral/`; `default_user` the user for agents of a root daemon whose spec names none; every isolated worker has a
     temporary folder of its own in `temporary_root`; `containment` is known once the launcher runs; `socket` is the path of
-    the control socket. `floor` returns the spec that a process of a tenant is started with, and its identity.
-    `models` gives access to models. `tenant_limits` returns the bytes of memory, the percent of one core and the number of processes
-    that all workers of a tenant may use together; 0 is no limit. `containers_root` has the folders of containers, and `state`
-    is the mark in their names.
+    the control socket. `containers_root` has the folders of containers, and `state` is the mark in their names.
+    `steps` are taken before each launch, in their order.
     """
 
     environ: Mapping[str, str]
@@ -115,17 +102,18 @@ class Host:
     containment: Callable[[], Containment] = Containment
     secrets: Secrets = field(default_factory=Secrets)
     socket: Path | None = None
-    integrity: Integrity | None = None
     containers_root: Path = Path("/nonexistent")
     state: str = ""
-    floor: Floor = lambda spec: (spec, None)
-    models: Models = no_models
-    tenant_limits: Callable[[str], tuple[int, int, int]] = no_limits
+    steps: list[LaunchStep] = field(default_factory=list[LaunchStep])
+
+    def before_launch(self, step: LaunchStep) -> None:
+        """Takes one more step before each launch."""
+        self.steps.append(step)
 
 
 async def prepare(spec: Spec, host: Host, unit: str) -> Launch:
-    """Computes as `launch_of` does, in a thread where a disk or a user database may be slow."""
-    return await _prepare(spec, host, unit, _argv(spec))
+    """Takes the launch steps, and computes as `launch_of` does, in a thread where a disk or a user database may be slow."""
+    return await _prepare(Order(spec, unit), host)
 
 
 def inside(launch: Launch, sandbox: Sandbox, unit: str) -> Launch:
@@ -142,8 +130,9 @@ async def prepare_zygote(spec: Spec, host: Host, unit: str, *, anew: bool = Fals
 
     `anew` is true if sources may have changed a moment ago.
     """
-    order = {"entrypoint": spec.entrypoint, "preload": spec.preload, "anew": anew}
-    launch = await _prepare(spec, host, unit, _module(spec, "zygote.program", msgspec.json.encode(order).decode()))
+    asked = {"entrypoint": spec.entrypoint, "preload": spec.preload, "anew": anew}
+    argv = _module(spec, "zygote.program", msgspec.json.encode(asked).decode())
+    launch = await _prepare(Order(spec, unit), host, argv)
     # A zygote uses processor time for all workers and over days: each fork gets this limit by itself.
     limits = {name: value for name, value in launch.limits.items() if name != "CPU"}
     return msgspec.structs.replace(launch, limits=limits)
@@ -171,27 +160,22 @@ def why_cold(spec: Spec) -> str | None:
     return None
 
 
-async def _prepare(spec: Spec, host: Host, unit: str, argv: Sequence[str]) -> Launch:
-    identity: Identity | None = None
-    if is_of_tenant := bool(tenant_of(spec.name)):
-        spec, identity = await asyncio.to_thread(host.floor, spec)
-    folder, integrity = spec.process.working_directory, host.integrity
-    if integrity is not None and integrity.covers(folder):
-        problem = await asyncio.to_thread(integrity.problem, folder)
-        if problem:
-            raise _corrupted(spec, problem)
+async def _prepare(order: Order, host: Host, argv: Sequence[str] | None = None) -> Launch:
+    for step in host.steps:
+        order = await step(order)
+    spec, process = order.spec, order.spec.process
     may_take_long = (
-        (spec.process.user or spec.process.group or host.default_user) is not None
-        or spec.process.read_paths is not None
-        or spec.process.isolation in ("strict", "container")
-        or spec.process.environment_file is not None
+        (process.user or process.group or host.default_user) is not None
+        or process.read_paths is not None
+        or process.isolation in ("strict", "container")
+        or process.environment_file is not None
         or any(map(is_reference, spec.expandable))
     )
     if may_take_long:
-        launch = await asyncio.to_thread(launch_of, spec, host, unit, argv, identity)
+        launch = await asyncio.to_thread(launch_of, order, host, argv)
     else:
-        launch = launch_of(spec, host, unit, argv, identity)
-    if not is_of_tenant:
+        launch = launch_of(order, host, argv)
+    if order.tenant_limits is None:
         return launch
     env = {name: value for name, value in launch.env.items() if name != "CORRAL_SOCKET"}
     scoped = launch.scope_signals  # the same version of Landlock holds both
@@ -200,32 +184,19 @@ async def _prepare(spec: Spec, host: Host, unit: str, argv: Sequence[str]) -> La
     return msgspec.structs.replace(launch, env=env, scope_signals=scoped, scope_sockets=scoped)
 
 
-def _corrupted(spec: Spec, problem: str) -> SpawnFailed:
-    words = f"{problem}; deploy the package again"
-    return SpawnFailed(
-        f'cannot start "{spec.name}": {words}',
-        result="exec-failed",
-        agent=spec.name,
-        reason="corrupted",
-        retryable=False,
-    )
+def has_own_network(process: Process) -> bool:
+    """Returns whether a process has a network of its own, from which the machine's loopback is not reached."""
+    return process.isolation == "strict" and process.network != "host"
 
 
-def launch_of(
-    spec: Spec, host: Host, unit: str, argv: Sequence[str] | None = None, identity: Identity | None = None
-) -> Launch:
-    """Computes the Launch of one incarnation, `unit`, of a worker; `argv` replaces its own program.
-
-    `identity` is that of a user who is a number alone; None looks up the user of the spec.
-    """
+def launch_of(order: Order, host: Host, argv: Sequence[str] | None = None) -> Launch:
+    """Computes the Launch of what is ordered; `argv` replaces the program of the spec."""
+    spec, unit = order.spec, order.unit
     process = spec.process
-    tenant = tenant_of(spec.name)
     user = process.user or host.default_user
     is_isolated = process.isolation != "none"
     argv = _argv(spec) if argv is None else argv
-    has_network = process.isolation != "strict" or process.network == "host"
-    access, model_port = host.models(spec, unit, own_network=not has_network)
-    env = {**_own(spec, host, unit), **access, **_environment(spec, host, user)}
+    env = {**_own(spec, host, unit), **order.variables, **_environment(spec, host, user)}
     temporary: str | None = None
     if is_isolated and host.temporary_root is not None and "TMPDIR" not in env:
         temporary = env["TMPDIR"] = sandbox.temporary_of(host.temporary_root, unit)
@@ -245,17 +216,17 @@ def launch_of(
         nice=process.nice,
         user=user,
         group=process.group,
-        identity=identity or _identity(user, process.group),
+        identity=order.identity or _identity(user, process.group),
         no_new_privs=is_isolated,
         limits=_limits(spec, host, user),
         memory_bytes=spec.resources.max_memory_bytes,
         cpu_percent=spec.resources.cpu_limit_percent,
         processes=spec.resources.max_processes,
-        tenant_limits=host.tenant_limits(tenant) if tenant else None,
+        tenant_limits=order.tenant_limits,
         temporary=temporary,
         read_paths=read_paths,
         write_paths=write_paths,
-        connect_ports=_connect_ports(spec, model_port),
+        connect_ports=_connect_ports(spec, order.model_port),
         scope_signals=is_isolated and sandbox.scopes_signals(),
         scope_limits=is_isolated and sandbox.scopes_limits(),
     )
@@ -263,7 +234,7 @@ def launch_of(
         return _contained(launch, spec, host)
     if process.isolation != "strict":
         return launch
-    return _strict(launch, spec, host, has_models=bool(model_port))
+    return _strict(launch, spec, host, has_models=bool(order.model_port))
 
 
 def _contained(launch: Launch, spec: Spec, host: Host) -> Launch:

@@ -56,6 +56,13 @@ class Carrier(Protocol):
         ...
 
 
+class NotCarried:
+    """Carries nothing: all agents are of this daemon alone."""
+
+    async def checkpoint(self, agent: str, worker: str | None, task: str | None, text: bytes) -> None:
+        """Stores nothing."""
+
+
 class Checkpoints:
     """Manages the tables `checkpoint` and `resumption`.
 
@@ -67,10 +74,10 @@ class Checkpoints:
         self._store = store
         self._bus = bus
         self._recovery_of = recovery_of
-        self._carrier: Carrier | None = None
+        self._carrier: Carrier = NotCarried()
 
-    def bind(self, carrier: Carrier) -> None:
-        """Connects the cluster, which has a checkpoint of an agent that it places before it is kept here."""
+    def carry_by(self, carrier: Carrier) -> None:
+        """Gives each checkpoint to a cluster, which has that of an agent that it places before it is kept here."""
         self._carrier = carrier
 
     # -- saving
@@ -84,7 +91,7 @@ class Checkpoints:
     ) -> CheckpointRecord:
         """Keeps what was saved, in place of the oldest of its like."""
         text = self.encoded(agent, data, f'worker "{worker}"' if task is None else f'task "{task}"')
-        if self._carrier is not None and reason != "taken":
+        if reason != "taken":
             await self._carrier.checkpoint(agent, worker, task, text)
         blob = await _beside(len(text), lambda: seal(text, compress=True))
         at = time.time()

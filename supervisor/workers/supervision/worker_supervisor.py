@@ -9,7 +9,6 @@ import asyncio
 import functools
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Protocol
 
 from msgspec.structs import replace
 
@@ -35,6 +34,7 @@ from .incarnation import Incarnation, bring_up, is_serving
 from .job import Job
 from .line import CorralLine, Log, McpLine, line_of
 from .probes import Finding
+from .requests import Requests
 from .shared import Shared, utc_now
 from .worker_changes import WorkerChanges, publish, publish_transition
 
@@ -58,31 +58,6 @@ NO_EVENTS: frozenset[asyncio.Event] = frozenset()
 NO_CLEANUPS: frozenset[asyncio.Future[list[object]]] = frozenset()
 NO_CORDONS: frozenset["Unschedulable"] = frozenset()
 NOTHING_RUNS: dict[str, float] = {}  # nothing is ever put into it
-
-
-class Service(Protocol):
-    """Serves requests and notifications of workers."""
-
-    def serve(self, supervisor: "WorkerSupervisor", request: Request) -> Awaitable[object]:
-        """Answers a request of a worker."""
-        ...
-
-    def handle_notification(self, supervisor: "WorkerSupervisor", notification: Notification) -> None:
-        """Takes a notification of a worker."""
-        ...
-
-    @property
-    def changes(self) -> WorkerChanges["WorkerSupervisor"]:
-        """Returns the publisher of changes of workers."""
-        ...
-
-    async def checkpoint_of(self, supervisor: "WorkerSupervisor") -> dict[str, object]:
-        """Returns the state for the next life of a worker, as `{"checkpoint": data}`, or nothing."""
-        ...
-
-    def removed(self, agent: str) -> None:
-        """Forgets a removed agent."""
-        ...
 
 
 class _LineHooks:
@@ -114,13 +89,13 @@ class _LineHooks:
         return found if hold is None else {**found, "fencing_token": hold.fencing_token}
 
     def serve(self, request: Request) -> Awaitable[object]:
-        return self._supervisor.service.serve(self._supervisor, request)
+        return self._supervisor.requests.answer(self._supervisor, request)
 
     def receive(self, notification: Notification) -> None:
         if self._supervisor.spec.protocol == "mcp":
             self._log_message(notification.params)
         else:
-            self._supervisor.service.handle_notification(self._supervisor, notification)
+            self._supervisor.requests.take(self._supervisor, notification)
 
     def _log_message(self, params: Mapping[str, object]) -> None:
         """Logs a line of an MCP server (`notifications/message`)."""
@@ -162,6 +137,7 @@ class WorkerSupervisor:
     __slots__ = (
         "__weakref__",
         "_armed_for",
+        "_changes",
         "_cleanups",
         "_cordons",
         "_events",
@@ -182,17 +158,27 @@ class WorkerSupervisor:
         "log",
         "on_catalogue",
         "on_updated",
+        "requests",
         "rested_at",
         "running",
-        "service",
         "shared",
         "spec",
         "worker",
     )
 
-    def __init__(self, shared: Shared, worker_id: str, spec: Spec, service: Service, *, incarnation: int) -> None:
+    def __init__(
+        self,
+        shared: Shared,
+        requests: "Requests[WorkerSupervisor]",
+        changes: "WorkerChanges[WorkerSupervisor]",
+        worker_id: str,
+        spec: Spec,
+        *,
+        incarnation: int,
+    ) -> None:
         self.shared = shared
-        self.service = service
+        self.requests = requests
+        self._changes = changes
         self.id = worker_id
         """The worker's id, `NAME-N`."""
         self.worker = Worker(worker_id, spec, incarnation=incarnation)
@@ -254,10 +240,10 @@ class WorkerSupervisor:
         for waiting in self._waiting:
             waiting.set()
         if is_load_alone:
-            self.service.changes.publish_load(self)
+            self._changes.publish_load(self)
         else:
             self.health_monitor.changed()
-            self.service.changes.publish(self)
+            self._changes.publish(self)
 
     def _step(self, event: state_machine.Event) -> None:
         before = self.worker
@@ -385,7 +371,7 @@ class WorkerSupervisor:
 
     def publish_change(self) -> None:
         """Notifies listeners of a possible change of the worker."""
-        self.service.changes.publish(self)
+        self._changes.publish(self)
 
     @property
     def takes_tasks(self) -> bool:
@@ -420,8 +406,8 @@ class WorkerSupervisor:
             self.send(state_machine.Worked(False))
 
     async def load_checkpoint(self) -> Mapping[str, object]:
-        """Returns the state that the next incarnation begins with; see `Service.checkpoint_of`."""
-        return await self.service.checkpoint_of(self)
+        """Returns the state that the next incarnation begins with."""
+        return await self.requests.beginning_of(self)
 
     def spawned(self, incarnation: Incarnation) -> None:
         """Takes note that the process runs, and of reports of its end that came earlier."""

@@ -99,7 +99,9 @@ async def site(folder: Path, tool: Tool = USUAL) -> AsyncGenerator[Site, None]:
     launcher = Launcher()
     commands = Commands(launcher, host, 1)
     logs = LogStore(state / "logs")
-    installer = Installer(commands, host, logs, state, lambda _version, specifier: specifier != ">=9", tool)
+    installer = Installer(
+        commands, host, lambda spec: (spec, None), logs, state, lambda _version, specifier: specifier != ">=9", tool
+    )
     assert installer.prepare() == []
     await launcher.start()
     try:

@@ -17,6 +17,7 @@ from corral.supervisor.workers.process.launch import (
     HEADERS,
     URL,
     Host,
+    Order,
     launch_of,
     read_environment_file,
     secret_problems,
@@ -51,7 +52,7 @@ def keeping(folder: Path, value: str) -> Host:
 
 
 def test_its_address_and_its_headers_are_in_its_environment_and_in_no_argument(host: Host) -> None:
-    launch = launch_of(spec(), host, "far-0#1.1")
+    launch = launch_of(Order(spec(), "far-0#1.1"), host)
     assert tuple(launch.argv) == (sys.executable, "-P", "-m", "corral.mcp.upstream.http_bridge")
     assert launch.env[URL] == "https://far.example:8443/mcp?key=1"
     headers = {"Authorization": f"Bearer {VALUE}", "X-Plain": "${TOKEN}"}
@@ -73,13 +74,13 @@ def test_its_own_port_is_among_those_that_it_may_connect_to(
 ) -> None:
     more = "" if ports is None else f"process.connect_ports = {ports}\n"
     text = f'[mcp.servers.far]\nurl = "{url}"\n{more}'
-    launch = launch_of(spec(text), host, "far-0#1.1")
+    launch = launch_of(Order(spec(text), "far-0#1.1"), host)
     assert launch.connect_ports == allowed
 
 
 def test_a_command_in_its_name_has_neither_address_nor_headers(host: Host) -> None:
     check = replace(spec(), command=("true",))
-    launch = launch_of(check, host, "far-0#1.1")
+    launch = launch_of(Order(check, "far-0#1.1"), host)
     assert tuple(launch.argv) == ("true",)
     assert {URL, HEADERS}.isdisjoint(launch.env)
 
@@ -87,7 +88,7 @@ def test_a_command_in_its_name_has_neither_address_nor_headers(host: Host) -> No
 @pytest.mark.parametrize("value", ["two\nlines", "naïve", "bell\a"])
 def test_a_secret_that_is_no_part_of_a_header_is_refused_without_being_shown(tmp_path: Path, value: str) -> None:
     with pytest.raises(SpawnFailed) as caught:
-        launch_of(spec(), keeping(tmp_path, value), "far-0#1.1")
+        launch_of(Order(spec(), "far-0#1.1"), keeping(tmp_path, value))
     assert caught.value.data["header"] == "Authorization"
     assert value not in f"{caught.value.message} {caught.value.data}"
 
@@ -124,7 +125,7 @@ def test_a_file_of_variables_that_could_hold_up_a_start_or_breaks_it_is_refused(
 @pytest.mark.parametrize(("limit", "value"), [("0", None), ('"4KiB"', "1")])
 def test_an_agent_whose_files_may_be_cut_off_saves_no_bytecode(host: Host, limit: str, value: str | None) -> None:
     text = f'[agents.far]\nentrypoint = "m:a"\nresources.max_file_size_bytes = {limit}\n'
-    launch = launch_of(spec(text), host, "far-0#1.1")
+    launch = launch_of(Order(spec(text), "far-0#1.1"), host)
     assert launch.env.get("PYTHONDONTWRITEBYTECODE") == value
 
 
@@ -143,5 +144,5 @@ def test_who_a_process_runs_as_is_known_before_it_is_asked_for(
     host: Host, keys: str, user: str | None, identity: tuple[int, int, list[int]] | None
 ) -> None:
     text = f'[agents.far]\ncommand = ["true"]\n[agents.far.process]\n{keys}\n'
-    launch = launch_of(decode(text, source="c.toml", directory="/").agents["far"], host, "far-0#1")
+    launch = launch_of(Order(decode(text, source="c.toml", directory="/").agents["far"], "far-0#1"), host)
     assert (launch.user, launch.identity) == (user, identity)

@@ -1,20 +1,20 @@
-"""Makes the parts of this daemon's node and connects them."""
+"""Makes this daemon's node of a cluster, and has it carry what placed agents keep."""
 
 import importlib.util
 import socket
 
-from corral import __version__
 from corral.supervisor.agents.running.agents import Agents
 from corral.supervisor.config.declared.cluster import ClusterSettings, node_name
 from corral.supervisor.config.decoding.values import Refused
-from corral.supervisor.workers.supervision.shared import Shared
+from corral.supervisor.records.memory.sessions import Memory
+from corral.supervisor.tasks.group import TasksGroup
 from corral.worker.contract.errors import InvalidParams
 
-from .node import ClusterNode
+from .placed.node import ClusterNode
 
 
-def make_node(settings: ClusterSettings, shared: Shared, agents: Agents) -> ClusterNode:
-    """Makes the node; nothing runs yet."""
+def make_cluster(settings: ClusterSettings, agents: Agents, tasks: TasksGroup, memory: Memory) -> ClusterNode:
+    """Makes the node, which tasks, memory and checkpoints ask from now on; it has not joined yet."""
     if importlib.util.find_spec(settings.engine) is None:
         raise InvalidParams(
             f'cannot use [cluster] engine = "{settings.engine}": its client is not installed;'
@@ -22,7 +22,7 @@ def make_node(settings: ClusterSettings, shared: Shared, agents: Agents) -> Clus
             key="cluster.engine",
             extra=settings.engine,
         )
-    host = socket.gethostname()
+    host, secrets = socket.gethostname(), agents.shared.host.secrets
     try:
         name = node_name(settings, host)
     except Refused as refused:
@@ -31,6 +31,10 @@ def make_node(settings: ClusterSettings, shared: Shared, agents: Agents) -> Clus
         ) from None
 
     def token() -> str:
-        return shared.host.secrets.expand({"token": settings.token}, "cluster", "key")["token"]
+        return secrets.expand({"token": settings.token}, "cluster", "key")["token"]
 
-    return ClusterNode(settings, name, __version__, shared, token, agents)
+    node = ClusterNode(settings, name, token, agents, tasks, memory)
+    agents.shared.checkpoints.carry_by(node.carried)
+    memory.key_values.carry_by(node.carried)
+    tasks.cluster.join(node.runner, node.budgets, node.schedules)
+    return node
