@@ -3,7 +3,7 @@
 import importlib.util
 import socket
 
-from corral.supervisor.agents.running.agents import Agents
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.config.declared.cluster import ClusterSettings, node_name
 from corral.supervisor.config.decoding.values import Refused
 from corral.supervisor.records.memory.sessions import Memory

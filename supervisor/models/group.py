@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from corral.supervisor.agents.running.agents import Agents
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.machine.isolation.levels import MODEL_PORT
 from corral.supervisor.records.store.gathered import Gathered
 from corral.supervisor.records.telemetry.tracing import Tracing

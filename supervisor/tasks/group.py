@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from corral.mcp.pool.pool import Pool
 from corral.supervisor.agents.demand.hibernation import Hibernation
-from corral.supervisor.agents.running.agents import Agents
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.records.audit.log import Audit
 from corral.supervisor.records.store.gathered import Gathered
 from corral.supervisor.records.telemetry.tracing import Tracing

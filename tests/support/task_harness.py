@@ -13,8 +13,8 @@ from msgspec.structs import replace
 
 from corral.mcp.pool.pool import Pool
 from corral.supervisor.agents.demand.hibernation import Hibernation
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.agents.running.agent import Agent
-from corral.supervisor.agents.running.agents import Agents
 from corral.supervisor.config.spec.in_force import InForce
 from corral.supervisor.config.spec.spec import Audit as AuditSection
 from corral.supervisor.config.spec.spec import Config, Daemon, Defaults, Events, Process, Resources, Spec

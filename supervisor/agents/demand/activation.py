@@ -10,8 +10,8 @@ from corral.supervisor.workers.supervision.worker_supervisor import WorkerSuperv
 from corral.worker.contract.errors import CorralError
 from corral.worker.contract.records import ListenStatus
 
+from ..membership.agents import Agents
 from ..running.agent import Agent
-from ..running.agents import Agents
 from .accepting import Listening, listening
 
 CHANGES = ("agent.added", "agent.removed", "agent.changed")

@@ -17,8 +17,8 @@ from corral.supervisor.workers.lifecycle.state_machine import UP, State, Worker
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract.errors import CorralError, NotFound, ShuttingDown
 
+from ..membership.agents import Agents
 from ..running.agent import Agent, has_range
-from ..running.agents import Agents
 from . import sizing as policy
 from .sizing import Bounds, Decision, Load, Scaling
 

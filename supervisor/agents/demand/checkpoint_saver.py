@@ -17,7 +17,7 @@ from corral.worker.contract import codec
 from corral.worker.contract.errors import Conflict, CorralError, InternalError, MethodNotFound, NotFound, of_agent
 from corral.worker.contract.records import CheckpointRecord
 
-from ..running.agents import Agents
+from ..membership.agents import Agents
 
 SAVE_S = 30.0
 """Seconds that a worker may take to save or restore, unless the caller sets another limit."""

@@ -28,8 +28,8 @@ from corral.worker.contract.errors import (
 )
 from corral.worker.contract.records import CheckpointRecord
 
+from ..membership.agents import Agents
 from ..running.agent import Agent
-from ..running.agents import Agents
 from .checkpoint_saver import CheckpointSaver, ask_worker, check_protocol
 
 LOOK_S = 1.0

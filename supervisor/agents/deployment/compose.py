@@ -5,10 +5,9 @@ import os
 from corral.supervisor.tenants.registry.accounts import Accounts
 from corral.supervisor.workers.supervision.shared import Shared
 
+from ..membership.agents import Agents
 from ..packages.store import Packages
-from ..rollout.roll import Try
 from ..rollout.rollouts import Rollouts
-from ..running.agents import Agents
 from .deployments import Deployments
 from .installer import Installer
 from .package_source import PackageSource
@@ -17,9 +16,9 @@ from .running_set import RunningSet
 
 
 def make_deployments(
-    shared: Shared, agents: Agents, packages: Packages, rollouts: Rollouts, attempt: Try, accounts: Accounts
+    shared: Shared, agents: Agents, packages: Packages, rollouts: Rollouts, accounts: Accounts
 ) -> Deployments:
-    """Returns the deployments; `attempt` runs the smoke task of a first version."""
+    """Returns the deployments."""
     host = shared.host
 
     def folder_of(tenant: str) -> str:
@@ -29,7 +28,7 @@ def make_deployments(
         Records(shared.store, shared.bus),
         Installer(shared.probes.commands, host, accounts.floor, shared.logs, accounts.root.parent, satisfies),
         PackageSource(packages),
-        RunningSet(agents, rollouts, attempt, host, folder_of),
+        RunningSet(agents, rollouts, host, folder_of),
         host.environ.get("PATH", os.defpath),
         folder_of,
     )

@@ -18,10 +18,10 @@ from corral.worker.contract.errors import Conflict, SpawnFailed, WorkerFailed
 from corral.worker.contract.names import local_name, tenant_of
 
 from ..kept.record import Cause
-from ..rollout.roll import Try, failure
+from ..membership.additions import Addition
+from ..membership.agents import Agents
+from ..rollout.roll import failure
 from ..rollout.rollouts import Rollout, Rollouts
-from ..running.agents import Agents
-from ..running.membership import Addition
 from .needs import Facts
 from .ports import Change
 
@@ -36,13 +36,10 @@ LENT = ("tenant", "agent")
 class RunningSet:
     """Brings versions of packages in force in the running set of one daemon."""
 
-    def __init__(
-        self, agents: Agents, rollouts: Rollouts, attempt: Try, host: Host, folder_of: Callable[[str], str]
-    ) -> None:
+    def __init__(self, agents: Agents, rollouts: Rollouts, host: Host, folder_of: Callable[[str], str]) -> None:
         self._agents = agents
         self._folder_of = folder_of
         self._rollouts = rollouts
-        self._attempt = attempt
         self._host = host
         self._begun: dict[str, Rollout] = {}
         """The changes of deployments that are under way: another caller may begin one in place of it."""
@@ -82,9 +79,7 @@ class RunningSet:
         if name not in self._agents.agents:
             await self._add(addition, cause)
             return self._agents.revisions.head(name).current
-        await self._agents.membership.add(
-            [addition], start=False, wait=False, cause=cause, replacing=[name], share=change.share
-        )
+        await self._agents.membership.replace(addition, cause, change.share)
         head = self._agents.revisions.head(name)
         rollout = self._rollouts.of(name)
         if rollout is not None:
@@ -170,7 +165,7 @@ class RunningSet:
                 await asyncio.sleep(LOOK_S)
             supervisor.health_monitor.hurry(is_due=False)
         if spec.smoke is not None and supervisors:
-            reason = await self._attempt(next(iter(supervisors)), spec)
+            reason = await self._rollouts.attempt(next(iter(supervisors)), spec)
             if reason:
                 words = f"its smoke task has failed: {reason}"
                 raise WorkerFailed(f'cannot add "{spec.name}": {words}', agent=spec.name, reason=words)

@@ -16,8 +16,7 @@ from corral.supervisor.workers.lifecycle.state_machine import ASKED_FOR, UP, Las
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 
 from ..running.agent import Agent, Rolling, spec_of
-from ..running.agents import Agents
-from ..running.changes import CHANGED
+from ..running.running_agents import RunningAgents
 from . import policy
 from .policy import Former, New, Slot, Smoke, View
 
@@ -35,6 +34,9 @@ IN_PLACE_HINT = "if it owns a port or a file, rolling = false ends the former wo
 Try = Callable[[WorkerSupervisor, Spec], Awaitable[str]]
 """Runs the smoke task of a spec on a worker; returns why it has failed, "" if it has not."""
 
+CHANGED = "its configuration has changed"
+"""Reason of the end of a worker that is replaced."""
+
 
 @dataclass(eq=False)
 class Roll:
@@ -45,7 +47,7 @@ class Roll:
     workers that is replaced until the rest is asked for. `settle` is called once with "" or why it was taken back.
     """
 
-    agents: Agents
+    running: RunningAgents
     agent: Agent
     former: Spec
     spec: Spec
@@ -76,12 +78,12 @@ class Roll:
 
     def view(self) -> View:
         """Returns all that the next action depends on."""
-        limit = self.agents.config.process.max_concurrent_processes
+        limit = self.running.config.process.max_concurrent_processes
         slots = tuple(self._slot(n, each) for n, each in enumerate(self.agent.supervisors))
         return View(
             slots,
             beside=runs_beside(self.spec) and runs_beside(self.former) and self.spec.listen == self.former.listen,
-            room=max(0, limit - self.agents.registry.active()),
+            room=max(0, limit - self.running.registry.active()),
             leaving=len(self.agent.outgoing),
             share=self.share,
             smoke=self.smoke,
@@ -89,7 +91,7 @@ class Roll:
         )
 
     def _slot(self, number: int, supervisor: WorkerSupervisor) -> Slot:
-        if supervisor in self.agents.registry.leaving:
+        if supervisor in self.running.registry.leaving:
             return Slot(number, Former.GONE)
         tasks = work_of(supervisor)
         incoming = self.agent.incoming.get(number)
@@ -206,11 +208,11 @@ class Roll:
         return [supervisor.id for supervisor in self.placed]
 
     def _begin(self, number: int) -> None:
-        supervisor = self.agents.replicas.supervisor(self.spec, number)
+        supervisor = self.running.replicas.supervisor(self.spec, number)
         supervisor.cordon(Unschedulable.INCOMING)
         self.agent.incoming[number] = supervisor
         if self.spec.kind == "mcp":
-            self.agents.servers.attach(self.agent, supervisor)
+            self.running.servers.attach(self.agent, supervisor)
         supervisor.send(state_machine.Start())
         supervisor.health_monitor.hurry()
 
@@ -225,9 +227,9 @@ class Roll:
 
     def _restart(self, supervisor: WorkerSupervisor) -> None:
         if supervisor.takes_room:
-            self.agents.operations.renew_each([supervisor], CHANGED)
+            self.running.operations.renew_each([supervisor], CHANGED)
         else:
-            self.agents.startup.start_by_itself([supervisor])
+            self.running.startup.start_by_itself([supervisor])
 
     def _try(self, number: int) -> None:
         supervisor = self.agent.incoming.get(number) or self.agent.supervisors[number]
@@ -248,7 +250,7 @@ class Roll:
 
     def _is_removed(self, number: int) -> bool:
         places = self.agent.supervisors
-        return number >= len(places) or places[number] in self.agents.registry.leaving
+        return number >= len(places) or places[number] in self.running.registry.leaving
 
     def _switch(self, numbers: tuple[int, ...]) -> None:
         """Gives new workers their places: not an instant is awaited in between, so that no task meets both specs."""
@@ -284,9 +286,9 @@ class Roll:
         if agent.spec is self.spec:
             return
         agent.spec = self.spec
-        self.agents.shared.zygotes.note(agent)
+        self.running.zygotes.note(agent)
         if self.spec.kind == "mcp":
-            self.agents.servers.relist(agent)
+            self.running.servers.relist(agent)
 
     # -- ends
 
@@ -296,9 +298,9 @@ class Roll:
         before, agent.spec = agent.spec, self.spec
         for number, supervisor in enumerate(agent.supervisors):
             supervisor.reconfigure(spec_of(self.spec, number))
-        self.agents.shared.zygotes.note(agent)
+        self.running.zygotes.note(agent)
         if self.spec.kind == "mcp" and before is not self.spec:
-            self.agents.servers.relist(agent)
+            self.running.servers.relist(agent)
         self._end("")
 
     def _take_back(self) -> None:
@@ -306,8 +308,8 @@ class Roll:
         reason = self.why_revoked or self.why_failed or "a new worker has failed"
         self._discard_incoming(reason)
         agent.spec = self.former
-        self.agents.shared.zygotes.note(agent)
-        self.agents.shared.zygotes.restore(self.former)
+        self.running.zygotes.note(agent)
+        self.running.zygotes.restore(self.former)
         for number, supervisor in enumerate(agent.supervisors):
             if supervisor.is_cordoned(Unschedulable.OUTGOING):
                 supervisor.uncordon(Unschedulable.OUTGOING)
@@ -318,7 +320,7 @@ class Roll:
                 supervisor.send(state_machine.Reset())
                 self._restart(supervisor)
         if self.former.kind == "mcp":
-            self.agents.servers.relist(agent)
+            self.running.servers.relist(agent)
         self._end(reason)
 
     def abandon(self, reason: str) -> None:
@@ -349,7 +351,7 @@ class Roll:
         self.settle(self, reason)
 
     def _publish(self, event: str, *, worker: str | None = None, **facts: str | list[str]) -> None:
-        bus, name = self.agents.shared.bus, self.agent.name
+        bus, name = self.running.bus, self.agent.name
         more = {"revision": self.after, **facts}
         bus.publish(event, agent=name, worker=worker, incarnation=None, store=True, **more)
 
@@ -411,3 +413,8 @@ def discard(agent: Agent, supervisor: WorkerSupervisor, reason: str) -> None:
     agent.outgoing.append(supervisor)
     supervisor.job.cancel()
     supervisor.send(state_machine.Stop(reason=reason))
+
+
+async def untried(_supervisor: WorkerSupervisor, _spec: Spec) -> str:
+    """Runs no smoke task, where there are no tasks."""
+    return ""

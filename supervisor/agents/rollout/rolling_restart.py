@@ -13,9 +13,8 @@ from corral.supervisor.workers.lifecycle.state_machine import UP, State
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.supervisor.workers.zygote.agent_record import Order
 from corral.supervisor.workers.zygote.policy import Aged, turn
-from corral.supervisor.workers.zygote.pool import ZygotePool
 
-from ..running.agents import Agents
+from ..running.running_agents import RunningAgents
 
 
 @dataclass(eq=False)
@@ -29,13 +28,13 @@ class Round:
 class RollingRestart:
     """Replaces workers for one daemon."""
 
-    def __init__(self, agents: Agents, zygotes: ZygotePool) -> None:
-        self._agents = agents
-        self._zygotes = zygotes
+    def __init__(self, running: RunningAgents) -> None:
+        self._agents = running.agents
+        self._zygotes = running.zygotes
         self._rounds: dict[str, Round] = {}
         self._looking: set[str] = set()
         self._last_seen: dict[WorkerSupervisor, tuple[bool, bool, bool]] = {}
-        zygotes.subscribe(self.look)
+        self._zygotes.subscribe(self.look)
 
     def changed(self, supervisor: WorkerSupervisor) -> None:
         """Takes note of a change of a worker."""
@@ -49,7 +48,7 @@ class RollingRestart:
                 self._last_seen[supervisor] = seen
             else:
                 self._last_seen.pop(supervisor, None)
-            agent = self._agents.agents.get(name)
+            agent = self._agents.get(name)
             if agent is not None:
                 self._zygotes.note(agent)
         if name in self._rounds:
@@ -68,7 +67,7 @@ class RollingRestart:
 
     def _step(self, name: str) -> bool:
         """Runs one step; returns True if a worker was replaced."""
-        agent, order = self._agents.agents.get(name), self._zygotes.order(name)
+        agent, order = self._agents.get(name), self._zygotes.order(name)
         round_ = self._rounds.get(name)
         if agent is not None and agent.target is not None:
             return False  # its workers are being replaced already; the last of them looks again

@@ -18,8 +18,8 @@ from corral.supervisor.workers.supervision.worker_supervisor import WorkerSuperv
 from corral.worker.contract.errors import Conflict, CorralError
 
 from ..running.agent import Agent, Refused
-from ..running.agents import Agents
-from .roll import Roll, Try, work_of
+from ..running.running_agents import RunningAgents
+from .roll import Roll, Try, untried, work_of
 
 REPLACED = "a worker of another spec has replaced it"
 """Reason of the end of a former worker that has finished its tasks."""
@@ -61,10 +61,10 @@ class Rollout:
 class Rollouts:
     """Replaces the workers of the agents and servers of one daemon."""
 
-    def __init__(self, agents: Agents, attempt: Try) -> None:
-        self._agents = agents
-        self._attempt = attempt
-        self._revisions = agents.revisions
+    def __init__(self, running: RunningAgents) -> None:
+        self._running = running
+        self.attempt: Try = untried
+        self._revisions = running.revisions
         self._rolls: dict[str, Roll] = {}
         self._waiting: dict[str, Roll] = {}
         self._handles: dict[Roll, Rollout] = {}
@@ -73,6 +73,10 @@ class Rollouts:
         self._due: set[str] = set()
         self._chores: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
+
+    def try_by(self, attempt: Try) -> None:
+        """Runs the smoke tasks of specs by `attempt`."""
+        self.attempt = attempt
 
     # -- beginning
 
@@ -88,12 +92,12 @@ class Rollouts:
         former, head = agent.spec, self._revisions.head(agent.name)
         self.forgo(agent)
         roll = Roll(
-            self._agents,
+            self._running,
             agent,
             former,
             spec,
             share,
-            self._attempt,
+            self.attempt,
             self._settle,
             was_added=agent.added,
             is_resumed=resumed,
@@ -111,10 +115,6 @@ class Rollouts:
             self._start(roll)
         return handle
 
-    def roll(self, agent: Agent, spec: Spec, *, added: bool, share: float = 1.0, resumed: bool = False) -> None:
-        """Begins a change, as `begin`, for a caller that does not wait for its end."""
-        self.begin(agent, spec, share=share, added=added, resumed=resumed)
-
     def _is_behind(self, agent: Agent, spec: Spec) -> bool:
         """Returns True if an agent that it requires is being changed."""
         names = {*agent.spec.requires, *spec.requires}
@@ -122,7 +122,7 @@ class Rollouts:
 
     def _start(self, roll: Roll) -> None:
         self._rolls[roll.agent.name] = roll
-        self._agents.shared.bus.publish("agent.rolling", agent=roll.agent.name, revision=roll.after, store=True)
+        self._running.bus.publish("agent.rolling", agent=roll.agent.name, revision=roll.after, store=True)
         self._look(roll.agent.name)
 
     # -- on request
@@ -173,12 +173,12 @@ class Rollouts:
 
     def _look(self, name: str) -> None:
         self._due.discard(name)
-        agent = self._agents.agents.get(name)
+        agent = self._running.agents.get(name)
         roll = self._rolls.get(name)
         if agent is None or (roll is not None and roll.agent is not agent):
             self._forget(name)
             return
-        if self._agents.draining:
+        if self._running.draining:
             return
         for supervisor in list(agent.outgoing):
             self._see_off(name, supervisor)
@@ -194,7 +194,7 @@ class Rollouts:
 
     def _see_off(self, name: str, supervisor: WorkerSupervisor) -> None:
         """Ends a worker that was replaced as soon as it runs nothing, and keeps it from being started again."""
-        agent = self._agents.agents.get(name)
+        agent = self._running.agents.get(name)
         if agent is None or supervisor not in agent.outgoing:
             return
         worker = supervisor.worker
@@ -202,14 +202,14 @@ class Rollouts:
             supervisor.send(state_machine.Stop(reason=REPLACED, drains=True))
         elif not worker.tree and worker.state in (State.TERMINATED, State.INITIAL):
             agent.outgoing.remove(supervisor)
-            self._keep(self._agents.replicas.close([supervisor]))
-            self._agents.startup.fill_room()
+            self._keep(self._running.replicas.close([supervisor]))
+            self._running.startup.fill_room()
 
     def _end_of_stopped(self, roll: Roll) -> None:
         """Ends the change of an agent that was stopped: its next start is of the new spec."""
         agent, spec = roll.agent, roll.spec
         roll.abandon(STOPPED)
-        self._agents.changes.put_in_force(agent, spec)
+        self._running.replicas.put_in_force(agent, spec)
 
     def _forget(self, name: str) -> None:
         """Forgets a removed agent."""
@@ -235,7 +235,7 @@ class Rollouts:
         elif not is_superseded:
             agent.taken_back = Refused(roll.after, reason, time.time())
             self._restore(roll, reason)
-        self._agents.shared.bus.publish(
+        self._running.bus.publish(
             "agent.rolled" if succeeded else "agent.taken_back",
             agent=name,
             revision=roll.after,
@@ -247,8 +247,8 @@ class Rollouts:
             handle.settled.set_result(Settled(succeeded, reason))
         if not roll.is_return and roll.after is not None:
             self._keep(self._record(name, roll.after, succeeded, reason))
-        if succeeded and self._agents.agents.get(name) is agent:
-            self._keep(self._agents.replicas.rescale(name, agent.spec.instances.minimum))
+        if succeeded and self._running.agents.get(name) is agent:
+            self._keep(self._running.replicas.rescale(name, agent.spec.instances.minimum))
         self._loop.call_soon(self._begin_next)
 
     def in_force(self, agent: Agent) -> None:
@@ -269,16 +269,16 @@ class Rollouts:
         agent = roll.agent
         logger.warning("the change of %s is taken back: %s", agent.name, reason)
         agent.added = roll.was_added
-        if self._agents.agents.get(agent.name) is not agent:
+        if self._running.agents.get(agent.name) is not agent:
             return
         if roll.placed and not roll.is_return:
             back = Roll(
-                self._agents,
+                self._running,
                 agent,
                 roll.spec,
                 roll.former,
                 1.0,
-                self._attempt,
+                self.attempt,
                 self._settle,
                 was_added=roll.was_added,
                 is_return=True,
@@ -288,7 +288,7 @@ class Rollouts:
 
     def _go_back(self, back: Roll) -> None:
         name = back.agent.name
-        if name not in self._rolls and name not in self._waiting and name in self._agents.agents:
+        if name not in self._rolls and name not in self._waiting and name in self._running.agents:
             self._busy.add(name)
             self._rolls[name] = back
             self._look(name)

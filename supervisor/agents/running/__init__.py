@@ -1,7 +1,6 @@
-"""Holds the running set: agents with their workers, MCP servers, teams and workflows.
+"""Runs the agents and MCP servers that there are: finds them by name, starts, stops and counts their workers.
 
-Decides which agents there are, how many workers each has and in which order they start and stop, and carries out
-requests of callers: start, stop, restart, pause, add, remove, reload. Guarantees that an agent starts
-after the agents that it requires, and within the limit of processes. Must not know tasks or the wire. Begin with
-`agents`, the facade; `agent` is one entry of it.
+Guarantees that an agent starts after the agents that it requires, and within the limit of processes. Must not know why
+there is an agent, nor tasks, nor the wire. Begin with `running_agents`, which groups the room: `registry` finds by name,
+`startup` knows the order and the limit, `operations` starts and stops, `replicas` changes numbers of workers; `agent` is one entry.
 """

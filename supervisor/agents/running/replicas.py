@@ -193,6 +193,15 @@ class Replicas:
 
     # -- workers
 
+    def put_in_force(self, agent: Agent, spec: Spec) -> None:
+        """Puts the keys of a spec in force that need no new process; the others with the next process of each worker."""
+        before, agent.spec = agent.spec, spec
+        for number, supervisor in enumerate(agent.supervisors):
+            supervisor.reconfigure(spec_of(spec, number))
+        self._shared.zygotes.note(agent)
+        if spec.kind == "mcp":
+            self._tools.reconfigure(agent, before)
+
     def supervisor(self, spec: Spec, number: int) -> WorkerSupervisor:
         """Makes the supervisor of worker `number`, which continues the incarnations of an earlier daemon."""
         worker_id = f"{spec.name}-{number}"

@@ -8,8 +8,8 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import asdict
 
 from corral.supervisor.agents.kept.record import Cause
+from corral.supervisor.agents.membership.additions import Addition
 from corral.supervisor.agents.running.await_state import can_pause
-from corral.supervisor.agents.running.membership import Addition
 from corral.supervisor.config.decoding.values import quoted
 from corral.supervisor.config.secrets.secrets import MASK, masked, masked_address
 from corral.supervisor.config.spec.labels import is_glob
@@ -93,7 +93,7 @@ async def _show(control: Control, params: NameParams, _caller: Caller) -> AgentS
         agent=control.status.agent_status(agent),
         spec=spec,
         source=agent.intended.source,
-        etag=control.agents.membership.etag(name),
+        etag=control.agents.tables.etag(name),
         template=_template_use(control, agent.intended),
         exits=exits,
         tool_calls=ToolCallRate(
@@ -328,7 +328,7 @@ async def _rm(control: Control, params: RemoveParams, _caller: Caller) -> Remove
         if len(names) != 1:
             words = f"cannot remove {len(names)} agents by one etag: name one"
             raise InvalidParams(words, key="expected", value=params.expected)
-        control.agents.membership.check_etag(names[0], params.expected)
+        control.agents.tables.check_etag(names[0], params.expected)
     removed = await control.agents.membership.remove(names, cascade=params.cascade)
     return Removed(removed=removed)
 

@@ -56,16 +56,16 @@ async def _diff(control: Control, params: RevisionDiffParams, _caller: Caller) -
 
 @serve(AGENT_ROLLBACK)
 async def _rollback(control: Control, params: RollbackParams, caller: Caller) -> RolledBack:
-    membership, revisions = control.agents.membership, control.agents.revisions
-    membership.etag(params.name)  # refuses a name that is not there
+    tables, revisions = control.agents.tables, control.agents.revisions
+    tables.etag(params.name)  # refuses a name that is not there
     chosen = await _of_rollback(control, params)
-    kind = membership.kind_of(params.name)
+    kind = tables.kind_of(params.name)
     if chosen.kind != kind:
         words = f'cannot roll back "{params.name}": revision {chosen.number} was of kind {chosen.kind}, it is {kind}'
         raise Conflict(words, name=params.name, revision=chosen.number, kind=chosen.kind)
     cause = Cause("rollback", made_by(caller), params.why, chosen.cause.package, chosen.number)
-    table = in_file_form(chosen) if membership.is_of_file(params.name) else chosen.table
-    changed = await membership.replace(params.name, table, cause, expected=params.expected, dry_run=params.dry_run)
+    table = in_file_form(chosen) if tables.is_of_file(params.name) else chosen.table
+    changed = await tables.replace(params.name, table, cause, expected=params.expected, dry_run=params.dry_run)
     number = revisions.head(params.name).last
     if params.wait and not params.dry_run:
         await revisions.until_settled({params.name: number}, params.timeout_s)
@@ -74,7 +74,7 @@ async def _rollback(control: Control, params: RollbackParams, caller: Caller) ->
         revision=number if changed and not params.dry_run else None,
         of=chosen.number,
         changed=changed,
-        etag=membership.etag(params.name),
+        etag=tables.etag(params.name),
         rolling=revisions.head(params.name).rolling == number,
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from corral import __version__
 from corral.supervisor.agents.kept.record import Cause
-from corral.supervisor.agents.running.membership import Addition
+from corral.supervisor.agents.membership.additions import Addition
 from corral.supervisor.config.decoding.decoder import STORE, Document
 from corral.supervisor.config.spec.job import Schedule, commands_of, decode_schedule
 from corral.supervisor.config.spec.sources import DOTENV, Variables, expanded, files_of

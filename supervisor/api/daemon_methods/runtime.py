@@ -54,9 +54,9 @@ async def _list(control: Control, params: StatusParams, _caller: Caller) -> Agen
 
 @serve(AGENT_SET)
 async def _set(control: Control, params: AgentSetParams, caller: Caller) -> AgentSet:
-    membership = control.agents.membership
+    tables = control.agents.tables
     cause = Cause("set", made_by(caller), params.why)
-    changed = await membership.change(params.name, params.spec, cause, expected=params.expected, dry_run=params.dry_run)
+    changed = await tables.change(params.name, params.spec, cause, expected=params.expected, dry_run=params.dry_run)
     revisions = control.agents.revisions
     number = revisions.head(params.name).last
     if params.wait and not params.dry_run:
@@ -65,7 +65,7 @@ async def _set(control: Control, params: AgentSetParams, caller: Caller) -> Agen
     return AgentSet(
         agent=UNSET if agent is None else control.status.agent_status(agent),
         changed=changed,
-        etag=membership.etag(params.name),
+        etag=tables.etag(params.name),
         revision=number,
         rolling=revisions.head(params.name).rolling == number,
     )

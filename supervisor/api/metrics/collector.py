@@ -16,8 +16,8 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.agents.running.agent import Agent
-from corral.supervisor.agents.running.agents import Agents
 from corral.supervisor.records.store.store import Store, number_of
 from corral.supervisor.tasks.run.tasks import Tasks
 from corral.supervisor.workers.lifecycle.state_machine import UP

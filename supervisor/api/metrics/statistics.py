@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Literal, NamedTuple
 
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.agents.running.agent import Agent
-from corral.supervisor.agents.running.agents import Agents
 from corral.supervisor.records.events.bus import Event, rfc3339
 from corral.supervisor.tasks.worker_api.call_rate import CallRates
 from corral.supervisor.workers.lifecycle.state_machine import GIVEN_UP, UP, State, Worker

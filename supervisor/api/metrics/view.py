@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import UNSET
 
-from corral.supervisor.agents.running.agents import Agents
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.records.events.bus import rfc3339
 from corral.worker.contract.names import tenant_of
 from corral.worker.control.metrics import (

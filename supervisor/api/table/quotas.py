@@ -6,8 +6,8 @@ A limit that is off has no entry. Counts of refusals are since the start of the 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from corral.mcp.pool.pool import Pool
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.agents.running.agent import Agent
-from corral.supervisor.agents.running.agents import Agents
 from corral.supervisor.tasks.run.backlog import Backlog
 from corral.supervisor.tasks.run.budgets import tenant_key
 from corral.supervisor.tasks.run.tasks import Tasks

@@ -11,8 +11,8 @@ from msgspec.structs import replace
 
 from corral import __version__
 from corral.mcp.pool.pool import Pool
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.agents.running.agent import Agent, has_range, is_at_risk
-from corral.supervisor.agents.running.agents import Agents
 from corral.supervisor.config.spec.spec import Config, Group, Spec
 from corral.supervisor.config.spec.team import Team
 from corral.supervisor.records.audit.log import Audit

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.agents.running.agent import Agent, Refused, Rolling
-from corral.supervisor.agents.running.agents import Agents
 from corral.supervisor.config.spec.spec import Spec
 from corral.supervisor.records.logs.store import LogStore
 from corral.supervisor.tasks.run.tasks import Tasks

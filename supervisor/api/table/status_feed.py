@@ -10,8 +10,8 @@ from itertools import islice
 
 from msgspec.structs import replace
 
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.agents.running.agent import Agent
-from corral.supervisor.agents.running.agents import Agents
 from corral.supervisor.records.events.bus import Bus, Event, Subscription
 from corral.supervisor.records.events.catalog import SKIPPED
 from corral.supervisor.tenants.tokens.scope import knows

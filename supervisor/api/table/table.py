@@ -20,8 +20,8 @@ from corral.supervisor.agents.demand.hibernation import Hibernation
 from corral.supervisor.agents.deployment.deployments import Deployments
 from corral.supervisor.agents.external.logins import Logins
 from corral.supervisor.agents.external.stores import Stores
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.agents.packages.store import Packages
-from corral.supervisor.agents.running.agents import Agents
 from corral.supervisor.config.secrets.secrets import masked
 from corral.supervisor.config.spec.labels import is_glob
 from corral.supervisor.models.desk.listing import ModelListing

@@ -3,7 +3,7 @@
 from msgspec.structs import asdict, replace
 
 from corral.supervisor.agents.kept.record import Cause
-from corral.supervisor.agents.running.membership import Addition
+from corral.supervisor.agents.membership.additions import Addition
 from corral.supervisor.config.spec.job import commands_of, job_task
 from corral.worker.contract.names import qualified
 from corral.worker.contract.records import ScheduleRecord, Task

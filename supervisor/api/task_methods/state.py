@@ -12,7 +12,7 @@ import msgspec
 from msgspec.structs import asdict
 
 from corral.supervisor.agents.kept.record import Cause
-from corral.supervisor.agents.running.membership import Addition
+from corral.supervisor.agents.membership.additions import Addition
 from corral.supervisor.tenants.tokens.scope import knows
 from corral.worker.contract.errors import InvalidParams, NotFound, PermissionDenied
 from corral.worker.control.params import (

@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from corral import __version__
-from corral.supervisor.agents.running.agents import Agents
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.api.table.caller import Caller
 from corral.supervisor.api.table.services import FoundEngine
 from corral.supervisor.config.declared.cluster import ClusterSettings

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
-from corral.supervisor.agents.running.agents import Agents
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.config.declared.cluster import Placement, placement_table
 from corral.supervisor.config.decoding.decoder import STORE
 from corral.supervisor.config.decoding.values import Refused

@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from corral.supervisor.agents.running.agents import Agents
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.tasks.rules.boundaries import normalised
 from corral.supervisor.tasks.run.backlog import Origin
 from corral.supervisor.tasks.run.tasks import Tasks

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from corral.supervisor.agents.running.agents import Agents
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.config.spec.in_force import InForce
 from corral.supervisor.config.spec.spec import Config, Tasks
 from corral.supervisor.tasks.run.table import Records, Retention

@@ -19,11 +19,12 @@ from corral.supervisor.agents.deployment.folders import MarkedFolders
 from corral.supervisor.agents.deployment.installer import INSTALLED
 from corral.supervisor.agents.deployment.integrity import Integrity
 from corral.supervisor.agents.external.stores import Stores, User
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.agents.packages.store import Packages
 from corral.supervisor.agents.rollout.rolling_restart import RollingRestart
 from corral.supervisor.agents.rollout.rollouts import Rollouts
 from corral.supervisor.agents.running.agent import Agent
-from corral.supervisor.agents.running.agents import Agents
+from corral.supervisor.agents.running.running_agents import make_running
 from corral.supervisor.api.metrics.collector import Collector
 from corral.supervisor.api.metrics.statistics import Statistics
 from corral.supervisor.api.metrics.view import MetricsView
@@ -98,7 +99,9 @@ class Rooms:
         self.tenant_rooms, self.tenants = rooms, rooms.tenants
         self.workers.requests.admit_by(RequestGate(self.turns, rooms.disk_use))
         self.pool = Pool(on_refused=self._note_refused)
-        self.agents = Agents(self.workers, basis.registry, self.pool, rooms.tenants, rooms.gate)
+        running = make_running(self.workers, basis.registry, self.pool, rooms.tenants, rooms.gate)
+        self.rollouts, self.rolling_restart = Rollouts(running), RollingRestart(running)
+        self.agents = Agents(running, self.rollouts, self.logins)
         spec_of = self.agents.registry.spec_of
         self.memory = Memory(shared.store, shared.bus, in_force, spec_of, self.tenants.all)
         self.memory_expiry = Expiry(shared.store, self.memory)
@@ -160,11 +163,9 @@ class Rooms:
             self.agents.membership.subscribe(forget)
         self.autoscaler = Autoscaler(self.agents, tasks.dispatcher)
         tasks.dispatcher.subscribe(self.autoscaler.check_soon)
-        attempt = smoke_of(self.tasks)
-        self.rollouts = Rollouts(self.agents, attempt)
-        self.deployments = make_deployments(shared, self.agents, self.packages, self.rollouts, attempt, basis.accounts)
+        self.rollouts.try_by(smoke_of(self.tasks))
+        self.deployments = make_deployments(shared, self.agents, self.packages, self.rollouts, basis.accounts)
         self.packages.keep_for(self.deployments.users_of)
-        self.agents.changes.bind(self.rollouts)
         self._subscribe()
         self.alerts = self._make_alerts()
         rooms.follow(self.agents, self.tasks)
@@ -217,7 +218,7 @@ class Rooms:
         self.tenant_rooms.subscribe(changes)
         changes.subscribe(self.agents.servers.changed)
         changes.subscribe(self.autoscaler.changed, load=True)
-        changes.subscribe(RollingRestart(self.agents, self.shared.zygotes).changed, load=True)
+        changes.subscribe(self.rolling_restart.changed, load=True)
         changes.subscribe(self.execs.changed)
         changes.subscribe(self.pubsub.changed)
         changes.subscribe(self._of_places(self.hibernation.changed))

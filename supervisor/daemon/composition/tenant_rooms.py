@@ -6,7 +6,7 @@ tasks, which it frees.
 
 from pathlib import Path
 
-from corral.supervisor.agents.running.agents import Agents
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.tasks.run.tasks import Tasks
 from corral.supervisor.tenants.limits.disk import TenantDisk
 from corral.supervisor.tenants.limits.slices import Slices

@@ -6,8 +6,8 @@ can while its lead can; or, without a lead, one of its members. A workflow needs
 
 from collections.abc import Mapping
 
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.agents.running.agent import Agent
-from corral.supervisor.agents.running.agents import Agents
 from corral.supervisor.config.spec.spec import Group
 from corral.supervisor.config.spec.team import Team
 from corral.supervisor.workers.lifecycle.cordon import Unschedulable

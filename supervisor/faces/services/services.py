@@ -13,7 +13,7 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
-from corral.supervisor.agents.running.agents import Agents
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.config.decoding.values import HttpAuth, place_of
 from corral.supervisor.config.spec.references import check_addresses
 from corral.supervisor.config.spec.spec import Group, Spec

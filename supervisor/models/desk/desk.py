@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from corral.supervisor.agents.running.agents import Agents
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.records.telemetry.tracing import ModelCall, Tracing
 from corral.supervisor.tasks.rules.boundaries import overspent
 from corral.supervisor.tasks.run.accounting import Accounting

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
-from corral.supervisor.agents.running.agents import Agents
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.records.store.gathered import Gathered
 from corral.supervisor.records.store.store import Statement, Store, number_of
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.agents.running.agent import Agent
-from corral.supervisor.agents.running.agents import Agents
 from corral.supervisor.config.spec.job import job_task
 from corral.supervisor.config.spec.spec import Spec
 from corral.supervisor.records.events.bus import rfc3339

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
-from corral.supervisor.agents.running.agents import Agents
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.records.events.bus import rfc3339
 from corral.worker.contract.errors import CorralError, InternalError, Timeout, from_wire
 from corral.worker.contract.records import Task, TaskParams

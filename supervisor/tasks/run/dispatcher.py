@@ -13,8 +13,8 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from corral.supervisor.agents.demand.hibernation import Hibernation
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.agents.running.agent import Agent
-from corral.supervisor.agents.running.agents import Agents
 from corral.supervisor.workers.lifecycle.state_machine import UP, State
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract.errors import Timeout, WorkerFailed

@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from corral.supervisor.agents.running.agents import Agents
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.agents.running.await_state import has_ended
 from corral.supervisor.workers.lifecycle import job, state_machine
 from corral.supervisor.workers.lifecycle.state_machine import ASKED_FOR

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from msgspec.structs import replace
 
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.agents.running.agent import Agent
-from corral.supervisor.agents.running.agents import Agents
 from corral.supervisor.config.spec.spec import Spec, kind_of_group
 from corral.supervisor.config.spec.spec import Tasks as TasksSection
 from corral.supervisor.config.spec.team import Candidate, Thresholds, best

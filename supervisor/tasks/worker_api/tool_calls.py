@@ -15,7 +15,7 @@ from corral.mcp.pool.pool import Pool
 from corral.mcp.protocol.caller import Caller
 from corral.mcp.protocol.catalog import FULL, Access
 from corral.mcp.protocol.input_required import MAX_ROUNDS, requires_input, too_many_rounds, with_input
-from corral.supervisor.agents.running.agents import Agents
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.config.spec.spec import Spec
 from corral.supervisor.records.telemetry.tracing import Tracing
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor

@@ -16,7 +16,7 @@ from secrets import token_hex
 import msgspec
 from msgspec.structs import replace
 
-from corral.supervisor.agents.running.agents import Agents
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.config.decoding.values import Refused
 from corral.supervisor.config.spec.job import Schedule, job_task
 from corral.supervisor.config.spec.spec import Config

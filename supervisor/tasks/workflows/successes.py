@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from corral.supervisor.agents.running.agents import Agents
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.config.spec.diff import RESTART_KEYS
 from corral.supervisor.config.spec.spec import Spec
 from corral.supervisor.records.store.store import Store

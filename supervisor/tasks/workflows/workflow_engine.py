@@ -14,8 +14,8 @@ from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
 
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.agents.running.agent import Agent
-from corral.supervisor.agents.running.agents import Agents
 from corral.supervisor.config.spec.spec import Group, kind_of_group
 from corral.supervisor.config.spec.team import Candidate, Team, chosen
 from corral.supervisor.config.spec.workflow import Workflow

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 from msgspec.structs import replace
 
-from corral.supervisor.agents.running.agents import Agents
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.records.events.bus import Bus
 from corral.supervisor.records.store.store import Statement
 from corral.supervisor.tasks.rules.boundaries import Limits

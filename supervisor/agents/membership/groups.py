@@ -12,15 +12,12 @@ from corral.supervisor.config.spec.diff import group_changes
 from corral.supervisor.config.spec.loader import decode_group, group_table
 from corral.supervisor.config.spec.references import check_addresses, check_groups
 from corral.supervisor.config.spec.spec import Group, Spec, kind_of_group
-from corral.supervisor.records.events.bus import Bus
-from corral.supervisor.tenants.registry.tenants import Tenants
 from corral.worker.contract.errors import Conflict, CorralError, NotFound
 
 from ..kept.agent_rows import Entry
 from ..kept.overrides import Overrides
 from ..kept.record import Cause, Draft
-from ..kept.revisions import Revisions
-from .registry import Registry
+from ..running.running_agents import RunningAgents
 
 ADDED = {"team": "team.added", "workflow": "workflow.added"}
 CHANGED = {"team": "team.changed", "workflow": "workflow.changed"}
@@ -30,18 +27,16 @@ REMOVED = {"team": "team.removed", "workflow": "workflow.removed"}
 class Groups:
     """Holds the existing teams and workflows."""
 
-    def __init__(
-        self, bus: Bus, revisions: Revisions, overrides: Overrides, registry: Registry, tenants: Tenants
-    ) -> None:
-        self.by_name = registry.groups
+    def __init__(self, running: RunningAgents, overrides: Overrides) -> None:
+        self.by_name = running.registry.groups
         self.under_way = Counter[str]()
         """How many tasks of each are being performed."""
-        self._bus = bus
-        self._revisions = revisions
+        self._bus = running.bus
+        self._revisions = running.revisions
         self._overrides = overrides
-        self._specs = registry.specs
-        self._registry = registry
-        self._tenants = tenants
+        self._specs = running.registry.specs
+        self._registry = running.registry
+        self._tenants = running.tenants
 
     def of(self, name: str, kind: str) -> Group:
         """Returns the team or workflow (`kind`) of that name."""

@@ -5,42 +5,17 @@ know who wants the change.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Protocol
 
 from corral.supervisor.config.decoding.decoder import STORE
 from corral.supervisor.config.spec.diff import Effect, changed
 from corral.supervisor.config.spec.spec import Spec
 from corral.supervisor.workers.lifecycle import state_machine
-from corral.supervisor.workers.supervision.shared import Shared
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 
-from .agent import Agent, spec_of, waves
-from .operations import Operations
-from .registry import Registry
-from .startup import Startup
-from .tool_cache import ToolCache
-
-CHANGED = "its configuration has changed"
-"""Reason of the end of a worker that is replaced."""
-
-
-class Rolls(Protocol):
-    """Replaces the workers of agents and servers whose spec has changed: the port of the room `rollout`."""
-
-    def roll(self, agent: Agent, spec: Spec, *, added: bool, share: float = 1.0, resumed: bool = False) -> None:
-        """Begins to replace the workers, with a `share` below 1 that part of them, and then holds. The spec is in force when they are up.
-
-        A change that is under way is given up. One that is `resumed` first waits for the start of the former workers.
-        """
-        ...
-
-    def forgo(self, agent: Agent) -> None:
-        """Gives up the change of an agent that is under way: the former spec, or another one, is wanted."""
-        ...
-
-    def in_force(self, agent: Agent) -> None:
-        """Takes note that the newest revision of an agent is in force, without a new worker."""
-        ...
+from ..rollout.roll import CHANGED
+from ..rollout.rollouts import Rollouts
+from ..running.agent import Agent, waves
+from ..running.running_agents import RunningAgents
 
 
 def can_roll(agent: Agent, spec: Spec) -> bool:
@@ -53,23 +28,17 @@ def can_roll(agent: Agent, spec: Spec) -> bool:
 class SpecChanges:
     """Changes the specs of one daemon's agents and servers."""
 
-    def __init__(
-        self, shared: Shared, registry: Registry, startup: Startup, operations: Operations, tools: ToolCache
-    ) -> None:
-        self._shared = shared
-        self._registry = registry
-        self._agents = registry.agents
-        self._startup = startup
-        self._operations = operations
-        self._tools = tools
-        self._rolls: Rolls
-
-    def bind(self, rolls: Rolls) -> None:
-        """Connects what replaces workers, before the first change."""
-        self._rolls = rolls
+    def __init__(self, running: RunningAgents, rollouts: Rollouts) -> None:
+        self._bus = running.bus
+        self._registry = running.registry
+        self._agents = running.agents
+        self._startup = running.startup
+        self._operations = running.operations
+        self._replicas = running.replicas
+        self._rollouts = rollouts
 
     def apply_added(self, specs: Sequence[Spec], share: float = 1.0) -> None:
-        """Gives agents what was added under their names once more, or set for those of the file, and says so; `share` as in `Rolls`."""
+        """Gives agents what was added under their names once more, or set for those of the file, and says so; `share` as in `Rollouts.begin`."""
         keys = {spec.name: changed(self._agents[spec.name].intended, spec) for spec in specs}
         effects: dict[str, Effect] = {
             name: "restart" if "restart" in kinds.values() else "live" for name, kinds in keys.items()
@@ -89,12 +58,12 @@ class SpecChanges:
             agent = self._agents[spec.name]
             needs_new = "restart" in changed(agent.spec, spec).values()
             if needs_new and can_roll(agent, spec):
-                self._rolls.roll(agent, spec, added=added, share=share)
+                self._rollouts.begin(agent, spec, added=added, share=share)
                 continue
-            self._rolls.forgo(agent)
-            self.put_in_force(agent, spec)
+            self._rollouts.forgo(agent)
+            self._replicas.put_in_force(agent, spec)
             agent.added = added
-            self._rolls.in_force(agent)
+            self._rollouts.in_force(agent)
             if needs_new:
                 renewed.append(spec.name)
         self._renew_changed(renewed)
@@ -106,7 +75,7 @@ class SpecChanges:
         for spec in (by_name[name] for wave in waves(specs) for name in sorted(wave)):
             if self.has_to_roll(spec):
                 agent, is_added = self._agents[spec.name], spec.source == STORE
-                self._rolls.roll(agent, spec, added=is_added, resumed=True)
+                self._rollouts.begin(agent, spec, added=is_added, resumed=True)
             else:
                 self.apply_added([spec])
 
@@ -120,16 +89,7 @@ class SpecChanges:
     def publish(self, effects: Mapping[str, Effect], keys: Mapping[str, Collection[str]]) -> None:
         """Publishes which agents have changed."""
         for name, effect in effects.items():
-            self._shared.bus.publish("agent.changed", agent=name, effect=effect, keys=list(keys[name]))
-
-    def put_in_force(self, agent: Agent, spec: Spec) -> None:
-        """Puts the keys of a spec in force that need no new process; the others with the next process of each worker."""
-        before, agent.spec = agent.spec, spec
-        for number, supervisor in enumerate(agent.supervisors):
-            supervisor.reconfigure(spec_of(spec, number))
-        self._shared.zygotes.note(agent)
-        if spec.kind == "mcp":
-            self._tools.reconfigure(agent, before)
+            self._bus.publish("agent.changed", agent=name, effect=effect, keys=list(keys[name]))
 
     def _start_changed(self, keys: Mapping[str, Collection[str]]) -> None:
         """Starts workers that the changed keys free: they require others than before, or are to start by themselves."""

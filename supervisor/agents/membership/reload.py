@@ -5,117 +5,86 @@ Guarantees that only changed agents are touched, and that nothing is waited for 
 
 import contextlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from typing import NamedTuple
 
 from msgspec.structs import asdict, replace
 
 from corral.supervisor.config.decoding.decoder import STORE
 from corral.supervisor.config.spec.diff import Plan, plan
-from corral.supervisor.config.spec.loader import decode_agent, group_table, to_table
-from corral.supervisor.config.spec.references import check_addresses, check_requires, check_worker_ids
+from corral.supervisor.config.spec.loader import group_table, to_table
+from corral.supervisor.config.spec.references import check_worker_ids
 from corral.supervisor.config.spec.spec import BUILT_IN, Config, Spec, kind_of_group
-from corral.supervisor.tenants.quotas.room import TenantRoom
-from corral.supervisor.tenants.registry.tenants import Tenants
-from corral.supervisor.workers.supervision.shared import Shared
 from corral.worker.contract.errors import CorralError, NotFound
 
 from ..kept.decision import BY_FILE
 from ..kept.overrides import Overrides
 from ..kept.record import Cause, Draft
-from ..kept.revisions import Recording, Revisions
-from .agent import Agent, processes_of
+from ..kept.revisions import Recording
+from ..running.agent import Agent, processes_of
+from ..running.running_agents import RunningAgents
+from .additions import Addition, decoded
 from .changes import SpecChanges
-from .emergency_stop import EmergencyStopSwitch
 from .groups import Groups
 from .membership import Membership
-from .registry import Registry
-from .replicas import Replicas
-from .startup import Startup
+from .wanted import Wanted
 
 logger = logging.getLogger(__name__)
+
+
+class Adoption(NamedTuple):
+    """Describes what a configuration is to change, against what there is.
+
+    `specs` are those that it wants; `derived` names agents that were added at run time, and follow a template, store or pool of it.
+    """
+
+    plan: Plan
+    specs: Mapping[str, Spec]
+    derived: Collection[str]
 
 
 class Reload:
     """Adopts changed configurations for one daemon."""
 
     def __init__(
-        self,
-        shared: Shared,
-        registry: Registry,
-        groups: Groups,
-        emergency: EmergencyStopSwitch,
-        startup: Startup,
-        room: TenantRoom,
-        replicas: Replicas,
-        membership: Membership,
-        changes: SpecChanges,
-        revisions: Revisions,
-        overrides: Overrides,
-        tenants: Tenants,
+        self, running: RunningAgents, membership: Membership, changes: SpecChanges, groups: Groups, overrides: Overrides
     ) -> None:
-        self._shared = shared
-        self._registry = registry
-        self._agents = registry.agents
-        self._groups = groups
-        self._emergency = emergency
-        self._startup = startup
-        self._room = room
-        self._replicas = replicas
+        self._running = running
+        self._registry = running.registry
+        self._agents = running.agents
+        self._revisions = running.revisions
         self._membership = membership
         self._changes = changes
-        self._tenants = tenants
-        self._revisions = revisions
+        self._groups = groups
         self._overrides = overrides
 
     async def adopt(self, config: Config, *, dry_run: bool, by: str = BY_FILE) -> Plan:
         """Adopts a new configuration; touches only changed agents, and waits for none. `by` is the caller."""
         if not dry_run:
-            await self._tenants.prepare(config.tenants)
+            await self._running.tenants.prepare(config.tenants)
         file, (config, ended) = config, self._overrides.overlaid(config)
-        specs = self._registry.specs()
-        from_file = frozenset(n for n, spec in specs.items() if spec.source not in (STORE, BUILT_IN))
-        derived = self._derived(config)
-        planned = plan(specs, from_file, self._registry.config, config, derived)
-        planned = replace(planned, overrides_ended=ended)
-        kept = {name: spec for name, spec in specs.items() if name not in planned.removed}
-        present = {n: s for n, s in config.agents.items() if not s.disabled} | derived
-        wanted = {**kept, **present}
-        self._room.check_names(planned.added, going=planned.removed, config=config)
-        check_requires(wanted)
-        planned = replace(planned, **self._groups.planned(config.groups, {**config.placed, **wanted}))
-        groups = self._groups.following(config.groups).values()
-        check_addresses([*groups, *wanted.values()], config.daemon)
-        changing = {*planned.added, *planned.changed}
-        counts = {
-            name: processes_of(spec) if name in changing else len(self._agents[name].supervisors)
-            for name, spec in wanted.items()
-            if name in changing or name in self._agents
-        }
-        check_worker_ids(counts, [*wanted, *(group.name for group in groups)], "reload")
-        self._startup.check_may_start(())
-        rolling = tuple(n for n in planned.changed if self._changes.has_to_roll(present[n]))
-        planned = replace(planned, rolling=rolling)
+        planned, specs, derived = self._planned(config, ended)
         if dry_run:
-            changed = await self._shared.zygotes.check_sources(kept, dry_run=True)
-            return replace(planned, renewed=tuple(changed))
+            kept = [name for name in self._agents if name not in planned.removed]
+            return replace(planned, renewed=tuple(await self._running.zygotes.check_sources(kept, dry_run=True)))
         self._overrides.file = file
         self._registry.in_force.adopt(config)
         if planned.is_empty:
             return replace(planned, renewed=await self._read_anew())
         # Nothing is awaited until all is as the plan found it.
-        recording = self._record(config, planned, present, Cause("reload", by))
+        recording = self._record(config, planned, specs, Cause("reload", by))
         planned = replace(planned, revisions=recording.by_name)
         self._groups.follow(config.groups)
         added = [self._membership.insert(config.agents[name]) for name in planned.added]
-        changes = [present[name] for name in planned.changed]
-        self._changes.apply(changes, planned.keys)
-        for name in derived.keys() & planned.changed.keys():
-            self._agents[name].added = True  # its template is of the file, not itself
+        self._changes.apply([specs[name] for name in planned.changed], planned.keys)
+        for name in planned.changed:
+            if name in derived:
+                self._agents[name].added = True  # its template is of the file, not itself
         leaving = [self._agents[name] for name in planned.removed]
         self._start_from_file(added)
-        self._startup.fill_room()
+        self._running.startup.fill_room()
         for name in planned.changed:
-            await self._replicas.rescale(name, present[name].instances.minimum)
+            await self._running.replicas.rescale(name, specs[name].instances.minimum)
         if leaving:
             with contextlib.suppress(NotFound):  # a concurrent call removes them, too
                 await self._membership.take_out(leaving)
@@ -126,9 +95,32 @@ class Reload:
             for k, v in asdict(planned).items()
             if k not in ("keys", "renewed", "overrides_ended", "rolling", "revisions")
         }
-        self._shared.bus.publish("config.reloaded", **fields)
+        self._running.bus.publish("config.reloaded", **fields)
         self._changes.publish(planned.changed, planned.keys)
         return replace(planned, renewed=await self._read_anew())
+
+    def _planned(self, config: Config, ended: tuple[str, ...]) -> Adoption:
+        """Returns what a configuration changes; refuses one that does not fit what there is."""
+        specs = self._registry.specs()
+        from_file = frozenset(n for n, spec in specs.items() if spec.source not in (STORE, BUILT_IN))
+        derived = self._derived(config)
+        planned = plan(specs, from_file, self._registry.config, config, derived)
+        planned = replace(planned, overrides_ended=ended)
+        kept = {name: spec for name, spec in specs.items() if name not in planned.removed}
+        present = {n: s for n, s in config.agents.items() if not s.disabled} | derived
+        wanted, groups = {**kept, **present}, self._groups.following(config.groups)
+        Wanted(wanted, groups, config, planned.added, planned.removed).check(self._running.room)
+        planned = replace(planned, **self._groups.planned(config.groups, {**config.placed, **wanted}))
+        changing = {*planned.added, *planned.changed}
+        counts = {
+            name: processes_of(spec) if name in changing else len(self._agents[name].supervisors)
+            for name, spec in wanted.items()
+            if name in changing or name in self._agents
+        }
+        check_worker_ids(counts, [*wanted, *groups], "reload")
+        self._running.startup.check_may_start(())
+        rolling = tuple(n for n in planned.changed if self._changes.has_to_roll(present[n]))
+        return Adoption(replace(planned, rolling=rolling), present, [*derived])
 
     def _record(self, config: Config, planned: Plan, present: Mapping[str, Spec], cause: Cause) -> Recording:
         """Begins to write the revisions of what is added and changed."""
@@ -165,28 +157,19 @@ class Reload:
         """Returns the agents that were added at run time and have a template, a store or a pool that has changed, as they become."""
         before = self._registry.config
         return {
-            agent.name: decode_agent(
-                agent.name,
-                to_table(agent.spec, before.defaults),
-                kind=agent.spec.kind,
-                defaults=config.defaults,
-                source=STORE,
-                directory="/",
-                templates=config.templates,
-                stores=config.stores,
-                models=config.models,
-                pools=config.pools,
+            name: decoded(
+                Addition(name, agent.spec.kind, to_table(agent.spec, before.defaults), "/"), config, self._overrides
             )
-            for agent in self._agents.values()
-            if agent.added and agent.name not in config.agents and _is_affected(agent.spec, before, config)
+            for name, agent in self._agents.items()
+            if agent.added and name not in config.agents and _is_affected(agent.spec, before, config)
         }
 
     async def _read_anew(self) -> tuple[str, ...]:
-        return tuple(await self._shared.zygotes.check_sources(list(self._agents)))
+        return tuple(await self._running.zygotes.check_sources(list(self._agents)))
 
     def _start_from_file(self, agents: Iterable[Agent]) -> None:
-        if self._emergency.in_force is None and not self._registry.draining:
-            self._startup.start_within_limit(
+        if self._running.emergency.in_force is None and not self._registry.draining:
+            self._running.startup.start_within_limit(
                 supervisor for agent in agents if agent.spec.autostart for supervisor in agent.supervisors
             )
 

@@ -1,37 +1,30 @@
 """Composes the running set of one daemon, and offers it to the rooms above.
 
-Begin reading here: `registry` finds agents by name, `membership` adds and removes them, `reload` follows the file,
-`replicas` changes their number of workers, `operations` starts and stops workers, `startup` knows the order and the
-limit.
+Begin reading here: `registry` finds agents by name, `membership` adds and removes them, `tables` changes one, `reload`
+follows the file, `replicas` changes their number of workers, `operations` starts and stops workers, `startup` knows the
+order and the limit.
 """
 
 import logging
 from collections.abc import Iterable, Sequence
 
-from corral.mcp.pool.pool import Pool
 from corral.supervisor.config.spec.spec import Config, Spec
-from corral.supervisor.tenants.quotas.room import TenantGate, TenantRoom
-from corral.supervisor.tenants.registry.tenants import Tenants
-from corral.supervisor.workers.group import WorkersGroup
 from corral.supervisor.workers.lifecycle.cordon import Unschedulable
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract.errors import NotFound, Timeout
 
-from ..kept.agent_rows import AgentTable, EmergencyStop
+from ..external.logins import Logins
+from ..kept.agent_rows import EmergencyStop
 from ..kept.overrides import Overrides
-from ..kept.revisions import Revisions
-from .agent import Agent
+from ..rollout.rollouts import Rollouts
+from ..running.agent import Agent
+from ..running.running_agents import RunningAgents
 from .changes import SpecChanges
-from .emergency_stop import EmergencyStopSwitch
 from .groups import Groups
-from .mcp_server import McpServers, ServerControl
+from .loading import Loading
 from .membership import Membership
-from .operations import Operations
-from .registry import Registry
 from .reload import Reload
-from .replicas import Replicas
-from .startup import Startup
-from .tool_cache import ToolCache
+from .tables import Tables
 
 logger = logging.getLogger(__name__)
 
@@ -39,59 +32,26 @@ logger = logging.getLogger(__name__)
 class Agents:
     """Holds the agents and MCP servers of one daemon by name, and offers the operations on them."""
 
-    def __init__(
-        self, workers: WorkersGroup, registry: Registry, pool: Pool, tenants: Tenants, gate: TenantGate | None = None
-    ) -> None:
-        shared = workers.shared
-        table, bus = AgentTable(shared.store), shared.bus
-        self.revisions = revisions = Revisions(shared.store, bus)
-        tools = ToolCache(shared.store, bus, pool)
-        self.shared = shared
+    def __init__(self, running: RunningAgents, rollouts: Rollouts, logins: Logins) -> None:
+        self.shared = running.workers.shared
+        self.registry = registry = running.registry
         self.in_force = registry.in_force
-        self.tenants = tenants
-        self.registry = registry
         self.agents = registry.agents
-        self.overrides = overrides = Overrides(revisions, registry.config)
-        self.groups = Groups(bus, revisions, overrides, registry, tenants)
-        self.emergency = EmergencyStopSwitch(table, bus)
-        room = TenantRoom(registry, gate)
-        self.startup = Startup(registry, self.emergency, bus, tenants, room)
-        self.operations = Operations(shared, registry, self.startup, self.emergency)
-        self.replicas = Replicas(workers, registry, revisions, self.startup, self.operations, tools)
-        self._control = ServerControl(registry, self.emergency, self.startup, self.operations, self.replicas)
-        self.servers = McpServers(pool, tools, self._control)
-        self.changes = changes = SpecChanges(shared, registry, self.startup, self.operations, tools)
-        self.membership = Membership(
-            shared,
-            registry,
-            table,
-            revisions,
-            overrides,
-            self.groups,
-            self.emergency,
-            self.startup,
-            room,
-            self.operations,
-            self.replicas,
-            tools,
-            self.servers,
-            changes,
-            tenants,
-        )
-        self.reload = Reload(
-            shared,
-            registry,
-            self.groups,
-            self.emergency,
-            self.startup,
-            room,
-            self.replicas,
-            self.membership,
-            changes,
-            revisions,
-            overrides,
-            tenants,
-        )
+        self.tenants = running.tenants
+        self.revisions = running.revisions
+        self.emergency = running.emergency
+        self.startup = running.startup
+        self.operations = running.operations
+        self.replicas = running.replicas
+        self.servers = running.servers
+        self.check_may_call = running.control.check_may_call
+        self.overrides = overrides = Overrides(running.revisions, registry.config)
+        self.groups = groups = Groups(running, overrides)
+        self.changes = changes = SpecChanges(running, rollouts)
+        self.membership = membership = Membership(running, changes, groups, overrides, logins)
+        self.tables = Tables(registry, groups, overrides, membership)
+        self.reload = Reload(running, membership, changes, groups, overrides)
+        self._loading = Loading(running, membership, changes, groups, overrides)
 
     @property
     def config(self) -> Config:
@@ -130,15 +90,11 @@ class Agents:
         """Returns the supervisors that a command names, each once."""
         return self.registry.selected(names, everything)
 
-    def check_may_call(self, what: str) -> None:
-        """Refuses calls of servers that would be started for them; `what` is what cannot be done."""
-        self._control.check_may_call(what)
-
     # -- the daemon's life
 
     async def load(self, built_in: Iterable[Spec]) -> None:
         """Takes in the configured agents, those added at run time, and the built-in ones."""
-        await self.membership.load(built_in)
+        await self._loading.load(built_in)
 
     def boot(self) -> None:
         """Starts what starts by itself, as far as the process limit goes and no emergency stop is in force.
@@ -153,7 +109,7 @@ class Agents:
                 for supervisor in agent.supervisors
                 if not supervisor.is_cordoned(Unschedulable.HIBERNATED)
             )
-        self.membership.resume()
+        self._loading.resume()
 
     async def drain(self) -> None:
         """Stops everything, dependents before the agents that they require."""

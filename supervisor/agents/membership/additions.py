@@ -1,0 +1,52 @@
+"""Represents agents and servers that are to be added, and decodes their tables by the configuration in force."""
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+from corral.supervisor.config.decoding.decoder import STORE
+from corral.supervisor.config.spec.loader import decode_agent
+from corral.supervisor.config.spec.sources import Variables
+from corral.supervisor.config.spec.spec import Config, Spec
+
+from ..kept.agent_rows import Entry
+from ..kept.overrides import Overrides
+
+
+class Addition(NamedTuple):
+    """Represents an agent or server to be added: its table as in the configuration, and the folder of relative paths.
+
+    `environment` has the values of its variables; None expands nothing. `overrides` means that it is of the file, whose
+    table this one overrides.
+    """
+
+    name: str
+    kind: Literal["agent", "mcp"]
+    table: Mapping[str, object]
+    directory: str
+    environment: Mapping[str, str] | None = None
+    overrides: bool = False
+
+
+def addition_of(entry: Entry) -> Addition:
+    """Returns what the store has about an agent or server that was added at run time."""
+    return Addition(entry.name, "mcp" if entry.kind == "mcp" else "agent", entry.table, "/")
+
+
+def decoded(addition: Addition, config: Config, overrides: Overrides) -> Spec:
+    """Returns the spec of an addition."""
+    if addition.overrides:
+        return overrides.spec(addition.name, addition.table)
+    environment = addition.environment
+    return decode_agent(
+        addition.name,
+        addition.table,
+        kind=addition.kind,
+        defaults=config.defaults,
+        source=STORE,
+        directory=addition.directory,
+        variables=None if environment is None else Variables(environment, {}),
+        templates=config.templates,
+        stores=config.stores,
+        models=config.models,
+        pools=config.pools,
+    )
