@@ -261,7 +261,7 @@ class Dispatcher:
         if entry.attempt is attempt and entry.task.state == "running":
             entry.task = replace(entry.task, reason=f"asks: {_shown(attempt.asks)}" if attempt.asks else "")
             entry.notify()
-        attempt.supervisor.service.changes.publish_load(attempt.supervisor)
+        attempt.supervisor.publish_load()
         self.look_soon(entry.task.agent)
 
     # -- no worker takes them

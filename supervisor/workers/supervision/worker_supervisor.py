@@ -240,7 +240,7 @@ class WorkerSupervisor:
         for waiting in self._waiting:
             waiting.set()
         if is_load_alone:
-            self._changes.publish_load(self)
+            self.publish_load()
         else:
             self.health_monitor.changed()
             self._changes.publish(self)
@@ -372,6 +372,10 @@ class WorkerSupervisor:
     def publish_change(self) -> None:
         """Notifies listeners of a possible change of the worker."""
         self._changes.publish(self)
+
+    def publish_load(self) -> None:
+        """Notifies listeners of load of a change of what the worker does."""
+        self._changes.publish_load(self)
 
     @property
     def takes_tasks(self) -> bool:
