@@ -316,14 +316,14 @@ export interface CheckpointRecord {
  *
  * Without `name` it is the worker that saved it. A running task may continue as with HibernateParams. Where there is no
  * agent of the name, the checkpoint's own is added under it, with the table that it had then, and started unless `start`
- * is false.
+ * is false. A worker that is there and stopped is started only where `start` is true; else it begins with it at its next start.
  */
 export interface CheckpointRestoreParams {
   checkpoint?: number | null;
   name?: string | null;
   data?: unknown;
   timeout_s?: number | null;
-  start?: boolean;
+  start?: boolean | null;
 }
 
 /**
@@ -331,13 +331,13 @@ export interface CheckpointRestoreParams {
  *
  * Without `name` it is the worker that saved it. A running task may continue as with HibernateParams. Where there is no
  * agent of the name, the checkpoint's own is added under it, with the table that it had then, and started unless `start`
- * is false.
+ * is false. A worker that is there and stopped is started only where `start` is true; else it begins with it at its next start.
  */
 export interface CheckpointRestoreParamsWithoutCheckpoint {
   name?: string | null;
   data?: unknown;
   timeout_s?: number | null;
-  start?: boolean;
+  start?: boolean | null;
 }
 
 /**
@@ -2390,7 +2390,8 @@ export interface Whoami {
  * `wanted` is true if it is to be up, which may hold for some workers of an agent only. `throttled` is true while
  * cpu_limit_percent stops it; `throttled_s` is the sum of these times in this incarnation. `done` is true for a job
  * from its success to the beginning of its next run. `restarts` counts starts after failures alone, `renewals` those
- * after an end that was asked for: `restart`, `reload`, a rolling restart on changed sources.
+ * after an end that was asked for: `restart`, `reload`, a rolling restart on changed sources. `task_reason` is what its
+ * task waits for, such as a person's answer; empty while it waits for nothing.
  */
 export interface WorkerStatus {
   id: string;
@@ -2417,6 +2418,7 @@ export interface WorkerStatus {
   hibernated?: boolean;
   done?: boolean;
   renewals?: number;
+  task_reason?: string;
 }
 
 /** Represents a workflow with its spec; `source` is as that of a team. */
@@ -2645,7 +2647,7 @@ export class Corral extends Connection {
     return this.request("POST", "/api/v1/agents/pause", [], args, options) as Promise<AgentsChanged>;
   }
 
-  /** Forgets failures: agents that are wanted and have given up start again. */
+  /** Forgets failures: agents that should run and have given up start again. */
   resetAgentSelected(args: NamesParams = {}, options?: RequestOptions): Promise<AgentsChanged> {
     return this.request("POST", "/api/v1/agents/reset", [], args, options) as Promise<AgentsChanged>;
   }
@@ -2734,7 +2736,7 @@ export class Corral extends Connection {
     return this.request("POST", "/api/v1/agents/{name}/exec", [], args, options) as Promise<CommandRun>;
   }
 
-  /** Serves an agent, team or workflow alone over HTTP at an address, or no longer; kept until it is removed. */
+  /** Serves an agent, team or workflow over HTTP at an address of its own, or stops that; lasts until it is removed. */
   exposeAgent(args: { name: string } & ExposeParamsWithoutName, options?: RequestOptions): Promise<Exposed> {
     return this.request("POST", "/api/v1/agents/{name}/expose", [], args, options) as Promise<Exposed>;
   }
@@ -2749,7 +2751,7 @@ export class Corral extends Connection {
     return this.request("POST", "/api/v1/agents/{name}/pause", [], args, options) as Promise<AgentsChanged>;
   }
 
-  /** Forgets failures: agents that are wanted and have given up start again. */
+  /** Forgets failures: agents that should run and have given up start again. */
   resetAgent(args: { name: string } & NamesParamsWithoutNames, options?: RequestOptions): Promise<AgentsChanged> {
     return this.request("POST", "/api/v1/agents/{name}/reset", [], args, options) as Promise<AgentsChanged>;
   }
@@ -2774,7 +2776,7 @@ export class Corral extends Connection {
     return this.request("GET", "/api/v1/agents/{name}/revisions", ["limit"], args, options) as Promise<Revisions>;
   }
 
-  /** Puts the table of an earlier revision in force again, as a new revision; also of a server, team or workflow. */
+  /** Restores the table of an earlier revision, as a new revision; also of a server, team or workflow. */
   rollbackAgent(args: { name: string } & RollbackParamsWithoutName, options?: RequestOptions): Promise<RolledBack> {
     return this.request("POST", "/api/v1/agents/{name}/rollback", [], args, options) as Promise<RolledBack>;
   }
@@ -2828,13 +2830,13 @@ export class Corral extends Connection {
     return this.request("GET", "/api/v1/audit", ["since","before","since_time","until_time","n","actions","name"], args, options) as Promise<AuditPage>;
   }
 
-  /** Verifies the whole chain of hashes; `wrong` is the first record that is not as it was written. */
+  /** Verifies the whole chain of hashes; `wrong` is the first record that was changed. */
   verifyAudit(args: { head?: string } = {}, options?: RequestOptions): Promise<AuditVerdict> {
     return this.request("GET", "/api/v1/audit/verify", ["head"], args, options) as Promise<AuditVerdict>;
   }
 
   /**
-   * Makes an archive of the state folder and the configuration, in which is all that was acknowledged before.
+   * Makes an archive of the state folder and the configuration, with all that was acknowledged before.
    *
    * It holds secrets in plain text, unless `secrets` is false. `backup.read` hands it out.
    */
@@ -2857,7 +2859,7 @@ export class Corral extends Connection {
     return this.request("GET", "/api/v1/checkpoints", ["name","limit"], args, options) as Promise<Checkpoints>;
   }
 
-  /** Removes checkpoints, all or none; one that a worker is to begin with only with `force`. */
+  /** Removes checkpoints, all or none; one that a worker will start with only with `force`. */
   removeCheckpointsSelected(args: { checkpoints: Array<number>; force?: boolean }, options?: RequestOptions): Promise<CheckpointsRemoved> {
     return this.request("DELETE", "/api/v1/checkpoints", ["checkpoints","force"], args, options) as Promise<CheckpointsRemoved>;
   }
@@ -2868,7 +2870,7 @@ export class Corral extends Connection {
   }
 
   /**
-   * Restores a checkpoint, also another worker's, in a worker; one that does not run begins with it.
+   * Restores a checkpoint, also another worker's, in a worker; one that does not run starts with it.
    *
    * `checkpoint` is the worker's own copy, `live` whether it goes on with it at once. A removed agent is brought back.
    */
@@ -2876,7 +2878,7 @@ export class Corral extends Connection {
     return this.request("POST", "/api/v1/checkpoints/restore", [], args, options) as Promise<CheckpointRestored>;
   }
 
-  /** Removes checkpoints, all or none; one that a worker is to begin with only with `force`. */
+  /** Removes checkpoints, all or none; one that a worker will start with only with `force`. */
   removeCheckpoints(args: { checkpoint: number; force?: boolean }, options?: RequestOptions): Promise<CheckpointsRemoved> {
     return this.request("DELETE", "/api/v1/checkpoints/{checkpoint}", ["force"], args, options) as Promise<CheckpointsRemoved>;
   }
@@ -2887,7 +2889,7 @@ export class Corral extends Connection {
   }
 
   /**
-   * Restores a checkpoint, also another worker's, in a worker; one that does not run begins with it.
+   * Restores a checkpoint, also another worker's, in a worker; one that does not run starts with it.
    *
    * `checkpoint` is the worker's own copy, `live` whether it goes on with it at once. A removed agent is brought back.
    */
@@ -2924,12 +2926,12 @@ export class Corral extends Connection {
     return this.request("GET", "/api/v1/deployments/{deployment}", [], args, options) as Promise<Deployment>;
   }
 
-  /** Takes back a canary, or gives up a deployment that is under way; answers when the former version is whole again. */
+  /** Takes back a canary, or ends a deployment that is under way; answers when the former version serves alone. */
   abortDeployment(args: { name: string }, options?: RequestOptions): Promise<Deployment> {
     return this.request("POST", "/api/v1/deployments/{name}/abort", [], args, options) as Promise<Deployment>;
   }
 
-  /** Gives the rest of an agent's workers the version of its canary; answers when all have it, or it has failed. */
+  /** Gives all workers of an agent the version of its canary; answers when all have it, or it has failed. */
   promoteDeployment(args: { name: string }, options?: RequestOptions): Promise<Deployment> {
     return this.request("POST", "/api/v1/deployments/{name}/promote", [], args, options) as Promise<Deployment>;
   }
@@ -2988,7 +2990,7 @@ export class Corral extends Connection {
     return this.stream("GET", "/api/v1/logs", ["names","selector","task","n","since","stream","until","level","grep","previous","follow","after"], args, options);
   }
 
-  /** Lists the remote MCP servers with the state of their logins; no token. */
+  /** Lists the remote MCP servers with the state of their logins, without tokens. */
   listLogins(options?: RequestOptions): Promise<Logins> {
     return this.request("GET", "/api/v1/mcp/logins", [], {}, options) as Promise<Logins>;
   }
@@ -3023,7 +3025,7 @@ export class Corral extends Connection {
     return this.request("DELETE", "/api/v1/mcp/servers/{name}/login", ["revoke"], args, options) as Promise<LoggedOut>;
   }
 
-  /** Finishes a login, and starts the server's workers that waited for it; `pending` while a device has not been told yet. */
+  /** Finishes a login, and starts the server's workers that waited for it; `pending` until the device flow is confirmed. */
   finishLogin(args: { name: string } & LoginFinishParamsWithoutName, options?: RequestOptions): Promise<Login> {
     return this.request("POST", "/api/v1/mcp/servers/{name}/login/finish", [], args, options) as Promise<Login>;
   }
@@ -3088,12 +3090,12 @@ export class Corral extends Connection {
     return this.request("GET", "/api/v1/metrics/top", ["names","selector","since","limit"], args, options) as Promise<MetricsTop>;
   }
 
-  /** Lists the declared models: state, users, and what was measured of them today; connects to those of which nothing is known. */
+  /** Lists the declared models: state, agents, and today's usage; probes those whose state is not known. */
   listModels(options?: RequestOptions): Promise<Models> {
     return this.request("GET", "/api/v1/models", [], {}, options) as Promise<Models>;
   }
 
-  /** Lists the nodes of the cluster that have a lease, without the engine those known last; NotFound where the daemon is in none. */
+  /** Lists the nodes of the cluster that have a lease, without the engine the last known ones; NotFound where the daemon is in no cluster. */
   listNodes(options?: RequestOptions): Promise<Nodes> {
     return this.request("GET", "/api/v1/nodes", [], {}, options) as Promise<Nodes>;
   }
@@ -3123,12 +3125,12 @@ export class Corral extends Connection {
     return this.request("GET", "/api/v1/packages", ["name"], args, options) as Promise<PackageRecords>;
   }
 
-  /** Takes the next bytes of a package; `package.add` adds it once all have arrived. An upload without calls for ten minutes may go. */
+  /** Takes the next bytes of a package; `package.add` adds it once all have arrived. An upload without calls for ten minutes may be dropped. */
   uploadPackage(args: PackageUploadParams, options?: RequestOptions): Promise<PackageUpload> {
     return this.request("POST", "/api/v1/packages/uploads", [], args, options) as Promise<PackageUpload>;
   }
 
-  /** Removes a package; one that an agent uses, or can come back to, is refused. */
+  /** Removes a package; one that an agent uses, or can roll back to, is refused. */
   removePackage(args: { package: string }, options?: RequestOptions): Promise<PackageRecord> {
     return this.request("DELETE", "/api/v1/packages/{package}", [], args, options) as Promise<PackageRecord>;
   }
@@ -3148,7 +3150,7 @@ export class Corral extends Connection {
     return this.request("GET", "/api/v1/ping", [], {}, options) as Promise<Done>;
   }
 
-  /** Lists the limits that the daemon holds, what is used of each, and how often it has refused something. */
+  /** Lists the limits that the daemon enforces, the usage of each, and how often it has refused something. */
   listQuotas(args: { names?: Array<string>; selector?: string } = {}, options?: RequestOptions): Promise<QuotaList> {
     return this.request("GET", "/api/v1/quotas", ["names","selector"], args, options) as Promise<QuotaList>;
   }
@@ -3208,7 +3210,7 @@ export class Corral extends Connection {
     return this.request("POST", "/api/v1/schedules/{name}/resume", [], args, options) as Promise<ScheduleRecord>;
   }
 
-  /** Submits the task of a schedule now, beside its times, and returns its record. */
+  /** Submits the task of a schedule now, in addition to its times, and returns its record. */
   runSchedule(args: { name: string }, options?: RequestOptions): Promise<Task> {
     return this.request("POST", "/api/v1/schedules/{name}/run", [], args, options) as Promise<Task>;
   }
@@ -3223,7 +3225,7 @@ export class Corral extends Connection {
     return this.request("GET", "/api/v1/schema/{document}", [], args, options) as Promise<Record<string, unknown>>;
   }
 
-  /** Returns the names of all secrets, their places, and the agents that they are for and that name them; no value. */
+  /** Returns the names of all secrets, their places, the agents that may have each and that name it; no values. */
   listSecrets(options?: RequestOptions): Promise<Secrets> {
     return this.request("GET", "/api/v1/secrets", [], {}, options) as Promise<Secrets>;
   }
@@ -3273,7 +3275,7 @@ export class Corral extends Connection {
     return this.request("GET", "/api/v1/sessions/{agent}/{session}", ["last"], args, options) as Promise<SessionShown>;
   }
 
-  /** Sets the time after which a session is gone, from now on; without `ttl_s` only `retention` counts. */
+  /** Sets the time after which a session expires; without `ttl_s` only `retention` counts. */
   expireSession(args: { agent: string; session: string } & MemoryExpireParamsWithoutAgentSession, options?: RequestOptions): Promise<SessionExpiry> {
     return this.request("POST", "/api/v1/sessions/{agent}/{session}/expire", [], args, options) as Promise<SessionExpiry>;
   }
@@ -3298,7 +3300,7 @@ export class Corral extends Connection {
     return this.request("POST", "/api/v1/stop", [], {}, options) as Promise<Stopping>;
   }
 
-  /** Probes the declared stores that agents use, and lists all, each with its state and its users. */
+  /** Probes the declared stores that agents use, and lists all, each with its state and its agents. */
   listStores(options?: RequestOptions): Promise<Stores> {
     return this.request("GET", "/api/v1/stores", [], {}, options) as Promise<Stores>;
   }
@@ -3328,7 +3330,7 @@ export class Corral extends Connection {
     return this.request("DELETE", "/api/v1/tasks/{task}", [], args, options) as Promise<Task>;
   }
 
-  /** Returns the record of a task, with its tool calls where they are asked for. */
+  /** Returns the record of a task, on request with its tool calls. */
   showTask(args: { task: string; calls?: boolean }, options?: RequestOptions): Promise<Task> {
     return this.request("GET", "/api/v1/tasks/{task}", ["calls"], args, options) as Promise<Task>;
   }
@@ -3407,7 +3409,7 @@ export class Corral extends Connection {
     return this.stream("POST", "/api/v1/teams/{agent}/run", [], args, options);
   }
 
-  /** Removes a team; its tasks that are under way go on. */
+  /** Removes a team; its running tasks go on. */
   removeTeam(args: { name: string; cascade?: boolean }, options?: RequestOptions): Promise<Removed> {
     return this.request("DELETE", "/api/v1/teams/{name}", ["cascade"], args, options) as Promise<Removed>;
   }
@@ -3417,7 +3419,7 @@ export class Corral extends Connection {
     return this.request("GET", "/api/v1/teams/{name}", [], args, options) as Promise<TeamShown>;
   }
 
-  /** Returns the templates of the configuration, with their parameters and the agents and servers that have them. */
+  /** Returns the templates of the configuration, with their parameters and the agents and servers that use them. */
   listTemplates(options?: RequestOptions): Promise<Templates> {
     return this.request("GET", "/api/v1/templates", [], {}, options) as Promise<Templates>;
   }
@@ -3431,13 +3433,13 @@ export class Corral extends Connection {
     return this.request("GET", "/api/v1/tenant", ["name"], args, options) as Promise<TenantShown>;
   }
 
-  /** Lists the tenants with their limits and counts; a tenant is told of itself alone. */
+  /** Lists the tenants with their limits and counts; a tenant sees only itself. */
   listTenants(options?: RequestOptions): Promise<Tenants> {
     return this.request("GET", "/api/v1/tenants", [], {}, options) as Promise<Tenants>;
   }
 
   /**
-   * Adds a tenant, or returns the one that is there, whose agents that have given up start again.
+   * Adds a tenant, or returns the existing one, whose agents that have given up start again.
    *
    * A tenant that is there with other values of the given keys is a Conflict, and so is any with `new`.
    */
@@ -3446,7 +3448,7 @@ export class Corral extends Connection {
   }
 
   /**
-   * Ends all of a tenant, then erases what there is of it; the audit alone keeps its records.
+   * Ends a tenant's processes, then erases its data; only the audit keeps its records.
    *
    * A tenant that the configuration file has is a Conflict: its tables go first. So is one whose removal is under way.
    */
@@ -3454,7 +3456,7 @@ export class Corral extends Connection {
     return this.request("DELETE", "/api/v1/tenants/{name}", [], args, options) as Promise<TenantRemoved>;
   }
 
-  /** Changes keys of the table of a tenant at once; a key that is null is as the file or the tier has it again. */
+  /** Changes keys of the table of a tenant at once; null restores the value of the file or the tier. */
   setTenant(args: { name: string } & TenantSetParamsWithoutName, options?: RequestOptions): Promise<TenantChanged> {
     return this.request("PATCH", "/api/v1/tenants/{name}", [], args, options) as Promise<TenantChanged>;
   }
@@ -3468,22 +3470,22 @@ export class Corral extends Connection {
     return this.request("GET", "/api/v1/tenants/{name}", [], args, options) as Promise<TenantShown>;
   }
 
-  /** Starts the agents of a suspended tenant that start by themselves, and takes its tasks again; again is harmless. */
+  /** Starts the agents of a suspended tenant that start by themselves, and accepts its tasks again; repeating it is harmless. */
   resumeTenant(args: { name: string }, options?: RequestOptions): Promise<TenantSwitched> {
     return this.request("POST", "/api/v1/tenants/{name}/resume", [], args, options) as Promise<TenantSwitched>;
   }
 
-  /** Stops all agents and servers of a tenant, and refuses its tasks and starts until it is resumed; again is harmless. */
+  /** Stops all agents and servers of a tenant, and refuses its tasks and starts until it is resumed; repeating it is harmless. */
   suspendTenant(args: { name: string }, options?: RequestOptions): Promise<TenantSwitched> {
     return this.request("POST", "/api/v1/tenants/{name}/suspend", [], args, options) as Promise<TenantSwitched>;
   }
 
-  /** Makes a token with rights, for some agents or all, of the owner or of a tenant; the answer alone has its text. */
+  /** Makes a token with rights, for some agents or all, of the owner or of a tenant; only the answer has its text. */
   addToken(args: TokenAddParams, options?: RequestOptions): Promise<NewToken> {
     return this.request("POST", "/api/v1/tokens", [], args, options) as Promise<NewToken>;
   }
 
-  /** Lists the tokens with their rights, agents, ends and last use; without their texts, which are kept nowhere. */
+  /** Lists the tokens with their rights, agents, expiry and last use, without their texts, which are not kept. */
   listTokens(options?: RequestOptions): Promise<TokenList> {
     return this.request("GET", "/api/v1/tokens", [], {}, options) as Promise<TokenList>;
   }
@@ -3493,7 +3495,7 @@ export class Corral extends Connection {
     return this.request("DELETE", "/api/v1/tokens/{name}", [], args, options) as Promise<TokenRemoved>;
   }
 
-  /** Replaces the text of a token, and keeps its rights; the one before ends at once, or after `overlap_s`. */
+  /** Replaces the text of a token, and keeps its rights; the old one ends at once, or after `overlap_s`. */
   rotateToken(args: { name: string } & TokenRotateParamsWithoutName, options?: RequestOptions): Promise<NewToken> {
     return this.request("POST", "/api/v1/tokens/{name}/rotate", [], args, options) as Promise<NewToken>;
   }
@@ -3523,7 +3525,7 @@ export class Corral extends Connection {
     return this.stream("POST", "/api/v1/workflows/{agent}/run", [], args, options);
   }
 
-  /** Removes a workflow; its tasks that are under way go on. */
+  /** Removes a workflow; its running tasks go on. */
   removeWorkflow(args: { name: string; cascade?: boolean }, options?: RequestOptions): Promise<Removed> {
     return this.request("DELETE", "/api/v1/workflows/{name}", ["cascade"], args, options) as Promise<Removed>;
   }

@@ -285,7 +285,7 @@ class AgentRuntime(Methods):
     def run_agent_stream(self, name: str, objective: str = "", **options: Unpack[TaskOptions]) -> PartStream:
         """Runs a task as `run_agent`, and iterates over what it streams: `async for part in runtime.run_agent_stream(…)`.
 
-        `output` of the stream is then its result. To leave the iteration early cancels the task.
+        `output` of the stream is then its result. Leaving the iteration early cancels the task.
         """
         return PartStream(self._daemon, submit_params(name, objective, options), self._tasks)
 

@@ -19,7 +19,7 @@ TOKEN_ADD = method(
     Signature("token.add", TokenAddParams, NewToken),
     access("admin", tenant=OWN_TOKEN, recorded="or-refused", recorded_keys=("rights", "agents", "expires_at")),
     faces("POST /tokens", python="add_token", command="token add"),
-    "Makes a token with rights, for some agents or all, of the owner or of a tenant; the answer alone has its text.",
+    "Makes a token with rights, for some agents or all, of the owner or of a tenant; only the answer has its text.",
     example={"name": "ci", "rights": "operate", "agents": ["web*"], "expires_s": 2592000.0},
 )
 
@@ -27,7 +27,7 @@ TOKEN_LIST = method(
     Signature("token.list", NoParams, TokenList),
     access("admin", tenant=OPEN),
     faces("GET /tokens", python="list_tokens", command="token list"),
-    "Lists the tokens with their rights, agents, ends and last use; without their texts, which are kept nowhere.",
+    "Lists the tokens with their rights, agents, expiry and last use, without their texts, which are not kept.",
 )
 
 TOKEN_RM = method(
@@ -42,7 +42,7 @@ TOKEN_ROTATE = method(
     Signature("token.rotate", TokenRotateParams, NewToken),
     access("admin", tenant=OWN_TOKEN, recorded="or-refused", recorded_keys=("rights", "agents", "expires_at")),
     faces("POST /tokens/{name}/rotate", python="rotate_token", command="token rotate"),
-    "Replaces the text of a token, and keeps its rights; the one before ends at once, or after `overlap_s`.",
+    "Replaces the text of a token, and keeps its rights; the old one ends at once, or after `overlap_s`.",
     example={"name": "ci", "overlap_s": 600.0},
 )
 

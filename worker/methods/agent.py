@@ -59,7 +59,7 @@ AGENT_RESET = method(
     Signature("agent.reset", params.NamesParams, AgentsChanged),
     access("operate", NAMES, recorded="or-refused"),
     faces("POST /agents/{names}/reset", "POST /agents/reset", python="reset_agent", command="reset"),
-    "Forgets failures: agents that are wanted and have given up start again.",
+    "Forgets failures: agents that should run and have given up start again.",
     example={"names": ["crawler"]},
 )
 
@@ -129,7 +129,7 @@ AGENT_EXPOSE = method(
     Signature("agent.expose", params.ExposeParams, Exposed),
     access("admin", NAME, tenant=None, recorded="or-refused", recorded_keys=("service",)),
     faces("POST /agents/{name}/expose", python="expose_agent", command="expose"),
-    "Serves an agent, team or workflow alone over HTTP at an address, or no longer; kept until it is removed.",
+    "Serves an agent, team or workflow over HTTP at an address of its own, or stops that; lasts until it is removed.",
     example={"name": "crawler", "address": "127.0.0.1:8000"},
 )
 

@@ -30,7 +30,7 @@ BACKUP_MAKE = method(
     Signature("backup.make", backup.BackupParams, backup.BackupMade),
     access("admin", recorded="always", recorded_keys=("id", "sha256")),
     faces("POST /backups", python="make_backup", command="backup"),
-    """Makes an archive of the state folder and the configuration, in which is all that was acknowledged before.
+    """Makes an archive of the state folder and the configuration, with all that was acknowledged before.
 
     It holds secrets in plain text, unless `secrets` is false. `backup.read` hands it out.
     """,

@@ -57,7 +57,7 @@ TEMPLATE_LIST = method(
     Signature("template.list", NoParams, Templates),
     access("read"),
     faces("GET /templates", python="list_templates", command="templates"),
-    "Returns the templates of the configuration, with their parameters and the agents and servers that have them.",
+    "Returns the templates of the configuration, with their parameters and the agents and servers that use them.",
 )
 
 DAEMON_LOG_LEVEL = method(
@@ -109,6 +109,6 @@ QUOTA_LIST = method(
     Signature("quota.list", StatisticsParams, QuotaList),
     access("read", ALL_NAMES),
     faces("GET /quotas", python="list_quotas", command="quota"),
-    "Lists the limits that the daemon holds, what is used of each, and how often it has refused something.",
+    "Lists the limits that the daemon enforces, the usage of each, and how often it has refused something.",
     example={"names": ["crawl*"]},
 )

@@ -38,7 +38,7 @@ DEPLOYMENT_PROMOTE = method(
     Signature("deployment.promote", deployments.CanaryParams, deployments.Deployment),
     access("admin", NAME, recorded="or-refused", recorded_keys=("deployment", "state")),
     faces("POST /deployments/{name}/promote", python="promote_deployment", command="deploy"),
-    "Gives the rest of an agent's workers the version of its canary; answers when all have it, or it has failed.",
+    "Gives all workers of an agent the version of its canary; answers when all have it, or it has failed.",
     example={"name": "crawler"},
 )
 
@@ -46,6 +46,6 @@ DEPLOYMENT_ABORT = method(
     Signature("deployment.abort", deployments.CanaryParams, deployments.Deployment),
     access("admin", NAME, recorded="always", recorded_keys=("deployment", "state")),
     faces("POST /deployments/{name}/abort", python="abort_deployment", command="deploy"),
-    "Takes back a canary, or gives up a deployment that is under way; answers when the former version is whole again.",
+    "Takes back a canary, or ends a deployment that is under way; answers when the former version serves alone.",
     example={"name": "crawler"},
 )

@@ -49,7 +49,7 @@ AUDIT_VERIFY = method(
     Signature("audit.verify", VerifyParams, AuditVerdict),
     access("operate"),
     faces("GET /audit/verify", python="verify_audit", command="audit verify"),
-    "Verifies the whole chain of hashes; `wrong` is the first record that is not as it was written.",
+    "Verifies the whole chain of hashes; `wrong` is the first record that was changed.",
 )
 
 LOG_READ = method(

@@ -33,7 +33,7 @@ TEAM_RM = method(
     Signature("team.rm", GroupRemoveParams, Removed),
     access("admin", NAME, recorded="always", recorded_keys=("removed",)),
     faces("DELETE /teams/{name}", python="remove_team", command="team rm"),
-    "Removes a team; its tasks that are under way go on.",
+    "Removes a team; its running tasks go on.",
     example={"name": "readers"},
 )
 
@@ -64,6 +64,6 @@ WORKFLOW_RM = method(
     Signature("workflow.rm", GroupRemoveParams, Removed),
     access("admin", NAME, recorded="always", recorded_keys=("removed",)),
     faces("DELETE /workflows/{name}", python="remove_workflow", command="workflow rm"),
-    "Removes a workflow; its tasks that are under way go on.",
+    "Removes a workflow; its running tasks go on.",
     example={"name": "digest"},
 )

@@ -18,7 +18,7 @@ MCP_FINISH_LOGIN = method(
     Signature("mcp.finish_login", LoginFinishParams, Login),
     access("admin", NAME, recorded="or-refused", recorded_keys=("state", "issuer", "scopes")),
     faces("POST /mcp/servers/{name}/login/finish", python="finish_login", command="mcp login"),
-    "Finishes a login, and starts the server's workers that waited for it; `pending` while a device has not been told yet.",
+    "Finishes a login, and starts the server's workers that waited for it; `pending` until the device flow is confirmed.",
     example={
         "name": "issues",
         "login": "8Cw3kJ1vXoQ",
@@ -38,5 +38,5 @@ MCP_LOGINS = method(
     Signature("mcp.logins", NoParams, Logins),
     access("read", Rule(lists=(("logins", "name"),))),
     faces("GET /mcp/logins", python="list_logins", command="mcp logins"),
-    "Lists the remote MCP servers with the state of their logins; no token.",
+    "Lists the remote MCP servers with the state of their logins, without tokens.",
 )

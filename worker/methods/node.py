@@ -9,7 +9,7 @@ NODE_LIST = method(
     Signature("node.list", NoParams, Nodes),
     access("read"),
     faces("GET /nodes", python="list_nodes", command="nodes"),
-    "Lists the nodes of the cluster that have a lease, without the engine those known last; NotFound where the daemon is in none.",
+    "Lists the nodes of the cluster that have a lease, without the engine the last known ones; NotFound where the daemon is in no cluster.",
 )
 
 NODE_DRAIN = method(

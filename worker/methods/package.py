@@ -9,7 +9,7 @@ PACKAGE_UPLOAD = method(
     Signature("package.upload", packages.PackageUploadParams, packages.PackageUpload),
     access("admin", tenant=OPEN, recorded="always", recorded_keys=("upload", "offset")),
     faces("POST /packages/uploads", python="upload_package", command="package add"),
-    "Takes the next bytes of a package; `package.add` adds it once all have arrived. An upload without calls for ten minutes may go.",
+    "Takes the next bytes of a package; `package.add` adds it once all have arrived. An upload without calls for ten minutes may be dropped.",
     example={"data": "KLUv/Q==", "offset": 0},
 )
 
@@ -48,6 +48,6 @@ PACKAGE_RM = method(
     Signature("package.rm", packages.PackageParams, packages.PackageRecord),
     access("admin", tenant=OWN_PACKAGE, recorded="or-refused", recorded_keys=("name", "version", "digest")),
     faces("DELETE /packages/{package}", python="remove_package", command="package rm"),
-    "Removes a package; one that an agent uses, or can come back to, is refused.",
+    "Removes a package; one that an agent uses, or can roll back to, is refused.",
     example={"package": "greeter@0.1.0"},
 )

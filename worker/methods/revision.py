@@ -33,6 +33,6 @@ AGENT_ROLLBACK = method(
     Signature("agent.rollback", revisions.RollbackParams, revisions.RolledBack),
     access("admin", recorded="or-refused", recorded_keys=("revision", "of", "changed")),
     faces("POST /agents/{name}/rollback", python="rollback_agent", command="rollback"),
-    "Puts the table of an earlier revision in force again, as a new revision; also of a server, team or workflow.",
+    "Restores the table of an earlier revision, as a new revision; also of a server, team or workflow.",
     example={"name": "crawler", "revision": 3, "why": "it lost pages"},
 )

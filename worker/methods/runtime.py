@@ -34,14 +34,14 @@ STORE_LIST = method(
     Signature("store.list", NoParams, Stores),
     access("read", OPEN),
     faces("GET /stores", python="list_stores", command="stores"),
-    "Probes the declared stores that agents use, and lists all, each with its state and its users.",
+    "Probes the declared stores that agents use, and lists all, each with its state and its agents.",
 )
 
 MODELS_LIST = method(
     Signature("models.list", NoParams, Models),
     access("read", OPEN),
     faces("GET /models", python="list_models", command="models"),
-    "Lists the declared models: state, users, and what was measured of them today; connects to those of which nothing is known.",
+    "Lists the declared models: state, agents, and today's usage; probes those whose state is not known.",
 )
 
 METRICS_HISTORY = method(

@@ -70,6 +70,6 @@ SCHEDULE_RUN = method(
     Signature("schedule.run", ScheduleNameParams, Task),
     access("operate", SCHEDULE),
     faces("POST /schedules/{name}/run", python="run_schedule", command="schedule run"),
-    "Submits the task of a schedule now, beside its times, and returns its record.",
+    "Submits the task of a schedule now, in addition to its times, and returns its record.",
     example={"name": "nightly"},
 )

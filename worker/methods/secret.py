@@ -18,7 +18,7 @@ SECRET_LIST = method(
     Signature("secret.list", NoParams, Secrets),
     access("admin", tenant=OPEN),
     faces("GET /secrets", python="list_secrets", command="secret list"),
-    "Returns the names of all secrets, their places, and the agents that they are for and that name them; no value.",
+    "Returns the names of all secrets, their places, the agents that may have each and that name it; no values.",
 )
 
 SECRET_RM = method(

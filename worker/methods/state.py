@@ -76,7 +76,7 @@ MEMORY_EXPIRE = method(
     Signature("memory.expire", params.MemoryExpireParams, state_results.SessionExpiry),
     access("operate", AGENT),
     faces("POST /sessions/{agent}/{session}/expire", python="expire_session", command="memory expire"),
-    "Sets the time after which a session is gone, from now on; without `ttl_s` only `retention` counts.",
+    "Sets the time after which a session expires; without `ttl_s` only `retention` counts.",
     example={"agent": "crawler", "session": "customer-42", "ttl_s": 3600.0},
 )
 
@@ -112,7 +112,7 @@ CHECKPOINT_RESTORE = method(
         python="restore_agent",
         command="checkpoint restore",
     ),
-    """Restores a checkpoint, also another worker's, in a worker; one that does not run begins with it.
+    """Restores a checkpoint, also another worker's, in a worker; one that does not run starts with it.
 
     `checkpoint` is the worker's own copy, `live` whether it goes on with it at once. A removed agent is brought back.
     """,
@@ -141,6 +141,6 @@ CHECKPOINT_RM = method(
     faces(
         "DELETE /checkpoints/{checkpoints}", "DELETE /checkpoints", python="remove_checkpoints", command="checkpoint rm"
     ),
-    "Removes checkpoints, all or none; one that a worker is to begin with only with `force`.",
+    "Removes checkpoints, all or none; one that a worker will start with only with `force`.",
     example={"checkpoints": [7]},
 )

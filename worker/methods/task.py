@@ -62,7 +62,7 @@ TASK_SHOW = method(
     Signature("task.show", params.TaskShowParams, Task),
     access("read", TASK),
     faces("GET /tasks/{task}", python="show_task", command="task show"),
-    "Returns the record of a task, with its tool calls where they are asked for.",
+    "Returns the record of a task, on request with its tool calls.",
     example={"task": "task-1f0c5a7e9b3d", "calls": True},
 )
 

@@ -146,7 +146,7 @@ class Agent:
     ) -> Callable[[Hook], Hook]:
         """Registers a health check: `@agent.health("database", interval_s=30)` above a function without arguments.
 
-        The worker is well if it returns None or True, and ill if it returns False or a text that describes the fault, or
+        The check passes if it returns None or True, and fails if it returns False or a text that describes the fault, or
         raises. It is called every `interval_s` seconds while the worker is up. `threshold` bad results in a row are one failure.
 
         Raises:
@@ -166,7 +166,7 @@ class Agent:
         return register
 
     def recovery(self, name: str) -> Callable[[Hook], Hook]:
-        """Registers what mends the failure of the health check of this name: a function without arguments.
+        """Registers a function without arguments that repairs the failure of the health check of this name.
 
         It runs once for each failure; the check is repeated soon after.
 

@@ -393,7 +393,7 @@ class Task(TaskRequest):
         """Streams a part of the output to those who wait for the task: a text, or any JSON value.
 
         Readers get the parts in order; text may reach them in larger pieces. Parts are not stored, and the output remains
-        what the handler returns. A slow reader is no hindrance: it loses parts, and is told how many. It counts as a
+        what the handler returns. A slow reader does not delay the handler: it loses parts, and learns how many. It counts as a
         heartbeat of the handler, as `progress` does.
 
         Raises:

@@ -177,7 +177,7 @@ class Daemon(Struct, frozen=True, kw_only=True):
     containment: Literal["auto", "launcher", "cgroup", "pidns"] = "auto"
     """The tier of [containment](../explanation/containment.md): `auto` takes control groups where the daemon may use
     them; `launcher` never does; `cgroup` and `pidns` (a PID namespace around all workers) are errors at start where
-    they cannot be had."""
+    they are not available."""
 
 
 ALLOWED_HOST = (
@@ -416,7 +416,7 @@ class Tasks(Struct, frozen=True, kw_only=True):
     dead_letter_retention: Seconds = 30 * DAY_S
     """The same for a failed task that was not queued again."""
     max_delegation_depth: Annotated[int, whole(1, 100)] = 8
-    """How many tasks may stand above one that is delegated."""
+    """How many ancestors a delegated task may have."""
     max_children: Annotated[int, whole(1, 100_000)] = 1000
     """How many tasks one task may delegate."""
     max_cost_cents_per_day: Annotated[int, whole(0, SIZE_MAX_BYTES)] = 0

@@ -97,24 +97,24 @@ _TYPES = (
         Field("effect", "text", "`live`, or `restart`: its workers are replaced"),
         Field("keys", "list of text", "the keys that have changed"),
     )),
-    EventType("agent.cold", "Its workers start as processes of their own from now on, although they were to be forks.", AGENT, (_REASON,)),
-    EventType("agent.draining", "A worker finishes its tasks, and is started anew in its place for a changed configuration: another one cannot run beside it.",
+    EventType("agent.cold", "Its workers start as processes of their own from now on, not as forks.", AGENT, (_REASON,)),
+    EventType("agent.draining", "A worker finishes its tasks and is restarted for a changed configuration, because no second one can run beside it.",
               "agent, worker", (_REVISION, _REASON)),
     EventType("agent.hibernated", "A worker has saved a checkpoint, and its process is ended until it is woken.", LIFE,
               (_SAVED,)),
-    EventType("agent.holding", "A part of its workers was replaced; the rest waits to be asked for.", AGENT, (
+    EventType("agent.holding", "A part of its workers was replaced; the rest waits for a promotion.", AGENT, (
         _REVISION, Field("workers", "list of text", "the ids of the new workers"),
     )),
     EventType("agent.http_closed", "Its service over HTTP has left an address; requests under way are answered.", _SERVED,
               (Field("address", "text", "where it was reached"),)),
-    EventType("agent.http_failed", "Its service over HTTP cannot listen at its address; it is tried again, and told once for each reason.",
+    EventType("agent.http_failed", "Its service over HTTP cannot listen at its address; it is tried again, and reported once for each reason.",
               _SERVED, (Field("address", "text", "the address"), _REASON)),
     EventType("agent.http_opened", "It is served over HTTP.", _SERVED, (Field("address", "text", "where it is reached"),)),
-    EventType("agent.listen_failed", "An address of its `listen` could not be had; it is tried again, and told once for each reason.",
+    EventType("agent.listen_failed", "An address of its `listen` is not available; it is tried again, and reported once for each reason.",
               _SERVED, (Field("address", "text", "the address"), _REASON)),
     EventType("agent.paused", "A worker is frozen.", LIFE, shown=_ALL),
     EventType("agent.removed", "An agent or an MCP server was removed from the running set.", AGENT, shown=_ALL),
-    EventType("agent.renewal", "The zygote of its workers is started anew; present workers are replaced one after the other.",
+    EventType("agent.renewal", "The zygote of its workers is replaced; present workers are replaced one after the other.",
               AGENT, (
         Field("ok", "boolean", "whether it could be imported; if not, the workers go on as they are"),
         Field("reason", "text", "the change; or why it could not be imported"),
@@ -127,7 +127,7 @@ _TYPES = (
     )),
     EventType("agent.taken_back", "A changed configuration has not come up, or was given up: the former one is in force.", AGENT,
               (_REVISION, _REASON)),
-    EventType("agent.tasks_failing", "So many of its tasks have failed within a window; again after each further window.",
+    EventType("agent.tasks_failing", "Too many of its tasks have failed within a window; repeated after each further window.",
               AGENT, (
         Field("failures", "count", "alert_task_failures"),
         Field("window_s", "seconds", "alert_task_failures_window"),
@@ -154,7 +154,7 @@ _TYPES = (
     )),
     EventType("agent.woken", "A hibernated worker is started: by `wake`, by `start`, or because a task waits for it.",
               LIFE, (_SAVED,)),
-    EventType("agent.unplaced", "A replica of a placed agent has no node. Only the node that places tells it.",
+    EventType("agent.unplaced", "A replica of a placed agent has no node. Only the node that places reports it.",
               AGENT, (_REASON,)),
     EventType("approval.answered", "A person has answered a question of a task.", TASK, (
         *_QUESTION,
@@ -270,7 +270,7 @@ _TYPES = (
     )),
     EventType("limit.cost", "max_cost_cents_per_day is used up: the agent takes no task until enough of it is past.",
               AGENT, _EXCESS),
-    EventType("limit.cpu", "A worker is held back by cpu_limit_percent, or no longer.", LIFE, (
+    EventType("limit.cpu", "A worker is slowed down by cpu_limit_percent, or no longer.", LIFE, (
         Field("limit", "percent", "of one processor"),
         Field("throttled", "boolean", "whether it is held back now"),
         Field("throttled_s", "seconds", "in this incarnation so far"),
@@ -317,7 +317,7 @@ _TYPES = (
         Field("scopes", "list of text", "the scope of the token"),
     )),
     EventType("mcp.logged_out", "The token of a remote MCP server was forgotten on request.", AGENT),
-    EventType("mcp.login_needed", "A remote MCP server wants a token that corral does not have.", AGENT, (
+    EventType("mcp.login_needed", "A remote MCP server requires a token that corral does not have.", AGENT, (
         _REASON,
     )),
     EventType("mcp.tools_changed", "A server lists other tools than before.", LIFE, (
@@ -360,7 +360,7 @@ _TYPES = (
         Field("node", "text", "the name of this node"),
         Field("token", "number", "the revision at which the lease was taken"),
     )),
-    EventType("node.over", "Another node has no lease any more: its replicas get other nodes. Only the node that places tells it.", DAEMON, (
+    EventType("node.over", "Another node has no lease any more: its replicas get other nodes. Only the node that places reports it.", DAEMON, (
         Field("node", "text", "the name of that node"),
     )),
     EventType("node.stopped", "This node has no lease any more: its placed agents are stopped, local ones go on.", DAEMON, (
@@ -395,7 +395,7 @@ _TYPES = (
     EventType("schedule.paused", "A schedule makes no tasks until it is resumed.", _WHOSE, (_SCHEDULE,)),
     EventType("schedule.refused", "A task that was due was not accepted; the next one is tried when it is due.",
               _WHOSE, (_SCHEDULE, Field("error", "text", "the error's name"), _REASON)),
-    EventType("schedule.removed", "It is gone.", _WHOSE, (_SCHEDULE,)),
+    EventType("schedule.removed", "It was removed.", _WHOSE, (_SCHEDULE,)),
     EventType("schedule.resumed", "A schedule makes tasks again.", _WHOSE, (
         _SCHEDULE,
         Field("next_at", "text or null", "when it runs next"),
@@ -445,17 +445,17 @@ _TYPES = (
     )), stored=_DURABLE),
     EventType("team.added", "A team was added.", _GROUP, shown=_ALL),
     EventType("team.changed", "A reload has changed its definition.", _GROUP),
-    EventType("team.removed", "It is gone.", _GROUP, shown=_ALL),
+    EventType("team.removed", "It was removed.", _GROUP, shown=_ALL),
     EventType("tenant.added", "A tenant was added at run time.", DAEMON, (_TENANT,)),
     EventType("tenant.changed", "Keys of the table of a tenant have other values.", DAEMON, (
         _TENANT, Field("keys", "list of text", "the keys that have changed"),
     )),
-    EventType("tenant.removed", "A tenant is gone, with all that there was of it.", DAEMON, (_TENANT,), stored="no"),
+    EventType("tenant.removed", "A tenant was removed with all its data.", DAEMON, (_TENANT,), stored="no"),
     EventType("tenant.resumed", "A suspended tenant may work again.", DAEMON, (_TENANT,)),
     EventType("tenant.suspended", "A tenant may not work: its processes are stopped, and its tasks refused.", DAEMON, (_TENANT,)),
     EventType("workflow.added", "A workflow was added.", _GROUP, shown=_ALL),
     EventType("workflow.changed", "A reload has changed its definition.", _GROUP),
-    EventType("workflow.removed", "It is gone.", _GROUP, shown=_ALL),
+    EventType("workflow.removed", "It was removed.", _GROUP, shown=_ALL),
     EventType("workflow.step", "A step of a workflow has started or ended.", _GROUP, (
         Field("task", "text", "the id of the workflow's task"),
         Field("step", "text", "the step's name"),
