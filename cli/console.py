@@ -204,30 +204,33 @@ class Session:
             lines[0] = render.styled(lines[0], render.COLOURS["bold"])
         self.print("\n".join(lines))
 
-    def print_list(
-        self,
-        found: render.Record,
-        key: str,
-        nothing: str,
-        columns: render.Columns,
-        *,
-        droppable: Iterable[str] = (),
-        right: Iterable[str] = (),
-    ) -> None:
+    def print_list(self, found: render.Record, key: str, nothing: str, table: render.Table) -> None:
         """Writes a table of the records under `key`; with --json, or without any, as `records` does."""
-        rows = [
-            [each(record) if callable(each) else self._cell(record, each) for each in columns.values()]
-            for record in self.records(found, key, nothing)
-        ]
-        if rows:
-            self.print_table(columns, rows, droppable=droppable, right=right)
+        if records := self.records(found, key, nothing):
+            self.print_records(records, table)
 
-    def _cell(self, record: render.Record, key: str) -> str:
-        """Returns a value as people read it; its key says whether it is a time or a size."""
+    def print_records(self, records: Iterable[render.Record], table: render.Table) -> None:
+        """Writes records as a table says."""
+        rows = [[self._cell(record, key, table) for key in table.keys.values()] for record in records]
+        kept = [i for i, name in enumerate(table.keys) if name not in table.sparse or any(row[i] for row in rows)]
+        header = list(table.keys)
+        self.print_table(
+            [header[i] for i in kept], [[row[i] for i in kept] for row in rows], droppable=table.drop, right=table.right
+        )
+
+    def _cell(self, record: render.Record, key: str, table: render.Table) -> str:
+        """Returns a value as people read it; its key says whether it is a time, a duration or a size."""
+        if key in table.cells:
+            return table.cells[key](record)
+        *above, key = key.split(".")
+        for each in above:
+            record = render.inner(record, each)
         if key == "at" or key.endswith("_at"):
             return self.at(render.word(record, key))
         if key.endswith("_bytes"):
             return render.size(render.number(record, key))
+        if key.endswith("_s"):
+            return render.duration(render.number(record, key))
         is_list = isinstance(record.get(key), list)
         return " ".join(map(str, render.items(record, key))) if is_list else render.word(record, key)
 

@@ -10,8 +10,25 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 Record = Mapping[str, object]
 
-Columns = Mapping[str, str | Callable[[Record], str]]
-"""The columns of a table: by its heading the key of each, or a function of the record."""
+
+class Table:
+    """Describes how records are shown as a table: its columns, in their order, as words.
+
+    The word `HEADING` shows the key of that name, `HEADING=key` another, or one within: `task.objective`; an underscore in a heading
+    is a space. `cells` are functions for what is no plain value, by key. Columns of `drop` are left out one by one where the terminal
+    is too narrow, those of `sparse` where no record has a value; those of `right` have figures.
+    """
+
+    def __init__(
+        self, columns: str, *, drop: str = "", sparse: str = "", right: str = "", **cells: Callable[[Record], str]
+    ) -> None:
+        pairs = [word.partition("=") for word in columns.split()]
+        self.keys = {heading.replace("_", " "): key or heading.lower() for heading, _, key in pairs}
+        self.cells = cells
+        self.drop, self.sparse, self.right = (
+            [word.replace("_", " ") for word in words.split()] for words in (drop, sparse, right)
+        )
+
 
 COLOURS = {"grey": "90", "red": "31", "green": "32", "yellow": "33", "blue": "34", "bold": "1"}
 WORKER_COLOURS = ("36", "33", "32", "35", "34", "96", "93", "92", "95", "94")

@@ -1,31 +1,41 @@
 """Formats teams and workflows: one line in a list, or all of one."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from .console import Session
 from .fields import toml_text
-from .render import inner, inners, items, word
+from .render import Record, Table, inner, inners, items, word
 
-HEADER = ("NAME", "KIND", "RUNNING", "MODE", "MEMBERS")
 SHORT = 60
 """Number of characters of a text in a table."""
 
 
-def print_groups(session: Session, records: Iterable[Mapping[str, object]]) -> None:
+def print_groups(session: Session, records: Iterable[Record]) -> None:
     """Prints teams and workflows, one line each."""
-    session.print_table(HEADER, [_row(record) for record in records], right=("RUNNING",))
+    session.print_records(records, GROUPS)
 
 
-def _row(record: Mapping[str, object]) -> list[str]:
-    cells = [word(record, "name"), word(record, "kind"), word(record, "running", "0")]
+def _mode(record: Record) -> str:
+    return "steps" if word(record, "kind") == "workflow" else word(record, "mode")
+
+
+def _members(record: Record) -> str:
     if word(record, "kind") == "workflow":
-        return [*cells, "steps", ", ".join(map(str, items(record, "steps")))]
+        return ", ".join(map(str, items(record, "steps")))
     members = ", ".join(map(str, items(record, "members")))
-    lead = word(record, "lead")
-    return [*cells, word(record, "mode", "-"), f"{lead}: {members}" if lead else members]
+    return f"{record['lead']}: {members}" if record.get("lead") else members
 
 
-def print_group(session: Session, found: Mapping[str, object]) -> None:
+GROUPS = Table(
+    "NAME KIND RUNNING MODE MEMBERS",
+    right="RUNNING",
+    running=lambda record: word(record, "running", "0"),
+    mode=_mode,
+    members=_members,
+)
+
+
+def print_group(session: Session, found: Record) -> None:
     """Prints a team or a workflow in full: the result of `team.show`, `workflow.show`, or `agent.show` for either."""
     spec = inner(found, "spec")
     for kind in ("team", "workflow"):
@@ -39,14 +49,10 @@ def print_group(session: Session, found: Mapping[str, object]) -> None:
             session.print_line(f"{key} = {toml_text(value)}")
     if steps := inners(spec, "steps"):
         session.print("")
-        session.print_table(
-            ("STEP", "AGENT", "AFTER", "WHEN", "FOR EACH", "ON FAILURE", "OBJECTIVE"),
-            [_step_row(step) for step in steps],
-            droppable=("ON FAILURE", "FOR EACH", "WHEN"),
-        )
+        session.print_records(steps, STEPS)
 
 
-def print_service(session: Session, entry: Mapping[str, object]) -> None:
+def print_service(session: Session, entry: Record) -> None:
     """Prints where an agent, team or workflow is served over HTTP, if it is."""
     if service := inner(entry, "service"):
         place = word(service, "url") or f"{word(service, 'address')}: {word(service, 'reason')}"
@@ -54,7 +60,7 @@ def print_service(session: Session, entry: Mapping[str, object]) -> None:
         session.print_line(f"HTTP {word(service, 'state')} at {place}{by}")
 
 
-def print_listen(session: Session, entry: Mapping[str, object]) -> None:
+def print_listen(session: Session, entry: Record) -> None:
     """Prints the addresses at which the daemon listens for an agent."""
     for each in inners(entry, "listen"):
         place = word(each, "bound") or word(each, "address")
@@ -64,20 +70,22 @@ def print_listen(session: Session, entry: Mapping[str, object]) -> None:
         session.print_line(f"listen {word(each, 'state')} at {place}{named}{reason}")
 
 
-def _step_row(step: Mapping[str, object]) -> list[str]:
-    agent = word(step, "agent") or f"capability {word(step, 'capability')}"
-    each = step.get("for_each")
-    over = each if isinstance(each, str) else "" if each is None else toml_text(each)
-    return [
-        word(step, "name"),
-        agent,
-        ", ".join(map(str, items(step, "after"))),
-        _short(word(step, "when")),
-        _short(over),
-        word(step, "on_failure", "fail"),
-        _short(word(step, "objective")),
-    ]
-
-
 def _short(text: str) -> str:
     return text if len(text) <= SHORT else f"{text[: SHORT - 4]} ..."
+
+
+def _for_each(step: Record) -> str:
+    each = step.get("for_each")
+    return _short(each if isinstance(each, str) else "" if each is None else toml_text(each))
+
+
+STEPS = Table(
+    "STEP=name AGENT AFTER WHEN FOR_EACH ON_FAILURE OBJECTIVE",
+    drop="ON_FAILURE FOR_EACH WHEN",
+    agent=lambda step: word(step, "agent") or f"capability {word(step, 'capability')}",
+    after=lambda step: ", ".join(map(str, items(step, "after"))),
+    when=lambda step: _short(word(step, "when")),
+    for_each=_for_each,
+    on_failure=lambda step: word(step, "on_failure", "fail"),
+    objective=lambda step: _short(word(step, "objective")),
+)

@@ -12,7 +12,7 @@ from .. import render
 from ..context import Session, command, complete_agents, complete_named, given, selecting, selection, waiting_s
 from ..context import duration as a_duration
 from ..fields import toml_text
-from ..render import inner, inners, items, word
+from ..render import Record, Table, inner, inners, items, word
 from ..status_table import JOB_WORDS, print_entries, print_status
 from ..team_table import print_group, print_listen, print_service
 
@@ -84,17 +84,13 @@ def _print_shown(session: Session, found: Mapping[str, object]) -> None:
         session.print("\n" + render.one_line(f"with the template {word(template, 'name')} ({source}):"))
         _print_spec(session, inner(template, "spec"))
     if checks := [
-        _check_row(session, worker, check) for worker in inners(entry, "workers") for check in inners(worker, "health")
+        {"worker": worker["id"], **check} for worker in inners(entry, "workers") for check in inners(worker, "health")
     ]:
         session.print("\n" + session.styled("health", "bold"))
-        session.print_table(("WORKER", "CHECK", "HEALTHY", "FAILURES", "AT", "MESSAGE"), checks, droppable=("AT",))
+        session.print_records(checks, CHECKS)
     if exits := inners(found, "exits"):
         session.print("\n" + session.styled("last exits", "bold"))
-        session.print_table(
-            ("AT", "WORKER", "LIFE", "RESULT", "MESSAGE"),
-            [_exit_row(session, each) for each in exits[:EXITS_SHOWN]],
-            droppable=("LIFE", "WORKER"),
-        )
+        session.print_records(exits[:EXITS_SHOWN], EXITS)
     for worker, lines in inner(found, "stderr").items():
         text = "\n".join(str(line) for line in (as_array(lines) or [])[-TAIL_LINES:])
         if text:
@@ -119,17 +115,20 @@ def _warmth(warm: Mapping[str, object]) -> str:
     return ", ".join(parts)
 
 
-def _check_row(session: Session, worker: Mapping[str, object], check: Mapping[str, object]) -> list[str]:
+def _health(check: Record) -> str:
     words = {True: "yes", False: "no, degraded" if check.get("degraded") else "no"}
     is_healthy = check.get("healthy")
-    healthy = words[is_healthy] if isinstance(is_healthy, bool) else "-"
-    cells = [word(worker, "id"), word(check, "name"), healthy, word(check, "failures", "0")]
-    return [*cells, session.at(word(check, "at")), word(check, "message")]
+    return words[is_healthy] if isinstance(is_healthy, bool) else "-"
 
 
-def _exit_row(session: Session, record: Mapping[str, object]) -> list[str]:
-    keys = ("worker", "incarnation", "result", "message")
-    return [session.at(word(record, "at")), *(word(record, key, "-") for key in keys)]
+CHECKS = Table(
+    "WORKER CHECK=name HEALTHY FAILURES AT MESSAGE",
+    drop="AT",
+    healthy=_health,
+    failures=lambda check: word(check, "failures", "0"),
+)
+
+EXITS = Table("AT WORKER LIFE=incarnation RESULT MESSAGE", drop="LIFE WORKER")
 
 
 def _print_spec(session: Session, spec: Mapping[str, object]) -> None:

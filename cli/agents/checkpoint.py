@@ -7,9 +7,11 @@ from corral.worker.contract.errors import InvalidParams, NotFound
 
 from .. import render
 from ..context import CommandGroup, Session, complete_agents, complete_names, duration, given, json_value, waiting_s
-from ..render import Columns, inner, inners, number, word
+from ..render import Table, inner, inners, number, word
 
 checkpoint = CommandGroup("checkpoint", help="Save, restore, list and remove checkpoints of workers.")
+
+CHECKPOINTS = Table("ID AT AGENT WORKER REASON SIZE=size_bytes TASK", drop="TASK AGENT", right="ID SIZE")
 
 complete_checkpoints = complete_names("checkpoint.list", "checkpoints")
 
@@ -65,17 +67,7 @@ def list_(session: Session, name: str | None, limit: int | None) -> None:
     """List checkpoints, the newest first. NAME is an agent, a worker or a task."""
     found = session.call("checkpoint.list", given(name=name, limit=limit))
     of = "" if name is None else f' of "{name}"'
-    columns: Columns = {
-        "ID": "id",
-        "AT": "at",
-        "AGENT": "agent",
-        "WORKER": "worker",
-        "REASON": "reason",
-        "SIZE": "size_bytes",
-        "TASK": "task",
-    }
-    nothing = f"there are no checkpoints{of}"
-    session.print_list(found, "checkpoints", nothing, columns, droppable=("TASK", "AGENT"), right=("ID", "SIZE"))
+    session.print_list(found, "checkpoints", f"there are no checkpoints{of}", CHECKPOINTS)
 
 
 @checkpoint.define("show")

@@ -1,17 +1,57 @@
 """Implements `corral memory …`: sessions and stored values of agents."""
 
-from collections.abc import Mapping
-
 import click
 
 from .. import render
 from ..context import CommandGroup, Session, complete_agents, duration, json_value
-from ..render import Columns, inner, inners, items, number, word
+from ..render import Record, Table, inner, inners, items, number, word
 
 memory = CommandGroup("memory", help="Show and change sessions and stored values of agents.")
 
 AGENTS_SHOWN = 5
 """Number of agents of a pool that the table names."""
+
+
+SESSIONS = Table(
+    "AGENT SESSION TURNS MESSAGES SIZE=size_bytes STORED=stored_bytes CREATED=created_at LAST_ACCESS=accessed_at EXPIRES=expires_at",
+    drop="CREATED STORED MESSAGES EXPIRES",
+    right="TURNS MESSAGES SIZE STORED",
+)
+
+
+def _value(record: Record) -> str:
+    value = record.get("value")
+    text = value if isinstance(value, str) else render.json_text(value, indent=False)
+    return "(corrupted)" if record.get("corrupted") else text
+
+
+ITEMS = Table("KEY SESSION VALUE", value=_value)
+
+
+def _fullness(record: Record) -> str:
+    most = number(record, "max_bytes")
+    return f"{100 * (number(record, 'used_bytes') or 0) / most:.0f}%" if most else "-"
+
+
+def _first_agents(record: Record) -> str:
+    agents = [str(each) for each in items(record, "agents")]
+    more = f" and {len(agents) - AGENTS_SHOWN} more" if len(agents) > AGENTS_SHOWN else ""
+    return ", ".join(agents[:AGENTS_SHOWN]) + more
+
+
+POOLS = Table(
+    "POOL=name USED=used_bytes OF=max_bytes FULL OVERFLOW SESSIONS KEYS AGENTS",
+    drop="KEYS SESSIONS OVERFLOW",
+    right="USED OF FULL SESSIONS KEYS",
+    full=_fullness,
+    agents=_first_agents,
+)
+
+STATISTICS = Table(
+    "AGENT POOL SESSIONS TURNS MESSAGES SIZE=size_bytes KEYS KEYS_SIZE=keys_bytes",
+    drop="POOL MESSAGES TURNS",
+    right="SESSIONS TURNS MESSAGES SIZE KEYS KEYS_SIZE",
+)
 
 
 def duration_or_never(text: str) -> float | None:
@@ -29,26 +69,8 @@ _session = click.option(
 @click.option("--limit", type=click.IntRange(1, 10_000), default=1_000, metavar="N", help="List at most N.")
 def list_(session: Session, agent: str | None, limit: int) -> None:
     """List sessions, the most recently used first."""
-    params = {"agent": agent, "limit": limit}
-    columns: Columns = {
-        "AGENT": "agent",
-        "SESSION": "session",
-        "TURNS": "turns",
-        "MESSAGES": "messages",
-        "SIZE": "size_bytes",
-        "STORED": "stored_bytes",
-        "CREATED": "created_at",
-        "LAST ACCESS": "accessed_at",
-        "EXPIRES": "expires_at",
-    }
-    session.print_list(
-        session.call("memory.sessions", params),
-        "sessions",
-        "there are no sessions",
-        columns,
-        droppable=("CREATED", "STORED", "MESSAGES", "EXPIRES"),
-        right=("TURNS", "MESSAGES", "SIZE", "STORED"),
-    )
+    found = session.call("memory.sessions", {"agent": agent, "limit": limit})
+    session.print_list(found, "sessions", "there are no sessions", SESSIONS)
 
 
 @memory.define("show")
@@ -122,16 +144,7 @@ def rm(session: Session, agent: str, key: str, of: str | None) -> None:
 def search(session: Session, agent: str, query: str, of: str | None, limit: int) -> None:
     """List keys and values that contain a text. Without TEXT, list all, the newest first."""
     params = {"agent": agent, "query": query, "session": of, "limit": limit}
-    columns: Columns = {
-        "KEY": "key",
-        "SESSION": "session",
-        "VALUE": lambda record: "(corrupted)" if record.get("corrupted") else _value_text(record.get("value")),
-    }
-    session.print_list(session.call("memory.search", params), "items", "nothing is found", columns)
-
-
-def _value_text(value: object) -> str:
-    return value if isinstance(value, str) else render.json_text(value, indent=False)
+    session.print_list(session.call("memory.search", params), "items", "nothing is found", ITEMS)
 
 
 @memory.define("clear")
@@ -173,35 +186,7 @@ def expire(session: Session, agent: str, of: str, after: float | None) -> None:
 @memory.define("pools")
 def pools(session: Session) -> None:
     """Show the memory pools with their sizes and their agents."""
-    columns: Columns = {
-        "POOL": "name",
-        "USED": "used_bytes",
-        "OF": "max_bytes",
-        "FULL": _fullness,
-        "OVERFLOW": "overflow",
-        "SESSIONS": "sessions",
-        "KEYS": "keys",
-        "AGENTS": _first_agents,
-    }
-    session.print_list(
-        session.call("memory.pools", {}),
-        "pools",
-        "there are no memory pools",
-        columns,
-        droppable=("KEYS", "SESSIONS", "OVERFLOW"),
-        right=("USED", "OF", "FULL", "SESSIONS", "KEYS"),
-    )
-
-
-def _fullness(record: Mapping[str, object]) -> str:
-    most = number(record, "max_bytes")
-    return f"{100 * (number(record, 'used_bytes') or 0) / most:.0f}%" if most else "-"
-
-
-def _first_agents(record: Mapping[str, object]) -> str:
-    agents = [str(each) for each in items(record, "agents")]
-    more = f" and {len(agents) - AGENTS_SHOWN} more" if len(agents) > AGENTS_SHOWN else ""
-    return ", ".join(agents[:AGENTS_SHOWN]) + more
+    session.print_list(session.call("memory.pools", {}), "pools", "there are no memory pools", POOLS)
 
 
 @memory.define("stats")
@@ -211,18 +196,7 @@ def stats(session: Session, agent: str | None) -> None:
     found = session.call("memory.stats", {"agent": agent})
     if session.printed_json(found):
         return
-    names = ("agent", "pool", "sessions", "turns", "messages")
-    rows = [
-        [
-            *(word(record, key, "-") for key in names),
-            render.size(number(record, "size_bytes")),
-            word(record, "keys"),
-            render.size(number(record, "keys_bytes")),
-        ]
-        for record in inners(found, "agents")
-    ]
-    header = ("AGENT", "POOL", "SESSIONS", "TURNS", "MESSAGES", "SIZE", "KEYS", "KEYS SIZE")
-    session.print_table(header, rows, droppable=("POOL", "MESSAGES", "TURNS"), right=header[2:])
+    session.print_records(inners(found, "agents"), STATISTICS)
     pool = inner(found, "pool")
     held = [render.size(number(pool, key)) for key in ("size_bytes", "limit_bytes")]
     counts = ", ".join(f"{word(pool, key)} {key}" for key in ("hits", "misses", "evictions"))

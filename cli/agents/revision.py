@@ -11,7 +11,7 @@ from .. import render
 from ..assignments import assigned, toml_value
 from ..context import WAIT, WAIT_S, Session, command, complete_named, limit_s, waiting
 from ..fields import toml_text
-from ..render import inner, inners, items, word
+from ..render import Record, Table, inner, inners, items, word
 
 OF_TEXTS = ("environment", "headers", "labels")
 """Tables whose values are texts, also where they look like numbers."""
@@ -87,10 +87,8 @@ def history(session: Session, name: str, revision: int | None, count: int) -> No
         _print_table(session, inner(shown, "spec"), "")
         return
     found = session.call("revision.list", {"name": name, "limit": count})
-    if session.printed_json(found):
-        return
-    rows = [_row(session, each) for each in inners(found, "revisions")]
-    session.print_table(("REV", "STATE", "AT", "HOW", "BY", "WHY"), rows, droppable=("BY", "AT"))
+    if not session.printed_json(found):
+        session.print_records(inners(found, "revisions"), REVISIONS)
 
 
 @command("diff")
@@ -153,15 +151,17 @@ def _print_changed(session: Session, name: str, found: Mapping[str, object], dry
         session.note(f"it is rolling: corral status {name}")
 
 
-def _row(session: Session, each: Mapping[str, object]) -> list[str]:
-    how = word(each, "how")
-    if each.get("of"):
-        how = f"{how} to {word(each, 'of')}"
-    if each.get("package"):
-        how = f"{how} {word(each, 'package')}"
-    reason = word(each, "reason") if word(each, "state") == "failed" else word(each, "why")
-    cells = [word(each, "revision"), word(each, "state"), session.at(word(each, "at")), how, word(each, "by"), reason]
-    return render.one_lines(cells)
+def _how(each: Record) -> str:
+    of = f" to {word(each, 'of')}" if each.get("of") else ""
+    package = f" {word(each, 'package')}" if each.get("package") else ""
+    return word(each, "how") + of + package
+
+
+def _why(each: Record) -> str:
+    return word(each, "reason") if word(each, "state") == "failed" else word(each, "why")
+
+
+REVISIONS = Table("REV=revision STATE AT HOW BY WHY", drop="BY AT", how=_how, why=_why)
 
 
 def _print_table(session: Session, table: Mapping[str, object], above: str) -> None:

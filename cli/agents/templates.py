@@ -7,9 +7,8 @@ import click
 
 from corral.worker.contract.errors import NotFound
 
-from .. import render
 from ..context import Session, command
-from ..render import inner, inners, items, word
+from ..render import Table, inner, inners, items, word
 
 
 @command("templates")
@@ -27,21 +26,13 @@ def templates(session: Session, names: tuple[str, ...]) -> None:
     chosen = [each for each in found if not names or word(each, "name") in names]
     if session.printed_json({"templates": chosen}):
         return
-    rows = [
-        (
-            word(each, "name"),
-            " ".join(_param(param) for param in inners(each, "params")) or "-",
-            ", ".join(map(str, items(each, "used_by"))) or "-",
-            word(each, "source", "-"),
-            word(each, "description", "-"),
-        )
-        for each in chosen
-    ]
-    session.print_table(
-        ("TEMPLATE", "PARAMS", "USED BY", "SOURCE", "DESCRIPTION"),
-        [tuple(map(render.one_line, row)) for row in rows],
-        droppable=("DESCRIPTION", "SOURCE"),
+    table = Table(
+        "TEMPLATE=name PARAMS USED_BY SOURCE DESCRIPTION",
+        drop="DESCRIPTION SOURCE",
+        params=lambda each: " ".join(_param(param) for param in inners(each, "params")),
+        used_by=lambda each: ", ".join(map(str, items(each, "used_by"))),
     )
+    session.print_records(chosen, table)
 
 
 def _param(param: Mapping[str, object]) -> str:

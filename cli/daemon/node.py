@@ -8,7 +8,7 @@ from corral.worker.contract.errors import NotFound
 
 from .. import render
 from ..context import CommandGroup, Session, command, complete_names
-from ..render import Columns, inner, items, number, word
+from ..render import Table, inner, items, number, word
 
 complete_nodes = complete_names("node.list", "nodes")
 
@@ -18,27 +18,20 @@ node = CommandGroup("node", help="Show, drain and resume a node of the cluster."
 @command("nodes")
 def nodes(session: Session) -> None:
     """List the nodes of the cluster, or the last known ones."""
-    columns: Columns = {
-        "NODE": "name",
-        "STATE": "state",
-        "LOAD": "load",
-        "CAPACITY": "capacity",
-        "LABELS": _labels,
-        "VERSION": "version",
-        "": lambda record: "here" if record.get("here") is True else "",
-    }
-    session.print_list(
-        session.call("node.list", {}),
-        "nodes",
-        "no node has a lease",
-        columns,
-        droppable=("VERSION", "LABELS"),
-        right=("LOAD", "CAPACITY"),
-    )
+    session.print_list(session.call("node.list", {}), "nodes", "no node has a lease", NODES)
 
 
 def _labels(record: Mapping[str, object]) -> str:
     return ",".join(f"{key}={value}" for key, value in sorted(inner(record, "labels").items()))
+
+
+NODES = Table(
+    "NODE=name STATE LOAD CAPACITY LABELS VERSION =here",
+    drop="VERSION LABELS",
+    right="LOAD CAPACITY",
+    labels=_labels,
+    here=lambda record: "here" if record.get("here") is True else "",
+)
 
 
 @node.define("show")
@@ -70,10 +63,9 @@ def show(session: Session, name: str) -> None:
             "tasks": ", ".join(f"{count} {state}" for state, count in tasks.items()),
         }
     )
-    rows = [[word(each, key) for key in ("name", "kind", "state")] for each in agents]
-    if rows:
+    if agents:
         session.print("")
-        session.print_table(("NAME", "KIND", "STATE"), rows)
+        session.print_records(agents, Table("NAME KIND STATE"))
 
 
 @node.define("drain")

@@ -8,11 +8,18 @@ import click
 from corral.worker.contract.errors import InvalidParams
 
 from ..context import CommandGroup, Session, complete_agents, complete_names
-from ..render import Columns, items, word
+from ..render import Table, items, word
 
 complete_secrets = complete_names("secret.list", "secrets")
 
 secret = CommandGroup("secret", help="Set, list, rotate and remove secrets.")
+
+SECRETS = Table(
+    "NAME KEPT_IN=source FOR=agents CHANGED=changed_at USED_BY",
+    drop="CHANGED",
+    source=lambda record: word(record, "problem") or word(record, "source", "nowhere"),
+    agents=lambda record: " ".join(map(str, items(record, "agents"))) or "all",
+)
 
 of_name = click.argument("name", metavar="NAME", shell_complete=complete_secrets)
 of_source = click.argument("source", metavar="[-]", required=False, type=click.Choice(["-"]))
@@ -60,15 +67,8 @@ def rotate(session: Session, /, name: str, **options: Any) -> None:  # Any: the 
 @secret.define("list")
 def list_(session: Session) -> None:
     """List the secrets and the agents that name them, without values."""
-    columns: Columns = {
-        "NAME": "name",
-        "KEPT IN": lambda record: word(record, "problem") or word(record, "source", "nowhere"),
-        "FOR": lambda record: " ".join(map(str, items(record, "agents"))) or "all",
-        "CHANGED": "changed_at",
-        "USED BY": "used_by",
-    }
     nothing = 'there are no secrets; "corral secret set" keeps one'
-    session.print_list(session.call("secret.list", {}), "secrets", nothing, columns, droppable=("CHANGED",))
+    session.print_list(session.call("secret.list", {}), "secrets", nothing, SECRETS)
 
 
 @secret.define("rm")

@@ -9,7 +9,7 @@ from corral.worker.contract.errors import InvalidParams
 from ..assignments import assigned, toml_value
 from ..context import CommandGroup, Session, complete_names
 from ..fields import toml_text
-from ..render import Columns, Record, inner, inners, items, word
+from ..render import Record, Table, inner, inners, items, word
 
 complete_tenants = complete_names("tenant.list", "tenants")
 
@@ -39,18 +39,9 @@ def add(session: Session, name: str, assignments: tuple[str, ...], new: bool) ->
 @tenant.define("list")
 def list_(session: Session) -> None:
     """List the tenants."""
-    columns: Columns = {
-        "NAME": "name",
-        "STATE": _state,
-        "TIER": "tier",
-        "AGENTS": "agents",
-        "SERVERS": "servers",
-        "WORKERS": "workers",
-        "UID": "uid",
-        "SOURCE": "source",
-    }
+    table = Table("NAME STATE TIER AGENTS SERVERS WORKERS UID SOURCE", drop="SOURCE SERVERS", state=_state)
     nothing = 'there are no tenants; "corral tenant add NAME" makes one'
-    session.print_list(session.call("tenant.list", {}), "tenants", nothing, columns, droppable=("SOURCE", "SERVERS"))
+    session.print_list(session.call("tenant.list", {}), "tenants", nothing, table)
 
 
 @tenant.define("show")

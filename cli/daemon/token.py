@@ -3,7 +3,7 @@
 import click
 
 from ..context import CommandGroup, Session, command, complete_names, duration
-from ..render import Columns, Record, items, word
+from ..render import Record, Table, items, word
 
 complete_tokens = complete_names("token.list", "tokens")
 
@@ -43,18 +43,15 @@ def add(session: Session, name: str, rights: str, agents: tuple[str, ...], expir
 @token.define("list")
 def list_(session: Session) -> None:
     """List the tokens, without their texts."""
-    columns: Columns = {
-        "NAME": "name",
-        "RIGHTS": "rights",
-        "AGENTS": _agents,
-        "EXPIRES": lambda record: "expired" if record.get("expired") else session.at(word(record, "expires_at")),
-        "LAST USED": lambda record: session.at(word(record, "last_used")),
-        "CREATED BY": "created_by",
-    }
-    nothing = 'there are no tokens; "corral token add" makes one'
-    session.print_list(
-        session.call("token.list", {}), "tokens", nothing, columns, droppable=("CREATED BY", "LAST USED")
+    table = Table(
+        "NAME RIGHTS AGENTS EXPIRES LAST_USED CREATED_BY",
+        drop="CREATED_BY LAST_USED",
+        agents=_agents,
+        expires=lambda record: "expired" if record.get("expired") else session.at(word(record, "expires_at")),
+        last_used=lambda record: session.at(word(record, "last_used")),
     )
+    nothing = 'there are no tokens; "corral token add" makes one'
+    session.print_list(session.call("token.list", {}), "tokens", nothing, table)
 
 
 @token.define("rm")

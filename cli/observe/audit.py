@@ -1,14 +1,14 @@
 """Implements `corral audit`: lists and verifies the audit log."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import click
 from click.shell_completion import CompletionItem
 
 from .. import render
 from ..context import ANSWER_S, CommandGroup, Session, complete_agents, given, moment, place
-from ..render import duration, inner, inners, items, number, word
+from ..render import Record, Table, inner, inners, items, number, word
 
 RECORDS_SHOWN = 100
 MOST_RECORDS = 10_000
@@ -96,9 +96,9 @@ def list_(
         _print_all(session, params, after)
 
 
-def _print_last(session: Session, params: Mapping[str, object], count: int, after: int) -> None:
+def _print_last(session: Session, params: Record, count: int, after: int) -> None:
     """Prints the newest records, of those after a number, when the oldest of them is there."""
-    newest: list[Sequence[Mapping[str, object]]] = []
+    newest: list[Sequence[Record]] = []
     before: dict[str, object] = {}
     with session.connect() as connection:
         while count > 0:
@@ -113,7 +113,7 @@ def _print_last(session: Session, params: Mapping[str, object], count: int, afte
     _print(session, [record for records in reversed(newest) for record in records])
 
 
-def _print_all(session: Session, params: Mapping[str, object], after: int) -> None:
+def _print_all(session: Session, params: Record, after: int) -> None:
     """Prints each page of the records after a number as it comes."""
     following: object = after
     with session.connect() as connection:
@@ -124,45 +124,32 @@ def _print_all(session: Session, params: Mapping[str, object], after: int) -> No
             following = found.get("next")
 
 
-def _print(session: Session, records: Sequence[Mapping[str, object]]) -> None:
+def _print(session: Session, records: Sequence[Record]) -> None:
     if session.json:
         session.print_ndjson(records)
     elif records:
-        rows = [_row(session, record) for record in records]
-        session.print_table(HEADER, rows, droppable=("ID", "TOOK"), right=("ID", "TOOK"))
+        session.print_records(records, RECORDS)
 
 
-HEADER = ("ID", "TIME", "CALLER", "ACTION", "SUBJECT", "TOOK", "RESULT")
-
-
-def _row(session: Session, record: Mapping[str, object]) -> tuple[str, ...]:
+def _subject(record: Record) -> str:
     about = word(record, "tool") or " ".join(str(each) for each in items(record, "names"))
     kept = inner(inner(record, "arguments"), "value")
-    if kept:
-        about += f" {_brief(kept)}"
-    result = word(record, "result", "-")
-    if word(record, "message"):
-        result += f": {word(record, 'message')}"
-    if record.get("repeated") is not None:
-        result += f" ({word(record, 'repeated')} times more)"
-    return (
-        word(record, "id"),
-        session.at(word(record, "at")),
-        _caller(inner(record, "who")),
-        word(record, "action"),
-        about,
-        duration(number(record, "duration_s")),
-        result,
-    )
+    return f"{about} {_brief(kept)}" if kept else about
 
 
-def _brief(arguments: Mapping[str, object]) -> str:
+def _result(record: Record) -> str:
+    message = f": {word(record, 'message')}" if word(record, "message") else ""
+    repeated = f" ({word(record, 'repeated')} times more)" if record.get("repeated") is not None else ""
+    return word(record, "result", "-") + message + repeated
+
+
+def _brief(arguments: Record) -> str:
     """Formats the arguments of a call, cut to one line; `--json` has all of them."""
     text = render.json_text(arguments, indent=False)
     return text if len(text) <= ARGUMENTS_SHOWN else f"{text[: ARGUMENTS_SHOWN - 1]}…"
 
 
-def _caller(who: Mapping[str, object]) -> str:
+def _caller(who: Record) -> str:
     if who.get("daemon"):
         return "corrald"
     if word(who, "signal"):
@@ -179,6 +166,16 @@ def _user(uid: object) -> str:
         return pwd.getpwuid(uid).pw_name if isinstance(uid, int) else "-"
     except (KeyError, OverflowError):
         return f"uid {uid}"
+
+
+RECORDS = Table(
+    "ID TIME=at CALLER ACTION SUBJECT TOOK=duration_s RESULT",
+    drop="ID TOOK",
+    right="ID TOOK",
+    caller=lambda record: _caller(inner(record, "who")),
+    subject=_subject,
+    result=_result,
+)
 
 
 @audit.define("verify")

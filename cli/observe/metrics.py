@@ -8,21 +8,53 @@ import click
 
 from .. import render
 from ..context import Session, command, complete_agents, duration, moment
-from ..render import Record, inners, number, word
-
-HEADER = (
-    *("TIME", "RUN/MIN", "DONE", "FAILED", "ERRORS", "P50", "P99", "CPU%", "MEMORY", "RUNNING"),
-    *("QUEUED", "CALLS", "TOKENS", "CENTS", "RESTARTS"),
-)
-
-TENANT_HEADER = ("TENANT", "AGENTS", "DONE", "FAILED", "ERRORS", "AVERAGE", "TOKENS", "CENTS")
-
-RANKED_HEADER = ("", "NAME", "HEALTH", "DONE", "FAILED", "ERRORS", "AVERAGE", "TOKENS", "CENTS")
+from ..render import Record, Table, inner, inners, number, word
 
 RANKINGS = ("best", "worst", "slowest", "expensive")
 
 ROWS = 24
 """Number of rows of the table, where no step is asked for."""
+
+
+def _share(point: Record) -> str:
+    rate = number(point, "error_rate")
+    return "-" if rate is None else f"{rate:.1%}"
+
+
+def _milliseconds(record: Record, key: str) -> str:
+    found = number(record, key)
+    if found is not None and found < 9.95:
+        return f"{found:.1f}ms"
+    return render.duration(None if found is None else found / 1000)
+
+
+def _figures(columns: str, drop: str) -> Table:
+    """Returns a table of points; all columns but those of texts have figures."""
+    headings = (column.partition("=")[0] for column in columns.split())
+    return Table(
+        columns,
+        drop=drop,
+        right=" ".join(heading for heading in headings if heading not in ("TIME", "NAME", "TENANT", "")),
+        rate=lambda point: f"{number(point, 'executions_per_minute') or 0:.4g}",
+        errors=_share,
+        p50=lambda point: _milliseconds(point, "p50_ms"),
+        p99=lambda point: _milliseconds(point, "p99_ms"),
+        average=lambda point: _milliseconds(point, "average_ms"),
+        cpu=lambda point: f"{number(point, 'cpu_percent') or 0:.1f}",
+        cents=lambda point: f"{number(point, 'cost_cents') or 0:.6g}",
+    )
+
+
+POINT = (
+    "RUN/MIN=rate DONE=executed FAILED ERRORS P50 P99 CPU%=cpu MEMORY=memory_bytes RUNNING QUEUED CALLS=tool_calls "
+    "TOKENS CENTS RESTARTS"
+)
+TOTAL = "DONE=executed FAILED ERRORS AVERAGE TOKENS CENTS"
+NARROW = "CENTS TOKENS CALLS RESTARTS DONE QUEUED P50 RUNNING"
+POINTS = _figures(f"TIME=at {POINT}", NARROW)
+PRESENT = _figures(f"NAME HEALTH=health_score {POINT}", NARROW)
+RANKED = _figures(f"=ranking NAME HEALTH=health_score {TOTAL}", "CENTS TOKENS")
+TENANTS = _figures(f"TENANT=name AGENTS {TOTAL}", "CENTS TOKENS")
 
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -78,12 +110,7 @@ def _show_history(session: Session, document: Record) -> None:
     if not points:
         session.print("no metrics of this time")
         return
-    session.print_table(
-        HEADER,
-        [_row(session, each) for each in points],
-        droppable=("CENTS", "TOKENS", "CALLS", "RESTARTS", "DONE", "QUEUED", "P50", "RUNNING"),
-        right=HEADER[1:],
-    )
+    session.print_records(points, POINTS)
     step_s = number(document, "step_s") or 1.0
     for label, key, unit in SPARKS:
         values = _on_axis(points, key, step_s)
@@ -91,38 +118,6 @@ def _show_history(session: Session, document: Record) -> None:
         if any(known):
             ends = f"{_amount(min(known), unit)} to {_amount(max(known), unit)}"
             session.print(f"{label:>9} {_bars(values)} {ends}")
-
-
-def _row(session: Session, point: Record) -> list[str]:
-    return [
-        session.at(word(point, "at")),
-        f"{number(point, 'executions_per_minute') or 0:.4g}",
-        word(point, "executed"),
-        word(point, "failed"),
-        _share(point),
-        _milliseconds(point, "p50_ms"),
-        _milliseconds(point, "p99_ms"),
-        f"{number(point, 'cpu_percent') or 0:.1f}",
-        render.size(number(point, "memory_bytes")),
-        word(point, "running"),
-        word(point, "queued"),
-        word(point, "tool_calls"),
-        word(point, "tokens"),
-        f"{number(point, 'cost_cents') or 0:.6g}",
-        word(point, "restarts"),
-    ]
-
-
-def _share(point: Record) -> str:
-    rate = number(point, "error_rate")
-    return "-" if rate is None else f"{rate:.1%}"
-
-
-def _milliseconds(record: Record, key: str) -> str:
-    found = number(record, key)
-    if found is not None and found < 9.95:
-        return f"{found:.1f}ms"
-    return render.duration(None if found is None else found / 1000)
 
 
 def _on_axis(points: Sequence[Record], key: str, step_s: float) -> list[float | None]:
@@ -156,71 +151,36 @@ def _show_latest(session: Session, params: Record) -> None:
     if document.get("enabled") is not True:
         session.print("metrics are off: enable_metrics = false")
         return
-    found = [*inners(document, "agents"), *inners(document, "mcp_servers")]
-    daemon = render.as_record(document.get("daemon"))
-    header = ("NAME", "HEALTH", *HEADER[1:])
-    rows = [_present(session, each) for each in [*found, *([daemon] if daemon else [])]]
-    session.print_table(
-        header,
-        rows,
-        droppable=("CENTS", "TOKENS", "CALLS", "RESTARTS", "DONE", "QUEUED", "P50", "RUNNING"),
-        right=header[1:],
-    )
-
-
-def _present(session: Session, found: Record) -> list[str]:
-    point = render.as_record(found.get("last_minute"))
-    return [word(found, "name", "(all)"), word(found, "health_score", "-"), *_row(session, point)[1:]]
+    daemon = inner(document, "daemon")
+    found = [*inners(document, "agents"), *inners(document, "mcp_servers"), *([daemon] if daemon else [])]
+    points = [{**inner(each, "last_minute"), **_named(each, "(all)")} for each in found]
+    session.print_records(points, PRESENT)
 
 
 def _show_top(session: Session, params: Record) -> None:
     document = session.call("metrics.top", dict(params))
     if session.printed_json(document):
         return
-    rows = [
-        [kind if not place else "", *_ranked(each)]
+    ranked = [
+        {**inner(each, "total"), **_named(each, ""), "ranking": "" if place else kind}
         for kind in RANKINGS
         for place, each in enumerate(inners(document, kind))
     ]
-    if not rows:
+    if not ranked:
         session.print("nothing ran in this time")
         return
-    session.print_table(RANKED_HEADER, rows, droppable=("CENTS", "TOKENS"), right=RANKED_HEADER[2:])
+    session.print_records(ranked, RANKED)
     if tenants := inners(document, "tenants"):
-        session.print_table(
-            TENANT_HEADER,
-            [_of_tenant(each) for each in tenants],
-            droppable=("CENTS", "TOKENS"),
-            right=TENANT_HEADER[1:],
-        )
+        session.print_records([{**inner(each, "total"), **_named(each, "(owner)")} for each in tenants], TENANTS)
     for each in inners(document, "problems"):
         reasons = "; ".join(str(reason) for reason in render.items(each, "reasons"))
         session.print(f"problem: {word(each, 'name')}: {reasons}")
 
 
-def _of_tenant(found: Record) -> list[str]:
-    point = render.as_record(found.get("total"))
-    return [
-        word(found, "name", "(owner)"),
-        word(found, "agents"),
-        word(point, "executed"),
-        word(point, "failed"),
-        _share(point),
-        _milliseconds(point, "average_ms"),
-        word(point, "tokens"),
-        f"{number(point, 'cost_cents') or 0:.6g}",
-    ]
-
-
-def _ranked(found: Record) -> list[str]:
-    point = render.as_record(found.get("total"))
-    return [
-        word(found, "name"),
-        word(found, "health_score"),
-        word(point, "executed"),
-        word(point, "failed"),
-        _share(point),
-        _milliseconds(point, "average_ms"),
-        word(point, "tokens"),
-        f"{number(point, 'cost_cents') or 0:.6g}",
-    ]
+def _named(found: Record, nameless: str) -> dict[str, object]:
+    """Returns what stands beside the figures of an agent, a server or a tenant."""
+    return {
+        "name": word(found, "name", nameless),
+        "health_score": found.get("health_score"),
+        "agents": found.get("agents"),
+    }

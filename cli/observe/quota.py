@@ -4,11 +4,7 @@ import click
 
 from .. import render
 from ..context import Session, command, complete_agents, selecting, selection
-from ..render import Record, inners, number, word
-
-HEADER = ("NAME", "LIMIT", "VALUE", "USED", "WINDOW", "REFUSED")
-
-BYTES = "_bytes"
+from ..render import Record, Table, inners, number, word
 
 
 @command("quota")
@@ -23,25 +19,20 @@ def quota(session: Session, names: tuple[str, ...], selector: tuple[str, ...]) -
     of its agents.
     """
     document = session.call("quota.list", selection(names, selector))
-    if session.printed_json(document):
-        return
-    session.print_table(
-        HEADER, [_row(each) for each in inners(document, "quotas")], droppable=("WINDOW", "REFUSED"), right=HEADER[2:]
-    )
+    if not session.printed_json(document):
+        session.print_records(inners(document, "quotas"), QUOTAS)
 
 
-def _row(found: Record) -> list[str]:
-    key = word(found, "key")
-    window_s = number(found, "window_s")
-    return [
-        f"{word(found, 'tenant')}/" if found.get("tenant") else word(found, "name", "(all)"),
-        key,
-        _amount(key, number(found, "limit")),
-        _amount(key, number(found, "used")),
-        "-" if window_s is None else render.duration(window_s),
-        word(found, "refused"),
-    ]
+def _amount(found: Record, key: str) -> str:
+    value = number(found, key)
+    return render.size(value) if word(found, "key").endswith("_bytes") else f"{value or 0:.12g}"
 
 
-def _amount(key: str, value: float | None) -> str:
-    return render.size(value) if key.endswith(BYTES) else f"{value or 0:.12g}"
+QUOTAS = Table(
+    "NAME LIMIT=key VALUE USED WINDOW=window_s REFUSED",
+    drop="WINDOW REFUSED",
+    right="VALUE USED WINDOW REFUSED",
+    name=lambda found: f"{word(found, 'tenant')}/" if found.get("tenant") else word(found, "name", "(all)"),
+    value=lambda found: _amount(found, "limit"),
+    used=lambda found: _amount(found, "used"),
+)

@@ -4,14 +4,21 @@ import click
 
 from .. import render
 from ..context import Session, command, complete_agents, selecting, selection
-from ..render import Record, inner, number, word
+from ..render import Table, inner, number, word
 from ..screen.samples import KINDS, milliseconds, overhead_line
 
 GROUPS = (*KINDS, "teams", "workflows")
 
-STATISTICS_HEADER = (
-    *("NAME", "UP", "SPAWNED", "TASKS", "OK", "FAILED", "CANCELLED", "CALLS"),
-    *("CALLS/MIN", "AVERAGE", "P50", "P99", "MEMORY", "CPU"),
+STATISTICS = Table(
+    "NAME UP=runtime.active SPAWNED=runtime.spawned TASKS=executor.total OK=executor.ok FAILED=executor.failed "
+    "CANCELLED=executor.cancelled CALLS=executor.tool_calls CALLS/MIN=executor.tool_calls_last_minute "
+    "AVERAGE P50 P99 MEMORY=process.memory_bytes CPU",
+    drop="CANCELLED AVERAGE SPAWNED UP CPU P50 CALLS/MIN CALLS",
+    right="UP SPAWNED TASKS OK FAILED CANCELLED CALLS CALLS/MIN AVERAGE P50 P99 MEMORY CPU",
+    average=lambda found: milliseconds(inner(found, "executor"), "average_ms"),
+    p50=lambda found: milliseconds(inner(found, "executor"), "p50_ms"),
+    p99=lambda found: milliseconds(inner(found, "executor"), "p99_ms"),
+    cpu=lambda found: milliseconds(inner(found, "process"), "cpu_ms"),
 )
 
 
@@ -23,33 +30,10 @@ def stats(session: Session, names: tuple[str, ...], selector: tuple[str, ...]) -
     document = session.call("statistics.show", selection(names, selector))
     if session.printed_json(document):
         return
-    named = [(name, found) for group in GROUPS for name, found in inner(document, group).items()]
+    named = [
+        {**render.as_record(found), "name": name} for group in GROUPS for name, found in inner(document, group).items()
+    ]
     lifetime = render.duration(number(document, "uptime_s"))
     session.print(f"since {session.at(word(document, 'since'))}, {lifetime} ago")
-    rows = [_statistics_row(name, render.as_record(found)) for name, found in named]
-    session.print_table(
-        STATISTICS_HEADER,
-        [*rows, _statistics_row("(all)", document)],
-        droppable=("CANCELLED", "AVERAGE", "SPAWNED", "UP", "CPU", "P50", "CALLS/MIN", "CALLS"),
-        right=STATISTICS_HEADER[1:],
-    )
+    session.print_records([*named, {**document, "name": "(all)"}], STATISTICS)
     session.print(overhead_line(document))
-
-
-def _statistics_row(name: str, found: Record) -> list[str]:
-    runtime, process = inner(found, "runtime"), inner(found, "process")
-    executor = inner(found, "executor")
-    return [
-        name,
-        word(runtime, "active", "-"),
-        word(runtime, "spawned", "-"),
-        word(executor, "total", "-"),
-        word(executor, "ok", "-"),
-        word(executor, "failed", "-"),
-        word(executor, "cancelled", "-"),
-        word(executor, "tool_calls", "-"),
-        word(executor, "tool_calls_last_minute", "-"),
-        *(milliseconds(executor, key) for key in ("average_ms", "p50_ms", "p99_ms")),
-        render.size(number(process, "memory_bytes")),
-        milliseconds(process, "cpu_ms"),
-    ]

@@ -1,7 +1,7 @@
 """Implements `corral stores`: the declared databases and knowledge, and whether they can be reached."""
 
 from ..context import Session, command
-from ..render import Columns
+from ..render import Table
 
 
 @command("stores")
@@ -9,12 +9,4 @@ def stores(session: Session) -> None:
     """List stores and the agents that use them."""
     found = session.call("store.list", {})
     nothing = "there are no stores; declare one with [stores.NAME] in the configuration"
-    columns: Columns = {
-        "NAME": "name",
-        "KIND": "kind",
-        "STATE": "state",
-        "URL": "url",
-        "USED BY": "used_by",
-        "REASON": "reason",
-    }
-    session.print_list(found, "stores", nothing, columns, droppable=("URL",))
+    session.print_list(found, "stores", nothing, Table("NAME KIND STATE URL USED_BY REASON", drop="URL"))

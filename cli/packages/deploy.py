@@ -11,9 +11,7 @@ from corral.worker.contract.jsonrpc import Notification
 
 from .. import render
 from ..context import Session, command, complete_named, duration, json_value, pair
-from ..render import Record, as_record, inner, inners, number, word
-
-HEADER = ("DEPLOYMENT", "NAME", "PACKAGE", "VERSION", "STATE", "REVISION", "AT", "BY")
+from ..render import Record, Table, as_record, inner, inners, number, word
 
 
 @command("deploy")
@@ -158,25 +156,21 @@ def deployments(session: Session, name: str | None, limit: int) -> None:
             _print_full(session, record)
         return
     found = session.call("deployment.list", {"name": name, "limit": limit})
-    if session.printed_json(found):
-        return
-    rows = [_row(session, each) for each in inners(found, "deployments")]
-    session.print_table(HEADER, rows, droppable=("BY", "AT", "REVISION"), right=("DEPLOYMENT", "REVISION"))
+    if not session.printed_json(found):
+        session.print_records(inners(found, "deployments"), DEPLOYMENTS)
 
 
-def _row(session: Session, record: Record) -> list[str]:
-    share = number(record, "canary_percent")
-    state = word(record, "state")
-    return [
-        word(record, "deployment"),
-        word(record, "agent"),
-        word(record, "package"),
-        word(record, "version"),
-        f"{state} {share:g}%" if state == "canary" and share is not None else state,
-        word(record, "revision", "-"),
-        session.at(word(record, "created_at")),
-        word(record, "by", "-"),
-    ]
+def _state(record: Record) -> str:
+    share, state = number(record, "canary_percent"), word(record, "state")
+    return f"{state} {share:g}%" if state == "canary" and share is not None else state
+
+
+DEPLOYMENTS = Table(
+    "DEPLOYMENT NAME=agent PACKAGE VERSION STATE REVISION AT=created_at BY",
+    drop="BY AT REVISION",
+    right="DEPLOYMENT REVISION",
+    state=_state,
+)
 
 
 def _print_full(session: Session, record: Record) -> None:

@@ -13,10 +13,16 @@ from corral.worker.contract.errors import InvalidParams, NotFound, Unreachable
 
 from .. import render
 from ..context import CommandGroup, Session, admit_msgspec, complete_names
-from ..render import Columns, word
+from ..render import Table, word
 
 CHUNK_BYTES = 1024 * 1024
 """Bytes of a package in one call."""
+
+PACKAGES = Table(
+    "NAME VERSION FILES SIZE=size_bytes SIGNED_BY=signer ADDED=added_at USED_BY",
+    drop="ADDED",
+    signer=lambda record: word(record, "signer", "nobody"),
+)
 
 DOWNLOAD_MAX_BYTES = 1024 * 1024 * 1024
 DOWNLOAD_S = 60.0
@@ -181,17 +187,8 @@ def _full(answer: IO[bytes]) -> bytes:
 def list_(session: Session, name: str | None) -> None:
     """List the packages of the daemon."""
     found = session.call("package.list", {"name": name})
-    columns: Columns = {
-        "NAME": "name",
-        "VERSION": "version",
-        "FILES": "files",
-        "SIZE": "size_bytes",
-        "SIGNED BY": lambda record: word(record, "signer", "nobody"),
-        "ADDED": "added_at",
-        "USED BY": "used_by",
-    }
     nothing = 'there are no packages; "corral package add" adds one'
-    session.print_list(found, "packages", nothing, columns, droppable=("ADDED",))
+    session.print_list(found, "packages", nothing, PACKAGES)
 
 
 @package.define("show")

@@ -1,15 +1,21 @@
 """Implements `corral approvals`: lists the questions of tasks, and answers them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import click
 
 from .. import render
 from ..context import CommandGroup, Session, complete_names, given
-from ..render import word
+from ..render import Table, word
 
-HEADER = ("ID", "AGENT", "TASK", "QUESTION", "ANSWERS", "EXPIRES")
-ENDED = ("ID", "AGENT", "TASK", "QUESTION", "STATE", "ANSWER", "BY", "ENDED")
+OPEN = Table(
+    "ID AGENT TASK QUESTION ANSWERS EXPIRES=expires_at",
+    drop="TASK EXPIRES",
+    right="ID",
+    answers=lambda record: ", ".join(map(str, render.items(record, "options"))) or "any text",
+)
+
+ENDED = Table("ID AGENT TASK QUESTION STATE ANSWER BY=answered_by ENDED=ended_at", drop="TASK ENDED BY", right="ID")
 
 complete_open = complete_names("approval.list", "approvals")
 
@@ -42,29 +48,9 @@ def approvals(context: click.Context) -> None:
 def list_(session: Session, agent: str | None, task: str | None, ended: bool) -> None:
     """List the open questions, the oldest first."""
     found = session.call("approval.list", given(agent=agent, task=task, ended=ended or None))
-    records = session.records(found, "approvals", "no task waits for an answer")
-    if not records:
-        return
-    row = _ended_row if ended else _row
-    session.print_table(
-        ENDED if ended else HEADER,
-        [row(session, record) for record in records],
-        droppable=("TASK", "EXPIRES", "ENDED", "BY"),
-        right=("ID",),
-    )
-    if render.as_record(found).get("more") is True:
+    session.print_list(found, "approvals", "no task waits for an answer", ENDED if ended else OPEN)
+    if found.get("more") is True:
         session.note("there are more; --agent or --task selects some")
-
-
-def _row(session: Session, record: Mapping[str, object]) -> list[str]:
-    cells = [word(record, key) for key in ("id", "agent", "task", "question")]
-    options = ", ".join(str(each) for each in render.items(record, "options"))
-    return [*cells, options or "any text", session.at(word(record, "expires_at"))]
-
-
-def _ended_row(session: Session, record: Mapping[str, object]) -> list[str]:
-    keys = ("id", "agent", "task", "question", "state", "answer", "answered_by")
-    return [*(word(record, key) for key in keys), session.at(word(record, "ended_at"))]
 
 
 @approvals.define("show")

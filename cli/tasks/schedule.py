@@ -10,7 +10,7 @@ from corral.worker.contract.errors import InvalidParams, NotFound
 
 from .. import render
 from ..context import AddCommand, CommandGroup, Session, command, complete_names, duration, pair
-from ..render import inner, inners, items, number, word
+from ..render import Record, Table, inner, inners, items, number, word
 from .run_options import add_times, times
 
 complete_schedules = complete_names("schedule.list", "schedules")
@@ -19,35 +19,34 @@ of_schedules = click.argument("names", metavar="NAME…", nargs=-1, required=Tru
 
 
 def _list(session: Session) -> None:
-    found = session.call("schedule.list", {})
     nothing = "there are no schedules; corral schedule add NAME --cron EXPR -- CMD makes one"
-    records = session.records(found, "schedules", nothing)
-    if not records:
-        return
-    session.print_table(
-        ("NAME", "FOR", "WHEN", "NEXT", "LAST", "RUNS", "SKIPPED", "REFUSED", "FROM", "OBJECTIVE"),
-        [_row(session, record) for record in records],
-        droppable=("FROM", "SKIPPED", "REFUSED", "RUNS", "WHEN"),
-        right=("RUNS", "SKIPPED", "REFUSED"),
+    table = Table(
+        "NAME FOR=whom WHEN NEXT LAST RUNS SKIPPED REFUSED FROM=origin OBJECTIVE",
+        drop="FROM SKIPPED REFUSED RUNS WHEN",
+        right="RUNS SKIPPED REFUSED",
+        last=_last,
+        objective=_objective,
+        whom=_whom,
+        origin=_source,
+        when=lambda record: _when(session, record),
+        next=lambda record: "paused" if record.get("paused") is True else session.at(word(record, "next_at")),
     )
+    session.print_list(session.call("schedule.list", {}), "schedules", nothing, table)
 
 
-def _row(session: Session, record: Mapping[str, object]) -> list[str]:
+def _whom(record: Record) -> str:
     task = inner(record, "task")
-    following = "paused" if record.get("paused") is True else session.at(word(record, "next_at"))
-    counts = [word(record, key) for key in ("runs", "skipped", "refused")]
-    error = word(inner(record, "last_error"), "name")
-    objective = word(task, "objective")
-    return [
-        word(record, "name"),
-        _whom(task),
-        _when(session, record),
-        following,
-        _last(record),
-        *counts,
-        source if (source := word(record, "source")) in ("store", "cluster") else "file",
-        f"{error}: {objective}" if error else objective,
-    ]
+    return word(task, "agent") or f"any {word(task, 'capability')}"
+
+
+def _source(record: Record) -> str:
+    source = word(record, "source")
+    return source if source in ("store", "cluster") else "file"
+
+
+def _objective(record: Record) -> str:
+    error, objective = word(inner(record, "last_error"), "name"), word(inner(record, "task"), "objective")
+    return f"{error}: {objective}" if error else objective
 
 
 def _last(record: Mapping[str, object]) -> str:
@@ -63,10 +62,6 @@ def _result(run: Mapping[str, object]) -> str:
     state = word(run, "state")
     why = word(run, "signal") or (f"code {word(run, 'code')}" if number(run, "code") else "")
     return f"{state}, {why}" if why else state
-
-
-def _whom(task: Mapping[str, object]) -> str:
-    return word(task, "agent") or f"any {word(task, 'capability')}"
 
 
 def _when(session: Session, record: Mapping[str, object]) -> str:
@@ -153,22 +148,16 @@ def show(session: Session, name: str) -> None:
     session.print_fields({key: value for key, value in record.items() if key not in left_out})
     if runs:
         session.print("\n" + session.styled("last runs", "bold"))
-        nodes = [word(run, "node") for run in runs]
-        of_nodes = ("NODE",) if any(nodes) else ()
-        rows = [_run_row(session, run) for run in runs]
-        session.print_table(
-            ("TASK", "STARTED", "TOOK", "RESULT", "LIFE", "ERROR", *of_nodes),
-            [[*row, node] if of_nodes else row for row, node in zip(rows, nodes, strict=True)],
-            droppable=("LIFE",),
-            right=("TOOK",),
-        )
+        session.print_records(runs, RUNS)
 
 
-def _run_row(session: Session, run: Mapping[str, object]) -> list[str]:
-    started = word(run, "started_at")
-    took = render.duration(number(run, "duration_s"))
-    cells = [word(run, "task"), session.at(started) if started else "-", took, _result(run)]
-    return [*cells, word(run, "incarnation"), word(run, "error")]
+RUNS = Table(
+    "TASK STARTED=started_at TOOK=duration_s RESULT LIFE=incarnation ERROR NODE",
+    drop="LIFE",
+    sparse="NODE",
+    right="TOOK",
+    result=_result,
+)
 
 
 @schedule.define("rm")

@@ -36,7 +36,7 @@ from ..context import (
     duration,
     given,
 )
-from ..render import inner, inners, number, word
+from ..render import Record, Table, inner, inners, number, word
 from . import run_options
 from .run_options import add_run_options, complete_addressees, complete_tasks
 from .wait import ENDED, RECONNECT_S, STATES, Mode, TaskProgress, TaskWait, has_ended, share
@@ -239,20 +239,7 @@ def tasks(session: Session, /, **options: Any) -> None:  # Any: the values of th
     if not records:
         session.note("there are no such tasks" if params else "there are no tasks")
         return
-    rows = [_task_row(session, record) for record in records]
-    has_reasons = any(row[-1] for row in rows)
-    header = (*TASK_HEADER, "REASON") if has_reasons else TASK_HEADER
-    rows = [row[: len(header)] for row in rows]
-    if any("node" in record for record in records):  # as of a cluster
-        header = (*header[:2], "NODE", *header[2:])
-        nodes = [word(record, "node", "-") for record in records]
-        rows = [[*row[:2], node, *row[2:]] for row, node in zip(rows, nodes, strict=True)]
-    session.print_table(
-        header, rows, droppable=("PRIORITY", "TRY", "WORKER", "TOOK", "CREATED"), right=("PRIORITY", "TRY", "TOOK")
-    )
-
-
-TASK_HEADER = (*("ID", "AGENT", "WORKER", "STATE", "PRIORITY"), *("TRY", "TOOK", "CREATED", "OBJECTIVE"))
+    session.print_records(records, TASKS)
 
 
 def _filters(options: Mapping[str, Any]) -> dict[str, object]:
@@ -288,19 +275,21 @@ def _pages(session: Session, params: Mapping[str, object], limit: int) -> tuple[
     return records, skipped
 
 
-def _task_row(session: Session, record: Mapping[str, object]) -> list[str]:
-    cells = [word(record, key) for key in ("id", "agent", "worker", "state", "priority", "attempt")]
-    created = session.at(word(record, "created_at"))
-    reason = _reason(inner(record, "error")) or word(record, "reason")
-    took = render.duration(number(record, "duration_s"))
-    return [*cells, took, created, word(record, "objective"), reason]
-
-
-def _reason(error: Mapping[str, object]) -> str:
-    """Returns the class of an error and its cause, without the beginning that names the task or its worker."""
+def _reason(record: Record) -> str:
+    """Returns why a task has failed or waits: the class of an error and its cause, without the beginning that names the task."""
+    error = inner(record, "error")
     message = word(error, "message")
     cause = message.partition('": ')[2] if message.startswith("cannot ") else ""
-    return ": ".join(filter(None, (word(error, "name"), cause or message)))
+    return ": ".join(filter(None, (word(error, "name"), cause or message))) or word(record, "reason")
+
+
+TASKS = Table(
+    "ID AGENT NODE WORKER STATE PRIORITY TRY=attempt TOOK=duration_s CREATED=created_at OBJECTIVE REASON",
+    drop="PRIORITY TRY WORKER TOOK CREATED",
+    sparse="NODE REASON",
+    right="PRIORITY TRY TOOK",
+    reason=_reason,
+)
 
 
 task = CommandGroup("task", help="Show, follow, cancel or retry single tasks.")
@@ -346,8 +335,10 @@ def _show_tree(session: Session, task_id: str) -> None:
     left = [(found, 0)]
     while left:
         node, depth = left.pop()
-        row = _task_row(session, inner(node, "task"))
-        parts = [row[0], word(inner(node, "task"), "step"), row[1], row[3], row[6], *row[8:]]
+        record = inner(node, "task")
+        took = render.duration(number(record, "duration_s"))
+        known = [word(record, key) for key in ("id", "step", "agent", "state")]
+        parts = [*known, took, word(record, "objective"), _reason(record)]
         line = "  " * depth + "  ".join(part for part in parts if part)
         session.print(render.cut(render.one_line(line), session.width or sys.maxsize))
         more = int(number(node, "more") or 0)

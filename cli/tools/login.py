@@ -11,7 +11,7 @@ import click
 from corral.worker.contract.errors import InvalidParams, Timeout
 
 from ..context import Session, complete_names, duration
-from ..render import Columns, items, word
+from ..render import Table, items, word
 
 LOGIN_S = 600.0
 """Seconds to wait for the browser; the daemon gives no more either."""
@@ -104,15 +104,13 @@ def logout(session: Session, name: str, no_revoke: bool) -> None:
 @click.pass_obj
 def logins(session: Session) -> None:
     """List remote MCP servers with their logins. No token is shown."""
-    columns: Columns = {
-        "NAME": "name",
-        "LOGIN": "state",
-        "ISSUER": "issuer",
-        "UNTIL": lambda each: word(each, "expires_at"),
-        "SCOPES": lambda each: word(each, "reason") or " ".join(map(str, items(each, "scopes"))),
-    }
-    nothing = "there are no remote MCP servers"
-    session.print_list(session.call("mcp.logins", {}), "logins", nothing, columns, droppable=("UNTIL",))
+    table = Table(
+        "NAME LOGIN=state ISSUER UNTIL SCOPES",
+        drop="UNTIL",
+        until=lambda each: word(each, "expires_at"),
+        scopes=lambda each: word(each, "reason") or " ".join(map(str, items(each, "scopes"))),
+    )
+    session.print_list(session.call("mcp.logins", {}), "logins", "there are no remote MCP servers", table)
 
 
 def _polled(session: Session, started: Mapping[str, object], ends_at: float) -> dict[str, object]:

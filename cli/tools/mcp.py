@@ -22,7 +22,7 @@ from ..context import (
     typed_pairs,
     waiting_s,
 )
-from ..render import inner, inners, items, number, word
+from ..render import Record, Table, inner, inners, items, number, word
 
 mcp = CommandGroup(
     "mcp",
@@ -41,13 +41,7 @@ def servers(session: Session) -> None:
     entries = session.records(found, "servers", "there are no MCP servers")
     if not entries:
         return
-    rows = [_server_row(entry, inner(entry, "mcp")) for entry in entries]
-    session.print_table(
-        ("NAME", "STATE", "SPEAKS", "CALLS", "FAILED", "TOOLS", "NAMES"),
-        rows,
-        droppable=("SPEAKS", "FAILED", "CALLS"),
-        right=("CALLS", "FAILED", "TOOLS"),
-    )
+    session.print_records(entries, SERVERS)
     for entry in entries:
         about = inner(entry, "mcp")
         ends = [inner(each, "last_exit") for each in inners(entry, "workers")]
@@ -60,19 +54,24 @@ def servers(session: Session) -> None:
                 session.note(f"{word(entry, 'name')}: {text}")
 
 
-def _server_row(entry: Mapping[str, object], about: Mapping[str, object]) -> tuple[str, ...]:
-    calls = word(about, "calls", "-")
-    if number(about, "in_flight"):
-        calls += f" ({word(about, 'in_flight')} now)"
-    return (
-        word(entry, "name"),
-        word(entry, "state", "-"),
-        word(about, "version") or word(about, "era", "-"),
-        calls,
-        word(about, "failures", "-"),
-        str(len(items(entry, "tools"))),
-        " ".join(map(str, items(entry, "tools"))),
-    )
+def _calls(entry: Record) -> str:
+    about = inner(entry, "mcp")
+    now = f" ({word(about, 'in_flight')} now)" if number(about, "in_flight") else ""
+    return word(about, "calls", "-") + now
+
+
+SERVERS = Table(
+    "NAME STATE SPEAKS CALLS FAILED=mcp.failures TOOLS=count NAMES=tools",
+    drop="SPEAKS FAILED CALLS",
+    right="CALLS FAILED TOOLS",
+    speaks=lambda entry: word(inner(entry, "mcp"), "version") or word(inner(entry, "mcp"), "era"),
+    calls=_calls,
+    count=lambda entry: str(len(items(entry, "tools"))),
+)
+
+
+def _first_line(record: Record) -> str:
+    return word(record, "description").strip().partition("\n")[0]
 
 
 @mcp.define("tools")
@@ -80,19 +79,7 @@ def _server_row(entry: Mapping[str, object], about: Mapping[str, object]) -> tup
 def tools(session: Session, server: str | None) -> None:
     """List tools with their arguments and descriptions."""
     params = {} if server is None else {"server": server}
-    found = session.call("mcp.tools", params, timeout_s=None)  # it may start a server first
-    if session.printed_json(found.get("tools", [])):
-        return
-    for name, error in inner(found, "failures").items():
-        session.note(f"corral: {name}: {word(render.as_record(error), 'message', 'it failed')}")
-    records = inners(found, "tools")
-    if not records:
-        session.note("there are no tools")
-        return
-    rows = [
-        (word(tool, "name"), _arguments(tool), word(tool, "description").strip().partition("\n")[0]) for tool in records
-    ]
-    session.print_table(("NAME", "ARGUMENTS", "DESCRIPTION"), rows, droppable=("ARGUMENTS",))
+    session.print_list(_listed(session, "mcp.tools", params), "tools", "there are no tools", TOOLS)
 
 
 def _arguments(tool: Mapping[str, object]) -> str:
@@ -101,6 +88,9 @@ def _arguments(tool: Mapping[str, object]) -> str:
     required = [str(name) for name in items(schema, "required")]
     optional = [name for name in inner(schema, "properties") if name not in required]
     return " ".join((*required, *(f"[{name}]" for name in optional)))
+
+
+TOOLS = Table("NAME ARGUMENTS DESCRIPTION", drop="ARGUMENTS", arguments=_arguments, description=_first_line)
 
 
 @mcp.define("call", epilog="KEY=VALUE has the type of the schema of the tool, else it is text; KEY:=JSON is JSON.")
@@ -181,22 +171,15 @@ def serve(session: Session, only: tuple[str, ...], deny: tuple[str, ...], read_o
 @mcp.define("prompts")
 def prompts(session: Session) -> None:
     """List prompts with their arguments."""
-    found = _listed(session, "mcp.prompts")
-    records = session.records(found, "prompts", "there are no prompts")
-    if not records:
-        return
-    rows = [
-        (
-            word(each, "name"),
-            " ".join(
-                word(one, "name") if one.get("required") else f"[{word(one, 'name')}]"
-                for one in inners(each, "arguments")
-            ),
-            word(each, "description").strip().partition("\n")[0],
-        )
-        for each in records
-    ]
-    session.print_table(("NAME", "ARGUMENTS", "DESCRIPTION"), rows, droppable=("ARGUMENTS",))
+    session.print_list(_listed(session, "mcp.prompts"), "prompts", "there are no prompts", PROMPTS)
+
+
+def _parameters(prompt: Record) -> str:
+    arguments = [(word(each, "name"), each.get("required")) for each in inners(prompt, "arguments")]
+    return " ".join(name if required else f"[{name}]" for name, required in arguments)
+
+
+PROMPTS = Table("NAME ARGUMENTS DESCRIPTION", drop="ARGUMENTS", arguments=_parameters, description=_first_line)
 
 
 @mcp.define("resources")
@@ -216,8 +199,8 @@ def resources(session: Session) -> None:
     session.print_table(("URI", "TYPE", "NAME"), rows, droppable=("TYPE",))
 
 
-def _listed(session: Session, method: str) -> dict[str, object]:
-    found = session.call(method, {}, timeout_s=None)  # it may start servers first
+def _listed(session: Session, method: str, params: Record | None = None) -> dict[str, object]:
+    found = session.call(method, params or {}, timeout_s=None)  # it may start servers first
     for name, error in inner(found, "failures").items():
         session.note(f"corral: {name}: {word(render.as_record(error), 'message', 'it failed')}")
     return found
