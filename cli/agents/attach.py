@@ -3,7 +3,6 @@
 import os
 import select
 import sys
-from collections.abc import Mapping
 from typing import TextIO
 
 import click
@@ -91,7 +90,12 @@ def _follow(connection: Client, *, is_terminal: bool) -> bool:
                 continue
             if note.method == "log":
                 for record in joiner.join(inners(note.params, "records")):
-                    _print(record, end)
+                    stream = word(record, "stream")
+                    if stream in ("stdout", "stderr"):
+                        target = sys.stderr if stream == "stderr" else sys.stdout
+                        text = word(record, "text")
+                        target.write((visible(text, keep_colours=True) if target.isatty() else text) + end)
+                        target.flush()
             states = {word(event, "to") for event in inners(note.params, "events")}
             is_over = is_over or not states.isdisjoint(ENDED)
         waiting: list[Client | TextIO] = [connection, *([sys.stdin] if is_terminal else [])]
@@ -103,15 +107,6 @@ def _follow(connection: Client, *, is_terminal: bool) -> bool:
         arrived = connection.arrived() if connection in ready else []
         if is_over and not ready:
             return True
-
-
-def _print(record: Mapping[str, object], end: str) -> None:
-    stream = word(record, "stream")
-    if stream in ("stdout", "stderr"):
-        target = sys.stderr if stream == "stderr" else sys.stdout
-        text = word(record, "text")
-        target.write((visible(text, keep_colours=True) if target.isatty() else text) + end)
-        target.flush()
 
 
 def _status(connection: Client, worker: str) -> int:

@@ -77,7 +77,12 @@ def show(session: Session, which: str, path: str | None) -> None:
     """Show a checkpoint with its data."""
     found = session.call("checkpoint.show", {"checkpoint": _id(which)})
     if path is not None:
-        _write(path, found.get("data"))
+        try:
+            with open(path, "wb") as file:
+                file.write(codec.encode(found.get("data")) + b"\n")
+        except OSError as error:
+            text = f'cannot write "{path}": {(error.strerror or "").lower()}'
+            raise InvalidParams(text, key="--output", value=path) from error
         session.print_line(f"wrote {path}")
         return
     if session.printed_json(found):
@@ -85,15 +90,6 @@ def show(session: Session, which: str, path: str | None) -> None:
     keys = ("id", "at", "agent", "worker", "task", "reason", "size_bytes")
     session.print_fields({key: found.get(key) for key in keys})
     session.print_foreign(render.json_text(found.get("data"), indent=True))
-
-
-def _write(path: str, data: object) -> None:
-    try:
-        with open(path, "wb") as file:
-            file.write(codec.encode(data) + b"\n")
-    except OSError as error:
-        text = f'cannot write "{path}": {(error.strerror or "").lower()}'
-        raise InvalidParams(text, key="--output", value=path) from error
 
 
 @checkpoint.define("rm")

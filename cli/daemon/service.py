@@ -64,7 +64,11 @@ def install_service(context: click.Context, scope: str | None, now: bool, dry_ru
             _write(path, text, mode)
             session.print(f"wrote {path}")
     for path, target in plan.links.items():
-        _link(path, target)
+        if os.path.islink(path):
+            os.unlink(path)
+        if not os.path.lexists(path):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            os.symlink(target, path)
         session.print(f"linked {path} to {target}")
     _run_all(session, plan.commands)
     if not now:
@@ -195,14 +199,6 @@ def _write(path: str, text: str, mode: int) -> None:
     except OSError as error:
         reason = (error.strerror or "").lower()
         raise PermissionDenied(f'cannot write "{path}": {reason}', file=path) from error
-
-
-def _link(path: str, target: str) -> None:
-    if os.path.islink(path):
-        os.unlink(path)
-    if not os.path.lexists(path):
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        os.symlink(target, path)
 
 
 def _run_all(session: Session, commands: Sequence[Sequence[str]]) -> None:

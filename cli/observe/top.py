@@ -8,12 +8,10 @@ from typing import Any
 
 import click
 
-from corral.worker.client.sync import Client
-
 from .. import render
 from ..context import ANSWER_S, Session, admit_msgspec, command, complete_agents, duration, selecting, selection
 from ..render import Record, inner, inners, number, word
-from ..screen.samples import ORDERS, Order, key_of, milliseconds, overhead_line, sample
+from ..screen.samples import ORDERS, key_of, milliseconds, overhead_line, sample
 
 HEADER = (
     *("NAME", "STATE", "WORKERS", "CPU%", "MEMORY", "RUNNING", "QUEUED", "OK", "FAILED"),
@@ -60,7 +58,9 @@ def top(session: Session, /, **options: Any) -> None:  # Any: the values of the 
     try:
         with session.connect() as connection:
             while True:
-                frame = _sample(connection, params, ORDERS[options["sort"]])
+                status = render.as_record(connection.call("daemon.status", params, timeout_s=ANSWER_S))
+                found = render.as_record(connection.call("statistics.show", params, timeout_s=ANSWER_S))
+                frame = sample(status, found, ORDERS[options["sort"]], _now())
                 _write(session, frame, is_first=is_first, is_only=left == 1 and is_first)
                 is_first = False
                 left = None if left is None else left - 1
@@ -79,12 +79,6 @@ def _has_screen(session: Session) -> bool:
     """Returns whether there is a terminal that shows a screen and has keys."""
     has_keys = session.is_terminal and sys.stdin.isatty() and not _is_dumb()
     return has_keys and find_spec("_curses") is not None  # which some builds of Python leave out
-
-
-def _sample(connection: Client, params: Record, order: Order) -> dict[str, object]:
-    status = render.as_record(connection.call("daemon.status", params, timeout_s=ANSWER_S))
-    found = render.as_record(connection.call("statistics.show", params, timeout_s=ANSWER_S))
-    return sample(status, found, order, _now())
 
 
 def _now() -> str:

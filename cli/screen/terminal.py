@@ -171,7 +171,7 @@ class Terminal:
             with suppress(curses.error):  # the last cell of the screen cannot be left behind
                 window.move(number, 0)
                 for text, style in line:
-                    shown = text if self._is_utf8 else _plain(text)
+                    shown = text if self._is_utf8 else text.translate(PLAIN).encode("ascii", "replace").decode("ascii")
                     window.addstr(shown, self._styles.get(style, curses.A_NORMAL))
         window.refresh()
 
@@ -253,7 +253,3 @@ def _is_gone(fd: int) -> bool:
     poll = select.poll()
     poll.register(fd, 0)
     return any(event & (select.POLLHUP | select.POLLERR) for _, event in poll.poll(0))
-
-
-def _plain(text: str) -> str:
-    return text.translate(PLAIN).encode("ascii", "replace").decode("ascii")

@@ -400,11 +400,6 @@ def wait(session: Session, task_ids: tuple[str, ...], timeout_s: float | None) -
         return _print_result(session, records[0])
     if session.json:
         session.print_json(records)
-    return _worst(records)
-
-
-def _worst(records: Sequence[Mapping[str, object]]) -> int:
-    """Returns the exit code of the first task that did not succeed."""
     errors = [error for error in map(_error, records) if error is not None]
     return errors[0].exit_status if errors else 0
 

@@ -157,14 +157,11 @@ class TaskProgress:
     def above(self, write: Callable[[], None]) -> None:
         """Writes permanent lines in place of the one that is rewritten; may be called from any thread."""
         with self._lock:
-            self._clear()
+            if self._has_line:
+                self._has_line = False
+                sys.stderr.write("\r\x1b[K")
+                sys.stderr.flush()
             write()
-
-    def _clear(self) -> None:
-        if self._has_line:
-            self._has_line = False
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
 
 
 def share(facts: Mapping[str, object]) -> str:

@@ -42,7 +42,7 @@ def parse(status: int, header: str) -> Challenge:
         if part["scheme"] is not None:
             scheme = part["scheme"].lower()
         elif scheme in ("bearer", "dpop"):
-            value = part["plain"] if part["quoted"] is None else _unescaped(part["quoted"])
+            value = part["plain"] if part["quoted"] is None else re.sub(r"\\(.)", r"\1", part["quoted"])
             found.setdefault(part["key"].lower(), value)
     return Challenge(
         status=status,
@@ -50,7 +50,3 @@ def parse(status: int, header: str) -> Challenge:
         scope=" ".join(found.get("scope", "").split()),
         error=found.get("error", ""),
     )
-
-
-def _unescaped(text: str) -> str:
-    return re.sub(r"\\(.)", r"\1", text)

@@ -211,7 +211,7 @@ class Directory:
         if separator and named in view.servers:
             return _admitted_uri(access, named, rest, uri)
         servers = view.servers
-        listing = [name for name in servers if _lists(view.of(name), uri)]
+        listing = [name for name in servers if any(each.get("uri") == uri for each in view.of(name).resources)]
         fitting = listing or [name for name in servers if _fits(view.of(name), uri)]
         having = fitting or [name for name in servers if _has_resources(view.of(name))]
         allowed = [name for name in having if _admits_uri(access, name, uri)]
@@ -235,10 +235,6 @@ def name_seen(server: str, share: Share, tenant: str | None) -> str | None:
     if tenant_of(server) == tenant:
         return local_name(server)
     return server if not tenant_of(server) and share != "all" else None
-
-
-def _lists(catalogue: Catalogue, uri: str) -> bool:
-    return any(each.get("uri") == uri for each in catalogue.resources)
 
 
 def _fits(catalogue: Catalogue, uri: str) -> bool:

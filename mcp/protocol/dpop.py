@@ -55,7 +55,7 @@ def proof(key: str, method: str, url: str, now: float, *, token: str = "", nonce
     if nonce:
         claims["nonce"] = nonce
     head = {"typ": "dpop+jwt", "alg": ALGORITHM, "jwk": _public(private)}
-    signed = b".".join(_part(each) for each in (head, claims))
+    signed = b".".join(base64url(json.dumps(each, separators=(",", ":")).encode()).encode() for each in (head, claims))
     r, s = utils.decode_dss_signature(private.sign(signed, ec.ECDSA(hashes.SHA256())))
     signature = r.to_bytes(32, "big") + s.to_bytes(32, "big")
     return f"{signed.decode()}.{base64url(signature)}"
@@ -86,7 +86,3 @@ def _public(private: "EllipticCurvePrivateKey") -> dict[str, str]:
     numbers = private.public_key().public_numbers()
     x, y = (base64url(each.to_bytes(32, "big")) for each in (numbers.x, numbers.y))
     return {"crv": "P-256", "kty": "EC", "x": x, "y": y}
-
-
-def _part(value: object) -> bytes:
-    return base64url(json.dumps(value, separators=(",", ":")).encode()).encode()

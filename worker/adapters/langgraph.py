@@ -101,7 +101,10 @@ class _Run:
             return as_json(end)
         found = cast("list[AnyMessage]", convert_to_messages(messages))
         if not self._keeps_sessions:
-            self._remember(found, before)
+            known = {each.id for each in before}
+            has_all = known <= {each.id for each in found}
+            new = [each for each in found if each.id not in known] if has_all else found
+            remember(self._task, FRAMEWORK, [_entry(each) for each in new], anew=not has_all)
         if "structured_response" in end:
             return as_json(end["structured_response"])
         return found[-1].text
@@ -161,13 +164,6 @@ class _Run:
         question = value.get("question") if isinstance(value, dict) else None
         words = str(question or json.dumps(value, default=str, ensure_ascii=False))
         return await self._task.ask(words[:4000], detail=as_json(value))
-
-    def _remember(self, messages: Sequence[BaseMessage], before: Sequence[BaseMessage]) -> None:
-        """Adds the new messages to the session; all replace it where the graph has removed earlier ones."""
-        known = {each.id for each in before}
-        has_all = known <= {each.id for each in messages}
-        new = [each for each in messages if each.id not in known] if has_all else messages
-        remember(self._task, FRAMEWORK, [_entry(each) for each in new], anew=not has_all)
 
 
 def _messages(entries: Sequence[Entry]) -> list[BaseMessage]:

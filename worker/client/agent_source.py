@@ -58,7 +58,7 @@ def _of_object(agent: object, spec: Mapping[str, object]) -> tuple[str, dict[str
     if isinstance(agent, Agent):
         given, made_in = agent.name, agent.file
     elif kind_of(agent) is not None:
-        made_in = _file_of(agent)
+        made_in = getattr(getattr(agent, "__code__", None), "co_filename", None)
     else:
         reason = "give a corral.worker.Agent, an object of a framework, a function, an entrypoint or a table"
         raise _unusable(agent, reason)
@@ -79,11 +79,6 @@ def _of_object(agent: object, spec: Mapping[str, object]) -> tuple[str, dict[str
     if not all(part.isidentifier() for part in name.split(".")):
         raise _unusable(agent, f'"{path.name}" cannot be imported: rename it, with letters, digits and _')
     return given or attribute, _table(path, name, attribute, spec)
-
-
-def _file_of(found: object) -> str | None:
-    """Returns the file of a function; None for an object, which does not know where it was made."""
-    return getattr(getattr(found, "__code__", None), "co_filename", None)
 
 
 def _attribute_of(agent: object, made_in: str | None) -> tuple[ModuleType, str] | None:

@@ -111,7 +111,8 @@ class EventStream(CallStream):
                 stream = self._stream or await self.open()
                 try:
                     async for notification in stream:
-                        self._note_missing(notification.params)
+                        if (missing := as_array(notification.params.get("missing_nodes"))) is not None:
+                            self.missing_nodes = [str(each) for each in missing]
                         for record in as_array(notification.params.get("events")) or ():
                             event = decode_event(as_object(record) or {})
                             self._since = _place_after(self._since, event)
@@ -124,10 +125,6 @@ class EventStream(CallStream):
             raise Unreachable(error.message, **{**error.data, "since": self._since}) from error
         finally:
             await self.close()
-
-    def _note_missing(self, params: Mapping[str, object]) -> None:
-        if (missing := as_array(params.get("missing_nodes"))) is not None:
-            self.missing_nodes = [str(each) for each in missing]
 
     async def close(self) -> None:
         """Ends the subscription and its iteration, and closes its connection."""

@@ -3,7 +3,7 @@
 import msgspec
 from msgspec.structs import replace
 
-from ..contract.records import ExecutorFigures, Statistics, Status, WorkerStatus
+from ..contract.records import ExecutorFigures, Statistics, Status
 from ..control.results import QuotaList
 
 
@@ -37,7 +37,15 @@ def resource_usage(status: Status, statistics: Statistics, quotas: QuotaList) ->
         limits.setdefault(quota.name or (f"{quota.tenant}/" if quota.tenant else ""), {})[quota.key] = quota.limit
     parts: dict[str, ResourceUsage] = {}
     for entry in (*status.agents, *status.mcp_servers):
-        workers = {worker.id: _usage(worker) for worker in entry.workers}
+        workers = {
+            worker.id: ResourceUsage(
+                processes=int(worker.pid is not None),
+                memory_bytes=worker.rss_bytes,
+                cpu_percent=worker.cpu_percent,
+                open_files=worker.open_files,
+            )
+            for worker in entry.workers
+        }
         figures = known.get(entry.name)
         found = _sum(workers, 0.0 if figures is None else figures.process.cpu_ms)
         if figures is not None:
@@ -55,15 +63,6 @@ def _with_costs(usage: ResourceUsage, figures: ExecutorFigures) -> ResourceUsage
         cost_cents=figures.cost_cents,
         tokens_last_minute=figures.tokens_last_minute,
         cost_cents_today=figures.cost_cents_today,
-    )
-
-
-def _usage(worker: WorkerStatus) -> ResourceUsage:
-    return ResourceUsage(
-        processes=int(worker.pid is not None),
-        memory_bytes=worker.rss_bytes,
-        cpu_percent=worker.cpu_percent,
-        open_files=worker.open_files,
     )
 
 

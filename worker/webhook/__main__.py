@@ -61,25 +61,18 @@ class Sender:
                 if 200 <= status < 300:
                     if kind := streamed_response.KINDS.get(response.content_type):
                         reader = streamed_response.StreamedResponse(kind, target.address)
-                        return await _streamed(response, task, reader)
+                        async for chunk in response.content.iter_any():
+                            for part in reader.feed(chunk):
+                                await task.stream(part)
+                        for part in reader.finish():
+                            await task.stream(part)
+                        return reader.answer()
                     return delivery.answer_of(await whole_body(response, task.id), target.address)
                 head = await head_of(response)
                 now = datetime.now(UTC)
                 raise delivery.error_of(status, response.headers, head, target.address, now)
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is one
             raise unreachable(error, target.address, task.worker) from None
-
-
-async def _streamed(
-    response: aiohttp.ClientResponse, task: Task, reader: streamed_response.StreamedResponse
-) -> delivery.Answer:
-    """Streams the parts of a body as they come, and returns the answer that they end with."""
-    async for chunk in response.content.iter_any():
-        for part in reader.feed(chunk):
-            await task.stream(part)
-    for part in reader.finish():
-        await task.stream(part)
-    return reader.answer()
 
 
 if __name__ == "__main__":
