@@ -9,43 +9,22 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from itertools import groupby
 from keyword import iskeyword
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import click
 
 from corral.worker.contract.errors import CorralError, InvalidParams
 
 from . import render
-from .console import ANSWER_S, Session
-from .render import duration_s, inner, inners, items
-
-__all__ = [
-    "ANSWER_S",
-    "AddCommand",
-    "Command",
-    "CommandGroup",
-    "Session",
-    "command",
-    "complete_agents",
-    "complete_named",
-    "complete_names",
-    "duration",
-    "duration_s",
-    "global_options",
-    "json_value",
-    "moment",
-    "pair",
-    "place",
-    "selecting",
-    "selection",
-    "session_of",
-    "toml_document",
-    "unknown_word",
-    "waiting_s",
-]
+from .console import ANSWER_S as ANSWER_S
+from .console import Session as Session
+from .render import duration_s as duration_s
+from .render import inner, inners, items
 
 MOST_NUMBER = 2**63 - 1
 """Number of the last possible event or record: an integer of SQLite."""
+
+Option = TypeVar("Option", bound=Callable[..., Any] | click.Command)  # Any: as click has it
 
 END_OF_TIMES = 253_402_300_799.0
 """Seconds from 1970 to the last second of the year 9999."""
@@ -63,43 +42,49 @@ def global_options() -> list[click.Parameter]:
     def keep(context: click.Context, parameter: click.Parameter, value: object) -> None:
         session_of(context).set_option(parameter.name or "", value)
 
-    common: dict[str, Any] = {"expose_value": False, "callback": keep}  # Any: click's keywords
+    def kept(shown: str, text: str, **more: Any) -> click.Option:  # Any: click's keywords
+        flags, attributes = declared(shown, text)
+        return click.Option(flags, expose_value=False, callback=keep, **attributes, **more)
+
+    of_nodes = complete_names("node.list", "nodes")
     return [
-        click.Option(
-            ["--socket"],
-            metavar="PATH",
-            help="Socket of the daemon; default $CORRAL_SOCKET, else the standard path.",
-            **common,
+        kept("--socket PATH", "Socket of the daemon; default $CORRAL_SOCKET, else the standard path."),
+        kept(
+            "--token TOKEN", "Call with the rights of this token; better $CORRAL_TOKEN, which other users cannot see."
         ),
-        click.Option(
-            ["--token"],
-            metavar="TOKEN",
-            help="Call with the rights of this token; better $CORRAL_TOKEN, which other users cannot see.",
-            **common,
+        kept("--tenant NAME", "Act as this tenant; its names need no prefix; default $CORRAL_TENANT."),
+        kept(
+            "--node NAME",
+            "Call this node of the cluster, or all with '*'; default $CORRAL_NODE, else the node that runs the named agent.",
+            shell_complete=of_nodes,
         ),
-        click.Option(
-            ["--tenant"],
-            metavar="NAME",
-            help="Act as this tenant; its names need no prefix; default $CORRAL_TENANT.",
-            **common,
-        ),
-        click.Option(
-            ["--node"],
-            metavar="NAME",
-            help="Call this node of the cluster, or all with '*'; default $CORRAL_NODE, else the node that runs the named agent.",
-            shell_complete=complete_names("node.list", "nodes"),
-            **common,
-        ),
-        click.Option(
-            ["--connect-timeout"],
-            metavar="D",
+        kept(
+            "--connect-timeout D",
+            "How long to wait for a daemon that starts; default $CORRAL_CONNECT_TIMEOUT, else 3s.",
             type=duration,
-            help="How long to wait for a daemon that starts; default $CORRAL_CONNECT_TIMEOUT, else 3s.",
-            **common,
         ),
-        click.Option(["--json"], is_flag=True, help="Print JSON for programs.", **common),
-        click.Option(["--no-color"], is_flag=True, help="Print without colours.", **common),
+        kept("--json", "Print JSON for programs."),
+        kept("--no-color", "Print without colours."),
     ]
+
+
+def declared(
+    shown: str, text: str, *, has_value: bool = False
+) -> tuple[list[str], dict[str, Any]]:  # Any: click's keywords
+    """Returns the flags and attributes of an option, by what the help shows of it: `-n, --limit N` and the text.
+
+    One without the name of a value is a flag, unless it `has_value` all the same: one of some words.
+    """
+    *others, last = shown.split(", ")
+    flag, _, metavar = last.partition(" ")
+    kind: dict[str, Any] = {"metavar": metavar} if metavar else {} if has_value else {"is_flag": True}
+    return [*others, flag], {"help": text, **kind}
+
+
+def option(shown: str, text: str, *name: str, **more: Any) -> Callable[[Option], Option]:  # Any: click's keywords
+    """Defines an option of a command by what the help shows of it; `name` is its parameter, where that is not the flag."""
+    flags, attributes = declared(shown, text, has_value="type" in more)
+    return click.option(*flags, *name, **attributes, **more)
 
 
 def session_of(context: click.Context) -> Session:
@@ -521,18 +506,12 @@ def complete_labels(context: click.Context, parameter: click.Parameter, start: s
 
 def selecting(command: Callable[..., Any]) -> Callable[..., Any]:  # Any: as click has it
     """Adds `-l` to a command with names: `selector` is the tuple of its values (see `selection`)."""
-    return click.option(
-        "-l",
-        "--selector",
-        multiple=True,
-        metavar="LABEL",
-        shell_complete=complete_labels,
-        help="Select by labels: team=red, team!=red, team or !team; repeatable, all have to hold.",
-    )(command)
+    words = "Select by labels: team=red, team!=red, team or !team; repeatable, all have to hold."
+    return option("-l, --selector LABEL", words, multiple=True, shell_complete=complete_labels)(command)
 
 
-WAIT = click.option("--wait", is_flag=True, help="Wait until the change is in force, or taken back (exit 1).")
-WAIT_S = click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Wait at most this long (exit 5).")
+WAIT = option("--wait", "Wait until the change is in force, or taken back (exit 1).")
+WAIT_S = option("--timeout D", "Wait at most this long (exit 5).", "timeout_s", type=duration)
 
 
 def waiting(wait: bool, timeout_s: float | None) -> dict[str, object]:

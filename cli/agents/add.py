@@ -8,7 +8,7 @@ import click
 
 from corral.worker.contract.errors import InvalidParams, from_wire
 
-from ..context import AddCommand, Session, command, pair, typed_pairs
+from ..context import AddCommand, Session, command, option, pair, typed_pairs
 from ..render import inner, inners, word
 
 
@@ -29,57 +29,46 @@ Write the command after --, so that its options are not read as options of corra
 )
 @click.argument("name", required=False, metavar="[NAME]")
 @click.argument("command", nargs=-1, metavar="[-- CMD...]", type=click.UNPROCESSED)
-@click.option(
-    "--file",
-    "path",
-    metavar="F",
-    help="Add the agents, servers, teams, workflows and schedules of a TOML file, all of them or NAME.",
+@option(
+    "--file F", "Add the agents, servers, teams, workflows and schedules of a TOML file, all of them or NAME.", "path"
 )
-@click.option(
+@option(
     "--protocol",
+    "Protocol on stdin and stdout; default corral; acp for an agent of the Agent Client Protocol.",
     type=click.Choice(("corral", "mcp", "none", "acp")),
-    help="Protocol on stdin and stdout; default corral; acp for an agent of the Agent Client Protocol.",
 )
-@click.option("--webhook", "url", metavar="URL", help="Send the tasks to this address in place of a command.")
-@click.option(
-    "--a2a",
-    "a2a_url",
-    metavar="URL",
-    help="Have the A2A agent at this address, or of this card, run the tasks in place of a command.",
+@option("--webhook URL", "Send the tasks to this address in place of a command.", "url")
+@option(
+    "--a2a URL", "Have the A2A agent at this address, or of this card, run the tasks in place of a command.", "a2a_url"
 )
-@click.option(
-    "--header",
+@option(
+    "--header K=V",
+    "Request header for --webhook and --a2a, which may name a secret: ${secret:NAME}; repeatable.",
     "headers",
     multiple=True,
-    metavar="K=V",
-    help="Request header for --webhook and --a2a, which may name a secret: ${secret:NAME}; repeatable.",
 )
-@click.option("--webhook-secret", metavar="KEY", help="Key that signs the requests, such as '${secret:NAME}'.")
-@click.option("--mcp", "is_server", is_flag=True, help="Add an MCP server, whose tools every agent may call.")
-@click.option("--entrypoint", metavar="M:A", help="Run this Python agent (module:attribute) in place of a command.")
-@click.option("--python", metavar="PATH", help="Python interpreter for --entrypoint.")
-@click.option("--instances", type=click.IntRange(0), metavar="N", help="Number of workers; default 1.")
-@click.option(
-    "--capability", "capabilities", multiple=True, metavar="WORD", help="Capability that the agent offers; repeatable."
-)
-@click.option("--env", "environment", multiple=True, metavar="K=V", help="Environment variable; repeatable.")
-@click.option("--label", "labels", multiple=True, metavar="K=V", help="Label for selectors; repeatable.")
-@click.option("--title", metavar="TEXT", help="Name for people.")
-@click.option("--description", metavar="TEXT", help="Description for people and models.")
-@click.option("--cwd", metavar="DIR", help="Working directory; default is the current one.")
-@click.option("--memory", metavar="SIZE", help='Memory limit of the process tree, such as "512MiB".')
-@click.option(
+@option("--webhook-secret KEY", "Key that signs the requests, such as '${secret:NAME}'.")
+@option("--mcp", "Add an MCP server, whose tools every agent may call.", "is_server")
+@option("--entrypoint M:A", "Run this Python agent (module:attribute) in place of a command.")
+@option("--python PATH", "Python interpreter for --entrypoint.")
+@option("--instances N", "Number of workers; default 1.", type=click.IntRange(0))
+@option("--capability WORD", "Capability that the agent offers; repeatable.", "capabilities", multiple=True)
+@option("--env K=V", "Environment variable; repeatable.", "environment", multiple=True)
+@option("--label K=V", "Label for selectors; repeatable.", "labels", multiple=True)
+@option("--title TEXT", "Name for people.")
+@option("--description TEXT", "Description for people and models.")
+@option("--cwd DIR", "Working directory; default is the current one.")
+@option("--memory SIZE", 'Memory limit of the process tree, such as "512MiB".')
+@option(
     "--restart",
+    "When to restart an exited worker; default on-failure.",
     "policy",
     type=click.Choice(("always", "on-failure", "never")),
-    help="When to restart an exited worker; default on-failure.",
 )
-@click.option("--template", metavar="NAME", help="Take the keys of this template; see corral templates.")
-@click.option(
-    "--set", "params", multiple=True, metavar="K=V", help="Value of a parameter of --template, or K:=JSON; repeatable."
-)
-@click.option("--no-start", is_flag=True, help="Add it without starting it.")
-@click.option("--no-wait", is_flag=True, help="Return at once instead of waiting until it is ready.")
+@option("--template NAME", "Take the keys of this template; see corral templates.")
+@option("--set K=V", "Value of a parameter of --template, or K:=JSON; repeatable.", "params", multiple=True)
+@option("--no-start", "Add it without starting it.")
+@option("--no-wait", "Return at once instead of waiting until it is ready.")
 def add(session: Session, /, **options: Any) -> None:  # Any: the values of the options above
     """Add an agent or an MCP server. A restart of the daemon keeps it."""
     how = {"start": not options["no_start"], "wait": not options["no_wait"]}
@@ -127,9 +116,9 @@ def _request_of_options(session: Session, options: Mapping[str, Any]) -> dict[st
     spec |= {key: options[key] for key in (*direct, "webhook_secret") if options[key] is not None}
     lists = ("command", "capabilities")
     spec |= {key: list(options[key]) for key in lists if options[key]}
-    for key, option in (("labels", "--label"), ("environment", "--env"), ("headers", "--header")):
+    for key, flag in (("labels", "--label"), ("environment", "--env"), ("headers", "--header")):
         if options[key]:
-            spec[key] = dict(pair(name, option, each) for each in options[key])
+            spec[key] = dict(pair(name, flag, each) for each in options[key])
     if options["memory"] is not None:
         memory = options["memory"]
         spec["resources"] = {"max_memory_bytes": int(memory) if memory.isdecimal() else memory}

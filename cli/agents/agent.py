@@ -9,7 +9,7 @@ from corral.worker.contract.codec import as_array, as_object
 from corral.worker.contract.errors import InvalidParams
 
 from .. import render
-from ..context import Session, command, complete_agents, complete_named, given, selecting, selection, waiting_s
+from ..context import Session, command, complete_agents, complete_named, given, option, selecting, selection, waiting_s
 from ..context import duration as a_duration
 from ..fields import toml_text
 from ..render import Record, Table, inner, inners, items, word
@@ -25,7 +25,7 @@ EXITS_SHOWN = 5
 
 @command("status")
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_named)
-@click.option("--failed", is_flag=True, help="Show only those that failed or are degraded.")
+@option("--failed", "Show only those that failed or are degraded.")
 @selecting
 def status(session: Session, names: tuple[str, ...], failed: bool, selector: tuple[str, ...]) -> None:
     """Show agents, their workers and MCP servers."""
@@ -149,7 +149,7 @@ def _print_spec(session: Session, spec: Mapping[str, object]) -> None:
 
 
 OF_CHOSEN = (
-    click.option("--all", "everything", is_flag=True, help="Select all agents and MCP servers."),
+    option("--all", "Select all agents and MCP servers.", "everything"),
     selecting,
     click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_agents),
 )
@@ -167,12 +167,12 @@ def _verb(name: str, help_text: str, done: str) -> click.Command:
         verb = done if params["wait"] else f"asked to {name}"
         session.answer(found, *(f"{verb} {named} ({state})" for named, state in _named(found, options["names"])))
 
-    for option in (
-        click.option("--timeout", "timeout_s", type=a_duration, metavar="D", help="Wait at most this long."),
-        click.option("--no-wait", is_flag=True, help="Return at once instead of waiting for the result."),
+    for add in (
+        option("--timeout D", "Wait at most this long.", "timeout_s", type=a_duration),
+        option("--no-wait", "Return at once instead of waiting for the result."),
         *OF_CHOSEN,
     ):
-        option(act)
+        add(act)
     return command(name, help=help_text)(act)
 
 
@@ -214,8 +214,8 @@ def _pausing(name: str, help_text: str, done: str) -> click.Command:
         found = session.call(f"agent.{name}", _chosen(name, names, selector, everything=everything))
         session.answer(found, *(f"{done} {named} ({state})" for named, state in _named(found, names)))
 
-    for option in OF_CHOSEN:
-        option(act)
+    for add in OF_CHOSEN:
+        add(act)
     return command(name, help=help_text)(act)
 
 
@@ -229,8 +229,8 @@ wake = _verb("wake", "Start hibernated agents from their checkpoints.", "woken")
 @command("hibernate")
 @click.argument("names", nargs=-1, metavar="NAME...", shell_complete=complete_agents)
 @selecting
-@click.option("--timeout", "timeout_s", type=a_duration, metavar="D", help="Wait at most this long for running tasks.")
-@click.option("--force", is_flag=True, help="Hibernate agents that save no checkpoint, too: they start without state.")
+@option("--timeout D", "Wait at most this long for running tasks.", "timeout_s", type=a_duration)
+@option("--force", "Hibernate agents that save no checkpoint, too: they start without state.")
 def hibernate(
     session: Session, names: tuple[str, ...], selector: tuple[str, ...], timeout_s: float | None, force: bool
 ) -> None:
@@ -249,7 +249,7 @@ def hibernate(
 @command("rm")
 @click.argument("names", nargs=-1, metavar="NAME...", shell_complete=complete_named)
 @selecting
-@click.option("--cascade", is_flag=True, help="Also remove agents and servers that require them.")
+@option("--cascade", "Also remove agents and servers that require them.")
 def rm(session: Session, names: tuple[str, ...], selector: tuple[str, ...], cascade: bool) -> None:
     """Remove agents, MCP servers, teams or workflows. Removes all of them or none."""
     request = _chosen("rm", names, selector) | {"cascade": cascade}

@@ -6,7 +6,17 @@ from corral.worker.contract import codec
 from corral.worker.contract.errors import InvalidParams, NotFound
 
 from .. import render
-from ..context import CommandGroup, Session, complete_agents, complete_names, duration, given, json_value, waiting_s
+from ..context import (
+    CommandGroup,
+    Session,
+    complete_agents,
+    complete_names,
+    duration,
+    given,
+    json_value,
+    option,
+    waiting_s,
+)
 from ..render import Table, inner, inners, number, word
 
 checkpoint = CommandGroup("checkpoint", help="Save, restore, list and remove checkpoints of workers.")
@@ -18,7 +28,7 @@ complete_checkpoints = complete_names("checkpoint.list", "checkpoints")
 
 @checkpoint.define("save")
 @click.argument("name", metavar="NAME", shell_complete=complete_agents)
-@click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Wait at most this long for each worker.")
+@option("--timeout D", "Wait at most this long for each worker.", "timeout_s", type=duration)
 def save(session: Session, name: str, timeout_s: float | None) -> None:
     """Save a checkpoint of each worker of an agent, or of one worker."""
     found = session.call("checkpoint.save", given(name=name, timeout_s=timeout_s), timeout_s=waiting_s(timeout_s))
@@ -32,10 +42,8 @@ def save(session: Session, name: str, timeout_s: float | None) -> None:
 @checkpoint.define("restore")
 @click.argument("which", metavar="ID|NAME", required=False, shell_complete=complete_checkpoints)
 @click.argument("name", metavar="[NAME]", required=False, shell_complete=complete_agents)
-@click.option(
-    "--input", "data", metavar="JSON|@FILE|-", help="Restore this JSON value in place of a stored checkpoint."
-)
-@click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Wait at most this long for the worker.")
+@option("--input JSON|@FILE|-", "Restore this JSON value in place of a stored checkpoint.", "data")
+@option("--timeout D", "Wait at most this long for the worker.", "timeout_s", type=duration)
 @click.option(
     "--start/--no-start", default=None, help="Start an agent that is stopped, too; or not even one that is added again."
 )
@@ -62,7 +70,7 @@ def restore(
 
 @checkpoint.define("list")
 @click.argument("name", metavar="[NAME]", required=False, shell_complete=complete_agents)
-@click.option("-n", "limit", type=click.IntRange(1, 10_000), metavar="N", help="List at most N; default 100.")
+@option("-n N", "List at most N; default 100.", "limit", type=click.IntRange(1, 10_000))
 def list_(session: Session, name: str | None, limit: int | None) -> None:
     """List checkpoints, the newest first. NAME is an agent, a worker or a task."""
     found = session.call("checkpoint.list", given(name=name, limit=limit))
@@ -72,7 +80,7 @@ def list_(session: Session, name: str | None, limit: int | None) -> None:
 
 @checkpoint.define("show")
 @click.argument("which", metavar="ID", shell_complete=complete_checkpoints)
-@click.option("--output", "path", metavar="FILE", help="Write the data as JSON to this file.")
+@option("--output FILE", "Write the data as JSON to this file.", "path")
 def show(session: Session, which: str, path: str | None) -> None:
     """Show a checkpoint with its data."""
     found = session.call("checkpoint.show", {"checkpoint": _id(which)})
@@ -94,9 +102,7 @@ def show(session: Session, which: str, path: str | None) -> None:
 
 @checkpoint.define("rm")
 @click.argument("which", nargs=-1, required=True, metavar="ID...", shell_complete=complete_checkpoints)
-@click.option(
-    "--force", is_flag=True, help="Remove also a checkpoint that a worker would start from: it starts without state."
-)
+@option("--force", "Remove also a checkpoint that a worker would start from: it starts without state.")
 def rm(session: Session, which: tuple[str, ...], force: bool) -> None:
     """Remove checkpoints."""
     params: dict[str, object] = {"checkpoints": [_id(each) for each in which], "force": force}

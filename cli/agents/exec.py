@@ -14,7 +14,7 @@ from corral.worker.client.sync import Client
 from corral.worker.contract.errors import Conflict, CorralError, InvalidParams, NotFound, SpawnFailed
 from corral.worker.contract.jsonrpc import Id, Response
 
-from ..context import ANSWER_S, Command, Session, command, complete_agents, given
+from ..context import ANSWER_S, Command, Session, command, complete_agents, given, option
 from ..render import as_record, number, word
 from .raw_terminal import RawTerminal, Signals, size
 
@@ -49,10 +49,10 @@ Examples:
   tar c data | corral exec -i greeter tar x
 """,
 )
-@click.option("-i", "--interactive", is_flag=True, help="Send stdin to the command.")
-@click.option("-t", "--tty", is_flag=True, help="Give the command a terminal, as large as this one.")
-@click.option("-e", "--env", "variables", multiple=True, metavar="K=V", help="Set a variable; repeatable.")
-@click.option("-w", "--workdir", metavar="DIR", help="Run in this folder; default the worker's.")
+@option("-i, --interactive", "Send stdin to the command.")
+@option("-t, --tty", "Give the command a terminal, as large as this one.")
+@option("-e, --env K=V", "Set a variable; repeatable.", "variables", multiple=True)
+@option("-w, --workdir DIR", "Run in this folder; default the worker's.")
 @click.argument("name", metavar="NAME", shell_complete=complete_agents)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[--] CMD...")
 def exec(  # noqa: A001 - the name of the command

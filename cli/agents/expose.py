@@ -6,16 +6,16 @@ import click
 
 from corral.worker.contract.errors import InvalidParams
 
-from ..context import Session, command, complete_named
+from ..context import Session, command, complete_named, option
 from ..render import inner, word
 
 
 @command("expose")
 @click.argument("name", metavar="NAME", shell_complete=complete_named)
-@click.option("--port", type=click.IntRange(0, 65_535), metavar="N", help="The port; 0 takes a free one.")
-@click.option("--host", metavar="ADDRESS", help="The address; by default 127.0.0.1.")
-@click.option("--no-token", is_flag=True, help="Require no token: every program of this machine may use it.")
-@click.option("--off", is_flag=True, help="Stop serving it.")
+@option("--port N", "The port; 0 takes a free one.", type=click.IntRange(0, 65_535))
+@option("--host ADDRESS", "The address; by default 127.0.0.1.")
+@option("--no-token", "Require no token: every program of this machine may use it.")
+@option("--off", "Stop serving it.")
 def expose(session: Session, name: str, port: int | None, host: str | None, no_token: bool, off: bool) -> None:
     """Serve one agent alone over HTTP.
 

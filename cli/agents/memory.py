@@ -3,7 +3,7 @@
 import click
 
 from .. import render
-from ..context import CommandGroup, Session, complete_agents, duration, json_value
+from ..context import CommandGroup, Session, complete_agents, duration, json_value, option
 from ..render import Record, Table, inner, inners, items, number, word
 
 memory = CommandGroup("memory", help="Show and change sessions and stored values of agents.")
@@ -59,14 +59,12 @@ def duration_or_never(text: str) -> float | None:
     return None if text == "never" else duration(text)
 
 
-_session = click.option(
-    "--session", "of", metavar="S", help="Session that the key belongs to, instead of the agent as a whole."
-)
+_session = option("--session S", "Session that the key belongs to, instead of the agent as a whole.", "of")
 
 
 @memory.define("list")
 @click.argument("agent", metavar="[AGENT]", required=False, shell_complete=complete_agents)
-@click.option("--limit", type=click.IntRange(1, 10_000), default=1_000, metavar="N", help="List at most N.")
+@option("--limit N", "List at most N.", type=click.IntRange(1, 10_000), default=1_000)
 def list_(session: Session, agent: str | None, limit: int) -> None:
     """List sessions, the most recently used first."""
     found = session.call("memory.sessions", {"agent": agent, "limit": limit})
@@ -76,7 +74,7 @@ def list_(session: Session, agent: str | None, limit: int) -> None:
 @memory.define("show")
 @click.argument("agent", metavar="AGENT", shell_complete=complete_agents)
 @click.argument("of", metavar="SESSION")
-@click.option("-n", "last", type=click.IntRange(0), metavar="N", help="Show only the last N messages.")
+@option("-n N", "Show only the last N messages.", "last", type=click.IntRange(0))
 def show(session: Session, agent: str, of: str, last: int | None) -> None:
     """Show the messages, variables and data of a session."""
     record = session.call("memory.show", {"agent": agent, "session": of, "last": last})
@@ -115,7 +113,7 @@ def get(session: Session, agent: str, key: str, of: str | None) -> None:
 @click.argument("key", metavar="KEY")
 @click.argument("value", metavar="JSON|TEXT|@FILE|-")
 @_session
-@click.option("--ttl", "ttl_s", type=duration, metavar="D", help="Delete the value after this long.")
+@option("--ttl D", "Delete the value after this long.", "ttl_s", type=duration)
 def put(session: Session, agent: str, key: str, value: str, of: str | None, ttl_s: float | None) -> None:
     """Store a value under a key."""
     given = json_value(value, "VALUE", or_text=True)
@@ -140,7 +138,7 @@ def rm(session: Session, agent: str, key: str, of: str | None) -> None:
 @click.argument("agent", metavar="AGENT", shell_complete=complete_agents)
 @click.argument("query", metavar="TEXT", default="")
 @_session
-@click.option("--limit", type=click.IntRange(1, 1000), default=100, metavar="N", help="List at most N.")
+@option("--limit N", "List at most N.", type=click.IntRange(1, 1000), default=100)
 def search(session: Session, agent: str, query: str, of: str | None, limit: int) -> None:
     """List keys and values that contain a text. Without TEXT, list all, the newest first."""
     params = {"agent": agent, "query": query, "session": of, "limit": limit}

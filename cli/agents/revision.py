@@ -9,21 +9,21 @@ from corral.worker.contract.errors import InvalidParams
 
 from .. import render
 from ..assignments import assigned, toml_value
-from ..context import WAIT, WAIT_S, Session, command, complete_named, limit_s, waiting
+from ..context import WAIT, WAIT_S, Session, command, complete_named, limit_s, option, waiting
 from ..fields import toml_text
 from ..render import Record, Table, inner, inners, items, word
 
 OF_TEXTS = ("environment", "headers", "labels")
 """Tables whose values are texts, also where they look like numbers."""
 
-DRY_RUN = click.option("--dry-run", is_flag=True, help="Print what would change, and change nothing.")
-WHY = click.option("--why", default="", metavar="TEXT", help="Reason of the change; shown in the history.")
+DRY_RUN = option("--dry-run", "Print what would change, and change nothing.")
+WHY = option("--why TEXT", "Reason of the change; shown in the history.", default="")
 
 
 @command("set")
 @click.argument("name", metavar="NAME", shell_complete=complete_named)
 @click.argument("assignments", nargs=-1, metavar="KEY=VALUE...")
-@click.option("--unset", multiple=True, metavar="KEY", help="Remove KEY: its default applies again.")
+@option("--unset KEY", "Remove KEY: its default applies again.", multiple=True)
 @WHY
 @WAIT
 @WAIT_S
@@ -65,15 +65,7 @@ def set_(
 @command("history")
 @click.argument("name", metavar="NAME", shell_complete=complete_named)
 @click.argument("revision", required=False, type=click.IntRange(1), metavar="[REV]")
-@click.option(
-    "-n",
-    "count",
-    type=click.IntRange(1, 1000),
-    default=20,
-    show_default=True,
-    metavar="N",
-    help="How many, the newest first.",
-)
+@option("-n N", "How many, the newest first.", "count", type=click.IntRange(1, 1000), default=20, show_default=True)
 def history(session: Session, name: str, revision: int | None, count: int) -> None:
     """List the revisions of a name, or print one in full.
 

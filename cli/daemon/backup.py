@@ -15,7 +15,7 @@ from corral.supervisor.machine.linux.durable import sync_folder
 from corral.worker.contract.errors import Conflict, CorralError, Corrupted, InvalidParams
 
 from .. import render
-from ..context import Session, admit_msgspec, command, complete_named, selecting, selection
+from ..context import Session, admit_msgspec, command, complete_named, option, selecting, selection
 from ..new_file import write_new
 from ..render import inner, items, number, word
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @command("export")
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_named)
 @selecting
-@click.option("-o", "--output", metavar="FILE", help="Write a new file in place of stdout.")
+@option("-o, --output FILE", "Write a new file in place of stdout.")
 def export(session: Session, names: tuple[str, ...], selector: tuple[str, ...], output: str | None) -> None:
     """Print the running set as a configuration file.
 
@@ -50,8 +50,8 @@ def export(session: Session, names: tuple[str, ...], selector: tuple[str, ...], 
 
 @command("backup")
 @click.argument("file", metavar="FILE", type=click.Path())
-@click.option("--logs", is_flag=True, help="Include the logs of agents and servers.")
-@click.option("--no-secrets", is_flag=True, help="Leave out kept secrets, tokens of HTTP and .env files.")
+@option("--logs", "Include the logs of agents and servers.")
+@option("--no-secrets", "Leave out kept secrets, tokens of HTTP and .env files.")
 def backup(session: Session, file: str, logs: bool, no_secrets: bool) -> None:
     """Write an archive of the whole state.
 
@@ -110,10 +110,10 @@ def _fetch(call: Callable[..., Any], found: render.Record, file: str) -> None:  
 
 @command("restore")
 @click.argument("file", metavar="FILE", type=click.Path())
-@click.option("--check", is_flag=True, help="Read and check the whole archive, and change nothing.")
-@click.option("--replace", is_flag=True, help="Replace a state that is there, and keep it beside.")
-@click.option("--state-dir", metavar="DIR", help="State folder; by default that of corrald.")
-@click.option("--config", metavar="PATH", help="Configuration file; by default that of corrald.")
+@option("--check", "Read and check the whole archive, and change nothing.")
+@option("--replace", "Replace a state that is there, and keep it beside.")
+@option("--state-dir DIR", "State folder; by default that of corrald.")
+@option("--config PATH", "Configuration file; by default that of corrald.")
 def restore(session: Session, file: str, check: bool, replace: bool, state_dir: str | None, config: str | None) -> None:
     """Restore an archive of `corral backup`.
 

@@ -7,7 +7,7 @@ import click
 from corral.worker.contract.errors import InvalidParams
 from corral.worker.contract.jsonrpc import Notification
 
-from ..context import ANSWER_S, Session, command, duration, json_value
+from ..context import ANSWER_S, Session, command, duration, json_value, option
 
 FOLLOW = ".follow"
 """End of the names of methods that send notifications."""
@@ -22,8 +22,8 @@ LAST = "log.end"
 @command("call")
 @click.argument("method", metavar="METHOD")
 @click.argument("given", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--params", metavar="JSON|@FILE|-", help="The params as a JSON object.")
-@click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Give up waiting.")
+@option("--params JSON|@FILE|-", "The params as a JSON object.")
+@option("--timeout D", "Give up waiting.", "timeout_s", type=duration)
 def call(session: Session, method: str, given: tuple[str, ...], params: str | None, timeout_s: float | None) -> None:
     """Call any method of the daemon, as JSON.
 

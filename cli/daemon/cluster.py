@@ -16,7 +16,7 @@ import click
 
 from corral.worker.contract.errors import SpawnFailed
 
-from ..context import CommandGroup, Session, admit_msgspec
+from ..context import CommandGroup, Session, admit_msgspec, option
 
 if TYPE_CHECKING:
     from corral.supervisor.cluster.engine.interface import Engine
@@ -50,17 +50,16 @@ cluster = CommandGroup("cluster", help="Start and check the engine of a cluster.
 
 
 @cluster.define("dev")
-@click.option("--engine", type=click.Choice(["nats", "redis"]), default="nats", help="Which engine to start.")
-@click.option("--servers", type=click.IntRange(1, 3), default=1, help="Number of servers: 1 or 3; Redis has 1.")
-@click.option("--folder", metavar="DIR", help="Keep its store and logs there; else they are removed at the end.")
-@click.option("--nodes", type=click.IntRange(0, 16), default=3, help="Number of daemons; 0 starts none.")
-@click.option(
-    "--config",
-    metavar="FILE",
+@option("--engine", "Which engine to start.", type=click.Choice(["nats", "redis"]), default="nats")
+@option("--servers", "Number of servers: 1 or 3; Redis has 1.", type=click.IntRange(1, 3), default=1)
+@option("--folder DIR", "Keep its store and logs there; else they are removed at the end.")
+@option("--nodes", "Number of daemons; 0 starts none.", type=click.IntRange(0, 16), default=3)
+@option(
+    "--config FILE",
+    "A configuration that each daemon includes, such as one with placed agents.",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A configuration that each daemon includes, such as one with placed agents.",
 )
-@click.option("--sync", is_flag=True, help="Write to the disk before each confirmation.")
+@option("--sync", "Write to the disk before each confirmation.")
 def dev(
     session: Session,
     engine: Literal["nats", "redis"],

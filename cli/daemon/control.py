@@ -9,14 +9,14 @@ import click
 from corral.worker.contract.errors import Timeout
 
 from .. import render
-from ..context import WAIT, WAIT_S, CommandGroup, Session, command, duration, limit_s, waiting
+from ..context import WAIT, WAIT_S, CommandGroup, Session, command, duration, limit_s, option, waiting
 from ..render import inner, items, number, word
 
 LEVELS = ("debug", "info", "warning", "error")
 
 
 @command("reload")
-@click.option("--dry-run", is_flag=True, help="Print the changes without making them.")
+@option("--dry-run", "Print the changes without making them.")
 @WAIT
 @WAIT_S
 def reload(session: Session, dry_run: bool, wait: bool, timeout_s: float | None) -> None:
@@ -85,8 +85,8 @@ def daemon() -> None:
 
 
 @daemon.define("stop")
-@click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Give up waiting (exit 5).")
-@click.option("--no-wait", is_flag=True, help="Return when the daemon has begun to stop.")
+@option("--timeout D", "Give up waiting (exit 5).", "timeout_s", type=duration)
+@option("--no-wait", "Return when the daemon has begun to stop.")
 def daemon_stop(session: Session, timeout_s: float | None, no_wait: bool) -> None:
     """Stop the daemon and all that it runs, and wait for its end.
 

@@ -28,7 +28,7 @@ from corral.worker.contract.errors import (
 
 from .. import render
 from ..config_check import problem_of
-from ..context import Session, command
+from ..context import Session, command, option
 from ..render import inner, word
 from .control import print_changes
 
@@ -48,7 +48,7 @@ class Original(NamedTuple):
 
 @command("edit")
 @click.argument("path", required=False, metavar="[FILE]", type=click.Path())
-@click.option("--no-reload", is_flag=True, help="Save without applying the changes.")
+@option("--no-reload", "Save without applying the changes.")
 def edit(session: Session, path: str | None, no_reload: bool) -> None:
     """Edit the configuration file. Checks it before it is saved, and applies the changes.
 

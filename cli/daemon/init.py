@@ -12,7 +12,7 @@ import click
 from corral.worker.contract.errors import Conflict, InvalidParams
 
 from ..config_check import problem_of
-from ..context import Session, command
+from ..context import Session, command, option
 from ..new_file import write_new
 
 TEMPLATES = ("agent", "program", "tools")
@@ -86,13 +86,13 @@ Examples:
 )
 @click.argument("folder", default=".", metavar="[FOLDER]", type=click.Path())
 @click.argument("command", nargs=-1, metavar="[-- CMD...]", type=click.UNPROCESSED)
-@click.option("-y", "--yes", is_flag=True, help="Ask nothing.")
-@click.option(
+@option("-y, --yes", "Ask nothing.")
+@option(
     "--template",
+    "agent: a Python agent (default). program: any program. tools: an agent and an MCP server.",
     type=click.Choice(TEMPLATES),
-    help="agent: a Python agent (default). program: any program. tools: an agent and an MCP server.",
 )
-@click.option("--name", metavar="NAME", help=f'Name of the agent; default "{NAME}".')
+@option("--name NAME", f'Name of the agent; default "{NAME}".')
 def init(
     session: Session, /, folder: str, command: tuple[str, ...], yes: bool, template: str | None, name: str | None
 ) -> None:

@@ -14,7 +14,7 @@ import click
 from corral import __version__
 from corral.worker.contract.errors import InvalidParams
 
-from ..context import Command, CommandGroup, Session, admit_msgspec
+from ..context import Command, CommandGroup, Session, admit_msgspec, option
 from . import roff
 
 PAGES = {"corral": 1, "corrald": 8, "corral.toml": 5}
@@ -38,7 +38,7 @@ VARIABLES = (
 
 @click.command("man", cls=Command)
 @click.argument("page", default="corral", metavar="[PAGE]", type=click.Choice([*PAGES]))
-@click.option("--write", "folder", metavar="DIR", help="Write all pages into a man folder.")
+@option("--write DIR", "Write all pages into a man folder.", "folder")
 @click.pass_context
 def man(context: click.Context, page: str, folder: str | None) -> None:
     """Show a manual page: corral, corrald or corral.toml."""

@@ -7,7 +7,7 @@ import click
 
 from corral.worker.contract.errors import InvalidParams
 
-from ..context import CommandGroup, Session, complete_agents, complete_names
+from ..context import CommandGroup, Session, complete_agents, complete_names, option
 from ..render import Table, items, word
 
 complete_secrets = complete_names("secret.list", "secrets")
@@ -23,14 +23,13 @@ SECRETS = Table(
 
 of_name = click.argument("name", metavar="NAME", shell_complete=complete_secrets)
 of_source = click.argument("source", metavar="[-]", required=False, type=click.Choice(["-"]))
-of_file = click.option("--file", "path", metavar="F", help="Read the value from this file, or from stdin with -.")
-of_agents = click.option(
-    "--agent",
+of_file = option("--file F", "Read the value from this file, or from stdin with -.", "path")
+of_agents = option(
+    "--agent GLOB",
+    "Let only these agents and servers have it; repeatable.",
     "agents",
     multiple=True,
-    metavar="GLOB",
     shell_complete=complete_agents,
-    help="Let only these agents and servers have it; repeatable.",
 )
 
 
@@ -39,7 +38,7 @@ of_agents = click.option(
 @of_source
 @of_file
 @of_agents
-@click.option("--replace", is_flag=True, help="Replace a secret of this name.")
+@option("--replace", "Replace a secret of this name.")
 def set_(session: Session, /, name: str, **options: Any) -> None:  # Any: the options above
     """Keep a secret. Asks for its value, unless it comes from a file or from stdin."""
     params: dict[str, object] = {"name": name, "secret": _value(name, options)}
@@ -52,7 +51,7 @@ def set_(session: Session, /, name: str, **options: Any) -> None:  # Any: the op
 @of_source
 @of_file
 @of_agents
-@click.option("--restart", is_flag=True, help="Restart the workers that use it, one after another.")
+@option("--restart", "Restart the workers that use it, one after another.")
 def rotate(session: Session, /, name: str, **options: Any) -> None:  # Any: the options above
     """Replace the value of a secret.
 
@@ -73,7 +72,7 @@ def list_(session: Session) -> None:
 
 @secret.define("rm")
 @of_name
-@click.option("--force", is_flag=True, help="Remove it although agents name it.")
+@option("--force", "Remove it although agents name it.")
 def remove(session: Session, name: str, force: bool) -> None:
     """Remove a secret."""
     found = session.call("secret.rm", {"name": name, "force": force})

@@ -15,7 +15,7 @@ import click
 
 from corral.worker.contract.errors import Conflict, InvalidParams, PermissionDenied, SpawnFailed
 
-from ..context import Command, Session
+from ..context import Command, Session, option
 from .manual import pages
 
 BOOTED = "/run/systemd/system"
@@ -46,7 +46,7 @@ def _options(command: click.Command) -> click.Command:
 
 
 @click.command("install-service", cls=Command)
-@click.option("--now", is_flag=True, help="Start it now, too.")
+@option("--now", "Start it now, too.")
 @click.pass_context
 def install_service(context: click.Context, scope: str | None, now: bool, dry_run: bool) -> None:
     """Install corrald as a service of systemd, and enable it."""

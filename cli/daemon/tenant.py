@@ -7,7 +7,7 @@ import click
 from corral.worker.contract.errors import InvalidParams
 
 from ..assignments import assigned, toml_value
-from ..context import CommandGroup, Session, complete_names
+from ..context import CommandGroup, Session, complete_names, option
 from ..fields import toml_text
 from ..render import Record, Table, inner, inners, items, word
 
@@ -21,7 +21,7 @@ of_name = click.argument("name", metavar="NAME", shell_complete=complete_tenants
 @tenant.define("add")
 @click.argument("name", metavar="NAME")
 @click.argument("assignments", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--new", is_flag=True, help="Refuse a name that exists.")
+@option("--new", "Refuse a name that exists.")
 def add(session: Session, name: str, assignments: tuple[str, ...], new: bool) -> None:
     """Add a tenant with limits, or show the existing one.
 

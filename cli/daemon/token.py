@@ -2,36 +2,27 @@
 
 import click
 
-from ..context import CommandGroup, Session, command, complete_names, duration
+from ..context import CommandGroup, Session, command, complete_names, duration, option
 from ..render import Record, Table, items, word
 
 complete_tokens = complete_names("token.list", "tokens")
 
 token = CommandGroup("token", help="Create, list, rotate and remove tokens.")
 
-of_expiry = click.option(
-    "--expires",
-    "expires_s",
-    metavar="D",
-    type=duration,
-    help="Let it expire after this time, such as 30d; by default never.",
+of_expiry = option(
+    "--expires D", "Let it expire after this time, such as 30d; by default never.", "expires_s", type=duration
 )
 
 
 @token.define("add")
 @click.argument("name", metavar="NAME")
-@click.option(
+@option(
     "--rights",
+    "Its rights; each includes those before it.",
     required=True,
     type=click.Choice(["read", "operate", "admin"]),
-    help="Its rights; each includes those before it.",
 )
-@click.option(
-    "--agents",
-    multiple=True,
-    metavar="GLOB",
-    help="Restrict it to these agents, servers, teams and workflows; repeatable.",
-)
+@option("--agents GLOB", "Restrict it to these agents, servers, teams and workflows; repeatable.", multiple=True)
 @of_expiry
 def add(session: Session, name: str, rights: str, agents: tuple[str, ...], expires_s: float | None) -> None:
     """Create a token, and print it once."""
@@ -64,13 +55,8 @@ def remove(session: Session, name: str) -> None:
 
 @token.define("rotate")
 @click.argument("name", metavar="NAME", shell_complete=complete_tokens)
-@click.option(
-    "--overlap",
-    "overlap_s",
-    metavar="D",
-    type=duration,
-    default=None,
-    help="Time for which the old text stays valid; none by default.",
+@option(
+    "--overlap D", "Time for which the old text stays valid; none by default.", "overlap_s", type=duration, default=None
 )
 @of_expiry
 def rotate(session: Session, name: str, overlap_s: float | None, expires_s: float | None) -> None:

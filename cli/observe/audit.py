@@ -7,7 +7,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from .. import render
-from ..context import ANSWER_S, CommandGroup, Session, complete_agents, given, moment, place
+from ..context import ANSWER_S, CommandGroup, Session, complete_agents, given, moment, option, place
 from ..render import Record, Table, inner, inners, items, number, word
 
 RECORDS_SHOWN = 100
@@ -54,26 +54,13 @@ def audit() -> None:
 
 
 @audit.define("list")
-@click.option(
-    "-n",
-    "count",
-    type=click.IntRange(0),
-    metavar="N",
-    help="Number of records, counted from the last; default 100, with --since all.",
+@option(
+    "-n N", "Number of records, counted from the last; default 100, with --since all.", "count", type=click.IntRange(0)
 )
-@click.option(
-    "--since", metavar="N|T", help="Print only records after number N, or after a time: 5m (ago) or RFC 3339."
-)
-@click.option("--until", metavar="T", help="Print only records before this: 5m (ago), or a time.")
-@click.option(
-    "--action", "actions", multiple=True, metavar="GLOB", help='Print only this action, such as "agent.*"; repeatable.'
-)
-@click.option(
-    "--name",
-    metavar="NAME",
-    help="Print only records about or by this agent or worker.",
-    shell_complete=complete_agents,
-)
+@option("--since N|T", "Print only records after number N, or after a time: 5m (ago) or RFC 3339.")
+@option("--until T", "Print only records before this: 5m (ago), or a time.")
+@option("--action GLOB", 'Print only this action, such as "agent.*"; repeatable.', "actions", multiple=True)
+@option("--name NAME", "Print only records about or by this agent or worker.", shell_complete=complete_agents)
 def list_(
     session: Session,
     count: int | None,
@@ -179,7 +166,7 @@ RECORDS = Table(
 
 
 @audit.define("verify")
-@click.option("--head", metavar="NUMBER:HASH", help="Head that was printed earlier and that the log must contain.")
+@option("--head NUMBER:HASH", "Head that was printed earlier and that the log must contain.")
 def verify(session: Session, head: str | None) -> int:
     """Verify that no record was changed or removed. Prints the head of the chain of hashes."""
     params = {} if head is None else {"head": head}

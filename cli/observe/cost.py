@@ -3,7 +3,7 @@
 import click
 
 from .. import render
-from ..context import Session, between, command, complete_agents, given
+from ..context import Session, between, command, complete_agents, given, option
 from ..render import Record, inner, inners, number, word
 
 GROUPS = ("agent", "session", "day", "hour", "tenant")
@@ -18,16 +18,12 @@ Examples:
   corral cost --by session --since 1h --json
 """,
 )
-@click.option(
-    "--by",
-    type=click.Choice(GROUPS),
-    default="agent",
-    show_default=True,
-    help="Sum by this; days and hours are of UTC.",
+@option(
+    "--by", "Sum by this; days and hours are of UTC.", type=click.Choice(GROUPS), default="agent", show_default=True
 )
-@click.option("--since", metavar="T", help="Count only tasks that ended since: 24h (ago), or a time.")
-@click.option("--until", metavar="T", help="Count only tasks that ended before this.")
-@click.option("--agent", metavar="NAME", help="Count only this agent.", shell_complete=complete_agents)
+@option("--since T", "Count only tasks that ended since: 24h (ago), or a time.")
+@option("--until T", "Count only tasks that ended before this.")
+@option("--agent NAME", "Count only this agent.", shell_complete=complete_agents)
 def cost(session: Session, by: str, since: str | None, until: str | None, agent: str | None) -> None:
     """Show tokens, cents and processor time of ended tasks.
 

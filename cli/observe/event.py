@@ -16,6 +16,7 @@ from ..context import (
     complete_agents,
     given,
     json_value,
+    option,
     place,
     session_of,
     unknown_word,
@@ -54,30 +55,22 @@ class _Events(CommandGroup):
 
 
 @click.group("events", cls=_Events, invoke_without_command=True, subcommand_metavar="[publish]")
-@click.option("-f", "--follow", is_flag=True, help="Print new events as they happen, until Ctrl-C.")
-@click.option(
-    "-n",
+@option("-f, --follow", "Print new events as they happen, until Ctrl-C.")
+@option(
+    "-n N",
+    "Number of events, counted from the last; default 100, with -f 10.",
     "count",
     type=click.IntRange(0, MOST_EVENTS),
-    metavar="N",
-    help="Number of events, counted from the last; default 100, with -f 10.",
 )
-@click.option(
-    "--since",
-    metavar="N|T",
-    help="Print only events after number N, of all nodes NODE:N,NODE:N…, or after a time: 5m (ago) or RFC 3339.",
+@option(
+    "--since N|T",
+    "Print only events after number N, of all nodes NODE:N,NODE:N…, or after a time: 5m (ago) or RFC 3339.",
 )
-@click.option(
-    "--type",
-    "types",
-    multiple=True,
-    metavar="GLOB",
-    help='Print only events of this type, such as "task.*"; repeatable.',
-)
-@click.option("--agent", metavar="NAME", help="Print only events of this agent.", shell_complete=complete_agents)
-@click.option("--worker", metavar="ID", help="Print only events of this worker.")
-@click.option("--task", metavar="ID", help="Print only events of this task.")
-@click.option("--utc", is_flag=True, help="Print times in UTC, in full, also on a terminal.")
+@option("--type GLOB", 'Print only events of this type, such as "task.*"; repeatable.', "types", multiple=True)
+@option("--agent NAME", "Print only events of this agent.", shell_complete=complete_agents)
+@option("--worker ID", "Print only events of this worker.")
+@option("--task ID", "Print only events of this task.")
+@option("--utc", "Print times in UTC, in full, also on a terminal.")
 @click.pass_context
 def events(
     context: click.Context,

@@ -8,7 +8,7 @@ from corral.worker.client.sync import Client
 from corral.worker.contract.errors import Unreachable, from_wire
 from corral.worker.contract.log_pieces import PieceJoiner
 
-from ..context import ANSWER_S, Session, between, command, complete_agents, given, selecting, selection
+from ..context import ANSWER_S, Session, between, command, complete_agents, given, option, selecting, selection
 from ..log_lines import MISSING, LogWriter, Records, Times, report_missing
 from ..render import inners, word
 
@@ -30,31 +30,27 @@ Examples:
 )
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_agents)
 @selecting
-@click.option("-f", "--follow", is_flag=True, help="Print new lines as they are written, until Ctrl-C.")
-@click.option(
-    "-n",
-    "--tail",
+@option("-f, --follow", "Print new lines as they are written, until Ctrl-C.")
+@option(
+    "-n, --tail N",
+    "Number of lines, counted from the last; default 100, with -f 10.",
     "count",
     type=click.IntRange(0, MOST_LINES),
-    metavar="N",
-    help="Number of lines, counted from the last; default 100, with -f 10.",
 )
-@click.option("--since", metavar="T", help="Print only lines after this: 5m (ago), or 2026-01-31T12:00:00Z.")
-@click.option("--until", metavar="T", help="Print only lines before this: 5m (ago), or a time.")
-@click.option(
+@option("--since T", "Print only lines after this: 5m (ago), or 2026-01-31T12:00:00Z.")
+@option("--until T", "Print only lines before this: 5m (ago), or a time.")
+@option(
     "--stream",
+    "Print only this stream; log has the messages with a level.",
     type=click.Choice(("stdout", "stderr", "log")),
-    help="Print only this stream; log has the messages with a level.",
 )
-@click.option("--level", type=click.Choice(LEVELS), help="Print only messages of at least this level.")
-@click.option("-g", "--grep", metavar="REGEX", help="Print only lines that match this regular expression.")
-@click.option("-p", "--previous", is_flag=True, help="Print the output of the previous incarnation of each worker.")
-@click.option("--task", metavar="ID", help="Print only lines of this task, of all its attempts.")
-@click.option(
-    "--after", metavar="POSITION", help="Print all lines after this: the `position` of an answer, or of a broken -f."
-)
-@click.option("--utc", is_flag=True, help="Print times in UTC, in full, also on a terminal.")
-@click.option("--no-time", is_flag=True, help="Print no times.")
+@option("--level", "Print only messages of at least this level.", type=click.Choice(LEVELS))
+@option("-g, --grep REGEX", "Print only lines that match this regular expression.")
+@option("-p, --previous", "Print the output of the previous incarnation of each worker.")
+@option("--task ID", "Print only lines of this task, of all its attempts.")
+@option("--after POSITION", "Print all lines after this: the `position` of an answer, or of a broken -f.")
+@option("--utc", "Print times in UTC, in full, also on a terminal.")
+@option("--no-time", "Print no times.")
 def logs(
     session: Session,
     /,

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from .. import render
-from ..context import Session, command, complete_agents, duration, moment
+from ..context import Session, command, complete_agents, duration, moment, option
 from ..render import Record, Table, inner, inners, number, word
 
 RANKINGS = ("best", "worst", "slowest", "expensive")
@@ -71,11 +71,11 @@ SPARKS = (
 
 @command("metrics")
 @click.argument("name", required=False, metavar="[NAME]", shell_complete=complete_agents)
-@click.option("--since", default="1h", metavar="T", help="Begin here; default 1h ago.")
-@click.option("--until", metavar="T", help="End here; default now.")
-@click.option("--step", type=duration, metavar="D", help="Time between two rows.")
-@click.option("--top", is_flag=True, help="Rank agents, and name problems.")
-@click.option("--now", "latest", is_flag=True, help="Show the last minute of each agent.")
+@option("--since T", "Begin here; default 1h ago.", default="1h")
+@option("--until T", "End here; default now.")
+@option("--step D", "Time between two rows.", type=duration)
+@option("--top", "Rank agents, and name problems.")
+@option("--now", "Show the last minute of each agent.", "latest")
 def metrics(session: Session, /, **options: Any) -> None:  # Any: the values of the options above
     """Show what an agent or the daemon did over time."""
     now = time.time()

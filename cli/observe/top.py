@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .. import render
-from ..context import ANSWER_S, Session, admit_msgspec, command, complete_agents, duration, selecting, selection
+from ..context import ANSWER_S, Session, admit_msgspec, command, complete_agents, duration, option, selecting, selection
 from ..render import Record, inner, inners, number, word
 from ..screen.samples import ORDERS, key_of, milliseconds, overhead_line, sample
 
@@ -33,10 +33,10 @@ DUMB = frozenset({"", "dumb", "unknown"})
 
 @command("top")
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_agents)
-@click.option("--interval", type=duration, default="2s", metavar="D", help="Time between two samples; default 2s.")
-@click.option("-n", "count", type=click.IntRange(1), metavar="COUNT", help="Exit after this many samples.")
-@click.option("--once", is_flag=True, help="Print one sample and exit, like -n 1.")
-@click.option("--sort", type=click.Choice(list(ORDERS)), default="cpu", help="Column to sort by; default cpu.")
+@option("--interval D", "Time between two samples; default 2s.", type=duration, default="2s")
+@option("-n COUNT", "Exit after this many samples.", "count", type=click.IntRange(1))
+@option("--once", "Print one sample and exit, like -n 1.")
+@option("--sort", "Column to sort by; default cpu.", type=click.Choice(list(ORDERS)), default="cpu")
 @selecting
 def top(session: Session, /, **options: Any) -> None:  # Any: the values of the options above
     """Watch and control agents and MCP servers on a screen.

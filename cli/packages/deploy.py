@@ -10,36 +10,30 @@ from corral.worker.contract.errors import CorralError, InvalidParams
 from corral.worker.contract.jsonrpc import Notification
 
 from .. import render
-from ..context import Session, command, complete_named, duration, json_value, pair
+from ..context import Session, command, complete_named, duration, json_value, option, pair
 from ..render import Record, Table, as_record, inner, inners, number, word
 
 
 @command("deploy")
 @click.argument("target", metavar="PACKAGE[@VERSION]")
-@click.option("--as", "agent", metavar="NAME", help="The agent; by default the package's name.")
-@click.option(
-    "--canary",
-    metavar="PERCENT",
-    help="Give this part of the workers the version first, and wait for --promote or --abort.",
-)
-@click.option(
-    "--promote-after",
+@option("--as NAME", "The agent; by default the package's name.", "agent")
+@option("--canary PERCENT", "Give this part of the workers the version first, and wait for --promote or --abort.")
+@option(
+    "--promote-after D",
+    "Promote the canary by itself if nothing fails for this long.",
     "promote_after_s",
     type=duration,
-    metavar="D",
-    help="Promote the canary by itself if nothing fails for this long.",
 )
-@click.option(
-    "--set",
+@option(
+    "--set KEY=VALUE",
+    "A key of the agent that overrides the package's; kept for later versions. null removes it.",
     "settings",
     multiple=True,
-    metavar="KEY=VALUE",
-    help="A key of the agent that overrides the package's; kept for later versions. null removes it.",
 )
-@click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Give up after this long.")
-@click.option("--why", default="", metavar="TEXT", help="The reason, for the history.")
-@click.option("--promote", is_flag=True, help="Give all workers of the agent the canary's version.")
-@click.option("--abort", is_flag=True, help="Take the canary, or what is under way, back.")
+@option("--timeout D", "Give up after this long.", "timeout_s", type=duration)
+@option("--why TEXT", "The reason, for the history.", default="")
+@option("--promote", "Give all workers of the agent the canary's version.")
+@option("--abort", "Take the canary, or what is under way, back.")
 def deploy(
     session: Session,
     target: str,
@@ -142,7 +136,7 @@ def _error(record: Mapping[str, object]) -> CorralError | None:
 
 @command("deployments")
 @click.argument("name", metavar="[NAME]", required=False, shell_complete=complete_named)
-@click.option("-n", "limit", type=click.IntRange(1, 1000), default=50, metavar="N", help="At most N.")
+@option("-n N", "At most N.", "limit", type=click.IntRange(1, 1000), default=50)
 def deployments(session: Session, name: str | None, limit: int) -> None:
     """Show deployments, the newest first.
 

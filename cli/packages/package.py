@@ -12,7 +12,7 @@ import click
 from corral.worker.contract.errors import InvalidParams, NotFound, Unreachable
 
 from .. import render
-from ..context import CommandGroup, Session, admit_msgspec, complete_names
+from ..context import CommandGroup, Session, admit_msgspec, complete_names, option
 from ..render import Table, word
 
 CHUNK_BYTES = 1024 * 1024
@@ -50,9 +50,9 @@ def new(session: Session, name: str, folder: str | None) -> None:
 
 @package.define("build")
 @click.argument("folder", metavar="FOLDER")
-@click.option("-o", "--output", metavar="FILE", help="Write it there, not to NAME-VERSION.corral.")
-@click.option("--sign", "key", metavar="KEY", help="Sign it with this secret key.")
-@click.option("--with-secrets", is_flag=True, help="Include files that look like secrets, such as .env.")
+@option("-o, --output FILE", "Write it there, not to NAME-VERSION.corral.")
+@option("--sign KEY", "Sign it with this secret key.", "key")
+@option("--with-secrets", "Include files that look like secrets, such as .env.")
 def build(session: Session, folder: str, output: str | None, key: str | None, with_secrets: bool) -> None:
     """Build a package from a folder. The same files make the same bytes; no daemon is needed."""
     admit_msgspec()
@@ -95,7 +95,7 @@ def keygen(session: Session, path: str) -> None:
 @package.define("sign")
 @click.argument("path", metavar="FILE")
 @click.argument("key", metavar="KEY")
-@click.option("-o", "--output", metavar="FILE", help="Write the signed package there instead.")
+@option("-o, --output FILE", "Write the signed package there instead.")
 def sign(session: Session, path: str, key: str, output: str | None) -> None:
     """Sign a package that is built, in place of a signature that it has.
 
@@ -119,7 +119,7 @@ def sign(session: Session, path: str, key: str, output: str | None) -> None:
 
 @package.define("add")
 @click.argument("source", metavar="FILE|URL")
-@click.option("--sha256", metavar="HEX", help="Refuse the file unless this is its SHA-256.")
+@option("--sha256 HEX", "Refuse the file unless this is its SHA-256.")
 def add(session: Session, source: str, sha256: str | None) -> None:
     """Add a package to the daemon. This command reads the file or address, not the daemon."""
     offset = 0

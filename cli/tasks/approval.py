@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import click
 
 from .. import render
-from ..context import CommandGroup, Session, complete_names, given
+from ..context import CommandGroup, Session, complete_names, given, option
 from ..render import Table, word
 
 OPEN = Table(
@@ -42,9 +42,9 @@ def approvals(context: click.Context) -> None:
 
 
 @approvals.define("list")
-@click.option("--agent", metavar="NAME", help="Only those of this agent.")
-@click.option("--task", metavar="ID", help="Only those of this task.")
-@click.option("--ended", is_flag=True, help="Those that have ended, the newest first.")
+@option("--agent NAME", "Only those of this agent.")
+@option("--task ID", "Only those of this task.")
+@option("--ended", "Those that have ended, the newest first.")
 def list_(session: Session, agent: str | None, task: str | None, ended: bool) -> None:
     """List the open questions, the oldest first."""
     found = session.call("approval.list", given(agent=agent, task=task, ended=ended or None))

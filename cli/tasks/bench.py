@@ -17,7 +17,7 @@ import click
 from corral.worker.contract.errors import CorralError, Unreachable
 
 from .. import render
-from ..context import Session, command, duration, given, json_value
+from ..context import Session, command, duration, given, json_value, option
 from ..render import number, word
 from .run_options import complete_addressees
 
@@ -48,24 +48,11 @@ Examples:
 )
 @click.argument("agent", metavar="AGENT", shell_complete=complete_addressees)
 @click.argument("objective", metavar="[OBJECTIVE]", default="bench")
-@click.option(
-    "--tasks",
-    "count",
-    type=click.IntRange(1, 1_000_000),
-    default=100,
-    metavar="N",
-    help="Number of tasks; default 100.",
-)
-@click.option(
-    "--parallel",
-    type=click.IntRange(1, PARALLEL_MAX),
-    default=1,
-    metavar="K",
-    help="Number of tasks at a time; default 1.",
-)
-@click.option("--input", "given", metavar="JSON|TEXT|@FILE|-", help="Input of each task.")
-@click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Stop a task after it has run this long.")
-@click.option("--no-durable", is_flag=True, help="Do not write the tasks to the store.")
+@option("--tasks N", "Number of tasks; default 100.", "count", type=click.IntRange(1, 1_000_000), default=100)
+@option("--parallel K", "Number of tasks at a time; default 1.", type=click.IntRange(1, PARALLEL_MAX), default=1)
+@option("--input JSON|TEXT|@FILE|-", "Input of each task.", "given")
+@option("--timeout D", "Stop a task after it has run this long.", "timeout_s", type=duration)
+@option("--no-durable", "Do not write the tasks to the store.")
 def bench(session: Session, /, **options: Any) -> int:  # Any: the values of the options above
     """Measure how long tasks of an agent take.
 

@@ -10,7 +10,7 @@ import click
 from corral.worker.contract.errors import InvalidParams
 from corral.worker.contract.trace_context import of_environment
 
-from ..context import complete_names, duration, duration_s, given, json_value, moment
+from ..context import complete_names, duration, duration_s, given, json_value, moment, option
 
 DAY_S = 86_400.0
 
@@ -26,130 +26,87 @@ complete_addressees = complete_names("daemon.status", "agents,teams,workflows")
 complete_tasks = complete_names("task.list", "tasks")
 
 _TIMES = (
-    click.option("--at", metavar="T", help="Start time: 5m (from now), 18:00 (UTC), or an RFC 3339 time."),
-    click.option("--every", type=duration, metavar="D", help="Create a schedule with runs at this interval."),
-    click.option("--cron", metavar="EXPR", help='Create a schedule from a cron expression, such as "0 6 * * mon".'),
-    click.option("--timezone", metavar="ZONE", help="Time zone of --cron, such as Europe/Berlin; default UTC."),
-    click.option(
+    option("--at T", "Start time: 5m (from now), 18:00 (UTC), or an RFC 3339 time."),
+    option("--every D", "Create a schedule with runs at this interval.", type=duration),
+    option("--cron EXPR", 'Create a schedule from a cron expression, such as "0 6 * * mon".'),
+    option("--timezone ZONE", "Time zone of --cron, such as Europe/Berlin; default UTC."),
+    option(
         "--overlap",
+        "Skip or queue a run that is due during the previous one, or let it replace that; default skip.",
         type=click.Choice(("skip", "queue", "replace")),
-        help="Skip or queue a run that is due during the previous one, or let it replace that; default skip.",
     ),
-    click.option(
-        "--no-catch-up", is_flag=True, help="Do not make up for runs that were due while the daemon was down."
-    ),
+    option("--no-catch-up", "Do not make up for runs that were due while the daemon was down."),
 )
 """Options about the times of a schedule."""
 
 _OPTIONS = (
-    click.option(
-        "--input",
+    option(
+        "--input JSON|TEXT|@FILE|-",
+        "Structured input of the task, beside OBJECTIVE; a text where it is no JSON.",
         "given",
-        metavar="JSON|TEXT|@FILE|-",
-        help="Structured input of the task, beside OBJECTIVE; a text where it is no JSON.",
     ),
-    click.option("--context", metavar="JSON|TEXT|@FILE|-", help="Background information for the agent."),
-    click.option(
-        "--timeout",
-        "timeout_s",
-        type=duration,
-        metavar="D",
-        help="Stop the task after it has run this long; waiting does not count.",
+    option("--context JSON|TEXT|@FILE|-", "Background information for the agent."),
+    option(
+        "--timeout D", "Stop the task after it has run this long; waiting does not count.", "timeout_s", type=duration
     ),
-    click.option(
-        "--priority", type=click.IntRange(1, 10), metavar="1..10", help="Priority in the queue; 10 is the most urgent."
-    ),
-    click.option("--detach", is_flag=True, help="Print the id of the task and return without waiting."),
-    click.option(
-        "--capability", is_flag=True, help="Read AGENT as a capability: any agent that offers it may run the task."
-    ),
-    click.option(
-        "--require", "required", multiple=True, metavar="CAP", help="Capability that the agent must offer; repeatable."
-    ),
+    option("--priority 1..10", "Priority in the queue; 10 is the most urgent.", type=click.IntRange(1, 10)),
+    option("--detach", "Print the id of the task and return without waiting."),
+    option("--capability", "Read AGENT as a capability: any agent that offers it may run the task."),
+    option("--require CAP", "Capability that the agent must offer; repeatable.", "required", multiple=True),
     # boundaries
-    click.option("--max-tool-calls", type=click.IntRange(0), metavar="N", help="Refuse tool calls after the first N."),
-    click.option(
-        "--allow-tool",
-        "tools",
-        multiple=True,
-        metavar="GLOB",
-        help='Allow only tools whose names match, such as "git__*"; repeatable.',
+    option("--max-tool-calls N", "Refuse tool calls after the first N.", type=click.IntRange(0)),
+    option(
+        "--allow-tool GLOB", 'Allow only tools whose names match, such as "git__*"; repeatable.', "tools", multiple=True
     ),
-    click.option("--max-tokens", type=click.IntRange(1), metavar="N", help="Stop the task after it has used N tokens."),
-    click.option(
-        "--max-cost-cents",
-        type=click.FloatRange(0, min_open=True),
-        metavar="N",
-        help="Stop the task after it has cost N cents.",
-    ),
-    click.option("--scope", metavar="TEXT", help="Description of the subject that the task is limited to."),
-    click.option(
-        "--constraint",
-        "constraints",
-        multiple=True,
-        metavar="TEXT",
-        help="Rule that the agent has to follow; repeatable.",
-    ),
-    click.option("--output-format", "wanted", metavar="TEXT", help="Description of the expected output."),
-    click.option("--output-schema", "schema", metavar="JSON|@FILE", help="JSON Schema that the output must satisfy."),
+    option("--max-tokens N", "Stop the task after it has used N tokens.", type=click.IntRange(1)),
+    option("--max-cost-cents N", "Stop the task after it has cost N cents.", type=click.FloatRange(0, min_open=True)),
+    option("--scope TEXT", "Description of the subject that the task is limited to."),
+    option("--constraint TEXT", "Rule that the agent has to follow; repeatable.", "constraints", multiple=True),
+    option("--output-format TEXT", "Description of the expected output.", "wanted"),
+    option("--output-schema JSON|@FILE", "JSON Schema that the output must satisfy.", "schema"),
     # the queue
-    click.option("--key", metavar="K", help="Idempotency key: queue a task with this key only once."),
-    click.option("--session", metavar="S", help="Session whose memory the task shares."),
-    click.option("--sticky-key", metavar="K", help="Route tasks with the same key to the same worker."),
-    click.option(
-        "--after",
+    option("--key K", "Idempotency key: queue a task with this key only once."),
+    option("--session S", "Session whose memory the task shares."),
+    option("--sticky-key K", "Route tasks with the same key to the same worker."),
+    option(
+        "--after ID", "Start after this task has succeeded; repeatable.", multiple=True, shell_complete=complete_tasks
+    ),
+    option("--no-durable", "Keep the task in memory only: faster, but lost when the daemon ends."),
+    option("--max-attempts N", "Number of attempts; at most N.", type=click.IntRange(1, 1000)),
+    option(
+        "--retry-on WORD",
+        "Retry after this: worker-death, any, never, or the name of an error; repeatable.",
         multiple=True,
-        metavar="ID",
-        help="Start after this task has succeeded; repeatable.",
-        shell_complete=complete_tasks,
     ),
-    click.option(
-        "--no-durable", is_flag=True, help="Keep the task in memory only: faster, but lost when the daemon ends."
-    ),
-    click.option("--max-attempts", type=click.IntRange(1, 1000), metavar="N", help="Number of attempts; at most N."),
-    click.option(
-        "--retry-on",
-        multiple=True,
-        metavar="WORD",
-        help="Retry after this: worker-death, any, never, or the name of an error; repeatable.",
-    ),
-    click.option(
-        "--retry-backoff", type=duration, metavar="D", help="Delay before the first retry; later ones are longer."
-    ),
-    click.option(
-        "--queue",
-        is_flag=True,
-        help="Let the task wait for an agent that is stopped or has given up, instead of refusing it.",
-    ),
-    click.option(
-        "--queue-timeout",
+    option("--retry-backoff D", "Delay before the first retry; later ones are longer.", type=duration),
+    option("--queue", "Let the task wait for an agent that is stopped or has given up, instead of refusing it."),
+    option(
+        "--queue-timeout D",
+        "Give up a task that no worker has begun after this long.",
         "queue_timeout_s",
         type=duration,
-        metavar="D",
-        help="Give up a task that no worker has begun after this long.",
     ),
-    click.option(
-        "--deadline",
+    option(
+        "--deadline D",
+        "End the task this long after it was submitted, waiting, running and retries included.",
         "deadline_s",
         type=duration,
-        metavar="D",
-        help="End the task this long after it was submitted, waiting, running and retries included.",
     ),
-    click.option("--name", metavar="NAME", help="Name of the schedule."),
+    option("--name NAME", "Name of the schedule."),
 )
 
 
 def add_run_options(command: F) -> F:
     """Adds the options of a run to a command."""
-    for option in reversed((*_OPTIONS, *_TIMES)):
-        command = option(command)
+    for add in reversed((*_OPTIONS, *_TIMES)):
+        command = add(command)
     return command
 
 
 def add_times(command: F) -> F:
     """Adds the options about the times of a schedule to a command."""
-    for option in reversed(_TIMES):
-        command = option(command)
+    for add in reversed(_TIMES):
+        command = add(command)
     return command
 
 

@@ -9,7 +9,7 @@ import click
 from corral.worker.contract.errors import InvalidParams, NotFound
 
 from .. import render
-from ..context import AddCommand, CommandGroup, Session, command, complete_names, duration, pair
+from ..context import AddCommand, CommandGroup, Session, command, complete_names, duration, option, pair
 from ..render import Record, Table, inner, inners, items, number, word
 from .run_options import add_times, times
 
@@ -98,11 +98,11 @@ corral run AGENT OBJECTIVE --cron EXPR.""",
 @click.argument("name", metavar="NAME")
 @click.argument("command", nargs=-1, metavar="-- CMD...", type=click.UNPROCESSED)
 @add_times
-@click.option("--time-limit", type=duration, metavar="D", help="Kill a run that takes longer; it has failed.")
-@click.option("--env", "environment", multiple=True, metavar="K=V", help="Environment variable; repeatable.")
-@click.option("--user", metavar="USER", help="User that the command runs as.")
-@click.option("--cwd", metavar="DIR", help="Working directory; default is the current one.")
-@click.option("--memory", metavar="SIZE", help='Memory limit of the process tree, such as "512MiB".')
+@option("--time-limit D", "Kill a run that takes longer; it has failed.", type=duration)
+@option("--env K=V", "Environment variable; repeatable.", "environment", multiple=True)
+@option("--user USER", "User that the command runs as.")
+@option("--cwd DIR", "Working directory; default is the current one.")
+@option("--memory SIZE", 'Memory limit of the process tree, such as "512MiB".')
 def add(session: Session, /, **options: Any) -> None:  # Any: the values of the options above
     """Add a schedule of a command.
 

@@ -35,6 +35,7 @@ from ..context import (
     complete_names,
     duration,
     given,
+    option,
 )
 from ..render import Record, Table, inner, inners, number, word
 from . import run_options
@@ -62,12 +63,12 @@ Examples:
 @click.argument("agent", metavar="AGENT", shell_complete=complete_addressees)
 @click.argument("objective", metavar="[OBJECTIVE]", default="")
 @add_run_options
-@click.option("--logs", is_flag=True, help="Print what the task prints and logs, on stderr, while it runs.")
-@click.option(
+@option("--logs", "Print what the task prints and logs, on stderr, while it runs.")
+@option(
     "--stream",
+    "Print streamed text as it comes, all parts as JSON lines, or none; default text, with --json off.",
     "mode",
     type=click.Choice(("text", "json", "off")),
-    help="Print streamed text as it comes, all parts as JSON lines, or none; default text, with --json off.",
 )
 def run(
     session: Session, /, logs: bool, mode: Mode | None, **options: Any
@@ -206,28 +207,23 @@ def _error(record: Mapping[str, object]) -> CorralError | None:
 
 
 @command("tasks")
-@click.option(
-    "--agent",
+@option(
+    "--agent NAME",
+    "List only tasks of this agent; repeatable.",
     "agents",
     multiple=True,
-    metavar="NAME",
-    help="List only tasks of this agent; repeatable.",
     shell_complete=complete_agents,
 )
-@click.option(
-    "--state", "states", multiple=True, type=click.Choice(STATES), help="List only tasks in this state; repeatable."
-)
-@click.option("--since", metavar="T", help="List only tasks created after this: 5m (ago), or a time.")
-@click.option("--until", metavar="T", help="List only tasks created before this: 5m (ago), or a time.")
-@click.option("--parent", metavar="ID", help="List only tasks that this task delegated.", shell_complete=complete_tasks)
-@click.option("--roots", is_flag=True, help="List only tasks that no other task delegated.")
-@click.option("--dead", is_flag=True, help="List only dead letters: failed tasks without a retry.")
-@click.option(
-    "--schedule", metavar="NAME", help="List only tasks that this schedule created.", shell_complete=complete_schedules
-)
-@click.option("--session", "of_session", metavar="S", help="List only tasks of this session.")
-@click.option("-g", "--grep", "text", metavar="TEXT", help="List only tasks whose objective contains this.")
-@click.option("--limit", type=click.IntRange(1), default=100, metavar="N", help="List at most N; default 100.")
+@option("--state", "List only tasks in this state; repeatable.", "states", multiple=True, type=click.Choice(STATES))
+@option("--since T", "List only tasks created after this: 5m (ago), or a time.")
+@option("--until T", "List only tasks created before this: 5m (ago), or a time.")
+@option("--parent ID", "List only tasks that this task delegated.", shell_complete=complete_tasks)
+@option("--roots", "List only tasks that no other task delegated.")
+@option("--dead", "List only dead letters: failed tasks without a retry.")
+@option("--schedule NAME", "List only tasks that this schedule created.", shell_complete=complete_schedules)
+@option("--session S", "List only tasks of this session.", "of_session")
+@option("-g, --grep TEXT", "List only tasks whose objective contains this.", "text")
+@option("--limit N", "List at most N; default 100.", type=click.IntRange(1), default=100)
 def tasks(session: Session, /, **options: Any) -> None:  # Any: the values of the options above
     """List tasks, the newest first."""
     params = _filters(options)
@@ -297,8 +293,8 @@ task = CommandGroup("task", help="Show, follow, cancel or retry single tasks.")
 
 @task.define("show")
 @click.argument("task_id", metavar="ID", shell_complete=complete_tasks)
-@click.option("--tree", is_flag=True, help="Print only the tree of delegated tasks.")
-@click.option("--calls", is_flag=True, help="Print only its tool calls.")
+@option("--tree", "Print only the tree of delegated tasks.")
+@option("--calls", "Print only its tool calls.")
 def show(session: Session, task_id: str, tree: bool, calls: bool) -> None:
     """Show a task and the tree of its delegated tasks."""
     if tree and calls:
@@ -349,16 +345,15 @@ def _show_tree(session: Session, task_id: str) -> None:
 
 @task.define("log")
 @click.argument("task_id", metavar="ID", shell_complete=complete_tasks)
-@click.option("-f", "--follow", is_flag=True, help="Follow until the task has ended.")
-@click.option(
-    "-n",
+@option("-f, --follow", "Follow until the task has ended.")
+@option(
+    "-n N",
+    "Number of log lines, counted from the last; default 1000.",
     "count",
     type=click.IntRange(0, 5_000),
-    metavar="N",
     default=1_000,
-    help="Number of log lines, counted from the last; default 1000.",
 )
-@click.option("--utc", is_flag=True, help="Print times in UTC, in full, also on a terminal.")
+@option("--utc", "Print times in UTC, in full, also on a terminal.")
 def log(session: Session, task_id: str, follow: bool, count: int, utc: bool) -> int:
     """Print what a task has done, in order of time.
 
@@ -383,7 +378,7 @@ def cancel(session: Session, task_ids: tuple[str, ...]) -> None:
 
 @task.define("wait")
 @click.argument("task_ids", metavar="ID…", nargs=-1, required=True, shell_complete=complete_tasks)
-@click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Wait at most this long.")
+@option("--timeout D", "Wait at most this long.", "timeout_s", type=duration)
 def wait(session: Session, task_ids: tuple[str, ...], timeout_s: float | None) -> int:
     """Wait until tasks end, and print their results. Ctrl-C leaves the tasks running."""
     give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
@@ -406,7 +401,7 @@ def wait(session: Session, task_ids: tuple[str, ...], timeout_s: float | None) -
 
 @task.define("follow")
 @click.argument("task_id", metavar="ID", shell_complete=complete_tasks)
-@click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Follow the task at most this long.")
+@option("--timeout D", "Follow the task at most this long.", "timeout_s", type=duration)
 def follow(session: Session, task_id: str, timeout_s: float | None) -> int:
     """Print the progress of a task until it ends, and its result. Its delegated tasks are shown, too."""
 
@@ -443,10 +438,10 @@ def _event_line(session: Session, event: Mapping[str, object]) -> str:
 
 def select_tasks(command: Callable[..., Any]) -> Callable[..., Any]:  # Any: any command's values
     """Adds the argument and the options that select failed tasks."""
-    command = click.option(
-        "--agent", metavar="NAME", help="With --dead, select only tasks of this agent.", shell_complete=complete_agents
-    )(command)
-    command = click.option("--dead", is_flag=True, help="Select all dead letters.")(command)
+    command = option("--agent NAME", "With --dead, select only tasks of this agent.", shell_complete=complete_agents)(
+        command
+    )
+    command = option("--dead", "Select all dead letters.")(command)
     ids = click.argument("task_ids", metavar="ID…", nargs=-1, shell_complete=complete_tasks)
     return ids(command)
 

@@ -7,7 +7,7 @@ import click
 
 from corral.worker.contract.errors import InvalidParams
 
-from ..context import CommandGroup, Session, complete_names, toml_document
+from ..context import CommandGroup, Session, complete_names, option, toml_document
 from ..render import inner, inners, items, word
 from ..team_table import print_group, print_groups
 
@@ -54,7 +54,7 @@ def _fill(noun: CommandGroup, kind: str) -> None:
     """Adds the commands that teams and workflows share."""
     complete = complete_names(f"{kind}.list", f"{kind}s")
     name = click.argument("name", metavar="NAME", shell_complete=complete)
-    cascade = click.option("--cascade", is_flag=True, help=f"Also remove everything that requires the {kind}.")
+    cascade = option("--cascade", f"Also remove everything that requires the {kind}.")
     noun.define("list", help=f"List the {kind}s.")(_list(kind))
     noun.define("show", help=f"Show one {kind} in full.")(name(_show(kind)))
     forget = f"Remove a {kind}. Its running tasks continue."
@@ -67,22 +67,20 @@ _fill(workflow, "workflow")
 
 @team.define("add")
 @click.argument("name", required=False, metavar="[NAME]")
-@click.option("--file", "path", metavar="F", help="Add the [teams.NAME] tables of a TOML file, all of them or NAME.")
-@click.option("--lead", metavar="AGENT", help="Agent that gets the tasks in mode coordinate.")
-@click.option("--member", "members", multiple=True, metavar="NAME", help="Agent of the team; repeatable.")
-@click.option(
+@option("--file F", "Add the [teams.NAME] tables of a TOML file, all of them or NAME.", "path")
+@option("--lead AGENT", "Agent that gets the tasks in mode coordinate.")
+@option("--member NAME", "Agent of the team; repeatable.", "members", multiple=True)
+@option(
     "--mode",
+    "Give a task to the lead, to every member, or to one member; default coordinate.",
     type=click.Choice(("coordinate", "broadcast", "route")),
-    help="Give a task to the lead, to every member, or to one member; default coordinate.",
 )
-@click.option(
+@option(
     "--routing",
+    "Choice of the member in mode route; default least-load.",
     type=click.Choice(("least-load", "round-robin", "sticky")),
-    help="Choice of the member in mode route; default least-load.",
 )
-@click.option(
-    "--max-parallel", type=click.IntRange(1), metavar="N", help="Number of tasks that run at the same time; default 8."
-)
+@option("--max-parallel N", "Number of tasks that run at the same time; default 8.", type=click.IntRange(1))
 def add_team(session: Session, /, **options: Any) -> None:  # Any: the values of the options above
     """Add a team. A restart of the daemon keeps it."""
     keys = ("lead", "mode", "routing", "max_parallel")
@@ -101,13 +99,7 @@ def add_team(session: Session, /, **options: Any) -> None:  # Any: the values of
 
 @workflow.define("add")
 @click.argument("name", required=False, metavar="[NAME]")
-@click.option(
-    "--file",
-    "path",
-    required=True,
-    metavar="F",
-    help="Add the [workflows.NAME] tables of a TOML file, all of them or NAME.",
-)
+@option("--file F", "Add the [workflows.NAME] tables of a TOML file, all of them or NAME.", "path", required=True)
 def add_workflow(session: Session, name: str | None, path: str) -> None:
     """Add workflows from a file. A restart of the daemon keeps them."""
     _add(session, "workflow", _tables("workflow", path, name))

@@ -14,7 +14,7 @@ import click
 from corral.worker.contract.errors import CorralError, InvalidParams
 
 from .. import render
-from ..context import Session, command, duration, json_value
+from ..context import Session, command, duration, json_value, option
 
 READ_S = 5.0
 """Seconds for which the last log lines of the ended daemon are read."""
@@ -82,13 +82,13 @@ def _agents(statements: Iterable[ast.stmt]) -> Iterable[str]:
 @command("try")
 @click.argument("target", metavar="MODULE:AGENT|FILE.py")
 @click.argument("objective", metavar="OBJECTIVE")
-@click.option("--input", "given", metavar="JSON|TEXT|@FILE|-", help="Structured input of the task.")
-@click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Stop the task after this long.")
-@click.option("--config", metavar="FILE", help="Configuration with the servers and agents that it calls.")
-@click.option("--python", metavar="PATH", help="Interpreter of the agent; default that of corral.")
-@click.option("--env", "variables", multiple=True, metavar="K[=V]", help="Variable of the agent; K alone takes yours.")
-@click.option("--max-memory", metavar="SIZE", help="Limit of its process tree, such as 512MiB.")
-@click.option("--watch", is_flag=True, help="Run again whenever a source file of the agent changes.")
+@option("--input JSON|TEXT|@FILE|-", "Structured input of the task.", "given")
+@option("--timeout D", "Stop the task after this long.", "timeout_s", type=duration)
+@option("--config FILE", "Configuration with the servers and agents that it calls.")
+@option("--python PATH", "Interpreter of the agent; default that of corral.")
+@option("--env K[=V]", "Variable of the agent; K alone takes yours.", "variables", multiple=True)
+@option("--max-memory SIZE", "Limit of its process tree, such as 512MiB.")
+@option("--watch", "Run again whenever a source file of the agent changes.")
 def try_(session: Session, /, target: str, objective: str, **options: Any) -> int:
     """Run one task on an agent of a file, without a daemon.
 

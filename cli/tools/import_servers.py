@@ -13,7 +13,7 @@ import click
 from corral.worker.contract.errors import Conflict, InvalidParams, from_wire
 
 from .. import render
-from ..context import Session, command, pair
+from ..context import Session, command, option, pair
 from ..new_file import write_new
 from ..render import inner, items
 from .import_convert import Server, Skipped, chosen, hidden, toml, with_references
@@ -22,22 +22,16 @@ from .import_files import Section, Surroundings, read, usual_files
 
 @command("import", epilog="Variables are expanded during the import; the daemon expands ${secret:NAME}.")
 @click.argument("words", nargs=-1, metavar="[FILE]...", type=click.Path())
-@click.option(
-    "--scan", is_flag=True, help="Search the usual files of editors; import [NAME]... or --all of their servers."
-)
-@click.option("--all", "everything", is_flag=True, help="With --scan, import all servers found.")
-@click.option("--only", multiple=True, metavar="NAME", help="Import only this server; repeatable.")
-@click.option("--project", metavar="DIR", help="Import only servers of this project folder, and those of all projects.")
-@click.option(
-    "--rename", "renames", multiple=True, metavar="OLD=NEW", help="Import server OLD under the name NEW; repeatable."
-)
-@click.option("--input", "inputs", multiple=True, metavar="ID=VALUE", help="Value of ${input:ID}; repeatable.")
-@click.option(
-    "--replace", is_flag=True, help="Replace servers of the same name that differ and were added at run time."
-)
-@click.option("--start", is_flag=True, help="Start each server now instead of at its first call.")
-@click.option("--dry-run", is_flag=True, help="Print the changes without making them.")
-@click.option("--write", metavar="FILE|-", help="Write TOML to a file instead of changing the daemon.")
+@option("--scan", "Search the usual files of editors; import [NAME]... or --all of their servers.")
+@option("--all", "With --scan, import all servers found.", "everything")
+@option("--only NAME", "Import only this server; repeatable.", multiple=True)
+@option("--project DIR", "Import only servers of this project folder, and those of all projects.")
+@option("--rename OLD=NEW", "Import server OLD under the name NEW; repeatable.", "renames", multiple=True)
+@option("--input ID=VALUE", "Value of ${input:ID}; repeatable.", "inputs", multiple=True)
+@option("--replace", "Replace servers of the same name that differ and were added at run time.")
+@option("--start", "Start each server now instead of at its first call.")
+@option("--dry-run", "Print the changes without making them.")
+@option("--write FILE|-", "Write TOML to a file instead of changing the daemon.")
 def import_(session: Session, /, **options: Any) -> None:  # Any: the values of the options
     """Import MCP servers from files of editors and agents."""
     around = Surroundings(

@@ -10,7 +10,7 @@ import click
 
 from corral.worker.contract.errors import InvalidParams, Timeout
 
-from ..context import Session, complete_names, duration
+from ..context import Session, complete_names, duration, option
 from ..render import Table, items, word
 
 LOGIN_S = 600.0
@@ -33,19 +33,16 @@ complete_servers = complete_names("mcp.servers", "servers")
 
 @click.command("login")
 @click.argument("name", metavar="NAME", shell_complete=complete_servers)
-@click.option(
-    "--paste", is_flag=True, help="Print the address, and read the one to which the browser was sent back from stdin."
-)
-@click.option("--device", is_flag=True, help="Print a code to type at another device.")
-@click.option("--no-browser", is_flag=True, help="Print the address without opening a browser.")
-@click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="Ask for this scope, too; repeatable.")
-@click.option(
-    "--port",
+@option("--paste", "Print the address, and read the one to which the browser was sent back from stdin.")
+@option("--device", "Print a code to type at another device.")
+@option("--no-browser", "Print the address without opening a browser.")
+@option("--scope SCOPE", "Ask for this scope, too; repeatable.", "scopes", multiple=True)
+@option(
+    "--port PORT",
+    "Port of this machine to which the browser is sent back; default is a free one.",
     type=click.IntRange(1, 65_535),
-    metavar="PORT",
-    help="Port of this machine to which the browser is sent back; default is a free one.",
 )
-@click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Give up after this long.")
+@option("--timeout D", "Give up after this long.", "timeout_s", type=duration)
 @click.pass_obj
 def login(
     session: Session,
@@ -87,7 +84,7 @@ def login(
 
 @click.command("logout")
 @click.argument("name", metavar="NAME", shell_complete=complete_servers)
-@click.option("--no-revoke", is_flag=True, help="Do not tell the authorization server.")
+@option("--no-revoke", "Do not tell the authorization server.")
 @click.pass_obj
 def logout(session: Session, name: str, no_revoke: bool) -> None:
     """Forget the token of a remote MCP server, and revoke it."""

@@ -18,6 +18,7 @@ from ..context import (
     duration,
     given,
     json_value,
+    option,
     pair,
     typed_pairs,
     waiting_s,
@@ -96,10 +97,8 @@ TOOLS = Table("NAME ARGUMENTS DESCRIPTION", drop="ARGUMENTS", arguments=_argumen
 @mcp.define("call", epilog="KEY=VALUE has the type of the schema of the tool, else it is text; KEY:=JSON is JSON.")
 @click.argument("name", metavar="SERVER__TOOL", shell_complete=complete_tools)
 @click.argument("pairs", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option(
-    "--args", "arguments", metavar="JSON|@FILE|-", help="All arguments of the tool, in place of pairs; default {}."
-)
-@click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Give up after this long.")
+@option("--args JSON|@FILE|-", "All arguments of the tool, in place of pairs; default {}.", "arguments")
+@option("--timeout D", "Give up after this long.", "timeout_s", type=duration)
 def call(session: Session, name: str, pairs: tuple[str, ...], arguments: str | None, timeout_s: float | None) -> int:
     """Call a tool and print its text. Exits 1 if the tool returns an error."""
     if arguments is not None and pairs:
@@ -157,10 +156,10 @@ def _texts(result: Mapping[str, object]) -> Iterable[str]:
 
 
 @mcp.define("serve")
-@click.option("--only", multiple=True, metavar="PATTERN", help="Offer only tools whose names match; repeatable.")
-@click.option("--deny", multiple=True, metavar="PATTERN", help="Offer no tools whose names match; repeatable.")
-@click.option("--read-only", is_flag=True, help="Offer only tools that are declared read-only.")
-@click.option("--profile", metavar="NAME", help="Offer the tools that [mcp.profiles.NAME] of the daemon allows.")
+@option("--only PATTERN", "Offer only tools whose names match; repeatable.", multiple=True)
+@option("--deny PATTERN", "Offer no tools whose names match; repeatable.", multiple=True)
+@option("--read-only", "Offer only tools that are declared read-only.")
+@option("--profile NAME", "Offer the tools that [mcp.profiles.NAME] of the daemon allows.")
 def serve(session: Session, only: tuple[str, ...], deny: tuple[str, ...], read_only: bool, profile: str | None) -> int:
     """Serve all tools over MCP on stdin and stdout. Corral's own tools are among them."""
     from .serve import serve  # noqa: PLC0415 - main has run it already, unless the line is unusual
@@ -208,7 +207,7 @@ def _listed(session: Session, method: str, params: Record | None = None) -> dict
 
 @mcp.define("read")
 @click.argument("uri", metavar="URI")
-@click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Give up after this long.")
+@option("--timeout D", "Give up after this long.", "timeout_s", type=duration)
 def read(session: Session, uri: str, timeout_s: float | None) -> None:
     """Read a resource and print its text. Other content is named in brackets."""
     result = session.call("mcp.read", given(uri=uri, timeout_s=timeout_s), timeout_s=waiting_s(timeout_s))
@@ -234,26 +233,22 @@ Write the command after --, or give --url in place of a command.""",
 )
 @click.argument("name", required=False, metavar="NAME")
 @click.argument("command", nargs=-1, metavar="[-- CMD...]", type=click.UNPROCESSED)
-@click.option("--url", metavar="URL", help="Address of a remote server (streamable HTTP), in place of a command.")
-@click.option("--header", "headers", multiple=True, metavar="K=V", help="Request header for --url; repeatable.")
-@click.option("--env", "environment", multiple=True, metavar="K=V", help="Environment variable; repeatable.")
-@click.option("--label", "labels", multiple=True, metavar="K=V", help="Label for selectors; repeatable.")
-@click.option("--cwd", metavar="DIR", help="Working directory; default is the current one.")
-@click.option("--idle-timeout", metavar="D", help="Stop the server after this long without a call; default 5m.")
-@click.option(
+@option("--url URL", "Address of a remote server (streamable HTTP), in place of a command.")
+@option("--header K=V", "Request header for --url; repeatable.", "headers", multiple=True)
+@option("--env K=V", "Environment variable; repeatable.", "environment", multiple=True)
+@option("--label K=V", "Label for selectors; repeatable.", "labels", multiple=True)
+@option("--cwd DIR", "Working directory; default is the current one.")
+@option("--idle-timeout D", "Stop the server after this long without a call; default 5m.")
+@option(
     "--concurrency",
+    "Let calls overlap, serialize them, or decide by the tool annotations.",
     type=click.Choice(("auto", "serial", "parallel")),
-    help="Let calls overlap, serialize them, or decide by the tool annotations.",
 )
-@click.option(
-    "--share",
-    type=click.Choice(("all", "tenant", "agent")),
-    help="Scope in which callers share one process of the server.",
+@option(
+    "--share", "Scope in which callers share one process of the server.", type=click.Choice(("all", "tenant", "agent"))
 )
-@click.option(
-    "--deny", "denied", multiple=True, metavar="PATTERN", help="Hide tools of the server whose names match; repeatable."
-)
-@click.option("--no-start", is_flag=True, help="Add the server without starting it.")
+@option("--deny PATTERN", "Hide tools of the server whose names match; repeatable.", "denied", multiple=True)
+@option("--no-start", "Add the server without starting it.")
 def add(session: Session, /, **options: Any) -> None:  # Any: the values of the options above
     """Add a server, and start it once to list its tools. A restart of the daemon keeps it."""
     request = {
@@ -284,15 +279,15 @@ def _table(options: Mapping[str, Any]) -> dict[str, object]:  # Any: the values 
     if options["denied"]:
         spec["denied_tools"] = list(options["denied"])
     tables = (("environment", "--env"), ("headers", "--header"), ("labels", "--label"))
-    for kept, option in tables:
+    for kept, flag in tables:
         if options[kept]:
-            spec[kept] = dict(pair(name, option, each) for each in options[kept])
+            spec[kept] = dict(pair(name, flag, each) for each in options[kept])
     return spec
 
 
 @mcp.define("rm")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_servers)
-@click.option("--cascade", is_flag=True, help="Also remove agents and servers that require them.")
+@option("--cascade", "Also remove agents and servers that require them.")
 def rm(session: Session, names: tuple[str, ...], cascade: bool) -> None:
     """Stop and remove servers, all of them or none."""
     known = [word(each, "name") for each in inners(session.call("mcp.servers", {}), "servers")]
