@@ -65,12 +65,12 @@ HEAD = '''\
 # ruff: noqa: A002, D102 - parameters have the names that the daemon has for them; the docstrings are those of the definitions
 # `calls` makes the bodies.
 # mypy: disable-error-code="empty-body"
-"""Declares a typed coroutine for each method of the daemon; `runtime.AgentRuntime` has these methods, and more."""
+"""Declares each method of the daemon with its types; `runtime.AgentRuntime` and `blocking.Runtime` have these methods, and more."""
 
 %s
 
-class Methods(Caller):
-    """Calls the methods of a daemon over one connection.
+class Methods:
+    """Declares the methods of a daemon, for a Caller and for a Waiter.
 
     Each raises the CorralError that the daemon answers.
     """
@@ -80,7 +80,7 @@ class Methods(Caller):
 def methods_module() -> str:
     """Returns the text of worker/client/methods.py."""
     known = hand_made()
-    names: set[tuple[str, str]] = {(".calling", "Caller"), (".calling", "calls")}
+    names: set[tuple[str, str]] = {(".calling", "calls")}
     bodies: list[str] = []
     for _, entry in sorted(METHODS.items()):
         name = entry.faces.python

@@ -2,7 +2,7 @@
 # ruff: noqa: A002, D102 - parameters have the names that the daemon has for them; the docstrings are those of the definitions
 # `calls` makes the bodies.
 # mypy: disable-error-code="empty-body"
-"""Declares a typed coroutine for each method of the daemon; `runtime.AgentRuntime` has these methods, and more."""
+"""Declares each method of the daemon with its types; `runtime.AgentRuntime` and `blocking.Runtime` have these methods, and more."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -97,11 +97,11 @@ from ..methods import (
     task,
     tenant,
 )
-from .calling import Caller, calls
+from .calling import calls
 
 
-class Methods(Caller):
-    """Calls the methods of a daemon over one connection.
+class Methods:
+    """Declares the methods of a daemon, for a Caller and for a Waiter.
 
     Each raises the CorralError that the daemon answers.
     """

@@ -29,6 +29,7 @@ from ..control.results import AgentsChanged, Names, Removed, TaskPage, Teams, Wo
 from ..control.state_results import CheckpointRestored, Checkpoints
 from .agent_source import AgentSource, located
 from .async_ import Endpoint, Reconnecting
+from .calling import Caller
 from .embedded import START_S, Config, Embedded
 from .events import EventStream, ExecStream, LogStream, PartStream, StatusStream, TaskStream
 from .methods import Methods
@@ -45,7 +46,7 @@ ANSWER_S = 60.0
 """Seconds to wait for answers that the daemon gives from memory or from its store."""
 
 
-class AgentRuntime(Methods):
+class AgentRuntime(Caller, Methods):
     """Drives one daemon; see `connect` and `start`.
 
     It belongs to the event loop in which it was made. Cancelling a call withdraws it at the daemon; a call that

@@ -11,6 +11,7 @@ import pytest
 
 from corral import AgentRuntime, Runtime
 from corral.worker.client.async_ import Reconnecting
+from corral.worker.client.calling import Caller
 from corral.worker.client.methods import Methods
 from corral.worker.client.parameters import given
 from corral.worker.client.tasks import TaskOptions
@@ -106,7 +107,10 @@ def test_a_method_takes_the_arguments_of_its_signature_alone_and_sends_no_defaul
         async def ask(self, *call: object) -> None:
             sent.append(call)
 
-    methods = Methods(cast("Reconnecting", Connection()))
+    class Client(Caller, Methods):
+        """Has the declared methods alone."""
+
+    methods = Client(cast("Reconnecting", Connection()))
     asyncio.run(methods.scale_agent("web", instances=2, wait=True))
     assert sent == [(AgentStatus, "agent.scale", {"name": "web", "instances": 2})]
     with pytest.raises(TypeError):
