@@ -16,12 +16,15 @@ from typing import BinaryIO, Protocol
 
 from msgspec import Struct
 
+from corral.worker.contract.errors import InvalidParams
+
 from .manifest import (
     CONTENT_MAX_BYTES,
     FILES,
     MANIFEST_MAX_BYTES,
     FileEntry,
     Manifest,
+    damaged,
     decode_manifest,
     digest_of,
     refused,
@@ -45,6 +48,9 @@ WINDOW_LOG = 23
 
 FRAME_BLOCK_LEAST = 1024
 """Bytes of content of a block of the frame, on average, below which no compressor writes."""
+
+DRAINED_BYTES_MAX = 64 * 1024 * 1024
+"""Bytes of content that are read on behind what is refused, to find out whether a byte was changed."""
 
 ARCHIVE_MAX_BYTES = CONTENT_MAX_BYTES + 64 * 1024 * 1024
 """Bytes of a whole archive without compression."""
@@ -224,9 +230,13 @@ def read_archive(source: BinaryIO, sink: Sink) -> Archive:
     )
     tar = _Tar(reader, size)
     try:
-        return _read(tar, sink)
+        try:
+            return _read(tar, sink)
+        except InvalidParams:
+            tar.drain()  # a changed byte may look like anything until the checksum at the end tells
+            raise
     except zstandard.ZstdError as error:
-        raise refused(f"its compression is damaged: {error}") from error
+        raise damaged(f"its compression is damaged: {error}") from error
 
 
 def read_manifest(source: BinaryIO) -> Archive:
@@ -250,7 +260,7 @@ def read_manifest(source: BinaryIO) -> Archive:
         try:
             _read(tar, Stop(), found.append)
         except zstandard.ZstdError as error:
-            raise refused(f"its compression is damaged: {error}") from error
+            raise damaged(f"its compression is damaged: {error}") from error
     return found[0]
 
 
@@ -276,6 +286,12 @@ class _Tar:
         found = self.take(len(wanted))
         if found != wanted:
             raise refused(f"{what} is not that of a package{_difference(found, wanted)}")
+
+    def drain(self) -> None:
+        """Reads on to the end, or for DRAINED_BYTES_MAX, so that zstd compares its checksum."""
+        for _ in range(0, DRAINED_BYTES_MAX, CHUNK):
+            if not self._reader.read(CHUNK):
+                return
 
     def end(self) -> None:
         """Checks that nothing follows; zstd compares its checksum here."""
@@ -333,7 +349,7 @@ def _content(tar: _Tar, entry: FileEntry, sink: Sink) -> None:
         left -= len(data)
     if found.hexdigest() != entry.sha256:
         words = f"the content of {entry.path!a} is not the one in the manifest"
-        raise refused(words, path=entry.path)
+        raise damaged(words, path=entry.path)
     tar.expect(_padding(entry.size), "the padding")
 
 

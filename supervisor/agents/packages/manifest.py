@@ -8,7 +8,7 @@ from itertools import pairwise
 import msgspec
 from msgspec import Struct
 
-from corral.worker.contract.errors import InvalidParams, ResourceLimitExceeded
+from corral.worker.contract.errors import Corrupted, InvalidParams, ResourceLimitExceeded
 
 FORMAT = 1
 """Version of the format that this version of corral reads and writes."""
@@ -74,6 +74,11 @@ def digest_of(manifest: bytes) -> str:
 def refused(reason: str, **data: object) -> InvalidParams:
     """Makes the error about an archive that is no package."""
     return InvalidParams(f"cannot read the package: {reason}", reason=reason, **data)
+
+
+def damaged(reason: str, **data: object) -> Corrupted:
+    """Makes the error about a package of which a byte was changed."""
+    return Corrupted(f"cannot read the package: {reason}", reason=reason, **data)
 
 
 def too_large(what: str, value: int, limit: int) -> ResourceLimitExceeded:

@@ -16,7 +16,7 @@ from corral.supervisor.agents.packages.archive import END, LEVEL, MANIFEST, WIND
 from corral.supervisor.agents.packages.builder import build, scaffold
 from corral.supervisor.agents.packages.manifest import FileEntry, Manifest, decode_manifest
 from corral.supervisor.agents.packages.package import Package, read_package, unpack
-from corral.worker.contract.errors import CorralError, InvalidParams, ResourceLimitExceeded
+from corral.worker.contract.errors import CorralError, Corrupted, InvalidParams, ResourceLimitExceeded
 
 TOML = b'name = "evil"\nversion = "1"\ncommand = ["true"]\n'
 
@@ -140,7 +140,7 @@ def test_a_manifest_that_lies_about_a_file_is_refused(lie: str) -> None:
     facts: dict[str, object] = {"path": "a.py", **LIES[lie]}
     files = (entry(str(facts.pop("path")), content, **facts), entry("package.toml", TOML))
     manifest = Manifest(1, "evil", "1", files).encode()
-    with pytest.raises(InvalidParams):
+    with pytest.raises(Corrupted if lie == "SHA-256" else InvalidParams):
         read(compressed(tar_of({"a.py": content, "package.toml": TOML}, manifest)))
 
 
@@ -193,7 +193,7 @@ def test_a_bomb_is_refused_before_it_is_decompressed() -> None:
     assert len(bomb) < 1 << 20
     with pytest.raises(ResourceLimitExceeded):
         read(bomb)
-    with pytest.raises(InvalidParams):  # one that is permitted, and holds nothing
+    with pytest.raises(Corrupted):  # one that is permitted, and has a wrong checksum
         read(zeros_frame(64 << 20))
 
 

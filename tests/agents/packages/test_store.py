@@ -167,6 +167,23 @@ def test_a_changed_byte_is_found_wherever_it_is(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
+def test_a_changed_byte_is_corruption_when_the_package_is_added(tmp_path: Path) -> None:
+    data = made(tmp_path, text="x" * 5000)
+
+    async def test(rig: Rig) -> None:
+        digest = await rig.add(data)
+        taken: list[int] = []
+        for at in range(24, len(data)):  # behind the headers of frame and block: without those it is no package
+            try:
+                assert await rig.add(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]) == digest
+                taken.append(at)
+            except Corrupted:
+                continue
+        assert len(taken) <= 2, "a bit that fills the last byte of a stream means nothing"
+
+    run(tmp_path, test)
+
+
 def test_a_changed_installed_file_is_found(tmp_path: Path) -> None:
     data = made(tmp_path)
 
