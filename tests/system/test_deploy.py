@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from corral.worker.contract.errors import Corrupted
 from daemon_process import BOUND_S, marked
 from package_site import SOURCE, USUAL, Load, Site, await_state
 
@@ -148,6 +149,10 @@ def test_a_worker_does_not_start_from_files_that_have_changed(tmp_path: Path) ->
         done = site.daemon.corral("restart", "kit")
         assert done.returncode == 1
         assert "kit.py is not as it was installed" in done.stderr
+        site.daemon.call("agent.stop", names=["kit"])
+        with pytest.raises(Corrupted):
+            site.daemon.call("agent.start", names=["kit"])
+        assert site.daemon.worker("kit-0")["last_exit"]["result"] == "corrupted"
         assert site.deploy("kit")["state"] == "current"
         assert site.ask()["version"] == "1.0"
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from corral.supervisor.workers.lifecycle.state_machine import CORRUPTED
 from corral.supervisor.workers.process.launch import Order
 from corral.worker.contract.errors import SpawnFailed
 
@@ -59,9 +60,8 @@ class Integrity:
         if self.covers(folder) and (problem := await asyncio.to_thread(self.problem, folder)):
             raise SpawnFailed(
                 f'cannot start "{order.spec.name}": {problem}; deploy the package again',
-                result="exec-failed",
+                result=CORRUPTED,
                 agent=order.spec.name,
-                reason="corrupted",
                 retryable=False,
             )
         return order

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from corral.supervisor.workers.lifecycle import state_machine
 from corral.supervisor.workers.lifecycle.cordon import Unschedulable
-from corral.supervisor.workers.lifecycle.state_machine import UP, State
+from corral.supervisor.workers.lifecycle.state_machine import CORRUPTED, UP, State
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.supervisor.workers.zygote.agent_record import Order
 from corral.supervisor.workers.zygote.policy import Aged, turn
@@ -138,7 +138,7 @@ def _has_failed(supervisor: WorkerSupervisor) -> bool:
     worker = supervisor.worker
     is_resting = worker.state is State.TERMINATED and worker.resume_at is None
     last = worker.last_exit
-    is_failed = last is not None and last.result in ("exec-failed", "restart-limit")
+    is_failed = last is not None and last.result in ("exec-failed", CORRUPTED, "restart-limit")
     return worker.wanted and not worker.waits and is_resting and is_failed
 
 

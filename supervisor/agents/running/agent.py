@@ -12,10 +12,10 @@ from corral.mcp.protocol.catalog import Catalogue
 from corral.mcp.protocol.messages import Tool
 from corral.supervisor.config.spec.spec import Spec
 from corral.supervisor.workers.lifecycle import job
-from corral.supervisor.workers.lifecycle.state_machine import UP, State, Worker
+from corral.supervisor.workers.lifecycle.state_machine import CORRUPTED, UP, State, Worker
 from corral.supervisor.workers.process.instance_spec import spec_of_instance
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
-from corral.worker.contract.errors import Conflict, CorralError, InvalidParams, SpawnFailed, Timeout
+from corral.worker.contract.errors import Conflict, CorralError, Corrupted, InvalidParams, SpawnFailed, Timeout
 from corral.worker.contract.records import JobState
 
 
@@ -231,6 +231,8 @@ def not_up(worker: Worker) -> CorralError:
         text = f'cannot finish job "{worker.id}": {last.message}'
     if last.result in ("start-timeout", job.LATE):
         return Timeout(text, **facts)
+    if last.result == CORRUPTED:
+        return Corrupted(text, record=worker.spec.name, **facts)
     return SpawnFailed(text, **facts)
 
 

@@ -22,7 +22,10 @@ ASKED_FOR = frozenset({"stopped", "hibernated"})
 NEEDS_LOGIN = "needs-login"
 """Result of a start for which a remote MCP server wants a token that the daemon does not have."""
 
-GIVEN_UP = frozenset({"restart-limit", "exec-failed", "start-timeout", NEEDS_LOGIN})
+CORRUPTED = "corrupted"
+"""Result of a start from a package of which a file has changed since it was installed."""
+
+GIVEN_UP = frozenset({"restart-limit", "exec-failed", "start-timeout", NEEDS_LOGIN, CORRUPTED})
 """Results of ends after which a worker is not started again."""
 
 
@@ -209,6 +212,7 @@ class SpawnFailed(Struct, frozen=True):
     retryable: bool
     at: str
     jitter: float
+    result: str = "exec-failed"
 
 
 class Shaken(Struct, frozen=True):

@@ -236,7 +236,7 @@ def _spawn_failed(worker: Worker, event: SpawnFailed, now: float) -> Step:
         last = LastExit(worker.cause, at=event.at, message=worker.reason)
         ended = _conclude(ended, last, event.jitter, now)
     else:
-        last = LastExit("exec-failed", at=event.at, message=event.message)
+        last = LastExit(event.result, at=event.at, message=event.message)
         ended = replace(ended, last_exit=last, resume_at=None)
         if event.retryable and worker.wanted:
             backoff = Backoff(now, worker.spawn_failures, event.jitter)

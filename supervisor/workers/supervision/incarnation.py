@@ -235,7 +235,10 @@ async def bring_up(life: Incarnation, owner: Owner, shared: Shared) -> state_mac
         retryable = bool(error.data.get("retryable")) or not isinstance(error, SpawnFailed)
         hint = shell_hint(owner.spec.command) if error.data.get("stage") == "exec" else ""
         text = f"{error.message}; {hint}" if hint else error.message
-        return _spawn_failed(text, retryable=retryable)
+        is_corrupted = error.data.get("result") == state_machine.CORRUPTED
+        return _spawn_failed(
+            text, retryable=retryable, result=state_machine.CORRUPTED if is_corrupted else "exec-failed"
+        )
     except Exception as error:  # a defect of ours: the start has to end all the same
         logger.exception("cannot start worker %s", owner.id)
         if life.child is None:
@@ -325,8 +328,8 @@ def _capture(life: Incarnation, owner: Owner, fd: int, name: StreamName) -> Capt
     return Capture(fd, owner.log.stream(name, tap))
 
 
-def _spawn_failed(text: str, *, retryable: bool) -> state_machine.SpawnFailed:
-    return state_machine.SpawnFailed(text, retryable=retryable, at=utc_now(), jitter=random.random())
+def _spawn_failed(text: str, *, retryable: bool, result: str = "exec-failed") -> state_machine.SpawnFailed:
+    return state_machine.SpawnFailed(text, retryable, utc_now(), random.random(), result)
 
 
 def _code_and_signal(status: int) -> tuple[int | None, str | None]:
