@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 
+from corral.supervisor.faces.socket.unix import MAX_STREAMS
 from corral.worker.client.sync import Client
 from corral.worker.contract.errors import (
     Conflict,
     CorralError,
     InvalidParams,
+    Overloaded,
     ParseError,
     PermissionDenied,
     Unreachable,
@@ -94,6 +96,16 @@ def await_heard(daemon: DaemonProcess, agent: str, event_type: str) -> list[list
 
 
 # -- the bus
+
+
+def test_one_connection_follows_so_many_streams_and_another_one_as_many(daemon: DaemonProcess) -> None:
+    with daemon.client() as greedy, daemon.client() as other:
+        for _ in range(MAX_STREAMS):
+            greedy.call("event.follow", {})
+        with pytest.raises(Overloaded) as refused:
+            greedy.call("event.follow", {})
+        assert refused.value.data["limit"] == "streams"
+        other.call("event.follow", {})
 
 
 def test_the_command_tells_agents_in_two_processes_and_they_tell_each_other(daemon: DaemonProcess) -> None:

@@ -1,5 +1,6 @@
-"""Decides how many connections each client may have: one token, or all tokens of a tenant, cannot take those of the others."""
+"""Decides how many connections each client may have: one user or token, or all of a tenant, cannot take those of the others."""
 
+import resource
 from collections import Counter
 from collections.abc import Hashable
 
@@ -9,12 +10,20 @@ from .face import HttpClient
 
 RETRY_AFTER_S = 1.0
 
+DESCRIPTORS_SHARE = 4
+"""Ratio of the descriptors that the daemon may have to those of the connections of one kind: the others are for workers."""
+
+
+def allowed(wanted: int) -> int:
+    """Returns the number of connections that there may be, `wanted` unless the daemon may have few descriptors."""
+    return min(wanted, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // DESCRIPTORS_SHARE)
+
 
 class Clients:
-    """Knows the client of each connection that has shown a token; values and counts alone, no sockets.
+    """Knows the client of each connection whose client is known; values and counts alone, no sockets.
 
-    Of `most` connections a client has a quarter, all clients but the daemon's user together seven eighths, and all with a
-    token fifteen sixteenths: what is left lets that user in, and probes, which show no token.
+    Of `most` connections a client has a quarter, all clients but the owner, "", together seven eighths, and all that are known
+    fifteen sixteenths: what is left lets the owner in, and probes, which show no token.
     """
 
     def __init__(self, most: int) -> None:
@@ -27,9 +36,8 @@ class Clients:
     def __contains__(self, connection: Hashable) -> bool:
         return connection in self._owners
 
-    def note(self, connection: Hashable, client: HttpClient) -> None:
-        """Notes whose connection it is; raises Overloaded where its client, or all of them, have too many."""
-        owner = _owner(client)
+    def note(self, connection: Hashable, owner: str) -> None:
+        """Notes whose connection it is; raises Overloaded where this client, or all of them, have too many."""
         if self._owners.get(connection) == owner:
             return
         held = self._counts[owner]
@@ -53,8 +61,8 @@ class Clients:
                 del self._counts[owner]
 
 
-def _owner(client: HttpClient) -> str:
-    """Returns whose share a client uses; "" for the daemon's user, who may use what there is."""
+def owner_of(client: HttpClient) -> str:
+    """Returns whose share a client of HTTP uses; "" for the daemon's user, who may use what there is."""
     if client.tenant:
         return f'tenant "{client.tenant}"'
     if client.permission == "admin" and client.agents is None:

@@ -29,7 +29,7 @@ from corral.worker.contract.errors import (
 
 from .admission import Admission, bracketed, check_target
 from .answers import Refused, failure
-from .clients import Clients
+from .clients import Clients, allowed, owner_of
 from .connection import IDLE_S, Connection
 from .face import ANONYMOUS, FOREIGN, TENANT_HEADER, TENANT_KEY, WRONG_TOKEN, Access, Face, HttpClient
 from .guesses import Guesses
@@ -71,9 +71,9 @@ class HttpServer:
         self._guesses = Guesses()
         self._names = names
         self._is_behind_proxy = is_behind_proxy
-        self._max_connections = max_connections
+        self._max_connections = allowed(max_connections)
         self._idle_s = idle_s
-        self._clients = Clients(max_connections)
+        self._clients = Clients(self._max_connections)
         self._loop = asyncio.get_running_loop()
         self._admission: Admission | None = None
         self._runner: web.ServerRunner | None = None
@@ -220,7 +220,7 @@ class HttpServer:
                 raise Refused(403, error) from error
             raise Refused(401, error, WWW_Authenticate='Bearer realm="corral"') from error
         try:
-            self._clients.note(request.protocol, client)
+            self._clients.note(request.protocol, owner_of(client))
         except Overloaded as error:
             raise Refused(429, error, Connection="close") from error
         tenant = _tenant(request)

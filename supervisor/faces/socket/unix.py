@@ -8,6 +8,7 @@ grants, by default none: an agent does not operate its supervisor. A few descrip
 import asyncio
 import contextlib
 import errno
+import inspect
 import logging
 import os
 import socket
@@ -33,6 +34,7 @@ from corral.worker.contract.jsonrpc import Notification, Peer, Request
 from corral.worker.contract.names import tenant_of
 from corral.worker.control.params import AttachParams
 
+from ..http.clients import Clients, allowed
 from ..mcp.view import Client, ClientTools
 from .peer import Identity, identify, is_member
 from .socket_lock import SocketLock
@@ -41,6 +43,9 @@ MAX_CONNECTIONS = 4096
 
 MAX_REQUESTS = 1000
 """Number of requests in flight on one connection."""
+
+MAX_STREAMS = 100
+"""Number of streams that one connection follows."""
 
 ACCEPTS_PER_TURN = 4
 """Number of connections that are accepted before the loop does something else."""
@@ -95,7 +100,15 @@ class Reserve:
 class Listener:
     """Accepts connections and hands their requests to the method table."""
 
-    def __init__(self, control: Control, lock: SocketLock, *, group: str | None, readers: str | None = None) -> None:
+    def __init__(
+        self,
+        control: Control,
+        lock: SocketLock,
+        *,
+        group: str | None,
+        readers: str | None = None,
+        max_connections: int = MAX_CONNECTIONS,
+    ) -> None:
         self._control = control
         self._lock = lock
         self._group = group
@@ -109,6 +122,8 @@ class Listener:
         self._loans: dict[Connection, float] = {}
         self._opening: set[asyncio.Task[None]] = set()
         self._connections: set[Connection] = set()
+        self.clients = Clients(allowed(max_connections))
+        """Whose connections they are."""
         self.closing = False
 
     def open(self) -> None:
@@ -190,14 +205,10 @@ class Listener:
         self._connections.add(connection)
         return connection
 
-    @property
-    def is_full(self) -> bool:
-        """Returns whether a further connection is one too many."""
-        return len(self._connections) > MAX_CONNECTIONS
-
     def forget(self, connection: "Connection") -> None:
         """Forgets a connection that has ended; its descriptor is free in the next turn."""
         self._connections.discard(connection)
+        self.clients.forget(connection)
         self._loans.pop(connection, None)
         if not self.closing:
             self._loop.call_soon(self._return)
@@ -314,9 +325,25 @@ class Connection(Channel):
         self._bound = self.tenant = self._listener.tenant(self._identity)
         if self.tenant:
             self.who = {**self.who, "tenant": self.tenant}
-        if self._listener.is_full:
-            self._refusal = Overloaded(f"cannot take a connection beyond {MAX_CONNECTIONS}", retry_after_s=1.0)
+        self._take_place()
         super().connection_made(transport)
+
+    def _take_place(self) -> None:
+        """Takes a place among the connections of its client; without one it is served nothing, and ends."""
+        grant = None if self._digest is None else self._control.tokens.permitted(self._digest)
+        if self._bound:
+            owner = f'tenant "{self._bound}"'
+        elif grant is not None:
+            owner = f'token "{grant.name}"'
+        elif self._identity.is_inside:
+            owner = f'agent "{self._identity.agent}"'
+        else:
+            owner = "" if self._outside == "admin" else f"uid {self._identity.uid}"
+        try:
+            self._listener.clients.note(self, owner)
+        except Overloaded as error:
+            self._refusal = error
+            self._loop.call_later(LOAN_S, self.close, error)
 
     @property
     def is_idle(self) -> bool:
@@ -378,6 +405,9 @@ class Connection(Channel):
             self.permission = lesser(self.permission, grant.rights)
             self.who = {**self.who, "token": grant.name}
             self.name = f'token "{grant.name}" of {self.name}'
+        self._take_place()
+        if self._refusal is not None:
+            raise self._refusal
 
     def notify(self, method: str, params: Mapping[str, object] | None = None) -> None:
         """Sends a notification; a connection whose token has expired or was removed ends instead."""
@@ -410,6 +440,11 @@ class Connection(Channel):
 
     def follow(self, following: Awaitable[None]) -> None:
         """Runs `following` until the client hangs up; one that reads slowly is skipped ahead, and never disconnected."""
+        if len(self._following) >= MAX_STREAMS:
+            if inspect.iscoroutine(following):
+                following.close()
+            text = f"cannot follow more than {MAX_STREAMS} streams on one connection"
+            raise Overloaded(text, limit="streams", value=MAX_STREAMS)
         self.wait_patiently()
 
         async def run() -> None:

@@ -1,8 +1,10 @@
 """The shares of connections: what one client takes, and what is left for the others."""
 
+import resource
+
 import pytest
 
-from corral.supervisor.faces.http.clients import Clients
+from corral.supervisor.faces.http.clients import Clients, allowed, owner_of
 from corral.supervisor.faces.http.face import HttpClient
 from corral.worker.contract.errors import Overloaded
 
@@ -14,7 +16,7 @@ def taken(clients: Clients, client: HttpClient, first: int) -> int:
     """How many connections a client gets that asks for as many as there are."""
     for number in range(MOST):
         try:
-            clients.note((first, number), client)
+            clients.note((first, number), owner_of(client))
         except Overloaded:
             return number
     return MOST
@@ -24,7 +26,7 @@ def test_a_token_has_a_quarter_and_gets_it_again_when_its_connections_end() -> N
     clients = Clients(MOST)
     weak = HttpClient("weak", "read", agents=("a",))
     assert taken(clients, weak, 1) == MOST // 4
-    clients.note((1, 0), weak)  # another request of a connection that it has
+    clients.note((1, 0), owner_of(weak))  # another request of a connection that it has
     clients.forget((1, 0))
     clients.forget((1, 0))
     assert taken(clients, weak, 2) == 1
@@ -50,10 +52,17 @@ def test_room_is_left_for_probes_whatever_the_owner_takes() -> None:
 def test_the_owner_takes_nothing_from_the_share_of_others() -> None:
     clients = Clients(MOST)
     for number in range(MOST // 2):
-        clients.note((99, number), OWNER)
+        clients.note((99, number), owner_of(OWNER))
     assert taken(clients, HttpClient("weak", "read"), 1) == MOST // 4
 
 
 @pytest.mark.parametrize("client", [HttpClient("t", "admin", agents=("a",)), HttpClient("t", "operate")])
 def test_who_has_less_than_all_rights_has_a_share(client: HttpClient) -> None:
     assert taken(Clients(MOST), client, 1) == MOST // 4
+
+
+def test_connections_leave_three_quarters_of_the_descriptors_to_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (90, 90))
+    assert allowed(512) == 22
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1 << 20, 1 << 20))
+    assert allowed(512) == 512

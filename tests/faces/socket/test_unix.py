@@ -49,12 +49,15 @@ class Table:
         return {"permission": caller.permission}
 
 
-def serve(path: Path, client: str, *, grants: Mapping[int, tuple[str, str]] | None = None) -> object:
+def serve(
+    path: Path, client: str, *, grants: Mapping[int, tuple[str, str]] | None = None, max_connections: int = 4096
+) -> object:
     """Listens at `path` while `client`, a program of this Python, runs; what it printed."""
 
     async def run() -> str:
         lock = SocketLock(path)
-        listener = Listener(cast("Control", Table(grants or {})), lock, group=None)
+        table = cast("Control", Table(grants or {}))
+        listener = Listener(table, lock, group=None, max_connections=max_connections)
         listener.open()
         try:
             process = await asyncio.create_subprocess_exec(
@@ -207,6 +210,22 @@ print(Client(sys.argv[1]).call("x")["permission"])
     for right in ("read", "operate", "admin"):
         assert uvloop.run(run(right)) == right
     assert uvloop.run(run("none")) == ""
+
+
+def test_connections_beyond_the_share_of_their_client_end_and_leave_room_for_the_owner(tmp_path: Path) -> None:
+    client = f"""
+import select, socket, sys, time
+held = []
+for _ in range(6):
+    one = socket.socket(socket.AF_UNIX); one.connect(sys.argv[1]); held.append(one)
+until = time.monotonic() + {BOUND_S}
+ended = set()
+while len(ended) < 4 and time.monotonic() < until:
+    ended |= {{one for one in select.select([each for each in held if each not in ended], [], [], 0.1)[0] if not one.recv(1)}}
+time.sleep(0.2)
+print(len(select.select(held, [], [], 0)[0]))
+"""
+    assert serve(tmp_path / "s", client, max_connections=8) == "4", "an agent has a quarter"
 
 
 def test_a_peer_that_is_dead_when_it_is_looked_at_has_no_rights(tmp_path: Path) -> None:
