@@ -11,9 +11,8 @@ HEAD = """\
 # Protocol
 
 One codec everywhere: JSON-RPC 2.0 (https://www.jsonrpc.org/specification), one UTF-8 JSON object per line, no batches, at most
-16 MiB a line; either side may call. It is spoken on the control socket and on the pipes of workers. `rpc.discover` returns the first
-table below as an OpenRPC document. How a worker speaks is in [agents](agents.md) and, in 40 lines,
-in [examples/protocol](../../examples/protocol/README.md).
+16 MiB a line; either side may call. The control socket and the pipes of workers use it. `rpc.discover` returns the first
+table below as an OpenRPC document. [examples/protocol](../../examples/protocol/README.md) has a worker in 40 lines.
 
 By hand:
 
@@ -30,7 +29,7 @@ END
 ```
 
 A line that is no JSON is answered with -32700, JSON that is no request with -32600, an unknown parameter with -32602; the
-connection lives on. `notifications/cancelled` {requestId, reason} withdraws a request.
+connection stays open. `notifications/cancelled` {requestId, reason} withdraws a request.
 
 ## Methods of the control socket
 
@@ -50,22 +49,22 @@ its log. Any valid message counts as a heartbeat. "→" is sent to the worker, "
 | → | `checkpoint/save` → {data} | the state of the agent to save; null is nothing |
 | → | `checkpoint/restore` {data} → {} | continue from that state |
 | → | `health/check` {name} → {ok, message} | runs a check that the answer to `initialize` has named |
-| → | `health/recover` {name} → {} | mends what that check found; for a check with `recovers` |
+| → | `health/recover` {name} → {} | repairs what that check found; for a check with `recovers` |
 | → | `task/run` {task, attempt, delivery, objective, input, context, boundaries: {timeout_s, max_tool_calls, allowed_tools, max_tokens, max_cost_cents, constraints, scope}, output_format?, checkpoint?, memory?} → {output, tokens_used?, cost_cents?} | it is Busy until the answer |
 | → | `ping` → {} | |
 | → | `notifications/cancelled` {requestId, reason} | end that task within cancel_grace |
-| → | `event` {type, data, from, at, seq} | of a type that it subscribed to; `events.skipped` {count} in place of those that it was too slow to read ([events](events.md)) |
+| → | `event` {type, data, from, at, seq} | of a type that it subscribed to; `events.skipped` {count} replaces those that it was too slow to read ([events](events.md)) |
 | → | `configure` {heartbeat_interval_s, limits} | those of `initialize` have changed; a worker may ignore it |
 | → | `shutdown` {grace_s} | take no more tasks, finish, exit |
 | ← | `heartbeat` {busy, task?} | at least every heartbeat_interval_s; with `task`, from the handler of that task (stall_timeout) |
 | ← | `stream` {task, part} | a part of the output: text, or any JSON value of at most 64 KiB; those who wait for the task get it, [in order](tasks.md#streaming) |
 | ← | `progress` {task, progress, total?, message?}, `usage` {task?, tokens, cost_cents}, `log` {level, message, fields, task?} | |
-| ← | `tools/list` {task?} → {tools}, `tools/call` {name, arguments, task} → MCP's result object | within the allow-lists of the agent and of the task |
+| ← | `tools/list` {task?} → {tools: [{name, server, tool, description, input_schema, annotations}]}, `tools/call` {name, arguments, task} → MCP's result object | within the allow-lists of the agent and of the task |
 | ← | `task/delegate` {the params of `task.run`, task} → the ended record, `task/delegate_all` {tasks: [the params of `task.run`], max_parallel?, task} → {results: [the ended record, or {error}]} | within the boundaries of the task; cancelled with it |
 | ← | `task/delegate` {…, wait: false} → the record of the accepted task; then `task/parts` {task, delivery?, number?} → {parts: [as in `task.part`], record: null}, as soon as there are parts behind that place, and {parts: [], record} when the task has ended; `task/cancel` {task} → its record | to read what a delegated task streams; only of the worker's own running tasks |
 | ← | `memory/put` {key, value, ttl_s?, session?}, `memory/get` {key, session?} → {value}, `memory/delete` {key, session?}, `memory/search` {query, limit?, session?} → {items} | the agent's own |
-| ← | `checkpoint/put` {task?, data} → {id} | the next attempt of the task is given it; without `task` it is the worker's |
-| ← | `event/publish` {type, data} → {seq}, `event/subscribe` {types: [globs]} | types that begin like the daemon's own are refused; a subscription takes the place of the one before |
+| ← | `checkpoint/put` {task?, data} → {id} | the next attempt of the task gets it; without `task` it is the worker's |
+| ← | `event/publish` {type, data} → {seq}, `event/subscribe` {types: [globs]} | types that begin like the daemon's own are refused; a subscription replaces the one before |
 """
 
 RESULTS = """
