@@ -191,6 +191,11 @@ class Session:
         right: Iterable[str] = (),
     ) -> None:
         """Writes an aligned table whose states are coloured."""
+        self.print("\n".join(self._table_lines(header, rows, droppable, right)))
+
+    def _table_lines(
+        self, header: Iterable[str], rows: Iterable[Iterable[str]], droppable: Iterable[str], right: Iterable[str]
+    ) -> list[str]:
         paint = {k: render.COLOURS[v] for k, v in render.STATE_COLOURS.items()}
         lines = render.table(
             list(header),
@@ -202,7 +207,7 @@ class Session:
         )
         if self.colours:
             lines[0] = render.styled(lines[0], render.COLOURS["bold"])
-        self.print("\n".join(lines))
+        return lines
 
     def print_list(self, found: render.Record, key: str, nothing: str, table: render.Table) -> None:
         """Writes a table of the records under `key`; with --json, or without any, as `records` does."""
@@ -211,11 +216,15 @@ class Session:
 
     def print_records(self, records: Iterable[render.Record], table: render.Table) -> None:
         """Writes records as a table says."""
+        self.print("\n".join(self.lines_of(records, table)))
+
+    def lines_of(self, records: Iterable[render.Record], table: render.Table) -> list[str]:
+        """Returns the lines of a table of records."""
         rows = [[self._cell(record, key, table) for key in table.keys.values()] for record in records]
         kept = [i for i, name in enumerate(table.keys) if name not in table.sparse or any(row[i] for row in rows)]
         header = list(table.keys)
-        self.print_table(
-            [header[i] for i in kept], [[row[i] for i in kept] for row in rows], droppable=table.drop, right=table.right
+        return self._table_lines(
+            [header[i] for i in kept], [[row[i] for i in kept] for row in rows], table.drop, table.right
         )
 
     def _cell(self, record: render.Record, key: str, table: render.Table) -> str:

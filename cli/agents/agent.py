@@ -9,7 +9,18 @@ from corral.worker.contract.codec import as_array, as_object
 from corral.worker.contract.errors import InvalidParams
 
 from .. import render
-from ..context import Session, command, complete_agents, complete_named, given, option, selecting, selection, waiting_s
+from ..context import (
+    ANSWER_S,
+    Session,
+    command,
+    complete_agents,
+    complete_named,
+    given,
+    option,
+    selecting,
+    selection,
+    waiting_s,
+)
 from ..context import duration as a_duration
 from ..fields import toml_text
 from ..render import Record, Table, inner, inners, items, word
@@ -156,22 +167,24 @@ OF_CHOSEN = (
 """What the commands with names, `-l` or `--all` take; the last one stands first."""
 
 
-def _verb(name: str, help_text: str, done: str) -> click.Command:
-    """Defines start, stop, restart, reset or wake: they share options and output."""
+OF_WAITING = (
+    option("--timeout D", "Wait at most this long.", "timeout_s", type=a_duration),
+    option("--no-wait", "Return at once instead of waiting for the result."),
+)
 
-    def act(session: Session, **options: Any) -> None:  # Any: the values of the options below
-        timeout_s = options["timeout_s"]
+
+def _verb(name: str, help_text: str, done: str, *, waits: bool = True) -> click.Command:
+    """Defines a command that starts, stops or changes what is chosen; pause and resume take effect at once."""
+
+    def act(session: Session, **options: Any) -> None:  # Any: the values of the options
+        timeout_s = options.get("timeout_s")
         params = _chosen(name, options["names"], options["selector"], everything=options["everything"])
-        params |= given(wait=not options["no_wait"], timeout_s=timeout_s)
-        found = session.call(f"agent.{name}", params, timeout_s=waiting_s(timeout_s))
-        verb = done if params["wait"] else f"asked to {name}"
+        params |= given(wait=not options["no_wait"], timeout_s=timeout_s) if waits else {}
+        found = session.call(f"agent.{name}", params, timeout_s=waiting_s(timeout_s) if waits else ANSWER_S)
+        verb = done if params.get("wait", True) else f"asked to {name}"
         session.answer(found, *(f"{verb} {named} ({state})" for named, state in _named(found, options["names"])))
 
-    for add in (
-        option("--timeout D", "Wait at most this long.", "timeout_s", type=a_duration),
-        option("--no-wait", "Return at once instead of waiting for the result."),
-        *OF_CHOSEN,
-    ):
+    for add in (*(OF_WAITING if waits else ()), *OF_CHOSEN):
         add(act)
     return command(name, help=help_text)(act)
 
@@ -207,22 +220,8 @@ restart = _verb("restart", "Restart agents, workers or MCP servers.", "restarted
 reset = _verb("reset", "Forget failures, and start workers that gave up.", "reset")
 
 
-def _pausing(name: str, help_text: str, done: str) -> click.Command:
-    """Defines pause or resume, which take effect at once."""
-
-    def act(session: Session, names: tuple[str, ...], selector: tuple[str, ...], everything: bool) -> None:
-        found = session.call(f"agent.{name}", _chosen(name, names, selector, everything=everything))
-        session.answer(found, *(f"{done} {named} ({state})" for named, state in _named(found, names)))
-
-    for add in OF_CHOSEN:
-        add(act)
-    return command(name, help=help_text)(act)
-
-
-pause = _pausing("pause", "Freeze all processes of agents, workers or MCP servers.", "paused")
-resume = _pausing("resume", "Continue paused agents, workers or MCP servers.", "resumed")
-
-
+pause = _verb("pause", "Freeze all processes of agents, workers or MCP servers.", "paused", waits=False)
+resume = _verb("resume", "Continue paused agents, workers or MCP servers.", "resumed", waits=False)
 wake = _verb("wake", "Start hibernated agents from their checkpoints.", "woken")
 
 

@@ -151,10 +151,8 @@ def search(session: Session, agent: str, query: str, of: str | None, limit: int)
 def clear(session: Session, agent: str, of: str | None) -> None:
     """Delete a session with its keys, or the whole memory of an agent."""
     found = session.call("memory.clear", {"agent": agent, "session": of})
-    if session.printed_json(found):
-        return
     sessions, keys = word(found, "sessions", "0"), word(found, "keys", "0")
-    session.print(f"{agent}: forgot {sessions} sessions and {keys} keys")
+    session.answer(found, f"{agent}: forgot {sessions} sessions and {keys} keys")
 
 
 @memory.define("cleanup")
@@ -162,10 +160,8 @@ def clear(session: Session, agent: str, of: str | None) -> None:
 def cleanup(session: Session, agent: str | None) -> None:
     """Remove what has expired, of an agent or of all."""
     found = session.call("memory.cleanup", {"agent": agent})
-    if session.printed_json(found):
-        return
     sessions, keys = word(found, "sessions", "0"), word(found, "keys", "0")
-    session.print(f"removed {sessions} expired sessions and {keys} expired keys")
+    session.answer(found, f"removed {sessions} expired sessions and {keys} expired keys")
 
 
 @memory.define("expire")
@@ -176,9 +172,7 @@ def expire(session: Session, agent: str, of: str, after: float | None) -> None:
     """Set the time after which a session expires."""
     params = {"agent": agent, "session": of, "ttl_s": after}
     found = session.call("memory.expire", params)
-    if session.printed_json(found):
-        return
-    session.print(f"{agent}: {of} is gone after {session.at(word(found, 'expires_at'))}")
+    session.answer(found, f"{agent}: {of} is gone after {session.at(word(found, 'expires_at'))}")
 
 
 @memory.define("pools")

@@ -16,9 +16,7 @@ OPENAPI = "openapi"
 @command("version")
 def version(session: Session) -> None:
     """Show the version of this command. `corral status` shows that of the daemon."""
-    if session.printed_json({"version": __version__}):
-        return
-    session.print(f"corral {__version__}")
+    session.answer({"version": __version__}, f"corral {__version__}")
 
 
 def _complete_commands(context: click.Context, _: click.Parameter, start: str) -> list[str]:

@@ -68,11 +68,9 @@ def backup(session: Session, file: str, logs: bool, no_secrets: bool) -> None:
         finally:
             with suppress(CorralError):  # it is forgotten anyway
                 client.call("backup.discard", {"id": found["id"]})
-    if session.printed_json(found):
-        return
     files, size = int(number(found, "files") or 0), int(number(found, "size") or 0)
     content = render.size(number(found, "content_bytes") or 0)
-    session.print_line(f"wrote {file}: {files} files, {content}, {render.size(size)} compressed")
+    session.answer(found, f"wrote {file}: {files} files, {content}, {render.size(size)} compressed")
     for path, reason in inner(found, "left").items():
         session.note(render.one_line(f"left out {path}: {reason}"))
 

@@ -65,9 +65,7 @@ def log_level(session: Session, level: str | None) -> None:
         level = word(inner(status, "daemon"), "log_level")
     else:
         session.call("daemon.log_level", {"level": level})
-    if session.printed_json({"level": level}):
-        return
-    session.print(level)
+    session.answer({"level": level}, level)
 
 
 @command("emergency-stop")
@@ -97,9 +95,7 @@ def daemon_stop(session: Session, timeout_s: float | None, no_wait: bool) -> Non
     if not no_wait and not _has_ended(pid, timeout_s):
         text = f"cannot see the end of the daemon with pid {pid} within {render.duration(timeout_s)}"
         raise Timeout(f"{text}: it goes on stopping", pid=pid, limit=timeout_s)
-    if session.printed_json(found):
-        return
-    session.print(f"{'stopping' if no_wait else 'stopped'} corrald, pid {pid}")
+    session.answer(found, f"{'stopping' if no_wait else 'stopped'} corrald, pid {pid}")
 
 
 def _has_ended(pid: int, timeout_s: float | None) -> bool:

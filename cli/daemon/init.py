@@ -167,9 +167,10 @@ def _short(path: str) -> str:
 def _print_next(session: Session, files: Sequence[str], template: str, name: str) -> None:
     config = files[0]
     problem, shown = problem_of(config), _short(config)
-    if session.printed_json({"config": config, "template": template, "name": name, "problem": problem or None}):
-        return
-    session.print(f"wrote {', '.join(map(_short, files))}")
+    session.answer(
+        {"config": config, "template": template, "name": name, "problem": problem or None},
+        f"wrote {', '.join(map(_short, files))}",
+    )
     for line in problem.splitlines():
         session.note(line)
     session.note("next:")

@@ -29,9 +29,7 @@ def add(session: Session, name: str, assignments: tuple[str, ...], new: bool) ->
     that have given up start again.
     """
     found = session.call("tenant.add", {"name": name, "spec": _table(name, assignments), "new": new})
-    if session.printed_json(found):
-        return
-    session.print_line(f"{'added' if found.get('created') else 'there is'} {name}")
+    session.answer(found, f"{'added' if found.get('created') else 'there is'} {name}")
     if restarted := " ".join(map(str, items(found, "restarted"))):
         session.note(f"started again: {restarted}")
 
@@ -116,10 +114,8 @@ def remove(session: Session, names: tuple[str, ...]) -> None:
 
 
 def _print_switched(session: Session, found: dict[str, object], verb: str) -> None:
-    if session.printed_json(found):
-        return
     record = inner(found, "tenant")
-    session.print_line(f"{word(record, 'name')}: {_state(record)}")
+    session.answer(found, f"{word(record, 'name')}: {_state(record)}")
     if workers := " ".join(map(str, items(found, "workers"))):
         session.note(f"{verb}: {workers}")
 

@@ -74,9 +74,7 @@ def whoami(session: Session) -> None:
 
 
 def _print_new(session: Session, found: dict[str, object]) -> None:
-    if session.printed_json(found):
-        return
-    session.print(word(found, "token"))
+    session.answer(found, word(found, "token"))
     name, rights = word(found, "name"), word(found, "rights")
     session.note(f'token "{name}" ({rights}, agents: {_agents(found)}) is not shown again')
 

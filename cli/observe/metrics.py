@@ -9,6 +9,7 @@ import click
 from .. import render
 from ..context import Session, command, complete_agents, duration, moment, option
 from ..render import Record, Table, inner, inners, number, word
+from ..screen.samples import milliseconds
 
 RANKINGS = ("best", "worst", "slowest", "expensive")
 
@@ -21,13 +22,6 @@ def _share(point: Record) -> str:
     return "-" if rate is None else f"{rate:.1%}"
 
 
-def _milliseconds(record: Record, key: str) -> str:
-    found = number(record, key)
-    if found is not None and found < 9.95:
-        return f"{found:.1f}ms"
-    return render.duration(None if found is None else found / 1000)
-
-
 def _figures(columns: str, drop: str) -> Table:
     """Returns a table of points; all columns but those of texts have figures."""
     headings = (column.partition("=")[0] for column in columns.split())
@@ -37,9 +31,9 @@ def _figures(columns: str, drop: str) -> Table:
         right=" ".join(heading for heading in headings if heading not in ("TIME", "NAME", "TENANT", "")),
         rate=lambda point: f"{number(point, 'executions_per_minute') or 0:.4g}",
         errors=_share,
-        p50=lambda point: _milliseconds(point, "p50_ms"),
-        p99=lambda point: _milliseconds(point, "p99_ms"),
-        average=lambda point: _milliseconds(point, "average_ms"),
+        p50=lambda point: milliseconds(point, "p50_ms"),
+        p99=lambda point: milliseconds(point, "p99_ms"),
+        average=lambda point: milliseconds(point, "average_ms"),
         cpu=lambda point: f"{number(point, 'cpu_percent') or 0:.1f}",
         cents=lambda point: f"{number(point, 'cost_cents') or 0:.6g}",
     )

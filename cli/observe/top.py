@@ -13,9 +13,15 @@ from ..context import ANSWER_S, Session, admit_msgspec, command, complete_agents
 from ..render import Record, inner, inners, number, word
 from ..screen.samples import ORDERS, key_of, milliseconds, overhead_line, sample
 
-HEADER = (
-    *("NAME", "STATE", "WORKERS", "CPU%", "MEMORY", "RUNNING", "QUEUED", "OK", "FAILED"),
-    *("CALLS", "P50", "RESTARTS", "REASON"),
+SAMPLE = render.Table(
+    "NAME STATE WORKERS CPU%=cpu MEMORY RUNNING QUEUED OK FAILED CALLS=tool_calls P50 RESTARTS REASON",
+    drop="RESTARTS P50 CALLS QUEUED WORKERS STATE",
+    right="WORKERS CPU% MEMORY RUNNING QUEUED OK FAILED CALLS P50 RESTARTS",
+    name=key_of,
+    workers=lambda row: f"{word(row, 'up', '-')}/{word(row, 'workers')}",
+    cpu=lambda row: f"{number(row, 'cpu_percent') or 0:.1f}",
+    memory=lambda row: render.size(number(row, "memory_bytes") or None),  # 0 is not measured yet
+    p50=lambda row: milliseconds(row, "p50_ms"),
 )
 
 INTERVAL_LEAST_S = 0.1
@@ -121,36 +127,9 @@ def _lines(session: Session, frame: Record) -> list[str]:
         f"tasks: {word(tasks, 'running')} running, {word(tasks, 'queued')} queued, "
         f"{word(tasks, 'succeeded')} succeeded, {word(tasks, 'failed')} failed"
     )
-    paint = {key: render.COLOURS[value] for key, value in render.STATE_COLOURS.items()}
-    table = render.table(
-        HEADER,
-        [[render.one_line(cell) for cell in _top_row(row)] for row in inners(frame, "agents")],
-        width=session.width,
-        droppable=("RESTARTS", "P50", "CALLS", "QUEUED", "WORKERS", "STATE"),
-        right=HEADER[2:-1],
-        paint=paint if session.colours else None,
-    )
-    if session.colours:
-        table[0] = render.styled(table[0], render.COLOURS["bold"])
     heads = [head, overhead_line(frame)]
     width = session.width
-    return [*(each if width is None else render.cut(each, width) for each in heads), *table]
-
-
-def _top_row(row: Record) -> list[str]:
-    up, workers = word(row, "up", "-"), word(row, "workers")
     return [
-        key_of(row),
-        word(row, "state"),
-        f"{up}/{workers}",
-        f"{number(row, 'cpu_percent') or 0:.1f}",
-        render.size(number(row, "memory_bytes") or None),  # 0 is not measured yet
-        word(row, "running"),
-        word(row, "queued"),
-        word(row, "ok", "-"),
-        word(row, "failed", "-"),
-        word(row, "tool_calls", "-"),
-        milliseconds(row, "p50_ms"),
-        word(row, "restarts"),
-        word(row, "reason"),
+        *(each if width is None else render.cut(each, width) for each in heads),
+        *session.lines_of(inners(frame, "agents"), SAMPLE),
     ]

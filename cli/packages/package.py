@@ -42,9 +42,7 @@ def new(session: Session, name: str, folder: str | None) -> None:
 
     path = Path(folder or name)
     files = list(scaffold(path, name))
-    if session.printed_json({"folder": str(path), "files": files}):
-        return
-    session.print_line(f"made {path}: {', '.join(files)}")
+    session.answer({"folder": str(path), "files": files}, f"made {path}: {', '.join(files)}")
     session.note(f"corral package build {path}")
 
 
@@ -86,9 +84,7 @@ def keygen(session: Session, path: str) -> None:
     except OSError as error:
         words = f'cannot write a key to "{path}": {(error.strerror or "").lower()}'
         raise InvalidParams(words, path=path) from error
-    if session.printed_json({"path": path, "public_key": public}):
-        return
-    session.print(public)
+    session.answer({"path": path, "public_key": public}, public)
     session.note('[packages] trusted_keys = ["..."] takes it, with require_signature = true')
 
 

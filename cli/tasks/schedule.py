@@ -124,9 +124,7 @@ def add(session: Session, /, **options: Any) -> None:  # Any: the values of the 
         spec["environment"] = dict(pair(name, "--env", each) for each in options["environment"])
     params = {"name": name, "command": list(options["command"]), "spec": spec, **times(options)}
     record = session.call("schedule.add_command", params)
-    if session.printed_json(record):
-        return
-    session.print_line(f"added {name}")
+    session.answer(record, f"added {name}")
     session.note(f"runs next at {word(record, 'next_at', 'no time at all')}")
 
 

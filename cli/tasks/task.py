@@ -112,9 +112,7 @@ def run(
 
 
 def _print_submitted(session: Session, record: Mapping[str, object]) -> None:
-    if session.printed_json(record):
-        return
-    session.print_line(word(record, "id"))
+    session.answer(record, word(record, "id"))
     if record.get("scheduled_at") is not None:
         session.note(
             f"begins at {session.at(word(record, 'scheduled_at'), in_note=True)}; corral task wait {word(record, 'id')}"
@@ -134,9 +132,7 @@ def _lines(
 
 def _add_schedule(session: Session, params: Mapping[str, object]) -> None:
     record = session.call("schedule.add", params)
-    if session.printed_json(record):
-        return
-    session.print_line(word(record, "name"))
+    session.answer(record, word(record, "name"))
     due = word(record, "next_at")
     session.note(f"runs next at {session.at(due, in_note=True) if due else 'no time at all'}")
 
@@ -475,9 +471,7 @@ def discard(session: Session, task_ids: tuple[str, ...], dead: bool, agent: str 
     asked = _selection(task_ids, dead, agent)
     answers = _in_batches(session, "task.discard", asked)
     count = sum(int(number(found, "discarded") or 0) for found in answers)
-    if session.printed_json({"discarded": count}):
-        return
-    session.print(f"{count} discarded")
+    session.answer({"discarded": count}, f"{count} discarded")
 
 
 def _selection(task_ids: Sequence[str], dead: bool, agent: str | None) -> dict[str, object]:

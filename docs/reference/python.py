@@ -155,10 +155,14 @@ def _result(hint: Any, names: set[tuple[str, str]]) -> str:
         return "object"
     if isinstance(hint, type) and issubclass(hint, Struct):
         module = _module(hint)
-        if module:
-            names.add((module, hint.__name__))
-            return hint.__name__
-        return "object"
+        if not module:
+            return "object"
+        package, _, room = module.rpartition(".")
+        if room.endswith("results"):  # whose names would fill a page
+            names.add((package, room))
+            return f"{room}.{hint.__name__}"
+        names.add((module, hint.__name__))
+        return hint.__name__
     return hint.__name__ if hint in (str, int, float, bool, object) else "object"
 
 
