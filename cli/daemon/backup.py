@@ -18,6 +18,7 @@ from .. import render
 from ..context import Session, admit_msgspec, command, complete_named, option, selecting, selection
 from ..new_file import write_new
 from ..render import inner, items, number, word
+from .edit import default_path
 
 if TYPE_CHECKING:
     from corral.supervisor.records.backup.archive import Manifest
@@ -128,7 +129,7 @@ def restore(session: Session, file: str, check: bool, replace: bool, state_dir: 
         return
     state = state_dir or os.environ.get("CORRAL_STATE_DIR")
     folder = Path(state or host_facts.default_state_dir(os.environ, os.getuid()))
-    place = Path(config or os.environ.get("CORRAL_CONFIG") or _default_config())
+    place = Path(config or default_path(os.environ, os.getuid()))
     done = restoring.restore(Path(file), folder.absolute(), place.absolute(), replace=replace)
     _print_restored(session, "restored", done.manifest, done.audit_records, str(folder))
     if session.json:
@@ -140,13 +141,6 @@ def restore(session: Session, file: str, check: bool, replace: bool, state_dir: 
     for path in done.elsewhere:
         session.note(render.one_line(f"{path} is in the archive below elsewhere/: put it there yourself"))
     session.print_line(f'start or restart corrald with the state folder "{folder}"')
-
-
-def _default_config() -> str:
-    if os.getuid() == 0:
-        return "/etc/corral/corral.toml"
-    home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
-    return f"{home}/corral/corral.toml"
 
 
 def _print_restored(session: Session, verb: str, manifest: "Manifest", audit_records: int, state_dir: str = "") -> None:
