@@ -136,10 +136,6 @@ class Directory:
             view = self._views[tenant] = _View(servers, self._catalogues, self._denied)
         return view
 
-    def name_in_view(self, server: str, access: Access) -> str | None:
-        """Returns the name of a server in the view of an access; None where that does not see it."""
-        return self.view(access).names.get(server)
-
     def offered(self, kind: Kind, access: Access = FULL) -> list[dict[str, object]]:
         """Returns MCP's objects of one kind within an access, sorted by name."""
         view = self.view(access)

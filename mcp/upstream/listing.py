@@ -54,8 +54,6 @@ class Listed(NamedTuple):
     entries: tuple[dict[str, object], ...]
     ttl_s: float | None = None
     """Seconds that it may be cached, if its server gives a `ttlMs` (2026-07-28); the minimum of its pages."""
-    is_private: bool = False
-    """True if its server marks it as private to this client."""
 
 
 class Inventory:
@@ -65,8 +63,6 @@ class Inventory:
         self.catalogue = Catalogue()
         self.ttl_s: dict[Kind, float] = {}
         """Seconds that each list may be cached after `catalogue.listed_at`, if the server gives a limit."""
-        self.private: frozenset[Kind] = frozenset()
-        """The lists that the server marks as private to this client."""
         self._server = server
         self._ask = ask
         self._on_change = on_change
@@ -154,8 +150,6 @@ class Inventory:
             self.ttl_s.pop(kind, None)
             if listed.ttl_s is not None:
                 self.ttl_s[kind] = listed.ttl_s
-        private = {kind for kind, listed in found.items() if listed.is_private}
-        self.private = (self.private - found.keys()) | private
         self.catalogue = msgspec.structs.replace(self.catalogue, **lists, listed_at=time.time())
 
 
@@ -169,7 +163,6 @@ async def read_list(kind: Kind, ask: Ask) -> Listed:
     seen: set[str] = set()
     size_bytes = 0
     ttls_s: list[float] = []
-    is_private = False
     cursor: str | None = None
     for _ in range(MAX_PAGES):
         try:
@@ -190,12 +183,11 @@ async def read_list(kind: Kind, ask: Ask) -> Listed:
         ttl_ms = fields.get("ttlMs")
         if isinstance(ttl_ms, int | float) and not isinstance(ttl_ms, bool):
             ttls_s.append(max(0.0, ttl_ms / 1000))
-        is_private = is_private or fields.get("cacheScope") == "private"
         if len(found) > MAX_ENTRIES or size_bytes > MAX_LIST_BYTES:
             break
         following = fields.get("nextCursor")
         if not isinstance(following, str) or following in seen:
-            return Listed(tuple(found.values()), min(ttls_s, default=None), is_private)
+            return Listed(tuple(found.values()), min(ttls_s, default=None))
         cursor = following
         seen.add(cursor)
     raise ResourceLimitExceeded(

@@ -34,7 +34,7 @@ from corral.worker.contract.jsonrpc import CANCELLED, Foreign, Notification, Pee
 from ..protocol import messages
 from ..protocol.caller import NOBODY, Caller
 from ..protocol.catalog import KINDS, Catalogue, Kind
-from ..protocol.messages import Era, Opened, Relay, Tool
+from ..protocol.messages import Era, Opened, Relay
 from .in_flight import Flight, Flights
 from .listing import KINDS_OF, Inventory
 from .liveness import Liveness
@@ -139,19 +139,9 @@ class Session:
         return None if self._opened is None else self._opened.version
 
     @property
-    def server_info(self) -> dict[str, object]:
-        """Returns the server's `name`, `version` and more; for people only."""
-        return {} if self._opened is None else self._opened.server_info
-
-    @property
     def capabilities(self) -> dict[str, object]:
         """Returns the server's declared capabilities."""
         return {} if self._opened is None else self._opened.capabilities
-
-    @property
-    def instructions(self) -> str:
-        """Returns the server's instructions for models."""
-        return "" if self._opened is None else self._opened.instructions
 
     @property
     def catalogue(self) -> Catalogue:
@@ -159,19 +149,9 @@ class Session:
         return self._inventory.catalogue
 
     @property
-    def tools(self) -> tuple[Tool, ...]:
-        """Returns the tools of its last listing."""
-        return self._inventory.catalogue.tools
-
-    @property
     def ttl_s(self) -> Mapping[Kind, float]:
         """Returns the seconds that each list may be cached after `catalogue.listed_at`, if the server gives a limit."""
         return self._inventory.ttl_s
-
-    @property
-    def private(self) -> frozenset[Kind]:
-        """Returns the lists that the server marks as private to this client."""
-        return self._inventory.private
 
     @property
     def last_message_at(self) -> float:

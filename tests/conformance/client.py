@@ -161,7 +161,7 @@ async def call(client: Session, name: str, arguments: Json) -> Json:
 
 
 async def use_everything(client: Session) -> None:
-    for tool in client.tools:
+    for tool in client.catalogue.tools:
         await call(client, tool.name, {})
     for resource in client.catalogue.resources:
         await client.request("resources/read", {"uri": resource["uri"]})
@@ -170,7 +170,7 @@ async def use_everything(client: Session) -> None:
 
 
 async def echo_schema(client: Session) -> None:
-    schemas = {tool.name: tool.input_schema for tool in client.tools}
+    schemas = {tool.name: tool.input_schema for tool in client.catalogue.tools}
     await call(client, "json_schema_echo", {"schema": schemas["json_schema_2020_12_tool"]})
 
 
@@ -179,12 +179,12 @@ async def play(client: Session, name: str, context: Json) -> None:
         case "initialize" | "request-metadata" | "json-schema-ref-no-deref":
             pass  # opening lists the tools
         case "tools_call":
-            await call(client, client.tools[0].name, {"a": 2, "b": 3})
+            await call(client, client.catalogue.tools[0].name, {"a": 2, "b": 3})
         case "http-custom-headers":
             for one in context["toolCalls"]:
                 await call(client, one["name"], one["arguments"])
         case "http-invalid-tool-headers":
-            for tool in client.tools:
+            for tool in client.catalogue.tools:
                 await call(client, tool.name, dict.fromkeys(tool.input_schema["properties"], "x"))  # type: ignore[call-overload]  # MCP's object
         case "json-schema-2020-12-preservation":
             await echo_schema(client)

@@ -804,7 +804,7 @@ def test_the_official_server_is_used_in_both_eras_through_the_process() -> None:
             for version, era in (("2025-11-25", "legacy"), (MODERN, "modern")):
                 async with session(url, protocol_version=version) as client:
                     assert client.era == era
-                    assert "add" in {tool.name for tool in client.tools}
+                    assert "add" in {tool.name for tool in client.catalogue.tools}
                     heard: list[Progress] = []
                     result: Any = await client.request(
                         "tools/call", {"name": "count", "arguments": {"to": 3}}, caller=Caller(on_progress=heard.append)

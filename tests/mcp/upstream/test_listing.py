@@ -62,7 +62,6 @@ def test_everything_that_is_declared_is_listed_by_all_its_pages_and_as_it_came(e
             assert list(catalogue.templates) == OFFERS["resourceTemplates"]
             assert catalogue.tools[0].fields["annotations"] == {"readOnlyHint": True}
             assert (catalogue.era, catalogue.version) == (era, server.session.version)
-            assert catalogue.server_info == server.session.server_info
             assert catalogue.listed_at > 0
 
     run(test())
@@ -84,7 +83,7 @@ def test_a_server_that_declares_nothing_is_asked_for_tools() -> None:
         async with life((*ODD, "--declares=nothing")) as server:
             assert server.session.capabilities == {}
             assert await server.text("echo", text="hi") == "hi"
-            assert "echo" in {tool.name for tool in server.session.tools}
+            assert "echo" in {tool.name for tool in server.session.catalogue.tools}
 
     run(test())
 
@@ -92,7 +91,7 @@ def test_a_server_that_declares_nothing_is_asked_for_tools() -> None:
 def test_a_server_of_prompts_alone_is_not_asked_for_tools() -> None:
     async def test() -> None:
         async with life((*ODD, "--declares=prompts", "--broken=tools/list")) as server:
-            assert server.session.tools == ()
+            assert server.session.catalogue.tools == ()
             assert len(server.session.catalogue.prompts) == 1
 
     run(test())
@@ -128,13 +127,13 @@ def test_what_lists_say_of_their_age_is_kept() -> None:
         pages: dict[object, object] = {
             None: {"tools": [{"name": "a"}], "ttlMs": 60_000, "nextCursor": "2"},
             "2": {"tools": [{"name": "b"}, 3, {"name": ""}, {"name": "a", "title": "again"}],
-                  "ttlMs": 500, "cacheScope": "private"},
+                  "ttlMs": 500},
         }  # fmt: skip
 
         async def ask(_method: str, params: Any) -> object:
             return pages[params.get("cursor")]
 
-        assert await read_list("tools", ask) == Listed(({"name": "a"}, {"name": "b"}), 0.5, True)
+        assert await read_list("tools", ask) == Listed(({"name": "a"}, {"name": "b"}), 0.5)
 
     run(test())
 

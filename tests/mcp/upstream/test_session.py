@@ -83,7 +83,7 @@ def test_every_legacy_revision_is_spoken_when_the_server_chooses_it(version: str
     async def test() -> None:
         async with life((*ODD, f"--answer-version={version}")) as server:
             assert (server.session.era, server.session.version) == ("legacy", version)
-            assert server.session.server_info == {"name": "odd", "version": "1"}
+            assert server.session.catalogue.server_info == {"name": "odd", "version": "1"}
             assert await server.text("echo", text="hi") == "hi"
 
     run(test())
@@ -111,7 +111,7 @@ def test_a_server_that_refuses_initialize_is_asked_the_modern_way(flags: list[st
     async def test() -> None:
         async with life((*ODD, *flags)) as server:
             assert (server.session.era, server.session.version) == ("modern", "2026-07-28")
-            assert server.session.server_info == {"name": "odd", "version": "2"}
+            assert server.session.catalogue.server_info == {"name": "odd", "version": "2"}
             assert await server.text("echo", text="hi") == "hi"
 
     run(test())
@@ -256,7 +256,7 @@ def test_a_revision_that_does_not_exist_is_refused_before_anything_is_sent() -> 
 def test_every_page_of_tools_is_read_whatever_the_cursors_are(cursor: str) -> None:
     async def test() -> None:
         async with life((*ODD, "--pages=3", f"--cursor={cursor}")) as server:
-            names = [tool.name for tool in server.session.tools]
+            names = [tool.name for tool in server.session.catalogue.tools]
             assert len(names) == len(set(names))
             assert names[:3] == ["echo", "methods", "replies"]
             if cursor != "loop":
@@ -281,7 +281,7 @@ def test_a_list_without_end_is_given_up() -> None:
 def test_a_server_without_tools_has_none() -> None:
     async def test() -> None:
         async with life((*ODD, "--no-tools")) as server:
-            assert server.session.tools == ()
+            assert server.session.catalogue.tools == ()
 
     run(test())
 
@@ -291,11 +291,11 @@ def test_a_changed_list_of_tools_is_read_again(era: str) -> None:
     async def test() -> None:
         changed: asyncio.Queue[Catalogue] = asyncio.Queue()
         async with life((*ODD, f"--era={era}"), on_catalogue=changed.put_nowait) as server:
-            before = {tool.name for tool in server.session.tools}
+            before = {tool.name for tool in server.session.catalogue.tools}
             await server.text("grow", name="sprout")
             tools = (await changed.get()).tools
             assert {tool.name for tool in tools} - before == {"sprout"}
-            assert server.session.tools == tools
+            assert server.session.catalogue.tools == tools
 
     run(test())
 
@@ -619,9 +619,9 @@ def test_the_official_server_is_spoken_to_in_both_eras(asked: str, era: str, ver
         async with life(OFFICIAL, **options) as server:
             session = server.session
             assert (session.era, session.version) == (era, version)
-            assert session.server_info["name"] == "official"
-            assert session.instructions == "Ask nicely."
-            tools = {tool.name: tool for tool in session.tools}
+            assert session.catalogue.server_info["name"] == "official"
+            assert session.catalogue.instructions == "Ask nicely."
+            tools = {tool.name: tool for tool in session.catalogue.tools}
             assert tools["add"].is_read_only
             assert tools["add"].output_schema is not None
             result = await call(session, "add", {"a": 1, "b": 2})
